@@ -1,0 +1,36 @@
+"""What is where: packs, locations, durable copies, leases, replays and job history, all in PostgreSQL.
+
+`Catalog` bundles one repository per aggregate over one database.
+"""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sagaz_tiering.catalog.durable import DurableCopies
+from sagaz_tiering.catalog.history import History
+from sagaz_tiering.catalog.leases import Leases
+from sagaz_tiering.catalog.locations import Locations
+from sagaz_tiering.catalog.packs import Packs
+from sagaz_tiering.catalog.replays import Replays
+from sagaz_tiering.db.database import Database
+from sagaz_tiering.db.queries import load
+
+_SQL = load("jobs")
+
+
+class Catalog:
+    """The repositories over one database; opens and closes nothing itself."""
+
+    def __init__(self, db: Database) -> None:
+        self.db = db
+        self.durable = DurableCopies(db)
+        self.history = History(db)
+        self.leases = Leases(db)
+        self.locations = Locations(db)
+        self.packs = Packs(db)
+        self.replays = Replays(db)
+
+    async def identity(self) -> UUID:
+        """The id this catalog was born with; packs and the bucket's owner mark carry it."""
+        return UUID(str(await self.db.fetchval(_SQL["catalog_id"])))

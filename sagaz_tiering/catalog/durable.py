@@ -1,0 +1,153 @@
+"""Durable copies: acknowledged snapshots in PostgreSQL until their pack is committed.
+
+A row that Redis could not take is `spilled`. Readers trust Redis alone only while no spill is announced, so the
+first spill of an outage is acknowledged only after every reader's knowledge of "none" has run out
+(`SPILL_NOTICE`); later ones of the same outage do not wait.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from sagaz_tiering.clock import from_micros
+from sagaz_tiering.db.database import Database, affected
+from sagaz_tiering.db.queries import load
+from sagaz_tiering.db.text import to_column
+from sagaz_tiering.snapshot import SnapshotMeta
+
+_SQL = load("durable")
+
+SPILL_NOTICE = timedelta(seconds=1)
+"""How long a reader may rely on having seen that nothing is spilled."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ClaimedRow:
+    """A due durable row that this job works on."""
+
+    snapshot_id: UUID
+    saga_id: UUID
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DueRow:
+    """A due durable row as a dry run sees it: `head` is enough for the meta."""
+
+    snapshot_id: UUID
+    due_at: datetime
+    byte_length: int
+    head: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Postponement:
+    """When a row is looked at next (None: never) and when it expires (None: never)."""
+
+    snapshot_id: UUID
+    saved_us: int
+    due_us: int | None
+    expires_us: int | None
+
+
+def moment(micros: int | None) -> datetime | None:
+    """Microseconds as a column value."""
+    return None if micros is None else from_micros(micros)
+
+
+class DurableCopies:
+    """The table `saga_snapshots`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def put(
+        self, meta: SnapshotMeta, value: bytes, *, due_us: int | None, expires_us: int | None, spilled: bool
+    ) -> None:
+        """Store durably; returns when it is committed (and, for the first spill of an outage, announced)."""
+        row = (
+            meta.snapshot_id,
+            meta.saga_id,
+            to_column(meta.saga_name),
+            to_column(meta.step_name),
+            meta.step_index,
+            to_column(meta.status),
+            from_micros(meta.created_us),
+            moment(meta.retention_us),
+            from_micros(meta.saved_us),
+            moment(expires_us),
+            moment(due_us),
+            meta.body_crc,
+            spilled,
+            value,
+        )
+        if not spilled:
+            await self._db.execute(_SQL["put"], *row)
+            return
+        async with self._db.transaction() as conn:
+            await conn.execute(_SQL["put"], *row)
+            announced_for = await conn.fetchval(_SQL["announce_spill"])
+        await asyncio.sleep(max(0.0, SPILL_NOTICE.total_seconds() - announced_for))
+
+    async def spill_announced(self) -> bool:
+        """Might a row here be missing in Redis?"""
+        return bool(await self._db.fetchval(_SQL["spill_announced"]))
+
+    async def spilled(self, after: UUID, limit: int) -> list[tuple[UUID, datetime, bytes]]:
+        """(snapshot_id, saved_at, value) of rows that Redis lacks, by id, after an id."""
+        rows = await self._db.fetch(_SQL["spilled"], after, limit)
+        return [(row["snapshot_id"], row["saved_at"], row["value"]) for row in rows]
+
+    async def unspill(self, done: Sequence[tuple[UUID, datetime]]) -> None:
+        """These versions are in Redis now."""
+        await self._db.execute(_SQL["unspill"], [d[0] for d in done], [d[1] for d in done])
+
+    async def end_spill(self) -> bool:
+        """Withdraw the announcement if nothing is spilled any more; True if it was withdrawn."""
+        async with self._db.transaction() as conn:
+            await conn.execute(_SQL["lock_spill"])
+            return affected(await conn.execute(_SQL["end_spill"])) == 1
+
+    async def claim_due(self, now: datetime, limit: int, ttl: timedelta) -> list[ClaimedRow]:
+        """Up to `limit` due rows that nobody works on, claimed for `ttl`."""
+        return [ClaimedRow(**dict(row)) for row in await self._db.fetch(_SQL["claim_due"], now, limit, ttl)]
+
+    async def peek_due(self, now: datetime, after: tuple[datetime, UUID], limit: int) -> list[DueRow]:
+        """Due rows after a position, without claiming."""
+        return [DueRow(**dict(row)) for row in await self._db.fetch(_SQL["peek_due"], now, *after, limit)]
+
+    async def postpone(self, rows: Sequence[Postponement]) -> None:
+        """Look at these rows again later and let go of them; rows that were saved anew meanwhile are left alone."""
+        await self._db.execute(
+            _SQL["postpone"],
+            [r.snapshot_id for r in rows],
+            [from_micros(r.saved_us) for r in rows],
+            [moment(r.due_us) for r in rows],
+            [moment(r.expires_us) for r in rows],
+        )
+
+    async def unclaim(self, snapshot_ids: Sequence[UUID]) -> None:
+        """Let other jobs have these rows."""
+        await self._db.execute(_SQL["unclaim"], list(snapshot_ids))
+
+    async def count_expired(self, now: datetime) -> int:
+        """How many rows have stopped existing by `now`."""
+        return int(await self._db.fetchval(_SQL["count_expired"], now))
+
+    async def delete_expired(self, now: datetime, limit: int) -> int:
+        """Remove up to `limit` rows that have stopped existing; how many went."""
+        return await self._db.execute(_SQL["delete_expired"], now, limit)
+
+    async def reset_due(self, after: UUID, limit: int) -> UUID | None:
+        """Make a batch of rows (by id) due for another look; the last id, or None at the end."""
+        rows = await self._db.fetch(_SQL["reset_due"], after, limit)
+        return max((row["snapshot_id"] for row in rows), default=None)
+
+    async def totals(self, now: datetime) -> dict[str, int]:
+        """`snapshots`, `bytes`, `spilled`, `due`."""
+        row = await self._db.fetchrow(_SQL["totals"], now)
+        return {} if row is None else dict(row)

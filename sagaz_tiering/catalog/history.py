@@ -1,0 +1,60 @@
+"""What the jobs and the operators did: last runs per job, and which policy texts were in force since when."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from sagaz_tiering.db.database import Database
+from sagaz_tiering.db.queries import load
+
+_SQL = load("jobs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobRun:
+    """The last run of a job; `finished_at` may be older than `started_at` while one is under way."""
+
+    job: str
+    started_at: datetime
+    finished_at: datetime | None
+    error: str | None
+    summary: dict[str, Any] | None
+
+
+class History:
+    """`job_runs` and `policy_revisions`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def started(self, job: str, now: datetime) -> None:
+        """A run of `job` began."""
+        await self._db.execute(_SQL["started"], job, now)
+
+    async def finished(
+        self, job: str, now: datetime, *, error: str | None, summary: Mapping[str, Any]
+    ) -> None:
+        """The run ended, well (`error` None) or not."""
+        await self._db.execute(_SQL["finished"], job, now, error, orjson.dumps(dict(summary)).decode())
+
+    async def last_runs(self) -> list[JobRun]:
+        """The last run of every job that ever ran, by name."""
+        rows = await self._db.fetch(_SQL["last_runs"])
+        return [
+            JobRun(**{**dict(row), "summary": orjson.loads(row["summary"]) if row["summary"] else None})
+            for row in rows
+        ]
+
+    async def newest_revision(self) -> str | None:
+        """The policy revision that was last put in force."""
+        revision: str | None = await self._db.fetchval(_SQL["newest_revision"])
+        return revision
+
+    async def remember_revision(self, revision: str, policies: str, now: datetime) -> None:
+        """`revision` (with its policies as JSON text) is in force since `now`."""
+        await self._db.execute(_SQL["remember_revision"], revision, now, policies)

@@ -1,0 +1,100 @@
+"""Leases with a fencing epoch: who may change what now.
+
+A holder renews in the background; a holder that was paused past its lease finds out inside its next
+transaction (`fence`), not after it. The database's clock decides, so hosts may disagree about the time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+import structlog
+
+from sagaz_tiering.db.database import Connection, Database
+from sagaz_tiering.db.queries import load
+from sagaz_tiering.errors import CatalogUnavailable, LeaseLost
+
+_SQL = load("leases")
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lease:
+    """Proof of having been the holder; only `fence` tells whether one still is."""
+
+    name: str
+    owner: str
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeldLease:
+    """One row of `status`: who holds a lease until when."""
+
+    name: str
+    owner: str
+    epoch: int
+    expires_at: datetime
+
+
+class Leases:
+    """Acquire, renew, release, and the check inside transactions."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def acquire(self, name: str, owner: str, ttl: timedelta) -> Lease | None:
+        """The lease under a new epoch, or None while somebody holds it."""
+        epoch = await self._db.fetchval(_SQL["acquire"], name, owner, ttl)
+        return None if epoch is None else Lease(name=name, owner=owner, epoch=epoch)
+
+    async def renew(self, lease: Lease, ttl: timedelta) -> bool:
+        """Extend; False when it has run out or somebody else has it."""
+        return await self._db.execute(_SQL["renew"], lease.name, lease.owner, lease.epoch, ttl) == 1
+
+    async def release(self, lease: Lease) -> None:
+        """Let others have it now."""
+        await self._db.execute(_SQL["release"], lease.name, lease.owner, lease.epoch)
+
+    async def held(self) -> list[HeldLease]:
+        """Every lease that is held now."""
+        return [HeldLease(**dict(row)) for row in await self._db.fetch(_SQL["held"])]
+
+    @asynccontextmanager
+    async def hold(self, name: str, owner: str, ttl: timedelta) -> AsyncIterator[Lease | None]:
+        """Hold the lease, renewed in the background, for the block; yields None where somebody else has it."""
+        lease = await self.acquire(name, owner, ttl)
+        if lease is None:
+            yield None
+            return
+        renewal = asyncio.create_task(self._keep(lease, ttl), name=f"renew {name}")
+        try:
+            yield lease
+        finally:
+            renewal.cancel()
+            with suppress(asyncio.CancelledError):
+                await renewal
+            with suppress(CatalogUnavailable):
+                await self.release(lease)
+
+    async def _keep(self, lease: Lease, ttl: timedelta) -> None:
+        while True:
+            await asyncio.sleep(ttl.total_seconds() / 3)
+            try:
+                if not await self.renew(lease, ttl):
+                    _log.warning("lease.lost", lease=lease.name, epoch=lease.epoch)
+                    return
+            except CatalogUnavailable as exc:
+                _log.warning("lease.renewal_failed", lease=lease.name, error=str(exc))
+
+
+async def fence(conn: Connection, lease: Lease) -> None:
+    """Inside a transaction: raise LeaseLost unless `lease` is still ours, and keep it ours until the commit."""
+    if await conn.fetchval(_SQL["fence"], lease.name, lease.owner, lease.epoch) is None:
+        raise LeaseLost(
+            f"lease {lease.name!r} (epoch {lease.epoch}) is not held by {lease.owner} any more; nothing was written"
+        )

@@ -1,0 +1,140 @@
+"""Where PostgreSQL knows snapshots to be: durable rows and places in packs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sagaz_tiering.clock import to_micros
+from sagaz_tiering.db.database import Connection, Database
+from sagaz_tiering.db.queries import load
+from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.snapshot import SnapshotRef, Tier
+from sagaz_tiering.storage_class import StorageClass
+
+_SQL = load("locations")
+
+ARCHIVE_LOCK = 0x5A6A7A02
+"""Transaction-scoped: publishing a pack takes it alone, deleting snapshots shares it, so that neither misses the other."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FramePlace:
+    """The byte range of an object that holds a frame."""
+
+    pack_id: int
+    object_key: str
+    offset: int
+    length: int
+    storage_class: StorageClass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Located:
+    """A snapshot and its copy: a durable `value` (None if not asked for) or a `place` in a pack."""
+
+    ref: SnapshotRef
+    saved_us: int | None
+    value: bytes | None
+    place: FramePlace | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Packed:
+    """A snapshot that is in a pack already."""
+
+    snapshot_id: UUID
+    pack_id: int
+    object_key: str
+    pack_uuid: UUID
+    storage_class: StorageClass
+    byte_size: int
+
+
+class Locations:
+    """Look-ups for the read path, and deletion of single snapshots."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def find(self, snapshot_id: UUID) -> list[Located]:
+        """The durable copy and the archived one, whichever exist, expired or not, in one consistent look."""
+        return [_located(row) for row in await self._db.fetch(_SQL["find"], snapshot_id)]
+
+    async def find_of_saga(
+        self,
+        saga_id: UUID,
+        *,
+        now: datetime,
+        not_after: datetime | None = None,
+        step_name: str | None = None,
+        limit: int,
+        with_values: bool,
+    ) -> list[Located]:
+        """Live copies of a saga's snapshots, newest first: at most `limit` durable and `limit` archived ones."""
+        step = None if step_name is None else to_column(step_name)
+        query = _SQL["find_of_saga"]
+        return [
+            _located(row)
+            for row in await self._db.fetch(query, saga_id, now, not_after, step, limit, with_values)
+        ]
+
+    async def packs_of(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, Packed]:
+        """Which of these are in a pack already."""
+        rows = await self._db.fetch(_SQL["packs_of"], list(snapshot_ids))
+        return {
+            row["snapshot_id"]: Packed(**{**dict(row), "storage_class": StorageClass(row["storage_class"])})
+            for row in rows
+        }
+
+    async def delete(self, snapshot_ids: Sequence[UUID], now: datetime) -> set[UUID]:
+        """Remove durable rows and places, and make sure that no job publishes an older save of them again."""
+        ids = list(snapshot_ids)
+        async with self._db.transaction() as conn:
+            await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
+            await conn.execute(_SQL["bury"], ids, now)
+            durable = await conn.fetch(_SQL["delete_durable"], ids)
+            archived = await conn.fetch(_SQL["delete_archived"], ids)
+        return {row["snapshot_id"] for row in (*durable, *archived)}
+
+    async def prune_tombstones(self, before: datetime) -> int:
+        """Forget deletions that no job in flight can contradict any more."""
+        return await self._db.execute(_SQL["prune_tombstones"], before)
+
+
+async def buried(conn: Connection, ids: Sequence[UUID], saved_at: Sequence[datetime]) -> set[UUID]:
+    """Of these saves, the ones that were deleted after they were saved."""
+    return {row["snapshot_id"] for row in await conn.fetch(_SQL["buried"], ids, saved_at)}
+
+
+def _located(row: Any) -> Located:
+    cold = row["pack_id"] is not None
+    storage_class = StorageClass(row["storage_class"]) if cold else None
+    place = None
+    if storage_class is not None:
+        place = FramePlace(
+            pack_id=row["pack_id"],
+            object_key=row["object_key"],
+            offset=row["byte_offset"],
+            length=row["byte_length"],
+            storage_class=storage_class,
+        )
+    ref = SnapshotRef(
+        snapshot_id=row["snapshot_id"],
+        saga_id=row["saga_id"],
+        saga_name=from_column(row["saga_name"]),
+        step_name=from_column(row["step_name"]),
+        step_index=row["step_index"],
+        status=from_column(row["status"]),
+        created_at=row["created_at"],
+        expires_at=row["expires_at"],
+        tier=Tier.COLD if cold else Tier.DURABLE,
+        storage_class=storage_class.value if storage_class else None,
+    )
+    saved = row["saved_at"]
+    return Located(
+        ref=ref, saved_us=None if saved is None else to_micros(saved), value=row["value"], place=place
+    )

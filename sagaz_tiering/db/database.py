@@ -1,0 +1,155 @@
+"""One connection pool, opened late, healed by itself, with driver errors turned into ours."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import asyncpg
+
+from sagaz_tiering.errors import CatalogUnavailable, ConfigError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from asyncpg import Pool
+    from asyncpg.pool import PoolConnectionProxy
+
+    Connection = PoolConnectionProxy[asyncpg.Record]
+
+# A server that dies in the middle of a query surfaces as any of these, InternalClientError ("cannot switch to
+# state …") among them; all mean: the answer is unknown, ask again later.
+_LOST = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+)
+_REFUSED = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+    asyncpg.InsufficientPrivilegeError,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseOptions:
+    """How to reach PostgreSQL. Behind pgbouncer in transaction mode set `statement_cache` to False."""
+
+    url: str
+    shown_url: str
+    pool_min: int = 0
+    pool_max: int = 10
+    statement_cache: bool = True
+    command_timeout: timedelta = timedelta(seconds=30)
+    connect_timeout: timedelta = timedelta(seconds=5)
+
+
+@contextmanager
+def translated(shown_url: str) -> Iterator[None]:
+    """Driver errors as ours: CatalogUnavailable where asking again may help, ConfigError where it will not."""
+    try:
+        yield
+    except _REFUSED as exc:
+        raise ConfigError(
+            f"PostgreSQL at {shown_url} refuses: {exc}",
+            hint="check user, password, database name and grants in catalog.url",
+        ) from exc
+    except _LOST as exc:
+        reason = str(exc) or type(exc).__name__
+        raise CatalogUnavailable(f"PostgreSQL at {shown_url} cannot be asked: {reason}") from exc
+    except ValueError as exc:
+        if "DSN" not in str(exc) and "dsn" not in str(exc):
+            raise
+        raise ConfigError(f"catalog.url is not a PostgreSQL URL: {shown_url}") from exc
+
+
+class Database:
+    """A lazily connected pool. `async with Database(options) as db`."""
+
+    def __init__(self, options: DatabaseOptions) -> None:
+        self.options = options
+        self._pool: Pool[asyncpg.Record] | None = None
+
+    async def open(self) -> None:
+        """Make the pool; connects only when first used, so a server that is down does not stop an app."""
+        options = self.options
+        with translated(options.shown_url):
+            self._pool = await asyncpg.create_pool(
+                options.url,
+                min_size=options.pool_min,
+                max_size=options.pool_max,
+                statement_cache_size=100 if options.statement_cache else 0,
+                command_timeout=options.command_timeout.total_seconds(),
+                timeout=options.connect_timeout.total_seconds(),
+                server_settings={"application_name": "sagaz-tiering", "timezone": "UTC"},
+            )
+
+    async def close(self) -> None:
+        """Close every connection, waiting at most a few seconds for those in use."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        try:
+            with translated(self.options.shown_url):
+                await asyncio.wait_for(pool.close(), timeout=5)
+        except CatalogUnavailable:
+            pool.terminate()
+
+    async def __aenter__(self) -> Database:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """One connection, no transaction: each statement commits by itself."""
+        if self._pool is None:
+            raise CatalogUnavailable(
+                "the connection pool is closed", hint="open the storage with `async with`"
+            )
+        with translated(self.options.shown_url):
+            async with self._pool.acquire(timeout=self.options.command_timeout.total_seconds()) as conn:
+                yield conn
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """One connection inside one READ COMMITTED transaction."""
+        async with self.connection() as conn, conn.transaction():
+            yield conn
+
+    async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
+        """All rows of one statement."""
+        async with self.connection() as conn:
+            return await conn.fetch(query, *args)
+
+    async def fetchrow(self, query: str, *args: Any) -> asyncpg.Record | None:
+        """The first row of one statement, or None."""
+        async with self.connection() as conn:
+            return await conn.fetchrow(query, *args)
+
+    async def fetchval(self, query: str, *args: Any) -> Any:
+        """The first column of the first row, or None."""
+        async with self.connection() as conn:
+            return await conn.fetchval(query, *args)
+
+    async def execute(self, query: str, *args: Any) -> int:
+        """Run one statement; the number of rows it touched."""
+        async with self.connection() as conn:
+            return affected(await conn.execute(query, *args))
+
+
+def affected(status: str) -> int:
+    """Rows of a command tag such as `DELETE 5`."""
+    tail = status.rpartition(" ")[2]
+    return int(tail) if tail.isdigit() else 0

@@ -1,0 +1,88 @@
+-- name: put
+-- Insert or replace; an older save never replaces a newer one.
+INSERT INTO sagaz_tiering.saga_snapshots AS d
+    (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, retention_until, saved_at,
+     expires_at, due_at, body_crc, spilled, value)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+ON CONFLICT (snapshot_id) DO UPDATE
+   SET saga_id = excluded.saga_id, saga_name = excluded.saga_name, step_name = excluded.step_name,
+       step_index = excluded.step_index, status = excluded.status, created_at = excluded.created_at,
+       retention_until = excluded.retention_until, saved_at = excluded.saved_at,
+       expires_at = excluded.expires_at, due_at = excluded.due_at, claimed_until = NULL,
+       body_crc = excluded.body_crc, spilled = excluded.spilled, value = excluded.value
+ WHERE excluded.saved_at >= d.saved_at
+
+-- name: announce_spill
+-- From now on Redis may miss something; how long ago was that first said?
+UPDATE sagaz_tiering.spill SET since = coalesce(since, clock_timestamp())
+RETURNING extract(epoch FROM clock_timestamp() - since)::float8
+
+-- name: spill_announced
+SELECT since IS NOT NULL FROM sagaz_tiering.spill
+
+-- name: spilled
+-- A batch of rows that Redis does not have yet, oldest ids first, after a given id.
+SELECT snapshot_id, saved_at, value FROM sagaz_tiering.saga_snapshots
+ WHERE spilled AND snapshot_id > $1 ORDER BY snapshot_id LIMIT $2
+
+-- name: unspill
+UPDATE sagaz_tiering.saga_snapshots d SET spilled = false
+  FROM unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, saved_at)
+ WHERE d.snapshot_id = v.snapshot_id AND d.saved_at = v.saved_at
+
+-- name: lock_spill
+SELECT 1 FROM sagaz_tiering.spill FOR UPDATE
+
+-- name: end_spill
+-- Only after lock_spill in the same transaction: a spiller that we waited for is visible now.
+UPDATE sagaz_tiering.spill SET since = NULL
+ WHERE since IS NOT NULL AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots WHERE spilled)
+
+-- name: claim_due
+-- A batch of due rows that no other job works on, marked as ours for a while.
+UPDATE sagaz_tiering.saga_snapshots d
+   SET claimed_until = clock_timestamp() + $3::interval
+  FROM (SELECT snapshot_id FROM sagaz_tiering.saga_snapshots
+         WHERE due_at <= $1 AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+         ORDER BY due_at LIMIT $2
+           FOR UPDATE SKIP LOCKED) AS due
+ WHERE d.snapshot_id = due.snapshot_id
+RETURNING d.snapshot_id, d.saga_id, d.value
+
+-- name: peek_due
+-- The same without claiming, for a dry run: rows after a given (due_at, snapshot_id).
+SELECT snapshot_id, due_at, octet_length(value) AS byte_length, substr(value, 1, 65536) AS head
+  FROM sagaz_tiering.saga_snapshots
+ WHERE due_at <= $1 AND (due_at, snapshot_id) > ($2, $3) ORDER BY due_at, snapshot_id LIMIT $4
+
+-- name: postpone
+-- Look again later (NULL: never), unless the row was saved anew meanwhile.
+UPDATE sagaz_tiering.saga_snapshots d
+   SET due_at = v.due_at, expires_at = v.expires_at, claimed_until = NULL
+  FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[], $4::timestamptz[])
+       AS v (snapshot_id, saved_at, due_at, expires_at)
+ WHERE d.snapshot_id = v.snapshot_id AND d.saved_at = v.saved_at
+
+-- name: unclaim
+UPDATE sagaz_tiering.saga_snapshots SET claimed_until = NULL WHERE snapshot_id = ANY($1::uuid[])
+
+-- name: count_expired
+SELECT count(*) FROM sagaz_tiering.saga_snapshots WHERE expires_at <= $1
+
+-- name: delete_expired
+DELETE FROM sagaz_tiering.saga_snapshots
+ WHERE snapshot_id IN (SELECT snapshot_id FROM sagaz_tiering.saga_snapshots
+                        WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+
+-- name: reset_due
+-- The policies changed: every row is looked at once more, a batch at a time in id order.
+WITH batch AS (SELECT snapshot_id FROM sagaz_tiering.saga_snapshots
+                WHERE snapshot_id > $1 ORDER BY snapshot_id LIMIT $2)
+UPDATE sagaz_tiering.saga_snapshots d SET due_at = '-infinity'
+  FROM batch WHERE d.snapshot_id = batch.snapshot_id
+RETURNING d.snapshot_id
+
+-- name: totals
+SELECT count(*) AS snapshots, coalesce(sum(octet_length(value)), 0)::bigint AS bytes,
+       count(*) FILTER (WHERE spilled) AS spilled, count(*) FILTER (WHERE due_at <= $1) AS due
+  FROM sagaz_tiering.saga_snapshots

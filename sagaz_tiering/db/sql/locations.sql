@@ -1,0 +1,71 @@
+-- name: find
+-- Where PostgreSQL knows a snapshot to be: the durable copy, a pack, or both, in one consistent look.
+SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.expires_at,
+       d.saved_at, d.value,
+       NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS byte_offset,
+       NULL::integer AS byte_length, NULL::text AS storage_class
+  FROM sagaz_tiering.saga_snapshots d
+ WHERE d.snapshot_id = $1
+UNION ALL
+SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.step_index, t.status, s.created_at, s.expires_at,
+       NULL, NULL, f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class
+  FROM sagaz_tiering.snapshots s
+  JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
+  JOIN sagaz_tiering.packs p USING (pack_id)
+  JOIN sagaz_tiering.steps t USING (step_id)
+ WHERE s.snapshot_id = $1
+
+-- name: find_of_saga
+-- The newest live ones of a saga, durable and archived: $2 now, $3 not after, $4 step name, $5 limit, $6 values too.
+SELECT * FROM (
+ (SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.expires_at,
+         d.saved_at, CASE WHEN $6::boolean THEN d.value END AS value,
+         NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS byte_offset,
+         NULL::integer AS byte_length, NULL::text AS storage_class
+    FROM sagaz_tiering.saga_snapshots d
+   WHERE d.saga_id = $1 AND (d.expires_at IS NULL OR d.expires_at > $2)
+     AND ($3::timestamptz IS NULL OR d.created_at <= $3) AND ($4::text IS NULL OR d.step_name = $4)
+   ORDER BY d.created_at DESC, d.step_index DESC, d.snapshot_id DESC LIMIT $5)
+ UNION ALL
+ (SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.step_index, t.status, s.created_at, s.expires_at,
+         NULL, NULL, f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class
+    FROM sagaz_tiering.frames f
+    JOIN sagaz_tiering.snapshots s USING (pack_id, frame_no)
+    JOIN sagaz_tiering.packs p USING (pack_id)
+    JOIN sagaz_tiering.steps t USING (step_id)
+   WHERE f.saga_id = $1 AND (s.expires_at IS NULL OR s.expires_at > $2)
+     AND ($3::timestamptz IS NULL OR s.created_at <= $3) AND ($4::text IS NULL OR t.step_name = $4)
+   ORDER BY s.created_at DESC, t.step_index DESC, s.snapshot_id DESC LIMIT $5)
+) AS found
+ORDER BY created_at DESC, step_index DESC, snapshot_id DESC
+
+-- name: packs_of
+-- Which of these snapshots are in a pack already, and in which.
+SELECT s.snapshot_id, s.pack_id, p.object_key, p.pack_uuid, p.storage_class, p.byte_size
+  FROM sagaz_tiering.snapshots s JOIN sagaz_tiering.packs p USING (pack_id)
+ WHERE s.snapshot_id = ANY($1::uuid[])
+
+-- name: delete_durable
+DELETE FROM sagaz_tiering.saga_snapshots WHERE snapshot_id = ANY($1::uuid[]) RETURNING snapshot_id
+
+-- name: delete_archived
+WITH gone AS (DELETE FROM sagaz_tiering.snapshots WHERE snapshot_id = ANY($1::uuid[])
+              RETURNING snapshot_id, pack_id),
+     counted AS (UPDATE sagaz_tiering.packs p SET live_count = live_count - g.n
+                   FROM (SELECT pack_id, count(*) AS n FROM gone GROUP BY pack_id) AS g
+                  WHERE p.pack_id = g.pack_id)
+SELECT snapshot_id FROM gone
+
+-- name: bury
+INSERT INTO sagaz_tiering.tombstones (snapshot_id, deleted_at)
+SELECT unnest($1::uuid[]), $2
+ON CONFLICT (snapshot_id) DO UPDATE SET deleted_at = greatest(excluded.deleted_at, tombstones.deleted_at)
+
+-- name: buried
+-- Of these saves, the ones that were deleted afterwards.
+SELECT v.snapshot_id
+  FROM unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, saved_at)
+  JOIN sagaz_tiering.tombstones t ON t.snapshot_id = v.snapshot_id AND v.saved_at <= t.deleted_at
+
+-- name: prune_tombstones
+DELETE FROM sagaz_tiering.tombstones WHERE deleted_at < $1

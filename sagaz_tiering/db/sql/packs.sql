@@ -1,0 +1,144 @@
+-- name: start
+INSERT INTO sagaz_tiering.packs
+    (pack_uuid, object_key, state, storage_class, policy, retention_revision, byte_size, snapshot_count,
+     live_count, sha256, min_created_at, max_created_at, max_clock_at, next_expiry_at, lease_name, lease_epoch,
+     created_at, class_since)
+VALUES ($1, $2, 'UPLOADING', $3, $4, $5, $6, $7, 0, $8, $9, $10, $11, $12, $13, $14, $15, $15)
+RETURNING pack_id
+
+-- name: activate
+UPDATE sagaz_tiering.packs SET state = 'ACTIVE', live_count = $2, class_since = $3
+ WHERE pack_id = $1 AND state = 'UPLOADING'
+
+-- name: add_steps
+INSERT INTO sagaz_tiering.steps (digest, saga_name, step_name, step_index, status)
+SELECT * FROM unnest($1::bytea[], $2::text[], $3::text[], $4::integer[], $5::text[])
+ON CONFLICT (digest) DO NOTHING
+
+-- name: step_ids
+SELECT digest, step_id FROM sagaz_tiering.steps WHERE digest = ANY($1::bytea[])
+
+-- name: any_tombstones
+SELECT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones)
+
+-- name: drop_superseded
+-- Archived copies of these ids in other packs: the new pack replaces them.
+WITH gone AS (DELETE FROM sagaz_tiering.snapshots WHERE snapshot_id = ANY($1::uuid[]) RETURNING pack_id)
+UPDATE sagaz_tiering.packs p SET live_count = live_count - g.n
+  FROM (SELECT pack_id, count(*) AS n FROM gone GROUP BY pack_id) AS g
+ WHERE p.pack_id = g.pack_id
+
+-- name: drop_durable
+-- The durable rows whose exact version is in the pack now, or that an even older save left behind.
+DELETE FROM sagaz_tiering.saga_snapshots d
+ USING unnest($1::uuid[], $2::timestamptz[], $3::bigint[]) AS v (snapshot_id, saved_at, body_crc)
+ WHERE d.snapshot_id = v.snapshot_id
+   AND (d.saved_at < v.saved_at OR (d.saved_at = v.saved_at AND d.body_crc = v.body_crc))
+
+-- name: evicted
+UPDATE sagaz_tiering.packs SET evicted_at = $2 WHERE pack_id = $1 AND state = 'ACTIVE'
+
+-- name: movable
+-- Active packs of a policy whose youngest snapshot is old enough, not yet in the wanted class or a colder one.
+SELECT * FROM sagaz_tiering.packs
+ WHERE state = 'ACTIVE' AND live_count > 0 AND policy = $1 AND max_clock_at <= $2
+   AND NOT storage_class = ANY($3::text[]) AND pack_id > $4
+ ORDER BY pack_id LIMIT $5
+
+-- name: lock_active
+-- Claim one active pack for a change; another job's claim makes it disappear from here.
+SELECT * FROM sagaz_tiering.packs WHERE pack_id = $1 AND state = 'ACTIVE' FOR UPDATE SKIP LOCKED
+
+-- name: moved
+UPDATE sagaz_tiering.packs SET storage_class = $2, class_since = $3 WHERE pack_id = $1 AND state = 'ACTIVE'
+
+-- name: expiring
+-- Active packs in which something has expired, or in which nothing lives any more.
+SELECT * FROM sagaz_tiering.packs
+ WHERE state = 'ACTIVE' AND (next_expiry_at <= $1 OR live_count = 0) AND retention_revision = $2
+   AND pack_id > $3
+ ORDER BY pack_id LIMIT $4
+
+-- name: count_expired
+SELECT count(*) FROM sagaz_tiering.snapshots WHERE pack_id = $1 AND expires_at <= $2
+
+-- name: expire_batch
+WITH gone AS (
+    DELETE FROM sagaz_tiering.snapshots
+     WHERE snapshot_id IN (SELECT snapshot_id FROM sagaz_tiering.snapshots
+                            WHERE pack_id = $1 AND expires_at <= $2 LIMIT $3)
+    RETURNING 1),
+counted AS (
+    UPDATE sagaz_tiering.packs SET live_count = live_count - (SELECT count(*) FROM gone) WHERE pack_id = $1)
+SELECT count(*) FROM gone
+
+-- name: settle_expiry
+-- After the last batch: when something expires next, and empty frames go.
+WITH empty AS (
+    DELETE FROM sagaz_tiering.frames f
+     WHERE f.pack_id = $1 AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s
+                                           WHERE s.pack_id = f.pack_id AND s.frame_no = f.frame_no))
+UPDATE sagaz_tiering.packs
+   SET next_expiry_at = (SELECT min(expires_at) FROM sagaz_tiering.snapshots WHERE pack_id = $1)
+ WHERE pack_id = $1
+
+-- name: retire
+UPDATE sagaz_tiering.packs SET state = 'RETIRING', retired_at = $2, delete_after = $3
+ WHERE pack_id = $1 AND state = 'ACTIVE' AND live_count = 0
+
+-- name: deletable
+SELECT * FROM sagaz_tiering.packs
+ WHERE state = 'RETIRING' AND delete_after <= $1 AND pack_id > $2 ORDER BY pack_id LIMIT $3
+
+-- name: deleted
+UPDATE sagaz_tiering.packs SET state = 'DELETED', deleted_at = $2 WHERE pack_id = $1 AND state = 'RETIRING'
+
+-- name: outdated
+-- Active packs whose expiry dates come from other policy texts than today's.
+SELECT * FROM sagaz_tiering.packs
+ WHERE state = 'ACTIVE' AND retention_revision <> $1 AND pack_id > $2 ORDER BY pack_id LIMIT $3
+
+-- name: redate
+UPDATE sagaz_tiering.snapshots s SET expires_at = v.expires_at
+  FROM unnest($2::uuid[], $3::timestamptz[]) AS v (snapshot_id, expires_at)
+ WHERE s.snapshot_id = v.snapshot_id AND s.pack_id = $1
+
+-- name: redated
+UPDATE sagaz_tiering.packs
+   SET retention_revision = $2,
+       next_expiry_at = (SELECT min(expires_at) FROM sagaz_tiering.snapshots WHERE pack_id = $1)
+ WHERE pack_id = $1 AND state = 'ACTIVE'
+
+-- name: unfinished
+-- Uploads that nobody will finish: begun before the deadline.
+SELECT * FROM sagaz_tiering.packs WHERE state = 'UPLOADING' AND created_at < $1 AND pack_id > $2
+ ORDER BY pack_id LIMIT $3
+
+-- name: abandon
+UPDATE sagaz_tiering.packs SET state = 'ABANDONED', deleted_at = $2 WHERE pack_id = $1 AND state = 'UPLOADING'
+
+-- name: live_keys
+-- Of these pack ids (from object names), the ones whose objects must stay.
+SELECT pack_uuid FROM sagaz_tiering.packs
+ WHERE pack_uuid = ANY($1::uuid[]) AND state IN ('UPLOADING', 'ACTIVE', 'RETIRING')
+
+-- name: see_stray
+INSERT INTO sagaz_tiering.strays (object_key, byte_size, first_seen) VALUES ($1, $2, $3)
+ON CONFLICT (object_key) DO UPDATE SET byte_size = excluded.byte_size
+RETURNING first_seen
+
+-- name: peek_stray
+SELECT first_seen FROM sagaz_tiering.strays WHERE object_key = $1
+
+-- name: forget_strays
+DELETE FROM sagaz_tiering.strays WHERE object_key = ANY($1::text[])
+
+-- name: get
+SELECT * FROM sagaz_tiering.packs WHERE pack_id = $1
+
+-- name: totals
+SELECT storage_class, state, count(*) AS packs, coalesce(sum(byte_size), 0)::bigint AS bytes,
+       coalesce(sum(live_count), 0)::bigint AS snapshots,
+       coalesce(sum(snapshot_count), 0)::bigint AS packed
+  FROM sagaz_tiering.packs WHERE state IN ('UPLOADING', 'ACTIVE', 'RETIRING')
+ GROUP BY storage_class, state ORDER BY storage_class, state

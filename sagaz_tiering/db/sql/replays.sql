@@ -1,0 +1,18 @@
+-- name: save
+INSERT INTO sagaz_tiering.saga_replay_log
+    (replay_id, original_saga_id, new_saga_id, checkpoint_step, context_override, context_encoding, initiated_by,
+     replay_status, error_message, created_at, completed_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+ON CONFLICT (replay_id) DO UPDATE
+   SET original_saga_id = excluded.original_saga_id, new_saga_id = excluded.new_saga_id,
+       checkpoint_step = excluded.checkpoint_step, context_override = excluded.context_override,
+       context_encoding = excluded.context_encoding, initiated_by = excluded.initiated_by,
+       replay_status = excluded.replay_status, error_message = excluded.error_message,
+       created_at = excluded.created_at, completed_at = excluded.completed_at
+
+-- name: get
+SELECT * FROM sagaz_tiering.saga_replay_log WHERE replay_id = $1
+
+-- name: of_saga
+SELECT * FROM sagaz_tiering.saga_replay_log WHERE original_saga_id = $1
+ ORDER BY created_at DESC, replay_id DESC LIMIT $2

@@ -1,0 +1,29 @@
+"""Any Python string in a PostgreSQL text column, and back.
+
+PostgreSQL text cannot hold NUL, and UTF-8 cannot hold lone surrogates; both are written as escapes, and so is
+the backslash that marks them. Strings without any of the three (nearly all) are stored as they are.
+"""
+
+from __future__ import annotations
+
+import re
+
+_SPECIAL = re.compile("[\\\\\x00\ud800-\udfff]")
+_ESCAPE = re.compile(r"\\(\\|u[0-9a-f]{4})")
+
+
+def to_column(text: str) -> str:
+    """`text` as a text column can hold it."""
+    return _SPECIAL.sub(_escape, text)
+
+
+def from_column(text: str) -> str:
+    """The string that `to_column` was given."""
+    if "\\" not in text:
+        return text
+    return _ESCAPE.sub(lambda m: "\\" if m[1] == "\\" else chr(int(m[1][1:], 16)), text)
+
+
+def _escape(match: re.Match[str]) -> str:
+    char = match[0]
+    return "\\\\" if char == "\\" else f"\\u{ord(char):04x}"

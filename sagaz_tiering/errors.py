@@ -1,0 +1,248 @@
+"""Every error this package raises, in one tree.
+
+    SagazTieringError
+    ├── ConfigError                     the YAML file or the environment is wrong
+    │   └── PolicyError                 a policy asks for something impossible
+    ├── MissingDependencyError          an optional package is not installed (.package)
+    ├── InvalidSnapshot                 the caller's snapshot cannot be stored as it is
+    │   ├── NotSerializable             a value would not come back equal (.path)
+    │   ├── NaiveTimestamp              a time without a zone
+    │   └── SnapshotTooLarge            over the configured limit
+    ├── TierUnavailable                 a server that might hold the answer cannot be asked
+    │   ├── HotTierUnavailable          Redis
+    │   ├── CatalogUnavailable          PostgreSQL (catalog and durable copy)
+    │   └── ColdTierUnavailable         the object store
+    ├── SnapshotArchived                the bytes are in an archive class; restore first
+    ├── SnapshotLost                    an index names a snapshot that no tier holds
+    ├── CorruptData                     stored bytes are not what was written
+    │   ├── CorruptRecord               one snapshot's bytes
+    │   └── CorruptPack                 a pack: truncated, altered or not one of ours
+    ├── SchemaMismatch                  catalog schema older or newer than this code
+    ├── LeaseLost                       another process took over; this one must stop writing
+    ├── ForeignCatalog                  the bucket prefix belongs to another catalog
+    └── ObjectStoreError                what an object store answered
+        ├── ObjectNotFound
+        ├── ObjectArchived              readable only after a restore
+        ├── ObjectExists                a conditional write found the key taken
+        ├── BucketUnusable              no such bucket, or no permission
+        └── InvalidKey                  a key that escapes the prefix or cannot be stored
+
+`exit_code` is what the CLI exits with (docs: `sagaz-tiering --help`); `permanent` tells a job whether a
+retry can help; `hint` says what to do next and is printed under the message.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+
+class SagazTieringError(Exception):
+    """Base of every error of this package."""
+
+    exit_code: int = 1
+    permanent: bool = True
+    hint: str = ""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        if hint:
+            self.hint = hint
+
+
+class ConfigError(SagazTieringError):
+    """The configuration file or the environment is wrong; nothing was started."""
+
+    exit_code = 2
+
+
+class PolicyError(ConfigError):
+    """A policy asks for something impossible or dangerous."""
+
+
+class MissingDependencyError(SagazTieringError):
+    """An optional package is needed for what was asked; `package` is what to install."""
+
+    exit_code = 2
+
+    def __init__(self, package: str, needed_for: str) -> None:
+        super().__init__(
+            f"{needed_for} needs the package {package!r}, which is not installed",
+            hint=f"pip install {package}",
+        )
+        self.package = package
+
+
+class InvalidSnapshot(SagazTieringError):
+    """The snapshot cannot be stored as it is; nothing was written."""
+
+    exit_code = 3
+
+
+class NotSerializable(InvalidSnapshot):
+    """A value in the snapshot would not come back equal; `path` says where it is."""
+
+    def __init__(self, path: str, reason: str, *, hint: str = "") -> None:
+        super().__init__(f"{path}: {reason}", hint=hint)
+        self.path = path
+
+
+class NaiveTimestamp(InvalidSnapshot):
+    """A time without a zone cannot be ordered against others."""
+
+    hint = "pass an aware datetime, for example datetime.now(timezone.utc)"
+
+
+class SnapshotTooLarge(InvalidSnapshot):
+    """The encoded snapshot is over the configured limit."""
+
+    hint = "put large payloads behind external_refs, or raise limits.max_snapshot"
+
+
+class TierUnavailable(SagazTieringError):
+    """A server that might hold the answer cannot be asked; the answer is unknown, not `None`."""
+
+    exit_code = 4
+    permanent = False
+
+
+class HotTierUnavailable(TierUnavailable):
+    """Redis cannot be asked."""
+
+    hint = "check tiers.hot.url and that Redis is running and reachable"
+
+
+class CatalogUnavailable(TierUnavailable):
+    """PostgreSQL, which holds the catalog and the durable copies, cannot be asked."""
+
+    hint = "check catalog.url and that PostgreSQL is running and reachable"
+
+
+class ColdTierUnavailable(TierUnavailable):
+    """The object store cannot be asked."""
+
+    hint = "check tiers.cold and that the object store is running and reachable"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreOption:
+    """One way to make archived bytes readable: how long it takes and what it costs (USD)."""
+
+    tier: str
+    eta: timedelta
+    cost_usd: float
+
+
+class SnapshotArchived(SagazTieringError):
+    """The snapshot exists, but its bytes are in an archive class and must be restored before they are read."""
+
+    exit_code = 5
+    permanent = False
+
+    def __init__(
+        self,
+        *,
+        storage_class: str,
+        snapshot_ids: Sequence[UUID],
+        object_keys: Sequence[str] = (),
+        options: Sequence[RestoreOption] = (),
+        how_to_restore: str = "",
+    ) -> None:
+        shown = ", ".join(str(i) for i in snapshot_ids[:3]) + (" …" if len(snapshot_ids) > 3 else "")
+        ways = "; ".join(f"{o.tier}: up to {format_eta(o.eta)}, ${o.cost_usd:.4f}" for o in options)
+        super().__init__(
+            f"{len(snapshot_ids)} snapshot(s) ({shown}) are archived in {storage_class}"
+            + (f" (restore {ways})" if ways else ""),
+            hint=how_to_restore,
+        )
+        self.storage_class = storage_class
+        self.snapshot_ids = tuple(snapshot_ids)
+        self.object_keys = tuple(object_keys)
+        self.options = tuple(options)
+        self.how_to_restore = how_to_restore
+
+    @property
+    def eta(self) -> timedelta | None:
+        """Longest wait of the default way (the first option), or None where it is not known."""
+        return self.options[0].eta if self.options else None
+
+    @property
+    def cost_usd(self) -> float | None:
+        """Cost of the default way (the first option) in USD, or None where it is not known."""
+        return self.options[0].cost_usd if self.options else None
+
+
+class SnapshotLost(SagazTieringError):
+    """An index names a snapshot whose bytes no tier holds; a server lost data behind our back."""
+
+    exit_code = 6
+    hint = "check Redis persistence and maxmemory-policy (must be noeviction)"
+
+
+class CorruptData(SagazTieringError):
+    """Stored bytes are not what was written."""
+
+    exit_code = 6
+
+
+class CorruptRecord(CorruptData):
+    """The bytes of one snapshot are truncated, altered or of an unknown format."""
+
+
+class CorruptPack(CorruptData):
+    """A pack is truncated, altered or not one of ours."""
+
+
+class SchemaMismatch(SagazTieringError):
+    """The catalog's schema is older or newer than this code."""
+
+    exit_code = 2
+
+
+class LeaseLost(SagazTieringError):
+    """Another process holds the lease now; this one stopped before it could write."""
+
+    exit_code = 7
+    permanent = False
+
+
+class ForeignCatalog(SagazTieringError):
+    """The bucket prefix is owned by another catalog; nothing was written or deleted there."""
+
+    exit_code = 7
+
+
+class ObjectStoreError(SagazTieringError):
+    """An object store refused or failed an operation."""
+
+    exit_code = 4
+
+
+class ObjectNotFound(ObjectStoreError):
+    """No object under that key."""
+
+
+class ObjectArchived(ObjectStoreError):
+    """The object is in an archive class and is not restored."""
+
+
+class ObjectExists(ObjectStoreError):
+    """A conditional write found the key taken; nothing was overwritten."""
+
+
+class BucketUnusable(ObjectStoreError):
+    """The bucket does not exist or refuses us."""
+
+    exit_code = 2
+
+
+class InvalidKey(ObjectStoreError):
+    """A key escapes the prefix or holds characters an object key cannot have."""
+
+
+def format_eta(eta: timedelta) -> str:
+    """A wait for people: `5 min`, `12 h`."""
+    minutes = int(eta.total_seconds() // 60)
+    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h"

@@ -1,0 +1,288 @@
+"""`S3ObjectStore`: the object store contract on Amazon S3 and what speaks its protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import re
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Self
+
+import aioboto3  # type: ignore[import-untyped]  # ships no types; the client's come from types-aiobotocore
+
+from sagaz_tiering.errors import BucketUnusable, CorruptPack, ObjectArchived, ObjectNotFound, ObjectStoreError
+from sagaz_tiering.objects.arguments import (
+    MAX_KEY_BYTES,
+    check_data,
+    check_key,
+    check_list_prefix,
+    check_restore,
+)
+from sagaz_tiering.objects.base import DeleteFailure, ObjectInfo, RestoreState
+from sagaz_tiering.objects.s3_calls import S3Calls
+from sagaz_tiering.objects.s3_delete import S3Deletes
+from sagaz_tiering.objects.s3_errors import error_code
+from sagaz_tiering.objects.s3_options import S3Options
+from sagaz_tiering.objects.s3_upload import SHA256_METADATA, S3Uploads
+from sagaz_tiering.storage_class import StorageClass
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3 import S3Client
+
+
+class S3ObjectStore:
+    """One prefix of one bucket: `await S3ObjectStore.open(options)`, then `close()` or `async with`."""
+
+    def __init__(self, calls: S3Calls, resources: AsyncExitStack) -> None:
+        self._calls = calls
+        self._client = calls.client
+        self._resources = resources
+        self._uploads = S3Uploads(calls)
+        self._deletes = S3Deletes(calls)
+        self._base = f"{calls.options.prefix}/" if calls.options.prefix else ""
+
+    @classmethod
+    async def open(cls, options: S3Options) -> Self:
+        """A store with its one client. Sends nothing: `check()` tells whether the bucket lets us in."""
+        session = aioboto3.Session(
+            aws_access_key_id=options.access_key_id, aws_secret_access_key=options.secret_access_key
+        )
+        # The SDK wants a region for signing even where the store has none.
+        region = options.region or ("us-east-1" if options.endpoint_url else None)
+        async with AsyncExitStack() as opening:
+            client: S3Client = await opening.enter_async_context(
+                session.client(
+                    "s3",
+                    region_name=region,
+                    endpoint_url=options.endpoint_url,
+                    config=options.client_config(),
+                )
+            )
+            return cls(S3Calls(client, options), opening.pop_all())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Release connections."""
+        await self._resources.aclose()
+
+    @property
+    def url(self) -> str:
+        """`s3://bucket/prefix`."""
+        options = self._calls.options
+        return f"s3://{options.bucket}/{options.prefix}".rstrip("/")
+
+    async def check(self) -> None:
+        """See `ObjectStore.check`. On AWS a bucket in another region than the configured is refused too."""
+        options = self._calls.options
+        answer = await self._calls.run("HeadBucket", lambda: self._client.head_bucket(Bucket=options.bucket))
+        region = answer.get("BucketRegion")
+        if options.endpoint_url is None and options.region and region and region != options.region:
+            raise BucketUnusable(
+                f"bucket {options.bucket} is in {region}, not in {options.region}",
+                hint=f"set tiers.cold.region: {region}",
+            )
+
+    async def put(self, key: str, data: bytes, *, storage_class: StorageClass, sha256: bytes) -> None:
+        """See `ObjectStore.put`."""
+        path = self._path(key)
+        await asyncio.to_thread(check_data, key, data, sha256)
+        await self._uploads.put(path, data, storage_class=storage_class, sha256=sha256)
+
+    async def head(self, key: str) -> ObjectInfo:
+        """See `ObjectStore.head`."""
+        target = self._target(key)
+        try:
+            answer = await self._calls.run(
+                "HeadObject", lambda: self._client.head_object(**target), key=target["Key"]
+            )
+        except ObjectNotFound:
+            await self._tell_missing_bucket()
+            raise
+        state, until = _parse_restore(answer.get("Restore", ""))
+        return ObjectInfo(
+            key=key,
+            size=answer["ContentLength"],
+            modified_at=answer["LastModified"].astimezone(UTC),
+            storage_class=_storage_class(answer.get("StorageClass")),
+            sha256=_parse_sha256(answer["Metadata"].get(SHA256_METADATA, "")),
+            restore=state,
+            readable_until=until,
+        )
+
+    async def get(self, key: str) -> bytes:
+        """See `ObjectStore.get`."""
+        _, data = await self._read(self._target(key))
+        return data
+
+    async def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """See `ObjectStore.get_range`."""
+        if offset < 0 or length < 1:
+            raise ValueError(f"no such range: {length} bytes from {offset}")
+        target = self._target(key)
+        try:
+            status, data = await self._read(target | {"Range": f"bytes={offset}-{offset + length - 1}"})
+        except ObjectStoreError as exc:
+            if error_code(exc) not in ("InvalidRange", "416"):
+                raise
+            raise CorruptPack(f"{target['Key']} ends before byte {offset}") from exc
+        if status == 200:  # a store, or a proxy before it, that ignores Range and sends everything
+            data = data[offset : offset + length]
+        if len(data) != length:
+            raise CorruptPack(
+                f"{target['Key']} has {len(data)} of the {length} bytes asked for from {offset}"
+            )
+        return data
+
+    async def change_class(self, key: str, storage_class: StorageClass) -> None:
+        """See `ObjectStore.change_class`.
+
+        The object is copied onto itself (metadata and so the sha256 stay), the new class is read back, and
+        only then does a versioned bucket lose the old version. A crash in between leaves the object whole in
+        one of the two classes; calling again finishes, old versions included.
+        """
+        target = self._target(key)
+        try:
+            changed, old_version = await self._calls.run(
+                "CopyObject", lambda: self._copy_in_place(target, storage_class), key=target["Key"]
+            )
+        except ObjectNotFound:
+            await self._tell_missing_bucket()
+            raise
+        if not changed:
+            if old_version is not None:
+                await self._deletes.drop_old_versions(target["Key"])
+            return
+        now = (await self.head(key)).storage_class
+        if now is not storage_class:
+            raise ObjectStoreError(
+                f"{target['Key']} stayed in {now} when asked to move to {storage_class}",
+                hint="this store ignores storage classes; plan no moves on it",
+            )
+        if old_version is not None:
+            await self._deletes.drop_version(target["Key"], old_version)
+
+    async def restore(self, key: str, *, days: int, tier: str) -> RestoreState:
+        """See `ObjectStore.restore`."""
+        check_restore(days, tier)
+        target = self._target(key)
+        request: Any = {"Days": days, "GlacierJobParameters": {"Tier": tier}}
+        try:
+            answer = await self._calls.run(
+                "RestoreObject",
+                lambda: self._client.restore_object(**target, RestoreRequest=request),
+                key=target["Key"],
+            )
+        except ObjectArchived:  # S3 says "invalid object state" for a class that needs no restore
+            if (await self.head(key)).storage_class.is_archive:
+                raise
+            return RestoreState.READABLE
+        except ObjectStoreError as exc:
+            if error_code(exc) == "RestoreAlreadyInProgress":
+                return RestoreState.IN_PROGRESS
+            raise
+        # 202 accepts a restore; 200 prolongs a copy that is readable already.
+        done = answer["ResponseMetadata"]["HTTPStatusCode"] == 200
+        return RestoreState.READABLE if done else RestoreState.IN_PROGRESS
+
+    async def delete(self, keys: Sequence[str]) -> list[DeleteFailure]:
+        """See `ObjectStore.delete`."""
+        failures = await self._deletes.delete([self._path(key) for key in keys])
+        return [replace(failure, key=failure.key.removeprefix(self._base)) for failure in failures]
+
+    async def list(self, prefix: str = "", *, start_after: str = "") -> AsyncIterator[ObjectInfo]:
+        """See `ObjectStore.list`. Each page starts after the last key seen, so a listing may take hours."""
+        bucket, under = self._calls.options.bucket, self._base + check_list_prefix(prefix)
+        after = self._base + start_after if start_after else ""
+        while True:
+            arguments: dict[str, Any] = {"Bucket": bucket, "Prefix": under}
+            if after:
+                arguments["StartAfter"] = after
+            page = await self._calls.run(
+                "ListObjectsV2", functools.partial(self._client.list_objects_v2, **arguments), key=under
+            )
+            for entry in page.get("Contents", []):
+                after = entry["Key"]
+                if key := after.removeprefix(self._base):  # consoles create an empty object for a "folder"
+                    yield ObjectInfo(
+                        key=key,
+                        size=entry["Size"],
+                        modified_at=entry["LastModified"].astimezone(UTC),
+                        storage_class=_storage_class(entry.get("StorageClass")),
+                    )
+            if not page.get("IsTruncated") or not page.get("Contents"):
+                return
+
+    def _path(self, key: str) -> str:
+        return self._base + check_key(key, room=MAX_KEY_BYTES - len(self._base.encode()))
+
+    def _target(self, key: str) -> dict[str, Any]:
+        return {"Bucket": self._calls.options.bucket, "Key": self._path(key)}
+
+    async def _read(self, arguments: dict[str, Any]) -> tuple[int, bytes]:
+        """HTTP status and body; a body that is cut short is asked for again like any other failure."""
+
+        async def attempt() -> tuple[int, bytes]:
+            answer = await self._client.get_object(**arguments)
+            async with answer["Body"]:
+                body = await answer["Body"].read()
+            return answer["ResponseMetadata"]["HTTPStatusCode"], body
+
+        return await self._calls.run("GetObject", attempt, key=arguments["Key"])
+
+    async def _copy_in_place(
+        self, target: dict[str, Any], storage_class: StorageClass
+    ) -> tuple[bool, str | None]:
+        """Whether a copy was made, and a version id: the old version's after a copy, else the present one's.
+
+        HEAD comes first in every attempt: a copy repeated blindly would name its own first result as the old
+        version.
+        """
+        present = await self._client.head_object(**target)
+        if _storage_class(present.get("StorageClass")) is storage_class:
+            return False, present.get("VersionId")
+        answer = await self._client.copy_object(
+            **target,
+            CopySource={"Bucket": target["Bucket"], "Key": target["Key"]},
+            MetadataDirective="COPY",
+            StorageClass=storage_class.value,
+            **self._calls.options.encryption_arguments(),
+        )
+        old, new = answer.get("CopySourceVersionId"), answer.get("VersionId")
+        # With versioning suspended both are "null", and deleting "null" would delete the object itself.
+        return True, old if new is not None and old != new else None
+
+    async def _tell_missing_bucket(self) -> None:
+        """HEAD answers 404 without a reason: raise BucketUnusable if it is the bucket that is missing."""
+        await self.check()
+
+
+def _storage_class(name: str | None) -> StorageClass:
+    """S3 leaves STANDARD out; classes that others put foreign objects in are read like STANDARD."""
+    return StorageClass.__members__.get(name or "", StorageClass.STANDARD)
+
+
+def _parse_sha256(text: str) -> bytes | None:
+    return bytes.fromhex(text) if re.fullmatch("[0-9a-f]{64}", text) else None
+
+
+def _parse_restore(header: str) -> tuple[RestoreState, datetime | None]:
+    """`x-amz-restore`: `ongoing-request="false", expiry-date="Fri, 21 Dec 2012 00:00:00 GMT"`."""
+    fields = dict(re.findall(r'([a-z-]+)="([^"]*)"', header))
+    if fields.get("ongoing-request") == "true":
+        return RestoreState.IN_PROGRESS, None
+    if fields.get("ongoing-request") != "false":
+        return RestoreState.NONE, None
+    try:
+        until = parsedate_to_datetime(fields["expiry-date"]).astimezone(UTC)
+    except (KeyError, ValueError):
+        return RestoreState.READABLE, None
+    return RestoreState.READABLE, until

@@ -1,0 +1,185 @@
+"""The one place where what S3 and its SDK say becomes an error of ours."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import aiohttp
+from botocore.exceptions import (
+    BotoCoreError,
+    ClientError,
+    ConnectionError,
+    CredentialRetrievalError,
+    FlexibleChecksumError,
+    HTTPClientError,
+    IncompleteReadError,
+    NoCredentialsError,
+    PartialCredentialsError,
+)
+from botocore.parsers import ResponseParserError
+
+from sagaz_tiering.errors import (
+    BucketUnusable,
+    ColdTierUnavailable,
+    CorruptPack,
+    ObjectArchived,
+    ObjectExists,
+    ObjectNotFound,
+    ObjectStoreError,
+    SagazTieringError,
+)
+from sagaz_tiering.objects.s3_options import S3Options
+
+DRIVER_ERRORS = (ClientError, BotoCoreError, ResponseParserError, aiohttp.ClientError, OSError)
+"""All that the SDK raises. A body that is cut short surfaces as a plain aiohttp or parser error."""
+
+_NOT_FOUND = {"NoSuchKey", "NoSuchVersion", "NoSuchUpload", "NotFound", "404"}
+_ARCHIVED = {"InvalidObjectState", "ObjectNotInActiveTierError"}
+_EXISTS = {"PreconditionFailed", "412"}
+_CREDENTIALS = {
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "InvalidToken",
+    "TokenRefreshRequired",
+}
+_REGION = {
+    "PermanentRedirect",
+    "TemporaryRedirect",
+    "AuthorizationHeaderMalformed",
+    "IllegalLocationConstraintException",
+    "301",
+    "307",
+}
+_BUSY = {"RequestTimeout", "ConditionalRequestConflict", "OperationAborted", "SlowDown", "InternalError"}
+_INTEGRITY = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
+_MISSING_FEATURE = {"NotImplemented", "MissingContentMD5", "MissingContentLength"}
+
+_PERMISSIONS = {
+    "HeadBucket": "s3:ListBucket",
+    "ListObjectsV2": "s3:ListBucket",
+    "ListObjectVersions": "s3:ListBucketVersions",
+    "GetBucketVersioning": "s3:GetBucketVersioning",
+    "HeadObject": "s3:GetObject and s3:ListBucket",
+    "GetObject": "s3:GetObject and s3:ListBucket",
+    "CopyObject": "s3:GetObject and s3:PutObject",
+    "RestoreObject": "s3:RestoreObject",
+    "DeleteObjects": "s3:DeleteObject and s3:DeleteObjectVersion",
+    "DeleteObject": "s3:DeleteObject and s3:DeleteObjectVersion",
+    "AbortMultipartUpload": "s3:AbortMultipartUpload",
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Asked:
+    """What was asked when it failed: the S3 operation, and the full key where one was meant."""
+
+    operation: str
+    key: str = ""
+
+    def where(self, options: S3Options) -> str:
+        """The operation and its target, for messages."""
+        return f"{self.operation} of s3://{options.bucket}" + (f"/{self.key}" if self.key else "")
+
+
+def error_code(error: BaseException | None) -> str:
+    """S3's own code behind one of our errors, or "" where S3 did not answer."""
+    cause = error.__cause__ if error is not None else None
+    return str(cause.response["Error"].get("Code", "")) if isinstance(cause, ClientError) else ""
+
+
+def translated(exc: BaseException, asked: Asked, options: S3Options) -> SagazTieringError:
+    """Our error for one of DRIVER_ERRORS; transient exactly where asking again may help."""
+    if isinstance(exc, ClientError):
+        return _answered(exc, asked, options)
+    where = asked.where(options)
+    if isinstance(exc, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
+        return BucketUnusable(
+            f"{where}: no usable credentials ({exc})",
+            hint="give an access key in the environment, or run under a profile or role that has one",
+        )
+    if isinstance(exc, FlexibleChecksumError):
+        return CorruptPack(f"{where}: the bytes read do not have the checksum that S3 keeps for them ({exc})")
+    unreached = (
+        ConnectionError,
+        HTTPClientError,
+        IncompleteReadError,
+        ResponseParserError,
+        aiohttp.ClientError,
+    )
+    if isinstance(exc, (*unreached, OSError)):
+        return ColdTierUnavailable(f"{where} failed: {type(exc).__name__}: {exc}", hint=_reach_hint(options))
+    return ObjectStoreError(
+        f"{where} could not be asked: {exc}", hint="check tiers.cold in the configuration"
+    )
+
+
+def late(asked: Asked, options: S3Options, last: SagazTieringError | None) -> ColdTierUnavailable:
+    """The error for a passed deadline; `last` is what the attempt before it met."""
+    seconds = options.request_timeout.total_seconds()
+    before = f" (before that: {last})" if last else ""
+    return ColdTierUnavailable(
+        f"{asked.where(options)} was not answered within {seconds:g} s{before}", hint=_reach_hint(options)
+    )
+
+
+def _answered(exc: ClientError, asked: Asked, options: S3Options) -> SagazTieringError:
+    code = str(exc.response["Error"].get("Code", ""))
+    where = asked.where(options)
+    said = f"{where}: {code} {exc.response['Error'].get('Message', '')}".rstrip()
+    if code == "NoSuchBucket":
+        return BucketUnusable(said, hint=f"create the bucket {options.bucket}, or correct tiers.cold.url")
+    if code in _NOT_FOUND:
+        return ObjectNotFound(f"{where}: no such object")
+    if code in _EXISTS:
+        return ObjectExists(f"{where}: the key is taken; nothing was overwritten")
+    if code in _ARCHIVED:
+        storage_class = exc.response["Error"].get("StorageClass") or "an archive class"
+        return ObjectArchived(f"{where}: the bytes are in {storage_class}", hint="restore the object first")
+    return _refused(exc, code, said, asked, options)
+
+
+def _refused(exc: ClientError, code: str, said: str, asked: Asked, options: S3Options) -> SagazTieringError:
+    status = int(exc.response["ResponseMetadata"].get("HTTPStatusCode", 0))
+    if code == "GlacierExpeditedRetrievalNotAvailable":  # a 503 that lasts hours
+        return ObjectStoreError(said, hint="ask again with the tier Standard")
+    if code in _MISSING_FEATURE or status == 501:
+        return ObjectStoreError(
+            said,
+            hint="the store lacks a feature: try encryption: none, checksums: when_required or another class",
+        )
+    if status >= 500 or status == 429 or code in _BUSY or "Throttl" in code:
+        return ColdTierUnavailable(f"{said} (HTTP {status})", hint=_reach_hint(options))
+    if code in _REGION or status in (301, 307):
+        return BucketUnusable(said, hint=region_hint(exc, options))
+    if code == "RequestTimeTooSkewed":
+        return BucketUnusable(said, hint="set this machine's clock (NTP); S3 refuses requests 15 minutes off")
+    if code in _CREDENTIALS:
+        return BucketUnusable(said, hint=f"check the access key and secret used for bucket {options.bucket}")
+    if code in _INTEGRITY:
+        return ObjectStoreError(
+            said, hint="bytes changed on the way, or the store hashes wrongly: try checksums"
+        )
+    if status in (401, 403):
+        return BucketUnusable(said, hint=_permission_hint(asked, options))
+    return ObjectStoreError(said)
+
+
+def region_hint(exc: ClientError, options: S3Options) -> str:
+    """What to set when the bucket is in another region than the one asked."""
+    headers = exc.response["ResponseMetadata"].get("HTTPHeaders", {})
+    region = exc.response["Error"].get("Region") or headers.get("x-amz-bucket-region")
+    if not region:
+        return f"set tiers.cold.region to the region of bucket {options.bucket} (now {options.region})"
+    return f"bucket {options.bucket} is in {region}: set tiers.cold.region: {region} (now {options.region})"
+
+
+def _permission_hint(asked: Asked, options: S3Options) -> str:
+    needed = _PERMISSIONS.get(asked.operation, "s3:PutObject")
+    kms = ", and kms:GenerateDataKey and kms:Decrypt on its key" if options.encryption == "sse-kms" else ""
+    return f"grant {needed} on bucket {options.bucket} (prefix {options.prefix or '/'}){kms}"
+
+
+def _reach_hint(options: S3Options) -> str:
+    target = options.endpoint_url or "AWS S3"
+    return f"check that {target} is running and reachable (tiers.cold), then try again"

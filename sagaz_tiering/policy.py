@@ -1,0 +1,251 @@
+"""What should happen to a snapshot, and why: pure decisions, times in microseconds since 1970 UTC.
+
+`PolicySet.decide(meta, now_us)` is the whole of it. First match wins; a snapshot that no policy matches gets
+`UNMATCHED`: kept hot and durable, never moved, expired only by its own `retention_until`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+
+from sagaz_tiering.clock import from_micros
+from sagaz_tiering.errors import PolicyError
+from sagaz_tiering.patterns import Match, matcher
+from sagaz_tiering.policy_model import UNMATCHED, ClockSource, Durability, Move, Policy, name_problems
+from sagaz_tiering.schema import dotted
+from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.storage_class import StorageClass
+from sagaz_tiering.units import format_duration, micros
+
+__all__ = [
+    "UNMATCHED",
+    "ClockSource",
+    "Decision",
+    "Durability",
+    "Match",
+    "Move",
+    "Policy",
+    "PolicySet",
+    "name_problems",
+]
+
+MATCH_CACHE_SIZE = 32_768
+"""Distinct (saga_name, step_name, status) whose policy is remembered; far more than an application has."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Decision:
+    """What the policy says about one snapshot at one instant. Times are microseconds since 1970 UTC.
+
+    `expires_us` is when it stops existing (None: never), `due_us` when its first move off the hot tier is due
+    (None: never). `due` looks at age only: an expired snapshot may be due too, so ask `expired` first.
+    """
+
+    policy: str
+    clock_us: int
+    expires_us: int | None
+    expired: bool
+    due_us: int | None
+    due: bool
+    rule: Policy = field(repr=False)
+    retention_us: int | None = field(repr=False)
+
+    @property
+    def reason(self) -> str:
+        """One English sentence: which policy, what next and when, and what decides the expiry."""
+        who = "no policy matches" if self.rule is UNMATCHED else f"policy {self.policy!r} matches"
+        if self.expired:
+            return f"{who}: expired at {self._expiry()}."
+        return f"{who}: {self._move()}, and {self._end()}."
+
+    def _move(self) -> str:
+        if self.due_us is None:
+            return "it never leaves the hot tier"
+        first = self.rule.move[0]
+        when = f"{_instant(self.due_us)} ({format_duration(first.after)} after {self.rule.clock})"
+        return (
+            f"due for {first.to} since {when}"
+            if self.due
+            else f"it stays hot until {when}, then moves to {first.to}"
+        )
+
+    def _end(self) -> str:
+        return "it never expires" if self.expires_us is None else f"it expires at {self._expiry()}"
+
+    def _expiry(self) -> str:
+        retain = self.rule.retain
+        if retain is None:
+            why = "its own retention_until"
+        elif self.expires_us == self.clock_us + micros(retain):
+            why = f"the policy retains it {format_duration(retain)} after {self.rule.clock}"
+        else:
+            policy_says = f"{format_duration(retain)} after {self.rule.clock}"
+            why = f"its own retention_until, later than the policy's {policy_says}"
+        return f"{_instant(self.expires_us or 0)}: {why}"
+
+
+def _instant(micros_utc: int) -> str:
+    moment = from_micros(micros_utc)
+    return moment.isoformat(timespec="microseconds" if moment.microsecond else "seconds").replace(
+        "+00:00", "Z"
+    )
+
+
+class _Rule:
+    """A policy with its patterns compiled and its durations in microseconds."""
+
+    __slots__ = (
+        "by_save",
+        "first_after_us",
+        "has_saga_name",
+        "has_status",
+        "has_step_name",
+        "policy",
+        "retain_us",
+    )
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.has_saga_name: Callable[[str], bool] = matcher(policy.match.saga_name)
+        self.has_step_name: Callable[[str], bool] = matcher(policy.match.step_name)
+        self.has_status: Callable[[str], bool] = matcher(policy.match.status)
+        self.first_after_us = micros(policy.move[0].after) if policy.move else None
+        self.retain_us = None if policy.retain is None else micros(policy.retain)
+        self.by_save = policy.clock is ClockSource.SAVED_AT
+
+    def clock_us(self, meta: SnapshotMeta) -> int:
+        return max(meta.saved_us, meta.created_us) if self.by_save else meta.created_us
+
+    def expires_us(self, meta: SnapshotMeta) -> int | None:
+        if self.retain_us is None:
+            return meta.retention_us
+        expiry = self.clock_us(meta) + self.retain_us
+        return expiry if meta.retention_us is None else max(expiry, meta.retention_us)
+
+
+class PolicySet:
+    """The policies in force, in order. Immutable and safe to share; equal when the policies are.
+
+    Raises PolicyError where two policies have one name.
+    """
+
+    __slots__ = ("_find", "_revision", "_rules", "policies")
+
+    def __init__(self, policies: Sequence[Policy]) -> None:
+        clashes = name_problems(policies)
+        if clashes:
+            raise PolicyError("; ".join(f"{dotted(('policies', *where))}: {text}" for where, text in clashes))
+        self.policies = tuple(policies)
+        self._rules = tuple(_Rule(policy) for policy in self.policies)
+        self._revision = _digest(self.policies)
+        # Sagas, steps and statuses are few, snapshots are many: one dictionary look-up instead of patterns.
+        self._find = lru_cache(maxsize=MATCH_CACHE_SIZE)(self._search)
+
+    @property
+    def revision(self) -> str:
+        """12 hex digits that change exactly when the content of the policies does, not with their layout."""
+        return self._revision
+
+    def for_meta(self, meta: SnapshotMeta) -> Policy:
+        """The policy of a snapshot: the first that matches, else UNMATCHED."""
+        return self._find(meta.saga_name, meta.step_name, meta.status).policy
+
+    def policy_for(self, saga_name: str, step_name: str, status: str) -> Policy:
+        """The policy of any snapshot with these names: the first that matches, else UNMATCHED."""
+        return self._find(saga_name, step_name, status).policy
+
+    def named(self, policy_name: str) -> Policy | None:
+        """The policy of that name (UNMATCHED included), or None where it is not configured (any more)."""
+        return next((p for p in (*self.policies, UNMATCHED) if p.name == policy_name), None)
+
+    def decide(self, meta: SnapshotMeta, now_us: int) -> Decision:
+        """What should be true of the snapshot at `now_us`; an instant counts as passed when it is reached."""
+        rule = self._find(meta.saga_name, meta.step_name, meta.status)
+        clock_us = rule.clock_us(meta)
+        expires_us = rule.expires_us(meta)
+        due_us = None if rule.first_after_us is None else clock_us + rule.first_after_us
+        return Decision(
+            policy=rule.policy.name,
+            clock_us=clock_us,
+            expires_us=expires_us,
+            expired=expires_us is not None and now_us >= expires_us,
+            due_us=due_us,
+            due=due_us is not None and now_us >= due_us,
+            rule=rule.policy,
+            retention_us=meta.retention_us,
+        )
+
+    def expires_us(self, meta: SnapshotMeta) -> int | None:
+        """When the snapshot stops existing; None: never.
+
+        With `retain`: the later of clock + retain and the snapshot's own retention_until; without: its own.
+        """
+        return self._find(meta.saga_name, meta.step_name, meta.status).expires_us(meta)
+
+    def horizon_us(self, now_us: int) -> int | None:
+        """No snapshot created after this is due for the cold tier under these policies; None: none ever is.
+
+        It says nothing of what an earlier revision moved: after a change that makes `after` longer, packs may
+        hold snapshots younger than this.
+        """
+        ages = [rule.first_after_us for rule in self._rules if rule.first_after_us is not None]
+        return now_us - min(ages) if ages else None
+
+    def may_be_hot_only(self, saga_name: str | None) -> bool:
+        """Whether a snapshot of that saga name (None: of any) can be acknowledged with Redis alone.
+
+        Only policies that some snapshot can reach count; where that is not provable they count as reachable.
+        """
+        above: list[Match] = []
+        for rule in self._rules:
+            match = rule.policy.match
+            if saga_name is not None:
+                if not rule.has_saga_name(saga_name):
+                    continue
+                match = Match(step_name=match.step_name, status=match.status)
+            reachable = not any(earlier.covers(match) for earlier in above)
+            if reachable and rule.policy.durability is Durability.HOT:
+                return True
+            above.append(match)
+        return False
+
+    def moves(self, policy_name: str) -> tuple[Move, ...]:
+        """The moves of a policy by name; none where it is not configured (any more)."""
+        policy = self.named(policy_name)
+        return policy.move if policy else ()
+
+    def class_at(self, policy_name: str, clock_us: int, now_us: int) -> StorageClass | None:
+        """The class that data of that policy and clock time should be in by now.
+
+        None: no move is due yet, or no policy has that name (any more), so data already packed stays where
+        it is.
+        """
+        due = [move.to for move in self.moves(policy_name) if clock_us + micros(move.after) <= now_us]
+        return due[-1] if due else None
+
+    def _search(self, saga_name: str, step_name: str, status: str) -> _Rule:
+        for rule in self._rules:
+            if rule.has_saga_name(saga_name) and rule.has_step_name(step_name) and rule.has_status(status):
+                return rule
+        return _UNMATCHED_RULE
+
+    def __eq__(self, other: object) -> bool:
+        return self.policies == other.policies if isinstance(other, PolicySet) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._revision)
+
+    def __repr__(self) -> str:
+        return f"PolicySet({[policy.name for policy in self.policies]}, revision={self._revision!r})"
+
+
+_UNMATCHED_RULE = _Rule(UNMATCHED)
+
+
+def _digest(policies: Sequence[Policy]) -> str:
+    content = json.dumps([policy.model_dump(mode="json") for policy in policies], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()[:12]

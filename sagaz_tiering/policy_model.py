@@ -1,0 +1,134 @@
+"""A policy as it is written: which snapshots, how safe, when to move, when to delete. Impossible ones are refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from enum import StrEnum
+from itertools import pairwise
+from typing import Annotated
+
+from pydantic import Field, ValidationInfo, field_validator
+
+from sagaz_tiering.patterns import Match
+from sagaz_tiering.schema import Location, StrictModel, problem, refusal
+from sagaz_tiering.storage_class import StorageClass
+from sagaz_tiering.units import Duration, DurationOrZero, format_duration
+
+DEFAULT_LINGER = timedelta(hours=24)
+
+
+class Durability(StrEnum):
+    """Which server must have a snapshot before its save is acknowledged."""
+
+    HOT = "hot"
+    DURABLE = "durable"
+
+
+class ClockSource(StrEnum):
+    """From which time a snapshot's ages are counted."""
+
+    CREATED_AT = "created_at"
+    SAVED_AT = "saved_at"
+
+
+class Move(StrictModel):
+    """One step to a colder storage class."""
+
+    to: StorageClass
+    """Storage class to move to; the first move packs the snapshot into the cold tier."""
+    after: Duration
+    """Age (by the policy's clock) at which the move is due."""
+
+
+class Policy(StrictModel):
+    """What happens to the snapshots that `match` selects."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    """Unique name; kept with every pack. Letters, digits, `_`, `.` and `-`, at most 64."""
+    match: Match = Match()
+    """Which snapshots; `{}` is all of them."""
+    durability: Durability = Durability.DURABLE
+    """`durable`: a save is acknowledged when PostgreSQL has it; `hot`: when Redis has it."""
+    move: tuple[Move, ...] = ()
+    """Moves in order of age, each to a colder class; none: stays hot and durable."""
+    retain: Duration | None = None
+    """Age at which the snapshot is deleted everywhere; absent: never, unless its own `retention_until` says so."""
+    clock: ClockSource = ClockSource.CREATED_AT
+    """`created_at`, or `saved_at` so that a back-fill of old snapshots does not move all at once."""
+    linger: DurationOrZero = DEFAULT_LINGER
+    """How long a due snapshot may wait for its pack to fill up before the pack is sealed undersized."""
+
+    @field_validator("move")
+    @classmethod
+    def _check_moves(cls, moves: tuple[Move, ...]) -> tuple[Move, ...]:
+        found = [*_standard_moves(moves), *_disordered_moves(moves)]
+        if found:
+            raise refusal("move", found)
+        return moves
+
+    @field_validator("retain")
+    @classmethod
+    def _check_retain(cls, retain: timedelta | None, info: ValidationInfo) -> timedelta | None:
+        moves: tuple[Move, ...] = info.data.get("move", ())
+        if retain is not None and moves and retain <= moves[-1].after:
+            last = moves[-1]
+            raise problem(
+                f"{format_duration(retain)} would delete the snapshots before they move to {last.to} after "
+                f"{format_duration(last.after)}; retain them longer, or remove that move"
+            )
+        return retain
+
+
+def _standard_moves(moves: Sequence[Move]) -> list[tuple[Location, str]]:
+    return [
+        (
+            (i, "to"),
+            "packs start at STANDARD_IA, not STANDARD; write STANDARD_IA, or remove this move to stay hot",
+        )
+        for i, move in enumerate(moves)
+        if move.to is StorageClass.STANDARD
+    ]
+
+
+def _disordered_moves(moves: Sequence[Move]) -> list[tuple[Location, str]]:
+    found: list[tuple[Location, str]] = []
+    for i, (earlier, later) in enumerate(pairwise(moves), start=1):
+        if later.after <= earlier.after:
+            found.append(
+                (
+                    (i, "after"),
+                    f"{format_duration(later.after)} is not later than the move before it "
+                    f"({earlier.to} after {format_duration(earlier.after)}); list moves in order of age",
+                )
+            )
+        if later.to is not StorageClass.STANDARD and later.to.coldness <= earlier.to.coldness:
+            found.append(
+                (
+                    (i, "to"),
+                    f"{later.to} is not colder than {earlier.to}, the move before it; "
+                    f"objects only get colder: {' -> '.join(StorageClass)}",
+                )
+            )
+    return found
+
+
+UNMATCHED = Policy(name="unmatched")
+"""The policy of a snapshot that no configured policy matches."""
+
+
+def name_problems(policies: Sequence[Policy]) -> list[tuple[Location, str]]:
+    """Names that are used twice or reserved, located by position."""
+    found: list[tuple[Location, str]] = []
+    first: dict[str, int] = {UNMATCHED.name: -1}
+    for i, policy in enumerate(policies):
+        before = first.setdefault(policy.name, i)
+        if before == -1:
+            found.append(
+                ((i, "name"), f"{policy.name!r} is reserved for what no policy matches; choose another name")
+            )
+        elif before != i:
+            found.append(
+                ((i, "name"), f"{policy.name!r} is already the name of policies[{before}]; choose another")
+            )
+    return found

@@ -1,0 +1,42 @@
+"""What every configuration model shares: typos refused, values frozen, input never echoed by accident."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import InitErrorDetails, PydanticCustomError
+
+Location = tuple[int | str, ...]
+"""Path of a value inside the configuration: keys and list positions, outermost first."""
+
+
+class StrictModel(BaseModel):
+    """A section of the configuration: unknown keys are refused and nothing changes after it was checked."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+        validate_default=True,
+    )
+
+
+def problem(message: str) -> PydanticCustomError:
+    """A validation error that says exactly `message` (pydantic prefixes the text of a plain ValueError)."""
+    return PydanticCustomError("refused", "{message}", {"message": message})
+
+
+def refusal(title: str, problems: Iterable[tuple[Location, str]]) -> ValidationError:
+    """Several located problems as one error; a validator that raises it keeps each location."""
+    details = [InitErrorDetails(type=problem(text), loc=where, input=None) for where, text in problems]
+    return ValidationError.from_exception_data(title, details, hide_input=True)
+
+
+def dotted(location: Iterable[int | str]) -> str:
+    """A location for people: `policies[0].move[1].after`."""
+    text = ""
+    for part in location:
+        text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
+    return text

@@ -1,0 +1,346 @@
+"""The values that everything else moves around: snapshots, references to them, replay records."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from enum import Enum, StrEnum
+from typing import Any, NamedTuple
+from uuid import UUID, uuid4
+
+from sagaz_tiering.clock import from_micros, to_micros
+from sagaz_tiering.errors import InvalidSnapshot, NaiveTimestamp
+
+MIN_TIME = datetime(1700, 1, 1, tzinfo=UTC)
+MAX_TIME = datetime(2255, 1, 1, tzinfo=UTC)
+"""Times outside are refused: Redis orders by a double, which is exact to the microsecond only in between."""
+
+MAX_STEP_INDEX = 2**31 - 1
+
+
+class Tier(StrEnum):
+    """Where a copy is."""
+
+    HOT = "hot"
+    DURABLE = "durable"
+    COLD = "cold"
+
+
+class SnapshotStrategy(StrEnum):
+    """When the engine captures snapshots (same values as sagaz)."""
+
+    BEFORE_EACH_STEP = "before_each_step"
+    AFTER_EACH_STEP = "after_each_step"
+    ON_FAILURE = "on_failure"
+    ON_COMPLETION = "on_completion"
+    MANUAL = "manual"
+
+
+class ReplayStatus(StrEnum):
+    """Status of a replay (same values as sagaz)."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCESS = "success"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+def as_uuid(value: object, name: str) -> UUID:
+    """`value` (a UUID or its text) as a UUID; raises InvalidSnapshot naming the field."""
+    if isinstance(value, UUID):
+        return value
+    if isinstance(value, str):
+        try:
+            return UUID(value)
+        except ValueError:
+            pass
+    raise InvalidSnapshot(f"{name} must be a UUID, not {value!r:.100}")
+
+
+def as_utc(value: object, name: str) -> datetime:
+    """`value` as aware UTC; raises NaiveTimestamp for a time without a zone."""
+    if not isinstance(value, datetime):
+        raise InvalidSnapshot(f"{name} must be a datetime, not {type(value).__name__}")
+    if value.utcoffset() is None:
+        raise NaiveTimestamp(f"{name} has no time zone: {value.isoformat()}")
+    moment = value.astimezone(UTC)
+    if not MIN_TIME <= moment < MAX_TIME:
+        raise InvalidSnapshot(
+            f"{name} must be between {MIN_TIME.year} and {MAX_TIME.year}: {moment.isoformat()}"
+        )
+    return moment
+
+
+def _as_text(value: object, name: str) -> str:
+    plain = value.value if isinstance(value, Enum) else value
+    if type(plain) is not str:
+        raise InvalidSnapshot(f"{name} must be a str, not {type(plain).__name__}")
+    return plain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaSnapshot:
+    """A saga's state at one moment. Attribute for attribute what `sagaz` calls a SagaSnapshot.
+
+    Ids are accepted as UUID or text, times must be aware and are kept in UTC with microseconds, a status may
+    be an enum member and is kept as its value.
+
+    Raises InvalidSnapshot (or NaiveTimestamp) at construction, so that a bad one never travels.
+    """
+
+    snapshot_id: UUID
+    saga_id: UUID
+    saga_name: str
+    step_name: str
+    step_index: int
+    status: str
+    context: dict[str, Any]
+    completed_steps: list[str]
+    created_at: datetime
+    retention_until: datetime | None = None
+    external_refs: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        put = object.__setattr__
+        put(self, "snapshot_id", as_uuid(self.snapshot_id, "snapshot_id"))
+        put(self, "saga_id", as_uuid(self.saga_id, "saga_id"))
+        for name in ("saga_name", "step_name", "status"):
+            put(self, name, _as_text(getattr(self, name), name))
+        if type(self.step_index) is not int or not -MAX_STEP_INDEX - 1 <= self.step_index <= MAX_STEP_INDEX:
+            raise InvalidSnapshot(f"step_index must be a 32-bit integer, not {self.step_index!r:.100}")
+        put(self, "created_at", as_utc(self.created_at, "created_at"))
+        if self.retention_until is not None:
+            put(self, "retention_until", as_utc(self.retention_until, "retention_until"))
+
+    @classmethod
+    def create(
+        cls,
+        *,
+        saga_id: UUID | str,
+        saga_name: str,
+        step_name: str,
+        step_index: int,
+        status: str,
+        context: Mapping[str, Any],
+        completed_steps: list[str],
+        created_at: datetime,
+        retention_until: datetime | None = None,
+    ) -> SagaSnapshot:
+        """A new snapshot with a fresh id; top level of context and steps are copied."""
+        return cls(
+            snapshot_id=uuid4(),
+            saga_id=as_uuid(saga_id, "saga_id"),
+            saga_name=saga_name,
+            step_name=step_name,
+            step_index=step_index,
+            status=status,
+            context=dict(context),
+            completed_steps=list(completed_steps),
+            created_at=created_at,
+            retention_until=retention_until,
+        )
+
+    @classmethod
+    def of(cls, other: Any) -> SagaSnapshot:
+        """`other` if it is one of ours, else a copy of any object with the same attributes (sagaz's own)."""
+        if isinstance(other, cls):
+            return other
+        try:
+            values = {
+                name: getattr(other, name) for name in cls.__dataclass_fields__ if name != "external_refs"
+            }
+        except AttributeError as exc:
+            raise InvalidSnapshot(
+                f"not a snapshot: {type(other).__name__} has no attribute {exc.name!r}"
+            ) from exc
+        return cls(**values, external_refs=getattr(other, "external_refs", None) or {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ids and times as text, the rest as it is (the shape that `sagaz` uses)."""
+        return {
+            "snapshot_id": str(self.snapshot_id),
+            "saga_id": str(self.saga_id),
+            "saga_name": self.saga_name,
+            "step_name": self.step_name,
+            "step_index": self.step_index,
+            "status": self.status,
+            "context": self.context,
+            "completed_steps": self.completed_steps,
+            "external_refs": self.external_refs,
+            "created_at": self.created_at.isoformat(),
+            "retention_until": self.retention_until.isoformat() if self.retention_until else None,
+        }
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SagaSnapshot:
+        """The snapshot of `to_dict`."""
+        until = data.get("retention_until")
+        return cls(
+            **{
+                k: data[k]
+                for k in ("snapshot_id", "saga_id", "saga_name", "step_name", "step_index", "status")
+            },
+            context=data["context"],
+            completed_steps=data["completed_steps"],
+            external_refs=data.get("external_refs") or {},
+            created_at=datetime.fromisoformat(data["created_at"]),
+            retention_until=datetime.fromisoformat(until) if until else None,
+        )
+
+
+class SnapshotMeta(NamedTuple):
+    """What a tier knows of a snapshot without decoding its body. Times are microseconds since 1970 UTC.
+
+    `(saved_us, body_crc)` is the version: the same pair means the same bytes of the same save.
+    """
+
+    snapshot_id: UUID
+    saga_id: UUID
+    saga_name: str
+    step_name: str
+    step_index: int
+    status: str
+    created_us: int
+    saved_us: int
+    retention_us: int | None
+    body_crc: int
+
+    @property
+    def version(self) -> tuple[int, int]:
+        return (self.saved_us, self.body_crc)
+
+    @property
+    def order_key(self) -> tuple[int, int, int]:
+        """Ascending time-travel order (design G5): created_at, step_index, snapshot_id."""
+        return (self.created_us, self.step_index, self.snapshot_id.int)
+
+    @classmethod
+    def of(cls, snapshot: SagaSnapshot, *, saved_us: int, body_crc: int) -> SnapshotMeta:
+        until = snapshot.retention_until
+        return cls(
+            snapshot.snapshot_id,
+            snapshot.saga_id,
+            snapshot.saga_name,
+            snapshot.step_name,
+            snapshot.step_index,
+            snapshot.status,
+            to_micros(snapshot.created_at),
+            saved_us,
+            None if until is None else to_micros(until),
+            body_crc,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SnapshotRef:
+    """One line of a saga's timeline: everything but the context, and where the bytes are.
+
+    `expires_at` is when the snapshot stops existing (None: never); `storage_class` is set for the cold tier.
+    """
+
+    snapshot_id: UUID
+    saga_id: UUID
+    saga_name: str
+    step_name: str
+    step_index: int
+    status: str
+    created_at: datetime
+    expires_at: datetime | None
+    tier: Tier
+    storage_class: str | None = None
+
+    @property
+    def order_key(self) -> tuple[datetime, int, int]:
+        """Ascending time-travel order (design G5)."""
+        return (self.created_at, self.step_index, self.snapshot_id.int)
+
+    @classmethod
+    def of(
+        cls, meta: SnapshotMeta, *, expires_us: int | None, tier: Tier, storage_class: str | None = None
+    ) -> SnapshotRef:
+        return cls(
+            snapshot_id=meta.snapshot_id,
+            saga_id=meta.saga_id,
+            saga_name=meta.saga_name,
+            step_name=meta.step_name,
+            step_index=meta.step_index,
+            status=meta.status,
+            created_at=from_micros(meta.created_us),
+            expires_at=None if expires_us is None else from_micros(expires_us),
+            tier=tier,
+            storage_class=storage_class,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "snapshot_id": str(self.snapshot_id),
+            "saga_id": str(self.saga_id),
+            "saga_name": self.saga_name,
+            "step_name": self.step_name,
+            "step_index": self.step_index,
+            "status": self.status,
+            "created_at": self.created_at.isoformat(),
+            "expires_at": self.expires_at.isoformat() if self.expires_at else None,
+            "tier": self.tier.value,
+            "storage_class": self.storage_class,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReplayConfig:
+    """What the engine captures (same fields as sagaz's ReplayConfig)."""
+
+    enable_snapshots: bool = False
+    snapshot_strategy: SnapshotStrategy = SnapshotStrategy.ON_FAILURE
+    retention_days: int = 30
+    compression: str | None = None
+    max_snapshots_per_saga: int | None = None
+
+    def get_retention_until(self) -> datetime:
+        """Now plus `retention_days`; the engine calls this when it captures."""
+        return datetime.now(UTC) + timedelta(days=self.retention_days)
+
+
+@dataclass(slots=True, kw_only=True)
+class ReplayResult:
+    """The record of one replay (same fields as sagaz's ReplayResult; it changes as the replay proceeds)."""
+
+    replay_id: UUID
+    original_saga_id: UUID
+    new_saga_id: UUID
+    checkpoint_step: str
+    replay_status: ReplayStatus
+    initiated_by: str = "system"
+    context_override: dict[str, Any] | None = None
+    error_message: str | None = None
+    created_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    completed_at: datetime | None = None
+
+    def mark_success(self) -> None:
+        """The replay ended well, now."""
+        self.replay_status = ReplayStatus.SUCCESS
+        self.completed_at = datetime.now(UTC)
+
+    def mark_failed(self, error: str) -> None:
+        """The replay failed with `error`, now."""
+        self.replay_status = ReplayStatus.FAILED
+        self.error_message = error
+        self.completed_at = datetime.now(UTC)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ids and times as text: what `get_replay_log` returns."""
+        return {
+            "replay_id": str(self.replay_id),
+            "original_saga_id": str(self.original_saga_id),
+            "new_saga_id": str(self.new_saga_id),
+            "checkpoint_step": self.checkpoint_step,
+            "replay_status": ReplayStatus(self.replay_status).value,
+            "initiated_by": self.initiated_by,
+            "context_override": self.context_override,
+            "error_message": self.error_message,
+            "created_at": self.created_at.isoformat(),
+            "completed_at": self.completed_at.isoformat() if self.completed_at else None,
+        }

@@ -1,0 +1,75 @@
+"""How the hot tier names things in Redis, and the bytes in its indexes.
+
+Everything of one saga shares the hash tag `{saga}`, so that on Redis Cluster a saga lives in one slot:
+
+    PREFIX:{SAGA}:ID        the value (codec.to_value)
+    PREFIX:{SAGA}           sorted set: score = created_at in microseconds, member = step_index and id,
+                            so that the set's own order is the time-travel order (design G5)
+    PREFIX:id:ID            the pointer: which saga an id belongs to, and its place in the index
+    PREFIX:due:{X}          sorted set of sagas by when the age job looks at them next; X = first hex digit of SAGA
+    PREFIX:exp:{X}          the same for the expire job
+    PREFIX:claim:SAGA       a job works on this saga (with a time to live)
+
+SAGA and ID are 32 hex digits.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from uuid import UUID
+
+from sagaz_tiering.snapshot import SnapshotMeta
+
+SHARDS = "0123456789abcdef"
+_STEP_BIAS = 2**31
+
+
+@dataclass(frozen=True, slots=True)
+class HotKeys:
+    """Key names under one prefix."""
+
+    prefix: str
+
+    def index(self, saga: str) -> str:
+        return f"{self.prefix}:{{{saga}}}"
+
+    def value_prefix(self, saga: str) -> str:
+        return f"{self.prefix}:{{{saga}}}:"
+
+    def value(self, saga: str, snapshot: str) -> str:
+        return f"{self.prefix}:{{{saga}}}:{snapshot}"
+
+    def pointer(self, snapshot: str) -> str:
+        return f"{self.prefix}:id:{snapshot}"
+
+    def due(self, shard: str) -> str:
+        return f"{self.prefix}:due:{{{shard}}}"
+
+    def expiry(self, shard: str) -> str:
+        return f"{self.prefix}:exp:{{{shard}}}"
+
+    def claim(self, saga: str) -> str:
+        return f"{self.prefix}:claim:{saga}"
+
+
+def member(step_index: int, snapshot_id: UUID) -> bytes:
+    """The member of a saga's index: orders by step_index, then id."""
+    return struct.pack(">I", step_index + _STEP_BIAS) + snapshot_id.bytes
+
+
+def member_id(raw: bytes) -> UUID:
+    """The snapshot id of a member."""
+    return UUID(bytes=raw[4:])
+
+
+def pointer(meta: SnapshotMeta) -> bytes:
+    """The pointer's value: saga hex (32), created_us (8), biased step_index (4), saved_us (8)."""
+    return meta.saga_id.hex.encode() + struct.pack(
+        ">qIq", meta.created_us, meta.step_index + _STEP_BIAS, meta.saved_us
+    )
+
+
+def version(meta: SnapshotMeta) -> tuple[bytes, bytes]:
+    """The bytes in a value's header that tell which save it is: saved_us and body crc."""
+    return struct.pack(">q", meta.saved_us), struct.pack(">I", meta.body_crc)

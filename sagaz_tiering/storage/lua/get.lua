@@ -1,0 +1,8 @@
+-- One snapshot by id, through its pointer.
+-- KEYS  1 pointer      ARGV  1 key prefix  2 id hex
+-- Returns the value, nil if there is no such snapshot, or 0 if the pointer leads to a value that is gone.
+local pointer = redis.call('GET', KEYS[1])
+if not pointer then
+  return false
+end
+return redis.call('GET', ARGV[1] .. ':{' .. string.sub(pointer, 1, 32) .. '}:' .. ARGV[2]) or 0

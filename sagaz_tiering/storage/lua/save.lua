@@ -1,0 +1,30 @@
+-- Store one snapshot, its place in the saga's index, its pointer and its turns, or nothing at all.
+-- KEYS  1 value  2 saga index  3 pointer  4 due index  5 expiry index
+-- ARGV  1 value  2 score (created, us)  3 member (step_index + id)  4 pointer (saga hex, created, member's step,
+--       saved)  5 saved (us)  6 saga hex  7 due (us or '')  8 expires (us or '')  9 key prefix  10 id hex
+-- Returns 1, or 0 if a newer save of the same snapshot is there already.
+local old = redis.call('GET', KEYS[3])
+if old and old ~= ARGV[4] then
+  if struct.unpack('>l', string.sub(old, 45, 52)) > tonumber(ARGV[5]) then
+    return 0
+  end
+  local saga = string.sub(old, 1, 32)
+  local index = ARGV[9] .. ':{' .. saga .. '}'
+  local member = string.sub(old, 41, 44) .. string.sub(ARGV[3], 5)
+  if saga ~= ARGV[6] then
+    redis.call('DEL', index .. ':' .. ARGV[10])
+  end
+  if saga ~= ARGV[6] or member ~= ARGV[3] then
+    redis.call('ZREM', index, member)
+  end
+end
+redis.call('SET', KEYS[1], ARGV[1])
+redis.call('ZADD', KEYS[2], ARGV[2], ARGV[3])
+redis.call('SET', KEYS[3], ARGV[4])
+if ARGV[7] ~= '' then
+  redis.call('ZADD', KEYS[4], 'LT', ARGV[7], ARGV[6])
+end
+if ARGV[8] ~= '' then
+  redis.call('ZADD', KEYS[5], 'LT', ARGV[8], ARGV[6])
+end
+return 1

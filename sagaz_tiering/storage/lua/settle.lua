@@ -1,0 +1,21 @@
+-- Work on a saga is done: note its next turns and let go of it.
+-- KEYS  1 saga index  2 due index  3 expiry index  4 claim
+-- ARGV  1 saga hex  2 how many snapshots we saw left  3 next due (us or '')  4 next expiry (us or '')  5 token
+-- If the saga changed meanwhile its turns stay as they are, so that it is looked at again.
+local left = redis.call('ZCARD', KEYS[1])
+if left == 0 then
+  redis.call('ZREM', KEYS[2], ARGV[1])
+  redis.call('ZREM', KEYS[3], ARGV[1])
+elseif left == tonumber(ARGV[2]) then
+  for i = 2, 3 do
+    if ARGV[i + 1] == '' then
+      redis.call('ZREM', KEYS[i], ARGV[1])
+    else
+      redis.call('ZADD', KEYS[i], ARGV[i + 1], ARGV[1])
+    end
+  end
+end
+if redis.call('GET', KEYS[4]) == ARGV[5] then
+  redis.call('DEL', KEYS[4])
+end
+return left

@@ -1,0 +1,22 @@
+"""Python values as JSON text that gives exactly the same values back, or a refusal that says where and why.
+
+Two encodings. PLAIN is ordinary JSON, used where that is proved exact for the value at hand. TYPED is JSON in
+which a value that JSON does not know is an object with one key that starts with `~`:
+
+    {"~datetime": text}   {"~time": text}       or [text, fold, zone key or null, offset name or null]
+    {"~date": text}       {"~timedelta": [days, seconds, microseconds]}
+    {"~uuid": text}       {"~decimal": text}    {"~bytes": base64}     {"~bytearray": base64}
+    {"~tuple": [..]}      {"~set": [..]}        {"~frozenset": [..]}   (sets are sorted by their text)
+    {"~int": hex}         (outside int64)       {"~float": "nan", "inf", "-inf" or 16 hex digits}
+    {"~dict": [[key, value], ..]}               (some key is not a str, or starts with `~`)
+    {"~enum": [qualified name, value]}          (known classes only, see `register_enum`)
+
+Types are matched exactly: a subclass (OrderedDict, namedtuple, a str with methods) would come back as its
+base, so it is refused.
+"""
+
+from sagaz_tiering.typed_json.enums import register_enum
+from sagaz_tiering.typed_json.tagging import MAX_DEPTH
+from sagaz_tiering.typed_json.text import Encoding, dumps, loads
+
+__all__ = ["MAX_DEPTH", "Encoding", "dumps", "loads", "register_enum"]

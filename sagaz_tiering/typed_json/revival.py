@@ -1,0 +1,156 @@
+"""Tagged JSON objects -> Python values.
+
+Whatever the writer cannot have written raises ValueError (or TypeError or ArithmeticError, from the constructors
+of values), so that altered data is never read as something else.
+"""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+from collections.abc import Callable
+from datetime import date, datetime, time, timedelta, timezone
+from decimal import Decimal
+from typing import Any, Final, TypeVar
+from uuid import UUID
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from sagaz_tiering.typed_json.enums import enum_class
+from sagaz_tiering.typed_json.tagging import FLOAT_NAMES
+
+_T = TypeVar("_T")
+_FLOATS: Final = {name: bits for bits, name in FLOAT_NAMES.items()}
+
+
+def revive(pairs: list[tuple[str, Any]]) -> Any:
+    """What one JSON object stands for; its members are revived already, since the parser works inside out."""
+    if len(pairs) == 1 and pairs[0][0].startswith("~"):
+        name, payload = pairs[0]
+        reviver = _REVIVERS.get(name)
+        if reviver is None:
+            raise ValueError(f"unknown tag {name[:40]!r}")
+        return reviver(payload)
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("an object has the same key twice")
+    if any(key.startswith("~") for key in value):
+        raise ValueError("a tag is not alone in its object")
+    return value
+
+
+def _typed(value: Any, kind: type[_T]) -> _T:
+    if type(value) is not kind:
+        raise ValueError(f"a {type(value).__name__} where a {kind.__name__} belongs")
+    return value
+
+
+def _row(value: Any, length: int) -> list[Any]:
+    items = _typed(value, list)
+    if len(items) != length:
+        raise ValueError(f"{len(items)} parts where {length} belong")
+    return items
+
+
+def _read(payload: Any, parse: Callable[[str], _T], show: Callable[[_T], str]) -> _T:
+    """`payload` parsed, if it is written the way `show` writes it: parsers accept more than that."""
+    text = _typed(payload, str)
+    value = parse(text)
+    if show(value) != text:
+        raise ValueError(f"{text[:60]!r} is not how this value is written")
+    return value
+
+
+def _moment(kind: type[datetime] | type[time], payload: Any) -> Any:
+    if type(payload) is str:
+        return _read(payload, kind.fromisoformat, kind.isoformat)
+    text, fold, key, name = _row(payload, 4)
+    value = _read(text, kind.fromisoformat, kind.isoformat)
+    zone = value.tzinfo
+    if key is not None:
+        if zone is not None or name is not None:
+            raise ValueError("a time has two zones")
+        zone = _zone(_typed(key, str))
+    elif name is not None:
+        zone = timezone(_typed(value.utcoffset(), timedelta), _typed(name, str))
+    return value.replace(tzinfo=zone, fold=_typed(fold, int))
+
+
+def _zone(key: str) -> ZoneInfo:
+    try:
+        return ZoneInfo(key)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+        raise ValueError(f"time zone {key[:60]!r} is not known here (install the tzdata package?)") from exc
+
+
+def _timedelta(payload: Any) -> timedelta:
+    days, seconds, micros = (_typed(part, int) for part in _row(payload, 3))
+    value = timedelta(days, seconds, micros)
+    if (value.days, value.seconds, value.microseconds) != (days, seconds, micros):
+        raise ValueError("a timedelta is not normalised")
+    return value
+
+
+def _bytes(payload: Any) -> bytes:
+    return _read(
+        payload,
+        lambda text: base64.b64decode(text, validate=True),
+        lambda value: base64.b64encode(value).decode("ascii"),
+    )
+
+
+def _float(payload: Any) -> float:
+    text = _typed(payload, str)
+    bits = _FLOATS.get(text) or bytes.fromhex(text)
+    if len(bits) != 8:
+        raise ValueError("a float is not eight bytes")
+    value: float = struct.unpack(">d", bits)[0]
+    if math.isfinite(value):
+        raise ValueError("a finite float is tagged")
+    return value
+
+
+def _set(payload: Any) -> set[Any]:
+    items = _typed(payload, list)
+    value = set(items)
+    if len(value) != len(items):
+        raise ValueError("a set holds the same element twice")
+    return value
+
+
+def _dict(payload: Any) -> dict[Any, Any]:
+    pairs = [_row(pair, 2) for pair in _typed(payload, list)]
+    value = dict(pairs)
+    if len(value) != len(pairs):
+        raise ValueError("a dict has the same key twice")
+    return value
+
+
+def _enum(payload: Any) -> Any:
+    name, value = _row(payload, 2)
+    cls = enum_class(_typed(name, str))
+    if cls is None:
+        return value
+    try:
+        return cls(value)
+    except ValueError:
+        return value  # a member that this version of the class does not have
+
+
+_REVIVERS: Final[dict[str, Callable[[Any], Any]]] = {
+    "~datetime": lambda payload: _moment(datetime, payload),
+    "~time": lambda payload: _moment(time, payload),
+    "~date": lambda payload: _read(payload, date.fromisoformat, date.isoformat),
+    "~timedelta": _timedelta,
+    "~uuid": lambda payload: _read(payload, UUID, str),
+    "~decimal": lambda payload: _read(payload, Decimal, str),
+    "~bytes": _bytes,
+    "~bytearray": lambda payload: bytearray(_bytes(payload)),
+    "~set": _set,
+    "~frozenset": lambda payload: frozenset(_set(payload)),
+    "~tuple": lambda payload: tuple(_typed(payload, list)),
+    "~int": lambda payload: _read(payload, lambda text: int(text, 16), hex),
+    "~float": _float,
+    "~dict": _dict,
+    "~enum": _enum,
+}

@@ -1,0 +1,167 @@
+"""Where servers are: URLs that never show their password, and checks that name what is wrong with one."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+
+from pydantic import AfterValidator, Secret
+
+from sagaz_tiering.schema import problem
+
+EMBEDDED = "embedded"
+"""The word that stands for a server of the `embedded` section instead of a URL."""
+
+HIDDEN = "***"
+_SECRET_PARAMETER = re.compile(
+    r"(?i)([?&;\s][^=&;\s]*(?:pass|secret|token|key|credential|auth)[^=&;\s]*=)[^&;#\s]*"
+)
+_BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
+
+
+def redacted(url: str) -> str:
+    """`url` fit for logs and messages: passwords, also in query parameters, become `***`.
+
+    Rather hides too much than too little: everything between the scheme and the last `@` counts as
+    credentials, so that a password with an unescaped `/` or `#` does not show either.
+    """
+    head, at, rest = url.rpartition("@")
+    if at:
+        scheme, slashes, credentials = head.partition("://") if "://" in head else ("", "", head)
+        user, colon, _ = credentials.partition(":")
+        url = f"{scheme}{slashes}{user if colon else ''}{colon}{HIDDEN}@{rest}"
+    return _SECRET_PARAMETER.sub(rf"\g<1>{HIDDEN}", url)
+
+
+def has_password(url: str) -> bool:
+    """Whether `redacted` hides something."""
+    return redacted(url) != url
+
+
+class SecretUrl(Secret[str]):
+    """A URL that may hold a password: shown redacted everywhere; `get_secret_value()` is the real one."""
+
+    def _display(self) -> str:
+        return redacted(self.get_secret_value())
+
+    @property
+    def is_embedded(self) -> bool:
+        """Whether this is the word `embedded` instead of a URL."""
+        return self.get_secret_value() == EMBEDDED
+
+
+def _split(url: str) -> SplitResult:
+    try:
+        parts = urlsplit(url)
+        _ = parts.port
+    except ValueError as exc:
+        raise problem(f"{redacted(url)!r} is not a URL: the host or port cannot be read") from exc
+    return parts
+
+
+def check_redis_url(secret: SecretUrl) -> SecretUrl:
+    """Refuse what is not the URL of one Redis server (`redis://`, `rediss://`, `unix://`) or `embedded`."""
+    url = secret.get_secret_value()
+    if url == EMBEDDED:
+        return secret
+    parts = _split(url)
+    if parts.scheme in ("redis+cluster", "redis+sentinel"):
+        raise problem(
+            f"{parts.scheme}:// is not supported by this version; give the redis:// URL of one server "
+            "(a single primary, or a proxy in front of the cluster)"
+        )
+    if parts.scheme not in ("redis", "rediss", "unix"):
+        raise problem(f"{redacted(url)!r} is not a Redis URL; write redis://HOST:6379/0 (rediss:// for TLS)")
+    if parts.scheme == "unix" and not parts.path.strip("/"):
+        raise problem("a unix:// URL needs the path of the socket, such as unix:///run/redis/redis.sock")
+    if parts.scheme != "unix" and not parts.hostname:
+        raise problem(f"{redacted(url)!r} names no host; write redis://HOST:6379/0")
+    if parts.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", parts.path):
+        raise problem(f"{redacted(url)!r}: the path must be the number of a database, such as /0")
+    return secret
+
+
+def check_postgres_url(secret: SecretUrl) -> SecretUrl:
+    """Refuse what is not a PostgreSQL URL or `embedded`."""
+    url = secret.get_secret_value()
+    if url == EMBEDDED:
+        return secret
+    parts = _split(url)
+    if parts.scheme not in ("postgresql", "postgres"):
+        raise problem(
+            f"{redacted(url)!r} is not a PostgreSQL URL; write postgresql://USER@HOST:5432/DATABASE"
+        )
+    return secret
+
+
+def database_identity(secret: SecretUrl) -> tuple[object, ...]:
+    """What tells two PostgreSQL URLs apart: the same for two spellings of one connection."""
+    url = secret.get_secret_value()
+    if url == EMBEDDED:
+        return (EMBEDDED,)
+    parts = urlsplit(url)
+    host = (parts.hostname or "", parts.port or 5432)
+    return (
+        parts.username,
+        parts.password,
+        *host,
+        parts.path.strip("/"),
+        tuple(sorted(parse_qsl(parts.query))),
+    )
+
+
+def check_endpoint_url(url: str) -> str:
+    """Refuse what is not an http(s) URL without credentials, or `embedded`."""
+    if url == EMBEDDED:
+        return url
+    if "@" in url:
+        raise problem("credentials do not belong in endpoint_url; use access_key_id and secret_access_key")
+    parts = _split(url)
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise problem(f"{redacted(url)!r} is not an endpoint; write https://HOST or http://HOST:PORT")
+    return url
+
+
+def check_cold_url(url: str) -> str:
+    """Refuse what is neither `s3://BUCKET/PREFIX` nor `file:///DIRECTORY`; trailing slashes are dropped."""
+    if url.startswith("file://"):
+        path = file_path(url)
+        if not path.parts or path.parts[0].startswith("~"):
+            raise problem(
+                "a file:// URL needs a directory, such as file:///var/lib/sagaz-tiering/cold (no ~)"
+            )
+        return url
+    if not url.startswith("s3://"):
+        raise problem(f"{redacted(url)!r} is not a cold tier; write s3://BUCKET/PREFIX or file:///DIRECTORY")
+    if "@" in url or "?" in url:
+        raise problem(
+            "an s3:// URL holds only bucket and prefix; region, endpoint_url and keys are settings beside it"
+        )
+    bucket, prefix = bucket_and_prefix(url)
+    if not _BUCKET.fullmatch(bucket):
+        raise problem(f"{bucket!r} is not a bucket name; write s3://BUCKET/PREFIX")
+    if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
+        raise problem(f"the prefix {prefix!r} has empty, '.' or '..' parts; write s3://BUCKET/PREFIX")
+    if not prefix.isprintable() or len(prefix.encode()) > 512:
+        raise problem("the prefix must be printable and at most 512 bytes long")
+    return url.rstrip("/")
+
+
+def bucket_and_prefix(url: str) -> tuple[str, str]:
+    """Bucket and key prefix (without slashes around it, may be empty) of an `s3://` URL."""
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    return bucket, prefix.strip("/")
+
+
+def file_path(url: str) -> Path:
+    """The directory of a `file://` URL; relative where the URL is (`file://../cold`)."""
+    text = unquote(url.removeprefix("file://"))
+    return Path(text.removeprefix("localhost") if text.startswith("localhost/") else text)
+
+
+RedisUrl = Annotated[SecretUrl, AfterValidator(check_redis_url)]
+PostgresUrl = Annotated[SecretUrl, AfterValidator(check_postgres_url)]
+EndpointUrl = Annotated[str, AfterValidator(check_endpoint_url)]
+ColdUrl = Annotated[str, AfterValidator(check_cold_url)]
