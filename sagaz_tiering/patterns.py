@@ -20,9 +20,7 @@ def _patterns(value: object) -> tuple[str, ...]:
         raise problem(f"is empty; leave the key out to match everything, or {_PATTERN_FORM}")
     given = value if isinstance(value, (list, tuple)) else [value]
     if not given:
-        raise problem(
-            f"an empty list matches nothing; leave the key out to match everything, or {_PATTERN_FORM}"
-        )
+        raise problem(f"an empty list matches nothing; leave the key out to match everything, or {_PATTERN_FORM}")
     for pattern in given:
         if not isinstance(pattern, str):
             kind = "a boolean" if isinstance(pattern, bool) else f"a {type(pattern).__name__}"

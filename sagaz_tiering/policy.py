@@ -68,9 +68,7 @@ class Decision:
         first = self.rule.move[0]
         when = f"{_instant(self.due_us)} ({format_duration(first.after)} after {self.rule.clock})"
         return (
-            f"due for {first.to} since {when}"
-            if self.due
-            else f"it stays hot until {when}, then moves to {first.to}"
+            f"due for {first.to} since {when}" if self.due else f"it stays hot until {when}, then moves to {first.to}"
         )
 
     def _end(self) -> str:
@@ -90,9 +88,7 @@ class Decision:
 
 def _instant(micros_utc: int) -> str:
     moment = from_micros(micros_utc)
-    return moment.isoformat(timespec="microseconds" if moment.microsecond else "seconds").replace(
-        "+00:00", "Z"
-    )
+    return moment.isoformat(timespec="microseconds" if moment.microsecond else "seconds").replace("+00:00", "Z")
 
 
 class _Rule:
@@ -133,7 +129,7 @@ class PolicySet:
     Raises PolicyError where two policies have one name.
     """
 
-    __slots__ = ("_find", "_revision", "_rules", "policies")
+    __slots__ = ("_find", "_first_after_us", "_hot_only", "_revision", "_rules", "policies")
 
     def __init__(self, policies: Sequence[Policy]) -> None:
         clashes = name_problems(policies)
@@ -144,6 +140,9 @@ class PolicySet:
         self._revision = _digest(self.policies)
         # Sagas, steps and statuses are few, snapshots are many: one dictionary look-up instead of patterns.
         self._find = lru_cache(maxsize=MATCH_CACHE_SIZE)(self._search)
+        self._hot_only = lru_cache(maxsize=MATCH_CACHE_SIZE)(self._search_hot_only)
+        ages = [rule.first_after_us for rule in self._rules if rule.first_after_us is not None]
+        self._first_after_us = min(ages, default=None)
 
     @property
     def revision(self) -> str:
@@ -192,26 +191,14 @@ class PolicySet:
         It says nothing of what an earlier revision moved: after a change that makes `after` longer, packs may
         hold snapshots younger than this.
         """
-        ages = [rule.first_after_us for rule in self._rules if rule.first_after_us is not None]
-        return now_us - min(ages) if ages else None
+        return None if self._first_after_us is None else now_us - self._first_after_us
 
     def may_be_hot_only(self, saga_name: str | None) -> bool:
         """Whether a snapshot of that saga name (None: of any) can be acknowledged with Redis alone.
 
         Only policies that some snapshot can reach count; where that is not provable they count as reachable.
         """
-        above: list[Match] = []
-        for rule in self._rules:
-            match = rule.policy.match
-            if saga_name is not None:
-                if not rule.has_saga_name(saga_name):
-                    continue
-                match = Match(step_name=match.step_name, status=match.status)
-            reachable = not any(earlier.covers(match) for earlier in above)
-            if reachable and rule.policy.durability is Durability.HOT:
-                return True
-            above.append(match)
-        return False
+        return self._hot_only(saga_name)
 
     def moves(self, policy_name: str) -> tuple[Move, ...]:
         """The moves of a policy by name; none where it is not configured (any more)."""
@@ -232,6 +219,20 @@ class PolicySet:
             if rule.has_saga_name(saga_name) and rule.has_step_name(step_name) and rule.has_status(status):
                 return rule
         return _UNMATCHED_RULE
+
+    def _search_hot_only(self, saga_name: str | None) -> bool:
+        above: list[Match] = []
+        for rule in self._rules:
+            match = rule.policy.match
+            if saga_name is not None:
+                if not rule.has_saga_name(saga_name):
+                    continue
+                match = Match(step_name=match.step_name, status=match.status)
+            reachable = not any(earlier.covers(match) for earlier in above)
+            if reachable and rule.policy.durability is Durability.HOT:
+                return True
+            above.append(match)
+        return False
 
     def __eq__(self, other: object) -> bool:
         return self.policies == other.policies if isinstance(other, PolicySet) else NotImplemented

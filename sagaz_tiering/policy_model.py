@@ -1,4 +1,4 @@
-"""A policy as it is written: which snapshots, how safe, when to move, when to delete. Impossible ones are refused."""
+"""A policy as it is written: which snapshots, how safe, when they move and go. The impossible is refused."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Move(StrictModel):
     """One step to a colder storage class."""
 
     to: StorageClass
-    """Storage class to move to; the first move packs the snapshot into the cold tier."""
+    """Storage class to move to, not STANDARD; the first move packs the snapshot into the cold tier."""
     after: Duration
     """Age (by the policy's clock) at which the move is due."""
 
@@ -53,7 +53,7 @@ class Policy(StrictModel):
     move: tuple[Move, ...] = ()
     """Moves in order of age, each to a colder class; none: stays hot and durable."""
     retain: Duration | None = None
-    """Age at which the snapshot is deleted everywhere; absent: never, unless its own `retention_until` says so."""
+    """Age at which the snapshot is deleted everywhere; absent: only by its own `retention_until`."""
     clock: ClockSource = ClockSource.CREATED_AT
     """`created_at`, or `saved_at` so that a back-fill of old snapshots does not move all at once."""
     linger: DurationOrZero = DEFAULT_LINGER
@@ -124,11 +124,7 @@ def name_problems(policies: Sequence[Policy]) -> list[tuple[Location, str]]:
     for i, policy in enumerate(policies):
         before = first.setdefault(policy.name, i)
         if before == -1:
-            found.append(
-                ((i, "name"), f"{policy.name!r} is reserved for what no policy matches; choose another name")
-            )
+            found.append(((i, "name"), f"{policy.name!r} is reserved for what no policy matches; choose another name"))
         elif before != i:
-            found.append(
-                ((i, "name"), f"{policy.name!r} is already the name of policies[{before}]; choose another")
-            )
+            found.append(((i, "name"), f"{policy.name!r} is already the name of policies[{before}]; choose another"))
     return found

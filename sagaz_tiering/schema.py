@@ -10,6 +10,9 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 Location = tuple[int | str, ...]
 """Path of a value inside the configuration: keys and list positions, outermost first."""
 
+DEFAULT_TEXT = "default_text"
+"""Key of `Field(json_schema_extra=…)` that says in words what a default is that is not a plain value."""
+
 
 class StrictModel(BaseModel):
     """A section of the configuration: unknown keys are refused and nothing changes after it was checked."""

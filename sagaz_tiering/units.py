@@ -6,7 +6,7 @@ import re
 from datetime import timedelta
 from typing import Annotated
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import BeforeValidator, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
 
 from sagaz_tiering.schema import problem
@@ -26,11 +26,11 @@ _DURATION_UNITS = {
     "ms": timedelta(milliseconds=1),
     "us": _MICROSECOND,
 }
-_DURATION = re.compile("".join(f"(?:([0-9]{{1,15}}){unit})?" for unit in _DURATION_UNITS))
+_DURATION = re.compile("".join(f"(?:([0-9]{{1,18}}){unit})?" for unit in _DURATION_UNITS))
 _DURATION_FORM = "write whole numbers with units, such as 7d, 24h, 5m, 30s, 500ms or 1h30m"
 
 _SIZE_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "TiB": 2**40}
-_SIZE = re.compile("([0-9]{1,15})(" + "|".join(_SIZE_UNITS) + ")?")
+_SIZE = re.compile("([0-9]{1,18})(" + "|".join(_SIZE_UNITS) + ")?")
 _SIZE_FORM = "write a whole number of bytes or use B, KiB, MiB, GiB or TiB, such as 32MiB"
 
 
@@ -59,9 +59,7 @@ def _parse_duration_text(value: object) -> timedelta:
     if re.fullmatch(r"-[0-9.]+[a-z]*", text):
         raise problem(f"a duration cannot be negative: {_shown(value)}")
     if re.fullmatch(r"[0-9.]+", text):
-        raise problem(
-            f"{_shown(value)} has no unit; write one, such as {text[:20]}s, {text[:20]}m or {text[:20]}d"
-        )
+        raise problem(f"{_shown(value)} has no unit; write one, such as {text[:20]}s, {text[:20]}m or {text[:20]}d")
     match = _DURATION.fullmatch(text) if text else None
     if match is None:
         raise problem(f"{_shown(value)} is not a duration; {_DURATION_FORM} (a year is 365d)")
@@ -143,7 +141,8 @@ DurationOrZero = Annotated[
 ]
 """A duration that may be zero."""
 
-ByteSize = Annotated[
-    int, BeforeValidator(parse_size), PlainSerializer(format_size, return_type=str, when_used="json")
-]
+ByteSize = Annotated[int, BeforeValidator(parse_size), PlainSerializer(format_size, return_type=str, when_used="json")]
 """A size in bytes, above zero."""
+
+Count = Annotated[int, Field(ge=1, le=10_000)]
+"""A number of things, at least one."""

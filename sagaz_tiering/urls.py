@@ -15,9 +15,7 @@ EMBEDDED = "embedded"
 """The word that stands for a server of the `embedded` section instead of a URL."""
 
 HIDDEN = "***"
-_SECRET_PARAMETER = re.compile(
-    r"(?i)([?&;\s][^=&;\s]*(?:pass|secret|token|key|credential|auth)[^=&;\s]*=)[^&;#\s]*"
-)
+_SECRET_PARAMETER = re.compile(r"(?i)([?&;\s][^=&;\s]*(?:pass|secret|token|key|credential|auth)[^=&;\s]*=)[^&;#\s]*")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 
 
@@ -90,9 +88,7 @@ def check_postgres_url(secret: SecretUrl) -> SecretUrl:
         return secret
     parts = _split(url)
     if parts.scheme not in ("postgresql", "postgres"):
-        raise problem(
-            f"{redacted(url)!r} is not a PostgreSQL URL; write postgresql://USER@HOST:5432/DATABASE"
-        )
+        raise problem(f"{redacted(url)!r} is not a PostgreSQL URL; write postgresql://USER@HOST:5432/DATABASE")
     return secret
 
 
@@ -129,16 +125,12 @@ def check_cold_url(url: str) -> str:
     if url.startswith("file://"):
         path = file_path(url)
         if not path.parts or path.parts[0].startswith("~"):
-            raise problem(
-                "a file:// URL needs a directory, such as file:///var/lib/sagaz-tiering/cold (no ~)"
-            )
+            raise problem("a file:// URL needs a directory, such as file:///var/lib/sagaz-tiering/cold (no ~)")
         return url
     if not url.startswith("s3://"):
         raise problem(f"{redacted(url)!r} is not a cold tier; write s3://BUCKET/PREFIX or file:///DIRECTORY")
     if "@" in url or "?" in url:
-        raise problem(
-            "an s3:// URL holds only bucket and prefix; region, endpoint_url and keys are settings beside it"
-        )
+        raise problem("an s3:// URL holds only bucket and prefix; region, endpoint_url and keys are settings beside it")
     bucket, prefix = bucket_and_prefix(url)
     if not _BUCKET.fullmatch(bucket):
         raise problem(f"{bucket!r} is not a bucket name; write s3://BUCKET/PREFIX")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.db.database import Database, affected
 from sagaz_tiering.db.queries import load
@@ -31,6 +32,7 @@ class ClaimedRow:
 
     snapshot_id: UUID
     saga_id: UUID
+    saved_at: datetime
     value: bytes
 
 
@@ -41,6 +43,16 @@ class DueRow:
     snapshot_id: UUID
     due_at: datetime
     byte_length: int
+    head: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExpiredRow:
+    """A durable row whose noted expiry has passed: `head` is enough for the meta."""
+
+    snapshot_id: UUID
+    saved_at: datetime
+    expires_at: datetime
     head: bytes
 
 
@@ -93,10 +105,6 @@ class DurableCopies:
             announced_for = await conn.fetchval(_SQL["announce_spill"])
         await asyncio.sleep(max(0.0, SPILL_NOTICE.total_seconds() - announced_for))
 
-    async def spill_announced(self) -> bool:
-        """Might a row here be missing in Redis?"""
-        return bool(await self._db.fetchval(_SQL["spill_announced"]))
-
     async def spilled(self, after: UUID, limit: int) -> list[tuple[UUID, datetime, bytes]]:
         """(snapshot_id, saved_at, value) of rows that Redis lacks, by id, after an id."""
         rows = await self._db.fetch(_SQL["spilled"], after, limit)
@@ -134,13 +142,17 @@ class DurableCopies:
         """Let other jobs have these rows."""
         await self._db.execute(_SQL["unclaim"], list(snapshot_ids))
 
-    async def count_expired(self, now: datetime) -> int:
-        """How many rows have stopped existing by `now`."""
-        return int(await self._db.fetchval(_SQL["count_expired"], now))
+    async def expired(self, now: datetime, after: tuple[datetime, UUID], limit: int) -> list[ExpiredRow]:
+        """Rows whose noted expiry has passed, after a position."""
+        rows = await self._db.fetch(_SQL["expired"], now, *after, limit)
+        return [ExpiredRow(**dict(row)) for row in rows]
 
-    async def delete_expired(self, now: datetime, limit: int) -> int:
-        """Remove up to `limit` rows that have stopped existing; how many went."""
-        return await self._db.execute(_SQL["delete_expired"], now, limit)
+    async def delete_versions(self, rows: Sequence[ExpiredRow], lease: Lease) -> int:
+        """Remove exactly these saves; how many were still there."""
+        async with self._db.transaction() as conn:
+            await fence(conn, lease)
+            ids, saves = [r.snapshot_id for r in rows], [r.saved_at for r in rows]
+            return affected(await conn.execute(_SQL["delete_versions"], ids, saves))
 
     async def reset_due(self, after: UUID, limit: int) -> UUID | None:
         """Make a batch of rows (by id) due for another look; the last id, or None at the end."""

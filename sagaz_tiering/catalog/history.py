@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 import orjson
@@ -36,9 +36,7 @@ class History:
         """A run of `job` began."""
         await self._db.execute(_SQL["started"], job, now)
 
-    async def finished(
-        self, job: str, now: datetime, *, error: str | None, summary: Mapping[str, Any]
-    ) -> None:
+    async def finished(self, job: str, now: datetime, *, error: str | None, summary: Mapping[str, Any]) -> None:
         """The run ended, well (`error` None) or not."""
         await self._db.execute(_SQL["finished"], job, now, error, orjson.dumps(dict(summary)).decode())
 
@@ -46,8 +44,7 @@ class History:
         """The last run of every job that ever ran, by name."""
         rows = await self._db.fetch(_SQL["last_runs"])
         return [
-            JobRun(**{**dict(row), "summary": orjson.loads(row["summary"]) if row["summary"] else None})
-            for row in rows
+            JobRun(**{**dict(row), "summary": orjson.loads(row["summary"]) if row["summary"] else None}) for row in rows
         ]
 
     async def newest_revision(self) -> str | None:
@@ -55,6 +52,13 @@ class History:
         revision: str | None = await self._db.fetchval(_SQL["newest_revision"])
         return revision
 
-    async def remember_revision(self, revision: str, policies: str, now: datetime) -> None:
-        """`revision` (with its policies as JSON text) is in force since `now`."""
-        await self._db.execute(_SQL["remember_revision"], revision, now, policies)
+    async def remember_revision(
+        self, revision: str, policies: str, first_after: timedelta | None, now: datetime
+    ) -> None:
+        """`revision` (its policies as JSON text, its youngest move) is in force since `now`."""
+        await self._db.execute(_SQL["remember_revision"], revision, now, first_after, policies)
+
+    async def watch(self) -> tuple[bool, timedelta | None]:
+        """(may Redis miss something?, the youngest age at which any revision ever moved anything)."""
+        row = await self._db.fetchrow(_SQL["watch"])
+        return (True, None) if row is None else (bool(row["spilled"]), row["first_after"])

@@ -18,7 +18,7 @@ from sagaz_tiering.storage_class import StorageClass
 _SQL = load("locations")
 
 ARCHIVE_LOCK = 0x5A6A7A02
-"""Transaction-scoped: publishing a pack takes it alone, deleting snapshots shares it, so that neither misses the other."""
+"""Transaction-scoped: publishing a pack takes it alone, deleting snapshots shares it; neither misses the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,6 +30,7 @@ class FramePlace:
     offset: int
     length: int
     storage_class: StorageClass
+    object_size: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,10 +78,7 @@ class Locations:
         """Live copies of a saga's snapshots, newest first: at most `limit` durable and `limit` archived ones."""
         step = None if step_name is None else to_column(step_name)
         query = _SQL["find_of_saga"]
-        return [
-            _located(row)
-            for row in await self._db.fetch(query, saga_id, now, not_after, step, limit, with_values)
-        ]
+        return [_located(row) for row in await self._db.fetch(query, saga_id, now, not_after, step, limit, with_values)]
 
     async def packs_of(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, Packed]:
         """Which of these are in a pack already."""
@@ -121,6 +119,7 @@ def _located(row: Any) -> Located:
             offset=row["byte_offset"],
             length=row["byte_length"],
             storage_class=storage_class,
+            object_size=row["byte_size"],
         )
     ref = SnapshotRef(
         snapshot_id=row["snapshot_id"],
@@ -135,6 +134,4 @@ def _located(row: Any) -> Located:
         storage_class=storage_class.value if storage_class else None,
     )
     saved = row["saved_at"]
-    return Located(
-        ref=ref, saved_us=None if saved is None else to_micros(saved), value=row["value"], place=place
-    )
+    return Located(ref=ref, saved_us=None if saved is None else to_micros(saved), value=row["value"], place=place)

@@ -279,9 +279,7 @@ class Packs:
 def step_digest(meta: SnapshotMeta) -> bytes:
     """What makes two snapshots share a row of `steps`."""
     parts = (meta.saga_name, meta.step_name, str(meta.step_index), meta.status)
-    packed = b"".join(
-        len(raw := part.encode("utf-8", "surrogatepass")).to_bytes(4, "big") + raw for part in parts
-    )
+    packed = b"".join(len(raw := part.encode("utf-8", "surrogatepass")).to_bytes(4, "big") + raw for part in parts)
     return hashlib.blake2b(packed, digest_size=16).digest()
 
 
@@ -311,9 +309,7 @@ async def _live_rows(
     ]
 
 
-async def _insert_places(
-    conn: Connection, pack_id: int, frames: Sequence[PlacedFrame], rows: Sequence[_Row]
-) -> None:
+async def _insert_places(conn: Connection, pack_id: int, frames: Sequence[PlacedFrame], rows: Sequence[_Row]) -> None:
     await conn.copy_records_to_table(
         "frames",
         schema_name="sagaz_tiering",
@@ -323,14 +319,10 @@ async def _insert_places(
     columns = ("created_at", "expires_at", "pack_id", "frame_no", "step_id", "snapshot_id")
     try:
         async with conn.transaction():
-            await conn.copy_records_to_table(
-                "snapshots", schema_name="sagaz_tiering", columns=columns, records=rows
-            )
+            await conn.copy_records_to_table("snapshots", schema_name="sagaz_tiering", columns=columns, records=rows)
     except asyncpg.UniqueViolationError:
         await conn.execute(_SQL["drop_superseded"], [row[-1] for row in rows])
-        await conn.copy_records_to_table(
-            "snapshots", schema_name="sagaz_tiering", columns=columns, records=rows
-        )
+        await conn.copy_records_to_table("snapshots", schema_name="sagaz_tiering", columns=columns, records=rows)
 
 
 def _pack(row: Any) -> Pack:

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from asyncpg import Pool
     from asyncpg.pool import PoolConnectionProxy
 
-    Connection = PoolConnectionProxy[asyncpg.Record]
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
 # A server that dies in the middle of a query surfaces as any of these, InternalClientError ("cannot switch to
 # state …") among them; all mean: the answer is unknown, ask again later.
@@ -115,9 +115,7 @@ class Database:
     async def connection(self) -> AsyncIterator[Connection]:
         """One connection, no transaction: each statement commits by itself."""
         if self._pool is None:
-            raise CatalogUnavailable(
-                "the connection pool is closed", hint="open the storage with `async with`"
-            )
+            raise CatalogUnavailable("the connection pool is closed", hint="open the storage with `async with`")
         with translated(self.options.shown_url):
             async with self._pool.acquire(timeout=self.options.command_timeout.total_seconds()) as conn:
                 yield conn

@@ -146,8 +146,7 @@ def shared_copy(sources: Sequence[Path], *, key: str, account: Account) -> Path:
         except OSError as exc:
             tried.append(str(exc))
     raise ConfigError(
-        f"the account {account.name} cannot read {sources[0]}, "
-        f"and there is no place to copy it to: {'; '.join(tried)}",
+        f"the account {account.name} cannot read {sources[0]}, and there is no place to copy it to: {'; '.join(tried)}",
         hint=f"install into a folder that every account can read, {_AS_USER}",
     )
 

@@ -14,6 +14,8 @@ from sagaz_tiering.embedded.server import STOP_GRACE_S
 from sagaz_tiering.errors import ConfigError
 
 _POLL_S = 0.05
+_DYING_S = 1.0
+"""How long a killed process may need to be gone; a living one is waited for no longer."""
 
 
 class HeldFolder(io.FileIO):
@@ -42,11 +44,9 @@ def hold(data_dir: Path) -> HeldFolder:
     try:
         held = HeldFolder(data_dir)
     except OSError as exc:
-        raise ConfigError(
-            f"{data_dir} cannot be used: {exc}", hint="choose a folder that this user owns"
-        ) from exc
+        raise ConfigError(f"{data_dir} cannot be used: {exc}", hint="choose a folder that this user owns") from exc
     try:
-        _refuse_foreign(data_dir, os.fstat(held.fileno()).st_uid)
+        _refuse_foreign(data_dir, data_dir.stat().st_uid, os.fstat(held.fileno()).st_uid)
         _acquire(held)
     except BaseException:
         held.close()
@@ -75,14 +75,13 @@ def _make(data_dir: Path) -> None:
         if not data_dir.is_dir():
             raise ConfigError(f"{exc.filename} is not a folder") from exc
     except OSError as exc:
-        raise ConfigError(
-            f"{data_dir} cannot be created: {exc}", hint="choose a folder that this user owns"
-        ) from exc
+        raise ConfigError(f"{data_dir} cannot be created: {exc}", hint="choose a folder that this user owns") from exc
 
 
-def _refuse_foreign(data_dir: Path, owner: int) -> None:
-    """Root could open anybody's, but would leave files behind that their owner cannot read."""
-    if owner == os.geteuid():
+def _refuse_foreign(data_dir: Path, *owners: int) -> None:
+    """Root could use anybody's, but would leave files behind that their owner cannot read."""
+    owner = next((uid for uid in owners if uid != os.geteuid()), None)
+    if owner is None:
         return
     try:
         name = pwd.getpwuid(owner).pw_name
@@ -92,11 +91,12 @@ def _refuse_foreign(data_dir: Path, owner: int) -> None:
 
 
 def _acquire(held: HeldFolder) -> None:
-    until = time.monotonic() + STOP_GRACE_S + 5
+    begun = time.monotonic()
     while not _try(held, fcntl.LOCK_EX):
         holder = os.pread(held.fileno(), 32, 0).decode(errors="replace").strip()
-        if _lives(holder) or time.monotonic() > until:
-            by = f"by process {holder or '(starting)'}" if _lives(holder) else "by servers that do not end"
+        lives = _lives(holder)
+        if time.monotonic() - begun > (_DYING_S if lives else STOP_GRACE_S + _DYING_S):
+            by = f"by process {holder or '(starting)'}" if lives else "by servers that do not end"
             raise ConfigError(
                 f"{held.data_dir} is already used {by}",
                 hint="stop that one first, or use another data folder",
@@ -113,7 +113,7 @@ def _try(lock: BinaryIO | HeldFolder, kind: int) -> bool:
 
 
 def _lives(pid: str) -> bool:
-    """Whether the process exists. An empty text is a holder that has not written its pid yet."""
+    """Whether the process exists and is more than a zombie. Empty: a holder that has not written its pid yet."""
     if not pid.isdigit():
         return True
     try:
@@ -122,4 +122,7 @@ def _lives(pid: str) -> bool:
         return False
     except PermissionError:
         return True
-    return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True

@@ -57,6 +57,7 @@ class ServerProcess:
                 [sys.executable, "-I", "-S", str(SUPERVISOR)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
+                bufsize=0,
                 stderr=log,
                 # A Ctrl-C in our terminal must not stop the servers before we are done with them.
                 start_new_session=True,
@@ -81,10 +82,8 @@ class ServerProcess:
     def pid(self) -> int | None:
         """The server's own pid (not its supervisor's), or None if it could not be run."""
         if self._pid is None:
-            assert self._supervisor.stdout is not None
-            readable, _, _ = select.select([self._supervisor.stdout], [], [], _ANSWER_S)
-            line = self._supervisor.stdout.readline() if readable else b""
-            self._pid = int(line) if line.strip() else None
+            line = self._heard()
+            self._pid = int(line) if line else None
         return self._pid
 
     @property
@@ -97,8 +96,10 @@ class ServerProcess:
         return self._supervisor.poll()
 
     def signal_tree(self, number: signal.Signals) -> None:
-        """Send a signal to the server and its children; nothing happens if it has ended."""
-        self._say(f"tree {int(number)}")
+        """Send a signal to the server and its children (nothing if it has ended); returns when it is sent."""
+        if self.pid is not None:
+            self._say(f"signal {int(number)}")
+            self._heard()
 
     def begin_stop(self) -> None:
         """Ask it to end in order (and to be killed after the grace); returns at once."""
@@ -133,6 +134,13 @@ class ServerProcess:
                 return log.read().decode(errors="replace").strip()
         except OSError as exc:
             return f"({self._command.log} cannot be read: {exc})"
+
+    def _heard(self) -> str:
+        """The supervisor's next line; empty if it has ended."""
+        assert self._supervisor.stdout is not None
+        # Line by line is enough: it says nothing without being asked, but its first line.
+        readable, _, _ = select.select([self._supervisor.stdout], [], [], _ANSWER_S)
+        return self._supervisor.stdout.readline().decode().strip() if readable else ""
 
     def _say(self, line: str) -> None:
         assert self._supervisor.stdin is not None

@@ -15,6 +15,8 @@ from typing import ClassVar
 
 import redis.asyncio
 import redis.exceptions
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
 
 from sagaz_tiering.embedded.process import ServerCommand
 from sagaz_tiering.embedded.server import EXTRA, HOST, STOP_GRACE_S, EmbeddedServer
@@ -63,8 +65,7 @@ class RedisServer(EmbeddedServer):
             file.write("".join(f"{key} {value}\n" for key, value in self._settings().items()))
         return ServerCommand(
             argv=[str(self._binary), "redis.conf"],
-            env={key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ}
-            | {"TZ": "UTC"},
+            env={key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ} | {"TZ": "UTC"},
             cwd=self._home,
             log=self.log,
             stop_signal=self.stop_signal,
@@ -94,6 +95,7 @@ class RedisServer(EmbeddedServer):
             password=self._password,
             socket_timeout=_TALK_S,
             socket_connect_timeout=_TALK_S,
+            retry=Retry(NoBackoff(), 0),  # our caller asks again
         )
         try:
             await client.get("ready?")  # unlike PING refused while the data is still being loaded
@@ -133,9 +135,7 @@ def _candidates() -> Iterator[Path]:
 def _version_of(binary: Path) -> tuple[int, int] | None:
     """(major, minor), or None if it does not run here."""
     try:
-        said = subprocess.run(
-            [binary, "--version"], capture_output=True, timeout=10, check=True
-        ).stdout.decode()
+        said = subprocess.run([binary, "--version"], capture_output=True, timeout=10, check=True).stdout.decode()
     except (OSError, subprocess.SubprocessError):
         return None
     found = re.search(r"v=(\d+)\.(\d+)", said)

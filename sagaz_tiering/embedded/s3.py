@@ -62,11 +62,7 @@ class S3Server(EmbeddedServer):
     def _command(self) -> ServerCommand:
         return ServerCommand(
             argv=[sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(self.port)],
-            env={
-                key: value
-                for key, value in os.environ.items()
-                if not key.startswith(("AWS_", "MOTO_", "SAGAZ_"))
-            },
+            env={key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MOTO_", "SAGAZ_"))},
             cwd=self.data_dir,
             log=self.log,
             stop_signal=self.stop_signal,

@@ -9,7 +9,7 @@ import signal
 import socket
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Self
@@ -97,7 +97,7 @@ class EmbeddedServer(ABC):
             return
         until = time.monotonic() + deadline_s
         self.log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        await asyncio.to_thread(self._prepare, deadline_s)
+        await _finish_in_thread(lambda: self._prepare(deadline_s))
         for tries_left in reversed(range(_PORT_TRIES)):
             self._port = self._port if self._was_ready else free_port()
             process = self._spawn()
@@ -125,19 +125,33 @@ class EmbeddedServer(ABC):
         while time.monotonic() < until:
             if process.exit_code() is not None:
                 log = process.log_tail()
+                process.release()
                 if any(sign in log.lower() for sign in _IN_USE):
                     raise _PortTaken(log)
                 raise self._failure(f"ended at once (exit code {process.exit_code()})", log) from last
-            try:
-                async with asyncio.timeout(max(0.1, until - time.monotonic())):
-                    await self._talk()
+            last = await self._try_to_talk(process)
+            if last is None:
                 return
-            except self.not_ready_errors as exc:
-                last = exc
-                await asyncio.sleep(_POLL_S)
+            await asyncio.sleep(_POLL_S)
         log = process.log_tail()
         await self.stop()
         raise self._failure(f"did not answer in time ({last})", log) from last
+
+    async def _try_to_talk(self, process: ServerProcess) -> Exception | None:
+        """Why there was no answer yet, or None; not waiting longer once the process has ended."""
+        talk = asyncio.ensure_future(self._talk())
+        try:
+            while not talk.done():
+                await asyncio.wait({talk}, timeout=_POLL_S)
+                if process.exit_code() is not None:
+                    return ConnectionResetError("the server ended")
+            await talk
+        except self.not_ready_errors as exc:
+            return exc
+        finally:
+            talk.cancel()
+            await asyncio.wait({talk})
+        return None
 
     def _failure(self, what: str, log: str) -> ConfigError:
         return ConfigError(
@@ -146,13 +160,13 @@ class EmbeddedServer(ABC):
             f"If another server should be used, put its URL into the configuration",
         )
 
-    async def stop(self, *, grace_s: float = STOP_GRACE_S) -> None:
-        """End the server in order, or by force after `grace_s` seconds at most; does nothing if it ended."""
+    async def stop(self) -> None:
+        """End the server in order, or by force after STOP_GRACE_S; does nothing if it ended."""
         process = self._process
         if process is None:
             return
         process.begin_stop()
-        until = time.monotonic() + grace_s + 2 * STOP_GRACE_S
+        until = time.monotonic() + 2 * STOP_GRACE_S
         while process.exit_code() is None:
             if time.monotonic() > until:
                 process.abandon()
@@ -199,6 +213,16 @@ class EmbeddedServer(ABC):
     @abstractmethod
     async def _talk(self) -> None:
         """One real exchange; raises one of `not_ready_errors` while it is too early."""
+
+
+async def _finish_in_thread(work: Callable[[], None]) -> None:
+    """Run blocking work; a cancellation is heard when it is done, so that it never goes on behind our back."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait({running})
+        raise
 
 
 class _PortTaken(Exception):

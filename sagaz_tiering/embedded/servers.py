@@ -37,9 +37,7 @@ class EmbeddedServers:
     `postgres`, `redis` and `s3` are the single servers (None if not asked for), which tests stop and kill.
     """
 
-    def __init__(
-        self, *, postgres: PostgresServer | None, redis: RedisServer | None, s3: S3Server | None
-    ) -> None:
+    def __init__(self, *, postgres: PostgresServer | None, redis: RedisServer | None, s3: S3Server | None) -> None:
         """Use `start`."""
         self.postgres = postgres
         self.redis = redis

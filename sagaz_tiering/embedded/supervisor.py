@@ -2,10 +2,11 @@
 
     python -I -S supervisor.py          (standard library only, so that it starts in milliseconds)
 
-stdin: one line of JSON (the spec, see `process.py`), then one command a line: `signal N` (the server),
-`tree N` (the server and its children) or `keep` (do not remove anything at the end). End of file means that
-the parent stopped us or died, also by SIGKILL: the server gets its stop signal, and SIGKILL after the grace.
-stdout: one line, the server's pid. stderr: the server's log. Exits when no process of the server is left.
+stdin: one line of JSON (the spec, see `process.py`), then one command a line: `signal N` (to the server and
+its children) or `keep` (do not remove anything at the end). End of file means that the parent stopped us or
+died, also by SIGKILL: the server gets its stop signal, and SIGKILL after the grace.
+stdout: the server's pid, then `done` after each `signal`. stderr: the server's log.
+Exits when no process of the server is left.
 
 Why not only PR_SET_PDEATHSIG on the server: it fires when the parent *thread* ends, and knows one signal.
 Here it is set too, against this single-threaded program, in case this one is killed.
@@ -59,6 +60,11 @@ def _below(root: int) -> list[int]:
     for pid in found:
         found.extend(child for child, parent in parents.items() if parent == pid)
     return found[1:]
+
+
+def _report(line: str) -> None:
+    with contextlib.suppress(BrokenPipeError):
+        os.write(1, f"{line}\n".encode())
 
 
 def _send(pid: int, number: int) -> None:
@@ -123,10 +129,10 @@ class Supervisor:
         verb, _, number = line.partition(" ")
         if verb == "keep":
             self.keep = True
-        elif verb == "signal" and self.exit_code is None:
-            _send(self.server.pid, int(number))
-        elif verb == "tree" and self.exit_code is None:
-            self.signal_tree(int(number))
+        elif verb == "signal":
+            if self.exit_code is None:
+                self.signal_tree(int(number))
+            _report("done")
 
     def reap(self) -> bool:
         """Collect ended children; True when none is left."""
@@ -205,7 +211,7 @@ def main() -> int:
         sys.stderr.write(f"cannot run {spec['argv'][0]}: {exc}\n")
         return 127
     signal.signal(signal.SIGTERM, lambda number, frame: supervisor.stop())
-    os.write(1, f"{supervisor.server.pid}\n".encode())
+    _report(str(supervisor.server.pid))
     return supervisor.run(read_end)
 
 

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import re
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import replace
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+from dataclasses import dataclass, replace
+from datetime import UTC
 from typing import TYPE_CHECKING, Any, Self
 
 import aioboto3  # type: ignore[import-untyped]  # ships no types; the client's come from types-aiobotocore
+from botocore.exceptions import ClientError
 
 from sagaz_tiering.errors import BucketUnusable, CorruptPack, ObjectArchived, ObjectNotFound, ObjectStoreError
 from sagaz_tiering.objects.arguments import (
@@ -23,6 +22,7 @@ from sagaz_tiering.objects.arguments import (
     check_restore,
 )
 from sagaz_tiering.objects.base import DeleteFailure, ObjectInfo, RestoreState
+from sagaz_tiering.objects.s3_answers import parse_restore, parse_sha256, parse_storage_class
 from sagaz_tiering.objects.s3_calls import S3Calls
 from sagaz_tiering.objects.s3_delete import S3Deletes
 from sagaz_tiering.objects.s3_errors import error_code
@@ -32,6 +32,19 @@ from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Leftover:
+    """What a change of class may leave on a versioned bucket: one old version, or some that must be looked for."""
+
+    version_id: str | None = None
+    unknown: bool = False
+
+    @classmethod
+    def of(cls, current_version_id: str | None) -> _Leftover:
+        """Only a bucket that keeps versions gives an object a version id at all."""
+        return cls(unknown=current_version_id is not None)
 
 
 class S3ObjectStore:
@@ -101,19 +114,17 @@ class S3ObjectStore:
         """See `ObjectStore.head`."""
         target = self._target(key)
         try:
-            answer = await self._calls.run(
-                "HeadObject", lambda: self._client.head_object(**target), key=target["Key"]
-            )
+            answer = await self._calls.run("HeadObject", lambda: self._client.head_object(**target), key=target["Key"])
         except ObjectNotFound:
             await self._tell_missing_bucket()
             raise
-        state, until = _parse_restore(answer.get("Restore", ""))
+        state, until = parse_restore(answer.get("Restore", ""))
         return ObjectInfo(
             key=key,
             size=answer["ContentLength"],
             modified_at=answer["LastModified"].astimezone(UTC),
-            storage_class=_storage_class(answer.get("StorageClass")),
-            sha256=_parse_sha256(answer["Metadata"].get(SHA256_METADATA, "")),
+            storage_class=parse_storage_class(answer.get("StorageClass")),
+            sha256=parse_sha256(answer["Metadata"].get(SHA256_METADATA, "")),
             restore=state,
             readable_until=until,
         )
@@ -137,9 +148,7 @@ class S3ObjectStore:
         if status == 200:  # a store, or a proxy before it, that ignores Range and sends everything
             data = data[offset : offset + length]
         if len(data) != length:
-            raise CorruptPack(
-                f"{target['Key']} has {len(data)} of the {length} bytes asked for from {offset}"
-            )
+            raise CorruptPack(f"{target['Key']} has {len(data)} of the {length} bytes asked for from {offset}")
         return data
 
     async def change_class(self, key: str, storage_class: StorageClass) -> None:
@@ -151,24 +160,22 @@ class S3ObjectStore:
         """
         target = self._target(key)
         try:
-            changed, old_version = await self._calls.run(
+            leftover = await self._calls.run(
                 "CopyObject", lambda: self._copy_in_place(target, storage_class), key=target["Key"]
             )
         except ObjectNotFound:
             await self._tell_missing_bucket()
             raise
-        if not changed:
-            if old_version is not None:
-                await self._deletes.drop_old_versions(target["Key"])
-            return
         now = (await self.head(key)).storage_class
         if now is not storage_class:
             raise ObjectStoreError(
                 f"{target['Key']} stayed in {now} when asked to move to {storage_class}",
                 hint="this store ignores storage classes; plan no moves on it",
             )
-        if old_version is not None:
-            await self._deletes.drop_version(target["Key"], old_version)
+        if leftover.version_id is not None:
+            await self._deletes.drop_version(target["Key"], leftover.version_id)
+        elif leftover.unknown:
+            await self._deletes.drop_old_versions(target["Key"])
 
     async def restore(self, key: str, *, days: int, tier: str) -> RestoreState:
         """See `ObjectStore.restore`."""
@@ -206,9 +213,7 @@ class S3ObjectStore:
             arguments: dict[str, Any] = {"Bucket": bucket, "Prefix": under}
             if after:
                 arguments["StartAfter"] = after
-            page = await self._calls.run(
-                "ListObjectsV2", functools.partial(self._client.list_objects_v2, **arguments), key=under
-            )
+            page = await self._calls.run("ListObjectsV2", functools.partial(self._client.list_objects_v2, **arguments))
             for entry in page.get("Contents", []):
                 after = entry["Key"]
                 if key := after.removeprefix(self._base):  # consoles create an empty object for a "folder"
@@ -216,7 +221,7 @@ class S3ObjectStore:
                         key=key,
                         size=entry["Size"],
                         modified_at=entry["LastModified"].astimezone(UTC),
-                        storage_class=_storage_class(entry.get("StorageClass")),
+                        storage_class=parse_storage_class(entry.get("StorageClass")),
                     )
             if not page.get("IsTruncated") or not page.get("Contents"):
                 return
@@ -238,51 +243,35 @@ class S3ObjectStore:
 
         return await self._calls.run("GetObject", attempt, key=arguments["Key"])
 
-    async def _copy_in_place(
-        self, target: dict[str, Any], storage_class: StorageClass
-    ) -> tuple[bool, str | None]:
-        """Whether a copy was made, and a version id: the old version's after a copy, else the present one's.
+    async def _copy_in_place(self, target: dict[str, Any], storage_class: StorageClass) -> _Leftover:
+        """Copy unless the class is right already; in any case see what is to be cleaned up.
 
-        HEAD comes first in every attempt: a copy repeated blindly would name its own first result as the old
-        version.
+        A copy may happen twice: an answer is lost and we repeat, or the HTTP client does, which sends a PUT again on
+        its own when a kept connection breaks. The second then finds its object archived by the first, or names the
+        first's result as the old version. Hence HEAD before every copy, and HEAD again where the copy is refused.
         """
         present = await self._client.head_object(**target)
-        if _storage_class(present.get("StorageClass")) is storage_class:
-            return False, present.get("VersionId")
-        answer = await self._client.copy_object(
-            **target,
-            CopySource={"Bucket": target["Bucket"], "Key": target["Key"]},
-            MetadataDirective="COPY",
-            StorageClass=storage_class.value,
-            **self._calls.options.encryption_arguments(),
-        )
+        if parse_storage_class(present.get("StorageClass")) is storage_class:
+            return _Leftover.of(present.get("VersionId"))
+        try:
+            answer = await self._client.copy_object(
+                **target,
+                CopySource={"Bucket": target["Bucket"], "Key": target["Key"]},
+                MetadataDirective="COPY",
+                StorageClass=storage_class.value,
+                **self._calls.options.encryption_arguments(),
+            )
+        except ClientError:
+            present = await self._client.head_object(**target)
+            if parse_storage_class(present.get("StorageClass")) is storage_class:
+                return _Leftover.of(present.get("VersionId"))
+            raise
         old, new = answer.get("CopySourceVersionId"), answer.get("VersionId")
+        if old != present.get("VersionId"):
+            return _Leftover.of(new)
         # With versioning suspended both are "null", and deleting "null" would delete the object itself.
-        return True, old if new is not None and old != new else None
+        return _Leftover(version_id=old) if new is not None and old != new else _Leftover()
 
     async def _tell_missing_bucket(self) -> None:
         """HEAD answers 404 without a reason: raise BucketUnusable if it is the bucket that is missing."""
         await self.check()
-
-
-def _storage_class(name: str | None) -> StorageClass:
-    """S3 leaves STANDARD out; classes that others put foreign objects in are read like STANDARD."""
-    return StorageClass.__members__.get(name or "", StorageClass.STANDARD)
-
-
-def _parse_sha256(text: str) -> bytes | None:
-    return bytes.fromhex(text) if re.fullmatch("[0-9a-f]{64}", text) else None
-
-
-def _parse_restore(header: str) -> tuple[RestoreState, datetime | None]:
-    """`x-amz-restore`: `ongoing-request="false", expiry-date="Fri, 21 Dec 2012 00:00:00 GMT"`."""
-    fields = dict(re.findall(r'([a-z-]+)="([^"]*)"', header))
-    if fields.get("ongoing-request") == "true":
-        return RestoreState.IN_PROGRESS, None
-    if fields.get("ongoing-request") != "false":
-        return RestoreState.NONE, None
-    try:
-        until = parsedate_to_datetime(fields["expiry-date"]).astimezone(UTC)
-    except (KeyError, ValueError):
-        return RestoreState.READABLE, None
-    return RestoreState.READABLE, until

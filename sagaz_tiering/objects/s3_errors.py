@@ -109,9 +109,7 @@ def translated(exc: BaseException, asked: Asked, options: S3Options) -> SagazTie
     )
     if isinstance(exc, (*unreached, OSError)):
         return ColdTierUnavailable(f"{where} failed: {type(exc).__name__}: {exc}", hint=_reach_hint(options))
-    return ObjectStoreError(
-        f"{where} could not be asked: {exc}", hint="check tiers.cold in the configuration"
-    )
+    return ObjectStoreError(f"{where} could not be asked: {exc}", hint="check tiers.cold in the configuration")
 
 
 def late(asked: Asked, options: S3Options, last: SagazTieringError | None) -> ColdTierUnavailable:
@@ -127,7 +125,7 @@ def _answered(exc: ClientError, asked: Asked, options: S3Options) -> SagazTierin
     code = str(exc.response["Error"].get("Code", ""))
     where = asked.where(options)
     said = f"{where}: {code} {exc.response['Error'].get('Message', '')}".rstrip()
-    if code == "NoSuchBucket":
+    if code == "NoSuchBucket" or (code in _NOT_FOUND and not asked.key):
         return BucketUnusable(said, hint=f"create the bucket {options.bucket}, or correct tiers.cold.url")
     if code in _NOT_FOUND:
         return ObjectNotFound(f"{where}: no such object")
@@ -157,9 +155,7 @@ def _refused(exc: ClientError, code: str, said: str, asked: Asked, options: S3Op
     if code in _CREDENTIALS:
         return BucketUnusable(said, hint=f"check the access key and secret used for bucket {options.bucket}")
     if code in _INTEGRITY:
-        return ObjectStoreError(
-            said, hint="bytes changed on the way, or the store hashes wrongly: try checksums"
-        )
+        return ObjectStoreError(said, hint="bytes changed on the way, or the store hashes wrongly: try checksums")
     if status in (401, 403):
         return BucketUnusable(said, hint=_permission_hint(asked, options))
     return ObjectStoreError(said)

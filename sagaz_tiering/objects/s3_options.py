@@ -57,9 +57,7 @@ class S3Options:
                 f"a KMS key is given, but encryption is {self.encryption}", hint="set encryption: sse-kms"
             )
         if (self.access_key_id is None) != (self.secret_access_key is None):
-            raise ConfigError(
-                "half of a credential is given", hint="give both access key id and secret, or neither"
-            )
+            raise ConfigError("half of a credential is given", hint="give both access key id and secret, or neither")
         for name in ("multipart_threshold", "multipart_part", "max_connections", "attempts"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")

@@ -77,9 +77,7 @@ class S3Uploads:
         created = await self._calls.run(
             "CreateMultipartUpload", lambda: client.create_multipart_upload(**arguments), key=key, attempts=1
         )
-        upload: dict[str, Any] = {k: arguments[k] for k in ("Bucket", "Key")} | {
-            "UploadId": created["UploadId"]
-        }
+        upload: dict[str, Any] = {k: arguments[k] for k in ("Bucket", "Key")} | {"UploadId": created["UploadId"]}
         completed = False
         try:
             size = self._calls.options.part_size(len(data))
@@ -116,7 +114,7 @@ class S3Uploads:
 
     async def _abort(self, upload: dict[str, Any]) -> None:
         client = self._calls.client
-        # The failure that led here is the one to report; the bucket's rule for incomplete uploads may finish this.
+        # The failure that led here is the one to report; the bucket's rule for incomplete uploads is the net.
         with contextlib.suppress(ObjectStoreError, ColdTierUnavailable):
             await self._calls.run(
                 "AbortMultipartUpload", lambda: client.abort_multipart_upload(**upload), key=upload["Key"]

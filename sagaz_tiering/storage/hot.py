@@ -122,9 +122,7 @@ class HotTier:
                 return {}
         return found
 
-    async def save(
-        self, meta: SnapshotMeta, value: bytes, *, due_us: int | None, expires_us: int | None
-    ) -> bool:
+    async def save(self, meta: SnapshotMeta, value: bytes, *, due_us: int | None, expires_us: int | None) -> bool:
         """Store one snapshot; False if a newer save of it is there already."""
         saga, snapshot, keys = meta.saga_id.hex, meta.snapshot_id.hex, self.keys
         stored = await self._eval(
@@ -153,9 +151,7 @@ class HotTier:
 
     async def get(self, snapshot_id: UUID) -> bytes | Gone | None:
         """The value of one snapshot; None where Redis knows nothing of it."""
-        found = await self._eval(
-            "get", [self.keys.pointer(snapshot_id.hex)], [self.keys.prefix, snapshot_id.hex]
-        )
+        found = await self._eval("get", [self.keys.pointer(snapshot_id.hex)], [self.keys.prefix, snapshot_id.hex])
         return Gone(snapshot_id) if found == 0 else found
 
     async def newest(
@@ -207,10 +203,17 @@ class HotTier:
         """The values of these snapshots of one saga, in one trip."""
         saga = saga_id.hex
         with self._translated() as client:
-            values: list[bytes | None] = await client.mget(
-                [self.keys.value(saga, snapshot.hex) for snapshot in snapshot_ids]
-            )
+            values: list[Any] = await client.mget([self.keys.value(saga, s.hex) for s in snapshot_ids])
         return values
+
+    async def holding(self, snapshot_ids: Sequence[UUID]) -> set[UUID]:
+        """Of these snapshots, the ones that Redis has."""
+        with self._translated() as client:
+            pipe = client.pipeline(transaction=False)
+            for snapshot_id in snapshot_ids:
+                pipe.exists(self.keys.pointer(snapshot_id.hex))
+            answers = await pipe.execute() if snapshot_ids else []
+        return {snapshot_id for snapshot_id, there in zip(snapshot_ids, answers, strict=True) if there}
 
     async def delete(self, snapshot_id: UUID) -> bool:
         """Remove one snapshot; False if it was not there."""
@@ -218,21 +221,14 @@ class HotTier:
         return bool(await self._eval("delete", [self.keys.pointer(snapshot_id.hex)], args))
 
     async def evict(self, metas: Sequence[SnapshotMeta]) -> int:
-        """Compare-and-delete copies that are safe elsewhere; how many went. Any sagas, in one pipelined trip."""
-        return await self._remove(metas, whatever="0")
-
-    async def remove(self, metas: Sequence[SnapshotMeta]) -> int:
-        """Delete these whatever version is there now (they expired); how many went."""
-        return await self._remove(metas, whatever="1")
-
-    async def _remove(self, metas: Sequence[SnapshotMeta], whatever: str) -> int:
+        """Compare-and-delete: remove exactly these saves (or older ones of the same ids); how many went."""
         sagas: dict[str, list[SnapshotMeta]] = {}
         for meta in metas:
             sagas.setdefault(meta.saga_id.hex, []).append(meta)
         calls = []
         for saga, group in sagas.items():
             for start in range(0, len(group), _PAGE):
-                args: list[Any] = [self.keys.prefix, saga, whatever]
+                args: list[Any] = [self.keys.prefix, saga]
                 for meta in group[start : start + _PAGE]:
                     place = hot_keys.member(meta.step_index, meta.snapshot_id)
                     args += [meta.snapshot_id.hex, place, *hot_keys.version(meta)]
@@ -280,7 +276,7 @@ class HotTier:
         first = 0
         while True:
             with self._translated() as client:
-                page = await client.zrangebyscore(index, "-inf", now_us, start=first, num=_PAGE)
+                page: Any = await client.zrangebyscore(index, "-inf", now_us, start=first, num=_PAGE)
             for saga in page:
                 yield UUID(hex=saga.decode())
             if len(page) < _PAGE:
@@ -371,13 +367,9 @@ class HotTier:
         try:
             yield self._client
         except driver.AuthenticationError as exc:
-            raise ConfigError(
-                f"Redis at {where} refuses: {exc}", hint="check the password in tiers.hot.url"
-            ) from exc
+            raise ConfigError(f"Redis at {where} refuses: {exc}", hint="check the password in tiers.hot.url") from exc
         except (driver.ConnectionError, driver.TimeoutError, OSError, TimeoutError) as exc:
-            raise HotTierUnavailable(
-                f"Redis at {where} cannot be asked: {exc or type(exc).__name__}"
-            ) from exc
+            raise HotTierUnavailable(f"Redis at {where} cannot be asked: {exc or type(exc).__name__}") from exc
         except driver.OutOfMemoryError as exc:
             raise HotTierUnavailable(
                 f"Redis at {where} is full: {exc}", hint="raise maxmemory or let the age job catch up"

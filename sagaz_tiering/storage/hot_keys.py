@@ -65,9 +65,7 @@ def member_id(raw: bytes) -> UUID:
 
 def pointer(meta: SnapshotMeta) -> bytes:
     """The pointer's value: saga hex (32), created_us (8), biased step_index (4), saved_us (8)."""
-    return meta.saga_id.hex.encode() + struct.pack(
-        ">qIq", meta.created_us, meta.step_index + _STEP_BIAS, meta.saved_us
-    )
+    return meta.saga_id.hex.encode() + struct.pack(">qIq", meta.created_us, meta.step_index + _STEP_BIAS, meta.saved_us)
 
 
 def version(meta: SnapshotMeta) -> tuple[bytes, bytes]:

@@ -3,7 +3,8 @@
 Two encodings. PLAIN is ordinary JSON, used where that is proved exact for the value at hand. TYPED is JSON in
 which a value that JSON does not know is an object with one key that starts with `~`:
 
-    {"~datetime": text}   {"~time": text}       or [text, fold, zone key or null, offset name or null]
+    {"~datetime": text}   {"~time": text}       or [text, fold, zone], where zone is null, a key such as
+                                                "Europe/Berlin", or [offset in microseconds, name or null]
     {"~date": text}       {"~timedelta": [days, seconds, microseconds]}
     {"~uuid": text}       {"~decimal": text}    {"~bytes": base64}     {"~bytearray": base64}
     {"~tuple": [..]}      {"~set": [..]}        {"~frozenset": [..]}   (sets are sorted by their text)

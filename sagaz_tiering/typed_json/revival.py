@@ -10,7 +10,7 @@ import base64
 import math
 import struct
 from collections.abc import Callable
-from datetime import date, datetime, time, timedelta, timezone
+from datetime import date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from typing import Any, Final, TypeVar
 from uuid import UUID
@@ -20,6 +20,7 @@ from sagaz_tiering.typed_json.enums import enum_class
 from sagaz_tiering.typed_json.tagging import FLOAT_NAMES
 
 _T = TypeVar("_T")
+_M = TypeVar("_M", datetime, time)
 _FLOATS: Final = {name: bits for bits, name in FLOAT_NAMES.items()}
 
 
@@ -61,26 +62,27 @@ def _read(payload: Any, parse: Callable[[str], _T], show: Callable[[_T], str]) -
     return value
 
 
-def _moment(kind: type[datetime] | type[time], payload: Any) -> Any:
+def _moment(kind: type[_M], payload: Any) -> _M:
     if type(payload) is str:
         return _read(payload, kind.fromisoformat, kind.isoformat)
-    text, fold, key, name = _row(payload, 4)
+    text, fold, zone = _row(payload, 3)
     value = _read(text, kind.fromisoformat, kind.isoformat)
-    zone = value.tzinfo
-    if key is not None:
-        if zone is not None or name is not None:
-            raise ValueError("a time has two zones")
-        zone = _zone(_typed(key, str))
-    elif name is not None:
-        zone = timezone(_typed(value.utcoffset(), timedelta), _typed(name, str))
-    return value.replace(tzinfo=zone, fold=_typed(fold, int))
+    if zone is None:
+        return value.replace(fold=_typed(fold, int))
+    if value.tzinfo is not None:
+        raise ValueError("a time has two zones")
+    return value.replace(tzinfo=_zone(zone), fold=_typed(fold, int))
 
 
-def _zone(key: str) -> ZoneInfo:
-    try:
-        return ZoneInfo(key)
-    except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
-        raise ValueError(f"time zone {key[:60]!r} is not known here (install the tzdata package?)") from exc
+def _zone(zone: Any) -> tzinfo:
+    if type(zone) is str:
+        try:
+            return ZoneInfo(zone)
+        except (ZoneInfoNotFoundError, ValueError, OSError) as exc:
+            raise ValueError(f"time zone {zone[:60]!r} is not known here (is tzdata installed?)") from exc
+    micros, name = _row(zone, 2)
+    offset = timedelta(microseconds=_typed(micros, int))
+    return timezone(offset) if name is None else timezone(offset, _typed(name, str))
 
 
 def _timedelta(payload: Any) -> timedelta:

@@ -22,6 +22,8 @@ the recursion limit of the standard library's parser (the interpreter's, 1000)."
 
 FLOAT_NAMES: Final = {struct.pack(">d", float(name)): name for name in ("nan", "inf", "-inf")}
 
+_MICROSECOND: Final = timedelta(microseconds=1)
+_MINUTE: Final = timedelta(minutes=1)
 _ZONE_HINT: Final = "use zoneinfo.ZoneInfo with a key, or value.astimezone(timezone.utc)"
 
 
@@ -56,7 +58,7 @@ def tag(value: Any, depth: int = 0) -> Any:
     container = _CONTAINERS.get(kind)
     if container is not None:
         if depth >= MAX_DEPTH:
-            raise Refused(f"nested deeper than {MAX_DEPTH} levels", "flatten the structure")
+            raise Refused(f"nested deeper than {MAX_DEPTH} levels", "flatten it, or store an id where it refers back")
         return container(value, depth + 1)
     if isinstance(value, Enum):
         return _tag_enum(value, depth)
@@ -118,20 +120,23 @@ def _tag_float(value: float) -> Any:
 
 
 def _tag_moment(value: datetime | time) -> Any:
-    key, name = _zone(value)
-    text = (value.replace(tzinfo=None) if key else value).isoformat()
-    payload = [text, value.fold, key, name] if value.fold or key or name else text
+    zone, plain = _zone(value)
+    text = (value if plain else value.replace(tzinfo=None)).isoformat()
+    payload = text if plain and not value.fold else [text, value.fold, None if plain else zone]
     return {"~datetime" if isinstance(value, datetime) else "~time": payload}
 
 
-def _zone(value: datetime | time) -> tuple[str | None, str | None]:
-    """(zone key, offset name): what `isoformat` does not say."""
+def _zone(value: datetime | time) -> tuple[Any, bool]:
+    """(the zone as a key or as offset and name, whether `isoformat` says all of it)."""
     zone = value.tzinfo
     if zone is None:
-        return None, None
+        return None, True
     if type(zone) is timezone:
+        offset = zone.utcoffset(None)
         name = zone.tzname(None)
-        return None, None if name == timezone(zone.utcoffset(None)).tzname(None) else name
+        named = name != timezone(offset).tzname(None)
+        # datetime.fromisoformat misreads offsets under a second, so only the usual ones are left to it.
+        return [offset // _MICROSECOND, name if named else None], not named and not offset % _MINUTE
     if type(zone) is not ZoneInfo or not zone.key:
         raise Refused(f"a time zone of type {_name(type(zone))} would not come back equal", _ZONE_HINT)
     try:
@@ -140,7 +145,7 @@ def _zone(value: datetime | time) -> tuple[str | None, str | None]:
         same = False
     if not same:
         raise Refused(f"time zone {zone.key!r} is not the one known by that name", _ZONE_HINT)
-    return zone.key, None
+    return zone.key, False
 
 
 def _tag_enum(member: Enum, depth: int) -> Any:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import marshal
+from collections.abc import Iterable
 from enum import IntEnum
 from typing import Any, Final
 
@@ -16,6 +16,7 @@ from sagaz_tiering.typed_json.tagging import MAX_DEPTH, Refused, tag
 _NATIVE_ONLY: Final = (
     orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
 )
+_LEAVES: Final = frozenset({str, int, float, bool, type(None)})
 
 
 class Encoding(IntEnum):
@@ -62,16 +63,29 @@ def loads(encoding: Encoding, data: bytes) -> Any:
 def _as_plain(value: Any) -> bytes | None:
     """`value` as ordinary JSON, or None unless that is proved exact.
 
-    orjson writes enum members, UUIDs, tuples and NaN as something else without a word. Comparing finds them
-    all but an enum member that equals its value; `marshal` refuses that one: it takes exact built-in types only.
+    orjson writes enum members, UUIDs, tuples and NaN as something else without a word, and 3.13 corrupts memory
+    on some hundred nested tuples. So it sees exact JSON types only, and what it wrote is read back.
     """
     try:
+        if not _is_json((value,), MAX_DEPTH):
+            return None
         data = orjson.dumps(value, option=_NATIVE_ONLY)
-        marshal.dumps(value)
-        exact = orjson.loads(data) == value
+        return data if orjson.loads(data) == value else None
     except (ValueError, TypeError, RecursionError):
         return None
-    return data if exact and not _too_deep(value, data) else None
+
+
+def _is_json(items: Iterable[Any], levels: int) -> bool:
+    """Whether all of `items` are of exact JSON types, with at most `levels` levels of containers."""
+    for item in items:
+        kind = type(item)
+        if kind in _LEAVES:
+            continue
+        if levels == 0 or (kind is not dict and kind is not list):
+            return False
+        if not _is_json(item.values() if kind is dict else item, levels - 1):
+            return False
+    return True
 
 
 def _too_deep(value: Any, data: bytes) -> bool:

@@ -134,6 +134,7 @@ CREATE TABLE sagaz_tiering.job_runs (
 CREATE TABLE sagaz_tiering.policy_revisions (
     revision    text PRIMARY KEY,
     first_seen  timestamptz NOT NULL,
+    first_after interval,                 -- the youngest age at which these policies move anything (NULL: never)
     policies    json NOT NULL
 );
 

@@ -17,9 +17,6 @@ ON CONFLICT (snapshot_id) DO UPDATE
 UPDATE sagaz_tiering.spill SET since = coalesce(since, clock_timestamp())
 RETURNING extract(epoch FROM clock_timestamp() - since)::float8
 
--- name: spill_announced
-SELECT since IS NOT NULL FROM sagaz_tiering.spill
-
 -- name: spilled
 -- A batch of rows that Redis does not have yet, oldest ids first, after a given id.
 SELECT snapshot_id, saved_at, value FROM sagaz_tiering.saga_snapshots
@@ -47,11 +44,11 @@ UPDATE sagaz_tiering.saga_snapshots d
          ORDER BY due_at LIMIT $2
            FOR UPDATE SKIP LOCKED) AS due
  WHERE d.snapshot_id = due.snapshot_id
-RETURNING d.snapshot_id, d.saga_id, d.value
+RETURNING d.snapshot_id, d.saga_id, d.saved_at, d.value
 
 -- name: peek_due
 -- The same without claiming, for a dry run: rows after a given (due_at, snapshot_id).
-SELECT snapshot_id, due_at, octet_length(value) AS byte_length, substr(value, 1, 65536) AS head
+SELECT snapshot_id, due_at, octet_length(value) AS byte_length, substr(value, 1, 262144) AS head
   FROM sagaz_tiering.saga_snapshots
  WHERE due_at <= $1 AND (due_at, snapshot_id) > ($2, $3) ORDER BY due_at, snapshot_id LIMIT $4
 
@@ -66,13 +63,15 @@ UPDATE sagaz_tiering.saga_snapshots d
 -- name: unclaim
 UPDATE sagaz_tiering.saga_snapshots SET claimed_until = NULL WHERE snapshot_id = ANY($1::uuid[])
 
--- name: count_expired
-SELECT count(*) FROM sagaz_tiering.saga_snapshots WHERE expires_at <= $1
+-- name: expired
+-- A batch of rows whose noted expiry has passed: the policies of today have the last word.
+SELECT snapshot_id, saved_at, expires_at, substr(value, 1, 262144) AS head FROM sagaz_tiering.saga_snapshots
+ WHERE expires_at <= $1 AND (expires_at, snapshot_id) > ($2, $3) ORDER BY expires_at, snapshot_id LIMIT $4
 
--- name: delete_expired
-DELETE FROM sagaz_tiering.saga_snapshots
- WHERE snapshot_id IN (SELECT snapshot_id FROM sagaz_tiering.saga_snapshots
-                        WHERE expires_at <= $1 ORDER BY expires_at LIMIT $2 FOR UPDATE SKIP LOCKED)
+-- name: delete_versions
+DELETE FROM sagaz_tiering.saga_snapshots d
+ USING unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, saved_at)
+ WHERE d.snapshot_id = v.snapshot_id AND d.saved_at = v.saved_at
 
 -- name: reset_due
 -- The policies changed: every row is looked at once more, a batch at a time in id order.

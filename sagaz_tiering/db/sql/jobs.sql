@@ -15,5 +15,10 @@ SELECT job, started_at, finished_at, error, summary FROM sagaz_tiering.job_runs 
 SELECT revision FROM sagaz_tiering.policy_revisions ORDER BY first_seen DESC LIMIT 1
 
 -- name: remember_revision
-INSERT INTO sagaz_tiering.policy_revisions (revision, first_seen, policies) VALUES ($1, $2, $3)
+INSERT INTO sagaz_tiering.policy_revisions (revision, first_seen, first_after, policies) VALUES ($1, $2, $3, $4)
 ON CONFLICT (revision) DO UPDATE SET first_seen = excluded.first_seen
+
+-- name: watch
+-- What a reader must know before it trusts Redis alone.
+SELECT (SELECT since IS NOT NULL FROM sagaz_tiering.spill) AS spilled,
+       (SELECT min(first_after) FROM sagaz_tiering.policy_revisions) AS first_after

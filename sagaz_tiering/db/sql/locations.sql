@@ -3,12 +3,12 @@
 SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.expires_at,
        d.saved_at, d.value,
        NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS byte_offset,
-       NULL::integer AS byte_length, NULL::text AS storage_class
+       NULL::integer AS byte_length, NULL::text AS storage_class, NULL::bigint AS byte_size
   FROM sagaz_tiering.saga_snapshots d
  WHERE d.snapshot_id = $1
 UNION ALL
 SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.step_index, t.status, s.created_at, s.expires_at,
-       NULL, NULL, f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class
+       NULL, NULL, f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size
   FROM sagaz_tiering.snapshots s
   JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
   JOIN sagaz_tiering.packs p USING (pack_id)
@@ -21,19 +21,20 @@ SELECT * FROM (
  (SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.expires_at,
          d.saved_at, CASE WHEN $6::boolean THEN d.value END AS value,
          NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS byte_offset,
-         NULL::integer AS byte_length, NULL::text AS storage_class
+         NULL::integer AS byte_length, NULL::text AS storage_class, NULL::bigint AS byte_size
     FROM sagaz_tiering.saga_snapshots d
    WHERE d.saga_id = $1 AND (d.expires_at IS NULL OR d.expires_at > $2)
      AND ($3::timestamptz IS NULL OR d.created_at <= $3) AND ($4::text IS NULL OR d.step_name = $4)
    ORDER BY d.created_at DESC, d.step_index DESC, d.snapshot_id DESC LIMIT $5)
  UNION ALL
  (SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.step_index, t.status, s.created_at, s.expires_at,
-         NULL, NULL, f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class
+         NULL, NULL, f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size
     FROM sagaz_tiering.frames f
     JOIN sagaz_tiering.snapshots s USING (pack_id, frame_no)
     JOIN sagaz_tiering.packs p USING (pack_id)
     JOIN sagaz_tiering.steps t USING (step_id)
    WHERE f.saga_id = $1 AND (s.expires_at IS NULL OR s.expires_at > $2)
+     AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d WHERE d.snapshot_id = s.snapshot_id)
      AND ($3::timestamptz IS NULL OR s.created_at <= $3) AND ($4::text IS NULL OR t.step_name = $4)
    ORDER BY s.created_at DESC, t.step_index DESC, s.snapshot_id DESC LIMIT $5)
 ) AS found

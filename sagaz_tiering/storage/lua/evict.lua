@@ -1,14 +1,14 @@
--- Remove copies that are safe elsewhere: only the very version that is, or an older one.
+-- Remove copies that are safe elsewhere or expired: only the very version that is, or an older one.
 -- KEYS  1 saga index  2 due index  3 expiry index
--- ARGV  1 key prefix  2 saga hex  3 '1': whatever version  then per snapshot: id hex, member, saved (8 bytes), crc (4 bytes)
+-- ARGV  1 key prefix  2 saga hex  then per snapshot: id hex, member, saved (8 bytes), crc (4 bytes)
 -- Returns how many values went, and how many snapshots the saga still has.
 local gone = 0
-for i = 4, #ARGV, 4 do
+for i = 3, #ARGV, 4 do
   local key = ARGV[1] .. ':{' .. ARGV[2] .. '}:' .. ARGV[i]
   local saved = redis.call('GETRANGE', key, 8, 15)
   local same = saved == ARGV[i + 2] and redis.call('GETRANGE', key, 40, 43) == ARGV[i + 3]
   local older = saved ~= '' and struct.unpack('>l', saved) < struct.unpack('>l', ARGV[i + 2])
-  if ARGV[3] == '1' or saved == '' or same or older then
+  if saved == '' or same or older then
     gone = gone + redis.call('DEL', key)
     redis.call('ZREM', KEYS[1], ARGV[i + 1])
     redis.call('DEL', ARGV[1] .. ':id:' .. ARGV[i])

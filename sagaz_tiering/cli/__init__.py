@@ -1,0 +1,14 @@
+"""The command line: `sagaz-tiering`. Commands import what they need when they run, so that `--help` is quick."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = ["main"]
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command (of `sys.argv` unless given) and return its exit code; see `sagaz_tiering.cli.app`."""
+    from sagaz_tiering.cli.app import run_app
+
+    return run_app(arguments)

@@ -1,0 +1,87 @@
+"""The commands, the exit codes, and where every command ends."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+
+from sagaz_tiering.cli import catalogs, demos, jobs, policies, running, snapshots, status
+from sagaz_tiering.cli.failures import UsageError, report
+
+EXIT_CODES = (
+    (0, "done"),
+    (1, "any other failure"),
+    (2, "command line, configuration, policies, catalog schema or bucket are wrong"),
+    (3, "a snapshot that cannot be stored"),
+    (4, "a server that is needed cannot be asked"),
+    (5, "archived: the bytes must be restored before they are read"),
+    (6, "lost or corrupt data"),
+    (7, "another process holds the lease, or another catalog owns the bucket prefix"),
+    (8, "not found, or expired"),
+)
+EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code}  {meaning}" for code, meaning in EXIT_CODES)
+
+app = typer.Typer(
+    name="sagaz-tiering",
+    help="Tiered storage for saga snapshots: Redis while hot, packs on S3 as they age, expired by policy.",
+    epilog=EPILOG,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+for module in (running, demos, jobs, status, snapshots):
+    module.register(app)
+for group in (policies.group, catalogs.group):
+    app.add_typer(group)
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        print(f"sagaz-tiering {version('sagaz-tiering')}")
+        raise typer.Exit
+
+
+@app.callback()
+def _top(
+    _version: Annotated[
+        bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Tiered storage for saga snapshots: Redis while hot, packs on S3 as they age, expired by policy."""
+
+
+def run_app(arguments: Sequence[str] | None = None) -> int:
+    """Run one command line; the exit code."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        code: Any = app(args=given, standalone_mode=False, prog_name="sagaz-tiering")
+        sys.stdout.flush()
+    except typer.Abort:
+        return 130
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough; Python must not complain about it at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except Exception as exc:  # noqa: BLE001  # the CLI ends here
+        return report(_as_usage_error(exc), as_json="--json" in given, debug="--debug" in given)
+    return code if isinstance(code, int) else 0
+
+
+def _as_usage_error(exc: Exception) -> Exception:
+    """Typer's complaints in our form; which class they are of depends on its version."""
+    say = getattr(exc, "format_message", None)
+    if say is None:
+        return exc
+    context = getattr(exc, "ctx", None)
+    command = context.command_path if context is not None else "sagaz-tiering"
+    # Without any arguments the "message" is the whole help text.
+    message = "missing command" if type(exc).__name__ == "NoArgsIsHelpError" else say()
+    return UsageError(message[:1].lower() + message[1:].rstrip("."), hint=f"see: {command} --help")

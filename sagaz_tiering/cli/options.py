@@ -1,0 +1,65 @@
+"""Options that every command shares, and where the configuration is looked for."""
+
+from __future__ import annotations
+
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated
+from uuid import UUID
+
+import typer
+
+from sagaz_tiering.cli.failures import UsageError
+from sagaz_tiering.errors import ConfigError
+
+CONFIG_VARIABLE = "SAGAZ_TIERING_CONFIG"
+CONFIG_PLACES = (Path("config/tiering.yaml"), Path("/etc/sagaz-tiering/tiering.yaml"))
+
+ConfigOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        "-c",
+        metavar="FILE",
+        help=f"Configuration file. Default: ${CONFIG_VARIABLE}, else {CONFIG_PLACES[0]}, else {CONFIG_PLACES[1]}.",
+    ),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+DebugOption = Annotated[bool, typer.Option("--debug", help="Log everything, and show the traceback of an error.")]
+
+
+def locate_config(given: Path | None) -> Path:
+    """The configuration file to use; raises ConfigError that says where it was looked for."""
+    if given is not None:
+        return given
+    named = os.environ.get(CONFIG_VARIABLE)
+    if named:
+        return Path(named)
+    for place in CONFIG_PLACES:
+        if place.exists():
+            return place
+    raise ConfigError(
+        f"no configuration: ${CONFIG_VARIABLE} is not set, and neither {CONFIG_PLACES[0].absolute()} nor "
+        f"{CONFIG_PLACES[1]} exists",
+        hint="give one with --config FILE (config/embedded.yaml needs no servers), or try: sagaz-tiering demo",
+    )
+
+
+def parse_id(text: str, name: str) -> UUID:
+    """`text` as a UUID; raises UsageError."""
+    try:
+        return UUID(text)
+    except ValueError as exc:
+        raise UsageError(f"{name} must be a UUID, not {text!r:.80}") from exc
+
+
+def parse_time(text: str) -> datetime:
+    """An ISO 8601 time with a zone; raises UsageError."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as exc:
+        raise UsageError(f"{text!r:.80} is not a time", hint="write it like 2026-03-01T12:00:00Z") from exc
+    if moment.utcoffset() is None:
+        raise UsageError(f"{text!r:.80} has no time zone", hint=f"write it like {moment.isoformat()}Z for UTC")
+    return moment

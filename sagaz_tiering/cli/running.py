@@ -1,0 +1,39 @@
+"""`run`: the daemon."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from typing import Annotated
+
+import typer
+
+from sagaz_tiering.cli.failures import report
+from sagaz_tiering.cli.options import ConfigOption, DebugOption, locate_config
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("run")(run)
+
+
+def run(
+    config: ConfigOption = None,
+    json_logs: Annotated[bool, typer.Option("--json", help="Log as JSON lines, also on a terminal.")] = False,
+    debug: DebugOption = False,
+) -> None:
+    """Run the daemon: move, transition, expire and collect by the schedule, until SIGTERM."""
+    if json_logs:
+        os.environ["SAGAZ_TIERING_LOG__FORMAT"] = "json"
+    if debug:
+        os.environ["SAGAZ_TIERING_LOG__LEVEL"] = "debug"
+    try:
+        path = locate_config(config)
+        from sagaz_tiering import daemon
+
+        code = asyncio.run(daemon.run(path))
+    except KeyboardInterrupt:
+        code = 130
+    except Exception as exc:  # noqa: BLE001  # the CLI ends here
+        code = report(exc, as_json=json_logs, debug=debug)
+    raise typer.Exit(code)

@@ -1,0 +1,265 @@
+"""Snapshot <-> Record (metadata and JSON body) <-> the bytes of one value, as Redis and PostgreSQL keep it.
+
+A value is big-endian, with fields at fixed offsets, since Lua scripts read them too:
+
+     0  u8   format, 1                           36  u32  length of the raw body
+     1  u8   body: 0 raw, 1 zstd, 2 reserved     40  u32  crc32 of the raw body
+     2  u8   encoding: 0 plain, 1 typed JSON     44  8s   dictionary id, zeros for none
+     3  u8   reserved, 0                         52  16s  snapshot id
+     4  u32  header length (the body's offset)   68  16s  saga id
+     8  i64  saved_us                            84  saga name, step name, status: each u32 length + UTF-8
+    16  i64  created_us                              (surrogatepass), then the body
+    24  i64  retention_us, 2^63-1 for none
+    32  i32  step index
+
+The body is the typed JSON of `{"context": .., "completed_steps": [..], "external_refs": {..}}`. Every value says
+how it is compressed, so that can change at any time over existing data. Full description: docs/pack-format.md.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import Any, Final
+from uuid import UUID
+from zlib import crc32
+
+from sagaz_tiering.clock import from_micros, to_micros
+from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable, SnapshotTooLarge
+from sagaz_tiering.snapshot import MAX_TIME, MIN_TIME, SagaSnapshot, SnapshotMeta
+from sagaz_tiering.typed_json import Encoding, dumps, loads
+from sagaz_tiering.zstd import NotZstd, compress, decompress
+
+VALUE_FORMAT: Final = 1
+BODY_RAW: Final = 0
+BODY_ZSTD: Final = 1
+BODY_ZSTD_DICTIONARY: Final = 2
+
+OFFSET_FORMAT: Final = 0
+OFFSET_BODY_CODEC: Final = 1
+OFFSET_ENCODING: Final = 2
+OFFSET_HEADER_LENGTH: Final = 4
+OFFSET_SAVED_US: Final = 8
+OFFSET_CREATED_US: Final = 16
+OFFSET_RETENTION_US: Final = 24
+OFFSET_STEP_INDEX: Final = 32
+OFFSET_RAW_LENGTH: Final = 36
+OFFSET_BODY_CRC: Final = 40
+OFFSET_DICTIONARY_ID: Final = 44
+OFFSET_SNAPSHOT_ID: Final = 52
+OFFSET_SAGA_ID: Final = 68
+OFFSET_NAMES: Final = 84
+
+NO_EXPIRY_US: Final = 2**63 - 1
+"""How "never" is written where an i64 of microseconds belongs."""
+
+MAX_SNAPSHOT_BYTES: Final = 32 * 1024 * 1024
+"""Default limit of a raw body."""
+
+MAX_BODY_BYTES: Final = 256 * 1024 * 1024
+"""Raw body that is never exceeded, whatever limit is configured: what a reader is ready to allocate."""
+
+MAX_NAME_BYTES: Final = 65_535
+"""Longest saga name, step name or status in UTF-8."""
+
+MIN_US: Final = to_micros(MIN_TIME)
+MAX_US: Final = to_micros(MAX_TIME)
+
+_FIXED: Final = struct.Struct(">BBBBIqqqiII8s16s16s")
+_U32: Final = struct.Struct(">I")
+_NO_DICTIONARY: Final = bytes(8)
+_BODY_KEYS: Final = ("context", "completed_steps", "external_refs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Record:
+    """A snapshot as it travels between tiers: what is known of it, and its body, not compressed."""
+
+    meta: SnapshotMeta
+    encoding: Encoding
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Header:
+    meta: SnapshotMeta
+    encoding: Encoding
+    body_codec: int
+    length: int
+    raw_length: int
+
+
+def encode(snapshot: SagaSnapshot, *, saved_us: int, max_bytes: int = MAX_SNAPSHOT_BYTES) -> Record:
+    """The record of `snapshot`, saved at `saved_us` (microseconds since 1970 UTC).
+
+    Raises NotSerializable (with the path of the value) or SnapshotTooLarge (body over `max_bytes`).
+    """
+    if not MIN_US <= saved_us < MAX_US:
+        raise InvalidSnapshot(f"saved_us is not a time between {MIN_TIME.year} and {MAX_TIME.year}: {saved_us}")
+    _check_shapes(snapshot)
+    for name in ("saga_name", "step_name", "status"):
+        size = len(text_bytes(getattr(snapshot, name)))
+        if size > MAX_NAME_BYTES:
+            raise SnapshotTooLarge(f"{name} is {size} bytes, the limit is {MAX_NAME_BYTES}", hint="shorten it")
+    encoding, body = dumps({name: getattr(snapshot, name) for name in _BODY_KEYS}, path="")
+    limit = min(max_bytes, MAX_BODY_BYTES)
+    if len(body) > limit:
+        raise SnapshotTooLarge(
+            f"snapshot {snapshot.snapshot_id} of saga {snapshot.saga_id} (step {snapshot.step_name!r:.80}) is "
+            f"{len(body)} bytes, the limit is {limit}"
+        )
+    meta = SnapshotMeta.of(snapshot, saved_us=saved_us, body_crc=crc32(body))
+    return Record(meta=meta, encoding=encoding, body=body)
+
+
+def decode(record: Record) -> SagaSnapshot:
+    """The snapshot of `encode`, equal to it. Raises CorruptRecord."""
+    meta = record.meta
+    if crc32(record.body) != meta.body_crc:
+        raise CorruptRecord(f"snapshot {meta.snapshot_id}: the body does not match its checksum")
+    body = loads(record.encoding, record.body)
+    if type(body) is not dict or tuple(body) != _BODY_KEYS:
+        raise CorruptRecord(f"snapshot {meta.snapshot_id}: the body is not a snapshot's")
+    try:
+        snapshot = SagaSnapshot(
+            snapshot_id=meta.snapshot_id,
+            saga_id=meta.saga_id,
+            saga_name=meta.saga_name,
+            step_name=meta.step_name,
+            step_index=meta.step_index,
+            status=meta.status,
+            created_at=from_micros(meta.created_us),
+            retention_until=None if meta.retention_us is None else from_micros(meta.retention_us),
+            **body,
+        )
+        _check_shapes(snapshot)
+    except (InvalidSnapshot, OverflowError) as exc:
+        raise CorruptRecord(f"snapshot {meta.snapshot_id}: {exc}") from exc
+    return snapshot
+
+
+def to_value(record: Record, *, level: int | None) -> bytes:
+    """The bytes to store. `level` is zstd's, None for no compression; the smaller form is kept."""
+    meta, body, codec = record.meta, record.body, BODY_RAW
+    if level is not None:
+        packed = compress(body, level)
+        if len(packed) < len(body):
+            body, codec = packed, BODY_ZSTD
+    names = b"".join(
+        _U32.pack(len(text)) + text for text in map(text_bytes, (meta.saga_name, meta.step_name, meta.status))
+    )
+    fixed = _FIXED.pack(
+        VALUE_FORMAT,
+        codec,
+        record.encoding,
+        0,
+        OFFSET_NAMES + len(names),
+        meta.saved_us,
+        meta.created_us,
+        NO_EXPIRY_US if meta.retention_us is None else meta.retention_us,
+        meta.step_index,
+        len(record.body),
+        meta.body_crc,
+        _NO_DICTIONARY,
+        meta.snapshot_id.bytes,
+        meta.saga_id.bytes,
+    )
+    return b"".join((fixed, names, body))
+
+
+def from_value(value: bytes) -> Record:
+    """The record of `to_value`. Raises CorruptRecord; allocates no more than the raw length that is declared."""
+    header = _read_header(value)
+    body = value[header.length :]
+    try:
+        if header.body_codec == BODY_ZSTD:
+            body = decompress(body, header.raw_length)
+    except NotZstd as exc:
+        raise CorruptRecord(f"snapshot {header.meta.snapshot_id}: {exc}") from exc
+    if len(body) != header.raw_length:
+        raise CorruptRecord(f"snapshot {header.meta.snapshot_id}: {len(body)} bytes, not {header.raw_length}")
+    if crc32(body) != header.meta.body_crc:
+        raise CorruptRecord(f"snapshot {header.meta.snapshot_id}: the body does not match its checksum")
+    return Record(meta=header.meta, encoding=header.encoding, body=body)
+
+
+def read_meta(value: bytes) -> SnapshotMeta:
+    """What the header tells; the body may be missing. Raises CorruptRecord."""
+    return _read_header(value).meta
+
+
+def text_bytes(text: str) -> bytes:
+    """UTF-8 that any str has, lone surrogates included."""
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _check_shapes(snapshot: SagaSnapshot) -> None:
+    context: Any = snapshot.context
+    if type(context) is not dict:
+        raise NotSerializable("context", f"must be a dict, not {type(context).__name__}")
+    steps: Any = snapshot.completed_steps
+    if type(steps) is not list:
+        raise NotSerializable("completed_steps", f"must be a list, not {type(steps).__name__}")
+    for index, step in enumerate(steps):
+        if type(step) is not str:
+            raise NotSerializable(f"completed_steps[{index}]", f"must be a str, not {type(step).__name__}")
+    refs: Any = snapshot.external_refs
+    if type(refs) is not dict:
+        raise NotSerializable("external_refs", f"must be a dict, not {type(refs).__name__}")
+    for key, ref in refs.items():
+        if type(key) is not str or type(ref) is not str:
+            path = f"external_refs.{key}" if type(key) is str and key.isidentifier() else f"external_refs[{key!r}]"
+            raise NotSerializable(path, "keys and values must be str")
+
+
+def _read_header(value: bytes) -> _Header:
+    try:
+        fields = _FIXED.unpack_from(value)
+    except struct.error as exc:
+        raise CorruptRecord(f"a stored value of {len(value)} bytes is shorter than its header") from exc
+    version, codec, encoding, reserved, length, saved_us, created_us, retention_us = fields[:8]
+    step_index, raw_length, body_crc, dictionary_id, snapshot_id, saga_id = fields[8:]
+    if version != VALUE_FORMAT:
+        raise CorruptRecord(
+            f"a stored value has format {version}, this version reads {VALUE_FORMAT}",
+            hint="it was written by a newer sagaz-tiering, or by something else under the same key",
+        )
+    if codec not in (BODY_RAW, BODY_ZSTD) or dictionary_id != _NO_DICTIONARY:
+        raise CorruptRecord(f"a stored value is compressed in a way (codec {codec}) that this version cannot read")
+    if reserved or encoding not in (Encoding.PLAIN, Encoding.TYPED) or raw_length > MAX_BODY_BYTES:
+        raise CorruptRecord("a stored value's header is damaged")
+    times = (saved_us, created_us) if retention_us == NO_EXPIRY_US else (saved_us, created_us, retention_us)
+    if not all(MIN_US <= moment < MAX_US for moment in times):
+        raise CorruptRecord("a stored value's times are damaged")
+    saga_name, step_name, status = _read_names(value, length)
+    meta = SnapshotMeta(
+        snapshot_id=UUID(bytes=snapshot_id),
+        saga_id=UUID(bytes=saga_id),
+        saga_name=saga_name,
+        step_name=step_name,
+        step_index=step_index,
+        status=status,
+        created_us=created_us,
+        saved_us=saved_us,
+        retention_us=None if retention_us == NO_EXPIRY_US else retention_us,
+        body_crc=body_crc,
+    )
+    return _Header(meta=meta, encoding=Encoding(encoding), body_codec=codec, length=length, raw_length=raw_length)
+
+
+def _read_names(value: bytes, header_length: int) -> list[str]:
+    if not OFFSET_NAMES < header_length <= len(value):
+        raise CorruptRecord(f"a stored value of {len(value)} bytes is shorter than its header ({header_length})")
+    names, at = [], OFFSET_NAMES
+    try:
+        for _ in range(3):
+            start = at + _U32.size
+            at = start + _U32.unpack_from(value, at)[0]
+            if at > header_length:
+                raise CorruptRecord("a stored value's names are longer than its header")
+            names.append(value[start:at].decode("utf-8", "surrogatepass"))
+    except (struct.error, UnicodeDecodeError) as exc:
+        raise CorruptRecord("a stored value's names are damaged") from exc
+    if at != header_length:
+        raise CorruptRecord("a stored value's names are shorter than its header")
+    return names

@@ -1,0 +1,199 @@
+"""What became of every acknowledged snapshot, compared with what the policies say.
+
+The expectation is worked out here from the policies' text alone, not by the code that moves snapshots.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from copy import deepcopy
+from dataclasses import dataclass, field
+from datetime import datetime
+from fnmatch import fnmatchcase
+from typing import Any, Protocol
+from uuid import UUID
+
+from sagaz_tiering.errors import ObjectStoreError, SagazTieringError, SnapshotArchived
+from sagaz_tiering.objects.base import ObjectStore
+from sagaz_tiering.policy import Policy
+from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef, Tier
+from sagaz_tiering.typed_json import dumps
+
+AT_ONCE = 8
+GONE = "gone"
+
+
+class Readable(Protocol):
+    """What the check asks of a storage."""
+
+    async def get_snapshot(self, snapshot_id: UUID) -> SagaSnapshot | None:
+        """One snapshot."""
+
+    async def timeline(self, saga_id: UUID) -> list[SnapshotRef]:
+        """All of a saga, without contents."""
+
+
+class Recorder:
+    """The storage that the engine is given: passes saves on, and remembers each one that was acknowledged.
+
+    The engine logs a failed save and goes on; `refused` keeps what it swallowed.
+    """
+
+    def __init__(self, storage: Any) -> None:
+        self._storage = storage
+        self.acknowledged: list[SagaSnapshot] = []
+        self.refused: list[tuple[UUID, Exception]] = []
+
+    async def save_snapshot(self, snapshot: Any) -> None:
+        """Save; remembered once it is acknowledged."""
+        copy = deepcopy(SagaSnapshot.of(snapshot))
+        try:
+            await self._storage.save_snapshot(snapshot)
+        except SagazTieringError as exc:
+            self.refused.append((copy.snapshot_id, exc))
+            raise
+        self.acknowledged.append(copy)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WrongFate:
+    """A snapshot that is not where, or not what, it should be."""
+
+    snapshot_id: UUID
+    saga_id: UUID
+    saga_name: str
+    expected: str
+    found: str
+
+    def __str__(self) -> str:
+        return f"snapshot {self.snapshot_id} ({self.saga_name}): should be {self.expected}, is {self.found}"
+
+
+@dataclass(slots=True, kw_only=True)
+class FateTally:
+    """How many snapshots met which fate, and those that met the wrong one."""
+
+    checked: int = 0
+    fates: Counter[tuple[str, str]] = field(default_factory=Counter)
+    wrong: list[WrongFate] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        fates = [{"saga_name": n, "fate": f, "snapshots": c} for (n, f), c in sorted(self.fates.items())]
+        wrong = [
+            {
+                "snapshot_id": str(w.snapshot_id),
+                "saga_id": str(w.saga_id),
+                "saga_name": w.saga_name,
+                "expected": w.expected,
+                "found": w.found,
+            }
+            for w in self.wrong
+        ]
+        return {"checked": self.checked, "fates": fates, "wrong": wrong}
+
+
+def expected_fate(snapshot: SagaSnapshot, policies: Sequence[Policy], now: datetime) -> str:
+    """`readable in hot`, `readable in CLASS`, `archived in CLASS` or `gone`, by the policies' text."""
+    policy = next(p for p in policies if any(fnmatchcase(snapshot.saga_name, each) for each in p.match.saga_name))
+    ends = [] if policy.retain is None else [snapshot.created_at + policy.retain]
+    ends += [] if snapshot.retention_until is None else [snapshot.retention_until]
+    if ends and now >= max(ends):
+        return GONE
+    passed = [move.to for move in policy.move if snapshot.created_at + move.after <= now]
+    if not passed:
+        return "readable in hot"
+    return f"{'archived' if passed[-1].is_archive else 'readable'} in {passed[-1]}"
+
+
+async def check_fates(
+    snapshots: Sequence[SagaSnapshot],
+    storage: Readable,
+    objects: ObjectStore,
+    policies: Sequence[Policy],
+    now: datetime,
+) -> FateTally:
+    """Ask for every snapshot by id, and for the timeline of every saga; compare contents, place and number."""
+    tally = FateTally()
+    sagas: dict[UUID, list[SagaSnapshot]] = {}
+    for snapshot in snapshots:
+        sagas.setdefault(snapshot.saga_id, []).append(snapshot)
+    waiting = iter(sagas.items())
+
+    async def worker() -> None:
+        for saga_id, members in waiting:
+            await _check_saga(saga_id, members, storage, objects, policies, now, tally)
+
+    await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
+    return tally
+
+
+async def _check_saga(
+    saga_id: UUID,
+    members: Sequence[SagaSnapshot],
+    storage: Readable,
+    objects: ObjectStore,
+    policies: Sequence[Policy],
+    now: datetime,
+    tally: FateTally,
+) -> None:
+    refs = await storage.timeline(saga_id)
+    places = {ref.snapshot_id: _place(ref) for ref in refs}
+    counts = Counter(ref.snapshot_id for ref in refs)
+    for snapshot in members:
+        expected = expected_fate(snapshot, policies, now)
+        found = await _found_fate(snapshot, places.get(snapshot.snapshot_id), storage, objects)
+        if counts[snapshot.snapshot_id] > 1:
+            found = f"{counts[snapshot.snapshot_id]} times in its saga's timeline"
+        tally.checked += 1
+        if found == expected:
+            tally.fates[snapshot.saga_name, expected] += 1
+            continue
+        tally.wrong.append(
+            WrongFate(
+                snapshot_id=snapshot.snapshot_id,
+                saga_id=saga_id,
+                saga_name=snapshot.saga_name,
+                expected=expected,
+                found=found,
+            )
+        )
+
+
+def _place(ref: SnapshotRef) -> str:
+    return str(ref.storage_class) if ref.tier is Tier.COLD else "hot"
+
+
+async def _found_fate(snapshot: SagaSnapshot, place: str | None, storage: Readable, objects: ObjectStore) -> str:
+    """The fate that a read by id shows, in the words of `expected_fate`; anything else in words of its own."""
+    try:
+        found = await storage.get_snapshot(snapshot.snapshot_id)
+    except SnapshotArchived as exc:
+        return await _archived_fate(exc, place, objects)
+    except SagazTieringError as exc:
+        return f"unreadable ({type(exc).__name__}: {exc})"
+    if found is None:
+        return GONE if place is None else f"not readable, but in its saga's timeline ({place})"
+    if place is None:
+        return "readable, but missing in its saga's timeline"
+    if not _same(SagaSnapshot.of(found), snapshot):
+        return "readable with other contents"
+    return f"readable in {place}"
+
+
+async def _archived_fate(archived: SnapshotArchived, place: str | None, objects: ObjectStore) -> str:
+    """The archived answer is only as good as the objects that it speaks of."""
+    try:
+        classes = {(await objects.head(key)).storage_class for key in archived.object_keys}
+    except ObjectStoreError as exc:
+        return f"lost: its pack cannot be found ({exc})"
+    if any(each != archived.storage_class for each in classes) or place != archived.storage_class:
+        return f"said to be archived in {archived.storage_class}, but stored in {classes} (timeline: {place})"
+    return f"archived in {archived.storage_class}"
+
+
+def _same(one: SagaSnapshot, other: SagaSnapshot) -> bool:
+    """Equal, and with equal types all the way down (a Decimal is not a float)."""
+    return one == other and dumps(one.context) == dumps(other.context)

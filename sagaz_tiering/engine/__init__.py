@@ -1,0 +1,110 @@
+"""The jobs: one verb per file, each a plan and an ordered run. `JOBS` is the only registry."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import structlog
+
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.engine import age, collect, expire, transition
+from sagaz_tiering.engine.job import JobContext, JobOptions, JobReport, Tally
+from sagaz_tiering.engine.ownership import claim_prefix
+from sagaz_tiering.errors import CatalogUnavailable, ConfigError, SagazTieringError
+
+__all__ = ["JOBS", "Job", "JobContext", "JobOptions", "JobReport", "run_job"]
+
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job: `preview` counts what `run` would do. As many processes as `slots` may run it at once."""
+
+    name: str
+    summary: str
+    run: Callable[[JobContext, Lease, Tally], Awaitable[None]]
+    preview: Callable[[JobContext, Tally], Awaitable[None]]
+    slots: int = 1
+
+
+JOBS: Mapping[str, Job] = MappingProxyType(
+    {
+        job.name: job
+        for job in (
+            Job(
+                name="age",
+                summary="move due snapshots from Redis and PostgreSQL into packs on the object store",
+                run=age.run,
+                preview=age.preview,
+                slots=8,
+            ),
+            Job(
+                name="transition",
+                summary="move packs to the colder storage class that their policy asks for",
+                run=transition.run,
+                preview=transition.preview,
+            ),
+            Job(
+                name="expire",
+                summary="remove what is past its retention: Redis, PostgreSQL, catalog, dead packs",
+                run=expire.run,
+                preview=expire.preview,
+            ),
+            Job(
+                name="collect",
+                summary="remove objects under the prefix that no pack row names",
+                run=collect.run,
+                preview=collect.preview,
+            ),
+        )
+    }
+)
+
+
+async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> JobReport:
+    """Run one job once, to the end of its backlog. Raises the error that stopped it; what was done stays done."""
+    job = JOBS.get(name)
+    if job is None:
+        raise ConfigError(f"there is no job {name!r}", hint=f"jobs: {', '.join(JOBS)}")
+    report = JobReport(job=name, dry_run=dry_run, started_at=context.now)
+    began, tally = time.monotonic(), Tally(context.progress)
+    try:
+        if dry_run:
+            await job.preview(context, tally)
+        else:
+            report.skipped = not await _run_leased(job, context, tally)
+    finally:
+        report.seconds = time.monotonic() - began
+        report.counts, report.notes = dict(tally.counts), tally.notes
+    return report
+
+
+async def _run_leased(job: Job, context: JobContext, tally: Tally) -> bool:
+    """Run under the first free lease of the job; False if all are held."""
+    await claim_prefix(context)
+    for slot in range(job.slots):
+        lease_name = job.name if job.slots == 1 else f"{job.name}/{slot}"
+        async with context.catalog.leases.hold(lease_name, context.owner, context.options.lease_ttl) as lease:
+            if lease is None:
+                continue
+            await _run_recorded(job, context, lease, tally)
+            return True
+    return False
+
+
+async def _run_recorded(job: Job, context: JobContext, lease: Lease, tally: Tally) -> None:
+    history = context.catalog.history
+    await history.started(job.name, context.now)
+    try:
+        await job.run(context, lease, tally)
+    except SagazTieringError as exc:
+        with suppress(CatalogUnavailable):
+            await history.finished(job.name, context.now, error=str(exc), summary=tally.counts)
+        raise
+    await history.finished(job.name, context.now, error=None, summary=tally.counts)
+    _log.info("job.finished", job=job.name, **tally.counts)

@@ -1,0 +1,107 @@
+"""What every job is given, and what it gives back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from sagaz_tiering.catalog import Catalog
+from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.objects.base import ObjectStore
+from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.storage.hot import HotTier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """Limits of the jobs; sizes in bytes. The configuration's sections `jobs` and `tiers.cold.pack`."""
+
+    lease_ttl: timedelta = timedelta(seconds=60)
+    claim_ttl: timedelta = timedelta(minutes=10)
+    batch_sagas: int = 256
+    upload_deadline: timedelta = timedelta(hours=1)
+    retire_grace: timedelta = timedelta(hours=24)
+    collect_min_age: timedelta = timedelta(hours=24)
+    collect_max_deletes: int = 1000
+    pack_target: int = 32 * 2**20
+    max_frame: int = 4 * 2**20
+    level: int = 3
+
+
+@dataclass(slots=True, kw_only=True)
+class JobContext:
+    """The tiers, the policies in force and the limits. One per process; jobs keep no state of their own.
+
+    `owner` names this process in leases. A job that sees `stopping` set finishes its running step and returns.
+    """
+
+    hot: HotTier
+    catalog: Catalog
+    objects: ObjectStore
+    policies: PolicySet
+    clock: Clock
+    owner: str
+    options: JobOptions = field(default_factory=JobOptions)
+    progress: Callable[[str, int], None] | None = None
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    catalog_id: UUID | None = None
+    enforced_revision: str | None = None
+
+    @property
+    def now(self) -> datetime:
+        return self.clock.now()
+
+    @property
+    def now_us(self) -> int:
+        return to_micros(self.clock.now())
+
+
+@dataclass(slots=True, kw_only=True)
+class JobReport:
+    """What a run did (or, dry, would do). `skipped`: another process holds the job's lease."""
+
+    job: str
+    dry_run: bool
+    started_at: datetime
+    seconds: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    skipped: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "job": self.job,
+            "dry_run": self.dry_run,
+            "started_at": self.started_at.isoformat(),
+            "seconds": round(self.seconds, 3),
+            "counts": self.counts,
+            "notes": self.notes,
+            "skipped": self.skipped,
+        }
+
+
+class Tally:
+    """Counts what a run does, and tells the progress callback."""
+
+    def __init__(self, progress: Callable[[str, int], None] | None) -> None:
+        self.counts: Counter[str] = Counter()
+        self.notes: list[str] = []
+        self._progress = progress
+
+    def add(self, kind: str, number: int = 1) -> None:
+        """`number` more of `kind`."""
+        if number:
+            self.counts[kind] += number
+            if self._progress is not None:
+                self._progress(kind, number)
+
+    def note(self, text: str) -> None:
+        """Something a person should know; only the first hundred are kept."""
+        if len(self.notes) < 100:
+            self.notes.append(text)

@@ -1,0 +1,98 @@
+"""Who may write under the prefix, and which policies are in force.
+
+The object `owner.json` names the catalog that a prefix belongs to (design G8). A copy of a catalog's host, or a
+staging daemon pointed at production's bucket, has another catalog id and neither writes nor deletes there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from datetime import timedelta
+from uuid import UUID
+
+import orjson
+
+from sagaz_tiering.catalog.durable import SPILL_NOTICE
+from sagaz_tiering.engine.job import JobContext
+from sagaz_tiering.errors import ForeignCatalog, ObjectExists, ObjectNotFound
+from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.storage.hot_keys import SHARDS
+from sagaz_tiering.storage_class import StorageClass
+
+OWNER_KEY = "owner.json"
+_FIRST_ID = UUID(int=0)
+_BATCH = 10_000
+
+
+async def claim_prefix(context: JobContext) -> UUID:
+    """The catalog's id, once it is sure that the prefix is its own; marks a prefix that nobody owns.
+
+    Raises ForeignCatalog, or what the catalog or the object store raise.
+    """
+    if context.catalog_id is not None:
+        return context.catalog_id
+    catalog_id = await context.catalog.identity()
+    mark = orjson.dumps({"catalog_id": str(catalog_id), "claimed_at": context.now.isoformat()})
+    try:
+        found = await context.objects.get(OWNER_KEY)
+    except ObjectNotFound:
+        try:
+            await context.objects.put(
+                OWNER_KEY, mark, storage_class=StorageClass.STANDARD, sha256=hashlib.sha256(mark).digest()
+            )
+            found = mark
+        except ObjectExists:
+            found = await context.objects.get(OWNER_KEY)
+    owner = _owner_in(found)
+    if owner != str(catalog_id):
+        raise ForeignCatalog(
+            f"{context.objects.url} belongs to catalog {owner}, this one is {catalog_id}; nothing was written",
+            hint="use another prefix for this catalog; only if the other catalog is gone for good, delete owner.json",
+        )
+    context.catalog_id = catalog_id
+    return catalog_id
+
+
+def _owner_in(mark: bytes) -> str:
+    try:
+        return str(orjson.loads(mark)["catalog_id"])
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        return "(unreadable owner.json)"
+
+
+def first_after(policies: PolicySet) -> timedelta | None:
+    """The youngest age at which these policies move anything."""
+    return min((policy.move[0].after for policy in policies.policies if policy.move), default=None)
+
+
+def retention_revision(policies: PolicySet) -> str:
+    """Changes exactly when the policies may give a snapshot another expiry."""
+    rules = [p.model_dump(mode="json", include={"match", "retain", "clock"}) for p in policies.policies]
+    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
+
+
+async def put_policies_in_force(context: JobContext) -> bool:
+    """Note the policy revision before anything acts on it; if it is new, have everything looked at once more.
+
+    Returns True if it was new. Readers learn the youngest age of a move within `SPILL_NOTICE`, so a new
+    revision waits that long before its first move. A crash in between repeats the walk.
+    """
+    revision = context.policies.revision
+    if context.enforced_revision == revision:
+        return False
+    history = context.catalog.history
+    if await history.newest_revision() == revision:
+        context.enforced_revision = revision
+        return False
+    for shard in SHARDS:
+        await context.hot.look_again(shard)
+    after: UUID | None = _FIRST_ID
+    while after is not None:
+        after = await context.catalog.durable.reset_due(after, _BATCH)
+    texts = json.dumps([policy.model_dump(mode="json") for policy in context.policies.policies])
+    await history.remember_revision(revision, texts, first_after(context.policies), context.now)
+    await asyncio.sleep(SPILL_NOTICE.total_seconds())
+    context.enforced_revision = revision
+    return True

@@ -1,0 +1,50 @@
+"""Which hot snapshots are in a pack already: after a crash between publishing and evicting, for example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+import structlog
+
+from sagaz_tiering.catalog.locations import Packed
+from sagaz_tiering.engine.job import JobContext
+from sagaz_tiering.errors import CorruptPack, ObjectStoreError
+from sagaz_tiering.pack.entries import Footer
+from sagaz_tiering.pack.reader import PackReader
+from sagaz_tiering.snapshot import SnapshotMeta
+
+_log = structlog.get_logger(__name__)
+
+
+async def already_packed(context: JobContext, metas: Sequence[SnapshotMeta]) -> set[UUID]:
+    """Of these saves, the ones that a pack holds in the same version or a newer one."""
+    if not metas:
+        return set()
+    places = await context.catalog.locations.packs_of([meta.snapshot_id for meta in metas])
+    safe: set[UUID] = set()
+    for pack in {place.pack_id: place for place in places.values()}.values():
+        footer = await _footer(context, pack)
+        if footer is None:
+            continue
+        packed = {s.meta.snapshot_id: s.meta.version for frame in footer.frames for s in frame.snapshots}
+        for meta in metas:
+            version = packed.get(meta.snapshot_id)
+            place = places.get(meta.snapshot_id)
+            if version is None or place is None or place.pack_id != pack.pack_id:
+                continue
+            if version == meta.version or version[0] > meta.saved_us:
+                safe.add(meta.snapshot_id)
+    return safe
+
+
+async def _footer(context: JobContext, pack: Packed) -> Footer | None:
+    """None where it cannot be read: then its snapshots are packed once more, which loses nothing."""
+    reader = PackReader(context.objects)
+    try:
+        if pack.storage_class.is_archive:
+            return await reader.footer_copy(pack.pack_uuid, pack.byte_size)
+        return await reader.footer(pack.object_key, pack.byte_size)
+    except (ObjectStoreError, CorruptPack) as exc:
+        _log.warning("footer.unreadable", object_key=pack.object_key, error=str(exc))
+        return None

@@ -1,0 +1,38 @@
+"""Refill: what was saved while Redis was down is put into Redis, so that readers may trust Redis alone again."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import structlog
+
+from sagaz_tiering.codec import read_meta
+from sagaz_tiering.engine.job import JobContext
+from sagaz_tiering.errors import CorruptRecord
+
+_log = structlog.get_logger(__name__)
+_BATCH = 200
+
+
+async def refill(context: JobContext) -> int:
+    """Copy every spilled row to Redis (a newer save there wins), then end the spill; how many rows.
+
+    A crash in between repeats copies, which changes nothing.
+    """
+    durable, after, copied = context.catalog.durable, UUID(int=0), 0
+    while rows := await durable.spilled(after, _BATCH):
+        done = []
+        for snapshot_id, saved_at, value in rows:
+            try:
+                meta = read_meta(value)
+            except CorruptRecord as exc:
+                _log.error("snapshot.unreadable", snapshot_id=str(snapshot_id), tier="durable", error=str(exc))
+                continue
+            decision = context.policies.decide(meta, context.now_us)
+            await context.hot.save(meta, value, due_us=decision.due_us, expires_us=decision.expires_us)
+            done.append((snapshot_id, saved_at))
+        await durable.unspill(done)
+        copied += len(done)
+        after = rows[-1][0]
+    await durable.end_spill()
+    return copied

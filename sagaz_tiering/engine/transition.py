@@ -1,0 +1,127 @@
+"""Transition: packs move in place to the class that their policy asks for.
+
+Write order per pack: a readable copy of the footer (before an archive class), COPY in place, HEAD, then the row.
+A crash after any step leaves the pack readable or archived exactly as the store says; the next run repeats the
+rest, since every step is idempotent.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+import structlog
+
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.engine.job import JobContext, Tally
+from sagaz_tiering.engine.ownership import put_policies_in_force
+from sagaz_tiering.errors import (
+    ColdTierUnavailable,
+    CorruptPack,
+    ObjectArchived,
+    ObjectExists,
+    ObjectNotFound,
+)
+from sagaz_tiering.objects.base import RestoreState
+from sagaz_tiering.pack.reader import PackReader, footer_key
+from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.storage_class import StorageClass
+
+_log = structlog.get_logger(__name__)
+_PAGE = 100
+_THAW_DAYS = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Packs of `policy` whose youngest snapshot is from before `youngest_before` belong in `to`."""
+
+    policy: str
+    to: StorageClass
+    youngest_before: datetime
+    settled: tuple[StorageClass, ...]
+
+
+def plan(policies: PolicySet, now: datetime) -> Iterator[Rule]:
+    """The moves that could be due, the coldest of each policy first, so that no pack moves twice in a run. Pure."""
+    for policy in policies.policies:
+        for move in reversed(policy.move):
+            settled = tuple(c for c in StorageClass if c.coldness >= move.to.coldness)
+            yield Rule(policy=policy.name, to=move.to, youngest_before=now - move.after, settled=settled)
+
+
+async def preview(context: JobContext, tally: Tally) -> None:
+    """Count the packs that a run would move, each once."""
+    seen: set[int] = set()
+    for rule in plan(context.policies, context.now):
+        async for pack in _packs(context, rule):
+            if pack.pack_id not in seen:
+                seen.add(pack.pack_id)
+                tally.add("packs")
+                tally.add("bytes", pack.byte_size)
+                tally.note(f"{pack.object_key}: {pack.storage_class} -> {rule.to}")
+
+
+async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
+    """Move every pack that is due."""
+    await put_policies_in_force(context)
+    for rule in plan(context.policies, context.now):
+        async for pack in _packs(context, rule):
+            if context.stopping.is_set():
+                return
+            try:
+                await _move(context, lease, pack, rule.to, tally)
+            except (ObjectNotFound, CorruptPack) as exc:
+                # One bad pack must not keep the others warm; it stays as it is and is named.
+                tally.add("failed")
+                tally.note(f"{pack.object_key}: {exc}")
+                _log.error("pack.not_moved", pack_id=pack.pack_id, object_key=pack.object_key, error=str(exc))
+
+
+async def _packs(context: JobContext, rule: Rule) -> AsyncIterator[Pack]:
+    after = 0
+    while True:
+        page = await context.catalog.packs.movable(rule.policy, rule.youngest_before, rule.settled, after, _PAGE)
+        for pack in page:
+            yield pack
+        if len(page) < _PAGE:
+            return
+        after = page[-1].pack_id
+
+
+async def _move(context: JobContext, lease: Lease, pack: Pack, to: StorageClass, tally: Tally) -> None:
+    if to.is_archive and not pack.storage_class.is_archive:
+        await _keep_footer_readable(context, pack)
+    try:
+        await context.objects.change_class(pack.object_key, to)
+    except ObjectArchived:
+        # From one archive class to another the bytes must be thawed first; Bulk costs the least.
+        state = await context.objects.restore(pack.object_key, days=_THAW_DAYS, tier="Bulk")
+        tally.add("thawing")
+        tally.note(f"{pack.object_key}: being restored ({state}) before it can move to {to}")
+        if state is not RestoreState.READABLE:
+            return
+        await context.objects.change_class(pack.object_key, to)
+    info = await context.objects.head(pack.object_key)
+    if info.storage_class is not to:
+        raise ColdTierUnavailable(f"{pack.object_key}: asked for {to}, the store says {info.storage_class}")
+    if await context.catalog.packs.moved(pack.pack_id, to, lease, context.now):
+        tally.add("packs")
+        tally.add("snapshots", pack.live_count)
+        tally.add("bytes", pack.byte_size)
+
+
+async def _keep_footer_readable(context: JobContext, pack: Pack) -> None:
+    data = await PackReader(context.objects).footer_bytes(pack.object_key, pack.byte_size)
+    try:
+        await context.objects.put(
+            footer_key(pack.pack_uuid),
+            data,
+            storage_class=StorageClass.STANDARD,
+            sha256=hashlib.sha256(data).digest(),
+        )
+    except ObjectExists:
+        return

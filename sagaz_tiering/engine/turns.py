@@ -1,0 +1,52 @@
+"""A saga's turn: claimed, looked at, perhaps packed, and let go of with the time of its next turn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sagaz_tiering.engine.job import JobContext
+from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.storage.hot import ClaimedSaga
+
+UNKNOWN = -1
+"""As the number of snapshots left: something is not as it was seen, so the turns stay as they are."""
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """What is known of a claimed saga so far. It ends when nothing of it waits in an open pack any more."""
+
+    claimed: ClaimedSaga
+    left: int = 0
+    next_due_us: int | None = None
+    next_expiry_us: int | None = None
+    open_parts: int = 0
+    read: bool = False
+
+    def look_at(self, due_us: int | None) -> None:
+        """Have the age job look again at `due_us` at the latest."""
+        if due_us is not None and (self.next_due_us is None or due_us < self.next_due_us):
+            self.next_due_us = due_us
+
+    def keep(self, context: JobContext, meta: SnapshotMeta) -> None:
+        """A snapshot that stays hot: its own next times count."""
+        decision = context.policies.decide(meta, context.now_us)
+        self.look_at(decision.due_us)
+        self.expire_at(decision.expires_us)
+
+    def expire_at(self, expires_us: int | None) -> None:
+        """Have the expire job look at `expires_us` at the latest."""
+        if expires_us is not None and (self.next_expiry_us is None or expires_us < self.next_expiry_us):
+            self.next_expiry_us = expires_us
+
+
+async def settle(context: JobContext, turns: Iterable[Turn]) -> None:
+    """Let go of the turns that are complete."""
+    done = [turn for turn in turns if turn.read and turn.open_parts == 0]
+    await context.hot.settle([(t.claimed, t.left, t.next_due_us, t.next_expiry_us) for t in done])
+
+
+async def give_back(context: JobContext, turns: Iterable[Turn]) -> None:
+    """Let go of turns that were not finished; they stay due."""
+    await context.hot.settle([(turn.claimed, UNKNOWN, None, None) for turn in turns])

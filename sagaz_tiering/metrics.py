@@ -1,0 +1,83 @@
+"""What is counted, in a registry of our own: an application that embeds the facade decides where it shows.
+
+    from sagaz_tiering import metrics
+    metrics.SAVE_FAILURES.labels(reason=type(exc).__name__).inc()
+
+The daemon serves `exposition()` at /metrics; an application can register `REGISTRY` with its own exporter.
+Labels are small closed sets, never ids.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+REGISTRY: Final = CollectorRegistry()
+
+_FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
+_SLOW = (0.05, 0.25, 1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
+
+SAVES: Final = Counter(
+    "sagaz_tiering_saves",
+    "Snapshots saved, by the durability they were acknowledged with",
+    ["durability"],
+    registry=REGISTRY,
+)
+SAVE_FAILURES: Final = Counter(
+    "sagaz_tiering_save_failures",
+    "Saves that raised, by error class (the saga engine swallows the error itself)",
+    ["reason"],
+    registry=REGISTRY,
+)
+SAVE_SECONDS: Final = Histogram(
+    "sagaz_tiering_save_seconds", "Time of a save until it was acknowledged", buckets=_FAST, registry=REGISTRY
+)
+READS: Final = Counter(
+    "sagaz_tiering_reads",
+    "Reads answered, by the tier that had the answer (none: no such snapshot)",
+    ["tier"],
+    registry=REGISTRY,
+)
+READ_FAILURES: Final = Counter(
+    "sagaz_tiering_read_failures", "Reads that raised, by error class", ["reason"], registry=REGISTRY
+)
+READ_SECONDS: Final = Histogram("sagaz_tiering_read_seconds", "Time of a read", buckets=_FAST, registry=REGISTRY)
+JOB_RUNS: Final = Counter(
+    "sagaz_tiering_job_runs",
+    "Runs of a job: done, failed, skipped (another process held the lease) or cut_short",
+    ["job", "outcome"],
+    registry=REGISTRY,
+)
+JOB_ERRORS: Final = Counter(
+    "sagaz_tiering_job_errors", "Runs of a job that raised, by error class", ["job", "reason"], registry=REGISTRY
+)
+JOB_SECONDS: Final = Histogram(
+    "sagaz_tiering_job_seconds", "Time of a job's run", ["job"], buckets=_SLOW, registry=REGISTRY
+)
+JOB_ITEMS: Final = Counter(
+    "sagaz_tiering_job_items",
+    "What jobs did, by kind of count (see the job's report)",
+    ["job", "kind"],
+    registry=REGISTRY,
+)
+JOB_LAST_SUCCESS: Final = Gauge(
+    "sagaz_tiering_job_last_success_timestamp_seconds",
+    "When a run of the job last ended well",
+    ["job"],
+    registry=REGISTRY,
+)
+JOB_RUNNING: Final = Gauge("sagaz_tiering_job_running", "1 while the job runs here", ["job"], registry=REGISTRY)
+READY: Final = Gauge("sagaz_tiering_ready", "1 while the daemon is ready", registry=REGISTRY)
+SERVER_UP: Final = Gauge(
+    "sagaz_tiering_server_up", "1 if the last ping of the server was answered", ["server"], registry=REGISTRY
+)
+CONFIG_RELOADS: Final = Counter(
+    "sagaz_tiering_config_reloads", "Reloads on SIGHUP: accepted or rejected", ["outcome"], registry=REGISTRY
+)
+
+
+def exposition() -> bytes:
+    """Every metric in the Prometheus text format (`CONTENT_TYPE`)."""
+    return generate_latest(REGISTRY)

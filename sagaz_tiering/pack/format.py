@@ -1,0 +1,198 @@
+"""The pack format, version 1: bytes in, values out. Layout and rules: docs/pack-format.md.
+
+    magic "SGZPACK" 0x01 | frames, back to back | footer (zstd)
+    | u32 footer length | 16-byte blake2b of the compressed footer | magic "SGZPEND" 0x01
+
+Everything is big-endian. A pack is written by PackWriter, which parses back what it wrote before it counts; a
+reader fetches the last TAIL_LENGTH bytes, then the footer, then single frames by range, or takes all at once.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import replace
+from hashlib import sha256
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from sagaz_tiering.errors import CorruptPack
+from sagaz_tiering.pack.entries import BuiltFrame, Footer, FrameEntry, PackedSnapshot, SealedPack
+from sagaz_tiering.pack.footer import footer_content, read_footer_content
+from sagaz_tiering.pack.frame import (
+    DEFAULT_LEVEL,
+    MAX_FRAME_RAW_BYTES,
+    build_frame,
+    open_frame,
+    read_frame_header,
+)
+from sagaz_tiering.pack.wire import digest
+from sagaz_tiering.zstd import NotZstd, compress, declared_size, decompress
+
+__all__ = [
+    "DEFAULT_LEVEL",
+    "MAX_FRAME_RAW_BYTES",
+    "TAIL_LENGTH",
+    "BuiltFrame",
+    "Footer",
+    "FooterLocation",
+    "FrameEntry",
+    "PackWriter",
+    "PackedSnapshot",
+    "SealedPack",
+    "build_frame",
+    "locate_footer",
+    "open_frame",
+    "parse_footer",
+    "parse_pack",
+]
+
+VERSION: Final = 1
+_NAME: Final = b"SGZPACK"
+_END_NAME: Final = b"SGZPEND"
+MAGIC: Final = _NAME + bytes([VERSION])
+END_MAGIC: Final = _END_NAME + bytes([VERSION])
+
+_TAIL: Final = struct.Struct(">I16s8s")
+TAIL_LENGTH: Final = _TAIL.size
+"""Bytes at the end of a pack that say where its footer is."""
+
+MAX_FOOTER_RAW_BYTES: Final = 256 * 1024 * 1024
+
+_FOOTER_LEVEL: Final = 9  # ids and checksums do not compress; above, only the time grows
+
+
+class FooterLocation(NamedTuple):
+    """Where the compressed footer is in its object (bytes), and the checksum that it must have."""
+
+    offset: int
+    length: int
+    checksum: bytes
+
+
+class PackWriter:
+    """Collects frames in memory and seals them into one pack. Not for several threads at once."""
+
+    def __init__(self, pack_id: UUID, catalog_id: UUID, created_us: int) -> None:
+        self._pack_id = pack_id
+        self._catalog_id = catalog_id
+        self._created_us = created_us
+        self._data = bytearray(MAGIC)
+        self._frames: list[FrameEntry] = []
+        self._ids: set[UUID] = set()
+
+    @property
+    def size(self) -> int:
+        """Bytes so far, without the footer."""
+        return len(self._data)
+
+    @property
+    def frame_count(self) -> int:
+        return len(self._frames)
+
+    @property
+    def snapshot_count(self) -> int:
+        return len(self._ids)
+
+    def add(self, frame: BuiltFrame) -> None:
+        """Append a frame. Raises ValueError (and changes nothing) if a snapshot is in the pack already."""
+        ids = {snapshot.meta.snapshot_id for snapshot in frame.entry.snapshots}
+        twice = ids & self._ids
+        if twice:
+            raise ValueError(f"snapshot {min(twice)} is in the pack already")
+        self._frames.append(replace(frame.entry, offset=len(self._data)))
+        self._ids |= ids
+        self._data += frame.payload
+
+    def seal(self) -> SealedPack:
+        """The finished pack; the writer must not be used again.
+
+        What was built is parsed back whole: CorruptPack here means that nothing must be uploaded or deleted.
+        Raises ValueError for a pack without frames.
+        """
+        if not self._frames:
+            raise ValueError("a pack has at least one frame")
+        footer = Footer(
+            pack_id=self._pack_id,
+            catalog_id=self._catalog_id,
+            created_us=self._created_us,
+            dictionaries=(),
+            frames=tuple(self._frames),
+        )
+        compressed = compress(footer_content(footer), _FOOTER_LEVEL)
+        data = b"".join((self._data, compressed, _TAIL.pack(len(compressed), digest(compressed), END_MAGIC)))
+        if parse_pack(data) != footer:
+            raise CorruptPack(f"pack {self._pack_id} does not read back as it was written")
+        return SealedPack(data=data, footer=footer, sha256=sha256(data).digest())
+
+
+def parse_pack(data: bytes) -> Footer:
+    """The footer of a whole pack, after every frame was opened and compared with it. Raises CorruptPack."""
+    _check_magic(data[: len(MAGIC)], _NAME)
+    location = locate_footer(data, len(data))
+    end = location.offset + location.length
+    footer = parse_footer(data[location.offset : end], location.checksum)
+    if _frames_end(footer.frames) != location.offset:
+        raise CorruptPack("pack: there are bytes between the last frame and the footer")
+    for frame in footer.frames:
+        check_frame(frame, data[frame.offset : frame.offset + frame.length])
+    return footer
+
+
+def locate_footer(tail: bytes, object_size: int) -> FooterLocation:
+    """Where the footer is, from (at least) the last TAIL_LENGTH bytes of an object. Raises CorruptPack."""
+    if len(tail) < TAIL_LENGTH or object_size < len(MAGIC) + TAIL_LENGTH or len(tail) > object_size:
+        raise CorruptPack(f"pack: an object of {object_size} bytes is truncated, or not a pack")
+    length, checksum, end_magic = _TAIL.unpack(tail[-TAIL_LENGTH:])
+    _check_magic(end_magic, _END_NAME)
+    offset = object_size - TAIL_LENGTH - length
+    if length == 0 or offset < len(MAGIC):
+        raise CorruptPack(f"pack: a footer of {length} bytes cannot be in an object of {object_size}")
+    return FooterLocation(offset, length, checksum)
+
+
+def parse_footer(data: bytes, checksum: bytes) -> Footer:
+    """The footer from its compressed bytes and the checksum that `locate_footer` told. Raises CorruptPack."""
+    if digest(data) != checksum:
+        raise CorruptPack("pack footer: does not match its checksum")
+    try:
+        raw_length = declared_size(data)
+        if raw_length > MAX_FOOTER_RAW_BYTES:
+            raise CorruptPack(f"pack footer: {raw_length} raw bytes are over the limit")
+        raw = decompress(data, raw_length)
+    except NotZstd as exc:
+        raise CorruptPack(f"pack footer: {exc}") from exc
+    footer = read_footer_content(raw)
+    _frames_end(footer.frames)
+    return footer
+
+
+def check_frame(entry: FrameEntry, payload: bytes) -> None:
+    """Open a frame and compare it with its footer entry. Raises CorruptPack."""
+    header = read_frame_header(payload)
+    said = (header.codec, header.dictionary_id, header.key_id, header.raw_length, header.checksum)
+    if said != (entry.codec, entry.dictionary_id, entry.key_id, entry.raw_length, entry.checksum):
+        raise CorruptPack(f"pack: the frame at byte {entry.offset} is not the one that the footer describes")
+    held = [(record.meta, record.encoding) for record in open_frame(payload)]
+    if held != [(snapshot.meta, snapshot.encoding) for snapshot in entry.snapshots]:
+        raise CorruptPack(f"pack: the frame at byte {entry.offset} holds other snapshots than the footer says")
+
+
+def _frames_end(frames: Sequence[FrameEntry]) -> int:
+    """Where the last frame ends, if frames follow each other without gap or overlap."""
+    end = len(MAGIC)
+    for frame in frames:
+        if frame.offset != end:
+            raise CorruptPack(f"pack: a frame at byte {frame.offset} where the last one ended at {end}")
+        end += frame.length
+    return end
+
+
+def _check_magic(found: bytes, name: bytes) -> None:
+    if found[: len(name)] != name or len(found) != len(name) + 1:
+        raise CorruptPack("pack: not an object of sagaz-tiering, or a truncated one")
+    if found[-1] != VERSION:
+        raise CorruptPack(
+            f"pack: format version {found[-1]}, this version of sagaz-tiering reads {VERSION}",
+            hint="it was written by a newer sagaz-tiering: upgrade this one",
+        )

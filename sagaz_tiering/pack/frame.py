@@ -1,0 +1,173 @@
+"""A frame: snapshots of one saga, compressed together, readable on its own from one range of a pack.
+
+Header: magic `SF`, u8 codec (1 zstd), u8 flags (1 dictionary id follows, 2 key id follows), u32 raw length,
+16-byte blake2b of the compressed payload, [8-byte dictionary id], [16-byte key id]; then the payload, which is,
+before compression: 16-byte saga id, saga name, string table, u32 count, metadata block, u32 body lengths, bodies.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+from zlib import crc32
+
+from sagaz_tiering.codec import Record
+from sagaz_tiering.errors import CorruptPack
+from sagaz_tiering.pack.entries import BuiltFrame, FrameEntry, PackedSnapshot
+from sagaz_tiering.pack.metas import MAX_EXPIRY_US, MIN_META_BYTES, packed_metas, read_metas
+from sagaz_tiering.pack.wire import Cursor, StringTable, column, digest, packed_text
+from sagaz_tiering.zstd import NotZstd, compress, decompress
+
+FRAME_MAGIC: Final = b"SF"
+CODEC_ZSTD: Final = 1
+FLAG_DICTIONARY: Final = 1
+FLAG_KEY: Final = 2
+DICTIONARY_ID_BYTES: Final = 8
+KEY_ID_BYTES: Final = 16
+
+MAX_FRAME_RAW_BYTES: Final = 1024**3
+"""Raw payload that no frame exceeds: larger sagas span several frames."""
+
+DEFAULT_LEVEL: Final = 6
+"""Measured on 10 KB order snapshots: level 6 saves 2 % of the bytes over level 3 for 12 µs a snapshot; 9 saves 3 %
+for 38 µs, and higher levels nothing more that is worth their time."""
+
+_HEADER: Final = struct.Struct(">2sBBI16s")
+MIN_FRAME_BYTES: Final = _HEADER.size + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameHeader:
+    """What a frame says about its own payload, which starts at `length`."""
+
+    codec: int
+    dictionary_id: bytes | None
+    key_id: bytes | None
+    raw_length: int
+    checksum: bytes
+    length: int
+
+
+def build_frame(records: Sequence[tuple[Record, int | None]], *, level: int = DEFAULT_LEVEL) -> BuiltFrame:
+    """The frame of `(record, expires_us)` pairs, which need not be sorted. CPU heavy; safe on any thread.
+
+    Raises ValueError for pairs of more than one saga (id and name), for none, for a snapshot given twice and for
+    more than MAX_FRAME_RAW_BYTES.
+    """
+    ordered = sorted(records, key=lambda pair: pair[0].meta.order_key, reverse=True)
+    _check_input(ordered)
+    raw = frame_content([record for record, _ in ordered])
+    if len(raw) > MAX_FRAME_RAW_BYTES:
+        raise ValueError(f"{len(raw)} bytes are too many for one frame (limit {MAX_FRAME_RAW_BYTES})")
+    compressed = compress(raw, level)
+    blake = digest(compressed)
+    payload = _HEADER.pack(FRAME_MAGIC, CODEC_ZSTD, 0, len(raw), blake) + compressed
+    meta = ordered[0][0].meta
+    entry = FrameEntry(
+        saga_id=meta.saga_id,
+        saga_name=meta.saga_name,
+        offset=0,
+        length=len(payload),
+        raw_length=len(raw),
+        checksum=blake,
+        codec=CODEC_ZSTD,
+        dictionary_id=None,
+        key_id=None,
+        snapshots=tuple(
+            PackedSnapshot(meta=record.meta, expires_us=expires_us, encoding=record.encoding)
+            for record, expires_us in ordered
+        ),
+    )
+    return BuiltFrame(payload=payload, entry=entry)
+
+
+def frame_content(records: Sequence[Record]) -> bytes:
+    """The payload of a frame before compression; `records` of one saga, newest first."""
+    metas = [record.meta for record in records]
+    strings = StringTable()
+    block = packed_metas(metas, (record.encoding for record in records), strings)
+    return b"".join(
+        (
+            metas[0].saga_id.bytes,
+            packed_text(metas[0].saga_name),
+            strings.packed(),
+            column("I", [len(records)]),
+            block,
+            column("I", [len(record.body) for record in records]),
+            *(record.body for record in records),
+        )
+    )
+
+
+def open_frame(payload: bytes) -> list[Record]:
+    """The records of one frame (as `build_frame` made it), newest first. Raises CorruptPack."""
+    header = read_frame_header(payload)
+    if header.key_id is not None or header.dictionary_id is not None:
+        need = "key" if header.key_id is not None else "dictionary"
+        raise CorruptPack(f"frame: needs a {need}, which this version cannot apply", hint="upgrade sagaz-tiering")
+    compressed = payload[header.length :]
+    if digest(compressed) != header.checksum:
+        raise CorruptPack("frame: the payload does not match its checksum")
+    try:
+        raw = decompress(compressed, header.raw_length)
+    except NotZstd as exc:
+        raise CorruptPack(f"frame: {exc}") from exc
+    return read_frame_content(raw)
+
+
+def read_frame_header(payload: bytes) -> FrameHeader:
+    """The header of a frame, whose payload need not be there. Raises CorruptPack."""
+    cursor = Cursor(payload, "frame")
+    magic, codec, flags, raw_length, checksum = _HEADER.unpack(cursor.take(_HEADER.size))
+    if magic != FRAME_MAGIC:
+        raise cursor.corrupt("no frame begins here")
+    if codec != CODEC_ZSTD or flags & ~(FLAG_DICTIONARY | FLAG_KEY):
+        raise CorruptPack(f"frame: codec {codec} with flags {flags:#04x} is not known", hint="upgrade sagaz-tiering")
+    if not 0 < raw_length <= MAX_FRAME_RAW_BYTES:
+        raise cursor.corrupt(f"{raw_length} raw bytes")
+    dictionary_id = cursor.take(DICTIONARY_ID_BYTES) if flags & FLAG_DICTIONARY else None
+    key_id = cursor.take(KEY_ID_BYTES) if flags & FLAG_KEY else None
+    return FrameHeader(
+        codec=codec,
+        dictionary_id=dictionary_id,
+        key_id=key_id,
+        raw_length=raw_length,
+        checksum=checksum,
+        length=len(payload) - cursor.remaining,
+    )
+
+
+def read_frame_content(raw: bytes) -> list[Record]:
+    """The records of `frame_content`; checks every body's crc. Raises CorruptPack."""
+    cursor = Cursor(raw, "frame")
+    saga_id = cursor.uuids(1)[0]
+    saga_name = cursor.text()
+    strings = cursor.strings()
+    count = cursor.count(MIN_META_BYTES, "snapshots")
+    metas, encodings = read_metas(cursor, [(saga_id, saga_name)] * count, strings)
+    bodies = [cursor.take(length) for length in cursor.numbers("I", count)]
+    cursor.end()
+    keys = [meta.order_key for meta in metas]
+    if not keys or any(newer <= older for newer, older in pairwise(keys)):
+        raise cursor.corrupt("snapshots are missing or out of order")
+    if len({meta.snapshot_id for meta in metas}) != count:
+        raise cursor.corrupt("a snapshot is there twice")
+    for meta, body in zip(metas, bodies, strict=True):
+        if crc32(body) != meta.body_crc:
+            raise cursor.corrupt(f"the body of snapshot {meta.snapshot_id} does not match its checksum")
+    return [
+        Record(meta=meta, encoding=encoding, body=body)
+        for meta, encoding, body in zip(metas, encodings, bodies, strict=True)
+    ]
+
+
+def _check_input(pairs: Sequence[tuple[Record, int | None]]) -> None:
+    if len({(record.meta.saga_id, record.meta.saga_name) for record, _ in pairs}) != 1:
+        raise ValueError("a frame holds the snapshots of exactly one saga (id and name)")
+    if len({record.meta.snapshot_id for record, _ in pairs}) != len(pairs):
+        raise ValueError("a frame holds a snapshot once")
+    if any(expires is not None and abs(expires) >= MAX_EXPIRY_US for _, expires in pairs):
+        raise ValueError("expires_us is out of range")

@@ -1,0 +1,47 @@
+"""Reads frames and footers of packs out of an object store: one range GET a frame."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+from sagaz_tiering.codec import Record
+from sagaz_tiering.objects.base import ObjectStore
+from sagaz_tiering.pack.entries import Footer
+from sagaz_tiering.pack.format import TAIL_LENGTH, locate_footer, parse_footer
+from sagaz_tiering.pack.frame import open_frame
+
+
+def footer_key(pack_uuid: UUID) -> str:
+    """Where the readable copy of an archived pack's footer is."""
+    return f"footers/{pack_uuid}.footer"
+
+
+class PackReader:
+    """Frames and footers, verified. Raises CorruptPack, ObjectArchived, ObjectNotFound, ColdTierUnavailable."""
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+
+    async def frame(self, key: str, offset: int, length: int) -> list[Record]:
+        """The records of one frame."""
+        return open_frame(await self._objects.get_range(key, offset, length))
+
+    async def footer_bytes(self, key: str, size: int) -> bytes:
+        """Footer and tail of a pack of `size` bytes, as they are in the object: what a footer copy holds."""
+        tail = await self._objects.get_range(key, size - TAIL_LENGTH, TAIL_LENGTH)
+        place = locate_footer(tail, size)
+        return await self._objects.get_range(key, place.offset, place.length) + tail
+
+    async def footer(self, key: str, size: int) -> Footer:
+        """The footer of a pack of `size` bytes."""
+        return read_footer(await self.footer_bytes(key, size), size)
+
+    async def footer_copy(self, pack_uuid: UUID, size: int) -> Footer:
+        """The footer of an archived pack, from its readable copy."""
+        return read_footer(await self._objects.get(footer_key(pack_uuid)), size)
+
+
+def read_footer(data: bytes, size: int) -> Footer:
+    """The footer in the last bytes of a pack of `size` bytes."""
+    place = locate_footer(data[-TAIL_LENGTH:], size)
+    return parse_footer(data[:-TAIL_LENGTH], place.checksum)

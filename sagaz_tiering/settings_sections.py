@@ -1,0 +1,213 @@
+"""The sections of the configuration beside `tiers` and `policies`: catalog, schedule, jobs, daemon, log, embedded."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+
+from sagaz_tiering.schema import DEFAULT_TEXT, StrictModel, problem, refusal
+from sagaz_tiering.units import ByteSize, Count, Duration, DurationOrZero, format_duration
+from sagaz_tiering.urls import PostgresUrl
+
+DEFAULT_POOL_MAX = 10
+DEFAULT_COMMAND_TIMEOUT = timedelta(seconds=30)
+DEFAULT_AGE_EVERY = timedelta(minutes=5)
+DEFAULT_TRANSITION_EVERY = timedelta(hours=1)
+DEFAULT_EXPIRE_EVERY = timedelta(minutes=15)
+DEFAULT_COLLECT_EVERY = timedelta(hours=6)
+JITTER_SHARE = 10
+DEFAULT_MAX_SNAPSHOT = 32 * 2**20
+DEFAULT_LEASE_TTL = timedelta(seconds=60)
+DEFAULT_CLAIM_TTL = timedelta(minutes=10)
+DEFAULT_BATCH_SAGAS = 256
+DEFAULT_UPLOAD_DEADLINE = timedelta(hours=1)
+DEFAULT_RETIRE_GRACE = timedelta(hours=24)
+DEFAULT_COLLECT_MIN_AGE = timedelta(hours=24)
+DEFAULT_COLLECT_MAX_DELETES = 1000
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 9464
+DEFAULT_SHUTDOWN_GRACE = timedelta(seconds=60)
+
+
+class CatalogSettings(StrictModel):
+    """PostgreSQL, which knows where every snapshot is."""
+
+    url: PostgresUrl
+    """`postgresql://USER@HOST:5432/DATABASE`, or `embedded`."""
+    pool_min: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Connections that one process keeps open."""
+    pool_max: Annotated[int, Field(ge=1, le=1000)] = DEFAULT_POOL_MAX
+    """Connections that one process opens at most; more callers wait."""
+    statement_cache: bool = True
+    """Prepared statements; `false` behind pgbouncer in transaction mode."""
+    command_timeout: Duration = DEFAULT_COMMAND_TIMEOUT
+    """Deadline of each statement."""
+
+    @field_validator("pool_max")
+    @classmethod
+    def _check_pool(cls, pool_max: int, info: ValidationInfo) -> int:
+        if pool_max < info.data.get("pool_min", 0):
+            raise problem(f"{pool_max} is less than pool_min, {info.data['pool_min']}; make it at least that")
+        return pool_max
+
+
+def _share_of_every(earlier: dict[str, Any]) -> timedelta:
+    every: timedelta = earlier.get("every", timedelta(0))
+    return every / JITTER_SHARE
+
+
+class JobTimes(StrictModel):
+    """When a job runs."""
+
+    every: Duration
+    """Time between two starts."""
+    jitter: DurationOrZero = Field(
+        default_factory=_share_of_every, json_schema_extra={DEFAULT_TEXT: "a tenth of `every`"}
+    )
+    """Random delay of each start, so that replicas do not start together."""
+
+    @field_validator("jitter")
+    @classmethod
+    def _check_jitter(cls, jitter: timedelta, info: ValidationInfo) -> timedelta:
+        every = info.data.get("every")
+        if every is not None and jitter >= every:
+            raise problem(f"{format_duration(jitter)} is not shorter than every, {format_duration(every)}")
+        return jitter
+
+
+class AgeTimes(JobTimes):
+    """When the job `age` runs."""
+
+    every: Duration = DEFAULT_AGE_EVERY
+    """Time between two starts."""
+
+
+class TransitionTimes(JobTimes):
+    """When the job `transition` runs."""
+
+    every: Duration = DEFAULT_TRANSITION_EVERY
+    """Time between two starts."""
+
+
+class ExpireTimes(JobTimes):
+    """When the job `expire` runs."""
+
+    every: Duration = DEFAULT_EXPIRE_EVERY
+    """Time between two starts."""
+
+
+class CollectTimes(JobTimes):
+    """When the job `collect` runs."""
+
+    every: Duration = DEFAULT_COLLECT_EVERY
+    """Time between two starts."""
+
+
+class Schedule(StrictModel):
+    """When the daemon runs its jobs."""
+
+    age: AgeTimes = AgeTimes()
+    """Moves snapshots that are due from Redis and PostgreSQL into packs."""
+    transition: TransitionTimes = TransitionTimes()
+    """Moves packs to colder storage classes."""
+    expire: ExpireTimes = ExpireTimes()
+    """Deletes what is past its retention, in every tier."""
+    collect: CollectTimes = CollectTimes()
+    """Removes objects that no catalog row knows."""
+
+
+class LimitSettings(StrictModel):
+    """What is refused."""
+
+    max_snapshot: ByteSize = DEFAULT_MAX_SNAPSHOT
+    """Largest encoded snapshot that a save accepts."""
+
+
+class JobSettings(StrictModel):
+    """How jobs work."""
+
+    lease_ttl: Duration = DEFAULT_LEASE_TTL
+    """After so long without a sign of life another daemon takes over a job."""
+    claim_ttl: Duration = DEFAULT_CLAIM_TTL
+    """After so long another daemon takes over a claimed batch of sagas."""
+    batch_sagas: Count = DEFAULT_BATCH_SAGAS
+    """Sagas that one step of a job claims at once."""
+    upload_deadline: Duration = DEFAULT_UPLOAD_DEADLINE
+    """Longest time that writing one pack may take."""
+    retire_grace: DurationOrZero = DEFAULT_RETIRE_GRACE
+    """Time between a pack's last snapshot going and its bytes going, for readers that are under way."""
+    collect_min_age: Duration = DEFAULT_COLLECT_MIN_AGE
+    """Youngest unknown object that `collect` removes; not less than `upload_deadline`."""
+    collect_max_deletes: Annotated[int, Field(ge=1)] = DEFAULT_COLLECT_MAX_DELETES
+    """Most objects that one run of `collect` removes."""
+
+    @model_validator(mode="after")
+    def _check_ages(self) -> Self:
+        if self.collect_min_age < self.upload_deadline:
+            deadline = format_duration(self.upload_deadline)
+            text = f"shorter than upload_deadline, {deadline}: packs still being written would be removed; raise it"
+            raise refusal("jobs", [(("collect_min_age",), text)])
+        return self
+
+
+class DaemonSettings(StrictModel):
+    """The daemon's own HTTP server (health and metrics) and its end."""
+
+    host: Annotated[str, Field(min_length=1)] = DEFAULT_HOST
+    """Address to listen on; it has no access control, so think before opening it to a network."""
+    port: Annotated[int, Field(ge=0, le=65535)] = DEFAULT_PORT
+    """Port of `/livez`, `/readyz` and `/metrics`; 0 for any free one."""
+    shutdown_grace: DurationOrZero = DEFAULT_SHUTDOWN_GRACE
+    """How long a running step may take to finish after SIGTERM."""
+
+
+class LogLevel(StrEnum):
+    """Least important event that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class LogSettings(StrictModel):
+    """What is logged, and how."""
+
+    level: LogLevel = LogLevel.INFO
+    """Least important event that is logged."""
+    format: LogFormat = LogFormat.AUTO
+    """`auto` is `console` on a terminal and `json` elsewhere."""
+
+
+def _check_directory(path: Path) -> Path:
+    if not path.parts or path.parts[0].startswith("~"):
+        raise problem("needs a directory, such as ../.sagaz-tiering or /var/lib/sagaz-tiering (no ~)")
+    return path
+
+
+DataDirectory = Annotated[Path, AfterValidator(_check_directory)]
+
+
+class EmbeddedSettings(StrictModel):
+    """Servers that are started and stopped with the process, for trying out, tests and small installations."""
+
+    data_dir: DataDirectory
+    """Where their data stays (relative paths start at the configuration file)."""
+    postgres: bool = True
+    """Start PostgreSQL for `catalog.url: embedded`."""
+    redis: bool = True
+    """Start Redis for `tiers.hot.url: embedded`."""
+    s3: bool = True
+    """Start an S3 server for `tiers.cold.endpoint_url: embedded`."""

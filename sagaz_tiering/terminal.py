@@ -1,0 +1,104 @@
+"""What goes to the terminal: tables and JSON in which a hostile name stays plain text."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+UNTERMINALED_WIDTH = 160
+"""Columns of a table in a pipe or a log, where nothing has to fit a window."""
+
+MAX_CELL = 120
+
+
+def safe(value: object, *, limit: int = MAX_CELL) -> str:
+    """`value` as one line of printable text: control, format and surrogate characters become escapes."""
+    text = str(value)
+    if len(text) > limit:
+        text = text[: limit - 1] + "…"
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
+
+
+def print_json(document: Any, *, compact: bool = False) -> None:
+    """One JSON document on stdout, ASCII only."""
+    print(json.dumps(document, indent=None if compact else 2, default=str), flush=True)
+
+
+def pretty_json(document: Any) -> str:
+    """JSON for people: readable in any script, with everything unprintable escaped."""
+    text = json.dumps(document, indent=2, ensure_ascii=False)
+    return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
+
+
+def make_console(*, stderr: bool = False) -> Console:
+    """A console that takes no markup from text; colours only on a terminal."""
+    from rich.console import Console
+
+    stream = sys.stderr if stderr else sys.stdout
+    width = None if stream.isatty() or "COLUMNS" in os.environ else UNTERMINALED_WIDTH
+    return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
+
+
+def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
+    """A table; a column whose name ends with `>` is aligned right. Cells are made safe."""
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*(Text("—" if cell is None else safe(cell)) for cell in row))
+    return table
+
+
+def show_bytes(count: int) -> str:
+    """`812 B`, `3.1 KiB`, `2.0 GiB`."""
+    size = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if size < 1024 or unit == "TiB":
+            break
+        size /= 1024
+    return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
+
+
+def show_usd(amount: float) -> str:
+    """`$12.30`; small amounts keep two significant digits."""
+    if amount == 0 or amount >= 0.01:
+        return f"${amount:,.2f}"
+    return f"${amount:.10f}"[:13].rstrip("0") if amount < 1e-4 else f"${amount:.5f}"
+
+
+def show_time(moment: datetime | None) -> str | None:
+    """UTC to the second; None stays None."""
+    return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def show_span(span: timedelta) -> str:
+    """A rough length of time: `7 y 1 d`, `3 d 4 h`, `12 min`, `8 s`."""
+    seconds = int(abs(span).total_seconds())
+    parts = []
+    for unit, length in (("y", 365 * 86_400), ("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
+        count, seconds = divmod(seconds, length)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts[:2]) or "0 s"
+
+
+def show_when(moment: datetime | None, now: datetime) -> str | None:
+    """A time with its distance: `2026-03-01 12:00:00Z (in 3 d)`."""
+    if moment is None:
+        return None
+    distance = f"in {show_span(moment - now)}" if moment > now else f"{show_span(now - moment)} ago"
+    return f"{show_time(moment)} ({distance})"

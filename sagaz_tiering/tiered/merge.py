@@ -1,0 +1,65 @@
+"""Copies from several tiers as one timeline. Pure.
+
+Of one snapshot the newest save wins; of the same save the nearest tier (hot, durable, cold) is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sagaz_tiering.catalog.locations import Located
+from sagaz_tiering.clock import from_micros
+from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Copy:
+    """Where to read a snapshot from: `value` at hand, or in Redis under its id (hot), or `located`."""
+
+    ref: SnapshotRef
+    saved_us: int | None
+    value: bytes | None = None
+    located: Located | None = None
+
+
+def hot_copy(meta: SnapshotMeta, policies: PolicySet, value: bytes | None = None) -> Copy:
+    """A copy in Redis."""
+    ref = SnapshotRef.of(meta, expires_us=policies.expires_us(meta), tier=Tier.HOT)
+    return Copy(ref=ref, saved_us=meta.saved_us, value=value)
+
+
+def located_copy(located: Located) -> Copy:
+    """A copy that PostgreSQL told of."""
+    return Copy(ref=located.ref, saved_us=located.saved_us, value=located.value, located=located)
+
+
+def merge(hot: Iterable[Copy], located: Iterable[Copy]) -> list[Copy]:
+    """One copy per snapshot, newest snapshot first, expired ones included."""
+    best: dict[UUID, Copy] = {copy.ref.snapshot_id: copy for copy in hot}
+    for copy in located:
+        known = best.get(copy.ref.snapshot_id)
+        if known is None or _newer(copy, known):
+            best[copy.ref.snapshot_id] = copy
+    return sorted(best.values(), key=lambda copy: copy.ref.order_key, reverse=True)
+
+
+def alive(copies: Iterable[Copy], now: datetime) -> list[Copy]:
+    """Those that have not expired by `now`."""
+    return [copy for copy in copies if copy.ref.expires_at is None or now < copy.ref.expires_at]
+
+
+def matches(copy: Copy, not_after_us: int | None, step_name: str | None) -> bool:
+    """Whether a copy answers a question for a time and a step."""
+    if step_name is not None and copy.ref.step_name != step_name:
+        return False
+    return not_after_us is None or copy.ref.created_at <= from_micros(not_after_us)
+
+
+def _newer(copy: Copy, known: Copy) -> bool:
+    if known.ref.tier is Tier.COLD:
+        return True
+    return copy.saved_us is not None and known.saved_us is not None and copy.saved_us > known.saved_us

@@ -1,0 +1,198 @@
+"""The read path: Redis, then PostgreSQL's durable copies and the places in packs, then the packs.
+
+Redis is always asked before PostgreSQL: a snapshot on its way into a pack is published there before it leaves
+Redis, so in this order one of the two has it. Redis alone answers only what `Watch` says it has completely.
+When Redis is down, PostgreSQL answers alone only for sagas whose policies acknowledge nothing in Redis alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sagaz_tiering.catalog.locations import Located, Locations
+from sagaz_tiering.clock import Clock, from_micros, to_micros
+from sagaz_tiering.codec import Record, decode, from_value, read_meta
+from sagaz_tiering.errors import HotTierUnavailable, SnapshotLost
+from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.storage.hot import Gone, HotTier
+from sagaz_tiering.tiered.cold import ColdTier
+from sagaz_tiering.tiered.merge import Copy, alive, hot_copy, located_copy, matches, merge
+from sagaz_tiering.tiered.watch import Watch
+
+NO_LIMIT = 2**31 - 1
+
+
+class Reader:
+    """Answers every query of the facade, exactly or with an error."""
+
+    def __init__(
+        self,
+        *,
+        hot: HotTier,
+        locations: Locations,
+        cold: ColdTier,
+        watch: Watch,
+        policies: PolicySet,
+        clock: Clock,
+    ) -> None:
+        self.policies = policies
+        self._hot = hot
+        self._locations = locations
+        self._cold = cold
+        self._watch = watch
+        self._clock = clock
+
+    async def get(self, snapshot_id: UUID) -> SagaSnapshot | None:
+        """One snapshot by id."""
+        copies = await self.copies(snapshot_id, trust_redis=True)
+        live = alive(copies[:1], self._clock.now())
+        return (await self.load(live))[0] if live else None
+
+    async def copies(self, snapshot_id: UUID, *, trust_redis: bool) -> list[Copy]:
+        """Every copy of one snapshot, the one to read first, expired ones included."""
+        hot_error, found = None, None
+        try:
+            found = await self._hot.get(snapshot_id)
+        except HotTierUnavailable as exc:
+            hot_error = exc
+        hot = []
+        if isinstance(found, bytes):
+            hot = [hot_copy(read_meta(found), self.policies, found)]
+            if trust_redis and await self._watch.horizon_us(0) is not None:
+                return hot
+        located = [located_copy(item) for item in await self._locations.find(snapshot_id)]
+        if hot_error is not None:
+            self._check_answerable(located, hot_error)
+        if isinstance(found, Gone) and not located:
+            raise _lost(snapshot_id)
+        best = merge(hot, located)
+        return best + [copy for copy in (*hot, *located) if copy not in best]
+
+    async def newest(
+        self, saga_id: UUID, *, not_after: datetime | None = None, step_name: str | None = None
+    ) -> SagaSnapshot | None:
+        """The newest live snapshot of a saga, at or before a time, of a step."""
+        not_after_us = None if not_after is None else to_micros(not_after)
+        try:
+            found = await self._hot.newest(saga_id, not_after_us=not_after_us, step_name=step_name)
+        except HotTierUnavailable:
+            found = None
+        if isinstance(found, bytes):
+            copy = hot_copy(read_meta(found), self.policies, found)
+            horizon = await self._watch.horizon_us(to_micros(self._clock.now()))
+            if horizon is not None and alive([copy], self._clock.now()) and copy.ref.created_at > from_micros(horizon):
+                return (await self.load([copy]))[0]
+        timeline = await self.timeline(saga_id, not_after=not_after, step_name=step_name, limit=1)
+        return (await self.load(timeline))[0] if timeline else None
+
+    async def list_newest(self, saga_id: UUID, limit: int) -> list[SagaSnapshot]:
+        """The newest `limit` live snapshots of a saga, newest first."""
+        if limit == 0:
+            return []
+        try:
+            found = await self._hot.values(saga_id, min(limit, NO_LIMIT))
+        except HotTierUnavailable:
+            found = []
+        values = [value for value in found if isinstance(value, bytes)]
+        copies = [hot_copy(read_meta(value), self.policies, value) for value in values]
+        if len(copies) == limit and alive(copies, self._clock.now()) == copies:
+            horizon = await self._watch.horizon_us(to_micros(self._clock.now()))
+            if horizon is not None and copies[-1].ref.created_at > from_micros(horizon):
+                return await self.load(copies)
+        return await self.load(await self.timeline(saga_id, limit=limit))
+
+    async def timeline(
+        self,
+        saga_id: UUID,
+        *,
+        not_after: datetime | None = None,
+        step_name: str | None = None,
+        limit: int = NO_LIMIT,
+        expired_too: bool = False,
+    ) -> list[Copy]:
+        """Live copies of a saga's snapshots over all tiers, newest first, without bodies of hot and cold ones."""
+        now, limit = self._clock.now(), min(limit, NO_LIMIT)
+        hot, gone, hot_error = await self._hot_timeline(saga_id)
+        located = [
+            located_copy(item)
+            for item in await self._locations.find_of_saga(
+                saga_id,
+                now=from_micros(0) if expired_too else now,
+                not_after=not_after,
+                step_name=step_name,
+                # A copy in Redis may be a newer save of one of these; then the next of them counts.
+                limit=min(limit + len(hot), NO_LIMIT),
+                with_values=limit != NO_LIMIT,
+            )
+        ]
+        if hot_error is not None:
+            self._check_answerable(located, hot_error)
+        not_after_us = None if not_after is None else to_micros(not_after)
+        for snapshot_id in gone - {copy.ref.snapshot_id for copy in located}:
+            if not await self._locations.find(snapshot_id):
+                raise _lost(snapshot_id)
+        merged = merge(hot, located)
+        if not expired_too:
+            merged = alive(merged, now)
+        return [copy for copy in merged if matches(copy, not_after_us, step_name)][:limit]
+
+    async def load(self, copies: Sequence[Copy]) -> list[SagaSnapshot]:
+        """The snapshots of these copies, in their order; a hot one that left Redis meanwhile is read where it is."""
+        records: dict[UUID, Record] = {}
+        missing: list[Located] = []
+        fetch: dict[UUID, list[UUID]] = {}
+        for copy in copies:
+            if copy.value is not None:
+                records[copy.ref.snapshot_id] = from_value(copy.value)
+            elif copy.located is not None and copy.located.place is not None:
+                missing.append(copy.located)
+            else:
+                fetch.setdefault(copy.ref.saga_id, []).append(copy.ref.snapshot_id)
+        for saga_id, ids in fetch.items():
+            for snapshot_id, value in zip(ids, await self._values(saga_id, ids), strict=True):
+                if value is not None:
+                    records[snapshot_id] = from_value(value)
+                    continue
+                found = await self._locations.find(snapshot_id)
+                if not found:
+                    raise _lost(snapshot_id)
+                best = merge([], [located_copy(item) for item in found])[0]
+                if best.value is not None:
+                    records[snapshot_id] = from_value(best.value)
+                elif best.located is not None:
+                    missing.append(best.located)
+        records.update(await self._cold.read(missing))
+        return [decode(records[copy.ref.snapshot_id]) for copy in copies]
+
+    async def _values(self, saga_id: UUID, ids: Sequence[UUID]) -> list[bytes | None]:
+        try:
+            return await self._hot.fetch(saga_id, ids)
+        except HotTierUnavailable:
+            return [None] * len(ids)
+
+    async def _hot_timeline(self, saga_id: UUID) -> tuple[list[Copy], set[UUID], HotTierUnavailable | None]:
+        hot: dict[UUID, Copy] = {}
+        gone: set[UUID] = set()
+        try:
+            async for headers in self._hot.headers(saga_id):
+                for header in headers:
+                    if header.head is None:
+                        gone.add(header.snapshot_id)
+                    else:
+                        hot[header.snapshot_id] = hot_copy(read_meta(header.head), self.policies)
+        except HotTierUnavailable as exc:
+            return [], set(), exc
+        return list(hot.values()), gone - hot.keys(), None
+
+    def _check_answerable(self, located: Sequence[Copy], error: HotTierUnavailable) -> None:
+        """Without Redis: raise unless PostgreSQL must know everything about this saga."""
+        names: set[str | None] = {copy.ref.saga_name for copy in located} or {None}
+        if any(self.policies.may_be_hot_only(name) for name in names):
+            raise error
+
+
+def _lost(snapshot_id: UUID) -> SnapshotLost:
+    return SnapshotLost(f"Redis names snapshot {snapshot_id}, but neither Redis nor PostgreSQL has it")

@@ -1,0 +1,291 @@
+"""`TieredSnapshotStorage`: the storage that a saga application holds."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+from uuid import UUID
+
+import structlog
+
+from sagaz_tiering.catalog import Catalog
+from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES, encode, read_meta, to_value
+from sagaz_tiering.errors import SagazTieringError, TierUnavailable
+from sagaz_tiering.objects.base import ObjectStore
+from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.prices import PriceList
+from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotMeta, SnapshotRef, as_utc, as_uuid
+from sagaz_tiering.storage.hot import HotTier
+from sagaz_tiering.tiered.cold import ColdTier
+from sagaz_tiering.tiered.explanation import Explanation, explain
+from sagaz_tiering.tiered.merge import Copy
+from sagaz_tiering.tiered.reading import Reader
+from sagaz_tiering.tiered.saving import Saver
+from sagaz_tiering.tiered.watch import Watch
+
+if TYPE_CHECKING:
+    from sagaz_tiering.settings import TieringConfig
+
+_log = structlog.get_logger(__name__)
+_ENCODE_ON_THREAD_BYTES = 512 * 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiers:
+    """The open parts that the facade works with; whoever opened them closes them."""
+
+    hot: HotTier
+    catalog: Catalog
+    objects: ObjectStore
+    policies: PolicySet
+    prices: PriceList
+    clock: Clock
+    compression_level: int | None = 3
+    max_snapshot: int = MAX_SNAPSHOT_BYTES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """`status`: healthy, degraded (a tier is down) or unhealthy (none answers); latency in milliseconds.
+
+    `snapshot_count` and `total_size_bytes` cover the tiers that answered; a copy that is both hot and durable
+    counts once.
+    """
+
+    status: str
+    latency_ms: float
+    snapshot_count: int
+    total_size_bytes: int
+    details: dict[str, Any]
+
+
+class TieredSnapshotStorage:
+    """Saga snapshots over Redis, PostgreSQL and packs on an object store. Plugs into `sagaz` as it is.
+
+    `async with TieredSnapshotStorage.from_config("config/tiering.yaml") as storage: ...`
+
+    `None` and `[]` mean "does not exist (or expired)". A read raises TierUnavailable where a tier that might
+    hold the answer cannot be asked, SnapshotArchived where the bytes must be restored first, SnapshotLost or
+    CorruptData where a server lost or altered something. Ids are accepted as UUID or text.
+    """
+
+    def __init__(self, tiers: Tiers, *, expire: Callable[[], Awaitable[int]] | None = None) -> None:
+        self._tiers = tiers
+        self._expire = expire
+        self._saver = Saver(tiers.hot, tiers.catalog.durable)
+        self._watch = Watch(tiers.catalog.history, _first_after(tiers.policies))
+        self._reader = Reader(
+            hot=tiers.hot,
+            locations=tiers.catalog.locations,
+            cold=ColdTier(tiers.objects, tiers.prices),
+            watch=self._watch,
+            policies=tiers.policies,
+            clock=tiers.clock,
+        )
+
+    @staticmethod
+    @asynccontextmanager
+    async def from_config(
+        config: str | Path | TieringConfig, *, clock: Clock | None = None
+    ) -> AsyncIterator[TieredSnapshotStorage]:
+        """Open the storage that a YAML file (or a loaded configuration) describes, for an `async with` block.
+
+        Raises ConfigError for a wrong file. Servers may be down: they are connected to when first used.
+        """
+        from sagaz_tiering.wiring import open_runtime, read_config  # wiring builds us, so it cannot come first
+
+        async with open_runtime(read_config(config), clock=clock) as runtime:
+            yield runtime.storage()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Nothing to close here: the parts belong to whoever opened them (`from_config` closes its own)."""
+
+    def adopt(self, policies: PolicySet) -> None:
+        """Work by these policies from now on."""
+        self._reader.policies = policies
+        self._watch.follow(_first_after(policies))
+
+    async def save_snapshot(self, snapshot: SagaSnapshot) -> None:
+        """Store a snapshot (ours or any object with sagaz's attributes); an id saved before is replaced.
+
+        Returns when it is acknowledged by its policy's `durability`. Raises InvalidSnapshot where it would not
+        come back equal, TierUnavailable where it is not safe; both are logged, since the engine swallows them.
+        """
+        try:
+            ours = SagaSnapshot.of(snapshot)
+            now_us = to_micros(self._tiers.clock.now())
+            record = encode(ours, saved_us=now_us, max_bytes=self._tiers.max_snapshot)
+            if len(record.body) > _ENCODE_ON_THREAD_BYTES:
+                value = await asyncio.to_thread(to_value, record, level=self._tiers.compression_level)
+            else:
+                value = to_value(record, level=self._tiers.compression_level)
+            await self._saver.save(record.meta, value, self._reader.policies, now_us)
+        except SagazTieringError as exc:
+            _log.error(
+                "snapshot.save_failed",
+                snapshot_id=str(getattr(snapshot, "snapshot_id", None)),
+                saga_id=str(getattr(snapshot, "saga_id", None)),
+                error=str(exc),
+                error_type=type(exc).__name__,
+            )
+            raise
+
+    async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
+        """One snapshot by id."""
+        return await self._reader.get(as_uuid(snapshot_id, "snapshot_id"))
+
+    async def get_latest_snapshot(self, saga_id: UUID | str, before_step: str | None = None) -> SagaSnapshot | None:
+        """The newest snapshot of a saga; with `before_step`, the newest whose `step_name` equals it."""
+        return await self._reader.newest(as_uuid(saga_id, "saga_id"), step_name=before_step)
+
+    async def get_snapshot_at_time(self, saga_id: UUID | str, timestamp: datetime) -> SagaSnapshot | None:
+        """The newest live snapshot created at or before `timestamp` (aware; raises NaiveTimestamp)."""
+        moment = as_utc(timestamp, "timestamp")
+        return await self._reader.newest(as_uuid(saga_id, "saga_id"), not_after=moment)
+
+    async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
+        """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit."""
+        return await self._reader.list_newest(as_uuid(saga_id, "saga_id"), _checked(limit))
+
+    async def timeline(self, saga_id: UUID | str) -> list[SnapshotRef]:
+        """Every live snapshot of a saga, oldest first, with its tier; never touches archived bytes."""
+        copies = await self._reader.timeline(as_uuid(saga_id, "saga_id"))
+        return [copy.ref for copy in reversed(copies)]
+
+    async def locate(self, snapshot_id: UUID | str) -> list[SnapshotRef]:
+        """Every copy of a snapshot, the one that is read first, expired ones included; [] if there is none."""
+        copies = await self._reader.copies(as_uuid(snapshot_id, "snapshot_id"), trust_redis=False)
+        return [copy.ref for copy in copies]
+
+    async def explain(self, snapshot_id: UUID | str) -> Explanation:
+        """Where a snapshot is, by which policy, and what happens next; reads no archived bytes."""
+        wanted = as_uuid(snapshot_id, "snapshot_id")
+        copies = await self._reader.copies(wanted, trust_redis=False)
+        if not copies:
+            return Explanation(snapshot_id=wanted, found=False)
+        refs = tuple(copy.ref for copy in copies)
+        return explain(wanted, _meta_of(copies[0]), refs, self._reader.policies, self._tiers.clock.now())
+
+    async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
+        """Remove a snapshot from every tier; False if no tier had it. Bytes in a pack go when the pack does."""
+        wanted = as_uuid(snapshot_id, "snapshot_id")
+        known = await self._tiers.catalog.locations.delete([wanted], self._tiers.clock.now())
+        return await self._tiers.hot.delete(wanted) or bool(known)
+
+    async def cleanup_saga(self, saga_id: UUID | str) -> int:
+        """Remove every snapshot of a saga from every tier; how many there were."""
+        copies = await self._reader.timeline(as_uuid(saga_id, "saga_id"), expired_too=True)
+        ids = [copy.ref.snapshot_id for copy in copies]
+        await self._tiers.catalog.locations.delete(ids, self._tiers.clock.now())
+        for snapshot_id in ids:
+            await self._tiers.hot.delete(snapshot_id)
+        return len(ids)
+
+    async def delete_expired_snapshots(self) -> int:
+        """Run the expire job now, in every tier; how many copies went (0 if another process is at it)."""
+        return 0 if self._expire is None else await self._expire()
+
+    async def save_replay_log(self, result: ReplayResult) -> None:
+        """Insert or replace the record of a replay (ours or sagaz's)."""
+        await self._tiers.catalog.replays.save(result)
+
+    async def get_replay_log(self, replay_id: UUID | str) -> dict[str, Any] | None:
+        """The record of a replay in the shape of `ReplayResult.to_dict`, or None."""
+        return await self._tiers.catalog.replays.get(as_uuid(replay_id, "replay_id"))
+
+    async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
+        """Records of replays of a saga, newest first."""
+        return await self._tiers.catalog.replays.of_saga(as_uuid(saga_id, "saga_id"), _checked(limit))
+
+    async def health_check(self) -> Health:
+        """Ask every tier; counts snapshots by walking Redis, so not for every second."""
+        began, details, down = time.monotonic(), dict[str, Any](), 0
+        count = size = 0
+        for name, ask in (("hot", self._count_hot), ("durable", self._count_durable), ("cold", self._count_cold)):
+            try:
+                details[name] = await ask()
+                count, size = count + details[name]["snapshots"], size + details[name]["bytes"]
+            except TierUnavailable as exc:
+                down += 1
+                details[name] = {"error": str(exc)}
+        status = "healthy" if not down else "degraded" if down < 3 else "unhealthy"
+        return Health(
+            status=status,
+            latency_ms=(time.monotonic() - began) * 1000,
+            snapshot_count=count,
+            total_size_bytes=size,
+            details=details,
+        )
+
+    def get_storage_info(self) -> dict[str, Any]:
+        """What this storage is made of; asks no server."""
+        return {
+            "storage_type": "tiered",
+            "hot": self._tiers.hot.options.shown_url,
+            "catalog": self._tiers.catalog.db.options.shown_url,
+            "cold": self._tiers.objects.url,
+            "policies": [policy.name for policy in self._reader.policies.policies],
+            "policy_revision": self._reader.policies.revision,
+            "compression_enabled": self._tiers.compression_level is not None,
+        }
+
+    async def _count_hot(self) -> dict[str, int]:
+        snapshots = size = 0
+        async for _saga, _snapshot, length in self._tiers.hot.snapshots():
+            snapshots, size = snapshots + 1, size + length
+        return {"snapshots": snapshots, "bytes": size}
+
+    async def _count_durable(self) -> dict[str, int]:
+        """Rows that Redis has too are counted there."""
+        totals = await self._tiers.catalog.durable.totals(self._tiers.clock.now())
+        return {"snapshots": totals["spilled"], "bytes": 0, "rows": totals["snapshots"], "row_bytes": totals["bytes"]}
+
+    async def _count_cold(self) -> dict[str, int]:
+        totals = [t for t in await self._tiers.catalog.packs.totals() if t.state == "ACTIVE"]
+        return {
+            "snapshots": sum(t.snapshots for t in totals),
+            "bytes": sum(t.bytes for t in totals),
+            "packs": sum(t.packs for t in totals),
+        }
+
+
+def _first_after(policies: PolicySet) -> timedelta | None:
+    return min((policy.move[0].after for policy in policies.policies if policy.move), default=None)
+
+
+def _checked(limit: int) -> int:
+    if limit < 0:
+        raise ValueError(f"limit must not be negative: {limit}")
+    return min(limit, 2**31 - 1)
+
+
+def _meta_of(copy: Copy) -> SnapshotMeta:
+    """The meta of a copy; of an archived one, as far as the catalog knows it (its expiry stands as noted)."""
+    if copy.value is not None:
+        return read_meta(copy.value)
+    ref, created_us = copy.ref, to_micros(copy.ref.created_at)
+    return SnapshotMeta(
+        snapshot_id=ref.snapshot_id,
+        saga_id=ref.saga_id,
+        saga_name=ref.saga_name,
+        step_name=ref.step_name,
+        step_index=ref.step_index,
+        status=ref.status,
+        created_us=created_us,
+        saved_us=created_us,
+        retention_us=None if ref.expires_at is None else to_micros(ref.expires_at),
+        body_crc=0,
+    )

@@ -1,0 +1,237 @@
+"""The only place that picks concrete backends: a configuration becomes open parts, closed in reverse order."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from uuid import uuid4
+
+from pydantic import SecretStr
+
+from sagaz_tiering.catalog import Catalog
+from sagaz_tiering.clock import Clock, SystemClock
+from sagaz_tiering.config_file import load_config
+from sagaz_tiering.db.database import Database, DatabaseOptions
+from sagaz_tiering.db.migrations import check_schema, migrate
+from sagaz_tiering.embedded.servers import EmbeddedServers, Endpoints, endpoints_of_running
+from sagaz_tiering.engine import JobContext, JobOptions, run_job
+from sagaz_tiering.engine.ownership import claim_prefix
+from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.objects.base import ObjectStore
+from sagaz_tiering.objects.local import LocalObjectStore
+from sagaz_tiering.objects.s3 import S3ObjectStore
+from sagaz_tiering.objects.s3_options import S3Options
+from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.prices import PriceList
+from sagaz_tiering.settings import TieringConfig
+from sagaz_tiering.storage.hot import HotOptions, HotTier
+from sagaz_tiering.tiered.storage import TieredSnapshotStorage, Tiers
+from sagaz_tiering.urls import EMBEDDED, SecretUrl, bucket_and_prefix, file_path, redacted
+
+_EMBEDDED_KEY = "embedded"
+
+
+class Runtime:
+    """The open parts of one process. `open_runtime` makes and closes it."""
+
+    def __init__(
+        self,
+        *,
+        config: TieringConfig,
+        clock: Clock,
+        db: Database,
+        hot: HotTier,
+        objects: ObjectStore,
+    ) -> None:
+        self.config = config
+        self.clock = clock
+        self.policies = PolicySet(config.policies)
+        self.db = db
+        self.catalog = Catalog(db)
+        self.hot = hot
+        self.objects = objects
+        self.prices = PriceList.load(config.tiers.cold.region)
+        self._jobs = JobContext(
+            hot=hot,
+            catalog=self.catalog,
+            objects=objects,
+            policies=self.policies,
+            clock=clock,
+            owner=f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}",
+            options=_job_options(config),
+        )
+        self._storage = TieredSnapshotStorage(
+            Tiers(
+                hot=hot,
+                catalog=self.catalog,
+                objects=objects,
+                policies=self.policies,
+                prices=self.prices,
+                clock=clock,
+                compression_level=config.tiers.hot.compression_level,
+                max_snapshot=config.limits.max_snapshot,
+            ),
+            expire=self._expire,
+        )
+
+    def storage(self) -> TieredSnapshotStorage:
+        """The facade over these parts."""
+        return self._storage
+
+    def job_context(self) -> JobContext:
+        """What jobs run with; one per process."""
+        return self._jobs
+
+    async def check(self) -> None:
+        """Raise the first thing that keeps this process from working, naming the server and what to check."""
+        await self.hot.ping()
+        await check_schema(self.db)
+        await self.objects.check()
+        await claim_prefix(self._jobs)
+
+    async def reload(self, config: TieringConfig) -> None:
+        """Put the policies and job limits of `config` in force; servers stay the ones that are open."""
+        self.config = config
+        self.policies = PolicySet(config.policies)
+        self._jobs.policies = self.policies
+        self._jobs.options = _job_options(config)
+        self._storage.adopt(self.policies)
+
+    async def _expire(self) -> int:
+        counts = (await run_job("expire", self._jobs)).counts
+        return counts.get("hot", 0) + counts.get("durable", 0) + counts.get("archived", 0)
+
+
+@asynccontextmanager
+async def open_runtime(config: TieringConfig, *, clock: Clock | None = None) -> AsyncIterator[Runtime]:
+    """Open everything that `config` names. Embedded servers are started and their catalog migrated (or, where
+    another process of ours runs them already, used); other servers need not be up.
+
+    Raises ConfigError or MissingDependencyError for what cannot work.
+    """
+    clock = clock or SystemClock()
+    async with AsyncExitStack() as stack:
+        endpoints = await _endpoints(config, stack)
+        db = await stack.enter_async_context(Database(_database_options(config, endpoints)))
+        hot = await stack.enter_async_context(HotTier(_hot_options(config, endpoints)))
+        objects = await _objects(config, endpoints, clock, stack)
+        if endpoints is not None and config.catalog.url.is_embedded:
+            await migrate(db)
+        yield Runtime(config=config, clock=clock, db=db, hot=hot, objects=objects)
+
+
+@asynccontextmanager
+async def open_database(config: TieringConfig) -> AsyncIterator[Database]:
+    """Only the catalog's database, for `catalog migrate`."""
+    async with AsyncExitStack() as stack:
+        endpoints = await _endpoints(config, stack)
+        yield await stack.enter_async_context(Database(_database_options(config, endpoints)))
+
+
+def read_config(config: str | Path | TieringConfig) -> TieringConfig:
+    """A configuration from its file, or as it is."""
+    return config if isinstance(config, TieringConfig) else load_config(config)
+
+
+async def _endpoints(config: TieringConfig, stack: AsyncExitStack) -> Endpoints | None:
+    embedded = config.embedded
+    if embedded is None:
+        return None
+    running = endpoints_of_running(embedded.data_dir)
+    if running is not None:
+        return running
+    cold = config.tiers.cold
+    servers = await stack.enter_async_context(
+        EmbeddedServers.start(
+            embedded.data_dir,
+            postgres=embedded.postgres,
+            redis=embedded.redis,
+            s3=embedded.s3,
+            bucket=None if cold.is_directory else bucket_and_prefix(cold.url)[0],
+        )
+    )
+    return servers.endpoints
+
+
+def _database_options(config: TieringConfig, endpoints: Endpoints | None) -> DatabaseOptions:
+    catalog = config.catalog
+    url = _resolve(catalog.url.get_secret_value(), endpoints.postgres_url if endpoints else None, "catalog.url")
+    return DatabaseOptions(
+        url=url,
+        shown_url=redacted(url),
+        pool_max=catalog.pool_max,
+        statement_cache=catalog.statement_cache,
+        command_timeout=catalog.command_timeout,
+    )
+
+
+def _hot_options(config: TieringConfig, endpoints: Endpoints | None) -> HotOptions:
+    hot = config.tiers.hot
+    url = _resolve(hot.url.get_secret_value(), endpoints.redis_url if endpoints else None, "tiers.hot.url")
+    return HotOptions(
+        url=url,
+        shown_url=redacted(url),
+        key_prefix=hot.key_prefix,
+        socket_timeout=hot.socket_timeout,
+        max_connections=hot.max_connections,
+    )
+
+
+async def _objects(
+    config: TieringConfig, endpoints: Endpoints | None, clock: Clock, stack: AsyncExitStack
+) -> ObjectStore:
+    cold = config.tiers.cold
+    if cold.is_directory:
+        return await stack.enter_async_context(await LocalObjectStore.open(file_path(cold.url), clock))
+    bucket, prefix = bucket_and_prefix(cold.url)
+    endpoint, access, secret = cold.endpoint_url, _plain(cold.access_key_id), _plain(cold.secret_access_key)
+    if endpoint == EMBEDDED:
+        endpoint = _resolve(endpoint, endpoints.s3_endpoint if endpoints else None, "tiers.cold.endpoint_url")
+        access = secret = _EMBEDDED_KEY
+    options = S3Options(
+        bucket=bucket,
+        prefix=prefix,
+        region=cold.region,
+        endpoint_url=endpoint,
+        encryption=cold.encryption.value,
+        kms_key_id=cold.kms_key_id,
+        access_key_id=access,
+        secret_access_key=secret,
+        checksums=cold.checksums.value,
+        connect_timeout=cold.connect_timeout,
+        request_timeout=cold.request_timeout,
+        multipart_threshold=cold.multipart_threshold,
+    )
+    return await stack.enter_async_context(await S3ObjectStore.open(options))
+
+
+def _resolve(given: SecretUrl | str, embedded: str | None, where: str) -> str:
+    url = given.get_secret_value() if isinstance(given, SecretUrl) else given
+    if url != EMBEDDED:
+        return url
+    if embedded is None:
+        raise ConfigError(f"{where} is `embedded`, but that embedded server does not run", hint="see `embedded:`")
+    return embedded
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
+
+
+def _job_options(config: TieringConfig) -> JobOptions:
+    jobs, pack = config.jobs, config.tiers.cold.pack
+    return JobOptions(
+        lease_ttl=jobs.lease_ttl,
+        claim_ttl=jobs.claim_ttl,
+        batch_sagas=jobs.batch_sagas,
+        upload_deadline=jobs.upload_deadline,
+        retire_grace=jobs.retire_grace,
+        collect_min_age=jobs.collect_min_age,
+        collect_max_deletes=jobs.collect_max_deletes,
+        pack_target=pack.target,
+        max_frame=pack.max_frame,
+        level=pack.level,
+    )

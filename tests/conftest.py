@@ -1,0 +1,100 @@
+"""Real servers for every test that asks for one; those of the session are started when first asked for."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+import redis.asyncio
+from support.servers import cluster_template, fresh_database, run_apart, server_folder
+
+from sagaz_tiering.embedded import PostgresServer, RedisServer
+
+
+@pytest.fixture(scope="session")
+def servers_folder() -> Iterator[Path]:
+    """Where the session's servers live."""
+    with server_folder() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="session")
+def postgres_template(servers_folder: Path) -> Path:
+    """The home of a PostgreSQL cluster that was never started, to copy from."""
+    return cluster_template(servers_folder / "template")
+
+
+@pytest.fixture(scope="session")
+def postgres_server(servers_folder: Path, postgres_template: Path) -> Iterator[PostgresServer]:
+    """The session's PostgreSQL. Do not stop it: `own_postgres` is for that."""
+    server = PostgresServer(_new_folder(servers_folder, "postgres"), durable=False, template=postgres_template)
+    run_apart(server.start)
+    yield server
+    run_apart(server.stop)
+
+
+@pytest.fixture(scope="session")
+def redis_server(servers_folder: Path) -> Iterator[RedisServer]:
+    """The session's Redis. Do not stop it: `own_redis` is for that."""
+    server = RedisServer(_new_folder(servers_folder, "redis"), durable=False)
+    run_apart(server.start)
+    yield server
+    run_apart(server.stop)
+
+
+@pytest.fixture
+async def database(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """The URL of an empty PostgreSQL database of this test alone."""
+    async with fresh_database(postgres_server) as url:
+        yield url
+
+
+@pytest.fixture
+async def redis_url(redis_server: RedisServer) -> str:
+    """The URL of an empty Redis (tests run one after the other)."""
+    client = redis.asyncio.Redis.from_url(redis_server.url)
+    try:
+        await client.flushall()
+        await client.config_resetstat()
+    finally:
+        await client.aclose()
+    return redis_server.url
+
+
+@pytest.fixture
+async def own_postgres(postgres_template: Path) -> AsyncIterator[Callable[..., Awaitable[PostgresServer]]]:
+    """`await own_postgres()`: a started PostgreSQL that the test may stop, kill and pause.
+
+    `durable=True` for tests that kill it and count on what was committed.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def start(*, durable: bool = False) -> PostgresServer:
+            folder = stack.enter_context(server_folder())
+            server = PostgresServer(folder, durable=durable, template=postgres_template)
+            return await stack.enter_async_context(server)
+
+        yield start
+
+
+@pytest.fixture
+async def own_redis() -> AsyncIterator[Callable[..., Awaitable[RedisServer]]]:
+    """`await own_redis()`: a started Redis that the test may stop, kill and pause.
+
+    `durable=True` keeps its data over `stop` and `start`.
+    """
+    async with AsyncExitStack() as stack:
+
+        async def start(*, durable: bool = False) -> RedisServer:
+            folder = stack.enter_context(server_folder())
+            return await stack.enter_async_context(RedisServer(folder, durable=durable))
+
+        yield start
+
+
+def _new_folder(parent: Path, name: str) -> Path:
+    folder = parent / name
+    folder.mkdir(mode=0o711)
+    return folder

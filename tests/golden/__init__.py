@@ -1,0 +1,1 @@
+"""Golden files of the stored formats (see `make`): they pin every version for ever."""

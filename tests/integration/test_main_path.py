@@ -1,0 +1,158 @@
+"""Save, age, read from every tier, transition, expire: the main path on real servers."""
+
+from __future__ import annotations
+
+import random
+from datetime import timedelta
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from support.payload import snapshots
+from support.tiers import DAY, NOW, Product, config, product
+
+from sagaz_tiering.errors import SnapshotArchived
+from sagaz_tiering.snapshot import SagaSnapshot, Tier
+
+SAVED = list(snapshots(12, created_at=NOW, saga_name="payment-order"))
+
+
+@pytest.fixture
+async def shop(database: str, redis_url: str, tmp_path: Path):
+    async with product(config(database=database, redis_url=redis_url, cold=tmp_path / "cold")) as opened:
+        for snapshot in SAVED:
+            await opened.storage.save_snapshot(snapshot)
+        yield opened
+
+
+async def check_reads(shop: Product, saved: list[SagaSnapshot]) -> None:
+    """Every snapshot reads back equal by id, by latest, by step, by time and by list."""
+    sagas: dict[object, list[SagaSnapshot]] = {}
+    for snapshot in saved:
+        assert await shop.storage.get_snapshot(snapshot.snapshot_id) == snapshot
+        sagas.setdefault(snapshot.saga_id, []).append(snapshot)
+    for saga_id, of_saga in sagas.items():
+        newest_first = sorted(of_saga, key=lambda s: s.created_at, reverse=True)
+        assert await shop.storage.list_snapshots(saga_id) == newest_first
+        assert await shop.storage.list_snapshots(str(saga_id), limit=2) == newest_first[:2]
+        assert await shop.storage.get_latest_snapshot(saga_id) == newest_first[0]
+        middle = newest_first[2]
+        assert await shop.storage.get_latest_snapshot(saga_id, before_step=middle.step_name) == middle
+        assert await shop.storage.get_snapshot_at_time(saga_id, middle.created_at) == middle
+        before = middle.created_at - timedelta(microseconds=1)
+        assert await shop.storage.get_snapshot_at_time(saga_id, before) == newest_first[3]
+
+
+async def test_hot_snapshots_read_back_equal(shop: Product) -> None:
+    """Before anything ages, every query answers from Redis."""
+    await check_reads(shop, SAVED)
+    assert {ref.tier for ref in await shop.storage.timeline(SAVED[0].saga_id)} == {Tier.HOT}
+    assert await shop.storage.get_snapshot(uuid4()) is None
+    assert await shop.storage.list_snapshots(uuid4()) == []
+
+
+async def test_age_moves_everything_due_and_nothing_else(shop: Product) -> None:
+    """After 7 days and the linger, all is in one pack; Redis and the durable copy are empty; reads are equal."""
+    shop.clock.advance(9 * DAY)
+    young = list(snapshots(1, start=500, created_at=shop.clock.now(), saga_name="payment-order"))
+    for snapshot in young:
+        await shop.storage.save_snapshot(snapshot)
+    preview = await shop.run("age", dry_run=True)
+    assert preview.counts["snapshots"] == len(SAVED)
+    report = await shop.run("age")
+    assert report.counts["archived"] == report.counts["evicted"] == len(SAVED)
+    assert await shop.hot_count() == len(young)
+    assert (await shop.runtime.catalog.durable.totals(shop.clock.now()))["snapshots"] == len(young)
+    assert len(await shop.object_keys()) == report.counts["packs"] == 1
+    await check_reads(shop, SAVED + young)
+    refs = await shop.storage.timeline(SAVED[0].saga_id)
+    assert [ref.step_name for ref in refs] == [s.step_name for s in SAVED[:5]]
+    assert {(ref.tier, ref.storage_class) for ref in refs} == {(Tier.COLD, "STANDARD_IA")}
+    assert "archived" not in (await shop.run("age")).counts
+
+
+async def test_small_backlog_waits_for_company(shop: Product) -> None:
+    """A pack that would be small is not sealed before its oldest snapshot has waited for the linger time."""
+    shop.clock.advance(7 * DAY + timedelta(hours=1))
+    report = await shop.run("age")
+    assert report.counts.get("waiting") == len(SAVED)
+    assert await shop.object_keys() == []
+    await check_reads(shop, SAVED)
+    assert "waiting" not in (await shop.run("age")).counts, "looked at again at once"
+    shop.clock.advance(timedelta(hours=24))
+    assert (await shop.run("age")).counts["archived"] == len(SAVED)
+
+
+async def test_glacier_reads_promise_and_retention_removes(shop: Product) -> None:
+    """GLACIER reads raise SnapshotArchived, the timeline still answers, and retention removes rows and bytes."""
+    shop.clock.advance(9 * DAY)
+    await shop.run("age")
+    shop.clock.advance(90 * DAY)
+    assert (await shop.run("transition")).counts["packs"] == 1
+    [key] = await shop.object_keys()
+    assert (await shop.runtime.objects.head(key)).storage_class == "GLACIER"
+    assert len(await shop.object_keys("footers/")) == 1
+    with pytest.raises(SnapshotArchived) as archived:
+        await shop.storage.get_snapshot(SAVED[0].snapshot_id)
+    assert archived.value.storage_class == "GLACIER"
+    assert archived.value.snapshot_ids == (SAVED[0].snapshot_id,)
+    assert archived.value.eta is not None
+    with pytest.raises(SnapshotArchived) as several:
+        await shop.storage.list_snapshots(SAVED[0].saga_id)
+    assert len(several.value.snapshot_ids) == 5
+    assert len(await shop.storage.timeline(SAVED[0].saga_id)) == 5
+
+    victim = SAVED[0]
+    shop.clock.advance(victim.created_at + 400 * DAY - shop.clock.now() - timedelta(microseconds=1))
+    with pytest.raises(SnapshotArchived):
+        await shop.storage.get_snapshot(victim.snapshot_id)
+    shop.clock.advance(timedelta(microseconds=1))
+    assert await shop.storage.get_snapshot(victim.snapshot_id) is None, "visible past its retention"
+    assert len(await shop.storage.timeline(victim.saga_id)) == 4
+
+    shop.clock.advance(DAY)
+    assert (await shop.run("expire", dry_run=True)).counts["archived"] == len(SAVED)
+    report = await shop.run("expire")
+    assert report.counts["archived"] == len(SAVED)
+    assert report.counts["packs_retired"] == 1
+    assert await shop.object_keys() == [key], "bytes went before the grace"
+    shop.clock.advance(DAY)
+    assert (await shop.run("expire")).counts["packs_deleted"] == 1
+    assert await shop.object_keys() == await shop.object_keys("footers/") == []
+    assert await shop.storage.list_snapshots(victim.saga_id) == []
+
+
+async def test_random_sagas_agree_with_a_model(shop: Product) -> None:
+    """Back-filled, tied and re-saved snapshots over both tiers come back in exact order."""
+    chance, saga_id = random.Random(7), uuid4()
+    model: dict[object, SagaSnapshot] = {}
+    for turn in range(6):
+        for _ in range(12):
+            created = NOW + timedelta(hours=chance.randint(-400, 24 * 9 * turn), microseconds=chance.randint(0, 2))
+            known = list(model)
+            reuse = known and chance.random() < 0.15
+            snapshot = SagaSnapshot(
+                snapshot_id=chance.choice(known) if reuse else uuid4(),
+                saga_id=saga_id,
+                saga_name="payment-mixed",
+                step_name=chance.choice("abc"),
+                step_index=chance.randint(-1, 3),
+                status="executing",
+                context={"turn": turn, "n": chance.random()},
+                completed_steps=[],
+                created_at=min(created, shop.clock.now()),
+            )
+            model[snapshot.snapshot_id] = snapshot
+            shop.clock.advance(timedelta(microseconds=1))
+            await shop.storage.save_snapshot(snapshot)
+        ordered = sorted(model.values(), key=lambda s: (s.created_at, s.step_index, s.snapshot_id.int), reverse=True)
+        assert await shop.storage.list_snapshots(saga_id, limit=1000) == ordered
+        for _ in range(10):
+            moment = NOW + timedelta(hours=chance.randint(-410, 24 * 9 * turn))
+            expected = next((s for s in ordered if s.created_at <= moment), None)
+            assert await shop.storage.get_snapshot_at_time(saga_id, moment) == expected
+        for step in "abc":
+            expected = next((s for s in ordered if s.step_name == step), None)
+            assert await shop.storage.get_latest_snapshot(saga_id, before_step=step) == expected
+        shop.clock.advance(9 * DAY)
+        await shop.run("age")

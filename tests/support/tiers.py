@@ -1,0 +1,85 @@
+"""A whole product on real servers for a test: configuration, runtime with a clock that the test moves, jobs."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from sagaz_tiering.clock import VirtualClock
+from sagaz_tiering.db.migrations import migrate
+from sagaz_tiering.engine import JobReport, run_job
+from sagaz_tiering.settings import TieringConfig
+from sagaz_tiering.tiered import TieredSnapshotStorage
+from sagaz_tiering.wiring import Runtime, open_runtime
+
+NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
+DAY = timedelta(days=1)
+
+DEFAULT_POLICIES: Sequence[dict[str, Any]] = (
+    {
+        "name": "payments",
+        "match": {"saga_name": "payment-*"},
+        "move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "90d"}],
+        "retain": "400d",
+    },
+    {
+        "name": "fast",
+        "match": {"saga_name": "fast-*"},
+        "durability": "hot",
+        "move": [{"to": "STANDARD_IA", "after": "7d"}],
+    },
+    {"name": "default", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}]},
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Product:
+    """An open runtime and its facade."""
+
+    runtime: Runtime
+    storage: TieredSnapshotStorage
+    clock: VirtualClock
+
+    async def run(self, job: str, *, dry_run: bool = False) -> JobReport:
+        """Run a job once."""
+        return await run_job(job, self.runtime.job_context(), dry_run=dry_run)
+
+    async def hot_count(self) -> int:
+        """Snapshots whose values are in Redis."""
+        return sum([1 async for _ in self.runtime.hot.snapshots()])
+
+    async def object_keys(self, prefix: str = "packs/") -> list[str]:
+        """Keys in the object store."""
+        return [info.key async for info in self.runtime.objects.list(prefix)]
+
+
+def config(
+    *,
+    database: str,
+    redis_url: str,
+    cold: str | Path | dict[str, Any],
+    policies: Sequence[dict[str, Any]] = DEFAULT_POLICIES,
+    **sections: Any,
+) -> TieringConfig:
+    """A configuration; `cold` is a directory or the whole section."""
+    section = cold if isinstance(cold, dict) else {"url": f"file://{cold}"}
+    return TieringConfig(
+        tiers={"hot": {"url": redis_url}, "cold": section},
+        catalog={"url": database},
+        policies=list(policies),
+        **sections,
+    )
+
+
+@asynccontextmanager
+async def product(settings: TieringConfig, *, now: datetime = NOW, schema: bool = True) -> AsyncIterator[Product]:
+    """Open everything; the catalog is migrated unless `schema` is False."""
+    clock = VirtualClock(now)
+    async with open_runtime(settings, clock=clock) as runtime:
+        if schema:
+            await migrate(runtime.db)
+        yield Product(runtime=runtime, storage=runtime.storage(), clock=clock)

@@ -1,0 +1,119 @@
+"""Readiness, and what the HTTP endpoints make of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import aiohttp
+import pytest
+
+from sagaz_tiering.daemon.endpoints import serve
+from sagaz_tiering.daemon.health import STALE_AFTER, Health, Problem
+from sagaz_tiering.errors import CatalogUnavailable, ConfigError
+
+
+class Seconds:
+    """A monotonic clock that stands still."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def seconds() -> Seconds:
+    return Seconds()
+
+
+@pytest.fixture
+def health(seconds: Seconds) -> Health:
+    return Health(seconds)
+
+
+@pytest.fixture
+async def address(health: Health) -> AsyncIterator[str]:
+    async with serve("127.0.0.1", 0, health) as (host, port):
+        yield f"http://{host}:{port}"
+
+
+def servers(health: Health) -> list[str]:
+    return [problem.server for problem in health.problems()]
+
+
+async def test_health_is_bad_until_the_check_passed(health: Health) -> None:
+    """A daemon that did not look yet is not ready, and says what the last look found."""
+    assert servers(health) == ["start"]
+    health.check_failed(CatalogUnavailable("PostgreSQL is gone", hint="start it"))
+    assert health.problems() == [Problem(server="start", error="PostgreSQL is gone", hint="start it")]
+    health.check_passed()
+    assert health.problems() == []
+
+
+async def test_health_names_the_server_that_does_not_answer(health: Health) -> None:
+    """Only the bad server is named; when it answers again we are ready and `recovered` is set."""
+    health.check_passed()
+    health.pinged("redis", None)
+    health.pinged("postgresql", CatalogUnavailable("gone"))
+    assert servers(health) == ["postgresql"]
+    assert not health.recovered.is_set()
+    health.pinged("postgresql", None)
+    assert servers(health) == []
+    assert health.recovered.is_set()
+
+
+async def test_health_does_not_believe_old_answers(health: Health, seconds: Seconds) -> None:
+    """An answer is good for a minute."""
+    health.check_passed()
+    health.pinged("redis", None)
+    seconds.now = STALE_AFTER.total_seconds()
+    assert servers(health) == []
+    seconds.now += 1
+    assert servers(health) == ["redis"]
+
+
+async def test_health_watch_turns_any_failure_of_a_ping_into_a_reason(health: Health) -> None:
+    """A driver that breaks in its own way makes us unready, not dead."""
+    health.check_passed()
+    asked = asyncio.Event()
+
+    async def broken() -> None:
+        asked.set()
+        raise ZeroDivisionError("a defect")
+
+    watching = asyncio.create_task(health.watch({"redis": broken}))
+    await asyncio.wait_for(asked.wait(), timeout=5)
+    await asyncio.sleep(0)
+    assert not watching.done()
+    watching.cancel()
+    assert health.problems()[0].error == "ZeroDivisionError: a defect"
+
+
+async def test_endpoints_answer_liveness_readiness_and_metrics(health: Health, address: str) -> None:
+    """Liveness is always 200, readiness is 503 with reasons until ready, metrics are Prometheus text."""
+    async with aiohttp.ClientSession() as http:
+        async with http.get(f"{address}/livez") as answer:
+            assert answer.status == 200
+        async with http.get(f"{address}/readyz") as answer:
+            assert answer.status == 503
+            assert (await answer.json())["reasons"][0]["server"] == "start"
+        health.check_passed()
+        async with http.get(f"{address}/readyz") as answer:
+            assert (answer.status, await answer.json()) == (200, {"ready": True, "reasons": []})
+        async with http.get(f"{address}/metrics") as answer:
+            assert answer.content_type == "text/plain"
+            assert "sagaz_tiering_ready 1.0" in await answer.text()
+        health.stopping()
+        async with http.get(f"{address}/readyz") as answer:
+            assert answer.status == 503
+
+
+async def test_endpoints_say_which_address_is_taken(health: Health, address: str) -> None:
+    """A port in use is an error of the configuration that names the port and the setting."""
+    port = int(address.rpartition(":")[2])
+    with pytest.raises(ConfigError, match=f"127.0.0.1:{port}") as caught:
+        async with serve("127.0.0.1", port, health):
+            pass
+    assert "daemon.port" in caught.value.hint

@@ -1,0 +1,175 @@
+"""When jobs run: the plan after a start, and the schedule with jobs of this test."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime, timedelta
+
+from sagaz_tiering.catalog.history import JobRun
+from sagaz_tiering.daemon.backoff import FullJitter
+from sagaz_tiering.daemon.schedule import STAGGER, JobSchedule, Times, first_delays
+from sagaz_tiering.engine import JobReport
+from sagaz_tiering.errors import CatalogUnavailable, SchemaMismatch
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+QUICK = Times(every=timedelta(milliseconds=20), jitter=timedelta(0))
+SLOW = Times(every=HOUR, jitter=timedelta(0))
+NONE = timedelta(0)
+
+
+def ran(job: str, finished: datetime | None) -> JobRun:
+    return JobRun(job=job, started_at=NOW - 2 * HOUR, finished_at=finished, error=None, summary=None)
+
+
+def report(job: str) -> JobReport:
+    return JobReport(job=job, dry_run=False, started_at=NOW)
+
+
+@asynccontextmanager
+async def scheduled(
+    run_job: Callable[[str], object], times: dict[str, Times], delays: dict[str, timedelta] | None = None
+) -> AsyncIterator[JobSchedule]:
+    schedule = JobSchedule(run_job)  # type: ignore[arg-type]  # coroutine functions of the tests
+    schedule.start(times, delays or dict.fromkeys(times, NONE))
+    try:
+        yield schedule
+    finally:
+        await schedule.stop(NONE)
+
+
+def test_first_delays_catch_up_what_is_late_one_after_the_other() -> None:
+    """Jobs that never ran, never finished or are overdue run at once, staggered; the others wait their rest."""
+    times = dict.fromkeys(("never", "unfinished", "overdue", "recent"), SLOW)
+    runs = [ran("unfinished", None), ran("overdue", NOW - 3 * HOUR), ran("recent", NOW - 0.25 * HOUR)]
+    assert first_delays(times, runs, NOW) == {
+        "never": NONE,
+        "unfinished": STAGGER,
+        "overdue": 2 * STAGGER,
+        "recent": 0.75 * HOUR,
+    }
+
+
+def test_first_delays_survive_a_clock_that_was_ahead() -> None:
+    """A run that finished in the future delays the next by one interval at most."""
+    assert first_delays({"age": SLOW}, [ran("age", NOW + 1000 * HOUR)], NOW) == {"age": HOUR}
+
+
+def test_backoff_grows_to_its_cap_and_starts_over() -> None:
+    """Ceilings double up to the cap; a success resets them."""
+    backoff = FullJitter(first=timedelta(seconds=1), cap=timedelta(seconds=5), draw=lambda _, high: high)
+    assert [backoff.next().total_seconds() for _ in range(5)] == [1, 2, 4, 5, 5]
+    backoff.reset()
+    assert backoff.next() == timedelta(seconds=1)
+
+
+async def test_schedule_runs_one_instance_of_a_job_at_a_time() -> None:
+    """A run that takes longer than the interval is not joined by a second one."""
+    at_once = most = runs = 0
+    enough = asyncio.Event()
+
+    async def run_job(name: str) -> JobReport:
+        nonlocal at_once, most, runs
+        at_once, runs = at_once + 1, runs + 1
+        most = max(most, at_once)
+        await asyncio.sleep(3 * QUICK.every.total_seconds())
+        at_once -= 1
+        if runs == 3:
+            enough.set()
+        return report(name)
+
+    async with scheduled(run_job, {"age": QUICK}):
+        await asyncio.wait_for(enough.wait(), timeout=10)
+    assert most == 1
+
+
+async def test_schedule_survives_jobs_that_fail() -> None:
+    """Errors of ours, permanent or not, and defects: the job runs again and the others go on."""
+    errors = [CatalogUnavailable("gone"), SchemaMismatch("old"), ZeroDivisionError("a defect")]
+    survived = {"age": asyncio.Event(), "expire": asyncio.Event()}
+
+    async def run_job(name: str) -> JobReport:
+        if name == "age" and errors:
+            raise errors.pop()
+        survived[name].set()
+        return report(name)
+
+    async with scheduled(run_job, {"age": QUICK, "expire": QUICK}):
+        await asyncio.wait_for(asyncio.gather(*(event.wait() for event in survived.values())), timeout=10)
+    assert not errors
+
+
+async def test_schedule_tries_again_soon_after_a_transient_error_only() -> None:
+    """A lost server is asked again long before the interval ends; a permanent error waits for it."""
+    tried: dict[str, int] = {"age": 0, "expire": 0}
+    both = asyncio.Event()
+
+    async def run_job(name: str) -> JobReport:
+        tried[name] += 1
+        if all(tried.values()):
+            both.set()
+        raise CatalogUnavailable("gone") if name == "age" else SchemaMismatch("old")
+
+    async with scheduled(run_job, {"age": SLOW, "expire": SLOW}) as schedule:
+        await asyncio.wait_for(both.wait(), timeout=10)
+        for _ in range(10):  # let the failed runs end
+            await asyncio.sleep(0)
+        next_runs = schedule.next_runs()
+    assert next_runs["age"] - datetime.now(UTC) < timedelta(minutes=1)
+    assert next_runs["expire"] - datetime.now(UTC) > timedelta(minutes=50)
+
+
+async def test_schedule_stop_waits_for_what_runs_and_starts_nothing() -> None:
+    """A step under way ends by itself within the grace."""
+    started, may_end, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def run_job(name: str) -> JobReport:
+        started.set()
+        await may_end.wait()
+        ended.set()
+        return report(name)
+
+    async with scheduled(run_job, {"age": SLOW}) as schedule:
+        await asyncio.wait_for(started.wait(), timeout=10)
+        stopping = asyncio.create_task(schedule.stop(timedelta(seconds=30)))
+        await asyncio.sleep(0)
+        assert not stopping.done()
+        may_end.set()
+        assert await stopping
+    assert ended.is_set()
+
+
+async def test_schedule_stop_cancels_what_outlasts_the_grace() -> None:
+    """A step that does not end is cancelled, and stop says so."""
+    started, cancelled = asyncio.Event(), asyncio.Event()
+
+    async def run_job(name: str) -> JobReport:
+        started.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            cancelled.set()
+            raise
+        return report(name)
+
+    async with scheduled(run_job, {"age": SLOW}) as schedule:
+        await asyncio.wait_for(started.wait(), timeout=10)
+        assert not await schedule.stop(timedelta(milliseconds=10))
+    assert cancelled.is_set()
+
+
+async def test_schedule_change_touches_only_what_changed() -> None:
+    """A new interval is in force at once; a job whose times stay keeps its next run."""
+
+    async def run_job(name: str) -> JobReport:
+        return report(name)
+
+    times = {"age": SLOW, "expire": SLOW}
+    async with scheduled(run_job, times, dict.fromkeys(times, 10 * HOUR)) as schedule:
+        before = schedule.next_runs()
+        schedule.change({"age": Times(every=timedelta(minutes=5), jitter=NONE), "expire": SLOW})
+        after = schedule.next_runs()
+    assert after["expire"] == before["expire"]
+    assert after["age"] < before["age"] - 9 * HOUR

@@ -1,0 +1,492 @@
+"""Policies: what they refuse, what they doubt, and what they decide, to the instant."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
+from typing import Any
+from uuid import UUID
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from sagaz_tiering.clock import to_micros
+from sagaz_tiering.errors import PolicyError
+from sagaz_tiering.patterns import matcher, patterns_cover
+from sagaz_tiering.policy import UNMATCHED, Durability, Match, Policy, PolicySet
+from sagaz_tiering.policy_checks import policy_warnings
+from sagaz_tiering.prices import PriceList
+from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.storage_class import StorageClass
+
+DAY = 86_400_000_000
+T0 = to_micros(datetime(2026, 1, 1, tzinfo=UTC))
+MOVES = [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "90d"}]
+PAYMENTS = {
+    "name": "payments",
+    "match": {"saga_name": "payment-*", "status": ["failed", "rolled_back"]},
+    "move": MOVES,
+    "retain": "2555d",
+}
+DEFAULT = {"name": "default", "match": {}, "move": MOVES[:1]}
+
+
+def policy(**values: Any) -> Policy:
+    return Policy.model_validate({"name": "p", **values})
+
+
+def policies(*given: dict[str, Any]) -> PolicySet:
+    return PolicySet([Policy.model_validate(each) for each in given])
+
+
+def meta(
+    saga_name: str = "payment-eu",
+    *,
+    step_name: str = "charge",
+    status: str = "failed",
+    created: int = T0,
+    saved: int = T0,
+    until: int | None = None,
+) -> SnapshotMeta:
+    return SnapshotMeta(UUID(int=1), UUID(int=2), saga_name, step_name, 0, status, created, saved, until, 0)
+
+
+def problems(values: dict[str, Any]) -> list[tuple[tuple[int | str, ...], str]]:
+    with pytest.raises(ValidationError) as caught:
+        policy(**values)
+    return [(error["loc"], error["msg"]) for error in caught.value.errors()]
+
+
+# --- what is refused -------------------------------------------------------------------------------------------
+
+
+def test_policy_accepts_the_documented_example() -> None:
+    """The example of the documentation, with every default."""
+    payments = Policy.model_validate(PAYMENTS)
+    assert payments.match.saga_name == ("payment-*",)
+    assert payments.match.status == ("failed", "rolled_back")
+    assert payments.match.step_name == ("*",)
+    assert payments.durability is Durability.DURABLE
+    assert [(move.to, move.after) for move in payments.move] == [
+        (StorageClass.STANDARD_IA, timedelta(days=7)),
+        (StorageClass.GLACIER, timedelta(days=90)),
+    ]
+    assert payments.retain == timedelta(days=2555)
+    assert payments.linger == timedelta(hours=24)
+    assert Policy(name="x").retain is None
+
+
+@pytest.mark.parametrize(
+    ("values", "location", "fix"),
+    [
+        ({"move": [{"to": "STANDARD", "after": "7d"}]}, ("move", 0, "to"), "write STANDARD_IA, or remove this move"),
+        (
+            {"move": [{"to": "GLACIER", "after": "7d"}, {"to": "STANDARD_IA", "after": "90d"}]},
+            ("move", 1, "to"),
+            "STANDARD_IA is not colder than GLACIER",
+        ),
+        (
+            {"move": [{"to": "GLACIER", "after": "7d"}, {"to": "GLACIER", "after": "90d"}]},
+            ("move", 1, "to"),
+            "GLACIER is not colder than GLACIER",
+        ),
+        (
+            {"move": [{"to": "STANDARD_IA", "after": "90d"}, {"to": "GLACIER", "after": "7d"}]},
+            ("move", 1, "after"),
+            "7d is not later than the move before it (STANDARD_IA after 90d); list moves in order of age",
+        ),
+        (
+            {"move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "7d"}]},
+            ("move", 1, "after"),
+            "list moves in order of age",
+        ),
+        ({"move": MOVES, "retain": "90d"}, ("retain",), "90d would delete the snapshots before they move to GLACIER"),
+        ({"move": MOVES, "retain": "30d"}, ("retain",), "retain them longer, or remove that move"),
+        ({"move": [{"to": "GLACIER", "after": "0s"}]}, ("move", 0, "after"), "longer than zero"),
+        ({"retain": "0d"}, ("retain",), "longer than zero"),
+        ({"retain": 7}, ("retain",), "7 has no unit"),
+        ({"match": {"saga_name": []}}, ("match", "saga_name"), "leave the key out to match everything"),
+        ({"match": {"saga_name": None}}, ("match", "saga_name"), "leave the key out to match everything"),
+        ({"match": {"status": False}}, ("match", "status"), "not a boolean; put it in quotes"),
+        ({"match": {"step_name": ["a", ""]}}, ("match", "step_name"), "an empty pattern matches nothing"),
+        ({"retian": "7d"}, ("retian",), "not permitted"),
+        ({"match": {"saganame": "x"}}, ("match", "saganame"), "not permitted"),
+        ({"name": "pay/ments"}, ("name",), "should match pattern"),
+    ],
+)
+def test_policy_refuses_the_impossible(values: dict[str, Any], location: tuple[Any, ...], fix: str) -> None:
+    """Each impossible policy is refused where the mistake is, with the fix."""
+    assert [(where, fix in text) for where, text in problems(values)] == [(location, True)]
+
+
+def test_policy_reports_every_wrong_move_at_once() -> None:
+    """Two mistakes in one list of moves are two problems."""
+    moves = [{"to": "STANDARD", "after": "9d"}, {"to": "GLACIER", "after": "7d"}]
+    assert [where for where, _ in problems({"move": moves})] == [("move", 0, "to"), ("move", 1, "after")]
+
+
+def test_policy_retain_one_instant_after_the_last_move_is_accepted() -> None:
+    """The boundary of `retain`: longer than the last move is enough."""
+    assert policy(move=MOVES, retain="2160h1ms").retain == timedelta(days=90, milliseconds=1)
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (("a", "a"), "policies[1].name: 'a' is already the name of policies[0]; choose another"),
+        (("unmatched",), "policies[0].name: 'unmatched' is reserved"),
+    ],
+)
+def test_policy_set_refuses_names_that_clash(names: tuple[str, ...], expected: str) -> None:
+    """A name stands for one policy, also in the packs it wrote."""
+    with pytest.raises(PolicyError) as caught:
+        policies(*({"name": name} for name in names))
+    assert expected in str(caught.value)
+
+
+# --- what is doubted -------------------------------------------------------------------------------------------
+
+
+def doubts(*given: dict[str, Any]) -> list[tuple[tuple[int | str, ...], str]]:
+    minimum = PriceList.load("us-east-1").minimum_durations
+    warnings = policy_warnings([Policy.model_validate(each) for each in given], minimum)
+    return [(warning.location, warning.message) for warning in warnings]
+
+
+def test_policy_warnings_are_none_for_the_documented_example() -> None:
+    """The example is beyond doubt, and so is a policy that never expires."""
+    assert doubts(PAYMENTS, DEFAULT) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "location", "text"),
+    [
+        (
+            {"move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "36d"}]},
+            (0, "move", 1, "after"),
+            "stays in STANDARD_IA only 29d before GLACIER, but STANDARD_IA bills at least 30d; wait until 37d",
+        ),
+        (
+            {"move": [{"to": "GLACIER_IR", "after": "7d"}], "retain": "96d"},
+            (0, "retain"),
+            "stays in GLACIER_IR only 89d before deletion, but GLACIER_IR bills at least 90d; wait until 97d",
+        ),
+        ({"move": [{"to": "GLACIER", "after": "1d"}], "retain": "90d"}, (0, "retain"), "bills at least 90d"),
+        ({"move": [{"to": "DEEP_ARCHIVE", "after": "1d"}], "retain": "180d"}, (0, "retain"), "bills at least 180d"),
+        (
+            {"move": [{"to": "GLACIER", "after": "7d"}, {"to": "DEEP_ARCHIVE", "after": "365d"}]},
+            (0, "move", 1, "to"),
+            "has to restore every pack first",
+        ),
+    ],
+)
+def test_policy_warnings_name_what_costs_more_than_it_should(
+    given: dict[str, Any], location: tuple[Any, ...], text: str
+) -> None:
+    """A class left before its minimum duration, and a move out of an archive."""
+    assert [(where, text in message) for where, message in doubts({"name": "p", **given})] == [(location, True)]
+
+
+def test_policy_warnings_accept_a_stay_of_exactly_the_minimum() -> None:
+    """The boundary: 30 days in STANDARD_IA are enough."""
+    moves = [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "37d"}]
+    assert doubts({"name": "p", "move": moves, "retain": "127d"}) == []
+
+
+def test_policy_warnings_name_a_policy_that_is_never_used() -> None:
+    """What stands below a catch-all, or below a pattern that includes it, can never match."""
+    narrow = {"name": "narrow", "match": {"saga_name": "payment-eu", "status": "failed"}}
+    wide = {"name": "wide", "match": {"saga_name": ["order-*", "pay*"]}}
+    (never,) = doubts(wide, narrow, DEFAULT)
+    assert never[0] == (1, "match")
+    assert "policy 'narrow' is never used: 'wide' above it" in never[1]
+    assert [where for where, _ in doubts(DEFAULT, narrow)] == [(1, "match")]
+    assert doubts(narrow, wide, DEFAULT) == []
+
+
+@pytest.mark.parametrize("given", [(), (PAYMENTS,)])
+def test_policy_warnings_say_what_happens_without_a_catch_all(given: tuple[dict[str, Any], ...]) -> None:
+    """What no policy matches stays hot and durable for ever, and the warning says so."""
+    ((where, message),) = doubts(*given)
+    assert where == ()
+    assert "stay in Redis and PostgreSQL, never move" in message
+    assert "match: {}" in message
+
+
+# --- which policy ----------------------------------------------------------------------------------------------
+
+
+def test_policy_set_uses_the_first_policy_that_matches() -> None:
+    """Order decides; what nothing matches is UNMATCHED."""
+    both = policies(PAYMENTS, DEFAULT)
+    assert both.for_meta(meta()).name == "payments"
+    assert both.policy_for("payment-eu", "charge", "completed").name == "default"
+    assert policies(DEFAULT, PAYMENTS).for_meta(meta()).name == "default"
+    assert policies(PAYMENTS).for_meta(meta("order")) is UNMATCHED
+
+
+@pytest.mark.parametrize(
+    ("pattern", "name", "matches"),
+    [
+        ("payment-*", "payment-eu", True),
+        ("payment-*", "Payment-eu", False),
+        ("payment-*", "xpayment-eu", False),
+        ("payment-?", "payment-eu", False),
+        ("[op]*", "order", True),
+        ("order", "order\n", False),
+        ("*", "", True),
+        ("*", "a\nb", True),
+    ],
+)
+def test_matcher_is_case_sensitive_and_matches_whole_names(pattern: str, name: str, matches: bool) -> None:
+    """Shell-style patterns over the whole name."""
+    assert matcher([pattern])(name) is matches
+
+
+names = st.text(alphabet="ab", max_size=4)
+globs = st.text(alphabet="ab*?[]", min_size=1, max_size=4)
+
+
+@given(globs, globs, names)
+@example("*a]", "x[a]", "xa")
+@example("a?c", "a*c", "abbc")
+@example("[*]", "*", "a")
+def test_patterns_cover_only_what_they_surely_match(wide: str, narrow: str, name: str) -> None:
+    """A pattern that covers another matches every name that the other does."""
+    if patterns_cover([wide], [narrow]) and fnmatchcase(name, narrow):
+        assert fnmatchcase(name, wide)
+
+
+@given(st.lists(globs, min_size=1, max_size=3), names)
+def test_matcher_agrees_with_fnmatch(patterns: list[str], name: str) -> None:
+    """Compiled patterns mean what fnmatch means."""
+    assert matcher(patterns)(name) is any(fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def test_policy_set_remembers_only_so_many_names() -> None:
+    """The memory of matched names is bounded, and forgetting changes no answer."""
+    both = policies(PAYMENTS, DEFAULT)
+    for i in range(40_000):
+        both.policy_for(f"saga-{i}", "step", "completed")
+    assert both._find.cache_info().currsize <= 32_768
+    assert both.policy_for("saga-0", "step", "completed").name == "default"
+
+
+# --- what is decided -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("retain", "until", "expires"),
+    [
+        (None, None, None),
+        (None, T0 + 5 * DAY, T0 + 5 * DAY),
+        ("30d", None, T0 + 30 * DAY),
+        ("30d", T0 + 5 * DAY, T0 + 30 * DAY),
+        ("30d", T0 + 30 * DAY, T0 + 30 * DAY),
+        ("30d", T0 + 31 * DAY, T0 + 31 * DAY),
+        ("30d", T0 - DAY, T0 + 30 * DAY),
+    ],
+)
+def test_expiry_is_the_later_of_policy_and_snapshot(retain: str | None, until: int | None, expires: int | None) -> None:
+    """Neither: never; one: that one; both: the later one."""
+    rules = policies({"name": "p", "retain": retain})
+    snapshot = meta(until=until)
+    assert rules.expires_us(snapshot) == expires
+    assert rules.decide(snapshot, T0).expires_us == expires
+
+
+def test_expiry_of_an_unmatched_snapshot_is_its_own() -> None:
+    """The implicit policy adds no retention."""
+    assert policies(PAYMENTS).expires_us(meta("order", until=T0 + DAY)) == T0 + DAY
+    assert policies(PAYMENTS).expires_us(meta("order")) is None
+
+
+@pytest.mark.parametrize(("offset", "expired"), [(-1, False), (0, True), (1, True)])
+def test_decision_expires_exactly_at_the_instant(offset: int, expired: bool) -> None:
+    """Expired from the very microsecond on, not one earlier."""
+    rules = policies({"name": "p", "retain": "30d"})
+    assert rules.decide(meta(), T0 + 30 * DAY + offset).expired is expired
+
+
+@pytest.mark.parametrize(("offset", "due"), [(-1, False), (0, True), (1, True)])
+def test_decision_is_due_exactly_at_the_instant(offset: int, due: bool) -> None:
+    """Due from the very microsecond on, not one earlier."""
+    decision = policies(DEFAULT).decide(meta(), T0 + 7 * DAY + offset)
+    assert (decision.due, decision.due_us) == (due, T0 + 7 * DAY)
+
+
+def test_decision_without_moves_is_never_due() -> None:
+    """No moves, no due time, however old."""
+    decision = policies({"name": "p"}).decide(meta(), T0 + 10_000 * DAY)
+    assert (decision.due, decision.due_us, decision.expired) == (False, None, False)
+
+
+@pytest.mark.parametrize(
+    ("clock", "created", "saved", "expected"),
+    [
+        ("created_at", T0, T0 + 400 * DAY, T0),
+        ("saved_at", T0, T0 + 400 * DAY, T0 + 400 * DAY),
+        ("saved_at", T0 + DAY, T0, T0 + DAY),
+    ],
+)
+def test_decision_counts_ages_from_the_policys_clock(clock: str, created: int, saved: int, expected: int) -> None:
+    """A back-fill by saved_at ages from its save, and never from before its creation."""
+    rules = policies({**PAYMENTS, "clock": clock})
+    decision = rules.decide(meta(created=created, saved=saved), T0)
+    assert decision.clock_us == expected
+    assert decision.due_us == expected + 7 * DAY
+    assert decision.expires_us == expected + 2555 * DAY
+
+
+@pytest.mark.parametrize(
+    ("now", "until", "reason"),
+    [
+        (
+            T0,
+            None,
+            "policy 'payments' matches: it stays hot until 2026-01-08T00:00:00Z (7d after created_at), then moves to "
+            "STANDARD_IA, and it expires at 2032-12-30T00:00:00Z: the policy retains it 2555d after created_at.",
+        ),
+        (T0 + 8 * DAY, None, "due for STANDARD_IA since 2026-01-08T00:00:00Z (7d after created_at)"),
+        (T0, T0 + 9999 * DAY, "its own retention_until, later than the policy's 2555d after created_at."),
+        (T0 + 3000 * DAY, None, "policy 'payments' matches: expired at 2032-12-30T00:00:00Z: the policy retains it"),
+    ],
+)
+def test_decision_reason_says_what_next_when_and_why(now: int, until: int | None, reason: str) -> None:
+    """`explain` tells which policy, what next, when, and which of the two retentions decided."""
+    assert reason in policies(PAYMENTS).decide(meta(until=until), now).reason
+
+
+def test_decision_reason_of_an_unmatched_snapshot() -> None:
+    """What no policy matches says so."""
+    reason = policies(PAYMENTS).decide(meta("order"), T0).reason
+    assert reason == "no policy matches: it never leaves the hot tier, and it never expires."
+    own = policies(PAYMENTS).decide(meta("order", until=T0 + 1), T0).reason
+    assert "it expires at 2026-01-01T00:00:00.000001Z: its own retention_until." in own
+
+
+# --- horizon, hot only, classes --------------------------------------------------------------------------------
+
+
+def test_horizon_is_the_smallest_first_age_of_all_policies() -> None:
+    """The youngest age at which anything moves; None where nothing ever does."""
+    early = {"name": "early", "match": {"saga_name": "x"}, "move": [{"to": "GLACIER", "after": "1d"}]}
+    assert policies(PAYMENTS, early, {"name": "still"}).horizon_us(T0) == T0 - DAY
+    assert policies({"name": "still"}).horizon_us(T0) is None
+    assert policies().horizon_us(T0) is None
+
+
+micros_near = st.integers(min_value=T0 - 20 * DAY, max_value=T0 + 20 * DAY)
+whole_days = st.integers(min_value=1, max_value=20)
+
+
+@given(micros_near, micros_near, micros_near, whole_days, whole_days, st.sampled_from(["created_at", "saved_at"]))
+def test_horizon_has_nothing_due_behind_it(
+    created: int, saved: int, now: int, first: int, second: int, clock: str
+) -> None:
+    """Whatever was created after the horizon is not due, under any policy and clock."""
+    rules = policies(
+        {"name": "a", "match": {"status": "failed"}, "move": [{"to": "GLACIER", "after": f"{first}d"}], "clock": clock},
+        {"name": "b", "move": [{"to": "GLACIER", "after": f"{second}d"}], "clock": clock},
+    )
+    horizon = rules.horizon_us(now)
+    assert horizon is not None
+    for status in ("failed", "completed"):
+        snapshot = meta(status=status, created=created, saved=saved)
+        assert not (created > horizon and rules.decide(snapshot, now).due)
+
+
+HOT = {"durability": "hot"}
+
+
+@pytest.mark.parametrize(
+    ("given", "saga_name", "expected"),
+    [
+        ([DEFAULT], "order", False),
+        ([DEFAULT], None, False),
+        ([], "order", False),
+        ([{**DEFAULT, **HOT}], "order", True),
+        ([{**DEFAULT, **HOT}], None, True),
+        ([{**PAYMENTS, **HOT}, DEFAULT], "payment-eu", True),
+        ([{**PAYMENTS, **HOT}, DEFAULT], "order", False),
+        ([{**PAYMENTS, **HOT}, DEFAULT], None, True),
+        ([DEFAULT, {**PAYMENTS, **HOT}], "payment-eu", False),
+        ([DEFAULT, {**PAYMENTS, **HOT}], None, False),
+        ([PAYMENTS, {**DEFAULT, **HOT}], "payment-eu", True),
+        ([{"name": "p", "match": {"saga_name": "pay*"}}, {**DEFAULT, **HOT}], "payment-eu", False),
+        ([{"name": "p", "match": {"saga_name": "pay*"}}, {**DEFAULT, **HOT}], "order", True),
+        ([{"name": "p", "match": {"saga_name": "pay*"}}, {**PAYMENTS, **HOT}], None, False),
+        (
+            [{"name": "f", "match": {"status": "failed"}}, {"name": "g", "match": {"status": "failed"}, **HOT}],
+            "x",
+            False,
+        ),
+    ],
+)
+def test_may_be_hot_only_follows_the_first_match(
+    given: list[dict[str, Any]], saga_name: str | None, expected: bool
+) -> None:
+    """Only a `hot` policy that a snapshot of that saga name can reach counts."""
+    assert policies(*given).may_be_hot_only(saga_name) is expected
+
+
+some_match = st.fixed_dictionaries(
+    {}, optional={key: st.lists(st.sampled_from(["a", "b", "a*", "*"]), min_size=1, max_size=2)
+                  for key in ("saga_name", "step_name", "status")}
+)  # fmt: skip
+
+
+@given(st.lists(st.tuples(some_match, st.sampled_from(["hot", "durable"])), max_size=4), st.data())
+def test_may_be_hot_only_never_misses_a_hot_snapshot(given: list[Any], data: st.DataObject) -> None:
+    """If some snapshot's policy is `hot`, its saga name may be hot only."""
+    rules = policies(*({"name": f"p{i}", "match": m, "durability": d} for i, (m, d) in enumerate(given)))
+    name, step, status = (data.draw(st.sampled_from(["a", "b", "ab", "c"])) for _ in range(3))
+    if rules.policy_for(name, step, status).durability is Durability.HOT:
+        assert rules.may_be_hot_only(name)
+        assert rules.may_be_hot_only(None)
+
+
+@pytest.mark.parametrize(
+    ("age", "expected"),
+    [
+        (0, None),
+        (7 * DAY - 1, None),
+        (7 * DAY, StorageClass.STANDARD_IA),
+        (90 * DAY - 1, StorageClass.STANDARD_IA),
+        (90 * DAY, StorageClass.GLACIER),
+        (9000 * DAY, StorageClass.GLACIER),
+    ],
+)
+def test_class_at_is_the_last_move_that_is_due(age: int, expected: StorageClass | None) -> None:
+    """The class changes at the very instant."""
+    assert policies(PAYMENTS).class_at("payments", T0, T0 + age) is expected
+
+
+def test_policy_that_is_gone_moves_nothing() -> None:
+    """Packs of a policy that is no longer configured stay where they are."""
+    rules = policies(DEFAULT)
+    assert rules.class_at("payments", T0, T0 + 9000 * DAY) is None
+    assert rules.moves("payments") == ()
+    assert rules.named("payments") is None
+    assert rules.moves("unmatched") == ()
+    assert rules.named("unmatched") is UNMATCHED
+
+
+def test_revision_follows_the_content_and_not_the_layout() -> None:
+    """Other spellings of the same policies have the same revision; any change has another."""
+    same = {**PAYMENTS, "move": [{"to": "STANDARD_IA", "after": "168h"}, MOVES[1]], "durability": "durable"}
+    assert policies(PAYMENTS).revision == policies(same).revision
+    assert policies(PAYMENTS) == policies(same)
+    assert len(policies(PAYMENTS).revision) == 12
+    changed = [{**PAYMENTS, "retain": "2556d"}, {**PAYMENTS, "name": "other"}, {**PAYMENTS, "clock": "saved_at"}]
+    revisions = {policies(each).revision for each in changed} | {policies(PAYMENTS, DEFAULT).revision}
+    assert len(revisions | {policies(PAYMENTS).revision}) == 5
+
+
+def test_match_is_catch_all_only_when_everything_matches() -> None:
+    """A star in each of the three."""
+    assert Match().is_catch_all
+    assert Match.model_validate({"saga_name": ["x", "**"]}).is_catch_all
+    assert not Match.model_validate({"status": "failed"}).is_catch_all

@@ -1,0 +1,101 @@
+"""URLs: passwords never show, and what cannot be used is refused with a fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
+
+from sagaz_tiering.urls import ColdUrl, EndpointUrl, PostgresUrl, RedisUrl, SecretUrl, file_path, redacted
+
+SECRET = "hunter2"
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("redis://localhost:6379/0", "redis://localhost:6379/0"),
+        (f"redis://:{SECRET}@localhost:6379/0", "redis://:***@localhost:6379/0"),
+        (f"postgresql://sagaz:{SECRET}@db:5432/sagaz", "postgresql://sagaz:***@db:5432/sagaz"),
+        (f"redis://{SECRET}@localhost", "redis://***@localhost"),
+        (f"postgresql://u:{SECRET}/x#{SECRET}@db/sagaz", "postgresql://u:***@db/sagaz"),
+        (f"postgresql://u:a@{SECRET}@db/sagaz", "postgresql://u:***@db/sagaz"),
+        (f"u:{SECRET}@db/sagaz", "u:***@db/sagaz"),
+        (f"postgresql://db/sagaz?user=u&password={SECRET}", "postgresql://db/sagaz?user=u&password=***"),
+        (f"postgresql://db/sagaz?sslpassword={SECRET}&a=b", "postgresql://db/sagaz?sslpassword=***&a=b"),
+        (f"host=db user=u password={SECRET}", "host=db user=u password=***"),
+        ("embedded", "embedded"),
+    ],
+)
+def test_redacted_hides_every_form_of_password(url: str, shown: str) -> None:
+    """Credentials before the host, unescaped ones, and those in parameters."""
+    assert redacted(url) == shown
+
+
+@given(st.text(min_size=1), st.sampled_from(["redis", "postgresql", "https"]))
+def test_redacted_never_contains_the_password(password: str, scheme: str) -> None:
+    """Whatever the password is made of, escaped or not."""
+    marked = f"<{password}>"
+    assert marked not in redacted(f"{scheme}://user:{marked}@host:1/0")
+
+
+def test_secret_url_shows_itself_redacted_everywhere() -> None:
+    """repr, str, format and JSON hide the password; get_secret_value() is the real one."""
+    url = SecretUrl(f"redis://:{SECRET}@localhost")
+    shown = [repr(url), str(url), f"{url}", TypeAdapter(SecretUrl).dump_json(url).decode()]
+    assert all(SECRET not in text and "localhost" in text for text in shown)
+    assert url.get_secret_value() == f"redis://:{SECRET}@localhost"
+
+
+@pytest.mark.parametrize(
+    ("kind", "url", "fix"),
+    [
+        (RedisUrl, f"redis+cluster://:{SECRET}@h:1", "not supported by this version; give the redis:// URL"),
+        (RedisUrl, "redis+sentinel://h:1/mymaster", "not supported by this version; give the redis:// URL"),
+        (RedisUrl, f"http://u:{SECRET}@h", "write redis://HOST:6379/0"),
+        (RedisUrl, "localhost:6379", "write redis://HOST:6379/0"),
+        (RedisUrl, "redis://", "names no host"),
+        (RedisUrl, "redis://h/orders", "must be the number of a database"),
+        (RedisUrl, f"redis://u:{SECRET}@h:port", "the host or port cannot be read"),
+        (RedisUrl, "unix://", "needs the path of the socket"),
+        (PostgresUrl, f"mysql://u:{SECRET}@h/db", "write postgresql://USER@HOST:5432/DATABASE"),
+        (PostgresUrl, f"host=h password={SECRET}", "write postgresql://USER@HOST:5432/DATABASE"),
+        (PostgresUrl, f"postgresql://u:{SECRET}@h:99999/db", "the host or port cannot be read"),
+        (EndpointUrl, f"https://u:{SECRET}@minio", "use access_key_id and secret_access_key"),
+        (EndpointUrl, "minio:9000", "write https://HOST or http://HOST:PORT"),
+        (ColdUrl, "/var/lib/cold", "write s3://BUCKET/PREFIX or file:///DIRECTORY"),
+        (ColdUrl, "embedded", "write s3://BUCKET/PREFIX or file:///DIRECTORY"),
+        (ColdUrl, "s3://", "is not a bucket name"),
+        (ColdUrl, "s3://bucket/a/../b", "has empty, '.' or '..' parts"),
+        (ColdUrl, "s3://bucket/a//b", "has empty, '.' or '..' parts"),
+        (ColdUrl, f"s3://AKIA:{SECRET}@bucket/a", "settings beside it"),
+        (ColdUrl, "file://", "needs a directory"),
+        (ColdUrl, "file://~/cold", "needs a directory"),
+    ],
+)
+def test_url_refusal_names_the_fix_and_no_secret(kind: object, url: str, fix: str) -> None:
+    """Each wrong URL is refused with what to write instead, without its password."""
+    with pytest.raises(ValidationError) as caught:
+        TypeAdapter(kind).validate_python(url)
+    message = caught.value.errors()[0]["msg"]
+    assert fix in message
+    assert SECRET not in message
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h", "redis://h/", "rediss://u:p@h:6379/1", "unix:///run/redis.sock", "redis://[::1]:6379/0"]
+)
+def test_redis_url_accepts_one_server(url: str) -> None:
+    """TCP, TLS, IPv6 and a Unix socket."""
+    assert TypeAdapter(RedisUrl).validate_python(url).get_secret_value() == url
+
+
+def test_file_path_reads_absolute_relative_and_escaped_urls() -> None:
+    """The forms that people write for a directory."""
+    assert file_path("file:///var/lib/cold") == Path("/var/lib/cold")
+    assert file_path("file://localhost/var/cold") == Path("/var/cold")
+    assert file_path("file://../cold") == Path("../cold")
+    assert file_path("file:///a%20b") == Path("/a b")
