@@ -255,11 +255,9 @@ def _read_names(value: bytes, header_length: int) -> list[str]:
         for _ in range(3):
             start = at + _U32.size
             at = start + _U32.unpack_from(value, at)[0]
-            if at > header_length:
-                raise CorruptRecord("a stored value's names are longer than its header")
             names.append(value[start:at].decode("utf-8", "surrogatepass"))
     except (struct.error, UnicodeDecodeError) as exc:
         raise CorruptRecord("a stored value's names are damaged") from exc
     if at != header_length:
-        raise CorruptRecord("a stored value's names are shorter than its header")
+        raise CorruptRecord("a stored value's names do not end where its header does")
     return names

@@ -18,8 +18,8 @@ import structlog
 
 _HIDDEN = "***"
 _SECRET_NAME = re.compile(r"password|passwd|secret|credential|access_key|authorization", re.IGNORECASE)
-_URL_CREDENTIALS = re.compile(r"(?<=://)[^\s'\"]+@")
-"""User and password in the URL of a server, to the last @ (a password may hold any sign); drivers quote such URLs."""
+_URL_CREDENTIALS = re.compile(r"(?<=://)([^\s'\":@/]*:)?[^\s'\"]+@")
+"""User and password in the URL of a server, up to the last @, since a password may hold any sign."""
 _QUIET = ("apscheduler", "aiohttp", "aioboto3", "aiobotocore", "boto3", "botocore", "urllib3")
 """Libraries whose warnings repeat what we log ourselves, in words of their own."""
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
@@ -68,7 +68,7 @@ def without_secrets(_: object, __: str, event: MutableMapping[str, Any]) -> Muta
 
 def _cleaned(value: Any) -> Any:
     if isinstance(value, str):
-        return _URL_CREDENTIALS.sub(f"{_HIDDEN}@", value)
+        return _URL_CREDENTIALS.sub(lambda found: f"{found[1] or ''}{_HIDDEN}@", value)
     if isinstance(value, Mapping):
         return {k: _HIDDEN if _SECRET_NAME.search(str(k)) else _cleaned(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def show_usd(amount: float) -> str:
     """`$12.30`; small amounts keep two significant digits."""
     if amount == 0 or amount >= 0.01:
         return f"${amount:,.2f}"
-    return f"${amount:.10f}"[:13].rstrip("0") if amount < 1e-4 else f"${amount:.5f}"
+    return f"${Decimal(f'{amount:.2g}'):f}"
 
 
 def show_time(moment: datetime | None) -> str | None:

@@ -79,12 +79,11 @@ async def check_schema_if_reachable(runtime: Runtime) -> None:
 
 
 def _quiet_logs(debug: bool) -> None:
-    """Logs on stderr, from warnings up: stdout is for the answer."""
+    """Logs on stderr, from warnings up: stdout is for the answer. Libraries do not join in with --debug."""
     import structlog
 
-    level = logging.DEBUG if debug else logging.WARNING
-    logging.basicConfig(stream=sys.stderr, level=level)
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
     structlog.configure(
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
     )

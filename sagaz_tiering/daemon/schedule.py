@@ -40,10 +40,11 @@ class Times:
 def first_delays(times: Mapping[str, Times], last_runs: Iterable[JobRun], now: datetime) -> dict[str, timedelta]:
     """How long after `now` each job first runs.
 
-    What never finished, or finished longer ago than its interval, runs at once, one after the other; the rest
-    waits for what is left of its interval.
+    What never finished, failed or was cut off last, or finished longer ago than its interval, runs at once, one
+    after the other; the rest waits for what is left of its interval. (Where another daemon is at it right now,
+    the lease tells.)
     """
-    finished = {run.job: run.finished_at for run in last_runs}
+    finished = {run.job: run.finished_at for run in last_runs if _ended_well(run)}
     delays: dict[str, timedelta] = {}
     late = 0
     for job, when in times.items():
@@ -55,6 +56,10 @@ def first_delays(times: Mapping[str, Times], last_runs: Iterable[JobRun], now: d
             late += 1
         delays[job] = left
     return delays
+
+
+def _ended_well(run: JobRun) -> bool:
+    return run.error is None and run.finished_at is not None and run.finished_at >= run.started_at
 
 
 class JobSchedule:

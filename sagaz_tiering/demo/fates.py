@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Protocol
 from uuid import UUID
 
-from sagaz_tiering.errors import ObjectStoreError, SagazTieringError, SnapshotArchived
+from sagaz_tiering.errors import SagazTieringError, SnapshotArchived
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import Policy
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef, Tier
@@ -30,6 +30,9 @@ class Readable(Protocol):
 
     async def get_snapshot(self, snapshot_id: UUID) -> SagaSnapshot | None:
         """One snapshot."""
+
+    async def list_snapshots(self, saga_id: UUID, limit: int = 100) -> list[SagaSnapshot]:
+        """The newest of a saga."""
 
     async def timeline(self, saga_id: UUID) -> list[SnapshotRef]:
         """All of a saga, without contents."""
@@ -79,6 +82,22 @@ class FateTally:
     fates: Counter[tuple[str, str]] = field(default_factory=Counter)
     wrong: list[WrongFate] = field(default_factory=list)
 
+    def add(self, snapshot: SagaSnapshot, expected: str, found: str) -> None:
+        """One snapshot more."""
+        self.checked += 1
+        if found == expected:
+            self.fates[snapshot.saga_name, expected] += 1
+            return
+        self.wrong.append(
+            WrongFate(
+                snapshot_id=snapshot.snapshot_id,
+                saga_id=snapshot.saga_id,
+                saga_name=snapshot.saga_name,
+                expected=expected,
+                found=found,
+            )
+        )
+
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         fates = [{"saga_name": n, "fate": f, "snapshots": c} for (n, f), c in sorted(self.fates.items())]
@@ -115,82 +134,94 @@ async def check_fates(
     policies: Sequence[Policy],
     now: datetime,
 ) -> FateTally:
-    """Ask for every snapshot by id, and for the timeline of every saga; compare contents, place and number."""
+    """Compare contents, place and number of all with the policies, saga by saga.
+
+    Every saga is asked for its list, its timeline and one snapshot by id. Nothing that a storage answers stops
+    the check; only errors that are not ours do.
+    """
     tally = FateTally()
     sagas: dict[UUID, list[SagaSnapshot]] = {}
     for snapshot in snapshots:
         sagas.setdefault(snapshot.saga_id, []).append(snapshot)
-    waiting = iter(sagas.items())
+    waiting = iter(sagas.values())
 
     async def worker() -> None:
-        for saga_id, members in waiting:
-            await _check_saga(saga_id, members, storage, objects, policies, now, tally)
+        for members in waiting:
+            found = await _found_fates(members, storage, objects)
+            for snapshot in members:
+                tally.add(snapshot, expected_fate(snapshot, policies, now), found[snapshot.snapshot_id])
 
     await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
     return tally
 
 
-async def _check_saga(
-    saga_id: UUID,
-    members: Sequence[SagaSnapshot],
-    storage: Readable,
-    objects: ObjectStore,
-    policies: Sequence[Policy],
-    now: datetime,
-    tally: FateTally,
-) -> None:
+async def _found_fates(members: Sequence[SagaSnapshot], storage: Readable, objects: ObjectStore) -> dict[UUID, str]:
+    """The fate of each snapshot of a saga in the words of `expected_fate`; anything else in words of its own."""
+    saga_id, probe = members[0].saga_id, members[len(members) // 2]
     refs = await storage.timeline(saga_id)
     places = {ref.snapshot_id: _place(ref) for ref in refs}
     counts = Counter(ref.snapshot_id for ref in refs)
+    by_list = await _answer(lambda: _listed(storage, saga_id, len(members)), objects)
+    by_id = await _answer(lambda: _got(storage, probe.snapshot_id), objects)
+    fates = {}
     for snapshot in members:
-        expected = expected_fate(snapshot, policies, now)
-        found = await _found_fate(snapshot, places.get(snapshot.snapshot_id), storage, objects)
-        if counts[snapshot.snapshot_id] > 1:
-            found = f"{counts[snapshot.snapshot_id]} times in its saga's timeline"
-        tally.checked += 1
-        if found == expected:
-            tally.fates[snapshot.saga_name, expected] += 1
-            continue
-        tally.wrong.append(
-            WrongFate(
-                snapshot_id=snapshot.snapshot_id,
-                saga_id=saga_id,
-                saga_name=snapshot.saga_name,
-                expected=expected,
-                found=found,
-            )
-        )
+        wanted = snapshot.snapshot_id
+        fate = _fate(snapshot, places.get(wanted), by_list)
+        if counts[wanted] > 1:
+            fate = f"{counts[wanted]} times in its saga's timeline"
+        elif snapshot is probe and (other := _fate(snapshot, places.get(wanted), by_id)) != fate:
+            fate = f"{fate} by list, but {other} by id"
+        fates[wanted] = fate
+    return fates
+
+
+Answer = dict[UUID, SagaSnapshot] | str
+"""What a read gave: snapshots by id, or in words why none."""
+
+
+async def _answer(read: Callable[[], Awaitable[dict[UUID, SagaSnapshot]]], objects: ObjectStore) -> Answer:
+    try:
+        return await read()
+    except SnapshotArchived as exc:
+        return await _archived_fate(exc, objects)
+    except SagazTieringError as exc:
+        return f"unreadable ({type(exc).__name__}: {exc})"
+
+
+async def _listed(storage: Readable, saga_id: UUID, count: int) -> dict[UUID, SagaSnapshot]:
+    return {found.snapshot_id: found for found in await storage.list_snapshots(saga_id, limit=count + 1)}
+
+
+async def _got(storage: Readable, snapshot_id: UUID) -> dict[UUID, SagaSnapshot]:
+    found = await storage.get_snapshot(snapshot_id)
+    return {} if found is None else {found.snapshot_id: found}
 
 
 def _place(ref: SnapshotRef) -> str:
     return str(ref.storage_class) if ref.tier is Tier.COLD else "hot"
 
 
-async def _found_fate(snapshot: SagaSnapshot, place: str | None, storage: Readable, objects: ObjectStore) -> str:
-    """The fate that a read by id shows, in the words of `expected_fate`; anything else in words of its own."""
-    try:
-        found = await storage.get_snapshot(snapshot.snapshot_id)
-    except SnapshotArchived as exc:
-        return await _archived_fate(exc, place, objects)
-    except SagazTieringError as exc:
-        return f"unreadable ({type(exc).__name__}: {exc})"
+def _fate(snapshot: SagaSnapshot, place: str | None, answer: Answer) -> str:
+    """What `answer`, and the place in the timeline, say of one snapshot."""
+    if isinstance(answer, str):
+        archived_elsewhere = answer.startswith("archived in ") and answer != f"archived in {place}"
+        return f"{answer}, but {place} in its saga's timeline" if archived_elsewhere else answer
+    found = answer.get(snapshot.snapshot_id)
     if found is None:
         return GONE if place is None else f"not readable, but in its saga's timeline ({place})"
     if place is None:
         return "readable, but missing in its saga's timeline"
-    if not _same(SagaSnapshot.of(found), snapshot):
-        return "readable with other contents"
-    return f"readable in {place}"
+    return f"readable in {place}" if _same(found, snapshot) else "readable with other contents"
 
 
-async def _archived_fate(archived: SnapshotArchived, place: str | None, objects: ObjectStore) -> str:
+async def _archived_fate(archived: SnapshotArchived, objects: ObjectStore) -> str:
     """The archived answer is only as good as the objects that it speaks of."""
     try:
-        classes = {(await objects.head(key)).storage_class for key in archived.object_keys}
-    except ObjectStoreError as exc:
+        classes = {(await objects.head(key)).storage_class.value for key in archived.object_keys}
+    except SagazTieringError as exc:
         return f"lost: its pack cannot be found ({exc})"
-    if any(each != archived.storage_class for each in classes) or place != archived.storage_class:
-        return f"said to be archived in {archived.storage_class}, but stored in {classes} (timeline: {place})"
+    if classes != {archived.storage_class}:
+        return f"said to be archived in {archived.storage_class}, but its pack is in {', '.join(classes) or 'none'}"
     return f"archived in {archived.storage_class}"
 
 

@@ -21,7 +21,8 @@ from sagaz_tiering.embedded.process import ServerCommand
 from sagaz_tiering.embedded.server import HOST, STOP_GRACE_S, EmbeddedServer
 from sagaz_tiering.errors import ConfigError
 
-DATABASE = "sagaz"
+DATABASE = "postgres"
+"""The database that every new cluster has."""
 _TALK_S = 5.0
 
 _SETTINGS = {
@@ -44,7 +45,7 @@ _NOT_DURABLE = {"fsync": "off", "synchronous_commit": "off", "full_page_writes":
 
 
 class PostgresServer(EmbeddedServer):
-    """PostgreSQL with the superuser `sagaz`, the database `sagaz` and a random password (scram).
+    """PostgreSQL with the superuser `sagaz`, the database `postgres` and a random password (scram).
 
     `template` is the `home` of another one that was initialised and does not run: its cluster is copied
     (password included) instead of creating one, which is ten times faster.
@@ -80,7 +81,7 @@ class PostgresServer(EmbeddedServer):
 
     @property
     def url(self) -> str:
-        """The URL of the database `sagaz`, with the password."""
+        """The URL of the database `postgres`, with the password."""
         return self.url_of(DATABASE)
 
     def url_of(self, database: str) -> str:
@@ -135,10 +136,8 @@ class PostgresServer(EmbeddedServer):
         )
 
     async def _talk(self) -> None:
-        connection = await asyncpg.connect(self.url_of("postgres"), timeout=_TALK_S, command_timeout=_TALK_S)
+        connection = await asyncpg.connect(self.url, timeout=_TALK_S, command_timeout=_TALK_S)
         try:
-            known = await connection.fetchval("SELECT true FROM pg_database WHERE datname = $1", DATABASE)
-            if not known:
-                await connection.execute(f"CREATE DATABASE {DATABASE}")
+            await connection.execute("SELECT 1")
         finally:
             connection.terminate()

@@ -104,7 +104,8 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     try:
         async for claimed in _claims(context):
             turns = [turn for turn in turns if turn.open_parts]
-            batch = [Turn(saga) for saga in claimed]
+            held = {turn.claimed.saga_id for turn in turns}
+            batch = [Turn(saga) for saga in claimed if saga.saga_id not in held]
             turns += batch
             await _pack_sagas(context, packer, batch, tally)
         if not context.stopping.is_set():
@@ -215,9 +216,17 @@ async def _pack_durable(context: JobContext, packer: Packer, tally: Tally) -> No
         if not rows:
             return
         mine = await context.hot.claim_these(sorted({row.saga_id for row in rows}), ttl=options.claim_ttl, token=token)
-        waiting = [row for row in rows if row.saga_id in mine and _to_pack(context, row.value) is None]
-        await durable.postpone([_postponement(context, row) for row in waiting])
-        todo = [row for row in rows if row.saga_id in mine and _to_pack(context, row.value) is not None]
+        due = {row.snapshot_id: _to_pack(context, row.value) for row in rows if row.saga_id in mine}
+        await durable.postpone([_postponement(context, row) for row in rows if due.get(row.snapshot_id, row) is None])
+        # The rows were read before their sagas were ours: another run may have packed them in between.
+        safe = await already_packed(context, [meta for meta in due.values() if meta is not None])
+        todo = [
+            row
+            for row in rows
+            if due.get(row.snapshot_id) is not None
+            and row.snapshot_id not in safe
+            and not packer.holds(row.snapshot_id)
+        ]
         todo.sort(key=lambda row: row.saga_id)
         for chunk in chunks(todo, lambda row: len(row.value) * 4, _CHUNK_BYTES):
             work: list[tuple[Turn | None, list[bytes]]] = [

@@ -68,12 +68,18 @@ class Packer:
         self._lease = lease
         self._tally = tally
         self._open: dict[tuple[str, str], _OpenPack] = {}
+        self._held: set[UUID] = set()
+
+    def holds(self, snapshot_id: UUID) -> bool:
+        """Whether a snapshot waits in an open pack of this run (its claim may have run out meanwhile)."""
+        return snapshot_id in self._held
 
     async def add(self, part: Part) -> None:
         """Take a frame; publishes the pack it fills."""
         key = (part.policy.name, part.bucket)
         pack = self._open.setdefault(key, _OpenPack(part.policy, part.bucket))
         pack.parts.append(part)
+        self._held |= _ids(part)
         pack.size += len(part.frame.payload)
         if part.turn is not None:
             part.turn.open_parts += 1
@@ -99,6 +105,7 @@ class Packer:
         self._tally.add("waiting", sum(len(part.frame.entry.snapshots) for part in pack.parts))
         turns = {id(part.turn): part.turn for part in pack.parts if part.turn is not None}
         for part in pack.parts:
+            self._held -= _ids(part)
             if part.turn is not None:
                 part.turn.open_parts -= 1
                 part.turn.look_at(look_again)
@@ -182,11 +189,16 @@ class Packer:
         await context.catalog.packs.evicted(pack_id, context.now)
         turns: dict[int, Turn] = {}
         for part in pack.parts:
+            self._held -= _ids(part)
             if part.turn is not None:
                 part.turn.open_parts -= 1
                 part.turn.left -= len(part.frame.entry.snapshots)
                 turns[id(part.turn)] = part.turn
         await settle(context, turns.values())
+
+
+def _ids(part: Part) -> set[UUID]:
+    return {entry.meta.snapshot_id for entry in part.frame.entry.snapshots}
 
 
 def _compare(info: ObjectInfo, new: NewPack) -> None:

@@ -18,12 +18,7 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from sagaz_tiering.clock import Clock, from_micros, to_micros
-from sagaz_tiering.errors import (
-    CorruptPack,
-    ObjectArchived,
-    ObjectNotFound,
-    ObjectStoreError,
-)
+from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectNotFound, ObjectStoreError
 from sagaz_tiering.objects.arguments import check_data, check_key, check_list_prefix, check_restore
 from sagaz_tiering.objects.base import DeleteFailure, ObjectInfo, RestoreState
 from sagaz_tiering.objects.local_errors import gone, late, translated, unopenable
@@ -151,7 +146,9 @@ class LocalObjectStore:
 
     async def delete(self, keys: Sequence[str]) -> list[DeleteFailure]:
         """See `ObjectStore.delete`."""
-        wanted = [check_key(key) for key in dict.fromkeys(keys)]
+        wanted = list(dict.fromkeys(keys))
+        for key in wanted:
+            self._tree.path(check_key(key))
         failures: list[DeleteFailure] = []
         for key in wanted:
             try:
@@ -175,7 +172,7 @@ class LocalObjectStore:
     def _open_tree(self) -> None:
         try:
             self._tree.open(create=self._options.create)
-        except FileNotFoundError as exc:
+        except (FileNotFoundError, FileExistsError, NotADirectoryError) as exc:
             raise unopenable(self._root) from exc
 
     def _check_tree(self) -> None:

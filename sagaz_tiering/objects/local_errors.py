@@ -50,5 +50,7 @@ def late(key: str, root: Path, seconds: float) -> ColdTierUnavailable:
 
 
 def unopenable(root: Path) -> BucketUnusable:
-    """The error for a directory that is not there when the store is to be opened without creating it."""
-    return BucketUnusable(f"{root.as_uri()} does not exist", hint=f"create {root}, or mount its volume")
+    """The error for a directory that is not there on opening, or cannot be, because something else is."""
+    return BucketUnusable(
+        f"{root.as_uri()} is not the directory of a store", hint=f"create {root}, mount its volume, or correct the path"
+    )

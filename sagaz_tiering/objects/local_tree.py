@@ -128,16 +128,26 @@ class ObjectTree:
         """Whether this process may read and write here, as far as can be told without writing."""
         return all(os.access(folder, os.R_OK | os.W_OK | os.X_OK) for folder in (self.objects, self._staging))
 
+    def path(self, key: str) -> Path:
+        """Where a (checked) key lives; raises InvalidKey for parts that a filesystem cannot name."""
+        *folders, name = key.split("/")
+        for part in folders:
+            if part.endswith(OBJECT_SUFFIX):
+                raise InvalidKey(f"key {key!r:.80} has a folder that ends in {OBJECT_SUFFIX!r}, kept for objects")
+        if any(len(part.encode()) > MAX_PART_BYTES for part in [*folders, name + OBJECT_SUFFIX]):
+            raise InvalidKey(f"key {key!r:.80}… has a part over {MAX_PART_BYTES - len(OBJECT_SUFFIX)} bytes")
+        return self.objects.joinpath(*folders, name + OBJECT_SUFFIX)
+
     @contextmanager
     def opened(self, key: str) -> Iterator[OpenObject]:
         """Raises FileNotFoundError or NotADirectoryError where there is no such object."""
-        target = self._path(key)
+        target = self.path(key)
         with _opened(target) as fd:
             yield OpenObject(fd, str(target))
 
     def write(self, key: str, data: bytes, record: Record) -> None:
         """Make a durable object, or raise and leave nothing; FileExistsError if the key is taken."""
-        target = self._path(key)
+        target = self.path(key)
         staged = self._staged()
         try:
             os.mkdir(staged)
@@ -163,7 +173,7 @@ class ObjectTree:
 
     def remove(self, key: str) -> None:
         """Remove object and folders that are empty then; raises FileNotFoundError for a missing key."""
-        target = self._path(key)
+        target = self.path(key)
         grave = self._staged()
         os.rename(target, grave)
         with suppress(FileNotFoundError):  # the folder went with a delete beside us, which synced its own
@@ -203,16 +213,6 @@ class ObjectTree:
             if not self.objects.is_dir():
                 raise
         return iter(sorted(names))
-
-    def _path(self, key: str) -> Path:
-        """Where a (checked) key lives; raises InvalidKey for parts that a filesystem cannot name."""
-        *folders, name = key.split("/")
-        for part in folders:
-            if part.endswith(OBJECT_SUFFIX):
-                raise InvalidKey(f"key {key!r:.80} has a folder that ends in {OBJECT_SUFFIX!r}, kept for objects")
-        if any(len(part.encode()) > MAX_PART_BYTES for part in [*folders, name + OBJECT_SUFFIX]):
-            raise InvalidKey(f"key {key!r:.80}… has a part over {MAX_PART_BYTES - len(OBJECT_SUFFIX)} bytes")
-        return self.objects.joinpath(*folders, name + OBJECT_SUFFIX)
 
     def _staged(self) -> Path:
         if self._own is None:

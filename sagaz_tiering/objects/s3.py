@@ -6,14 +6,21 @@ import asyncio
 import functools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, Self
 
 import aioboto3  # type: ignore[import-untyped]  # ships no types; the client's come from types-aiobotocore
-from botocore.exceptions import ClientError
+from botocore.exceptions import BotoCoreError
 
-from sagaz_tiering.errors import BucketUnusable, CorruptPack, ObjectArchived, ObjectNotFound, ObjectStoreError
+from sagaz_tiering.errors import (
+    BucketUnusable,
+    ConfigError,
+    CorruptPack,
+    ObjectArchived,
+    ObjectNotFound,
+    ObjectStoreError,
+)
 from sagaz_tiering.objects.arguments import (
     MAX_KEY_BYTES,
     check_data,
@@ -26,25 +33,13 @@ from sagaz_tiering.objects.s3_answers import parse_restore, parse_sha256, parse_
 from sagaz_tiering.objects.s3_calls import S3Calls
 from sagaz_tiering.objects.s3_delete import S3Deletes
 from sagaz_tiering.objects.s3_errors import error_code
+from sagaz_tiering.objects.s3_move import S3Moves
 from sagaz_tiering.objects.s3_options import S3Options
 from sagaz_tiering.objects.s3_upload import SHA256_METADATA, S3Uploads
 from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Leftover:
-    """What a change of class may leave on a versioned bucket: one old version, or some that must be looked for."""
-
-    version_id: str | None = None
-    unknown: bool = False
-
-    @classmethod
-    def of(cls, current_version_id: str | None) -> _Leftover:
-        """Only a bucket that keeps versions gives an object a version id at all."""
-        return cls(unknown=current_version_id is not None)
 
 
 class S3ObjectStore:
@@ -56,25 +51,32 @@ class S3ObjectStore:
         self._resources = resources
         self._uploads = S3Uploads(calls)
         self._deletes = S3Deletes(calls)
+        self._moves = S3Moves(calls, self._deletes)
         self._base = f"{calls.options.prefix}/" if calls.options.prefix else ""
 
     @classmethod
     async def open(cls, options: S3Options) -> Self:
-        """A store with its one client. Sends nothing: `check()` tells whether the bucket lets us in."""
-        session = aioboto3.Session(
-            aws_access_key_id=options.access_key_id, aws_secret_access_key=options.secret_access_key
-        )
+        """A store with its one client. Sends nothing: `check()` tells whether the bucket lets us in.
+
+        Raises ConfigError for an endpoint that is no URL, or an AWS profile that does not exist.
+        """
         # The SDK wants a region for signing even where the store has none.
         region = options.region or ("us-east-1" if options.endpoint_url else None)
         async with AsyncExitStack() as opening:
-            client: S3Client = await opening.enter_async_context(
-                session.client(
-                    "s3",
-                    region_name=region,
-                    endpoint_url=options.endpoint_url,
-                    config=options.client_config(),
+            try:
+                session = aioboto3.Session(
+                    aws_access_key_id=options.access_key_id, aws_secret_access_key=options.secret_access_key
                 )
-            )
+                client: S3Client = await opening.enter_async_context(
+                    session.client(
+                        "s3", region_name=region, endpoint_url=options.endpoint_url, config=options.client_config()
+                    )
+                )
+            except (BotoCoreError, ValueError) as exc:
+                raise ConfigError(
+                    f"no S3 client can be made for bucket {options.bucket}: {exc}",
+                    hint="check tiers.cold (endpoint_url, region) and the AWS_… variables of the environment",
+                ) from exc
             return cls(S3Calls(client, options), opening.pop_all())
 
     async def __aenter__(self) -> Self:
@@ -152,30 +154,13 @@ class S3ObjectStore:
         return data
 
     async def change_class(self, key: str, storage_class: StorageClass) -> None:
-        """See `ObjectStore.change_class`.
-
-        The object is copied onto itself (metadata and so the sha256 stay), the new class is read back, and
-        only then does a versioned bucket lose the old version. A crash in between leaves the object whole in
-        one of the two classes; calling again finishes, old versions included.
-        """
-        target = self._target(key)
+        """See `ObjectStore.change_class`."""
+        path = self._path(key)
         try:
-            leftover = await self._calls.run(
-                "CopyObject", lambda: self._copy_in_place(target, storage_class), key=target["Key"]
-            )
+            await self._moves.change_class(path, storage_class)
         except ObjectNotFound:
             await self._tell_missing_bucket()
             raise
-        now = (await self.head(key)).storage_class
-        if now is not storage_class:
-            raise ObjectStoreError(
-                f"{target['Key']} stayed in {now} when asked to move to {storage_class}",
-                hint="this store ignores storage classes; plan no moves on it",
-            )
-        if leftover.version_id is not None:
-            await self._deletes.drop_version(target["Key"], leftover.version_id)
-        elif leftover.unknown:
-            await self._deletes.drop_old_versions(target["Key"])
 
     async def restore(self, key: str, *, days: int, tier: str) -> RestoreState:
         """See `ObjectStore.restore`."""
@@ -242,35 +227,6 @@ class S3ObjectStore:
             return answer["ResponseMetadata"]["HTTPStatusCode"], body
 
         return await self._calls.run("GetObject", attempt, key=arguments["Key"])
-
-    async def _copy_in_place(self, target: dict[str, Any], storage_class: StorageClass) -> _Leftover:
-        """Copy unless the class is right already; in any case see what is to be cleaned up.
-
-        A copy may happen twice: an answer is lost and we repeat, or the HTTP client does, which sends a PUT again on
-        its own when a kept connection breaks. The second then finds its object archived by the first, or names the
-        first's result as the old version. Hence HEAD before every copy, and HEAD again where the copy is refused.
-        """
-        present = await self._client.head_object(**target)
-        if parse_storage_class(present.get("StorageClass")) is storage_class:
-            return _Leftover.of(present.get("VersionId"))
-        try:
-            answer = await self._client.copy_object(
-                **target,
-                CopySource={"Bucket": target["Bucket"], "Key": target["Key"]},
-                MetadataDirective="COPY",
-                StorageClass=storage_class.value,
-                **self._calls.options.encryption_arguments(),
-            )
-        except ClientError:
-            present = await self._client.head_object(**target)
-            if parse_storage_class(present.get("StorageClass")) is storage_class:
-                return _Leftover.of(present.get("VersionId"))
-            raise
-        old, new = answer.get("CopySourceVersionId"), answer.get("VersionId")
-        if old != present.get("VersionId"):
-            return _Leftover.of(new)
-        # With versioning suspended both are "null", and deleting "null" would delete the object itself.
-        return _Leftover(version_id=old) if new is not None and old != new else _Leftover()
 
     async def _tell_missing_bucket(self) -> None:
         """HEAD answers 404 without a reason: raise BucketUnusable if it is the bucket that is missing."""

@@ -142,7 +142,7 @@ async def test_daemon_reload_takes_a_good_file_and_refuses_a_bad_one(
 
         runs = len(process.logged("job.finished"))
         await process.until(lambda: len(process.logged("job.finished")) > runs + 2)
-        assert not any(line.get("snapshots") for line in process.logged("job.finished"))
+        assert not any(line.get("archived") for line in process.logged("job.finished"))
 
         config_of(migrated, after=AT_ONCE, port=1)
         process.signal(signal.SIGHUP)
@@ -159,7 +159,7 @@ async def test_daemon_stops_in_order_while_snapshots_are_packed(
 ) -> None:
     """SIGTERM in the middle of an age run: the step ends, the process exits 0, and nothing is lost."""
     config = config_of(migrated, after=AT_ONCE)
-    saved = await save(config, 200)
+    saved = await save(config, 100)
     async with daemon(tmp_path, config) as process:
         await process.until(lambda: list((tmp_path / "cold").rglob("*.pack*")))
         assert await process.stop() == 0
@@ -169,6 +169,28 @@ async def test_daemon_stops_in_order_while_snapshots_are_packed(
         assert not process.logged("daemon.jobs_cut_short")
         assert not process.logged("job.failed")
     await assert_all_there(config, saved)
+
+
+async def test_daemon_asked_twice_ends_at_once(
+    tmp_path: Path, config_of: ConfigOf, own_postgres: Callable[..., Awaitable[PostgresServer]]
+) -> None:
+    """A step that hangs on a server is waited for; a second signal ends the wait, with code 1."""
+    postgres = await own_postgres()
+    await migrate_catalog(postgres.url)
+    async with daemon(tmp_path, config_of(postgres.url)) as process:
+        await process.ready()
+        postgres.pause()
+        try:
+            await process.until_running("age")
+            process.signal(signal.SIGTERM)
+            (stopping,) = await process.until(lambda: process.logged("daemon.stopping"))
+            assert "age" in stopping["running"]
+            assert (await process.get("/readyz"))[0] == 503
+            assert (await process.get("/livez"))[0] == 200
+            process.signal(signal.SIGTERM)
+            assert await process.exit_code() == 1
+        finally:
+            postgres.resume()
 
 
 async def test_daemon_refuses_to_start_on_a_wrong_file_or_a_taken_port(

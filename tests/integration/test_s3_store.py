@@ -281,7 +281,7 @@ async def test_range_that_the_store_ignores_is_cut_here() -> None:
 async def test_put_whose_answer_was_lost_succeeds(s3_server: S3Server) -> None:  # noqa: F811
     """The repeated put meets the object that its first attempt made, and that is success."""
     bucket = await s3_server.make_bucket()
-    lost = [Drop, xml_error(503, "SlowDown")]
+    lost: list[Reply] = [Drop, xml_error(503, "SlowDown")]
 
     def meddle(request: Request, answer: Answer) -> Reply:
         return lost.pop() if request.method == "PUT" and lost else answer
@@ -604,18 +604,24 @@ async def test_change_class_finishes_what_a_crash_left(s3_server: S3Server) -> N
         assert (await store.head("a.pack")).storage_class is GLACIER
 
 
-async def test_copy_whose_answer_was_lost_leaves_no_old_version(s3_server: S3Server) -> None:  # noqa: F811
+@pytest.mark.parametrize("storage_class", [GLACIER, StorageClass.GLACIER_IR])
+@pytest.mark.parametrize("loss", [Drop, xml_error(503, "SlowDown")])
+async def test_copy_whose_answer_was_lost_leaves_no_old_version(
+    loss: Reply,
+    storage_class: StorageClass,
+    s3_server: S3Server,  # noqa: F811
+) -> None:
     """A repeated copy does not take its own first result for the old version."""
     bucket = await s3_server.make_bucket("Enabled")
-    lost = [Drop]
+    lost = [loss]
 
     def meddle(request: Request, answer: Answer) -> Reply:
         return lost.pop() if "x-amz-copy-source" in request.headers and lost else answer
 
     async with between(s3_server, bucket, meddle) as (store, _):
         await put(store, "a.pack")
-        await store.change_class("a.pack", GLACIER)
-        assert [version["StorageClass"] for version in await s3_server.versions(bucket)] == ["GLACIER"]
+        await store.change_class("a.pack", storage_class)
+        assert [version["StorageClass"] for version in await s3_server.versions(bucket)] == [storage_class.value]
 
 
 async def test_old_version_that_stays_is_an_error(s3_server: S3Server) -> None:  # noqa: F811
@@ -756,6 +762,12 @@ def test_options_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
     """A combination that S3 cannot follow is a configuration error."""
     with pytest.raises(ConfigError):
         S3Options(**{"bucket": "b", **wrong})
+
+
+async def test_options_that_no_client_can_be_made_of_are_refused() -> None:
+    """An endpoint that is no URL is a configuration error at opening."""
+    with pytest.raises(ConfigError, match="localhost-9000"):
+        await S3ObjectStore.open(s3_options("localhost-9000", "b"))
 
 
 def every_call(store: S3ObjectStore) -> list[Any]:

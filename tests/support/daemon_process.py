@@ -91,6 +91,15 @@ class DaemonProcess:
         ):
             return answer.status, await answer.text()
 
+    async def until_running(self, job: str) -> None:
+        """Wait until a run of `job` is under way that lasts longer than two looks at the metrics."""
+        until, seen = time.monotonic() + DEADLINE_S, 0
+        while seen < 3:
+            running = f'sagaz_tiering_job_running{{job="{job}"}} 1.0' in (await self.get("/metrics"))[1]
+            seen = seen + 1 if running else 0
+            assert time.monotonic() < until, f"{job} is not under way:\n{self._log.read_text()}"
+            await asyncio.sleep(POLL_S * 5)
+
     def signal(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
 

@@ -57,7 +57,7 @@ async def fresh_database(server: PostgresServer) -> AsyncIterator[str]:
 
 
 async def _execute(server: PostgresServer, statement: str) -> None:
-    connection = await asyncpg.connect(server.url_of("postgres"), timeout=10)
+    connection = await asyncpg.connect(server.url, timeout=10)
     try:
         await connection.execute(statement)
     finally:

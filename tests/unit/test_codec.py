@@ -243,6 +243,15 @@ def test_damaged_header_is_refused(offset: int, code: str, field: Any, says: str
     assert says in f"{caught.value} {caught.value.hint}"
 
 
+@pytest.mark.parametrize("longer", [-1, 1])
+def test_names_must_end_where_the_header_ends(longer: int) -> None:
+    """A header length that is off by one is not taken for the start of the body."""
+    value = to_value(make.plain_records()[0], level=None)
+    length = struct.unpack_from(">I", value, codec.OFFSET_HEADER_LENGTH)[0]
+    with pytest.raises(CorruptRecord, match="names do not end"):
+        read_meta(patched(value, codec.OFFSET_HEADER_LENGTH, "I", length + longer))
+
+
 @pytest.mark.parametrize("raw_length", [9_000, codec.MAX_BODY_BYTES + 1])
 def test_decompression_bomb_allocates_no_more_than_declared(raw_length: int) -> None:
     """A body that unpacks to 100 MiB under a small (or absurd) declared length is refused before it is unpacked."""

@@ -20,8 +20,8 @@ SLOW = Times(every=HOUR, jitter=timedelta(0))
 NONE = timedelta(0)
 
 
-def ran(job: str, finished: datetime | None) -> JobRun:
-    return JobRun(job=job, started_at=NOW - 2 * HOUR, finished_at=finished, error=None, summary=None)
+def ran(job: str, finished: datetime | None, *, started: datetime = NOW - 4 * HOUR, error: str | None = None) -> JobRun:
+    return JobRun(job=job, started_at=started, finished_at=finished, error=error, summary=None)
 
 
 def report(job: str) -> JobReport:
@@ -41,13 +41,22 @@ async def scheduled(
 
 
 def test_first_delays_catch_up_what_is_late_one_after_the_other() -> None:
-    """Jobs that never ran, never finished or are overdue run at once, staggered; the others wait their rest."""
-    times = dict.fromkeys(("never", "unfinished", "overdue", "recent"), SLOW)
-    runs = [ran("unfinished", None), ran("overdue", NOW - 3 * HOUR), ran("recent", NOW - 0.25 * HOUR)]
+    """Jobs that never ran, did not end well or are overdue run at once, staggered; the others wait their rest."""
+    quarter = NOW - 0.25 * HOUR
+    runs = [
+        ran("unfinished", None),
+        ran("cut_off", quarter, started=NOW - 0.1 * HOUR),
+        ran("failed", quarter, error="PostgreSQL was gone"),
+        ran("overdue", NOW - 3 * HOUR),
+        ran("recent", quarter),
+    ]
+    times = dict.fromkeys(("never", *(run.job for run in runs)), SLOW)
     assert first_delays(times, runs, NOW) == {
         "never": NONE,
         "unfinished": STAGGER,
-        "overdue": 2 * STAGGER,
+        "cut_off": 2 * STAGGER,
+        "failed": 3 * STAGGER,
+        "overdue": 4 * STAGGER,
         "recent": 0.75 * HOUR,
     }
 

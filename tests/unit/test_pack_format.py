@@ -415,6 +415,15 @@ def test_footer_that_lies_about_its_pack_is_refused(change: Callable[[Footer], F
         parse_pack(edited(change))
 
 
+def test_snapshot_in_two_frames_is_refused() -> None:
+    """A pack that holds a snapshot twice, with everything else in order, is not one of ours."""
+    frame = build_frame([(record, None) for record in make.plain_records()])
+    second = replace(frame.entry, offset=len(MAGIC) + len(frame.payload))
+    footer = replace(some_pack().footer, frames=(replace(frame.entry, offset=len(MAGIC)), second))
+    with pytest.raises(CorruptPack, match="twice"):
+        parse_pack(sealed_by_hand(frame.payload * 2, footer_content(footer)))
+
+
 def test_footer_keeps_dictionary_and_key_ids() -> None:
     """Version 1 carries them already, so that dictionaries and encryption need no new footer."""
     digests = (sha256(b"one").digest(), sha256(b"two").digest())

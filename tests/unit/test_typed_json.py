@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 import sys
 from collections import Counter, OrderedDict, defaultdict, namedtuple
 from dataclasses import dataclass
@@ -157,6 +158,19 @@ def test_each_listed_type_comes_back_exactly(name: str) -> None:
 )
 def test_values_that_compare_equal_keep_their_own_type(value: Any) -> None:
     """1, 1.0 and True are three values, as elements and as keys."""
+    assert exactly(round_trip(value)) == exactly(value)
+
+
+def test_integers_without_end_come_back() -> None:
+    """Python refuses decimal texts over 4,300 digits; the hexadecimal tag has no such limit."""
+    value = {"large": 10**5_000, "small": -(10**5_000)}
+    assert round_trip(value) == value
+
+
+@pytest.mark.parametrize("bits", ["7ff8000000000000", "fff8000000000000", "7ff0000000000001", "fff80000deadbeef"])
+def test_every_nan_keeps_its_bits(bits: str) -> None:
+    """NaN has a sign and a payload, and some libraries use them."""
+    value = [struct.unpack(">d", bytes.fromhex(bits))[0]]
     assert exactly(round_trip(value)) == exactly(value)
 
 

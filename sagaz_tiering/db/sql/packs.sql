@@ -45,10 +45,6 @@ SELECT * FROM sagaz_tiering.packs
    AND NOT storage_class = ANY($3::text[]) AND pack_id > $4
  ORDER BY pack_id LIMIT $5
 
--- name: lock_active
--- Claim one active pack for a change; another job's claim makes it disappear from here.
-SELECT * FROM sagaz_tiering.packs WHERE pack_id = $1 AND state = 'ACTIVE' FOR UPDATE SKIP LOCKED
-
 -- name: moved
 UPDATE sagaz_tiering.packs SET storage_class = $2, class_since = $3 WHERE pack_id = $1 AND state = 'ACTIVE'
 

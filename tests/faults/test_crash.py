@@ -1,0 +1,149 @@
+"""Processes killed at any moment, and two at once: nothing is lost, nothing is doubled (design G1)."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import random
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from support.payload import snapshots
+from support.tiers import DAY, Product, config, product
+from support.yaml_config import write_config
+
+from sagaz_tiering.clock import SystemClock
+from sagaz_tiering.snapshot import SagaSnapshot
+
+KILLS = 10
+SAGAS = 200
+SMALL_PACKS = {"pack": {"target": "32KiB", "max_frame": "32KiB"}}
+
+
+def old_snapshots(count_of_sagas: int) -> list[SagaSnapshot]:
+    """Snapshots that every policy of the tests calls due, by the real clock."""
+    return list(snapshots(count_of_sagas, created_at=SystemClock().now() - 30 * DAY))
+
+
+async def start_job(settings: Path, name: str) -> asyncio.subprocess.Process:
+    command = (sys.executable, "-m", "sagaz_tiering.cli", "job", name, "--once", "--json", "--config", str(settings))
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=asyncio.subprocess.DEVNULL)
+
+
+async def check_nothing_lost(shop: Product, saved: list[SagaSnapshot]) -> None:
+    """Every snapshot has exactly one place, is evicted, and reads back equal."""
+    assert await shop.hot_count() == 0
+    rows = await shop.runtime.db.fetch("SELECT snapshot_id FROM sagaz_tiering.snapshots")
+    assert sorted(row["snapshot_id"] for row in rows) == sorted(s.snapshot_id for s in saved)
+    by_saga: dict[object, list[SagaSnapshot]] = {}
+    for snapshot in saved:
+        by_saga.setdefault(snapshot.saga_id, []).append(snapshot)
+    for saga_id, of_saga in by_saga.items():
+        assert await shop.storage.list_snapshots(saga_id) == sorted(of_saga, key=lambda s: s.created_at, reverse=True)
+
+
+async def check_bucket_is_the_catalog(shop: Product) -> None:
+    """After two collections, long after the uploads, the bucket holds exactly what the catalog says."""
+    for _ in range(2):
+        shop.clock.advance(2 * DAY)
+        await shop.run("collect")
+    rows = await shop.runtime.db.fetch("SELECT object_key, live_count FROM sagaz_tiering.packs WHERE state = 'ACTIVE'")
+    assert sorted(await shop.object_keys()) == sorted(row["object_key"] for row in rows)
+
+
+@pytest.mark.slow
+async def test_age_killed_at_random_moments_loses_and_doubles_nothing(
+    database: str, redis_url: str, tmp_path: Path
+) -> None:
+    """SIGKILL at ten random moments of a run, restarted each time."""
+    cold = {"url": f"file://{tmp_path / 'cold'}", **SMALL_PACKS}
+    places = {"database": database, "redis_url": redis_url, "cold": cold}
+    jobs = {"lease_ttl": "1s", "claim_ttl": "1s", "batch_sagas": 16}
+    settings = write_config(tmp_path / "tiering.yaml", **places, jobs=jobs)
+    chance, saved = random.Random(11), old_snapshots(SAGAS)
+    async with product(config(**places, jobs=jobs), now=SystemClock().now()) as shop:
+        for snapshot in saved:
+            await shop.storage.save_snapshot(snapshot)
+        progress = []
+        for _ in range(KILLS):
+            before = await shop.hot_count()
+            process = await start_job(settings, "age")
+            # The kill falls at a random share of the work that is left, not into the start of the interpreter.
+            wanted = before - chance.randint(1, max(1, SAGAS * 5 // KILLS))
+            async with asyncio.timeout(30):
+                # Another process does the work, so there is nothing to wait on but its effects.
+                while await shop.hot_count() > max(wanted, 0) and process.returncode is None:  # noqa: ASYNC110
+                    await asyncio.sleep(0.002)
+            if process.returncode is None:
+                process.kill()
+            await process.wait()
+            progress.append(before - await shop.hot_count())
+        assert sum(1 for moved in progress if moved) >= KILLS // 2, "the kills hit no work"
+        shop.clock.advance(timedelta(seconds=5))
+        async with asyncio.timeout(60):
+            while await shop.hot_count():
+                await shop.run("age")
+        await check_nothing_lost(shop, saved)
+        await check_bucket_is_the_catalog(shop)
+        await check_nothing_lost(shop, saved)
+
+
+@pytest.mark.slow
+async def test_two_daemons_do_the_same_work_once(database: str, redis_url: str, tmp_path: Path) -> None:
+    """Two age runs at once share the backlog: every snapshot is packed by exactly one of them."""
+    cold = {"url": f"file://{tmp_path / 'cold'}", **SMALL_PACKS}
+    places = {"database": database, "redis_url": redis_url, "cold": cold}
+    jobs = {"batch_sagas": 16}
+    settings = write_config(tmp_path / "tiering.yaml", **places, jobs=jobs)
+    saved = old_snapshots(SAGAS)
+    async with product(config(**places, jobs=jobs), now=SystemClock().now()) as shop:
+        for snapshot in saved:
+            await shop.storage.save_snapshot(snapshot)
+        processes = [await start_job(settings, "age") for _ in range(2)]
+        outputs = [json.loads((await process.communicate())[0]) for process in processes]
+        shares = [output["counts"].get("archived", 0) for output in outputs]
+        packed = await shop.runtime.db.fetchval("SELECT sum(snapshot_count) FROM sagaz_tiering.packs")
+        assert sum(shares) == packed == len(saved), "work was done twice"
+        assert min(shares) > 0, "one of the two did nothing"
+        await check_nothing_lost(shop, saved)
+
+
+class Crash(BaseException):
+    """Stands for the end of the process at an exact point."""
+
+
+@pytest.mark.parametrize("step", ["put", "head", "activate", "evict", "evicted", "settle"])
+async def test_age_crashing_at_each_step_loses_nothing(
+    step: str, database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A crash right before and right after every write of the protocol; the next run finishes the work."""
+    saved = old_snapshots(20)
+    jobs = {"claim_ttl": "50ms"}
+    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", jobs=jobs)
+    async with product(settings, now=SystemClock().now()) as shop:
+        for snapshot in saved:
+            await shop.storage.save_snapshot(snapshot)
+        context = shop.runtime.job_context()
+        owner = {"put": context.objects, "head": context.objects, "activate": context.catalog.packs}
+        target = owner.get(step) or (context.catalog.packs if step == "evicted" else context.hot)
+        real = getattr(target, step)
+        for after in (False, True):
+
+            async def crashing(*args: object, _after: bool = after, **kwargs: object) -> object:
+                result = await real(*args, **kwargs) if _after else None
+                raise Crash(result)
+
+            with monkeypatch.context() as patch:
+                patch.setattr(target, step, crashing)
+                with pytest.raises(Crash):
+                    await shop.run("age")
+            for snapshot in saved[::7]:
+                assert await shop.storage.get_snapshot(snapshot.snapshot_id) == snapshot
+            await asyncio.sleep(0.1)  # the crashed run's claims run out
+        if await shop.hot_count():
+            await shop.run("age")
+        await check_nothing_lost(shop, saved)
+        await check_bucket_is_the_catalog(shop)

@@ -1,0 +1,26 @@
+"""A configuration as a file, for processes of their own."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from support.tiers import DEFAULT_POLICIES
+
+
+def write_config(
+    path: Path,
+    *,
+    database: str,
+    redis_url: str,
+    cold: str | Path | dict[str, Any],
+    policies: Sequence[dict[str, Any]] = DEFAULT_POLICIES,
+    **sections: Any,
+) -> Path:
+    """Write the configuration as YAML (JSON is YAML); the file's path."""
+    tiers = {"hot": {"url": redis_url}, "cold": cold if isinstance(cold, dict) else {"url": f"file://{cold}"}}
+    whole = {"tiers": tiers, "catalog": {"url": database}, "policies": list(policies), **sections}
+    path.write_text(json.dumps(whole, indent=1), encoding="utf-8")
+    return path
