@@ -36,7 +36,7 @@ SAVE_SECONDS: Final = Histogram(
 )
 READS: Final = Counter(
     "sagaz_tiering_reads",
-    "Reads answered, by the tier that had the answer (none: no such snapshot)",
+    "Snapshots read, by the tier that had them",
     ["tier"],
     registry=REGISTRY,
 )

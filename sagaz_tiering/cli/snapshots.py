@@ -164,7 +164,7 @@ def _print_explanation(explanation: Explanation, now: datetime) -> None:
         ("policy", explanation.policy or "none matches"),
         ("age counts from", show_when(explanation.clock_at, now)),
         ("next move", explanation.next_move or "none"),
-        ("due", show_when(explanation.due_at, now)),
+        ("due", show_when(explanation.due_at, now) if explanation.next_move else None),
         ("expires", show_when(explanation.expires_at, now) or "never"),
     ]
     console = make_console()

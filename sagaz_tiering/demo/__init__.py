@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
-from sagaz_tiering.demo.run import DemoOutcome, run_demo
+from sagaz_tiering.demo.run import run_demo
+from sagaz_tiering.demo.stages import DemoOutcome
 
 __all__ = ["DemoOutcome", "run_demo"]

