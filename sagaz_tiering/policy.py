@@ -60,7 +60,7 @@ class Decision:
         who = "no policy matches" if self.rule is UNMATCHED else f"policy {self.policy!r} matches"
         if self.expired:
             return f"{who}: expired at {self._expiry()}."
-        return f"{who}: {self._move()}, and {self._end()}."
+        return f"{who}: {self._move()}, and {self.end}."
 
     def _move(self) -> str:
         if self.due_us is None:
@@ -71,7 +71,9 @@ class Decision:
             f"due for {first.to} since {when}" if self.due else f"it stays hot until {when}, then moves to {first.to}"
         )
 
-    def _end(self) -> str:
+    @property
+    def end(self) -> str:
+        """When and why it expires, as the end of a sentence."""
         return "it never expires" if self.expires_us is None else f"it expires at {self._expiry()}"
 
     def _expiry(self) -> str:

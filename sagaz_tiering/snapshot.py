@@ -67,9 +67,7 @@ def as_utc(value: object, name: str) -> datetime:
         raise NaiveTimestamp(f"{name} has no time zone: {value.isoformat()}")
     moment = value.astimezone(UTC)
     if not MIN_TIME <= moment < MAX_TIME:
-        raise InvalidSnapshot(
-            f"{name} must be between {MIN_TIME.year} and {MAX_TIME.year}: {moment.isoformat()}"
-        )
+        raise InvalidSnapshot(f"{name} must be between {MIN_TIME.year} and {MAX_TIME.year}: {moment.isoformat()}")
     return moment
 
 
@@ -148,13 +146,9 @@ class SagaSnapshot:
         if isinstance(other, cls):
             return other
         try:
-            values = {
-                name: getattr(other, name) for name in cls.__dataclass_fields__ if name != "external_refs"
-            }
+            values = {name: getattr(other, name) for name in cls.__dataclass_fields__ if name != "external_refs"}
         except AttributeError as exc:
-            raise InvalidSnapshot(
-                f"not a snapshot: {type(other).__name__} has no attribute {exc.name!r}"
-            ) from exc
+            raise InvalidSnapshot(f"not a snapshot: {type(other).__name__} has no attribute {exc.name!r}") from exc
         return cls(**values, external_refs=getattr(other, "external_refs", None) or {})
 
     def to_dict(self) -> dict[str, Any]:
@@ -178,10 +172,7 @@ class SagaSnapshot:
         """The snapshot of `to_dict`."""
         until = data.get("retention_until")
         return cls(
-            **{
-                k: data[k]
-                for k in ("snapshot_id", "saga_id", "saga_name", "step_name", "step_index", "status")
-            },
+            **{k: data[k] for k in ("snapshot_id", "saga_id", "saga_name", "step_name", "step_index", "status")},
             context=data["context"],
             completed_steps=data["completed_steps"],
             external_refs=data.get("external_refs") or {},

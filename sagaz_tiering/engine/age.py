@@ -28,7 +28,7 @@ from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import put_policies_in_force
 from sagaz_tiering.engine.packed import already_packed
 from sagaz_tiering.engine.refill import refill
-from sagaz_tiering.engine.turns import Turn, give_back, settle
+from sagaz_tiering.engine.turns import UNKNOWN, Turn, give_back, settle
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
 from sagaz_tiering.pack.frame import build_frame
 from sagaz_tiering.policy import Decision, PolicySet
@@ -162,7 +162,7 @@ async def _read_and_build(context: JobContext, chunk: Sequence[tuple[Turn, Due]]
     """Fetch the values of a chunk (bounded bytes) and build their frames on a thread."""
     groups = [(turn, [due.meta.snapshot_id for _, due in pairs]) for turn, pairs in groupby(chunk, lambda p: p[0])]
     values = await asyncio.gather(*(context.hot.fetch(turn.claimed.saga_id, ids) for turn, ids in groups))
-    work: list[tuple[Turn | None, list[bytes]]] = []
+    work: list[tuple[Turn, list[bytes]]] = []
     for (turn, ids), found in zip(groups, values, strict=True):
         present = [value for value in found if value is not None]
         turn.left -= len(ids) - len(present)
@@ -170,7 +170,7 @@ async def _read_and_build(context: JobContext, chunk: Sequence[tuple[Turn, Due]]
     return await asyncio.to_thread(_build, context, work, tally)
 
 
-def _build(context: JobContext, work: Sequence[tuple[Turn | None, Sequence[bytes]]], tally: Tally) -> list[Part]:
+def _build(context: JobContext, work: Sequence[tuple[Turn, Sequence[bytes]]], tally: Tally) -> list[Part]:
     """Frames of each saga's values, by policy and expiry bucket. Values that are not due any more stay."""
     parts, options, now_us = [], context.options, context.now_us
     for turn, values in work:
@@ -181,14 +181,13 @@ def _build(context: JobContext, work: Sequence[tuple[Turn | None, Sequence[bytes
             except CorruptRecord as exc:
                 _log.error("snapshot.unreadable", tier="hot", error=str(exc))
                 tally.note(f"unreadable: {exc}")
-                if turn is not None:
-                    turn.look_at(now_us + _RETRY_UNREADABLE_US)
+                turn.look_at(now_us + _RETRY_UNREADABLE_US)
                 continue
             decision = context.policies.decide(record.meta, now_us)
             if decision.due and not decision.expired:
                 key = (decision.policy, expiry_bucket(decision.expires_us))
                 groups.setdefault(key, []).append((record, decision))
-            elif turn is not None:
+            else:
                 turn.keep(context, record.meta)
         for (_, bucket), members in groups.items():
             for frame in chunks(members, lambda pair: len(pair[0].body), options.max_frame):
@@ -196,7 +195,7 @@ def _build(context: JobContext, work: Sequence[tuple[Turn | None, Sequence[bytes
     return parts
 
 
-def _part(members: Sequence[tuple[Record, Decision]], bucket: str, turn: Turn | None, level: int) -> Part:
+def _part(members: Sequence[tuple[Record, Decision]], bucket: str, turn: Turn, level: int) -> Part:
     return Part(
         policy=members[0][1].rule,
         bucket=bucket,
@@ -228,12 +227,15 @@ async def _pack_durable(context: JobContext, packer: Packer, tally: Tally) -> No
             and not packer.holds(row.snapshot_id)
         ]
         todo.sort(key=lambda row: row.saga_id)
+        # What Redis has of these sagas is not looked at here, so their turns there stay as they are.
+        turns = {saga_id: Turn(ClaimedSaga(saga_id, token), left=UNKNOWN) for saga_id in mine}
         for chunk in chunks(todo, lambda row: len(row.value) * 4, _CHUNK_BYTES):
-            work: list[tuple[Turn | None, list[bytes]]] = [
-                (None, [row.value for row in group]) for _, group in groupby(chunk, lambda row: row.saga_id)
-            ]
+            work = [(turns[saga], [row.value for row in group]) for saga, group in groupby(chunk, lambda r: r.saga_id)]
             for part in await asyncio.to_thread(_build, context, work, tally):
                 await packer.add(part)
+        for turn in turns.values():
+            turn.read = True
+        await settle(context, turns.values())
         tally.add("durable_only", len(todo))
 
 

@@ -47,7 +47,7 @@ class Part:
     policy: Policy
     bucket: str
     frame: BuiltFrame
-    turn: Turn | None
+    turn: Turn
     oldest_due_us: int
     max_clock_us: int
 
@@ -81,8 +81,7 @@ class Packer:
         pack.parts.append(part)
         self._held |= _ids(part)
         pack.size += len(part.frame.payload)
-        if part.turn is not None:
-            part.turn.open_parts += 1
+        part.turn.open_parts += 1
         target = self._context.options.pack_target
         if pack.size >= target:
             await self._publish(self._open.pop(key))
@@ -103,12 +102,11 @@ class Packer:
     async def _postpone(self, pack: _OpenPack, deadline_us: int) -> None:
         look_again = min(deadline_us, self._context.now_us + micros(pack.policy.linger) // LOOKS_PER_LINGER)
         self._tally.add("waiting", sum(len(part.frame.entry.snapshots) for part in pack.parts))
-        turns = {id(part.turn): part.turn for part in pack.parts if part.turn is not None}
+        turns = {id(part.turn): part.turn for part in pack.parts}
         for part in pack.parts:
             self._held -= _ids(part)
-            if part.turn is not None:
-                part.turn.open_parts -= 1
-                part.turn.look_at(look_again)
+            part.turn.open_parts -= 1
+            part.turn.look_at(look_again)
         await self._context.catalog.durable.postpone(
             [
                 Postponement(
@@ -190,10 +188,9 @@ class Packer:
         turns: dict[int, Turn] = {}
         for part in pack.parts:
             self._held -= _ids(part)
-            if part.turn is not None:
-                part.turn.open_parts -= 1
-                part.turn.left -= len(part.frame.entry.snapshots)
-                turns[id(part.turn)] = part.turn
+            part.turn.open_parts -= 1
+            part.turn.left -= len(part.frame.entry.snapshots)
+            turns[id(part.turn)] = part.turn
         await settle(context, turns.values())
 
 

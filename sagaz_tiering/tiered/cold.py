@@ -68,15 +68,23 @@ class ColdTier:
         storage_class = places[0].storage_class
         sizes = {place.object_key: place.object_size for place in places}
         keys, size = sorted(sizes), sum(sizes.values()) // len(sizes)
-        where = self._objects.url.rstrip("/")
         return SnapshotArchived(
             storage_class=storage_class.value,
             snapshot_ids=snapshot_ids,
             object_keys=keys,
             options=self._prices.restore_options(storage_class, size, len(keys)),
-            how_to_restore=(
-                f"restore {where}/{keys[0]}" + (f" and {len(keys) - 1} more" if len(keys) > 1 else "") + ", for example"
-                " aws s3api restore-object --restore-request Days=7,GlacierJobParameters={Tier=Standard};"
-                " reads work by themselves once it is readable"
-            ),
+            how_to_restore=_how_to_restore(self._objects.url, keys),
         )
+
+
+def _how_to_restore(url: str, keys: Sequence[str]) -> str:
+    """A command that works as it is, for the first object; reads need nothing more once it is readable."""
+    more = f" (and {len(keys) - 1} more objects)" if len(keys) > 1 else ""
+    if not url.startswith("s3://"):
+        return f"ask the object store to restore {url.rstrip('/')}/{keys[0]}{more}; reads work once it is readable"
+    bucket, _, prefix = url.removeprefix("s3://").partition("/")
+    key = f"{prefix.rstrip('/')}/{keys[0]}".lstrip("/")
+    return (
+        f"aws s3api restore-object --bucket {bucket} --key {key}"
+        f" --restore-request 'Days=7,GlacierJobParameters={{Tier=Standard}}'{more}; reads work once it is readable"
+    )

@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.clock import from_micros, to_micros
-from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.policy import Decision, PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef
 from sagaz_tiering.units import micros
 
@@ -63,9 +63,16 @@ def explain(
         found=True,
         copies=copies,
         policy=decision.policy,
-        reason=decision.reason,
+        reason=_reason(decision, storage_class, next_move),
         clock_at=from_micros(decision.clock_us),
         due_at=None if decision.due_us is None else from_micros(decision.due_us),
         expires_at=None if decision.expires_us is None else from_micros(decision.expires_us),
         next_move=next_move,
     )
+
+
+def _reason(decision: Decision, storage_class: str | None, next_move: str | None) -> str:
+    if storage_class is None or decision.expired:
+        return decision.reason
+    move = f"next it moves {next_move}" if next_move else "it moves no further"
+    return f"policy {decision.policy!r} matches: it is in a pack in {storage_class}, {move}, and {decision.end}."
