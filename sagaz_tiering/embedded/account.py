@@ -6,6 +6,7 @@ Nothing that exists is ever chmod-ed or chown-ed: what the account cannot reach 
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
@@ -40,19 +41,31 @@ def unprivileged_account() -> Account | None:
     """
     if os.geteuid() != 0:
         return None
-    for name in _ACCOUNTS:
-        try:
-            found = pwd.getpwnam(name)
-        except KeyError:
-            continue
-        account = Account(found.pw_uid, found.pw_gid, name)
-        if account.uid != 0:
-            _require_usable(account)
-            return account
+    account = _first_account()
+    if account is not None:
+        _require_usable(account)
+        return account
     raise ConfigError(
         f"PostgreSQL does not run as root, and there is no account {' or '.join(_ACCOUNTS)} to run it as",
         hint=f"create one, {_AS_USER}",
     )
+
+
+def _first_account() -> Account | None:
+    for name in _ACCOUNTS:
+        with contextlib.suppress(KeyError):
+            found = pwd.getpwnam(name)
+            if found.pw_uid != 0:
+                return Account(found.pw_uid, found.pw_gid, name)
+    return None
+
+
+def let_pass(folder: Path) -> None:
+    """Open a folder that root has just made for passing through (not listing), to that account's group alone."""
+    account = _first_account() if os.geteuid() == 0 else None
+    if account is not None:
+        os.chown(folder, -1, account.gid)
+        folder.chmod(0o710)
 
 
 def _require_usable(account: Account) -> None:
@@ -91,7 +104,7 @@ def can_enter(account: Account, folder: Path) -> bool:
 
 
 def new_shared_folder(prefix: str, *, account: Account, lasting: bool) -> Path:
-    """A fresh empty folder of root's that the account can reach and nobody can list.
+    """A fresh empty folder of root's that the account can go through, and nobody else.
 
     Under SHARED_ROOT if it has to last, else (or where that cannot be written) in a temporary folder. Raises
     ConfigError where there is no place for it.
@@ -103,7 +116,7 @@ def new_shared_folder(prefix: str, *, account: Account, lasting: bool) -> Path:
         except OSError as exc:
             tried.append(str(exc))
             continue
-        folder.chmod(0o711)
+        let_pass(folder)
         if can_enter(account, folder):
             return folder
         folder.rmdir()

@@ -14,7 +14,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from sagaz_tiering.embedded.account import Account, can_enter, new_shared_folder, run_as, shared_copy
+from sagaz_tiering.embedded.account import Account, can_enter, let_pass, new_shared_folder, run_as, shared_copy
 from sagaz_tiering.embedded.server import EXTRA
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
 
@@ -152,8 +152,8 @@ def find_home(data_dir: Path, account: Account | None, *, durable: bool) -> Path
         return home
     existed = home.exists()
     if not existed:
-        home.mkdir()
-        home.chmod(0o711)
+        home.mkdir(mode=0o700)
+        let_pass(home)
     if can_enter(account, home):
         return home
     if existed:

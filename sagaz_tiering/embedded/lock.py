@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
+from sagaz_tiering.embedded.account import let_pass
 from sagaz_tiering.embedded.server import STOP_GRACE_S
 from sagaz_tiering.errors import ConfigError
 
@@ -69,8 +70,7 @@ def _make(data_dir: Path) -> None:
     try:
         data_dir.parent.mkdir(parents=True, exist_ok=True)
         data_dir.mkdir(mode=0o700)
-        if os.geteuid() == 0:
-            data_dir.chmod(0o711)  # ours, just made: PostgreSQL, which cannot be root, passes through
+        let_pass(data_dir)  # PostgreSQL, which cannot be root
     except FileExistsError as exc:
         if not data_dir.is_dir():
             raise ConfigError(f"{exc.filename} is not a folder") from exc

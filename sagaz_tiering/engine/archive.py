@@ -14,21 +14,22 @@ The write order, and what a crash after each step leaves:
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 from sagaz_tiering.catalog.durable import Postponement
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import NewPack, PlacedFrame
-from sagaz_tiering.clock import from_micros, to_micros
+from sagaz_tiering.clock import from_micros
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import claim_prefix, retention_revision
 from sagaz_tiering.engine.turns import Turn, settle
-from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack
+from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectExists
 from sagaz_tiering.objects.base import ObjectInfo
-from sagaz_tiering.pack.entries import BuiltFrame, SealedPack
+from sagaz_tiering.pack.entries import BuiltFrame, PackedSnapshot, SealedPack
 from sagaz_tiering.pack.format import PackWriter
-from sagaz_tiering.pack.reader import PackReader
+from sagaz_tiering.pack.reader import PackReader, footer_key
 from sagaz_tiering.policy import Policy
 from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.units import micros
@@ -36,7 +37,7 @@ from sagaz_tiering.units import micros
 LOOKS_PER_LINGER = 24
 """A pack that is not full is filled anew so many times until its oldest snapshot has waited long enough."""
 
-MAX_OPEN_BYTES = 4
+MAX_OPEN_PACKS = 2
 """Times the target size: the most that all unfinished packs together hold in memory."""
 
 
@@ -52,12 +53,28 @@ class Part:
     max_clock_us: int
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    """What is remembered of a part once its bytes are in the writer."""
+
+    turn: Turn
+    snapshots: tuple[PackedSnapshot, ...]
+
+
 @dataclass(slots=True)
 class _OpenPack:
     policy: Policy
     bucket: str
-    parts: list[Part] = field(default_factory=list)
-    size: int = 0
+    writer: PackWriter
+    held: list[_Held] = field(default_factory=list)
+    oldest_due_us: int = 2**63 - 1
+    max_clock_us: int = -(2**63)
+
+    def take(self, part: Part) -> None:
+        self.writer.add(part.frame)
+        self.held.append(_Held(part.turn, part.frame.entry.snapshots))
+        self.oldest_due_us = min(self.oldest_due_us, part.oldest_due_us)
+        self.max_clock_us = max(self.max_clock_us, part.max_clock_us)
 
 
 class Packer:
@@ -76,24 +93,26 @@ class Packer:
 
     async def add(self, part: Part) -> None:
         """Take a frame; publishes the pack it fills."""
-        key = (part.policy.name, part.bucket)
-        pack = self._open.setdefault(key, _OpenPack(part.policy, part.bucket))
-        pack.parts.append(part)
-        self._held |= _ids(part)
-        pack.size += len(part.frame.payload)
+        key, context = (part.policy.name, part.bucket), self._context
+        if key not in self._open:
+            writer = PackWriter(uuid4(), await claim_prefix(context), context.now_us)
+            self._open[key] = _OpenPack(part.policy, part.bucket, writer)
+        pack = self._open[key]
+        pack.take(part)
+        self._held |= {entry.meta.snapshot_id for entry in part.frame.entry.snapshots}
         part.turn.open_parts += 1
-        target = self._context.options.pack_target
-        if pack.size >= target:
+        target = context.options.pack_target
+        if pack.writer.size >= target:
             await self._publish(self._open.pop(key))
-        elif sum(p.size for p in self._open.values()) > MAX_OPEN_BYTES * target:
-            fullest = max(self._open, key=lambda k: self._open[k].size)
+        elif sum(p.writer.size for p in self._open.values()) > MAX_OPEN_PACKS * target:
+            fullest = max(self._open, key=lambda k: self._open[k].writer.size)
             await self._publish(self._open.pop(fullest))
 
     async def finish(self) -> None:
         """Publish what has waited long enough; let the rest wait for company."""
         for key in list(self._open):
             pack = self._open.pop(key)
-            deadline_us = min(part.oldest_due_us for part in pack.parts) + micros(pack.policy.linger)
+            deadline_us = pack.oldest_due_us + micros(pack.policy.linger)
             if deadline_us <= self._context.now_us:
                 await self._publish(pack)
             else:
@@ -101,12 +120,9 @@ class Packer:
 
     async def _postpone(self, pack: _OpenPack, deadline_us: int) -> None:
         look_again = min(deadline_us, self._context.now_us + micros(pack.policy.linger) // LOOKS_PER_LINGER)
-        self._tally.add("waiting", sum(len(part.frame.entry.snapshots) for part in pack.parts))
-        turns = {id(part.turn): part.turn for part in pack.parts}
-        for part in pack.parts:
-            self._held -= _ids(part)
-            part.turn.open_parts -= 1
-            part.turn.look_at(look_again)
+        self._tally.add("waiting", pack.writer.snapshot_count)
+        for held in pack.held:
+            held.turn.look_at(look_again)
         await self._context.catalog.durable.postpone(
             [
                 Postponement(
@@ -115,11 +131,11 @@ class Packer:
                     due_us=look_again,
                     expires_us=entry.expires_us,
                 )
-                for part in pack.parts
-                for entry in part.frame.entry.snapshots
+                for held in pack.held
+                for entry in held.snapshots
             ]
         )
-        await settle(self._context, turns.values())
+        await self._let_go(pack, evicted=False)
 
     async def _publish(self, pack: _OpenPack) -> None:
         context = self._context
@@ -130,6 +146,8 @@ class Packer:
                 new.object_key, sealed.data, storage_class=new.storage_class, sha256=sealed.sha256
             )
             await self._verify(new, sealed)
+            if new.storage_class.is_archive:
+                await keep_footer_readable(context, new.pack_uuid, footer_bytes(sealed))
         frames = [
             PlacedFrame(
                 saga_id=frame.saga_id,
@@ -143,15 +161,15 @@ class Packer:
         self._tally.add("packs")
         self._tally.add("archived", published)
         self._tally.add("bytes", len(sealed.data))
-        await self._evict(pack, pack_id)
+        metas = [meta for frame in frames for meta, _ in frame.snapshots]
+        self._tally.add("evicted", await context.hot.evict(metas))
+        await context.catalog.packs.evicted(pack_id, context.now)
+        await self._let_go(pack, evicted=True)
 
     async def _seal(self, pack: _OpenPack) -> tuple[SealedPack, NewPack]:
         context = self._context
         now = context.now
-        writer = PackWriter(uuid4(), await claim_prefix(context), to_micros(now))
-        for part in pack.parts:
-            writer.add(part.frame)
-        sealed = await asyncio.to_thread(writer.seal)
+        sealed = await asyncio.to_thread(pack.writer.seal)
         entries = [entry for frame in sealed.footer.frames for entry in frame.snapshots]
         expiries = [entry.expires_us for entry in entries if entry.expires_us is not None]
         created = [entry.meta.created_us for entry in entries]
@@ -167,7 +185,7 @@ class Packer:
             sha256=sealed.sha256,
             min_created_us=min(created),
             max_created_us=max(created),
-            max_clock_us=max(part.max_clock_us for part in pack.parts),
+            max_clock_us=pack.max_clock_us,
             next_expiry_us=min(expiries, default=None),
         )
 
@@ -176,26 +194,32 @@ class Packer:
         info = await self._context.objects.head(new.object_key)
         _compare(info, new)
         if not new.storage_class.is_archive:
-            footer = await PackReader(self._context.objects).footer(new.object_key, new.byte_size)
-            if footer != sealed.footer:
+            found = await PackReader(self._context.objects).footer_bytes(new.object_key, new.byte_size)
+            if found != footer_bytes(sealed):
                 raise CorruptPack(f"{new.object_key}: the footer that was read back is not the one that was written")
 
-    async def _evict(self, pack: _OpenPack, pack_id: int) -> None:
-        context = self._context
-        metas = [entry.meta for part in pack.parts for entry in part.frame.entry.snapshots]
-        self._tally.add("evicted", await context.hot.evict(metas))
-        await context.catalog.packs.evicted(pack_id, context.now)
-        turns: dict[int, Turn] = {}
-        for part in pack.parts:
-            self._held -= _ids(part)
-            part.turn.open_parts -= 1
-            part.turn.left -= len(part.frame.entry.snapshots)
-            turns[id(part.turn)] = part.turn
-        await settle(context, turns.values())
+    async def _let_go(self, pack: _OpenPack, *, evicted: bool) -> None:
+        turns = {id(held.turn): held.turn for held in pack.held}
+        for held in pack.held:
+            self._held -= {entry.meta.snapshot_id for entry in held.snapshots}
+            held.turn.open_parts -= 1
+            held.turn.left -= len(held.snapshots) if evicted else 0
+        await settle(self._context, turns.values())
 
 
-def _ids(part: Part) -> set[UUID]:
-    return {entry.meta.snapshot_id for entry in part.frame.entry.snapshots}
+def footer_bytes(sealed: SealedPack) -> bytes:
+    """Footer and tail: what follows the last frame."""
+    last = sealed.footer.frames[-1]
+    return sealed.data[last.offset + last.length :]
+
+
+async def keep_footer_readable(context: JobContext, pack_uuid: UUID, data: bytes) -> None:
+    """A copy of the footer in STANDARD, so that nobody has to thaw a pack to know what is in it (design G7)."""
+    digest = hashlib.sha256(data).digest()
+    try:
+        await context.objects.put(footer_key(pack_uuid), data, storage_class=StorageClass.STANDARD, sha256=digest)
+    except ObjectExists:
+        return
 
 
 def _compare(info: ObjectInfo, new: NewPack) -> None:

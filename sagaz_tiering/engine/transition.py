@@ -7,7 +7,6 @@ rest, since every step is idempotent.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,17 +15,17 @@ import structlog
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.engine.archive import keep_footer_readable
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import put_policies_in_force
 from sagaz_tiering.errors import (
     ColdTierUnavailable,
     CorruptPack,
     ObjectArchived,
-    ObjectExists,
     ObjectNotFound,
 )
 from sagaz_tiering.objects.base import RestoreState
-from sagaz_tiering.pack.reader import PackReader, footer_key
+from sagaz_tiering.pack.reader import PackReader
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.storage_class import StorageClass
 
@@ -94,7 +93,8 @@ async def _packs(context: JobContext, rule: Rule) -> AsyncIterator[Pack]:
 
 async def _move(context: JobContext, lease: Lease, pack: Pack, to: StorageClass, tally: Tally) -> None:
     if to.is_archive and not pack.storage_class.is_archive:
-        await _keep_footer_readable(context, pack)
+        footer = await PackReader(context.objects).footer_bytes(pack.object_key, pack.byte_size)
+        await keep_footer_readable(context, pack.pack_uuid, footer)
     try:
         await context.objects.change_class(pack.object_key, to)
     except ObjectArchived:
@@ -112,16 +112,3 @@ async def _move(context: JobContext, lease: Lease, pack: Pack, to: StorageClass,
         tally.add("packs")
         tally.add("snapshots", pack.live_count)
         tally.add("bytes", pack.byte_size)
-
-
-async def _keep_footer_readable(context: JobContext, pack: Pack) -> None:
-    data = await PackReader(context.objects).footer_bytes(pack.object_key, pack.byte_size)
-    try:
-        await context.objects.put(
-            footer_key(pack.pack_uuid),
-            data,
-            storage_class=StorageClass.STANDARD,
-            sha256=hashlib.sha256(data).digest(),
-        )
-    except ObjectExists:
-        return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import sys
 from contextlib import suppress
@@ -16,6 +15,7 @@ from support.tiers import DAY, Product, config, product
 from support.yaml_config import write_config
 
 from sagaz_tiering.clock import SystemClock
+from sagaz_tiering.errors import LeaseLost
 from sagaz_tiering.snapshot import SagaSnapshot
 
 KILLS = 10
@@ -92,24 +92,35 @@ async def test_age_killed_at_random_moments_loses_and_doubles_nothing(
         await check_nothing_lost(shop, saved)
 
 
-@pytest.mark.slow
 async def test_two_daemons_do_the_same_work_once(database: str, redis_url: str, tmp_path: Path) -> None:
     """Two age runs at once share the backlog: every snapshot is packed by exactly one of them."""
     cold = {"url": f"file://{tmp_path / 'cold'}", **SMALL_PACKS}
-    places = {"database": database, "redis_url": redis_url, "cold": cold}
-    jobs = {"batch_sagas": 16}
-    settings = write_config(tmp_path / "tiering.yaml", **places, jobs=jobs)
-    saved = old_snapshots(SAGAS)
-    async with product(config(**places, jobs=jobs), now=SystemClock().now()) as shop:
+    settings = config(database=database, redis_url=redis_url, cold=cold, jobs={"batch_sagas": 8})
+    saved, now = old_snapshots(SAGAS), SystemClock().now()
+    async with product(settings, now=now) as one, product(settings, now=now, schema=False) as other:
         for snapshot in saved:
-            await shop.storage.save_snapshot(snapshot)
-        processes = [await start_job(settings, "age") for _ in range(2)]
-        outputs = [json.loads((await process.communicate())[0]) for process in processes]
-        shares = [output["counts"].get("archived", 0) for output in outputs]
-        packed = await shop.runtime.db.fetchval("SELECT sum(snapshot_count) FROM sagaz_tiering.packs")
+            await one.storage.save_snapshot(snapshot)
+        reports = await asyncio.gather(one.run("age"), other.run("age"))
+        shares = [report.counts.get("archived", 0) for report in reports]
+        packed = await one.runtime.db.fetchval("SELECT sum(snapshot_count) FROM sagaz_tiering.packs")
         assert sum(shares) == packed == len(saved), "work was done twice"
         assert min(shares) > 0, "one of the two did nothing"
-        await check_nothing_lost(shop, saved)
+        await check_nothing_lost(one, saved)
+
+
+async def test_single_job_runs_in_one_daemon_at_a_time(database: str, redis_url: str, tmp_path: Path) -> None:
+    """While one process holds the lease of `collect`, another skips it; a lost lease stops every change."""
+    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold")
+    async with product(settings) as one, product(settings, schema=False) as other:
+        leases = one.runtime.catalog.leases
+        async with leases.hold("collect", "somebody", timedelta(minutes=1)) as lease:
+            assert lease is not None
+            assert (await other.run("collect")).skipped
+            assert not (await one.run("expire")).skipped
+            await one.runtime.db.execute("UPDATE sagaz_tiering.leases SET expires_at = now() - interval '1 s'")
+            assert await leases.acquire("collect", "usurper", timedelta(minutes=1)) is not None
+            with pytest.raises(LeaseLost):
+                await one.runtime.catalog.packs.abandon(1, lease, one.clock.now())
 
 
 class Crash(BaseException):

@@ -410,6 +410,14 @@ async def test_cancelled_start_leaves_no_process(data_dir: Path) -> None:
         assert await sql(servers.postgres_url, "SELECT 1") == 1
 
 
+async def test_data_folder_is_closed_to_others(folder: Path) -> None:
+    """Other users can neither list nor pass through what holds the data, whoever we are."""
+    async with EmbeddedServers.start(folder / "data", s3=False) as servers:
+        assert servers.postgres is not None
+        for made in (folder / "data", servers.postgres.home, servers.postgres.home / "data"):
+            assert mode_of(made) & 0o007 == 0
+
+
 @needs_root
 async def test_postgres_does_not_run_as_root(folder: Path, data_dir: Path) -> None:
     """Root's PostgreSQL runs as an unprivileged account and the folders above are left as they were."""

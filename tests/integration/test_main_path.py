@@ -163,3 +163,40 @@ async def test_runs_close_together_leave_no_claims(shop: Product) -> None:
     assert "archived" not in (await shop.run("age")).counts
     shop.clock.advance(9 * DAY)
     assert (await shop.run("age")).counts["archived"] == len(SAVED)
+
+
+async def test_first_move_to_an_archive_class_keeps_the_footer_readable(
+    database: str, redis_url: str, tmp_path: Path
+) -> None:
+    """A policy may go to GLACIER at once; what is in the pack stays known, and re-saves find it packed."""
+    policy = {"name": "straight", "move": [{"to": "GLACIER", "after": "1d"}]}
+    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=[policy])
+    async with product(settings) as shop:
+        for snapshot in SAVED[:5]:
+            await shop.storage.save_snapshot(snapshot)
+        shop.clock.advance(3 * DAY)
+        assert (await shop.run("age")).counts["archived"] == 5
+        assert len(await shop.object_keys("footers/")) == 1
+        with pytest.raises(SnapshotArchived):
+            await shop.storage.get_latest_snapshot(SAVED[0].saga_id)
+
+
+async def test_new_retention_rules_apply_to_packs(database: str, redis_url: str, tmp_path: Path) -> None:
+    """Packs are dated anew from their footers before anything of them expires by the old rules."""
+
+    def rules(days: int):
+        policy = {"name": "all", "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": f"{days}d"}
+        return config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=[policy])
+
+    async with product(rules(100)) as shop:
+        for snapshot in SAVED[:5]:
+            await shop.storage.save_snapshot(snapshot)
+        shop.clock.advance(9 * DAY)
+        await shop.run("age")
+        await shop.runtime.reload(rules(200))
+        shop.clock.advance(120 * DAY)
+        assert (await shop.run("expire")).counts == {"packs_redated": 1}
+        assert await shop.storage.list_snapshots(SAVED[0].saga_id) == SAVED[4::-1]
+        await shop.runtime.reload(rules(50))
+        assert (await shop.run("expire")).counts["archived"] == 5
+        assert await shop.storage.list_snapshots(SAVED[0].saga_id) == []

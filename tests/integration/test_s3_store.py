@@ -202,6 +202,15 @@ async def test_cancelled_call_is_cancelled() -> None:
         assert await store.get("a.pack") == DATA
 
 
+async def test_wait_for_a_connection_is_not_part_of_the_deadline() -> None:
+    """A caller that waited behind two that ran into their deadlines still has all of its own."""
+    async with scripted(replies(Hang, Hang, Answer(body=DATA)), max_connections=1, request_timeout=QUICK) as (store, _):
+        started = time.monotonic()
+        results = await asyncio.gather(*(store.get("a.pack") for _ in range(3)), return_exceptions=True)
+        assert [type(result) for result in results] == [ColdTierUnavailable, ColdTierUnavailable, bytes]
+        assert time.monotonic() - started >= 2 * QUICK.total_seconds(), "one deadline after the other"
+
+
 async def test_callers_beyond_the_connections_wait() -> None:
     """With two connections, fifty calls never are more than two at once, and none fails."""
     now, most = 0, 0
@@ -476,6 +485,16 @@ def test_part_size_keeps_uploads_within_the_number_of_parts() -> None:
 # ---- classes and restores
 
 
+async def test_change_class_to_the_present_class_copies_nothing(s3_server: S3Server) -> None:  # noqa: F811
+    """Each copy is billed: an object that is in the class already is left alone."""
+    bucket = await s3_server.make_bucket()
+    async with between(s3_server, bucket, lambda _, answer: answer) as (store, server):
+        for storage_class in (StorageClass.STANDARD, IA, GLACIER):
+            await put(store, storage_class.value, storage_class=storage_class)
+            await store.change_class(storage_class.value, storage_class)
+        assert [request for request in server.requests if "x-amz-copy-source" in request.headers] == []
+
+
 async def test_change_class_of_a_store_that_ignores_classes_is_an_error(s3_server: S3Server) -> None:  # noqa: F811
     """A move that did not happen is not reported as one."""
     bucket = await s3_server.make_bucket()
@@ -682,6 +701,17 @@ async def test_delete_follows_the_pages_of_one_keys_versions(s3_server: S3Server
 
 
 # ---- deleting
+
+
+async def test_delete_never_names_more_than_a_thousand_keys_at_once() -> None:
+    """S3 refuses larger batches; all keys are named, each once."""
+
+    def reply(request: Request) -> Reply:
+        return Answer(body=b"<VersioningConfiguration/>" if request.method == "GET" else b"<DeleteResult/>")
+
+    async with scripted(reply) as (store, server):
+        assert await store.delete([f"packs/{n}" for n in range(2500)]) == []
+        assert [request.body.count(b"<Key>") for request in server.seen("POST", "delete")] == [1000, 1000, 500]
 
 
 async def test_delete_returns_the_failures_per_key() -> None:

@@ -158,7 +158,7 @@ async def test_modified_at_is_the_clocks(store: LocalObjectStore, clock: Virtual
 
 
 CRASHING_PUT = """
-import hashlib, os, sys
+import builtins, hashlib, os, sys
 from pathlib import Path
 from sagaz_tiering.objects.local_tree import ObjectTree, Record
 from sagaz_tiering.storage_class import StorageClass
@@ -171,13 +171,13 @@ record = Record(size=4, sha256=sha256, storage_class=StorageClass.STANDARD_IA, m
 
 def crash_at(point):
     left = [point]
-    for name in NAMES:
-        def dying(*args, _call=getattr(os, name), **kwargs):
+    for module, name in [(builtins, "open"), *((os, name) for name in NAMES)]:
+        def dying(*args, _call=getattr(module, name), **kwargs):
             left[0] -= 1
             if left[0] < 0:
                 os._exit(9)
             return _call(*args, **kwargs)
-        setattr(os, name, dying)
+        setattr(module, name, dying)
 
 
 for point in range(200):

@@ -252,6 +252,11 @@ def test_threads_build_the_same_frames() -> None:
 # --- damage ----------------------------------------------------------------------------------------------------
 
 
+def renamed(record: Record, other: Record) -> Record:
+    """`record` under the id of `other`."""
+    return replace(record, meta=record.meta._replace(snapshot_id=other.meta.snapshot_id))
+
+
 def test_every_flipped_byte_is_detected() -> None:
     """Any single byte of a pack, changed in any of three ways, makes parse_pack refuse it."""
     data = some_pack().data
@@ -415,6 +420,27 @@ def test_footer_that_lies_about_its_pack_is_refused(change: Callable[[Footer], F
         parse_pack(edited(change))
 
 
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (first_frame(codec=2), "codec"),
+        (first_frame(length=3), "length"),
+        (first_frame(raw_length=0), "length"),
+        (first_frame(raw_length=pack_frame.MAX_FRAME_RAW_BYTES + 1), "length"),
+        (first_frame(dictionary_id=b"unlisted"), "dictionary"),
+        (first_frame(snapshots=()), "no snapshots"),
+        (first_meta(snapshot_id=make.typed_record().meta.snapshot_id), "twice"),
+        (first_meta(created_us=2**62), "time"),
+        (first_meta(saved_us=-(2**62)), "time"),
+        (first_meta(retention_us=2**62), "time"),
+    ],
+)
+def test_footer_alone_is_checked_too(change: Callable[[Footer], Footer], says: str) -> None:
+    """A catalog is rebuilt from footers without reading frames, so they must make sense by themselves."""
+    with pytest.raises(CorruptPack, match=says):
+        read_footer_content(footer_content(change(some_pack().footer)))
+
+
 def test_snapshot_in_two_frames_is_refused() -> None:
     """A pack that holds a snapshot twice, with everything else in order, is not one of ours."""
     frame = build_frame([(record, None) for record in make.plain_records()])
@@ -465,9 +491,10 @@ def test_frame_that_is_not_zstd_is_refused() -> None:
     [
         make.plain_records()[::-1],
         [make.plain_records()[0]] * 2,
+        [make.plain_records()[0], renamed(make.plain_records()[1], make.plain_records()[0])],
         [replace(make.plain_records()[0], body=b"{}")],
     ],
-    ids=["oldest first", "twice", "body"],
+    ids=["oldest first", "twice", "one id", "body"],
 )
 def test_frame_content_that_breaks_the_rules_is_refused(records: list[Record]) -> None:
     """Order, uniqueness and body checksums are part of the format."""
@@ -536,6 +563,13 @@ def test_frame_bomb_allocates_no_more_than_declared(declared: int) -> None:
     payload = bomb(100 * 1024 * 1024)
     header = struct.pack(">2sBBI16s", b"SF", 1, 0, declared, digest(payload))
     assert peak_of(lambda: open_frame(header + payload)) < 1024 * 1024
+
+
+def test_frame_over_the_limit_is_refused_unopened(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An honest declaration of too much is refused as well."""
+    monkeypatch.setattr(pack_frame, "MAX_FRAME_RAW_BYTES", 1024 * 1024)
+    frame = frame_by_hand(bytes(100 * 1024 * 1024))
+    assert peak_of(lambda: open_frame(frame)) < 1024 * 1024
 
 
 def test_footer_bomb_is_refused_unopened(monkeypatch: pytest.MonkeyPatch) -> None:
