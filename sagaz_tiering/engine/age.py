@@ -174,7 +174,7 @@ def _build(context: JobContext, work: Sequence[tuple[Turn, Sequence[bytes]]], ta
     """Frames of each saga's values, by policy and expiry bucket. Values that are not due any more stay."""
     parts, options, now_us = [], context.options, context.now_us
     for turn, values in work:
-        groups: dict[tuple[str, str], list[tuple[Record, Decision]]] = {}
+        groups: dict[tuple[str, str, str], list[tuple[Record, Decision]]] = {}
         for value in values:
             try:
                 record = from_value(value)
@@ -185,11 +185,11 @@ def _build(context: JobContext, work: Sequence[tuple[Turn, Sequence[bytes]]], ta
                 continue
             decision = context.policies.decide(record.meta, now_us)
             if decision.due and not decision.expired:
-                key = (decision.policy, expiry_bucket(decision.expires_us))
+                key = (decision.policy, expiry_bucket(decision.expires_us), record.meta.saga_name)
                 groups.setdefault(key, []).append((record, decision))
             else:
                 turn.keep(context, record.meta)
-        for (_, bucket), members in groups.items():
+        for (_, bucket, _), members in groups.items():
             for frame in chunks(members, lambda pair: len(pair[0].body), options.max_frame):
                 parts.append(_part(frame, bucket, turn, options.level))
     return parts

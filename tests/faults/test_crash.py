@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import random
-import sys
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from support.commands import start_command
 from support.payload import snapshots
 from support.tiers import DAY, Product, config, product
 from support.yaml_config import write_config
@@ -26,12 +26,6 @@ SMALL_PACKS = {"pack": {"target": "32KiB", "max_frame": "32KiB"}}
 def old_snapshots(count_of_sagas: int) -> list[SagaSnapshot]:
     """Snapshots that every policy of the tests calls due, by the real clock."""
     return list(snapshots(count_of_sagas, created_at=SystemClock().now() - 30 * DAY))
-
-
-async def start_job(settings: Path, name: str) -> asyncio.subprocess.Process:
-    command = (sys.executable, "-m", "sagaz_tiering.cli", "job", name, "--once", "--json", "--config", str(settings))
-    pipe = asyncio.subprocess.PIPE
-    return await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=asyncio.subprocess.DEVNULL)
 
 
 async def check_nothing_lost(shop: Product, saved: list[SagaSnapshot]) -> None:
@@ -71,16 +65,16 @@ async def test_age_killed_at_random_moments_loses_and_doubles_nothing(
         progress = []
         for _ in range(KILLS):
             before = await shop.hot_count()
-            process = await start_job(settings, "age")
+            process = start_command("job", "age", "--once", "--config", settings)
             # The kill falls at a random share of the work that is left, not into the start of the interpreter.
             wanted = before - chance.randint(1, max(1, SAGAS * 5 // KILLS))
             async with asyncio.timeout(30):
                 # Another process does the work, so there is nothing to wait on but its effects.
-                while await shop.hot_count() > max(wanted, 0) and process.returncode is None:  # noqa: ASYNC110
+                while await shop.hot_count() > max(wanted, 0) and process.exitcode is None:  # noqa: ASYNC110
                     await asyncio.sleep(0.002)
-            if process.returncode is None:
+            if process.exitcode is None:
                 process.kill()
-            await process.wait()
+            await asyncio.to_thread(process.join)
             progress.append(before - await shop.hot_count())
         assert sum(1 for moved in progress if moved) >= KILLS // 2, "the kills hit no work"
         shop.clock.advance(timedelta(seconds=5))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import signal
 import socket
 import stat
 import subprocess
@@ -31,6 +32,7 @@ from sagaz_tiering.embedded import (
     endpoints_of_running,
     server,
 )
+from sagaz_tiering.embedded.lock import is_held
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="about what only root has to do")
@@ -262,6 +264,24 @@ async def test_killed_parent_leaves_no_process_and_a_usable_folder(data_dir: Pat
         wait_until_gone(started)
 
 
+def test_folder_stays_held_until_the_servers_of_a_killed_parent_are_gone(
+    data_dir: Path, start_holder: StartHolder
+) -> None:
+    """A new run must never start on data that an old server still writes, however slowly that one ends."""
+    parent, _, _ = start_holder(data_dir)
+    left = processes_below(parent.pid)
+    for pid in left:
+        os.kill(pid, signal.SIGSTOP)
+    parent.kill()
+    parent.wait()
+    held = is_held(data_dir)
+    for pid in left:
+        os.kill(pid, signal.SIGCONT)
+    assert held
+    wait_until_gone(left)
+    assert not is_held(data_dir)
+
+
 async def test_killed_supervisor_takes_its_server_with_it(folder: Path, postgres_template: Path) -> None:
     """Also without its supervisor no server is left behind."""
     async with PostgresServer(folder, durable=False, template=postgres_template) as postgres:
@@ -392,11 +412,11 @@ async def test_stale_pid_file_does_not_prevent_a_start(folder: Path, postgres_te
         await other.wait()
 
 
-async def test_cancelled_start_leaves_no_process(data_dir: Path) -> None:
-    """A Ctrl-C during the start ends what was already started."""
+async def test_cancelled_start_leaves_no_process(folder: Path) -> None:
+    """A Ctrl-C during the start, also while the cluster is being made, ends what was already started."""
 
     async def use() -> None:
-        async with EmbeddedServers.start(data_dir):
+        async with EmbeddedServers.start(folder / "data"):
             raise AssertionError("it was cancelled before")
 
     task = asyncio.create_task(use())
@@ -406,7 +426,7 @@ async def test_cancelled_start_leaves_no_process(data_dir: Path) -> None:
     with pytest.raises(asyncio.CancelledError):
         await task
     assert not processes_below(os.getpid())
-    async with EmbeddedServers.start(data_dir, s3=False) as servers:
+    async with EmbeddedServers.start(folder / "data", s3=False) as servers:
         assert await sql(servers.postgres_url, "SELECT 1") == 1
 
 

@@ -200,3 +200,15 @@ async def test_new_retention_rules_apply_to_packs(database: str, redis_url: str,
         await shop.runtime.reload(rules(50))
         assert (await shop.run("expire")).counts["archived"] == 5
         assert await shop.storage.list_snapshots(SAVED[0].saga_id) == []
+
+
+async def test_saga_that_was_renamed_is_packed(shop: Product) -> None:
+    """One saga id under two saga names (a renamed class) is archived and reads back in order."""
+    renamed = SagaSnapshot.from_dict(
+        SAVED[4].to_dict()
+        | {"snapshot_id": str(uuid4()), "saga_name": "payment-renamed", "created_at": (NOW + DAY).isoformat()}
+    )
+    await shop.storage.save_snapshot(renamed)
+    shop.clock.advance(10 * DAY)
+    assert (await shop.run("age")).counts["archived"] == len(SAVED) + 1
+    assert await shop.storage.list_snapshots(SAVED[0].saga_id) == [renamed, *SAVED[4::-1]]

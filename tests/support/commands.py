@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import multiprocessing
+import multiprocessing.process
 import os
 import sys
 import tempfile
@@ -46,6 +47,15 @@ def clean_environment(**extra: str) -> dict[str, str]:
 async def cli(*arguments: object, cwd: Path | None = None, **environment: str) -> Answer:
     """Run one command without a terminal; raises TimeoutError after a minute."""
     return await asyncio.to_thread(_run, list(map(str, arguments)), cwd, clean_environment(**environment))
+
+
+def start_command(*arguments: object) -> multiprocessing.process.BaseProcess:
+    """A command in a process of its own, to be killed at will; its output goes nowhere."""
+    nowhere = Path(os.devnull)
+    work = (list(map(str, arguments)), None, clean_environment(), nowhere, nowhere)
+    process = _PROCESSES.Process(target=_command, args=work)
+    process.start()
+    return process
 
 
 def _run(arguments: list[str], cwd: Path | None, environment: dict[str, str]) -> Answer:

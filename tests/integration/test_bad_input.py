@@ -1,0 +1,212 @@
+"""Bad input and damaged data: a clear error each, nothing lost, and neighbours unharmed."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from support.payload import saga, snapshots
+from support.tiers import DAY, NOW, Product, config, product
+
+from sagaz_tiering.db.migrations import check_schema
+from sagaz_tiering.errors import (
+    CatalogUnavailable,
+    ConfigError,
+    CorruptData,
+    ForeignCatalog,
+    HotTierUnavailable,
+    NotSerializable,
+    SchemaMismatch,
+    SnapshotLost,
+    SnapshotTooLarge,
+)
+from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.storage_class import StorageClass
+
+SAVED = list(snapshots(3, created_at=NOW, saga_name="payment-order"))
+
+
+@pytest.fixture
+async def shop(database: str, redis_url: str, tmp_path: Path):
+    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", limits={"max_snapshot": "16MiB"})
+    async with product(settings) as opened:
+        yield opened
+
+
+async def save_and_age(shop: Product) -> str:
+    for snapshot in SAVED:
+        await shop.storage.save_snapshot(snapshot)
+    shop.clock.advance(9 * DAY)
+    await shop.run("age")
+    [key] = await shop.object_keys()
+    return key
+
+
+def with_context(context: dict[str, object]) -> SagaSnapshot:
+    made = SAVED[0].to_dict() | {"snapshot_id": str(uuid4()), "saga_id": str(uuid4()), "context": context}
+    return SagaSnapshot.from_dict(made)
+
+
+async def test_schema_that_is_missing_or_newer_is_refused(database: str, redis_url: str, tmp_path: Path) -> None:
+    """The error names the command, or says to upgrade."""
+    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold")
+    async with product(settings, schema=False) as shop:
+        with pytest.raises(SchemaMismatch, match="no catalog yet") as missing:
+            await shop.runtime.check()
+        assert "catalog migrate" in missing.value.hint
+    async with product(settings) as shop:
+        await shop.runtime.check()
+        await shop.runtime.db.execute("INSERT INTO sagaz_tiering.schema_migrations VALUES (999, 'later')")
+        with pytest.raises(SchemaMismatch, match="knows only"):
+            await check_schema(shop.runtime.db)
+
+
+async def test_servers_that_are_unreachable_or_wrong_are_named(database: str, redis_url: str, tmp_path: Path) -> None:
+    """Which server, and what to check; passwords are not shown."""
+    nobody = "127.0.0.1:1"
+    for changes, error, named in (
+        ({"redis_url": f"redis://:secret-word@{nobody}/0"}, HotTierUnavailable, "tiers.hot.url"),
+        ({"database": f"postgresql://u:secret-word@{nobody}/x"}, CatalogUnavailable, "catalog.url"),
+        ({"database": redis_url.replace("redis://", "postgresql://u")}, CatalogUnavailable, "catalog.url"),
+        ({"database": database + "_absent"}, ConfigError, "catalog.url"),
+    ):
+        places = {"database": database, "redis_url": redis_url, "cold": tmp_path / "cold", **changes}
+        async with product(config(**places), schema=False) as shop:
+            with pytest.raises(error) as failure:
+                await shop.runtime.check()
+        assert named in failure.value.hint
+        assert "secret-word" not in str(failure.value)
+
+
+async def test_oversized_and_unserializable_snapshots_are_refused_whole(shop: Product) -> None:
+    """Nothing of them is written; the message says where and how much."""
+    huge, odd = with_context({"blob": "x" * (17 * 2**20)}), with_context({"items": [{"price": object()}]})
+    with pytest.raises(SnapshotTooLarge, match="limit"):
+        await shop.storage.save_snapshot(huge)
+    with pytest.raises(NotSerializable, match=r"context\.items\[0\]\.price"):
+        await shop.storage.save_snapshot(odd)
+    for refused in (huge, odd):
+        assert await shop.storage.get_snapshot(refused.snapshot_id) is None
+
+
+async def test_ten_megabyte_context_travels_through_every_tier(shop: Product) -> None:
+    """Hot, then packed in a frame of its own."""
+    big = with_context({"blob": [f"{n:032x}" for n in range(300_000)]})
+    await shop.storage.save_snapshot(big)
+    assert await shop.storage.get_snapshot(big.snapshot_id) == big
+    shop.clock.advance(9 * DAY)
+    assert (await shop.run("age")).counts["archived"] == 1
+    assert await shop.storage.get_snapshot(big.snapshot_id) == big
+
+
+async def test_foreign_objects_are_left_alone(shop: Product) -> None:
+    """Collect reports what is not ours and never touches it; our own strays go on the second sight."""
+    await save_and_age(shop)
+    stray = f"packs/2026/01/never/{uuid4()}.pack"
+    for key in ("packs/holiday-photo.jpg", "packs/2026/01/never/not-a-uuid.pack", stray):
+        await shop.runtime.objects.put(
+            key, b"not a pack", storage_class=StorageClass.STANDARD, sha256=hashlib.sha256(b"not a pack").digest()
+        )
+    shop.clock.advance(2 * DAY)
+    first = await shop.run("collect")
+    assert first.counts == {"foreign": 2, "strays_seen": 1}
+    assert stray in await shop.object_keys()
+    shop.clock.advance(DAY)
+    assert (await shop.run("collect")).counts == {"foreign": 2, "strays_removed": 1}
+    keys = await shop.object_keys()
+    assert stray not in keys
+    assert len(keys) == 3
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip", "foreign"])
+async def test_damaged_pack_is_an_error_and_harms_no_neighbour(damage: str, shop: Product) -> None:
+    """A truncated, altered or swapped object raises CorruptData for its sagas; others read on."""
+    key = await save_and_age(shop)
+    other = saga(77, begun=shop.clock.now(), saga_name="payment-order")
+    for snapshot in other:
+        await shop.storage.save_snapshot(snapshot)
+    data = bytearray(await shop.runtime.objects.get(key))
+    place = (await shop.runtime.catalog.locations.find(SAVED[0].snapshot_id))[0].place
+    assert place is not None
+    if damage == "flip":
+        data[place.offset + place.length // 2] ^= 1
+    damaged = {"truncate": bytes(data[: place.offset + 10]), "flip": bytes(data), "foreign": b"JFIF" * 9}[damage]
+    await shop.runtime.objects.delete([key])
+    await shop.runtime.objects.put(
+        key, damaged, storage_class=StorageClass.STANDARD_IA, sha256=hashlib.sha256(damaged).digest()
+    )
+    with pytest.raises(CorruptData):
+        await shop.storage.get_snapshot(SAVED[0].snapshot_id)
+    assert len(await shop.storage.timeline(SAVED[0].saga_id)) == 5
+    assert await shop.storage.list_snapshots(other[0].saga_id) == other[::-1]
+
+
+async def test_damaged_hot_value_does_not_stop_the_age_job(shop: Product) -> None:
+    """The unreadable one is reported and stays; everything else is packed."""
+    for snapshot in SAVED:
+        await shop.storage.save_snapshot(snapshot)
+    await shop.runtime.catalog.durable.reset_due(uuid4(), 0)
+    victim = SAVED[0]
+    keys = shop.runtime.hot.keys
+    with shop.runtime.hot._translated() as client:
+        await client.setrange(keys.value(victim.saga_id.hex, victim.snapshot_id.hex), 300, b"damaged")
+    shop.clock.advance(9 * DAY)
+    report = await shop.run("age")
+    assert report.counts["archived"] >= len(SAVED) - 1
+    for snapshot in SAVED[1:]:
+        assert await shop.storage.get_snapshot(snapshot.snapshot_id) == snapshot
+
+
+async def test_value_evicted_behind_our_back_is_lost_not_none(shop: Product) -> None:
+    """Redis lost a value that only it had: the read says so instead of answering None."""
+    only_hot = saga(5, begun=NOW, saga_name="fast-order")[0]
+    await shop.storage.save_snapshot(only_hot)
+    with shop.runtime.hot._translated() as client:
+        await client.delete(shop.runtime.hot.keys.value(only_hot.saga_id.hex, only_hot.snapshot_id.hex))
+    with pytest.raises(SnapshotLost):
+        await shop.storage.get_snapshot(only_hot.snapshot_id)
+    with pytest.raises(SnapshotLost):
+        await shop.storage.get_latest_snapshot(only_hot.saga_id)
+
+
+async def test_other_catalog_never_writes_under_an_owned_prefix(
+    shop: Product, postgres_server, redis_url: str, tmp_path: Path
+) -> None:
+    """A clone with its own catalog is refused before it writes or deletes anything (design G8)."""
+    from support.servers import fresh_database
+
+    await save_and_age(shop)
+    before = [info.key async for info in shop.runtime.objects.list("")]
+    async with fresh_database(postgres_server) as url:
+        clone = config(database=url, redis_url=redis_url, cold=tmp_path / "cold")
+        async with product(clone) as staging:
+            for job in ("age", "transition", "expire", "collect"):
+                with pytest.raises(ForeignCatalog):
+                    await staging.run(job)
+            with pytest.raises(ForeignCatalog):
+                await staging.runtime.check()
+    assert [info.key async for info in shop.runtime.objects.list("")] == before
+
+
+async def test_deleted_snapshot_does_not_come_back_with_a_pack(shop: Product) -> None:
+    """A snapshot that is deleted while the age job holds a copy of it is not published."""
+    for snapshot in SAVED:
+        await shop.storage.save_snapshot(snapshot)
+    shop.clock.advance(9 * DAY)
+    objects, real, victim = shop.runtime.objects, shop.runtime.objects.put, SAVED[2]
+
+    async def put_while_deleting(key: str, data: bytes, **kwargs: object) -> None:
+        await real(key, data, **kwargs)
+        if key.startswith("packs/"):
+            assert await shop.storage.delete_snapshot(victim.snapshot_id)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(objects, "put", put_while_deleting)
+        assert (await shop.run("age")).counts["archived"] == len(SAVED) - 1
+    assert await shop.storage.get_snapshot(victim.snapshot_id) is None
+    assert not await shop.storage.delete_snapshot(victim.snapshot_id)
+    assert len(await shop.storage.timeline(victim.saga_id)) == 4
+    assert await shop.storage.cleanup_saga(victim.saga_id) == 4
+    assert await shop.storage.list_snapshots(victim.saga_id) == []
