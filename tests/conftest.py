@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio
-from support.servers import cluster_template, fresh_database, run_apart, server_folder
+from support.servers import cluster_template, fresh_database, new_folder, run_apart, server_folder
 
 from sagaz_tiering.embedded import PostgresServer, RedisServer
 
@@ -23,22 +23,23 @@ def servers_folder() -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def postgres_template(servers_folder: Path) -> Path:
     """The home of a PostgreSQL cluster that was never started, to copy from."""
-    return cluster_template(servers_folder / "template")
+    return cluster_template(new_folder(servers_folder, "template"))
 
 
 @pytest.fixture(scope="session")
 def postgres_server(servers_folder: Path, postgres_template: Path) -> Iterator[PostgresServer]:
     """The session's PostgreSQL. Do not stop it: `own_postgres` is for that."""
-    server = PostgresServer(_new_folder(servers_folder, "postgres"), durable=False, template=postgres_template)
+    server = PostgresServer(new_folder(servers_folder, "postgres"), durable=False, template=postgres_template)
     run_apart(server.start)
     yield server
     run_apart(server.stop)
+    server.discard()
 
 
 @pytest.fixture(scope="session")
 def redis_server(servers_folder: Path) -> Iterator[RedisServer]:
     """The session's Redis. Do not stop it: `own_redis` is for that."""
-    server = RedisServer(_new_folder(servers_folder, "redis"), durable=False)
+    server = RedisServer(new_folder(servers_folder, "redis"), durable=False)
     run_apart(server.start)
     yield server
     run_apart(server.stop)
@@ -92,9 +93,3 @@ async def own_redis() -> AsyncIterator[Callable[..., Awaitable[RedisServer]]]:
             return await stack.enter_async_context(RedisServer(folder, durable=durable))
 
         yield start
-
-
-def _new_folder(parent: Path, name: str) -> Path:
-    folder = parent / name
-    folder.mkdir(mode=0o711)
-    return folder

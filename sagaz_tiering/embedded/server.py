@@ -78,14 +78,19 @@ class EmbeddedServer(ABC):
         try:
             await self.start()
         except BaseException:
-            await self.stop()
+            await self._end()
             raise
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self._end()
+
+    async def _end(self) -> None:
         await self.stop()
+        if not self.durable:
+            self.discard()
 
     async def start(self, *, deadline_s: float = START_DEADLINE_S) -> None:
         """Start the server and return once it answers; does nothing if it runs.

@@ -223,6 +223,9 @@ class ObjectTree:
         for _ in range(PUBLISH_ATTEMPTS):
             try:
                 os.makedirs(target.parent, exist_ok=True)
+            except FileExistsError:  # a delete removed the folder between makedirs' two looks at it
+                continue
+            try:
                 return os.rename(staged, target)
             except FileNotFoundError:  # a delete removed the folder as empty between the two calls
                 if not self.is_present():

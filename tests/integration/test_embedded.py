@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import shutil
 import signal
@@ -103,6 +104,13 @@ def files_with(folder: Path, words: list[str]) -> list[Path]:
     return [path for path in files if any(word.encode() in path.read_bytes() for word in words)]
 
 
+def send(pids: set[int], number: signal.Signals) -> None:
+    """Send a signal to those that still live (a PostgreSQL connection may just have ended)."""
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, number)
+
+
 def words_of(pid: int) -> str:
     """Command line and environment of a process; empty if it has ended by now."""
     try:
@@ -116,8 +124,22 @@ def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
+_BEFORE: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def _others() -> None:
+    """Other tests' servers may live in this session; they are none of these tests' business."""
+    _BEFORE.clear()
+    _BEFORE.update(child.pid for child in psutil.Process().children())
+
+
 def processes_below(pid: int) -> set[int]:
-    return {child.pid for child in psutil.Process(pid).children(recursive=True)}
+    """Children of a process and theirs, without what lived here before the test began."""
+    ours = [child for child in psutil.Process(pid).children() if child.pid not in _BEFORE]
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return {p.pid for child in ours for p in (child, *child.children(recursive=True))}
+    return {child.pid for child in ours}
 
 
 # A program that starts servers in argv[1], reports, and waits to be killed.
@@ -270,14 +292,13 @@ def test_folder_stays_held_until_the_servers_of_a_killed_parent_are_gone(
     """A new run must never start on data that an old server still writes, however slowly that one ends."""
     parent, _, _ = start_holder(data_dir)
     left = processes_below(parent.pid)
-    for pid in left:
-        os.kill(pid, signal.SIGSTOP)
-    parent.kill()
-    parent.wait()
-    held = is_held(data_dir)
-    for pid in left:
-        os.kill(pid, signal.SIGCONT)
-    assert held
+    try:
+        send(left, signal.SIGSTOP)
+        parent.kill()
+        parent.wait()
+        assert is_held(data_dir)
+    finally:
+        send(left, signal.SIGCONT)
     wait_until_gone(left)
     assert not is_held(data_dir)
 
@@ -287,7 +308,7 @@ async def test_killed_supervisor_takes_its_server_with_it(folder: Path, postgres
     async with PostgresServer(folder, durable=False, template=postgres_template) as postgres:
         pid = postgres.pid
         assert pid is not None
-        [supervisor] = psutil.Process().children()
+        [supervisor] = [child for child in psutil.Process().children() if child.pid not in _BEFORE]
         supervisor.kill()
         wait_until_gone({pid})
 

@@ -29,6 +29,14 @@ def server_folder() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+def new_folder(parent: Path, name: str) -> Path:
+    """A folder in there that PostgreSQL's account can pass through, whatever the umask is."""
+    folder = parent / name
+    folder.mkdir()
+    folder.chmod(0o711)
+    return folder
+
+
 def run_apart(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
     """Run a coroutine to its end on a loop of its own in a thread, whatever loop the test runs on."""
     with ThreadPoolExecutor(1) as thread:
@@ -37,7 +45,6 @@ def run_apart(make: Callable[[], Coroutine[Any, Any, None]]) -> None:
 
 def cluster_template(folder: Path) -> Path:
     """A freshly made PostgreSQL cluster to copy from; making it is the slow part of a start."""
-    folder.mkdir(mode=0o711)
     server = PostgresServer(folder, durable=False)
     server.initialise()
     return server.home
