@@ -221,13 +221,16 @@ class ObjectTree:
 
     def _publish(self, staged: Path, target: Path) -> None:
         for _ in range(PUBLISH_ATTEMPTS):
+            # A delete may remove a folder as empty between any two of these calls: then all begins anew.
             try:
                 os.makedirs(target.parent, exist_ok=True)
-            except FileExistsError:  # a delete removed the folder between makedirs' two looks at it
+            except (FileExistsError, FileNotFoundError):
+                if not self.is_present():
+                    raise
                 continue
             try:
                 return os.rename(staged, target)
-            except FileNotFoundError:  # a delete removed the folder as empty between the two calls
+            except FileNotFoundError:
                 if not self.is_present():
                     raise
             except OSError as exc:

@@ -41,6 +41,7 @@ DEADLINE_S = 30
 
 OwnPostgres = Callable[..., Awaitable[PostgresServer]]
 OwnRedis = Callable[..., Awaitable[RedisServer]]
+NewProcesses = Callable[[], set[int]]
 StartHolder = Callable[..., tuple[subprocess.Popen[str], str, str]]
 
 
@@ -49,6 +50,18 @@ def folder() -> Iterator[Path]:
     """A folder that a data folder can be made in."""
     with server_folder() as found:
         yield found
+
+
+@pytest.fixture
+def new_processes() -> NewProcesses:
+    """The pids of what this test has started; the session's servers run beside it."""
+    before = {child.pid for child in psutil.Process().children()}
+
+    def since() -> set[int]:
+        started = {child.pid for child in psutil.Process().children()} - before
+        return started.union(*(processes_below(pid) for pid in started if is_alive(pid)))
+
+    return since
 
 
 @pytest.fixture
@@ -182,7 +195,7 @@ def start_holder() -> Iterator[StartHolder]:
         process.stdout.close()
 
 
-async def test_servers_answer_and_are_gone_afterwards(folder: Path) -> None:
+async def test_servers_answer_and_are_gone_afterwards(folder: Path, new_processes: NewProcesses) -> None:
     """PostgreSQL, Redis and S3 are real, are found by other processes while they run, and leave nothing running."""
     data_dir = folder / "data"
     async with EmbeddedServers.start(data_dir, bucket="sagas") as servers:
@@ -194,7 +207,7 @@ async def test_servers_answer_and_are_gone_afterwards(folder: Path) -> None:
             assert answer.status == 200
         assert servers.s3_credentials.access_key_id
         assert endpoints_of_running(data_dir) == servers.endpoints
-        started = processes_below(os.getpid())
+        started = new_processes()
         assert len(started) >= 6
     wait_until_gone(started)
     assert endpoints_of_running(data_dir) is None
@@ -212,10 +225,12 @@ async def test_durable_data_survives_a_restart(folder: Path) -> None:
                 _ = servers.s3_endpoint
 
 
-async def test_postgres_keeps_commits_when_it_is_killed(folder: Path, postgres_template: Path) -> None:
+async def test_postgres_keeps_commits_when_it_is_killed(
+    folder: Path, postgres_template: Path, new_processes: NewProcesses
+) -> None:
     """A committed row survives SIGKILL of all its processes, on the same port and URL."""
     async with PostgresServer(folder, template=postgres_template) as postgres:
-        url, processes = postgres.url, processes_below(os.getpid())
+        url, processes = postgres.url, new_processes()
         await sql(url, "CREATE TABLE kept AS SELECT 42 AS value")
         postgres.kill()
         wait_until_gone(processes)
@@ -320,11 +335,11 @@ async def test_servers_do_not_get_our_terminals_interrupts(folder: Path) -> None
         assert os.getpgid(hot.pid) != os.getpgrp()
 
 
-async def test_passwords_are_private(data_dir: Path) -> None:
+async def test_passwords_are_private(data_dir: Path, new_processes: NewProcesses) -> None:
     """No password is on a command line, in an environment, or in a file that others can read."""
     async with EmbeddedServers.start(data_dir, s3=False, durable=False) as servers:
         secrets = [url.split("@")[0].rpartition(":")[2] for url in (servers.postgres_url, servers.redis_url)]
-        shown = [words_of(pid) for pid in processes_below(os.getpid())]
+        shown = [words_of(pid) for pid in new_processes()]
         assert any("postgres" in words for words in shown)
         assert not any(secret in words for words in shown for secret in secrets)
         holding = files_with(data_dir, secrets)
@@ -403,7 +418,7 @@ async def test_damaged_cluster_shows_what_the_server_says(own_postgres: OwnPostg
     assert "postgresql.log" in error.hint
 
 
-async def test_failed_server_takes_the_others_down(data_dir: Path) -> None:
+async def test_failed_server_takes_the_others_down(data_dir: Path, new_processes: NewProcesses) -> None:
     """If one of the servers does not come up, none is left running and the folder is free again."""
     async with EmbeddedServers.start(data_dir, s3=False) as servers:
         assert servers.postgres is not None
@@ -412,7 +427,7 @@ async def test_failed_server_takes_the_others_down(data_dir: Path) -> None:
     with pytest.raises(ConfigError, match="is not a PostgreSQL cluster"):
         async with EmbeddedServers.start(data_dir, s3=False):
             pass
-    assert not processes_below(os.getpid())
+    assert not new_processes()
     version.with_suffix(".away").rename(version)
     async with EmbeddedServers.start(data_dir, s3=False) as servers:
         assert await sql(servers.postgres_url, "SELECT 1") == 1
@@ -433,7 +448,7 @@ async def test_stale_pid_file_does_not_prevent_a_start(folder: Path, postgres_te
         await other.wait()
 
 
-async def test_cancelled_start_leaves_no_process(folder: Path) -> None:
+async def test_cancelled_start_leaves_no_process(folder: Path, new_processes: NewProcesses) -> None:
     """A Ctrl-C during the start, also while the cluster is being made, ends what was already started."""
 
     async def use() -> None:
@@ -442,11 +457,11 @@ async def test_cancelled_start_leaves_no_process(folder: Path) -> None:
 
     task = asyncio.create_task(use())
     await asyncio.wait({task}, timeout=0.2)
-    assert processes_below(os.getpid())
+    assert new_processes()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
-    assert not processes_below(os.getpid())
+    assert not new_processes()
     async with EmbeddedServers.start(folder / "data", s3=False) as servers:
         assert await sql(servers.postgres_url, "SELECT 1") == 1
 
@@ -541,7 +556,7 @@ def test_foreign_copy_of_binaries_is_not_trusted(folder: Path, monkeypatch: pyte
 
 
 @needs_root
-async def test_folder_of_another_user_is_refused(folder: Path) -> None:
+async def test_folder_of_another_user_is_refused(folder: Path, new_processes: NewProcesses) -> None:
     """Root would leave files in it that its owner cannot read."""
     someone = account.unprivileged_account()
     assert someone is not None
@@ -551,4 +566,4 @@ async def test_folder_of_another_user_is_refused(folder: Path) -> None:
     with pytest.raises(ConfigError, match=f"belongs to the user {someone.name}"):
         async with EmbeddedServers.start(data_dir, postgres=False, s3=False):
             pass
-    assert not processes_below(os.getpid())
+    assert not new_processes()
