@@ -125,8 +125,6 @@ class ColdTier(StrictModel):
     """Larger objects are uploaded in parts."""
     pack: PackSettings = PackSettings()
     """How snapshots are packed."""
-    read_cache: Duration | None = None
-    """How long a snapshot that was read from a pack may stay in Redis; absent: not cached."""
 
     @property
     def is_directory(self) -> bool:

@@ -59,7 +59,7 @@ def new_processes() -> NewProcesses:
 
     def since() -> set[int]:
         started = {child.pid for child in psutil.Process().children()} - before
-        return started.union(*(processes_below(pid) for pid in started if is_alive(pid)))
+        return started.union(*map(processes_below, started))
 
     return since
 
@@ -137,22 +137,11 @@ def mode_of(path: Path) -> int:
     return stat.S_IMODE(path.stat().st_mode)
 
 
-_BEFORE: set[int] = set()
-
-
-@pytest.fixture(autouse=True)
-def _others() -> None:
-    """Other tests' servers may live in this session; they are none of these tests' business."""
-    _BEFORE.clear()
-    _BEFORE.update(child.pid for child in psutil.Process().children())
-
-
 def processes_below(pid: int) -> set[int]:
-    """Children of a process and theirs, without what lived here before the test began."""
-    ours = [child for child in psutil.Process(pid).children() if child.pid not in _BEFORE]
+    """Children of a process and theirs; none if it has ended by now."""
     with contextlib.suppress(psutil.NoSuchProcess):
-        return {p.pid for child in ours for p in (child, *child.children(recursive=True))}
-    return {child.pid for child in ours}
+        return {child.pid for child in psutil.Process(pid).children(recursive=True)}
+    return set()
 
 
 # A program that starts servers in argv[1], reports, and waits to be killed.
@@ -323,7 +312,9 @@ async def test_killed_supervisor_takes_its_server_with_it(folder: Path, postgres
     async with PostgresServer(folder, durable=False, template=postgres_template) as postgres:
         pid = postgres.pid
         assert pid is not None
-        [supervisor] = [child for child in psutil.Process().children() if child.pid not in _BEFORE]
+        supervisor = psutil.Process(pid).parent()
+        assert supervisor is not None
+        assert supervisor.ppid() == os.getpid()
         supervisor.kill()
         wait_until_gone({pid})
 

@@ -60,7 +60,6 @@ def test_settings_have_the_documented_defaults() -> None:
     assert built.tiers.hot.key_prefix == "sagaz"
     assert built.tiers.hot.socket_timeout == timedelta(seconds=2)
     assert built.tiers.cold.pack.target == 32 * 2**20
-    assert built.tiers.cold.read_cache is None
     assert built.catalog.pool_max == 10
     assert built.schedule.age.every == timedelta(minutes=5)
     assert built.schedule.collect.jitter == timedelta(minutes=36)

@@ -1,0 +1,2 @@
+async def test_a(database, redis_url):
+    pass
