@@ -138,10 +138,6 @@ class DurableCopies:
             [moment(r.expires_us) for r in rows],
         )
 
-    async def unclaim(self, snapshot_ids: Sequence[UUID]) -> None:
-        """Let other jobs have these rows."""
-        await self._db.execute(_SQL["unclaim"], list(snapshot_ids))
-
     async def expired(self, now: datetime, after: tuple[datetime, UUID], limit: int) -> list[ExpiredRow]:
         """Rows whose noted expiry has passed, after a position."""
         rows = await self._db.fetch(_SQL["expired"], now, *after, limit)

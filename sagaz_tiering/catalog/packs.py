@@ -255,11 +255,6 @@ class Packs:
         """These are gone."""
         await self._db.execute(_SQL["forget_strays"], list(keys))
 
-    async def get(self, pack_id: int) -> Pack | None:
-        """One pack."""
-        found = await self._packs("get", pack_id)
-        return found[0] if found else None
-
     async def totals(self) -> list[ClassTotals]:
         """Packs, bytes and snapshots per storage class and state, tombstones left out."""
         return [

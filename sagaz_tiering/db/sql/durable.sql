@@ -60,9 +60,6 @@ UPDATE sagaz_tiering.saga_snapshots d
        AS v (snapshot_id, saved_at, due_at, expires_at)
  WHERE d.snapshot_id = v.snapshot_id AND d.saved_at = v.saved_at
 
--- name: unclaim
-UPDATE sagaz_tiering.saga_snapshots SET claimed_until = NULL WHERE snapshot_id = ANY($1::uuid[])
-
 -- name: expired
 -- A batch of rows whose noted expiry has passed: the policies of today have the last word.
 SELECT snapshot_id, saved_at, expires_at, substr(value, 1, 262144) AS head FROM sagaz_tiering.saga_snapshots

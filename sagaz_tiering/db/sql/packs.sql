@@ -129,9 +129,6 @@ SELECT first_seen FROM sagaz_tiering.strays WHERE object_key = $1
 -- name: forget_strays
 DELETE FROM sagaz_tiering.strays WHERE object_key = ANY($1::text[])
 
--- name: get
-SELECT * FROM sagaz_tiering.packs WHERE pack_id = $1
-
 -- name: totals
 SELECT storage_class, state, count(*) AS packs, coalesce(sum(byte_size), 0)::bigint AS bytes,
        coalesce(sum(live_count), 0)::bigint AS snapshots,
