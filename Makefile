@@ -6,6 +6,8 @@ ARGS ?=
 export PYTHON
 
 BIN := .venv/bin
+# Each of two test processes has servers of its own; make test WORKERS= runs one, with readable output as it goes.
+WORKERS ?= -n 2 --dist loadfile
 # Targets share .venv, and the servers of the tests share the machine.
 .NOTPARALLEL:
 
@@ -25,14 +27,14 @@ run: ## the daemon with config/embedded.yaml; its data is in .sagaz-tiering (Ctr
 
 test: ## the tests, on real PostgreSQL, Redis and S3 servers
 	@tools/bootstrap dev
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 check: ## exactly what CI runs: lint, format, types, tests
 	@tools/bootstrap dev
 	@echo "· ruff check" && $(BIN)/python -m ruff check .
 	@echo "· ruff format --check" && $(BIN)/python -m ruff format --check .
 	@echo "· mypy --strict" && $(BIN)/python -m mypy
-	@echo "· pytest" && $(BIN)/python -m pytest $(ARGS)
+	@echo "· pytest" && $(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
 bench: ## save, age and read back many snapshots; prints sizes, times and memory
 	@tools/bootstrap dev

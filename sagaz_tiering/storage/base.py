@@ -1,20 +1,77 @@
-"""The contract of a snapshot storage: what the engine calls, plus lifecycle."""
+"""The contract of a snapshot storage: what the engine calls, what transfer and backup read, plus lifecycle."""
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol, Self, runtime_checkable
 from uuid import UUID
 
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot
 
+MAX_LIMIT = 2**31 - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Health:
+    """What `health_check` found; it never raises for a server that is down, it says so here.
+
+    `status`: healthy, degraded (some of it answers, or it should be looked at) or unhealthy (nothing answers);
+    latency in milliseconds. The counts cover what answered: `details` tells what did not, and whether a count is
+    only a lower bound.
+    """
+
+    status: str
+    latency_ms: float
+    snapshot_count: int
+    total_size_bytes: int
+    details: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "status": self.status,
+            "latency_ms": self.latency_ms,
+            "snapshot_count": self.snapshot_count,
+            "total_size_bytes": self.total_size_bytes,
+            "details": self.details,
+        }
+
 
 @runtime_checkable
-class SnapshotStorage(Protocol):
-    """Ten methods of the `sagaz` engine and a lifecycle. Ids are accepted as UUID or text.
+class SnapshotSource(Protocol):
+    """What can be read whole, in a fixed order and bounded memory: every storage, and the readers of foreign data."""
+
+    def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
+        """Every saga that has a live snapshot, ascending by id, from behind `after` on."""
+
+    def iter_snapshots(
+        self, saga_id: UUID | str | None = None, *, after: UUID | str | None = None
+    ) -> AsyncIterator[SagaSnapshot]:
+        """Every live snapshot of one saga, oldest first; without `saga_id` of every saga in the order of `saga_ids`.
+
+        Holds a page at a time. What is saved or deleted meanwhile may or may not be seen.
+        """
+
+    def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
+        """Every replay record in the shape of `ReplayResult.to_dict`, ascending by replay id, from behind `after`."""
+
+    async def close(self) -> None:
+        """Release what was opened; the next call opens it again."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(self, *exc_info: object) -> None: ...
+
+
+@runtime_checkable
+class SnapshotStorage(SnapshotSource, Protocol):
+    """Ten methods of the `sagaz` engine, and what operating a storage needs. Ids are accepted as UUID or text.
 
     Order everywhere is (created_at, step_index, snapshot_id). `None` and `[]` mean "does not exist or expired",
-    never "could not ask": that raises an error of `sagaz_tiering.errors`.
+    never "could not ask": that raises an error of `sagaz_tiering.errors`. A stored record that cannot be read
+    raises CorruptRecord where it is the answer; lists skip it, log `snapshot.unreadable` and return the others.
     """
 
     async def save_snapshot(self, snapshot: SagaSnapshot) -> None:
@@ -27,29 +84,38 @@ class SnapshotStorage(Protocol):
         """The newest of a saga; with `before_step`, the newest whose `step_name` equals it."""
 
     async def get_snapshot_at_time(self, saga_id: UUID | str, timestamp: datetime) -> SagaSnapshot | None:
-        """The newest live one created at or before an aware time."""
+        """The newest live one created at or before an aware time (raises NaiveTimestamp)."""
 
     async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
-        """The newest `limit`, newest first."""
+        """The newest `limit`, newest first. Raises ValueError for a negative limit."""
 
     async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
-        """Remove one; False if there was none."""
+        """Remove one, expired or unreadable ones too; False if there was none."""
 
     async def delete_expired_snapshots(self) -> int:
         """Remove what is past its retention; how many."""
 
     async def save_replay_log(self, result: ReplayResult) -> None:
-        """Insert or replace a replay record."""
+        """Insert or replace a replay record (ours or sagaz's)."""
 
     async def get_replay_log(self, replay_id: UUID | str) -> dict[str, Any] | None:
-        """One replay record."""
+        """One replay record in the shape of `ReplayResult.to_dict`."""
 
     async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
-        """A saga's replay records, newest first."""
+        """Replay records whose original is this saga, newest first. Raises ValueError for a negative limit."""
 
-    async def close(self) -> None:
-        """Release what was opened."""
+    async def cleanup_saga(self, saga_id: UUID | str) -> int:
+        """Remove every snapshot of a saga; how many there were."""
 
-    async def __aenter__(self) -> Self: ...
+    async def health_check(self) -> Health:
+        """Whether it works, and how much it holds."""
 
-    async def __aexit__(self, *exc_info: object) -> None: ...
+    def get_storage_info(self) -> dict[str, Any]:
+        """What this storage is made of (`storage_type` and its options, no secrets)."""
+
+
+def checked_limit(limit: int) -> int:
+    """`limit` as every backend takes it. Raises ValueError for a negative one."""
+    if limit < 0:
+        raise ValueError(f"limit must not be negative: {limit}")
+    return min(limit, MAX_LIMIT)

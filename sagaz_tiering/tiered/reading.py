@@ -84,7 +84,7 @@ class Reader:
         if isinstance(found, bytes):
             copy = hot_copy(read_meta(found), self.policies, found)
             horizon = await self._watch.horizon_us(to_micros(self._clock.now()))
-            if horizon is not None and alive([copy], self._clock.now()) and copy.ref.created_at > from_micros(horizon):
+            if horizon is not None and alive([copy], self._clock.now()) and to_micros(copy.ref.created_at) > horizon:
                 return (await self.load([copy]))[0]
         timeline = await self.timeline(saga_id, not_after=not_after, step_name=step_name, limit=1)
         return (await self.load(timeline))[0] if timeline else None
@@ -101,7 +101,7 @@ class Reader:
         copies = [hot_copy(read_meta(value), self.policies, value) for value in values]
         if len(copies) == limit and alive(copies, self._clock.now()) == copies:
             horizon = await self._watch.horizon_us(to_micros(self._clock.now()))
-            if horizon is not None and copies[-1].ref.created_at > from_micros(horizon):
+            if horizon is not None and to_micros(copies[-1].ref.created_at) > horizon:
                 return await self.load(copies)
         return await self.load(await self.timeline(saga_id, limit=limit))
 

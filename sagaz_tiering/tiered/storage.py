@@ -2,28 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.clock import Clock, to_micros
-from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES, encode, read_meta, to_value
-from sagaz_tiering.errors import SagazTieringError, TierUnavailable
+from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES, read_meta
+from sagaz_tiering.errors import TierUnavailable
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.prices import PriceList
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotMeta, SnapshotRef, as_utc, as_uuid
+from sagaz_tiering.storage.base import Health, checked_limit
+from sagaz_tiering.storage.encoding import encode_value
 from sagaz_tiering.storage.hot import HotTier
+from sagaz_tiering.storage.reporting import measured_read, reported_save
 from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.explanation import Explanation, explain
 from sagaz_tiering.tiered.merge import Copy
@@ -33,9 +33,6 @@ from sagaz_tiering.tiered.watch import Watch
 
 if TYPE_CHECKING:
     from sagaz_tiering.settings import TieringConfig
-
-_log = structlog.get_logger(__name__)
-_ENCODE_ON_THREAD_BYTES = 512 * 1024
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,21 +47,6 @@ class Tiers:
     clock: Clock
     compression_level: int | None = 3
     max_snapshot: int = MAX_SNAPSHOT_BYTES
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Health:
-    """`status`: healthy, degraded (a tier is down) or unhealthy (none answers); latency in milliseconds.
-
-    `snapshot_count` and `total_size_bytes` cover the tiers that answered; a copy that is both hot and durable
-    counts once.
-    """
-
-    status: str
-    latency_ms: float
-    snapshot_count: int
-    total_size_bytes: int
-    details: dict[str, Any]
 
 
 class TieredSnapshotStorage:
@@ -125,48 +107,35 @@ class TieredSnapshotStorage:
         Returns when it is acknowledged by its policy's `durability`. Raises InvalidSnapshot where it would not
         come back equal, TierUnavailable where it is not safe; both are logged, since the engine swallows them.
         """
-        try:
+        with reported_save(snapshot, "tiered"):
             ours = SagaSnapshot.of(snapshot)
             now_us = to_micros(self._tiers.clock.now())
-            record = encode(ours, saved_us=now_us, max_bytes=self._tiers.max_snapshot)
-            if len(record.body) > _ENCODE_ON_THREAD_BYTES:
-                value = await asyncio.to_thread(to_value, record, level=self._tiers.compression_level)
-            else:
-                value = to_value(record, level=self._tiers.compression_level)
-            with metrics.SAVE_SECONDS.time():
-                await self._saver.save(record.meta, value, self._reader.policies, now_us)
-            metrics.SAVES.labels(durability=self._reader.policies.for_meta(record.meta).durability.value).inc()
-        except SagazTieringError as exc:
-            metrics.SAVE_FAILURES.labels(reason=type(exc).__name__).inc()
-            _log.error(
-                "snapshot.save_failed",
-                snapshot_id=str(getattr(snapshot, "snapshot_id", None)),
-                saga_id=str(getattr(snapshot, "saga_id", None)),
-                error=str(exc),
-                error_type=type(exc).__name__,
+            meta, value = await encode_value(
+                ours, saved_us=now_us, level=self._tiers.compression_level, max_bytes=self._tiers.max_snapshot
             )
-            raise
+            await self._saver.save(meta, value, self._reader.policies, now_us)
+            metrics.SAVES.labels(durability=self._reader.policies.for_meta(meta).durability.value).inc()
 
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
         """One snapshot by id."""
-        with _measured():
+        with measured_read():
             return await self._reader.get(as_uuid(snapshot_id, "snapshot_id"))
 
     async def get_latest_snapshot(self, saga_id: UUID | str, before_step: str | None = None) -> SagaSnapshot | None:
         """The newest snapshot of a saga; with `before_step`, the newest whose `step_name` equals it."""
-        with _measured():
+        with measured_read():
             return await self._reader.newest(as_uuid(saga_id, "saga_id"), step_name=before_step)
 
     async def get_snapshot_at_time(self, saga_id: UUID | str, timestamp: datetime) -> SagaSnapshot | None:
         """The newest live snapshot created at or before `timestamp` (aware; raises NaiveTimestamp)."""
         moment = as_utc(timestamp, "timestamp")
-        with _measured():
+        with measured_read():
             return await self._reader.newest(as_uuid(saga_id, "saga_id"), not_after=moment)
 
     async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
         """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit."""
-        with _measured():
-            return await self._reader.list_newest(as_uuid(saga_id, "saga_id"), _checked(limit))
+        with measured_read():
+            return await self._reader.list_newest(as_uuid(saga_id, "saga_id"), checked_limit(limit))
 
     async def timeline(self, saga_id: UUID | str) -> list[SnapshotRef]:
         """Every live snapshot of a saga, oldest first, with its tier; never touches archived bytes."""
@@ -216,7 +185,7 @@ class TieredSnapshotStorage:
 
     async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
         """Records of replays of a saga, newest first."""
-        return await self._tiers.catalog.replays.of_saga(as_uuid(saga_id, "saga_id"), _checked(limit))
+        return await self._tiers.catalog.replays.of_saga(as_uuid(saga_id, "saga_id"), checked_limit(limit))
 
     async def health_check(self) -> Health:
         """Ask every tier; counts snapshots by walking Redis, so not for every second."""
@@ -270,25 +239,8 @@ class TieredSnapshotStorage:
         }
 
 
-@contextmanager
-def _measured() -> Iterator[None]:
-    """Time and failures of a read, in the metrics."""
-    with metrics.READ_SECONDS.time():
-        try:
-            yield
-        except SagazTieringError as exc:
-            metrics.READ_FAILURES.labels(reason=type(exc).__name__).inc()
-            raise
-
-
 def _first_after(policies: PolicySet) -> timedelta | None:
     return min((policy.move[0].after for policy in policies.policies if policy.move), default=None)
-
-
-def _checked(limit: int) -> int:
-    if limit < 0:
-        raise ValueError(f"limit must not be negative: {limit}")
-    return min(limit, 2**31 - 1)
 
 
 def _meta_of(copy: Copy) -> SnapshotMeta:

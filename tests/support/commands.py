@@ -39,8 +39,8 @@ class Answer:
 
 
 def clean_environment(**extra: str) -> dict[str, str]:
-    """This process's environment without settings of ours, and `extra`."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("SAGAZ_TIERING_")}
+    """This process's environment without settings of ours and a width, and `extra`."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("SAGAZ_TIERING_") and k != "COLUMNS"}
     return {**clean, "PYTHONIOENCODING": "utf-8", **extra}
 
 
