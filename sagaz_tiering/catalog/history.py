@@ -62,3 +62,7 @@ class History:
         """(may Redis miss something?, the youngest age at which any revision ever moved anything)."""
         row = await self._db.fetchrow(_SQL["watch"])
         return (True, None) if row is None else (bool(row["spilled"]), row["first_after"])
+
+    async def hot_revisions(self) -> dict[str, str]:
+        """Revisions, ever in force, that acknowledged something in Redis alone: their policies as JSON text."""
+        return {row["revision"]: row["policies"] for row in await self._db.fetch(_SQL["hot_revisions"])}

@@ -9,7 +9,7 @@ not depend on them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -28,7 +28,7 @@ from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import put_policies_in_force
 from sagaz_tiering.engine.packed import already_packed
 from sagaz_tiering.engine.refill import refill
-from sagaz_tiering.engine.turns import UNKNOWN, Turn, give_back, settle
+from sagaz_tiering.engine.turns import UNKNOWN, Turn, claims, give_back, settle
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
 from sagaz_tiering.pack.frame import build_frame
 from sagaz_tiering.policy import Decision, PolicySet
@@ -102,7 +102,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     packer = Packer(context, lease, tally)
     turns: list[Turn] = []
     try:
-        async for claimed in _claims(context):
+        async for claimed in claims(context, expiring=False):
             turns = [turn for turn in turns if turn.open_parts]
             held = {turn.claimed.saga_id for turn in turns}
             batch = [Turn(saga) for saga in claimed if saga.saga_id not in held]
@@ -114,24 +114,6 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     finally:
         with suppress(HotTierUnavailable):
             await give_back(context, [turn for turn in turns if turn.open_parts or not turn.read])
-
-
-async def _claims(context: JobContext) -> AsyncIterator[list[ClaimedSaga]]:
-    """Batches of due sagas, shard by shard, until none is due that nobody works on."""
-    options, token = context.options, f"{context.owner}/{uuid4().hex}"
-    for shard in SHARDS:
-        while not context.stopping.is_set():
-            claimed = await context.hot.claim(
-                shard=shard,
-                expiring=False,
-                now_us=context.now_us,
-                count=options.batch_sagas,
-                ttl=options.claim_ttl,
-                token=token,
-            )
-            if not claimed:
-                break
-            yield claimed
 
 
 async def _pack_sagas(context: JobContext, packer: Packer, turns: Sequence[Turn], tally: Tally) -> None:

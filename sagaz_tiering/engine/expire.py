@@ -9,7 +9,7 @@ are deleted. Each step can be repeated.
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from uuid import UUID, uuid4
+from uuid import UUID
 
 import structlog
 
@@ -20,7 +20,7 @@ from sagaz_tiering.codec import read_meta
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import put_policies_in_force, retention_revision
 from sagaz_tiering.engine.redate import redate_packs
-from sagaz_tiering.engine.turns import Turn, give_back, settle
+from sagaz_tiering.engine.turns import Turn, claims, give_back, settle
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.pack.reader import footer_key
 from sagaz_tiering.policy import PolicySet
@@ -78,26 +78,14 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
 
 
 async def _expire_hot(context: JobContext, tally: Tally) -> None:
-    options, token = context.options, f"{context.owner}/{uuid4().hex}"
-    for shard in SHARDS:
-        while not context.stopping.is_set():
-            claimed = await context.hot.claim(
-                shard=shard,
-                expiring=True,
-                now_us=context.now_us,
-                count=options.batch_sagas,
-                ttl=options.claim_ttl,
-                token=token,
-            )
-            if not claimed:
-                break
-            turns = [Turn(saga) for saga in claimed]
-            try:
-                for turn in turns:
-                    await _expire_saga(context, turn, tally)
-                await settle(context, turns)
-            finally:
-                await give_back(context, [turn for turn in turns if not turn.read])
+    async for claimed in claims(context, expiring=True):
+        turns = [Turn(saga) for saga in claimed]
+        try:
+            for turn in turns:
+                await _expire_saga(context, turn, tally)
+            await settle(context, turns)
+        finally:
+            await give_back(context, [turn for turn in turns if not turn.read])
 
 
 async def _expire_saga(context: JobContext, turn: Turn, tally: Tally) -> None:

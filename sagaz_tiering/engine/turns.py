@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
+from uuid import uuid4
 
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.hot import ClaimedSaga
+from sagaz_tiering.storage.hot_keys import SHARDS
 
 UNKNOWN = -1
 """As the number of snapshots left: something is not as it was seen, so the turns stay as they are."""
@@ -39,6 +41,24 @@ class Turn:
         """Have the expire job look at `expires_us` at the latest."""
         if expires_us is not None and (self.next_expiry_us is None or expires_us < self.next_expiry_us):
             self.next_expiry_us = expires_us
+
+
+async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[ClaimedSaga]]:
+    """Batches of sagas whose turn has come, shard by shard, until there is none that nobody works on."""
+    options, token = context.options, f"{context.owner}/{uuid4().hex}"
+    for shard in SHARDS:
+        while not context.stopping.is_set():
+            claimed = await context.hot.claim(
+                shard=shard,
+                expiring=expiring,
+                now_us=context.now_us,
+                count=options.batch_sagas,
+                ttl=options.claim_ttl,
+                token=token,
+            )
+            if not claimed:
+                break
+            yield claimed
 
 
 async def settle(context: JobContext, turns: Iterable[Turn]) -> None:

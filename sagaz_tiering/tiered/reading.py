@@ -66,7 +66,7 @@ class Reader:
                 return hot
         located = [located_copy(item) for item in await self._locations.find(snapshot_id)]
         if hot_error is not None:
-            self._check_answerable(located, hot_error)
+            await self._check_answerable(located, hot_error)
         if isinstance(found, Gone) and not located:
             raise _lost(snapshot_id)
         best = merge(hot, located)
@@ -130,7 +130,7 @@ class Reader:
             )
         ]
         if hot_error is not None:
-            self._check_answerable(located, hot_error)
+            await self._check_answerable(located, hot_error)
         not_after_us = None if not_after is None else to_micros(not_after)
         for snapshot_id in gone - {copy.ref.snapshot_id for copy in located}:
             if not await self._locations.find(snapshot_id):
@@ -192,10 +192,10 @@ class Reader:
             return [], set(), exc
         return list(hot.values()), gone - hot.keys(), None
 
-    def _check_answerable(self, located: Sequence[Copy], error: HotTierUnavailable) -> None:
+    async def _check_answerable(self, located: Sequence[Copy], error: HotTierUnavailable) -> None:
         """Without Redis: raise unless PostgreSQL must know everything about this saga."""
         names: set[str | None] = {copy.ref.saga_name for copy in located} or {None}
-        if any(self.policies.may_be_hot_only(name) for name in names):
+        if any(map(self.policies.may_be_hot_only, names)) or await self._watch.ever_hot_only(names):
             raise error
 
 

@@ -1,4 +1,4 @@
-"""What a reader must know before it trusts Redis alone, looked up at most once a second.
+"""What a reader must know before it trusts one server alone, looked up at most once a second.
 
 Redis may miss something (a save that found it down is in PostgreSQL only), and other processes may move
 snapshots earlier than this one's policies say. Both are announced in PostgreSQL at least `SPILL_NOTICE` before
@@ -8,12 +8,15 @@ so the last knowledge holds on.
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Collection
 from datetime import timedelta
 
 from sagaz_tiering.catalog.durable import SPILL_NOTICE
 from sagaz_tiering.catalog.history import History
-from sagaz_tiering.errors import CatalogUnavailable
+from sagaz_tiering.errors import CatalogUnavailable, PolicyError
+from sagaz_tiering.policy import Policy, PolicySet
 from sagaz_tiering.units import micros
 
 _FRESH_SECONDS = SPILL_NOTICE.total_seconds() * 0.8
@@ -27,6 +30,7 @@ class Watch:
         self._first_after = first_after
         self._spilled = True
         self._seen_at: float | None = None
+        self._revisions: dict[str, PolicySet | None] = {}
 
     def follow(self, first_after: timedelta | None) -> None:
         """This process has other policies now; `first_after` is the age of their youngest move."""
@@ -55,3 +59,22 @@ class Watch:
         self._seen_at, self._spilled = asked_at, spilled
         if first_after is not None and (self._first_after is None or first_after < self._first_after):
             self._first_after = first_after
+
+    async def ever_hot_only(self, saga_names: Collection[str | None]) -> bool:
+        """Whether any policies ever in force acknowledged such a snapshot (None: any) in Redis alone.
+
+        Asked when Redis is down: today's policies may be stricter than those that an old snapshot was saved under.
+        """
+        for revision, text in (await self._history.hot_revisions()).items():
+            rules = self._revisions.get(revision) or self._revisions.setdefault(revision, _read(text))
+            if rules is None or any(rules.may_be_hot_only(name) for name in saga_names):
+                return True
+        return False
+
+
+def _read(policies: str) -> PolicySet | None:
+    """A remembered revision; None where this version cannot read it any more."""
+    try:
+        return PolicySet([Policy.model_validate(policy) for policy in json.loads(policies)])
+    except (ValueError, PolicyError):
+        return None

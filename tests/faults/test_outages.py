@@ -132,3 +132,22 @@ async def test_object_store_gone(database: str, redis_url: str, tmp_path: Path) 
         assert (await shop.run("age")).counts["archived"] == len(later)
         for snapshot in (*saved, *later):
             assert await shop.storage.get_snapshot(snapshot.snapshot_id) == snapshot
+
+
+async def test_redis_down_after_a_policy_became_durable(own_redis, database: str, tmp_path: Path) -> None:
+    """What an earlier policy acknowledged in Redis alone is never answered as missing; other sagas are read."""
+    server = await own_redis(durable=True)
+    old, other = saga(1, begun=NOW, saga_name=HOT), saga(2, begun=NOW, saga_name=DURABLE)
+    async with product(settings(database, server.url, tmp_path)) as shop:
+        await shop.run("age")
+        for snapshot in (*old[:3], *other[:3]):
+            await shop.storage.save_snapshot(snapshot)
+    stricter = [{"name": "all", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}]}]
+    async with product(config(database=database, redis_url=server.url, cold=tmp_path, policies=stricter)) as shop:
+        await server.stop()
+        await shop.storage.save_snapshot(old[3])
+        with pytest.raises(HotTierUnavailable):
+            await shop.storage.get_snapshot(old[0].snapshot_id)
+        with pytest.raises(HotTierUnavailable):
+            await shop.storage.list_snapshots(old[0].saga_id)
+        assert await shop.storage.list_snapshots(other[0].saga_id) == other[2::-1]

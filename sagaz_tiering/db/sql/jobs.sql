@@ -22,3 +22,8 @@ ON CONFLICT (revision) DO UPDATE SET first_seen = excluded.first_seen
 -- What a reader must know before it trusts Redis alone.
 SELECT (SELECT since IS NOT NULL FROM sagaz_tiering.spill) AS spilled,
        (SELECT min(first_after) FROM sagaz_tiering.policy_revisions) AS first_after
+
+-- name: hot_revisions
+-- Every revision ever in force under which something could be acknowledged by Redis alone.
+SELECT revision, policies FROM sagaz_tiering.policy_revisions r
+ WHERE EXISTS (SELECT 1 FROM json_array_elements(r.policies) p WHERE p->>'durability' = 'hot')
