@@ -335,3 +335,27 @@ class ReplayResult:
             "created_at": self.created_at.isoformat(),
             "completed_at": self.completed_at.isoformat() if self.completed_at else None,
         }
+
+
+def replay_record(result: Any) -> dict[str, Any]:
+    """The shape of `ReplayResult.to_dict` of a result (ours or sagaz's), checked; `context_override` is not copied.
+
+    Raises InvalidSnapshot (or NaiveTimestamp) for what is not a replay result.
+    """
+    try:
+        status = ReplayStatus(getattr(result.replay_status, "value", result.replay_status)).value
+        completed = result.completed_at
+        return {
+            "replay_id": str(as_uuid(result.replay_id, "replay_id")),
+            "original_saga_id": str(as_uuid(result.original_saga_id, "original_saga_id")),
+            "new_saga_id": str(as_uuid(result.new_saga_id, "new_saga_id")),
+            "checkpoint_step": result.checkpoint_step,
+            "replay_status": status,
+            "initiated_by": result.initiated_by,
+            "context_override": result.context_override,
+            "error_message": result.error_message,
+            "created_at": as_utc(result.created_at, "created_at").isoformat(),
+            "completed_at": None if completed is None else as_utc(completed, "completed_at").isoformat(),
+        }
+    except (AttributeError, ValueError) as exc:
+        raise InvalidSnapshot(f"not a replay result: {exc}") from exc

@@ -27,7 +27,7 @@ LAYERS = (
     ("patterns", "units", "urls", "environment"),
     ("schema",),
     ("snapshot",),
-    ("storage_class", "errors", "logs", "metrics", "clock", "terminal"),
+    ("storage_class", "errors", "logs", "metrics", "clock", "terminal", "spool"),
 )
 # Imports inside functions that lead upwards on purpose: a class method that opens the whole product.
 EXCEPTIONS = {("tiered", "wiring"), ("tiered", "settings")}

@@ -80,6 +80,10 @@ class Locations:
         query = _SQL["find_of_saga"]
         return [_located(row) for row in await self._db.fetch(query, saga_id, now, not_after, step, limit, with_values)]
 
+    async def saga_ids(self, after: UUID | None, now: datetime, limit: int) -> list[UUID]:
+        """The next sagas behind `after` that PostgreSQL knows a live snapshot of, ascending."""
+        return [row["saga_id"] for row in await self._db.fetch(_SQL["saga_ids"], after, now, limit)]
+
     async def packs_of(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, Packed]:
         """Which of these are in a pack already."""
         rows = await self._db.fetch(_SQL["packs_of"], list(snapshot_ids))

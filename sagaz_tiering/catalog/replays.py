@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -10,7 +10,7 @@ from sagaz_tiering import typed_json
 from sagaz_tiering.db.database import Database
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.db.text import from_column, to_column
-from sagaz_tiering.snapshot import ReplayResult, as_utc, as_uuid
+from sagaz_tiering.snapshot import ReplayResult, replay_record
 
 _SQL = load("replays")
 
@@ -23,24 +23,25 @@ class Replays:
 
     async def save(self, result: ReplayResult) -> None:
         """Insert or replace by replay_id. Accepts sagaz's own ReplayResult too."""
+        record = replay_record(result)
         encoding, override = None, None
-        if result.context_override is not None:
-            kind, data = typed_json.dumps(result.context_override, path="context_override")
+        if record["context_override"] is not None:
+            kind, data = typed_json.dumps(record["context_override"], path="context_override")
             encoding, override = int(kind), data.decode("utf-8")
-        completed = result.completed_at
+        completed, error = record["completed_at"], record["error_message"]
         await self._db.execute(
             _SQL["save"],
-            as_uuid(result.replay_id, "replay_id"),
-            as_uuid(result.original_saga_id, "original_saga_id"),
-            as_uuid(result.new_saga_id, "new_saga_id"),
-            to_column(result.checkpoint_step),
+            UUID(record["replay_id"]),
+            UUID(record["original_saga_id"]),
+            UUID(record["new_saga_id"]),
+            to_column(record["checkpoint_step"]),
             override,
             encoding,
-            to_column(result.initiated_by),
-            str(result.replay_status),
-            None if result.error_message is None else to_column(result.error_message),
-            as_utc(result.created_at, "created_at"),
-            None if completed is None else as_utc(completed, "completed_at"),
+            to_column(record["initiated_by"]),
+            record["replay_status"],
+            None if error is None else to_column(error),
+            datetime.fromisoformat(record["created_at"]),
+            None if completed is None else datetime.fromisoformat(completed),
         )
 
     async def get(self, replay_id: UUID) -> dict[str, Any] | None:
@@ -51,6 +52,10 @@ class Replays:
     async def of_saga(self, saga_id: UUID, limit: int) -> list[dict[str, Any]]:
         """A saga's records, newest first."""
         return [_record(row) for row in await self._db.fetch(_SQL["of_saga"], saga_id, limit)]
+
+    async def page(self, after: UUID | None, limit: int) -> list[dict[str, Any]]:
+        """The next records behind `after`, ascending by replay_id."""
+        return [_record(row) for row in await self._db.fetch(_SQL["page"], after, limit)]
 
 
 def _record(row: Any) -> dict[str, Any]:

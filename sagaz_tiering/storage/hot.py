@@ -50,6 +50,7 @@ class Header:
     """One indexed snapshot: `head` is enough for its meta (None: the value is gone); `length` of the value in bytes."""
 
     snapshot_id: UUID
+    created_us: int
     member: bytes
     head: bytes | None
     length: int
@@ -190,8 +191,8 @@ class HotTier:
                 "headers", [self.keys.index(saga)], [self.keys.value_prefix(saga), first, first + _PAGE - 1]
             )
             page = [
-                Header(snapshot_id=hot_keys.member_id(m), member=m, head=head, length=length)
-                for m, head, length in zip(raw[::3], raw[1::3], raw[2::3], strict=True)
+                Header(snapshot_id=hot_keys.member_id(m), created_us=int(float(at)), member=m, head=head, length=length)
+                for m, at, head, length in zip(raw[::4], raw[1::4], raw[2::4], raw[3::4], strict=True)
             ]
             if page:
                 yield page
@@ -316,6 +317,18 @@ class HotTier:
                     batch = []
             for found in await self._lengths(client, batch, prefix):
                 yield found
+
+    async def saga_ids(self) -> AsyncIterator[list[UUID]]:
+        """Every saga that Redis has something of, in no order, some twice, by SCAN: for transfer and backup."""
+        start = len(self.keys.index(""))
+        pattern = self.keys.index("?" * 32)
+        with self._translated() as client:
+            cursor: int = 0
+            while True:
+                cursor, keys = await client.scan(cursor, match=pattern, count=1000)
+                yield [UUID(hex=key[start - 1 : -1].decode()) for key in keys if isinstance(key, bytes)]
+                if cursor == 0:
+                    return
 
     async def _lengths(
         self, client: redis.asyncio.Redis, keys: Sequence[bytes], prefix: bytes

@@ -63,6 +63,11 @@ def member_id(raw: bytes) -> UUID:
     return UUID(bytes=raw[4:])
 
 
+def member_step(raw: bytes) -> int:
+    """The step index of a member."""
+    return int(struct.unpack(">I", raw[:4])[0]) - _STEP_BIAS
+
+
 def pointer(meta: SnapshotMeta) -> bytes:
     """The pointer's value: saga hex (32), created_us (8), biased step_index (4), saved_us (8)."""
     return meta.saga_id.hex.encode() + struct.pack(">qIq", meta.created_us, meta.step_index + _STEP_BIAS, meta.saved_us)

@@ -5,32 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 from sagaz_tiering import typed_json
-from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot
-from sagaz_tiering.snapshot import ReplayStatus, as_utc, as_uuid
+from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.snapshot import replay_record as as_record
 
-
-def as_record(result: Any) -> dict[str, Any]:
-    """The shape of `ReplayResult.to_dict` of a result (ours or sagaz's), checked; `context_override` is not copied.
-
-    Raises InvalidSnapshot (or NaiveTimestamp) for what is not a replay result.
-    """
-    try:
-        status = ReplayStatus(getattr(result.replay_status, "value", result.replay_status)).value
-        completed = result.completed_at
-        return {
-            "replay_id": str(as_uuid(result.replay_id, "replay_id")),
-            "original_saga_id": str(as_uuid(result.original_saga_id, "original_saga_id")),
-            "new_saga_id": str(as_uuid(result.new_saga_id, "new_saga_id")),
-            "checkpoint_step": result.checkpoint_step,
-            "replay_status": status,
-            "initiated_by": result.initiated_by,
-            "context_override": result.context_override,
-            "error_message": result.error_message,
-            "created_at": as_utc(result.created_at, "created_at").isoformat(),
-            "completed_at": None if completed is None else as_utc(completed, "completed_at").isoformat(),
-        }
-    except (AttributeError, ValueError) as exc:
-        raise InvalidSnapshot(f"not a replay result: {exc}") from exc
+__all__ = ["as_record", "from_bytes", "to_bytes"]
 
 
 def to_bytes(record: dict[str, Any]) -> bytes:

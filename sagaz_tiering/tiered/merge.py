@@ -12,24 +12,47 @@ from uuid import UUID
 
 from sagaz_tiering.catalog.locations import Located
 from sagaz_tiering.clock import from_micros
+from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
+from sagaz_tiering.storage.hot import Header
+from sagaz_tiering.storage.hot_keys import member_step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
-    """Where to read a snapshot from: `value` at hand, or in Redis under its id (hot), or `located`."""
+    """Where to read a snapshot from: `value` at hand, or in Redis under its id (hot), or `located`.
+
+    `error`: what is there cannot be read, so of `ref` only the ids and the place in the order are known.
+    """
 
     ref: SnapshotRef
     saved_us: int | None
     value: bytes | None = None
     located: Located | None = None
+    error: CorruptRecord | None = None
 
 
 def hot_copy(meta: SnapshotMeta, policies: PolicySet, value: bytes | None = None) -> Copy:
     """A copy in Redis."""
     ref = SnapshotRef.of(meta, expires_us=policies.expires_us(meta), tier=Tier.HOT)
     return Copy(ref=ref, saved_us=meta.saved_us, value=value)
+
+
+def damaged_copy(saga_id: UUID, header: Header, error: CorruptRecord) -> Copy:
+    """What an index in Redis tells of a value that cannot be read."""
+    ref = SnapshotRef(
+        snapshot_id=header.snapshot_id,
+        saga_id=saga_id,
+        saga_name="",
+        step_name="",
+        step_index=member_step(header.member),
+        status="",
+        created_at=from_micros(header.created_us),
+        expires_at=None,
+        tier=Tier.HOT,
+    )
+    return Copy(ref=ref, saved_us=None, error=error)
 
 
 def located_copy(located: Located) -> Copy:
@@ -53,8 +76,8 @@ def alive(copies: Iterable[Copy], now: datetime) -> list[Copy]:
 
 
 def matches(copy: Copy, not_after_us: int | None, step_name: str | None) -> bool:
-    """Whether a copy answers a question for a time and a step."""
-    if step_name is not None and copy.ref.step_name != step_name:
+    """Whether a copy answers a question for a time and a step; a damaged one may be of any step."""
+    if step_name is not None and copy.error is None and copy.ref.step_name != step_name:
         return False
     return not_after_us is None or copy.ref.created_at <= from_micros(not_after_us)
 

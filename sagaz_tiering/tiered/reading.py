@@ -8,6 +8,7 @@ When Redis is down, PostgreSQL answers alone only for sagas whose policies ackno
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
 from uuid import UUID
 
@@ -15,12 +16,13 @@ from sagaz_tiering import metrics
 from sagaz_tiering.catalog.locations import Located, Locations
 from sagaz_tiering.clock import Clock, from_micros, to_micros
 from sagaz_tiering.codec import Record, decode, from_value, read_meta
-from sagaz_tiering.errors import HotTierUnavailable, SnapshotLost
+from sagaz_tiering.errors import CorruptData, CorruptRecord, HotTierUnavailable, SnapshotLost
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.hot import Gone, HotTier
+from sagaz_tiering.storage.reporting import skipped_unreadable
 from sagaz_tiering.tiered.cold import ColdTier
-from sagaz_tiering.tiered.merge import Copy, alive, hot_copy, located_copy, matches, merge
+from sagaz_tiering.tiered.merge import Copy, alive, damaged_copy, hot_copy, located_copy, matches, merge
 from sagaz_tiering.tiered.watch import Watch
 
 NO_LIMIT = 2**31 - 1
@@ -86,7 +88,9 @@ class Reader:
             horizon = await self._watch.horizon_us(to_micros(self._clock.now()))
             if horizon is not None and alive([copy], self._clock.now()) and to_micros(copy.ref.created_at) > horizon:
                 return (await self.load([copy]))[0]
-        timeline = await self.timeline(saga_id, not_after=not_after, step_name=step_name, limit=1)
+        timeline = await self.timeline(saga_id, not_after=not_after, step_name=step_name, limit=1, damaged_too=True)
+        if timeline and timeline[0].error is not None:
+            raise timeline[0].error
         return (await self.load(timeline))[0] if timeline else None
 
     async def list_newest(self, saga_id: UUID, limit: int) -> list[SagaSnapshot]:
@@ -97,13 +101,16 @@ class Reader:
             found = await self._hot.values(saga_id, min(limit, NO_LIMIT))
         except HotTierUnavailable:
             found = []
-        values = [value for value in found if isinstance(value, bytes)]
-        copies = [hot_copy(read_meta(value), self.policies, value) for value in values]
+        copies = []
+        with suppress(CorruptRecord):  # then there are too few, and the longer way leaves the damaged one out
+            for value in found:
+                if isinstance(value, bytes):
+                    copies.append(hot_copy(read_meta(value), self.policies, value))
         if len(copies) == limit and alive(copies, self._clock.now()) == copies:
             horizon = await self._watch.horizon_us(to_micros(self._clock.now()))
             if horizon is not None and to_micros(copies[-1].ref.created_at) > horizon:
-                return await self.load(copies)
-        return await self.load(await self.timeline(saga_id, limit=limit))
+                return await self.load_readable(copies)
+        return await self.load_readable(await self.timeline(saga_id, limit=limit))
 
     async def timeline(
         self,
@@ -113,8 +120,12 @@ class Reader:
         step_name: str | None = None,
         limit: int = NO_LIMIT,
         expired_too: bool = False,
+        damaged_too: bool = False,
     ) -> list[Copy]:
-        """Live copies of a saga's snapshots over all tiers, newest first, without bodies of hot and cold ones."""
+        """Live copies of a saga's snapshots over all tiers, newest first, without bodies of hot and cold ones.
+
+        Those whose header cannot be read are left out and reported, unless asked for.
+        """
         now, limit = self._clock.now(), min(limit, NO_LIMIT)
         hot, gone, hot_error = await self._hot_timeline(saga_id)
         located = [
@@ -138,7 +149,25 @@ class Reader:
         merged = merge(hot, located)
         if not expired_too:
             merged = alive(merged, now)
+        if not damaged_too:
+            for copy in merged:
+                if copy.error is not None:
+                    skipped_unreadable(copy.ref.snapshot_id, "tiered", copy.error)
+            merged = [copy for copy in merged if copy.error is None]
         return [copy for copy in merged if matches(copy, not_after_us, step_name)][:limit]
+
+    async def load_readable(self, copies: Sequence[Copy]) -> list[SagaSnapshot]:
+        """`load` without what is damaged, which is reported."""
+        try:
+            return await self.load(copies)
+        except CorruptData:
+            found = []
+            for copy in copies:
+                try:
+                    found += await self.load([copy])
+                except CorruptData as exc:
+                    skipped_unreadable(copy.ref.snapshot_id, "tiered", exc)
+            return found
 
     async def load(self, copies: Sequence[Copy]) -> list[SagaSnapshot]:
         """The snapshots of these copies, in their order; a hot one that left Redis meanwhile is read where it is."""
@@ -186,8 +215,11 @@ class Reader:
                 for header in headers:
                     if header.head is None:
                         gone.add(header.snapshot_id)
-                    else:
+                        continue
+                    try:
                         hot[header.snapshot_id] = hot_copy(read_meta(header.head), self.policies)
+                    except CorruptRecord as exc:
+                        hot[header.snapshot_id] = damaged_copy(saga_id, header, exc)
         except HotTierUnavailable as exc:
             return [], set(), exc
         return list(hot.values()), gone - hot.keys(), None

@@ -24,6 +24,7 @@ from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.encoding import encode_value
 from sagaz_tiering.storage.hot import HotTier
 from sagaz_tiering.storage.reporting import measured_read, reported_save
+from sagaz_tiering.tiered import iterating
 from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.explanation import Explanation, explain
 from sagaz_tiering.tiered.merge import Copy
@@ -186,6 +187,37 @@ class TieredSnapshotStorage:
     async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
         """Records of replays of a saga, newest first."""
         return await self._tiers.catalog.replays.of_saga(as_uuid(saga_id, "saga_id"), checked_limit(limit))
+
+    async def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
+        """Every saga with a live snapshot in any tier, ascending by id, from behind `after` on."""
+        async for saga in self._sagas(after):
+            if await self._reader.timeline(saga, limit=1):
+                yield saga
+
+    async def iter_snapshots(
+        self, saga_id: UUID | str | None = None, *, after: UUID | str | None = None
+    ) -> AsyncIterator[SagaSnapshot]:
+        """Every live snapshot of one saga, oldest first, or of every saga in the order of `saga_ids`.
+
+        Raises SnapshotArchived where it comes to bytes that must be restored first.
+        """
+        if saga_id is not None:
+            async for snapshot in iterating.snapshots_of(self._reader, as_uuid(saga_id, "saga_id")):
+                yield snapshot
+            return
+        async for saga in self._sagas(after):
+            async for snapshot in iterating.snapshots_of(self._reader, saga):
+                yield snapshot
+
+    async def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
+        """Every replay record, ascending by replay id, from behind `after` on."""
+        start = None if after is None else as_uuid(after, "after")
+        async for record in iterating.replay_logs(self._tiers.catalog, start):
+            yield record
+
+    def _sagas(self, after: UUID | str | None) -> AsyncIterator[UUID]:
+        start = None if after is None else as_uuid(after, "after")
+        return iterating.saga_ids(self._tiers.hot, self._tiers.catalog, self._tiers.clock, start)
 
     async def health_check(self) -> Health:
         """Ask every tier; counts snapshots by walking Redis, so not for every second."""

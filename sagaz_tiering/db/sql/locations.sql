@@ -70,3 +70,19 @@ SELECT v.snapshot_id
 
 -- name: prune_tombstones
 DELETE FROM sagaz_tiering.tombstones WHERE deleted_at < $1
+
+-- name: saga_ids
+-- Sagas that PostgreSQL knows a live snapshot of, ascending: $1 after, $2 now, $3 how many.
+SELECT saga_id FROM (
+ (SELECT DISTINCT d.saga_id FROM sagaz_tiering.saga_snapshots d
+   WHERE ($1::uuid IS NULL OR d.saga_id > $1) AND (d.expires_at IS NULL OR d.expires_at > $2)
+   ORDER BY d.saga_id LIMIT $3)
+ UNION
+ (SELECT DISTINCT f.saga_id FROM sagaz_tiering.frames f
+   WHERE ($1::uuid IS NULL OR f.saga_id > $1)
+     AND EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s
+                  WHERE s.pack_id = f.pack_id AND s.frame_no = f.frame_no
+                    AND (s.expires_at IS NULL OR s.expires_at > $2))
+   ORDER BY f.saga_id LIMIT $3)
+) AS found
+ORDER BY saga_id LIMIT $3

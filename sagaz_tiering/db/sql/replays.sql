@@ -16,3 +16,6 @@ SELECT * FROM sagaz_tiering.saga_replay_log WHERE replay_id = $1
 -- name: of_saga
 SELECT * FROM sagaz_tiering.saga_replay_log WHERE original_saga_id = $1
  ORDER BY created_at DESC, replay_id DESC LIMIT $2
+
+-- name: page
+SELECT * FROM sagaz_tiering.saga_replay_log WHERE $1::uuid IS NULL OR replay_id > $1 ORDER BY replay_id LIMIT $2

@@ -1,11 +1,13 @@
 -- What is known of a saga's snapshots without their bodies, oldest first, from a rank on.
 -- KEYS  1 saga index      ARGV  1 value key prefix  2 first rank  3 last rank
--- Returns member, header bytes (nil: the value is gone) and value length by turns.
+-- Returns member, score, header bytes (nil: the value is gone) and value length by turns.
 local function hex(bytes)
   return (string.gsub(bytes, '.', function(c) return string.format('%02x', string.byte(c)) end))
 end
 local found = {}
-for _, member in ipairs(redis.call('ZRANGE', KEYS[1], ARGV[2], ARGV[3])) do
+local places = redis.call('ZRANGE', KEYS[1], ARGV[2], ARGV[3], 'WITHSCORES')
+for i = 1, #places, 2 do
+  local member = places[i]
   local key = ARGV[1] .. hex(string.sub(member, 5))
   local head = redis.call('GETRANGE', key, 0, 255)
   if #head >= 8 then
@@ -15,6 +17,7 @@ for _, member in ipairs(redis.call('ZRANGE', KEYS[1], ARGV[2], ARGV[3])) do
     end
   end
   found[#found + 1] = member
+  found[#found + 1] = places[i + 1]
   found[#found + 1] = #head > 0 and head or false
   found[#found + 1] = redis.call('STRLEN', key)
 end

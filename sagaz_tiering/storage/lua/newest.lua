@@ -4,11 +4,18 @@
 local function hex(bytes)
   return (string.gsub(bytes, '.', function(c) return string.format('%02x', string.byte(c)) end))
 end
-local function step_of(value)
+-- Whether a value is of that step; one too short to tell counts, so that the reader sees that it is damaged.
+local function is_of_step(value, name)
+  if #value < 92 then
+    return true
+  end
   local saga_name_length = struct.unpack('>I4', string.sub(value, 85, 88))
   local at = 89 + saga_name_length
+  if #value < at + 3 then
+    return true
+  end
   local length = struct.unpack('>I4', string.sub(value, at, at + 3))
-  return string.sub(value, at + 4, at + 3 + length)
+  return string.sub(value, at + 4, at + 3 + length) == name
 end
 local offset = 0
 while true do
@@ -22,7 +29,7 @@ while true do
     if not value then
       return {id}
     end
-    if ARGV[4] ~= '1' or step_of(value) == ARGV[3] then
+    if ARGV[4] ~= '1' or is_of_step(value, ARGV[3]) then
       return value
     end
   end
