@@ -123,10 +123,10 @@ class SagaSnapshot:
         status: str,
         context: Mapping[str, Any],
         completed_steps: list[str],
-        created_at: datetime,
+        created_at: datetime | None = None,
         retention_until: datetime | None = None,
     ) -> SagaSnapshot:
-        """A new snapshot with a fresh id; top level of context and steps are copied."""
+        """A new snapshot with a fresh id, of now by default; top level of context and steps are copied."""
         return cls(
             snapshot_id=uuid4(),
             saga_id=as_uuid(saga_id, "saga_id"),
@@ -136,7 +136,7 @@ class SagaSnapshot:
             status=status,
             context=dict(context),
             completed_steps=list(completed_steps),
-            created_at=created_at,
+            created_at=datetime.now(UTC) if created_at is None else created_at,
             retention_until=retention_until,
         )
 

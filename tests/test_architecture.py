@@ -12,7 +12,7 @@ PACKAGE = Path(__file__).parent.parent / "sagaz_tiering"
 # Top down. A module imports only from lines below its own; names on one line never import each other.
 LAYERS = (
     ("cli",),
-    ("demo", "daemon"),
+    ("demo", "daemon", "replaying"),
     ("wiring",),
     ("engine", "tiered"),
     ("catalog", "pack", "storage"),

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sagaz_tiering.cli import catalogs, demos, jobs, policies, running, snapshots, status
+from sagaz_tiering.cli import catalogs, demos, jobs, policies, replays, running, snapshots, status
 from sagaz_tiering.cli.failures import UsageError, report
 
 EXIT_CODES = (
@@ -37,7 +37,7 @@ app = typer.Typer(
 )
 for module in (running, demos, jobs, status, snapshots):
     module.register(app)
-for group in (policies.group, catalogs.group):
+for group in (policies.group, catalogs.group, replays.group):
     app.add_typer(group)
 
 

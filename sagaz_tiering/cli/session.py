@@ -17,6 +17,7 @@ from sagaz_tiering.cli.failures import report
 from sagaz_tiering.cli.options import locate_config
 
 if TYPE_CHECKING:
+    from sagaz_tiering.storage.base import SnapshotStorage
     from sagaz_tiering.wiring import Runtime
 
 INTERRUPTED = 130
@@ -65,6 +66,20 @@ async def opened(config_path: Path | None) -> AsyncIterator[Runtime]:
 
     async with open_runtime(load_config(path)) as runtime:
         yield runtime
+
+
+@asynccontextmanager
+async def opened_storage(config_path: Path | None, url: str | None) -> AsyncIterator[SnapshotStorage]:
+    """The storage that `url` names, else the tiered one of the configuration."""
+    if url is not None:
+        from sagaz_tiering.opener import open_storage
+
+        async with open_storage(url) as storage:
+            yield storage
+        return
+    async with opened(config_path) as runtime:
+        await check_schema_if_reachable(runtime)
+        yield runtime.storage()
 
 
 async def check_schema_if_reachable(runtime: Runtime) -> None:
