@@ -11,8 +11,10 @@
     ├── TierUnavailable                 a server that might hold the answer cannot be asked
     │   ├── HotTierUnavailable          Redis
     │   ├── CatalogUnavailable          PostgreSQL (catalog and durable copy)
-    │   └── ColdTierUnavailable         the object store
+    │   ├── ColdTierUnavailable         the object store
+    │   └── LocalStorageUnavailable     the directory of a FilesystemSnapshotStorage
     ├── SnapshotArchived                the bytes are in an archive class; restore first
+    ├── LegalHold                       what should be removed is held
     ├── SnapshotLost                    an index names a snapshot that no tier holds
     ├── CorruptData                     stored bytes are not what was written
     │   ├── CorruptRecord               one snapshot's bytes
@@ -126,6 +128,12 @@ class ColdTierUnavailable(TierUnavailable):
     hint = "check tiers.cold and that the object store is running and reachable"
 
 
+class LocalStorageUnavailable(TierUnavailable):
+    """The directory of a FilesystemSnapshotStorage cannot be read or written; what was stored before is intact."""
+
+    hint = "check base_path, its volume, free space and permissions"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreOption:
     """One way to make archived bytes readable: how long it takes and what it costs (USD)."""
@@ -172,6 +180,13 @@ class SnapshotArchived(SagazTieringError):
     def cost_usd(self) -> float | None:
         """Cost of the default way (the first option) in USD, or None where it is not known."""
         return self.options[0].cost_usd if self.options else None
+
+
+class LegalHold(SagazTieringError):
+    """What should be removed is under a legal hold; nothing was removed."""
+
+    exit_code = 9
+    hint = "see: sagaz-tiering holds; release the hold first if it has ended"
 
 
 class SnapshotLost(SagazTieringError):

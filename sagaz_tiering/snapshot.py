@@ -229,6 +229,7 @@ class SnapshotRef:
     """One line of a saga's timeline: everything but the context, and where the bytes are.
 
     `expires_at` is when the snapshot stops existing (None: never); `storage_class` is set for the cold tier.
+    `held`: a legal hold suspends its expiry (told by `timeline`).
     """
 
     snapshot_id: UUID
@@ -241,6 +242,7 @@ class SnapshotRef:
     expires_at: datetime | None
     tier: Tier
     storage_class: str | None = None
+    held: bool = False
 
     @property
     def order_key(self) -> tuple[datetime, int, int]:
@@ -277,6 +279,7 @@ class SnapshotRef:
             "expires_at": self.expires_at.isoformat() if self.expires_at else None,
             "tier": self.tier.value,
             "storage_class": self.storage_class,
+            "held": self.held,
         }
 
 

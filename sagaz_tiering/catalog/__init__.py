@@ -9,6 +9,7 @@ from uuid import UUID
 
 from sagaz_tiering.catalog.durable import DurableCopies
 from sagaz_tiering.catalog.history import History
+from sagaz_tiering.catalog.holds import Holds
 from sagaz_tiering.catalog.leases import Leases
 from sagaz_tiering.catalog.locations import Locations
 from sagaz_tiering.catalog.packs import Packs
@@ -26,6 +27,7 @@ class Catalog:
         self.db = db
         self.durable = DurableCopies(db)
         self.history = History(db)
+        self.holds = Holds(db)
         self.leases = Leases(db)
         self.locations = Locations(db)
         self.packs = Packs(db)

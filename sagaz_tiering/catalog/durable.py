@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
+from sagaz_tiering.catalog.holds import Holds, hold_still
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.db.database import Database, affected
@@ -76,6 +77,7 @@ class DurableCopies:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._holds = Holds(db)
 
     async def put(
         self, meta: SnapshotMeta, value: bytes, *, due_us: int | None, expires_us: int | None, spilled: bool
@@ -143,11 +145,14 @@ class DurableCopies:
         rows = await self._db.fetch(_SQL["expired"], now, *after, limit)
         return [ExpiredRow(**dict(row)) for row in rows]
 
-    async def delete_versions(self, rows: Sequence[ExpiredRow], lease: Lease) -> int:
-        """Remove exactly these saves; how many were still there."""
+    async def delete_unheld(self, metas: Sequence[SnapshotMeta], lease: Lease) -> int:
+        """Remove exactly these saves, but no held one; how many went."""
         async with self._db.transaction() as conn:
             await fence(conn, lease)
-            ids, saves = [r.snapshot_id for r in rows], [r.saved_at for r in rows]
+            await hold_still(conn)
+            held = await self._holds.covering(metas, conn)
+            gone = [meta for meta in metas if meta.snapshot_id not in held]
+            ids, saves = [meta.snapshot_id for meta in gone], [from_micros(meta.saved_us) for meta in gone]
             return affected(await conn.execute(_SQL["delete_versions"], ids, saves))
 
     async def reset_due(self, after: UUID, limit: int) -> UUID | None:

@@ -15,6 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from sagaz_tiering.catalog.durable import moment
+from sagaz_tiering.catalog.holds import hold_still
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK, buried
 from sagaz_tiering.clock import from_micros
@@ -199,9 +200,10 @@ class Packs:
         return int(await self._db.fetchval(_SQL["count_expired"], pack_id, now))
 
     async def expire_batch(self, pack_id: int, lease: Lease, now: datetime, limit: int) -> int:
-        """Unpublish up to `limit` expired snapshots of a pack; how many went."""
+        """Unpublish up to `limit` expired snapshots of a pack that no legal hold covers; how many went."""
         async with self._db.transaction() as conn:
             await fence(conn, lease)
+            await hold_still(conn)
             return int(await conn.fetchval(_SQL["expire_batch"], pack_id, now, limit))
 
     async def settle_expiry(self, pack_id: int, lease: Lease, now: datetime, delete_after: datetime) -> bool:

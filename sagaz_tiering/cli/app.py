@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sagaz_tiering.cli import catalogs, demos, jobs, policies, replays, running, snapshots, status
+from sagaz_tiering.cli import catalogs, demos, holds, jobs, policies, replays, running, snapshots, status
 from sagaz_tiering.cli.failures import UsageError, report
 
 EXIT_CODES = (
@@ -22,6 +22,7 @@ EXIT_CODES = (
     (6, "lost or corrupt data"),
     (7, "another process holds the lease, or another catalog owns the bucket prefix"),
     (8, "not found, or expired"),
+    (9, "a legal hold forbids it"),
 )
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code}  {meaning}" for code, meaning in EXIT_CODES)
 
@@ -35,7 +36,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (running, demos, jobs, status, snapshots):
+for module in (running, demos, jobs, status, snapshots, holds):
     module.register(app)
 for group in (policies.group, catalogs.group, replays.group):
     app.add_typer(group)

@@ -8,7 +8,8 @@ are deleted. Each step can be repeated.
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import structlog
@@ -27,10 +28,13 @@ from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.hot import Header
 from sagaz_tiering.storage.hot_keys import SHARDS
+from sagaz_tiering.units import micros
 
 _log = structlog.get_logger(__name__)
 _PAGE = 100
 _ROWS = 10_000
+_HELD_US = micros(timedelta(hours=1))
+"""After so long a saga with held snapshots is looked at again."""
 _BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
@@ -50,14 +54,16 @@ def plan(headers: list[Header], policies: PolicySet, now_us: int) -> tuple[list[
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
-    """Count what a run would remove now."""
+    """Count what a run would remove now, and what legal holds keep."""
     for shard in SHARDS:
         async for saga_id in context.hot.due_sagas(shard, expiring=True, now_us=context.now_us):
             async for headers in context.hot.headers(saga_id):
-                tally.add("hot", len(plan(headers, context.policies, context.now_us)[0]))
+                await _count(context, "hot", plan(headers, context.policies, context.now_us)[0], tally)
     after = _BEGINNING
     while rows := await context.catalog.durable.expired(context.now, after, _PAGE):
-        tally.add("durable", sum(_is_expired(context, row) for row in rows))
+        metas = [meta for row in rows if (meta := _readable(row)) is not None]
+        expired = [meta for meta in metas if context.policies.decide(meta, context.now_us).expired]
+        await _count(context, "durable", expired, tally)
         after = (rows[-1].expires_at, rows[-1].snapshot_id)
     last = 0
     while packs := await context.catalog.packs.expiring(context.now, retention_revision(context.policies), last, _PAGE):
@@ -65,6 +71,12 @@ async def preview(context: JobContext, tally: Tally) -> None:
             tally.add("archived", await context.catalog.packs.count_expired(pack.pack_id, context.now))
         last = packs[-1].pack_id
     tally.add("packs_deleted", len(await context.catalog.packs.deletable(context.now, 0, _ROWS)))
+
+
+async def _count(context: JobContext, kind: str, expired: Sequence[SnapshotMeta], tally: Tally) -> None:
+    held = await context.catalog.holds.covering(expired)
+    tally.add(kind, len(expired) - len(held))
+    tally.add("held", len(held))
 
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
@@ -96,7 +108,13 @@ async def _expire_saga(context: JobContext, turn: Turn, tally: Tally) -> None:
         turn.left += len(alive)
         for meta in alive:
             turn.keep(context, meta)
-    tally.add("hot", await context.hot.evict(expired))
+    async with context.catalog.holds.steady() as conn:
+        held = await context.catalog.holds.covering(expired, conn)
+        tally.add("hot", await context.hot.evict([meta for meta in expired if meta.snapshot_id not in held]))
+    if held:
+        tally.add("held", len(held))
+        turn.left += len(held)
+        turn.expire_at(context.now_us + _HELD_US)
     turn.read = True
 
 
@@ -106,10 +124,11 @@ async def _expire_durable(context: JobContext, lease: Lease, tally: Tally) -> No
         rows = await durable.expired(context.now, after, _PAGE)
         if not rows:
             return
-        gone = [row for row in rows if _is_expired(context, row)]
-        tally.add("durable", await durable.delete_versions(gone, lease))
-        kept = [_postponement(context, row) for row in rows if not _is_expired(context, row)]
-        await durable.postpone([p for p in kept if p is not None])
+        metas = [meta for row in rows if (meta := _readable(row)) is not None]
+        expired = [meta for meta in metas if context.policies.decide(meta, context.now_us).expired]
+        tally.add("durable", await durable.delete_unheld(expired, lease))
+        gone = {meta.snapshot_id for meta in expired}
+        await durable.postpone([_postponement(context, meta) for meta in metas if meta.snapshot_id not in gone])
         after = (rows[-1].expires_at, rows[-1].snapshot_id)
 
 
@@ -148,22 +167,18 @@ async def _delete_retired(context: JobContext, lease: Lease, tally: Tally) -> No
         last = page[-1].pack_id
 
 
-def _is_expired(context: JobContext, row: ExpiredRow) -> bool:
+def _readable(row: ExpiredRow) -> SnapshotMeta | None:
     try:
-        return context.policies.decide(read_meta(row.head), context.now_us).expired
+        return read_meta(row.head)
     except CorruptRecord as exc:
         _log.error("snapshot.unreadable", snapshot_id=str(row.snapshot_id), tier="durable", error=str(exc))
-        return False
-
-
-def _postponement(context: JobContext, row: ExpiredRow) -> Postponement | None:
-    try:
-        meta = read_meta(row.head)
-    except CorruptRecord:
         return None
+
+
+def _postponement(context: JobContext, meta: SnapshotMeta) -> Postponement:
     decision = context.policies.decide(meta, context.now_us)
     return Postponement(
-        snapshot_id=row.snapshot_id,
+        snapshot_id=meta.snapshot_id,
         saved_us=meta.saved_us,
         due_us=decision.due_us,
         expires_us=decision.expires_us,

@@ -13,6 +13,7 @@ from datetime import datetime
 from uuid import UUID
 
 from sagaz_tiering import metrics
+from sagaz_tiering.catalog.holds import Holds
 from sagaz_tiering.catalog.locations import Located, Locations
 from sagaz_tiering.clock import Clock, from_micros, to_micros
 from sagaz_tiering.codec import Record, decode, from_value, read_meta
@@ -36,6 +37,7 @@ class Reader:
         *,
         hot: HotTier,
         locations: Locations,
+        holds: Holds,
         cold: ColdTier,
         watch: Watch,
         policies: PolicySet,
@@ -44,6 +46,7 @@ class Reader:
         self.policies = policies
         self._hot = hot
         self._locations = locations
+        self._holds = holds
         self._cold = cold
         self._watch = watch
         self._clock = clock
@@ -51,7 +54,7 @@ class Reader:
     async def get(self, snapshot_id: UUID) -> SagaSnapshot | None:
         """One snapshot by id."""
         copies = await self.copies(snapshot_id, trust_redis=True)
-        live = alive(copies[:1], self._clock.now())
+        live = await self._alive(copies[:1])
         return (await self.load(live))[0] if live else None
 
     async def copies(self, snapshot_id: UUID, *, trust_redis: bool) -> list[Copy]:
@@ -148,7 +151,7 @@ class Reader:
                 raise _lost(snapshot_id)
         merged = merge(hot, located)
         if not expired_too:
-            merged = alive(merged, now)
+            merged = await self._alive(merged)
         if not damaged_too:
             for copy in merged:
                 if copy.error is not None:
@@ -191,6 +194,15 @@ class Reader:
         for copy in copies:
             metrics.READS.labels(tier=copy.ref.tier.value).inc()
         return [decode(records[copy.ref.snapshot_id]) for copy in copies]
+
+    async def _alive(self, copies: Sequence[Copy]) -> list[Copy]:
+        """Those that have not expired, or that a legal hold keeps."""
+        live = alive(copies, self._clock.now())
+        if len(live) == len(copies):
+            return live
+        known = {copy.ref.snapshot_id for copy in live}
+        held = await self._holds.covering([copy.ref for copy in copies if copy.ref.snapshot_id not in known])
+        return [copy for copy in copies if copy.ref.snapshot_id in known | held]
 
     async def _moved_value(self, snapshot_id: UUID, packed: list[Located]) -> bytes | None:
         """The durable value of a snapshot that just left Redis, or None with its place added to `packed`."""

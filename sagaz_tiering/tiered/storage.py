@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -13,9 +13,10 @@ from uuid import UUID
 
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog import Catalog
+from sagaz_tiering.catalog.holds import Hold
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES, read_meta
-from sagaz_tiering.errors import TierUnavailable
+from sagaz_tiering.errors import LegalHold, TierUnavailable
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.prices import PriceList
@@ -68,6 +69,7 @@ class TieredSnapshotStorage:
         self._reader = Reader(
             hot=tiers.hot,
             locations=tiers.catalog.locations,
+            holds=tiers.catalog.holds,
             cold=ColdTier(tiers.objects, tiers.prices),
             watch=self._watch,
             policies=tiers.policies,
@@ -140,8 +142,9 @@ class TieredSnapshotStorage:
 
     async def timeline(self, saga_id: UUID | str) -> list[SnapshotRef]:
         """Every live snapshot of a saga, oldest first, with its tier; never touches archived bytes."""
-        copies = await self._reader.timeline(as_uuid(saga_id, "saga_id"))
-        return [copy.ref for copy in reversed(copies)]
+        refs = [copy.ref for copy in reversed(await self._reader.timeline(as_uuid(saga_id, "saga_id")))]
+        held = await self._tiers.catalog.holds.covering(refs)
+        return [replace(ref, held=True) if ref.snapshot_id in held else ref for ref in refs]
 
     async def locate(self, snapshot_id: UUID | str) -> list[SnapshotRef]:
         """Every copy of a snapshot, the one that is read first, expired ones included; [] if there is none."""
@@ -155,22 +158,49 @@ class TieredSnapshotStorage:
         if not copies:
             return Explanation(snapshot_id=wanted, found=False)
         refs = tuple(copy.ref for copy in copies)
-        return explain(wanted, _meta_of(copies[0]), refs, self._reader.policies, self._tiers.clock.now())
+        holds = await self._tiers.catalog.holds.holding(refs[0])
+        blockers = tuple(f"legal hold since {h.placed_at.isoformat()} by {h.placed_by}: {h.reason}" for h in holds)
+        found = explain(wanted, _meta_of(copies[0]), refs, self._reader.policies, self._tiers.clock.now())
+        return replace(found, blockers=(*found.blockers, *blockers))
 
     async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
-        """Remove a snapshot from every tier; False if no tier had it. Bytes in a pack go when the pack does."""
+        """Remove a snapshot from every tier; False if no tier had it. Bytes in a pack go when the pack does.
+
+        Raises LegalHold for a held one; nothing was removed.
+        """
         wanted = as_uuid(snapshot_id, "snapshot_id")
+        copies = await self._reader.copies(wanted, trust_redis=False)
+        await self._refuse_held([copy.ref for copy in copies[:1]])
         known = await self._tiers.catalog.locations.delete([wanted], self._tiers.clock.now())
         return await self._tiers.hot.delete(wanted) or bool(known)
 
     async def cleanup_saga(self, saga_id: UUID | str) -> int:
-        """Remove every snapshot of a saga from every tier; how many there were."""
-        copies = await self._reader.timeline(as_uuid(saga_id, "saga_id"), expired_too=True)
+        """Remove every snapshot of a saga from every tier; how many there were. Raises LegalHold if one is held."""
+        copies = await self._reader.timeline(as_uuid(saga_id, "saga_id"), expired_too=True, damaged_too=True)
+        await self._refuse_held([copy.ref for copy in copies])
         ids = [copy.ref.snapshot_id for copy in copies]
         await self._tiers.catalog.locations.delete(ids, self._tiers.clock.now())
         for snapshot_id in ids:
             await self._tiers.hot.delete(snapshot_id)
         return len(ids)
+
+    async def hold(self, saga_id: UUID | str, reason: str, *, who: str = "application") -> Hold:
+        """Place a legal hold: nothing of the saga expires or can be deleted until `release`. Raises ConfigError."""
+        saga, now = as_uuid(saga_id, "saga_id"), self._tiers.clock.now()
+        return await self._tiers.catalog.holds.place(saga, reason=reason, who=who, now=now)
+
+    async def release(self, saga_id: UUID | str, reason: str = "released", *, who: str = "application") -> int:
+        """End the holds that were placed on this saga by its id; how many there were."""
+        holds = self._tiers.catalog.holds
+        placed = await holds.in_force(as_uuid(saga_id, "saga_id"))
+        return await holds.release([h.hold_id for h in placed], reason=reason, who=who, now=self._tiers.clock.now())
+
+    async def _refuse_held(self, refs: Sequence[SnapshotRef]) -> None:
+        held = await self._tiers.catalog.holds.covering(refs)
+        for ref in refs:
+            if ref.snapshot_id in held:
+                why = (await self._tiers.catalog.holds.holding(ref))[0]
+                raise LegalHold(f"snapshot {ref.snapshot_id} is under a legal hold ({why.subject}): {why.reason}")
 
     async def delete_expired_snapshots(self) -> int:
         """Run the expire job now, in every tier; how many copies went (0 if another process is at it)."""

@@ -23,7 +23,9 @@ SELECT * FROM (
          NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS byte_offset,
          NULL::integer AS byte_length, NULL::text AS storage_class, NULL::bigint AS byte_size
     FROM sagaz_tiering.saga_snapshots d
-   WHERE d.saga_id = $1 AND (d.expires_at IS NULL OR d.expires_at > $2)
+   WHERE d.saga_id = $1
+     AND (d.expires_at IS NULL OR d.expires_at > $2 OR ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
+          AND sagaz_tiering.is_held(d.saga_id, d.saga_name, d.step_name, d.status)))
      AND ($3::timestamptz IS NULL OR d.created_at <= $3) AND ($4::text IS NULL OR d.step_name = $4)
    ORDER BY d.created_at DESC, d.step_index DESC, d.snapshot_id DESC LIMIT $5)
  UNION ALL
@@ -33,7 +35,9 @@ SELECT * FROM (
     JOIN sagaz_tiering.snapshots s USING (pack_id, frame_no)
     JOIN sagaz_tiering.packs p USING (pack_id)
     JOIN sagaz_tiering.steps t USING (step_id)
-   WHERE f.saga_id = $1 AND (s.expires_at IS NULL OR s.expires_at > $2)
+   WHERE f.saga_id = $1
+     AND (s.expires_at IS NULL OR s.expires_at > $2 OR ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
+          AND sagaz_tiering.is_held(f.saga_id, t.saga_name, t.step_name, t.status)))
      AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d WHERE d.snapshot_id = s.snapshot_id)
      AND ($3::timestamptz IS NULL OR s.created_at <= $3) AND ($4::text IS NULL OR t.step_name = $4)
    ORDER BY s.created_at DESC, t.step_index DESC, s.snapshot_id DESC LIMIT $5)
@@ -75,14 +79,17 @@ DELETE FROM sagaz_tiering.tombstones WHERE deleted_at < $1
 -- Sagas that PostgreSQL knows a live snapshot of, ascending: $1 after, $2 now, $3 how many.
 SELECT saga_id FROM (
  (SELECT DISTINCT d.saga_id FROM sagaz_tiering.saga_snapshots d
-   WHERE ($1::uuid IS NULL OR d.saga_id > $1) AND (d.expires_at IS NULL OR d.expires_at > $2)
+   WHERE ($1::uuid IS NULL OR d.saga_id > $1) 
+     AND (d.expires_at IS NULL OR d.expires_at > $2 OR ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
+          AND sagaz_tiering.is_held(d.saga_id, d.saga_name, d.step_name, d.status)))
    ORDER BY d.saga_id LIMIT $3)
  UNION
  (SELECT DISTINCT f.saga_id FROM sagaz_tiering.frames f
    WHERE ($1::uuid IS NULL OR f.saga_id > $1)
-     AND EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s
+     AND EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s JOIN sagaz_tiering.steps t USING (step_id)
                   WHERE s.pack_id = f.pack_id AND s.frame_no = f.frame_no
-                    AND (s.expires_at IS NULL OR s.expires_at > $2))
+                    AND (s.expires_at IS NULL OR s.expires_at > $2 OR ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
+                         AND sagaz_tiering.is_held(f.saga_id, t.saga_name, t.step_name, t.status))))
    ORDER BY f.saga_id LIMIT $3)
 ) AS found
 ORDER BY saga_id LIMIT $3

@@ -56,13 +56,25 @@ SELECT * FROM sagaz_tiering.packs
  ORDER BY pack_id LIMIT $4
 
 -- name: count_expired
-SELECT count(*) FROM sagaz_tiering.snapshots WHERE pack_id = $1 AND expires_at <= $2
+SELECT count(*)
+  FROM sagaz_tiering.snapshots s
+  JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
+  JOIN sagaz_tiering.steps t USING (step_id)
+ WHERE s.pack_id = $1 AND s.expires_at <= $2
+   AND NOT ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
+            AND sagaz_tiering.is_held(f.saga_id, t.saga_name, t.step_name, t.status))
 
 -- name: expire_batch
 WITH gone AS (
     DELETE FROM sagaz_tiering.snapshots
-     WHERE snapshot_id IN (SELECT snapshot_id FROM sagaz_tiering.snapshots
-                            WHERE pack_id = $1 AND expires_at <= $2 LIMIT $3)
+     WHERE snapshot_id IN (SELECT s.snapshot_id
+                             FROM sagaz_tiering.snapshots s
+                             JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
+                             JOIN sagaz_tiering.steps t USING (step_id)
+                            WHERE s.pack_id = $1 AND s.expires_at <= $2
+                              AND NOT ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
+                                       AND sagaz_tiering.is_held(f.saga_id, t.saga_name, t.step_name, t.status))
+                            LIMIT $3)
     RETURNING 1),
 counted AS (
     UPDATE sagaz_tiering.packs SET live_count = live_count - (SELECT count(*) FROM gone) WHERE pack_id = $1)

@@ -1,0 +1,190 @@
+"""Legal holds: what must not expire, be erased or be lost in a rewrite, by saga or by match, with who and why.
+
+While a snapshot is held its retention is suspended: it stays readable past its expiry. Every deletion asks inside
+a transaction that placing a hold waits for (`steady`), so that a hold, once acknowledged, lost nothing to a
+deletion that was under way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+from uuid import UUID, uuid4
+
+import orjson
+
+from sagaz_tiering.db.database import Connection, Database
+from sagaz_tiering.db.queries import load
+from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.patterns import ANY, Match
+
+_SQL = load("holds")
+_LOCK = 0x5A6A7A03
+
+
+class Named(Protocol):
+    """What a hold looks at: a SnapshotMeta or a SnapshotRef."""
+
+    @property
+    def snapshot_id(self) -> UUID: ...
+    @property
+    def saga_id(self) -> UUID: ...
+    @property
+    def saga_name(self) -> str: ...
+    @property
+    def step_name(self) -> str: ...
+    @property
+    def status(self) -> str: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hold:
+    """A hold in force: on one saga, or on all that `match` matches, now and later."""
+
+    hold_id: UUID
+    saga_id: UUID | None
+    match: dict[str, Any] | None
+    reason: str
+    placed_by: str
+    placed_at: datetime
+
+    @property
+    def subject(self) -> str:
+        """`saga ID`, or the patterns."""
+        if self.saga_id is not None:
+            return f"saga {self.saga_id}"
+        shown = {name: patterns for name, patterns in (self.match or {}).items() if tuple(patterns) != ANY}
+        return "; ".join(f"{name}={','.join(patterns)}" for name, patterns in shown.items()) or "everything"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "hold_id": str(self.hold_id),
+            "saga_id": str(self.saga_id) if self.saga_id else None,
+            "match": self.match,
+            "reason": self.reason,
+            "placed_by": self.placed_by,
+            "placed_at": self.placed_at.isoformat(),
+        }
+
+
+class Holds:
+    """The tables `holds` and `hold_log`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def place(self, on: UUID | Match, *, reason: str, who: str, now: datetime) -> Hold:
+        """Hold a saga, or everything that matches. Raises ConfigError without a reason."""
+        if not reason.strip():
+            raise ConfigError("a legal hold needs a reason", hint="say which case or order asks for it")
+        saga_id, match = (on, None) if isinstance(on, UUID) else (None, on.model_dump(mode="json"))
+        hold = Hold(hold_id=uuid4(), saga_id=saga_id, match=match, reason=reason, placed_by=who, placed_at=now)
+        text = None if match is None else orjson.dumps(match).decode()
+        names = (None, None, None) if isinstance(on, UUID) else (on.saga_name, on.step_name, on.status)
+        async with self._db.transaction() as conn:
+            await conn.execute(_SQL["lock"], _LOCK)
+            expressions = [None if patterns is None else _expression(patterns) for patterns in names]
+            who, reason = to_column(who), to_column(reason)
+            await conn.execute(_SQL["place"], hold.hold_id, saga_id, text, *expressions, reason, who, now)
+            await conn.execute(_SQL["append"], hold.hold_id, "hold", now, who, reason, saga_id, text)
+        return hold
+
+    async def release(self, hold_ids: Sequence[UUID], *, reason: str, who: str, now: datetime) -> int:
+        """End these holds; how many were in force."""
+        released = 0
+        async with self._db.transaction() as conn:
+            for hold_id in hold_ids:
+                row = await conn.fetchrow(_SQL["release"], hold_id)
+                if row is not None:
+                    released += 1
+                    entry = (hold_id, "release", now, to_column(who), to_column(reason), row["saga_id"], row["match"])
+                    await conn.execute(_SQL["append"], *entry)
+        return released
+
+    async def in_force(self, saga_id: UUID | None = None) -> list[Hold]:
+        """Every hold, or those placed on one saga by its id, oldest first."""
+        return [_hold(row) for row in await self._db.fetch(_SQL["in_force"], saga_id)]
+
+    async def entries(self, limit: int) -> list[dict[str, Any]]:
+        """The log, newest first: `hold_id`, `action`, `at`, `who`, `reason`, `saga_id`, `match`."""
+        return [
+            {
+                **dict(row),
+                "who": from_column(row["who"]),
+                "reason": from_column(row["reason"]),
+                "match": None if row["match"] is None else orjson.loads(row["match"]),
+            }
+            for row in await self._db.fetch(_SQL["entries"], limit)
+        ]
+
+    async def holding(self, snapshot: Named) -> list[Hold]:
+        """The holds that cover a snapshot."""
+        return [_hold(row) for row in await self._db.fetch(_SQL["holding"], snapshot.saga_id, *_names(snapshot))]
+
+    async def covering(self, snapshots: Sequence[Named], conn: Connection | None = None) -> set[UUID]:
+        """Of these snapshots, the held ones; `conn` of `steady` where something is deleted by the answer."""
+        if not snapshots:
+            return set()
+        columns = zip(*(_names(snapshot) for snapshot in snapshots), strict=True)
+        args = ([s.snapshot_id for s in snapshots], [s.saga_id for s in snapshots], *map(list, columns))
+        rows = await (self._db if conn is None else conn).fetch(_SQL["covering"], *args)
+        return {row["snapshot_id"] for row in rows}
+
+    @asynccontextmanager
+    async def steady(self) -> AsyncIterator[Connection]:
+        """No hold is placed while this is open; keep it short."""
+        async with self._db.transaction() as conn:
+            await hold_still(conn)
+            yield conn
+
+
+async def hold_still(conn: Connection) -> None:
+    """For the rest of this transaction no hold is placed."""
+    await conn.execute(_SQL["lock_shared"], _LOCK)
+
+
+def _names(snapshot: Named) -> tuple[str, str, str]:
+    return to_column(snapshot.saga_name), to_column(snapshot.step_name), to_column(snapshot.status)
+
+
+def _expression(patterns: Sequence[str]) -> str | None:
+    """The patterns as one regular expression of PostgreSQL over escaped text; None matches everything."""
+    if tuple(patterns) == ANY:
+        return None
+    return "^(?:" + "|".join(_translated(to_column(pattern)) for pattern in patterns) + ")$"
+
+
+def _translated(pattern: str) -> str:
+    found, at = [], 0
+    while at < len(pattern):
+        char = pattern[at]
+        end = pattern.find("]", at + 2) if char == "[" else -1
+        if char == "*":
+            found.append(".*")
+        elif char == "?":
+            found.append(".")
+        elif end > 0:
+            inner = pattern[at + 1 : end].replace("\\", "\\\\")
+            found.append(f"[^{inner[1:]}]" if inner.startswith("!") else f"[{inner}]")
+            at = end
+        else:
+            found.append(char if char.isalnum() or char == "_" else f"[{char}]" if char not in "\\^" else f"\\{char}")
+        at += 1
+    return "".join(found)
+
+
+def _hold(row: Any) -> Hold:
+    match = row["match"]
+    return Hold(
+        hold_id=row["hold_id"],
+        saga_id=row["saga_id"],
+        match=None if match is None else orjson.loads(match),
+        reason=from_column(row["reason"]),
+        placed_by=from_column(row["placed_by"]),
+        placed_at=row["placed_at"],
+    )

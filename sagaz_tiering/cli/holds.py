@@ -1,0 +1,127 @@
+"""`hold`, `release` and `holds`: what must not expire or be erased, by whose order."""
+
+from __future__ import annotations
+
+import getpass
+from typing import Annotated
+
+import typer
+
+from sagaz_tiering.cli.failures import NotFound, UsageError
+from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, parse_id
+from sagaz_tiering.cli.session import execute, opened
+from sagaz_tiering.terminal import make_console, make_table, print_json, safe, show_time
+
+WhoOption = Annotated[str | None, typer.Option("--who", metavar="NAME", help="Who orders it. Default: the login name.")]
+MATCH_KEYS = ("saga_name", "step_name", "status")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (hold, release, holds):
+        app.command()(command)
+
+
+def hold(
+    saga_id: Annotated[str | None, typer.Argument(metavar="[SAGA_ID]")] = None,
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="The case or order that asks for it.")] = "",
+    match: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--match", metavar="KEY=PATTERN", help=f"Instead of a saga: {', '.join(MATCH_KEYS)}; now and later ones."
+        ),
+    ] = None,
+    who: WhoOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Place a legal hold: what it covers neither expires nor can be deleted until it is released."""
+
+    async def work() -> None:
+        from sagaz_tiering.patterns import Match
+
+        if (saga_id is None) == (not match):
+            raise UsageError("give either a SAGA_ID or --match", hint="--match saga_name=payment-*")
+        on = parse_id(saga_id, "SAGA_ID") if saga_id else Match(**_match(match or []))
+        async with opened(config) as runtime:
+            placed = await runtime.catalog.holds.place(
+                on, reason=reason, who=who or getpass.getuser(), now=runtime.clock.now()
+            )
+        if as_json:
+            print_json(placed.to_dict())
+        else:
+            print(f"held: {safe(placed.subject)}; hold {placed.hold_id}")
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+def release(
+    wanted: Annotated[str, typer.Argument(metavar="SAGA_ID|HOLD_ID")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why it may go.")],
+    who: WhoOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """End a hold by its id, or every hold that was placed on a saga by the saga's id."""
+
+    async def work() -> None:
+        asked = parse_id(wanted, "SAGA_ID|HOLD_ID")
+        async with opened(config) as runtime:
+            store = runtime.catalog.holds
+            found = [h for h in await store.in_force() if asked in (h.hold_id, h.saga_id)]
+            if not found:
+                raise NotFound(f"no hold in force is or is on {asked}", hint="see: sagaz-tiering holds")
+            ids = [h.hold_id for h in found]
+            count = await store.release(ids, reason=reason, who=who or getpass.getuser(), now=runtime.clock.now())
+        if as_json:
+            print_json({"released": count, "holds": [h.to_dict() for h in found]})
+        else:
+            print(f"released {count}: {'; '.join(safe(h.subject) for h in found)}")
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+def holds(
+    log: Annotated[bool, typer.Option("--log", help="Every hold and release ever, newest first.")] = False,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="With --log: so many entries.")] = 1000,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Holds in force, or the log of all."""
+
+    async def work() -> None:
+        async with opened(config) as runtime:
+            if log:
+                entries = await runtime.catalog.holds.entries(limit)
+            in_force = await runtime.catalog.holds.in_force()
+        if as_json:
+            print_json({"log": entries} if log else {"holds": [h.to_dict() for h in in_force]})
+            return
+        if log:
+            columns = ("at", "action", "who", "reason", "saga", "match", "hold")
+            rows = [
+                [show_time(e["at"]), e["action"], e["who"], e["reason"], e["saga_id"], e["match"], e["hold_id"]]
+                for e in entries
+            ]
+        else:
+            columns = ("since", "subject", "by", "reason", "hold")  # type: ignore[assignment]  # another table
+            rows = [[show_time(h.placed_at), h.subject, h.placed_by, h.reason, h.hold_id] for h in in_force]
+        if rows:
+            make_console().print(make_table(columns, rows))
+        else:
+            print("no legal holds")
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+def _match(pairs: list[str]) -> dict[str, list[str]]:
+    found: dict[str, list[str]] = {}
+    for pair in pairs:
+        key, separator, pattern = pair.partition("=")
+        if key not in MATCH_KEYS or not separator or not pattern:
+            raise UsageError(f"--match {pair!r:.80} is not KEY=PATTERN", hint=f"keys: {', '.join(MATCH_KEYS)}")
+        found.setdefault(key, []).append(pattern)
+    return found

@@ -1,0 +1,161 @@
+"""Legal holds: what is held neither expires nor can be deleted, in any tier, until it is released."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from pathlib import Path
+
+import asyncpg
+import pytest
+from support.commands import cli, write_config
+from support.payload import saga
+from support.tiers import DAY, NOW, Product, config, product
+
+from sagaz_tiering.errors import ConfigError, LegalHold
+from sagaz_tiering.patterns import Match
+from sagaz_tiering.snapshot import SagaSnapshot
+
+PACKED = "payment-order"
+HOT = "session"
+POLICIES = (
+    {
+        "name": "payments",
+        "match": {"saga_name": "payment-*"},
+        "move": [{"to": "STANDARD_IA", "after": "7d"}],
+        "retain": "30d",
+    },
+    {"name": "sessions", "match": {"saga_name": "session"}, "durability": "hot", "retain": "30d"},
+    {"name": "rest", "match": {}, "retain": "30d"},
+)
+
+
+@pytest.fixture
+async def shop(database: str, redis_url: str, tmp_path: Path):
+    """A product whose three policies keep snapshots for 30 days: in packs, in Redis alone, in Redis and PostgreSQL."""
+    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
+    async with product(settings) as opened:
+        yield opened
+
+
+async def saved(shop: Product, number: int, name: str) -> list[SagaSnapshot]:
+    """A saga of five snapshots from now."""
+    snapshots = saga(number, begun=shop.clock.now(), saga_name=name)
+    for snapshot in snapshots:
+        await shop.storage.save_snapshot(snapshot)
+    return snapshots
+
+
+async def readable(shop: Product, snapshots: list[SagaSnapshot]) -> bool:
+    """By every query or by none."""
+    storage, saga_id = shop.storage, snapshots[0].saga_id
+    listed = await storage.list_snapshots(saga_id)
+    assert listed in ([], snapshots[::-1])
+    there = bool(listed)
+    assert bool(await storage.timeline(saga_id)) is there
+    assert (await storage.get_latest_snapshot(saga_id) == snapshots[-1]) is there
+    assert (await storage.get_snapshot_at_time(saga_id, snapshots[0].created_at) == snapshots[0]) is there
+    for snapshot in snapshots:
+        assert (await storage.get_snapshot(snapshot.snapshot_id) == snapshot) is there
+    assert (saga_id in [found async for found in storage.saga_ids()]) is there
+    return there
+
+
+@pytest.mark.parametrize("name", [PACKED, HOT, "other"])
+async def test_held_saga_outlives_its_retention_and_goes_after_the_release(shop: Product, name: str) -> None:
+    """In the cold, the hot and the durable tier; a neighbour goes on time."""
+    held, neighbour = await saved(shop, 1, name), await saved(shop, 2, name)
+    shop.clock.advance(9 * DAY)
+    await shop.run("age")
+    await shop.storage.hold(held[0].saga_id, "case 12/345", who="counsel")
+    shop.clock.advance(30 * DAY)
+    assert await readable(shop, held)
+    assert not await readable(shop, neighbour)
+    for _ in range(2):
+        await shop.run("expire")
+        shop.clock.advance(2 * DAY)
+    assert await readable(shop, held)
+    assert all(ref.held for ref in await shop.storage.timeline(held[0].saga_id))
+    blockers = (await shop.storage.explain(held[0].snapshot_id)).blockers
+    assert "case 12/345" in blockers[0]
+    assert "counsel" in blockers[0]
+
+    assert await shop.storage.release(held[0].saga_id, "settled") == 1
+    assert not await readable(shop, held)
+    await shop.run("expire")
+    assert await shop.hot_count() == 0
+    for table in ("snapshots", "saga_snapshots"):
+        assert await shop.runtime.db.fetchval(f"SELECT count(*) FROM sagaz_tiering.{table}") == 0
+
+
+async def test_match_holds_what_is_there_and_what_comes(shop: Product) -> None:
+    """By pattern over names and statuses; what does not match expires."""
+    early = await saved(shop, 1, PACKED)
+    match = Match(saga_name="pay[a-z]*-or?er", status=["completed", "failed"])
+    hold = await shop.runtime.catalog.holds.place(match, reason="audit", who="auditor", now=NOW)
+    late, other = await saved(shop, 2, PACKED), await saved(shop, 3, "payment_order")
+    shop.clock.advance(31 * DAY)
+    for snapshots in (early, late):
+        assert await shop.storage.list_snapshots(snapshots[0].saga_id) == [snapshots[-1]]
+    assert await shop.storage.list_snapshots(other[0].saga_id) == []
+    await shop.run("expire")
+    assert await shop.storage.list_snapshots(early[0].saga_id) == [early[-1]]
+    assert hold.subject == "saga_name=pay[a-z]*-or?er; status=completed,failed"
+
+
+async def test_held_snapshot_cannot_be_deleted(shop: Product) -> None:
+    """Neither alone nor with its saga; others can."""
+    held, other = await saved(shop, 1, PACKED), await saved(shop, 2, PACKED)
+    await shop.storage.hold(held[0].saga_id, "case")
+    with pytest.raises(LegalHold, match="case"):
+        await shop.storage.delete_snapshot(held[0].snapshot_id)
+    with pytest.raises(LegalHold):
+        await shop.storage.cleanup_saga(held[0].saga_id)
+    assert await readable(shop, held)
+    assert await shop.storage.delete_snapshot(other[0].snapshot_id)
+
+
+async def test_placing_a_hold_waits_for_deletions_under_way(shop: Product) -> None:
+    """Once it is acknowledged nothing goes any more that was being looked at before."""
+    holds = shop.runtime.catalog.holds
+    async with holds.steady():
+        placing = asyncio.create_task(shop.storage.hold(saga(1)[0].saga_id, "case"))
+        done, _ = await asyncio.wait([placing], timeout=0.3)
+        assert not done
+    await placing
+
+
+async def test_log_keeps_every_order_and_cannot_be_changed(shop: Product) -> None:
+    """A hold needs a reason; releasing what is not held is nothing."""
+    saga_id = saga(1)[0].saga_id
+    with pytest.raises(ConfigError):
+        await shop.storage.hold(saga_id, "  ")
+    await shop.storage.hold(saga_id, "case \x00 one", who="ada")
+    shop.clock.advance(timedelta(hours=1))
+    assert await shop.storage.release(saga_id, "over", who="eve") == 1
+    assert await shop.storage.release(saga_id) == 0
+    newest, oldest = await shop.runtime.catalog.holds.entries(10)
+    assert (newest["action"], newest["who"], newest["reason"]) == ("release", "eve", "over")
+    assert (oldest["action"], oldest["reason"], oldest["saga_id"]) == ("hold", "case \x00 one", saga_id)
+    for change in ("DELETE FROM sagaz_tiering.hold_log", "UPDATE sagaz_tiering.hold_log SET who = 'x'"):
+        with pytest.raises(asyncpg.RaiseError, match="appended"):
+            await shop.runtime.db.execute(change)
+
+
+async def test_holds_on_the_command_line(shop: Product, database: str, redis_url: str, tmp_path: Path) -> None:
+    """Placed, listed, released, logged."""
+    settings = write_config(tmp_path, database=database, redis_url=redis_url)
+    saga_id = saga(1)[0].saga_id
+    placed = await cli("hold", saga_id, "--reason", "case 7", "--who", "ada", "--json", "--config", settings)
+    assert placed.code == 0, placed.err
+    await cli("hold", "--match", "saga_name=payment-*", "--reason", "audit", "--config", settings)
+    listed = await cli("holds", "--config", settings)
+    assert "case 7" in listed.out
+    assert "saga_name=payment-*" in listed.out
+    assert (await cli("release", saga_id, "--reason", "over", "--config", settings)).code == 0
+    assert (await cli("release", saga_id, "--reason", "over", "--config", settings)).code == 8
+    assert (await cli("hold", "--reason", "x", "--config", settings)).code == 2
+    assert (await cli("hold", saga_id, "--config", settings)).code == 2
+    assert (await cli("hold", "--match", "name=x", "--reason", "y", "--config", settings)).code == 2
+    log = await cli("holds", "--log", "--json", "--config", settings)
+    assert [entry["action"] for entry in log.document["log"]] == ["release", "hold", "hold"]
