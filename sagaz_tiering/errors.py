@@ -15,6 +15,7 @@
     │   └── LocalStorageUnavailable     the directory of a FilesystemSnapshotStorage
     ├── SnapshotArchived                the bytes are in an archive class; restore first
     ├── LegalHold                       what should be removed is held
+    ├── MassDelete                      a run would remove too large a share at once
     ├── SnapshotLost                    an index names a snapshot that no tier holds
     ├── CorruptData                     stored bytes are not what was written
     │   ├── CorruptRecord               one snapshot's bytes
@@ -187,6 +188,12 @@ class LegalHold(SagazTieringError):
 
     exit_code = 9
     hint = "see: sagaz-tiering holds; release the hold first if it has ended"
+
+
+class MassDelete(SagazTieringError):
+    """A run would remove a larger share of all snapshots than is allowed without being asked; it did nothing."""
+
+    exit_code = 10
 
 
 class SnapshotLost(SagazTieringError):

@@ -28,6 +28,8 @@ DEFAULT_UPLOAD_DEADLINE = timedelta(hours=1)
 DEFAULT_RETIRE_GRACE = timedelta(hours=24)
 DEFAULT_COLLECT_MIN_AGE = timedelta(hours=24)
 DEFAULT_COLLECT_MAX_DELETES = 1000
+DEFAULT_EXPIRE_MAX_SHARE = 0.5
+DEFAULT_EXPIRE_FREE_COUNT = 1000
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 9464
 DEFAULT_SHUTDOWN_GRACE = timedelta(seconds=60)
@@ -144,6 +146,10 @@ class JobSettings(StrictModel):
     """Youngest unknown object that `collect` removes; not less than `upload_deadline`."""
     collect_max_deletes: Annotated[int, Field(ge=1)] = DEFAULT_COLLECT_MAX_DELETES
     """Most objects that one run of `collect` removes."""
+    expire_max_share: Annotated[float, Field(gt=0, le=1)] = DEFAULT_EXPIRE_MAX_SHARE
+    """A run of `expire` that would remove more than this share of all snapshots stops and asks; 1 never asks."""
+    expire_free_count: Annotated[int, Field(ge=0)] = DEFAULT_EXPIRE_FREE_COUNT
+    """So many snapshots may always go, whatever their share."""
 
     @model_validator(mode="after")
     def _check_ages(self) -> Self:

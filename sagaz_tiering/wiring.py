@@ -14,7 +14,7 @@ from pydantic import SecretStr
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.clock import Clock, SystemClock
 from sagaz_tiering.config_file import load_config
-from sagaz_tiering.db.database import Database, DatabaseOptions
+from sagaz_tiering.db.database import STATEMENT_CACHE_SIZE, Database, DatabaseOptions
 from sagaz_tiering.db.migrations import check_schema, migrate
 from sagaz_tiering.embedded.servers import EmbeddedServers, Endpoints, endpoints_of_running
 from sagaz_tiering.engine import JobContext, JobOptions, run_job
@@ -163,7 +163,7 @@ def _database_options(config: TieringConfig, endpoints: Endpoints | None) -> Dat
         url=url,
         shown_url=redacted(url),
         pool_max=catalog.pool_max,
-        statement_cache=catalog.statement_cache,
+        statement_cache_size=STATEMENT_CACHE_SIZE if catalog.statement_cache else 0,
         command_timeout=catalog.command_timeout,
     )
 
@@ -231,6 +231,8 @@ def _job_options(config: TieringConfig) -> JobOptions:
         retire_grace=jobs.retire_grace,
         collect_min_age=jobs.collect_min_age,
         collect_max_deletes=jobs.collect_max_deletes,
+        expire_max_share=jobs.expire_max_share,
+        expire_free_count=jobs.expire_free_count,
         pack_target=pack.target,
         max_frame=pack.max_frame,
         level=pack.level,

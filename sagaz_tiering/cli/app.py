@@ -23,6 +23,7 @@ EXIT_CODES = (
     (7, "another process holds the lease, or another catalog owns the bucket prefix"),
     (8, "not found, or expired"),
     (9, "a legal hold forbids it"),
+    (10, "would remove too large a share of all snapshots at once"),
 )
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code}  {meaning}" for code, meaning in EXIT_CODES)
 

@@ -8,6 +8,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +22,7 @@ from sagaz_tiering.terminal import make_console, make_table, print_json, safe
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from sagaz_tiering.engine import JobReport
+    from sagaz_tiering.engine import JobContext, JobReport
     from sagaz_tiering.wiring import Runtime
 
 SKIPPED = 7
@@ -37,6 +38,9 @@ def job(
     name: Annotated[str, typer.Argument(metavar="NAME", help="age, transition, expire or collect.")],
     once: Annotated[bool, typer.Option("--once", help="Run once instead of by the schedule until Ctrl-C.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do (once).")] = False,
+    allow_mass_delete: Annotated[
+        bool, typer.Option("--allow-mass-delete", help="expire, once: remove a large share of all snapshots.")
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -45,9 +49,12 @@ def job(
 
     async def work() -> int:
         check_name(name)
+        if allow_mass_delete and not (name == "expire" and once):
+            raise UsageError("--allow-mass-delete is for: job expire --once", hint="a schedule must not have it")
         async with opened(config) as runtime:
             await runtime.check()
-            return await _repeat(runtime, name, once=once or dry_run, dry_run=dry_run, as_json=as_json)
+            context = replace(runtime.job_context(), allow_mass_delete=allow_mass_delete)
+            return await _repeat(runtime, context, name, once=once or dry_run, dry_run=dry_run, as_json=as_json)
 
     execute(work, as_json=as_json, debug=debug)
 
@@ -65,10 +72,9 @@ def check_name(name: str) -> None:
     raise UsageError(f"no job {name!r:.80}", hint=f"{hint}jobs are: {', '.join(JOBS)}")
 
 
-async def _repeat(runtime: Runtime, name: str, *, once: bool, dry_run: bool, as_json: bool) -> int:
+async def _repeat(runtime: Runtime, context: JobContext, name: str, *, once: bool, dry_run: bool, as_json: bool) -> int:
     from sagaz_tiering.engine import run_job
 
-    context = runtime.job_context()
     every = _interval(runtime, name)
     with _stopped_by_signals(context.stopping):
         while True:

@@ -32,6 +32,7 @@ _LOST = (
     asyncpg.OperatorInterventionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.TransactionRollbackError,
+    asyncpg.ReadOnlySQLTransactionError,  # a standby, until the failover is over
 )
 _REFUSED = (
     asyncpg.InvalidAuthorizationSpecificationError,
@@ -39,37 +40,48 @@ _REFUSED = (
     asyncpg.InsufficientPrivilegeError,
 )
 
+STATEMENT_CACHE_SIZE = 100
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DatabaseOptions:
-    """How to reach PostgreSQL. Behind pgbouncer in transaction mode set `statement_cache` to False."""
+    """How to reach PostgreSQL. Behind pgbouncer in transaction mode set `statement_cache_size` to 0.
 
-    url: str
+    `url` None: what libpq's environment (PGHOST, PGUSER, …) says. `setting` is where people give the URL.
+    """
+
+    url: str | None
     shown_url: str
+    setting: str = "catalog.url"
     pool_min: int = 0
     pool_max: int = 10
-    statement_cache: bool = True
+    statement_cache_size: int = STATEMENT_CACHE_SIZE
     command_timeout: timedelta = timedelta(seconds=30)
     connect_timeout: timedelta = timedelta(seconds=5)
 
 
 @contextmanager
-def translated(shown_url: str) -> Iterator[None]:
+def translated(shown_url: str, setting: str = "catalog.url") -> Iterator[None]:
     """Driver errors as ours: CatalogUnavailable where asking again may help, ConfigError where it will not."""
     try:
         yield
     except _REFUSED as exc:
         raise ConfigError(
             f"PostgreSQL at {shown_url} refuses: {exc}",
-            hint="check user, password, database name and grants in catalog.url",
+            hint=f"check user, password, database name and grants in {setting}",
         ) from exc
+    except asyncpg.ClientConfigurationError as exc:
+        raise ConfigError(f"{setting} is not a usable PostgreSQL URL: {shown_url}: {exc}") from exc
     except _LOST as exc:
         reason = str(exc) or type(exc).__name__
-        raise CatalogUnavailable(f"PostgreSQL at {shown_url} cannot be asked: {reason}") from exc
+        raise CatalogUnavailable(
+            f"PostgreSQL at {shown_url} cannot be asked: {reason}",
+            hint=f"check {setting} and that PostgreSQL is running and reachable",
+        ) from exc
     except ValueError as exc:
         if "DSN" not in str(exc) and "dsn" not in str(exc):
             raise
-        raise ConfigError(f"catalog.url is not a PostgreSQL URL: {shown_url}") from exc
+        raise ConfigError(f"{setting} is not a PostgreSQL URL: {shown_url}") from exc
 
 
 class Database:
@@ -82,12 +94,12 @@ class Database:
     async def open(self) -> None:
         """Make the pool; connects only when first used, so a server that is down does not stop an app."""
         options = self.options
-        with translated(options.shown_url):
+        with translated(options.shown_url, options.setting):
             self._pool = await asyncpg.create_pool(
                 options.url,
                 min_size=options.pool_min,
                 max_size=options.pool_max,
-                statement_cache_size=100 if options.statement_cache else 0,
+                statement_cache_size=options.statement_cache_size,
                 command_timeout=options.command_timeout.total_seconds(),
                 timeout=options.connect_timeout.total_seconds(),
                 server_settings={"application_name": "sagaz-tiering", "timezone": "UTC"},
@@ -99,7 +111,7 @@ class Database:
         if pool is None:
             return
         try:
-            with translated(self.options.shown_url):
+            with translated(self.options.shown_url, self.options.setting):
                 await asyncio.wait_for(pool.close(), timeout=5)
         except CatalogUnavailable:
             pool.terminate()
@@ -116,7 +128,7 @@ class Database:
         """One connection, no transaction: each statement commits by itself."""
         if self._pool is None:
             raise CatalogUnavailable("the connection pool is closed", hint="open the storage with `async with`")
-        with translated(self.options.shown_url):
+        with translated(self.options.shown_url, self.options.setting):
             async with self._pool.acquire(timeout=self.options.command_timeout.total_seconds()) as conn:
                 yield conn
 

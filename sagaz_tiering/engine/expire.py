@@ -1,9 +1,9 @@
 """Expire: what is past its retention goes, in every tier.
 
 Readers stop seeing a snapshot at the instant itself; this job removes rows and bytes. Order: packs whose expiry
-dates come from other policies are dated anew, then hot copies, durable rows and places in packs go (only those
-that today's policies call expired), then packs without a live snapshot retire, and after their grace the bytes
-are deleted. Each step can be repeated.
+dates come from other policies are dated anew; a run that would remove too large a share stops there; then hot
+copies, durable rows and places in packs go (only those that today's policies call expired and no hold keeps), then
+packs without a live snapshot retire, and after their grace the bytes are deleted. Each step can be repeated.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from sagaz_tiering.catalog.durable import ExpiredRow, Postponement
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.codec import read_meta
+from sagaz_tiering.engine.breaker import refuse_mass_delete
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import put_policies_in_force, retention_revision
 from sagaz_tiering.engine.redate import redate_packs
@@ -83,6 +84,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Remove everything that is past its retention."""
     await put_policies_in_force(context)
     await redate_packs(context, lease, tally)
+    await refuse_mass_delete(context, preview)
     await _expire_hot(context, tally)
     await _expire_durable(context, lease, tally)
     await _expire_archived(context, lease, tally)

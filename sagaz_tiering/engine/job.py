@@ -28,6 +28,8 @@ class JobOptions:
     retire_grace: timedelta = timedelta(hours=24)
     collect_min_age: timedelta = timedelta(hours=24)
     collect_max_deletes: int = 1000
+    expire_max_share: float = 0.5
+    expire_free_count: int = 1000
     pack_target: int = 32 * 2**20
     max_frame: int = 4 * 2**20
     level: int = 3
@@ -48,6 +50,7 @@ class JobContext:
     owner: str
     options: JobOptions = field(default_factory=JobOptions)
     progress: Callable[[str, int], None] | None = None
+    allow_mass_delete: bool = False
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     catalog_id: UUID | None = None
     enforced_revision: str | None = None
