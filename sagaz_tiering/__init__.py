@@ -19,25 +19,42 @@ if TYPE_CHECKING:
         SnapshotStrategy,
     )
     from sagaz_tiering.storage.base import SnapshotSource, SnapshotStorage
+    from sagaz_tiering.storage.filesystem import FilesystemSnapshotStorage
+    from sagaz_tiering.storage.memory import InMemorySnapshotStorage
+    from sagaz_tiering.storage.postgresql import PostgreSQLSnapshotStorage
+    from sagaz_tiering.storage.redis_storage import RedisSnapshotStorage
+    from sagaz_tiering.storage.s3_storage import S3SnapshotStorage
     from sagaz_tiering.tiered import TieredSnapshotStorage
+    from sagaz_tiering.transfer import transfer_snapshots
 
 _HOMES = {
     "errors": "sagaz_tiering.errors",
+    "FilesystemSnapshotStorage": "sagaz_tiering.storage.filesystem",
+    "InMemorySnapshotStorage": "sagaz_tiering.storage.memory",
+    "PostgreSQLSnapshotStorage": "sagaz_tiering.storage.postgresql",
+    "RedisSnapshotStorage": "sagaz_tiering.storage.redis_storage",
     "ReplayConfig": "sagaz_tiering.snapshot",
     "ReplayResult": "sagaz_tiering.snapshot",
     "ReplayStatus": "sagaz_tiering.snapshot",
+    "S3SnapshotStorage": "sagaz_tiering.storage.s3_storage",
     "SagaSnapshot": "sagaz_tiering.snapshot",
     "SnapshotRef": "sagaz_tiering.snapshot",
     "SnapshotStrategy": "sagaz_tiering.snapshot",
     "SnapshotSource": "sagaz_tiering.storage.base",
     "SnapshotStorage": "sagaz_tiering.storage.base",
     "TieredSnapshotStorage": "sagaz_tiering.tiered",
+    "transfer_snapshots": "sagaz_tiering.transfer",
 }
 
 __all__ = [
+    "FilesystemSnapshotStorage",
+    "InMemorySnapshotStorage",
+    "PostgreSQLSnapshotStorage",
+    "RedisSnapshotStorage",
     "ReplayConfig",
     "ReplayResult",
     "ReplayStatus",
+    "S3SnapshotStorage",
     "SagaSnapshot",
     "SnapshotRef",
     "SnapshotSource",
@@ -45,6 +62,7 @@ __all__ = [
     "SnapshotStrategy",
     "TieredSnapshotStorage",
     "errors",
+    "transfer_snapshots",
 ]
 
 

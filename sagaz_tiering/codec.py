@@ -27,7 +27,7 @@ from zlib import crc32
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable, SnapshotTooLarge
 from sagaz_tiering.snapshot import MAX_TIME, MIN_TIME, SagaSnapshot, SnapshotMeta
-from sagaz_tiering.typed_json import Encoding, dumps, loads
+from sagaz_tiering.typed_json import Encoding, Shape, dumps, loads, shape_of
 from sagaz_tiering.zstd import NotZstd, compress, decompress
 
 VALUE_FORMAT: Final = 1
@@ -89,10 +89,18 @@ class _Header:
     raw_length: int
 
 
-def encode(snapshot: SagaSnapshot, *, saved_us: int, max_bytes: int = MAX_SNAPSHOT_BYTES) -> Record:
-    """The record of `snapshot`, saved at `saved_us` (microseconds since 1970 UTC).
+def body_shape(snapshot: SagaSnapshot) -> Shape:
+    """How the body is to be written; LARGE if that takes so long that it should be done on a thread."""
+    return shape_of(_body(snapshot))
 
-    Raises NotSerializable (with the path of the value) or SnapshotTooLarge (body over `max_bytes`).
+
+def encode(
+    snapshot: SagaSnapshot, *, saved_us: int, max_bytes: int = MAX_SNAPSHOT_BYTES, shape: Shape | None = None
+) -> Record:
+    """The record of `snapshot`, saved at `saved_us` (microseconds since 1970 UTC); `shape` is its `body_shape`.
+
+    Raises NotSerializable (with the path of the value), SnapshotTooLarge (body over `max_bytes`), or InvalidSnapshot
+    if another thread changes the snapshot meanwhile.
     """
     if not MIN_US <= saved_us < MAX_US:
         raise InvalidSnapshot(f"saved_us is not a time between {MIN_TIME.year} and {MAX_TIME.year}: {saved_us}")
@@ -101,7 +109,7 @@ def encode(snapshot: SagaSnapshot, *, saved_us: int, max_bytes: int = MAX_SNAPSH
         size = len(text_bytes(getattr(snapshot, name)))
         if size > MAX_NAME_BYTES:
             raise SnapshotTooLarge(f"{name} is {size} bytes, the limit is {MAX_NAME_BYTES}", hint="shorten it")
-    encoding, body = dumps({name: getattr(snapshot, name) for name in _BODY_KEYS}, path="")
+    encoding, body = dumps(_body(snapshot), path="", shape=shape)
     limit = min(max_bytes, MAX_BODY_BYTES)
     if len(body) > limit:
         raise SnapshotTooLarge(
@@ -191,6 +199,10 @@ def read_meta(value: bytes) -> SnapshotMeta:
 def text_bytes(text: str) -> bytes:
     """UTF-8 that any str has, lone surrogates included."""
     return text.encode("utf-8", "surrogatepass")
+
+
+def _body(snapshot: SagaSnapshot) -> dict[str, Any]:
+    return {name: getattr(snapshot, name) for name in _BODY_KEYS}
 
 
 def _check_shapes(snapshot: SagaSnapshot) -> None:

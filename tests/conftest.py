@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio
+from support.processes import redis_do
 from support.servers import cluster_template, fresh_database, new_folder, run_apart, server_folder
 
 from sagaz_tiering.embedded import PostgresServer, RedisServer
@@ -40,7 +41,12 @@ def postgres_server(servers_folder: Path, postgres_template: Path) -> Iterator[P
 def redis_server(servers_folder: Path) -> Iterator[RedisServer]:
     """The session's Redis. Do not stop it: `own_redis` is for that."""
     server = RedisServer(new_folder(servers_folder, "redis"), durable=False)
-    run_apart(server.start)
+
+    async def start() -> None:
+        await server.start()
+        await redis_do(server.url, "CONFIG", "SET", "save", "86400 1")  # one that saves nothing is not healthy
+
+    run_apart(start)
     yield server
     run_apart(server.stop)
 

@@ -13,8 +13,9 @@ PACKAGE = Path(__file__).parent.parent / "sagaz_tiering"
 LAYERS = (
     ("cli",),
     ("demo", "daemon", "replaying"),
+    ("opener",),
     ("wiring",),
-    ("engine", "tiered"),
+    ("engine", "tiered", "transfer", "from_sagaz"),
     ("catalog", "pack", "storage"),
     ("config_file", "settings_reference"),
     ("config_messages", "settings_checks"),
@@ -74,7 +75,9 @@ def test_module_stays_readable(path: Path) -> None:
     assert ast.get_docstring(ast.parse(text)), "no module docstring"
 
 
-@pytest.mark.parametrize("part", ["engine", "catalog", "pack", "policy.py", "tiered", "storage", "db", "objects"])
+@pytest.mark.parametrize(
+    "part", ["engine", "catalog", "pack", "policy.py", "tiered", "transfer", "from_sagaz", "storage", "db", "objects"]
+)
 def test_time_is_an_argument_below_the_edge(part: str) -> None:
     """Nothing below the CLI and the daemon asks the wall clock."""
     path = PACKAGE / part

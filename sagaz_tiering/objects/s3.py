@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import UTC
@@ -40,6 +40,10 @@ from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
+    from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef, HeadObjectOutputTypeDef
+
+PAGE = 1000
+"""S3's limit on the keys of one listing page."""
 
 
 class S3ObjectStore:
@@ -75,7 +79,7 @@ class S3ObjectStore:
             except (BotoCoreError, ValueError) as exc:
                 raise ConfigError(
                     f"no S3 client can be made for bucket {options.bucket}: {exc}",
-                    hint="check tiers.cold (endpoint_url, region) and the AWS_… variables of the environment",
+                    hint=f"check {options.names.place} (endpoint_url, region) and the environment's AWS_… variables",
                 ) from exc
             return cls(S3Calls(client, options), opening.pop_all())
 
@@ -103,7 +107,7 @@ class S3ObjectStore:
         if options.endpoint_url is None and options.region and region and region != options.region:
             raise BucketUnusable(
                 f"bucket {options.bucket} is in {region}, not in {options.region}",
-                hint=f"set tiers.cold.region: {region}",
+                hint=f"set {options.names.region}: {region}",
             )
 
     async def put(self, key: str, data: bytes, *, storage_class: StorageClass, sha256: bytes) -> None:
@@ -120,21 +124,11 @@ class S3ObjectStore:
         except ObjectNotFound:
             await self._tell_missing_bucket()
             raise
-        state, until = parse_restore(answer.get("Restore", ""))
-        return ObjectInfo(
-            key=key,
-            size=answer["ContentLength"],
-            modified_at=answer["LastModified"].astimezone(UTC),
-            storage_class=parse_storage_class(answer.get("StorageClass")),
-            sha256=parse_sha256(answer["Metadata"].get(SHA256_METADATA, "")),
-            restore=state,
-            readable_until=until,
-        )
+        return object_info(key, answer)
 
     async def get(self, key: str) -> bytes:
         """See `ObjectStore.get`."""
-        _, data = await self._read(self._target(key))
-        return data
+        return (await self._read(self._target(key)))[1]
 
     async def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `ObjectStore.get_range`."""
@@ -142,12 +136,14 @@ class S3ObjectStore:
             raise ValueError(f"no such range: {length} bytes from {offset}")
         target = self._target(key)
         try:
-            status, data = await self._read(target | {"Range": f"bytes={offset}-{offset + length - 1}"})
+            answer, data = await self._read(target | {"Range": f"bytes={offset}-{offset + length - 1}"})
         except ObjectStoreError as exc:
             if error_code(exc) not in ("InvalidRange", "416"):
                 raise
             raise CorruptPack(f"{target['Key']} ends before byte {offset}") from exc
-        if status == 200:  # a store, or a proxy before it, that ignores Range and sends everything
+        if (
+            answer["ResponseMetadata"]["HTTPStatusCode"] == 200
+        ):  # a store, or a proxy before it, that ignores Range and sends everything
             data = data[offset : offset + length]
         if len(data) != length:
             raise CorruptPack(f"{target['Key']} has {len(data)} of the {length} bytes asked for from {offset}")
@@ -190,12 +186,20 @@ class S3ObjectStore:
         failures = await self._deletes.delete([self._path(key) for key in keys])
         return [replace(failure, key=failure.key.removeprefix(self._base)) for failure in failures]
 
-    async def list(self, prefix: str = "", *, start_after: str = "") -> AsyncIterator[ObjectInfo]:
-        """See `ObjectStore.list`. Each page starts after the last key seen, so a listing may take hours."""
+    async def list(
+        self, prefix: str = "", *, start_after: str = "", first_page: int = PAGE
+    ) -> AsyncGenerator[ObjectInfo, None]:
+        """See `ObjectStore.list`. Each page starts after the last key seen, so a listing may take hours.
+
+        The first request asks for `first_page` keys, later ones for as many as there may be.
+        """
         bucket, under = self._calls.options.bucket, self._base + check_list_prefix(prefix)
+        size = max(1, min(first_page, PAGE))
         after = self._base + start_after if start_after else ""
         while True:
             arguments: dict[str, Any] = {"Bucket": bucket, "Prefix": under}
+            if size < PAGE:
+                arguments["MaxKeys"] = size
             if after:
                 arguments["StartAfter"] = after
             page = await self._calls.run("ListObjectsV2", functools.partial(self._client.list_objects_v2, **arguments))
@@ -210,6 +214,7 @@ class S3ObjectStore:
                     )
             if not page.get("IsTruncated") or not page.get("Contents"):
                 return
+            size = PAGE
 
     def _path(self, key: str) -> str:
         return self._base + check_key(key, room=MAX_KEY_BYTES - len(self._base.encode()))
@@ -217,17 +222,31 @@ class S3ObjectStore:
     def _target(self, key: str) -> dict[str, Any]:
         return {"Bucket": self._calls.options.bucket, "Key": self._path(key)}
 
-    async def _read(self, arguments: dict[str, Any]) -> tuple[int, bytes]:
-        """HTTP status and body; a body that is cut short is asked for again like any other failure."""
+    async def _read(self, arguments: dict[str, Any]) -> tuple[GetObjectOutputTypeDef, bytes]:
+        """Answer and body; a body that is cut short is asked for again like any other failure."""
 
-        async def attempt() -> tuple[int, bytes]:
+        async def attempt() -> tuple[GetObjectOutputTypeDef, bytes]:
             answer = await self._client.get_object(**arguments)
             async with answer["Body"]:
                 body = await answer["Body"].read()
-            return answer["ResponseMetadata"]["HTTPStatusCode"], body
+            return answer, body
 
         return await self._calls.run("GetObject", attempt, key=arguments["Key"])
 
     async def _tell_missing_bucket(self) -> None:
         """HEAD answers 404 without a reason: raise BucketUnusable if it is the bucket that is missing."""
         await self.check()
+
+
+def object_info(key: str, answer: HeadObjectOutputTypeDef | GetObjectOutputTypeDef) -> ObjectInfo:
+    """What the headers of an object's HEAD or GET tell."""
+    state, until = parse_restore(answer.get("Restore", ""))
+    return ObjectInfo(
+        key=key,
+        size=answer["ContentLength"],
+        modified_at=answer["LastModified"].astimezone(UTC),
+        storage_class=parse_storage_class(answer.get("StorageClass")),
+        sha256=parse_sha256(answer["Metadata"].get(SHA256_METADATA, "")),
+        restore=state,
+        readable_until=until,
+    )

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from sagaz_tiering.errors import ObjectNotFound, ObjectStoreError
+from sagaz_tiering.errors import ObjectExists, ObjectNotFound, ObjectStoreError
 from sagaz_tiering.objects.base import DeleteFailure
 from sagaz_tiering.objects.s3_calls import S3Calls
 from sagaz_tiering.objects.s3_errors import error_code
@@ -56,6 +56,30 @@ class S3Deletes:
                 self._versioned = True
                 failures += await self._delete_all_versions(marked)
         return failures
+
+    async def delete_unchanged(self, key: str, *, etag: str, version_id: str | None) -> bool:
+        """Remove `key` with all its versions if this put of it is still the current one; whether it was removed."""
+        if version_id is not None:
+            versions = await self._versions_of(key)
+            if not any(version.current and version.version_id == version_id for version in versions):
+                return False
+            # By their ids: a version that is put meanwhile is not among them.
+            await self._drop(versions)
+            return True
+        try:
+            await self._delete_one(Version(key=key), if_match=etag)
+        except ObjectNotFound:
+            return False
+        except ObjectExists:
+            if not await self._is_still(key, etag):
+                return False
+            # Some stores compare the unquoted ETag: nothing matches there.
+            await self._delete_one(Version(key=key))
+        except ObjectStoreError as exc:
+            if error_code(exc) != "NotImplemented":
+                raise
+            await self._delete_one(Version(key=key))
+        return True
 
     async def drop_version(self, key: str, version_id: str) -> None:
         """Remove one old version; a missing one counts as removed. Raises ObjectStoreError if it stays."""
@@ -153,25 +177,36 @@ class S3Deletes:
 
     async def _delete_singly(self, versions: Sequence[Version]) -> tuple[list[DeleteFailure], list[str]]:
         """For stores that have no DeleteObjects, or want a Content-MD5 that the SDK no longer sends."""
-        client, bucket = self._calls.client, self._calls.options.bucket
         failures: list[DeleteFailure] = []
         marked: list[str] = []
         for version in versions:
-            identifier: Any = version.identifier()
             try:
-                answer = await self._calls.run(
-                    "DeleteObject",
-                    functools.partial(client.delete_object, Bucket=bucket, **identifier),
-                    key=version.key,
-                )
+                got_marker = await self._delete_one(version)
             except ObjectNotFound:
                 continue
             except ObjectStoreError as exc:
                 failures.append(DeleteFailure(key=version.key, reason=str(exc)))
                 continue
-            if answer.get("DeleteMarker") and version.version_id is None:
+            if got_marker and version.version_id is None:
                 marked.append(version.key)
         return failures, marked
+
+    async def _delete_one(self, version: Version, *, if_match: str = "") -> bool:
+        """Whether that only set a delete marker."""
+        arguments: Any = version.identifier() | ({"IfMatch": if_match} if if_match else {})
+        client, bucket = self._calls.client, self._calls.options.bucket
+        answer = await self._calls.run(
+            "DeleteObject", functools.partial(client.delete_object, Bucket=bucket, **arguments), key=version.key
+        )
+        return bool(answer.get("DeleteMarker"))
+
+    async def _is_still(self, key: str, etag: str) -> bool:
+        client, bucket = self._calls.client, self._calls.options.bucket
+        try:
+            answer = await self._calls.run("HeadObject", lambda: client.head_object(Bucket=bucket, Key=key), key=key)
+        except ObjectNotFound:
+            return False
+        return answer["ETag"] == etag
 
 
 def _batches(items: Sequence[T] | dict[T, None], size: int) -> Iterator[list[T]]:

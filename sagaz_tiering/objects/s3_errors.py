@@ -109,7 +109,9 @@ def translated(exc: BaseException, asked: Asked, options: S3Options) -> SagazTie
     )
     if isinstance(exc, (*unreached, OSError)):
         return ColdTierUnavailable(f"{where} failed: {type(exc).__name__}: {exc}", hint=_reach_hint(options))
-    return ObjectStoreError(f"{where} could not be asked: {exc}", hint="check tiers.cold in the configuration")
+    return ObjectStoreError(
+        f"{where} could not be asked: {exc}", hint=f"check {options.names.place} in the configuration"
+    )
 
 
 def late(asked: Asked, options: S3Options, last: SagazTieringError | None) -> ColdTierUnavailable:
@@ -126,7 +128,7 @@ def _answered(exc: ClientError, asked: Asked, options: S3Options) -> SagazTierin
     where = asked.where(options)
     said = f"{where}: {code} {exc.response['Error'].get('Message', '')}".rstrip()
     if code == "NoSuchBucket" or (code in _NOT_FOUND and not asked.key):
-        return BucketUnusable(said, hint=f"create the bucket {options.bucket}, or correct tiers.cold.url")
+        return BucketUnusable(said, hint=f"create the bucket {options.bucket}, or correct {options.names.bucket}")
     if code in _NOT_FOUND:
         return ObjectNotFound(f"{where}: no such object")
     if code in _EXISTS:
@@ -166,8 +168,8 @@ def region_hint(exc: ClientError, options: S3Options) -> str:
     headers = exc.response["ResponseMetadata"].get("HTTPHeaders", {})
     region = exc.response["Error"].get("Region") or headers.get("x-amz-bucket-region")
     if not region:
-        return f"set tiers.cold.region to the region of bucket {options.bucket} (now {options.region})"
-    return f"bucket {options.bucket} is in {region}: set tiers.cold.region: {region} (now {options.region})"
+        return f"set {options.names.region} to the region of bucket {options.bucket} (now {options.region})"
+    return f"bucket {options.bucket} is in {region}: set {options.names.region}: {region} (now {options.region})"
 
 
 def _permission_hint(asked: Asked, options: S3Options) -> str:
@@ -178,4 +180,4 @@ def _permission_hint(asked: Asked, options: S3Options) -> str:
 
 def _reach_hint(options: S3Options) -> str:
     target = options.endpoint_url or "AWS S3"
-    return f"check that {target} is running and reachable (tiers.cold), then try again"
+    return f"check that {target} is running and reachable ({options.names.place}), then try again"

@@ -17,6 +17,15 @@ MAX_PARTS = 10_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SettingNames:
+    """What the one who set the options calls them, for hints."""
+
+    place: str = "tiers.cold"
+    bucket: str = "tiers.cold.url"
+    region: str = "tiers.cold.region"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class S3Options:
     """Everything an `S3ObjectStore` is opened with. Sizes in bytes.
 
@@ -45,13 +54,14 @@ class S3Options:
     max_connections: int = 16
     attempts: int = 5
     backoff: timedelta = timedelta(milliseconds=200)
+    names: SettingNames = SettingNames()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prefix", self.prefix.strip("/"))
         if self.prefix:
             check_key(self.prefix, room=MAX_KEY_BYTES // 2)
         if not self.bucket:
-            raise ConfigError("the cold tier names no bucket", hint="use a URL like s3://bucket/prefix")
+            raise ConfigError("no bucket is named", hint="use a URL like s3://bucket/prefix")
         if self.kms_key_id and self.encryption != "sse-kms":
             raise ConfigError(
                 f"a KMS key is given, but encryption is {self.encryption}", hint="set encryption: sse-kms"

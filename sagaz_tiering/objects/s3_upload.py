@@ -18,10 +18,11 @@ from sagaz_tiering.storage_class import StorageClass
 
 SHA256_METADATA = "sha256"
 PUT_METADATA = "put"
+MARK_METADATA = "mark"
 
 
 class S3Uploads:
-    """Puts objects under fresh keys and never over another one, where the store honours `If-None-Match`."""
+    """Puts objects: under fresh keys and never over another one (with `If-None-Match`, where honoured), or over it."""
 
     def __init__(self, calls: S3Calls) -> None:
         self._calls = calls
@@ -34,24 +35,40 @@ class S3Uploads:
         us, and by the HTTP client on a connection that the server had closed) and then meets its own object,
         which is success, while somebody else's, even with the same bytes, is ObjectExists.
         """
+        await self._send(key, data, storage_class, sha256, {}, fresh=True)
+
+    async def replace(self, key: str, data: bytes, *, storage_class: StorageClass, sha256: bytes, mark: str) -> None:
+        """Store `data` under the full key `key`, in place of what may be there, with `mark` in its metadata."""
+        await self._send(key, data, storage_class, sha256, {MARK_METADATA: mark} if mark else {}, fresh=False)
+
+    async def _send(
+        self,
+        key: str,
+        data: bytes,
+        storage_class: StorageClass,
+        sha256: bytes,
+        metadata: dict[str, str],
+        *,
+        fresh: bool,
+    ) -> None:
         token = uuid4().hex
         arguments = {
             "Bucket": self._calls.options.bucket,
             "Key": key,
             "StorageClass": storage_class.value,
-            "Metadata": {SHA256_METADATA: sha256.hex(), PUT_METADATA: token},
+            "Metadata": {SHA256_METADATA: sha256.hex(), PUT_METADATA: token, **metadata},
             **self._calls.options.encryption_arguments(),
         }
         try:
             if len(data) > self._calls.options.multipart_threshold:
-                await self._in_parts(key, data, arguments)
+                await self._in_parts(key, data, arguments, fresh=fresh)
             else:
-                await self._at_once(key, data, sha256, arguments)
+                await self._at_once(key, data, sha256, arguments, fresh=fresh)
         except (ObjectExists, ObjectNotFound):  # not found: an upload that a lost answer had completed
             if await self._token_of(key) != token:
                 raise
 
-    async def _at_once(self, key: str, data: bytes, sha256: bytes, arguments: dict[str, Any]) -> None:
+    async def _at_once(self, key: str, data: bytes, sha256: bytes, arguments: dict[str, Any], *, fresh: bool) -> None:
         if self._calls.options.sends_checksums:
             arguments = {**arguments, "ChecksumSHA256": base64.b64encode(sha256).decode()}
 
@@ -63,9 +80,9 @@ class S3Uploads:
 
             await self._calls.run("PutObject", attempt, key=key)
 
-        await self._conditionally(key, send)
+        await (self._conditionally(key, send) if fresh else send({}))
 
-    async def _in_parts(self, key: str, data: bytes, arguments: dict[str, Any]) -> None:
+    async def _in_parts(self, key: str, data: bytes, arguments: dict[str, Any], *, fresh: bool) -> None:
         """Create, send the parts one after another, complete; abort on any failure, also on cancellation.
 
         Creating is not repeated: an upload whose id was never learnt cannot be aborted (it holds no bytes;
@@ -92,7 +109,7 @@ class S3Uploads:
                     "CompleteMultipartUpload", lambda: client.complete_multipart_upload(**whole), key=key
                 )
 
-            await self._conditionally(key, complete)
+            await (self._conditionally(key, complete) if fresh else complete({}))
             completed = True
         finally:
             if not completed:

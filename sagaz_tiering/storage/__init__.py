@@ -1,1 +1,41 @@
-"""Where snapshots are kept."""
+"""Where snapshots are kept. Each storage is imported when it is first used, so that it needs only its own packages."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sagaz_tiering.storage.base import SnapshotSource, SnapshotStorage
+    from sagaz_tiering.storage.filesystem import FilesystemSnapshotStorage
+    from sagaz_tiering.storage.memory import InMemorySnapshotStorage
+    from sagaz_tiering.storage.postgresql import PostgreSQLSnapshotStorage
+    from sagaz_tiering.storage.redis_storage import RedisSnapshotStorage
+    from sagaz_tiering.storage.s3_storage import S3SnapshotStorage
+
+_HOMES = {
+    "FilesystemSnapshotStorage": "sagaz_tiering.storage.filesystem",
+    "InMemorySnapshotStorage": "sagaz_tiering.storage.memory",
+    "PostgreSQLSnapshotStorage": "sagaz_tiering.storage.postgresql",
+    "S3SnapshotStorage": "sagaz_tiering.storage.s3_storage",
+    "RedisSnapshotStorage": "sagaz_tiering.storage.redis_storage",
+    "SnapshotSource": "sagaz_tiering.storage.base",
+    "SnapshotStorage": "sagaz_tiering.storage.base",
+}
+
+__all__ = [
+    "FilesystemSnapshotStorage",
+    "InMemorySnapshotStorage",
+    "PostgreSQLSnapshotStorage",
+    "RedisSnapshotStorage",
+    "S3SnapshotStorage",
+    "SnapshotSource",
+    "SnapshotStorage",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(home), name)

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import struct
 
-from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES, Record, decode, encode, from_value, to_value
+from sagaz_tiering.codec import (
+    MAX_SNAPSHOT_BYTES,
+    OFFSET_RAW_LENGTH,
+    Record,
+    body_shape,
+    decode,
+    encode,
+    from_value,
+    to_value,
+)
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
+from sagaz_tiering.typed_json import LARGE, Shape
 
-LARGE_BYTES = 256 * 1024
+LARGE_BYTES = LARGE
 """A value or body from this size on is worked on by a thread."""
 
-_MANY_ITEMS = 20_000
+_RAW_LENGTH = struct.Struct(">I")
 
 
 async def encode_value(
@@ -18,45 +29,40 @@ async def encode_value(
 ) -> tuple[SnapshotMeta, bytes]:
     """The meta and the value (`codec.to_value`) of a snapshot, saved at `saved_us`; `level` None: not compressed.
 
-    Raises NotSerializable, SnapshotTooLarge.
+    Raises NotSerializable, SnapshotTooLarge, or InvalidSnapshot if the snapshot is changed meanwhile.
     """
-
-    def work() -> tuple[SnapshotMeta, bytes]:
-        record = encode(snapshot, saved_us=saved_us, max_bytes=max_bytes)
-        return record.meta, to_value(record, level=level)
-
-    return await asyncio.to_thread(work) if is_large(snapshot) else work()
+    record = await encode_record(snapshot, saved_us=saved_us, max_bytes=max_bytes)
+    if len(record.body) >= LARGE_BYTES:
+        return record.meta, await asyncio.to_thread(to_value, record, level=level)
+    return record.meta, to_value(record, level=level)
 
 
 async def encode_record(snapshot: SagaSnapshot, *, saved_us: int, max_bytes: int = MAX_SNAPSHOT_BYTES) -> Record:
-    """The record of a snapshot. Raises NotSerializable, SnapshotTooLarge."""
-    if is_large(snapshot):
-        return await asyncio.to_thread(encode, snapshot, saved_us=saved_us, max_bytes=max_bytes)
-    return encode(snapshot, saved_us=saved_us, max_bytes=max_bytes)
+    """The record of a snapshot. Raises what `encode_value` raises."""
+    shape = body_shape(snapshot)
+    if shape is Shape.LARGE:
+        return await asyncio.to_thread(encode, snapshot, saved_us=saved_us, max_bytes=max_bytes, shape=shape)
+    return encode(snapshot, saved_us=saved_us, max_bytes=max_bytes, shape=shape)
 
 
 async def decode_value(value: bytes) -> SagaSnapshot:
     """The snapshot in a value. Raises CorruptRecord."""
-    if len(value) < LARGE_BYTES // 8:
+    if len(value) < LARGE_BYTES and _raw_length(value) < LARGE_BYTES:
         return decode(from_value(value))
     return await asyncio.to_thread(lambda: decode(from_value(value)))
 
 
+async def decode_record(record: Record) -> SagaSnapshot:
+    """The snapshot of a record. Raises CorruptRecord."""
+    return decode(record) if len(record.body) < LARGE_BYTES else await asyncio.to_thread(decode, record)
+
+
 def is_large(snapshot: SagaSnapshot) -> bool:
     """Whether encoding may take long; looks at a bounded number of values."""
-    items, size = 0, 0
-    todo: list[object] = [snapshot.context, snapshot.completed_steps, snapshot.external_refs]
-    while todo:
-        item = todo.pop()
-        kind = type(item)
-        if kind is dict:
-            todo += item.values()  # type: ignore[attr-defined]  # exactly a dict
-            items += len(item)  # type: ignore[arg-type]
-        elif kind in (list, tuple, set, frozenset):
-            todo += item  # type: ignore[arg-type]  # one of these
-            items += len(item)  # type: ignore[arg-type]
-        elif kind in (str, bytes, bytearray):
-            size += len(item)  # type: ignore[arg-type]
-        if items > _MANY_ITEMS or size > LARGE_BYTES:
-            return True
-    return False
+    return body_shape(snapshot) is Shape.LARGE
+
+
+def _raw_length(value: bytes) -> int:
+    """What the header says, or 0 if there is none."""
+    length: int = _RAW_LENGTH.unpack_from(value, OFFSET_RAW_LENGTH)[0] if len(value) > OFFSET_RAW_LENGTH + 4 else 0
+    return length

@@ -10,9 +10,6 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import cache
-from hashlib import sha1
-from importlib.resources import files
 from typing import Any
 from uuid import UUID
 
@@ -23,6 +20,7 @@ from sagaz_tiering.errors import ConfigError, HotTierUnavailable
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage import hot_keys
 from sagaz_tiering.storage.hot_keys import SHARDS, HotKeys
+from sagaz_tiering.storage.redis_client import load_script, redis_errors, run_script
 
 _PAGE = 500
 
@@ -62,13 +60,6 @@ class ClaimedSaga:
 
     saga_id: UUID
     token: str
-
-
-@cache
-def _script(name: str) -> tuple[str, str]:
-    """Text and SHA-1 of `lua/<name>.lua`."""
-    text = files("sagaz_tiering.storage").joinpath("lua", f"{name}.lua").read_text(encoding="utf-8")
-    return text, sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 class HotTier:
@@ -344,16 +335,12 @@ class HotTier:
         ]
 
     async def _eval(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        text, digest = _script(name)
         with self._translated() as client:
-            try:
-                return await client.evalsha(digest, len(keys), *keys, *args)
-            except driver.NoScriptError:
-                return await client.eval(text, len(keys), *keys, *args)
+            return await run_script(client, load_script(name), keys, args)
 
     async def _eval_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
         """The same script many times, pipelined; a server that does not know the script is taught it first."""
-        text, digest = _script(name)
+        script = load_script(name)
         answers: list[Any] = []
         with self._translated() as client:
             for start in range(0, len(calls), _PAGE):
@@ -361,14 +348,14 @@ class HotTier:
                 for attempt in (1, 2):
                     pipe = client.pipeline(transaction=False)
                     for keys, args in batch:
-                        pipe.evalsha(digest, len(keys), *keys, *args)
+                        pipe.evalsha(script.digest, len(keys), *keys, *args)
                     try:
                         answers += await pipe.execute()
                         break
                     except driver.NoScriptError:
                         if attempt == 2:
                             raise
-                        await client.script_load(text)
+                        await client.script_load(script.text)
         return answers
 
     @contextmanager
@@ -376,16 +363,9 @@ class HotTier:
         """The client, with driver errors as HotTierUnavailable (or ConfigError where retrying cannot help)."""
         if self._client is None:
             raise HotTierUnavailable("the Redis client is closed", hint="open the storage with `async with`")
-        where = self.options.shown_url
-        try:
+        with redis_errors(
+            self.options.shown_url,
+            setting="tiers.hot.url",
+            when_full="raise maxmemory or let the age job catch up",
+        ):
             yield self._client
-        except driver.AuthenticationError as exc:
-            raise ConfigError(f"Redis at {where} refuses: {exc}", hint="check the password in tiers.hot.url") from exc
-        except (driver.ConnectionError, driver.TimeoutError, OSError, TimeoutError) as exc:
-            raise HotTierUnavailable(f"Redis at {where} cannot be asked: {exc or type(exc).__name__}") from exc
-        except driver.OutOfMemoryError as exc:
-            raise HotTierUnavailable(
-                f"Redis at {where} is full: {exc}", hint="raise maxmemory or let the age job catch up"
-            ) from exc
-        except driver.ResponseError as exc:
-            raise HotTierUnavailable(f"Redis at {where} refuses: {exc}") from exc

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 
 import structlog
 
@@ -11,6 +12,9 @@ from sagaz_tiering import metrics
 from sagaz_tiering.errors import CorruptData, SagazTieringError
 
 _log = structlog.get_logger(__name__)
+
+Unreadable = Callable[[object, CorruptData], None]
+_told: ContextVar[Unreadable | None] = ContextVar("told_of_unreadable", default=None)
 
 
 @contextmanager
@@ -44,6 +48,19 @@ def measured_read() -> Iterator[None]:
 
 
 def skipped_unreadable(snapshot_id: object, storage: str, error: CorruptData) -> None:
-    """A list leaves out a record that cannot be read: say so."""
+    """A list leaves out a record that cannot be read: say so, also to who asked by `telling_unreadable`."""
     metrics.READ_FAILURES.labels(reason=type(error).__name__).inc()
     _log.error("snapshot.unreadable", snapshot_id=str(snapshot_id), storage=storage, error=str(error))
+    told = _told.get()
+    if told is not None:
+        told(snapshot_id, error)
+
+
+@contextmanager
+def telling_unreadable(tell: Unreadable) -> Iterator[None]:
+    """Have `tell(id, error)` called for each record that a list leaves out within the block: what must add up."""
+    token = _told.set(tell)
+    try:
+        yield
+    finally:
+        _told.reset(token)

@@ -21,6 +21,7 @@ from sagaz_tiering.typed_json.tagging import FLOAT_NAMES
 
 _T = TypeVar("_T")
 _M = TypeVar("_M", datetime, time)
+_AT_ONCE: Final = 10_000
 _FLOATS: Final = {name: bits for bits, name in FLOAT_NAMES.items()}
 
 
@@ -114,7 +115,9 @@ def _float(payload: Any) -> float:
 
 def _set(payload: Any) -> set[Any]:
     items = _typed(payload, list)
-    value = set(items)
+    value = set(items[:_AT_ONCE])
+    for at in range(_AT_ONCE, len(items), _AT_ONCE):  # one call for a million would stop all other threads
+        value.update(items[at : at + _AT_ONCE])
     if len(value) != len(items):
         raise ValueError("a set holds the same element twice")
     return value
@@ -122,7 +125,7 @@ def _set(payload: Any) -> set[Any]:
 
 def _dict(payload: Any) -> dict[Any, Any]:
     pairs = [_row(pair, 2) for pair in _typed(payload, list)]
-    value = dict(pairs)
+    value = {key: item for key, item in pairs}  # noqa: C416  # dict(pairs) would stop all other threads if it is large
     if len(value) != len(pairs):
         raise ValueError("a dict has the same key twice")
     return value

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from enum import IntEnum
-from typing import Any, Final
+from typing import Any
 
 import orjson
 
-from sagaz_tiering.errors import CorruptRecord, NotSerializable
+from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable
+from sagaz_tiering.typed_json.collector import full_collections_later
+from sagaz_tiering.typed_json.freezing import Freezer, TooDeep, release, unchanged
+from sagaz_tiering.typed_json.pieces import NotExact, plain_pieces, plain_text, tagged_text, typed_pieces
 from sagaz_tiering.typed_json.revival import revive
+from sagaz_tiering.typed_json.shape import LARGE, Shape, shape_of
+from sagaz_tiering.typed_json.slices import Unexpected, no_constant, plain_value, typed_value
 from sagaz_tiering.typed_json.tagging import MAX_DEPTH, Refused, tag
-
-_NATIVE_ONLY: Final = (
-    orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
-)
-_LEAVES: Final = frozenset({str, int, float, bool, type(None)})
 
 
 class Encoding(IntEnum):
@@ -26,72 +25,107 @@ class Encoding(IntEnum):
     TYPED = 1
 
 
-def dumps(value: Any, path: str = "context") -> tuple[Encoding, bytes]:
-    """`value` as JSON bytes. Raises NotSerializable, whose path starts with `path` ("" for none)."""
-    plain = _as_plain(value)
-    if plain is not None:
-        return Encoding.PLAIN, plain
+def dumps(value: Any, path: str = "context", shape: Shape | None = None) -> tuple[Encoding, bytes]:
+    """`value` as JSON bytes; `shape` is its `shape_of`, if that is known.
+
+    Raises NotSerializable, whose path starts with `path` ("" for none), or InvalidSnapshot if another thread changes
+    the value meanwhile. A large value is written in many short calls, so that other threads go on.
+    """
+    if shape is None:
+        shape = shape_of(value)
     try:
-        # Every cycle is over MAX_DEPTH, so json need not look for them.
-        text = json.dumps(tag(value), ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":"))
-    except Refused as exc:
-        where, reason = exc.explain(path)
-        raise NotSerializable(where, reason, hint=exc.hint) from None
+        if shape is Shape.LARGE:
+            with full_collections_later():
+                return _dumps_large(value, path)
+        if shape is Shape.PLAIN:
+            plain = _as_plain(value)
+            if plain is not None:
+                return Encoding.PLAIN, plain
+        return Encoding.TYPED, tagged_text(_tagged(value, path))
     except RecursionError as exc:
         raise NotSerializable(path, "nested too deeply for the stack that is left") from exc
-    # Lone surrogates as bytes: written as \ud83d\ude00 escapes, two of them would come back as one character.
-    return Encoding.TYPED, text.encode("utf-8", "surrogatepass")
+    except RuntimeError as exc:  # a dict or set changed its size during iteration
+        raise _changed() from exc
 
 
 def loads(encoding: Encoding, data: bytes) -> Any:
-    """The value of `dumps`. Raises CorruptRecord for anything that `dumps` cannot have written."""
+    """The value of `dumps`. Raises CorruptRecord for anything that `dumps` cannot have written.
+
+    A large text is read in many short calls, so that other threads go on.
+    """
     try:
+        if len(data) >= LARGE:
+            try:
+                with full_collections_later():
+                    return _loads_large(encoding, data)
+            except (Unexpected, RecursionError, ValueError, TypeError, ArithmeticError):
+                pass  # only the text as a whole tells what is wrong with it, if anything is
         if encoding is Encoding.PLAIN:
             value = orjson.loads(data)
         else:
             text = data.decode("utf-8", "surrogatepass")
-            value = json.loads(text, object_pairs_hook=revive, parse_constant=_no_constant)
+            value = json.loads(text, object_pairs_hook=revive, parse_constant=no_constant)
     except RecursionError as exc:
         raise CorruptRecord("snapshot body is nested too deeply to be read") from exc
     except (ValueError, TypeError, ArithmeticError) as exc:
         raise CorruptRecord(f"snapshot body is not what was written: {exc}") from exc
-    if _too_deep(value, data):
-        raise CorruptRecord(f"snapshot body is nested deeper than {MAX_DEPTH} levels")
+    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _too_deep(value):
+        raise _deep()
     return value
 
 
 def _as_plain(value: Any) -> bytes | None:
-    """`value` as ordinary JSON, or None unless that is proved exact.
+    """`value`, of exact JSON types, as ordinary JSON, or None unless that is proved exact.
 
     orjson writes enum members, UUIDs, tuples and NaN as something else without a word, and 3.13 corrupts memory
     on some hundred nested tuples. So it sees exact JSON types only, and what it wrote is read back.
     """
     try:
-        if not _is_json((value,), MAX_DEPTH):
-            return None
-        data = orjson.dumps(value, option=_NATIVE_ONLY)
-        return data if orjson.loads(data) == value else None
-    except (ValueError, TypeError, RecursionError):
+        return plain_text(value)
+    except (NotExact, ValueError, TypeError, RecursionError):
         return None
 
 
-def _is_json(items: Iterable[Any], levels: int) -> bool:
-    """Whether all of `items` are of exact JSON types, with at most `levels` levels of containers."""
-    for item in items:
-        kind = type(item)
-        if kind in _LEAVES:
-            continue
-        if levels == 0 or (kind is not dict and kind is not list):
-            return False
-        if not _is_json(item.values() if kind is dict else item, levels - 1):
-            return False
-    return True
+def _tagged(value: Any, path: str) -> Any:
+    try:
+        return tag(value)
+    except Refused as exc:
+        where, reason = exc.explain(path)
+        raise NotSerializable(where, reason, hint=exc.hint) from None
 
 
-def _too_deep(value: Any, data: bytes) -> bool:
-    """Whether `value`, written as `data`, has more than MAX_DEPTH levels of containers."""
-    if data.count(b"[") + data.count(b"{") <= MAX_DEPTH:
-        return False
+def _dumps_large(value: Any, path: str) -> tuple[Encoding, bytes]:
+    freezer = Freezer()
+    try:
+        frozen = freezer.freeze(value)
+    except TooDeep:
+        return Encoding.TYPED, tagged_text(_tagged(value, path))  # which says where
+    try:
+        if not unchanged(value, frozen):
+            raise _changed()
+        if freezer.plain:
+            try:
+                return Encoding.PLAIN, b"".join(plain_pieces(frozen))
+            except (NotExact, ValueError, TypeError):
+                pass
+        return Encoding.TYPED, b"".join(typed_pieces(frozen))
+    except Refused as exc:
+        _tagged(value, path)  # says where
+        raise _changed() from exc
+    finally:
+        release(frozen)
+
+
+def _loads_large(encoding: Encoding, data: bytes) -> Any:
+    value, levels = plain_value(data) if encoding is Encoding.PLAIN else typed_value(data)
+    # Each level of the value is one level of brackets or more.
+    if levels > MAX_DEPTH and _too_deep(value):
+        raise _deep()
+    return value
+
+
+def _too_deep(value: Any) -> bool:
+    """Whether `value` has more than MAX_DEPTH levels of containers."""
     level = [value]
     for _ in range(MAX_DEPTH):
         inner: list[Any] = []
@@ -104,5 +138,12 @@ def _too_deep(value: Any, data: bytes) -> bool:
     return any(isinstance(item, (dict, list, tuple, set, frozenset)) for item in level)
 
 
-def _no_constant(name: str) -> Any:
-    raise ValueError(f"a bare {name}")
+def _deep() -> CorruptRecord:
+    return CorruptRecord(f"snapshot body is nested deeper than {MAX_DEPTH} levels")
+
+
+def _changed() -> InvalidSnapshot:
+    return InvalidSnapshot(
+        "the snapshot was changed while it was being saved",
+        hint="save a copy of the context, or change it only after the save has returned",
+    )

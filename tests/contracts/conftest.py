@@ -6,29 +6,40 @@ import itertools
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import redis.asyncio
+from support import damage
 from support.commands import write_config
+from support.gate import Gate, through
 from support.s3_server import S3Server, s3_server  # noqa: F401  # a fixture
 from support.servers import fresh_database
-from support.stores import KINDS, MakePlace, Place
+from support.stores import ABILITIES, KINDS, Ability, MakePlace, Place
 from support.tiers import NOW
 
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.db.migrations import migrate
+from sagaz_tiering.errors import CatalogUnavailable, ColdTierUnavailable, HotTierUnavailable
 from sagaz_tiering.storage.base import SnapshotStorage
 from sagaz_tiering.wiring import open_database, read_config
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Tell pytest our marker."""
+    config.addinivalue_line("markers", "needs(*abilities): only for the kinds of storage that have all of them")
+
+
 class Ground:
-    """The session's servers, started when first asked for, and one test's folder."""
+    """The session's servers, started when first asked for, and one test's folder. `gated`: servers behind gates."""
 
     def __init__(self, request: pytest.FixtureRequest, folder: Path, stack: AsyncExitStack) -> None:
         self._server = request.getfixturevalue
         self._stack = stack
         self._flushed = False
         self.folder = folder
+        self.gated = False
+        self.gates: list[Gate] = []
 
     async def database(self) -> str:
         """The URL of an empty database."""
@@ -48,16 +59,31 @@ class Ground:
         server: S3Server = self._server("s3_server")
         return server
 
+    async def through_gate(self, url: str) -> str:
+        """`url`, through a gate if this place has any."""
+        if not self.gated:
+            return url
+        parts = urlsplit(url)
+        assert parts.hostname is not None
+        assert parts.port is not None
+        gate = await self._stack.enter_async_context(Gate(parts.hostname, parts.port))
+        self.gates.append(gate)
+        return through(url, gate.port)
+
 
 @pytest.fixture
 async def make_place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[MakePlace]:
-    """`await make_place(kind)`: an empty place of that kind; a kind asked for twice shares its server."""
+    """`await make_place(kind)`: an empty place of that kind; a kind asked for twice shares its server.
+
+    With `gated=True` it can be cut off.
+    """
     async with AsyncExitStack() as stack:
         count, ground = itertools.count(), Ground(request, tmp_path, stack)
 
-        async def make(kind: str) -> Place:
-            ground.folder = tmp_path / f"{kind}{next(count)}"
+        async def make(kind: str, *, gated: bool = False) -> Place:
+            ground.folder, ground.gated, ground.gates = tmp_path / f"{kind}{next(count)}", gated, []
             place = await _MAKERS[kind](ground)
+            place.gates = ground.gates
             stack.push_async_callback(place.close)
             return place
 
@@ -65,9 +91,26 @@ async def make_place(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIte
 
 
 @pytest.fixture(params=KINDS)
-async def place(request: pytest.FixtureRequest, make_place: MakePlace) -> Place:
+def kind(request: pytest.FixtureRequest) -> str:
+    """Each kind of storage in turn that has what the test needs."""
+    chosen = str(request.param)
+    for marker in request.node.iter_markers("needs"):
+        for ability in marker.args:
+            if ability not in ABILITIES[chosen]:
+                pytest.skip(f"not for {chosen}: {Ability(ability).value}")
+    return chosen
+
+
+@pytest.fixture
+async def place(kind: str, make_place: MakePlace) -> Place:
     """An empty place of each kind in turn."""
-    return await make_place(request.param)
+    return await make_place(kind)
+
+
+@pytest.fixture
+async def gated_place(kind: str, make_place: MakePlace) -> Place:
+    """An empty place of each kind in turn that can be cut off."""
+    return await make_place(kind, gated=True)
 
 
 @pytest.fixture
@@ -76,63 +119,115 @@ async def storage(place: Place) -> SnapshotStorage:
     return await place.open()
 
 
+_COMPRESSION = (
+    {"enable_compression": True, "compression_level": 1},
+    {"enable_compression": False},
+    {"enable_compression": True, "compression_level": 19},
+)
+
+
 async def _memory(ground: Ground) -> Place:
-    return Place(kind="memory", name="InMemorySnapshotStorage", options={}, clock=VirtualClock(NOW))
+    return Place(
+        kind="memory",
+        name="InMemorySnapshotStorage",
+        options={},
+        clock=VirtualClock(NOW),
+        harm=damage.memory,
+    )
 
 
 async def _filesystem(ground: Ground) -> Place:
-    options = {"base_path": str(ground.folder)}
-    url = f"file://{ground.folder}"
-    return Place(kind="filesystem", name="FilesystemSnapshotStorage", options=options, clock=VirtualClock(NOW), url=url)
+    return Place(
+        kind="filesystem",
+        name="FilesystemSnapshotStorage",
+        options={"base_path": str(ground.folder)},
+        clock=VirtualClock(NOW),
+        url=f"file://{ground.folder}",
+        settings=(
+            {"enable_compression": True},
+            {"enable_compression": False, "pretty_json": False},
+            {"enable_compression": False, "pretty_json": True},
+        ),
+        folder=ground.folder,
+        harm=damage.filesystem,
+    )
 
 
 async def _redis(ground: Ground) -> Place:
-    url = await ground.redis()
-    options = {"redis_url": url, "key_prefix": f"{ground.folder.name}:"}
+    url, prefix = await ground.through_gate(await ground.redis()), f"{ground.folder.name}:"
     return Place(
         kind="redis",
         name="RedisSnapshotStorage",
-        options=options,
+        options={"redis_url": url, "key_prefix": prefix},
         clock=VirtualClock(NOW),
-        url=f"{url}?key_prefix={ground.folder.name}:",
+        url=f"{url}?key_prefix={prefix}",
+        settings=_COMPRESSION,
+        connections=64,
+        unavailable=HotTierUnavailable,
+        harm=damage.redis_values,
     )
 
 
 async def _postgresql(ground: Ground) -> Place:
-    url = await ground.database()
-    options = {"connection_string": url, "pool_min_size": 1, "pool_max_size": 4}
-    return Place(kind="postgresql", name="PostgreSQLSnapshotStorage", options=options, clock=VirtualClock(NOW), url=url)
+    url = await ground.through_gate(await ground.database())
+    return Place(
+        kind="postgresql",
+        name="PostgreSQLSnapshotStorage",
+        options={"connection_string": url, "pool_min_size": 1, "pool_max_size": 4},
+        clock=VirtualClock(NOW),
+        url=url,
+        connections=4,
+        unavailable=CatalogUnavailable,
+        secrets=(str(urlsplit(url).password),),
+        harm=damage.postgresql,
+    )
 
 
 async def _s3(ground: Ground) -> Place:
     server = ground.s3()
-    bucket = await server.make_bucket()
-    options = {
-        "bucket_name": bucket,
-        "endpoint_url": server.endpoint,
-        "access_key_id": "testing",
-        "secret_access_key": "testing-secret",
-    }
+    bucket, endpoint = await server.make_bucket(), await ground.through_gate(server.endpoint)
     return Place(
         kind="s3",
         name="S3SnapshotStorage",
-        options=options,
+        options={
+            "bucket_name": bucket,
+            "endpoint_url": endpoint,
+            "access_key_id": "testing",
+            "secret_access_key": "testing-secret",
+        },
         clock=VirtualClock(NOW),
-        url=f"s3://{bucket}/snapshots?endpoint_url={server.endpoint}",
+        url=f"s3://{bucket}/snapshots?endpoint_url={endpoint}",
+        settings=_COMPRESSION,
+        crowd=100,
+        connections=64,
+        unavailable=ColdTierUnavailable,
+        secrets=("testing-secret",),
+        harm=damage.s3,
     )
 
 
 async def _tiered(ground: Ground) -> Place:
     ground.folder.mkdir()
-    path = write_config(ground.folder, database=await ground.database(), redis_url=await ground.redis())
-    async with open_database(read_config(path)) as database:
-        await migrate(database)
+    database = await ground.database()
+    path = write_config(ground.folder, database=database, redis_url=await ground.redis())
+    async with open_database(read_config(path)) as opened:
+        await migrate(opened)
+    url, redis_url = await ground.through_gate(database), await ground.through_gate(await ground.redis())
+    path = write_config(ground.folder, database=url, redis_url=redis_url)
+    levels = [path.with_name(f"level-{level}.yaml") for level in ("1", "null", "19")]
+    for each in levels:
+        level = each.stem.removeprefix("level-")
+        each.write_text(path.read_text().replace("hot: {", f"hot: {{compression_level: {level}, "))
     return Place(
         kind="tiered",
         name="TieredSnapshotStorage",
         options={"config": str(path)},
         clock=VirtualClock(NOW),
         url=str(path),
+        settings=[{"config": str(each)} for each in levels],
+        connections=64 + 10,
+        secrets=(str(urlsplit(url).password),),
+        harm=damage.tiered,
     )
 
 

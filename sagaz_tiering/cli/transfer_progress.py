@@ -1,0 +1,108 @@
+"""How far a transfer is, on stderr: a bar with rate and time left on a terminal, a line now and then elsewhere."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+from sagaz_tiering.errors import SagazTieringError
+from sagaz_tiering.terminal import make_console, show_span
+
+if TYPE_CHECKING:
+    from sagaz_tiering.storage.base import SnapshotSource
+    from sagaz_tiering.transfer import TransferProgress
+
+LINE_EVERY_S = 10.0
+
+
+class Totals:
+    """How many snapshots there are, as far as the source can say without reading them; it may take a while."""
+
+    def __init__(self) -> None:
+        self.snapshots: int | None = None
+
+    def of(self, progress: TransferProgress) -> int | None:
+        """The total of the phase, never less than what was found; None while it is not known."""
+        known = self.snapshots if progress.phase == "snapshots" else None
+        return None if known is None else max(known, progress.found)
+
+    async def ask(self, source: Any) -> None:
+        """Have the source count."""
+        with suppress(SagazTieringError):
+            self.snapshots = (await source.health_check()).snapshot_count or None
+
+
+@asynccontextmanager
+async def showing_progress(
+    source: SnapshotSource | None,
+) -> AsyncIterator[Callable[[TransferProgress], None]]:
+    """The callback to give to the transfer; `source` is asked for the total (None: the total is not known)."""
+    totals = Totals()
+    counting = None
+    if source is not None and hasattr(source, "health_check"):
+        counting = asyncio.create_task(totals.ask(source))
+    try:
+        if sys.stderr.isatty():
+            with _bar(totals) as show:
+                yield show
+        else:
+            yield Lines(totals)
+    finally:
+        if counting is not None:
+            counting.cancel()
+            await asyncio.wait([counting])
+
+
+class Lines:
+    """A line now and then, for logs."""
+
+    def __init__(self, totals: Totals, *, every_s: float = LINE_EVERY_S) -> None:
+        self._totals = totals
+        self._every_s = every_s
+        self._said = ("", 0.0)
+
+    def __call__(self, progress: TransferProgress) -> None:
+        phase, seconds = self._said
+        if progress.seconds >= self._every_s + (seconds if phase == progress.phase else 0):
+            self._said = (progress.phase, progress.seconds)
+            print(describe(progress, self._totals.of(progress)), file=sys.stderr, flush=True)
+
+
+def describe(progress: TransferProgress, total: int | None) -> str:
+    """`snapshots: 12,000 of about 50,000, 830/s, 46 s left, 2 failed`."""
+    parts = [f"{progress.phase}: {progress.found:,}" + ("" if total is None else f" of about {total:,}")]
+    rate = _rate(progress)
+    parts.append(f"{rate:,.0f}/s")
+    if total is not None and rate > 0:
+        parts.append(f"{show_span(timedelta(seconds=(total - progress.found) / rate))} left")
+    if progress.failed:
+        parts.append(f"{progress.failed:,} failed")
+    return ", ".join(parts)
+
+
+def _rate(progress: TransferProgress) -> float:
+    """Items a second, in this run."""
+    return (progress.found - progress.before) / progress.seconds if progress.seconds > 0 else 0.0
+
+
+@contextmanager
+def _bar(totals: Totals) -> Iterator[Callable[[TransferProgress], None]]:
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (
+        *(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
+        *(TextColumn("{task.fields[rest]}"), TimeElapsedColumn()),
+    )
+    with Progress(*columns, console=make_console(stderr=True), transient=True) as bars:
+        task = bars.add_task("snapshots", total=None, rest="")
+
+        def show(progress: TransferProgress) -> None:
+            total = totals.of(progress)
+            rest = describe(progress, total).split(", ", 1)[1]
+            bars.update(task, description=progress.phase, completed=progress.found, total=total, rest=rest)
+
+        yield show

@@ -1,0 +1,288 @@
+"""`FilesystemSnapshotStorage`: snapshots as JSON files for people, in a directory that several processes may share.
+
+How it looks on disk: `filesystem_layout`. What a crash leaves: `filesystem_tree`. A directory of `sagaz`'s storage of
+the same name is read and written in place.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, Final, Self, TypeVar
+from uuid import UUID
+
+from sagaz_tiering.clock import Clock, SystemClock, to_micros
+from sagaz_tiering.errors import ConfigError, CorruptRecord, LocalStorageUnavailable
+from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, as_uuid
+from sagaz_tiering.storage import replay_log
+from sagaz_tiering.storage.base import Health, checked_limit
+from sagaz_tiering.storage.encoding import encode_record
+from sagaz_tiering.storage.filesystem_errors import translated
+from sagaz_tiering.storage.filesystem_index import Entry, View
+from sagaz_tiering.storage.filesystem_record import replay_document
+from sagaz_tiering.storage.filesystem_replays import order_key
+from sagaz_tiering.storage.filesystem_session import AT_ONCE, FilesystemSession
+from sagaz_tiering.storage.filesystem_store import Found, pages
+from sagaz_tiering.storage.reporting import measured_read, reported_save, skipped_unreadable
+
+T = TypeVar("T")
+
+MAX_CONCURRENCY: Final = 8
+"""Threads that read and write at once, by default."""
+
+IO_TIMEOUT: Final = timedelta(seconds=60)
+"""Deadline of one piece of work (a save, a page of a list), by default."""
+
+_KIND: Final = "filesystem"
+
+
+class FilesystemSnapshotStorage:
+    """One JSON file for each snapshot below `base_path`; crash-safe, and safe for several processes.
+
+    `enable_compression` writes `.json.gz`, `pretty_json` indents by 2; both may change at any time over existing
+    data. Lists of all sagas hold their names in memory (about 100 bytes each), nothing else grows with the store.
+    Every method may raise LocalStorageUnavailable (no space, no permission, volume gone). Nothing is touched before
+    the first call; that makes the directories.
+    """
+
+    def __init__(
+        self,
+        base_path: str | os.PathLike[str] = "./saga-snapshots",
+        enable_compression: bool = False,
+        pretty_json: bool = True,
+        *,
+        clock: Clock | None = None,
+        max_concurrency: int = MAX_CONCURRENCY,
+        io_timeout: timedelta = IO_TIMEOUT,
+    ) -> None:
+        if not isinstance(base_path, (str, os.PathLike)) or not os.fspath(base_path):
+            raise ConfigError("base_path must be the path of a directory", hint='for example "./saga-snapshots"')
+        if max_concurrency < 1 or io_timeout <= timedelta(0):
+            raise ConfigError("max_concurrency and io_timeout must be positive")
+        self.base_path = Path(base_path)
+        self.enable_compression = enable_compression
+        self.pretty_json = pretty_json
+        self._clock: Clock = clock or SystemClock()
+        self._session = FilesystemSession(
+            self.base_path,
+            compress=enable_compression,
+            pretty=pretty_json,
+            limit=max_concurrency,
+            io_timeout=io_timeout,
+        )
+        self._files = self._session.files
+        self._run = self._session.run
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Let go of the threads; the next call opens the directory again."""
+        self._session.close()
+
+    async def save_snapshot(self, snapshot: SagaSnapshot) -> None:
+        """Store a snapshot (ours or any object with sagaz's attributes), durably; an id saved before is replaced.
+
+        Raises InvalidSnapshot where it would not come back equal.
+        """
+        with reported_save(snapshot, _KIND):
+            record = await encode_record(SagaSnapshot.of(snapshot), saved_us=self._now_us())
+            await self._run(partial(self._files.save, record))
+
+    async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
+        """One snapshot by id, found without looking into other sagas. Raises CorruptRecord."""
+        wanted = as_uuid(snapshot_id, "snapshot_id")
+        with measured_read():
+            found = await self._run(partial(self._files.get, wanted))
+            until = None if found is None else found.retention_until
+            return None if until is not None and self._now_us() >= to_micros(until) else found
+
+    async def get_latest_snapshot(self, saga_id: UUID | str, before_step: str | None = None) -> SagaSnapshot | None:
+        """The newest snapshot of a saga; with `before_step`, the newest whose `step_name` equals it.
+
+        Raises CorruptRecord if that one cannot be read, or if none is found beside one of which nothing is known.
+        """
+        return await self._newest(saga_id, lambda entry: before_step is None or entry.step_name == before_step)
+
+    async def get_snapshot_at_time(self, saga_id: UUID | str, timestamp: datetime) -> SagaSnapshot | None:
+        """The newest live snapshot created at or before `timestamp` (aware; raises NaiveTimestamp, CorruptRecord)."""
+        moment_us = to_micros(as_utc(timestamp, "timestamp"))
+        return await self._newest(saga_id, lambda entry: entry.created_us <= moment_us)
+
+    async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
+        """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit."""
+        wanted, found = checked_limit(limit), list[SagaSnapshot]()
+        saga = as_uuid(saga_id, "saga_id")
+        with measured_read():
+            view = await self._view(saga)
+            left = [entry for entry in reversed(view.entries) if self._is_live(entry)]
+            while left and len(found) < wanted:
+                page = next(pages(left[: wanted - len(found)]))
+                left = left[len(page) :]
+                found += await self._read(saga, page)
+        # What was saved anew in between may have another time.
+        return sorted(found, key=lambda each: (each.created_at, each.step_index, each.snapshot_id), reverse=True)
+
+    async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
+        """Remove one, expired or unreadable ones too; False if there was none."""
+        return await self._run(partial(self._files.delete, as_uuid(snapshot_id, "snapshot_id")))
+
+    async def cleanup_saga(self, saga_id: UUID | str) -> int:
+        """Remove every snapshot of a saga; how many there were."""
+        saga = as_uuid(saga_id, "saga_id")
+        view = await self._run(partial(self._files.view, saga))
+        ids = [*(entry.snapshot_id for entry in view.entries), *view.unplaced]
+        return sum([await self._run(partial(self._files.delete_from, saga, page)) for page in _parts(ids)])
+
+    async def delete_expired_snapshots(self) -> int:
+        """Remove what is past its retention; how many. Reads indexes, not snapshots."""
+        removed = 0
+        for names in _parts(await self._run(self._session.layout.saga_names)):
+            expired = await self._run(partial(self._files.entries_in, names, lambda entry: not self._is_live(entry)))
+            for page in _parts(expired):
+                removed += await self._run(partial(self._files.delete_unchanged, page))
+        return removed
+
+    async def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
+        """Every saga that has a live snapshot, ascending by id, from behind `after` on."""
+        first = "" if after is None else str(as_uuid(after, "after"))
+        for names in _parts(await self._run(partial(self._session.layout.saga_names, first))):
+            for saga_id in await self._run(partial(self._files.sagas_with, names, self._is_live)):
+                yield saga_id
+
+    async def iter_snapshots(
+        self, saga_id: UUID | str | None = None, *, after: UUID | str | None = None
+    ) -> AsyncIterator[SagaSnapshot]:
+        """Every live snapshot of one saga, oldest first; without `saga_id` of every saga behind `after`, by id."""
+        if saga_id is None:
+            async for each in self.saga_ids(after=after):
+                async for snapshot in self.iter_snapshots(each):
+                    yield snapshot
+            return
+        saga = as_uuid(saga_id, "saga_id")
+        view = await self._view(saga)
+        for page in pages(entry for entry in view.entries if self._is_live(entry)):
+            for snapshot in await self._read(saga, page):
+                yield snapshot
+
+    async def save_replay_log(self, result: ReplayResult) -> None:
+        """Insert or replace the record of a replay (ours or sagaz's)."""
+        record = replay_log.as_record(result)
+        replay_id, saga_id = UUID(record["replay_id"]), UUID(record["original_saga_id"])
+        data = replay_document(record, pretty=self.pretty_json)
+        await self._run(partial(self._session.replays.save, replay_id, saga_id, data))
+
+    async def get_replay_log(self, replay_id: UUID | str) -> dict[str, Any] | None:
+        """The record of a replay in the shape of `ReplayResult.to_dict`, or None. Raises CorruptRecord."""
+        return await self._run(partial(self._session.replays.get, as_uuid(replay_id, "replay_id")))
+
+    async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
+        """Records of replays of a saga, newest first. Raises ValueError for a negative limit."""
+        wanted, saga = checked_limit(limit), as_uuid(saga_id, "saga_id")
+        await self._session.adopt_replays()
+        ids = await self._run(partial(self._session.replays.ids_of, saga))
+        records = [each async for each in self._replays(ids) if each["original_saga_id"] == str(saga)]
+        return sorted(records, key=order_key, reverse=True)[:wanted]
+
+    async def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
+        """Every replay record, ascending by replay id, from behind `after` on."""
+        first = None if after is None else as_uuid(after, "after")
+        async for record in self._replays(await self._run(partial(self._session.replays.ids, first))):
+            yield record
+
+    async def health_check(self) -> Health:
+        """Count what is there, expired snapshots too; `degraded` if it can be read, but not written."""
+        began = time.monotonic()
+        totals, details = (0, 0, 0), dict[str, Any](base_path=str(self._session.layout.base))
+        try:
+            for names in _parts(await self._run(self._session.layout.saga_names)):
+                counted = await self._run(partial(self._files.tree.totals, names))
+                totals = (totals[0] + counted[0], totals[1] + counted[1], totals[2] + counted[2])
+            details |= await self._run(self._ground)
+            status = "healthy" if details["writable"] else "degraded"
+        except LocalStorageUnavailable as exc:
+            status = "unhealthy"
+            details |= {"error": str(exc), "hint": exc.hint}
+        return Health(
+            status=status,
+            latency_ms=(time.monotonic() - began) * 1000,
+            snapshot_count=totals[1],
+            total_size_bytes=totals[2],
+            details={"sagas": totals[0], **details},
+        )
+
+    def get_storage_info(self) -> dict[str, Any]:
+        """Options and counts. Looks at the directory at once, in the caller's thread; changes nothing."""
+        layout = self._session.layout
+        sagas = snapshots = size = replays = 0
+        with translated(layout.base):
+            if layout.snapshots.is_dir():
+                sagas, snapshots, size = self._files.tree.totals(layout.saga_names())
+                replays = self._session.replays.count()
+            elif self._session.is_open:
+                layout.check_present()
+        return {
+            "storage_type": _KIND,
+            "base_path": str(layout.base),
+            "compression_enabled": self.enable_compression,
+            "pretty_json": self.pretty_json,
+            "total_sagas": sagas,
+            "total_snapshots": snapshots,
+            "total_replays": replays,
+            "total_size_bytes": size,
+            "total_size_mb": round(size / 2**20, 2),
+        }
+
+    def _now_us(self) -> int:
+        return to_micros(self._clock.now())
+
+    def _is_live(self, entry: Entry) -> bool:
+        return entry.is_live(self._now_us())
+
+    async def _newest(self, saga_id: UUID | str, fits: Callable[[Entry], bool]) -> SagaSnapshot | None:
+        saga = as_uuid(saga_id, "saga_id")
+        with measured_read():
+            return await self._run(
+                partial(self._files.newest, saga, lambda entry: self._is_live(entry) and fits(entry))
+            )
+
+    async def _view(self, saga_id: UUID) -> View:
+        view = await self._run(partial(self._files.view, saga_id))
+        for snapshot_id, error in view.unplaced.items():
+            skipped_unreadable(snapshot_id, _KIND, error)
+        return view
+
+    async def _read(self, saga_id: UUID, page: Iterable[Entry]) -> list[SagaSnapshot]:
+        read: list[tuple[UUID, Found]] = await self._run(partial(self._files.read, saga_id, page))
+        found = []
+        for snapshot_id, each in read:
+            if isinstance(each, CorruptRecord):
+                skipped_unreadable(snapshot_id, _KIND, each)
+            elif each is not None:
+                found.append(each)
+        return found
+
+    async def _replays(self, ids: list[UUID]) -> AsyncIterator[dict[str, Any]]:
+        for page in _parts(ids):
+            for replay_id, record in await self._run(partial(self._session.replays.read, page)):
+                if isinstance(record, CorruptRecord):
+                    skipped_unreadable(replay_id, _KIND, record)
+                elif record is not None:
+                    yield record
+
+    def _ground(self) -> dict[str, Any]:
+        base = self._session.layout.base
+        return {"writable": os.access(base, os.W_OK | os.X_OK), "free_bytes": shutil.disk_usage(base).free}
+
+
+def _parts(items: list[T]) -> Iterator[list[T]]:
+    """So many at a time as one piece of work goes through."""
+    return (items[at : at + AT_ONCE] for at in range(0, len(items), AT_ONCE))

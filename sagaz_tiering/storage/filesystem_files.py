@@ -1,0 +1,167 @@
+"""One directory at a time, blocking: regular files only, replaced whole, durable when a call says so.
+
+Symbolic links are never followed below the base directory, and nothing but regular files is read: what else lies
+in a directory is another's. Everything raises OSError as the system does.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Final, NamedTuple
+
+from sagaz_tiering.errors import CorruptRecord
+
+MAX_FILE_BYTES: Final = 2**30
+"""Largest file that is read: no snapshot is that large, whatever its form."""
+
+_READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO must not block the opening
+_WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+class FileState(NamedTuple):
+    """Changes whenever a file is replaced or written: equal states mean the same bytes."""
+
+    inode: int
+    size: int
+    mtime_ns: int
+
+    @classmethod
+    def of(cls, status: os.stat_result) -> FileState:
+        return cls(status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+class Folder:
+    """An open directory; `path` is for messages only."""
+
+    def __init__(self, fd: int, path: Path) -> None:
+        self._fd = fd
+        self.path = path
+
+    def state(self, name: str) -> FileState | None:
+        """Of a regular file; None for anything else."""
+        try:
+            status = os.stat(name, dir_fd=self._fd, follow_symlinks=False)
+        except FileNotFoundError:
+            return None
+        return FileState.of(status) if stat.S_ISREG(status.st_mode) else None
+
+    def read(self, name: str) -> bytes:
+        """A regular file's bytes; FileNotFoundError for anything else."""
+        try:
+            fd = os.open(name, _READ, dir_fd=self._fd)
+        except OSError as exc:
+            if exc.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
+                raise FileNotFoundError(errno.ENOENT, "not a regular file", str(self.path / name)) from exc
+            raise
+        with open(fd, "rb") as file:
+            status = os.fstat(fd)
+            if not stat.S_ISREG(status.st_mode):
+                raise FileNotFoundError(errno.ENOENT, "not a regular file", str(self.path / name))
+            if status.st_size > MAX_FILE_BYTES:
+                raise OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES} bytes", str(self.path / name))
+            return file.read()
+
+    def write(self, name: str, data: bytes, *, durable: bool) -> FileState:
+        """Make or overwrite a file (a temporary one); on failure there is none."""
+        fd = os.open(name, _WRITE, 0o666, dir_fd=self._fd)
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+            if durable:
+                os.fsync(fd)
+            return FileState.of(os.fstat(fd))
+        except OSError:
+            with suppress(OSError):
+                os.unlink(name, dir_fd=self._fd)
+            raise
+        finally:
+            os.close(fd)
+
+    def rename(self, old: str, new: str) -> None:
+        os.rename(old, new, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+
+    def replace(self, name: str, data: bytes, *, temporary: str, durable: bool) -> None:
+        """A whole new file under `name`, old bytes or new ones at any instant. One writer at a time."""
+        self.write(temporary, data, durable=durable)
+        self.rename(temporary, name)
+        if durable:
+            self.sync()
+
+    def unlink(self, name: str) -> bool:
+        """Whether there was such a file."""
+        try:
+            os.unlink(name, dir_fd=self._fd)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def sync(self) -> None:
+        """Make names durable."""
+        os.fsync(self._fd)
+
+    def files(self) -> Iterator[tuple[str, FileState]]:
+        """Regular files, in no order. What is renamed meanwhile may be missed or seen twice."""
+        with os.scandir(self._fd) as entries:
+            for entry in entries:
+                if entry.is_file(follow_symlinks=False):
+                    with suppress(FileNotFoundError):
+                        yield entry.name, FileState.of(entry.stat(follow_symlinks=False))
+
+
+def read_bytes(folder: Folder, name: str) -> bytes:
+    """A file's bytes; one that the disk cannot give any more is one corrupt record, not a storage that is down."""
+    try:
+        return folder.read(name)
+    except OSError as exc:
+        if exc.errno not in (errno.EIO, errno.EFBIG):
+            raise
+        raise CorruptRecord(f"{folder.path / name} cannot be read: {exc.strerror}") from exc
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[Folder]:
+    """A directory that is there; FileNotFoundError or NotADirectoryError (a symbolic link, too) otherwise."""
+    fd = os.open(path, _FOLDER)
+    try:
+        yield Folder(fd, path)
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def opened_top(path: Path) -> Iterator[Folder]:
+    """Like `opened` for a directory that an operator may have put elsewhere by a symbolic link."""
+    fd = os.open(path, _FOLDER & ~os.O_NOFOLLOW)
+    try:
+        yield Folder(fd, path)
+    finally:
+        os.close(fd)
+
+
+def make_folder(path: Path) -> None:
+    """Make a directory in one that is there, durably; nothing if it is there."""
+    try:
+        os.mkdir(path)
+    except FileExistsError:
+        return
+    with opened_top(path.parent) as parent:
+        parent.sync()
+
+
+def remove_if_empty(path: Path) -> None:
+    """Remove a directory unless it holds anything."""
+    with suppress(OSError):
+        os.rmdir(path)
+
+
+def folder_names(path: Path) -> list[str]:
+    """Names of the directories in one, in no order."""
+    with os.scandir(path) as entries:
+        return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]

@@ -1,0 +1,222 @@
+"""How `FilesystemSnapshotStorage` changes its directory: what is written in which order, and what a crash leaves.
+
+The snapshot files are the only truth. Indexes and pointers are derived from them, and whatever a crash, another
+program or a restored backup makes of those is noticed and put right by who reads next. Names: `filesystem_layout`.
+
+**Save**, alone with the snapshot's lock among all processes:
+
+1. write `snapshots/<saga>/.<id>.tmp` and fsync it   crash: a temporary file, which the next reader of the saga removes
+2. point from the id to the saga, fsync the name     crash: a pointer to nothing, the same as none
+3. rename the file to `<id>.json`, fsync the name    crash: saved, but not in the saga's index
+4. write the saga's index                            (with the saga's lock, after the snapshot's is released)
+
+A reader of the saga takes the names from the directory and uses the index only for files that are as they were when
+it was written, so an index that misses something costs time, not answers. A failure in 1 to 3 (full disk, no
+permission) leaves the version that was there before; one in 4 is logged and nothing else.
+
+**Save where the file's name changes** (another saga, or compression switched on or off), instead of 2 and 3:
+
+2. write `ids/moves/<id>`: old name and new name     crash: no file of the new name, so nothing has happened
+3. rename the file to its new name                   crash: both files are there; whoever looks for the snapshot, or
+4. point to the new saga, remove the old file        lists any saga, finds the move and does 4 and 5
+5. remove `ids/moves/<id>`
+
+**Delete**: remove the file, fsync; remove the pointer (crash: a pointer to nothing); write the index, or remove it
+with the saga's directory if nothing is left (crash: an index of what is gone, which no reader believes).
+
+A directory that `sagaz` wrote has no pointers: the first call that needs one makes all of them, once (`adopt`). A
+program that adds files beside us is seen by all queries of a saga at once, and by id after the first of them.
+"""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Final
+from uuid import UUID
+
+import orjson
+
+from sagaz_tiering.storage.filesystem_errors import FULL, REFUSED
+from sagaz_tiering.storage.filesystem_files import FileState, Folder, make_folder, opened, opened_top, read_bytes
+from sagaz_tiering.storage.filesystem_layout import Layout, canonical, snapshot_name, snapshot_of, temporary
+from sagaz_tiering.storage.filesystem_locks import Lock, Locks
+from sagaz_tiering.storage.filesystem_pointers import Copy, NotAdopted, Pointers
+
+__all__ = ["NotAdopted", "SnapshotTree"]
+
+_ATTEMPTS: Final = 100
+"""How often a save makes the saga's directory anew when deletes keep removing it as empty."""
+
+
+class SnapshotTree:
+    """The snapshot files of one directory tree. Blocking; raises OSError as the system does."""
+
+    def __init__(self, layout: Layout, locks: Locks) -> None:
+        self._layout = layout
+        self._locks = locks
+        self.pointers = Pointers(layout, locks)
+
+    def save(self, snapshot_id: UUID, saga_id: UUID, suffix: str, data: bytes) -> tuple[FileState, set[UUID]]:
+        """Store or replace; the new file's state, and the sagas that it was taken from."""
+        for _ in range(_ATTEMPTS):
+            try:
+                make_folder(self._layout.saga(saga_id))
+                with opened(self._layout.saga(saga_id)) as folder, self._locks.held(Lock.RECORD, snapshot_id):
+                    return self._save(folder, Copy(saga_id, suffix, FileState(0, 0, 0)), snapshot_id, data)
+            except FileNotFoundError:  # a delete beside us removed the directory as empty, or someone removed `ids`
+                self._layout.check_present()
+                self._layout.make()
+        raise OSError(errno.EBUSY, "the directory vanished again and again", str(self._layout.saga(saga_id)))
+
+    def find(self, snapshot_id: UUID) -> tuple[Copy, bytes] | None:
+        """A snapshot's file and its bytes. Raises NotAdopted."""
+        if self._is_moving(snapshot_id):
+            self._finish_move_alone(snapshot_id)
+        if found := self._look(snapshot_id):
+            return found
+        self._layout.check_present()
+        if self.pointers.saga_of(snapshot_id) is None and not self._is_moving(snapshot_id):
+            return None
+        # Someone is at work on it, or a crash left a pointer to nothing.
+        try:
+            with self._locks.held(Lock.RECORD, snapshot_id):
+                self._finish_move(snapshot_id)
+                return self._look(snapshot_id)
+        except OSError as exc:
+            if exc.errno not in REFUSED:
+                raise
+            return self._look(snapshot_id)
+
+    def read(self, saga_id: UUID, snapshot_id: UUID, suffix: str) -> bytes | None:
+        """The bytes of one file; None if it is not there. Raises CorruptRecord if the disk cannot read it."""
+        try:
+            with opened(self._layout.saga(saga_id)) as folder:
+                return read_bytes(folder, snapshot_name(snapshot_id, suffix))
+        except (FileNotFoundError, NotADirectoryError):
+            self._layout.check_present()
+            return None
+
+    def delete(
+        self, snapshot_id: UUID, *, in_saga: UUID | None = None, unchanged: FileState | None = None
+    ) -> set[UUID]:
+        """Remove a snapshot's files; the sagas that had it. Raises NotAdopted.
+
+        `in_saga`: only if it is in this saga; `unchanged`: only if its file still is in this state.
+        """
+        with self._locks.held(Lock.RECORD, snapshot_id):
+            self._finish_move(snapshot_id)
+            pointed = self.pointers.saga_of(snapshot_id)
+            found = self.pointers.copies(snapshot_id, [pointed, in_saga])
+            if found and in_saga not in (None, found[-1].saga_id):
+                return set()
+            if found and unchanged not in (None, found[-1].state):
+                return set()
+            self._remove(snapshot_id, found)
+            if pointed is not None:
+                self.pointers.forget(snapshot_id)
+        if not found:
+            self._layout.check_present()
+        return {copy.saga_id for copy in found}
+
+    def finish_moves(self) -> None:
+        """Bring every move that a crash interrupted to its end; waits for those that are under way."""
+        with suppress(FileNotFoundError), opened_top(self._layout.moves) as folder:
+            for snapshot_id in [found for name, _ in folder.files() if (found := canonical(name)) is not None]:
+                self._finish_move_alone(snapshot_id)
+
+    def totals(self, saga_names: Sequence[str]) -> tuple[int, int, int]:
+        """How many of these sagas have snapshots, how many these are, expired ones too, and their size in bytes."""
+        sagas = snapshots = size = 0
+        for name in saga_names:
+            with suppress(FileNotFoundError, NotADirectoryError), opened(self._layout.snapshots / name) as folder:
+                ids = set()
+                for file, state in folder.files():
+                    if (found := snapshot_of(file)) is not None:
+                        ids.add(found[0])
+                        size += state.size
+                sagas += bool(ids)
+                snapshots += len(ids)
+        return sagas, snapshots, size
+
+    def _save(self, folder: Folder, new: Copy, snapshot_id: UUID, data: bytes) -> tuple[FileState, set[UUID]]:
+        self._finish_move(snapshot_id)
+        pointed = self.pointers.saga_of(snapshot_id)
+        temp, name = temporary(snapshot_id), snapshot_name(snapshot_id, new.suffix)
+        state = folder.write(temp, data, durable=True)
+        try:
+            found = self.pointers.copies(snapshot_id, [pointed, new.saga_id])
+            self._remove(snapshot_id, found[:-1])
+            old = found[-1] if found else None
+            moved = old is not None and old[:2] != new[:2]
+            if old is not None and moved:
+                self._note_move(snapshot_id, old, new)
+            elif pointed != new.saga_id:
+                self.pointers.point(snapshot_id, new.saga_id)
+            folder.rename(temp, name)
+        except BaseException:
+            with suppress(OSError):
+                folder.unlink(temp)
+            raise
+        folder.sync()
+        if moved:
+            self._finish_move(snapshot_id)
+        return state, {copy.saga_id for copy in found} - {new.saga_id}
+
+    def _look(self, snapshot_id: UUID) -> tuple[Copy, bytes] | None:
+        for copy in reversed(self.pointers.copies(snapshot_id, [self.pointers.saga_of(snapshot_id)])):
+            data = self.read(copy.saga_id, snapshot_id, copy.suffix)
+            if data is not None:
+                return copy, data
+        return None
+
+    def _remove(self, snapshot_id: UUID, copies: Sequence[Copy]) -> None:
+        for copy in copies:
+            with suppress(FileNotFoundError), opened(self._layout.saga(copy.saga_id)) as folder:
+                if folder.unlink(snapshot_name(snapshot_id, copy.suffix)):
+                    folder.sync()
+
+    def _note_move(self, snapshot_id: UUID, old: Copy, new: Copy) -> None:
+        move = {"old": [str(old.saga_id), old.suffix], "new": [str(new.saga_id), new.suffix]}
+        with opened_top(self._layout.moves) as folder:
+            folder.replace(str(snapshot_id), orjson.dumps(move), temporary=temporary(snapshot_id), durable=True)
+
+    def _is_moving(self, snapshot_id: UUID) -> bool:
+        with suppress(FileNotFoundError), opened_top(self._layout.moves) as folder:
+            return folder.state(str(snapshot_id)) is not None
+        return False
+
+    def _finish_move_alone(self, snapshot_id: UUID) -> None:
+        try:
+            with self._locks.held(Lock.RECORD, snapshot_id):
+                self._finish_move(snapshot_id)
+        except OSError as exc:
+            if exc.errno not in REFUSED | FULL:  # who may not write reads what there is
+                raise
+
+    def _finish_move(self, snapshot_id: UUID) -> None:
+        """With the snapshot's lock: the new file is there, or nothing has happened."""
+        if not self._is_moving(snapshot_id):
+            return
+        with opened_top(self._layout.moves) as folder:
+            old, new = _move_in(folder.read(str(snapshot_id)), snapshot_id)
+            if old is not None and new is not None and old[:2] != new[:2] and self._exists(snapshot_id, new):
+                self.pointers.point(snapshot_id, new.saga_id)
+                self._remove(snapshot_id, [old])
+            folder.unlink(str(snapshot_id))
+
+    def _exists(self, snapshot_id: UUID, copy: Copy) -> bool:
+        found = self.pointers.copies(snapshot_id, [copy.saga_id])
+        return any(each[:2] == copy[:2] for each in found)
+
+
+def _move_in(data: bytes, snapshot_id: UUID) -> tuple[Copy | None, Copy | None]:
+    """Old and new place of a move; None for what is not one (nobody else's file may be removed by it)."""
+    try:
+        move = orjson.loads(data)
+        places = [Copy(UUID(move[key][0]), str(move[key][1]), FileState(0, 0, 0)) for key in ("old", "new")]
+    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
+        return None, None
+    old, new = (place if snapshot_of(snapshot_name(snapshot_id, place.suffix)) else None for place in places)
+    return old, new

@@ -1,0 +1,296 @@
+"""`InMemorySnapshotStorage`: for tests and development; what is in it is gone with the object."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from bisect import bisect_left, bisect_right, insort
+from collections.abc import AsyncIterator, Iterable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import islice
+from typing import Any, Final, NamedTuple, Self
+from uuid import UUID
+
+from sagaz_tiering.clock import Clock, SystemClock, to_micros
+from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotMeta, as_utc, as_uuid
+from sagaz_tiering.storage import replay_log
+from sagaz_tiering.storage.base import Health, checked_limit
+from sagaz_tiering.storage.encoding import decode_value, encode_value
+from sagaz_tiering.storage.reporting import measured_read, reported_save, skipped_unreadable
+
+_AT_ONCE: Final = 64
+"""Small records worked on before the event loop gets its turn."""
+
+
+class _Stored(NamedTuple):
+    """A snapshot as bytes, so that nobody else's changes reach it, and what is asked of it without decoding."""
+
+    meta: SnapshotMeta
+    value: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Replay:
+    replay_id: UUID
+    saga_id: UUID
+    created_us: int
+    data: bytes
+
+
+class InMemorySnapshotStorage:
+    """Snapshots and replay records in this process's memory. Closing it keeps them; dropping it drops them.
+
+    For one event loop: not for use from several threads.
+    """
+
+    def __init__(self, *, clock: Clock | None = None) -> None:
+        self._clock: Clock = clock or SystemClock()
+        self.clear()
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._snapshots: dict[UUID, _Stored] = {}
+        self._replays: dict[UUID, _Replay] = {}
+        self._bytes = 0
+        # Sorted lists, searched by bisection: order keys of each saga, saga ids, and (retention_us, snapshot id).
+        self._of_saga: dict[int, list[tuple[int, int, int]]] = {}
+        self._sagas: list[int] = []
+        self._expiries: list[tuple[int, int]] = []
+        self._replay_ids: list[int] = []
+        self._replays_of_saga: dict[UUID, list[tuple[int, int]]] = {}
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Nothing is open; what is stored stays."""
+
+    async def save_snapshot(self, snapshot: SagaSnapshot) -> None:
+        """Store a snapshot (ours or any object with sagaz's attributes); an id saved before is replaced.
+
+        Raises InvalidSnapshot where it would not come back equal.
+        """
+        with reported_save(snapshot, "memory"):
+            saved_us = to_micros(self._clock.now())
+            meta, value = await encode_value(SagaSnapshot.of(snapshot), saved_us=saved_us, level=None)
+            self._remove(meta.snapshot_id)
+            self._add(_Stored(meta, value))
+
+    async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
+        """One snapshot by id. Raises CorruptRecord, as every read that has one snapshot for an answer."""
+        with measured_read():
+            stored = self._snapshots.get(as_uuid(snapshot_id, "snapshot_id"))
+            return await decode_value(stored.value) if stored and self._is_live(stored.meta) else None
+
+    async def get_latest_snapshot(self, saga_id: UUID | str, before_step: str | None = None) -> SagaSnapshot | None:
+        """The newest snapshot of a saga; with `before_step`, the newest whose `step_name` equals it."""
+        with measured_read():
+            newest = self._newest_first(as_uuid(saga_id, "saga_id"))
+            return await _first(s for s in newest if before_step is None or s.meta.step_name == before_step)
+
+    async def get_snapshot_at_time(self, saga_id: UUID | str, timestamp: datetime) -> SagaSnapshot | None:
+        """The newest live snapshot created at or before `timestamp` (aware; raises NaiveTimestamp)."""
+        moment_us = to_micros(as_utc(timestamp, "timestamp"))
+        with measured_read():
+            return await _first(self._newest_first(as_uuid(saga_id, "saga_id"), not_after_us=moment_us))
+
+    async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
+        """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit."""
+        wanted, found, seen = checked_limit(limit), list[SagaSnapshot](), 0
+        saga = as_uuid(saga_id, "saga_id")
+        with measured_read():
+            while batch := list(islice(self._newest_first(saga), seen, seen + wanted - len(found))):
+                for at, stored in enumerate(batch):
+                    await _breathe(at)
+                    found += await _readable(stored)
+                seen += len(batch)
+        return found
+
+    async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
+        """Remove one, expired or unreadable ones too; False if there was none."""
+        return self._remove(as_uuid(snapshot_id, "snapshot_id"))
+
+    async def cleanup_saga(self, saga_id: UUID | str) -> int:
+        """Remove every snapshot of a saga; how many there were."""
+        keys = list(self._of_saga.get(as_uuid(saga_id, "saga_id").int, ()))
+        return await self._remove_all(key[-1] for key in keys)
+
+    async def delete_expired_snapshots(self) -> int:
+        """Remove what is past its retention; how many."""
+        last = bisect_left(self._expiries, (to_micros(self._clock.now()) + 1, 0))
+        return await self._remove_all([number for _, number in self._expiries[:last]])
+
+    async def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
+        """Every saga that has a live snapshot, ascending by id, from behind `after` on."""
+        last = -1 if after is None else as_uuid(after, "after").int
+        passed = 0
+        while (at := bisect_right(self._sagas, last)) < len(self._sagas):
+            last, passed = self._sagas[at], passed + 1
+            await _breathe(passed)
+            if any(self._newest_first(UUID(int=last))):
+                yield UUID(int=last)
+
+    async def iter_snapshots(
+        self, saga_id: UUID | str | None = None, *, after: UUID | str | None = None
+    ) -> AsyncIterator[SagaSnapshot]:
+        """Every live snapshot of one saga, oldest first; without `saga_id` of every saga behind `after`, by id."""
+        if saga_id is None:
+            async for each in self.saga_ids(after=after):
+                async for snapshot in self.iter_snapshots(each):
+                    yield snapshot
+            return
+        saga, passed = as_uuid(saga_id, "saga_id").int, 0
+        last = (-(2**63), 0, 0)
+        while (at := bisect_right(keys := self._of_saga.get(saga, []), last)) < len(keys):
+            last, passed = keys[at], passed + 1
+            await _breathe(passed)
+            stored = self._snapshots.get(UUID(int=last[-1]))
+            if stored is not None and self._is_live(stored.meta):
+                for snapshot in await _readable(stored):
+                    yield snapshot
+
+    async def save_replay_log(self, result: ReplayResult) -> None:
+        """Insert or replace the record of a replay (ours or sagaz's)."""
+        record = replay_log.as_record(result)
+        created = datetime.fromisoformat(record["created_at"])
+        replay = _Replay(
+            replay_id=UUID(record["replay_id"]),
+            saga_id=UUID(record["original_saga_id"]),
+            created_us=to_micros(created),
+            data=replay_log.to_bytes(record),
+        )
+        old = self._replays.get(replay.replay_id)
+        if old is None:
+            insort(self._replay_ids, replay.replay_id.int)
+        else:
+            _drop(self._replays_of_saga, old.saga_id, (old.created_us, old.replay_id.int))
+        insort(self._replays_of_saga.setdefault(replay.saga_id, []), (replay.created_us, replay.replay_id.int))
+        self._replays[replay.replay_id] = replay
+
+    async def get_replay_log(self, replay_id: UUID | str) -> dict[str, Any] | None:
+        """The record of a replay in the shape of `ReplayResult.to_dict`, or None."""
+        replay = self._replays.get(as_uuid(replay_id, "replay_id"))
+        return None if replay is None else replay_log.from_bytes(replay.data)
+
+    async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
+        """Records of replays of a saga, newest first. Raises ValueError for a negative limit."""
+        wanted, found = checked_limit(limit), list[dict[str, Any]]()
+        for at, (_, number) in enumerate(reversed(list(self._replays_of_saga.get(as_uuid(saga_id, "saga_id"), ())))):
+            if len(found) == wanted:
+                break
+            await _breathe(at)
+            found += self._readable_replay(number)
+        return found
+
+    async def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
+        """Every replay record, ascending by replay id, from behind `after` on."""
+        last, passed = -1 if after is None else as_uuid(after, "after").int, 0
+        while (at := bisect_right(self._replay_ids, last)) < len(self._replay_ids):
+            last, passed = self._replay_ids[at], passed + 1
+            await _breathe(passed)
+            for record in self._readable_replay(last):
+                yield record
+
+    async def health_check(self) -> Health:
+        """Always healthy; counts what is held, expired snapshots that were not yet removed too."""
+        began = time.monotonic()
+        return Health(
+            status="healthy",
+            latency_ms=(time.monotonic() - began) * 1000,
+            snapshot_count=len(self._snapshots),
+            total_size_bytes=self._bytes,
+            details={"sagas": len(self._sagas), "replays": len(self._replays)},
+        )
+
+    def get_storage_info(self) -> dict[str, Any]:
+        """What this storage is made of and holds."""
+        return {
+            "storage_type": "memory",
+            "total_sagas": len(self._sagas),
+            "total_snapshots": len(self._snapshots),
+            "total_replays": len(self._replays),
+            "total_size_bytes": self._bytes,
+            "total_size_mb": round(self._bytes / 2**20, 2),
+        }
+
+    def _is_live(self, meta: SnapshotMeta) -> bool:
+        return meta.retention_us is None or to_micros(self._clock.now()) < meta.retention_us
+
+    def _newest_first(self, saga_id: UUID, *, not_after_us: int = 2**63) -> Iterator[_Stored]:
+        """The live snapshots of a saga; not to be held over an await, since saves change the list."""
+        keys = self._of_saga.get(saga_id.int, [])
+        for at in range(bisect_left(keys, (not_after_us + 1, -(2**31), 0)) - 1, -1, -1):
+            stored = self._snapshots[UUID(int=keys[at][-1])]
+            if self._is_live(stored.meta):
+                yield stored
+
+    def _add(self, stored: _Stored) -> None:
+        meta = stored.meta
+        if meta.saga_id.int not in self._of_saga:
+            insort(self._sagas, meta.saga_id.int)
+        insort(self._of_saga.setdefault(meta.saga_id.int, []), meta.order_key)
+        if meta.retention_us is not None:
+            insort(self._expiries, (meta.retention_us, meta.snapshot_id.int))
+        self._snapshots[meta.snapshot_id] = stored
+        self._bytes += len(stored.value)
+
+    def _remove(self, snapshot_id: UUID) -> bool:
+        stored = self._snapshots.pop(snapshot_id, None)
+        if stored is None:
+            return False
+        meta = stored.meta
+        if _drop(self._of_saga, meta.saga_id.int, meta.order_key):
+            del self._sagas[bisect_left(self._sagas, meta.saga_id.int)]
+        if meta.retention_us is not None:
+            del self._expiries[bisect_left(self._expiries, (meta.retention_us, snapshot_id.int))]
+        self._bytes -= len(stored.value)
+        return True
+
+    async def _remove_all(self, numbers: Iterable[int]) -> int:
+        removed = 0
+        for at, number in enumerate(numbers):
+            await _breathe(at)
+            removed += self._remove(UUID(int=number))
+        return removed
+
+    def _readable_replay(self, number: int) -> list[dict[str, Any]]:
+        replay = self._replays[UUID(int=number)]
+        try:
+            return [replay_log.from_bytes(replay.data)]
+        except CorruptRecord as exc:
+            skipped_unreadable(replay.replay_id, "memory", exc)
+            return []
+
+
+async def _first(found: Iterator[_Stored]) -> SagaSnapshot | None:
+    stored = next(found, None)
+    return None if stored is None else await decode_value(stored.value)
+
+
+async def _readable(stored: _Stored) -> list[SagaSnapshot]:
+    """The snapshot; nothing but a line in the log if it cannot be read."""
+    try:
+        return [await decode_value(stored.value)]
+    except CorruptRecord as exc:
+        skipped_unreadable(stored.meta.snapshot_id, "memory", exc)
+        return []
+
+
+async def _breathe(worked_on: int) -> None:
+    """Give the event loop its turn every now and then."""
+    if worked_on % _AT_ONCE == _AT_ONCE - 1:
+        await asyncio.sleep(0)
+
+
+def _drop(lists: dict[Any, list[Any]], owner: Any, key: Any) -> bool:
+    """Take a key out of its owner's sorted list; whether that was the last one."""
+    keys = lists[owner]
+    del keys[bisect_left(keys, key)]
+    if not keys:
+        del lists[owner]
+    return not keys

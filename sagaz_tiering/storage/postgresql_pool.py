@@ -1,0 +1,151 @@
+"""The connections of one `PostgreSQLSnapshotStorage`, opened when first used, and its tables, made when missing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Final
+
+import asyncpg
+
+from sagaz_tiering.db.database import Connection, Database, DatabaseOptions, affected
+from sagaz_tiering.db.queries import load
+from sagaz_tiering.errors import CatalogUnavailable, ConfigError, CorruptRecord, SnapshotTooLarge
+from sagaz_tiering.storage.postgresql_schema import TABLES, missing
+
+_SQL: Final = load("standalone_schema")
+_SCHEMA_TIMEOUT_S: Final = 900.0
+"""For making tables, or waiting for another process that does: an index over many rows of sagaz takes long."""
+
+_CANNOT_MAKE: Final = (
+    asyncpg.InsufficientPrivilegeError,
+    asyncpg.InvalidSchemaNameError,
+    asyncpg.FeatureNotSupportedError,  # a view depends on a column that must be widened
+    asyncpg.DependentObjectsStillExistError,
+)
+
+
+class SharedStart:
+    """Runs `make` once for all who wait for it; if it fails, the next call tries again, not everyone who waited."""
+
+    def __init__(self, make: Callable[[], Awaitable[None]]) -> None:
+        self._make = make
+        self._task: asyncio.Task[None] | None = None
+
+    async def done(self) -> None:
+        """Return when it is done; raises what it raises."""
+        task = self._task
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._task = asyncio.create_task(self._run())
+        if not task.done():
+            # Not awaited itself: one caller's cancellation must not reach the others.
+            await asyncio.wait((task,))
+        if task.cancelled():
+            raise CatalogUnavailable("the storage was closed while it was being opened", hint="call again")
+        task.result()
+
+    async def forget(self) -> None:
+        """Stop it if it is running; the next call does it anew."""
+        task, self._task = self._task, None
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait((task,))
+
+    async def _run(self) -> None:
+        await self._make()
+
+
+class SnapshotPool:
+    """A pool that opens when it is first used. `async with pool.acquire() as conn` gives an asyncpg connection."""
+
+    def __init__(self, options: DatabaseOptions, create_tables: str) -> None:
+        self._options = options
+        self._create_tables = create_tables
+        self._database = Database(options)
+        self._opened = SharedStart(self._open)
+        self._tables = SharedStart(self._ensure_tables)
+
+    async def close(self) -> None:
+        """Close every connection; the next call opens anew."""
+        await self._tables.forget()
+        await self._opened.forget()
+        await self._database.close()
+
+    @asynccontextmanager
+    async def acquire(self) -> AsyncIterator[Connection]:
+        """A connection as it is: tables are not made, each statement commits by itself."""
+        await self._opened.done()
+        async with self._database.connection() as conn:
+            yield conn
+
+    @asynccontextmanager
+    async def session(self) -> AsyncIterator[Connection]:
+        """A connection for this storage's own statements; the tables are there.
+
+        Raises CatalogUnavailable, ConfigError, SnapshotTooLarge, CorruptRecord.
+        """
+        await self._tables.done()
+        try:
+            async with self.acquire() as conn:
+                yield conn
+        except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as exc:
+            await self._tables.forget()
+            raise CatalogUnavailable(
+                f"the tables at {self._options.shown_url} changed: {exc}", hint="the next call makes what is missing"
+            ) from exc
+        except asyncpg.ProgramLimitExceededError as exc:
+            raise SnapshotTooLarge(f"PostgreSQL cannot hold the snapshot: {exc}") from exc
+        except OverflowError as exc:
+            raise CorruptRecord(f"a row at {self._options.shown_url} has a time that cannot be read: {exc}") from exc
+        except asyncpg.PostgresError as exc:
+            raise ConfigError(
+                f"PostgreSQL at {self._options.shown_url} refuses a statement: {exc}",
+                hint="compare the tables with PostgreSQLSnapshotStorage.CREATE_TABLES_SQL",
+            ) from exc
+
+    async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
+        """All rows of one statement."""
+        async with self.session() as conn:
+            return await conn.fetch(query, *args)
+
+    async def fetchrow(self, query: str, *args: Any) -> asyncpg.Record | None:
+        """The first row of one statement, or None."""
+        async with self.session() as conn:
+            return await conn.fetchrow(query, *args)
+
+    async def execute(self, query: str, *args: Any) -> int:
+        """Run one statement; the number of rows it touched."""
+        async with self.session() as conn:
+            return affected(await conn.execute(query, *args))
+
+    async def _open(self) -> None:
+        try:
+            await self._database.open()
+        except ValueError:
+            # Not chained: it may quote a piece of the password.
+            raise ConfigError(f"connection_string is not a PostgreSQL URL: {self._options.shown_url}") from None
+
+    async def _ensure_tables(self) -> None:
+        """Make or upgrade the tables; if they are right, which one look tells, nothing is changed or locked."""
+        async with self.acquire() as conn, conn.transaction():
+            if not missing(await self._find(conn)):
+                return
+            await conn.execute(_SQL["lock"], timeout=_SCHEMA_TIMEOUT_S)
+            found = await self._find(conn)
+            if not missing(found):
+                return
+            try:
+                if found:
+                    await conn.execute(_SQL["work_in"], found[0]["schema"])
+                await conn.execute(self._create_tables, timeout=_SCHEMA_TIMEOUT_S)
+            except _CANNOT_MAKE as exc:
+                raise ConfigError(
+                    f"the tables at {self._options.shown_url} cannot be made: {exc}",
+                    hint="let the owner of the schema run PostgreSQLSnapshotStorage.CREATE_TABLES_SQL once",
+                ) from exc
+            if left := missing(await self._find(conn)):
+                raise ConfigError(f"the tables at {self._options.shown_url} lack {', '.join(left)}")
+
+    async def _find(self, conn: Connection) -> list[asyncpg.Record]:
+        return await conn.fetch(_SQL["found"], list(TABLES))

@@ -1,0 +1,155 @@
+"""Snapshots and replay records <-> rows: columns for SQL, JSONB to be queried, and `body`, which is exact.
+
+The columns are the truth, so that `UPDATE saga_snapshots SET retention_until = …` counts; `body` gives what JSONB
+cannot: a snapshot's is the value of `codec.to_value`, a replay record's is the typed JSON of `context_override`
+behind a byte for its encoding. Where there is none, JSONB is read: `body` is NULL in rows that sagaz wrote (their
+names are as they are) and empty in rows that were edited by SQL (their names are escaped, as all of ours).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sagaz_tiering import typed_json
+from sagaz_tiering.clock import to_micros
+from sagaz_tiering.codec import decode, encode, from_value, to_value
+from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot
+from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, replay_record
+from sagaz_tiering.storage.encoding import LARGE_BYTES, is_large
+from sagaz_tiering.storage.postgresql_json import queryable, queryable_value
+from sagaz_tiering.typed_json import Encoding
+
+Row = Any
+"""A row by column names (`asyncpg.Record`, whose package need not be there to import this module)."""
+
+_LEVEL: Final = 3
+
+
+async def row_of(snapshot: SagaSnapshot, saved_us: int) -> tuple[Any, ...]:
+    """The arguments of the query `save_snapshot`. Raises NotSerializable, SnapshotTooLarge."""
+    return await asyncio.to_thread(_row, snapshot, saved_us) if is_large(snapshot) else _row(snapshot, saved_us)
+
+
+def _row(snapshot: SagaSnapshot, saved_us: int) -> tuple[Any, ...]:
+    record = encode(snapshot, saved_us=saved_us)
+    return (
+        snapshot.snapshot_id,
+        snapshot.saga_id,
+        to_column(snapshot.saga_name),
+        to_column(snapshot.step_name),
+        snapshot.step_index,
+        to_column(snapshot.status),
+        snapshot.created_at,
+        snapshot.retention_until,
+        *queryable(record.encoding, record.body),
+        to_value(record, level=_LEVEL),
+    )
+
+
+async def snapshot_of(row: Row) -> SagaSnapshot:
+    """The snapshot in a row. Raises CorruptRecord."""
+    is_short = len(row["body"] or row["context"] or "") < LARGE_BYTES // 8
+    return _snapshot(row) if is_short else await asyncio.to_thread(_snapshot, row)
+
+
+def step_as_stored(step_name: str) -> tuple[str, str | None]:
+    """A step name as our rows have it, and as sagaz's may have it."""
+    escaped = to_column(step_name)
+    return escaped, None if escaped != step_name.replace("\\", "\\\\") else step_name
+
+
+def _snapshot(row: Row) -> SagaSnapshot:
+    body, text = row["body"], _texts(row)
+    try:
+        columns: dict[str, Any] = {
+            "snapshot_id": UUID(bytes=row["snapshot_id"].bytes),
+            "saga_id": UUID(bytes=row["saga_id"].bytes),
+            "saga_name": text(row["saga_name"]),
+            "step_name": text(row["step_name"]),
+            "step_index": row["step_index"],
+            "status": text(row["status"]),
+        }
+        created, until = as_utc(row["created_at"], "created_at"), row["retention_until"]
+        if until is not None:
+            until = as_utc(until, "retention_until")
+        if not body:
+            return SagaSnapshot(**columns, created_at=created, retention_until=until, **_jsonb_of(row))
+        columns["created_us"] = to_micros(created)
+        columns["retention_us"] = None if until is None else to_micros(until)
+        record = from_value(body)
+        return decode(replace(record, meta=record.meta._replace(**columns)))
+    except (InvalidSnapshot, ValueError, RecursionError) as exc:
+        raise CorruptRecord(f"snapshot {row['snapshot_id']}: {exc}") from exc
+
+
+def _jsonb_of(row: Row) -> dict[str, Any]:
+    """What the JSONB columns say; raises ValueError unless it is what a snapshot has."""
+    context, steps, refs = (json.loads(row[name]) for name in ("context", "completed_steps", "external_refs"))
+    if type(context) is not dict:
+        raise ValueError("context is not an object")
+    if type(steps) is not list or not all(type(step) is str for step in steps):
+        raise ValueError("completed_steps is not a list of names")
+    if type(refs) is not dict or not all(type(ref) is str for ref in refs.values()):
+        raise ValueError("external_refs is not an object of texts")
+    return {"context": context, "completed_steps": steps, "external_refs": refs}
+
+
+def replay_row_of(result: ReplayResult) -> tuple[Any, ...]:
+    """The arguments of the query `save_replay`. Raises InvalidSnapshot, NotSerializable."""
+    record = replay_record(result)
+    error, completed, override = record["error_message"], record["completed_at"], record["context_override"]
+    for name in ("checkpoint_step", "initiated_by", "error_message"):
+        if type(record[name]) is not str and not (name == "error_message" and error is None):
+            raise InvalidSnapshot(f"{name} must be a str, not {type(record[name]).__name__}")
+    encoding, exact = typed_json.dumps(override, path="context_override")
+    return (
+        UUID(record["replay_id"]),
+        UUID(record["original_saga_id"]),
+        UUID(record["new_saga_id"]),
+        to_column(record["checkpoint_step"]),
+        None if override is None else queryable_value(override),
+        to_column(record["initiated_by"]),
+        record["replay_status"],
+        None if error is None else to_column(error),
+        datetime.fromisoformat(record["created_at"]),
+        None if completed is None else datetime.fromisoformat(completed),
+        bytes([encoding]) + exact,
+    )
+
+
+def replay_of(row: Row) -> dict[str, Any]:
+    """The record in a row, in the shape of `ReplayResult.to_dict`. Raises CorruptRecord."""
+    text, error, completed = _texts(row), row["error_message"], row["completed_at"]
+    try:
+        return {
+            "replay_id": str(row["replay_id"]),
+            "original_saga_id": str(row["original_saga_id"]),
+            "new_saga_id": str(row["new_saga_id"]),
+            "checkpoint_step": text(row["checkpoint_step"]),
+            "replay_status": row["replay_status"],
+            "initiated_by": text(row["initiated_by"]),
+            "context_override": _override(row),
+            "error_message": None if error is None else text(error),
+            "created_at": as_utc(row["created_at"], "created_at").isoformat(),
+            "completed_at": None if completed is None else as_utc(completed, "completed_at").isoformat(),
+        }
+    except (InvalidSnapshot, ValueError, RecursionError, CorruptRecord) as exc:
+        raise CorruptRecord(f"replay {row['replay_id']}: {exc}") from exc
+
+
+def _override(row: Row) -> Any:
+    body, override = row["body"], row["context_override"]
+    if body:
+        return typed_json.loads(Encoding(body[0]), body[1:])
+    return None if override is None else json.loads(override)
+
+
+def _texts(row: Row) -> Any:
+    """How names in this row are read."""
+    return str if row["body"] is None else from_column

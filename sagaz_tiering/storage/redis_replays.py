@@ -1,0 +1,95 @@
+"""Replay records in the standalone Redis storage. They have no time to live: they tell who replayed what.
+
+A record and its id in the directory change together; its place under the saga is written before, on a Cluster in
+another slot, so that a crash leaves at most a place without a record, which reads skip. Layout: `redis_keys`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+from sagaz_tiering.clock import to_micros
+from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.storage import replay_log
+from sagaz_tiering.storage.redis_client import load_script
+from sagaz_tiering.storage.redis_keys import PLACE_BYTES, Place, shard_of
+from sagaz_tiering.storage.redis_shelf import PAGE, RedisShelf
+from sagaz_tiering.storage.reporting import skipped_unreadable
+
+_KIND: Final = "redis"
+
+
+class ReplayShelf:
+    """Replay records beside the snapshots of `shelf`."""
+
+    def __init__(self, shelf: RedisShelf) -> None:
+        self._shelf = shelf
+        self._redis = shelf.redis
+        self._keys = shelf.keys
+
+    async def save(self, record: dict[str, Any]) -> None:
+        """Insert or replace a record (`replay_log.as_record`)."""
+        replay_id, place = UUID(record["replay_id"]), Place.of(UUID(record["original_saga_id"]))
+        created_us = to_micros(datetime.fromisoformat(record["created_at"]))
+        member, of_saga = _member(replay_id), self._keys.replays_of(place)
+        keys = [self._keys.replay(replay_id), self._keys.replays(shard_of(replay_id))]
+        if self._redis.is_cluster:
+            async with self._redis.use() as client:
+                await client.zadd(of_saga, {member: created_us})
+        else:
+            keys.append(of_saga)
+        args = [place.text.encode() + replay_log.to_bytes(record), replay_id.hex, self._keys.prefix, created_us, member]
+        script = load_script("snapshots/replay", behind="snapshots/common")
+        old = Place.parse(await self._redis.run(script, keys, args))
+        if self._redis.is_cluster and old is not None and old != place:
+            async with self._redis.use() as client:
+                await client.zrem(self._keys.replays_of(old), member)
+
+    async def get(self, replay_id: UUID) -> dict[str, Any] | None:
+        """One record. Raises CorruptRecord."""
+        async with self._redis.use() as client:
+            data: bytes | None = await client.get(self._keys.replay(replay_id))
+        return None if data is None else replay_log.from_bytes(data[PLACE_BYTES:])
+
+    async def of_saga(self, saga_id: UUID, limit: int) -> list[dict[str, Any]]:
+        """The newest `limit` records whose original is this saga, newest first."""
+        place, found, start = Place.of(saga_id), list[dict[str, Any]](), 0
+        while len(found) < limit:
+            async with self._redis.use() as client:
+                last = start + min(limit - len(found), PAGE) - 1
+                members: list[bytes] = await client.zrevrange(self._keys.replays_of(place), start, last)
+            if not members:
+                break
+            found += await self._read([UUID(hex=member[:32].decode()) for member in members], place)
+            start += len(members)
+        return found
+
+    async def iterate(self, after: UUID | None) -> AsyncIterator[dict[str, Any]]:
+        """Every record, ascending by replay id."""
+        async for ids in self._shelf.replay_ids(after):
+            for record in await self._read(ids):
+                yield record
+
+    async def _read(self, replay_ids: Sequence[UUID], place: Place | None = None) -> list[dict[str, Any]]:
+        """The records that are there and can be read; with `place`, those that are still that saga's."""
+        keys = [self._keys.replay(replay_id) for replay_id in replay_ids]
+        if not keys:
+            return []
+        async with self._redis.use() as client:
+            values = await (client.mget_nonatomic(keys) if self._redis.is_cluster else client.mget(keys))
+        found = []
+        for replay_id, data in zip(replay_ids, values, strict=True):
+            if data is None or (place is not None and Place.parse(data) not in (place, None)):
+                continue
+            try:
+                found.append(replay_log.from_bytes(data[PLACE_BYTES:]))
+            except CorruptRecord as exc:
+                skipped_unreadable(replay_id, _KIND, exc)
+        return found
+
+
+def _member(replay_id: UUID) -> str:
+    return replay_id.hex + shard_of(replay_id)

@@ -1,0 +1,303 @@
+"""`RedisSnapshotStorage`: snapshots in one Redis, or Redis Cluster, of their own, with a time to live."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, Final, Self
+from uuid import UUID
+
+from sagaz_tiering.clock import Clock, SystemClock, to_micros
+from sagaz_tiering.errors import ConfigError, CorruptRecord, MissingDependencyError, SagazTieringError
+from sagaz_tiering.snapshot import MAX_TIME, ReplayResult, SagaSnapshot, as_utc, as_uuid
+from sagaz_tiering.storage import replay_log
+from sagaz_tiering.storage.base import Health, checked_limit
+from sagaz_tiering.storage.encoding import decode_value, encode_value
+from sagaz_tiering.storage.reporting import measured_read, reported_save, skipped_unreadable
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis, RedisCluster
+
+    from sagaz_tiering.storage.redis_shelf import Cursor, RedisShelf, Stored
+
+DEFAULT_URL: Final = "redis://localhost:6379"
+DEFAULT_KEY_PREFIX: Final = "snapshot:"
+DEFAULT_COMPRESSION_LEVEL: Final = 3
+DEFAULT_MAX_CONNECTIONS: Final = 64
+DEFAULT_SOCKET_TIMEOUT: Final = timedelta(seconds=5)
+
+_KIND: Final = "redis"
+_LEVELS: Final = range(1, 23)
+_LAST_US: Final = to_micros(MAX_TIME) - 1
+
+
+class RedisSnapshotStorage:
+    """Snapshots and replay records in Redis. `async with RedisSnapshotStorage("redis://localhost:6379") as storage`.
+
+    A snapshot expires at its `retention_until`; one without lives `default_ttl` seconds from its save on, or for ever
+    if that is not given. The clock given here decides what is visible; Redis frees the memory by itself. Replay
+    records do not expire.
+
+    Values tell how they are compressed, so compression may be changed at any time over what is stored. On one
+    server every save and read is one round trip and every change is all or nothing; on a Cluster a save or a read by
+    id takes two.
+    """
+
+    def __init__(
+        self,
+        redis_url: str = DEFAULT_URL,
+        key_prefix: str = DEFAULT_KEY_PREFIX,
+        default_ttl: int | None = None,
+        enable_compression: bool = True,
+        compression_level: int = DEFAULT_COMPRESSION_LEVEL,
+        *,
+        clock: Clock | None = None,
+        max_connections: int = DEFAULT_MAX_CONNECTIONS,
+        socket_timeout: timedelta = DEFAULT_SOCKET_TIMEOUT,
+        client: Redis | RedisCluster | None = None,
+    ) -> None:
+        """Nothing is connected to.
+
+        redis_url: `redis://`, `rediss://`, `unix://`, `redis+cluster://HOST,HOST`, `redis+sentinel://HOST,HOST/NAME`.
+        default_ttl: seconds. compression_level: of zstd, 1 (fast) to 22 (small). More callers than
+        `max_connections` wait. socket_timeout: to connect, and for each answer. client: a `redis.asyncio` client to
+        use instead of `redis_url`; it is not closed.
+
+        Raises ConfigError for what cannot work, MissingDependencyError without `redis` or `zstandard`.
+        """
+        _require("redis")
+        if enable_compression:
+            _require("zstandard")
+        _check(default_ttl, compression_level, max_connections, socket_timeout)
+        # Not before it is known that the driver is there.
+        from sagaz_tiering.storage.redis_client import LazyRedis, RedisOptions
+        from sagaz_tiering.storage.redis_cluster import ClusterShelf
+        from sagaz_tiering.storage.redis_keys import RedisKeys
+        from sagaz_tiering.storage.redis_replays import ReplayShelf
+        from sagaz_tiering.storage.redis_shelf import RedisShelf
+        from sagaz_tiering.storage.redis_url import parse_redis_url
+
+        self.key_prefix = key_prefix
+        self.default_ttl = default_ttl
+        self.enable_compression = enable_compression
+        self.compression_level = compression_level
+        self._clock: Clock = clock or SystemClock()
+        options = RedisOptions(
+            address=parse_redis_url(redis_url), max_connections=max_connections, socket_timeout=socket_timeout
+        )
+        self._redis = LazyRedis(options, client)
+        kind = ClusterShelf if self._redis.is_cluster else RedisShelf
+        self._shelf: RedisShelf = kind(self._redis, RedisKeys(key_prefix))
+        self._replays = ReplayShelf(self._shelf)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close every connection; the next call opens them again."""
+        await self._redis.close()
+
+    def _get_redis(self) -> Redis | RedisCluster:
+        """The client, for what only Redis knows: `await storage._get_redis().info("memory")`."""
+        return self._redis.client()
+
+    async def save_snapshot(self, snapshot: SagaSnapshot) -> None:
+        """Store a snapshot (ours or any object with sagaz's attributes); an id saved before is replaced.
+
+        Raises InvalidSnapshot where it would not come back equal, HotTierUnavailable where it is not stored for sure.
+        """
+        with reported_save(snapshot, _KIND):
+            from sagaz_tiering.storage.redis_shelf import Entry
+
+            level = self.compression_level if self.enable_compression else None
+            meta, value = await encode_value(SagaSnapshot.of(snapshot), saved_us=self._now_us(), level=level)
+            expires_us = meta.retention_us
+            if expires_us is None and self.default_ttl is not None:
+                expires_us = min(meta.saved_us + self.default_ttl * 1_000_000, _LAST_US)
+            await self._shelf.save(Entry(meta=meta, value=value, expires_us=expires_us))
+
+    async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
+        """One snapshot by id. Raises CorruptRecord, as every read that has one snapshot for an answer."""
+        with measured_read():
+            value = await self._shelf.get(as_uuid(snapshot_id, "snapshot_id"), self._now_us())
+            return None if value is None else await decode_value(value)
+
+    async def get_latest_snapshot(self, saga_id: UUID | str, before_step: str | None = None) -> SagaSnapshot | None:
+        """The newest snapshot of a saga; with `before_step`, the newest whose `step_name` equals it."""
+        with measured_read():
+            return await self._newest(as_uuid(saga_id, "saga_id"), step_name=before_step)
+
+    async def get_snapshot_at_time(self, saga_id: UUID | str, timestamp: datetime) -> SagaSnapshot | None:
+        """The newest live snapshot created at or before `timestamp` (aware; raises NaiveTimestamp)."""
+        moment_us = to_micros(as_utc(timestamp, "timestamp"))
+        with measured_read():
+            return await self._newest(as_uuid(saga_id, "saga_id"), not_after_us=moment_us)
+
+    async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
+        """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit."""
+        wanted, found = checked_limit(limit), list[SagaSnapshot]()
+        saga = as_uuid(saga_id, "saga_id")
+        with measured_read():
+            cursor: Cursor | None = None
+            while len(found) < wanted:
+                limit = wanted - len(found)
+                page, cursor = await self._shelf.page(saga, self._now_us(), limit=limit, behind=cursor)
+                for stored in page:
+                    found += await _readable(stored)
+                if cursor is None:
+                    break
+        return found
+
+    async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
+        """Remove one, expired or unreadable ones too; False if there was none (or Redis has freed it by then)."""
+        return await self._shelf.delete(as_uuid(snapshot_id, "snapshot_id"))
+
+    async def cleanup_saga(self, saga_id: UUID | str) -> int:
+        """Remove every snapshot of a saga; how many there were."""
+        return await self._shelf.clear(as_uuid(saga_id, "saga_id"))
+
+    async def delete_expired_snapshots(self) -> int:
+        """Remove what is expired, and what Redis has freed by itself from the counts; how many.
+
+        Looks only at what is expired. What nobody removed for a day goes bit by bit with later saves.
+        """
+        return await self._shelf.sweep(self._now_us())
+
+    async def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
+        """Every saga that has a live snapshot, ascending by id, from behind `after` on."""
+        async for saga in self._shelf.saga_ids(None if after is None else as_uuid(after, "after"), self._now_us()):
+            yield saga
+
+    async def iter_snapshots(
+        self, saga_id: UUID | str | None = None, *, after: UUID | str | None = None
+    ) -> AsyncIterator[SagaSnapshot]:
+        """Every live snapshot of one saga, oldest first; without `saga_id` of every saga behind `after`, by id."""
+        if saga_id is None:
+            async for each in self.saga_ids(after=after):
+                async for snapshot in self.iter_snapshots(each):
+                    yield snapshot
+            return
+        saga, cursor = as_uuid(saga_id, "saga_id"), None
+        while True:
+            page, cursor = await self._shelf.page(saga, self._now_us(), newest_first=False, behind=cursor)
+            for stored in page:
+                for snapshot in await _readable(stored):
+                    yield snapshot
+            if cursor is None:
+                return
+
+    async def save_replay_log(self, result: ReplayResult) -> None:
+        """Insert or replace the record of a replay (ours or sagaz's)."""
+        await self._replays.save(replay_log.as_record(result))
+
+    async def get_replay_log(self, replay_id: UUID | str) -> dict[str, Any] | None:
+        """The record of a replay in the shape of `ReplayResult.to_dict`, or None. Raises CorruptRecord."""
+        return await self._replays.get(as_uuid(replay_id, "replay_id"))
+
+    async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
+        """Records of replays of a saga, newest first. Raises ValueError for a negative limit."""
+        return await self._replays.of_saga(as_uuid(saga_id, "saga_id"), checked_limit(limit))
+
+    async def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
+        """Every replay record, ascending by replay id, from behind `after` on."""
+        async for record in self._replays.iterate(None if after is None else as_uuid(after, "after")):
+            yield record
+
+    async def health_check(self) -> Health:
+        """Live snapshots and the bytes of their values, from counters; what is wrong with the server, in `details`.
+
+        degraded: `details["warnings"]` says what to look at. unhealthy: `details["error"]` says why.
+        """
+        from sagaz_tiering.storage import redis_health
+
+        began, now_us = time.monotonic(), self._now_us()
+        try:
+            totals = await self._shelf.totals(now_us)
+            async with self._redis.use() as client:
+                servers = await redis_health.server_facts(client)
+        except SagazTieringError as exc:
+            return _health("unhealthy", began, 0, 0, {"error": str(exc), "hint": exc.hint})
+        found = redis_health.warnings(servers)
+        details: dict[str, Any] = {"servers": redis_health.shown(servers), "warnings": found}
+        if totals.with_expired:
+            details["total_size_bytes"] = "includes expired snapshots; delete_expired_snapshots() removes them"
+        status = "degraded" if found else "healthy"
+        return _health(status, began, totals.snapshots, totals.size, details)
+
+    def get_storage_info(self) -> dict[str, Any]:
+        """What this storage is made of; asks no server."""
+        return {
+            "storage_type": _KIND,
+            "redis_url": self._redis.where,
+            "key_prefix": self.key_prefix,
+            "default_ttl": self.default_ttl,
+            "compression_enabled": self.enable_compression,
+            "compression_level": self.compression_level,
+            "cluster": self._redis.is_cluster,
+        }
+
+    async def _newest(
+        self, saga_id: UUID, *, step_name: str | None = None, not_after_us: int | None = None
+    ) -> SagaSnapshot | None:
+        cursor: Cursor | None = None
+        while True:
+            page, cursor = await self._shelf.page(
+                saga_id, self._now_us(), limit=1, step_name=step_name, not_after_us=not_after_us, behind=cursor
+            )
+            for stored in page:
+                snapshot = await decode_value(stored.value)
+                if step_name is None or snapshot.step_name == step_name:
+                    return snapshot
+            if cursor is None:
+                return None
+
+    def _now_us(self) -> int:
+        return to_micros(self._clock.now())
+
+
+async def _readable(stored: Stored) -> list[SagaSnapshot]:
+    """The snapshot; nothing but a line in the log if it cannot be read."""
+    try:
+        return [await decode_value(stored.value)]
+    except CorruptRecord as exc:
+        skipped_unreadable(stored.snapshot_id, _KIND, exc)
+        return []
+
+
+def _health(status: str, began: float, count: int, size: int, details: dict[str, Any]) -> Health:
+    return Health(
+        status=status,
+        latency_ms=(time.monotonic() - began) * 1000,
+        snapshot_count=count,
+        total_size_bytes=size,
+        details=details,
+    )
+
+
+def _require(package: str) -> None:
+    try:
+        import_module(package)
+    except ImportError as exc:
+        raise MissingDependencyError(package, "RedisSnapshotStorage") from exc
+
+
+def _check(default_ttl: object, compression_level: object, max_connections: object, socket_timeout: object) -> None:
+    if default_ttl is not None and (type(default_ttl) is not int or default_ttl < 1):
+        raise ConfigError(
+            f"default_ttl must be a number of seconds above 0, not {default_ttl!r}",
+            hint="None: snapshots do not expire",
+        )
+    if type(compression_level) is not int or compression_level not in _LEVELS:
+        raise ConfigError(
+            f"compression_level must be from 1 to 22, not {compression_level!r}",
+            hint="enable_compression=False stores values as they are",
+        )
+    if type(max_connections) is not int or max_connections < 1:
+        raise ConfigError(f"max_connections must be a number above 0, not {max_connections!r}")
+    if not isinstance(socket_timeout, timedelta) or socket_timeout <= timedelta(0):
+        raise ConfigError(f"socket_timeout must be a timedelta above 0, not {socket_timeout!r}")

@@ -1,0 +1,88 @@
+"""The URL of a Redis server, Cluster or group of Sentinels, taken apart and checked; nothing is connected to."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from redis.asyncio.connection import SSLConnection, parse_url
+
+from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.urls import redacted
+
+_MANY = re.compile(r"(rediss?)\+(cluster|sentinel)://((?:.*@)?)([^/?#]*)(?:/([^?#]*))?(\?.*)?", re.DOTALL)
+_PORTS = {"cluster": 6379, "sentinel": 26379}
+_EXAMPLES = "redis://HOST:6379/0, rediss://…, unix:///PATH, redis+cluster://HOST,HOST, redis+sentinel://HOST,HOST/NAME"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisAddress:
+    """Where Redis is. `options` are the driver's for each connection; `hosts` those of a Cluster or of Sentinels."""
+
+    kind: Literal["single", "cluster", "sentinel"]
+    shown_url: str
+    options: dict[str, Any] = field(repr=False)
+    hosts: tuple[tuple[str, int], ...] = ()
+    service: str = ""
+    tls: bool = False
+    sentinel_options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+def parse_redis_url(url: object, *, setting: str = "redis_url") -> RedisAddress:
+    """The address that `url` tells. Raises ConfigError that names `setting` and what is wrong."""
+    if not isinstance(url, str) or not url:
+        raise ConfigError(f"{setting} must be a URL", hint=f"one of {_EXAMPLES}")
+    shown = redacted(url)
+    try:
+        many = _MANY.fullmatch(url)
+        address = _parse_one(url, shown) if many is None else _parse_many(many, shown)
+    except ValueError as exc:
+        raise ConfigError(f"{setting} is not a Redis URL: {shown}: {exc}", hint=f"one of {_EXAMPLES}") from exc
+    if _is_true(address.options.pop("decode_responses", False)):
+        raise ConfigError(
+            f"{setting} asks for decode_responses, which cannot be used: values are bytes, not text",
+            hint=f"remove decode_responses from {setting}",
+        )
+    return address
+
+
+def _parse_one(url: str, shown: str) -> RedisAddress:
+    options = dict(parse_url(url))
+    if not options.get("host") and not options.get("path"):
+        raise ValueError("it names no host")
+    return RedisAddress(kind="single", shown_url=shown, options=options)
+
+
+def _parse_many(parts: re.Match[str], shown: str) -> RedisAddress:
+    scheme, kind, account, netloc, path, query = (part or "" for part in parts.groups())
+    found = [dict(parse_url(f"{scheme}://{account}{host}{query}")) for host in netloc.split(",")]
+    if any(not one.get("host") for one in found):
+        raise ValueError("a host is missing")
+    hosts = tuple((str(one["host"]), int(str(one.get("port", _PORTS[kind])))) for one in found)
+    options = {name: value for name, value in found[0].items() if name not in ("host", "port", "connection_class")}
+    tls = found[0].get("connection_class") is SSLConnection
+    if kind == "cluster":
+        if path.strip("/") not in ("", "0") or options.pop("db", 0):
+            raise ValueError("a Cluster has only database 0")
+        return RedisAddress(kind="cluster", shown_url=shown, options=options, hosts=hosts, tls=tls)
+    service, _, database = path.strip("/").partition("/")
+    if not service:
+        raise ValueError("it does not name the primary (…/NAME)")
+    if database:
+        options["db"] = int(database)
+    own = [name for name in options if name.startswith("sentinel_")]
+    sentinel_options = {name.removeprefix("sentinel_"): options.pop(name) for name in own}
+    return RedisAddress(
+        kind="sentinel",
+        shown_url=shown,
+        options=options,
+        hosts=hosts,
+        service=service,
+        tls=tls,
+        sentinel_options=sentinel_options,
+    )
+
+
+def _is_true(value: object) -> bool:
+    return str(value).lower() not in ("", "0", "false", "no", "none")

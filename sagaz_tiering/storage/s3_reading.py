@@ -1,0 +1,276 @@
+"""Snapshots out of S3: entries say which and in what order, each body has the last word on whether an entry is true.
+
+An entry is true if the body is there and was put by the same save. An entry without a body is left by a save or a
+delete that did not finish, one whose body was put by another save by a snapshot that was saved again: both are
+passed over, and removed once they are so old that no save can still be under way (SETTLED, ABANDONED).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
+
+from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.codec import read_meta
+from sagaz_tiering.errors import (
+    CorruptPack,
+    CorruptRecord,
+    ObjectArchived,
+    ObjectNotFound,
+    ObjectStoreError,
+    TierUnavailable,
+)
+from sagaz_tiering.prices import PriceList
+from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.storage import s3_keys
+from sagaz_tiering.storage.encoding import decode_value
+from sagaz_tiering.storage.reporting import skipped_unreadable
+from sagaz_tiering.storage.s3_archived import promise
+from sagaz_tiering.storage.s3_keys import Entry
+
+if TYPE_CHECKING:
+    from sagaz_tiering.objects.s3_options import S3Options
+    from sagaz_tiering.objects.s3_records import FoundObject, S3RecordStore
+
+SETTLED = timedelta(days=1)
+"""No save takes so long: an entry of this age that its body contradicts stays untrue."""
+
+ABANDONED = timedelta(days=30)
+"""A body that is missing may come back (an undelete, a replica that lags): its entries stay this long."""
+
+_LISTED_AT_ONCE = 64
+_WALKED_AT_ONCE = 16
+_FIRST_PAGE = 10
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Body:
+    """The object of one snapshot. `entry`: what it says of itself, None where it cannot be told.
+
+    `value` is None where the bytes are archived or were not asked for, `damage` is why they cannot be read.
+    """
+
+    snapshot_id: UUID
+    found: FoundObject
+    entry: Entry | None
+    value: bytes | None = None
+    damage: CorruptRecord | None = None
+
+    def belongs_to(self, entry: Entry) -> bool:
+        """Whether `entry` is true; the benefit of the doubt where the body does not tell."""
+        return self.entry is None or self.entry.is_same_save(entry)
+
+    @property
+    def is_archived(self) -> bool:
+        """Whether its bytes were asked for and must be restored first."""
+        return self.value is None and self.damage is None
+
+    async def snapshot(self) -> SagaSnapshot:
+        """Decoded. Raises CorruptRecord."""
+        if self.damage is not None or self.value is None:
+            raise self.damage or CorruptRecord(f"snapshot {self.snapshot_id} has no bytes")
+        decoded = await decode_value(self.value)
+        if decoded.snapshot_id != self.snapshot_id:
+            raise CorruptRecord(f"the object of snapshot {self.snapshot_id} holds snapshot {decoded.snapshot_id}")
+        return decoded
+
+
+class S3Reader:
+    """Answers every query of snapshots from one open store."""
+
+    def __init__(self, store: S3RecordStore, options: S3Options, clock: Clock, prices: PriceList) -> None:
+        self._store = store
+        self._options = options
+        self._clock = clock
+        self._prices = prices
+
+    async def get(self, snapshot_id: UUID) -> SagaSnapshot | None:
+        """One live snapshot: one GET."""
+        body = await self.fetch(snapshot_id)
+        if body is None or (body.entry is not None and not body.entry.is_live(self.now_us())):
+            return None
+        if body.is_archived:
+            raise promise([body], self._options, self._prices)
+        return await body.snapshot()
+
+    async def newest(
+        self,
+        saga_id: UUID,
+        limit: int,
+        *,
+        not_after_us: int | None = None,
+        step_name: str | None = None,
+        skip_unreadable: bool,
+    ) -> list[SagaSnapshot]:
+        """The newest `limit` live snapshots of a saga, at or before a time, of a step, newest first.
+
+        Raises SnapshotArchived naming all of these that are archived; without `skip_unreadable` CorruptRecord.
+        """
+        start = "" if not_after_us is None else s3_keys.not_after(saga_id, not_after_us)
+        first_page = limit + _FIRST_PAGE if step_name is None else 2**31
+        found: list[SagaSnapshot] = []
+        archived: list[Body] = []
+        seen: set[UUID] = set()  # one that is saved again meanwhile may come twice
+        async with aclosing(self._live_entries(saga_id, start, first_page, step_name)) as entries:
+            while (missing := limit - len(found) - len(archived)) > 0:
+                batch = await take(entries, min(missing, _LISTED_AT_ONCE))
+                if not batch:
+                    break
+                bodies = [body for body in await self.true_bodies(batch) if body.snapshot_id not in seen]
+                seen.update(body.snapshot_id for body in bodies)
+                archived += [body for body in bodies if body.is_archived]
+                for body in bodies:
+                    for snapshot in await _decoded(body, skip_unreadable=skip_unreadable):
+                        if step_name is None or snapshot.step_name == step_name:
+                            found.append(snapshot)
+        if archived:
+            raise promise(archived, self._options, self._prices)
+        return found
+
+    async def snapshots(self, entries: AsyncIterator[Entry]) -> AsyncIterator[SagaSnapshot]:
+        """The live snapshots of entries, in their order, a few at a time; leaves out what cannot be read.
+
+        Raises SnapshotArchived where it comes to archived bytes.
+        """
+        while batch := await take(entries, _WALKED_AT_ONCE):
+            now_us = self.now_us()
+            bodies = await self.true_bodies([entry for entry in batch if entry.is_live(now_us)])
+            for body in bodies:
+                if body.is_archived:
+                    raise promise([each for each in bodies if each.is_archived], self._options, self._prices)
+                for snapshot in await _decoded(body, skip_unreadable=True):
+                    yield snapshot
+
+    async def true_bodies(self, entries: Sequence[Entry]) -> list[Body]:
+        """The bodies of those entries that are true, in order; removes old untrue ones."""
+        ids = list(dict.fromkeys(entry.snapshot_id for entry in entries))
+        bodies = dict(zip(ids, await together(*(self.fetch(each) for each in ids)), strict=True))
+        await self.remove_untrue(entries, bodies)
+        kept = {
+            entry.snapshot_id: body
+            for entry in entries
+            if (body := bodies[entry.snapshot_id]) is not None and body.belongs_to(entry)
+        }
+        return list(kept.values())
+
+    async def fetch(self, snapshot_id: UUID) -> Body | None:
+        """The object of a snapshot with its bytes, where they are not archived."""
+        key = s3_keys.data_key(snapshot_id)
+        try:
+            found, value = await self._store.fetch(key)
+        except ObjectNotFound:
+            return None
+        except ObjectArchived:
+            return await self._unread(snapshot_id, None)
+        except CorruptPack as exc:
+            damage = CorruptRecord(f"snapshot {snapshot_id}: {exc}")
+            damage.__cause__ = exc
+            return await self._unread(snapshot_id, damage)
+        return Body(snapshot_id=snapshot_id, found=found, entry=_entry(snapshot_id, found, value), value=value)
+
+    async def _unread(self, snapshot_id: UUID, damage: CorruptRecord | None) -> Body | None:
+        found = await self._store.find(s3_keys.data_key(snapshot_id))
+        if found is None:
+            return None
+        return Body(snapshot_id=snapshot_id, found=found, entry=_entry(snapshot_id, found), damage=damage)
+
+    async def look(self, snapshot_id: UUID) -> Body | None:
+        """The object of a snapshot without its bytes: one HEAD, unless it lost its mark."""
+        found = await self._store.find(s3_keys.data_key(snapshot_id))
+        if found is None:
+            return None
+        entry = _entry(snapshot_id, found)
+        return Body(snapshot_id=snapshot_id, found=found, entry=entry) if entry else await self.fetch(snapshot_id)
+
+    async def entries(
+        self, prefix: str, *, start_after: str = "", first_page: int = 2**31
+    ) -> AsyncGenerator[Entry, None]:
+        """Entries under a prefix, in key order; passes over foreign keys."""
+        listing = self._store.list(prefix, start_after=start_after, first_page=first_page)
+        async with aclosing(listing) as infos:
+            async for info in infos:
+                if (entry := Entry.parse(info.key, info.modified_at)) is not None:
+                    yield entry
+
+    def now_us(self) -> int:
+        """The clock, in microseconds."""
+        return to_micros(self._clock.now())
+
+    def is_older(self, written_at: datetime | None, age: timedelta) -> bool:
+        """By our clock against the store's: S3 refuses requests whose clock is a quarter of an hour off."""
+        return written_at is not None and self._clock.now() - written_at > age
+
+    async def remove_untrue(
+        self, entries: Sequence[Entry], bodies: dict[UUID, Body | None], *, missing_for: timedelta = ABANDONED
+    ) -> None:
+        """Remove those entries that are untrue for so long that they stay so."""
+        keys: list[str] = []
+        for entry in entries:
+            body = bodies[entry.snapshot_id]
+            if body is None or not body.belongs_to(entry):
+                age = missing_for if body is None else SETTLED
+                keys += entry.keys if self.is_older(entry.listed_at, age) else ()
+        if keys:
+            # Housekeeping by the way: the read has its answer, whoever reads next may remove them.
+            with suppress(ObjectStoreError, TierUnavailable):
+                await self._store.delete(keys)
+
+    async def _live_entries(
+        self, saga_id: UUID, start_after: str, first_page: int, step_name: str | None
+    ) -> AsyncGenerator[Entry, None]:
+        now_us = self.now_us()
+        step = None if step_name is None else s3_keys.step_hash(step_name)
+        prefix = s3_keys.saga_prefix(saga_id)
+        async with aclosing(self.entries(prefix, start_after=start_after, first_page=first_page)) as entries:
+            async for entry in entries:
+                if entry.is_live(now_us) and (step is None or entry.step_hash == step):
+                    yield entry
+
+
+async def take(source: AsyncIterator[T], count: int) -> list[T]:
+    """The next `count` items, fewer at the end."""
+    items: list[T] = []
+    while len(items) < count:
+        try:
+            items.append(await anext(source))
+        except StopAsyncIteration:
+            break
+    return items
+
+
+async def together(*steps: Any) -> list[Any]:
+    """What all of them give; the first error once all have ended."""
+    results = await asyncio.gather(*steps, return_exceptions=True)
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results
+
+
+async def _decoded(body: Body, *, skip_unreadable: bool) -> list[SagaSnapshot]:
+    if body.is_archived:
+        return []
+    await asyncio.sleep(0)  # others may want the event loop between two of many
+    try:
+        return [await body.snapshot()]
+    except CorruptRecord as exc:
+        if not skip_unreadable:
+            raise
+        skipped_unreadable(body.snapshot_id, "s3", exc)
+        return []
+
+
+def _entry(snapshot_id: UUID, found: FoundObject, value: bytes = b"") -> Entry | None:
+    """What the mark says, or the header where the mark was lost on the way through other tools."""
+    entry = Entry.parse(found.mark)
+    if entry is None:
+        with suppress(CorruptRecord):
+            entry = Entry.of(read_meta(value), "")
+    return entry if entry is not None and entry.snapshot_id == snapshot_id else None

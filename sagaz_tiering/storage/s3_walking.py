@@ -1,0 +1,118 @@
+"""Walking through all of `S3SnapshotStorage` in ascending order, a page in memory at a time.
+
+S3 lists ascending and entries are newest first, so a saga is walked backwards: its entries are listed once to note
+where each page begins, and then page by page from the last to the first. Most sagas are one page and listed once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from uuid import UUID
+
+from sagaz_tiering.storage import s3_keys
+from sagaz_tiering.storage.s3_keys import Entry
+from sagaz_tiering.storage.s3_reading import S3Reader, take, together
+
+_PAGE = 1000
+_SAGAS_AT_ONCE = 16
+
+Run = tuple[UUID, list[Entry] | None]
+"""The entries of one saga as listed; None where they are more than a page."""
+
+
+class S3Walker:
+    """Reads sagas and entries in the order that transfers want."""
+
+    def __init__(self, reader: S3Reader) -> None:
+        self._reader = reader
+
+    async def saga_ids(self, after: UUID | None) -> AsyncGenerator[UUID, None]:
+        """Sagas with a live snapshot, ascending."""
+        async with aclosing(self._runs(after)) as runs:
+            while batch := await take(runs, _SAGAS_AT_ONCE):
+                alive = await together(*(self._has_live(run) for run in batch))
+                for (saga_id, _), is_alive in zip(batch, alive, strict=True):
+                    if is_alive:
+                        yield saga_id
+
+    async def entries_of_all(self, after: UUID | None) -> AsyncGenerator[Entry, None]:
+        """Entries of every saga, by saga, oldest first."""
+        async with aclosing(self._runs(after)) as runs:
+            async for saga_id, entries in runs:
+                if entries is not None:
+                    for entry in reversed(entries):
+                        yield entry
+                    continue
+                async with aclosing(self.entries_of(saga_id)) as many:
+                    async for entry in many:
+                        yield entry
+
+    async def entries_of(self, saga_id: UUID) -> AsyncGenerator[Entry, None]:
+        """Entries of one saga, oldest first."""
+        prefix, ends = s3_keys.saga_prefix(saga_id), [""]
+        page: list[Entry] = []
+        async with aclosing(self._reader.entries(prefix)) as entries:
+            async for entry in entries:
+                page.append(entry)
+                if len(page) == _PAGE:
+                    ends.append(entry.key)
+                    page = []
+        for entry in reversed(page):
+            yield entry
+        while len(ends) > 1:
+            last = ends.pop()
+            for entry in reversed(await self._page(prefix, ends[-1], last)):
+                yield entry
+
+    async def _page(self, prefix: str, start_after: str, last: str) -> list[Entry]:
+        page: list[Entry] = []
+        async with aclosing(self._reader.entries(prefix, start_after=start_after)) as entries:
+            async for entry in entries:
+                if entry.key > last:
+                    break
+                page.append(entry)
+        return page
+
+    async def _runs(self, after: UUID | None) -> AsyncGenerator[Run, None]:
+        """Sagas with what they have, from one listing; one that is larger than a page is skipped over."""
+        start = "" if after is None else s3_keys.behind_saga(after)
+        while True:
+            run: list[Entry] = []
+            async with aclosing(self._reader.entries(s3_keys.SAGAS, start_after=start)) as entries:
+                async for entry in entries:
+                    if run and run[0].saga_id != entry.saga_id:
+                        yield run[0].saga_id, run
+                        run = []
+                    run.append(entry)
+                    if len(run) > _PAGE:
+                        break
+            if not run:
+                return
+            saga_id = run[0].saga_id
+            if len(run) <= _PAGE:
+                yield saga_id, run
+                return
+            yield saga_id, None
+            start = s3_keys.behind_saga(saga_id)
+
+    async def _has_live(self, run: Run) -> bool:
+        saga_id, listed = run
+        if listed is not None:
+            return await self._any_true(_each(listed))
+        async with aclosing(self._reader.entries(s3_keys.saga_prefix(saga_id))) as entries:
+            return await self._any_true(entries)
+
+    async def _any_true(self, entries: AsyncIterator[Entry]) -> bool:
+        now_us = self._reader.now_us()
+        async for entry in entries:
+            if entry.is_live(now_us):
+                body = await self._reader.look(entry.snapshot_id)
+                if body is not None and body.belongs_to(entry):
+                    return True
+        return False
+
+
+async def _each(entries: list[Entry]) -> AsyncIterator[Entry]:
+    for entry in entries:
+        yield entry

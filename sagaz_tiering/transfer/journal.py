@@ -1,0 +1,185 @@
+"""How far a transfer is, in a file that survives a kill: `Journal` is opened, written now and then, finished.
+
+The file is JSON, replaced as a whole (written beside it, flushed, renamed), so that it is always readable. It says
+up to which id (`mark`) everything is done and counted; what a killed run did behind the mark is done again, which
+finds it there and copies nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import json
+import os
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+from sagaz_tiering.errors import ConfigError, LeaseLost
+from sagaz_tiering.transfer.report import Counts
+
+FORMAT = 1
+SNAPSHOTS, REPLAY_LOGS, FINISHED = "snapshots", "replay_logs", "finished"
+_PHASES = (SNAPSHOTS, REPLAY_LOGS, FINISHED)
+
+
+@dataclass(slots=True, kw_only=True)
+class Standing:
+    """Where a transfer stands. `mark`: in `phase`, everything up to this id is done and in the counts.
+
+    `witness` is a snapshot that was at the target when the mark passed it.
+    """
+
+    phase: str = SNAPSHOTS
+    mark: UUID | None = None
+    witness: UUID | None = None
+    seconds: float = 0.0
+    snapshots: Counts = field(default_factory=Counts)
+    replay_logs: Counts = field(default_factory=Counts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Identity:
+    """What makes two runs the same transfer."""
+
+    source: str
+    target: str
+    saga_ids: Sequence[UUID] | None
+    replay_logs: bool
+    verify: bool
+
+    @property
+    def fingerprint(self) -> str:
+        """32 hex digits."""
+        parts = hashlib.sha256()
+        for text in (self.source, self.target, f"replay_logs={self.replay_logs}", f"verify={self.verify}"):
+            parts.update(f"{len(text)}:{text}".encode("utf-8", "surrogatepass"))
+        for saga_id in self.saga_ids or ():
+            parts.update(saga_id.bytes)
+        parts.update(b"some" if self.saga_ids is not None else b"all")
+        return parts.hexdigest()[:32]
+
+
+class Journal:
+    """One transfer's journal. Only one process at a time has it open."""
+
+    def __init__(self, path: Path, identity: Identity) -> None:
+        self._path = path
+        self._identity = identity
+        self._lock = -1
+        self._writing = threading.Lock()  # the thread of a cancelled write goes on
+
+    def open(self, *, restart: bool) -> Standing | None:
+        """Take the journal; where the transfer stands, or None for one that begins (again). Blocking.
+
+        A finished one begins again. Raises ConfigError if the file is of another transfer or cannot be used
+        (`restart` overwrites it), LeaseLost if another process has it open.
+        """
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._lock = os.open(self._path.with_name(f"{self._path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600)
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            text = None if restart else self._path.read_bytes()
+        except BlockingIOError as exc:
+            self.close()
+            raise LeaseLost(
+                f"another process is at this transfer (it holds {self._path})", hint="wait for it, or stop it"
+            ) from exc
+        except FileNotFoundError:
+            text = None
+        except OSError as exc:
+            self.close()
+            raise ConfigError(
+                f"the journal {self._path} cannot be used: {exc}", hint="give another file with --journal"
+            ) from exc
+        try:
+            return None if text is None else self._read(text)
+        except ConfigError:
+            self.close()
+            raise
+
+    def render(self, standing: Standing) -> bytes:
+        """What `write` takes; `standing` may change while that works."""
+        return json.dumps(self._document(standing), indent=1).encode()
+
+    def write(self, text: bytes) -> None:
+        """Make it what a later run begins with. Blocking. Raises ConfigError if it cannot be written."""
+        beside = self._path.with_name(f"{self._path.name}.new")
+        try:
+            with self._writing, open(beside, "wb", opener=_open_private) as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+                beside.replace(self._path)
+            _flush_folder(self._path.parent)
+        except OSError as exc:
+            raise ConfigError(
+                f"the journal {self._path} cannot be written: {exc}", hint="free space, or give another --journal"
+            ) from exc
+
+    def close(self) -> None:
+        """Let other processes have it."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def _document(self, standing: Standing) -> dict[str, Any]:
+        identity = self._identity
+        return {
+            "format": FORMAT,
+            "transfer": identity.fingerprint,
+            "source": identity.source,
+            "target": identity.target,
+            "selected_sagas": None if identity.saga_ids is None else len(identity.saga_ids),
+            "phase": standing.phase,
+            "mark": None if standing.mark is None else str(standing.mark),
+            "witness": None if standing.witness is None else str(standing.witness),
+            "seconds": round(standing.seconds, 3),
+            "snapshots": standing.snapshots.to_dict(),
+            "replay_logs": standing.replay_logs.to_dict(),
+        }
+
+    def _read(self, text: bytes) -> Standing | None:
+        try:
+            found = json.loads(text)
+            if found["format"] != FORMAT:
+                raise ValueError(f"format {found['format']}, this version reads {FORMAT}")
+            of, between = found["transfer"], (found["source"], found["target"])
+            standing = Standing(
+                phase=_PHASES[_PHASES.index(found["phase"])],
+                mark=None if found["mark"] is None else UUID(found["mark"]),
+                witness=None if found["witness"] is None else UUID(found["witness"]),
+                seconds=float(found["seconds"]),
+                snapshots=Counts.from_dict(found["snapshots"]),
+                replay_logs=Counts.from_dict(found["replay_logs"]),
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            raise ConfigError(
+                f"{self._path} is not a journal of a transfer: {exc}",
+                hint="give another file with --journal, or overwrite it with --restart",
+            ) from exc
+        if of != self._identity.fingerprint:
+            raise ConfigError(
+                f"{self._path} is the journal of another transfer (from {between[0]} to {between[1]}, "
+                "or with other sagas or options)",
+                hint="give another file with --journal, or overwrite it with --restart",
+            )
+        return None if standing.phase == FINISHED else standing
+
+
+def _open_private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)
+
+
+def _flush_folder(folder: Path) -> None:
+    """Make a rename last; a file system that cannot flush a folder does it by itself."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        with contextlib.suppress(OSError):
+            os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,229 @@
+"""`sagaz-tiering transfer` between real servers: complete, killed and resumed, and what it says."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import time
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from support.commands import cli, start_command, write_config
+from support.exact import exactly
+from support.payload import snapshots
+from support.s3_server import S3Server, free_port, s3_server  # noqa: F401  # a fixture
+from support.snapshots import SAGA, make, replay
+from support.transfers import contents
+
+from sagaz_tiering.db.migrations import migrate
+from sagaz_tiering.opener import open_source, open_storage
+from sagaz_tiering.storage.filesystem import FilesystemSnapshotStorage
+from sagaz_tiering.wiring import open_database, read_config
+
+DEADLINE_S = 60.0
+
+
+@pytest.fixture(autouse=True)
+def surroundings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Journals in the test's folder, credentials of the test server."""
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "testing")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "testing-secret")
+
+
+@pytest.fixture
+async def filled(redis_url: str) -> str:
+    """A Redis with 20 sagas and 10 replay records of every type."""
+    url = f"{redis_url}?key_prefix=from:"
+    await fill(url, sagas=20, logs=10)
+    return url
+
+
+async def fill(url: str, *, sagas: int, logs: int) -> None:
+    """Save realistic snapshots, one with every type, and replay records."""
+    async with open_storage(url) as storage:
+        for snapshot in snapshots(sagas):
+            await storage.save_snapshot(snapshot)
+        await storage.save_snapshot(make(0, context={"tuple": (1, 1.0, True), "set": {1, 2}, "bytes": b"\x00\xff"}))
+        for at in range(logs):
+            await storage.save_replay_log(replay(at, context_override={"at": (at, b"x")}))
+
+
+async def whole(url: str) -> list[object]:
+    """Everything at a place, to the type of every value."""
+    async with open_source(url) as source:
+        return await contents(source)
+
+
+@pytest.fixture
+async def places(
+    filled: str,
+    database: str,
+    redis_url: str,
+    s3_server: S3Server,  # noqa: F811
+    tmp_path: Path,
+) -> list[str]:
+    """One URL of each kind on real servers, the first one filled."""
+    bucket = await s3_server.make_bucket()
+    (tmp_path / "tiers").mkdir()
+    config = write_config(tmp_path / "tiers", database=database, redis_url=redis_url)
+    async with open_database(read_config(config)) as db:
+        await migrate(db)
+    s3 = f"s3://{bucket}/a/b?endpoint_url={s3_server.endpoint}"
+    return [filled, s3, database, f"file://{tmp_path}/files", str(config), f"{redis_url}?key_prefix=again:"]
+
+
+async def test_transfer_moves_everything_from_kind_to_kind(places: list[str]) -> None:
+    """Redis -> S3 -> PostgreSQL -> files -> tiers -> Redis: after each step all is there, equal to the last type."""
+    wanted = await whole(places[0])
+    for source, target in pairwise(places):
+        answer = await cli("transfer", "--from", source, "--to", target, "--json")
+        assert answer.code == 0, answer.err
+        counts = answer.document["snapshots"]
+        assert (counts["found"], counts["copied"], counts["verified"], counts["failed"]) == (101, 101, 101, 0)
+        assert answer.document["replay_logs"]["copied"] == 10
+        assert await whole(target) == wanted
+
+
+async def test_transfer_again_copies_nothing(filled: str, database: str) -> None:
+    """The table says that all is there."""
+    assert (await cli("transfer", "--from", filled, "--to", database)).code == 0
+    again = await cli("transfer", "--from", filled, "--to", database)
+    assert again.code == 0
+    [row] = [line.split() for line in again.out.splitlines() if line.startswith("snapshots")]
+    assert row == ["snapshots", "101", "0", "101", "0", "0", "0", "0"]
+    assert "geheim" not in again.out + again.err
+
+
+async def _until_done(journal: Path, count: int) -> None:
+    """Wait until a journal says that so many snapshots are done."""
+    until = time.monotonic() + DEADLINE_S
+    while _done(journal) < count:
+        assert time.monotonic() < until
+        await asyncio.sleep(0.01)
+
+
+def _done(journal: Path) -> int:
+    return int(json.loads(journal.read_bytes())["snapshots"]["found"]) if journal.exists() else 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+async def test_transfer_ended_in_the_middle_goes_on(
+    redis_url: str, database: str, tmp_path: Path, number: signal.Signals
+) -> None:
+    """Killed or stopped, the same command completes it: it begins at the journal's mark, and saves none twice."""
+    source, journal = f"{redis_url}?key_prefix=from:", tmp_path / "journal.json"
+    await fill(source, sagas=400, logs=20)
+    command = ("transfer", "--from", source, "--to", database, "--journal", journal, "--concurrency", 4)
+    process = start_command(*command)
+    await _until_done(journal, 300)
+    assert process.pid is not None
+    os.kill(process.pid, number)
+    await asyncio.to_thread(process.join, DEADLINE_S)
+    assert process.exitcode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    async with open_source(database) as target:
+        before = {snapshot.snapshot_id async for snapshot in target.iter_snapshots()}
+    assert 300 <= len(before) < 2001
+    answer = await cli(*command, "--json")
+    assert answer.code == 0, answer.err
+    report = answer.document
+    assert report["resumed"]
+    assert (report["snapshots"]["found"], report["snapshots"]["sagas"], report["failed"]) == (2001, 401, 0)
+    assert report["snapshots"]["copied"] + report["snapshots"]["already_there"] == 2001
+    assert report["run_seconds"] < report["seconds"]
+    if number is not signal.SIGKILL:
+        assert report["snapshots"]["copied"] + len(before) >= 2001
+    assert await whole(database) == await whole(source)
+    assert json.loads(journal.read_bytes())["phase"] == "finished"
+
+
+async def test_transfer_keeps_its_journal_by_default(filled: str, database: str, tmp_path: Path) -> None:
+    """One for each transfer, where state belongs; a dry run keeps none."""
+    await cli("transfer", "--from", filled, "--to", database, "--dry-run")
+    assert not (tmp_path / "state").exists()
+    await cli("transfer", "--from", filled, "--to", database)
+    await cli("transfer", "--from", filled, "--to", database, "--saga", SAGA)
+    [*journals] = (tmp_path / "state/sagaz-tiering/transfers").glob("*.json")
+    assert len(journals) == 2
+    assert all("finished" in path.read_text() for path in journals)
+    assert not any(secret in path.read_text() for path in journals for secret in _passwords(filled, database))
+
+
+def _passwords(*urls: str) -> list[str]:
+    return [found for url in urls if (found := url.partition("@")[0].rpartition(":")[2])]
+
+
+async def test_transfer_dry_run_says_what_it_would_do(filled: str, database: str) -> None:
+    """And does nothing."""
+    answer = await cli("transfer", "--from", filled, "--to", database, "--dry-run", "--json")
+    assert (answer.code, answer.document["dry_run"], answer.document["snapshots"]["copied"]) == (0, True, 101)
+    assert await whole(database) == []
+
+
+async def test_transfer_of_chosen_sagas(filled: str, database: str) -> None:
+    """With their replay records; one that is not there is exit code 8."""
+    answer = await cli("transfer", "--from", filled, "--to", database, "--saga", SAGA, "--json")
+    assert (answer.code, answer.document["snapshots"]["copied"], answer.document["replay_logs"]["copied"]) == (0, 1, 10)
+    missing = await cli("transfer", "--from", filled, "--to", database, "--saga", str(SAGA).replace("c0ffee", "dec0de"))
+    assert missing.code == 8
+    assert "not at the source" in missing.out
+
+
+async def test_transfer_says_when_a_server_is_down(filled: str) -> None:
+    """Exit code 4, and the URL without its password."""
+    target = f"postgresql://user:geheim@127.0.0.1:{free_port()}/none"
+    answer = await cli("transfer", "--from", filled, "--to", target, "--saga", SAGA, "--json", "--patience", "1s")
+    assert answer.code == 4
+    assert "geheim" not in answer.out + answer.err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--from", "nonsense://x", "--to", "memory://"), "not the place of a storage"),
+        (("--from", "memory://", "--to", "file:///tmp/x?colour=red"), "unknown option 'colour'"),
+        (("--from", "memory://", "--to", "sagaz+file:///tmp/x"), "can only be read"),
+        (("--from", "redis://h", "--to", "redis://h"), "the same"),
+        (("--from", "file:///tmp/x", "--to", "memory://", "--journal", "x.json"), "in memory"),
+        (("--from", "memory://", "--to", "file:///tmp/x", "--saga", "x"), "must be a UUID"),
+        (("--from", "memory://"), "--to"),
+    ],
+)
+async def test_transfer_refuses_a_wrong_command(arguments: tuple[str, ...], said: str) -> None:
+    """Exit code 2, nothing opened."""
+    answer = await cli("transfer", *arguments)
+    assert answer.code == 2
+    assert said in answer.err
+
+
+async def test_transfer_names_what_did_not_arrive(tmp_path: Path) -> None:
+    """A damaged file of the source: exit code 6, its name in the report, and everything else at the target."""
+    source = FilesystemSnapshotStorage(tmp_path / "from")
+    async with source:
+        for at in range(5):
+            await source.save_snapshot(make(at))
+    [path] = (tmp_path / "from").rglob(f"snapshots/**/{make(2).snapshot_id}.json")
+    path.write_text(path.read_text()[:-40])
+    answer = await cli("transfer", "--from", f"file://{tmp_path}/from", "--to", f"file://{tmp_path}/to")
+    assert answer.code == 6
+    assert str(make(2).snapshot_id) in answer.out
+    assert "1 did not arrive" in answer.err
+    assert len(await whole(f"file://{tmp_path}/to")) == 4
+
+
+async def test_transfer_reads_what_sagaz_wrote(tmp_path: Path, database: str) -> None:
+    """Its own storage's files arrive, through the command line."""
+    from sagaz.core.storage.backends.filesystem_snapshot import FilesystemSnapshotStorage as Theirs
+
+    theirs = Theirs(str(tmp_path / "old"))
+    wanted = [make(at, context={"order": at}, completed_steps=["a"]) for at in range(12)]
+    for snapshot in wanted:
+        await theirs.save_snapshot(snapshot)
+    answer = await cli("transfer", "--from", f"sagaz+file://{tmp_path}/old", "--to", database, "--json")
+    assert (answer.code, answer.document["snapshots"]["copied"]) == (0, 12), answer.err
+    async with open_source(database) as target:
+        found = [snapshot async for snapshot in target.iter_snapshots()]
+    assert [exactly(s.to_dict()) for s in found] == [exactly(s.to_dict()) for s in wanted]

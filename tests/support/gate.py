@@ -1,0 +1,88 @@
+"""A door in front of a server: shut, it refuses whoever comes and breaks off whoever is inside; it counts both."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Self
+from urllib.parse import urlsplit
+
+from support.s3_server import free_port
+
+HOST = "127.0.0.1"
+
+
+class Gate:
+    """Forwards a port of its own to a server. `async with Gate(host, port) as gate`; open from the start.
+
+    `opened` counts every connection there was, `inside` those there are.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self._to = (host, port)
+        self.port = free_port()
+        self.opened = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._server: asyncio.Server | None = None
+
+    @property
+    def inside(self) -> int:
+        """Connections at this moment."""
+        return len(self._tasks)
+
+    async def open(self) -> None:
+        """Let connections in."""
+        if self._server is None:
+            self._server = await asyncio.start_server(self._accept, HOST, self.port)
+
+    async def shut(self) -> None:
+        """Refuse connections and break off those that are open."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.shut()
+
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.opened += 1
+        task = asyncio.create_task(self._forward(reader, writer))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            try:
+                server_reader, server_writer = await asyncio.open_connection(*self._to)
+                pumps = [asyncio.create_task(_pump(reader, server_writer))]
+                pumps.append(asyncio.create_task(_pump(server_reader, writer)))
+                try:
+                    await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    server_writer.transport.abort()  # before the first await: a second cancellation may come there
+                    for pump in pumps:
+                        pump.cancel()
+                    await asyncio.gather(*pumps, return_exceptions=True)
+            finally:
+                writer.transport.abort()
+
+
+async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    while data := await reader.read(65_536):
+        writer.write(data)
+        await writer.drain()
+
+
+def through(url: str, port: int) -> str:
+    """`url` with another port of this machine."""
+    parts = urlsplit(url)
+    account, at, _ = parts.netloc.rpartition("@")
+    return parts._replace(netloc=f"{account}{at}{HOST}:{port}").geturl()
