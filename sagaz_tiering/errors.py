@@ -171,6 +171,8 @@ class SnapshotArchived(SagazTieringError):
         self.object_keys = tuple(object_keys)
         self.options = tuple(options)
         self.how_to_restore = how_to_restore
+        self.restore_id: UUID | None = None
+        """The restore that the read asked for, where it does so (`on_archived: request`)."""
 
     @property
     def eta(self) -> timedelta | None:

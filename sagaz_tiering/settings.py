@@ -26,6 +26,7 @@ from sagaz_tiering.settings_sections import (
     LogFormat,
     LogLevel,
     LogSettings,
+    RestoreSettings,
     Schedule,
 )
 from sagaz_tiering.settings_tiers import (
@@ -88,6 +89,8 @@ class TieringConfig(BaseSettings):
     """What is refused."""
     jobs: JobSettings = JobSettings()
     """How jobs work."""
+    restore: RestoreSettings = RestoreSettings()
+    """How archived snapshots come back."""
     daemon: DaemonSettings = DaemonSettings()
     """The daemon's HTTP server and its end."""
     log: LogSettings = LogSettings()

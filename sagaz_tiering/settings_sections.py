@@ -7,7 +7,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, Field, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from sagaz_tiering.schema import DEFAULT_TEXT, StrictModel, problem, refusal
 from sagaz_tiering.units import ByteSize, Count, Duration, DurationOrZero, format_duration
@@ -18,6 +18,7 @@ DEFAULT_COMMAND_TIMEOUT = timedelta(seconds=30)
 DEFAULT_AGE_EVERY = timedelta(minutes=5)
 DEFAULT_TRANSITION_EVERY = timedelta(hours=1)
 DEFAULT_EXPIRE_EVERY = timedelta(minutes=15)
+DEFAULT_RESTORE_EVERY = timedelta(minutes=1)
 DEFAULT_COLLECT_EVERY = timedelta(hours=6)
 JITTER_SHARE = 10
 DEFAULT_MAX_SNAPSHOT = 32 * 2**20
@@ -30,6 +31,7 @@ DEFAULT_COLLECT_MIN_AGE = timedelta(hours=24)
 DEFAULT_COLLECT_MAX_DELETES = 1000
 DEFAULT_EXPIRE_MAX_SHARE = 0.5
 DEFAULT_EXPIRE_FREE_COUNT = 1000
+DEFAULT_RESTORE_DAYS = 7
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 9464
 DEFAULT_SHUTDOWN_GRACE = timedelta(seconds=60)
@@ -102,6 +104,13 @@ class ExpireTimes(JobTimes):
     """Time between two starts."""
 
 
+class RestoreTimes(JobTimes):
+    """When the job `restore` runs."""
+
+    every: Duration = DEFAULT_RESTORE_EVERY
+    """Time between two starts."""
+
+
 class CollectTimes(JobTimes):
     """When the job `collect` runs."""
 
@@ -118,6 +127,8 @@ class Schedule(StrictModel):
     """Moves packs to colder storage classes."""
     expire: ExpireTimes = ExpireTimes()
     """Deletes what is past its retention, in every tier."""
+    restore: RestoreTimes = RestoreTimes()
+    """Makes archived packs readable that somebody asked for, and brings their snapshots back."""
     collect: CollectTimes = CollectTimes()
     """Removes objects that no catalog row knows."""
 
@@ -158,6 +169,36 @@ class JobSettings(StrictModel):
             text = f"shorter than upload_deadline, {deadline}: packs still being written would be removed; raise it"
             raise refusal("jobs", [(("collect_min_age",), text)])
         return self
+
+
+class Retrieval(StrEnum):
+    """How fast S3 makes archived bytes readable, and at which price."""
+
+    EXPEDITED = "Expedited"
+    STANDARD = "Standard"
+    BULK = "Bulk"
+
+
+class OnArchived(StrEnum):
+    """What a read of archived bytes does."""
+
+    RAISE = "raise"
+    REQUEST = "request"
+
+
+class RestoreSettings(StrictModel):
+    """How archived snapshots come back."""
+
+    tier: Retrieval = Retrieval.STANDARD
+    """How fast, where a request does not say."""
+    days: Annotated[int, Field(ge=1, le=3650)] = DEFAULT_RESTORE_DAYS
+    """How long they stay readable, where a request does not say."""
+    on_archived: OnArchived = OnArchived.RAISE
+    """`raise`: a read of archived bytes says how to restore them; `request`: it also asks for it."""
+    webhook: SecretStr | None = None
+    """URL that is told (POST of JSON) when a restore has ended."""
+    command: tuple[str, ...] = ()
+    """Program and arguments that are run when a restore has ended, with the JSON on stdin."""
 
 
 class DaemonSettings(StrictModel):

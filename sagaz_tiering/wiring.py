@@ -18,6 +18,7 @@ from sagaz_tiering.db.database import STATEMENT_CACHE_SIZE, Database, DatabaseOp
 from sagaz_tiering.db.migrations import check_schema, migrate
 from sagaz_tiering.embedded.servers import EmbeddedServers, Endpoints, endpoints_of_running
 from sagaz_tiering.engine import JobContext, JobOptions, run_job
+from sagaz_tiering.engine.notify import Notify
 from sagaz_tiering.engine.ownership import claim_prefix
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.objects.base import ObjectStore
@@ -73,6 +74,7 @@ class Runtime:
                 clock=clock,
                 compression_level=config.tiers.hot.compression_level,
                 max_snapshot=config.limits.max_snapshot,
+                restore=config.restore,
             ),
             expire=self._expire,
         )
@@ -232,6 +234,7 @@ def _job_options(config: TieringConfig) -> JobOptions:
         collect_min_age=jobs.collect_min_age,
         collect_max_deletes=jobs.collect_max_deletes,
         expire_max_share=jobs.expire_max_share,
+        notify=Notify(webhook=_plain(config.restore.webhook), command=config.restore.command),
         expire_free_count=jobs.expire_free_count,
         pack_target=pack.target,
         max_frame=pack.max_frame,

@@ -14,6 +14,7 @@ from sagaz_tiering.catalog.leases import Leases
 from sagaz_tiering.catalog.locations import Locations
 from sagaz_tiering.catalog.packs import Packs
 from sagaz_tiering.catalog.replays import Replays
+from sagaz_tiering.catalog.restores import Restores
 from sagaz_tiering.db.database import Database
 from sagaz_tiering.db.queries import load
 
@@ -32,6 +33,7 @@ class Catalog:
         self.locations = Locations(db)
         self.packs = Packs(db)
         self.replays = Replays(db)
+        self.restores = Restores(db)
 
     async def identity(self) -> UUID:
         """The id this catalog was born with; packs and the bucket's owner mark carry it."""

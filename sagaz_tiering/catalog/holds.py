@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 import orjson
 
+from sagaz_tiering.catalog.patterns_sql import expression
 from sagaz_tiering.db.database import Connection, Database
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.db.text import from_column, to_column
@@ -88,7 +89,7 @@ class Holds:
         names = (None, None, None) if isinstance(on, UUID) else (on.saga_name, on.step_name, on.status)
         async with self._db.transaction() as conn:
             await conn.execute(_SQL["lock"], _LOCK)
-            expressions = [None if patterns is None else _expression(patterns) for patterns in names]
+            expressions = [None if patterns is None else expression(patterns) for patterns in names]
             who, reason = to_column(who), to_column(reason)
             await conn.execute(_SQL["place"], hold.hold_id, saga_id, text, *expressions, reason, who, now)
             await conn.execute(_SQL["append"], hold.hold_id, "hold", now, who, reason, saga_id, text)
@@ -150,32 +151,6 @@ async def hold_still(conn: Connection) -> None:
 
 def _names(snapshot: Named) -> tuple[str, str, str]:
     return to_column(snapshot.saga_name), to_column(snapshot.step_name), to_column(snapshot.status)
-
-
-def _expression(patterns: Sequence[str]) -> str | None:
-    """The patterns as one regular expression of PostgreSQL over escaped text; None matches everything."""
-    if tuple(patterns) == ANY:
-        return None
-    return "^(?:" + "|".join(_translated(to_column(pattern)) for pattern in patterns) + ")$"
-
-
-def _translated(pattern: str) -> str:
-    found, at = [], 0
-    while at < len(pattern):
-        char = pattern[at]
-        end = pattern.find("]", at + 2) if char == "[" else -1
-        if char == "*":
-            found.append(".*")
-        elif char == "?":
-            found.append(".")
-        elif end > 0:
-            inner = pattern[at + 1 : end].replace("\\", "\\\\")
-            found.append(f"[^{inner[1:]}]" if inner.startswith("!") else f"[{inner}]")
-            at = end
-        else:
-            found.append(char if char.isalnum() or char == "_" else f"[{char}]" if char not in "\\^" else f"\\{char}")
-        at += 1
-    return "".join(found)
 
 
 def _hold(row: Any) -> Hold:

@@ -9,7 +9,19 @@ from typing import Annotated, Any
 
 import typer
 
-from sagaz_tiering.cli import catalogs, demos, holds, jobs, policies, replays, running, snapshots, status
+from sagaz_tiering.cli import (
+    catalogs,
+    demos,
+    holds,
+    jobs,
+    policies,
+    replays,
+    restores,
+    running,
+    snapshots,
+    status,
+    transfers,
+)
 from sagaz_tiering.cli.failures import UsageError, report
 
 EXIT_CODES = (
@@ -37,7 +49,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (running, demos, jobs, status, snapshots, holds):
+for module in (running, demos, jobs, status, snapshots, holds, transfers, restores):
     module.register(app)
 for group in (policies.group, catalogs.group, replays.group):
     app.add_typer(group)

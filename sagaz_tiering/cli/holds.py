@@ -8,12 +8,11 @@ from typing import Annotated
 import typer
 
 from sagaz_tiering.cli.failures import NotFound, UsageError
-from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, parse_id
+from sagaz_tiering.cli.options import MATCH_KEYS, ConfigOption, DebugOption, JsonOption, parse_id, parse_match
 from sagaz_tiering.cli.session import execute, opened
 from sagaz_tiering.terminal import make_console, make_table, print_json, safe, show_time
 
 WhoOption = Annotated[str | None, typer.Option("--who", metavar="NAME", help="Who orders it. Default: the login name.")]
-MATCH_KEYS = ("saga_name", "step_name", "status")
 
 
 def register(app: typer.Typer) -> None:
@@ -39,11 +38,9 @@ def hold(
     """Place a legal hold: what it covers neither expires nor can be deleted until it is released."""
 
     async def work() -> None:
-        from sagaz_tiering.patterns import Match
-
         if (saga_id is None) == (not match):
             raise UsageError("give either a SAGA_ID or --match", hint="--match saga_name=payment-*")
-        on = parse_id(saga_id, "SAGA_ID") if saga_id else Match(**_match(match or []))
+        on = parse_id(saga_id, "SAGA_ID") if saga_id else parse_match(match or [])
         async with opened(config) as runtime:
             placed = await runtime.catalog.holds.place(
                 on, reason=reason, who=who or getpass.getuser(), now=runtime.clock.now()
@@ -115,13 +112,3 @@ def holds(
             print("no legal holds")
 
     execute(work, as_json=as_json, debug=debug)
-
-
-def _match(pairs: list[str]) -> dict[str, list[str]]:
-    found: dict[str, list[str]] = {}
-    for pair in pairs:
-        key, separator, pattern = pair.partition("=")
-        if key not in MATCH_KEYS or not separator or not pattern:
-            raise UsageError(f"--match {pair!r:.80} is not KEY=PATTERN", hint=f"keys: {', '.join(MATCH_KEYS)}")
-        found.setdefault(key, []).append(pattern)
-    return found

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
@@ -13,6 +13,10 @@ import typer
 from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.errors import ConfigError
 
+if TYPE_CHECKING:
+    from sagaz_tiering.patterns import Match
+
+MATCH_KEYS = ("saga_name", "step_name", "status")
 CONFIG_VARIABLE = "SAGAZ_TIERING_CONFIG"
 CONFIG_PLACES = (Path("config/tiering.yaml"), Path("/etc/sagaz-tiering/tiering.yaml"))
 
@@ -63,3 +67,16 @@ def parse_time(text: str) -> datetime:
     if moment.utcoffset() is None:
         raise UsageError(f"{text!r:.80} has no time zone", hint=f"write it like {moment.isoformat()}Z for UTC")
     return moment
+
+
+def parse_match(pairs: list[str]) -> Match:
+    """`KEY=PATTERN` options as a match; raises UsageError."""
+    from sagaz_tiering.patterns import Match
+
+    found: dict[str, list[str]] = {}
+    for pair in pairs:
+        key, separator, pattern = pair.partition("=")
+        if key not in MATCH_KEYS or not separator or not pattern:
+            raise UsageError(f"--match {pair!r:.80} is not KEY=PATTERN", hint=f"keys: {', '.join(MATCH_KEYS)}")
+        found.setdefault(key, []).append(pattern)
+    return Match(**found)

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from sagaz_tiering.catalog.leases import Lease
-from sagaz_tiering.engine import age, collect, expire, transition
+from sagaz_tiering.engine import age, collect, expire, restore, transition
 from sagaz_tiering.engine.job import JobContext, JobOptions, JobReport, Tally
 from sagaz_tiering.engine.ownership import claim_prefix
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError, SagazTieringError
@@ -44,6 +44,12 @@ JOBS: Mapping[str, Job] = MappingProxyType(
                 summary="move packs to the colder storage class that their policy asks for",
                 run=transition.run,
                 preview=transition.preview,
+            ),
+            Job(
+                name="restore",
+                summary="make the packs of restore requests readable and bring their snapshots back",
+                run=restore.run,
+                preview=restore.preview,
             ),
             Job(
                 name="expire",

@@ -118,7 +118,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
 
 async def _pack_sagas(context: JobContext, packer: Packer, turns: Sequence[Turn], tally: Tally) -> None:
     planned = await asyncio.gather(*(_look(context, turn) for turn in turns))
-    due = [(turn, item) for turn, items in zip(turns, planned, strict=True) for item in items]
+    due = await _unpinned(context, [(turn, item) for turn, items in zip(turns, planned, strict=True) for item in items])
     safe = await already_packed(context, [item.meta for _, item in due])
     tally.add("evicted", await context.hot.evict([item.meta for _, item in due if item.meta.snapshot_id in safe]))
     for turn, item in due:
@@ -131,6 +131,15 @@ async def _pack_sagas(context: JobContext, packer: Packer, turns: Sequence[Turn]
         turn.read = True
     await settle(context, turns)
     tally.add("sagas", len(turns))
+
+
+async def _unpinned(context: JobContext, due: Sequence[tuple[Turn, Due]]) -> list[tuple[Turn, Due]]:
+    """Without what a restore brought back: it is looked at again when its pin ends."""
+    pins = await context.catalog.restores.pinned([item.meta.snapshot_id for _, item in due], context.now)
+    for turn, item in due:
+        if item.meta.snapshot_id in pins:
+            turn.look_at(to_micros(pins[item.meta.snapshot_id]))
+    return [(turn, item) for turn, item in due if item.meta.snapshot_id not in pins]
 
 
 async def _look(context: JobContext, turn: Turn) -> list[Due]:

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.engine.notify import Notify
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.storage.hot import HotTier
@@ -30,6 +31,8 @@ class JobOptions:
     collect_max_deletes: int = 1000
     expire_max_share: float = 0.5
     expire_free_count: int = 1000
+    notify: Notify = field(default_factory=Notify)
+    notify_attempts: int = 5
     pack_target: int = 32 * 2**20
     max_frame: int = 4 * 2**20
     level: int = 3

@@ -73,18 +73,12 @@ class ColdTier:
             snapshot_ids=snapshot_ids,
             object_keys=keys,
             options=self._prices.restore_options(storage_class, size, len(keys)),
-            how_to_restore=_how_to_restore(self._objects.url, keys),
+            how_to_restore=_how_to_restore(snapshot_ids),
         )
 
 
-def _how_to_restore(url: str, keys: Sequence[str]) -> str:
-    """A command that works as it is, for the first object; reads need nothing more once it is readable."""
-    more = f" (and {len(keys) - 1} more objects)" if len(keys) > 1 else ""
-    if not url.startswith("s3://"):
-        return f"ask the object store to restore {url.rstrip('/')}/{keys[0]}{more}; reads work once it is readable"
-    bucket, _, prefix = url.removeprefix("s3://").partition("/")
-    key = f"{prefix.rstrip('/')}/{keys[0]}".lstrip("/")
-    return (
-        f"aws s3api restore-object --bucket {bucket} --key {key}"
-        f" --restore-request 'Days=7,GlacierJobParameters={{Tier=Standard}}'{more}; reads work once it is readable"
-    )
+def _how_to_restore(snapshot_ids: Sequence[UUID]) -> str:
+    """A command that works as it is, for the first few."""
+    named = " ".join(f"--snapshot {snapshot_id}" for snapshot_id in snapshot_ids[:3])
+    more = f" (and {len(snapshot_ids) - 3} more; or name the saga)" if len(snapshot_ids) > 3 else ""
+    return f"sagaz-tiering restore {named}{more}, or storage.restore(...); reads work once it is ready"

@@ -16,10 +16,11 @@ from sagaz_tiering import metrics
 from sagaz_tiering.catalog.holds import Holds
 from sagaz_tiering.catalog.locations import Located, Locations
 from sagaz_tiering.clock import Clock, from_micros, to_micros
-from sagaz_tiering.codec import Record, decode, from_value, read_meta
+from sagaz_tiering.codec import Record, from_value, read_meta
 from sagaz_tiering.errors import CorruptData, CorruptRecord, HotTierUnavailable, SnapshotLost
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.storage.encoding import decode_record
 from sagaz_tiering.storage.hot import Gone, HotTier
 from sagaz_tiering.storage.reporting import skipped_unreadable
 from sagaz_tiering.tiered.cold import ColdTier
@@ -193,7 +194,7 @@ class Reader:
         records.update(await self._cold.read(packed))
         for copy in copies:
             metrics.READS.labels(tier=copy.ref.tier.value).inc()
-        return [decode(records[copy.ref.snapshot_id]) for copy in copies]
+        return [await decode_record(records[copy.ref.snapshot_id]) for copy in copies]
 
     async def _alive(self, copies: Sequence[Copy]) -> list[Copy]:
         """Those that have not expired, or that a legal hold keeps."""

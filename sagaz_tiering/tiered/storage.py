@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -14,12 +14,14 @@ from uuid import UUID
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.holds import Hold
+from sagaz_tiering.catalog.restores import Restore, Wanted
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES, read_meta
 from sagaz_tiering.errors import LegalHold, TierUnavailable
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.prices import PriceList
+from sagaz_tiering.settings_sections import RestoreSettings
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotMeta, SnapshotRef, as_utc, as_uuid
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.encoding import encode_value
@@ -30,6 +32,7 @@ from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.explanation import Explanation, explain
 from sagaz_tiering.tiered.merge import Copy
 from sagaz_tiering.tiered.reading import Reader
+from sagaz_tiering.tiered.restoring import Restorer
 from sagaz_tiering.tiered.saving import Saver
 from sagaz_tiering.tiered.watch import Watch
 
@@ -49,6 +52,7 @@ class Tiers:
     clock: Clock
     compression_level: int | None = 3
     max_snapshot: int = MAX_SNAPSHOT_BYTES
+    restore: RestoreSettings = field(default_factory=RestoreSettings)
 
 
 class TieredSnapshotStorage:
@@ -65,6 +69,8 @@ class TieredSnapshotStorage:
         self._tiers = tiers
         self._expire = expire
         self._saver = Saver(tiers.hot, tiers.catalog.durable)
+        catalog = tiers.catalog
+        self._restorer = Restorer(catalog.restores, tiers.prices, tiers.clock, tiers.restore)
         self._watch = Watch(tiers.catalog.history, _first_after(tiers.policies))
         self._reader = Reader(
             hot=tiers.hot,
@@ -99,6 +105,11 @@ class TieredSnapshotStorage:
     async def close(self) -> None:
         """Nothing to close here: the parts belong to whoever opened them (`from_config` closes its own)."""
 
+    @property
+    def restorer(self) -> Restorer:
+        """Asks for what is archived, by match and time span too."""
+        return self._restorer
+
     def adopt(self, policies: PolicySet) -> None:
         """Work by these policies from now on."""
         self._reader.policies = policies
@@ -121,23 +132,23 @@ class TieredSnapshotStorage:
 
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
         """One snapshot by id."""
-        with measured_read():
+        async with self._reading():
             return await self._reader.get(as_uuid(snapshot_id, "snapshot_id"))
 
     async def get_latest_snapshot(self, saga_id: UUID | str, before_step: str | None = None) -> SagaSnapshot | None:
         """The newest snapshot of a saga; with `before_step`, the newest whose `step_name` equals it."""
-        with measured_read():
+        async with self._reading():
             return await self._reader.newest(as_uuid(saga_id, "saga_id"), step_name=before_step)
 
     async def get_snapshot_at_time(self, saga_id: UUID | str, timestamp: datetime) -> SagaSnapshot | None:
         """The newest live snapshot created at or before `timestamp` (aware; raises NaiveTimestamp)."""
         moment = as_utc(timestamp, "timestamp")
-        with measured_read():
+        async with self._reading():
             return await self._reader.newest(as_uuid(saga_id, "saga_id"), not_after=moment)
 
     async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
         """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit."""
-        with measured_read():
+        async with self._reading():
             return await self._reader.list_newest(as_uuid(saga_id, "saga_id"), checked_limit(limit))
 
     async def timeline(self, saga_id: UUID | str) -> list[SnapshotRef]:
@@ -183,6 +194,35 @@ class TieredSnapshotStorage:
         for snapshot_id in ids:
             await self._tiers.hot.delete(snapshot_id)
         return len(ids)
+
+    async def restore(
+        self,
+        saga_id: UUID | str | None = None,
+        *,
+        snapshot_ids: Sequence[UUID | str] | None = None,
+        tier: str | None = None,
+        days: int | None = None,
+        into: str = "hot",
+        who: str = "application",
+    ) -> Restore | None:
+        """Ask for the archived snapshots of a saga, or for these, to come back; None where none is in a pack.
+
+        `tier`: Expedited, Standard or Bulk; `days`: how long they stay; `into`: "hot" (back in Redis, pinned) or
+        "in-place" (read from S3). The daemon does it; `restore_status` tells how far it is. Raises ConfigError.
+        """
+        ids = None if snapshot_ids is None else [as_uuid(snapshot_id, "snapshot_id") for snapshot_id in snapshot_ids]
+        sagas = None if saga_id is None else [as_uuid(saga_id, "saga_id")]
+        wanted = Wanted(saga_ids=sagas, snapshot_ids=ids)
+        return await self._restorer.request(wanted, tier=tier, days=days, into=into, who=who)
+
+    async def restore_status(self, restore_id: UUID | str) -> Restore | None:
+        """A restore and how far it is."""
+        return await self._tiers.catalog.restores.get(as_uuid(restore_id, "restore_id"))
+
+    async def cancel_restore(self, restore_id: UUID | str) -> bool:
+        """End a restore; what it brought back may leave Redis again. False if it had ended."""
+        wanted = as_uuid(restore_id, "restore_id")
+        return await self._tiers.catalog.restores.cancel(wanted, self._tiers.clock.now())
 
     async def hold(self, saga_id: UUID | str, reason: str, *, who: str = "application") -> Hold:
         """Place a legal hold: nothing of the saga expires or can be deleted until `release`. Raises ConfigError."""
@@ -244,6 +284,12 @@ class TieredSnapshotStorage:
         start = None if after is None else as_uuid(after, "after")
         async for record in iterating.replay_logs(self._tiers.catalog, start):
             yield record
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[None]:
+        with measured_read():
+            async with self._restorer.asked_for():
+                yield
 
     def _sagas(self, after: UUID | str | None) -> AsyncIterator[UUID]:
         start = None if after is None else as_uuid(after, "after")

@@ -1,0 +1,269 @@
+"""Restores: durable requests to make archived snapshots readable, and the pins of what was brought back.
+
+A request is one transaction, so it is there wholly or not at all; asking for the same again while it is under way
+gives the one that is there. The job `restore` moves its packs WAITING -> ASKED -> READABLE -> DONE.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import asyncpg
+
+from sagaz_tiering.catalog.patterns_sql import expression
+from sagaz_tiering.db.database import Connection, Database, affected
+from sagaz_tiering.db.queries import load
+from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.patterns import Match
+from sagaz_tiering.prices import PriceList
+from sagaz_tiering.storage_class import StorageClass
+
+_SQL = load("restores")
+RETRIEVALS = ("Standard", "Bulk", "Expedited")
+MAX_DAYS = 3650
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wanted:
+    """What to restore: everything archived that meets all that is given; at least one must be."""
+
+    saga_ids: Sequence[UUID] | None = None
+    snapshot_ids: Sequence[UUID] | None = None
+    match: Match | None = None
+    after: datetime | None = None
+    before: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Restore:
+    """A request. `state`: RESTORING, READY (until `readable_until`), DONE, CANCELLED or FAILED; cost in USD.
+
+    `packs` counts its packs by state, `errors` tells what went wrong with some.
+    """
+
+    restore_id: UUID
+    state: str
+    retrieval: str
+    days: int
+    into_hot: bool
+    requested_by: str
+    requested_at: datetime
+    eta_at: datetime
+    cost_usd: float
+    snapshot_count: int
+    ready_at: datetime | None
+    readable_until: datetime | None
+    ended_at: datetime | None
+    packs: dict[str, int] = field(default_factory=dict)
+    errors: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        times = ("requested_at", "eta_at", "ready_at", "readable_until", "ended_at")
+        shown = {name: getattr(self, name) for name in times}
+        return {
+            "restore_id": str(self.restore_id),
+            "state": self.state,
+            "tier": self.retrieval,
+            "days": self.days,
+            "into": "hot" if self.into_hot else "in-place",
+            "requested_by": self.requested_by,
+            "snapshots": self.snapshot_count,
+            "cost_usd": self.cost_usd,
+            **{name: moment.isoformat() if moment else None for name, moment in shown.items()},
+            "packs": self.packs,
+            "errors": list(self.errors),
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestorePack:
+    """A pack that a restore waits for."""
+
+    pack_id: int
+    object_key: str
+    storage_class: StorageClass
+    pack_state: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """The frame that an asked snapshot is in now."""
+
+    snapshot_id: UUID
+    saga_id: UUID
+    object_key: str
+    byte_offset: int
+    byte_length: int
+
+
+class Restores:
+    """The tables `restores`, `restore_packs`, `restore_items` and `pins`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def request(
+        self, wanted: Wanted, *, retrieval: str, days: int, into_hot: bool, who: str, now: datetime, prices: PriceList
+    ) -> Restore | None:
+        """Ask; None where nothing archived is meant. Raises ConfigError for a tier that a class does not offer.
+
+        The cost leaves out packs that another restore has asked for already.
+        """
+        _check(wanted, retrieval, days)
+        restore_id, classes = uuid4(), [c.value for c in StorageClass if into_hot or c.is_archive]
+        same: asyncpg.Record | None = None
+        try:
+            async with self._db.transaction() as conn:
+                await conn.execute(_SQL["create"], restore_id, retrieval, days, into_hot, to_column(who), now)
+                if affected(await _select(conn, restore_id, wanted, classes)) == 0:
+                    raise _Nothing
+                await conn.execute(_SQL["select_packs"], restore_id)
+                (asked,) = await conn.fetch(_SQL["asked_for"], restore_id)
+                same = await conn.fetchrow(_SQL["same"], asked["digest"], into_hot)
+                if same is not None:
+                    raise _Nothing
+                eta, cost = _estimate(await conn.fetch(_SQL["volumes"], restore_id), retrieval, days, into_hot, prices)
+                await conn.execute(_SQL["complete"], restore_id, asked["digest"], now + eta, cost, asked["snapshots"])
+        except _Nothing:
+            return None if same is None else await self.get(same["restore_id"])
+        except asyncpg.UniqueViolationError:
+            # The same was asked for at the same moment; that one is committed now.
+            return await self.request(
+                wanted, retrieval=retrieval, days=days, into_hot=into_hot, who=who, now=now, prices=prices
+            )
+        return await self.get(restore_id)
+
+    async def get(self, restore_id: UUID) -> Restore | None:
+        """One request with its progress."""
+        row = await self._db.fetchrow(_SQL["get"], restore_id)
+        if row is None:
+            return None
+        counts = await self._db.fetch(_SQL["progress"], restore_id)
+        errors = await self._db.fetch(_SQL["errors"], restore_id)
+        return _restore(
+            row,
+            packs={count["state"]: count["packs"] for count in counts},
+            errors=tuple(f"{error['object_key']}: {from_column(error['error'])}" for error in errors),
+        )
+
+    async def newest(self, limit: int) -> list[Restore]:
+        """The newest requests, with their progress."""
+        rows = await self._db.fetch(_SQL["newest"], limit)
+        return [found for row in rows if (found := await self.get(row["restore_id"])) is not None]
+
+    async def in_state(self, state: str) -> list[Restore]:
+        """Requests in a state, oldest first, without their progress."""
+        return [_restore(row) for row in await self._db.fetch(_SQL["in_state"], state)]
+
+    async def packs(self, restore_id: UUID, state: str, after: int, limit: int) -> list[RestorePack]:
+        """Packs of a request in a state."""
+        return [
+            RestorePack(**{**dict(row), "storage_class": StorageClass(row["storage_class"])})
+            for row in await self._db.fetch(_SQL["packs"], restore_id, state, after, limit)
+        ]
+
+    async def set_pack(self, restore_id: UUID, pack_id: int, state: str, error: str | None = None) -> None:
+        """A pack is in another state now."""
+        text = None if error is None else to_column(error)
+        await self._db.execute(_SQL["set_pack"], restore_id, pack_id, state, text)
+
+    async def places(self, restore_id: UUID, pack_id: int) -> list[Place]:
+        """Where the asked snapshots of a pack are, by frame; those deleted meanwhile are left out."""
+        return [Place(**dict(row)) for row in await self._db.fetch(_SQL["places"], restore_id, pack_id)]
+
+    async def pin(self, snapshot_ids: Sequence[UUID], until: datetime) -> None:
+        """Keep these in Redis until then, at least."""
+        await self._db.execute(_SQL["pin"], list(snapshot_ids), until)
+
+    async def pinned(self, snapshot_ids: Sequence[UUID], now: datetime) -> dict[UUID, datetime]:
+        """Of these, the pinned ones and until when."""
+        rows = await self._db.fetch(_SQL["pinned"], list(snapshot_ids), now) if snapshot_ids else []
+        return {row["snapshot_id"]: row["until"] for row in rows}
+
+    async def unpin(self, now: datetime) -> int:
+        """Forget pins that have ended."""
+        return await self._db.execute(_SQL["unpin"], now)
+
+    async def ready(self, restore_id: UUID, now: datetime, until: datetime, *, failed: bool) -> None:
+        """Nothing is left to wait for."""
+        await self._db.execute(_SQL["ready"], restore_id, "FAILED" if failed else "READY", now, until)
+
+    async def done(self, restore_id: UUID, now: datetime) -> None:
+        """Its time is over."""
+        await self._db.execute(_SQL["ended"], restore_id, "DONE", now)
+
+    async def cancel(self, restore_id: UUID, now: datetime) -> bool:
+        """End it now; what it pinned ages again. False if it had ended. What S3 was asked for cannot be taken back."""
+        async with self._db.transaction() as conn:
+            if affected(await conn.execute(_SQL["ended"], restore_id, "CANCELLED", now)) == 0:
+                return False
+            await conn.execute(_SQL["unpin_cancelled"], restore_id)
+        return True
+
+    async def unnotified(self, attempts: int) -> list[Restore]:
+        """Finished ones that nobody was told of, tried fewer than `attempts` times."""
+        return [_restore(row) for row in await self._db.fetch(_SQL["unnotified"], attempts)]
+
+    async def notified(self, restore_id: UUID, at: datetime | None) -> None:
+        """One attempt more; `at` None: it failed."""
+        await self._db.execute(_SQL["notified"], restore_id, at)
+
+
+class _Nothing(Exception):
+    """Rolls the request back."""
+
+
+async def _select(conn: Connection, restore_id: UUID, wanted: Wanted, classes: list[str]) -> str:
+    match = wanted.match or Match()
+    names = [expression(patterns) for patterns in (match.saga_name, match.step_name, match.status)]
+    sagas = None if wanted.saga_ids is None else list(wanted.saga_ids)
+    ids = None if wanted.snapshot_ids is None else list(wanted.snapshot_ids)
+    done: str = await conn.execute(
+        _SQL["select_items"], restore_id, sagas, ids, *names, wanted.after, wanted.before, classes
+    )
+    return done
+
+
+def _check(wanted: Wanted, retrieval: str, days: int) -> None:
+    if retrieval not in RETRIEVALS:
+        raise ConfigError(f"no retrieval tier {retrieval!r}", hint=f"choose one of {', '.join(RETRIEVALS)}")
+    if not 1 <= days <= MAX_DAYS:
+        raise ConfigError(f"{days} days is not between 1 and {MAX_DAYS}")
+    if wanted == Wanted():
+        raise ConfigError("a restore of everything is not meant", hint="name sagas, snapshots, a match or a time span")
+
+
+def _estimate(
+    volumes: Sequence[Any], retrieval: str, days: int, into_hot: bool, prices: PriceList
+) -> tuple[timedelta, float]:
+    eta, cost = timedelta(0), 0.0
+    for row in volumes:
+        storage_class = StorageClass(row["storage_class"])
+        count, size = row["new_packs"], row["new_bytes"]
+        if not storage_class.is_archive:
+            cost += prices.get_usd(storage_class, row["packs"], total_bytes=row["bytes"]) if into_hot else 0.0
+            continue
+        options = prices.restore_options(
+            storage_class, size // max(count, 1), count, days=HOT_DAYS if into_hot else days
+        )
+        chosen = next((option for option in options if option.tier == retrieval), None)
+        if chosen is None:
+            offered = ", ".join(option.tier for option in options)
+            raise ConfigError(f"{storage_class} does not offer {retrieval}", hint=f"it offers: {offered}")
+        eta, cost = max(eta, chosen.eta), cost + chosen.cost_usd
+    return eta, cost
+
+
+HOT_DAYS = 2
+"""So long S3 keeps the readable copy of a pack whose snapshots go back to Redis: time enough to copy them."""
+
+
+def _restore(row: Any, **more: Any) -> Restore:
+    names = [name for name in Restore.__dataclass_fields__ if name not in ("packs", "errors")]
+    return Restore(**{**{name: row[name] for name in names}, "requested_by": from_column(row["requested_by"])}, **more)

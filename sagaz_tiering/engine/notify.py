@@ -1,0 +1,66 @@
+"""Tell who waits that a restore has ended: a webhook (POST of JSON) or a command (JSON on its stdin)."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+
+import aiohttp
+import orjson
+import structlog
+
+from sagaz_tiering.catalog.restores import Restore
+
+_log = structlog.get_logger(__name__)
+_DEADLINE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notify:
+    """Where to tell; nowhere by default. The URL may hold a secret."""
+
+    webhook: str | None = field(default=None, repr=False)
+    command: tuple[str, ...] = ()
+
+
+async def tell(notify: Notify, restore: Restore) -> bool:
+    """True when everybody who should know was told; False is to be tried again."""
+    document = orjson.dumps({"event": "restore.ended", **restore.to_dict()})
+    told = True
+    if notify.webhook is not None:
+        told = await _post(notify.webhook, document) and told
+    if notify.command:
+        told = await _run(notify.command, document) and told
+    return told
+
+
+async def _post(url: str, document: bytes) -> bool:
+    try:
+        timeout = aiohttp.ClientTimeout(total=_DEADLINE_S)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.post(url, data=document, headers={"Content-Type": "application/json"}) as answer,
+        ):
+            if answer.status < 300:
+                return True
+            _log.warning("webhook.refused", status=answer.status)
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
+        _log.warning("webhook.failed", error=str(exc) or type(exc).__name__)
+    return False
+
+
+async def _run(command: tuple[str, ...], document: bytes) -> bool:
+    try:
+        process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
+    except OSError as exc:
+        _log.warning("notify_command.failed", command=command[0], error=str(exc))
+        return False
+    try:
+        async with asyncio.timeout(_DEADLINE_S):
+            await process.communicate(document)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+    if process.returncode:
+        _log.warning("notify_command.failed", command=command[0], code=process.returncode)
+    return process.returncode == 0

@@ -1,0 +1,163 @@
+"""Restore: make the packs of each request readable, bring its snapshots back to Redis, tell who waits.
+
+Per pack of a request, each step noted only after it is done, so that a crash repeats at most the last one:
+
+    WAITING   -> look (HEAD); ask S3 only if nobody has          -> ASKED
+    ASKED     -> look; readable?                                  -> READABLE
+    READABLE  -> into Redis: pin, then save what was asked for    -> DONE (in place: at once)
+
+A pin is written before its snapshot goes to Redis, and the age job leaves pinned snapshots alone, so nothing is
+evicted between. When nothing is left to wait for the request is READY until its days are over, then DONE: its pins
+end, and the age job evicts the copies (their packs hold them all the time).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import Any
+
+import structlog
+
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.catalog.restores import HOT_DAYS, Place, Restore, RestorePack
+from sagaz_tiering.clock import to_micros
+from sagaz_tiering.codec import to_value
+from sagaz_tiering.engine.job import JobContext, Tally
+from sagaz_tiering.engine.notify import tell
+from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectStoreError
+from sagaz_tiering.objects.base import RestoreState
+from sagaz_tiering.pack.reader import PackReader
+
+_log = structlog.get_logger(__name__)
+_PAGE = 100
+
+Step = Callable[[JobContext, Restore, RestorePack, Tally], Coroutine[Any, Any, str]]
+
+
+async def preview(context: JobContext, tally: Tally) -> None:
+    """Count the packs that requests wait for."""
+    for request in await context.catalog.restores.in_state("RESTORING"):
+        tally.add("requests")
+        for state in ("WAITING", "ASKED", "READABLE"):
+            async for _ in _packs(context, request, state):
+                tally.add(f"packs_{state.lower()}")
+
+
+async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
+    """Move every request on as far as S3 allows now."""
+    restores = context.catalog.restores
+    for request in await restores.in_state("RESTORING"):
+        tally.add("requests")
+        for state, step in (("WAITING", _ask), ("ASKED", _look), ("READABLE", _bring_back)):
+            await _work(context, request, state, step, tally)
+            if context.stopping.is_set():
+                return
+        await _finish(context, request, tally)
+    for request in await restores.in_state("READY"):
+        if request.readable_until is not None and request.readable_until <= context.now:
+            await restores.done(request.restore_id, context.now)
+            tally.add("ended")
+    await restores.unpin(context.now)
+    for request in await restores.unnotified(context.options.notify_attempts):
+        told = await tell(context.options.notify, request)
+        await restores.notified(request.restore_id, context.now if told else None)
+        tally.add("notified" if told else "not_notified")
+
+
+async def _work(context: JobContext, request: Restore, state: str, step: Step, tally: Tally) -> None:
+    async for pack in _packs(context, request, state):
+        if context.stopping.is_set():
+            return
+        try:
+            async with asyncio.timeout(context.options.upload_deadline.total_seconds()):
+                after = await step(context, request, pack, tally)
+        except (ObjectStoreError, CorruptPack) as exc:
+            # One bad pack must not keep the others from those who wait; it is named in the request.
+            tally.add("failed")
+            tally.note(f"{pack.object_key}: {exc}")
+            _log.error("pack.not_restored", object_key=pack.object_key, error=str(exc))
+            await context.catalog.restores.set_pack(request.restore_id, pack.pack_id, "FAILED", str(exc))
+            continue
+        if after != state:
+            await context.catalog.restores.set_pack(request.restore_id, pack.pack_id, after)
+
+
+async def _packs(context: JobContext, request: Restore, state: str) -> AsyncIterator[RestorePack]:
+    last = 0
+    while page := await context.catalog.restores.packs(request.restore_id, state, last, _PAGE):
+        for pack in page:
+            yield pack
+        last = page[-1].pack_id
+
+
+async def _ask(context: JobContext, request: Restore, pack: RestorePack, tally: Tally) -> str:
+    found = await _state(context, request, pack)
+    if found is RestoreState.NONE:
+        days = HOT_DAYS if request.into_hot else request.days
+        found = await context.objects.restore(pack.object_key, days=days, tier=request.retrieval)
+        tally.add("packs_asked")
+        _log.info("restore.asked", object_key=pack.object_key, restore_id=str(request.restore_id))
+    return "READABLE" if found is RestoreState.READABLE else "ASKED"
+
+
+async def _look(context: JobContext, request: Restore, pack: RestorePack, tally: Tally) -> str:
+    found = await _state(context, request, pack)
+    if found is RestoreState.NONE:
+        return "WAITING"  # the readable copy ran out before we saw it: ask again
+    return "READABLE" if found is RestoreState.READABLE else "ASKED"
+
+
+async def _state(context: JobContext, request: Restore, pack: RestorePack) -> RestoreState:
+    """Readable also means long enough: a copy that another request left behind may be about to go."""
+    info = await context.objects.head(pack.object_key)
+    if not info.storage_class.is_archive:
+        return RestoreState.READABLE
+    needed = context.now + (timedelta(hours=1) if request.into_hot else timedelta(days=request.days) / 2)
+    if info.restore is RestoreState.READABLE and info.readable_until is not None and info.readable_until < needed:
+        return RestoreState.NONE
+    return info.restore
+
+
+async def _bring_back(context: JobContext, request: Restore, pack: RestorePack, tally: Tally) -> str:
+    tally.add("packs_readable")
+    if not request.into_hot:
+        return "DONE"
+    until = context.now + timedelta(days=request.days)
+    places = await context.catalog.restores.places(request.restore_id, pack.pack_id)
+    frames = [list(group) for _, group in groupby(places, key=lambda p: (p.object_key, p.byte_offset))]
+    for frame in frames:
+        try:
+            tally.add("snapshots", await _rehydrate(context, frame, until))
+        except ObjectArchived:
+            return "WAITING"
+    return "DONE"
+
+
+async def _rehydrate(context: JobContext, frame: Sequence[Place], until: datetime) -> int:
+    """Pin the asked snapshots of one frame, then save them to Redis as they were saved then."""
+    wanted = {place.snapshot_id for place in frame}
+    first = frame[0]
+    records = await PackReader(context.objects).frame(first.object_key, first.byte_offset, first.byte_length)
+    await context.catalog.restores.pin(sorted(wanted), until)
+    saved = 0
+    for record in records:
+        if record.meta.snapshot_id in wanted:
+            decision = context.policies.decide(record.meta, context.now_us)
+            value = await asyncio.to_thread(to_value, record, level=context.options.level)
+            await context.hot.save(record.meta, value, due_us=to_micros(until), expires_us=decision.expires_us)
+            saved += 1
+    return saved
+
+
+async def _finish(context: JobContext, request: Restore, tally: Tally) -> None:
+    found = await context.catalog.restores.get(request.restore_id)
+    if found is None or set(found.packs) - {"DONE", "FAILED"}:
+        return
+    until = context.now + timedelta(days=request.days)
+    failed = "DONE" not in found.packs
+    await context.catalog.restores.ready(request.restore_id, context.now, until, failed=failed)
+    tally.add("requests_failed" if failed else "ready")
+    _log.info("restore.ready", restore_id=str(request.restore_id), failed_packs=found.packs.get("FAILED", 0))
