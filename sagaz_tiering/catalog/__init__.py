@@ -10,6 +10,7 @@ from uuid import UUID
 from sagaz_tiering.catalog.durable import DurableCopies
 from sagaz_tiering.catalog.history import History
 from sagaz_tiering.catalog.holds import Holds
+from sagaz_tiering.catalog.journal import Journal
 from sagaz_tiering.catalog.leases import Leases
 from sagaz_tiering.catalog.locations import Locations
 from sagaz_tiering.catalog.packs import Packs
@@ -29,6 +30,7 @@ class Catalog:
         self.durable = DurableCopies(db)
         self.history = History(db)
         self.holds = Holds(db)
+        self.journal = Journal(db)
         self.leases = Leases(db)
         self.locations = Locations(db)
         self.packs = Packs(db)
@@ -38,3 +40,7 @@ class Catalog:
     async def identity(self) -> UUID:
         """The id this catalog was born with; packs and the bucket's owner mark carry it."""
         return UUID(str(await self.db.fetchval(_SQL["catalog_id"])))
+
+    async def take_identity(self, catalog_id: UUID) -> bool:
+        """Become that catalog, for a rebuild; False for one that holds packs under another identity."""
+        return await self.db.execute(_SQL["take_identity"], catalog_id) == 1

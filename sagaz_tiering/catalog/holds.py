@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 
 import orjson
 
+from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.catalog.patterns_sql import expression
 from sagaz_tiering.db.database import Connection, Database
 from sagaz_tiering.db.queries import load
@@ -79,12 +80,16 @@ class Holds:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def place(self, on: UUID | Match, *, reason: str, who: str, now: datetime) -> Hold:
+    async def place(
+        self, on: UUID | Match, *, reason: str, who: str, now: datetime, hold_id: UUID | None = None
+    ) -> Hold:
         """Hold a saga, or everything that matches. Raises ConfigError without a reason."""
         if not reason.strip():
             raise ConfigError("a legal hold needs a reason", hint="say which case or order asks for it")
         saga_id, match = (on, None) if isinstance(on, UUID) else (None, on.model_dump(mode="json"))
-        hold = Hold(hold_id=uuid4(), saga_id=saga_id, match=match, reason=reason, placed_by=who, placed_at=now)
+        hold = Hold(
+            hold_id=hold_id or uuid4(), saga_id=saga_id, match=match, reason=reason, placed_by=who, placed_at=now
+        )
         text = None if match is None else orjson.dumps(match).decode()
         names = (None, None, None) if isinstance(on, UUID) else (on.saga_name, on.step_name, on.status)
         async with self._db.transaction() as conn:
@@ -93,6 +98,7 @@ class Holds:
             who, reason = to_column(who), to_column(reason)
             await conn.execute(_SQL["place"], hold.hold_id, saga_id, text, *expressions, reason, who, now)
             await conn.execute(_SQL["append"], hold.hold_id, "hold", now, who, reason, saga_id, text)
+            await note(conn, "hold", hold.to_dict(), now)
         return hold
 
     async def release(self, hold_ids: Sequence[UUID], *, reason: str, who: str, now: datetime) -> int:
@@ -105,6 +111,8 @@ class Holds:
                     released += 1
                     entry = (hold_id, "release", now, to_column(who), to_column(reason), row["saga_id"], row["match"])
                     await conn.execute(_SQL["append"], *entry)
+                    told = {"hold_id": hold_id, "who": who, "reason": reason}
+                    await note(conn, "release", told, now)
         return released
 
     async def in_force(self, saga_id: UUID | None = None) -> list[Hold]:

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.db.database import Connection, Database
 from sagaz_tiering.db.queries import load
@@ -100,6 +101,8 @@ class Locations:
             await conn.execute(_SQL["bury"], ids, now)
             durable = await conn.fetch(_SQL["delete_durable"], ids)
             archived = await conn.fetch(_SQL["delete_archived"], ids)
+            if archived:
+                await note(conn, "delete", {"snapshot_ids": [row["snapshot_id"] for row in archived]}, now)
         return {row["snapshot_id"] for row in (*durable, *archived)}
 
     async def prune_tombstones(self, before: datetime) -> int:

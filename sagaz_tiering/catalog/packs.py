@@ -107,26 +107,7 @@ class Packs:
         """Announce an upload; the pack's id."""
         async with self._db.transaction() as conn:
             await fence(conn, lease)
-            return int(
-                await conn.fetchval(
-                    _SQL["start"],
-                    pack.pack_uuid,
-                    pack.object_key,
-                    pack.storage_class.value,
-                    pack.policy,
-                    pack.retention_revision,
-                    pack.byte_size,
-                    pack.snapshot_count,
-                    pack.sha256,
-                    from_micros(pack.min_created_us),
-                    from_micros(pack.max_created_us),
-                    from_micros(pack.max_clock_us),
-                    moment(pack.next_expiry_us),
-                    lease.name,
-                    lease.epoch,
-                    now,
-                )
-            )
+            return int(await conn.fetchval(_SQL["start"], *_columns(pack), lease.name, lease.epoch, now))
 
     async def activate(self, pack_id: int, frames: Sequence[PlacedFrame], lease: Lease, now: datetime) -> int:
         """Publish an uploaded pack: its snapshots are there from this commit on, and their durable rows go.
@@ -150,6 +131,23 @@ class Packs:
                 [from_micros(meta.saved_us) for meta in metas],
                 [meta.body_crc for meta in metas],
             )
+        return len(rows)
+
+    async def known(self, pack_uuids: Sequence[UUID]) -> set[UUID]:
+        """Of these packs, the ones that have a row."""
+        return {row["pack_uuid"] for row in await self._db.fetch(_SQL["known"], list(pack_uuids))}
+
+    async def adopt(self, pack: NewPack, frames: Sequence[PlacedFrame], lease: Lease, now: datetime) -> int:
+        """A pack that is in the bucket already becomes `ACTIVE` with these snapshots; how many. One transaction."""
+        steps = await self._steps([meta for frame in frames for meta, _ in frame.snapshots])
+        async with self._db.transaction() as conn:
+            await fence(conn, lease)
+            await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
+            pack_id = int(await conn.fetchval(_SQL["start"], *_columns(pack), lease.name, lease.epoch, now))
+            rows = await _live_rows(conn, frames, steps, pack_id)
+            await _insert_places(conn, pack_id, frames, rows)
+            await conn.execute(_SQL["activate"], pack_id, len(rows), now)
+            await conn.execute(_SQL["evicted"], pack_id, now)
         return len(rows)
 
     async def _steps(self, metas: Sequence[SnapshotMeta]) -> dict[bytes, int]:
@@ -278,6 +276,23 @@ def step_digest(meta: SnapshotMeta) -> bytes:
     parts = (meta.saga_name, meta.step_name, str(meta.step_index), meta.status)
     packed = b"".join(len(raw := part.encode("utf-8", "surrogatepass")).to_bytes(4, "big") + raw for part in parts)
     return hashlib.blake2b(packed, digest_size=16).digest()
+
+
+def _columns(pack: NewPack) -> tuple[Any, ...]:
+    return (
+        pack.pack_uuid,
+        pack.object_key,
+        pack.storage_class.value,
+        pack.policy,
+        pack.retention_revision,
+        pack.byte_size,
+        pack.snapshot_count,
+        pack.sha256,
+        from_micros(pack.min_created_us),
+        from_micros(pack.max_created_us),
+        from_micros(pack.max_clock_us),
+        moment(pack.next_expiry_us),
+    )
 
 
 _Row = tuple[datetime, datetime | None, int, int, int, UUID]

@@ -1,12 +1,15 @@
-"""`catalog migrate`: make or upgrade the catalog's tables."""
+"""`catalog migrate` and `catalog rebuild`: the tables, and what is in them when all else is gone."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
+from sagaz_tiering.cli.jobs import progress
 from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, locate_config
-from sagaz_tiering.cli.session import execute
-from sagaz_tiering.terminal import print_json
+from sagaz_tiering.cli.session import execute, opened
+from sagaz_tiering.terminal import print_json, safe, show_bytes, show_usd
 
 group = typer.Typer(name="catalog", help="The catalog in PostgreSQL.", rich_markup_mode=None)
 
@@ -37,5 +40,57 @@ def migrate(config: ConfigOption = None, as_json: JsonOption = False, debug: Deb
         for migration in applied:
             print(f"applied {migration.version:04d} {migration.name}")
         print(f"the catalog is at schema {version}" + ("" if applied else ", nothing to do"))
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+@group.command("rebuild")
+def rebuild(
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is, and what it costs.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Fill a new, empty catalog from the bucket alone; can be repeated where it stopped."""
+
+    async def work() -> int:
+        from sagaz_tiering.db.migrations import check_schema
+        from sagaz_tiering.engine.job import Tally
+        from sagaz_tiering.engine.rebuild import LOST, measure, rebuild
+
+        async with opened(config) as runtime:
+            await check_schema(runtime.db)
+            context = runtime.job_context()
+            extent = await measure(context, runtime.prices)
+            # Two round trips a pack, eight packs at a time.
+            seconds = extent.packs * 2 * 0.03 / 8
+            if not as_json:
+                print(
+                    f"{context.objects.url}: {extent.packs:,} packs ({extent.archived:,} archived), "
+                    f"{show_bytes(extent.bytes)}; reading their footers takes about {seconds:,.0f} s and "
+                    f"{show_usd(extent.cost_usd)}"
+                )
+            document = {"packs": extent.packs, "bytes": extent.bytes, "cost_usd": extent.cost_usd, "dry_run": dry_run}
+            if dry_run:
+                if as_json:
+                    print_json(document)
+                return 0
+            if not (yes or as_json):
+                typer.confirm("rebuild the catalog from them?", abort=True)
+            with progress("rebuild") as show:
+                tally = Tally(show)
+                await rebuild(context, tally)
+        if as_json:
+            print_json({**document, "counts": dict(tally.counts), "notes": tally.notes, "cannot_know": list(LOST)})
+        else:
+            for kind, count in tally.counts.items():
+                print(f"{kind.replace('_', ' ')}: {count:,}")
+            for note in tally.notes:
+                print(f"note: {safe(note, limit=1000)}")
+            print("what the bucket cannot tell:")
+            for lost in LOST:
+                print(f"  - {lost}")
+        return 1 if tally.counts["unreadable"] else 0
 
     execute(work, as_json=as_json, debug=debug)

@@ -78,8 +78,8 @@ async def _repeat(runtime: Runtime, context: JobContext, name: str, *, once: boo
     every = _interval(runtime, name)
     with _stopped_by_signals(context.stopping):
         while True:
-            with _progress(name) as progress:
-                context.progress = progress
+            with progress(name) as show:
+                context.progress = show
                 report = await run_job(name, context, dry_run=dry_run)
             _show(report, as_json=as_json, compact=not once)
             if once:
@@ -117,7 +117,7 @@ def _stopped_by_signals(stopping: asyncio.Event) -> Iterator[None]:
 
 
 @contextmanager
-def _progress(name: str) -> Iterator[Callable[[str, int], None] | None]:
+def progress(name: str) -> Iterator[Callable[[str, int], None] | None]:
     """Counters that move on stderr while the job runs; nothing where stderr is not a terminal."""
     if not sys.stderr.isatty():
         yield None

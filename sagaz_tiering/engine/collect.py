@@ -17,6 +17,7 @@ import structlog
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.engine.job import JobContext, Tally
+from sagaz_tiering.engine.journal import publish_journal
 from sagaz_tiering.objects.base import ObjectInfo
 
 _log = structlog.get_logger(__name__)
@@ -67,6 +68,7 @@ async def preview(context: JobContext, tally: Tally) -> None:
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Give up dead uploads, then remove the strays that are ripe."""
+    await publish_journal(context)
     deadline, last = context.now - context.options.upload_deadline, 0
     while page := await context.catalog.packs.unfinished(deadline, last, _PAGE):
         for pack in page:

@@ -20,6 +20,7 @@ from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.codec import read_meta
 from sagaz_tiering.engine.breaker import refuse_mass_delete
 from sagaz_tiering.engine.job import JobContext, Tally
+from sagaz_tiering.engine.journal import publish_journal
 from sagaz_tiering.engine.ownership import put_policies_in_force, retention_revision
 from sagaz_tiering.engine.redate import redate_packs
 from sagaz_tiering.engine.turns import Turn, claims, give_back, settle
@@ -83,6 +84,7 @@ async def _count(context: JobContext, kind: str, expired: Sequence[SnapshotMeta]
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Remove everything that is past its retention."""
     await put_policies_in_force(context)
+    await publish_journal(context)
     await redate_packs(context, lease, tally)
     await refuse_mass_delete(context, preview)
     await _expire_hot(context, tally)

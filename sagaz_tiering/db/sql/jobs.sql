@@ -27,3 +27,8 @@ SELECT (SELECT since IS NOT NULL FROM sagaz_tiering.spill) AS spilled,
 -- Every revision ever in force under which something could be acknowledged by Redis alone.
 SELECT revision, policies FROM sagaz_tiering.policy_revisions r
  WHERE EXISTS (SELECT 1 FROM json_array_elements(r.policies) p WHERE p->>'durability' = 'hot')
+
+-- name: take_identity
+-- Only an empty catalog becomes another one; one that has that identity already stays it.
+UPDATE sagaz_tiering.owner SET catalog_id = $1
+ WHERE catalog_id = $1 OR NOT EXISTS (SELECT 1 FROM sagaz_tiering.packs)

@@ -147,3 +147,6 @@ SELECT storage_class, state, count(*) AS packs, coalesce(sum(byte_size), 0)::big
        coalesce(sum(snapshot_count), 0)::bigint AS packed
   FROM sagaz_tiering.packs WHERE state IN ('UPLOADING', 'ACTIVE', 'RETIRING')
  GROUP BY storage_class, state ORDER BY storage_class, state
+
+-- name: known
+SELECT pack_uuid FROM sagaz_tiering.packs WHERE pack_uuid = ANY($1::uuid[])

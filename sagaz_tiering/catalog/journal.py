@@ -1,0 +1,54 @@
+"""The journal: what happened that the packs do not tell, on its way to the bucket.
+
+An entry is written in the transaction of what it tells, and copied to the bucket by the jobs; with PostgreSQL gone,
+`catalog rebuild` reads it there. Kinds: `hold`, `release`, `delete`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+import orjson
+
+from sagaz_tiering.db.database import Connection, Database
+from sagaz_tiering.db.queries import load
+
+_SQL = load("journal")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One thing that happened."""
+
+    entry_id: int
+    at: datetime
+    kind: str
+    body: dict[str, Any]
+
+
+class Journal:
+    """The table `journal`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def unpublished(self, limit: int) -> list[Entry]:
+        """The oldest entries that the bucket lacks."""
+        rows = await self._db.fetch(_SQL["unpublished"], limit)
+        return [Entry(**{**dict(row), "body": orjson.loads(row["body"])}) for row in rows]
+
+    async def published(self, entry_ids: Sequence[int], now: datetime) -> None:
+        """These are in the bucket."""
+        await self._db.execute(_SQL["published"], list(entry_ids), now)
+
+    async def prune(self, before: datetime) -> int:
+        """Forget what has been in the bucket for long."""
+        return await self._db.execute(_SQL["prune"], before)
+
+
+async def note(conn: Connection, kind: str, body: Mapping[str, Any], now: datetime) -> None:
+    """Add an entry in the transaction of what it tells; `body` holds JSON values, UUIDs and times."""
+    await conn.execute(_SQL["append"], now, kind, orjson.dumps(dict(body), default=str).decode())

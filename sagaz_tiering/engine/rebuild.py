@@ -1,0 +1,262 @@
+"""Rebuild: a new catalog from the bucket alone (design G7).
+
+Order: the new catalog takes the identity that the bucket's owner mark names (only while it holds no packs); the
+journal is read (holds are placed again, deletions are remembered); then each pack's footer (of archived ones the
+readable copy) becomes its row, frames and places, one transaction a pack. A crash leaves the packs done so far; the
+next run goes on with the rest. Of a snapshot in several packs the newest save wins, and of the same save the
+younger pack, as it was before.
+
+What never reached the bucket cannot be rebuilt: durable copies that were not packed yet, replay logs, restore
+requests, policy history, and the last journal entries before the loss.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+import structlog
+
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.catalog.packs import NewPack, PlacedFrame
+from sagaz_tiering.clock import from_micros
+from sagaz_tiering.engine.collect import pack_of
+from sagaz_tiering.engine.job import JobContext, Tally
+from sagaz_tiering.engine.journal import read_journal
+from sagaz_tiering.engine.ownership import OWNER_KEY
+from sagaz_tiering.errors import (
+    ConfigError,
+    CorruptPack,
+    LeaseLost,
+    ObjectArchived,
+    ObjectNotFound,
+)
+from sagaz_tiering.objects.base import ObjectInfo
+from sagaz_tiering.pack.entries import Footer
+from sagaz_tiering.pack.reader import PackReader
+from sagaz_tiering.patterns import Match
+from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.snapshot import SnapshotMeta
+
+_log = structlog.get_logger(__name__)
+_AT_ONCE = 8
+_REVISION = "rebuilt"
+"""As the retention revision of a rebuilt pack: the next `expire` dates it by today's policies first."""
+
+LOST = (
+    "durable copies that were not packed yet (Redis still has them, unless it lost them too)",
+    "replay logs and restore requests",
+    "holds, releases and deletions of the last hours before the loss that no job had copied to the bucket",
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Extent:
+    """What a rebuild has to read; cost in USD."""
+
+    packs: int = 0
+    archived: int = 0
+    bytes: int = 0
+    cost_usd: float = 0.0
+
+
+@dataclass(slots=True, kw_only=True)
+class _Past:
+    """What the journal told."""
+
+    deleted: dict[UUID, datetime] = field(default_factory=dict)
+    holds: dict[str, dict[str, Any]] = field(default_factory=dict)
+    released: set[str] = field(default_factory=set)
+
+
+async def measure(context: JobContext, prices: Any) -> Extent:
+    """Count the packs and what reading their footers costs: one LIST a thousand, two small GETs a pack."""
+    extent = Extent()
+    async for info in _packs(context):
+        extent.packs += 1
+        extent.bytes += info.size
+        extent.archived += info.storage_class.is_archive
+        readable = "STANDARD" if info.storage_class.is_archive else info.storage_class.value
+        extent.cost_usd += prices.get_usd(type(info.storage_class)(readable), 2, total_bytes=64 * 1024)
+    return extent
+
+
+async def rebuild(context: JobContext, tally: Tally) -> None:
+    """Fill the catalog from the bucket. Raises ConfigError for a catalog that has packs of its own."""
+    async with context.catalog.leases.hold("rebuild", context.owner, context.options.lease_ttl) as lease:
+        if lease is None:
+            raise LeaseLost("another process is rebuilding this catalog")
+        await _take_identity(context)
+        past = await _read_past(context, tally)
+        await _place_holds(context, past)
+        gate = asyncio.Semaphore(_AT_ONCE)
+
+        async def fetch(info: ObjectInfo) -> tuple[ObjectInfo, Footer | None]:
+            async with gate:
+                return info, await _footer(context, info, tally)
+
+        async for page in _pages(context):
+            known = await context.catalog.packs.known([uuid for info in page if (uuid := pack_of(info.key))])
+            todo = [info for info in page if pack_of(info.key) not in known]
+            tally.add("already_there", len(page) - len(todo))
+            for info, footer in await asyncio.gather(*(fetch(info) for info in todo)):
+                if footer is not None:
+                    await _adopt(context, lease, info, footer, past, tally)
+            if context.stopping.is_set():
+                return
+
+
+async def _take_identity(context: JobContext) -> None:
+    """The catalog becomes the one that the prefix belongs to."""
+    try:
+        mark = await context.objects.get(OWNER_KEY)
+    except ObjectNotFound as exc:
+        raise ConfigError(
+            f"{context.objects.url} has no {OWNER_KEY}: no catalog ever wrote there",
+            hint="check tiers.cold.url",
+        ) from exc
+    try:
+        owner = UUID(orjson.loads(mark)["catalog_id"])
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError) as exc:
+        raise ConfigError(f"{OWNER_KEY} under {context.objects.url} cannot be read: {exc}") from exc
+    if not await context.catalog.take_identity(owner):
+        raise ConfigError(
+            "this catalog has packs of another identity; a rebuild needs an empty one",
+            hint="make a new database, run `sagaz-tiering catalog migrate`, and point catalog.url at it",
+        )
+    context.catalog_id = owner
+
+
+async def _read_past(context: JobContext, tally: Tally) -> _Past:
+    past = _Past()
+    async for entry in read_journal(context):
+        tally.add("journal_entries")
+        body, at = entry["body"], datetime.fromisoformat(entry["at"])
+        if entry["kind"] == "delete":
+            for snapshot_id in map(UUID, body["snapshot_ids"]):
+                past.deleted[snapshot_id] = max(at, past.deleted.get(snapshot_id, at))
+        elif entry["kind"] == "hold":
+            past.holds[body["hold_id"]] = body
+        elif entry["kind"] == "release":
+            past.released.add(body["hold_id"])
+    return past
+
+
+async def _place_holds(context: JobContext, past: _Past) -> None:
+    there = {str(hold.hold_id) for hold in await context.catalog.holds.in_force()}
+    for hold_id, body in past.holds.items():
+        if hold_id in past.released or hold_id in there:
+            continue
+        on = UUID(body["saga_id"]) if body["saga_id"] else Match(**body["match"])
+        await context.catalog.holds.place(
+            on,
+            reason=body["reason"],
+            who=body["placed_by"],
+            now=datetime.fromisoformat(body["placed_at"]),
+            hold_id=UUID(hold_id),
+        )
+
+
+async def _footer(context: JobContext, info: ObjectInfo, tally: Tally) -> Footer | None:
+    reader, pack_uuid = PackReader(context.objects), pack_of(info.key)
+    try:
+        if info.storage_class.is_archive and pack_uuid is not None:
+            return await reader.footer_copy(pack_uuid, info.size)
+        return await reader.footer(info.key, info.size)
+    except (CorruptPack, ObjectNotFound, ObjectArchived) as exc:
+        tally.add("unreadable")
+        tally.note(f"{info.key}: not in the new catalog: {exc}")
+        _log.error("pack.not_rebuilt", object_key=info.key, error=str(exc))
+        return None
+
+
+async def _adopt(
+    context: JobContext, lease: Lease, info: ObjectInfo, footer: Footer, past: _Past, tally: Tally
+) -> None:
+    """One pack into the catalog, but for what was deleted and what a newer save elsewhere supersedes."""
+    if f"/{footer.pack_id}.pack" not in info.key or footer.catalog_id != context.catalog_id:
+        tally.add("foreign")
+        tally.note(f"{info.key}: its footer is of pack {footer.pack_id} of catalog {footer.catalog_id}; left out")
+        return
+    metas = [entry.meta for frame in footer.frames for entry in frame.snapshots]
+    stale = await _superseded(context, metas, footer) | {
+        meta.snapshot_id
+        for meta in metas
+        if (at := past.deleted.get(meta.snapshot_id)) is not None and from_micros(meta.saved_us) <= at
+    }
+    frames = [
+        PlacedFrame(
+            saga_id=frame.saga_id,
+            offset=frame.offset,
+            length=frame.length,
+            snapshots=tuple((s.meta, s.expires_us) for s in frame.snapshots if s.meta.snapshot_id not in stale),
+        )
+        for frame in footer.frames
+    ]
+    published = await context.catalog.packs.adopt(_new_pack(info, footer, context.policies), frames, lease, context.now)
+    tally.add("packs")
+    tally.add("snapshots", published)
+    tally.add("superseded_or_deleted", len(stale))
+
+
+async def _superseded(context: JobContext, metas: Sequence[SnapshotMeta], footer: Footer) -> set[UUID]:
+    """Those that another pack in the catalog has in a newer save, or in the same save and a younger pack."""
+    places = await context.catalog.locations.packs_of([meta.snapshot_id for meta in metas])
+    stale: set[UUID] = set()
+    mine = {meta.snapshot_id: (meta.saved_us, footer.created_us) for meta in metas}
+    for pack in {place.pack_id: place for place in places.values()}.values():
+        reader = PackReader(context.objects)
+        if pack.storage_class.is_archive:
+            other = await reader.footer_copy(pack.pack_uuid, pack.byte_size)
+        else:
+            other = await reader.footer(pack.object_key, pack.byte_size)
+        for frame in other.frames:
+            for entry in frame.snapshots:
+                version = mine.get(entry.meta.snapshot_id)
+                if version is not None and version < (entry.meta.saved_us, other.created_us):
+                    stale.add(entry.meta.snapshot_id)
+    return stale
+
+
+def _new_pack(info: ObjectInfo, footer: Footer, policies: PolicySet) -> NewPack:
+    entries = [entry for frame in footer.frames for entry in frame.snapshots]
+    metas = [entry.meta for entry in entries]
+    expiries = [entry.expires_us for entry in entries if entry.expires_us is not None]
+    created = [meta.created_us for meta in metas]
+    policy = policies.for_meta(metas[0])
+    return NewPack(
+        pack_uuid=footer.pack_id,
+        object_key=info.key,
+        storage_class=info.storage_class,
+        policy=policy.name,
+        retention_revision=_REVISION,
+        byte_size=info.size,
+        snapshot_count=len(metas),
+        sha256=info.sha256 or b"",
+        min_created_us=min(created),
+        max_created_us=max(created),
+        max_clock_us=max(policies.decide(meta, 0).clock_us for meta in metas),
+        next_expiry_us=min(expiries, default=None),
+    )
+
+
+async def _packs(context: JobContext) -> AsyncIterator[ObjectInfo]:
+    async for info in context.objects.list("packs/"):
+        if pack_of(info.key) is not None:
+            yield info
+
+
+async def _pages(context: JobContext) -> AsyncIterator[list[ObjectInfo]]:
+    page: list[ObjectInfo] = []
+    async for info in _packs(context):
+        page.append(info)
+        if len(page) == _AT_ONCE * 4:
+            yield page
+            page = []
+    if page:
+        yield page

@@ -1,0 +1,182 @@
+"""With PostgreSQL gone the bucket alone gives the catalog back (design G7)."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.commands import cli
+from support.payload import snapshots
+from support.servers import fresh_database
+from support.tiers import DAY, Product, config, product
+from support.yaml_config import write_config
+
+from sagaz_tiering.embedded import PostgresServer
+from sagaz_tiering.engine.job import Tally
+from sagaz_tiering.engine.rebuild import measure, rebuild
+from sagaz_tiering.errors import ConfigError, SnapshotArchived
+from sagaz_tiering.snapshot import SagaSnapshot
+
+POLICIES: list[dict[str, Any]] = [
+    {
+        "name": "frozen",
+        "match": {"saga_name": "frozen"},
+        "move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "60d"}],
+    },
+    {"name": "short", "match": {"saga_name": "short"}, "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "50d"},
+    {"name": "rest", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "900d"},
+]
+PACK = {"pack": {"target": "16KiB", "max_frame": "16KiB"}}
+
+
+async def answers(shop: Product, saved: list[SagaSnapshot]) -> list[Any]:
+    """What every kind of query says of everything that was ever saved."""
+
+    async def told(call: Any) -> Any:
+        try:
+            return await call
+        except SnapshotArchived as exc:
+            return ("archived", sorted(exc.snapshot_ids))
+
+    found: list[Any] = []
+    for snapshot in saved:
+        storage, saga_id = shop.storage, snapshot.saga_id
+        found.append(
+            (
+                await told(storage.get_snapshot(snapshot.snapshot_id)),
+                await told(storage.get_latest_snapshot(saga_id)),
+                await told(storage.get_latest_snapshot(saga_id, before_step=snapshot.step_name)),
+                await told(storage.get_snapshot_at_time(saga_id, snapshot.created_at)),
+                await told(storage.list_snapshots(saga_id, limit=3)),
+                [ref.to_dict() for ref in await storage.timeline(saga_id)],
+            )
+        )
+    return found
+
+
+async def busy_store(shop: Product) -> list[SagaSnapshot]:
+    """Archived, frozen, expired, deleted, held, saved twice, and some still hot."""
+    storage, chance = shop.storage, random.Random(5)
+    saved: list[SagaSnapshot] = []
+    for name, start in (("frozen", 0), ("short", 100), ("orders", 200)):
+        saved += snapshots(12, start=start, created_at=shop.clock.now(), saga_name=name)
+    for snapshot in saved:
+        await storage.save_snapshot(snapshot)
+    await storage.hold(saved[60].saga_id, "case 1", who="counsel")
+    over = await shop.runtime.catalog.holds.place(
+        saved[70].saga_id, reason="case 2", who="counsel", now=shop.clock.now()
+    )
+    shop.clock.advance(9 * DAY)
+    await shop.run("age")
+    for snapshot in chance.sample(saved, 10):
+        if snapshot.saga_id != saved[60].saga_id:
+            await storage.delete_snapshot(snapshot.snapshot_id) if snapshot.saga_name == "orders" else None
+    again = saved[-1]
+    await storage.save_snapshot(again)  # the same id in two packs
+    shop.clock.advance(9 * DAY)
+    await shop.run("age")
+    await shop.runtime.catalog.holds.release([over.hold_id], reason="over", who="counsel", now=shop.clock.now())
+    shop.clock.advance(50 * DAY)
+    await shop.run("transition")
+    await shop.run("expire")
+    young = list(snapshots(4, start=500, created_at=shop.clock.now(), saga_name="orders"))
+    for snapshot in young:
+        await storage.save_snapshot(snapshot)
+    await shop.run("collect")
+    return saved + young
+
+
+def settings(database: str, redis_url: str, tmp_path: Path) -> Any:
+    cold = {"url": f"file://{tmp_path / 'cold'}", **PACK}
+    return config(database=database, redis_url=redis_url, cold=cold, policies=POLICIES)
+
+
+async def test_rebuilt_catalog_gives_equal_answers(
+    database: str, postgres_server: PostgresServer, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By id, latest, step, time, list and timeline, for what lives, is frozen, expired, deleted, held or hot."""
+    async with product(settings(database, redis_url, tmp_path)) as shop:
+        saved = await busy_store(shop)
+        before = await answers(shop, saved)
+        now = shop.clock.now()
+        held = [hold.to_dict() for hold in await shop.runtime.catalog.holds.in_force()]
+    async with (
+        fresh_database(postgres_server) as other,
+        product(settings(other, redis_url, tmp_path), now=now) as shop,
+    ):
+        monkeypatch.setattr("sagaz_tiering.engine.rebuild._AT_ONCE", 1)  # pages of four packs
+        context = shop.runtime.job_context()
+        extent = await measure(context, shop.runtime.prices)
+        assert (extent.packs > 4, extent.archived > 0, extent.cost_usd > 0) == (True, True, True)
+        context.stopping.set()
+        await rebuild(context, Tally(None))  # stopped after a page
+        context.stopping.clear()
+        tally = Tally(None)
+        await rebuild(context, tally)
+        assert tally.counts["already_there"] > 0
+        assert not tally.counts["unreadable"], tally.notes
+        assert [hold.to_dict() for hold in await shop.runtime.catalog.holds.in_force()] == held
+        assert await answers(shop, saved) == before
+        for job in ("age", "expire", "collect", "transition"):
+            report = await shop.run(job)
+            assert not report.counts.get("failed"), report.notes
+        assert await answers(shop, saved) == before
+        again = Tally(None)
+        await rebuild(context, again)
+        assert not again.counts["packs"]
+
+
+async def test_rebuild_needs_an_empty_catalog_and_a_bucket_of_ours(
+    database: str, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+) -> None:
+    """Another catalog's packs are never taken over by one that has packs; an empty prefix is nothing to rebuild."""
+    async with product(settings(database, redis_url, tmp_path)) as shop:
+        with pytest.raises(ConfigError, match="no catalog"):
+            await rebuild(shop.runtime.job_context(), Tally(None))
+        await busy_store(shop)
+    async with (
+        fresh_database(postgres_server) as other,
+        product(settings(other, redis_url, tmp_path / "elsewhere")) as shop,
+    ):
+        for snapshot in snapshots(3, created_at=shop.clock.now()):
+            await shop.storage.save_snapshot(snapshot)
+        shop.clock.advance(30 * DAY)
+        await shop.run("age")
+        context = shop.runtime.job_context()
+        async with product(settings(other, redis_url, tmp_path), schema=False) as there:
+            context.objects = there.runtime.objects
+            with pytest.raises(ConfigError, match="empty"):
+                await rebuild(context, Tally(None))
+
+
+async def test_damaged_pack_does_not_stop_the_rebuild(
+    database: str, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+) -> None:
+    """On the command line: cost first, the damaged one is named, the rest is there."""
+    async with product(settings(database, redis_url, tmp_path)) as shop:
+        await busy_store(shop)
+        count = await shop.runtime.db.fetchval("SELECT count(*) FROM sagaz_tiering.packs WHERE state = 'ACTIVE'")
+    victim = sorted((tmp_path / "cold").rglob("*.pack.object/data"))[0]
+    data = victim.read_bytes()
+    victim.write_bytes(data[:-10] + bytes(10))
+    async with fresh_database(postgres_server) as other:
+        path = write_config(
+            tmp_path / "t.yaml",
+            database=other,
+            redis_url=redis_url,
+            cold={"url": f"file://{tmp_path / 'cold'}", **PACK},
+            policies=POLICIES,
+        )
+        assert (await cli("catalog", "rebuild", "--config", path)).code == 2
+        await cli("catalog", "migrate", "--config", path)
+        dry = await cli("catalog", "rebuild", "--dry-run", "--config", path)
+        assert dry.code == 0, dry.err
+        assert "packs" in dry.out
+        done = await cli("catalog", "rebuild", "--json", "--config", path)
+        assert done.code == 1, done.err
+        assert done.document["counts"]["unreadable"] == 1
+        assert victim.parent.name.removesuffix(".object") in done.document["notes"][0]
+        assert done.document["counts"]["packs"] >= count - 1
+        assert done.document["cannot_know"]
