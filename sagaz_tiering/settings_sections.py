@@ -18,6 +18,7 @@ DEFAULT_COMMAND_TIMEOUT = timedelta(seconds=30)
 DEFAULT_AGE_EVERY = timedelta(minutes=5)
 DEFAULT_TRANSITION_EVERY = timedelta(hours=1)
 DEFAULT_EXPIRE_EVERY = timedelta(minutes=15)
+DEFAULT_COMPACT_EVERY = timedelta(hours=6)
 DEFAULT_RESTORE_EVERY = timedelta(minutes=1)
 DEFAULT_COLLECT_EVERY = timedelta(hours=6)
 JITTER_SHARE = 10
@@ -29,6 +30,8 @@ DEFAULT_UPLOAD_DEADLINE = timedelta(hours=1)
 DEFAULT_RETIRE_GRACE = timedelta(hours=24)
 DEFAULT_COLLECT_MIN_AGE = timedelta(hours=24)
 DEFAULT_COLLECT_MAX_DELETES = 1000
+DEFAULT_COMPACT_LIVE_SHARE = 0.5
+DEFAULT_COMPACT_SMALL_SHARE = 0.25
 DEFAULT_EXPIRE_MAX_SHARE = 0.5
 DEFAULT_EXPIRE_FREE_COUNT = 1000
 DEFAULT_RESTORE_DAYS = 7
@@ -111,6 +114,13 @@ class RestoreTimes(JobTimes):
     """Time between two starts."""
 
 
+class CompactTimes(JobTimes):
+    """When the job `compact` runs."""
+
+    every: Duration = DEFAULT_COMPACT_EVERY
+    """Time between two starts."""
+
+
 class CollectTimes(JobTimes):
     """When the job `collect` runs."""
 
@@ -129,6 +139,8 @@ class Schedule(StrictModel):
     """Deletes what is past its retention, in every tier."""
     restore: RestoreTimes = RestoreTimes()
     """Makes archived packs readable that somebody asked for, and brings their snapshots back."""
+    compact: CompactTimes = CompactTimes()
+    """Writes packs anew that hold dead bytes, are too small, or hold an erased saga."""
     collect: CollectTimes = CollectTimes()
     """Removes objects that no catalog row knows."""
 
@@ -157,6 +169,10 @@ class JobSettings(StrictModel):
     """Youngest unknown object that `collect` removes; not less than `upload_deadline`."""
     collect_max_deletes: Annotated[int, Field(ge=1)] = DEFAULT_COLLECT_MAX_DELETES
     """Most objects that one run of `collect` removes."""
+    compact_live_share: Annotated[float, Field(ge=0, le=1)] = DEFAULT_COMPACT_LIVE_SHARE
+    """Packs with a smaller share of live snapshots are written anew, where that saves more than it costs."""
+    compact_small_share: Annotated[float, Field(ge=0, le=1)] = DEFAULT_COMPACT_SMALL_SHARE
+    """Packs smaller than this share of `pack.target` are merged, where that saves more than it costs."""
     expire_max_share: Annotated[float, Field(gt=0, le=1)] = DEFAULT_EXPIRE_MAX_SHARE
     """A run of `expire` that would remove more than this share of all snapshots stops and asks; 1 never asks."""
     expire_free_count: Annotated[int, Field(ge=0)] = DEFAULT_EXPIRE_FREE_COUNT

@@ -61,6 +61,7 @@ class Runtime:
             objects=objects,
             policies=self.policies,
             clock=clock,
+            prices=self.prices,
             owner=f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}",
             options=_job_options(config),
         )
@@ -233,6 +234,8 @@ def _job_options(config: TieringConfig) -> JobOptions:
         retire_grace=jobs.retire_grace,
         collect_min_age=jobs.collect_min_age,
         collect_max_deletes=jobs.collect_max_deletes,
+        compact_live_share=jobs.compact_live_share,
+        compact_small_share=jobs.compact_small_share,
         expire_max_share=jobs.expire_max_share,
         notify=Notify(webhook=_plain(config.restore.webhook), command=config.restore.command),
         expire_free_count=jobs.expire_free_count,

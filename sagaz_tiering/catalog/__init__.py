@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from sagaz_tiering.catalog.compaction import Compaction
 from sagaz_tiering.catalog.durable import DurableCopies
+from sagaz_tiering.catalog.erasures import Erasures
 from sagaz_tiering.catalog.history import History
 from sagaz_tiering.catalog.holds import Holds
 from sagaz_tiering.catalog.journal import Journal
@@ -27,7 +29,9 @@ class Catalog:
 
     def __init__(self, db: Database) -> None:
         self.db = db
+        self.compaction = Compaction(db)
         self.durable = DurableCopies(db)
+        self.erasures = Erasures(db)
         self.history = History(db)
         self.holds = Holds(db)
         self.journal = Journal(db)

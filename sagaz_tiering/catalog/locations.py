@@ -98,16 +98,25 @@ class Locations:
         ids = list(snapshot_ids)
         async with self._db.transaction() as conn:
             await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
-            await conn.execute(_SQL["bury"], ids, now)
-            durable = await conn.fetch(_SQL["delete_durable"], ids)
-            archived = await conn.fetch(_SQL["delete_archived"], ids)
+            durable, archived = await remove(conn, ids, now)
             if archived:
-                await note(conn, "delete", {"snapshot_ids": [row["snapshot_id"] for row in archived]}, now)
-        return {row["snapshot_id"] for row in (*durable, *archived)}
+                await note(conn, "delete", {"snapshot_ids": sorted(archived)}, now)
+        return durable | archived
 
     async def prune_tombstones(self, before: datetime) -> int:
         """Forget deletions that no job in flight can contradict any more."""
         return await self._db.execute(_SQL["prune_tombstones"], before)
+
+
+async def remove(conn: Connection, ids: Sequence[UUID], now: datetime) -> tuple[set[UUID], set[UUID]]:
+    """(durable, archived) ids that went. No job publishes an older save of `ids` again.
+
+    The caller holds ARCHIVE_LOCK, shared.
+    """
+    await conn.execute(_SQL["bury"], ids, now)
+    durable = await conn.fetch(_SQL["delete_durable"], ids)
+    archived = await conn.fetch(_SQL["delete_archived"], ids)
+    return {row["snapshot_id"] for row in durable}, {row["snapshot_id"] for row in archived}
 
 
 async def buried(conn: Connection, ids: Sequence[UUID], saved_at: Sequence[datetime]) -> set[UUID]:

@@ -15,6 +15,7 @@ from uuid import UUID
 import asyncpg
 
 from sagaz_tiering.catalog.durable import moment
+from sagaz_tiering.catalog.erasures import note_late_pack
 from sagaz_tiering.catalog.holds import hold_still
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK, buried
@@ -268,7 +269,7 @@ class Packs:
             return affected(await conn.execute(query, *args)) == 1
 
     async def _packs(self, query: str, *args: Any) -> list[Pack]:
-        return [_pack(row) for row in await self._db.fetch(_SQL[query], *args)]
+        return [pack_of_row(row) for row in await self._db.fetch(_SQL[query], *args)]
 
 
 def step_digest(meta: SnapshotMeta) -> bytes:
@@ -306,6 +307,8 @@ async def _live_rows(
     if await conn.fetchval(_SQL["any_tombstones"]):
         metas = [meta for frame in frames for meta, _ in frame.snapshots]
         dead = await buried(conn, [m.snapshot_id for m in metas], [from_micros(m.saved_us) for m in metas])
+        if dead:
+            await note_late_pack(conn, [m.saga_id for m in metas if m.snapshot_id in dead], pack_id)
     return [
         (
             from_micros(meta.created_us),
@@ -321,13 +324,18 @@ async def _live_rows(
     ]
 
 
-async def _insert_places(conn: Connection, pack_id: int, frames: Sequence[PlacedFrame], rows: Sequence[_Row]) -> None:
+async def insert_frames(conn: Connection, pack_id: int, frames: Sequence[PlacedFrame]) -> None:
+    """Rows for the frames of a pack, numbered in order."""
     await conn.copy_records_to_table(
         "frames",
         schema_name="sagaz_tiering",
         columns=("saga_id", "pack_id", "frame_no", "byte_offset", "byte_length"),
         records=[(f.saga_id, pack_id, number, f.offset, f.length) for number, f in enumerate(frames)],
     )
+
+
+async def _insert_places(conn: Connection, pack_id: int, frames: Sequence[PlacedFrame], rows: Sequence[_Row]) -> None:
+    await insert_frames(conn, pack_id, frames)
     columns = ("created_at", "expires_at", "pack_id", "frame_no", "step_id", "snapshot_id")
     try:
         async with conn.transaction():
@@ -337,7 +345,7 @@ async def _insert_places(conn: Connection, pack_id: int, frames: Sequence[Placed
         await conn.copy_records_to_table("snapshots", schema_name="sagaz_tiering", columns=columns, records=rows)
 
 
-def _pack(row: Any) -> Pack:
+def pack_of_row(row: Any) -> Pack:
     values = {name: row[name] for name in Pack.__dataclass_fields__}
     values["storage_class"] = StorageClass(values["storage_class"])
     return Pack(**values)

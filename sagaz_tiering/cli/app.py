@@ -12,6 +12,7 @@ import typer
 from sagaz_tiering.cli import (
     catalogs,
     demos,
+    erasures,
     holds,
     jobs,
     policies,
@@ -49,7 +50,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (running, demos, jobs, status, snapshots, holds, transfers, restores):
+for module in (running, demos, jobs, status, snapshots, holds, transfers, restores, erasures):
     module.register(app)
 for group in (policies.group, catalogs.group, replays.group):
     app.add_typer(group)

@@ -91,18 +91,28 @@ def _rate(progress: TransferProgress) -> float:
 
 @contextmanager
 def _bar(totals: Totals) -> Iterator[Callable[[TransferProgress], None]]:
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        SpinnerColumn,
+        TaskID,
+        TextColumn,
+        TimeElapsedColumn,
+    )
 
     columns = (
         *(SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()),
         *(TextColumn("{task.fields[rest]}"), TimeElapsedColumn()),
     )
     with Progress(*columns, console=make_console(stderr=True), transient=True) as bars:
-        task = bars.add_task("snapshots", total=None, rest="")
+        tasks: dict[str, TaskID] = {}
 
         def show(progress: TransferProgress) -> None:
             total = totals.of(progress)
+            if progress.phase not in tasks:
+                tasks[progress.phase] = bars.add_task(progress.phase, total=None, rest="")
             rest = describe(progress, total).split(", ", 1)[1]
-            bars.update(task, description=progress.phase, completed=progress.found, total=total, rest=rest)
+            bars.update(tasks[progress.phase], completed=progress.found, total=total, rest=rest)
 
         yield show

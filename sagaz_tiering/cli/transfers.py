@@ -198,8 +198,8 @@ def _show(report: TransferReport, code: int, journal: Path | None, *, as_json: b
 def _show_tables(report: TransferReport) -> None:
     console = make_console()
     did = "would copy" if report.dry_run else "copied"
-    columns = ("", "found>", f"{did}>", "already there>", "failed>", "archived>", "expired>", "read back equal>")
-    kinds = (("snapshots", report.snapshots), ("replay records", report.replay_logs))
+    columns = ("", "found>", f"{did}>", "already there>", "failed>", "archived>", "expired>", "verified>")
+    kinds = (("snapshots", report.snapshots), ("replays", report.replay_logs))
     console.print(f"from  {safe(report.source, limit=_MAX_TEXT)}\nto    {safe(report.target, limit=_MAX_TEXT)}")
     console.print(make_table(columns, [_row(name, counts) for name, counts in kinds]))
     size = report.snapshots.bytes
@@ -213,11 +213,11 @@ def _show_tables(report: TransferReport) -> None:
             console.print(f"note: {safe(note, limit=_MAX_TEXT)}")
     for note in _account(report):
         console.print(f"note: {safe(note, limit=_MAX_TEXT)}")
-    failures = [*report.snapshots.failures, *report.replay_logs.failures]
-    if failures:
-        shown = [_failure(each) for each in failures[:MAX_SHOWN]]
-        more = f"; {report.failed - len(shown):,} more" if report.failed > len(shown) else ""
-        console.print(make_table(("item", "saga", "why"), shown, title=f"did not arrive{more}"))
+    failures = [*report.snapshots.failures, *report.replay_logs.failures][:MAX_SHOWN]
+    for failure in failures:
+        console.print(f"did not arrive: {safe(_described(failure), limit=_MAX_TEXT)}", soft_wrap=True)
+    if report.failed > len(failures):
+        console.print(f"did not arrive: {report.failed - len(failures):,} more; the log on stderr names them all")
 
 
 def _row(name: str, counts: Counts) -> tuple[str, ...]:
@@ -247,6 +247,7 @@ def _account(report: TransferReport) -> Iterator[str]:
         yield f"{report.source_expired:,} snapshots left out at the source: past their retention"
 
 
-def _failure(failure: Failure) -> tuple[str, str, str]:
-    why = f"{failure.error_type}: {failure.error}"
-    return (failure.item_id or "(the rest of the saga)", failure.saga_id or "", safe(why, limit=_MAX_TEXT))
+def _described(failure: Failure) -> str:
+    item = failure.item_id or "the rest"
+    saga = f" of saga {failure.saga_id}" if failure.saga_id else ""
+    return f"{item}{saga}: {failure.error_type}: {failure.error}"

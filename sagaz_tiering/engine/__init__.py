@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from sagaz_tiering.catalog.leases import Lease
-from sagaz_tiering.engine import age, collect, expire, restore, transition
+from sagaz_tiering.engine import age, collect, compact, expire, restore, transition
 from sagaz_tiering.engine.job import JobContext, JobOptions, JobReport, Tally
 from sagaz_tiering.engine.ownership import claim_prefix
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError, SagazTieringError
@@ -56,6 +56,12 @@ JOBS: Mapping[str, Job] = MappingProxyType(
                 summary="remove what is past its retention: Redis, PostgreSQL, catalog, dead packs",
                 run=expire.run,
                 preview=expire.preview,
+            ),
+            Job(
+                name="compact",
+                summary="write packs anew that hold dead bytes, are too small, or hold an erased saga",
+                run=compact.run,
+                preview=compact.preview,
             ),
             Job(
                 name="collect",

@@ -14,24 +14,20 @@ The write order, and what a crash after each step leaves:
 from __future__ import annotations
 
 import asyncio
-import hashlib
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 from sagaz_tiering.catalog.durable import Postponement
 from sagaz_tiering.catalog.leases import Lease
-from sagaz_tiering.catalog.packs import NewPack, PlacedFrame
+from sagaz_tiering.catalog.packs import NewPack
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import claim_prefix, retention_revision
 from sagaz_tiering.engine.turns import Turn, settle
-from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectExists
-from sagaz_tiering.objects.base import ObjectInfo
+from sagaz_tiering.engine.upload import new_pack, pack_key, placed_frames, upload
 from sagaz_tiering.pack.entries import BuiltFrame, PackedSnapshot, SealedPack
 from sagaz_tiering.pack.format import PackWriter
-from sagaz_tiering.pack.reader import PackReader, footer_key
 from sagaz_tiering.policy import Policy
-from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.units import micros
 
 LOOKS_PER_LINGER = 24
@@ -141,22 +137,8 @@ class Packer:
         context = self._context
         sealed, new = await self._seal(pack)
         pack_id = await context.catalog.packs.start(new, self._lease, context.now)
-        async with asyncio.timeout(context.options.upload_deadline.total_seconds()):
-            await context.objects.put(
-                new.object_key, sealed.data, storage_class=new.storage_class, sha256=sealed.sha256
-            )
-            await self._verify(new, sealed)
-            if new.storage_class.is_archive:
-                await keep_footer_readable(context, new.pack_uuid, footer_bytes(sealed))
-        frames = [
-            PlacedFrame(
-                saga_id=frame.saga_id,
-                offset=frame.offset,
-                length=frame.length,
-                snapshots=tuple((s.meta, s.expires_us) for s in frame.snapshots),
-            )
-            for frame in sealed.footer.frames
-        ]
+        await upload(context, new, sealed)
+        frames = placed_frames(sealed.footer)
         published = await context.catalog.packs.activate(pack_id, frames, self._lease, context.now)
         self._tally.add("packs")
         self._tally.add("archived", published)
@@ -170,33 +152,14 @@ class Packer:
         context = self._context
         now = context.now
         sealed = await asyncio.to_thread(pack.writer.seal)
-        entries = [entry for frame in sealed.footer.frames for entry in frame.snapshots]
-        expiries = [entry.expires_us for entry in entries if entry.expires_us is not None]
-        created = [entry.meta.created_us for entry in entries]
-        pack_uuid: UUID = sealed.footer.pack_id
-        return sealed, NewPack(
-            pack_uuid=pack_uuid,
-            object_key=f"packs/{now:%Y}/{now:%m}/{pack.bucket}/{pack_uuid}.pack",
+        return sealed, new_pack(
+            sealed,
+            key=pack_key(now, pack.bucket, sealed.footer.pack_id),
             storage_class=pack.policy.move[0].to,
             policy=pack.policy.name,
             retention_revision=retention_revision(context.policies),
-            byte_size=len(sealed.data),
-            snapshot_count=len(entries),
-            sha256=sealed.sha256,
-            min_created_us=min(created),
-            max_created_us=max(created),
             max_clock_us=pack.max_clock_us,
-            next_expiry_us=min(expiries, default=None),
         )
-
-    async def _verify(self, new: NewPack, sealed: SealedPack) -> None:
-        """The store has what we sent: size, class, checksum where it keeps one, and the footer's very bytes."""
-        info = await self._context.objects.head(new.object_key)
-        _compare(info, new)
-        if not new.storage_class.is_archive:
-            found = await PackReader(self._context.objects).footer_bytes(new.object_key, new.byte_size)
-            if found != footer_bytes(sealed):
-                raise CorruptPack(f"{new.object_key}: the footer that was read back is not the one that was written")
 
     async def _let_go(self, pack: _OpenPack, *, evicted: bool) -> None:
         turns = {id(held.turn): held.turn for held in pack.held}
@@ -205,34 +168,6 @@ class Packer:
             held.turn.open_parts -= 1
             held.turn.left -= len(held.snapshots) if evicted else 0
         await settle(self._context, turns.values())
-
-
-def footer_bytes(sealed: SealedPack) -> bytes:
-    """Footer and tail: what follows the last frame."""
-    last = sealed.footer.frames[-1]
-    return sealed.data[last.offset + last.length :]
-
-
-async def keep_footer_readable(context: JobContext, pack_uuid: UUID, data: bytes) -> None:
-    """A copy of the footer in STANDARD, so that nobody has to thaw a pack to know what is in it (design G7)."""
-    digest = hashlib.sha256(data).digest()
-    try:
-        await context.objects.put(footer_key(pack_uuid), data, storage_class=StorageClass.STANDARD, sha256=digest)
-    except ObjectExists:
-        return
-
-
-def _compare(info: ObjectInfo, new: NewPack) -> None:
-    if info.size != new.byte_size or info.sha256 not in (None, new.sha256):
-        raise ColdTierUnavailable(
-            f"{new.object_key}: the store has {info.size} bytes of the {new.byte_size} that were sent, or other ones",
-            hint="the pack is not published and its snapshots stay where they are; check the store",
-        )
-    if info.storage_class is not new.storage_class and new.storage_class is not StorageClass.STANDARD:
-        raise ColdTierUnavailable(
-            f"{new.object_key}: asked for {new.storage_class}, the store made it {info.storage_class}",
-            hint="this store has no such storage class; change `to:` in the policy",
-        )
 
 
 def expiry_bucket(expires_us: int | None) -> str:

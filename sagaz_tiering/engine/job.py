@@ -15,6 +15,7 @@ from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.engine.notify import Notify
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.prices import PriceList
 from sagaz_tiering.storage.hot import HotTier
 
 
@@ -29,6 +30,8 @@ class JobOptions:
     retire_grace: timedelta = timedelta(hours=24)
     collect_min_age: timedelta = timedelta(hours=24)
     collect_max_deletes: int = 1000
+    compact_live_share: float = 0.5
+    compact_small_share: float = 0.25
     expire_max_share: float = 0.5
     expire_free_count: int = 1000
     notify: Notify = field(default_factory=Notify)
@@ -50,6 +53,7 @@ class JobContext:
     objects: ObjectStore
     policies: PolicySet
     clock: Clock
+    prices: PriceList
     owner: str
     options: JobOptions = field(default_factory=JobOptions)
     progress: Callable[[str, int], None] | None = None

@@ -70,6 +70,7 @@ class _Past:
     """What the journal told."""
 
     deleted: dict[UUID, datetime] = field(default_factory=dict)
+    erased: dict[UUID, datetime] = field(default_factory=dict)
     holds: dict[str, dict[str, Any]] = field(default_factory=dict)
     released: set[str] = field(default_factory=set)
 
@@ -140,6 +141,8 @@ async def _read_past(context: JobContext, tally: Tally) -> _Past:
         if entry["kind"] == "delete":
             for snapshot_id in map(UUID, body["snapshot_ids"]):
                 past.deleted[snapshot_id] = max(at, past.deleted.get(snapshot_id, at))
+        elif entry["kind"] == "forget":
+            past.erased[UUID(body["saga_id"])] = at
         elif entry["kind"] == "hold":
             past.holds[body["hold_id"]] = body
         elif entry["kind"] == "release":
@@ -184,11 +187,7 @@ async def _adopt(
         tally.note(f"{info.key}: its footer is of pack {footer.pack_id} of catalog {footer.catalog_id}; left out")
         return
     metas = [entry.meta for frame in footer.frames for entry in frame.snapshots]
-    stale = await _superseded(context, metas, footer) | {
-        meta.snapshot_id
-        for meta in metas
-        if (at := past.deleted.get(meta.snapshot_id)) is not None and from_micros(meta.saved_us) <= at
-    }
+    stale = await _superseded(context, metas, footer) | {meta.snapshot_id for meta in metas if _is_gone(past, meta)}
     frames = [
         PlacedFrame(
             saga_id=frame.saga_id,
@@ -221,6 +220,12 @@ async def _superseded(context: JobContext, metas: Sequence[SnapshotMeta], footer
                 if version is not None and version < (entry.meta.saved_us, other.created_us):
                     stale.add(entry.meta.snapshot_id)
     return stale
+
+
+def _is_gone(past: _Past, meta: SnapshotMeta) -> bool:
+    """Deleted, or of an erased saga, after it was saved."""
+    at = max(filter(None, (past.deleted.get(meta.snapshot_id), past.erased.get(meta.saga_id))), default=None)
+    return at is not None and from_micros(meta.saved_us) <= at
 
 
 def _new_pack(info: ObjectInfo, footer: Footer, policies: PolicySet) -> NewPack:

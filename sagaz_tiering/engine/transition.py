@@ -15,9 +15,9 @@ import structlog
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.engine.archive import keep_footer_readable
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import put_policies_in_force
+from sagaz_tiering.engine.upload import keep_footer_readable
 from sagaz_tiering.errors import (
     ColdTierUnavailable,
     CorruptPack,

@@ -13,6 +13,7 @@ from uuid import UUID
 
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog import Catalog
+from sagaz_tiering.catalog.erasures import ErasureReceipt
 from sagaz_tiering.catalog.holds import Hold
 from sagaz_tiering.catalog.restores import Restore, Wanted
 from sagaz_tiering.clock import Clock, to_micros
@@ -234,6 +235,28 @@ class TieredSnapshotStorage:
         holds = self._tiers.catalog.holds
         placed = await holds.in_force(as_uuid(saga_id, "saga_id"))
         return await holds.release([h.hold_id for h in placed], reason=reason, who=who, now=self._tiers.clock.now())
+
+    async def forget(
+        self, saga_id: UUID | str, *, reason: str = "asked by the application", who: str = "application"
+    ) -> ErasureReceipt:
+        """Erase a saga: every snapshot and replay log in every tier, for good; the receipt says what is left of it.
+
+        Unreadable when this returns; packs that hold bytes of it are written anew by the job `compact`. Raises
+        LegalHold (nothing was removed), TierUnavailable (repeat it: nothing is half erased for readers).
+        """
+        saga, catalog = as_uuid(saga_id, "saga_id"), self._tiers.catalog
+        copies = await self._reader.timeline(saga, expired_too=True, damaged_too=True)
+        await self._refuse_held([copy.ref for copy in copies])
+        hot = {header.snapshot_id async for page in self._tiers.hot.headers(saga) for header in page}
+        ids = hot | {copy.ref.snapshot_id for copy in copies}
+        now = self._tiers.clock.now()
+        erasure_id = await catalog.erasures.erase(saga, ids, len(hot), who=who, reason=reason, now=now)
+        for snapshot_id in hot:
+            await self._tiers.hot.delete(snapshot_id)
+        await catalog.erasures.cleared(erasure_id, now)
+        receipt = await catalog.erasures.receipt(erasure_id)
+        assert receipt is not None  # it was committed above
+        return receipt
 
     async def _refuse_held(self, refs: Sequence[SnapshotRef]) -> None:
         held = await self._tiers.catalog.holds.covering(refs)

@@ -1,0 +1,80 @@
+"""Which packs are worth writing anew, and the one transaction that puts new ones in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sagaz_tiering.catalog.erasures import erased_since
+from sagaz_tiering.catalog.leases import Lease, fence
+from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
+from sagaz_tiering.catalog.packs import Pack, PlacedFrame, insert_frames, pack_of_row
+from sagaz_tiering.db.database import Database, affected
+from sagaz_tiering.db.queries import load
+from sagaz_tiering.errors import LeaseLost
+
+_SQL = load("compaction")
+_PACKS = load("packs")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Candidate:
+    """A pack to look at. `erased`: it holds bytes of an erased saga, so it must be written anew."""
+
+    pack: Pack
+    erased: bool
+
+
+class Compaction:
+    """Candidates, their live snapshots, and the replacement."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def candidates(self, live_share: float, small_bytes: int, after: int, limit: int) -> list[Candidate]:
+        """Active packs of erased sagas, with too many dead bytes, or too small."""
+        rows = await self._db.fetch(_SQL["candidates"], live_share, small_bytes, after, limit)
+        return [Candidate(pack=pack_of_row(row), erased=row["erased"]) for row in rows]
+
+    async def live(self, pack_id: int) -> dict[int, set[UUID]]:
+        """Live snapshots of a pack, by frame number."""
+        found: dict[int, set[UUID]] = {}
+        for row in await self._db.fetch(_SQL["live"], pack_id):
+            found.setdefault(row["frame_no"], set()).add(row["snapshot_id"])
+        return found
+
+    async def replace(
+        self,
+        new_id: int,
+        old_ids: Sequence[int],
+        frames: Sequence[PlacedFrame],
+        lease: Lease,
+        *,
+        began: datetime,
+        now: datetime,
+        delete_after: datetime,
+    ) -> int:
+        """The new pack takes the places of the old ones, which retire; how many snapshots moved.
+
+        Raises LeaseLost (nothing changed) where the lease is gone, a saga in it was erased since `began`, or an
+        old pack holds something that the new one lacks.
+        """
+        async with self._db.transaction() as conn:
+            await fence(conn, lease)
+            await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
+            if await erased_since(conn, [frame.saga_id for frame in frames], began):
+                raise LeaseLost("a saga was erased while its pack was written anew; the next run does it again")
+            await insert_frames(conn, new_id, frames)
+            places = [(meta.snapshot_id, number) for number, frame in enumerate(frames) for meta, _ in frame.snapshots]
+            ids, numbers = [place[0] for place in places], [place[1] for place in places]
+            moved = affected(await conn.execute(_SQL["move"], new_id, list(old_ids), ids, numbers))
+            if await conn.fetchval(_SQL["left_behind"], list(old_ids)):
+                raise LeaseLost("an old pack got a snapshot while it was written anew; the next run does it again")
+            if affected(await conn.execute(_PACKS["activate"], new_id, moved, now)) != 1:
+                raise LeaseLost(f"pack {new_id} was given up before its upload ended; nothing was changed")
+            await conn.execute(_SQL["next_expiry"], new_id)
+            await conn.execute(_PACKS["evicted"], new_id, now)
+            await conn.execute(_SQL["retire_old"], list(old_ids), now, delete_after)
+        return moved

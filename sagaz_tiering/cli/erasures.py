@@ -1,0 +1,114 @@
+"""`forget` and `erasures`: remove a saga everywhere, and prove it."""
+
+from __future__ import annotations
+
+import getpass
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sagaz_tiering.cli.failures import NotFound, UsageError
+from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, parse_id
+from sagaz_tiering.cli.session import execute, opened
+from sagaz_tiering.terminal import make_console, make_table, print_json, safe, show_time, show_when
+
+if TYPE_CHECKING:
+    from sagaz_tiering.catalog.erasures import ErasureReceipt
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(forget)
+    app.command()(erasures)
+
+
+def forget(
+    saga_id: Annotated[str, typer.Argument(metavar="SAGA_ID")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="The order or request that asks for it.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    who: Annotated[str | None, typer.Option("--who", metavar="NAME", help="Default: the login name.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Erase a saga: every snapshot and replay log in every tier, for good. Prints the receipt."""
+
+    async def work() -> None:
+        wanted = parse_id(saga_id, "SAGA_ID")
+        async with opened(config) as runtime:
+            storage = runtime.storage()
+            if not yes:
+                if as_json:
+                    raise UsageError("--json needs --yes")
+                count = len(await storage.timeline(wanted))
+                typer.confirm(f"erase {count} snapshots of saga {wanted} for good?", abort=True)
+            receipt = await storage.forget(wanted, reason=reason, who=who or getpass.getuser())
+            now = runtime.clock.now()
+        if as_json:
+            print_json(receipt.to_dict())
+        else:
+            _print(receipt, now)
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+def erasures(
+    erasure_id: Annotated[str | None, typer.Argument(metavar="[ERASURE_ID]")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, help="The newest so many.")] = 20,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Receipts of erasures as they stand now: what is physically gone, and what waits for which pack."""
+
+    async def work() -> None:
+        async with opened(config) as runtime:
+            store, now = runtime.catalog.erasures, runtime.clock.now()
+            if erasure_id is None:
+                found = await store.newest(limit)
+            else:
+                one = await store.receipt(parse_id(erasure_id, "ERASURE_ID"))
+                if one is None:
+                    raise NotFound(f"no erasure {erasure_id}", hint="see: sagaz-tiering erasures")
+                found = [one]
+        if as_json:
+            print_json(found[0].to_dict() if erasure_id else {"erasures": [one.to_dict() for one in found]})
+        elif erasure_id is not None:
+            _print(found[0], now)
+        elif found:
+            columns = ("erasure", "saga", "requested", "by", "reason", "complete")
+            rows = [
+                [one.erasure_id, one.saga_id, show_time(one.requested_at), one.who, one.reason, one.complete]
+                for one in found
+            ]
+            make_console().print(make_table(columns, rows))
+        else:
+            print("no erasures")
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+def _print(receipt: ErasureReceipt, now: datetime) -> None:
+    console = make_console()
+    removed = f"hot {receipt.hot}, durable {receipt.durable}, archived {receipt.archived}, replays {receipt.replays}"
+    for label, value in (
+        ("erasure", receipt.erasure_id),
+        ("saga", receipt.saga_id),
+        ("ordered by", f"{receipt.who}: {receipt.reason}"),
+        ("unreadable since", show_time(receipt.requested_at)),
+        ("removed copies", removed),
+        ("complete", "yes, no byte is left" if receipt.complete else "no: packs below still hold bytes of it"),
+    ):
+        console.print(f"{label + ':':<18}{safe(value, limit=1000)}", soft_wrap=True)
+    if receipt.packs:
+        rows = [
+            [
+                pack.object_key,
+                pack.storage_class,
+                "gone" if pack.gone_at else "rewritten" if pack.gone_by else "waits for `compact`",
+                show_when(pack.gone_at or pack.gone_by, now),
+            ]
+            for pack in receipt.packs
+        ]
+        console.print(make_table(("pack", "class", "state", "when"), rows))
