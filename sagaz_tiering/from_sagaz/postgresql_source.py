@@ -7,14 +7,15 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock
+from sagaz_tiering.db.queries import load
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError, CorruptData, CorruptRecord
 from sagaz_tiering.from_sagaz import records
 from sagaz_tiering.from_sagaz.inventory import Inventory
-from sagaz_tiering.from_sagaz.source import PAGE, SagazSource, batches_of, require
+from sagaz_tiering.from_sagaz.source import BATCH_BYTES, PAGE, SagazSource, require
 from sagaz_tiering.snapshot import MAX_TIME, MIN_TIME, SagaSnapshot, as_uuid
 from sagaz_tiering.urls import redacted
 
@@ -23,58 +24,24 @@ if TYPE_CHECKING:
 
 Decoded = TypeVar("Decoded", records.Snapshot, records.Replay)
 
+_SQL: Final = load("from_sagaz")
 _NIL: Final = UUID(int=0)
+_START: Final = {"created_at": MIN_TIME, "step_index": -(2**32), "snapshot_id": _NIL}
+_ONE_BY_ONE: Final = 16
+"""Rows looked at when one of them is damaged."""
 
-# A time that Python has no value for (infinity, year 20000) would fail the whole answer in the driver: such a row
-# gets MAX_TIME ($5), which no readable one has, and with it a place in the order.
-_TIME: Final = "CASE WHEN {0} >= {1} AND {0} < {2} THEN {0} ELSE {2} END"
 
-_SAGAS: Final = """
-    WITH RECURSIVE saga AS (
-        (SELECT saga_id FROM saga_snapshots
-         WHERE saga_id >= $1 AND (retention_until IS NULL OR retention_until > $2) ORDER BY saga_id LIMIT 1)
-        UNION ALL
-        SELECT (SELECT next.saga_id FROM saga_snapshots AS next
-                WHERE next.saga_id > saga.saga_id AND (retention_until IS NULL OR retention_until > $2)
-                ORDER BY next.saga_id LIMIT 1)
-        FROM saga WHERE saga.saga_id IS NOT NULL
-    )
-    SELECT saga_id FROM saga WHERE saga_id IS NOT NULL LIMIT $3
-"""
-_PLACES: Final = f"""
-    SELECT * FROM (
-        SELECT {_TIME.format("created_at", "$4::timestamptz", "$5::timestamptz")} AS place, step_index, snapshot_id,
-               pg_column_size(context) + pg_column_size(completed_steps) AS size
-        FROM saga_snapshots
-        WHERE saga_id = $1 AND (retention_until IS NULL OR retention_until > $2)
-    ) AS row
-    WHERE (place, step_index, snapshot_id) > ($6::timestamptz, $7::bigint, $8::uuid)
-    ORDER BY place, step_index, snapshot_id LIMIT $3
-"""
-_SNAPSHOTS: Final = f"""
-    SELECT snapshot_id, saga_id, saga_name, step_name, step_index, status,
-           context::text AS context, completed_steps::text AS completed_steps,
-           {_TIME.format("created_at", "$2::timestamptz", "$3::timestamptz")} AS created_at,
-           CASE WHEN retention_until >= $3 THEN $3 ELSE retention_until END AS retention_until
-    FROM saga_snapshots WHERE snapshot_id = ANY($1::uuid[])
-"""
-_REPLAY_PLACES: Final = """
-    SELECT replay_id, coalesce(pg_column_size(context_override), 0) AS size
-    FROM saga_replay_log WHERE replay_id >= $1 ORDER BY replay_id LIMIT $2
-"""
-_REPLAYS: Final = f"""
-    SELECT replay_id, original_saga_id, new_saga_id, checkpoint_step, replay_status, initiated_by, error_message,
-           context_override::text AS context_override,
-           {_TIME.format("created_at", "$2::timestamptz", "$3::timestamptz")} AS created_at,
-           CASE WHEN completed_at IS NOT NULL
-                THEN {_TIME.format("completed_at", "$2::timestamptz", "$3::timestamptz")} END AS completed_at
-    FROM saga_replay_log WHERE replay_id = ANY($1::uuid[])
-"""
-_UPGRADED: Final = """
-    SELECT 1 FROM pg_attribute
-    WHERE attrelid = to_regclass('saga_snapshots') AND attname = 'body' AND NOT attisdropped
-"""
-_EXPIRED: Final = "SELECT count(*) FROM saga_snapshots WHERE retention_until <= $1"
+class _Queries(NamedTuple):
+    """How rows of a table are read: by the page, and where that fails by their places and ids."""
+
+    page: str
+    places: str
+    one: str
+    id_column: str
+
+
+_SNAPSHOTS: Final = _Queries("snapshots_of_saga", "places_of_saga", "snapshot", "snapshot_id")
+_REPLAYS: Final = _Queries("replays", "places_of_replays", "replay", "replay_id")
 
 
 class SagazPostgreSQLSource(SagazSource):
@@ -101,8 +68,7 @@ class SagazPostgreSQLSource(SagazSource):
         options = DatabaseOptions(
             url=self._url,
             shown_url=redacted(self._url),
-            setting="the connection string",
-            pool_max=4,
+            setting="connection_string",
             statement_cache_size=0,  # works behind any pooler
         )
         self._database = Database(options)
@@ -114,19 +80,19 @@ class SagazPostgreSQLSource(SagazSource):
             await database.close()
 
     async def _take_stock(self, inventory: Inventory) -> None:
-        if await self._fetch(_UPGRADED):
+        if await self._fetch("is_upgraded"):
             raise ConfigError(
                 f"the tables at {redacted(self._url)} were taken over by sagaz-tiering, and hold its rows too",
                 hint="read them by PostgreSQLSnapshotStorage (postgresql://…), which reads sagaz's rows as well",
             )
         self._since = self._clock.now()
-        self.expired = (await self._fetch(_EXPIRED, self._since))[0]["count"]
+        self.expired = (await self._fetch("expired", self._since))[0]["count"]
 
     async def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
         """Every saga that has a live snapshot, ascending by id, from behind `after` on."""
         await self._opened()
         start = _NIL if after is None else _next(as_uuid(after, "after"))
-        while start and (page := await self._fetch(_SAGAS, start, self._clock.now(), PAGE)):
+        while start and (page := await self._fetch("saga_ids", start, self._clock.now(), PAGE)):
             for row in page:
                 yield row["saga_id"]
             start = _next(page[-1]["saga_id"])
@@ -140,68 +106,66 @@ class SagazPostgreSQLSource(SagazSource):
                 async for snapshot in self.iter_snapshots(each):
                     yield snapshot
             return
-        inventory, saga, last = await self._opened(), as_uuid(saga_id, "saga_id"), None
-        while page := await self._places(inventory, saga, last):
-            for batch in batches_of([row["size"] for row in page]):
-                ids = [row["snapshot_id"] for row in page[batch]]
-                async for snapshot in self._snapshots(inventory, saga, ids):
-                    yield snapshot
-            last = page[-1]
+        inventory, saga = await self._opened(), as_uuid(saga_id, "saga_id")
+        last: Any = _START
+        while last is not None:
+            rows, last = await self._rows_of_saga(inventory, saga, last)
+            for readable in await self._read(inventory, rows, _SNAPSHOTS, _snapshot):
+                if await self._is_live(inventory, _key(readable.value.snapshot_id), readable.value):
+                    yield readable.value
 
     async def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
         """Every replay record in the shape of `ReplayResult.to_dict`, ascending by id, from behind `after` on."""
         inventory = await self._opened()
         start = _NIL if after is None else _next(as_uuid(after, "after"))
-        while start and (page := await self._fetch(_REPLAY_PLACES, start, PAGE)):
-            for batch in batches_of([row["size"] for row in page]):
-                ids = [row["replay_id"] for row in page[batch]]
-                for replay in await self._read(inventory, _REPLAYS, ids, "replay_id", _replay):
-                    yield replay.value
-            start = _next(page[-1]["replay_id"])
+        while start is not None:
+            rows, last = await self._rows(inventory, _REPLAYS, start, MIN_TIME, MAX_TIME)
+            for readable in await self._read(inventory, rows, _REPLAYS, _replay):
+                yield readable.value
+            start = None if last is None else _next(last["replay_id"])
 
-    async def _snapshots(self, inventory: Inventory, saga: UUID, ids: Sequence[UUID]) -> AsyncIterator[SagaSnapshot]:
-        for readable in await self._read(inventory, _SNAPSHOTS, ids, "snapshot_id", _snapshot):
-            snapshot = readable.value
-            # One that was saved again meanwhile, under another saga, has no place here any more.
-            if snapshot.saga_id == saga and await self._is_live(inventory, _key(snapshot.snapshot_id), snapshot):
-                yield snapshot
-
-    async def _places(self, inventory: Inventory, saga: UUID, last: Any) -> list[Any]:
-        """The next snapshots of a saga in order; none where PostgreSQL cannot read them, which is accounted for."""
-        place = (MIN_TIME, -(2**32), _NIL) if last is None else (last["place"], last["step_index"], last["snapshot_id"])
+    async def _rows_of_saga(self, inventory: Inventory, saga: UUID, last: Any) -> tuple[list[Any], Any]:
+        """See `_rows`; a saga whose rows PostgreSQL cannot even put in order is left out as a whole."""
+        place = (last["created_at"], last["step_index"], last["snapshot_id"])
         try:
-            return await self._fetch(_PLACES, saga, self._since, PAGE, MIN_TIME, MAX_TIME, *place)
-        except CorruptData as exc:  # a damaged page: other sagas are on others
+            return await self._rows(inventory, _SNAPSHOTS, saga, MIN_TIME, MAX_TIME, self._since, *place)
+        except CorruptData as exc:
             await self._leave_out(inventory, f"saga {saga}".encode(), exc)
-            return []
+            return [], None
+
+    async def _rows(self, inventory: Inventory, queries: _Queries, *where: object) -> tuple[list[Any], Any]:
+        """The next rows in order, and the last one that was looked at (None if nothing follows).
+
+        Where PostgreSQL cannot read one of them, the others; the one is accounted for.
+        """
+        try:
+            rows = await self._fetch(queries.page, *where, PAGE, BATCH_BYTES)
+            is_end = not rows or len(rows) == rows[0]["found"] < PAGE
+            return rows, None if is_end else rows[-1]
+        except CorruptData:
+            places = await self._fetch(queries.places, *where, _ONE_BY_ONE)
+        rows = []
+        for row_id in [place[queries.id_column] for place in places]:
+            try:
+                rows += await self._fetch(queries.one, row_id, MIN_TIME, MAX_TIME)
+            except CorruptData as exc:
+                await self._leave_out(inventory, _key(row_id), exc)
+        return rows, places[-1] if places else None
 
     async def _read(
-        self, inventory: Inventory, query: str, ids: Sequence[UUID], id_column: str, decode: Callable[[Any], Decoded]
+        self, inventory: Inventory, rows: Sequence[Any], queries: _Queries, decode: Callable[[Any], Decoded]
     ) -> list[Decoded]:
-        """What can be read of these rows, in the order of `ids`; the rest is accounted for."""
-        rows = {row[id_column]: row for row in await self._rows(inventory, query, ids)}
-
-        def decoded() -> list[tuple[UUID, Decoded | CorruptRecord]]:
-            return [(each, _outcome(decode, rows[each])) for each in ids if each in rows]
-
+        """What can be read of these rows; the rest is accounted for."""
         readable = list[Decoded]()
-        for row_id, outcome in await asyncio.to_thread(decoded):
+        outcomes = await asyncio.to_thread(lambda: [_outcome(decode, row) for row in rows])
+        for row, outcome in zip(rows, outcomes, strict=True):
+            key = _key(row[queries.id_column])
             if isinstance(outcome, CorruptRecord):
-                await self._leave_out(inventory, _key(row_id), outcome)
+                await self._leave_out(inventory, key, outcome)
             else:
-                await self._remark(inventory, _key(row_id), outcome.remarks)
+                await self._remark(inventory, key, outcome.remarks)
                 readable.append(outcome)
         return readable
-
-    async def _rows(self, inventory: Inventory, query: str, ids: Sequence[UUID]) -> list[Any]:
-        """These rows; where PostgreSQL cannot read one of them, the others."""
-        try:
-            return await self._fetch(query, ids, MIN_TIME, MAX_TIME)
-        except CorruptData as exc:
-            if len(ids) == 1:
-                await self._leave_out(inventory, _key(ids[0]), exc)
-                return []
-            return [row for each in ids for row in await self._rows(inventory, query, [each])]
 
     async def _fetch(self, query: str, *values: object) -> list[Any]:
         if self._database is None:
@@ -210,7 +174,7 @@ class SagazPostgreSQLSource(SagazSource):
                 hint="close it at the end",
             )
         with _translated(redacted(self._url)):
-            return await self._database.fetch(query, *values)
+            return await self._database.fetch(_SQL[query], *values)
 
 
 @contextmanager

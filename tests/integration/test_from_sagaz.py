@@ -34,8 +34,9 @@ from sagaz_tiering.errors import (
     MissingDependencyError,
     SagazTieringError,
 )
-from sagaz_tiering.from_sagaz import SagazRedisSource, SagazSource
-from sagaz_tiering.from_sagaz.source import MESSAGES, PAGE
+from sagaz_tiering.from_sagaz import SagazSource
+from sagaz_tiering.from_sagaz.inventory import Found, Inventory
+from sagaz_tiering.from_sagaz.source import BATCH_BYTES, MESSAGES, PAGE
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.base import SnapshotSource
 
@@ -171,6 +172,16 @@ async def test_source_reads_many_sagas_and_long_ones(store: SagazStore, clock: V
         assert await everything(source) == in_order(saved)
         assert len([saga async for saga in source.saga_ids()]) == rest + 1
         assert [s.snapshot_id async for s in source.iter_snapshots(SAGA)] == [number(10_000 + n) for n in range(many)]
+
+
+async def test_source_reads_large_snapshots(store: SagazStore, clock: VirtualClock) -> None:
+    """Snapshots of which only a few are held at once, one of them larger than that, between small ones."""
+    dice = random.Random(5)
+    sizes = [10, BATCH_BYTES // 2, 10, BATCH_BYTES // 2, BATCH_BYTES // 2, 2 * BATCH_BYTES, 10]
+    saved = [make(at, context={"noise": dice.randbytes(size // 2).hex()}) for at, size in enumerate(sizes)]
+    await store.save(saved)
+    async with store.source(clock) as source:
+        assert await everything(source) == saved
 
 
 async def test_source_leaves_out_what_has_expired_and_counts_it(store: SagazStore, clock: VirtualClock) -> None:
@@ -588,17 +599,26 @@ async def test_postgresql_row_with_damaged_storage_hides_no_other(make_store: Ma
         assert str(number(1)) in source.problems.messages[0]
 
 
-async def test_sources_leave_no_files(
-    make_store: MakeStore, clock: VirtualClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """What the order is made with has no name on disk, so that a killed process leaves nothing either."""
-    folder = tmp_path / "scratch"
-    folder.mkdir()
-    monkeypatch.setenv("TMPDIR", str(folder))
-    monkeypatch.setenv("SQLITE_TMPDIR", str(folder))
-    store = await make_store("redis")
-    await store.save([make(1)])
-    source = SagazRedisSource(store.url, clock=clock)
-    assert await everything(source) == [make(1)]
-    assert list(folder.iterdir()) == []
-    await source.close()
+@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+def test_inventory_is_on_disk_without_a_name() -> None:
+    """What the order is made with is neither held in memory nor left behind by a killed process."""
+
+    async def fill() -> int:
+        inventory = Inventory()
+        await inventory.open()
+        try:
+            for page in range(40):
+                ids = [number(page * 1000 + at).bytes for at in range(1000)]
+                await inventory.add([Found(SAGA.bytes, 0, 0, each, None, 0, 10, b"key" * 10) for each in ids])
+            return sum(path.stat().st_size for path in nameless_files())
+        finally:
+            await inventory.close()
+
+    before = sum(path.stat().st_size for path in nameless_files())
+    assert asyncio.run(fill()) - before > 1_000_000
+
+
+def nameless_files() -> list[Path]:
+    """What this process has open of regular files that were removed."""
+    open_files = Path("/proc/self/fd").iterdir()
+    return [path for path in open_files if path.is_file() and path.stat().st_nlink == 0]

@@ -104,9 +104,7 @@ class InRedis(SagazStore):
 
     async def drop_indexes(self) -> None:
         async with self.client() as client:
-            indexes = [key async for key in client.scan_iter(match="*:saga:*")] + [
-                key async for key in client.scan_iter(match="snapshot:saga:*")
-            ]
+            indexes = [key async for key in client.scan_iter(match="snapshot:saga:*")]
             assert indexes
             await client.delete(*indexes)
 
