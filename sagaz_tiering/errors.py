@@ -12,7 +12,8 @@
     │   ├── HotTierUnavailable          Redis
     │   ├── CatalogUnavailable          PostgreSQL (catalog and durable copy)
     │   ├── ColdTierUnavailable         the object store
-    │   └── LocalStorageUnavailable     the directory of a FilesystemSnapshotStorage
+    │   ├── LocalStorageUnavailable     the directory of a FilesystemSnapshotStorage
+    │   └── MasterKeyUnavailable        the master key or the KMS that opens encrypted frames
     ├── SnapshotArchived                the bytes are in an archive class; restore first
     ├── LegalHold                       what should be removed is held
     ├── MassDelete                      a run would remove too large a share at once
@@ -20,6 +21,7 @@
     ├── CorruptData                     stored bytes are not what was written
     │   ├── CorruptRecord               one snapshot's bytes
     │   └── CorruptPack                 a pack: truncated, altered or not one of ours
+    │       └── ErasedData              encrypted, and its data key was destroyed or lost
     ├── SchemaMismatch                  catalog schema older or newer than this code
     ├── LeaseLost                       another process took over; this one must stop writing
     ├── ForeignCatalog                  the bucket prefix belongs to another catalog
@@ -135,6 +137,12 @@ class LocalStorageUnavailable(TierUnavailable):
     hint = "check base_path, its volume, free space and permissions"
 
 
+class MasterKeyUnavailable(TierUnavailable):
+    """Data keys cannot be opened or made: the master key or the KMS that wraps them is missing or another one."""
+
+    hint = "check the section `encryption` and, with it, the key file or the KMS key; see: sagaz-tiering keys status"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RestoreOption:
     """One way to make archived bytes readable: how long it takes and what it costs (USD)."""
@@ -217,6 +225,12 @@ class CorruptRecord(CorruptData):
 
 class CorruptPack(CorruptData):
     """A pack is truncated, altered or not one of ours."""
+
+
+class ErasedData(CorruptPack):
+    """The bytes are encrypted and their data key is gone: destroyed by an erasure, or lost with the catalog."""
+
+    hint = "after a `catalog rebuild`: sagaz-tiering keys import FILE; what was erased is gone for good"
 
 
 class SchemaMismatch(SagazTieringError):

@@ -20,7 +20,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -33,7 +33,7 @@ from pydantic_core import ErrorDetails
 import sagaz_tiering
 from sagaz_tiering import from_sagaz
 from sagaz_tiering.clock import Clock
-from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.errors import CatalogUnavailable, ConfigError
 from sagaz_tiering.schema import StrictModel
 from sagaz_tiering.storage.base import SnapshotSource, SnapshotStorage
 from sagaz_tiering.units import ByteSize, Duration
@@ -208,9 +208,21 @@ async def open_source(url: str | Path, *, clock: Clock | None = None) -> AsyncIt
 
 def _opening(address: Address, clock: Clock | None) -> Any:
     if address.family == "tiered":
-        return sagaz_tiering.TieredSnapshotStorage.from_config(address.arguments["config"], clock=clock)
+        return _tiered(address.arguments["config"], clock)
     home, kinds = (from_sagaz, _FOREIGN) if address.is_foreign else (sagaz_tiering, _STORAGES)
     return getattr(home, kinds[address.family].name)(**address.arguments, clock=clock)
+
+
+@asynccontextmanager
+async def _tiered(config: str, clock: Clock | None) -> AsyncIterator[SnapshotStorage]:
+    """Raises SchemaMismatch for a catalog that is not there; one that is down is for the first call to tell."""
+    from sagaz_tiering.db.migrations import check_schema
+    from sagaz_tiering.wiring import open_runtime, read_config
+
+    async with open_runtime(read_config(config), clock=clock) as runtime:
+        with suppress(CatalogUnavailable):
+            await check_schema(runtime.db)
+        yield runtime.storage()
 
 
 def parse_address(url: str | Path) -> Address:

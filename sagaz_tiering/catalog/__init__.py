@@ -16,8 +16,11 @@ from sagaz_tiering.catalog.journal import Journal
 from sagaz_tiering.catalog.leases import Leases
 from sagaz_tiering.catalog.locations import Locations
 from sagaz_tiering.catalog.packs import Packs
+from sagaz_tiering.catalog.quarantine import Quarantine
 from sagaz_tiering.catalog.replays import Replays
 from sagaz_tiering.catalog.restores import Restores
+from sagaz_tiering.catalog.saga_keys import SagaKeys
+from sagaz_tiering.catalog.scrubbing import Scrubbing
 from sagaz_tiering.db.database import Database
 from sagaz_tiering.db.queries import load
 
@@ -38,8 +41,11 @@ class Catalog:
         self.leases = Leases(db)
         self.locations = Locations(db)
         self.packs = Packs(db)
+        self.quarantine = Quarantine(db)
         self.replays = Replays(db)
         self.restores = Restores(db)
+        self.saga_keys = SagaKeys(db)
+        self.scrubbing = Scrubbing(db)
 
     async def identity(self) -> UUID:
         """The id this catalog was born with; packs and the bucket's owner mark carry it."""

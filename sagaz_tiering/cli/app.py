@@ -16,6 +16,7 @@ from sagaz_tiering.cli import (
     holds,
     jobs,
     policies,
+    quarantines,
     replays,
     restores,
     running,
@@ -52,7 +53,7 @@ app = typer.Typer(
 )
 for module in (running, demos, jobs, status, snapshots, holds, transfers, restores, erasures):
     module.register(app)
-for group in (policies.group, catalogs.group, replays.group):
+for group in (policies.group, catalogs.group, replays.group, quarantines.group):
     app.add_typer(group)
 
 

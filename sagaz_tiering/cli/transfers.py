@@ -17,6 +17,7 @@ import typer
 from sagaz_tiering.cli.failures import UsageError, say
 from sagaz_tiering.cli.options import DebugOption, JsonOption, parse_id
 from sagaz_tiering.cli.session import INTERRUPTED, TERMINATED, execute
+from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.terminal import make_console, make_table, print_json, safe, show_bytes
 from sagaz_tiering.units import parse_duration
 
@@ -94,6 +95,10 @@ def transfer(
                     if not stopping.is_cancelled:
                         raise
                     return stopping.end(path)
+                except SagazTieringError as exc:
+                    if path is not None and path.exists():
+                        exc.hint = "; ".join(filter(None, (exc.hint, "the same command goes on from where it stands")))
+                    raise
         code = stopping.end(path) if report.stopped else report.exit_code
         _show(report, code, path, as_json=as_json)
         return code

@@ -2,7 +2,8 @@
 
 An object is removed only when it was seen without a live pack twice, in two runs, and is older than
 `collect_min_age` (an upload under way, or one that appears late, is younger), at most `collect_max_deletes` a
-run. What is not named like one of our packs or footers is foreign: reported, never touched.
+run. What is not named like one of our packs or footers is foreign, and a pack that the catalog never knew may be
+newer than a catalog that was restored from a dump: both are reported and never touched.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _OURS = re.compile(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What to do about an object: `keep`, `watch`, `remove` or `foreign`."""
+    """What to do about an object: `keep`, `watch`, `remove`, `unknown` or `foreign`."""
 
     info: ObjectInfo
     action: str
@@ -46,10 +47,18 @@ def pack_of(key: str) -> UUID | None:
         return None
 
 
-def judge(info: ObjectInfo, *, alive: bool, first_seen: datetime | None, now: datetime, oldest: datetime) -> Verdict:
-    """Pure: whether a stray object may go. `oldest`: younger objects may still belong to an upload."""
+def judge(
+    info: ObjectInfo, *, known: bool, alive: bool, first_seen: datetime | None, now: datetime, oldest: datetime
+) -> Verdict:
+    """Pure: whether a stray object may go. `oldest`: younger objects may still belong to an upload.
+
+    Every upload has a row before it begins, and rows stay: an object of ours without any is newer than this
+    catalog, which must have been restored from an old dump.
+    """
     if pack_of(info.key) is None:
         return Verdict(info=info, action="foreign")
+    if not known:
+        return Verdict(info=info, action="unknown")
     if alive:
         return Verdict(info=info, action="keep")
     seen_before = first_seen is not None and first_seen < now
@@ -62,7 +71,7 @@ async def preview(context: JobContext, tally: Tally) -> None:
     tally.add("uploads_abandoned", len(await context.catalog.packs.unfinished(deadline, 0, _PAGE)))
     async for verdict in _verdicts(context):
         if verdict.action != "keep":
-            tally.add({"foreign": "foreign", "watch": "strays_seen", "remove": "strays_removed"}[verdict.action])
+            tally.add({"watch": "strays_seen", "remove": "strays_removed"}.get(verdict.action, verdict.action))
             tally.note(f"{verdict.action}: {verdict.info.key} ({verdict.info.size} bytes)")
 
 
@@ -80,9 +89,8 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     async for verdict in _verdicts(context):
         if context.stopping.is_set():
             return
-        if verdict.action == "foreign":
-            tally.add("foreign")
-            tally.note(f"foreign object, left alone: {verdict.info.key}")
+        if verdict.action in ("foreign", "unknown"):
+            await _leave_alone(context, verdict, tally)
         elif verdict.action == "watch":
             await context.catalog.packs.see_stray(verdict.info.key, verdict.info.size, context.now)
             tally.add("strays_seen")
@@ -90,6 +98,15 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
             ripe.append(verdict.info.key)
     await _remove(context, ripe, tally)
     await context.catalog.locations.prune_tombstones(context.now - 2 * context.options.upload_deadline)
+
+
+async def _leave_alone(context: JobContext, verdict: Verdict, tally: Tally) -> None:
+    key, why = verdict.info.key, "not named like an object of ours"
+    if verdict.action == "unknown":
+        why = "this catalog never knew it: is it an old dump? `sagaz-tiering catalog rebuild` reads it in"
+    tally.add(verdict.action)
+    tally.note(f"{verdict.action} object, left alone: {key}: {why}")
+    await context.catalog.quarantine.record("object", key, f"{verdict.action}: {why}", context.now, budget=1)
 
 
 async def _remove(context: JobContext, keys: list[str], tally: Tally) -> None:
@@ -124,9 +141,13 @@ async def _judge_page(context: JobContext, page: list[ObjectInfo]) -> list[Verdi
     now, oldest = context.now, context.now - context.options.collect_min_age
     named = {info.key: pack_uuid for info in page if (pack_uuid := pack_of(info.key)) is not None}
     alive = await context.catalog.packs.live_keys(list(named.values()))
+    known = await context.catalog.packs.known(list(named.values()))
     verdicts = []
     for info in page:
-        lives = named.get(info.key) in alive
+        pack_uuid = named.get(info.key)
+        lives = pack_uuid in alive
         first_seen = None if lives or info.key not in named else await context.catalog.packs.stray_since(info.key)
-        verdicts.append(judge(info, alive=lives, first_seen=first_seen, now=now, oldest=oldest))
+        verdicts.append(
+            judge(info, known=pack_uuid in known, alive=lives, first_seen=first_seen, now=now, oldest=oldest)
+        )
     return verdicts

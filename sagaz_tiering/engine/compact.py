@@ -118,6 +118,8 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
             tally.add("failed", len(rewrite.packs))
             tally.note(f"{', '.join(pack.object_key for pack in rewrite.packs)}: {exc}")
             _log.error("pack.not_compacted", object_keys=[p.object_key for p in rewrite.packs], error=str(exc))
+            for pack in rewrite.packs if len(rewrite.packs) == 1 else ():
+                await context.catalog.quarantine.record("pack", pack.object_key, str(exc), context.now)
 
 
 async def clear_hot(context: JobContext, tally: Tally) -> None:
@@ -139,7 +141,8 @@ async def _planned(context: JobContext) -> list[Rewrite]:
     small = int(options.pack_target * options.compact_small_share)
     while len(found) < _MAX_CANDIDATES:
         page = await context.catalog.compaction.candidates(options.compact_live_share, small, after, _PAGE)
-        found += page
+        alone = await context.catalog.quarantine.left_alone("pack", [c.pack.object_key for c in page])
+        found += [candidate for candidate in page if candidate.pack.object_key not in alone]
         if len(page) < _PAGE:
             break
         after = page[-1].pack.pack_id

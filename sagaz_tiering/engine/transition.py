@@ -78,14 +78,17 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
                 tally.add("failed")
                 tally.note(f"{pack.object_key}: {exc}")
                 _log.error("pack.not_moved", pack_id=pack.pack_id, object_key=pack.object_key, error=str(exc))
+                await context.catalog.quarantine.record("pack", pack.object_key, str(exc), context.now)
 
 
 async def _packs(context: JobContext, rule: Rule) -> AsyncIterator[Pack]:
     after = 0
     while True:
         page = await context.catalog.packs.movable(rule.policy, rule.youngest_before, rule.settled, after, _PAGE)
+        alone = await context.catalog.quarantine.left_alone("pack", [pack.object_key for pack in page])
         for pack in page:
-            yield pack
+            if pack.object_key not in alone:
+                yield pack
         if len(page) < _PAGE:
             return
         after = page[-1].pack_id

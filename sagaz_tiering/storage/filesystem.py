@@ -138,17 +138,21 @@ class FilesystemSnapshotStorage:
     async def cleanup_saga(self, saga_id: UUID | str) -> int:
         """Remove every snapshot of a saga; how many there were."""
         saga = as_uuid(saga_id, "saga_id")
+        await self._session.adopt()
         view = await self._run(partial(self._files.view, saga))
         ids = [*(entry.snapshot_id for entry in view.entries), *view.unplaced]
         return sum([await self._run(partial(self._files.delete_from, saga, page)) for page in _parts(ids)])
 
     async def delete_expired_snapshots(self) -> int:
-        """Remove what is past its retention; how many. Reads indexes, not snapshots."""
+        """Remove what is past its retention; how many. Reads indexes, not snapshots. Removes what crashes left, too."""
         removed = 0
+        await self._session.adopt()
         for names in _parts(await self._run(self._session.layout.saga_names)):
             expired = await self._run(partial(self._files.entries_in, names, lambda entry: not self._is_live(entry)))
             for page in _parts(expired):
                 removed += await self._run(partial(self._files.delete_unchanged, page))
+        for path, lock in await self._run(self._session.layout.written_in):
+            await self._run(partial(self._files.tree.sweep, path, lock))
         return removed
 
     async def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:

@@ -38,7 +38,7 @@ from sagaz_tiering.storage.filesystem_layout import (
     temporary,
     temporary_of,
 )
-from sagaz_tiering.storage.filesystem_locks import Lock, Locks
+from sagaz_tiering.storage.filesystem_locks import Lock, Locks, remove_left
 
 _log = structlog.get_logger(__name__)
 
@@ -181,19 +181,13 @@ class SagaIndexes:
             if (parts := snapshot_of(name)) is not None:
                 add(*parts, state)
             elif (left := temporary_of(name)) is not None:
-                self._remove_left(folder, name, left)
+                remove_left(self._locks, folder, Lock.RECORD, left, name)
         for snapshot_id in known:
             # A directory that is changed while it is listed may hide what was there all the time.
             for suffix in SUFFIXES if snapshot_id not in found else ():
                 if (seen := folder.state(snapshot_name(snapshot_id, suffix))) is not None:
                     add(snapshot_id, suffix, seen)
         return found
-
-    def _remove_left(self, folder: Folder, name: str, uuid: UUID) -> None:
-        """Remove a temporary file unless its writer lives, which has the lock then."""
-        with suppress(OSError), self._locks.tried(Lock.RECORD, uuid) as free:
-            if free:
-                folder.unlink(name)
 
     def _known(self, saga_id: UUID) -> dict[UUID, Entry]:
         """What the index says; nothing if it is not one of ours."""

@@ -23,7 +23,7 @@ from uuid import UUID
 
 from sagaz_tiering.storage.filesystem_errors import gone
 from sagaz_tiering.storage.filesystem_files import folder_names, opened_top
-from sagaz_tiering.storage.filesystem_locks import stripe
+from sagaz_tiering.storage.filesystem_locks import Lock, stripe
 
 PLAIN: Final = ".json"
 GZIPPED: Final = ".json.gz"
@@ -31,6 +31,7 @@ SUFFIXES: Final = (PLAIN, GZIPPED, PLAIN)
 """Names to look at: a file that changes its suffix meanwhile is under the first one again."""
 
 _UUID_CHARS: Final = 36
+_SHARD_CHARS: Final = 2
 
 
 class Layout:
@@ -57,6 +58,12 @@ class Layout:
                 with opened_top(folder.parent) as parent:
                     parent.sync()
 
+    def prepare(self) -> None:
+        """Before a change: see that the tree is there, and make what someone removed of the derived part."""
+        self.check_present()
+        if not self.locks.is_dir():
+            self.make()
+
     def check_present(self) -> None:
         """Raise LocalStorageUnavailable if the tree is gone: an unmounted volume must not look like an empty one."""
         if not self.snapshots.is_dir():
@@ -69,6 +76,11 @@ class Layout:
     def pointers(self, snapshot_id: UUID) -> Path:
         """The directory of a snapshot's pointer."""
         return self.ids / stripe(snapshot_id)
+
+    def written_in(self) -> list[tuple[Path, Lock]]:
+        """Directories whose temporary files no query comes across, and what their writers lock."""
+        shards = list(self.ids.glob("?" * _SHARD_CHARS))
+        return [(self.indexes, Lock.SAGA), *((path, Lock.RECORD) for path in (*shards, self.replays))]
 
     def saga_names(self, after: str = "") -> list[str]:
         """Names of all saga directories behind `after`, ascending: the order of their ids."""

@@ -11,15 +11,21 @@ from collections.abc import Iterator
 from typing import Final
 
 _STRING: Final = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-# What is beside commas and brackets, with a key and a string at most, then one of these.
-_TOKEN: Final = re.compile(rb'[^"{}\[\],]*+(?:' + _STRING + rb'[^"{}\[\],]*+){0,2}+([{}\[\],])', re.DOTALL)
+_SHORT: Final = rb'[^"{}\[\]]{0,100}+(?:' + _STRING + rb'[^"{}\[\]]{0,100}+){0,16}+'
+# What is beside commas and brackets, with a key and a value at most, then one of these. A value may be a short object
+# or array without another in it, which stays in its line.
+_TOKEN: Final = re.compile(
+    rb'[^"{}\[\],]*+(?:(?:' + _STRING + rb"|\{" + _SHORT + rb"\}|\[" + _SHORT + rb"\])"
+    rb'[^"{}\[\],]*+){0,2}+([{}\[\],])',
+    re.DOTALL,
+)
 _AT_ONCE: Final = 4096
 _WINDOW: Final = 256 * 1024
 _INDENT: Final = b"  "
 
 
 def broken(text: bytes, *, depth: int = 0) -> bytes:
-    """Compact JSON with a line for each member; `text` is `depth` levels deep in a document."""
+    """Compact JSON with a line for each member that is not short; `text` is `depth` levels deep in a document."""
     return b"".join(_lines(text, depth))
 
 
@@ -31,8 +37,9 @@ def joined(text: bytes) -> bytes:
 def _lines(text: bytes, depth: int) -> Iterator[bytes]:
     parts: list[bytes] = []
     at, breaks = 0, {depth: b"\n" + _INDENT * depth}
-    opened = False
     for token in _TOKEN.finditer(text):
+        if token.start() != at:  # whatever it is, nothing is left out
+            parts.append(text[at : token.start()])
         at, kind = token.end(), token[1]
         if kind == b",":
             parts += (token[0], breaks[depth])
@@ -42,12 +49,8 @@ def _lines(text: bytes, depth: int) -> Iterator[bytes]:
             parts += (token[0], breaks[depth])
         else:
             depth -= 1
-            if opened and len(token[0]) == 1:  # nothing in it
-                parts[-1] = token[0]
-            else:
-                parts += (token[0][:-1], breaks.setdefault(depth, b"\n" + _INDENT * depth), kind)
-        opened = kind in b"{["
-        if len(parts) >= _AT_ONCE and not opened:
+            parts += (token[0][:-1], breaks.setdefault(depth, b"\n" + _INDENT * depth), kind)
+        if len(parts) >= _AT_ONCE:
             yield b"".join(parts)
             parts = []
     yield b"".join(parts)

@@ -11,7 +11,7 @@ import os
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
@@ -20,6 +20,7 @@ from uuid import UUID
 from zlib import crc32
 
 from sagaz_tiering.errors import LocalStorageUnavailable
+from sagaz_tiering.storage.filesystem_files import Folder
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _PAUSES_S: Final = (0.0005, 0.001, 0.002, 0.004)
@@ -94,6 +95,13 @@ class Locks:
             f"{self._folder / name} was not free within {self._wait.total_seconds():g} s",
             hint=f"another process works on the same record and does not end: `fuser {self._folder / name}` names it",
         )
+
+
+def remove_left(locks: Locks, folder: Folder, kind: Lock, uuid: UUID, name: str) -> None:
+    """Remove a temporary file unless its writer lives, which has the lock then."""
+    with suppress(OSError), locks.tried(kind, uuid) as free:
+        if free:
+            folder.unlink(name)
 
 
 def _is_free(fd: int) -> bool:

@@ -17,7 +17,7 @@ from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.storage import filesystem_record as form
 from sagaz_tiering.storage.filesystem_files import make_folder, opened_top, read_bytes
 from sagaz_tiering.storage.filesystem_layout import PLAIN, Layout, canonical, temporary, temporary_of
-from sagaz_tiering.storage.filesystem_locks import Lock, Locks
+from sagaz_tiering.storage.filesystem_locks import Lock, Locks, remove_left
 
 Replay = dict[str, Any]
 
@@ -31,7 +31,7 @@ class ReplayFiles:
 
     def save(self, replay_id: UUID, saga_id: UUID, data: bytes) -> None:
         """Insert or replace."""
-        self._layout.make()
+        self._layout.prepare()
         with self._locks.held(Lock.RECORD, replay_id), opened_top(self._layout.replays) as folder:
             temp = temporary(replay_id)
             folder.write(temp, data, durable=True)
@@ -80,9 +80,7 @@ class ReplayFiles:
                 if replay_id is not None and (after is None or replay_id > after):
                     found.append(replay_id)
                 elif (left := temporary_of(name)) is not None:
-                    with suppress(OSError), self._locks.tried(Lock.RECORD, left) as free:
-                        if free:
-                            folder.unlink(name)
+                    remove_left(self._locks, folder, Lock.RECORD, left, name)
         return sorted(found)
 
     def ids_of(self, saga_id: UUID) -> list[UUID]:

@@ -49,8 +49,21 @@ class FilesystemSession:
         try:
             return await self._run(work)
         except NotAdopted:
-            await self._adopt()
+            await self.adopt()
             return await self._run(work)
+
+    async def adopt(self) -> None:
+        """Make pointers to the snapshots that another program wrote, once."""
+        pointers = self.files.tree.pointers
+        async with self._workers.alone:
+            if pointers.unwritable or await self._run(pointers.is_complete):
+                return
+            names = await self._run(self.layout.saga_names)
+            for at in range(0, len(names), AT_ONCE):
+                page = names[at : at + AT_ONCE]
+                if not await self._run(partial(self.files.if_writable, partial(pointers.adopt, page))):
+                    return
+            await self._run(partial(self.files.if_writable, pointers.complete))
 
     async def adopt_replays(self) -> None:
         """Enter the replay records that another program wrote, once."""
@@ -73,16 +86,3 @@ class FilesystemSession:
                 return work()
 
         return await self._workers.run(guarded)
-
-    async def _adopt(self) -> None:
-        """Make pointers to the snapshots that another program wrote, once."""
-        pointers = self.files.tree.pointers
-        async with self._workers.alone:
-            if pointers.unwritable or await self._run(pointers.is_complete):
-                return
-            names = await self._run(self.layout.saga_names)
-            for at in range(0, len(names), AT_ONCE):
-                page = names[at : at + AT_ONCE]
-                if not await self._run(partial(self.files.if_writable, partial(pointers.adopt, page))):
-                    return
-            await self._run(partial(self.files.if_writable, pointers.complete))

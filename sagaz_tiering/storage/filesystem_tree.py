@@ -33,6 +33,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Final
 from uuid import UUID
 
@@ -40,8 +41,15 @@ import orjson
 
 from sagaz_tiering.storage.filesystem_errors import FULL, REFUSED
 from sagaz_tiering.storage.filesystem_files import FileState, Folder, make_folder, opened, opened_top, read_bytes
-from sagaz_tiering.storage.filesystem_layout import Layout, canonical, snapshot_name, snapshot_of, temporary
-from sagaz_tiering.storage.filesystem_locks import Lock, Locks
+from sagaz_tiering.storage.filesystem_layout import (
+    Layout,
+    canonical,
+    snapshot_name,
+    snapshot_of,
+    temporary,
+    temporary_of,
+)
+from sagaz_tiering.storage.filesystem_locks import Lock, Locks, remove_left
 from sagaz_tiering.storage.filesystem_pointers import Copy, NotAdopted, Pointers
 
 __all__ = ["NotAdopted", "SnapshotTree"]
@@ -61,13 +69,13 @@ class SnapshotTree:
     def save(self, snapshot_id: UUID, saga_id: UUID, suffix: str, data: bytes) -> tuple[FileState, set[UUID]]:
         """Store or replace; the new file's state, and the sagas that it was taken from."""
         for _ in range(_ATTEMPTS):
+            self._layout.prepare()
             try:
                 make_folder(self._layout.saga(saga_id))
                 with opened(self._layout.saga(saga_id)) as folder, self._locks.held(Lock.RECORD, snapshot_id):
                     return self._save(folder, Copy(saga_id, suffix, FileState(0, 0, 0)), snapshot_id, data)
-            except FileNotFoundError:  # a delete beside us removed the directory as empty, or someone removed `ids`
-                self._layout.check_present()
-                self._layout.make()
+            except FileNotFoundError:  # a delete beside us removed the directory as empty
+                continue
         raise OSError(errno.EBUSY, "the directory vanished again and again", str(self._layout.saga(saga_id)))
 
     def find(self, snapshot_id: UUID) -> tuple[Copy, bytes] | None:
@@ -105,6 +113,7 @@ class SnapshotTree:
 
         `in_saga`: only if it is in this saga; `unchanged`: only if its file still is in this state.
         """
+        self._layout.prepare()
         with self._locks.held(Lock.RECORD, snapshot_id):
             self._finish_move(snapshot_id)
             pointed = self.pointers.saga_of(snapshot_id)
@@ -116,15 +125,23 @@ class SnapshotTree:
             self._remove(snapshot_id, found)
             if pointed is not None:
                 self.pointers.forget(snapshot_id)
-        if not found:
-            self._layout.check_present()
         return {copy.saga_id for copy in found}
 
     def finish_moves(self) -> None:
         """Bring every move that a crash interrupted to its end; waits for those that are under way."""
         with suppress(FileNotFoundError), opened_top(self._layout.moves) as folder:
-            for snapshot_id in [found for name, _ in folder.files() if (found := canonical(name)) is not None]:
+            if not (names := [name for name, _ in folder.files()]):
+                return
+            self.sweep(self._layout.moves, Lock.RECORD)
+            for snapshot_id in filter(None, map(canonical, names)):
                 self._finish_move_alone(snapshot_id)
+
+    def sweep(self, path: Path, kind: Lock) -> None:
+        """Remove the temporary files that dead processes left in a directory."""
+        with suppress(FileNotFoundError, NotADirectoryError), opened_top(path) as folder:
+            for name in [name for name, _ in folder.files() if name.startswith(".")]:
+                if (left := temporary_of(name)) is not None:
+                    remove_left(self._locks, folder, kind, left, name)
 
     def totals(self, saga_names: Sequence[str]) -> tuple[int, int, int]:
         """How many of these sagas have snapshots, how many these are, expired ones too, and their size in bytes."""

@@ -1,5 +1,7 @@
 """The hot tier: snapshots in Redis, each operation one round trip, each change all or nothing.
 
+Saves and reads of single snapshots share one connection (`redis_lane`), everything else a pool.
+
 Every multi-key change is one Lua script, so a crash cannot leave a value that no index finds. No value has a
 time to live: Redis alone may hold it. Layout: `hot_keys`.
 """
@@ -21,8 +23,11 @@ from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage import hot_keys
 from sagaz_tiering.storage.hot_keys import SHARDS, HotKeys
 from sagaz_tiering.storage.redis_client import load_script, redis_errors, run_script
+from sagaz_tiering.storage.redis_lane import Lane
 
 _PAGE = 500
+_LONG_VALUE = 256 * 1024
+"""A value from this size on is sent by itself, so that none waits behind it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,9 +74,10 @@ class HotTier:
         self.options = options
         self.keys = HotKeys(options.key_prefix)
         self._client: redis.asyncio.Redis | None = None
+        self._lane: Lane | None = None
 
     async def open(self) -> None:
-        """Make the connection pool (nothing is sent yet)."""
+        """Make the connection pool and the lane (nothing is sent yet)."""
         seconds = self.options.socket_timeout.total_seconds()
         try:
             pool = redis.asyncio.BlockingConnectionPool.from_url(
@@ -86,9 +92,16 @@ class HotTier:
         except ValueError as exc:
             raise ConfigError(f"tiers.hot.url is not a Redis URL: {self.options.shown_url}") from exc
         self._client = redis.asyncio.Redis.from_pool(pool)
+        single = redis.asyncio.ConnectionPool.from_url(
+            self.options.url, socket_timeout=None, socket_connect_timeout=seconds, decode_responses=False
+        )
+        self._lane = Lane(single.make_connection, seconds)
 
     async def close(self) -> None:
         """Close every connection."""
+        lane, self._lane = self._lane, None
+        if lane is not None:
+            await lane.close()
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
@@ -117,7 +130,8 @@ class HotTier:
     async def save(self, meta: SnapshotMeta, value: bytes, *, due_us: int | None, expires_us: int | None) -> bool:
         """Store one snapshot; False if a newer save of it is there already."""
         saga, snapshot, keys = meta.saga_id.hex, meta.snapshot_id.hex, self.keys
-        stored = await self._eval(
+        run = self._ask if len(value) < _LONG_VALUE else self._eval
+        stored = await run(
             "save",
             [
                 keys.value(saga, snapshot),
@@ -143,7 +157,7 @@ class HotTier:
 
     async def get(self, snapshot_id: UUID) -> bytes | Gone | None:
         """The value of one snapshot; None where Redis knows nothing of it."""
-        found = await self._eval("get", [self.keys.pointer(snapshot_id.hex)], [self.keys.prefix, snapshot_id.hex])
+        found = await self._ask("get", [self.keys.pointer(snapshot_id.hex)], [self.keys.prefix, snapshot_id.hex])
         return Gone(snapshot_id) if found == 0 else found
 
     async def newest(
@@ -151,7 +165,7 @@ class HotTier:
     ) -> bytes | Gone | None:
         """The value of the newest snapshot of a saga, at or before a time, of a step."""
         saga = saga_id.hex
-        found = await self._eval(
+        found = await self._ask(
             "newest",
             [self.keys.index(saga)],
             [
@@ -333,6 +347,12 @@ class HotTier:
             (UUID(hex=saga), UUID(hex=snapshot), length)
             for (saga, snapshot), length in zip(names, lengths, strict=True)
         ]
+
+    async def _ask(self, name: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        """A short call, on the connection that all share."""
+        with self._translated():
+            assert self._lane is not None  # opened with the client
+            return await self._lane.run(load_script(name), keys, args)
 
     async def _eval(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         with self._translated() as client:

@@ -164,7 +164,8 @@ class RedisSnapshotStorage:
     async def delete_expired_snapshots(self) -> int:
         """Remove what is expired, and what Redis has freed by itself from the counts; how many.
 
-        Looks only at what is expired. What nobody removed for a day goes bit by bit with later saves.
+        Looks only at what is expired. Where nobody calls it, what Redis has freed is taken out of the lists a day
+        later, bit by bit with other saves.
         """
         return await self._shelf.sweep(self._now_us())
 

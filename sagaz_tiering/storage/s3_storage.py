@@ -83,6 +83,9 @@ class S3SnapshotStorage:
     for one (environment, profile, role). Above `multipart_threshold` bytes a snapshot is sent in parts. One request
     takes at most `request_timeout`; callers beyond `max_connections` wait.
 
+    It needs s3:PutObject, s3:GetObject, s3:DeleteObject and s3:ListBucket; in a bucket that keeps versions also
+    s3:GetBucketVersioning, s3:ListBucketVersions and s3:DeleteObjectVersion, since what is removed is removed whole.
+
     Raises ConfigError for what cannot be meant, MissingDependencyError without `aioboto3`. Every method raises
     ColdTierUnavailable where S3 cannot be asked, BucketUnusable where it does not let us in.
     """

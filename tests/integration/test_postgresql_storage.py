@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import os
 import subprocess
 import sys
 import textwrap
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -19,7 +22,6 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 from support.exact import exactly
-from support.payload import snapshots
 from support.pooler import HOST, TransactionPooler
 from support.sagaz_stores import InPostgreSQL, their_replay
 from support.snapshots import BEGUN, SAGA, ids_of, make, number, replay, save_all
@@ -133,7 +135,7 @@ async def test_right_tables_are_not_touched(storage: PostgreSQLSnapshotStorage, 
     await storage.save_snapshot(make(1))
     async with connection(database) as conn, conn.transaction():
         await conn.execute("LOCK TABLE saga_snapshots, saga_replay_log IN ROW EXCLUSIVE MODE")
-        async with open_at(database, command_timeout=timedelta(seconds=10)) as second:
+        async with open_at(database) as second, asyncio.timeout(20):
             assert await second.get_snapshot(number(1)) == make(1)
 
 
@@ -166,26 +168,19 @@ async def test_first_use_by_processes(database: str) -> None:
         """
     )
     paths = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-    running = [
-        subprocess.Popen(
-            [sys.executable, "-c", paths + program, database, str(which)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
+    processes = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-c", paths + program, database, str(which)),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
         )
         for which in range(4)
     ]
-    for process in running:
+    for process in processes:
         assert process.stdout is not None
-        assert process.stdout.readline() == "ready\n"
-    for process in running:
-        assert process.stdin is not None
-        process.stdin.write("go\n")
-        process.stdin.close()
-    assert [await asyncio.to_thread(process.wait, 60) for process in running] == [0] * 4
-    for process in running:
-        assert process.stdout is not None
-        process.stdout.close()
+        assert await process.stdout.readline() == b"ready\n"
+    await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
+    assert [process.returncode for process in processes] == [0] * 4
     async with open_at(database) as storage:
         assert await ids_of(storage) == [number(at) for at in range(40)]
 
@@ -314,7 +309,7 @@ EVERYTHING = {
     "price": 12.5,
     "order": {"b": [1, 2.0, -0.0, float("nan")], "a": None},
     "when": datetime(2026, 3, 1, 12, tzinfo=UTC),
-    "day": datetime(2026, 3, 1).date(),
+    "day": date(2026, 3, 1),
     "id": UUID(int=7),
     "wait": timedelta(minutes=1),
     "data": b"\x00\xff",
@@ -367,7 +362,7 @@ async def test_context_is_queryable_by_sql(storage: PostgreSQLSnapshotStorage, d
     ("steps", "refs"),
     [
         ([], {}),
-        (['],"external_refs":{', ',"completed_steps":['], {"completed_steps": "[", "external_refs": "{}"}),
+        (['],"external_refs":{', ',"completed_steps":['], {"a": "", "completed_steps": "[", "external_refs": "{}"}),
         (["a"], {"x": ',"completed_steps":["b"],"external_refs":{'}),
     ],
 )
@@ -375,10 +370,14 @@ async def test_jsonb_columns_hold_their_own_part(
     storage: PostgreSQLSnapshotStorage, database: str, steps: list[str], refs: dict[str, str]
 ) -> None:
     """Whatever names and texts look like."""
-    context = {"completed_steps": [1], "external_refs": {"completed_steps": ["x"], "external_refs": {"y": [{}]}}}
+    context = {
+        "a": 1,
+        "completed_steps": [1],
+        "external_refs": {"completed_steps": ["x"], "external_refs": {"y": [{}]}},
+    }
     await storage.save_snapshot(make(1, context=context, completed_steps=steps, external_refs=refs))
     async with connection(database) as conn:
-        await conn.set_type_codec("jsonb", schema="pg_catalog", encoder=str, decoder=__import__("json").loads)
+        await conn.set_type_codec("jsonb", schema="pg_catalog", encoder=str, decoder=json.loads)
         row = await conn.fetchrow("SELECT context, completed_steps, external_refs FROM saga_snapshots")
     assert tuple(row) == (context, steps, refs)
 
@@ -462,38 +461,46 @@ async def test_many_snapshots_come_in_pages(storage: PostgreSQLSnapshotStorage) 
         ids = await ids_of(storage)
         assert len(ids) == len(set(ids)) == (200 if count == 200 else 399)
     for at in range(400, 405):
-        await storage.save_snapshot(make(at, context={"blob": __import__("os").urandom(3_000_000)}))
+        await storage.save_snapshot(make(at, context={"blob": os.urandom(3_000_000)}))
     assert await ids_of(storage) == [number(at) for at in range(1, 405)]
     assert len(await storage.list_snapshots(SAGA, limit=203)) == 203
     pages = [len(page) async for page in storage._pages("oldest", SAGA, (BEGUN, 0, UUID(int=0)), 200)]
-    assert pages == [200, 199 + 3, 2] or max(pages) <= 202
+    assert pages == [200, 200, 3, 1]
 
 
 async def test_reads_use_the_indexes(storage: PostgreSQLSnapshotStorage, database: str) -> None:
-    """Latest, at a time, list and the ids of sagas read few rows of a large table."""
-    for snapshot in snapshots(2):
-        await storage.save_snapshot(snapshot)
+    """Latest, at a time, list, pages and the ids of sagas read few rows of a large table."""
+    await storage.get_snapshot(number(1))
+    await storage.close()
     async with connection(database) as conn:
         await conn.execute(
-            "INSERT INTO saga_snapshots SELECT gen_random_uuid(), CASE WHEN n % 2 = 0 THEN $1 ELSE gen_random_uuid() END, "
-            "'order', 'step', n, 'ok', '{}', '[]', now() + n * interval '1 second' FROM generate_series(1, 20000) n",
+            "INSERT INTO saga_snapshots "
+            "SELECT gen_random_uuid(), CASE WHEN n % 2 = 0 THEN $1 ELSE gen_random_uuid() END, 'order', 'step', n, "
+            "'ok', '{}', '[]', now() + n * interval '1 second' FROM generate_series(1, 20000) n",
             SAGA,
         )
         await conn.execute("ANALYZE saga_snapshots")
+    async with connection(database) as conn:
         await conn.execute("SELECT pg_stat_reset()")
     await storage.get_latest_snapshot(SAGA)
     await storage.get_snapshot_at_time(SAGA, NOW + 400 * DAY)
     assert len(await storage.list_snapshots(SAGA, limit=10)) == 10
+    walk = storage.iter_snapshots(SAGA)
+    assert (await anext(walk)).step_index == 2
     sagas = storage.saga_ids()
     first = [await anext(sagas) for _ in range(3)]
     assert first == sorted(first)
-    await storage.close()  # tells the server's statistics
-    async with connection(database) as conn:
-        await conn.execute("SELECT pg_stat_force_next_flush()")
-        row = await conn.fetchrow(
-            "SELECT seq_scan, idx_tup_fetch + seq_tup_read AS rows FROM pg_stat_user_tables "
-            "WHERE relname = 'saga_snapshots'"
-        )
+    await storage.close()
+    until = time.monotonic() + 30
+    scans = 0
+    while scans < 5:  # a server process tells what it did when it ends
+        assert time.monotonic() < until
+        async with connection(database) as conn:
+            row = await conn.fetchrow(
+                "SELECT idx_scan, seq_scan, idx_tup_fetch AS rows FROM pg_stat_user_tables WHERE relname = $1",
+                "saga_snapshots",
+            )
+        scans = row["idx_scan"]
     assert row["seq_scan"] == 0
     assert row["rows"] < 1_500
 
@@ -516,7 +523,7 @@ async def test_a_killed_server_is_unavailable_and_comes_back(
 
         saves = [asyncio.create_task(save(at)) for at in range(2, 60)]
         await saves[0]
-        await server.kill()
+        server.kill()
         results = await asyncio.gather(*saves, return_exceptions=True)
         assert {type(each) for each in results} <= {type(None), CatalogUnavailable}
         with pytest.raises(CatalogUnavailable) as caught:
@@ -542,7 +549,7 @@ async def test_failed_first_use_heals(own_postgres: Callable[..., Awaitable[Post
 
 
 async def test_works_behind_a_transaction_pooler(own_postgres: Callable[..., Awaitable[PostgresServer]]) -> None:
-    """With `statement_cache_size=0`, also the first use by several storages, each statement on another server session."""
+    """With `statement_cache_size=0`: also the first use by several, each statement on another server's session."""
     server = await own_postgres()
     (server.home / "data" / "pg_hba.conf").write_text("host all all 127.0.0.1/32 trust\n")
     async with connection(server.url) as conn:
@@ -643,7 +650,7 @@ async def test_urls_that_the_driver_refuses_are_config_errors(url: str) -> None:
         with pytest.raises(ConfigError) as caught:
             await storage.get_snapshot(number(1))
         assert "ss@" not in str(caught.value)
-        assert "pa" not in repr(caught.value.__cause__).replace("perhaps", "")
+        assert "'pa'" not in repr(caught.value.__cause__)
 
 
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,6 +22,7 @@ from support.servers import new_folder
 SLOTS = 16_384
 SERVICE = "primary"
 DEADLINE_S = 30.0
+CLUSTER = {"cluster_enabled": "yes", "cluster_announce_ip": HOST, "save": "86400 1"}
 POLL_S = 0.05
 
 
@@ -57,9 +58,7 @@ class SentinelServer(PlainRedis):
 
     def _settings(self) -> dict[str, str]:
         wanted = ("bind", "port", "protected-mode", "dir", "daemonize")
-        return {name: value for name, value in super()._settings().items() if name in wanted} | {
-            "protected-mode": "no"
-        }
+        return {name: value for name, value in super()._settings().items() if name in wanted} | {"protected-mode": "no"}
 
     def _command(self) -> ServerCommand:
         command = super()._command()
@@ -77,24 +76,33 @@ class SentinelServer(PlainRedis):
         await redis_do(f"redis://{HOST}:{self.port}", "PING")
 
 
-@asynccontextmanager
-async def cluster(folder: Path) -> AsyncIterator[str]:
-    """The URL of an empty Cluster."""
-    async with AsyncExitStack() as stack:
-        first = PlainRedis(new_folder(folder, "node0"), cluster_enabled="yes", cluster_announce_ip=HOST)
-        nodes = [first]
-        await stack.enter_async_context(first)
-        for number in (1, 2):
-            node = PlainRedis(new_folder(folder, f"node{number}"), cluster_enabled="yes", cluster_announce_ip=HOST)
-            node._password = first.password
-            nodes.append(await stack.enter_async_context(node))
-        edges = [number * SLOTS // len(nodes) for number in range(len(nodes) + 1)]
-        for node, begin, end in zip(nodes, edges, edges[1:], strict=False):
+class Cluster:
+    """An empty Cluster; started and stopped on any event loop."""
+
+    def __init__(self, folder: Path) -> None:
+        self._nodes = [PlainRedis(new_folder(folder, f"node{number}"), **CLUSTER) for number in range(3)]
+
+    @property
+    def url(self) -> str:
+        """For RedisSnapshotStorage."""
+        hosts = ",".join(f"{HOST}:{node.port}" for node in self._nodes)
+        return f"redis+cluster://:{self._nodes[0].password}@{hosts}"
+
+    async def start(self) -> None:
+        """Returns when every node takes commands."""
+        edges = [number * SLOTS // len(self._nodes) for number in range(len(self._nodes) + 1)]
+        for node, begin, end in zip(self._nodes, edges, edges[1:], strict=False):
+            node._password = self._nodes[0].password
+            await node.start()
             await redis_do(node.url, "CLUSTER", "ADDSLOTS", *map(str, range(begin, end)))
-            await redis_do(node.url, "CLUSTER", "MEET", HOST, str(first.port))
-        for node in nodes:
+            await redis_do(node.url, "CLUSTER", "MEET", HOST, str(self._nodes[0].port))
+        for node in self._nodes:
             await _until(node.url, ("CLUSTER", "INFO"), "cluster_state:ok")
-        yield f"redis+cluster://:{first.password}@" + ",".join(f"{HOST}:{node.port}" for node in nodes)
+
+    async def stop(self) -> None:
+        """End every node."""
+        for node in self._nodes:
+            await node.stop()
 
 
 @asynccontextmanager

@@ -108,11 +108,12 @@ async def test_transfer_replaces_a_value_of_another_type(there: Any) -> None:
     assert await contents(target) == await contents(source)
 
 
-async def test_transfer_takes_keys_in_any_order_as_equal() -> None:
-    """A target that gives the keys of a dict in another order has the same snapshot."""
+@pytest.mark.parametrize("length", [1, 500_000])
+async def test_transfer_takes_keys_in_any_order_as_equal(length: int) -> None:
+    """A target that gives the keys of a dict in another order has the same snapshot, large ones too."""
     source, target = Store(), Store()
-    await source.save_snapshot(make(0, context={"a": 1, "b": {"c": 2.0, "d": None}}))
-    await target.save_snapshot(make(0, context={"b": {"d": None, "c": 2.0}, "a": 1}))
+    await source.save_snapshot(make(0, context={"a": "x" * length, "b": {"c": 2.0, "d": None}}))
+    await target.save_snapshot(make(0, context={"b": {"d": None, "c": 2.0}, "a": "x" * length}))
     assert (await move(source, target)).snapshots.already_there == 1
 
 
@@ -265,6 +266,28 @@ async def test_transfer_begins_anew_when_the_target_lost_what_the_journal_says(t
     assert await contents(target) == await contents(source)
 
 
+async def test_transfer_keeps_its_journal_while_the_target_is_away(tmp_path: Any) -> None:
+    """A run that cannot even look at the target leaves the mark for the next one."""
+    source, target, journal = await filled(), Store(), tmp_path / "j.json"
+    await _stopped(source, target, journal, concurrency=1)
+    target.is_down, before = True, journal.read_bytes()
+    with pytest.raises(HotTierUnavailable):
+        await move(source, target, concurrency=1, journal=journal)
+    assert journal.read_bytes() == before
+    target.is_down = False
+    assert (await move(source, target, concurrency=1, journal=journal)).resumed
+
+
+@pytest.mark.parametrize("patience", [NO_PATIENCE, timedelta(hours=1)])
+async def test_transfer_stops_while_it_waits_for_a_server(patience: timedelta) -> None:
+    """A stop ends the waiting; the item that waited counts as not begun."""
+    source, target, stop = await filled(), Store(), asyncio.Event()
+    target.failing[number(4)] = HotTierUnavailable("down")
+    target.before_save = lambda s: stop.set() if s.snapshot_id == number(4) else None
+    report = await move(source, target, patience=patience, stop=stop, concurrency=1)
+    assert (report.stopped, report.failed, report.snapshots.found) == (True, 0, 4)
+
+
 async def _stopped(source: Store, target: Store, journal: Any, **options: Any) -> None:
     stop = asyncio.Event()
     target.before_save = lambda _: stop.set() if len(target.saves) == 5 else None
@@ -283,6 +306,19 @@ async def test_transfer_refuses_the_journal_of_another(tmp_path: Any, change: di
         await move(source, target, journal=journal, **change)
     assert "--restart" in caught.value.hint
     assert not (await move(source, target, journal=journal, restart=True, **change)).resumed
+
+
+async def test_transfer_of_chosen_sagas_resumes_with_those_alone(tmp_path: Any) -> None:
+    """Behind the mark, and only with the same choice."""
+    source, target, journal = await filled(sagas=20), Store(), tmp_path / "j.json"
+    chosen = [saga_number(at) for at in range(0, 20, 2)]
+    await _stopped(source, target, journal, concurrency=1, saga_ids=chosen)
+    with pytest.raises(ConfigError, match="another transfer"):
+        await move(source, target, journal=journal, saga_ids=[saga_number(at) for at in range(1, 20, 2)])
+    source.walked.clear()
+    report = await move(source, target, journal=journal, saga_ids=reversed(chosen))
+    assert (report.resumed, report.snapshots.found, report.snapshots.sagas) == (True, 30, 10)
+    assert source.walked == chosen[2:]
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[1]", '{"format": 1}', '{"format": 99}', "\x00\xff"])
@@ -424,14 +460,42 @@ async def test_transfer_waits_for_a_saga_that_takes_long() -> None:
     target.save_snapshot = slow  # type: ignore[method-assign]
     async with asyncio.TaskGroup() as group:
         running = group.create_task(move(source, target, concurrency=2))
-        before = -1
-        while before != len(target.saves):  # until it stands still
-            before = len(target.saves)
-            for _ in range(200):
-                await asyncio.sleep(0)
+        await _until_it_stands_still(target)
         assert len(target.saves) < 2 * 64
         blocked.set()
     assert running.result().snapshots.copied == 400
+
+
+async def _until_it_stands_still(target: Store) -> None:
+    before = 0
+    while before == 0 or before != len(target.saves):
+        before = len(target.saves)
+        for _ in range(200):
+            await asyncio.sleep(0)
+
+
+async def test_transfer_stops_while_a_saga_that_takes_long_holds_up_the_others() -> None:
+    """Workers that wait for room end too."""
+    go_on, stop = asyncio.Event(), asyncio.Event()
+
+    class Slow(Store):
+        async def iter_snapshots(
+            self, saga_id: UUID | str | None = None, *, after: UUID | str | None = None
+        ) -> AsyncIterator[SagaSnapshot]:
+            async for snapshot in super().iter_snapshots(saga_id, after=after):
+                if saga_id == saga_number(0):
+                    await go_on.wait()
+                yield snapshot
+
+    source, target = Slow(), Store()
+    for snapshot in snapshots(sagas=400, each=1):
+        await source.save_snapshot(snapshot)
+    async with asyncio.timeout(20), asyncio.TaskGroup() as group:
+        running = group.create_task(move(source, target, concurrency=2, stop=stop))
+        await _until_it_stands_still(target)
+        stop.set()
+        go_on.set()
+    assert running.result().stopped
 
 
 async def test_transfer_leaves_out_what_expires_on_the_way() -> None:

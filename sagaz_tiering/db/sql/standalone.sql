@@ -44,7 +44,7 @@ SELECT snapshot_id, saga_id, saga_name, step_name, step_index, status, body, fou
                  ORDER BY created_at DESC, step_index DESC, snapshot_id DESC
                  LIMIT $6) AS page) AS sized
  WHERE bytes_before < $7::bigint
- ORDER BY created_at DESC, step_index DESC, snapshot_id DESC
+ ORDER BY sized.created_at DESC, step_index DESC, snapshot_id DESC
 
 -- name: oldest
 -- The live snapshots of a saga behind a place in its order, oldest first; otherwise as `newest`.
@@ -64,7 +64,7 @@ SELECT snapshot_id, saga_id, saga_name, step_name, step_index, status, body, fou
                  ORDER BY created_at, step_index, snapshot_id
                  LIMIT $6) AS page) AS sized
  WHERE bytes_before < $7::bigint
- ORDER BY created_at, step_index, snapshot_id
+ ORDER BY sized.created_at, step_index, snapshot_id
 
 -- name: sagas
 -- Sagas with a live snapshot from an id on, ascending: one index look-up each, however many snapshots they have.

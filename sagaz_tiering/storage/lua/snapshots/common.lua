@@ -55,30 +55,37 @@ local function unpoint(prefix, shard, saga, id)
   end
 end
 
--- Remove up to `most` snapshots of a shard that expired at or before `until_us`; how many, and how many were looked
--- at. What Redis has freed by itself left only its entry in 'expiring' behind, and counts too.
-local function sweep(prefix, shard, until_us, most, with_pointers)
+-- Remove what an entry of 'expiring' is about, which was due at `until_us`: 1 if that was a snapshot, 0 if a later
+-- save of it is alive. What Redis has freed by itself may have left nothing but the entry.
+local function expire(base, entry, until_us)
+  local saga, id, size = string.sub(entry, 1, 32), string.sub(entry, 33, 64), string.sub(entry, 65)
+  local text = redis.call('HGET', base .. saga .. ':facts', id)
+  local facts = text and facts_of(text)
+  if facts and expired(facts, until_us) and facts.size == size then
+    forget(base, saga, id)
+    return 1
+  end
+  redis.call('ZREM', base .. 'expiring', entry)
+  count(base, -1, '-' .. size)
+  if not text and redis.call('EXISTS', base .. saga) == 0 then
+    redis.call('ZREM', base .. 'sagas', saga)
+  end
+  return text and 0 or 1
+end
+
+-- Remove up to `most` snapshots of a shard that expired at or before `until_us`, or of those only what Redis has
+-- freed by itself; how many, and how many were looked at.
+local function sweep(prefix, shard, until_us, most, with_pointers, only_freed)
   local base, removed = prefix .. '{' .. shard .. '}', 0
   local due = redis.call('ZRANGEBYSCORE', base .. 'expiring', '-inf', until_us, 'LIMIT', 0, most)
   for _, entry in ipairs(due) do
-    local saga, id, size = string.sub(entry, 1, 32), string.sub(entry, 33, 64), string.sub(entry, 65)
-    local text = redis.call('HGET', base .. saga .. ':facts', id)
-    local facts = text and facts_of(text)
-    if facts and expired(facts, tonumber(until_us)) and facts.size == size then
-      forget(base, saga, id)
-      removed = removed + 1
-    else
-      redis.call('ZREM', base .. 'expiring', entry)
-      count(base, -1, '-' .. size)
-      if not text then
-        removed = removed + 1
-        if redis.call('EXISTS', base .. saga) == 0 then
-          redis.call('ZREM', base .. 'sagas', saga)
-        end
+    local saga, id = string.sub(entry, 1, 32), string.sub(entry, 33, 64)
+    if not only_freed or redis.call('EXISTS', base .. saga .. ':' .. id) == 0 then
+      local gone = expire(base, entry, tonumber(until_us))
+      if with_pointers and gone == 1 then
+        unpoint(prefix, shard, saga, id)
       end
-    end
-    if with_pointers and (not facts or expired(facts, tonumber(until_us))) then
-      unpoint(prefix, shard, saga, id)
+      removed = removed + gone
     end
   end
   return removed, #due

@@ -1,7 +1,7 @@
 -- Store one snapshot: its value, its place in its saga's index, its facts, and on a single server its pointer.
 -- KEYS  1 value  2 pointer (not on a cluster, where it is in another slot)
 -- ARGV  1 key prefix  2 shard  3 saga  4 id  5 value  6 score (created, us)  7 facts  8 time to live (ms or '')
---       9 pointer  10 sweep what expired at or before (us)  11 '1' to overwrite a snapshot that is moving away
+--       9 pointer  10 tidy up what expired before (us)  11 '1' to overwrite a snapshot that is moving away
 -- Returns '' when stored, or the place that the snapshot was moving to (then nothing was stored).
 local prefix, shard, saga, id = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local base = prefix .. '{' .. shard .. '}'
@@ -45,5 +45,5 @@ elseif left == -2 or (left >= 0 and left < tonumber(ARGV[8])) then
   redis.call('PEXPIRE', index, ARGV[8])
   redis.call('PEXPIRE', index .. ':facts', ARGV[8])
 end
-sweep(prefix, shard, ARGV[10], 4, KEYS[2])
+sweep(prefix, shard, ARGV[10], 4, KEYS[2], true)
 return ''

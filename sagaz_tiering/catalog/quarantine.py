@@ -1,0 +1,77 @@
+"""What failed again and again: visible (`sagaz-tiering quarantine`), and left alone so that the rest goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sagaz_tiering.db.database import Database
+from sagaz_tiering.db.queries import load
+from sagaz_tiering.db.text import from_column, to_column
+
+_SQL = load("quarantine")
+BUDGET = 5
+"""Failures after which an item is left alone."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """`kind`: pack, object or snapshot; `state`: FAILING (tried again), QUARANTINED (left alone) or DROPPED."""
+
+    kind: str
+    item: str
+    reason: str
+    attempts: int
+    state: str
+    first_seen: datetime
+    last_seen: datetime
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "kind": self.kind,
+            "item": self.item,
+            "reason": self.reason,
+            "attempts": self.attempts,
+            "state": self.state,
+            "first_seen": self.first_seen.isoformat(),
+            "last_seen": self.last_seen.isoformat(),
+        }
+
+
+class Quarantine:
+    """The table `quarantine`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def record(self, kind: str, item: str, reason: str, now: datetime, *, budget: int = BUDGET) -> None:
+        """It failed once more; after `budget` failures it is left alone."""
+        await self._db.execute(_SQL["record"], kind, to_column(item), to_column(reason), now, budget)
+
+    async def resolve(self, kind: str, item: str) -> bool:
+        """It works; True if it was listed."""
+        return await self._db.execute(_SQL["resolve"], kind, to_column(item)) > 0
+
+    async def items(self, limit: int, *, dropped_too: bool = False) -> list[Quarantined]:
+        """The newest first."""
+        rows = await self._db.fetch(_SQL["items"], dropped_too, limit)
+        return [
+            Quarantined(**{**dict(row), "item": from_column(row["item"]), "reason": from_column(row["reason"])})
+            for row in rows
+        ]
+
+    async def left_alone(self, kind: str, items: Sequence[str]) -> set[str]:
+        """Of these, the ones that jobs do not touch."""
+        rows = await self._db.fetch(_SQL["left_alone"], kind, [to_column(item) for item in items]) if items else []
+        return {from_column(row["item"]) for row in rows}
+
+    async def retry(self, item: str) -> bool:
+        """Try it again; False if it is not listed."""
+        return await self._db.execute(_SQL["set_state"], to_column(item), "FAILING") > 0
+
+    async def drop(self, item: str) -> bool:
+        """Do not report it any more; nothing is deleted. False if it is not listed."""
+        return await self._db.execute(_SQL["set_state"], to_column(item), "DROPPED") > 0

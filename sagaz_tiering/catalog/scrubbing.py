@@ -1,0 +1,83 @@
+"""The catalog's side of a scrub: what should be where, and how to correct what the bucket says otherwise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sagaz_tiering.catalog.leases import Lease, fence
+from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
+from sagaz_tiering.catalog.packs import Pack, pack_of_row
+from sagaz_tiering.db.database import Database
+from sagaz_tiering.db.queries import load
+from sagaz_tiering.storage_class import StorageClass
+
+_SQL = load("scrub")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FrameRow:
+    """Where the catalog says that a frame is."""
+
+    frame_no: int
+    saga_id: UUID
+    byte_offset: int
+    byte_length: int
+
+
+class Scrubbing:
+    """Reads packs in key order and by age of their last look; corrects rows."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def pages(self, after: str, limit: int) -> list[Pack]:
+        """Packs whose objects must exist, in key order."""
+        return [pack_of_row(row) for row in await self._db.fetch(_SQL["pages"], after, limit)]
+
+    async def oldest(self, before: datetime, limit: int) -> list[Pack]:
+        """Active packs that were not looked into since `before`, the longest ago first."""
+        return [pack_of_row(row) for row in await self._db.fetch(_SQL["oldest"], before, limit)]
+
+    async def by_key(self, key: str) -> Pack | None:
+        """The pack of an object."""
+        row = await self._db.fetchrow(_SQL["by_key"], key)
+        return None if row is None else pack_of_row(row)
+
+    async def scrubbed(self, pack_id: int, now: datetime) -> None:
+        """It was looked into."""
+        await self._db.execute(_SQL["scrubbed"], pack_id, now)
+
+    async def set_class(self, pack_id: int, storage_class: StorageClass, now: datetime) -> None:
+        """The bucket says that it is in this class."""
+        await self._db.execute(_SQL["set_class"], pack_id, storage_class.value, now)
+
+    async def frames(self, pack_id: int) -> list[FrameRow]:
+        """The frames of a pack that still hold something, by number."""
+        return [FrameRow(**dict(row)) for row in await self._db.fetch(_SQL["frames"], pack_id)]
+
+    async def fix_frames(self, pack_id: int, frames: Sequence[FrameRow], lease: Lease) -> None:
+        """Write these rows as the footer says."""
+        async with self._db.transaction() as conn:
+            await fence(conn, lease)
+            for frame in frames:
+                await conn.execute(
+                    _SQL["fix_frame"], pack_id, frame.frame_no, frame.saga_id, frame.byte_offset, frame.byte_length
+                )
+
+    async def snapshot_ids(self, pack_id: int) -> list[UUID]:
+        """Live snapshots of a pack."""
+        return [row["snapshot_id"] for row in await self._db.fetch(_SQL["snapshot_ids"], pack_id)]
+
+    async def durable_of(self, snapshot_ids: Sequence[UUID]) -> set[UUID]:
+        """Of these, the ones with a durable copy."""
+        return {row["snapshot_id"] for row in await self._db.fetch(_SQL["durable_of"], list(snapshot_ids))}
+
+    async def let_go(self, pack_id: int, snapshot_ids: Sequence[UUID], lease: Lease) -> None:
+        """Forget the places of these in a pack whose bytes are gone."""
+        async with self._db.transaction() as conn:
+            await fence(conn, lease)
+            await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
+            await conn.execute(_SQL["let_go"], pack_id, list(snapshot_ids))

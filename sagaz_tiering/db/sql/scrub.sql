@@ -1,0 +1,36 @@
+-- name: pages
+-- Packs whose objects must be there, in key order.
+SELECT * FROM sagaz_tiering.packs WHERE state IN ('ACTIVE', 'RETIRING') AND object_key > $1
+ ORDER BY object_key LIMIT $2
+
+-- name: oldest
+-- Active packs that were looked into longest ago.
+SELECT * FROM sagaz_tiering.packs
+ WHERE state = 'ACTIVE' AND (scrubbed_at IS NULL OR scrubbed_at <= $1)
+ ORDER BY scrubbed_at NULLS FIRST, pack_id LIMIT $2
+
+-- name: by_key
+SELECT * FROM sagaz_tiering.packs WHERE object_key = $1
+
+-- name: scrubbed
+UPDATE sagaz_tiering.packs SET scrubbed_at = $2 WHERE pack_id = $1
+
+-- name: set_class
+UPDATE sagaz_tiering.packs SET storage_class = $2, class_since = $3 WHERE pack_id = $1
+
+-- name: frames
+SELECT frame_no, saga_id, byte_offset, byte_length FROM sagaz_tiering.frames WHERE pack_id = $1 ORDER BY frame_no
+
+-- name: fix_frame
+UPDATE sagaz_tiering.frames SET saga_id = $3, byte_offset = $4, byte_length = $5 WHERE pack_id = $1 AND frame_no = $2
+
+-- name: snapshot_ids
+SELECT snapshot_id FROM sagaz_tiering.snapshots WHERE pack_id = $1
+
+-- name: durable_of
+SELECT snapshot_id FROM sagaz_tiering.saga_snapshots WHERE snapshot_id = ANY($1::uuid[])
+
+-- name: let_go
+-- These places are of bytes that are gone; a nearer tier has the snapshots, so they are packed anew.
+WITH gone AS (DELETE FROM sagaz_tiering.snapshots WHERE pack_id = $1 AND snapshot_id = ANY($2::uuid[]) RETURNING 1)
+UPDATE sagaz_tiering.packs SET live_count = live_count - (SELECT count(*) FROM gone) WHERE pack_id = $1
