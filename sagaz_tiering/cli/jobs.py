@@ -35,7 +35,7 @@ def register(app: typer.Typer) -> None:
 
 
 def job(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="age, transition, restore, expire, compact, scrub or collect.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="age, transition, expire, …: see docs/cli.md.")],
     once: Annotated[bool, typer.Option("--once", help="Run once instead of by the schedule until Ctrl-C.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do (once).")] = False,
     allow_mass_delete: Annotated[

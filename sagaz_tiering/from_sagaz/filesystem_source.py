@@ -16,7 +16,7 @@ from sagaz_tiering.clock import Clock
 from sagaz_tiering.errors import ConfigError, LocalStorageUnavailable
 from sagaz_tiering.from_sagaz.scanned import ScannedSource, Stored
 from sagaz_tiering.from_sagaz.source import batches_of
-from sagaz_tiering.storage.filesystem_errors import gone, unavailable
+from sagaz_tiering.storage.filesystem.errors import gone, unavailable
 
 _SUFFIXES: Final = (".json", ".json.gz")
 _LISTED: Final = 1_000

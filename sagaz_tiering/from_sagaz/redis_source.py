@@ -41,8 +41,8 @@ class SagazRedisSource(ScannedSource):
     ) -> None:
         require("redis", "redis", "reading sagaz's Redis snapshots")
         super().__init__(clock=clock)
+        from sagaz_tiering.storage.redis.url import parse_redis_url
         from sagaz_tiering.storage.redis_client import LazyRedis, RedisOptions
-        from sagaz_tiering.storage.redis_url import parse_redis_url
 
         address = parse_redis_url(redis_url)
         if address.kind == "cluster":

@@ -7,18 +7,18 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sagaz_tiering.storage.base import SnapshotSource, SnapshotStorage
-    from sagaz_tiering.storage.filesystem import FilesystemSnapshotStorage
+    from sagaz_tiering.storage.filesystem.storage import FilesystemSnapshotStorage
     from sagaz_tiering.storage.memory import InMemorySnapshotStorage
-    from sagaz_tiering.storage.postgresql import PostgreSQLSnapshotStorage
-    from sagaz_tiering.storage.redis_storage import RedisSnapshotStorage
-    from sagaz_tiering.storage.s3_storage import S3SnapshotStorage
+    from sagaz_tiering.storage.postgresql.storage import PostgreSQLSnapshotStorage
+    from sagaz_tiering.storage.redis.storage import RedisSnapshotStorage
+    from sagaz_tiering.storage.s3.storage import S3SnapshotStorage
 
 _HOMES = {
-    "FilesystemSnapshotStorage": "sagaz_tiering.storage.filesystem",
+    "FilesystemSnapshotStorage": "sagaz_tiering.storage.filesystem.storage",
     "InMemorySnapshotStorage": "sagaz_tiering.storage.memory",
-    "PostgreSQLSnapshotStorage": "sagaz_tiering.storage.postgresql",
-    "S3SnapshotStorage": "sagaz_tiering.storage.s3_storage",
-    "RedisSnapshotStorage": "sagaz_tiering.storage.redis_storage",
+    "PostgreSQLSnapshotStorage": "sagaz_tiering.storage.postgresql.storage",
+    "S3SnapshotStorage": "sagaz_tiering.storage.s3.storage",
+    "RedisSnapshotStorage": "sagaz_tiering.storage.redis.storage",
     "SnapshotSource": "sagaz_tiering.storage.base",
     "SnapshotStorage": "sagaz_tiering.storage.base",
 }

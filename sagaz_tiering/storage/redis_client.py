@@ -25,7 +25,7 @@ from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ExponentialBackoff
 
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
-from sagaz_tiering.storage.redis_url import RedisAddress
+from sagaz_tiering.storage.redis.url import RedisAddress
 
 Client = redis.asyncio.Redis | redis.asyncio.RedisCluster
 

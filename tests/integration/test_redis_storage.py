@@ -24,9 +24,10 @@ from sagaz_tiering import RedisSnapshotStorage, SnapshotStorage
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.embedded import RedisServer
 from sagaz_tiering.errors import ConfigError, CorruptRecord, HotTierUnavailable
-from sagaz_tiering.storage import redis_keys, redis_shelf
-from sagaz_tiering.storage.redis_keys import Place, RedisKeys
-from sagaz_tiering.storage.redis_shelf import Cursor
+from sagaz_tiering.storage.redis import keys as redis_keys
+from sagaz_tiering.storage.redis import shelf as redis_shelf
+from sagaz_tiering.storage.redis.keys import Place, RedisKeys
+from sagaz_tiering.storage.redis.shelf import Cursor
 
 HOUR = timedelta(hours=1)
 OwnRedis = Callable[..., Awaitable[RedisServer]]

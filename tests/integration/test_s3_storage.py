@@ -41,9 +41,10 @@ from sagaz_tiering.errors import (
     ObjectStoreError,
     SnapshotArchived,
 )
-from sagaz_tiering.storage import s3_storage, s3_walking
 from sagaz_tiering.storage.base import SnapshotStorage
-from sagaz_tiering.storage.s3_keys import Entry, data_key
+from sagaz_tiering.storage.s3 import storage as s3_storage
+from sagaz_tiering.storage.s3 import walking as s3_walking
+from sagaz_tiering.storage.s3.keys import Entry, data_key
 
 PREFIX = "snapshots"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)

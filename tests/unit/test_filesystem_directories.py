@@ -302,7 +302,7 @@ UNPRIVILEGED = """
 import asyncio, os
 from support.snapshots import SAGA, make, number
 from sagaz_tiering import FilesystemSnapshotStorage, errors
-import sagaz_tiering.storage.filesystem
+import sagaz_tiering.storage.filesystem.storage
 import encodings.idna
 
 async def main(base):

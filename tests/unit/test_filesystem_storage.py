@@ -26,8 +26,8 @@ from sagaz_tiering import FilesystemSnapshotStorage
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.errors import ConfigError, CorruptRecord, LocalStorageUnavailable, TierUnavailable
 from sagaz_tiering.storage.base import SnapshotStorage
-from sagaz_tiering.storage.filesystem_lines import broken, joined
-from sagaz_tiering.storage.filesystem_locks import stripe
+from sagaz_tiering.storage.filesystem.lines import broken, joined
+from sagaz_tiering.storage.filesystem.locks import stripe
 
 SEED_KEYS = {
     *("storage_type", "base_path", "compression_enabled", "total_sagas", "total_snapshots", "total_replays"),

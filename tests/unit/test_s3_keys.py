@@ -10,8 +10,8 @@ import pytest
 
 from sagaz_tiering.codec import MAX_US, MIN_US
 from sagaz_tiering.snapshot import MAX_STEP_INDEX, SnapshotMeta
-from sagaz_tiering.storage import s3_keys
-from sagaz_tiering.storage.s3_keys import Entry
+from sagaz_tiering.storage.s3 import keys as s3_keys
+from sagaz_tiering.storage.s3.keys import Entry
 
 SAGA = UUID("c0ffee00-0000-4000-8000-000000000001")
 WRITTEN = datetime(2026, 3, 1, tzinfo=UTC)

@@ -15,12 +15,12 @@ from sagaz_tiering.db.queries import load
 from sagaz_tiering.errors import ConfigError, CorruptRecord, MissingDependencyError, SagazTieringError
 from sagaz_tiering.snapshot import MAX_STEP_INDEX, ReplayResult, SagaSnapshot, as_utc, as_uuid
 from sagaz_tiering.storage.base import Health, checked_limit
-from sagaz_tiering.storage.postgresql_rows import Row, replay_of, replay_row_of, row_of, snapshot_of, step_as_stored
-from sagaz_tiering.storage.postgresql_url import shown_url
+from sagaz_tiering.storage.postgresql.rows import Row, replay_of, replay_row_of, row_of, snapshot_of, step_as_stored
+from sagaz_tiering.storage.postgresql.url import shown_url
 from sagaz_tiering.storage.reporting import measured_read, reported_save, skipped_unreadable
 
 if TYPE_CHECKING:
-    from sagaz_tiering.storage.postgresql_pool import SnapshotPool
+    from sagaz_tiering.storage.postgresql.pool import SnapshotPool
 
 _SQL: Final = load("standalone")
 _KIND: Final = "postgresql"
@@ -71,7 +71,7 @@ class PostgreSQLSnapshotStorage:
         except ImportError as exc:
             raise MissingDependencyError("asyncpg", type(self).__name__) from exc
         from sagaz_tiering.db.database import DatabaseOptions
-        from sagaz_tiering.storage.postgresql_pool import SnapshotPool
+        from sagaz_tiering.storage.postgresql.pool import SnapshotPool
 
         if not 0 <= pool_min_size <= pool_max_size or pool_max_size < 1:
             raise ConfigError(f"pool_min_size {pool_min_size} and pool_max_size {pool_max_size} are no sizes of a pool")

@@ -22,7 +22,7 @@ from sagaz_tiering.db.text import from_column, to_column
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, replay_record
 from sagaz_tiering.storage.encoding import LARGE_BYTES, is_large
-from sagaz_tiering.storage.postgresql_json import queryable, queryable_value
+from sagaz_tiering.storage.postgresql.jsonb import queryable, queryable_value
 from sagaz_tiering.typed_json import Encoding
 
 Row = Any

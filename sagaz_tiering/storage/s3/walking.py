@@ -10,9 +10,9 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from uuid import UUID
 
-from sagaz_tiering.storage import s3_keys
-from sagaz_tiering.storage.s3_keys import Entry
-from sagaz_tiering.storage.s3_reading import S3Reader, take, together
+from sagaz_tiering.storage.s3 import keys as s3_keys
+from sagaz_tiering.storage.s3.keys import Entry
+from sagaz_tiering.storage.s3.reading import S3Reader, take, together
 
 _PAGE = 1000
 _SAGAS_AT_ONCE = 16

@@ -14,9 +14,9 @@ from uuid import UUID
 
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import SnapshotMeta
-from sagaz_tiering.storage import redis_keys
+from sagaz_tiering.storage.redis import keys as redis_keys
+from sagaz_tiering.storage.redis.keys import SHARDS, Place, RedisKeys
 from sagaz_tiering.storage.redis_client import LazyRedis, Script, load_script
-from sagaz_tiering.storage.redis_keys import SHARDS, Place, RedisKeys
 
 PAGE: Final = 200
 """Snapshots, or entries of an index, that one script answers or removes at most."""

@@ -20,7 +20,7 @@ from sagaz_tiering.storage.reporting import measured_read, reported_save, skippe
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
-    from sagaz_tiering.storage.redis_shelf import Cursor, RedisShelf, Stored
+    from sagaz_tiering.storage.redis.shelf import Cursor, RedisShelf, Stored
 
 DEFAULT_URL: Final = "redis://localhost:6379"
 DEFAULT_KEY_PREFIX: Final = "snapshot:"
@@ -72,12 +72,12 @@ class RedisSnapshotStorage:
             _require("zstandard")
         _check(default_ttl, compression_level, max_connections, socket_timeout)
         # Not before it is known that the driver is there.
+        from sagaz_tiering.storage.redis.cluster import ClusterShelf
+        from sagaz_tiering.storage.redis.keys import RedisKeys
+        from sagaz_tiering.storage.redis.replays import ReplayShelf
+        from sagaz_tiering.storage.redis.shelf import RedisShelf
+        from sagaz_tiering.storage.redis.url import parse_redis_url
         from sagaz_tiering.storage.redis_client import LazyRedis, RedisOptions
-        from sagaz_tiering.storage.redis_cluster import ClusterShelf
-        from sagaz_tiering.storage.redis_keys import RedisKeys
-        from sagaz_tiering.storage.redis_replays import ReplayShelf
-        from sagaz_tiering.storage.redis_shelf import RedisShelf
-        from sagaz_tiering.storage.redis_url import parse_redis_url
 
         self.key_prefix = key_prefix
         self.default_ttl = default_ttl
@@ -112,7 +112,7 @@ class RedisSnapshotStorage:
         Raises InvalidSnapshot where it would not come back equal, HotTierUnavailable where it is not stored for sure.
         """
         with reported_save(snapshot, _KIND):
-            from sagaz_tiering.storage.redis_shelf import Entry
+            from sagaz_tiering.storage.redis.shelf import Entry
 
             level = self.compression_level if self.enable_compression else None
             meta, value = await encode_value(SagaSnapshot.of(snapshot), saved_us=self._now_us(), level=level)
@@ -214,7 +214,7 @@ class RedisSnapshotStorage:
 
         degraded: `details["warnings"]` says what to look at. unhealthy: `details["error"]` says why.
         """
-        from sagaz_tiering.storage import redis_health
+        from sagaz_tiering.storage.redis import health as redis_health
 
         began, now_us = time.monotonic(), self._now_us()
         try:

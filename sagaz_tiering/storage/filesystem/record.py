@@ -30,8 +30,8 @@ from sagaz_tiering.clock import from_micros
 from sagaz_tiering.codec import Record
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot
 from sagaz_tiering.snapshot import ReplayStatus, SagaSnapshot, as_utc
-from sagaz_tiering.storage.filesystem_files import MAX_FILE_BYTES
-from sagaz_tiering.storage.filesystem_lines import broken, joined
+from sagaz_tiering.storage.filesystem.files import MAX_FILE_BYTES
+from sagaz_tiering.storage.filesystem.lines import broken, joined
 from sagaz_tiering.typed_json import LARGE, Encoding
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"

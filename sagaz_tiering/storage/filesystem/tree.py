@@ -39,9 +39,9 @@ from uuid import UUID
 
 import orjson
 
-from sagaz_tiering.storage.filesystem_errors import FULL, REFUSED
-from sagaz_tiering.storage.filesystem_files import FileState, Folder, make_folder, opened, opened_top, read_bytes
-from sagaz_tiering.storage.filesystem_layout import (
+from sagaz_tiering.storage.filesystem.errors import FULL, REFUSED
+from sagaz_tiering.storage.filesystem.files import FileState, Folder, make_folder, opened, opened_top, read_bytes
+from sagaz_tiering.storage.filesystem.layout import (
     Layout,
     canonical,
     snapshot_name,
@@ -49,8 +49,8 @@ from sagaz_tiering.storage.filesystem_layout import (
     temporary,
     temporary_of,
 )
-from sagaz_tiering.storage.filesystem_locks import Lock, Locks, remove_left
-from sagaz_tiering.storage.filesystem_pointers import Copy, NotAdopted, Pointers
+from sagaz_tiering.storage.filesystem.locks import Lock, Locks, remove_left
+from sagaz_tiering.storage.filesystem.pointers import Copy, NotAdopted, Pointers
 
 __all__ = ["NotAdopted", "SnapshotTree"]
 

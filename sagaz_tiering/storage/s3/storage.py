@@ -36,15 +36,15 @@ from sagaz_tiering.clock import Clock, SystemClock, to_micros
 from sagaz_tiering.errors import ConfigError, InvalidKey, MissingDependencyError, SagazTieringError
 from sagaz_tiering.prices import PriceList
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, as_uuid
-from sagaz_tiering.storage import s3_keys
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.encoding import encode_value
 from sagaz_tiering.storage.reporting import measured_read, reported_save
-from sagaz_tiering.storage.s3_reading import S3Reader
-from sagaz_tiering.storage.s3_removing import S3Remover
-from sagaz_tiering.storage.s3_replays import S3Replays
-from sagaz_tiering.storage.s3_saving import S3Saver
-from sagaz_tiering.storage.s3_walking import S3Walker
+from sagaz_tiering.storage.s3 import keys as s3_keys
+from sagaz_tiering.storage.s3.reading import S3Reader
+from sagaz_tiering.storage.s3.removing import S3Remover
+from sagaz_tiering.storage.s3.replays import S3Replays
+from sagaz_tiering.storage.s3.saving import S3Saver
+from sagaz_tiering.storage.s3.walking import S3Walker
 from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:

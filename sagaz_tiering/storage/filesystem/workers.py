@@ -10,7 +10,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TypeVar
 
-from sagaz_tiering.storage.filesystem_errors import late
+from sagaz_tiering.storage.filesystem.errors import late
 
 T = TypeVar("T")
 

@@ -27,11 +27,11 @@ from sagaz_tiering.errors import (
 )
 from sagaz_tiering.prices import PriceList
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.storage import s3_keys
 from sagaz_tiering.storage.encoding import decode_value
 from sagaz_tiering.storage.reporting import skipped_unreadable
-from sagaz_tiering.storage.s3_archived import promise
-from sagaz_tiering.storage.s3_keys import Entry
+from sagaz_tiering.storage.s3 import keys as s3_keys
+from sagaz_tiering.storage.s3.archived import promise
+from sagaz_tiering.storage.s3.keys import Entry
 
 if TYPE_CHECKING:
     from sagaz_tiering.objects.s3_options import S3Options

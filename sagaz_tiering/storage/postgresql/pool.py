@@ -12,7 +12,7 @@ import asyncpg
 from sagaz_tiering.db.database import Connection, Database, DatabaseOptions, affected
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError, CorruptRecord, SnapshotTooLarge
-from sagaz_tiering.storage.postgresql_schema import TABLES, missing
+from sagaz_tiering.storage.postgresql.schema import TABLES, missing
 
 _SQL: Final = load("standalone_schema")
 _SCHEMA_TIMEOUT_S: Final = 900.0

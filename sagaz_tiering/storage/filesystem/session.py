@@ -8,13 +8,13 @@ from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from sagaz_tiering.storage.filesystem_errors import translated
-from sagaz_tiering.storage.filesystem_layout import Layout
-from sagaz_tiering.storage.filesystem_locks import Locks
-from sagaz_tiering.storage.filesystem_replays import ReplayFiles
-from sagaz_tiering.storage.filesystem_store import SnapshotFiles
-from sagaz_tiering.storage.filesystem_tree import NotAdopted
-from sagaz_tiering.storage.filesystem_workers import Workers
+from sagaz_tiering.storage.filesystem.errors import translated
+from sagaz_tiering.storage.filesystem.layout import Layout
+from sagaz_tiering.storage.filesystem.locks import Locks
+from sagaz_tiering.storage.filesystem.replays import ReplayFiles
+from sagaz_tiering.storage.filesystem.store import SnapshotFiles
+from sagaz_tiering.storage.filesystem.tree import NotAdopted
+from sagaz_tiering.storage.filesystem.workers import Workers
 
 T = TypeVar("T")
 

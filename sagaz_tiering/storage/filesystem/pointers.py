@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import NamedTuple
 from uuid import UUID
 
-from sagaz_tiering.storage.filesystem_files import FileState, make_folder, opened, opened_top
-from sagaz_tiering.storage.filesystem_layout import (
+from sagaz_tiering.storage.filesystem.files import FileState, make_folder, opened, opened_top
+from sagaz_tiering.storage.filesystem.layout import (
     SUFFIXES,
     Layout,
     canonical,
@@ -17,7 +17,7 @@ from sagaz_tiering.storage.filesystem_layout import (
     snapshot_of,
     temporary,
 )
-from sagaz_tiering.storage.filesystem_locks import Lock, Locks
+from sagaz_tiering.storage.filesystem.locks import Lock, Locks
 
 
 class NotAdopted(Exception):

@@ -11,7 +11,7 @@ from sagaz_tiering.prices import PriceList
 
 if TYPE_CHECKING:
     from sagaz_tiering.objects.s3_options import S3Options
-    from sagaz_tiering.storage.s3_reading import Body
+    from sagaz_tiering.storage.s3.reading import Body
 
 _RESTORE_DAYS = 7
 

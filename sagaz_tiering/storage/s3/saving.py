@@ -8,9 +8,9 @@ from uuid import uuid4
 
 from sagaz_tiering.errors import ObjectStoreError, TierUnavailable
 from sagaz_tiering.snapshot import SnapshotMeta
-from sagaz_tiering.storage import s3_keys
-from sagaz_tiering.storage.s3_keys import Entry
-from sagaz_tiering.storage.s3_reading import SETTLED, S3Reader, together
+from sagaz_tiering.storage.s3 import keys as s3_keys
+from sagaz_tiering.storage.s3.keys import Entry
+from sagaz_tiering.storage.s3.reading import SETTLED, S3Reader, together
 from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:

@@ -22,12 +22,12 @@ from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, as_uuid
 from sagaz_tiering.storage import replay_log
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.encoding import encode_record
-from sagaz_tiering.storage.filesystem_errors import translated
-from sagaz_tiering.storage.filesystem_index import Entry, View
-from sagaz_tiering.storage.filesystem_record import replay_document
-from sagaz_tiering.storage.filesystem_replays import order_key
-from sagaz_tiering.storage.filesystem_session import AT_ONCE, FilesystemSession
-from sagaz_tiering.storage.filesystem_store import Found, pages
+from sagaz_tiering.storage.filesystem.errors import translated
+from sagaz_tiering.storage.filesystem.index import Entry, View
+from sagaz_tiering.storage.filesystem.record import replay_document
+from sagaz_tiering.storage.filesystem.replays import order_key
+from sagaz_tiering.storage.filesystem.session import AT_ONCE, FilesystemSession
+from sagaz_tiering.storage.filesystem.store import Found, pages
 from sagaz_tiering.storage.reporting import measured_read, reported_save, skipped_unreadable
 
 T = TypeVar("T")

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Final
 from uuid import UUID
 
-from sagaz_tiering.storage.filesystem_errors import gone
-from sagaz_tiering.storage.filesystem_files import folder_names, opened_top
-from sagaz_tiering.storage.filesystem_locks import Lock, stripe
+from sagaz_tiering.storage.filesystem.errors import gone
+from sagaz_tiering.storage.filesystem.files import folder_names, opened_top
+from sagaz_tiering.storage.filesystem.locks import Lock, stripe
 
 PLAIN: Final = ".json"
 GZIPPED: Final = ".json.gz"

@@ -21,8 +21,8 @@ import structlog
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import CorruptRecord, LocalStorageUnavailable
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
-from sagaz_tiering.storage import filesystem_record as form
-from sagaz_tiering.storage.filesystem_files import (
+from sagaz_tiering.storage.filesystem import record as form
+from sagaz_tiering.storage.filesystem.files import (
     FileState,
     Folder,
     opened,
@@ -30,7 +30,7 @@ from sagaz_tiering.storage.filesystem_files import (
     read_bytes,
     remove_if_empty,
 )
-from sagaz_tiering.storage.filesystem_layout import (
+from sagaz_tiering.storage.filesystem.layout import (
     SUFFIXES,
     Layout,
     snapshot_name,
@@ -38,7 +38,7 @@ from sagaz_tiering.storage.filesystem_layout import (
     temporary,
     temporary_of,
 )
-from sagaz_tiering.storage.filesystem_locks import Lock, Locks, remove_left
+from sagaz_tiering.storage.filesystem.locks import Lock, Locks, remove_left
 
 _log = structlog.get_logger(__name__)
 

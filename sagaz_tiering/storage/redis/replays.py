@@ -14,9 +14,9 @@ from uuid import UUID
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.storage import replay_log
+from sagaz_tiering.storage.redis.keys import PLACE_BYTES, Place, shard_of
+from sagaz_tiering.storage.redis.shelf import PAGE, RedisShelf
 from sagaz_tiering.storage.redis_client import load_script
-from sagaz_tiering.storage.redis_keys import PLACE_BYTES, Place, shard_of
-from sagaz_tiering.storage.redis_shelf import PAGE, RedisShelf
 from sagaz_tiering.storage.reporting import skipped_unreadable
 
 _KIND: Final = "redis"

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 from uuid import UUID
 
 from sagaz_tiering.errors import ObjectStoreError
-from sagaz_tiering.storage import s3_keys
-from sagaz_tiering.storage.s3_keys import Entry
-from sagaz_tiering.storage.s3_reading import ABANDONED, SETTLED, Body, S3Reader, take, together
+from sagaz_tiering.storage.s3 import keys as s3_keys
+from sagaz_tiering.storage.s3.keys import Entry
+from sagaz_tiering.storage.s3.reading import ABANDONED, SETTLED, Body, S3Reader, take, together
 
 if TYPE_CHECKING:
     from sagaz_tiering.objects.s3_records import S3RecordStore

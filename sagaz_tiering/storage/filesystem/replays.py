@@ -14,10 +14,10 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.errors import CorruptRecord
-from sagaz_tiering.storage import filesystem_record as form
-from sagaz_tiering.storage.filesystem_files import make_folder, opened_top, read_bytes
-from sagaz_tiering.storage.filesystem_layout import PLAIN, Layout, canonical, temporary, temporary_of
-from sagaz_tiering.storage.filesystem_locks import Lock, Locks, remove_left
+from sagaz_tiering.storage.filesystem import record as form
+from sagaz_tiering.storage.filesystem.files import make_folder, opened_top, read_bytes
+from sagaz_tiering.storage.filesystem.layout import PLAIN, Layout, canonical, temporary, temporary_of
+from sagaz_tiering.storage.filesystem.locks import Lock, Locks, remove_left
 
 Replay = dict[str, Any]
 

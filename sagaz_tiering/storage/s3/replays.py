@@ -15,9 +15,10 @@ from uuid import UUID
 
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.errors import CorruptPack, CorruptRecord, ObjectNotFound
-from sagaz_tiering.storage import replay_log, s3_keys
+from sagaz_tiering.storage import replay_log
 from sagaz_tiering.storage.reporting import skipped_unreadable
-from sagaz_tiering.storage.s3_reading import take, together
+from sagaz_tiering.storage.s3 import keys as s3_keys
+from sagaz_tiering.storage.s3.reading import take, together
 from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:

@@ -20,7 +20,7 @@ from uuid import UUID
 from zlib import crc32
 
 from sagaz_tiering.errors import LocalStorageUnavailable
-from sagaz_tiering.storage.filesystem_files import Folder
+from sagaz_tiering.storage.filesystem.files import Folder
 
 _FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _PAUSES_S: Final = (0.0005, 0.001, 0.002, 0.004)

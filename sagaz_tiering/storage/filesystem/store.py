@@ -12,12 +12,12 @@ from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec import Record
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.storage import filesystem_record as form
-from sagaz_tiering.storage.filesystem_errors import FULL, REFUSED
-from sagaz_tiering.storage.filesystem_index import Entry, SagaIndexes, View
-from sagaz_tiering.storage.filesystem_layout import GZIPPED, PLAIN, SUFFIXES, Layout, snapshot_name
-from sagaz_tiering.storage.filesystem_locks import Locks
-from sagaz_tiering.storage.filesystem_tree import SnapshotTree
+from sagaz_tiering.storage.filesystem import record as form
+from sagaz_tiering.storage.filesystem.errors import FULL, REFUSED
+from sagaz_tiering.storage.filesystem.index import Entry, SagaIndexes, View
+from sagaz_tiering.storage.filesystem.layout import GZIPPED, PLAIN, SUFFIXES, Layout, snapshot_name
+from sagaz_tiering.storage.filesystem.locks import Locks
+from sagaz_tiering.storage.filesystem.tree import SnapshotTree
 
 _PAGE: Final = 100
 _PAGE_BYTES: Final = 8 * 2**20

@@ -1,0 +1,1 @@
+"""`FilesystemSnapshotStorage`: snapshots as readable JSON files, safe over crashes and several processes."""

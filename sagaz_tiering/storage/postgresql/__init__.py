@@ -1,0 +1,1 @@
+"""`PostgreSQLSnapshotStorage`: snapshots as rows that SQL can query."""

@@ -1,0 +1,1 @@
+"""`RedisSnapshotStorage`: snapshots in Redis with a time to live, on one server, Sentinel or Cluster."""

@@ -1,0 +1,1 @@
+"""`S3SnapshotStorage`: one object per snapshot, any number of writers, no shared index."""
