@@ -25,11 +25,20 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.restores import HOT_DAYS, Place, Restore, RestorePack
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec import to_value
+from sagaz_tiering.engine.budget import spend
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.notify import tell
-from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectStoreError
-from sagaz_tiering.objects.base import RestoreState
+from sagaz_tiering.errors import (
+    BudgetSpent,
+    CorruptPack,
+    ErasedData,
+    MasterKeyUnavailable,
+    ObjectArchived,
+    ObjectStoreError,
+)
+from sagaz_tiering.objects.base import ObjectInfo, RestoreState
 from sagaz_tiering.pack.reader import PackReader
+from sagaz_tiering.planning import Cost, restore_cost
 
 _log = structlog.get_logger(__name__)
 _PAGE = 100
@@ -71,9 +80,19 @@ async def _work(context: JobContext, request: Restore, state: str, step: Step, t
     async for pack in _packs(context, request, state):
         if context.stopping.is_set():
             return
+        if pack.pack_state != "ACTIVE":
+            # What was in it has expired or was deleted since it was asked for: nothing is left to bring back.
+            await context.catalog.restores.set_pack(request.restore_id, pack.pack_id, "DONE")
+            continue
         try:
             async with asyncio.timeout(context.options.upload_deadline.total_seconds()):
                 after = await step(context, request, pack, tally)
+        except MasterKeyUnavailable as exc:
+            # It may be there again for the next run; packs that need no key go on.
+            tally.add("packs_waiting_for_key")
+            tally.note(f"{pack.object_key}: {exc}")
+            _log.error("pack.waits_for_key", object_key=pack.object_key, error=str(exc), hint=exc.hint)
+            continue
         except (ObjectStoreError, CorruptPack) as exc:
             # One bad pack must not keep the others from those who wait; it is named in the request.
             tally.add("failed")
@@ -81,6 +100,12 @@ async def _work(context: JobContext, request: Restore, state: str, step: Step, t
             _log.error("pack.not_restored", object_key=pack.object_key, error=str(exc))
             await context.catalog.restores.set_pack(request.restore_id, pack.pack_id, "FAILED", str(exc))
             continue
+        except BudgetSpent as exc:
+            # Whoever asked sees why it waits, instead of only that it does.
+            tally.add("budget_spent")
+            tally.note(f"restore {request.restore_id}: {exc}")
+            await context.catalog.restores.set_pack(request.restore_id, pack.pack_id, state, f"waits: {exc}")
+            return
         if after != state:
             await context.catalog.restores.set_pack(request.restore_id, pack.pack_id, after)
 
@@ -94,9 +119,13 @@ async def _packs(context: JobContext, request: Restore, state: str) -> AsyncIter
 
 
 async def _ask(context: JobContext, request: Restore, pack: RestorePack, tally: Tally) -> str:
-    found = await _state(context, request, pack)
+    info, found = await _state(context, request, pack)
     if found is RestoreState.NONE:
         days = HOT_DAYS if request.into_hot else request.days
+        cost = restore_cost(
+            context.prices, info.storage_class, objects=1, total_bytes=info.size, tier=request.retrieval, days=days
+        )
+        await spend(context, "restore", cost)
         found = await context.objects.restore(pack.object_key, days=days, tier=request.retrieval)
         tally.add("packs_asked")
         _log.info("restore.asked", object_key=pack.object_key, restore_id=str(request.restore_id))
@@ -104,21 +133,21 @@ async def _ask(context: JobContext, request: Restore, pack: RestorePack, tally: 
 
 
 async def _look(context: JobContext, request: Restore, pack: RestorePack, tally: Tally) -> str:
-    found = await _state(context, request, pack)
+    _, found = await _state(context, request, pack)
     if found is RestoreState.NONE:
         return "WAITING"  # the readable copy ran out before we saw it: ask again
     return "READABLE" if found is RestoreState.READABLE else "ASKED"
 
 
-async def _state(context: JobContext, request: Restore, pack: RestorePack) -> RestoreState:
+async def _state(context: JobContext, request: Restore, pack: RestorePack) -> tuple[ObjectInfo, RestoreState]:
     """Readable also means long enough: a copy that another request left behind may be about to go."""
     info = await context.objects.head(pack.object_key)
     if not info.storage_class.is_archive:
-        return RestoreState.READABLE
+        return info, RestoreState.READABLE
     needed = context.now + (timedelta(hours=1) if request.into_hot else timedelta(days=request.days) / 2)
     if info.restore is RestoreState.READABLE and info.readable_until is not None and info.readable_until < needed:
-        return RestoreState.NONE
-    return info.restore
+        return info, RestoreState.NONE
+    return info, info.restore
 
 
 async def _bring_back(context: JobContext, request: Restore, pack: RestorePack, tally: Tally) -> str:
@@ -129,10 +158,15 @@ async def _bring_back(context: JobContext, request: Restore, pack: RestorePack, 
     places = await context.catalog.restores.places(request.restore_id, pack.pack_id)
     frames = [list(group) for _, group in groupby(places, key=lambda p: (p.object_key, p.byte_offset))]
     for frame in frames:
+        usd = context.prices.get_usd(pack.storage_class, 1, total_bytes=frame[0].byte_length)
+        await spend(context, "restore", Cost(requests=1, usd=usd), must=pack.storage_class.is_archive)
         try:
             tally.add("snapshots", await _rehydrate(context, frame, until))
         except ObjectArchived:
             return "WAITING"
+        except ErasedData as exc:
+            tally.add("erased", len(frame))
+            tally.note(f"{pack.object_key}: saga {frame[0].saga_id}: {exc}")
     return "DONE"
 
 
@@ -140,7 +174,9 @@ async def _rehydrate(context: JobContext, frame: Sequence[Place], until: datetim
     """Pin the asked snapshots of one frame, then save them to Redis as they were saved then."""
     wanted = {place.snapshot_id for place in frame}
     first = frame[0]
-    records = await PackReader(context.objects).frame(first.object_key, first.byte_offset, first.byte_length)
+    key = await context.keys.for_frame(encrypted=first.encrypted, wrapped=first.key)
+    reader = PackReader(context.objects)
+    records = await reader.frame(first.object_key, first.byte_offset, first.byte_length, frame_key=key)
     await context.catalog.restores.pin(sorted(wanted), until)
     saved = 0
     for record in records:
