@@ -19,6 +19,7 @@ from sagaz_tiering.catalog.erasures import note_late_pack
 from sagaz_tiering.catalog.holds import hold_still
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK, buried
+from sagaz_tiering.catalog.saga_keys import keys_there
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.db.database import Connection, Database, affected
 from sagaz_tiering.db.queries import load
@@ -50,12 +51,16 @@ class NewPack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedFrame:
-    """A frame of a pack and the snapshots in it, each with its effective expiry (microseconds, None: never)."""
+    """A frame of a pack and the snapshots in it, each with its effective expiry (microseconds, None: never).
+
+    `key_id` is the data key that it is encrypted with (None: it is not).
+    """
 
     saga_id: UUID
     offset: int
     length: int
     snapshots: tuple[tuple[SnapshotMeta, int | None], ...]
+    key_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +107,6 @@ class Packs:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-        self._step_ids: dict[bytes, int] = {}
 
     async def start(self, pack: NewPack, lease: Lease, now: datetime) -> int:
         """Announce an upload; the pack's id."""
@@ -114,14 +118,15 @@ class Packs:
         """Publish an uploaded pack: its snapshots are there from this commit on, and their durable rows go.
 
         Saves that were deleted meanwhile are not published. Places in older packs are replaced. Returns the
-        number of snapshots published. Raises LeaseLost (nothing written) if the lease is gone or the pack was
-        given up.
+        number of snapshots published. Raises LeaseLost (nothing written) if the lease is gone, the pack was given
+        up, or it holds a save that is only readable with a key that was destroyed meanwhile.
         """
         steps = await self._steps([meta for frame in frames for meta, _ in frame.snapshots])
         async with self._db.transaction() as conn:
             await fence(conn, lease)
             await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
             rows = await _live_rows(conn, frames, steps, pack_id)
+            await _check_keys(conn, frames, rows)
             await _insert_places(conn, pack_id, frames, rows)
             if affected(await conn.execute(_SQL["activate"], pack_id, len(rows), now)) != 1:
                 raise LeaseLost(f"pack {pack_id} was given up before its upload ended; nothing was published")
@@ -152,24 +157,20 @@ class Packs:
         return len(rows)
 
     async def _steps(self, metas: Sequence[SnapshotMeta]) -> dict[bytes, int]:
-        """Ids of the distinct (saga name, step name, step index, status) combinations, made where missing."""
+        """Ids of the distinct (saga name, step name, step index, status) combinations, made where missing.
+
+        Asked anew each time: ids that were remembered would be wrong after the database was restored from a dump.
+        """
         distinct = {step_digest(meta): meta for meta in metas}
-        missing = {digest: meta for digest, meta in distinct.items() if digest not in self._step_ids}
-        if missing:
-            await self._db.execute(
-                _SQL["add_steps"],
-                list(missing),
-                [to_column(meta.saga_name) for meta in missing.values()],
-                [to_column(meta.step_name) for meta in missing.values()],
-                [meta.step_index for meta in missing.values()],
-                [to_column(meta.status) for meta in missing.values()],
-            )
-            if len(self._step_ids) > 100_000:
-                self._step_ids.clear()
-            wanted = [digest for digest in distinct if digest not in self._step_ids]
-            for row in await self._db.fetch(_SQL["step_ids"], wanted):
-                self._step_ids[row["digest"]] = row["step_id"]
-        return {digest: self._step_ids[digest] for digest in distinct}
+        await self._db.execute(
+            _SQL["add_steps"],
+            list(distinct),
+            [to_column(meta.saga_name) for meta in distinct.values()],
+            [to_column(meta.step_name) for meta in distinct.values()],
+            [meta.step_index for meta in distinct.values()],
+            [to_column(meta.status) for meta in distinct.values()],
+        )
+        return {row["digest"]: row["step_id"] for row in await self._db.fetch(_SQL["step_ids"], list(distinct))}
 
     async def abandon(self, pack_id: int, lease: Lease, now: datetime) -> bool:
         """Give up an upload; its bytes, if any ever appear, are collected. False if it is not uploading."""
@@ -308,7 +309,7 @@ async def _live_rows(
         metas = [meta for frame in frames for meta, _ in frame.snapshots]
         dead = await buried(conn, [m.snapshot_id for m in metas], [from_micros(m.saved_us) for m in metas])
         if dead:
-            await note_late_pack(conn, [m.saga_id for m in metas if m.snapshot_id in dead], pack_id)
+            await _note_late_frames(conn, frames, dead, pack_id)
     return [
         (
             from_micros(meta.created_us),
@@ -324,13 +325,30 @@ async def _live_rows(
     ]
 
 
+async def _note_late_frames(conn: Connection, frames: Sequence[PlacedFrame], dead: set[UUID], pack_id: int) -> None:
+    """Frames with bytes of what was deleted on the way; those whose key was destroyed with it hold nothing readable."""
+    late = [frame for frame in frames if any(meta.snapshot_id in dead for meta, _ in frame.snapshots)]
+    there = await keys_there(conn, {frame.key_id for frame in late if frame.key_id is not None})
+    sagas = [frame.saga_id for frame in late if frame.key_id is None or frame.key_id in there]
+    if sagas:
+        await note_late_pack(conn, sagas, pack_id)
+
+
+async def _check_keys(conn: Connection, frames: Sequence[PlacedFrame], rows: Sequence[_Row]) -> None:
+    """An erasure that came between took the key; what was saved after it must be encrypted with a new one."""
+    numbers = {row[3] for row in rows}
+    needed = {f.key_id for n, f in enumerate(frames) if n in numbers and f.key_id is not None}
+    if needed - await keys_there(conn, needed):
+        raise LeaseLost("a saga was erased and saved again while it was packed; nothing was published, repeat the job")
+
+
 async def insert_frames(conn: Connection, pack_id: int, frames: Sequence[PlacedFrame]) -> None:
     """Rows for the frames of a pack, numbered in order."""
     await conn.copy_records_to_table(
         "frames",
         schema_name="sagaz_tiering",
-        columns=("saga_id", "pack_id", "frame_no", "byte_offset", "byte_length"),
-        records=[(f.saga_id, pack_id, number, f.offset, f.length) for number, f in enumerate(frames)],
+        columns=("saga_id", "pack_id", "frame_no", "byte_offset", "byte_length", "key_id"),
+        records=[(f.saga_id, pack_id, number, f.offset, f.length, f.key_id) for number, f in enumerate(frames)],
     )
 
 

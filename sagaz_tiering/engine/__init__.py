@@ -9,10 +9,10 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from sagaz_tiering.catalog.leases import Lease
-from sagaz_tiering.engine import age, collect, compact, expire, restore, transition
+from sagaz_tiering.engine import age, collect, compact, expire, restore, scrub, transition
 from sagaz_tiering.engine.job import JobContext, JobOptions, JobReport, Tally
 from sagaz_tiering.engine.ownership import claim_prefix
-from sagaz_tiering.errors import CatalogUnavailable, ConfigError, SagazTieringError
+from sagaz_tiering.errors import BudgetSpent, CatalogUnavailable, ConfigError, SagazTieringError
 
 __all__ = ["JOBS", "Job", "JobContext", "JobOptions", "JobReport", "run_job"]
 
@@ -64,6 +64,12 @@ JOBS: Mapping[str, Job] = MappingProxyType(
                 preview=compact.preview,
             ),
             Job(
+                name="scrub",
+                summary="compare the catalog with the bucket and look into packs",
+                run=scrub.run,
+                preview=scrub.preview,
+            ),
+            Job(
                 name="collect",
                 summary="remove objects under the prefix that no pack row names",
                 run=collect.run,
@@ -81,14 +87,15 @@ async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> J
         raise ConfigError(f"there is no job {name!r}", hint=f"jobs: {', '.join(JOBS)}")
     report = JobReport(job=name, dry_run=dry_run, started_at=context.now)
     began, tally = time.monotonic(), Tally(context.progress)
-    run = replace(context)  # a run keeps the policies it began with, also when they are reloaded meanwhile
+    # A run keeps the policies it began with, also when they are reloaded meanwhile; and it makes sure anew that the
+    # catalog owns the prefix and knows the policies: the database may have been replaced since the last run.
+    run = replace(context, catalog_id=None, enforced_revision=None)
     try:
         if dry_run:
             await job.preview(run, tally)
         else:
             report.skipped = not await _run_leased(job, run, tally)
     finally:
-        context.catalog_id, context.enforced_revision = run.catalog_id, run.enforced_revision
         report.seconds = time.monotonic() - began
         report.counts, report.notes = dict(tally.counts), tally.notes
     return report
@@ -108,13 +115,17 @@ async def _run_leased(job: Job, context: JobContext, tally: Tally) -> bool:
 
 
 async def _run_recorded(job: Job, context: JobContext, lease: Lease, tally: Tally) -> None:
-    history = context.catalog.history
+    history, stopped = context.catalog.history, ""
     await history.started(job.name, context.now)
     try:
         await job.run(context, lease, tally)
+    except BudgetSpent as exc:
+        stopped = str(exc)
+        tally.add("budget_spent")
+        tally.note(f"{exc}; {exc.hint}")
     except SagazTieringError as exc:
         with suppress(CatalogUnavailable):
             await history.finished(job.name, context.now, error=str(exc), summary=tally.counts)
         raise
-    error = "stopped before the end" if context.stopping.is_set() else None
+    error = stopped or ("stopped before the end" if context.stopping.is_set() else None)
     await history.finished(job.name, context.now, error=error, summary=tally.counts)

@@ -13,10 +13,11 @@ from support.servers import fresh_database
 from support.tiers import DAY, Product, config, product
 from support.yaml_config import write_config
 
+from sagaz_tiering.db.migrations import migrate
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.engine.job import Tally
 from sagaz_tiering.engine.rebuild import measure, rebuild
-from sagaz_tiering.errors import ConfigError, SnapshotArchived
+from sagaz_tiering.errors import ConfigError, ForeignCatalog, SnapshotArchived
 from sagaz_tiering.snapshot import SagaSnapshot
 
 POLICIES: list[dict[str, Any]] = [
@@ -126,6 +127,20 @@ async def test_rebuilt_catalog_gives_equal_answers(
         again = Tally(None)
         await rebuild(context, again)
         assert not again.counts["packs"]
+
+
+async def test_catalog_dropped_under_a_running_process(database: str, redis_url: str, tmp_path: Path) -> None:
+    """Nothing that the process remembers of the old one leads the new one astray."""
+    async with product(settings(database, redis_url, tmp_path)) as shop:
+        saved = await busy_store(shop)
+        before = await answers(shop, saved)
+        await shop.runtime.db.execute("DROP SCHEMA sagaz_tiering CASCADE")
+        await migrate(shop.runtime.db)
+        with pytest.raises(ForeignCatalog):
+            await shop.run("age")
+        await rebuild(shop.runtime.job_context(), Tally(None))
+        assert await answers(shop, saved) == before
+        await shop.run("age")
 
 
 async def test_rebuild_needs_an_empty_catalog_and_a_bucket_of_ours(

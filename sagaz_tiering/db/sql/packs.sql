@@ -12,7 +12,8 @@ UPDATE sagaz_tiering.packs SET state = 'ACTIVE', live_count = $2, class_since = 
 
 -- name: add_steps
 INSERT INTO sagaz_tiering.steps (digest, saga_name, step_name, step_index, status)
-SELECT * FROM unnest($1::bytea[], $2::text[], $3::text[], $4::integer[], $5::text[])
+SELECT * FROM unnest($1::bytea[], $2::text[], $3::text[], $4::integer[], $5::text[]) AS v (digest, a, b, c, d)
+ WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.steps s WHERE s.digest = v.digest)
 ON CONFLICT (digest) DO NOTHING
 
 -- name: step_ids
