@@ -34,8 +34,10 @@ def redacted(url: str) -> str:
 
 
 def has_password(url: str) -> bool:
-    """Whether `redacted` hides something."""
-    return redacted(url) != url
+    """Whether there is a password before the last `@`, or a secret query parameter. A user name alone is none."""
+    head, at, _ = url.rpartition("@")
+    credentials = head.partition("://")[2] or head
+    return bool(at and ":" in credentials) or _SECRET_PARAMETER.search(url) is not None
 
 
 class SecretUrl(Secret[str]):

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from sagaz_tiering.urls import ColdUrl, EndpointUrl, PostgresUrl, RedisUrl, SecretUrl, file_path, redacted
+from sagaz_tiering.urls import (
+    ColdUrl,
+    EndpointUrl,
+    PostgresUrl,
+    RedisUrl,
+    SecretUrl,
+    file_path,
+    has_password,
+    redacted,
+)
 
 SECRET = "hunter2"
 
@@ -99,3 +108,18 @@ def test_file_path_reads_absolute_relative_and_escaped_urls() -> None:
     assert file_path("file://localhost/var/cold") == Path("/var/cold")
     assert file_path("file://../cold") == Path("../cold")
     assert file_path("file:///a%20b") == Path("/a b")
+
+
+@pytest.mark.parametrize(
+    ("url", "expected"),
+    [
+        ("postgresql://sagaz@localhost/sagaz", False),
+        ("postgresql://localhost/sagaz", False),
+        ("postgresql://sagaz:s3@localhost/sagaz", True),
+        ("redis://:s3@localhost", True),
+        ("postgresql://localhost/sagaz?password=s3", True),
+    ],
+)
+def test_has_password_knows_a_user_name_from_a_password(url: str, expected: bool) -> None:
+    """Only a password must not stand in the file."""
+    assert has_password(url) is expected
