@@ -1,8 +1,10 @@
 # Every target makes .venv by itself on a fresh clone. Another interpreter: make PYTHON=/path/to/python3 ...
-# More arguments: make test ARGS="-k pack", make demo ARGS="--sagas 500", make bench ARGS="--snapshots 200000".
+# More arguments: make test ARGS="-k pack", make demo ARGS="--sagas 500", make bench SUBJECT=volume ARGS="--s3".
 
 PYTHON ?=
 ARGS ?=
+# What `make bench` runs: a file of benchmarks/.
+SUBJECT ?= speed
 export PYTHON
 
 BIN := .venv/bin
@@ -36,9 +38,9 @@ check: ## exactly what CI runs: lint, format, types, tests
 	@echo "· mypy --strict" && $(BIN)/python -m mypy
 	@echo "· pytest" && $(BIN)/python -m pytest $(WORKERS) $(ARGS)
 
-bench: ## save, age and read back many snapshots; prints sizes, times and memory
+bench: ## saves and reads beside sagaz's own storages and bare clients; SUBJECT=volume: ageing, sizes and memory
 	@tools/bootstrap dev
-	@$(BIN)/python benchmarks/volume.py $(if $(ARGS),$(ARGS),--snapshots 20000)
+	@$(BIN)/python benchmarks/$(SUBJECT).py $(ARGS)
 
 format: ## put the code into its form
 	@tools/bootstrap dev

@@ -18,7 +18,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from volume import BEGUN, batches, save_all, sagas
+from volume import BEGUN, batches, sagas, save_all
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 

@@ -19,24 +19,24 @@ if TYPE_CHECKING:
         SnapshotStrategy,
     )
     from sagaz_tiering.storage.base import SnapshotSource, SnapshotStorage
-    from sagaz_tiering.storage.filesystem import FilesystemSnapshotStorage
+    from sagaz_tiering.storage.filesystem.storage import FilesystemSnapshotStorage
     from sagaz_tiering.storage.memory import InMemorySnapshotStorage
-    from sagaz_tiering.storage.postgresql import PostgreSQLSnapshotStorage
-    from sagaz_tiering.storage.redis_storage import RedisSnapshotStorage
-    from sagaz_tiering.storage.s3_storage import S3SnapshotStorage
+    from sagaz_tiering.storage.postgresql.storage import PostgreSQLSnapshotStorage
+    from sagaz_tiering.storage.redis.storage import RedisSnapshotStorage
+    from sagaz_tiering.storage.s3.storage import S3SnapshotStorage
     from sagaz_tiering.tiered import TieredSnapshotStorage
     from sagaz_tiering.transfer import transfer_snapshots
 
 _HOMES = {
     "errors": "sagaz_tiering.errors",
-    "FilesystemSnapshotStorage": "sagaz_tiering.storage.filesystem",
+    "FilesystemSnapshotStorage": "sagaz_tiering.storage.filesystem.storage",
     "InMemorySnapshotStorage": "sagaz_tiering.storage.memory",
-    "PostgreSQLSnapshotStorage": "sagaz_tiering.storage.postgresql",
-    "RedisSnapshotStorage": "sagaz_tiering.storage.redis_storage",
+    "PostgreSQLSnapshotStorage": "sagaz_tiering.storage.postgresql.storage",
+    "RedisSnapshotStorage": "sagaz_tiering.storage.redis.storage",
     "ReplayConfig": "sagaz_tiering.snapshot",
     "ReplayResult": "sagaz_tiering.snapshot",
     "ReplayStatus": "sagaz_tiering.snapshot",
-    "S3SnapshotStorage": "sagaz_tiering.storage.s3_storage",
+    "S3SnapshotStorage": "sagaz_tiering.storage.s3.storage",
     "SagaSnapshot": "sagaz_tiering.snapshot",
     "SnapshotRef": "sagaz_tiering.snapshot",
     "SnapshotStrategy": "sagaz_tiering.snapshot",

@@ -125,7 +125,16 @@ def decode(record: Record) -> SagaSnapshot:
     meta = record.meta
     if crc32(record.body) != meta.body_crc:
         raise CorruptRecord(f"snapshot {meta.snapshot_id}: the body does not match its checksum")
-    body = loads(record.encoding, record.body)
+    return _snapshot(record)
+
+
+def decode_value(value: bytes) -> SagaSnapshot:
+    """The snapshot of `to_value`. Raises CorruptRecord."""
+    return _snapshot(from_value(value))  # whose checksum was just looked at
+
+
+def _snapshot(record: Record) -> SagaSnapshot:
+    meta, body = record.meta, loads(record.encoding, record.body)
     if type(body) is not dict or tuple(body) != _BODY_KEYS:
         raise CorruptRecord(f"snapshot {meta.snapshot_id}: the body is not a snapshot's")
     try:

@@ -17,6 +17,7 @@
     ├── SnapshotArchived                the bytes are in an archive class; restore first
     ├── LegalHold                       what should be removed is held
     ├── MassDelete                      a run would remove too large a share at once
+    ├── BudgetSpent                     today's budget for the object store is used up
     ├── SnapshotLost                    an index names a snapshot that no tier holds
     ├── CorruptData                     stored bytes are not what was written
     │   ├── CorruptRecord               one snapshot's bytes
@@ -204,6 +205,14 @@ class MassDelete(SagazTieringError):
     """A run would remove a larger share of all snapshots than is allowed without being asked; it did nothing."""
 
     exit_code = 10
+
+
+class BudgetSpent(SagazTieringError):
+    """Today's budget for the object store has no room for the next step; it was not done."""
+
+    exit_code = 11
+    permanent = False
+    hint = "the job goes on tomorrow (UTC); or raise budget.requests_per_day or budget.usd_per_day"
 
 
 class SnapshotLost(SagazTieringError):

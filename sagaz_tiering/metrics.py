@@ -46,7 +46,7 @@ READ_FAILURES: Final = Counter(
 READ_SECONDS: Final = Histogram("sagaz_tiering_read_seconds", "Time of a read", buckets=_FAST, registry=REGISTRY)
 JOB_RUNS: Final = Counter(
     "sagaz_tiering_job_runs",
-    "Runs of a job: done, failed, skipped (another process held the lease) or cut_short",
+    "Runs of a job: done, failed, budget (used up), skipped (another process held the lease) or cut_short",
     ["job", "outcome"],
     registry=REGISTRY,
 )
@@ -69,6 +69,15 @@ JOB_LAST_SUCCESS: Final = Gauge(
     registry=REGISTRY,
 )
 JOB_RUNNING: Final = Gauge("sagaz_tiering_job_running", "1 while the job runs here", ["job"], registry=REGISTRY)
+SPENT_REQUESTS: Final = Counter(
+    "sagaz_tiering_spent_requests", "Requests to the object store by the jobs here", ["kind"], registry=REGISTRY
+)
+SPENT_USD: Final = Counter(
+    "sagaz_tiering_spent_usd",
+    "What the jobs here spent on the object store, by list prices",
+    ["kind"],
+    registry=REGISTRY,
+)
 READY: Final = Gauge("sagaz_tiering_ready", "1 while the daemon is ready", registry=REGISTRY)
 SERVER_UP: Final = Gauge(
     "sagaz_tiering_server_up", "1 if the last ping of the server was answered", ["server"], registry=REGISTRY

@@ -131,7 +131,7 @@ class PolicySet:
     Raises PolicyError where two policies have one name.
     """
 
-    __slots__ = ("_find", "_first_after_us", "_hot_only", "_revision", "_rules", "policies")
+    __slots__ = ("_find", "_first_after_us", "_hot_only", "_retention_revision", "_revision", "_rules", "policies")
 
     def __init__(self, policies: Sequence[Policy]) -> None:
         clashes = name_problems(policies)
@@ -140,6 +140,7 @@ class PolicySet:
         self.policies = tuple(policies)
         self._rules = tuple(_Rule(policy) for policy in self.policies)
         self._revision = _digest(self.policies)
+        self._retention_revision = _digest(self.policies, {"match", "retain", "clock"})
         # Sagas, steps and statuses are few, snapshots are many: one dictionary look-up instead of patterns.
         self._find = lru_cache(maxsize=MATCH_CACHE_SIZE)(self._search)
         self._hot_only = lru_cache(maxsize=MATCH_CACHE_SIZE)(self._search_hot_only)
@@ -150,6 +151,11 @@ class PolicySet:
     def revision(self) -> str:
         """12 hex digits that change exactly when the content of the policies does, not with their layout."""
         return self._revision
+
+    @property
+    def retention_revision(self) -> str:
+        """12 hex digits that change exactly when the policies may give a snapshot another expiry."""
+        return self._retention_revision
 
     def for_meta(self, meta: SnapshotMeta) -> Policy:
         """The policy of a snapshot: the first that matches, else UNMATCHED."""
@@ -249,6 +255,6 @@ class PolicySet:
 _UNMATCHED_RULE = _Rule(UNMATCHED)
 
 
-def _digest(policies: Sequence[Policy]) -> str:
-    content = json.dumps([policy.model_dump(mode="json") for policy in policies], sort_keys=True)
+def _digest(policies: Sequence[Policy], keys: set[str] | None = None) -> str:
+    content = json.dumps([policy.model_dump(mode="json", include=keys) for policy in policies], sort_keys=True)
     return hashlib.sha256(content.encode()).hexdigest()[:12]

@@ -32,6 +32,13 @@ class ClockSource(StrEnum):
     SAVED_AT = "saved_at"
 
 
+class FrameEncryption(StrEnum):
+    """How archived snapshots are encrypted by us, beside what the store does."""
+
+    NONE = "none"
+    PER_SAGA = "per-saga"
+
+
 class Move(StrictModel):
     """One step to a colder storage class."""
 
@@ -58,6 +65,10 @@ class Policy(StrictModel):
     """`created_at`, or `saved_at` so that a back-fill of old snapshots does not move all at once."""
     linger: DurationOrZero = DEFAULT_LINGER
     """How long a due snapshot may wait for its pack to fill up before the pack is sealed undersized."""
+    encryption: FrameEncryption = FrameEncryption.NONE
+    """`per-saga`: what is packed is encrypted under a key of its saga, which `forget` destroys; see `encryption`."""
+    even_if_costlier: bool = False
+    """Move even what costs more to move than that saves, such as small packs."""
 
     @field_validator("move")
     @classmethod

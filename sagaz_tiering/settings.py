@@ -15,11 +15,14 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from sagaz_tiering.environment import PREFIX, SEPARATOR, EnvironmentSource
 from sagaz_tiering.policy import UNMATCHED, Durability, Policy, name_problems
+from sagaz_tiering.policy_model import FrameEncryption
 from sagaz_tiering.schema import Location, refusal
 from sagaz_tiering.settings_sections import (
+    BudgetSettings,
     CatalogSettings,
     DaemonSettings,
     EmbeddedSettings,
+    EncryptionSettings,
     JobSettings,
     JobTimes,
     LimitSettings,
@@ -41,6 +44,7 @@ from sagaz_tiering.settings_tiers import (
 from sagaz_tiering.urls import EMBEDDED, database_identity
 
 __all__ = [
+    "BudgetSettings",
     "CatalogSettings",
     "Checksums",
     "ColdTier",
@@ -48,6 +52,7 @@ __all__ = [
     "DurableTier",
     "EmbeddedSettings",
     "Encryption",
+    "EncryptionSettings",
     "HotTier",
     "JobSettings",
     "JobTimes",
@@ -89,8 +94,12 @@ class TieringConfig(BaseSettings):
     """What is refused."""
     jobs: JobSettings = JobSettings()
     """How jobs work."""
+    budget: BudgetSettings = BudgetSettings()
+    """What the jobs may spend."""
     restore: RestoreSettings = RestoreSettings()
     """How archived snapshots come back."""
+    encryption: EncryptionSettings | None = None
+    """The master key of encrypted policies; absent: none."""
     daemon: DaemonSettings = DaemonSettings()
     """The daemon's HTTP server and its end."""
     log: LogSettings = LogSettings()
@@ -132,7 +141,7 @@ class TieringConfig(BaseSettings):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        found = [*self._durable_problems(), *self._embedded_problems()]
+        found = [*self._durable_problems(), *self._embedded_problems(), *self._encryption_problems()]
         if found:
             raise refusal("configuration", found)
         return self
@@ -157,6 +166,14 @@ class TieringConfig(BaseSettings):
                 f"is null, but snapshots that no policy matches are {UNMATCHED.durability}; end the policies "
                 "with one that has match: {} and durability: hot",
             )
+
+    def _encryption_problems(self) -> Iterator[tuple[Location, str]]:
+        for i, policy in enumerate(self.policies if self.encryption is None else ()):
+            if policy.encryption is not FrameEncryption.NONE:
+                yield (
+                    ("policies", i, "encryption"),
+                    f"policy {policy.name!r} needs a section encryption: {{key_file: PATH}} or {{kms_key_id: ID}}",
+                )
 
     def _embedded_problems(self) -> Iterator[tuple[Location, str]]:
         for server, location in self._embedded_urls():
@@ -185,11 +202,14 @@ class TieringConfig(BaseSettings):
         return frozenset(server for server, _ in self._embedded_urls())
 
     def anchored_at(self, directory: Path) -> TieringConfig:
-        """The same with relative paths (`embedded.data_dir`, a `file://` cold tier) starting at `directory`."""
+        """The same with relative paths starting at `directory`: data_dir, key_file, a `file://` cold tier."""
         changes: dict[str, Any] = {}
         if self.embedded is not None:
             data_dir = _absolute(directory, self.embedded.data_dir)
             changes["embedded"] = self.embedded.model_copy(update={"data_dir": data_dir})
+        if self.encryption is not None and self.encryption.key_file is not None:
+            key_file = _absolute(directory, self.encryption.key_file)
+            changes["encryption"] = self.encryption.model_copy(update={"key_file": key_file})
         if self.tiers.cold.is_directory:
             path = _absolute(directory, self.tiers.cold.directory)
             cold = self.tiers.cold.model_copy(update={"url": path.as_uri()})

@@ -88,6 +88,8 @@ def _kind(bare: Any, metadata: list[Any]) -> str:
         return ", ".join(f"`{member.value}`" for member in bare)
     if bare is int:
         return "size" if _is_size(metadata) else f"number{_range(metadata)}"
+    if bare is float:
+        return "number"
     return "pattern or list of patterns" if "tuple" in str(bare) else "text"
 
 

@@ -19,6 +19,7 @@ DEFAULT_AGE_EVERY = timedelta(minutes=5)
 DEFAULT_TRANSITION_EVERY = timedelta(hours=1)
 DEFAULT_EXPIRE_EVERY = timedelta(minutes=15)
 DEFAULT_COMPACT_EVERY = timedelta(hours=6)
+DEFAULT_SCRUB_EVERY = timedelta(days=1)
 DEFAULT_RESTORE_EVERY = timedelta(minutes=1)
 DEFAULT_COLLECT_EVERY = timedelta(hours=6)
 JITTER_SHARE = 10
@@ -32,6 +33,9 @@ DEFAULT_COLLECT_MIN_AGE = timedelta(hours=24)
 DEFAULT_COLLECT_MAX_DELETES = 1000
 DEFAULT_COMPACT_LIVE_SHARE = 0.5
 DEFAULT_COMPACT_SMALL_SHARE = 0.25
+DEFAULT_SCRUB_CYCLE = timedelta(days=30)
+DEFAULT_SCRUB_REQUESTS = 10_000
+DEFAULT_SCRUB_BYTES = 10 * 2**30
 DEFAULT_EXPIRE_MAX_SHARE = 0.5
 DEFAULT_EXPIRE_FREE_COUNT = 1000
 DEFAULT_RESTORE_DAYS = 7
@@ -121,6 +125,13 @@ class CompactTimes(JobTimes):
     """Time between two starts."""
 
 
+class ScrubTimes(JobTimes):
+    """When the job `scrub` runs."""
+
+    every: Duration = DEFAULT_SCRUB_EVERY
+    """Time between two starts."""
+
+
 class CollectTimes(JobTimes):
     """When the job `collect` runs."""
 
@@ -141,6 +152,8 @@ class Schedule(StrictModel):
     """Makes archived packs readable that somebody asked for, and brings their snapshots back."""
     compact: CompactTimes = CompactTimes()
     """Writes packs anew that hold dead bytes, are too small, or hold an erased saga."""
+    scrub: ScrubTimes = ScrubTimes()
+    """Compares the catalog with the bucket, and looks into packs."""
     collect: CollectTimes = CollectTimes()
     """Removes objects that no catalog row knows."""
 
@@ -169,6 +182,12 @@ class JobSettings(StrictModel):
     """Youngest unknown object that `collect` removes; not less than `upload_deadline`."""
     collect_max_deletes: Annotated[int, Field(ge=1)] = DEFAULT_COLLECT_MAX_DELETES
     """Most objects that one run of `collect` removes."""
+    scrub_cycle: Duration = DEFAULT_SCRUB_CYCLE
+    """Every pack is looked into once in so long, as far as the budget below allows."""
+    scrub_requests: Count = DEFAULT_SCRUB_REQUESTS
+    """Most requests of one run of `scrub` beside the listing."""
+    scrub_bytes: ByteSize = DEFAULT_SCRUB_BYTES
+    """Most bytes that one run of `scrub` reads whole packs with; beyond it samples a few frames each."""
     compact_live_share: Annotated[float, Field(ge=0, le=1)] = DEFAULT_COMPACT_LIVE_SHARE
     """Packs with a smaller share of live snapshots are written anew, where that saves more than it costs."""
     compact_small_share: Annotated[float, Field(ge=0, le=1)] = DEFAULT_COMPACT_SMALL_SHARE
@@ -185,6 +204,15 @@ class JobSettings(StrictModel):
             text = f"shorter than upload_deadline, {deadline}: packs still being written would be removed; raise it"
             raise refusal("jobs", [(("collect_min_age",), text)])
         return self
+
+
+class BudgetSettings(StrictModel):
+    """What the jobs may spend on the object store in a day (UTC), by list prices; then they stop until tomorrow."""
+
+    requests_per_day: Annotated[int, Field(ge=1)] | None = None
+    """Most requests of `age`, `transition`, `restore`, `compact` and `scrub` together; null: no limit."""
+    usd_per_day: Annotated[float, Field(gt=0)] | None = None
+    """Most dollars of the same, retrieval and early deletion included, storage not; null: no limit."""
 
 
 class Retrieval(StrEnum):
@@ -215,6 +243,28 @@ class RestoreSettings(StrictModel):
     """URL that is told (POST of JSON) when a restore has ended."""
     command: tuple[str, ...] = ()
     """Program and arguments that are run when a restore has ended, with the JSON on stdin."""
+
+
+class EncryptionSettings(StrictModel):
+    """The master key, which wraps the data keys of policies with `encryption: per-saga`."""
+
+    key_file: Path | None = None
+    """File of master keys, lines `NAME:BASE64`; the first is current. Not readable by others (mode 600)."""
+    kms_key_id: Annotated[str, Field(min_length=1)] | None = None
+    """Id, ARN or alias of a key in AWS KMS; with `key_file` beside it this one is current, the file opens the rest."""
+    kms_region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] | None = None
+    """Region of the KMS key; absent: the usual AWS sources. Credentials come from there too."""
+    kms_endpoint_url: str | None = None
+    """Address of KMS; absent: AWS."""
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if self.key_file is None and self.kms_key_id is None:
+            raise problem("names no master key; add key_file: PATH or kms_key_id: ID, or remove the section")
+        for name in ("kms_region", "kms_endpoint_url"):
+            if getattr(self, name) is not None and self.kms_key_id is None:
+                raise refusal("encryption", [((name,), "is only used with kms_key_id; add that, or remove it")])
+        return self
 
 
 class DaemonSettings(StrictModel):

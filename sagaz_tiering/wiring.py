@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -20,7 +21,10 @@ from sagaz_tiering.embedded.servers import EmbeddedServers, Endpoints, endpoints
 from sagaz_tiering.engine import JobContext, JobOptions, run_job
 from sagaz_tiering.engine.notify import Notify
 from sagaz_tiering.engine.ownership import claim_prefix
-from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.errors import ConfigError, MissingDependencyError
+from sagaz_tiering.keyring import Keyring
+from sagaz_tiering.master_keys.base import MasterKeys, NoMasterKeys
+from sagaz_tiering.master_keys.several import Several
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.objects.local import LocalObjectStore
 from sagaz_tiering.objects.s3 import S3ObjectStore
@@ -46,6 +50,7 @@ class Runtime:
         db: Database,
         hot: HotTier,
         objects: ObjectStore,
+        masters: MasterKeys,
     ) -> None:
         self.config = config
         self.clock = clock
@@ -54,11 +59,13 @@ class Runtime:
         self.catalog = Catalog(db)
         self.hot = hot
         self.objects = objects
+        self.keys = Keyring(self.catalog.saga_keys, masters)
         self.prices = PriceList.load(config.tiers.cold.region)
         self._jobs = JobContext(
             hot=hot,
             catalog=self.catalog,
             objects=objects,
+            keys=self.keys,
             policies=self.policies,
             clock=clock,
             prices=self.prices,
@@ -70,6 +77,7 @@ class Runtime:
                 hot=hot,
                 catalog=self.catalog,
                 objects=objects,
+                keys=self.keys,
                 policies=self.policies,
                 prices=self.prices,
                 clock=clock,
@@ -123,7 +131,9 @@ async def open_runtime(config: TieringConfig, *, clock: Clock | None = None) -> 
         objects = await _objects(config, endpoints, clock, stack)
         if endpoints is not None and config.catalog.url.is_embedded:
             await migrate(db)
-        yield Runtime(config=config, clock=clock, db=db, hot=hot, objects=objects)
+        masters = _master_keys(config)
+        stack.push_async_callback(masters.close)
+        yield Runtime(config=config, clock=clock, db=db, hot=hot, objects=objects, masters=masters)
 
 
 @asynccontextmanager
@@ -211,6 +221,27 @@ async def _objects(
     return await stack.enter_async_context(await S3ObjectStore.open(options))
 
 
+def _master_keys(config: TieringConfig) -> MasterKeys:
+    """What the configuration names; nothing is read or asked before a data key is needed."""
+    section = config.encryption
+    if section is None:
+        return NoMasterKeys()
+    if importlib.util.find_spec("cryptography") is None:
+        raise MissingDependencyError("cryptography", "the section `encryption`")
+    found: dict[str, MasterKeys] = {}
+    if section.key_file is not None:
+        from sagaz_tiering.master_keys import key_file
+
+        found[key_file.SCHEME] = key_file.KeyFile(section.key_file)
+    if section.kms_key_id is not None:
+        from sagaz_tiering.master_keys import kms
+
+        found[kms.SCHEME] = kms.Kms(
+            kms.KmsOptions(key_id=section.kms_key_id, region=section.kms_region, endpoint_url=section.kms_endpoint_url)
+        )
+    return Several(list(found)[-1], found)
+
+
 def _resolve(given: SecretUrl | str, embedded: str | None, where: str) -> str:
     url = given.get_secret_value() if isinstance(given, SecretUrl) else given
     if url != EMBEDDED:
@@ -225,7 +256,7 @@ def _plain(secret: SecretStr | None) -> str | None:
 
 
 def _job_options(config: TieringConfig) -> JobOptions:
-    jobs, pack = config.jobs, config.tiers.cold.pack
+    jobs, pack, budget = config.jobs, config.tiers.cold.pack, config.budget
     return JobOptions(
         lease_ttl=jobs.lease_ttl,
         claim_ttl=jobs.claim_ttl,
@@ -234,11 +265,16 @@ def _job_options(config: TieringConfig) -> JobOptions:
         retire_grace=jobs.retire_grace,
         collect_min_age=jobs.collect_min_age,
         collect_max_deletes=jobs.collect_max_deletes,
+        scrub_cycle=jobs.scrub_cycle,
+        scrub_requests=jobs.scrub_requests,
+        scrub_bytes=jobs.scrub_bytes,
         compact_live_share=jobs.compact_live_share,
         compact_small_share=jobs.compact_small_share,
         expire_max_share=jobs.expire_max_share,
         notify=Notify(webhook=_plain(config.restore.webhook), command=config.restore.command),
         expire_free_count=jobs.expire_free_count,
+        budget_requests=budget.requests_per_day,
+        budget_usd=budget.usd_per_day,
         pack_target=pack.target,
         max_frame=pack.max_frame,
         level=pack.level,

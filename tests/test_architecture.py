@@ -16,14 +16,16 @@ LAYERS = (
     ("opener",),
     ("wiring",),
     ("engine", "tiered", "transfer", "from_sagaz"),
+    ("keyring",),
     ("catalog", "pack", "storage"),
     ("config_file", "settings_reference"),
     ("config_messages", "settings_checks"),
     ("settings",),
     ("settings_sections",),
-    ("embedded", "db", "objects", "codec"),
+    ("embedded", "db", "objects", "codec", "master_keys"),
     ("settings_tiers", "yaml_source"),
-    ("policy", "policy_checks", "prices", "typed_json", "zstd"),
+    ("planning",),
+    ("policy", "policy_checks", "prices", "typed_json", "zstd", "aead"),
     ("policy_model",),
     ("patterns", "units", "urls", "environment"),
     ("schema",),
@@ -76,7 +78,20 @@ def test_module_stays_readable(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "part", ["engine", "catalog", "pack", "policy.py", "tiered", "transfer", "from_sagaz", "storage", "db", "objects"]
+    "part",
+    [
+        "engine",
+        "catalog",
+        "pack",
+        "planning",
+        "policy.py",
+        "tiered",
+        "transfer",
+        "from_sagaz",
+        "storage",
+        "db",
+        "objects",
+    ],
 )
 def test_time_is_an_argument_below_the_edge(part: str) -> None:
     """Nothing below the CLI and the daemon asks the wall clock."""

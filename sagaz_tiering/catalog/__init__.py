@@ -21,6 +21,8 @@ from sagaz_tiering.catalog.replays import Replays
 from sagaz_tiering.catalog.restores import Restores
 from sagaz_tiering.catalog.saga_keys import SagaKeys
 from sagaz_tiering.catalog.scrubbing import Scrubbing
+from sagaz_tiering.catalog.spending import Spending
+from sagaz_tiering.catalog.surveys import Surveys
 from sagaz_tiering.db.database import Database
 from sagaz_tiering.db.queries import load
 
@@ -46,6 +48,8 @@ class Catalog:
         self.restores = Restores(db)
         self.saga_keys = SagaKeys(db)
         self.scrubbing = Scrubbing(db)
+        self.spending = Spending(db)
+        self.surveys = Surveys(db)
 
     async def identity(self) -> UUID:
         """The id this catalog was born with; packs and the bucket's owner mark carry it."""

@@ -2,7 +2,7 @@
 
 A row that Redis could not take is `spilled`. Readers trust Redis alone only while no spill is announced, so the
 first spill of an outage is acknowledged only after every reader's knowledge of "none" has run out
-(`SPILL_NOTICE`); later ones of the same outage do not wait.
+(`SPILL_NOTICE`); later ones of the same outage do not wait. Concurrent saves share transactions.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
+from sagaz_tiering.catalog.group_commit import GroupCommit
 from sagaz_tiering.catalog.holds import Holds, hold_still
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.clock import from_micros
@@ -22,6 +24,8 @@ from sagaz_tiering.db.text import to_column
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load("durable")
+_SPILLED = 12
+"""Where a row to put says whether Redis lacks it."""
 
 SPILL_NOTICE = timedelta(seconds=1)
 """How long a reader may rely on having seen that nothing is spilled."""
@@ -78,6 +82,7 @@ class DurableCopies:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._holds = Holds(db)
+        self._saves: GroupCommit[tuple[Any, ...], float | None] = GroupCommit(self._put_all)
 
     async def put(
         self, meta: SnapshotMeta, value: bytes, *, due_us: int | None, expires_us: int | None, spilled: bool
@@ -99,13 +104,23 @@ class DurableCopies:
             spilled,
             value,
         )
-        if not spilled:
-            await self._db.execute(_SQL["put"], *row)
-            return
+        announced_for = await self._saves.put(row, len(value))
+        if announced_for is not None:
+            await asyncio.sleep(max(0.0, SPILL_NOTICE.total_seconds() - announced_for))
+
+    async def _put_all(self, rows: Sequence[tuple[Any, ...]]) -> list[float | None]:
+        """One transaction; for each row that is spilled, how long ago the spill was announced."""
+        if len(rows) == 1 and not rows[0][_SPILLED]:
+            await self._db.execute(_SQL["put"], *rows[0])
+            return [None]
+        ordered = sorted(rows, key=lambda row: row[0].int)  # two processes with the same rows do not lock crosswise
+        if not any(row[_SPILLED] for row in rows):
+            await self._db.execute(_SQL["put_many"], *zip(*ordered, strict=True))
+            return [None] * len(rows)
         async with self._db.transaction() as conn:
-            await conn.execute(_SQL["put"], *row)
+            await conn.execute(_SQL["put_many"], *zip(*ordered, strict=True))
             announced_for = await conn.fetchval(_SQL["announce_spill"])
-        await asyncio.sleep(max(0.0, SPILL_NOTICE.total_seconds() - announced_for))
+        return [announced_for if row[_SPILLED] else None for row in rows]
 
     async def spilled(self, after: UUID, limit: int) -> list[tuple[UUID, datetime, bytes]]:
         """(snapshot_id, saved_at, value) of rows that Redis lacks, by id, after an id."""

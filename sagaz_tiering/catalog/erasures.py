@@ -1,4 +1,8 @@
-"""Erasures: a saga goes from every table at once; the packs that hold bytes of it are noted until those are gone."""
+"""Erasures: a saga goes from every table at once; the packs that hold bytes of it are noted until those are gone.
+
+With the data key of an encrypted saga its bytes become undecipherable wherever they lie, copies and backups of the
+bucket included, so packs that hold it only encrypted are not waited for.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from uuid import UUID, uuid4
 from sagaz_tiering.catalog.holds import hold_still
 from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK, remove
+from sagaz_tiering.catalog.saga_keys import destroy
 from sagaz_tiering.db.database import Connection, Database, affected
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.db.text import from_column, to_column
@@ -34,7 +39,11 @@ class ErasedPack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErasureReceipt:
-    """What an erasure removed, from where, and what still has to go physically."""
+    """What an erasure removed, from where, and what still has to go physically.
+
+    `key_destroyed` is since when what was encrypted of it is undecipherable (None: it had no key);
+    `undecipherable_packs` held such bytes then, and are not among the `packs` that are waited for.
+    """
 
     erasure_id: UUID
     saga_id: UUID
@@ -45,11 +54,13 @@ class ErasureReceipt:
     durable: int
     archived: int
     replays: int
+    key_destroyed: datetime | None
+    undecipherable_packs: int
     packs: tuple[ErasedPack, ...]
 
     @property
     def complete(self) -> bool:
-        """Whether no byte of it is left."""
+        """Whether no byte of it is left that anybody could read."""
         return all(pack.gone_at is not None for pack in self.packs)
 
     def to_dict(self) -> dict[str, Any]:
@@ -66,6 +77,8 @@ class ErasureReceipt:
                 "archived": self.archived,
                 "replay_logs": self.replays,
             },
+            "key_destroyed": self.key_destroyed.isoformat() if self.key_destroyed else None,
+            "undecipherable_packs": self.undecipherable_packs,
             "complete": self.complete,
             "packs": [
                 {
@@ -105,8 +118,12 @@ class Erasures:
             replays = affected(await conn.execute(_SQL["drop_replays"], saga_id))
             counts = (hot, len(durable), len(archived), replays)
             names = (to_column(who), to_column(reason))
-            await conn.execute(_SQL["create"], erasure_id, saga_id, now, *names, *counts)
-            await conn.execute(_SQL["add_packs"], erasure_id, saga_id)
+            keys = await destroy(conn, saga_id, now)
+            shredded = await conn.fetchval(_SQL["count_shredded"], saga_id, keys)
+            await conn.execute(
+                _SQL["create"], erasure_id, saga_id, now, *names, *counts, now if keys else None, shredded
+            )
+            await conn.execute(_SQL["add_packs"], erasure_id, saga_id, keys)
             await conn.execute(_SQL["drop_frames"], saga_id)
             await note(conn, "forget", {"saga_id": saga_id, "who": who, "reason": reason}, now)
         return erasure_id

@@ -1,7 +1,8 @@
 """The journal: what happened that the packs do not tell, on its way to the bucket.
 
 An entry is written in the transaction of what it tells, and copied to the bucket by the jobs; with PostgreSQL gone,
-`catalog rebuild` reads it there. Kinds: `hold`, `release`, `delete`.
+`catalog rebuild` reads it there. Kinds: `hold`, `release`, `delete`, `forget`, and for the
+record `keys_created`, `key_destroyed`.
 """
 
 from __future__ import annotations

@@ -9,10 +9,12 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.catalog.journal import note
+from sagaz_tiering.catalog.saga_keys import wrapped_key
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.db.database import Connection, Database
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.master_keys.base import WrappedKey
 from sagaz_tiering.snapshot import SnapshotRef, Tier
 from sagaz_tiering.storage_class import StorageClass
 
@@ -24,7 +26,11 @@ ARCHIVE_LOCK = 0x5A6A7A02
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FramePlace:
-    """The byte range of an object that holds a frame."""
+    """The byte range of an object that holds a frame.
+
+    `key` opens an `encrypted` one; None there: it was destroyed, or lost. It comes with the place in one look, so
+    that a key is of no use from the moment it is destroyed.
+    """
 
     pack_id: int
     object_key: str
@@ -32,6 +38,8 @@ class FramePlace:
     length: int
     storage_class: StorageClass
     object_size: int
+    encrypted: bool = False
+    key: WrappedKey | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,6 +144,8 @@ def _located(row: Any) -> Located:
             length=row["byte_length"],
             storage_class=storage_class,
             object_size=row["byte_size"],
+            encrypted=row["key_id"] is not None,
+            key=wrapped_key(row),
         )
     ref = SnapshotRef(
         snapshot_id=row["snapshot_id"],

@@ -15,10 +15,12 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from sagaz_tiering.catalog.patterns_sql import expression
+from sagaz_tiering.catalog.saga_keys import wrapped_key
 from sagaz_tiering.db.database import Connection, Database, affected
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.db.text import from_column, to_column
 from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.master_keys.base import WrappedKey
 from sagaz_tiering.patterns import Match
 from sagaz_tiering.prices import PriceList
 from sagaz_tiering.storage_class import StorageClass
@@ -93,13 +95,15 @@ class RestorePack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """The frame that an asked snapshot is in now."""
+    """The frame that an asked snapshot is in now; `key` opens an `encrypted` one (None: it is gone)."""
 
     snapshot_id: UUID
     saga_id: UUID
     object_key: str
     byte_offset: int
     byte_length: int
+    encrypted: bool = False
+    key: WrappedKey | None = None
 
 
 class Restores:
@@ -175,7 +179,7 @@ class Restores:
 
     async def places(self, restore_id: UUID, pack_id: int) -> list[Place]:
         """Where the asked snapshots of a pack are, by frame; those deleted meanwhile are left out."""
-        return [Place(**dict(row)) for row in await self._db.fetch(_SQL["places"], restore_id, pack_id)]
+        return [_place(row) for row in await self._db.fetch(_SQL["places"], restore_id, pack_id)]
 
     async def pin(self, snapshot_ids: Sequence[UUID], until: datetime) -> None:
         """Keep these in Redis until then, at least."""
@@ -267,3 +271,15 @@ HOT_DAYS = 2
 def _restore(row: Any, **more: Any) -> Restore:
     names = [name for name in Restore.__dataclass_fields__ if name not in ("packs", "errors")]
     return Restore(**{**{name: row[name] for name in names}, "requested_by": from_column(row["requested_by"])}, **more)
+
+
+def _place(row: Any) -> Place:
+    return Place(
+        snapshot_id=row["snapshot_id"],
+        saga_id=row["saga_id"],
+        object_key=row["object_key"],
+        byte_offset=row["byte_offset"],
+        byte_length=row["byte_length"],
+        encrypted=row["key_id"] is not None,
+        key=wrapped_key(row),
+    )

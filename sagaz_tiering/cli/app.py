@@ -15,6 +15,8 @@ from sagaz_tiering.cli import (
     erasures,
     holds,
     jobs,
+    keys,
+    plans,
     policies,
     quarantines,
     replays,
@@ -38,6 +40,7 @@ EXIT_CODES = (
     (8, "not found, or expired"),
     (9, "a legal hold forbids it"),
     (10, "would remove too large a share of all snapshots at once"),
+    (11, "today's budget is used up"),
 )
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code}  {meaning}" for code, meaning in EXIT_CODES)
 
@@ -51,9 +54,9 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (running, demos, jobs, status, snapshots, holds, transfers, restores, erasures):
+for module in (running, demos, jobs, plans, status, snapshots, holds, transfers, restores, erasures):
     module.register(app)
-for group in (policies.group, catalogs.group, replays.group, quarantines.group):
+for group in (policies.group, catalogs.group, replays.group, quarantines.group, keys.group):
     app.add_typer(group)
 
 

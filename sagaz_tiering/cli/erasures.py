@@ -98,7 +98,8 @@ def _print(receipt: ErasureReceipt, now: datetime) -> None:
         ("ordered by", f"{receipt.who}: {receipt.reason}"),
         ("unreadable since", show_time(receipt.requested_at)),
         ("removed copies", removed),
-        ("complete", "yes, no byte is left" if receipt.complete else "no: packs below still hold bytes of it"),
+        *_shredded(receipt),
+        ("complete", "yes, nothing readable is left" if receipt.complete else "no: packs below still hold bytes of it"),
     ):
         console.print(f"{label + ':':<18}{safe(value, limit=1000)}", soft_wrap=True)
     if receipt.packs:
@@ -112,3 +113,10 @@ def _print(receipt: ErasureReceipt, now: datetime) -> None:
             for pack in receipt.packs
         ]
         console.print(make_table(("pack", "class", "state", "when"), rows))
+
+
+def _shredded(receipt: ErasureReceipt) -> list[tuple[str, str | None]]:
+    if receipt.key_destroyed is None:
+        return []
+    left = f"{receipt.undecipherable_packs} packs hold bytes of it that nobody can decrypt any more"
+    return [("key destroyed", show_time(receipt.key_destroyed)), ("undecipherable", left)]

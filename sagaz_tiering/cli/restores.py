@@ -185,4 +185,5 @@ def _print(found: Restore, now: Any) -> None:
         if value is not None:
             console.print(f"{label + ':':<16}{safe(value, limit=500)}", soft_wrap=True)
     for error in found.errors:
-        console.print(f"{'failed:':<16}{safe(error, limit=1000)}", soft_wrap=True)
+        label = "waiting:" if ": waits: " in error else "failed:"
+        console.print(f"{label:<16}{safe(error, limit=1000)}", soft_wrap=True)

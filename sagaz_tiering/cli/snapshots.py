@@ -13,7 +13,16 @@ import typer
 from sagaz_tiering.cli.failures import NotFound, UsageError, say
 from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, parse_id, parse_time
 from sagaz_tiering.cli.session import check_schema_if_reachable, execute, opened
-from sagaz_tiering.terminal import make_console, make_table, pretty_json, print_json, safe, show_time, show_when
+from sagaz_tiering.terminal import (
+    make_console,
+    make_table,
+    pretty_json,
+    print_json,
+    safe,
+    show_time,
+    show_usd,
+    show_when,
+)
 
 if TYPE_CHECKING:
     from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef
@@ -157,15 +166,35 @@ def explain(
     execute(work, as_json=as_json, debug=debug)
 
 
+def _cost(explanation: Explanation) -> str | None:
+    """Its share of its pack; None where no pack holds it."""
+    if explanation.usd_per_month is None or explanation.usd_to_date is None:
+        return None
+    return (
+        f"{show_usd(explanation.usd_per_month)} a month, {show_usd(explanation.usd_to_date)} so far "
+        "(its share of its pack, by list prices)"
+    )
+
+
 def _print_explanation(explanation: Explanation, now: datetime) -> None:
     rows = [
         ("snapshot", explanation.snapshot_id),
         ("is in", ", ".join(place_of(ref) for ref in explanation.copies)),
-        ("policy", explanation.policy or "none matches"),
-        ("age counts from", show_when(explanation.clock_at, now)),
+        *(
+            (
+                "pack",
+                f"{p.where}, bytes {p.offset} to {p.offset + p.length}, in {p.storage_class} since "
+                f"{show_when(p.since, now)}",
+            )
+            for p in explanation.places
+            if p.offset is not None and p.length is not None
+        ),
+        ("policy", f"{explanation.policy or 'none matches'} (revision {explanation.policy_revision})"),
+        ("age counts from", f"{explanation.clock}: {show_when(explanation.clock_at, now)}"),
         ("next move", explanation.next_move or "none"),
         ("due", show_when(explanation.due_at, now) if explanation.next_move else None),
         ("expires", show_when(explanation.expires_at, now) or "never"),
+        ("cost", _cost(explanation)),
     ]
     console = make_console()
     for label, value in rows:

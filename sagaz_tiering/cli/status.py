@@ -131,7 +131,26 @@ async def _catalog(runtime: Runtime, now: datetime) -> dict[str, Any]:
         {"name": held.name, "owner": held.owner, "epoch": held.epoch, "expires_at": held.expires_at.isoformat()}
         for held in await catalog.leases.held()
     ]
-    return {"durable": durable, "packs": packs, "jobs": runs, "leases": leases}
+    return {
+        "durable": durable,
+        "packs": packs,
+        "jobs": runs,
+        "leases": leases,
+        "spending": await _spending(runtime, now),
+    }
+
+
+async def _spending(runtime: Runtime, now: datetime) -> dict[str, Any]:
+    """What the jobs spent today (UTC), and the budget."""
+    today, budget = await runtime.catalog.spending.on(now.date()), runtime.config.budget
+    return {
+        "day": now.date().isoformat(),
+        "requests": sum(spent.requests for spent in today),
+        "usd": sum(spent.usd for spent in today),
+        "requests_per_day": budget.requests_per_day,
+        "usd_per_day": budget.usd_per_day,
+        "by_kind": {spent.kind: {"requests": spent.requests, "usd": spent.usd} for spent in today},
+    }
 
 
 async def _cold(runtime: Runtime) -> dict[str, Any]:
@@ -147,9 +166,23 @@ def _print(document: dict[str, Any], now: datetime) -> None:
         console.print(make_table(("job", "last run", "result"), rows))
     for held in document.get("leases", ()):
         console.print(f"lease {safe(held['name'])} is held by {safe(held['owner'])} (epoch {held['epoch']})")
+    if "spending" in document:
+        console.print(_spent(document["spending"]))
     policies = document["policies"]
     names = safe(", ".join(policies["names"]) or "none", limit=500)
     console.print(f"policies: {names} (revision {policies['revision']})", soft_wrap=True)
+
+
+def _spent(spending: dict[str, Any]) -> str:
+    """Today's spending in one line."""
+    usd, requests = spending["usd_per_day"], spending["requests_per_day"]
+    limits = [
+        "" if requests is None else f" of {requests:,}",
+        "" if usd is None else f" of {show_usd(usd)}",
+    ]
+    return f"spent today: {spending['requests']:,}{limits[0]} requests, {show_usd(spending['usd'])}{limits[1]}" + (
+        "" if usd is not None or requests is not None else " (no budget)"
+    )
 
 
 def _tiers(document: dict[str, Any]) -> list[tuple[object, ...]]:

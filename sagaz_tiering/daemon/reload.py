@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from sagaz_tiering.settings import TieringConfig
 
-_NEEDS_RESTART = ("tiers", "catalog", "embedded", "daemon.host", "daemon.port")
+_NEEDS_RESTART = ("tiers", "catalog", "embedded", "encryption", "daemon.host", "daemon.port")
 """Servers and sockets that were opened at start."""
 
 

@@ -186,7 +186,8 @@ def _report(report: JobReport) -> None:
         metrics.JOB_RUNS.labels(job=report.job, outcome="skipped").inc()
         _log.debug("job.skipped", job=report.job, reason="another process holds the lease")
         return
-    metrics.JOB_RUNS.labels(job=report.job, outcome="done").inc()
+    outcome = "budget" if report.counts.get("budget_spent") else "done"
+    metrics.JOB_RUNS.labels(job=report.job, outcome=outcome).inc()
     metrics.JOB_LAST_SUCCESS.labels(job=report.job).set_to_current_time()
     for kind, count in report.counts.items():
         metrics.JOB_ITEMS.labels(job=report.job, kind=kind).inc(max(count, 0))

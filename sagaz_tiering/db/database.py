@@ -60,6 +60,16 @@ class DatabaseOptions:
     connect_timeout: timedelta = timedelta(seconds=5)
 
 
+class _Stateless(asyncpg.Connection):
+    """A session in which nothing is ever set, locked or listened to outside a transaction: there is nothing to reset.
+
+    The driver's own pool asks the server for that whenever a connection is given back, a round trip each time.
+    """
+
+    def get_reset_query(self) -> str:
+        return ""
+
+
 @contextmanager
 def translated(shown_url: str, setting: str = "catalog.url") -> Iterator[None]:
     """Driver errors as ours: CatalogUnavailable where asking again may help, ConfigError where it will not."""
@@ -103,6 +113,7 @@ class Database:
                 command_timeout=options.command_timeout.total_seconds(),
                 timeout=options.connect_timeout.total_seconds(),
                 server_settings={"application_name": "sagaz-tiering", "timezone": "UTC"},
+                connection_class=_Stateless,
             )
 
     async def close(self) -> None:

@@ -23,16 +23,19 @@ POLICIES = """\
 policies:
   - name: payments                  # tax law: seven years
     match: {saga_name: "payment-*"}
+    even_if_costlier: true          # packs of a demonstration are too small to be worth moving
     durability: durable             # acknowledged when PostgreSQL has it
     move: [{to: STANDARD_IA, after: 7d}, {to: GLACIER, after: 90d}]
     retain: 2555d
   - name: orders                    # until the last warranty claim is settled
     match: {saga_name: "order-*"}
+    even_if_costlier: true
     durability: hot                 # acknowledged when Redis has it
     move: [{to: STANDARD_IA, after: 7d}, {to: GLACIER_IR, after: 60d}]
     retain: 400d
   - name: health-records            # never deleted: no `retain`, no expiry
     match: {saga_name: "health-*"}
+    even_if_costlier: true
     move: [{to: STANDARD_IA, after: 7d}, {to: DEEP_ARCHIVE, after: 365d}]
   - name: everything-else
     match: {}

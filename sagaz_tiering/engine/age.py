@@ -9,7 +9,7 @@ not depend on them.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -24,12 +24,14 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec import OFFSET_RAW_LENGTH, Record, from_value, read_meta
 from sagaz_tiering.engine.archive import Packer, Part, expiry_bucket
+from sagaz_tiering.engine.frame_keys import LOOK_AGAIN_US, RunKeys, needs_key
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import put_policies_in_force
 from sagaz_tiering.engine.packed import already_packed
 from sagaz_tiering.engine.refill import refill
 from sagaz_tiering.engine.turns import UNKNOWN, Turn, claims, give_back, settle
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
+from sagaz_tiering.pack.encryption import FrameKey
 from sagaz_tiering.pack.frame import build_frame
 from sagaz_tiering.policy import Decision, PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
@@ -96,10 +98,14 @@ async def preview(context: JobContext, tally: Tally) -> None:
 
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
-    """Pack everything that is due, until nothing is or the process is stopping."""
+    """Pack everything that is due, until nothing is or the process is stopping.
+
+    Raises MasterKeyUnavailable after all else, where encrypted policies had to wait for their keys.
+    """
     await put_policies_in_force(context)
     tally.add("refilled", await refill(context))
-    packer = Packer(context, lease, tally)
+    packer, keys = Packer(context, lease, tally), RunKeys(context)
+    await keys.begin()
     turns: list[Turn] = []
     try:
         async for claimed in claims(context, expiring=False):
@@ -107,16 +113,17 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
             held = {turn.claimed.saga_id for turn in turns}
             batch = [Turn(saga) for saga in claimed if saga.saga_id not in held]
             turns += batch
-            await _pack_sagas(context, packer, batch, tally)
+            await _pack_sagas(context, packer, batch, keys, tally)
         if not context.stopping.is_set():
-            await _pack_durable(context, packer, tally)
+            await _pack_durable(context, packer, keys, tally)
             await packer.finish()
     finally:
         with suppress(HotTierUnavailable):
             await give_back(context, [turn for turn in turns if turn.open_parts or not turn.read])
+    keys.check()
 
 
-async def _pack_sagas(context: JobContext, packer: Packer, turns: Sequence[Turn], tally: Tally) -> None:
+async def _pack_sagas(context: JobContext, packer: Packer, turns: Sequence[Turn], keys: RunKeys, tally: Tally) -> None:
     planned = await asyncio.gather(*(_look(context, turn) for turn in turns))
     due = await _unpinned(context, [(turn, item) for turn, items in zip(turns, planned, strict=True) for item in items])
     safe = await already_packed(context, [item.meta for _, item in due])
@@ -124,8 +131,10 @@ async def _pack_sagas(context: JobContext, packer: Packer, turns: Sequence[Turn]
     for turn, item in due:
         turn.left -= item.meta.snapshot_id in safe
     todo = [(turn, item) for turn, item in due if item.meta.snapshot_id not in safe]
+    if keys.failed:  # spare Redis the reading of what would have to wait
+        todo = [pair for pair in todo if not _waits_for_key(context, *pair)]
     for chunk in chunks(todo, lambda pair: pair[1].raw_length, _CHUNK_BYTES):
-        for part in await _read_and_build(context, chunk, tally):
+        for part in await _read_and_build(context, chunk, keys, tally):
             await packer.add(part)
     for turn in turns:
         turn.read = True
@@ -149,7 +158,9 @@ async def _look(context: JobContext, turn: Turn) -> list[Due]:
     return list(due.values())
 
 
-async def _read_and_build(context: JobContext, chunk: Sequence[tuple[Turn, Due]], tally: Tally) -> list[Part]:
+async def _read_and_build(
+    context: JobContext, chunk: Sequence[tuple[Turn, Due]], keys: RunKeys, tally: Tally
+) -> list[Part]:
     """Fetch the values of a chunk (bounded bytes) and build their frames on a thread."""
     groups = [(turn, [due.meta.snapshot_id for _, due in pairs]) for turn, pairs in groupby(chunk, lambda p: p[0])]
     values = await asyncio.gather(*(context.hot.fetch(turn.claimed.saga_id, ids) for turn, ids in groups))
@@ -158,11 +169,41 @@ async def _read_and_build(context: JobContext, chunk: Sequence[tuple[Turn, Due]]
         present = [value for value in found if value is not None]
         turn.left -= len(ids) - len(present)
         work.append((turn, present))
-    return await asyncio.to_thread(_build, context, work, tally)
+    saga_keys = await keys.of(_encrypted(context, [due.meta for _, due in chunk]))
+    return await asyncio.to_thread(_build, context, work, saga_keys, tally)
 
 
-def _build(context: JobContext, work: Sequence[tuple[Turn, Sequence[bytes]]], tally: Tally) -> list[Part]:
-    """Frames of each saga's values, by policy and expiry bucket. Values that are not due any more stay."""
+def _waits_for_key(context: JobContext, turn: Turn, item: Due) -> bool:
+    waits = needs_key(context.policies.for_meta(item.meta))
+    if waits:
+        turn.look_at(context.now_us + LOOK_AGAIN_US)
+    return waits
+
+
+def _waiting(context: JobContext, metas: Sequence[SnapshotMeta], keyless: set[UUID]) -> list[Postponement]:
+    """Durable rows of sagas whose keys could not be had."""
+    return [
+        Postponement(
+            snapshot_id=meta.snapshot_id,
+            saved_us=meta.saved_us,
+            due_us=context.now_us + LOOK_AGAIN_US,
+            expires_us=context.policies.expires_us(meta),
+        )
+        for meta in metas
+        if meta.saga_id in keyless and needs_key(context.policies.for_meta(meta))
+    ]
+
+
+def _encrypted(context: JobContext, metas: Sequence[SnapshotMeta]) -> set[UUID]:
+    """Sagas of which something is to be encrypted."""
+    return {meta.saga_id for meta in metas if needs_key(context.policies.for_meta(meta))}
+
+
+def _build(
+    context: JobContext, work: Sequence[tuple[Turn, Sequence[bytes]]], keys: Mapping[UUID, FrameKey], tally: Tally
+) -> list[Part]:
+    """Frames of each saga's values, by policy and expiry bucket. Values that are not due any more stay, and those
+    that need a key which is not there."""
     parts, options, now_us = [], context.options, context.now_us
     for turn, values in work:
         groups: dict[tuple[str, str, str], list[tuple[Record, Decision]]] = {}
@@ -176,28 +217,35 @@ def _build(context: JobContext, work: Sequence[tuple[Turn, Sequence[bytes]]], ta
                 continue
             decision = context.policies.decide(record.meta, now_us)
             if decision.due and not decision.expired:
-                key = (decision.policy, expiry_bucket(decision.expires_us), record.meta.saga_name)
-                groups.setdefault(key, []).append((record, decision))
+                if needs_key(decision.rule) and record.meta.saga_id not in keys:
+                    turn.look_at(now_us + LOOK_AGAIN_US)
+                    tally.add("waiting_for_key")
+                    continue
+                group = (decision.policy, expiry_bucket(decision.expires_us), record.meta.saga_name)
+                groups.setdefault(group, []).append((record, decision))
             else:
                 turn.keep(context, record.meta)
         for (_, bucket, _), members in groups.items():
             for frame in chunks(members, lambda pair: len(pair[0].body), options.max_frame):
-                parts.append(_part(frame, bucket, turn, options.level))
+                key = keys[frame[0][0].meta.saga_id] if needs_key(frame[0][1].rule) else None
+                parts.append(_part(frame, bucket, turn, options.level, key))
     return parts
 
 
-def _part(members: Sequence[tuple[Record, Decision]], bucket: str, turn: Turn, level: int) -> Part:
+def _part(
+    members: Sequence[tuple[Record, Decision]], bucket: str, turn: Turn, level: int, key: FrameKey | None
+) -> Part:
     return Part(
         policy=members[0][1].rule,
         bucket=bucket,
-        frame=build_frame([(record, decision.expires_us) for record, decision in members], level=level),
+        frame=build_frame([(record, decision.expires_us) for record, decision in members], level=level, key=key),
         turn=turn,
         oldest_due_us=min(decision.due_us or 0 for _, decision in members),
         max_clock_us=max(decision.clock_us for _, decision in members),
     )
 
 
-async def _pack_durable(context: JobContext, packer: Packer, tally: Tally) -> None:
+async def _pack_durable(context: JobContext, packer: Packer, keys: RunKeys, tally: Tally) -> None:
     """Due rows that no saga in Redis accounted for."""
     durable, options = context.catalog.durable, context.options
     token = f"{context.owner}/{uuid4().hex}"
@@ -222,7 +270,11 @@ async def _pack_durable(context: JobContext, packer: Packer, tally: Tally) -> No
         turns = {saga_id: Turn(ClaimedSaga(saga_id, token), left=UNKNOWN) for saga_id in mine}
         for chunk in chunks(todo, lambda row: len(row.value) * 4, _CHUNK_BYTES):
             work = [(turns[saga], [row.value for row in group]) for saga, group in groupby(chunk, lambda r: r.saga_id)]
-            for part in await asyncio.to_thread(_build, context, work, tally):
+            metas = [meta for row in chunk if (meta := due[row.snapshot_id]) is not None]
+            encrypted = _encrypted(context, metas)
+            saga_keys = await keys.of(encrypted)
+            await durable.postpone(_waiting(context, metas, encrypted - saga_keys.keys()))
+            for part in await asyncio.to_thread(_build, context, work, saga_keys, tally):
                 await packer.add(part)
         for turn in turns.values():
             turn.read = True

@@ -21,13 +21,16 @@ from sagaz_tiering.catalog.durable import Postponement
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import NewPack
 from sagaz_tiering.clock import from_micros
+from sagaz_tiering.engine.budget import spend
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import claim_prefix, retention_revision
 from sagaz_tiering.engine.turns import Turn, settle
 from sagaz_tiering.engine.upload import new_pack, pack_key, placed_frames, upload
 from sagaz_tiering.pack.entries import BuiltFrame, PackedSnapshot, SealedPack
 from sagaz_tiering.pack.format import PackWriter
+from sagaz_tiering.planning import bucket_end, first_class, upload_cost
 from sagaz_tiering.policy import Policy
+from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.units import micros
 
 LOOKS_PER_LINGER = 24
@@ -136,6 +139,7 @@ class Packer:
     async def _publish(self, pack: _OpenPack) -> None:
         context = self._context
         sealed, new = await self._seal(pack)
+        await spend(context, "age", upload_cost(context.prices, new.storage_class))
         pack_id = await context.catalog.packs.start(new, self._lease, context.now)
         await upload(context, new, sealed)
         frames = placed_frames(sealed.footer)
@@ -155,11 +159,21 @@ class Packer:
         return sealed, new_pack(
             sealed,
             key=pack_key(now, pack.bucket, sealed.footer.pack_id),
-            storage_class=pack.policy.move[0].to,
+            storage_class=self._class_for(pack, len(sealed.data)),
             policy=pack.policy.name,
             retention_revision=retention_revision(context.policies),
             max_clock_us=pack.max_clock_us,
         )
+
+    def _class_for(self, pack: _OpenPack, size: int) -> StorageClass:
+        """The policy's class, or the cheapest readable one where that costs less than the policy's (design G10)."""
+        context, clock_at = self._context, from_micros(pack.max_clock_us)
+        until = bucket_end(pack.bucket)
+        chosen = first_class(context.prices, pack.policy, size=size, clock_at=clock_at, until=until, now=context.now)
+        if chosen.why:
+            self._tally.add("packs_kept_warmer")
+            self._tally.note(f"policy {pack.policy.name}: {chosen.why}; `compact` and `transition` move them later")
+        return chosen.storage_class
 
     async def _let_go(self, pack: _OpenPack, *, evicted: bool) -> None:
         turns = {id(held.turn): held.turn for held in pack.held}

@@ -13,6 +13,7 @@ from uuid import UUID
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.engine.notify import Notify
+from sagaz_tiering.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.prices import PriceList
@@ -30,10 +31,15 @@ class JobOptions:
     retire_grace: timedelta = timedelta(hours=24)
     collect_min_age: timedelta = timedelta(hours=24)
     collect_max_deletes: int = 1000
+    scrub_cycle: timedelta = timedelta(days=30)
+    scrub_requests: int = 10_000
+    scrub_bytes: int = 10 * 2**30
     compact_live_share: float = 0.5
     compact_small_share: float = 0.25
     expire_max_share: float = 0.5
     expire_free_count: int = 1000
+    budget_requests: int | None = None
+    budget_usd: float | None = None
     notify: Notify = field(default_factory=Notify)
     notify_attempts: int = 5
     pack_target: int = 32 * 2**20
@@ -51,6 +57,7 @@ class JobContext:
     hot: HotTier
     catalog: Catalog
     objects: ObjectStore
+    keys: Keyring
     policies: PolicySet
     clock: Clock
     prices: PriceList

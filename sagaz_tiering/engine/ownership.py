@@ -69,8 +69,7 @@ def first_after(policies: PolicySet) -> timedelta | None:
 
 def retention_revision(policies: PolicySet) -> str:
     """Changes exactly when the policies may give a snapshot another expiry."""
-    rules = [p.model_dump(mode="json", include={"match", "retain", "clock"}) for p in policies.policies]
-    return hashlib.sha256(json.dumps(rules, sort_keys=True).encode()).hexdigest()[:12]
+    return policies.retention_revision
 
 
 async def put_policies_in_force(context: JobContext) -> bool:

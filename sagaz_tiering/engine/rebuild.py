@@ -7,7 +7,8 @@ next run goes on with the rest. Of a snapshot in several packs the newest save w
 younger pack, as it was before.
 
 What never reached the bucket cannot be rebuilt: durable copies that were not packed yet, replay logs, restore
-requests, policy history, and the last journal entries before the loss.
+requests, policy history, the last journal entries before the loss, and data keys: footers are not encrypted, so the
+catalog is rebuilt without them, but contexts are readable only after `keys import`.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ LOST = (
     "durable copies that were not packed yet (Redis still has them, unless it lost them too)",
     "replay logs and restore requests",
     "holds, releases and deletions of the last hours before the loss that no job had copied to the bucket",
+    "data keys of encrypted sagas, without which their snapshots stay unreadable: `sagaz-tiering keys import FILE`",
 )
 
 
@@ -194,11 +196,13 @@ async def _adopt(
             offset=frame.offset,
             length=frame.length,
             snapshots=tuple((s.meta, s.expires_us) for s in frame.snapshots if s.meta.snapshot_id not in stale),
+            key_id=None if frame.key_id is None else UUID(bytes=frame.key_id),
         )
         for frame in footer.frames
     ]
     published = await context.catalog.packs.adopt(_new_pack(info, footer, context.policies), frames, lease, context.now)
     tally.add("packs")
+    tally.add("encrypted_frames", sum(frame.key_id is not None for frame in footer.frames))
     tally.add("snapshots", published)
     tally.add("superseded_or_deleted", len(stale))
 

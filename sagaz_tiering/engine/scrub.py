@@ -10,9 +10,10 @@ and snapshots of a lost pack that Redis or PostgreSQL still has are packed anew.
 from __future__ import annotations
 
 import asyncio
+import functools
 import hashlib
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -20,14 +21,17 @@ import structlog
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.scrubbing import FrameRow
+from sagaz_tiering.engine.budget import spend
 from sagaz_tiering.engine.collect import pack_of
 from sagaz_tiering.engine.job import JobContext, Tally
-from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectNotFound
+from sagaz_tiering.errors import CorruptPack, MasterKeyUnavailable, ObjectArchived, ObjectNotFound
 from sagaz_tiering.objects.base import ObjectInfo
-from sagaz_tiering.pack.entries import Footer
-from sagaz_tiering.pack.format import parse_pack
-from sagaz_tiering.pack.frame import open_frame
+from sagaz_tiering.pack.encryption import FrameKey
+from sagaz_tiering.pack.entries import Footer, FrameEntry
+from sagaz_tiering.pack.format import check_frame, parse_pack
 from sagaz_tiering.pack.reader import PackReader, read_footer
+from sagaz_tiering.planning import Cost
+from sagaz_tiering.storage_class import StorageClass
 
 _log = structlog.get_logger(__name__)
 _PAGE = 500
@@ -202,25 +206,59 @@ async def _check_bytes(context: JobContext, pack: Pack, info: ObjectInfo, budget
     if info.sha256 is not None and pack.sha256 and info.sha256 != pack.sha256:
         raise CorruptPack(f"{pack.object_key}: the store's checksum is not that of what was written")
     if pack.storage_class.is_archive:
+        await _spend(context, StorageClass.STANDARD, 2, 0)
         tally.add("footers_read")
         return await reader.footer_copy(pack.pack_uuid, pack.byte_size)
     try:
         if budget.take(1, pack.byte_size):
+            await _spend(context, pack.storage_class, 2, pack.byte_size)
             data = await context.objects.get(pack.object_key)
             tally.add("bytes_read", len(data))
             if pack.sha256 and hashlib.sha256(data).digest() != pack.sha256:
                 raise CorruptPack(f"{pack.object_key}: its bytes are not those that were written")
-            return await asyncio.to_thread(parse_pack, data)
+            footer = await asyncio.to_thread(parse_pack, data)
+            keys = await _keys(context, pack, footer.frames, tally)
+            await asyncio.to_thread(_open_encrypted, footer, data, keys)
+            return footer
         footer = await reader.footer(pack.object_key, pack.byte_size)
-        for frame in random.Random(pack.pack_id).sample(footer.frames, min(_SAMPLE, len(footer.frames))):
+        sample = random.Random(pack.pack_id).sample(footer.frames, min(_SAMPLE, len(footer.frames)))
+        keys = await _keys(context, pack, sample, tally)
+        for frame in sample:
             if budget.take(1, 0):
+                await _spend(context, pack.storage_class, 1, frame.length)
                 payload = await context.objects.get_range(pack.object_key, frame.offset, frame.length)
-                await asyncio.to_thread(open_frame, payload)
+                await asyncio.to_thread(functools.partial(check_frame, frame, payload, keys=keys))
                 tally.add("bytes_read", frame.length)
         return footer
     except ObjectArchived:
         # Moved behind our back since the listing; the next run notes the class.
         return read_footer(await context.objects.get(f"footers/{pack.pack_uuid}.footer"), pack.byte_size)
+
+
+async def _keys(context: JobContext, pack: Pack, frames: Sequence[FrameEntry], tally: Tally) -> dict[bytes, FrameKey]:
+    """Keys of these frames. Without theirs, encrypted frames are compared by checksum only, and that is said."""
+    encrypted = [frame.key_id for frame in frames if frame.key_id is not None]
+    try:
+        keys, why = await context.keys.by_id(encrypted), "their keys were destroyed or lost"
+    except MasterKeyUnavailable as exc:
+        keys, why = {}, str(exc)
+    closed = sum(key_id not in keys for key_id in encrypted)
+    if closed:
+        tally.add("frames_not_opened", closed)
+        tally.note(f"{pack.object_key}: {closed} encrypted frames were compared by checksum only: {why}")
+    return keys
+
+
+def _open_encrypted(footer: Footer, data: bytes, keys: dict[bytes, FrameKey]) -> None:
+    """Open what `parse_pack` could not without keys, and compare it with the footer. Raises CorruptPack."""
+    for frame in footer.frames:
+        if frame.key_id in keys:
+            check_frame(frame, data[frame.offset : frame.offset + frame.length], keys=keys)
+
+
+async def _spend(context: JobContext, storage_class: StorageClass, requests: int, size: int) -> None:
+    usd = context.prices.get_usd(storage_class, requests, total_bytes=size)
+    await spend(context, "scrub", Cost(requests=requests, usd=usd))
 
 
 async def _check_rows(context: JobContext, lease: Lease, pack: Pack, footer: Footer, tally: Tally) -> None:

@@ -15,33 +15,36 @@ import structlog
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.catalog.surveys import group_of
+from sagaz_tiering.engine.budget import spend
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import put_policies_in_force
 from sagaz_tiering.engine.upload import keep_footer_readable
-from sagaz_tiering.errors import (
-    ColdTierUnavailable,
-    CorruptPack,
-    ObjectArchived,
-    ObjectNotFound,
-)
+from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectNotFound
 from sagaz_tiering.objects.base import RestoreState
 from sagaz_tiering.pack.reader import PackReader
-from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.planning import Cost, judge_pack, restore_cost, transition_cost
+from sagaz_tiering.planning.economics import THAW_DAYS
+from sagaz_tiering.policy import Move, Policy, PolicySet
 from sagaz_tiering.storage_class import StorageClass
 
 _log = structlog.get_logger(__name__)
 _PAGE = 100
-_THAW_DAYS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
     """Packs of `policy` whose youngest snapshot is from before `youngest_before` belong in `to`."""
 
-    policy: str
-    to: StorageClass
+    policy: Policy
+    move: Move
     youngest_before: datetime
     settled: tuple[StorageClass, ...]
+
+    @property
+    def to(self) -> StorageClass:
+        """The class to move to."""
+        return self.move.to
 
 
 def plan(policies: PolicySet, now: datetime) -> Iterator[Rule]:
@@ -49,7 +52,7 @@ def plan(policies: PolicySet, now: datetime) -> Iterator[Rule]:
     for policy in policies.policies:
         for move in reversed(policy.move):
             settled = tuple(c for c in StorageClass if c.coldness >= move.to.coldness)
-            yield Rule(policy=policy.name, to=move.to, youngest_before=now - move.after, settled=settled)
+            yield Rule(policy=policy, move=move, youngest_before=now - move.after, settled=settled)
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
@@ -57,7 +60,7 @@ async def preview(context: JobContext, tally: Tally) -> None:
     seen: set[int] = set()
     for rule in plan(context.policies, context.now):
         async for pack in _packs(context, rule):
-            if pack.pack_id not in seen:
+            if pack.pack_id not in seen and _worth_it(context, rule, pack, tally):
                 seen.add(pack.pack_id)
                 tally.add("packs")
                 tally.add("bytes", pack.byte_size)
@@ -71,6 +74,8 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
         async for pack in _packs(context, rule):
             if context.stopping.is_set():
                 return
+            if not _worth_it(context, rule, pack, tally):
+                continue
             try:
                 await _move(context, lease, pack, rule.to, tally)
             except (ObjectNotFound, CorruptPack) as exc:
@@ -84,7 +89,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
 async def _packs(context: JobContext, rule: Rule) -> AsyncIterator[Pack]:
     after = 0
     while True:
-        page = await context.catalog.packs.movable(rule.policy, rule.youngest_before, rule.settled, after, _PAGE)
+        page = await context.catalog.packs.movable(rule.policy.name, rule.youngest_before, rule.settled, after, _PAGE)
         alone = await context.catalog.quarantine.left_alone("pack", [pack.object_key for pack in page])
         for pack in page:
             if pack.object_key not in alone:
@@ -94,20 +99,24 @@ async def _packs(context: JobContext, rule: Rule) -> AsyncIterator[Pack]:
         after = page[-1].pack_id
 
 
+def _worth_it(context: JobContext, rule: Rule, pack: Pack, tally: Tally) -> bool:
+    """Whether moving saves more than it costs; what does not is named, with the figures (design G10)."""
+    verdict = judge_pack(context.prices, rule.policy, rule.move, group_of(pack), context.now)
+    if verdict.pays or rule.policy.even_if_costlier:
+        return True
+    tally.add("not_worth_it")
+    tally.note(f"not worth it: {pack.object_key}: {verdict.why}")
+    return False
+
+
 async def _move(context: JobContext, lease: Lease, pack: Pack, to: StorageClass, tally: Tally) -> None:
+    if pack.storage_class.is_archive and not await _is_thawed(context, pack, to, tally):
+        return
+    await spend(context, "transition", _cost(context, pack, to))
     if to.is_archive and not pack.storage_class.is_archive:
         footer = await PackReader(context.objects).footer_bytes(pack.object_key, pack.byte_size)
         await keep_footer_readable(context, pack.pack_uuid, footer)
-    try:
-        await context.objects.change_class(pack.object_key, to)
-    except ObjectArchived:
-        # From one archive class to another the bytes must be thawed first; Bulk costs the least.
-        state = await context.objects.restore(pack.object_key, days=_THAW_DAYS, tier="Bulk")
-        tally.add("thawing")
-        tally.note(f"{pack.object_key}: being restored ({state}) before it can move to {to}")
-        if state is not RestoreState.READABLE:
-            return
-        await context.objects.change_class(pack.object_key, to)
+    await context.objects.change_class(pack.object_key, to)
     info = await context.objects.head(pack.object_key)
     if info.storage_class is not to:
         raise ColdTierUnavailable(f"{pack.object_key}: asked for {to}, the store says {info.storage_class}")
@@ -115,3 +124,26 @@ async def _move(context: JobContext, lease: Lease, pack: Pack, to: StorageClass,
         tally.add("packs")
         tally.add("snapshots", pack.live_count)
         tally.add("bytes", pack.byte_size)
+
+
+async def _is_thawed(context: JobContext, pack: Pack, to: StorageClass, tally: Tally) -> bool:
+    """From one archive class to another the bytes must be readable first; Bulk costs the least."""
+    info = await context.objects.head(pack.object_key)
+    state = info.restore
+    if info.storage_class is to or not info.storage_class.is_archive or state is RestoreState.READABLE:
+        return True
+    if state is RestoreState.NONE:
+        thaw = restore_cost(context.prices, pack.storage_class, objects=1, total_bytes=pack.byte_size)
+        await spend(context, "transition", thaw)
+        state = await context.objects.restore(pack.object_key, days=THAW_DAYS, tier="Bulk")
+    tally.add("thawing")
+    tally.note(f"{pack.object_key}: being restored ({state}) before it can move to {to}")
+    return state is RestoreState.READABLE
+
+
+def _cost(context: JobContext, pack: Pack, to: StorageClass) -> Cost:
+    """What moving a readable (or thawed) pack is billed, early deletion included."""
+    prices, size = context.prices, pack.byte_size
+    cost, retrieval = transition_cost(prices, pack.storage_class, to, objects=1, total_bytes=size)
+    early = prices.early_deletion_usd(pack.storage_class, size, context.now - pack.class_since)
+    return cost + Cost(usd=early + (0.0 if pack.storage_class.is_archive else retrieval))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from uuid import UUID
 
+from sagaz_tiering.pack.encryption import FrameKey
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.typed_json import Encoding
 
@@ -23,8 +24,8 @@ class FrameEntry:
     """Where a frame is in its pack and what is in it, newest snapshot first.
 
     `offset` and `length` (bytes, frame header included) are one range GET; `raw_length` is the payload before
-    compression; `checksum` is 16 bytes of blake2b over the compressed payload; `dictionary_id` is 8 bytes,
-    `key_id` 16.
+    compression; `checksum` is 16 bytes of blake2b over the payload as it is stored; `dictionary_id` is 8 bytes,
+    `key_id` 16 (None: not encrypted).
     """
 
     saga_id: UUID
@@ -52,10 +53,14 @@ class Footer:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuiltFrame:
-    """A frame's bytes, ready to be appended to any pack; its entry has offset 0."""
+    """A frame's bytes, ready to be appended to any pack; its entry has offset 0.
+
+    `key` opens an encrypted one, so that a writer can read back what it wrote; without it only the checksum is.
+    """
 
     payload: bytes
     entry: FrameEntry
+    key: FrameKey | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

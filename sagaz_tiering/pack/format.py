@@ -10,13 +10,14 @@ reader fetches the last TAIL_LENGTH bytes, then the footer, then single frames b
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from hashlib import sha256
 from typing import Final, NamedTuple
 from uuid import UUID
 
 from sagaz_tiering.errors import CorruptPack
+from sagaz_tiering.pack.encryption import FrameKey
 from sagaz_tiering.pack.entries import BuiltFrame, Footer, FrameEntry, PackedSnapshot, SealedPack
 from sagaz_tiering.pack.footer import footer_content, read_footer_content
 from sagaz_tiering.pack.frame import (
@@ -25,6 +26,7 @@ from sagaz_tiering.pack.frame import (
     build_frame,
     open_frame,
     read_frame_header,
+    verified_payload,
 )
 from sagaz_tiering.pack.wire import digest
 from sagaz_tiering.zstd import NotZstd, compress, declared_size, decompress
@@ -37,6 +39,7 @@ __all__ = [
     "Footer",
     "FooterLocation",
     "FrameEntry",
+    "FrameKey",
     "PackWriter",
     "PackedSnapshot",
     "SealedPack",
@@ -80,6 +83,7 @@ class PackWriter:
         self._data = bytearray(MAGIC)
         self._frames: list[FrameEntry] = []
         self._ids: set[UUID] = set()
+        self._keys: dict[bytes, FrameKey] = {}
 
     @property
     def size(self) -> int:
@@ -103,12 +107,15 @@ class PackWriter:
         self._frames.append(replace(frame.entry, offset=len(self._data)))
         self._ids |= ids
         self._data += frame.payload
+        if frame.key is not None:
+            self._keys[frame.key.key_id] = frame.key
 
     def seal(self) -> SealedPack:
         """The finished pack; the writer must not be used again.
 
-        What was built is parsed back whole: CorruptPack here means that nothing must be uploaded or deleted.
-        Raises ValueError for a pack without frames.
+        What was built is parsed back whole (encrypted frames that were added without their key: as far as their
+        checksums tell); CorruptPack here means that nothing must be uploaded or deleted. Raises ValueError for a
+        pack without frames.
         """
         if not self._frames:
             raise ValueError("a pack has at least one frame")
@@ -121,13 +128,16 @@ class PackWriter:
         )
         compressed = compress(footer_content(footer), _FOOTER_LEVEL)
         data = b"".join((self._data, compressed, _TAIL.pack(len(compressed), digest(compressed), END_MAGIC)))
-        if parse_pack(data) != footer:
+        if parse_pack(data, keys=self._keys) != footer:
             raise CorruptPack(f"pack {self._pack_id} does not read back as it was written")
         return SealedPack(data=data, footer=footer, sha256=sha256(data).digest())
 
 
-def parse_pack(data: bytes) -> Footer:
-    """The footer of a whole pack, after every frame was opened and compared with it. Raises CorruptPack."""
+def parse_pack(data: bytes, *, keys: Mapping[bytes, FrameKey] | None = None) -> Footer:
+    """The footer of a whole pack, after every frame was opened and compared with it. Raises CorruptPack.
+
+    Of encrypted frames whose key is not in `keys` (by key id) only header and checksum are compared.
+    """
     _check_magic(data[: len(MAGIC)], _NAME)
     location = locate_footer(data, len(data))
     end = location.offset + location.length
@@ -135,7 +145,7 @@ def parse_pack(data: bytes) -> Footer:
     if _frames_end(footer.frames) != location.offset:
         raise CorruptPack("pack: there are bytes between the last frame and the footer")
     for frame in footer.frames:
-        check_frame(frame, data[frame.offset : frame.offset + frame.length])
+        check_frame(frame, data[frame.offset : frame.offset + frame.length], keys=keys or {})
     return footer
 
 
@@ -167,13 +177,17 @@ def parse_footer(data: bytes, checksum: bytes) -> Footer:
     return footer
 
 
-def check_frame(entry: FrameEntry, payload: bytes) -> None:
-    """Open a frame and compare it with its footer entry. Raises CorruptPack."""
+def check_frame(entry: FrameEntry, payload: bytes, *, keys: Mapping[bytes, FrameKey]) -> None:
+    """Open a frame and compare it with its footer entry, as far as `keys` allow. Raises CorruptPack."""
     header = read_frame_header(payload)
     said = (header.codec, header.dictionary_id, header.key_id, header.raw_length, header.checksum)
     if said != (entry.codec, entry.dictionary_id, entry.key_id, entry.raw_length, entry.checksum):
         raise CorruptPack(f"pack: the frame at byte {entry.offset} is not the one that the footer describes")
-    held = [(record.meta, record.encoding) for record in open_frame(payload)]
+    if header.key_id is not None and header.key_id not in keys:
+        verified_payload(header, payload)
+        return
+    key = None if header.key_id is None else keys[header.key_id]
+    held = [(record.meta, record.encoding) for record in open_frame(payload, key=key)]
     if held != [(snapshot.meta, snapshot.encoding) for snapshot in entry.snapshots]:
         raise CorruptPack(f"pack: the frame at byte {entry.offset} holds other snapshots than the footer says")
 

@@ -1,8 +1,9 @@
 """A frame: snapshots of one saga, compressed together, readable on its own from one range of a pack.
 
 Header: magic `SF`, u8 codec (1 zstd), u8 flags (1 dictionary id follows, 2 key id follows), u32 raw length,
-16-byte blake2b of the compressed payload, [8-byte dictionary id], [16-byte key id]; then the payload, which is,
-before compression: 16-byte saga id, saga name, string table, u32 count, metadata block, u32 body lengths, bodies.
+16-byte blake2b of the stored payload, [8-byte dictionary id], [16-byte key id]; then the payload, which is,
+before compression and encryption: 16-byte saga id, saga name, string table, u32 count, metadata block, u32 body
+lengths, bodies.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from typing import Final
 from zlib import crc32
 
 from sagaz_tiering.codec import Record
-from sagaz_tiering.errors import CorruptPack
+from sagaz_tiering.errors import CorruptPack, ErasedData
+from sagaz_tiering.pack.encryption import FrameKey, decrypt, encrypt
 from sagaz_tiering.pack.entries import BuiltFrame, FrameEntry, PackedSnapshot
 from sagaz_tiering.pack.metas import MAX_EXPIRY_US, MIN_META_BYTES, packed_metas, read_metas
 from sagaz_tiering.pack.wire import Cursor, StringTable, column, digest, packed_text
@@ -37,6 +39,8 @@ for 16 µs, and 12 saves no more than 9 for 31 µs on top."""
 
 _HEADER: Final = struct.Struct(">2sBBI16s")
 MIN_FRAME_BYTES: Final = _HEADER.size + 1
+_NO_CHECKSUM: Final = bytes(16)
+"""As the checksum in the header that is authenticated: the checksum itself is made of what is encrypted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,20 +55,25 @@ class FrameHeader:
     length: int
 
 
-def build_frame(records: Sequence[tuple[Record, int | None]], *, level: int = DEFAULT_LEVEL) -> BuiltFrame:
+def build_frame(
+    records: Sequence[tuple[Record, int | None]], *, level: int = DEFAULT_LEVEL, key: FrameKey | None = None
+) -> BuiltFrame:
     """The frame of `(record, expires_us)` pairs, which need not be sorted. CPU heavy; safe on any thread.
 
-    Raises ValueError for pairs of more than one saga (id and name), for none, for a snapshot given twice and for
-    more than MAX_FRAME_RAW_BYTES.
+    With `key` it is encrypted. Raises ValueError for pairs of more than one saga (id and name), for none, for a
+    snapshot given twice and for more than MAX_FRAME_RAW_BYTES.
     """
     ordered = sorted(records, key=lambda pair: pair[0].meta.order_key, reverse=True)
     _check_input(ordered)
     raw = frame_content([record for record, _ in ordered])
     if len(raw) > MAX_FRAME_RAW_BYTES:
         raise ValueError(f"{len(raw)} bytes are too many for one frame (limit {MAX_FRAME_RAW_BYTES})")
-    compressed = compress(raw, level)
-    blake = digest(compressed)
-    payload = _HEADER.pack(FRAME_MAGIC, CODEC_ZSTD, 0, len(raw), blake) + compressed
+    key_id = None if key is None else key.key_id
+    stored = compress(raw, level)
+    if key is not None:
+        stored = encrypt(key, packed_header(len(raw), _NO_CHECKSUM, key_id=key_id), stored)
+    blake = digest(stored)
+    payload = packed_header(len(raw), blake, key_id=key_id) + stored
     meta = ordered[0][0].meta
     entry = FrameEntry(
         saga_id=meta.saga_id,
@@ -75,13 +84,22 @@ def build_frame(records: Sequence[tuple[Record, int | None]], *, level: int = DE
         checksum=blake,
         codec=CODEC_ZSTD,
         dictionary_id=None,
-        key_id=None,
+        key_id=key_id,
         snapshots=tuple(
             PackedSnapshot(meta=record.meta, expires_us=expires_us, encoding=record.encoding)
             for record, expires_us in ordered
         ),
     )
-    return BuiltFrame(payload=payload, entry=entry)
+    return BuiltFrame(payload=payload, entry=entry, key=key)
+
+
+def packed_header(
+    raw_length: int, checksum: bytes, *, dictionary_id: bytes | None = None, key_id: bytes | None = None
+) -> bytes:
+    """The header of a frame: what `read_frame_header` reads."""
+    flags = (FLAG_DICTIONARY if dictionary_id is not None else 0) | (FLAG_KEY if key_id is not None else 0)
+    fixed = _HEADER.pack(FRAME_MAGIC, CODEC_ZSTD, flags, raw_length, checksum)
+    return fixed + (dictionary_id or b"") + (key_id or b"")
 
 
 def frame_content(records: Sequence[Record]) -> bytes:
@@ -102,20 +120,35 @@ def frame_content(records: Sequence[Record]) -> bytes:
     )
 
 
-def open_frame(payload: bytes) -> list[Record]:
-    """The records of one frame (as `build_frame` made it), newest first. Raises CorruptPack."""
+def open_frame(payload: bytes, *, key: FrameKey | None = None) -> list[Record]:
+    """The records of one frame (as `build_frame` made it), newest first; `key` opens an encrypted one.
+
+    Raises CorruptPack, or its subclass ErasedData for an encrypted frame without its key.
+    """
     header = read_frame_header(payload)
-    if header.key_id is not None or header.dictionary_id is not None:
-        need = "key" if header.key_id is not None else "dictionary"
-        raise CorruptPack(f"frame: needs a {need}, which this version cannot apply", hint="upgrade sagaz-tiering")
-    compressed = payload[header.length :]
-    if digest(compressed) != header.checksum:
-        raise CorruptPack("frame: the payload does not match its checksum")
+    if header.dictionary_id is not None:
+        raise CorruptPack("frame: needs a dictionary, which this version cannot apply", hint="upgrade sagaz-tiering")
+    stored = verified_payload(header, payload)
+    if header.key_id is not None:
+        if key is None or key.key_id != header.key_id:
+            raise ErasedData(f"frame: encrypted, and its key {header.key_id.hex()} is not there")
+        authenticated = packed_header(
+            header.raw_length, _NO_CHECKSUM, dictionary_id=header.dictionary_id, key_id=header.key_id
+        )
+        stored = decrypt(key, authenticated, stored)
     try:
-        raw = decompress(compressed, header.raw_length)
+        raw = decompress(stored, header.raw_length)
     except NotZstd as exc:
         raise CorruptPack(f"frame: {exc}") from exc
     return read_frame_content(raw)
+
+
+def verified_payload(header: FrameHeader, payload: bytes) -> bytes:
+    """What follows the header of a frame, if it has the checksum that the header says. Raises CorruptPack."""
+    stored = payload[header.length :]
+    if digest(stored) != header.checksum:
+        raise CorruptPack("frame: the payload does not match its checksum")
+    return stored
 
 
 def read_frame_header(payload: bytes) -> FrameHeader:

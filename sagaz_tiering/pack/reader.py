@@ -6,6 +6,7 @@ from uuid import UUID
 
 from sagaz_tiering.codec import Record
 from sagaz_tiering.objects.base import ObjectStore
+from sagaz_tiering.pack.encryption import FrameKey
 from sagaz_tiering.pack.entries import Footer
 from sagaz_tiering.pack.format import TAIL_LENGTH, locate_footer, parse_footer
 from sagaz_tiering.pack.frame import open_frame
@@ -22,9 +23,9 @@ class PackReader:
     def __init__(self, objects: ObjectStore) -> None:
         self._objects = objects
 
-    async def frame(self, key: str, offset: int, length: int) -> list[Record]:
-        """The records of one frame."""
-        return open_frame(await self._objects.get_range(key, offset, length))
+    async def frame(self, key: str, offset: int, length: int, *, frame_key: FrameKey | None = None) -> list[Record]:
+        """The records of one frame. Raises ErasedData for an encrypted one without its key."""
+        return open_frame(await self._objects.get_range(key, offset, length), key=frame_key)
 
     async def footer_bytes(self, key: str, size: int) -> bytes:
         """Footer and tail of a pack of `size` bytes, as they are in the object: what a footer copy holds."""

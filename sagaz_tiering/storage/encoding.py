@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 
+from sagaz_tiering import codec
 from sagaz_tiering.codec import (
     MAX_SNAPSHOT_BYTES,
     OFFSET_RAW_LENGTH,
@@ -12,7 +13,6 @@ from sagaz_tiering.codec import (
     body_shape,
     decode,
     encode,
-    from_value,
     to_value,
 )
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
@@ -48,8 +48,8 @@ async def encode_record(snapshot: SagaSnapshot, *, saved_us: int, max_bytes: int
 async def decode_value(value: bytes) -> SagaSnapshot:
     """The snapshot in a value. Raises CorruptRecord."""
     if len(value) < LARGE_BYTES and _raw_length(value) < LARGE_BYTES:
-        return decode(from_value(value))
-    return await asyncio.to_thread(lambda: decode(from_value(value)))
+        return codec.decode_value(value)
+    return await asyncio.to_thread(codec.decode_value, value)
 
 
 async def decode_record(record: Record) -> SagaSnapshot:

@@ -22,6 +22,7 @@ from sagaz_tiering.errors import ConfigError, HotTierUnavailable
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage import hot_keys
 from sagaz_tiering.storage.hot_keys import SHARDS, HotKeys
+from sagaz_tiering.storage.hot_sample import sample_turns
 from sagaz_tiering.storage.redis_client import load_script, redis_errors, run_script
 from sagaz_tiering.storage.redis_lane import Lane
 
@@ -92,10 +93,7 @@ class HotTier:
         except ValueError as exc:
             raise ConfigError(f"tiers.hot.url is not a Redis URL: {self.options.shown_url}") from exc
         self._client = redis.asyncio.Redis.from_pool(pool)
-        single = redis.asyncio.ConnectionPool.from_url(
-            self.options.url, socket_timeout=None, socket_connect_timeout=seconds, decode_responses=False
-        )
-        self._lane = Lane(single.make_connection, seconds)
+        self._lane = Lane(pool.make_connection, seconds)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -309,6 +307,11 @@ class HotTier:
             answers = await pipe.execute()
         return {"sagas_waiting": sum(answers[::2]), "sagas_due": sum(answers[1::2])}
 
+    async def sample(self, limit: int, *, expiring: bool) -> tuple[list[UUID], int]:
+        """About `limit` of the sagas that wait for a move (or an expiry) some day, and how many do."""
+        with self._translated() as client:
+            return await sample_turns(client, self.keys, limit, expiring=expiring)
+
     async def snapshots(self) -> AsyncIterator[tuple[UUID, UUID, int]]:
         """(saga id, snapshot id, value bytes) of every snapshot, by SCAN: for totals, never for reads."""
         prefix = f"{self.keys.prefix}:{{".encode()
@@ -350,9 +353,13 @@ class HotTier:
 
     async def _ask(self, name: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         """A short call, on the connection that all share."""
-        with self._translated():
-            assert self._lane is not None  # opened with the client
+        if self._lane is None:
+            return await self._eval(name, keys, args)  # which tells that it is closed
+        try:
             return await self._lane.run(load_script(name), keys, args)
+        except (driver.RedisError, OSError):
+            with self._translated():
+                raise
 
     async def _eval(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         with self._translated() as client:

@@ -1,9 +1,9 @@
 """One Redis connection that all callers share: what they ask in one turn of the event loop leaves as one write.
 
-A pool sends each call by itself and waits for its answer. A lane sends whatever was asked since its last write, at
-once and without waiting for the answers under way, which come in the order of the questions. Alone, a call costs
-one trip as ever; sixty-four at once cost one write and one read. Long answers and values are for a pool: on a lane
-those behind them would wait.
+A pool sends each call by itself and waits for its answer. A lane writes at once when nothing is under way, and else
+what was asked in this turn of the loop in one piece, without waiting for the answers before, which come in the order
+of the questions. Alone, a call costs one trip as ever; sixty-four at once cost one write and one read. Long answers
+and values are for a pool: on a lane those behind them would wait.
 """
 
 from __future__ import annotations
@@ -15,15 +15,11 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any, Final
 
+import hiredis
 import redis.exceptions as driver
-from redis.asyncio.connection import AbstractConnection
+from redis.asyncio.connection import AbstractConnection, DefaultParser
 
 from sagaz_tiering.storage.redis_client import Script
-
-try:
-    from hiredis import pack_command
-except ImportError:
-    pack_command = None
 
 IDLE_SECONDS: Final = 30.0
 """A connection that was silent for longer may be forgotten on the way, and is not trusted with a question."""
@@ -39,9 +35,8 @@ Connect = Callable[[], AbstractConnection]
 class Lane:
     """`run` scripts on a connection made when first used, and made anew when it was lost.
 
-    `connect` makes a connection object that has no time-out of its own: `deadline_s` is the longest silence while
-    an answer is awaited, connecting included. Only for scripts that may be run twice: one whose connection was lost
-    is asked again, once.
+    `connect` gives a new connection of the driver; `deadline_s` is the longest silence while an answer is awaited,
+    connecting included. Only for scripts that may be run twice: one whose connection was lost is asked again, once.
     """
 
     def __init__(self, connect: Connect, deadline_s: float) -> None:
@@ -76,7 +71,7 @@ class Lane:
         return link
 
 
-class _Link:
+class _Link(asyncio.Protocol):
     """One connection: questions out, answers in, each in order. Of no use any more once it failed."""
 
     def __init__(self, connection: AbstractConnection, deadline_s: float) -> None:
@@ -84,14 +79,18 @@ class _Link:
         self._connection = connection
         self._deadline_s = deadline_s
         self._loop = asyncio.get_running_loop()
+        self._parser = hiredis.Reader(protocolError=driver.InvalidResponse, replyError=DefaultParser.parse_error)
         self._failed = False
-        self._unsent: list[tuple[Any, ...]] = []
+        self._transport: asyncio.WriteTransport | None = None
+        self._must_wait = True  # for the connection, or for the server to take what was written
+        self._will_flush = False
+        self._unsent: list[bytes] = []
         self._unanswered: deque[tuple[asyncio.Future[Any], float]] = deque()
-        self._wake = asyncio.Event()
         self._heard_at = self._loop.time()
         self._watchdog: asyncio.TimerHandle | None = None
         self._looked_twice = False
-        self._work = asyncio.create_task(self._serve())
+        self._over = asyncio.Event()
+        self._life = asyncio.create_task(self._live())
 
     def is_fit(self) -> bool:
         """Whether it may be asked."""
@@ -101,10 +100,15 @@ class _Link:
 
     def ask(self, command: tuple[Any, ...]) -> asyncio.Future[Any]:
         """The answer to come."""
-        answer = self._loop.create_future()
-        self._unsent.append(command)
+        answer, packed = self._loop.create_future(), hiredis.pack_command(command)
+        if self._transport is not None and not self._unanswered and not self._must_wait:
+            self._transport.write(packed)
+        else:
+            self._unsent.append(packed)
+            if not self._will_flush and not self._must_wait:
+                self._will_flush = True
+                self._loop.call_soon(self._flush)
         self._unanswered.append((answer, self._loop.time()))
-        self._wake.set()
         if self._watchdog is None:
             self._watchdog = self._loop.call_later(self._deadline_s, self._check_deadline)
         return answer
@@ -112,54 +116,66 @@ class _Link:
     def retire(self) -> None:
         """End it without waiting for that."""
         self._fail(driver.ConnectionError("the connection was closed"))
-        self._work.cancel()
 
     async def close(self) -> None:
         """End it."""
         self.retire()
-        await asyncio.wait((self._work,))
+        await asyncio.wait((self._life,))
 
-    async def _serve(self) -> None:
+    async def _live(self) -> None:
+        """The driver connects, authenticates and selects; from then on the connection speaks to us, until it fails."""
+        connection = self._connection
         try:
-            await self._connection.connect()
-            self.was_up = True
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._write())
-                both.create_task(self._read())
-        except* (driver.RedisError, OSError) as several:
-            self._fail(_first(several))
+            await connection.connect()  # type: ignore[no-untyped-call]  # redis-py has no types for it
+            assert connection._writer is not None
+            self._transport = connection._writer.transport
+            self._transport.set_protocol(self)
+            self.was_up, self._must_wait = True, False
+            self._flush()
+            await self._over.wait()
+            self._transport.abort()
+        except (driver.RedisError, OSError) as exc:
+            self._fail(exc)
         finally:
-            self._fail(driver.ConnectionError("the connection ended"))
+            self._fail(driver.ConnectionError("the connection was closed"))
             with contextlib.suppress(driver.RedisError, OSError):
-                await self._connection.disconnect(nowait=True)
+                await connection.disconnect(nowait=True)
 
-    async def _write(self) -> None:
-        pack = self._connection.pack_command
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            batch, self._unsent = self._unsent, []
-            if pack_command is not None:
-                data = b"".join([pack_command(command) for command in batch])
-            else:
-                data = b"".join([part for command in batch for part in pack(*command)])
-            await self._connection.send_packed_command(data, check_health=False)
+    def pause_writing(self) -> None:
+        """The transport has more than it can send."""
+        self._must_wait = True
 
-    async def _read(self) -> None:
-        read, unanswered = self._connection.read_response, self._unanswered
-        while True:
-            try:
-                found, error = await read(disable_decoding=True), None
-            except driver.ResponseError as exc:
-                found, error = None, exc
-            answer, _asked_at = unanswered.popleft()
-            self._heard_at = self._loop.time()
-            if answer.done():
-                continue  # its caller was cancelled
-            if error is None:
-                answer.set_result(found)
-            else:
-                answer.set_exception(error)
+    def resume_writing(self) -> None:
+        """It has sent enough of it."""
+        self._must_wait = False
+        self._flush()
+
+    def data_received(self, data: bytes) -> None:
+        """Answers, some perhaps in part."""
+        parser, unanswered = self._parser, self._unanswered
+        self._heard_at = self._loop.time()
+        parser.feed(data)
+        try:
+            while (found := parser.gets()) is not False:
+                answer, _asked_at = unanswered.popleft()
+                if answer.done():
+                    continue  # its caller was cancelled
+                if isinstance(found, Exception):
+                    answer.set_exception(found)
+                else:
+                    answer.set_result(found)
+        except (driver.InvalidResponse, IndexError) as exc:
+            self._fail(driver.ConnectionError(f"not what Redis answers: {exc}"))
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """By whoever's doing."""
+        self._fail(driver.ConnectionError(f"the connection was lost: {exc or 'closed by the server'}"))
+
+    def _flush(self) -> None:
+        self._will_flush = False
+        if self._unsent and self._transport is not None and not self._must_wait:
+            self._transport.write(b"".join(self._unsent))
+            self._unsent.clear()
 
     def _check_deadline(self) -> None:
         self._watchdog = None
@@ -169,14 +185,13 @@ class _Link:
         until = min(max(asked_at, self._heard_at) + self._deadline_s, asked_at + _LONGEST_WAIT * self._deadline_s)
         if now >= until and self._looked_twice:
             self._fail(driver.TimeoutError(f"no answer within {self._deadline_s:g} s"))
-            self._work.cancel()
             return
         self._looked_twice = now >= until
         wait_s = _SECOND_LOOK_S if self._looked_twice else until - now
         self._watchdog = self._loop.call_later(wait_s, self._check_deadline)
 
     def _fail(self, error: Exception) -> None:
-        """Tell everyone who waits, each with an exception of its own."""
+        """Tell everyone who waits, each with an exception of its own; the connection is of no more use."""
         self._failed = True
         if self._watchdog is not None:
             self._watchdog.cancel()
@@ -186,11 +201,5 @@ class _Link:
                 own.__cause__ = error
                 answer.set_exception(own)
         self._unanswered.clear()
-
-
-def _first(several: BaseExceptionGroup[Any]) -> Exception:
-    found: Any = several
-    while isinstance(found, BaseExceptionGroup):
-        found = found.exceptions[0]
-    assert isinstance(found, Exception)
-    return found
+        self._unsent.clear()
+        self._over.set()

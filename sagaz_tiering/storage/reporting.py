@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -17,34 +18,44 @@ Unreadable = Callable[[object, CorruptData], None]
 _told: ContextVar[Unreadable | None] = ContextVar("told_of_unreadable", default=None)
 
 
-@contextmanager
-def reported_save(snapshot: object, storage: str) -> Iterator[None]:
+class reported_save:  # noqa: N801 - used like a function
     """Time of a save; a failed one in logs and metrics. `snapshot` may be anything."""
-    try:
-        with metrics.SAVE_SECONDS.time():
-            yield
-    except SagazTieringError as exc:
-        metrics.SAVE_FAILURES.labels(reason=type(exc).__name__).inc()
-        _log.error(
-            "snapshot.save_failed",
-            snapshot_id=str(getattr(snapshot, "snapshot_id", None)),
-            saga_id=str(getattr(snapshot, "saga_id", None)),
-            storage=storage,
-            error=str(exc),
-            error_type=type(exc).__name__,
-        )
-        raise
+
+    __slots__ = ("_began", "_snapshot", "_storage")
+
+    def __init__(self, snapshot: object, storage: str) -> None:
+        self._snapshot = snapshot
+        self._storage = storage
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        metrics.SAVE_SECONDS.observe(time.perf_counter() - self._began)
+        if isinstance(error, SagazTieringError):
+            metrics.SAVE_FAILURES.labels(reason=type(error).__name__).inc()
+            _log.error(
+                "snapshot.save_failed",
+                snapshot_id=str(getattr(self._snapshot, "snapshot_id", None)),
+                saga_id=str(getattr(self._snapshot, "saga_id", None)),
+                storage=self._storage,
+                error=str(error),
+                error_type=type(error).__name__,
+            )
 
 
-@contextmanager
-def measured_read() -> Iterator[None]:
+class measured_read:  # noqa: N801 - used like a function
     """Time and failures of a read, in the metrics."""
-    with metrics.READ_SECONDS.time():
-        try:
-            yield
-        except SagazTieringError as exc:
-            metrics.READ_FAILURES.labels(reason=type(exc).__name__).inc()
-            raise
+
+    __slots__ = ("_began",)
+
+    def __enter__(self) -> None:
+        self._began = time.perf_counter()
+
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        metrics.READ_SECONDS.observe(time.perf_counter() - self._began)
+        if isinstance(error, SagazTieringError):
+            metrics.READ_FAILURES.labels(reason=type(error).__name__).inc()
 
 
 def skipped_unreadable(snapshot_id: object, storage: str, error: CorruptData) -> None:

@@ -9,6 +9,7 @@ from uuid import UUID
 from sagaz_tiering.catalog.locations import FramePlace, Located
 from sagaz_tiering.codec import Record
 from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectNotFound, SnapshotArchived
+from sagaz_tiering.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.pack.reader import PackReader
 from sagaz_tiering.prices import PriceList
@@ -19,15 +20,17 @@ _AT_ONCE = 8
 class ColdTier:
     """Reads archived snapshots by their places."""
 
-    def __init__(self, objects: ObjectStore, prices: PriceList) -> None:
+    def __init__(self, objects: ObjectStore, prices: PriceList, keys: Keyring) -> None:
         self._objects = objects
         self._prices = prices
+        self._keys = keys
         self._reader = PackReader(objects)
 
     async def read(self, located: Sequence[Located]) -> dict[UUID, Record]:
         """The records of these archived snapshots, by id; one GET a frame.
 
-        Raises SnapshotArchived naming all of these that are archived, ColdTierUnavailable, CorruptPack.
+        Raises SnapshotArchived naming all of these that are archived, ColdTierUnavailable, CorruptPack, and of
+        encrypted ones ErasedData where the key is gone (archived or not), MasterKeyUnavailable.
         """
         wanted: dict[FramePlace, list[UUID]] = {}
         for item in located:
@@ -37,8 +40,9 @@ class ColdTier:
 
         async def fetch(place: FramePlace) -> list[Record] | None:
             async with gate:
+                key = await self._keys.for_frame(encrypted=place.encrypted, wrapped=place.key)
                 try:
-                    return await self._reader.frame(place.object_key, place.offset, place.length)
+                    return await self._reader.frame(place.object_key, place.offset, place.length, frame_key=key)
                 except ObjectArchived:
                     return None
 

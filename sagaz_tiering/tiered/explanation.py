@@ -10,23 +10,48 @@ from uuid import UUID
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.policy import Decision, PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef
-from sagaz_tiering.units import micros
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CopyPlace:
+    """Where a copy is: `where` is a server or an object key, `offset` and `length` of its frame there in bytes."""
+
+    tier: str
+    storage_class: str | None
+    where: str
+    offset: int | None = None
+    length: int | None = None
+    since: datetime | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return {**values, "since": self.since.isoformat() if self.since else None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
-    """The policy's view of one snapshot and its copies (the one that is read first, first)."""
+    """The policy's view of one snapshot and its copies (the one that is read first, first).
+
+    `clock` says from when its ages count. The USD are its share of its pack's bill, by bytes: a month, and since the
+    pack was written; None where it is in no pack.
+    """
 
     snapshot_id: UUID
     found: bool
     copies: tuple[SnapshotRef, ...] = ()
+    places: tuple[CopyPlace, ...] = ()
     policy: str | None = None
+    policy_revision: str | None = None
+    clock: str | None = None
     reason: str = "no tier knows this snapshot: it was never saved, or it expired or was deleted"
     clock_at: datetime | None = None
     due_at: datetime | None = None
     expires_at: datetime | None = None
     next_move: str | None = None
     blockers: tuple[str, ...] = ()
+    usd_per_month: float | None = None
+    usd_to_date: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -35,18 +60,29 @@ class Explanation:
             "snapshot_id": str(self.snapshot_id),
             "found": self.found,
             "copies": [copy.to_dict() for copy in self.copies],
+            "places": [place.to_dict() for place in self.places],
             "policy": self.policy,
+            "policy_revision": self.policy_revision,
+            "clock": self.clock,
             "reason": self.reason,
             **{name: moment.isoformat() if moment else None for name, moment in times.items()},
             "next_move": self.next_move,
             "blockers": list(self.blockers),
+            "usd_per_month": self.usd_per_month,
+            "usd_to_date": self.usd_to_date,
         }
 
 
 def explain(
-    snapshot_id: UUID, meta: SnapshotMeta, copies: tuple[SnapshotRef, ...], policies: PolicySet, now: datetime
+    snapshot_id: UUID,
+    meta: SnapshotMeta,
+    copies: tuple[SnapshotRef, ...],
+    policies: PolicySet,
+    now: datetime,
+    *,
+    pack_clock_at: datetime | None = None,
 ) -> Explanation:
-    """What `policies` say of a snapshot at `now`. Pure."""
+    """What `policies` say of a snapshot at `now`. Pure. A pack moves when its youngest, `pack_clock_at`, may."""
     decision = policies.decide(meta, to_micros(now))
     storage_class = copies[0].storage_class
     ahead = [
@@ -56,13 +92,15 @@ def explain(
     ]
     next_move = None
     if ahead and not decision.expired:
-        at = from_micros(decision.clock_us + micros(ahead[0].after))
+        at = max(from_micros(decision.clock_us), pack_clock_at or from_micros(0)) + ahead[0].after
         next_move = f"to {ahead[0].to} at {at.isoformat()}" + (" (due)" if at <= now else "")
     return Explanation(
         snapshot_id=snapshot_id,
         found=True,
         copies=copies,
         policy=decision.policy,
+        policy_revision=policies.revision,
+        clock=decision.rule.clock.value,
         reason=_reason(decision, storage_class, next_move),
         clock_at=from_micros(decision.clock_us),
         due_at=None if decision.due_us is None else from_micros(decision.due_us),

@@ -7,6 +7,7 @@ When Redis is down, PostgreSQL answers alone only for sagas whose policies ackno
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime
@@ -19,15 +20,18 @@ from sagaz_tiering.clock import Clock, from_micros, to_micros
 from sagaz_tiering.codec import Record, from_value, read_meta
 from sagaz_tiering.errors import CorruptData, CorruptRecord, HotTierUnavailable, SnapshotLost
 from sagaz_tiering.policy import PolicySet
-from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.storage.encoding import decode_record
+from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, Tier
+from sagaz_tiering.storage.encoding import decode_record, decode_value
 from sagaz_tiering.storage.hot import Gone, HotTier
 from sagaz_tiering.storage.reporting import skipped_unreadable
 from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.merge import Copy, alive, damaged_copy, hot_copy, located_copy, matches, merge
 from sagaz_tiering.tiered.watch import Watch
+from sagaz_tiering.typed_json.collector import full_collections_later
 
 NO_LIMIT = 2**31 - 1
+_DECODED_AT_ONCE = 50
+_READS_HOT = metrics.READS.labels(tier=Tier.HOT.value)
 
 
 class Reader:
@@ -54,22 +58,31 @@ class Reader:
 
     async def get(self, snapshot_id: UUID) -> SagaSnapshot | None:
         """One snapshot by id."""
-        copies = await self.copies(snapshot_id, trust_redis=True)
+        found, hot_error = await self._ask_hot(snapshot_id)
+        if isinstance(found, bytes) and await self._watch.horizon_us(0) is not None:
+            meta = read_meta(found)
+            if self._is_alive(meta):
+                return await self._of_redis(found)
+            copies = [hot_copy(meta, self.policies, found)]
+        else:
+            copies = await self._all_copies(snapshot_id, found, hot_error)
         live = await self._alive(copies[:1])
         return (await self.load(live))[0] if live else None
 
-    async def copies(self, snapshot_id: UUID, *, trust_redis: bool) -> list[Copy]:
+    async def copies(self, snapshot_id: UUID) -> list[Copy]:
         """Every copy of one snapshot, the one to read first, expired ones included."""
-        hot_error, found = None, None
+        return await self._all_copies(snapshot_id, *await self._ask_hot(snapshot_id))
+
+    async def _ask_hot(self, snapshot_id: UUID) -> tuple[bytes | Gone | None, HotTierUnavailable | None]:
         try:
-            found = await self._hot.get(snapshot_id)
+            return await self._hot.get(snapshot_id), None
         except HotTierUnavailable as exc:
-            hot_error = exc
-        hot = []
-        if isinstance(found, bytes):
-            hot = [hot_copy(read_meta(found), self.policies, found)]
-            if trust_redis and await self._watch.horizon_us(0) is not None:
-                return hot
+            return None, exc
+
+    async def _all_copies(
+        self, snapshot_id: UUID, found: bytes | Gone | None, hot_error: HotTierUnavailable | None
+    ) -> list[Copy]:
+        hot = [hot_copy(read_meta(found), self.policies, found)] if isinstance(found, bytes) else []
         located = [located_copy(item) for item in await self._locations.find(snapshot_id)]
         if hot_error is not None:
             await self._check_answerable(located, hot_error)
@@ -88,10 +101,10 @@ class Reader:
         except HotTierUnavailable:
             found = None
         if isinstance(found, bytes):
-            copy = hot_copy(read_meta(found), self.policies, found)
+            meta = read_meta(found)
             horizon = await self._watch.horizon_us(to_micros(self._clock.now()))
-            if horizon is not None and alive([copy], self._clock.now()) and to_micros(copy.ref.created_at) > horizon:
-                return (await self.load([copy]))[0]
+            if horizon is not None and meta.created_us > horizon and self._is_alive(meta):
+                return await self._of_redis(found)
         timeline = await self.timeline(saga_id, not_after=not_after, step_name=step_name, limit=1, damaged_too=True)
         if timeline and timeline[0].error is not None:
             raise timeline[0].error
@@ -105,16 +118,20 @@ class Reader:
             found = await self._hot.values(saga_id, min(limit, NO_LIMIT))
         except HotTierUnavailable:
             found = []
-        copies = []
-        with suppress(CorruptRecord):  # then there are too few, and the longer way leaves the damaged one out
-            for value in found:
-                if isinstance(value, bytes):
-                    copies.append(hot_copy(read_meta(value), self.policies, value))
-        if len(copies) == limit and alive(copies, self._clock.now()) == copies:
-            horizon = await self._watch.horizon_us(to_micros(self._clock.now()))
-            if horizon is not None and to_micros(copies[-1].ref.created_at) > horizon:
-                return await self.load_readable(copies)
+        values = [value for value in found if isinstance(value, bytes)]
+        if len(values) == limit and await self._has_newest(values):
+            with suppress(CorruptData):  # then the longer way leaves the damaged one out
+                return await self._all_of_redis(values)
         return await self.load_readable(await self.timeline(saga_id, limit=limit))
+
+    async def _has_newest(self, values: Sequence[bytes]) -> bool:
+        """Whether Redis has everything that is newer than the last of these, and none of them is gone or damaged."""
+        try:
+            metas = [read_meta(value) for value in values]
+        except CorruptRecord:
+            return False
+        horizon = await self._watch.horizon_us(to_micros(self._clock.now()))
+        return horizon is not None and metas[-1].created_us > horizon and all(map(self._is_alive, metas))
 
     async def timeline(
         self,
@@ -195,6 +212,25 @@ class Reader:
         for copy in copies:
             metrics.READS.labels(tier=copy.ref.tier.value).inc()
         return [await decode_record(records[copy.ref.snapshot_id]) for copy in copies]
+
+    def _is_alive(self, meta: SnapshotMeta) -> bool:
+        expires_us = self.policies.expires_us(meta)
+        return expires_us is None or to_micros(self._clock.now()) < expires_us
+
+    async def _of_redis(self, value: bytes) -> SagaSnapshot:
+        _READS_HOT.inc()
+        return await decode_value(value)
+
+    async def _all_of_redis(self, values: Sequence[bytes]) -> list[SagaSnapshot]:
+        """Decoded a few at a time, so that a long list does not hold up the event loop."""
+        snapshots = []
+        with full_collections_later():
+            for position, value in enumerate(values, start=1):
+                snapshots.append(await decode_value(value))
+                if position % _DECODED_AT_ONCE == 0:
+                    await asyncio.sleep(0)
+        _READS_HOT.inc(len(snapshots))
+        return snapshots
 
     async def _alive(self, copies: Sequence[Copy]) -> list[Copy]:
         """Those that have not expired, or that a legal hold keeps."""

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from uuid import UUID
 
 from sagaz_tiering.catalog.restores import Restore, Restores, Wanted
@@ -16,7 +15,7 @@ INTO = ("hot", "in-place")
 
 
 class Restorer:
-    """Requests restores with the configured defaults; `asked_for` does so where a read meets archived bytes."""
+    """Requests restores with the configured defaults; `met` does so where a read meets archived bytes."""
 
     def __init__(self, restores: Restores, prices: PriceList, clock: Clock, settings: RestoreSettings) -> None:
         self._restores = restores
@@ -40,15 +39,10 @@ class Restorer:
             prices=self._prices,
         )
 
-    @asynccontextmanager
-    async def asked_for(self) -> AsyncIterator[None]:
-        """With `on_archived: request`, what a read in this block meets archived is asked for; it still raises."""
-        try:
-            yield
-        except SnapshotArchived as exc:
-            if self._settings.on_archived is OnArchived.REQUEST:
-                exc.restore_id = await self._ask(exc.snapshot_ids)
-            raise
+    async def met(self, archived: SnapshotArchived) -> None:
+        """A read met this: with `on_archived: request` the restore is asked for, and the error tells its id."""
+        if self._settings.on_archived is OnArchived.REQUEST:
+            archived.restore_id = await self._ask(archived.snapshot_ids)
 
     async def _ask(self, snapshot_ids: Sequence[UUID]) -> UUID | None:
         found = await self.request(Wanted(snapshot_ids=snapshot_ids), who="on_archived: request")

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 from uuid import UUID
 
 from sagaz_tiering import metrics
@@ -17,21 +17,22 @@ from sagaz_tiering.catalog.erasures import ErasureReceipt
 from sagaz_tiering.catalog.holds import Hold
 from sagaz_tiering.catalog.restores import Restore, Wanted
 from sagaz_tiering.clock import Clock, to_micros
-from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES, read_meta
-from sagaz_tiering.errors import LegalHold, TierUnavailable
+from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES
+from sagaz_tiering.errors import LegalHold, SnapshotArchived, TierUnavailable
+from sagaz_tiering.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
-from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.prices import PriceList
 from sagaz_tiering.settings_sections import RestoreSettings
-from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotMeta, SnapshotRef, as_utc, as_uuid
+from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotRef, as_utc, as_uuid
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.encoding import encode_value
 from sagaz_tiering.storage.hot import HotTier
 from sagaz_tiering.storage.reporting import measured_read, reported_save
 from sagaz_tiering.tiered import iterating
 from sagaz_tiering.tiered.cold import ColdTier
-from sagaz_tiering.tiered.explanation import Explanation, explain
-from sagaz_tiering.tiered.merge import Copy
+from sagaz_tiering.tiered.explaining import explain_copies
+from sagaz_tiering.tiered.explanation import Explanation
 from sagaz_tiering.tiered.reading import Reader
 from sagaz_tiering.tiered.restoring import Restorer
 from sagaz_tiering.tiered.saving import Saver
@@ -41,6 +42,10 @@ if TYPE_CHECKING:
     from sagaz_tiering.settings import TieringConfig
 
 
+_Answer = TypeVar("_Answer")
+_SAVES = {durability: metrics.SAVES.labels(durability=durability.value) for durability in Durability}
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tiers:
     """The open parts that the facade works with; whoever opened them closes them."""
@@ -48,6 +53,7 @@ class Tiers:
     hot: HotTier
     catalog: Catalog
     objects: ObjectStore
+    keys: Keyring
     policies: PolicySet
     prices: PriceList
     clock: Clock
@@ -77,7 +83,7 @@ class TieredSnapshotStorage:
             hot=tiers.hot,
             locations=tiers.catalog.locations,
             holds=tiers.catalog.holds,
-            cold=ColdTier(tiers.objects, tiers.prices),
+            cold=ColdTier(tiers.objects, tiers.prices, tiers.keys),
             watch=self._watch,
             policies=tiers.policies,
             clock=tiers.clock,
@@ -128,29 +134,25 @@ class TieredSnapshotStorage:
             meta, value = await encode_value(
                 ours, saved_us=now_us, level=self._tiers.compression_level, max_bytes=self._tiers.max_snapshot
             )
-            await self._saver.save(meta, value, self._reader.policies, now_us)
-            metrics.SAVES.labels(durability=self._reader.policies.for_meta(meta).durability.value).inc()
+            durability = await self._saver.save(meta, value, self._reader.policies, now_us)
+            _SAVES[durability].inc()
 
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
         """One snapshot by id."""
-        async with self._reading():
-            return await self._reader.get(as_uuid(snapshot_id, "snapshot_id"))
+        return await self._read(self._reader.get(as_uuid(snapshot_id, "snapshot_id")))
 
     async def get_latest_snapshot(self, saga_id: UUID | str, before_step: str | None = None) -> SagaSnapshot | None:
         """The newest snapshot of a saga; with `before_step`, the newest whose `step_name` equals it."""
-        async with self._reading():
-            return await self._reader.newest(as_uuid(saga_id, "saga_id"), step_name=before_step)
+        return await self._read(self._reader.newest(as_uuid(saga_id, "saga_id"), step_name=before_step))
 
     async def get_snapshot_at_time(self, saga_id: UUID | str, timestamp: datetime) -> SagaSnapshot | None:
         """The newest live snapshot created at or before `timestamp` (aware; raises NaiveTimestamp)."""
         moment = as_utc(timestamp, "timestamp")
-        async with self._reading():
-            return await self._reader.newest(as_uuid(saga_id, "saga_id"), not_after=moment)
+        return await self._read(self._reader.newest(as_uuid(saga_id, "saga_id"), not_after=moment))
 
     async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
         """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit."""
-        async with self._reading():
-            return await self._reader.list_newest(as_uuid(saga_id, "saga_id"), checked_limit(limit))
+        return await self._read(self._reader.list_newest(as_uuid(saga_id, "saga_id"), checked_limit(limit)))
 
     async def timeline(self, saga_id: UUID | str) -> list[SnapshotRef]:
         """Every live snapshot of a saga, oldest first, with its tier; never touches archived bytes."""
@@ -160,20 +162,17 @@ class TieredSnapshotStorage:
 
     async def locate(self, snapshot_id: UUID | str) -> list[SnapshotRef]:
         """Every copy of a snapshot, the one that is read first, expired ones included; [] if there is none."""
-        copies = await self._reader.copies(as_uuid(snapshot_id, "snapshot_id"), trust_redis=False)
+        copies = await self._reader.copies(as_uuid(snapshot_id, "snapshot_id"))
         return [copy.ref for copy in copies]
 
     async def explain(self, snapshot_id: UUID | str) -> Explanation:
         """Where a snapshot is, by which policy, and what happens next; reads no archived bytes."""
         wanted = as_uuid(snapshot_id, "snapshot_id")
-        copies = await self._reader.copies(wanted, trust_redis=False)
+        copies = await self._reader.copies(wanted)
         if not copies:
             return Explanation(snapshot_id=wanted, found=False)
-        refs = tuple(copy.ref for copy in copies)
-        holds = await self._tiers.catalog.holds.holding(refs[0])
-        blockers = tuple(f"legal hold since {h.placed_at.isoformat()} by {h.placed_by}: {h.reason}" for h in holds)
-        found = explain(wanted, _meta_of(copies[0]), refs, self._reader.policies, self._tiers.clock.now())
-        return replace(found, blockers=(*found.blockers, *blockers))
+        tiers = self._tiers
+        return await explain_copies(tiers.catalog, copies, self._reader.policies, tiers.prices, tiers.clock.now())
 
     async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
         """Remove a snapshot from every tier; False if no tier had it. Bytes in a pack go when the pack does.
@@ -181,7 +180,7 @@ class TieredSnapshotStorage:
         Raises LegalHold for a held one; nothing was removed.
         """
         wanted = as_uuid(snapshot_id, "snapshot_id")
-        copies = await self._reader.copies(wanted, trust_redis=False)
+        copies = await self._reader.copies(wanted)
         await self._refuse_held([copy.ref for copy in copies[:1]])
         known = await self._tiers.catalog.locations.delete([wanted], self._tiers.clock.now())
         return await self._tiers.hot.delete(wanted) or bool(known)
@@ -241,8 +240,9 @@ class TieredSnapshotStorage:
     ) -> ErasureReceipt:
         """Erase a saga: every snapshot and replay log in every tier, for good; the receipt says what is left of it.
 
-        Unreadable when this returns; packs that hold bytes of it are written anew by the job `compact`. Raises
-        LegalHold (nothing was removed), TierUnavailable (repeat it: nothing is half erased for readers).
+        Unreadable when this returns; packs that hold bytes of it are written anew by the job `compact`, but for
+        encrypted ones: their key is destroyed, which ends every copy. Raises LegalHold (nothing was removed),
+        TierUnavailable (repeat it: nothing is half erased for readers).
         """
         saga, catalog = as_uuid(saga_id, "saga_id"), self._tiers.catalog
         copies = await self._reader.timeline(saga, expired_too=True, damaged_too=True)
@@ -308,11 +308,13 @@ class TieredSnapshotStorage:
         async for record in iterating.replay_logs(self._tiers.catalog, start):
             yield record
 
-    @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[None]:
+    async def _read(self, answer: Awaitable[_Answer]) -> _Answer:
         with measured_read():
-            async with self._restorer.asked_for():
-                yield
+            try:
+                return await answer
+            except SnapshotArchived as exc:
+                await self._restorer.met(exc)
+                raise
 
     def _sagas(self, after: UUID | str | None) -> AsyncIterator[UUID]:
         start = None if after is None else as_uuid(after, "after")
@@ -372,22 +374,3 @@ class TieredSnapshotStorage:
 
 def _first_after(policies: PolicySet) -> timedelta | None:
     return min((policy.move[0].after for policy in policies.policies if policy.move), default=None)
-
-
-def _meta_of(copy: Copy) -> SnapshotMeta:
-    """The meta of a copy; of an archived one, as far as the catalog knows it (its expiry stands as noted)."""
-    if copy.value is not None:
-        return read_meta(copy.value)
-    ref, created_us = copy.ref, to_micros(copy.ref.created_at)
-    return SnapshotMeta(
-        snapshot_id=ref.snapshot_id,
-        saga_id=ref.saga_id,
-        saga_name=ref.saga_name,
-        step_name=ref.step_name,
-        step_index=ref.step_index,
-        status=ref.status,
-        created_us=created_us,
-        saved_us=created_us,
-        retention_us=None if ref.expires_at is None else to_micros(ref.expires_at),
-        body_crc=0,
-    )

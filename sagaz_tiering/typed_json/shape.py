@@ -16,12 +16,13 @@ ITEM_WEIGHT: Final = 16
 
 _CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
 JSON_LEAVES: Final = frozenset({str, int, float, bool, type(None)})
+_OTHER_LEAVES: Final = JSON_LEAVES - {str, float}
 
 
 class Shape(Enum):
     """What a walk over a value tells about writing it."""
 
-    PLAIN = "plain"  # JSON types only
+    PLAIN = "plain"  # exact JSON types and finite numbers only: what orjson writes of it comes back equal
     TYPED = "typed"  # something else is in it
     LARGE = "large"  # so heavy that the walk stopped
 
@@ -44,7 +45,7 @@ def _room_beside(items: Iterable[Any], levels: int, room: int, others: list[type
         kind = type(item)
         if kind is str:
             room -= len(item)
-        elif kind in JSON_LEAVES:
+        elif (kind is float and item - item == 0.0) or kind in _OTHER_LEAVES:  # JSON has no NaN and no infinity
             continue
         elif kind in _CONTAINERS:
             if levels == 0 or (kind is not dict and kind is not list):

@@ -11,7 +11,7 @@ import orjson
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable
 from sagaz_tiering.typed_json.collector import full_collections_later
 from sagaz_tiering.typed_json.freezing import Freezer, TooDeep, release, unchanged
-from sagaz_tiering.typed_json.pieces import NotExact, plain_pieces, plain_text, tagged_text, typed_pieces
+from sagaz_tiering.typed_json.pieces import NATIVE_ONLY, NotExact, plain_pieces, tagged_text, typed_pieces
 from sagaz_tiering.typed_json.revival import revive
 from sagaz_tiering.typed_json.shape import LARGE, Shape, shape_of
 from sagaz_tiering.typed_json.slices import Unexpected, no_constant, plain_value, typed_value
@@ -69,20 +69,21 @@ def loads(encoding: Encoding, data: bytes) -> Any:
         raise CorruptRecord("snapshot body is nested too deeply to be read") from exc
     except (ValueError, TypeError, ArithmeticError) as exc:
         raise CorruptRecord(f"snapshot body is not what was written: {exc}") from exc
-    if data.count(b"[") + data.count(b"{") > MAX_DEPTH and _too_deep(value):
+    if _brackets(data) > MAX_DEPTH and _too_deep(value):
         raise _deep()
     return value
 
 
 def _as_plain(value: Any) -> bytes | None:
-    """`value`, of exact JSON types, as ordinary JSON, or None unless that is proved exact.
+    """`value`, whose shape is PLAIN, as ordinary JSON, or None where orjson refuses it.
 
     orjson writes enum members, UUIDs, tuples and NaN as something else without a word, and 3.13 corrupts memory
-    on some hundred nested tuples. So it sees exact JSON types only, and what it wrote is read back.
+    on some hundred nested tuples. It never sees any here. What else JSON cannot carry (integers over 64 bits, lone
+    surrogates, keys that are no text) it refuses itself, so nothing has to be read back.
     """
     try:
-        return plain_text(value)
-    except (NotExact, ValueError, TypeError, RecursionError):
+        return orjson.dumps(value, option=NATIVE_ONLY)
+    except (ValueError, TypeError, RecursionError):
         return None
 
 
@@ -122,6 +123,11 @@ def _loads_large(encoding: Encoding, data: bytes) -> Any:
     if levels > MAX_DEPTH and _too_deep(value):
         raise _deep()
     return value
+
+
+def _brackets(data: bytes) -> int:
+    """How many containers a text has at most; three times as fast as counting."""
+    return 2 * len(data) - len(data.replace(b"[", b"")) - len(data.replace(b"{", b""))
 
 
 def _too_deep(value: Any) -> bool:

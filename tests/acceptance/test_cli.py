@@ -30,9 +30,11 @@ policies:
   - name: frozen
     match: {saga_name: "frozen-*"}
     move: [{to: GLACIER, after: 1d}]
+    even_if_costlier: true
   - name: orders
     match: {saga_name: "order-*"}
     move: [{to: STANDARD_IA, after: 7d}]
+    even_if_costlier: true
     retain: 36500d
   - name: default
     match: {}

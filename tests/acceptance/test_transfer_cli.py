@@ -20,7 +20,7 @@ from support.transfers import contents
 
 from sagaz_tiering.db.migrations import migrate
 from sagaz_tiering.opener import open_source, open_storage
-from sagaz_tiering.storage.filesystem import FilesystemSnapshotStorage
+from sagaz_tiering.storage.filesystem.storage import FilesystemSnapshotStorage
 from sagaz_tiering.wiring import open_database, read_config
 
 DEADLINE_S = 60.0

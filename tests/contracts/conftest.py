@@ -12,6 +12,7 @@ import pytest
 import redis.asyncio
 from support import damage
 from support.commands import write_config
+from support.databases import ReusedDatabases
 from support.gate import Gate, through
 from support.s3_server import S3Server, s3_server  # noqa: F401  # a fixture
 from support.servers import fresh_database
@@ -19,10 +20,11 @@ from support.stores import ABILITIES, KINDS, Ability, MakePlace, Place
 from support.tiers import NOW
 
 from sagaz_tiering.clock import VirtualClock
+from sagaz_tiering.db.database import Database, DatabaseOptions
 from sagaz_tiering.db.migrations import migrate
+from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import CatalogUnavailable, ColdTierUnavailable, HotTierUnavailable
 from sagaz_tiering.storage.base import SnapshotStorage
-from sagaz_tiering.wiring import open_database, read_config
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -37,13 +39,30 @@ class Ground:
         self._server = request.getfixturevalue
         self._stack = stack
         self._flushed = False
+        self._reused: set[str] = set()
         self.folder = folder
         self.gated = False
         self.gates: list[Gate] = []
 
     async def database(self) -> str:
-        """The URL of an empty database."""
+        """The URL of an empty database; the first one in a test has been used by other tests."""
+        if self._first("database"):
+            return str(await self._server("reused_databases").empty())
         return await self._stack.enter_async_context(fresh_database(self._server("postgres_server")))
+
+    async def catalog(self) -> str:
+        """The URL of a database with an empty catalog; the first one in a test has been used by other tests."""
+        if self._first("catalog"):
+            return str(await self._server("reused_databases").migrated())
+        url = await self._stack.enter_async_context(fresh_database(self._server("postgres_server")))
+        async with Database(DatabaseOptions(url=url, shown_url=url)) as database:
+            await migrate(database)
+        return url
+
+    def _first(self, name: str) -> bool:
+        new = name not in self._reused
+        self._reused.add(name)
+        return new
 
     async def redis(self) -> str:
         """The URL of an empty Redis."""
@@ -69,6 +88,12 @@ class Ground:
         gate = await self._stack.enter_async_context(Gate(parts.hostname, parts.port))
         self.gates.append(gate)
         return through(url, gate.port)
+
+
+@pytest.fixture(scope="session")
+def reused_databases(postgres_server: PostgresServer) -> ReusedDatabases:
+    """Databases for one test after the other."""
+    return ReusedDatabases(postgres_server)
 
 
 @pytest.fixture
@@ -199,6 +224,7 @@ async def _s3(ground: Ground) -> Place:
         url=f"s3://{bucket}/snapshots?endpoint_url={endpoint}",
         settings=_COMPRESSION,
         crowd=100,
+        rounds=2,
         connections=64,
         unavailable=ColdTierUnavailable,
         secrets=("testing-secret",),
@@ -208,11 +234,7 @@ async def _s3(ground: Ground) -> Place:
 
 async def _tiered(ground: Ground) -> Place:
     ground.folder.mkdir()
-    database = await ground.database()
-    path = write_config(ground.folder, database=database, redis_url=await ground.redis())
-    async with open_database(read_config(path)) as opened:
-        await migrate(opened)
-    url, redis_url = await ground.through_gate(database), await ground.through_gate(await ground.redis())
+    url, redis_url = await ground.through_gate(await ground.catalog()), await ground.through_gate(await ground.redis())
     path = write_config(ground.folder, database=url, redis_url=redis_url)
     levels = [path.with_name(f"level-{level}.yaml") for level in ("1", "null", "19")]
     for each in levels:

@@ -17,8 +17,6 @@ from sagaz_tiering.storage.base import SnapshotStorage
 
 pytestmark = pytest.mark.needs(Ability.OUTLIVES)
 
-ROUNDS = 4
-
 
 async def listed(storage: SnapshotStorage) -> list[SagaSnapshot]:
     """Everything that any index names, after checking that nothing is named twice and that all views agree."""
@@ -58,10 +56,10 @@ async def ended(*processes: BaseProcess) -> None:
 async def test_kill_while_saving_leaves_nothing_unlisted_or_torn(place: Place, tmp_path: Path) -> None:
     """Whenever it comes: what is found by id is listed, what is listed is found by id, and all of it is whole."""
     expected: list[SagaSnapshot] = []
-    for turn in range(ROUNDS):
+    for turn in range(place.rounds):
         seed, acks = f"round {turn}", tmp_path / f"acks-{turn}"
         process = start_saver(place.name, place.options, seed=seed, acks=acks)
-        enough = random.randint(1, 12)
+        enough = random.randint(1, 3 * place.rounds)
         await until(lambda acks=acks, enough=enough: max(acknowledged(acks).values()) >= enough, "it saves")  # type: ignore[misc]
         process.kill()
         process.join()
@@ -78,7 +76,7 @@ async def test_kill_while_saving_leaves_nothing_unlisted_or_torn(place: Place, t
 
 async def test_two_processes_and_this_one_save_into_the_same_sagas(place: Place, tmp_path: Path) -> None:
     """Everything that any of them saved is there."""
-    turns, seeds = 10, ["one", "two"]
+    turns, seeds = 2 * place.rounds, ["one", "two"]
     savers = [start_saver(place.name, place.options, seed=seed, acks=tmp_path / seed, turns=turns) for seed in seeds]
     storage = await place.open()
     for turn in range(turns):
@@ -98,7 +96,7 @@ async def test_two_processes_and_this_one_save_into_the_same_sagas(place: Place,
 
 async def test_two_processes_that_save_one_id_leave_one(place: Place, tmp_path: Path) -> None:
     """One of the last saves of either, in one saga; then it can be replaced and deleted like any."""
-    turns, seeds = 10, ["one", "two"]
+    turns, seeds = 2 * place.rounds, ["one", "two"]
     savers = [
         start_saver(place.name, place.options, seed=seed, acks=tmp_path / seed, turns=turns, contest=True)
         for seed in seeds

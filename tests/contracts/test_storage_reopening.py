@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import permutations
 from typing import Any
 
 import pytest
@@ -45,8 +44,8 @@ async def test_another_storage_finds_everything(place: Place) -> None:
 
 @pytest.mark.needs(Ability.SETTINGS)
 async def test_other_settings_read_replace_and_delete_old_data(place: Place) -> None:
-    """From every way of writing to every other one, small and large ones, every type, and back."""
-    for old, new in permutations(place.settings, 2):
+    """From each way of writing to another one and back, small and large ones, every type."""
+    for old, new in zip(place.settings, [*place.settings[1:], place.settings[0]], strict=True):
         await check_change(place, old, new)
 
 

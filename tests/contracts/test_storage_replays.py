@@ -148,15 +148,13 @@ async def test_the_engines_own_results_are_accepted(storage: SnapshotStorage) ->
     assert found["completed_at"] == theirs.completed_at.isoformat()
 
 
-@pytest.mark.parametrize(
-    "text", ["", "nul\0", "half \ud800", "🚚" * 2_500, "a'b\"c\\"], ids=lambda text: ascii(text[:9])
-)
-async def test_every_text_comes_back(storage: SnapshotStorage, text: str) -> None:
+async def test_every_text_comes_back(storage: SnapshotStorage) -> None:
     """As step, initiator and error."""
-    result = replay(1, checkpoint_step=text, initiated_by=text, error_message=text)
-    await save(storage, result)
-    assert await storage.get_replay_log(number(1)) == result.to_dict()
-    assert await storage.list_replays(SAGA) == [result.to_dict()]
+    for text in ("", "nul\0", "half \ud800", "🚚" * 2_500, "a'b\"c\\"):
+        result = replay(1, checkpoint_step=text, initiated_by=text, error_message=text)
+        await save(storage, result)
+        assert await storage.get_replay_log(number(1)) == result.to_dict()
+        assert await storage.list_replays(SAGA) == [result.to_dict()]
 
 
 async def test_times_with_other_offsets_are_kept_in_utc(storage: SnapshotStorage) -> None:
@@ -169,11 +167,11 @@ async def test_times_with_other_offsets_are_kept_in_utc(storage: SnapshotStorage
     assert await replay_ids(storage) == [number(2), number(1)]
 
 
-@pytest.mark.parametrize("field", ["created_at", "completed_at"])
-async def test_naive_times_are_refused(storage: SnapshotStorage, field: str) -> None:
+async def test_naive_times_are_refused(storage: SnapshotStorage) -> None:
     """With the field's name."""
-    with pytest.raises(NaiveTimestamp, match=field):
-        await save(storage, replay(1, **{field: datetime(2026, 3, 1)}))  # noqa: DTZ001
+    for field in ("created_at", "completed_at"):
+        with pytest.raises(NaiveTimestamp, match=field):
+            await save(storage, replay(1, **{field: datetime(2026, 3, 1)}))  # noqa: DTZ001
     assert await storage.get_replay_log(number(1)) is None
 
 

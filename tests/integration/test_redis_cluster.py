@@ -24,8 +24,8 @@ from sagaz_tiering import RedisSnapshotStorage
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
 from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.storage.redis.keys import Place, RedisKeys
 from sagaz_tiering.storage.redis_client import LazyRedis
-from sagaz_tiering.storage.redis_keys import Place, RedisKeys
 
 HOUR = timedelta(hours=1)
 OLD, NEW = make(1, status="old"), make(1, status="new")

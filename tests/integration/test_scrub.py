@@ -216,7 +216,8 @@ async def test_failing_pack_is_left_alone_after_its_budget(shop: Product, tmp_pa
     (broken / "data").write_bytes(bytes(10))
     change_record(broken, size=10)
     rule = {"to": "GLACIER", "after": "8d"}
-    colder = Policy.model_validate({**POLICIES[0], "move": [*POLICIES[0]["move"], rule]})
+    moves = [*POLICIES[0]["move"], rule]
+    colder = Policy.model_validate({**POLICIES[0], "move": moves, "even_if_costlier": True})
     shop.runtime.job_context().policies = PolicySet([colder])
     shop.clock.advance(3 * DAY)
     failed = [(await shop.run("transition")).counts.get("failed", 0) for _ in range(7)]

@@ -15,13 +15,14 @@ HOST = "127.0.0.1"
 class Gate:
     """Forwards a port of its own to a server. `async with Gate(host, port) as gate`; open from the start.
 
-    `opened` counts every connection there was, `inside` those there are.
+    `opened` counts every connection there was, `inside` those there are, `most` the most there were at once.
     """
 
     def __init__(self, host: str, port: int) -> None:
         self._to = (host, port)
         self.port = free_port()
         self.opened = 0
+        self.most = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
 
@@ -56,23 +57,26 @@ class Gate:
         self.opened += 1
         task = asyncio.create_task(self._forward(reader, writer))
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self.most = max(self.most, self.inside)
+
+        def done(_: asyncio.Task[None]) -> None:
+            self._tasks.discard(task)
+            writer.transport.abort()  # here, since a task that is cancelled before its first step runs nothing
+
+        task.add_done_callback(done)
 
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
+            server_reader, server_writer = await asyncio.open_connection(*self._to)
+            pumps = [asyncio.create_task(_pump(reader, server_writer))]
+            pumps.append(asyncio.create_task(_pump(server_reader, writer)))
             try:
-                server_reader, server_writer = await asyncio.open_connection(*self._to)
-                pumps = [asyncio.create_task(_pump(reader, server_writer))]
-                pumps.append(asyncio.create_task(_pump(server_reader, writer)))
-                try:
-                    await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
-                finally:
-                    server_writer.transport.abort()  # before the first await: a second cancellation may come there
-                    for pump in pumps:
-                        pump.cancel()
-                    await asyncio.gather(*pumps, return_exceptions=True)
+                await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             finally:
-                writer.transport.abort()
+                server_writer.transport.abort()  # before the first await: a second cancellation may come there
+                for pump in pumps:
+                    pump.cancel()
+                await asyncio.gather(*pumps, return_exceptions=True)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

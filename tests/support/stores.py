@@ -57,6 +57,8 @@ class Place:
     """Options to open it with that must not matter to what is stored already."""
     crowd: int = 500
     """Calls at once where many are the point."""
+    rounds: int = 4
+    """How often to kill a process that saves, and a measure of how much to do in one."""
     connections: int = 0
     """The most that one storage may have open."""
     unavailable: type[SagazTieringError] = TierUnavailable

@@ -57,6 +57,11 @@ class Product:
         return [info.key async for info in self.runtime.objects.list(prefix)]
 
 
+def insistent(policies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The same with `even_if_costlier: true`, unless they say: the packs of tests are too small to be worth moving."""
+    return [{"even_if_costlier": True, **policy} for policy in policies]
+
+
 def config(
     *,
     database: str,
@@ -70,7 +75,7 @@ def config(
     return TieringConfig(
         tiers={"hot": {"url": redis_url}, "cold": section},
         catalog={"url": database},
-        policies=list(policies),
+        policies=insistent(policies),
         **sections,
     )
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from support.tiers import DEFAULT_POLICIES
+from support.tiers import DEFAULT_POLICIES, insistent
 
 
 def write_config(
@@ -21,6 +21,6 @@ def write_config(
 ) -> Path:
     """Write the configuration as YAML (JSON is YAML); the file's path."""
     tiers = {"hot": {"url": redis_url}, "cold": cold if isinstance(cold, dict) else {"url": f"file://{cold}"}}
-    whole = {"tiers": tiers, "catalog": {"url": database}, "policies": list(policies), **sections}
+    whole = {"tiers": tiers, "catalog": {"url": database}, "policies": insistent(policies), **sections}
     path.write_text(json.dumps(whole, indent=1), encoding="utf-8")
     return path

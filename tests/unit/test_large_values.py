@@ -125,13 +125,21 @@ MANY = {
 }
 
 
+def in_one_go(value: Any) -> tuple[Encoding, bytes]:
+    """What a value of any size is written as, whose plain writing is read back to see whether it is exact."""
+    try:
+        return Encoding.PLAIN, plain_text(value)
+    except (NotExact, ValueError, TypeError):
+        return Encoding.TYPED, tagged_text(tag(value))
+
+
 @pytest.mark.parametrize("name", MANY)
 def test_large_value_gives_the_bytes_of_the_writing_in_one_go(name: str) -> None:
     """With the thresholds as they are; and it comes back exactly, without ever being parsed in one go."""
     value = MANY[name]
     assert shape_of(value) is Shape.LARGE
     encoding, data = dumps(value)
-    assert (encoding, data) == dumps(value, shape=Shape.PLAIN)
+    assert (encoding, data) == in_one_go(value)
     if type(value) is str:
         assert loads(encoding, data) == value
         return

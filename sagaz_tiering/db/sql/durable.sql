@@ -12,6 +12,22 @@ ON CONFLICT (snapshot_id) DO UPDATE
        body_crc = excluded.body_crc, spilled = excluded.spilled, value = excluded.value
  WHERE excluded.saved_at >= d.saved_at
 
+-- name: put_many
+-- The same for many rows, each id once, in one statement.
+INSERT INTO sagaz_tiering.saga_snapshots AS d
+    (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, retention_until, saved_at,
+     expires_at, due_at, body_crc, spilled, value)
+SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::timestamptz[],
+                     $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::bigint[],
+                     $13::boolean[], $14::bytea[])
+ON CONFLICT (snapshot_id) DO UPDATE
+   SET saga_id = excluded.saga_id, saga_name = excluded.saga_name, step_name = excluded.step_name,
+       step_index = excluded.step_index, status = excluded.status, created_at = excluded.created_at,
+       retention_until = excluded.retention_until, saved_at = excluded.saved_at,
+       expires_at = excluded.expires_at, due_at = excluded.due_at, claimed_until = NULL,
+       body_crc = excluded.body_crc, spilled = excluded.spilled, value = excluded.value
+ WHERE excluded.saved_at >= d.saved_at
+
 -- name: announce_spill
 -- From now on Redis may miss something; how long ago was that first said?
 UPDATE sagaz_tiering.spill SET since = coalesce(since, clock_timestamp())

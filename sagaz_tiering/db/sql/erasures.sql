@@ -7,13 +7,23 @@ SELECT s.snapshot_id FROM sagaz_tiering.frames f JOIN sagaz_tiering.snapshots s 
 
 -- name: create
 INSERT INTO sagaz_tiering.erasures
-    (erasure_id, saga_id, requested_at, who, reason, hot, durable, archived, replays)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+    (erasure_id, saga_id, requested_at, who, reason, hot, durable, archived, replays, key_destroyed,
+     undecipherable_packs)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+
+-- name: count_shredded
+-- Packs that hold bytes of a saga only as these destroyed keys encrypted them.
+SELECT count(*) FROM (
+    SELECT f.pack_id FROM sagaz_tiering.frames f JOIN sagaz_tiering.packs p USING (pack_id)
+     WHERE f.saga_id = $1 AND p.state IN ('ACTIVE', 'RETIRING')
+     GROUP BY f.pack_id HAVING bool_and(coalesce(f.key_id = ANY($2::uuid[]), false))) AS shredded
 
 -- name: add_packs
+-- Packs that hold readable bytes of a saga: $3 are the keys that were destroyed with it.
 INSERT INTO sagaz_tiering.erasure_packs (erasure_id, pack_id)
 SELECT DISTINCT $1::uuid, f.pack_id FROM sagaz_tiering.frames f JOIN sagaz_tiering.packs p USING (pack_id)
  WHERE f.saga_id = $2 AND p.state IN ('ACTIVE', 'RETIRING')
+   AND NOT coalesce(f.key_id = ANY($3::uuid[]), false)
 
 -- name: add_late_pack
 -- A pack that was on its way while its saga was erased holds bytes of it too.

@@ -3,16 +3,19 @@
 SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.expires_at,
        d.saved_at, d.value,
        NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS byte_offset,
-       NULL::integer AS byte_length, NULL::text AS storage_class, NULL::bigint AS byte_size
+       NULL::integer AS byte_length, NULL::text AS storage_class, NULL::bigint AS byte_size,
+       NULL::uuid AS key_id, NULL::bytea AS wrapped, NULL::text AS master_id
   FROM sagaz_tiering.saga_snapshots d
  WHERE d.snapshot_id = $1
 UNION ALL
 SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.step_index, t.status, s.created_at, s.expires_at,
-       NULL, NULL, f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size
+       NULL, NULL, f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size,
+       f.key_id, k.wrapped, k.master_id
   FROM sagaz_tiering.snapshots s
   JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
   JOIN sagaz_tiering.packs p USING (pack_id)
   JOIN sagaz_tiering.steps t USING (step_id)
+  LEFT JOIN sagaz_tiering.saga_keys k ON k.key_id = f.key_id
  WHERE s.snapshot_id = $1
 
 -- name: find_of_saga
@@ -21,7 +24,8 @@ SELECT * FROM (
  (SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.expires_at,
          d.saved_at, CASE WHEN $6::boolean THEN d.value END AS value,
          NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS byte_offset,
-         NULL::integer AS byte_length, NULL::text AS storage_class, NULL::bigint AS byte_size
+         NULL::integer AS byte_length, NULL::text AS storage_class, NULL::bigint AS byte_size,
+         NULL::uuid AS key_id, NULL::bytea AS wrapped, NULL::text AS master_id
     FROM sagaz_tiering.saga_snapshots d
    WHERE d.saga_id = $1
      AND (d.expires_at IS NULL OR d.expires_at > $2 OR ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
@@ -30,11 +34,13 @@ SELECT * FROM (
    ORDER BY d.created_at DESC, d.step_index DESC, d.snapshot_id DESC LIMIT $5)
  UNION ALL
  (SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.step_index, t.status, s.created_at, s.expires_at,
-         NULL, NULL, f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size
+         NULL, NULL, f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size,
+         f.key_id, k.wrapped, k.master_id
     FROM sagaz_tiering.frames f
     JOIN sagaz_tiering.snapshots s USING (pack_id, frame_no)
     JOIN sagaz_tiering.packs p USING (pack_id)
     JOIN sagaz_tiering.steps t USING (step_id)
+    LEFT JOIN sagaz_tiering.saga_keys k ON k.key_id = f.key_id
    WHERE f.saga_id = $1
      AND (s.expires_at IS NULL OR s.expires_at > $2 OR ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
           AND sagaz_tiering.is_held(f.saga_id, t.saga_name, t.step_name, t.status)))

@@ -73,11 +73,12 @@ UPDATE sagaz_tiering.restore_packs SET state = $3, error = $4 WHERE restore_id =
 
 -- name: places
 -- Where the asked snapshots of a pack are now: frames of whatever pack holds them.
-SELECT s.snapshot_id, f.saga_id, p.object_key, f.byte_offset, f.byte_length
+SELECT s.snapshot_id, f.saga_id, p.object_key, f.byte_offset, f.byte_length, f.key_id, k.wrapped, k.master_id
   FROM sagaz_tiering.restore_items i
   JOIN sagaz_tiering.snapshots s USING (snapshot_id)
   JOIN sagaz_tiering.frames f ON f.pack_id = s.pack_id AND f.frame_no = s.frame_no
   JOIN sagaz_tiering.packs p ON p.pack_id = s.pack_id
+  LEFT JOIN sagaz_tiering.saga_keys k ON k.key_id = f.key_id
  WHERE i.restore_id = $1 AND i.pack_id = $2
  ORDER BY p.object_key, f.byte_offset
 

@@ -1,0 +1,131 @@
+"""Data keys of encrypted sagas, wrapped. With its row a saga's archived bytes are gone, wherever copies of them lie."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sagaz_tiering.catalog.journal import note
+from sagaz_tiering.db.database import Connection, Database, affected
+from sagaz_tiering.db.queries import load
+from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.master_keys.base import WrappedKey
+
+_SQL = load("saga_keys")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyTotals:
+    """Data keys by master key; frames with live snapshots that are encrypted, and those of them without their key."""
+
+    by_master: dict[str, int]
+    frames: int
+    keyless_frames: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredKey:
+    """A key as a backup holds it."""
+
+    key: WrappedKey = field(repr=False)
+    created_at: datetime
+
+
+class SagaKeys:
+    """The table `saga_keys`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def writing(self, saga_ids: Collection[UUID]) -> dict[UUID, WrappedKey]:
+        """The keys that these sagas are encrypted with from now on, of those that have one."""
+        return {row["saga_id"]: _wrapped(row) for row in await self._db.fetch(_SQL["writing"], list(saga_ids))}
+
+    async def add(self, keys: Sequence[WrappedKey], now: datetime) -> None:
+        """Keep new keys, but for sagas that have got one meanwhile."""
+        columns = (
+            [key.key_id for key in keys],
+            [key.saga_id for key in keys],
+            [key.wrapped for key in keys],
+            [to_column(key.master_id) for key in keys],
+        )
+        async with self._db.transaction() as conn:
+            made = await conn.fetch(_SQL["add"], *columns, now)
+            if made:
+                pairs = [[row["saga_id"], row["key_id"]] for row in made]
+                await note(conn, "keys_created", {"keys": pairs}, now)
+
+    async def by_id(self, key_ids: Collection[UUID]) -> dict[UUID, WrappedKey]:
+        """Those of these keys that are there."""
+        return {row["key_id"]: _wrapped(row) for row in await self._db.fetch(_SQL["by_id"], list(key_ids))}
+
+    async def totals(self) -> KeyTotals:
+        """Walks all keys and frames: for people, not for every second."""
+        masters = await self._db.fetch(_SQL["by_master"])
+        frames = await self._db.fetchrow(_SQL["frames"])
+        assert frames is not None  # an aggregate always has a row
+        return KeyTotals(
+            by_master={from_column(row["master_id"]): row["keys"] for row in masters},
+            frames=frames["encrypted"],
+            keyless_frames=frames["keyless"],
+        )
+
+    async def under_others(self, master_id: str, after: UUID, limit: int) -> list[WrappedKey]:
+        """The next keys behind `after` that another master key wraps."""
+        query = _SQL["under_others"]
+        return [_wrapped(row) for row in await self._db.fetch(query, to_column(master_id), after, limit)]
+
+    async def rewrap(self, changes: Sequence[tuple[WrappedKey, WrappedKey]]) -> int:
+        """(as read, new) wrappings; how many were still as read. What was destroyed meanwhile stays destroyed."""
+        return await self._db.execute(
+            _SQL["rewrap"],
+            [new.key_id for _, new in changes],
+            [old.wrapped for old, _ in changes],
+            [new.wrapped for _, new in changes],
+            [to_column(new.master_id) for _, new in changes],
+        )
+
+    async def page(self, after: UUID, limit: int) -> list[StoredKey]:
+        """The next keys behind `after`, for a backup."""
+        rows = await self._db.fetch(_SQL["page"], after, limit)
+        return [StoredKey(key=_wrapped(row), created_at=row["created_at"]) for row in rows]
+
+    async def restore(self, stored: Sequence[StoredKey]) -> int:
+        """Keys from a backup; how many were missing. Those of sagas erased since they were made are left out."""
+        added = 0
+        async with self._db.transaction() as conn:
+            for one in stored:
+                key = one.key
+                values = (key.key_id, key.saga_id, key.wrapped, to_column(key.master_id), one.created_at)
+                added += affected(await conn.execute(_SQL["import"], *values))
+        return added
+
+
+async def destroy(conn: Connection, saga_id: UUID, now: datetime) -> list[UUID]:
+    """Destroy every key of a saga in the transaction of its erasure; their ids."""
+    gone = [row["key_id"] for row in await conn.fetch(_SQL["destroy"], saga_id)]
+    if gone:
+        await note(conn, "key_destroyed", {"saga_id": saga_id, "key_ids": gone}, now)
+    return gone
+
+
+async def keys_there(conn: Connection, key_ids: Collection[UUID]) -> set[UUID]:
+    """Of these keys, those that nobody destroyed."""
+    return {row["key_id"] for row in await conn.fetch(_SQL["there"], list(key_ids))} if key_ids else set()
+
+
+def wrapped_key(row: Any) -> WrappedKey | None:
+    """The key of a row that was joined with `saga_keys`; None where it is not encrypted, or its key is gone."""
+    return None if row["wrapped"] is None else _wrapped(row)
+
+
+def _wrapped(row: Any) -> WrappedKey:
+    return WrappedKey(
+        key_id=row["key_id"],
+        saga_id=row["saga_id"],
+        wrapped=row["wrapped"],
+        master_id=from_column(row["master_id"]),
+    )

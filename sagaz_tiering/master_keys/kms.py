@@ -1,0 +1,124 @@
+"""A master key in AWS KMS: it never leaves there; each wrapping and unwrapping is one request."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Final
+from uuid import UUID
+
+import aioboto3  # type: ignore[import-untyped]  # ships no types
+from aiobotocore.config import AioConfig
+from botocore.exceptions import BotoCoreError, ClientError
+
+from sagaz_tiering.errors import MasterKeyUnavailable
+from sagaz_tiering.master_keys.base import WrappedKey
+
+SCHEME: Final = "kms:"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KmsOptions:
+    """`key_id` is an id, ARN or alias. Credentials are the SDK's (environment, profile, instance role)."""
+
+    key_id: str
+    region: str | None = None
+    endpoint_url: str | None = None
+    deadline: timedelta = timedelta(seconds=15)
+
+
+class Kms:
+    """`MasterKeys` in KMS. Wrappings carry the ARN, so an alias may come to name another key."""
+
+    def __init__(self, options: KmsOptions) -> None:
+        self._options = options
+        self._opening = asyncio.Lock()
+        self._resources = AsyncExitStack()
+        self._client: Any = None
+        self._current: str | None = None
+
+    async def current_id(self) -> str:
+        """`kms:` and the ARN; asks KMS once."""
+        if self._current is None:
+            answer = await self._ask("DescribeKey", {"KeyId": self._options.key_id})
+            self._current = SCHEME + str(answer["KeyMetadata"]["Arn"])
+        return self._current
+
+    async def wrap(self, secret: bytes, key_id: UUID, saga_id: UUID) -> WrappedKey:
+        """One Encrypt."""
+        answer = await self._ask(
+            "Encrypt",
+            {"KeyId": self._options.key_id, "Plaintext": secret, "EncryptionContext": _context(key_id, saga_id)},
+        )
+        return WrappedKey(
+            key_id=key_id,
+            saga_id=saga_id,
+            wrapped=bytes(answer["CiphertextBlob"]),
+            master_id=SCHEME + str(answer["KeyId"]),
+        )
+
+    async def unwrap(self, wrapped: WrappedKey) -> bytes:
+        """One Decrypt."""
+        answer = await self._ask(
+            "Decrypt",
+            {
+                "KeyId": wrapped.master_id.removeprefix(SCHEME),
+                "CiphertextBlob": wrapped.wrapped,
+                "EncryptionContext": _context(wrapped.key_id, wrapped.saga_id),
+            },
+        )
+        return bytes(answer["Plaintext"])
+
+    async def close(self) -> None:
+        """Close the client."""
+        self._client = self._current = None
+        await self._resources.aclose()
+
+    async def _ask(self, operation: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
+        options = self._options
+        where = f"KMS {operation} with key {options.key_id} at {options.endpoint_url or options.region or 'AWS'}"
+        try:
+            async with asyncio.timeout(options.deadline.total_seconds()):
+                client = await self._opened()
+                call: Callable[..., Awaitable[Mapping[str, Any]]] = getattr(client, _METHODS[operation])
+                return await call(**arguments)
+        except ClientError as exc:
+            code = str(exc.response["Error"].get("Code", ""))
+            said = str(exc.response["Error"].get("Message", ""))
+            raise MasterKeyUnavailable(f"{where}: {code} {said}".rstrip(), hint=_hint(code, operation)) from exc
+        except (BotoCoreError, OSError, TimeoutError, ValueError) as exc:
+            reason = str(exc) or f"no answer within {options.deadline.total_seconds():g} s"
+            raise MasterKeyUnavailable(
+                f"{where}: {reason}", hint="check encryption.kms_*, the AWS credentials and that KMS is reachable"
+            ) from exc
+
+    async def _opened(self) -> Any:
+        async with self._opening:
+            if self._client is None:
+                session = aioboto3.Session(region_name=self._options.region)
+                config = AioConfig(
+                    connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 3, "mode": "standard"}
+                )
+                self._client = await self._resources.enter_async_context(
+                    session.client("kms", endpoint_url=self._options.endpoint_url, config=config)
+                )
+            return self._client
+
+
+_METHODS: Final = {"DescribeKey": "describe_key", "Encrypt": "encrypt", "Decrypt": "decrypt"}
+
+
+def _context(key_id: UUID, saga_id: UUID) -> dict[str, str]:
+    """Authenticated with the wrapping, and in CloudTrail: who opened which saga, and when."""
+    return {"sagaz-tiering:key": str(key_id), "sagaz-tiering:saga": str(saga_id)}
+
+
+def _hint(code: str, operation: str) -> str:
+    if code in ("NotFoundException", "DisabledException", "KMSInvalidStateException", "KeyUnavailableException"):
+        return "check that the KMS key exists, is enabled and is not about to be deleted"
+    if code in ("InvalidCiphertextException", "IncorrectKeyException"):
+        return "another KMS key wrapped it, or the row was altered: compare with a backup"
+    return f"grant kms:{operation} (DescribeKey, Encrypt and Decrypt are needed) on the key"

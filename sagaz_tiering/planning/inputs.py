@@ -1,0 +1,96 @@
+"""What the planner is given: sums over the catalog and the hot tier, and what `compact` would write anew."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+
+from sagaz_tiering.storage_class import StorageClass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackGroup:
+    """Packs that are alike: one pack, or many as an average. Times of a group are means, `next_expiry_at` the first.
+
+    `snapshots` are live ones, `packed` those that were ever in; `expired`: live ones past their retention, counted
+    (None: not counted, to be estimated).
+    """
+
+    policy: str
+    storage_class: StorageClass
+    bucket: str
+    retention_revision: str
+    packs: int
+    bytes: int
+    snapshots: int
+    packed: int
+    min_created_at: datetime
+    max_clock_at: datetime
+    class_since: datetime
+    next_expiry_at: datetime | None
+    expired: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Due:
+    """Snapshots to pack, of one policy and expiry bucket; `tier` is where they are counted: durable or hot.
+
+    `value_bytes`: their encoded size, each compressed alone. `since`: when the first of them became due.
+    """
+
+    tier: str
+    policy: str
+    bucket: str
+    snapshots: int
+    value_bytes: int
+    since: datetime
+    youngest_clock_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Expired:
+    """Snapshots past their retention that are not in a pack; `tier` is durable or hot."""
+
+    tier: str
+    policy: str
+    snapshots: int
+    value_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rewriting:
+    """Packs that `compact` would make one of."""
+
+    policy: str
+    current: StorageClass
+    to: StorageClass
+    packs: int
+    snapshots: int
+    bytes_before: int
+    bytes_after: int
+    requests: int
+    saves_usd: float
+    costs_usd: float
+    month_before_usd: float
+    month_after_usd: float
+    erased: bool
+
+    @property
+    def pays(self) -> bool:
+        """Whether to do it."""
+        return self.erased or self.saves_usd > self.costs_usd
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Inputs:
+    """Everything that a plan is made of. `estimates` says in words which figures are not counted, and why."""
+
+    packs: tuple[PackGroup, ...] = ()
+    due: tuple[Due, ...] = ()
+    expired: tuple[Expired, ...] = ()
+    rewriting: tuple[Rewriting, ...] = ()
+    retiring: tuple[PackGroup, ...] = ()
+    estimates: tuple[str, ...] = ()
+    pack_target: int = 32 * 2**20
+    budget_requests: int | None = None
+    budget_usd: float | None = None

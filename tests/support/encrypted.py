@@ -1,0 +1,89 @@
+"""A product whose snapshots are encrypted per saga, and what an attacker could get hold of."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from sagaz_tiering.master_keys.key_file import generate
+from sagaz_tiering.pack.entries import FrameEntry
+from sagaz_tiering.pack.format import locate_footer, parse_footer
+from sagaz_tiering.settings import TieringConfig
+from sagaz_tiering.snapshot import SagaSnapshot
+from support.tiers import DAY, Product, config
+
+POLICIES: list[dict[str, Any]] = [
+    {
+        "name": "secret",
+        "match": {"saga_name": ["order-*", "secret"]},
+        "move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "60d"}],
+        "encryption": "per-saga",
+    },
+    {"name": "open", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}]},
+]
+
+
+def key_file(folder: Path, name: str = "first") -> Path:
+    """A file with a master key."""
+    path = folder / "master.keys"
+    generate(path, name)
+    return path
+
+
+def encrypted(database: str, redis_url: str, folder: Path, **sections: Any) -> TieringConfig:
+    """A configuration over a directory, by default with the key file of `key_file(folder)`."""
+    sections = {"policies": POLICIES, "encryption": {"key_file": folder / "master.keys"}, **sections}
+    cold = sections.pop("cold", {"url": f"file://{folder / 'cold'}", "pack": sections.pop("pack", {})})
+    return config(database=database, redis_url=redis_url, cold=cold, **sections)
+
+
+async def save_all(shop: Product, snapshots: Sequence[SagaSnapshot]) -> None:
+    """Save these, many at a time."""
+    for start in range(0, len(snapshots), 200):
+        await asyncio.gather(*map(shop.storage.save_snapshot, snapshots[start : start + 200]))
+
+
+async def aged(shop: Product, snapshots: Sequence[SagaSnapshot]) -> None:
+    """Saved, and in packs."""
+    await save_all(shop, snapshots)
+    shop.clock.advance(9 * DAY)
+    await shop.run("age")
+    assert await shop.hot_count() == 0
+
+
+async def unharmed(shop: Product, snapshots: Sequence[SagaSnapshot]) -> None:
+    """Each saga lists exactly these."""
+    sagas: dict[UUID, list[SagaSnapshot]] = {}
+    for snapshot in snapshots:
+        sagas.setdefault(snapshot.saga_id, []).append(snapshot)
+    for saga_id, of_saga in sagas.items():
+        assert await shop.storage.list_snapshots(saga_id) == of_saga[::-1]
+
+
+def bucket(folder: Path) -> dict[str, bytes]:
+    """Every pack's bytes, archived or not: what a copy of the bucket holds."""
+    return {str(path.parent): path.read_bytes() for path in (folder / "cold").rglob("*.pack.object/data")}
+
+
+def frames_of(data: bytes, saga_id: UUID) -> list[tuple[FrameEntry, bytes]]:
+    """A saga's frames in a pack, found with no catalog and no key."""
+    place = locate_footer(data, len(data))
+    footer = parse_footer(data[place.offset : place.offset + place.length], place.checksum)
+    return [
+        (frame, data[frame.offset : frame.offset + frame.length]) for frame in footer.frames if frame.saga_id == saga_id
+    ]
+
+
+async def copy_database(url: str, server_url: str, name: str) -> str:
+    """A copy of a database that nobody is connected to, as a dump would give it back; its URL."""
+    connection = await asyncpg.connect(server_url)
+    try:
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {url.rsplit('/', 1)[1].partition('?')[0]}")
+    finally:
+        await connection.close()
+    return url.replace(url.rsplit("/", 1)[1].partition("?")[0], name)

@@ -1,0 +1,100 @@
+"""What only the storage in memory promises; the rest is in the contract suite."""
+
+from __future__ import annotations
+
+import inspect
+import random
+from datetime import timedelta
+
+from support.snapshots import BEGUN, SAGA, make, number, replay, save_all
+from support.tiers import NOW
+
+from sagaz_tiering.clock import VirtualClock
+from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.storage.memory import InMemorySnapshotStorage
+
+
+def empty() -> dict[str, object]:
+    return InMemorySnapshotStorage().get_storage_info()
+
+
+def test_constructor_needs_nothing() -> None:
+    """`InMemorySnapshotStorage()` works, and there is nothing to give but a clock by name."""
+    parameters = inspect.signature(InMemorySnapshotStorage).parameters.values()
+    assert [(each.name, each.kind) for each in parameters] == [("clock", inspect.Parameter.KEYWORD_ONLY)]
+    assert empty() == {
+        "storage_type": "memory",
+        "total_sagas": 0,
+        "total_snapshots": 0,
+        "total_replays": 0,
+        "total_size_bytes": 0,
+        "total_size_mb": 0.0,
+    }
+
+
+async def test_two_storages_share_nothing() -> None:
+    """What one holds, another does not."""
+    one, other = InMemorySnapshotStorage(), InMemorySnapshotStorage()
+    await one.save_snapshot(make(1))
+    assert await other.get_snapshot(number(1)) is None
+
+
+async def test_information_counts_what_is_held() -> None:
+    """Sagas, snapshots, replay records and bytes; a replaced or deleted snapshot no longer counts."""
+    storage = InMemorySnapshotStorage()
+    await save_all(storage, [make(1), make(2, saga_id=number(7), context={"text": "x" * 2**20})])
+    await storage.save_replay_log(replay(1))
+    info = storage.get_storage_info()
+    assert (info["total_sagas"], info["total_snapshots"], info["total_replays"]) == (2, 2, 1)
+    assert 2**20 < info["total_size_bytes"] < 2**20 + 2000
+    assert info["total_size_mb"] == 1.0
+    assert (await storage.health_check()).total_size_bytes == info["total_size_bytes"]
+    await storage.save_snapshot(make(2, saga_id=number(7), context={}))
+    assert storage.get_storage_info()["total_size_bytes"] < 2000
+    await storage.delete_snapshot(number(1))
+    await storage.delete_snapshot(number(2))
+    assert storage.get_storage_info() == empty() | {"total_replays": 1}
+
+
+async def test_clear_forgets_everything() -> None:
+    """Snapshots, replay records and every index."""
+    storage = InMemorySnapshotStorage()
+    await save_all(storage, [make(1), make(2, retention_until=NOW)])
+    await storage.save_replay_log(replay(1))
+    storage.clear()
+    assert storage.get_storage_info() == empty()
+    assert await storage.get_replay_log(number(1)) is None
+    assert await storage.delete_expired_snapshots() == 0
+    await storage.save_snapshot(make(2))
+    assert await storage.list_snapshots(SAGA) == [make(2)]
+
+
+async def test_indexes_agree_with_a_plain_dict_over_any_history() -> None:
+    """Random saves, moves, deletions and expiries: order, counts and expiry are those of a sorted dict."""
+    shuffle, clock = random.Random(11), VirtualClock(NOW)
+    storage, model = InMemorySnapshotStorage(clock=clock), dict[int, SagaSnapshot]()
+    for turn in range(1500):
+        at = shuffle.randrange(40)
+        if shuffle.random() < 0.2:
+            assert await storage.delete_snapshot(number(at)) == (model.pop(at, None) is not None)
+        elif shuffle.random() < 0.05:
+            ended = [each for each, s in model.items() if s.retention_until and s.retention_until <= clock.now()]
+            assert await storage.delete_expired_snapshots() == len(ended)
+            for each in ended:
+                del model[each]
+        else:
+            until = shuffle.choice([None, clock.now() + timedelta(hours=shuffle.randrange(-1, 3))])
+            moment = BEGUN + timedelta(seconds=shuffle.randrange(5))
+            model[at] = make(
+                at, saga_id=number(shuffle.randrange(3)), created_at=moment, retention_until=until, context={"t": turn}
+            )
+            await storage.save_snapshot(model[at])
+        clock.advance(timedelta(minutes=shuffle.randrange(3)))
+        live = [s for s in model.values() if s.retention_until is None or clock.now() < s.retention_until]
+        live.sort(key=lambda s: (s.saga_id, s.created_at, s.step_index, s.snapshot_id))
+        if turn % 25 == 0:
+            assert [snapshot async for snapshot in storage.iter_snapshots()] == live
+            assert storage.get_storage_info()["total_snapshots"] == len(model)
+    for saga in range(3):
+        await storage.cleanup_saga(number(saga))
+    assert storage.get_storage_info() == empty()
