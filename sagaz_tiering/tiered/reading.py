@@ -122,7 +122,13 @@ class Reader:
         if len(values) == limit and await self._has_newest(values):
             with suppress(CorruptData):  # then the longer way leaves the damaged one out
                 return await self._all_of_redis(values)
-        return await self.load_readable(await self.timeline(saga_id, limit=limit))
+        asked = limit
+        while True:
+            copies = await self.timeline(saga_id, limit=asked)
+            readable = await self.load_readable(copies)
+            if len(readable) >= limit or len(copies) < asked:
+                return readable[:limit]
+            asked *= 2  # older ones take the places of those that cannot be read
 
     async def _has_newest(self, values: Sequence[bytes]) -> bool:
         """Whether Redis has everything that is newer than the last of these, and none of them is gone or damaged."""

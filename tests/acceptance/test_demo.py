@@ -110,7 +110,8 @@ async def shop(tmp_path: Path, database: str, redis_url: str) -> AsyncIterator[S
     """Two sagas saved in an installation whose policy moves them to GLACIER after 90 days."""
     clock = VirtualClock(START + timedelta(hours=1))
     policies = (
-        "policies:\n  - name: all\n    move: [{to: STANDARD_IA, after: 7d}, {to: GLACIER, after: 90d}]\n"
+        "policies:\n  - name: all\n    even_if_costlier: true\n"
+        "    move: [{to: STANDARD_IA, after: 7d}, {to: GLACIER, after: 90d}]\n"
         "    retain: 400d\n"
     )
     config = load_config(write_config(tmp_path, database=database, redis_url=redis_url, policies=policies))

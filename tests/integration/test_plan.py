@@ -111,8 +111,8 @@ async def test_plan_of_a_later_day_sees_what_is_due_by_then(shop: Product) -> No
     assert lines(await planned(shop, now=NOW + 200 * DAY), "expire") == {}
 
 
-async def test_undersized_pack_goes_where_it_is_cheapest_and_moves_when_merged(shop: Product) -> None:
-    """Small packs of a policy stay in STANDARD (G10); together they are worth STANDARD_IA, and `compact` moves them."""
+async def test_undersized_packs_stay_where_they_are_cheapest(shop: Product) -> None:
+    """Small packs of a policy for STANDARD_IA are written to STANDARD, and no transition moves them (G10)."""
     for number in range(12):
         await save(shop, "payment-card", 1, start=number)
         await shop.run("age")

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import sagaz_tiering
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.errors import SagazTieringError, TierUnavailable
 from sagaz_tiering.storage.base import SnapshotStorage
 from support.gate import Gate
+
+T = TypeVar("T")
 
 DEADLINE_S = 30
 KINDS = ("memory", "filesystem", "redis", "postgresql", "s3", "tiered")
@@ -138,3 +140,14 @@ async def until(condition: Callable[[], bool], what: str) -> None:
     while not condition():
         assert time.monotonic() < deadline, f"not within {DEADLINE_S} s: {what}"
         await asyncio.sleep(0.002)
+
+
+async def in_time(call: Coroutine[Any, Any, T]) -> T:
+    """What it returns; a failure if it never ends, also where it does not let itself be cancelled at once."""
+    task = asyncio.create_task(call)
+    done, _ = await asyncio.wait([task], timeout=DEADLINE_S)
+    while not task.done():
+        task.cancel()
+        await asyncio.sleep(0.01)
+    assert done, f"not within {DEADLINE_S} s"
+    return task.result()

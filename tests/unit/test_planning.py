@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -93,6 +94,16 @@ def test_layouts_agree_with_the_hand_calculation() -> None:
         assert found == by_hand[layout.name], layout.name
     puts = [[round(layout.put_usd[each], 2) for each in (STANDARD, IA, GLACIER)] for layout in (single, packs, small)]
     assert puts == [[500, 1000, 3000], [0.05, 0.09, 0.27], [0, 0, 0.01]]
+
+
+def test_documented_table_is_what_the_code_says() -> None:
+    """The table of docs/costs.md, cell by cell."""
+    text = (Path(__file__).parents[2] / "docs" / "costs.md").read_text(encoding="utf-8")
+    for layout in compare_layouts(PRICES, snapshots=100 * MILLION, snapshot_bytes=3 * KB):
+        row = next(line for line in text.splitlines() if line.startswith(f"| {layout.name} |"))
+        *months, put = (float(cell.replace(",", "")) for cell in row.strip("|").split("|")[1:])
+        assert months == [round(layout.month_usd[each], 2) for each in (STANDARD, IA, IR, GLACIER)]
+        assert put == pytest.approx(layout.put_usd[IA], rel=0.05)
 
 
 def test_single_small_objects_to_infrequent_access_are_refused_with_the_figures() -> None:

@@ -1,0 +1,68 @@
+"""Saves of one id reach each tier in the order in which they were made; saves of other ids do not wait for them."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+from uuid import uuid4
+
+from support.payload import saga
+
+from sagaz_tiering.codec import encode
+from sagaz_tiering.policy import Durability, PolicySet
+from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.tiered.saving import Saver
+
+
+class Tier:
+    """Takes what it is given once `open` is set, and notes it then."""
+
+    def __init__(self) -> None:
+        self.taken: list[bytes] = []
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def save(self, meta: SnapshotMeta, value: bytes, **_: Any) -> bool:
+        """As the hot tier does."""
+        gate = self.open
+        await gate.wait()
+        self.taken.append(value)
+        return True
+
+    put = save
+
+
+async def turns() -> None:
+    for _ in range(9):
+        await asyncio.sleep(0)
+
+
+async def test_saves_of_one_id_take_turns_and_others_do_not_wait() -> None:
+    """Even where the tier would take the later one first; a cancelled save passes its turn on."""
+    hot, durable = Tier(), Tier()
+    saver = Saver(_as_any(hot), _as_any(durable))
+    meta = encode(saga(1)[0], saved_us=1).meta
+    slow = durable.open = asyncio.Event()
+
+    def save(value: bytes, of: SnapshotMeta = meta) -> asyncio.Task[Durability]:
+        return asyncio.create_task(saver.save(of, value, PolicySet([]), 1))
+
+    first = save(b"first")
+    await turns()
+    durable.open = asyncio.Event()
+    durable.open.set()
+    given_up, last, other = save(b"given up"), save(b"last"), save(b"other", meta._replace(snapshot_id=uuid4()))
+    await turns()
+    assert hot.taken == [b"first", b"other"]
+    assert durable.taken == [b"other"]
+    given_up.cancel()
+    await turns()
+    assert hot.taken == [b"first", b"other"], "it went past the first, which is still under way"
+    slow.set()
+    assert {await first, await last, await other} == {Durability.DURABLE}
+    assert hot.taken == [b"first", b"other", b"last"]
+    assert durable.taken == [b"other", b"first", b"last"]
+
+
+def _as_any(tier: Tier) -> Any:
+    return tier
