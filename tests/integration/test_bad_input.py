@@ -102,22 +102,30 @@ async def test_ten_megabyte_context_travels_through_every_tier(shop: Product) ->
 
 
 async def test_foreign_objects_are_left_alone(shop: Product) -> None:
-    """Collect reports what is not ours and never touches it; our own strays go on the second sight."""
+    """Collect reports what is not ours, and packs that this catalog never knew, and touches neither."""
     await save_and_age(shop)
     stray = f"packs/2026/01/never/{uuid4()}.pack"
     for key in ("packs/holiday-photo.jpg", "packs/2026/01/never/not-a-uuid.pack", stray):
         await shop.runtime.objects.put(
             key, b"not a pack", storage_class=StorageClass.STANDARD, sha256=hashlib.sha256(b"not a pack").digest()
         )
+    for _ in range(3):
+        shop.clock.advance(2 * DAY)
+        assert (await shop.run("collect")).counts == {"foreign": 2, "unknown": 1}
+    assert len(await shop.object_keys()) == 4
+
+
+async def test_abandoned_upload_goes_on_the_second_sight(shop: Product) -> None:
+    """The catalog knows that nobody finished it; an object that appears late is seen first, then removed."""
+    await save_and_age(shop)
+    (key,) = await shop.object_keys()
+    await shop.runtime.db.execute("UPDATE sagaz_tiering.packs SET state = 'ABANDONED'")
     shop.clock.advance(2 * DAY)
-    first = await shop.run("collect")
-    assert first.counts == {"foreign": 2, "strays_seen": 1}
-    assert stray in await shop.object_keys()
+    assert (await shop.run("collect")).counts == {"strays_seen": 1}
+    assert await shop.object_keys() == [key]
     shop.clock.advance(DAY)
-    assert (await shop.run("collect")).counts == {"foreign": 2, "strays_removed": 1}
-    keys = await shop.object_keys()
-    assert stray not in keys
-    assert len(keys) == 3
+    assert (await shop.run("collect")).counts == {"strays_removed": 1}
+    assert await shop.object_keys() == []
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "foreign"])

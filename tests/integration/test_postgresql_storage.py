@@ -688,7 +688,7 @@ async def test_health_counts_or_says_that_it_estimates(
     health = await storage.health_check()
     assert (health.status, health.snapshot_count, health.details["estimated"]) == ("healthy", 3, False)
     assert 0 < health.total_size_bytes < health.details["table_bytes"]
-    monkeypatch.setattr("sagaz_tiering.storage.postgresql._COUNTED_BYTES", 0)
+    monkeypatch.setattr("sagaz_tiering.storage.postgresql.storage._COUNTED_BYTES", 0)
     async with storage._get_pool().acquire() as conn:
         await conn.execute("ANALYZE saga_snapshots")
     health = await storage.health_check()
