@@ -66,6 +66,7 @@ MIN_US: Final = to_micros(MIN_TIME)
 MAX_US: Final = to_micros(MAX_TIME)
 
 _FIXED: Final = struct.Struct(">BBBBIqqqiII8s16s16s")
+_ENCODINGS: Final = {int(encoding): encoding for encoding in Encoding}
 _U32: Final = struct.Struct(">I")
 _NO_DICTIONARY: Final = bytes(8)
 _BODY_KEYS: Final = ("context", "completed_steps", "external_refs")
@@ -81,7 +82,9 @@ class Record:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Header:
+class Header:
+    """What a value says before its body; `length` is where the body begins, `raw_length` what it is decompressed."""
+
     meta: SnapshotMeta
     encoding: Encoding
     body_codec: int
@@ -128,9 +131,9 @@ def decode(record: Record) -> SagaSnapshot:
     return _snapshot(record)
 
 
-def decode_value(value: bytes) -> SagaSnapshot:
-    """The snapshot of `to_value`. Raises CorruptRecord."""
-    return _snapshot(from_value(value))  # whose checksum was just looked at
+def decode_value(value: bytes, header: Header | None = None) -> SagaSnapshot:
+    """The snapshot of `to_value`; `header` is its `read_header`, if that is known. Raises CorruptRecord."""
+    return _snapshot(from_value(value, header))  # whose checksum was just looked at
 
 
 def _snapshot(record: Record) -> SagaSnapshot:
@@ -184,9 +187,10 @@ def to_value(record: Record, *, level: int | None) -> bytes:
     return b"".join((fixed, names, body))
 
 
-def from_value(value: bytes) -> Record:
+def from_value(value: bytes, header: Header | None = None) -> Record:
     """The record of `to_value`. Raises CorruptRecord; allocates no more than the raw length that is declared."""
-    header = _read_header(value)
+    if header is None:
+        header = read_header(value)
     body = value[header.length :]
     try:
         if header.body_codec == BODY_ZSTD:
@@ -202,7 +206,7 @@ def from_value(value: bytes) -> Record:
 
 def read_meta(value: bytes) -> SnapshotMeta:
     """What the header tells; the body may be missing. Raises CorruptRecord."""
-    return _read_header(value).meta
+    return read_header(value).meta
 
 
 def text_bytes(text: str) -> bytes:
@@ -233,7 +237,8 @@ def _check_shapes(snapshot: SagaSnapshot) -> None:
             raise NotSerializable(path, "keys and values must be str")
 
 
-def _read_header(value: bytes) -> _Header:
+def read_header(value: bytes) -> Header:
+    """All that is before the body, which may be missing. Raises CorruptRecord."""
     try:
         fields = _FIXED.unpack_from(value)
     except struct.error as exc:
@@ -247,7 +252,7 @@ def _read_header(value: bytes) -> _Header:
         )
     if codec not in (BODY_RAW, BODY_ZSTD) or dictionary_id != _NO_DICTIONARY:
         raise CorruptRecord(f"a stored value is compressed in a way (codec {codec}) that this version cannot read")
-    if reserved or encoding not in (Encoding.PLAIN, Encoding.TYPED) or raw_length > MAX_BODY_BYTES:
+    if reserved or encoding not in _ENCODINGS or raw_length > MAX_BODY_BYTES:
         raise CorruptRecord("a stored value's header is damaged")
     times = (saved_us, created_us) if retention_us == NO_EXPIRY_US else (saved_us, created_us, retention_us)
     if not all(MIN_US <= moment < MAX_US for moment in times):
@@ -265,7 +270,7 @@ def _read_header(value: bytes) -> _Header:
         retention_us=None if retention_us == NO_EXPIRY_US else retention_us,
         body_crc=body_crc,
     )
-    return _Header(meta=meta, encoding=Encoding(encoding), body_codec=codec, length=length, raw_length=raw_length)
+    return Header(meta=meta, encoding=_ENCODINGS[encoding], body_codec=codec, length=length, raw_length=raw_length)
 
 
 def _read_names(value: bytes, header_length: int) -> list[str]:

@@ -6,6 +6,8 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
+import orjson
+
 from sagaz_tiering import typed_json
 from sagaz_tiering.db.database import Database
 from sagaz_tiering.db.queries import load
@@ -13,6 +15,7 @@ from sagaz_tiering.db.text import from_column, to_column
 from sagaz_tiering.snapshot import ReplayResult, replay_record
 
 _SQL = load("replays")
+_ESCAPED = 16
 
 
 class Replays:
@@ -27,7 +30,7 @@ class Replays:
         encoding, override = None, None
         if record["context_override"] is not None:
             kind, data = typed_json.dumps(record["context_override"], path="context_override")
-            encoding, override = int(kind), data.decode("utf-8")
+            encoding, override = _to_json(int(kind), data)
         completed, error = record["completed_at"], record["error_message"]
         await self._db.execute(
             _SQL["save"],
@@ -58,10 +61,26 @@ class Replays:
         return [_record(row) for row in await self._db.fetch(_SQL["page"], after, limit)]
 
 
+def _to_json(kind: int, data: bytes) -> tuple[int, str]:
+    """As a json column can hold it: text with lone surrogates, which UTF-8 cannot, as one escaped JSON string."""
+    text = data.decode("utf-8", "surrogatepass")
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return kind + _ESCAPED, orjson.dumps(to_column(text)).decode()
+    return kind, text
+
+
+def _from_json(kind: int, column: str) -> Any:
+    if kind >= _ESCAPED:
+        kind, column = kind - _ESCAPED, from_column(orjson.loads(column))
+    return typed_json.loads(typed_json.Encoding(kind), column.encode("utf-8", "surrogatepass"))
+
+
 def _record(row: Any) -> dict[str, Any]:
     override = row["context_override"]
     if override is not None:
-        override = typed_json.loads(typed_json.Encoding(row["context_encoding"]), override.encode("utf-8"))
+        override = _from_json(row["context_encoding"], override)
     error, completed = row["error_message"], row["completed_at"]
     return {
         "replay_id": str(row["replay_id"]),

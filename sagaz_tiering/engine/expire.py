@@ -36,7 +36,7 @@ _log = structlog.get_logger(__name__)
 _PAGE = 100
 _ROWS = 10_000
 _HELD_US = micros(timedelta(hours=1))
-"""After so long a saga with held snapshots is looked at again."""
+"""After so long a saga with held or unreadable snapshots is looked at again."""
 _BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
@@ -87,34 +87,40 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     await publish_journal(context)
     await redate_packs(context, lease, tally)
     await refuse_mass_delete(context, preview)
-    await _expire_hot(context, tally)
+    await _expire_hot(context, lease, tally)
     await _expire_durable(context, lease, tally)
     await _expire_archived(context, lease, tally)
     await _delete_retired(context, lease, tally)
 
 
-async def _expire_hot(context: JobContext, tally: Tally) -> None:
+async def _expire_hot(context: JobContext, lease: Lease, tally: Tally) -> None:
     async for claimed in claims(context, expiring=True):
         turns = [Turn(saga) for saga in claimed]
         try:
             for turn in turns:
-                await _expire_saga(context, turn, tally)
+                await _expire_saga(context, lease, turn, tally)
             await settle(context, turns)
         finally:
             await give_back(context, [turn for turn in turns if not turn.read])
 
 
-async def _expire_saga(context: JobContext, turn: Turn, tally: Tally) -> None:
+async def _expire_saga(context: JobContext, lease: Lease, turn: Turn, tally: Tally) -> None:
+    """The expired hot copies of a saga, and the durable rows of the same saves with them."""
     expired: list[SnapshotMeta] = []
     async for headers in context.hot.headers(turn.claimed.saga_id):
         gone, alive = plan(headers, context.policies, context.now_us)
         expired += gone
-        turn.left += len(alive)
+        unreadable = len(headers) - len(gone) - len(alive)
+        turn.left += len(alive) + unreadable
+        if unreadable:
+            turn.expire_at(context.now_us + _HELD_US)
         for meta in alive:
             turn.keep(context, meta)
     async with context.catalog.holds.steady() as conn:
         held = await context.catalog.holds.covering(expired, conn)
         tally.add("hot", await context.hot.evict([meta for meta in expired if meta.snapshot_id not in held]))
+    if expired:
+        await context.catalog.durable.delete_unheld(expired, lease)
     if held:
         tally.add("held", len(held))
         turn.left += len(held)

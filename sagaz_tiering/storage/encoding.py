@@ -9,6 +9,7 @@ from sagaz_tiering import codec
 from sagaz_tiering.codec import (
     MAX_SNAPSHOT_BYTES,
     OFFSET_RAW_LENGTH,
+    Header,
     Record,
     body_shape,
     decode,
@@ -45,11 +46,11 @@ async def encode_record(snapshot: SagaSnapshot, *, saved_us: int, max_bytes: int
     return encode(snapshot, saved_us=saved_us, max_bytes=max_bytes, shape=shape)
 
 
-async def decode_value(value: bytes) -> SagaSnapshot:
-    """The snapshot in a value. Raises CorruptRecord."""
+async def decode_value(value: bytes, header: Header | None = None) -> SagaSnapshot:
+    """The snapshot in a value; `header` is its `codec.read_header`, if that is known. Raises CorruptRecord."""
     if len(value) < LARGE_BYTES and _raw_length(value) < LARGE_BYTES:
-        return codec.decode_value(value)
-    return await asyncio.to_thread(codec.decode_value, value)
+        return codec.decode_value(value, header)
+    return await asyncio.to_thread(codec.decode_value, value, header)
 
 
 async def decode_record(record: Record) -> SagaSnapshot:

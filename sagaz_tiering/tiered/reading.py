@@ -17,7 +17,7 @@ from sagaz_tiering import metrics
 from sagaz_tiering.catalog.holds import Holds
 from sagaz_tiering.catalog.locations import Located, Locations
 from sagaz_tiering.clock import Clock, from_micros, to_micros
-from sagaz_tiering.codec import Record, from_value, read_meta
+from sagaz_tiering.codec import Header, Record, from_value, read_header, read_meta
 from sagaz_tiering.errors import CorruptData, CorruptRecord, HotTierUnavailable, SnapshotLost
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, Tier
@@ -60,10 +60,10 @@ class Reader:
         """One snapshot by id."""
         found, hot_error = await self._ask_hot(snapshot_id)
         if isinstance(found, bytes) and await self._watch.horizon_us(0) is not None:
-            meta = read_meta(found)
-            if self._is_alive(meta):
-                return await self._of_redis(found)
-            copies = [hot_copy(meta, self.policies, found)]
+            header = read_header(found)
+            if self._is_alive(header.meta):
+                return await self._of_redis(found, header)
+            copies = [hot_copy(header.meta, self.policies, found)]
         else:
             copies = await self._all_copies(snapshot_id, found, hot_error)
         live = await self._alive(copies[:1])
@@ -101,10 +101,10 @@ class Reader:
         except HotTierUnavailable:
             found = None
         if isinstance(found, bytes):
-            meta = read_meta(found)
+            header = read_header(found)
             horizon = await self._watch.horizon_us(to_micros(self._clock.now()))
-            if horizon is not None and meta.created_us > horizon and self._is_alive(meta):
-                return await self._of_redis(found)
+            if horizon is not None and header.meta.created_us > horizon and self._is_alive(header.meta):
+                return await self._of_redis(found, header)
         timeline = await self.timeline(saga_id, not_after=not_after, step_name=step_name, limit=1, damaged_too=True)
         if timeline and timeline[0].error is not None:
             raise timeline[0].error
@@ -119,9 +119,11 @@ class Reader:
         except HotTierUnavailable:
             found = []
         values = [value for value in found if isinstance(value, bytes)]
-        if len(values) == limit and await self._has_newest(values):
+        if len(values) == limit:
             with suppress(CorruptData):  # then the longer way leaves the damaged one out
-                return await self._all_of_redis(values)
+                headers = [read_header(value) for value in values]
+                if await self._has_newest(headers):
+                    return await self._all_of_redis(values, headers)
         asked = limit
         while True:
             copies = await self.timeline(saga_id, limit=asked)
@@ -130,14 +132,12 @@ class Reader:
                 return readable[:limit]
             asked *= 2  # older ones take the places of those that cannot be read
 
-    async def _has_newest(self, values: Sequence[bytes]) -> bool:
-        """Whether Redis has everything that is newer than the last of these, and none of them is gone or damaged."""
-        try:
-            metas = [read_meta(value) for value in values]
-        except CorruptRecord:
-            return False
+    async def _has_newest(self, headers: Sequence[Header]) -> bool:
+        """Whether Redis has everything that is newer than the last of these, and all of them live."""
         horizon = await self._watch.horizon_us(to_micros(self._clock.now()))
-        return horizon is not None and metas[-1].created_us > horizon and all(map(self._is_alive, metas))
+        if horizon is None or headers[-1].meta.created_us <= horizon:
+            return False
+        return all(self._is_alive(header.meta) for header in headers)
 
     async def timeline(
         self,
@@ -223,16 +223,16 @@ class Reader:
         expires_us = self.policies.expires_us(meta)
         return expires_us is None or to_micros(self._clock.now()) < expires_us
 
-    async def _of_redis(self, value: bytes) -> SagaSnapshot:
+    async def _of_redis(self, value: bytes, header: Header) -> SagaSnapshot:
         _READS_HOT.inc()
-        return await decode_value(value)
+        return await decode_value(value, header)
 
-    async def _all_of_redis(self, values: Sequence[bytes]) -> list[SagaSnapshot]:
+    async def _all_of_redis(self, values: Sequence[bytes], headers: Sequence[Header]) -> list[SagaSnapshot]:
         """Decoded a few at a time, so that a long list does not hold up the event loop."""
         snapshots = []
         with full_collections_later():
-            for position, value in enumerate(values, start=1):
-                snapshots.append(await decode_value(value))
+            for position, (value, header) in enumerate(zip(values, headers, strict=True), start=1):
+                snapshots.append(await decode_value(value, header))
                 if position % _DECODED_AT_ONCE == 0:
                     await asyncio.sleep(0)
         _READS_HOT.inc(len(snapshots))

@@ -18,7 +18,7 @@ from sagaz_tiering.catalog.holds import Hold
 from sagaz_tiering.catalog.restores import Restore, Wanted
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES
-from sagaz_tiering.errors import LegalHold, SnapshotArchived, TierUnavailable
+from sagaz_tiering.errors import CorruptRecord, LegalHold, SnapshotArchived, TierUnavailable
 from sagaz_tiering.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import Durability, PolicySet
@@ -180,7 +180,13 @@ class TieredSnapshotStorage:
         Raises LegalHold for a held one; nothing was removed.
         """
         wanted = as_uuid(snapshot_id, "snapshot_id")
-        copies = await self._reader.copies(wanted)
+        try:
+            copies = await self._reader.copies(wanted)
+        except CorruptRecord:
+            # It cannot be told what the record is, so it goes only where no hold could mean it.
+            if await self._tiers.catalog.holds.in_force():
+                raise
+            copies = []
         await self._refuse_held([copy.ref for copy in copies[:1]])
         known = await self._tiers.catalog.locations.delete([wanted], self._tiers.clock.now())
         return await self._tiers.hot.delete(wanted) or bool(known)
