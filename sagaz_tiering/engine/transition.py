@@ -20,7 +20,7 @@ from sagaz_tiering.engine.budget import spend
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import put_policies_in_force
 from sagaz_tiering.engine.upload import keep_footer_readable
-from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectNotFound
+from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectArchived, ObjectNotFound
 from sagaz_tiering.objects.base import RestoreState
 from sagaz_tiering.pack.reader import PackReader
 from sagaz_tiering.planning import Cost, judge_pack, restore_cost, transition_cost
@@ -78,6 +78,8 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
                 continue
             try:
                 await _move(context, lease, pack, rule.to, tally)
+            except ObjectArchived:
+                await _note_class(context, lease, pack, tally)
             except (ObjectNotFound, CorruptPack) as exc:
                 # One bad pack must not keep the others warm; it stays as it is and is named.
                 tally.add("failed")
@@ -97,6 +99,15 @@ async def _packs(context: JobContext, rule: Rule) -> AsyncIterator[Pack]:
         if len(page) < _PAGE:
             return
         after = page[-1].pack_id
+
+
+async def _note_class(context: JobContext, lease: Lease, pack: Pack, tally: Tally) -> None:
+    """The object was archived behind our back, by a lifecycle rule say: the catalog follows, the rest goes on."""
+    info = await context.objects.head(pack.object_key)
+    await context.catalog.packs.moved(pack.pack_id, info.storage_class, lease, context.now)
+    tally.add("class_noted")
+    tally.note(f"{pack.object_key}: is in {info.storage_class} already, which this product did not do")
+    _log.warning("pack.class_noted", object_key=pack.object_key, storage_class=info.storage_class.value)
 
 
 def _worth_it(context: JobContext, rule: Rule, pack: Pack, tally: Tally) -> bool:

@@ -184,6 +184,22 @@ async def test_class_changed_behind_our_back_is_noted(shop: Product, tmp_path: P
     assert await unreadable(shop, saved) == set()
 
 
+async def test_pack_archived_behind_our_back_stops_no_transition(shop: Product, tmp_path: Path) -> None:
+    """The catalog follows the bucket, and the other packs move."""
+    from sagaz_tiering.policy import Policy, PolicySet
+
+    await aged(shop)
+    change_record(objects(tmp_path)[0], storage_class="GLACIER")
+    rule = {"to": "GLACIER", "after": "8d"}
+    colder = Policy.model_validate({**POLICIES[0], "move": [*POLICIES[0]["move"], rule], "even_if_costlier": True})
+    shop.runtime.job_context().policies = PolicySet([colder])
+    shop.clock.advance(3 * DAY)
+    report = await shop.run("transition")
+    assert report.counts["class_noted"] == 1
+    assert report.counts["packs"] == len(objects(tmp_path)) - 1
+    assert {total.storage_class for total in await shop.runtime.catalog.packs.totals()} == {StorageClass.GLACIER}
+
+
 async def test_old_catalog_dump_deletes_nothing(
     shop: Product, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
 ) -> None:
