@@ -27,11 +27,11 @@ run: ## the daemon with config/embedded.yaml; its data is in .sagaz-tiering (Ctr
 	@tools/bootstrap run
 	@exec $(BIN)/sagaz-tiering run --config config/embedded.yaml $(ARGS)
 
-test: ## the tests, on real PostgreSQL, Redis and S3 servers
+test: ## the tests, on real PostgreSQL, Redis and S3 servers; under three minutes (check: all of them, eight)
 	@tools/bootstrap dev
-	@$(BIN)/python -m pytest $(WORKERS) $(ARGS)
+	@$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
 
-check: ## exactly what CI runs: lint, format, types, tests
+check: ## exactly what CI runs: lint, format, types, every test
 	@tools/bootstrap dev
 	@echo "· ruff check" && $(BIN)/python -m ruff check .
 	@echo "· ruff format --check" && $(BIN)/python -m ruff format --check .

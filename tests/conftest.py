@@ -13,6 +13,38 @@ from support.servers import cluster_template, fresh_database, new_folder, run_ap
 
 from sagaz_tiering.embedded import PostgresServer, RedisServer
 
+SLOW = frozenset(
+    {
+        "test_s3_storage.py",
+        "test_s3_store.py",
+        "test_transfer_cli.py",
+        "test_from_sagaz.py",
+        "test_crypto_shredding.py",
+        "test_master_keys.py",
+        "test_examples.py",
+        "test_large_values.py",
+        "test_storage_processes.py",
+        "test_storage_large.py",
+        "test_filesystem_crash.py",
+        "test_rebuild.py",
+        "test_restore.py",
+        "test_compaction.py",
+        "test_storage_concurrency.py",
+        "test_plan.py",
+        "test_redis_cluster.py",
+        "test_demo.py",
+        "test_years.py",
+    }
+)
+"""Files that `make test` leaves to `make check`, so that it takes less than three minutes."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what is slow: whole files, and the contract suite over S3."""
+    for item in items:
+        if item.path.name in SLOW or (item.path.parent.name == "contracts" and "[s3" in item.name):
+            item.add_marker(pytest.mark.slow)
+
 
 @pytest.fixture(scope="session")
 def servers_folder() -> Iterator[Path]:
