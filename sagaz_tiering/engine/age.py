@@ -35,8 +35,8 @@ from sagaz_tiering.pack.encryption import FrameKey
 from sagaz_tiering.pack.frame import build_frame
 from sagaz_tiering.policy import Decision, PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
-from sagaz_tiering.storage.hot import ClaimedSaga, Header
 from sagaz_tiering.storage.hot_keys import SHARDS
+from sagaz_tiering.storage.hot_values import ClaimedSaga, Header
 
 _log = structlog.get_logger(__name__)
 _DURABLE_ROWS = 1000
@@ -89,7 +89,7 @@ async def preview(context: JobContext, tally: Tally) -> None:
             tally.add("sagas")
     after = _BEGINNING
     while rows := await context.catalog.durable.peek_due(context.now, after, _DURABLE_ROWS):
-        known = await context.hot.holding([row.snapshot_id for row in rows])
+        known = await context.hot.owners([row.snapshot_id for row in rows])
         for row in rows:
             if row.snapshot_id not in known and _to_pack(context, row.head) is not None:
                 tally.add("snapshots")

@@ -28,8 +28,8 @@ from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.pack.reader import footer_key
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
-from sagaz_tiering.storage.hot import Header
 from sagaz_tiering.storage.hot_keys import SHARDS
+from sagaz_tiering.storage.hot_values import Header
 from sagaz_tiering.units import micros
 
 _log = structlog.get_logger(__name__)

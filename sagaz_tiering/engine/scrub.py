@@ -193,7 +193,7 @@ async def _save_what_is_near(context: JobContext, lease: Lease, pack: Pack) -> t
     ids = await scrubbing.snapshot_ids(pack.pack_id)
     for start in range(0, len(ids), _PAGE):
         page = ids[start : start + _PAGE]
-        near = await context.hot.holding(page) | await scrubbing.durable_of(page)
+        near = set(await context.hot.owners(page)) | await scrubbing.durable_of(page)
         if near:
             await scrubbing.let_go(pack.pack_id, sorted(near), lease)
         saved, rest = saved + len(near), rest + len(page) - len(near)

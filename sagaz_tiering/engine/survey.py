@@ -17,7 +17,7 @@ from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
 from sagaz_tiering.planning import Due, Expired, Inputs
 from sagaz_tiering.policy import Decision, PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
-from sagaz_tiering.storage.hot import Header
+from sagaz_tiering.storage.hot_values import Header
 
 _PAGE = 500
 _AT_ONCE = 64

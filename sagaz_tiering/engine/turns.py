@@ -8,8 +8,8 @@ from uuid import uuid4
 
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.snapshot import SnapshotMeta
-from sagaz_tiering.storage.hot import ClaimedSaga
 from sagaz_tiering.storage.hot_keys import SHARDS
+from sagaz_tiering.storage.hot_values import ClaimedSaga
 
 UNKNOWN = -1
 """As the number of snapshots left: something is not as it was seen, so the turns stay as they are."""

@@ -23,6 +23,7 @@ from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage import hot_keys
 from sagaz_tiering.storage.hot_keys import SHARDS, HotKeys
 from sagaz_tiering.storage.hot_sample import sample_turns
+from sagaz_tiering.storage.hot_values import ClaimedSaga, Gone, Header
 from sagaz_tiering.storage.redis_client import load_script, redis_errors, run_script
 from sagaz_tiering.storage.redis_lane import Lane
 
@@ -40,32 +41,6 @@ class HotOptions:
     key_prefix: str = "sagaz"
     socket_timeout: timedelta = timedelta(seconds=2)
     max_connections: int = 64
-
-
-@dataclass(frozen=True, slots=True)
-class Gone:
-    """An index names this snapshot, but its value is not there."""
-
-    snapshot_id: UUID
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
-    """One indexed snapshot: `head` is enough for its meta (None: the value is gone); `length` of the value in bytes."""
-
-    snapshot_id: UUID
-    created_us: int
-    member: bytes
-    head: bytes | None
-    length: int
-
-
-@dataclass(frozen=True, slots=True)
-class ClaimedSaga:
-    """A saga that this job works on."""
-
-    saga_id: UUID
-    token: str
 
 
 class HotTier:
@@ -210,14 +185,18 @@ class HotTier:
             values: list[Any] = await client.mget([self.keys.value(saga, s.hex) for s in snapshot_ids])
         return values
 
-    async def holding(self, snapshot_ids: Sequence[UUID]) -> set[UUID]:
-        """Of these snapshots, the ones that Redis has."""
+    async def owners(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, UUID]:
+        """Of these snapshots, those that Redis has, and the saga that each belongs to there; one trip."""
         with self._translated() as client:
             pipe = client.pipeline(transaction=False)
             for snapshot_id in snapshot_ids:
-                pipe.exists(self.keys.pointer(snapshot_id.hex))
-            answers = await pipe.execute() if snapshot_ids else []
-        return {snapshot_id for snapshot_id, there in zip(snapshot_ids, answers, strict=True) if there}
+                pipe.get(self.keys.pointer(snapshot_id.hex))
+            pointers = await pipe.execute() if snapshot_ids else []
+        return {
+            snapshot_id: hot_keys.owner(pointer)
+            for snapshot_id, pointer in zip(snapshot_ids, pointers, strict=True)
+            if pointer is not None
+        }
 
     async def delete(self, snapshot_id: UUID) -> bool:
         """Remove one snapshot; False if it was not there."""

@@ -73,6 +73,11 @@ def pointer(meta: SnapshotMeta) -> bytes:
     return meta.saga_id.hex.encode() + struct.pack(">qIq", meta.created_us, meta.step_index + _STEP_BIAS, meta.saved_us)
 
 
+def owner(pointer_value: bytes) -> UUID:
+    """The saga that a pointer names."""
+    return UUID(hex=pointer_value[:32].decode())
+
+
 def version(meta: SnapshotMeta) -> tuple[bytes, bytes]:
     """The bytes in a value's header that tell which save it is: saved_us and body crc."""
     return struct.pack(">q", meta.saved_us), struct.pack(">I", meta.body_crc)

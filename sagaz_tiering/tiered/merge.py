@@ -15,8 +15,8 @@ from sagaz_tiering.clock import from_micros
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
-from sagaz_tiering.storage.hot import Header
 from sagaz_tiering.storage.hot_keys import member_step
+from sagaz_tiering.storage.hot_values import Header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,8 @@ from sagaz_tiering.errors import CorruptData, CorruptRecord, HotTierUnavailable,
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, Tier
 from sagaz_tiering.storage.encoding import decode_record, decode_value
-from sagaz_tiering.storage.hot import Gone, HotTier
+from sagaz_tiering.storage.hot import HotTier
+from sagaz_tiering.storage.hot_values import Gone
 from sagaz_tiering.storage.reporting import skipped_unreadable
 from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.merge import Copy, alive, damaged_copy, hot_copy, located_copy, matches, merge
@@ -153,22 +154,29 @@ class Reader:
 
         Those whose header cannot be read are left out and reported, unless asked for.
         """
-        now, limit = self._clock.now(), min(limit, NO_LIMIT)
+        limit = min(limit, NO_LIMIT)
         hot, gone, hot_error = await self._hot_timeline(saga_id)
-        located = [
-            located_copy(item)
-            for item in await self._locations.find_of_saga(
+
+        async def find(count: int) -> list[Copy]:
+            found = await self._locations.find_of_saga(
                 saga_id,
-                now=from_micros(0) if expired_too else now,
+                now=from_micros(0) if expired_too else self._clock.now(),
                 not_after=not_after,
                 step_name=step_name,
-                # A copy in Redis may be a newer save of one of these; then the next of them counts.
-                limit=min(limit + len(hot), NO_LIMIT),
-                with_values=limit != NO_LIMIT,
+                limit=min(count, NO_LIMIT),
+                with_values=count < NO_LIMIT,
             )
-        ]
+            return [located_copy(item) for item in found]
+
+        # A copy in Redis may be a newer save of one of these; then the next of them counts.
+        located = await find(limit + len(hot))
         if hot_error is not None:
             await self._check_answerable(located, hot_error)
+        elif moved := await self._moved_away(saga_id, hot, located):
+            if limit != NO_LIMIT:
+                located = await find(NO_LIMIT)
+                moved = await self._moved_away(saga_id, hot, located)
+            located = [copy for copy in located if copy.ref.snapshot_id not in moved]
         not_after_us = None if not_after is None else to_micros(not_after)
         for snapshot_id in gone - {copy.ref.snapshot_id for copy in located}:
             if not await self._locations.find(snapshot_id):
@@ -177,11 +185,15 @@ class Reader:
         if not expired_too:
             merged = await self._alive(merged)
         if not damaged_too:
-            for copy in merged:
-                if copy.error is not None:
-                    skipped_unreadable(copy.ref.snapshot_id, "tiered", copy.error)
-            merged = [copy for copy in merged if copy.error is None]
+            merged = _without_damaged(merged)
         return [copy for copy in merged if matches(copy, not_after_us, step_name)][:limit]
+
+    async def _moved_away(self, saga_id: UUID, hot: Sequence[Copy], located: Sequence[Copy]) -> set[UUID]:
+        """Those that a later save put under another saga: Redis has them there, PostgreSQL still here."""
+        known = {copy.ref.snapshot_id for copy in hot}
+        asked = [copy.ref.snapshot_id for copy in located if copy.ref.snapshot_id not in known]
+        owners = await self._hot.owners(asked) if asked else {}
+        return {snapshot_id for snapshot_id, owner in owners.items() if owner != saga_id}
 
     async def load_readable(self, copies: Sequence[Copy]) -> list[SagaSnapshot]:
         """`load` without what is damaged, which is reported."""
@@ -284,6 +296,13 @@ class Reader:
         names: set[str | None] = {copy.ref.saga_name for copy in located} or {None}
         if any(map(self.policies.may_be_hot_only, names)) or await self._watch.ever_hot_only(names):
             raise error
+
+
+def _without_damaged(copies: Sequence[Copy]) -> list[Copy]:
+    for copy in copies:
+        if copy.error is not None:
+            skipped_unreadable(copy.ref.snapshot_id, "tiered", copy.error)
+    return [copy for copy in copies if copy.error is None]
 
 
 def _lost(snapshot_id: UUID) -> SnapshotLost:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from support.payload import snapshots
+from support.payload import saga, snapshots
 from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.errors import SnapshotArchived
@@ -212,3 +213,25 @@ async def test_saga_that_was_renamed_is_packed(shop: Product) -> None:
     shop.clock.advance(10 * DAY)
     assert (await shop.run("age")).counts["archived"] == len(SAVED) + 1
     assert await shop.storage.list_snapshots(SAVED[0].saga_id) == [renamed, *SAVED[4::-1]]
+
+
+@pytest.mark.parametrize("name", ["payment-order", "fast-order"])
+async def test_archived_snapshot_saved_anew_under_another_saga_is_in_that_one_only(shop: Product, name: str) -> None:
+    """By list, latest and timeline of both sagas, while the old copy is still in its pack; also with a limit."""
+    saved = saga(501, begun=shop.clock.now(), saga_name=name)
+    for snapshot in saved:
+        await shop.storage.save_snapshot(snapshot)
+    shop.clock.advance(9 * DAY)
+    await shop.run("age")
+    moved = replace(saved[-1], saga_id=saga(502)[0].saga_id)
+    await shop.storage.save_snapshot(moved)
+    storage, old, new = shop.storage, saved[0].saga_id, moved.saga_id
+    assert await storage.list_snapshots(old) == saved[-2::-1]
+    assert await storage.list_snapshots(old, limit=1) == [saved[-2]]
+    assert await storage.get_latest_snapshot(old) == saved[-2]
+    assert await storage.list_snapshots(new) == [moved]
+    assert len([s async for s in storage.iter_snapshots()]) == len(saved) + len(SAVED)
+    await shop.run("age")
+    assert await shop.hot_count() == 0
+    assert await storage.list_snapshots(old) == saved[-2::-1]
+    assert await storage.list_snapshots(new) == [moved]
