@@ -6,13 +6,13 @@ bucket included, so packs that hold it only encrypted are not waited for.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sagaz_tiering.catalog.holds import hold_still
+from sagaz_tiering.catalog.holds import Holds, Named
 from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK, remove
 from sagaz_tiering.catalog.saga_keys import destroy
@@ -97,24 +97,24 @@ class Erasures:
 
     def __init__(self, db: Database) -> None:
         self._db = db
-
-    async def known_ids(self, saga_id: UUID) -> set[UUID]:
-        """Every snapshot of a saga that PostgreSQL knows."""
-        return {row["snapshot_id"] for row in await self._db.fetch(_SQL["saga_ids_of"], saga_id)}
+        self._holds = Holds(db)
 
     async def erase(
-        self, saga_id: UUID, snapshot_ids: Collection[UUID], hot: int, *, who: str, reason: str, now: datetime
+        self, saga_id: UUID, snapshots: Sequence[Named], hot: int, *, who: str, reason: str, now: datetime
     ) -> UUID:
         """Remove a saga's rows of every kind in one transaction; the erasure's id. The caller clears Redis.
 
-        `snapshot_ids` are all that is known of it, those in Redis included: none of them is ever published again.
+        `snapshots` are all that is known of it, those in Redis included: none of them is ever published again.
+        Raises LegalHold (nothing was removed).
         """
         erasure_id = uuid4()
         async with self._db.transaction() as conn:
             await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
-            await hold_still(conn)
+            await self._holds.refuse(snapshots, conn)
             known = {row["snapshot_id"] for row in await conn.fetch(_SQL["saga_ids_of"], saga_id)}
-            durable, archived = await remove(conn, sorted(known | set(snapshot_ids)), now)
+            durable, archived = await remove(
+                conn, sorted(known | {snapshot.snapshot_id for snapshot in snapshots}), now
+            )
             replays = affected(await conn.execute(_SQL["drop_replays"], saga_id))
             counts = (hot, len(durable), len(archived), replays)
             names = (to_column(who), to_column(reason))

@@ -21,7 +21,7 @@ from sagaz_tiering.catalog.patterns_sql import expression
 from sagaz_tiering.db.database import Connection, Database
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.db.text import from_column, to_column
-from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.errors import ConfigError, LegalHold
 from sagaz_tiering.patterns import ANY, Match
 
 _SQL = load("holds")
@@ -143,6 +143,21 @@ class Holds:
         args = ([s.snapshot_id for s in snapshots], [s.saga_id for s in snapshots], *map(list, columns))
         rows = await (self._db if conn is None else conn).fetch(_SQL["covering"], *args)
         return {row["snapshot_id"] for row in rows}
+
+    async def refuse(self, snapshots: Sequence[Named], conn: Connection) -> None:
+        """Raise LegalHold if one of these is held; `conn` of the transaction that deletes them, which then keeps it so.
+
+        What has no saga name is damaged: it may be anything that a match means.
+        """
+        await hold_still(conn)
+        held = await self.covering(snapshots, conn)
+        for snapshot in snapshots:
+            if snapshot.snapshot_id in held:
+                row = (await conn.fetch(_SQL["holding"], snapshot.saga_id, *_names(snapshot)))[0]
+                why = _hold(row)
+                raise LegalHold(f"snapshot {snapshot.snapshot_id} is under a legal hold ({why.subject}): {why.reason}")
+        if any(not snapshot.saga_name for snapshot in snapshots) and await conn.fetchval(_SQL["any_match"]):
+            raise LegalHold("a damaged snapshot may be one that a legal hold means", hint="release the hold first")
 
     @asynccontextmanager
     async def steady(self) -> AsyncIterator[Connection]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from sagaz_tiering.catalog.holds import Holds, Named
 from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.catalog.saga_keys import wrapped_key
 from sagaz_tiering.clock import to_micros
@@ -69,6 +71,7 @@ class Locations:
 
     def __init__(self, db: Database) -> None:
         self._db = db
+        self._holds = Holds(db)
 
     async def find(self, snapshot_id: UUID) -> list[Located]:
         """The durable copy and the archived one, whichever exist, expired or not, in one consistent look."""
@@ -101,15 +104,21 @@ class Locations:
             for row in rows
         }
 
-    async def delete(self, snapshot_ids: Sequence[UUID], now: datetime) -> set[UUID]:
-        """Remove durable rows and places, and make sure that no job publishes an older save of them again."""
-        ids = list(snapshot_ids)
+    @asynccontextmanager
+    async def deleting(self, snapshots: Sequence[Named], now: datetime) -> AsyncIterator[set[UUID]]:
+        """Remove durable rows and places, and make sure that no job publishes an older save of them again.
+
+        Yields those that were known; the caller removes them from Redis in the block, so that a hold is placed
+        before all of it or after. Raises LegalHold; after any error nothing was removed here.
+        """
+        ids = [snapshot.snapshot_id for snapshot in snapshots]
         async with self._db.transaction() as conn:
             await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
+            await self._holds.refuse(snapshots, conn)
             durable, archived = await remove(conn, ids, now)
             if archived:
                 await note(conn, "delete", {"snapshot_ids": sorted(archived)}, now)
-        return durable | archived
+            yield durable | archived
 
     async def prune_tombstones(self, before: datetime) -> int:
         """Forget deletions that no job in flight can contradict any more."""

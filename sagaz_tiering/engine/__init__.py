@@ -88,8 +88,8 @@ async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> J
     report = JobReport(job=name, dry_run=dry_run, started_at=context.now)
     began, tally = time.monotonic(), Tally(context.progress)
     # A run keeps the policies it began with, also when they are reloaded meanwhile; and it makes sure anew that the
-    # catalog owns the prefix and knows the policies: the database may have been replaced since the last run.
-    run = replace(context, catalog_id=None, enforced_revision=None)
+    # catalog owns the prefix: the database may have been replaced since the last run.
+    run = replace(context, catalog_id=None)
     try:
         if dry_run:
             await job.preview(run, tally)

@@ -67,7 +67,6 @@ class JobContext:
     allow_mass_delete: bool = False
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     catalog_id: UUID | None = None
-    enforced_revision: str | None = None
 
     @property
     def now(self) -> datetime:

@@ -79,11 +79,8 @@ async def put_policies_in_force(context: JobContext) -> bool:
     revision waits that long before its first move. A crash in between repeats the walk.
     """
     revision = context.policies.revision
-    if context.enforced_revision == revision:
-        return False
     history = context.catalog.history
     if await history.newest_revision() == revision:
-        context.enforced_revision = revision
         return False
     for shard in SHARDS:
         await context.hot.look_again(shard)
@@ -93,5 +90,4 @@ async def put_policies_in_force(context: JobContext) -> bool:
     texts = json.dumps([policy.model_dump(mode="json") for policy in context.policies.policies])
     await history.remember_revision(revision, texts, first_after(context.policies), context.now)
     await asyncio.sleep(SPILL_NOTICE.total_seconds())
-    context.enforced_revision = revision
     return True

@@ -18,13 +18,13 @@ from sagaz_tiering.catalog.holds import Hold
 from sagaz_tiering.catalog.restores import Restore, Wanted
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES
-from sagaz_tiering.errors import CorruptRecord, LegalHold, SnapshotArchived, TierUnavailable
+from sagaz_tiering.errors import CorruptRecord, SnapshotArchived, TierUnavailable
 from sagaz_tiering.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.prices import PriceList
 from sagaz_tiering.settings_sections import RestoreSettings
-from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotRef, as_utc, as_uuid
+from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotRef, Tier, as_utc, as_uuid
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.encoding import encode_value
 from sagaz_tiering.storage.hot import HotTier
@@ -181,25 +181,40 @@ class TieredSnapshotStorage:
         """
         wanted = as_uuid(snapshot_id, "snapshot_id")
         try:
-            copies = await self._reader.copies(wanted)
+            refs = [copy.ref for copy in (await self._reader.copies(wanted))[:1]]
         except CorruptRecord:
-            # It cannot be told what the record is, so it goes only where no hold could mean it.
-            if await self._tiers.catalog.holds.in_force():
-                raise
-            copies = []
-        await self._refuse_held([copy.ref for copy in copies[:1]])
-        known = await self._tiers.catalog.locations.delete([wanted], self._tiers.clock.now())
-        return await self._tiers.hot.delete(wanted) or bool(known)
+            refs = [await self._damaged(wanted)]
+        if not refs:
+            return False
+        async with self._tiers.catalog.locations.deleting(refs, self._tiers.clock.now()) as known:
+            return await self._tiers.hot.delete(wanted) or bool(known)
 
     async def cleanup_saga(self, saga_id: UUID | str) -> int:
         """Remove every snapshot of a saga from every tier; how many there were. Raises LegalHold if one is held."""
-        copies = await self._reader.timeline(as_uuid(saga_id, "saga_id"), expired_too=True, damaged_too=True)
-        await self._refuse_held([copy.ref for copy in copies])
-        ids = [copy.ref.snapshot_id for copy in copies]
-        await self._tiers.catalog.locations.delete(ids, self._tiers.clock.now())
-        for snapshot_id in ids:
-            await self._tiers.hot.delete(snapshot_id)
-        return len(ids)
+        refs = await self._everything_of(as_uuid(saga_id, "saga_id"))
+        async with self._tiers.catalog.locations.deleting(refs, self._tiers.clock.now()):
+            for ref in refs:
+                await self._tiers.hot.delete(ref.snapshot_id)
+        return len(refs)
+
+    async def _damaged(self, snapshot_id: UUID) -> SnapshotRef:
+        """What is known of a record in Redis that cannot be read: whose it is."""
+        owner = (await self._tiers.hot.owners([snapshot_id])).get(snapshot_id, UUID(int=0))
+        return SnapshotRef(
+            snapshot_id=snapshot_id,
+            saga_id=owner,
+            saga_name="",
+            step_name="",
+            step_index=0,
+            status="",
+            created_at=self._tiers.clock.now(),
+            expires_at=None,
+            tier=Tier.HOT,
+        )
+
+    async def _everything_of(self, saga_id: UUID) -> list[SnapshotRef]:
+        copies = await self._reader.timeline(saga_id, expired_too=True, damaged_too=True)
+        return [copy.ref for copy in copies]
 
     async def restore(
         self,
@@ -251,25 +266,16 @@ class TieredSnapshotStorage:
         TierUnavailable (repeat it: nothing is half erased for readers).
         """
         saga, catalog = as_uuid(saga_id, "saga_id"), self._tiers.catalog
-        copies = await self._reader.timeline(saga, expired_too=True, damaged_too=True)
-        await self._refuse_held([copy.ref for copy in copies])
+        refs = await self._everything_of(saga)
         hot = {header.snapshot_id async for page in self._tiers.hot.headers(saga) for header in page}
-        ids = hot | {copy.ref.snapshot_id for copy in copies}
         now = self._tiers.clock.now()
-        erasure_id = await catalog.erasures.erase(saga, ids, len(hot), who=who, reason=reason, now=now)
+        erasure_id = await catalog.erasures.erase(saga, refs, len(hot), who=who, reason=reason, now=now)
         for snapshot_id in hot:
             await self._tiers.hot.delete(snapshot_id)
         await catalog.erasures.cleared(erasure_id, now)
         receipt = await catalog.erasures.receipt(erasure_id)
         assert receipt is not None  # it was committed above
         return receipt
-
-    async def _refuse_held(self, refs: Sequence[SnapshotRef]) -> None:
-        held = await self._tiers.catalog.holds.covering(refs)
-        for ref in refs:
-            if ref.snapshot_id in held:
-                why = (await self._tiers.catalog.holds.holding(ref))[0]
-                raise LegalHold(f"snapshot {ref.snapshot_id} is under a legal hold ({why.subject}): {why.reason}")
 
     async def delete_expired_snapshots(self) -> int:
         """Run the expire job now, in every tier; how many copies went (0 if another process is at it)."""

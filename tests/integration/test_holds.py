@@ -125,6 +125,21 @@ async def test_placing_a_hold_waits_for_deletions_under_way(shop: Product) -> No
     await placing
 
 
+async def test_hold_waits_for_a_deletion_that_has_looked_already(shop: Product) -> None:
+    """It is acknowledged before or after all of a deletion, never between its look and its end."""
+    held = await saved(shop, 1, PACKED)
+    refs = await shop.storage.timeline(held[0].saga_id)
+    async with shop.runtime.catalog.locations.deleting(refs[:1], shop.clock.now()):
+        placing = asyncio.create_task(shop.storage.hold(held[0].saga_id, "case"))
+        done, _ = await asyncio.wait([placing], timeout=0.3)
+        assert not done
+    await placing
+    with pytest.raises(LegalHold):
+        async with shop.runtime.catalog.locations.deleting(refs[1:], shop.clock.now()):
+            raise AssertionError("a held snapshot was about to be removed")
+    assert await shop.storage.list_snapshots(held[0].saga_id)
+
+
 async def test_log_keeps_every_order_and_cannot_be_changed(shop: Product) -> None:
     """A hold needs a reason; releasing what is not held is nothing."""
     saga_id = saga(1)[0].saga_id

@@ -39,3 +39,7 @@ SELECT hold_id, saga_id, match, reason, placed_by, placed_at FROM sagaz_tiering.
  WHERE (h.saga_id IS NULL OR h.saga_id = $1) AND (h.saga_name_re IS NULL OR $2 ~ h.saga_name_re)
    AND (h.step_name_re IS NULL OR $3 ~ h.step_name_re) AND (h.status_re IS NULL OR $4 ~ h.status_re)
  ORDER BY placed_at, hold_id
+
+-- name: any_match
+-- Whether a hold is in force that is not on one saga alone.
+SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds WHERE saga_id IS NULL)
