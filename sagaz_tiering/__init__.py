@@ -5,8 +5,9 @@ Names are imported when they are first used, so that each storage needs only its
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sagaz_tiering.lazy import lazily
 
 if TYPE_CHECKING:
     from sagaz_tiering import errors
@@ -65,10 +66,4 @@ __all__ = [
     "transfer_snapshots",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = import_module(home)
-    return module if home.endswith(f".{name}") else getattr(module, name)
+__getattr__ = lazily(__name__, _HOMES)

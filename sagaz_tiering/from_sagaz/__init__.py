@@ -5,8 +5,9 @@ Each is imported when it is first used, so that it needs only its own packages.
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sagaz_tiering.lazy import lazily
 
 if TYPE_CHECKING:
     from sagaz_tiering.from_sagaz.filesystem_source import SagazFilesystemSource
@@ -31,9 +32,4 @@ __all__ = [
     "SagazSource",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(home), name)
+__getattr__ = lazily(__name__, _HOMES)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from sagaz_tiering.lazy import lazily
 
 if TYPE_CHECKING:
     from sagaz_tiering.storage.base import SnapshotSource, SnapshotStorage
@@ -33,9 +34,4 @@ __all__ = [
     "SnapshotStorage",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    home = _HOMES.get(name)
-    if home is None:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(home), name)
+__getattr__ = lazily(__name__, _HOMES)
