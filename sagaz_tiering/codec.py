@@ -19,6 +19,7 @@ how it is compressed, so that can change at any time over existing data. Full de
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 from uuid import UUID
@@ -28,12 +29,13 @@ from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable, SnapshotTooLarge
 from sagaz_tiering.snapshot import MAX_TIME, MIN_TIME, SagaSnapshot, SnapshotMeta
 from sagaz_tiering.typed_json import Encoding, Shape, dumps, loads, shape_of
-from sagaz_tiering.zstd import NotZstd, compress, decompress
+from sagaz_tiering.zstd import NO_DICTIONARIES, Dictionary, NotZstd, compress, decompress
 
 VALUE_FORMAT: Final = 1
 BODY_RAW: Final = 0
 BODY_ZSTD: Final = 1
 BODY_ZSTD_DICTIONARY: Final = 2
+_BODY_CODECS: Final = (BODY_RAW, BODY_ZSTD, BODY_ZSTD_DICTIONARY)
 
 OFFSET_FORMAT: Final = 0
 OFFSET_BODY_CODEC: Final = 1
@@ -83,11 +85,15 @@ class Record:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
-    """What a value says before its body; `length` is where the body begins, `raw_length` what it is decompressed."""
+    """What a value says before its body; `length` is where the body begins, `raw_length` what it is decompressed.
+
+    `dictionary_id` names the dictionary that the body is compressed with (None: with none).
+    """
 
     meta: SnapshotMeta
     encoding: Encoding
     body_codec: int
+    dictionary_id: bytes | None
     length: int
     raw_length: int
 
@@ -131,9 +137,11 @@ def decode(record: Record) -> SagaSnapshot:
     return _snapshot(record)
 
 
-def decode_value(value: bytes, header: Header | None = None) -> SagaSnapshot:
+def decode_value(
+    value: bytes, header: Header | None = None, dictionaries: Mapping[bytes, Dictionary] = NO_DICTIONARIES
+) -> SagaSnapshot:
     """The snapshot of `to_value`; `header` is its `read_header`, if that is known. Raises CorruptRecord."""
-    return _snapshot(from_value(value, header))  # whose checksum was just looked at
+    return _snapshot(from_value(value, header, dictionaries))  # whose checksum was just looked at
 
 
 def _snapshot(record: Record) -> SagaSnapshot:
@@ -158,13 +166,15 @@ def _snapshot(record: Record) -> SagaSnapshot:
     return snapshot
 
 
-def to_value(record: Record, *, level: int | None) -> bytes:
+def to_value(record: Record, *, level: int | None, dictionary: Dictionary | None = None) -> bytes:
     """The bytes to store. `level` is zstd's, None for no compression; the smaller form is kept."""
-    meta, body, codec = record.meta, record.body, BODY_RAW
+    meta, body, codec, dictionary_id = record.meta, record.body, BODY_RAW, _NO_DICTIONARY
     if level is not None:
-        packed = compress(body, level)
+        packed = compress(body, level, dictionary)
         if len(packed) < len(body):
             body, codec = packed, BODY_ZSTD
+            if dictionary is not None:
+                codec, dictionary_id = BODY_ZSTD_DICTIONARY, dictionary.id
     names = b"".join(
         _U32.pack(len(text)) + text for text in map(text_bytes, (meta.saga_name, meta.step_name, meta.status))
     )
@@ -180,21 +190,26 @@ def to_value(record: Record, *, level: int | None) -> bytes:
         meta.step_index,
         len(record.body),
         meta.body_crc,
-        _NO_DICTIONARY,
+        dictionary_id,
         meta.snapshot_id.bytes,
         meta.saga_id.bytes,
     )
     return b"".join((fixed, names, body))
 
 
-def from_value(value: bytes, header: Header | None = None) -> Record:
-    """The record of `to_value`. Raises CorruptRecord; allocates no more than the raw length that is declared."""
+def from_value(
+    value: bytes, header: Header | None = None, dictionaries: Mapping[bytes, Dictionary] = NO_DICTIONARIES
+) -> Record:
+    """The record of `to_value`; `dictionaries`, by id, must have the one that the header names.
+
+    Raises CorruptRecord; allocates no more than the raw length that is declared.
+    """
     if header is None:
         header = read_header(value)
     body = value[header.length :]
     try:
-        if header.body_codec == BODY_ZSTD:
-            body = decompress(body, header.raw_length)
+        if header.body_codec != BODY_RAW:
+            body = decompress(body, header.raw_length, _dictionary(header, dictionaries))
     except NotZstd as exc:
         raise CorruptRecord(f"snapshot {header.meta.snapshot_id}: {exc}") from exc
     if len(body) != header.raw_length:
@@ -202,6 +217,17 @@ def from_value(value: bytes, header: Header | None = None) -> Record:
     if crc32(body) != header.meta.body_crc:
         raise CorruptRecord(f"snapshot {header.meta.snapshot_id}: the body does not match its checksum")
     return Record(meta=header.meta, encoding=header.encoding, body=body)
+
+
+def _dictionary(header: Header, dictionaries: Mapping[bytes, Dictionary]) -> Dictionary | None:
+    if header.dictionary_id is None:
+        return None
+    found = dictionaries.get(header.dictionary_id)
+    if found is None:
+        raise CorruptRecord(
+            f"snapshot {header.meta.snapshot_id}: its dictionary {header.dictionary_id.hex()} is not known here"
+        )
+    return found
 
 
 def read_meta(value: bytes) -> SnapshotMeta:
@@ -250,7 +276,7 @@ def read_header(value: bytes) -> Header:
             f"a stored value has format {version}, this version reads {VALUE_FORMAT}",
             hint="it was written by a newer sagaz-tiering, or by something else under the same key",
         )
-    if codec not in (BODY_RAW, BODY_ZSTD) or dictionary_id != _NO_DICTIONARY:
+    if (codec == BODY_ZSTD_DICTIONARY) != (dictionary_id != _NO_DICTIONARY) or codec not in _BODY_CODECS:
         raise CorruptRecord(f"a stored value is compressed in a way (codec {codec}) that this version cannot read")
     if reserved or encoding not in _ENCODINGS or raw_length > MAX_BODY_BYTES:
         raise CorruptRecord("a stored value's header is damaged")
@@ -270,7 +296,14 @@ def read_header(value: bytes) -> Header:
         retention_us=None if retention_us == NO_EXPIRY_US else retention_us,
         body_crc=body_crc,
     )
-    return Header(meta=meta, encoding=_ENCODINGS[encoding], body_codec=codec, length=length, raw_length=raw_length)
+    return Header(
+        meta=meta,
+        encoding=_ENCODINGS[encoding],
+        body_codec=codec,
+        dictionary_id=dictionary_id if codec == BODY_ZSTD_DICTIONARY else None,
+        length=length,
+        raw_length=raw_length,
+    )
 
 
 def _read_names(value: bytes, header_length: int) -> list[str]:

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections import OrderedDict
+from collections.abc import Mapping
 from functools import cache
+from hashlib import sha256
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from sagaz_tiering.errors import MissingDependencyError
 
@@ -17,6 +21,12 @@ class NotZstd(ValueError):
     """The bytes are not a zstd frame of the declared size."""
 
 
+_KEPT: Final = 32
+"""Compressors and decompressors that a thread keeps: one for each level and dictionary that it works with."""
+
+Made = TypeVar("Made")
+
+
 @cache
 def _library() -> Any:
     """zstandard, imported when something is first compressed: storages that never do need not have it."""
@@ -26,23 +36,78 @@ def _library() -> Any:
         raise MissingDependencyError("zstandard", "compression") from exc
 
 
+class Dictionary:
+    """Text that many raw values share, so that small ones need not repeat it. Named by its content.
+
+    `digest` is the sha256 of `data`, `id` its first 8 bytes. Shared by threads.
+    """
+
+    __slots__ = ("_prepared", "data", "digest", "id")
+
+    def __init__(self, data: bytes) -> None:
+        """`data` as `zstandard.train_dictionary` makes it. Raises MissingDependencyError without zstandard."""
+        self.data = data
+        self.digest = sha256(data).digest()
+        self.id = self.digest[:DICTIONARY_ID_BYTES]
+        self._prepared: zstandard.ZstdCompressionDict = _library().ZstdCompressionDict(data)
+
+    def compressor(self, level: int) -> zstandard.ZstdCompressor:
+        """A new compressor, for one thread."""
+        made: zstandard.ZstdCompressor = _library().ZstdCompressor(level=level, dict_data=self._prepared)
+        return made
+
+    def decompressor(self) -> zstandard.ZstdDecompressor:
+        """A new decompressor, for one thread."""
+        made: zstandard.ZstdDecompressor = _library().ZstdDecompressor(dict_data=self._prepared)
+        return made
+
+
+DICTIONARY_ID_BYTES: Final = 8
+NO_DICTIONARIES: Final[Mapping[bytes, Dictionary]] = MappingProxyType({})
+
+
 class _PerThread(threading.local):
     """zstd contexts are not thread-safe, and making one costs more than compressing a snapshot."""
 
     def __init__(self) -> None:
-        self.compressors: dict[int, zstandard.ZstdCompressor] = {}
-        self.decompressor: zstandard.ZstdDecompressor | None = None
+        self.compressors: OrderedDict[tuple[int, bytes], zstandard.ZstdCompressor] = OrderedDict()
+        self.decompressors: OrderedDict[bytes, zstandard.ZstdDecompressor] = OrderedDict()
 
 
 _mine: Final = _PerThread()
+_NO_ID: Final = b""
 
 
-def compress(raw: bytes, level: int) -> bytes:
+def compressor(level: int, dictionary: Dictionary | None = None) -> zstandard.ZstdCompressor:
+    """This thread's compressor. Raises MissingDependencyError without zstandard."""
+    key = (level, _NO_ID if dictionary is None else dictionary.id)
+    found = _mine.compressors.get(key)
+    if found is None:
+        made = _library().ZstdCompressor(level=level) if dictionary is None else dictionary.compressor(level)
+        found = _keep(_mine.compressors, key, made)
+    return found
+
+
+def _decompressor(dictionary: Dictionary | None) -> zstandard.ZstdDecompressor:
+    key = _NO_ID if dictionary is None else dictionary.id
+    found = _mine.decompressors.get(key)
+    if found is None:
+        made = _library().ZstdDecompressor() if dictionary is None else dictionary.decompressor()
+        found = _keep(_mine.decompressors, key, made)
+    return found
+
+
+def _keep(kept: OrderedDict[Any, Made], key: Any, made: Made) -> Made:
+    """In place of the one that was made first, if there are too many."""
+    kept[key] = made
+    if len(kept) > _KEPT:
+        kept.popitem(last=False)
+    return made
+
+
+def compress(raw: bytes, level: int, dictionary: Dictionary | None = None) -> bytes:
     """`raw` as one zstd frame that declares its size. Raises MissingDependencyError without zstandard."""
-    compressor = _mine.compressors.get(level)
-    if compressor is None:
-        compressor = _mine.compressors[level] = _library().ZstdCompressor(level=level)
-    return compressor.compress(raw)
+    return compressor(level, dictionary).compress(raw)
 
 
 def declared_size(data: bytes) -> int:
@@ -57,17 +122,15 @@ def declared_size(data: bytes) -> int:
     return size
 
 
-def decompress(data: bytes, raw_length: int) -> bytes:
+def decompress(data: bytes, raw_length: int, dictionary: Dictionary | None = None) -> bytes:
     """The raw bytes of `compress`, which must be `raw_length` (above 0). Raises NotZstd and allocates no more."""
     size = declared_size(data)
     if size != raw_length or size == 0:
         raise NotZstd(f"a zstd frame of {size} raw bytes, not {raw_length}")
     library = _library()
-    if _mine.decompressor is None:
-        _mine.decompressor = library.ZstdDecompressor()
     try:
         # python-zstandard allocates what the frame declares, whatever max_output_size says: hence the check above.
-        raw: bytes = _mine.decompressor.decompress(data, max_output_size=size, allow_extra_data=False)
+        raw: bytes = _decompressor(dictionary).decompress(data, max_output_size=size, allow_extra_data=False)
     except library.ZstdError as exc:
         raise NotZstd(f"damaged zstd data: {exc}") from exc
     if len(raw) != size:

@@ -8,6 +8,7 @@ from uuid import UUID
 from sagaz_tiering.pack.encryption import FrameKey
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.typed_json import Encoding
+from sagaz_tiering.zstd import Dictionary
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,11 +57,13 @@ class BuiltFrame:
     """A frame's bytes, ready to be appended to any pack; its entry has offset 0.
 
     `key` opens an encrypted one, so that a writer can read back what it wrote; without it only the checksum is.
+    `dictionary` is the one that it is compressed with.
     """
 
     payload: bytes
     entry: FrameEntry
     key: FrameKey | None = field(default=None, repr=False, compare=False)
+    dictionary: Dictionary | None = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

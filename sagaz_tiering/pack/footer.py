@@ -18,7 +18,6 @@ from sagaz_tiering.codec import MAX_US, MIN_US
 from sagaz_tiering.pack.entries import Footer, FrameEntry, PackedSnapshot
 from sagaz_tiering.pack.frame import (
     CODEC_ZSTD,
-    DICTIONARY_ID_BYTES,
     FLAG_DICTIONARY,
     FLAG_KEY,
     KEY_ID_BYTES,
@@ -27,6 +26,7 @@ from sagaz_tiering.pack.frame import (
 )
 from sagaz_tiering.pack.metas import MAX_EXPIRY_US, MIN_META_BYTES, packed_metas, packed_times, read_metas, read_times
 from sagaz_tiering.pack.wire import Cursor, StringTable, column
+from sagaz_tiering.zstd import DICTIONARY_ID_BYTES
 
 _FRAME_BYTES: Final = 16 + 4 + 8 + 4 + 4 + 16 + 1 + 1 + 4
 

@@ -29,7 +29,7 @@ from sagaz_tiering.pack.frame import (
     verified_payload,
 )
 from sagaz_tiering.pack.wire import digest
-from sagaz_tiering.zstd import NotZstd, compress, declared_size, decompress
+from sagaz_tiering.zstd import NO_DICTIONARIES, Dictionary, NotZstd, compress, declared_size, decompress
 
 __all__ = [
     "DEFAULT_LEVEL",
@@ -84,6 +84,7 @@ class PackWriter:
         self._frames: list[FrameEntry] = []
         self._ids: set[UUID] = set()
         self._keys: dict[bytes, FrameKey] = {}
+        self._dictionaries: dict[bytes, Dictionary] = {}
 
     @property
     def size(self) -> int:
@@ -109,6 +110,8 @@ class PackWriter:
         self._data += frame.payload
         if frame.key is not None:
             self._keys[frame.key.key_id] = frame.key
+        if frame.dictionary is not None:
+            self._dictionaries[frame.dictionary.id] = frame.dictionary
 
     def seal(self) -> SealedPack:
         """The finished pack; the writer must not be used again.
@@ -123,20 +126,26 @@ class PackWriter:
             pack_id=self._pack_id,
             catalog_id=self._catalog_id,
             created_us=self._created_us,
-            dictionaries=(),
+            dictionaries=tuple(sorted(dictionary.digest for dictionary in self._dictionaries.values())),
             frames=tuple(self._frames),
         )
         compressed = compress(footer_content(footer), _FOOTER_LEVEL)
         data = b"".join((self._data, compressed, _TAIL.pack(len(compressed), digest(compressed), END_MAGIC)))
-        if parse_pack(data, keys=self._keys) != footer:
+        if parse_pack(data, keys=self._keys, dictionaries=self._dictionaries) != footer:
             raise CorruptPack(f"pack {self._pack_id} does not read back as it was written")
         return SealedPack(data=data, footer=footer, sha256=sha256(data).digest())
 
 
-def parse_pack(data: bytes, *, keys: Mapping[bytes, FrameKey] | None = None) -> Footer:
+def parse_pack(
+    data: bytes,
+    *,
+    keys: Mapping[bytes, FrameKey] | None = None,
+    dictionaries: Mapping[bytes, Dictionary] = NO_DICTIONARIES,
+) -> Footer:
     """The footer of a whole pack, after every frame was opened and compared with it. Raises CorruptPack.
 
-    Of encrypted frames whose key is not in `keys` (by key id) only header and checksum are compared.
+    Of encrypted frames whose key is not in `keys` (by key id) only header and checksum are compared; the dictionaries
+    of the others must be in `dictionaries` (by dictionary id).
     """
     _check_magic(data[: len(MAGIC)], _NAME)
     location = locate_footer(data, len(data))
@@ -145,7 +154,8 @@ def parse_pack(data: bytes, *, keys: Mapping[bytes, FrameKey] | None = None) -> 
     if _frames_end(footer.frames) != location.offset:
         raise CorruptPack("pack: there are bytes between the last frame and the footer")
     for frame in footer.frames:
-        check_frame(frame, data[frame.offset : frame.offset + frame.length], keys=keys or {})
+        payload = data[frame.offset : frame.offset + frame.length]
+        check_frame(frame, payload, keys=keys or {}, dictionaries=dictionaries)
     return footer
 
 
@@ -177,7 +187,13 @@ def parse_footer(data: bytes, checksum: bytes) -> Footer:
     return footer
 
 
-def check_frame(entry: FrameEntry, payload: bytes, *, keys: Mapping[bytes, FrameKey]) -> None:
+def check_frame(
+    entry: FrameEntry,
+    payload: bytes,
+    *,
+    keys: Mapping[bytes, FrameKey],
+    dictionaries: Mapping[bytes, Dictionary] = NO_DICTIONARIES,
+) -> None:
     """Open a frame and compare it with its footer entry, as far as `keys` allow. Raises CorruptPack."""
     header = read_frame_header(payload)
     said = (header.codec, header.dictionary_id, header.key_id, header.raw_length, header.checksum)
@@ -187,7 +203,7 @@ def check_frame(entry: FrameEntry, payload: bytes, *, keys: Mapping[bytes, Frame
         verified_payload(header, payload)
         return
     key = None if header.key_id is None else keys[header.key_id]
-    held = [(record.meta, record.encoding) for record in open_frame(payload, key=key)]
+    held = [(record.meta, record.encoding) for record in open_frame(payload, key=key, dictionaries=dictionaries)]
     if held != [(snapshot.meta, snapshot.encoding) for snapshot in entry.snapshots]:
         raise CorruptPack(f"pack: the frame at byte {entry.offset} holds other snapshots than the footer says")
 

@@ -9,7 +9,7 @@ lengths, bodies.
 from __future__ import annotations
 
 import struct
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
@@ -21,13 +21,12 @@ from sagaz_tiering.pack.encryption import FrameKey, decrypt, encrypt
 from sagaz_tiering.pack.entries import BuiltFrame, FrameEntry, PackedSnapshot
 from sagaz_tiering.pack.metas import MAX_EXPIRY_US, MIN_META_BYTES, packed_metas, read_metas
 from sagaz_tiering.pack.wire import Cursor, StringTable, column, digest, packed_text
-from sagaz_tiering.zstd import NotZstd, compress, decompress
+from sagaz_tiering.zstd import DICTIONARY_ID_BYTES, NO_DICTIONARIES, Dictionary, NotZstd, compress, decompress
 
 FRAME_MAGIC: Final = b"SF"
 CODEC_ZSTD: Final = 1
 FLAG_DICTIONARY: Final = 1
 FLAG_KEY: Final = 2
-DICTIONARY_ID_BYTES: Final = 8
 KEY_ID_BYTES: Final = 16
 
 MAX_FRAME_RAW_BYTES: Final = 1024**3
@@ -56,12 +55,16 @@ class FrameHeader:
 
 
 def build_frame(
-    records: Sequence[tuple[Record, int | None]], *, level: int = DEFAULT_LEVEL, key: FrameKey | None = None
+    records: Sequence[tuple[Record, int | None]],
+    *,
+    level: int = DEFAULT_LEVEL,
+    key: FrameKey | None = None,
+    dictionary: Dictionary | None = None,
 ) -> BuiltFrame:
     """The frame of `(record, expires_us)` pairs, which need not be sorted. CPU heavy; safe on any thread.
 
-    With `key` it is encrypted. Raises ValueError for pairs of more than one saga (id and name), for none, for a
-    snapshot given twice and for more than MAX_FRAME_RAW_BYTES.
+    With `dictionary` it is compressed with that, with `key` it is encrypted. Raises ValueError for pairs of more than
+    one saga (id and name), for none, for a snapshot given twice and for more than MAX_FRAME_RAW_BYTES.
     """
     ordered = sorted(records, key=lambda pair: pair[0].meta.order_key, reverse=True)
     _check_input(ordered)
@@ -69,11 +72,13 @@ def build_frame(
     if len(raw) > MAX_FRAME_RAW_BYTES:
         raise ValueError(f"{len(raw)} bytes are too many for one frame (limit {MAX_FRAME_RAW_BYTES})")
     key_id = None if key is None else key.key_id
-    stored = compress(raw, level)
+    dictionary_id = None if dictionary is None else dictionary.id
+    stored = compress(raw, level, dictionary)
     if key is not None:
-        stored = encrypt(key, packed_header(len(raw), _NO_CHECKSUM, key_id=key_id), stored)
+        authenticated = packed_header(len(raw), _NO_CHECKSUM, dictionary_id=dictionary_id, key_id=key_id)
+        stored = encrypt(key, authenticated, stored)
     blake = digest(stored)
-    payload = packed_header(len(raw), blake, key_id=key_id) + stored
+    payload = packed_header(len(raw), blake, dictionary_id=dictionary_id, key_id=key_id) + stored
     meta = ordered[0][0].meta
     entry = FrameEntry(
         saga_id=meta.saga_id,
@@ -83,14 +88,14 @@ def build_frame(
         raw_length=len(raw),
         checksum=blake,
         codec=CODEC_ZSTD,
-        dictionary_id=None,
+        dictionary_id=dictionary_id,
         key_id=key_id,
         snapshots=tuple(
             PackedSnapshot(meta=record.meta, expires_us=expires_us, encoding=record.encoding)
             for record, expires_us in ordered
         ),
     )
-    return BuiltFrame(payload=payload, entry=entry, key=key)
+    return BuiltFrame(payload=payload, entry=entry, key=key, dictionary=dictionary)
 
 
 def packed_header(
@@ -120,14 +125,18 @@ def frame_content(records: Sequence[Record]) -> bytes:
     )
 
 
-def open_frame(payload: bytes, *, key: FrameKey | None = None) -> list[Record]:
+def open_frame(
+    payload: bytes, *, key: FrameKey | None = None, dictionaries: Mapping[bytes, Dictionary] = NO_DICTIONARIES
+) -> list[Record]:
     """The records of one frame (as `build_frame` made it), newest first; `key` opens an encrypted one.
 
-    Raises CorruptPack, or its subclass ErasedData for an encrypted frame without its key.
+    `dictionaries`, by id, must have the one that the header names. Raises CorruptPack, or its subclass ErasedData for
+    an encrypted frame without its key.
     """
     header = read_frame_header(payload)
-    if header.dictionary_id is not None:
-        raise CorruptPack("frame: needs a dictionary, which this version cannot apply", hint="upgrade sagaz-tiering")
+    dictionary = None if header.dictionary_id is None else dictionaries.get(header.dictionary_id)
+    if header.dictionary_id is not None and dictionary is None:
+        raise CorruptPack(f"frame: its dictionary {header.dictionary_id.hex()} is not known here")
     stored = verified_payload(header, payload)
     if header.key_id is not None:
         if key is None or key.key_id != header.key_id:
@@ -137,7 +146,7 @@ def open_frame(payload: bytes, *, key: FrameKey | None = None) -> list[Record]:
         )
         stored = decrypt(key, authenticated, stored)
     try:
-        raw = decompress(stored, header.raw_length)
+        raw = decompress(stored, header.raw_length, dictionary)
     except NotZstd as exc:
         raise CorruptPack(f"frame: {exc}") from exc
     return read_frame_content(raw)

@@ -67,8 +67,8 @@ class Reader:
             copies = [hot_copy(header.meta, self.policies, found)]
         else:
             copies = await self._all_copies(snapshot_id, found, hot_error)
-        live = await self._alive(copies[:1])
-        return (await self.load(live))[0] if live else None
+        loaded = await self.load(await self._alive(copies[:1]))
+        return loaded[0] if loaded else None
 
     async def copies(self, snapshot_id: UUID) -> list[Copy]:
         """Every copy of one snapshot, the one to read first, expired ones included."""
@@ -88,7 +88,7 @@ class Reader:
         if hot_error is not None:
             await self._check_answerable(located, hot_error)
         if isinstance(found, Gone) and not located:
-            raise _lost(snapshot_id)
+            await self._check_deleted(snapshot_id)
         best = merge(hot, located)
         return best + [copy for copy in (*hot, *located) if copy not in best]
 
@@ -106,10 +106,14 @@ class Reader:
             horizon = await self._watch.horizon_us(to_micros(self._clock.now()))
             if horizon is not None and header.meta.created_us > horizon and self._is_alive(header.meta):
                 return await self._of_redis(found, header)
-        timeline = await self.timeline(saga_id, not_after=not_after, step_name=step_name, limit=1, damaged_too=True)
-        if timeline and timeline[0].error is not None:
-            raise timeline[0].error
-        return (await self.load(timeline))[0] if timeline else None
+        while True:
+            timeline = await self.timeline(saga_id, not_after=not_after, step_name=step_name, limit=1, damaged_too=True)
+            if not timeline:
+                return None
+            if timeline[0].error is not None:
+                raise timeline[0].error
+            if loaded := await self.load(timeline):
+                return loaded[0]
 
     async def list_newest(self, saga_id: UUID, limit: int) -> list[SagaSnapshot]:
         """The newest `limit` live snapshots of a saga, newest first."""
@@ -180,7 +184,7 @@ class Reader:
         not_after_us = None if not_after is None else to_micros(not_after)
         for snapshot_id in gone - {copy.ref.snapshot_id for copy in located}:
             if not await self._locations.find(snapshot_id):
-                raise _lost(snapshot_id)
+                await self._check_deleted(snapshot_id)
         merged = merge(hot, located)
         if not expired_too:
             merged = await self._alive(merged)
@@ -209,7 +213,10 @@ class Reader:
             return found
 
     async def load(self, copies: Sequence[Copy]) -> list[SagaSnapshot]:
-        """The snapshots of these copies, in their order; a hot one that left Redis meanwhile is read where it is."""
+        """The snapshots of these copies, in their order.
+
+        A hot one that left Redis meanwhile is read where it is; one that was deleted meanwhile is left out.
+        """
         records: dict[UUID, Record] = {}
         packed: list[Located] = []
         in_redis: dict[UUID, list[UUID]] = {}
@@ -227,9 +234,10 @@ class Reader:
                 if value is not None:
                     records[snapshot_id] = from_value(value)
         records.update(await self._cold.read(packed))
-        for copy in copies:
+        loaded = [copy for copy in copies if copy.ref.snapshot_id in records]
+        for copy in loaded:
             metrics.READS.labels(tier=copy.ref.tier.value).inc()
-        return [await decode_record(records[copy.ref.snapshot_id]) for copy in copies]
+        return [await decode_record(records[copy.ref.snapshot_id]) for copy in loaded]
 
     def _is_alive(self, meta: SnapshotMeta) -> bool:
         expires_us = self.policies.expires_us(meta)
@@ -260,13 +268,19 @@ class Reader:
         return [copy for copy in copies if copy.ref.snapshot_id in known | held]
 
     async def _moved_value(self, snapshot_id: UUID, packed: list[Located]) -> bytes | None:
-        """The durable value of a snapshot that just left Redis, or None with its place added to `packed`."""
+        """The durable value of a snapshot that just left Redis, or None with its place added to `packed`, if it is."""
         found = merge([], [located_copy(item) for item in await self._locations.find(snapshot_id)])
         if not found or found[0].located is None:
-            raise _lost(snapshot_id)
+            await self._check_deleted(snapshot_id)
+            return None
         if found[0].value is None:
             packed.append(found[0].located)
         return found[0].value
+
+    async def _check_deleted(self, snapshot_id: UUID) -> None:
+        """Raise SnapshotLost for what Redis names still, though no tier has it; without Redis there is no telling."""
+        if isinstance(await self._hot.get(snapshot_id), Gone) and not await self._locations.find(snapshot_id):
+            raise SnapshotLost(f"Redis names snapshot {snapshot_id}, but neither Redis nor PostgreSQL has it")
 
     async def _values(self, saga_id: UUID, ids: Sequence[UUID]) -> list[bytes | None]:
         try:
@@ -303,7 +317,3 @@ def _without_damaged(copies: Sequence[Copy]) -> list[Copy]:
         if copy.error is not None:
             skipped_unreadable(copy.ref.snapshot_id, "tiered", copy.error)
     return [copy for copy in copies if copy.error is None]
-
-
-def _lost(snapshot_id: UUID) -> SnapshotLost:
-    return SnapshotLost(f"Redis names snapshot {snapshot_id}, but neither Redis nor PostgreSQL has it")
