@@ -3,9 +3,9 @@
 A value is big-endian, with fields at fixed offsets, since Lua scripts read them too:
 
      0  u8   format, 1                           36  u32  length of the raw body
-     1  u8   body: 0 raw, 1 zstd, 2 reserved     40  u32  crc32 of the raw body
+     1  u8   body: 0 raw, 1, 2 zstd (dictionary) 40  u32  crc32 of the raw body
      2  u8   encoding: 0 plain, 1 typed JSON     44  8s   dictionary id, zeros for none
-     3  u8   reserved, 0                         52  16s  snapshot id
+     3  u8   flags: 1 a pack holds it too        52  16s  snapshot id
      4  u32  header length (the body's offset)   68  16s  saga id
      8  i64  saved_us                            84  saga name, step name, status: each u32 length + UTF-8
     16  i64  created_us                              (surrogatepass), then the body
@@ -20,14 +20,14 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Final
+from functools import lru_cache
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 from zlib import crc32
 
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable, SnapshotTooLarge
-from sagaz_tiering.snapshot import MAX_TIME, MIN_TIME, SagaSnapshot, SnapshotMeta
+from sagaz_tiering.snapshot import MAX_TIME, MIN_TIME, SagaSnapshot, SnapshotMeta, uuid_of
 from sagaz_tiering.typed_json import Encoding, Shape, dumps, loads, shape_of
 from sagaz_tiering.zstd import NO_DICTIONARIES, Dictionary, NotZstd, compress, decompress
 
@@ -36,10 +36,15 @@ BODY_RAW: Final = 0
 BODY_ZSTD: Final = 1
 BODY_ZSTD_DICTIONARY: Final = 2
 _BODY_CODECS: Final = (BODY_RAW, BODY_ZSTD, BODY_ZSTD_DICTIONARY)
+_WITH_DICTIONARY: Final = bytes([BODY_ZSTD_DICTIONARY])
+
+FLAG_IN_PACK: Final = 1
+_IN_PACK: Final = bytes([FLAG_IN_PACK])
 
 OFFSET_FORMAT: Final = 0
 OFFSET_BODY_CODEC: Final = 1
 OFFSET_ENCODING: Final = 2
+OFFSET_FLAGS: Final = 3
 OFFSET_HEADER_LENGTH: Final = 4
 OFFSET_SAVED_US: Final = 8
 OFFSET_CREATED_US: Final = 16
@@ -74,8 +79,7 @@ _NO_DICTIONARY: Final = bytes(8)
 _BODY_KEYS: Final = ("context", "completed_steps", "external_refs")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class Record(NamedTuple):
     """A snapshot as it travels between tiers: what is known of it, and its body, not compressed."""
 
     meta: SnapshotMeta
@@ -83,8 +87,7 @@ class Record:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
+class Header(NamedTuple):
     """What a value says before its body; `length` is where the body begins, `raw_length` what it is decompressed.
 
     `dictionary_id` names the dictionary that the body is compressed with (None: with none).
@@ -166,8 +169,13 @@ def _snapshot(record: Record) -> SagaSnapshot:
     return snapshot
 
 
-def to_value(record: Record, *, level: int | None, dictionary: Dictionary | None = None) -> bytes:
-    """The bytes to store. `level` is zstd's, None for no compression; the smaller form is kept."""
+def to_value(
+    record: Record, *, level: int | None, dictionary: Dictionary | None = None, in_pack: bool = False
+) -> bytes:
+    """The bytes to store. `level` is zstd's, None for no compression; the smaller form is kept.
+
+    `in_pack` says that it is a copy of what a pack holds: a restore brought it back.
+    """
     meta, body, codec, dictionary_id = record.meta, record.body, BODY_RAW, _NO_DICTIONARY
     if level is not None:
         packed = compress(body, level, dictionary)
@@ -182,7 +190,7 @@ def to_value(record: Record, *, level: int | None, dictionary: Dictionary | None
         VALUE_FORMAT,
         codec,
         record.encoding,
-        0,
+        FLAG_IN_PACK if in_pack else 0,
         OFFSET_NAMES + len(names),
         meta.saved_us,
         meta.created_us,
@@ -235,6 +243,29 @@ def read_meta(value: bytes) -> SnapshotMeta:
     return read_header(value).meta
 
 
+def raw_length(value: bytes) -> int:
+    """What a value says its body's length is, not compressed; 0 for one that is too short to tell."""
+    return int.from_bytes(value[OFFSET_RAW_LENGTH : OFFSET_RAW_LENGTH + 4], "big")
+
+
+def dictionary_id(value: bytes) -> bytes | None:
+    """The dictionary that a value says it needs, if any."""
+    if value[OFFSET_BODY_CODEC : OFFSET_BODY_CODEC + 1] != _WITH_DICTIONARY:
+        return None
+    return value[OFFSET_DICTIONARY_ID : OFFSET_DICTIONARY_ID + len(_NO_DICTIONARY)]
+
+
+def is_in_pack(value: bytes) -> bool:
+    """Whether a value says that a pack holds it too."""
+    return value[OFFSET_FLAGS : OFFSET_FLAGS + 1] == _IN_PACK
+
+
+def snapshot_id(value: bytes) -> UUID | None:
+    """Which snapshot a value says it is of; None for one that is too short to tell."""
+    raw = value[OFFSET_SNAPSHOT_ID:OFFSET_SAGA_ID]
+    return uuid_of(raw) if len(raw) == 16 else None
+
+
 def text_bytes(text: str) -> bytes:
     """UTF-8 that any str has, lone surrogates included."""
     return text.encode("utf-8", "surrogatepass")
@@ -269,7 +300,7 @@ def read_header(value: bytes) -> Header:
         fields = _FIXED.unpack_from(value)
     except struct.error as exc:
         raise CorruptRecord(f"a stored value of {len(value)} bytes is shorter than its header") from exc
-    version, codec, encoding, reserved, length, saved_us, created_us, retention_us = fields[:8]
+    version, codec, encoding, flags, length, saved_us, created_us, retention_us = fields[:8]
     step_index, raw_length, body_crc, dictionary_id, snapshot_id, saga_id = fields[8:]
     if version != VALUE_FORMAT:
         raise CorruptRecord(
@@ -278,15 +309,18 @@ def read_header(value: bytes) -> Header:
         )
     if (codec == BODY_ZSTD_DICTIONARY) != (dictionary_id != _NO_DICTIONARY) or codec not in _BODY_CODECS:
         raise CorruptRecord(f"a stored value is compressed in a way (codec {codec}) that this version cannot read")
-    if reserved or encoding not in _ENCODINGS or raw_length > MAX_BODY_BYTES:
+    if flags & ~FLAG_IN_PACK or encoding not in _ENCODINGS or raw_length > MAX_BODY_BYTES:
         raise CorruptRecord("a stored value's header is damaged")
-    times = (saved_us, created_us) if retention_us == NO_EXPIRY_US else (saved_us, created_us, retention_us)
-    if not all(MIN_US <= moment < MAX_US for moment in times):
+    ends_us = created_us if retention_us == NO_EXPIRY_US else retention_us
+    if not (MIN_US <= created_us < MAX_US and MIN_US <= saved_us < MAX_US and MIN_US <= ends_us < MAX_US):
         raise CorruptRecord("a stored value's times are damaged")
-    saga_name, step_name, status = _read_names(value, length)
+    if not OFFSET_NAMES < length <= len(value):
+        raise CorruptRecord(f"a stored value of {len(value)} bytes is shorter than its header ({length})")
+    names = value[OFFSET_NAMES:length]
+    saga_name, step_name, status = _known_names(names) if len(names) <= _SHORT_NAMES else _read_names(names)
     meta = SnapshotMeta(
-        snapshot_id=UUID(bytes=snapshot_id),
-        saga_id=UUID(bytes=saga_id),
+        snapshot_id=uuid_of(snapshot_id),
+        saga_id=uuid_of(saga_id),
         saga_name=saga_name,
         step_name=step_name,
         step_index=step_index,
@@ -306,17 +340,21 @@ def read_header(value: bytes) -> Header:
     )
 
 
-def _read_names(value: bytes, header_length: int) -> list[str]:
-    if not OFFSET_NAMES < header_length <= len(value):
-        raise CorruptRecord(f"a stored value of {len(value)} bytes is shorter than its header ({header_length})")
-    names, at = [], OFFSET_NAMES
+def _read_names(raw: bytes) -> tuple[str, str, str]:
+    """Saga name, step name and status."""
+    names, at = [], 0
     try:
         for _ in range(3):
             start = at + _U32.size
-            at = start + _U32.unpack_from(value, at)[0]
-            names.append(value[start:at].decode("utf-8", "surrogatepass"))
+            at = start + _U32.unpack_from(raw, at)[0]
+            names.append(raw[start:at].decode("utf-8", "surrogatepass"))
     except (struct.error, UnicodeDecodeError) as exc:
         raise CorruptRecord("a stored value's names are damaged") from exc
-    if at != header_length:
+    if at != len(raw):
         raise CorruptRecord("a stored value's names do not end where its header does")
-    return names
+    return names[0], names[1], names[2]
+
+
+_known_names: Final = lru_cache(maxsize=4096)(_read_names)
+"""Few names differ and many values are read: the last ones are remembered, if they are short."""
+_SHORT_NAMES: Final = 512

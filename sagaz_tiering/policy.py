@@ -9,8 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.errors import PolicyError
@@ -37,8 +37,7 @@ MATCH_CACHE_SIZE = 32_768
 """Distinct (saga_name, step_name, status) whose policy is remembered; far more than an application has."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(NamedTuple):
     """What the policy says about one snapshot at one instant. Times are microseconds since 1970 UTC.
 
     `expires_us` is when it stops existing (None: never), `due_us` when its first move off the hot tier is due
@@ -51,8 +50,8 @@ class Decision:
     expired: bool
     due_us: int | None
     due: bool
-    rule: Policy = field(repr=False)
-    retention_us: int | None = field(repr=False)
+    rule: Policy
+    retention_us: int | None
 
     @property
     def reason(self) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum, StrEnum
 from typing import Any, NamedTuple
-from uuid import UUID, uuid4
+from uuid import UUID, SafeUUID, uuid4
 
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import InvalidSnapshot, NaiveTimestamp
@@ -179,6 +179,17 @@ class SagaSnapshot:
             created_at=datetime.fromisoformat(data["created_at"]),
             retention_until=datetime.fromisoformat(until) if until else None,
         )
+
+
+def uuid_of(raw: bytes) -> UUID:
+    """`UUID(bytes=raw)` for 16 bytes that are known to be 16, in a third of the time."""
+    made = _new(UUID)
+    _set(made, "int", int.from_bytes(raw, "big"))
+    _set(made, "is_safe", _UNKNOWN)
+    return made
+
+
+_new, _set, _UNKNOWN = object.__new__, object.__setattr__, SafeUUID.unknown  # the way that copy and pickle go
 
 
 class SnapshotMeta(NamedTuple):

@@ -10,7 +10,8 @@ from uuid import UUID
 from sagaz_tiering.catalog.erasures import erased_since
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
-from sagaz_tiering.catalog.packs import Pack, PlacedFrame, insert_frames, pack_of_row
+from sagaz_tiering.catalog.packs import Pack, pack_of_row
+from sagaz_tiering.catalog.places import PlacedFrame, insert_frames
 from sagaz_tiering.db.database import Database, affected
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.errors import LeaseLost

@@ -190,6 +190,10 @@ class Restores:
         rows = await self._db.fetch(_SQL["pinned"], list(snapshot_ids), now) if snapshot_ids else []
         return {row["snapshot_id"]: row["until"] for row in rows}
 
+    async def any_pins(self, now: datetime) -> bool:
+        """Whether anything at all is pinned."""
+        return bool(await self._db.fetchval(_SQL["any_pins"], now))
+
     async def unpin(self, now: datetime) -> int:
         """Forget pins that have ended."""
         return await self._db.execute(_SQL["unpin"], now)

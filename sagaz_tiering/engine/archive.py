@@ -14,19 +14,25 @@ The write order, and what a crash after each step leaves:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 from sagaz_tiering.catalog.durable import Postponement
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import NewPack
+from sagaz_tiering.catalog.places import PlacedFrame, PlacesTaken
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.engine.budget import spend
+from sagaz_tiering.engine.frames import Part
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import claim_prefix, retention_revision
+from sagaz_tiering.engine.packed import already_packed
 from sagaz_tiering.engine.turns import Turn, settle
 from sagaz_tiering.engine.upload import new_pack, pack_key, placed_frames, upload
-from sagaz_tiering.pack.entries import BuiltFrame, PackedSnapshot, SealedPack
+from sagaz_tiering.errors import SagazTieringError
+from sagaz_tiering.pack.entries import PackedSnapshot, SealedPack
 from sagaz_tiering.pack.format import PackWriter
 from sagaz_tiering.planning import bucket_end, first_class, upload_cost
 from sagaz_tiering.policy import Policy
@@ -38,18 +44,6 @@ LOOKS_PER_LINGER = 24
 
 MAX_OPEN_PACKS = 2
 """Times the target size: the most that all unfinished packs together hold in memory."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """A built frame on its way into a pack: whose turn it belongs to, and when it was due."""
-
-    policy: Policy
-    bucket: str
-    frame: BuiltFrame
-    turn: Turn
-    oldest_due_us: int
-    max_clock_us: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -77,35 +71,61 @@ class _OpenPack:
 
 
 class Packer:
-    """Collects frames by policy and expiry bucket, and publishes each pack that is full or has waited enough."""
+    """Collects frames by policy and expiry bucket, and publishes each pack that is full or has waited enough.
+
+    One pack is published while the next is filled; a second one that is full waits for it. `async with` waits for
+    what is under way, and raises what went wrong with it.
+    """
 
     def __init__(self, context: JobContext, lease: Lease, tally: Tally) -> None:
         self._context = context
         self._lease = lease
         self._tally = tally
         self._open: dict[tuple[str, str], _OpenPack] = {}
-        self._held: set[UUID] = set()
+        self._held: set[int] = set()
+        self._publishing: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Packer:
+        return self
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is None:
+            await self._published()
+        elif self._publishing is not None:
+            await asyncio.wait((self._publishing,))
+            with suppress(SagazTieringError, asyncio.CancelledError):  # of two errors the first is told
+                self._publishing.result()
 
     def holds(self, snapshot_id: UUID) -> bool:
-        """Whether a snapshot waits in an open pack of this run (its claim may have run out meanwhile)."""
-        return snapshot_id in self._held
+        """Whether a snapshot waits in a pack of this run (its claim may have run out meanwhile)."""
+        return snapshot_id.int in self._held
 
     async def add(self, part: Part) -> None:
-        """Take a frame; publishes the pack it fills."""
+        """Take a frame; begins to publish the pack it fills."""
         key, context = (part.policy.name, part.bucket), self._context
         if key not in self._open:
             writer = PackWriter(uuid4(), await claim_prefix(context), context.now_us)
             self._open[key] = _OpenPack(part.policy, part.bucket, writer)
         pack = self._open[key]
         pack.take(part)
-        self._held |= {entry.meta.snapshot_id for entry in part.frame.entry.snapshots}
+        self._held |= {entry.meta.snapshot_id.int for entry in part.frame.entry.snapshots}
         part.turn.open_parts += 1
         target = context.options.pack_target
         if pack.writer.size >= target:
-            await self._publish(self._open.pop(key))
+            await self._publish_soon(self._open.pop(key))
         elif sum(p.writer.size for p in self._open.values()) > MAX_OPEN_PACKS * target:
             fullest = max(self._open, key=lambda k: self._open[k].writer.size)
-            await self._publish(self._open.pop(fullest))
+            await self._publish_soon(self._open.pop(fullest))
+
+    async def _publish_soon(self, pack: _OpenPack) -> None:
+        await self._published()
+        self._publishing = asyncio.create_task(self._publish(pack))
+
+    async def _published(self) -> None:
+        """Wait for the pack under way. Raises what went wrong with it."""
+        publishing, self._publishing = self._publishing, None
+        if publishing is not None:
+            await publishing
 
     async def finish(self) -> None:
         """Publish what has waited long enough; let the rest wait for company."""
@@ -113,9 +133,10 @@ class Packer:
             pack = self._open.pop(key)
             deadline_us = pack.oldest_due_us + micros(pack.policy.linger)
             if deadline_us <= self._context.now_us:
-                await self._publish(pack)
+                await self._publish_soon(pack)
             else:
                 await self._postpone(pack, deadline_us)
+        await self._published()
 
     async def _postpone(self, pack: _OpenPack, deadline_us: int) -> None:
         look_again = min(deadline_us, self._context.now_us + micros(pack.policy.linger) // LOOKS_PER_LINGER)
@@ -142,15 +163,28 @@ class Packer:
         await spend(context, "age", upload_cost(context.prices, new.storage_class))
         pack_id = await context.catalog.packs.start(new, self._lease, context.now)
         await upload(context, new, sealed)
-        frames = placed_frames(sealed.footer)
-        published = await context.catalog.packs.activate(pack_id, frames, self._lease, context.now)
+        frames, size = placed_frames(sealed.footer), len(sealed.data)
+        del sealed  # tens of megabytes, and the next pack is being filled
+        published = await self._activate(pack_id, frames)
         self._tally.add("packs")
         self._tally.add("archived", published)
-        self._tally.add("bytes", len(sealed.data))
+        self._tally.add("bytes", size)
         metas = [meta for frame in frames for meta, _ in frame.snapshots]
-        self._tally.add("evicted", await context.hot.evict(metas))
+        tokens = {held.turn.claimed.saga_id: held.turn.claimed.token for held in pack.held}
+        gone, ended = await context.hot.evict_claimed(metas, tokens)
+        self._tally.add("evicted", gone)
         await context.catalog.packs.evicted(pack_id, context.now)
-        await self._let_go(pack, evicted=True)
+        await self._let_go(pack, evicted=True, ended=ended)
+
+    async def _activate(self, pack_id: int, frames: Sequence[PlacedFrame]) -> int:
+        """Publish; what another pack has in the same version or a newer one stays there."""
+        packs, now = self._context.catalog.packs, self._context.now
+        try:
+            return await packs.activate(pack_id, frames, self._lease, now)
+        except PlacesTaken as exc:
+            taken = [meta for frame in frames for meta, _ in frame.snapshots if meta.snapshot_id in exc.snapshot_ids]
+        elsewhere = await already_packed(self._context, taken)
+        return await packs.activate(pack_id, frames, self._lease, now, elsewhere=elsewhere)
 
     async def _seal(self, pack: _OpenPack) -> tuple[SealedPack, NewPack]:
         context = self._context
@@ -175,15 +209,11 @@ class Packer:
             self._tally.note(f"policy {pack.policy.name}: {chosen.why}; `compact` and `transition` move them later")
         return chosen.storage_class
 
-    async def _let_go(self, pack: _OpenPack, *, evicted: bool) -> None:
+    async def _let_go(self, pack: _OpenPack, *, evicted: bool, ended: Collection[UUID] = ()) -> None:
+        """Its turns go on; those of sagas that have `ended` are over, nobody need settle them."""
         turns = {id(held.turn): held.turn for held in pack.held}
         for held in pack.held:
-            self._held -= {entry.meta.snapshot_id for entry in held.snapshots}
+            self._held -= {entry.meta.snapshot_id.int for entry in held.snapshots}
             held.turn.open_parts -= 1
             held.turn.left -= len(held.snapshots) if evicted else 0
-        await settle(self._context, turns.values())
-
-
-def expiry_bucket(expires_us: int | None) -> str:
-    """Snapshots that expire in the same month share packs, so that packs die whole."""
-    return "never" if expires_us is None else f"{from_micros(expires_us):%Y-%m}"
+        await settle(self._context, [turn for turn in turns.values() if turn.claimed.saga_id not in ended])

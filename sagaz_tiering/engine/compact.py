@@ -10,14 +10,14 @@ The write order, and what a crash after each step leaves:
 
 Only what saves more than it costs is written anew (requests, retrieval, and what the class bills for early
 deletion), unless an erasure asks for it. Frames whose snapshots all live are copied byte for byte; encrypted ones
-keep the key of their saga.
+keep the key of their saga. The others are compressed with the dictionary that is current by then.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from dataclasses import replace
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID, uuid4
 
@@ -42,10 +42,21 @@ from sagaz_tiering.pack.reader import PackReader
 from sagaz_tiering.planning import Cost, Rewriting, bucket_of, restore_cost
 from sagaz_tiering.planning.economics import THAW_DAYS
 from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.zstd import Dictionary
 
 _log = structlog.get_logger(__name__)
 _PAGE = 500
 _MAX_CANDIDATES = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supplies:
+    """What a frame is opened and written anew with."""
+
+    key: FrameKey | None
+    known: Mapping[bytes, Dictionary]
+    dictionary: Dictionary | None
+    level: int
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
@@ -183,13 +194,21 @@ async def _live_frames(context: JobContext, pack: Pack) -> AsyncIterator[BuiltFr
         wanted = live.get(number)
         if wanted:
             payload = await context.objects.get_range(pack.object_key, entry.offset, entry.length)
-            key = None if entry.key_id is None else keys.get(entry.key_id)
-            yield await asyncio.to_thread(_kept, entry, payload, wanted, context.options.level, key)
+            supplies = Supplies(
+                key=None if entry.key_id is None else keys.get(entry.key_id),
+                known=await context.dictionaries.need(entry.dictionary_id),
+                dictionary=context.dictionaries.for_writing(entry.saga_name),
+                level=context.options.level,
+            )
+            yield await asyncio.to_thread(_kept, entry, payload, wanted, supplies)
 
 
-def _kept(entry: FrameEntry, payload: bytes, wanted: set[UUID], level: int, key: FrameKey | None) -> BuiltFrame:
+def _kept(entry: FrameEntry, payload: bytes, wanted: set[UUID], supplies: Supplies) -> BuiltFrame:
+    key, known = supplies.key, supplies.known
     if {snapshot.meta.snapshot_id for snapshot in entry.snapshots} == wanted:
-        return BuiltFrame(payload=payload, entry=replace(entry, offset=0), key=key)
+        used = None if entry.dictionary_id is None else known.get(entry.dictionary_id)
+        return BuiltFrame(payload=payload, entry=replace(entry, offset=0), key=key, dictionary=used)
     expiries = {snapshot.meta.snapshot_id: snapshot.expires_us for snapshot in entry.snapshots}
-    records = [record for record in open_frame(payload, key=key) if record.meta.snapshot_id in wanted]
-    return build_frame([(record, expiries[record.meta.snapshot_id]) for record in records], level=level, key=key)
+    records = open_frame(payload, key=key, dictionaries=known)
+    kept = [(record, expiries[record.meta.snapshot_id]) for record in records if record.meta.snapshot_id in wanted]
+    return build_frame(kept, level=supplies.level, key=key, dictionary=supplies.dictionary)

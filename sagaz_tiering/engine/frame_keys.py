@@ -32,12 +32,14 @@ class RunKeys:
     def __init__(self, context: JobContext) -> None:
         self._context = context
         self._error: MasterKeyUnavailable | None = None
+        self.needed = any(map(needs_key, context.policies.policies))
+        """Whether any policy encrypts."""
         self.failed = False
         """Whether the master key is not there: nothing more is asked of it in this run."""
 
     async def begin(self) -> None:
         """See whether the master key works, if a policy needs one: what cannot be packed need not be read then."""
-        if any(map(needs_key, self._context.policies.policies)):
+        if self.needed:
             await self._check_master()
 
     async def of(self, saga_ids: Collection[UUID]) -> Mapping[UUID, FrameKey]:

@@ -8,6 +8,7 @@ from uuid import UUID
 import structlog
 
 from sagaz_tiering.catalog.locations import Packed
+from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.errors import CorruptPack, ObjectStoreError
 from sagaz_tiering.pack.entries import Footer
@@ -15,6 +16,7 @@ from sagaz_tiering.pack.reader import PackReader
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _log = structlog.get_logger(__name__)
+_PAGE = 20
 
 
 async def already_packed(context: JobContext, metas: Sequence[SnapshotMeta]) -> set[UUID]:
@@ -38,7 +40,22 @@ async def already_packed(context: JobContext, metas: Sequence[SnapshotMeta]) -> 
     return safe
 
 
-async def _footer(context: JobContext, pack: Packed) -> Footer | None:
+async def finish_evictions(context: JobContext) -> int:
+    """Remove the hot copies of packs whose run was killed after it published them; how many went."""
+    evicted, last = 0, 0
+    while page := await context.catalog.packs.unevicted(last, _PAGE):
+        for pack in page:
+            footer = await _footer(context, pack)
+            if footer is not None:
+                metas = [entry.meta for frame in footer.frames for entry in frame.snapshots]
+                gone, _ended = await context.hot.evict_claimed(metas, {})
+                evicted += gone
+                await context.catalog.packs.evicted(pack.pack_id, context.now)
+        last = page[-1].pack_id
+    return evicted
+
+
+async def _footer(context: JobContext, pack: Packed | Pack) -> Footer | None:
     """None where it cannot be read: then its snapshots are packed once more, which loses nothing."""
     reader = PackReader(context.objects)
     try:

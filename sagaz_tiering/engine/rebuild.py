@@ -1,10 +1,10 @@
 """Rebuild: a new catalog from the bucket alone (design G7).
 
-Order: the new catalog takes the identity that the bucket's owner mark names (only while it holds no packs); the
-journal is read (holds are placed again, deletions are remembered); then each pack's footer (of archived ones the
-readable copy) becomes its row, frames and places, one transaction a pack. A crash leaves the packs done so far; the
-next run goes on with the rest. Of a snapshot in several packs the newest save wins, and of the same save the
-younger pack, as it was before.
+Order: the new catalog takes the identity that the bucket's owner mark names (only while it holds no packs);
+dictionaries are entered; the journal is read (holds are placed again, deletions are remembered); then each pack's
+footer (of archived ones the readable copy) becomes its row, frames and places, one transaction a pack. A crash leaves
+the packs done so far; the next run goes on with the rest. Of a snapshot in several packs the newest save wins, and of
+the same save the younger pack, as it was before.
 
 What never reached the bucket cannot be rebuilt: durable copies that were not packed yet, replay logs, restore
 requests, policy history, the last journal entries before the loss, and data keys: footers are not encrypted, so the
@@ -24,9 +24,11 @@ import orjson
 import structlog
 
 from sagaz_tiering.catalog.leases import Lease
-from sagaz_tiering.catalog.packs import NewPack, PlacedFrame
+from sagaz_tiering.catalog.packs import NewPack
+from sagaz_tiering.catalog.places import PlacedFrame
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.engine.collect import pack_of
+from sagaz_tiering.engine.dictionary_places import learn
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.journal import read_journal
 from sagaz_tiering.engine.ownership import OWNER_KEY
@@ -38,6 +40,7 @@ from sagaz_tiering.errors import (
     ObjectNotFound,
 )
 from sagaz_tiering.objects.base import ObjectInfo
+from sagaz_tiering.pack.dictionary_objects import dictionary_key
 from sagaz_tiering.pack.entries import Footer
 from sagaz_tiering.pack.reader import PackReader
 from sagaz_tiering.patterns import Match
@@ -95,6 +98,7 @@ async def rebuild(context: JobContext, tally: Tally) -> None:
         if lease is None:
             raise LeaseLost("another process is rebuilding this catalog")
         await _take_identity(context)
+        digests = await learn(context, tally)
         past = await _read_past(context, tally)
         await _place_holds(context, past)
         gate = asyncio.Semaphore(_AT_ONCE)
@@ -110,6 +114,7 @@ async def rebuild(context: JobContext, tally: Tally) -> None:
             for info, footer in await asyncio.gather(*(fetch(info) for info in todo)):
                 if footer is not None:
                     await _adopt(context, lease, info, footer, past, tally)
+                    await _name_dictionaries(context, footer, digests, tally)
             if context.stopping.is_set():
                 return
 
@@ -205,6 +210,15 @@ async def _adopt(
     tally.add("encrypted_frames", sum(frame.key_id is not None for frame in footer.frames))
     tally.add("snapshots", published)
     tally.add("superseded_or_deleted", len(stale))
+
+
+async def _name_dictionaries(context: JobContext, footer: Footer, digests: set[bytes], tally: Tally) -> None:
+    """Frames tell which saga names the dictionaries are of."""
+    names = {frame.dictionary_id: frame.saga_name for frame in footer.frames if frame.dictionary_id is not None}
+    await context.catalog.dictionaries.name_them(names)
+    for digest in set(footer.dictionaries) - digests:
+        tally.add("dictionaries_missing")
+        tally.note(f"pack {footer.pack_id}: {dictionary_key(digest)}, which it needs, is not in the bucket")
 
 
 async def _superseded(context: JobContext, metas: Sequence[SnapshotMeta], footer: Footer) -> set[UUID]:

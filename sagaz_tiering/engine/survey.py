@@ -11,7 +11,7 @@ from uuid import UUID
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.codec import read_meta
 from sagaz_tiering.engine import compact
-from sagaz_tiering.engine.archive import expiry_bucket
+from sagaz_tiering.engine.frames import expiry_bucket
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
 from sagaz_tiering.planning import Due, Expired, Inputs

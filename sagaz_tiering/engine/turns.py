@@ -7,12 +7,13 @@ from dataclasses import dataclass
 from uuid import uuid4
 
 from sagaz_tiering.engine.job import JobContext
+from sagaz_tiering.policy import Decision
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.hot_keys import SHARDS
 from sagaz_tiering.storage.hot_values import ClaimedSaga
 
 UNKNOWN = -1
-"""As the number of snapshots left: something is not as it was seen, so the turns stay as they are."""
+"""As the number of snapshots left: something is not as it was seen, so the saga is looked at again."""
 
 
 @dataclass(slots=True, eq=False)
@@ -26,6 +27,11 @@ class Turn:
     open_parts: int = 0
     read: bool = False
 
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it waits any more."""
+        return self.read and self.open_parts == 0
+
     def look_at(self, due_us: int | None) -> None:
         """Have the age job look again at `due_us` at the latest."""
         if due_us is not None and (self.next_due_us is None or due_us < self.next_due_us):
@@ -33,7 +39,10 @@ class Turn:
 
     def keep(self, context: JobContext, meta: SnapshotMeta) -> None:
         """A snapshot that stays hot: its own next times count."""
-        decision = context.policies.decide(meta, context.now_us)
+        self.follow(context.policies.decide(meta, context.now_us))
+
+    def follow(self, decision: Decision) -> None:
+        """The same, decided already."""
         self.look_at(decision.due_us)
         self.expire_at(decision.expires_us)
 
@@ -63,10 +72,10 @@ async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[C
 
 async def settle(context: JobContext, turns: Iterable[Turn]) -> None:
     """Let go of the turns that are complete."""
-    done = [turn for turn in turns if turn.read and turn.open_parts == 0]
-    await context.hot.settle([(t.claimed, t.left, t.next_due_us, t.next_expiry_us) for t in done])
+    done = [turn for turn in turns if turn.is_over]
+    await context.hot.settle([(t.claimed, t.left, t.next_due_us, t.next_expiry_us) for t in done], context.now_us)
 
 
 async def give_back(context: JobContext, turns: Iterable[Turn]) -> None:
     """Let go of turns that were not finished; they stay due."""
-    await context.hot.settle([(turn.claimed, UNKNOWN, None, None) for turn in turns])
+    await context.hot.settle([(turn.claimed, UNKNOWN, None, None) for turn in turns], context.now_us)

@@ -7,7 +7,8 @@ import hashlib
 from datetime import datetime
 from uuid import UUID
 
-from sagaz_tiering.catalog.packs import NewPack, PlacedFrame
+from sagaz_tiering.catalog.packs import NewPack
+from sagaz_tiering.catalog.places import PlacedFrame
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectExists
 from sagaz_tiering.objects.base import ObjectInfo

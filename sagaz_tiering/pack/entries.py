@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 from uuid import UUID
 
 from sagaz_tiering.pack.encryption import FrameKey
@@ -11,8 +12,7 @@ from sagaz_tiering.typed_json import Encoding
 from sagaz_tiering.zstd import Dictionary
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PackedSnapshot:
+class PackedSnapshot(NamedTuple):
     """A snapshot in a frame. `expires_us` is the effective expiry when it was packed (None: never)."""
 
     meta: SnapshotMeta

@@ -126,7 +126,7 @@ def _read_frame_columns(cursor: Cursor, strings: list[str]) -> _FrameColumns:
     if n == 0:
         raise cursor.corrupt("no frames")
     saga_ids = cursor.uuids(n)
-    saga_names = cursor.picked(strings, n)
+    saga_names = cursor.picked(strings, cursor.numbers("I", n))
     offsets = cursor.numbers("Q", n)
     lengths = cursor.numbers("I", n)
     raw_lengths = cursor.numbers("I", n)
@@ -154,6 +154,8 @@ def _read_frame_columns(cursor: Cursor, strings: list[str]) -> _FrameColumns:
 
 
 def _flagged(cursor: Cursor, flags: bytes, flag: int, width: int) -> list[bytes | None]:
+    if not any(value & flag for value in flags):
+        return [None] * len(flags)
     return [cursor.take(width) if value & flag else None for value in flags]
 
 
@@ -163,11 +165,8 @@ def _read_snapshots(cursor: Cursor, columns: _FrameColumns, strings: list[str]) 
         raise cursor.corrupt(f"{total} snapshots cannot be in {cursor.remaining} bytes")
     sagas = [saga for saga, count in zip(columns.sagas, columns.counts, strict=True) for _ in range(count)]
     metas, encodings = read_metas(cursor, sagas, strings)
-    if len({meta.snapshot_id for meta in metas}) != total:
+    if len({meta.snapshot_id.int for meta in metas}) != total:
         raise cursor.corrupt("a snapshot is listed twice")
     created = [meta.created_us for meta in metas]
     expiries = read_times(cursor, created, -MAX_EXPIRY_US + 1, MAX_EXPIRY_US)
-    return (
-        PackedSnapshot(meta=meta, expires_us=expires_us, encoding=encoding)
-        for meta, expires_us, encoding in zip(metas, expiries, encodings, strict=True)
-    )
+    return map(PackedSnapshot, metas, expiries, encodings)

@@ -24,6 +24,8 @@ from sagaz_tiering.pack.frame import (
     DEFAULT_LEVEL,
     MAX_FRAME_RAW_BYTES,
     build_frame,
+    check_frame_content,
+    frame_raw,
     open_frame,
     read_frame_header,
     verified_payload,
@@ -82,7 +84,7 @@ class PackWriter:
         self._created_us = created_us
         self._data = bytearray(MAGIC)
         self._frames: list[FrameEntry] = []
-        self._ids: set[UUID] = set()
+        self._ids: set[int] = set()
         self._keys: dict[bytes, FrameKey] = {}
         self._dictionaries: dict[bytes, Dictionary] = {}
 
@@ -101,10 +103,10 @@ class PackWriter:
 
     def add(self, frame: BuiltFrame) -> None:
         """Append a frame. Raises ValueError (and changes nothing) if a snapshot is in the pack already."""
-        ids = {snapshot.meta.snapshot_id for snapshot in frame.entry.snapshots}
+        ids = {snapshot.meta.snapshot_id.int for snapshot in frame.entry.snapshots}
         twice = ids & self._ids
         if twice:
-            raise ValueError(f"snapshot {min(twice)} is in the pack already")
+            raise ValueError(f"snapshot {UUID(int=min(twice))} is in the pack already")
         self._frames.append(replace(frame.entry, offset=len(self._data)))
         self._ids |= ids
         self._data += frame.payload
@@ -203,8 +205,7 @@ def check_frame(
         verified_payload(header, payload)
         return
     key = None if header.key_id is None else keys[header.key_id]
-    held = [(record.meta, record.encoding) for record in open_frame(payload, key=key, dictionaries=dictionaries)]
-    if held != [(snapshot.meta, snapshot.encoding) for snapshot in entry.snapshots]:
+    if not check_frame_content(frame_raw(payload, key=key, dictionaries=dictionaries), entry.snapshots):
         raise CorruptPack(f"pack: the frame at byte {entry.offset} holds other snapshots than the footer says")
 
 

@@ -21,6 +21,8 @@ from sagaz_tiering.pack.encryption import FrameKey, decrypt, encrypt
 from sagaz_tiering.pack.entries import BuiltFrame, FrameEntry, PackedSnapshot
 from sagaz_tiering.pack.metas import MAX_EXPIRY_US, MIN_META_BYTES, packed_metas, read_metas
 from sagaz_tiering.pack.wire import Cursor, StringTable, column, digest, packed_text
+from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.typed_json import Encoding
 from sagaz_tiering.zstd import DICTIONARY_ID_BYTES, NO_DICTIONARIES, Dictionary, NotZstd, compress, decompress
 
 FRAME_MAGIC: Final = b"SF"
@@ -66,7 +68,7 @@ def build_frame(
     With `dictionary` it is compressed with that, with `key` it is encrypted. Raises ValueError for pairs of more than
     one saga (id and name), for none, for a snapshot given twice and for more than MAX_FRAME_RAW_BYTES.
     """
-    ordered = sorted(records, key=lambda pair: pair[0].meta.order_key, reverse=True)
+    ordered = sorted(records, key=_order, reverse=True)
     _check_input(ordered)
     raw = frame_content([record for record, _ in ordered])
     if len(raw) > MAX_FRAME_RAW_BYTES:
@@ -90,12 +92,13 @@ def build_frame(
         codec=CODEC_ZSTD,
         dictionary_id=dictionary_id,
         key_id=key_id,
-        snapshots=tuple(
-            PackedSnapshot(meta=record.meta, expires_us=expires_us, encoding=record.encoding)
-            for record, expires_us in ordered
-        ),
+        snapshots=tuple([PackedSnapshot(record.meta, expires_us, record.encoding) for record, expires_us in ordered]),
     )
     return BuiltFrame(payload=payload, entry=entry, key=key, dictionary=dictionary)
+
+
+def _order(pair: tuple[Record, int | None]) -> tuple[int, int, int]:
+    return pair[0].meta.order_key
 
 
 def packed_header(
@@ -133,6 +136,13 @@ def open_frame(
     `dictionaries`, by id, must have the one that the header names. Raises CorruptPack, or its subclass ErasedData for
     an encrypted frame without its key.
     """
+    return read_frame_content(frame_raw(payload, key=key, dictionaries=dictionaries))
+
+
+def frame_raw(
+    payload: bytes, *, key: FrameKey | None = None, dictionaries: Mapping[bytes, Dictionary] = NO_DICTIONARIES
+) -> bytes:
+    """The payload of a frame before compression and encryption, its checksum looked at. Raises as `open_frame`."""
     header = read_frame_header(payload)
     dictionary = None if header.dictionary_id is None else dictionaries.get(header.dictionary_id)
     if header.dictionary_id is not None and dictionary is None:
@@ -146,10 +156,9 @@ def open_frame(
         )
         stored = decrypt(key, authenticated, stored)
     try:
-        raw = decompress(stored, header.raw_length, dictionary)
+        return decompress(stored, header.raw_length, dictionary)
     except NotZstd as exc:
         raise CorruptPack(f"frame: {exc}") from exc
-    return read_frame_content(raw)
 
 
 def verified_payload(header: FrameHeader, payload: bytes) -> bytes:
@@ -184,32 +193,60 @@ def read_frame_header(payload: bytes) -> FrameHeader:
 
 def read_frame_content(raw: bytes) -> list[Record]:
     """The records of `frame_content`; checks every body's crc. Raises CorruptPack."""
+    metas, encodings, lengths, at = _read_frame_table(raw)
+    records = []
+    for meta, encoding, length in zip(metas, encodings, lengths, strict=True):
+        body = raw[at : at + length]
+        at += length
+        if crc32(body) != meta.body_crc:
+            raise _damaged_body(meta)
+        records.append(Record(meta, encoding, body))
+    return records
+
+
+def check_frame_content(raw: bytes, snapshots: Sequence[PackedSnapshot]) -> bool:
+    """Whether `read_frame_content` would give exactly these, newest first. Raises CorruptPack for what it refuses."""
+    metas, encodings, lengths, at = _read_frame_table(raw)
+    view = memoryview(raw)
+    for meta, length in zip(metas, lengths, strict=True):
+        if crc32(view[at : at + length]) != meta.body_crc:
+            raise _damaged_body(meta)
+        at += length
+    held = zip(metas, encodings, strict=True)
+    return len(metas) == len(snapshots) and all(
+        meta == snapshot.meta and encoding == snapshot.encoding
+        for (meta, encoding), snapshot in zip(held, snapshots, strict=True)
+    )
+
+
+def _read_frame_table(raw: bytes) -> tuple[list[SnapshotMeta], list[Encoding], tuple[int, ...], int]:
+    """Metas, encodings and body lengths of a frame's content, and where the first body begins."""
     cursor = Cursor(raw, "frame")
     saga_id = cursor.uuids(1)[0]
     saga_name = cursor.text()
     strings = cursor.strings()
     count = cursor.count(MIN_META_BYTES, "snapshots")
     metas, encodings = read_metas(cursor, [(saga_id, saga_name)] * count, strings)
-    bodies = [cursor.take(length) for length in cursor.numbers("I", count)]
+    lengths = cursor.numbers("I", count)
+    bodies_at = len(raw) - cursor.remaining
+    cursor.skip(sum(lengths))
     cursor.end()
     keys = [meta.order_key for meta in metas]
     if not keys or any(newer <= older for newer, older in pairwise(keys)):
         raise cursor.corrupt("snapshots are missing or out of order")
-    if len({meta.snapshot_id for meta in metas}) != count:
+    if len({meta.snapshot_id.int for meta in metas}) != count:
         raise cursor.corrupt("a snapshot is there twice")
-    for meta, body in zip(metas, bodies, strict=True):
-        if crc32(body) != meta.body_crc:
-            raise cursor.corrupt(f"the body of snapshot {meta.snapshot_id} does not match its checksum")
-    return [
-        Record(meta=meta, encoding=encoding, body=body)
-        for meta, encoding, body in zip(metas, encodings, bodies, strict=True)
-    ]
+    return metas, encodings, lengths, bodies_at
+
+
+def _damaged_body(meta: SnapshotMeta) -> CorruptPack:
+    return CorruptPack(f"frame: the body of snapshot {meta.snapshot_id} does not match its checksum")
 
 
 def _check_input(pairs: Sequence[tuple[Record, int | None]]) -> None:
-    if len({(record.meta.saga_id, record.meta.saga_name) for record, _ in pairs}) != 1:
+    if len({(record.meta.saga_id.int, record.meta.saga_name) for record, _ in pairs}) != 1:
         raise ValueError("a frame holds the snapshots of exactly one saga (id and name)")
-    if len({record.meta.snapshot_id for record, _ in pairs}) != len(pairs):
+    if len({record.meta.snapshot_id.int for record, _ in pairs}) != len(pairs):
         raise ValueError("a frame holds a snapshot once")
     if any(expires is not None and abs(expires) >= MAX_EXPIRY_US for _, expires in pairs):
         raise ValueError("expires_us is out of range")

@@ -5,11 +5,12 @@ from __future__ import annotations
 from uuid import UUID
 
 from sagaz_tiering.codec import Record
+from sagaz_tiering.dictionaries.shelf import Dictionaries
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.pack.encryption import FrameKey
 from sagaz_tiering.pack.entries import Footer
 from sagaz_tiering.pack.format import TAIL_LENGTH, locate_footer, parse_footer
-from sagaz_tiering.pack.frame import open_frame
+from sagaz_tiering.pack.frame import open_frame, read_frame_header
 
 
 def footer_key(pack_uuid: UUID) -> str:
@@ -18,14 +19,20 @@ def footer_key(pack_uuid: UUID) -> str:
 
 
 class PackReader:
-    """Frames and footers, verified. Raises CorruptPack, ObjectArchived, ObjectNotFound, ColdTierUnavailable."""
+    """Frames and footers, verified. Raises CorruptPack, ObjectArchived, ObjectNotFound, ColdTierUnavailable.
 
-    def __init__(self, objects: ObjectStore) -> None:
+    Who reads frames gives it the dictionaries; footers need none.
+    """
+
+    def __init__(self, objects: ObjectStore, dictionaries: Dictionaries | None = None) -> None:
         self._objects = objects
+        self._dictionaries = Dictionaries() if dictionaries is None else dictionaries
 
     async def frame(self, key: str, offset: int, length: int, *, frame_key: FrameKey | None = None) -> list[Record]:
         """The records of one frame. Raises ErasedData for an encrypted one without its key."""
-        return open_frame(await self._objects.get_range(key, offset, length), key=frame_key)
+        payload = await self._objects.get_range(key, offset, length)
+        known = await self._dictionaries.need(read_frame_header(payload).dictionary_id)
+        return open_frame(payload, key=frame_key, dictionaries=known)
 
     async def footer_bytes(self, key: str, size: int) -> bytes:
         """Footer and tail of a pack of `size` bytes, as they are in the object: what a footer copy holds."""
@@ -46,3 +53,9 @@ def read_footer(data: bytes, size: int) -> Footer:
     """The footer in the last bytes of a pack of `size` bytes."""
     place = locate_footer(data[-TAIL_LENGTH:], size)
     return parse_footer(data[:-TAIL_LENGTH], place.checksum)
+
+
+def read_whole_footer(data: bytes) -> Footer:
+    """The footer of a pack that is here whole; frames are not looked at."""
+    place = locate_footer(data[-TAIL_LENGTH:], len(data))
+    return parse_footer(data[place.offset : place.offset + place.length], place.checksum)

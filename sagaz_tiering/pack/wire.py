@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
+from functools import lru_cache
 from hashlib import blake2b
+from typing import Final
 from uuid import UUID
 
 from sagaz_tiering.codec import text_bytes
 from sagaz_tiering.errors import CorruptPack
+from sagaz_tiering.snapshot import uuid_of
+
+_U32: Final = struct.Struct(">I")
+_WIDTHS: Final = {"i": 4, "I": 4, "q": 8, "Q": 8}
 
 
 class Cursor:
@@ -24,14 +30,19 @@ class Cursor:
         return len(self._data) - self._at
 
     def take(self, length: int) -> bytes:
-        if length > self.remaining:
+        start = self.skip(length)
+        return self._data[start : self._at]
+
+    def skip(self, length: int) -> int:
+        """Go past `length` bytes, which must be there; where they begin."""
+        if length > len(self._data) - self._at:
             raise self.corrupt(f"truncated at byte {self._at}: {length} bytes promised, {self.remaining} there")
         start, self._at = self._at, self._at + length
-        return self._data[start : self._at]
+        return start
 
     def numbers(self, code: str, count: int) -> tuple[int, ...]:
         """`count` integers of one struct code."""
-        return struct.unpack(f">{count}{code}", self.take(count * struct.calcsize(f">{code}")))
+        return struct.unpack(f">{count}{code}", self.take(count * _WIDTHS[code]))
 
     def number(self, code: str) -> int:
         return self.numbers(code, 1)[0]
@@ -48,7 +59,7 @@ class Cursor:
         return [data[at : at + width] for at in range(0, len(data), width)]
 
     def uuids(self, count: int) -> list[UUID]:
-        return [UUID(bytes=blob) for blob in self.blobs(16, count)]
+        return list(map(uuid_of, self.blobs(16, count)))
 
     def text(self) -> str:
         data = self.take(self.number("I"))
@@ -60,9 +71,8 @@ class Cursor:
     def strings(self) -> list[str]:
         return [self.text() for _ in range(self.count(4, "strings"))]
 
-    def picked(self, strings: Sequence[str], count: int) -> list[str]:
+    def picked(self, strings: Sequence[str], indexes: Sequence[int]) -> list[str]:
         """A column of indexes into `strings`, as the strings."""
-        indexes = self.numbers("I", count)
         if indexes and max(indexes) >= len(strings):
             raise self.corrupt(f"string {max(indexes)} of {len(strings)}")
         return [strings[index] for index in indexes]
@@ -85,19 +95,28 @@ class StringTable:
         return self._index.setdefault(text, len(self._index))
 
     def packed(self) -> bytes:
-        return column("I", [len(self._index)]) + b"".join(map(packed_text, self._index))
+        return _U32.pack(len(self._index)) + b"".join(map(packed_text, self._index))
 
 
 def packed_text(text: str) -> bytes:
     """u32 length and UTF-8."""
+    return _known_text(text) if len(text) <= _SHORT_TEXT else _packed_text(text)
+
+
+def _packed_text(text: str) -> bytes:
     data = text_bytes(text)
-    return column("I", [len(data)]) + data
+    return column(_U32, (len(data),)) + data
 
 
-def column(code: str, values: Sequence[int]) -> bytes:
-    """Integers of one struct code. Raises ValueError for one that does not fit."""
+_known_text: Final = lru_cache(maxsize=4096)(_packed_text)
+"""The same few names are written again and again."""
+_SHORT_TEXT: Final = 128
+
+
+def column(code: str | struct.Struct, values: Sequence[int]) -> bytes:
+    """Integers of one struct code, or of a layout of codes. Raises ValueError for one that does not fit."""
     try:
-        return struct.pack(f">{len(values)}{code}", *values)
+        return struct.pack(f">{len(values)}{code}", *values) if isinstance(code, str) else code.pack(*values)
     except struct.error as exc:
         raise ValueError(f"a number does not fit into the pack format: {exc}") from exc
 

@@ -1,6 +1,7 @@
 """The hot tier: snapshots in Redis, each operation one round trip, each change all or nothing.
 
-Saves and reads of single snapshots share one connection (`redis_lane`), everything else a pool.
+Saves and reads of single snapshots share one connection (`redis_lane`), the jobs another, the rest a pool
+(`hot_calls`). What only jobs ask for is in `hot_turns`.
 
 Every multi-key change is one Lua script, so a crash cannot leave a value that no index finds. No value has a
 time to live: Redis alone may hold it. Layout: `hot_keys`.
@@ -8,97 +9,27 @@ time to live: Redis alone may hold it. Layout: `hot_keys`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 from uuid import UUID
 
 import redis.asyncio
-import redis.exceptions as driver
 
-from sagaz_tiering.errors import ConfigError, HotTierUnavailable
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage import hot_keys
-from sagaz_tiering.storage.hot_keys import SHARDS, HotKeys
-from sagaz_tiering.storage.hot_sample import sample_turns
-from sagaz_tiering.storage.hot_values import ClaimedSaga, Gone, Header
-from sagaz_tiering.storage.redis_client import load_script, redis_errors, run_script
-from sagaz_tiering.storage.redis_lane import Lane
+from sagaz_tiering.storage.hot_calls import HotOptions
+from sagaz_tiering.storage.hot_turns import FIRST_HEADERS, HotTurns
+from sagaz_tiering.storage.hot_values import Gone, Header, headers_of
+
+__all__ = ["FIRST_HEADERS", "HotOptions", "HotTier"]
 
 _PAGE = 500
 _LONG_VALUE = 256 * 1024
 """A value from this size on is sent by itself, so that none waits behind it."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HotOptions:
-    """How to reach Redis. `max_connections`: callers beyond it wait (at most `socket_timeout` each)."""
-
-    url: str
-    shown_url: str
-    key_prefix: str = "sagaz"
-    socket_timeout: timedelta = timedelta(seconds=2)
-    max_connections: int = 64
-
-
-class HotTier:
+class HotTier(HotTurns):
     """Snapshots in Redis. `async with HotTier(options) as hot`; connects when first used."""
-
-    def __init__(self, options: HotOptions) -> None:
-        self.options = options
-        self.keys = HotKeys(options.key_prefix)
-        self._client: redis.asyncio.Redis | None = None
-        self._lane: Lane | None = None
-
-    async def open(self) -> None:
-        """Make the connection pool and the lane (nothing is sent yet)."""
-        seconds = self.options.socket_timeout.total_seconds()
-        try:
-            pool = redis.asyncio.BlockingConnectionPool.from_url(
-                self.options.url,
-                max_connections=self.options.max_connections,
-                timeout=max(seconds, 5.0),
-                socket_timeout=seconds,
-                socket_connect_timeout=seconds,
-                decode_responses=False,
-                health_check_interval=30,
-            )
-        except ValueError as exc:
-            raise ConfigError(f"tiers.hot.url is not a Redis URL: {self.options.shown_url}") from exc
-        self._client = redis.asyncio.Redis.from_pool(pool)
-        self._lane = Lane(pool.make_connection, seconds)
-
-    async def close(self) -> None:
-        """Close every connection."""
-        lane, self._lane = self._lane, None
-        if lane is not None:
-            await lane.close()
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
-
-    async def __aenter__(self) -> HotTier:
-        await self.open()
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def ping(self) -> None:
-        """Raise HotTierUnavailable unless Redis answers."""
-        with self._translated() as client:
-            await client.ping()
-
-    async def info(self) -> dict[str, Any]:
-        """Redis INFO (empty where the server has none)."""
-        with self._translated() as client:
-            try:
-                found: dict[str, Any] = await client.info()
-            except driver.ResponseError:
-                return {}
-        return found
 
     async def save(self, meta: SnapshotMeta, value: bytes, *, due_us: int | None, expires_us: int | None) -> bool:
         """Store one snapshot; False if a newer save of it is there already."""
@@ -168,10 +99,7 @@ class HotTier:
             raw = await self._eval(
                 "headers", [self.keys.index(saga)], [self.keys.value_prefix(saga), first, first + _PAGE - 1]
             )
-            page = [
-                Header(snapshot_id=hot_keys.member_id(m), created_us=int(float(at)), member=m, head=head, length=length)
-                for m, at, head, length in zip(raw[::4], raw[1::4], raw[2::4], raw[3::4], strict=True)
-            ]
+            page = headers_of(raw)
             if page:
                 yield page
             if len(page) < _PAGE:
@@ -202,94 +130,6 @@ class HotTier:
         """Remove one snapshot; False if it was not there."""
         args = [self.keys.prefix, snapshot_id.hex, snapshot_id.bytes]
         return bool(await self._eval("delete", [self.keys.pointer(snapshot_id.hex)], args))
-
-    async def evict(self, metas: Sequence[SnapshotMeta]) -> int:
-        """Compare-and-delete: remove exactly these saves (or older ones of the same ids); how many went."""
-        sagas: dict[str, list[SnapshotMeta]] = {}
-        for meta in metas:
-            sagas.setdefault(meta.saga_id.hex, []).append(meta)
-        calls = []
-        for saga, group in sagas.items():
-            for start in range(0, len(group), _PAGE):
-                args: list[Any] = [self.keys.prefix, saga]
-                for meta in group[start : start + _PAGE]:
-                    place = hot_keys.member(meta.step_index, meta.snapshot_id)
-                    args += [meta.snapshot_id.hex, place, *hot_keys.version(meta)]
-                shard = saga[0]
-                calls.append(([self.keys.index(saga), self.keys.due(shard), self.keys.expiry(shard)], args))
-        return sum(gone for gone, _left in await self._eval_many("evict", calls))
-
-    async def claim(
-        self, *, shard: str, expiring: bool, now_us: int, count: int, ttl: timedelta, token: str
-    ) -> list[ClaimedSaga]:
-        """Up to `count` sagas of a shard whose turn has come and that nobody works on."""
-        index = self.keys.expiry(shard) if expiring else self.keys.due(shard)
-        ms = int(ttl.total_seconds() * 1000)
-        raw = await self._eval("claim", [index], [f"{self.keys.prefix}:claim:", now_us, count, ms, token])
-        return [ClaimedSaga(UUID(hex=saga.decode()), token) for saga in raw[::2]]
-
-    async def claim_these(self, saga_ids: Sequence[UUID], *, ttl: timedelta, token: str) -> set[UUID]:
-        """Of these sagas, the ones that nobody worked on; they are ours now."""
-        ms = int(ttl.total_seconds() * 1000)
-        with self._translated() as client:
-            pipe = client.pipeline(transaction=False)
-            for saga_id in saga_ids:
-                pipe.set(self.keys.claim(saga_id.hex), token, nx=True, px=ms)
-            answers = await pipe.execute()
-        return {saga_id for saga_id, ok in zip(saga_ids, answers, strict=True) if ok}
-
-    async def settle(self, turns: Sequence[tuple[ClaimedSaga, int, int | None, int | None]]) -> None:
-        """For each (saga, snapshots left, next due, next expiry): note the next turns and let go of it."""
-        calls = []
-        for claimed, left, due_us, expires_us in turns:
-            saga = claimed.saga_id.hex
-            keys = [
-                self.keys.index(saga),
-                self.keys.due(saga[0]),
-                self.keys.expiry(saga[0]),
-                self.keys.claim(saga),
-            ]
-            next_turns = ["" if us is None else us for us in (due_us, expires_us)]
-            calls.append((keys, [saga, left, *next_turns, claimed.token]))
-        await self._eval_many("settle", calls)
-
-    async def due_sagas(self, shard: str, *, expiring: bool, now_us: int) -> AsyncIterator[UUID]:
-        """Sagas of a shard whose turn has come, without claiming them (dry runs)."""
-        index = self.keys.expiry(shard) if expiring else self.keys.due(shard)
-        first = 0
-        while True:
-            with self._translated() as client:
-                page: Any = await client.zrangebyscore(index, "-inf", now_us, start=first, num=_PAGE)
-            for saga in page:
-                yield UUID(hex=saga.decode())
-            if len(page) < _PAGE:
-                return
-            first += _PAGE
-
-    async def look_again(self, shard: str) -> int:
-        """Make every saga of a shard due for another look (the policies changed); how many sagas."""
-        seen = 0
-        for index in (self.keys.due(shard), self.keys.expiry(shard)):
-            with self._translated() as client:
-                async for saga, _score in client.zscan_iter(index, count=_PAGE):
-                    await client.zadd(self.keys.due(shard), {saga: 0}, lt=True)
-                    seen += 1
-        return seen
-
-    async def counts(self, now_us: int) -> dict[str, int]:
-        """`sagas_waiting` for a move some day and `sagas_due` now."""
-        with self._translated() as client:
-            pipe = client.pipeline(transaction=False)
-            for shard in SHARDS:
-                pipe.zcard(self.keys.due(shard))
-                pipe.zcount(self.keys.due(shard), "-inf", now_us)
-            answers = await pipe.execute()
-        return {"sagas_waiting": sum(answers[::2]), "sagas_due": sum(answers[1::2])}
-
-    async def sample(self, limit: int, *, expiring: bool) -> tuple[list[UUID], int]:
-        """About `limit` of the sagas that wait for a move (or an expiry) some day, and how many do."""
-        with self._translated() as client:
-            return await sample_turns(client, self.keys, limit, expiring=expiring)
 
     async def snapshots(self) -> AsyncIterator[tuple[UUID, UUID, int]]:
         """(saga id, snapshot id, value bytes) of every snapshot, by SCAN: for totals, never for reads."""
@@ -329,49 +169,3 @@ class HotTier:
             (UUID(hex=saga), UUID(hex=snapshot), length)
             for (saga, snapshot), length in zip(names, lengths, strict=True)
         ]
-
-    async def _ask(self, name: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
-        """A short call, on the connection that all share."""
-        if self._lane is None:
-            return await self._eval(name, keys, args)  # which tells that it is closed
-        try:
-            return await self._lane.run(load_script(name), keys, args)
-        except (driver.RedisError, OSError):
-            with self._translated():
-                raise
-
-    async def _eval(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        with self._translated() as client:
-            return await run_script(client, load_script(name), keys, args)
-
-    async def _eval_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
-        """The same script many times, pipelined; a server that does not know the script is taught it first."""
-        script = load_script(name)
-        answers: list[Any] = []
-        with self._translated() as client:
-            for start in range(0, len(calls), _PAGE):
-                batch = calls[start : start + _PAGE]
-                for attempt in (1, 2):
-                    pipe = client.pipeline(transaction=False)
-                    for keys, args in batch:
-                        pipe.evalsha(script.digest, len(keys), *keys, *args)
-                    try:
-                        answers += await pipe.execute()
-                        break
-                    except driver.NoScriptError:
-                        if attempt == 2:
-                            raise
-                        await client.script_load(script.text)
-        return answers
-
-    @contextmanager
-    def _translated(self) -> Iterator[redis.asyncio.Redis]:
-        """The client, with driver errors as HotTierUnavailable (or ConfigError where retrying cannot help)."""
-        if self._client is None:
-            raise HotTierUnavailable("the Redis client is closed", hint="open the storage with `async with`")
-        with redis_errors(
-            self.options.shown_url,
-            setting="tiers.hot.url",
-            when_full="raise maxmemory or let the age job catch up",
-        ):
-            yield self._client

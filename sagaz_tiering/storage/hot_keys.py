@@ -9,6 +9,8 @@ Everything of one saga shares the hash tag `{saga}`, so that on Redis Cluster a 
     PREFIX:due:{X}          sorted set of sagas by when the age job looks at them next; X = first hex digit of SAGA
     PREFIX:exp:{X}          the same for the expire job
     PREFIX:claim:SAGA       a job works on this saga (with a time to live)
+    PREFIX:dictionary:HEX   a compression dictionary, by its id in hex
+    PREFIX:dictionaries     hash: saga name -> id of the dictionary that new values are compressed with
 
 SAGA and ID are 32 hex digits.
 """
@@ -52,6 +54,12 @@ class HotKeys:
     def claim(self, saga: str) -> str:
         return f"{self.prefix}:claim:{saga}"
 
+    def dictionary(self, dictionary_hex: str) -> str:
+        return f"{self.prefix}:dictionary:{dictionary_hex}"
+
+    def dictionaries(self) -> str:
+        return f"{self.prefix}:dictionaries"
+
 
 def member(step_index: int, snapshot_id: UUID) -> bytes:
     """The member of a saga's index: orders by step_index, then id."""
@@ -78,6 +86,12 @@ def owner(pointer_value: bytes) -> UUID:
     return UUID(hex=pointer_value[:32].decode())
 
 
-def version(meta: SnapshotMeta) -> tuple[bytes, bytes]:
-    """The bytes in a value's header that tell which save it is: saved_us and body crc."""
-    return struct.pack(">q", meta.saved_us), struct.pack(">I", meta.body_crc)
+def evictable(meta: SnapshotMeta) -> bytes:
+    """What the script `evict` must know of a save: id in hex, member, saved_us and body crc as its value has them."""
+    snapshot_id = meta.snapshot_id
+    return _EVICTABLE.pack(
+        snapshot_id.hex.encode(), meta.step_index + _STEP_BIAS, snapshot_id.bytes, meta.saved_us, meta.body_crc
+    )
+
+
+_EVICTABLE = struct.Struct(">32sI16sqI")

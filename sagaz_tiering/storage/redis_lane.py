@@ -56,6 +56,23 @@ class Lane:
                 raise
         return await self._linked().ask(("EVAL", script.text, len(keys), *keys, *args))
 
+    async def run_many(self, script: Script, calls: Sequence[tuple[Sequence[Any], Sequence[Any]]]) -> list[Any]:
+        """What a script answers to each of these (keys, args), all sent at once. Raises as `run`, the first error."""
+        if not calls:
+            return []
+        first, *others = calls
+        answers = [await self.run(script, *first)]  # which teaches the server the script, or finds it away
+        link = self._linked()
+        waiting = [link.ask(("EVALSHA", script.digest, len(keys), *keys, *args)) for keys, args in others]
+        if waiting:
+            await asyncio.wait(waiting)
+        for answer, (keys, args) in zip(waiting, others, strict=True):
+            try:
+                answers.append(answer.result())
+            except (driver.NoScriptError, driver.ConnectionError):
+                answers.append(await self.run(script, keys, args))
+        return answers
+
     async def close(self) -> None:
         """End the connection; what is still under way fails. The next call makes another."""
         link, self._link = self._link, None

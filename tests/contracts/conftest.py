@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import fakeredis
 import pytest
 import redis.asyncio
 from support import damage
@@ -63,6 +64,10 @@ class Ground:
         new = name not in self._reused
         self._reused.add(name)
         return new
+
+    def closing(self, close: Callable[[], Awaitable[None]]) -> None:
+        """Call this when the test is over."""
+        self._stack.push_async_callback(close)
 
     async def redis(self) -> str:
         """The URL of an empty Redis."""
@@ -193,6 +198,21 @@ async def _redis(ground: Ground) -> Place:
     )
 
 
+async def _fakeredis(ground: Ground) -> Place:
+    """The same storage on a Redis that is not there, with a client of the user's own: its laws are Redis' own."""
+    client = fakeredis.FakeAsyncRedis()
+    ground.closing(client.aclose)
+    return Place(
+        kind="redis",
+        name="RedisSnapshotStorage",
+        options={"client": client, "key_prefix": f"{ground.folder.name}:"},
+        clock=VirtualClock(NOW),
+        settings=_COMPRESSION,
+        crowd=100,
+        harm=damage.fakeredis_values,
+    )
+
+
 async def _postgresql(ground: Ground) -> Place:
     url = await ground.through_gate(await ground.database())
     return Place(
@@ -257,6 +277,7 @@ _MAKERS = {
     "memory": _memory,
     "filesystem": _filesystem,
     "redis": _redis,
+    "fakeredis": _fakeredis,
     "postgresql": _postgresql,
     "s3": _s3,
     "tiered": _tiered,

@@ -29,7 +29,7 @@ from support.s3_server import (
 from support.snapshots import BEGUN, OTHER_SAGA, SAGA, ids_of, make, number, replay, save_all
 from support.tiers import NOW
 
-from sagaz_tiering import S3SnapshotStorage, SagaSnapshot
+from sagaz_tiering import InMemorySnapshotStorage, S3SnapshotStorage, SagaSnapshot, transfer_snapshots
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.codec import encode, to_value
 from sagaz_tiering.errors import (
@@ -660,6 +660,19 @@ async def test_archived_and_readable_ones_side_by_side(s3_server: S3Server, buck
         assert await anext(walk) == make(0)
         with pytest.raises(SnapshotArchived):
             await anext(walk)
+
+
+async def test_transfer_copies_what_is_not_archived(s3_server: S3Server, bucket: str) -> None:  # noqa: F811
+    """A saga archived in part: the readable ones move, older and newer; of the others it is told how to get them."""
+    async with storage_at(s3_server.endpoint, bucket) as source, s3_server.admin() as client:
+        await save_all(source, [make(at) for at in range(5)])
+        key = f"{PREFIX}/{data_key(number(2))}"
+        copy = {"Bucket": bucket, "Key": key}
+        await client.copy_object(Bucket=bucket, Key=key, CopySource=copy, StorageClass="GLACIER")
+        target = InMemorySnapshotStorage()
+        report = await transfer_snapshots(source, target)
+        assert (report.snapshots.found, report.snapshots.copied, report.snapshots.archived) == (5, 4, 1)
+        assert await ids_of(target) == [number(at) for at in (0, 1, 3, 4)]
 
 
 async def test_archived_snapshot_is_found_by_its_newest_place_only(

@@ -144,7 +144,7 @@ async def test_lost_pack_whose_snapshots_are_still_near_is_packed_anew(
     shop.clock.advance(9 * DAY)
     context = shop.runtime.job_context()
     with monkeypatch.context() as patch:
-        patch.setattr(context.hot, "evict", crash)
+        patch.setattr(context.hot, "evict_claimed", crash)
         with pytest.raises(Crash):
             await shop.run("age")
     for folder in objects(tmp_path):
@@ -162,7 +162,7 @@ class Crash(BaseException):
     """Stands for the end of the process."""
 
 
-async def crash(metas: Any) -> int:
+async def crash(metas: Any, _tokens: Any = None) -> int:
     """The process ended before the eviction."""
     if metas:
         raise Crash

@@ -62,6 +62,11 @@ async def redis_values(place: Place, snapshot_id: UUID, change: Change) -> None:
         await _redis_strings(client, f"{place.options['key_prefix']}*", snapshot_id, change)
 
 
+async def fakeredis_values(place: Place, snapshot_id: UUID, change: Change) -> None:
+    """The same where the client is all there is."""
+    await _redis_strings(place.options["client"], f"{place.options['key_prefix']}*", snapshot_id, change)
+
+
 async def postgresql(place: Place, snapshot_id: UUID, change: Change) -> None:
     """The row's context."""
     connection = await asyncpg.connect(place.options["connection_string"])

@@ -20,7 +20,7 @@ from support.gate import Gate
 T = TypeVar("T")
 
 DEADLINE_S = 30
-KINDS = ("memory", "filesystem", "redis", "postgresql", "s3", "tiered")
+KINDS = ("memory", "filesystem", "redis", "fakeredis", "postgresql", "s3", "tiered")
 
 
 class Ability(StrEnum):
@@ -36,6 +36,7 @@ ABILITIES = {
     "memory": frozenset[Ability](),
     "filesystem": frozenset({Ability.OUTLIVES, Ability.SETTINGS, Ability.PLACE}),
     "redis": frozenset(Ability),
+    "fakeredis": frozenset({Ability.SETTINGS}),
     "postgresql": frozenset(Ability) - {Ability.SETTINGS},
     "s3": frozenset(Ability),
     "tiered": frozenset(Ability),

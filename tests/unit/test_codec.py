@@ -182,7 +182,7 @@ def test_decode_refuses_a_body_that_is_not_its_own() -> None:
     """A body under another record's metadata is damage."""
     first, second, _ = make.plain_records()
     with pytest.raises(CorruptRecord, match="checksum"):
-        decode(replace(first, body=second.body))
+        decode(first._replace(body=second.body))
 
 
 @pytest.mark.parametrize(
@@ -202,7 +202,7 @@ def test_decode_refuses_a_body_of_another_shape(body: bytes) -> None:
     """A checksum that fits does not make a snapshot."""
     record = make.plain_records()[0]
     with pytest.raises(CorruptRecord):
-        decode(replace(record, body=body, meta=record.meta._replace(body_crc=crc32(body))))
+        decode(record._replace(body=body, meta=record.meta._replace(body_crc=crc32(body))))
 
 
 def patched(value: bytes, offset: int, code: str, field: Any) -> bytes:

@@ -39,7 +39,7 @@ from sagaz_tiering.pack.wire import digest
 
 def renamed(record: Record, other: Record) -> Record:
     """`record` under the id of `other`."""
-    return replace(record, meta=record.meta._replace(snapshot_id=other.meta.snapshot_id))
+    return record._replace(meta=record.meta._replace(snapshot_id=other.meta.snapshot_id))
 
 
 def test_every_flipped_byte_is_detected() -> None:
@@ -152,7 +152,7 @@ def first_frame(**fields: Any) -> Callable[[Footer], Footer]:
 def first_meta(**fields: Any) -> Callable[[Footer], Footer]:
     def change(footer: Footer) -> Footer:
         frame = footer.frames[0]
-        snapshot = replace(frame.snapshots[0], meta=frame.snapshots[0].meta._replace(**fields))
+        snapshot = frame.snapshots[0]._replace(meta=frame.snapshots[0].meta._replace(**fields))
         return first_frame(snapshots=(snapshot, *frame.snapshots[1:]))(footer)
 
     return change
@@ -277,7 +277,7 @@ def test_frame_that_is_not_zstd_is_refused() -> None:
         make.plain_records()[::-1],
         [make.plain_records()[0]] * 2,
         [make.plain_records()[0], renamed(make.plain_records()[1], make.plain_records()[0])],
-        [replace(make.plain_records()[0], body=b"{}")],
+        [make.plain_records()[0]._replace(body=b"{}")],
     ],
     ids=["oldest first", "twice", "one id", "body"],
 )

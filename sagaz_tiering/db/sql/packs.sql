@@ -10,31 +10,19 @@ RETURNING pack_id
 UPDATE sagaz_tiering.packs SET state = 'ACTIVE', live_count = $2, class_since = $3
  WHERE pack_id = $1 AND state = 'UPLOADING'
 
--- name: add_steps
-INSERT INTO sagaz_tiering.steps (digest, saga_name, step_name, step_index, status)
-SELECT * FROM unnest($1::bytea[], $2::text[], $3::text[], $4::integer[], $5::text[]) AS v (digest, a, b, c, d)
- WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.steps s WHERE s.digest = v.digest)
-ON CONFLICT (digest) DO NOTHING
-
--- name: step_ids
-SELECT digest, step_id FROM sagaz_tiering.steps WHERE digest = ANY($1::bytea[])
-
--- name: any_tombstones
-SELECT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones)
-
--- name: drop_superseded
--- Archived copies of these ids in other packs: the new pack replaces them.
-WITH gone AS (DELETE FROM sagaz_tiering.snapshots WHERE snapshot_id = ANY($1::uuid[]) RETURNING pack_id)
-UPDATE sagaz_tiering.packs p SET live_count = live_count - g.n
-  FROM (SELECT pack_id, count(*) AS n FROM gone GROUP BY pack_id) AS g
- WHERE p.pack_id = g.pack_id
-
 -- name: drop_durable
 -- The durable rows whose exact version is in the pack now, or that an even older save left behind.
 DELETE FROM sagaz_tiering.saga_snapshots d
  USING unnest($1::uuid[], $2::timestamptz[], $3::bigint[]) AS v (snapshot_id, saved_at, body_crc)
  WHERE d.snapshot_id = v.snapshot_id
    AND (d.saved_at < v.saved_at OR (d.saved_at = v.saved_at AND d.body_crc = v.body_crc))
+
+-- name: any_durable
+SELECT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots)
+
+-- name: unevicted
+SELECT * FROM sagaz_tiering.packs WHERE state = 'ACTIVE' AND evicted_at IS NULL AND pack_id > $1
+ ORDER BY pack_id LIMIT $2
 
 -- name: evicted
 UPDATE sagaz_tiering.packs SET evicted_at = $2 WHERE pack_id = $1 AND state = 'ACTIVE'
@@ -55,6 +43,10 @@ SELECT * FROM sagaz_tiering.packs
  WHERE state = 'ACTIVE' AND (next_expiry_at <= $1 OR live_count = 0) AND retention_revision = $2
    AND pack_id > $3
  ORDER BY pack_id LIMIT $4
+
+-- name: most_expired
+SELECT coalesce(sum(live_count), 0)::bigint FROM sagaz_tiering.packs
+ WHERE state = 'ACTIVE' AND next_expiry_at <= $1 AND retention_revision = $2
 
 -- name: count_expired
 SELECT count(*)
@@ -100,7 +92,9 @@ SELECT * FROM sagaz_tiering.packs
  WHERE state = 'RETIRING' AND delete_after <= $1 AND pack_id > $2 ORDER BY pack_id LIMIT $3
 
 -- name: deleted
-UPDATE sagaz_tiering.packs SET state = 'DELETED', deleted_at = $2 WHERE pack_id = $1 AND state = 'RETIRING'
+UPDATE sagaz_tiering.packs SET state = 'DELETED', deleted_at = $2
+ WHERE pack_id = ANY($1::integer[]) AND state = 'RETIRING'
+RETURNING pack_id
 
 -- name: outdated
 -- Active packs whose expiry dates come from other policy texts than today's.

@@ -89,6 +89,9 @@ ON CONFLICT (snapshot_id) DO UPDATE SET until = greatest(pins.until, excluded.un
 -- name: pinned
 SELECT snapshot_id, until FROM sagaz_tiering.pins WHERE snapshot_id = ANY($1::uuid[]) AND until > $2
 
+-- name: any_pins
+SELECT EXISTS (SELECT 1 FROM sagaz_tiering.pins WHERE until > $1)
+
 -- name: unpin
 DELETE FROM sagaz_tiering.pins WHERE until <= $1
 

@@ -1,8 +1,9 @@
 -- What is known of a saga's snapshots without their bodies, oldest first, from a rank on.
 -- KEYS  1 saga index      ARGV  1 value key prefix  2 first rank  3 last rank
 -- Returns member, score, header bytes (nil: the value is gone) and value length by turns.
+local HEX = string.rep('%02x', 16)
 local function hex(bytes)
-  return (string.gsub(bytes, '.', function(c) return string.format('%02x', string.byte(c)) end))
+  return string.format(HEX, string.byte(bytes, 1, 16))
 end
 local found = {}
 local places = redis.call('ZRANGE', KEYS[1], ARGV[2], ARGV[3], 'WITHSCORES')

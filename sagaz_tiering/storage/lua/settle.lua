@@ -1,7 +1,8 @@
 -- Work on a saga is done: note its next turns and let go of it.
 -- KEYS  1 saga index  2 due index  3 expiry index  4 claim
 -- ARGV  1 saga hex  2 how many snapshots we saw left  3 next due (us or '')  4 next expiry (us or '')  5 token
--- If the saga changed meanwhile its turns stay as they are, so that it is looked at again.
+--       6 the index that it was claimed from (2 or 3, '' for neither)  7 now (us)
+-- If the saga changed meanwhile it is looked at again at once.
 local left = redis.call('ZCARD', KEYS[1])
 if left == 0 then
   redis.call('ZREM', KEYS[2], ARGV[1])
@@ -14,6 +15,8 @@ elseif left == tonumber(ARGV[2]) then
       redis.call('ZADD', KEYS[i], ARGV[i + 1], ARGV[1])
     end
   end
+elseif ARGV[6] ~= '' then
+  redis.call('ZADD', KEYS[tonumber(ARGV[6])], 'LT', ARGV[7], ARGV[1])
 end
 if redis.call('GET', KEYS[4]) == ARGV[5] then
   redis.call('DEL', KEYS[4])

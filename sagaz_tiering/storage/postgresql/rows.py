@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -83,7 +82,7 @@ def _snapshot(row: Row) -> SagaSnapshot:
         columns["created_us"] = to_micros(created)
         columns["retention_us"] = None if until is None else to_micros(until)
         record = from_value(body)
-        return decode(replace(record, meta=record.meta._replace(**columns)))
+        return decode(record._replace(meta=record.meta._replace(**columns)))
     except (InvalidSnapshot, ValueError, RecursionError) as exc:
         raise CorruptRecord(f"snapshot {row['snapshot_id']}: {exc}") from exc
 

@@ -199,6 +199,13 @@ class S3SnapshotStorage:
             async for saga_id in sagas:
                 yield saga_id
 
+    async def snapshot_ids(self, saga_id: UUID | str) -> AsyncIterator[UUID]:
+        """Every live snapshot of a saga, oldest first, without reading it: archived ones too."""
+        saga = as_uuid(saga_id, "saga_id")
+        async with aclosing((await self._opened()).walker.ids_of(saga)) as ids:
+            async for snapshot_id in ids:
+                yield snapshot_id
+
     async def iter_snapshots(
         self, saga_id: UUID | str | None = None, *, after: UUID | str | None = None
     ) -> AsyncIterator[SagaSnapshot]:

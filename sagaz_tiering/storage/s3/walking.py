@@ -65,6 +65,14 @@ class S3Walker:
             for entry in reversed(await self._page(prefix, ends[-1], last)):
                 yield entry
 
+    async def ids_of(self, saga_id: UUID) -> AsyncGenerator[UUID, None]:
+        """Live snapshots of one saga, oldest first, archived ones too: no body is read."""
+        now_us = self._reader.now_us()
+        async with aclosing(self.entries_of(saga_id)) as entries:
+            async for entry in entries:
+                if await self._is_true(entry, now_us):
+                    yield entry.snapshot_id
+
     async def _page(self, prefix: str, start_after: str, last: str) -> list[Entry]:
         page: list[Entry] = []
         async with aclosing(self._reader.entries(prefix, start_after=start_after)) as entries:
@@ -106,11 +114,16 @@ class S3Walker:
     async def _any_true(self, entries: AsyncIterator[Entry]) -> bool:
         now_us = self._reader.now_us()
         async for entry in entries:
-            if entry.is_live(now_us):
-                body = await self._reader.look(entry.snapshot_id)
-                if body is not None and body.belongs_to(entry):
-                    return True
+            if await self._is_true(entry, now_us):
+                return True
         return False
+
+    async def _is_true(self, entry: Entry, now_us: int) -> bool:
+        """Whether the snapshot lives, and is the save that the entry is of."""
+        if not entry.is_live(now_us):
+            return False
+        body = await self._reader.look(entry.snapshot_id)
+        return body is not None and body.belongs_to(entry)
 
 
 async def _each(entries: list[Entry]) -> AsyncIterator[Entry]:

@@ -1,0 +1,207 @@
+"""Places: which snapshot is in which frame of which pack, written a whole pack at a time.
+
+Rows go in by binary COPY, packed here: on packs of sixty thousand snapshots that is a tenth of the time of rows that
+the driver packs.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import AsyncIterator, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from struct import Struct
+from typing import Final
+from uuid import UUID
+
+import asyncpg
+
+from sagaz_tiering.catalog.erasures import note_late_pack
+from sagaz_tiering.catalog.locations import buried
+from sagaz_tiering.catalog.saga_keys import keys_there
+from sagaz_tiering.clock import from_micros
+from sagaz_tiering.db.database import Connection, Database
+from sagaz_tiering.db.queries import load
+from sagaz_tiering.db.text import to_column
+from sagaz_tiering.errors import LeaseLost, SagazTieringError
+from sagaz_tiering.snapshot import SnapshotMeta
+
+_SQL = load("places")
+
+_EPOCH_US: Final = 946_684_800_000_000
+"""PostgreSQL counts the microseconds of a timestamptz from the year 2000."""
+_ROWS_AT_ONCE: Final = 2000
+_COPY_BEGIN: Final = b"PGCOPY\n\xff\r\n\0" + bytes(8)
+_COPY_END: Final = b"\xff\xff"
+# Each field after its length in bytes (-1: NULL), each row after its number of fields.
+_PLACE: Final = Struct(">hiqiqiiiiiii16s")
+_PLACE_FOR_EVER: Final = Struct(">hiqiiiiiiii16s")
+
+
+class PlacesTaken(SagazTieringError):
+    """Snapshots of a pack that are in other packs already: whoever publishes it decides which copy counts."""
+
+    def __init__(self, message: str, snapshot_ids: Collection[UUID]) -> None:
+        super().__init__(message)
+        self.snapshot_ids = frozenset(snapshot_ids)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlacedFrame:
+    """A frame of a pack and the snapshots in it, each with its effective expiry (microseconds, None: never).
+
+    `key_id` is the data key that it is encrypted with (None: it is not).
+    """
+
+    saga_id: UUID
+    offset: int
+    length: int
+    snapshots: tuple[tuple[SnapshotMeta, int | None], ...]
+    key_id: UUID | None = None
+
+
+_Step = tuple[str, str, int, str]
+
+
+def step_of(meta: SnapshotMeta) -> _Step:
+    """What makes two snapshots share a row of `steps`."""
+    return (meta.saga_name, meta.step_name, meta.step_index, meta.status)
+
+
+def step_digest(step: _Step) -> bytes:
+    """The name of that row."""
+    parts = (step[0], step[1], str(step[2]), step[3])
+    packed = b"".join(len(raw := part.encode("utf-8", "surrogatepass")).to_bytes(4, "big") + raw for part in parts)
+    return hashlib.blake2b(packed, digest_size=16).digest()
+
+
+class Steps:
+    """The table `steps`: the distinct (saga name, step name, step index, status)."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def of(self, metas: Iterable[SnapshotMeta]) -> dict[_Step, int]:
+        """Their ids, made where missing.
+
+        Asked anew each time: ids that were remembered would be wrong after the database was restored from a dump.
+        """
+        named = {step_digest(step): step for step in set(map(step_of, metas))}
+        await self._db.execute(
+            _SQL["add_steps"],
+            list(named),
+            [to_column(step[0]) for step in named.values()],
+            [to_column(step[1]) for step in named.values()],
+            [step[2] for step in named.values()],
+            [to_column(step[3]) for step in named.values()],
+        )
+        return {named[row["digest"]]: row["step_id"] for row in await self._db.fetch(_SQL["step_ids"], list(named))}
+
+
+async def dead_among(conn: Connection, frames: Sequence[PlacedFrame], pack_id: int) -> set[UUID]:
+    """Of the snapshots in a pack, those that were deleted since they were saved; erasures learn of their bytes."""
+    if not await conn.fetchval(_SQL["any_tombstones"]):
+        return set()
+    metas = [meta for frame in frames for meta, _ in frame.snapshots]
+    dead = await buried(conn, [m.snapshot_id for m in metas], [from_micros(m.saved_us) for m in metas])
+    if dead:
+        await _note_late_frames(conn, frames, dead, pack_id)
+    return dead
+
+
+async def _note_late_frames(conn: Connection, frames: Sequence[PlacedFrame], dead: set[UUID], pack_id: int) -> None:
+    """Frames with bytes of what was deleted on the way; those whose key was destroyed with it hold nothing readable."""
+    late = [frame for frame in frames if any(meta.snapshot_id in dead for meta, _ in frame.snapshots)]
+    there = await keys_there(conn, {frame.key_id for frame in late if frame.key_id is not None})
+    sagas = [frame.saga_id for frame in late if frame.key_id is None or frame.key_id in there]
+    if sagas:
+        await note_late_pack(conn, sagas, pack_id)
+
+
+async def check_keys(conn: Connection, frames: Sequence[PlacedFrame], left_out: Collection[UUID]) -> None:
+    """An erasure that came between took the key; what was saved after it must be encrypted with a new one."""
+    needed = {
+        frame.key_id
+        for frame in frames
+        if frame.key_id is not None and any(meta.snapshot_id not in left_out for meta, _ in frame.snapshots)
+    }
+    if needed and needed - await keys_there(conn, needed):
+        raise LeaseLost("a saga was erased and saved again while it was packed; nothing was published, repeat the job")
+
+
+async def insert_frames(conn: Connection, pack_id: int, frames: Sequence[PlacedFrame]) -> None:
+    """Rows for the frames of a pack, numbered in order."""
+    await conn.copy_records_to_table(
+        "frames",
+        schema_name="sagaz_tiering",
+        columns=("saga_id", "pack_id", "frame_no", "byte_offset", "byte_length", "key_id"),
+        records=[(f.saga_id, pack_id, number, f.offset, f.length, f.key_id) for number, f in enumerate(frames)],
+    )
+
+
+async def insert_places(
+    conn: Connection,
+    pack_id: int,
+    frames: Sequence[PlacedFrame],
+    steps: Mapping[_Step, int],
+    left_out: Collection[UUID],
+    *,
+    replace: bool,
+) -> int:
+    """Rows for a pack's frames and snapshots; how many snapshots.
+
+    Those that have a place in another pack: with `replace` it is given up, else PlacesTaken is raised.
+    """
+    await insert_frames(conn, pack_id, frames)
+    try:
+        async with conn.transaction():
+            return await _copy_places(conn, pack_id, frames, steps, left_out)
+    except asyncpg.UniqueViolationError as exc:
+        ids = [meta.snapshot_id for frame in frames for meta, _ in frame.snapshots if meta.snapshot_id not in left_out]
+        if not replace:
+            taken = {row["snapshot_id"] for row in await conn.fetch(_SQL["taken"], ids)}
+            raise PlacesTaken(f"{len(taken)} snapshots of pack {pack_id} are in other packs", taken) from exc
+        await conn.execute(_SQL["drop_superseded"], ids)
+        return await _copy_places(conn, pack_id, frames, steps, left_out)
+
+
+async def _copy_places(
+    conn: Connection,
+    pack_id: int,
+    frames: Sequence[PlacedFrame],
+    steps: Mapping[_Step, int],
+    left_out: Collection[UUID],
+) -> int:
+    count = 0
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal count
+        yield _COPY_BEGIN
+        rows = _packed_places(pack_id, frames, steps, left_out)
+        while piece := list(islice(rows, _ROWS_AT_ONCE)):
+            count += len(piece)
+            yield b"".join(piece)
+        yield _COPY_END
+
+    await conn.copy_to_table(
+        "snapshots",
+        schema_name="sagaz_tiering",
+        columns=("created_at", "expires_at", "pack_id", "frame_no", "step_id", "snapshot_id"),
+        source=pieces(),
+        format="binary",
+    )
+    return count
+
+
+def _packed_places(
+    pack_id: int, frames: Sequence[PlacedFrame], steps: Mapping[_Step, int], left_out: Collection[UUID]
+) -> Iterator[bytes]:
+    for number, frame in enumerate(frames):
+        for meta, expires in frame.snapshots:
+            if left_out and meta.snapshot_id in left_out:
+                continue
+            created, step, raw_id = meta.created_us - _EPOCH_US, steps[step_of(meta)], meta.snapshot_id.bytes
+            if expires is None:
+                yield _PLACE_FOR_EVER.pack(6, 8, created, -1, 4, pack_id, 4, number, 4, step, 16, raw_id)
+            else:
+                yield _PLACE.pack(6, 8, created, 8, expires - _EPOCH_US, 4, pack_id, 4, number, 4, step, 16, raw_id)

@@ -1,0 +1,95 @@
+"""Due durable rows that no saga in Redis accounted for: it was down when they were saved, or lost them."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable, Sequence
+from itertools import groupby
+from uuid import UUID, uuid4
+
+import structlog
+
+from sagaz_tiering.catalog.durable import ClaimedRow, Postponement
+from sagaz_tiering.clock import to_micros
+from sagaz_tiering.codec import raw_length, read_meta
+from sagaz_tiering.engine.due_hot import CHUNK_BYTES, Batch
+from sagaz_tiering.engine.frame_keys import LOOK_AGAIN_US, needs_key
+from sagaz_tiering.engine.frames import RETRY_UNREADABLE_US, chunks
+from sagaz_tiering.engine.job import JobContext
+from sagaz_tiering.engine.packed import already_packed
+from sagaz_tiering.engine.turns import UNKNOWN, Turn
+from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.storage.hot_values import ClaimedSaga
+
+_log = structlog.get_logger(__name__)
+ROWS = 1000
+
+
+async def batches(context: JobContext, turns: set[Turn], held: Callable[[UUID], bool]) -> AsyncGenerator[Batch, None]:
+    """Claimed rows, until none is due. `held` tells what waits in an open pack of this run already."""
+    durable, options = context.catalog.durable, context.options
+    token = f"{context.owner}/{uuid4().hex}"
+    while not context.stopping.is_set():
+        turns -= {turn for turn in turns if turn.is_over}
+        rows = await durable.claim_due(context.now, ROWS, options.claim_ttl)
+        if not rows:
+            return
+        mine = await context.hot.claim_these(sorted({row.saga_id for row in rows}), ttl=options.claim_ttl, token=token)
+        due = {row.snapshot_id: to_pack(context, row.value) for row in rows if row.saga_id in mine}
+        await durable.postpone([_postponement(context, row) for row in rows if due.get(row.snapshot_id, row) is None])
+        # The rows were read before their sagas were ours: another run may have packed them in between.
+        safe = await already_packed(context, [meta for meta in due.values() if meta is not None])
+        todo = [
+            row
+            for row in rows
+            if due.get(row.snapshot_id) is not None and row.snapshot_id not in safe and not held(row.snapshot_id)
+        ]
+        todo.sort(key=lambda row: row.saga_id)
+        # What Redis has of these sagas is not looked at here, so their turns there stay as they are.
+        new = {saga_id: Turn(ClaimedSaga(saga_id, token), left=UNKNOWN) for saga_id in mine}
+        turns |= set(new.values())
+        for chunk in chunks(todo, lambda row: raw_length(row.value), CHUNK_BYTES):
+            yield Batch(
+                work=[(new[saga], [row.value for row in group]) for saga, group in groupby(chunk, lambda r: r.saga_id)]
+            )
+        yield Batch(work=[], complete=list(new.values()))
+
+
+def to_pack(context: JobContext, value: bytes) -> SnapshotMeta | None:
+    """The meta of a value (or of its head) that is due; None for one that is not, or that cannot be read."""
+    try:
+        meta = read_meta(value)
+    except CorruptRecord as exc:
+        _log.error("snapshot.unreadable", tier="durable", error=str(exc))
+        return None
+    decision = context.policies.decide(meta, context.now_us)
+    return meta if decision.due and not decision.expired else None
+
+
+def waiting(context: JobContext, metas: Sequence[SnapshotMeta], keyless: set[UUID]) -> list[Postponement]:
+    """Durable rows of sagas whose keys could not be had: they are looked at again later."""
+    return [
+        Postponement(
+            snapshot_id=meta.snapshot_id,
+            saved_us=meta.saved_us,
+            due_us=context.now_us + LOOK_AGAIN_US,
+            expires_us=context.policies.expires_us(meta),
+        )
+        for meta in metas
+        if meta.saga_id in keyless and needs_key(context.policies.for_meta(meta))
+    ]
+
+
+def _postponement(context: JobContext, row: ClaimedRow) -> Postponement:
+    try:
+        meta = read_meta(row.value)
+    except CorruptRecord:
+        later = context.now_us + RETRY_UNREADABLE_US
+        return Postponement(
+            snapshot_id=row.snapshot_id, saved_us=to_micros(row.saved_at), due_us=later, expires_us=None
+        )
+    decision = context.policies.decide(meta, context.now_us)
+    due_us = None if decision.expired else decision.due_us
+    return Postponement(
+        snapshot_id=row.snapshot_id, saved_us=meta.saved_us, due_us=due_us, expires_us=decision.expires_us
+    )

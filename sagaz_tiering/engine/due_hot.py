@@ -1,0 +1,122 @@
+"""The due snapshots of Redis, whole sagas at a time: what `age` reads.
+
+A claimed saga is read in one piece with hundreds of others; one that is too large for that page by page, headers
+first. Memory is bounded by the batch, whatever the backlog and however large a saga is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass, field
+from uuid import UUID
+
+import structlog
+
+from sagaz_tiering.codec import raw_length, read_meta
+from sagaz_tiering.engine.frames import RETRY_UNREADABLE_US, Work, chunks
+from sagaz_tiering.engine.job import JobContext
+from sagaz_tiering.engine.turns import Turn, claims
+from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.storage.hot_values import Gathered, Header
+
+_log = structlog.get_logger(__name__)
+CHUNK_BYTES = 16 * 2**20
+"""Bodies that are decompressed at once, at most (a larger one is alone)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """A snapshot to pack, and its uncompressed size in bytes."""
+
+    meta: SnapshotMeta
+    raw_length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Values that may be due. Of the turns in `complete` nothing more follows."""
+
+    work: list[Work]
+    complete: Sequence[Turn] = field(default=())
+
+    @property
+    def values(self) -> list[bytes]:
+        return [value for _, values in self.work for value in values]
+
+
+def plan(headers: Sequence[Header], policies: PolicySet, now_us: int, turn: Turn) -> list[Due]:
+    """Which of a saga's snapshots are to be packed; notes in `turn` when the others need a look. Pure."""
+    due = []
+    for header in headers:
+        turn.left += 1
+        if header.head is None:
+            _note_gone(header.snapshot_id, turn, now_us)
+            continue
+        try:
+            meta = read_meta(header.head)
+        except CorruptRecord as exc:
+            _log.error("snapshot.unreadable", snapshot_id=str(header.snapshot_id), tier="hot", error=str(exc))
+            turn.look_at(now_us + RETRY_UNREADABLE_US)
+            continue
+        decision = policies.decide(meta, now_us)
+        if decision.due and not decision.expired:
+            turn.expire_at(decision.expires_us)
+            due.append(Due(meta, raw_length(header.head)))
+        else:
+            turn.expire_at(decision.expires_us)
+            turn.look_at(None if decision.expired else decision.due_us)
+    return due
+
+
+async def batches(context: JobContext, turns: set[Turn]) -> AsyncGenerator[Batch, None]:
+    """Claimed sagas with their values, until none is due. `turns` are those under way; new ones are added."""
+    async for claimed in claims(context, expiring=False):
+        turns -= {turn for turn in turns if turn.is_over}
+        under_way = {turn.claimed.saga_id for turn in turns}
+        new = [Turn(saga) for saga in claimed if saga.saga_id not in under_way]
+        turns |= set(new)
+        found = await context.hot.gather([turn.claimed.saga_id for turn in new])
+        small: list[Work] = []
+        large: list[Turn] = []
+        for turn, whole in zip(new, found, strict=True):
+            if whole is None:
+                large.append(turn)
+            else:
+                small.append((turn, _present(whole, turn, context.now_us)))
+        for work in chunks(small, _raw_bytes, CHUNK_BYTES):
+            yield Batch(work=work, complete=[turn for turn, _ in work])
+        for turn in large:
+            async for batch in _page_by_page(context, turn):
+                yield batch
+
+
+def _present(whole: Gathered, turn: Turn, now_us: int) -> list[bytes]:
+    turn.left = whole.count
+    for snapshot_id in whole.gone:
+        _note_gone(snapshot_id, turn, now_us)
+    return [value for value in whole.values if value is not None]
+
+
+def _note_gone(snapshot_id: UUID, turn: Turn, now_us: int) -> None:
+    _log.error("snapshot.lost", snapshot_id=str(snapshot_id), tier="hot", error="its index names it, its value is gone")
+    turn.look_at(now_us + RETRY_UNREADABLE_US)
+
+
+def _raw_bytes(work: Work) -> int:
+    return sum(map(raw_length, work[1]))
+
+
+async def _page_by_page(context: JobContext, turn: Turn) -> AsyncGenerator[Batch, None]:
+    """A saga that is too large to be read at once. Snapshots that others evict meanwhile may hide some: it is looked
+    at again then."""
+    async for headers in context.hot.headers(turn.claimed.saga_id):
+        due = plan(headers, context.policies, context.now_us, turn)
+        for some in chunks(due, lambda item: item.raw_length, CHUNK_BYTES):
+            ids = [item.meta.snapshot_id for item in some]
+            values = await context.hot.fetch(turn.claimed.saga_id, ids)
+            present = [value for value in values if value is not None]
+            turn.left -= len(values) - len(present)
+            yield Batch(work=[(turn, present)])
+    yield Batch(work=[], complete=[turn])

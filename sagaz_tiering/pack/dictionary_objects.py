@@ -1,0 +1,75 @@
+"""Compression dictionaries as objects: `dictionaries/<sha256>`, written once, never deleted."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from hashlib import sha256
+
+from sagaz_tiering.errors import ColdTierUnavailable, CorruptData, ObjectExists, ObjectNotFound
+from sagaz_tiering.objects.base import ObjectInfo, ObjectStore
+from sagaz_tiering.storage_class import StorageClass
+from sagaz_tiering.zstd import Dictionary
+
+PREFIX = "dictionaries/"
+
+
+def dictionary_key(digest: bytes) -> str:
+    """Where the dictionary with this sha256 is."""
+    return f"{PREFIX}{digest.hex()}"
+
+
+def digest_in(key: str) -> bytes | None:
+    """The sha256 that a key names; None for a foreign one."""
+    name = key.removeprefix(PREFIX)
+    try:
+        digest = bytes.fromhex(name)
+    except ValueError:
+        return None
+    return digest if digest.hex() == name and len(digest) == sha256().digest_size else None
+
+
+class BucketDictionaries:
+    """The bucket as a source of the shelf: the last one, which needs neither Redis nor the catalog."""
+
+    place = "the bucket"
+
+    def __init__(self, objects: ObjectStore) -> None:
+        self._objects = objects
+
+    async def fetch(self, dictionary_id: bytes) -> bytes | None:
+        """The content of one, found by the beginning of its name; None where there is none."""
+        async for info in self._objects.list(f"{PREFIX}{dictionary_id.hex()}"):
+            try:
+                return await self._objects.get(info.key)
+            except ObjectNotFound:
+                continue
+        return None
+
+    async def put(self, dictionary: Dictionary) -> None:
+        """Store one, unless it is there, and make sure that it reads back. Raises CorruptData if it does not."""
+        key = dictionary_key(dictionary.digest)
+        with suppress(ObjectExists):
+            await self._objects.put(key, dictionary.data, storage_class=StorageClass.STANDARD, sha256=dictionary.digest)
+        try:
+            found = await self._objects.get(key)
+        except ObjectNotFound as exc:
+            raise ColdTierUnavailable(f"{key}: written, but not there: {exc}") from exc
+        if found != dictionary.data:
+            raise CorruptData(
+                f"{key}: holds other bytes than its name says",
+                hint="delete that object; the job `train` puts it back from the catalog",
+            )
+
+    async def get(self, digest: bytes) -> Dictionary:
+        """One, verified. Raises CorruptData, ObjectNotFound."""
+        key = dictionary_key(digest)
+        data = await self._objects.get(key)
+        if sha256(data).digest() != digest:
+            raise CorruptData(f"{key}: its bytes are not those that its name says")
+        return Dictionary(data)
+
+    async def all(self) -> AsyncIterator[ObjectInfo]:
+        """Every object under the prefix, foreign ones too."""
+        async for info in self._objects.list(PREFIX):
+            yield info

@@ -1,0 +1,136 @@
+"""The hot tier's connections to Redis: a pool, one connection that short calls share, and one for the jobs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any, Self
+
+import redis.asyncio
+import redis.exceptions as driver
+
+from sagaz_tiering.errors import ConfigError, HotTierUnavailable
+from sagaz_tiering.storage.hot_keys import HotKeys
+from sagaz_tiering.storage.redis_client import load_script, redis_errors, run_script
+from sagaz_tiering.storage.redis_lane import Lane
+
+_CALLS_AT_ONCE = 32
+_JOBS_DEADLINE_S = 10.0
+"""Jobs have time: a Redis that is slow because applications keep it busy is no reason to stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HotOptions:
+    """How to reach Redis. `max_connections`: callers beyond it wait (at most `socket_timeout` each)."""
+
+    url: str
+    shown_url: str
+    key_prefix: str = "sagaz"
+    socket_timeout: timedelta = timedelta(seconds=2)
+    max_connections: int = 64
+
+
+class HotCalls:
+    """Opens, closes, and runs scripts. Connects when first used."""
+
+    def __init__(self, options: HotOptions) -> None:
+        self.options = options
+        self.keys = HotKeys(options.key_prefix)
+        self._client: redis.asyncio.Redis | None = None
+        self._lane: Lane | None = None
+        self._job_lane: Lane | None = None
+
+    async def open(self) -> None:
+        """Make the connection pool and the lane (nothing is sent yet)."""
+        seconds = self.options.socket_timeout.total_seconds()
+        try:
+            pool = redis.asyncio.BlockingConnectionPool.from_url(
+                self.options.url,
+                max_connections=self.options.max_connections,
+                timeout=max(seconds, 5.0),
+                socket_timeout=seconds,
+                socket_connect_timeout=seconds,
+                decode_responses=False,
+                health_check_interval=30,
+            )
+        except ValueError as exc:
+            raise ConfigError(f"tiers.hot.url is not a Redis URL: {self.options.shown_url}") from exc
+        self._client = redis.asyncio.Redis.from_pool(pool)
+        self._lane = Lane(pool.make_connection, seconds)
+        self._job_lane = Lane(pool.make_connection, max(seconds, _JOBS_DEADLINE_S))
+
+    async def close(self) -> None:
+        """Close every connection."""
+        lanes = [lane for lane in (self._lane, self._job_lane) if lane is not None]
+        self._lane = self._job_lane = None
+        for lane in lanes:
+            await lane.close()
+        client, self._client = self._client, None
+        if client is not None:
+            await client.aclose()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def ping(self) -> None:
+        """Raise HotTierUnavailable unless Redis answers."""
+        with self._translated() as client:
+            await client.ping()
+
+    async def info(self) -> dict[str, Any]:
+        """Redis INFO (empty where the server has none)."""
+        with self._translated() as client:
+            try:
+                found: dict[str, Any] = await client.info()
+            except driver.ResponseError:
+                return {}
+        return found
+
+    async def _ask(self, name: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        """A short call, on the connection that all share."""
+        if self._lane is None:
+            return await self._eval(name, keys, args)  # which tells that it is closed
+        try:
+            return await self._lane.run(load_script(name), keys, args)
+        except (driver.RedisError, OSError):
+            with self._translated():
+                raise
+
+    async def _eval(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        with self._translated() as client:
+            return await run_script(client, load_script(name), keys, args)
+
+    async def _eval_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
+        """The same script many times, pipelined on the jobs' own connection, so that no application waits behind."""
+        answers: list[Any] = []
+        for start in range(0, len(calls), _CALLS_AT_ONCE):
+            if self._job_lane is None:
+                raise _closed()
+            try:
+                answers += await self._job_lane.run_many(load_script(name), calls[start : start + _CALLS_AT_ONCE])
+            except (driver.RedisError, OSError):
+                with self._translated():
+                    raise
+        return answers
+
+    @contextmanager
+    def _translated(self) -> Iterator[redis.asyncio.Redis]:
+        """The client, with driver errors as HotTierUnavailable (or ConfigError where retrying cannot help)."""
+        if self._client is None:
+            raise _closed()
+        with redis_errors(
+            self.options.shown_url,
+            setting="tiers.hot.url",
+            when_full="raise maxmemory or let the age job catch up",
+        ):
+            yield self._client
+
+
+def _closed() -> HotTierUnavailable:
+    return HotTierUnavailable("the Redis client is closed", hint="open the storage with `async with`")

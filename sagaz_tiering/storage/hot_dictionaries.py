@@ -1,0 +1,55 @@
+"""Compression dictionaries in Redis: where most readers look first, and where writers learn which one is current."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sagaz_tiering.codec import text_bytes
+from sagaz_tiering.storage.hot import HotTier
+
+if TYPE_CHECKING:
+    from sagaz_tiering.zstd import Dictionary
+
+
+class HotDictionaries:
+    """A source and a register of the shelf. No time to live: they are few, and values need them."""
+
+    place = "Redis"
+
+    def __init__(self, hot: HotTier) -> None:
+        self._hot = hot
+        self._names = hot.keys.dictionaries()
+        self._redis = hot._translated  # the same connections, and the same errors
+
+    async def fetch(self, dictionary_id: bytes) -> bytes | None:
+        """The content of one; None where Redis does not have it."""
+        with self._redis() as client:
+            found: Any = await client.get(self._hot.keys.dictionary(dictionary_id.hex()))
+        return found if isinstance(found, bytes) else None
+
+    async def current(self) -> Mapping[str, bytes]:
+        """Dictionary ids by saga name; empty for a Redis that was emptied."""
+        with self._redis() as client:
+            found: dict[Any, Any] = await client.hgetall(self._names)
+        return {name.decode("utf-8", "surrogatepass"): dictionary_id for name, dictionary_id in found.items()}
+
+    async def put(self, dictionary: Dictionary) -> None:
+        """Store the content of one."""
+        with self._redis() as client:
+            await client.set(self._hot.keys.dictionary(dictionary.id.hex()), dictionary.data)
+
+    async def missing(self, dictionary_ids: Collection[bytes]) -> list[bytes]:
+        """Of these, the ones that Redis does not have."""
+        with self._redis() as client:
+            pipe = client.pipeline(transaction=False)
+            for dictionary_id in dictionary_ids:
+                pipe.exists(self._hot.keys.dictionary(dictionary_id.hex()))
+            there: list[Any] = await pipe.execute() if dictionary_ids else []
+        return [dictionary_id for dictionary_id, has in zip(dictionary_ids, there, strict=True) if not has]
+
+    async def name(self, current: Mapping[str, bytes]) -> None:
+        """These are current from now on; their contents must be in Redis."""
+        if current:
+            with self._redis() as client:
+                await client.hset(self._names, mapping={text_bytes(name): id_ for name, id_ in current.items()})

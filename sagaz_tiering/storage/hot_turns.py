@@ -1,0 +1,160 @@
+"""The jobs' side of the hot tier: whose turn it is, whole sagas at a time, and what leaves Redis.
+
+Jobs ask for hundreds of sagas in one trip, on a connection of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.storage import hot_keys
+from sagaz_tiering.storage.hot_calls import HotCalls
+from sagaz_tiering.storage.hot_keys import SHARDS
+from sagaz_tiering.storage.hot_sample import sample_turns
+from sagaz_tiering.storage.hot_values import ClaimedSaga, Gathered, Header, TurnOf, gathered, headers_of
+from sagaz_tiering.units import micros
+
+_PAGE = 500
+FIRST_HEADERS = 50
+"""So many snapshots of a saga are looked at together with those of other sagas; few sagas have more."""
+GATHERED = 64
+GATHERED_BYTES = 128 * 1024
+"""A saga with more snapshots, or more bytes in Redis, is read page by page, so that a batch of sagas stays small."""
+
+
+class HotTurns(HotCalls):
+    """Claims, whole sagas, eviction."""
+
+    async def claim(
+        self, *, shard: str, expiring: bool, now_us: int, count: int, ttl: timedelta, token: str
+    ) -> list[ClaimedSaga]:
+        """Up to `count` sagas of a shard whose turn has come and that nobody works on.
+
+        They are due again after `ttl`, should nobody settle them.
+        """
+        index = self.keys.expiry(shard) if expiring else self.keys.due(shard)
+        ms = int(ttl.total_seconds() * 1000)
+        args = [f"{self.keys.prefix}:claim:", now_us, count, ms, token, now_us + micros(ttl)]
+        raw = await self._eval("claim", [index], args)
+        turn = TurnOf.EXPIRE if expiring else TurnOf.AGE
+        return [ClaimedSaga(UUID(hex=saga.decode()), token, turn) for saga in raw]
+
+    async def gather(self, saga_ids: Sequence[UUID]) -> list[Gathered | None]:
+        """Every value of each of these sagas, few trips for all; None for a saga that has too many or too large ones.
+
+        At most GATHERED snapshots and GATHERED_BYTES of values a saga.
+        """
+        limits = [GATHERED, GATHERED_BYTES]
+        calls = [([self.keys.index(s.hex)], [self.keys.value_prefix(s.hex), *limits]) for s in saga_ids]
+        return [gathered(raw) for raw in await self._eval_many("gather", calls)]
+
+    async def claim_these(self, saga_ids: Sequence[UUID], *, ttl: timedelta, token: str) -> set[UUID]:
+        """Of these sagas, the ones that nobody worked on; they are ours now."""
+        ms = int(ttl.total_seconds() * 1000)
+        with self._translated() as client:
+            pipe = client.pipeline(transaction=False)
+            for saga_id in saga_ids:
+                pipe.set(self.keys.claim(saga_id.hex), token, nx=True, px=ms)
+            answers = await pipe.execute()
+        return {saga_id for saga_id, ok in zip(saga_ids, answers, strict=True) if ok}
+
+    async def settle(self, turns: Sequence[tuple[ClaimedSaga, int, int | None, int | None]], now_us: int) -> None:
+        """For each (saga, snapshots left, next due, next expiry): note the next turns and let go of it."""
+        calls = []
+        for claimed, left, due_us, expires_us in turns:
+            saga = claimed.saga_id.hex
+            next_turns = ["" if us is None else us for us in (due_us, expires_us)]
+            calls.append((self._turn_keys(saga), [saga, left, *next_turns, claimed.token, claimed.turn.value, now_us]))
+        await self._eval_many("settle", calls)
+
+    async def due_sagas(self, shard: str, *, expiring: bool, now_us: int) -> AsyncIterator[UUID]:
+        """Sagas of a shard whose turn has come, without claiming them (dry runs)."""
+        index = self.keys.expiry(shard) if expiring else self.keys.due(shard)
+        first = 0
+        while True:
+            with self._translated() as client:
+                page: Any = await client.zrangebyscore(index, "-inf", now_us, start=first, num=_PAGE)
+            for saga in page:
+                yield UUID(hex=saga.decode())
+            if len(page) < _PAGE:
+                return
+            first += _PAGE
+
+    async def snapshots_of_due(self, shard: str, *, expiring: bool, now_us: int) -> int:
+        """How many snapshots the sagas of a shard have whose turn has come."""
+        index = self.keys.expiry(shard) if expiring else self.keys.due(shard)
+        found = first = 0
+        while True:
+            with self._translated() as client:
+                sagas: Any = await client.zrangebyscore(index, "-inf", now_us, start=first, num=_PAGE)
+                pipe = client.pipeline(transaction=False)
+                for saga in sagas:
+                    pipe.zcard(self.keys.index(saga.decode()))
+                found += int(sum(await pipe.execute()))
+            if len(sagas) < _PAGE:
+                return found
+            first += _PAGE
+
+    async def look_again(self, shard: str) -> int:
+        """Make every saga of a shard due for another look (the policies changed); how many sagas."""
+        seen = 0
+        for index in (self.keys.due(shard), self.keys.expiry(shard)):
+            cursor: int | None = None
+            while cursor != 0:
+                with self._translated() as client:
+                    cursor, page = await client.zscan(index, cursor or 0, count=_PAGE)
+                    if page:
+                        sagas: dict[Any, int] = {saga: 0 for saga, _score in page}
+                        await client.zadd(self.keys.due(shard), sagas, lt=True)
+                seen += len(page)
+        return seen
+
+    async def counts(self, now_us: int) -> dict[str, int]:
+        """`sagas_waiting` for a move some day and `sagas_due` now."""
+        with self._translated() as client:
+            pipe = client.pipeline(transaction=False)
+            for shard in SHARDS:
+                pipe.zcard(self.keys.due(shard))
+                pipe.zcount(self.keys.due(shard), "-inf", now_us)
+            answers = await pipe.execute()
+        return {"sagas_waiting": sum(answers[::2]), "sagas_due": sum(answers[1::2])}
+
+    async def sample(self, limit: int, *, expiring: bool) -> tuple[list[UUID], int]:
+        """About `limit` of the sagas that wait for a move (or an expiry) some day, and how many do."""
+        with self._translated() as client:
+            return await sample_turns(client, self.keys, limit, expiring=expiring)
+
+    async def first_headers(self, saga_ids: Sequence[UUID]) -> list[list[Header]]:
+        """The first FIRST_HEADERS of `headers` of each saga, few trips for all; a full page may not be all of it."""
+        ends = [0, FIRST_HEADERS - 1]
+        calls = [([self.keys.index(s.hex)], [self.keys.value_prefix(s.hex), *ends]) for s in saga_ids]
+        return [headers_of(raw) for raw in await self._eval_many("headers", calls)]
+
+    async def evict(self, metas: Sequence[SnapshotMeta]) -> int:
+        """Compare-and-delete: remove exactly these saves (or older ones of the same ids); how many went."""
+        gone, _ended = await self.evict_claimed(metas, {})
+        return gone
+
+    async def evict_claimed(self, metas: Sequence[SnapshotMeta], tokens: Mapping[UUID, str]) -> tuple[int, set[UUID]]:
+        """`evict`, and the sagas with nothing left: they need not be settled, their claims under `tokens` ended."""
+        sagas: dict[UUID, list[SnapshotMeta]] = {}
+        for meta in metas:
+            sagas.setdefault(meta.saga_id, []).append(meta)
+        calls, called = [], []
+        for saga_id, group in sagas.items():
+            saga, token = saga_id.hex, tokens.get(saga_id, "")
+            for start in range(0, len(group), _PAGE):
+                records = b"".join(map(hot_keys.evictable, group[start : start + _PAGE]))
+                calls.append((self._turn_keys(saga), [self.keys.prefix, saga, token, records]))
+                called.append(saga_id)
+        answers = await self._eval_many("evict", calls)
+        ended = {saga_id for saga_id, (_gone, left) in zip(called, answers, strict=True) if left == 0}
+        return sum(gone for gone, _left in answers), ended
+
+    def _turn_keys(self, saga: str) -> list[str]:
+        keys, shard = self.keys, saga[0]
+        return [keys.index(saga), keys.due(shard), keys.expiry(shard), keys.claim(saga)]
