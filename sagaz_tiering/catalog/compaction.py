@@ -68,8 +68,8 @@ class Compaction:
             if await erased_since(conn, [frame.saga_id for frame in frames], began):
                 raise LeaseLost("a saga was erased while its pack was written anew; the next run does it again")
             await insert_frames(conn, new_id, frames)
-            places = [(meta.snapshot_id, number) for number, frame in enumerate(frames) for meta, _ in frame.snapshots]
-            ids, numbers = [place[0] for place in places], [place[1] for place in places]
+            ids = [meta.snapshot_id for frame in frames for meta, _, _ in frame.snapshots]
+            numbers = [number for number, frame in enumerate(frames) for _ in frame.snapshots]
             moved = affected(await conn.execute(_SQL["move"], new_id, list(old_ids), ids, numbers))
             if await conn.fetchval(_SQL["left_behind"], list(old_ids)):
                 raise LeaseLost("an old pack got a snapshot while it was written anew; the next run does it again")

@@ -121,7 +121,7 @@ class Packs:
         LeaseLost (nothing written) if the lease is gone, the pack was given up, or it holds a save that is only
         readable with a key that was destroyed meanwhile.
         """
-        steps = await self._steps.of(meta for frame in frames for meta, _ in frame.snapshots)
+        steps = await self._steps.of(meta for frame in frames for meta, _, _ in frame.snapshots)
         async with self._db.transaction() as conn:
             await fence(conn, lease)
             await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
@@ -132,7 +132,7 @@ class Packs:
             if affected(await conn.execute(_SQL["activate"], pack_id, published, now)) != 1:
                 raise LeaseLost(f"pack {pack_id} was given up before its upload ended; nothing was published")
             if await conn.fetchval(_SQL["any_durable"]):
-                metas = [meta for frame in frames for meta, _ in frame.snapshots]
+                metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
                 await conn.execute(
                     _SQL["drop_durable"],
                     [meta.snapshot_id for meta in metas],
@@ -151,7 +151,7 @@ class Packs:
 
     async def adopt(self, pack: NewPack, frames: Sequence[PlacedFrame], lease: Lease, now: datetime) -> int:
         """A pack that is in the bucket already becomes `ACTIVE` with these snapshots; how many. One transaction."""
-        steps = await self._steps.of(meta for frame in frames for meta, _ in frame.snapshots)
+        steps = await self._steps.of(meta for frame in frames for meta, _, _ in frame.snapshots)
         async with self._db.transaction() as conn:
             await fence(conn, lease)
             await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)

@@ -25,6 +25,7 @@ from sagaz_tiering.db.queries import load
 from sagaz_tiering.db.text import to_column
 from sagaz_tiering.errors import LeaseLost, SagazTieringError
 from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.typed_json import Encoding
 
 _SQL = load("places")
 
@@ -48,7 +49,7 @@ class PlacesTaken(SagazTieringError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedFrame:
-    """A frame of a pack and the snapshots in it, each with its effective expiry (microseconds, None: never).
+    """A frame of a pack and what is in it, as `pack.entries.PackedSnapshot` has it: meta, effective expiry, encoding.
 
     `key_id` is the data key that it is encrypted with (None: it is not).
     """
@@ -56,7 +57,7 @@ class PlacedFrame:
     saga_id: UUID
     offset: int
     length: int
-    snapshots: tuple[tuple[SnapshotMeta, int | None], ...]
+    snapshots: Sequence[tuple[SnapshotMeta, int | None, Encoding]]
     key_id: UUID | None = None
 
 
@@ -102,7 +103,7 @@ async def dead_among(conn: Connection, frames: Sequence[PlacedFrame], pack_id: i
     """Of the snapshots in a pack, those that were deleted since they were saved; erasures learn of their bytes."""
     if not await conn.fetchval(_SQL["any_tombstones"]):
         return set()
-    metas = [meta for frame in frames for meta, _ in frame.snapshots]
+    metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
     dead = await buried(conn, [m.snapshot_id for m in metas], [from_micros(m.saved_us) for m in metas])
     if dead:
         await _note_late_frames(conn, frames, dead, pack_id)
@@ -111,7 +112,7 @@ async def dead_among(conn: Connection, frames: Sequence[PlacedFrame], pack_id: i
 
 async def _note_late_frames(conn: Connection, frames: Sequence[PlacedFrame], dead: set[UUID], pack_id: int) -> None:
     """Frames with bytes of what was deleted on the way; those whose key was destroyed with it hold nothing readable."""
-    late = [frame for frame in frames if any(meta.snapshot_id in dead for meta, _ in frame.snapshots)]
+    late = [frame for frame in frames if any(meta.snapshot_id in dead for meta, _, _ in frame.snapshots)]
     there = await keys_there(conn, {frame.key_id for frame in late if frame.key_id is not None})
     sagas = [frame.saga_id for frame in late if frame.key_id is None or frame.key_id in there]
     if sagas:
@@ -123,7 +124,7 @@ async def check_keys(conn: Connection, frames: Sequence[PlacedFrame], left_out: 
     needed = {
         frame.key_id
         for frame in frames
-        if frame.key_id is not None and any(meta.snapshot_id not in left_out for meta, _ in frame.snapshots)
+        if frame.key_id is not None and any(meta.snapshot_id not in left_out for meta, _, _ in frame.snapshots)
     }
     if needed and needed - await keys_there(conn, needed):
         raise LeaseLost("a saga was erased and saved again while it was packed; nothing was published, repeat the job")
@@ -157,7 +158,7 @@ async def insert_places(
         async with conn.transaction():
             return await _copy_places(conn, pack_id, frames, steps, left_out)
     except asyncpg.UniqueViolationError as exc:
-        ids = [meta.snapshot_id for frame in frames for meta, _ in frame.snapshots if meta.snapshot_id not in left_out]
+        ids = list({meta.snapshot_id for frame in frames for meta, _, _ in frame.snapshots}.difference(left_out))
         if not replace:
             taken = {row["snapshot_id"] for row in await conn.fetch(_SQL["taken"], ids)}
             raise PlacesTaken(f"{len(taken)} snapshots of pack {pack_id} are in other packs", taken) from exc
@@ -197,7 +198,7 @@ def _packed_places(
     pack_id: int, frames: Sequence[PlacedFrame], steps: Mapping[_Step, int], left_out: Collection[UUID]
 ) -> Iterator[bytes]:
     for number, frame in enumerate(frames):
-        for meta, expires in frame.snapshots:
+        for meta, expires, _ in frame.snapshots:
             if left_out and meta.snapshot_id in left_out:
                 continue
             created, step, raw_id = meta.created_us - _EPOCH_US, steps[step_of(meta)], meta.snapshot_id.bytes

@@ -169,7 +169,7 @@ class Packer:
         self._tally.add("packs")
         self._tally.add("archived", published)
         self._tally.add("bytes", size)
-        metas = [meta for frame in frames for meta, _ in frame.snapshots]
+        metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
         tokens = {held.turn.claimed.saga_id: held.turn.claimed.token for held in pack.held}
         gone, ended = await context.hot.evict_claimed(metas, tokens)
         self._tally.add("evicted", gone)
@@ -182,7 +182,7 @@ class Packer:
         try:
             return await packs.activate(pack_id, frames, self._lease, now)
         except PlacesTaken as exc:
-            taken = [meta for frame in frames for meta, _ in frame.snapshots if meta.snapshot_id in exc.snapshot_ids]
+            taken = [meta for frame in frames for meta, _, _ in frame.snapshots if meta.snapshot_id in exc.snapshot_ids]
         elsewhere = await already_packed(self._context, taken)
         return await packs.activate(pack_id, frames, self._lease, now, elsewhere=elsewhere)
 

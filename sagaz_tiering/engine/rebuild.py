@@ -200,7 +200,7 @@ async def _adopt(
             saga_id=frame.saga_id,
             offset=frame.offset,
             length=frame.length,
-            snapshots=tuple((s.meta, s.expires_us) for s in frame.snapshots if s.meta.snapshot_id not in stale),
+            snapshots=[s for s in frame.snapshots if s.meta.snapshot_id not in stale],
             key_id=None if frame.key_id is None else UUID(bytes=frame.key_id),
         )
         for frame in footer.frames

@@ -58,7 +58,7 @@ def placed_frames(footer: Footer) -> list[PlacedFrame]:
             saga_id=frame.saga_id,
             offset=frame.offset,
             length=frame.length,
-            snapshots=tuple((s.meta, s.expires_us) for s in frame.snapshots),
+            snapshots=frame.snapshots,
             key_id=None if frame.key_id is None else UUID(bytes=frame.key_id),
         )
         for frame in footer.frames

@@ -1,0 +1,216 @@
+"""How `age` works through a backlog: whole sagas in one trip, several things at once, and nothing twice."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from structlog.testing import capture_logs
+from support.payload import saga, snapshots
+from support.stores import until
+from support.tiers import DAY, NOW, Product, config, product
+
+from sagaz_tiering.codec import encode, to_value
+from sagaz_tiering.engine import run_job
+from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.storage.hot_turns import GATHERED
+
+SMALL_PACK = 8 * 1024
+
+
+def settings(database: str, redis_url: str, tmp_path: Path, **sections: Any) -> Any:
+    """A configuration whose packs are soon full."""
+    cold = {"url": f"file://{tmp_path / 'cold'}", "pack": {"target": SMALL_PACK, "max_frame": SMALL_PACK}}
+    return config(database=database, redis_url=redis_url, cold=cold, **sections)
+
+
+@pytest.fixture
+async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
+    """Empty."""
+    async with product(settings(database, redis_url, tmp_path)) as opened:
+        yield opened
+
+
+async def save(shop: Product, saved: list[SagaSnapshot]) -> None:
+    """All of them, and two weeks pass."""
+    for snapshot in saved:
+        await shop.storage.save_snapshot(snapshot)
+    shop.clock.advance(14 * DAY)
+
+
+async def check_archived(shop: Product, saved: list[SagaSnapshot]) -> None:
+    """All are readable and equal, Redis has none, and the catalog counts each once."""
+    for snapshot in saved:
+        assert await shop.storage.get_snapshot(snapshot.snapshot_id) == snapshot
+    assert await shop.hot_count() == 0
+    totals = await shop.runtime.catalog.packs.totals()
+    assert sum(total.snapshots for total in totals) == len(saved)
+
+
+def long_saga(count: int) -> list[SagaSnapshot]:
+    """A saga of so many snapshots."""
+    model = saga(1, begun=NOW)[0]
+    return [
+        replace(model, snapshot_id=uuid4(), step_index=at, created_at=NOW + timedelta(seconds=at))
+        for at in range(count)
+    ]
+
+
+class Watched:
+    """A method of a part that is called as ever, with every call noted."""
+
+    def __init__(self, patch: pytest.MonkeyPatch, part: object, name: str) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+        self.results: list[Any] = []
+        self._real = getattr(part, name)
+        patch.setattr(part, name, self)
+
+    async def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        self.calls.append(args)
+        self.results.append(await self._real(*args, **kwargs))
+        return self.results[-1]
+
+
+async def test_ordinary_sagas_are_read_in_one_trip(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values of hundreds of sagas come together; nothing asks for one of them."""
+    saved = list(snapshots(40, created_at=NOW))
+    await save(shop, saved)
+    hot = shop.runtime.hot
+    gather, fetch = Watched(monkeypatch, hot, "gather"), Watched(monkeypatch, hot, "fetch")
+    report = await shop.run("age")
+    assert report.counts["evicted"] == len(saved)
+    assert sum(len(sagas) for (sagas,) in gather.calls) == 40
+    assert None not in [found for results in gather.results for found in results]
+    assert fetch.calls == []
+    await check_archived(shop, saved)
+
+
+async def test_large_saga_is_read_page_by_page(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that has more snapshots than are gathered at once goes into packs all the same, beside the others."""
+    saved = long_saga(GATHERED + 6) + list(snapshots(5, created_at=NOW, start=500))
+    await save(shop, saved)
+    gather = Watched(monkeypatch, shop.runtime.hot, "gather")
+    await shop.run("age")
+    assert [found for results in gather.results for found in results].count(None) == 1
+    await check_archived(shop, saved)
+
+
+async def test_value_that_is_gone_is_told_and_holds_up_nothing(shop: Product) -> None:
+    """An index names a value that Redis does not have: the run ends, the neighbours are packed, a log line says it."""
+    saved = list(snapshots(4, created_at=NOW, saga_name="fast-order"))
+    await save(shop, saved)
+    gone, hot = saved[2], shop.runtime.hot
+    async with hot._client.client() as client:  # type: ignore[union-attr]  # behind its back
+        await client.delete(hot.keys.value(gone.saga_id.hex, gone.snapshot_id.hex))
+    with capture_logs() as logs:
+        report = await asyncio.wait_for(shop.run("age"), 30)
+    assert report.counts["archived"] == len(saved) - 1
+    assert [log["snapshot_id"] for log in logs if log["event"] == "snapshot.lost"] == [str(gone.snapshot_id)]
+
+
+async def test_next_pack_is_filled_while_one_is_uploaded(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first upload is held up until frames of a second pack have been built: reading and building go on."""
+    saved = list(snapshots(60, created_at=NOW))
+    await save(shop, saved)
+    context = shop.runtime.job_context()
+    context.options = replace(context.options, batch_sagas=2, pack_target=4 * SMALL_PACK, max_frame=2**20)
+    enough_for_one = 6  # nine sagas fill a pack, two come at a time, and the next two are on their way
+    put, gather = context.objects.put, Watched(monkeypatch, context.hot, "gather")
+    uploads: list[str] = []
+
+    async def slow_put(key: str, *args: Any, **kwargs: Any) -> Any:
+        if key.endswith(".pack") and not uploads:
+            uploads.append(key)
+            await until(lambda: len(gather.calls) > enough_for_one + 2, "more sagas are read")
+        return await put(key, *args, **kwargs)
+
+    monkeypatch.setattr(context.objects, "put", slow_put)
+    report = await run_job("age", context)
+    assert report.counts["packs"] > 1
+    await check_archived(shop, saved)
+
+
+async def test_failed_upload_is_told_and_loses_nothing(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An error in the pack that is published in the background ends the run with that error; the next one works."""
+    saved = list(snapshots(30, created_at=NOW))
+    await save(shop, saved)
+    context = shop.runtime.job_context()
+
+    class Full(Exception):
+        """No room."""
+
+    async def refuse(*_: Any, **__: Any) -> Any:
+        raise Full
+
+    with monkeypatch.context() as patch:
+        patch.setattr(context.objects, "put", refuse)
+        with pytest.raises(Full):
+            await shop.run("age")
+    for snapshot in saved[::7]:
+        assert await shop.storage.get_snapshot(snapshot.snapshot_id) == snapshot
+    await shop.run("age")
+    await check_archived(shop, saved)
+
+
+async def test_two_runs_that_packed_the_same_keep_one_place(
+    database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was paused past its claims finds its snapshots in another run's pack, and leaves them there."""
+    saved = list(snapshots(6, created_at=NOW))
+    short = settings(database, redis_url, tmp_path, jobs={"claim_ttl": "50ms"})
+    async with product(short) as slow, product(short, schema=False) as quick:
+        await save(slow, saved)
+        quick.clock.advance(14 * DAY)
+        put = slow.runtime.objects.put
+
+        async def paused_put(key: str, *args: Any, **kwargs: Any) -> Any:
+            monkeypatch.setattr(slow.runtime.objects, "put", put)
+            await asyncio.sleep(0.1)  # our claims run out in Redis
+            for shopper in (slow, quick):
+                shopper.clock.advance(timedelta(seconds=1))
+            report = await quick.run("age")
+            assert report.counts["evicted"] == len(saved)
+            return await put(key, *args, **kwargs)
+
+        monkeypatch.setattr(slow.runtime.objects, "put", paused_put)
+        await slow.run("age")
+        await check_archived(quick, saved)
+        assert await quick.runtime.catalog.packs.unevicted(0, 10) == []
+
+
+async def test_claimed_saga_is_out_of_the_way_and_comes_back(shop: Product) -> None:
+    """A second claim gets other sagas; what nobody settles is due again when the claim has run out, not before."""
+    await save(shop, list(snapshots(40, created_at=NOW)))
+    hot, ttl = shop.runtime.hot, timedelta(milliseconds=40)
+    now_us = shop.runtime.job_context().now_us
+
+    async def claim(at_us: int) -> list[UUID]:
+        found = []
+        for shard in "0123456789abcdef":
+            claimed = await hot.claim(shard=shard, expiring=False, now_us=at_us, count=100, ttl=ttl, token="one")
+            found += [each.saga_id for each in claimed]
+        return found
+
+    first = await claim(now_us)
+    assert len(set(first)) == 40
+    assert await claim(now_us) == []
+    await asyncio.sleep(0.06)
+    assert await claim(now_us) == []
+    assert set(await claim(now_us + 41_000)) == set(first)
+
+
+async def test_evicting_an_old_place_leaves_the_id_in_its_new_saga(shop: Product) -> None:
+    """A save that moved an id to another saga keeps its pointer when a job removes what the old saga had."""
+    hot, before = shop.runtime.hot, saga(1, begun=NOW)[0]
+    after = replace(before, saga_id=uuid4())
+    for at, snapshot in enumerate((before, after)):
+        record = encode(snapshot, saved_us=1000 + at)
+        await hot.save(record.meta, to_value(record, level=1), due_us=None, expires_us=None)
+    await hot.evict([encode(before, saved_us=1000).meta])
+    assert isinstance(await hot.get(after.snapshot_id), bytes)
