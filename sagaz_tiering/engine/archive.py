@@ -46,6 +46,11 @@ MAX_OPEN_PACKS = 2
 """Times the target size: the most that all unfinished packs together hold in memory."""
 
 
+MAX_UPLOADS = 4
+MAX_UPLOAD_BYTES = 40 * 2**20
+"""Packs and bytes that are sealed, uploaded and published at once; a larger pack goes alone."""
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class _Held:
     """What is remembered of a part once its bytes are in the writer."""
@@ -73,8 +78,8 @@ class _OpenPack:
 class Packer:
     """Collects frames by policy and expiry bucket, and publishes each pack that is full or has waited enough.
 
-    One pack is published while the next is filled; a second one that is full waits for it. `async with` waits for
-    what is under way, and raises what went wrong with it.
+    Packs are published while the next one is filled: several small ones at once, or a large one; what is full beyond
+    that waits. `async with` waits for what is under way, and raises what went wrong with it.
     """
 
     def __init__(self, context: JobContext, lease: Lease, tally: Tally) -> None:
@@ -83,18 +88,19 @@ class Packer:
         self._tally = tally
         self._open: dict[tuple[str, str], _OpenPack] = {}
         self._held: set[int] = set()
-        self._publishing: asyncio.Task[None] | None = None
+        self._under_way: dict[asyncio.Task[None], int] = {}
 
     async def __aenter__(self) -> Packer:
         return self
 
     async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         if error is None:
-            await self._published()
-        elif self._publishing is not None:
-            await asyncio.wait((self._publishing,))
-            with suppress(SagazTieringError, asyncio.CancelledError):  # of two errors the first is told
-                self._publishing.result()
+            await self._all_published()
+        elif self._under_way:
+            await asyncio.wait(self._under_way)
+            for task in self._under_way:
+                with suppress(SagazTieringError, asyncio.CancelledError):  # of two errors the first is told
+                    task.result()
 
     def holds(self, snapshot_id: UUID) -> bool:
         """Whether a snapshot waits in a pack of this run (its claim may have run out meanwhile)."""
@@ -118,14 +124,26 @@ class Packer:
             await self._publish_soon(self._open.pop(fullest))
 
     async def _publish_soon(self, pack: _OpenPack) -> None:
-        await self._published()
-        self._publishing = asyncio.create_task(self._publish(pack))
+        """Publish in the background, once there is room for it."""
+        size = pack.writer.size
+        while self._under_way and not self._has_room(size):
+            await self._some_published()
+        self._under_way[asyncio.create_task(self._publish(pack))] = size
 
-    async def _published(self) -> None:
-        """Wait for the pack under way. Raises what went wrong with it."""
-        publishing, self._publishing = self._publishing, None
-        if publishing is not None:
-            await publishing
+    def _has_room(self, size: int) -> bool:
+        return len(self._under_way) < MAX_UPLOADS and sum(self._under_way.values()) + size <= MAX_UPLOAD_BYTES
+
+    async def _some_published(self) -> None:
+        """Wait for one of the packs under way. Raises what went wrong with it."""
+        done, _ = await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            del self._under_way[task]
+        for task in done:
+            task.result()
+
+    async def _all_published(self) -> None:
+        while self._under_way:
+            await self._some_published()
 
     async def finish(self) -> None:
         """Publish what has waited long enough; let the rest wait for company."""
@@ -136,7 +154,7 @@ class Packer:
                 await self._publish_soon(pack)
             else:
                 await self._postpone(pack, deadline_us)
-        await self._published()
+        await self._all_published()
 
     async def _postpone(self, pack: _OpenPack, deadline_us: int) -> None:
         look_again = min(deadline_us, self._context.now_us + micros(pack.policy.linger) // LOOKS_PER_LINGER)

@@ -69,7 +69,7 @@ class Gate:
         with contextlib.suppress(ConnectionError):
             server_reader, server_writer = await asyncio.open_connection(*self._to)
             pumps = [asyncio.create_task(_pump(reader, server_writer))]
-            pumps.append(asyncio.create_task(_pump(server_reader, writer)))
+            pumps.append(asyncio.create_task(self._answers(server_reader, writer)))
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
             finally:
@@ -77,6 +77,10 @@ class Gate:
                 for pump in pumps:
                     pump.cancel()
                 await asyncio.gather(*pumps, return_exceptions=True)
+
+    async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """What the server says, as it comes."""
+        await _pump(reader, writer)
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
