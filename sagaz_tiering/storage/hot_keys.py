@@ -5,7 +5,7 @@ Everything of one saga shares the hash tag `{saga}`, so that on Redis Cluster a 
     PREFIX:{SAGA}:ID        the value (codec.to_value)
     PREFIX:{SAGA}           sorted set: score = created_at in microseconds, member = step_index and id,
                             so that the set's own order is the time-travel order (design G5)
-    PREFIX:id:ID            the pointer: which saga an id belongs to, and its place in the index
+    PREFIX:id:ID            the pointer: which saga an id belongs to, its place in the index, which save it is
     PREFIX:due:{X}          sorted set of sagas by when the age job looks at them next; X = first hex digit of SAGA
     PREFIX:exp:{X}          the same for the expire job
     PREFIX:claim:SAGA       a job works on this saga (with a time to live)
@@ -25,6 +25,7 @@ from sagaz_tiering.snapshot import SnapshotMeta
 
 SHARDS = "0123456789abcdef"
 _STEP_BIAS = 2**31
+_POINTER = struct.Struct(">32sqIqI")
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,8 +78,9 @@ def member_step(raw: bytes) -> int:
 
 
 def pointer(meta: SnapshotMeta) -> bytes:
-    """The pointer's value: saga hex (32), created_us (8), biased step_index (4), saved_us (8)."""
-    return meta.saga_id.hex.encode() + struct.pack(">qIq", meta.created_us, meta.step_index + _STEP_BIAS, meta.saved_us)
+    """The pointer's value: saga hex (32), created_us (8), biased step_index (4), saved_us (8), body crc (4)."""
+    step_index = meta.step_index + _STEP_BIAS
+    return _POINTER.pack(meta.saga_id.hex.encode(), meta.created_us, step_index, meta.saved_us, meta.body_crc)
 
 
 def owner(pointer_value: bytes) -> UUID:

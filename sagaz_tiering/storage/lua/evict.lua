@@ -1,27 +1,31 @@
--- Remove copies that are safe elsewhere or expired: only the very version that is, or an older one.
+-- Remove copies that are safe elsewhere or expired: only the very version that is, or an older one. The pointer tells
+-- the version of the value, since they are only ever written together.
 -- KEYS  1 saga index  2 due index  3 expiry index  4 claim
 -- ARGV  1 key prefix  2 saga hex  3 token of the claim, or ''
 --       4 per snapshot 64 bytes: id hex (32), member (20), saved (8), crc (4)
 -- Returns how many values went, and how many snapshots the saga still has; with none left its claim ends too.
-local gone, members = 0, {}
-local index = ARGV[1] .. ':{' .. ARGV[2] .. '}'
+local gone, dead, members, pointers = 0, {}, {}, {}
+local value_prefix, pointer_prefix = ARGV[1] .. ':{' .. ARGV[2] .. '}:', ARGV[1] .. ':id:'
 for at = 1, #ARGV[4], 64 do
-  local id, saved = string.sub(ARGV[4], at, at + 31), string.sub(ARGV[4], at + 52, at + 59)
-  local key, pointer = index .. ':' .. id, ARGV[1] .. ':id:' .. id
-  local there = redis.call('GETRANGE', key, 8, 43)
-  if there == '' then
+  pointers[#pointers + 1] = pointer_prefix .. string.sub(ARGV[4], at, at + 31)
+end
+for i, pointer in ipairs(redis.call('MGET', unpack(pointers))) do
+  local at = 64 * i - 63
+  local key = value_prefix .. string.sub(ARGV[4], at, at + 31)
+  local ours = pointer and string.sub(pointer, 1, 32) == ARGV[2]
+  local wanted = string.sub(ARGV[4], at + 52, at + 63)
+  local there = ours and string.sub(pointer, 45, 56)
+  if there == wanted or (ours and struct.unpack('>l', there) < struct.unpack('>l', wanted)) then
+    dead[#dead + 1] = key
+    dead[#dead + 1] = pointers[i]
+    gone = gone + 1
     members[#members + 1] = string.sub(ARGV[4], at + 32, at + 51)
-    if redis.call('GETRANGE', pointer, 0, 31) == ARGV[2] then
-      redis.call('DEL', pointer)
-    end
-  else
-    local same = string.sub(there, 1, 8) == saved and string.sub(there, 33, 36) == string.sub(ARGV[4], at + 60, at + 63)
-    if same or struct.unpack('>l', there) < struct.unpack('>l', saved) then
-      redis.call('DEL', key, pointer)
-      gone = gone + 1
-      members[#members + 1] = string.sub(ARGV[4], at + 32, at + 51)
-    end
+  elseif not ours and redis.call('EXISTS', key) == 0 then
+    members[#members + 1] = string.sub(ARGV[4], at + 32, at + 51)
   end
+end
+if #dead > 0 then
+  redis.call('DEL', unpack(dead))
 end
 if #members > 0 then
   redis.call('ZREM', KEYS[1], unpack(members))

@@ -2,22 +2,26 @@
 -- KEYS  1 saga index      ARGV  1 value key prefix  2 at most so many  3 at most so many bytes
 -- Returns how many snapshots the index names, then members and values by turns (a value that is gone is nil), or
 -- nothing after the number if they are too many or too large.
-local function hex(bytes)
-  return (string.gsub(bytes, '.', function(c) return string.format('%02x', string.byte(c)) end))
-end
+local HEX = string.rep('%02x', 16)
+local AT_ONCE = 8
 local count = redis.call('ZCARD', KEYS[1])
-local found = {count}
 if count > tonumber(ARGV[2]) then
-  return found
+  return {count}
 end
-local room = tonumber(ARGV[3])
-for _, member in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  local value = redis.call('GET', ARGV[1] .. hex(string.sub(member, 5)))
-  room = room - (value and #value or 0)
-  if room < 0 then
-    return {count}
+local found, room = {count}, tonumber(ARGV[3])
+local members = redis.call('ZRANGE', KEYS[1], 0, -1)
+for first = 1, #members, AT_ONCE do
+  local keys = {}
+  for i = first, math.min(first + AT_ONCE - 1, #members) do
+    keys[#keys + 1] = ARGV[1] .. string.format(HEX, string.byte(members[i], 5, 20))
   end
-  found[#found + 1] = member
-  found[#found + 1] = value
+  for i, value in ipairs(redis.call('MGET', unpack(keys))) do
+    room = room - (value and #value or 0)
+    if room < 0 then
+      return {count}
+    end
+    found[#found + 1] = members[first + i - 1]
+    found[#found + 1] = value
+  end
 end
 return found

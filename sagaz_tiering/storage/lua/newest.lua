@@ -1,8 +1,10 @@
 -- The newest snapshot of a saga, at or before a time, of a step if one is named.
 -- KEYS  1 saga index      ARGV  1 value key prefix  2 highest score or '+inf'  3 step name  4 '1' if a step is named
 -- Returns the value, nil if there is none, or the id (hex) of an indexed snapshot whose value is gone.
-local function hex(bytes)
-  return (string.gsub(bytes, '.', function(c) return string.format('%02x', string.byte(c)) end))
+local HEX = string.rep('%02x', 16)
+-- The snapshot id in hex that a member of the index ends with.
+local function id_of(member)
+  return string.format(HEX, string.byte(member, 5, 20))
 end
 -- Whether a value is of that step; one too short to tell counts, so that the reader sees that it is damaged.
 local function is_of_step(value, name)
@@ -24,7 +26,7 @@ while true do
     return false
   end
   for _, member in ipairs(members) do
-    local id = hex(string.sub(member, 5))
+    local id = id_of(member)
     local value = redis.call('GET', ARGV[1] .. id)
     if not value then
       return {id}

@@ -1,7 +1,7 @@
 -- Store one snapshot, its place in the saga's index, its pointer and its turns, or nothing at all.
 -- KEYS  1 value  2 saga index  3 pointer  4 due index  5 expiry index
 -- ARGV  1 value  2 score (created, us)  3 member (step_index + id)  4 pointer (saga hex, created, member's step,
---       saved)  5 saved (us)  6 saga hex  7 due (us or '')  8 expires (us or '')  9 key prefix  10 id hex
+--       saved, crc)  5 saved (us)  6 saga hex  7 due (us or '')  8 expires (us or '')  9 key prefix  10 id hex
 -- Returns 1, or 0 if a newer save of the same snapshot is there already.
 local old = redis.call('GET', KEYS[3])
 if old and old ~= ARGV[4] then
