@@ -4,7 +4,8 @@
 
 Each round fills Redis anew for each contender. The limit: MGET, regroup by saga, frames with a dictionary on two
 threads, a file that is flushed to the disk, COPY, compare-and-delete; no claims, no reading back, no order of writes
-that survives a crash. The peer is what sagaz's documentation shows: read a snapshot from one of its storages, save it in another.
+that survives a crash. The peer is what sagaz's documentation shows: read a snapshot from one of its storages, save it
+in another.
 """
 
 from __future__ import annotations
@@ -77,7 +78,7 @@ class Backlogs:
 
 async def age_time(backlogs: Backlogs, settings: Path) -> float:
     """Snapshots a second of `sagaz-tiering job age --once`, a process of its own."""
-    runtime, saver = backlogs.runtime, backlogs.runtime.storage()._saver  # noqa: SLF001  # with values made before
+    runtime, saver = backlogs.runtime, backlogs.runtime.storage()._saver  # with values made before
     taken = backlogs.take()
     for start in range(0, len(taken), AT_ONCE):
         now_us = runtime.job_context().now_us

@@ -11,6 +11,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from pydantic.fields import FieldInfo
@@ -26,6 +27,16 @@ CONFIG_VARIABLE = "SAGAZ_TIERING_CONFIG"
 
 _KUBERNETES = re.compile(r"SAGAZ_TIERING_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
 """What Kubernetes sets in every pod beside a service named sagaz-tiering."""
+
+
+@contextmanager
+def without_settings() -> Iterator[None]:
+    """Settings in the environment win over a file, and could point a trial run at real servers: hide them."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.upper().startswith(PREFIX)}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
 
 
 def overrides(environment: Mapping[str, str], sections: Sequence[str]) -> dict[str, Any]:

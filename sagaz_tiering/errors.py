@@ -30,7 +30,8 @@
         ├── ObjectNotFound
         ├── ObjectArchived              readable only after a restore
         ├── ObjectExists                a conditional write found the key taken
-        ├── BucketUnusable              no such bucket, or no permission
+        ├── BucketUnusable              no such bucket, or wrong credentials
+        │   └── AccessRefused           no permission for what was asked
         └── InvalidKey                  a key that escapes the prefix or cannot be stored
 
 `exit_code` is what the CLI exits with (docs: `sagaz-tiering --help`); `permanent` tells a job whether a
@@ -283,6 +284,10 @@ class BucketUnusable(ObjectStoreError):
     """The bucket does not exist or refuses us."""
 
     exit_code = 2
+
+
+class AccessRefused(BucketUnusable):
+    """The bucket or directory is there, but we have no permission for what was asked."""
 
 
 class InvalidKey(ObjectStoreError):

@@ -21,6 +21,7 @@ from sagaz_tiering.settings_sections import (
     BudgetSettings,
     CatalogSettings,
     DaemonSettings,
+    DictionarySettings,
     EmbeddedSettings,
     EncryptionSettings,
     JobSettings,
@@ -49,6 +50,7 @@ __all__ = [
     "Checksums",
     "ColdTier",
     "DaemonSettings",
+    "DictionarySettings",
     "DurableTier",
     "EmbeddedSettings",
     "Encryption",
@@ -94,6 +96,8 @@ class TieringConfig(BaseSettings):
     """What is refused."""
     jobs: JobSettings = JobSettings()
     """How jobs work."""
+    dictionaries: DictionarySettings = DictionarySettings()
+    """Compression dictionaries."""
     budget: BudgetSettings = BudgetSettings()
     """What the jobs may spend."""
     restore: RestoreSettings = RestoreSettings()

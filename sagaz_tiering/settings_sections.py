@@ -22,6 +22,7 @@ DEFAULT_COMPACT_EVERY = timedelta(hours=6)
 DEFAULT_SCRUB_EVERY = timedelta(days=1)
 DEFAULT_RESTORE_EVERY = timedelta(minutes=1)
 DEFAULT_COLLECT_EVERY = timedelta(hours=6)
+DEFAULT_TRAIN_EVERY = timedelta(hours=6)
 JITTER_SHARE = 10
 DEFAULT_MAX_SNAPSHOT = 32 * 2**20
 DEFAULT_LEASE_TTL = timedelta(seconds=60)
@@ -39,6 +40,11 @@ DEFAULT_SCRUB_BYTES = 10 * 2**30
 DEFAULT_EXPIRE_MAX_SHARE = 0.5
 DEFAULT_EXPIRE_FREE_COUNT = 1000
 DEFAULT_RESTORE_DAYS = 7
+DEFAULT_DICTIONARY_SIZE = 64 * 2**10
+DEFAULT_DICTIONARY_SAMPLE = 4 * 2**20
+DEFAULT_DICTIONARY_MIN_SAGAS = 50
+MIN_DICTIONARY_SAGAS = 20
+MAX_DICTIONARY_SIZE = 2**20
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 9464
 DEFAULT_SHUTDOWN_GRACE = timedelta(seconds=60)
@@ -139,6 +145,13 @@ class CollectTimes(JobTimes):
     """Time between two starts."""
 
 
+class TrainTimes(JobTimes):
+    """When the job `train` runs."""
+
+    every: Duration = DEFAULT_TRAIN_EVERY
+    """Time between two starts."""
+
+
 class Schedule(StrictModel):
     """When the daemon runs its jobs."""
 
@@ -156,6 +169,8 @@ class Schedule(StrictModel):
     """Compares the catalog with the bucket, and looks into packs."""
     collect: CollectTimes = CollectTimes()
     """Removes objects that no catalog row knows."""
+    train: TrainTimes = TrainTimes()
+    """Trains compression dictionaries where they pay."""
 
 
 class LimitSettings(StrictModel):
@@ -204,6 +219,19 @@ class JobSettings(StrictModel):
             text = f"shorter than upload_deadline, {deadline}: packs still being written would be removed; raise it"
             raise refusal("jobs", [(("collect_min_age",), text)])
         return self
+
+
+class DictionarySettings(StrictModel):
+    """Compression dictionaries: text that the sagas of one name share, so that none of them repeats it."""
+
+    enabled: bool = True
+    """Train them, and compress new values and frames with them; what was, stays readable whatever this is."""
+    size: Annotated[ByteSize, Field(le=MAX_DICTIONARY_SIZE)] = DEFAULT_DICTIONARY_SIZE
+    """Largest dictionary; one of half the size is tried too."""
+    sample: ByteSize = DEFAULT_DICTIONARY_SAMPLE
+    """Most bytes, uncompressed, that one is trained from."""
+    min_sagas: Annotated[int, Field(ge=MIN_DICTIONARY_SAGAS)] = DEFAULT_DICTIONARY_MIN_SAGAS
+    """Names with fewer sagas in Redis and PostgreSQL get none."""
 
 
 class BudgetSettings(StrictModel):

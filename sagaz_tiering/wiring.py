@@ -17,6 +17,7 @@ from sagaz_tiering.clock import Clock, SystemClock
 from sagaz_tiering.config_file import load_config
 from sagaz_tiering.db.database import STATEMENT_CACHE_SIZE, Database, DatabaseOptions
 from sagaz_tiering.db.migrations import check_schema, migrate
+from sagaz_tiering.dictionaries.shelf import Dictionaries
 from sagaz_tiering.embedded.servers import EmbeddedServers, Endpoints, endpoints_of_running
 from sagaz_tiering.engine import JobContext, JobOptions, run_job
 from sagaz_tiering.engine.notify import Notify
@@ -29,10 +30,12 @@ from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.objects.local import LocalObjectStore
 from sagaz_tiering.objects.s3 import S3ObjectStore
 from sagaz_tiering.objects.s3_options import S3Options
+from sagaz_tiering.pack.dictionary_objects import BucketDictionaries
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.prices import PriceList
 from sagaz_tiering.settings import TieringConfig
 from sagaz_tiering.storage.hot import HotOptions, HotTier
+from sagaz_tiering.storage.hot_dictionaries import HotDictionaries
 from sagaz_tiering.tiered.storage import TieredSnapshotStorage, Tiers
 from sagaz_tiering.urls import EMBEDDED, SecretUrl, bucket_and_prefix, file_path, redacted
 
@@ -60,12 +63,14 @@ class Runtime:
         self.hot = hot
         self.objects = objects
         self.keys = Keyring(self.catalog.saga_keys, masters)
+        self.dictionaries = _dictionaries(config, hot, self.catalog, objects)
         self.prices = PriceList.load(config.tiers.cold.region)
         self._jobs = JobContext(
             hot=hot,
             catalog=self.catalog,
             objects=objects,
             keys=self.keys,
+            dictionaries=self.dictionaries,
             policies=self.policies,
             clock=clock,
             prices=self.prices,
@@ -78,6 +83,7 @@ class Runtime:
                 catalog=self.catalog,
                 objects=objects,
                 keys=self.keys,
+                dictionaries=self.dictionaries,
                 policies=self.policies,
                 prices=self.prices,
                 clock=clock,
@@ -109,6 +115,7 @@ class Runtime:
         self.policies = PolicySet(config.policies)
         self._jobs.policies = self.policies
         self._jobs.options = _job_options(config)
+        self.dictionaries.enabled = config.dictionaries.enabled
         self._storage.adopt(self.policies)
 
     async def _expire(self) -> int:
@@ -133,7 +140,9 @@ async def open_runtime(config: TieringConfig, *, clock: Clock | None = None) -> 
             await migrate(db)
         masters = _master_keys(config)
         stack.push_async_callback(masters.close)
-        yield Runtime(config=config, clock=clock, db=db, hot=hot, objects=objects, masters=masters)
+        runtime = Runtime(config=config, clock=clock, db=db, hot=hot, objects=objects, masters=masters)
+        stack.push_async_callback(runtime.dictionaries.close)
+        yield runtime
 
 
 @asynccontextmanager
@@ -142,6 +151,45 @@ async def open_database(config: TieringConfig) -> AsyncIterator[Database]:
     async with AsyncExitStack() as stack:
         endpoints = await _endpoints(config, stack)
         yield await stack.enter_async_context(Database(_database_options(config, endpoints)))
+
+
+class Parts:
+    """What a configuration names, each part opened by itself: one that cannot be opened stops no other."""
+
+    def __init__(self, config: TieringConfig, endpoints: Endpoints | None, clock: Clock) -> None:
+        self.config = config
+        self.clock = clock
+        self._endpoints = endpoints
+
+    def database(self) -> Database:
+        """The catalog's database, not open yet."""
+        return Database(_database_options(self.config, self._endpoints))
+
+    def hot_options(self) -> HotOptions:
+        """Where Redis is, and how it is used."""
+        return _hot_options(self.config, self._endpoints)
+
+    @asynccontextmanager
+    async def objects(self) -> AsyncIterator[ObjectStore]:
+        """The object store, open."""
+        async with AsyncExitStack() as stack:
+            yield await _objects(self.config, self._endpoints, self.clock, stack)
+
+    def master_keys(self) -> MasterKeys:
+        """The master keys; whoever asks closes them."""
+        return _master_keys(self.config)
+
+
+@asynccontextmanager
+async def open_parts(config: TieringConfig, *, clock: Clock | None = None) -> AsyncIterator[Parts]:
+    """The parts of `config` one by one; embedded servers run meanwhile, as with `open_runtime`."""
+    async with AsyncExitStack() as stack:
+        endpoints = await _endpoints(config, stack)
+        parts = Parts(config, endpoints, clock or SystemClock())
+        if endpoints is not None and config.catalog.url.is_embedded:
+            async with parts.database() as db:
+                await migrate(db)
+        yield parts
 
 
 def read_config(config: str | Path | TieringConfig) -> TieringConfig:
@@ -242,6 +290,16 @@ def _master_keys(config: TieringConfig) -> MasterKeys:
     return Several(list(found)[-1], found)
 
 
+def _dictionaries(config: TieringConfig, hot: HotTier, catalog: Catalog, objects: ObjectStore) -> Dictionaries:
+    """Asked in this order: the nearest place first."""
+    in_redis = HotDictionaries(hot)
+    return Dictionaries(
+        sources=(in_redis, catalog.dictionaries, BucketDictionaries(objects)),
+        registers=(in_redis, catalog.dictionaries),
+        enabled=config.dictionaries.enabled,
+    )
+
+
 def _resolve(given: SecretUrl | str, embedded: str | None, where: str) -> str:
     url = given.get_secret_value() if isinstance(given, SecretUrl) else given
     if url != EMBEDDED:
@@ -278,4 +336,8 @@ def _job_options(config: TieringConfig) -> JobOptions:
         pack_target=pack.target,
         max_frame=pack.max_frame,
         level=pack.level,
+        hot_level=config.tiers.hot.compression_level,
+        dictionary_size=config.dictionaries.size,
+        dictionary_sample=config.dictionaries.sample,
+        dictionary_min_sagas=config.dictionaries.min_sagas,
     )

@@ -32,11 +32,15 @@ SLOW = frozenset(
         "test_embedded.py",
         "test_storage_outages.py",
         "test_compaction.py",
+        "test_dictionaries.py",
         "test_storage_concurrency.py",
         "test_plan.py",
         "test_redis_cluster.py",
         "test_demo.py",
         "test_years.py",
+        "test_doctor.py",
+        "test_catalog_verify.py",
+        "test_torture.py",
     }
 )
 """Files that `make test` leaves to `make check`, so that it takes less than three minutes."""

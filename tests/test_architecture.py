@@ -12,7 +12,8 @@ PACKAGE = Path(__file__).parent.parent / "sagaz_tiering"
 # Top down. A module imports only from lines below its own; names on one line never import each other.
 LAYERS = (
     ("cli",),
-    ("demo", "daemon", "replaying"),
+    ("torture",),
+    ("demo", "daemon", "replaying", "doctor"),
     ("opener",),
     ("wiring",),
     ("engine", "tiered", "transfer", "from_sagaz"),
@@ -24,7 +25,7 @@ LAYERS = (
     ("settings_sections",),
     ("embedded", "db", "objects", "codec", "master_keys"),
     ("settings_tiers", "yaml_source"),
-    ("planning",),
+    ("planning", "dictionaries"),
     ("policy", "policy_checks", "prices", "typed_json", "zstd", "aead"),
     ("policy_model",),
     ("patterns", "units", "urls", "environment"),

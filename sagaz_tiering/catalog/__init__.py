@@ -8,6 +8,7 @@ from __future__ import annotations
 from uuid import UUID
 
 from sagaz_tiering.catalog.compaction import Compaction
+from sagaz_tiering.catalog.dictionaries import CatalogDictionaries
 from sagaz_tiering.catalog.durable import DurableCopies
 from sagaz_tiering.catalog.erasures import Erasures
 from sagaz_tiering.catalog.history import History
@@ -35,6 +36,7 @@ class Catalog:
     def __init__(self, db: Database) -> None:
         self.db = db
         self.compaction = Compaction(db)
+        self.dictionaries = CatalogDictionaries(db)
         self.durable = DurableCopies(db)
         self.erasures = Erasures(db)
         self.history = History(db)

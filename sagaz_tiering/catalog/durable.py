@@ -8,7 +8,8 @@ first spill of an outage is acknowledged only after every reader's knowledge of 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -17,15 +18,20 @@ from uuid import UUID
 from sagaz_tiering.catalog.group_commit import GroupCommit
 from sagaz_tiering.catalog.holds import Holds, hold_still
 from sagaz_tiering.catalog.leases import Lease, fence
-from sagaz_tiering.clock import from_micros
+from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.db.database import Database, affected
 from sagaz_tiering.db.queries import load
-from sagaz_tiering.db.text import to_column
+from sagaz_tiering.db.text import from_column, to_column
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load("durable")
 _SPILLED = 12
 """Where a row to put says whether Redis lacks it."""
+
+MOST_DUE = 100_000
+"""So many due rows are counted for `status`."""
+_EXACT_PAGES = 1_000
+"""A table of so many pages is counted row by row in a few milliseconds."""
 
 SPILL_NOTICE = timedelta(seconds=1)
 """How long a reader may rely on having seen that nothing is spilled."""
@@ -53,12 +59,10 @@ class DueRow:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExpiredRow:
-    """A durable row whose noted expiry has passed: `head` is enough for the meta."""
+    """A durable row whose noted expiry has passed."""
 
-    snapshot_id: UUID
-    saved_at: datetime
+    meta: SnapshotMeta
     expires_at: datetime
-    head: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,17 +162,28 @@ class DurableCopies:
     async def expired(self, now: datetime, after: tuple[datetime, UUID], limit: int) -> list[ExpiredRow]:
         """Rows whose noted expiry has passed, after a position."""
         rows = await self._db.fetch(_SQL["expired"], now, *after, limit)
-        return [ExpiredRow(**dict(row)) for row in rows]
+        return [ExpiredRow(meta=_meta(row), expires_at=row["expires_at"]) for row in rows]
 
-    async def delete_unheld(self, metas: Sequence[SnapshotMeta], lease: Lease) -> int:
-        """Remove exactly these saves, but no held one; how many went."""
+    async def count_expired(self, now: datetime) -> int:
+        """How many rows' noted expiry has passed."""
+        return int(await self._db.fetchval(_SQL["count_expired"], now))
+
+    @asynccontextmanager
+    async def deleting_unheld(
+        self, metas: Sequence[SnapshotMeta], lease: Lease
+    ) -> AsyncIterator[tuple[int, set[UUID]]]:
+        """Remove exactly these saves, but no held one; yields how many rows went, and the held ids.
+
+        The caller removes the same saves from Redis in the block, so that a hold is placed before all of it or
+        after. Raises LeaseLost; after any error nothing was removed here.
+        """
         async with self._db.transaction() as conn:
             await fence(conn, lease)
             await hold_still(conn)
             held = await self._holds.covering(metas, conn)
             gone = [meta for meta in metas if meta.snapshot_id not in held]
             ids, saves = [meta.snapshot_id for meta in gone], [from_micros(meta.saved_us) for meta in gone]
-            return affected(await conn.execute(_SQL["delete_versions"], ids, saves))
+            yield affected(await conn.execute(_SQL["delete_versions"], ids, saves)), held
 
     async def reset_due(self, after: UUID, limit: int) -> UUID | None:
         """Make a batch of rows (by id) due for another look; the last id, or None at the end."""
@@ -179,3 +194,28 @@ class DurableCopies:
         """`snapshots`, `bytes`, `spilled`, `due`."""
         row = await self._db.fetchrow(_SQL["totals"], now)
         return {} if row is None else dict(row)
+
+    async def estimate(self, now: datetime) -> dict[str, int | bool]:
+        """`totals` for looking at, however many rows there are.
+
+        Where that are many, `estimated` is true: then `snapshots` is by PostgreSQL's statistics and `bytes` what the
+        table takes; `due` says MOST_DUE for anything above it.
+        """
+        row = await self._db.fetchrow(_SQL["estimate"], now, _EXACT_PAGES, MOST_DUE)
+        return {} if row is None else dict(row)
+
+
+def _meta(row: Any) -> SnapshotMeta:
+    retention = row["retention_until"]
+    return SnapshotMeta(
+        snapshot_id=row["snapshot_id"],
+        saga_id=row["saga_id"],
+        saga_name=from_column(row["saga_name"]),
+        step_name=from_column(row["step_name"]),
+        step_index=row["step_index"],
+        status=from_column(row["status"]),
+        created_us=to_micros(row["created_at"]),
+        saved_us=to_micros(row["saved_at"]),
+        retention_us=None if retention is None else to_micros(retention),
+        body_crc=row["body_crc"],
+    )

@@ -73,6 +73,10 @@ class SagaKeys:
             keyless_frames=frames["keyless"],
         )
 
+    async def one_of_each_master(self) -> list[WrappedKey]:
+        """A key under each master key, to see whether that still opens what it wrapped."""
+        return [_wrapped(row) for row in await self._db.fetch(_SQL["one_of_each_master"])]
+
     async def under_others(self, master_id: str, after: UUID, limit: int) -> list[WrappedKey]:
         """The next keys behind `after` that another master key wraps."""
         query = _SQL["under_others"]

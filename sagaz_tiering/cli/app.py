@@ -12,6 +12,7 @@ import typer
 from sagaz_tiering.cli import (
     catalogs,
     demos,
+    doctors,
     erasures,
     holds,
     jobs,
@@ -24,6 +25,7 @@ from sagaz_tiering.cli import (
     running,
     snapshots,
     status,
+    tortures,
     transfers,
 )
 from sagaz_tiering.cli.failures import UsageError, report
@@ -54,7 +56,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (running, demos, jobs, plans, status, snapshots, holds, transfers, restores, erasures):
+for module in (running, demos, doctors, tortures, jobs, plans, status, snapshots, holds, transfers, restores, erasures):
     module.register(app)
 for group in (policies.group, catalogs.group, replays.group, quarantines.group, keys.group):
     app.add_typer(group)

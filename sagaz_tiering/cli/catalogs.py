@@ -1,8 +1,8 @@
-"""`catalog migrate` and `catalog rebuild`: the tables, and what is in them when all else is gone."""
+"""`catalog migrate`, `rebuild` and `verify`: the tables, and whether what is in them is true."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,6 +10,9 @@ from sagaz_tiering.cli.jobs import progress
 from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, locate_config
 from sagaz_tiering.cli.session import execute, opened
 from sagaz_tiering.terminal import print_json, safe, show_bytes, show_usd
+
+if TYPE_CHECKING:
+    from sagaz_tiering.engine.verify import Verdict
 
 group = typer.Typer(name="catalog", help="The catalog in PostgreSQL.", rich_markup_mode=None)
 
@@ -94,3 +97,65 @@ def rebuild(
         return 1 if tally.counts["unreadable"] else 0
 
     execute(work, as_json=as_json, debug=debug)
+
+
+@group.command("verify")
+def verify(
+    sample: Annotated[
+        int | None,
+        typer.Option("--sample", metavar="N", min=1, help="Ask the bucket for N packs by chance; default: list all."),
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Check the catalog against itself and the bucket; changes nothing. Exit code 6 if anything is wrong."""
+
+    async def work() -> int:
+        from sagaz_tiering.db.migrations import check_schema
+        from sagaz_tiering.engine.verify import verify
+        from sagaz_tiering.errors import CorruptData
+
+        async with opened(config) as runtime:
+            await check_schema(runtime.db)
+            with progress("verify") as show:
+                verdict = await verify(runtime.job_context(), sample=sample, progress=show)
+        if as_json:
+            print_json({**verdict.to_dict(), "sample": sample})
+        else:
+            _print(verdict)
+        return 0 if verdict.clean else CorruptData.exit_code
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+def _print(verdict: Verdict) -> None:
+    counts = {kind: count for kind, count in verdict.counts.items() if kind != "bytes"}
+    print(f"looked at {', '.join(f'{count:,} {kind}' for kind, count in counts.items())}")
+    for kind, count in verdict.leftovers.items():
+        print(f"left over, no fault: {count:,} {kind.replace('_', ' ')}")
+    for each in verdict.findings:
+        print(f"{each.what.replace('_', ' ')}: {safe(each.item, limit=1000)}: {safe(each.detail, limit=1000)}")
+    for what, count in verdict.found.items():
+        print(f"{count:,} × {what.replace('_', ' ')}: {_ADVICE[what]}")
+    print("clean" if verdict.clean else "NOT clean")
+
+
+_SCRUB = "sagaz-tiering job scrub --once repairs what can be repaired, and names what it cannot"
+_REBUILD = "the bucket knows it: sagaz-tiering catalog rebuild into a new database"
+_ADVICE = {
+    "missing": _SCRUB,
+    "truncated": _SCRUB,
+    "altered": _SCRUB,
+    "class": _SCRUB,
+    "frame_outside": _SCRUB,
+    "footer_missing": "restore the pack, then write footers/ID.footer anew; until then a rebuild has to thaw it",
+    "unknown": "sagaz-tiering catalog rebuild reads it in",
+    "live_count": _REBUILD,
+    "no_rows": _REBUILD,
+    "dead_pack": _REBUILD,
+    "misplaced": _REBUILD,
+    "next_expiry": "its snapshots are hidden in time, but their bytes stay: " + _REBUILD,
+    "key_missing": "sagaz-tiering keys import FILE",
+    "dangling": "sagaz-tiering cancel-restore ID; an erasure without its pack is complete",
+}

@@ -102,7 +102,7 @@ async def _catalog(runtime: Runtime, now: datetime) -> dict[str, Any]:
 
     await check_schema(runtime.db)
     catalog = runtime.catalog
-    durable = await catalog.durable.totals(now)
+    durable = await catalog.durable.estimate(now)
     packs = [
         {
             "storage_class": total.storage_class.value,
@@ -136,6 +136,7 @@ async def _catalog(runtime: Runtime, now: datetime) -> dict[str, Any]:
         "packs": packs,
         "jobs": runs,
         "leases": leases,
+        "dictionaries": [each.to_dict() for each in await catalog.dictionaries.list_current()],
         "spending": await _spending(runtime, now),
     }
 
@@ -166,6 +167,9 @@ def _print(document: dict[str, Any], now: datetime) -> None:
         console.print(make_table(("job", "last run", "result"), rows))
     for held in document.get("leases", ()):
         console.print(f"lease {safe(held['name'])} is held by {safe(held['owner'])} (epoch {held['epoch']})")
+    for each in document.get("dictionaries", ()):
+        name, size = safe(each["saga_name"]), show_bytes(each["bytes"])
+        console.print(f"dictionary of {name}: {size}, trained from {each['sagas']} sagas, saves {each['saves']:.0%}")
     if "spending" in document:
         console.print(_spent(document["spending"]))
     policies = document["policies"]
@@ -195,7 +199,7 @@ def _tiers(document: dict[str, Any]) -> list[tuple[object, ...]]:
             notes += f"; memory {show_bytes(hot['used_memory'])}, {hot.get('maxmemory_policy', '')}"
         rows.append(("hot (Redis)", hot.get("snapshots"), None, memory, None, notes))
     if durable:
-        notes = f"{durable['due']:,} due, {durable['spilled']:,} not in Redis"
+        notes = f"{durable['due']:,} due, {durable['spilled']:,} not in Redis{', estimated' * durable['estimated']}"
         size = show_bytes(durable["bytes"])
         rows.append(("durable (PostgreSQL)", durable["snapshots"], None, size, None, notes))
     for pack in document.get("packs", ()):

@@ -13,7 +13,7 @@ from sagaz_tiering.clock import Clock
 from sagaz_tiering.config_file import load_config
 from sagaz_tiering.db.migrations import migrate
 from sagaz_tiering.embedded import EmbeddedServers
-from sagaz_tiering.environment import PREFIX
+from sagaz_tiering.environment import without_settings
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.wiring import Runtime, open_runtime
 
@@ -72,7 +72,7 @@ async def demo_runtime(keep: Path | None, clock: Clock) -> AsyncIterator[Runtime
 
     Raises ConfigError for a `keep` that is not an empty folder, and what the servers' start raises.
     """
-    with _folder(keep) as folder, _without_settings_from_outside():
+    with _folder(keep) as folder, without_settings():
         async with EmbeddedServers.start(
             folder / "servers", s3=keep is None, durable=keep is not None, bucket=None if keep else BUCKET
         ) as servers:
@@ -129,13 +129,3 @@ def _folder(keep: Path | None) -> Iterator[Path]:
     if occupied:
         raise ConfigError(f"{keep} is not empty", hint="give --keep a new or empty folder")
     yield keep.resolve()
-
-
-@contextmanager
-def _without_settings_from_outside() -> Iterator[None]:
-    """Settings in the environment win over the file, and could point the demonstration at real servers."""
-    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.upper().startswith(PREFIX)}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)

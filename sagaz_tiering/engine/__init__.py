@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from sagaz_tiering.catalog.leases import Lease
-from sagaz_tiering.engine import age, collect, compact, expire, restore, scrub, transition
+from sagaz_tiering.engine import age, collect, compact, expire, restore, scrub, train, transition
 from sagaz_tiering.engine.job import JobContext, JobOptions, JobReport, Tally
 from sagaz_tiering.engine.ownership import claim_prefix
 from sagaz_tiering.errors import BudgetSpent, CatalogUnavailable, ConfigError, SagazTieringError
@@ -75,6 +75,12 @@ JOBS: Mapping[str, Job] = MappingProxyType(
                 run=collect.run,
                 preview=collect.preview,
             ),
+            Job(
+                name="train",
+                summary="train compression dictionaries for saga names where they pay",
+                run=train.run,
+                preview=train.preview,
+            ),
         )
     }
 )
@@ -104,6 +110,7 @@ async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> J
 async def _run_leased(job: Job, context: JobContext, tally: Tally) -> bool:
     """Run under the first free lease of the job; False if all are held."""
     await claim_prefix(context)
+    await context.dictionaries.freshen()
     for slot in range(job.slots):
         lease_name = job.name if job.slots == 1 else f"{job.name}/{slot}"
         async with context.catalog.leases.hold(lease_name, context.owner, context.options.lease_ttl) as lease:

@@ -4,19 +4,23 @@ Readers stop seeing a snapshot at the instant itself; this job removes rows and 
 dates come from other policies are dated anew; a run that would remove too large a share stops there; then hot
 copies, durable rows and places in packs go (only those that today's policies call expired and no hold keeps), then
 packs without a live snapshot retire, and after their grace the bytes are deleted. Each step can be repeated.
+
+All of it goes by the batch: many sagas are looked at in one trip, what expired of them is asked for holds and goes in
+one transaction, and the object store is asked once for many dead packs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import asyncio
+from collections.abc import AsyncIterator, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 import structlog
 
-from sagaz_tiering.catalog.durable import ExpiredRow, Postponement
+from sagaz_tiering.catalog.durable import Postponement
 from sagaz_tiering.catalog.leases import Lease
-from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.catalog.packs import Pack, PackLife
 from sagaz_tiering.codec import read_meta
 from sagaz_tiering.engine.breaker import refuse_mass_delete
 from sagaz_tiering.engine.job import JobContext, Tally
@@ -28,19 +32,24 @@ from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.pack.reader import footer_key
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.storage.hot import FIRST_HEADERS
 from sagaz_tiering.storage.hot_keys import SHARDS
-from sagaz_tiering.storage.hot_values import Header
+from sagaz_tiering.storage.hot_values import ClaimedSaga, Header
 from sagaz_tiering.units import micros
 
 _log = structlog.get_logger(__name__)
-_PAGE = 100
-_ROWS = 10_000
+_PACKS = 100
+_DURABLE_ROWS = 2_000
+_PLACES = 10_000
+_BATCHES_AT_ONCE = 2
+_HOT_AT_ONCE = 2_000
+"""Snapshots that go in one transaction, which a hold that is placed meanwhile waits for."""
 _HELD_US = micros(timedelta(hours=1))
 """After so long a saga with held or unreadable snapshots is looked at again."""
 _BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
-def plan(headers: list[Header], policies: PolicySet, now_us: int) -> tuple[list[SnapshotMeta], list[SnapshotMeta]]:
+def plan(headers: Sequence[Header], policies: PolicySet, now_us: int) -> tuple[list[SnapshotMeta], list[SnapshotMeta]]:
     """(expired, alive) of a saga's hot snapshots. Pure; what cannot be read is left to `age`, which reports it."""
     expired: list[SnapshotMeta] = []
     alive: list[SnapshotMeta] = []
@@ -57,22 +66,31 @@ def plan(headers: list[Header], policies: PolicySet, now_us: int) -> tuple[list[
 
 async def preview(context: JobContext, tally: Tally) -> None:
     """Count what a run would remove now, and what legal holds keep."""
-    for shard in SHARDS:
-        async for saga_id in context.hot.due_sagas(shard, expiring=True, now_us=context.now_us):
-            async for headers in context.hot.headers(saga_id):
-                await _count(context, "hot", plan(headers, context.policies, context.now_us)[0], tally)
+    async for saga_ids in _due_sagas(context):
+        expired: list[SnapshotMeta] = []
+        async for _, headers in _headers(context, saga_ids):
+            expired += plan(headers, context.policies, context.now_us)[0]
+        await _count(context, "hot", expired, tally)
     after = _BEGINNING
-    while rows := await context.catalog.durable.expired(context.now, after, _PAGE):
-        metas = [meta for row in rows if (meta := _readable(row)) is not None]
-        expired = [meta for meta in metas if context.policies.decide(meta, context.now_us).expired]
+    while rows := await context.catalog.durable.expired(context.now, after, _DURABLE_ROWS):
+        expired = [row.meta for row in rows if context.policies.decide(row.meta, context.now_us).expired]
         await _count(context, "durable", expired, tally)
-        after = (rows[-1].expires_at, rows[-1].snapshot_id)
-    last = 0
-    while packs := await context.catalog.packs.expiring(context.now, retention_revision(context.policies), last, _PAGE):
+        after = (rows[-1].expires_at, rows[-1].meta.snapshot_id)
+    last, revision = 0, retention_revision(context.policies)
+    while packs := await context.catalog.packs.expiring(context.now, revision, last, _PACKS):
         for pack in packs:
             tally.add("archived", await context.catalog.packs.count_expired(pack.pack_id, context.now))
         last = packs[-1].pack_id
-    tally.add("packs_deleted", len(await context.catalog.packs.deletable(context.now, 0, _ROWS)))
+    tally.add("packs_deleted", len(await context.catalog.packs.deletable(context.now, 0, _PLACES)))
+
+
+async def most(context: JobContext, tally: Tally) -> None:
+    """Count what may have expired by the notes of earlier runs, without looking at it: never less than `preview`."""
+    catalog, revision = context.catalog, retention_revision(context.policies)
+    for shard in SHARDS:
+        tally.add("hot", await context.hot.snapshots_of_due(shard, expiring=True, now_us=context.now_us))
+    tally.add("durable", await catalog.durable.count_expired(context.now))
+    tally.add("archived", await catalog.packs.most_expired(context.now, revision))
 
 
 async def _count(context: JobContext, kind: str, expired: Sequence[SnapshotMeta], tally: Tally) -> None:
@@ -86,79 +104,155 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     await put_policies_in_force(context)
     await publish_journal(context)
     await redate_packs(context, lease, tally)
-    await refuse_mass_delete(context, preview)
+    await refuse_mass_delete(context, most, preview)
     await _expire_hot(context, lease, tally)
     await _expire_durable(context, lease, tally)
     await _expire_archived(context, lease, tally)
     await _delete_retired(context, lease, tally)
 
 
+async def _due_sagas(context: JobContext) -> AsyncIterator[list[UUID]]:
+    """Sagas in which something may have expired, a batch at a time, without claiming them."""
+    for shard in SHARDS:
+        batch: list[UUID] = []
+        async for saga_id in context.hot.due_sagas(shard, expiring=True, now_us=context.now_us):
+            batch.append(saga_id)
+            if len(batch) == context.options.batch_sagas:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+async def _headers(context: JobContext, saga_ids: Sequence[UUID]) -> AsyncIterator[tuple[int, list[Header]]]:
+    """Pages of headers of these sagas, each with the position of its saga; one trip for all that are small."""
+    for position, page in enumerate(await context.hot.first_headers(saga_ids)):
+        if len(page) < FIRST_HEADERS:
+            yield position, page
+            continue
+        async for headers in context.hot.headers(saga_ids[position]):
+            yield position, headers
+
+
 async def _expire_hot(context: JobContext, lease: Lease, tally: Tally) -> None:
-    async for claimed in claims(context, expiring=True):
-        turns = [Turn(saga) for saga in claimed]
-        try:
-            for turn in turns:
-                await _expire_saga(context, lease, turn, tally)
-            await settle(context, turns)
-        finally:
-            await give_back(context, [turn for turn in turns if not turn.read])
+    """The expired hot copies of all sagas, and the durable rows of the same saves with them.
+
+    Two batches are under way at a time, so that Redis works on one while this process reads the other.
+    """
+    batches, one_at_a_time = claims(context, expiring=True), asyncio.Lock()
+
+    async def work() -> None:
+        while True:
+            async with one_at_a_time:
+                claimed = await anext(batches, None)
+            if claimed is None:
+                return
+            await _expire_batch(context, lease, claimed, tally)
+
+    workers = [asyncio.create_task(work()) for _ in range(_BATCHES_AT_ONCE)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
 
 
-async def _expire_saga(context: JobContext, lease: Lease, turn: Turn, tally: Tally) -> None:
-    """The expired hot copies of a saga, and the durable rows of the same saves with them."""
-    expired: list[SnapshotMeta] = []
-    async for headers in context.hot.headers(turn.claimed.saga_id):
+async def _expire_batch(context: JobContext, lease: Lease, claimed: Sequence[ClaimedSaga], tally: Tally) -> None:
+    turns = [Turn(saga) for saga in claimed]
+    try:
+        expired, ended = await _look(context, turns), set[UUID]()
+        for start in range(0, len(expired), _HOT_AT_ONCE):
+            ended |= await _remove(context, lease, expired[start : start + _HOT_AT_ONCE], tally)
+        for turn in turns:
+            turn.read = True
+        await settle(context, [turn for turn in turns if turn.claimed.saga_id not in ended])
+    finally:
+        await give_back(context, [turn for turn in turns if not turn.read])
+
+
+async def _look(context: JobContext, turns: Sequence[Turn]) -> list[tuple[Turn, SnapshotMeta]]:
+    """What has expired of these sagas; notes when what has not needs a look again."""
+    found: list[tuple[Turn, SnapshotMeta]] = []
+    async for position, headers in _headers(context, [turn.claimed.saga_id for turn in turns]):
+        turn = turns[position]
         gone, alive = plan(headers, context.policies, context.now_us)
-        expired += gone
+        found += [(turn, meta) for meta in gone]
         unreadable = len(headers) - len(gone) - len(alive)
         turn.left += len(alive) + unreadable
         if unreadable:
             turn.expire_at(context.now_us + _HELD_US)
         for meta in alive:
             turn.keep(context, meta)
-    async with context.catalog.holds.steady() as conn:
-        held = await context.catalog.holds.covering(expired, conn)
-        tally.add("hot", await context.hot.evict([meta for meta in expired if meta.snapshot_id not in held]))
-    if expired:
-        await context.catalog.durable.delete_unheld(expired, lease)
-    if held:
-        tally.add("held", len(held))
-        turn.left += len(held)
-        turn.expire_at(context.now_us + _HELD_US)
-    turn.read = True
+    return found
+
+
+async def _remove(
+    context: JobContext, lease: Lease, expired: Sequence[tuple[Turn, SnapshotMeta]], tally: Tally
+) -> set[UUID]:
+    """Remove these unless held; the sagas of which Redis has nothing any more, and whose turn has ended with that."""
+    metas = [meta for _, meta in expired]
+    tokens = {turn.claimed.saga_id: turn.claimed.token for turn, _ in expired}
+    async with context.catalog.durable.deleting_unheld(metas, lease) as (_, held):
+        gone, ended = await context.hot.evict_claimed([m for m in metas if m.snapshot_id not in held], tokens)
+    tally.add("hot", gone)
+    tally.add("held", len(held))
+    for turn, meta in expired:
+        if meta.snapshot_id in held:
+            turn.left += 1
+            turn.expire_at(context.now_us + _HELD_US)
+    return ended
 
 
 async def _expire_durable(context: JobContext, lease: Lease, tally: Tally) -> None:
     durable, after = context.catalog.durable, _BEGINNING
     while not context.stopping.is_set():
-        rows = await durable.expired(context.now, after, _PAGE)
+        rows = await durable.expired(context.now, after, _DURABLE_ROWS)
         if not rows:
             return
-        metas = [meta for row in rows if (meta := _readable(row)) is not None]
-        expired = [meta for meta in metas if context.policies.decide(meta, context.now_us).expired]
-        tally.add("durable", await durable.delete_unheld(expired, lease))
-        gone = {meta.snapshot_id for meta in expired}
-        await durable.postpone([_postponement(context, meta) for meta in metas if meta.snapshot_id not in gone])
-        after = (rows[-1].expires_at, rows[-1].snapshot_id)
+        expired, later = [], []
+        for row in rows:
+            decision = context.policies.decide(row.meta, context.now_us)
+            if decision.expired:
+                expired.append(row.meta)
+                continue
+            later.append(
+                Postponement(
+                    snapshot_id=row.meta.snapshot_id,
+                    saved_us=row.meta.saved_us,
+                    due_us=decision.due_us,
+                    expires_us=decision.expires_us,
+                )
+            )
+        async with durable.deleting_unheld(expired, lease) as (gone, _):
+            pass
+        tally.add("durable", gone)
+        if later:
+            await durable.postpone(later)
+        after = (rows[-1].expires_at, rows[-1].meta.snapshot_id)
 
 
 async def _expire_archived(context: JobContext, lease: Lease, tally: Tally) -> None:
-    packs, last = context.catalog.packs, 0
-    while page := await packs.expiring(context.now, retention_revision(context.policies), last, _PAGE):
+    packs, last, revision = context.catalog.packs, 0, retention_revision(context.policies)
+    while page := await packs.expiring(context.now, revision, last, _PACKS):
         for pack in page:
-            if context.stopping.is_set():
-                return
-            while gone := await packs.expire_batch(pack.pack_id, lease, context.now, _ROWS):
+            life = PackLife.EXPIRING
+            while life is PackLife.EXPIRING:
+                if context.stopping.is_set():
+                    return
+                delete_after = context.now + context.options.retire_grace
+                gone, life = await packs.expire(
+                    pack.pack_id, lease, context.now, limit=_PLACES, delete_after=delete_after
+                )
                 tally.add("archived", gone)
-            delete_after = context.now + context.options.retire_grace
-            if await packs.settle_expiry(pack.pack_id, lease, context.now, delete_after):
+            if life is PackLife.RETIRED:
                 tally.add("packs_retired")
         last = page[-1].pack_id
 
 
 async def _delete_retired(context: JobContext, lease: Lease, tally: Tally) -> None:
     last = 0
-    while page := await context.catalog.packs.deletable(context.now, last, _PAGE):
+    while page := await context.catalog.packs.deletable(context.now, last, _PACKS):
         if context.stopping.is_set():
             return
         keys: dict[str, Pack] = {}
@@ -170,26 +264,9 @@ async def _delete_retired(context: JobContext, lease: Lease, tally: Tally) -> No
             tally.add("failed")
             tally.note(f"{failure.key}: {failure.reason}")
             _log.error("object.not_deleted", object_key=failure.key, reason=failure.reason)
-        for pack in page:
-            if pack.pack_id not in failed and await context.catalog.packs.deleted(pack.pack_id, lease, context.now):
-                tally.add("packs_deleted")
-                tally.add("bytes_deleted", pack.byte_size)
+        gone = await context.catalog.packs.deleted(
+            [pack.pack_id for pack in page if pack.pack_id not in failed], lease, context.now
+        )
+        tally.add("packs_deleted", len(gone))
+        tally.add("bytes_deleted", sum(pack.byte_size for pack in page if pack.pack_id in gone))
         last = page[-1].pack_id
-
-
-def _readable(row: ExpiredRow) -> SnapshotMeta | None:
-    try:
-        return read_meta(row.head)
-    except CorruptRecord as exc:
-        _log.error("snapshot.unreadable", snapshot_id=str(row.snapshot_id), tier="durable", error=str(exc))
-        return None
-
-
-def _postponement(context: JobContext, meta: SnapshotMeta) -> Postponement:
-    decision = context.policies.decide(meta, context.now_us)
-    return Postponement(
-        snapshot_id=meta.snapshot_id,
-        saved_us=meta.saved_us,
-        due_us=decision.due_us,
-        expires_us=decision.expires_us,
-    )

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.dictionaries.shelf import Dictionaries
 from sagaz_tiering.engine.notify import Notify
 from sagaz_tiering.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
@@ -22,7 +23,7 @@ from sagaz_tiering.storage.hot import HotTier
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobOptions:
-    """Limits of the jobs; sizes in bytes. The configuration's sections `jobs` and `tiers.cold.pack`."""
+    """Limits of the jobs; sizes in bytes. The configuration's sections `jobs`, `dictionaries` and `tiers`."""
 
     lease_ttl: timedelta = timedelta(seconds=60)
     claim_ttl: timedelta = timedelta(minutes=10)
@@ -44,7 +45,11 @@ class JobOptions:
     notify_attempts: int = 5
     pack_target: int = 32 * 2**20
     max_frame: int = 4 * 2**20
-    level: int = 3
+    level: int = 1
+    hot_level: int | None = 1
+    dictionary_size: int = 64 * 2**10
+    dictionary_sample: int = 4 * 2**20
+    dictionary_min_sagas: int = 50
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,6 +63,7 @@ class JobContext:
     catalog: Catalog
     objects: ObjectStore
     keys: Keyring
+    dictionaries: Dictionaries
     policies: PolicySet
     clock: Clock
     prices: PriceList

@@ -17,6 +17,7 @@ import orjson
 from sagaz_tiering.catalog.durable import SPILL_NOTICE
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.errors import ForeignCatalog, ObjectExists, ObjectNotFound
+from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.storage.hot_keys import SHARDS
 from sagaz_tiering.storage_class import StorageClass
@@ -35,24 +36,35 @@ async def claim_prefix(context: JobContext) -> UUID:
         return context.catalog_id
     catalog_id = await context.catalog.identity()
     mark = orjson.dumps({"catalog_id": str(catalog_id), "claimed_at": context.now.isoformat()})
-    try:
-        found = await context.objects.get(OWNER_KEY)
-    except ObjectNotFound:
+    owner = await owner_of(context.objects)
+    if owner is None:
         try:
             await context.objects.put(
                 OWNER_KEY, mark, storage_class=StorageClass.STANDARD, sha256=hashlib.sha256(mark).digest()
             )
-            found = mark
+            owner = str(catalog_id)
         except ObjectExists:
-            found = await context.objects.get(OWNER_KEY)
-    owner = _owner_in(found)
-    if owner != str(catalog_id):
-        raise ForeignCatalog(
-            f"{context.objects.url} belongs to catalog {owner}, this one is {catalog_id}; nothing was written",
-            hint="use another prefix for this catalog; only if the other catalog is gone for good, delete owner.json",
-        )
+            owner = await owner_of(context.objects)
+    check_owner(context.objects, owner, catalog_id)
     context.catalog_id = catalog_id
     return catalog_id
+
+
+async def owner_of(objects: ObjectStore) -> str | None:
+    """The catalog that the prefix belongs to, as its mark says; None for a prefix that nobody has claimed."""
+    try:
+        return _owner_in(await objects.get(OWNER_KEY))
+    except ObjectNotFound:
+        return None
+
+
+def check_owner(objects: ObjectStore, owner: str | None, catalog_id: UUID) -> None:
+    """Raise ForeignCatalog unless `owner` is this catalog."""
+    if owner != str(catalog_id):
+        raise ForeignCatalog(
+            f"{objects.url} belongs to catalog {owner}, this one is {catalog_id}; nothing was written",
+            hint="use another prefix for this catalog; only if the other catalog is gone for good, delete owner.json",
+        )
 
 
 def _owner_in(mark: bytes) -> str:

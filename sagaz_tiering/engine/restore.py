@@ -175,14 +175,16 @@ async def _rehydrate(context: JobContext, frame: Sequence[Place], until: datetim
     wanted = {place.snapshot_id for place in frame}
     first = frame[0]
     key = await context.keys.for_frame(encrypted=first.encrypted, wrapped=first.key)
-    reader = PackReader(context.objects)
+    reader = PackReader(context.objects, context.dictionaries)
     records = await reader.frame(first.object_key, first.byte_offset, first.byte_length, frame_key=key)
     await context.catalog.restores.pin(sorted(wanted), until)
     saved = 0
     for record in records:
         if record.meta.snapshot_id in wanted:
             decision = context.policies.decide(record.meta, context.now_us)
-            value = await asyncio.to_thread(to_value, record, level=context.options.level)
+            dictionary = context.dictionaries.for_writing(record.meta.saga_name)
+            level = context.options.hot_level
+            value = await asyncio.to_thread(to_value, record, level=level, dictionary=dictionary, in_pack=True)
             await context.hot.save(record.meta, value, due_us=to_micros(until), expires_us=decision.expires_us)
             saved += 1
     return saved

@@ -13,7 +13,7 @@ import asyncio
 import functools
 import hashlib
 import random
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import structlog
@@ -23,15 +23,17 @@ from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.scrubbing import FrameRow
 from sagaz_tiering.engine.budget import spend
 from sagaz_tiering.engine.collect import pack_of
+from sagaz_tiering.engine.dictionary_places import look_into_dictionaries, reconcile
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.errors import CorruptPack, MasterKeyUnavailable, ObjectArchived, ObjectNotFound
 from sagaz_tiering.objects.base import ObjectInfo
 from sagaz_tiering.pack.encryption import FrameKey
 from sagaz_tiering.pack.entries import Footer, FrameEntry
 from sagaz_tiering.pack.format import check_frame, parse_pack
-from sagaz_tiering.pack.reader import PackReader, read_footer
+from sagaz_tiering.pack.reader import PackReader, read_footer, read_whole_footer
 from sagaz_tiering.planning import Cost
 from sagaz_tiering.storage_class import StorageClass
+from sagaz_tiering.zstd import Dictionary
 
 _log = structlog.get_logger(__name__)
 _PAGE = 500
@@ -66,7 +68,7 @@ class Finding:
 
 async def preview(context: JobContext, tally: Tally) -> None:
     """Compare keys, sizes and classes; say how many packs wait to be looked into."""
-    async for pack, info in _side_by_side(context):
+    async for pack, info in side_by_side(context):
         finding = compare(pack, info)
         if finding is not None:
             tally.add(finding.what)
@@ -78,13 +80,15 @@ async def preview(context: JobContext, tally: Tally) -> None:
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Compare everything, then look into as many packs as the budget allows."""
-    async for pack, info in _side_by_side(context):
+    async for pack, info in side_by_side(context):
         tally.add("objects")
         finding = compare(pack, info)
         if finding is not None:
             await _report(context, lease, pack, info, finding, tally)
         if context.stopping.is_set():
             return
+    await reconcile(context, tally)
+    await look_into_dictionaries(context, tally)
     budget = Budget(context.options.scrub_requests, context.options.scrub_bytes)
     before = context.now - context.options.scrub_cycle
     while page := await context.catalog.scrubbing.oldest(before, 50):
@@ -139,7 +143,7 @@ def compare(pack: Pack | None, info: ObjectInfo | None) -> Finding | None:
     return None
 
 
-async def _side_by_side(context: JobContext) -> AsyncIterator[tuple[Pack | None, ObjectInfo | None]]:
+async def side_by_side(context: JobContext) -> AsyncIterator[tuple[Pack | None, ObjectInfo | None]]:
     """Rows and objects of the same key together, in key order; holds one page of each."""
     rows = _rows(context)
     row = await anext(rows, None)
@@ -216,18 +220,18 @@ async def _check_bytes(context: JobContext, pack: Pack, info: ObjectInfo, budget
             tally.add("bytes_read", len(data))
             if pack.sha256 and hashlib.sha256(data).digest() != pack.sha256:
                 raise CorruptPack(f"{pack.object_key}: its bytes are not those that were written")
-            footer = await asyncio.to_thread(parse_pack, data)
-            keys = await _keys(context, pack, footer.frames, tally)
-            await asyncio.to_thread(_open_encrypted, footer, data, keys)
-            return footer
+            listed = read_whole_footer(data).frames
+            keys = await _keys(context, pack, listed, tally)
+            known = await _dictionaries(context, listed)
+            return await asyncio.to_thread(functools.partial(parse_pack, data, keys=keys, dictionaries=known))
         footer = await reader.footer(pack.object_key, pack.byte_size)
         sample = random.Random(pack.pack_id).sample(footer.frames, min(_SAMPLE, len(footer.frames)))
-        keys = await _keys(context, pack, sample, tally)
+        keys, known = await _keys(context, pack, sample, tally), await _dictionaries(context, sample)
         for frame in sample:
             if budget.take(1, 0):
                 await _spend(context, pack.storage_class, 1, frame.length)
                 payload = await context.objects.get_range(pack.object_key, frame.offset, frame.length)
-                await asyncio.to_thread(functools.partial(check_frame, frame, payload, keys=keys))
+                await asyncio.to_thread(functools.partial(check_frame, frame, payload, keys=keys, dictionaries=known))
                 tally.add("bytes_read", frame.length)
         return footer
     except ObjectArchived:
@@ -249,11 +253,8 @@ async def _keys(context: JobContext, pack: Pack, frames: Sequence[FrameEntry], t
     return keys
 
 
-def _open_encrypted(footer: Footer, data: bytes, keys: dict[bytes, FrameKey]) -> None:
-    """Open what `parse_pack` could not without keys, and compare it with the footer. Raises CorruptPack."""
-    for frame in footer.frames:
-        if frame.key_id in keys:
-            check_frame(frame, data[frame.offset : frame.offset + frame.length], keys=keys)
+async def _dictionaries(context: JobContext, frames: Sequence[FrameEntry]) -> Mapping[bytes, Dictionary]:
+    return await context.dictionaries.need(*{frame.dictionary_id for frame in frames})
 
 
 async def _spend(context: JobContext, storage_class: StorageClass, requests: int, size: int) -> None:

@@ -6,6 +6,7 @@ import errno
 from pathlib import Path
 
 from sagaz_tiering.errors import (
+    AccessRefused,
     BucketUnusable,
     ColdTierUnavailable,
     ObjectExists,
@@ -32,7 +33,7 @@ def translated(exc: OSError, key: str, root: Path, *, present: bool) -> SagazTie
             hint=f"make room on the filesystem of {root} (or raise its quota or file size limit)",
         )
     if exc.errno in _REFUSED:
-        return BucketUnusable(f"{where}: {exc.strerror}", hint=f"let this user read and write below {root}")
+        return AccessRefused(f"{where}: {exc.strerror}", hint=f"let this user read and write below {root}")
     return ColdTierUnavailable(f"{where}: {exc}", hint=f"check the filesystem of {root}")
 
 

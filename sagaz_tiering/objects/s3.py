@@ -99,6 +99,11 @@ class S3ObjectStore:
         options = self._calls.options
         return f"s3://{options.bucket}/{options.prefix}".rstrip("/")
 
+    @property
+    def calls(self) -> S3Calls:
+        """The client and the rules of its use, for what the contract has no word for (`s3_bucket`, `s3_probe`)."""
+        return self._calls
+
     async def check(self) -> None:
         """See `ObjectStore.check`. On AWS a bucket in another region than the configured is refused too."""
         options = self._calls.options

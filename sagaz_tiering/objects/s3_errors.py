@@ -19,6 +19,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from sagaz_tiering.errors import (
+    AccessRefused,
     BucketUnusable,
     ColdTierUnavailable,
     CorruptPack,
@@ -57,6 +58,8 @@ _MISSING_FEATURE = {"NotImplemented", "MissingContentMD5", "MissingContentLength
 
 _PERMISSIONS = {
     "HeadBucket": "s3:ListBucket",
+    "GetBucketLifecycleConfiguration": "s3:GetLifecycleConfiguration",
+    "GetObjectLockConfiguration": "s3:GetBucketObjectLockConfiguration",
     "ListObjectsV2": "s3:ListBucket",
     "ListObjectVersions": "s3:ListBucketVersions",
     "GetBucketVersioning": "s3:GetBucketVersioning",
@@ -159,7 +162,7 @@ def _refused(exc: ClientError, code: str, said: str, asked: Asked, options: S3Op
     if code in _INTEGRITY:
         return ObjectStoreError(said, hint="bytes changed on the way, or the store hashes wrongly: try checksums")
     if status in (401, 403):
-        return BucketUnusable(said, hint=_permission_hint(asked, options))
+        return AccessRefused(said, hint=_permission_hint(asked, options))
     return ObjectStoreError(said)
 
 

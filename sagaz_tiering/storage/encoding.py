@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
+from collections.abc import Mapping
 
 from sagaz_tiering import codec
 from sagaz_tiering.codec import (
@@ -18,6 +19,7 @@ from sagaz_tiering.codec import (
 )
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.typed_json import LARGE, Shape
+from sagaz_tiering.zstd import NO_DICTIONARIES, Dictionary
 
 LARGE_BYTES = LARGE
 """A value or body from this size on is worked on by a thread."""
@@ -26,7 +28,12 @@ _RAW_LENGTH = struct.Struct(">I")
 
 
 async def encode_value(
-    snapshot: SagaSnapshot, *, saved_us: int, level: int | None, max_bytes: int = MAX_SNAPSHOT_BYTES
+    snapshot: SagaSnapshot,
+    *,
+    saved_us: int,
+    level: int | None,
+    dictionary: Dictionary | None = None,
+    max_bytes: int = MAX_SNAPSHOT_BYTES,
 ) -> tuple[SnapshotMeta, bytes]:
     """The meta and the value (`codec.to_value`) of a snapshot, saved at `saved_us`; `level` None: not compressed.
 
@@ -34,8 +41,8 @@ async def encode_value(
     """
     record = await encode_record(snapshot, saved_us=saved_us, max_bytes=max_bytes)
     if len(record.body) >= LARGE_BYTES:
-        return record.meta, await asyncio.to_thread(to_value, record, level=level)
-    return record.meta, to_value(record, level=level)
+        return record.meta, await asyncio.to_thread(to_value, record, level=level, dictionary=dictionary)
+    return record.meta, to_value(record, level=level, dictionary=dictionary)
 
 
 async def encode_record(snapshot: SagaSnapshot, *, saved_us: int, max_bytes: int = MAX_SNAPSHOT_BYTES) -> Record:
@@ -46,11 +53,16 @@ async def encode_record(snapshot: SagaSnapshot, *, saved_us: int, max_bytes: int
     return encode(snapshot, saved_us=saved_us, max_bytes=max_bytes, shape=shape)
 
 
-async def decode_value(value: bytes, header: Header | None = None) -> SagaSnapshot:
-    """The snapshot in a value; `header` is its `codec.read_header`, if that is known. Raises CorruptRecord."""
+async def decode_value(
+    value: bytes, header: Header | None = None, dictionaries: Mapping[bytes, Dictionary] = NO_DICTIONARIES
+) -> SagaSnapshot:
+    """The snapshot in a value; `header` is its `codec.read_header`, if that is known.
+
+    `dictionaries`, by id, must have the one that the header names. Raises CorruptRecord.
+    """
     if len(value) < LARGE_BYTES and _raw_length(value) < LARGE_BYTES:
-        return codec.decode_value(value, header)
-    return await asyncio.to_thread(codec.decode_value, value, header)
+        return codec.decode_value(value, header, dictionaries)
+    return await asyncio.to_thread(codec.decode_value, value, header, dictionaries)
 
 
 async def decode_record(record: Record) -> SagaSnapshot:

@@ -8,6 +8,7 @@ from uuid import UUID
 
 from sagaz_tiering.catalog.locations import FramePlace, Located
 from sagaz_tiering.codec import Record
+from sagaz_tiering.dictionaries.shelf import Dictionaries
 from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectNotFound, SnapshotArchived
 from sagaz_tiering.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
@@ -20,11 +21,11 @@ _AT_ONCE = 8
 class ColdTier:
     """Reads archived snapshots by their places."""
 
-    def __init__(self, objects: ObjectStore, prices: PriceList, keys: Keyring) -> None:
+    def __init__(self, objects: ObjectStore, prices: PriceList, keys: Keyring, dictionaries: Dictionaries) -> None:
         self._objects = objects
         self._prices = prices
         self._keys = keys
-        self._reader = PackReader(objects)
+        self._reader = PackReader(objects, dictionaries)
 
     async def read(self, located: Sequence[Located]) -> dict[UUID, Record]:
         """The records of these archived snapshots, by id; one GET a frame.

@@ -18,6 +18,7 @@ from sagaz_tiering.catalog.holds import Holds
 from sagaz_tiering.catalog.locations import Located, Locations
 from sagaz_tiering.clock import Clock, from_micros, to_micros
 from sagaz_tiering.codec import Header, Record, from_value, read_header, read_meta
+from sagaz_tiering.dictionaries.shelf import Dictionaries
 from sagaz_tiering.errors import CorruptData, CorruptRecord, HotTierUnavailable, SnapshotLost
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, Tier
@@ -45,6 +46,7 @@ class Reader:
         locations: Locations,
         holds: Holds,
         cold: ColdTier,
+        dictionaries: Dictionaries,
         watch: Watch,
         policies: PolicySet,
         clock: Clock,
@@ -54,6 +56,7 @@ class Reader:
         self._locations = locations
         self._holds = holds
         self._cold = cold
+        self._dictionaries = dictionaries
         self._watch = watch
         self._clock = clock
 
@@ -222,7 +225,7 @@ class Reader:
         in_redis: dict[UUID, list[UUID]] = {}
         for copy in copies:
             if copy.value is not None:
-                records[copy.ref.snapshot_id] = from_value(copy.value)
+                records[copy.ref.snapshot_id] = await self._record(copy.value)
             elif copy.located is not None and copy.located.place is not None:
                 packed.append(copy.located)
             else:
@@ -232,7 +235,7 @@ class Reader:
                 if value is None:
                     value = await self._moved_value(snapshot_id, packed)
                 if value is not None:
-                    records[snapshot_id] = from_value(value)
+                    records[snapshot_id] = await self._record(value)
         records.update(await self._cold.read(packed))
         loaded = [copy for copy in copies if copy.ref.snapshot_id in records]
         for copy in loaded:
@@ -245,18 +248,29 @@ class Reader:
 
     async def _of_redis(self, value: bytes, header: Header) -> SagaSnapshot:
         _READS_HOT.inc()
-        return await decode_value(value, header)
+        known = self._dictionaries.at_hand(header.dictionary_id)
+        if known is None:
+            known = await self._dictionaries.need(header.dictionary_id)
+        return await decode_value(value, header, known)
 
     async def _all_of_redis(self, values: Sequence[bytes], headers: Sequence[Header]) -> list[SagaSnapshot]:
         """Decoded a few at a time, so that a long list does not hold up the event loop."""
         snapshots = []
+        known = await self._dictionaries.need(*{header.dictionary_id for header in headers})
         with full_collections_later():
             for position, (value, header) in enumerate(zip(values, headers, strict=True), start=1):
-                snapshots.append(await decode_value(value, header))
+                snapshots.append(await decode_value(value, header, known))
                 if position % _DECODED_AT_ONCE == 0:
                     await asyncio.sleep(0)
         _READS_HOT.inc(len(snapshots))
         return snapshots
+
+    async def _record(self, value: bytes) -> Record:
+        header = read_header(value)
+        known = self._dictionaries.at_hand(header.dictionary_id)
+        if known is None:
+            known = await self._dictionaries.need(header.dictionary_id)
+        return from_value(value, header, known)
 
     async def _alive(self, copies: Sequence[Copy]) -> list[Copy]:
         """Those that have not expired, or that a legal hold keeps."""

@@ -18,6 +18,7 @@ from sagaz_tiering.catalog.holds import Hold
 from sagaz_tiering.catalog.restores import Restore, Wanted
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES
+from sagaz_tiering.dictionaries.shelf import Dictionaries
 from sagaz_tiering.errors import CorruptRecord, SnapshotArchived, TierUnavailable
 from sagaz_tiering.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
@@ -54,10 +55,11 @@ class Tiers:
     catalog: Catalog
     objects: ObjectStore
     keys: Keyring
+    dictionaries: Dictionaries
     policies: PolicySet
     prices: PriceList
     clock: Clock
-    compression_level: int | None = 3
+    compression_level: int | None = 1
     max_snapshot: int = MAX_SNAPSHOT_BYTES
     restore: RestoreSettings = field(default_factory=RestoreSettings)
 
@@ -83,7 +85,8 @@ class TieredSnapshotStorage:
             hot=tiers.hot,
             locations=tiers.catalog.locations,
             holds=tiers.catalog.holds,
-            cold=ColdTier(tiers.objects, tiers.prices, tiers.keys),
+            cold=ColdTier(tiers.objects, tiers.prices, tiers.keys, tiers.dictionaries),
+            dictionaries=tiers.dictionaries,
             watch=self._watch,
             policies=tiers.policies,
             clock=tiers.clock,
@@ -132,7 +135,11 @@ class TieredSnapshotStorage:
             ours = SagaSnapshot.of(snapshot)
             now_us = to_micros(self._tiers.clock.now())
             meta, value = await encode_value(
-                ours, saved_us=now_us, level=self._tiers.compression_level, max_bytes=self._tiers.max_snapshot
+                ours,
+                saved_us=now_us,
+                level=self._tiers.compression_level,
+                dictionary=self._tiers.dictionaries.for_writing(ours.saga_name),
+                max_bytes=self._tiers.max_snapshot,
             )
             durability = await self._saver.save(meta, value, self._reader.policies, now_us)
             _SAVES[durability].inc()

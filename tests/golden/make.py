@@ -1,7 +1,7 @@
 """Writes the golden files of format version 1: `python tests/golden/make.py` (only when a version is added).
 
 Files that end in `.raw` hold uncompressed bytes, which encoding must reproduce exactly; compressed bytes may
-differ between zstd releases, so `value-v1-zstd.bin`, `frame-v1-encrypted.bin` and `pack-v1.pack` pin decoding only.
+differ between zstd releases, so `.bin`, `.pack` and `.zdict` files pin decoding only.
 """
 
 from __future__ import annotations
@@ -14,11 +14,13 @@ sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
 from golden import samples  # noqa: E402
 from sagaz_tiering.codec import Record, encode, to_value  # noqa: E402
+from sagaz_tiering.dictionaries.training import train  # noqa: E402
 from sagaz_tiering.pack.encryption import FrameKey  # noqa: E402
 from sagaz_tiering.pack.entries import BuiltFrame  # noqa: E402
 from sagaz_tiering.pack.footer import footer_content  # noqa: E402
 from sagaz_tiering.pack.format import PackWriter, SealedPack, build_frame  # noqa: E402
 from sagaz_tiering.pack.frame import frame_content  # noqa: E402
+from sagaz_tiering.zstd import Dictionary  # noqa: E402
 
 
 def plain_records() -> list[Record]:
@@ -39,6 +41,30 @@ def frame_key() -> FrameKey:
 def encrypted_frame() -> BuiltFrame:
     """The plain samples, encrypted."""
     return build_frame([(record, samples.EXPIRES_US) for record in plain_records()], level=3, key=frame_key())
+
+
+def dictionary() -> Dictionary:
+    """The dictionary of the samples that use one: trained once, and kept."""
+    path = HERE / "dictionary-v1.zdict"
+    if path.exists():
+        return Dictionary(path.read_bytes())
+    bodies = [encode(samples.snapshot(number), saved_us=samples.SAVED_US).body for number in range(60)]
+    data = train(bodies, size=1024)
+    assert data is not None
+    return Dictionary(data)
+
+
+def frame_with_dictionary() -> BuiltFrame:
+    """The plain samples, compressed with the dictionary."""
+    return build_frame([(r, samples.EXPIRES_US) for r in plain_records()], level=3, dictionary=dictionary())
+
+
+def pack_with_dictionary() -> SealedPack:
+    """A pack of a frame with the dictionary and one without."""
+    writer = PackWriter(samples.PACK_ID, samples.CATALOG_ID, samples.CREATED_US)
+    writer.add(frame_with_dictionary())
+    writer.add(build_frame([(typed_record(), None)], level=3))
+    return writer.seal()
 
 
 def pack() -> SealedPack:
@@ -65,6 +91,10 @@ def main() -> None:
         **deterministic(),
         "value-v1-zstd.bin": to_value(plain_records()[0], level=3),
         "frame-v1-encrypted.bin": encrypted_frame().payload,
+        "dictionary-v1.zdict": dictionary().data,
+        "value-v1-dictionary.bin": to_value(plain_records()[0], level=3, dictionary=dictionary()),
+        "frame-v1-dictionary.bin": frame_with_dictionary().payload,
+        "pack-v1-dictionary.pack": pack_with_dictionary().data,
         "pack-v1.pack": sealed.data,
         "footer-v1.raw": footer_content(sealed.footer),
     }

@@ -31,8 +31,9 @@ SILENCE = timedelta(milliseconds=300)
 
 @pytest.fixture
 async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
-    """The whole product."""
-    async with product(config(database=database, redis_url=redis_url, cold=tmp_path)) as opened:
+    """The whole product, with nothing in the background that would be counted."""
+    settings = config(database=database, redis_url=redis_url, cold=tmp_path, dictionaries={"enabled": False})
+    async with product(settings) as opened:
         yield opened
 
 

@@ -32,6 +32,7 @@ from support.s3_server import (
 )
 
 from sagaz_tiering.errors import (
+    AccessRefused,
     BucketUnusable,
     ColdTierUnavailable,
     ConfigError,
@@ -232,7 +233,7 @@ async def test_callers_beyond_the_connections_wait() -> None:
 @pytest.mark.parametrize(
     ("answer", "error", "hint"),
     [
-        (xml_error(403, "AccessDenied"), BucketUnusable, r"s3:GetObject.*bucket"),
+        (xml_error(403, "AccessDenied"), AccessRefused, r"s3:GetObject.*bucket"),
         (xml_error(403, "InvalidAccessKeyId"), BucketUnusable, "access key"),
         (xml_error(403, "SignatureDoesNotMatch"), BucketUnusable, "secret"),
         (xml_error(403, "RequestTimeTooSkewed"), BucketUnusable, "clock"),

@@ -220,7 +220,7 @@ def patched(value: bytes, offset: int, code: str, field: Any) -> bytes:
         (codec.OFFSET_BODY_CODEC, "B", codec.BODY_ZSTD, "zstd"),
         (codec.OFFSET_BODY_CODEC, "B", 9, "codec 9"),
         (codec.OFFSET_ENCODING, "B", 2, "header"),
-        (codec.OFFSET_ENCODING + 1, "B", 1, "header"),
+        (codec.OFFSET_FLAGS, "B", 2, "header"),
         (codec.OFFSET_HEADER_LENGTH, "I", 10, "header"),
         (codec.OFFSET_HEADER_LENGTH, "I", 2**32 - 1, "header"),
         (codec.OFFSET_SAVED_US, "q", 2**62, "times"),

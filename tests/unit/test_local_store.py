@@ -20,6 +20,7 @@ import pytest
 
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.errors import (
+    AccessRefused,
     BucketUnusable,
     ColdTierUnavailable,
     CorruptData,
@@ -320,8 +321,8 @@ async def test_full_disk_is_unavailable_and_leaves_nothing(store: LocalObjectSto
         (errno.EIO, ColdTierUnavailable),
         (errno.ESTALE, ColdTierUnavailable),
         (errno.EMFILE, ColdTierUnavailable),
-        (errno.EACCES, BucketUnusable),
-        (errno.EROFS, BucketUnusable),
+        (errno.EACCES, AccessRefused),
+        (errno.EROFS, AccessRefused),
         (errno.ENOENT, ObjectNotFound),
         (errno.EEXIST, ObjectExists),
     ],

@@ -77,9 +77,14 @@ UPDATE sagaz_tiering.saga_snapshots d
  WHERE d.snapshot_id = v.snapshot_id AND d.saved_at = v.saved_at
 
 -- name: expired
--- A batch of rows whose noted expiry has passed: the policies of today have the last word.
-SELECT snapshot_id, saved_at, expires_at, substr(value, 1, 262144) AS head FROM sagaz_tiering.saga_snapshots
+-- A batch of rows whose noted expiry has passed: the policies of today have the last word. Values stay where they are.
+SELECT snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, retention_until, body_crc,
+       expires_at
+  FROM sagaz_tiering.saga_snapshots
  WHERE expires_at <= $1 AND (expires_at, snapshot_id) > ($2, $3) ORDER BY expires_at, snapshot_id LIMIT $4
+
+-- name: count_expired
+SELECT count(*) FROM sagaz_tiering.saga_snapshots WHERE expires_at <= $1
 
 -- name: delete_versions
 DELETE FROM sagaz_tiering.saga_snapshots d
@@ -98,3 +103,19 @@ RETURNING d.snapshot_id
 SELECT count(*) AS snapshots, coalesce(sum(octet_length(value)), 0)::bigint AS bytes,
        count(*) FILTER (WHERE spilled) AS spilled, count(*) FILTER (WHERE due_at <= $1) AS due
   FROM sagaz_tiering.saga_snapshots
+
+-- name: estimate
+-- The same in a time that does not grow with the table: above $2 pages by PostgreSQL's statistics, what is due up to $3.
+WITH pages AS (
+    SELECT pg_relation_size('sagaz_tiering.saga_snapshots') / current_setting('block_size')::bigint AS pages),
+known AS (
+    SELECT reltuples / nullif(relpages, 0) * pages AS rows, pg_table_size(oid) AS bytes,
+           reltuples >= 0 AND relpages > 0 AND pages > $2 AS estimated
+      FROM pg_class, pages WHERE oid = 'sagaz_tiering.saga_snapshots'::regclass)
+SELECT CASE WHEN estimated THEN rows::bigint ELSE (SELECT count(*) FROM sagaz_tiering.saga_snapshots) END AS snapshots,
+       CASE WHEN estimated THEN bytes
+            ELSE (SELECT coalesce(sum(octet_length(value)), 0) FROM sagaz_tiering.saga_snapshots) END::bigint AS bytes,
+       (SELECT count(*) FROM sagaz_tiering.saga_snapshots WHERE spilled) AS spilled,
+       (SELECT count(*) FROM (SELECT 1 FROM sagaz_tiering.saga_snapshots WHERE due_at <= $1 LIMIT $3) AS few) AS due,
+       estimated
+  FROM known

@@ -23,6 +23,9 @@ DELETE FROM sagaz_tiering.saga_keys WHERE saga_id = $1 RETURNING key_id
 -- name: by_master
 SELECT master_id, count(*) AS keys FROM sagaz_tiering.saga_keys GROUP BY master_id ORDER BY master_id
 
+-- name: one_of_each_master
+SELECT DISTINCT ON (master_id) key_id, saga_id, wrapped, master_id FROM sagaz_tiering.saga_keys ORDER BY master_id
+
 -- name: frames
 -- Encrypted frames with a live snapshot: how many, and of how many the key is gone.
 SELECT count(*) AS encrypted, count(*) FILTER (WHERE k.key_id IS NULL) AS keyless

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, NamedTuple
 
 from redis.asyncio import RedisCluster
 from redis.exceptions import ResponseError
@@ -31,19 +31,32 @@ async def server_facts(client: Any) -> list[dict[str, Any]]:
     return [{**server, "save": save.get("save", save.get(b"save", "?"))} for server in servers]
 
 
+class Doubt(NamedTuple):
+    """Something about a server that somebody should look at: `what` is eviction, persistence or memory."""
+
+    what: str
+    text: str
+    hint: str
+
+
+def doubts(server: dict[str, Any]) -> Iterator[Doubt]:
+    """Everything doubtful about one server, by its INFO."""
+    policy = server.get("maxmemory_policy", "noeviction")
+    if policy != "noeviction":
+        text = f"maxmemory-policy is {policy}: Redis may drop snapshots that are not expired"
+        yield Doubt("eviction", text, "set noeviction")
+    if not server.get("aof_enabled") and server.get("save") in ("", b""):
+        yield Doubt("persistence", "no persistence: a restart loses every snapshot", "set appendonly yes")
+    limit = server.get("maxmemory") or server.get("total_system_memory") or 0
+    used = server.get("used_memory", 0)
+    if limit and used >= limit * MEMORY_WATERMARK:
+        text = f"memory is {used / limit:.0%} full ({used} of {limit} bytes)"
+        yield Doubt("memory", text, "raise maxmemory or keep less")
+
+
 def warnings(servers: Iterable[dict[str, Any]]) -> list[str]:
     """What somebody should look at, each with what to do."""
-    found = []
-    for server in servers:
-        policy = server.get("maxmemory_policy", "noeviction")
-        if policy != "noeviction":
-            found.append(f"maxmemory-policy is {policy}: Redis may drop snapshots that are not expired; set noeviction")
-        if not server.get("aof_enabled") and server.get("save") in ("", b""):
-            found.append("no persistence: a restart loses every snapshot; set appendonly yes")
-        limit = server.get("maxmemory") or server.get("total_system_memory") or 0
-        used = server.get("used_memory", 0)
-        if limit and used >= limit * MEMORY_WATERMARK:
-            found.append(f"memory is {used / limit:.0%} full ({used} of {limit} bytes): raise maxmemory or keep less")
+    found = [f"{doubt.text}; {doubt.hint}" for server in servers for doubt in doubts(server)]
     return list(dict.fromkeys(found))
 
 

@@ -1,0 +1,24 @@
+-- name: server
+-- What matters about the server for what it acknowledges, and how full it is.
+SELECT current_setting('server_version') AS version, current_setting('server_version_num')::integer AS number,
+       pg_is_in_recovery() AS standby, current_setting('fsync') AS fsync,
+       current_setting('full_page_writes') AS full_page_writes,
+       current_setting('synchronous_commit') AS synchronous_commit,
+       current_setting('max_connections')::integer AS max_connections,
+       (SELECT count(*) FROM pg_stat_activity WHERE backend_type = 'client backend') AS connections
+
+-- name: time
+SELECT clock_timestamp()
+
+-- name: missing_rights
+-- Rights on the catalog's tables that this user lacks, by right.
+SELECT r.privilege, string_agg(c.relname, ', ' ORDER BY c.relname) AS tables
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+ CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS r (privilege)
+ WHERE n.nspname = 'sagaz_tiering' AND c.relkind IN ('r', 'p') AND NOT has_table_privilege(c.oid, r.privilege)
+   AND NOT (c.relname IN ('schema_migrations', 'owner') AND r.privilege <> 'SELECT')
+ GROUP BY r.privilege ORDER BY r.privilege
+
+-- name: backend
+-- Which server process answers: behind a pooler it is another one each time.
+SELECT pg_backend_pid()

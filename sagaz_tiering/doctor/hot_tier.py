@@ -1,0 +1,134 @@
+"""Redis: whether it answers, and whether it keeps what it acknowledges."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import AsyncGenerator, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from redis.exceptions import NoPermissionError, ResponseError
+
+from sagaz_tiering.clock import Clock
+from sagaz_tiering.doctor.finding import Finding, error, ok, warning
+from sagaz_tiering.doctor.skew import compared
+from sagaz_tiering.storage.redis.health import MEMORY_WATERMARK, doubts, server_facts
+from sagaz_tiering.storage.redis.url import parse_redis_url
+from sagaz_tiering.storage.redis_client import LazyRedis, RedisOptions
+from sagaz_tiering.terminal import show_bytes
+from sagaz_tiering.wiring import Parts
+
+OLDEST = (6, 2)
+SLOW = timedelta(milliseconds=20)
+"""A save and a common read are one round trip; from here on applications notice."""
+_PINGS = 5
+_SETTING = "tiers.hot.url"
+
+
+async def check_hot_tier(parts: Parts) -> AsyncGenerator[Finding, None]:
+    """The address, the server's answer, and what its INFO tells."""
+    options = parts.hot_options()
+    # A URL that asks for decode_responses is refused here.
+    address = parse_redis_url(options.url, setting=_SETTING)
+    redis = LazyRedis(
+        RedisOptions(address=address, setting=_SETTING, max_connections=2, socket_timeout=options.socket_timeout)
+    )
+    try:
+        yield _latency(await _round_trip(redis), options.shown_url)
+        async with redis.use() as client:
+            servers = await server_facts(client)
+        if not servers:
+            yield warning(
+                "redis.info", "INFO is refused: eviction, persistence and memory cannot be seen", "grant +info"
+            )
+        for server in servers:
+            for found in (*_server(server), *_kept(server), *_role(server, is_cluster=redis.is_cluster)):
+                yield found
+        if not redis.is_cluster:
+            yield await _clock(redis, parts.clock)
+    finally:
+        await redis.close()
+
+
+async def _round_trip(redis: LazyRedis) -> timedelta:
+    """The median of some."""
+    took = []
+    for _ in range(_PINGS):
+        async with redis.use() as client:
+            began = time.perf_counter()
+            await client.ping()
+            took.append(time.perf_counter() - began)
+    return timedelta(seconds=sorted(took)[_PINGS // 2])
+
+
+def _latency(median: timedelta, where: str) -> Finding:
+    text = f"{where} answers in {median.total_seconds() * 1000:.1f} ms"
+    if median < SLOW:
+        return ok("redis.reachable", text)
+    hint = "every save and read waits so long: bring Redis nearer to the applications"
+    return warning("redis.reachable", text, hint)
+
+
+def _server(server: dict[str, Any]) -> Iterator[Finding]:
+    name = "valkey" if "valkey_version" in server else "redis"
+    text = str(server.get(f"{name}_version", "?"))
+    numbers = re.match(r"(\d+)\.(\d+)", text)
+    if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST:
+        yield warning(
+            "redis.version", f"{name} {text}", f"use {OLDEST[0]}.{OLDEST[1]} or newer: older ones are not tested"
+        )
+    else:
+        yield ok("redis.version", f"{name} {text}")
+
+
+def _kept(server: dict[str, Any]) -> Iterator[Finding]:
+    """Eviction, persistence and memory, each named whether good or bad."""
+    found = {doubt.what: doubt for doubt in doubts(server)}
+    saves = server.get("save", "unknown")
+    used, limit = server.get("used_memory", 0), server.get("maxmemory") or server.get("total_system_memory") or 0
+    good = {
+        "eviction": f"maxmemory-policy is {server.get('maxmemory_policy', 'noeviction')}",
+        "persistence": "append-only file" if server.get("aof_enabled") else f"RDB saves: {_text(saves)}",
+        "memory": f"{show_bytes(used)} of {show_bytes(limit)} used, watermark {MEMORY_WATERMARK:.0%}",
+    }
+    for what, text in good.items():
+        subject, doubt = f"redis.{what}", found.get(what)
+        if doubt is not None:
+            make = error if what == "eviction" else warning
+            yield make(subject, doubt.text, doubt.hint)
+        elif what == "persistence" and not server.get("aof_enabled") and saves == "unknown":
+            hint = "grant +config|get, or look there: appendonly yes, or save"
+            yield warning(subject, "no append-only file, and CONFIG GET save is refused", hint)
+        else:
+            yield ok(subject, text)
+    if server.get("aof_last_write_status", "ok") != "ok" or server.get("rdb_last_bgsave_status", "ok") != "ok":
+        yield error("redis.persistence", "the last write to disk failed", "look into Redis' log: is its disk full?")
+
+
+def _role(server: dict[str, Any], *, is_cluster: bool) -> Iterator[Finding]:
+    if not is_cluster and (server.get("redis_mode") == "cluster" or server.get("cluster_enabled")):
+        yield error(
+            "redis.cluster",
+            f"the server is a node of a Cluster, but {_SETTING} is the URL of one server",
+            "give redis+cluster://HOST,HOST where this version takes it, else one primary or a proxy in front",
+        )
+    if server.get("role") == "slave":
+        yield error("redis.role", "the server is a replica: it refuses saves", f"give the primary in {_SETTING}")
+
+
+async def _clock(redis: LazyRedis, clock: Clock) -> Finding:
+    try:
+        async with redis.use() as client:
+            asked = clock.now()
+            began = time.monotonic()
+            seconds, micros = await client.time()
+            took = timedelta(seconds=time.monotonic() - began)
+    except (NoPermissionError, ResponseError):
+        return ok("redis.clock", "TIME is not offered: not compared")
+    theirs = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=micros)
+    return compared("redis.clock", "Redis", theirs, asked, took)
+
+
+def _text(value: object) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)

@@ -1,0 +1,73 @@
+"""The object store: whether it answers, whose the prefix is, how the bucket is set up, and what a probe finds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator
+
+import asyncpg
+
+from sagaz_tiering.catalog import Catalog
+from sagaz_tiering.doctor.bucket import LOCK, check_bucket
+from sagaz_tiering.doctor.finding import Finding, Level, error, from_error, is_refusal, ok, warning
+from sagaz_tiering.doctor.probe import Probe
+from sagaz_tiering.engine.ownership import check_owner, owner_of
+from sagaz_tiering.errors import ForeignCatalog, SagazTieringError
+from sagaz_tiering.objects.base import ObjectStore
+from sagaz_tiering.objects.s3 import S3ObjectStore
+from sagaz_tiering.wiring import Parts
+
+_OWNER = "object_store.owner"
+
+
+async def check_object_store(parts: Parts) -> AsyncGenerator[Finding, None]:
+    """Everything about it. Nothing is written where the prefix may be another catalog's, or could not be removed."""
+    async with parts.objects() as store:
+        yield await _reach(store)
+        belongs = await _owner(parts, store)
+        yield belongs
+        keeps = False
+        if isinstance(store, S3ObjectStore):
+            async for found in check_bucket(store):
+                keeps = keeps or (found.subject == LOCK and found.level is Level.ERROR)
+                yield found
+        if keeps or belongs.level is not Level.OK:
+            why = "what it writes could not be removed" if keeps else "the prefix may belong to another catalog"
+            yield warning("object_store.probe", f"nothing was tried: {why}", "correct that, then run this again")
+            return
+        used = [move.to for policy in parts.config.policies for move in policy.move]
+        async for found in Probe(store, list(dict.fromkeys(used)), parts.clock).run():
+            yield found
+
+
+async def _reach(store: ObjectStore) -> Finding:
+    """Raises what keeps everybody out; a right that only this question needs is a warning."""
+    began = time.perf_counter()
+    try:
+        await store.check()
+    except SagazTieringError as exc:
+        if not is_refusal(exc):
+            raise
+        return from_error("object_store.reachable", exc)
+    return ok("object_store.reachable", f"{store.url} answers in {(time.perf_counter() - began) * 1000:.1f} ms")
+
+
+async def _owner(parts: Parts, store: ObjectStore) -> Finding:
+    """Whose the prefix is (design G8)."""
+    try:
+        owner = await owner_of(store)
+    except SagazTieringError as exc:
+        return from_error(_OWNER, exc)
+    if owner is None:
+        return ok(_OWNER, "nobody has claimed the prefix yet; the first job that runs does")
+    try:
+        async with parts.database() as db:
+            catalog_id = await Catalog(db).identity()
+    except (SagazTieringError, asyncpg.PostgresError):
+        text = f"the prefix belongs to catalog {owner}, and which one this is cannot be asked now"
+        return warning(_OWNER, text, "correct PostgreSQL first; after a loss of it: sagaz-tiering catalog rebuild")
+    try:
+        check_owner(store, owner, catalog_id)
+    except ForeignCatalog as exc:
+        return error(_OWNER, str(exc), exc.hint, exit_code=exc.exit_code)
+    return ok(_OWNER, f"the prefix belongs to this catalog ({owner})")

@@ -1,0 +1,107 @@
+"""All checks: side by side, each with a deadline, each failing for itself alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+
+from sagaz_tiering.clock import Clock, SystemClock
+from sagaz_tiering.config_file import load_with_warnings
+from sagaz_tiering.doctor.encryption import check_encryption
+from sagaz_tiering.doctor.finding import Check, Finding, error, from_error
+from sagaz_tiering.doctor.hot_tier import check_hot_tier
+from sagaz_tiering.doctor.machine import check_folders, check_packages
+from sagaz_tiering.doctor.object_store import check_object_store
+from sagaz_tiering.doctor.policies import check_policies
+from sagaz_tiering.doctor.postgresql import check_postgresql
+from sagaz_tiering.errors import SagazTieringError
+from sagaz_tiering.settings import TieringConfig
+from sagaz_tiering.wiring import Parts, open_parts
+
+DEADLINE = timedelta(seconds=30)
+"""Of each group of checks."""
+_CALL = timedelta(seconds=10)
+"""Of one call to PostgreSQL or the object store: a person waits."""
+
+
+async def examine(path: Path, *, deadline: timedelta = DEADLINE, clock: Clock | None = None) -> list[Finding]:
+    """Everything that the deployment described by the file at `path` needs, and how it is; nothing is raised.
+
+    Writes only what `probe` writes and removes. No secret is in any finding.
+    """
+    clock = clock or SystemClock()
+    findings = await _carried_out("packages", check_packages, deadline)
+    try:
+        config, doubts = await asyncio.to_thread(load_with_warnings, path)
+    except SagazTieringError as exc:
+        return [*findings, from_error("configuration", exc)]
+    findings += await _side_by_side(
+        {"policy": partial(check_policies, config, doubts, clock.now()), "folders": partial(check_folders, config)},
+        deadline,
+    )
+    return findings + await _servers(config, deadline, clock)
+
+
+async def _servers(config: TieringConfig, deadline: timedelta, clock: Clock) -> list[Finding]:
+    """Redis, PostgreSQL, the object store and the keys."""
+    found: list[Finding] = []
+    try:
+        async with open_parts(_hurried(config, deadline), clock=clock) as parts:
+            found = await _side_by_side(_checks(parts, caches=config.catalog.statement_cache), deadline)
+    except SagazTieringError as exc:
+        found.append(from_error("embedded", exc))
+    return found
+
+
+def _checks(parts: Parts, *, caches: bool) -> dict[str, Check]:
+    return {
+        "redis": partial(check_hot_tier, parts),
+        "postgresql": partial(check_postgresql, parts, caches=caches),
+        "object_store": partial(check_object_store, parts),
+        "encryption": partial(check_encryption, parts),
+    }
+
+
+def _hurried(config: TieringConfig, deadline: timedelta) -> TieringConfig:
+    """The same with shorter deadlines for single calls, and without what a pooler may break: that is to be told."""
+    most = min(_CALL, deadline / 2)
+    cold = config.tiers.cold.model_copy(
+        update={
+            "request_timeout": min(config.tiers.cold.request_timeout, most),
+            "connect_timeout": min(config.tiers.cold.connect_timeout, most),
+        }
+    )
+    catalog = config.catalog.model_copy(
+        update={"command_timeout": min(config.catalog.command_timeout, most), "statement_cache": False}
+    )
+    tiers = config.tiers.model_copy(update={"cold": cold})
+    return config.model_copy(update={"tiers": tiers, "catalog": catalog})
+
+
+async def _side_by_side(checks: dict[str, Check], deadline: timedelta) -> list[Finding]:
+    found = await asyncio.gather(*(_carried_out(subject, check, deadline) for subject, check in checks.items()))
+    return [each for one in found for each in one]
+
+
+async def _carried_out(subject: str, check: Check, deadline: timedelta) -> list[Finding]:
+    """What a check finds; what stops it is a finding beside those that came before."""
+    found: list[Finding] = []
+    try:
+        async with asyncio.timeout(deadline.total_seconds()):
+            await _collect(check(), found)
+    except TimeoutError:
+        text = f"not answered within {deadline.total_seconds():g} s"
+        found.append(error(f"{subject}.deadline", text, "is the server overloaded, or behind a firewall?", exit_code=4))
+    except Exception as exc:  # noqa: BLE001  # a check ends here: whatever happened is its result
+        found.append(from_error(subject if found else f"{subject}.reachable", exc))
+    return found
+
+
+async def _collect(findings: AsyncGenerator[Finding, None], into: list[Finding]) -> None:
+    async with aclosing(findings):
+        async for finding in findings:
+            into.append(finding)

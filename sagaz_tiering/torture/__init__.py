@@ -1,0 +1,5 @@
+"""The product under torture, on this machine: processes killed at any moment, and a model that knows what must be."""
+
+from sagaz_tiering.torture.run import run_torture
+
+__all__ = ["run_torture"]
