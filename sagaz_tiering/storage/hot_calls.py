@@ -16,7 +16,6 @@ from sagaz_tiering.storage.hot_keys import HotKeys
 from sagaz_tiering.storage.redis_client import load_script, redis_errors, run_script
 from sagaz_tiering.storage.redis_lane import Lane
 
-_CALLS_AT_ONCE = 32
 _JOBS_DEADLINE_S = 10.0
 """Jobs have time: a Redis that is slow because applications keep it busy is no reason to stop."""
 
@@ -108,16 +107,13 @@ class HotCalls:
 
     async def _eval_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
         """The same script many times, pipelined on the jobs' own connection, so that no application waits behind."""
-        answers: list[Any] = []
-        for start in range(0, len(calls), _CALLS_AT_ONCE):
-            if self._job_lane is None:
-                raise _closed()
-            try:
-                answers += await self._job_lane.run_many(load_script(name), calls[start : start + _CALLS_AT_ONCE])
-            except (driver.RedisError, OSError):
-                with self._translated():
-                    raise
-        return answers
+        if self._job_lane is None:
+            raise _closed()
+        try:
+            return await self._job_lane.run_many(load_script(name), calls)
+        except (driver.RedisError, OSError):
+            with self._translated():
+                raise
 
     @contextmanager
     def _translated(self) -> Iterator[redis.asyncio.Redis]:

@@ -29,6 +29,9 @@ _LONGEST_WAIT: Final = 4
 _SECOND_LOOK_S: Final = 0.05
 """After a stall of the event loop a time-out is seen before the answer that is there; so it looks twice."""
 
+_FEW: Final = 16
+"""Of many calls, so many are sent at once, and the next so many before their answers are there."""
+
 Connect = Callable[[], AbstractConnection]
 
 
@@ -57,13 +60,19 @@ class Lane:
         return await self._linked().ask(("EVAL", script.text, len(keys), *keys, *args))
 
     async def run_many(self, script: Script, calls: Sequence[tuple[Sequence[Any], Sequence[Any]]]) -> list[Any]:
-        """What a script answers to each of these (keys, args), all sent at once. Raises as `run`, the first error."""
+        """What a script answers to each of these (keys, args). Raises as `run`, the first error.
+
+        A few are always under way, and never more: a server that works for others too gets to them in between.
+        """
         if not calls:
             return []
         first, *others = calls
         answers = [await self.run(script, *first)]  # which teaches the server the script, or finds it away
-        link = self._linked()
-        waiting = [link.ask(("EVALSHA", script.digest, len(keys), *keys, *args)) for keys, args in others]
+        link, waiting = self._linked(), list[asyncio.Future[Any]]()
+        for keys, args in others:
+            waiting.append(link.ask(("EVALSHA", script.digest, len(keys), *keys, *args)))
+            if len(waiting) % _FEW == 0 and len(waiting) > _FEW:
+                await asyncio.wait((waiting[-_FEW],))
         if waiting:
             await asyncio.wait(waiting)
         for answer, (keys, args) in zip(waiting, others, strict=True):
