@@ -19,27 +19,25 @@ how it is compressed, so that can change at any time over existing data. Full de
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
-from uuid import UUID
 from zlib import crc32
 
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable, SnapshotTooLarge
 from sagaz_tiering.snapshot import MAX_TIME, MIN_TIME, SagaSnapshot, SnapshotMeta, uuid_of
 from sagaz_tiering.typed_json import Encoding, Shape, dumps, loads, shape_of
-from sagaz_tiering.zstd import NO_DICTIONARIES, Dictionary, NotZstd, compress, decompress
+from sagaz_tiering.zstd import NO_DICTIONARIES, Dictionary, NotZstd, compress, decompress, decompress_many
 
 VALUE_FORMAT: Final = 1
 BODY_RAW: Final = 0
 BODY_ZSTD: Final = 1
 BODY_ZSTD_DICTIONARY: Final = 2
 _BODY_CODECS: Final = (BODY_RAW, BODY_ZSTD, BODY_ZSTD_DICTIONARY)
-_WITH_DICTIONARY: Final = bytes([BODY_ZSTD_DICTIONARY])
 
 FLAG_IN_PACK: Final = 1
-_IN_PACK: Final = bytes([FLAG_IN_PACK])
 
 OFFSET_FORMAT: Final = 0
 OFFSET_BODY_CODEC: Final = 1
@@ -220,11 +218,64 @@ def from_value(
             body = decompress(body, header.raw_length, _dictionary(header, dictionaries))
     except NotZstd as exc:
         raise CorruptRecord(f"snapshot {header.meta.snapshot_id}: {exc}") from exc
+    return _record(header, body)
+
+
+def from_values(
+    values: Sequence[tuple[bytes, Header]], dictionaries: Mapping[bytes, Dictionary] = NO_DICTIONARIES
+) -> list[Record | CorruptRecord]:
+    """`from_value` of many, or the error of each that cannot be read; what shares a dictionary is read in one call."""
+    bodies: dict[int, bytes] = {}
+    for wanted in {header.dictionary_id for _, header in values if header.body_codec != BODY_RAW}:
+        numbers = [
+            number
+            for number, (_, header) in enumerate(values)
+            if header.dictionary_id == wanted and header.body_codec != BODY_RAW
+        ]
+        packed = [(value[header.length :], header.raw_length) for value, header in map(values.__getitem__, numbers)]
+        if wanted is None or wanted in dictionaries:
+            with suppress(NotZstd):  # then each is asked by itself, below
+                found = decompress_many(packed, None if wanted is None else dictionaries[wanted])
+                bodies.update(zip(numbers, found, strict=True))
+    return [
+        _record_or_error(value, header, bodies.get(number), dictionaries)
+        for number, (value, header) in enumerate(values)
+    ]
+
+
+def _record_or_error(
+    value: bytes, header: Header, body: bytes | None, dictionaries: Mapping[bytes, Dictionary]
+) -> Record | CorruptRecord:
+    try:
+        return from_value(value, header, dictionaries) if body is None else _record(header, body)
+    except CorruptRecord as exc:
+        return exc
+
+
+def _record(header: Header, body: bytes) -> Record:
     if len(body) != header.raw_length:
         raise CorruptRecord(f"snapshot {header.meta.snapshot_id}: {len(body)} bytes, not {header.raw_length}")
-    if crc32(body) != header.meta.body_crc:
+    if body_crc(body) != header.meta.body_crc:
         raise CorruptRecord(f"snapshot {header.meta.snapshot_id}: the body does not match its checksum")
-    return Record(meta=header.meta, encoding=header.encoding, body=body)
+    return Record(header.meta, header.encoding, body)
+
+
+def body_crc(body: bytes | memoryview) -> int:
+    """CRC-32 of a body.
+
+    zlib lets other threads run for anything over 5 KiB, and then has to wait for them: of an ordinary body that takes
+    longer than the sum, so it is given in pieces.
+    """
+    if not _PIECE < len(body) <= _ORDINARY:
+        return crc32(body)
+    view, crc = memoryview(body), 0
+    for at in range(0, len(body), _PIECE):
+        crc = crc32(view[at : at + _PIECE], crc)
+    return crc
+
+
+_PIECE: Final = 5 * 1024
+_ORDINARY: Final = 64 * 1024
 
 
 def _dictionary(header: Header, dictionaries: Mapping[bytes, Dictionary]) -> Dictionary | None:
@@ -241,29 +292,6 @@ def _dictionary(header: Header, dictionaries: Mapping[bytes, Dictionary]) -> Dic
 def read_meta(value: bytes) -> SnapshotMeta:
     """What the header tells; the body may be missing. Raises CorruptRecord."""
     return read_header(value).meta
-
-
-def raw_length(value: bytes) -> int:
-    """What a value says its body's length is, not compressed; 0 for one that is too short to tell."""
-    return int.from_bytes(value[OFFSET_RAW_LENGTH : OFFSET_RAW_LENGTH + 4], "big")
-
-
-def dictionary_id(value: bytes) -> bytes | None:
-    """The dictionary that a value says it needs, if any."""
-    if value[OFFSET_BODY_CODEC : OFFSET_BODY_CODEC + 1] != _WITH_DICTIONARY:
-        return None
-    return value[OFFSET_DICTIONARY_ID : OFFSET_DICTIONARY_ID + len(_NO_DICTIONARY)]
-
-
-def is_in_pack(value: bytes) -> bool:
-    """Whether a value says that a pack holds it too."""
-    return value[OFFSET_FLAGS : OFFSET_FLAGS + 1] == _IN_PACK
-
-
-def snapshot_id(value: bytes) -> UUID | None:
-    """Which snapshot a value says it is of; None for one that is too short to tell."""
-    raw = value[OFFSET_SNAPSHOT_ID:OFFSET_SAGA_ID]
-    return uuid_of(raw) if len(raw) == 16 else None
 
 
 def text_bytes(text: str) -> bytes:

@@ -70,7 +70,7 @@ def check_redis_url(secret: SecretUrl) -> SecretUrl:
     if parts.scheme in ("redis+cluster", "redis+sentinel"):
         raise problem(
             f"{parts.scheme}:// is not supported by this version; give the redis:// URL of one server "
-            "(a single primary, or a proxy in front of the cluster)"
+            "(a single primary: scripts of the hot tier touch keys of several slots)"
         )
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise problem(f"{redacted(url)!r} is not a Redis URL; write redis://HOST:6379/0 (rediss:// for TLS)")

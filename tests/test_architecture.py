@@ -23,6 +23,7 @@ LAYERS = (
     ("config_messages", "settings_checks"),
     ("settings",),
     ("settings_sections",),
+    ("value_peek",),
     ("embedded", "db", "objects", "codec", "master_keys"),
     ("settings_tiers", "yaml_source"),
     ("planning", "dictionaries"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from collections.abc import Sequence
@@ -46,6 +47,10 @@ EXIT_CODES = (
 )
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code}  {meaning}" for code, meaning in EXIT_CODES)
 
+_COLLECTED = (50_000, 20, 100)
+"""When Python looks for garbage in cycles: a job holds a pack's hundred thousand tuples, and goes through them for
+nothing each time."""
+
 app = typer.Typer(
     name="sagaz-tiering",
     help="Tiered storage for saga snapshots: Redis while hot, packs on S3 as they age, expired by policy.",
@@ -82,6 +87,7 @@ def _top(
 def run_app(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    gc.set_threshold(*_COLLECTED)
     try:
         code: Any = app(args=given, standalone_mode=False, prog_name="sagaz-tiering")
         sys.stdout.flush()

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.codec import dictionary_id, is_in_pack, read_meta, snapshot_id
+from sagaz_tiering.codec import read_meta
 from sagaz_tiering.engine import due_durable, due_hot
 from sagaz_tiering.engine.archive import Packer
 from sagaz_tiering.engine.due_hot import Batch, plan
@@ -27,11 +27,12 @@ from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import put_policies_in_force
 from sagaz_tiering.engine.packed import already_packed, finish_evictions
 from sagaz_tiering.engine.refill import refill
-from sagaz_tiering.engine.turns import Turn, give_back, settle
+from sagaz_tiering.engine.turns import Turn, Turns, give_back, settle
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.hot_keys import SHARDS
 from sagaz_tiering.storage.hot_values import ClaimedSaga
+from sagaz_tiering.value_peek import dictionary_id, is_in_pack, snapshot_id
 
 _BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
 T = TypeVar("T")
@@ -66,7 +67,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     tally.add("refilled", await refill(context))
     tally.add("evicted", await finish_evictions(context))
     await context.dictionaries.freshen()
-    keys, turns = RunKeys(context), set[Turn]()
+    keys, turns = RunKeys(context), Turns()
     await keys.begin()
     try:
         async with Packer(context, lease, tally) as packer:
@@ -82,7 +83,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
                 await packer.finish()
     finally:
         with suppress(HotTierUnavailable):
-            await give_back(context, [turn for turn in turns if not turn.is_over])
+            await give_back(context, turns.unfinished())
     keys.check()
 
 

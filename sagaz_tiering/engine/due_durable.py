@@ -10,27 +10,27 @@ import structlog
 
 from sagaz_tiering.catalog.durable import ClaimedRow, Postponement
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.codec import raw_length, read_meta
+from sagaz_tiering.codec import read_meta
 from sagaz_tiering.engine.due_hot import CHUNK_BYTES, Batch
 from sagaz_tiering.engine.frame_keys import LOOK_AGAIN_US, needs_key
 from sagaz_tiering.engine.frames import RETRY_UNREADABLE_US, chunks
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.engine.packed import already_packed
-from sagaz_tiering.engine.turns import UNKNOWN, Turn
+from sagaz_tiering.engine.turns import UNKNOWN, Turns
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.hot_values import ClaimedSaga
+from sagaz_tiering.value_peek import raw_length
 
 _log = structlog.get_logger(__name__)
 ROWS = 1000
 
 
-async def batches(context: JobContext, turns: set[Turn], held: Callable[[UUID], bool]) -> AsyncGenerator[Batch, None]:
+async def batches(context: JobContext, turns: Turns, held: Callable[[UUID], bool]) -> AsyncGenerator[Batch, None]:
     """Claimed rows, until none is due. `held` tells what waits in an open pack of this run already."""
     durable, options = context.catalog.durable, context.options
     token = f"{context.owner}/{uuid4().hex}"
     while not context.stopping.is_set():
-        turns -= {turn for turn in turns if turn.is_over}
         rows = await durable.claim_due(context.now, ROWS, options.claim_ttl)
         if not rows:
             return
@@ -46,8 +46,9 @@ async def batches(context: JobContext, turns: set[Turn], held: Callable[[UUID], 
         ]
         todo.sort(key=lambda row: row.saga_id)
         # What Redis has of these sagas is not looked at here, so their turns there stay as they are.
-        new = {saga_id: Turn(ClaimedSaga(saga_id, token), left=UNKNOWN) for saga_id in mine}
-        turns |= set(new.values())
+        begun = turns.begin([ClaimedSaga(saga_id, token) for saga_id in mine], left=UNKNOWN)
+        new = {turn.claimed.saga_id: turn for turn in begun}
+        todo = [row for row in todo if row.saga_id in new]
         for chunk in chunks(todo, lambda row: raw_length(row.value), CHUNK_BYTES):
             yield Batch(
                 work=[(new[saga], [row.value for row in group]) for saga, group in groupby(chunk, lambda r: r.saga_id)]

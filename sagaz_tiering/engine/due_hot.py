@@ -12,14 +12,15 @@ from uuid import UUID
 
 import structlog
 
-from sagaz_tiering.codec import raw_length, read_meta
+from sagaz_tiering.codec import read_meta
 from sagaz_tiering.engine.frames import RETRY_UNREADABLE_US, Work, chunks
 from sagaz_tiering.engine.job import JobContext
-from sagaz_tiering.engine.turns import Turn, claims
+from sagaz_tiering.engine.turns import Turn, Turns, claims
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.hot_values import Gathered, Header
+from sagaz_tiering.value_peek import raw_length
 
 _log = structlog.get_logger(__name__)
 CHUNK_BYTES = 16 * 2**20
@@ -70,13 +71,10 @@ def plan(headers: Sequence[Header], policies: PolicySet, now_us: int, turn: Turn
     return due
 
 
-async def batches(context: JobContext, turns: set[Turn]) -> AsyncGenerator[Batch, None]:
+async def batches(context: JobContext, turns: Turns) -> AsyncGenerator[Batch, None]:
     """Claimed sagas with their values, until none is due. `turns` are those under way; new ones are added."""
     async for claimed in claims(context, expiring=False):
-        turns -= {turn for turn in turns if turn.is_over}
-        under_way = {turn.claimed.saga_id for turn in turns}
-        new = [Turn(saga) for saga in claimed if saga.saga_id not in under_way]
-        turns |= set(new)
+        new = turns.begin(claimed)
         found = await context.hot.gather([turn.claimed.saga_id for turn in new])
         small: list[Work] = []
         large: list[Turn] = []

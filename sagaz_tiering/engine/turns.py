@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.policy import Decision
@@ -14,6 +14,9 @@ from sagaz_tiering.storage.hot_values import ClaimedSaga
 
 UNKNOWN = -1
 """As the number of snapshots left: something is not as it was seen, so the saga is looked at again."""
+
+
+_FORGET_FROM = 4096
 
 
 @dataclass(slots=True, eq=False)
@@ -50,6 +53,31 @@ class Turn:
         """Have the expire job look at `expires_us` at the latest."""
         if expires_us is not None and (self.next_expiry_us is None or expires_us < self.next_expiry_us):
             self.next_expiry_us = expires_us
+
+
+class Turns:
+    """The turns under way in a run, by saga. Those that are over are forgotten now and then, so it stays small."""
+
+    def __init__(self) -> None:
+        self._turns: dict[UUID, Turn] = {}
+        self._enough = _FORGET_FROM
+
+    def begin(self, claimed: Iterable[ClaimedSaga], *, left: int = 0) -> list[Turn]:
+        """Turns of these sagas, but for those that are under way still (their claims may have run out)."""
+        if len(self._turns) >= self._enough:
+            self._turns = {saga_id: turn for saga_id, turn in self._turns.items() if not turn.is_over}
+            self._enough = max(_FORGET_FROM, 2 * len(self._turns))
+        begun = []
+        for saga in claimed:
+            turn = self._turns.get(saga.saga_id)
+            if turn is None or turn.is_over:
+                self._turns[saga.saga_id] = turn = Turn(saga, left=left)
+                begun.append(turn)
+        return begun
+
+    def unfinished(self) -> list[Turn]:
+        """Those that are not over."""
+        return [turn for turn in self._turns.values() if not turn.is_over]
 
 
 async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[ClaimedSaga]]:

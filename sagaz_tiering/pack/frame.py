@@ -13,9 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
-from zlib import crc32
 
-from sagaz_tiering.codec import Record
+from sagaz_tiering.codec import Record, body_crc
 from sagaz_tiering.errors import CorruptPack, ErasedData
 from sagaz_tiering.pack.encryption import FrameKey, decrypt, encrypt
 from sagaz_tiering.pack.entries import BuiltFrame, FrameEntry, PackedSnapshot
@@ -23,7 +22,7 @@ from sagaz_tiering.pack.metas import MAX_EXPIRY_US, MIN_META_BYTES, packed_metas
 from sagaz_tiering.pack.wire import Cursor, StringTable, column, digest, packed_text
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.typed_json import Encoding
-from sagaz_tiering.zstd import DICTIONARY_ID_BYTES, NO_DICTIONARIES, Dictionary, NotZstd, compress, decompress
+from sagaz_tiering.zstd import DICTIONARY_ID_BYTES, NO_DICTIONARIES, Dictionary, NotZstd, compress_many, decompress
 
 FRAME_MAGIC: Final = b"SF"
 CODEC_ZSTD: Final = 1
@@ -68,26 +67,51 @@ def build_frame(
     With `dictionary` it is compressed with that, with `key` it is encrypted. Raises ValueError for pairs of more than
     one saga (id and name), for none, for a snapshot given twice and for more than MAX_FRAME_RAW_BYTES.
     """
-    ordered = sorted(records, key=_order, reverse=True)
-    _check_input(ordered)
-    raw = frame_content([record for record, _ in ordered])
-    if len(raw) > MAX_FRAME_RAW_BYTES:
-        raise ValueError(f"{len(raw)} bytes are too many for one frame (limit {MAX_FRAME_RAW_BYTES})")
+    [frame] = build_frames([(records, key)], level=level, dictionary=dictionary)
+    return frame
+
+
+def build_frames(
+    groups: Sequence[tuple[Sequence[tuple[Record, int | None]], FrameKey | None]],
+    *,
+    level: int = DEFAULT_LEVEL,
+    dictionary: Dictionary | None = None,
+) -> list[BuiltFrame]:
+    """`build_frame` of each (records, key), compressed in one call: what they hold together must fit into memory."""
+    ordered = [sorted(records, key=_order, reverse=True) for records, _key in groups]
+    for pairs in ordered:
+        _check_input(pairs)
+    raws = [frame_content([record for record, _ in pairs]) for pairs in ordered]
+    if any(len(raw) > MAX_FRAME_RAW_BYTES for raw in raws):
+        raise ValueError(f"{max(map(len, raws))} bytes are too many for one frame (limit {MAX_FRAME_RAW_BYTES})")
+    compressed = compress_many(raws, level, dictionary)
+    return [
+        _built(pairs, len(raw), stored, key, dictionary)
+        for pairs, raw, stored, (_records, key) in zip(ordered, raws, compressed, groups, strict=True)
+    ]
+
+
+def _built(
+    ordered: Sequence[tuple[Record, int | None]],
+    raw_length: int,
+    stored: bytes,
+    key: FrameKey | None,
+    dictionary: Dictionary | None,
+) -> BuiltFrame:
     key_id = None if key is None else key.key_id
     dictionary_id = None if dictionary is None else dictionary.id
-    stored = compress(raw, level, dictionary)
     if key is not None:
-        authenticated = packed_header(len(raw), _NO_CHECKSUM, dictionary_id=dictionary_id, key_id=key_id)
+        authenticated = packed_header(raw_length, _NO_CHECKSUM, dictionary_id=dictionary_id, key_id=key_id)
         stored = encrypt(key, authenticated, stored)
     blake = digest(stored)
-    payload = packed_header(len(raw), blake, dictionary_id=dictionary_id, key_id=key_id) + stored
+    payload = packed_header(raw_length, blake, dictionary_id=dictionary_id, key_id=key_id) + stored
     meta = ordered[0][0].meta
     entry = FrameEntry(
         saga_id=meta.saga_id,
         saga_name=meta.saga_name,
         offset=0,
         length=len(payload),
-        raw_length=len(raw),
+        raw_length=raw_length,
         checksum=blake,
         codec=CODEC_ZSTD,
         dictionary_id=dictionary_id,
@@ -198,7 +222,7 @@ def read_frame_content(raw: bytes) -> list[Record]:
     for meta, encoding, length in zip(metas, encodings, lengths, strict=True):
         body = raw[at : at + length]
         at += length
-        if crc32(body) != meta.body_crc:
+        if body_crc(body) != meta.body_crc:
             raise _damaged_body(meta)
         records.append(Record(meta, encoding, body))
     return records
@@ -209,7 +233,7 @@ def check_frame_content(raw: bytes, snapshots: Sequence[PackedSnapshot]) -> bool
     metas, encodings, lengths, at = _read_frame_table(raw)
     view = memoryview(raw)
     for meta, length in zip(metas, lengths, strict=True):
-        if crc32(view[at : at + length]) != meta.body_crc:
+        if body_crc(view[at : at + length]) != meta.body_crc:
             raise _damaged_body(meta)
         at += length
     held = zip(metas, encodings, strict=True)
