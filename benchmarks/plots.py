@@ -58,6 +58,29 @@ def log_log(title: str, x_name: str, y_name: str, xs: Sequence[float], lines: Se
     return "\n".join([*parts, "</svg>"]) + "\n"
 
 
+_BAR, _BARS_LEFT, _MOST = 26, 330, 2.5
+
+
+def bars(title: str, rows: Sequence[tuple[str, float]]) -> str:
+    """An SVG document: a bar for each (name, share of what must be reached); up to 1 it is reached."""
+    height, width = 70 + _BAR * len(rows), _WIDTH - _BARS_LEFT - 90
+    line = _BARS_LEFT + width / _MOST
+    parts = [
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {height}" font-family="sans-serif" '
+        'font-size="12">',
+        f'<rect width="{_WIDTH}" height="{height}" fill="white"/>',
+        _text(20, 28, title, size=16),
+        _text(line, 48, "must reach", anchor="middle"),
+    ]
+    for number, (name, share) in enumerate(rows):
+        top = 58 + _BAR * number
+        colour, length = (_COLOURS[2] if share <= 1 else _COLOURS[1]), width * min(share, _MOST) / _MOST
+        parts.append(_text(_BARS_LEFT - 8, top + 15, name, anchor="end"))
+        parts.append(f'<rect x="{_BARS_LEFT}" y="{top + 3}" width="{length:.0f}" height="{_BAR - 8}" fill="{colour}"/>')
+        parts.append(_text(_BARS_LEFT + length + 6, top + 15, f"{share:.2f}"))
+    return "\n".join([*parts, _rule(line, 52, line, height - 8), "</svg>\n"])
+
+
 @dataclass(frozen=True, slots=True)
 class _Axis:
     low: float

@@ -20,7 +20,8 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from by_turns import Work, compare, table
+from by_turns import Outcome, Work, compare, table
+from plots import bars
 from speed_works import (
     DURABLE,
     HOT,
@@ -41,6 +42,7 @@ from sagaz_tiering.embedded.servers import endpoints_of_running
 from sagaz_tiering.wiring import open_runtime, read_config
 
 BUCKET = "speed"
+RESULTS = Path(__file__).parent / "results" / "speed.json"
 
 
 def works(field: Field, scale: float) -> list[Work]:
@@ -58,6 +60,20 @@ def works(field: Field, scale: float) -> list[Work]:
         list_100(field, snapshots, times(12)),
         whole_saga(field, snapshots, times(60)),
         cold(field, BUCKET, times(40)),
+    ]
+
+
+def shares(outcomes: list[Outcome]) -> list[tuple[str, float]]:
+    """For the plot: up to 1 a target is reached."""
+    return [
+        (
+            f"{outcome.work.name} / {target.other}",
+            outcome.ratio(target.other) / target.times
+            if outcome.work.unit == "ms"
+            else target.times / outcome.ratio(target.other),
+        )
+        for outcome in outcomes
+        for target in outcome.work.targets
     ]
 
 
@@ -88,6 +104,8 @@ async def main(asked: argparse.Namespace) -> int:
     if asked.json:
         report: dict[str, Any] = {"machine": machine, "works": [outcome.to_dict() for outcome in outcomes]}
         Path(asked.json).write_text(json.dumps(report, indent=1), encoding="utf-8")
+        plot = bars("time or cost as a share of what must be reached", shares(outcomes))
+        Path(asked.json).with_suffix(".svg").write_text(plot, encoding="utf-8")
     print(f"Python {machine['python']}, {machine['cpus']} CPUs, {asked.rounds} rounds{', uvloop' * asked.uvloop}\n")
     print(table(outcomes))
     return 0 if all(o.reached(t) for o in outcomes for t in o.work.targets) else 1
@@ -98,7 +116,7 @@ if __name__ == "__main__":
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="how long a turn is")
     parser.add_argument("--only", default="", help="part of a work's name")
-    parser.add_argument("--json", help="write every figure to this file")
+    parser.add_argument("--json", default=RESULTS, help=f"write every figure to this file ({RESULTS.name})")
     parser.add_argument("--uvloop", action="store_true")
     arguments = parser.parse_args()
     logging.disable(logging.ERROR)  # the engine logs every step

@@ -41,7 +41,9 @@ POLICIES: list[dict[str, Any]] = [
 ]
 RETAIN = {"record": None, "payment": 400 * DAY, "fast": 90 * DAY}
 STEPS = int(os.environ.get("SAGAZ_TIERING_TEST_YEARS_STEPS", "120"))
+JOBS = ("age", "transition", "restore", "expire", "compact", "scrub", "collect", "train")
 OPTIONS: dict[str, Any] = {
+    "dictionaries": {"min_sagas": 20},
     "jobs": {"expire_max_share": 1.0, "compact_live_share": 0.9, "collect_min_age": "24h"},
 }
 
@@ -103,7 +105,7 @@ class Years:
         self.model.time_passes(self.shop.clock.now())
 
     async def job(self) -> None:
-        name = self.random.choice(["age", "age", "transition", "restore", "expire", "compact", "scrub", "collect"])
+        name = self.random.choice(("age", *JOBS))
         report = await self.shop.run(name)
         self.done[name] += 1
         assert not report.counts.get("failed"), report
@@ -172,7 +174,7 @@ class Years:
     async def settle(self) -> None:
         """The daemon catches up."""
         for _ in range(4):
-            for name in ("age", "transition", "restore", "expire", "compact", "scrub", "collect"):
+            for name in JOBS:
                 await self.shop.run(name)
             await self.wait_days(3)
 
