@@ -133,6 +133,7 @@ class PackWriter:
         )
         compressed = compress(footer_content(footer), _FOOTER_LEVEL)
         data = b"".join((self._data, compressed, _TAIL.pack(len(compressed), digest(compressed), END_MAGIC)))
+        self._data.clear()  # as much as the pack itself
         if parse_pack(data, keys=self._keys, dictionaries=self._dictionaries) != footer:
             raise CorruptPack(f"pack {self._pack_id} does not read back as it was written")
         return SealedPack(data=data, footer=footer, sha256=sha256(data).digest())
