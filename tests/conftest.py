@@ -41,6 +41,8 @@ SLOW = frozenset(
         "test_doctor.py",
         "test_catalog_verify.py",
         "test_torture.py",
+        "test_expire.py",
+        "test_many_rows.py",
     }
 )
 """Files that `make test` leaves to `make check`, so that it takes less than three minutes."""
