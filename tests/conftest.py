@@ -43,6 +43,8 @@ SLOW = frozenset(
         "test_torture.py",
         "test_expire.py",
         "test_many_rows.py",
+        "test_scrub.py",
+        "test_holds.py",
     }
 )
 """Files that `make test` leaves to `make check`, so that it takes less than three minutes."""
