@@ -45,8 +45,8 @@ class Turn:
         self.follow(context.policies.decide(meta, context.now_us))
 
     def follow(self, decision: Decision) -> None:
-        """The same, decided already."""
-        self.look_at(decision.due_us)
+        """The same, decided already. What has expired is the expire job's alone: `age` would meet it without end."""
+        self.look_at(None if decision.expired else decision.due_us)
         self.expire_at(decision.expires_us)
 
     def expire_at(self, expires_us: int | None) -> None:

@@ -134,13 +134,11 @@ class HotTurns(HotCalls):
         calls = [([self.keys.index(s.hex)], [self.keys.value_prefix(s.hex), *ends]) for s in saga_ids]
         return [headers_of(raw) for raw in await self._eval_many("headers", calls)]
 
-    async def evict(self, metas: Sequence[SnapshotMeta]) -> int:
-        """Compare-and-delete: remove exactly these saves (or older ones of the same ids); how many went."""
-        gone, _ended = await self.evict_claimed(metas, {})
-        return gone
-
     async def evict_claimed(self, metas: Sequence[SnapshotMeta], tokens: Mapping[UUID, str]) -> tuple[int, set[UUID]]:
-        """`evict`, and the sagas with nothing left: they need not be settled, their claims under `tokens` ended."""
+        """Compare-and-delete: remove exactly these saves, or older ones of the same ids; how many went.
+
+        And the sagas with nothing left: they need not be settled, their claims under `tokens` ended.
+        """
         sagas: dict[UUID, list[SnapshotMeta]] = {}
         for meta in metas:
             sagas.setdefault(meta.saga_id, []).append(meta)

@@ -212,5 +212,19 @@ async def test_evicting_an_old_place_leaves_the_id_in_its_new_saga(shop: Product
     for at, snapshot in enumerate((before, after)):
         record = encode(snapshot, saved_us=1000 + at)
         await hot.save(record.meta, to_value(record, level=1), due_us=None, expires_us=None)
-    await hot.evict([encode(before, saved_us=1000).meta])
+    await hot.evict_claimed([encode(before, saved_us=1000).meta], {})
     assert isinstance(await hot.get(after.snapshot_id), bytes)
+
+
+async def test_expired_snapshot_that_is_due_is_left_to_expire(shop: Product) -> None:
+    """Past its retention and past its move at once: `age` neither packs it nor looks at it again and again."""
+    ends = NOW + 10 * DAY
+    saved = list(snapshots(60, created_at=NOW, retention_until=ends, saga_name="fast-order"))
+    await save(shop, saved)
+    context = shop.runtime.job_context()
+    context.options = replace(context.options, batch_sagas=1)
+    report = await asyncio.wait_for(run_job("age", context), 20)
+    assert "archived" not in report.counts
+    assert report.counts["sagas"] == 60
+    context.allow_mass_delete = True
+    assert (await shop.run("expire")).counts["hot"] == len(saved)

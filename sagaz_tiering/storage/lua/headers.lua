@@ -2,14 +2,15 @@
 -- KEYS  1 saga index      ARGV  1 value key prefix  2 first rank  3 last rank
 -- Returns member, score, header bytes (nil: the value is gone) and value length by turns.
 local HEX = string.rep('%02x', 16)
-local function hex(bytes)
-  return string.format(HEX, string.byte(bytes, 1, 16))
+-- The snapshot id in hex that a member of the index ends with.
+local function id_of(member)
+  return string.format(HEX, string.byte(member, 5, 20))
 end
 local found = {}
 local places = redis.call('ZRANGE', KEYS[1], ARGV[2], ARGV[3], 'WITHSCORES')
 for i = 1, #places, 2 do
   local member = places[i]
-  local key = ARGV[1] .. hex(string.sub(member, 5))
+  local key = ARGV[1] .. id_of(member)
   local head = redis.call('GETRANGE', key, 0, 255)
   if #head >= 8 then
     local length = struct.unpack('>I4', string.sub(head, 5, 8))
