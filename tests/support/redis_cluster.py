@@ -116,7 +116,12 @@ async def watched_primary(folder: Path) -> AsyncIterator[tuple[str, PlainRedis]]
         sentinel = await stack.enter_async_context(SentinelServer(new_folder(folder, "sentinel")))
         url = f"redis://{HOST}:{sentinel.port}"
         await redis_do(url, "SENTINEL", "MONITOR", SERVICE, HOST, str(primary.port), "1")
-        for option, value in (("auth-pass", primary.password), ("down-after-milliseconds", "500")):
+        # A Sentinel on a busy machine may find no replica good enough at once: by default it tries again in six minutes.
+        for option, value in (
+            ("auth-pass", primary.password),
+            ("down-after-milliseconds", "500"),
+            ("failover-timeout", "3000"),
+        ):
             await redis_do(url, "SENTINEL", "SET", SERVICE, option, value)
         await _until(replica.url, ("INFO", "replication"), "'master_link_status': 'up'")
         await _until(url, ("SENTINEL", "REPLICAS", SERVICE), str(replica.port))
