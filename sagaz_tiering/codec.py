@@ -28,7 +28,7 @@ from zlib import crc32
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable, SnapshotTooLarge
 from sagaz_tiering.snapshot import MAX_TIME, MIN_TIME, SagaSnapshot, SnapshotMeta, uuid_of
-from sagaz_tiering.typed_json import Encoding, Shape, dumps, loads, shape_of
+from sagaz_tiering.typed_json import Encoding, Shape, dumps, loads, plain_json, shape_of
 from sagaz_tiering.zstd import NO_DICTIONARIES, Dictionary, NotZstd, compress, decompress, decompress_many
 
 VALUE_FORMAT: Final = 1
@@ -99,15 +99,27 @@ class Header(NamedTuple):
     raw_length: int
 
 
+def plain_body(snapshot: SagaSnapshot) -> bytes | None:
+    """The body, if it is light and of exact JSON types only; else `body_shape` tells how it is to be written."""
+    return plain_json(_body(snapshot))
+
+
 def body_shape(snapshot: SagaSnapshot) -> Shape:
     """How the body is to be written; LARGE if that takes so long that it should be done on a thread."""
     return shape_of(_body(snapshot))
 
 
 def encode(
-    snapshot: SagaSnapshot, *, saved_us: int, max_bytes: int = MAX_SNAPSHOT_BYTES, shape: Shape | None = None
+    snapshot: SagaSnapshot,
+    *,
+    saved_us: int,
+    max_bytes: int = MAX_SNAPSHOT_BYTES,
+    shape: Shape | None = None,
+    plain: bytes | None = None,
 ) -> Record:
-    """The record of `snapshot`, saved at `saved_us` (microseconds since 1970 UTC); `shape` is its `body_shape`.
+    """The record of `snapshot`, saved at `saved_us` (microseconds since 1970 UTC).
+
+    `plain` is its `plain_body`, `shape` its `body_shape`, where they are known.
 
     Raises NotSerializable (with the path of the value), SnapshotTooLarge (body over `max_bytes`), or InvalidSnapshot
     if another thread changes the snapshot meanwhile.
@@ -119,7 +131,7 @@ def encode(
         size = len(text_bytes(getattr(snapshot, name)))
         if size > MAX_NAME_BYTES:
             raise SnapshotTooLarge(f"{name} is {size} bytes, the limit is {MAX_NAME_BYTES}", hint="shorten it")
-    encoding, body = dumps(_body(snapshot), path="", shape=shape)
+    encoding, body = (Encoding.PLAIN, plain) if plain is not None else dumps(_body(snapshot), path="", shape=shape)
     limit = min(max_bytes, MAX_BODY_BYTES)
     if len(body) > limit:
         raise SnapshotTooLarge(

@@ -15,6 +15,7 @@ from sagaz_tiering.codec import (
     body_shape,
     decode,
     encode,
+    plain_body,
     to_value,
 )
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
@@ -47,6 +48,9 @@ async def encode_value(
 
 async def encode_record(snapshot: SagaSnapshot, *, saved_us: int, max_bytes: int = MAX_SNAPSHOT_BYTES) -> Record:
     """The record of a snapshot. Raises what `encode_value` raises."""
+    plain = plain_body(snapshot)
+    if plain is not None:
+        return encode(snapshot, saved_us=saved_us, max_bytes=max_bytes, plain=plain)
     shape = body_shape(snapshot)
     if shape is Shape.LARGE:
         return await asyncio.to_thread(encode, snapshot, saved_us=saved_us, max_bytes=max_bytes, shape=shape)

@@ -10,8 +10,10 @@ import orjson
 
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable
 from sagaz_tiering.typed_json.collector import full_collections_later
+from sagaz_tiering.typed_json.depth import too_deep, too_deep_for
 from sagaz_tiering.typed_json.freezing import Freezer, TooDeep, release, unchanged
 from sagaz_tiering.typed_json.pieces import NATIVE_ONLY, NotExact, plain_pieces, tagged_text, typed_pieces
+from sagaz_tiering.typed_json.plain import plain_json
 from sagaz_tiering.typed_json.revival import revive
 from sagaz_tiering.typed_json.shape import LARGE, Shape, shape_of
 from sagaz_tiering.typed_json.slices import Unexpected, no_constant, plain_value, typed_value
@@ -32,6 +34,9 @@ def dumps(value: Any, path: str = "context", shape: Shape | None = None) -> tupl
     the value meanwhile. A large value is written in many short calls, so that other threads go on.
     """
     if shape is None:
+        plain = plain_json(value)
+        if plain is not None:
+            return Encoding.PLAIN, plain
         shape = shape_of(value)
     try:
         if shape is Shape.LARGE:
@@ -69,7 +74,7 @@ def loads(encoding: Encoding, data: bytes) -> Any:
         raise CorruptRecord("snapshot body is nested too deeply to be read") from exc
     except (ValueError, TypeError, ArithmeticError) as exc:
         raise CorruptRecord(f"snapshot body is not what was written: {exc}") from exc
-    if _brackets(data) > MAX_DEPTH and _too_deep(value):
+    if too_deep_for(data, value):
         raise _deep()
     return value
 
@@ -120,28 +125,9 @@ def _dumps_large(value: Any, path: str) -> tuple[Encoding, bytes]:
 def _loads_large(encoding: Encoding, data: bytes) -> Any:
     value, levels = plain_value(data) if encoding is Encoding.PLAIN else typed_value(data)
     # Each level of the value is one level of brackets or more.
-    if levels > MAX_DEPTH and _too_deep(value):
+    if levels > MAX_DEPTH and too_deep(value):
         raise _deep()
     return value
-
-
-def _brackets(data: bytes) -> int:
-    """How many containers a text has at most; three times as fast as counting."""
-    return 2 * len(data) - len(data.replace(b"[", b"")) - len(data.replace(b"{", b""))
-
-
-def _too_deep(value: Any) -> bool:
-    """Whether `value` has more than MAX_DEPTH levels of containers."""
-    level = [value]
-    for _ in range(MAX_DEPTH):
-        inner: list[Any] = []
-        for item in level:
-            if type(item) is dict:
-                inner += item.values()
-            elif isinstance(item, (list, tuple, set, frozenset)):
-                inner += item
-        level = inner
-    return any(isinstance(item, (dict, list, tuple, set, frozenset)) for item in level)
 
 
 def _deep() -> CorruptRecord:

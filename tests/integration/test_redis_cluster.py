@@ -308,7 +308,7 @@ async def test_sentinel_leads_to_the_next_primary(clock: VirtualClock) -> None:
 
 
 async def until_saved(storage: RedisSnapshotStorage, snapshot: SagaSnapshot) -> None:
-    """Save as often as it takes; fails after two minutes: a Sentinel that was starved of time rests for half a minute."""
+    """Save as often as it takes; fails after two minutes: a Sentinel that got no time rests for half a minute."""
     deadline = time.monotonic() + 120
     while True:
         try:

@@ -116,7 +116,7 @@ async def watched_primary(folder: Path) -> AsyncIterator[tuple[str, PlainRedis]]
         sentinel = await stack.enter_async_context(SentinelServer(new_folder(folder, "sentinel")))
         url = f"redis://{HOST}:{sentinel.port}"
         await redis_do(url, "SENTINEL", "MONITOR", SERVICE, HOST, str(primary.port), "1")
-        # A Sentinel on a busy machine may find no replica good enough at once: by default it tries again in six minutes.
+        # On a busy machine a Sentinel may find no replica good enough: by default it tries again in six minutes.
         for option, value in (
             ("auth-pass", primary.password),
             ("down-after-milliseconds", "500"),

@@ -1,0 +1,156 @@
+"""The short way to JSON is taken for ordinary contexts, and never for a value that would not come back the same."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, OrderedDict, namedtuple
+from dataclasses import dataclass
+from datetime import UTC, date, datetime, time
+from decimal import Decimal
+from enum import Enum, IntEnum
+from typing import Any
+from uuid import UUID
+
+import orjson
+import ormsgpack
+import pytest
+from golden import samples
+from support import payload
+
+from sagaz_tiering import codec
+from sagaz_tiering.errors import NotSerializable
+from sagaz_tiering.storage.encoding import encode_record
+from sagaz_tiering.typed_json import LARGE, MAX_DEPTH, Encoding, dumps, loads, plain_json
+
+Point = namedtuple("Point", "x y")
+
+
+class Colour(str, Enum):  # noqa: UP042 - the older kind, which is a str to many checks
+    RED = "red"
+
+
+class Number(IntEnum):
+    ONE = 1
+
+
+class Text(str):
+    __slots__ = ()
+
+
+@dataclass
+class Item:
+    sku: str
+
+
+NOT_EXACT: dict[str, Any] = {
+    "tuple": (1, 2),
+    "empty tuple": (),
+    "named tuple": Point(1, 2),
+    "str enum": Colour.RED,
+    "int enum": Number.ONE,
+    "str subclass": Text("x"),
+    "ordered dict": OrderedDict(a=1),
+    "counter": Counter("aab"),
+    "dataclass": Item("a"),
+    "uuid": UUID(int=1),
+    "datetime": datetime(2026, 3, 1, tzinfo=UTC),
+    "date": date(2026, 3, 1),
+    "time": time(12, 0),
+    "decimal": Decimal("1.10"),
+    "bytes": b"x",
+    "bytearray": bytearray(b"x"),
+    "memoryview": memoryview(b"x"),
+    "set": {1},
+    "complex": 1j,
+    "nan": math.nan,
+    "infinity": math.inf,
+    "minus infinity": -math.inf,
+    "large integer": 2**64,
+    "small integer": -(2**63) - 1,
+    "surrogate": "\ud800",
+    "int key": {1: 2},
+    "enum key": {Colour.RED: 1},
+    "subclass key": {Text("x"): 1},
+    "fragment": orjson.Fragment(b"1"),
+    "extension": ormsgpack.Ext(1, b"x"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_EXACT)
+def test_what_json_would_change_is_left_to_the_long_way(name: str) -> None:
+    """At any depth: orjson by itself writes many of these as something else."""
+    value = NOT_EXACT[name]
+    for holder in ({"a": value}, {"a": [{"b": value}]}, {"a": [{"b": [1, {"c": {"d": value}}]}] * 2}):
+        assert plain_json(holder) is None
+
+
+@pytest.mark.parametrize("value", [None, 1, "x", (1,), {1}, math.nan, Text("x")])
+def test_only_containers_of_json_are_taken(value: Any) -> None:
+    """What is no dict or list is for the long way."""
+    assert plain_json(value) is None
+
+
+def test_ordinary_values_come_back_the_same() -> None:
+    """The corners of what JSON has."""
+    value: dict[str, Any] = {
+        "": None,
+        "numbers": [0, -0.0, 1e308, 5e-324, 2**64 - 1, -(2**63), 1.0, True],
+        "text": ["\x00", "é", "😀", '"\\', "null", "~uuid"],
+        "nested": {"a": {"b": {"c": [[[{}]]]}}},
+    }
+    text = plain_json(value)
+    assert text is not None
+    found = loads(Encoding.PLAIN, text)
+    assert repr(found) == repr(value)
+
+
+def test_depth_ends_where_it_ends_for_readers() -> None:
+    """What readers would refuse is refused when it is saved, and nothing else."""
+
+    def nested(levels: int) -> list[Any]:
+        value: list[Any] = []
+        for _ in range(levels - 1):
+            value = [value]
+        return value
+
+    assert plain_json(nested(MAX_DEPTH)) is not None
+    assert plain_json(nested(MAX_DEPTH + 1)) is None
+    with pytest.raises(NotSerializable, match="nested deeper"):
+        dumps(nested(MAX_DEPTH + 1))
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": "x" * LARGE},
+        {"a": {"b": "x" * LARGE}},
+        {"a": list(range(LARGE // 4))},
+        {"a": {"rows": [{"id": 1}] * LARGE}},
+        {"a": {"b": {"c": {"d": {"e": {"f": list(range(LARGE))}}}}}},
+        {str(i): i for i in range(LARGE // 4)},
+    ],
+    ids=["text", "wrapped text", "list", "rows", "deep", "dict"],
+)
+def test_what_is_heavy_is_left_to_the_long_way(value: Any) -> None:
+    """Which writes it on a thread."""
+    assert plain_json(value) is None
+
+
+async def test_ordinary_snapshots_take_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the walk over every value in Python, and with the bytes of the long way."""
+    snapshots = list(payload.snapshots(20))
+    expected = [codec.encode(one, saved_us=1, shape=codec.body_shape(one)) for one in snapshots]
+
+    def fail(_value: object) -> None:
+        raise AssertionError("the long way was taken")
+
+    monkeypatch.setattr(codec, "shape_of", fail)
+    assert [await encode_record(one, saved_us=1) for one in snapshots] == expected
+
+
+async def test_snapshot_that_json_would_change_takes_the_long_way() -> None:
+    """And comes back as it was."""
+    snapshot = samples.snapshot(0, context={"at": datetime(2026, 3, 1, tzinfo=UTC), "pair": (1, 2), "nan": math.inf})
+    record = await encode_record(snapshot, saved_us=1)
+    assert record.encoding is Encoding.TYPED
+    assert codec.decode(record) == snapshot
