@@ -8,6 +8,7 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from pydantic import SecretStr
@@ -18,7 +19,6 @@ from sagaz_tiering.config_file import load_config
 from sagaz_tiering.db.database import STATEMENT_CACHE_SIZE, Database, DatabaseOptions
 from sagaz_tiering.db.migrations import check_schema, migrate
 from sagaz_tiering.dictionaries.shelf import Dictionaries
-from sagaz_tiering.embedded.servers import EmbeddedServers, Endpoints, endpoints_of_running
 from sagaz_tiering.engine import JobContext, JobOptions, run_job
 from sagaz_tiering.engine.notify import Notify
 from sagaz_tiering.engine.ownership import claim_prefix
@@ -27,9 +27,6 @@ from sagaz_tiering.keyring import Keyring
 from sagaz_tiering.master_keys.base import MasterKeys, NoMasterKeys
 from sagaz_tiering.master_keys.several import Several
 from sagaz_tiering.objects.base import ObjectStore
-from sagaz_tiering.objects.local import LocalObjectStore
-from sagaz_tiering.objects.s3 import S3ObjectStore
-from sagaz_tiering.objects.s3_options import S3Options
 from sagaz_tiering.pack.dictionary_objects import BucketDictionaries
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.prices import PriceList
@@ -38,7 +35,12 @@ from sagaz_tiering.storage.hot import HotOptions, HotTier
 from sagaz_tiering.storage.hot_dictionaries import HotDictionaries
 from sagaz_tiering.tiered.storage import TieredSnapshotStorage, Tiers
 from sagaz_tiering.urls import EMBEDDED, SecretUrl, bucket_and_prefix, file_path, redacted
+from sagaz_tiering.workers import Workers
 
+if TYPE_CHECKING:
+    from sagaz_tiering.embedded.servers import Endpoints
+
+# Backends are imported when they are opened: no process uses all of them.
 _EMBEDDED_KEY = "embedded"
 
 
@@ -76,6 +78,8 @@ class Runtime:
             prices=self.prices,
             owner=f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}",
             options=_job_options(config),
+            # Worker processes have the real clock.
+            workers=Workers(lambda: self.config) if isinstance(clock, SystemClock) else None,
         )
         self._storage = TieredSnapshotStorage(
             Tiers(
@@ -201,6 +205,8 @@ async def _endpoints(config: TieringConfig, stack: AsyncExitStack) -> Endpoints 
     embedded = config.embedded
     if embedded is None:
         return None
+    from sagaz_tiering.embedded.servers import EmbeddedServers, endpoints_of_running
+
     running = endpoints_of_running(embedded.data_dir)
     if running is not None:
         return running
@@ -246,7 +252,12 @@ async def _objects(
 ) -> ObjectStore:
     cold = config.tiers.cold
     if cold.is_directory:
+        from sagaz_tiering.objects.local import LocalObjectStore
+
         return await stack.enter_async_context(await LocalObjectStore.open(file_path(cold.url), clock))
+    from sagaz_tiering.objects.s3 import S3ObjectStore
+    from sagaz_tiering.objects.s3_options import S3Options
+
     bucket, prefix = bucket_and_prefix(cold.url)
     endpoint, access, secret = cold.endpoint_url, _plain(cold.access_key_id), _plain(cold.secret_access_key)
     if endpoint == EMBEDDED:

@@ -14,8 +14,9 @@ LAYERS = (
     ("cli",),
     ("torture",),
     ("demo", "daemon", "replaying", "doctor"),
-    ("opener",),
+    ("opener", "worker_process"),
     ("wiring",),
+    ("workers",),
     ("engine", "tiered", "transfer", "from_sagaz"),
     ("keyring",),
     ("catalog", "pack", "storage"),
@@ -32,7 +33,7 @@ LAYERS = (
     ("patterns", "units", "urls", "environment"),
     ("schema",),
     ("snapshot",),
-    ("storage_class", "errors", "logs", "metrics", "clock", "terminal", "spool", "lazy"),
+    ("storage_class", "errors", "logs", "metrics", "clock", "terminal", "spool", "lazy", "process_memory"),
 )
 # Imports inside functions that lead upwards on purpose: a class method that opens the whole product.
 EXCEPTIONS = {("tiered", "wiring"), ("tiered", "settings")}

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import os
 import sys
 from collections.abc import Sequence
-from contextlib import suppress
 from typing import Annotated, Any
 
 import typer
@@ -32,6 +29,7 @@ from sagaz_tiering.cli import (
     transfers,
 )
 from sagaz_tiering.cli.failures import UsageError, report
+from sagaz_tiering.process_memory import tune_process
 
 EXIT_CODES = (
     (0, "done"),
@@ -48,12 +46,6 @@ EXIT_CODES = (
     (11, "today's budget is used up"),
 )
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code}  {meaning}" for code, meaning in EXIT_CODES)
-
-_COLLECTED = (50_000, 20, 100)
-"""When Python looks for garbage in cycles: a job holds a pack's hundred thousand tuples, and goes through them for
-nothing each time."""
-
-_M_ARENA_MAX, _M_TRIM_THRESHOLD = -8, -1  # malloc.h
 
 app = typer.Typer(
     name="sagaz-tiering",
@@ -91,8 +83,7 @@ def _top(
 def run_app(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    gc.set_threshold(*_COLLECTED)
-    _give_memory_back()
+    tune_process()
     try:
         code: Any = app(args=given, standalone_mode=False, prog_name="sagaz-tiering")
         sys.stdout.flush()
@@ -105,14 +96,6 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     except Exception as exc:  # noqa: BLE001  # the CLI ends here
         return report(_as_usage_error(exc), as_json="--json" in given, debug="--debug" in given)
     return code if isinstance(code, int) else 0
-
-
-def _give_memory_back() -> None:
-    """glibc keeps what threads free, each for itself: a job, which hands megabytes around, would hold it twice."""
-    with suppress(OSError, AttributeError):  # another C library than glibc
-        libc = ctypes.CDLL(None)
-        libc.mallopt(_M_ARENA_MAX, 2)
-        libc.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
 
 
 def _as_usage_error(exc: Exception) -> Exception:

@@ -53,7 +53,7 @@ def job(
             raise UsageError("--allow-mass-delete is for: job expire --once", hint="a schedule must not have it")
         async with opened(config) as runtime:
             await runtime.check()
-            context = replace(runtime.job_context(), allow_mass_delete=allow_mass_delete)
+            context = replace(runtime.job_context(), allow_mass_delete=allow_mass_delete, alone=True)
             return await _repeat(runtime, context, name, once=once or dry_run, dry_run=dry_run, as_json=as_json)
 
     execute(work, as_json=as_json, debug=debug)

@@ -13,8 +13,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-import aiohttp
-
 from sagaz_tiering.embedded.process import ServerCommand
 from sagaz_tiering.embedded.server import EXTRA, HOST, STOP_GRACE_S, EmbeddedServer
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
@@ -35,7 +33,7 @@ class S3Server(EmbeddedServer):
     """S3 in memory, in region us-east-1. `bucket` is created at every start."""
 
     name = "S3"
-    not_ready_errors: ClassVar[tuple[type[Exception], ...]] = (OSError, aiohttp.ClientError)
+    not_ready_errors: ClassVar[tuple[type[Exception], ...]] = (OSError,)
     credentials = S3Credentials("embedded", "embedded-no-secret")
     """Any would do: moto compares none. It must therefore never hold anything but trial data."""
 
@@ -71,6 +69,16 @@ class S3Server(EmbeddedServer):
         )
 
     async def _talk(self) -> None:
+        import aiohttp  # whoever finds the server running needs none of it
+
+        try:
+            await self._greet()
+        except aiohttp.ClientError as exc:
+            raise ConnectionError(f"{type(exc).__name__}: {exc}") from exc
+
+    async def _greet(self) -> None:
+        import aiohttp
+
         timeout = aiohttp.ClientTimeout(total=_TALK_S)
         async with aiohttp.ClientSession(timeout=timeout) as session:
             if self._bucket is None:

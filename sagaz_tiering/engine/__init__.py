@@ -6,6 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from types import MappingProxyType
 
 from sagaz_tiering.catalog.leases import Lease
@@ -14,18 +15,22 @@ from sagaz_tiering.engine.job import JobContext, JobOptions, JobReport, Tally
 from sagaz_tiering.engine.ownership import claim_prefix
 from sagaz_tiering.errors import BudgetSpent, CatalogUnavailable, ConfigError, SagazTieringError
 
-__all__ = ["JOBS", "Job", "JobContext", "JobOptions", "JobReport", "run_job"]
+__all__ = ["JOBS", "Job", "JobContext", "JobOptions", "JobReport", "run_job", "run_share"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A job: `preview` counts what `run` would do. As many processes as `slots` may run it at once."""
+    """A job: `preview` counts what `run` would do. As many processes as `slots` may run it at once.
+
+    `share` is what a worker process does of it, beside the one that runs it.
+    """
 
     name: str
     summary: str
     run: Callable[[JobContext, Lease, Tally], Awaitable[None]]
     preview: Callable[[JobContext, Tally], Awaitable[None]]
     slots: int = 1
+    share: Callable[[JobContext, Lease, Tally], Awaitable[None]] | None = None
 
 
 JOBS: Mapping[str, Job] = MappingProxyType(
@@ -38,6 +43,7 @@ JOBS: Mapping[str, Job] = MappingProxyType(
                 run=age.run,
                 preview=age.preview,
                 slots=8,
+                share=age.run_share,
             ),
             Job(
                 name="transition",
@@ -100,14 +106,23 @@ async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> J
         if dry_run:
             await job.preview(run, tally)
         else:
-            report.skipped = not await _run_leased(job, run, tally)
+            report.skipped = not await _run_leased(job, run, tally, partial(_run_recorded, job))
     finally:
         report.seconds = time.monotonic() - began
         report.counts, report.notes = dict(tally.counts), tally.notes
     return report
 
 
-async def _run_leased(job: Job, context: JobContext, tally: Tally) -> bool:
+async def run_share(name: str, context: JobContext, tally: Tally) -> None:
+    """What a worker process does of a run that the process beside it began and records. Raises what stopped it."""
+    job = JOBS[name]
+    assert job.share is not None
+    await _run_leased(job, replace(context, workers=None), tally, job.share)
+
+
+async def _run_leased(
+    job: Job, context: JobContext, tally: Tally, run: Callable[[JobContext, Lease, Tally], Awaitable[None]]
+) -> bool:
     """Run under the first free lease of the job; False if all are held."""
     await claim_prefix(context)
     await context.dictionaries.freshen()
@@ -116,7 +131,7 @@ async def _run_leased(job: Job, context: JobContext, tally: Tally) -> bool:
         async with context.catalog.leases.hold(lease_name, context.owner, context.options.lease_ttl) as lease:
             if lease is None:
                 continue
-            await _run_recorded(job, context, lease, tally)
+            await run(context, lease, tally)
             return True
     return False
 

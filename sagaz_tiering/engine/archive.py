@@ -207,7 +207,7 @@ class Packer:
     async def _seal(self, pack: _OpenPack) -> tuple[SealedPack, NewPack]:
         context = self._context
         now = context.now
-        sealed = await asyncio.to_thread(pack.writer.seal)
+        sealed = await context.compute(pack.writer.seal)
         return sealed, new_pack(
             sealed,
             key=pack_key(now, pack.bucket, sealed.footer.pack_id),

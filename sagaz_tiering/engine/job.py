@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, ParamSpec, Protocol, TypeVar
 from uuid import UUID
 
 from sagaz_tiering.catalog import Catalog
@@ -19,6 +20,9 @@ from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.prices import PriceList
 from sagaz_tiering.storage.hot import HotTier
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,11 +56,20 @@ class JobOptions:
     dictionary_min_sagas: int = 50
 
 
+class Workers(Protocol):
+    """Processes that do a share of a large backlog beside this one."""
+
+    def share(self, job: str, stopping: asyncio.Event, tally: Tally) -> AbstractAsyncContextManager[None]:
+        """They work on `job` for the length of the block, or until `stopping`; what they do is added to `tally`."""
+
+
 @dataclass(slots=True, kw_only=True)
 class JobContext:
     """The tiers, the policies in force and the limits. One per process; jobs keep no state of their own.
 
-    `owner` names this process in leases. A job that sees `stopping` set finishes its running step and returns.
+    `owner` names this process in leases. A job that sees `stopping` set finishes its running step and returns. A
+    process that is `alone` with its job does heavy work where it stands: threads that all want Python's lock take it
+    longer than one. Elsewhere the event loop has others to serve.
     """
 
     hot: HotTier
@@ -73,6 +86,8 @@ class JobContext:
     allow_mass_delete: bool = False
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     catalog_id: UUID | None = None
+    workers: Workers | None = None
+    alone: bool = False
 
     @property
     def now(self) -> datetime:
@@ -81,6 +96,13 @@ class JobContext:
     @property
     def now_us(self) -> int:
         return to_micros(self.clock.now())
+
+    async def compute(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `work`, which takes long and waits for nothing."""
+        if self.alone:
+            await asyncio.sleep(0)  # others get their turn
+            return work(*args, **kwargs)
+        return await asyncio.to_thread(work, *args, **kwargs)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass, field
 
-import aiohttp
 import orjson
 import structlog
 
@@ -35,6 +34,8 @@ async def tell(notify: Notify, restore: Restore) -> bool:
 
 
 async def _post(url: str, document: bytes) -> bool:
+    import aiohttp  # few processes ever get here, and it takes a tenth of a second and ten megabytes
+
     try:
         timeout = aiohttp.ClientTimeout(total=_DEADLINE_S)
         async with (

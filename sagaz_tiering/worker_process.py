@@ -1,0 +1,78 @@
+"""A worker's side of `workers`: does a share of a job's backlog, and tells the process that started it."""
+
+from __future__ import annotations
+
+import asyncio
+import pickle
+import signal
+import sys
+from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, Final
+
+import orjson
+
+from sagaz_tiering import logs
+from sagaz_tiering.engine import run_share
+from sagaz_tiering.engine.job import Tally
+from sagaz_tiering.errors import SagazTieringError
+from sagaz_tiering.process_memory import tune_process
+from sagaz_tiering.settings import TieringConfig
+from sagaz_tiering.wiring import open_runtime
+from sagaz_tiering.workers import LENGTH
+
+TOLD_EVERY_S: Final = 0.5
+
+
+async def work(job: str, config: TieringConfig, stopping: asyncio.Event) -> None:
+    """One share of one run; what it did is written to standard output, a line of JSON now and then."""
+    counts: Counter[str] = Counter()
+
+    def tell(**more: Any) -> None:
+        said, left = dict(counts), more
+        counts.clear()
+        if said or left:
+            sys.stdout.write(orjson.dumps({"counts": said, **left}).decode() + "\n")
+            sys.stdout.flush()
+
+    async def tell_regularly() -> None:
+        while True:
+            await asyncio.sleep(TOLD_EVERY_S)
+            tell()
+
+    tally = Tally(lambda kind, number: counts.update({kind: number}))
+    telling, error = asyncio.create_task(tell_regularly()), None
+    try:
+        async with open_runtime(config) as runtime:
+            await run_share(job, replace(runtime.job_context(), stopping=stopping, alone=True), tally)
+    except SagazTieringError as exc:
+        error = f"{type(exc).__name__}: {exc}"
+    telling.cancel()
+    tell(notes=tally.notes, error=error)
+
+
+async def main() -> None:
+    """Until the work is done, or standard input ends."""
+    stopping = asyncio.Event()
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    (length,) = LENGTH.unpack(await reader.readexactly(LENGTH.size))
+    job, config = pickle.loads(await reader.readexactly(length))
+
+    async def stop_with_input() -> None:
+        with suppress(asyncio.CancelledError):
+            await reader.read()
+            stopping.set()
+
+    watching = asyncio.create_task(stop_with_input())
+    logs.configure(level="warning", format=config.log.format)
+    await work(job, config, stopping)
+    watching.cancel()
+
+
+if __name__ == "__main__":
+    # Signals from a terminal go to the whole group: the process that started this one decides.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    tune_process()
+    asyncio.run(main())

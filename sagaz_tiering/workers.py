@@ -1,0 +1,127 @@
+"""Processes beside this one for the length of a run: Python's lock lets a process use one core.
+
+A worker (`worker_process`) is given the configuration and the job on its standard input, works on the same backlog by
+claims of its own as another daemon would, tells on its standard output what it does, and stops when its input ends:
+when it is told to, or when this process is gone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import os
+import pickle
+import struct
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Final
+
+import orjson
+import structlog
+
+from sagaz_tiering.engine.job import Tally
+from sagaz_tiering.settings import TieringConfig
+
+_log = structlog.get_logger(__name__)
+
+LENGTH: Final = struct.Struct(">I")
+"""In front of what a worker is given."""
+
+MOST_BY_DEFAULT: Final = 4
+_CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+_LONGEST_LINE: Final = 2**20
+
+
+def cpus(quota: Path = _CPU_QUOTA) -> int:
+    """Cores that this process may use, by its affinity and by its container's quota (cgroup v2)."""
+    found = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):
+        allowed, period = quota.read_text(encoding="ascii").split()
+        if allowed != "max":
+            found = min(found, max(1, math.floor(int(allowed) / int(period))))
+    return found
+
+
+def process_count(configured: int) -> int:
+    """How many processes a run with a large backlog uses; `configured` 0: one a core, at most MOST_BY_DEFAULT."""
+    return configured or min(cpus(), MOST_BY_DEFAULT)
+
+
+class Workers:
+    """Starts them. `config` gives the configuration in force."""
+
+    def __init__(self, config: Callable[[], TieringConfig]) -> None:
+        self._config = config
+
+    @asynccontextmanager
+    async def share(self, job: str, stopping: asyncio.Event, tally: Tally) -> AsyncIterator[None]:
+        """Have workers do the same job meanwhile; leaves when they are done, or told to stop by an error here.
+
+        What they did is added to `tally` as they do it. One that fails is logged and noted: what it left is due still.
+        """
+        enough = asyncio.Event()
+        count = process_count(self._config().jobs.processes) - 1
+        children = [asyncio.create_task(self._child(job, enough, tally)) for _ in range(count)]
+        telling = asyncio.create_task(_pass_on(stopping, enough))
+        try:
+            yield
+        except BaseException:
+            enough.set()
+            raise
+        finally:
+            await asyncio.gather(*children)
+            telling.cancel()
+
+    async def _child(self, job: str, enough: asyncio.Event, tally: Tally) -> None:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "sagaz_tiering.worker_process"),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            limit=_LONGEST_LINE,
+        )
+        assert process.stdin is not None
+        assert process.stdout is not None
+        given = pickle.dumps((job, self._config()))
+        ending = asyncio.create_task(_end_input(process.stdin, LENGTH.pack(len(given)) + given, enough))
+        try:
+            error = await _listen(process.stdout, tally)
+            code = await process.wait()
+        except BaseException:
+            with suppress(ProcessLookupError):
+                process.terminate()
+            raise
+        finally:
+            ending.cancel()
+        if error or code:
+            what = error or f"exit code {code}"
+            _log.warning("worker.failed", job=job, pid=process.pid, error=what)
+            tally.note(f"a worker process stopped early: {what}")
+
+
+async def _pass_on(stopping: asyncio.Event, enough: asyncio.Event) -> None:
+    await stopping.wait()
+    enough.set()
+
+
+async def _end_input(stdin: asyncio.StreamWriter, given: bytes, enough: asyncio.Event) -> None:
+    with suppress(ConnectionError):  # it is gone, which its output tells
+        stdin.write(given)
+        await stdin.drain()
+        await enough.wait()
+        stdin.close()
+
+
+async def _listen(stdout: asyncio.StreamReader, tally: Tally) -> str | None:
+    """Until the worker says no more; what stopped it, or None if it came to its end."""
+    error: str | None = "it ended without a word"
+    async for line in stdout:
+        said = orjson.loads(line)
+        for kind, number in said.get("counts", {}).items():
+            tally.add(kind, number)
+        for note in said.get("notes", []):
+            tally.note(note)
+        if "error" in said:
+            error = said["error"]
+    return error
