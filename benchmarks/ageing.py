@@ -33,6 +33,7 @@ import asyncpg
 import redis.asyncio
 from bare_ageing import Bare
 from by_turns import OURS, Target, Work, compare, table
+from memory import peak_mib
 from sagaz.core.storage.backends.redis.snapshot import RedisSnapshotStorage as PeerRedis
 from sagaz.core.storage.backends.s3.snapshot import S3SnapshotStorage as PeerS3
 from speed_works import LIMIT, PEER, theirs
@@ -94,30 +95,6 @@ async def age_time(backlogs: Backlogs, settings: Path) -> float:
     assert report["counts"]["evicted"] == len(taken), report
     backlogs.peaks_mib.append(await watching)
     return len(taken) / float(report["seconds"])
-
-
-async def peak_mib(pid: int) -> float:
-    """The most memory that a process and its children held, each at its own worst moment, as long as they can be asked.
-
-    (What a parent is told includes the fork.)
-    """
-    peaks: dict[int, int] = {}
-    while (own := resident_peak(pid)) is not None:
-        peaks[pid] = own
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
-            peaks[int(child)] = max(peaks.get(int(child), 0), resident_peak(int(child)) or 0)
-        await asyncio.sleep(0.05)
-    return sum(peaks.values()) / 1024
-
-
-def resident_peak(pid: int) -> int | None:
-    """In KiB; None for a process that is over."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text(encoding="ascii")
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    lines = [line for line in status.splitlines() if line.startswith("VmHWM")]
-    return int(lines[0].split()[1]) if lines else None
 
 
 async def peer_rate(source: PeerRedis, target: PeerS3, runtime: Runtime) -> float:

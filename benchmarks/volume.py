@@ -2,7 +2,7 @@
 
     python benchmarks/volume.py --snapshots 20000 [--s3] [--check 20000] [--durability hot]
 
-Prints packs, bytes per snapshot against the JSON, the peak memory of the `age` process and the times.
+Prints packs, bytes per snapshot against the JSON, the peak memory of the `age` processes together and the times.
 """
 
 from __future__ import annotations
@@ -11,7 +11,6 @@ import argparse
 import asyncio
 import json
 import os
-import resource
 import sys
 import tempfile
 import time
@@ -23,6 +22,7 @@ from typing import Any, TypeVar
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
+from memory import peak_mib
 from support.payload import saga
 from support.yaml_config import write_config
 
@@ -78,9 +78,10 @@ async def age(settings: Path) -> tuple[dict[str, Any], float, float]:
         *(sys.executable, "-m", "sagaz_tiering.cli", "job", "age", "--once", "--json", "--config", str(settings)),
         stdout=asyncio.subprocess.PIPE,
     )
+    watching = asyncio.create_task(peak_mib(process.pid))
     output, _ = await process.communicate()
     assert process.returncode == 0, output
-    return json.loads(output), time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    return json.loads(output), time.monotonic() - began, await watching
 
 
 async def main(snapshots: int, check: int, s3: bool, durability: str) -> None:

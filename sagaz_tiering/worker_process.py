@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import pickle
 import signal
 import sys
@@ -33,8 +34,8 @@ async def work(job: str, config: TieringConfig, stopping: asyncio.Event) -> None
         said, left = dict(counts), more
         counts.clear()
         if said or left:
-            sys.stdout.write(orjson.dumps({"counts": said, **left}).decode() + "\n")
-            sys.stdout.flush()
+            with suppress(BrokenPipeError):  # nobody listens any more, which the end of the input tells too
+                os.write(sys.stdout.fileno(), orjson.dumps({"counts": said, **left}) + b"\n")
 
     async def tell_regularly() -> None:
         while True:
@@ -65,6 +66,8 @@ async def main() -> None:
             await reader.read()
             stopping.set()
 
+    # A service manager tells every process of the service to stop.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     watching = asyncio.create_task(stop_with_input())
     logs.configure(level="warning", format=config.log.format)
     await work(job, config, stopping)

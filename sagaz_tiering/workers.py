@@ -55,6 +55,11 @@ class Workers:
     def __init__(self, config: Callable[[], TieringConfig]) -> None:
         self._config = config
 
+    @property
+    def processes(self) -> int:
+        """How many work on a large backlog, this one included."""
+        return process_count(self._config().jobs.processes)
+
     @asynccontextmanager
     async def share(self, job: str, stopping: asyncio.Event, tally: Tally) -> AsyncIterator[None]:
         """Have workers do the same job meanwhile; leaves when they are done, or told to stop by an error here.
@@ -62,8 +67,7 @@ class Workers:
         What they did is added to `tally` as they do it. One that fails is logged and noted: what it left is due still.
         """
         enough = asyncio.Event()
-        count = process_count(self._config().jobs.processes) - 1
-        children = [asyncio.create_task(self._child(job, enough, tally)) for _ in range(count)]
+        children = [asyncio.create_task(self._child(job, enough, tally)) for _ in range(self.processes - 1)]
         telling = asyncio.create_task(_pass_on(stopping, enough))
         try:
             yield

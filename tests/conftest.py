@@ -38,6 +38,7 @@ SLOW = frozenset(
         "test_redis_cluster.py",
         "test_demo.py",
         "test_years.py",
+        "test_workers.py",
         "test_doctor.py",
         "test_catalog_verify.py",
         "test_torture.py",

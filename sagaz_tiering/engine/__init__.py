@@ -117,7 +117,9 @@ async def run_share(name: str, context: JobContext, tally: Tally) -> None:
     """What a worker process does of a run that the process beside it began and records. Raises what stopped it."""
     job = JOBS[name]
     assert job.share is not None
-    await _run_leased(job, replace(context, workers=None), tally, job.share)
+    assert context.workers is not None
+    options = context.options.shared_by(context.workers.processes)
+    await _run_leased(job, replace(context, options=options), tally, job.share)
 
 
 async def _run_leased(

@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
-from contextlib import aclosing, nullcontext, suppress
+from contextlib import aclosing, suppress
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import UUID
@@ -70,9 +71,12 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     tally.add("evicted", await finish_evictions(context))
     await context.dictionaries.freshen()
     due = (await context.hot.counts(context.now_us))["sagas_due"]
-    workers = context.workers if due >= WORTH_SHARING else None
-    async with nullcontext() if workers is None else workers.share("age", context.stopping, tally):
+    workers = context.workers
+    if workers is None or workers.processes == 1 or due < WORTH_SHARING:
         await run_share(context, lease, tally)
+        return
+    async with workers.share("age", context.stopping, tally):
+        await run_share(replace(context, options=context.options.shared_by(workers.processes)), lease, tally)
 
 
 async def run_share(context: JobContext, lease: Lease, tally: Tally) -> None:

@@ -23,7 +23,7 @@ from sagaz_tiering.storage.hot_values import Gathered, Header
 from sagaz_tiering.value_peek import raw_length
 
 _log = structlog.get_logger(__name__)
-CHUNK_BYTES = 16 * 2**20
+CHUNK_BYTES = 8 * 2**20
 """Bodies that are decompressed at once, at most (a larger one is alone)."""
 
 

@@ -6,7 +6,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from typing import Any, ParamSpec, Protocol, TypeVar
 from uuid import UUID
@@ -23,6 +23,10 @@ from sagaz_tiering.storage.hot import HotTier
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+
+LEAST_SHARE = 8 * 2**20
+"""Smallest target of a pack, in bytes, that processes make of a larger one between them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,9 +59,17 @@ class JobOptions:
     dictionary_sample: int = 4 * 2**20
     dictionary_min_sagas: int = 50
 
+    def shared_by(self, processes: int) -> JobOptions:
+        """For one of several processes that together take the memory of one: each fills smaller packs."""
+        return replace(self, pack_target=max(self.pack_target // processes, min(self.pack_target, LEAST_SHARE)))
+
 
 class Workers(Protocol):
     """Processes that do a share of a large backlog beside this one."""
+
+    @property
+    def processes(self) -> int:
+        """How many work then, this one included."""
 
     def share(self, job: str, stopping: asyncio.Event, tally: Tally) -> AbstractAsyncContextManager[None]:
         """They work on `job` for the length of the block, or until `stopping`; what they do is added to `tally`."""

@@ -77,7 +77,7 @@ async def upload(context: JobContext, new: NewPack, sealed: SealedPack) -> None:
 def footer_bytes(sealed: SealedPack) -> bytes:
     """Footer and tail: what follows the last frame."""
     last = sealed.footer.frames[-1]
-    return sealed.data[last.offset + last.length :]
+    return bytes(sealed.data[last.offset + last.length :])
 
 
 async def keep_footer_readable(context: JobContext, pack_uuid: UUID, data: bytes) -> None:

@@ -44,7 +44,7 @@ def check_restore(days: int, tier: str) -> None:
         raise ObjectStoreError(f"a restore cannot last {days} days", hint="ask for at least one day")
 
 
-def check_data(key: str, data: bytes, sha256: bytes) -> None:
+def check_data(key: str, data: bytes | bytearray, sha256: bytes) -> None:
     """Raise ObjectStoreError unless `data` hashes to `sha256`. A millisecond per megabyte: use a thread."""
     if hashlib.sha256(data).digest() != sha256:
         raise ObjectStoreError(

@@ -64,7 +64,7 @@ class ObjectStore(Protocol):
         Writes nothing.
         """
 
-    async def put(self, key: str, data: bytes, *, storage_class: StorageClass, sha256: bytes) -> None:
+    async def put(self, key: str, data: bytes | bytearray, *, storage_class: StorageClass, sha256: bytes) -> None:
         """Store `data` durably under a fresh key; `sha256` (32 bytes) is checked by the store where it can.
 
         Raises ObjectExists if the key is taken (where the store honours conditional writes), and

@@ -66,7 +66,7 @@ class LocalObjectStore:
         """See `ObjectStore.check`."""
         await self._run("", self._check_tree)
 
-    async def put(self, key: str, data: bytes, *, storage_class: StorageClass, sha256: bytes) -> None:
+    async def put(self, key: str, data: bytes | bytearray, *, storage_class: StorageClass, sha256: bytes) -> None:
         """See `ObjectStore.put`."""
         check_key(key)
         record = Record(

@@ -145,7 +145,7 @@ class ObjectTree:
         with _opened(target) as fd:
             yield OpenObject(fd, str(target))
 
-    def write(self, key: str, data: bytes, record: Record) -> None:
+    def write(self, key: str, data: bytes | bytearray, record: Record) -> None:
         """Make a durable object, or raise and leave nothing; FileExistsError if the key is taken."""
         target = self.path(key)
         staged = self._staged()
@@ -246,7 +246,7 @@ def _may_hold(folder: str, prefix: str, start_after: str) -> bool:
     return fits and (folder > start_after or start_after.startswith(folder))
 
 
-def _write_file(name: str | Path, data: bytes, *, dir_fd: int | None = None) -> None:
+def _write_file(name: str | Path, data: bytes | bytearray, *, dir_fd: int | None = None) -> None:
     fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666, dir_fd=dir_fd)
     with open(fd, "wb") as file:
         file.write(data)

@@ -115,7 +115,7 @@ class S3ObjectStore:
                 hint=f"set {options.names.region}: {region}",
             )
 
-    async def put(self, key: str, data: bytes, *, storage_class: StorageClass, sha256: bytes) -> None:
+    async def put(self, key: str, data: bytes | bytearray, *, storage_class: StorageClass, sha256: bytes) -> None:
         """See `ObjectStore.put`."""
         path = self._path(key)
         await asyncio.to_thread(check_data, key, data, sha256)

@@ -28,7 +28,7 @@ class S3Uploads:
         self._calls = calls
         self._conditional = True
 
-    async def put(self, key: str, data: bytes, *, storage_class: StorageClass, sha256: bytes) -> None:
+    async def put(self, key: str, data: bytes | bytearray, *, storage_class: StorageClass, sha256: bytes) -> None:
         """Store `data` under the full key `key`; see `ObjectStore.put`.
 
         Each call marks its object with a token of its own: a request whose answer was lost is sent again (by
@@ -37,14 +37,16 @@ class S3Uploads:
         """
         await self._send(key, data, storage_class, sha256, {}, fresh=True)
 
-    async def replace(self, key: str, data: bytes, *, storage_class: StorageClass, sha256: bytes, mark: str) -> None:
+    async def replace(
+        self, key: str, data: bytes | bytearray, *, storage_class: StorageClass, sha256: bytes, mark: str
+    ) -> None:
         """Store `data` under the full key `key`, in place of what may be there, with `mark` in its metadata."""
         await self._send(key, data, storage_class, sha256, {MARK_METADATA: mark} if mark else {}, fresh=False)
 
     async def _send(
         self,
         key: str,
-        data: bytes,
+        data: bytes | bytearray,
         storage_class: StorageClass,
         sha256: bytes,
         metadata: dict[str, str],
@@ -68,7 +70,9 @@ class S3Uploads:
             if await self._token_of(key) != token:
                 raise
 
-    async def _at_once(self, key: str, data: bytes, sha256: bytes, arguments: dict[str, Any], *, fresh: bool) -> None:
+    async def _at_once(
+        self, key: str, data: bytes | bytearray, sha256: bytes, arguments: dict[str, Any], *, fresh: bool
+    ) -> None:
         if self._calls.options.sends_checksums:
             arguments = {**arguments, "ChecksumSHA256": base64.b64encode(sha256).decode()}
 
@@ -82,7 +86,7 @@ class S3Uploads:
 
         await (self._conditionally(key, send) if fresh else send({}))
 
-    async def _in_parts(self, key: str, data: bytes, arguments: dict[str, Any], *, fresh: bool) -> None:
+    async def _in_parts(self, key: str, data: bytes | bytearray, arguments: dict[str, Any], *, fresh: bool) -> None:
         """Create, send the parts one after another, complete; abort on any failure, also on cancellation.
 
         Creating is not repeated: an upload whose id was never learnt cannot be aborted (it holds no bytes;
@@ -115,7 +119,7 @@ class S3Uploads:
             if not completed:
                 await self._abort(upload)
 
-    async def _send_part(self, number: int, data: bytes, upload: dict[str, Any]) -> dict[str, Any]:
+    async def _send_part(self, number: int, data: bytes | bytearray, upload: dict[str, Any]) -> dict[str, Any]:
         checksum: dict[str, Any] = {}
         if self._calls.options.sends_checksums:
             digest = await asyncio.to_thread(lambda: hashlib.sha256(data).digest())

@@ -70,6 +70,6 @@ class BuiltFrame:
 class SealedPack:
     """A finished pack, parsed back from its own bytes. `sha256` is of `data`."""
 
-    data: bytes
+    data: bytes | bytearray
     footer: Footer
     sha256: bytes

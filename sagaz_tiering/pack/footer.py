@@ -8,10 +8,11 @@ metadata block of all snapshots, and the column of their effective expiries.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from sagaz_tiering.codec import MAX_US, MIN_US
@@ -24,11 +25,12 @@ from sagaz_tiering.pack.frame import (
     MAX_FRAME_RAW_BYTES,
     MIN_FRAME_BYTES,
 )
-from sagaz_tiering.pack.metas import MAX_EXPIRY_US, MIN_META_BYTES, packed_metas, packed_times, read_metas, read_times
+from sagaz_tiering.pack.metas import MAX_EXPIRY_US, MIN_META_BYTES, MetaBlock, packed_metas, packed_times, read_times
 from sagaz_tiering.pack.wire import Cursor, StringTable, column
 from sagaz_tiering.zstd import DICTIONARY_ID_BYTES
 
 _FRAME_BYTES: Final = 16 + 4 + 8 + 4 + 4 + 16 + 1 + 1 + 4
+_ROWS: Final = 1024
 
 
 def footer_content(footer: Footer) -> bytes:
@@ -82,8 +84,22 @@ class _FrameColumns:
     key_ids: list[bytes | None]
 
 
-def read_footer_content(raw: bytes) -> Footer:
-    """The footer of `footer_content`. Raises CorruptPack."""
+class FooterContent(NamedTuple):
+    """A footer whose frames are read one after the other: all at once they take ten times its bytes."""
+
+    pack_id: UUID
+    catalog_id: UUID
+    created_us: int
+    dictionaries: tuple[bytes, ...]
+    frames: Iterator[FrameEntry]
+
+    def whole(self) -> Footer:
+        """With all its frames. Raises CorruptPack."""
+        return Footer(**{**self._asdict(), "frames": tuple(self.frames)})
+
+
+def open_footer_content(raw: bytes) -> FooterContent:
+    """The footer of `footer_content`. Raises CorruptPack, as its frames may when they are read."""
     cursor = Cursor(raw, "pack footer")
     pack_id, catalog_id = cursor.uuids(2)
     created_us = cursor.number("q")
@@ -92,33 +108,12 @@ def read_footer_content(raw: bytes) -> Footer:
     strings = cursor.strings()
     dictionaries = tuple(cursor.blobs(32, cursor.count(32, "dictionaries")))
     columns = _read_frame_columns(cursor, strings)
-    snapshots = _read_snapshots(cursor, columns, strings)
+    frames = _read_frames(cursor, columns, strings)
     cursor.end()
     known = {digest[:DICTIONARY_ID_BYTES] for digest in dictionaries}
     if any(used is not None and used not in known for used in columns.dictionary_ids):
         raise cursor.corrupt("a frame uses a dictionary that is not listed")
-    frames = tuple(
-        FrameEntry(
-            saga_id=saga_id,
-            saga_name=saga_name,
-            offset=columns.offsets[i],
-            length=columns.lengths[i],
-            raw_length=columns.raw_lengths[i],
-            checksum=columns.checksums[i],
-            codec=columns.codecs[i],
-            dictionary_id=columns.dictionary_ids[i],
-            key_id=columns.key_ids[i],
-            snapshots=tuple(islice(snapshots, columns.counts[i])),
-        )
-        for i, (saga_id, saga_name) in enumerate(columns.sagas)
-    )
-    return Footer(
-        pack_id=pack_id,
-        catalog_id=catalog_id,
-        created_us=created_us,
-        dictionaries=dictionaries,
-        frames=frames,
-    )
+    return FooterContent(pack_id, catalog_id, created_us, dictionaries, frames)
 
 
 def _read_frame_columns(cursor: Cursor, strings: list[str]) -> _FrameColumns:
@@ -159,14 +154,48 @@ def _flagged(cursor: Cursor, flags: bytes, flag: int, width: int) -> list[bytes 
     return [cursor.take(width) if value & flag else None for value in flags]
 
 
-def _read_snapshots(cursor: Cursor, columns: _FrameColumns, strings: list[str]) -> Iterator[PackedSnapshot]:
+def _read_frames(cursor: Cursor, columns: _FrameColumns, strings: list[str]) -> Iterator[FrameEntry]:
     total = sum(columns.counts)
     if total * (MIN_META_BYTES + 8) > cursor.remaining:
         raise cursor.corrupt(f"{total} snapshots cannot be in {cursor.remaining} bytes")
-    sagas = [saga for saga, count in zip(columns.sagas, columns.counts, strict=True) for _ in range(count)]
-    metas, encodings = read_metas(cursor, sagas, strings)
-    if len({meta.snapshot_id.int for meta in metas}) != total:
+    block = MetaBlock(cursor, total)
+    if block.has_one_twice():
         raise cursor.corrupt("a snapshot is listed twice")
-    created = [meta.created_us for meta in metas]
-    expiries = read_times(cursor, created, -MAX_EXPIRY_US + 1, MAX_EXPIRY_US)
-    return map(PackedSnapshot, metas, expiries, encodings)
+    return _frames(cursor, columns, strings, block, cursor.take(8 * total))
+
+
+def _frames(
+    cursor: Cursor, columns: _FrameColumns, strings: list[str], block: MetaBlock, expiries: bytes
+) -> Iterator[FrameEntry]:
+    """A thousand snapshots or more at a time."""
+    first = row = 0
+    while first < len(columns.counts):
+        end, count = first, 0
+        while end < len(columns.counts) and count < _ROWS:
+            count += columns.counts[end]
+            end += 1
+        sagas = [columns.sagas[i] for i in range(first, end) for _ in range(columns.counts[i])]
+        metas, encodings = block.rows(row, sagas, strings)
+        created = [meta.created_us for meta in metas]
+        deltas = struct.unpack_from(f">{count}q", expiries, 8 * row)
+        times = read_times(cursor, created, deltas, -MAX_EXPIRY_US + 1, MAX_EXPIRY_US)
+        snapshots = map(PackedSnapshot, metas, times, encodings)
+        for i in range(first, end):
+            yield _frame(columns, i, tuple(islice(snapshots, columns.counts[i])))
+        first, row = end, row + count
+
+
+def _frame(columns: _FrameColumns, i: int, snapshots: tuple[PackedSnapshot, ...]) -> FrameEntry:
+    saga_id, saga_name = columns.sagas[i]
+    return FrameEntry(
+        saga_id=saga_id,
+        saga_name=saga_name,
+        offset=columns.offsets[i],
+        length=columns.lengths[i],
+        raw_length=columns.raw_lengths[i],
+        checksum=columns.checksums[i],
+        codec=columns.codecs[i],
+        dictionary_id=columns.dictionary_ids[i],
+        key_id=columns.key_ids[i],
+        snapshots=snapshots,
+    )

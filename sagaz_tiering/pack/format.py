@@ -10,16 +10,17 @@ reader fetches the last TAIL_LENGTH bytes, then the footer, then single frames b
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from hashlib import sha256
+from itertools import zip_longest
 from typing import Final, NamedTuple
 from uuid import UUID
 
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.pack.encryption import FrameKey
 from sagaz_tiering.pack.entries import BuiltFrame, Footer, FrameEntry, PackedSnapshot, SealedPack
-from sagaz_tiering.pack.footer import footer_content, read_footer_content
+from sagaz_tiering.pack.footer import FooterContent, footer_content, open_footer_content
 from sagaz_tiering.pack.frame import (
     DEFAULT_LEVEL,
     MAX_FRAME_RAW_BYTES,
@@ -132,15 +133,15 @@ class PackWriter:
             frames=tuple(self._frames),
         )
         compressed = compress(footer_content(footer), _FOOTER_LEVEL)
-        data = b"".join((self._data, compressed, _TAIL.pack(len(compressed), digest(compressed), END_MAGIC)))
-        self._data.clear()  # as much as the pack itself
-        if parse_pack(data, keys=self._keys, dictionaries=self._dictionaries) != footer:
+        data = self._data  # tens of megabytes: not copied
+        data += compressed + _TAIL.pack(len(compressed), digest(compressed), END_MAGIC)
+        if not _reads_back(data, footer, self._keys, self._dictionaries):
             raise CorruptPack(f"pack {self._pack_id} does not read back as it was written")
         return SealedPack(data=data, footer=footer, sha256=sha256(data).digest())
 
 
 def parse_pack(
-    data: bytes,
+    data: bytes | bytearray,
     *,
     keys: Mapping[bytes, FrameKey] | None = None,
     dictionaries: Mapping[bytes, Dictionary] = NO_DICTIONARIES,
@@ -150,16 +151,40 @@ def parse_pack(
     Of encrypted frames whose key is not in `keys` (by key id) only header and checksum are compared; the dictionaries
     of the others must be in `dictionaries` (by dictionary id).
     """
-    _check_magic(data[: len(MAGIC)], _NAME)
-    location = locate_footer(data, len(data))
-    end = location.offset + location.length
-    footer = parse_footer(data[location.offset : end], location.checksum)
-    if _frames_end(footer.frames) != location.offset:
-        raise CorruptPack("pack: there are bytes between the last frame and the footer")
-    for frame in footer.frames:
-        payload = data[frame.offset : frame.offset + frame.length]
-        check_frame(frame, payload, keys=keys or {}, dictionaries=dictionaries)
-    return footer
+    content = _open_pack(data)
+    return content._replace(frames=_checked(data, content.frames, keys or {}, dictionaries)).whole()
+
+
+def _reads_back(
+    data: bytearray, footer: Footer, keys: Mapping[bytes, FrameKey], dictionaries: Mapping[bytes, Dictionary]
+) -> bool:
+    """Whether `parse_pack` gives exactly this footer; one frame at a time. Raises CorruptPack."""
+    content = _open_pack(data)
+    if content._replace(frames=iter(())).whole() != replace(footer, frames=()):
+        return False
+    frames = _checked(data, content.frames, keys, dictionaries)
+    return all(found == frame for found, frame in zip_longest(frames, footer.frames))
+
+
+def _open_pack(data: bytes | bytearray) -> FooterContent:
+    view = memoryview(data)
+    _check_magic(bytes(view[: len(MAGIC)]), _NAME)
+    location = locate_footer(bytes(view[-TAIL_LENGTH:]), len(data))
+    content = _open_footer(bytes(view[location.offset : location.offset + location.length]), location.checksum)
+    return content._replace(frames=_in_place(content.frames, location.offset))
+
+
+def _checked(
+    data: bytes | bytearray,
+    frames: Iterator[FrameEntry],
+    keys: Mapping[bytes, FrameKey],
+    dictionaries: Mapping[bytes, Dictionary],
+) -> Iterator[FrameEntry]:
+    view = memoryview(data)
+    for frame in frames:
+        payload = bytes(view[frame.offset : frame.offset + frame.length])
+        check_frame(frame, payload, keys=keys, dictionaries=dictionaries)
+        yield frame
 
 
 def locate_footer(tail: bytes, object_size: int) -> FooterLocation:
@@ -176,6 +201,11 @@ def locate_footer(tail: bytes, object_size: int) -> FooterLocation:
 
 def parse_footer(data: bytes, checksum: bytes) -> Footer:
     """The footer from its compressed bytes and the checksum that `locate_footer` told. Raises CorruptPack."""
+    content = _open_footer(data, checksum)
+    return content._replace(frames=_in_place(content.frames, None)).whole()
+
+
+def _open_footer(data: bytes, checksum: bytes) -> FooterContent:
     if digest(data) != checksum:
         raise CorruptPack("pack footer: does not match its checksum")
     try:
@@ -185,9 +215,7 @@ def parse_footer(data: bytes, checksum: bytes) -> Footer:
         raw = decompress(data, raw_length)
     except NotZstd as exc:
         raise CorruptPack(f"pack footer: {exc}") from exc
-    footer = read_footer_content(raw)
-    _frames_end(footer.frames)
-    return footer
+    return open_footer_content(raw)
 
 
 def check_frame(
@@ -210,14 +238,18 @@ def check_frame(
         raise CorruptPack(f"pack: the frame at byte {entry.offset} holds other snapshots than the footer says")
 
 
-def _frames_end(frames: Sequence[FrameEntry]) -> int:
-    """Where the last frame ends, if frames follow each other without gap or overlap."""
+def _in_place(frames: Iterator[FrameEntry], footer_at: int | None) -> Iterator[FrameEntry]:
+    """The same frames, which must follow each other without gap or overlap, up to the footer if that is known."""
     end = len(MAGIC)
     for frame in frames:
         if frame.offset != end:
             raise CorruptPack(f"pack: a frame at byte {frame.offset} where the last one ended at {end}")
         end += frame.length
-    return end
+        if footer_at is not None and end > footer_at:
+            raise CorruptPack(f"pack: the frame at byte {frame.offset} does not end before the footer")
+        yield frame
+    if footer_at not in (None, end):
+        raise CorruptPack("pack: there are bytes between the last frame and the footer")
 
 
 def _check_magic(found: bytes, name: bytes) -> None:

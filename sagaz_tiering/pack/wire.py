@@ -55,8 +55,7 @@ class Cursor:
         return count
 
     def blobs(self, width: int, count: int) -> list[bytes]:
-        data = self.take(width * count)
-        return [data[at : at + width] for at in range(0, len(data), width)]
+        return blobs(self.take(width * count), width)
 
     def uuids(self, count: int) -> list[UUID]:
         return list(map(uuid_of, self.blobs(16, count)))
@@ -83,6 +82,11 @@ class Cursor:
 
     def corrupt(self, reason: str) -> CorruptPack:
         return CorruptPack(f"{self._what}: {reason}")
+
+
+def blobs(data: bytes, width: int) -> list[bytes]:
+    """`data` in pieces of `width` bytes."""
+    return [data[at : at + width] for at in range(0, len(data), width)]
 
 
 class StringTable:

@@ -21,7 +21,7 @@ from sagaz_tiering.codec import Record
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.pack import format as pack_format
 from sagaz_tiering.pack import frame as pack_frame
-from sagaz_tiering.pack.footer import footer_content, read_footer_content
+from sagaz_tiering.pack.footer import footer_content, open_footer_content
 from sagaz_tiering.pack.format import (
     END_MAGIC,
     MAGIC,
@@ -223,7 +223,7 @@ def test_footer_that_lies_about_its_pack_is_refused(change: Callable[[Footer], F
 def test_footer_alone_is_checked_too(change: Callable[[Footer], Footer], says: str) -> None:
     """A catalog is rebuilt from footers without reading frames, so they must make sense by themselves."""
     with pytest.raises(CorruptPack, match=says):
-        read_footer_content(footer_content(change(some_pack().footer)))
+        open_footer_content(footer_content(change(some_pack().footer))).whole()
 
 
 def test_snapshot_in_two_frames_is_refused() -> None:
@@ -246,7 +246,7 @@ def test_footer_keeps_dictionary_and_key_ids() -> None:
         replace(third, dictionary_id=digests[0][:8], key_id=bytes(16)),
     )
     footer = replace(sealed.footer, dictionaries=digests, frames=frames)
-    assert read_footer_content(footer_content(footer)) == footer
+    assert open_footer_content(footer_content(footer)).whole() == footer
 
 
 @pytest.mark.parametrize(("flags", "extra", "need"), [(1, bytes(8), "dictionary"), (2, bytes(16), "key")])
@@ -292,7 +292,7 @@ def test_trailing_bytes_inside_a_frame_or_footer_are_refused() -> None:
     with pytest.raises(CorruptPack, match="too many"):
         read_frame_content(frame_content(make.plain_records()) + b"\0")
     with pytest.raises(CorruptPack, match="too many"):
-        read_footer_content(footer_content(some_pack().footer) + b"\0")
+        open_footer_content(footer_content(some_pack().footer) + b"\0").whole()
 
 
 def test_bytes_between_frames_and_footer_are_refused() -> None:
@@ -377,7 +377,7 @@ def test_absurd_counts_are_refused_before_allocation(position: str) -> None:
         "frames": head + one_string + bytes(4) + huge,
         "snapshots": head + one_string + bytes(4) + struct.pack(">I", 1) + frame,
     }[position] + bytes(300)
-    assert peak_of(lambda: read_footer_content(raw)) < 1024 * 1024
+    assert peak_of(lambda: open_footer_content(raw).whole()) < 1024 * 1024
 
 
 def peak_of(parse: Callable[[], object]) -> int:

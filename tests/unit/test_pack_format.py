@@ -19,7 +19,7 @@ from sagaz_tiering.clock import from_micros
 from sagaz_tiering.codec import Record, decode, encode
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.pack import frame as pack_frame
-from sagaz_tiering.pack.footer import footer_content, read_footer_content
+from sagaz_tiering.pack.footer import footer_content, open_footer_content
 from sagaz_tiering.pack.format import (
     MAGIC,
     TAIL_LENGTH,
@@ -103,7 +103,7 @@ def test_golden_footer_content_is_still_written_and_read() -> None:
     raw = (GOLDEN / "footer-v1.raw").read_bytes()
     footer = parse_pack((GOLDEN / "pack-v1.pack").read_bytes())
     assert footer_content(footer) == raw
-    assert read_footer_content(raw) == footer
+    assert open_footer_content(raw).whole() == footer
 
 
 def test_reader_needs_only_tail_footer_and_ranges() -> None:
