@@ -57,15 +57,16 @@ class Late(Gate):
 
 
 @asynccontextmanager
-async def place(folder: Path, delay: float, **pack: Any) -> AsyncIterator[tuple[Runtime, Path]]:
-    """Servers, the object store behind a late gate, a configuration."""
+async def place(folder: Path, delay: float | None, **pack: Any) -> AsyncIterator[tuple[Runtime, Path]]:
+    """Servers, the object store behind a gate that is so late (None: none), a configuration."""
     async with EmbeddedServers.start(folder / "data", durable=False, bucket=BUCKET) as servers:
-        parts = urlsplit(str(servers.s3_endpoint))
+        endpoint = str(servers.s3_endpoint)
+        parts = urlsplit(endpoint)
         user, secret = servers.s3_credentials
-        async with Late(str(parts.hostname), int(parts.port or 0), delay) as gate:
+        async with Late(str(parts.hostname), int(parts.port or 0), delay or 0.0) as gate:
             cold = {
                 "url": f"s3://{BUCKET}/bench",
-                "endpoint_url": f"http://{HOST}:{gate.port}",
+                "endpoint_url": endpoint if delay is None else f"http://{HOST}:{gate.port}",
                 "region": "us-east-1",
                 "access_key_id": user,
                 "secret_access_key": secret,
@@ -124,7 +125,7 @@ async def several(asked: argparse.Namespace, folder: Path) -> int:
 
 async def felt(asked: argparse.Namespace, folder: Path) -> int:
     """Save times beside a run at full speed."""
-    async with place(folder, 0.0) as (runtime, settings):
+    async with place(folder, None) as (runtime, settings):
         await fill(runtime, asked.snapshots, 0)
         idle = await save_times(runtime, asyncio.create_task(asyncio.sleep(10)))
         aging = asyncio.create_task(age(settings))

@@ -210,9 +210,10 @@ def chunks(items: Sequence[T], size: Callable[[T], int], limit: int) -> list[lis
     found: list[list[T]] = []
     total = 0
     for item in items:
-        if not found or total + size(item) > limit:
+        weight = size(item)
+        if not found or total + weight > limit:
             found.append([])
             total = 0
         found[-1].append(item)
-        total += size(item)
+        total += weight
     return found

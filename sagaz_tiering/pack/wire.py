@@ -61,9 +61,10 @@ class Cursor:
         return list(map(uuid_of, self.blobs(16, count)))
 
     def text(self) -> str:
-        data = self.take(self.number("I"))
+        start = self.skip(4)
+        data = self.take(_U32.unpack_from(self._data, start)[0])
         try:
-            return data.decode("utf-8", "surrogatepass")
+            return _known_name(data) if len(data) <= _SHORT_TEXT else _name(data)
         except UnicodeDecodeError as exc:
             raise self.corrupt("a name is not UTF-8") from exc
 
@@ -82,6 +83,14 @@ class Cursor:
 
     def corrupt(self, reason: str) -> CorruptPack:
         return CorruptPack(f"{self._what}: {reason}")
+
+
+def _name(data: bytes) -> str:
+    return data.decode("utf-8", "surrogatepass")
+
+
+_known_name: Final = lru_cache(maxsize=4096)(_name)
+"""The same few names are read again and again."""
 
 
 def blobs(data: bytes, width: int) -> list[bytes]:
