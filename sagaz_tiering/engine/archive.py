@@ -47,8 +47,8 @@ MAX_OPEN_PACKS = 2
 
 
 MAX_UPLOADS = 4
-MAX_UPLOAD_SHARE = 1.25
-"""Packs, and times the target size, that are sealed, uploaded and published at once; a larger pack goes alone."""
+"""Packs that are sealed, uploaded and published at once, as far as `JobOptions.upload_bytes` allows; a larger pack goes
+alone."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -131,7 +131,7 @@ class Packer:
         self._under_way[asyncio.create_task(self._publish(pack))] = size
 
     def _has_room(self, size: int) -> bool:
-        most = MAX_UPLOAD_SHARE * self._context.options.pack_target
+        most = self._context.options.upload_bytes
         return len(self._under_way) < MAX_UPLOADS and sum(self._under_way.values()) + size <= most
 
     async def _some_published(self) -> None:

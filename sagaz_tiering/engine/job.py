@@ -52,6 +52,7 @@ class JobOptions:
     notify: Notify = field(default_factory=Notify)
     notify_attempts: int = 5
     pack_target: int = 32 * 2**20
+    upload_bytes: int = 40 * 2**20
     max_frame: int = 4 * 2**20
     level: int = 1
     hot_level: int | None = 1
@@ -61,7 +62,8 @@ class JobOptions:
 
     def shared_by(self, processes: int) -> JobOptions:
         """For one of several processes that together take the memory of one: each fills smaller packs."""
-        return replace(self, pack_target=max(self.pack_target // processes, min(self.pack_target, LEAST_SHARE)))
+        target = max(self.pack_target // processes, min(self.pack_target, LEAST_SHARE))
+        return replace(self, pack_target=target, upload_bytes=self.upload_bytes // processes)
 
 
 class Workers(Protocol):

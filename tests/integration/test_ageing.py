@@ -18,6 +18,7 @@ from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.codec import encode, to_value
 from sagaz_tiering.engine import run_job
+from sagaz_tiering.engine.archive import MAX_UPLOADS
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.hot_turns import GATHERED
 
@@ -133,6 +134,24 @@ async def test_next_pack_is_filled_while_one_is_uploaded(shop: Product, monkeypa
     monkeypatch.setattr(context.objects, "put", slow_put)
     report = await run_job("age", context)
     assert report.counts["packs"] > 1
+    await check_archived(shop, saved)
+
+
+async def test_small_packs_are_uploaded_several_at_once(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A slow store is not waited for pack by pack: the first upload is held up until the last of four is under way."""
+    saved = list(snapshots(60, created_at=NOW))
+    await save(shop, saved)
+    put, uploads = shop.runtime.objects.put, list[str]()
+
+    async def slow_put(key: str, *args: Any, **kwargs: Any) -> Any:
+        if key.endswith(".pack"):
+            uploads.append(key)
+            await until(lambda: len(uploads) >= MAX_UPLOADS, "all are under way")
+        return await put(key, *args, **kwargs)
+
+    monkeypatch.setattr(shop.runtime.objects, "put", slow_put)
+    await shop.run("age")
+    assert len(uploads) > MAX_UPLOADS
     await check_archived(shop, saved)
 
 

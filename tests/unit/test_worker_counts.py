@@ -49,4 +49,6 @@ def test_processes_are_as_many_as_configured(monkeypatch: pytest.MonkeyPatch) ->
 )
 def test_processes_share_the_memory_of_one(target: int, processes: int, expected: int) -> None:
     """Their packs are smaller, but not so small that they would have to be merged."""
-    assert JobOptions(pack_target=target).shared_by(processes).pack_target == expected
+    shared = JobOptions(pack_target=target).shared_by(processes)
+    assert shared.pack_target == expected
+    assert shared.upload_bytes * processes <= JobOptions().upload_bytes
