@@ -79,6 +79,16 @@ class Workers:
             telling.cancel()
 
     async def _child(self, job: str, enough: asyncio.Event, tally: Tally) -> None:
+        try:
+            error = await self._run(job, enough, tally)
+        except (OSError, ValueError) as exc:  # it cannot be started, or says what is not for us
+            error = f"{type(exc).__name__}: {exc}"
+        if error is not None:
+            _log.warning("worker.failed", job=job, error=error)
+            tally.note(f"a worker process stopped early: {error}")
+
+    async def _run(self, job: str, enough: asyncio.Event, tally: Tally) -> str | None:
+        """From its start to its end; what stopped it before that."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "sagaz_tiering.worker_process"),
             stdin=asyncio.subprocess.PIPE,
@@ -98,10 +108,7 @@ class Workers:
             raise
         finally:
             ending.cancel()
-        if error or code:
-            what = error or f"exit code {code}"
-            _log.warning("worker.failed", job=job, pid=process.pid, error=what)
-            tally.note(f"a worker process stopped early: {what}")
+        return error or (f"exit code {code}" if code else None)
 
 
 async def _pass_on(stopping: asyncio.Event, enough: asyncio.Event) -> None:

@@ -208,6 +208,18 @@ async def test_worker_ends_with_the_process_that_started_it(runtime: Runtime) ->
     assert await left(runtime) > 0
 
 
+async def test_worker_that_cannot_be_started_is_told(
+    runtime: Runtime, saved: list[SagaSnapshot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The run does the work by itself."""
+    monkeypatch.setattr(age, "WORTH_SHARING", SAGAS)
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    report = await run_job("age", runtime.job_context())
+    [note] = report.notes
+    assert "FileNotFoundError" in note
+    await check_archived(runtime, saved)
+
+
 async def test_error_of_a_worker_is_told(
     runtime: Runtime, saved: list[SagaSnapshot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
