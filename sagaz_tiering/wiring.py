@@ -79,7 +79,7 @@ class Runtime:
             owner=f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}",
             options=_job_options(config),
             # Worker processes have the real clock.
-            workers=Workers(lambda: self.config) if isinstance(clock, SystemClock) else None,
+            workers=Workers(lambda: config) if isinstance(clock, SystemClock) else None,
         )
         self._storage = TieredSnapshotStorage(
             Tiers(

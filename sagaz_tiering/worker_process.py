@@ -77,5 +77,6 @@ async def main() -> None:
 if __name__ == "__main__":
     # Signals from a terminal go to the whole group: the process that started this one decides.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
     tune_process()
     asyncio.run(main())

@@ -22,6 +22,7 @@ import orjson
 import structlog
 
 from sagaz_tiering.engine.job import Tally
+from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.settings import TieringConfig
 
 _log = structlog.get_logger(__name__)
@@ -31,6 +32,8 @@ LENGTH: Final = struct.Struct(">I")
 
 MOST_BY_DEFAULT: Final = 4
 _CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
+_MEMORY_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
+_PROCESS_BYTES: Final = 200 * 2**20
 _LONGEST_LINE: Final = 2**20
 
 
@@ -44,13 +47,20 @@ def cpus(quota: Path = _CPU_QUOTA) -> int:
     return found
 
 
+def room(limit: Path = _MEMORY_LIMIT) -> int:
+    """Processes that the container's memory has room for (cgroup v2)."""
+    with suppress(OSError, ValueError):
+        return int(limit.read_text(encoding="ascii")) // _PROCESS_BYTES
+    return MOST_BY_DEFAULT
+
+
 def process_count(configured: int) -> int:
     """How many processes a run with a large backlog uses; `configured` 0: one a core, at most MOST_BY_DEFAULT."""
-    return configured or min(cpus(), MOST_BY_DEFAULT)
+    return configured or max(1, min(cpus(), room(), MOST_BY_DEFAULT))
 
 
 class Workers:
-    """Starts them. `config` gives the configuration in force."""
+    """Starts them. `config` gives the configuration that this process was opened with."""
 
     def __init__(self, config: Callable[[], TieringConfig]) -> None:
         self._config = config
@@ -61,13 +71,15 @@ class Workers:
         return process_count(self._config().jobs.processes)
 
     @asynccontextmanager
-    async def share(self, job: str, stopping: asyncio.Event, tally: Tally) -> AsyncIterator[None]:
+    async def share(self, job: str, stopping: asyncio.Event, tally: Tally, policies: PolicySet) -> AsyncIterator[None]:
         """Have workers do the same job meanwhile; leaves when they are done, or told to stop by an error here.
 
         What they did is added to `tally` as they do it. One that fails is logged and noted: what it left is due still.
         """
         enough = asyncio.Event()
-        children = [asyncio.create_task(self._child(job, enough, tally)) for _ in range(self.processes - 1)]
+        # The servers that this process has open, and the policies of this run, whatever was reloaded since.
+        given = pickle.dumps((job, self._config().model_copy(update={"policies": tuple(policies.policies)})))
+        children = [asyncio.create_task(self._child(job, given, enough, tally)) for _ in range(self.processes - 1)]
         telling = asyncio.create_task(_pass_on(stopping, enough))
         try:
             yield
@@ -78,26 +90,25 @@ class Workers:
             await asyncio.gather(*children)
             telling.cancel()
 
-    async def _child(self, job: str, enough: asyncio.Event, tally: Tally) -> None:
+    async def _child(self, job: str, given: bytes, enough: asyncio.Event, tally: Tally) -> None:
         try:
-            error = await self._run(job, enough, tally)
+            error = await self._run(given, enough, tally)
         except (OSError, ValueError) as exc:  # it cannot be started, or says what is not for us
             error = f"{type(exc).__name__}: {exc}"
         if error is not None:
             _log.warning("worker.failed", job=job, error=error)
             tally.note(f"a worker process stopped early: {error}")
 
-    async def _run(self, job: str, enough: asyncio.Event, tally: Tally) -> str | None:
+    async def _run(self, given: bytes, enough: asyncio.Event, tally: Tally) -> str | None:
         """From its start to its end; what stopped it before that."""
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "sagaz_tiering.worker_process"),
+            *(sys.executable, "-P", "-m", "sagaz_tiering.worker_process"),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             limit=_LONGEST_LINE,
         )
         assert process.stdin is not None
         assert process.stdout is not None
-        given = pickle.dumps((job, self._config()))
         ending = asyncio.create_task(_end_input(process.stdin, LENGTH.pack(len(given)) + given, enough))
         try:
             error = await _listen(process.stdout, tally)

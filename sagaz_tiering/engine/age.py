@@ -75,7 +75,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     if workers is None or workers.processes == 1 or due < WORTH_SHARING:
         await run_share(context, lease, tally)
         return
-    async with workers.share("age", context.stopping, tally):
+    async with workers.share("age", context.stopping, tally, context.policies):
         await run_share(replace(context, options=context.options.shared_by(workers.processes)), lease, tally)
 
 

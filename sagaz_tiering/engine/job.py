@@ -73,8 +73,13 @@ class Workers(Protocol):
     def processes(self) -> int:
         """How many work then, this one included."""
 
-    def share(self, job: str, stopping: asyncio.Event, tally: Tally) -> AbstractAsyncContextManager[None]:
-        """They work on `job` for the length of the block, or until `stopping`; what they do is added to `tally`."""
+    def share(
+        self, job: str, stopping: asyncio.Event, tally: Tally, policies: PolicySet
+    ) -> AbstractAsyncContextManager[None]:
+        """They work on `job` by `policies` for the length of the block, or until `stopping`.
+
+        What they do is added to `tally`.
+        """
 
 
 @dataclass(slots=True, kw_only=True)

@@ -133,7 +133,7 @@ class PackWriter:
             frames=tuple(self._frames),
         )
         compressed = compress(footer_content(footer), _FOOTER_LEVEL)
-        data = self._data  # tens of megabytes: not copied
+        data, self._data = self._data, bytearray()  # tens of megabytes: not copied, and not kept
         data += compressed + _TAIL.pack(len(compressed), digest(compressed), END_MAGIC)
         if not _reads_back(data, footer, self._keys, self._dictionaries):
             raise CorruptPack(f"pack {self._pack_id} does not read back as it was written")

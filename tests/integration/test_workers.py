@@ -20,6 +20,7 @@ from support.tiers import config
 from sagaz_tiering.db.migrations import migrate
 from sagaz_tiering.engine import age, run_job
 from sagaz_tiering.engine.job import Tally
+from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.settings import TieringConfig
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.wiring import Runtime, open_runtime
@@ -89,7 +90,7 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
 async def test_workers_do_it_all_if_this_process_does_nothing(runtime: Runtime, saved: list[SagaSnapshot]) -> None:
     """Every snapshot goes into packs by the worker, and its counts come to the one who asked."""
     tally = Tally(None)
-    async with Workers(lambda: runtime.config).share("age", asyncio.Event(), tally):
+    async with Workers(lambda: runtime.config).share("age", asyncio.Event(), tally, runtime.policies):
         pass
     assert tally.counts["archived"] == tally.counts["evicted"] == len(saved)
     assert tally.notes == []
@@ -166,7 +167,7 @@ async def test_workers_stop_when_they_are_told(runtime: Runtime) -> None:
     """They finish their step and give back what they had claimed."""
     saved = await backlog(runtime, MANY)
     stopping, tally = asyncio.Event(), Tally(None)
-    async with Workers(lambda: runtime.config).share("age", stopping, tally):
+    async with Workers(lambda: runtime.config).share("age", stopping, tally, runtime.policies):
         await eventually(lambda: _are_taken(runtime, len(saved)))
         stopping.set()
     assert children() == []
@@ -185,9 +186,11 @@ async def test_worker_ends_with_the_process_that_started_it(runtime: Runtime) ->
     code = (
         "import asyncio, pickle, sys\n"
         "from sagaz_tiering.workers import Workers\nfrom sagaz_tiering.engine.job import Tally\n"
+        "from sagaz_tiering.policy import PolicySet\n"
         "config = pickle.load(sys.stdin.buffer)\n"
         "async def main():\n"
-        "    async with Workers(lambda: config).share('age', asyncio.Event(), Tally(None)):\n"
+        "    policies = PolicySet(config.policies)\n"
+        "    async with Workers(lambda: config).share('age', asyncio.Event(), Tally(None), policies):\n"
         "        await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
     )
@@ -220,6 +223,23 @@ async def test_worker_that_cannot_be_started_is_told(
     await check_archived(runtime, saved)
 
 
+async def test_workers_use_the_servers_that_are_open(
+    runtime: Runtime, saved: list[SagaSnapshot], tmp_path: Path
+) -> None:
+    """A reload puts policies in force; another object store only after a restart, for every process."""
+    tiers = runtime.config.tiers
+    cold = tiers.cold.model_copy(update={"url": f"file://{tmp_path / 'elsewhere'}"})
+    await runtime.reload(
+        runtime.config.model_copy(update={"tiers": tiers.model_copy(update={"cold": cold}), "policies": ()})
+    )
+    policies = PolicySet(config(database="postgresql://x", redis_url="redis://x", cold=tmp_path).policies)
+    workers = runtime.job_context().workers
+    assert workers is not None
+    async with workers.share("age", asyncio.Event(), Tally(None), policies):
+        pass
+    await check_archived(runtime, saved)
+
+
 async def test_error_of_a_worker_is_told(
     runtime: Runtime, saved: list[SagaSnapshot], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,7 +248,7 @@ async def test_error_of_a_worker_is_told(
     hot = runtime.config.tiers.hot.model_copy(update={"url": type(runtime.config.tiers.hot.url)(url)})
     broken = runtime.config.model_copy(update={"tiers": runtime.config.tiers.model_copy(update={"hot": hot})})
     tally = Tally(None)
-    async with Workers(lambda: broken).share("age", asyncio.Event(), tally):
+    async with Workers(lambda: broken).share("age", asyncio.Event(), tally, runtime.policies):
         pass
     [note] = tally.notes
     assert "HotTierUnavailable" in note

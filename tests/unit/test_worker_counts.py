@@ -38,6 +38,7 @@ def test_cores_are_those_that_the_container_may_use(
 def test_processes_are_as_many_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:
     """0 leaves it to the machine, up to a limit."""
     monkeypatch.setattr(workers, "cpus", lambda: 64)
+    monkeypatch.setattr(workers, "room", lambda: 64)
     assert workers.process_count(0) == workers.MOST_BY_DEFAULT
     assert workers.process_count(1) == 1
     assert workers.process_count(8) == 8
