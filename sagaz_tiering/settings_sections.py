@@ -190,7 +190,7 @@ class JobSettings(StrictModel):
     batch_sagas: Count = DEFAULT_BATCH_SAGAS
     """Sagas that one step of a job claims at once."""
     processes: Annotated[int, Field(ge=0, le=8)] = 0
-    """Processes that age a large backlog together; 0: one a core, at most 4, as memory allows. Each takes 150 MiB, one alone 250."""
+    """Processes that age a large backlog together; 0: one a core if memory allows, at most 4 (150 MiB each)."""
     upload_deadline: Duration = DEFAULT_UPLOAD_DEADLINE
     """Longest time that writing one pack may take."""
     retire_grace: DurationOrZero = DEFAULT_RETIRE_GRACE
