@@ -23,8 +23,8 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
-from zlib import crc32
 
+from sagaz_tiering.checksum import body_crc
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable, SnapshotTooLarge
 from sagaz_tiering.snapshot import MAX_TIME, MIN_TIME, SagaSnapshot, SnapshotMeta, uuid_of
@@ -138,14 +138,14 @@ def encode(
             f"snapshot {snapshot.snapshot_id} of saga {snapshot.saga_id} (step {snapshot.step_name!r:.80}) is "
             f"{len(body)} bytes, the limit is {limit}"
         )
-    meta = SnapshotMeta.of(snapshot, saved_us=saved_us, body_crc=crc32(body))
+    meta = SnapshotMeta.of(snapshot, saved_us=saved_us, body_crc=body_crc(body))
     return Record(meta=meta, encoding=encoding, body=body)
 
 
 def decode(record: Record) -> SagaSnapshot:
     """The snapshot of `encode`, equal to it. Raises CorruptRecord."""
     meta = record.meta
-    if crc32(record.body) != meta.body_crc:
+    if body_crc(record.body) != meta.body_crc:
         raise CorruptRecord(f"snapshot {meta.snapshot_id}: the body does not match its checksum")
     return _snapshot(record)
 
@@ -270,24 +270,6 @@ def _record(header: Header, body: bytes) -> Record:
     if body_crc(body) != header.meta.body_crc:
         raise CorruptRecord(f"snapshot {header.meta.snapshot_id}: the body does not match its checksum")
     return Record(header.meta, header.encoding, body)
-
-
-def body_crc(body: bytes | memoryview) -> int:
-    """CRC-32 of a body.
-
-    zlib lets other threads run for anything over 5 KiB, and then has to wait for them: of an ordinary body that takes
-    longer than the sum, so it is given in pieces.
-    """
-    if not _PIECE < len(body) <= _ORDINARY:
-        return crc32(body)
-    view, crc = memoryview(body), 0
-    for at in range(0, len(body), _PIECE):
-        crc = crc32(view[at : at + _PIECE], crc)
-    return crc
-
-
-_PIECE: Final = 5 * 1024
-_ORDINARY: Final = 64 * 1024
 
 
 def _dictionary(header: Header, dictionaries: Mapping[bytes, Dictionary]) -> Dictionary | None:

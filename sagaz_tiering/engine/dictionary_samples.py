@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from itertools import islice
 from random import Random
 from uuid import UUID
-from zlib import crc32
 
+from sagaz_tiering.checksum import body_crc
 from sagaz_tiering.codec import Header, Record, from_value, read_header
 from sagaz_tiering.dictionaries.training import enough, mask
 from sagaz_tiering.engine.frame_keys import needs_key
@@ -164,7 +164,7 @@ def masked_contents(sagas: Sequence[Sequence[Record]], *, seed: str) -> list[byt
                 created_us=created_us,
                 saved_us=created_us + random.randint(0, 10_000),
                 retention_us=None,
-                body_crc=crc32(body),
+                body_crc=body_crc(body),
             )
             created_us -= random.randint(1, 1_000_000)
             records.append(Record(meta=other, encoding=record.encoding, body=body))

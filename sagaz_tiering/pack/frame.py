@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Final
 
-from sagaz_tiering.codec import Record, body_crc
+from sagaz_tiering.checksum import body_crc
+from sagaz_tiering.codec import Record
 from sagaz_tiering.errors import CorruptPack, ErasedData
 from sagaz_tiering.pack.encryption import FrameKey, decrypt, encrypt
 from sagaz_tiering.pack.entries import BuiltFrame, FrameEntry, PackedSnapshot
