@@ -47,7 +47,7 @@ class HotTier(StrictModel):
     """Redis, where snapshots are written and read while they are young."""
 
     url: RedisUrl
-    """`redis://HOST:6379/0`, `rediss://` for TLS, `unix://SOCKET`, or `embedded`."""
+    """`redis://HOST:6379/0`, `rediss://` for TLS, `unix://SOCKET`, `redis+sentinel://HOST,HOST/NAME`, or `embedded`."""
     key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")] = DEFAULT_KEY_PREFIX
     """First part of every key, so that several applications can share a server."""
     socket_timeout: Duration = DEFAULT_SOCKET_TIMEOUT

@@ -16,6 +16,8 @@ EMBEDDED = "embedded"
 
 HIDDEN = "***"
 _SECRET_PARAMETER = re.compile(r"(?i)([?&;\s][^=&;\s]*(?:pass|secret|token|key|credential|auth)[^=&;\s]*=)[^&;#\s]*")
+MANY_HOSTS = re.compile(r"(rediss?)\+(cluster|sentinel)://((?:.*@)?)([^/?#]*)(?:/([^?#]*))?(\?.*)?", re.DOTALL)
+"""A Cluster or Sentinels: scheme, kind, credentials with their `@`, hosts, path without its `/`, query with its `?`."""
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 
 
@@ -62,16 +64,23 @@ def _split(url: str) -> SplitResult:
 
 
 def check_redis_url(secret: SecretUrl) -> SecretUrl:
-    """Refuse what is not the URL of one Redis server (`redis://`, `rediss://`, `unix://`) or `embedded`."""
+    """Refuse what is neither `embedded` nor the URL of one Redis server or of one primary that Sentinels know.
+
+    `redis://`, `rediss://`, `unix://`; `redis+sentinel://HOST[:PORT],HOST[:PORT]/NAME`, `rediss+sentinel://`.
+    """
     url = secret.get_secret_value()
     if url == EMBEDDED:
         return secret
-    parts = _split(url)
-    if parts.scheme in ("redis+cluster", "redis+sentinel"):
+    scheme = url.partition("://")[0]
+    if scheme in ("redis+cluster", "rediss+cluster"):
         raise problem(
-            f"{parts.scheme}:// is not supported by this version; give the redis:// URL of one server "
-            "(a single primary: scripts of the hot tier touch keys of several slots)"
+            f"{scheme}:// is not supported by this version, since scripts of the hot tier touch keys of several slots; "
+            "give the redis:// URL of one server, or redis+sentinel://HOST,HOST/NAME"
         )
+    if scheme in ("redis+sentinel", "rediss+sentinel"):
+        _check_sentinels(url)
+        return secret
+    parts = _split(url)
     if parts.scheme not in ("redis", "rediss", "unix"):
         raise problem(f"{redacted(url)!r} is not a Redis URL; write redis://HOST:6379/0 (rediss:// for TLS)")
     if parts.scheme == "unix" and not parts.path.strip("/"):
@@ -81,6 +90,21 @@ def check_redis_url(secret: SecretUrl) -> SecretUrl:
     if parts.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", parts.path):
         raise problem(f"{redacted(url)!r}: the path must be the number of a database, such as /0")
     return secret
+
+
+def _check_sentinels(url: str) -> None:
+    shown, found = redacted(url), MANY_HOSTS.fullmatch(url)
+    example = "write redis+sentinel://HOST:26379,HOST:26379/NAME"
+    if found is None:
+        raise problem(f"{shown!r} cannot be read; {example}")
+    for host in found[4].split(","):
+        if not _split(f"{found[1]}://{found[3]}{host}").hostname:
+            raise problem(f"{shown!r}: a host is missing (a / in a password is %2F); {example}")
+    name, _, database = (found[5] or "").strip("/").partition("/")
+    if not name:
+        raise problem(f"{shown!r} does not name the primary as the Sentinels know it; {example}")
+    if not re.fullmatch(r"[0-9]*", database):
+        raise problem(f"{shown!r}: what follows the name must be the number of a database, such as /{name}/0")
 
 
 def check_postgres_url(secret: SecretUrl) -> SecretUrl:

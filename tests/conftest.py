@@ -36,6 +36,7 @@ SLOW = frozenset(
         "test_storage_concurrency.py",
         "test_plan.py",
         "test_redis_cluster.py",
+        "test_sentinel.py",
         "test_demo.py",
         "test_years.py",
         "test_workers.py",

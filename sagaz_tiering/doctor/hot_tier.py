@@ -8,13 +8,15 @@ from collections.abc import AsyncGenerator, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from redis.exceptions import NoPermissionError, ResponseError
+from redis.asyncio import Redis
+from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.doctor.finding import Finding, error, ok, warning
 from sagaz_tiering.doctor.skew import compared
 from sagaz_tiering.storage.redis.health import MEMORY_WATERMARK, doubts, server_facts
-from sagaz_tiering.storage.redis.url import parse_redis_url
+from sagaz_tiering.storage.redis.sentinels import sentinel_options
+from sagaz_tiering.storage.redis.url import RedisAddress, parse_redis_url
 from sagaz_tiering.storage.redis_client import LazyRedis, RedisOptions
 from sagaz_tiering.terminal import show_bytes
 from sagaz_tiering.wiring import Parts
@@ -42,9 +44,13 @@ async def check_hot_tier(parts: Parts) -> AsyncGenerator[Finding, None]:
             yield warning(
                 "redis.info", "INFO is refused: eviction, persistence and memory cannot be seen", "grant +info"
             )
+        if address.kind == "sentinel":
+            yield await _sentinels(address, options.socket_timeout)
         for server in servers:
             for found in (*_server(server), *_kept(server), *_role(server, is_cluster=redis.is_cluster)):
                 yield found
+            if address.kind == "sentinel":
+                yield _failover(server)
         if not redis.is_cluster:
             yield await _clock(redis, parts.clock)
     finally:
@@ -111,10 +117,38 @@ def _role(server: dict[str, Any], *, is_cluster: bool) -> Iterator[Finding]:
         yield error(
             "redis.cluster",
             f"the server is a node of a Cluster, but {_SETTING} is the URL of one server",
-            "give redis+cluster://HOST,HOST where this version takes it, else one primary or a proxy in front",
+            "give one primary, or redis+sentinel://HOST,HOST/NAME: the hot tier does not run on a Cluster",
         )
     if server.get("role") == "slave":
         yield error("redis.role", "the server is a replica: it refuses saves", f"give the primary in {_SETTING}")
+
+
+async def _sentinels(address: RedisAddress, deadline: timedelta) -> Finding:
+    """Whether each of them answers, and names the same primary."""
+    named: dict[str, list[str]] = {}
+    for host, port in address.hosts:
+        async with Redis(host=host, port=port, **sentinel_options(address, deadline.total_seconds())) as sentinel:
+            try:
+                state: Any = await sentinel.sentinel_master(address.service)
+                primary = f"{state['ip']}:{state['port']}"
+            except (RedisError, OSError) as exc:
+                primary = f"no primary ({type(exc).__name__})"
+        named.setdefault(primary, []).append(f"{host}:{port}")
+    text = "; ".join(f"{', '.join(who)}: {primary}" for primary, who in named.items())
+    if len(named) == 1:
+        return ok("redis.sentinels", text)
+    hint = "look at the Sentinels: while they are gone or disagree, a fail-over may not happen, or not be noticed"
+    return warning("redis.sentinels", text, hint)
+
+
+def _failover(server: dict[str, Any]) -> Finding:
+    """What a primary that is cut off from its replicas does; INFO tells only where it is told to refuse saves."""
+    if not server.get("connected_slaves"):
+        return warning("redis.failover", "no replica is connected", "start one, or nothing takes over from the primary")
+    if "min_slaves_good_slaves" not in server:
+        text = "a primary that is cut off goes on taking saves, which are forgotten when it comes back"
+        return warning("redis.failover", text, "set min-replicas-to-write 1 and min-replicas-max-lag 10")
+    return ok("redis.failover", f"{server['connected_slaves']} replicas, without which the primary takes no saves")
 
 
 async def _clock(redis: LazyRedis, clock: Clock) -> Finding:

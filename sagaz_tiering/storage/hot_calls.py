@@ -1,7 +1,12 @@
-"""The hot tier's connections to Redis: a pool, one connection that short calls share, and one for the jobs."""
+"""The hot tier's connections to Redis: a pool, one connection that short calls share, and one for the jobs.
+
+Behind Sentinels every connection leads to the primary that they name (`redis.sentinels`). Any server that refuses a
+script since it became a replica is left, and the script run anew, on new connections.
+"""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,9 +18,12 @@ import redis.exceptions as driver
 
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
 from sagaz_tiering.storage.hot_keys import HotKeys
-from sagaz_tiering.storage.redis_client import load_script, redis_errors, run_script
+from sagaz_tiering.storage.redis.sentinels import PrimaryPool, drop_idle
+from sagaz_tiering.storage.redis.url import RedisAddress, parse_redis_url
+from sagaz_tiering.storage.redis_client import is_demoted, load_script, redis_errors, run_script
 from sagaz_tiering.storage.redis_lane import Lane
 
+_SETTING = "tiers.hot.url"
 _JOBS_DEADLINE_S = 10.0
 """Jobs have time: a Redis that is slow because applications keep it busy is no reason to stop."""
 
@@ -40,22 +48,21 @@ class HotCalls:
         self._client: redis.asyncio.Redis | None = None
         self._lane: Lane | None = None
         self._job_lane: Lane | None = None
+        self._times_left: Counter[Lane] = Counter()
 
     async def open(self) -> None:
-        """Make the connection pool and the lane (nothing is sent yet)."""
+        """Make the connection pool and the lanes (nothing is sent yet). Raises ConfigError for a URL of no use."""
+        address = parse_redis_url(self.options.url, setting=_SETTING)
         seconds = self.options.socket_timeout.total_seconds()
-        try:
-            pool = redis.asyncio.BlockingConnectionPool.from_url(
-                self.options.url,
-                max_connections=self.options.max_connections,
-                timeout=max(seconds, 5.0),
-                socket_timeout=seconds,
-                socket_connect_timeout=seconds,
-                decode_responses=False,
-                health_check_interval=30,
-            )
-        except ValueError as exc:
-            raise ConfigError(f"tiers.hot.url is not a Redis URL: {self.options.shown_url}") from exc
+        common: dict[str, Any] = {
+            "max_connections": self.options.max_connections,
+            "timeout": max(seconds, 5.0),
+            "socket_timeout": seconds,
+            "socket_connect_timeout": seconds,
+            "health_check_interval": 30,
+            **address.options,
+        }
+        pool = _pool(address, common)
         self._client = redis.asyncio.Redis.from_pool(pool)
         self._lane = Lane(pool.make_connection, seconds)
         self._job_lane = Lane(pool.make_connection, max(seconds, _JOBS_DEADLINE_S))
@@ -69,6 +76,7 @@ class HotCalls:
         client, self._client = self._client, None
         if client is not None:
             await client.aclose()
+            await client.connection_pool.aclose()  # Redis.aclose() of older drivers only disconnects
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -93,27 +101,51 @@ class HotCalls:
 
     async def _ask(self, name: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         """A short call, on the connection that all share."""
-        if self._lane is None:
+        lane = self._lane
+        if lane is None:
             return await self._eval(name, keys, args)  # which tells that it is closed
+        times = self._times_left[lane]
         try:
-            return await self._lane.run(load_script(name), keys, args)
-        except (driver.RedisError, OSError):
+            return await lane.run(load_script(name), keys, args)
+        except (driver.RedisError, OSError) as exc:
             with self._translated():
-                raise
+                await self._leave_replica(exc, lane, times)
+                return await lane.run(load_script(name), keys, args)
 
     async def _eval(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         with self._translated() as client:
-            return await run_script(client, load_script(name), keys, args)
+            try:
+                return await run_script(client, load_script(name), keys, args)
+            except driver.RedisError as exc:
+                await self._leave_replica(exc)
+                return await run_script(client, load_script(name), keys, args)
 
     async def _eval_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
         """The same script many times, pipelined on the jobs' own connection, so that no application waits behind."""
-        if self._job_lane is None:
+        lane = self._job_lane
+        if lane is None:
             raise _closed()
+        times = self._times_left[lane]
         try:
-            return await self._job_lane.run_many(load_script(name), calls)
-        except (driver.RedisError, OSError):
+            return await lane.run_many(load_script(name), calls)
+        except (driver.RedisError, OSError) as exc:
             with self._translated():
-                raise
+                await self._leave_replica(exc, lane, times)
+                return await lane.run_many(load_script(name), calls)
+
+    async def _leave_replica(self, error: Exception, lane: Lane | None = None, times: int = 0) -> None:
+        """Drop idle connections, and that of `lane`, for the call to be made again, if they lead to a replica.
+
+        Raises any other `error`. `times` is how often the lane had been left when the call began: once is enough for
+        all calls that were under way.
+        """
+        if not is_demoted(error):
+            raise error
+        if lane is not None and self._times_left[lane] == times:
+            self._times_left[lane] += 1
+            await lane.close()
+        if self._client is not None:
+            drop_idle(self._client.connection_pool)
 
     @contextmanager
     def _translated(self) -> Iterator[redis.asyncio.Redis]:
@@ -122,10 +154,20 @@ class HotCalls:
             raise _closed()
         with redis_errors(
             self.options.shown_url,
-            setting="tiers.hot.url",
+            setting=_SETTING,
             when_full="raise maxmemory or let the age job catch up",
         ):
             yield self._client
+
+
+def _pool(address: RedisAddress, options: dict[str, Any]) -> redis.asyncio.ConnectionPool:
+    if address.kind == "sentinel":
+        return PrimaryPool(address, **options)
+    if address.kind == "cluster":
+        raise ConfigError(
+            f"{_SETTING} is the URL of a Cluster", hint="give one server, or redis+sentinel://HOST,HOST/NAME"
+        )
+    return redis.asyncio.BlockingConnectionPool(**options)
 
 
 def _closed() -> HotTierUnavailable:

@@ -21,10 +21,10 @@ from typing import Any, NamedTuple
 import redis.asyncio
 import redis.exceptions as driver
 from redis.asyncio.retry import Retry
-from redis.asyncio.sentinel import Sentinel
 from redis.backoff import ExponentialBackoff
 
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
+from sagaz_tiering.storage.redis.sentinels import PrimaryPool
 from sagaz_tiering.storage.redis.url import RedisAddress
 
 Client = redis.asyncio.Redis | redis.asyncio.RedisCluster
@@ -60,6 +60,13 @@ async def run_script(client: Any, script: Script, keys: Sequence[Any], args: Seq
         return await client.evalsha(script.digest, len(keys), *keys, *args)
     except driver.NoScriptError:
         return await client.eval(script.text, len(keys), *keys, *args)
+
+
+def is_demoted(error: BaseException) -> bool:
+    """Whether a server refused because it is a replica, which it was not when it was connected to; it did nothing."""
+    refusals = (driver.ReadOnlyError, driver.MasterDownError)
+    # Behind Sentinels the driver makes another error of it. Scripts before Redis 7 give it in the text of theirs.
+    return isinstance(error, refusals) or isinstance(error.__context__, refusals) or "-READONLY " in str(error)
 
 
 @contextmanager
@@ -106,7 +113,7 @@ class RedisOptions:
 class _Opened:
     client: Client
     places: asyncio.Semaphore
-    sentinels: Sequence[redis.asyncio.Redis] = ()
+    primary: PrimaryPool | None = None
     is_ours: bool = True
     first_use: asyncio.Lock = field(default_factory=asyncio.Lock)
 
@@ -163,8 +170,9 @@ class LazyRedis:
         """Close every connection; the next use opens again."""
         opened, self._opened = self._opened, None
         if opened is not None and opened.is_ours:
-            for client in (opened.client, *opened.sentinels):
-                await client.aclose()
+            await opened.client.aclose()
+            if opened.primary is not None:
+                await opened.primary.aclose()
 
     def _open(self) -> _Opened:
         if self._opened is None:
@@ -197,16 +205,8 @@ class LazyRedis:
                 places=places,
             )
         if address.kind == "sentinel":
-            sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py has no types for it
-                address.hosts,
-                sentinel_kwargs={
-                    **address.sentinel_options,
-                    "socket_timeout": seconds,
-                    "socket_connect_timeout": seconds,
-                },
-            )
-            primary = sentinel.master_for(address.service, ssl=address.tls, retry=lost, **common)
-            return _Opened(client=primary, places=places, sentinels=sentinel.sentinels)
+            primary = PrimaryPool(address, retry=lost, timeout=_DEADLINES * seconds, **common)
+            return _Opened(client=redis.asyncio.Redis.from_pool(primary), places=places, primary=primary)
         pool = redis.asyncio.BlockingConnectionPool(retry=lost, timeout=_DEADLINES * seconds, **common)
         return _Opened(client=redis.asyncio.Redis.from_pool(pool), places=places)
 

@@ -299,10 +299,10 @@ async def test_cluster_that_is_away_is_unavailable() -> None:
 async def test_sentinel_leads_to_the_next_primary(clock: VirtualClock) -> None:
     """The primary dies: calls fail with our error until there is another one, then they work and nothing is lost."""
     with server_folder() as folder:
-        async with watched_primary(folder) as (url, primary), RedisSnapshotStorage(url, clock=clock) as storage:
+        async with watched_primary(folder) as watched, RedisSnapshotStorage(watched.url, clock=clock) as storage:
             await save_all(storage, [make(1), make(2)])
             await storage._get_redis().wait(1, 5000)
-            primary.kill()
+            watched.primary.kill()
             await until_saved(storage, make(3))
             assert await ids_of(storage) == [number(1), number(2), number(3)]
 

@@ -36,6 +36,10 @@ class Gate:
         if self._server is None:
             self._server = await asyncio.start_server(self._accept, HOST, self.port)
 
+    def lead_to(self, host: str, port: int) -> None:
+        """Forward who comes from now on to another server."""
+        self._to = (host, port)
+
     async def shut(self) -> None:
         """Refuse connections and break off those that are open."""
         server, self._server = self._server, None

@@ -6,6 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -105,27 +106,54 @@ class Cluster:
             await node.stop()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Watched:
+    """A primary with one replica, watched by one Sentinel; `url` is the way by it."""
+
+    url: str
+    primary: PlainRedis
+    replica: PlainRedis
+    sentinel: SentinelServer
+
+    async def ask_sentinel(self, *command: str) -> Any:
+        """What the Sentinel answers."""
+        return await redis_do(f"redis://{HOST}:{self.sentinel.port}", *command)
+
+    async def watch(self, server: PlainRedis, *, down_after: str = "500") -> None:
+        """Have the Sentinel watch `server` as the primary; it counts as down after so many milliseconds."""
+        await self.ask_sentinel("SENTINEL", "MONITOR", SERVICE, HOST, str(server.port), "1")
+        # On a busy machine a Sentinel may find no replica good enough: by default it tries again in six minutes.
+        for option, value in (
+            ("auth-pass", self.primary.password),
+            ("down-after-milliseconds", down_after),
+            ("failover-timeout", "3000"),
+        ):
+            await self.ask_sentinel("SENTINEL", "SET", SERVICE, option, value)
+
+    async def hand_over(self) -> None:
+        """Make the replica the primary as people do by hand: no connection to the old primary is closed."""
+        await self.ask_sentinel("SENTINEL", "REMOVE", SERVICE)
+        await redis_do(self.replica.url, "REPLICAOF", "NO", "ONE")
+        await redis_do(self.primary.url, "REPLICAOF", HOST, str(self.replica.port))
+        await self.watch(self.replica)
+
+
 @asynccontextmanager
-async def watched_primary(folder: Path) -> AsyncIterator[tuple[str, PlainRedis]]:
-    """The URL of a primary with one replica, by way of one Sentinel; and the primary, to be killed."""
+async def watched_primary(folder: Path, **settings: str) -> AsyncIterator[Watched]:
+    """Both servers with these settings."""
+    settings = {"repl_diskless_sync_delay": "0", **settings}
     async with AsyncExitStack() as stack:
-        primary = await stack.enter_async_context(PlainRedis(new_folder(folder, "primary")))
-        replica = PlainRedis(new_folder(folder, "replica"), replicaof=f"{HOST} {primary.port}")
+        primary = await stack.enter_async_context(PlainRedis(new_folder(folder, "primary"), **settings))
+        replica = PlainRedis(new_folder(folder, "replica"), replicaof=f"{HOST} {primary.port}", **settings)
         replica._password = primary.password
         await stack.enter_async_context(replica)
         sentinel = await stack.enter_async_context(SentinelServer(new_folder(folder, "sentinel")))
-        url = f"redis://{HOST}:{sentinel.port}"
-        await redis_do(url, "SENTINEL", "MONITOR", SERVICE, HOST, str(primary.port), "1")
-        # On a busy machine a Sentinel may find no replica good enough: by default it tries again in six minutes.
-        for option, value in (
-            ("auth-pass", primary.password),
-            ("down-after-milliseconds", "500"),
-            ("failover-timeout", "3000"),
-        ):
-            await redis_do(url, "SENTINEL", "SET", SERVICE, option, value)
+        url = f"redis+sentinel://:{primary.password}@{HOST}:{sentinel.port}/{SERVICE}/0"
+        watched = Watched(url=url, primary=primary, replica=replica, sentinel=sentinel)
+        await watched.watch(primary)
         await _until(replica.url, ("INFO", "replication"), "'master_link_status': 'up'")
-        await _until(url, ("SENTINEL", "REPLICAS", SERVICE), str(replica.port))
-        yield f"redis+sentinel://:{primary.password}@{HOST}:{sentinel.port}/{SERVICE}/0", primary
+        await _until(f"redis://{HOST}:{sentinel.port}", ("SENTINEL", "REPLICAS", SERVICE), str(replica.port))
+        yield watched
 
 
 async def _until(url: str, command: Sequence[str], words: str) -> None:

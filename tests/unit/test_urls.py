@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
+from sagaz_tiering.storage.redis.url import parse_redis_url
 from sagaz_tiering.urls import (
     ColdUrl,
     EndpointUrl,
@@ -35,6 +36,8 @@ SECRET = "hunter2"
         (f"u:{SECRET}@db/sagaz", "u:***@db/sagaz"),
         (f"postgresql://db/sagaz?user=u&password={SECRET}", "postgresql://db/sagaz?user=u&password=***"),
         (f"postgresql://db/sagaz?sslpassword={SECRET}&a=b", "postgresql://db/sagaz?sslpassword=***&a=b"),
+        (f"redis+sentinel://u:{SECRET}@a:1,b:2/m/0", "redis+sentinel://u:***@a:1,b:2/m/0"),
+        (f"redis+sentinel://a,b/m?sentinel_password={SECRET}", "redis+sentinel://a,b/m?sentinel_password=***"),
         (f"host=db user=u password={SECRET}", "host=db user=u password=***"),
         ("embedded", "embedded"),
     ],
@@ -62,8 +65,16 @@ def test_secret_url_shows_itself_redacted_everywhere() -> None:
 @pytest.mark.parametrize(
     ("kind", "url", "fix"),
     [
-        (RedisUrl, f"redis+cluster://:{SECRET}@h:1", "not supported by this version; give the redis:// URL"),
-        (RedisUrl, "redis+sentinel://h:1/mymaster", "not supported by this version; give the redis:// URL"),
+        (RedisUrl, f"redis+cluster://:{SECRET}@h:1,i:2", "is not supported by this version"),
+        (RedisUrl, f"rediss+cluster://:{SECRET}@h:1,i:2", "redis+sentinel://HOST,HOST/NAME"),
+        (RedisUrl, f"redis+sentinel://:{SECRET}@h:1,i:2", "does not name the primary"),
+        (RedisUrl, f"redis+sentinel://:{SECRET}@/mymaster", "a host is missing"),
+        (RedisUrl, f"redis+sentinel://:{SECRET}@h:1,,i:2/mymaster", "a host is missing"),
+        (RedisUrl, f"redis+sentinel://:{SECRET}@h:1,i:port/mymaster", "redis://:***@i:port"),
+        (RedisUrl, f"redis+sentinel://:{SECRET}@h:1,i:65536/mymaster", "the host or port cannot be read"),
+        (RedisUrl, f"redis+sentinel://:{SECRET}@h/mymaster/orders", "must be the number of a database"),
+        (RedisUrl, f"redis+sentinel://:/{SECRET}@h/mymaster", "a / in a password is %2F"),
+        (RedisUrl, f"redis+sentinel://h/?sentinel_password={SECRET}", "does not name the primary"),
         (RedisUrl, f"http://u:{SECRET}@h", "write redis://HOST:6379/0"),
         (RedisUrl, "localhost:6379", "write redis://HOST:6379/0"),
         (RedisUrl, "redis://", "names no host"),
@@ -100,6 +111,23 @@ def test_url_refusal_names_the_fix_and_no_secret(kind: object, url: str, fix: st
 def test_redis_url_accepts_one_server(url: str) -> None:
     """TCP, TLS, IPv6 and a Unix socket."""
     assert TypeAdapter(RedisUrl).validate_python(url).get_secret_value() == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis+sentinel://h/mymaster",
+        "redis+sentinel://a,b:26380,10.0.0.3:1/mymaster/2",
+        "rediss+sentinel://u:p@[::1]:26379,[fe80::1]/mymaster?sentinel_password=p&ssl_ca_certs=/ca.pem",
+        "redis+sentinel://:p%2F@w@a,b/mymaster",
+    ],
+)
+def test_redis_url_accepts_sentinels(url: str) -> None:
+    """With ports or without, with a database, with TLS and options; what is accepted can be taken apart, too."""
+    assert TypeAdapter(RedisUrl).validate_python(url).get_secret_value() == url
+    address = parse_redis_url(url)
+    assert (address.kind, address.service) == ("sentinel", "mymaster")
+    assert address.hosts[0][1] in (26379, 26380)
 
 
 def test_file_path_reads_absolute_relative_and_escaped_urls() -> None:

@@ -9,9 +9,8 @@ from typing import Any, Literal
 from redis.asyncio.connection import SSLConnection, parse_url
 
 from sagaz_tiering.errors import ConfigError
-from sagaz_tiering.urls import redacted
+from sagaz_tiering.urls import MANY_HOSTS, redacted
 
-_MANY = re.compile(r"(rediss?)\+(cluster|sentinel)://((?:.*@)?)([^/?#]*)(?:/([^?#]*))?(\?.*)?", re.DOTALL)
 _PORTS = {"cluster": 6379, "sentinel": 26379}
 _EXAMPLES = "redis://HOST:6379/0, rediss://…, unix:///PATH, redis+cluster://HOST,HOST, redis+sentinel://HOST,HOST/NAME"
 
@@ -35,7 +34,7 @@ def parse_redis_url(url: object, *, setting: str = "redis_url") -> RedisAddress:
         raise ConfigError(f"{setting} must be a URL", hint=f"one of {_EXAMPLES}")
     shown = redacted(url)
     try:
-        many = _MANY.fullmatch(url)
+        many = MANY_HOSTS.fullmatch(url)
         address = _parse_one(url, shown) if many is None else _parse_many(many, shown)
     except ValueError as exc:
         raise ConfigError(f"{setting} is not a Redis URL: {shown}: {exc}", hint=f"one of {_EXAMPLES}") from exc
