@@ -1,9 +1,10 @@
-"""Settings of the process that jobs need: how often garbage is looked for, and what is given back to the system."""
+"""Settings of the process that jobs need: how often garbage is looked for, what is given back, and who goes first."""
 
 from __future__ import annotations
 
 import ctypes
 import gc
+import os
 from contextlib import suppress
 from typing import Final
 
@@ -26,3 +27,13 @@ def _give_memory_back() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_ARENA_MAX, 2)
         libc.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
+
+
+def yield_to_others(niceness: int) -> None:
+    """Let applications and servers on the same machine go first: `niceness` as the kernel counts it, 0 to 19.
+
+    For the calling thread, and threads and processes that it starts from now on; never less than it was started with.
+    """
+    with suppress(OSError):  # a sandbox may forbid it, such as systemd's, whose `Nice=` then says the same
+        if os.getpriority(os.PRIO_PROCESS, 0) < niceness:
+            os.setpriority(os.PRIO_PROCESS, 0, niceness)

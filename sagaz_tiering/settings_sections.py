@@ -28,6 +28,8 @@ DEFAULT_MAX_SNAPSHOT = 32 * 2**20
 DEFAULT_LEASE_TTL = timedelta(seconds=60)
 DEFAULT_CLAIM_TTL = timedelta(minutes=10)
 DEFAULT_BATCH_SAGAS = 256
+MOST_PROCESSES = 8
+DEFAULT_NICE = 10
 DEFAULT_UPLOAD_DEADLINE = timedelta(hours=1)
 DEFAULT_RETIRE_GRACE = timedelta(hours=24)
 DEFAULT_COLLECT_MIN_AGE = timedelta(hours=24)
@@ -189,8 +191,10 @@ class JobSettings(StrictModel):
     """After so long another daemon takes over a claimed batch of sagas."""
     batch_sagas: Count = DEFAULT_BATCH_SAGAS
     """Sagas that one step of a job claims at once."""
-    processes: Annotated[int, Field(ge=0, le=8)] = 0
+    processes: Annotated[int, Field(ge=0, le=MOST_PROCESSES)] = 0
     """Processes that age a large backlog together; 0: one a core if memory allows, at most 4 (150 MiB each)."""
+    nice: Annotated[int, Field(ge=0, le=19)] = DEFAULT_NICE
+    """Niceness of the daemon and of `job` (0 to 19): applications and servers on the same machine go first."""
     upload_deadline: Duration = DEFAULT_UPLOAD_DEADLINE
     """Longest time that writing one pack may take."""
     retire_grace: DurationOrZero = DEFAULT_RETIRE_GRACE

@@ -17,6 +17,7 @@ import typer
 from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption
 from sagaz_tiering.cli.session import execute, opened
+from sagaz_tiering.process_memory import yield_to_others
 from sagaz_tiering.terminal import make_console, make_table, print_json, safe
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def job(
             raise UsageError("--allow-mass-delete is for: job expire --once", hint="a schedule must not have it")
         async with opened(config) as runtime:
             await runtime.check()
+            yield_to_others(runtime.config.jobs.nice)
             context = replace(runtime.job_context(), allow_mass_delete=allow_mass_delete, alone=True)
             return await _repeat(runtime, context, name, once=once or dry_run, dry_run=dry_run, as_json=as_json)
 

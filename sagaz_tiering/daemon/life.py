@@ -37,6 +37,7 @@ from sagaz_tiering.errors import (
     SagazTieringError,
     TierUnavailable,
 )
+from sagaz_tiering.process_memory import yield_to_others
 from sagaz_tiering.settings import JobTimes, TieringConfig
 from sagaz_tiering.units import format_duration
 from sagaz_tiering.wiring import Runtime, open_runtime
@@ -120,6 +121,7 @@ class _Daemon:
 
     async def _live(self) -> None:
         runtime = self._opened()
+        yield_to_others(self._config.jobs.nice)  # servers that this process started go first, too
         stop = asyncio.create_task(self._stop.wait(), name="stop")
         tasks = [
             asyncio.create_task(self._health.watch(_pings(runtime)), name="pings"),

@@ -8,8 +8,8 @@ from pydantic import BaseModel
 
 from sagaz_tiering.settings import TieringConfig
 
-_NEEDS_RESTART = ("tiers", "catalog", "embedded", "encryption", "daemon.host", "daemon.port")
-"""Servers and sockets that were opened at start."""
+_NEEDS_RESTART = ("tiers", "catalog", "embedded", "encryption", "daemon.host", "daemon.port", "jobs.nice")
+"""What is set at start: servers, sockets, and how much the process yields to others, which cannot be taken back."""
 
 
 def changes(old: TieringConfig, new: TieringConfig) -> list[str]:

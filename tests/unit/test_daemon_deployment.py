@@ -55,3 +55,4 @@ def test_systemd_unit_waits_longer_than_the_daemon(config: TieringConfig) -> Non
     assert service["TimeoutStartSec"] == "infinity"
     assert service["Type"] == "notify"
     assert int(service["WatchdogSec"]) > 0
+    assert int(service["Nice"]) == type(config.jobs)().nice
