@@ -87,6 +87,26 @@ CONFIG_RELOADS: Final = Counter(
 )
 
 
+def spend(kind: str, requests: float, usd: float) -> None:
+    """Count what a job here spent on the object store."""
+    SPENT_REQUESTS.labels(kind=kind).inc(requests)
+    SPENT_USD.labels(kind=kind).inc(usd)
+
+
+def spent() -> dict[str, tuple[float, float]]:
+    """Requests and USD so far, by kind."""
+    requests, usd = (
+        {
+            each.labels["kind"]: each.value
+            for found in counter.collect()
+            for each in found.samples
+            if "_total" in each.name
+        }
+        for counter in (SPENT_REQUESTS, SPENT_USD)
+    )
+    return {kind: (number, usd[kind]) for kind, number in requests.items()}
+
+
 def exposition() -> bytes:
     """Every metric in the Prometheus text format (`CONTENT_TYPE`)."""
     return generate_latest(REGISTRY)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 import orjson
 
-from sagaz_tiering import logs
+from sagaz_tiering import logs, metrics
 from sagaz_tiering.engine import run_share
 from sagaz_tiering.engine.job import Tally
 from sagaz_tiering.errors import SagazTieringError
@@ -29,13 +29,16 @@ TOLD_EVERY_S: Final = 0.5
 async def work(job: str, config: TieringConfig, stopping: asyncio.Event) -> None:
     """One share of one run; what it did is written to standard output, a line of JSON now and then."""
     counts: Counter[str] = Counter()
+    told: dict[str, tuple[float, float]] = {}
 
     def tell(**more: Any) -> None:
-        said, left = dict(counts), more
+        said, spent = dict(counts), metrics.spent()
         counts.clear()
-        if said or left:
+        if said or more or spent != told:
+            since = {kind: _difference(spent[kind], told.get(kind, (0.0, 0.0))) for kind in spent}
+            told.update(spent)
             with suppress(BrokenPipeError):  # nobody listens any more, which the end of the input tells too
-                os.write(sys.stdout.fileno(), orjson.dumps({"counts": said, **left}) + b"\n")
+                os.write(sys.stdout.fileno(), orjson.dumps({"counts": said, "spent": since, **more}) + b"\n")
 
     async def tell_regularly() -> None:
         while True:
@@ -48,9 +51,13 @@ async def work(job: str, config: TieringConfig, stopping: asyncio.Event) -> None
         async with open_runtime(config) as runtime:
             await run_share(job, replace(runtime.job_context(), stopping=stopping, alone=True), tally)
     except SagazTieringError as exc:
-        error = f"{type(exc).__name__}: {exc}"
+        error = {"kind": type(exc).__name__, "message": str(exc), "hint": exc.hint}
     telling.cancel()
     tell(notes=tally.notes, error=error)
+
+
+def _difference(now: tuple[float, float], before: tuple[float, float]) -> tuple[float, float]:
+    return now[0] - before[0], now[1] - before[1]
 
 
 async def main() -> None:

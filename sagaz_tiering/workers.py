@@ -16,12 +16,14 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 import orjson
 import structlog
 
+from sagaz_tiering import errors, metrics
 from sagaz_tiering.engine.job import Tally
+from sagaz_tiering.errors import BudgetSpent, MasterKeyUnavailable, SagazTieringError
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.settings import TieringConfig
 
@@ -35,6 +37,7 @@ _CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 _MEMORY_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 _PROCESS_BYTES: Final = 200 * 2**20
 _LONGEST_LINE: Final = 2**20
+_MOMENT_S: Final = 3.0
 
 
 def cpus(quota: Path = _CPU_QUOTA) -> int:
@@ -72,9 +75,12 @@ class Workers:
 
     @asynccontextmanager
     async def share(self, job: str, stopping: asyncio.Event, tally: Tally, policies: PolicySet) -> AsyncIterator[None]:
-        """Have workers do the same job meanwhile; leaves when they are done, or told to stop by an error here.
+        """Have workers do the same job meanwhile; leaves when they have ended, whatever happened.
 
-        What they did is added to `tally` as they do it. One that fails is logged and noted: what it left is due still.
+        What they did is added to `tally` as they do it. An error here has them stop (but for MasterKeyUnavailable, the
+        last word of a share that did what it could) and is the one that is raised. Else the error of a worker is, once
+        all have ended, as if this process had met it. One that dies or cannot be started is logged and noted: what it
+        left is due still.
         """
         enough = asyncio.Event()
         # The servers that this process has open, and the policies of this run, whatever was reloaded since.
@@ -82,25 +88,38 @@ class Workers:
         children = [asyncio.create_task(self._child(job, given, enough, tally)) for _ in range(self.processes - 1)]
         telling = asyncio.create_task(_pass_on(stopping, enough))
         try:
-            yield
-        except BaseException:
-            enough.set()
-            raise
+            try:
+                yield
+            except MasterKeyUnavailable:
+                raise
+            except BaseException:
+                enough.set()
+                raise
+            finally:
+                if children:
+                    await asyncio.wait(children)
         finally:
-            await asyncio.gather(*children)
-            telling.cancel()
+            defects = await _ended(telling, *children)
+            for defect in defects:
+                _failed(job, tally, defect)
+        if defects:
+            raise defects[0]
+        met = [error for child in children if (error := child.result()) is not None]
+        if met:  # a budget that is used up is the least of them
+            raise min(met, key=lambda error: isinstance(error, BudgetSpent))
 
-    async def _child(self, job: str, given: bytes, enough: asyncio.Event, tally: Tally) -> None:
+    async def _child(self, job: str, given: bytes, enough: asyncio.Event, tally: Tally) -> SagazTieringError | None:
+        """One worker, from its start to its end; the error of ours that stopped it."""
         try:
             error = await self._run(given, enough, tally)
         except (OSError, ValueError) as exc:  # it cannot be started, or says what is not for us
-            error = f"{type(exc).__name__}: {exc}"
+            error = exc
         if error is not None:
-            _log.warning("worker.failed", job=job, error=error)
-            tally.note(f"a worker process stopped early: {error}")
+            _failed(job, tally, error)
+        return error if isinstance(error, SagazTieringError) else None
 
-    async def _run(self, given: bytes, enough: asyncio.Event, tally: Tally) -> str | None:
-        """From its start to its end; what stopped it before that."""
+    async def _run(self, given: bytes, enough: asyncio.Event, tally: Tally) -> Exception | None:
+        """What stopped it before its end."""
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-P", "-m", "sagaz_tiering.worker_process"),
             stdin=asyncio.subprocess.PIPE,
@@ -113,13 +132,11 @@ class Workers:
         try:
             error = await _listen(process.stdout, tally)
             code = await process.wait()
-        except BaseException:
-            with suppress(ProcessLookupError):
-                process.terminate()
-            raise
         finally:
-            ending.cancel()
-        return error or (f"exit code {code}" if code else None)
+            await _ended(ending)
+            if process.returncode is None:
+                await _end(process)
+        return error or (ChildProcessError(f"exit code {code}") if code else None)
 
 
 async def _pass_on(stopping: asyncio.Event, enough: asyncio.Event) -> None:
@@ -135,15 +152,52 @@ async def _end_input(stdin: asyncio.StreamWriter, given: bytes, enough: asyncio.
         stdin.close()
 
 
-async def _listen(stdout: asyncio.StreamReader, tally: Tally) -> str | None:
+async def _end(process: asyncio.subprocess.Process) -> None:
+    """It has a moment to give back what it claimed; a kill loses nothing either."""
+    with suppress(ProcessLookupError):
+        process.terminate()
+        try:
+            await asyncio.wait_for(process.wait(), _MOMENT_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()
+
+
+async def _ended(*tasks: asyncio.Task[Any]) -> list[Exception]:
+    """Cancel what still runs and wait for all; what went wrong with them."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    found = [None if task.cancelled() else task.exception() for task in tasks]
+    return [error for error in found if isinstance(error, Exception)]
+
+
+def _failed(job: str, tally: Tally, error: Exception) -> None:
+    said = f"{type(error).__name__}: {error}"
+    _log.warning("worker.failed", job=job, error=said)
+    tally.note(f"a worker process stopped early: {said}")
+
+
+async def _listen(stdout: asyncio.StreamReader, tally: Tally) -> Exception | None:
     """Until the worker says no more; what stopped it, or None if it came to its end."""
-    error: str | None = "it ended without a word"
+    error: Exception | None = ChildProcessError("it ended without a word")
     async for line in stdout:
         said = orjson.loads(line)
         for kind, number in said.get("counts", {}).items():
             tally.add(kind, number)
         for note in said.get("notes", []):
             tally.note(note)
+        for kind, (requests, usd) in said.get("spent", {}).items():
+            metrics.spend(kind, requests, usd)
         if "error" in said:
-            error = said["error"]
+            error = None if said["error"] is None else _as_met_here(**said["error"])
+    return error
+
+
+def _as_met_here(kind: str, message: str, hint: str) -> SagazTieringError:
+    """The error of a worker, of the same class; only what every error of ours has is told."""
+    found = getattr(errors, kind, None)
+    error_class = found if isinstance(found, type) and issubclass(found, SagazTieringError) else SagazTieringError
+    error = error_class.__new__(error_class, message)
+    SagazTieringError.__init__(error, message, hint=hint)
     return error

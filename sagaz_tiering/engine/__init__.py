@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
@@ -12,8 +12,9 @@ from types import MappingProxyType
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.engine import age, collect, compact, expire, restore, scrub, train, transition
 from sagaz_tiering.engine.job import JobContext, JobOptions, JobReport, Tally
-from sagaz_tiering.engine.ownership import claim_prefix
+from sagaz_tiering.engine.ownership import are_in_force, claim_prefix
 from sagaz_tiering.errors import BudgetSpent, CatalogUnavailable, ConfigError, SagazTieringError
+from sagaz_tiering.settings_sections import MOST_PROCESSES
 
 __all__ = ["JOBS", "Job", "JobContext", "JobOptions", "JobReport", "run_job", "run_share"]
 
@@ -22,7 +23,8 @@ __all__ = ["JOBS", "Job", "JobContext", "JobOptions", "JobReport", "run_job", "r
 class Job:
     """A job: `preview` counts what `run` would do. As many processes as `slots` may run it at once.
 
-    `share` is what a worker process does of it, beside the one that runs it.
+    `share` is what a worker process does of it, beside the one that runs it. Workers have leases of their own, as many
+    as the runs may have workers: none takes the slot of a daemon.
     """
 
     name: str
@@ -106,7 +108,8 @@ async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> J
         if dry_run:
             await job.preview(run, tally)
         else:
-            report.skipped = not await _run_leased(job, run, tally, partial(_run_recorded, job))
+            leases = [name] if job.slots == 1 else [f"{name}/{slot}" for slot in range(job.slots)]
+            report.skipped = not await _run_leased(leases, run, tally, partial(_run_recorded, job))
     finally:
         report.seconds = time.monotonic() - began
         report.counts, report.notes = dict(tally.counts), tally.notes
@@ -114,22 +117,32 @@ async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> J
 
 
 async def run_share(name: str, context: JobContext, tally: Tally) -> None:
-    """What a worker process does of a run that the process beside it began and records. Raises what stopped it."""
+    """What a worker process does of a run that the process beside it began and records. Raises what stopped it.
+
+    Nothing, and a note, where other policies than those of the run were put in force meanwhile.
+    """
     job = JOBS[name]
     assert job.share is not None
     assert context.workers is not None
+    if not await are_in_force(context):
+        tally.note("a worker process did nothing: other policies were put in force after the run began")
+        return
     options = context.options.shared_by(context.workers.processes)
-    await _run_leased(job, replace(context, options=options), tally, job.share)
+    leases = [f"{name}/worker/{slot}" for slot in range(job.slots * (MOST_PROCESSES - 1))]
+    if not await _run_leased(leases, replace(context, options=options), tally, job.share):
+        tally.note("a worker process did nothing: every lease for workers is held")
 
 
 async def _run_leased(
-    job: Job, context: JobContext, tally: Tally, run: Callable[[JobContext, Lease, Tally], Awaitable[None]]
+    leases: Iterable[str],
+    context: JobContext,
+    tally: Tally,
+    run: Callable[[JobContext, Lease, Tally], Awaitable[None]],
 ) -> bool:
-    """Run under the first free lease of the job; False if all are held."""
+    """Run under the first of the leases that is free; False if all are held."""
     await claim_prefix(context)
     await context.dictionaries.freshen()
-    for slot in range(job.slots):
-        lease_name = job.name if job.slots == 1 else f"{job.name}/{slot}"
+    for lease_name in leases:
         async with context.catalog.leases.hold(lease_name, context.owner, context.options.lease_ttl) as lease:
             if lease is None:
                 continue

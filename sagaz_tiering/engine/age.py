@@ -33,7 +33,7 @@ from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.hot_keys import SHARDS
 from sagaz_tiering.storage.hot_values import ClaimedSaga
-from sagaz_tiering.value_peek import dictionary_id, is_in_pack, snapshot_id
+from sagaz_tiering.value_peek import dictionary_id, is_in_pack, raw_length, snapshot_id
 
 _BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
 WORTH_SHARING = 4_000
@@ -118,7 +118,8 @@ async def _pack(
     if durable:
         keyless = encrypted - supplies.keys.keys()
         await context.catalog.durable.postpone(due_durable.waiting(context, metas, keyless))
-    for part in await context.compute(build, context, batch.work, supplies, tally):
+    size = sum(map(raw_length, values))
+    for part in await context.compute(size, build, context, batch.work, supplies, tally):
         await packer.add(part)
     for turn in batch.complete:
         turn.read = True

@@ -208,7 +208,7 @@ class Packer:
     async def _seal(self, pack: _OpenPack) -> tuple[SealedPack, NewPack]:
         context = self._context
         now = context.now
-        sealed = await context.compute(pack.writer.seal)
+        sealed = await context.compute_in_steps(pack.writer.seal_in_steps())
         return sealed, new_pack(
             sealed,
             key=pack_key(now, pack.bucket, sealed.footer.pack_id),

@@ -24,8 +24,7 @@ async def spend(context: JobContext, kind: str, cost: Cost, *, must: bool = Fals
             f"${sum(s.usd for s in spent):.4f} spent, {_limits(requests, usd)}; the next step costs "
             f"{cost.requests:,} requests and ${cost.usd:.2g}"
         )
-    metrics.SPENT_REQUESTS.labels(kind=kind).inc(cost.requests)
-    metrics.SPENT_USD.labels(kind=kind).inc(cost.usd)
+    metrics.spend(kind, cost.requests, cost.usd)
 
 
 def _limits(requests: int | None, usd: float | None) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
@@ -17,6 +17,7 @@ from sagaz_tiering.dictionaries.shelf import Dictionaries
 from sagaz_tiering.engine.notify import Notify
 from sagaz_tiering.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
+from sagaz_tiering.pack.format import finished
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.prices import PriceList
 from sagaz_tiering.storage.hot import HotTier
@@ -27,6 +28,10 @@ T = TypeVar("T")
 
 LEAST_SHARE = 8 * 2**20
 """Smallest target of a pack, in bytes, that processes make of a larger one between them."""
+
+INLINE_BYTES = LEAST_SHARE
+"""Most that a process which is alone works on where it stands: a quarter of a second. Its event loop renews the lease
+and hears Redis, whose answers are given up after two seconds."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,8 +92,8 @@ class JobContext:
     """The tiers, the policies in force and the limits. One per process; jobs keep no state of their own.
 
     `owner` names this process in leases. A job that sees `stopping` set finishes its running step and returns. A
-    process that is `alone` with its job does heavy work where it stands: threads that all want Python's lock take it
-    longer than one. Elsewhere the event loop has others to serve.
+    process that is `alone` with its job works on up to INLINE_BYTES where it stands: threads that all want Python's
+    lock take it longer than one. Elsewhere the event loop has others to serve.
     """
 
     hot: HotTier
@@ -116,12 +121,24 @@ class JobContext:
     def now_us(self) -> int:
         return to_micros(self.clock.now())
 
-    async def compute(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call `work`, which takes long and waits for nothing."""
-        if self.alone:
+    async def compute(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `work`, which takes long for its `size` in bytes and waits for nothing."""
+        if self.alone and size <= INLINE_BYTES:
             await asyncio.sleep(0)  # others get their turn
             return work(*args, **kwargs)
         return await asyncio.to_thread(work, *args, **kwargs)
+
+    async def compute_in_steps(self, steps: Generator[None, None, T]) -> T:
+        """What comes out of work that takes long, whatever its size, and yields now and then."""
+        if not self.alone:
+            return await asyncio.to_thread(finished, steps)
+        while True:
+            await asyncio.sleep(0)
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
 
 
 @dataclass(slots=True, kw_only=True)

@@ -84,15 +84,18 @@ def retention_revision(policies: PolicySet) -> str:
     return policies.retention_revision
 
 
+async def are_in_force(context: JobContext) -> bool:
+    """Whether the policies of `context` are those that were last put in force."""
+    return await context.catalog.history.newest_revision() == context.policies.revision
+
+
 async def put_policies_in_force(context: JobContext) -> bool:
     """Note the policy revision before anything acts on it; if it is new, have everything looked at once more.
 
     Returns True if it was new. Readers learn the youngest age of a move within `SPILL_NOTICE`, so a new
     revision waits that long before its first move. A crash in between repeats the walk.
     """
-    revision = context.policies.revision
-    history = context.catalog.history
-    if await history.newest_revision() == revision:
+    if await are_in_force(context):
         return False
     for shard in SHARDS:
         await context.hot.look_again(shard)
@@ -100,6 +103,7 @@ async def put_policies_in_force(context: JobContext) -> bool:
     while after is not None:
         after = await context.catalog.durable.reset_due(after, _BATCH)
     texts = json.dumps([policy.model_dump(mode="json") for policy in context.policies.policies])
-    await history.remember_revision(revision, texts, first_after(context.policies), context.now)
+    revision, first = context.policies.revision, first_after(context.policies)
+    await context.catalog.history.remember_revision(revision, texts, first, context.now)
     await asyncio.sleep(SPILL_NOTICE.total_seconds())
     return True

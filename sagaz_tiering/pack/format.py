@@ -10,11 +10,11 @@ reader fetches the last TAIL_LENGTH bytes, then the footer, then single frames b
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import replace
 from hashlib import sha256
 from itertools import zip_longest
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
 from sagaz_tiering.errors import CorruptPack
@@ -47,6 +47,7 @@ __all__ = [
     "PackedSnapshot",
     "SealedPack",
     "build_frame",
+    "finished",
     "locate_footer",
     "open_frame",
     "parse_footer",
@@ -65,7 +66,12 @@ TAIL_LENGTH: Final = _TAIL.size
 
 MAX_FOOTER_RAW_BYTES: Final = 256 * 1024 * 1024
 
+_STEP: Final = 128
+"""Frames that are read back in one step of sealing."""
+
 _FOOTER_LEVEL: Final = 9  # ids and checksums do not compress; above, only the time grows
+
+T = TypeVar("T")
 
 
 class FooterLocation(NamedTuple):
@@ -123,6 +129,10 @@ class PackWriter:
         checksums tell); CorruptPack here means that nothing must be uploaded or deleted. Raises ValueError for a
         pack without frames.
         """
+        return finished(self.seal_in_steps())
+
+    def seal_in_steps(self) -> Generator[None, None, SealedPack]:
+        """`seal`, which yields every hundredth of a second or so: whoever has others to serve does it in between."""
         if not self._frames:
             raise ValueError("a pack has at least one frame")
         footer = Footer(
@@ -135,9 +145,18 @@ class PackWriter:
         compressed = compress(footer_content(footer), _FOOTER_LEVEL)
         data, self._data = self._data, bytearray()  # tens of megabytes: not copied, and not kept
         data += compressed + _TAIL.pack(len(compressed), digest(compressed), END_MAGIC)
-        if not _reads_back(data, footer, self._keys, self._dictionaries):
-            raise CorruptPack(f"pack {self._pack_id} does not read back as it was written")
+        yield from _read_back(data, footer, self._keys, self._dictionaries)
         return SealedPack(data=data, footer=footer, sha256=sha256(data).digest())
+
+
+def finished(steps: Generator[None, None, T]) -> T:
+    """What comes out of work in steps, done at one go."""
+    while True:
+        try:
+            next(steps)
+        except StopIteration as end:
+            result: T = end.value
+            return result
 
 
 def parse_pack(
@@ -155,15 +174,18 @@ def parse_pack(
     return content._replace(frames=_checked(data, content.frames, keys or {}, dictionaries)).whole()
 
 
-def _reads_back(
+def _read_back(
     data: bytearray, footer: Footer, keys: Mapping[bytes, FrameKey], dictionaries: Mapping[bytes, Dictionary]
-) -> bool:
-    """Whether `parse_pack` gives exactly this footer; one frame at a time. Raises CorruptPack."""
+) -> Iterator[None]:
+    """Raise CorruptPack unless `parse_pack` gives exactly this footer; one frame at a time, yields now and then."""
     content = _open_pack(data)
-    if content._replace(frames=iter(())).whole() != replace(footer, frames=()):
-        return False
-    frames = _checked(data, content.frames, keys, dictionaries)
-    return all(found == frame for found, frame in zip_longest(frames, footer.frames))
+    is_same = content._replace(frames=iter(())).whole() == replace(footer, frames=())
+    frames = zip_longest(_checked(data, content.frames, keys, dictionaries), footer.frames)
+    for number, (found, frame) in enumerate(frames):
+        if not is_same or found != frame:
+            raise CorruptPack(f"pack {footer.pack_id} does not read back as it was written")
+        if number % _STEP == 0:
+            yield
 
 
 def _open_pack(data: bytes | bytearray) -> FooterContent:

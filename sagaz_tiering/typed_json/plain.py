@@ -3,6 +3,9 @@
 orjson alone cannot be trusted with it: it writes tuples, enum members, UUIDs and NaN as something else without a word.
 ormsgpack refuses all of these but NaN, which shows in what it writes, and takes a third of the time that the same
 question takes in Python (`shape.shape_of`).
+
+Neither stops before its end, which may be far off: a list of millions below two wrappers, or a short one that others
+share and share again. So what a value weighs is estimated first; rows of a list are taken to be alike.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import ormsgpack
 from sagaz_tiering.typed_json.depth import too_deep_for
 from sagaz_tiering.typed_json.pieces import NATIVE_ONLY
 from sagaz_tiering.typed_json.shape import ITEM_WEIGHT, LARGE
+from sagaz_tiering.typed_json.tagging import MAX_DEPTH
 
 _EXACT_ONLY: Final = (
     ormsgpack.OPT_PASSTHROUGH_TUPLE
@@ -28,8 +32,8 @@ _EXACT_ONLY: Final = (
 _find_not_finite: Final = re.compile(rb"\xcb[\x7f\xff][\xf0-\xff]").search
 """A float64 that is infinite or not a number; other bytes may look like one, which costs the long way and no more."""
 
-_LEVELS: Final = 5
 _FEW: Final = 4
+"""Elements of a list that are all looked at; of a longer one the last stands for all, since lists grow."""
 
 
 def plain_json(value: Any) -> bytes | None:
@@ -37,7 +41,7 @@ def plain_json(value: Any) -> bytes | None:
 
     None for whatever may be heavy, is no dict or list, or holds more than exact JSON types and finite numbers.
     """
-    if (type(value) is not dict and type(value) is not list) or _weight(value, _LEVELS, LARGE) >= LARGE:
+    if (type(value) is not dict and type(value) is not list) or _weight(value, MAX_DEPTH) >= LARGE:
         return None
     try:
         packed = ormsgpack.packb(value, option=_EXACT_ONLY)
@@ -49,21 +53,26 @@ def plain_json(value: Any) -> bytes | None:
     return None if too_deep_for(data, value) else data
 
 
-def _weight(value: Any, levels: int, most: int) -> int:
-    """What is in the upper levels, or `most`: nobody wants to wait while the event loop writes ten megabytes.
+def _weight(value: Any, levels: int) -> int:
+    """About what a dict or list is in JSON; LARGE or more where it is so deep that nobody can tell.
 
-    Only the first level and wrappers with a few elements are gone into; what else is heavy shows once it is written.
+    Looks at no more elements than weigh LARGE together.
     """
     weight = ITEM_WEIGHT * len(value)
-    if weight >= most:
-        return most
-    for item in value.values() if type(value) is dict else value:
+    if weight >= LARGE or levels == 0:
+        return LARGE
+    if type(value) is dict:
+        items, times = value.values(), 1
+    elif len(value) <= _FEW:
+        items, times = value, 1
+    else:
+        items, times = value[-1:], len(value)
+    for item in items:
         kind = type(item)
         if kind is str:
-            weight += len(item)
+            weight += len(item) * times
         elif kind is dict or kind is list:
-            goes_in = levels > 1 and (levels >= _LEVELS or len(item) <= _FEW)
-            weight += _weight(item, levels - 1, most - weight) if goes_in else ITEM_WEIGHT * len(item)
-        if weight >= most:
-            return most
+            weight += _weight(item, levels - 1) * times
+            if weight >= LARGE:
+                break
     return weight

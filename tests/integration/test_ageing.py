@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -17,6 +18,7 @@ from support.stores import until
 from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.codec import encode, to_value
+from sagaz_tiering.db.queries import load
 from sagaz_tiering.engine import run_job
 from sagaz_tiering.engine.archive import MAX_UPLOADS
 from sagaz_tiering.snapshot import SagaSnapshot
@@ -247,3 +249,13 @@ async def test_expired_snapshot_that_is_due_is_left_to_expire(shop: Product) -> 
     assert report.counts["sagas"] == 60
     context.allow_mass_delete = True
     assert (await shop.run("expire")).counts["hot"] == len(saved)
+
+
+async def test_new_steps_of_packs_that_are_published_at_once_are_made_in_one_order(shop: Product) -> None:
+    """Each process names them in an order of its own; PostgreSQL would end one of two that wait crosswise."""
+    add_steps, db = load("places")["add_steps"], shop.runtime.db
+    for number in range(20):
+        steps = [(sha256(b"%d/%d" % (number, at)).digest(), "saga", f"{number}/{at}", at, "done") for at in range(500)]
+        orders = [steps, steps[::-1], sorted(steps), sorted(steps, reverse=True)]
+        await asyncio.gather(*(db.execute(add_steps, *map(list, zip(*order, strict=True))) for order in orders))
+    assert await db.fetchval("SELECT count(*) FROM sagaz_tiering.steps") == 20 * 500

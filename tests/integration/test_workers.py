@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import pickle
 import sys
+import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,11 +19,16 @@ from structlog.testing import capture_logs
 from support.payload import snapshots
 from support.tiers import config
 
+from sagaz_tiering import metrics, workers
 from sagaz_tiering.db.migrations import migrate
-from sagaz_tiering.engine import age, run_job
-from sagaz_tiering.engine.job import Tally
+from sagaz_tiering.engine import JOBS, age, run_job
+from sagaz_tiering.engine.job import INLINE_BYTES, Tally
+from sagaz_tiering.engine.ownership import put_policies_in_force
+from sagaz_tiering.errors import HotTierUnavailable, LeaseLost, MasterKeyUnavailable
+from sagaz_tiering.pack import format
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.settings import TieringConfig
+from sagaz_tiering.settings_sections import BudgetSettings
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.wiring import Runtime, open_runtime
 from sagaz_tiering.workers import Workers
@@ -233,9 +240,9 @@ async def test_workers_use_the_servers_that_are_open(
         runtime.config.model_copy(update={"tiers": tiers.model_copy(update={"cold": cold}), "policies": ()})
     )
     policies = PolicySet(config(database="postgresql://x", redis_url="redis://x", cold=tmp_path).policies)
-    workers = runtime.job_context().workers
-    assert workers is not None
-    async with workers.share("age", asyncio.Event(), Tally(None), policies):
+    opened = runtime.job_context().workers
+    assert opened is not None
+    async with opened.share("age", asyncio.Event(), Tally(None), policies):
         pass
     await check_archived(runtime, saved)
 
@@ -248,9 +255,183 @@ async def test_error_of_a_worker_is_told(
     hot = runtime.config.tiers.hot.model_copy(update={"url": type(runtime.config.tiers.hot.url)(url)})
     broken = runtime.config.model_copy(update={"tiers": runtime.config.tiers.model_copy(update={"hot": hot})})
     tally = Tally(None)
-    async with Workers(lambda: broken).share("age", asyncio.Event(), tally, runtime.policies):
-        pass
+    own_work = asyncio.Event()
+    with pytest.raises(HotTierUnavailable, match="Redis") as caught:
+        async with Workers(lambda: broken).share("age", asyncio.Event(), tally, runtime.policies):
+            own_work.set()
+    assert own_work.is_set()
+    assert caught.value.hint == HotTierUnavailable.hint
     [note] = tally.notes
     assert "HotTierUnavailable" in note
     report = await run_job("age", runtime.job_context())
     assert report.counts["evicted"] == len(saved)
+
+
+async def test_budget_that_a_worker_used_up_is_the_outcome_of_the_run(
+    runtime: Runtime, saved: list[SagaSnapshot], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if this process had met it; and what the worker spent is in the metrics of this process."""
+    monkeypatch.setattr(age, "WORTH_SHARING", SAGAS)
+    limited = runtime.config.model_copy(update={"budget": BudgetSettings(requests_per_day=10)})
+    before = metrics.spent().get("age", (0, 0))[0]
+
+    async def leave_it_to_the_worker(*_args: object) -> None:
+        return
+
+    monkeypatch.setattr(age, "run_share", leave_it_to_the_worker)
+    report = await run_job("age", replace(runtime.job_context(), workers=Workers(lambda: limited)))
+    assert report.counts["budget_spent"] == 1
+    assert 0 < metrics.spent()["age"][0] - before <= 10
+    [last] = [run for run in await runtime.catalog.history.last_runs() if run.job == "age"]
+    assert "budget is used up" in (last.error or "")
+
+
+async def test_workers_finish_where_this_process_only_lacked_keys(runtime: Runtime, saved: list[SagaSnapshot]) -> None:
+    """A missing master key is told at the end of a share; what others can still do they do."""
+    tally = Tally(None)
+    with pytest.raises(MasterKeyUnavailable):
+        async with Workers(lambda: runtime.config).share("age", asyncio.Event(), tally, runtime.policies):
+            raise MasterKeyUnavailable("no key")
+    assert tally.notes == []
+    await check_archived(runtime, saved, every=10)
+
+
+async def test_workers_stop_where_this_process_must(runtime: Runtime) -> None:
+    """A lost lease ends the run for all."""
+    saved = await backlog(runtime, MANY)
+
+    async def lose_the_lease() -> None:
+        await eventually(lambda: _are_taken(runtime, len(saved)))
+        raise LeaseLost("gone")
+
+    with pytest.raises(LeaseLost):
+        async with Workers(lambda: runtime.config).share("age", asyncio.Event(), Tally(None), runtime.policies):
+            await lose_the_lease()
+    assert children() == []
+    assert await left(runtime) > 0
+
+
+@pytest.mark.parametrize("own", [None, LeaseLost("gone")])
+async def test_defect_on_the_way_to_a_worker_leaves_nothing_running(
+    runtime: Runtime, saved: list[SagaSnapshot], monkeypatch: pytest.MonkeyPatch, own: Exception | None
+) -> None:
+    """Every worker and task has ended; an error of this process is the one that is raised, the other is noted."""
+
+    async def fail(*_args: object) -> None:
+        raise KeyError("a defect")
+
+    monkeypatch.setattr(workers, "_listen", fail)
+    tasks, tally = asyncio.all_tasks(), Tally(None)
+    three = runtime.config.model_copy(update={"jobs": runtime.config.jobs.model_copy(update={"processes": 3})})
+
+    async def work() -> None:
+        if own is not None:
+            raise own
+
+    with pytest.raises(type(own or KeyError())):
+        async with Workers(lambda: three).share("age", asyncio.Event(), tally, runtime.policies):
+            await work()
+    assert children() == []
+    assert asyncio.all_tasks() == tasks
+    assert ["KeyError" in note for note in tally.notes] == [True, True]
+
+
+async def test_workers_that_are_cancelled_end(runtime: Runtime, saved: list[SagaSnapshot]) -> None:
+    """Also where the run is cut short while it waits for them."""
+    before = asyncio.all_tasks()
+
+    async def share() -> None:
+        async with Workers(lambda: runtime.config).share("age", asyncio.Event(), Tally(None), runtime.policies):
+            pass
+
+    sharing = asyncio.create_task(share())
+
+    async def is_running() -> bool:
+        return children() != []
+
+    await eventually(is_running)
+    sharing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await sharing
+    assert children() == []
+    assert asyncio.all_tasks() == before
+
+
+async def test_workers_take_no_slot_of_a_daemon(runtime: Runtime, saved: list[SagaSnapshot]) -> None:
+    """Eight daemons may be at work, and each has its workers."""
+    leases, minute = runtime.catalog.leases, timedelta(minutes=1)
+    for slot in range(JOBS["age"].slots):
+        assert await leases.acquire(f"age/{slot}", "another daemon", minute) is not None
+    tally = Tally(None)
+    async with Workers(lambda: runtime.config).share("age", asyncio.Event(), tally, runtime.policies):
+        pass
+    assert tally.notes == []
+    await check_archived(runtime, saved, every=10)
+    assert (await run_job("age", runtime.job_context())).skipped
+
+
+async def test_workers_follow_the_policies_of_the_run(runtime: Runtime) -> None:
+    """Whatever the configuration of this process says meanwhile."""
+    saved = await backlog(runtime, 5)
+    policies = PolicySet(
+        [policy.model_copy(update={"name": f"run-{policy.name}"}) for policy in runtime.config.policies]
+    )
+    await put_policies_in_force(replace(runtime.job_context(), policies=policies))
+    tally = Tally(None)
+    async with Workers(lambda: runtime.config).share("age", asyncio.Event(), tally, policies):
+        pass
+    assert tally.notes == []
+    assert {row["policy"] for row in await runtime.db.fetch("SELECT policy FROM sagaz_tiering.packs")} == {"run-fast"}
+    await check_archived(runtime, saved)
+
+
+async def test_workers_do_nothing_by_policies_that_were_replaced(runtime: Runtime) -> None:
+    """Another daemon put others in force after the run began."""
+    saved = await backlog(runtime, 5)
+    await put_policies_in_force(replace(runtime.job_context(), policies=PolicySet(runtime.config.policies[:2])))
+    tally = Tally(None)
+    async with Workers(lambda: runtime.config).share("age", asyncio.Event(), tally, runtime.policies):
+        pass
+    [note] = tally.notes
+    assert "other policies were put in force" in note
+    assert await left(runtime) == len(saved)
+
+
+async def test_short_work_is_done_where_it_stands_and_long_work_is_not(runtime: Runtime) -> None:
+    """Also in a process that is alone: its event loop renews leases and waits for Redis."""
+    context = replace(runtime.job_context(), alone=True)
+    here = threading.get_ident()
+    assert await context.compute(INLINE_BYTES, threading.get_ident) == here
+    assert await context.compute(INLINE_BYTES + 1, threading.get_ident) != here
+    assert await replace(context, alone=False).compute(1, threading.get_ident) != here
+
+
+@pytest.mark.parametrize("alone", [True, False])
+async def test_pack_is_sealed_in_steps_so_that_others_are_served(
+    runtime: Runtime, saved: list[SagaSnapshot], alone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a process that is alone, on the event loop, which goes on in between; elsewhere on a thread."""
+    monkeypatch.setattr(format, "_STEP", 1)
+    turns, steps, read_back = 0, [], format._read_back
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    def noted(*args: Any) -> Iterator[None]:
+        for _ in read_back(*args):
+            before = turns
+            yield
+            steps.append((threading.get_ident() == here, turns > before))
+
+    monkeypatch.setattr(format, "_read_back", noted)
+    here, task = threading.get_ident(), asyncio.create_task(others())
+    await run_job("age", replace(runtime.job_context(), alone=alone))
+    task.cancel()
+    assert len(steps) > sum([total.packs for total in await runtime.catalog.packs.totals()])
+    if alone:
+        assert set(steps) == {(True, True)}
+    else:
+        assert {on_loop for on_loop, _ in steps} == {False}

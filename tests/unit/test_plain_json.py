@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from collections import Counter, OrderedDict, namedtuple
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, time
@@ -134,6 +135,65 @@ def test_depth_ends_where_it_ends_for_readers() -> None:
 def test_what_is_heavy_is_left_to_the_long_way(value: Any) -> None:
     """Which writes it on a thread."""
     assert plain_json(value) is None
+
+
+def shared(levels: int) -> list[Any]:
+    """A list of two elements that are the same list of two elements, and so on."""
+    value: list[Any] = []
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": {"b": {"c": {"d": [list(range(1000, 2000))] * 1000}}}},
+        {"rows": [{"cells": {"more": list(range(1000, 100_000))}} for _ in range(20)]},
+        {"rows": [{"cells": {"more": {"text": "x" * 2**20}}} for _ in range(20)]},
+        {"rows": [{"cells": [{"text": text} for text in ["x" * 2**20] * 50]} for _ in range(20)]},
+        shared(20),
+        {"a": [[[[[[None] * 100] * 100] * 100] * 100] * 100]},
+    ],
+    ids=["lists", "rows", "texts", "shared text", "shared lists", "shared rows"],
+)
+def test_what_is_heavy_far_below_is_not_written_before_it_shows(value: Any) -> None:
+    """No writer in C stops halfway: the event loop would wait for what is then thrown away."""
+    tracemalloc.start()
+    try:
+        assert plain_json(value) is None
+        _now, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 2**20 + LARGE  # pickle copies one text before it asks
+
+
+def test_cycle_is_left_to_the_long_way() -> None:
+    """Which refuses it by its depth."""
+    value: dict[str, Any] = {}
+    value["a"] = [value]
+    assert plain_json(value) is None
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {
+            "rows": [
+                {"id": f"{row:08}", "pieces": row, "price": 1.5, "at": {"store": "X", "shelf": None}}
+                for row in range(200)
+            ]
+        },
+        {"a": {"b": {"c": {"d": {"e": [{"f": [{"g": {"h": [1, 2, {"i": "x"}]}}]}] * 20}}}}},
+        {"text": "é" * 20_000, "lines": [["x" * 100] * 10] * 20},
+    ],
+    ids=["rows", "wrappers", "text"],
+)
+def test_ordinary_shapes_take_the_short_way(value: Any) -> None:
+    """However deep: what counts is how much it is."""
+    text = plain_json(value)
+    assert text is not None
+    assert loads(Encoding.PLAIN, text) == value
 
 
 async def test_ordinary_snapshots_take_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:

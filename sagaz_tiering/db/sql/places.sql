@@ -1,7 +1,9 @@
 -- name: add_steps
+-- In one order, so that packs that are published at once do not wait for each other crosswise.
 INSERT INTO sagaz_tiering.steps (digest, saga_name, step_name, step_index, status)
 SELECT * FROM unnest($1::bytea[], $2::text[], $3::text[], $4::integer[], $5::text[]) AS v (digest, a, b, c, d)
  WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.steps s WHERE s.digest = v.digest)
+ ORDER BY digest
 ON CONFLICT (digest) DO NOTHING
 
 -- name: step_ids
