@@ -8,10 +8,13 @@ import os
 from contextlib import suppress
 from typing import Final
 
+import structlog
+
 _COLLECTED: Final = (50_000, 20, 100)
 """When Python looks for garbage in cycles: a job holds a pack's hundred thousand tuples, and goes through them for
 nothing each time."""
 
+_log = structlog.get_logger(__name__)
 _M_ARENA_MAX, _M_TRIM_THRESHOLD = -8, -1  # malloc.h
 
 
@@ -32,8 +35,16 @@ def _give_memory_back() -> None:
 def yield_to_others(niceness: int) -> None:
     """Let applications and servers on the same machine go first: `niceness` as the kernel counts it, 0 to 19.
 
-    For the calling thread, and threads and processes that it starts from now on; never less than it was started with.
+    For every thread of this process, and what it starts from now on; never less than it was started with.
     """
-    with suppress(OSError):  # a sandbox may forbid it, such as systemd's, whose `Nice=` then says the same
-        if os.getpriority(os.PRIO_PROCESS, 0) < niceness:
-            os.setpriority(os.PRIO_PROCESS, 0, niceness)
+    for thread in map(int, os.listdir("/proc/self/task")):
+        with suppress(ProcessLookupError):
+            _yield_to_others(thread, niceness)
+
+
+def _yield_to_others(thread: int, niceness: int) -> None:
+    if os.getpriority(os.PRIO_PROCESS, thread) < niceness:
+        try:
+            os.setpriority(os.PRIO_PROCESS, thread, niceness)
+        except PermissionError:  # a sandbox such as systemd's, whose `Nice=` counts then
+            _log.debug("process.nice_refused", niceness=niceness)

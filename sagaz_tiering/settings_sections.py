@@ -194,7 +194,7 @@ class JobSettings(StrictModel):
     processes: Annotated[int, Field(ge=0, le=MOST_PROCESSES)] = 0
     """Processes that age a large backlog together; 0: one a core if memory allows, at most 4 (150 MiB each)."""
     nice: Annotated[int, Field(ge=0, le=19)] = DEFAULT_NICE
-    """Niceness of the daemon and of `job` (0 to 19): applications and servers on the same machine go first."""
+    """Niceness of the daemon and of `job`: others on the machine go first. Under systemd the unit's `Nice=` counts."""
     upload_deadline: Duration = DEFAULT_UPLOAD_DEADLINE
     """Longest time that writing one pack may take."""
     retire_grace: DurationOrZero = DEFAULT_RETIRE_GRACE

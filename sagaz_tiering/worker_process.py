@@ -7,7 +7,7 @@ import os
 import pickle
 import signal
 import sys
-from collections import Counter
+from collections import Counter, deque
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any, Final
@@ -28,12 +28,14 @@ TOLD_EVERY_S: Final = 0.5
 
 async def work(job: str, config: TieringConfig, stopping: asyncio.Event) -> None:
     """One share of one run; what it did is written to standard output, a line of JSON now and then."""
-    counts: Counter[str] = Counter()
+    done: deque[tuple[str, int]] = deque()  # threads add to it, too
     told: dict[str, tuple[float, float]] = {}
 
     def tell(**more: Any) -> None:
-        said, spent = dict(counts), metrics.spent()
-        counts.clear()
+        said, spent = Counter[str](), metrics.spent()
+        while done:
+            kind, number = done.popleft()
+            said[kind] += number
         if said or more or spent != told:
             since = {kind: _difference(spent[kind], told.get(kind, (0.0, 0.0))) for kind in spent}
             told.update(spent)
@@ -45,7 +47,7 @@ async def work(job: str, config: TieringConfig, stopping: asyncio.Event) -> None
             await asyncio.sleep(TOLD_EVERY_S)
             tell()
 
-    tally = Tally(lambda kind, number: counts.update({kind: number}))
+    tally = Tally(lambda kind, number: done.append((kind, number)))
     telling, error = asyncio.create_task(tell_regularly()), None
     try:
         async with open_runtime(config) as runtime:

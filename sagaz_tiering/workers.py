@@ -114,7 +114,7 @@ class Workers:
             error = await self._run(given, enough, tally)
         except (OSError, ValueError) as exc:  # it cannot be started, or says what is not for us
             error = exc
-        if error is not None:
+        if error is not None and not isinstance(error, BudgetSpent):  # which is no defect, and the run's word too
             _failed(job, tally, error)
         return error if isinstance(error, SagazTieringError) else None
 

@@ -66,8 +66,8 @@ TAIL_LENGTH: Final = _TAIL.size
 
 MAX_FOOTER_RAW_BYTES: Final = 256 * 1024 * 1024
 
-_STEP: Final = 128
-"""Frames that are read back in one step of sealing."""
+_STEP_BYTES: Final = 4 * 2**20
+"""Raw bytes that are read back in one step of sealing."""
 
 _FOOTER_LEVEL: Final = 9  # ids and checksums do not compress; above, only the time grows
 
@@ -132,7 +132,7 @@ class PackWriter:
         return finished(self.seal_in_steps())
 
     def seal_in_steps(self) -> Generator[None, None, SealedPack]:
-        """`seal`, which yields every hundredth of a second or so: whoever has others to serve does it in between."""
+        """`seal`, which yields after every few hundredths of a second: whoever has others to serve does it then."""
         if not self._frames:
             raise ValueError("a pack has at least one frame")
         footer = Footer(
@@ -181,11 +181,14 @@ def _read_back(
     content = _open_pack(data)
     is_same = content._replace(frames=iter(())).whole() == replace(footer, frames=())
     frames = zip_longest(_checked(data, content.frames, keys, dictionaries), footer.frames)
-    for number, (found, frame) in enumerate(frames):
-        if not is_same or found != frame:
+    done = 0
+    for found, frame in frames:
+        if not is_same or found is None or found != frame:
             raise CorruptPack(f"pack {footer.pack_id} does not read back as it was written")
-        if number % _STEP == 0:
+        done += found.raw_length
+        if done >= _STEP_BYTES:
             yield
+            done = 0
 
 
 def _open_pack(data: bytes | bytearray) -> FooterContent:

@@ -16,7 +16,7 @@ ITEM_WEIGHT: Final = 16
 
 _CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
 JSON_LEAVES: Final = frozenset({str, int, float, bool, type(None)})
-_OTHER_LEAVES: Final = JSON_LEAVES - {str, float}
+INTEGERS_AND_NONE: Final = JSON_LEAVES - {str, float}
 
 
 class Shape(Enum):
@@ -45,7 +45,7 @@ def _room_beside(items: Iterable[Any], levels: int, room: int, others: list[type
         kind = type(item)
         if kind is str:
             room -= len(item)
-        elif (kind is float and item - item == 0.0) or kind in _OTHER_LEAVES:  # JSON has no NaN and no infinity
+        elif (kind is float and item - item == 0.0) or kind in INTEGERS_AND_NONE:  # JSON has no NaN and no infinity
             continue
         elif kind in _CONTAINERS:
             if levels == 0 or (kind is not dict and kind is not list):

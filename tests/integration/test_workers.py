@@ -411,7 +411,7 @@ async def test_pack_is_sealed_in_steps_so_that_others_are_served(
     runtime: Runtime, saved: list[SagaSnapshot], alone: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """In a process that is alone, on the event loop, which goes on in between; elsewhere on a thread."""
-    monkeypatch.setattr(format, "_STEP", 1)
+    monkeypatch.setattr(format, "_STEP_BYTES", 1)
     turns, steps, read_back = 0, [], format._read_back
 
     async def others() -> None:
