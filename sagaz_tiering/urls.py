@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
 from pydantic import AfterValidator, Secret
@@ -18,6 +20,8 @@ HIDDEN = "***"
 _SECRET_PARAMETER = re.compile(r"(?i)([?&;\s][^=&;\s]*(?:pass|secret|token|key|credential|auth)[^=&;\s]*=)[^&;#\s]*")
 MANY_HOSTS = re.compile(r"(rediss?)\+(cluster|sentinel)://((?:.*@)?)([^/?#]*)(?:/([^?#]*))?(\?.*)?", re.DOTALL)
 """A Cluster or Sentinels: scheme, kind, credentials with their `@`, hosts, path without its `/`, query with its `?`."""
+SENTINEL_OPTION: Final = "sentinel_"
+"""What the names of options begin with that are for connections to Sentinels."""
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 
 
@@ -105,6 +109,47 @@ def _check_sentinels(url: str) -> None:
         raise problem(f"{shown!r} does not name the primary as the Sentinels know it; {example}")
     if not re.fullmatch(r"[0-9]*", database):
         raise problem(f"{shown!r}: what follows the name must be the number of a database, such as /{name}/0")
+    options = parse_qsl((found[6] or "").removeprefix("?"))
+    try:
+        typed_sentinel_options({name: value for name, value in options if name.startswith(SENTINEL_OPTION)})
+    except ValueError as exc:
+        raise problem(f"{shown!r}: {exc}") from exc
+
+
+def _is_meant(value: str) -> bool:
+    return value.upper() not in ("0", "F", "FALSE", "N", "NO")  # as the driver reads its own options
+
+
+def _seconds(value: str) -> float:
+    seconds = float(value)
+    if not 0 < seconds < math.inf:
+        raise ValueError
+    return seconds
+
+
+_SENTINEL_OPTIONS: Final[dict[str, Callable[[str], object]]] = {
+    **dict.fromkeys(("username", "password", "client_name", "lib_name", "lib_version", "ssl_ciphers"), str),
+    **dict.fromkeys(("ssl_keyfile", "ssl_certfile", "ssl_ca_certs", "ssl_ca_data", "ssl_cert_reqs"), str),
+    **dict.fromkeys(("ssl", "ssl_check_hostname", "socket_keepalive"), _is_meant),
+    **dict.fromkeys(("socket_timeout", "socket_connect_timeout"), _seconds),
+    **dict.fromkeys(("protocol", "health_check_interval", "ssl_min_version"), int),
+}
+"""What every version of the driver takes for a connection to a Sentinel, and how it is read."""
+
+
+def typed_sentinel_options(options: Mapping[str, str]) -> dict[str, object]:
+    """`sentinel_NAME` options of a URL as {NAME: value}. Raises ValueError, without the value, for what is wrong."""
+    typed: dict[str, object] = {}
+    for name, value in options.items():
+        own = name.removeprefix(SENTINEL_OPTION)
+        if own not in _SENTINEL_OPTIONS:
+            known = ", ".join(SENTINEL_OPTION + each for each in _SENTINEL_OPTIONS)
+            raise ValueError(f"unknown option {name!r} (known: {known})")
+        try:
+            typed[own] = _SENTINEL_OPTIONS[own](value)
+        except ValueError:
+            raise ValueError(f"{name} is not a number that can be used") from None
+    return typed
 
 
 def check_postgres_url(secret: SecretUrl) -> SecretUrl:

@@ -12,8 +12,9 @@ from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from sagaz_tiering.clock import Clock
-from sagaz_tiering.doctor.finding import Finding, error, ok, warning
+from sagaz_tiering.doctor.finding import Finding, error, from_error, ok, warning
 from sagaz_tiering.doctor.skew import compared
+from sagaz_tiering.errors import HotTierUnavailable, SagazTieringError
 from sagaz_tiering.storage.redis.health import MEMORY_WATERMARK, doubts, server_facts
 from sagaz_tiering.storage.redis.sentinels import sentinel_options
 from sagaz_tiering.storage.redis.url import RedisAddress, parse_redis_url
@@ -26,6 +27,7 @@ SLOW = timedelta(milliseconds=20)
 """A save and a common read are one round trip; from here on applications notice."""
 _PINGS = 5
 _SETTING = "tiers.hot.url"
+_NOBODY = "no primary"
 
 
 async def check_hot_tier(parts: Parts) -> AsyncGenerator[Finding, None]:
@@ -37,15 +39,19 @@ async def check_hot_tier(parts: Parts) -> AsyncGenerator[Finding, None]:
         RedisOptions(address=address, setting=_SETTING, max_connections=2, socket_timeout=options.socket_timeout)
     )
     try:
-        yield _latency(await _round_trip(redis), options.shown_url)
+        if address.kind == "sentinel":
+            yield await _sentinels(address, options.socket_timeout)
+        try:
+            yield _latency(await _round_trip(redis), options.shown_url)
+        except SagazTieringError as exc:
+            yield from_error("redis.reachable", exc)
+            return
         async with redis.use() as client:
             servers = await server_facts(client)
         if not servers:
             yield warning(
                 "redis.info", "INFO is refused: eviction, persistence and memory cannot be seen", "grant +info"
             )
-        if address.kind == "sentinel":
-            yield await _sentinels(address, options.socket_timeout)
         for server in servers:
             for found in (*_server(server), *_kept(server), *_role(server, is_cluster=redis.is_cluster)):
                 yield found
@@ -126,19 +132,33 @@ def _role(server: dict[str, Any], *, is_cluster: bool) -> Iterator[Finding]:
 async def _sentinels(address: RedisAddress, deadline: timedelta) -> Finding:
     """Whether each of them answers, and names the same primary."""
     named: dict[str, list[str]] = {}
+    lost: dict[str, list[str]] = {}
     for host, port in address.hosts:
         async with Redis(host=host, port=port, **sentinel_options(address, deadline.total_seconds())) as sentinel:
             try:
-                state: Any = await sentinel.sentinel_master(address.service)
-                primary = f"{state['ip']}:{state['port']}"
+                states: Any = await sentinel.sentinel_masters()  # redis-py 6 cannot read the answer about one
+                found = _named(states.get(address.service))
             except (RedisError, OSError) as exc:
-                primary = f"no primary ({type(exc).__name__})"
-        named.setdefault(primary, []).append(f"{host}:{port}")
-    text = "; ".join(f"{', '.join(who)}: {primary}" for primary, who in named.items())
-    if len(named) == 1:
+                found = f"{_NOBODY} ({type(exc).__name__})"
+        into = lost if found.startswith(_NOBODY) else named
+        into.setdefault(found, []).append(f"{host}:{port}")
+    text = "; ".join(f"{', '.join(who)}: {primary}" for primary, who in (named | lost).items())
+    if not named:
+        hint = (
+            f"check hosts, name and sentinel_password in {_SETTING}, and that the Sentinels are running and reachable"
+        )
+        return error("redis.sentinels", text, hint, exit_code=HotTierUnavailable.exit_code)
+    if len(named) == 1 and not lost:
         return ok("redis.sentinels", text)
     hint = "look at the Sentinels: while they are gone or disagree, a fail-over may not happen, or not be noticed"
     return warning("redis.sentinels", text, hint)
+
+
+def _named(state: dict[str, Any] | None) -> str:
+    if state is None:
+        return f"{_NOBODY} of that name"
+    primary = f"{state['ip']}:{state['port']}"
+    return f"{_NOBODY} ({primary} is down)" if state["is_sdown"] or state["is_odown"] else primary
 
 
 def _failover(server: dict[str, Any]) -> Finding:

@@ -24,6 +24,7 @@ from sagaz_tiering.storage.redis_client import is_demoted, load_script, redis_er
 from sagaz_tiering.storage.redis_lane import Lane
 
 _SETTING = "tiers.hot.url"
+_NO_CLUSTER = "give one server that is no node of a Cluster, or redis+sentinel://HOST,HOST/NAME"
 _JOBS_DEADLINE_S = 10.0
 """Jobs have time: a Redis that is slow because applications keep it busy is no reason to stop."""
 
@@ -156,6 +157,7 @@ class HotCalls:
             self.options.shown_url,
             setting=_SETTING,
             when_full="raise maxmemory or let the age job catch up",
+            when_node=f"{_NO_CLUSTER} in {_SETTING}",
         ):
             yield self._client
 
@@ -164,9 +166,7 @@ def _pool(address: RedisAddress, options: dict[str, Any]) -> redis.asyncio.Conne
     if address.kind == "sentinel":
         return PrimaryPool(address, **options)
     if address.kind == "cluster":
-        raise ConfigError(
-            f"{_SETTING} is the URL of a Cluster", hint="give one server, or redis+sentinel://HOST,HOST/NAME"
-        )
+        raise ConfigError(f"{_SETTING} is the URL of a Cluster", hint=_NO_CLUSTER)
     return redis.asyncio.BlockingConnectionPool(**options)
 
 

@@ -70,10 +70,11 @@ def is_demoted(error: BaseException) -> bool:
 
 
 @contextmanager
-def redis_errors(where: str, *, setting: str, when_full: str) -> Iterator[None]:
+def redis_errors(where: str, *, setting: str, when_full: str, when_node: str) -> Iterator[None]:
     """Driver errors as HotTierUnavailable, or as ConfigError where asking again cannot help.
 
-    `where` is a URL without its password, `setting` is where people give it, `when_full` what to do about memory.
+    `where` is a URL without its password, `setting` is where people give it, `when_full` what to do about memory,
+    `when_node` what to do where one server was meant and it is a node of a Cluster.
     """
     unreachable = f"check {setting} and that Redis is running and reachable"
     try:
@@ -81,9 +82,7 @@ def redis_errors(where: str, *, setting: str, when_full: str) -> Iterator[None]:
     except (driver.AuthenticationError, driver.AuthorizationError, driver.NoPermissionError) as exc:
         raise ConfigError(f"Redis at {where} refuses: {exc}", hint=f"check user and password in {setting}") from exc
     except (driver.MovedError, driver.ClusterCrossSlotError) as exc:
-        raise ConfigError(
-            f"Redis at {where} is a node of a Cluster", hint=f"write redis+cluster://… in {setting}"
-        ) from exc
+        raise ConfigError(f"Redis at {where} is a node of a Cluster", hint=when_node) from exc
     except (driver.ConnectionError, driver.TimeoutError, OSError, TimeoutError) as exc:
         message = f"Redis at {where} cannot be asked: {exc or type(exc).__name__}"
         raise HotTierUnavailable(message, hint=unreachable) from exc
@@ -158,7 +157,9 @@ class LazyRedis:
     def errors(self) -> Iterator[None]:
         """Driver errors as ours."""
         full = "raise maxmemory, or let snapshots expire (default_ttl, retention_until)"
-        with redis_errors(self.where, setting=self.options.setting, when_full=full):
+        setting = self.options.setting
+        node = f"write redis+cluster://… in {setting}"
+        with redis_errors(self.where, setting=setting, when_full=full, when_node=node):
             yield
 
     async def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:

@@ -24,6 +24,7 @@ from sagaz_tiering import RedisSnapshotStorage
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
 from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.storage.hot import HotOptions, HotTier
 from sagaz_tiering.storage.redis.keys import Place, RedisKeys
 from sagaz_tiering.storage.redis_client import LazyRedis
 
@@ -274,6 +275,17 @@ async def test_a_node_of_a_cluster_is_not_one_server(cluster_url: str) -> None:
             with pytest.raises(ConfigError, match="node of a Cluster") as caught:
                 await asyncio.gather(*(call(at) for at in range(50)))
             assert "redis+cluster://" in caught.value.hint
+
+
+async def test_hot_tier_on_a_node_of_a_cluster_tells_what_it_takes(cluster_url: str) -> None:
+    """Not the URL of the Cluster, which its setting refuses."""
+    node = cluster_url.replace("redis+cluster://", "redis://").partition(",")[0]
+    async with HotTier(HotOptions(url=node, shown_url="redis://it")) as hot:
+        for ask in (hot.get, partial(hot.values, limit=10)):
+            with pytest.raises(ConfigError, match="node of a Cluster") as caught:
+                await asyncio.gather(*(ask(number(at)) for at in range(50)))
+            assert "redis+cluster" not in caught.value.hint
+            assert "redis+sentinel://HOST,HOST/NAME in tiers.hot.url" in caught.value.hint
 
 
 async def test_given_cluster_client_is_used_and_not_closed(options: dict[str, Any], cluster_url: str) -> None:

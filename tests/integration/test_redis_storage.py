@@ -487,6 +487,7 @@ async def test_given_client_is_used_and_not_closed(clock: VirtualClock) -> None:
         ({"redis_url": "redis://localhost:port"}, "redis_url"),
         ({"redis_url": "redis+cluster://a:1,b:2/3"}, "database 0"),
         ({"redis_url": "redis+sentinel://a:1,b:2"}, "name the primary"),
+        ({"redis_url": "redis+sentinel://a:1,b:2/primary?sentinel_foo=1"}, "unknown option 'sentinel_foo'"),
         ({"redis_url": "redis+cluster://a:1,,b:2"}, "host"),
         ({"redis_url": "redis://localhost?decode_responses=True"}, "decode_responses"),
     ],

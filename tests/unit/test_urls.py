@@ -8,7 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
+from redis.asyncio import Redis
 
+from sagaz_tiering.storage.redis.sentinels import sentinel_options
 from sagaz_tiering.storage.redis.url import parse_redis_url
 from sagaz_tiering.urls import (
     ColdUrl,
@@ -75,6 +77,9 @@ def test_secret_url_shows_itself_redacted_everywhere() -> None:
         (RedisUrl, f"redis+sentinel://:{SECRET}@h/mymaster/orders", "must be the number of a database"),
         (RedisUrl, f"redis+sentinel://:/{SECRET}@h/mymaster", "a / in a password is %2F"),
         (RedisUrl, f"redis+sentinel://h/?sentinel_password={SECRET}", "does not name the primary"),
+        (RedisUrl, f"redis+sentinel://:{SECRET}@h/m?sentinel_foo=1", "unknown option 'sentinel_foo' (known: sentinel_"),
+        (RedisUrl, "redis+sentinel://h/m?sentinel_socket_timeout=1s", "sentinel_socket_timeout is not a number"),
+        (RedisUrl, "redis+sentinel://h/m?sentinel_socket_timeout=-1", "sentinel_socket_timeout is not a number"),
         (RedisUrl, f"http://u:{SECRET}@h", "write redis://HOST:6379/0"),
         (RedisUrl, "localhost:6379", "write redis://HOST:6379/0"),
         (RedisUrl, "redis://", "names no host"),
@@ -128,6 +133,33 @@ def test_redis_url_accepts_sentinels(url: str) -> None:
     address = parse_redis_url(url)
     assert (address.kind, address.service) == ("sentinel", "mymaster")
     assert address.hosts[0][1] in (26379, 26380)
+
+
+@pytest.mark.parametrize(
+    ("query", "options"),
+    [
+        ("ssl=false", {"ssl": False}),
+        ("ssl=True&sentinel_ssl_check_hostname=no", {"ssl": True, "ssl_check_hostname": False}),
+        ("ssl=1&sentinel_ssl_check_hostname=1", {"ssl": True, "ssl_check_hostname": True}),
+        ("username=7&sentinel_password=0", {"username": "7", "password": "0"}),
+        ("protocol=3&sentinel_health_check_interval=0", {"protocol": 3, "health_check_interval": 0}),
+        ("socket_timeout=0.25", {"socket_timeout": 0.25}),
+        ("socket_timeout=8&sentinel_socket_connect_timeout=9", {"socket_timeout": 8.0, "socket_connect_timeout": 9.0}),
+    ],
+)
+def test_options_of_sentinels_are_typed(query: str, options: dict[str, object]) -> None:
+    """As the driver reads its own in a URL: "false" is not true; a timeout that is given goes before ours."""
+    url = f"redis+sentinel://h/mymaster?sentinel_{query}"
+    assert TypeAdapter(RedisUrl).validate_python(url).get_secret_value() == url
+    address = parse_redis_url(url)
+    assert address.sentinel_options == options
+    used = sentinel_options(address, 1.5)
+    assert {name: used[name] for name in options} == options
+    assert used["socket_timeout"] == options.get("socket_timeout", 1.5)
+    assert not any(name.startswith("sentinel_") for name in address.options)
+    for name, value in options.items():
+        Redis(**used)  # the driver takes all of them
+        assert type(used[name]) is type(value)
 
 
 def test_file_path_reads_absolute_relative_and_escaped_urls() -> None:

@@ -8,12 +8,14 @@ seconds and more, on connections that nobody closes, before it is told that it i
 from __future__ import annotations
 
 import asyncio
+import traceback
 from contextlib import suppress
 from typing import Any, Final
 from weakref import WeakSet
 
 import redis.asyncio
 import redis.exceptions as driver
+import structlog
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
@@ -21,14 +23,17 @@ from redis.backoff import NoBackoff
 from sagaz_tiering.storage.redis.url import RedisAddress
 
 ASKED_EVERY_S: Final = 0.5
+_CANCELLED_EVERY_S: Final = 0.05
+
+_log = structlog.get_logger(__name__)
 
 
 def sentinel_options(address: RedisAddress, deadline_s: float) -> dict[str, Any]:
     """The driver's options for a connection to one of the Sentinels."""
     return {
-        **address.sentinel_options,
         "socket_timeout": deadline_s,
         "socket_connect_timeout": deadline_s,
+        **address.sentinel_options,
         # By default the driver tries one that is gone for seconds before it asks the next.
         "retry": Retry(NoBackoff(), 0),
     }
@@ -50,8 +55,8 @@ class PrimaryPool(SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
     def __init__(self, address: RedisAddress, *, socket_timeout: float, **options: Any) -> None:
         """Nothing is connected to. `options` are the driver's, for connections to the primary.
 
-        A Sentinel has only its share of `socket_timeout` seconds: with all but the last of them gone, the primary is
-        still found in time.
+        A Sentinel has only its share of `socket_timeout` seconds, unless the URL tells another: with all but the last
+        of them gone, the primary is still found in time.
         """
         share = socket_timeout / (len(address.hosts) + 1)
         sentinel = Sentinel(  # type: ignore[no-untyped-call]  # redis-py has no types for it
@@ -65,17 +70,22 @@ class PrimaryPool(SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
             socket_timeout=socket_timeout,
             **options,
         )
+        asked = ", ".join(f"{host}:{port}" for host, port in address.hosts)
+        self._nobody = f"no Sentinel names a primary called {address.service!r} (asked: {asked})"
+        self._is_over = False
         self._made: WeakSet[Any] = WeakSet()
         self._asking: asyncio.Task[tuple[str, int]] | None = None
         self._following: asyncio.Task[None] | None = None
 
     async def aclose(self) -> None:
-        """Close every connection, those to the Sentinels too."""
-        tasks = [task for task in (self._following, self._asking) if task is not None]
-        for task in tasks:
-            task.cancel()
-        if tasks:
-            await asyncio.wait(tasks)
+        """Close every connection, those to the Sentinels too, for good; who waits for an address is told."""
+        self._is_over = True
+        tasks: set[asyncio.Task[Any]] = {task for task in (self._following, self._asking) if task is not None}
+        while tasks:
+            for task in tasks:
+                task.cancel()
+            # Not once: where the driver uses asyncio.wait_for, Python 3.11 may forget it.
+            _, tasks = await asyncio.wait(tasks, timeout=_CANCELLED_EVERY_S)
         await super().aclose()
         for sentinel in self.sentinel_manager.sentinels:
             await sentinel.aclose()
@@ -95,17 +105,22 @@ class PrimaryPool(SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
 
     async def get_master_address(self) -> tuple[str, int]:
         """Host and port of the primary; where it is another than before, idle connections end. For the driver."""
+        if self._is_over:
+            raise _closed()
         if self._following is None:
             self._following = asyncio.create_task(self._follow())
+            self._following.add_done_callback(self._followed)
         if self._asking is None:
             self._asking = asyncio.create_task(super().get_master_address())  # type: ignore[no-untyped-call]  # as above
             self._asking.add_done_callback(self._asked)
         asking = self._asking
         await asyncio.wait((asking,))  # not the task itself: a cancelled caller does not end it for the others
-        try:
-            return asking.result()
-        except driver.ConnectionError as exc:
-            raise MasterNotFoundError(str(exc)) from exc
+        if self._is_over or asking.cancelled():
+            raise _closed()
+        if isinstance(asking.exception(), driver.ConnectionError):
+            # The driver's own text holds the Sentinels' password, or pages of its objects.
+            raise MasterNotFoundError(self._nobody) from None
+        return asking.result()
 
     async def _follow(self) -> None:
         """Leave a primary that is none any more, in the middle of a call too: what it says no longer counts."""
@@ -121,6 +136,17 @@ class PrimaryPool(SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
         self._asking = None
         if not asking.cancelled():
             asking.exception()  # who waits is told
+
+    def _followed(self, following: asyncio.Task[None]) -> None:
+        """It goes on until closing cancels it, unless there is an error that nobody thought of."""
+        self._following = None
+        if not following.cancelled() and (error := following.exception()) is not None:
+            at = traceback.extract_tb(error.__traceback__)[-1]  # the text may hold a password
+            _log.error("sentinels.unfollowed", error=type(error).__name__, at=f"{at.filename}:{at.lineno}")
+
+
+def _closed() -> driver.ConnectionError:
+    return driver.ConnectionError("the connections to the Sentinels were closed")
 
 
 async def _greet_primary(connection: Any) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 from redis.asyncio.connection import SSLConnection, parse_url
 
 from sagaz_tiering.errors import ConfigError
-from sagaz_tiering.urls import MANY_HOSTS, redacted
+from sagaz_tiering.urls import MANY_HOSTS, SENTINEL_OPTION, redacted, typed_sentinel_options
 
 _PORTS = {"cluster": 6379, "sentinel": 26379}
 _EXAMPLES = "redis://HOST:6379/0, rediss://…, unix:///PATH, redis+cluster://HOST,HOST, redis+sentinel://HOST,HOST/NAME"
@@ -70,8 +70,7 @@ def _parse_many(parts: re.Match[str], shown: str) -> RedisAddress:
         raise ValueError("it does not name the primary (…/NAME)")
     if database:
         options["db"] = int(database)
-    own = [name for name in options if name.startswith("sentinel_")]
-    sentinel_options = {name.removeprefix("sentinel_"): options.pop(name) for name in own}
+    own = {name: str(options.pop(name)) for name in list(options) if name.startswith(SENTINEL_OPTION)}
     return RedisAddress(
         kind="sentinel",
         shown_url=shown,
@@ -79,7 +78,7 @@ def _parse_many(parts: re.Match[str], shown: str) -> RedisAddress:
         hosts=hosts,
         service=service,
         tls=tls,
-        sentinel_options=sentinel_options,
+        sentinel_options=typed_sentinel_options(own),
     )
 
 
