@@ -32,7 +32,7 @@ from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import claim_prefix
 from sagaz_tiering.engine.rewrites import Rewrite, plan
 from sagaz_tiering.engine.upload import new_pack, pack_key, placed_frames, upload
-from sagaz_tiering.errors import CorruptPack, LeaseLost, MasterKeyUnavailable, ObjectStoreError
+from sagaz_tiering.errors import CorruptPack, LeaseLost, MasterKeyUnavailable, ObjectArchived, ObjectStoreError
 from sagaz_tiering.objects.base import RestoreState
 from sagaz_tiering.pack.encryption import FrameKey
 from sagaz_tiering.pack.entries import BuiltFrame, FrameEntry
@@ -93,6 +93,9 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
             tally.add("waiting_for_key", len(rewrite.packs))
             tally.note(f"{', '.join(pack.object_key for pack in rewrite.packs)}: {exc}")
             _log.error("master_key.unavailable", error=str(exc), hint=exc.hint)
+        except ObjectArchived as exc:  # `transition` was stopped between the object and its row, which it will set
+            tally.add("overtaken", len(rewrite.packs))
+            tally.note(f"left for the next run, the catalog does not know of it yet: {exc}")
         except (ObjectStoreError, CorruptPack) as exc:
             tally.add("failed", len(rewrite.packs))
             tally.note(f"{', '.join(pack.object_key for pack in rewrite.packs)}: {exc}")

@@ -17,6 +17,7 @@ from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.errors import LegalHold
 from sagaz_tiering.pack.reader import PackReader
 from sagaz_tiering.snapshot import ReplayResult, ReplayStatus, SagaSnapshot
+from sagaz_tiering.storage_class import StorageClass
 
 CLASSES: list[dict[str, Any]] = [
     {
@@ -119,6 +120,23 @@ async def test_what_does_not_pay_is_left(shop: Product) -> None:
     assert report.counts["not_worth_it"] == 3
     assert len(await packs(shop)) == 3
     assert "costs $" in (await shop.run("compact", dry_run=True)).notes[0]
+
+
+async def test_pack_whose_transition_was_stopped_halfway_is_left(shop: Product) -> None:
+    """Its object is archived already, its row does not say so yet: nothing is wrong with it."""
+    saved = list(snapshots(4, created_at=shop.clock.now(), saga_name="frozen"))
+    await aged(shop, saved)
+    shop.clock.advance(60 * DAY)
+    await shop.storage.forget(saved[0].saga_id)
+    before = await packs(shop)
+    for pack in before:
+        await shop.runtime.objects.change_class(pack["object_key"], StorageClass.GLACIER)
+    report = await shop.run("compact")
+    assert report.counts.get("overtaken") == len(before), report
+    assert "failed" not in report.counts
+    assert await shop.runtime.catalog.quarantine.items(10) == []
+    await shop.run("transition")
+    assert {pack["storage_class"] for pack in await packs(shop)} == {"GLACIER"}
 
 
 class Crash(BaseException):
