@@ -18,7 +18,7 @@ from sagaz_tiering import logs, metrics
 from sagaz_tiering.engine import run_share
 from sagaz_tiering.engine.job import Tally
 from sagaz_tiering.errors import SagazTieringError
-from sagaz_tiering.process_memory import tune_process
+from sagaz_tiering.own_process import tune_process
 from sagaz_tiering.settings import TieringConfig
 from sagaz_tiering.wiring import open_runtime
 from sagaz_tiering.workers import LENGTH

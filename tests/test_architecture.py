@@ -33,7 +33,7 @@ LAYERS = (
     ("patterns", "units", "urls", "environment"),
     ("schema",),
     ("snapshot",),
-    ("storage_class", "errors", "logs", "metrics", "clock", "terminal", "spool", "lazy", "process_memory", "checksum"),
+    ("storage_class", "errors", "logs", "metrics", "clock", "terminal", "spool", "lazy", "own_process", "checksum"),
 )
 # Imports inside functions that lead upwards on purpose: a class method that opens the whole product.
 EXCEPTIONS = {("tiered", "wiring"), ("tiered", "settings")}

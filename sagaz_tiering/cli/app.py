@@ -29,7 +29,7 @@ from sagaz_tiering.cli import (
     transfers,
 )
 from sagaz_tiering.cli.failures import UsageError, report
-from sagaz_tiering.process_memory import tune_process
+from sagaz_tiering.own_process import tune_process
 
 EXIT_CODES = (
     (0, "done"),

@@ -17,7 +17,7 @@ import typer
 from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption
 from sagaz_tiering.cli.session import execute, opened
-from sagaz_tiering.process_memory import yield_to_others
+from sagaz_tiering.own_process import yield_to_others
 from sagaz_tiering.terminal import make_console, make_table, print_json, safe
 
 if TYPE_CHECKING:

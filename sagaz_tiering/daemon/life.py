@@ -37,7 +37,7 @@ from sagaz_tiering.errors import (
     SagazTieringError,
     TierUnavailable,
 )
-from sagaz_tiering.process_memory import yield_to_others
+from sagaz_tiering.own_process import yield_to_others
 from sagaz_tiering.settings import JobTimes, TieringConfig
 from sagaz_tiering.units import format_duration
 from sagaz_tiering.wiring import Runtime, open_runtime

@@ -13,7 +13,7 @@ BEFORE = os.getpriority(os.PRIO_PROCESS, 0)
 SCRIPT = """
 import json, os, sys, threading
 from subprocess import check_output
-from sagaz_tiering.process_memory import yield_to_others
+from sagaz_tiering.own_process import yield_to_others
 
 def niceness():
     return os.getpriority(os.PRIO_PROCESS, 0)
