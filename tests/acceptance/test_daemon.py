@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from shutil import which
 
+import psutil
 import pytest
 from support.daemon_process import daemon
 from support.payload import snapshots
+from support.stores import until
 
 from sagaz_tiering.db.database import Database, DatabaseOptions
 from sagaz_tiering.db.migrations import migrate
 from sagaz_tiering.embedded import PostgresServer
+from sagaz_tiering.settings_sections import DEFAULT_NICE
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.tiered.storage import TieredSnapshotStorage
 
@@ -119,8 +124,21 @@ async def test_daemon_becomes_ready_when_the_catalog_is_migrated(
         assert not process.notified("READY=1")
         await migrate_catalog(database)
         await process.ready()
+        assert psutil.Process(process.process.pid).nice() == max(DEFAULT_NICE, psutil.Process().nice())
         process.signal(signal.SIGINT)
         assert await process.exit_code() == 0
+
+
+async def test_job_by_hand_lets_others_go_first_too(migrated: str, config_of: ConfigOf) -> None:
+    """As `jobs.nice` says."""
+    command = (sys.executable, "-m", "sagaz_tiering.cli", "job", "age", "--config", str(config_of(migrated)))
+    job = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
+    try:
+        wanted = max(DEFAULT_NICE, psutil.Process().nice())
+        await until(lambda: psutil.Process(job.pid).nice() == wanted, "the job lets others go first")
+    finally:
+        job.kill()
+        await job.wait()
 
 
 async def test_daemon_reload_takes_a_good_file_and_refuses_a_bad_one(
