@@ -28,7 +28,7 @@ LAYERS = (
     ("embedded", "db", "objects", "codec", "master_keys"),
     ("settings_tiers", "yaml_source"),
     ("planning", "dictionaries"),
-    ("policy", "policy_checks", "prices", "typed_json", "zstd", "aead"),
+    ("policy", "policy_checks", "prices", "typed_json", "zstd", "aead", "aws"),
     ("policy_model",),
     ("patterns", "units", "urls", "environment"),
     ("schema",),

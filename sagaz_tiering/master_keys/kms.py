@@ -10,10 +10,9 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-import aioboto3  # type: ignore[import-untyped]  # ships no types
-from aiobotocore.config import AioConfig
 from botocore.exceptions import BotoCoreError, ClientError
 
+from sagaz_tiering.aws import CERTIFICATE_HINT, AwsConfig, aws_session, refused_certificate
 from sagaz_tiering.errors import MasterKeyUnavailable
 from sagaz_tiering.master_keys.base import WrappedKey
 
@@ -90,6 +89,9 @@ class Kms:
             said = str(exc.response["Error"].get("Message", ""))
             raise MasterKeyUnavailable(f"{where}: {code} {said}".rstrip(), hint=_hint(code, operation)) from exc
         except (BotoCoreError, OSError, TimeoutError, ValueError) as exc:
+            if (refused := refused_certificate(exc)) is not None:
+                reason = f"the server's TLS certificate is refused: {refused.verify_message or refused}"
+                raise MasterKeyUnavailable(f"{where}: {reason}", hint=CERTIFICATE_HINT) from exc
             reason = str(exc) or f"no answer within {options.deadline.total_seconds():g} s"
             raise MasterKeyUnavailable(
                 f"{where}: {reason}", hint="check encryption.kms_*, the AWS credentials and that KMS is reachable"
@@ -98,8 +100,8 @@ class Kms:
     async def _opened(self) -> Any:
         async with self._opening:
             if self._client is None:
-                session = aioboto3.Session(region_name=self._options.region)
-                config = AioConfig(
+                session = aws_session(region_name=self._options.region)
+                config = AwsConfig(
                     connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 3, "mode": "standard"}
                 )
                 self._client = await self._resources.enter_async_context(

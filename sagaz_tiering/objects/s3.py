@@ -10,9 +10,9 @@ from dataclasses import replace
 from datetime import UTC
 from typing import TYPE_CHECKING, Any, Self
 
-import aioboto3  # type: ignore[import-untyped]  # ships no types; the client's come from types-aiobotocore
 from botocore.exceptions import BotoCoreError
 
+from sagaz_tiering.aws import aws_session
 from sagaz_tiering.errors import (
     BucketUnusable,
     ConfigError,
@@ -68,7 +68,7 @@ class S3ObjectStore:
         region = options.region or ("us-east-1" if options.endpoint_url else None)
         async with AsyncExitStack() as opening:
             try:
-                session = aioboto3.Session(
+                session = aws_session(
                     aws_access_key_id=options.access_key_id, aws_secret_access_key=options.secret_access_key
                 )
                 client: S3Client = await opening.enter_async_context(

@@ -18,6 +18,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
+from sagaz_tiering.aws import CERTIFICATE_HINT, refused_certificate
 from sagaz_tiering.errors import (
     AccessRefused,
     BucketUnusable,
@@ -103,6 +104,13 @@ def translated(exc: BaseException, asked: Asked, options: S3Options) -> SagazTie
         )
     if isinstance(exc, FlexibleChecksumError):
         return CorruptPack(f"{where}: the bytes read do not have the checksum that S3 keeps for them ({exc})")
+    certificate = refused_certificate(exc)
+    if certificate is not None:
+        target = options.endpoint_url or "AWS S3"
+        return BucketUnusable(
+            f"{where}: the TLS certificate of {target} is refused: {certificate.verify_message or certificate}",
+            hint=CERTIFICATE_HINT,
+        )
     unreached = (
         ConnectionError,
         HTTPClientError,

@@ -6,8 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
 
-from aiobotocore.config import AioConfig
-
+from sagaz_tiering.aws import AwsConfig
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.objects.arguments import MAX_KEY_BYTES, check_key
 
@@ -92,11 +91,11 @@ class S3Options:
         """Bytes per part of an upload of `total` bytes, so that it stays within S3's number of parts."""
         return max(self.multipart_part, -(-total // MAX_PARTS))
 
-    def client_config(self) -> AioConfig:
+    def client_config(self) -> AwsConfig:
         """The SDK's settings: deadlines and retries are ours, so its own are wide and off."""
         checksums: Literal["when_supported", "when_required"]
         checksums = "when_supported" if self.sends_checksums else "when_required"
-        return AioConfig(
+        return AwsConfig(
             connect_timeout=self.connect_timeout.total_seconds(),
             read_timeout=self.request_timeout.total_seconds(),
             max_pool_connections=self.max_connections,

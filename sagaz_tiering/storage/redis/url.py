@@ -46,8 +46,16 @@ def parse_redis_url(url: object, *, setting: str = "redis_url") -> RedisAddress:
     return address
 
 
-def _parse_one(url: str, shown: str) -> RedisAddress:
+def _options_in(url: str) -> dict[str, Any]:
+    """The driver's options; its versions before 6 look at the name in a certificate only where they are told to."""
     options = dict(parse_url(url))
+    if options.get("connection_class") is SSLConnection and options.get("ssl_cert_reqs") != "none":
+        options.setdefault("ssl_check_hostname", True)
+    return options
+
+
+def _parse_one(url: str, shown: str) -> RedisAddress:
+    options = _options_in(url)
     if not options.get("host") and not options.get("path"):
         raise ValueError("it names no host")
     return RedisAddress(kind="single", shown_url=shown, options=options)
@@ -55,7 +63,7 @@ def _parse_one(url: str, shown: str) -> RedisAddress:
 
 def _parse_many(parts: re.Match[str], shown: str) -> RedisAddress:
     scheme, kind, account, netloc, path, query = (part or "" for part in parts.groups())
-    found = [dict(parse_url(f"{scheme}://{account}{host}{query}")) for host in netloc.split(",")]
+    found = [_options_in(f"{scheme}://{account}{host}{query}") for host in netloc.split(",")]
     if any(not one.get("host") for one in found):
         raise ValueError("a host is missing")
     hosts = tuple((str(one["host"]), int(str(one.get("port", _PORTS[kind])))) for one in found)
