@@ -15,7 +15,7 @@ from typing import NamedTuple
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.errors import PolicyError
 from sagaz_tiering.patterns import Match, matcher
-from sagaz_tiering.policy_model import UNMATCHED, ClockSource, Durability, Move, Policy, name_problems
+from sagaz_tiering.policy_model import UNMATCHED, ClockSource, Durability, Move, Policy, Retention, name_problems
 from sagaz_tiering.schema import dotted
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage_class import StorageClass
@@ -73,16 +73,20 @@ class Decision(NamedTuple):
     @property
     def end(self) -> str:
         """When and why it expires, as the end of a sentence."""
-        return "it never expires" if self.expires_us is None else f"it expires at {self._expiry()}"
+        if self.expires_us is not None:
+            return f"it expires at {self._expiry()}"
+        return f"it never expires{': the policy retains it forever' if self.rule.is_for_ever else ''}"
 
     def _expiry(self) -> str:
-        retain = self.rule.retain
-        if retain is None:
+        lifetime, rule = self.rule.lifetime, self.rule
+        if lifetime is None:
             why = "its own retention_until"
-        elif self.expires_us == self.clock_us + micros(retain):
-            why = f"the policy retains it {format_duration(retain)} after {self.rule.clock}"
+        elif self.expires_us == self.clock_us + micros(lifetime):
+            why = f"the policy retains it {format_duration(lifetime)} after {rule.clock}"
+            if rule.retention is Retention.POLICY and self.retention_us is not None:
+                why += ", whatever its own retention_until says"
         else:
-            policy_says = f"{format_duration(retain)} after {self.rule.clock}"
+            policy_says = f"{format_duration(lifetime)} after {rule.clock}"
             why = f"its own retention_until, later than the policy's {policy_says}"
         return f"{_instant(self.expires_us or 0)}: {why}"
 
@@ -101,8 +105,10 @@ class _Rule:
         "has_saga_name",
         "has_status",
         "has_step_name",
+        "is_for_ever",
+        "lifetime_us",
+        "own_counts",
         "policy",
-        "retain_us",
     )
 
     def __init__(self, policy: Policy) -> None:
@@ -111,17 +117,23 @@ class _Rule:
         self.has_step_name: Callable[[str], bool] = matcher(policy.match.step_name)
         self.has_status: Callable[[str], bool] = matcher(policy.match.status)
         self.first_after_us = micros(policy.move[0].after) if policy.move else None
-        self.retain_us = None if policy.retain is None else micros(policy.retain)
+        self.lifetime_us = None if policy.lifetime is None else micros(policy.lifetime)
+        self.is_for_ever = policy.is_for_ever
+        self.own_counts = policy.asks_snapshot
         self.by_save = policy.clock is ClockSource.SAVED_AT
 
     def clock_us(self, meta: SnapshotMeta) -> int:
         return max(meta.saved_us, meta.created_us) if self.by_save else meta.created_us
 
     def expires_us(self, meta: SnapshotMeta) -> int | None:
-        if self.retain_us is None:
+        if self.is_for_ever:
+            return None
+        if self.lifetime_us is None:
             return meta.retention_us
-        expiry = self.clock_us(meta) + self.retain_us
-        return expiry if meta.retention_us is None else max(expiry, meta.retention_us)
+        expiry = self.clock_us(meta) + self.lifetime_us
+        if meta.retention_us is None or not self.own_counts:
+            return expiry
+        return max(expiry, meta.retention_us)
 
 
 class PolicySet:
@@ -139,7 +151,7 @@ class PolicySet:
         self.policies = tuple(policies)
         self._rules = tuple(_Rule(policy) for policy in self.policies)
         self._revision = _digest(self.policies)
-        self._retention_revision = _digest(self.policies, {"match", "retain", "clock"})
+        self._retention_revision = _digest(self.policies, {"match", "retain", "retention", "clock"})
         # Sagas, steps and statuses are few, snapshots are many: one dictionary look-up instead of patterns.
         self._find = lru_cache(maxsize=MATCH_CACHE_SIZE)(self._search)
         self._hot_only = lru_cache(maxsize=MATCH_CACHE_SIZE)(self._search_hot_only)
@@ -188,7 +200,7 @@ class PolicySet:
     def expires_us(self, meta: SnapshotMeta) -> int | None:
         """When the snapshot stops existing; None: never.
 
-        With `retain`: the later of clock + retain and the snapshot's own retention_until; without: its own.
+        By the policy's `retention`: clock + `retain`, the snapshot's own retention_until, or (usually) the later one.
         """
         return self._find(meta.saga_name, meta.step_name, meta.status).expires_us(meta)
 
@@ -255,5 +267,8 @@ _UNMATCHED_RULE = _Rule(UNMATCHED)
 
 
 def _digest(policies: Sequence[Policy], keys: set[str] | None = None) -> str:
-    content = json.dumps([policy.model_dump(mode="json", include=keys) for policy in policies], sort_keys=True)
-    return hashlib.sha256(content.encode()).hexdigest()[:12]
+    texts = [policy.model_dump(mode="json", include=keys) for policy in policies]
+    for policy, text in zip(policies, texts, strict=True):
+        if policy.retention is Retention.LONGEST:
+            text.pop("retention", None)  # as before there was such a key: an update of this package changes no revision
+    return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:12]

@@ -6,10 +6,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 
-from sagaz_tiering.policy_model import Move, Policy
+from sagaz_tiering.policy_model import Move, Policy, Retention
 from sagaz_tiering.schema import Location
 from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.units import format_duration
+
+_ENGINE_STAMPS = (
+    "sagaz sets retention_until 30 days ahead unless ReplayConfig(retention_days=…) says otherwise, so what it saves "
+    "is deleted after 30 days"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -30,7 +35,12 @@ def policy_warnings(
     """
     found: list[PolicyWarning] = []
     for i, policy in enumerate(policies):
-        doubts = (*_unreachable(policy, policies[:i]), *_short_stays(policy, minimum_durations), *_thaws(policy))
+        doubts = (
+            *_unreachable(policy, policies[:i]),
+            *_unretained(policy),
+            *_short_stays(policy, minimum_durations),
+            *_thaws(policy),
+        )
         found.extend(PolicyWarning(message=text, location=(i, *where)) for where, text in doubts)
     if not any(policy.match.is_catch_all for policy in policies):
         found.append(PolicyWarning(message=_no_catch_all(policies), location=()))
@@ -47,14 +57,29 @@ def _unreachable(policy: Policy, above: Sequence[Policy]) -> Iterator[tuple[Loca
         )
 
 
+def _unretained(policy: Policy) -> Iterator[tuple[Location, str]]:
+    """A `retain` that is missing, or that does not count."""
+    if policy.retain is None and policy.retention is Retention.LONGEST:
+        yield (
+            (),
+            f"policy {policy.name!r} has no `retain`, so a snapshot's own retention_until decides: {_ENGINE_STAMPS}; "
+            "write retain: forever (or a duration), or retention: snapshot if that is meant",
+        )
+    if policy.retain is not None and policy.retention is Retention.SNAPSHOT:
+        yield (
+            ("retain",),
+            "does not count: retention: snapshot asks the snapshot's own retention_until alone; remove one",
+        )
+
+
 def _short_stays(policy: Policy, minimum: Mapping[StorageClass, timedelta]) -> Iterator[tuple[Location, str]]:
     """Classes that are left before the time that they bill at least."""
     where: Location
     for i, move in enumerate(policy.move):
         if i + 1 < len(policy.move):
             leaves, where, what = policy.move[i + 1].after, ("move", i + 1, "after"), policy.move[i + 1].to.value
-        elif policy.retain is not None:
-            leaves, where, what = policy.retain, ("retain",), "deletion"
+        elif policy.lifetime is not None:
+            leaves, where, what = policy.lifetime, ("retain",), "deletion"
         else:
             return
         stay, least = leaves - move.after, minimum.get(move.to, timedelta(0))
@@ -81,6 +106,6 @@ def _thaws(policy: Policy) -> Iterator[tuple[Location, str]]:
 def _no_catch_all(policies: Sequence[Policy]) -> str:
     who = "no policy matches every snapshot, so those that none matches" if policies else "no policies, so snapshots"
     return (
-        f"{who} stay in Redis and PostgreSQL, never move, and expire only by their own retention_until; "
-        "add a last policy with match: {}"
+        f"{who} stay in Redis and PostgreSQL, never move, and expire by their own retention_until ({_ENGINE_STAMPS}); "
+        "add a last policy with match: {} and retain: forever"
     )

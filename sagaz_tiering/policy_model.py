@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from datetime import timedelta
 from enum import StrEnum
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, PlainSerializer, PlainValidator, ValidationInfo, field_validator
 
 from sagaz_tiering.patterns import Match
 from sagaz_tiering.schema import Location, StrictModel, problem, refusal
 from sagaz_tiering.storage_class import StorageClass
-from sagaz_tiering.units import Duration, DurationOrZero, format_duration
+from sagaz_tiering.units import Duration, DurationOrZero, format_duration, parse_positive_duration
 
 DEFAULT_LINGER = timedelta(hours=24)
 
@@ -39,6 +39,34 @@ class FrameEncryption(StrEnum):
     PER_SAGA = "per-saga"
 
 
+class Retention(StrEnum):
+    """Whose word counts for when a snapshot expires: the policy's `retain` or the snapshot's own `retention_until`."""
+
+    LONGEST = "longest"
+    POLICY = "policy"
+    SNAPSHOT = "snapshot"
+
+
+FOREVER: Literal["forever"] = "forever"
+"""As `retain`: the policy never lets go."""
+
+
+def _retain(value: object) -> timedelta | Literal["forever"]:
+    return FOREVER if value == FOREVER else parse_positive_duration(value)
+
+
+def _retain_text(value: timedelta | Literal["forever"]) -> str:
+    return format_duration(value) if isinstance(value, timedelta) else value
+
+
+Retain = Annotated[
+    timedelta | Literal["forever"],
+    PlainValidator(_retain),
+    PlainSerializer(_retain_text, return_type=str, when_used="json"),
+]
+"""A duration above zero, or `forever`."""
+
+
 class Move(StrictModel):
     """One step to a colder storage class."""
 
@@ -59,8 +87,10 @@ class Policy(StrictModel):
     """`durable`: a save is acknowledged when PostgreSQL has it; `hot`: when Redis has it."""
     move: tuple[Move, ...] = ()
     """Moves in order of age, each to a colder class; none: stays hot and durable."""
-    retain: Duration | None = None
-    """Age at which the snapshot is deleted everywhere; absent: only by its own `retention_until`."""
+    retain: Retain | None = None
+    """Age at which the snapshot is deleted everywhere, or `forever`; absent: its own `retention_until` decides."""
+    retention: Retention = Retention.LONGEST
+    """Whose word counts: `retain` (`policy`), the snapshot's own `retention_until` (`snapshot`), or the later one."""
     clock: ClockSource = ClockSource.CREATED_AT
     """`created_at`, or `saved_at` so that a back-fill of old snapshots does not move all at once."""
     linger: DurationOrZero = DEFAULT_LINGER
@@ -78,17 +108,45 @@ class Policy(StrictModel):
             raise refusal("move", found)
         return moves
 
+    @property
+    def lifetime(self) -> timedelta | None:
+        """The age at which `retain` ends a snapshot; None: `retain` ends none."""
+        if self.retention is Retention.SNAPSHOT or not isinstance(self.retain, timedelta):
+            return None
+        return self.retain
+
+    @property
+    def is_for_ever(self) -> bool:
+        """Whether no snapshot of the policy ever expires, whatever it says itself."""
+        return self.retention is not Retention.SNAPSHOT and self.retain == FOREVER
+
+    @property
+    def asks_snapshot(self) -> bool:
+        """Whether a snapshot's own `retention_until` counts, alone or beside `retain`."""
+        return self.retention is not Retention.POLICY and not self.is_for_ever
+
     @field_validator("retain")
     @classmethod
-    def _check_retain(cls, retain: timedelta | None, info: ValidationInfo) -> timedelta | None:
+    def _check_retain(
+        cls, retain: timedelta | Literal["forever"] | None, info: ValidationInfo
+    ) -> timedelta | Literal["forever"] | None:
         moves: tuple[Move, ...] = info.data.get("move", ())
-        if retain is not None and moves and retain <= moves[-1].after:
+        if isinstance(retain, timedelta) and moves and retain <= moves[-1].after:
             last = moves[-1]
             raise problem(
                 f"{format_duration(retain)} would delete the snapshots before they move to {last.to} after "
                 f"{format_duration(last.after)}; retain them longer, or remove that move"
             )
         return retain
+
+    @field_validator("retention")
+    @classmethod
+    def _check_retention(cls, retention: Retention, info: ValidationInfo) -> Retention:
+        if retention is Retention.POLICY and info.data.get("retain", FOREVER) is None:
+            raise problem(
+                "`policy` needs `retain`, a duration or forever: nothing else would end a snapshot, or keep it"
+            )
+        return retention
 
 
 def _standard_moves(moves: Sequence[Move]) -> list[tuple[Location, str]]:

@@ -38,8 +38,14 @@ line. `config/tiering.yaml` is a commented example to start from, `config/embedd
   Duplicate keys and tags are refused, anchors and `<<` work.
 
 Policies are tried in order and the first that matches decides. Patterns are shell-style (`*`, `?`, `[seq]`) and
-case-sensitive. A snapshot expires at the later of the policy's `retain` and its own `retention_until`; with
-neither it never does. What no policy matches stays in Redis and PostgreSQL and never moves.
+case-sensitive. What no policy matches stays in Redis and PostgreSQL, never moves, and expires by its own
+`retention_until`.
+
+**When a snapshot expires** is the later of the policy's `retain` and its own `retention_until`; with neither it never
+does. The engine sets `retention_until` **30 days ahead** unless told otherwise (`ReplayConfig(retention_days=…)`), so
+under a policy without `retain` what it saves is gone after 30 days: write `retain: forever` for what is to be kept
+(never deleted by a policy, whatever the snapshot says itself), or a duration. `retention: policy` makes `retain` the
+only word, `retention: snapshot` the snapshot's own; `policy check` warns where neither was written down.
 """
 
 
@@ -81,6 +87,8 @@ def _bare(annotation: Any, metadata: list[Any]) -> tuple[Any, list[Any]]:
 
 
 def _kind(bare: Any, metadata: list[Any]) -> str:
+    if timedelta in get_args(bare):
+        return "duration, `forever`"
     known = {timedelta: "duration", bool: "`true`, `false`", Path: "path", SecretUrl: "URL", SecretStr: "secret"}
     if bare in known:
         return known[bare]

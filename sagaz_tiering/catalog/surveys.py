@@ -150,7 +150,7 @@ def _rules(names: Sequence[Any], policies: PolicySet) -> tuple[list[Any], ...]:
     for row in names:
         policy = policies.policy_for(*(from_column(row[name]) for name in ("saga_name", "step_name", "status")))
         after = policy.move[0].after.total_seconds() if policy.move else None
-        retain = None if policy.retain is None else policy.retain.total_seconds()
+        retain = None if policy.lifetime is None else policy.lifetime.total_seconds()
         by_save = policy.clock is ClockSource.SAVED_AT
         rows.append((row["saga_name"], row["step_name"], row["status"], policy.name, after, retain, by_save))
     columns = list(zip(*rows, strict=True)) or [()] * 7

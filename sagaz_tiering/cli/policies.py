@@ -74,8 +74,19 @@ def _row(policy: Policy) -> tuple[object, ...]:
         describe_match(policy.match.model_dump(mode="json", exclude_defaults=True)),
         "PostgreSQL" if policy.durability is Durability.DURABLE else "Redis",
         moves or "never",
-        "by retention_until" if policy.retain is None else format_duration(policy.retain),
+        _retained(policy),
     )
+
+
+def _retained(policy: Policy) -> str:
+    from sagaz_tiering.units import format_duration
+
+    if policy.is_for_ever:
+        return "forever"
+    if policy.lifetime is None:
+        return "by retention_until"
+    only = "" if policy.asks_snapshot else " (policy only)"
+    return f"{format_duration(policy.lifetime)}{only}"
 
 
 def describe_match(match: dict[str, Any]) -> str:

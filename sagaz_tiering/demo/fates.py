@@ -117,8 +117,8 @@ class FateTally:
 def expected_fate(snapshot: SagaSnapshot, policies: Sequence[Policy], now: datetime) -> str:
     """`readable in hot`, `readable in CLASS`, `archived in CLASS` or `gone`, by the policies' text."""
     policy = next(p for p in policies if any(fnmatchcase(snapshot.saga_name, each) for each in p.match.saga_name))
-    ends = [] if policy.retain is None else [snapshot.created_at + policy.retain]
-    ends += [] if snapshot.retention_until is None else [snapshot.retention_until]
+    ends = [] if policy.lifetime is None else [snapshot.created_at + policy.lifetime]
+    ends += [snapshot.retention_until] if snapshot.retention_until is not None and policy.asks_snapshot else []
     if ends and now >= max(ends):
         return GONE
     passed = [move.to for move in policy.move if snapshot.created_at + move.after <= now]

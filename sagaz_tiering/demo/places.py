@@ -33,12 +33,14 @@ policies:
     durability: hot                 # acknowledged when Redis has it
     move: [{to: STANDARD_IA, after: 7d}, {to: GLACIER_IR, after: 60d}]
     retain: 400d
-  - name: health-records            # never deleted: no `retain`, no expiry
+  - name: health-records            # never deleted
     match: {saga_name: "health-*"}
+    retain: forever
     even_if_costlier: true
     move: [{to: STANDARD_IA, after: 7d}, {to: DEEP_ARCHIVE, after: 365d}]
-  - name: everything-else
+  - name: everything-else           # kept as long as each snapshot says itself
     match: {}
+    retention: snapshot
 """
 
 _ON_S3 = """\

@@ -91,4 +91,4 @@ def _packed_size(packs: Sequence[PackGroup], due: Sequence[Due]) -> int:
 
 
 def _until(policy: Policy, bucket: str, clock_at: datetime) -> datetime | None:
-    return clock_at + policy.retain if policy.retain is not None else bucket_end(bucket)
+    return clock_at + policy.lifetime if policy.lifetime is not None else bucket_end(bucket)

@@ -30,8 +30,8 @@ def ends_at(
     `policy` is the pack's (None where it is not configured any more). A policy's `retain` counts from the youngest
     snapshot; without one the month in the pack's key bounds what its snapshots say themselves.
     """
-    if policy is not None and policy.retain is not None:
-        by_policy = max_clock_at + policy.retain
+    if policy is not None and policy.lifetime is not None:
+        by_policy = max_clock_at + policy.lifetime
         return by_policy if next_expiry_at is None else max(by_policy, next_expiry_at)
     if next_expiry_at is None:
         return None

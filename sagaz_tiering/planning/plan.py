@@ -18,7 +18,7 @@ from sagaz_tiering.planning.economics import Verdict, life
 from sagaz_tiering.planning.inputs import Inputs, PackGroup
 from sagaz_tiering.planning.lines import Line, merged
 from sagaz_tiering.planning.recommendation import Advice, advise
-from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.policy import Policy, PolicySet
 from sagaz_tiering.prices import PriceList
 
 __all__ = ["Line", "Plan", "plan"]
@@ -111,12 +111,16 @@ def _dated(group: PackGroup, policies: PolicySet, in_force: PolicySet) -> PackGr
     policy, before = policies.named(group.policy), in_force.named(group.policy)
     if policy is None or group.retention_revision == policies.retention_revision:
         return group
-    same = before is not None and (policy.retain, policy.clock) == (before.retain, before.clock)
+    same = before is not None and _retention_of(policy) == _retention_of(before)
     if same and group.retention_revision == in_force.retention_revision:
         return group
-    if policy.retain is None:
+    if policy.lifetime is None:
         return replace(group, bucket=NEVER, next_expiry_at=None, expired=0)
-    return replace(group, next_expiry_at=group.min_created_at + policy.retain, expired=None)
+    return replace(group, next_expiry_at=group.min_created_at + policy.lifetime, expired=None)
+
+
+def _retention_of(policy: Policy) -> tuple[object, ...]:
+    return policy.retain, policy.retention, policy.clock
 
 
 def _expired_share(group: PackGroup, policies: PolicySet, now: datetime) -> float:
@@ -234,7 +238,7 @@ def _advice(
         if not policy.move or not packs:
             continue
         lives = [(g.bytes, life(ends_at(policy, g.bucket, g.max_clock_at, g.next_expiry_at), now)) for g in groups]
-        fresh = life(None if policy.retain is None else now + policy.retain - policy.move[0].after, now)
+        fresh = life(None if policy.lifetime is None else now + policy.lifetime - policy.move[0].after, now)
         lives += [(line.bytes, fresh) for line in coming]
         mean = sum((span * (weight / max(size, 1)) for weight, span in lives), timedelta(0))
         yield advise(prices, policy.name, policy.move[-1].to, packs=packs, size=size, life=mean)

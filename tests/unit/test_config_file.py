@@ -21,7 +21,7 @@ tiers:
 catalog: {url: postgresql://localhost/db}
 """
 """Four lines; what a test appends starts at line 5."""
-CATCH_ALL = "policies: [{name: all}]\n"
+CATCH_ALL = "policies: [{name: all, retain: forever}]\n"
 
 
 @pytest.fixture(autouse=True)
@@ -307,7 +307,7 @@ def test_refusal_never_shows_a_secret(text: str) -> None:
 
 
 def test_warnings_are_none_for_a_plain_file() -> None:
-    """No warning without a doubt; no retention is no doubt."""
+    """No warning without a doubt; to keep for ever is no doubt."""
     assert warnings(HEAD + CATCH_ALL) == []
 
 
@@ -316,12 +316,13 @@ def test_warnings_are_none_for_a_plain_file() -> None:
     [
         (HEAD, "tiering.yaml:1: policies: no policies, so snapshots stay in Redis and PostgreSQL"),
         (
-            HEAD + "policies:\n  - {name: a, match: {status: failed}}\n",
+            HEAD + "policies:\n  - {name: a, match: {status: failed}, retain: forever}\n",
             "tiering.yaml:5: policies: no policy matches every snapshot",
         ),
         (
-            HEAD + "policies:\n  - name: all\n  - name: late\n    match: {status: x}\n",
-            "tiering.yaml:8: policies[1].match: policy 'late' is never used",
+            HEAD
+            + "policies:\n  - {name: all, retain: forever}\n  - name: late\n    retain: 1d\n    match: {status: x}\n",
+            "tiering.yaml:9: policies[1].match: policy 'late' is never used",
         ),
         (
             HEAD + "policies:\n  - name: all\n    move:\n    - {to: GLACIER, after: 1d}\n    retain: 30d\n",

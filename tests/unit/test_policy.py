@@ -30,7 +30,7 @@ PAYMENTS = {
     "move": MOVES,
     "retain": "2555d",
 }
-DEFAULT = {"name": "default", "match": {}, "move": MOVES[:1]}
+DEFAULT = {"name": "default", "match": {}, "move": MOVES[:1], "retain": "forever"}
 
 
 def policy(**values: Any) -> Policy:
@@ -106,6 +106,8 @@ def test_policy_accepts_the_documented_example() -> None:
         ({"move": MOVES, "retain": "30d"}, ("retain",), "retain them longer, or remove that move"),
         ({"move": [{"to": "GLACIER", "after": "0s"}]}, ("move", 0, "after"), "longer than zero"),
         ({"retain": "0d"}, ("retain",), "longer than zero"),
+        ({"retain": "for ever"}, ("retain",), "is not a duration"),
+        ({"retention": "policy"}, ("retention",), "needs `retain`"),
         ({"retain": 7}, ("retain",), "7 has no unit"),
         ({"match": {"saga_name": []}}, ("match", "saga_name"), "leave the key out to match everything"),
         ({"match": {"saga_name": None}}, ("match", "saga_name"), "leave the key out to match everything"),
@@ -186,7 +188,25 @@ def test_policy_warnings_name_what_costs_more_than_it_should(
     given: dict[str, Any], location: tuple[Any, ...], text: str
 ) -> None:
     """A class left before its minimum duration, and a move out of an archive."""
-    assert [(where, text in message) for where, message in doubts({"name": "p", **given})] == [(location, True)]
+    assert [(where, text in message) for where, message in doubts({"name": "p", "retain": "forever", **given})] == [
+        (location, True)
+    ]
+
+
+@pytest.mark.guarantee("G3")
+def test_policy_warnings_name_a_policy_whose_snapshots_end_by_a_date_that_nobody_wrote_down() -> None:
+    """Without `retain` the engine's 30 days decide, also for what no policy matches; to say so is no doubt."""
+    bare = {key: value for key, value in DEFAULT.items() if key != "retain"}
+    ((where, message),) = doubts(bare)
+    assert where == (0,)
+    assert "30 days" in message
+    assert "retain: forever" in message
+    assert doubts({**bare, "retention": "snapshot"}) == []
+    ((_, message),) = doubts(PAYMENTS)
+    assert "30 days" in message
+    ((where, message),) = doubts({**DEFAULT, "retention": "snapshot"})
+    assert where == (0, "retain")
+    assert "does not count" in message
 
 
 def test_policy_warnings_accept_a_stay_of_exactly_the_minimum() -> None:
@@ -197,8 +217,8 @@ def test_policy_warnings_accept_a_stay_of_exactly_the_minimum() -> None:
 
 def test_policy_warnings_name_a_policy_that_is_never_used() -> None:
     """What stands below a catch-all, or below a pattern that includes it, can never match."""
-    narrow = {"name": "narrow", "match": {"saga_name": "payment-eu", "status": "failed"}}
-    wide = {"name": "wide", "match": {"saga_name": ["order-*", "pay*"]}}
+    narrow = {"name": "narrow", "match": {"saga_name": "payment-eu", "status": "failed"}, "retain": "1d"}
+    wide = {"name": "wide", "match": {"saga_name": ["order-*", "pay*"]}, "retain": "1d"}
     (never,) = doubts(wide, narrow, DEFAULT)
     assert never[0] == (1, "match")
     assert "policy 'narrow' is never used: 'wide' above it" in never[1]
@@ -295,6 +315,43 @@ def test_expiry_is_the_later_of_policy_and_snapshot(retain: str | None, until: i
     snapshot = meta(until=until)
     assert rules.expires_us(snapshot) == expires
     assert rules.decide(snapshot, T0).expires_us == expires
+
+
+@pytest.mark.guarantee("G3")
+@pytest.mark.parametrize(
+    ("rule", "until", "expires", "why"),
+    [
+        ({"retain": "forever"}, T0 + 30 * DAY, None, "it never expires: the policy retains it forever."),
+        ({"retain": "forever", "retention": "policy"}, T0 + 30 * DAY, None, "retains it forever."),
+        ({"retain": "forever", "retention": "snapshot"}, T0 + 30 * DAY, T0 + 30 * DAY, "its own retention_until."),
+        ({"retain": "10d", "retention": "policy"}, T0 + 30 * DAY, T0 + 10 * DAY, "whatever its own retention_until"),
+        ({"retain": "10d", "retention": "policy"}, None, T0 + 10 * DAY, "retains it 10d after created_at."),
+        ({"retain": "10d", "retention": "longest"}, T0 + 30 * DAY, T0 + 30 * DAY, "later than the policy's 10d"),
+        ({"retain": "40d", "retention": "snapshot"}, T0 + 30 * DAY, T0 + 30 * DAY, "its own retention_until."),
+        ({"retain": "40d", "retention": "snapshot"}, None, None, "it never expires."),
+    ],
+)
+def test_expiry_is_by_whom_retention_names(
+    rule: dict[str, Any], until: int | None, expires: int | None, why: str
+) -> None:
+    """`retention` says whose word counts, `forever` outlasts every date, and the reason says whose word it was."""
+    rules = policies({"name": "p", **rule})
+    snapshot = meta(until=until)
+    assert rules.expires_us(snapshot) == expires
+    decision = rules.decide(snapshot, T0)
+    assert decision.expires_us == expires
+    assert why in decision.reason
+
+
+def test_retention_revision_changes_with_whose_word_counts_and_not_with_the_key_written_out() -> None:
+    """`retention` may change dates, so it is in the revision; its default is not, so that old revisions stand."""
+    plain = policies({"name": "p", "retain": "10d"})
+    assert (
+        policies({"name": "p", "retain": "10d", "retention": "longest"}).retention_revision == plain.retention_revision
+    )
+    for other in ({"retain": "10d", "retention": "policy"}, {"retain": "forever"}, {"retain": "11d"}):
+        assert policies({"name": "p", **other}).retention_revision != plain.retention_revision
+    assert plain.retention_revision == "2ce821244bb4"
 
 
 def test_expiry_of_an_unmatched_snapshot_is_its_own() -> None:
