@@ -73,6 +73,7 @@ MAX_US: Final = to_micros(MAX_TIME)
 _FIXED: Final = struct.Struct(">BBBBIqqqiII8s16s16s")
 _ENCODINGS: Final = {int(encoding): encoding for encoding in Encoding}
 _U32: Final = struct.Struct(">I")
+_I64: Final = struct.Struct(">q")
 _NO_DICTIONARY: Final = bytes(8)
 _BODY_KEYS: Final = ("context", "completed_steps", "external_refs")
 
@@ -213,6 +214,19 @@ def to_value(
         meta.saga_id.bytes,
     )
     return b"".join((fixed, names, body))
+
+
+def saved_at(meta: SnapshotMeta, value: bytes, saved_us: int) -> tuple[SnapshotMeta, bytes]:
+    """The same value, saved at another instant (microseconds); the body is not touched.
+
+    Raises CorruptRecord for an instant that no value can have: whoever asks has it from a store.
+    """
+    if not MIN_US <= saved_us < MAX_US:
+        raise CorruptRecord(
+            f"snapshot {meta.snapshot_id}: what is stored of it says that it was saved or deleted at {saved_us} us"
+        )
+    head, tail = value[:OFFSET_SAVED_US], value[OFFSET_CREATED_US:]
+    return meta._replace(saved_us=saved_us), b"".join((head, _I64.pack(saved_us), tail))
 
 
 def from_value(

@@ -25,8 +25,9 @@ from sagaz_tiering.db.text import from_column, to_column
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load("durable")
+_SAVED_AT = 8
 _SPILLED = 12
-"""Where a row to put says whether Redis lacks it."""
+"""Where a row to put says when it was saved, and whether Redis lacks it."""
 
 MOST_DUE = 100_000
 """So many due rows are counted for `status`."""
@@ -75,6 +76,17 @@ class Postponement:
     expires_us: int | None
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Put:
+    """What became of a row. `in_the_way_us`: when what kept it out was done to its snapshot.
+
+    `announced_for_s`: for how long readers can know of it, where it is spilled.
+    """
+
+    in_the_way_us: int | None
+    announced_for_s: float | None
+
+
 def moment(micros: int | None) -> datetime | None:
     """Microseconds as a column value."""
     return None if micros is None else from_micros(micros)
@@ -86,12 +98,16 @@ class DurableCopies:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._holds = Holds(db)
-        self._saves: GroupCommit[tuple[Any, ...], float | None] = GroupCommit(self._put_all)
+        self._saves: GroupCommit[tuple[Any, ...], _Put] = GroupCommit(self._put_all)
 
     async def put(
         self, meta: SnapshotMeta, value: bytes, *, due_us: int | None, expires_us: int | None, spilled: bool
-    ) -> None:
-        """Store durably; returns when it is committed (and, for the first spill of an outage, announced)."""
+    ) -> int | None:
+        """Store durably; returns when it is committed (and, for the first spill of an outage, announced).
+
+        None: it is there now. Else nothing was stored, since the snapshot was saved or deleted at the instant of this
+        save or later: at that one (microseconds).
+        """
         row = (
             meta.snapshot_id,
             meta.saga_id,
@@ -108,23 +124,35 @@ class DurableCopies:
             spilled,
             value,
         )
-        announced_for = await self._saves.put(row, len(value))
-        if announced_for is not None:
-            await asyncio.sleep(max(0.0, SPILL_NOTICE.total_seconds() - announced_for))
+        done = await self._saves.put(row, len(value))
+        if done.announced_for_s is not None:
+            await asyncio.sleep(max(0.0, SPILL_NOTICE.total_seconds() - done.announced_for_s))
+        return done.in_the_way_us
 
-    async def _put_all(self, rows: Sequence[tuple[Any, ...]]) -> list[float | None]:
-        """One transaction; for each row that is spilled, how long ago the spill was announced."""
-        if len(rows) == 1 and not rows[0][_SPILLED]:
-            await self._db.execute(_SQL["put"], *rows[0])
-            return [None]
+    async def _put_all(self, rows: Sequence[tuple[Any, ...]]) -> list[_Put]:
+        """One transaction."""
         ordered = sorted(rows, key=lambda row: row[0].int)  # two processes with the same rows do not lock crosswise
-        if not any(row[_SPILLED] for row in rows):
-            await self._db.execute(_SQL["put_many"], *zip(*ordered, strict=True))
-            return [None] * len(rows)
-        async with self._db.transaction() as conn:
-            await conn.execute(_SQL["put_many"], *zip(*ordered, strict=True))
-            announced_for = await conn.fetchval(_SQL["announce_spill"])
-        return [announced_for if row[_SPILLED] else None for row in rows]
+        announced_for_s = None
+        if any(row[_SPILLED] for row in rows):
+            async with self._db.transaction() as conn:
+                stored = await conn.fetch(_SQL["put_many"], *zip(*ordered, strict=True))
+                announced_for_s = await conn.fetchval(_SQL["announce_spill"])
+        elif len(rows) == 1:
+            stored = await self._db.fetch(_SQL["put"], *rows[0])
+        else:
+            stored = await self._db.fetch(_SQL["put_many"], *zip(*ordered, strict=True))
+        in_the_way_us = await self._in_the_way_us(rows, stored) if len(stored) < len(rows) else {}
+        return [
+            _Put(in_the_way_us=in_the_way_us.get(row[0]), announced_for_s=announced_for_s if row[_SPILLED] else None)
+            for row in rows
+        ]
+
+    async def _in_the_way_us(self, rows: Sequence[tuple[Any, ...]], stored: Sequence[Any]) -> dict[UUID, int]:
+        known = {row["snapshot_id"] for row in stored}
+        refused = {row[0]: row[_SAVED_AT] for row in rows if row[0] not in known}
+        found = {row["snapshot_id"]: row["at"] for row in await self._db.fetch(_SQL["in_the_way"], list(refused))}
+        # What has gone meanwhile (into a pack, say) was as new as the save that it kept out.
+        return {each: to_micros(max(found[each] or saved_at, saved_at)) for each, saved_at in refused.items()}
 
     async def spilled(self, after: UUID, limit: int) -> list[tuple[UUID, datetime, bytes]]:
         """(snapshot_id, saved_at, value) of rows that Redis lacks, by id, after an id."""

@@ -109,7 +109,7 @@ async def clear_hot(context: JobContext, tally: Tally) -> None:
     for erasure_id, saga_id in await context.catalog.erasures.uncleared():
         async for headers in context.hot.headers(saga_id):
             for header in headers:
-                tally.add("erased_hot", await context.hot.delete(header.snapshot_id))
+                tally.add("erased_hot", await context.hot.delete(header.snapshot_id, until_us=context.now_us))
         await context.catalog.erasures.cleared(erasure_id, context.now)
 
 

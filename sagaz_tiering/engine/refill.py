@@ -17,7 +17,9 @@ _BATCH = 200
 async def refill(context: JobContext) -> int:
     """Copy every spilled row to Redis (a newer save there wins), then end the spill; how many rows.
 
-    A crash in between repeats copies, which changes nothing.
+    A crash in between repeats copies, which changes nothing. A row that Redis refuses since the snapshot was deleted is
+    about to go, or was to go by a delete that failed: it stays spilled, so that readers ask for it, until Redis has
+    forgotten the delete.
     """
     durable, after, copied = context.catalog.durable, UUID(int=0), 0
     while rows := await durable.spilled(after, _BATCH):
@@ -29,8 +31,9 @@ async def refill(context: JobContext) -> int:
                 _log.error("snapshot.unreadable", snapshot_id=str(snapshot_id), tier="durable", error=str(exc))
                 continue
             decision = context.policies.decide(meta, context.now_us)
-            await context.hot.save(meta, value, due_us=decision.due_us, expires_us=decision.expires_us)
-            done.append((snapshot_id, saved_at))
+            refused = await context.hot.save(meta, value, due_us=decision.due_us, expires_us=decision.expires_us)
+            if refused is None or not refused.deleted:
+                done.append((snapshot_id, saved_at))
         await durable.unspill(done)
         copied += len(done)
         after = rows[-1][0]

@@ -185,8 +185,10 @@ async def _rehydrate(context: JobContext, frame: Sequence[Place], until: datetim
             dictionary = context.dictionaries.for_writing(record.meta.saga_name)
             level = context.options.hot_level
             value = await asyncio.to_thread(to_value, record, level=level, dictionary=dictionary, in_pack=True)
-            await context.hot.save(record.meta, value, due_us=to_micros(until), expires_us=decision.expires_us)
-            saved += 1
+            times = {"due_us": to_micros(until), "expires_us": decision.expires_us}
+            refused = await context.hot.save(record.meta, value, **times)
+            if refused is None or not refused.deleted:  # what is there already, or newer, is there to be read
+                saved += 1
     return saved
 
 

@@ -19,7 +19,7 @@ from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage import hot_keys
 from sagaz_tiering.storage.hot_calls import HotOptions
 from sagaz_tiering.storage.hot_turns import FIRST_HEADERS, HotTurns
-from sagaz_tiering.storage.hot_values import Gone, Header, headers_of
+from sagaz_tiering.storage.hot_values import Gone, Header, NotTaken, headers_of
 
 __all__ = ["FIRST_HEADERS", "HotOptions", "HotTier"]
 
@@ -31,11 +31,13 @@ _LONG_VALUE = 256 * 1024
 class HotTier(HotTurns):
     """Snapshots in Redis. `async with HotTier(options) as hot`; connects when first used."""
 
-    async def save(self, meta: SnapshotMeta, value: bytes, *, due_us: int | None, expires_us: int | None) -> bool:
-        """Store one snapshot; False if a newer save of it is there already."""
+    async def save(
+        self, meta: SnapshotMeta, value: bytes, *, due_us: int | None, expires_us: int | None
+    ) -> NotTaken | None:
+        """Store one snapshot. None: it is there now, else nothing was changed."""
         saga, snapshot, keys = meta.saga_id.hex, meta.snapshot_id.hex, self.keys
         run = self._ask if len(value) < _LONG_VALUE else self._eval
-        stored = await run(
+        answer = await run(
             "save",
             [
                 keys.value(saga, snapshot),
@@ -43,6 +45,7 @@ class HotTier(HotTurns):
                 keys.pointer(snapshot),
                 keys.due(saga[0]),
                 keys.expiry(saga[0]),
+                keys.delete_mark(snapshot),
             ],
             [
                 value,
@@ -57,7 +60,10 @@ class HotTier(HotTurns):
                 snapshot,
             ],
         )
-        return bool(stored)
+        if answer == 1:
+            return None
+        why, at = answer
+        return NotTaken(at_us=hot_keys.read_instant(at), deleted=why == b"deleted")
 
     async def get(self, snapshot_id: UUID) -> bytes | Gone | None:
         """The value of one snapshot; None where Redis knows nothing of it."""
@@ -126,10 +132,18 @@ class HotTier(HotTurns):
             if pointer is not None
         }
 
-    async def delete(self, snapshot_id: UUID) -> bool:
-        """Remove one snapshot; False if it was not there."""
-        args = [self.keys.prefix, snapshot_id.hex, snapshot_id.bytes]
-        return bool(await self._eval("delete", [self.keys.pointer(snapshot_id.hex)], args))
+    async def delete(self, snapshot_id: UUID, *, until_us: int) -> bool:
+        """Remove one snapshot, unless it was saved after `until_us` (microseconds); False if it was not there.
+
+        A save that comes afterwards with that instant or an earlier one is told so (`NotTaken`).
+        """
+        return bool(await self._eval("delete", *self._deletion(snapshot_id, until_us)))
+
+    def _deletion(self, snapshot_id: UUID, until_us: int) -> tuple[list[str], list[Any]]:
+        keys, snapshot = self.keys, snapshot_id.hex
+        mark_ms = int(hot_keys.DELETE_MARK.total_seconds() * 1000)
+        args = [keys.prefix, snapshot, snapshot_id.bytes, until_us, hot_keys.instant(until_us), mark_ms]
+        return [keys.pointer(snapshot), keys.delete_mark(snapshot)], args
 
     async def snapshots(self) -> AsyncIterator[tuple[UUID, UUID, int]]:
         """(saga id, snapshot id, value bytes) of every snapshot, by SCAN: for totals, never for reads."""

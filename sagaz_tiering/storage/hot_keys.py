@@ -6,6 +6,8 @@ Everything of one saga shares the hash tag `{saga}`, so that on Redis Cluster a 
     PREFIX:{SAGA}           sorted set: score = created_at in microseconds, member = step_index and id,
                             so that the set's own order is the time-travel order (design G5)
     PREFIX:id:ID            the pointer: which saga an id belongs to, its place in the index, which save it is
+    PREFIX:gone:ID          when a snapshot was deleted (8 bytes, microseconds; with a time to live of DELETE_MARK):
+                            what is saved after it is given a later instant, whatever the clock of its host
     PREFIX:due:{X}          sorted set of sagas by when the age job looks at them next; X = first hex digit of SAGA
     PREFIX:exp:{X}          the same for the expire job
     PREFIX:claim:SAGA       a job works on this saga (with a time to live)
@@ -19,12 +21,16 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from datetime import timedelta
 from uuid import UUID
 
 from sagaz_tiering.snapshot import SnapshotMeta
 
 SHARDS = "0123456789abcdef"
+DELETE_MARK = timedelta(hours=1)
+"""Longer than any clock may be off that saves by: so long a delete is remembered in Redis."""
 _STEP_BIAS = 2**31
+_INSTANT = struct.Struct(">q")
 _POINTER = struct.Struct(">32sqIqI")
 
 
@@ -46,6 +52,9 @@ class HotKeys:
     def pointer(self, snapshot: str) -> str:
         return f"{self.prefix}:id:{snapshot}"
 
+    def delete_mark(self, snapshot: str) -> str:
+        return f"{self.prefix}:gone:{snapshot}"
+
     def due(self, shard: str) -> str:
         return f"{self.prefix}:due:{{{shard}}}"
 
@@ -60,6 +69,17 @@ class HotKeys:
 
     def dictionaries(self) -> str:
         return f"{self.prefix}:dictionaries"
+
+
+def instant(micros: int) -> bytes:
+    """Microseconds as scripts keep and answer them."""
+    return _INSTANT.pack(micros)
+
+
+def read_instant(raw: bytes) -> int:
+    """The microseconds of `instant`."""
+    micros: int = _INSTANT.unpack(raw)[0]
+    return micros
 
 
 def member(step_index: int, snapshot_id: UUID) -> bytes:

@@ -19,6 +19,17 @@ class Gone:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NotTaken:
+    """Why a save was not stored: something as new or newer was done to the snapshot at `at_us` (microseconds).
+
+    `deleted`: it was deleted; else another save of it is there.
+    """
+
+    at_us: int
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Header:
     """One indexed snapshot: `head` is enough for its meta (None: the value is gone); `length` of the value in bytes."""
 

@@ -11,7 +11,7 @@ from datetime import datetime
 from uuid import UUID
 
 from sagaz_tiering.catalog.locations import Located
-from sagaz_tiering.clock import from_micros
+from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
@@ -73,6 +73,11 @@ def merge(hot: Iterable[Copy], located: Iterable[Copy]) -> list[Copy]:
 def alive(copies: Iterable[Copy], now: datetime) -> list[Copy]:
     """Those that have not expired by `now`."""
     return [copy for copy in copies if copy.ref.expires_at is None or now < copy.ref.expires_at]
+
+
+def saved_until(copies: Iterable[Copy], now: datetime) -> int:
+    """The instant (microseconds) of a delete of these: what is there was saved before, whatever clock that was by."""
+    return max([to_micros(now), *(copy.saved_us or 0 for copy in copies)])
 
 
 def matches(copy: Copy, not_after_us: int | None, step_name: str | None) -> bool:

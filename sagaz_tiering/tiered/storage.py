@@ -16,7 +16,7 @@ from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.erasures import ErasureReceipt
 from sagaz_tiering.catalog.holds import Hold
 from sagaz_tiering.catalog.restores import Restore, Wanted
-from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.clock import Clock, from_micros, to_micros
 from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES
 from sagaz_tiering.dictionaries.shelf import Dictionaries
 from sagaz_tiering.errors import CorruptRecord, SnapshotArchived, TierUnavailable
@@ -34,6 +34,7 @@ from sagaz_tiering.tiered import iterating
 from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.explaining import explain_copies
 from sagaz_tiering.tiered.explanation import Explanation
+from sagaz_tiering.tiered.merge import Copy, saved_until
 from sagaz_tiering.tiered.reading import Reader
 from sagaz_tiering.tiered.restoring import Restorer
 from sagaz_tiering.tiered.saving import Saver
@@ -187,21 +188,24 @@ class TieredSnapshotStorage:
         Raises LegalHold for a held one; nothing was removed.
         """
         wanted = as_uuid(snapshot_id, "snapshot_id")
+        copies = list[Copy]()
         try:
-            refs = [copy.ref for copy in (await self._reader.copies(wanted))[:1]]
+            copies = await self._reader.copies(wanted)
+            refs = [copy.ref for copy in copies[:1]]
         except CorruptRecord:
             refs = [await self._damaged(wanted)]
         if not refs:
             return False
-        async with self._tiers.catalog.locations.deleting(refs, self._tiers.clock.now()) as known:
-            return await self._tiers.hot.delete(wanted) or bool(known)
+        until_us = saved_until(copies, self._tiers.clock.now())
+        async with self._tiers.catalog.locations.deleting(refs, from_micros(until_us)) as known:
+            return await self._tiers.hot.delete(wanted, until_us=until_us) or bool(known)
 
     async def cleanup_saga(self, saga_id: UUID | str) -> int:
         """Remove every snapshot of a saga from every tier; how many there were. Raises LegalHold if one is held."""
-        refs = await self._everything_of(as_uuid(saga_id, "saga_id"))
-        async with self._tiers.catalog.locations.deleting(refs, self._tiers.clock.now()):
+        refs, until_us = await self._everything_of(as_uuid(saga_id, "saga_id"))
+        async with self._tiers.catalog.locations.deleting(refs, from_micros(until_us)):
             for ref in refs:
-                await self._tiers.hot.delete(ref.snapshot_id)
+                await self._tiers.hot.delete(ref.snapshot_id, until_us=until_us)
         return len(refs)
 
     async def _damaged(self, snapshot_id: UUID) -> SnapshotRef:
@@ -219,9 +223,10 @@ class TieredSnapshotStorage:
             tier=Tier.HOT,
         )
 
-    async def _everything_of(self, saga_id: UUID) -> list[SnapshotRef]:
+    async def _everything_of(self, saga_id: UUID) -> tuple[list[SnapshotRef], int]:
+        """And until when it was saved."""
         copies = await self._reader.timeline(saga_id, expired_too=True, damaged_too=True)
-        return [copy.ref for copy in copies]
+        return [copy.ref for copy in copies], saved_until(copies, self._tiers.clock.now())
 
     async def restore(
         self,
@@ -273,12 +278,12 @@ class TieredSnapshotStorage:
         TierUnavailable (repeat it: nothing is half erased for readers).
         """
         saga, catalog = as_uuid(saga_id, "saga_id"), self._tiers.catalog
-        refs = await self._everything_of(saga)
+        refs, until_us = await self._everything_of(saga)
         hot = {header.snapshot_id async for page in self._tiers.hot.headers(saga) for header in page}
-        now = self._tiers.clock.now()
+        now = from_micros(until_us)
         erasure_id = await catalog.erasures.erase(saga, refs, len(hot), who=who, reason=reason, now=now)
         for snapshot_id in hot:
-            await self._tiers.hot.delete(snapshot_id)
+            await self._tiers.hot.delete(snapshot_id, until_us=until_us)
         await catalog.erasures.cleared(erasure_id, now)
         receipt = await catalog.erasures.receipt(erasure_id)
         assert receipt is not None  # it was committed above

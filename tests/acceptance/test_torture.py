@@ -37,7 +37,7 @@ async def _forget_in_redis(runtime: Runtime) -> None:
     gone = [each async for _, each, _ in runtime.hot.snapshots() if each not in durable]
     assert gone
     for snapshot_id in gone:
-        await runtime.hot.delete(snapshot_id)
+        await runtime.hot.delete(snapshot_id, until_us=2**52)
 
 
 async def _lose_a_pack(runtime: Runtime) -> None:

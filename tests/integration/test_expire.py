@@ -192,7 +192,7 @@ async def test_durable_rows_that_redis_lost_expire_by_todays_policies(shop: Prod
         for saga_id in saga_ids:
             for snapshot in odd:
                 if snapshot.saga_id == saga_id:
-                    await shop.runtime.hot.delete(snapshot.snapshot_id)
+                    await shop.runtime.hot.delete(snapshot.snapshot_id, until_us=2**52)
     shop.clock.advance(31 * DAY)
     await shop.runtime.db.execute("UPDATE sagaz_tiering.saga_snapshots SET expires_at = now() - interval '9 years'")
     assert (await shop.run("expire")).counts == {"durable": 61}

@@ -22,12 +22,11 @@ class Tier:
         self.open = asyncio.Event()
         self.open.set()
 
-    async def save(self, meta: SnapshotMeta, value: bytes, **_: Any) -> bool:
+    async def save(self, meta: SnapshotMeta, value: bytes, **_: Any) -> None:
         """As the hot tier does."""
         gate = self.open
         await gate.wait()
         self.taken.append(value)
-        return True
 
     put = save
 

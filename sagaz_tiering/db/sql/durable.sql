@@ -1,32 +1,47 @@
 -- name: put
--- Insert or replace; an older save never replaces a newer one.
+-- Insert or replace, unless something as new or newer was done to the snapshot: another save, or a delete.
 INSERT INTO sagaz_tiering.saga_snapshots AS d
     (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, retention_until, saved_at,
      expires_at, due_at, body_crc, spilled, value)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+SELECT $1::uuid, $2::uuid, $3::text, $4::text, $5::integer, $6::text, $7::timestamptz, $8::timestamptz,
+       $9::timestamptz, $10::timestamptz, $11::timestamptz, $12::bigint, $13::boolean, $14::bytea
+ WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones t WHERE t.snapshot_id = $1 AND t.deleted_at >= $9)
 ON CONFLICT (snapshot_id) DO UPDATE
    SET saga_id = excluded.saga_id, saga_name = excluded.saga_name, step_name = excluded.step_name,
        step_index = excluded.step_index, status = excluded.status, created_at = excluded.created_at,
        retention_until = excluded.retention_until, saved_at = excluded.saved_at,
        expires_at = excluded.expires_at, due_at = excluded.due_at, claimed_until = NULL,
        body_crc = excluded.body_crc, spilled = excluded.spilled, value = excluded.value
- WHERE excluded.saved_at >= d.saved_at
+ WHERE excluded.saved_at > d.saved_at OR (excluded.saved_at = d.saved_at AND excluded.value = d.value)
+RETURNING snapshot_id
 
 -- name: put_many
 -- The same for many rows, each id once, in one statement.
 INSERT INTO sagaz_tiering.saga_snapshots AS d
     (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, retention_until, saved_at,
      expires_at, due_at, body_crc, spilled, value)
-SELECT * FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::timestamptz[],
-                     $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::bigint[],
-                     $13::boolean[], $14::bytea[])
+SELECT v.* FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::timestamptz[],
+                       $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::bigint[],
+                       $13::boolean[], $14::bytea[])
+       AS v (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, retention_until, saved_at,
+             expires_at, due_at, body_crc, spilled, value)
+ WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones t
+                    WHERE t.snapshot_id = v.snapshot_id AND t.deleted_at >= v.saved_at)
 ON CONFLICT (snapshot_id) DO UPDATE
    SET saga_id = excluded.saga_id, saga_name = excluded.saga_name, step_name = excluded.step_name,
        step_index = excluded.step_index, status = excluded.status, created_at = excluded.created_at,
        retention_until = excluded.retention_until, saved_at = excluded.saved_at,
        expires_at = excluded.expires_at, due_at = excluded.due_at, claimed_until = NULL,
        body_crc = excluded.body_crc, spilled = excluded.spilled, value = excluded.value
- WHERE excluded.saved_at >= d.saved_at
+ WHERE excluded.saved_at > d.saved_at OR (excluded.saved_at = d.saved_at AND excluded.value = d.value)
+RETURNING snapshot_id
+
+-- name: in_the_way
+-- When what kept `put` from storing these was done: the save that is there, or the delete. It may be gone by now.
+SELECT v.snapshot_id, greatest(d.saved_at, t.deleted_at) AS at
+  FROM unnest($1::uuid[]) AS v (snapshot_id)
+  LEFT JOIN sagaz_tiering.saga_snapshots d USING (snapshot_id)
+  LEFT JOIN sagaz_tiering.tombstones t USING (snapshot_id)
 
 -- name: announce_spill
 -- From now on Redis may miss something; how long ago was that first said?

@@ -73,10 +73,13 @@ SELECT unnest($1::uuid[]), $2
 ON CONFLICT (snapshot_id) DO UPDATE SET deleted_at = greatest(excluded.deleted_at, tombstones.deleted_at)
 
 -- name: buried
--- Of these saves, the ones that were deleted afterwards.
+-- Of these saves, the ones that were deleted afterwards. One whose row is there came after the delete, which left none:
+-- it was being stored while the delete was committed, and did not see it.
 SELECT v.snapshot_id
   FROM unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, saved_at)
   JOIN sagaz_tiering.tombstones t ON t.snapshot_id = v.snapshot_id AND v.saved_at <= t.deleted_at
+ WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d
+                    WHERE d.snapshot_id = v.snapshot_id AND d.saved_at = v.saved_at)
 
 -- name: prune_tombstones
 DELETE FROM sagaz_tiering.tombstones WHERE deleted_at < $1

@@ -1,13 +1,23 @@
 -- Store one snapshot, its place in the saga's index, its pointer and its turns, or nothing at all.
--- KEYS  1 value  2 saga index  3 pointer  4 due index  5 expiry index
+-- KEYS  1 value  2 saga index  3 pointer  4 due index  5 expiry index  6 mark of a delete
 -- ARGV  1 value  2 score (created, us)  3 member (step_index + id)  4 pointer (saga hex, created, member's step,
 --       saved, crc)  5 saved (us)  6 saga hex  7 due (us or '')  8 expires (us or '')  9 key prefix  10 id hex
--- Returns 1, or 0 if a newer save of the same snapshot is there already.
-local old = redis.call('GET', KEYS[3])
-if old and old ~= ARGV[4] then
-  if struct.unpack('>l', string.sub(old, 45, 52)) > tonumber(ARGV[5]) then
-    return 0
-  end
+-- Returns 1 if it is there now; else why not and an instant (8 bytes, us): {'saved', when another save of the same
+-- snapshot was made that is as new or newer}, {'deleted', when it was deleted, at this save's instant or later}.
+-- Instants are compared as numbers, exact up to the year 2255.
+local old, deleted = unpack(redis.call('MGET', KEYS[3], KEYS[6]))
+local saved = tonumber(ARGV[5])
+local there = old == ARGV[4] and redis.call('GET', KEYS[1])
+if there == ARGV[1] then
+  return 1
+end
+if old and (old ~= ARGV[4] or there) and struct.unpack('>l', string.sub(old, 45, 52)) >= saved then
+  return {'saved', string.sub(old, 45, 52)}
+end
+if deleted and struct.unpack('>l', deleted) >= saved then
+  return {'deleted', deleted}
+end
+if old then
   local saga = string.sub(old, 1, 32)
   local index = ARGV[9] .. ':{' .. saga .. '}'
   local member = string.sub(old, 41, 44) .. string.sub(ARGV[3], 5)
