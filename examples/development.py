@@ -1,4 +1,4 @@
-"""Local development and debugging on a FilesystemSnapshotStorage, and what snapshots of a failure need.
+"""Local development and debugging on a FilesystemSnapshotStorage, and snapshots of a failure.
 
 python examples/development.py [--folder FOLDER]        # default: one that is gone at the end
 """
@@ -17,7 +17,7 @@ from uuid import UUID
 
 from sagaz.core.saga import Saga  # type: ignore[import-untyped]  # sagaz ships no types
 
-from sagaz_tiering import FilesystemSnapshotStorage, ReplayConfig, SagaSnapshot, SnapshotStrategy
+from sagaz_tiering import FilesystemSnapshotStorage, ReplayConfig, SagaSnapshot, SnapshotStrategy, capture
 
 logging.getLogger("sagaz").setLevel(logging.CRITICAL)  # it logs every step
 
@@ -77,34 +77,16 @@ async def quick_start(folder: Path) -> None:
 
 
 async def snapshot_of_a_failure(folder: Path) -> None:
-    """sagaz 1.5.0 captures nothing by SnapshotStrategy.ON_FAILURE: the one snapshot is saved by hand."""
+    """sagaz 1.5.0 captures nothing by SnapshotStrategy.ON_FAILURE; `capture` does, and how the saga ended."""
     config = ReplayConfig(enable_snapshots=True, snapshot_strategy=SnapshotStrategy.ON_FAILURE)
     async with FilesystemSnapshotStorage(folder / "failures") as storage:
         saga = PaymentSaga({"amount": 5000.0}, storage, config)
         await saga.build()
+        capture(saga)
         result = await saga.execute()
-        print(f"ON_FAILURE: {result.status.value}, captured {len(await storage.list_snapshots(saga.saga_id))}")
-        if not result.success:
-            await storage.save_snapshot(failed_state(saga, config))
-        (found,) = await storage.list_snapshots(saga.saga_id)
-        print(
-            f"saved by hand: {found.step_name} {found.status} after {found.completed_steps}: {found.context['error']}"
-        )
-
-
-def failed_state(saga: Saga, config: ReplayConfig) -> SagaSnapshot:
-    """What a saga was like when it failed. Steps that were undone since are not completed: a replay does them again."""
-    failed = next(index for index, step in enumerate(saga.steps) if step not in saga.completed_steps)
-    return SagaSnapshot.create(
-        saga_id=UUID(saga.saga_id),
-        saga_name=saga.name,
-        step_name=saga.steps[failed].name,
-        step_index=failed,
-        status=saga.status.value,
-        context={**saga.context.data, "error": str(saga.error)},
-        completed_steps=[step.name for step in saga.completed_steps if step.compensated_at is None],
-        retention_until=config.get_retention_until(),
-    )
+        print(f"ON_FAILURE: {result.status.value}")
+        for found in reversed(await storage.list_snapshots(saga.saga_id)):
+            print(f"captured: {found.step_name} {found.status} after {found.completed_steps}")
 
 
 async def debug(folder: Path) -> None:

@@ -11,6 +11,7 @@ from sagaz_tiering.lazy import lazily
 
 if TYPE_CHECKING:
     from sagaz_tiering import errors
+    from sagaz_tiering.sagaz_engine.capture import capture
     from sagaz_tiering.snapshot import (
         ReplayConfig,
         ReplayResult,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from sagaz_tiering.transfer import transfer_snapshots
 
 _HOMES = {
+    "capture": "sagaz_tiering.sagaz_engine.capture",
     "errors": "sagaz_tiering.errors",
     "FilesystemSnapshotStorage": "sagaz_tiering.storage.filesystem.storage",
     "InMemorySnapshotStorage": "sagaz_tiering.storage.memory",
@@ -62,6 +64,7 @@ __all__ = [
     "SnapshotStorage",
     "SnapshotStrategy",
     "TieredSnapshotStorage",
+    "capture",
     "errors",
     "transfer_snapshots",
 ]

@@ -15,6 +15,6 @@ def lazily(package: str, homes: Mapping[str, str]) -> Callable[[str], Any]:
         if home is None:
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         module = import_module(home)
-        return module if home.endswith(f".{name}") else getattr(module, name)
+        return getattr(module, name, module)
 
     return load

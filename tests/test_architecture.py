@@ -17,7 +17,7 @@ LAYERS = (
     ("opener", "worker_process"),
     ("wiring",),
     ("workers",),
-    ("engine", "tiered", "transfer", "from_sagaz"),
+    ("engine", "tiered", "transfer", "from_sagaz", "sagaz_engine"),
     ("keyring",),
     ("catalog", "pack", "storage"),
     ("config_file", "settings_reference"),
