@@ -44,9 +44,10 @@ def problem_of(server: str, error: Exception) -> Problem:
 class Health:
     """What is known about ourselves and the servers. Written by the daemon, read by /readyz."""
 
-    def __init__(self, monotonic: Callable[[], float]) -> None:
-        """`monotonic` gives seconds that only grow."""
+    def __init__(self, monotonic: Callable[[], float], more: Callable[[], list[Problem]] = list) -> None:
+        """`monotonic` gives seconds that only grow; `more` gives problems that somebody else knows of."""
         self._monotonic = monotonic
+        self._more = more
         self._start: Problem | None = Problem(server="start", error="the servers were not checked yet")
         self._stopping = False
         self._pings: dict[str, tuple[float, Problem | None]] = {}
@@ -89,6 +90,7 @@ class Health:
                 found.append(problem)
             elif age > STALE_AFTER.total_seconds():
                 found.append(Problem(server=server, error=f"no answer for {age:.0f} s"))
+        found += self._more()
         metrics.READY.set(not found)
         return found
 
@@ -99,7 +101,7 @@ class Health:
                 group.create_task(self._watch_one(server, ping), name=f"ping {server}")
 
     async def _watch_one(self, server: str, ping: Ping) -> None:
-        while True:
+        while not self._stopping:  # a driver may have swallowed the cancellation that should have ended this
             error = await self._ask(ping)
             self.pinged(server, error)
             pause = PING_EVERY if error is None else PING_AGAIN

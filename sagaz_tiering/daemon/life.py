@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
@@ -24,10 +25,11 @@ from sagaz_tiering import logs, metrics
 from sagaz_tiering.config_file import load_with_warnings
 from sagaz_tiering.daemon.backoff import FullJitter
 from sagaz_tiering.daemon.endpoints import serve
-from sagaz_tiering.daemon.health import Health, Ping
+from sagaz_tiering.daemon.health import Health, Ping, Problem
 from sagaz_tiering.daemon.reload import changes, needing_restart
 from sagaz_tiering.daemon.schedule import JobSchedule, Times, first_delays
 from sagaz_tiering.daemon.supervisor import Supervisor
+from sagaz_tiering.db.migrations import check_schema
 from sagaz_tiering.engine import JOBS, JobReport, run_job
 from sagaz_tiering.errors import (
     BucketUnusable,
@@ -47,7 +49,9 @@ _log = structlog.get_logger(__name__)
 CHECK_FIRST = timedelta(seconds=1)
 CHECK_CAP = timedelta(seconds=30)
 _CLOSING = timedelta(seconds=30)
-"""For connections and embedded servers, after the jobs have stopped."""
+"""For connections and embedded servers, after the jobs have stopped; then the process ends by force."""
+_CANCELS, _CANCEL_S = 4, 1.0
+"""So often a task is cancelled, and waited for each time in seconds."""
 
 
 async def run(config_path: Path) -> int:
@@ -71,9 +75,10 @@ class _Daemon:
         self._path = config_path
         self._started_with = config
         self._config = config
-        self._health = Health(time.monotonic)
-        self._supervisor = Supervisor.from_environment(os.environ)
         self._schedule = JobSchedule(self._run_job)
+        self._health = Health(time.monotonic, self._overdue)
+        self._supervisor = Supervisor.from_environment(os.environ)
+        self._last_resort: threading.Timer | None = None
         self._runtime: Runtime | None = None
         self._stop = asyncio.Event()
         self._hup = asyncio.Event()
@@ -92,6 +97,9 @@ class _Daemon:
             _log.error("daemon.failed", error=str(exc), hint=exc.hint, kind=type(exc).__name__)
             self._supervisor.status(f"failed: {exc}")
             return exc.exit_code
+        finally:
+            if self._last_resort is not None and asyncio.all_tasks() <= {asyncio.current_task()}:
+                self._last_resort.cancel()  # nothing is left that could keep the process
         _log.info("daemon.stopped")
         return 0
 
@@ -135,11 +143,10 @@ class _Daemon:
                 for task in done:
                     task.result()  # what ends one of them badly ends the daemon
         finally:
-            for task in (stop, *tasks):
-                task.cancel()
-            await asyncio.gather(stop, *tasks, return_exceptions=True)
+            self._health.stopping()
             self._opened().job_context().stopping.set()
             await self._schedule.stop(self._config.daemon.shutdown_grace)
+            await _end(stop, *tasks)
 
     # -- start ---------------------------------------------------------------------------------------------
 
@@ -187,6 +194,13 @@ class _Daemon:
     def _opened(self) -> Runtime:
         assert self._runtime is not None  # jobs start after `_open`
         return self._runtime
+
+    def _overdue(self) -> list[Problem]:
+        late = self._schedule.overdue()
+        return [
+            Problem(server="schedule", error=f"the job {name} should have begun {format_duration(by)} ago")
+            for name, by in ((name, timedelta(seconds=int(by.total_seconds()))) for name, by in late.items())
+        ]
 
     def _status(self) -> str:
         return f"ready: {len(self._config.policies)} policies, {len(JOBS)} jobs"
@@ -261,6 +275,9 @@ class _Daemon:
         self._health.stopping()
         _log.info("daemon.stopping", signal=number.name, running=self._schedule.running)
         self._stop.set()
+        self._last_resort = threading.Timer(within.total_seconds(), _exit_at_once)
+        self._last_resort.daemon = True
+        self._last_resort.start()
         if self._runtime is not None:
             self._runtime.job_context().stopping.set()
         if self._opening is not None:
@@ -290,9 +307,30 @@ def _times(config: TieringConfig) -> dict[str, Times]:
 
 def _pings(runtime: Runtime) -> dict[str, Ping]:
     async def postgresql() -> None:
-        await runtime.catalog.db.fetchval("SELECT 1")
+        await check_schema(runtime.catalog.db)  # a rolling deploy may have migrated it under us
 
     return {"redis": runtime.hot.ping, "postgresql": postgresql, "object_store": runtime.objects.check}
+
+
+def _exit_at_once() -> None:
+    """On a thread: whatever holds up the event loop or the closing of connections, the protocols survive a kill."""
+    _log.error("daemon.forced", reason="not everything ended within the grace")
+    os._exit(1)
+
+
+async def _end(*tasks: asyncio.Task[Any]) -> None:
+    """Cancel them, again if a driver swallowed that, and wait a while; what is left then is told."""
+    for _ in range(_CANCELS):
+        for task in tasks:
+            task.cancel()
+        _, left = await asyncio.wait(tasks, timeout=_CANCEL_S)
+        if not left:
+            break
+    else:
+        _log.warning("daemon.tasks_left", tasks=sorted(task.get_name() for task in left))
+    for task in tasks:
+        if task.done() and not task.cancelled():
+            task.exception()
 
 
 @asynccontextmanager
@@ -302,5 +340,4 @@ async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
     try:
         yield
     finally:
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        await _end(task)

@@ -1,4 +1,8 @@
-"""When which job runs: every job by its interval, one run at a time, caught up after downtime."""
+"""When which job runs: every job by its interval, one run at a time, caught up after downtime.
+
+APScheduler waits for instants of the wall clock. A clock that is set back would stop every job for as long, so a watch
+by the monotonic clock brings forward what is late by that.
+"""
 
 from __future__ import annotations
 
@@ -27,6 +31,11 @@ STAGGER = timedelta(seconds=0.5)
 RETRY_FIRST = timedelta(seconds=5)
 RETRY_CAP = timedelta(minutes=5)
 _CANCEL_GRACE_S = 5.0
+_LOOK_EVERY = timedelta(seconds=1)
+OVERDUE_AFTER = timedelta(minutes=2)
+"""A job that should have begun so long ago and has not is told."""
+
+Monotonic = Callable[[], float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -65,8 +74,19 @@ def _ended_well(run: JobRun) -> bool:
 class JobSchedule:
     """Runs jobs until stopped. `run_job(name)` does one run and may raise whatever it likes."""
 
-    def __init__(self, run_job: Callable[[str], Awaitable[JobReport]]) -> None:
+    def __init__(
+        self,
+        run_job: Callable[[str], Awaitable[JobReport]],
+        *,
+        monotonic: Monotonic = time.monotonic,
+        look_every: timedelta = _LOOK_EVERY,
+    ) -> None:
+        """`monotonic` gives seconds that only grow; every `look_every` it is asked what is late."""
         self._run_job = run_job
+        self._monotonic = monotonic
+        self._look_every = look_every
+        self._due_by: dict[str, float] = {}
+        self._watch: asyncio.Task[None] | None = None
         self._times: dict[str, Times] = {}
         self._backoffs: dict[str, FullJitter] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -89,15 +109,18 @@ class JobSchedule:
                 coalesce=True,
                 misfire_grace_time=None,  # however late: late is better than not at all
             )
+            self._due_by[name] = self._monotonic() + (delays[name] + (jitter or timedelta(0))).total_seconds()
             self._backoffs[name] = FullJitter(first=RETRY_FIRST, cap=RETRY_CAP)
         self._times = dict(times)
         self._scheduler.start()
+        self._watch = asyncio.create_task(self._bring_forward(), name="schedule")
 
     def change(self, times: Mapping[str, Times]) -> None:
         """New intervals; a job whose times stay the same keeps its next run."""
         for name, when in times.items():
             if name in self._times and self._times[name] != when:
                 self._times[name] = when
+                self._due_by[name] = self._monotonic() + (when.every + when.jitter).total_seconds()
                 self._scheduler.reschedule_job(name, trigger=_trigger(when))
 
     @property
@@ -109,9 +132,28 @@ class JobSchedule:
         """When each job runs next."""
         return {job.id: job.next_run_time for job in self._scheduler.get_jobs()}
 
+    def overdue(self) -> dict[str, timedelta]:
+        """Jobs that should have begun OVERDUE_AFTER ago or longer, and by how long; not those that run."""
+        now = self._monotonic()
+        late = {name: timedelta(seconds=now - due) for name, due in self._due_by.items() if name not in self._running}
+        return {name: by for name, by in late.items() if by >= OVERDUE_AFTER and not self._stopping}
+
+    async def _bring_forward(self) -> None:
+        """Run at once what is late by the monotonic clock, though the wall clock says that its time has not come."""
+        while not self._stopping:
+            await asyncio.sleep(self._look_every.total_seconds())
+            now, wall = self._monotonic(), datetime.now(UTC)
+            for name, next_run in self.next_runs().items():
+                is_late = now > self._due_by[name] and name not in self._running
+                if is_late and next_run > wall and not self._stopping:
+                    _log.warning("schedule.clock_set_back", job=name, by_s=round((next_run - wall).total_seconds(), 1))
+                    self._scheduler.modify_job(name, next_run_time=wall)
+
     async def stop(self, grace: timedelta) -> bool:
         """Start nothing any more, wait up to `grace` for what runs, cancel the rest; whether all ended by itself."""
         self._stopping = True
+        if self._watch is not None:
+            self._watch.cancel()
         if self._scheduler.running:
             self._scheduler.pause()  # shutdown would cancel what runs
         tasks = dict(self._running)
@@ -133,6 +175,8 @@ class JobSchedule:
         if self._stopping or task is None:
             return
         self._running[name] = task
+        when = self._times[name]
+        self._due_by[name] = self._monotonic() + (when.every + when.jitter).total_seconds()
         metrics.JOB_RUNNING.labels(job=name).set(1)
         began = time.monotonic()
         try:
@@ -144,6 +188,8 @@ class JobSchedule:
             metrics.JOB_RUNNING.labels(job=name).set(0)
             metrics.JOB_SECONDS.labels(job=name).observe(time.monotonic() - began)
             del self._running[name]
+            # A run longer than its interval is followed by the next one as the scheduler finds time.
+            self._due_by[name] = max(self._due_by[name], self._monotonic() + self._look_every.total_seconds())
 
     async def _one_run(self, name: str) -> None:
         try:

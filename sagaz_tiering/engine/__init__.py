@@ -10,6 +10,7 @@ from functools import partial
 from types import MappingProxyType
 
 from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.db.migrations import check_schema
 from sagaz_tiering.engine import age, collect, compact, expire, restore, scrub, train, transition
 from sagaz_tiering.engine.job import JobContext, JobOptions, JobReport, Tally
 from sagaz_tiering.engine.ownership import are_in_force, claim_prefix
@@ -95,10 +96,14 @@ JOBS: Mapping[str, Job] = MappingProxyType(
 
 
 async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> JobReport:
-    """Run one job once, to the end of its backlog. Raises the error that stopped it; what was done stays done."""
+    """Run one job once, to the end of its backlog. Raises the error that stopped it; what was done stays done.
+
+    Raises SchemaMismatch, and does nothing, where somebody migrated the catalog since this process started.
+    """
     job = JOBS.get(name)
     if job is None:
         raise ConfigError(f"there is no job {name!r}", hint=f"jobs: {', '.join(JOBS)}")
+    await check_schema(context.catalog.db)
     report = JobReport(job=name, dry_run=dry_run, started_at=context.now)
     began, tally = time.monotonic(), Tally(context.progress)
     # A run keeps the policies it began with, also when they are reloaded meanwhile; and it makes sure anew that the

@@ -12,7 +12,8 @@ import pytest
 from support.payload import saga, snapshots
 from support.tiers import DAY, NOW, Product, config, product
 
-from sagaz_tiering.errors import SnapshotArchived
+from sagaz_tiering.engine import JOBS
+from sagaz_tiering.errors import SchemaMismatch, SnapshotArchived
 from sagaz_tiering.snapshot import SagaSnapshot, Tier
 
 SAVED = list(snapshots(12, created_at=NOW, saga_name="payment-order"))
@@ -235,3 +236,14 @@ async def test_archived_snapshot_saved_anew_under_another_saga_is_in_that_one_on
     assert await shop.hot_count() == 0
     assert await storage.list_snapshots(old) == saved[-2::-1]
     assert await storage.list_snapshots(new) == [moved]
+
+
+@pytest.mark.parametrize("job", list(JOBS))
+async def test_job_does_nothing_on_a_catalog_that_was_migrated_under_it(shop: Product, job: str) -> None:
+    """A rolling deploy: the old daemon runs on while the new one's schema is in place already."""
+    shop.clock.advance(8 * DAY)
+    await shop.runtime.db.execute("INSERT INTO sagaz_tiering.schema_migrations (version, name) VALUES (9999, 'newer')")
+    with pytest.raises(SchemaMismatch, match="knows only"):
+        await shop.run(job)
+    assert await shop.object_keys() == []
+    assert await shop.runtime.catalog.history.last_runs() == []

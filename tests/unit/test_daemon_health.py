@@ -8,7 +8,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from sagaz_tiering.daemon.endpoints import serve
+from sagaz_tiering.daemon import endpoints
+from sagaz_tiering.daemon.endpoints import MOST_CONNECTIONS, serve
 from sagaz_tiering.daemon.health import STALE_AFTER, Health, Problem
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError
 
@@ -117,3 +118,70 @@ async def test_endpoints_say_which_address_is_taken(health: Health, address: str
         async with serve("127.0.0.1", port, health):
             pass
     assert "daemon.port" in caught.value.hint
+
+
+async def half_a_request(address: str) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection that has sent half a header."""
+    host, port = address.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-a: ")
+    await writer.drain()
+    return reader, writer
+
+
+async def test_endpoints_serve_others_while_half_requests_are_held_open(address: str) -> None:
+    """More of them than there may be connections: the oldest give way, and no more are kept."""
+    held = [await half_a_request(address) for _ in range(3 * MOST_CONNECTIONS)]
+    async with aiohttp.ClientSession() as http, http.get(f"{address}/livez") as answer:
+        assert answer.status == 200
+    for reader, _ in held[: 2 * MOST_CONNECTIONS]:
+        assert await reader.read() == b""
+    for _, writer in held:
+        writer.close()
+
+
+async def test_endpoints_end_connections_that_send_no_whole_request(
+    health: Health, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also the only one; one that asks again and again stays."""
+    monkeypatch.setattr(endpoints, "REQUEST_WITHIN_S", 0.2)
+    async with serve("127.0.0.1", 0, health) as (host, port):
+        reader, writer = await half_a_request(f"http://{host}:{port}")
+        async with aiohttp.ClientSession() as http:
+            async with asyncio.timeout(60):
+                assert await reader.read() == b""
+            async with http.get(f"http://{host}:{port}/livez") as answer:
+                assert answer.status == 200
+        writer.close()
+
+
+async def test_health_tells_what_others_know(seconds: Seconds) -> None:
+    """Jobs that are overdue, for one."""
+    known = [Problem(server="schedule", error="the job age should have begun 5m ago")]
+    health = Health(seconds, lambda: known)
+    health.check_passed()
+    assert health.problems() == known
+
+
+async def test_health_watch_ends_once_the_daemon_stops_though_a_driver_swallows_the_cancellation(
+    health: Health,
+) -> None:
+    """redis-py can turn a cancellation that comes with a time-out into a time-out."""
+    asked = asyncio.Event()
+
+    async def swallowing() -> None:
+        asked.set()
+        try:
+            await asyncio.sleep(3600)
+        except asyncio.CancelledError:
+            raise TimeoutError from None
+
+    watch = asyncio.create_task(health.watch({"redis": swallowing}))
+    await asked.wait()
+    health.stopping()
+    watch.cancel()
+    async with asyncio.timeout(60):
+        while not watch.done():
+            await asyncio.sleep(0)
+            watch.cancel()
+    assert watch.done()

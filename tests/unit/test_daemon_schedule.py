@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 
 from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.daemon.backoff import FullJitter
-from sagaz_tiering.daemon.schedule import STAGGER, JobSchedule, Times, first_delays
+from sagaz_tiering.daemon.schedule import OVERDUE_AFTER, STAGGER, JobSchedule, Times, first_delays
 from sagaz_tiering.engine import JobReport
 from sagaz_tiering.errors import CatalogUnavailable, SchemaMismatch
 
@@ -182,3 +182,57 @@ async def test_schedule_change_touches_only_what_changed() -> None:
         after = schedule.next_runs()
     assert after["expire"] == before["expire"]
     assert after["age"] < before["age"] - 9 * HOUR
+
+
+class Seconds:
+    """A monotonic clock of the test."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def test_schedule_goes_on_when_the_wall_clock_is_set_back() -> None:
+    """Next runs are far ahead by the wall clock then; by the monotonic one they are due, and run."""
+    first, second = asyncio.Event(), asyncio.Event()
+
+    async def run_job(name: str) -> JobReport:
+        (second if first.is_set() else first).set()
+        return report(name)
+
+    seconds = Seconds()
+    schedule = JobSchedule(run_job, monotonic=seconds, look_every=timedelta(milliseconds=5))
+    # An hour by the wall, as if it had been set back by an hour a moment after the job was scheduled.
+    schedule.start({"age": SLOW}, {"age": NONE})
+    async with asyncio.timeout(60):
+        await first.wait()
+        assert schedule.next_runs()["age"] > datetime.now(UTC) + HOUR / 2
+        seconds.now += HOUR.total_seconds() + 1
+        await second.wait()
+    await schedule.stop(HOUR)
+
+
+async def test_schedule_tells_which_jobs_are_overdue() -> None:
+    """Not those that run, and not those whose time has not come."""
+    began, end = asyncio.Event(), asyncio.Event()
+
+    async def run_job(name: str) -> JobReport:
+        began.set()
+        await end.wait()
+        return report(name)
+
+    seconds = Seconds()
+    schedule = JobSchedule(run_job, monotonic=seconds, look_every=HOUR)
+    schedule.start({"age": SLOW, "expire": SLOW}, {"age": NONE, "expire": HOUR})
+    async with asyncio.timeout(60):
+        await began.wait()
+    assert schedule.overdue() == {}
+    seconds.now = HOUR.total_seconds() + 10
+    assert schedule.overdue() == {}
+    seconds.now += OVERDUE_AFTER.total_seconds()
+    assert schedule.overdue() == {"expire": OVERDUE_AFTER + timedelta(seconds=10)}
+    end.set()
+    await schedule.stop(HOUR)
+    assert schedule.overdue() == {}

@@ -6,6 +6,7 @@ advisory lock, so that two `catalog migrate` at once do the work once.
 
 from __future__ import annotations
 
+from functools import cache
 from importlib.resources import files
 from typing import NamedTuple
 
@@ -30,6 +31,7 @@ class Migration(NamedTuple):
     sql: str
 
 
+@cache
 def migrations() -> list[Migration]:
     """All files `NNNN_name.sql`, in order."""
     found = []
