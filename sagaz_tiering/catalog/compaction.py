@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sagaz_tiering.catalog.erasures import erased_since
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
 from sagaz_tiering.catalog.packs import Pack, pack_of_row
@@ -53,19 +52,18 @@ class Compaction:
         frames: Sequence[PlacedFrame],
         lease: Lease,
         *,
-        began: datetime,
         now: datetime,
         delete_after: datetime,
     ) -> int:
         """The new pack takes the places of the old ones, which retire; how many snapshots moved.
 
-        Raises LeaseLost (nothing changed) where the lease is gone, a saga in it was erased since `began`, or an
-        old pack holds something that the new one lacks.
+        Raises LeaseLost (nothing changed) where the lease is gone, a saga in it was erased meanwhile, or an old pack
+        holds something that the new one lacks.
         """
         async with self._db.transaction() as conn:
             await fence(conn, lease)
             await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
-            if await erased_since(conn, [frame.saga_id for frame in frames], began):
+            if await conn.fetchval(_SQL["erased"], list(old_ids), [frame.saga_id for frame in frames]):
                 raise LeaseLost("a saga was erased while its pack was written anew; the next run does it again")
             await insert_frames(conn, new_id, frames)
             ids = [meta.snapshot_id for frame in frames for meta, _, _ in frame.snapshots]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -64,6 +64,14 @@ class ExpiredRow:
 
     meta: SnapshotMeta
     expires_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpilledRows:
+    """(snapshot_id, saved_at, value) of rows that Redis lacks; which of these versions were put there."""
+
+    rows: list[tuple[UUID, datetime, bytes]]
+    done: list[tuple[UUID, datetime]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,14 +162,17 @@ class DurableCopies:
         # What has gone meanwhile (into a pack, say) was as new as the save that it kept out.
         return {each: to_micros(max(found[each] or saved_at, saved_at)) for each, saved_at in refused.items()}
 
-    async def spilled(self, after: UUID, limit: int) -> list[tuple[UUID, datetime, bytes]]:
-        """(snapshot_id, saved_at, value) of rows that Redis lacks, by id, after an id."""
-        rows = await self._db.fetch(_SQL["spilled"], after, limit)
-        return [(row["snapshot_id"], row["saved_at"], row["value"]) for row in rows]
+    @asynccontextmanager
+    async def spilled(self, after: UUID, limit: int) -> AsyncIterator[SpilledRows]:
+        """Rows that Redis lacks, by id, after an id. Those in `done` at the end of the block are in Redis from then on.
 
-    async def unspill(self, done: Sequence[tuple[UUID, datetime]]) -> None:
-        """These versions are in Redis now."""
-        await self._db.execute(_SQL["unspill"], [d[0] for d in done], [d[1] for d in done])
+        A deletion of one waits for the block, and removes afterwards what it put into Redis; a save does not wait.
+        """
+        async with self._db.transaction() as conn:
+            rows = await conn.fetch(_SQL["spilled"], after, limit)
+            batch = SpilledRows(rows=[(row["snapshot_id"], row["saved_at"], row["value"]) for row in rows])
+            yield batch
+            await conn.execute(_SQL["unspill"], [d[0] for d in batch.done], [d[1] for d in batch.done])
 
     async def end_spill(self) -> bool:
         """Withdraw the announcement if nothing is spilled any more; True if it was withdrawn."""

@@ -6,19 +6,22 @@ bucket included, so packs that hold it only encrypted are not waited for.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol, Self
 from uuid import UUID, uuid4
 
-from sagaz_tiering.catalog.holds import Holds, Named
+from sagaz_tiering.catalog.holds import Holds
 from sagaz_tiering.catalog.journal import note
-from sagaz_tiering.catalog.locations import ARCHIVE_LOCK, remove
+from sagaz_tiering.catalog.locations import ARCHIVE_LOCK, Doomed, remove
 from sagaz_tiering.catalog.saga_keys import destroy
+from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.codec import read_meta
 from sagaz_tiering.db.database import Connection, Database, affected
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.errors import CorruptRecord
 
 _SQL = load("erasures")
 
@@ -92,6 +95,55 @@ class ErasureReceipt:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Erasure:
+    """An erasure that Redis has to follow. What was saved after `requested_at` is none of it.
+
+    `doomed` are ids, each with the instant until which its saves go: what was known is removed without a search.
+    """
+
+    erasure_id: UUID
+    saga_id: UUID
+    requested_at: datetime
+    doomed: tuple[tuple[UUID, datetime], ...] = ()
+
+
+class HotHeader(Protocol):
+    """What Redis tells of one snapshot; `head` None: its value is gone."""
+
+    @property
+    def snapshot_id(self) -> UUID: ...
+    @property
+    def member(self) -> bytes: ...
+    @property
+    def head(self) -> bytes | None: ...
+
+
+class HotCopies(Protocol):
+    """What an erasure needs of Redis (`storage.hot.HotTier`)."""
+
+    async def headers_from(self, saga_id: UUID, first: int) -> Sequence[HotHeader]: ...
+    async def delete_many(self, saves: Sequence[tuple[UUID, int]]) -> int: ...
+    async def erase(self, saga_id: UUID, members: Sequence[bytes], until_us: int) -> int: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Row:
+    """A copy in PostgreSQL; `saved_at` None: in a pack."""
+
+    snapshot_id: UUID
+    saga_id: UUID
+    saga_name: str
+    step_name: str
+    status: str
+    saved_at: datetime | None
+
+    @classmethod
+    def of(cls, row: Any) -> Self:
+        names = {name: from_column(row[name]) for name in ("saga_name", "step_name", "status")}
+        return cls(snapshot_id=row["snapshot_id"], saga_id=row["saga_id"], saved_at=row["saved_at"], **names)
+
+
 class Erasures:
     """The tables `erasures` and `erasure_packs`."""
 
@@ -100,41 +152,72 @@ class Erasures:
         self._holds = Holds(db)
 
     async def erase(
-        self, saga_id: UUID, snapshots: Sequence[Named], hot: int, *, who: str, reason: str, now: datetime
-    ) -> UUID:
-        """Remove a saga's rows of every kind in one transaction; the erasure's id. The caller clears Redis.
+        self, saga_id: UUID, known: Sequence[Doomed], hot: int, *, who: str, reason: str, clock: Clock
+    ) -> Erasure:
+        """Remove what was saved of a saga until now, of every kind, in one transaction. The caller clears Redis.
 
-        `snapshots` are all that is known of it, those in Redis included: none of them is ever published again.
-        Raises LegalHold (nothing was removed).
+        `known` is all that is there, in Redis too: none of it is ever published again. Raises LegalHold (nothing was
+        removed).
         """
         erasure_id = uuid4()
         async with self._db.transaction() as conn:
             await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
-            await self._holds.refuse(snapshots, conn)
-            known = {row["snapshot_id"] for row in await conn.fetch(_SQL["saga_ids_of"], saga_id)}
-            durable, archived = await remove(
-                conn, sorted(known | {snapshot.snapshot_id for snapshot in snapshots}), now
-            )
+            now = clock.now()  # after the lock: no pack that is there already can hold anything saved later
+            rows = [_Row.of(row) for row in await conn.fetch(_SQL["rows_of_saga"], saga_id)]
+            await self._holds.refuse([*(one.snapshot for one in known), *rows], conn)
+            # Redis may have a later save of these under another saga, so no more than this version is buried.
+            found = {row.snapshot_id: row.saved_at for row in rows if row.saved_at is not None and row.saved_at <= now}
+            found |= {one.snapshot.snapshot_id: max(one.until, now) for one in known}
+            durable, archived = await remove(conn, sorted(found.items()))
+            places = await conn.fetch(_SQL["drop_places"], saga_id)
+            gone = durable | archived.keys() | {row["snapshot_id"] for row in places}
             replays = affected(await conn.execute(_SQL["drop_replays"], saga_id))
-            counts = (hot, len(durable), len(archived), replays)
+            counts = (hot, len(durable), len(archived) + len(places), replays)
             names = (to_column(who), to_column(reason))
             keys = await destroy(conn, saga_id, now)
             shredded = await conn.fetchval(_SQL["count_shredded"], saga_id, keys)
+            snapshots = len(gone | {one.snapshot.snapshot_id for one in known})
             await conn.execute(
-                _SQL["create"], erasure_id, saga_id, now, *names, *counts, now if keys else None, shredded
+                _SQL["create"], erasure_id, saga_id, now, *names, *counts, now if keys else None, shredded, snapshots
             )
             await conn.execute(_SQL["add_packs"], erasure_id, saga_id, keys)
             await conn.execute(_SQL["drop_frames"], saga_id)
             await note(conn, "forget", {"saga_id": saga_id, "who": who, "reason": reason}, now)
-        return erasure_id
+        return Erasure(erasure_id=erasure_id, saga_id=saga_id, requested_at=now, doomed=tuple(found.items()))
 
-    async def cleared(self, erasure_id: UUID, now: datetime) -> None:
-        """Redis has nothing of it any more."""
-        await self._db.execute(_SQL["cleared"], erasure_id, now)
+    async def clear(self, erasure: Erasure, hot: HotCopies, now: datetime) -> int:
+        """Remove from Redis what was saved before the erasure, however long ago that was; how many went.
 
-    async def uncleared(self) -> list[tuple[UUID, UUID]]:
-        """(erasure, saga) of those whose process ended before Redis was cleared."""
-        return [(row["erasure_id"], row["saga_id"]) for row in await self._db.fetch(_SQL["uncleared"])]
+        What came meanwhile stays. Can be repeated, also by two at once.
+        """
+        removed = await hot.delete_many([(snapshot_id, to_micros(until)) for snapshot_id, until in erasure.doomed])
+        until_us = to_micros(erasure.requested_at)
+        while swept := await self._sweep(erasure, hot, until_us):
+            removed += swept
+        await self._db.execute(_SQL["cleared"], erasure.erasure_id, now)
+        return removed
+
+    async def _sweep(self, erasure: Erasure, hot: HotCopies, until_us: int) -> int:
+        """Saves that were on their way while the saga was erased, and damaged ones; how many went of one walk."""
+        removed = first = 0
+        while page := await hot.headers_from(erasure.saga_id, first):
+            old = [header for header in page if _saved_us(header) <= until_us]
+            if old:
+                await self._bury(erasure, [header.snapshot_id for header in old])
+            gone = await hot.erase(erasure.saga_id, [header.member for header in old], until_us) if old else 0
+            removed, first = removed + gone, first + len(page) - gone
+        return removed
+
+    async def _bury(self, erasure: Erasure, ids: Sequence[UUID]) -> None:
+        """In PostgreSQL before in Redis, so that readers of either see the same, and no job publishes one again."""
+        async with self._db.transaction() as conn:
+            await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
+            _, archived = await remove(conn, [(snapshot_id, erasure.requested_at) for snapshot_id in sorted(ids)])
+            await conn.execute(_SQL["add_packs_of"], erasure.erasure_id, sorted(set(archived.values())))
+
+    async def uncleared(self) -> list[Erasure]:
+        """Those whose process ended, or is about to, before Redis was cleared."""
+        return [Erasure(**dict(row)) for row in await self._db.fetch(_SQL["uncleared"])]
 
     async def receipt(self, erasure_id: UUID) -> ErasureReceipt | None:
         """What was removed, and what is still to go."""
@@ -165,11 +248,17 @@ class Erasures:
         )
 
 
-async def note_late_pack(conn: Connection, saga_ids: Sequence[UUID], pack_id: int) -> None:
-    """A pack just published holds bytes of sagas of which something was deleted on the way: erased ones count."""
-    await conn.execute(_SQL["add_late_pack"], list(saga_ids), pack_id)
+async def note_late_pack(conn: Connection, oldest: Mapping[UUID, datetime], pack_id: int) -> None:
+    """A pack just published holds bytes that were deleted on the way: sagas with the oldest such save of each.
+
+    Erasures that came after those saves wait for it too.
+    """
+    await conn.execute(_SQL["add_late_pack"], list(oldest), list(oldest.values()), pack_id)
 
 
-async def erased_since(conn: Connection, saga_ids: Sequence[UUID], moment: datetime) -> bool:
-    """Whether one of these sagas was erased at or after `moment`."""
-    return await conn.fetchval(_SQL["erased_since"], list(saga_ids), moment) is not None
+def _saved_us(header: HotHeader) -> int:
+    """When a save was made; one that cannot be read may be of any time."""
+    try:
+        return -(2**62) if header.head is None else read_meta(header.head).saved_us
+    except CorruptRecord:
+        return -(2**62)

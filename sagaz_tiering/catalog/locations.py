@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -66,6 +65,14 @@ class Packed:
     byte_size: int
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Doomed:
+    """A snapshot to delete as far as it was saved `until` then."""
+
+    snapshot: Named
+    until: datetime
+
+
 class Locations:
     """Look-ups for the read path, and deletion of single snapshots."""
 
@@ -104,36 +111,46 @@ class Locations:
             for row in rows
         }
 
-    @asynccontextmanager
-    async def deleting(self, snapshots: Sequence[Named], now: datetime) -> AsyncIterator[set[UUID]]:
-        """Remove durable rows and places, and make sure that no job publishes an older save of them again.
+    async def delete(self, doomed: Sequence[Doomed]) -> set[UUID]:
+        """Remove durable rows and places, and make sure that no job publishes those saves again; which were known.
 
-        Yields those that were known; the caller removes them from Redis in the block, so that a hold is placed
-        before all of it or after. Raises LegalHold; after any error nothing was removed here.
+        The caller removes them from Redis next and says so (`gone_from_redis`). Where it does not come to that, the
+        jobs do: they are `half_deleted` until then. Raises LegalHold; after any error nothing was removed.
         """
-        ids = [snapshot.snapshot_id for snapshot in snapshots]
         async with self._db.transaction() as conn:
             await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
-            await self._holds.refuse(snapshots, conn)
-            durable, archived = await remove(conn, ids, now)
-            if archived:
-                await note(conn, "delete", {"snapshot_ids": sorted(archived)}, now)
-            yield durable | archived
+            await self._holds.refuse([one.snapshot for one in doomed], conn)
+            saves = sorted((one.snapshot.snapshot_id, one.until) for one in doomed)
+            durable, archived = await remove(conn, saves)
+            for until in sorted({until for snapshot_id, until in saves if snapshot_id in archived}):
+                gone = [snapshot_id for snapshot_id, own in saves if snapshot_id in archived and own == until]
+                await note(conn, "delete", {"snapshot_ids": gone}, until)
+        return durable | archived.keys()
+
+    async def half_deleted(self, limit: int) -> list[tuple[UUID, datetime]]:
+        """(id, saved until): deletions that Redis may not have followed."""
+        return [(row["snapshot_id"], row["deleted_at"]) for row in await self._db.fetch(_SQL["half_deleted"], limit)]
+
+    async def gone_from_redis(self, saves: Sequence[tuple[UUID, datetime]]) -> None:
+        """Redis has followed these deletions."""
+        await self._db.execute(_SQL["gone_from_redis"], [save[0] for save in saves], [save[1] for save in saves])
 
     async def prune_tombstones(self, before: datetime) -> int:
         """Forget deletions that no job in flight can contradict any more."""
         return await self._db.execute(_SQL["prune_tombstones"], before)
 
 
-async def remove(conn: Connection, ids: Sequence[UUID], now: datetime) -> tuple[set[UUID], set[UUID]]:
-    """(durable, archived) ids that went. No job publishes an older save of `ids` again.
+async def remove(conn: Connection, saves: Sequence[tuple[UUID, datetime]]) -> tuple[set[UUID], dict[UUID, int]]:
+    """Remove snapshots that were saved until an instant, each with its own; what was saved later stays.
 
-    The caller holds ARCHIVE_LOCK, shared.
+    (durable ids, archived ids with their packs) that went. No job publishes such a save again. The caller holds
+    ARCHIVE_LOCK, shared, so that what is in packs was saved before.
     """
-    await conn.execute(_SQL["bury"], ids, now)
-    durable = await conn.fetch(_SQL["delete_durable"], ids)
+    ids, until = [save[0] for save in saves], [save[1] for save in saves]
+    await conn.execute(_SQL["bury"], ids, until)
+    durable = await conn.fetch(_SQL["delete_durable"], ids, until)
     archived = await conn.fetch(_SQL["delete_archived"], ids)
-    return {row["snapshot_id"] for row in durable}, {row["snapshot_id"] for row in archived}
+    return {row["snapshot_id"] for row in durable}, {row["snapshot_id"]: row["pack_id"] for row in archived}
 
 
 async def buried(conn: Connection, ids: Sequence[UUID], saved_at: Sequence[datetime]) -> set[UUID]:

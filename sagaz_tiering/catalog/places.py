@@ -112,11 +112,19 @@ async def dead_among(conn: Connection, frames: Sequence[PlacedFrame], pack_id: i
 
 async def _note_late_frames(conn: Connection, frames: Sequence[PlacedFrame], dead: set[UUID], pack_id: int) -> None:
     """Frames with bytes of what was deleted on the way; those whose key was destroyed with it hold nothing readable."""
-    late = [frame for frame in frames if any(meta.snapshot_id in dead for meta, _, _ in frame.snapshots)]
-    there = await keys_there(conn, {frame.key_id for frame in late if frame.key_id is not None})
-    sagas = [frame.saga_id for frame in late if frame.key_id is None or frame.key_id in there]
-    if sagas:
-        await note_late_pack(conn, sagas, pack_id)
+    late: dict[int, int] = {}
+    for number, frame in enumerate(frames):
+        saved = [meta.saved_us for meta, _, _ in frame.snapshots if meta.snapshot_id in dead]
+        if saved:
+            late[number] = min(saved)
+    there = await keys_there(conn, {key for number in late if (key := frames[number].key_id) is not None})
+    oldest: dict[UUID, int] = {}
+    for number, saved_us in late.items():
+        frame = frames[number]
+        if frame.key_id is None or frame.key_id in there:
+            oldest[frame.saga_id] = min(saved_us, oldest.get(frame.saga_id, saved_us))
+    if oldest:
+        await note_late_pack(conn, {saga_id: from_micros(us) for saga_id, us in oldest.items()}, pack_id)
 
 
 async def check_keys(conn: Connection, frames: Sequence[PlacedFrame], left_out: Collection[UUID]) -> None:

@@ -6,7 +6,8 @@ gives the one that is there. The job `restore` moves its packs WAITING -> ASKED 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -180,6 +181,16 @@ class Restores:
     async def places(self, restore_id: UUID, pack_id: int) -> list[Place]:
         """Where the asked snapshots of a pack are, by frame; those deleted meanwhile are left out."""
         return [_place(row) for row in await self._db.fetch(_SQL["places"], restore_id, pack_id)]
+
+    @asynccontextmanager
+    async def keeping(self, frame: Place, snapshot_ids: Sequence[UUID]) -> AsyncIterator[set[UUID]]:
+        """Of these, those that are in that frame still; they stay in the catalog while this is open.
+
+        A deletion waits for it, and removes from Redis afterwards what the caller put there. Keep it short.
+        """
+        async with self._db.transaction() as conn:
+            args = (list(snapshot_ids), frame.object_key, frame.byte_offset)
+            yield {row["snapshot_id"] for row in await conn.fetch(_SQL["keep_places"], *args)}
 
     async def pin(self, snapshot_ids: Sequence[UUID], until: datetime) -> None:
         """Keep these in Redis until then, at least."""

@@ -28,6 +28,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.engine.budget import spend
+from sagaz_tiering.engine.finish import finish_deletions
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import claim_prefix
 from sagaz_tiering.engine.rewrites import Rewrite, plan
@@ -76,7 +77,7 @@ async def preview(context: JobContext, tally: Tally) -> None:
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Finish erasures that a crash left open, then write anew what pays."""
-    await clear_hot(context, tally)
+    await finish_deletions(context, tally)
     for rewrite in await _planned(context, context.policies, context.now):
         if context.stopping.is_set():
             return
@@ -102,15 +103,6 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
             _log.error("pack.not_compacted", object_keys=[p.object_key for p in rewrite.packs], error=str(exc))
             for pack in rewrite.packs if len(rewrite.packs) == 1 else ():
                 await context.catalog.quarantine.record("pack", pack.object_key, str(exc), context.now)
-
-
-async def clear_hot(context: JobContext, tally: Tally) -> None:
-    """Erasures whose process ended before Redis was cleared."""
-    for erasure_id, saga_id in await context.catalog.erasures.uncleared():
-        async for headers in context.hot.headers(saga_id):
-            for header in headers:
-                tally.add("erased_hot", await context.hot.delete(header.snapshot_id, until_us=context.now_us))
-        await context.catalog.erasures.cleared(erasure_id, context.now)
 
 
 async def forecast(context: JobContext, policies: PolicySet, now: datetime, *, most: int) -> list[Rewriting]:
@@ -139,7 +131,6 @@ async def _work(context: JobContext, lease: Lease, rewrite: Rewrite, tally: Tall
     if not readable:
         return
     await spend(context, "compact", rewrite.cost + Cost(usd=rewrite.early_usd), must=rewrite.erased)
-    began = context.now
     writer = PackWriter(uuid4(), await claim_prefix(context), context.now_us)
     async with asyncio.timeout(context.options.upload_deadline.total_seconds()):
         for pack in readable:
@@ -164,7 +155,6 @@ async def _work(context: JobContext, lease: Lease, rewrite: Rewrite, tally: Tall
         [pack.pack_id for pack in readable],
         placed_frames(sealed.footer),
         lease,
-        began=began,
         now=context.now,
         delete_after=context.now + context.options.retire_grace,
     )

@@ -23,6 +23,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack, PackLife
 from sagaz_tiering.codec import read_meta
 from sagaz_tiering.engine.breaker import refuse_mass_delete
+from sagaz_tiering.engine.finish import finish_deletions
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.journal import publish_journal
 from sagaz_tiering.engine.ownership import put_policies_in_force, retention_revision
@@ -103,6 +104,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Remove everything that is past its retention."""
     await put_policies_in_force(context)
     await publish_journal(context)
+    await finish_deletions(context, tally)
     await redate_packs(context, lease, tally)
     await refuse_mass_delete(context, most, preview)
     await _expire_hot(context, lease, tally)

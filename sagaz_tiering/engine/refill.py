@@ -22,20 +22,22 @@ async def refill(context: JobContext) -> int:
     forgotten the delete.
     """
     durable, after, copied = context.catalog.durable, UUID(int=0), 0
-    while rows := await durable.spilled(after, _BATCH):
-        done = []
-        for snapshot_id, saved_at, value in rows:
-            try:
-                meta = read_meta(value)
-            except CorruptRecord as exc:
-                _log.error("snapshot.unreadable", snapshot_id=str(snapshot_id), tier="durable", error=str(exc))
-                continue
-            decision = context.policies.decide(meta, context.now_us)
-            refused = await context.hot.save(meta, value, due_us=decision.due_us, expires_us=decision.expires_us)
-            if refused is None or not refused.deleted:
-                done.append((snapshot_id, saved_at))
-        await durable.unspill(done)
-        copied += len(done)
-        after = rows[-1][0]
+    while True:
+        async with durable.spilled(after, _BATCH) as batch:
+            if not batch.rows:
+                break
+            for snapshot_id, saved_at, value in batch.rows:
+                try:
+                    meta = read_meta(value)
+                except CorruptRecord as exc:
+                    _log.error("snapshot.unreadable", snapshot_id=str(snapshot_id), tier="durable", error=str(exc))
+                    continue
+                decision = context.policies.decide(meta, context.now_us)
+                times = {"due_us": decision.due_us, "expires_us": decision.expires_us}
+                refused = await context.hot.save(meta, value, **times)
+                if refused is None or not refused.deleted:
+                    batch.done.append((snapshot_id, saved_at))
+        copied += len(batch.done)
+        after = batch.rows[-1][0]
     await durable.end_spill()
     return copied

@@ -18,6 +18,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
+from uuid import UUID
 
 import structlog
 
@@ -42,6 +43,8 @@ from sagaz_tiering.planning import Cost, restore_cost
 
 _log = structlog.get_logger(__name__)
 _PAGE = 100
+_LOOKS = 3
+"""Snapshots of a pack that moved into another while it was read are looked up so often; then the next run goes on."""
 
 Step = Callable[[JobContext, Restore, RestorePack, Tally], Coroutine[Any, Any, str]]
 
@@ -155,40 +158,52 @@ async def _bring_back(context: JobContext, request: Restore, pack: RestorePack, 
     if not request.into_hot:
         return "DONE"
     until = context.now + timedelta(days=request.days)
-    places = await context.catalog.restores.places(request.restore_id, pack.pack_id)
-    frames = [list(group) for _, group in groupby(places, key=lambda p: (p.object_key, p.byte_offset))]
-    for frame in frames:
-        usd = context.prices.get_usd(pack.storage_class, 1, total_bytes=frame[0].byte_length)
-        await spend(context, "restore", Cost(requests=1, usd=usd), must=pack.storage_class.is_archive)
-        try:
-            tally.add("snapshots", await _rehydrate(context, frame, until))
-        except ObjectArchived:
-            return "WAITING"
-        except ErasedData as exc:
-            tally.add("erased", len(frame))
-            tally.note(f"{pack.object_key}: saga {frame[0].saga_id}: {exc}")
-    return "DONE"
+    back: set[UUID] = set()
+    for _ in range(_LOOKS):
+        places = await context.catalog.restores.places(request.restore_id, pack.pack_id)
+        left = [place for place in places if place.snapshot_id not in back]
+        if not left:
+            return "DONE"
+        for _, group in groupby(left, key=lambda p: (p.object_key, p.byte_offset)):
+            frame = list(group)
+            usd = context.prices.get_usd(pack.storage_class, 1, total_bytes=frame[0].byte_length)
+            await spend(context, "restore", Cost(requests=1, usd=usd), must=pack.storage_class.is_archive)
+            try:
+                saved = await _rehydrate(context, frame, until)
+            except ObjectArchived:
+                return "WAITING"
+            except ErasedData as exc:
+                tally.add("erased", len(frame))
+                tally.note(f"{pack.object_key}: saga {frame[0].saga_id}: {exc}")
+                saved = {place.snapshot_id for place in frame}
+            else:
+                tally.add("snapshots", len(saved))
+            back |= saved
+    return "READABLE"
 
 
-async def _rehydrate(context: JobContext, frame: Sequence[Place], until: datetime) -> int:
-    """Pin the asked snapshots of one frame, then save them to Redis as they were saved then."""
-    wanted = {place.snapshot_id for place in frame}
+async def _rehydrate(context: JobContext, frame: Sequence[Place], until: datetime) -> set[UUID]:
+    """Pin the asked snapshots of one frame, then save them to Redis as they were saved then; which.
+
+    Those that were deleted since, or are in another frame by now (another version, perhaps), are left out.
+    """
+    wanted = sorted(place.snapshot_id for place in frame)
     first = frame[0]
     key = await context.keys.for_frame(encrypted=first.encrypted, wrapped=first.key)
     reader = PackReader(context.objects, context.dictionaries)
     records = await reader.frame(first.object_key, first.byte_offset, first.byte_length, frame_key=key)
-    await context.catalog.restores.pin(sorted(wanted), until)
-    saved = 0
-    for record in records:
-        if record.meta.snapshot_id in wanted:
-            decision = context.policies.decide(record.meta, context.now_us)
-            dictionary = context.dictionaries.for_writing(record.meta.saga_name)
-            level = context.options.hot_level
-            value = await asyncio.to_thread(to_value, record, level=level, dictionary=dictionary, in_pack=True)
-            times = {"due_us": to_micros(until), "expires_us": decision.expires_us}
-            refused = await context.hot.save(record.meta, value, **times)
-            if refused is None or not refused.deleted:  # what is there already, or newer, is there to be read
-                saved += 1
+    await context.catalog.restores.pin(wanted, until)
+    saved: set[UUID] = set()
+    async with context.catalog.restores.keeping(first, wanted) as there:
+        for record in records:
+            if record.meta.snapshot_id in there:
+                decision = context.policies.decide(record.meta, context.now_us)
+                dictionary = context.dictionaries.for_writing(record.meta.saga_name)
+                level = context.options.hot_level
+                value = await asyncio.to_thread(to_value, record, level=level, dictionary=dictionary, in_pack=True)
+                times = {"due_us": to_micros(until), "expires_us": decision.expires_us}
+                await context.hot.save(record.meta, value, **times)  # what is there already, or newer, is read
+                saved.add(record.meta.snapshot_id)
     return saved
 
 

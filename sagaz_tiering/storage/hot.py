@@ -21,9 +21,11 @@ from sagaz_tiering.storage.hot_calls import HotOptions
 from sagaz_tiering.storage.hot_turns import FIRST_HEADERS, HotTurns
 from sagaz_tiering.storage.hot_values import Gone, Header, NotTaken, headers_of
 
-__all__ = ["FIRST_HEADERS", "HotOptions", "HotTier"]
+__all__ = ["FIRST_HEADERS", "HEADERS_PAGE", "HotOptions", "HotTier"]
 
 _PAGE = 500
+HEADERS_PAGE = 500
+"""So many headers of a saga are asked for at once."""
 _LONG_VALUE = 256 * 1024
 """A value from this size on is sent by itself, so that none waits behind it."""
 
@@ -100,17 +102,20 @@ class HotTier(HotTurns):
 
         Under concurrent saves a snapshot may be seen twice, under concurrent deletes one may be missed.
         """
-        saga, first = saga_id.hex, 0
+        first = 0
         while True:
-            raw = await self._eval(
-                "headers", [self.keys.index(saga)], [self.keys.value_prefix(saga), first, first + _PAGE - 1]
-            )
-            page = headers_of(raw)
+            page = await self.headers_from(saga_id, first)
             if page:
                 yield page
-            if len(page) < _PAGE:
+            if len(page) < HEADERS_PAGE:
                 return
-            first += _PAGE
+            first += HEADERS_PAGE
+
+    async def headers_from(self, saga_id: UUID, first: int) -> list[Header]:
+        """One page of `headers`, from a rank on: HEADERS_PAGE of them, fewer at the end."""
+        saga = saga_id.hex
+        ranks = [first, first + HEADERS_PAGE - 1]
+        return headers_of(await self._eval("headers", [self.keys.index(saga)], [self.keys.value_prefix(saga), *ranks]))
 
     async def fetch(self, saga_id: UUID, snapshot_ids: Sequence[UUID]) -> list[bytes | None]:
         """The values of these snapshots of one saga, in one trip."""
@@ -139,11 +144,22 @@ class HotTier(HotTurns):
         """
         return bool(await self._eval("delete", *self._deletion(snapshot_id, until_us)))
 
+    async def delete_many(self, saves: Sequence[tuple[UUID, int]]) -> int:
+        """`delete` of these snapshots, each until its own instant; how many went. Few trips for all."""
+        return sum(await self._eval_many("delete", [self._deletion(*save) for save in saves]))
+
     def _deletion(self, snapshot_id: UUID, until_us: int) -> tuple[list[str], list[Any]]:
         keys, snapshot = self.keys, snapshot_id.hex
         mark_ms = int(hot_keys.DELETE_MARK.total_seconds() * 1000)
         args = [keys.prefix, snapshot, snapshot_id.bytes, until_us, hot_keys.instant(until_us), mark_ms]
         return [keys.pointer(snapshot), keys.delete_mark(snapshot)], args
+
+    async def erase(self, saga_id: UUID, members: Sequence[bytes], until_us: int) -> int:
+        """Remove these members of a saga's index with their values, readable or not, but for what was saved after."""
+        saga = saga_id.hex
+        return int(
+            await self._eval("erase", [self.keys.index(saga)], [self.keys.prefix, saga, until_us, b"".join(members)])
+        )
 
     async def snapshots(self) -> AsyncIterator[tuple[UUID, UUID, int]]:
         """(saga id, snapshot id, value bytes) of every snapshot, by SCAN: for totals, never for reads."""

@@ -16,16 +16,16 @@ from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.erasures import ErasureReceipt
 from sagaz_tiering.catalog.holds import Hold
 from sagaz_tiering.catalog.restores import Restore, Wanted
-from sagaz_tiering.clock import Clock, from_micros, to_micros
+from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES
 from sagaz_tiering.dictionaries.shelf import Dictionaries
-from sagaz_tiering.errors import CorruptRecord, SnapshotArchived, TierUnavailable
+from sagaz_tiering.errors import SnapshotArchived, TierUnavailable
 from sagaz_tiering.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.prices import PriceList
 from sagaz_tiering.settings_sections import RestoreSettings
-from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotRef, Tier, as_utc, as_uuid
+from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotRef, as_utc, as_uuid
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.encoding import encode_value
 from sagaz_tiering.storage.hot import HotTier
@@ -34,8 +34,8 @@ from sagaz_tiering.tiered import iterating
 from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.explaining import explain_copies
 from sagaz_tiering.tiered.explanation import Explanation
-from sagaz_tiering.tiered.merge import Copy, saved_until
 from sagaz_tiering.tiered.reading import Reader
+from sagaz_tiering.tiered.removing import Remover
 from sagaz_tiering.tiered.restoring import Restorer
 from sagaz_tiering.tiered.saving import Saver
 from sagaz_tiering.tiered.watch import Watch
@@ -92,6 +92,7 @@ class TieredSnapshotStorage:
             policies=tiers.policies,
             clock=tiers.clock,
         )
+        self._remover = Remover(tiers.hot, catalog, self._reader, tiers.clock)
 
     @staticmethod
     @asynccontextmanager
@@ -187,46 +188,11 @@ class TieredSnapshotStorage:
 
         Raises LegalHold for a held one; nothing was removed.
         """
-        wanted = as_uuid(snapshot_id, "snapshot_id")
-        copies = list[Copy]()
-        try:
-            copies = await self._reader.copies(wanted)
-            refs = [copy.ref for copy in copies[:1]]
-        except CorruptRecord:
-            refs = [await self._damaged(wanted)]
-        if not refs:
-            return False
-        until_us = saved_until(copies, self._tiers.clock.now())
-        async with self._tiers.catalog.locations.deleting(refs, from_micros(until_us)) as known:
-            return await self._tiers.hot.delete(wanted, until_us=until_us) or bool(known)
+        return await self._remover.delete(as_uuid(snapshot_id, "snapshot_id"))
 
     async def cleanup_saga(self, saga_id: UUID | str) -> int:
         """Remove every snapshot of a saga from every tier; how many there were. Raises LegalHold if one is held."""
-        refs, until_us = await self._everything_of(as_uuid(saga_id, "saga_id"))
-        async with self._tiers.catalog.locations.deleting(refs, from_micros(until_us)):
-            for ref in refs:
-                await self._tiers.hot.delete(ref.snapshot_id, until_us=until_us)
-        return len(refs)
-
-    async def _damaged(self, snapshot_id: UUID) -> SnapshotRef:
-        """What is known of a record in Redis that cannot be read: whose it is."""
-        owner = (await self._tiers.hot.owners([snapshot_id])).get(snapshot_id, UUID(int=0))
-        return SnapshotRef(
-            snapshot_id=snapshot_id,
-            saga_id=owner,
-            saga_name="",
-            step_name="",
-            step_index=0,
-            status="",
-            created_at=self._tiers.clock.now(),
-            expires_at=None,
-            tier=Tier.HOT,
-        )
-
-    async def _everything_of(self, saga_id: UUID) -> tuple[list[SnapshotRef], int]:
-        """And until when it was saved."""
-        copies = await self._reader.timeline(saga_id, expired_too=True, damaged_too=True)
-        return [copy.ref for copy in copies], saved_until(copies, self._tiers.clock.now())
+        return await self._remover.cleanup(as_uuid(saga_id, "saga_id"))
 
     async def restore(
         self,
@@ -277,17 +243,7 @@ class TieredSnapshotStorage:
         encrypted ones: their key is destroyed, which ends every copy. Raises LegalHold (nothing was removed),
         TierUnavailable (repeat it: nothing is half erased for readers).
         """
-        saga, catalog = as_uuid(saga_id, "saga_id"), self._tiers.catalog
-        refs, until_us = await self._everything_of(saga)
-        hot = {header.snapshot_id async for page in self._tiers.hot.headers(saga) for header in page}
-        now = from_micros(until_us)
-        erasure_id = await catalog.erasures.erase(saga, refs, len(hot), who=who, reason=reason, now=now)
-        for snapshot_id in hot:
-            await self._tiers.hot.delete(snapshot_id, until_us=until_us)
-        await catalog.erasures.cleared(erasure_id, now)
-        receipt = await catalog.erasures.receipt(erasure_id)
-        assert receipt is not None  # it was committed above
-        return receipt
+        return await self._remover.forget(as_uuid(saga_id, "saga_id"), who=who, reason=reason)
 
     async def delete_expired_snapshots(self) -> int:
         """Run the expire job now, in every tier; how many copies went (0 if another process is at it)."""

@@ -279,10 +279,10 @@ async def test_held_saga_cannot_be_forgotten_and_a_crash_is_finished(
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(shop.runtime.hot, "delete", crashing)
+        patch.setattr(shop.runtime.hot, "delete_many", crashing)
         with pytest.raises(Crash):
             await shop.storage.forget(saved[0].saga_id)
-    assert (await shop.run("compact")).counts == {"erased_hot": 5}
+    assert (await shop.run("compact")).counts == {"deleted_hot": 5}
     assert await shop.storage.list_snapshots(saved[0].saga_id) == []
 
 

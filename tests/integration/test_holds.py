@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import pytest
@@ -12,6 +13,7 @@ from support.commands import cli, write_config
 from support.payload import saga
 from support.tiers import DAY, NOW, Product, config, product
 
+from sagaz_tiering.catalog import locations
 from sagaz_tiering.errors import ConfigError, LegalHold
 from sagaz_tiering.patterns import Match
 from sagaz_tiering.snapshot import SagaSnapshot
@@ -125,19 +127,31 @@ async def test_placing_a_hold_waits_for_deletions_under_way(shop: Product) -> No
     await placing
 
 
-async def test_hold_waits_for_a_deletion_that_has_looked_already(shop: Product) -> None:
+async def test_hold_waits_for_a_deletion_that_has_looked_already(
+    shop: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It is acknowledged before or after all of a deletion, never between its look and its end."""
     held = await saved(shop, 1, PACKED)
-    refs = await shop.storage.timeline(held[0].saga_id)
-    async with shop.runtime.catalog.locations.deleting(refs[:1], shop.clock.now()):
-        placing = asyncio.create_task(shop.storage.hold(held[0].saga_id, "case"))
-        done, _ = await asyncio.wait([placing], timeout=0.3)
-        assert not done
+    looked, go = asyncio.Event(), asyncio.Event()
+    remove = locations.remove
+
+    async def slow(*args: Any) -> Any:
+        looked.set()
+        await go.wait()
+        return await remove(*args)
+
+    monkeypatch.setattr(locations, "remove", slow)
+    deleting = asyncio.create_task(shop.storage.delete_snapshot(held[0].snapshot_id))
+    await looked.wait()
+    placing = asyncio.create_task(shop.storage.hold(held[0].saga_id, "case"))
+    done, _ = await asyncio.wait([placing], timeout=0.3)
+    assert not done
+    go.set()
+    assert await deleting
     await placing
     with pytest.raises(LegalHold):
-        async with shop.runtime.catalog.locations.deleting(refs[1:], shop.clock.now()):
-            raise AssertionError("a held snapshot was about to be removed")
-    assert await shop.storage.list_snapshots(held[0].saga_id)
+        await shop.storage.delete_snapshot(held[1].snapshot_id)
+    assert await shop.storage.list_snapshots(held[0].saga_id) == held[:0:-1]
 
 
 async def test_log_keeps_every_order_and_cannot_be_changed(shop: Product) -> None:

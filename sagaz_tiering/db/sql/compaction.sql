@@ -15,6 +15,12 @@ SELECT p.*, e.pack_id IS NOT NULL AS erased
 -- The live snapshots of a pack, by frame.
 SELECT frame_no, snapshot_id FROM sagaz_tiering.snapshots WHERE pack_id = $1
 
+-- name: erased
+-- Whether one of these sagas has no frame in the old packs any more: an erasure takes them all, nothing adds one.
+SELECT EXISTS (SELECT FROM unnest($2::uuid[]) AS v (saga_id)
+                WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.frames f
+                                   WHERE f.saga_id = v.saga_id AND f.pack_id = ANY($1::integer[])))
+
 -- name: move
 -- Places in the old packs become places in the new one; what was deleted meanwhile is not there to be moved.
 UPDATE sagaz_tiering.snapshots s SET pack_id = $1, frame_no = v.frame_no

@@ -49,9 +49,9 @@ UPDATE sagaz_tiering.spill SET since = coalesce(since, clock_timestamp())
 RETURNING extract(epoch FROM clock_timestamp() - since)::float8
 
 -- name: spilled
--- A batch of rows that Redis does not have yet, oldest ids first, after a given id.
+-- A batch of rows that Redis does not have yet, in order of ids, after a given id; whoever deletes one waits for us.
 SELECT snapshot_id, saved_at, value FROM sagaz_tiering.saga_snapshots
- WHERE spilled AND snapshot_id > $1 ORDER BY snapshot_id LIMIT $2
+ WHERE spilled AND snapshot_id > $1 ORDER BY snapshot_id LIMIT $2 FOR KEY SHARE
 
 -- name: unspill
 UPDATE sagaz_tiering.saga_snapshots d SET spilled = false

@@ -1,15 +1,29 @@
--- name: saga_ids_of
--- Everything that PostgreSQL knows of a saga's snapshots, durable and archived.
-SELECT snapshot_id FROM sagaz_tiering.saga_snapshots WHERE saga_id = $1
-UNION
-SELECT s.snapshot_id FROM sagaz_tiering.frames f JOIN sagaz_tiering.snapshots s USING (pack_id, frame_no)
+-- name: rows_of_saga
+-- Everything that PostgreSQL knows of a saga's snapshots, durable and archived (saved_at NULL).
+SELECT snapshot_id, saga_id, saga_name, step_name, status, saved_at FROM sagaz_tiering.saga_snapshots
+ WHERE saga_id = $1
+UNION ALL
+SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.status, NULL
+  FROM sagaz_tiering.frames f
+  JOIN sagaz_tiering.snapshots s USING (pack_id, frame_no)
+  JOIN sagaz_tiering.steps t USING (step_id)
  WHERE f.saga_id = $1
+
+-- name: drop_places
+-- What is left of a saga in packs: versions of snapshots that belong to another saga by now.
+WITH gone AS (DELETE FROM sagaz_tiering.snapshots s USING sagaz_tiering.frames f
+               WHERE f.saga_id = $1 AND s.pack_id = f.pack_id AND s.frame_no = f.frame_no
+              RETURNING s.snapshot_id, s.pack_id),
+     counted AS (UPDATE sagaz_tiering.packs p SET live_count = live_count - g.n
+                   FROM (SELECT pack_id, count(*) AS n FROM gone GROUP BY pack_id) AS g
+                  WHERE p.pack_id = g.pack_id)
+SELECT snapshot_id FROM gone
 
 -- name: create
 INSERT INTO sagaz_tiering.erasures
     (erasure_id, saga_id, requested_at, who, reason, hot, durable, archived, replays, key_destroyed,
-     undecipherable_packs)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+     undecipherable_packs, snapshots)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 
 -- name: count_shredded
 -- Packs that hold bytes of a saga only as these destroyed keys encrypted them.
@@ -25,18 +39,23 @@ SELECT DISTINCT $1::uuid, f.pack_id FROM sagaz_tiering.frames f JOIN sagaz_tieri
  WHERE f.saga_id = $2 AND p.state IN ('ACTIVE', 'RETIRING')
    AND NOT coalesce(f.key_id = ANY($3::uuid[]), false)
 
--- name: add_late_pack
--- A pack that was on its way while its saga was erased holds bytes of it too.
-INSERT INTO sagaz_tiering.erasure_packs (erasure_id, pack_id)
-SELECT erasure_id, $2 FROM sagaz_tiering.erasures WHERE saga_id = ANY($1::uuid[])
+-- name: add_packs_of
+-- Packs that were published with bytes of a saga while it was erased.
+INSERT INTO sagaz_tiering.erasure_packs (erasure_id, pack_id) SELECT $1, unnest($2::integer[])
 ON CONFLICT DO NOTHING
 
--- name: erased_since
--- Of these sagas, one that was erased at or after that time.
-SELECT saga_id FROM sagaz_tiering.erasures WHERE saga_id = ANY($1::uuid[]) AND requested_at >= $2 LIMIT 1
+-- name: add_late_pack
+-- A pack that was on its way while its saga was erased holds bytes from before: $2 when the oldest deleted were saved.
+INSERT INTO sagaz_tiering.erasure_packs (erasure_id, pack_id)
+SELECT e.erasure_id, $3
+  FROM unnest($1::uuid[], $2::timestamptz[]) AS v (saga_id, saved_at)
+  JOIN sagaz_tiering.erasures e ON e.saga_id = v.saga_id AND e.requested_at >= v.saved_at
+ON CONFLICT DO NOTHING
 
 -- name: drop_frames
-DELETE FROM sagaz_tiering.frames WHERE saga_id = $1
+DELETE FROM sagaz_tiering.frames f
+ WHERE f.saga_id = $1 AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s
+                                       WHERE s.pack_id = f.pack_id AND s.frame_no = f.frame_no)
 
 -- name: drop_replays
 DELETE FROM sagaz_tiering.saga_replay_log WHERE original_saga_id = $1 OR new_saga_id = $1
@@ -45,7 +64,8 @@ DELETE FROM sagaz_tiering.saga_replay_log WHERE original_saga_id = $1 OR new_sag
 UPDATE sagaz_tiering.erasures SET hot_done_at = $2 WHERE erasure_id = $1
 
 -- name: uncleared
-SELECT erasure_id, saga_id FROM sagaz_tiering.erasures WHERE hot_done_at IS NULL ORDER BY requested_at LIMIT 100
+SELECT erasure_id, saga_id, requested_at FROM sagaz_tiering.erasures
+ WHERE hot_done_at IS NULL ORDER BY requested_at LIMIT 100
 
 -- name: get
 SELECT * FROM sagaz_tiering.erasures WHERE erasure_id = $1

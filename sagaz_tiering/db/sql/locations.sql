@@ -57,7 +57,10 @@ SELECT s.snapshot_id, s.pack_id, p.object_key, p.pack_uuid, p.storage_class, p.b
  WHERE s.snapshot_id = ANY($1::uuid[])
 
 -- name: delete_durable
-DELETE FROM sagaz_tiering.saga_snapshots WHERE snapshot_id = ANY($1::uuid[]) RETURNING snapshot_id
+DELETE FROM sagaz_tiering.saga_snapshots d
+ USING unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, until)
+ WHERE d.snapshot_id = v.snapshot_id AND d.saved_at <= v.until
+RETURNING d.snapshot_id
 
 -- name: delete_archived
 WITH gone AS (DELETE FROM sagaz_tiering.snapshots WHERE snapshot_id = ANY($1::uuid[])
@@ -65,12 +68,25 @@ WITH gone AS (DELETE FROM sagaz_tiering.snapshots WHERE snapshot_id = ANY($1::uu
      counted AS (UPDATE sagaz_tiering.packs p SET live_count = live_count - g.n
                    FROM (SELECT pack_id, count(*) AS n FROM gone GROUP BY pack_id) AS g
                   WHERE p.pack_id = g.pack_id)
-SELECT snapshot_id FROM gone
+SELECT snapshot_id, pack_id FROM gone
 
 -- name: bury
-INSERT INTO sagaz_tiering.tombstones (snapshot_id, deleted_at)
-SELECT unnest($1::uuid[]), $2
-ON CONFLICT (snapshot_id) DO UPDATE SET deleted_at = greatest(excluded.deleted_at, tombstones.deleted_at)
+-- Deleted here from now on; Redis follows.
+INSERT INTO sagaz_tiering.tombstones (snapshot_id, deleted_at, in_redis)
+SELECT v.snapshot_id, v.until, true FROM unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, until)
+ON CONFLICT (snapshot_id) DO UPDATE
+   SET deleted_at = greatest(excluded.deleted_at, tombstones.deleted_at), in_redis = true
+
+-- name: half_deleted
+SELECT snapshot_id, deleted_at FROM sagaz_tiering.tombstones WHERE in_redis ORDER BY snapshot_id LIMIT $1
+
+-- name: gone_from_redis
+-- Unless they were deleted anew meanwhile; in the order in which deletions lock them.
+WITH done AS (SELECT t.snapshot_id
+                FROM sagaz_tiering.tombstones t
+                JOIN unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, until) USING (snapshot_id)
+               WHERE t.in_redis AND t.deleted_at <= v.until ORDER BY t.snapshot_id FOR UPDATE OF t)
+UPDATE sagaz_tiering.tombstones t SET in_redis = false FROM done WHERE t.snapshot_id = done.snapshot_id
 
 -- name: buried
 -- Of these saves, the ones that were deleted afterwards. One whose row is there came after the delete, which left none:
@@ -82,7 +98,7 @@ SELECT v.snapshot_id
                     WHERE d.snapshot_id = v.snapshot_id AND d.saved_at = v.saved_at)
 
 -- name: prune_tombstones
-DELETE FROM sagaz_tiering.tombstones WHERE deleted_at < $1
+DELETE FROM sagaz_tiering.tombstones WHERE deleted_at < $1 AND NOT in_redis
 
 -- name: saga_ids
 -- Sagas that PostgreSQL knows a live snapshot of, ascending: $1 after, $2 now, $3 how many.

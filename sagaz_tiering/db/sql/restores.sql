@@ -82,6 +82,15 @@ SELECT s.snapshot_id, f.saga_id, p.object_key, f.byte_offset, f.byte_length, f.k
  WHERE i.restore_id = $1 AND i.pack_id = $2
  ORDER BY p.object_key, f.byte_offset
 
+-- name: keep_places
+-- Those of these snapshots that are in this frame; whoever deletes one waits for the end of the transaction.
+SELECT s.snapshot_id
+  FROM sagaz_tiering.snapshots s
+  JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
+  JOIN sagaz_tiering.packs p USING (pack_id)
+ WHERE s.snapshot_id = ANY($1::uuid[]) AND p.object_key = $2 AND f.byte_offset = $3
+ ORDER BY s.snapshot_id FOR KEY SHARE OF s
+
 -- name: pin
 INSERT INTO sagaz_tiering.pins (snapshot_id, until) SELECT unnest($1::uuid[]), $2
 ON CONFLICT (snapshot_id) DO UPDATE SET until = greatest(pins.until, excluded.until)

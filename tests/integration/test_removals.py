@@ -1,0 +1,384 @@
+"""Deletions and erasures end where they began: whoever finishes one takes nothing that was saved after it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+from support.snapshots import make
+from support.tiers import DAY, Product, config, product
+
+from sagaz_tiering.clock import to_micros
+from sagaz_tiering.pack.reader import PackReader
+from sagaz_tiering.snapshot import SagaSnapshot
+
+POLICIES: list[dict[str, Any]] = [
+    {
+        "name": "hot",
+        "match": {"saga_name": "fast-*"},
+        "durability": "hot",
+        "move": [{"to": "STANDARD_IA", "after": "7d"}],
+    },
+    {
+        "name": "frozen",
+        "match": {"saga_name": "frozen"},
+        "move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "60d"}],
+    },
+    {"name": "rest", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}]},
+]
+MANY = 1100
+"""More than two pages of an index."""
+
+
+class Crash(BaseException):
+    """Stands for the end of the process at an exact point."""
+
+
+@pytest.fixture
+async def shop(database: str, redis_url: str, tmp_path: Path):
+    """A product with a policy that acknowledges in Redis alone and one that waits for PostgreSQL."""
+    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
+    async with product(settings) as opened:
+        yield opened
+
+
+async def saved(shop: Product, count: int, name: str, saga_id: UUID, *, start: int = 0) -> list[SagaSnapshot]:
+    """So many snapshots of a saga, each a second after the other and saved now, by the clock of the test."""
+    shop.clock.advance(timedelta(seconds=1))
+    begun = shop.clock.now()
+    made = [
+        make(
+            at,
+            snapshot_id=uuid4(),
+            saga_id=saga_id,
+            saga_name=name,
+            created_at=begun + timedelta(milliseconds=at),
+            context={"secret": f"{name}-{at}"},
+            completed_steps=[],
+        )
+        for at in range(start, start + count)
+    ]
+    for first in range(0, count, 100):
+        await asyncio.gather(*(shop.storage.save_snapshot(one) for one in made[first : first + 100]))
+    shop.clock.advance(timedelta(seconds=1))
+    return made
+
+
+async def are_all_that_is_left(shop: Product, snapshots: list[SagaSnapshot], saga_id: UUID) -> None:
+    """In every list and by id; and the old ones are in no tier."""
+    assert await shop.storage.list_snapshots(saga_id, 2000) == snapshots[::-1]
+    assert len(await shop.storage.timeline(saga_id)) == len(snapshots)
+    for snapshot in snapshots:
+        assert await shop.storage.get_snapshot(snapshot.snapshot_id) == snapshot
+
+
+async def crash_at(shop: Product, step: str, after: bool, monkeypatch: pytest.MonkeyPatch, call: Any) -> None:
+    """The process ends right before or after a step of `call`."""
+    catalog, hot = shop.runtime.catalog, shop.runtime.hot
+    owner: Any = {
+        "erasures.erase": catalog.erasures,
+        "erasures._sweep": catalog.erasures,
+        "locations.delete": catalog.locations,
+        "locations.gone_from_redis": catalog.locations,
+    }.get(step, hot)
+    name = step.rpartition(".")[2]
+    real = getattr(owner, name)
+
+    async def crashing(*args: Any, **kwargs: Any) -> Any:
+        result = await real(*args, **kwargs) if after else None
+        raise Crash(result)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, crashing)
+        with pytest.raises(Crash):
+            await call()
+
+
+@pytest.mark.guarantee("G1", "G3")
+@pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
+@pytest.mark.parametrize("step", ["erasures.erase", "hot.delete_many", "erasures._sweep", "locations.gone_from_redis"])
+@pytest.mark.parametrize("name", ["fast-saga", "payment"])
+async def test_forget_cut_off_and_finished_takes_nothing_saved_since(
+    shop: Product, name: str, step: str, after: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Cut off before or after each step, while the saga goes on: `compact` ends it where it began."""
+    saga_id = uuid4()
+    packed = await saved(shop, 3, name, saga_id)
+    shop.clock.advance(9 * DAY)
+    await shop.run("age")
+    old = packed + await saved(shop, 20, name, saga_id)
+    await crash_at(shop, step, after, monkeypatch, lambda: shop.storage.forget(saga_id))
+    new = await saved(shop, 5, name, saga_id, start=100)
+    begun = step != "erasures.erase" or after
+    await shop.run("compact")
+    await are_all_that_is_left(shop, new if begun else old + new, saga_id)
+    if not begun:
+        await shop.storage.forget(saga_id)
+        new = await saved(shop, 5, name, saga_id, start=200)
+    shop.clock.advance(9 * DAY)
+    for job in ("age", "compact", "expire"):
+        await shop.run(job)
+    await are_all_that_is_left(shop, new, saga_id)
+    [receipt] = await shop.runtime.catalog.erasures.newest(10)
+    assert len(receipt.packs) == 1
+    shop.clock.advance(2 * DAY)
+    await shop.run("expire")
+    assert [one for one in await shop.runtime.catalog.erasures.newest(10) if not one.complete] == []
+    await are_all_that_is_left(shop, new, saga_id)
+    assert not await shop.runtime.db.fetchval("SELECT count(*) FROM sagaz_tiering.tombstones WHERE in_redis")
+
+
+@pytest.mark.guarantee("G3")
+async def test_erasure_of_a_long_saga_is_finished_whole(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over many pages of its index, damaged values among them; what came since stays."""
+    saga_id = uuid4()
+    old = await saved(shop, MANY, "fast-saga", saga_id)
+    keys, hot = shop.runtime.hot.keys, shop.runtime.hot
+    with hot._translated() as client:
+        await client.set(keys.value(saga_id.hex, old[7].snapshot_id.hex), b"damaged")
+        await client.delete(keys.pointer(old[8].snapshot_id.hex))
+    new = await saved(shop, 3, "fast-saga", saga_id, start=MANY)
+    await crash_at(shop, "hot.delete_many", False, monkeypatch, lambda: shop.storage.forget(saga_id))
+    newer = await saved(shop, 700, "fast-saga", saga_id, start=MANY + 10)
+    assert len(new) == 3
+    await shop.run("compact")
+    await are_all_that_is_left(shop, newer, saga_id)
+    assert await shop.hot_count() == len(newer)
+
+
+@pytest.mark.guarantee("G1")
+async def test_finishing_beside_a_forget_under_way_takes_nothing(
+    shop: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`compact` reads an erasure, `forget` returns, the saga goes on, and only then the job comes to work."""
+    saga_id = uuid4()
+    await saved(shop, 5, "fast-saga", saga_id)
+    erasures = shop.runtime.catalog.erasures
+    await crash_at(shop, "hot.delete_many", False, monkeypatch, lambda: shop.storage.forget(saga_id))
+    [open_one] = await erasures.uncleared()
+    await erasures.clear(open_one, shop.runtime.hot, shop.clock.now())
+    new = await saved(shop, 5, "fast-saga", saga_id, start=10)
+    members = [header.member for header in await shop.runtime.hot.headers_from(saga_id, 0)]
+    assert len(members) == 5
+    assert await shop.runtime.hot.erase(saga_id, members, to_micros(open_one.requested_at)) == 0
+    await erasures.clear(open_one, shop.runtime.hot, shop.clock.now())
+    await are_all_that_is_left(shop, new, saga_id)
+
+
+@pytest.mark.guarantee("G1")
+@pytest.mark.parametrize("name", ["fast-saga", "payment"])
+async def test_forget_leaves_what_moved_to_another_saga(shop: Product, name: str) -> None:
+    """An archived id that was saved anew under another saga is the other saga's; its old version goes."""
+    saga_id, other = uuid4(), uuid4()
+    packed = await saved(shop, 3, name, saga_id)
+    shop.clock.advance(9 * DAY)
+    await shop.run("age")
+    moved = make(50, snapshot_id=packed[0].snapshot_id, saga_id=other, saga_name=name, created_at=shop.clock.now())
+    await shop.storage.save_snapshot(moved)
+    shop.clock.advance(timedelta(seconds=1))
+    receipt = await shop.storage.forget(saga_id)
+    assert receipt.archived == 3
+    await are_all_that_is_left(shop, [moved], other)
+    shop.clock.advance(9 * DAY)
+    await shop.run("age")
+    await are_all_that_is_left(shop, [moved], other)
+
+
+@pytest.mark.guarantee("G3")
+async def test_erasure_waits_for_no_pack_of_later_saves(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is saved after it and deleted on its way into a pack is nothing of the erasure; what was before it is."""
+    saga_id = uuid4()
+    old = await saved(shop, 2, "payment", saga_id)
+    shop.clock.advance(9 * DAY)
+    await deleted_while_packed(shop, monkeypatch, lambda: shop.storage.forget(saga_id))
+    [receipt] = await shop.runtime.catalog.erasures.newest(10)
+    assert len(receipt.packs) == 1
+    await shop.run("expire")
+    shop.clock.advance(2 * DAY)
+    await shop.run("expire")
+    assert [one for one in await shop.runtime.catalog.erasures.newest(10) if not one.complete] == []
+    new = await saved(shop, 2, "payment", saga_id)
+    shop.clock.advance(9 * DAY)
+    await deleted_while_packed(shop, monkeypatch, lambda: shop.storage.delete_snapshot(new[0].snapshot_id))
+    [receipt] = await shop.runtime.catalog.erasures.newest(10)
+    assert receipt.complete
+    assert len(receipt.packs) == 1
+    await are_all_that_is_left(shop, new[1:], saga_id)
+    assert await shop.storage.get_snapshot(old[0].snapshot_id) is None
+
+
+async def deleted_while_packed(shop: Product, monkeypatch: pytest.MonkeyPatch, delete: Any) -> None:
+    """A run of `age` whose pack is in the bucket when `delete` comes."""
+    packs = shop.runtime.catalog.packs
+    real = packs.activate
+
+    async def late(*args: Any, **kwargs: Any) -> Any:
+        await delete()
+        return await real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(packs, "activate", late)
+        await shop.run("age")
+
+
+@pytest.mark.guarantee("G1", "G2")
+@pytest.mark.parametrize("step", ["locations.delete", "hot.delete_many", "locations.gone_from_redis"])
+@pytest.mark.parametrize("whole", [False, True], ids=["one", "saga"])
+@pytest.mark.parametrize("name", ["fast-saga", "payment"])
+async def test_deletion_cut_off_and_finished_takes_nothing_saved_since(
+    shop: Product, name: str, whole: bool, step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each step: a save of the same id since then stays, what was not saved anew goes with the next `expire`."""
+    saga_id = uuid4()
+    old = await saved(shop, 2, name, saga_id)
+
+    async def delete() -> None:
+        if whole:
+            await shop.storage.cleanup_saga(saga_id)
+        else:
+            await shop.storage.delete_snapshot(old[0].snapshot_id)
+
+    await crash_at(shop, step, True, monkeypatch, delete)
+    shop.clock.advance(timedelta(seconds=1))
+    gone = old if whole else old[:1]
+    again = make(7, snapshot_id=old[0].snapshot_id, saga_id=saga_id, saga_name=name, created_at=shop.clock.now())
+    await shop.storage.save_snapshot(again)
+    shop.clock.advance(timedelta(seconds=1))
+    await shop.run("expire")
+    left = [one for one in old if one not in gone] + [again]
+    await are_all_that_is_left(shop, left, saga_id)
+    assert await shop.hot_count() == len(left)
+    shop.clock.advance(9 * DAY)
+    await shop.run("age")
+    await are_all_that_is_left(shop, left, saga_id)
+
+
+@pytest.mark.guarantee("G1", "G2")
+async def test_cancelled_deletion_is_whole_or_finished(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A caller that is cancelled while Redis is asked leaves no tier that says otherwise for ever."""
+    saga_id = uuid4()
+    old = await saved(shop, 2, "payment", saga_id)
+    reached, hot = asyncio.Event(), shop.runtime.hot
+    real = hot.delete_many
+
+    async def stuck(*args: Any) -> Any:
+        await real(*args)
+        reached.set()
+        await asyncio.Event().wait()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hot, "delete_many", stuck)
+        task = asyncio.create_task(shop.storage.delete_snapshot(old[0].snapshot_id))
+        await reached.wait()
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+    await are_all_that_is_left(shop, old[1:], saga_id)
+    assert await shop.storage.get_snapshot(old[0].snapshot_id) is None
+    await shop.run("expire")
+    await are_all_that_is_left(shop, old[1:], saga_id)
+
+
+async def frozen(shop: Product) -> list[SagaSnapshot]:
+    """A saga in GLACIER, and a restore of it that only has to be brought back."""
+    snapshots = await saved(shop, 3, "frozen", uuid4())
+    shop.clock.advance(9 * DAY)
+    await shop.run("age")
+    shop.clock.advance(60 * DAY)
+    await shop.run("transition")
+    assert await shop.storage.restore(saga_id=snapshots[0].saga_id) is not None
+    await shop.run("restore")
+    shop.clock.advance(DAY)
+    return snapshots
+
+
+@pytest.mark.guarantee("G3")
+@pytest.mark.parametrize("forget", [False, True], ids=["delete", "forget"])
+@pytest.mark.parametrize("step", ["frame", "save"])
+async def test_restore_brings_nothing_back_that_goes_meanwhile(
+    shop: Product, step: str, forget: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Deleted or forgotten after its frame was read, or while it is put into Redis: it is in neither afterwards."""
+    snapshots = await frozen(shop)
+    saga_id, removing = snapshots[0].saga_id, []
+    owner: Any = PackReader if step == "frame" else shop.runtime.hot
+    real = getattr(owner, step)
+
+    async def remove() -> None:
+        if forget:
+            await shop.storage.forget(saga_id)
+        else:
+            await shop.storage.cleanup_saga(saga_id)
+
+    async def meanwhile(*args: Any, **kwargs: Any) -> Any:
+        if not removing:
+            removing.append(asyncio.create_task(remove()))
+            await asyncio.wait(removing, timeout=0.3)  # a save holds it up until it is done
+        return await real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, step, meanwhile)
+        await shop.run("restore")
+    await removing[0]
+    await are_all_that_is_left(shop, [], saga_id)
+    assert await shop.hot_count() == 0
+
+
+@pytest.mark.guarantee("G2")
+async def test_restore_brings_back_no_older_version(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Saved anew, packed and evicted after its frame was read: the new version is the one that is read."""
+    snapshots = await frozen(shop)
+    wanted = snapshots[0]
+    again = make(
+        0, snapshot_id=wanted.snapshot_id, saga_id=wanted.saga_id, saga_name="frozen", created_at=wanted.created_at
+    )
+    real, done = PackReader.frame, []
+
+    async def meanwhile(*args: Any, **kwargs: Any) -> Any:
+        records = await real(*args, **kwargs)
+        if not done:
+            done.append(True)
+            await shop.storage.save_snapshot(again)
+            await shop.run("age")
+        return records
+
+    with monkeypatch.context() as patch:
+        patch.setattr(PackReader, "frame", meanwhile)
+        await shop.run("restore")
+    await are_all_that_is_left(shop, [again, *snapshots[1:]], wanted.saga_id)
+
+
+@pytest.mark.guarantee("G3")
+@pytest.mark.parametrize("when", ["before", "during"])
+async def test_refill_brings_nothing_back_that_goes_meanwhile(
+    shop: Product, when: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A row that Redis missed and that is deleted while it is put there is in neither afterwards."""
+    saga_id = uuid4()
+    old = await saved(shop, 2, "payment", saga_id)
+    hot = shop.runtime.hot
+    members = [header.member for header in await hot.headers_from(saga_id, 0)]
+    assert await hot.erase(saga_id, members, to_micros(shop.clock.now())) == len(old)
+    await shop.runtime.db.execute("UPDATE sagaz_tiering.saga_snapshots SET spilled = true")
+    await shop.runtime.db.execute("UPDATE sagaz_tiering.spill SET since = now()")
+    real, removing = hot.save, []
+
+    async def meanwhile(*args: Any, **kwargs: Any) -> Any:
+        if when == "during":
+            await real(*args, **kwargs)
+        if not removing:
+            removing.append(asyncio.create_task(shop.storage.cleanup_saga(saga_id)))
+            await asyncio.wait(removing, timeout=0.3)
+        return None if when == "during" else await real(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(hot, "save", meanwhile)
+        await shop.run("age")
+    await removing[0]
+    await are_all_that_is_left(shop, [], saga_id)
+    assert await shop.hot_count() == 0
