@@ -14,6 +14,7 @@
     │   ├── ColdTierUnavailable         the object store
     │   ├── LocalStorageUnavailable     the directory of a FilesystemSnapshotStorage
     │   └── MasterKeyUnavailable        the master key or the KMS that opens encrypted frames
+    ├── UnexpectedFailure               something that nobody thought of; its cause is with it
     ├── SnapshotArchived                the bytes are in an archive class; restore first
     ├── LegalHold                       what should be removed is held
     ├── MassDelete                      a run would remove too large a share at once
@@ -80,6 +81,13 @@ class MissingDependencyError(SagazTieringError):
             hint=f"pip install {package}",
         )
         self.package = package
+
+
+class UnexpectedFailure(SagazTieringError):
+    """A driver, a server or our own code failed in a way that nobody thought of; the cause is `__cause__`."""
+
+    hint = "the log has its cause; if it comes again, please report it with that"
+    permanent = False
 
 
 class InvalidSnapshot(SagazTieringError):

@@ -87,3 +87,81 @@ def test_logs_for_people_fit_a_terminal() -> None:
     assert "pack.sealed" in out.getvalue()
     assert "snapshots=3" in out.getvalue()
     assert not out.getvalue().startswith("{")
+
+
+def test_logs_hide_secrets_in_query_parameters_and_console_tracebacks() -> None:
+    """On a terminal, too, and wherever in a URL they stand."""
+    out = io.StringIO()
+    logs.configure(format="console", stream=out)
+    log = structlog.get_logger()
+    log.info("a.b", url="postgresql://h/d?sslpassword=hunter2&application_name=x")
+    log.info("a.b", url="https://h/o?X-Amz-Signature=hunter2&X-Amz-Security-Token=hunter2")
+    try:
+        raise ValueError("cannot reach postgresql://u:hunter2@h/d?password=hunter2")
+    except ValueError:
+        log.exception("a.b")
+    assert "hunter2" not in out.getvalue()
+    assert "Traceback" in out.getvalue()
+    assert "application_name=x" in out.getvalue()
+
+
+def test_logs_on_a_console_escape_control_characters() -> None:
+    """A hostile name moves no cursor and forges no line; a traceback keeps its lines."""
+    out = io.StringIO()
+    logs.configure(format="console", stream=out)
+    log = structlog.get_logger()
+    log.info("a.b", saga_name="\x1b[2Jgone\nforged\r\u202e")
+    try:
+        raise ValueError("\x1b]0;title\x07")
+    except ValueError:
+        log.exception("a.b")
+    text = out.getvalue()
+    assert not {"\x1b", "\r", "\u202e", "\x07"} & set(text)
+    assert "\nforged" not in text
+    assert "\n" in text[text.index("Traceback") :]
+
+
+def test_library_events_go_to_the_hosts_logging(
+    caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Never to stdout; under the module's name, with the fields on the record, secrets hidden, lines whole."""
+    structlog.reset_defaults()
+    log = logs.Logger("sagaz_tiering.somewhere")
+    with caplog.at_level(logging.INFO, logger="sagaz_tiering"):
+        log.debug("not.wanted")
+        log.warning("pack.sealed", snapshots=3, share="50 %", name="two\nlines", url="redis://u:hunter2@h")
+        try:
+            raise ValueError("why")
+        except ValueError:
+            log.exception("job.failed", job="age")
+    sealed, failed = caplog.records
+    assert sealed.getMessage() == "pack.sealed snapshots=3 share='50 %' name='two\\nlines' url=redis://u:***@h"
+    assert (sealed.name, sealed.levelno) == ("sagaz_tiering.somewhere", logging.WARNING)
+    assert sealed.fields["snapshots"] == 3  # type: ignore[attr-defined]  # `extra`
+    assert failed.exc_info is not None
+    assert capsys.readouterr() == ("", "")
+
+
+def test_library_events_go_to_structlog_where_the_host_configured_it() -> None:
+    """Then the host's processors decide."""
+    out = io.StringIO()
+    logs.configure(format="json", stream=out)
+    logs.Logger("sagaz_tiering.somewhere").info("pack.sealed", snapshots=3)
+    (line,) = lines(out)
+    assert (line["event"], line["snapshots"]) == ("pack.sealed", 3)
+
+
+def test_repeated_event_is_told_once_in_a_while_and_counted() -> None:
+    """The first at once, then one per interval with how many there were, and the rest at the end."""
+    now = 0.0
+    repeated = logs.Repeated(every_s=30, monotonic=lambda: now)
+    assert repeated.over() == {}
+    assert repeated.due("redis") == {}
+    assert [repeated.due("redis") for _ in range(5)] == [None] * 5
+    assert repeated.due("postgresql") == {}
+    now = 31.0
+    assert repeated.due("redis") == {"times": 6}
+    assert repeated.due("redis") is None
+    assert repeated.over() == {"redis": 1, "postgresql": 0}
+    assert repeated.over() == {}
+    assert repeated.due("redis") == {}
