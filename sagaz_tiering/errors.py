@@ -15,15 +15,16 @@
     │   ├── LocalStorageUnavailable     the directory of a FilesystemSnapshotStorage
     │   └── MasterKeyUnavailable        the master key or the KMS that opens encrypted frames
     ├── UnexpectedFailure               something that nobody thought of; its cause is with it
-    ├── SnapshotArchived                the bytes are in an archive class; restore first
+    ├── Unreadable                      what is there cannot be read (.unreadable; of a list the rest: .readable)
+    │   ├── SnapshotArchived            the bytes are in an archive class; restore first
+    │   ├── SnapshotLost                an index names a snapshot that no tier holds
+    │   └── CorruptData                 stored bytes are not what was written
+    │       ├── CorruptRecord           one snapshot's bytes, or bytes of another one than was asked for
+    │       └── CorruptPack             a pack: truncated, altered or not one of ours
+    │           └── ErasedData          encrypted, and its data key was destroyed or lost
     ├── LegalHold                       what should be removed is held
     ├── MassDelete                      a run would remove too large a share at once
     ├── BudgetSpent                     today's budget for the object store is used up
-    ├── SnapshotLost                    an index names a snapshot that no tier holds
-    ├── CorruptData                     stored bytes are not what was written
-    │   ├── CorruptRecord               one snapshot's bytes
-    │   └── CorruptPack                 a pack: truncated, altered or not one of ours
-    │       └── ErasedData              encrypted, and its data key was destroyed or lost
     ├── SchemaMismatch                  catalog schema older or newer than this code
     ├── LeaseLost                       another process took over; this one must stop writing
     ├── ForeignCatalog                  the bucket prefix belongs to another catalog
@@ -41,9 +42,11 @@ retry can help; `hint` says what to do next and is printed under the message.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from types import MappingProxyType
+from typing import Any
 from uuid import UUID
 
 
@@ -162,7 +165,19 @@ class RestoreOption:
     cost_usd: float
 
 
-class SnapshotArchived(SagazTieringError):
+class Unreadable(SagazTieringError):
+    """Something that is there cannot be read.
+
+    Where a list was asked for, `readable` has the rest of it, in the list's order and within its limit (snapshots, or
+    replay records where those were listed); `unreadable` has what could not be read, by id, and why: the error itself
+    is that of the first, and of an archived one before all others. A walk gives the rest and raises at its end.
+    """
+
+    readable: Sequence[Any] = ()
+    unreadable: Mapping[UUID, Unreadable] = MappingProxyType({})
+
+
+class SnapshotArchived(Unreadable):
     """The snapshot exists, but its bytes are in an archive class and must be restored before they are read."""
 
     exit_code = 5
@@ -224,21 +239,21 @@ class BudgetSpent(SagazTieringError):
     hint = "the job goes on tomorrow (UTC); or raise budget.requests_per_day or budget.usd_per_day"
 
 
-class SnapshotLost(SagazTieringError):
+class SnapshotLost(Unreadable):
     """An index names a snapshot whose bytes no tier holds; a server lost data behind our back."""
 
     exit_code = 6
     hint = "check Redis persistence and maxmemory-policy (must be noeviction)"
 
 
-class CorruptData(SagazTieringError):
+class CorruptData(Unreadable):
     """Stored bytes are not what was written."""
 
     exit_code = 6
 
 
 class CorruptRecord(CorruptData):
-    """The bytes of one snapshot are truncated, altered or of an unknown format."""
+    """The bytes of one snapshot are truncated, altered, of an unknown format, or another one's than was asked for."""
 
 
 class CorruptPack(CorruptData):

@@ -240,7 +240,8 @@ class SnapshotRef:
     """One line of a saga's timeline: everything but the context, and where the bytes are.
 
     `expires_at` is when the snapshot stops existing (None: never); `storage_class` is set for the cold tier.
-    `held`: a legal hold suspends its expiry (told by `timeline`).
+    `held`: a legal hold suspends its expiry (told by `timeline`). `unreadable`: why it is known already that it cannot
+    be read; its names and status are then empty, its ids and place in the order are those of the index.
     """
 
     snapshot_id: UUID
@@ -254,6 +255,7 @@ class SnapshotRef:
     tier: Tier
     storage_class: str | None = None
     held: bool = False
+    unreadable: str | None = None
 
     @property
     def order_key(self) -> tuple[datetime, int, int]:
@@ -291,6 +293,7 @@ class SnapshotRef:
             "tier": self.tier.value,
             "storage_class": self.storage_class,
             "held": self.held,
+            "unreadable": self.unreadable,
         }
 
 

@@ -12,10 +12,13 @@ from sagaz_tiering import typed_json
 from sagaz_tiering.db.database import Database
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import ReplayResult, replay_record
 
 _SQL = load("replays")
 _ESCAPED = 16
+
+Replay = dict[str, Any]
 
 
 class Replays:
@@ -47,18 +50,25 @@ class Replays:
             None if completed is None else datetime.fromisoformat(completed),
         )
 
-    async def get(self, replay_id: UUID) -> dict[str, Any] | None:
-        """One record in the shape of `ReplayResult.to_dict`, or None."""
+    async def get(self, replay_id: UUID) -> Replay | None:
+        """One record in the shape of `ReplayResult.to_dict`, or None. Raises CorruptRecord."""
         row = await self._db.fetchrow(_SQL["get"], replay_id)
         return None if row is None else _record(row)
 
-    async def of_saga(self, saga_id: UUID, limit: int) -> list[dict[str, Any]]:
-        """A saga's records, newest first."""
-        return [_record(row) for row in await self._db.fetch(_SQL["of_saga"], saga_id, limit)]
+    async def of_saga(self, saga_id: UUID, limit: int) -> list[tuple[UUID, Replay | CorruptRecord]]:
+        """A saga's records, newest first, each with its id; or why one cannot be read."""
+        return [_found(row) for row in await self._db.fetch(_SQL["of_saga"], saga_id, limit)]
 
-    async def page(self, after: UUID | None, limit: int) -> list[dict[str, Any]]:
-        """The next records behind `after`, ascending by replay_id."""
-        return [_record(row) for row in await self._db.fetch(_SQL["page"], after, limit)]
+    async def page(self, after: UUID | None, limit: int) -> list[tuple[UUID, Replay | CorruptRecord]]:
+        """The next records behind `after`, ascending by replay_id, each with that; or why one cannot be read."""
+        return [_found(row) for row in await self._db.fetch(_SQL["page"], after, limit)]
+
+
+def _found(row: Any) -> tuple[UUID, Replay | CorruptRecord]:
+    try:
+        return row["replay_id"], _record(row)
+    except CorruptRecord as exc:
+        return row["replay_id"], exc
 
 
 def _to_json(kind: int, data: bytes) -> tuple[int, str]:
@@ -77,10 +87,14 @@ def _from_json(kind: int, column: str) -> Any:
     return typed_json.loads(typed_json.Encoding(kind), column.encode("utf-8", "surrogatepass"))
 
 
-def _record(row: Any) -> dict[str, Any]:
+def _record(row: Any) -> Replay:
+    """Raises CorruptRecord."""
     override = row["context_override"]
     if override is not None:
-        override = _from_json(row["context_encoding"], override)
+        try:
+            override = _from_json(row["context_encoding"], override)
+        except (TypeError, ValueError) as exc:
+            raise CorruptRecord(f"replay {row['replay_id']}: {exc}") from exc
     error, completed = row["error_message"], row["completed_at"]
     return {
         "replay_id": str(row["replay_id"]),

@@ -51,11 +51,15 @@ class SnapshotSource(Protocol):
     ) -> AsyncIterator[SagaSnapshot]:
         """Every live snapshot of one saga, oldest first; without `saga_id` of every saga in the order of `saga_ids`.
 
-        Holds a page at a time. What is saved or deleted meanwhile may or may not be seen.
+        Holds a page at a time. What is saved or deleted meanwhile may or may not be seen. Raises SnapshotArchived where
+        it comes to archived bytes, and at its end Unreadable for what it had to pass over (`unreadable` names it).
         """
 
     def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """Every replay record in the shape of `ReplayResult.to_dict`, ascending by replay id, from behind `after`."""
+        """Every replay record in the shape of `ReplayResult.to_dict`, ascending by replay id, from behind `after`.
+
+        Raises CorruptRecord where one cannot be read: `unreadable` names it, to go on behind.
+        """
 
     async def close(self) -> None:
         """Release what was opened; the next call opens it again."""
@@ -70,8 +74,9 @@ class SnapshotStorage(SnapshotSource, Protocol):
     """Ten methods of the `sagaz` engine, and what operating a storage needs. Ids are accepted as UUID or text.
 
     Order everywhere is (created_at, step_index, snapshot_id). `None` and `[]` mean "does not exist or expired",
-    never "could not ask": that raises an error of `sagaz_tiering.errors`. A stored record that cannot be read
-    raises CorruptRecord where it is the answer; lists skip it, log `snapshot.unreadable` and return the others.
+    never "could not ask": that raises an error of `sagaz_tiering.errors`. What comes back is what was asked for: bytes
+    of another snapshot, saga, step or time are damage. A stored record that cannot be read raises `errors.Unreadable`
+    (CorruptRecord, SnapshotLost, SnapshotArchived), also from a list, with the others in its `readable`.
     """
 
     async def save_snapshot(self, snapshot: SagaSnapshot) -> None:
@@ -87,7 +92,7 @@ class SnapshotStorage(SnapshotSource, Protocol):
         """The newest live one created at or before an aware time (raises NaiveTimestamp)."""
 
     async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
-        """The newest `limit`, newest first. Raises ValueError for a negative limit."""
+        """The newest `limit`, newest first. ValueError for a negative limit; Unreadable has the readable ones."""
 
     async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
         """Remove one, expired or unreadable ones too; False if there was none."""

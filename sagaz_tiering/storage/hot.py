@@ -19,7 +19,7 @@ from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage import hot_keys
 from sagaz_tiering.storage.hot_calls import HotOptions
 from sagaz_tiering.storage.hot_turns import FIRST_HEADERS, HotTurns
-from sagaz_tiering.storage.hot_values import Gone, Header, NotTaken, headers_of
+from sagaz_tiering.storage.hot_values import Gone, Header, Indexed, NotTaken, headers_of, indexed
 
 __all__ = ["FIRST_HEADERS", "HEADERS_PAGE", "HotOptions", "HotTier"]
 
@@ -74,8 +74,8 @@ class HotTier(HotTurns):
 
     async def newest(
         self, saga_id: UUID, *, not_after_us: int | None = None, step_name: str | None = None
-    ) -> bytes | Gone | None:
-        """The value of the newest snapshot of a saga, at or before a time, of a step."""
+    ) -> Indexed | None:
+        """The newest snapshot of a saga, at or before a time, of a step."""
         saga = saga_id.hex
         found = await self._ask(
             "newest",
@@ -87,15 +87,12 @@ class HotTier(HotTurns):
                 "0" if step_name is None else "1",
             ],
         )
-        return Gone(UUID(hex=found[0].decode())) if isinstance(found, list) else found
+        return indexed(found)[0] if found else None
 
-    async def values(self, saga_id: UUID, limit: int) -> list[bytes | Gone]:
+    async def values(self, saga_id: UUID, limit: int) -> list[Indexed]:
         """The newest `limit` values of a saga, newest first."""
-        saga, found = saga_id.hex, []
-        raw = await self._eval("list", [self.keys.index(saga)], [self.keys.value_prefix(saga), 0, limit - 1])
-        for member, value in zip(raw[::2], raw[1::2], strict=True):
-            found.append(Gone(hot_keys.member_id(member)) if value is None else value)
-        return found
+        saga = saga_id.hex
+        return indexed(await self._eval("list", [self.keys.index(saga)], [self.keys.value_prefix(saga), 0, limit - 1]))
 
     async def headers(self, saga_id: UUID) -> AsyncIterator[list[Header]]:
         """What is known of a saga's snapshots without their bodies, oldest first, a page at a time.
@@ -127,15 +124,10 @@ class HotTier(HotTurns):
     async def owners(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, UUID]:
         """Of these snapshots, those that Redis has, and the saga that each belongs to there; one trip."""
         with self._translated() as client:
-            pipe = client.pipeline(transaction=False)
-            for snapshot_id in snapshot_ids:
-                pipe.get(self.keys.pointer(snapshot_id.hex))
-            pointers = await pipe.execute() if snapshot_ids else []
-        return {
-            snapshot_id: hot_keys.owner(pointer)
-            for snapshot_id, pointer in zip(snapshot_ids, pointers, strict=True)
-            if pointer is not None
-        }
+            names = [self.keys.pointer(snapshot_id.hex) for snapshot_id in snapshot_ids]
+            pointers: list[Any] = await client.mget(names) if names else []
+        owners = {s: hot_keys.owner(pointer) for s, pointer in zip(snapshot_ids, pointers, strict=True) if pointer}
+        return {snapshot_id: owner for snapshot_id, owner in owners.items() if owner is not None}
 
     async def delete(self, snapshot_id: UUID, *, until_us: int) -> bool:
         """Remove one snapshot, unless it was saved after `until_us` (microseconds); False if it was not there.
@@ -156,10 +148,8 @@ class HotTier(HotTurns):
 
     async def erase(self, saga_id: UUID, members: Sequence[bytes], until_us: int) -> int:
         """Remove these members of a saga's index with their values, readable or not, but for what was saved after."""
-        saga = saga_id.hex
-        return int(
-            await self._eval("erase", [self.keys.index(saga)], [self.keys.prefix, saga, until_us, b"".join(members)])
-        )
+        saga, ours = saga_id.hex, b"".join(member for member in members if hot_keys.is_member(member))
+        return int(await self._eval("erase", [self.keys.index(saga)], [self.keys.prefix, saga, until_us, ours]))
 
     async def snapshots(self) -> AsyncIterator[tuple[UUID, UUID, int]]:
         """(saga id, snapshot id, value bytes) of every snapshot, by SCAN: for totals, never for reads."""

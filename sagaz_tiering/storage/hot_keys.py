@@ -31,6 +31,8 @@ DELETE_MARK = timedelta(hours=1)
 """Longer than any clock may be off that saves by: so long a delete is remembered in Redis."""
 _STEP_BIAS = 2**31
 _INSTANT = struct.Struct(">q")
+_MEMBER_BYTES = 20
+_HEX_DIGITS = 32
 _POINTER = struct.Struct(">32sqIqI")
 
 
@@ -87,14 +89,19 @@ def member(step_index: int, snapshot_id: UUID) -> bytes:
     return struct.pack(">I", step_index + _STEP_BIAS) + snapshot_id.bytes
 
 
+def is_member(raw: bytes) -> bool:
+    """Whether this may be a member of ours; something else in an index stands for no snapshot."""
+    return len(raw) == _MEMBER_BYTES
+
+
 def member_id(raw: bytes) -> UUID:
-    """The snapshot id of a member."""
-    return UUID(bytes=raw[4:])
+    """The snapshot id of a member; zeros for what is none of ours."""
+    return UUID(bytes=raw[4:]) if is_member(raw) else UUID(int=0)
 
 
 def member_step(raw: bytes) -> int:
-    """The step index of a member."""
-    return int(struct.unpack(">I", raw[:4])[0]) - _STEP_BIAS
+    """The step index of a member; the lowest for what is none of ours."""
+    return int.from_bytes(raw[:4], "big") - _STEP_BIAS if is_member(raw) else -_STEP_BIAS
 
 
 def pointer(meta: SnapshotMeta) -> bytes:
@@ -103,9 +110,17 @@ def pointer(meta: SnapshotMeta) -> bytes:
     return _POINTER.pack(meta.saga_id.hex.encode(), meta.created_us, step_index, meta.saved_us, meta.body_crc)
 
 
-def owner(pointer_value: bytes) -> UUID:
-    """The saga that a pointer names."""
-    return UUID(hex=pointer_value[:32].decode())
+def owner(pointer_value: bytes) -> UUID | None:
+    """The saga that a pointer names; None for one that is none of ours."""
+    return saga_of(pointer_value[:32])
+
+
+def saga_of(raw: bytes) -> UUID | None:
+    """The saga that 32 hex digits name; None for anything else."""
+    try:
+        return UUID(hex=raw.decode("ascii")) if len(raw) == _HEX_DIGITS else None
+    except ValueError:
+        return None
 
 
 def evictable(meta: SnapshotMeta) -> bytes:

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
+from sagaz_tiering.codec import MAX_US, MIN_US
+from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage import hot_keys
 
 
@@ -16,6 +19,20 @@ class Gone:
     """An index names this snapshot, but its value is not there."""
 
     snapshot_id: UUID
+
+
+class Indexed(NamedTuple):
+    """A value (None: it is gone), and what the index of its saga says of it."""
+
+    member: bytes
+    created_us: int
+    value: bytes | None
+
+
+def indexed(raw: Sequence[Any]) -> list[Indexed]:
+    """What the scripts `list` and `newest` answer."""
+    places = zip(raw[::3], raw[1::3], raw[2::3], strict=True)
+    return [Indexed(member, _micros(score), value) for member, score, value in places]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +56,38 @@ class Header:
     head: bytes | None
     length: int
 
+    def is_ours(self) -> bool:
+        """Whether this is an entry for a snapshot at all; something else wrote it otherwise."""
+        return hot_keys.is_member(self.member)
+
 
 def headers_of(raw: Sequence[Any]) -> list[Header]:
     """What `lua/headers.lua` answers."""
     return [
-        Header(snapshot_id=hot_keys.member_id(m), created_us=int(float(at)), member=m, head=head, length=length)
+        Header(snapshot_id=hot_keys.member_id(m), created_us=_micros(at), member=m, head=head, length=length)
         for m, at, head, length in zip(raw[::4], raw[1::4], raw[2::4], raw[3::4], strict=True)
     ]
+
+
+def check_indexed(meta: SnapshotMeta, saga_id: UUID, member: bytes, created_us: int) -> None:
+    """Raise CorruptRecord unless a value is the one that an entry of this saga's index stands for."""
+    if (
+        meta.saga_id == saga_id
+        and meta.created_us == created_us
+        and hot_keys.member(meta.step_index, meta.snapshot_id) == member
+    ):
+        return
+    raise CorruptRecord(
+        f"Redis has snapshot {meta.snapshot_id} of saga {meta.saga_id} (step {meta.step_index}) where the index of "
+        f"saga {saga_id} has snapshot {hot_keys.member_id(member)} (step {hot_keys.member_step(member)})"
+        + (", at another time" if meta.created_us != created_us else ""),
+        hint="something else than this package wrote to Redis; delete the snapshot by its id, or restore Redis",
+    )
+
+
+def _micros(score: bytes) -> int:
+    """A score as a time; one that is none (as infinity) is the first or last there is, which no snapshot has."""
+    return int(min(max(float(score), MIN_US), MAX_US - 1))
 
 
 class TurnOf(StrEnum):

@@ -16,9 +16,10 @@ from sagaz_tiering.clock import Clock, SystemClock, to_micros
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotMeta, as_utc, as_uuid
 from sagaz_tiering.storage import replay_log
+from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.encoding import decode_value, encode_value
-from sagaz_tiering.storage.reporting import measured_read, reported_save, skipped_unreadable
+from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
 
 _AT_ONCE: Final = 64
 """Small records worked on before the event loop gets its turn."""
@@ -85,7 +86,7 @@ class InMemorySnapshotStorage:
         """One snapshot by id. Raises CorruptRecord, as every read that has one snapshot for an answer."""
         with measured_read():
             stored = self._snapshots.get(as_uuid(snapshot_id, "snapshot_id"))
-            return await decode_value(stored.value) if stored and self._is_live(stored.meta) else None
+            return await _decoded(stored) if stored and self._is_live(stored.meta) else None
 
     async def get_latest_snapshot(self, saga_id: UUID | str, before_step: str | None = None) -> SagaSnapshot | None:
         """The newest snapshot of a saga; with `before_step`, the newest whose `step_name` equals it."""
@@ -100,15 +101,17 @@ class InMemorySnapshotStorage:
             return await _first(self._newest_first(as_uuid(saga_id, "saga_id"), not_after_us=moment_us))
 
     async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
-        """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit."""
-        wanted, found, seen = checked_limit(limit), list[SagaSnapshot](), 0
+        """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit.
+
+        Raises CorruptRecord if any of them cannot be read; its `readable` has the others.
+        """
+        wanted, found, gaps = checked_limit(limit), list[SagaSnapshot](), Gaps("memory")
         saga = as_uuid(saga_id, "saga_id")
         with measured_read():
-            while batch := list(islice(self._newest_first(saga), seen, seen + wanted - len(found))):
-                for at, stored in enumerate(batch):
-                    await _breathe(at)
-                    found += await _readable(stored)
-                seen += len(batch)
+            for at, stored in enumerate(list(islice(self._newest_first(saga), wanted))):
+                await _breathe(at)
+                found += await _readable(stored, gaps)
+            gaps.check(found)
         return found
 
     async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
@@ -138,20 +141,28 @@ class InMemorySnapshotStorage:
     async def iter_snapshots(
         self, saga_id: UUID | str | None = None, *, after: UUID | str | None = None
     ) -> AsyncIterator[SagaSnapshot]:
-        """Every live snapshot of one saga, oldest first; without `saga_id` of every saga behind `after`, by id."""
-        if saga_id is None:
+        """Every live snapshot of one saga, oldest first; without `saga_id` of every saga behind `after`, by id.
+
+        Raises CorruptRecord at its end for what it could not read.
+        """
+        gaps = Gaps("memory")
+        if saga_id is not None:
+            async for snapshot in self._walk(as_uuid(saga_id, "saga_id"), gaps):
+                yield snapshot
+        else:
             async for each in self.saga_ids(after=after):
-                async for snapshot in self.iter_snapshots(each):
+                async for snapshot in self._walk(each, gaps):
                     yield snapshot
-            return
-        saga, passed = as_uuid(saga_id, "saga_id").int, 0
-        last = (-(2**63), 0, 0)
-        while (at := bisect_right(keys := self._of_saga.get(saga, []), last)) < len(keys):
+        gaps.check()
+
+    async def _walk(self, saga_id: UUID, gaps: Gaps) -> AsyncIterator[SagaSnapshot]:
+        last, passed = (-(2**63), 0, 0), 0
+        while (at := bisect_right(keys := self._of_saga.get(saga_id.int, []), last)) < len(keys):
             last, passed = keys[at], passed + 1
             await _breathe(passed)
             stored = self._snapshots.get(UUID(int=last[-1]))
             if stored is not None and self._is_live(stored.meta):
-                for snapshot in await _readable(stored):
+                for snapshot in await _readable(stored, gaps):
                     yield snapshot
 
     async def save_replay_log(self, result: ReplayResult) -> None:
@@ -179,22 +190,23 @@ class InMemorySnapshotStorage:
 
     async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
         """Records of replays of a saga, newest first. Raises ValueError for a negative limit."""
-        wanted, found = checked_limit(limit), list[dict[str, Any]]()
-        for at, (_, number) in enumerate(reversed(list(self._replays_of_saga.get(as_uuid(saga_id, "saga_id"), ())))):
-            if len(found) == wanted:
-                break
+        wanted, found, gaps = checked_limit(limit), list[dict[str, Any]](), Gaps("memory")
+        newest_first = reversed(list(self._replays_of_saga.get(as_uuid(saga_id, "saga_id"), ())))
+        for at, (_, number) in enumerate(islice(newest_first, wanted)):
             await _breathe(at)
-            found += self._readable_replay(number)
+            found += self._readable_replay(number, gaps)
+        gaps.check(found)
         return found
 
     async def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
         """Every replay record, ascending by replay id, from behind `after` on."""
-        last, passed = -1 if after is None else as_uuid(after, "after").int, 0
+        last, passed, gaps = -1 if after is None else as_uuid(after, "after").int, 0, Gaps("memory")
         while (at := bisect_right(self._replay_ids, last)) < len(self._replay_ids):
             last, passed = self._replay_ids[at], passed + 1
             await _breathe(passed)
-            for record in self._readable_replay(last):
+            for record in self._readable_replay(last, gaps):
                 yield record
+            gaps.check()
 
     async def health_check(self) -> Health:
         """Always healthy; counts what is held, expired snapshots that were not yet removed too."""
@@ -258,26 +270,33 @@ class InMemorySnapshotStorage:
             removed += self._remove(UUID(int=number))
         return removed
 
-    def _readable_replay(self, number: int) -> list[dict[str, Any]]:
+    def _readable_replay(self, number: int, gaps: Gaps) -> list[dict[str, Any]]:
         replay = self._replays[UUID(int=number)]
         try:
             return [replay_log.from_bytes(replay.data)]
         except CorruptRecord as exc:
-            skipped_unreadable(replay.replay_id, "memory", exc)
+            gaps.add(replay.replay_id, exc)
             return []
 
 
 async def _first(found: Iterator[_Stored]) -> SagaSnapshot | None:
     stored = next(found, None)
-    return None if stored is None else await decode_value(stored.value)
+    return None if stored is None else await _decoded(stored)
 
 
-async def _readable(stored: _Stored) -> list[SagaSnapshot]:
-    """The snapshot; nothing but a line in the log if it cannot be read."""
+async def _decoded(stored: _Stored) -> SagaSnapshot:
+    """Raises CorruptRecord."""
+    found = await decode_value(stored.value)
+    check_answer(found, snapshot_id=stored.meta.snapshot_id, saga_id=stored.meta.saga_id)
+    return found
+
+
+async def _readable(stored: _Stored, gaps: Gaps) -> list[SagaSnapshot]:
+    """The snapshot, if it can be read."""
     try:
-        return [await decode_value(stored.value)]
+        return [await _decoded(stored)]
     except CorruptRecord as exc:
-        skipped_unreadable(stored.meta.snapshot_id, "memory", exc)
+        gaps.add(stored.meta.snapshot_id, exc)
         return []
 
 

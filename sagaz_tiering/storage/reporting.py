@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
+from types import MappingProxyType
+from typing import Any, Final
+from uuid import UUID
 
 from sagaz_tiering import metrics
-from sagaz_tiering.errors import CorruptData, SagazTieringError, TierUnavailable, UnexpectedFailure
+from sagaz_tiering.errors import SagazTieringError, SnapshotArchived, TierUnavailable, UnexpectedFailure, Unreadable
 from sagaz_tiering.logs import Logger, Repeated
 
 _log = Logger(__name__)
 
-Unreadable = Callable[[object, CorruptData], None]
-_told: ContextVar[Unreadable | None] = ContextVar("told_of_unreadable", default=None)
+MOST_GAPS: Final = 10_000
+"""Unreadable items that an error names at most."""
 
 
 class reported_save:  # noqa: N801 - used like a function
@@ -100,20 +101,42 @@ def _recovered(outages: dict[str, Repeated], event: str, storage: str) -> None:
         _log.info(event, storage=storage, untold=sum(kinds.values()))
 
 
-def skipped_unreadable(snapshot_id: object, storage: str, error: CorruptData) -> None:
-    """A list leaves out a record that cannot be read: say so, also to who asked by `telling_unreadable`."""
-    metrics.READ_FAILURES.labels(reason=type(error).__name__).inc()
-    _log.error("snapshot.unreadable", snapshot_id=str(snapshot_id), storage=storage, error=str(error))
-    told = _told.get()
-    if told is not None:
-        told(snapshot_id, error)
+class Gaps:
+    """What a list or a walk could not read. Who asked is never given the rest as if it were the whole."""
 
+    __slots__ = ("_found", "_storage")
 
-@contextmanager
-def telling_unreadable(tell: Unreadable) -> Iterator[None]:
-    """Have `tell(id, error)` called for each record that a list leaves out within the block: what must add up."""
-    token = _told.set(tell)
-    try:
-        yield
-    finally:
-        _told.reset(token)
+    def __init__(self, storage: str) -> None:
+        self._storage = storage
+        self._found: dict[UUID, Unreadable] = {}
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def add(self, item_id: UUID, error: Unreadable) -> None:
+        """This one cannot be read; said in the log too. Of a walk that meets very many the first are kept."""
+        if item_id in self._found or len(self._found) >= MOST_GAPS:
+            return
+        if not isinstance(error, SnapshotArchived):
+            if str(item_id) not in str(error):
+                named = type(error)(f"{item_id}: {error}", hint=error.hint)
+                named.__cause__, error = error, named
+            _log.error("snapshot.unreadable", snapshot_id=str(item_id), storage=self._storage, error=str(error))
+        self._found[item_id] = error
+
+    def update(self, error: Unreadable) -> None:
+        """Those that a part of the walk could not read."""
+        for item_id, each in error.unreadable.items():
+            self._found.setdefault(item_id, each)
+
+    def attach(self, error: Unreadable, readable: Sequence[Any] = ()) -> Unreadable:
+        """`error`, which tells of all of them and of what can be read."""
+        error.readable, error.unreadable = tuple(readable), MappingProxyType(dict(self._found))
+        return error
+
+    def check(self, readable: Sequence[Any] = ()) -> None:
+        """Raise the error of the first of them, if there is one: of an archived one first, since that can be cured."""
+        if self._found:
+            found = self._found.values()
+            archived = (error for error in found if isinstance(error, SnapshotArchived))
+            raise self.attach(next(archived, next(iter(found))), readable)

@@ -9,13 +9,23 @@ from uuid import UUID
 from sagaz_tiering.catalog.locations import FramePlace, Located
 from sagaz_tiering.codec import Record
 from sagaz_tiering.dictionaries.shelf import Dictionaries
-from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectNotFound, SnapshotArchived
+from sagaz_tiering.errors import (
+    CorruptData,
+    CorruptPack,
+    ObjectArchived,
+    ObjectNotFound,
+    SnapshotArchived,
+    Unreadable,
+)
 from sagaz_tiering.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.pack.reader import PackReader
 from sagaz_tiering.prices import PriceList
+from sagaz_tiering.snapshot import SnapshotRef
+from sagaz_tiering.storage.answers import check_place
 
 _AT_ONCE = 8
+_GONE = "someone deleted it behind our back; restore it from a bucket version or backup"
 
 
 class ColdTier:
@@ -27,47 +37,41 @@ class ColdTier:
         self._keys = keys
         self._reader = PackReader(objects, dictionaries)
 
-    async def read(self, located: Sequence[Located]) -> dict[UUID, Record]:
-        """The records of these archived snapshots, by id; one GET a frame.
+    async def read(self, located: Sequence[Located]) -> dict[UUID, Record | Unreadable]:
+        """The records of these archived snapshots, by id, or why one cannot be read; one GET a frame.
 
-        Raises SnapshotArchived naming all of these that are archived, ColdTierUnavailable, CorruptPack, and of
-        encrypted ones ErasedData where the key is gone (archived or not), MasterKeyUnavailable.
+        That is SnapshotArchived naming all of these that are archived, CorruptData, and of encrypted ones ErasedData
+        where the key is gone (archived or not). Raises ColdTierUnavailable, MasterKeyUnavailable.
         """
-        wanted: dict[FramePlace, list[UUID]] = {}
+        wanted: dict[FramePlace, list[SnapshotRef]] = {}
         for item in located:
             if item.place is not None:
-                wanted.setdefault(item.place, []).append(item.ref.snapshot_id)
+                wanted.setdefault(item.place, []).append(item.ref)
         gate = asyncio.Semaphore(_AT_ONCE)
 
-        async def fetch(place: FramePlace) -> list[Record] | None:
+        async def fetch(place: FramePlace) -> list[Record] | CorruptData | None:
             async with gate:
-                key = await self._keys.for_frame(encrypted=place.encrypted, wrapped=place.key)
                 try:
+                    key = await self._keys.for_frame(encrypted=place.encrypted, wrapped=place.key)
                     return await self._reader.frame(place.object_key, place.offset, place.length, frame_key=key)
                 except ObjectArchived:
                     return None
+                except CorruptData as exc:
+                    return exc
+                except ObjectNotFound as exc:
+                    gone = CorruptPack(f"the catalog names an object that the store does not have: {exc}", hint=_GONE)
+                    gone.__cause__ = exc
+                    return gone
 
-        try:
-            frames = await asyncio.gather(*(fetch(place) for place in wanted))
-        except ObjectNotFound as exc:
-            raise CorruptPack(
-                f"the catalog names an object that the store does not have: {exc}",
-                hint="someone deleted it behind our back; restore it from a bucket version or backup",
-            ) from exc
-        archived = [place for place, frame in zip(wanted, frames, strict=True) if frame is None]
+        frames = dict(zip(wanted, await asyncio.gather(*(fetch(place) for place in wanted)), strict=True))
+        found: dict[UUID, Record | Unreadable] = {}
+        for place, frame in frames.items():
+            found.update(_of_frame(wanted[place], frame))
+        archived = [place for place, frame in frames.items() if frame is None]
         if archived:
-            raise self._promise(archived, [i for place in archived for i in wanted[place]])
-        # A frame may hold an older save of a snapshot whose place is in another frame: each id counts in its own.
-        records = {
-            record.meta.snapshot_id: record
-            for (_, ids), frame in zip(wanted.items(), frames, strict=True)
-            for record in frame or ()
-            if record.meta.snapshot_id in ids
-        }
-        missing = [i for ids in wanted.values() for i in ids if i not in records]
-        if missing:
-            raise CorruptPack(f"frames do not hold the snapshots that the catalog says: {missing[0]}")
-        return records
+            ids = [ref.snapshot_id for place in archived for ref in wanted[place]]
+            found.update(dict.fromkeys(ids, self._promise(archived, ids)))
+        return found
 
     def _promise(self, places: Sequence[FramePlace], snapshot_ids: Sequence[UUID]) -> SnapshotArchived:
         storage_class = places[0].storage_class
@@ -80,6 +84,27 @@ class ColdTier:
             options=self._prices.restore_options(storage_class, size, len(keys)),
             how_to_restore=_how_to_restore(snapshot_ids),
         )
+
+
+def _of_frame(refs: Sequence[SnapshotRef], frame: list[Record] | CorruptData | None) -> dict[UUID, Record | Unreadable]:
+    """What a frame has of these. It may hold an older save of a snapshot whose place is in another frame."""
+    if not isinstance(frame, list):
+        return {} if frame is None else dict.fromkeys([ref.snapshot_id for ref in refs], frame)
+    records = {record.meta.snapshot_id: record for record in frame}
+    found: dict[UUID, Record | Unreadable] = {}
+    for ref in refs:
+        record = records.get(ref.snapshot_id)
+        if record is None:
+            found[ref.snapshot_id] = CorruptPack(
+                f"a frame does not hold snapshot {ref.snapshot_id}, which the catalog places in it"
+            )
+            continue
+        try:
+            check_place(record.meta, ref)
+            found[ref.snapshot_id] = record
+        except CorruptData as exc:
+            found[ref.snapshot_id] = exc
+    return found
 
 
 def _how_to_restore(snapshot_ids: Sequence[UUID]) -> str:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
 from uuid import UUID
 
 from sagaz_tiering.catalog import Catalog
+from sagaz_tiering.catalog.replays import Replay
 from sagaz_tiering.clock import Clock
+from sagaz_tiering.errors import CorruptRecord, SnapshotArchived, Unreadable
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.spool import Spool
+from sagaz_tiering.storage.answers import checked_replay
 from sagaz_tiering.storage.hot import HotTier
+from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.tiered.reading import Reader
 
 _PAGE = 1_000
 _BODIES = 100
+_KIND = "tiered"
 
 
 async def saga_ids(hot: HotTier, catalog: Catalog, clock: Clock, after: UUID | None) -> AsyncIterator[UUID]:
@@ -46,17 +50,58 @@ async def _in_postgresql(catalog: Catalog, clock: Clock, after: UUID | None) -> 
         after = page[-1]
 
 
-async def snapshots_of(reader: Reader, saga_id: UUID) -> AsyncIterator[SagaSnapshot]:
-    """The live snapshots of a saga, oldest first, a page of bodies at a time."""
-    copies = (await reader.timeline(saga_id))[::-1]
-    for start in range(0, len(copies), _BODIES):
-        for snapshot in await reader.load_readable(copies[start : start + _BODIES]):
-            yield snapshot
+async def snapshots(reader: Reader, sagas: AsyncIterator[UUID]) -> AsyncIterator[SagaSnapshot]:
+    """The live snapshots of these sagas, oldest first, a page of bodies at a time.
+
+    Raises SnapshotArchived where it comes to archived bytes, and at the end Unreadable for what it passed over.
+    """
+    gaps = Gaps(_KIND)
+    async for saga_id in sagas:
+        copies = (await reader.timeline(saga_id))[::-1]
+        for start in range(0, len(copies), _BODIES):
+            try:
+                found: Sequence[SagaSnapshot] = await reader.load(copies[start : start + _BODIES])
+            except Unreadable as exc:
+                gaps.update(exc)
+                if isinstance(exc, SnapshotArchived):
+                    raise gaps.attach(exc, exc.readable) from None
+                found = exc.readable
+            for snapshot in found:
+                yield snapshot
+    gaps.check()
 
 
-async def replay_logs(catalog: Catalog, after: UUID | None) -> AsyncIterator[dict[str, Any]]:
-    """Every replay record, ascending by replay id."""
+async def only(saga_id: UUID) -> AsyncIterator[UUID]:
+    """This one."""
+    yield saga_id
+
+
+async def replay_log(catalog: Catalog, replay_id: UUID) -> Replay | None:
+    """One record. Raises CorruptRecord."""
+    found = await catalog.replays.get(replay_id)
+    return None if found is None else checked_replay(found, replay_id=replay_id)
+
+
+async def replays_of(catalog: Catalog, saga_id: UUID, limit: int) -> list[Replay]:
+    """Records of a saga, newest first. Raises CorruptRecord with those that can be read."""
+    gaps, found = Gaps(_KIND), list[Replay]()
+    for replay_id, record in await catalog.replays.of_saga(saga_id, limit):
+        if isinstance(record, CorruptRecord):
+            gaps.add(replay_id, record)
+        else:
+            found.append(checked_replay(record, saga_id=saga_id))
+    gaps.check(found)
+    return found
+
+
+async def replay_logs(catalog: Catalog, after: UUID | None) -> AsyncIterator[Replay]:
+    """Every replay record, ascending by replay id. Raises CorruptRecord where one cannot be read."""
+    gaps = Gaps(_KIND)
     while page := await catalog.replays.page(after, _PAGE):
-        for record in page:
-            yield record
-        after = UUID(page[-1]["replay_id"])
+        for replay_id, record in page:
+            if isinstance(record, CorruptRecord):
+                gaps.add(replay_id, record)
+                gaps.check()
+            else:
+                yield record
+        after = page[-1][0]

@@ -6,13 +6,13 @@ Of one snapshot the newest save wins; of the same save the nearest tier (hot, du
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
 from sagaz_tiering.catalog.locations import Located
 from sagaz_tiering.clock import from_micros, to_micros
-from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.errors import Unreadable
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
 from sagaz_tiering.storage.hot_keys import member_step
@@ -30,7 +30,7 @@ class Copy:
     saved_us: int | None
     value: bytes | None = None
     located: Located | None = None
-    error: CorruptRecord | None = None
+    error: Unreadable | None = None
 
 
 def hot_copy(meta: SnapshotMeta, policies: PolicySet, value: bytes | None = None) -> Copy:
@@ -39,20 +39,26 @@ def hot_copy(meta: SnapshotMeta, policies: PolicySet, value: bytes | None = None
     return Copy(ref=ref, saved_us=meta.saved_us, value=value)
 
 
-def damaged_copy(saga_id: UUID, header: Header, error: CorruptRecord) -> Copy:
-    """What an index in Redis tells of a value that cannot be read."""
-    ref = SnapshotRef(
-        snapshot_id=header.snapshot_id,
+def damaged_copy(saga_id: UUID, header: Header, error: Unreadable) -> Copy:
+    """What an index in Redis tells of a value that is lost or cannot be read."""
+    ref = damaged_ref(header.snapshot_id, saga_id, from_micros(header.created_us))
+    ref = replace(ref, step_index=member_step(header.member), unreadable=str(error))
+    return Copy(ref=ref, saved_us=None, error=error)
+
+
+def damaged_ref(snapshot_id: UUID, saga_id: UUID, created_at: datetime) -> SnapshotRef:
+    """All that is known of a snapshot in Redis that cannot be read: whose it is."""
+    return SnapshotRef(
+        snapshot_id=snapshot_id,
         saga_id=saga_id,
         saga_name="",
         step_name="",
-        step_index=member_step(header.member),
+        step_index=0,
         status="",
-        created_at=from_micros(header.created_us),
+        created_at=created_at,
         expires_at=None,
         tier=Tier.HOT,
     )
-    return Copy(ref=ref, saved_us=None, error=error)
 
 
 def located_copy(located: Located) -> Copy:

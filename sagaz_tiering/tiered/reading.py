@@ -19,13 +19,15 @@ from sagaz_tiering.catalog.locations import Located, Locations
 from sagaz_tiering.clock import Clock, from_micros, to_micros
 from sagaz_tiering.codec import Header, Record, from_value, read_header, read_meta
 from sagaz_tiering.dictionaries.shelf import Dictionaries
-from sagaz_tiering.errors import CorruptData, CorruptRecord, HotTierUnavailable, SnapshotLost
+from sagaz_tiering.errors import CorruptData, HotTierUnavailable, SnapshotLost, Unreadable
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, Tier
+from sagaz_tiering.storage.answers import check_answer, check_place
 from sagaz_tiering.storage.encoding import decode_record, decode_value
 from sagaz_tiering.storage.hot import HotTier
-from sagaz_tiering.storage.hot_values import Gone
-from sagaz_tiering.storage.reporting import skipped_unreadable
+from sagaz_tiering.storage.hot_values import Gone, Indexed, check_indexed
+from sagaz_tiering.storage.hot_values import Header as IndexedHeader
+from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.merge import Copy, alive, damaged_copy, hot_copy, located_copy, matches, merge
 from sagaz_tiering.tiered.watch import Watch
@@ -65,6 +67,7 @@ class Reader:
         found, hot_error = await self._ask_hot(snapshot_id)
         if isinstance(found, bytes) and await self._watch.horizon_us(0) is not None:
             header = read_header(found)
+            check_answer(header.meta, snapshot_id=snapshot_id)
             if self._is_alive(header.meta):
                 return await self._of_redis(found, header)
             copies = [hot_copy(header.meta, self.policies, found)]
@@ -86,7 +89,11 @@ class Reader:
     async def _all_copies(
         self, snapshot_id: UUID, found: bytes | Gone | None, hot_error: HotTierUnavailable | None
     ) -> list[Copy]:
-        hot = [hot_copy(read_meta(found), self.policies, found)] if isinstance(found, bytes) else []
+        hot = []
+        if isinstance(found, bytes):
+            meta = read_meta(found)
+            check_answer(meta, snapshot_id=snapshot_id)
+            hot.append(hot_copy(meta, self.policies, found))
         located = [located_copy(item) for item in await self._locations.find(snapshot_id)]
         if hot_error is not None:
             await self._check_answerable(located, hot_error)
@@ -104,41 +111,40 @@ class Reader:
             found = await self._hot.newest(saga_id, not_after_us=not_after_us, step_name=step_name)
         except HotTierUnavailable:
             found = None
-        if isinstance(found, bytes):
-            header = read_header(found)
+        if found is not None and found.value is not None:
+            header = _checked(found, found.value, saga_id)
+            check_answer(header.meta, step_name=step_name, not_after_us=not_after_us)
             horizon = await self._watch.horizon_us(to_micros(self._clock.now()))
             if horizon is not None and header.meta.created_us > horizon and self._is_alive(header.meta):
-                return await self._of_redis(found, header)
+                return await self._of_redis(found.value, header)
         while True:
-            timeline = await self.timeline(saga_id, not_after=not_after, step_name=step_name, limit=1, damaged_too=True)
+            timeline = await self.timeline(saga_id, not_after=not_after, step_name=step_name, limit=1)
             if not timeline:
                 return None
-            if timeline[0].error is not None:
-                raise timeline[0].error
-            if loaded := await self.load(timeline):
-                return loaded[0]
+            for snapshot in await self.load(timeline):
+                # Saved anew since, it may be of another step or time: then the timeline is another one, too.
+                if step_name in (None, snapshot.step_name) and (not_after is None or snapshot.created_at <= not_after):
+                    return snapshot
 
     async def list_newest(self, saga_id: UUID, limit: int) -> list[SagaSnapshot]:
-        """The newest `limit` live snapshots of a saga, newest first."""
+        """The newest `limit` live snapshots of a saga, newest first. Raises Unreadable with those that can be read."""
         if limit == 0:
             return []
         try:
             found = await self._hot.values(saga_id, min(limit, NO_LIMIT))
         except HotTierUnavailable:
             found = []
-        values = [value for value in found if isinstance(value, bytes)]
+        values = [each.value for each in found if each.value is not None]
         if len(values) == limit:
-            with suppress(CorruptData):  # then the longer way leaves the damaged one out
-                headers = [read_header(value) for value in values]
+            with suppress(CorruptData):  # then the longer way tells which, and reads the others
+                headers = [_checked(each, value, saga_id) for each, value in zip(found, values, strict=True)]
                 if await self._has_newest(headers):
                     return await self._all_of_redis(values, headers)
-        asked = limit
         while True:
-            copies = await self.timeline(saga_id, limit=asked)
-            readable = await self.load_readable(copies)
-            if len(readable) >= limit or len(copies) < asked:
-                return readable[:limit]
-            asked *= 2  # older ones take the places of those that cannot be read
+            copies = await self.timeline(saga_id, limit=limit)
+            loaded = await self.load(copies)
+            if len(loaded) == len(copies):  # else some were deleted meanwhile, and older ones take their places
+                return loaded
 
     async def _has_newest(self, headers: Sequence[Header]) -> bool:
         """Whether Redis has everything that is newer than the last of these, and all of them live."""
@@ -155,11 +161,10 @@ class Reader:
         step_name: str | None = None,
         limit: int = NO_LIMIT,
         expired_too: bool = False,
-        damaged_too: bool = False,
     ) -> list[Copy]:
         """Live copies of a saga's snapshots over all tiers, newest first, without bodies of hot and cold ones.
 
-        Those whose header cannot be read are left out and reported, unless asked for.
+        Those that are known to be lost or damaged already are among them, with their `error`.
         """
         limit = min(limit, NO_LIMIT)
         hot, gone, hot_error = await self._hot_timeline(saga_id)
@@ -185,15 +190,26 @@ class Reader:
                 moved = await self._moved_away(saga_id, hot, located)
             located = [copy for copy in located if copy.ref.snapshot_id not in moved]
         not_after_us = None if not_after is None else to_micros(not_after)
-        for snapshot_id in gone - {copy.ref.snapshot_id for copy in located}:
-            if not await self._locations.find(snapshot_id):
-                await self._check_deleted(snapshot_id)
-        merged = merge(hot, located)
+        known = {copy.ref.snapshot_id for copy in located}
+        missing = [damaged_copy(saga_id, header, _lost(header)) for header in gone if header.snapshot_id not in known]
+        lost = await self._lost([copy for copy in missing if matches(copy, not_after_us, step_name)], limit)
+        merged = merge([*hot, *lost], located)
         if not expired_too:
             merged = await self._alive(merged)
-        if not damaged_too:
-            merged = _without_damaged(merged)
         return [copy for copy in merged if matches(copy, not_after_us, step_name)][:limit]
+
+    async def _lost(self, missing: Sequence[Copy], limit: int) -> list[Copy]:
+        """Of those that Redis names without a value, the newest `limit` that no tier has."""
+        lost: list[Copy] = []
+        for copy in sorted(missing, key=lambda each: each.ref.order_key, reverse=True):
+            if len(lost) == limit:
+                break
+            try:
+                if not await self._locations.find(copy.ref.snapshot_id):
+                    await self._check_deleted(copy.ref.snapshot_id)
+            except SnapshotLost:
+                lost.append(copy)
+        return lost
 
     async def _moved_away(self, saga_id: UUID, hot: Sequence[Copy], located: Sequence[Copy]) -> set[UUID]:
         """Those that a later save put under another saga: Redis has them there, PostgreSQL still here."""
@@ -202,45 +218,50 @@ class Reader:
         owners = await self._hot.owners(asked) if asked else {}
         return {snapshot_id for snapshot_id, owner in owners.items() if owner != saga_id}
 
-    async def load_readable(self, copies: Sequence[Copy]) -> list[SagaSnapshot]:
-        """`load` without what is damaged, which is reported."""
-        try:
-            return await self.load(copies)
-        except CorruptData:
-            found = []
-            for copy in copies:
-                try:
-                    found += await self.load([copy])
-                except CorruptData as exc:
-                    skipped_unreadable(copy.ref.snapshot_id, "tiered", exc)
-            return found
-
     async def load(self, copies: Sequence[Copy]) -> list[SagaSnapshot]:
-        """The snapshots of these copies, in their order.
+        """The snapshots of these copies, in their order; each is the one that its copy stands for.
 
-        A hot one that left Redis meanwhile is read where it is; one that was deleted meanwhile is left out.
+        A hot one that left Redis meanwhile is read where it is; one that was deleted meanwhile is left out. Raises
+        Unreadable, with those that can be read.
         """
-        records: dict[UUID, Record] = {}
-        packed: list[Located] = []
-        in_redis: dict[UUID, list[UUID]] = {}
+        found, gaps = await self._records(copies), Gaps("tiered")
+        readable: list[SagaSnapshot] = []
         for copy in copies:
-            if copy.value is not None:
-                records[copy.ref.snapshot_id] = await self._record(copy.value)
+            record = found.get(copy.ref.snapshot_id)
+            if isinstance(record, Unreadable):
+                gaps.add(copy.ref.snapshot_id, record)
+            elif record is not None:
+                try:
+                    readable.append(await decode_record(record))
+                except CorruptData as exc:
+                    gaps.add(copy.ref.snapshot_id, exc)
+                else:
+                    metrics.READS.labels(tier=copy.ref.tier.value).inc()
+        gaps.check(readable)
+        return readable
+
+    async def _records(self, copies: Sequence[Copy]) -> dict[UUID, Record | Unreadable]:
+        """What each of these holds, or why it cannot be read; nothing for one that was deleted meanwhile."""
+        records: dict[UUID, Record | Unreadable] = {}
+        packed: list[Located] = []
+        in_redis: dict[UUID, list[Copy]] = {}
+        for copy in copies:
+            if copy.error is not None:
+                records[copy.ref.snapshot_id] = copy.error
+            elif copy.value is not None:
+                records[copy.ref.snapshot_id] = await self._record(copy.value, copy)
             elif copy.located is not None and copy.located.place is not None:
                 packed.append(copy.located)
             else:
-                in_redis.setdefault(copy.ref.saga_id, []).append(copy.ref.snapshot_id)
-        for saga_id, ids in in_redis.items():
-            for snapshot_id, value in zip(ids, await self._values(saga_id, ids), strict=True):
-                if value is None:
-                    value = await self._moved_value(snapshot_id, packed)
-                if value is not None:
-                    records[snapshot_id] = await self._record(value)
+                in_redis.setdefault(copy.ref.saga_id, []).append(copy)
+        for saga_id, some in in_redis.items():
+            values = await self._values(saga_id, [copy.ref.snapshot_id for copy in some])
+            for copy, value in zip(some, values, strict=True):
+                record = await (self._moved(copy, packed) if value is None else self._record(value, copy))
+                if record is not None:
+                    records[copy.ref.snapshot_id] = record
         records.update(await self._cold.read(packed))
-        loaded = [copy for copy in copies if copy.ref.snapshot_id in records]
-        for copy in loaded:
-            metrics.READS.labels(tier=copy.ref.tier.value).inc()
-        return [await decode_record(records[copy.ref.snapshot_id]) for copy in loaded]
+        return records
 
     def _is_alive(self, meta: SnapshotMeta) -> bool:
         expires_us = self.policies.expires_us(meta)
@@ -265,12 +286,20 @@ class Reader:
         _READS_HOT.inc(len(snapshots))
         return snapshots
 
-    async def _record(self, value: bytes) -> Record:
-        header = read_header(value)
-        known = self._dictionaries.at_hand(header.dictionary_id)
-        if known is None:
-            known = await self._dictionaries.need(header.dictionary_id)
-        return from_value(value, header, known)
+    async def _record(self, value: bytes, copy: Copy) -> Record | CorruptData:
+        """What a value holds, or why it is not what `copy` stands for. A hot one may have been saved anew since."""
+        try:
+            header = read_header(value)
+            if copy.located is None:
+                check_answer(header.meta, snapshot_id=copy.ref.snapshot_id, saga_id=copy.ref.saga_id)
+            else:
+                check_place(header.meta, copy.ref)
+            known = self._dictionaries.at_hand(header.dictionary_id)
+            if known is None:
+                known = await self._dictionaries.need(header.dictionary_id)
+            return from_value(value, header, known)
+        except CorruptData as exc:
+            return exc
 
     async def _alive(self, copies: Sequence[Copy]) -> list[Copy]:
         """Those that have not expired, or that a legal hold keeps."""
@@ -281,15 +310,23 @@ class Reader:
         held = await self._holds.covering([copy.ref for copy in copies if copy.ref.snapshot_id not in known])
         return [copy for copy in copies if copy.ref.snapshot_id in known | held]
 
-    async def _moved_value(self, snapshot_id: UUID, packed: list[Located]) -> bytes | None:
-        """The durable value of a snapshot that just left Redis, or None with its place added to `packed`, if it is."""
+    async def _moved(self, copy: Copy, packed: list[Located]) -> Record | Unreadable | None:
+        """What the durable copy of a snapshot holds that just left Redis, or why it cannot be read.
+
+        None where it was deleted, or with its place added to `packed`, if that is where it is.
+        """
+        snapshot_id = copy.ref.snapshot_id
         found = merge([], [located_copy(item) for item in await self._locations.find(snapshot_id)])
-        if not found or found[0].located is None:
-            await self._check_deleted(snapshot_id)
-            return None
-        if found[0].value is None:
+        if found and found[0].value is not None:
+            return await self._record(found[0].value, found[0])
+        if found and found[0].located is not None:
             packed.append(found[0].located)
-        return found[0].value
+            return None
+        try:
+            await self._check_deleted(snapshot_id)
+        except SnapshotLost as exc:
+            return exc
+        return None
 
     async def _check_deleted(self, snapshot_id: UUID) -> None:
         """Raise SnapshotLost for what Redis names still, though no tier has it; without Redis there is no telling."""
@@ -302,22 +339,25 @@ class Reader:
         except HotTierUnavailable:
             return [None] * len(ids)
 
-    async def _hot_timeline(self, saga_id: UUID) -> tuple[list[Copy], set[UUID], HotTierUnavailable | None]:
+    async def _hot_timeline(self, saga_id: UUID) -> tuple[list[Copy], list[IndexedHeader], HotTierUnavailable | None]:
+        """What Redis has of a saga, what it names without having it, and why it cannot be asked."""
         hot: dict[UUID, Copy] = {}
-        gone: set[UUID] = set()
+        gone: dict[UUID, IndexedHeader] = {}
         try:
             async for headers in self._hot.headers(saga_id):
-                for header in headers:
+                for header in filter(IndexedHeader.is_ours, headers):
                     if header.head is None:
-                        gone.add(header.snapshot_id)
+                        gone[header.snapshot_id] = header
                         continue
                     try:
-                        hot[header.snapshot_id] = hot_copy(read_meta(header.head), self.policies)
-                    except CorruptRecord as exc:
+                        meta = read_meta(header.head)
+                        check_indexed(meta, saga_id, header.member, header.created_us)
+                        hot[header.snapshot_id] = hot_copy(meta, self.policies)
+                    except CorruptData as exc:
                         hot[header.snapshot_id] = damaged_copy(saga_id, header, exc)
         except HotTierUnavailable as exc:
-            return [], set(), exc
-        return list(hot.values()), gone - hot.keys(), None
+            return [], [], exc
+        return list(hot.values()), [header for header in gone.values() if header.snapshot_id not in hot], None
 
     async def _check_answerable(self, located: Sequence[Copy], error: HotTierUnavailable) -> None:
         """Without Redis: raise unless PostgreSQL must know everything about this saga."""
@@ -326,8 +366,12 @@ class Reader:
             raise error
 
 
-def _without_damaged(copies: Sequence[Copy]) -> list[Copy]:
-    for copy in copies:
-        if copy.error is not None:
-            skipped_unreadable(copy.ref.snapshot_id, "tiered", copy.error)
-    return [copy for copy in copies if copy.error is None]
+def _checked(found: Indexed, value: bytes, saga_id: UUID) -> Header:
+    """The header of a value that Redis gave for an entry of a saga's index. Raises CorruptRecord."""
+    header = read_header(value)
+    check_indexed(header.meta, saga_id, found.member, found.created_us)
+    return header
+
+
+def _lost(header: IndexedHeader) -> SnapshotLost:
+    return SnapshotLost(f"Redis names snapshot {header.snapshot_id}, but neither Redis nor PostgreSQL has it")

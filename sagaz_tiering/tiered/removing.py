@@ -13,10 +13,10 @@ from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.erasures import ErasureReceipt
 from sagaz_tiering.catalog.locations import Doomed
 from sagaz_tiering.clock import Clock, from_micros, to_micros
-from sagaz_tiering.errors import CorruptRecord
-from sagaz_tiering.snapshot import SnapshotRef, Tier
+from sagaz_tiering.errors import CorruptRecord, SnapshotLost
+from sagaz_tiering.snapshot import Tier
 from sagaz_tiering.storage.hot import HotTier
-from sagaz_tiering.tiered.merge import Copy, saved_until
+from sagaz_tiering.tiered.merge import Copy, damaged_ref, saved_until
 from sagaz_tiering.tiered.reading import Reader
 
 
@@ -33,7 +33,7 @@ class Remover:
         """One snapshot; False if no tier had it. Raises LegalHold, TierUnavailable."""
         try:
             copies = await self._reader.copies(snapshot_id)
-        except CorruptRecord:
+        except (CorruptRecord, SnapshotLost):
             doomed = self._doomed([await self._damaged(snapshot_id)])
             known = await self._catalog.locations.delete(doomed)
             return await self._follow(doomed) > 0 or bool(known)
@@ -75,20 +75,9 @@ class Remover:
         return [Doomed(snapshot=copy.ref, until=from_micros(saved_until([copy], now))) for copy in copies]
 
     async def _everything_of(self, saga_id: UUID) -> list[Copy]:
-        return await self._reader.timeline(saga_id, expired_too=True, damaged_too=True)
+        return await self._reader.timeline(saga_id, expired_too=True)
 
     async def _damaged(self, snapshot_id: UUID) -> Copy:
-        """What is known of a record in Redis that cannot be read: whose it is."""
+        """What is known of a record in Redis that is lost or cannot be read: whose it is."""
         owner = (await self._hot.owners([snapshot_id])).get(snapshot_id, UUID(int=0))
-        ref = SnapshotRef(
-            snapshot_id=snapshot_id,
-            saga_id=owner,
-            saga_name="",
-            step_name="",
-            step_index=0,
-            status="",
-            created_at=self._clock.now(),
-            expires_at=None,
-            tier=Tier.HOT,
-        )
-        return Copy(ref=ref, saved_us=None)
+        return Copy(ref=damaged_ref(snapshot_id, owner, self._clock.now()), saved_us=None)

@@ -160,11 +160,17 @@ class TieredSnapshotStorage:
         return await self._read(self._reader.newest(as_uuid(saga_id, "saga_id"), not_after=moment))
 
     async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
-        """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit."""
+        """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit.
+
+        Raises Unreadable if any of them cannot be read; its `readable` has the others.
+        """
         return await self._read(self._reader.list_newest(as_uuid(saga_id, "saga_id"), checked_limit(limit)))
 
     async def timeline(self, saga_id: UUID | str) -> list[SnapshotRef]:
-        """Every live snapshot of a saga, oldest first, with its tier; never touches archived bytes."""
+        """Every live snapshot of a saga, oldest first, with its tier; never touches archived bytes.
+
+        One that is known to be lost or damaged without looking at its body is among them, marked `unreadable`.
+        """
         refs = [copy.ref for copy in reversed(await self._reader.timeline(as_uuid(saga_id, "saga_id")))]
         held = await self._tiers.catalog.holds.covering(refs)
         return [replace(ref, held=True) if ref.snapshot_id in held else ref for ref in refs]
@@ -255,11 +261,11 @@ class TieredSnapshotStorage:
 
     async def get_replay_log(self, replay_id: UUID | str) -> dict[str, Any] | None:
         """The record of a replay in the shape of `ReplayResult.to_dict`, or None."""
-        return await self._tiers.catalog.replays.get(as_uuid(replay_id, "replay_id"))
+        return await iterating.replay_log(self._tiers.catalog, as_uuid(replay_id, "replay_id"))
 
     async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
         """Records of replays of a saga, newest first."""
-        return await self._tiers.catalog.replays.of_saga(as_uuid(saga_id, "saga_id"), checked_limit(limit))
+        return await iterating.replays_of(self._tiers.catalog, as_uuid(saga_id, "saga_id"), checked_limit(limit))
 
     async def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
         """Every saga with a live snapshot in any tier, ascending by id, from behind `after` on."""
@@ -272,18 +278,15 @@ class TieredSnapshotStorage:
     ) -> AsyncIterator[SagaSnapshot]:
         """Every live snapshot of one saga, oldest first, or of every saga in the order of `saga_ids`.
 
-        Raises SnapshotArchived where it comes to bytes that must be restored first.
+        Raises SnapshotArchived where it comes to bytes that must be restored first, and at its end Unreadable for
+        what it could not read on the way.
         """
-        if saga_id is not None:
-            async for snapshot in iterating.snapshots_of(self._reader, as_uuid(saga_id, "saga_id")):
-                yield snapshot
-            return
-        async for saga in self._sagas(after):
-            async for snapshot in iterating.snapshots_of(self._reader, saga):
-                yield snapshot
+        sagas = self._sagas(after) if saga_id is None else iterating.only(as_uuid(saga_id, "saga_id"))
+        async for snapshot in iterating.snapshots(self._reader, sagas):
+            yield snapshot
 
     async def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """Every replay record, ascending by replay id, from behind `after` on."""
+        """Every replay record, ascending by replay id, from behind `after` on. Raises where one cannot be read."""
         start = None if after is None else as_uuid(after, "after")
         async for record in iterating.replay_logs(self._tiers.catalog, start):
             yield record

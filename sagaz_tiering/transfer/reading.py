@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
-from typing import Any, Final, NamedTuple, TypeVar, cast
+from typing import Any, Final, NamedTuple, cast
 from uuid import UUID
 
-from sagaz_tiering.errors import CorruptData, SagazTieringError, SnapshotArchived, SnapshotLost, TierUnavailable
+from sagaz_tiering.errors import SagazTieringError, SnapshotArchived, TierUnavailable, Unreadable
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef
 from sagaz_tiering.storage.base import SnapshotSource
-from sagaz_tiering.storage.reporting import telling_unreadable
 from sagaz_tiering.transfer.in_order import closing
 from sagaz_tiering.transfer.patience import Patience
 from sagaz_tiering.transfer.report import Counts, Outcome
 
-T = TypeVar("T")
 _Key = tuple[datetime, int, int]
 
 _MOST_LISTED: Final = 1024
@@ -58,11 +56,11 @@ class Reader:
 
     async def replay_logs(self, after: UUID | None) -> AsyncIterator[FoundReplay]:
         """Every replay record behind `after`, ascending, each with the unreadable ones before it."""
-        last, waiting, before, told = after, self._patience.wait(), Counts(), set[str]()
+        last, waiting, before = after, self._patience.wait(), Counts()
         while True:
             try:
                 async with closing(self._source.iter_replay_logs(after=last)) as found:
-                    while (record := await _next(found, before, None, told)) is not None:
+                    async for record in found:
                         replay_id = UUID(record["replay_id"])
                         _check_order(last, replay_id)
                         last, waiting = replay_id, self._patience.wait()
@@ -71,6 +69,13 @@ class Reader:
                 break
             except TierUnavailable as exc:
                 await waiting.after(exc)
+            except Unreadable as exc:
+                behind = [replay_id for replay_id in exc.unreadable if last is None or replay_id > last]
+                if not behind:
+                    raise
+                for replay_id in behind:
+                    before.fail(exc.unreadable[replay_id], item_id=str(replay_id), saga_id=None)
+                last = max(behind)
         if before.found:
             yield FoundReplay(last or UUID(int=0), None, before)
 
@@ -80,11 +85,11 @@ class Reader:
         Raises TierUnavailable when patience is at its end.
         """
         last: _Key | None = None
-        waiting, again, told = self._patience.wait(), False, set[str]()
+        waiting, again = self._patience.wait(), False
         while True:
             try:
                 async with closing(self._source.iter_snapshots(saga_id)) as found:
-                    while (snapshot := await _next(found, counts, saga_id, told)) is not None:
+                    async for snapshot in found:
                         key = _order_key(snapshot)
                         if again and last is not None and key <= last:
                             continue
@@ -94,26 +99,35 @@ class Reader:
             except TierUnavailable as exc:
                 await waiting.after(exc)
                 again = True
-            except (SnapshotArchived, CorruptData, SnapshotLost) as exc:
-                async for snapshot in self._one_by_one(saga_id, last, exc, counts):
-                    yield snapshot
+            except Unreadable as exc:
+                told = {i: each for i, each in exc.unreadable.items() if not isinstance(each, SnapshotArchived)}
+                for snapshot_id, each in told.items():
+                    counts.fail(each, item_id=str(snapshot_id), saga_id=saga_id)
+                if not told or isinstance(exc, SnapshotArchived):  # else it was the end: the rest has come before it
+                    async for snapshot in self._one_by_one(saga_id, last, exc, counts, told):
+                        yield snapshot
                 return
 
     async def _one_by_one(
-        self, saga_id: UUID, last: _Key | None, error: SagazTieringError, counts: Counts
+        self, saga_id: UUID, last: _Key | None, error: Unreadable, counts: Counts, told: Collection[UUID]
     ) -> AsyncIterator[SagaSnapshot]:
-        """What is left of a saga that cannot be read as a whole: each by its id, where the source can name them."""
+        """What is left of a saga that cannot be read as a whole: each by its id, where the source can name them.
+
+        Those `told` of are counted.
+        """
         names, get = self._names(saga_id, last), getattr(self._source, "get_snapshot", None)
         if names is None or get is None:
             async for snapshot in self._newest_readable(saga_id, last, error, counts):
                 yield snapshot
             return
         async for snapshot_id in names:
+            if snapshot_id in told:
+                continue
             try:
                 found: SagaSnapshot | None = await self._patience.ask(partial(get, snapshot_id))
             except SnapshotArchived as exc:
                 _count_archived(counts, [snapshot_id], exc)
-            except (CorruptData, SnapshotLost) as exc:
+            except Unreadable as exc:
                 counts.fail(exc, item_id=snapshot_id, saga_id=saga_id)
             else:
                 if found is not None and (last is None or _order_key(found) > last):
@@ -134,7 +148,7 @@ class Reader:
                 yield ref.snapshot_id
 
     async def _newest_readable(
-        self, saga_id: UUID, last: _Key | None, error: SagazTieringError, counts: Counts
+        self, saga_id: UUID, last: _Key | None, error: Unreadable, counts: Counts
     ) -> AsyncIterator[SagaSnapshot]:
         """As many of the newest of a saga as can be listed, and the error for the rest."""
         archived = list(error.snapshot_ids) if isinstance(error, SnapshotArchived) else []
@@ -144,7 +158,7 @@ class Reader:
         while listing is not None and limit <= _MOST_LISTED:
             try:
                 listed: list[SagaSnapshot] = await self._patience.ask(partial(listing, saga_id, limit=limit))
-            except (SnapshotArchived, CorruptData, SnapshotLost):
+            except Unreadable:
                 break
             readable, complete = listed, len(listed) < limit
             if complete:
@@ -163,18 +177,6 @@ def _count_archived(counts: Counts, snapshot_ids: Sequence[UUID], error: Snapsho
     for _ in snapshot_ids:
         counts.count(Outcome.ARCHIVED)
     counts.note(f"not copied, archived in {error.storage_class}: {error.how_to_restore or 'restore them first'}")
-
-
-async def _next(found: AsyncIterator[T], counts: Counts, saga_id: UUID | None, told: set[str]) -> T | None:
-    """The next item, or None at the end; what the source leaves out as unreadable on the way is counted, once."""
-
-    def unreadable(item_id: object, error: CorruptData) -> None:
-        if str(item_id) not in told:
-            told.add(str(item_id))
-            counts.fail(error, item_id=str(item_id), saga_id=saga_id)
-
-    with telling_unreadable(unreadable):
-        return await anext(found, None)
 
 
 def _order_key(snapshot: SagaSnapshot) -> _Key:

@@ -11,7 +11,7 @@ from uuid import UUID
 
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec import Record
-from sagaz_tiering.errors import CorruptData, InvalidSnapshot, SagazTieringError, SnapshotArchived, SnapshotLost
+from sagaz_tiering.errors import CorruptData, InvalidSnapshot, SagazTieringError, SnapshotArchived, Unreadable
 from sagaz_tiering.snapshot import ReplayResult, ReplayStatus, SagaSnapshot, SnapshotRef, as_uuid
 from sagaz_tiering.storage.base import SnapshotStorage
 from sagaz_tiering.storage.replay_log import as_record
@@ -51,7 +51,7 @@ class Writer:
         """Whether the target may have something of this saga; asked once, it saves a question for each snapshot."""
         try:
             return await self._patience.ask(partial(self._target.get_latest_snapshot, saga_id)) is not None
-        except (SnapshotArchived, CorruptData, SnapshotLost):
+        except Unreadable:
             return True
 
     async def has_snapshot(self, snapshot_id: UUID) -> bool:
@@ -60,7 +60,7 @@ class Writer:
             return await self._patience.ask(partial(self._target.get_snapshot, snapshot_id)) is not None
         except SnapshotArchived:
             return True
-        except (CorruptData, SnapshotLost):
+        except Unreadable:
             return False
 
     async def put(self, snapshot: SagaSnapshot, counts: Counts, *, compare: bool) -> bool:
@@ -112,7 +112,7 @@ class Writer:
         except SnapshotArchived:
             indexed = await self._indexed(ours)
             return There.ARCHIVED if indexed is None or indexed else There.OTHER
-        except (CorruptData, SnapshotLost):
+        except Unreadable:
             return There.OTHER  # saved anew, which heals it
         if there is None:
             return There.ABSENT

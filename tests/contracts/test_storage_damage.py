@@ -1,4 +1,4 @@
-"""Stored bytes that are not what was written: told where they are the answer, skipped where they are one of many."""
+"""Stored bytes that are not what was written, or another snapshot's: told, and never given or left out silently."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from support.tiers import NOW
 
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.storage.base import SnapshotStorage
 
 HOUR = timedelta(hours=1)
 
@@ -24,6 +25,59 @@ def ways() -> Iterator[tuple[Change, UUID, list[SagaSnapshot]]]:
     for at, way in enumerate(WAYS):
         saga_id = number(100 * at)
         yield way, saga_id, [make(each, snapshot_id=number(100 * at + each), saga_id=saga_id) for each in range(4)]
+
+
+async def limited(storage: SnapshotStorage, saga_id: UUID, limit: int) -> tuple[list[SagaSnapshot], set[UUID]]:
+    """A list of so many: what it gives, and what it could not read."""
+    try:
+        return await storage.list_snapshots(saga_id, limit=limit), set()
+    except CorruptRecord as exc:
+        return list(exc.readable), set(exc.unreadable)
+
+
+async def walked(storage: SnapshotStorage, saga_id: UUID | None) -> tuple[list[SagaSnapshot], set[UUID]]:
+    """What a walk gives before it says at its end what it could not read."""
+    found: list[SagaSnapshot] = []
+    try:
+        async for snapshot in storage.iter_snapshots(saga_id):
+            found.append(snapshot)
+    except CorruptRecord as exc:
+        return found, set(exc.unreadable)
+    return found, set()
+
+
+@pytest.mark.guarantee("G13")
+@pytest.mark.parametrize("of_saga", [number(7), number(8)], ids=["sibling", "other saga"])
+async def test_value_of_another_snapshot_is_never_the_answer(place: Place, of_saga: UUID) -> None:
+    """Another snapshot's bytes under an id: every read of it names both, the rest is as it was."""
+    storage, saga_id = await place.open(), number(7)
+    saved = [make(at, saga_id=saga_id) for at in range(3)]
+    other = make(9, saga_id=of_saga, created_at=NOW - 2 * HOUR)
+    await save_all(storage, [other, *saved])
+    bad, taken = saved[2], list[bytes]()
+
+    def copied(data: bytes) -> bytes:
+        taken.append(data)
+        return data
+
+    await place.damage(other.snapshot_id, copied)
+    await place.damage(bad.snapshot_id, lambda _: taken[-1])
+    for ask in (
+        storage.get_snapshot(bad.snapshot_id),
+        storage.get_latest_snapshot(saga_id),
+        storage.get_latest_snapshot(saga_id, before_step=bad.step_name),
+        storage.get_snapshot_at_time(saga_id, NOW),
+    ):
+        with pytest.raises(CorruptRecord, match=str(other.snapshot_id)) as caught:
+            await ask
+        assert str(bad.snapshot_id) in str(caught.value)
+    with pytest.raises(CorruptRecord) as listed:
+        await storage.list_snapshots(saga_id)
+    rest = saved[1::-1] + ([other] if of_saga == saga_id else [])
+    assert (listed.value.readable, set(listed.value.unreadable)) == (tuple(rest), {bad.snapshot_id})
+    assert await walked(storage, saga_id) == (rest[::-1], {bad.snapshot_id})
+    for snapshot in (*saved[:2], other):
+        assert await storage.get_snapshot(snapshot.snapshot_id) == snapshot
 
 
 async def test_unreadable_record_is_an_error_where_it_is_the_answer(place: Place) -> None:
@@ -43,10 +97,12 @@ async def test_unreadable_record_is_an_error_where_it_is_the_answer(place: Place
             await storage.get_snapshot_at_time(saga_id, NOW)
 
 
+@pytest.mark.guarantee("G2")
 async def test_unreadable_record_hides_no_other(place: Place) -> None:
-    """By id, at a time, in lists, limited ones too, and walks: the others are there; the log names the bad one."""
+    """By id and at a time the others are there; lists and walks tell of the bad one and give the others with that."""
     storage = await place.open()
     walk: list[SagaSnapshot] = []
+    damaged: set[UUID] = set()
     for way, saga_id, saved in ways():
         await save_all(storage, saved)
         bad = saved[2]
@@ -56,16 +112,21 @@ async def test_unreadable_record_hides_no_other(place: Place) -> None:
             assert await storage.get_snapshot(snapshot.snapshot_id) == snapshot
             assert await storage.get_snapshot_at_time(saga_id, snapshot.created_at) == snapshot
         assert await storage.get_latest_snapshot(saga_id) == good[0]
-        with capture_logs() as logs:
-            assert await storage.list_snapshots(saga_id) == good
+        with capture_logs() as logs, pytest.raises(CorruptRecord, match=str(bad.snapshot_id)) as listed:
+            await storage.list_snapshots(saga_id)
+        assert (listed.value.readable, set(listed.value.unreadable)) == (tuple(good), {bad.snapshot_id})
         assert [(each["event"], each["snapshot_id"]) for each in logs] == [
             ("snapshot.unreadable", str(bad.snapshot_id))
         ]
-        for limit in (1, 2, 3):
-            assert await storage.list_snapshots(saga_id, limit=limit) == good[:limit]
-        assert [each async for each in storage.iter_snapshots(saga_id)] == good[::-1]
+        assert await limited(storage, saga_id, 2) == (good[:1], {bad.snapshot_id})
+        assert await limited(storage, saga_id, 3) == (good[:2], {bad.snapshot_id})
+        newest, told = await limited(storage, saga_id, 1)
+        assert newest == good[:1]
+        assert told <= {bad.snapshot_id}  # only where nothing is known of when it was made
+        assert await walked(storage, saga_id) == (good[::-1], {bad.snapshot_id})
         walk += good[::-1]
-    assert [each async for each in storage.iter_snapshots()] == walk
+        damaged.add(bad.snapshot_id)
+    assert await walked(storage, None) == (walk, damaged)
     assert len([each async for each in storage.saga_ids()]) == len(WAYS)
     assert (await storage.health_check()).status in ("healthy", "degraded")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 from pathlib import Path
 from uuid import uuid4
@@ -15,6 +16,7 @@ from sagaz_tiering.errors import (
     CatalogUnavailable,
     ConfigError,
     CorruptData,
+    CorruptPack,
     ForeignCatalog,
     HotTierUnavailable,
     NotSerializable,
@@ -151,6 +153,30 @@ async def test_damaged_pack_is_an_error_and_harms_no_neighbour(damage: str, shop
     assert await shop.storage.list_snapshots(other[0].saga_id) == other[::-1]
 
 
+@pytest.mark.guarantee("G2")
+async def test_list_tells_of_a_pack_that_is_gone_and_gives_the_rest(shop: Product) -> None:
+    """What is in a nearer tier comes with the error, the timeline is whole, and put back it all reads again."""
+    await save_and_age(shop)
+    later = dataclasses.replace(SAVED[4], snapshot_id=uuid4(), step_index=5, created_at=shop.clock.now())
+    await shop.storage.save_snapshot(later)
+    keys = await shop.object_keys()
+    packs = {key: await shop.runtime.objects.get(key) for key in keys}
+    await shop.runtime.objects.delete(keys)
+    with pytest.raises(CorruptPack, match="does not have") as caught:
+        await shop.storage.list_snapshots(SAVED[0].saga_id)
+    assert caught.value.readable == (later,)
+    assert set(caught.value.unreadable) == {snapshot.snapshot_id for snapshot in SAVED[:5]}
+    with pytest.raises(CorruptPack) as caught:
+        await shop.storage.list_snapshots(SAVED[0].saga_id, limit=2)
+    assert (caught.value.readable, set(caught.value.unreadable)) == ((later,), {SAVED[4].snapshot_id})
+    assert await shop.storage.list_snapshots(SAVED[0].saga_id, limit=1) == [later]
+    assert len(await shop.storage.timeline(SAVED[0].saga_id)) == 6
+    for key, data in packs.items():
+        checksum = hashlib.sha256(data).digest()
+        await shop.runtime.objects.put(key, data, storage_class=StorageClass.STANDARD_IA, sha256=checksum)
+    assert await shop.storage.list_snapshots(SAVED[0].saga_id) == [later, *SAVED[4::-1]]
+
+
 async def test_damaged_hot_value_does_not_stop_the_age_job(shop: Product) -> None:
     """The unreadable one is reported and stays; everything else is packed."""
     for snapshot in SAVED:
@@ -169,7 +195,8 @@ async def test_damaged_hot_value_does_not_stop_the_age_job(shop: Product) -> Non
 
 async def test_value_evicted_behind_our_back_is_lost_not_none(shop: Product) -> None:
     """Redis lost a value that only it had: the read says so instead of answering None."""
-    only_hot = saga(5, begun=NOW, saga_name="fast-order")[0]
+    kept, only_hot = saga(5, begun=NOW, saga_name="fast-order")[:2]
+    await shop.storage.save_snapshot(kept)
     await shop.storage.save_snapshot(only_hot)
     with shop.runtime.hot._translated() as client:
         await client.delete(shop.runtime.hot.keys.value(only_hot.saga_id.hex, only_hot.snapshot_id.hex))
@@ -177,6 +204,15 @@ async def test_value_evicted_behind_our_back_is_lost_not_none(shop: Product) -> 
         await shop.storage.get_snapshot(only_hot.snapshot_id)
     with pytest.raises(SnapshotLost):
         await shop.storage.get_latest_snapshot(only_hot.saga_id)
+    with pytest.raises(SnapshotLost) as caught:
+        await shop.storage.list_snapshots(only_hot.saga_id)
+    assert (caught.value.readable, set(caught.value.unreadable)) == ((kept,), {only_hot.snapshot_id})
+    assert await shop.storage.get_snapshot_at_time(only_hot.saga_id, kept.created_at) == kept
+    old, lost = await shop.storage.timeline(only_hot.saga_id)
+    assert (old.unreadable, lost.snapshot_id, lost.step_index) == (None, only_hot.snapshot_id, only_hot.step_index)
+    assert "neither Redis nor PostgreSQL has it" in str(lost.unreadable)
+    assert await shop.storage.delete_snapshot(only_hot.snapshot_id)
+    assert await shop.storage.list_snapshots(only_hot.saga_id) == [kept]
 
 
 async def test_other_catalog_never_writes_under_an_owned_prefix(

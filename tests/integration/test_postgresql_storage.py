@@ -424,13 +424,18 @@ HARM = {
 
 @pytest.mark.parametrize("harm", HARM)
 async def test_a_damaged_row_hides_no_other(storage: PostgreSQLSnapshotStorage, database: str, harm: str) -> None:
-    """Lists leave it out and say so, its own read raises, it can be deleted."""
+    """Lists and walks raise with the others, its own read raises, it can be deleted."""
     await save_all(storage, [make(at) for at in range(3)])
     async with connection(database) as conn:
         await conn.execute(f"UPDATE saga_snapshots SET {HARM[harm]} WHERE snapshot_id = $1", number(1))
+    walk = storage.iter_snapshots()
     with capture_logs() as logs:
-        assert await storage.list_snapshots(SAGA, limit=2) == [make(2), make(0)]
-        assert [each async for each in storage.iter_snapshots()] == [make(0), make(2)]
+        with pytest.raises(CorruptRecord) as caught:
+            await storage.list_snapshots(SAGA, limit=3)
+        assert (caught.value.readable, list(caught.value.unreadable)) == ((make(2), make(0)), [number(1)])
+        assert [await anext(walk), await anext(walk)] == [make(0), make(2)]
+        with pytest.raises(CorruptRecord):
+            await anext(walk)
     assert {entry["snapshot_id"] for entry in logs if entry["event"] == "snapshot.unreadable"} == {str(number(1))}
     with pytest.raises(CorruptRecord):
         await storage.get_snapshot(number(1))
@@ -438,15 +443,22 @@ async def test_a_damaged_row_hides_no_other(storage: PostgreSQLSnapshotStorage, 
 
 
 async def test_damaged_replay_records_hide_no_other(storage: PostgreSQLSnapshotStorage, database: str) -> None:
-    """Lists leave one out that cannot be read."""
+    """A list raises with the others; a walk raises where it comes to one, and goes on behind it when asked to."""
     for at in range(3):
         await storage.save_replay_log(replay(at, context_override={"at": at}))
     async with connection(database) as conn:
         await conn.execute("UPDATE saga_replay_log SET body = '\\x0013' WHERE replay_id = $1", number(1))
         await conn.execute("UPDATE saga_replay_log SET body = '\\x7b7d' WHERE replay_id = $1", number(1))
     wanted = [replay(at, context_override={"at": at}).to_dict() for at in (0, 2)]
-    assert await storage.list_replays(SAGA) == wanted[::-1]
-    assert [each async for each in storage.iter_replay_logs()] == wanted
+    with pytest.raises(CorruptRecord) as caught:
+        await storage.list_replays(SAGA)
+    assert caught.value.readable == tuple(wanted[::-1])
+    walk = storage.iter_replay_logs()
+    assert await anext(walk) == wanted[0]
+    with pytest.raises(CorruptRecord) as caught:
+        await anext(walk)
+    assert list(caught.value.unreadable) == [number(1)]
+    assert [each async for each in storage.iter_replay_logs(after=number(1))] == wanted[1:]
     with pytest.raises(CorruptRecord):
         await storage.get_replay_log(number(1))
 

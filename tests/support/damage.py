@@ -68,12 +68,12 @@ async def fakeredis_values(place: Place, snapshot_id: UUID, change: Change) -> N
 
 
 async def postgresql(place: Place, snapshot_id: UUID, change: Change) -> None:
-    """The row's context."""
+    """The row's exact form; where that would be taken for an edit by SQL, its context."""
     connection = await asyncpg.connect(place.options["connection_string"])
     try:
-        await connection.execute(
-            "UPDATE saga_snapshots SET context = '[\"not one of ours\"]' WHERE snapshot_id = $1", snapshot_id
-        )
+        body = await connection.fetchval("SELECT body FROM saga_snapshots WHERE snapshot_id = $1", snapshot_id)
+        column, value = ("body", change(body)) if change(body) else ("context", '["not one of ours"]')
+        await connection.execute(f"UPDATE saga_snapshots SET {column} = $2 WHERE snapshot_id = $1", snapshot_id, value)
     finally:
         await connection.close()
 

@@ -178,7 +178,9 @@ async def test_edited_by_hand_is_said_so(storage: SnapshotStorage, tmp_path: Pat
             await read
         assert str(path) in str(caught.value)
         assert 'remove the "checksum" line' in caught.value.hint
-    assert [each.snapshot_id for each in await storage.list_snapshots(SAGA)] == [number(0)]
+    with pytest.raises(CorruptRecord, match="edited by hand") as caught:
+        await storage.list_snapshots(SAGA)
+    assert caught.value.readable == (make(0),)
     edited(path, lambda fields: fields.pop("checksum"))
     found = await storage.get_latest_snapshot(SAGA)
     assert found is not None
@@ -198,8 +200,9 @@ async def test_truncated_is_said_so(tmp_path: Path, packed: bool, share: float) 
         with pytest.raises(CorruptRecord, match="truncated"):
             await storage.get_latest_snapshot(SAGA)  # the index remembers that it is the newest
         assert await storage.get_snapshot_at_time(SAGA, make(0).created_at) == make(0)
-        with capture_logs() as logs:
-            assert await storage.list_snapshots(SAGA) == [make(0)]
+        with capture_logs() as logs, pytest.raises(CorruptRecord, match="truncated") as caught:
+            await storage.list_snapshots(SAGA)
+        assert caught.value.readable == (make(0),)
         assert [(line["event"], line["snapshot_id"]) for line in logs] == [("snapshot.unreadable", str(number(1)))]
         assert await storage.delete_snapshot(number(1)) is True
 
@@ -220,7 +223,10 @@ async def test_a_file_under_a_wrong_name_is_not_read_as_another(storage: Snapsho
     """A copy under another id is no second snapshot, and does not hide the first."""
     await storage.save_snapshot(make(0))
     file_of(tmp_path, number(1)).write_bytes(file_of(tmp_path, number(0)).read_bytes())
-    assert await ids_of(storage) == [number(0)]
+    with pytest.raises(CorruptRecord, match="which its name does not say") as caught:
+        await storage.list_snapshots(SAGA)
+    assert caught.value.readable == (make(0),)
+    assert await storage.get_latest_snapshot(SAGA) == make(0)
     await storage.delete_snapshot(number(0))
     with pytest.raises(CorruptRecord, match="which its name does not say"):
         await storage.get_latest_snapshot(SAGA)

@@ -28,7 +28,7 @@ from sagaz_tiering.storage.filesystem.record import replay_document
 from sagaz_tiering.storage.filesystem.replays import order_key
 from sagaz_tiering.storage.filesystem.session import AT_ONCE, FilesystemSession
 from sagaz_tiering.storage.filesystem.store import Found, pages
-from sagaz_tiering.storage.reporting import measured_read, reported_save, skipped_unreadable
+from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
 
 T = TypeVar("T")
 
@@ -118,18 +118,27 @@ class FilesystemSnapshotStorage:
         return await self._newest(saga_id, lambda entry: entry.created_us <= moment_us)
 
     async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
-        """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit."""
-        wanted, found = checked_limit(limit), list[SagaSnapshot]()
+        """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit.
+
+        Raises CorruptRecord if any of them cannot be read, or may be one of which nothing is known; its `readable` has
+        the others.
+        """
+        wanted, found, gaps = checked_limit(limit), list[SagaSnapshot](), Gaps(_KIND)
         saga = as_uuid(saga_id, "saga_id")
+        if wanted == 0:
+            return found
         with measured_read():
-            view = await self._view(saga)
+            view = await self._view(saga, gaps)
             left = [entry for entry in reversed(view.entries) if self._is_live(entry)]
-            while left and len(found) < wanted:
-                page = next(pages(left[: wanted - len(found)]))
+            unplaced = len(gaps)
+            while left and len(found) + len(gaps) - unplaced < wanted:
+                page = next(pages(left[: wanted - len(found) - len(gaps) + unplaced]))
                 left = left[len(page) :]
-                found += await self._read(saga, page)
-        # What was saved anew in between may have another time.
-        return sorted(found, key=lambda each: (each.created_at, each.step_index, each.snapshot_id), reverse=True)
+                found += await self._read(saga, page, gaps)
+            # What was saved anew in between may have another time.
+            found.sort(key=lambda each: (each.created_at, each.step_index, each.snapshot_id), reverse=True)
+            gaps.check(found)
+        return found
 
     async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
         """Remove one, expired or unreadable ones too; False if there was none."""
@@ -165,17 +174,19 @@ class FilesystemSnapshotStorage:
     async def iter_snapshots(
         self, saga_id: UUID | str | None = None, *, after: UUID | str | None = None
     ) -> AsyncIterator[SagaSnapshot]:
-        """Every live snapshot of one saga, oldest first; without `saga_id` of every saga behind `after`, by id."""
-        if saga_id is None:
-            async for each in self.saga_ids(after=after):
-                async for snapshot in self.iter_snapshots(each):
-                    yield snapshot
-            return
-        saga = as_uuid(saga_id, "saga_id")
-        view = await self._view(saga)
-        for page in pages(entry for entry in view.entries if self._is_live(entry)):
-            for snapshot in await self._read(saga, page):
+        """Every live snapshot of one saga, oldest first; without `saga_id` of every saga behind `after`, by id.
+
+        Raises CorruptRecord at its end for what it could not read.
+        """
+        gaps = Gaps(_KIND)
+        if saga_id is not None:
+            async for snapshot in self._walk(as_uuid(saga_id, "saga_id"), gaps):
                 yield snapshot
+        else:
+            async for each in self.saga_ids(after=after):
+                async for snapshot in self._walk(each, gaps):
+                    yield snapshot
+        gaps.check()
 
     async def save_replay_log(self, result: ReplayResult) -> None:
         """Insert or replace the record of a replay (ours or sagaz's)."""
@@ -189,18 +200,31 @@ class FilesystemSnapshotStorage:
         return await self._run(partial(self._session.replays.get, as_uuid(replay_id, "replay_id")))
 
     async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
-        """Records of replays of a saga, newest first. Raises ValueError for a negative limit."""
-        wanted, saga = checked_limit(limit), as_uuid(saga_id, "saga_id")
+        """Records of replays of a saga, newest first. Raises ValueError for a negative limit.
+
+        Raises CorruptRecord if one that may be of this saga cannot be read; its `readable` has the others.
+        """
+        wanted, saga, gaps = checked_limit(limit), as_uuid(saga_id, "saga_id"), Gaps(_KIND)
         await self._session.adopt_replays()
-        ids = await self._run(partial(self._session.replays.ids_of, saga))
-        records = [each async for each in self._replays(ids) if each["original_saga_id"] == str(saga)]
-        return sorted(records, key=order_key, reverse=True)[:wanted]
+        records = []
+        async for replay_id, record in self._replays(await self._run(partial(self._session.replays.ids_of, saga))):
+            if isinstance(record, CorruptRecord):
+                gaps.add(replay_id, record)
+            elif record["original_saga_id"] == str(saga):
+                records.append(record)
+        found = sorted(records, key=order_key, reverse=True)[:wanted]
+        gaps.check(found)
+        return found
 
     async def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """Every replay record, ascending by replay id, from behind `after` on."""
-        first = None if after is None else as_uuid(after, "after")
-        async for record in self._replays(await self._run(partial(self._session.replays.ids, first))):
-            yield record
+        """Every replay record, ascending by replay id, from behind `after` on. Raises where one cannot be read."""
+        first, gaps = None if after is None else as_uuid(after, "after"), Gaps(_KIND)
+        async for replay_id, record in self._replays(await self._run(partial(self._session.replays.ids, first))):
+            if isinstance(record, CorruptRecord):
+                gaps.add(replay_id, record)
+                gaps.check()
+            else:
+                yield record
 
     async def health_check(self) -> Health:
         """Count what is there, expired snapshots too; `degraded` if it can be read, but not written."""
@@ -258,29 +282,33 @@ class FilesystemSnapshotStorage:
                 partial(self._files.newest, saga, lambda entry: self._is_live(entry) and fits(entry))
             )
 
-    async def _view(self, saga_id: UUID) -> View:
+    async def _walk(self, saga_id: UUID, gaps: Gaps) -> AsyncIterator[SagaSnapshot]:
+        view = await self._view(saga_id, gaps)
+        for page in pages(entry for entry in view.entries if self._is_live(entry)):
+            for snapshot in await self._read(saga_id, page, gaps):
+                yield snapshot
+
+    async def _view(self, saga_id: UUID, gaps: Gaps) -> View:
         view = await self._run(partial(self._files.view, saga_id))
         for snapshot_id, error in view.unplaced.items():
-            skipped_unreadable(snapshot_id, _KIND, error)
+            gaps.add(snapshot_id, error)
         return view
 
-    async def _read(self, saga_id: UUID, page: Iterable[Entry]) -> list[SagaSnapshot]:
+    async def _read(self, saga_id: UUID, page: Iterable[Entry], gaps: Gaps) -> list[SagaSnapshot]:
         read: list[tuple[UUID, Found]] = await self._run(partial(self._files.read, saga_id, page))
         found = []
         for snapshot_id, each in read:
             if isinstance(each, CorruptRecord):
-                skipped_unreadable(snapshot_id, _KIND, each)
+                gaps.add(snapshot_id, each)
             elif each is not None:
                 found.append(each)
         return found
 
-    async def _replays(self, ids: list[UUID]) -> AsyncIterator[dict[str, Any]]:
+    async def _replays(self, ids: list[UUID]) -> AsyncIterator[tuple[UUID, dict[str, Any] | CorruptRecord]]:
         for page in _parts(ids):
             for replay_id, record in await self._run(partial(self._session.replays.read, page)):
-                if isinstance(record, CorruptRecord):
-                    skipped_unreadable(replay_id, _KIND, record)
-                elif record is not None:
-                    yield record
+                if record is not None:
+                    yield replay_id, record
 
     def _ground(self) -> dict[str, Any]:
         base = self._session.layout.base

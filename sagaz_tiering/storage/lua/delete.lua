@@ -8,7 +8,7 @@ local until_us = tonumber(ARGV[4])
 if not mark or struct.unpack('>l', mark) <= until_us then
   redis.call('SET', KEYS[2], ARGV[5], 'PX', ARGV[6])
 end
-if not pointer or struct.unpack('>l', string.sub(pointer, 45, 52)) > until_us then
+if not pointer or (#pointer == 56 and struct.unpack('>l', string.sub(pointer, 45, 52)) > until_us) then
   return 0
 end
 local index = ARGV[1] .. ':{' .. string.sub(pointer, 1, 32) .. '}'

@@ -12,7 +12,7 @@ end
 for i, pointer in ipairs(redis.call('MGET', unpack(pointers))) do
   local at = 64 * i - 63
   local key = value_prefix .. string.sub(ARGV[4], at, at + 31)
-  local ours = pointer and string.sub(pointer, 1, 32) == ARGV[2]
+  local ours = pointer and #pointer == 56 and string.sub(pointer, 1, 32) == ARGV[2]
   local wanted = string.sub(ARGV[4], at + 52, at + 63)
   local there = ours and string.sub(pointer, 45, 56)
   if there == wanted or (ours and struct.unpack('>l', there) < struct.unpack('>l', wanted)) then

@@ -1,18 +1,20 @@
 -- What is known of a saga's snapshots without their bodies, oldest first, from a rank on.
 -- KEYS  1 saga index      ARGV  1 value key prefix  2 first rank  3 last rank
--- Returns member, score, header bytes (nil: the value is gone) and value length by turns.
+-- Returns member, score, header bytes (nil: the value is gone, or no value) and value length by turns.
 local HEX = string.rep('%02x', 16)
--- The snapshot id in hex that a member of the index ends with.
+-- The snapshot id in hex that a member of the index ends with; '' for what is no member of ours.
 local function id_of(member)
-  return string.format(HEX, string.byte(member, 5, 20))
+  return #member == 20 and string.format(HEX, string.byte(member, 5, 20)) or ''
 end
 local found = {}
 local places = redis.call('ZRANGE', KEYS[1], ARGV[2], ARGV[3], 'WITHSCORES')
 for i = 1, #places, 2 do
   local member = places[i]
   local key = ARGV[1] .. id_of(member)
-  local head = redis.call('GETRANGE', key, 0, 255)
-  if #head >= 8 then
+  local head = redis.pcall('GETRANGE', key, 0, 255)
+  if type(head) ~= 'string' then
+    head = ''
+  elseif #head >= 8 then
     local length = struct.unpack('>I4', string.sub(head, 5, 8))
     if length > #head then
       head = redis.call('GETRANGE', key, 0, length - 1)
@@ -21,6 +23,6 @@ for i = 1, #places, 2 do
   found[#found + 1] = member
   found[#found + 1] = places[i + 1]
   found[#found + 1] = #head > 0 and head or false
-  found[#found + 1] = redis.call('STRLEN', key)
+  found[#found + 1] = #head > 0 and redis.call('STRLEN', key) or 0
 end
 return found

@@ -1,14 +1,19 @@
 -- Values of a saga, newest first, from a rank on.
 -- KEYS  1 saga index      ARGV  1 value key prefix  2 first rank  3 last rank
--- Returns members and values by turns; a value that is gone is nil.
+-- Returns member, score and value by turns; a value that is gone, or that something else is in the place of, is nil.
 local HEX = string.rep('%02x', 16)
--- The snapshot id in hex that a member of the index ends with.
+-- The snapshot id in hex that a member of the index ends with; '' for what is no member of ours.
 local function id_of(member)
-  return string.format(HEX, string.byte(member, 5, 20))
+  return #member == 20 and string.format(HEX, string.byte(member, 5, 20)) or ''
 end
 local found = {}
-for _, member in ipairs(redis.call('ZREVRANGE', KEYS[1], ARGV[2], ARGV[3])) do
-  found[#found + 1] = member
-  found[#found + 1] = redis.call('GET', ARGV[1] .. id_of(member))
+local places = redis.call('ZREVRANGE', KEYS[1], ARGV[2], ARGV[3], 'WITHSCORES')
+for i = 1, #places, 2 do
+  local id = id_of(places[i])
+  if id ~= '' then
+    found[#found + 1] = places[i]
+    found[#found + 1] = places[i + 1]
+    found[#found + 1] = redis.call('MGET', ARGV[1] .. id)[1]
+  end
 end
 return found

@@ -1,10 +1,10 @@
 -- The newest snapshot of a saga, at or before a time, of a step if one is named.
 -- KEYS  1 saga index      ARGV  1 value key prefix  2 highest score or '+inf'  3 step name  4 '1' if a step is named
--- Returns the value, nil if there is none, or the id (hex) of an indexed snapshot whose value is gone.
+-- Returns its member, its score and the value (nil: it is gone, or something else is there), or nil if there is none.
 local HEX = string.rep('%02x', 16)
--- The snapshot id in hex that a member of the index ends with.
+-- The snapshot id in hex that a member of the index ends with; '' for what is no member of ours.
 local function id_of(member)
-  return string.format(HEX, string.byte(member, 5, 20))
+  return #member == 20 and string.format(HEX, string.byte(member, 5, 20)) or ''
 end
 -- Whether a value is of that step; one too short to tell counts, so that the reader sees that it is damaged.
 local function is_of_step(value, name)
@@ -21,19 +21,18 @@ local function is_of_step(value, name)
 end
 local offset = 0
 while true do
-  local members = redis.call('ZREVRANGEBYSCORE', KEYS[1], ARGV[2], '-inf', 'LIMIT', offset, 64)
-  if #members == 0 then
+  local places = redis.call('ZREVRANGEBYSCORE', KEYS[1], ARGV[2], '-inf', 'WITHSCORES', 'LIMIT', offset, 64)
+  if #places == 0 then
     return false
   end
-  for _, member in ipairs(members) do
-    local id = id_of(member)
-    local value = redis.call('GET', ARGV[1] .. id)
-    if not value then
-      return {id}
-    end
-    if ARGV[4] ~= '1' or is_of_step(value, ARGV[3]) then
-      return value
+  for i = 1, #places, 2 do
+    local id = id_of(places[i])
+    if id ~= '' then
+      local value = redis.call('MGET', ARGV[1] .. id)[1]
+      if not value or ARGV[4] ~= '1' or is_of_step(value, ARGV[3]) then
+        return {places[i], places[i + 1], value}
+      end
     end
   end
-  offset = offset + #members
+  offset = offset + #places / 2
 end

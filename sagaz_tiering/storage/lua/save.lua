@@ -7,6 +7,9 @@
 -- Instants are compared as numbers, exact up to the year 2255.
 local old, deleted = unpack(redis.call('MGET', KEYS[3], KEYS[6]))
 local saved = tonumber(ARGV[5])
+if old and #old ~= 56 then
+  old = false -- none of ours
+end
 local there = old == ARGV[4] and redis.call('GET', KEYS[1])
 if there == ARGV[1] then
   return 1

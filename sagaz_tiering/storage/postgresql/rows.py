@@ -20,6 +20,7 @@ from sagaz_tiering.codec import decode, encode, from_value, to_value
 from sagaz_tiering.db.text import from_column, to_column
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, replay_record
+from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.storage.encoding import LARGE_BYTES, is_large
 from sagaz_tiering.storage.postgresql.jsonb import queryable, queryable_value
 from sagaz_tiering.typed_json import Encoding
@@ -82,6 +83,7 @@ def _snapshot(row: Row) -> SagaSnapshot:
         columns["created_us"] = to_micros(created)
         columns["retention_us"] = None if until is None else to_micros(until)
         record = from_value(body)
+        check_answer(record.meta, snapshot_id=columns["snapshot_id"], saga_id=columns["saga_id"])
         return decode(record._replace(meta=record.meta._replace(**columns)))
     except (InvalidSnapshot, ValueError, RecursionError) as exc:
         raise CorruptRecord(f"snapshot {row['snapshot_id']}: {exc}") from exc

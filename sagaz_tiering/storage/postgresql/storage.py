@@ -14,10 +14,11 @@ from sagaz_tiering.clock import Clock, SystemClock, to_micros
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.errors import ConfigError, CorruptRecord, MissingDependencyError, SagazTieringError
 from sagaz_tiering.snapshot import MAX_STEP_INDEX, ReplayResult, SagaSnapshot, as_utc, as_uuid
+from sagaz_tiering.storage.answers import check_answer, checked_replay
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.postgresql.rows import Row, replay_of, replay_row_of, row_of, snapshot_of, step_as_stored
 from sagaz_tiering.storage.postgresql.url import shown_url
-from sagaz_tiering.storage.reporting import measured_read, reported_save, skipped_unreadable
+from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
 
 if TYPE_CHECKING:
     from sagaz_tiering.storage.postgresql.pool import SnapshotPool
@@ -115,7 +116,11 @@ class PostgreSQLSnapshotStorage:
         key = as_uuid(snapshot_id, "snapshot_id")
         with measured_read():
             row = await self._pool.fetchrow(_SQL["by_id"], key, self._clock.now())
-            return None if row is None else await snapshot_of(row)
+            if row is None:
+                return None
+            found = await snapshot_of(row)
+            check_answer(found, snapshot_id=key)
+            return found
 
     async def get_latest_snapshot(self, saga_id: UUID | str, before_step: str | None = None) -> SagaSnapshot | None:
         """The newest snapshot of a saga; with `before_step`, the newest whose `step_name` equals it."""
@@ -127,17 +132,23 @@ class PostgreSQLSnapshotStorage:
         return await self._newest(as_uuid(saga_id, "saga_id"), (after, *_FIRST[1:]))
 
     async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
-        """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit."""
-        wanted, found = checked_limit(limit), list[SagaSnapshot]()
+        """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit.
+
+        Raises CorruptRecord if any of them cannot be read; its `readable` has the others.
+        """
+        wanted, found, gaps = checked_limit(limit), list[SagaSnapshot](), Gaps(_KIND)
         saga = as_uuid(saga_id, "saga_id")
         if wanted == 0:
             return found
         with measured_read():
-            pages = self._pages("newest", saga, _LAST, min(wanted, _PAGE), None, None)
-            async for snapshot in self._readable(pages):
-                found.append(snapshot)
-                if len(found) == wanted:
+            seen = 0
+            async for page in self._pages("newest", saga, _LAST, min(wanted, _PAGE), None, None):
+                async for snapshot in self._readable(page[: wanted - seen], saga, gaps):
+                    found.append(snapshot)
+                seen += len(page)
+                if seen >= wanted:
                     break
+            gaps.check(found)
         return found
 
     async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
@@ -165,14 +176,19 @@ class PostgreSQLSnapshotStorage:
     async def iter_snapshots(
         self, saga_id: UUID | str | None = None, *, after: UUID | str | None = None
     ) -> AsyncIterator[SagaSnapshot]:
-        """Every live snapshot of one saga, oldest first; without `saga_id` of every saga behind `after`, by id."""
-        if saga_id is None:
+        """Every live snapshot of one saga, oldest first; without `saga_id` of every saga behind `after`, by id.
+
+        Raises CorruptRecord at its end for what it could not read.
+        """
+        gaps = Gaps(_KIND)
+        if saga_id is not None:
+            async for snapshot in self._walk(as_uuid(saga_id, "saga_id"), gaps):
+                yield snapshot
+        else:
             async for each in self.saga_ids(after=after):
-                async for snapshot in self.iter_snapshots(each):
+                async for snapshot in self._walk(each, gaps):
                     yield snapshot
-            return
-        async for snapshot in self._readable(self._pages("oldest", as_uuid(saga_id, "saga_id"), _FIRST, _PAGE)):
-            yield snapshot
+        gaps.check()
 
     async def save_replay_log(self, result: ReplayResult) -> None:
         """Insert or replace the record of a replay (ours or sagaz's). Raises InvalidSnapshot, NotSerializable."""
@@ -180,28 +196,33 @@ class PostgreSQLSnapshotStorage:
 
     async def get_replay_log(self, replay_id: UUID | str) -> dict[str, Any] | None:
         """The record of a replay in the shape of `ReplayResult.to_dict`, or None. Raises CorruptRecord."""
-        row = await self._pool.fetchrow(_SQL["replay"], as_uuid(replay_id, "replay_id"))
-        return None if row is None else replay_of(row)
+        key = as_uuid(replay_id, "replay_id")
+        row = await self._pool.fetchrow(_SQL["replay"], key)
+        return None if row is None else checked_replay(replay_of(row), replay_id=key)
 
     async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
         """Records of replays of a saga, newest first. Raises ValueError for a negative limit."""
-        wanted, found = checked_limit(limit), list[dict[str, Any]]()
+        wanted, found, gaps, seen = checked_limit(limit), list[dict[str, Any]](), Gaps(_KIND), 0
         saga, (moment, _, last) = as_uuid(saga_id, "saga_id"), _LAST
-        while (size := min(wanted - len(found), _IDS_PAGE)) > 0:
+        while (size := min(wanted - seen, _IDS_PAGE)) > 0:
             rows = await self._pool.fetch(_SQL["replays_of_saga"], saga, moment, last, size)
-            found += _readable_replays(rows)
+            found += _readable_replays(rows, gaps, saga)
+            seen += len(rows)
             if len(rows) < size:
                 break
             moment, last = rows[-1]["created_at"], rows[-1]["replay_id"]
+        gaps.check(found)
         return found
 
     async def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """Every replay record, ascending by replay id, from behind `after` on."""
-        start = _behind(after)
+        """Every replay record, ascending by replay id, from behind `after` on. Raises where one cannot be read."""
+        start, gaps = _behind(after), Gaps(_KIND)
         while start is not None:
             rows = await self._pool.fetch(_SQL["replays_from"], start, _IDS_PAGE)
-            for record in _readable_replays(rows):
-                yield record
+            for row in rows:
+                for record in _readable_replays([row], gaps):
+                    yield record
+                gaps.check()
             start = _behind(rows[-1]["replay_id"]) if len(rows) == _IDS_PAGE else None
 
     async def health_check(self) -> Health:
@@ -255,7 +276,12 @@ class PostgreSQLSnapshotStorage:
         with measured_read():
             now = self._clock.now()
             row = await self._pool.fetchrow(_SQL["newest"], saga_id, now, *before, 1, _PAGE_BYTES, *step)
-            return None if row is None else await snapshot_of(row)
+            if row is None:
+                return None
+            found = await snapshot_of(row)
+            not_after_us = to_micros(before[0]) - 1 if before is not _LAST else None
+            check_answer(found, saga_id=saga_id, step_name=step_name, not_after_us=not_after_us)
+            return found
 
     async def _pages(self, query: str, saga_id: UUID, place: _Place, size: int, *rest: Any) -> AsyncIterator[list[Row]]:
         """Rows of `newest` or `oldest` from a place on, at most `size` and some `_PAGE_BYTES` at a time."""
@@ -270,18 +296,23 @@ class PostgreSQLSnapshotStorage:
             last = rows[-1]
             place = (last["created_at"], last["step_index"], last["snapshot_id"])
 
-    async def _readable(self, pages: AsyncIterator[list[Row]]) -> AsyncIterator[SagaSnapshot]:
-        """The snapshots in these rows but those that cannot be read."""
-        async for page in pages:
-            for at, row in enumerate(page):
-                if at % _AT_ONCE == _AT_ONCE - 1:
-                    await asyncio.sleep(0)
-                try:
-                    snapshot = await snapshot_of(row)
-                except CorruptRecord as exc:
-                    skipped_unreadable(row["snapshot_id"], _KIND, exc)
-                else:
-                    yield snapshot
+    async def _walk(self, saga_id: UUID, gaps: Gaps) -> AsyncIterator[SagaSnapshot]:
+        async for page in self._pages("oldest", saga_id, _FIRST, _PAGE):
+            async for snapshot in self._readable(page, saga_id, gaps):
+                yield snapshot
+
+    async def _readable(self, page: list[Row], saga_id: UUID, gaps: Gaps) -> AsyncIterator[SagaSnapshot]:
+        """The snapshots in these rows of a saga that can be read."""
+        for at, row in enumerate(page):
+            if at % _AT_ONCE == _AT_ONCE - 1:
+                await asyncio.sleep(0)
+            try:
+                snapshot = await snapshot_of(row)
+                check_answer(snapshot, saga_id=saga_id)
+            except CorruptRecord as exc:
+                gaps.add(UUID(bytes=row["snapshot_id"].bytes), exc)
+            else:
+                yield snapshot
 
     async def _delete_batches(self, query: str, of: UUID | datetime) -> int:
         """Run a deleting query until nothing is left; each batch is a transaction."""
@@ -298,11 +329,11 @@ def _behind(last: UUID | str | None) -> UUID | None:
     return UUID(int=following) if following < 2**128 else None
 
 
-def _readable_replays(rows: list[Row]) -> list[dict[str, Any]]:
+def _readable_replays(rows: list[Row], gaps: Gaps, saga_id: UUID | None = None) -> list[dict[str, Any]]:
     found = []
     for row in rows:
         try:
-            found.append(replay_of(row))
+            found.append(checked_replay(replay_of(row), saga_id=saga_id))
         except CorruptRecord as exc:
-            skipped_unreadable(row["replay_id"], _KIND, exc)
+            gaps.add(UUID(bytes=row["replay_id"].bytes), exc)
     return found

@@ -98,10 +98,11 @@ class ClusterShelf(RedisShelf):
 
     async def _settled(self, place: Place, found: Sequence[bytes]) -> list[Stored]:
         settled = []
-        for id_, value, forward in zip(found[::3], found[1::3], found[2::3], strict=True):
-            snapshot_id, target = UUID(hex=id_.decode()), Place.parse(forward)
+        pages = zip(found[::4], found[1::4], found[2::4], found[3::4], strict=True)
+        for member, score, value, forward in pages:
+            snapshot_id, target = UUID(hex=member[8:].decode()), Place.parse(forward)
             if target is None or not await self._has_moved(snapshot_id, place, target):
-                settled.append(Stored(snapshot_id, value))
+                settled.append(Stored(snapshot_id, member, score, value))
         return settled
 
     async def _cleared(self, place: Place, removed: Sequence[tuple[bytes, bytes]]) -> None:

@@ -105,6 +105,11 @@ class RedisKeys:
         return f"{self.index(place)}:replays"
 
 
+def step_as_member(step_index: int) -> str:
+    """How a member of an index begins."""
+    return f"{step_index + _STEP_BIAS:08x}"
+
+
 def step_tag(step_name: str) -> str:
     """A hash of a step's name; two names may share one, so that who finds it compares the names."""
     return blake2b(text_bytes(step_name), digest_size=8).hexdigest()
@@ -113,7 +118,7 @@ def step_tag(step_name: str) -> str:
 def facts(*, step_index: int, step_name: str, nonce: str, size: int, expires_us: int | None) -> str:
     """What is noted about a snapshot."""
     expires = "" if expires_us is None else expires_us
-    return f"{step_index + _STEP_BIAS:08x},{step_tag(step_name)},{nonce},{size},{expires},"
+    return f"{step_as_member(step_index)},{step_tag(step_name)},{nonce},{size},{expires},"
 
 
 def nonce_of(facts_text: bytes) -> str:

@@ -14,10 +14,11 @@ from uuid import UUID
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.storage import replay_log
+from sagaz_tiering.storage.answers import checked_replay
 from sagaz_tiering.storage.redis.keys import PLACE_BYTES, Place, shard_of
 from sagaz_tiering.storage.redis.shelf import PAGE, RedisShelf
 from sagaz_tiering.storage.redis_client import load_script
-from sagaz_tiering.storage.reporting import skipped_unreadable
+from sagaz_tiering.storage.reporting import Gaps
 
 _KIND: Final = "redis"
 
@@ -52,42 +53,56 @@ class ReplayShelf:
         """One record. Raises CorruptRecord."""
         async with self._redis.use() as client:
             data: bytes | None = await client.get(self._keys.replay(replay_id))
-        return None if data is None else replay_log.from_bytes(data[PLACE_BYTES:])
+        return None if data is None else checked_replay(replay_log.from_bytes(data[PLACE_BYTES:]), replay_id=replay_id)
 
     async def of_saga(self, saga_id: UUID, limit: int) -> list[dict[str, Any]]:
         """The newest `limit` records whose original is this saga, newest first."""
-        place, found, start = Place.of(saga_id), list[dict[str, Any]](), 0
-        while len(found) < limit:
+        place, found, start, gaps = Place.of(saga_id), list[dict[str, Any]](), 0, Gaps(_KIND)
+        while len(found) + len(gaps) < limit:
             async with self._redis.use() as client:
-                last = start + min(limit - len(found), PAGE) - 1
+                last = start + min(limit - len(found) - len(gaps), PAGE) - 1
                 members: list[bytes] = await client.zrevrange(self._keys.replays_of(place), start, last)
             if not members:
                 break
-            found += await self._read([UUID(hex=member[:32].decode()) for member in members], place)
+            for replay_id, record in await self._read([UUID(hex=m[:32].decode()) for m in members], saga_id):
+                if isinstance(record, CorruptRecord):
+                    gaps.add(replay_id, record)
+                else:
+                    found.append(record)
             start += len(members)
+        gaps.check(found)
         return found
 
     async def iterate(self, after: UUID | None) -> AsyncIterator[dict[str, Any]]:
-        """Every record, ascending by replay id."""
+        """Every record, ascending by replay id. Raises CorruptRecord where one cannot be read."""
+        gaps = Gaps(_KIND)
         async for ids in self._shelf.replay_ids(after):
-            for record in await self._read(ids):
-                yield record
+            for replay_id, record in await self._read(ids):
+                if isinstance(record, CorruptRecord):
+                    gaps.add(replay_id, record)
+                    gaps.check()
+                else:
+                    yield record
 
-    async def _read(self, replay_ids: Sequence[UUID], place: Place | None = None) -> list[dict[str, Any]]:
-        """The records that are there and can be read; with `place`, those that are still that saga's."""
+    async def _read(
+        self, replay_ids: Sequence[UUID], saga_id: UUID | None = None
+    ) -> list[tuple[UUID, dict[str, Any] | CorruptRecord]]:
+        """The records that are there, or why one cannot be read; with `saga_id`, those that are still that saga's."""
+        place = None if saga_id is None else Place.of(saga_id)
         keys = [self._keys.replay(replay_id) for replay_id in replay_ids]
         if not keys:
             return []
         async with self._redis.use() as client:
             values = await (client.mget_nonatomic(keys) if self._redis.is_cluster else client.mget(keys))
-        found = []
+        found: list[tuple[UUID, dict[str, Any] | CorruptRecord]] = []
         for replay_id, data in zip(replay_ids, values, strict=True):
             if data is None or (place is not None and Place.parse(data) not in (place, None)):
                 continue
             try:
-                found.append(replay_log.from_bytes(data[PLACE_BYTES:]))
+                record = replay_log.from_bytes(data[PLACE_BYTES:])
+                found.append((replay_id, checked_replay(record, replay_id=replay_id, saga_id=saga_id)))
             except CorruptRecord as exc:
-                skipped_unreadable(replay_id, _KIND, exc)
+                found.append((replay_id, exc))
         return found
 
 

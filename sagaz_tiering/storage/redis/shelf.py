@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
+from sagaz_tiering.clock import to_micros
 from sagaz_tiering.errors import CorruptRecord
-from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.storage.redis import keys as redis_keys
 from sagaz_tiering.storage.redis.keys import SHARDS, Place, RedisKeys
 from sagaz_tiering.storage.redis_client import LazyRedis, Script, load_script
@@ -53,10 +54,20 @@ class Cursor(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """A snapshot as bytes."""
+    """A snapshot as bytes, and what the index of its saga says of it."""
 
     snapshot_id: UUID
+    member: bytes
+    score: bytes
     value: bytes
+
+    def check_order(self, found: SagaSnapshot) -> None:
+        """Raise CorruptRecord unless the snapshot stands where it belongs in the order."""
+        if (redis_keys.step_as_member(found.step_index), float(self.score)) != (
+            self.member[:8].decode("latin-1"),
+            to_micros(found.created_at),
+        ):
+            raise CorruptRecord(f"snapshot {self.snapshot_id} is not where the index of saga {found.saga_id} has it")
 
 
 class Totals(NamedTuple):
@@ -230,8 +241,11 @@ class RedisShelf:
     _with_pointers = "1"
 
     async def _settled(self, place: Place, found: Sequence[bytes]) -> list[Stored]:
-        """Ids, values and where they are moving to, by turns: on one server nothing ever moves half-way."""
-        return [Stored(_uuid(i), value) for i, value in zip(found[::3], found[1::3], strict=True)]
+        """Members, scores, values and where they are moving to, by turns: on one server nothing moves half-way."""
+        return [
+            Stored(_uuid(member[8:]), member, score, value)
+            for member, score, value in zip(found[::4], found[1::4], found[2::4], strict=True)
+        ]
 
     async def _cleared(self, place: Place, removed: Sequence[tuple[bytes, bytes]]) -> None:
         """(id, facts) of snapshots that were just removed with their saga: their pointers went in the same script."""

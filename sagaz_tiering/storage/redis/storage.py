@@ -13,9 +13,10 @@ from sagaz_tiering.clock import Clock, SystemClock, to_micros
 from sagaz_tiering.errors import ConfigError, CorruptRecord, MissingDependencyError, SagazTieringError
 from sagaz_tiering.snapshot import MAX_TIME, ReplayResult, SagaSnapshot, as_utc, as_uuid
 from sagaz_tiering.storage import replay_log
+from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.encoding import decode_value, encode_value
-from sagaz_tiering.storage.reporting import measured_read, reported_save, skipped_unreadable
+from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
@@ -124,8 +125,13 @@ class RedisSnapshotStorage:
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
         """One snapshot by id. Raises CorruptRecord, as every read that has one snapshot for an answer."""
         with measured_read():
-            value = await self._shelf.get(as_uuid(snapshot_id, "snapshot_id"), self._now_us())
-            return None if value is None else await decode_value(value)
+            wanted = as_uuid(snapshot_id, "snapshot_id")
+            value = await self._shelf.get(wanted, self._now_us())
+            if value is None:
+                return None
+            found = await decode_value(value)
+            check_answer(found, snapshot_id=wanted)
+            return found
 
     async def get_latest_snapshot(self, saga_id: UUID | str, before_step: str | None = None) -> SagaSnapshot | None:
         """The newest snapshot of a saga; with `before_step`, the newest whose `step_name` equals it."""
@@ -139,18 +145,23 @@ class RedisSnapshotStorage:
             return await self._newest(as_uuid(saga_id, "saga_id"), not_after_us=moment_us)
 
     async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
-        """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit."""
-        wanted, found = checked_limit(limit), list[SagaSnapshot]()
+        """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit.
+
+        Raises CorruptRecord if any of them cannot be read; its `readable` has the others.
+        """
+        wanted, found, gaps = checked_limit(limit), list[SagaSnapshot](), Gaps(_KIND)
         saga = as_uuid(saga_id, "saga_id")
         with measured_read():
             cursor: Cursor | None = None
-            while len(found) < wanted:
-                limit = wanted - len(found)
-                page, cursor = await self._shelf.page(saga, self._now_us(), limit=limit, behind=cursor)
+            left = wanted
+            while left > 0:
+                page, cursor = await self._shelf.page(saga, self._now_us(), limit=left, behind=cursor)
                 for stored in page:
-                    found += await _readable(stored)
+                    found += await _readable(stored, saga, gaps)
+                left -= len(page)
                 if cursor is None:
                     break
+            gaps.check(found)
         return found
 
     async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
@@ -177,20 +188,19 @@ class RedisSnapshotStorage:
     async def iter_snapshots(
         self, saga_id: UUID | str | None = None, *, after: UUID | str | None = None
     ) -> AsyncIterator[SagaSnapshot]:
-        """Every live snapshot of one saga, oldest first; without `saga_id` of every saga behind `after`, by id."""
-        if saga_id is None:
+        """Every live snapshot of one saga, oldest first; without `saga_id` of every saga behind `after`, by id.
+
+        Raises CorruptRecord at its end for what it could not read.
+        """
+        gaps = Gaps(_KIND)
+        if saga_id is not None:
+            async for snapshot in self._walk(as_uuid(saga_id, "saga_id"), gaps):
+                yield snapshot
+        else:
             async for each in self.saga_ids(after=after):
-                async for snapshot in self.iter_snapshots(each):
+                async for snapshot in self._walk(each, gaps):
                     yield snapshot
-            return
-        saga, cursor = as_uuid(saga_id, "saga_id"), None
-        while True:
-            page, cursor = await self._shelf.page(saga, self._now_us(), newest_first=False, behind=cursor)
-            for stored in page:
-                for snapshot in await _readable(stored):
-                    yield snapshot
-            if cursor is None:
-                return
+        gaps.check()
 
     async def save_replay_log(self, result: ReplayResult) -> None:
         """Insert or replace the record of a replay (ours or sagaz's)."""
@@ -251,22 +261,41 @@ class RedisSnapshotStorage:
                 saga_id, self._now_us(), limit=1, step_name=step_name, not_after_us=not_after_us, behind=cursor
             )
             for stored in page:
-                snapshot = await decode_value(stored.value)
+                snapshot = await _decoded(stored, saga_id)
+                check_answer(snapshot, not_after_us=not_after_us)
                 if step_name is None or snapshot.step_name == step_name:
                     return snapshot
             if cursor is None:
                 return None
 
+    async def _walk(self, saga_id: UUID, gaps: Gaps) -> AsyncIterator[SagaSnapshot]:
+        cursor: Cursor | None = None
+        while True:
+            page, cursor = await self._shelf.page(saga_id, self._now_us(), newest_first=False, behind=cursor)
+            for stored in page:
+                for snapshot in await _readable(stored, saga_id, gaps):
+                    yield snapshot
+            if cursor is None:
+                return
+
     def _now_us(self) -> int:
         return to_micros(self._clock.now())
 
 
-async def _readable(stored: Stored) -> list[SagaSnapshot]:
-    """The snapshot; nothing but a line in the log if it cannot be read."""
+async def _decoded(stored: Stored, saga_id: UUID) -> SagaSnapshot:
+    """The snapshot that the index of a saga has there. Raises CorruptRecord."""
+    found = await decode_value(stored.value)
+    check_answer(found, snapshot_id=stored.snapshot_id, saga_id=saga_id)
+    stored.check_order(found)
+    return found
+
+
+async def _readable(stored: Stored, saga_id: UUID, gaps: Gaps) -> list[SagaSnapshot]:
+    """The snapshot, if it can be read."""
     try:
-        return [await decode_value(stored.value)]
+        return [await _decoded(stored, saga_id)]
     except CorruptRecord as exc:
-        skipped_unreadable(stored.snapshot_id, _KIND, exc)
+        gaps.add(stored.snapshot_id, exc)
         return []
 
 

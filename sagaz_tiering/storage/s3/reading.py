@@ -26,9 +26,10 @@ from sagaz_tiering.errors import (
     TierUnavailable,
 )
 from sagaz_tiering.prices import PriceList
-from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
+from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.storage.encoding import decode_value
-from sagaz_tiering.storage.reporting import skipped_unreadable
+from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.storage.s3 import keys as s3_keys
 from sagaz_tiering.storage.s3.archived import promise
 from sagaz_tiering.storage.s3.keys import Entry
@@ -77,9 +78,17 @@ class Body:
         if self.damage is not None or self.value is None:
             raise self.damage or CorruptRecord(f"snapshot {self.snapshot_id} has no bytes")
         decoded = await decode_value(self.value)
-        if decoded.snapshot_id != self.snapshot_id:
-            raise CorruptRecord(f"the object of snapshot {self.snapshot_id} holds snapshot {decoded.snapshot_id}")
+        check_answer(decoded, snapshot_id=self.snapshot_id)
+        if self.entry is not None:
+            self._check_marked(decoded, self.entry)
         return decoded
+
+    def _check_marked(self, decoded: SagaSnapshot, entry: Entry) -> None:
+        """Raise CorruptRecord unless the bytes are of the save that the object's mark tells of."""
+        check_answer(decoded, saga_id=entry.saga_id)
+        of_bytes = Entry.of(SnapshotMeta.of(decoded, saved_us=0, body_crc=0), "")
+        if not of_bytes.is_same_save(entry):
+            raise CorruptRecord(f"the object of snapshot {self.snapshot_id} holds another save than its mark tells of")
 
 
 class S3Reader:
@@ -107,19 +116,19 @@ class S3Reader:
         *,
         not_after_us: int | None = None,
         step_name: str | None = None,
-        skip_unreadable: bool,
     ) -> list[SagaSnapshot]:
         """The newest `limit` live snapshots of a saga, at or before a time, of a step, newest first.
 
-        Raises SnapshotArchived naming all of these that are archived; without `skip_unreadable` CorruptRecord.
+        Raises SnapshotArchived naming all of these that are archived, or CorruptRecord; either has the others with it.
         """
         start = "" if not_after_us is None else s3_keys.not_after(saga_id, not_after_us)
         first_page = limit + _FIRST_PAGE if step_name is None else 2**31
         found: list[SagaSnapshot] = []
         archived: list[Body] = []
+        gaps = Gaps("s3")
         seen: set[UUID] = set()  # one that is saved again meanwhile may come twice
         async with aclosing(self._live_entries(saga_id, start, first_page, step_name)) as entries:
-            while (missing := limit - len(found) - len(archived)) > 0:
+            while (missing := limit - len(found) - len(archived) - len(gaps)) > 0:
                 batch = await take(entries, min(missing, _LISTED_AT_ONCE))
                 if not batch:
                     break
@@ -127,26 +136,38 @@ class S3Reader:
                 seen.update(body.snapshot_id for body in bodies)
                 archived += [body for body in bodies if body.is_archived]
                 for body in bodies:
-                    for snapshot in await _decoded(body, skip_unreadable=skip_unreadable):
+                    for snapshot in await _decoded(body, gaps):
+                        check_answer(snapshot, saga_id=saga_id, not_after_us=not_after_us)
                         if step_name is None or snapshot.step_name == step_name:
                             found.append(snapshot)
-        if archived:
-            raise promise(archived, self._options, self._prices)
+        self._told(archived, gaps)
+        gaps.check(found)
         return found
 
-    async def snapshots(self, entries: AsyncIterator[Entry]) -> AsyncIterator[SagaSnapshot]:
-        """The live snapshots of entries, in their order, a few at a time; leaves out what cannot be read.
+    def _told(self, archived: Sequence[Body], gaps: Gaps) -> None:
+        """Archived ones are what cannot be read now, too: all with one promise."""
+        if archived:
+            promised = promise(archived, self._options, self._prices)
+            for body in archived:
+                gaps.add(body.snapshot_id, promised)
 
-        Raises SnapshotArchived where it comes to archived bytes.
+    async def snapshots(self, entries: AsyncIterator[Entry]) -> AsyncIterator[SagaSnapshot]:
+        """The live snapshots of entries, in their order, a few at a time.
+
+        Raises SnapshotArchived where it comes to archived bytes, and CorruptRecord at its end for what it could not
+        read on the way.
         """
+        gaps = Gaps("s3")
         while batch := await take(entries, _WALKED_AT_ONCE):
             now_us = self.now_us()
             bodies = await self.true_bodies([entry for entry in batch if entry.is_live(now_us)])
             for body in bodies:
                 if body.is_archived:
-                    raise promise([each for each in bodies if each.is_archived], self._options, self._prices)
-                for snapshot in await _decoded(body, skip_unreadable=True):
+                    self._told([each for each in bodies if each.is_archived], gaps)
+                    gaps.check()
+                for snapshot in await _decoded(body, gaps):
                     yield snapshot
+        gaps.check()
 
     async def true_bodies(self, entries: Sequence[Entry]) -> list[Body]:
         """The bodies of those entries that are true, in order; removes old untrue ones."""
@@ -254,16 +275,14 @@ async def together(*steps: Any) -> list[Any]:
     return results
 
 
-async def _decoded(body: Body, *, skip_unreadable: bool) -> list[SagaSnapshot]:
+async def _decoded(body: Body, gaps: Gaps) -> list[SagaSnapshot]:
     if body.is_archived:
         return []
     await asyncio.sleep(0)  # others may want the event loop between two of many
     try:
         return [await body.snapshot()]
     except CorruptRecord as exc:
-        if not skip_unreadable:
-            raise
-        skipped_unreadable(body.snapshot_id, "s3", exc)
+        gaps.add(body.snapshot_id, exc)
         return []
 
 

@@ -16,7 +16,8 @@ from uuid import UUID
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.errors import CorruptPack, CorruptRecord, ObjectNotFound
 from sagaz_tiering.storage import replay_log
-from sagaz_tiering.storage.reporting import skipped_unreadable
+from sagaz_tiering.storage.answers import checked_replay
+from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.storage.s3 import keys as s3_keys
 from sagaz_tiering.storage.s3.reading import take, together
 from sagaz_tiering.storage_class import StorageClass
@@ -54,40 +55,48 @@ class S3Replays:
             raise CorruptRecord(f"replay {replay_id}: {exc}") from exc
         record = await asyncio.to_thread(replay_log.from_bytes, data)
         try:
-            if UUID(record["replay_id"]) != replay_id:
-                raise CorruptRecord(f"the object of replay {replay_id} holds replay {record['replay_id']}")
+            checked_replay(record, replay_id=replay_id)
             _entry_key(record)
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise CorruptRecord(f"the object of replay {replay_id} is not a replay record: {exc!r}") from exc
         return record
 
     async def of_saga(self, saga_id: UUID, limit: int) -> list[dict[str, Any]]:
-        """The newest `limit` of a saga, newest first; leaves out what cannot be read."""
-        found: list[dict[str, Any]] = []
+        """The newest `limit` of a saga, newest first. Raises CorruptRecord with those that can be read."""
+        found, gaps = list[dict[str, Any]](), Gaps("s3")
         async with aclosing(self._entries(saga_id, limit)) as entries:
-            while (missing := limit - len(found)) > 0 and (batch := await take(entries, min(missing, _AT_ONCE))):
-                records = await self._readable([replay_id for _, replay_id in batch])
-                for (key, _), record in zip(batch, records, strict=True):
-                    if record is not None and _entry_key(record) == key:
+            while missing := max(0, limit - len(found) - len(gaps)):
+                batch = await take(entries, min(missing, _AT_ONCE))
+                if not batch:
+                    break
+                records = await self._read([replay_id for _, replay_id in batch])
+                for (key, _), (replay_id, record) in zip(batch, records, strict=True):
+                    if isinstance(record, CorruptRecord):
+                        gaps.add(replay_id, record)
+                    elif record is not None and _entry_key(record) == key:
                         found.append(record)
+        gaps.check(found)
         return found
 
     async def all(self, after: UUID | None) -> AsyncIterator[dict[str, Any]]:
-        """Every record, ascending by id."""
+        """Every record, ascending by id. Raises CorruptRecord where one cannot be read."""
+        gaps = Gaps("s3")
         start = "" if after is None else s3_keys.replay_key(after)
         async with aclosing(self._ids(start)) as ids:
             while batch := await take(ids, _AT_ONCE):
-                for record in await self._readable(batch):
-                    if record is not None:
+                for replay_id, record in await self._read(batch):
+                    if isinstance(record, CorruptRecord):
+                        gaps.add(replay_id, record)
+                        gaps.check()
+                    elif record is not None:
                         yield record
 
-    async def _readable(self, replay_ids: Sequence[UUID]) -> list[dict[str, Any] | None]:
-        async def read(replay_id: UUID) -> dict[str, Any] | None:
+    async def _read(self, replay_ids: Sequence[UUID]) -> list[tuple[UUID, dict[str, Any] | CorruptRecord | None]]:
+        async def read(replay_id: UUID) -> tuple[UUID, dict[str, Any] | CorruptRecord | None]:
             try:
-                return await self.get(replay_id)
+                return replay_id, await self.get(replay_id)
             except CorruptRecord as exc:
-                skipped_unreadable(replay_id, "s3", exc)
-                return None
+                return replay_id, exc
 
         return await together(*(read(replay_id) for replay_id in replay_ids))
 

@@ -172,11 +172,12 @@ class S3SnapshotStorage:
     async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
         """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit.
 
-        Raises SnapshotArchived if any of them is archived; it names all that are.
+        Raises SnapshotArchived if any of them is archived (it names all that are), CorruptRecord if one cannot be read;
+        the `readable` of either has the others.
         """
         wanted, saga = checked_limit(limit), as_uuid(saga_id, "saga_id")
         with measured_read():
-            return await (await self._opened()).reader.newest(saga, wanted, skip_unreadable=True)
+            return await (await self._opened()).reader.newest(saga, wanted)
 
     async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
         """Remove one, expired, archived or unreadable ones too; False if there was none."""
@@ -211,7 +212,7 @@ class S3SnapshotStorage:
     ) -> AsyncIterator[SagaSnapshot]:
         """Every live snapshot of one saga, oldest first; without `saga_id` of every saga behind `after`, by id.
 
-        Raises SnapshotArchived where it comes to archived bytes.
+        Raises SnapshotArchived where it comes to archived bytes, CorruptRecord at its end for what it could not read.
         """
         start = None if after is None else as_uuid(after, "after")
         saga = None if saga_id is None else as_uuid(saga_id, "saga_id")
@@ -291,9 +292,7 @@ class S3SnapshotStorage:
     ) -> SagaSnapshot | None:
         saga = as_uuid(saga_id, "saga_id")
         with measured_read():
-            found = await (await self._opened()).reader.newest(
-                saga, 1, not_after_us=not_after_us, step_name=step_name, skip_unreadable=False
-            )
+            found = await (await self._opened()).reader.newest(saga, 1, not_after_us=not_after_us, step_name=step_name)
             return found[0] if found else None
 
     async def _opened(self) -> _Open:

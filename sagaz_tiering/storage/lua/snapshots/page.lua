@@ -3,8 +3,8 @@
 -- ARGV  1 base  2 saga  3 now (us)  4 '1' for newest first  5 highest score ('+inf': any; only newest first)
 --       6 member and 7 its score to go on behind ('' to begin)  8 tag of the step ('' for any)
 --       9 how many at most  10 stop at so many bytes of values
--- Returns member and score to go on from ('' when there is no more), then id, value and the place it is moving to
--- by turns. A value that is gone is skipped, and taken out of the index.
+-- Returns member and score to go on from ('' when there is no more), then member, score, value and the place it is
+-- moving to by turns. A value that is gone is skipped, and taken out of the index.
 local AT_ONCE, LOOK_AT = 64, 4096
 local index, now, reverse = KEYS[1], tonumber(ARGV[3]), ARGV[4] == '1'
 local range, rank_of = reverse and 'ZREVRANGE' or 'ZRANGE', reverse and 'ZREVRANK' or 'ZRANK'
@@ -34,7 +34,7 @@ local found, lost, size, looked_at, last = {'', ''}, {}, 0, 0, nil
 local most, most_bytes = tonumber(ARGV[9]), tonumber(ARGV[10])
 
 -- Look at one member; true when the page is full.
-local function take(member, text)
+local function take(member, score, text)
   last = member
   local id, facts = string.sub(member, 9), text and facts_of(text)
   if not facts or expired(facts, now) or (ARGV[8] ~= '' and facts.tag ~= ARGV[8]) then
@@ -45,31 +45,32 @@ local function take(member, text)
     lost[#lost + 1] = id
     return false
   end
-  found[#found + 1] = id
+  found[#found + 1] = member
+  found[#found + 1] = score
   found[#found + 1] = value
   found[#found + 1] = facts.forward
   size = size + #value
-  return (#found - 2) / 3 >= most or size >= most_bytes
+  return (#found - 2) / 4 >= most or size >= most_bytes
 end
 
 local function fill()
   local rank = first_rank()
   while looked_at < LOOK_AT do
-    local members = redis.call(range, index, rank, rank + AT_ONCE - 1)
-    if #members == 0 then
+    local places = redis.call(range, index, rank, rank + AT_ONCE - 1, 'WITHSCORES')
+    if #places == 0 then
       last = nil
       return
     end
     local ids = {}
-    for i, member in ipairs(members) do
-      ids[i] = string.sub(member, 9)
+    for i = 1, #places, 2 do
+      ids[#ids + 1] = string.sub(places[i], 9)
     end
     for i, text in ipairs(redis.call('HMGET', KEYS[2], unpack(ids))) do
-      if take(members[i], text) then
+      if take(places[2 * i - 1], places[2 * i], text) then
         return
       end
     end
-    rank, looked_at = rank + #members, looked_at + #members
+    rank, looked_at = rank + #ids, looked_at + #ids
   end
 end
 
