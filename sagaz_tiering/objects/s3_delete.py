@@ -66,6 +66,9 @@ class S3Deletes:
             # By their ids: a version that is put meanwhile is not among them.
             await self._drop(versions)
             return True
+        # Some stores pass over `If-Match` here without a word.
+        if not await self._is_still(key, etag):
+            return False
         try:
             await self._delete_one(Version(key=key), if_match=etag)
         except ObjectNotFound:

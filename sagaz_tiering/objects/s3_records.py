@@ -62,7 +62,8 @@ class S3RecordStore(S3ObjectStore):
     async def delete_unchanged(self, found: FoundObject) -> bool:
         """Remove an object with its versions, unless it was replaced or removed since it was found; whether it was.
 
-        Where the store knows neither versions nor `If-Match`, a replacement at the very moment is removed too.
+        It is looked at right before. Where the store knows neither versions nor `If-Match`, only a replacement between
+        these two requests is removed too.
         """
         path = self._path(found.info.key)
         return await self._deletes.delete_unchanged(path, etag=found.etag, version_id=found.version_id)

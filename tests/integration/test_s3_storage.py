@@ -472,6 +472,43 @@ async def test_expiry_spares_what_was_saved_anew_meanwhile(
         assert await ids_of(storage) == [number(0)]
 
 
+@pytest.mark.guarantee("G1")
+@pytest.mark.parametrize("call", ["expire", "delete", "cleanup"])
+async def test_removal_spares_what_was_saved_anew_where_if_match_is_passed_over(
+    relay: Relay,
+    s3_server: S3Server,  # noqa: F811
+    bucket: str,
+    call: str,
+) -> None:
+    """The store deletes whatever it is told to: it is asked right before whether that is still what was looked at."""
+    clock, anew, asked = VirtualClock(NOW), make(0, retention_until=None), list[str]()
+
+    async def meddle(request: Request) -> None:
+        if is_body(request, "DELETE") or is_body(request, "HEAD") or is_body(request, "GET"):
+            request.headers.pop("if-match", None)
+            asked.append(request.method)
+            if len(asked) == 2:
+                await other.save_snapshot(anew)
+
+    async with (
+        storage_at(relay.endpoint, bucket, clock=clock) as storage,
+        storage_at(s3_server.endpoint, bucket, clock=clock) as other,
+    ):
+        await storage.save_snapshot(make(0, retention_until=NOW + HOUR))
+        clock.advance(HOUR)
+        relay.meddle = meddle
+        if call == "expire":
+            assert await storage.delete_expired_snapshots() == 0
+        elif call == "delete":
+            await storage.delete_snapshot(number(0))
+        else:
+            assert await storage.cleanup_saga(SAGA) == 0
+        relay.meddle = None
+        assert len(asked) >= 2
+        assert await storage.get_snapshot(number(0)) == anew
+        assert await ids_of(storage) == [number(0)]
+
+
 @pytest.mark.parametrize("code", ["NotImplemented", "PreconditionFailed"])
 async def test_expiry_works_on_stores_without_conditional_deletes(relay: Relay, bucket: str, code: str) -> None:
     """Those that do not know `If-Match`, and those that compare it with an unquoted ETag."""

@@ -41,12 +41,12 @@ class S3Remover:
         self._reader = reader
 
     async def one(self, snapshot_id: UUID) -> bool:
-        """Remove a snapshot, whatever its bytes are like; False if there was none."""
+        """Remove a snapshot, whatever its bytes are like; False if there was none. One that is saved anew stays."""
         body = await self._reader.look(snapshot_id)
         if body is None:
             await self._store.check()  # HEAD answers the same for a bucket that is missing
             return False
-        await self._drop([s3_keys.data_key(snapshot_id)])
+        await self._store.delete_unchanged(body.found)
         if body.entry is not None:
             await self._drop(await self._keys_of(body.entry))
         return True
