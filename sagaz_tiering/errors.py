@@ -24,6 +24,7 @@
     │           └── ErasedData          encrypted, and its data key was destroyed or lost
     ├── LegalHold                       what should be removed is held
     ├── MassDelete                      a run would remove too large a share at once
+    ├── ClockDisagreement               the servers' clocks are too far apart to remove anything by them
     ├── BudgetSpent                     today's budget for the object store is used up
     ├── SchemaMismatch                  catalog schema older or newer than this code
     ├── LeaseLost                       another process took over; this one must stop writing
@@ -229,6 +230,14 @@ class MassDelete(SagazTieringError):
     """A run would remove a larger share of all snapshots than is allowed without being asked; it did nothing."""
 
     exit_code = 10
+
+
+class ClockDisagreement(SagazTieringError):
+    """The catalog server's clock is far from every other server's; the run removed nothing."""
+
+    exit_code = 12
+    permanent = False
+    hint = "set the clock of PostgreSQL's host by NTP (time comes from there), and that of Redis' host too"
 
 
 class BudgetSpent(SagazTieringError):

@@ -82,6 +82,16 @@ READY: Final = Gauge("sagaz_tiering_ready", "1 while the daemon is ready", regis
 SERVER_UP: Final = Gauge(
     "sagaz_tiering_server_up", "1 if the last ping of the server was answered", ["server"], registry=REGISTRY
 )
+CLOCK_SURE: Final = Gauge(
+    "sagaz_tiering_clock_sure",
+    "1 while the clock of the catalog's server is known, so that things may expire",
+    registry=REGISTRY,
+)
+CLOCK_HOST_AHEAD: Final = Gauge(
+    "sagaz_tiering_clock_host_ahead_seconds",
+    "How far this host's clock is ahead of that of the catalog's server",
+    registry=REGISTRY,
+)
 CONFIG_RELOADS: Final = Counter(
     "sagaz_tiering_config_reloads", "Reloads on SIGHUP: accepted or rejected", ["outcome"], registry=REGISTRY
 )

@@ -30,6 +30,7 @@ from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.pack.dictionary_objects import BucketDictionaries
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.prices import PriceList
+from sagaz_tiering.server_clock import ServerClock
 from sagaz_tiering.settings import TieringConfig
 from sagaz_tiering.storage.hot import HotOptions, HotTier
 from sagaz_tiering.storage.hot_dictionaries import HotDictionaries
@@ -78,8 +79,8 @@ class Runtime:
             prices=self.prices,
             owner=f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}",
             options=_job_options(config),
-            # Worker processes have the real clock.
-            workers=Workers(lambda: config) if isinstance(clock, SystemClock) else None,
+            # Worker processes measure for themselves; a clock that was given to us is not theirs.
+            workers=Workers(lambda: config) if isinstance(clock, ServerClock) else None,
         )
         self._storage = TieredSnapshotStorage(
             Tiers(
@@ -128,17 +129,22 @@ class Runtime:
 
 
 @asynccontextmanager
-async def open_runtime(config: TieringConfig, *, clock: Clock | None = None) -> AsyncIterator[Runtime]:
+async def open_runtime(
+    config: TieringConfig, *, clock: Clock | None = None, host: Clock | None = None
+) -> AsyncIterator[Runtime]:
     """Open everything that `config` names. Embedded servers are started and their catalog migrated (or, where
     another process of ours runs them already, used); other servers need not be up.
 
-    Raises ConfigError or MissingDependencyError for what cannot work.
+    Time is that of the catalog's server, which is asked now and then. A `clock` that is given stands for it and for all
+    others; `host` is used before any server told its time. Raises ConfigError or MissingDependencyError for what cannot
+    work.
     """
-    clock = clock or SystemClock()
     async with AsyncExitStack() as stack:
         endpoints = await _endpoints(config, stack)
         db = await stack.enter_async_context(Database(_database_options(config, endpoints)))
         hot = await stack.enter_async_context(HotTier(_hot_options(config, endpoints)))
+        if clock is None:
+            clock = await stack.enter_async_context(ServerClock(db.time, hot.time, host=host))
         objects = await _objects(config, endpoints, clock, stack)
         if endpoints is not None and config.catalog.url.is_embedded:
             await migrate(db)

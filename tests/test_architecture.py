@@ -33,6 +33,7 @@ LAYERS = (
     ("patterns", "units", "urls", "environment"),
     ("schema",),
     ("snapshot",),
+    ("server_clock",),
     ("storage_class", "errors", "logs", "metrics", "clock", "terminal", "spool", "lazy", "own_process", "checksum"),
 )
 # Imports inside functions that lead upwards on purpose: a class method that opens the whole product.

@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
+from typing import Any
 
 from aiohttp import web
 
@@ -139,7 +140,9 @@ def _application(health: Health) -> web.Application:
 
     async def readyz(_: web.Request) -> web.Response:
         problems = health.problems()
-        answer = {"ready": not problems, "reasons": [asdict(problem) for problem in problems]}
+        answer: dict[str, Any] = {"ready": not problems, "reasons": [asdict(problem) for problem in problems]}
+        if health.clock is not None:
+            answer["clock"] = health.clock.to_dict()
         return web.json_response(answer, status=503 if problems else 200)
 
     async def show_metrics(_: web.Request) -> web.Response:

@@ -12,6 +12,7 @@ import structlog
 
 from sagaz_tiering import metrics
 from sagaz_tiering.errors import SagazTieringError
+from sagaz_tiering.server_clock import ServerClock
 
 _log = structlog.get_logger(__name__)
 
@@ -51,6 +52,8 @@ class Health:
         self._start: Problem | None = Problem(server="start", error="the servers were not checked yet")
         self._stopping = False
         self._pings: dict[str, tuple[float, Problem | None]] = {}
+        self.clock: ServerClock | None = None
+        """Whose state /readyz shows, once it is there."""
         self.recovered = asyncio.Event()
         """Set when a server answers that did not before."""
 

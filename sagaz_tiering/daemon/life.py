@@ -40,6 +40,7 @@ from sagaz_tiering.errors import (
     TierUnavailable,
 )
 from sagaz_tiering.own_process import yield_to_others
+from sagaz_tiering.server_clock import ServerClock
 from sagaz_tiering.settings import JobTimes, TieringConfig
 from sagaz_tiering.units import format_duration
 from sagaz_tiering.wiring import Runtime, open_runtime
@@ -129,6 +130,8 @@ class _Daemon:
 
     async def _live(self) -> None:
         runtime = self._opened()
+        if isinstance(runtime.clock, ServerClock):
+            self._health.clock = runtime.clock
         yield_to_others(self._config.jobs.nice)  # servers that this process started go first, too
         stop = asyncio.create_task(self._stop.wait(), name="stop")
         tasks = [

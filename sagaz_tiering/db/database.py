@@ -11,13 +11,17 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 
+from sagaz_tiering.db.queries import load
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError
+from sagaz_tiering.server_clock import Sample, uptime_s
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from asyncpg import Pool
     from asyncpg.pool import PoolConnectionProxy
+
+_SQL = load("clock")
 
 Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
 
@@ -163,6 +167,13 @@ class Database:
         """The first column of the first row, or None."""
         async with self.connection() as conn:
             return await conn.fetchval(query, *args)
+
+    async def time(self) -> Sample:
+        """What the server's clock says; connecting is not part of the round trip."""
+        async with self.connection() as conn:
+            asked_s = uptime_s()
+            at = await conn.fetchval(_SQL["server_time"])
+            return Sample(at, asked_s, uptime_s())
 
     async def execute(self, query: str, *args: Any) -> int:
         """Run one statement; the number of rows it touched."""

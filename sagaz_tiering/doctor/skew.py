@@ -8,7 +8,7 @@ from sagaz_tiering.doctor.finding import Finding, error, ok, warning
 
 DOUBTFUL = timedelta(seconds=2)
 WRONG = timedelta(minutes=1)
-"""Policies are judged, and saves of one id are ordered, by the clock of whoever acts."""
+"""Time comes from PostgreSQL's server; nothing is removed while it is far from Redis and the object store."""
 
 
 def compared(subject: str, who: str, theirs: datetime, asked: datetime, took: timedelta) -> Finding:
@@ -17,7 +17,7 @@ def compared(subject: str, who: str, theirs: datetime, asked: datetime, took: ti
     surely = max(timedelta(0), abs(ahead) - took / 2)
     way = "ahead of" if ahead > timedelta(0) else "behind"
     text = f"{who} is {abs(ahead).total_seconds():,.3f} s {way} this host"
-    hint = "set both clocks by NTP: expiry and the order of saves follow the clock of whoever acts"
+    hint = "set both clocks by NTP: expiry follows PostgreSQL's, and stops while it is minutes from the others"
     if surely > WRONG:
         return error(subject, text, hint)
     if surely > DOUBTFUL:

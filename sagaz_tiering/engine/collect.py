@@ -19,6 +19,7 @@ import structlog
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.journal import publish_journal
+from sagaz_tiering.engine.sure_clock import with_sure_clock
 from sagaz_tiering.objects.base import ObjectInfo
 
 _log = structlog.get_logger(__name__)
@@ -76,8 +77,12 @@ async def preview(context: JobContext, tally: Tally) -> None:
 
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
-    """Give up dead uploads, then remove the strays that are ripe."""
+    """Give up dead uploads, then remove the strays that are ripe. Nothing where the clock is not sure."""
     await publish_journal(context)
+    sure = await with_sure_clock(context, tally)
+    if sure is None:
+        return
+    context = sure
     deadline, last = context.now - context.options.upload_deadline, 0
     while page := await context.catalog.packs.unfinished(deadline, last, _PAGE):
         for pack in page:

@@ -32,6 +32,7 @@ from sagaz_tiering.engine.finish import finish_deletions
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import claim_prefix
 from sagaz_tiering.engine.rewrites import Rewrite, plan
+from sagaz_tiering.engine.sure_clock import with_sure_clock
 from sagaz_tiering.engine.upload import new_pack, pack_key, placed_frames, upload
 from sagaz_tiering.errors import CorruptPack, LeaseLost, MasterKeyUnavailable, ObjectArchived, ObjectStoreError
 from sagaz_tiering.objects.base import RestoreState
@@ -76,8 +77,14 @@ async def preview(context: JobContext, tally: Tally) -> None:
 
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
-    """Finish erasures that a crash left open, then write anew what pays."""
+    """Finish erasures that a crash left open, then write anew what pays: nothing where the clock is not sure."""
     await finish_deletions(context, tally)
+    sure = await with_sure_clock(context, tally)
+    if sure is not None:
+        await _rewrite_all(sure, lease, tally)
+
+
+async def _rewrite_all(context: JobContext, lease: Lease, tally: Tally) -> None:
     for rewrite in await _planned(context, context.policies, context.now):
         if context.stopping.is_set():
             return

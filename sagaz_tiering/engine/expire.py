@@ -28,6 +28,7 @@ from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.journal import publish_journal
 from sagaz_tiering.engine.ownership import put_policies_in_force, retention_revision
 from sagaz_tiering.engine.redate import redate_packs
+from sagaz_tiering.engine.sure_clock import with_sure_clock
 from sagaz_tiering.engine.turns import Turn, claims, give_back, settle
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.pack.reader import footer_key
@@ -101,10 +102,14 @@ async def _count(context: JobContext, kind: str, expired: Sequence[SnapshotMeta]
 
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
-    """Remove everything that is past its retention."""
+    """Remove everything that is past its retention. Nothing where the clock is not sure."""
     await put_policies_in_force(context)
     await publish_journal(context)
     await finish_deletions(context, tally)
+    sure = await with_sure_clock(context, tally)
+    if sure is None:
+        return
+    context = sure
     await redate_packs(context, lease, tally)
     await refuse_mass_delete(context, most, preview)
     await _expire_hot(context, lease, tally)

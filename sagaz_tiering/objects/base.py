@@ -64,6 +64,9 @@ class ObjectStore(Protocol):
         Writes nothing.
         """
 
+    async def server_time(self) -> datetime | None:
+        """What the store's own clock says, to the second; None where it has none but this host's, or does not tell."""
+
     async def put(self, key: str, data: bytes | bytearray, *, storage_class: StorageClass, sha256: bytes) -> None:
         """Store `data` durably under a fresh key; `sha256` (32 bytes) is checked by the store where it can.
 

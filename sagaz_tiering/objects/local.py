@@ -66,6 +66,10 @@ class LocalObjectStore:
         """See `ObjectStore.check`."""
         await self._run("", self._check_tree)
 
+    async def server_time(self) -> datetime | None:
+        """See `ObjectStore.server_time`."""
+        return None
+
     async def put(self, key: str, data: bytes | bytearray, *, storage_class: StorageClass, sha256: bytes) -> None:
         """See `ObjectStore.put`."""
         check_key(key)

@@ -7,7 +7,8 @@ import functools
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
-from datetime import UTC
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from botocore.exceptions import BotoCoreError
@@ -114,6 +115,17 @@ class S3ObjectStore:
                 f"bucket {options.bucket} is in {region}, not in {options.region}",
                 hint=f"set {options.names.region}: {region}",
             )
+
+    async def server_time(self) -> datetime | None:
+        """See `ObjectStore.server_time`."""
+        answer = await self._calls.run(
+            "HeadBucket", lambda: self._client.head_bucket(Bucket=self._calls.options.bucket)
+        )
+        told = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
+        try:
+            return parsedate_to_datetime(told).astimezone(UTC)
+        except ValueError:
+            return None
 
     async def put(self, key: str, data: bytes | bytearray, *, storage_class: StorageClass, sha256: bytes) -> None:
         """See `ObjectStore.put`."""

@@ -16,7 +16,9 @@ from typing import Any, Self
 import redis.asyncio
 import redis.exceptions as driver
 
+from sagaz_tiering.clock import from_micros
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
+from sagaz_tiering.server_clock import Sample, uptime_s
 from sagaz_tiering.storage.hot_keys import HotKeys
 from sagaz_tiering.storage.redis.sentinels import PrimaryPool, drop_idle
 from sagaz_tiering.storage.redis.url import RedisAddress, parse_redis_url
@@ -90,6 +92,13 @@ class HotCalls:
         """Raise HotTierUnavailable unless Redis answers."""
         with self._translated() as client:
             await client.ping()
+
+    async def time(self) -> Sample:
+        """What Redis' clock says. Raises HotTierUnavailable, or ConfigError where it is not told."""
+        with self._translated() as client:
+            asked_s = uptime_s()
+            seconds, micros = await client.time()
+            return Sample(from_micros(int(seconds) * 1_000_000 + int(micros)), asked_s, uptime_s())
 
     async def info(self) -> dict[str, Any]:
         """Redis INFO (empty where the server has none)."""

@@ -89,6 +89,14 @@ async def test_store_answers_check_without_writing(store: ObjectStore) -> None:
     assert await keys(store) == []
 
 
+@pytest.mark.guarantee("G11")
+async def test_store_tells_its_own_time_or_none(store: ObjectStore) -> None:
+    """By the server's answer, to the second; a directory has no clock but the host's."""
+    told = await store.server_time()
+    assert told is None or abs(told - datetime.now(UTC)) < timedelta(minutes=1)
+    assert (told is None) == store.url.startswith("file:")
+
+
 async def test_store_url_names_the_place_without_credentials(store: ObjectStore) -> None:
     """The URL is for people: scheme and place, no secret."""
     assert store.url.startswith(("file:///", "s3://test-"))
