@@ -44,6 +44,7 @@ EXIT_CODES = (
     (9, "a legal hold forbids it"),
     (10, "would remove too large a share of all snapshots at once"),
     (11, "today's budget is used up"),
+    (12, "the servers' clocks are too far apart to remove anything"),
 )
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code}  {meaning}" for code, meaning in EXIT_CODES)
 
