@@ -30,7 +30,8 @@ class FramePlace:
     """The byte range of an object that holds a frame.
 
     `key` opens an `encrypted` one; None there: it was destroyed, or lost. It comes with the place in one look, so
-    that a key is of no use from the moment it is destroyed.
+    that a key is of no use from the moment it is destroyed. `digest` vouches for the frame (None: packed before there
+    were any).
     """
 
     pack_id: int
@@ -41,6 +42,7 @@ class FramePlace:
     object_size: int
     encrypted: bool = False
     key: WrappedKey | None = None
+    digest: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +65,7 @@ class Packed:
     pack_uuid: UUID
     storage_class: StorageClass
     byte_size: int
+    footer_digest: bytes | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -172,6 +175,7 @@ def _located(row: Any) -> Located:
             object_size=row["byte_size"],
             encrypted=row["key_id"] is not None,
             key=wrapped_key(row),
+            digest=None if row["digest"] is None else row["digest"].bytes,
         )
     ref = SnapshotRef(
         snapshot_id=row["snapshot_id"],

@@ -38,6 +38,7 @@ class NewPack:
     byte_size: int
     snapshot_count: int
     sha256: bytes
+    footer_digest: bytes
     min_created_us: int
     max_created_us: int
     max_clock_us: int
@@ -59,6 +60,7 @@ class Pack:
     snapshot_count: int
     live_count: int
     sha256: bytes
+    footer_digest: bytes | None
     min_created_at: datetime
     max_created_at: datetime
     max_clock_at: datetime
@@ -286,6 +288,7 @@ def _columns(pack: NewPack) -> tuple[Any, ...]:
         from_micros(pack.max_created_us),
         from_micros(pack.max_clock_us),
         moment(pack.next_expiry_us),
+        pack.footer_digest,
     )
 
 

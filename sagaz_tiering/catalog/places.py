@@ -51,7 +51,7 @@ class PlacesTaken(SagazTieringError):
 class PlacedFrame:
     """A frame of a pack and what is in it, as `pack.entries.PackedSnapshot` has it: meta, effective expiry, encoding.
 
-    `key_id` is the data key that it is encrypted with (None: it is not).
+    `key_id` is the data key that it is encrypted with (None: it is not), `digest` what vouches for it (16 bytes).
     """
 
     saga_id: UUID
@@ -59,6 +59,7 @@ class PlacedFrame:
     length: int
     snapshots: Sequence[tuple[SnapshotMeta, int | None, Encoding]]
     key_id: UUID | None = None
+    digest: bytes
 
 
 _Step = tuple[str, str, int, str]
@@ -143,8 +144,11 @@ async def insert_frames(conn: Connection, pack_id: int, frames: Sequence[PlacedF
     await conn.copy_records_to_table(
         "frames",
         schema_name="sagaz_tiering",
-        columns=("saga_id", "pack_id", "frame_no", "byte_offset", "byte_length", "key_id"),
-        records=[(f.saga_id, pack_id, number, f.offset, f.length, f.key_id) for number, f in enumerate(frames)],
+        columns=("saga_id", "pack_id", "frame_no", "byte_offset", "byte_length", "key_id", "digest"),
+        records=[
+            (f.saga_id, pack_id, number, f.offset, f.length, f.key_id, UUID(bytes=f.digest))
+            for number, f in enumerate(frames)
+        ],
     )
 
 

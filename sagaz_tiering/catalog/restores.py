@@ -96,7 +96,10 @@ class RestorePack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """The frame that an asked snapshot is in now; `key` opens an `encrypted` one (None: it is gone)."""
+    """The frame that an asked snapshot is in now; `key` opens an `encrypted` one (None: it is gone).
+
+    `digest` vouches for it (None: packed before there were any).
+    """
 
     snapshot_id: UUID
     saga_id: UUID
@@ -105,6 +108,7 @@ class Place:
     byte_length: int
     encrypted: bool = False
     key: WrappedKey | None = None
+    digest: bytes | None = None
 
 
 class Restores:
@@ -297,4 +301,5 @@ def _place(row: Any) -> Place:
         byte_length=row["byte_length"],
         encrypted=row["key_id"] is not None,
         key=wrapped_key(row),
+        digest=None if row["digest"] is None else row["digest"].bytes,
     )

@@ -19,12 +19,14 @@ _SQL = load("scrub")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameRow:
-    """Where the catalog says that a frame is."""
+    """Where the catalog says that a frame is, and what vouches for it (None: packed before there were digests)."""
 
     frame_no: int
     saga_id: UUID
     byte_offset: int
     byte_length: int
+    key_id: UUID | None
+    digest: bytes | None
 
 
 class Scrubbing:
@@ -56,16 +58,26 @@ class Scrubbing:
 
     async def frames(self, pack_id: int) -> list[FrameRow]:
         """The frames of a pack that still hold something, by number."""
-        return [FrameRow(**dict(row)) for row in await self._db.fetch(_SQL["frames"], pack_id)]
+        return [
+            FrameRow(**{**dict(row), "digest": None if row["digest"] is None else row["digest"].bytes})
+            for row in await self._db.fetch(_SQL["frames"], pack_id)
+        ]
 
-    async def fix_frames(self, pack_id: int, frames: Sequence[FrameRow], lease: Lease) -> None:
-        """Write these rows as the footer says."""
+    async def vouch(self, pack_id: int, footer_digest: bytes, frames: Sequence[FrameRow], lease: Lease) -> None:
+        """Write these rows, and the digest of the footer that says so: the caller has seen that it is the true one."""
         async with self._db.transaction() as conn:
             await fence(conn, lease)
-            for frame in frames:
-                await conn.execute(
-                    _SQL["fix_frame"], pack_id, frame.frame_no, frame.saga_id, frame.byte_offset, frame.byte_length
-                )
+            await conn.execute(_SQL["set_footer_digest"], pack_id, footer_digest)
+            await conn.execute(
+                _SQL["set_frames"],
+                pack_id,
+                [frame.frame_no for frame in frames],
+                [frame.saga_id for frame in frames],
+                [frame.byte_offset for frame in frames],
+                [frame.byte_length for frame in frames],
+                [frame.key_id for frame in frames],
+                [None if frame.digest is None else UUID(bytes=frame.digest) for frame in frames],
+            )
 
     async def snapshot_ids(self, pack_id: int) -> list[UUID]:
         """Live snapshots of a pack."""

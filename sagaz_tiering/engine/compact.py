@@ -34,12 +34,13 @@ from sagaz_tiering.engine.ownership import claim_prefix
 from sagaz_tiering.engine.rewrites import Rewrite, plan
 from sagaz_tiering.engine.sure_clock import with_sure_clock
 from sagaz_tiering.engine.upload import new_pack, pack_key, placed_frames, upload
+from sagaz_tiering.engine.vouching import vouched
 from sagaz_tiering.errors import CorruptPack, LeaseLost, MasterKeyUnavailable, ObjectArchived, ObjectStoreError
 from sagaz_tiering.objects.base import RestoreState
 from sagaz_tiering.pack.encryption import FrameKey
 from sagaz_tiering.pack.entries import BuiltFrame, FrameEntry
 from sagaz_tiering.pack.format import PackWriter
-from sagaz_tiering.pack.frame import build_frame, open_frame
+from sagaz_tiering.pack.frame import build_frame, frame_digest, open_frame
 from sagaz_tiering.pack.reader import PackReader
 from sagaz_tiering.planning import Cost, Rewriting, bucket_of, restore_cost
 from sagaz_tiering.planning.economics import THAW_DAYS
@@ -141,7 +142,7 @@ async def _work(context: JobContext, lease: Lease, rewrite: Rewrite, tally: Tall
     writer = PackWriter(uuid4(), await claim_prefix(context), context.now_us)
     async with asyncio.timeout(context.options.upload_deadline.total_seconds()):
         for pack in readable:
-            async for frame in _live_frames(context, pack):
+            async for frame in _live_frames(context, lease, pack):
                 writer.add(frame)
     first = readable[0]
     if writer.frame_count == 0:
@@ -185,15 +186,21 @@ async def _is_readable(context: JobContext, rewrite: Rewrite, pack: Pack, tally:
     return state is RestoreState.READABLE
 
 
-async def _live_frames(context: JobContext, pack: Pack) -> AsyncIterator[BuiltFrame]:
-    """The frames of a pack without its dead snapshots, as they are where all of a frame lives."""
-    live = await context.catalog.compaction.live(pack.pack_id)
-    footer = await PackReader(context.objects).footer(pack.object_key, pack.byte_size)
+async def _live_frames(context: JobContext, lease: Lease, pack: Pack) -> AsyncIterator[BuiltFrame]:
+    """The frames of a pack without its dead snapshots, as they are where all of a frame lives.
+
+    Only what the catalog vouches for: the new pack's digests would vouch for whatever is written into it.
+    """
+    pack = await vouched(context, lease, pack, "compact")
+    live, reader = await context.catalog.compaction.live(pack.pack_id), PackReader(context.objects)
+    footer = await reader.footer(pack, thawed=True)
     keys = await context.keys.by_id(entry.key_id for number, entry in enumerate(footer.frames) if number in live)
     for number, entry in enumerate(footer.frames):
         wanted = live.get(number)
         if wanted:
-            payload = await context.objects.get_range(pack.object_key, entry.offset, entry.length)
+            payload = await reader.frame_bytes(
+                pack.object_key, entry.offset, entry.length, vouched=frame_digest(entry), key_id=entry.key_id
+            )
             supplies = Supplies(
                 key=None if entry.key_id is None else keys.get(entry.key_id),
                 known=await context.dictionaries.need(entry.dictionary_id),

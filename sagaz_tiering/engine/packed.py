@@ -57,11 +57,8 @@ async def finish_evictions(context: JobContext) -> int:
 
 async def _footer(context: JobContext, pack: Packed | Pack) -> Footer | None:
     """None where it cannot be read: then its snapshots are packed once more, which loses nothing."""
-    reader = PackReader(context.objects)
     try:
-        if pack.storage_class.is_archive:
-            return await reader.footer_copy(pack.pack_uuid, pack.byte_size)
-        return await reader.footer(pack.object_key, pack.byte_size)
+        return await PackReader(context.objects).footer(pack)
     except (ObjectStoreError, CorruptPack) as exc:
         _log.warning("footer.unreadable", object_key=pack.object_key, error=str(exc))
         return None

@@ -4,7 +4,7 @@ Order: the new catalog takes the identity that the bucket's owner mark names (on
 dictionaries are entered; the journal is read (holds are placed again, deletions are remembered); then each pack's
 footer (of archived ones the readable copy) becomes its row, frames and places, one transaction a pack. A crash leaves
 the packs done so far; the next run goes on with the rest. Of a snapshot in several packs the newest save wins, and of
-the same save the younger pack, as it was before.
+the same save the younger pack, as it was before; of packs that contradict each other the older object (`claims`).
 
 What never reached the bucket cannot be rebuilt: durable copies that were not packed yet, replay logs, restore
 requests, policy history, the last journal entries before the loss, and data keys: footers are not encrypted, so the
@@ -14,8 +14,8 @@ catalog is rebuilt without them, but contexts are readable only after `keys impo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -25,13 +25,14 @@ import structlog
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import NewPack
-from sagaz_tiering.catalog.places import PlacedFrame
 from sagaz_tiering.clock import from_micros
+from sagaz_tiering.engine.claims import name_them, settle
 from sagaz_tiering.engine.collect import pack_of
 from sagaz_tiering.engine.dictionary_places import learn
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.journal import read_journal
 from sagaz_tiering.engine.ownership import OWNER_KEY
+from sagaz_tiering.engine.upload import placed_frames
 from sagaz_tiering.errors import (
     ConfigError,
     CorruptPack,
@@ -39,10 +40,10 @@ from sagaz_tiering.errors import (
     ObjectArchived,
     ObjectNotFound,
 )
-from sagaz_tiering.objects.base import ObjectInfo
+from sagaz_tiering.objects.base import ObjectInfo, RestoreState
 from sagaz_tiering.pack.dictionary_objects import dictionary_key
 from sagaz_tiering.pack.entries import Footer
-from sagaz_tiering.pack.reader import PackReader
+from sagaz_tiering.pack.reader import PackReader, footer_digest, footer_key, read_footer
 from sagaz_tiering.patterns import Match
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
@@ -103,17 +104,18 @@ async def rebuild(context: JobContext, tally: Tally) -> None:
         await _place_holds(context, past)
         gate = asyncio.Semaphore(_AT_ONCE)
 
-        async def fetch(info: ObjectInfo) -> tuple[ObjectInfo, Footer | None]:
+        async def fetch(info: ObjectInfo) -> tuple[ObjectInfo, bytes | None]:
             async with gate:
-                return info, await _footer(context, info, tally)
+                return info, await _stored_footer(context, info, tally)
 
         async for page in _pages(context):
             known = await context.catalog.packs.known([uuid for info in page if (uuid := pack_of(info.key))])
             todo = [info for info in page if pack_of(info.key) not in known]
             tally.add("already_there", len(page) - len(todo))
-            for info, footer in await asyncio.gather(*(fetch(info) for info in todo)):
-                if footer is not None:
-                    await _adopt(context, lease, info, footer, past, tally)
+            for info, stored in await asyncio.gather(*(fetch(info) for info in todo)):
+                if stored is not None:
+                    footer = read_footer(stored, info.size)
+                    await _adopt(context, lease, info, footer, footer_digest(stored), past, tally)
                     await _name_dictionaries(context, footer, digests, tally)
             if context.stopping.is_set():
                 return
@@ -172,40 +174,49 @@ async def _place_holds(context: JobContext, past: _Past) -> None:
         )
 
 
-async def _footer(context: JobContext, info: ObjectInfo, tally: Tally) -> Footer | None:
+async def _stored_footer(context: JobContext, info: ObjectInfo, tally: Tally) -> bytes | None:
+    """Footer and tail of a pack, as far as they can be seen to be its own; None for what is named and left out."""
     reader, pack_uuid = PackReader(context.objects), pack_of(info.key)
     try:
         if info.storage_class.is_archive and pack_uuid is not None:
-            return await reader.footer_copy(pack_uuid, info.size)
-        return await reader.footer(info.key, info.size)
+            stored = await context.objects.get(footer_key(pack_uuid))
+            if (await context.objects.head(info.key)).restore is RestoreState.READABLE:
+                own = await reader.unvouched_footer_bytes(info.key, info.size)
+                if own != stored:
+                    raise CorruptPack(f"{footer_key(pack_uuid)} is not a copy of the footer of its pack")
+        else:
+            stored = await reader.unvouched_footer_bytes(info.key, info.size)
+        read_footer(stored, info.size)
     except (CorruptPack, ObjectNotFound, ObjectArchived) as exc:
         tally.add("unreadable")
         tally.note(f"{info.key}: not in the new catalog: {exc}")
         _log.error("pack.not_rebuilt", object_key=info.key, error=str(exc))
+        await context.catalog.quarantine.record("object", info.key, f"not rebuilt: {exc}", context.now, budget=1)
         return None
+    return stored
 
 
 async def _adopt(
-    context: JobContext, lease: Lease, info: ObjectInfo, footer: Footer, past: _Past, tally: Tally
+    context: JobContext, lease: Lease, info: ObjectInfo, footer: Footer, digest: bytes, past: _Past, tally: Tally
 ) -> None:
     """One pack into the catalog, but for what was deleted and what a newer save elsewhere supersedes."""
     if f"/{footer.pack_id}.pack" not in info.key or footer.catalog_id != context.catalog_id:
         tally.add("foreign")
         tally.note(f"{info.key}: its footer is of pack {footer.pack_id} of catalog {footer.catalog_id}; left out")
         return
+    settled = await settle(context, info, footer)
+    if settled.contradicts:
+        await name_them(context, info.key, settled.contradicts, tally)
     metas = [entry.meta for frame in footer.frames for entry in frame.snapshots]
-    stale = await _superseded(context, metas, footer) | {meta.snapshot_id for meta in metas if _is_gone(past, meta)}
+    stale = settled.elsewhere | {meta.snapshot_id for meta in metas if _is_gone(past, meta)}
     frames = [
-        PlacedFrame(
-            saga_id=frame.saga_id,
-            offset=frame.offset,
-            length=frame.length,
-            snapshots=[s for s in frame.snapshots if s.meta.snapshot_id not in stale],
-            key_id=None if frame.key_id is None else UUID(bytes=frame.key_id),
-        )
-        for frame in footer.frames
+        replace(frame, snapshots=[s for s in frame.snapshots if s[0].snapshot_id not in stale])
+        for frame in placed_frames(footer)
     ]
-    published = await context.catalog.packs.adopt(_new_pack(info, footer, context.policies), frames, lease, context.now)
+    published = await context.catalog.packs.adopt(
+        _new_pack(info, footer, digest, context.policies), frames, lease, context.now
+    )
+    await context.catalog.quarantine.resolve("object", info.key)
     tally.add("packs")
     tally.add("encrypted_frames", sum(frame.key_id is not None for frame in footer.frames))
     tally.add("snapshots", published)
@@ -221,32 +232,13 @@ async def _name_dictionaries(context: JobContext, footer: Footer, digests: set[b
         tally.note(f"pack {footer.pack_id}: {dictionary_key(digest)}, which it needs, is not in the bucket")
 
 
-async def _superseded(context: JobContext, metas: Sequence[SnapshotMeta], footer: Footer) -> set[UUID]:
-    """Those that another pack in the catalog has in a newer save, or in the same save and a younger pack."""
-    places = await context.catalog.locations.packs_of([meta.snapshot_id for meta in metas])
-    stale: set[UUID] = set()
-    mine = {meta.snapshot_id: (meta.saved_us, footer.created_us) for meta in metas}
-    for pack in {place.pack_id: place for place in places.values()}.values():
-        reader = PackReader(context.objects)
-        if pack.storage_class.is_archive:
-            other = await reader.footer_copy(pack.pack_uuid, pack.byte_size)
-        else:
-            other = await reader.footer(pack.object_key, pack.byte_size)
-        for frame in other.frames:
-            for entry in frame.snapshots:
-                version = mine.get(entry.meta.snapshot_id)
-                if version is not None and version < (entry.meta.saved_us, other.created_us):
-                    stale.add(entry.meta.snapshot_id)
-    return stale
-
-
 def _is_gone(past: _Past, meta: SnapshotMeta) -> bool:
     """Deleted, or of an erased saga, after it was saved."""
     at = max(filter(None, (past.deleted.get(meta.snapshot_id), past.erased.get(meta.saga_id))), default=None)
     return at is not None and from_micros(meta.saved_us) <= at
 
 
-def _new_pack(info: ObjectInfo, footer: Footer, policies: PolicySet) -> NewPack:
+def _new_pack(info: ObjectInfo, footer: Footer, digest: bytes, policies: PolicySet) -> NewPack:
     entries = [entry for frame in footer.frames for entry in frame.snapshots]
     metas = [entry.meta for entry in entries]
     expiries = [entry.expires_us for entry in entries if entry.expires_us is not None]
@@ -261,6 +253,7 @@ def _new_pack(info: ObjectInfo, footer: Footer, policies: PolicySet) -> NewPack:
         byte_size=info.size,
         snapshot_count=len(metas),
         sha256=info.sha256 or b"",
+        footer_digest=digest,
         min_created_us=min(created),
         max_created_us=max(created),
         max_clock_us=max(policies.decide(meta, 0).clock_us for meta in metas),

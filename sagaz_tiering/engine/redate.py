@@ -36,11 +36,7 @@ async def redate_packs(context: JobContext, lease: Lease, tally: Tally) -> None:
 
 
 async def _redate(context: JobContext, lease: Lease, pack: Pack, revision: str) -> None:
-    reader = PackReader(context.objects)
-    if pack.storage_class.is_archive:
-        footer = await reader.footer_copy(pack.pack_uuid, pack.byte_size)
-    else:
-        footer = await reader.footer(pack.object_key, pack.byte_size)
+    footer = await PackReader(context.objects).footer(pack)
     metas = [entry.meta for frame in footer.frames for entry in frame.snapshots]
     expiries = [(meta.snapshot_id, context.policies.expires_us(meta)) for meta in metas]
     await context.catalog.packs.redate(pack.pack_id, expiries, revision, lease)

@@ -191,7 +191,9 @@ async def _rehydrate(context: JobContext, frame: Sequence[Place], until: datetim
     first = frame[0]
     key = await context.keys.for_frame(encrypted=first.encrypted, wrapped=first.key)
     reader = PackReader(context.objects, context.dictionaries)
-    records = await reader.frame(first.object_key, first.byte_offset, first.byte_length, frame_key=key)
+    records = await reader.frame(
+        first.object_key, first.byte_offset, first.byte_length, vouched=first.digest, frame_key=key
+    )
     await context.catalog.restores.pin(wanted, until)
     saved: set[UUID] = set()
     async with context.catalog.restores.keeping(first, wanted) as there:

@@ -3,37 +3,39 @@
 Each run compares every key, size and class (one LIST), then looks into the packs that were looked into longest ago:
 footer against catalog, checksum of the whole object or frames of it, until the budget is spent; over
 `scrub.cycle` every pack has its turn. What is wrong is named in the quarantine (`sagaz-tiering quarantine`). What can
-be repaired is: a class that was changed behind our back is noted, places that differ from the footer are corrected,
-and snapshots of a lost pack that Redis or PostgreSQL still has are packed anew. Nothing is deleted here.
+be repaired is: a class that was changed behind our back is noted, places that differ from the footer are corrected
+where the catalog's digests vouch for that footer (nothing changes by the word of an object that anyone could have
+written), and snapshots of a lost pack that Redis or PostgreSQL still has are packed anew. Packs that were published
+before there were digests get theirs. Nothing is deleted here, but for a copy of a footer that is another's.
 """
 
 from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
 import random
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import structlog
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.catalog.scrubbing import FrameRow
 from sagaz_tiering.engine.budget import spend
 from sagaz_tiering.engine.collect import pack_of
 from sagaz_tiering.engine.dictionary_places import look_into_dictionaries, reconcile
 from sagaz_tiering.engine.job import JobContext, Tally
+from sagaz_tiering.engine.upload import keep_footer_readable
+from sagaz_tiering.engine.vouching import compare_frames, whole
 from sagaz_tiering.errors import CorruptPack, MasterKeyUnavailable, ObjectArchived, ObjectNotFound
-from sagaz_tiering.objects.base import ObjectInfo
+from sagaz_tiering.objects.base import ObjectInfo, RestoreState
 from sagaz_tiering.pack.encryption import FrameKey
 from sagaz_tiering.pack.entries import Footer, FrameEntry
 from sagaz_tiering.pack.format import check_frame, parse_pack
-from sagaz_tiering.pack.reader import PackReader, read_footer, read_whole_footer
+from sagaz_tiering.pack.frame import frame_digest
+from sagaz_tiering.pack.reader import PackReader, footer_digest, footer_key, footer_part
 from sagaz_tiering.planning import Cost
 from sagaz_tiering.storage_class import StorageClass
-from sagaz_tiering.zstd import Dictionary
 
 _log = structlog.get_logger(__name__)
 _PAGE = 500
@@ -59,7 +61,10 @@ class Budget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Finding:
-    """Something that is not as it should be: `what` is missing, truncated, altered, foreign, unknown or class."""
+    """Something that is not as it should be.
+
+    `what` is missing, truncated, altered, foreign, unknown, class, footer_missing or footer_altered.
+    """
 
     what: str
     key: str
@@ -93,9 +98,15 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     before = context.now - context.options.scrub_cycle
     while page := await context.catalog.scrubbing.oldest(before, 50):
         for pack in page:
-            if context.stopping.is_set() or not budget.take(3, 0):
+            if context.stopping.is_set() or _waits_for_bytes(context, pack, budget) or not budget.take(3, 0):
                 return
             await look_into(context, lease, pack, budget, tally)
+
+
+def _waits_for_bytes(context: JobContext, pack: Pack, budget: Budget) -> bool:
+    """Without digests only the whole object tells, for which another run may have the budget."""
+    readable = pack.footer_digest is None and not pack.storage_class.is_archive
+    return readable and budget.bytes < pack.byte_size <= context.options.scrub_bytes
 
 
 async def look_into(context: JobContext, lease: Lease, pack: Pack, budget: Budget, tally: Tally) -> bool:
@@ -107,13 +118,20 @@ async def look_into(context: JobContext, lease: Lease, pack: Pack, budget: Budge
             await _report(context, lease, pack, info, found, tally)
             await context.catalog.scrubbing.scrubbed(pack.pack_id, context.now)
             return False
-        footer = await _check_bytes(context, pack, info, budget, tally)
-        await _check_rows(context, lease, pack, footer, tally)
+        if info.sha256 is not None and pack.sha256 and info.sha256 != pack.sha256:
+            raise CorruptPack(f"{pack.object_key}: the store's checksum is not that of what was written")
+        if pack.storage_class.is_archive:
+            found = await _check_copy(context, lease, pack, info, tally)
+        else:
+            await _check_rows(context, lease, pack, await _check_bytes(context, pack, budget, tally), tally)
     except ObjectNotFound as exc:
         found = Finding(what="missing", key=pack.object_key, detail=str(exc))
     except CorruptPack as exc:
         found = Finding(what="altered", key=pack.object_key, detail=str(exc))
-    else:
+    except ObjectArchived:  # moved behind our back since the listing; the next run notes the class
+        await context.catalog.scrubbing.scrubbed(pack.pack_id, context.now)
+        return False
+    if found is None:
         await context.catalog.quarantine.resolve("pack", pack.object_key)
         await context.catalog.scrubbing.scrubbed(pack.pack_id, context.now)
         tally.add("packs_sound")
@@ -187,7 +205,7 @@ async def _report(
         saved, lost = await _save_what_is_near(context, lease, pack)
         tally.add("to_be_packed_anew", saved)
         detail += f"; {saved} of its snapshots are in a nearer tier and will be packed anew, {lost} are in it alone"
-    kind = "object" if pack is None else "pack"
+    kind = "object" if pack is None or found.key != pack.object_key else "pack"
     await context.catalog.quarantine.record(kind, found.key, f"{found.what}: {detail}", context.now, budget=1)
 
 
@@ -204,39 +222,71 @@ async def _save_what_is_near(context: JobContext, lease: Lease, pack: Pack) -> t
     return saved, rest
 
 
-async def _check_bytes(context: JobContext, pack: Pack, info: ObjectInfo, budget: Budget, tally: Tally) -> Footer:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Seen:
+    """A footer as it is stored, and whether the catalog vouches for it or, where it could not, for nothing else."""
+
+    stored: bytes
+    footer: Footer
+    vouched: bool
+    looked_at_all: bool
+
+
+async def _check_bytes(context: JobContext, pack: Pack, budget: Budget, tally: Tally) -> _Seen:
     """The footer, after the whole object or a sample of its frames was read and found right."""
     reader = PackReader(context.objects)
-    if info.sha256 is not None and pack.sha256 and info.sha256 != pack.sha256:
-        raise CorruptPack(f"{pack.object_key}: the store's checksum is not that of what was written")
-    if pack.storage_class.is_archive:
-        await _spend(context, StorageClass.STANDARD, 2, 0)
-        tally.add("footers_read")
-        return await reader.footer_copy(pack.pack_uuid, pack.byte_size)
+    if budget.take(1, pack.byte_size):
+        await _spend(context, pack.storage_class, 2, pack.byte_size)
+        data = await whole(context, pack)
+        tally.add("bytes_read", len(data))
+        stored = footer_part(data)
+        footer = reader.vouched_footer(pack, stored)
+        keys = await _keys(context, pack, footer.frames, tally)
+        known = await context.dictionaries.need(*{frame.dictionary_id for frame in footer.frames})
+        await asyncio.to_thread(functools.partial(parse_pack, data, keys=keys, dictionaries=known))
+        is_vouched = bool(pack.sha256) or pack.footer_digest is not None
+        return _Seen(stored=stored, footer=footer, vouched=is_vouched, looked_at_all=True)
+    stored = await reader.footer_bytes(pack)
+    footer = reader.vouched_footer(pack, stored)
+    sample = random.Random(pack.pack_id).sample(footer.frames, min(_SAMPLE, len(footer.frames)))
+    keys = await _keys(context, pack, sample, tally)
+    known = await context.dictionaries.need(*{frame.dictionary_id for frame in sample})
+    for frame in sample:
+        if budget.take(1, 0):
+            await _spend(context, pack.storage_class, 1, frame.length)
+            payload = await reader.frame_bytes(
+                pack.object_key, frame.offset, frame.length, vouched=frame_digest(frame), key_id=frame.key_id
+            )
+            await asyncio.to_thread(functools.partial(check_frame, frame, payload, keys=keys, dictionaries=known))
+            tally.add("bytes_read", frame.length)
+    return _Seen(stored=stored, footer=footer, vouched=pack.footer_digest is not None, looked_at_all=False)
+
+
+async def _check_copy(context: JobContext, lease: Lease, pack: Pack, info: ObjectInfo, tally: Tally) -> Finding | None:
+    """What is wrong with the readable copy of an archived pack's footer, which tells nothing of the pack itself."""
+    reader, key = PackReader(context.objects), footer_key(pack.pack_uuid)
+    await _spend(context, StorageClass.STANDARD, 2, 0)
+    tally.add("footers_read")
+    if info.restore is RestoreState.READABLE and pack.footer_digest is not None:
+        await keep_footer_readable(context, pack.pack_uuid, await reader.footer_bytes(pack, thawed=True))
     try:
-        if budget.take(1, pack.byte_size):
-            await _spend(context, pack.storage_class, 2, pack.byte_size)
-            data = await context.objects.get(pack.object_key)
-            tally.add("bytes_read", len(data))
-            if pack.sha256 and hashlib.sha256(data).digest() != pack.sha256:
-                raise CorruptPack(f"{pack.object_key}: its bytes are not those that were written")
-            listed = read_whole_footer(data).frames
-            keys = await _keys(context, pack, listed, tally)
-            known = await _dictionaries(context, listed)
-            return await asyncio.to_thread(functools.partial(parse_pack, data, keys=keys, dictionaries=known))
-        footer = await reader.footer(pack.object_key, pack.byte_size)
-        sample = random.Random(pack.pack_id).sample(footer.frames, min(_SAMPLE, len(footer.frames)))
-        keys, known = await _keys(context, pack, sample, tally), await _dictionaries(context, sample)
-        for frame in sample:
-            if budget.take(1, 0):
-                await _spend(context, pack.storage_class, 1, frame.length)
-                payload = await context.objects.get_range(pack.object_key, frame.offset, frame.length)
-                await asyncio.to_thread(functools.partial(check_frame, frame, payload, keys=keys, dictionaries=known))
-                tally.add("bytes_read", frame.length)
-        return footer
-    except ObjectArchived:
-        # Moved behind our back since the listing; the next run notes the class.
-        return read_footer(await context.objects.get(f"footers/{pack.pack_uuid}.footer"), pack.byte_size)
+        stored = await reader.footer_bytes(pack)
+        seen = _Seen(
+            stored=stored,
+            footer=reader.vouched_footer(pack, stored),
+            vouched=pack.footer_digest is not None,
+            looked_at_all=False,
+        )
+        await _check_rows(context, lease, pack, seen, tally)
+    except ObjectNotFound as exc:
+        return Finding(what="footer_missing", key=key, detail=str(exc))
+    except CorruptPack as exc:
+        return Finding(what="footer_altered", key=key, detail=f"{exc}; nothing was changed by what it says")
+    if pack.footer_digest is None:
+        tally.add("footers_not_vouched_for")
+        tally.note(f"{pack.object_key}: archived before the catalog kept digests: restore it, and `compact` adds them")
+    await context.catalog.quarantine.resolve("object", key)
+    return None
 
 
 async def _keys(context: JobContext, pack: Pack, frames: Sequence[FrameEntry], tally: Tally) -> dict[bytes, FrameKey]:
@@ -253,34 +303,28 @@ async def _keys(context: JobContext, pack: Pack, frames: Sequence[FrameEntry], t
     return keys
 
 
-async def _dictionaries(context: JobContext, frames: Sequence[FrameEntry]) -> Mapping[bytes, Dictionary]:
-    return await context.dictionaries.need(*{frame.dictionary_id for frame in frames})
-
-
 async def _spend(context: JobContext, storage_class: StorageClass, requests: int, size: int) -> None:
     usd = context.prices.get_usd(storage_class, requests, total_bytes=size)
     await spend(context, "scrub", Cost(requests=requests, usd=usd))
 
 
-async def _check_rows(context: JobContext, lease: Lease, pack: Pack, footer: Footer, tally: Tally) -> None:
-    """The catalog's places agree with the footer; rows that do not are corrected."""
-    if footer.pack_id != pack.pack_uuid:
-        raise CorruptPack(f"{pack.object_key}: holds pack {footer.pack_id}: two objects were swapped, or one copied")
-    wrong = []
-    for row in await context.catalog.scrubbing.frames(pack.pack_id):
-        if row.frame_no >= len(footer.frames):
-            raise CorruptPack(f"{pack.object_key}: has {len(footer.frames)} frames, the catalog knows {row.frame_no}")
-        entry = footer.frames[row.frame_no]
-        if (row.saga_id, row.byte_offset, row.byte_length) != (entry.saga_id, entry.offset, entry.length):
-            right = FrameRow(
-                frame_no=row.frame_no, saga_id=entry.saga_id, byte_offset=entry.offset, byte_length=entry.length
-            )
-            wrong.append(right)
+async def _check_rows(context: JobContext, lease: Lease, pack: Pack, seen: _Seen, tally: Tally) -> None:
+    """The catalog's places agree with the footer; rows that do not are corrected if the catalog vouches for it."""
+    scrubbing, footer = context.catalog.scrubbing, seen.footer
+    compared = compare_frames(pack, await scrubbing.frames(pack.pack_id), footer)
     listed = {entry.meta.snapshot_id for frame in footer.frames for entry in frame.snapshots}
-    strange = set(await context.catalog.scrubbing.snapshot_ids(pack.pack_id)) - listed
+    strange = set(await scrubbing.snapshot_ids(pack.pack_id)) - listed
     if strange:
         raise CorruptPack(f"{pack.object_key}: the catalog places {len(strange)} snapshots in it that it does not hold")
-    if wrong:
-        await context.catalog.scrubbing.fix_frames(pack.pack_id, wrong, lease)
-        tally.add("repaired", len(wrong))
-        tally.note(f"{pack.object_key}: {len(wrong)} places corrected from its footer")
+    if compared.wrong and not seen.vouched:
+        raise CorruptPack(
+            f"{pack.object_key}: its footer puts {len(compared.wrong)} frames elsewhere than the catalog, which cannot "
+            "vouch for it"
+        )
+    if compared.wrong:
+        tally.add("repaired", len(compared.wrong))
+        tally.note(f"{pack.object_key}: {len(compared.wrong)} places corrected from its footer")
+    is_new = pack.footer_digest is None and seen.looked_at_all
+    if compared.wrong or is_new or (seen.vouched and not compared.has_all_digests):
+        await scrubbing.vouch(pack.pack_id, footer_digest(seen.stored), compared.right, lease)
+        tally.add("packs_vouched_for", is_new)

@@ -20,6 +20,7 @@ from sagaz_tiering.engine.budget import spend
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import put_policies_in_force
 from sagaz_tiering.engine.upload import keep_footer_readable
+from sagaz_tiering.engine.vouching import vouched
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectArchived, ObjectNotFound
 from sagaz_tiering.objects.base import RestoreState
 from sagaz_tiering.pack.reader import PackReader
@@ -125,7 +126,8 @@ async def _move(context: JobContext, lease: Lease, pack: Pack, to: StorageClass,
         return
     await spend(context, "transition", _cost(context, pack, to))
     if to.is_archive and not pack.storage_class.is_archive:
-        footer = await PackReader(context.objects).footer_bytes(pack.object_key, pack.byte_size)
+        pack = await vouched(context, lease, pack, "transition")  # archived, nothing could be compared any more
+        footer = await PackReader(context.objects).footer_bytes(pack)
         await keep_footer_readable(context, pack.pack_uuid, footer)
     await context.objects.change_class(pack.object_key, to)
     info = await context.objects.head(pack.object_key)

@@ -7,14 +7,19 @@ import hashlib
 from datetime import datetime
 from uuid import UUID
 
+import structlog
+
 from sagaz_tiering.catalog.packs import NewPack
 from sagaz_tiering.catalog.places import PlacedFrame
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectExists
 from sagaz_tiering.objects.base import ObjectInfo
 from sagaz_tiering.pack.entries import Footer, SealedPack
-from sagaz_tiering.pack.reader import PackReader, footer_key
+from sagaz_tiering.pack.frame import frame_digest
+from sagaz_tiering.pack.reader import PackReader, footer_digest, footer_key, footer_part
 from sagaz_tiering.storage_class import StorageClass
+
+_log = structlog.get_logger(__name__)
 
 
 def pack_key(now: datetime, bucket: str, pack_uuid: UUID) -> str:
@@ -44,6 +49,7 @@ def new_pack(
         byte_size=len(sealed.data),
         snapshot_count=len(entries),
         sha256=sealed.sha256,
+        footer_digest=footer_digest(footer_part(sealed.data)),
         min_created_us=min(created),
         max_created_us=max(created),
         max_clock_us=max_clock_us,
@@ -60,6 +66,7 @@ def placed_frames(footer: Footer) -> list[PlacedFrame]:
             length=frame.length,
             snapshots=frame.snapshots,
             key_id=None if frame.key_id is None else UUID(bytes=frame.key_id),
+            digest=frame_digest(frame),
         )
         for frame in footer.frames
     ]
@@ -71,30 +78,32 @@ async def upload(context: JobContext, new: NewPack, sealed: SealedPack) -> None:
         await context.objects.put(new.object_key, sealed.data, storage_class=new.storage_class, sha256=sealed.sha256)
         await _verify(context, new, sealed)
         if new.storage_class.is_archive:
-            await keep_footer_readable(context, new.pack_uuid, footer_bytes(sealed))
-
-
-def footer_bytes(sealed: SealedPack) -> bytes:
-    """Footer and tail: what follows the last frame."""
-    last = sealed.footer.frames[-1]
-    return bytes(sealed.data[last.offset + last.length :])
+            await keep_footer_readable(context, new.pack_uuid, footer_part(sealed.data))
 
 
 async def keep_footer_readable(context: JobContext, pack_uuid: UUID, data: bytes) -> None:
-    """A copy of the footer in STANDARD, so that nobody has to thaw a pack to know what is in it (design G7)."""
-    digest = hashlib.sha256(data).digest()
+    """A copy of the footer in STANDARD, so that nobody has to thaw a pack to know what is in it (design G7).
+
+    `data` is vouched for; what is there instead, whoever put it there, goes.
+    """
+    key, digest = footer_key(pack_uuid), hashlib.sha256(data).digest()
     try:
-        await context.objects.put(footer_key(pack_uuid), data, storage_class=StorageClass.STANDARD, sha256=digest)
+        await context.objects.put(key, data, storage_class=StorageClass.STANDARD, sha256=digest)
     except ObjectExists:
-        return
+        if await context.objects.get(key) == data:
+            return
+        _log.error("footer.replaced", object_key=key, error="another object was in the place of a footer's copy")
+        for failure in await context.objects.delete([key]):
+            raise ColdTierUnavailable(f"{key}: cannot be replaced: {failure.reason}") from None
+        await context.objects.put(key, data, storage_class=StorageClass.STANDARD, sha256=digest)
 
 
 async def _verify(context: JobContext, new: NewPack, sealed: SealedPack) -> None:
     """The store has what we sent: size, class, checksum where it keeps one, and the footer's very bytes."""
     _compare(await context.objects.head(new.object_key), new)
     if not new.storage_class.is_archive:
-        found = await PackReader(context.objects).footer_bytes(new.object_key, new.byte_size)
-        if found != footer_bytes(sealed):
+        found = await PackReader(context.objects).unvouched_footer_bytes(new.object_key, new.byte_size)
+        if found != footer_part(sealed.data):
             raise CorruptPack(f"{new.object_key}: the footer that was read back is not the one that was written")
 
 

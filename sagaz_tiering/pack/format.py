@@ -224,10 +224,13 @@ def locate_footer(tail: bytes, object_size: int) -> FooterLocation:
     return FooterLocation(offset, length, checksum)
 
 
-def parse_footer(data: bytes, checksum: bytes) -> Footer:
-    """The footer from its compressed bytes and the checksum that `locate_footer` told. Raises CorruptPack."""
+def parse_footer(data: bytes, checksum: bytes, *, footer_at: int | None = None) -> Footer:
+    """The footer from its compressed bytes and the checksum that `locate_footer` told. Raises CorruptPack.
+
+    With `footer_at`, where it is in its object, the frames must fill what is before it.
+    """
     content = _open_footer(data, checksum)
-    return content._replace(frames=_in_place(content.frames, None)).whole()
+    return content._replace(frames=_in_place(content.frames, footer_at)).whole()
 
 
 def _open_footer(data: bytes, checksum: bytes) -> FooterContent:

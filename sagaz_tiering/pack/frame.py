@@ -135,6 +135,28 @@ def packed_header(
     return fixed + (dictionary_id or b"") + (key_id or b"")
 
 
+def frame_digest(entry: FrameEntry) -> bytes:
+    """16 bytes that vouch for a whole frame: blake2b of its header, which holds the checksum of the rest."""
+    return digest(
+        packed_header(entry.raw_length, entry.checksum, dictionary_id=entry.dictionary_id, key_id=entry.key_id)
+    )
+
+
+def check_vouched(payload: bytes, *, vouched: bytes | None, key_id: bytes | None) -> FrameHeader:
+    """The header of the frame that was meant: with this `frame_digest` (None: not known) and encrypted with this key.
+
+    Raises CorruptPack for another one; the payload itself is compared when it is opened.
+    """
+    header = read_frame_header(payload)
+    if header.key_id != key_id:
+        found = "is not encrypted" if header.key_id is None else f"is encrypted with key {header.key_id.hex()}"
+        meant = "none" if key_id is None else key_id.hex()
+        raise CorruptPack(f"frame: {found}, where the catalog says {meant}: it was put in the place of another")
+    if vouched is not None and digest(payload[: header.length]) != vouched:
+        raise CorruptPack("frame: not the one that the catalog vouches for: it was put in the place of another")
+    return header
+
+
 def frame_content(records: Sequence[Record]) -> bytes:
     """The payload of a frame before compression; `records` of one saga, newest first."""
     metas = [record.meta for record in records]

@@ -53,7 +53,9 @@ class ColdTier:
             async with gate:
                 try:
                     key = await self._keys.for_frame(encrypted=place.encrypted, wrapped=place.key)
-                    return await self._reader.frame(place.object_key, place.offset, place.length, frame_key=key)
+                    return await self._reader.frame(
+                        place.object_key, place.offset, place.length, vouched=place.digest, frame_key=key
+                    )
                 except ObjectArchived:
                     return None
                 except CorruptData as exc:

@@ -22,7 +22,7 @@ from sagaz_tiering.engine.job import Tally
 from sagaz_tiering.engine.rebuild import rebuild
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptRecord, HotTierUnavailable
 from sagaz_tiering.pack.dictionary_objects import BucketDictionaries
-from sagaz_tiering.pack.reader import PackReader
+from sagaz_tiering.pack.reader import PackReader, read_footer
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.hot_dictionaries import HotDictionaries
 from sagaz_tiering.zstd import Dictionary
@@ -86,7 +86,8 @@ async def frame_dictionaries(shop: Product) -> set[bytes | None]:
     """What the frames of all packs are compressed with."""
     found: set[bytes | None] = set()
     for row in await shop.runtime.db.fetch("SELECT * FROM sagaz_tiering.packs WHERE state = 'ACTIVE'"):
-        footer = await PackReader(shop.runtime.objects).footer(row["object_key"], row["byte_size"])
+        stored = await PackReader(shop.runtime.objects).unvouched_footer_bytes(row["object_key"], row["byte_size"])
+        footer = read_footer(stored, row["byte_size"])
         found |= {frame.dictionary_id for frame in footer.frames}
     return found
 

@@ -1,7 +1,7 @@
 -- name: candidates
 -- Active packs that hold bytes of an erased saga, or too many dead ones, or too little at all: $1 live share below
 -- which dead bytes are too many, $2 bytes below which a pack is too small, $3 after, $4 how many. Not those that a
--- restore waits for.
+-- restore waits for, nor those that contradict another pack.
 SELECT p.*, e.pack_id IS NOT NULL AS erased
   FROM sagaz_tiering.packs p
   LEFT JOIN (SELECT DISTINCT pack_id FROM sagaz_tiering.erasure_packs) AS e USING (pack_id)
@@ -9,6 +9,8 @@ SELECT p.*, e.pack_id IS NOT NULL AS erased
    AND (e.pack_id IS NOT NULL OR p.live_count < p.snapshot_count * $1::float8 OR p.byte_size < $2)
    AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.restore_packs rp JOIN sagaz_tiering.restores r USING (restore_id)
                     WHERE rp.pack_id = p.pack_id AND r.state = 'RESTORING')
+   AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.quarantine q
+                    WHERE q.kind = 'claim' AND q.item = p.object_key AND q.state <> 'DROPPED')
  ORDER BY p.pack_id LIMIT $4
 
 -- name: live

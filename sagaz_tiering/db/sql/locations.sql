@@ -4,13 +4,13 @@ SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.statu
        d.saved_at, d.value,
        NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS byte_offset,
        NULL::integer AS byte_length, NULL::text AS storage_class, NULL::bigint AS byte_size,
-       NULL::uuid AS key_id, NULL::bytea AS wrapped, NULL::text AS master_id
+       NULL::uuid AS key_id, NULL::bytea AS wrapped, NULL::text AS master_id, NULL::uuid AS digest
   FROM sagaz_tiering.saga_snapshots d
  WHERE d.snapshot_id = $1
 UNION ALL
 SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.step_index, t.status, s.created_at, s.expires_at,
        NULL, NULL, f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size,
-       f.key_id, k.wrapped, k.master_id
+       f.key_id, k.wrapped, k.master_id, f.digest
   FROM sagaz_tiering.snapshots s
   JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
   JOIN sagaz_tiering.packs p USING (pack_id)
@@ -25,7 +25,7 @@ SELECT * FROM (
          d.saved_at, CASE WHEN $6::boolean THEN d.value END AS value,
          NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS byte_offset,
          NULL::integer AS byte_length, NULL::text AS storage_class, NULL::bigint AS byte_size,
-         NULL::uuid AS key_id, NULL::bytea AS wrapped, NULL::text AS master_id
+         NULL::uuid AS key_id, NULL::bytea AS wrapped, NULL::text AS master_id, NULL::uuid AS digest
     FROM sagaz_tiering.saga_snapshots d
    WHERE d.saga_id = $1
      AND (d.expires_at IS NULL OR d.expires_at > $2 OR ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
@@ -35,7 +35,7 @@ SELECT * FROM (
  UNION ALL
  (SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.step_index, t.status, s.created_at, s.expires_at,
          NULL, NULL, f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size,
-         f.key_id, k.wrapped, k.master_id
+         f.key_id, k.wrapped, k.master_id, f.digest
     FROM sagaz_tiering.frames f
     JOIN sagaz_tiering.snapshots s USING (pack_id, frame_no)
     JOIN sagaz_tiering.packs p USING (pack_id)
@@ -52,7 +52,7 @@ ORDER BY created_at DESC, step_index DESC, snapshot_id DESC
 
 -- name: packs_of
 -- Which of these snapshots are in a pack already, and in which.
-SELECT s.snapshot_id, s.pack_id, p.object_key, p.pack_uuid, p.storage_class, p.byte_size
+SELECT s.snapshot_id, s.pack_id, p.object_key, p.pack_uuid, p.storage_class, p.byte_size, p.footer_digest
   FROM sagaz_tiering.snapshots s JOIN sagaz_tiering.packs p USING (pack_id)
  WHERE s.snapshot_id = ANY($1::uuid[])
 

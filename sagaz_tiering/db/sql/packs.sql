@@ -2,8 +2,8 @@
 INSERT INTO sagaz_tiering.packs
     (pack_uuid, object_key, state, storage_class, policy, retention_revision, byte_size, snapshot_count,
      live_count, sha256, min_created_at, max_created_at, max_clock_at, next_expiry_at, lease_name, lease_epoch,
-     created_at, class_since)
-VALUES ($1, $2, 'UPLOADING', $3, $4, $5, $6, $7, 0, $8, $9, $10, $11, $12, $13, $14, $15, $15)
+     created_at, class_since, footer_digest)
+VALUES ($1, $2, 'UPLOADING', $3, $4, $5, $6, $7, 0, $8, $9, $10, $11, $12, $14, $15, $16, $16, $13)
 RETURNING pack_id
 
 -- name: activate
@@ -84,8 +84,11 @@ UPDATE sagaz_tiering.packs
  WHERE pack_id = $1
 
 -- name: retire
+-- Not while two packs claim the same snapshots: what one of them has may be all that is left of the truth.
 UPDATE sagaz_tiering.packs SET state = 'RETIRING', retired_at = $2, delete_after = $3
  WHERE pack_id = $1 AND state = 'ACTIVE' AND live_count = 0
+   AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.quarantine q
+                    WHERE q.kind = 'claim' AND q.item = object_key AND q.state <> 'DROPPED')
 
 -- name: deletable
 SELECT * FROM sagaz_tiering.packs
