@@ -40,7 +40,7 @@ LAST = ("completed", "completed", "completed", "completed", "failed", "rolled_ba
 _PG_EPOCH_US = to_micros(datetime(2000, 1, 1, tzinfo=UTC))
 _HEADER = b"PGCOPY\n\xff\r\n\x00" + bytes(8)
 _END = struct.pack(">h", -1)
-_FRAME = struct.Struct(">hi16siiiiiiii")
+_FRAME = struct.Struct(">hi16siiiiiiiii16s")
 _PLACE = struct.Struct(">hiqiqiiiiiii16s")
 _AS_UUID4 = bytes(byte & 0x0F | 0x40 for byte in range(256))
 _AS_VARIANT = bytes(byte & 0x3F | 0x80 for byte in range(256))
@@ -50,8 +50,8 @@ _PACK = """
 INSERT INTO sagaz_tiering.packs
     (pack_uuid, object_key, state, storage_class, policy, retention_revision, byte_size, snapshot_count, live_count,
      sha256, min_created_at, max_created_at, max_clock_at, next_expiry_at, lease_name, lease_epoch, created_at,
-     class_since, evicted_at, scrubbed_at)
-VALUES ($1, $2, 'ACTIVE', $3, $4, $5, $6, $7, $7, $8, $9, $10, $10, $11, 'age/0', 1, $12, $13, $12, $14)
+     class_since, evicted_at, scrubbed_at, footer_digest)
+VALUES ($1, $2, 'ACTIVE', $3, $4, $5, $6, $7, $7, $8, $9, $10, $10, $11, 'age/0', 1, $12, $13, $12, $14, $8)
 RETURNING pack_id
 """
 
@@ -99,7 +99,7 @@ async def fill(
     return rates
 
 
-_FRAME_COLUMNS = ("saga_id", "pack_id", "frame_no", "byte_offset", "byte_length")
+_FRAME_COLUMNS = ("saga_id", "pack_id", "frame_no", "byte_offset", "byte_length", "digest")
 _PLACE_COLUMNS = ("created_at", "expires_at", "pack_id", "frame_no", "step_id", "snapshot_id")
 
 
@@ -135,7 +135,7 @@ class _Pack:
         saga_ids = ids(self._chance, sagas)
         for n in range(sagas):
             saga = saga_ids[16 * n : 16 * n + 16]
-            yield _FRAME.pack(5, 16, saga, 4, pack_id, 4, n, 4, n * FRAME_BYTES, 4, FRAME_BYTES)
+            yield _FRAME.pack(6, 16, saga, 4, pack_id, 4, n, 4, n * FRAME_BYTES, 4, FRAME_BYTES, 16, saga)
 
     def places(self, pack_id: int, steps: list[list[int]]) -> Iterator[bytes]:
         """Rows of `snapshots`, newest first in each frame, in COPY's binary form."""

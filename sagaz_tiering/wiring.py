@@ -308,11 +308,10 @@ def _master_keys(config: TieringConfig) -> MasterKeys:
 
 
 def _dictionaries(config: TieringConfig, hot: HotTier, catalog: Catalog, objects: ObjectStore) -> Dictionaries:
-    """Asked in this order: the nearest place first."""
-    in_redis = HotDictionaries(hot)
+    """Readers ask the nearest place first; writers only the catalog: what Redis alone has may be gone tomorrow."""
     return Dictionaries(
-        sources=(in_redis, catalog.dictionaries, BucketDictionaries(objects)),
-        registers=(in_redis, catalog.dictionaries),
+        sources=(HotDictionaries(hot), catalog.dictionaries, BucketDictionaries(objects)),
+        registers=(catalog.dictionaries,),
         enabled=config.dictionaries.enabled,
     )
 

@@ -45,7 +45,7 @@ class CurrentDictionary:
 
 
 class CatalogDictionaries:
-    """The table `dictionaries`: a source and a register of the shelf."""
+    """The table `dictionaries`: a source of the shelf, and the register that tells writers what to use."""
 
     place = "the catalog"
 
@@ -94,6 +94,14 @@ class CatalogDictionaries:
         """Know one that the bucket has, of which saga name is not known; False if it was known."""
         values = (dictionary.id, dictionary.digest, found_at, dictionary.data)
         return await self._db.execute(_SQL["adopt"], *values) == 1
+
+    async def altered(self) -> list[bytes]:
+        """The sha256 of those whose content is not what it was."""
+        return [row["digest"] for row in await self._db.fetch(_SQL["altered"])]
+
+    async def repair(self, dictionary: Dictionary) -> None:
+        """Write the content of one anew."""
+        await self._db.execute(_SQL["repair"], dictionary.digest, dictionary.data)
 
     async def name_them(self, names: Mapping[bytes, str]) -> None:
         """Saga names of dictionaries, by id, as frames tell them; those that have one keep it."""

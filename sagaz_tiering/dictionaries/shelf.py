@@ -2,7 +2,7 @@
 
 A dictionary is in the bucket, then in the catalog, then in Redis before anything is written with it, and it is never
 deleted. Readers therefore find every one that a value or frame names, nearest place first; writers are told of a new
-one once a minute and do without where they know none yet.
+one by the catalog once a minute and do without where they know none yet. What only Redis knows is read, never used.
 """
 
 from __future__ import annotations

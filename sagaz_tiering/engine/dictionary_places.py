@@ -6,13 +6,16 @@ The order of publishing, and what a crash after each step leaves:
 2. the row in the catalog                       -> current, but not in Redis; the next run tells Redis
 3. its content in Redis, then its name          -> done
 
-So whatever a writer learns of is in the bucket already, and a reader finds what any of the three still has. Nothing
-is ever deleted: packs, values and backups of both need them, and they are few.
+So whatever a writer learns of (from the catalog) is in the bucket already, and a reader finds what any of the three
+still has. Before a pack is published its dictionaries are seen to be in the bucket and in the catalog (`keep`): copied
+frames may need one that only Redis has. Each of the two is repaired from the other, by sha256. Nothing is ever deleted:
+packs, values and backups of both need them, and they are few.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -67,16 +70,46 @@ async def publish(context: JobContext, lease: Lease, trained: Trained) -> bool:
     return True
 
 
+async def keep(context: JobContext, dictionaries: Iterable[Dictionary]) -> int:
+    """See that these are in the bucket and in the catalog, wherever they come from; how many were not.
+
+    An object that has the name of one and other bytes goes. Raises what the object store raises where they cannot be
+    kept: nothing that needs them may be published.
+    """
+    wanted, added = list(dictionaries), 0
+    if not wanted:
+        return 0
+    bucket, catalog = BucketDictionaries(context.objects), context.catalog.dictionaries
+    usd = context.prices.get_usd(StorageClass.STANDARD, len(wanted), total_bytes=0)
+    await spend(context, "train", Cost(requests=len(wanted), usd=usd), must=True)
+    known = await catalog.digests()
+    for dictionary in wanted:
+        in_bucket = await bucket.has(dictionary)
+        if not in_bucket:
+            await spend(context, "train", upload_cost(context.prices, StorageClass.STANDARD), must=True)
+            await bucket.replace(dictionary)
+        if not in_bucket or dictionary.digest not in known:
+            await catalog.adopt(dictionary, context.now)
+            _log.warning("dictionary.put_back", dictionary_id=dictionary.id.hex())
+            added += 1
+    return added
+
+
 async def reconcile(context: JobContext, tally: Tally) -> None:
     """Put back what a place lost: Redis was emptied, the catalog is from an old dump, an object was deleted."""
     in_bucket = await learn(context, tally)
     bucket, catalog = BucketDictionaries(context.objects), context.catalog.dictionaries
+    for digest in in_bucket.intersection(await catalog.altered()):
+        with suppress(CorruptData, ObjectNotFound):  # `look_into_dictionaries` names it
+            await catalog.repair(await bucket.get(digest))
+            tally.add("put_back")
+            tally.note(f"{dictionary_key(digest)} was altered in the catalog; put back from the bucket")
     known = await catalog.digests()
     for digest in sorted(known - in_bucket):
-        data = await catalog.fetch(digest[:DICTIONARY_ID_BYTES])
-        if data is not None:
+        found = await _in_catalog(context, digest)
+        if found is not None:
             await spend(context, "train", upload_cost(context.prices, StorageClass.STANDARD))
-            await bucket.put(Dictionary(data))
+            await bucket.put(found)
             tally.add("put_back")
             tally.note(f"{dictionary_key(digest)} was not in the bucket; put back from the catalog")
     try:
@@ -85,9 +118,20 @@ async def reconcile(context: JobContext, tally: Tally) -> None:
         tally.note(f"dictionaries in Redis were not looked at: {exc}")
 
 
+async def _in_catalog(context: JobContext, digest: bytes) -> Dictionary | None:
+    """What the catalog has under a sha256, if it is that."""
+    data = await context.catalog.dictionaries.fetch(digest[:DICTIONARY_ID_BYTES])
+    found = None if data is None else Dictionary(data)
+    return found if found is not None and found.digest == digest else None
+
+
 async def _reconcile_redis(context: JobContext, known: Collection[bytes], tally: Tally) -> None:
     redis, catalog = HotDictionaries(context.hot), context.catalog.dictionaries
     told = await redis.current()
+    strange = set(told.values()) - {digest[:DICTIONARY_ID_BYTES] for digest in known}
+    if strange:
+        tally.add("dictionaries_in_redis_alone", len(strange))
+        tally.note(f"Redis alone has {', '.join(sorted(each.hex() for each in strange))}: never used to write")
     await catalog.name_them({dictionary_id: name for name, dictionary_id in told.items()})
     missing = await redis.missing([digest[:DICTIONARY_ID_BYTES] for digest in sorted(known)])
     for found in (await context.dictionaries.need(*missing)).values():
@@ -132,7 +176,16 @@ async def look_into_dictionaries(context: JobContext, tally: Tally) -> None:
                 await bucket.get(digest)
             except CorruptData as exc:
                 what = "altered"
-                detail = f"{exc}; delete it, and the job `train` puts it back from the catalog"
+                detail = f"{exc}; the catalog has not got it either"
+                if (right := await _in_catalog(context, digest)) is not None:
+                    await spend(context, "scrub", upload_cost(context.prices, StorageClass.STANDARD))
+                    await bucket.replace(right)
+                    _log.error("scrub.found", what=what, object_key=info.key, detail="put back from the catalog")
+                    await quarantine.resolve("object", info.key)
+                    tally.add(what)
+                    tally.add("repaired")
+                    tally.note(f"{exc}; put back from the catalog")
+                    continue
             except ObjectNotFound:
                 continue
             else:

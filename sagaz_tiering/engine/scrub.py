@@ -23,12 +23,13 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.engine.budget import spend
 from sagaz_tiering.engine.collect import pack_of
-from sagaz_tiering.engine.dictionary_places import look_into_dictionaries, reconcile
+from sagaz_tiering.engine.dictionary_places import keep, look_into_dictionaries, reconcile
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.upload import keep_footer_readable
 from sagaz_tiering.engine.vouching import compare_frames, whole
 from sagaz_tiering.errors import CorruptPack, MasterKeyUnavailable, ObjectArchived, ObjectNotFound
 from sagaz_tiering.objects.base import ObjectInfo, RestoreState
+from sagaz_tiering.pack.dictionary_objects import dictionary_key
 from sagaz_tiering.pack.encryption import FrameKey
 from sagaz_tiering.pack.entries import Footer, FrameEntry
 from sagaz_tiering.pack.format import check_frame, parse_pack
@@ -36,6 +37,7 @@ from sagaz_tiering.pack.frame import frame_digest
 from sagaz_tiering.pack.reader import PackReader, footer_digest, footer_key, footer_part
 from sagaz_tiering.planning import Cost
 from sagaz_tiering.storage_class import StorageClass
+from sagaz_tiering.zstd import DICTIONARY_ID_BYTES
 
 _log = structlog.get_logger(__name__)
 _PAGE = 500
@@ -308,6 +310,19 @@ async def _spend(context: JobContext, storage_class: StorageClass, requests: int
     await spend(context, "scrub", Cost(requests=requests, usd=usd))
 
 
+async def _keep_dictionaries(context: JobContext, pack: Pack, footer: Footer, tally: Tally) -> None:
+    """What its frames need is in bucket and catalog, too; a pack may have been made with what only Redis had."""
+    lacking = set(footer.dictionaries) - await context.catalog.dictionaries.digests()
+    if not lacking:
+        return  # `reconcile` has compared those with the bucket
+    found = await context.dictionaries.need(*{digest[:DICTIONARY_ID_BYTES] for digest in lacking})
+    right = [dictionary for dictionary in found.values() if dictionary.digest in lacking]
+    tally.add("put_back", await keep(context, right))
+    for digest in lacking - {dictionary.digest for dictionary in right}:
+        tally.add("dictionaries_missing")
+        tally.note(f"{pack.object_key}: {dictionary_key(digest)}, which it needs, is nowhere")
+
+
 async def _check_rows(context: JobContext, lease: Lease, pack: Pack, seen: _Seen, tally: Tally) -> None:
     """The catalog's places agree with the footer; rows that do not are corrected if the catalog vouches for it."""
     scrubbing, footer = context.catalog.scrubbing, seen.footer
@@ -321,6 +336,7 @@ async def _check_rows(context: JobContext, lease: Lease, pack: Pack, seen: _Seen
             f"{pack.object_key}: its footer puts {len(compared.wrong)} frames elsewhere than the catalog, which cannot "
             "vouch for it"
         )
+    await _keep_dictionaries(context, pack, footer, tally)
     if compared.wrong:
         tally.add("repaired", len(compared.wrong))
         tally.note(f"{pack.object_key}: {len(compared.wrong)} places corrected from its footer")

@@ -11,6 +11,7 @@ import structlog
 
 from sagaz_tiering.catalog.packs import NewPack
 from sagaz_tiering.catalog.places import PlacedFrame
+from sagaz_tiering.engine.dictionary_places import keep
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectExists
 from sagaz_tiering.objects.base import ObjectInfo
@@ -73,7 +74,11 @@ def placed_frames(footer: Footer) -> list[PlacedFrame]:
 
 
 async def upload(context: JobContext, new: NewPack, sealed: SealedPack) -> None:
-    """Put, look, read the footer back; of an archive class a readable copy of the footer too."""
+    """Put, look, read the footer back; of an archive class a readable copy of the footer too.
+
+    What the frames are compressed with is in bucket and catalog before.
+    """
+    await keep(context, sealed.dictionaries)
     async with asyncio.timeout(context.options.upload_deadline.total_seconds()):
         await context.objects.put(new.object_key, sealed.data, storage_class=new.storage_class, sha256=sealed.sha256)
         await _verify(context, new, sealed)

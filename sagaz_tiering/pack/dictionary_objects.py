@@ -40,11 +40,27 @@ class BucketDictionaries:
     async def fetch(self, dictionary_id: bytes) -> bytes | None:
         """The content of one, found by the beginning of its name; None where there is none."""
         async for info in self._objects.list(f"{PREFIX}{dictionary_id.hex()}"):
-            try:
-                return await self._objects.get(info.key)
-            except ObjectNotFound:
+            digest = digest_in(info.key)
+            if digest is None:
                 continue
+            try:
+                return (await self.get(digest)).data
+            except (CorruptData, ObjectNotFound):
+                continue  # anyone could have put it there; `scrub` names it
         return None
+
+    async def has(self, dictionary: Dictionary) -> bool:
+        """Whether an object of its name and size is there."""
+        try:
+            return (await self._objects.head(dictionary_key(dictionary.digest))).size == len(dictionary.data)
+        except ObjectNotFound:
+            return False
+
+    async def replace(self, dictionary: Dictionary) -> None:
+        """Put one in the place of an object that has its name and other bytes. Raises as `put`."""
+        for failure in await self._objects.delete([dictionary_key(dictionary.digest)]):
+            raise ColdTierUnavailable(f"{failure.key}: cannot be replaced: {failure.reason}")
+        await self.put(dictionary)
 
     async def put(self, dictionary: Dictionary) -> None:
         """Store one, unless it is there, and make sure that it reads back. Raises CorruptData if it does not."""

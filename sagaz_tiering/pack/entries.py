@@ -68,8 +68,9 @@ class BuiltFrame:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SealedPack:
-    """A finished pack, parsed back from its own bytes. `sha256` is of `data`."""
+    """A finished pack, parsed back from its own bytes. `sha256` is of `data`; `dictionaries` are what it needs."""
 
     data: bytes | bytearray
     footer: Footer
     sha256: bytes
+    dictionaries: tuple[Dictionary, ...] = ()

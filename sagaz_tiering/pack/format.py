@@ -146,7 +146,8 @@ class PackWriter:
         data, self._data = self._data, bytearray()  # tens of megabytes: not copied, and not kept
         data += compressed + _TAIL.pack(len(compressed), digest(compressed), END_MAGIC)
         yield from _read_back(data, footer, self._keys, self._dictionaries)
-        return SealedPack(data=data, footer=footer, sha256=sha256(data).digest())
+        used = tuple(self._dictionaries.values())
+        return SealedPack(data=data, footer=footer, sha256=sha256(data).digest(), dictionaries=used)
 
 
 def finished(steps: Generator[None, None, T]) -> T:

@@ -1,4 +1,4 @@
-"""Compression dictionaries in Redis: where most readers look first, and where writers learn which one is current."""
+"""Compression dictionaries in Redis: where most readers look first. Writers ask the catalog which one is current."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class HotDictionaries:
-    """A source and a register of the shelf. No time to live: they are few, and values need them."""
+    """A source of the shelf. No time to live: they are few, and values need them."""
 
     place = "Redis"
 

@@ -306,14 +306,21 @@ async def test_object_that_was_deleted_is_put_back(shop: Product, tmp_path: Path
     assert (await shop.runtime.objects.get(keys[0])) == (await the_dictionary(shop)).data
 
 
-async def test_corrupted_object_is_named_by_scrub(shop: Product, tmp_path: Path) -> None:
-    """As altered, in the quarantine; a sound one takes it off the list."""
+async def test_corrupted_object_is_repaired_or_named_by_scrub(shop: Product, tmp_path: Path) -> None:
+    """From the catalog; where that has not got it, as altered in the quarantine until it is sound again."""
     saved = await trained(shop)
+    found = await the_dictionary(shop)
     (folder,) = (tmp_path / "cold").glob("**/dictionaries/*")
     good = (folder / "data").read_bytes()
     (folder / "data").write_bytes(bytes([good[0] ^ 1]) + good[1:])
     report = await shop.run("scrub")
-    assert report.counts["altered"] == 1
+    assert (report.counts["altered"], report.counts["repaired"]) == (1, 1)
+    assert await shop.runtime.objects.get(f"dictionaries/{found.digest.hex()}") == good
+    assert await shop.runtime.catalog.quarantine.items(10) == []
+    (folder,) = (tmp_path / "cold").glob("**/dictionaries/*")
+    (folder / "data").write_bytes(bytes([good[0] ^ 1]) + good[1:])
+    await shop.runtime.db.execute("DELETE FROM sagaz_tiering.dictionaries")
+    assert (await shop.run("scrub")).counts["altered"] == 1
     (item,) = await shop.runtime.catalog.quarantine.items(10)
     assert item.item.startswith("dictionaries/")
     assert "altered" in item.reason

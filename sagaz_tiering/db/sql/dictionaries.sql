@@ -10,6 +10,12 @@ SELECT DISTINCT ON (saga_name) saga_name, dictionary_id, trained_at, sagas, save
 -- name: digests
 SELECT digest FROM sagaz_tiering.dictionaries
 
+-- name: altered
+SELECT digest FROM sagaz_tiering.dictionaries WHERE sha256(data) <> digest
+
+-- name: repair
+UPDATE sagaz_tiering.dictionaries SET data = $2 WHERE digest = $1
+
 -- name: publish
 -- Unless the name got another one after $7; the same one found nameless before gets its name.
 INSERT INTO sagaz_tiering.dictionaries AS d (dictionary_id, digest, saga_name, trained_at, sagas, saves, data)
