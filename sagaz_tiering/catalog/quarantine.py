@@ -18,7 +18,10 @@ BUDGET = 5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Quarantined:
-    """`kind`: pack, object or snapshot; `state`: FAILING (tried again), QUARANTINED (left alone) or DROPPED."""
+    """`kind`: pack, object, snapshot or claim (of a pack that contradicts another).
+
+    `state`: FAILING (tried again), QUARANTINED (left alone) or DROPPED.
+    """
 
     kind: str
     item: str

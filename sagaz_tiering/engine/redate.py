@@ -11,6 +11,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import retention_revision
+from sagaz_tiering.engine.vouching import compare_frames, vouched
 from sagaz_tiering.errors import CorruptPack, ObjectStoreError
 from sagaz_tiering.pack.reader import PackReader
 
@@ -36,7 +37,11 @@ async def redate_packs(context: JobContext, lease: Lease, tally: Tally) -> None:
 
 
 async def _redate(context: JobContext, lease: Lease, pack: Pack, revision: str) -> None:
+    if not pack.storage_class.is_archive:
+        pack = await vouched(context, lease, pack, "expire")
     footer = await PackReader(context.objects).footer(pack)
+    if compare_frames(pack, await context.catalog.scrubbing.frames(pack.pack_id), footer).wrong:
+        raise CorruptPack(f"{pack.object_key}: its footer has frames elsewhere than the catalog")
     metas = [entry.meta for frame in footer.frames for entry in frame.snapshots]
     expiries = [(meta.snapshot_id, context.policies.expires_us(meta)) for meta in metas]
     await context.catalog.packs.redate(pack.pack_id, expiries, revision, lease)

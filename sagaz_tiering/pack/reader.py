@@ -61,8 +61,9 @@ class PackReader:
     ) -> list[Record]:
         """The records of one frame, which must have the digest `vouched` and be encrypted with `frame_key` (or not)."""
         key_id = None if frame_key is None else frame_key.key_id
-        payload = await self.frame_bytes(key, offset, length, vouched=vouched, key_id=key_id)
-        known = await self._dictionaries.need(check_vouched(payload, vouched=vouched, key_id=key_id).dictionary_id)
+        payload = await self._objects.get_range(key, offset, length)
+        header = check_vouched(payload, vouched=vouched, key_id=key_id)
+        known = await self._dictionaries.need(header.dictionary_id)
         return open_frame(payload, key=frame_key, dictionaries=known)
 
     async def frame_bytes(

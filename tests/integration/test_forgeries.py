@@ -172,7 +172,7 @@ async def test_packs_from_before_there_were_digests_get_them(shop: Product) -> N
     await refuses_to_read(shop, real[1])
 
 
-@pytest.mark.parametrize("job", ["scrub", "transition", "compact"])
+@pytest.mark.parametrize("job", ["scrub", "transition", "compact", "expire"])
 async def test_forged_pack_without_digests_gets_none(shop: Product, job: str) -> None:
     """Its sha256 says so; no job vouches for it or moves it on."""
     real = of(VICTIM)
@@ -185,6 +185,9 @@ async def test_forged_pack_without_digests_gets_none(shop: Product, job: str) ->
     before = await places(shop)
     if job == "transition":
         shop.clock.advance(60 * DAY)
+    if job == "expire":
+        longer = Policy.model_validate({**POLICIES[0], "retain": "500d", "even_if_costlier": True})
+        shop.runtime.job_context().policies = PolicySet([longer])
     if job == "compact":
         await shop.storage.forget(MALLORY)
         before = [row for row in before if row[2] == VICTIM]
