@@ -79,6 +79,15 @@ class Scrubbing:
                 [None if frame.digest is None else UUID(bytes=frame.digest) for frame in frames],
             )
 
+    async def dispute(
+        self, object_keys: Sequence[str], snapshot_ids: Sequence[UUID], lease: Lease, *, footer: bytes, frame: bytes
+    ) -> None:
+        """Digests that nothing has, for these packs and for the frames that these snapshots are in."""
+        async with self._db.transaction() as conn:
+            await fence(conn, lease)
+            await conn.execute(_SQL["dispute_packs"], list(object_keys), footer)
+            await conn.execute(_SQL["dispute_frames"], list(snapshot_ids), UUID(bytes=frame))
+
     async def snapshot_ids(self, pack_id: int) -> list[UUID]:
         """Live snapshots of a pack."""
         return [row["snapshot_id"] for row in await self._db.fetch(_SQL["snapshot_ids"], pack_id)]

@@ -1,24 +1,27 @@
 """Which of several packs has a snapshot, where no catalog tells: a rebuild decides so that a forged pack gains nothing.
 
-Of saves of one snapshot the newest counts, and of the same save the younger pack (compaction wrote it). But two packs
-that cannot both be true contradict each other: the same save with other contents, a snapshot of another saga, a later
-save that is not encrypted where the earlier one is. Whoever can write to the bucket can make a second pack, but none
-that the store says is older: so the older object counts, and both are named in the quarantine under the kind `claim`.
-What is listed there is neither written anew nor deleted, until someone has looked and dropped it from the list.
+Of saves of one snapshot the newest counts, and of the same save the encrypted one, then the younger pack (compaction
+wrote it). But two packs that cannot both be true contradict each other: the same save with other contents, a snapshot
+of another saga, a later save that is not encrypted where the earlier one is. Nothing tells which is forged, so neither
+is believed: what they contradict each other about raises CorruptPack when it is read, and both are in the quarantine
+under the kind `claim`, neither written anew, dated anew nor deleted. Whoever removes the forged object from the bucket
+rebuilds once more, into an empty catalog.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from uuid import UUID
 
 import structlog
 
+from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.objects.base import ObjectInfo
 from sagaz_tiering.pack.entries import Footer
-from sagaz_tiering.pack.reader import PackReader
+from sagaz_tiering.pack.frame import DISPUTED_FRAME
+from sagaz_tiering.pack.reader import DISPUTED_FOOTER, PackReader
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _log = structlog.get_logger(__name__)
@@ -31,12 +34,18 @@ class Claim(NamedTuple):
     encrypted: bool
     pack_created_us: int
 
+    @property
+    def rank(self) -> tuple[int, bool, int]:
+        """Of two that do not contradict each other the higher counts."""
+        return self.meta.saved_us, self.encrypted, self.pack_created_us
+
 
 @dataclass(slots=True, kw_only=True)
 class Settlement:
-    """Snapshots that are not taken from a pack, and the objects that contradict it."""
+    """What of a pack has its place `elsewhere`, and what it contradicts which objects about."""
 
     elsewhere: set[UUID] = field(default_factory=set)
+    disputed: set[UUID] = field(default_factory=set)
     contradicts: set[str] = field(default_factory=set)
 
 
@@ -51,37 +60,49 @@ def claims(footer: Footer) -> dict[UUID, Claim]:
 
 def contradict(one: Claim, other: Claim) -> bool:
     """Whether no history of saves explains both. Pure."""
-    earlier, later = sorted((one, other), key=lambda claim: claim.meta.saved_us)
-    if earlier.meta.saga_id != later.meta.saga_id or (earlier.encrypted and not later.encrypted):
-        return True
-    return earlier.meta.saved_us == later.meta.saved_us and earlier.meta != later.meta
+    if one.meta.saved_us == other.meta.saved_us:
+        return one.meta != other.meta
+    earlier, later = sorted((one, other), key=lambda claim: claim.rank)
+    return earlier.meta.saga_id != later.meta.saga_id or (earlier.encrypted and not later.encrypted)
 
 
-async def settle(context: JobContext, info: ObjectInfo, footer: Footer) -> Settlement:
+async def settle(context: JobContext, footer: Footer) -> Settlement:
     """How the packs that are in the catalog already stand to this one. Raises what reading footers raises."""
     mine, found = claims(footer), Settlement()
     places = await context.catalog.locations.packs_of(list(mine))
-    for pack in {place.pack_id: place for place in places.values()}.values():
-        theirs = claims(await PackReader(context.objects).footer(pack))
-        shared = {i for i in places if places[i].pack_id == pack.pack_id and i in theirs}
-        disputed = {i for i in shared if contradict(mine[i], theirs[i])}
+    for place in {place.pack_id: place for place in places.values()}.values():
+        is_doubted = place.footer_digest == DISPUTED_FOOTER
+        other = await PackReader(context.objects).footer(replace(place, footer_digest=None) if is_doubted else place)
+        theirs = claims(other)
+        shared = {i for i in places if places[i].pack_id == place.pack_id and i in theirs}
+        doubted = await _doubted(context, place.pack_id, other) if is_doubted else set()
+        disputed = {i for i in shared if i in doubted or contradict(mine[i], theirs[i])}
         if disputed:
-            found.contradicts.add(pack.object_key)
-            if (await context.objects.head(pack.object_key)).modified_at <= info.modified_at:
-                found.elsewhere |= disputed
-        found.elsewhere |= {i for i in shared - disputed if _rank(mine[i]) < _rank(theirs[i])}
+            found.contradicts.add(place.object_key)
+        found.disputed |= disputed
+        found.elsewhere |= {i for i in shared if i in disputed or mine[i].rank < theirs[i].rank}
     return found
 
 
-def _rank(claim: Claim) -> tuple[int, int]:
-    return claim.meta.saved_us, claim.pack_created_us
+async def _doubted(context: JobContext, pack_id: int, footer: Footer) -> set[UUID]:
+    """What others contradict a pack about already: a third that agrees with it does not make it true."""
+    return {
+        entry.meta.snapshot_id
+        for row in await context.catalog.scrubbing.frames(pack_id)
+        if row.digest == DISPUTED_FRAME
+        for entry in footer.frames[row.frame_no].snapshots
+    }
 
 
-async def name_them(context: JobContext, key: str, contradicts: set[str], tally: Tally) -> None:
-    """The packs that contradict each other, for people."""
-    for one, other in ((key, ", ".join(sorted(contradicts))), *((each, key) for each in sorted(contradicts))):
-        reason = f"claims snapshots that {other} has otherwise: the older object counts, neither is deleted"
+async def dispute(context: JobContext, lease: Lease, info: ObjectInfo, found: Settlement, tally: Tally) -> None:
+    """Take away the trust in the packs that another one contradicts, before that one is entered; name them all."""
+    keys = sorted(found.contradicts)
+    await context.catalog.scrubbing.dispute(
+        keys, sorted(found.disputed), lease, footer=DISPUTED_FOOTER, frame=DISPUTED_FRAME
+    )
+    for one, other in ((info.key, ", ".join(keys)), *((key, info.key) for key in keys)):
+        reason = f"has snapshots that {other} has otherwise: one is forged, neither is believed, nothing is deleted"
         tally.add("contradictions")
-        tally.note(f"{one}: {reason}")
+        tally.note(f"{one}: {reason}; remove the forged object, then rebuild into an empty catalog")
         _log.error("pack.contradicted", object_key=one, by=other)
         await context.catalog.quarantine.record("claim", one, reason, context.now, budget=1)

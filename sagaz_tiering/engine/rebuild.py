@@ -4,7 +4,7 @@ Order: the new catalog takes the identity that the bucket's owner mark names (on
 dictionaries are entered; the journal is read (holds are placed again, deletions are remembered); then each pack's
 footer (of archived ones the readable copy) becomes its row, frames and places, one transaction a pack. A crash leaves
 the packs done so far; the next run goes on with the rest. Of a snapshot in several packs the newest save wins, and of
-the same save the younger pack, as it was before; of packs that contradict each other the older object (`claims`).
+the same save the younger pack, as it was before; of packs that contradict each other neither is believed (`claims`).
 
 What never reached the bucket cannot be rebuilt: durable copies that were not packed yet, replay logs, restore
 requests, policy history, the last journal entries before the loss, and data keys: footers are not encrypted, so the
@@ -26,7 +26,7 @@ import structlog
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import NewPack
 from sagaz_tiering.clock import from_micros
-from sagaz_tiering.engine.claims import name_them, settle
+from sagaz_tiering.engine.claims import dispute, settle
 from sagaz_tiering.engine.collect import pack_of
 from sagaz_tiering.engine.dictionary_places import learn
 from sagaz_tiering.engine.job import JobContext, Tally
@@ -43,7 +43,7 @@ from sagaz_tiering.errors import (
 from sagaz_tiering.objects.base import ObjectInfo, RestoreState
 from sagaz_tiering.pack.dictionary_objects import dictionary_key
 from sagaz_tiering.pack.entries import Footer
-from sagaz_tiering.pack.reader import PackReader, footer_digest, footer_key, read_footer
+from sagaz_tiering.pack.reader import DISPUTED_FOOTER, PackReader, footer_digest, footer_key, read_footer
 from sagaz_tiering.patterns import Match
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
@@ -204,9 +204,10 @@ async def _adopt(
         tally.add("foreign")
         tally.note(f"{info.key}: its footer is of pack {footer.pack_id} of catalog {footer.catalog_id}; left out")
         return
-    settled = await settle(context, info, footer)
+    settled = await settle(context, footer)
     if settled.contradicts:
-        await name_them(context, info.key, settled.contradicts, tally)
+        await dispute(context, lease, info, settled, tally)
+        digest = DISPUTED_FOOTER
     metas = [entry.meta for frame in footer.frames for entry in frame.snapshots]
     stale = settled.elsewhere | {meta.snapshot_id for meta in metas if _is_gone(past, meta)}
     frames = [

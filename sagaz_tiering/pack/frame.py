@@ -135,6 +135,11 @@ def packed_header(
     return fixed + (dictionary_id or b"") + (key_id or b"")
 
 
+DISPUTED: Final = "see `sagaz-tiering quarantine list`; remove the forged object, then rebuild into an empty catalog"
+DISPUTED_FRAME: Final = bytes(16)
+"""As a frame's digest in the catalog: packs contradict each other about it, and none is believed."""
+
+
 def frame_digest(entry: FrameEntry) -> bytes:
     """16 bytes that vouch for a whole frame: blake2b of its header, which holds the checksum of the rest."""
     return digest(
@@ -147,6 +152,8 @@ def check_vouched(payload: bytes, *, vouched: bytes | None, key_id: bytes | None
 
     Raises CorruptPack for another one; the payload itself is compared when it is opened.
     """
+    if vouched == DISPUTED_FRAME:
+        raise CorruptPack("frame: packs contradict each other about what is in it, and none is believed", hint=DISPUTED)
     header = read_frame_header(payload)
     if header.key_id != key_id:
         found = "is not encrypted" if header.key_id is None else f"is encrypted with key {header.key_id.hex()}"

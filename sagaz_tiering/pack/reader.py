@@ -7,7 +7,7 @@ way to read a frame or the footer of a published pack.
 from __future__ import annotations
 
 from hashlib import sha256
-from typing import Protocol
+from typing import Final, Protocol
 from uuid import UUID
 
 from sagaz_tiering.codec import Record
@@ -17,7 +17,7 @@ from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.pack.encryption import FrameKey
 from sagaz_tiering.pack.entries import Footer
 from sagaz_tiering.pack.format import TAIL_LENGTH, locate_footer, parse_footer
-from sagaz_tiering.pack.frame import check_vouched, open_frame
+from sagaz_tiering.pack.frame import DISPUTED, check_vouched, open_frame
 from sagaz_tiering.storage_class import StorageClass
 
 
@@ -34,6 +34,10 @@ class PublishedPack(Protocol):
     def storage_class(self) -> StorageClass: ...
     @property
     def footer_digest(self) -> bytes | None: ...
+
+
+DISPUTED_FOOTER: Final = bytes(32)
+"""As a pack's footer digest in the catalog: another pack contradicts it, and neither is believed."""
 
 
 def footer_key(pack_uuid: UUID) -> str:
@@ -104,6 +108,8 @@ class PackReader:
         return await self._objects.get_range(key, place.offset, place.length) + tail
 
     def _check_digest(self, pack: PublishedPack, data: bytes) -> None:
+        if pack.footer_digest == DISPUTED_FOOTER:
+            raise CorruptPack(f"{pack.object_key}: another pack contradicts it, and neither is believed", hint=DISPUTED)
         if pack.footer_digest is not None and footer_digest(data) != pack.footer_digest:
             name = footer_key(pack.pack_uuid) if pack.storage_class.is_archive else pack.object_key
             raise CorruptPack(f"{name}: not the footer that the catalog vouches for: it was altered or replaced")

@@ -29,10 +29,11 @@ from support.tiers import DAY, Product, config, product
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec import encode
 from sagaz_tiering.embedded import PostgresServer
+from sagaz_tiering.engine.claims import Claim, contradict
 from sagaz_tiering.engine.job import Tally
 from sagaz_tiering.engine.rebuild import rebuild
 from sagaz_tiering.errors import CorruptPack
-from sagaz_tiering.pack.format import BuiltFrame
+from sagaz_tiering.pack.entries import Footer
 from sagaz_tiering.pack.frame import build_frame
 from sagaz_tiering.policy import Policy, PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot
@@ -299,43 +300,87 @@ async def rebuilt(shop: Product) -> Tally:
     return tally
 
 
-@pytest.mark.guarantee("G7")
-@pytest.mark.parametrize("forgery", ["another saga", "other contents", "an earlier name"])
-async def test_rebuild_believes_the_older_of_two_packs_that_contradict_each_other(
-    shop: Product, postgres_server: PostgresServer, redis_url: str, tmp_path: Path, forgery: str
-) -> None:
-    """A second pack cannot take a victim's snapshots; both are named, and neither is deleted or written anew."""
-    real = of(VICTIM)
-    key = await aged(shop, real)
-    footer = footer_in(await shop.runtime.objects.get(key))
-    metas = {entry.meta.snapshot_id: entry.meta for entry in footer.frames[0].snapshots}
+def contradiction(forgery: str, real: list[SagaSnapshot], footer: Footer) -> tuple[str, bytes]:
+    """Key and bytes of another pack of this catalog, which claims the victim's snapshots."""
+    metas = {entry.meta.snapshot_id: entry.meta for frame in footer.frames for entry in frame.snapshots}
     saga_id = VICTIM if forgery == "other contents" else MALLORY
+    later = 1 if forgery == "a later save for another saga" else 0
     evil = [replace(each, saga_id=saga_id, context={"to": "MALLORY"}) for each in real]
-    records = [(encode(each, saved_us=metas[each.snapshot_id].saved_us), None) for each in evil]
+    records = [(encode(each, saved_us=metas[each.snapshot_id].saved_us + later), None) for each in evil]
     pack_id = uuid4()
     month = "0001/01" if forgery == "an earlier name" else "2026/06"
-    forged_key = f"packs/{month}/2027-07/{pack_id}.pack"
-    frames: list[BuiltFrame] = [build_frame(records)]
+    return f"packs/{month}/2027-07/{pack_id}.pack", pack_like(footer, pack_id, [build_frame(records)])
+
+
+@pytest.mark.guarantee("G7")
+@pytest.mark.parametrize(
+    "forgery", ["another saga", "other contents", "an earlier name", "a later save for another saga"]
+)
+async def test_rebuild_believes_neither_of_two_packs_that_contradict_each_other(
+    shop: Product, postgres_server: PostgresServer, redis_url: str, tmp_path: Path, forgery: str
+) -> None:
+    """What they claim raises, the rest is read, nothing is lost; without the forged one another rebuild has it all."""
+    real, other = of(VICTIM), of(UUID(int=3 << 100))
+    key = await aged(shop, real, other)
+    forged_key, data = contradiction(forgery, real, footer_in(await shop.runtime.objects.get(key)))
     shop.clock.advance(DAY)
-    data = pack_like(footer, pack_id, frames)
     await put(shop, forged_key, data, like=key)
     cold = {"url": f"file://{tmp_path / 'cold'}"}
-    async with fresh_database(postgres_server) as other:
-        settings = config(database=other, redis_url=redis_url, cold=cold, policies=POLICIES)
+    async with fresh_database(postgres_server) as second, fresh_database(postgres_server) as third:
+        settings = config(database=second, redis_url=redis_url, cold=cold, policies=POLICIES)
         async with product(settings, now=shop.clock.now()) as again:
             tally = await rebuilt(again)
             assert tally.counts["contradictions"] == 2, tally.notes
             assert {key, forged_key} == set(await quarantined(again))
-            for snapshot in real:
-                assert await again.storage.get_snapshot(snapshot.snapshot_id) == snapshot
-            assert len(await again.storage.timeline(VICTIM)) == 2
+            assert await again.storage.get_snapshot(other[0].snapshot_id) == other[0]
             await again.storage.forget(MALLORY)
-            for job in ("compact", "expire"):
-                await again.run(job)
+            for job in ("scrub", "compact", "transition", "expire"):
                 again.clock.advance(3 * DAY)
-            await again.run("expire")
+                await again.run(job)
+            for snapshot in real if forgery != "an earlier name" else []:
+                with pytest.raises(CorruptPack, match="contradict"):
+                    await again.storage.get_snapshot(snapshot.snapshot_id)
             assert {key, forged_key} <= set(await again.object_keys())
-            assert await again.storage.get_snapshot(real[0].snapshot_id) == real[0]
+        await shop.runtime.objects.delete([forged_key])
+        settings = config(database=third, redis_url=redis_url, cold=cold, policies=POLICIES)
+        async with product(settings, now=shop.clock.now()) as again:
+            assert not (await rebuilt(again)).counts["contradictions"]
+            for snapshot in real + other:
+                assert await again.storage.get_snapshot(snapshot.snapshot_id) == snapshot
+
+
+@pytest.mark.guarantee("G7")
+async def test_third_pack_that_agrees_with_a_forged_one_makes_it_no_truer(
+    shop: Product, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+) -> None:
+    """Two forged packs that say the same, one on each side of the true one in the listing."""
+    real = of(VICTIM)
+    key = await aged(shop, real)
+    footer = footer_in(await shop.runtime.objects.get(key))
+    younger = replace(footer, created_us=footer.created_us + 1)
+    for forgery, said in (("an earlier name", footer), ("another saga", younger)):
+        forged_key, data = contradiction(forgery, real, said)
+        await put(shop, forged_key.replace("2026/06", "2999/06"), data, like=key)
+    async with fresh_database(postgres_server) as second:
+        settings = config(database=second, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
+        async with product(settings, now=shop.clock.now()) as again:
+            await rebuilt(again)
+            assert len(await quarantined(again)) == 3
+            for snapshot in real:
+                with pytest.raises(CorruptPack, match="contradict"):
+                    await again.storage.get_snapshot(snapshot.snapshot_id)
+
+
+def test_saves_that_explain_each_other_contradict_nothing() -> None:
+    """The same save twice, a later one of the same saga, one that was encrypted later; not the other way round."""
+    early, late = (encode(make(1), saved_us=at).meta for at in (10**15, 10**15 + 1))
+    plain, same, later = Claim(early, False, 1), Claim(early, True, 2), Claim(late, False, 3)
+    assert not contradict(plain, same)
+    assert not contradict(plain, later)
+    assert not contradict(plain, Claim(late, True, 3))
+    assert contradict(same, later)
+    assert contradict(later, same)
+    assert max(plain, same, key=lambda claim: claim.rank) == same
 
 
 @pytest.mark.guarantee("G7")

@@ -33,6 +33,14 @@ UPDATE sagaz_tiering.frames f
        AS v (frame_no, saga_id, byte_offset, byte_length, key_id, digest)
  WHERE f.pack_id = $1 AND f.frame_no = v.frame_no
 
+-- name: dispute_packs
+UPDATE sagaz_tiering.packs SET footer_digest = $2 WHERE object_key = ANY($1::text[])
+
+-- name: dispute_frames
+UPDATE sagaz_tiering.frames f SET digest = $2
+  FROM sagaz_tiering.snapshots s
+ WHERE s.snapshot_id = ANY($1::uuid[]) AND f.pack_id = s.pack_id AND f.frame_no = s.frame_no
+
 -- name: snapshot_ids
 SELECT snapshot_id FROM sagaz_tiering.snapshots WHERE pack_id = $1
 

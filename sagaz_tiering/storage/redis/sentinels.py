@@ -33,6 +33,7 @@ def sentinel_options(address: RedisAddress, deadline_s: float) -> dict[str, Any]
     return {
         "socket_timeout": deadline_s,
         "socket_connect_timeout": deadline_s,
+        "ssl_check_hostname": address.sentinel_options.get("ssl_cert_reqs") != "none",
         **address.sentinel_options,
         # By default the driver tries one that is gone for seconds before it asks the next.
         "retry": Retry(NoBackoff(), 0),
