@@ -44,6 +44,11 @@ READ_FAILURES: Final = Counter(
     "sagaz_tiering_read_failures", "Reads that raised, by error class", ["reason"], registry=REGISTRY
 )
 READ_SECONDS: Final = Histogram("sagaz_tiering_read_seconds", "Time of a read", buckets=_FAST, registry=REGISTRY)
+HOT_TIER_CHANGES: Final = Counter(
+    "sagaz_tiering_hot_tier_changes",
+    "Times that this process found Redis to be another one, or to have gone back",
+    registry=REGISTRY,
+)
 JOB_RUNS: Final = Counter(
     "sagaz_tiering_job_runs",
     "Runs of a job: done, failed, budget (used up), skipped (another process held the lease) or cut_short",

@@ -16,6 +16,7 @@ from sagaz_tiering.urls import PostgresUrl
 DEFAULT_POOL_MAX = 10
 DEFAULT_COMMAND_TIMEOUT = timedelta(seconds=30)
 DEFAULT_AGE_EVERY = timedelta(minutes=5)
+DEFAULT_RECONCILE_EVERY = timedelta(minutes=1)
 DEFAULT_TRANSITION_EVERY = timedelta(hours=1)
 DEFAULT_EXPIRE_EVERY = timedelta(minutes=15)
 DEFAULT_COMPACT_EVERY = timedelta(hours=6)
@@ -32,6 +33,7 @@ MOST_PROCESSES = 8
 DEFAULT_NICE = 10
 DEFAULT_UPLOAD_DEADLINE = timedelta(hours=1)
 DEFAULT_RETIRE_GRACE = timedelta(hours=24)
+DEFAULT_TOMBSTONES = timedelta(days=90)
 DEFAULT_COLLECT_MIN_AGE = timedelta(hours=24)
 DEFAULT_COLLECT_MAX_DELETES = 1000
 DEFAULT_COMPACT_LIVE_SHARE = 0.5
@@ -105,6 +107,13 @@ class AgeTimes(JobTimes):
     """Time between two starts."""
 
 
+class ReconcileTimes(JobTimes):
+    """When the job `reconcile` runs."""
+
+    every: Duration = DEFAULT_RECONCILE_EVERY
+    """Time between two starts; a daemon that finds Redis changed runs it at once."""
+
+
 class TransitionTimes(JobTimes):
     """When the job `transition` runs."""
 
@@ -159,6 +168,8 @@ class Schedule(StrictModel):
 
     age: AgeTimes = AgeTimes()
     """Moves snapshots that are due from Redis and PostgreSQL into packs."""
+    reconcile: ReconcileTimes = ReconcileTimes()
+    """Puts right a Redis that went back to an older state, was emptied or replaced."""
     transition: TransitionTimes = TransitionTimes()
     """Moves packs to colder storage classes."""
     expire: ExpireTimes = ExpireTimes()
@@ -199,6 +210,8 @@ class JobSettings(StrictModel):
     """Longest time that writing one pack may take."""
     retire_grace: DurationOrZero = DEFAULT_RETIRE_GRACE
     """Time between a pack's last snapshot going and its bytes going, for readers that are under way."""
+    tombstones: Duration = DEFAULT_TOMBSTONES
+    """How long it is remembered what was deleted: a Redis that went back further than that is not merged any more."""
     collect_min_age: Duration = DEFAULT_COLLECT_MIN_AGE
     """Youngest unknown object that `collect` removes; not less than `upload_deadline`."""
     collect_max_deletes: Annotated[int, Field(ge=1)] = DEFAULT_COLLECT_MAX_DELETES

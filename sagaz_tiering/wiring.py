@@ -23,6 +23,7 @@ from sagaz_tiering.engine import JobContext, JobOptions, run_job
 from sagaz_tiering.engine.notify import Notify
 from sagaz_tiering.engine.ownership import claim_prefix
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
+from sagaz_tiering.incarnation import Incarnation
 from sagaz_tiering.keyring import Keyring
 from sagaz_tiering.master_keys.base import MasterKeys, NoMasterKeys
 from sagaz_tiering.master_keys.several import Several
@@ -64,12 +65,14 @@ class Runtime:
         self.db = db
         self.catalog = Catalog(db)
         self.hot = hot
+        self.incarnation = Incarnation(self.catalog.hot_tier, hot, clock)
         self.objects = objects
         self.keys = Keyring(self.catalog.saga_keys, masters)
         self.dictionaries = _dictionaries(config, hot, self.catalog, objects)
         self.prices = PriceList.load(config.tiers.cold.region)
         self._jobs = JobContext(
             hot=hot,
+            incarnation=self.incarnation,
             catalog=self.catalog,
             objects=objects,
             keys=self.keys,
@@ -85,6 +88,7 @@ class Runtime:
         self._storage = TieredSnapshotStorage(
             Tiers(
                 hot=hot,
+                incarnation=self.incarnation,
                 catalog=self.catalog,
                 objects=objects,
                 keys=self.keys,
@@ -337,6 +341,7 @@ def _job_options(config: TieringConfig) -> JobOptions:
         batch_sagas=jobs.batch_sagas,
         upload_deadline=jobs.upload_deadline,
         retire_grace=jobs.retire_grace,
+        tombstones=jobs.tombstones,
         collect_min_age=jobs.collect_min_age,
         collect_max_deletes=jobs.collect_max_deletes,
         scrub_cycle=jobs.scrub_cycle,

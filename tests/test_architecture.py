@@ -18,7 +18,7 @@ LAYERS = (
     ("wiring",),
     ("workers",),
     ("engine", "tiered", "transfer", "from_sagaz", "sagaz_engine"),
-    ("keyring",),
+    ("keyring", "incarnation"),
     ("catalog", "pack", "storage"),
     ("config_file", "settings_reference"),
     ("config_messages", "settings_checks"),

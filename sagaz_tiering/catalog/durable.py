@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -49,6 +49,15 @@ class ClaimedRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class DurableRow:
+    """A durable row without its value."""
+
+    snapshot_id: UUID
+    saved_at: datetime
+    byte_length: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DueRow:
     """A due durable row as a dry run sees it: `head` is enough for the meta."""
 
@@ -64,14 +73,6 @@ class ExpiredRow:
 
     meta: SnapshotMeta
     expires_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SpilledRows:
-    """(snapshot_id, saved_at, value) of rows that Redis lacks; which of these versions were put there."""
-
-    rows: list[tuple[UUID, datetime, bytes]]
-    done: list[tuple[UUID, datetime]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -162,17 +163,34 @@ class DurableCopies:
         # What has gone meanwhile (into a pack, say) was as new as the save that it kept out.
         return {each: to_micros(max(found[each] or saved_at, saved_at)) for each, saved_at in refused.items()}
 
-    @asynccontextmanager
-    async def spilled(self, after: UUID, limit: int) -> AsyncIterator[SpilledRows]:
-        """Rows that Redis lacks, by id, after an id. Those in `done` at the end of the block are in Redis from then on.
+    async def spilled(self, after: UUID, limit: int) -> list[DurableRow]:
+        """Rows that Redis lacks, by id, after an id."""
+        return [DurableRow(**dict(row)) for row in await self._db.fetch(_SQL["spilled"], after, limit)]
 
-        A deletion of one waits for the block, and removes afterwards what it put into Redis; a save does not wait.
+    async def page(self, after: UUID, limit: int) -> list[DurableRow]:
+        """All rows, by id, after an id."""
+        return [DurableRow(**dict(row)) for row in await self._db.fetch(_SQL["page"], after, limit)]
+
+    @asynccontextmanager
+    async def keeping(self, ids: Sequence[UUID], lease: Lease) -> AsyncIterator[list[tuple[UUID, datetime, bytes]]]:
+        """(id, saved_at, value) of those of these rows that nobody is removing; nor can anybody in the block.
+
+        So that what is copied to Redis in the block is removed there too by whoever removes the row. Raises LeaseLost.
         """
         async with self._db.transaction() as conn:
-            rows = await conn.fetch(_SQL["spilled"], after, limit)
-            batch = SpilledRows(rows=[(row["snapshot_id"], row["saved_at"], row["value"]) for row in rows])
-            yield batch
-            await conn.execute(_SQL["unspill"], [d[0] for d in batch.done], [d[1] for d in batch.done])
+            await fence(conn, lease)
+            rows = await conn.fetch(_SQL["keep"], list(ids))
+            yield [(row["snapshot_id"], row["saved_at"], row["value"]) for row in rows]
+
+    async def unspill(self, done: Sequence[tuple[UUID, datetime]]) -> None:
+        """These versions are in Redis now."""
+        await self._db.execute(_SQL["unspill"], [d[0] for d in done], [d[1] for d in done])
+
+    async def spill(self, rows: Sequence[tuple[UUID, datetime]]) -> None:
+        """Redis lacks these versions, for the readers to know."""
+        async with self._db.transaction() as conn:
+            await conn.execute(_SQL["spill"], [row[0] for row in rows], [row[1] for row in rows])
+            await conn.execute(_SQL["announce_spill"])
 
     async def end_spill(self) -> bool:
         """Withdraw the announcement if nothing is spilled any more; True if it was withdrawn."""

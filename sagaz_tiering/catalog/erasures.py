@@ -219,6 +219,10 @@ class Erasures:
         """Those whose process ended, or is about to, before Redis was cleared."""
         return [Erasure(**dict(row)) for row in await self._db.fetch(_SQL["uncleared"])]
 
+    async def forgotten(self, saga_ids: Sequence[UUID]) -> set[UUID]:
+        """Of these sagas, the ones that were ever erased."""
+        return {row["saga_id"] for row in await self._db.fetch(_SQL["forgotten"], list(saga_ids))}
+
     async def receipt(self, erasure_id: UUID) -> ErasureReceipt | None:
         """What was removed, and what is still to go."""
         row = await self._db.fetchrow(_SQL["get"], erasure_id)

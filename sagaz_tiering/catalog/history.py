@@ -58,11 +58,6 @@ class History:
         """`revision` (its policies as JSON text, its youngest move) is in force since `now`."""
         await self._db.execute(_SQL["remember_revision"], revision, now, first_after, policies)
 
-    async def watch(self) -> tuple[bool, timedelta | None]:
-        """(may Redis miss something?, the youngest age at which any revision ever moved anything)."""
-        row = await self._db.fetchrow(_SQL["watch"])
-        return (True, None) if row is None else (bool(row["spilled"]), row["first_after"])
-
     async def hot_revisions(self) -> dict[str, str]:
         """Revisions, ever in force, that acknowledged something in Redis alone: their policies as JSON text."""
         return {row["revision"]: row["policies"] for row in await self._db.fetch(_SQL["hot_revisions"])}

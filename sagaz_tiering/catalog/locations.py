@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
+from typing import Any, Protocol
 from uuid import UUID
 
 from sagaz_tiering.catalog.holds import Holds, Named
 from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.catalog.saga_keys import wrapped_key
-from sagaz_tiering.clock import to_micros
+from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.db.database import Connection, Database
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.db.text import from_column, to_column
@@ -138,6 +138,20 @@ class Locations:
         """Redis has followed these deletions."""
         await self._db.execute(_SQL["gone_from_redis"], [save[0] for save in saves], [save[1] for save in saves])
 
+    async def buried(self, saves: Sequence[Saved]) -> set[UUID]:
+        """Of these saves, the ones that were deleted after they were saved, or forgotten with their saga."""
+        return await buried(self._db, saves) if saves else set()
+
+    async def moved(self, saves: Sequence[Saved]) -> set[UUID]:
+        """Of these saves, the ones that a later durable save put under another saga."""
+        if not saves:
+            return set()
+        return {row["snapshot_id"] for row in await self._db.fetch(_SQL["moved"], *_columns(saves))}
+
+    async def tombstones(self, since: datetime | None, after: UUID, limit: int) -> list[UUID]:
+        """Snapshots that were deleted since then (None: ever), by id, after an id."""
+        return [row["snapshot_id"] for row in await self._db.fetch(_SQL["tombstones"], since, after, limit)]
+
     async def prune_tombstones(self, before: datetime) -> int:
         """Forget deletions that no job in flight can contradict any more."""
         return await self._db.execute(_SQL["prune_tombstones"], before)
@@ -156,9 +170,28 @@ async def remove(conn: Connection, saves: Sequence[tuple[UUID, datetime]]) -> tu
     return {row["snapshot_id"] for row in durable}, {row["snapshot_id"]: row["pack_id"] for row in archived}
 
 
-async def buried(conn: Connection, ids: Sequence[UUID], saved_at: Sequence[datetime]) -> set[UUID]:
-    """Of these saves, the ones that were deleted after they were saved."""
-    return {row["snapshot_id"] for row in await conn.fetch(_SQL["buried"], ids, saved_at)}
+class Saved(Protocol):
+    """A save of a snapshot: a SnapshotMeta."""
+
+    @property
+    def snapshot_id(self) -> UUID: ...
+    @property
+    def saga_id(self) -> UUID: ...
+    @property
+    def saved_us(self) -> int: ...
+
+
+async def buried(conn: Connection | Database, saves: Sequence[Saved]) -> set[UUID]:
+    """Of these saves, the ones that were deleted after they were saved, or forgotten with their saga."""
+    return {row["snapshot_id"] for row in await conn.fetch(_SQL["buried"], *_columns(saves))}
+
+
+def _columns(saves: Sequence[Saved]) -> tuple[list[UUID], list[UUID], list[datetime]]:
+    return (
+        [save.snapshot_id for save in saves],
+        [save.saga_id for save in saves],
+        [from_micros(save.saved_us) for save in saves],
+    )
 
 
 def _located(row: Any) -> Located:

@@ -172,6 +172,10 @@ class Packs:
         """Note that the hot copies are gone."""
         await self._db.execute(_SQL["evicted"], pack_id, now)
 
+    async def any_evicted_since(self, moment: datetime | None) -> bool:
+        """Whether snapshots of any pack left Redis since then (None: ever), or are about to."""
+        return bool(await self._db.fetchval(_SQL["any_evicted_since"], moment))
+
     async def movable(
         self, policy: str, youngest_before: datetime, settled: Sequence[StorageClass], after: int, limit: int
     ) -> list[Pack]:

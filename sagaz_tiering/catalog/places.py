@@ -105,7 +105,7 @@ async def dead_among(conn: Connection, frames: Sequence[PlacedFrame], pack_id: i
     if not await conn.fetchval(_SQL["any_tombstones"]):
         return set()
     metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
-    dead = await buried(conn, [m.snapshot_id for m in metas], [from_micros(m.saved_us) for m in metas])
+    dead = await buried(conn, metas)
     if dead:
         await _note_late_frames(conn, frames, dead, pack_id)
     return dead

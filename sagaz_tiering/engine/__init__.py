@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.db.migrations import check_schema
-from sagaz_tiering.engine import age, collect, compact, expire, restore, scrub, train, transition
+from sagaz_tiering.engine import age, collect, compact, expire, reconcile, restore, scrub, train, transition
 from sagaz_tiering.engine.job import JobContext, JobOptions, JobReport, Tally
 from sagaz_tiering.engine.ownership import are_in_force, claim_prefix
 from sagaz_tiering.errors import BudgetSpent, CatalogUnavailable, ConfigError, SagazTieringError
@@ -47,6 +47,12 @@ JOBS: Mapping[str, Job] = MappingProxyType(
                 preview=age.preview,
                 slots=8,
                 share=age.run_share,
+            ),
+            Job(
+                name="reconcile",
+                summary="put right a Redis that lost its past, so that it is believed again",
+                run=reconcile.run,
+                preview=reconcile.preview,
             ),
             Job(
                 name="transition",

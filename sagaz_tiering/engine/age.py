@@ -27,7 +27,8 @@ from sagaz_tiering.engine.frames import Supplies, build
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import put_policies_in_force
 from sagaz_tiering.engine.packed import already_packed, finish_evictions
-from sagaz_tiering.engine.refill import refill
+from sagaz_tiering.engine.put_back import refill
+from sagaz_tiering.engine.reconcile import ensure_trusted
 from sagaz_tiering.engine.turns import Turn, Turns, give_back, settle
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
 from sagaz_tiering.snapshot import SnapshotMeta
@@ -67,7 +68,9 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     Raises MasterKeyUnavailable after all else, where encrypted policies had to wait for their keys.
     """
     await put_policies_in_force(context)
-    tally.add("refilled", await refill(context))
+    if not await ensure_trusted(context, tally):
+        return
+    tally.add("refilled", await refill(context, lease))
     tally.add("evicted", await finish_evictions(context))
     await context.dictionaries.freshen()
     due = (await context.hot.counts(context.now_us))["sagas_due"]

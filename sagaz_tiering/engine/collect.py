@@ -102,7 +102,8 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
         elif verdict.action == "remove" and len(ripe) < context.options.collect_max_deletes:
             ripe.append(verdict.info.key)
     await _remove(context, ripe, tally)
-    await context.catalog.locations.prune_tombstones(context.now - 2 * context.options.upload_deadline)
+    kept = max(context.options.tombstones, 2 * context.options.upload_deadline)
+    await context.catalog.locations.prune_tombstones(context.now - kept)
 
 
 async def _leave_alone(context: JobContext, verdict: Verdict, tally: Tally) -> None:

@@ -15,6 +15,7 @@ from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.dictionaries.shelf import Dictionaries
 from sagaz_tiering.engine.notify import Notify
+from sagaz_tiering.incarnation import Incarnation
 from sagaz_tiering.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.pack.format import finished
@@ -43,6 +44,7 @@ class JobOptions:
     batch_sagas: int = 256
     upload_deadline: timedelta = timedelta(hours=1)
     retire_grace: timedelta = timedelta(hours=24)
+    tombstones: timedelta = timedelta(days=90)
     collect_min_age: timedelta = timedelta(hours=24)
     collect_max_deletes: int = 1000
     scrub_cycle: timedelta = timedelta(days=30)
@@ -102,6 +104,7 @@ class JobContext:
     """
 
     hot: HotTier
+    incarnation: Incarnation
     catalog: Catalog
     objects: ObjectStore
     keys: Keyring

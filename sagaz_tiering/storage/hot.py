@@ -69,7 +69,9 @@ class HotTier(HotTurns):
 
     async def get(self, snapshot_id: UUID) -> bytes | Gone | None:
         """The value of one snapshot; None where Redis knows nothing of it."""
-        found = await self._ask("get", [self.keys.pointer(snapshot_id.hex)], [self.keys.prefix, snapshot_id.hex])
+        found = await self._read(
+            self._ask, "get", [self.keys.pointer(snapshot_id.hex)], [self.keys.prefix, snapshot_id.hex]
+        )
         return Gone(snapshot_id) if found == 0 else found
 
     async def newest(
@@ -77,7 +79,8 @@ class HotTier(HotTurns):
     ) -> Indexed | None:
         """The newest snapshot of a saga, at or before a time, of a step."""
         saga = saga_id.hex
-        found = await self._ask(
+        found = await self._read(
+            self._ask,
             "newest",
             [self.keys.index(saga)],
             [
@@ -92,7 +95,8 @@ class HotTier(HotTurns):
     async def values(self, saga_id: UUID, limit: int) -> list[Indexed]:
         """The newest `limit` values of a saga, newest first."""
         saga = saga_id.hex
-        return indexed(await self._eval("list", [self.keys.index(saga)], [self.keys.value_prefix(saga), 0, limit - 1]))
+        args = [self.keys.value_prefix(saga), 0, limit - 1]
+        return indexed(await self._read(self._eval, "list", [self.keys.index(saga)], args))
 
     async def headers(self, saga_id: UUID) -> AsyncIterator[list[Header]]:
         """What is known of a saga's snapshots without their bodies, oldest first, a page at a time.
@@ -112,7 +116,8 @@ class HotTier(HotTurns):
         """One page of `headers`, from a rank on: HEADERS_PAGE of them, fewer at the end."""
         saga = saga_id.hex
         ranks = [first, first + HEADERS_PAGE - 1]
-        return headers_of(await self._eval("headers", [self.keys.index(saga)], [self.keys.value_prefix(saga), *ranks]))
+        args = [self.keys.value_prefix(saga), *ranks]
+        return headers_of(await self._read(self._eval, "headers", [self.keys.index(saga)], args))
 
     async def fetch(self, saga_id: UUID, snapshot_ids: Sequence[UUID]) -> list[bytes | None]:
         """The values of these snapshots of one saga, in one trip."""

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Self
+from typing import Any, Protocol, Self
 
 import redis.asyncio
 import redis.exceptions as driver
@@ -27,8 +27,19 @@ from sagaz_tiering.storage.redis_lane import Lane
 
 _SETTING = "tiers.hot.url"
 _NO_CLUSTER = "give one server that is no node of a Cluster, or redis+sentinel://HOST,HOST/NAME"
+_GUARD = "same"
+_OTHER = -1
+"""What a script behind the guard answers where another incarnation is met than the reader expects."""
 _JOBS_DEADLINE_S = 10.0
 """Jobs have time: a Redis that is slow because applications keep it busy is no reason to stop."""
+
+
+class _Run(Protocol):
+    """`HotCalls._ask` or `HotCalls._eval`."""
+
+    async def __call__(
+        self, name: str, keys: Sequence[Any], args: Sequence[Any], *, behind: str | None = None
+    ) -> Any: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +59,10 @@ class HotCalls:
     def __init__(self, options: HotOptions) -> None:
         self.options = options
         self.keys = HotKeys(options.key_prefix)
+        self.generation = 0
+        """Grows with each new connection, and when another incarnation answers: what was known may not hold."""
+        self.expected = ""
+        """The nonce of the incarnation that reads are meant for ("": any)."""
         self._client: redis.asyncio.Redis | None = None
         self._lane: Lane | None = None
         self._job_lane: Lane | None = None
@@ -65,7 +80,7 @@ class HotCalls:
             "health_check_interval": 30,
             **address.options,
         }
-        pool = _pool(address, common)
+        pool = self._pool(address, common)
         self._client = redis.asyncio.Redis.from_pool(pool)
         self._lane = Lane(pool.make_connection, seconds)
         self._job_lane = Lane(pool.make_connection, max(seconds, _JOBS_DEADLINE_S))
@@ -109,26 +124,38 @@ class HotCalls:
                 return {}
         return found
 
-    async def _ask(self, name: str, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+    async def _ask(self, name: str, keys: Sequence[Any], args: Sequence[Any], *, behind: str | None = None) -> Any:
         """A short call, on the connection that all share."""
         lane = self._lane
         if lane is None:
             return await self._eval(name, keys, args)  # which tells that it is closed
-        times = self._times_left[lane]
+        times, script = self._times_left[lane], load_script(name, behind=behind)
         try:
-            return await lane.run(load_script(name), keys, args)
+            return await lane.run(script, keys, args)
         except (driver.RedisError, OSError) as exc:
             with self._translated():
                 await self._leave_replica(exc, lane, times)
-                return await lane.run(load_script(name), keys, args)
+                return await lane.run(script, keys, args)
 
-    async def _eval(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    async def _eval(self, name: str, keys: Sequence[str], args: Sequence[Any], *, behind: str | None = None) -> Any:
+        script = load_script(name, behind=behind)
         with self._translated() as client:
             try:
-                return await run_script(client, load_script(name), keys, args)
+                return await run_script(client, script, keys, args)
             except driver.RedisError as exc:
                 await self._leave_replica(exc)
-                return await run_script(client, load_script(name), keys, args)
+                return await run_script(client, script, keys, args)
+
+    async def _read(self, run: _Run, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """What a script reads. That another incarnation answers is noted; it is for who asks to look what it is."""
+        keys, expected = [*keys, self.keys.incarnation()], self.expected
+        found = await run(name, keys, [*args, expected], behind=_GUARD)
+        if isinstance(found, int) and found == _OTHER:
+            if self.expected == expected:
+                self.expected = ""
+                self.generation += 1
+            found = await run(name, keys, [*args, ""], behind=_GUARD)
+        return found
 
     async def _eval_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
         """The same script many times, pipelined on the jobs' own connection, so that no application waits behind."""
@@ -157,6 +184,20 @@ class HotCalls:
         if self._client is not None:
             drop_idle(self._client.connection_pool)
 
+    def _pool(self, address: RedisAddress, options: dict[str, Any]) -> redis.asyncio.ConnectionPool:
+        if address.kind == "sentinel":
+            return PrimaryPool(address, greeted=self._connected, **options)
+        if address.kind == "cluster":
+            raise ConfigError(f"{_SETTING} is the URL of a Cluster", hint=_NO_CLUSTER)
+        return redis.asyncio.BlockingConnectionPool(redis_connect_func=self._greet, **options)
+
+    async def _greet(self, connection: Any) -> None:
+        await connection.on_connect()
+        self._connected()
+
+    def _connected(self) -> None:
+        self.generation += 1
+
     @contextmanager
     def _translated(self) -> Iterator[redis.asyncio.Redis]:
         """The client, with driver errors as HotTierUnavailable (or ConfigError where retrying cannot help)."""
@@ -169,14 +210,6 @@ class HotCalls:
             when_node=f"{_NO_CLUSTER} in {_SETTING}",
         ):
             yield self._client
-
-
-def _pool(address: RedisAddress, options: dict[str, Any]) -> redis.asyncio.ConnectionPool:
-    if address.kind == "sentinel":
-        return PrimaryPool(address, **options)
-    if address.kind == "cluster":
-        raise ConfigError(f"{_SETTING} is the URL of a Cluster", hint=_NO_CLUSTER)
-    return redis.asyncio.BlockingConnectionPool(**options)
 
 
 def _closed() -> HotTierUnavailable:

@@ -11,6 +11,7 @@ Everything of one saga shares the hash tag `{saga}`, so that on Redis Cluster a 
     PREFIX:due:{X}          sorted set of sagas by when the age job looks at them next; X = first hex digit of SAGA
     PREFIX:exp:{X}          the same for the expire job
     PREFIX:claim:SAGA       a job works on this saga (with a time to live)
+    PREFIX:incarnation      hash: nonce, number and when it was last seen, of this Redis as the catalog knows it
     PREFIX:dictionary:HEX   a compression dictionary, by its id in hex
     PREFIX:dictionaries     hash: saga name -> id of the dictionary that new values are compressed with
 
@@ -66,6 +67,9 @@ class HotKeys:
     def claim(self, saga: str) -> str:
         return f"{self.prefix}:claim:{saga}"
 
+    def incarnation(self) -> str:
+        return f"{self.prefix}:incarnation"
+
     def dictionary(self, dictionary_hex: str) -> str:
         return f"{self.prefix}:dictionary:{dictionary_hex}"
 
@@ -108,6 +112,23 @@ def pointer(meta: SnapshotMeta) -> bytes:
     """The pointer's value: saga hex (32), created_us (8), biased step_index (4), saved_us (8), body crc (4)."""
     step_index = meta.step_index + _STEP_BIAS
     return _POINTER.pack(meta.saga_id.hex.encode(), meta.created_us, step_index, meta.saved_us, meta.body_crc)
+
+
+def pointed(snapshot_id: UUID, pointer_value: bytes) -> SnapshotMeta:
+    """What a pointer tells of a save; names, status and retention are not in it."""
+    saga, created_us, step_index, saved_us, body_crc = _POINTER.unpack(pointer_value)
+    return SnapshotMeta(
+        snapshot_id=snapshot_id,
+        saga_id=UUID(hex=saga.decode()),
+        saga_name="",
+        step_name="",
+        step_index=step_index - _STEP_BIAS,
+        status="",
+        created_us=created_us,
+        saved_us=saved_us,
+        retention_us=None,
+        body_crc=body_crc,
+    )
 
 
 def owner(pointer_value: bytes) -> UUID | None:

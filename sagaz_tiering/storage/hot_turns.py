@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage import hot_keys
-from sagaz_tiering.storage.hot_calls import HotCalls
+from sagaz_tiering.storage.hot_incarnation import HotIncarnation
 from sagaz_tiering.storage.hot_keys import SHARDS
 from sagaz_tiering.storage.hot_sample import sample_turns
 from sagaz_tiering.storage.hot_values import ClaimedSaga, Gathered, Header, TurnOf, gathered, headers_of
@@ -26,7 +26,7 @@ GATHERED_BYTES = 128 * 1024
 """A saga with more snapshots, or more bytes in Redis, is read page by page, so that a batch of sagas stays small."""
 
 
-class HotTurns(HotCalls):
+class HotTurns(HotIncarnation):
     """Claims, whole sagas, eviction."""
 
     async def claim(

@@ -29,8 +29,9 @@ from sagaz_tiering.storage.hot_values import Gone, Indexed, check_indexed
 from sagaz_tiering.storage.hot_values import Header as IndexedHeader
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.tiered.cold import ColdTier
+from sagaz_tiering.tiered.doubt import Doubt
 from sagaz_tiering.tiered.merge import Copy, alive, damaged_copy, hot_copy, located_copy, matches, merge
-from sagaz_tiering.tiered.watch import Watch
+from sagaz_tiering.tiered.watch import Known, Watch
 from sagaz_tiering.typed_json.collector import full_collections_later
 
 NO_LIMIT = 2**31 - 1
@@ -60,19 +61,20 @@ class Reader:
         self._cold = cold
         self._dictionaries = dictionaries
         self._watch = watch
+        self._doubt = Doubt(locations, cold)
         self._clock = clock
 
     async def get(self, snapshot_id: UUID) -> SagaSnapshot | None:
         """One snapshot by id."""
-        found, hot_error = await self._ask_hot(snapshot_id)
-        if isinstance(found, bytes) and await self._watch.horizon_us(0) is not None:
+        found, known, hot_error = await self._ask_hot(snapshot_id)
+        if isinstance(found, bytes) and known is not None and await self._watch.horizon_us(known, 0) is not None:
             header = read_header(found)
             check_answer(header.meta, snapshot_id=snapshot_id)
             if self._is_alive(header.meta):
                 return await self._of_redis(found, header)
             copies = [hot_copy(header.meta, self.policies, found)]
         else:
-            copies = await self._all_copies(snapshot_id, found, hot_error)
+            copies = await self._all_copies(snapshot_id, found, known, hot_error)
         loaded = await self.load(await self._alive(copies[:1]))
         return loaded[0] if loaded else None
 
@@ -80,14 +82,16 @@ class Reader:
         """Every copy of one snapshot, the one to read first, expired ones included."""
         return await self._all_copies(snapshot_id, *await self._ask_hot(snapshot_id))
 
-    async def _ask_hot(self, snapshot_id: UUID) -> tuple[bytes | Gone | None, HotTierUnavailable | None]:
+    async def _ask_hot(self, snapshot_id: UUID) -> tuple[bytes | Gone | None, Known | None, HotTierUnavailable | None]:
+        """What Redis has, and what was known of Redis before it was asked."""
         try:
-            return await self._hot.get(snapshot_id), None
+            known = await self._watch.known()
+            return await self._hot.get(snapshot_id), known, None
         except HotTierUnavailable as exc:
-            return None, exc
+            return None, None, exc
 
     async def _all_copies(
-        self, snapshot_id: UUID, found: bytes | Gone | None, hot_error: HotTierUnavailable | None
+        self, snapshot_id: UUID, found: bytes | Gone | None, known: Known | None, hot_error: HotTierUnavailable | None
     ) -> list[Copy]:
         hot = []
         if isinstance(found, bytes):
@@ -99,6 +103,8 @@ class Reader:
             await self._check_answerable(located, hot_error)
         if isinstance(found, Gone) and not located:
             await self._check_deleted(snapshot_id)
+        if known is not None and not self._watch.believes(known):
+            hot, located = await self._doubt.sift(hot, located)
         best = merge(hot, located)
         return best + [copy for copy in (*hot, *located) if copy not in best]
 
@@ -108,13 +114,14 @@ class Reader:
         """The newest live snapshot of a saga, at or before a time, of a step."""
         not_after_us = None if not_after is None else to_micros(not_after)
         try:
+            known = await self._watch.known()
             found = await self._hot.newest(saga_id, not_after_us=not_after_us, step_name=step_name)
         except HotTierUnavailable:
             found = None
         if found is not None and found.value is not None:
             header = _checked(found, found.value, saga_id)
             check_answer(header.meta, step_name=step_name, not_after_us=not_after_us)
-            horizon = await self._watch.horizon_us(to_micros(self._clock.now()))
+            horizon = await self._watch.horizon_us(known, to_micros(self._clock.now()))
             if horizon is not None and header.meta.created_us > horizon and self._is_alive(header.meta):
                 return await self._of_redis(found.value, header)
         while True:
@@ -131,6 +138,7 @@ class Reader:
         if limit == 0:
             return []
         try:
+            known = await self._watch.known()
             found = await self._hot.values(saga_id, min(limit, NO_LIMIT))
         except HotTierUnavailable:
             found = []
@@ -138,7 +146,7 @@ class Reader:
         if len(values) == limit:
             with suppress(CorruptData):  # then the longer way tells which, and reads the others
                 headers = [_checked(each, value, saga_id) for each, value in zip(found, values, strict=True)]
-                if await self._has_newest(headers):
+                if await self._has_newest(headers, known):
                     return await self._all_of_redis(values, headers)
         while True:
             copies = await self.timeline(saga_id, limit=limit)
@@ -146,9 +154,9 @@ class Reader:
             if len(loaded) == len(copies):  # else some were deleted meanwhile, and older ones take their places
                 return loaded
 
-    async def _has_newest(self, headers: Sequence[Header]) -> bool:
+    async def _has_newest(self, headers: Sequence[Header], known: Known) -> bool:
         """Whether Redis has everything that is newer than the last of these, and all of them live."""
-        horizon = await self._watch.horizon_us(to_micros(self._clock.now()))
+        horizon = await self._watch.horizon_us(known, to_micros(self._clock.now()))
         if horizon is None or headers[-1].meta.created_us <= horizon:
             return False
         return all(self._is_alive(header.meta) for header in headers)
@@ -167,7 +175,8 @@ class Reader:
         Those that are known to be lost or damaged already are among them, with their `error`.
         """
         limit = min(limit, NO_LIMIT)
-        hot, gone, hot_error = await self._hot_timeline(saga_id)
+        hot, gone, known, hot_error = await self._hot_timeline(saga_id)
+        doubted = known is not None and not self._watch.believes(known)
 
         async def find(count: int) -> list[Copy]:
             found = await self._locations.find_of_saga(
@@ -184,14 +193,16 @@ class Reader:
         located = await find(limit + len(hot))
         if hot_error is not None:
             await self._check_answerable(located, hot_error)
-        elif moved := await self._moved_away(saga_id, hot, located):
+        elif not doubted and (moved := await self._moved_away(saga_id, hot, located)):
             if limit != NO_LIMIT:
                 located = await find(NO_LIMIT)
                 moved = await self._moved_away(saga_id, hot, located)
             located = [copy for copy in located if copy.ref.snapshot_id not in moved]
         not_after_us = None if not_after is None else to_micros(not_after)
-        known = {copy.ref.snapshot_id for copy in located}
-        missing = [damaged_copy(saga_id, header, _lost(header)) for header in gone if header.snapshot_id not in known]
+        if doubted:
+            hot, located = await self._doubt.sift(hot, located)
+        there = {copy.ref.snapshot_id for copy in located}
+        missing = [damaged_copy(saga_id, header, _lost(header)) for header in gone if header.snapshot_id not in there]
         lost = await self._lost([copy for copy in missing if matches(copy, not_after_us, step_name)], limit)
         merged = merge([*hot, *lost], located)
         if not expired_too:
@@ -339,11 +350,14 @@ class Reader:
         except HotTierUnavailable:
             return [None] * len(ids)
 
-    async def _hot_timeline(self, saga_id: UUID) -> tuple[list[Copy], list[IndexedHeader], HotTierUnavailable | None]:
-        """What Redis has of a saga, what it names without having it, and why it cannot be asked."""
+    async def _hot_timeline(
+        self, saga_id: UUID
+    ) -> tuple[list[Copy], list[IndexedHeader], Known | None, HotTierUnavailable | None]:
+        """What Redis has of a saga, what it names without having it, what was known of it, why it cannot be asked."""
         hot: dict[UUID, Copy] = {}
         gone: dict[UUID, IndexedHeader] = {}
         try:
+            known = await self._watch.known()
             async for headers in self._hot.headers(saga_id):
                 for header in filter(IndexedHeader.is_ours, headers):
                     if header.head is None:
@@ -356,8 +370,8 @@ class Reader:
                     except CorruptData as exc:
                         hot[header.snapshot_id] = damaged_copy(saga_id, header, exc)
         except HotTierUnavailable as exc:
-            return [], [], exc
-        return list(hot.values()), [header for header in gone.values() if header.snapshot_id not in hot], None
+            return [], [], None, exc
+        return list(hot.values()), [each for each in gone.values() if each.snapshot_id not in hot], known, None
 
     async def _check_answerable(self, located: Sequence[Copy], error: HotTierUnavailable) -> None:
         """Without Redis: raise unless PostgreSQL must know everything about this saga."""

@@ -29,9 +29,12 @@ from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable
 from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.hot import HotTier
+from sagaz_tiering.tiered.watch import Watch
 
 _log = structlog.get_logger(__name__)
 _PAUSE_SECONDS = 1.0
+_FIRST_LOOK_SECONDS = 1.0
+"""A process that saves for the first time waits so long at most to learn which Redis it is."""
 
 
 class _Turn:
@@ -47,14 +50,17 @@ class _Turn:
 class Saver:
     """Puts encoded snapshots where their policy wants them."""
 
-    def __init__(self, hot: HotTier, durable: DurableCopies) -> None:
+    def __init__(self, hot: HotTier, durable: DurableCopies, watch: Watch) -> None:
         self._hot = hot
+        self._watch = watch
         self._durable = durable
         self._pause_until = 0.0
         self._turns: dict[UUID, _Turn] = {}
 
     async def save(self, meta: SnapshotMeta, value: bytes, policies: PolicySet, now_us: int) -> Durability:
         """Returns when the snapshot is acknowledged, and how; raises TierUnavailable if it is not."""
+        await self._watch.first_look(_FIRST_LOOK_SECONDS)
+        self._watch.freshen()
         turn = self._turns.get(meta.snapshot_id)
         if turn is None:
             turn = self._turns[meta.snapshot_id] = _Turn()

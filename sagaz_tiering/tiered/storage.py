@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -19,7 +18,8 @@ from sagaz_tiering.catalog.restores import Restore, Wanted
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES
 from sagaz_tiering.dictionaries.shelf import Dictionaries
-from sagaz_tiering.errors import SnapshotArchived, TierUnavailable
+from sagaz_tiering.errors import SnapshotArchived
+from sagaz_tiering.incarnation import Incarnation
 from sagaz_tiering.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import Durability, PolicySet
@@ -34,6 +34,7 @@ from sagaz_tiering.tiered import iterating
 from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.explaining import explain_copies
 from sagaz_tiering.tiered.explanation import Explanation
+from sagaz_tiering.tiered.health import check_health
 from sagaz_tiering.tiered.reading import Reader
 from sagaz_tiering.tiered.removing import Remover
 from sagaz_tiering.tiered.restoring import Restorer
@@ -53,6 +54,7 @@ class Tiers:
     """The open parts that the facade works with; whoever opened them closes them."""
 
     hot: HotTier
+    incarnation: Incarnation
     catalog: Catalog
     objects: ObjectStore
     keys: Keyring
@@ -78,10 +80,10 @@ class TieredSnapshotStorage:
     def __init__(self, tiers: Tiers, *, expire: Callable[[], Awaitable[int]] | None = None) -> None:
         self._tiers = tiers
         self._expire = expire
-        self._saver = Saver(tiers.hot, tiers.catalog.durable)
         catalog = tiers.catalog
         self._restorer = Restorer(catalog.restores, tiers.prices, tiers.clock, tiers.restore)
-        self._watch = Watch(tiers.catalog.history, _first_after(tiers.policies))
+        self._watch = Watch(tiers.incarnation, catalog.history, _first_after(tiers.policies))
+        self._saver = Saver(tiers.hot, catalog.durable, self._watch)
         self._reader = Reader(
             hot=tiers.hot,
             locations=tiers.catalog.locations,
@@ -305,23 +307,8 @@ class TieredSnapshotStorage:
 
     async def health_check(self) -> Health:
         """Ask every tier; counts snapshots by walking Redis, so not for every second."""
-        began, details, down = time.monotonic(), dict[str, Any](), 0
-        count = size = 0
-        for name, ask in (("hot", self._count_hot), ("durable", self._count_durable), ("cold", self._count_cold)):
-            try:
-                details[name] = await ask()
-                count, size = count + details[name]["snapshots"], size + details[name]["bytes"]
-            except TierUnavailable as exc:
-                down += 1
-                details[name] = {"error": str(exc)}
-        status = "healthy" if not down else "degraded" if down < 3 else "unhealthy"
-        return Health(
-            status=status,
-            latency_ms=(time.monotonic() - began) * 1000,
-            snapshot_count=count,
-            total_size_bytes=size,
-            details=details,
-        )
+        tiers = self._tiers
+        return await check_health(tiers.hot, tiers.catalog, tiers.clock)
 
     def get_storage_info(self) -> dict[str, Any]:
         """What this storage is made of; asks no server."""
@@ -333,25 +320,6 @@ class TieredSnapshotStorage:
             "policies": [policy.name for policy in self._reader.policies.policies],
             "policy_revision": self._reader.policies.revision,
             "compression_enabled": self._tiers.compression_level is not None,
-        }
-
-    async def _count_hot(self) -> dict[str, int]:
-        snapshots = size = 0
-        async for _saga, _snapshot, length in self._tiers.hot.snapshots():
-            snapshots, size = snapshots + 1, size + length
-        return {"snapshots": snapshots, "bytes": size}
-
-    async def _count_durable(self) -> dict[str, int]:
-        """Rows that Redis has too are counted there."""
-        totals = await self._tiers.catalog.durable.totals(self._tiers.clock.now())
-        return {"snapshots": totals["spilled"], "bytes": 0, "rows": totals["snapshots"], "row_bytes": totals["bytes"]}
-
-    async def _count_cold(self) -> dict[str, int]:
-        totals = [t for t in await self._tiers.catalog.packs.totals() if t.state == "ACTIVE"]
-        return {
-            "snapshots": sum(t.snapshots for t in totals),
-            "bytes": sum(t.bytes for t in totals),
-            "packs": sum(t.packs for t in totals),
         }
 
 

@@ -1,11 +1,12 @@
 """What a reader must know before it trusts one server alone, looked up at most a few times a second.
 
-Redis may miss something (a save that found it down is in PostgreSQL only), and other processes may move
-snapshots earlier than this one's policies say. Both are announced in PostgreSQL at least `SPILL_NOTICE` before
-they matter, so what was seen less than that ago holds. While PostgreSQL is down nobody can announce anything,
-so the last knowledge holds on.
+Redis may miss something (a save that found it down is in PostgreSQL only), it may have lost its past (`incarnation`),
+and other processes may move snapshots earlier than this one's policies say. Spills and moves are announced in
+PostgreSQL at least `SPILL_NOTICE` before they matter, so what was seen less than that ago holds. While PostgreSQL is
+down nobody can announce anything, so the last knowledge holds on, as long as Redis is what it was.
 
-Under steady reads the next look begins before the last one runs out, and nobody waits for it.
+What was known before Redis was asked must hold still when its answer is there: then nothing came between. Under steady
+reads the next look begins before the last one runs out, and nobody waits for it.
 """
 
 from __future__ import annotations
@@ -14,38 +15,61 @@ import asyncio
 import json
 import time
 from collections.abc import Collection
+from dataclasses import dataclass
 from datetime import timedelta
+from typing import Protocol
 
 from sagaz_tiering.catalog.durable import SPILL_NOTICE
 from sagaz_tiering.catalog.history import History
 from sagaz_tiering.errors import CatalogUnavailable, PolicyError
+from sagaz_tiering.incarnation import Look
 from sagaz_tiering.policy import Policy, PolicySet
 from sagaz_tiering.units import micros
 
 _FRESH_SECONDS = SPILL_NOTICE.total_seconds() * 0.8
 _LOOK_AFTER_SECONDS = _FRESH_SECONDS / 2
+_UNKNOWN = Look(trusted=False, spilled=True, changes=-1, first_after=None)
+
+
+class Looking(Protocol):
+    """Looks at the servers: `incarnation.Incarnation`."""
+
+    @property
+    def generation(self) -> int: ...
+    async def look(self) -> Look: ...
+    async def is_same(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was known at an instant of the monotonic clock, over the connections of a generation."""
+
+    look: Look
+    seen_at: float
+    generation: int
 
 
 class Watch:
     """Answers how far Redis alone may be trusted."""
 
-    def __init__(self, history: History, first_after: timedelta | None) -> None:
+    def __init__(self, looking: Looking, history: History, first_after: timedelta | None) -> None:
+        self._looking_at = looking
         self._history = history
         self._first_after = first_after
-        self._spilled = True
-        self._seen_at: float | None = None
+        self._last: Known | None = None
         self._revisions: dict[str, PolicySet | None] = {}
         self._looking: asyncio.Task[None] | None = None
 
     def follow(self, first_after: timedelta | None) -> None:
         """This process has other policies now; `first_after` is the age of their youngest move."""
         self._first_after = first_after
-        self._seen_at = None
+        self._last = None
 
-    async def horizon_us(self, now_us: int) -> int | None:
-        """Redis has every snapshot created after this instant; None: it cannot be trusted alone at all.
+    async def known(self) -> Known:
+        """What is known now, for `horizon_us` and `believes` once Redis has answered.
 
-        Raises CatalogUnavailable if PostgreSQL is down and was not asked once since the start.
+        Raises CatalogUnavailable if PostgreSQL is down and was not asked once since the start, HotTierUnavailable if
+        Redis is down and must be looked at.
         """
         age = self._age()
         if age > _FRESH_SECONDS:
@@ -54,12 +78,40 @@ class Watch:
                 await self._look_together()
         elif age > _LOOK_AFTER_SECONDS:
             self._look_soon()
-        if self._spilled:
+        assert self._last is not None  # a look that fails raises
+        return self._last
+
+    def freshen(self) -> None:
+        """Have somebody look soon, if nobody did lately."""
+        if self._age() > _LOOK_AFTER_SECONDS:
+            self._look_soon()
+
+    async def first_look(self, seconds: float) -> None:
+        """Wait for the first look of this process for so long at most; whatever comes of it."""
+        if self._last is None:
+            await asyncio.wait((self._look_soon(),), timeout=seconds)
+
+    def believes(self, known: Known) -> bool:
+        """Whether what Redis has answered since is all of its own past, deletions included."""
+        return known.look.trusted and known.generation == self._looking_at.generation
+
+    async def horizon_us(self, known: Known, now_us: int) -> int | None:
+        """Redis, asked since, had every snapshot created after this instant; None: it cannot be trusted alone at all.
+
+        Raises as `known`, where the answer took so long that it must look again.
+        """
+        if known.look.spilled or not self.believes(known):
             return None
+        if time.monotonic() - known.seen_at > _FRESH_SECONDS:
+            later = await self.known()
+            if later.look.spilled or later.look.changes != known.look.changes or not self.believes(known):
+                return None
         return -(2**62) if self._first_after is None else now_us - micros(self._first_after)
 
     def _age(self) -> float:
-        return 2**31 if self._seen_at is None else time.monotonic() - self._seen_at
+        if self._last is None or self._last.generation != self._looking_at.generation:
+            return 2**31
+        return time.monotonic() - self._last.seen_at
 
     def _look_soon(self) -> asyncio.Task[None]:
         """The look that is under way, or a new one."""
@@ -81,13 +133,13 @@ class Watch:
     async def _look(self) -> None:
         asked_at = time.monotonic()
         try:
-            spilled, first_after = await self._history.watch()
+            found = await self._looking_at.look()
         except CatalogUnavailable:
-            if self._seen_at is None:
+            if self._last is None:
                 raise
-            self._seen_at = asked_at
-            return
-        self._seen_at, self._spilled = asked_at, spilled
+            found = self._last.look if await self._looking_at.is_same() else _UNKNOWN
+        self._last = Known(found, asked_at, self._looking_at.generation)
+        first_after = found.first_after
         if first_after is not None and (self._first_after is None or first_after < self._first_after):
             self._first_after = first_after
 

@@ -41,7 +41,7 @@ POLICIES: list[dict[str, Any]] = [
 ]
 RETAIN = {"record": None, "payment": 400 * DAY, "fast": 90 * DAY}
 STEPS = int(os.environ.get("SAGAZ_TIERING_TEST_YEARS_STEPS", "120"))
-JOBS = ("age", "transition", "restore", "expire", "compact", "scrub", "collect", "train")
+JOBS = ("age", "reconcile", "transition", "restore", "expire", "compact", "scrub", "collect", "train")
 OPTIONS: dict[str, Any] = {
     "dictionaries": {"min_sagas": 20},
     "jobs": {"expire_max_share": 1.0, "compact_live_share": 0.9, "collect_min_age": "24h"},

@@ -80,7 +80,7 @@ def large(number: int) -> SagaSnapshot:
 async def save(hot: HotTier, snapshot: SagaSnapshot) -> bool:
     """In Redis alone."""
     record = await encode_record(snapshot, saved_us=1_800_000_000_000_000)
-    return await hot.save(record.meta, to_value(record, level=None), due_us=1, expires_us=None)
+    return await hot.save(record.meta, to_value(record, level=None), due_us=1, expires_us=None) is None
 
 
 async def until(condition: Callable[[], Awaitable[bool]]) -> None:

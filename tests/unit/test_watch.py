@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from sagaz_tiering.errors import CatalogUnavailable
+from sagaz_tiering.incarnation import Look
 from sagaz_tiering.tiered import watch as module
 from sagaz_tiering.tiered.watch import Watch
 
@@ -20,18 +21,29 @@ class Announcements:
     def __init__(self) -> None:
         self.asked = 0
         self.spilled = False
+        self.trusted = self.same = True
+        self.changes = self.generation = 0
         self.away = False
         self.answers = asyncio.Event()
         self.answers.set()
 
-    async def watch(self) -> tuple[bool, timedelta | None]:
-        """See `History.watch`."""
+    async def look(self) -> Look:
+        """See `Incarnation.look`."""
         self.asked += 1
-        said = self.spilled
+        said = Look(trusted=self.trusted, spilled=self.spilled, changes=self.changes, first_after=None)
         await self.answers.wait()
         if self.away:
             raise CatalogUnavailable("away")
-        return said, None
+        return said
+
+    async def is_same(self) -> bool:
+        """See `Incarnation.is_same`."""
+        return self.same
+
+
+async def horizon(watch: Watch) -> int | None:
+    """What a reader does, whom Redis answers at once."""
+    return await watch.horizon_us(await watch.known(), 0)
 
 
 @pytest.fixture
@@ -44,8 +56,8 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def made() -> tuple[Announcements, Watch]:
     said = Announcements()
-    history: Any = said
-    return said, Watch(history, timedelta(days=7))
+    history: Any = None
+    return said, Watch(said, history, timedelta(days=7))
 
 
 async def turns() -> None:
@@ -56,9 +68,9 @@ async def turns() -> None:
 async def test_readers_at_once_look_once(seconds: SimpleNamespace) -> None:
     """The first look is shared by all who wait for it, and holds for a while."""
     said, watch = made()
-    assert None not in await asyncio.gather(*(watch.horizon_us(0) for _ in range(64)))
+    assert None not in await asyncio.gather(*(horizon(watch) for _ in range(64)))
     seconds.now += 0.3
-    assert await watch.horizon_us(0) is not None
+    assert await horizon(watch) is not None
     await turns()
     assert said.asked == 1
 
@@ -66,31 +78,31 @@ async def test_readers_at_once_look_once(seconds: SimpleNamespace) -> None:
 async def test_next_look_begins_before_the_last_runs_out(seconds: SimpleNamespace) -> None:
     """In the background: the reader is answered by what is known, later ones by what was found."""
     said, watch = made()
-    await watch.horizon_us(0)
+    await horizon(watch)
     said.answers.clear()
     said.spilled = True
     seconds.now += 0.5
-    assert await asyncio.wait_for(watch.horizon_us(0), 5) is not None
-    assert await asyncio.wait_for(watch.horizon_us(0), 5) is not None
+    assert await asyncio.wait_for(horizon(watch), 5) is not None
+    assert await asyncio.wait_for(horizon(watch), 5) is not None
     await turns()
     assert said.asked == 2
     said.answers.set()
     await turns()
-    assert await watch.horizon_us(0) is None, "a spill was announced"
+    assert await horizon(watch) is None, "a spill was announced"
     assert said.asked == 2
 
 
 async def test_knowledge_that_ran_out_is_never_used(seconds: SimpleNamespace) -> None:
     """A look that had begun before the reader came and took too long is not enough: another follows."""
     said, watch = made()
-    await watch.horizon_us(0)
+    await horizon(watch)
     said.answers.clear()
     seconds.now += 0.5
-    await watch.horizon_us(0)
+    await horizon(watch)
     await turns()
     said.spilled = True
     seconds.now += 0.9
-    reader = asyncio.create_task(watch.horizon_us(0))
+    reader = asyncio.create_task(horizon(watch))
     await turns()
     assert not reader.done()
     said.answers.set()
@@ -102,7 +114,7 @@ async def test_cancelled_reader_does_not_end_the_look_of_others(seconds: SimpleN
     """They wait for the same one."""
     said, watch = made()
     said.answers.clear()
-    readers = [asyncio.create_task(watch.horizon_us(0)) for _ in range(3)]
+    readers = [asyncio.create_task(horizon(watch)) for _ in range(3)]
     await turns()
     readers[0].cancel()
     await turns()
@@ -115,13 +127,55 @@ async def test_failed_look_is_told_to_who_must_know(seconds: SimpleNamespace) ->
     """Without any knowledge it raises; with some, that holds on while PostgreSQL is down: nobody can announce."""
     said, watch = made()
     said.away = True
-    found = await asyncio.gather(watch.horizon_us(0), watch.horizon_us(0), return_exceptions=True)
+    found = await asyncio.gather(horizon(watch), horizon(watch), return_exceptions=True)
     assert [type(error) for error in found] == [CatalogUnavailable] * 2
     said.away = False
-    assert await watch.horizon_us(0) is not None
+    assert await horizon(watch) is not None
     said.away = True
     seconds.now += 10
-    assert await watch.horizon_us(0) is not None
+    assert await horizon(watch) is not None
     seconds.now += 0.9
     said.away, said.spilled = False, True
-    assert await watch.horizon_us(0) is None
+    assert await horizon(watch) is None
+
+
+async def test_new_connection_is_looked_at_before_anything_is_believed(seconds: SimpleNamespace) -> None:
+    """Whom it leads to nobody knows; what was answered before over it counts for nothing."""
+    said, watch = made()
+    known = await watch.known()
+    assert await watch.horizon_us(known, 0) is not None
+    said.generation += 1
+    assert not watch.believes(known)
+    assert await watch.horizon_us(known, 0) is None
+    assert await horizon(watch) is not None
+    assert said.asked == 2
+
+
+async def test_redis_that_changed_while_it_answered_is_not_trusted(seconds: SimpleNamespace) -> None:
+    """The answer took so long that another look is needed, and by then it is another one, reconciled already."""
+    said, watch = made()
+    known = await watch.known()
+    seconds.now += 5
+    assert await watch.horizon_us(known, 0) is not None
+    known = await watch.known()
+    seconds.now += 5
+    said.changes = 1
+    assert await watch.horizon_us(known, 0) is None
+
+
+async def test_redis_that_lost_its_past_is_believed_nothing(seconds: SimpleNamespace) -> None:
+    """Also when PostgreSQL is away, and only Redis tells that it is another one."""
+    said, watch = made()
+    assert await horizon(watch) is not None
+    said.away = True
+    seconds.now += 1
+    assert await horizon(watch) is not None
+    said.same = False
+    seconds.now += 1
+    assert await horizon(watch) is None
+    said.away, said.same, said.trusted = False, True, False
+    seconds.now += 1
+    assert await horizon(watch) is None
+    said.trusted = True
+    seconds.now += 1
+    assert await horizon(watch) is not None

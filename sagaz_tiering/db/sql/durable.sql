@@ -49,12 +49,27 @@ UPDATE sagaz_tiering.spill SET since = coalesce(since, clock_timestamp())
 RETURNING extract(epoch FROM clock_timestamp() - since)::float8
 
 -- name: spilled
--- A batch of rows that Redis does not have yet, in order of ids, after a given id; whoever deletes one waits for us.
+-- A batch of rows that Redis does not have yet, oldest ids first, after a given id.
+SELECT snapshot_id, saved_at, octet_length(value) AS byte_length FROM sagaz_tiering.saga_snapshots
+ WHERE spilled AND snapshot_id > $1 ORDER BY snapshot_id LIMIT $2
+
+-- name: page
+-- A batch of all rows, oldest ids first, after a given id.
+SELECT snapshot_id, saved_at, octet_length(value) AS byte_length FROM sagaz_tiering.saga_snapshots
+ WHERE snapshot_id > $1 ORDER BY snapshot_id LIMIT $2
+
+-- name: keep
+-- Rows that nobody removes before we commit; those that somebody is removing now are left out.
 SELECT snapshot_id, saved_at, value FROM sagaz_tiering.saga_snapshots
- WHERE spilled AND snapshot_id > $1 ORDER BY snapshot_id LIMIT $2 FOR KEY SHARE
+ WHERE snapshot_id = ANY($1::uuid[]) ORDER BY snapshot_id FOR KEY SHARE SKIP LOCKED
 
 -- name: unspill
 UPDATE sagaz_tiering.saga_snapshots d SET spilled = false
+  FROM unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, saved_at)
+ WHERE d.snapshot_id = v.snapshot_id AND d.saved_at = v.saved_at
+
+-- name: spill
+UPDATE sagaz_tiering.saga_snapshots d SET spilled = true
   FROM unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, saved_at)
  WHERE d.snapshot_id = v.snapshot_id AND d.saved_at = v.saved_at
 

@@ -25,6 +25,11 @@ INSERT INTO sagaz_tiering.erasures
      undecipherable_packs, snapshots)
 VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12)
 
+-- name: forgotten
+-- Of these sagas, the ones that were ever erased.
+SELECT v.saga_id FROM unnest($1::uuid[]) AS v (saga_id)
+  JOIN sagaz_tiering.forgotten f ON f.saga_hash = sha256(uuid_send(v.saga_id))
+
 -- name: count_shredded
 -- Packs that hold bytes of a saga only as these destroyed keys encrypted them.
 SELECT count(*) FROM (

@@ -18,11 +18,6 @@ SELECT revision FROM sagaz_tiering.policy_revisions ORDER BY first_seen DESC LIM
 INSERT INTO sagaz_tiering.policy_revisions (revision, first_seen, first_after, policies) VALUES ($1, $2, $3, $4)
 ON CONFLICT (revision) DO UPDATE SET first_seen = excluded.first_seen
 
--- name: watch
--- What a reader must know before it trusts Redis alone.
-SELECT (SELECT since IS NOT NULL FROM sagaz_tiering.spill) AS spilled,
-       (SELECT min(first_after) FROM sagaz_tiering.policy_revisions) AS first_after
-
 -- name: hot_revisions
 -- Every revision ever in force under which something could be acknowledged by Redis alone.
 SELECT revision, policies FROM sagaz_tiering.policy_revisions r

@@ -89,13 +89,27 @@ WITH done AS (SELECT t.snapshot_id
 UPDATE sagaz_tiering.tombstones t SET in_redis = false FROM done WHERE t.snapshot_id = done.snapshot_id
 
 -- name: buried
--- Of these saves, the ones that were deleted afterwards. One whose row is there came after the delete, which left none:
--- it was being stored while the delete was committed, and did not see it.
+-- Of these saves, the ones that were deleted afterwards, or forgotten with their saga. One whose row is there came after
+-- the delete, which left none: it was being stored while the delete was committed, and did not see it.
 SELECT v.snapshot_id
-  FROM unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, saved_at)
-  JOIN sagaz_tiering.tombstones t ON t.snapshot_id = v.snapshot_id AND v.saved_at <= t.deleted_at
- WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d
+  FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS v (snapshot_id, saga_id, saved_at)
+ WHERE (EXISTS (SELECT 1 FROM sagaz_tiering.tombstones t
+                 WHERE t.snapshot_id = v.snapshot_id AND v.saved_at <= t.deleted_at)
+        OR EXISTS (SELECT 1 FROM sagaz_tiering.forgotten f
+                    WHERE f.saga_hash = sha256(uuid_send(v.saga_id)) AND v.saved_at <= f.forgotten_at))
+   AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d
                     WHERE d.snapshot_id = v.snapshot_id AND d.saved_at = v.saved_at)
+
+-- name: moved
+-- Of these saves, the ones that a later durable save put under another saga.
+SELECT v.snapshot_id
+  FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS v (snapshot_id, saga_id, saved_at)
+  JOIN sagaz_tiering.saga_snapshots d ON d.snapshot_id = v.snapshot_id
+ WHERE d.saga_id <> v.saga_id AND d.saved_at > v.saved_at
+
+-- name: tombstones
+SELECT snapshot_id FROM sagaz_tiering.tombstones
+ WHERE ($1::timestamptz IS NULL OR deleted_at >= $1) AND snapshot_id > $2 ORDER BY snapshot_id LIMIT $3
 
 -- name: prune_tombstones
 DELETE FROM sagaz_tiering.tombstones WHERE deleted_at < $1 AND NOT in_redis

@@ -148,3 +148,7 @@ SELECT storage_class, state, count(*) AS packs, coalesce(sum(byte_size), 0)::big
 
 -- name: known
 SELECT pack_uuid FROM sagaz_tiering.packs WHERE pack_uuid = ANY($1::uuid[])
+
+-- name: any_evicted_since
+SELECT EXISTS (SELECT 1 FROM sagaz_tiering.packs
+                WHERE state IN ('ACTIVE', 'RETIRING') AND ($1::timestamptz IS NULL OR evicted_at IS NULL OR evicted_at >= $1))

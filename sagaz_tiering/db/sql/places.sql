@@ -10,7 +10,7 @@ ON CONFLICT (digest) DO NOTHING
 SELECT digest, step_id FROM sagaz_tiering.steps WHERE digest = ANY($1::bytea[])
 
 -- name: any_tombstones
-SELECT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones)
+SELECT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones) OR EXISTS (SELECT 1 FROM sagaz_tiering.forgotten)
 
 -- name: drop_superseded
 -- Archived copies of these ids in other packs: the new pack replaces them.

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import asyncio
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -53,8 +55,15 @@ class PrimaryPool(SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
     A fail-over ends every connection at once, and the driver allows only a hundred to a Sentinel.
     """
 
-    def __init__(self, address: RedisAddress, *, socket_timeout: float, **options: Any) -> None:
-        """Nothing is connected to. `options` are the driver's, for connections to the primary.
+    def __init__(
+        self,
+        address: RedisAddress,
+        *,
+        socket_timeout: float,
+        greeted: Callable[[], None] = lambda: None,
+        **options: Any,
+    ) -> None:
+        """Nothing is connected to. `options` are the driver's, for connections to the primary; each calls `greeted`.
 
         A Sentinel has only its share of `socket_timeout` seconds, unless the URL tells another: with all but the last
         of them gone, the primary is still found in time.
@@ -67,7 +76,7 @@ class PrimaryPool(SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
             address.service,
             sentinel,
             ssl=address.tls,
-            redis_connect_func=_greet_primary,
+            redis_connect_func=partial(_greet_primary, greeted),
             socket_timeout=socket_timeout,
             **options,
         )
@@ -150,9 +159,10 @@ def _closed() -> driver.ConnectionError:
     return driver.ConnectionError("the connections to the Sentinels were closed")
 
 
-async def _greet_primary(connection: Any) -> None:
+async def _greet_primary(greeted: Callable[[], None], connection: Any) -> None:
     """After connecting: Sentinels that were cut off name a primary that is none any more, which would answer reads."""
     await connection.on_connect()
+    greeted()
     await connection.send_command("ROLE")
     try:
         role, *_ = await connection.read_response()

@@ -1,0 +1,126 @@
+"""What the catalog knows of Redis: which one it met last, how far that had come, and whether it is believed alone."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from sagaz_tiering.catalog.durable import moment
+from sagaz_tiering.catalog.leases import Lease, fence
+from sagaz_tiering.db.database import Connection, Database, affected
+from sagaz_tiering.db.queries import load
+
+_SQL = load("hot_tier")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """The Redis that the catalog knows. `number` is how far it had come at least;"""
+
+    nonce: str | None
+    number: int
+    run_id: str
+    trusted: bool
+    changes: int
+    spilled: bool = False
+    first_after: timedelta | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HotTierState:
+    """For people and jobs. `good_at`: what Redis has was whole then (None: nobody knows).
+
+    `lost` snapshots are known to be lost and not accepted as such; `lost_ever` counts all there ever were.
+    """
+
+    nonce: str | None
+    trusted: bool
+    changes: int
+    changed_at: datetime | None
+    reason: str
+    good_at: datetime | None
+    reconciled_at: datetime | None
+    lost: int
+    lost_ever: int
+
+    def warnings(self) -> list[str]:
+        """What somebody should know, each with what to do; [] while all is well."""
+        found = []
+        if not self.trusted:
+            found.append(
+                f"Redis is not trusted since {self.changed_at}: {self.reason}; the job `reconcile` puts it right, "
+                "until then reads ask PostgreSQL too"
+            )
+        if self.lost:
+            found.append(
+                f"{self.lost} snapshots that Redis alone had acknowledged are lost, reads of them raise SnapshotLost; "
+                "see `sagaz-tiering status`; `sagaz-tiering job reconcile --once --accept-lost` ends this"
+            )
+        return found
+
+
+class KnownHotTier:
+    """The table `hot_tier`, which has one row."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def look(self) -> Known:
+        """What must be known before Redis alone is believed."""
+        row = await self._db.fetchrow(_SQL["look"])
+        assert row is not None  # the migration makes it
+        return Known(**dict(row))
+
+    async def note(self, nonce: str, number: int) -> None:
+        """That Redis has come so far."""
+        await self._db.execute(_SQL["note"], number, nonce)
+
+    async def state(self) -> HotTierState:
+        """The whole row, and what is lost."""
+        row = await self._db.fetchrow(_SQL["state"])
+        assert row is not None  # as above
+        return HotTierState(**dict(row))
+
+    @asynccontextmanager
+    async def changing(self) -> AsyncIterator[tuple[Connection, Known]]:
+        """A transaction in which nobody else finds Redis to be another one."""
+        async with self._db.transaction() as conn:
+            row = await conn.fetchrow(_SQL["lock"])
+            assert row is not None  # as above
+            yield conn, Known(**dict(row))
+
+    async def transactions_begun(self) -> int:
+        """Every transaction that writes has a lower number than this one, or begins later."""
+        return int(await self._db.fetchval(_SQL["transactions_begun"]))
+
+    async def transactions_ended(self) -> int:
+        """Every transaction that writes and has a lower number than this has ended."""
+        return int(await self._db.fetchval(_SQL["transactions_ended"]))
+
+    async def trust(self, changes: int, lease: Lease, now: datetime) -> bool:
+        """Believe Redis again; False if it was found to be another one meanwhile. Raises LeaseLost."""
+        async with self._db.transaction() as conn:
+            await fence(conn, lease)
+            return affected(await conn.execute(_SQL["trust"], changes, now)) == 1
+
+
+async def knows_nothing(conn: Connection) -> bool:
+    """Whether there is nothing that a Redis could lack, or have though it must not."""
+    return bool(await conn.fetchval(_SQL["knows_nothing"]))
+
+
+async def change(
+    conn: Connection,
+    *,
+    nonce: str,
+    number: int,
+    run_id: str,
+    reason: str,
+    good_us: int | None,
+    trusted: bool,
+    now: datetime,
+) -> None:
+    """In a transaction of `changing`: this is the Redis from now on."""
+    await conn.execute(_SQL["change"], nonce, number, run_id, reason, moment(good_us), trusted, now)

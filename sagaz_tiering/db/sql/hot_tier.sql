@@ -1,0 +1,45 @@
+-- name: look
+-- What must be known before Redis alone is believed; the number is the one from before this look.
+SELECT h.nonce, h.number, h.run_id, h.trusted, h.changes,
+       (SELECT since IS NOT NULL FROM sagaz_tiering.spill) AS spilled,
+       (SELECT min(first_after) FROM sagaz_tiering.policy_revisions) AS first_after
+  FROM sagaz_tiering.hot_tier h
+
+-- name: note
+-- Redis has come as far as $1; once a second is enough, whoever says it.
+UPDATE sagaz_tiering.hot_tier SET number = $1, noted_at = clock_timestamp()
+ WHERE only_row IN (SELECT only_row FROM sagaz_tiering.hot_tier
+                     WHERE nonce = $2 AND number < $1 AND noted_at < clock_timestamp() - interval '1 second'
+                       FOR UPDATE SKIP LOCKED)
+
+-- name: lock
+SELECT nonce, number, run_id, trusted, changes FROM sagaz_tiering.hot_tier FOR UPDATE
+
+-- name: knows_nothing
+-- Nothing was ever saved, deleted or packed that a Redis could lack or have too much of.
+SELECT NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots) AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones)
+       AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.forgotten) AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.packs)
+       AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.hot_saves)
+
+-- name: change
+-- Another one is met. Of several before the next reconciliation the one that had the oldest past counts.
+UPDATE sagaz_tiering.hot_tier
+   SET nonce = $1, number = $2, run_id = $3, noted_at = clock_timestamp(), changes = changes + 1,
+       changed_at = $7, reason = $4, trusted = $6,
+       good_at = CASE WHEN trusted THEN $5::timestamptz WHEN good_at IS NULL OR $5 IS NULL THEN NULL
+                      ELSE least(good_at, $5) END
+
+-- name: trust
+UPDATE sagaz_tiering.hot_tier SET trusted = true, reconciled_at = $2
+ WHERE NOT trusted AND changes = $1
+
+-- name: transactions_begun
+SELECT pg_snapshot_xmax(pg_current_snapshot())::text::bigint
+
+-- name: transactions_ended
+SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint
+
+-- name: state
+SELECT nonce, trusted, changes, changed_at, reason, good_at, reconciled_at, lost_ever,
+       (SELECT count(*) FROM sagaz_tiering.hot_saves WHERE lost_at IS NOT NULL) AS lost
+  FROM sagaz_tiering.hot_tier

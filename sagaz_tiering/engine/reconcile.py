@@ -1,0 +1,161 @@
+"""Reconcile: a Redis that lost its past is made to agree with the catalog, and believed again.
+
+From the moment when somebody finds that Redis is another one, or went back to an older state (`incarnation`), readers
+ask PostgreSQL of everything. The order here, and what a crash after each step leaves:
+
+1. what is being saved at that moment comes to its end
+2. of every saga in Redis: what was forgotten goes, what packs hold in the same save or a newer one goes
+3. what was deleted since it was saved goes
+4. what PostgreSQL has and Redis lacks, or has older, is put back       -> each step is repeated from its beginning
+5. one transaction: Redis is trusted, unless it changed again meanwhile  -> done, or all of it once more
+
+Memory is bounded by a page. Where Redis is trusted, a run costs one look at each server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from datetime import datetime, timedelta
+from uuid import UUID
+
+import structlog
+
+from sagaz_tiering.catalog.hot_tier import HotTierState
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.engine.job import JobContext, Tally
+from sagaz_tiering.engine.packed import already_packed
+from sagaz_tiering.engine.put_back import lacking, put_back
+from sagaz_tiering.snapshot import SnapshotMeta
+
+_log = structlog.get_logger(__name__)
+LEASE = "reconcile"
+_SAGAS = 500
+_TOMBSTONES = 5_000
+_PAGE = 5_000
+_FIRST = UUID(int=0)
+_MARGIN = timedelta(minutes=5)
+"""Clocks differ, and what is noted of a time is noted a little later."""
+_SETTLE_S = 10.0
+_SETTLE_STEP_S = 0.02
+
+
+async def preview(context: JobContext, tally: Tally) -> None:
+    """Count what Redis lacks; nothing where it is trusted."""
+    await context.incarnation.look()
+    state = await context.catalog.hot_tier.state()
+    if state.trusted:
+        return
+    tally.note(f"Redis is not trusted: {state.reason}")
+    after = _FIRST
+    while rows := await context.catalog.durable.page(after, _PAGE):
+        tally.add("put_back", len(await lacking(context, rows)))
+        after = rows[-1].snapshot_id
+
+
+async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
+    """Make Redis agree with the catalog, if it is not trusted; until it is, or the process is stopping."""
+    while not context.stopping.is_set():
+        await context.incarnation.look()
+        state = await context.catalog.hot_tier.state()
+        if state.trusted:
+            return
+        await _agree(context, lease, state, tally)
+        if context.stopping.is_set():
+            return
+        look = await context.incarnation.look()
+        if look.changes == state.changes and await context.catalog.hot_tier.trust(state.changes, lease, context.now):
+            _log.info("hot_tier.reconciled", reason=state.reason, **tally.counts)
+            return
+        tally.add("begun_anew")
+
+
+async def ensure_trusted(context: JobContext, tally: Tally) -> bool:
+    """For jobs that believe Redis: whether it is trusted, after a reconciliation where that is needed.
+
+    False where another process is at it, or this one is stopping.
+    """
+    await context.incarnation.look()
+    if (await context.catalog.hot_tier.state()).trusted:
+        return True
+    async with context.catalog.leases.hold(LEASE, context.owner, context.options.lease_ttl) as lease:
+        if lease is None:
+            tally.note("Redis is not trusted yet, another process reconciles it: sagas in Redis wait for the next run")
+            return False
+        await run(context, lease, tally)
+    return not context.stopping.is_set()
+
+
+async def _agree(context: JobContext, lease: Lease, state: HotTierState, tally: Tally) -> None:
+    await _saves_have_ended(context)
+    since = None if state.good_at is None else state.good_at - _MARGIN
+    packs_left = await context.catalog.packs.any_evicted_since(since)
+    async for saga_ids in _sagas(context):
+        await _forget(context, saga_ids, tally)
+        if packs_left:
+            await _leave_to_packs(context, saga_ids, tally)
+        await context.hot.be_looked_at(saga_ids, context.now_us)
+    await _remove_deleted(context, since, tally)
+    tally.add("put_back", await put_back(context, lease))
+
+
+async def _saves_have_ended(context: JobContext) -> None:
+    """A save that Redis took and forgot may be on its way into PostgreSQL: it is waited for, so that it is seen."""
+    catalog, waited = context.catalog.hot_tier, 0.0
+    begun = await catalog.transactions_begun()
+    while waited < _SETTLE_S and not context.stopping.is_set() and await catalog.transactions_ended() < begun:
+        await asyncio.sleep(_SETTLE_STEP_S)
+        waited += _SETTLE_STEP_S
+
+
+async def _sagas(context: JobContext) -> AsyncIterator[list[UUID]]:
+    """Every saga in Redis, some twice."""
+    batch: list[UUID] = []
+    async for found in context.hot.saga_ids():
+        batch += found
+        while len(batch) >= _SAGAS:
+            if context.stopping.is_set():
+                return
+            yield batch[:_SAGAS]
+            del batch[:_SAGAS]
+    if batch:
+        yield batch
+
+
+async def _forget(context: JobContext, saga_ids: Sequence[UUID], tally: Tally) -> None:
+    forgotten = await context.catalog.erasures.forgotten(saga_ids)
+    if not forgotten:
+        return
+    async for ids in context.hot.members(list(forgotten)):
+        saves = (await context.hot.saves(ids)).values()
+        dead = await context.catalog.locations.buried(list(saves))
+        tally.add("forgotten", await _evict(context, [save for save in saves if save.snapshot_id in dead]))
+
+
+async def _leave_to_packs(context: JobContext, saga_ids: Sequence[UUID], tally: Tally) -> None:
+    async for ids in context.hot.members(saga_ids):
+        packed = await context.catalog.locations.packs_of(ids)
+        if not packed:
+            continue
+        pinned = await context.catalog.restores.pinned(sorted(packed), context.now)
+        saves = list((await context.hot.saves(sorted(packed.keys() - pinned.keys()))).values())
+        safe = await already_packed(context, saves)
+        tally.add("left_to_packs", await _evict(context, [save for save in saves if save.snapshot_id in safe]))
+
+
+async def _remove_deleted(context: JobContext, since: datetime | None, tally: Tally) -> None:
+    after = _FIRST
+    while ids := await context.catalog.locations.tombstones(since, after, _TOMBSTONES):
+        saves = list((await context.hot.saves(ids)).values())
+        dead = await context.catalog.locations.buried(saves)
+        tally.add("deleted", await _evict(context, [save for save in saves if save.snapshot_id in dead]))
+        after = ids[-1]
+        if context.stopping.is_set():
+            return
+
+
+async def _evict(context: JobContext, saves: Sequence[SnapshotMeta]) -> int:
+    if not saves:
+        return 0
+    gone, _ended = await context.hot.evict_claimed(saves, {})
+    return gone
