@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from pathlib import PurePosixPath
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from sagaz_tiering.catalog.locations import FramePlace, Located
+from sagaz_tiering.catalog.locations import FramePlace, Located, Packed
 from sagaz_tiering.codec import Record
 from sagaz_tiering.dictionaries.shelf import Dictionaries
 from sagaz_tiering.errors import (
@@ -25,7 +24,6 @@ from sagaz_tiering.pack.reader import PackReader
 from sagaz_tiering.prices import PriceList
 from sagaz_tiering.snapshot import SnapshotRef
 from sagaz_tiering.storage.answers import check_place
-from sagaz_tiering.storage_class import StorageClass
 
 _AT_ONCE = 8
 _GONE = "someone deleted it behind our back; restore it from a bucket version or backup"
@@ -78,29 +76,20 @@ class ColdTier:
             found.update(dict.fromkeys(ids, self._promise(archived, ids)))
         return found
 
-    async def saved_us(self, located: Sequence[Located]) -> dict[UUID, int]:
+    async def saved_us(self, packed: Mapping[UUID, Packed]) -> dict[UUID, int]:
         """When the packed save of each of these was made, as the footers tell; archived bytes are not needed.
 
         What a footer that cannot be read holds is left out. Raises ColdTierUnavailable.
         """
-        wanted: dict[tuple[str, int, StorageClass], set[UUID]] = {}
-        for item in located:
-            if (place := item.place) is not None:
-                key = (place.object_key, place.object_size, place.storage_class)
-                wanted.setdefault(key, set()).add(item.ref.snapshot_id)
         found: dict[UUID, int] = {}
-        for (object_key, size, storage_class), ids in wanted.items():
+        for pack in {each.pack_id: each for each in packed.values()}.values():
             try:
-                if storage_class.is_archive:
-                    pack_uuid = UUID(PurePosixPath(object_key).stem)
-                    footer = await self._reader.footer_copy(pack_uuid, size)
-                else:
-                    footer = await self._reader.footer(object_key, size)
+                footer = await self._reader.footer(pack)
             except (ObjectStoreError, CorruptPack):
                 continue
-            for entry in footer.frames:
-                metas = (snapshot.meta for snapshot in entry.snapshots)
-                found |= {meta.snapshot_id: meta.saved_us for meta in metas if meta.snapshot_id in ids}
+            for meta in (snapshot.meta for entry in footer.frames for snapshot in entry.snapshots):
+                if meta.snapshot_id in packed and packed[meta.snapshot_id].pack_id == pack.pack_id:
+                    found[meta.snapshot_id] = meta.saved_us
         return found
 
     def _promise(self, places: Sequence[FramePlace], snapshot_ids: Sequence[UUID]) -> SnapshotArchived:

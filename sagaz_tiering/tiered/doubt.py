@@ -39,12 +39,9 @@ class Doubt:
         dead = await self._locations.buried(saves) | await self._locations.moved(saves)
         living = [copy for copy in hot if copy.ref.snapshot_id not in dead]
         both = {copy.ref.snapshot_id for copy in living}
-        packed = [
-            copy.located
-            for copy in located
-            if copy.ref.snapshot_id in both and copy.located is not None and copy.located.place is not None
-        ]
-        saved = await self._cold.saved_us(packed)
+        packed = [copy.ref.snapshot_id for copy in located if copy.ref.snapshot_id in both and copy.value is None]
+        places = await self._locations.packs_of(packed) if packed else {}
+        saved = await self._cold.saved_us(places)
         return living, [
             replace(copy, saved_us=saved.get(copy.ref.snapshot_id)) if copy.saved_us is None else copy
             for copy in located
