@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol, Self
 from uuid import UUID, uuid4
 
@@ -24,13 +24,22 @@ from sagaz_tiering.db.text import from_column, to_column
 from sagaz_tiering.errors import CorruptRecord
 
 _SQL = load("erasures")
+VACUUMED = ("saga_snapshots", "saga_replay_log", "saga_keys")
+"""Tables that held bodies, overrides and keys of what is erased."""
+VACUUM_COMMAND = f"VACUUM (FULL) {', '.join(f'sagaz_tiering.{table}' for table in VACUUMED)}"
+LEFT_IN_POSTGRESQL = (
+    "PostgreSQL's dead rows may hold it as plain text until a vacuum and until their space is used again (VACUUM FULL "
+    "writes the tables anew, and locks them meanwhile); its write-ahead log, replicas and backups, and Redis' own "
+    "files, as long as they are kept"
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErasedPack:
     """A pack that holds or held bytes of an erased saga; `gone_at` is when they were deleted (None: not yet).
 
-    `gone_by` is when they will be at the latest, as far as it is known.
+    `gone_by` is when they will be at the latest, as far as it is known; `restore_id` a restore under way that reads it
+    first.
     """
 
     object_key: str
@@ -38,11 +47,16 @@ class ErasedPack:
     state: str
     gone_at: datetime | None
     gone_by: datetime | None
+    restore_id: UUID | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ErasureReceipt:
     """What an erasure removed, from where, and what still has to go physically.
+
+    `snapshots` is how many there were, however many copies of each (None: an order from before that was counted);
+    `hot_done_at` since when Redis has nothing of it. PostgreSQL's dead rows were given up at `vacuumed_at` (None: not
+    yet, or not by us where `vacuum_refused`).
 
     `key_destroyed` is since when what was encrypted of it is undecipherable (None: it had no key);
     `undecipherable_packs` held such bytes then, and are not among the `packs` that are waited for.
@@ -60,11 +74,27 @@ class ErasureReceipt:
     key_destroyed: datetime | None
     undecipherable_packs: int
     packs: tuple[ErasedPack, ...]
+    snapshots: int | None = None
+    hot_done_at: datetime | None = None
+    vacuumed_at: datetime | None = None
+    vacuum_refused: bool = False
+
+    @property
+    def found_nothing(self) -> bool:
+        """Whether there was nothing to erase: no tier, no replay log and no key knew the saga."""
+        return self.snapshots == 0 and not (self.replays or self.key_destroyed or self.packs)
 
     @property
     def complete(self) -> bool:
-        """Whether no byte of it is left that anybody could read."""
+        """Whether it erased something, and Redis and the bucket have no byte of it left that anybody could read."""
+        if self.found_nothing or self.hot_done_at is None:
+            return False
         return all(pack.gone_at is not None for pack in self.packs)
+
+    @property
+    def was_in_postgresql(self) -> bool:
+        """Whether PostgreSQL had bodies of it, of which dead rows, the log and backups may have copies."""
+        return bool(self.durable or self.replays)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -74,6 +104,8 @@ class ErasureReceipt:
             "requested_at": self.requested_at.isoformat(),
             "who": self.who,
             "reason": self.reason,
+            "snapshots": self.snapshots,
+            "found_nothing": self.found_nothing,
             "removed": {
                 "hot": self.hot,
                 "durable": self.durable,
@@ -83,12 +115,20 @@ class ErasureReceipt:
             "key_destroyed": self.key_destroyed.isoformat() if self.key_destroyed else None,
             "undecipherable_packs": self.undecipherable_packs,
             "complete": self.complete,
+            "postgresql": {
+                "had_bodies": self.was_in_postgresql,
+                "vacuumed_at": self.vacuumed_at.isoformat() if self.vacuumed_at else None,
+                "vacuum_refused": self.vacuum_refused,
+                "note": LEFT_IN_POSTGRESQL if self.was_in_postgresql else None,
+                "command": VACUUM_COMMAND if self.was_in_postgresql else None,
+            },
             "packs": [
                 {
                     "object_key": pack.object_key,
                     "storage_class": pack.storage_class,
                     "gone_at": pack.gone_at.isoformat() if pack.gone_at else None,
                     "gone_by": pack.gone_by.isoformat() if pack.gone_by else None,
+                    "restore_id": str(pack.restore_id) if pack.restore_id else None,
                 }
                 for pack in self.packs
             ],
@@ -223,10 +263,29 @@ class Erasures:
         """Of these sagas, the ones that were ever erased."""
         return {row["saga_id"] for row in await self._db.fetch(_SQL["forgotten"], list(saga_ids))}
 
+    async def unvacuumed(self, now: datetime, at_most_every: timedelta) -> bool:
+        """Whether erasures wait for a vacuum, and the last one was long enough ago."""
+        return bool(await self._db.fetchval(_SQL["unvacuumed"], now - at_most_every))
+
+    async def vacuum(self, now: datetime, timeout: timedelta) -> list[str]:
+        """Give up the dead rows of what was erased; the tables that this role may not vacuum. Not in a transaction."""
+        refused = [row["name"] for row in await self._db.fetch(_SQL["not_ours"], list(VACUUMED))]
+        for table in VACUUMED:
+            if table not in refused:
+                async with self._db.connection() as conn:
+                    await conn.execute(f"VACUUM sagaz_tiering.{table}", timeout=timeout.total_seconds())
+        await self._db.execute(_SQL["vacuumed"], now, bool(refused))
+        return refused
+
     async def receipt(self, erasure_id: UUID) -> ErasureReceipt | None:
         """What was removed, and what is still to go."""
         row = await self._db.fetchrow(_SQL["get"], erasure_id)
         return None if row is None else await self._receipt(row)
+
+    async def of_saga(self, saga_id: UUID) -> UUID | None:
+        """The newest erasure of a saga that erased something."""
+        found: UUID | None = await self._db.fetchval(_SQL["of_saga"], saga_id)
+        return found
 
     async def newest(self, limit: int) -> list[ErasureReceipt]:
         """The newest erasures."""
@@ -246,6 +305,7 @@ class Erasures:
                     state=pack["state"],
                     gone_at=pack["deleted_at"],
                     gone_by=pack["deleted_at"] or pack["delete_after"],
+                    restore_id=pack["restore_id"],
                 )
                 for pack in packs
             ),

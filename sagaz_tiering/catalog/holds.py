@@ -74,6 +74,40 @@ class Hold:
         }
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Coverage:
+    """What a hold or an erasure covers: snapshots by the tier that each is read from, and how many sagas they are of.
+
+    `exact` False: there may be more, since not all was looked at.
+    """
+
+    hot: int = 0
+    durable: int = 0
+    archived: int = 0
+    sagas: int = 0
+    exact: bool = True
+
+    @property
+    def snapshots(self) -> int:
+        """In all tiers, each once."""
+        return self.hot + self.durable + self.archived
+
+    @property
+    def is_nothing(self) -> bool:
+        """Whether there is surely nothing."""
+        return self.exact and not self.snapshots
+
+    def __str__(self) -> str:
+        by_tier = ", ".join(f"{name} {getattr(self, name)}" for name in ("hot", "durable", "archived"))
+        least = "" if self.exact else "at least "
+        return f"{least}{self.snapshots} snapshots of {self.sagas} sagas ({by_tier})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        names = ("snapshots", "sagas", "hot", "durable", "archived", "exact")
+        return {name: getattr(self, name) for name in names}
+
+
 class Holds:
     """The tables `holds` and `hold_log`."""
 
@@ -100,6 +134,20 @@ class Holds:
             await conn.execute(_SQL["append"], hold.hold_id, "hold", now, who, reason, saga_id, text)
             await note(conn, "hold", hold.to_dict(), now)
         return hold
+
+    async def matched(self, match: Match, most: int) -> tuple[Coverage, set[UUID]]:
+        """What PostgreSQL knows that matches, at most so many rows of each tier, and the sagas of it."""
+        names = [expression(patterns) for patterns in (match.saga_name, match.step_name, match.status)]
+        rows = await self._db.fetch(_SQL["matched"], *names, most)
+        counts = {
+            tier: sum(row["snapshots"] for row in rows if row["tier"] == tier) for tier in ("durable", "archived")
+        }
+        sagas = {row["saga_id"] for row in rows}
+        return Coverage(**counts, sagas=len(sagas), exact=max(counts.values()) < most), sagas
+
+    async def known(self, snapshot_ids: Sequence[UUID]) -> set[UUID]:
+        """Of these, those that PostgreSQL knows."""
+        return {row["snapshot_id"] for row in await self._db.fetch(_SQL["known"], list(snapshot_ids))}
 
     async def release(self, hold_ids: Sequence[UUID], *, reason: str, who: str, now: datetime) -> int:
         """End these holds; how many were in force."""

@@ -14,7 +14,9 @@ from sagaz_tiering.cli.session import execute, opened
 from sagaz_tiering.terminal import make_console, make_table, print_json, safe, show_time, show_when
 
 if TYPE_CHECKING:
-    from sagaz_tiering.catalog.erasures import ErasureReceipt
+    from uuid import UUID
+
+    from sagaz_tiering.catalog.erasures import ErasedPack, ErasureReceipt
 
 
 def register(app: typer.Typer) -> None:
@@ -41,10 +43,13 @@ def forget(
             if not yes:
                 if as_json:
                     raise UsageError("--json needs --yes")
-                count = len(await storage.timeline(wanted))
-                typer.confirm(f"erase {count} snapshots of saga {wanted} for good?", abort=True)
+                covered = await storage.covered(wanted)
+                typer.confirm(f"erase {covered}, saga {wanted}, for good?", abort=True)
+            earlier = await runtime.catalog.erasures.of_saga(wanted)
             receipt = await storage.forget(wanted, reason=reason, who=who or getpass.getuser())
             now = runtime.clock.now()
+        if receipt.found_nothing:
+            raise _nothing(receipt, earlier)
         if as_json:
             print_json(receipt.to_dict())
         else:
@@ -89,9 +94,18 @@ def erasures(
     execute(work, as_json=as_json, debug=debug)
 
 
+def _nothing(receipt: ErasureReceipt, earlier: UUID | None) -> NotFound:
+    message = f"nothing was erased: no tier knows saga {receipt.saga_id}; the order is recorded as {receipt.erasure_id}"
+    if earlier is None:
+        return NotFound(message, hint="check the id: a mistyped one erases nothing")
+    return NotFound(message, hint=f"it was erased before: sagaz-tiering erasures {earlier}")
+
+
 def _print(receipt: ErasureReceipt, now: datetime) -> None:
     console = make_console()
     removed = f"hot {receipt.hot}, durable {receipt.durable}, archived {receipt.archived}, replays {receipt.replays}"
+    if receipt.snapshots is not None:
+        removed = f"{receipt.snapshots} snapshots: {removed}"
     for label, value in (
         ("erasure", receipt.erasure_id),
         ("saga", receipt.saga_id),
@@ -99,7 +113,8 @@ def _print(receipt: ErasureReceipt, now: datetime) -> None:
         ("unreadable since", show_time(receipt.requested_at)),
         ("removed copies", removed),
         *_shredded(receipt),
-        ("complete", "yes, nothing readable is left" if receipt.complete else "no: packs below still hold bytes of it"),
+        ("complete", _complete(receipt)),
+        *_left(receipt),
     ):
         console.print(f"{label + ':':<18}{safe(value, limit=1000)}", soft_wrap=True)
     if receipt.packs:
@@ -107,12 +122,46 @@ def _print(receipt: ErasureReceipt, now: datetime) -> None:
             [
                 pack.object_key,
                 pack.storage_class,
-                "gone" if pack.gone_at else "rewritten" if pack.gone_by else "waits for `compact`",
+                _pack_state(pack),
                 show_when(pack.gone_at or pack.gone_by, now),
             ]
             for pack in receipt.packs
         ]
         console.print(make_table(("pack", "class", "state", "when"), rows))
+
+
+def _complete(receipt: ErasureReceipt) -> str:
+    if receipt.complete:
+        return "yes, nothing readable is left in Redis and the bucket"
+    if receipt.found_nothing:
+        return "there was nothing to erase"
+    if receipt.hot_done_at is None:
+        return "no: Redis was not cleared yet, the job `expire` or `compact` does it"
+    waiting = sum(pack.gone_at is None for pack in receipt.packs)
+    return f"no: waits for the {waiting} packs below that still hold bytes of it"
+
+
+def _pack_state(pack: ErasedPack) -> str:
+    if pack.gone_at:
+        return "gone"
+    if pack.gone_by:
+        return "rewritten"
+    return f"waits for restore {pack.restore_id}, then `compact`" if pack.restore_id else "waits for `compact`"
+
+
+def _left(receipt: ErasureReceipt) -> list[tuple[str, str | None]]:
+    """What no tier shows any more, but servers may keep."""
+    from sagaz_tiering.catalog.erasures import LEFT_IN_POSTGRESQL, VACUUM_COMMAND
+
+    if not receipt.was_in_postgresql:
+        return []
+    if receipt.vacuumed_at is not None:
+        done = f"vacuumed {show_time(receipt.vacuumed_at)}"
+    elif receipt.vacuum_refused:
+        done = "the catalog's role may not vacuum: its owner must"
+    else:
+        done = "not yet vacuumed, the job `expire` does it at most once an hour"
+    return [("postgresql", done), ("may keep", LEFT_IN_POSTGRESQL), ("command", f'psql -c "{VACUUM_COMMAND}"')]
 
 
 def _shredded(receipt: ErasureReceipt) -> list[tuple[str, str | None]]:

@@ -18,7 +18,7 @@ class UsageError(SagazTieringError):
 
 
 class NotFound(SagazTieringError):
-    """What was asked for does not exist, or has expired."""
+    """What was asked for does not exist, has expired, or covers nothing."""
 
     exit_code = 8
 

@@ -30,6 +30,7 @@ def hold(
             "--match", metavar="KEY=PATTERN", help=f"Instead of a saga: {', '.join(MATCH_KEYS)}; now and later ones."
         ),
     ] = None,
+    future: Annotated[bool, typer.Option("--future", help="Place it also where nothing is there to hold yet.")] = False,
     who: WhoOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,
@@ -38,17 +39,33 @@ def hold(
     """Place a legal hold: what it covers neither expires nor can be deleted until it is released."""
 
     async def work() -> None:
+        from sagaz_tiering.patterns import ANY, Match
+
         if (saga_id is None) == (not match):
             raise UsageError("give either a SAGA_ID or --match", hint="--match saga_name=payment-*")
+        if not reason.strip():
+            raise UsageError("a legal hold needs a reason", hint="--reason TEXT: the case or order that asks for it")
         on = parse_id(saga_id, "SAGA_ID") if saga_id else parse_match(match or [])
         async with opened(config) as runtime:
+            storage = runtime.storage()
+            if not future and (await storage.covered(on)).is_nothing:
+                raise NotFound(
+                    "nothing is held: no tier has a snapshot that this hold covers, so it was not placed",
+                    hint="check the id or the patterns, which are case-sensitive; --future holds what is still to come",
+                )
             placed = await runtime.catalog.holds.place(
                 on, reason=reason, who=who or getpass.getuser(), now=runtime.clock.now()
             )
+            covered = await storage.covered(on)
         if as_json:
-            print_json(placed.to_dict())
+            print_json({**placed.to_dict(), "covers": covered.to_dict()})
         else:
             print(f"held: {safe(placed.subject)}; hold {placed.hold_id}")
+            print(f"covers now: {covered}")
+            if isinstance(on, Match) and (on.step_name, on.status) != (ANY, ANY):
+                print(
+                    "of each saga only the snapshots that match; for whole sagas: --match saga_name alone, or SAGA_ID"
+                )
 
     execute(work, as_json=as_json, debug=debug)
 

@@ -23,7 +23,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack, PackLife
 from sagaz_tiering.codec import read_meta
 from sagaz_tiering.engine.breaker import refuse_mass_delete
-from sagaz_tiering.engine.finish import finish_deletions
+from sagaz_tiering.engine.finish import finish_deletions, vacuum_erased
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.journal import publish_journal
 from sagaz_tiering.engine.ownership import put_policies_in_force, retention_revision
@@ -106,6 +106,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     await put_policies_in_force(context)
     await publish_journal(context)
     await finish_deletions(context, tally)
+    await vacuum_erased(context, tally)
     sure = await with_sure_clock(context, tally)
     if sure is None:
         return

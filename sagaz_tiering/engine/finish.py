@@ -1,4 +1,4 @@
-"""Finish what a process left half done: deletions and erasures are committed in PostgreSQL first, then done in Redis.
+"""Finish deletions and erasures: they are committed in PostgreSQL first, then done in Redis, then vacuumed.
 
 Only saves from before each goes; what was saved since stays. Each step can be repeated, also beside the process that
 began it and works on.
@@ -6,10 +6,19 @@ began it and works on.
 
 from __future__ import annotations
 
+from datetime import timedelta
+
+import structlog
+
+from sagaz_tiering.catalog.erasures import VACUUM_COMMAND
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.engine.job import JobContext, Tally
+from sagaz_tiering.errors import CatalogUnavailable
 
+_log = structlog.get_logger(__name__)
 _BATCH = 1000
+_VACUUM_EVERY = timedelta(hours=1)
+_VACUUM_TIMEOUT = timedelta(hours=1)
 
 
 async def finish_deletions(context: JobContext, tally: Tally) -> None:
@@ -20,3 +29,21 @@ async def finish_deletions(context: JobContext, tally: Tally) -> None:
         await catalog.locations.gone_from_redis(saves)
     for erasure in await catalog.erasures.uncleared():
         tally.add("erased_hot", await catalog.erasures.clear(erasure, hot, context.now))
+
+
+async def vacuum_erased(context: JobContext, tally: Tally) -> None:
+    """Give up PostgreSQL's dead rows of what was erased, at most once an hour; a refusal is told once an erasure."""
+    erasures = context.catalog.erasures
+    if not await erasures.unvacuumed(context.now, _VACUUM_EVERY):
+        return
+    try:
+        refused = await erasures.vacuum(context.now, _VACUUM_TIMEOUT)
+    except CatalogUnavailable as exc:
+        tally.note(f"the vacuum after an erasure did not end: {exc}")
+        _log.warning("erasure.not_vacuumed", error=str(exc))
+        return
+    if refused:
+        tally.note(f"an erasure waits for a vacuum that the catalog's role may not do: {', '.join(refused)}")
+        _log.warning("erasure.vacuum_refused", tables=refused, hint=VACUUM_COMMAND)
+    else:
+        tally.add("vacuumed")

@@ -13,7 +13,7 @@ from uuid import UUID
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.erasures import ErasureReceipt
-from sagaz_tiering.catalog.holds import Hold
+from sagaz_tiering.catalog.holds import Coverage, Hold
 from sagaz_tiering.catalog.restores import Restore, Wanted
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES
@@ -22,6 +22,7 @@ from sagaz_tiering.errors import SnapshotArchived
 from sagaz_tiering.incarnation import Incarnation
 from sagaz_tiering.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
+from sagaz_tiering.patterns import Match
 from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.prices import PriceList
 from sagaz_tiering.settings_sections import RestoreSettings
@@ -35,6 +36,7 @@ from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.explaining import explain_copies
 from sagaz_tiering.tiered.explanation import Explanation
 from sagaz_tiering.tiered.health import check_health
+from sagaz_tiering.tiered.holding import Holder
 from sagaz_tiering.tiered.reading import Reader
 from sagaz_tiering.tiered.removing import Remover
 from sagaz_tiering.tiered.restoring import Restorer
@@ -94,6 +96,7 @@ class TieredSnapshotStorage:
             policies=tiers.policies,
             clock=tiers.clock,
         )
+        self._holder = Holder(tiers.hot, catalog.holds, self._reader, tiers.clock)
         self._remover = Remover(tiers.hot, catalog, self._reader, tiers.clock)
 
     @staticmethod
@@ -232,15 +235,19 @@ class TieredSnapshotStorage:
         return await self._tiers.catalog.restores.cancel(wanted, self._tiers.clock.now())
 
     async def hold(self, saga_id: UUID | str, reason: str, *, who: str = "application") -> Hold:
-        """Place a legal hold: nothing of the saga expires or can be deleted until `release`. Raises ConfigError."""
-        saga, now = as_uuid(saga_id, "saga_id"), self._tiers.clock.now()
-        return await self._tiers.catalog.holds.place(saga, reason=reason, who=who, now=now)
+        """Place a legal hold: nothing of the saga expires or can be deleted until `release`. Raises ConfigError.
+
+        A saga that is not there is held from its first snapshot on; `covered` tells what is there now.
+        """
+        return await self._holder.hold(as_uuid(saga_id, "saga_id"), reason=reason, who=who)
 
     async def release(self, saga_id: UUID | str, reason: str = "released", *, who: str = "application") -> int:
         """End the holds that were placed on this saga by its id; how many there were."""
-        holds = self._tiers.catalog.holds
-        placed = await holds.in_force(as_uuid(saga_id, "saga_id"))
-        return await holds.release([h.hold_id for h in placed], reason=reason, who=who, now=self._tiers.clock.now())
+        return await self._holder.release(as_uuid(saga_id, "saga_id"), reason=reason, who=who)
+
+    async def covered(self, on: UUID | str | Match) -> Coverage:
+        """What a hold or an erasure of this saga, or a hold on this match, covers now, by tier."""
+        return await self._holder.covered(on if isinstance(on, Match) else as_uuid(on, "saga_id"))
 
     async def forget(
         self, saga_id: UUID | str, *, reason: str = "asked by the application", who: str = "application"
@@ -249,7 +256,8 @@ class TieredSnapshotStorage:
 
         Unreadable when this returns; packs that hold bytes of it are written anew by the job `compact`, but for
         encrypted ones: their key is destroyed, which ends every copy. Raises LegalHold (nothing was removed),
-        TierUnavailable (repeat it: nothing is half erased for readers).
+        TierUnavailable (repeat it: nothing is half erased for readers). Where no tier knows anything of the saga the
+        order is recorded all the same, and the receipt says so (`found_nothing`).
         """
         return await self._remover.forget(as_uuid(saga_id, "saga_id"), who=who, reason=reason)
 

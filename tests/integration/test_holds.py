@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
 from support.commands import cli, write_config
 from support.payload import saga
 from support.tiers import DAY, NOW, Product, config, product
+from support.yaml_config import write_config as write_yaml
 
 from sagaz_tiering.catalog import locations
 from sagaz_tiering.errors import ConfigError, LegalHold
@@ -174,9 +177,10 @@ async def test_log_keeps_every_order_and_cannot_be_changed(shop: Product) -> Non
 async def test_holds_on_the_command_line(shop: Product, database: str, redis_url: str, tmp_path: Path) -> None:
     """Placed, listed, released, logged."""
     settings = write_config(tmp_path, database=database, redis_url=redis_url)
-    saga_id = saga(1)[0].saga_id
+    saga_id = (await saved(shop, 1, PACKED))[0].saga_id
     placed = await cli("hold", saga_id, "--reason", "case 7", "--who", "ada", "--json", "--config", settings)
     assert placed.code == 0, placed.err
+    assert placed.document["covers"]["snapshots"] == 5
     await cli("hold", "--match", "saga_name=payment-*", "--reason", "audit", "--config", settings)
     listed = await cli("holds", "--config", settings)
     assert "case 7" in listed.out
@@ -188,3 +192,46 @@ async def test_holds_on_the_command_line(shop: Product, database: str, redis_url
     assert (await cli("hold", "--match", "name=x", "--reason", "y", "--config", settings)).code == 2
     log = await cli("holds", "--log", "--json", "--config", settings)
     assert [entry["action"] for entry in log.document["log"]] == ["release", "hold", "hold"]
+
+
+@pytest.mark.guarantee("G14")
+async def test_hold_that_holds_nothing_says_so(shop: Product, database: str, redis_url: str, tmp_path: Path) -> None:
+    """A mistyped id or pattern is exit code 8 and no hold; what is meant ahead is placed with --future."""
+    places = {"database": database, "redis_url": redis_url, "cold": f"{tmp_path}/cold"}
+    settings = write_yaml(tmp_path / "t.yaml", **places, policies=POLICIES)
+    await saved(shop, 1, PACKED)
+    for on in ([str(uuid4())], ["--match", "saga_name=Payment-*"]):
+        refused = await cli("hold", *on, "--reason", "case", "--config", settings)
+        assert refused.code == 8
+        assert "--future" in refused.err
+        assert await shop.runtime.catalog.holds.in_force() == []
+        ahead = await cli("hold", *on, "--reason", "case", "--future", "--config", settings)
+        assert ahead.code == 0, ahead.err
+        assert "covers now: 0 snapshots of 0 sagas" in ahead.out
+        [hold] = await shop.runtime.catalog.holds.in_force()
+        await shop.runtime.catalog.holds.release([hold.hold_id], reason="r", who="w", now=shop.clock.now())
+
+
+@pytest.mark.guarantee("G14")
+async def test_hold_tells_what_it_covers(shop: Product, database: str, redis_url: str, tmp_path: Path) -> None:
+    """By tier, for a saga and for a match, what only Redis has included; and whether of sagas only a part."""
+    places = {"database": database, "redis_url": redis_url, "cold": f"{tmp_path}/cold"}
+    settings = write_yaml(tmp_path / "t.yaml", **places, policies=POLICIES)
+    packed = await saved(shop, 1, PACKED)
+    shop.clock.advance(9 * DAY)
+    await shop.run("age")
+    again = [replace(one, snapshot_id=uuid4(), created_at=shop.clock.now()) for one in packed[:2]]
+    for snapshot in again:
+        await shop.storage.save_snapshot(snapshot)
+    hot = await saved(shop, 2, HOT)
+    assert str(await shop.storage.covered(packed[0].saga_id)) == "7 snapshots of 1 sagas (hot 2, durable 0, archived 5)"
+    told = await cli("hold", packed[0].saga_id, "--reason", "case", "--config", settings)
+    assert "covers now: 7 snapshots of 1 sagas (hot 2, durable 0, archived 5)" in told.out
+    assert "whole sagas" not in told.out
+    match = ["--match", "saga_name=payment-*", "--match", f"saga_name={HOT}"]
+    told = await cli("hold", *match, "--reason", "audit", "--json", "--config", settings)
+    covers = {"snapshots": 12, "sagas": 2, "hot": 5, "durable": 2, "archived": 5, "exact": True}
+    assert told.document["covers"] == covers
+    part = await cli("hold", *match, "--match", "status=completed", "--reason", "audit", "--config", settings)
+    assert f"{sum(one.status == 'completed' for one in (*packed, *again, *hot))} snapshots of 2 sagas" in part.out
+    assert "of each saga only the snapshots that match" in part.out

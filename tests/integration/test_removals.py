@@ -7,11 +7,14 @@ from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
 import pytest
-from support.snapshots import make
+from support.commands import cli
+from support.snapshots import make, replay
 from support.tiers import DAY, Product, config, product
+from support.yaml_config import write_config
 
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.pack.reader import PackReader
@@ -285,8 +288,9 @@ async def test_cancelled_deletion_is_whole_or_finished(shop: Product, monkeypatc
 
 
 async def frozen(shop: Product) -> list[SagaSnapshot]:
-    """A saga in GLACIER, and a restore of it that only has to be brought back."""
+    """A saga in GLACIER, beside another in its pack, and a restore of it that only has to be brought back."""
     snapshots = await saved(shop, 3, "frozen", uuid4())
+    await saved(shop, 1, "frozen", uuid4())
     shop.clock.advance(9 * DAY)
     await shop.run("age")
     shop.clock.advance(60 * DAY)
@@ -382,3 +386,106 @@ async def test_refill_brings_nothing_back_that_goes_meanwhile(
     await removing[0]
     await are_all_that_is_left(shop, [], saga_id)
     assert await shop.hot_count() == 0
+
+
+@pytest.mark.guarantee("G14")
+async def test_erasure_that_erased_nothing_says_so(
+    shop: Product, database: str, redis_url: str, tmp_path: Path
+) -> None:
+    """Exit code 8 and no receipt that says "complete"; of one that was erased before, the receipt of that."""
+    places = {"database": database, "redis_url": redis_url, "cold": f"{tmp_path}/cold"}
+    path = write_config(tmp_path / "t.yaml", **places, policies=POLICIES)
+    nobody = await cli("forget", uuid4(), "--reason", "r", "--yes", "--json", "--config", path)
+    assert nobody.code == 8
+    assert "nothing was erased" in nobody.document["error"]
+    assert "check the id" in nobody.document["hint"]
+    [listed] = (await cli("erasures", "--json", "--config", path)).document["erasures"]
+    assert listed["found_nothing"]
+    assert not listed["complete"]
+    assert "there was nothing to erase" in (await cli("erasures", listed["erasure_id"], "--config", path)).out
+
+    saga_id = uuid4()
+    await saved(shop, 2, "payment", saga_id)
+    first = await shop.storage.forget(saga_id)
+    assert (first.snapshots, first.complete, first.found_nothing) == (2, True, False)
+    again = await shop.storage.forget(saga_id)
+    assert (again.snapshots, again.complete, again.found_nothing) == (0, False, True)
+    told = await cli("forget", saga_id, "--reason", "r", "--yes", "--config", path)
+    assert told.code == 8
+    assert str(first.erasure_id) in told.err
+    await shop.storage.save_replay_log(replay(original_saga_id=saga_id))
+    assert not (await shop.storage.forget(saga_id)).found_nothing
+
+
+@pytest.mark.guarantee("G14")
+async def test_receipt_says_what_it_waits_for(
+    shop: Product, database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A restore under way that reads a pack first, Redis, and what PostgreSQL may keep, in text and in JSON."""
+    places = {"database": database, "redis_url": redis_url, "cold": f"{tmp_path}/cold"}
+    path = write_config(tmp_path / "t.yaml", **places, policies=POLICIES)
+    snapshots = await frozen(shop)
+    saga_id = snapshots[0].saga_id
+    await saved(shop, 1, "frozen", saga_id, start=10)
+    await crash_at(shop, "hot.delete_many", False, monkeypatch, lambda: shop.storage.forget(saga_id))
+    [receipt] = await shop.runtime.catalog.erasures.newest(1)
+    assert receipt.snapshots == 4
+    assert not receipt.complete
+    text = (await cli("erasures", receipt.erasure_id, "--config", path)).out
+    assert "Redis was not cleared yet" in text
+    [restore] = await shop.runtime.catalog.restores.in_state("RESTORING")
+    assert f"waits for restore {restore.restore_id}" in text
+    assert "not yet vacuumed" in text
+    await shop.run("expire")
+    told = (await cli("erasures", receipt.erasure_id, "--json", "--config", path)).document
+    assert told["packs"][0]["restore_id"] == str(restore.restore_id)
+    left = told["postgresql"]
+    assert left["vacuumed_at"] == shop.clock.now().isoformat()
+    assert "write-ahead log" in left["note"]
+    await shop.runtime.db.execute(left["command"])
+    text = (await cli("erasures", receipt.erasure_id, "--config", path)).out
+    assert f'psql -c "{left["command"]}"' in text
+    assert "waits for the 1 packs below" in text
+
+
+@pytest.mark.guarantee("G14")
+async def test_vacuum_after_erasures_is_at_most_hourly(shop: Product) -> None:
+    """Each erasure is followed by one; several within the hour share it."""
+    vacuumed = []
+    for minutes in (0, 10, 70):
+        saga_id = uuid4()
+        await saved(shop, 1, "payment", saga_id)
+        await shop.storage.forget(saga_id)
+        shop.clock.advance(timedelta(minutes=minutes))
+        vacuumed.append((await shop.run("expire")).counts.get("vacuumed", 0))
+    assert vacuumed == [1, 0, 1]
+    assert all(receipt.vacuumed_at is not None for receipt in await shop.runtime.catalog.erasures.newest(9))
+    assert not (await shop.run("expire")).counts.get("vacuumed")
+
+
+@pytest.mark.guarantee("G14")
+async def test_role_that_may_not_vacuum_is_told_once(
+    shop: Product, database: str, redis_url: str, tmp_path: Path
+) -> None:
+    """The job goes on, says it once, and the receipt says who must."""
+    role, db = f"app_{uuid4().hex[:8]}", shop.runtime.db
+    for grant in (
+        f"CREATE ROLE {role} LOGIN PASSWORD 'secret'",
+        f"GRANT USAGE ON SCHEMA sagaz_tiering TO {role}",
+        f"GRANT ALL ON ALL TABLES IN SCHEMA sagaz_tiering TO {role}",
+        f"REVOKE MAINTAIN ON ALL TABLES IN SCHEMA sagaz_tiering FROM {role}",
+        f"GRANT ALL ON ALL SEQUENCES IN SCHEMA sagaz_tiering TO {role}",
+    ):
+        await db.execute(grant)
+    parts = urlsplit(database)
+    url = parts._replace(netloc=f"{role}:secret@{parts.netloc.rpartition('@')[2]}").geturl()
+    saga_id = uuid4()
+    await saved(shop, 1, "payment", saga_id)
+    receipt = await shop.storage.forget(saga_id)
+    settings = config(database=url, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
+    async with product(settings, now=shop.clock.now(), schema=False) as other:
+        reports = [await other.run("expire") for _ in range(2)]
+    assert ["may not" in "".join(report.notes) for report in reports] == [True, False]
+    now = await shop.runtime.catalog.erasures.receipt(receipt.erasure_id)
+    assert now is not None
+    assert (now.vacuumed_at, now.vacuum_refused) == (None, True)

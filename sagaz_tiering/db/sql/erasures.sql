@@ -75,10 +75,40 @@ SELECT erasure_id, saga_id, requested_at FROM sagaz_tiering.erasures
 -- name: get
 SELECT * FROM sagaz_tiering.erasures WHERE erasure_id = $1
 
+-- name: of_saga
+SELECT erasure_id FROM sagaz_tiering.erasures
+ WHERE saga_id = $1 AND (snapshots IS DISTINCT FROM 0 OR replays > 0 OR key_destroyed IS NOT NULL)
+ ORDER BY requested_at DESC LIMIT 1
+
 -- name: newest
 SELECT * FROM sagaz_tiering.erasures ORDER BY requested_at DESC, erasure_id LIMIT $1
 
 -- name: packs
-SELECT p.object_key, p.storage_class, p.state, p.delete_after, p.deleted_at
+-- The packs of an erasure, each with a restore under way that keeps it from being written anew.
+SELECT p.object_key, p.storage_class, p.state, p.delete_after, p.deleted_at,
+       (SELECT r.restore_id FROM sagaz_tiering.restore_packs rp JOIN sagaz_tiering.restores r USING (restore_id)
+         WHERE rp.pack_id = p.pack_id AND r.state = 'RESTORING' AND p.state = 'ACTIVE'
+         ORDER BY r.requested_at LIMIT 1) AS restore_id
   FROM sagaz_tiering.erasure_packs e JOIN sagaz_tiering.packs p USING (pack_id)
  WHERE e.erasure_id = $1 ORDER BY p.pack_id
+
+-- name: unvacuumed
+-- Erasures whose dead rows nobody gave up, if the last vacuum was before that time.
+SELECT EXISTS (SELECT 1 FROM sagaz_tiering.erasures
+                WHERE vacuumed_at IS NULL AND NOT vacuum_refused
+                  AND (durable > 0 OR replays > 0 OR key_destroyed IS NOT NULL))
+   AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.erasures WHERE vacuumed_at > $1)
+
+-- name: not_ours
+-- Of these tables, those that this role may not vacuum: only owners may, and from version 17 on who was granted it.
+SELECT c.relname::text AS name
+  FROM pg_class c
+ WHERE c.relnamespace = 'sagaz_tiering'::regnamespace AND c.relname = ANY($1::text[])
+   AND NOT pg_has_role(c.relowner, 'USAGE')
+   AND NOT CASE WHEN current_setting('server_version_num')::int >= 170000
+                THEN has_table_privilege(c.oid, 'MAINTAIN') ELSE false END
+
+-- name: vacuumed
+UPDATE sagaz_tiering.erasures
+   SET vacuumed_at = CASE WHEN $2::boolean THEN NULL ELSE $1::timestamptz END, vacuum_refused = $2
+ WHERE vacuumed_at IS NULL AND NOT vacuum_refused AND requested_at <= $1

@@ -43,3 +43,27 @@ SELECT hold_id, saga_id, match, reason, placed_by, placed_at FROM sagaz_tiering.
 -- name: any_match
 -- Whether a hold is in force that is not on one saga alone.
 SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds WHERE saga_id IS NULL)
+
+-- name: matched
+-- How many snapshots of which sagas regular expressions over the three names match (NULL: any), durable and archived.
+SELECT 'durable' AS tier, saga_id, count(*) AS snapshots FROM (
+    SELECT d.saga_id FROM sagaz_tiering.saga_snapshots d
+     WHERE ($1::text IS NULL OR d.saga_name ~ $1) AND ($2::text IS NULL OR d.step_name ~ $2)
+       AND ($3::text IS NULL OR d.status ~ $3)
+     LIMIT $4) AS durable
+ GROUP BY saga_id
+UNION ALL
+SELECT 'archived', saga_id, count(*) FROM (
+    SELECT f.saga_id FROM sagaz_tiering.steps t
+      JOIN sagaz_tiering.snapshots s USING (step_id)
+      JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
+     WHERE ($1::text IS NULL OR t.saga_name ~ $1) AND ($2::text IS NULL OR t.step_name ~ $2)
+       AND ($3::text IS NULL OR t.status ~ $3)
+       AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d WHERE d.snapshot_id = s.snapshot_id)
+     LIMIT $4) AS archived
+ GROUP BY saga_id
+
+-- name: known
+SELECT snapshot_id FROM sagaz_tiering.saga_snapshots WHERE snapshot_id = ANY($1::uuid[])
+UNION
+SELECT snapshot_id FROM sagaz_tiering.snapshots WHERE snapshot_id = ANY($1::uuid[])

@@ -1,0 +1,101 @@
+"""Legal holds: placing and ending them, and what one covers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from uuid import UUID
+
+import structlog
+
+from sagaz_tiering.catalog.holds import Coverage, Hold, Holds
+from sagaz_tiering.clock import Clock
+from sagaz_tiering.codec import read_meta
+from sagaz_tiering.errors import CatalogUnavailable, CorruptRecord
+from sagaz_tiering.patterns import Match, matcher
+from sagaz_tiering.snapshot import SnapshotMeta, Tier
+from sagaz_tiering.storage.hot import HotTier
+from sagaz_tiering.tiered.reading import Reader
+
+_log = structlog.get_logger(__name__)
+MOST_MATCHED = 100_000
+"""So many snapshots of a tier are counted for a match; what it holds has no limit."""
+MOST_HOT_SAGAS = 20_000
+"""So many sagas are looked at in Redis for what only Redis has."""
+
+
+class Holder:
+    """Holds by the id of a saga, and what is covered."""
+
+    def __init__(self, hot: HotTier, holds: Holds, reader: Reader, clock: Clock) -> None:
+        self._hot = hot
+        self._holds = holds
+        self._reader = reader
+        self._clock = clock
+
+    async def hold(self, saga_id: UUID, *, reason: str, who: str) -> Hold:
+        """Place one. Raises ConfigError without a reason."""
+        return await self._holds.place(saga_id, reason=reason, who=who, now=self._clock.now())
+
+    async def release(self, saga_id: UUID, *, reason: str, who: str) -> int:
+        """End those that were placed on a saga by its id; how many there were."""
+        placed = [hold.hold_id for hold in await self._holds.in_force(saga_id)]
+        return await self._holds.release(placed, reason=reason, who=who, now=self._clock.now())
+
+    async def covered(self, on: UUID | Match) -> Coverage:
+        """What is there of a saga, or what matches; what has expired and is not gone yet counts.
+
+        Raises TierUnavailable.
+        """
+        if isinstance(on, Match):
+            return await self._matched(on)
+        copies = await self._reader.timeline(on, expired_too=True)
+        tiers = [copy.ref.tier for copy in copies]
+        hot, durable, cold = (tiers.count(tier) for tier in (Tier.HOT, Tier.DURABLE, Tier.COLD))
+        return Coverage(hot=hot, durable=durable, archived=cold, sagas=1 if copies else 0)
+
+    async def _matched(self, match: Match) -> Coverage:
+        try:
+            known, sagas = await self._holds.matched(match, MOST_MATCHED)
+        except CatalogUnavailable as exc:  # too many to count in the time that a statement has
+            _log.warning("hold.not_counted", error=str(exc))
+            return Coverage(exact=False)
+        if not any(policy.durability == "hot" for policy in self._reader.policies.policies):
+            return known
+        hot, hot_sagas, whole = await self._only_hot(match)
+        return Coverage(
+            hot=hot,
+            durable=known.durable,
+            archived=known.archived,
+            sagas=len(sagas | hot_sagas),
+            exact=known.exact and whole,
+        )
+
+    async def _only_hot(self, match: Match) -> tuple[int, set[UUID], bool]:
+        """Snapshots that match and that Redis alone has, their sagas, and whether all of Redis was looked at."""
+        matches = [matcher(patterns) for patterns in (match.saga_name, match.step_name, match.status)]
+        seen, found, sagas = set[UUID](), 0, set[UUID]()
+        async for page in self._hot.saga_ids():
+            for saga_id in set(page) - seen:
+                if len(seen) >= MOST_HOT_SAGAS:
+                    return found, sagas, False
+                seen.add(saga_id)
+                ids = [meta.snapshot_id for meta in await self._metas(saga_id) if _matches(meta, matches)]
+                if ids and (only := set(ids) - await self._holds.known(ids)):
+                    found += len(only)
+                    sagas.add(saga_id)
+        return found, sagas, True
+
+    async def _metas(self, saga_id: UUID) -> list[SnapshotMeta]:
+        metas = []
+        async for headers in self._hot.headers(saga_id):
+            for header in headers:
+                try:
+                    metas += [] if header.head is None else [read_meta(header.head)]
+                except CorruptRecord:
+                    continue  # it may be anything that a match means, but nobody can say so
+        return metas
+
+
+def _matches(meta: SnapshotMeta, matches: Sequence[Callable[[str], bool]]) -> bool:
+    names = (meta.saga_name, meta.step_name, meta.status)
+    return all(match(name) for match, name in zip(matches, names, strict=True))
