@@ -11,13 +11,17 @@ from sagaz_tiering.codec import (
     OFFSET_BODY_CODEC,
     OFFSET_DICTIONARY_ID,
     OFFSET_FLAGS,
+    OFFSET_NAMES,
     OFFSET_RAW_LENGTH,
     OFFSET_SAGA_ID,
     OFFSET_SNAPSHOT_ID,
+    OFFSET_STEP_INDEX,
 )
 from sagaz_tiering.snapshot import uuid_of
 
 _IN_PACK: Final = bytes([FLAG_IN_PACK])
+_SIGN: Final = 0x80
+"""Members hold steps so that they sort: the sign is the other way round."""
 _WITH_DICTIONARY: Final = bytes([BODY_ZSTD_DICTIONARY])
 
 
@@ -36,6 +40,15 @@ def dictionary_id(value: bytes) -> bytes | None:
 def is_in_pack(value: bytes) -> bool:
     """Whether a value says that a pack holds it too."""
     return value[OFFSET_FLAGS : OFFSET_FLAGS + 1] == _IN_PACK
+
+
+def stands_for(value: bytes, saga: bytes, member: bytes) -> bool:
+    """Whether a value says it is of this saga, and of the snapshot and step of this member of the saga's index."""
+    return (
+        value[OFFSET_SNAPSHOT_ID:OFFSET_NAMES] == member[4:] + saga
+        and value[OFFSET_STEP_INDEX] ^ _SIGN == member[0]
+        and value[OFFSET_STEP_INDEX + 1 : OFFSET_RAW_LENGTH] == member[1:4]
+    )
 
 
 def snapshot_id(value: bytes) -> UUID | None:

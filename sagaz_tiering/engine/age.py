@@ -22,6 +22,7 @@ from sagaz_tiering.codec import read_meta
 from sagaz_tiering.engine import due_durable, due_hot
 from sagaz_tiering.engine.archive import Packer
 from sagaz_tiering.engine.due_hot import Batch, plan
+from sagaz_tiering.engine.foreign import mend_turns
 from sagaz_tiering.engine.frame_keys import RunKeys, needs_key
 from sagaz_tiering.engine.frames import Supplies, build
 from sagaz_tiering.engine.job import JobContext, Tally
@@ -67,6 +68,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
 
     Raises MasterKeyUnavailable after all else, where encrypted policies had to wait for their keys.
     """
+    await mend_turns(context, tally)
     await put_policies_in_force(context)
     if not await ensure_trusted(context, tally):
         return
@@ -108,6 +110,7 @@ async def _pack(
     context: JobContext, packer: Packer, batch: Batch, keys: RunKeys, tally: Tally, *, durable: bool = False
 ) -> None:
     values = batch.values
+    tally.add("quarantined", batch.strange)
     metas = _metas(values) if keys.needed else []
     encrypted = {meta.saga_id for meta in metas if needs_key(context.policies.for_meta(meta))}
     pins_us = await _pins_us(context, values)

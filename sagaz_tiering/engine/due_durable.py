@@ -12,6 +12,7 @@ from sagaz_tiering.catalog.durable import ClaimedRow, Postponement
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec import read_meta
 from sagaz_tiering.engine.due_hot import CHUNK_BYTES, Batch
+from sagaz_tiering.engine.foreign import durable_meta
 from sagaz_tiering.engine.frame_keys import LOOK_AGAIN_US, needs_key
 from sagaz_tiering.engine.frames import RETRY_UNREADABLE_US, chunks
 from sagaz_tiering.engine.job import JobContext
@@ -35,14 +36,18 @@ async def batches(context: JobContext, turns: Turns, held: Callable[[UUID], bool
         if not rows:
             return
         mine = await context.hot.claim_these(sorted({row.saga_id for row in rows}), ttl=options.claim_ttl, token=token)
-        due = {row.snapshot_id: to_pack(context, row.value) for row in rows if row.saga_id in mine}
-        await durable.postpone([_postponement(context, row) for row in rows if due.get(row.snapshot_id, row) is None])
-        # The rows were read before their sagas were ours: another run may have packed them in between.
-        safe = await already_packed(context, [meta for meta in due.values() if meta is not None])
-        todo = [
-            row
+        metas = {
+            row.snapshot_id: await durable_meta(context, row.snapshot_id, row.value, saga_id=row.saga_id)
             for row in rows
-            if due.get(row.snapshot_id) is not None and row.snapshot_id not in safe and not held(row.snapshot_id)
+            if row.saga_id in mine
+        }
+        due = {snapshot_id: meta for snapshot_id, meta in metas.items() if meta is not None and _is_due(context, meta)}
+        rest = [row for row in rows if row.snapshot_id in metas and row.snapshot_id not in due]
+        await durable.postpone([_postponement(context, row, metas[row.snapshot_id]) for row in rest])
+        # The rows were read before their sagas were ours: another run may have packed them in between.
+        safe = await already_packed(context, list(due.values()))
+        todo = [
+            row for row in rows if row.snapshot_id in due and row.snapshot_id not in safe and not held(row.snapshot_id)
         ]
         todo.sort(key=lambda row: row.saga_id)
         # What Redis has of these sagas is not looked at here, so their turns there stay as they are.
@@ -63,8 +68,12 @@ def to_pack(context: JobContext, value: bytes) -> SnapshotMeta | None:
     except CorruptRecord as exc:
         _log.error("snapshot.unreadable", tier="durable", error=str(exc))
         return None
+    return meta if _is_due(context, meta) else None
+
+
+def _is_due(context: JobContext, meta: SnapshotMeta) -> bool:
     decision = context.policies.decide(meta, context.now_us)
-    return meta if decision.due and not decision.expired else None
+    return decision.due and not decision.expired
 
 
 def waiting(context: JobContext, metas: Sequence[SnapshotMeta], keyless: set[UUID]) -> list[Postponement]:
@@ -81,10 +90,8 @@ def waiting(context: JobContext, metas: Sequence[SnapshotMeta], keyless: set[UUI
     ]
 
 
-def _postponement(context: JobContext, row: ClaimedRow) -> Postponement:
-    try:
-        meta = read_meta(row.value)
-    except CorruptRecord:
+def _postponement(context: JobContext, row: ClaimedRow, meta: SnapshotMeta | None) -> Postponement:
+    if meta is None:
         later = context.now_us + RETRY_UNREADABLE_US
         return Postponement(
             snapshot_id=row.snapshot_id, saved_us=to_micros(row.saved_at), due_us=later, expires_us=None

@@ -12,15 +12,16 @@ from uuid import UUID
 
 import structlog
 
-from sagaz_tiering.codec import read_meta
+from sagaz_tiering.engine.foreign import Strange, meta_of, set_aside, sort_out, strange_of
 from sagaz_tiering.engine.frames import RETRY_UNREADABLE_US, Work, chunks
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.engine.turns import Turn, Turns, claims
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.storage.hot_keys import member
 from sagaz_tiering.storage.hot_values import Gathered, Header
-from sagaz_tiering.value_peek import raw_length
+from sagaz_tiering.value_peek import raw_length, stands_for
 
 _log = structlog.get_logger(__name__)
 CHUNK_BYTES = 8 * 2**20
@@ -37,10 +38,11 @@ class Due:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Values that may be due. Of the turns in `complete` nothing more follows."""
+    """Values that may be due. Of the turns in `complete` nothing more follows. `strange` went into quarantine."""
 
     work: list[Work]
     complete: Sequence[Turn] = field(default=())
+    strange: int = 0
 
     @property
     def values(self) -> list[bytes]:
@@ -52,11 +54,13 @@ def plan(headers: Sequence[Header], policies: PolicySet, now_us: int, turn: Turn
     due = []
     for header in headers:
         turn.left += 1
+        if not header.is_ours():
+            continue
         if header.head is None:
             _note_gone(header.snapshot_id, turn, now_us)
             continue
         try:
-            meta = read_meta(header.head)
+            meta = meta_of(turn.claimed.saga_id, header)
         except CorruptRecord as exc:
             _log.error("snapshot.unreadable", snapshot_id=str(header.snapshot_id), tier="hot", error=str(exc))
             turn.look_at(now_us + RETRY_UNREADABLE_US)
@@ -78,11 +82,17 @@ async def batches(context: JobContext, turns: Turns) -> AsyncGenerator[Batch, No
         found = await context.hot.gather([turn.claimed.saga_id for turn in new])
         small: list[Work] = []
         large: list[Turn] = []
+        quarantined = 0
         for turn, whole in zip(new, found, strict=True):
             if whole is None:
                 large.append(turn)
-            else:
-                small.append((turn, _present(whole, turn, context.now_us)))
+                continue
+            present, strange = _present(whole, turn, context.now_us)
+            small.append((turn, present))
+            if strange:
+                quarantined += await _set_aside(context, turn, strange)
+        if quarantined:
+            yield Batch(work=[], strange=quarantined)
         for work in chunks(small, _raw_bytes, CHUNK_BYTES):
             yield Batch(work=work, complete=[turn for turn, _ in work])
         for turn in large:
@@ -90,16 +100,35 @@ async def batches(context: JobContext, turns: Turns) -> AsyncGenerator[Batch, No
                 yield batch
 
 
-def _present(whole: Gathered, turn: Turn, now_us: int) -> list[bytes]:
+def _present(whole: Gathered, turn: Turn, now_us: int) -> tuple[list[bytes], list[Strange]]:
     turn.left = whole.count
-    for snapshot_id in whole.gone:
+    present, gone, strange = sort_out(turn.claimed.saga_id, whole)
+    for snapshot_id in gone:
         _note_gone(snapshot_id, turn, now_us)
-    return [value for value in whole.values if value is not None]
+    return present, strange
+
+
+async def _set_aside(context: JobContext, turn: Turn, strange: Sequence[Strange]) -> int:
+    """Into quarantine with these; the saga is looked at again some day. How many."""
+    turn.left -= await set_aside(context, turn.claimed.saga_id, strange)
+    if not all(each.extra for each in strange):
+        turn.look_at(context.now_us + RETRY_UNREADABLE_US)
+    return len(strange)
 
 
 def _note_gone(snapshot_id: UUID, turn: Turn, now_us: int) -> None:
     _log.error("snapshot.lost", snapshot_id=str(snapshot_id), tier="hot", error="its index names it, its value is gone")
     turn.look_at(now_us + RETRY_UNREADABLE_US)
+
+
+def _same(turn: Turn, due: Sequence[Due], values: Sequence[bytes | None]) -> list[bytes]:
+    """Those values that are of the snapshots whose headers were due: others may have come into their places since."""
+    saga, found = turn.claimed.saga_id.bytes, []
+    for item, value in zip(due, values, strict=True):
+        place = member(item.meta.step_index, item.meta.snapshot_id)
+        if value is not None and stands_for(value, saga, place):
+            found.append(value)
+    return found
 
 
 def _raw_bytes(work: Work) -> int:
@@ -109,12 +138,14 @@ def _raw_bytes(work: Work) -> int:
 async def _page_by_page(context: JobContext, turn: Turn) -> AsyncGenerator[Batch, None]:
     """A saga that is too large to be read at once. Snapshots that others evict meanwhile may hide some: it is looked
     at again then."""
+    strange: list[Strange] = []
     async for headers in context.hot.headers(turn.claimed.saga_id):
+        strange += strange_of(turn.claimed.saga_id, headers)
         due = plan(headers, context.policies, context.now_us, turn)
         for some in chunks(due, lambda item: item.raw_length, CHUNK_BYTES):
             ids = [item.meta.snapshot_id for item in some]
             values = await context.hot.fetch(turn.claimed.saga_id, ids)
-            present = [value for value in values if value is not None]
-            turn.left -= len(values) - len(present)
-            yield Batch(work=[(turn, present)])
-    yield Batch(work=[], complete=[turn])
+            turn.left -= values.count(None)
+            yield Batch(work=[(turn, _same(turn, some, values))])
+    quarantined = await _set_aside(context, turn, strange) if strange else 0
+    yield Batch(work=[], complete=[turn], strange=quarantined)

@@ -21,9 +21,9 @@ import structlog
 from sagaz_tiering.catalog.durable import Postponement
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack, PackLife
-from sagaz_tiering.codec import read_meta
 from sagaz_tiering.engine.breaker import refuse_mass_delete
 from sagaz_tiering.engine.finish import finish_deletions, vacuum_erased
+from sagaz_tiering.engine.foreign import Strange, mend_turns, meta_of, set_aside, strange_of
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.journal import publish_journal
 from sagaz_tiering.engine.ownership import put_policies_in_force, retention_revision
@@ -51,15 +51,17 @@ _HELD_US = micros(timedelta(hours=1))
 _BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
-def plan(headers: Sequence[Header], policies: PolicySet, now_us: int) -> tuple[list[SnapshotMeta], list[SnapshotMeta]]:
+def plan(
+    saga_id: UUID, headers: Sequence[Header], policies: PolicySet, now_us: int
+) -> tuple[list[SnapshotMeta], list[SnapshotMeta]]:
     """(expired, alive) of a saga's hot snapshots. Pure; what cannot be read is left to `age`, which reports it."""
     expired: list[SnapshotMeta] = []
     alive: list[SnapshotMeta] = []
     for header in headers:
-        if header.head is None:
+        if header.head is None or not header.is_ours():
             continue
         try:
-            meta = read_meta(header.head)
+            meta = meta_of(saga_id, header)
         except CorruptRecord:
             continue
         (expired if policies.decide(meta, now_us).expired else alive).append(meta)
@@ -70,8 +72,8 @@ async def preview(context: JobContext, tally: Tally) -> None:
     """Count what a run would remove now, and what legal holds keep."""
     async for saga_ids in _due_sagas(context):
         expired: list[SnapshotMeta] = []
-        async for _, headers in _headers(context, saga_ids):
-            expired += plan(headers, context.policies, context.now_us)[0]
+        async for position, headers in _headers(context, saga_ids):
+            expired += plan(saga_ids[position], headers, context.policies, context.now_us)[0]
         await _count(context, "hot", expired, tally)
     after = _BEGINNING
     while rows := await context.catalog.durable.expired(context.now, after, _DURABLE_ROWS):
@@ -103,6 +105,7 @@ async def _count(context: JobContext, kind: str, expired: Sequence[SnapshotMeta]
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Remove everything that is past its retention. Nothing where the clock is not sure."""
+    await mend_turns(context, tally)
     await put_policies_in_force(context)
     await publish_journal(context)
     await finish_deletions(context, tally)
@@ -182,9 +185,11 @@ async def _expire_batch(context: JobContext, lease: Lease, claimed: Sequence[Cla
 async def _look(context: JobContext, turns: Sequence[Turn]) -> list[tuple[Turn, SnapshotMeta]]:
     """What has expired of these sagas; notes when what has not needs a look again."""
     found: list[tuple[Turn, SnapshotMeta]] = []
+    strange: dict[Turn, list[Strange]] = {turn: [] for turn in turns}
     async for position, headers in _headers(context, [turn.claimed.saga_id for turn in turns]):
         turn = turns[position]
-        gone, alive = plan(headers, context.policies, context.now_us)
+        strange[turn] += strange_of(turn.claimed.saga_id, headers)
+        gone, alive = plan(turn.claimed.saga_id, headers, context.policies, context.now_us)
         found += [(turn, meta) for meta in gone]
         unreadable = len(headers) - len(gone) - len(alive)
         turn.left += len(alive) + unreadable
@@ -192,6 +197,9 @@ async def _look(context: JobContext, turns: Sequence[Turn]) -> list[tuple[Turn, 
             turn.expire_at(context.now_us + _HELD_US)
         for meta in alive:
             turn.keep(context, meta)
+    for turn, entries in strange.items():
+        if entries:
+            turn.left -= await set_aside(context, turn.claimed.saga_id, entries)
     return found
 
 

@@ -11,17 +11,13 @@ from collections.abc import Sequence
 from datetime import datetime
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.catalog.durable import DurableRow
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.codec import read_meta
+from sagaz_tiering.engine.foreign import durable_meta
 from sagaz_tiering.engine.frames import chunks
 from sagaz_tiering.engine.job import JobContext
-from sagaz_tiering.errors import CorruptRecord
 
-_log = structlog.get_logger(__name__)
 _ROWS = 5_000
 _FIRST = UUID(int=0)
 _COPIED_BYTES = 4 * 2**20
@@ -86,11 +82,9 @@ async def _copy(context: JobContext, lease: Lease, rows: Sequence[DurableRow]) -
 
 
 async def _save(context: JobContext, snapshot_id: UUID, value: bytes) -> bool | None:
-    """Whether it is there now; None for what cannot be read."""
-    try:
-        meta = read_meta(value)
-    except CorruptRecord as exc:
-        _log.error("snapshot.unreadable", snapshot_id=str(snapshot_id), tier="durable", error=str(exc))
+    """Whether it is there now; None for what cannot be read, or is of another snapshot."""
+    meta = await durable_meta(context, snapshot_id, value)
+    if meta is None:
         return None
     decision = context.policies.decide(meta, context.now_us)
     refused = await context.hot.save(meta, value, due_us=decision.due_us, expires_us=decision.expires_us)

@@ -194,6 +194,12 @@ async def _rehydrate(context: JobContext, frame: Sequence[Place], until: datetim
     records = await reader.frame(
         first.object_key, first.byte_offset, first.byte_length, vouched=first.digest, frame_key=key
     )
+    for record in records:
+        if record.meta.saga_id != first.saga_id:
+            raise CorruptPack(
+                f"{first.object_key}: a frame of saga {first.saga_id} holds snapshot {record.meta.snapshot_id} "
+                f"of saga {record.meta.saga_id}"
+            )
     await context.catalog.restores.pin(wanted, until)
     saved: set[UUID] = set()
     async with context.catalog.restores.keeping(first, wanted) as there:

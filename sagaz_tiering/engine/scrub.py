@@ -16,6 +16,7 @@ import functools
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from uuid import UUID
 
 import structlog
 
@@ -37,6 +38,7 @@ from sagaz_tiering.pack.frame import frame_digest
 from sagaz_tiering.pack.reader import PackReader, footer_digest, footer_key, footer_part
 from sagaz_tiering.planning import Cost
 from sagaz_tiering.storage_class import StorageClass
+from sagaz_tiering.value_peek import snapshot_id
 from sagaz_tiering.zstd import DICTIONARY_ID_BYTES
 
 _log = structlog.get_logger(__name__)
@@ -217,11 +219,21 @@ async def _save_what_is_near(context: JobContext, lease: Lease, pack: Pack) -> t
     ids = await scrubbing.snapshot_ids(pack.pack_id)
     for start in range(0, len(ids), _PAGE):
         page = ids[start : start + _PAGE]
-        near = set(await context.hot.owners(page)) | await scrubbing.durable_of(page)
+        near = await _in_redis(context, page) | await scrubbing.durable_of(page)
         if near:
             await scrubbing.let_go(pack.pack_id, sorted(near), lease)
         saved, rest = saved + len(near), rest + len(page) - len(near)
     return saved, rest
+
+
+async def _in_redis(context: JobContext, snapshot_ids: Sequence[UUID]) -> set[UUID]:
+    """Of these, those that Redis has the value of: the name of one that is gone, or another's bytes, save nothing."""
+    near: set[UUID] = set()
+    for named in await context.hot.owners(snapshot_ids):
+        value = await context.hot.get(named)
+        if isinstance(value, bytes) and snapshot_id(value) == named:
+            near.add(named)
+    return near
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

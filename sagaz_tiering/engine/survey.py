@@ -142,7 +142,7 @@ def _decided(
 ) -> list[tuple[SnapshotMeta, Decision, int]]:
     found = []
     for header in headers:
-        if header.head is None:
+        if header.head is None or not header.is_ours():
             continue
         try:
             meta = read_meta(header.head)

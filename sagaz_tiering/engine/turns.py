@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
+from sagaz_tiering.engine.foreign import set_turns_aside
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.policy import Decision
 from sagaz_tiering.snapshot import SnapshotMeta
@@ -85,7 +86,7 @@ async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[C
     options, token = context.options, f"{context.owner}/{uuid4().hex}"
     for shard in SHARDS:
         while not context.stopping.is_set():
-            claimed = await context.hot.claim(
+            claimed, strange = await context.hot.claim(
                 shard=shard,
                 expiring=expiring,
                 now_us=context.now_us,
@@ -93,9 +94,11 @@ async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[C
                 ttl=options.claim_ttl,
                 token=token,
             )
-            if not claimed:
+            await set_turns_aside(context, context.hot.turns(shard, expiring=expiring), strange)
+            if claimed:
+                yield claimed
+            elif not strange:
                 break
-            yield claimed
 
 
 async def settle(context: JobContext, turns: Iterable[Turn]) -> None:

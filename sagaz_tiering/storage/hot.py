@@ -178,9 +178,23 @@ class HotTier(HotTurns):
             cursor: int = 0
             while True:
                 cursor, keys = await client.scan(cursor, match=pattern, count=1000)
-                yield [UUID(hex=key[start - 1 : -1].decode()) for key in keys if isinstance(key, bytes)]
+                found = (hot_keys.saga_of(key[start - 1 : -1]) for key in keys if isinstance(key, bytes))
+                yield [saga for saga in found if saga is not None]
                 if cursor == 0:
                     return
+
+    async def renew_turns(self, index: str) -> str:
+        """Move what is in the place of an index aside (where to), and enter every saga of its shard, due now."""
+        aside = f"{index}:set-aside"
+        with self._translated() as client:
+            await client.rename(index, aside)
+            async for page in self.saga_ids():
+                sagas: dict[Any, int] = {
+                    saga.hex: 0 for saga in page if index in (self.keys.due(saga.hex[0]), self.keys.expiry(saga.hex[0]))
+                }
+                if sagas:
+                    await client.zadd(index, sagas, lt=True)
+        return aside
 
     async def _lengths(
         self, client: redis.asyncio.Redis, keys: Sequence[bytes], prefix: bytes
@@ -188,9 +202,11 @@ class HotTier(HotTurns):
         pipe = client.pipeline(transaction=False)
         for key in keys:
             pipe.strlen(key)
-        lengths = await pipe.execute() if keys else []
-        names = [key.removeprefix(prefix).decode().split("}:") for key in keys]
+        lengths = await pipe.execute(raise_on_error=False) if keys else []
+        names = [key.removeprefix(prefix).partition(b"}:") for key in keys]
+        found = [(hot_keys.saga_of(saga), hot_keys.saga_of(snapshot)) for saga, _, snapshot in names]
         return [
-            (UUID(hex=saga), UUID(hex=snapshot), length)
-            for (saga, snapshot), length in zip(names, lengths, strict=True)
+            (saga, snapshot, length)
+            for (saga, snapshot), length in zip(found, lengths, strict=True)
+            if saga is not None and snapshot is not None and isinstance(length, int)  # else it is none of ours
         ]

@@ -32,7 +32,8 @@ class HotDictionaries:
         """Dictionary ids by saga name; empty for a Redis that was emptied."""
         with self._redis() as client:
             found: dict[Any, Any] = await client.hgetall(self._names)
-        return {name.decode("utf-8", "surrogatepass"): dictionary_id for name, dictionary_id in found.items()}
+        names = {name: _name(name) for name in found}
+        return {text: found[name] for name, text in names.items() if text is not None}
 
     async def put(self, dictionary: Dictionary) -> None:
         """Store the content of one."""
@@ -53,3 +54,11 @@ class HotDictionaries:
         if current:
             with self._redis() as client:
                 await client.hset(self._names, mapping={text_bytes(name): id_ for name, id_ in current.items()})
+
+
+def _name(raw: bytes) -> str | None:
+    """A saga name; None for what something else wrote there."""
+    try:
+        return raw.decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError:
+        return None

@@ -6,7 +6,7 @@ from uuid import UUID
 
 import redis.asyncio
 
-from sagaz_tiering.storage.hot_keys import SHARDS, HotKeys
+from sagaz_tiering.storage.hot_keys import SHARDS, HotKeys, saga_of
 
 
 async def sample_turns(
@@ -28,4 +28,4 @@ async def sample_turns(
             seen += len(page)
             if cursor == 0:
                 break
-    return [UUID(hex=saga.decode()) for saga in found], sum(sizes)
+    return [saga for saga in map(saga_of, found) if saga is not None], sum(sizes)

@@ -13,7 +13,7 @@ from uuid import UUID
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage import hot_keys
 from sagaz_tiering.storage.hot_incarnation import HotIncarnation
-from sagaz_tiering.storage.hot_keys import SHARDS
+from sagaz_tiering.storage.hot_keys import SHARDS, saga_of
 from sagaz_tiering.storage.hot_sample import sample_turns
 from sagaz_tiering.storage.hot_values import ClaimedSaga, Gathered, Header, TurnOf, gathered, headers_of
 from sagaz_tiering.units import micros
@@ -31,17 +31,44 @@ class HotTurns(HotIncarnation):
 
     async def claim(
         self, *, shard: str, expiring: bool, now_us: int, count: int, ttl: timedelta, token: str
-    ) -> list[ClaimedSaga]:
-        """Up to `count` sagas of a shard whose turn has come and that nobody works on.
+    ) -> tuple[list[ClaimedSaga], list[bytes]]:
+        """Up to `count` sagas of a shard whose turn has come and that nobody works on; and entries that name no saga.
 
         They are due again after `ttl`, should nobody settle them.
         """
-        index = self.keys.expiry(shard) if expiring else self.keys.due(shard)
+        index = self.turns(shard, expiring=expiring)
         ms = int(ttl.total_seconds() * 1000)
         args = [f"{self.keys.prefix}:claim:", now_us, count, ms, token, now_us + micros(ttl)]
         raw = await self._eval("claim", [index], args)
         turn = TurnOf.EXPIRE if expiring else TurnOf.AGE
-        return [ClaimedSaga(UUID(hex=saga.decode()), token, turn) for saga in raw]
+        sagas = {entry: saga_of(entry) for entry in raw}
+        claimed = [ClaimedSaga(saga, token, turn) for saga in sagas.values() if saga is not None]
+        return claimed, [entry for entry, saga in sagas.items() if saga is None]
+
+    def turns(self, shard: str, *, expiring: bool) -> str:
+        """The key of an index of turns."""
+        return self.keys.expiry(shard) if expiring else self.keys.due(shard)
+
+    async def drop_turns(self, index: str, entries: Sequence[bytes]) -> None:
+        """Take entries that name no saga out of an index of turns."""
+        with self._translated() as client:
+            await client.zrem(index, *entries)
+            await client.delete(*(f"{self.keys.prefix}:claim:".encode() + entry for entry in entries))
+
+    async def drop_members(self, saga_id: UUID, members: Sequence[bytes]) -> int:
+        """Take entries that stand for no snapshot out of a saga's index; how many were there."""
+        with self._translated() as client:
+            return int(await client.zrem(self.keys.index(saga_id.hex), *members))
+
+    async def broken_turns(self) -> list[str]:
+        """Indexes of turns that something else is in the place of."""
+        indexes = [self.turns(shard, expiring=expiring) for shard in SHARDS for expiring in (False, True)]
+        with self._translated() as client:
+            pipe = client.pipeline(transaction=False)
+            for index in indexes:
+                pipe.type(index)
+            kinds = await pipe.execute()
+        return [index for index, kind in zip(indexes, kinds, strict=True) if kind not in (b"zset", b"none")]
 
     async def gather(self, saga_ids: Sequence[UUID]) -> list[Gathered | None]:
         """Every value of each of these sagas, few trips for all; None for a saga that has too many or too large ones.
@@ -78,8 +105,8 @@ class HotTurns(HotIncarnation):
         while True:
             with self._translated() as client:
                 page: Any = await client.zrangebyscore(index, "-inf", now_us, start=first, num=_PAGE)
-            for saga in page:
-                yield UUID(hex=saga.decode())
+            for saga_id in filter(None, map(saga_of, page)):
+                yield saga_id
             if len(page) < _PAGE:
                 return
             first += _PAGE
@@ -92,8 +119,8 @@ class HotTurns(HotIncarnation):
             with self._translated() as client:
                 sagas: Any = await client.zrangebyscore(index, "-inf", now_us, start=first, num=_PAGE)
                 pipe = client.pipeline(transaction=False)
-                for saga in sagas:
-                    pipe.zcard(self.keys.index(saga.decode()))
+                for saga_id in filter(None, map(saga_of, sagas)):
+                    pipe.zcard(self.keys.index(saga_id.hex))
                 found += int(sum(await pipe.execute()))
             if len(sagas) < _PAGE:
                 return found

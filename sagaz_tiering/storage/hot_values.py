@@ -118,14 +118,6 @@ class Gathered:
     members: list[bytes]
     values: list[bytes | None]
 
-    @property
-    def gone(self) -> list[UUID]:
-        """Those that the index names, though their values are not there."""
-        if None not in self.values:
-            return []
-        named = zip(self.members, self.values, strict=True)
-        return [hot_keys.member_id(member) for member, value in named if value is None]
-
 
 def gathered(raw: list[Any]) -> Gathered | None:
     """What the script `gather` answers."""

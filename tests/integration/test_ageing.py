@@ -214,7 +214,7 @@ async def test_claimed_saga_is_out_of_the_way_and_comes_back(shop: Product) -> N
     async def claim(at_us: int) -> list[UUID]:
         found = []
         for shard in "0123456789abcdef":
-            claimed = await hot.claim(shard=shard, expiring=False, now_us=at_us, count=100, ttl=ttl, token="one")
+            claimed, _ = await hot.claim(shard=shard, expiring=False, now_us=at_us, count=100, ttl=ttl, token="one")
             found += [each.saga_id for each in claimed]
         return found
 

@@ -237,7 +237,8 @@ async def test_jobs_leave_a_primary_that_became_a_replica(watched: Watched) -> N
         await watched.hand_over()
         assert len(await ours(watched.primary)) == 2
         ask: dict[str, Any] = {"expiring": False, "now_us": 9, "ttl": timedelta(minutes=1), "token": "t", "count": 9}
-        assert [each.saga_id for each in await hot.claim(shard=first.saga_id.hex[0], **ask)] == [first.saga_id]
+        claimed, _ = await hot.claim(shard=first.saga_id.hex[0], **ask)
+        assert [each.saga_id for each in claimed] == [first.saga_id]
         await hot.settle(turns, 1)
         assert await ours(watched.primary) == []
 

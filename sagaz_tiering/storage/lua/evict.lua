@@ -4,6 +4,14 @@
 -- ARGV  1 key prefix  2 saga hex  3 token of the claim, or ''
 --       4 per snapshot 64 bytes: id hex (32), member (20), saved (8), crc (4)
 -- Returns how many values went, and how many snapshots the saga still has; with none left its claim ends too.
+-- The version that a value itself tells, where its pointer was lost or overwritten; nil where there is no value.
+local function version_of(key)
+  local saved = redis.pcall('GETRANGE', key, 8, 15)
+  if type(saved) ~= 'string' or #saved < 8 then
+    return nil
+  end
+  return saved .. redis.call('GETRANGE', key, 40, 43)
+end
 local gone, dead, members, pointers = 0, {}, {}, {}
 local value_prefix, pointer_prefix = ARGV[1] .. ':{' .. ARGV[2] .. '}:', ARGV[1] .. ':id:'
 for at = 1, #ARGV[4], 64 do
@@ -12,9 +20,15 @@ end
 for i, pointer in ipairs(redis.call('MGET', unpack(pointers))) do
   local at = 64 * i - 63
   local key = value_prefix .. string.sub(ARGV[4], at, at + 31)
-  local ours = pointer and #pointer == 56 and string.sub(pointer, 1, 32) == ARGV[2]
   local wanted = string.sub(ARGV[4], at + 52, at + 63)
-  local there = ours and string.sub(pointer, 45, 56)
+  local ours, there
+  if pointer and #pointer == 56 then
+    ours = string.sub(pointer, 1, 32) == ARGV[2]
+    there = ours and string.sub(pointer, 45, 56)
+  else
+    there = version_of(key)
+    ours = there ~= nil
+  end
   if there == wanted or (ours and struct.unpack('>l', there) < struct.unpack('>l', wanted)) then
     dead[#dead + 1] = key
     dead[#dead + 1] = pointers[i]
