@@ -95,8 +95,10 @@ class ServerClock:
         *,
         host: Clock | None = None,
         uptime: Callable[[], float] = uptime_s,
+        server: str = "PostgreSQL",
     ) -> None:
         self._catalog = catalog
+        self._server = server
         self._fallback = fallback
         self._host = host or SystemClock()
         self._uptime = uptime
@@ -109,6 +111,7 @@ class ServerClock:
         self._was_sure = False
         self._host_was_off = False
         self._latest_us = 0
+        self._measure_at_s = float("-inf")
         self._keeping: asyncio.Task[None] | None = None
 
     async def __aenter__(self) -> Self:
@@ -116,6 +119,7 @@ class ServerClock:
             if not await self.measure():
                 break
         self._keeping = asyncio.create_task(self._keep(), name="clock")
+        self._tell()
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -131,6 +135,13 @@ class ServerClock:
             now_us = self._latest_us
         self._latest_us = now_us
         return from_micros(now_us)
+
+    async def read(self) -> datetime:
+        """`now`; measured first if that was a minute ago, for whoever does not use it in `async with`."""
+        if self._uptime() >= self._measure_at_s:
+            self._measure_at_s = self._uptime() + MEASURE_EVERY.total_seconds()
+            await self.measure()
+        return self.now()
 
     @property
     def sure(self) -> bool:
@@ -231,17 +242,18 @@ class ServerClock:
         _log.warning(
             "clock.not_measured",
             source=self._source,
-            hint="PostgreSQL has not told its time yet: nothing is removed before it did",
+            hint=f"{self._server} has not told its time yet: the tiered storage removes nothing before it did",
         )
 
     def _tell(self) -> None:
         """What has changed."""
         host_s = self.host_ahead.total_seconds()
-        metrics.CLOCK_SURE.set(self.sure)
-        metrics.CLOCK_HOST_AHEAD.set(host_s)
+        if self._keeping is not None:  # else it is one of several, each storage's own
+            metrics.CLOCK_SURE.set(self.sure)
+            metrics.CLOCK_HOST_AHEAD.set(host_s)
         if self._was_sure and not self.sure:
             by_s = (self._doubted[-1].offset_us - self._best().offset_us) / 1e6 if self._doubted else 0.0
-            hint = f"nothing is removed until {AGREEING} measurements agree; is PostgreSQL's clock right?"
+            hint = f"nothing is removed until {AGREEING} measurements agree; is {self._server}'s clock right?"
             _log.error("clock.jumped", by_s=round(by_s, 3), hint=hint)
         elif self.sure and not self._was_sure:
             _log.info("clock.sure", host_ahead_s=round(host_s, 3))
@@ -251,7 +263,7 @@ class ServerClock:
             _log.warning(
                 "clock.host_off",
                 ahead_s=round(host_s, 3),
-                hint="PostgreSQL's time is used; set this host's clock, and that of PostgreSQL's host, by NTP",
+                hint=f"{self._server}'s time is used; set this host's clock, and that of {self._server}'s host, by NTP",
             )
         elif self._host_was_off and not is_off:
             _log.info("clock.host_right", ahead_s=round(host_s, 3))

@@ -12,8 +12,9 @@ from uuid import uuid4
 import pytest
 from support.clocks import Ahead, Servers, Uptime
 from support.snapshots import make
-from support.tiers import config
+from support.tiers import DAY, config
 
+from sagaz_tiering import PostgreSQLSnapshotStorage, RedisSnapshotStorage, server_clock
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec import read_meta
 from sagaz_tiering.db.migrations import migrate
@@ -164,3 +165,22 @@ async def test_facade_expires_nothing_before_postgresql_told_its_time(
         servers.catalog_away, servers.catalog_ahead = False, YEAR
         assert await early.storage().delete_expired_snapshots() == 0
     await all_there(shop, snapshots)
+
+
+@pytest.mark.guarantee("G3")
+@pytest.mark.parametrize("kind", ["postgresql", "redis"])
+async def test_standalone_storages_go_by_their_own_servers(
+    database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """On a host a year ahead nothing has expired, and nothing is given a time to live that is a year too short."""
+    monkeypatch.setattr(server_clock, "SystemClock", lambda: Ahead(YEAR))
+    storage = PostgreSQLSnapshotStorage(database) if kind == "postgresql" else RedisSnapshotStorage(redis_url)
+    async with storage:
+        now = datetime.now(UTC)
+        kept = make(0, retention_until=now + 200 * DAY)
+        await storage.save_snapshot(kept)
+        await storage.save_snapshot(make(1, retention_until=now - DAY))
+        assert await storage.delete_expired_snapshots() == 1
+        assert await storage.get_snapshot(kept.snapshot_id) == kept
+        assert await storage.list_snapshots(kept.saga_id) == [kept]
+        assert [each async for each in storage.iter_snapshots()] == [kept]

@@ -12,6 +12,7 @@ import asyncpg
 from sagaz_tiering.db.database import Connection, Database, DatabaseOptions, affected
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError, CorruptRecord, SnapshotTooLarge
+from sagaz_tiering.server_clock import Sample
 from sagaz_tiering.storage.postgresql.schema import TABLES, missing
 
 _SQL: Final = load("standalone_schema")
@@ -71,6 +72,11 @@ class SnapshotPool:
         await self._tables.forget()
         await self._opened.forget()
         await self._database.close()
+
+    async def time(self) -> Sample:
+        """What the server's clock says. Raises CatalogUnavailable, ConfigError."""
+        await self._opened.done()
+        return await self._database.time()
 
     @asynccontextmanager
     async def acquire(self) -> AsyncIterator[Connection]:

@@ -10,9 +10,10 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
 from uuid import UUID
 
-from sagaz_tiering.clock import Clock, SystemClock, to_micros
+from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.errors import ConfigError, CorruptRecord, MissingDependencyError, SagazTieringError
+from sagaz_tiering.server_clock import ServerClock
 from sagaz_tiering.snapshot import MAX_STEP_INDEX, ReplayResult, SagaSnapshot, as_utc, as_uuid
 from sagaz_tiering.storage.answers import check_answer, checked_replay
 from sagaz_tiering.storage.base import Health, checked_limit
@@ -76,7 +77,7 @@ class PostgreSQLSnapshotStorage:
 
         if not 0 <= pool_min_size <= pool_max_size or pool_max_size < 1:
             raise ConfigError(f"pool_min_size {pool_min_size} and pool_max_size {pool_max_size} are no sizes of a pool")
-        self._clock: Clock = clock or SystemClock()
+        self._clock = clock
         self._options = DatabaseOptions(
             url=connection_string,
             shown_url=shown_url(connection_string, os.environ),
@@ -87,6 +88,7 @@ class PostgreSQLSnapshotStorage:
             command_timeout=command_timeout,
         )
         self._pool = SnapshotPool(self._options, self.CREATE_TABLES_SQL)
+        self._server_clock = ServerClock(self._pool.time)
 
     async def __aenter__(self) -> Self:
         return self
@@ -108,14 +110,14 @@ class PostgreSQLSnapshotStorage:
         Returns when it is committed. Raises InvalidSnapshot where it would not come back equal.
         """
         with reported_save(snapshot, _KIND):
-            row = await row_of(SagaSnapshot.of(snapshot), to_micros(self._clock.now()))
+            row = await row_of(SagaSnapshot.of(snapshot), to_micros(await self._now()))
             await self._pool.execute(_SQL["save_snapshot"], *row)
 
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
         """One snapshot by id. Raises CorruptRecord, as every read that has one snapshot for an answer."""
         key = as_uuid(snapshot_id, "snapshot_id")
         with measured_read():
-            row = await self._pool.fetchrow(_SQL["by_id"], key, self._clock.now())
+            row = await self._pool.fetchrow(_SQL["by_id"], key, await self._now())
             if row is None:
                 return None
             found = await snapshot_of(row)
@@ -161,13 +163,13 @@ class PostgreSQLSnapshotStorage:
 
     async def delete_expired_snapshots(self) -> int:
         """Remove what is past its retention; how many."""
-        return await self._delete_batches("delete_expired", self._clock.now())
+        return await self._delete_batches("delete_expired", await self._now())
 
     async def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
         """Every saga that has a live snapshot, ascending by id, from behind `after` on."""
         start = _behind(after)
         while start is not None:
-            rows = await self._pool.fetch(_SQL["sagas"], start, self._clock.now(), _IDS_PAGE)
+            rows = await self._pool.fetch(_SQL["sagas"], start, await self._now(), _IDS_PAGE)
             found = [UUID(bytes=row["saga_id"].bytes) for row in rows]
             for saga_id in found:
                 yield saga_id
@@ -270,11 +272,15 @@ class PostgreSQLSnapshotStorage:
         count, size = (0, 0) if row is None else (row["rows"], row["bytes"])
         return count, size, {"estimated": False, "table_bytes": whole}
 
+    async def _now(self) -> datetime:
+        """By the server's clock, unless one was given."""
+        return await self._server_clock.read() if self._clock is None else self._clock.now()
+
     async def _newest(self, saga_id: UUID, before: _Place, step_name: str | None = None) -> SagaSnapshot | None:
         """The newest live snapshot before a place in the order, of a step."""
         step = (None, None) if step_name is None else step_as_stored(step_name)
         with measured_read():
-            now = self._clock.now()
+            now = await self._now()
             row = await self._pool.fetchrow(_SQL["newest"], saga_id, now, *before, 1, _PAGE_BYTES, *step)
             if row is None:
                 return None
@@ -286,7 +292,7 @@ class PostgreSQLSnapshotStorage:
     async def _pages(self, query: str, saga_id: UUID, place: _Place, size: int, *rest: Any) -> AsyncIterator[list[Row]]:
         """Rows of `newest` or `oldest` from a place on, at most `size` and some `_PAGE_BYTES` at a time."""
         while True:
-            now = self._clock.now()
+            now = await self._now()
             rows = await self._pool.fetch(_SQL[query], saga_id, now, *place, size, _PAGE_BYTES, *rest)
             if not rows:
                 return

@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sagaz_tiering.clock import to_micros
+from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.server_clock import Sample, uptime_s
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.storage.redis import keys as redis_keys
 from sagaz_tiering.storage.redis.keys import SHARDS, Place, RedisKeys
@@ -95,6 +96,12 @@ class RedisShelf:
         pointer = redis_keys.pointer(place, nonce, meta.saved_us)
         keys = [self.keys.value(place, meta.snapshot_id.hex), self.keys.pointer(meta.snapshot_id.hex)]
         await self._run("save", keys, self._save_arguments(entry, place, nonce, pointer=pointer))
+
+    async def time(self) -> Sample:
+        """What the server's clock says; on a Cluster one node's."""
+        asked_s = uptime_s()
+        seconds, micros = await self._run("time", [self.keys.totals(SHARDS[0])], [])
+        return Sample(from_micros(int(seconds) * 1_000_000 + int(micros)), asked_s, uptime_s())
 
     async def get(self, snapshot_id: UUID, now_us: int) -> bytes | None:
         """The value of a live snapshot. Raises CorruptRecord if it cannot be found for damage."""

@@ -9,8 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final, Self
 from uuid import UUID
 
-from sagaz_tiering.clock import Clock, SystemClock, to_micros
+from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.errors import ConfigError, CorruptRecord, MissingDependencyError, SagazTieringError
+from sagaz_tiering.server_clock import ServerClock
 from sagaz_tiering.snapshot import MAX_TIME, ReplayResult, SagaSnapshot, as_utc, as_uuid
 from sagaz_tiering.storage import replay_log
 from sagaz_tiering.storage.answers import check_answer
@@ -84,7 +85,7 @@ class RedisSnapshotStorage:
         self.default_ttl = default_ttl
         self.enable_compression = enable_compression
         self.compression_level = compression_level
-        self._clock: Clock = clock or SystemClock()
+        self._clock = clock
         options = RedisOptions(
             address=parse_redis_url(redis_url), max_connections=max_connections, socket_timeout=socket_timeout
         )
@@ -92,6 +93,7 @@ class RedisSnapshotStorage:
         kind = ClusterShelf if self._redis.is_cluster else RedisShelf
         self._shelf: RedisShelf = kind(self._redis, RedisKeys(key_prefix))
         self._replays = ReplayShelf(self._shelf)
+        self._server_clock = ServerClock(self._shelf.time, server="Redis")
 
     async def __aenter__(self) -> Self:
         return self
@@ -116,7 +118,7 @@ class RedisSnapshotStorage:
             from sagaz_tiering.storage.redis.shelf import Entry
 
             level = self.compression_level if self.enable_compression else None
-            meta, value = await encode_value(SagaSnapshot.of(snapshot), saved_us=self._now_us(), level=level)
+            meta, value = await encode_value(SagaSnapshot.of(snapshot), saved_us=await self._now_us(), level=level)
             expires_us = meta.retention_us
             if expires_us is None and self.default_ttl is not None:
                 expires_us = min(meta.saved_us + self.default_ttl * 1_000_000, _LAST_US)
@@ -126,7 +128,7 @@ class RedisSnapshotStorage:
         """One snapshot by id. Raises CorruptRecord, as every read that has one snapshot for an answer."""
         with measured_read():
             wanted = as_uuid(snapshot_id, "snapshot_id")
-            value = await self._shelf.get(wanted, self._now_us())
+            value = await self._shelf.get(wanted, await self._now_us())
             if value is None:
                 return None
             found = await decode_value(value)
@@ -155,7 +157,7 @@ class RedisSnapshotStorage:
             cursor: Cursor | None = None
             left = wanted
             while left > 0:
-                page, cursor = await self._shelf.page(saga, self._now_us(), limit=left, behind=cursor)
+                page, cursor = await self._shelf.page(saga, await self._now_us(), limit=left, behind=cursor)
                 for stored in page:
                     found += await _readable(stored, saga, gaps)
                 left -= len(page)
@@ -178,11 +180,13 @@ class RedisSnapshotStorage:
         Looks only at what is expired. Where nobody calls it, what Redis has freed is taken out of the lists a day
         later, bit by bit with other saves.
         """
-        return await self._shelf.sweep(self._now_us())
+        return await self._shelf.sweep(await self._now_us())
 
     async def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
         """Every saga that has a live snapshot, ascending by id, from behind `after` on."""
-        async for saga in self._shelf.saga_ids(None if after is None else as_uuid(after, "after"), self._now_us()):
+        async for saga in self._shelf.saga_ids(
+            None if after is None else as_uuid(after, "after"), await self._now_us()
+        ):
             yield saga
 
     async def iter_snapshots(
@@ -226,7 +230,7 @@ class RedisSnapshotStorage:
         """
         from sagaz_tiering.storage.redis import health as redis_health
 
-        began, now_us = time.monotonic(), self._now_us()
+        began, now_us = time.monotonic(), await self._now_us()
         try:
             totals = await self._shelf.totals(now_us)
             async with self._redis.use() as client:
@@ -258,7 +262,7 @@ class RedisSnapshotStorage:
         cursor: Cursor | None = None
         while True:
             page, cursor = await self._shelf.page(
-                saga_id, self._now_us(), limit=1, step_name=step_name, not_after_us=not_after_us, behind=cursor
+                saga_id, await self._now_us(), limit=1, step_name=step_name, not_after_us=not_after_us, behind=cursor
             )
             for stored in page:
                 snapshot = await _decoded(stored, saga_id)
@@ -271,15 +275,16 @@ class RedisSnapshotStorage:
     async def _walk(self, saga_id: UUID, gaps: Gaps) -> AsyncIterator[SagaSnapshot]:
         cursor: Cursor | None = None
         while True:
-            page, cursor = await self._shelf.page(saga_id, self._now_us(), newest_first=False, behind=cursor)
+            page, cursor = await self._shelf.page(saga_id, await self._now_us(), newest_first=False, behind=cursor)
             for stored in page:
                 for snapshot in await _readable(stored, saga_id, gaps):
                     yield snapshot
             if cursor is None:
                 return
 
-    def _now_us(self) -> int:
-        return to_micros(self._clock.now())
+    async def _now_us(self) -> int:
+        """By Redis' clock, unless one was given."""
+        return to_micros(await self._server_clock.read() if self._clock is None else self._clock.now())
 
 
 async def _decoded(stored: Stored, saga_id: UUID) -> SagaSnapshot:
