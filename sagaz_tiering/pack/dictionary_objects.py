@@ -12,6 +12,8 @@ from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.zstd import Dictionary
 
 PREFIX = "dictionaries/"
+MOST_BYTES = 16 * 2**20
+"""Many times what is ever trained: anyone who may write to the bucket could put gigabytes there."""
 
 
 def dictionary_key(digest: bytes) -> str:
@@ -68,18 +70,15 @@ class BucketDictionaries:
         with suppress(ObjectExists):
             await self._objects.put(key, dictionary.data, storage_class=StorageClass.STANDARD, sha256=dictionary.digest)
         try:
-            found = await self._objects.get(key)
+            await self.get(dictionary.digest)
         except ObjectNotFound as exc:
             raise ColdTierUnavailable(f"{key}: written, but not there: {exc}") from exc
-        if found != dictionary.data:
-            raise CorruptData(
-                f"{key}: holds other bytes than its name says",
-                hint="delete that object; the job `train` puts it back from the catalog",
-            )
 
     async def get(self, digest: bytes) -> Dictionary:
-        """One, verified. Raises CorruptData, ObjectNotFound."""
+        """One, verified; what is too large to be one is not read. Raises CorruptData, ObjectNotFound."""
         key = dictionary_key(digest)
+        if (size := (await self._objects.head(key)).size) > MOST_BYTES:
+            raise CorruptData(f"{key}: {size:,} bytes are too many for a dictionary")
         data = await self._objects.get(key)
         if sha256(data).digest() != digest:
             raise CorruptData(f"{key}: its bytes are not those that its name says")

@@ -173,6 +173,39 @@ async def test_packs_from_before_there_were_digests_get_them(shop: Product) -> N
     await refuses_to_read(shop, real[1])
 
 
+async def test_packs_without_digests_wait_for_a_run_that_can_read_them_whole(shop: Product) -> None:
+    """A sample would not tell; the next run has a budget of its own."""
+    for saga_id in (VICTIM, MALLORY):
+        await aged(shop, of(saga_id))
+    assert len(await shop.object_keys()) == 2
+    await forget_digests(shop)
+    context = shop.runtime.job_context()
+    size = await shop.runtime.db.fetchval("SELECT max(byte_size) FROM sagaz_tiering.packs")
+    context.options = replace(context.options, scrub_bytes=size)
+    for _ in range(2):
+        assert (await shop.run("scrub")).counts["packs_vouched_for"] == 1
+    assert "packs_vouched_for" not in (await shop.run("scrub")).counts
+
+
+async def test_archived_pack_without_digests_gets_them_when_it_is_written_anew(shop: Product) -> None:
+    """Until then `scrub` says that only its copy was looked at; thawed for an erasure, it is compared whole."""
+    real = of(VICTIM)
+    key = await aged(shop, real, of(MALLORY))
+    shop.clock.advance(60 * DAY)
+    await shop.run("transition")
+    await forget_digests(shop)
+    report = await shop.run("scrub")
+    assert (report.counts["packs_sound"], report.counts["footers_not_vouched_for"]) == (1, 1), report
+    await shop.storage.forget(MALLORY)
+    await shop.run("compact")
+    shop.clock.advance(3 * DAY)
+    report = await shop.run("compact")
+    assert report.counts["snapshots"] == 2, report
+    query = "SELECT count(*) FROM sagaz_tiering.packs WHERE state = 'ACTIVE' AND footer_digest IS NULL"
+    assert await shop.runtime.db.fetchval(query) == 0
+    assert await shop.object_keys() != [key]
+
+
 @pytest.mark.parametrize("job", ["scrub", "transition", "compact", "expire"])
 async def test_forged_pack_without_digests_gets_none(shop: Product, job: str) -> None:
     """Its sha256 says so; no job vouches for it or moves it on."""

@@ -19,6 +19,7 @@ from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec import encode, read_header, to_value
 from sagaz_tiering.engine.dictionary_places import keep
 from sagaz_tiering.errors import ColdTierUnavailable
+from sagaz_tiering.pack import dictionary_objects
 from sagaz_tiering.pack.dictionary_objects import BucketDictionaries, dictionary_key
 from sagaz_tiering.pack.reader import PackReader, read_footer
 from sagaz_tiering.snapshot import SagaSnapshot
@@ -201,3 +202,15 @@ async def test_object_that_only_begins_like_a_dictionary_hides_none(shop: Produc
     await redis_do(shop.runtime.config.tiers.hot.url.get_secret_value(), "FLUSHALL")
     shop.runtime.dictionaries._kept.clear()
     assert alien().id in await shop.runtime.dictionaries.need(alien().id)
+
+
+async def test_object_that_is_too_large_for_a_dictionary_is_not_read(
+    shop: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is named, and neither the catalog nor the memory of a job has it."""
+    await overwrite(shop, f"dictionaries/{'ab' * 32}", bytes(1000), StorageClass.STANDARD)
+    monkeypatch.setattr(dictionary_objects, "MOST_BYTES", 999)
+    report = await shop.run("scrub")
+    assert (report.counts["altered"], report.counts["unreadable"]) == (1, 1), report
+    assert any("too many for a dictionary" in note for note in report.notes)
+    assert await shop.runtime.catalog.dictionaries.digests() == set()
