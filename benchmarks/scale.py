@@ -116,19 +116,19 @@ async def sizes(runtime: Runtime, snapshots: int) -> dict[str, Any]:
 
 async def lookups(runtime: Runtime, count: int) -> dict[str, Any]:
     """p50 and p99 in ms of what reads ask the catalog, one after the other, each of another random snapshot."""
-    places, now = runtime.catalog.locations, runtime.clock.now()
+    places = runtime.catalog.locations
     pages = await runtime.db.fetchval("SELECT pg_relation_size('sagaz_tiering.snapshots') / 8192")
     known = [tuple(row) for row in await runtime.db.fetch(SAMPLE, pages, count + 100)]
     random.Random(1).shuffle(known)
 
     def of_saga(limit: int, **more: Any) -> Callable[[Known], Awaitable[Sequence[object]]]:
-        return lambda one: places.find_of_saga(one[1], now=now, limit=limit, with_values=limit < NO_LIMIT, **more)
+        return lambda one: places.find_of_saga(one[1], limit=limit, with_values=limit < NO_LIMIT, **more)
 
     calls: dict[str, Callable[[Known], Awaitable[Sequence[object]]]] = {
         "by id": lambda one: places.find(one[0]),
         "latest": of_saga(1),
         "latest of a step": of_saga(1, step_name="take_payment"),
-        "at time": lambda one: places.find_of_saga(one[1], now=now, not_after=one[2], limit=1, with_values=True),
+        "at time": lambda one: places.find_of_saga(one[1], not_after=one[2], limit=1, with_values=True),
         "list 100": of_saga(100),
         "timeline": of_saga(NO_LIMIT),
     }

@@ -227,7 +227,7 @@ class LegalHold(SagazTieringError):
 
 
 class MassDelete(SagazTieringError):
-    """A run would remove a larger share of all snapshots than is allowed without being asked; it did nothing."""
+    """Policies would end a larger share of snapshots earlier than promised than may go unasked; nothing was done."""
 
     exit_code = 10
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from functools import lru_cache
 from typing import NamedTuple
 
-from sagaz_tiering.clock import from_micros
+from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import PolicyError
 from sagaz_tiering.patterns import Match, matcher
 from sagaz_tiering.policy_model import UNMATCHED, ClockSource, Durability, Move, Policy, Retention, name_problems
@@ -30,8 +31,12 @@ __all__ = [
     "Move",
     "Policy",
     "PolicySet",
+    "later",
     "name_problems",
 ]
+
+_RETENTION_KEYS = {"match", "retain", "retention", "clock"}
+_SAYS_NOTHING_US = -(2**62)
 
 MATCH_CACHE_SIZE = 32_768
 """Distinct (saga_name, step_name, status) whose policy is remembered; far more than an application has."""
@@ -41,7 +46,9 @@ class Decision(NamedTuple):
     """What the policy says about one snapshot at one instant. Times are microseconds since 1970 UTC.
 
     `expires_us` is when it stops existing (None: never), `due_us` when its first move off the hot tier is due
-    (None: never). `due` looks at age only: an expired snapshot may be due too, so ask `expired` first.
+    (None: never). `due` looks at age only: an expired snapshot may be due too, so ask `expired` first. `kept_by`: the
+    revision of earlier rules that keep it longer than these do (see `PolicySet.honouring`). `is_recorded`: the expiry
+    is the one that was noted when it was packed.
     """
 
     policy: str
@@ -52,6 +59,16 @@ class Decision(NamedTuple):
     due: bool
     rule: Policy
     retention_us: int | None
+    kept_by: str | None = None
+    is_recorded: bool = False
+
+    def recorded_as(self, expires_at: datetime | None, now_us: int) -> Decision:
+        """The same of a copy that expires at that time: what is recorded of an archived one counts too."""
+        expires_us = None if expires_at is None else to_micros(expires_at)
+        if expires_us == self.expires_us:
+            return self
+        expired = expires_us is not None and now_us >= expires_us
+        return self._replace(expires_us=expires_us, expired=expired, is_recorded=True)
 
     @property
     def reason(self) -> str:
@@ -75,11 +92,23 @@ class Decision(NamedTuple):
         """When and why it expires, as the end of a sentence."""
         if self.expires_us is not None:
             return f"it expires at {self._expiry()}"
+        if self.kept_by is not None:
+            return f"it does not expire {self._until_accepted}"
         return f"it never expires{': the policy retains it forever' if self.rule.is_for_ever else ''}"
+
+    @property
+    def _until_accepted(self) -> str:
+        return (
+            f"until `expire` has accepted these policies: those before them (retention {self.kept_by}) keep it longer"
+        )
 
     def _expiry(self) -> str:
         lifetime, rule = self.rule.lifetime, self.rule
-        if lifetime is None:
+        if self.is_recorded:
+            why = "as recorded when it was packed, later than these policies say"
+        elif self.kept_by is not None:
+            why = f"not earlier {self._until_accepted}"
+        elif lifetime is None:
             why = "its own retention_until"
         elif self.expires_us == self.clock_us + micros(lifetime):
             why = f"the policy retains it {format_duration(lifetime)} after {rule.clock}"
@@ -135,23 +164,40 @@ class _Rule:
             return expiry
         return max(expiry, meta.retention_us)
 
+    def at_least_us(self, meta: SnapshotMeta) -> int | None:
+        """The same as far as the snapshot's own date is not asked."""
+        if self.is_for_ever:
+            return None
+        return _SAYS_NOTHING_US if self.lifetime_us is None else self.clock_us(meta) + self.lifetime_us
+
 
 class PolicySet:
     """The policies in force, in order. Immutable and safe to share; equal when the policies are.
 
-    Raises PolicyError where two policies have one name.
+    `before`: earlier rules that still keep what they promised (see `honouring`). Raises PolicyError where two policies
+    have one name.
     """
 
-    __slots__ = ("_find", "_first_after_us", "_hot_only", "_retention_revision", "_revision", "_rules", "policies")
+    __slots__ = (
+        "_find",
+        "_first_after_us",
+        "_hot_only",
+        "_retention_revision",
+        "_revision",
+        "_rules",
+        "before",
+        "policies",
+    )
 
-    def __init__(self, policies: Sequence[Policy]) -> None:
+    def __init__(self, policies: Sequence[Policy], *, before: PolicySet | None = None) -> None:
         clashes = name_problems(policies)
         if clashes:
             raise PolicyError("; ".join(f"{dotted(('policies', *where))}: {text}" for where, text in clashes))
         self.policies = tuple(policies)
+        self.before = before
         self._rules = tuple(_Rule(policy) for policy in self.policies)
         self._revision = _digest(self.policies)
-        self._retention_revision = _digest(self.policies, {"match", "retain", "retention", "clock"})
+        self._retention_revision = _digest(self.policies, _RETENTION_KEYS)
         # Sagas, steps and statuses are few, snapshots are many: one dictionary look-up instead of patterns.
         self._find = lru_cache(maxsize=MATCH_CACHE_SIZE)(self._search)
         self._hot_only = lru_cache(maxsize=MATCH_CACHE_SIZE)(self._search_hot_only)
@@ -165,8 +211,44 @@ class PolicySet:
 
     @property
     def retention_revision(self) -> str:
-        """12 hex digits that change exactly when the policies may give a snapshot another expiry."""
-        return self._retention_revision
+        """12 hex digits that change exactly when the policies may give a snapshot another expiry; two while `before`
+        counts too."""
+        if self.before is None:
+            return self._retention_revision
+        return f"{self._retention_revision}+{self.before.retention_revision}"
+
+    @property
+    def own(self) -> PolicySet:
+        """These policies alone."""
+        return self if self.before is None else PolicySet(self.policies)
+
+    def honouring(self, before: PolicySet | None) -> PolicySet:
+        """These policies, under which nothing expires before the rules of `before` let go of it.
+
+        That is how rules count that `expire` has not accepted yet: a longer `retain` at once, a shorter one not.
+        """
+        if before is None or before.own.retention_revision == self._retention_revision:
+            return self.own
+        return PolicySet(self.policies, before=before.own)
+
+    @property
+    def retention_text(self) -> str:
+        """What of the policies decides when a snapshot expires, as JSON; `of_retention_text` reads it."""
+        keys = {"name", *_RETENTION_KEYS}
+        return json.dumps([policy.model_dump(mode="json", include=keys) for policy in self.policies])
+
+    @classmethod
+    def of_retention_text(cls, text: str) -> PolicySet:
+        """Policies that expire snapshots as those that wrote the text did, and move none. Raises PolicyError."""
+        keys = {"name", *_RETENTION_KEYS}
+        try:
+            found = [{key: value for key, value in each.items() if key in keys} for each in json.loads(text)]
+            return cls([Policy.model_validate(each) for each in found])
+        except ValueError as exc:
+            raise PolicyError(
+                "the retention rules that the catalog remembers cannot be read by this version",
+                hint="a newer version of sagaz-tiering accepted them; use that one",
+            ) from exc
 
     def for_meta(self, meta: SnapshotMeta) -> Policy:
         """The policy of a snapshot: the first that matches, else UNMATCHED."""
@@ -186,6 +268,11 @@ class PolicySet:
         clock_us = rule.clock_us(meta)
         expires_us = rule.expires_us(meta)
         due_us = None if rule.first_after_us is None else clock_us + rule.first_after_us
+        kept_by = None
+        if self.before is not None and expires_us is not None:
+            earlier_us = self.before.expires_us(meta)
+            if earlier_us is None or earlier_us > expires_us:
+                expires_us, kept_by = earlier_us, self.before.retention_revision
         return Decision(
             policy=rule.policy.name,
             clock_us=clock_us,
@@ -195,6 +282,7 @@ class PolicySet:
             due=due_us is not None and now_us >= due_us,
             rule=rule.policy,
             retention_us=meta.retention_us,
+            kept_by=kept_by,
         )
 
     def expires_us(self, meta: SnapshotMeta) -> int | None:
@@ -202,7 +290,14 @@ class PolicySet:
 
         By the policy's `retention`: clock + `retain`, the snapshot's own retention_until, or (usually) the later one.
         """
-        return self._find(meta.saga_name, meta.step_name, meta.status).expires_us(meta)
+        expires_us = self._find(meta.saga_name, meta.step_name, meta.status).expires_us(meta)
+        return expires_us if self.before is None else later(expires_us, self.before.expires_us(meta))
+
+    def expires_at_least_us(self, meta: SnapshotMeta, recorded_us: int | None) -> int | None:
+        """The later of a recorded expiry and what the policies promise a snapshot whose own date is not known."""
+        promised_us = self._find(meta.saga_name, meta.step_name, meta.status).at_least_us(meta)
+        found = later(recorded_us, promised_us)
+        return found if self.before is None else self.before.expires_at_least_us(meta, found)
 
     def horizon_us(self, now_us: int) -> int | None:
         """No snapshot created after this is due for the cold tier under these policies; None: none ever is.
@@ -254,13 +349,20 @@ class PolicySet:
         return False
 
     def __eq__(self, other: object) -> bool:
-        return self.policies == other.policies if isinstance(other, PolicySet) else NotImplemented
+        if not isinstance(other, PolicySet):
+            return NotImplemented
+        return self.policies == other.policies and self.before == other.before
 
     def __hash__(self) -> int:
         return hash(self._revision)
 
     def __repr__(self) -> str:
         return f"PolicySet({[policy.name for policy in self.policies]}, revision={self._revision!r})"
+
+
+def later(one_us: int | None, other_us: int | None) -> int | None:
+    """The later of two expiries; None: never."""
+    return None if one_us is None or other_us is None else max(one_us, other_us)
 
 
 _UNMATCHED_RULE = _Rule(UNMATCHED)

@@ -41,7 +41,7 @@ DEFAULT_COMPACT_SMALL_SHARE = 0.25
 DEFAULT_SCRUB_CYCLE = timedelta(days=30)
 DEFAULT_SCRUB_REQUESTS = 10_000
 DEFAULT_SCRUB_BYTES = 10 * 2**30
-DEFAULT_EXPIRE_MAX_SHARE = 0.5
+DEFAULT_EXPIRE_MAX_SHARE = 0.01
 DEFAULT_EXPIRE_FREE_COUNT = 1000
 DEFAULT_RESTORE_DAYS = 7
 DEFAULT_DICTIONARY_SIZE = 64 * 2**10
@@ -227,9 +227,9 @@ class JobSettings(StrictModel):
     compact_small_share: Annotated[float, Field(ge=0, le=1)] = DEFAULT_COMPACT_SMALL_SHARE
     """Packs smaller than this share of `pack.target` are merged, where that saves more than it costs."""
     expire_max_share: Annotated[float, Field(gt=0, le=1)] = DEFAULT_EXPIRE_MAX_SHARE
-    """A run of `expire` that would remove more than this share of all snapshots stops and asks; 1 never asks."""
+    """A run of `expire` stops and asks where policies end more than this share of what one kept earlier; 1: never."""
     expire_free_count: Annotated[int, Field(ge=0)] = DEFAULT_EXPIRE_FREE_COUNT
-    """So many snapshots may always go, whatever their share."""
+    """So many may always end earlier, but never more than 1 % of what their policy keeps."""
 
     @model_validator(mode="after")
     def _check_ages(self) -> Self:

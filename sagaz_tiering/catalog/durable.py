@@ -221,9 +221,19 @@ class DurableCopies:
         rows = await self._db.fetch(_SQL["expired"], now, *after, limit)
         return [ExpiredRow(meta=_meta(row), expires_at=row["expires_at"]) for row in rows]
 
-    async def count_expired(self, now: datetime) -> int:
-        """How many rows' noted expiry has passed."""
-        return int(await self._db.fetchval(_SQL["count_expired"], now))
+    async def metas(self, after: UUID, limit: int) -> list[tuple[SnapshotMeta, int | None]]:
+        """Rows by id, after an id, each with its recorded expiry (None: never)."""
+        rows = await self._db.fetch(_SQL["metas"], after, limit)
+        return [(_meta(r), None if r["expires_at"] is None else to_micros(r["expires_at"])) for r in rows]
+
+    async def redate(self, rows: Sequence[tuple[SnapshotMeta, int | None]]) -> None:
+        """These saves expire then (None: never), and `age` looks at them once more."""
+        await self._db.execute(
+            _SQL["redate"],
+            [meta.snapshot_id for meta, _ in rows],
+            [from_micros(meta.saved_us) for meta, _ in rows],
+            [moment(expires_us) for _, expires_us in rows],
+        )
 
     @asynccontextmanager
     async def deleting_unheld(

@@ -27,7 +27,7 @@ class JobRun:
 
 
 class History:
-    """`job_runs` and `policy_revisions`."""
+    """`job_runs`, `policy_revisions` and `accepted_retention`."""
 
     def __init__(self, db: Database) -> None:
         self._db = db
@@ -57,6 +57,22 @@ class History:
     ) -> None:
         """`revision` (its policies as JSON text, its youngest move) is in force since `now`."""
         await self._db.execute(_SQL["remember_revision"], revision, now, first_after, policies)
+
+    async def accepted_retention(self, known: int | None = None) -> tuple[int, str] | None:
+        """The retention rules that `expire` accepted last (see `PolicySet.retention_text`), and their number.
+
+        None: there are none, or they are number `known`.
+        """
+        row = await self._db.fetchrow(_SQL["accepted_retention"], known)
+        return None if row is None else (row["number"], row["policies"])
+
+    async def accept_first(self, retention: str, now: datetime) -> None:
+        """Accept these rules if there are none yet."""
+        await self._db.execute(_SQL["accept_first"], now, retention)
+
+    async def accept(self, retention: str, now: datetime) -> None:
+        """From now on these rules say when snapshots expire."""
+        await self._db.execute(_SQL["accept"], now, retention)
 
     async def hot_revisions(self) -> dict[str, str]:
         """Revisions, ever in force, that acknowledged something in Redis alone: their policies as JSON text."""

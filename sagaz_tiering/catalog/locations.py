@@ -47,12 +47,20 @@ class FramePlace:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Located:
-    """A snapshot and its copy: a durable `value` (None if not asked for) or a `place` in a pack."""
+    """A snapshot and its copy: a durable `value` (None if not asked for) or a `place` in a pack.
+
+    The expiry in `ref` is the recorded one. Of a durable copy `retention_until` is the snapshot's own date; of one in a
+    pack that is not known, but `dated_by`, the retention revision that its expiry is of, and the youngest clock time of
+    the pack.
+    """
 
     ref: SnapshotRef
     saved_us: int | None
     value: bytes | None
     place: FramePlace | None
+    retention_until: datetime | None = None
+    dated_by: str | None = None
+    max_clock_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,20 +99,22 @@ class Locations:
         self,
         saga_id: UUID,
         *,
-        now: datetime,
         not_after: datetime | None = None,
         step_name: str | None = None,
         limit: int,
         with_values: bool,
     ) -> list[Located]:
-        """Live copies of a saga's snapshots, newest first: at most `limit` durable and `limit` archived ones."""
+        """Copies of a saga's snapshots, newest first: at most `limit` durable and `limit` archived ones.
+
+        Expired or not: what the policies in force say decides that, not only what was recorded.
+        """
         step = None if step_name is None else to_column(step_name)
         query = _SQL["find_of_saga"]
-        return [_located(row) for row in await self._db.fetch(query, saga_id, now, not_after, step, limit, with_values)]
+        return [_located(row) for row in await self._db.fetch(query, saga_id, not_after, step, limit, with_values)]
 
-    async def saga_ids(self, after: UUID | None, now: datetime, limit: int) -> list[UUID]:
-        """The next sagas behind `after` that PostgreSQL knows a live snapshot of, ascending."""
-        return [row["saga_id"] for row in await self._db.fetch(_SQL["saga_ids"], after, now, limit)]
+    async def saga_ids(self, after: UUID | None, limit: int) -> list[UUID]:
+        """The next sagas behind `after` that PostgreSQL knows a snapshot of, expired or not, ascending."""
+        return [row["saga_id"] for row in await self._db.fetch(_SQL["saga_ids"], after, limit)]
 
     async def packs_of(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, Packed]:
         """Which of these are in a pack already."""
@@ -223,4 +233,12 @@ def _located(row: Any) -> Located:
         storage_class=storage_class.value if storage_class else None,
     )
     saved = row["saved_at"]
-    return Located(ref=ref, saved_us=None if saved is None else to_micros(saved), value=row["value"], place=place)
+    return Located(
+        ref=ref,
+        saved_us=None if saved is None else to_micros(saved),
+        value=row["value"],
+        place=place,
+        retention_until=row["retention_until"],
+        dated_by=row["dated_by"],
+        max_clock_at=row["max_clock_at"],
+    )

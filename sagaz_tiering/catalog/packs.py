@@ -17,7 +17,7 @@ from sagaz_tiering.catalog.holds import hold_still
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
 from sagaz_tiering.catalog.places import PlacedFrame, Steps, check_keys, dead_among, insert_places
-from sagaz_tiering.clock import from_micros
+from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.db.database import Database, affected
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.errors import LeaseLost
@@ -191,9 +191,14 @@ class Packs:
         """Active packs with something expired or nothing alive."""
         return await self._packs("expiring", now, retention_revision, after, limit)
 
-    async def most_expired(self, now: datetime, retention_revision: str) -> int:
-        """Live snapshots of the packs in which something has expired by `now`."""
-        return int(await self._db.fetchval(_SQL["most_expired"], now, retention_revision))
+    async def live_of_policies(self) -> dict[str, int]:
+        """Live snapshots by the policy that packed them."""
+        return {row["policy"]: row["snapshots"] for row in await self._db.fetch(_SQL["live_of_policies"])}
+
+    async def expiries(self, pack_id: int) -> dict[UUID, int | None]:
+        """When each live snapshot of a pack expires, as recorded; None: never."""
+        rows = await self._db.fetch(_SQL["expiries"], pack_id)
+        return {r["snapshot_id"]: None if r["expires_at"] is None else to_micros(r["expires_at"]) for r in rows}
 
     async def count_expired(self, pack_id: int, now: datetime) -> int:
         """How many snapshots of a pack have stopped existing by `now`."""

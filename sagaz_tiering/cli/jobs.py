@@ -40,7 +40,8 @@ def job(
     once: Annotated[bool, typer.Option("--once", help="Run once instead of by the schedule until Ctrl-C.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do (once).")] = False,
     allow_mass_delete: Annotated[
-        bool, typer.Option("--allow-mass-delete", help="expire, once: remove a large share of all snapshots.")
+        bool,
+        typer.Option("--allow-mass-delete", help="expire, once: end snapshots earlier than promised."),
     ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,

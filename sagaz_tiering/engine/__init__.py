@@ -13,7 +13,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.db.migrations import check_schema
 from sagaz_tiering.engine import age, collect, compact, expire, reconcile, restore, scrub, train, transition
 from sagaz_tiering.engine.job import JobContext, JobOptions, JobReport, Tally
-from sagaz_tiering.engine.ownership import are_in_force, claim_prefix
+from sagaz_tiering.engine.ownership import are_in_force, claim_prefix, with_accepted
 from sagaz_tiering.errors import BudgetSpent, CatalogUnavailable, ConfigError, SagazTieringError
 from sagaz_tiering.settings_sections import MOST_PROCESSES
 
@@ -117,7 +117,7 @@ async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> J
     run = replace(context, catalog_id=None)
     try:
         if dry_run:
-            await job.preview(run, tally)
+            await job.preview(await with_accepted(run), tally)
         else:
             leases = [name] if job.slots == 1 else [f"{name}/{slot}" for slot in range(job.slots)]
             report.skipped = not await _run_leased(leases, run, tally, partial(_run_recorded, job))
@@ -157,7 +157,7 @@ async def _run_leased(
         async with context.catalog.leases.hold(lease_name, context.owner, context.options.lease_ttl) as lease:
             if lease is None:
                 continue
-            await run(context, lease, tally)
+            await run(await with_accepted(context), lease, tally)
             return True
     return False
 

@@ -1,9 +1,10 @@
 """Expire: what is past its retention goes, in every tier.
 
-Readers stop seeing a snapshot at the instant itself; this job removes rows and bytes. Order: packs whose expiry
-dates come from other policies are dated anew; a run that would remove too large a share stops there; then hot
-copies, durable rows and places in packs go (only those that today's policies call expired and no hold keeps), then
-packs without a live snapshot retire, and after their grace the bytes are deleted. Each step can be repeated.
+Readers stop seeing a snapshot at the instant itself; this job removes rows and bytes. Order: other policies than
+those that were accepted before are accepted, or the run stops there (`breaker`); packs whose dates come from other
+policies are dated anew; then hot copies, durable rows and places in packs go (only those that the policies call
+expired and no hold keeps), then packs without a live snapshot retire, and after their grace the bytes are deleted.
+Each step can be repeated.
 
 All of it goes by the batch: many sagas are looked at in one trip, what expired of them is asked for holds and goes in
 one transaction, and the object store is asked once for many dead packs.
@@ -13,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -21,20 +23,18 @@ import structlog
 from sagaz_tiering.catalog.durable import Postponement
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack, PackLife
-from sagaz_tiering.engine.breaker import refuse_mass_delete
+from sagaz_tiering.engine.breaker import accept_policies, count_shortened, durable_rows, readable, refusal
 from sagaz_tiering.engine.finish import finish_deletions, vacuum_erased
-from sagaz_tiering.engine.foreign import Strange, mend_turns, meta_of, set_aside, strange_of
+from sagaz_tiering.engine.foreign import Strange, mend_turns, set_aside, strange_of
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.journal import publish_journal
 from sagaz_tiering.engine.ownership import put_policies_in_force, retention_revision
-from sagaz_tiering.engine.redate import redate_packs
+from sagaz_tiering.engine.redate import outdated_packs
 from sagaz_tiering.engine.sure_clock import with_sure_clock
-from sagaz_tiering.engine.turns import Turn, claims, give_back, settle
-from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.engine.turns import Turn, claims, give_back, headers_of, settle
 from sagaz_tiering.pack.reader import footer_key
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
-from sagaz_tiering.storage.hot import FIRST_HEADERS
 from sagaz_tiering.storage.hot_keys import SHARDS
 from sagaz_tiering.storage.hot_values import ClaimedSaga, Header
 from sagaz_tiering.units import micros
@@ -57,50 +57,75 @@ def plan(
     """(expired, alive) of a saga's hot snapshots. Pure; what cannot be read is left to `age`, which reports it."""
     expired: list[SnapshotMeta] = []
     alive: list[SnapshotMeta] = []
-    for header in headers:
-        if header.head is None or not header.is_ours():
-            continue
-        try:
-            meta = meta_of(saga_id, header)
-        except CorruptRecord:
-            continue
+    for meta in readable(saga_id, headers):
         (expired if policies.decide(meta, now_us).expired else alive).append(meta)
     return expired, alive
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
-    """Count what a run would remove now, and what legal holds keep."""
-    async for saga_ids in _due_sagas(context):
+    """Count what a run would remove now, and what legal holds keep; where it would stop and ask, a note says so first,
+    and the numbers are those of `--allow-mass-delete`."""
+    shortened = await count_shortened(context, Tally(None))
+    error = refusal(shortened, context.options)
+    if error is not None and context.options.expire_max_share < 1:
+        tally.note(f"a run stops: {error}; {error.hint}")
+    changed, context = context.policies.before is not None, replace(context, policies=context.policies.own)
+    async for saga_ids in context.hot.saga_ids() if changed else _due_sagas(context):
         expired: list[SnapshotMeta] = []
-        async for position, headers in _headers(context, saga_ids):
+        async for position, headers in headers_of(context, saga_ids):
             expired += plan(saga_ids[position], headers, context.policies, context.now_us)[0]
-        await _count(context, "hot", expired, tally)
+        tally.add("held", await _count(context, "hot", expired, tally))
+    async for metas in _all_metas(context) if changed else _expired_metas(context):
+        await _preview_durable(context, metas, tally)
+    await _preview_archived(context, tally)
+    for pack in await context.catalog.packs.deletable(context.now, 0, _PLACES):
+        tally.add("packs_deleted")
+        tally.add("bytes_deleted", pack.byte_size)
+
+
+async def _preview_durable(context: JobContext, metas: Sequence[SnapshotMeta], tally: Tally) -> None:
+    """Rows of saves that Redis has too go with them, and were counted there."""
+    hot = await context.hot.owners([meta.snapshot_id for meta in metas])
+    alone = [meta for meta in metas if meta.snapshot_id not in hot]
+    await _count(context, "durable", [m for m in alone if context.policies.decide(m, context.now_us).expired], tally)
+
+
+async def _all_metas(context: JobContext) -> AsyncIterator[list[SnapshotMeta]]:
+    """Of all durable rows, since a run dates them anew."""
+    async for rows in durable_rows(context):
+        yield [meta for meta, _ in rows]
+
+
+async def _expired_metas(context: JobContext) -> AsyncIterator[list[SnapshotMeta]]:
+    """Of the durable rows whose recorded expiry has passed."""
     after = _BEGINNING
     while rows := await context.catalog.durable.expired(context.now, after, _DURABLE_ROWS):
-        expired = [row.meta for row in rows if context.policies.decide(row.meta, context.now_us).expired]
-        await _count(context, "durable", expired, tally)
+        yield [row.meta for row in rows]
         after = (rows[-1].expires_at, rows[-1].meta.snapshot_id)
-    last, revision = 0, retention_revision(context.policies)
-    while packs := await context.catalog.packs.expiring(context.now, revision, last, _PACKS):
-        for pack in packs:
-            tally.add("archived", await context.catalog.packs.count_expired(pack.pack_id, context.now))
-        last = packs[-1].pack_id
-    tally.add("packs_deleted", len(await context.catalog.packs.deletable(context.now, 0, _PLACES)))
 
 
-async def most(context: JobContext, tally: Tally) -> None:
-    """Count what may have expired by the notes of earlier runs, without looking at it: never less than `preview`."""
-    catalog, revision = context.catalog, retention_revision(context.policies)
-    for shard in SHARDS:
-        tally.add("hot", await context.hot.snapshots_of_due(shard, expiring=True, now_us=context.now_us))
-    tally.add("durable", await catalog.durable.count_expired(context.now))
-    tally.add("archived", await catalog.packs.most_expired(context.now, revision))
+async def _preview_archived(context: JobContext, tally: Tally) -> None:
+    """By the dates that packs have, or, where those are of other policies, by those that they would get."""
+    packs, last = context.catalog.packs, 0
+    while page := await packs.expiring(context.now, retention_revision(context.policies), last, _PACKS):
+        for pack in page:
+            gone = await packs.count_expired(pack.pack_id, context.now)
+            tally.add("archived", gone)
+            tally.add("packs_retired", gone == pack.live_count)
+        last = page[-1].pack_id
+    async for dates in outdated_packs(context, None, tally):
+        ends = [(meta, dates.expires_us[meta.snapshot_id]) for meta in dates.metas]
+        expired = [meta for meta, ends_us in ends if ends_us is not None and ends_us <= context.now_us]
+        held = await _count(context, "archived", expired, tally)
+        tally.add("packs_redated")
+        tally.add("packs_retired", len(expired) - held == dates.pack.live_count)
 
 
-async def _count(context: JobContext, kind: str, expired: Sequence[SnapshotMeta], tally: Tally) -> None:
+async def _count(context: JobContext, kind: str, expired: Sequence[SnapshotMeta], tally: Tally) -> int:
+    """Count what no hold keeps; how many are held."""
     held = await context.catalog.holds.covering(expired)
     tally.add(kind, len(expired) - len(held))
-    tally.add("held", len(held))
+    return len(held)
 
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
@@ -113,9 +138,9 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     sure = await with_sure_clock(context, tally)
     if sure is None:
         return
-    context = sure
-    await redate_packs(context, lease, tally)
-    await refuse_mass_delete(context, most, preview)
+    context = await accept_policies(sure, lease, tally)
+    if context.stopping.is_set():
+        return
     await _expire_hot(context, lease, tally)
     await _expire_durable(context, lease, tally)
     await _expire_archived(context, lease, tally)
@@ -133,16 +158,6 @@ async def _due_sagas(context: JobContext) -> AsyncIterator[list[UUID]]:
                 batch = []
         if batch:
             yield batch
-
-
-async def _headers(context: JobContext, saga_ids: Sequence[UUID]) -> AsyncIterator[tuple[int, list[Header]]]:
-    """Pages of headers of these sagas, each with the position of its saga; one trip for all that are small."""
-    for position, page in enumerate(await context.hot.first_headers(saga_ids)):
-        if len(page) < FIRST_HEADERS:
-            yield position, page
-            continue
-        async for headers in context.hot.headers(saga_ids[position]):
-            yield position, headers
 
 
 async def _expire_hot(context: JobContext, lease: Lease, tally: Tally) -> None:
@@ -186,7 +201,7 @@ async def _look(context: JobContext, turns: Sequence[Turn]) -> list[tuple[Turn, 
     """What has expired of these sagas; notes when what has not needs a look again."""
     found: list[tuple[Turn, SnapshotMeta]] = []
     strange: dict[Turn, list[Strange]] = {turn: [] for turn in turns}
-    async for position, headers in _headers(context, [turn.claimed.saga_id for turn in turns]):
+    async for position, headers in headers_of(context, [turn.claimed.saga_id for turn in turns]):
         turn = turns[position]
         strange[turn] += strange_of(turn.claimed.saga_id, headers)
         gone, alive = plan(turn.claimed.saga_id, headers, context.policies, context.now_us)

@@ -52,7 +52,7 @@ class JobOptions:
     scrub_bytes: int = 10 * 2**30
     compact_live_share: float = 0.5
     compact_small_share: float = 0.25
-    expire_max_share: float = 0.5
+    expire_max_share: float = 0.01
     expire_free_count: int = 1000
     budget_requests: int | None = None
     budget_usd: float | None = None

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
+from dataclasses import replace
 from datetime import timedelta
 from uuid import UUID
 
@@ -19,7 +20,6 @@ from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.errors import ForeignCatalog, ObjectExists, ObjectNotFound
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import PolicySet
-from sagaz_tiering.storage.hot_keys import SHARDS
 from sagaz_tiering.storage_class import StorageClass
 
 OWNER_KEY = "owner.json"
@@ -97,13 +97,26 @@ async def put_policies_in_force(context: JobContext) -> bool:
     """
     if await are_in_force(context):
         return False
-    for shard in SHARDS:
-        await context.hot.look_again(shard)
-    after: UUID | None = _FIRST_ID
-    while after is not None:
-        after = await context.catalog.durable.reset_due(after, _BATCH)
+    await context.catalog.history.accept_first(context.policies.retention_text, context.now)
+    await look_at_all_again(context)
     texts = json.dumps([policy.model_dump(mode="json") for policy in context.policies.policies])
     revision, first = context.policies.revision, first_after(context.policies)
     await context.catalog.history.remember_revision(revision, texts, first, context.now)
     await asyncio.sleep(SPILL_NOTICE.total_seconds())
     return True
+
+
+async def look_at_all_again(context: JobContext) -> None:
+    """Have `age` look at every snapshot that is not in a pack once more, also those that nothing was due of."""
+    async for saga_ids in context.hot.saga_ids():
+        await context.hot.look_again(saga_ids, expiring=False)
+    after: UUID | None = _FIRST_ID
+    while after is not None:
+        after = await context.catalog.durable.reset_due(after, _BATCH)
+
+
+async def with_accepted(context: JobContext) -> JobContext:
+    """The same, but nothing ends before the rules that `expire` accepted last let go of it."""
+    accepted = await context.catalog.history.accepted_retention()
+    before = None if accepted is None else PolicySet.of_retention_text(accepted[1])
+    return replace(context, policies=context.policies.honouring(before))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
@@ -10,8 +10,9 @@ from sagaz_tiering.engine.foreign import set_turns_aside
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.policy import Decision
 from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.storage.hot import FIRST_HEADERS
 from sagaz_tiering.storage.hot_keys import SHARDS
-from sagaz_tiering.storage.hot_values import ClaimedSaga
+from sagaz_tiering.storage.hot_values import ClaimedSaga, Header
 
 UNKNOWN = -1
 """As the number of snapshots left: something is not as it was seen, so the saga is looked at again."""
@@ -99,6 +100,16 @@ async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[C
                 yield claimed
             elif not strange:
                 break
+
+
+async def headers_of(context: JobContext, saga_ids: Sequence[UUID]) -> AsyncIterator[tuple[int, list[Header]]]:
+    """Pages of headers of these sagas, each with the position of its saga; one trip for all that are small."""
+    for position, page in enumerate(await context.hot.first_headers(saga_ids)):
+        if len(page) < FIRST_HEADERS:
+            yield position, page
+            continue
+        async for headers in context.hot.headers(saga_ids[position]):
+            yield position, headers
 
 
 async def settle(context: JobContext, turns: Iterable[Turn]) -> None:

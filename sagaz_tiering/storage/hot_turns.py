@@ -111,34 +111,15 @@ class HotTurns(HotIncarnation):
                 return
             first += _PAGE
 
-    async def snapshots_of_due(self, shard: str, *, expiring: bool, now_us: int) -> int:
-        """How many snapshots the sagas of a shard have whose turn has come."""
-        index = self.keys.expiry(shard) if expiring else self.keys.due(shard)
-        found = first = 0
-        while True:
-            with self._translated() as client:
-                sagas: Any = await client.zrangebyscore(index, "-inf", now_us, start=first, num=_PAGE)
-                pipe = client.pipeline(transaction=False)
-                for saga_id in filter(None, map(saga_of, sagas)):
-                    pipe.zcard(self.keys.index(saga_id.hex))
-                found += int(sum(await pipe.execute()))
-            if len(sagas) < _PAGE:
-                return found
-            first += _PAGE
-
-    async def look_again(self, shard: str) -> int:
-        """Make every saga of a shard due for another look (the policies changed); how many sagas."""
-        seen = 0
-        for index in (self.keys.due(shard), self.keys.expiry(shard)):
-            cursor: int | None = None
-            while cursor != 0:
-                with self._translated() as client:
-                    cursor, page = await client.zscan(index, cursor or 0, count=_PAGE)
-                    if page:
-                        sagas: dict[Any, int] = {saga: 0 for saga, _score in page}
-                        await client.zadd(self.keys.due(shard), sagas, lt=True)
-                seen += len(page)
-        return seen
+    async def look_again(self, saga_ids: Sequence[UUID], *, expiring: bool) -> None:
+        """Have `age` (or `expire`) look at these sagas once more, whatever their turns are."""
+        with self._translated() as client:
+            pipe = client.pipeline(transaction=False)
+            for saga_id in saga_ids:
+                shard = saga_id.hex[0]
+                index = self.keys.expiry(shard) if expiring else self.keys.due(shard)
+                pipe.zadd(index, {saga_id.hex: 0}, lt=True)
+            await pipe.execute()
 
     async def counts(self, now_us: int) -> dict[str, int]:
         """`sagas_waiting` for a move some day and `sagas_due` now."""

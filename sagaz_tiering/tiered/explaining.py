@@ -27,7 +27,7 @@ async def explain_copies(
     pack = await catalog.surveys.share(first.snapshot_id)
     found = explain(
         first.snapshot_id,
-        _meta_of(copies[0]),
+        _meta_of(copies[0], policies),
         tuple(copy.ref for copy in copies),
         policies,
         now,
@@ -98,11 +98,13 @@ def _losing(pack: PackShare, policies: PolicySet, prices: PriceList, now: dateti
     return []
 
 
-def _meta_of(copy: Copy) -> SnapshotMeta:
-    """The meta of a copy; of an archived one, as far as the catalog knows it (its expiry stands as noted)."""
+def _meta_of(copy: Copy, policies: PolicySet) -> SnapshotMeta:
+    """The meta of a copy; of an archived one, as far as the catalog knows it: a recorded date that is by these policies
+    and not their word is its own."""
     if copy.value is not None:
         return read_meta(copy.value)
     ref, created_us = copy.ref, to_micros(copy.ref.created_at)
+    by_these = copy.located is not None and copy.located.dated_by == policies.retention_revision
     return SnapshotMeta(
         snapshot_id=ref.snapshot_id,
         saga_id=ref.saga_id,
@@ -112,6 +114,6 @@ def _meta_of(copy: Copy) -> SnapshotMeta:
         status=ref.status,
         created_us=created_us,
         saved_us=created_us,
-        retention_us=None if ref.expires_at is None else to_micros(ref.expires_at),
+        retention_us=to_micros(ref.expires_at) if by_these and ref.expires_at is not None else None,
         body_crc=0,
     )

@@ -83,7 +83,7 @@ def explain(
     pack_clock_at: datetime | None = None,
 ) -> Explanation:
     """What `policies` say of a snapshot at `now`. Pure. A pack moves when its youngest, `pack_clock_at`, may."""
-    decision = policies.decide(meta, to_micros(now))
+    decision = policies.decide(meta, to_micros(now)).recorded_as(copies[0].expires_at, to_micros(now))
     storage_class = copies[0].storage_class
     ahead = [
         move

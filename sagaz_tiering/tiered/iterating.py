@@ -7,7 +7,6 @@ from uuid import UUID
 
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.replays import Replay
-from sagaz_tiering.clock import Clock
 from sagaz_tiering.errors import CorruptRecord, SnapshotArchived, Unreadable
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.spool import Spool
@@ -21,8 +20,8 @@ _BODIES = 100
 _KIND = "tiered"
 
 
-async def saga_ids(hot: HotTier, catalog: Catalog, clock: Clock, after: UUID | None) -> AsyncIterator[UUID]:
-    """Sagas that some tier has something of, ascending; of those in Redis alone all may have expired.
+async def saga_ids(hot: HotTier, catalog: Catalog, after: UUID | None) -> AsyncIterator[UUID]:
+    """Sagas that some tier has something of, ascending; all of that may have expired.
 
     Redis is walked first: a snapshot on its way into a pack is in PostgreSQL before it leaves Redis.
     """
@@ -31,7 +30,7 @@ async def saga_ids(hot: HotTier, catalog: Catalog, clock: Clock, after: UUID | N
             await spool.add((saga.bytes, b"") for saga in found if after is None or saga > after)
         in_redis = spool.keys()
         waiting = await anext(in_redis, None)
-        async for saga in _in_postgresql(catalog, clock, after):
+        async for saga in _in_postgresql(catalog, after):
             while waiting is not None and waiting < saga.bytes:
                 yield UUID(bytes=waiting)
                 waiting = await anext(in_redis, None)
@@ -43,8 +42,8 @@ async def saga_ids(hot: HotTier, catalog: Catalog, clock: Clock, after: UUID | N
             waiting = await anext(in_redis, None)
 
 
-async def _in_postgresql(catalog: Catalog, clock: Clock, after: UUID | None) -> AsyncIterator[UUID]:
-    while page := await catalog.locations.saga_ids(after, clock.now(), _PAGE):
+async def _in_postgresql(catalog: Catalog, after: UUID | None) -> AsyncIterator[UUID]:
+    while page := await catalog.locations.saga_ids(after, _PAGE):
         for saga in page:
             yield saga
         after = page[-1]

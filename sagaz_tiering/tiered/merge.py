@@ -5,7 +5,7 @@ Of one snapshot the newest save wins; of the same save the nearest tier (hot, du
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
@@ -13,7 +13,7 @@ from uuid import UUID
 from sagaz_tiering.catalog.locations import Located
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import Unreadable
-from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.policy import PolicySet, later
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
 from sagaz_tiering.storage.hot_keys import member_step
 from sagaz_tiering.storage.hot_values import Header
@@ -61,9 +61,38 @@ def damaged_ref(snapshot_id: UUID, saga_id: UUID, created_at: datetime) -> Snaps
     )
 
 
-def located_copy(located: Located) -> Copy:
-    """A copy that PostgreSQL told of."""
-    return Copy(ref=located.ref, saved_us=located.saved_us, value=located.value, located=located)
+def located_copy(located: Located, policies: PolicySet) -> Copy:
+    """A copy that PostgreSQL told of; it expires at the later of what was recorded and what `policies` say."""
+    ref = replace(located.ref, expires_at=_expires_at(located, policies))
+    return Copy(ref=ref, saved_us=located.saved_us, value=located.value, located=located)
+
+
+def _expires_at(located: Located, policies: PolicySet) -> datetime | None:
+    """Recorded dates of a pack are exact where they are by these policies; else its own date is not known here."""
+    ref = located.ref
+    if ref.expires_at is None or located.dated_by == policies.retention_revision:
+        return ref.expires_at
+    saved_us, until = located.saved_us, located.retention_until
+    if saved_us is None:
+        saved_us = to_micros(located.max_clock_at or ref.created_at)
+    meta = SnapshotMeta(
+        snapshot_id=ref.snapshot_id,
+        saga_id=ref.saga_id,
+        saga_name=ref.saga_name,
+        step_name=ref.step_name,
+        step_index=ref.step_index,
+        status=ref.status,
+        created_us=to_micros(ref.created_at),
+        saved_us=saved_us,
+        retention_us=None if until is None else to_micros(until),
+        body_crc=0,
+    )
+    recorded_us = to_micros(ref.expires_at)
+    if located.dated_by is None:
+        expires_us = later(recorded_us, policies.expires_us(meta))
+    else:
+        expires_us = policies.expires_at_least_us(meta, recorded_us)
+    return None if expires_us is None else from_micros(expires_us)
 
 
 def merge(hot: Iterable[Copy], located: Iterable[Copy]) -> list[Copy]:
@@ -74,6 +103,16 @@ def merge(hot: Iterable[Copy], located: Iterable[Copy]) -> list[Copy]:
         if known is None or _newer(copy, known):
             best[copy.ref.snapshot_id] = copy
     return sorted(best.values(), key=lambda copy: copy.ref.order_key, reverse=True)
+
+
+def complete_from(copies: Sequence[Copy], asked: int) -> tuple[datetime, int, int] | None:
+    """Where the newest `asked` of durable rows or of packs end, if there may be more; older ones are not known."""
+    ends = []
+    for tier in (Tier.DURABLE, Tier.COLD):
+        of_tier = [copy.ref.order_key for copy in copies if copy.ref.tier is tier]
+        if len(of_tier) == asked:
+            ends.append(of_tier[-1])
+    return max(ends, default=None)
 
 
 def alive(copies: Iterable[Copy], now: datetime) -> list[Copy]:

@@ -16,7 +16,7 @@ from uuid import UUID
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.holds import Holds
 from sagaz_tiering.catalog.locations import Located, Locations
-from sagaz_tiering.clock import Clock, from_micros, to_micros
+from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec import Header, Record, from_value, read_header, read_meta
 from sagaz_tiering.dictionaries.shelf import Dictionaries
 from sagaz_tiering.errors import CorruptData, HotTierUnavailable, SnapshotLost, Unreadable
@@ -30,12 +30,13 @@ from sagaz_tiering.storage.hot_values import Header as IndexedHeader
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.doubt import Doubt
-from sagaz_tiering.tiered.merge import Copy, alive, damaged_copy, hot_copy, located_copy, matches, merge
+from sagaz_tiering.tiered.merge import Copy, alive, complete_from, damaged_copy, hot_copy, located_copy, matches, merge
 from sagaz_tiering.tiered.watch import Known, Watch
 from sagaz_tiering.typed_json.collector import full_collections_later
 
 NO_LIMIT = 2**31 - 1
 _DECODED_AT_ONCE = 50
+_WIDER = 4
 _READS_HOT = metrics.READS.labels(tier=Tier.HOT.value)
 
 
@@ -64,6 +65,11 @@ class Reader:
         self._doubt = Doubt(locations, cold)
         self._clock = clock
 
+    @property
+    def rules(self) -> PolicySet:
+        """By which policies snapshots expire: the later of this process's and those that `expire` accepted last."""
+        return self._watch.rules(self.policies)
+
     async def get(self, snapshot_id: UUID) -> SagaSnapshot | None:
         """One snapshot by id."""
         found, known, hot_error = await self._ask_hot(snapshot_id)
@@ -72,7 +78,7 @@ class Reader:
             check_answer(header.meta, snapshot_id=snapshot_id)
             if self._is_alive(header.meta):
                 return await self._of_redis(found, header)
-            copies = [hot_copy(header.meta, self.policies, found)]
+            copies = [hot_copy(header.meta, self.rules, found)]
         else:
             copies = await self._all_copies(snapshot_id, found, known, hot_error)
         loaded = await self.load(await self._alive(copies[:1]))
@@ -97,8 +103,8 @@ class Reader:
         if isinstance(found, bytes):
             meta = read_meta(found)
             check_answer(meta, snapshot_id=snapshot_id)
-            hot.append(hot_copy(meta, self.policies, found))
-        located = [located_copy(item) for item in await self._locations.find(snapshot_id)]
+            hot.append(hot_copy(meta, self.rules, found))
+        located = [located_copy(item, self.rules) for item in await self._locations.find(snapshot_id)]
         if hot_error is not None:
             await self._check_answerable(located, hot_error)
         if isinstance(found, Gone) and not located:
@@ -174,40 +180,42 @@ class Reader:
 
         Those that are known to be lost or damaged already are among them, with their `error`.
         """
-        limit = min(limit, NO_LIMIT)
         hot, gone, known, hot_error = await self._hot_timeline(saga_id)
         doubted = known is not None and not self._watch.believes(known)
-
-        async def find(count: int) -> list[Copy]:
-            found = await self._locations.find_of_saga(
-                saga_id,
-                now=from_micros(0) if expired_too else self._clock.now(),
-                not_after=not_after,
-                step_name=step_name,
-                limit=min(count, NO_LIMIT),
-                with_values=count < NO_LIMIT,
-            )
-            return [located_copy(item) for item in found]
-
-        # A copy in Redis may be a newer save of one of these; then the next of them counts.
-        located = await find(limit + len(hot))
-        if hot_error is not None:
-            await self._check_answerable(located, hot_error)
-        elif not doubted and (moved := await self._moved_away(saga_id, hot, located)):
-            if limit != NO_LIMIT:
-                located = await find(NO_LIMIT)
-                moved = await self._moved_away(saga_id, hot, located)
-            located = [copy for copy in located if copy.ref.snapshot_id not in moved]
         not_after_us = None if not_after is None else to_micros(not_after)
-        if doubted:
-            hot, located = await self._doubt.sift(hot, located)
-        there = {copy.ref.snapshot_id for copy in located}
-        missing = [damaged_copy(saga_id, header, _lost(header)) for header in gone if header.snapshot_id not in there]
-        lost = await self._lost([copy for copy in missing if matches(copy, not_after_us, step_name)], limit)
-        merged = merge([*hot, *lost], located)
-        if not expired_too:
-            merged = await self._alive(merged)
-        return [copy for copy in merged if matches(copy, not_after_us, step_name)][:limit]
+        # Of those in PostgreSQL some may have expired, have a newer save in Redis or belong to another saga by now:
+        # then the next ones count.
+        asked, first = min(limit + len(hot), NO_LIMIT), True
+        while True:
+            located, since = await self._find(saga_id, not_after, step_name, asked, with_values=first)
+            if hot_error is not None:
+                await self._check_answerable(located, hot_error)
+            elif not doubted and (moved := await self._moved_away(saga_id, hot, located)):
+                located = [copy for copy in located if copy.ref.snapshot_id not in moved]
+            in_redis = hot
+            if doubted:
+                in_redis, located = await self._doubt.sift(hot, located)
+            there = {copy.ref.snapshot_id for copy in located}
+            missing = [damaged_copy(saga_id, each, _lost(each)) for each in gone if each.snapshot_id not in there]
+            lost = await self._lost([copy for copy in missing if matches(copy, not_after_us, step_name)], limit)
+            found = [copy for copy in merge([*in_redis, *lost], located) if matches(copy, not_after_us, step_name)]
+            if since is not None:
+                found = [copy for copy in found if copy.ref.order_key >= since]
+            if not expired_too:
+                found = await self._alive(found)
+            if len(found) >= limit or since is None:
+                return found[:limit]
+            asked, first = min(asked * _WIDER, NO_LIMIT), False
+
+    async def _find(
+        self, saga_id: UUID, not_after: datetime | None, step_name: str | None, asked: int, *, with_values: bool
+    ) -> tuple[list[Copy], tuple[datetime, int, int] | None]:
+        """What PostgreSQL has of a saga, and from where on that is all of it (None: it is all)."""
+        found = await self._locations.find_of_saga(
+            saga_id, not_after=not_after, step_name=step_name, limit=asked, with_values=with_values and asked < NO_LIMIT
+        )
+        copies = [located_copy(item, self.rules) for item in found]
+        return copies, complete_from(copies, asked)
 
     async def _lost(self, missing: Sequence[Copy], limit: int) -> list[Copy]:
         """Of those that Redis names without a value, the newest `limit` that no tier has."""
@@ -275,7 +283,7 @@ class Reader:
         return records
 
     def _is_alive(self, meta: SnapshotMeta) -> bool:
-        expires_us = self.policies.expires_us(meta)
+        expires_us = self.rules.expires_us(meta)
         return expires_us is None or to_micros(self._clock.now()) < expires_us
 
     async def _of_redis(self, value: bytes, header: Header) -> SagaSnapshot:
@@ -327,7 +335,7 @@ class Reader:
         None where it was deleted, or with its place added to `packed`, if that is where it is.
         """
         snapshot_id = copy.ref.snapshot_id
-        found = merge([], [located_copy(item) for item in await self._locations.find(snapshot_id)])
+        found = merge([], [located_copy(item, self.rules) for item in await self._locations.find(snapshot_id)])
         if found and found[0].value is not None:
             return await self._record(found[0].value, found[0])
         if found and found[0].located is not None:
@@ -366,7 +374,7 @@ class Reader:
                     try:
                         meta = read_meta(header.head)
                         check_indexed(meta, saga_id, header.member, header.created_us)
-                        hot[header.snapshot_id] = hot_copy(meta, self.policies)
+                        hot[header.snapshot_id] = hot_copy(meta, self.rules)
                     except CorruptData as exc:
                         hot[header.snapshot_id] = damaged_copy(saga_id, header, exc)
         except HotTierUnavailable as exc:

@@ -192,7 +192,7 @@ class TieredSnapshotStorage:
         if not copies:
             return Explanation(snapshot_id=wanted, found=False)
         tiers = self._tiers
-        return await explain_copies(tiers.catalog, copies, self._reader.policies, tiers.prices, tiers.clock.now())
+        return await explain_copies(tiers.catalog, copies, self._reader.rules, tiers.prices, tiers.clock.now())
 
     async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
         """Remove a snapshot from every tier; False if no tier had it. Bytes in a pack go when the pack does.
@@ -311,7 +311,7 @@ class TieredSnapshotStorage:
 
     def _sagas(self, after: UUID | str | None) -> AsyncIterator[UUID]:
         start = None if after is None else as_uuid(after, "after")
-        return iterating.saga_ids(self._tiers.hot, self._tiers.catalog, self._tiers.clock, start)
+        return iterating.saga_ids(self._tiers.hot, self._tiers.catalog, start)
 
     async def health_check(self) -> Health:
         """Ask every tier; counts snapshots by walking Redis, so not for every second."""

@@ -3,7 +3,8 @@
 Redis may miss something (a save that found it down is in PostgreSQL only), it may have lost its past (`incarnation`),
 and other processes may move snapshots earlier than this one's policies say. Spills and moves are announced in
 PostgreSQL at least `SPILL_NOTICE` before they matter, so what was seen less than that ago holds. While PostgreSQL is
-down nobody can announce anything, so the last knowledge holds on, as long as Redis is what it was.
+down nobody can announce anything, so the last knowledge holds on, as long as Redis is what it was. Each look also
+learns which retention rules `expire` has accepted.
 
 What was known before Redis was asked must hold still when its answer is there: then nothing came between. Under steady
 reads the next look begins before the last one runs out, and nobody waits for it.
@@ -15,6 +16,7 @@ import asyncio
 import json
 import time
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -58,6 +60,9 @@ class Watch:
         self._first_after = first_after
         self._last: Known | None = None
         self._revisions: dict[str, PolicySet | None] = {}
+        self._accepted_number: int | None = None
+        self._accepted: PolicySet | None = None
+        self._rules: PolicySet | None = None
         self._looking: asyncio.Task[None] | None = None
 
     def follow(self, first_after: timedelta | None) -> None:
@@ -108,6 +113,12 @@ class Watch:
                 return None
         return -(2**62) if self._first_after is None else now_us - micros(self._first_after)
 
+    def rules(self, policies: PolicySet) -> PolicySet:
+        """By which policies snapshots expire, as far as the last look told: `policies`, and those accepted before."""
+        if self._rules is None or self._rules.policies is not policies.policies:
+            self._rules = policies.honouring(self._accepted)
+        return self._rules
+
     def _age(self) -> float:
         if self._last is None or self._last.generation != self._looking_at.generation:
             return 2**31
@@ -133,6 +144,7 @@ class Watch:
     async def _look(self) -> None:
         asked_at = time.monotonic()
         try:
+            await self._learn_rules()
             found = await self._looking_at.look()
         except CatalogUnavailable:
             if self._last is None:
@@ -142,6 +154,13 @@ class Watch:
         first_after = found.first_after
         if first_after is not None and (self._first_after is None or first_after < self._first_after):
             self._first_after = first_after
+
+    async def _learn_rules(self) -> None:
+        accepted = await self._history.accepted_retention(self._accepted_number)
+        if accepted is not None:
+            self._accepted_number, self._rules = accepted[0], None
+            with suppress(PolicyError):  # rules of a newer version: its own processes honour them
+                self._accepted = PolicySet.of_retention_text(accepted[1])
 
     async def ever_hot_only(self, saga_names: Collection[str | None]) -> bool:
         """Whether any policies ever in force acknowledged such a snapshot (None: any) in Redis alone.

@@ -16,7 +16,7 @@ from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.catalog.packs import PackLife
 from sagaz_tiering.engine import expire
-from sagaz_tiering.errors import LeaseLost, MassDelete
+from sagaz_tiering.errors import LeaseLost
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.hot import FIRST_HEADERS
 
@@ -241,32 +241,3 @@ async def test_pack_in_which_something_lives_is_settled_once(shop: Product) -> N
         assert not await packs.expiring(now, shop.runtime.policies.retention_revision, 0, 9)
         later = now + 30 * DAY
         assert await packs.expire(pack.pack_id, lease, later, limit=9, delete_after=now) == (2, PackLife.RETIRED)
-
-
-async def test_breaker_counts_exactly_only_where_the_quick_count_does_not_settle_it(
-    database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A few of many: not looked at one by one. A saga of which little expired: looked at, and let go."""
-    jobs = {"expire_free_count": 4}
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES, jobs=jobs)
-
-    async def unwanted(*_: object) -> None:
-        raise AssertionError("counted one by one")
-
-    async with product(settings) as shop:
-        await save_all(shop.storage, sagas(2, "order", each=3))
-        await save_all(shop.storage, sagas(20, "other"))
-        shop.clock.advance(31 * DAY)
-        with monkeypatch.context() as patch:
-            patch.setattr(expire, "preview", unwanted)
-            assert (await shop.run("expire")).counts == {"hot": 6}
-        long = uuid4()
-        moments = [NOW, *(NOW + (29 + at) * DAY for at in range(200))]
-        for at, moment in enumerate(moments):
-            await shop.storage.save_snapshot(
-                make(at, saga_id=long, saga_name="session", snapshot_id=uuid4(), created_at=moment)
-            )
-        assert (await shop.run("expire")).counts == {"hot": 1}
-        shop.clock.advance(400 * DAY)
-        with pytest.raises(MassDelete):
-            await shop.run("expire")

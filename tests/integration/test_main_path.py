@@ -12,8 +12,8 @@ import pytest
 from support.payload import saga, snapshots
 from support.tiers import DAY, NOW, Product, config, product
 
-from sagaz_tiering.engine import JOBS
-from sagaz_tiering.errors import SchemaMismatch, SnapshotArchived
+from sagaz_tiering.engine import JOBS, run_job
+from sagaz_tiering.errors import MassDelete, SchemaMismatch, SnapshotArchived
 from sagaz_tiering.snapshot import SagaSnapshot, Tier
 
 SAVED = list(snapshots(12, created_at=NOW, saga_name="payment-order"))
@@ -197,10 +197,15 @@ async def test_new_retention_rules_apply_to_packs(database: str, redis_url: str,
         await shop.run("age")
         await shop.runtime.reload(rules(200))
         shop.clock.advance(120 * DAY)
+        assert await shop.storage.list_snapshots(SAVED[0].saga_id) == SAVED[4::-1]
         assert (await shop.run("expire")).counts == {"packs_redated": 1}
         assert await shop.storage.list_snapshots(SAVED[0].saga_id) == SAVED[4::-1]
         await shop.runtime.reload(rules(50))
-        assert (await shop.run("expire")).counts["archived"] == 5
+        with pytest.raises(MassDelete):
+            await shop.run("expire")
+        assert await shop.storage.list_snapshots(SAVED[0].saga_id) == SAVED[4::-1]
+        context = replace(shop.runtime.job_context(), allow_mass_delete=True)
+        assert (await run_job("expire", context)).counts["archived"] == 5
         assert await shop.storage.list_snapshots(SAVED[0].saga_id) == []
 
 

@@ -1,7 +1,8 @@
-"""A run that would remove most of a store stops and says how to go on (design G9)."""
+"""A run that would end most of a store earlier than promised stops and says how to go on (design G9)."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -12,56 +13,92 @@ from support.tiers import DAY, config, product
 from support.yaml_config import write_config
 
 from sagaz_tiering.clock import SystemClock
-from sagaz_tiering.errors import MassDelete
+from sagaz_tiering.engine.breaker import Shortened, may_shorten, too_much
+from sagaz_tiering.engine.job import JobOptions
+from sagaz_tiering.policy import Policy, PolicySet
 
-JOBS = {"expire_free_count": 10}
 
-
-def policies(short: str) -> list[dict[str, Any]]:
-    """Two kinds of sagas; `short` keeps one of them for a week only."""
+def policies(retain: str) -> list[dict[str, Any]]:
+    """Two kinds of sagas, one of which is kept so long."""
     move = [{"to": "STANDARD_IA", "after": "2d"}]
     return [
-        {"name": "short", "match": {"saga_name": short}, "move": move, "retain": "7d"},
+        {"name": "most", "match": {"saga_name": "most"}, "move": move, "retain": retain},
         {"name": "rest", "match": {}, "move": move},
     ]
 
 
+@pytest.mark.guarantee("G9")
 @pytest.mark.parametrize("aged", [True, False], ids=["packed", "hot"])
-async def test_expire_of_most_snapshots_stops_and_goes_on_when_told(
+async def test_expire_that_ends_a_policy_early_stops_and_goes_on_when_told(
     aged: bool, database: str, redis_url: str, tmp_path: Path
 ) -> None:
-    """60 % of all: refused and nothing removed; 40 %: done; with the override: done."""
-    places: dict[str, Any] = {"database": database, "redis_url": redis_url, "cold": f"file://{tmp_path}/cold"}
-    places["cold"] = {"url": places["cold"]}
+    """Refused and nothing removed, at the command line too; with the override: done."""
+    places: dict[str, Any] = {"database": database, "redis_url": redis_url, "cold": {"url": f"file://{tmp_path}/cold"}}
     begun, now = SystemClock().now() - 10 * DAY, SystemClock().now()
-    rules = policies("most")
-    async with product(config(**places, policies=rules, jobs=JOBS), now=now - 6 * DAY) as shop:
+    async with product(config(**places, policies=policies("30d")), now=now - 6 * DAY) as shop:
         for name, count, start in (("most", 12, 0), ("few", 8, 100)):
             for snapshot in snapshots(count, start=start, created_at=begun, saga_name=name):
                 await shop.storage.save_snapshot(snapshot)
         if aged:
             await shop.run("age")
-        shop.clock.advance(6 * DAY)
-        with pytest.raises(MassDelete, match=r"60%"):
-            await shop.run("expire")
-        if aged:
-            assert await shop.runtime.db.fetchval("SELECT count(*) FROM sagaz_tiering.snapshots") == 100
-        else:
-            assert await shop.hot_count() == 100
-        assert (await shop.run("expire", dry_run=True)).counts["archived" if aged else "hot"] == 60
+        await shop.run("expire")
 
-    path = write_config(tmp_path / "tiering.yaml", **places, policies=rules, jobs=JOBS)
+    path = write_config(tmp_path / "tiering.yaml", **places, policies=policies("7d"))
     refused = await cli("job", "expire", "--once", "--config", path)
     assert refused.code == 10
+    assert "60 of 60 snapshots of policy 'most'" in refused.err
     assert "--allow-mass-delete" in refused.err
     assert (await cli("job", "expire", "--allow-mass-delete", "--config", path)).code == 2
+    async with product(config(**places, policies=policies("7d")), now=now) as shop:
+        saga = next(snapshots(1, created_at=begun)).saga_id
+        assert len(await shop.storage.list_snapshots(saga)) == 5
     done = await cli("job", "expire", "--once", "--allow-mass-delete", "--json", "--config", path)
     assert done.code == 0, done.err
-    assert done.document["counts"]["archived" if aged else "hot"] == 60
+    async with product(config(**places, policies=policies("7d")), now=now) as shop:
+        assert await shop.storage.list_snapshots(saga) == []
+    if aged:
+        assert done.document["counts"]["archived"] == 60
 
-    async with product(config(**places, policies=policies("few"), jobs=JOBS), now=now) as shop:
-        for snapshot in snapshots(20, start=200, created_at=begun, saga_name="other"):
-            await shop.storage.save_snapshot(snapshot)
-        await shop.run("age")  # which learns of the new retention first
-        counts = (await shop.run("expire")).counts
-        assert counts["archived" if aged else "hot"] == 40
+
+@pytest.mark.guarantee("G9")
+@pytest.mark.parametrize(
+    ("earlier", "total", "options", "asks"),
+    [
+        (1, 99, {}, True),
+        (1, 100, {}, False),
+        (2, 100, {}, True),
+        (20, 20, {}, True),
+        (140, 140, {}, True),
+        (1000, 1800, {"expire_max_share": 0.5}, True),
+        (900, 1800, {"expire_max_share": 0.5}, False),
+        (10, 1000, {"expire_max_share": 0.001}, False),
+        (10, 1000, {"expire_max_share": 0.001, "expire_free_count": 0}, True),
+    ],
+)
+def test_share_is_of_what_each_policy_keeps(earlier: int, total: int, options: dict[str, Any], asks: bool) -> None:
+    """However much other policies keep; at most one in a hundred goes unasked by default."""
+    rules = PolicySet([])
+    counts = Shortened(before=None, after=rules, now_us=0, totals=Counter(mine=total, others=10**9))
+    counts.earlier["mine"] = earlier
+    assert bool(too_much(counts, JobOptions(**options))) is asks
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "may"),
+    [
+        ({"retain": "7d"}, {"retain": "8d"}, False),
+        ({"retain": "7d"}, {"retain": "forever"}, False),
+        ({"retain": "7d"}, {"retain": "7d", "move": [{"to": "GLACIER", "after": "1d"}]}, False),
+        ({"retain": "7d"}, {"retain": "6d"}, True),
+        ({"retain": "forever"}, {"retain": "9999d"}, True),
+        ({}, {"retain": "9999d"}, True),
+        ({"retain": "7d"}, {}, True),
+        ({"retain": "7d"}, {"retain": "8d", "retention": "policy"}, True),
+        ({"retain": "7d"}, {"retain": "8d", "match": {"saga_name": "a"}}, True),
+        ({"retain": "7d"}, {"retain": "8d", "clock": "saved_at"}, True),
+    ],
+)
+def test_what_cannot_end_anything_earlier_is_not_counted(old: dict[str, Any], new: dict[str, Any], may: bool) -> None:
+    """A longer `retain` alone is plain; all else is looked at."""
+    before, after = (PolicySet([Policy.model_validate({"name": "p", **each})]) for each in (old, new))
+    assert may_shorten(before, after) is may

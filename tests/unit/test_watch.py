@@ -36,6 +36,10 @@ class Announcements:
             raise CatalogUnavailable("away")
         return said
 
+    async def accepted_retention(self, known: int | None = None) -> tuple[int, str] | None:
+        """See `History.accepted_retention`."""
+        return None
+
     async def is_same(self) -> bool:
         """See `Incarnation.is_same`."""
         return self.same
@@ -56,7 +60,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 
 def made() -> tuple[Announcements, Watch]:
     said = Announcements()
-    history: Any = None
+    history: Any = said
     return said, Watch(said, history, timedelta(days=7))
 
 

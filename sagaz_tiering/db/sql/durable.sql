@@ -106,6 +106,12 @@ UPDATE sagaz_tiering.saga_snapshots d
        AS v (snapshot_id, saved_at, due_at, expires_at)
  WHERE d.snapshot_id = v.snapshot_id AND d.saved_at = v.saved_at
 
+-- name: redate
+-- Other policies say when these rows expire, and `age` looks at them once more; what was saved anew is left alone.
+UPDATE sagaz_tiering.saga_snapshots d SET expires_at = v.expires_at, due_at = '-infinity'
+  FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) AS v (snapshot_id, saved_at, expires_at)
+ WHERE d.snapshot_id = v.snapshot_id AND d.saved_at = v.saved_at
+
 -- name: expired
 -- A batch of rows whose noted expiry has passed: the policies of today have the last word. Values stay where they are.
 SELECT snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, retention_until, body_crc,
@@ -113,8 +119,11 @@ SELECT snapshot_id, saga_id, saga_name, step_name, step_index, status, created_a
   FROM sagaz_tiering.saga_snapshots
  WHERE expires_at <= $1 AND (expires_at, snapshot_id) > ($2, $3) ORDER BY expires_at, snapshot_id LIMIT $4
 
--- name: count_expired
-SELECT count(*) FROM sagaz_tiering.saga_snapshots WHERE expires_at <= $1
+-- name: metas
+-- A page of rows by id, after an id, without their values.
+SELECT snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, retention_until, body_crc,
+       expires_at
+  FROM sagaz_tiering.saga_snapshots WHERE snapshot_id > $1 ORDER BY snapshot_id LIMIT $2
 
 -- name: delete_versions
 DELETE FROM sagaz_tiering.saga_snapshots d

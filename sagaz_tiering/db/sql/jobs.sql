@@ -18,6 +18,20 @@ SELECT revision FROM sagaz_tiering.policy_revisions ORDER BY first_seen DESC LIM
 INSERT INTO sagaz_tiering.policy_revisions (revision, first_seen, first_after, policies) VALUES ($1, $2, $3, $4)
 ON CONFLICT (revision) DO UPDATE SET first_seen = excluded.first_seen
 
+-- name: accepted_retention
+-- Unless it is number $1.
+SELECT number, policies FROM sagaz_tiering.accepted_retention WHERE number IS DISTINCT FROM $1::bigint
+
+-- name: accept_first
+-- The rules of a catalog that has none yet need nobody's leave.
+INSERT INTO sagaz_tiering.accepted_retention (accepted_at, policies) VALUES ($1, $2)
+ON CONFLICT (only_row) DO NOTHING
+
+-- name: accept
+INSERT INTO sagaz_tiering.accepted_retention AS r (accepted_at, policies) VALUES ($1, $2)
+ON CONFLICT (only_row) DO UPDATE
+   SET number = r.number + 1, accepted_at = excluded.accepted_at, policies = excluded.policies
+
 -- name: hot_revisions
 -- Every revision ever in force under which something could be acknowledged by Redis alone.
 SELECT revision, policies FROM sagaz_tiering.policy_revisions r

@@ -1,7 +1,7 @@
 -- name: find
 -- Where PostgreSQL knows a snapshot to be: the durable copy, a pack, or both, in one consistent look.
 SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.expires_at,
-       d.saved_at, d.value,
+       d.saved_at, d.retention_until, NULL::timestamptz AS max_clock_at, NULL::text AS dated_by, d.value,
        NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS byte_offset,
        NULL::integer AS byte_length, NULL::text AS storage_class, NULL::bigint AS byte_size,
        NULL::uuid AS key_id, NULL::bytea AS wrapped, NULL::text AS master_id, NULL::uuid AS digest
@@ -9,7 +9,8 @@ SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.statu
  WHERE d.snapshot_id = $1
 UNION ALL
 SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.step_index, t.status, s.created_at, s.expires_at,
-       NULL, NULL, f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size,
+       NULL, NULL, p.max_clock_at, p.retention_revision, NULL,
+       f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size,
        f.key_id, k.wrapped, k.master_id, f.digest
   FROM sagaz_tiering.snapshots s
   JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
@@ -19,22 +20,23 @@ SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.step_index, t.statu
  WHERE s.snapshot_id = $1
 
 -- name: find_of_saga
--- The newest live ones of a saga, durable and archived: $2 now, $3 not after, $4 step name, $5 limit, $6 values too.
+-- The newest of a saga, durable and archived, expired ones that nobody removed yet included (policies decide that):
+-- $2 not after, $3 step name, $4 limit, $5 values too.
 SELECT * FROM (
  (SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.expires_at,
-         d.saved_at, CASE WHEN $6::boolean THEN d.value END AS value,
+         d.saved_at, d.retention_until, NULL::timestamptz AS max_clock_at, NULL::text AS dated_by,
+         CASE WHEN $5::boolean THEN d.value END AS value,
          NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS byte_offset,
          NULL::integer AS byte_length, NULL::text AS storage_class, NULL::bigint AS byte_size,
          NULL::uuid AS key_id, NULL::bytea AS wrapped, NULL::text AS master_id, NULL::uuid AS digest
     FROM sagaz_tiering.saga_snapshots d
    WHERE d.saga_id = $1
-     AND (d.expires_at IS NULL OR d.expires_at > $2 OR ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
-          AND sagaz_tiering.is_held(d.saga_id, d.saga_name, d.step_name, d.status)))
-     AND ($3::timestamptz IS NULL OR d.created_at <= $3) AND ($4::text IS NULL OR d.step_name = $4)
-   ORDER BY d.created_at DESC, d.step_index DESC, d.snapshot_id DESC LIMIT $5)
+     AND ($2::timestamptz IS NULL OR d.created_at <= $2) AND ($3::text IS NULL OR d.step_name = $3)
+   ORDER BY d.created_at DESC, d.step_index DESC, d.snapshot_id DESC LIMIT $4)
  UNION ALL
  (SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.step_index, t.status, s.created_at, s.expires_at,
-         NULL, NULL, f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size,
+         NULL, NULL, p.max_clock_at, p.retention_revision, NULL,
+         f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size,
          f.key_id, k.wrapped, k.master_id, f.digest
     FROM sagaz_tiering.frames f
     JOIN sagaz_tiering.snapshots s USING (pack_id, frame_no)
@@ -42,11 +44,9 @@ SELECT * FROM (
     JOIN sagaz_tiering.steps t USING (step_id)
     LEFT JOIN sagaz_tiering.saga_keys k ON k.key_id = f.key_id
    WHERE f.saga_id = $1
-     AND (s.expires_at IS NULL OR s.expires_at > $2 OR ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
-          AND sagaz_tiering.is_held(f.saga_id, t.saga_name, t.step_name, t.status)))
      AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d WHERE d.snapshot_id = s.snapshot_id)
-     AND ($3::timestamptz IS NULL OR s.created_at <= $3) AND ($4::text IS NULL OR t.step_name = $4)
-   ORDER BY s.created_at DESC, t.step_index DESC, s.snapshot_id DESC LIMIT $5)
+     AND ($2::timestamptz IS NULL OR s.created_at <= $2) AND ($3::text IS NULL OR t.step_name = $3)
+   ORDER BY s.created_at DESC, t.step_index DESC, s.snapshot_id DESC LIMIT $4)
 ) AS found
 ORDER BY created_at DESC, step_index DESC, snapshot_id DESC
 
@@ -115,20 +115,15 @@ SELECT snapshot_id FROM sagaz_tiering.tombstones
 DELETE FROM sagaz_tiering.tombstones WHERE deleted_at < $1 AND NOT in_redis
 
 -- name: saga_ids
--- Sagas that PostgreSQL knows a live snapshot of, ascending: $1 after, $2 now, $3 how many.
+-- Sagas that PostgreSQL knows a snapshot of, ascending: $1 after, $2 how many.
 SELECT saga_id FROM (
  (SELECT DISTINCT d.saga_id FROM sagaz_tiering.saga_snapshots d
-   WHERE ($1::uuid IS NULL OR d.saga_id > $1) 
-     AND (d.expires_at IS NULL OR d.expires_at > $2 OR ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
-          AND sagaz_tiering.is_held(d.saga_id, d.saga_name, d.step_name, d.status)))
-   ORDER BY d.saga_id LIMIT $3)
+   WHERE ($1::uuid IS NULL OR d.saga_id > $1)
+   ORDER BY d.saga_id LIMIT $2)
  UNION
  (SELECT DISTINCT f.saga_id FROM sagaz_tiering.frames f
    WHERE ($1::uuid IS NULL OR f.saga_id > $1)
-     AND EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s JOIN sagaz_tiering.steps t USING (step_id)
-                  WHERE s.pack_id = f.pack_id AND s.frame_no = f.frame_no
-                    AND (s.expires_at IS NULL OR s.expires_at > $2 OR ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
-                         AND sagaz_tiering.is_held(f.saga_id, t.saga_name, t.step_name, t.status))))
-   ORDER BY f.saga_id LIMIT $3)
+     AND EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s WHERE s.pack_id = f.pack_id AND s.frame_no = f.frame_no)
+   ORDER BY f.saga_id LIMIT $2)
 ) AS found
-ORDER BY saga_id LIMIT $3
+ORDER BY saga_id LIMIT $2

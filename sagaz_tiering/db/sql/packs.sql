@@ -44,9 +44,11 @@ SELECT * FROM sagaz_tiering.packs
    AND pack_id > $3
  ORDER BY pack_id LIMIT $4
 
--- name: most_expired
-SELECT coalesce(sum(live_count), 0)::bigint FROM sagaz_tiering.packs
- WHERE state = 'ACTIVE' AND next_expiry_at <= $1 AND retention_revision = $2
+-- name: live_of_policies
+SELECT policy, sum(live_count)::bigint AS snapshots FROM sagaz_tiering.packs WHERE state = 'ACTIVE' GROUP BY policy
+
+-- name: expiries
+SELECT snapshot_id, expires_at FROM sagaz_tiering.snapshots WHERE pack_id = $1
 
 -- name: count_expired
 SELECT count(*)
