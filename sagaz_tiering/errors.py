@@ -3,6 +3,7 @@
     SagazTieringError
     ├── ConfigError                     the YAML file or the environment is wrong
     │   └── PolicyError                 a policy asks for something impossible
+    ├── WrongEventLoop                  called on another event loop, thread or process than the one it belongs to
     ├── MissingDependencyError          an optional package is not installed (.package)
     ├── InvalidSnapshot                 the caller's snapshot cannot be stored as it is
     │   ├── NotSerializable             a value would not come back equal (.path)
@@ -72,6 +73,18 @@ class ConfigError(SagazTieringError):
 
 class PolicyError(ConfigError):
     """A policy asks for something impossible or dangerous."""
+
+
+class WrongEventLoop(SagazTieringError):
+    """What has open connections was called on another event loop, thread or process than theirs; nothing was sent.
+
+    Storages made from options, and `TieredSnapshotStorage.from_config`, serve every loop and never raise it.
+    """
+
+    hint = (
+        "use it where it was first used, or close it there before it is used elsewhere; a storage made from options "
+        "(a URL, TieredSnapshotStorage.from_config) can be called from everywhere"
+    )
 
 
 class MissingDependencyError(SagazTieringError):

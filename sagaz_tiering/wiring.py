@@ -5,8 +5,9 @@ from __future__ import annotations
 import importlib.util
 import os
 import socket
-from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
@@ -31,6 +32,7 @@ from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.pack.dictionary_objects import BucketDictionaries
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.prices import PriceList
+from sagaz_tiering.process_loop import HomeLoop
 from sagaz_tiering.server_clock import ServerClock
 from sagaz_tiering.settings import TieringConfig
 from sagaz_tiering.storage.hot import HotOptions, HotTier
@@ -58,8 +60,10 @@ class Runtime:
         hot: HotTier,
         objects: ObjectStore,
         masters: MasterKeys,
+        again: Callable[[TieringConfig], AbstractAsyncContextManager[Runtime]],
     ) -> None:
         self.config = config
+        self._again = again
         self.clock = clock
         self.policies = PolicySet(config.policies)
         self.db = db
@@ -101,6 +105,7 @@ class Runtime:
                 restore=config.restore,
             ),
             expire=self._expire,
+            open_again=self._open_again,
         )
 
     def storage(self) -> TieredSnapshotStorage:
@@ -127,36 +132,67 @@ class Runtime:
         self.dictionaries.enabled = config.dictionaries.enabled
         self._storage.adopt(self.policies)
 
+    @asynccontextmanager
+    async def _open_again(self) -> AsyncIterator[TieredSnapshotStorage]:
+        """The same storage for another event loop; embedded servers are those that run."""
+        async with self._again(self.config) as runtime:
+            yield runtime.storage()
+
     async def _expire(self) -> int:
         counts = (await run_job("expire", self._jobs)).counts
         return counts.get("hot", 0) + counts.get("durable", 0) + counts.get("archived", 0)
 
 
-@asynccontextmanager
-async def open_runtime(
+def open_runtime(
     config: TieringConfig, *, clock: Clock | None = None, host: Clock | None = None
-) -> AsyncIterator[Runtime]:
+) -> AbstractAsyncContextManager[Runtime]:
     """Open everything that `config` names. Embedded servers are started and their catalog migrated (or, where
     another process of ours runs them already, used); other servers need not be up.
 
     Time is that of the catalog's server, which is asked now and then. A `clock` that is given stands for it and for all
     others; `host` is used before any server told its time. Raises ConfigError or MissingDependencyError for what cannot
-    work.
+    work. The end of the block, on whatever event loop, closes what is open where it belongs, also if that is gone.
     """
-    async with AsyncExitStack() as stack:
+    return _Opening(config, clock, host)
+
+
+class _Opening(AbstractAsyncContextManager[Runtime]):
+    """Not a generator: those are closed with their loop, all at once, while one of them waits for another."""
+
+    def __init__(self, config: TieringConfig, clock: Clock | None, host: Clock | None) -> None:
+        self._config, self._clock, self._host = config, clock, host
+        self._home = HomeLoop(self, lambda opening: opening._resources.aclose())
+        self._resources = AsyncExitStack()
+        self._runtime: Runtime | None = None
+
+    async def __aenter__(self) -> Runtime:
+        async with AsyncExitStack() as stack:
+            runtime = self._runtime = await self._open(stack)
+            self._resources = stack.pop_all()
+        self._home.check()
+        return runtime
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._runtime and kind is not GeneratorExit:  # by which a loop's end is told to generators
+            await self._runtime.storage().retire()
+        await self._home.close(self._resources.aclose)
+
+    async def _open(self, stack: AsyncExitStack) -> Runtime:
+        config, clock = self._config, self._clock
         endpoints = await _endpoints(config, stack)
         db = await stack.enter_async_context(Database(_database_options(config, endpoints)))
         hot = await stack.enter_async_context(HotTier(_hot_options(config, endpoints)))
         if clock is None:
-            clock = await stack.enter_async_context(ServerClock(db.time, hot.time, host=host))
+            clock = await stack.enter_async_context(ServerClock(db.time, hot.time, host=self._host))
         objects = await _objects(config, endpoints, clock, stack)
         if endpoints is not None and config.catalog.url.is_embedded:
             await migrate(db)
         masters = _master_keys(config)
         stack.push_async_callback(masters.close)
-        runtime = Runtime(config=config, clock=clock, db=db, hot=hot, objects=objects, masters=masters)
+        again = partial(open_runtime, clock=self._clock, host=self._host)
+        runtime = Runtime(config=config, clock=clock, db=db, hot=hot, objects=objects, masters=masters, again=again)
         stack.push_async_callback(runtime.dictionaries.close)
-        yield runtime
+        return runtime
 
 
 @asynccontextmanager

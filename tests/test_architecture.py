@@ -32,7 +32,7 @@ LAYERS = (
     ("policy_model",),
     ("patterns", "units", "urls", "environment"),
     ("schema",),
-    ("snapshot",),
+    ("snapshot", "process_loop"),
     ("server_clock",),
     ("storage_class", "errors", "logs", "metrics", "clock", "terminal", "spool", "lazy", "own_process", "checksum"),
 )

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
 
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError
+from sagaz_tiering.process_loop import HomeLoop
 
 MAX_ROWS: Final = 256
 MAX_BYTES: Final = 4 * 1024 * 1024
@@ -37,9 +38,11 @@ class GroupCommit(Generic[Item, Result]):
         self._waiting: deque[tuple[Item, int, asyncio.Future[Result]]] = deque()
         self._working = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._home = HomeLoop(self)
 
     async def put(self, item: Item, size: int) -> Result:
-        """What `commit` tells of the item; `size` in bytes."""
+        """What `commit` tells of the item; `size` in bytes. Raises WrongEventLoop."""
+        self._home.check()
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, size, done))
         if self._working < LANES:

@@ -13,6 +13,7 @@ import asyncpg
 
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError
+from sagaz_tiering.process_loop import HomeLoop
 from sagaz_tiering.server_clock import Sample, uptime_s
 
 if TYPE_CHECKING:
@@ -104,10 +105,12 @@ class Database:
     def __init__(self, options: DatabaseOptions) -> None:
         self.options = options
         self._pool: Pool[asyncpg.Record] | None = None
+        self._home = HomeLoop(self)
 
     async def open(self) -> None:
         """Make the pool; connects only when first used, so a server that is down does not stop an app."""
         options = self.options
+        self._home.check()
         with translated(options.shown_url, options.setting):
             self._pool = await asyncpg.create_pool(
                 options.url,
@@ -125,11 +128,15 @@ class Database:
         pool, self._pool = self._pool, None
         if pool is None:
             return
-        try:
-            with translated(self.options.shown_url, self.options.setting):
-                await asyncio.wait_for(pool.close(), timeout=5)
-        except CatalogUnavailable:
-            pool.terminate()
+
+        async def end() -> None:
+            try:
+                with translated(self.options.shown_url, self.options.setting):
+                    await asyncio.wait_for(pool.close(), timeout=5)
+            except CatalogUnavailable:
+                pool.terminate()
+
+        await self._home.close(end)
 
     async def __aenter__(self) -> Database:
         await self.open()
@@ -143,6 +150,7 @@ class Database:
         """One connection, no transaction: each statement commits by itself."""
         if self._pool is None:
             raise CatalogUnavailable("the connection pool is closed", hint="open the storage with `async with`")
+        self._home.check()
         with translated(self.options.shown_url, self.options.setting):
             async with self._pool.acquire(timeout=self.options.command_timeout.total_seconds()) as conn:
                 yield conn

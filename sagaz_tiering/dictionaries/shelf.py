@@ -17,6 +17,7 @@ from typing import Final, Protocol
 import structlog
 
 from sagaz_tiering.errors import SagazTieringError, TierUnavailable
+from sagaz_tiering.process_loop import HomeLoop
 from sagaz_tiering.zstd import DICTIONARY_ID_BYTES, NO_DICTIONARIES, Dictionary
 
 _log = structlog.get_logger(__name__)
@@ -68,6 +69,7 @@ class Dictionaries(Mapping[bytes, Dictionary]):
         self._loading: dict[bytes, asyncio.Task[Dictionary | None]] = {}
         self._refreshing: asyncio.Task[None] | None = None
         self._refresh_at = 0.0
+        self._home = HomeLoop(self)
 
     def __getitem__(self, dictionary_id: bytes) -> Dictionary:
         found = self._kept[dictionary_id]
@@ -158,11 +160,13 @@ class Dictionaries(Mapping[bytes, Dictionary]):
         return {}
 
     def _refresh_soon(self) -> None:
+        self._home.check()
         if self._refreshing is None or self._refreshing.done():
             self._refresh_at = time.monotonic() + REFRESH_SECONDS
             self._refreshing = asyncio.get_running_loop().create_task(self.refresh())
 
     def _load_once(self, dictionary_id: bytes) -> asyncio.Task[Dictionary | None]:
+        self._home.check()
         task = self._loading.get(dictionary_id)
         if task is None:
             task = asyncio.get_running_loop().create_task(self._load(dictionary_id))

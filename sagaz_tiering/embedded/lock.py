@@ -61,7 +61,9 @@ def is_held(data_dir: Path) -> bool:
     """Whether a process (or servers that it left behind) holds the folder; False if we may not look."""
     try:
         with (data_dir / "lock").open("rb") as lock:
-            return not _try(lock, fcntl.LOCK_SH)
+            found = not _try(lock, fcntl.LOCK_SH)
+            fcntl.flock(lock, fcntl.LOCK_UN)  # a process that is forked meanwhile has it open, too
+            return found
     except OSError:
         return False
 

@@ -15,6 +15,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from sagaz_tiering.aws import CERTIFICATE_HINT, AwsConfig, aws_session, refused_certificate
 from sagaz_tiering.errors import MasterKeyUnavailable
 from sagaz_tiering.master_keys.base import WrappedKey
+from sagaz_tiering.process_loop import HomeLoop
 
 SCHEME: Final = "kms:"
 
@@ -37,6 +38,7 @@ class Kms:
         self._opening = asyncio.Lock()
         self._resources = AsyncExitStack()
         self._client: Any = None
+        self._home = HomeLoop(self)
         self._current: str | None = None
 
     async def current_id(self) -> str:
@@ -74,7 +76,7 @@ class Kms:
     async def close(self) -> None:
         """Close the client."""
         self._client = self._current = None
-        await self._resources.aclose()
+        await self._home.close(self._resources.aclose)
 
     async def _ask(self, operation: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
         options = self._options
@@ -98,6 +100,7 @@ class Kms:
             ) from exc
 
     async def _opened(self) -> Any:
+        self._home.check()
         async with self._opening:
             if self._client is None:
                 session = aws_session(region_name=self._options.region)

@@ -55,7 +55,10 @@ class LocalObjectStore:
 
     async def close(self) -> None:
         """Release the staging directory."""
-        await asyncio.to_thread(self._tree.close)
+        try:
+            await asyncio.to_thread(self._tree.close)
+        except RuntimeError:  # at the end of the interpreter no thread is given work any more
+            self._tree.close()
 
     @property
     def url(self) -> str:

@@ -265,6 +265,8 @@ def _opened(directory: Path) -> Iterator[int]:
     try:
         yield fd
     finally:
+        with suppress(OSError):
+            fcntl.flock(fd, fcntl.LOCK_UN)  # a process that was forked meanwhile has it open, too
         os.close(fd)
 
 

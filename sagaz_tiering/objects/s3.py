@@ -82,7 +82,9 @@ class S3ObjectStore:
                     f"no S3 client can be made for bucket {options.bucket}: {exc}",
                     hint=f"check {options.names.place} (endpoint_url, region) and the environment's AWS_… variables",
                 ) from exc
-            return cls(S3Calls(client, options), opening.pop_all())
+            calls = S3Calls(client, options)
+            calls.home.check()
+            return cls(calls, opening.pop_all())
 
     async def __aenter__(self) -> Self:
         return self
@@ -92,7 +94,7 @@ class S3ObjectStore:
 
     async def close(self) -> None:
         """Release connections."""
-        await self._resources.aclose()
+        await self._calls.home.close(self._resources.aclose)
 
     @property
     def url(self) -> str:

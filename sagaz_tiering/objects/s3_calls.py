@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, TypeVar
 from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.objects.s3_errors import DRIVER_ERRORS, Asked, late, translated
 from sagaz_tiering.objects.s3_options import S3Options
+from sagaz_tiering.process_loop import HomeLoop
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
@@ -25,6 +26,7 @@ class S3Calls:
     def __init__(self, client: S3Client, options: S3Options) -> None:
         self.client = client
         self.options = options
+        self.home = HomeLoop(self)
         self._slots = asyncio.Semaphore(options.max_connections)
 
     async def run(
@@ -40,8 +42,9 @@ class S3Calls:
         Only failures that asking again may cure are repeated, with full jitter. More callers than connections
         wait for a slot; the wait is outside the deadline, so that load alone fails nobody.
 
-        Raises the errors of `s3_errors`; ColdTierUnavailable once the deadline has passed.
+        Raises WrongEventLoop, and the errors of `s3_errors`; ColdTierUnavailable once the deadline has passed.
         """
+        self.home.check()
         asked = Asked(operation=operation, key=key)
         rounds = self.options.attempts if attempts is None else attempts
         async with self._slots:

@@ -72,6 +72,7 @@ class SnapshotSource(Protocol):
 @runtime_checkable
 class SnapshotStorage(SnapshotSource, Protocol):
     """Ten methods of the `sagaz` engine, and what operating a storage needs. Ids are accepted as UUID or text.
+    All of them may be called from every event loop, thread and forked process; what cannot be raises WrongEventLoop.
 
     Order everywhere is (created_at, step_index, snapshot_id). `None` and `[]` mean "does not exist or expired",
     never "could not ask": that raises an error of `sagaz_tiering.errors`. What comes back is what was asked for: bytes

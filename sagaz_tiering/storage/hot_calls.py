@@ -18,6 +18,7 @@ import redis.exceptions as driver
 
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
+from sagaz_tiering.process_loop import HomeLoop
 from sagaz_tiering.server_clock import Sample, uptime_s
 from sagaz_tiering.storage.hot_keys import HotKeys
 from sagaz_tiering.storage.redis.sentinels import PrimaryPool, drop_idle
@@ -67,10 +68,12 @@ class HotCalls:
         self._lane: Lane | None = None
         self._job_lane: Lane | None = None
         self._times_left: Counter[Lane] = Counter()
+        self._home = HomeLoop(self)
 
     async def open(self) -> None:
         """Make the connection pool and the lanes (nothing is sent yet). Raises ConfigError for a URL of no use."""
         address = parse_redis_url(self.options.url, setting=_SETTING)
+        self._home.check()
         seconds = self.options.socket_timeout.total_seconds()
         common: dict[str, Any] = {
             "max_connections": self.options.max_connections,
@@ -88,13 +91,16 @@ class HotCalls:
     async def close(self) -> None:
         """Close every connection."""
         lanes = [lane for lane in (self._lane, self._job_lane) if lane is not None]
-        self._lane = self._job_lane = None
-        for lane in lanes:
-            await lane.close()
-        client, self._client = self._client, None
-        if client is not None:
-            await client.aclose()
-            await client.connection_pool.aclose()  # Redis.aclose() of older drivers only disconnects
+        client, self._client, self._lane, self._job_lane = self._client, None, None, None
+
+        async def end() -> None:
+            for lane in lanes:
+                await lane.close()
+            if client is not None:
+                await client.aclose()
+                await client.connection_pool.aclose()  # Redis.aclose() of older drivers only disconnects
+
+        await self._home.close(end)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -203,6 +209,7 @@ class HotCalls:
         """The client, with driver errors as HotTierUnavailable (or ConfigError where retrying cannot help)."""
         if self._client is None:
             raise _closed()
+        self._home.check()
         with redis_errors(
             self.options.shown_url,
             setting=_SETTING,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
 import time
 from bisect import bisect_left, bisect_right, insort
 from collections.abc import AsyncIterator, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Any, Final, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, SystemClock, to_micros
@@ -23,6 +25,13 @@ from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
 
 _AT_ONCE: Final = 64
 """Small records worked on before the event loop gets its turn."""
+
+_alone: Final = threading.RLock()
+"""For every look at several lists and every change; never over an await. Forked processes get whole lists."""
+os.register_at_fork(before=_alone.acquire, after_in_parent=_alone.release, after_in_child=_alone.release)
+
+
+_Key = TypeVar("_Key", int, tuple[int, int, int])
 
 
 class _Stored(NamedTuple):
@@ -43,7 +52,7 @@ class _Replay:
 class InMemorySnapshotStorage:
     """Snapshots and replay records in this process's memory. Closing it keeps them; dropping it drops them.
 
-    For one event loop: not for use from several threads.
+    May be used from any number of event loops and threads. A forked process has a copy of its own.
     """
 
     def __init__(self, *, clock: Clock | None = None) -> None:
@@ -79,8 +88,9 @@ class InMemorySnapshotStorage:
         with reported_save(snapshot, "memory"):
             saved_us = to_micros(self._clock.now())
             meta, value = await encode_value(SagaSnapshot.of(snapshot), saved_us=saved_us, level=None)
-            self._remove(meta.snapshot_id)
-            self._add(_Stored(meta, value))
+            with _alone:
+                self._remove(meta.snapshot_id)
+                self._add(_Stored(meta, value))
 
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
         """One snapshot by id. Raises CorruptRecord, as every read that has one snapshot for an answer."""
@@ -108,7 +118,7 @@ class InMemorySnapshotStorage:
         wanted, found, gaps = checked_limit(limit), list[SagaSnapshot](), Gaps("memory")
         saga = as_uuid(saga_id, "saga_id")
         with measured_read():
-            for at, stored in enumerate(list(islice(self._newest_first(saga), wanted))):
+            for at, stored in enumerate(self._some(saga, wanted)):
                 await _breathe(at)
                 found += await _readable(stored, gaps)
             gaps.check(found)
@@ -120,22 +130,25 @@ class InMemorySnapshotStorage:
 
     async def cleanup_saga(self, saga_id: UUID | str) -> int:
         """Remove every snapshot of a saga; how many there were."""
-        keys = list(self._of_saga.get(as_uuid(saga_id, "saga_id").int, ()))
+        with _alone:
+            keys = list(self._of_saga.get(as_uuid(saga_id, "saga_id").int, ()))
         return await self._remove_all(key[-1] for key in keys)
 
     async def delete_expired_snapshots(self) -> int:
         """Remove what is past its retention; how many."""
-        last = bisect_left(self._expiries, (to_micros(self._clock.now()) + 1, 0))
-        return await self._remove_all([number for _, number in self._expiries[:last]])
+        with _alone:
+            last = bisect_left(self._expiries, (to_micros(self._clock.now()) + 1, 0))
+            expired = [number for _, number in self._expiries[:last]]
+        return await self._remove_all(expired)
 
     async def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
         """Every saga that has a live snapshot, ascending by id, from behind `after` on."""
         last = -1 if after is None else as_uuid(after, "after").int
         passed = 0
-        while (at := bisect_right(self._sagas, last)) < len(self._sagas):
-            last, passed = self._sagas[at], passed + 1
+        while (following := _behind(self._sagas, last)) is not None:
+            last, passed = following, passed + 1
             await _breathe(passed)
-            if any(self._newest_first(UUID(int=last))):
+            if self._some(UUID(int=last), 1):
                 yield UUID(int=last)
 
     async def iter_snapshots(
@@ -157,8 +170,8 @@ class InMemorySnapshotStorage:
 
     async def _walk(self, saga_id: UUID, gaps: Gaps) -> AsyncIterator[SagaSnapshot]:
         last, passed = (-(2**63), 0, 0), 0
-        while (at := bisect_right(keys := self._of_saga.get(saga_id.int, []), last)) < len(keys):
-            last, passed = keys[at], passed + 1
+        while (following := _behind(self._of_saga.get(saga_id.int, []), last)) is not None:
+            last, passed = following, passed + 1
             await _breathe(passed)
             stored = self._snapshots.get(UUID(int=last[-1]))
             if stored is not None and self._is_live(stored.meta):
@@ -175,13 +188,14 @@ class InMemorySnapshotStorage:
             created_us=to_micros(created),
             data=replay_log.to_bytes(record),
         )
-        old = self._replays.get(replay.replay_id)
-        if old is None:
-            insort(self._replay_ids, replay.replay_id.int)
-        else:
-            _drop(self._replays_of_saga, old.saga_id, (old.created_us, old.replay_id.int))
-        insort(self._replays_of_saga.setdefault(replay.saga_id, []), (replay.created_us, replay.replay_id.int))
-        self._replays[replay.replay_id] = replay
+        with _alone:
+            old = self._replays.get(replay.replay_id)
+            if old is None:
+                insort(self._replay_ids, replay.replay_id.int)
+            else:
+                _drop(self._replays_of_saga, old.saga_id, (old.created_us, old.replay_id.int))
+            insort(self._replays_of_saga.setdefault(replay.saga_id, []), (replay.created_us, replay.replay_id.int))
+            self._replays[replay.replay_id] = replay
 
     async def get_replay_log(self, replay_id: UUID | str) -> dict[str, Any] | None:
         """The record of a replay in the shape of `ReplayResult.to_dict`, or None."""
@@ -191,7 +205,8 @@ class InMemorySnapshotStorage:
     async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
         """Records of replays of a saga, newest first. Raises ValueError for a negative limit."""
         wanted, found, gaps = checked_limit(limit), list[dict[str, Any]](), Gaps("memory")
-        newest_first = reversed(list(self._replays_of_saga.get(as_uuid(saga_id, "saga_id"), ())))
+        with _alone:
+            newest_first = self._replays_of_saga.get(as_uuid(saga_id, "saga_id"), [])[::-1]
         for at, (_, number) in enumerate(islice(newest_first, wanted)):
             await _breathe(at)
             found += self._readable_replay(number, gaps)
@@ -201,8 +216,8 @@ class InMemorySnapshotStorage:
     async def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
         """Every replay record, ascending by replay id, from behind `after` on."""
         last, passed, gaps = -1 if after is None else as_uuid(after, "after").int, 0, Gaps("memory")
-        while (at := bisect_right(self._replay_ids, last)) < len(self._replay_ids):
-            last, passed = self._replay_ids[at], passed + 1
+        while (following := _behind(self._replay_ids, last)) is not None:
+            last, passed = following, passed + 1
             await _breathe(passed)
             for record in self._readable_replay(last, gaps):
                 yield record
@@ -234,12 +249,17 @@ class InMemorySnapshotStorage:
         return meta.retention_us is None or to_micros(self._clock.now()) < meta.retention_us
 
     def _newest_first(self, saga_id: UUID, *, not_after_us: int = 2**63) -> Iterator[_Stored]:
-        """The live snapshots of a saga; not to be held over an await, since saves change the list."""
+        """The live snapshots of a saga; only with the lock, and not to be held over an await: saves change the list."""
         keys = self._of_saga.get(saga_id.int, [])
         for at in range(bisect_left(keys, (not_after_us + 1, -(2**31), 0)) - 1, -1, -1):
             stored = self._snapshots[UUID(int=keys[at][-1])]
             if self._is_live(stored.meta):
                 yield stored
+
+    def _some(self, saga_id: UUID, count: int) -> list[_Stored]:
+        """So many of the newest live snapshots of a saga, newest first."""
+        with _alone:
+            return list(islice(self._newest_first(saga_id), count))
 
     def _add(self, stored: _Stored) -> None:
         meta = stored.meta
@@ -252,16 +272,17 @@ class InMemorySnapshotStorage:
         self._bytes += len(stored.value)
 
     def _remove(self, snapshot_id: UUID) -> bool:
-        stored = self._snapshots.pop(snapshot_id, None)
-        if stored is None:
-            return False
-        meta = stored.meta
-        if _drop(self._of_saga, meta.saga_id.int, meta.order_key):
-            del self._sagas[bisect_left(self._sagas, meta.saga_id.int)]
-        if meta.retention_us is not None:
-            del self._expiries[bisect_left(self._expiries, (meta.retention_us, snapshot_id.int))]
-        self._bytes -= len(stored.value)
-        return True
+        with _alone:
+            stored = self._snapshots.pop(snapshot_id, None)
+            if stored is None:
+                return False
+            meta = stored.meta
+            if _drop(self._of_saga, meta.saga_id.int, meta.order_key):
+                del self._sagas[bisect_left(self._sagas, meta.saga_id.int)]
+            if meta.retention_us is not None:
+                del self._expiries[bisect_left(self._expiries, (meta.retention_us, snapshot_id.int))]
+            self._bytes -= len(stored.value)
+            return True
 
     async def _remove_all(self, numbers: Iterable[int]) -> int:
         removed = 0
@@ -280,7 +301,8 @@ class InMemorySnapshotStorage:
 
 
 async def _first(found: Iterator[_Stored]) -> SagaSnapshot | None:
-    stored = next(found, None)
+    with _alone:
+        stored = next(found, None)
     return None if stored is None else await _decoded(stored)
 
 
@@ -304,6 +326,13 @@ async def _breathe(worked_on: int) -> None:
     """Give the event loop its turn every now and then."""
     if worked_on % _AT_ONCE == _AT_ONCE - 1:
         await asyncio.sleep(0)
+
+
+def _behind(ascending: list[_Key], last: _Key) -> _Key | None:
+    """The first key behind `last`."""
+    with _alone:
+        at = bisect_right(ascending, last)
+        return ascending[at] if at < len(ascending) else None
 
 
 def _drop(lists: dict[Any, list[Any]], owner: Any, key: Any) -> bool:

@@ -24,6 +24,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
+from sagaz_tiering.process_loop import HomeLoop
 from sagaz_tiering.storage.redis.sentinels import PrimaryPool
 from sagaz_tiering.storage.redis.url import RedisAddress
 
@@ -126,6 +127,7 @@ class LazyRedis:
         self.where = "the given client" if given is not None else options.address.shown_url
         self._given = given
         self._opened: _Opened | None = None
+        self._home = HomeLoop(self)
         if given is not None:
             _refuse_unusable(given)
 
@@ -170,12 +172,17 @@ class LazyRedis:
     async def close(self) -> None:
         """Close every connection; the next use opens again."""
         opened, self._opened = self._opened, None
-        if opened is not None and opened.is_ours:
-            await opened.client.aclose()
-            if opened.primary is not None:
-                await opened.primary.aclose()
+
+        async def end() -> None:
+            if opened is not None and opened.is_ours:
+                await opened.client.aclose()
+                if opened.primary is not None:
+                    await opened.primary.aclose()
+
+        await self._home.close(end)
 
     def _open(self) -> _Opened:
+        self._home.check()
         if self._opened is None:
             self._opened = self._adopt(self._given) if self._given is not None else self._make()
         return self._opened

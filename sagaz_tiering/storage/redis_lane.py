@@ -19,6 +19,7 @@ import hiredis
 import redis.exceptions as driver
 from redis.asyncio.connection import AbstractConnection, DefaultParser
 
+from sagaz_tiering.process_loop import HomeLoop
 from sagaz_tiering.storage.redis_client import Script
 
 IDLE_SECONDS: Final = 30.0
@@ -46,6 +47,7 @@ class Lane:
         self._connect = connect
         self._deadline_s = deadline_s
         self._link: _Link | None = None
+        self._home = HomeLoop(self)
 
     async def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         """What a script answers. Raises the driver's errors; a cancelled caller's script may run all the same."""
@@ -86,9 +88,10 @@ class Lane:
         """End the connection; what is still under way fails. The next call makes another."""
         link, self._link = self._link, None
         if link is not None:
-            await link.close()
+            await self._home.close(link.close)
 
     def _linked(self) -> _Link:
+        self._home.check()
         link = self._link
         if link is None or not link.is_fit():
             if link is not None:

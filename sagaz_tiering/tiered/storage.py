@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -27,6 +27,7 @@ from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.prices import PriceList
 from sagaz_tiering.settings_sections import RestoreSettings
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotRef, as_utc, as_uuid
+from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.encoding import encode_value
 from sagaz_tiering.storage.hot import HotTier
@@ -69,7 +70,7 @@ class Tiers:
     restore: RestoreSettings = field(default_factory=RestoreSettings)
 
 
-class TieredSnapshotStorage:
+class TieredSnapshotStorage(AnyLoop):
     """Saga snapshots over Redis, PostgreSQL and packs on an object store. Plugs into `sagaz` as it is.
 
     `async with TieredSnapshotStorage.from_config("config/tiering.yaml") as storage: ...`
@@ -79,7 +80,17 @@ class TieredSnapshotStorage:
     CorruptData where a server lost or altered something. Ids are accepted as UUID or text.
     """
 
-    def __init__(self, tiers: Tiers, *, expire: Callable[[], Awaitable[int]] | None = None) -> None:
+    def __init__(
+        self,
+        tiers: Tiers,
+        *,
+        expire: Callable[[], Awaitable[int]] | None = None,
+        open_again: Callable[[], AbstractAsyncContextManager[Self]] | None = None,
+    ) -> None:
+        """`open_again` opens the same tiers on another event loop: without it, callers there get WrongEventLoop."""
+        super().__init__()
+        self._home.check()
+        self._open_again = open_again
         self._tiers = tiers
         self._expire = expire
         catalog = tiers.catalog
@@ -113,14 +124,20 @@ class TieredSnapshotStorage:
         async with open_runtime(read_config(config), clock=clock) as runtime:
             yield runtime.storage()
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
     async def close(self) -> None:
-        """Nothing to close here: the parts belong to whoever opened them (`from_config` closes its own)."""
+        """Close what was opened for other event loops; the parts belong to whoever opened them (`from_config`)."""
+        await self._close_twin()
+
+    async def retire(self) -> None:
+        """The parts are about to be closed by whoever opened them: it is of no more use on any loop."""
+        self._open_again = None
+        await self.close()
+        await self._home.close(self._disconnect)
+
+    def _another(self) -> Callable[[], AbstractAsyncContextManager[Any]]:
+        if self._open_again is None:
+            raise self._home.wrong(hint="open it by TieredSnapshotStorage.from_config, which serves every loop")
+        return self._open_again
 
     @property
     def restorer(self) -> Restorer:
@@ -131,6 +148,8 @@ class TieredSnapshotStorage:
         """Work by these policies from now on."""
         self._reader.policies = policies
         self._watch.follow(_first_after(policies))
+        if self._twin is not None:
+            self._twin.tell(lambda other: other.adopt(policies))
 
     async def save_snapshot(self, snapshot: SagaSnapshot) -> None:
         """Store a snapshot (ours or any object with sagaz's attributes); an id saved before is replaced.

@@ -17,9 +17,21 @@ base, so it is refused.
 """
 
 from sagaz_tiering.typed_json.enums import register_enum
+from sagaz_tiering.typed_json.freezing import private_copy
 from sagaz_tiering.typed_json.plain import plain_json
 from sagaz_tiering.typed_json.shape import LARGE, Shape, shape_of
 from sagaz_tiering.typed_json.tagging import MAX_DEPTH
 from sagaz_tiering.typed_json.text import Encoding, dumps, loads
 
-__all__ = ["LARGE", "MAX_DEPTH", "Encoding", "Shape", "dumps", "loads", "plain_json", "register_enum", "shape_of"]
+__all__ = [
+    "LARGE",
+    "MAX_DEPTH",
+    "Encoding",
+    "Shape",
+    "dumps",
+    "loads",
+    "plain_json",
+    "private_copy",
+    "register_enum",
+    "shape_of",
+]

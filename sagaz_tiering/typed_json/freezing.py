@@ -18,6 +18,7 @@ PIECE: Final = 128 * 1024
 """Weight of what is given to one call of a C function, which no other thread can interrupt: about a millisecond."""
 
 _FEW: Final = 64
+_NEVER_CUT: Final = 2**62
 _MISSING: Final = object()
 
 
@@ -121,6 +122,14 @@ def _dict_parts(copy: dict[Any, Any], cuts: Sequence[int]) -> list[Any]:
     pairs = list(copy.items())
     parts = [pairs[start:end] for start, end in pairwise(cuts)]
     return [part[0] if len(part) == 1 and type(part[0][1]) is Large else dict(part) for part in parts]
+
+
+def private_copy(value: Any) -> Any:
+    """A copy of all containers in `value`, in one go; `value` itself where it is nested too deeply to be encoded."""
+    try:
+        return Freezer(_NEVER_CUT).freeze(value)
+    except TooDeep:
+        return value
 
 
 def unchanged(value: Any, frozen: Any) -> bool:

@@ -60,7 +60,7 @@ class Locks:
                 self._lock(fd, name, until)
                 yield
             finally:
-                os.close(fd)
+                _release(fd)
         finally:
             ours.release()
 
@@ -77,7 +77,7 @@ class Locks:
             try:
                 yield _is_free(fd)
             finally:
-                os.close(fd)
+                _release(fd)
         finally:
             ours.release()
 
@@ -102,6 +102,13 @@ def remove_left(locks: Locks, folder: Folder, kind: Lock, uuid: UUID, name: str)
     with suppress(OSError), locks.tried(kind, uuid) as free:
         if free:
             folder.unlink(name)
+
+
+def _release(fd: int) -> None:
+    """Closing it is not enough: a process that was forked meanwhile has it open, too."""
+    with suppress(OSError):
+        fcntl.flock(fd, fcntl.LOCK_UN)
+    os.close(fd)
 
 
 def _is_free(fd: int) -> bool:

@@ -13,13 +13,14 @@ from collections.abc import AsyncIterator, Callable, Iterable, Iterator
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, Self, TypeVar
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, SystemClock, to_micros
 from sagaz_tiering.errors import ConfigError, CorruptRecord, LocalStorageUnavailable
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, as_uuid
 from sagaz_tiering.storage import replay_log
+from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.encoding import encode_record
 from sagaz_tiering.storage.filesystem.errors import translated
@@ -41,7 +42,7 @@ IO_TIMEOUT: Final = timedelta(seconds=60)
 _KIND: Final = "filesystem"
 
 
-class FilesystemSnapshotStorage:
+class FilesystemSnapshotStorage(AnyLoop):
     """One JSON file for each snapshot below `base_path`; crash-safe, and safe for several processes.
 
     `enable_compression` writes `.json.gz`, `pretty_json` indents by 2; both may change at any time over existing
@@ -64,27 +65,27 @@ class FilesystemSnapshotStorage:
             raise ConfigError("base_path must be the path of a directory", hint='for example "./saga-snapshots"')
         if max_concurrency < 1 or io_timeout <= timedelta(0):
             raise ConfigError("max_concurrency and io_timeout must be positive")
+        super().__init__()
         self.base_path = Path(base_path)
         self.enable_compression = enable_compression
         self.pretty_json = pretty_json
         self._clock: Clock = clock or SystemClock()
+        self._limit = max_concurrency
+        self._io_timeout = io_timeout
+        self._renew()
+
+    def _renew(self) -> None:
         self._session = FilesystemSession(
             self.base_path,
-            compress=enable_compression,
-            pretty=pretty_json,
-            limit=max_concurrency,
-            io_timeout=io_timeout,
+            compress=self.enable_compression,
+            pretty=self.pretty_json,
+            limit=self._limit,
+            io_timeout=self._io_timeout,
         )
         self._files = self._session.files
         self._run = self._session.run
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
+    async def _disconnect(self) -> None:
         """Let go of the threads; the next call opens the directory again."""
         self._session.close()
 

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Final, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, to_micros
@@ -16,6 +16,7 @@ from sagaz_tiering.errors import ConfigError, CorruptRecord, MissingDependencyEr
 from sagaz_tiering.server_clock import ServerClock
 from sagaz_tiering.snapshot import MAX_STEP_INDEX, ReplayResult, SagaSnapshot, as_utc, as_uuid
 from sagaz_tiering.storage.answers import check_answer, checked_replay
+from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.postgresql.rows import Row, replay_of, replay_row_of, row_of, snapshot_of, step_as_stored
 from sagaz_tiering.storage.postgresql.url import shown_url
@@ -43,7 +44,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _Place = tuple[datetime, int, UUID]
 
 
-class PostgreSQLSnapshotStorage:
+class PostgreSQLSnapshotStorage(AnyLoop):
     """Snapshots in the tables `saga_snapshots` and `saga_replay_log` of the connection's default schema.
 
     `connection_string` is a PostgreSQL URL; without one, libpq's environment (PGHOST, PGDATABASE, …) says where.
@@ -73,8 +74,8 @@ class PostgreSQLSnapshotStorage:
         except ImportError as exc:
             raise MissingDependencyError("asyncpg", type(self).__name__) from exc
         from sagaz_tiering.db.database import DatabaseOptions
-        from sagaz_tiering.storage.postgresql.pool import SnapshotPool
 
+        super().__init__()
         if not 0 <= pool_min_size <= pool_max_size or pool_max_size < 1:
             raise ConfigError(f"pool_min_size {pool_min_size} and pool_max_size {pool_max_size} are no sizes of a pool")
         self._clock = clock
@@ -87,17 +88,15 @@ class PostgreSQLSnapshotStorage:
             statement_cache_size=statement_cache_size,
             command_timeout=command_timeout,
         )
+        self._renew()
+
+    def _renew(self) -> None:
+        from sagaz_tiering.storage.postgresql.pool import SnapshotPool
+
         self._pool = SnapshotPool(self._options, self.CREATE_TABLES_SQL)
         self._server_clock = ServerClock(self._pool.time)
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close every connection; the next call opens them again."""
+    async def _disconnect(self) -> None:
         await self._pool.close()
 
     def _get_pool(self) -> SnapshotPool:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, to_micros
@@ -15,6 +16,7 @@ from sagaz_tiering.server_clock import ServerClock
 from sagaz_tiering.snapshot import MAX_TIME, ReplayResult, SagaSnapshot, as_utc, as_uuid
 from sagaz_tiering.storage import replay_log
 from sagaz_tiering.storage.answers import check_answer
+from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.encoding import decode_value, encode_value
 from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
@@ -35,7 +37,7 @@ _LEVELS: Final = range(1, 23)
 _LAST_US: Final = to_micros(MAX_TIME) - 1
 
 
-class RedisSnapshotStorage:
+class RedisSnapshotStorage(AnyLoop):
     """Snapshots and replay records in Redis. `async with RedisSnapshotStorage("redis://localhost:6379") as storage`.
 
     A snapshot expires at its `retention_until`; one without lives `default_ttl` seconds from its save on, or for ever
@@ -74,36 +76,41 @@ class RedisSnapshotStorage:
             _require("zstandard")
         _check(default_ttl, compression_level, max_connections, socket_timeout)
         # Not before it is known that the driver is there.
-        from sagaz_tiering.storage.redis.cluster import ClusterShelf
-        from sagaz_tiering.storage.redis.keys import RedisKeys
-        from sagaz_tiering.storage.redis.replays import ReplayShelf
-        from sagaz_tiering.storage.redis.shelf import RedisShelf
         from sagaz_tiering.storage.redis.url import parse_redis_url
-        from sagaz_tiering.storage.redis_client import LazyRedis, RedisOptions
+        from sagaz_tiering.storage.redis_client import RedisOptions
 
+        super().__init__()
         self.key_prefix = key_prefix
         self.default_ttl = default_ttl
         self.enable_compression = enable_compression
         self.compression_level = compression_level
         self._clock = clock
-        options = RedisOptions(
+        self._options = RedisOptions(
             address=parse_redis_url(redis_url), max_connections=max_connections, socket_timeout=socket_timeout
         )
-        self._redis = LazyRedis(options, client)
+        self._client = client
+        self._renew()
+
+    def _renew(self) -> None:
+        from sagaz_tiering.storage.redis.cluster import ClusterShelf
+        from sagaz_tiering.storage.redis.keys import RedisKeys
+        from sagaz_tiering.storage.redis.replays import ReplayShelf
+        from sagaz_tiering.storage.redis.shelf import RedisShelf
+        from sagaz_tiering.storage.redis_client import LazyRedis
+
+        self._redis = LazyRedis(self._options, self._client)
         kind = ClusterShelf if self._redis.is_cluster else RedisShelf
-        self._shelf: RedisShelf = kind(self._redis, RedisKeys(key_prefix))
+        self._shelf: RedisShelf = kind(self._redis, RedisKeys(self.key_prefix))
         self._replays = ReplayShelf(self._shelf)
         self._server_clock = ServerClock(self._shelf.time, server="Redis")
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close every connection; the next call opens them again."""
+    async def _disconnect(self) -> None:
         await self._redis.close()
+
+    def _another(self) -> Callable[[], AbstractAsyncContextManager[Any]]:
+        if self._client is not None:
+            raise self._home.wrong(hint="give redis_url instead of a client of yours, which belongs to one loop too")
+        return super()._another()
 
     def _get_redis(self) -> Redis | RedisCluster:
         """The client, for what only Redis knows: `await storage._get_redis().info("memory")`."""

@@ -29,13 +29,14 @@ from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, SystemClock, to_micros
 from sagaz_tiering.errors import ConfigError, InvalidKey, MissingDependencyError, SagazTieringError
 from sagaz_tiering.prices import PriceList
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, as_uuid
+from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.encoding import encode_value
 from sagaz_tiering.storage.reporting import measured_read, reported_save
@@ -73,7 +74,7 @@ class _Open:
     replays: S3Replays
 
 
-class S3SnapshotStorage:
+class S3SnapshotStorage(AnyLoop):
     """Snapshots and replay records in one bucket, under one prefix. Connects when first used, again after `close`.
 
     `bucket_name` None takes SAGAZ_TIERING_S3_BUCKET from the environment. `storage_class` is for snapshots saved from
@@ -110,6 +111,7 @@ class S3SnapshotStorage:
         request_timeout: timedelta = timedelta(seconds=60),
         clock: Clock | None = None,
     ) -> None:
+        super().__init__()
         self._options = _options(
             bucket=bucket_name or os.environ.get(BUCKET_VARIABLE, ""),
             region=region_name,
@@ -128,21 +130,18 @@ class S3SnapshotStorage:
         self._class = _storage_class(storage_class)
         self._level = _level(compression_level) if enable_compression else None
         self._clock: Clock = clock or SystemClock()
+        self._renew()
+
+    def _renew(self) -> None:
         self._opening = asyncio.Lock()
         self._open: _Open | None = None
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(self, *_: object) -> None:
-        await self.close()
-
-    async def close(self) -> None:
-        """Close the client; the next call opens one again."""
+    async def _disconnect(self) -> None:
         async with self._opening:
             opened, self._open = self._open, None
             if opened is not None:
                 await opened.store.close()
+        self._opening = asyncio.Lock()  # the next call may come from another loop
 
     async def save_snapshot(self, snapshot: SagaSnapshot) -> None:
         """Store a snapshot (ours or any object with sagaz's attributes); an id saved before is replaced.
