@@ -54,7 +54,8 @@ def timeline(
         if as_json:
             print_json({"saga_id": str(saga), "snapshots": [ref.to_dict() for ref in refs]})
             return
-        title = f"saga {saga} ({safe(refs[0].saga_name)})"
+        name = next((ref.saga_name for ref in refs if ref.unreadable is None), "")
+        title = f"saga {saga} ({safe(name)})"
         make_console().print(timeline_table(refs, now, title=title))
 
     execute(work, as_json=as_json, debug=debug)
@@ -68,7 +69,7 @@ def timeline_table(refs: list[SnapshotRef], now: datetime, *, title: str | None 
             show_time(ref.created_at),
             ref.step_index,
             ref.step_name,
-            ref.status,
+            ref.status if ref.unreadable is None else "unreadable",
             place_of(ref),
             show_when(ref.expires_at, now) or "never",
             ref.snapshot_id,
