@@ -13,6 +13,9 @@ from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage import hot_keys
 
+_DIGITS = 16
+"""Times have at most so many digits, and are exact as scores."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gone:
@@ -87,6 +90,8 @@ def check_indexed(meta: SnapshotMeta, saga_id: UUID, member: bytes, created_us: 
 
 def _micros(score: bytes) -> int:
     """A score as a time; one that is none (as infinity) is the first or last there is, which no snapshot has."""
+    if score.isdigit() and len(score) <= _DIGITS:
+        return int(score)
     return int(min(max(float(score), MIN_US), MAX_US - 1))
 
 

@@ -542,3 +542,40 @@ def test_missing_package_is_named(package: str) -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
     assert (done.stdout, done.stderr) == (f"{package} pip install {package}\n", "")
+
+
+@pytest.mark.guarantee("G13")
+async def test_replay_record_of_another_id_is_refused(storage: RedisSnapshotStorage) -> None:
+    """By id and in lists, with the others; a walk raises where it comes to it and goes on behind it."""
+    for at in range(3):
+        await storage.save_replay_log(replay(at))
+    client, keys = storage._get_redis(), RedisKeys(storage.key_prefix)
+    await client.set(keys.replay(number(1)), await client.get(keys.replay(number(0))) or b"")
+    with pytest.raises(CorruptRecord, match=str(number(0))) as caught:
+        await storage.get_replay_log(number(1))
+    assert str(number(1)) in str(caught.value)
+    with pytest.raises(CorruptRecord) as caught:
+        await storage.list_replays(SAGA)
+    assert caught.value.readable == (replay(2).to_dict(), replay(0).to_dict())
+    walk = storage.iter_replay_logs()
+    assert await anext(walk) == replay(0).to_dict()
+    with pytest.raises(CorruptRecord) as caught:
+        await anext(walk)
+    assert list(caught.value.unreadable) == [number(1)]
+    assert [each async for each in storage.iter_replay_logs(after=number(1))] == [replay(2).to_dict()]
+
+
+@pytest.mark.guarantee("G13")
+async def test_snapshot_at_another_place_in_the_order_is_refused(storage: RedisSnapshotStorage) -> None:
+    """An index that puts an old snapshot last never makes it the newest."""
+    await save_all(storage, [make(at) for at in range(3)])
+    client, keys = storage._get_redis(), RedisKeys(storage.key_prefix)
+    index = keys.index(Place.of(SAGA))
+    [member] = await client.zrange(index, 0, 0)
+    await client.zadd(index, {member: float("inf")})
+    with pytest.raises(CorruptRecord, match=str(number(0))):
+        await storage.get_latest_snapshot(SAGA)
+    with pytest.raises(CorruptRecord) as caught:
+        await storage.list_snapshots(SAGA)
+    assert caught.value.readable == (make(2), make(1))
+    assert await storage.get_snapshot_at_time(SAGA, make(1).created_at) == make(1)
