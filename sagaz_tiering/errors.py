@@ -11,7 +11,9 @@
     │   └── SnapshotTooLarge            over the configured limit
     ├── TierUnavailable                 a server that might hold the answer cannot be asked
     │   ├── HotTierUnavailable          Redis
+    │   │   └── HotTierRefused          it is there, and lets us not in
     │   ├── CatalogUnavailable          PostgreSQL (catalog and durable copy)
+    │   │   └── CatalogRefused          it is there, and lets us not in
     │   ├── ColdTierUnavailable         the object store
     │   ├── LocalStorageUnavailable     the directory of a FilesystemSnapshotStorage
     │   └── MasterKeyUnavailable        the master key or the KMS that opens encrypted frames
@@ -146,10 +148,18 @@ class HotTierUnavailable(TierUnavailable):
     hint = "check tiers.hot.url and that Redis is running and reachable"
 
 
+class HotTierRefused(HotTierUnavailable):
+    """Redis refuses the password or the command. Saves go on in PostgreSQL as if it were away."""
+
+
 class CatalogUnavailable(TierUnavailable):
     """PostgreSQL, which holds the catalog and the durable copies, cannot be asked."""
 
     hint = "check catalog.url and that PostgreSQL is running and reachable"
+
+
+class CatalogRefused(CatalogUnavailable):
+    """PostgreSQL refuses user, password or database. To be asked again: it may be put right meanwhile."""
 
 
 class ColdTierUnavailable(TierUnavailable):

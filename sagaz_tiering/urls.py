@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
-from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
+from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
 from pydantic import AfterValidator, Secret
 
@@ -152,14 +153,91 @@ def typed_sentinel_options(options: Mapping[str, str]) -> dict[str, object]:
     return typed
 
 
+_WITHOUT_EFFECT: Final = {
+    "client_encoding": ("auto", "utf8", "utf-8", "unicode"),
+    "gssencmode": ("disable", "prefer"),
+    "channel_binding": ("disable", "prefer"),
+    "sslcompression": ("0",),
+    "keepalives": ("1",),
+    "load_balance_hosts": ("disable",),
+    "sslsni": ("1",),
+}
+"""Parameters of libpq that the driver does not know, with the values that ask for what is done anyway."""
+_NOT_TO_BE_HAD: Final = frozenset(
+    {
+        *("hostaddr", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout", "replication"),
+        *("sslcrldir", "requirepeer", "require_auth", "gssdelegation", "requiressl", "sslcertmode", "sslkeylogfile"),
+        *("scram_client_key", "scram_server_key", "min_protocol_version", "max_protocol_version"),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostgresAddress:
+    """A PostgreSQL URL as the driver takes it; what it has no words for beside it.
+
+    `connect_timeout_s`: of `connect_timeout`; `wants`: the `target_session_attrs` that the URL asks for, if it does.
+    """
+
+    url: str = field(repr=False)
+    connect_timeout_s: float | None
+    wants: str | None
+
+
+def postgres_address(url: str) -> PostgresAddress:
+    """Read a URL as libpq does: several hosts, and every parameter of libpq mapped or refused by its name.
+
+    Parameters that libpq does not have are settings of the server, such as `search_path`. Raises ValueError, which
+    never quotes a value.
+    """
+    if not url.startswith(("postgresql://", "postgres://")):
+        raise ValueError(f"{redacted(url)!r} is not a PostgreSQL URL; write postgresql://USER@HOST:5432/DATABASE")
+    _check_hosts(url)
+    base, mark, query = url.partition("?")
+    timeout: float | None = None
+    kept: dict[str, str] = {}
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name in _NOT_TO_BE_HAD:
+            raise ValueError(f"{redacted(url)!r}: {name} of libpq cannot be had here; leave it out")
+        if name in _WITHOUT_EFFECT:
+            if value.lower() not in _WITHOUT_EFFECT[name]:
+                allowed = " or ".join(_WITHOUT_EFFECT[name])
+                raise ValueError(f"{redacted(url)!r}: {name} can only be {allowed} here; leave it out")
+        elif name == "connect_timeout":
+            if not value.isdigit():
+                raise ValueError(f"{redacted(url)!r}: connect_timeout is not a whole number of seconds")
+            timeout = float(value) or None
+        else:
+            kept["application_name" if name == "fallback_application_name" else name] = value
+    return PostgresAddress(
+        url=f"{base}?{urlencode(kept)}" if mark and kept else base,
+        connect_timeout_s=timeout,
+        wants=kept.get("target_session_attrs"),
+    )
+
+
+def _check_hosts(url: str) -> None:
+    """`HOST:PORT,HOST:PORT`, of which a URL's own syntax knows only one."""
+    try:
+        authority = urlsplit(url).netloc
+    except ValueError:
+        raise ValueError(f"{redacted(url)!r} is not a URL: the host cannot be read") from None
+    authority = authority.partition("@")[2] if "@" in authority else authority  # as the driver splits it
+    for host in authority.split(","):
+        try:
+            _ = urlsplit(f"//{host}").port
+        except ValueError:
+            raise ValueError(f"{redacted(url)!r} is not a URL: the host or port cannot be read") from None
+
+
 def check_postgres_url(secret: SecretUrl) -> SecretUrl:
-    """Refuse what is not a PostgreSQL URL or `embedded`."""
+    """Refuse what is not a PostgreSQL URL or `embedded`, and parameters that would mean nothing."""
     url = secret.get_secret_value()
-    if url == EMBEDDED:
-        return secret
-    parts = _split(url)
-    if parts.scheme not in ("postgresql", "postgres"):
-        raise problem(f"{redacted(url)!r} is not a PostgreSQL URL; write postgresql://USER@HOST:5432/DATABASE")
+    if url != EMBEDDED:
+        try:
+            postgres_address(url)
+        except ValueError as exc:
+            raise problem(str(exc)) from None
     return secret
 
 
@@ -169,14 +247,9 @@ def database_identity(secret: SecretUrl) -> tuple[object, ...]:
     if url == EMBEDDED:
         return (EMBEDDED,)
     parts = urlsplit(url)
-    host = (parts.hostname or "", parts.port or 5432)
-    return (
-        parts.username,
-        parts.password,
-        *host,
-        parts.path.strip("/"),
-        tuple(sorted(parse_qsl(parts.query))),
-    )
+    account, _, hosts = parts.netloc.rpartition("@")
+    named = tuple(host if ":" in host.rpartition("]")[2] else f"{host}:5432" for host in hosts.lower().split(","))
+    return (account, named, parts.path.strip("/"), tuple(sorted(parse_qsl(parts.query))))
 
 
 def check_endpoint_url(url: str) -> str:

@@ -275,6 +275,7 @@ def _database_options(config: TieringConfig, endpoints: Endpoints | None) -> Dat
     return DatabaseOptions(
         url=url,
         shown_url=redacted(url),
+        pool_min=catalog.pool_min,
         pool_max=catalog.pool_max,
         statement_cache_size=STATEMENT_CACHE_SIZE if catalog.statement_cache else 0,
         command_timeout=catalog.command_timeout,

@@ -22,6 +22,7 @@ from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.db.database import Database, affected
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.errors import CatalogUnavailable
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load("durable")
@@ -110,10 +111,18 @@ class DurableCopies:
         self._saves: GroupCommit[tuple[Any, ...], _Put] = GroupCommit(self._put_all)
 
     async def put(
-        self, meta: SnapshotMeta, value: bytes, *, due_us: int | None, expires_us: int | None, spilled: bool
+        self,
+        meta: SnapshotMeta,
+        value: bytes,
+        *,
+        due_us: int | None,
+        expires_us: int | None,
+        spilled: bool,
+        deadline: timedelta | None = None,
     ) -> int | None:
         """Store durably; returns when it is committed (and, for the first spill of an outage, announced).
 
+        The whole call is given up after `deadline` (the command time-out): CatalogUnavailable.
         None: it is there now. Else nothing was stored, since the snapshot was saved or deleted at the instant of this
         save or later: at that one (microseconds).
         """
@@ -133,7 +142,13 @@ class DurableCopies:
             spilled,
             value,
         )
-        done = await self._saves.put(row, len(value))
+        seconds = (deadline or self._db.options.command_timeout).total_seconds()
+        try:
+            async with asyncio.timeout(seconds):
+                done = await self._saves.put(row, len(value))
+        except TimeoutError as exc:
+            where = self._db.options.shown_url
+            raise CatalogUnavailable(f"PostgreSQL at {where} did not answer within {seconds:g} s") from exc
         if done.announced_for_s is not None:
             await asyncio.sleep(max(0.0, SPILL_NOTICE.total_seconds() - done.announced_for_s))
         return done.in_the_way_us

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -10,11 +11,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
+from asyncpg.connect_utils import SessionAttribute
 
 from sagaz_tiering.db.queries import load
-from sagaz_tiering.errors import CatalogUnavailable, ConfigError
+from sagaz_tiering.errors import CatalogRefused, CatalogUnavailable, ConfigError
 from sagaz_tiering.process_loop import HomeLoop
 from sagaz_tiering.server_clock import Sample, uptime_s
+from sagaz_tiering.urls import postgres_address
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -42,8 +45,10 @@ _LOST = (
 _REFUSED = (
     asyncpg.InvalidAuthorizationSpecificationError,
     asyncpg.InvalidCatalogNameError,
-    asyncpg.InsufficientPrivilegeError,
 )
+"""Such a server does not answer either, and may again once somebody has put it right."""
+_END_S = 1.0
+"""How long a connection that is given back in the middle of something may take to be of use again."""
 
 STATEMENT_CACHE_SIZE = 100
 
@@ -81,10 +86,16 @@ def translated(shown_url: str, setting: str = "catalog.url") -> Iterator[None]:
     try:
         yield
     except _REFUSED as exc:
+        raise CatalogRefused(
+            f"PostgreSQL at {shown_url} refuses: {exc}", hint=f"check user, password and database name in {setting}"
+        ) from exc
+    except asyncpg.InsufficientPrivilegeError as exc:
         raise ConfigError(
             f"PostgreSQL at {shown_url} refuses: {exc}",
-            hint=f"check user, password, database name and grants in {setting}",
+            hint="a grant is missing: give it to that user, or name another one in " + setting,
         ) from exc
+    except asyncpg.UndefinedObjectError as exc:
+        raise ConfigError(f"PostgreSQL at {shown_url} refuses a parameter of {setting}: {exc}") from exc
     except asyncpg.ClientConfigurationError as exc:
         raise ConfigError(f"{setting} is not a usable PostgreSQL URL: {shown_url}: {exc}") from exc
     except _LOST as exc:
@@ -106,19 +117,26 @@ class Database:
         self.options = options
         self._pool: Pool[asyncpg.Record] | None = None
         self._home = HomeLoop(self)
+        self._to_warm_up = options.pool_min if options.pool_min > 1 else 0
+        self._warming: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Make the pool; connects only when first used, so a server that is down does not stop an app."""
         options = self.options
         self._home.check()
+        address = None if options.url is None else postgres_address(options.url)
+        wants = os.environ.get("PGTARGETSESSIONATTRS") if address is None else address.wants
+        connect_s = options.connect_timeout.total_seconds()
         with translated(options.shown_url, options.setting):
             self._pool = await asyncpg.create_pool(
-                options.url,
-                min_size=options.pool_min,
+                None if address is None else address.url,
+                min_size=0,  # a server that is down does not stop an app; `_warm_up` opens the rest
                 max_size=options.pool_max,
                 statement_cache_size=options.statement_cache_size,
                 command_timeout=options.command_timeout.total_seconds(),
-                timeout=options.connect_timeout.total_seconds(),
+                timeout=connect_s if address is None else address.connect_timeout_s or connect_s,
+                # A standby would answer with yesterday's state, and take no save.
+                target_session_attrs=None if wants else SessionAttribute.primary,
                 server_settings={"application_name": "sagaz-tiering", "timezone": "UTC"},
                 connection_class=_Stateless,
             )
@@ -130,6 +148,9 @@ class Database:
             return
 
         async def end() -> None:
+            if self._warming is not None:
+                self._warming.cancel()
+                await asyncio.wait((self._warming,))
             try:
                 with translated(self.options.shown_url, self.options.setting):
                     await asyncio.wait_for(pool.close(), timeout=5)
@@ -147,18 +168,50 @@ class Database:
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
-        """One connection, no transaction: each statement commits by itself."""
-        if self._pool is None:
+        """One connection, no transaction: each statement commits by itself.
+
+        One that hangs is ended, not awaited; where a server turns out to be read-only every connection is ended, since
+        the address leads to another one by now, or will.
+        """
+        pool = self._pool
+        if pool is None:
             raise CatalogUnavailable("the connection pool is closed", hint="open the storage with `async with`")
         self._home.check()
         with translated(self.options.shown_url, self.options.setting):
-            async with self._pool.acquire(timeout=self.options.command_timeout.total_seconds()) as conn:
+            conn = await pool.acquire(timeout=self.options.command_timeout.total_seconds())
+            try:
                 yield conn
+            except TimeoutError:
+                conn.terminate()
+                raise
+            except asyncpg.ReadOnlySQLTransactionError:
+                await pool.expire_connections()
+                raise
+            finally:
+                await pool.release(conn, timeout=_END_S)
+        if self._to_warm_up:
+            self._warm_up(pool)
+
+    def _warm_up(self, pool: Pool[asyncpg.Record]) -> None:
+        """The server is there: open as many connections as are wanted, beside whoever came first."""
+        number, self._to_warm_up = self._to_warm_up, 0
+
+        async def open_them() -> None:
+            timeout = self.options.connect_timeout.total_seconds()
+            opened = await asyncio.gather(
+                *(pool.acquire(timeout=timeout) for _ in range(number)), return_exceptions=True
+            )
+            for conn in opened:
+                if not isinstance(conn, BaseException):
+                    await pool.release(conn)
+
+        self._warming = asyncio.create_task(open_them())
+        self._warming.add_done_callback(lambda task: None if task.cancelled() else task.exception() and None)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
-        """One connection inside one READ COMMITTED transaction."""
-        async with self.connection() as conn, conn.transaction():
+        """One connection inside one READ COMMITTED transaction, whatever the server's default is."""
+        async with self.connection() as conn, conn.transaction(isolation="read_committed"):
             yield conn
 
     async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:

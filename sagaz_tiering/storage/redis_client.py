@@ -23,7 +23,7 @@ import redis.exceptions as driver
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
-from sagaz_tiering.errors import ConfigError, HotTierUnavailable
+from sagaz_tiering.errors import ConfigError, HotTierRefused, HotTierUnavailable
 from sagaz_tiering.process_loop import HomeLoop
 from sagaz_tiering.storage.redis.sentinels import PrimaryPool
 from sagaz_tiering.storage.redis.url import RedisAddress
@@ -80,8 +80,11 @@ def redis_errors(where: str, *, setting: str, when_full: str, when_node: str) ->
     unreachable = f"check {setting} and that Redis is running and reachable"
     try:
         yield
-    except (driver.AuthenticationError, driver.AuthorizationError, driver.NoPermissionError) as exc:
-        raise ConfigError(f"Redis at {where} refuses: {exc}", hint=f"check user and password in {setting}") from exc
+    except driver.NoPermissionError as exc:
+        hint = f"the user of {setting} lacks a right: give it with ACL SETUSER (docs/operations.md lists them)"
+        raise HotTierRefused(f"Redis at {where} refuses: {exc}", hint=hint) from exc
+    except (driver.AuthenticationError, driver.AuthorizationError) as exc:
+        raise HotTierRefused(f"Redis at {where} refuses: {exc}", hint=f"check user and password in {setting}") from exc
     except (driver.MovedError, driver.ClusterCrossSlotError) as exc:
         raise ConfigError(f"Redis at {where} is a node of a Cluster", hint=when_node) from exc
     except (driver.ConnectionError, driver.TimeoutError, OSError, TimeoutError) as exc:

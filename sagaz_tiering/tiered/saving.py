@@ -10,6 +10,9 @@ instant once, and again where another of the same instant comes between. One tha
 a save that was made meanwhile. The other store is given the same instant; where that one refuses, so is the first
 again. So both keep the same save in the end.
 
+A server that failed is left alone for a second: each try would cost its whole time-out. No save is refused for that
+alone: one that nobody else can take asks it all the same (PostgreSQL then for a second).
+
 Concurrent saves travel together (`storage.redis_lane`, `catalog.group_commit`); saves of one id take turns in a
 process.
 """
@@ -19,20 +22,20 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from datetime import timedelta
 from uuid import UUID
-
-import structlog
 
 from sagaz_tiering.catalog.durable import DurableCopies
 from sagaz_tiering.codec import saved_at
-from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable
+from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, TierUnavailable
+from sagaz_tiering.logs import Logger, Repeated
 from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.hot import HotTier
 from sagaz_tiering.tiered.watch import Watch
 
-_log = structlog.get_logger(__name__)
-_PAUSE_SECONDS = 1.0
+_log = Logger(__name__)
+_PAUSE = timedelta(seconds=1)
 _FIRST_LOOK_SECONDS = 1.0
 """A process that saves for the first time waits so long at most to learn which Redis it is."""
 
@@ -54,7 +57,8 @@ class Saver:
         self._hot = hot
         self._watch = watch
         self._durable = durable
-        self._pause_until = 0.0
+        self._hot_pause_until = self._durable_pause_until = 0.0
+        self._fallbacks = Repeated()
         self._turns: dict[UUID, _Turn] = {}
 
     async def save(self, meta: SnapshotMeta, value: bytes, policies: PolicySet, now_us: int) -> Durability:
@@ -89,27 +93,65 @@ class Saver:
                 hot_error = exc
             if durability is Durability.HOT and hot_error is None:
                 return None
-            times = save.times()
-            return await self._durable.put(save.meta, save.value, **times, spilled=hot_error is not None)
+            try:
+                return await self._save_durable(save, spilled=hot_error is not None)
+            except CatalogUnavailable as exc:
+                if durability is Durability.HOT and isinstance(hot_error, _LeftAlone):
+                    hot_error = await self._save_hot_after_all(save)
+                    if hot_error is None:
+                        return None
+                raise _of_both(hot_error, exc) from exc
 
-        try:
-            await save.put(to_all)
-        except CatalogUnavailable as exc:
-            raise exc if hot_error is None else hot_error from exc
-        if hot_error is not None:
-            _log.warning("snapshot.spilled", snapshot_id=str(save.meta.snapshot_id), error=str(hot_error))
+        await save.put(to_all)
+        self._tell(save.meta, hot_error)
         return durability
 
-    async def _save_hot(self, save: _Save) -> int | None:
-        """A Redis that just failed is left alone for a second: each try would cost its whole time-out."""
-        if time.monotonic() < self._pause_until:
-            raise HotTierUnavailable("Redis failed a moment ago and is left alone for a second")
+    async def _save_hot(self, save: _Save, *, after_all: bool = False) -> int | None:
+        if not after_all and time.monotonic() < self._hot_pause_until:
+            raise _LeftAlone("Redis failed a moment ago and is left alone for a second")
         try:
             refused = await self._hot.save(save.meta, save.value, **save.times())
         except HotTierUnavailable:
-            self._pause_until = time.monotonic() + _PAUSE_SECONDS
+            self._hot_pause_until = time.monotonic() + _PAUSE.total_seconds()
             raise
         return None if refused is None else refused.at_us
+
+    async def _save_hot_after_all(self, save: _Save) -> HotTierUnavailable | None:
+        try:
+            await save.put(lambda: self._save_hot(save, after_all=True))
+        except HotTierUnavailable as exc:
+            return exc
+        return None
+
+    async def _save_durable(self, save: _Save, *, spilled: bool) -> int | None:
+        deadline = _PAUSE if time.monotonic() < self._durable_pause_until else None
+        try:
+            return await self._durable.put(save.meta, save.value, **save.times(), spilled=spilled, deadline=deadline)
+        except CatalogUnavailable:
+            self._durable_pause_until = time.monotonic() + _PAUSE.total_seconds()
+            raise
+
+    def _tell(self, meta: SnapshotMeta, hot_error: HotTierUnavailable | None) -> None:
+        """A save that PostgreSQL had to take: the first of an outage, and once in a while."""
+        if hot_error is None:
+            self._fallbacks.over()
+            return
+        times = self._fallbacks.due("spilled")
+        if times is not None:
+            about = {"snapshot_id": str(meta.snapshot_id), "error": str(hot_error), "hint": hot_error.hint}
+            _log.warning("snapshot.spilled", **about, **times)
+
+
+class _LeftAlone(HotTierUnavailable):
+    """Redis was not asked."""
+
+
+def _of_both(hot_error: HotTierUnavailable | None, error: CatalogUnavailable) -> TierUnavailable:
+    """Which servers failed, and what to do about each."""
+    if hot_error is None:
+        return error
+    kind = type(hot_error) if not isinstance(hot_error, _LeftAlone) else HotTierUnavailable
+    return kind(f"{hot_error}; and {error}", hint=f"{hot_error.hint}; {error.hint}")
 
 
 class _Save:

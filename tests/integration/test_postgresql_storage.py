@@ -32,6 +32,7 @@ from sagaz_tiering import PostgreSQLSnapshotStorage
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import (
+    CatalogRefused,
     CatalogUnavailable,
     ConfigError,
     CorruptRecord,
@@ -584,7 +585,9 @@ async def test_works_behind_a_transaction_pooler(own_postgres: Callable[..., Awa
     ("change", "word"),
     [({"password": "wrong"}, "password"), ({"path": "/nowhere"}, "does not exist"), ({"user": "nobody"}, "password")],
 )
-async def test_what_the_server_refuses_is_a_config_error(database: str, change: dict[str, str], word: str) -> None:
+async def test_what_the_server_refuses_is_told_with_what_to_check(
+    database: str, change: dict[str, str], word: str
+) -> None:
     """Wrong password, user or database: what to check, and no password in sight."""
     parts = urlsplit(database)
     secret = change.get("password", parts.password)
@@ -592,7 +595,7 @@ async def test_what_the_server_refuses_is_a_config_error(database: str, change: 
         netloc=f"{change.get('user', parts.username)}:{secret}@{HOST}:{parts.port}", path=change.get("path", parts.path)
     ).geturl()
     async with open_at(url) as storage:
-        with pytest.raises(ConfigError, match=word) as caught:
+        with pytest.raises(CatalogRefused, match=word) as caught:
             await storage.save_snapshot(make(1))
         assert "connection_string" in caught.value.hint
         health = await storage.health_check()
@@ -644,6 +647,8 @@ async def test_environment_says_where_without_a_connection_string(
     [
         ("mysql://h/db", {}),
         ("host=localhost dbname=x", {}),
+        ("postgresql://u:pa/ss@h:5432/db", {}),
+        ("postgresql://h/db?hostaddr=127.0.0.1", {}),
         ("postgresql://h/db", {"pool_max_size": 0, "pool_min_size": 0}),
         ("postgresql://h/db", {"pool_min_size": 5, "pool_max_size": 4}),
         ("postgresql://h/db", {"pool_min_size": -1}),
@@ -655,14 +660,13 @@ def test_wrong_options_are_refused(url: str, options: dict[str, int]) -> None:
         PostgreSQLSnapshotStorage(url, **options)
 
 
-@pytest.mark.parametrize("url", ["postgresql://u:pa/ss@h:5432/db", "postgresql://h/db?sslmode=perhaps"])
+@pytest.mark.parametrize("url", ["postgresql://h/db?sslmode=perhaps"])
 async def test_urls_that_the_driver_refuses_are_config_errors(url: str) -> None:
     """At first use, without the password."""
     async with PostgreSQLSnapshotStorage(url) as storage:
         with pytest.raises(ConfigError) as caught:
             await storage.get_snapshot(number(1))
-        assert "ss@" not in str(caught.value)
-        assert "'pa'" not in repr(caught.value.__cause__)
+        assert "sslmode" in str(caught.value)
 
 
 def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

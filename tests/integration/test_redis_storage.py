@@ -23,7 +23,7 @@ from support.tiers import DAY, NOW
 from sagaz_tiering import RedisSnapshotStorage, SnapshotStorage
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.embedded import RedisServer
-from sagaz_tiering.errors import ConfigError, CorruptRecord, HotTierUnavailable
+from sagaz_tiering.errors import ConfigError, CorruptRecord, HotTierRefused, HotTierUnavailable
 from sagaz_tiering.storage.redis import keys as redis_keys
 from sagaz_tiering.storage.redis import shelf as redis_shelf
 from sagaz_tiering.storage.redis.keys import Place, RedisKeys
@@ -432,11 +432,11 @@ async def test_server_that_does_not_answer_is_not_waited_for(own_redis: OwnRedis
         assert await storage.get_snapshot(number(1)) == make(1)
 
 
-async def test_wrong_password_is_a_matter_of_configuration(redis_url: str) -> None:
-    """Asking again does not help, and the password is not shown."""
+async def test_wrong_password_is_refused_and_not_shown(redis_url: str) -> None:
+    """Like a server that is away, since it may be put right there; the hint says what to check."""
     wrong = redis_url.replace(redis_url.split(":")[2].partition("@")[0], "hunter2")
     async with RedisSnapshotStorage(wrong) as storage:
-        with pytest.raises(ConfigError) as caught:
+        with pytest.raises(HotTierRefused) as caught:
             await storage.save_snapshot(make(1))
         assert "hunter2" not in f"{caught.value}{caught.value.hint}{storage.get_storage_info()}"
 

@@ -31,6 +31,16 @@ class Tier:
     put = save
 
 
+class Watch:
+    """Knows everything already."""
+
+    async def first_look(self, _within_s: float) -> None:
+        """Nothing to wait for."""
+
+    def freshen(self) -> None:
+        """Fresh for ever."""
+
+
 async def turns() -> None:
     for _ in range(9):
         await asyncio.sleep(0)
@@ -39,7 +49,7 @@ async def turns() -> None:
 async def test_saves_of_one_id_take_turns_and_others_do_not_wait() -> None:
     """Even where the tier would take the later one first; a cancelled save passes its turn on."""
     hot, durable = Tier(), Tier()
-    saver = Saver(_as_any(hot), _as_any(durable))
+    saver = Saver(_as_any(hot), _as_any(durable), _as_any(Watch()))
     meta = encode(saga(1)[0], saved_us=1).meta
     slow = durable.open = asyncio.Event()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 from hypothesis import given
@@ -18,8 +19,10 @@ from sagaz_tiering.urls import (
     PostgresUrl,
     RedisUrl,
     SecretUrl,
+    database_identity,
     file_path,
     has_password,
+    postgres_address,
     redacted,
 )
 
@@ -183,3 +186,53 @@ def test_file_path_reads_absolute_relative_and_escaped_urls() -> None:
 def test_has_password_knows_a_user_name_from_a_password(url: str, expected: bool) -> None:
     """Only a password must not stand in the file."""
     assert has_password(url) is expected
+
+
+@pytest.mark.parametrize(
+    ("url", "kept", "timeout", "wants"),
+    [
+        ("postgresql://h/d", "postgresql://h/d", None, None),
+        ("postgresql://a:1,b:2,[::1]:3/d?target_session_attrs=any", None, None, "any"),
+        ("postgresql://h/d?connect_timeout=3&application_name=x", "postgresql://h/d?application_name=x", 3.0, None),
+        ("postgresql://h/d?connect_timeout=0", "postgresql://h/d", None, None),
+        ("postgresql://h/d?fallback_application_name=x", "postgresql://h/d?application_name=x", None, None),
+        ("postgresql://h/d?client_encoding=UTF8&keepalives=1&gssencmode=prefer", "postgresql://h/d", None, None),
+        ("postgresql://h/d?options=-c%20statement_timeout%3D5s", None, None, None),
+        ("postgresql://h/d?search_path=other", None, None, None),
+        ("postgresql://u:p%40ss@h/d?password=a%26b", None, None, None),
+    ],
+)
+def test_postgres_address_maps_what_libpq_knows(
+    url: str, kept: str | None, timeout: float | None, wants: str | None
+) -> None:
+    """Several hosts, and every parameter of libpq: to the driver, beside it, or left out where it is so anyway."""
+    address = postgres_address(url)
+    assert (address.connect_timeout_s, address.wants) == (timeout, wants)
+    theirs, ours = urlsplit(kept or url), urlsplit(address.url)
+    assert (theirs.netloc, theirs.path, parse_qsl(theirs.query)) == (ours.netloc, ours.path, parse_qsl(ours.query))
+
+
+@pytest.mark.parametrize(
+    ("query", "word"),
+    [
+        ("connect_timeout=soon", "connect_timeout"),
+        ("client_encoding=LATIN1", "client_encoding"),
+        ("gssencmode=require", "gssencmode"),
+        ("keepalives_idle=30", "keepalives_idle"),
+        ("hostaddr=127.0.0.1", "hostaddr"),
+        ("replication=database", "replication"),
+    ],
+)
+def test_postgres_address_refuses_what_would_mean_nothing(query: str, word: str) -> None:
+    """By its name, when the file is read and not when the first save fails; without the password."""
+    with pytest.raises(ValidationError, match=word) as caught:
+        TypeAdapter(PostgresUrl).validate_python(f"postgresql://u:{SECRET}@h/d?{query}")
+    assert all(SECRET not in each["msg"] for each in caught.value.errors())  # as messages show it
+
+
+def test_database_identity_knows_several_hosts() -> None:
+    """Order counts, since the first that fits is asked; the usual port may be left out."""
+    one, two, other = (
+        database_identity(SecretUrl(f"postgresql://u@{hosts}/d")) for hosts in ("a,b:5432", "A:5432,b", "b,a")
+    )
+    assert one == two != other

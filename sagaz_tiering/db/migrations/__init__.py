@@ -13,7 +13,7 @@ from typing import NamedTuple
 import asyncpg
 
 from sagaz_tiering.db.database import Database
-from sagaz_tiering.errors import SchemaMismatch
+from sagaz_tiering.errors import ConfigError, SchemaMismatch
 
 _LOCK = 0x5A6A7A01
 _VERSION_TABLE = """
@@ -66,8 +66,21 @@ async def check_schema(db: Database) -> None:
         )
 
 
+async def check_encoding(db: Database) -> None:
+    """Raise ConfigError for a database that cannot hold every name: a saga may have one in any script."""
+    encoding = await db.fetchval(
+        "SELECT pg_encoding_to_char(encoding) FROM pg_database WHERE datname = current_database()"
+    )
+    if encoding != "UTF8":
+        raise ConfigError(
+            f"the database at {db.options.shown_url} is encoded in {encoding}, the catalog needs UTF8",
+            hint="make another one: createdb --encoding=UTF8 --template=template0 NAME",
+        )
+
+
 async def migrate(db: Database) -> list[Migration]:
-    """Apply what is missing, one transaction per file; returns what was applied."""
+    """Apply what is missing, one transaction per file; returns what was applied. Raises ConfigError (see above)."""
+    await check_encoding(db)
     applied = []
     for migration in migrations():
         async with db.transaction() as conn:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sagaz_tiering.errors import ConfigError
-from sagaz_tiering.urls import redacted
+from sagaz_tiering.urls import postgres_address, redacted
 
 _HINT = "give a URL such as postgresql://USER:PASSWORD@HOST:5432/DATABASE, or set PGHOST, PGDATABASE and so on"
 _SAYS_WHERE = ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
@@ -24,4 +24,8 @@ def shown_url(connection_string: str | None, environment: Mapping[str, str]) -> 
         raise ConfigError(f"connection_string must be a URL, not {type(connection_string).__name__}", hint=_HINT)
     if not connection_string.startswith(("postgresql://", "postgres://")):
         raise ConfigError(f"connection_string is not a PostgreSQL URL: {redacted(connection_string)}", hint=_HINT)
+    try:
+        postgres_address(connection_string)
+    except ValueError as exc:
+        raise ConfigError(f"connection_string: {exc}", hint=_HINT) from None
     return redacted(connection_string)
