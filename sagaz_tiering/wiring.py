@@ -44,7 +44,6 @@ from sagaz_tiering.workers import Workers
 if TYPE_CHECKING:
     from sagaz_tiering.embedded.servers import Endpoints
 
-# Backends are imported when they are opened: no process uses all of them.
 _EMBEDDED_KEY = "embedded"
 
 
