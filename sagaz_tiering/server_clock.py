@@ -124,7 +124,7 @@ class ServerClock:
 
     async def __aexit__(self, *_: object) -> None:
         keeping, self._keeping = self._keeping, None
-        if keeping is not None:
+        if keeping is not None and keeping.get_loop() is asyncio.get_running_loop():  # else it ended with its loop
             keeping.cancel()
             await asyncio.gather(keeping, return_exceptions=True)
 

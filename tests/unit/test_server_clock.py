@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from datetime import timedelta
 
 import pytest
@@ -117,3 +118,11 @@ async def test_host_that_is_off_is_told_once_per_change(servers: Servers, capsys
     told = capsys.readouterr().out
     assert told.count("clock.host_off") == 1
     assert told.count("clock.host_right") == 1
+
+
+def test_clock_is_closed_where_its_loop_is_gone(servers: Servers) -> None:
+    """What measured for it ended with that loop; the last offset goes on."""
+    clock = servers.clock(host_ahead=YEAR)
+    asyncio.run(clock.__aenter__())
+    asyncio.run(clock.__aexit__())
+    assert abs(clock.now() - servers.true()) <= timedelta(milliseconds=1)
