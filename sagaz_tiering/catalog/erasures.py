@@ -204,6 +204,8 @@ class Erasures:
             await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
             now = clock.now()  # after the lock: no pack that is there already can hold anything saved later
             rows = [_Row.of(row) for row in await conn.fetch(_SQL["rows_of_saga"], saga_id)]
+            disputed = {row["snapshot_id"] for row in await conn.fetch(_SQL["disputed"], saga_id)}
+            known = [one for one in known if one.snapshot.snapshot_id not in disputed]
             await self._holds.refuse([*(one.snapshot for one in known), *rows], conn)
             # Redis may have a later save of these under another saga, so no more than this version is buried.
             found = {row.snapshot_id: row.saved_at for row in rows if row.saved_at is not None and row.saved_at <= now}

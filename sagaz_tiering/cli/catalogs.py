@@ -94,7 +94,7 @@ def rebuild(
             print("what the bucket cannot tell:")
             for lost in LOST:
                 print(f"  - {lost}")
-        return 1 if tally.counts["unreadable"] else 0
+        return 1 if tally.counts["unreadable"] or tally.counts["contradictions"] else 0
 
     execute(work, as_json=as_json, debug=debug)
 

@@ -4,8 +4,8 @@ Of saves of one snapshot the newest counts, and of the same save the encrypted o
 wrote it). But two packs that cannot both be true contradict each other: the same save with other contents, a snapshot
 of another saga, a later save that is not encrypted where the earlier one is. Nothing tells which is forged, so neither
 is believed: what they contradict each other about raises CorruptPack when it is read, and both are in the quarantine
-under the kind `claim`, neither written anew, dated anew nor deleted. Whoever removes the forged object from the bucket
-rebuilds once more, into an empty catalog.
+under the kind `claim`, neither written anew, dated anew nor deleted, and no erasure takes what they contradict each
+other about. Whoever removes the forged object from the bucket rebuilds once more, into an empty catalog.
 """
 
 from __future__ import annotations

@@ -341,7 +341,7 @@ def contradiction(forgery: str, real: list[SagaSnapshot], footer: Footer) -> tup
     evil = [replace(each, saga_id=saga_id, context={"to": "MALLORY"}) for each in real]
     records = [(encode(each, saved_us=metas[each.snapshot_id].saved_us + later), None) for each in evil]
     pack_id = uuid4()
-    month = "0001/01" if forgery == "an earlier name" else "2026/06"
+    month = "0001/01" if forgery == "an earlier name" else "2999/06"
     return f"packs/{month}/2027-07/{pack_id}.pack", pack_like(footer, pack_id, [build_frame(records)])
 
 
@@ -370,7 +370,7 @@ async def test_rebuild_believes_neither_of_two_packs_that_contradict_each_other(
             for job in ("scrub", "compact", "transition", "expire"):
                 again.clock.advance(3 * DAY)
                 await again.run(job)
-            for snapshot in real if forgery != "an earlier name" else []:
+            for snapshot in real:
                 with pytest.raises(CorruptPack, match="contradict"):
                     await again.storage.get_snapshot(snapshot.snapshot_id)
             assert {key, forged_key} <= set(await again.object_keys())
@@ -393,7 +393,7 @@ async def test_third_pack_that_agrees_with_a_forged_one_makes_it_no_truer(
     younger = replace(footer, created_us=footer.created_us + 1)
     for forgery, said in (("an earlier name", footer), ("another saga", younger)):
         forged_key, data = contradiction(forgery, real, said)
-        await put(shop, forged_key.replace("2026/06", "2999/06"), data, like=key)
+        await put(shop, forged_key, data, like=key)
     async with fresh_database(postgres_server) as second:
         settings = config(database=second, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
         async with product(settings, now=shop.clock.now()) as again:

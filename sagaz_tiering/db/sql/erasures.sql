@@ -1,5 +1,6 @@
 -- name: rows_of_saga
--- Everything that PostgreSQL knows of a saga's snapshots, durable and archived (saved_at NULL).
+-- Everything that PostgreSQL knows of a saga's snapshots, durable and archived (saved_at NULL); but for what packs
+-- contradict each other about: it may be another saga's.
 SELECT snapshot_id, saga_id, saga_name, step_name, status, saved_at FROM sagaz_tiering.saga_snapshots
  WHERE saga_id = $1
 UNION ALL
@@ -7,12 +8,18 @@ SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.status, NULL
   FROM sagaz_tiering.frames f
   JOIN sagaz_tiering.snapshots s USING (pack_id, frame_no)
   JOIN sagaz_tiering.steps t USING (step_id)
- WHERE f.saga_id = $1
+ WHERE f.saga_id = $1 AND f.digest IS DISTINCT FROM '00000000-0000-0000-0000-000000000000'
+
+-- name: disputed
+-- Snapshots that packs contradict each other about: they may be another saga's, and no erasure takes them.
+SELECT s.snapshot_id FROM sagaz_tiering.frames f JOIN sagaz_tiering.snapshots s USING (pack_id, frame_no)
+ WHERE f.saga_id = $1 AND f.digest = '00000000-0000-0000-0000-000000000000'
 
 -- name: drop_places
 -- What is left of a saga in packs: versions of snapshots that belong to another saga by now.
 WITH gone AS (DELETE FROM sagaz_tiering.snapshots s USING sagaz_tiering.frames f
                WHERE f.saga_id = $1 AND s.pack_id = f.pack_id AND s.frame_no = f.frame_no
+                 AND f.digest IS DISTINCT FROM '00000000-0000-0000-0000-000000000000'
               RETURNING s.snapshot_id, s.pack_id),
      counted AS (UPDATE sagaz_tiering.packs p SET live_count = live_count - g.n
                    FROM (SELECT pack_id, count(*) AS n FROM gone GROUP BY pack_id) AS g

@@ -37,6 +37,8 @@ UPDATE sagaz_tiering.frames f
 UPDATE sagaz_tiering.packs SET footer_digest = $2 WHERE object_key = ANY($1::text[])
 
 -- name: dispute_frames
+-- Nor is it known when what is in them expires.
+WITH dated AS (UPDATE sagaz_tiering.snapshots SET expires_at = NULL WHERE snapshot_id = ANY($1::uuid[]))
 UPDATE sagaz_tiering.frames f SET digest = $2
   FROM sagaz_tiering.snapshots s
  WHERE s.snapshot_id = ANY($1::uuid[]) AND f.pack_id = s.pack_id AND f.frame_no = s.frame_no
