@@ -25,7 +25,8 @@
     │       ├── CorruptRecord           one snapshot's bytes, or bytes of another one than was asked for
     │       └── CorruptPack             a pack: truncated, altered or not one of ours
     │           └── ErasedData          encrypted, and its data key was destroyed or lost
-    ├── LegalHold                       what should be removed is held
+    ├── LegalHold                       what should be removed or replaced is held
+    ├── RewriteRefused                  a saved snapshot must not be replaced (`rewrite: refuse`)
     ├── MassDelete                      a run would remove too large a share at once
     ├── ClockDisagreement               the servers' clocks are too far apart to remove anything by them
     ├── BudgetSpent                     today's budget for the object store is used up
@@ -243,10 +244,17 @@ class SnapshotArchived(Unreadable):
 
 
 class LegalHold(SagazTieringError):
-    """What should be removed is under a legal hold; nothing was removed."""
+    """What should be removed or replaced is under a legal hold; nothing was changed."""
 
     exit_code = 9
     hint = "see: sagaz-tiering holds; release the hold first if it has ended"
+
+
+class RewriteRefused(SagazTieringError):
+    """The policy says `rewrite: refuse`, and the id is archived or stored with other content; nothing was changed."""
+
+    exit_code = 3
+    hint = "save it under a new id, or set `rewrite: allow` in its policy"
 
 
 class MassDelete(SagazTieringError):

@@ -9,7 +9,7 @@ no process believes it alone, until the job `reconcile` has put that right.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import uuid4
 
@@ -30,13 +30,15 @@ _MOST_TRIES = 3
 class Look:
     """What a look found. Redis may be believed alone while it is `trusted` and nothing is `spilled`.
 
-    `changes` is how often Redis was found to be another one; `first_after` the youngest age of a move ever in force.
+    `changes` is how often Redis was found to be another one; `first_after` the youngest age of a move ever in force;
+    `held` the matches (JSON) of the legal holds in force.
     """
 
     trusted: bool
     spilled: bool
     changes: int
     first_after: timedelta | None
+    held: tuple[str, ...] = ()
 
 
 class Incarnation:
@@ -63,10 +65,10 @@ class Incarnation:
                 break
             await self._meet()
         else:
-            return Look(trusted=False, spilled=known.spilled, changes=known.changes, first_after=known.first_after)
+            return replace(_told(known), trusted=False)
         self._remember(known, found)
         await self._note(known, found)
-        return Look(trusted=known.trusted, spilled=known.spilled, changes=known.changes, first_after=known.first_after)
+        return _told(known)
 
     async def is_same(self) -> bool:
         """Without the catalog: whether Redis is still what the last look found. Raises HotTierUnavailable."""
@@ -123,6 +125,16 @@ class Incarnation:
         if not trusted:
             metrics.HOT_TIER_CHANGES.inc()
             _log.error("hot_tier.changed", reason=reason, hint="`reconcile` puts it right; reads ask PostgreSQL")
+
+
+def _told(known: Known) -> Look:
+    return Look(
+        trusted=known.trusted,
+        spilled=known.spilled,
+        changes=known.changes,
+        first_after=known.first_after,
+        held=tuple(known.held),
+    )
 
 
 def difference(known: Known, found: Found) -> str | None:

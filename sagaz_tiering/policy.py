@@ -16,7 +16,16 @@ from typing import NamedTuple
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import PolicyError
 from sagaz_tiering.patterns import Match, matcher
-from sagaz_tiering.policy_model import UNMATCHED, ClockSource, Durability, Move, Policy, Retention, name_problems
+from sagaz_tiering.policy_model import (
+    UNMATCHED,
+    ClockSource,
+    Durability,
+    Move,
+    Policy,
+    Retention,
+    Rewrite,
+    name_problems,
+)
 from sagaz_tiering.schema import dotted
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage_class import StorageClass
@@ -31,6 +40,7 @@ __all__ = [
     "Move",
     "Policy",
     "PolicySet",
+    "Rewrite",
     "later",
     "name_problems",
 ]

@@ -18,6 +18,13 @@ from sagaz_tiering.units import Duration, DurationOrZero, format_duration, parse
 DEFAULT_LINGER = timedelta(hours=24)
 
 
+class Rewrite(StrEnum):
+    """Whether a save may replace a snapshot of the same id that is there with other content, or archived."""
+
+    ALLOW = "allow"
+    REFUSE = "refuse"
+
+
 class Durability(StrEnum):
     """Which server must have a snapshot before its save is acknowledged."""
 
@@ -97,6 +104,8 @@ class Policy(StrictModel):
     """How long a due snapshot may wait for its pack to fill up before the pack is sealed undersized."""
     encryption: FrameEncryption = FrameEncryption.NONE
     """`per-saga`: what is packed is encrypted under a key of its saga, which `forget` destroys; see `encryption`."""
+    rewrite: Rewrite = Rewrite.ALLOW
+    """`refuse`: a save with an id that is archived, or there with other content, raises; each save looks first."""
     even_if_costlier: bool = False
     """Move even what costs more to move than that saves, such as small packs."""
 

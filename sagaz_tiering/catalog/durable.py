@@ -22,7 +22,7 @@ from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.db.database import Database, affected
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.db.text import from_column, to_column
-from sagaz_tiering.errors import CatalogUnavailable
+from sagaz_tiering.errors import CatalogUnavailable, LegalHold
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load("durable")
@@ -95,6 +95,7 @@ class _Put:
 
     in_the_way_us: int | None
     announced_for_s: float | None
+    frozen: bool = False
 
 
 def moment(micros: int | None) -> datetime | None:
@@ -124,7 +125,7 @@ class DurableCopies:
 
         The whole call is given up after `deadline` (the command time-out): CatalogUnavailable.
         None: it is there now. Else nothing was stored, since the snapshot was saved or deleted at the instant of this
-        save or later: at that one (microseconds).
+        save or later: at that one (microseconds). Raises LegalHold where what is stored of it is held.
         """
         row = (
             meta.snapshot_id,
@@ -151,6 +152,8 @@ class DurableCopies:
             raise CatalogUnavailable(f"PostgreSQL at {where} did not answer within {seconds:g} s") from exc
         if done.announced_for_s is not None:
             await asyncio.sleep(max(0.0, SPILL_NOTICE.total_seconds() - done.announced_for_s))
+        if done.frozen:
+            raise LegalHold(f"snapshot {meta.snapshot_id} is under a legal hold; it cannot be replaced")
         return done.in_the_way_us
 
     async def _put_all(self, rows: Sequence[tuple[Any, ...]]) -> list[_Put]:
@@ -165,18 +168,26 @@ class DurableCopies:
             stored = await self._db.fetch(_SQL["put"], *rows[0])
         else:
             stored = await self._db.fetch(_SQL["put_many"], *zip(*ordered, strict=True))
-        in_the_way_us = await self._in_the_way_us(rows, stored) if len(stored) < len(rows) else {}
+        refused = await self._refused(rows, stored) if len(stored) < len(rows) else {}
         return [
-            _Put(in_the_way_us=in_the_way_us.get(row[0]), announced_for_s=announced_for_s if row[_SPILLED] else None)
+            _Put(
+                in_the_way_us=refused[row[0]][0] if row[0] in refused else None,
+                frozen=row[0] in refused and refused[row[0]][1],
+                announced_for_s=announced_for_s if row[_SPILLED] else None,
+            )
             for row in rows
         ]
 
-    async def _in_the_way_us(self, rows: Sequence[tuple[Any, ...]], stored: Sequence[Any]) -> dict[UUID, int]:
+    async def _refused(self, rows: Sequence[tuple[Any, ...]], stored: Sequence[Any]) -> dict[UUID, tuple[int, bool]]:
+        """When what is in the way of the others was done, and whether a hold is what is."""
         known = {row["snapshot_id"] for row in stored}
         refused = {row[0]: row[_SAVED_AT] for row in rows if row[0] not in known}
-        found = {row["snapshot_id"]: row["at"] for row in await self._db.fetch(_SQL["in_the_way"], list(refused))}
+        found = {row["snapshot_id"]: row for row in await self._db.fetch(_SQL["in_the_way"], list(refused))}
         # What has gone meanwhile (into a pack, say) was as new as the save that it kept out.
-        return {each: to_micros(max(found[each] or saved_at, saved_at)) for each, saved_at in refused.items()}
+        return {
+            each: (to_micros(max(found[each]["at"] or saved_at, saved_at)), found[each]["frozen"])
+            for each, saved_at in refused.items()
+        }
 
     async def spilled(self, after: UUID, limit: int) -> list[DurableRow]:
         """Rows that Redis lacks, by id, after an id."""

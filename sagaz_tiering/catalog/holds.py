@@ -145,6 +145,20 @@ class Holds:
         sagas = {row["saga_id"] for row in rows}
         return Coverage(**counts, sagas=len(sagas), exact=max(counts.values()) < most), sagas
 
+    async def held_sagas(self, after: UUID | None, limit: int) -> list[UUID]:
+        """The next sagas behind `after` that a hold is placed on by their id, ascending."""
+        return [row["saga_id"] for row in await self._db.fetch(_SQL["held_sagas"], after, limit)]
+
+    async def frozen(self, snapshot_ids: Sequence[UUID], conn: Connection | None = None) -> set[UUID]:
+        """Of these, those of which PostgreSQL has something that is held: nothing replaces or removes it."""
+        rows = await (self._db if conn is None else conn).fetch(_SQL["frozen"], list(snapshot_ids))
+        return {row["snapshot_id"] for row in rows}
+
+    async def frozen_in_packs(self, snapshot_ids: Sequence[UUID], conn: Connection | None = None) -> set[UUID]:
+        """Of these, those that a pack has a held version of."""
+        rows = await (self._db if conn is None else conn).fetch(_SQL["frozen_in_packs"], list(snapshot_ids))
+        return {row["snapshot_id"] for row in rows}
+
     async def known(self, snapshot_ids: Sequence[UUID]) -> set[UUID]:
         """Of these, those that PostgreSQL knows."""
         return {row["snapshot_id"] for row in await self._db.fetch(_SQL["known"], list(snapshot_ids))}
@@ -201,9 +215,11 @@ class Holds:
         held = await self.covering(snapshots, conn)
         for snapshot in snapshots:
             if snapshot.snapshot_id in held:
-                row = (await conn.fetch(_SQL["holding"], snapshot.saga_id, *_names(snapshot)))[0]
-                why = _hold(row)
-                raise LegalHold(f"snapshot {snapshot.snapshot_id} is under a legal hold ({why.subject}): {why.reason}")
+                for row in await conn.fetch(_SQL["holding"], snapshot.saga_id, *_names(snapshot)):
+                    why = f"({_hold(row).subject}): {from_column(row['reason'])}"
+                    raise LegalHold(f"snapshot {snapshot.snapshot_id} is under a legal hold {why}")
+        if frozen := await self.frozen([snapshot.snapshot_id for snapshot in snapshots], conn):
+            raise LegalHold(f"snapshot {min(frozen)} is under a legal hold in an older version than its newest")
         if any(not snapshot.saga_name for snapshot in snapshots) and await conn.fetchval(_SQL["any_match"]):
             raise LegalHold("a damaged snapshot may be one that a legal hold means", hint="release the hold first")
 

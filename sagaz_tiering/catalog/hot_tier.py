@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -26,6 +26,7 @@ class Known:
     changes: int
     spilled: bool = False
     first_after: timedelta | None = None
+    held: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

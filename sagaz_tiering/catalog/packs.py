@@ -13,12 +13,12 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.catalog.durable import moment
-from sagaz_tiering.catalog.holds import hold_still
+from sagaz_tiering.catalog.holds import Holds, hold_still
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
 from sagaz_tiering.catalog.places import PlacedFrame, Steps, check_keys, dead_among, insert_places
 from sagaz_tiering.clock import from_micros, to_micros
-from sagaz_tiering.db.database import Database, affected
+from sagaz_tiering.db.database import Connection, Database, affected
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.errors import LeaseLost
 from sagaz_tiering.storage_class import StorageClass
@@ -99,6 +99,7 @@ class Packs:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._steps = Steps(db)
+        self._holds = Holds(db)
 
     async def start(self, pack: NewPack, lease: Lease, now: datetime) -> int:
         """Announce an upload; the pack's id."""
@@ -121,7 +122,7 @@ class Packs:
         version or a newer one. Places of the others in older packs are replaced. Returns the number of snapshots
         published. Raises PlacesTaken (nothing written) where `elsewhere` is not given and some have a place already;
         LeaseLost (nothing written) if the lease is gone, the pack was given up, or it holds a save that is only
-        readable with a key that was destroyed meanwhile.
+        readable with a key that was destroyed meanwhile, or that would replace one that is held since.
         """
         steps = await self._steps.of(meta for frame in frames for meta, _, _ in frame.snapshots)
         async with self._db.transaction() as conn:
@@ -130,6 +131,8 @@ class Packs:
             dead = await dead_among(conn, frames, pack_id)
             left_out = dead | set(elsewhere or ())
             await check_keys(conn, frames, left_out)
+            if elsewhere is not None:
+                await self._check_replaced(conn, frames, left_out)
             published = await insert_places(conn, pack_id, frames, steps, left_out, replace=elsewhere is not None)
             if affected(await conn.execute(_SQL["activate"], pack_id, published, now)) != 1:
                 raise LeaseLost(f"pack {pack_id} was given up before its upload ended; nothing was published")
@@ -142,6 +145,14 @@ class Packs:
                     [meta.body_crc for meta in metas],
                 )
         return published
+
+    async def _check_replaced(self, conn: Connection, frames: Sequence[PlacedFrame], left_out: set[UUID]) -> None:
+        await hold_still(conn)
+        ids = [meta.snapshot_id for frame in frames for meta, _, _ in frame.snapshots]
+        if await self._holds.frozen_in_packs([one for one in ids if one not in left_out], conn):
+            raise LeaseLost(
+                "what a pack has is held since it was to be replaced; nothing was published, repeat the job"
+            )
 
     async def unevicted(self, after: int, limit: int) -> list[Pack]:
         """Active packs whose hot copies may still be there: their `age` run was killed before it removed them."""

@@ -53,9 +53,7 @@ def hold(
                     "nothing is held: no tier has a snapshot that this hold covers, so it was not placed",
                     hint="check the id or the patterns, which are case-sensitive; --future holds what is still to come",
                 )
-            placed = await runtime.catalog.holds.place(
-                on, reason=reason, who=who or getpass.getuser(), now=runtime.clock.now()
-            )
+            placed = await storage.holder.hold(on, reason=reason, who=who or getpass.getuser())
             covered = await storage.covered(on)
         if as_json:
             print_json({**placed.to_dict(), "covers": covered.to_dict()})
@@ -87,8 +85,8 @@ def release(
             found = [h for h in await store.in_force() if asked in (h.hold_id, h.saga_id)]
             if not found:
                 raise NotFound(f"no hold in force is or is on {asked}", hint="see: sagaz-tiering holds")
-            ids = [h.hold_id for h in found]
-            count = await store.release(ids, reason=reason, who=who or getpass.getuser(), now=runtime.clock.now())
+            holder = runtime.storage().holder
+            count = await holder.release(found, reason=reason, who=who or getpass.getuser())
         if as_json:
             print_json({"released": count, "holds": [h.to_dict() for h in found]})
         else:

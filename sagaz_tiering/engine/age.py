@@ -16,6 +16,8 @@ from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import UUID
 
+import structlog
+
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec import read_meta
@@ -23,7 +25,7 @@ from sagaz_tiering.engine import due_durable, due_hot
 from sagaz_tiering.engine.archive import Packer
 from sagaz_tiering.engine.due_hot import Batch, plan
 from sagaz_tiering.engine.foreign import mend_turns
-from sagaz_tiering.engine.frame_keys import RunKeys, needs_key
+from sagaz_tiering.engine.frame_keys import LOOK_AGAIN_US, RunKeys, needs_key
 from sagaz_tiering.engine.frames import Supplies, build
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import put_policies_in_force
@@ -37,6 +39,7 @@ from sagaz_tiering.storage.hot_keys import SHARDS
 from sagaz_tiering.storage.hot_values import ClaimedSaga
 from sagaz_tiering.value_peek import dictionary_id, is_in_pack, raw_length, snapshot_id
 
+_log = structlog.get_logger(__name__)
 _BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
 WORTH_SHARING = 4_000
 """Sagas that are due, from which on several processes are faster than one: each takes a second to begin."""
@@ -86,18 +89,18 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
 
 async def run_share(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Pack what is due and nobody else works on. Raises as `run`."""
-    keys, turns = RunKeys(context), Turns()
+    keys, turns, twice = RunKeys(context), Turns(), set[UUID]()
     await keys.begin()
     try:
         async with Packer(context, lease, tally) as packer:
             async with aclosing(_ahead(due_hot.batches(context, turns))) as hot:
                 async for batch in hot:
                     tally.add("sagas", len(batch.complete))
-                    await _pack(context, packer, batch, keys, tally)
+                    await _pack(context, packer, batch, keys, twice, tally)
             async with aclosing(_ahead(due_durable.batches(context, turns, packer.holds))) as durable:
                 async for batch in durable:
                     tally.add("durable_only", len(batch.values))
-                    await _pack(context, packer, batch, keys, tally, durable=True)
+                    await _pack(context, packer, batch, keys, twice, tally, durable=True)
             if not context.stopping.is_set():
                 await packer.finish()
     finally:
@@ -107,13 +110,21 @@ async def run_share(context: JobContext, lease: Lease, tally: Tally) -> None:
 
 
 async def _pack(
-    context: JobContext, packer: Packer, batch: Batch, keys: RunKeys, tally: Tally, *, durable: bool = False
+    context: JobContext,
+    packer: Packer,
+    batch: Batch,
+    keys: RunKeys,
+    twice: set[UUID],
+    tally: Tally,
+    *,
+    durable: bool = False,
 ) -> None:
     values = batch.values
     tally.add("quarantined", batch.strange)
     metas = _metas(values) if keys.needed else []
     encrypted = {meta.saga_id for meta in metas if needs_key(context.policies.for_meta(meta))}
-    pins_us = await _pins_us(context, values)
+    twice_us = await _kept_twice_us(context, values, twice, tally)
+    pins_us = {**await _pins_us(context, values), **twice_us}
     supplies = Supplies(
         keys=await keys.of(encrypted),
         known=await context.dictionaries.need(*set(map(dictionary_id, values))),
@@ -124,6 +135,7 @@ async def _pack(
     if durable:
         keyless = encrypted - supplies.keys.keys()
         await context.catalog.durable.postpone(due_durable.waiting(context, metas, keyless))
+        await context.catalog.durable.postpone(due_durable.kept(context, _metas(values), twice_us.keys()))
     size = sum(map(raw_length, values))
     for part in await context.compute(size, build, context, batch.work, supplies, tally):
         await packer.add(part)
@@ -148,6 +160,24 @@ async def _pins_us(context: JobContext, values: Sequence[bytes]) -> dict[UUID, i
     ids = [found for value in values if (found := snapshot_id(value)) is not None]
     pins = await context.catalog.restores.pinned(ids, context.now)
     return {pinned: to_micros(until) for pinned, until in pins.items()}
+
+
+async def _kept_twice_us(
+    context: JobContext, values: Sequence[bytes], told: set[UUID], tally: Tally
+) -> dict[UUID, int]:
+    """Saves that went past a legal hold on what a pack has: both stay, until the hold is released; and told once."""
+    ids = [found for value in values if not is_in_pack(value) and (found := snapshot_id(value)) is not None]
+    frozen = await context.catalog.holds.frozen_in_packs(ids) if ids else set()
+    if not frozen:
+        return {}
+    metas = [meta for meta in _metas(values) if meta.snapshot_id in frozen]
+    twice = frozen - await already_packed(context, metas)
+    for one in sorted(twice - told):
+        _log.error("snapshot.kept_twice", snapshot_id=str(one), hint="a save went past a legal hold: both are kept")
+        tally.note(f"snapshot {one} was saved anew though it is held: the original stays in its pack, the save hot")
+    tally.add("kept_twice", len(twice - told))
+    told |= twice
+    return dict.fromkeys(twice, context.now_us + LOOK_AGAIN_US)
 
 
 async def _evict_packed(

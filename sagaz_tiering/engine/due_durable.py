@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from itertools import groupby
 from uuid import UUID, uuid4
 
@@ -79,15 +79,24 @@ def _is_due(context: JobContext, meta: SnapshotMeta) -> bool:
 def waiting(context: JobContext, metas: Sequence[SnapshotMeta], keyless: set[UUID]) -> list[Postponement]:
     """Durable rows of sagas whose keys could not be had: they are looked at again later."""
     return [
-        Postponement(
-            snapshot_id=meta.snapshot_id,
-            saved_us=meta.saved_us,
-            due_us=context.now_us + LOOK_AGAIN_US,
-            expires_us=context.policies.expires_us(meta),
-        )
+        _later(context, meta)
         for meta in metas
         if meta.saga_id in keyless and needs_key(context.policies.for_meta(meta))
     ]
+
+
+def kept(context: JobContext, metas: Sequence[SnapshotMeta], ids: Collection[UUID]) -> list[Postponement]:
+    """Durable rows that stay beside what a pack has: they are looked at again later."""
+    return [_later(context, meta) for meta in metas if meta.snapshot_id in ids]
+
+
+def _later(context: JobContext, meta: SnapshotMeta) -> Postponement:
+    return Postponement(
+        snapshot_id=meta.snapshot_id,
+        saved_us=meta.saved_us,
+        due_us=context.now_us + LOOK_AGAIN_US,
+        expires_us=context.policies.expires_us(meta),
+    )
 
 
 def _postponement(context: JobContext, row: ClaimedRow, meta: SnapshotMeta | None) -> Postponement:

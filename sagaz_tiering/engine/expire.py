@@ -24,7 +24,7 @@ from sagaz_tiering.catalog.durable import Postponement
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack, PackLife
 from sagaz_tiering.engine.breaker import accept_policies, count_shortened, durable_rows, readable, refusal
-from sagaz_tiering.engine.finish import finish_deletions, vacuum_erased
+from sagaz_tiering.engine.finish import finish_deletions, mark_holds, vacuum_erased
 from sagaz_tiering.engine.foreign import Strange, mend_turns, set_aside, strange_of
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.journal import publish_journal
@@ -134,6 +134,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     await put_policies_in_force(context)
     await publish_journal(context)
     await finish_deletions(context, tally)
+    await mark_holds(context)
     await vacuum_erased(context, tally)
     sure = await with_sure_clock(context, tally)
     if sure is None:

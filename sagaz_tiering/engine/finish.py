@@ -31,6 +31,14 @@ async def finish_deletions(context: JobContext, tally: Tally) -> None:
         tally.add("erased_hot", await catalog.erasures.clear(erasure, hot, context.now))
 
 
+async def mark_holds(context: JobContext) -> None:
+    """Have Redis know which sagas are held, where it was away when a hold was placed or has lost it."""
+    after = None
+    while sagas := await context.catalog.holds.held_sagas(after, _BATCH):
+        await context.hot.mark_held(sagas, held=True)
+        after = sagas[-1]
+
+
 async def vacuum_erased(context: JobContext, tally: Tally) -> None:
     """Give up PostgreSQL's dead rows of what was erased, at most once an hour; a refusal is told once an erasure."""
     erasures = context.catalog.erasures

@@ -6,7 +6,8 @@ ask PostgreSQL of everything. The order here, and what a crash after each step l
 1. what is being saved at that moment comes to its end
 2. of every saga in Redis: what was forgotten goes, what packs hold in the same save or a newer one goes
 3. what was deleted since it was saved goes
-4. what PostgreSQL has and Redis lacks, or has older, is put back       -> each step is repeated from its beginning
+4. what PostgreSQL has and Redis lacks, or has older, is put back, marks of legal holds too
+                                                                         -> each step is repeated from its beginning
 5. one transaction: Redis is trusted, unless it changed again meanwhile  -> done, or all of it once more
 
 Memory is bounded by a page. Where Redis is trusted, a run costs one look at each server.
@@ -23,6 +24,7 @@ import structlog
 
 from sagaz_tiering.catalog.hot_tier import HotTierState
 from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.engine.finish import mark_holds
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.packed import already_packed
 from sagaz_tiering.engine.put_back import lacking, put_back
@@ -97,6 +99,7 @@ async def _agree(context: JobContext, lease: Lease, state: HotTierState, tally: 
         await context.hot.be_looked_at(saga_ids, context.now_us)
     await _remove_deleted(context, since, tally)
     tally.add("put_back", await put_back(context, lease))
+    await mark_holds(context)
 
 
 async def _saves_have_ended(context: JobContext) -> None:

@@ -34,9 +34,18 @@ class HotTier(HotTurns):
     """Snapshots in Redis. `async with HotTier(options) as hot`; connects when first used."""
 
     async def save(
-        self, meta: SnapshotMeta, value: bytes, *, due_us: int | None, expires_us: int | None
+        self,
+        meta: SnapshotMeta,
+        value: bytes,
+        *,
+        due_us: int | None,
+        expires_us: int | None,
+        held_too: bool = True,
     ) -> NotTaken | None:
-        """Store one snapshot. None: it is there now, else nothing was changed."""
+        """Store one snapshot. None: it is there now, else nothing was changed.
+
+        Without `held_too` nothing is stored where a hold is on its saga: somebody must look first (`held`).
+        """
         saga, snapshot, keys = meta.saga_id.hex, meta.snapshot_id.hex, self.keys
         run = self._ask if len(value) < _LONG_VALUE else self._eval
         answer = await run(
@@ -48,6 +57,7 @@ class HotTier(HotTurns):
                 keys.due(saga[0]),
                 keys.expiry(saga[0]),
                 keys.delete_mark(snapshot),
+                keys.held_mark(saga),
             ],
             [
                 value,
@@ -60,12 +70,24 @@ class HotTier(HotTurns):
                 "" if expires_us is None else expires_us,
                 keys.prefix,
                 snapshot,
+                "1" if held_too else "0",
             ],
         )
         if answer == 1:
             return None
+        if answer[0] == b"held":
+            return NotTaken(at_us=0, held=True)
         why, at = answer
         return NotTaken(at_us=hot_keys.read_instant(at), deleted=why == b"deleted")
+
+    async def mark_held(self, saga_ids: Sequence[UUID], *, held: bool) -> None:
+        """Note that a hold is on these sagas, or on none of them any more; a mark too many costs a look, no answer."""
+        with self._translated() as client:
+            pipe = client.pipeline(transaction=False)
+            for saga_id in saga_ids:
+                mark = self.keys.held_mark(saga_id.hex)
+                pipe.set(mark, b"1") if held else pipe.delete(mark)
+            await pipe.execute()
 
     async def get(self, snapshot_id: UUID) -> bytes | Gone | None:
         """The value of one snapshot; None where Redis knows nothing of it."""

@@ -42,11 +42,12 @@ def indexed(raw: Sequence[Any]) -> list[Indexed]:
 class NotTaken:
     """Why a save was not stored: something as new or newer was done to the snapshot at `at_us` (microseconds).
 
-    `deleted`: it was deleted; else another save of it is there.
+    `deleted`: it was deleted; else another save of it is there. `held`: neither, a legal hold may forbid it.
     """
 
     at_us: int
     deleted: bool = False
+    held: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

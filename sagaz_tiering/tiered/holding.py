@@ -10,7 +10,7 @@ import structlog
 from sagaz_tiering.catalog.holds import Coverage, Hold, Holds
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.codec import read_meta
-from sagaz_tiering.errors import CatalogUnavailable, CorruptRecord
+from sagaz_tiering.errors import CatalogUnavailable, CorruptRecord, HotTierUnavailable
 from sagaz_tiering.patterns import Match, matcher
 from sagaz_tiering.snapshot import SnapshotMeta, Tier
 from sagaz_tiering.storage.hot import HotTier
@@ -32,14 +32,29 @@ class Holder:
         self._reader = reader
         self._clock = clock
 
-    async def hold(self, saga_id: UUID, *, reason: str, who: str) -> Hold:
-        """Place one. Raises ConfigError without a reason."""
-        return await self._holds.place(saga_id, reason=reason, who=who, now=self._clock.now())
+    async def hold(self, on: UUID | Match, *, reason: str, who: str) -> Hold:
+        """Place one. Raises ConfigError without a reason.
 
-    async def release(self, saga_id: UUID, *, reason: str, who: str) -> int:
-        """End those that were placed on a saga by its id; how many there were."""
-        placed = [hold.hold_id for hold in await self._holds.in_force(saga_id)]
-        return await self._holds.release(placed, reason=reason, who=who, now=self._clock.now())
+        What a saga's hold forbids is marked in Redis; where Redis is away, the job `expire` does it.
+        """
+        placed = await self._holds.place(on, reason=reason, who=who, now=self._clock.now())
+        if placed.saga_id is not None:
+            await self._mark([placed.saga_id], held=True)
+        return placed
+
+    async def release(self, holds: Sequence[Hold], *, reason: str, who: str) -> int:
+        """End these; how many were in force."""
+        ids = [hold.hold_id for hold in holds]
+        count = await self._holds.release(ids, reason=reason, who=who, now=self._clock.now())
+        sagas = {hold.saga_id for hold in holds if hold.saga_id is not None}
+        await self._mark([saga_id for saga_id in sagas if not await self._holds.in_force(saga_id)], held=False)
+        return count
+
+    async def _mark(self, saga_ids: Sequence[UUID], *, held: bool) -> None:
+        try:
+            await self._hot.mark_held(saga_ids, held=held)
+        except HotTierUnavailable as exc:
+            _log.warning("hold.not_marked", saga_ids=[str(saga_id) for saga_id in saga_ids], error=str(exc))
 
     async def covered(self, on: UUID | Match) -> Coverage:
         """What is there of a saga, or what matches; what has expired and is not gone yet counts.

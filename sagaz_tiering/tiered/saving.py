@@ -13,6 +13,8 @@ again. So both keep the same save in the end.
 A server that failed is left alone for a second: each try would cost its whole time-out. No save is refused for that
 alone: one that nobody else can take asks it all the same (PostgreSQL then for a second).
 
+What a legal hold or `rewrite: refuse` forbids is looked at before, or when a store says so (`tiered.freezing`).
+
 Concurrent saves travel together (`storage.redis_lane`, `catalog.group_commit`); saves of one id take turns in a
 process.
 """
@@ -27,11 +29,12 @@ from uuid import UUID
 
 from sagaz_tiering.catalog.durable import DurableCopies
 from sagaz_tiering.codec import saved_at
-from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, TierUnavailable
+from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, LegalHold, TierUnavailable
 from sagaz_tiering.logs import Logger, Repeated
 from sagaz_tiering.policy import Durability, PolicySet
-from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.storage.hot import HotTier
+from sagaz_tiering.tiered.freezing import Freezer
 from sagaz_tiering.tiered.watch import Watch
 
 _log = Logger(__name__)
@@ -53,16 +56,23 @@ class _Turn:
 class Saver:
     """Puts encoded snapshots where their policy wants them."""
 
-    def __init__(self, hot: HotTier, durable: DurableCopies, watch: Watch) -> None:
+    def __init__(self, hot: HotTier, durable: DurableCopies, watch: Watch, freezer: Freezer) -> None:
         self._hot = hot
         self._watch = watch
+        self._freezer = freezer
         self._durable = durable
         self._hot_pause_until = self._durable_pause_until = 0.0
         self._fallbacks = Repeated()
         self._turns: dict[UUID, _Turn] = {}
 
-    async def save(self, meta: SnapshotMeta, value: bytes, policies: PolicySet, now_us: int) -> Durability:
-        """Returns when the snapshot is acknowledged, and how; raises TierUnavailable if it is not."""
+    async def save(
+        self, snapshot: SagaSnapshot, meta: SnapshotMeta, value: bytes, policies: PolicySet, now_us: int
+    ) -> Durability:
+        """Returns when the snapshot is acknowledged, and how; raises TierUnavailable if it is not.
+
+        `value` is what is stored of `snapshot`. Raises LegalHold or RewriteRefused where it must not replace what is
+        there.
+        """
         await self._watch.first_look(_FIRST_LOOK_SECONDS)
         self._watch.freshen()
         turn = self._turns.get(meta.snapshot_id)
@@ -71,11 +81,28 @@ class Saver:
         turn.users += 1
         try:
             async with turn.lock:
-                return await self._save(_Save(meta, value, policies, now_us))
+                return await self._save_unless_frozen(_Save(meta, value, policies, now_us), snapshot)
         finally:
             turn.users -= 1
             if not turn.users:
                 del self._turns[meta.snapshot_id]
+
+    async def _save_unless_frozen(self, save: _Save, snapshot: SagaSnapshot) -> Durability:
+        freezer, policy = self._freezer, save.decision.rule
+        save.may_be_held = not await freezer.asks(save.meta, policy)
+        for last in (False, False, True):
+            if not save.may_be_held and not await freezer.may_store(snapshot, save.meta, policy):
+                break
+            try:
+                return await self._save(save)
+            except _Held:
+                save.may_be_held = False
+            except LegalHold:  # PostgreSQL has it, and Redis has taken it
+                await freezer.put_back(save.meta)
+                save.may_be_held = False
+                if last:
+                    raise
+        return policy.durability
 
     async def _save(self, save: _Save) -> Durability:
         durability = save.decision.rule.durability
@@ -110,10 +137,12 @@ class Saver:
         if not after_all and time.monotonic() < self._hot_pause_until:
             raise _LeftAlone("Redis failed a moment ago and is left alone for a second")
         try:
-            refused = await self._hot.save(save.meta, save.value, **save.times())
+            refused = await self._hot.save(save.meta, save.value, **save.times(), held_too=not save.may_be_held)
         except HotTierUnavailable:
             self._hot_pause_until = time.monotonic() + _PAUSE.total_seconds()
             raise
+        if refused is not None and refused.held:
+            raise _Held
         return None if refused is None else refused.at_us
 
     async def _save_hot_after_all(self, save: _Save) -> HotTierUnavailable | None:
@@ -154,16 +183,21 @@ def _of_both(hot_error: HotTierUnavailable | None, error: CatalogUnavailable) ->
     return kind(f"{hot_error}; and {error}", hint=f"{hot_error.hint}; {error.hint}")
 
 
-class _Save:
-    """One save on its way; its instant may move on."""
+class _Held(Exception):
+    """Its saga is held, so it must be looked at before it may replace anything."""
 
-    __slots__ = ("_now_us", "_policies", "decision", "meta", "value")
+
+class _Save:
+    """One save on its way; its instant may move on. `may_be_held`: nobody has looked yet."""
+
+    __slots__ = ("_now_us", "_policies", "decision", "may_be_held", "meta", "value")
 
     def __init__(self, meta: SnapshotMeta, value: bytes, policies: PolicySet, now_us: int) -> None:
         self.meta = meta
         self.value = value
         self._policies = policies
         self._now_us = now_us
+        self.may_be_held = True
         self.decision = policies.decide(meta, now_us)
 
     def times(self) -> dict[str, int | None]:

@@ -36,6 +36,7 @@ from sagaz_tiering.tiered import iterating
 from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.explaining import explain_copies
 from sagaz_tiering.tiered.explanation import Explanation
+from sagaz_tiering.tiered.freezing import Freezer
 from sagaz_tiering.tiered.health import check_health
 from sagaz_tiering.tiered.holding import Holder
 from sagaz_tiering.tiered.reading import Reader
@@ -96,7 +97,6 @@ class TieredSnapshotStorage(AnyLoop):
         catalog = tiers.catalog
         self._restorer = Restorer(catalog.restores, tiers.prices, tiers.clock, tiers.restore)
         self._watch = Watch(tiers.incarnation, catalog.history, _first_after(tiers.policies))
-        self._saver = Saver(tiers.hot, catalog.durable, self._watch)
         self._reader = Reader(
             hot=tiers.hot,
             locations=tiers.catalog.locations,
@@ -107,6 +107,8 @@ class TieredSnapshotStorage(AnyLoop):
             policies=tiers.policies,
             clock=tiers.clock,
         )
+        freezer = Freezer(tiers.hot, catalog, self._reader, self._watch, tiers.clock)
+        self._saver = Saver(tiers.hot, catalog.durable, self._watch, freezer)
         self._holder = Holder(tiers.hot, catalog.holds, self._reader, tiers.clock)
         self._remover = Remover(tiers.hot, catalog, self._reader, tiers.clock)
 
@@ -144,6 +146,11 @@ class TieredSnapshotStorage(AnyLoop):
         """Asks for what is archived, by match and time span too."""
         return self._restorer
 
+    @property
+    def holder(self) -> Holder:
+        """Places and ends holds, by match too."""
+        return self._holder
+
     def adopt(self, policies: PolicySet) -> None:
         """Work by these policies from now on."""
         self._reader.policies = policies
@@ -155,7 +162,8 @@ class TieredSnapshotStorage(AnyLoop):
         """Store a snapshot (ours or any object with sagaz's attributes); an id saved before is replaced.
 
         Returns when it is acknowledged by its policy's `durability`. Raises InvalidSnapshot where it would not
-        come back equal, TierUnavailable where it is not safe; both are logged, since the engine swallows them.
+        come back equal, TierUnavailable where it is not safe, LegalHold or RewriteRefused where it must not replace
+        what is there (the same once more is nothing); all are logged, since the engine swallows them.
         """
         with reported_save(snapshot, "tiered"):
             ours = SagaSnapshot.of(snapshot)
@@ -167,7 +175,7 @@ class TieredSnapshotStorage(AnyLoop):
                 dictionary=self._tiers.dictionaries.for_writing(ours.saga_name),
                 max_bytes=self._tiers.max_snapshot,
             )
-            durability = await self._saver.save(meta, value, self._reader.policies, now_us)
+            durability = await self._saver.save(ours, meta, value, self._reader.policies, now_us)
             _SAVES[durability].inc()
 
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
@@ -262,7 +270,8 @@ class TieredSnapshotStorage(AnyLoop):
 
     async def release(self, saga_id: UUID | str, reason: str = "released", *, who: str = "application") -> int:
         """End the holds that were placed on this saga by its id; how many there were."""
-        return await self._holder.release(as_uuid(saga_id, "saga_id"), reason=reason, who=who)
+        placed = await self._tiers.catalog.holds.in_force(as_uuid(saga_id, "saga_id"))
+        return await self._holder.release(placed, reason=reason, who=who)
 
     async def covered(self, on: UUID | str | Match) -> Coverage:
         """What a hold or an erasure of this saga, or a hold on this match, covers now, by tier."""

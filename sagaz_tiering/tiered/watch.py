@@ -64,6 +64,7 @@ class Watch:
         self._accepted: PolicySet | None = None
         self._rules: PolicySet | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._gave_up: asyncio.Task[None] | None = None
 
     def follow(self, first_after: timedelta | None) -> None:
         """This process has other policies now; `first_after` is the age of their youngest move."""
@@ -95,6 +96,18 @@ class Watch:
         """Wait for the first look of this process for so long at most; whatever comes of it."""
         if self._last is None:
             await asyncio.wait((self._look_soon(),), timeout=seconds)
+
+    async def held(self, seconds: float) -> tuple[str, ...]:
+        """The matches (JSON) of the legal holds in force, as of less than a second ago.
+
+        Waits so long at most, and once for a look that takes longer: then what was known before holds on.
+        """
+        if self._age() > _FRESH_SECONDS:
+            look = self._look_soon()
+            if look is not self._gave_up:
+                done, _ = await asyncio.wait((look,), timeout=seconds)
+                self._gave_up = None if done else look
+        return () if self._last is None else self._last.look.held
 
     def believes(self, known: Known) -> bool:
         """Whether what Redis has answered since is all of its own past, deletions included."""

@@ -31,14 +31,18 @@ class Tier:
     put = save
 
 
-class Watch:
-    """Knows everything already."""
+class Nothing:
+    """Knows of nothing that a save must heed."""
 
-    async def first_look(self, _within_s: float) -> None:
+    async def first_look(self, _seconds: float) -> None:
         """Nothing to wait for."""
 
     def freshen(self) -> None:
-        """Fresh for ever."""
+        """Nothing to look at."""
+
+    async def asks(self, *_: Any) -> bool:
+        """No hold is in force."""
+        return False
 
 
 async def turns() -> None:
@@ -49,12 +53,13 @@ async def turns() -> None:
 async def test_saves_of_one_id_take_turns_and_others_do_not_wait() -> None:
     """Even where the tier would take the later one first; a cancelled save passes its turn on."""
     hot, durable = Tier(), Tier()
-    saver = Saver(_as_any(hot), _as_any(durable), _as_any(Watch()))
-    meta = encode(saga(1)[0], saved_us=1).meta
+    saver = Saver(_as_any(hot), _as_any(durable), _as_any(Nothing()), _as_any(Nothing()))
+    snapshot = saga(1)[0]
+    meta = encode(snapshot, saved_us=1).meta
     slow = durable.open = asyncio.Event()
 
     def save(value: bytes, of: SnapshotMeta = meta) -> asyncio.Task[Durability]:
-        return asyncio.create_task(saver.save(of, value, PolicySet([]), 1))
+        return asyncio.create_task(saver.save(snapshot, of, value, PolicySet([]), 1))
 
     first = save(b"first")
     await turns()
@@ -73,5 +78,5 @@ async def test_saves_of_one_id_take_turns_and_others_do_not_wait() -> None:
     assert durable.taken == [b"other", b"first", b"last"]
 
 
-def _as_any(tier: Tier) -> Any:
+def _as_any(tier: object) -> Any:
     return tier

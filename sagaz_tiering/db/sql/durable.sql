@@ -6,6 +6,7 @@ INSERT INTO sagaz_tiering.saga_snapshots AS d
 SELECT $1::uuid, $2::uuid, $3::text, $4::text, $5::integer, $6::text, $7::timestamptz, $8::timestamptz,
        $9::timestamptz, $10::timestamptz, $11::timestamptz, $12::bigint, $13::boolean, $14::bytea
  WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones t WHERE t.snapshot_id = $1 AND t.deleted_at >= $9)
+   AND NOT ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds)) AND sagaz_tiering.is_frozen($1))
 ON CONFLICT (snapshot_id) DO UPDATE
    SET saga_id = excluded.saga_id, saga_name = excluded.saga_name, step_name = excluded.step_name,
        step_index = excluded.step_index, status = excluded.status, created_at = excluded.created_at,
@@ -27,6 +28,7 @@ SELECT v.* FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integ
              expires_at, due_at, body_crc, spilled, value)
  WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones t
                     WHERE t.snapshot_id = v.snapshot_id AND t.deleted_at >= v.saved_at)
+   AND NOT ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds)) AND sagaz_tiering.is_frozen(v.snapshot_id))
 ON CONFLICT (snapshot_id) DO UPDATE
    SET saga_id = excluded.saga_id, saga_name = excluded.saga_name, step_name = excluded.step_name,
        step_index = excluded.step_index, status = excluded.status, created_at = excluded.created_at,
@@ -38,7 +40,9 @@ RETURNING snapshot_id
 
 -- name: in_the_way
 -- When what kept `put` from storing these was done: the save that is there, or the delete. It may be gone by now.
-SELECT v.snapshot_id, greatest(d.saved_at, t.deleted_at) AS at
+-- Or it is a legal hold on what is there.
+SELECT v.snapshot_id, greatest(d.saved_at, t.deleted_at) AS at,
+       (SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds)) AND sagaz_tiering.is_frozen(v.snapshot_id) AS frozen
   FROM unnest($1::uuid[]) AS v (snapshot_id)
   LEFT JOIN sagaz_tiering.saga_snapshots d USING (snapshot_id)
   LEFT JOIN sagaz_tiering.tombstones t USING (snapshot_id)

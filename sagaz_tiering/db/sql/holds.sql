@@ -67,3 +67,21 @@ SELECT 'archived', saga_id, count(*) FROM (
 SELECT snapshot_id FROM sagaz_tiering.saga_snapshots WHERE snapshot_id = ANY($1::uuid[])
 UNION
 SELECT snapshot_id FROM sagaz_tiering.snapshots WHERE snapshot_id = ANY($1::uuid[])
+
+-- name: held_sagas
+SELECT DISTINCT saga_id FROM sagaz_tiering.holds
+ WHERE saga_id IS NOT NULL AND ($1::uuid IS NULL OR saga_id > $1) ORDER BY saga_id LIMIT $2
+
+-- name: frozen
+-- Of these ids, those whose stored version, durable or in a pack, is held.
+SELECT v.snapshot_id FROM unnest($1::uuid[]) AS v (snapshot_id)
+ WHERE (SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds)) AND sagaz_tiering.is_frozen(v.snapshot_id)
+
+-- name: frozen_in_packs
+-- Of these ids, those that a pack has a held version of.
+SELECT s.snapshot_id
+  FROM sagaz_tiering.snapshots s
+  JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
+  JOIN sagaz_tiering.steps t USING (step_id)
+ WHERE s.snapshot_id = ANY($1::uuid[]) AND (SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
+   AND sagaz_tiering.is_held(f.saga_id, t.saga_name, t.step_name, t.status)

@@ -1,0 +1,230 @@
+"""A hold freezes: what is held cannot be replaced nor slip out of its match, in any tier, by any way of saving."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from support.snapshots import make
+from support.tiers import DAY, NOW, Product, config, product
+
+from sagaz_tiering.errors import HotTierUnavailable, LegalHold, RewriteRefused
+from sagaz_tiering.patterns import Match
+from sagaz_tiering.snapshot import SagaSnapshot
+
+MOVE = [{"to": "STANDARD_IA", "after": "7d"}]
+POLICIES: list[dict[str, Any]] = [
+    {"name": "fast", "match": {"saga_name": "fast"}, "durability": "hot", "move": MOVE, "retain": "30d"},
+    {"name": "once", "match": {"saga_name": "once"}, "move": MOVE, "rewrite": "refuse"},
+    {"name": "default", "match": {}, "move": MOVE, "retain": "30d"},
+]
+NAMES = pytest.mark.parametrize("name", ["fast", "order"])
+
+
+@pytest.fixture
+async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
+    """A product with a hot policy, a durable one and one that refuses to write anew."""
+    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
+    async with product(settings) as opened:
+        yield opened
+
+
+async def saved(shop: Product, name: str, *, packed: bool = False, **fields: Any) -> SagaSnapshot:
+    """One snapshot, in Redis or in a pack."""
+    fields = {"status": "failed", "created_at": shop.clock.now(), **fields}
+    snapshot = make(0, snapshot_id=uuid4(), saga_id=uuid4(), saga_name=name, **fields)
+    await shop.storage.save_snapshot(snapshot)
+    shop.clock.advance(timedelta(seconds=1))
+    if packed:
+        shop.clock.advance(9 * DAY)
+        await shop.run("age")
+        assert await shop.hot_count() == 0
+    return snapshot
+
+
+def other(snapshot: SagaSnapshot, **fields: Any) -> SagaSnapshot:
+    """The same id with other content."""
+    return replace(snapshot, context={"amount": 1}, **fields)
+
+
+async def is_untouched(shop: Product, snapshot: SagaSnapshot) -> None:
+    """By every way to read it."""
+    assert await shop.storage.get_snapshot(snapshot.snapshot_id) == snapshot
+    assert await shop.storage.list_snapshots(snapshot.saga_id) == [snapshot]
+    assert await shop.storage.get_latest_snapshot(snapshot.saga_id) == snapshot
+
+
+async def hold_failed(shop: Product) -> None:
+    """A hold on what has failed, by match."""
+    match = Match(saga_name=("fast", "order"), status=("failed",))
+    await shop.runtime.catalog.holds.place(match, reason="audit", who="x", now=shop.clock.now())
+    shop.storage._watch.follow(timedelta(days=7))  # as after a second
+
+
+@pytest.mark.guarantee("G14")
+@NAMES
+@pytest.mark.parametrize("packed", [False, True], ids=["hot", "packed"])
+async def test_held_snapshot_is_not_replaced(shop: Product, name: str, packed: bool) -> None:
+    """By its saga's id: other content raises, the same is nothing, new ones are taken; after the release it is."""
+    held = await saved(shop, name, packed=packed)
+    await shop.storage.hold(held.saga_id, "case 12/345")
+    with pytest.raises(LegalHold, match="case 12/345"):
+        await shop.storage.save_snapshot(other(held))
+    with pytest.raises(LegalHold):
+        await shop.storage.save_snapshot(other(held, saga_id=uuid4()) if not packed else other(held, status="x"))
+    await shop.storage.save_snapshot(held)
+    await is_untouched(shop, held)
+    new = replace(held, snapshot_id=uuid4(), created_at=shop.clock.now())
+    await shop.storage.save_snapshot(new)
+    assert await shop.storage.list_snapshots(held.saga_id) == [new, held]
+    shop.clock.advance(50 * DAY)
+    for job in ("age", "compact", "expire"):
+        await shop.run(job)
+    assert await shop.storage.list_snapshots(held.saga_id) == [new, held]
+    await shop.storage.release(held.saga_id)
+    again = other(new, created_at=shop.clock.now())
+    await shop.storage.save_snapshot(again)
+    assert await shop.storage.get_snapshot(new.snapshot_id) == again
+
+
+@pytest.mark.guarantee("G14")
+@NAMES
+@pytest.mark.parametrize("packed", [False, True], ids=["hot", "packed"])
+async def test_changed_status_does_not_slip_out_of_a_match(shop: Product, name: str, packed: bool) -> None:
+    """What is stored counts, not what it would become; what does not match may be replaced."""
+    held, free = await saved(shop, name, packed=packed), await saved(shop, name, packed=packed, status="completed")
+    await hold_failed(shop)
+    with pytest.raises(LegalHold, match="audit"):
+        await shop.storage.save_snapshot(other(held, status="completed"))
+    await is_untouched(shop, held)
+    again = other(free, status="rolled_back")
+    await shop.storage.save_snapshot(again)
+    await is_untouched(shop, again)
+    with pytest.raises(LegalHold):
+        await shop.storage.delete_snapshot(held.snapshot_id)
+
+
+@pytest.mark.guarantee("G14")
+@pytest.mark.parametrize("packed", [False, True], ids=["durable", "packed"])
+async def test_postgresql_refuses_what_no_process_knew(shop: Product, packed: bool) -> None:
+    """Without the mark in Redis, and without Redis: the original is what is read, also from Redis."""
+    held = await saved(shop, "order", packed=packed)
+    await shop.runtime.catalog.holds.place(held.saga_id, reason="case", who="x", now=shop.clock.now())
+    with pytest.raises(LegalHold, match="case"):
+        await shop.storage.save_snapshot(other(held))
+    await is_untouched(shop, held)
+    assert await shop.hot_count() == (0 if packed else 1)
+    await shop.storage.save_snapshot(held)
+    shop.storage._saver._hot_pause_until = float("inf")
+    with pytest.raises(LegalHold):
+        await shop.storage.save_snapshot(other(held))
+    await shop.storage.save_snapshot(held)
+    many = [replace(held, snapshot_id=uuid4()) for _ in range(5)]
+    outcomes = await asyncio.gather(
+        *(shop.storage.save_snapshot(one) for one in (*many, other(held))), return_exceptions=True
+    )
+    assert [type(one).__name__ for one in outcomes] == ["NoneType"] * 5 + ["LegalHold"]
+
+
+@pytest.mark.guarantee("G14")
+@NAMES
+async def test_what_goes_past_a_hold_is_kept_twice_and_told(shop: Product, name: str) -> None:
+    """A save that neither Redis nor a process stopped: `age` packs it over nothing, nothing removes the original."""
+    held = await saved(shop, name, packed=True)
+    past = other(held, status="completed", created_at=shop.clock.now())
+    await shop.storage.save_snapshot(past)  # before the hold is known
+    await hold_failed(shop)
+    shop.clock.advance(9 * DAY)
+    for _ in range(2):
+        report = await shop.run("age")
+        assert report.counts["kept_twice"] == 1
+        assert str(held.snapshot_id) in "".join(report.notes)
+        shop.clock.advance(timedelta(minutes=20))
+    assert await shop.storage.get_snapshot(held.snapshot_id) == past
+    copies = {ref.tier.value: ref.status for ref in await shop.storage.locate(held.snapshot_id)}
+    assert copies["cold"] == "failed"
+    assert copies["hot"] == "completed"
+    with pytest.raises(LegalHold):
+        await shop.storage.delete_snapshot(held.snapshot_id)
+    with pytest.raises(LegalHold):
+        await shop.storage.forget(held.saga_id)
+    shop.clock.advance(60 * DAY)
+    for job in ("age", "compact", "expire"):
+        await shop.run(job)
+    assert await shop.storage.get_snapshot(held.snapshot_id) == held
+    [hold] = await shop.runtime.catalog.holds.in_force()
+    await shop.storage.holder.release([hold], reason="over", who="x")
+    await shop.run("expire")
+    assert await shop.storage.get_snapshot(held.snapshot_id) is None
+
+
+@pytest.mark.guarantee("G14")
+async def test_mark_of_a_hold_comes_back(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Placed while Redis is away: `expire` marks it, so does a hold placed again; the release takes it away."""
+    held = await saved(shop, "fast")
+    mark = shop.runtime.hot.keys.held_mark(held.saga_id.hex)
+
+    async def marked() -> bool:
+        with shop.runtime.hot._translated() as client:
+            return bool(await client.exists(mark))
+
+    async def away(*_: Any, **__: Any) -> None:
+        raise HotTierUnavailable("away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(shop.runtime.hot, "mark_held", away)
+        await shop.storage.hold(held.saga_id, "case")
+    assert not await marked()
+    await shop.run("expire")
+    assert await marked()
+    with shop.runtime.hot._translated() as client:
+        await client.delete(mark)
+    await shop.storage.hold(held.saga_id, "case again")
+    assert await marked()
+    with pytest.raises(LegalHold):
+        await shop.storage.save_snapshot(other(held))
+    assert await shop.storage.release(held.saga_id) == 2
+    assert not await marked()
+    assert await shop.hot_count() == 1
+    assert [page async for page in shop.runtime.hot.saga_ids() if page] == [[held.saga_id]]
+
+
+@pytest.mark.guarantee("G14")
+@pytest.mark.parametrize("packed", [False, True], ids=["hot", "packed"])
+async def test_policy_refuses_to_write_anew(shop: Product, packed: bool) -> None:
+    """`rewrite: refuse`: nothing is stored where the id is there with other content; the same is nothing."""
+    first = await saved(shop, "once", packed=packed)
+    with pytest.raises(RewriteRefused):
+        await shop.storage.save_snapshot(other(first))
+    await shop.storage.save_snapshot(first)
+    await is_untouched(shop, first)
+    assert await shop.hot_count() == (0 if packed else 1)
+    await saved(shop, "once")
+    allowed = await saved(shop, "order", packed=packed)
+    again = other(allowed)
+    await shop.storage.save_snapshot(again)
+    await is_untouched(shop, again)
+
+
+@pytest.mark.guarantee("G14")
+async def test_other_process_learns_of_a_match_within_a_second(
+    shop: Product, database: str, redis_url: str, tmp_path: Path
+) -> None:
+    """It saves under way; from its next look on it is refused."""
+    held = await saved(shop, "fast")
+    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
+    async with product(settings, now=NOW + DAY, schema=False) as process:
+        await process.storage.save_snapshot(replace(held, snapshot_id=uuid4()))
+        match = Match(saga_name=("fast",))
+        await shop.runtime.catalog.holds.place(match, reason="audit", who="x", now=shop.clock.now())
+        async with asyncio.timeout(60):
+            while not await process.storage._watch.held(1):
+                await asyncio.wait((process.storage._watch._look_soon(),))
+        with pytest.raises(LegalHold, match="audit"):
+            await process.storage.save_snapshot(other(held))
