@@ -94,20 +94,20 @@ class InMemorySnapshotStorage:
 
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
         """One snapshot by id. Raises CorruptRecord, as every read that has one snapshot for an answer."""
-        with measured_read():
+        with measured_read("memory"):
             stored = self._snapshots.get(as_uuid(snapshot_id, "snapshot_id"))
             return await _decoded(stored) if stored and self._is_live(stored.meta) else None
 
     async def get_latest_snapshot(self, saga_id: UUID | str, before_step: str | None = None) -> SagaSnapshot | None:
         """The newest snapshot of a saga; with `before_step`, the newest whose `step_name` equals it."""
-        with measured_read():
+        with measured_read("memory"):
             newest = self._newest_first(as_uuid(saga_id, "saga_id"))
             return await _first(s for s in newest if before_step is None or s.meta.step_name == before_step)
 
     async def get_snapshot_at_time(self, saga_id: UUID | str, timestamp: datetime) -> SagaSnapshot | None:
         """The newest live snapshot created at or before `timestamp` (aware; raises NaiveTimestamp)."""
         moment_us = to_micros(as_utc(timestamp, "timestamp"))
-        with measured_read():
+        with measured_read("memory"):
             return await _first(self._newest_first(as_uuid(saga_id, "saga_id"), not_after_us=moment_us))
 
     async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
@@ -117,7 +117,7 @@ class InMemorySnapshotStorage:
         """
         wanted, found, gaps = checked_limit(limit), list[SagaSnapshot](), Gaps("memory")
         saga = as_uuid(saga_id, "saga_id")
-        with measured_read():
+        with measured_read("memory"):
             for at, stored in enumerate(self._some(saga, wanted)):
                 await _breathe(at)
                 found += await _readable(stored, gaps)

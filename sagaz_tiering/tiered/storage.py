@@ -330,7 +330,7 @@ class TieredSnapshotStorage(AnyLoop):
             yield record
 
     async def _read(self, answer: Awaitable[_Answer]) -> _Answer:
-        with measured_read():
+        with measured_read("tiered"):
             try:
                 return await answer
             except SnapshotArchived as exc:

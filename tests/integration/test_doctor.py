@@ -45,7 +45,12 @@ __all__ = ["s3_server"]
 NOWHERE = "127.0.0.1:1"
 """Nothing ever listens there."""
 POLICIES: list[dict[str, Any]] = [
-    {"name": "old", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "60d"}]}
+    {
+        "name": "old",
+        "match": {},
+        "retain": "forever",
+        "move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "60d"}],
+    }
 ]
 REGION = {"region": "us-east-1"}
 

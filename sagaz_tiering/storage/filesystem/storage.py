@@ -101,7 +101,7 @@ class FilesystemSnapshotStorage(AnyLoop):
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
         """One snapshot by id, found without looking into other sagas. Raises CorruptRecord."""
         wanted = as_uuid(snapshot_id, "snapshot_id")
-        with measured_read():
+        with measured_read(_KIND):
             found = await self._run(partial(self._files.get, wanted))
             until = None if found is None else found.retention_until
             return None if until is not None and self._now_us() >= to_micros(until) else found
@@ -128,7 +128,7 @@ class FilesystemSnapshotStorage(AnyLoop):
         saga = as_uuid(saga_id, "saga_id")
         if wanted == 0:
             return found
-        with measured_read():
+        with measured_read(_KIND):
             view = await self._view(saga, gaps)
             left = [entry for entry in reversed(view.entries) if self._is_live(entry)]
             unplaced = len(gaps)
@@ -278,7 +278,7 @@ class FilesystemSnapshotStorage(AnyLoop):
 
     async def _newest(self, saga_id: UUID | str, fits: Callable[[Entry], bool]) -> SagaSnapshot | None:
         saga = as_uuid(saga_id, "saga_id")
-        with measured_read():
+        with measured_read(_KIND):
             return await self._run(
                 partial(self._files.newest, saga, lambda entry: self._is_live(entry) and fits(entry))
             )

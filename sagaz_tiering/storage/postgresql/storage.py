@@ -115,7 +115,7 @@ class PostgreSQLSnapshotStorage(AnyLoop):
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
         """One snapshot by id. Raises CorruptRecord, as every read that has one snapshot for an answer."""
         key = as_uuid(snapshot_id, "snapshot_id")
-        with measured_read():
+        with measured_read(_KIND):
             row = await self._pool.fetchrow(_SQL["by_id"], key, await self._now())
             if row is None:
                 return None
@@ -141,7 +141,7 @@ class PostgreSQLSnapshotStorage(AnyLoop):
         saga = as_uuid(saga_id, "saga_id")
         if wanted == 0:
             return found
-        with measured_read():
+        with measured_read(_KIND):
             seen = 0
             async for page in self._pages("newest", saga, _LAST, min(wanted, _PAGE), None, None):
                 async for snapshot in self._readable(page[: wanted - seen], saga, gaps):
@@ -278,7 +278,7 @@ class PostgreSQLSnapshotStorage(AnyLoop):
     async def _newest(self, saga_id: UUID, before: _Place, step_name: str | None = None) -> SagaSnapshot | None:
         """The newest live snapshot before a place in the order, of a step."""
         step = (None, None) if step_name is None else step_as_stored(step_name)
-        with measured_read():
+        with measured_read(_KIND):
             now = await self._now()
             row = await self._pool.fetchrow(_SQL["newest"], saga_id, now, *before, 1, _PAGE_BYTES, *step)
             if row is None:

@@ -133,7 +133,7 @@ class RedisSnapshotStorage(AnyLoop):
 
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
         """One snapshot by id. Raises CorruptRecord, as every read that has one snapshot for an answer."""
-        with measured_read():
+        with measured_read(_KIND):
             wanted = as_uuid(snapshot_id, "snapshot_id")
             value = await self._shelf.get(wanted, await self._now_us())
             if value is None:
@@ -144,13 +144,13 @@ class RedisSnapshotStorage(AnyLoop):
 
     async def get_latest_snapshot(self, saga_id: UUID | str, before_step: str | None = None) -> SagaSnapshot | None:
         """The newest snapshot of a saga; with `before_step`, the newest whose `step_name` equals it."""
-        with measured_read():
+        with measured_read(_KIND):
             return await self._newest(as_uuid(saga_id, "saga_id"), step_name=before_step)
 
     async def get_snapshot_at_time(self, saga_id: UUID | str, timestamp: datetime) -> SagaSnapshot | None:
         """The newest live snapshot created at or before `timestamp` (aware; raises NaiveTimestamp)."""
         moment_us = to_micros(as_utc(timestamp, "timestamp"))
-        with measured_read():
+        with measured_read(_KIND):
             return await self._newest(as_uuid(saga_id, "saga_id"), not_after_us=moment_us)
 
     async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
@@ -160,7 +160,7 @@ class RedisSnapshotStorage(AnyLoop):
         """
         wanted, found, gaps = checked_limit(limit), list[SagaSnapshot](), Gaps(_KIND)
         saga = as_uuid(saga_id, "saga_id")
-        with measured_read():
+        with measured_read(_KIND):
             cursor: Cursor | None = None
             left = wanted
             while left > 0:

@@ -157,7 +157,7 @@ class S3SnapshotStorage(AnyLoop):
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
         """One snapshot by id. Raises CorruptRecord and SnapshotArchived, as every read that has one for an answer."""
         wanted = as_uuid(snapshot_id, "snapshot_id")
-        with measured_read():
+        with measured_read("s3"):
             return await (await self._opened()).reader.get(wanted)
 
     async def get_latest_snapshot(self, saga_id: UUID | str, before_step: str | None = None) -> SagaSnapshot | None:
@@ -175,7 +175,7 @@ class S3SnapshotStorage(AnyLoop):
         the `readable` of either has the others.
         """
         wanted, saga = checked_limit(limit), as_uuid(saga_id, "saga_id")
-        with measured_read():
+        with measured_read("s3"):
             return await (await self._opened()).reader.newest(saga, wanted)
 
     async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
@@ -290,7 +290,7 @@ class S3SnapshotStorage(AnyLoop):
         self, saga_id: UUID | str, *, not_after_us: int | None = None, step_name: str | None = None
     ) -> SagaSnapshot | None:
         saga = as_uuid(saga_id, "saga_id")
-        with measured_read():
+        with measured_read("s3"):
             found = await (await self._opened()).reader.newest(saga, 1, not_after_us=not_after_us, step_name=step_name)
             return found[0] if found else None
 
