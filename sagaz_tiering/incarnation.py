@@ -63,6 +63,7 @@ class Incarnation:
             found = await self._ask(known)
             if difference(known, found) is None:
                 break
+            self._hot.forget_idle()
             await self._meet()
         else:
             return replace(_told(known), trusted=False)

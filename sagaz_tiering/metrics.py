@@ -49,6 +49,24 @@ HOT_TIER_CHANGES: Final = Counter(
     "Times that this process found Redis to be another one, or to have gone back",
     registry=REGISTRY,
 )
+HOT_SAVES_LOST: Final = Counter(
+    "sagaz_tiering_hot_saves_lost",
+    "Snapshots that Redis alone had acknowledged and that a job here found lost",
+    registry=REGISTRY,
+)
+HOT_SAVES_UNNOTED: Final = Counter(
+    "sagaz_tiering_hot_saves_unnoted",
+    "Snapshots that Redis alone acknowledged and that the catalog could not be told of",
+    registry=REGISTRY,
+)
+HOT_TIER_TRUSTED: Final = Gauge(
+    "sagaz_tiering_hot_tier_trusted",
+    "1 while Redis is trusted alone, 0 until `reconcile` is through",
+    registry=REGISTRY,
+)
+HOT_SAVES_MISSING: Final = Gauge(
+    "sagaz_tiering_hot_saves_missing", "Snapshots that are known to be lost, and not accepted", registry=REGISTRY
+)
 JOB_RUNS: Final = Counter(
     "sagaz_tiering_job_runs",
     "Runs of a job: done, failed, budget (used up), skipped (another process held the lease) or cut_short",

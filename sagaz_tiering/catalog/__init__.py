@@ -13,6 +13,7 @@ from sagaz_tiering.catalog.durable import DurableCopies
 from sagaz_tiering.catalog.erasures import Erasures
 from sagaz_tiering.catalog.history import History
 from sagaz_tiering.catalog.holds import Holds
+from sagaz_tiering.catalog.hot_saves import HotSaves
 from sagaz_tiering.catalog.hot_tier import KnownHotTier
 from sagaz_tiering.catalog.journal import Journal
 from sagaz_tiering.catalog.leases import Leases
@@ -42,6 +43,7 @@ class Catalog:
         self.erasures = Erasures(db)
         self.history = History(db)
         self.holds = Holds(db)
+        self.hot_saves = HotSaves(db)
         self.hot_tier = KnownHotTier(db)
         self.journal = Journal(db)
         self.leases = Leases(db)

@@ -87,14 +87,16 @@ class Postponement:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Put:
-    """What became of a row. `in_the_way_us`: when what kept it out was done to its snapshot.
+class Put:
+    """What became of a row. `in_the_way_us`: when what kept it out was done to its snapshot (None: it is there now).
 
-    `announced_for_s`: for how long readers can know of it, where it is spilled.
+    `announced_for_s`: for how long readers can know of it, where it is spilled. `changes`: how often Redis had been
+    found to be another one when it was stored (None: it was not).
     """
 
     in_the_way_us: int | None
     announced_for_s: float | None
+    changes: int | None = None
     frozen: bool = False
 
 
@@ -109,7 +111,7 @@ class DurableCopies:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._holds = Holds(db)
-        self._saves: GroupCommit[tuple[Any, ...], _Put] = GroupCommit(self._put_all)
+        self._saves: GroupCommit[tuple[Any, ...], Put] = GroupCommit(self._put_all)
 
     async def put(
         self,
@@ -120,11 +122,11 @@ class DurableCopies:
         expires_us: int | None,
         spilled: bool,
         deadline: timedelta | None = None,
-    ) -> int | None:
+    ) -> Put:
         """Store durably; returns when it is committed (and, for the first spill of an outage, announced).
 
         The whole call is given up after `deadline` (the command time-out): CatalogUnavailable.
-        None: it is there now. Else nothing was stored, since the snapshot was saved or deleted at the instant of this
+        With something in the way nothing was stored, since the snapshot was saved or deleted at the instant of this
         save or later: at that one (microseconds). Raises LegalHold where what is stored of it is held.
         """
         row = (
@@ -154,9 +156,9 @@ class DurableCopies:
             await asyncio.sleep(max(0.0, SPILL_NOTICE.total_seconds() - done.announced_for_s))
         if done.frozen:
             raise LegalHold(f"snapshot {meta.snapshot_id} is under a legal hold; it cannot be replaced")
-        return done.in_the_way_us
+        return done
 
-    async def _put_all(self, rows: Sequence[tuple[Any, ...]]) -> list[_Put]:
+    async def _put_all(self, rows: Sequence[tuple[Any, ...]]) -> list[Put]:
         """One transaction."""
         ordered = sorted(rows, key=lambda row: row[0].int)  # two processes with the same rows do not lock crosswise
         announced_for_s = None
@@ -169,11 +171,13 @@ class DurableCopies:
         else:
             stored = await self._db.fetch(_SQL["put_many"], *zip(*ordered, strict=True))
         refused = await self._refused(rows, stored) if len(stored) < len(rows) else {}
+        changes = {row["snapshot_id"]: row["changes"] for row in stored}
         return [
-            _Put(
+            Put(
                 in_the_way_us=refused[row[0]][0] if row[0] in refused else None,
                 frozen=row[0] in refused and refused[row[0]][1],
                 announced_for_s=announced_for_s if row[_SPILLED] else None,
+                changes=changes.get(row[0]),
             )
             for row in rows
         ]
@@ -213,10 +217,11 @@ class DurableCopies:
         await self._db.execute(_SQL["unspill"], [d[0] for d in done], [d[1] for d in done])
 
     async def spill(self, rows: Sequence[tuple[UUID, datetime]]) -> None:
-        """Redis lacks these versions, for the readers to know."""
+        """Redis lacks these versions; returns when every reader can know."""
         async with self._db.transaction() as conn:
             await conn.execute(_SQL["spill"], [row[0] for row in rows], [row[1] for row in rows])
-            await conn.execute(_SQL["announce_spill"])
+            announced_for_s: float = await conn.fetchval(_SQL["announce_spill"])
+        await asyncio.sleep(max(0.0, SPILL_NOTICE.total_seconds() - announced_for_s))
 
     async def end_spill(self) -> bool:
         """Withdraw the announcement if nothing is spilled any more; True if it was withdrawn."""
@@ -276,6 +281,7 @@ class DurableCopies:
             held = await self._holds.covering(metas, conn)
             gone = [meta for meta in metas if meta.snapshot_id not in held]
             ids, saves = [meta.snapshot_id for meta in gone], [from_micros(meta.saved_us) for meta in gone]
+            await conn.execute(_SQL["drop_hot_saves"], ids, saves)
             yield affected(await conn.execute(_SQL["delete_versions"], ids, saves)), held
 
     async def reset_due(self, after: UUID, limit: int) -> UUID | None:

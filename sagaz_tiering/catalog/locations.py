@@ -9,6 +9,7 @@ from typing import Any, Protocol
 from uuid import UUID
 
 from sagaz_tiering.catalog.holds import Holds, Named
+from sagaz_tiering.catalog.hot_saves import drop_hot_saves
 from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.catalog.saga_keys import wrapped_key
 from sagaz_tiering.clock import from_micros, to_micros
@@ -175,6 +176,7 @@ async def remove(conn: Connection, saves: Sequence[tuple[UUID, datetime]]) -> tu
     """
     ids, until = [save[0] for save in saves], [save[1] for save in saves]
     await conn.execute(_SQL["bury"], ids, until)
+    await drop_hot_saves(conn, ids, until)
     durable = await conn.fetch(_SQL["delete_durable"], ids, until)
     archived = await conn.fetch(_SQL["delete_archived"], ids)
     return {row["snapshot_id"] for row in durable}, {row["snapshot_id"]: row["pack_id"] for row in archived}

@@ -14,6 +14,7 @@ from uuid import UUID
 
 from sagaz_tiering.catalog.durable import moment
 from sagaz_tiering.catalog.holds import Holds, hold_still
+from sagaz_tiering.catalog.hot_saves import drop_hot_saves
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
 from sagaz_tiering.catalog.places import PlacedFrame, Steps, check_keys, dead_among, insert_places
@@ -136,14 +137,11 @@ class Packs:
             published = await insert_places(conn, pack_id, frames, steps, left_out, replace=elsewhere is not None)
             if affected(await conn.execute(_SQL["activate"], pack_id, published, now)) != 1:
                 raise LeaseLost(f"pack {pack_id} was given up before its upload ended; nothing was published")
+            metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
+            ids, saved = [meta.snapshot_id for meta in metas], [from_micros(meta.saved_us) for meta in metas]
+            await drop_hot_saves(conn, ids, saved)
             if await conn.fetchval(_SQL["any_durable"]):
-                metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
-                await conn.execute(
-                    _SQL["drop_durable"],
-                    [meta.snapshot_id for meta in metas],
-                    [from_micros(meta.saved_us) for meta in metas],
-                    [meta.body_crc for meta in metas],
-                )
+                await conn.execute(_SQL["drop_durable"], ids, saved, [meta.body_crc for meta in metas])
         return published
 
     async def _check_replaced(self, conn: Connection, frames: Sequence[PlacedFrame], left_out: set[UUID]) -> None:

@@ -43,6 +43,9 @@ def job(
         bool,
         typer.Option("--allow-mass-delete", help="expire, once: end snapshots earlier than promised."),
     ] = False,
+    accept_lost: Annotated[
+        bool, typer.Option("--accept-lost", help="reconcile, once: do not report what Redis lost any more.")
+    ] = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -53,10 +56,14 @@ def job(
         check_name(name)
         if allow_mass_delete and not (name == "expire" and once):
             raise UsageError("--allow-mass-delete is for: job expire --once", hint="a schedule must not have it")
+        if accept_lost and not (name == "reconcile" and once):
+            raise UsageError("--accept-lost is for: job reconcile --once", hint="a schedule must not have it")
         async with opened(config) as runtime:
             await runtime.check()
             yield_to_others(runtime.config.jobs.nice)
-            context = replace(runtime.job_context(), allow_mass_delete=allow_mass_delete, alone=True)
+            context = replace(
+                runtime.job_context(), allow_mass_delete=allow_mass_delete, accept_lost=accept_lost, alone=True
+            )
             return await _repeat(runtime, context, name, once=once or dry_run, dry_run=dry_run, as_json=as_json)
 
     execute(work, as_json=as_json, debug=debug)

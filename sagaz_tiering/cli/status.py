@@ -17,6 +17,8 @@ from sagaz_tiering.terminal import make_console, make_table, print_json, safe, s
 if TYPE_CHECKING:
     from sagaz_tiering.wiring import Runtime
 
+_LOST_SHOWN = 1_000
+_LOST_PRINTED = 10
 INFO_KEYS = ("redis_version", "used_memory", "maxmemory", "maxmemory_policy")
 
 
@@ -132,12 +134,41 @@ async def _catalog(runtime: Runtime, now: datetime) -> dict[str, Any]:
         for held in await catalog.leases.held()
     ]
     return {
+        "hot_tier": await _hot_tier(runtime),
         "durable": durable,
         "packs": packs,
         "jobs": runs,
         "leases": leases,
         "dictionaries": [each.to_dict() for each in await catalog.dictionaries.list_current()],
         "spending": await _spending(runtime, now),
+    }
+
+
+async def _hot_tier(runtime: Runtime) -> dict[str, Any]:
+    """Whether Redis is trusted, and what it lost."""
+    from uuid import UUID
+
+    state = await runtime.catalog.hot_tier.state()
+    lost = await runtime.catalog.hot_saves.page(UUID(int=0), _LOST_SHOWN, only_lost=True) if state.lost else []
+    return {
+        "trusted": state.trusted,
+        "changes": state.changes,
+        "changed_at": state.changed_at.isoformat() if state.changed_at else None,
+        "reason": state.reason,
+        "reconciled_at": state.reconciled_at.isoformat() if state.reconciled_at else None,
+        "lost": state.lost,
+        "lost_ever": state.lost_ever,
+        "lost_snapshots": [
+            {
+                "snapshot_id": str(save.meta.snapshot_id),
+                "saga_id": str(save.meta.saga_id),
+                "saga_name": save.meta.saga_name,
+                "step_name": save.meta.step_name,
+                "lost_at": save.lost_at.isoformat() if save.lost_at else None,
+            }
+            for save in lost
+        ],
+        "warnings": state.warnings(),
     }
 
 
@@ -165,6 +196,12 @@ def _print(document: dict[str, Any], now: datetime) -> None:
     if document.get("jobs"):
         rows = [_job_row(run, now) for run in document["jobs"]]
         console.print(make_table(("job", "last run", "result"), rows))
+    hot_tier = document.get("hot_tier", {"warnings": (), "lost_snapshots": ()})
+    for warning in hot_tier["warnings"]:
+        console.print(f"warning: {safe(warning, limit=1000)}", soft_wrap=True)
+    for lost in hot_tier["lost_snapshots"][:_LOST_PRINTED]:
+        of = f"step {safe(lost['step_name'])} of {safe(lost['saga_name'])} {lost['saga_id']}"
+        console.print(f"lost: {lost['snapshot_id']}, {of}", soft_wrap=True)
     for held in document.get("leases", ()):
         console.print(f"lease {safe(held['name'])} is held by {safe(held['owner'])} (epoch {held['epoch']})")
     for each in document.get("dictionaries", ()):

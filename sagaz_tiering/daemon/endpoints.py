@@ -143,6 +143,8 @@ def _application(health: Health) -> web.Application:
         answer: dict[str, Any] = {"ready": not problems, "reasons": [asdict(problem) for problem in problems]}
         if health.clock is not None:
             answer["clock"] = health.clock.to_dict()
+        if notes := health.notes():
+            answer["degraded"] = [asdict(note) for note in notes]
         return web.json_response(answer, status=503 if problems else 200)
 
     async def show_metrics(_: web.Request) -> web.Response:

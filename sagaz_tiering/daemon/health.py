@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from random import uniform
@@ -52,10 +52,19 @@ class Health:
         self._start: Problem | None = Problem(server="start", error="the servers were not checked yet")
         self._stopping = False
         self._pings: dict[str, tuple[float, Problem | None]] = {}
+        self._notes: dict[str, list[str]] = {}
         self.clock: ServerClock | None = None
         """Whose state /readyz shows, once it is there."""
         self.recovered = asyncio.Event()
         """Set when a server answers that did not before."""
+
+    def note(self, server: str, notes: Sequence[str]) -> None:
+        """What somebody should know of a server that works."""
+        self._notes[server] = list(notes)
+
+    def notes(self) -> list[Problem]:
+        """What is no reason for not being ready."""
+        return [Problem(server=server, error=text) for server, texts in self._notes.items() for text in texts]
 
     def check_failed(self, error: Exception) -> None:
         """The check at start found this."""

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections.abc import AsyncIterator, Coroutine, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,7 @@ _log = structlog.get_logger(__name__)
 
 CHECK_FIRST = timedelta(seconds=1)
 CHECK_CAP = timedelta(seconds=30)
+_LOOK_EVERY_S = 5.0
 _CLOSING = timedelta(seconds=30)
 """For connections and embedded servers, after the jobs have stopped; then the process ends by force."""
 _CANCELS, _CANCEL_S = 4, 1.0
@@ -138,6 +139,7 @@ class _Daemon:
             asyncio.create_task(self._health.watch(_pings(runtime)), name="pings"),
             asyncio.create_task(self._become_ready(runtime), name="check"),
             asyncio.create_task(self._reload_on_request(runtime), name="reload"),
+            asyncio.create_task(self._look_at_hot_tier(runtime), name="hot tier"),
         ]
         waiting: set[asyncio.Task[Any]] = {stop, *tasks}
         try:
@@ -188,6 +190,20 @@ class _Daemon:
                 await self._health.recovered.wait()
         except TimeoutError:
             pass
+
+    async def _look_at_hot_tier(self, runtime: Runtime) -> None:
+        """Whether Redis is what it was; if not, `reconcile` runs at once."""
+        await self._ready.wait()
+        while True:
+            with suppress(SagazTieringError):  # a server that is away is told by its pings
+                await runtime.incarnation.look()
+                state = await runtime.catalog.hot_tier.state()
+                self._health.note("redis", state.warnings())
+                metrics.HOT_TIER_TRUSTED.set(state.trusted)
+                metrics.HOT_SAVES_MISSING.set(state.lost)
+                if not state.trusted:
+                    self._schedule.run_now("reconcile")
+            await asyncio.sleep(_LOOK_EVERY_S)
 
     # -- work ----------------------------------------------------------------------------------------------
 

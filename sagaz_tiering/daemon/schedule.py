@@ -149,6 +149,12 @@ class JobSchedule:
                     _log.warning("schedule.clock_set_back", job=name, by_s=round((next_run - wall).total_seconds(), 1))
                     self._scheduler.modify_job(name, next_run_time=wall)
 
+    def run_now(self, name: str) -> None:
+        """Bring the next run of a job forward to now, unless it runs already."""
+        if name in self._times and name not in self._running and not self._stopping:
+            with contextlib.suppress(KeyError):
+                self._scheduler.modify_job(name, next_run_time=datetime.now(UTC))
+
     async def stop(self, grace: timedelta) -> bool:
         """Start nothing any more, wait up to `grace` for what runs, cancel the rest; whether all ended by itself."""
         self._stopping = True

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -15,6 +15,7 @@ from sagaz_tiering.clock import Clock
 from sagaz_tiering.doctor.finding import Finding, error, from_error, ok, warning
 from sagaz_tiering.doctor.skew import compared
 from sagaz_tiering.errors import HotTierUnavailable, SagazTieringError
+from sagaz_tiering.policy import Durability
 from sagaz_tiering.storage.redis.health import MEMORY_WATERMARK, doubts, server_facts
 from sagaz_tiering.storage.redis.sentinels import sentinel_options
 from sagaz_tiering.storage.redis.url import RedisAddress, parse_redis_url
@@ -53,7 +54,11 @@ async def check_hot_tier(parts: Parts) -> AsyncGenerator[Finding, None]:
                 "redis.info", "INFO is refused: eviction, persistence and memory cannot be seen", "grant +info"
             )
         for server in servers:
-            for found in (*_server(server), *_kept(server), *_role(server, is_cluster=redis.is_cluster)):
+            for found in (
+                *_server(server),
+                *_kept(server, hot_only=_hot_only(parts)),
+                *_role(server, is_cluster=redis.is_cluster),
+            ):
                 yield found
             if address.kind == "sentinel":
                 yield _failover(server)
@@ -94,7 +99,12 @@ def _server(server: dict[str, Any]) -> Iterator[Finding]:
         yield ok("redis.version", f"{name} {text}")
 
 
-def _kept(server: dict[str, Any]) -> Iterator[Finding]:
+def _hot_only(parts: Parts) -> list[str]:
+    """Policies under which Redis alone acknowledges."""
+    return [policy.name for policy in parts.config.policies if policy.durability is Durability.HOT]
+
+
+def _kept(server: dict[str, Any], *, hot_only: Sequence[str]) -> Iterator[Finding]:
     """Eviction, persistence and memory, each named whether good or bad."""
     found = {doubt.what: doubt for doubt in doubts(server)}
     saves = server.get("save", "unknown")

@@ -116,6 +116,7 @@ class JobContext:
     options: JobOptions = field(default_factory=JobOptions)
     progress: Callable[[str, int], None] | None = None
     allow_mass_delete: bool = False
+    accept_lost: bool = False
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     catalog_id: UUID | None = None
     workers: Workers | None = None

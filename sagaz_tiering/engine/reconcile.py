@@ -4,11 +4,13 @@ From the moment when somebody finds that Redis is another one, or went back to a
 ask PostgreSQL of everything. The order here, and what a crash after each step leaves:
 
 1. what is being saved at that moment comes to its end
-2. of every saga in Redis: what was forgotten goes, what packs hold in the same save or a newer one goes
+2. of every saga in Redis: what was forgotten goes, what packs hold in the same save or a newer one goes; of a Redis
+   that was last seen before deletions are remembered, all goes aside that PostgreSQL did not note
 3. what was deleted since it was saved goes
 4. what PostgreSQL has and Redis lacks, or has older, is put back, marks of legal holds too
                                                                          -> each step is repeated from its beginning
-5. one transaction: Redis is trusted, unless it changed again meanwhile  -> done, or all of it once more
+5. what Redis alone acknowledged and has not got any more is counted, and marked in Redis, so that reads say so
+6. one transaction: Redis is trusted, unless it changed again meanwhile  -> done, or all of it once more
 
 Memory is bounded by a page. Where Redis is trusted, a run costs one look at each server.
 """
@@ -22,8 +24,11 @@ from uuid import UUID
 
 import structlog
 
+from sagaz_tiering import metrics
+from sagaz_tiering.catalog.hot_saves import HotSave
 from sagaz_tiering.catalog.hot_tier import HotTierState
 from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.clock import to_micros
 from sagaz_tiering.engine.finish import mark_holds
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.packed import already_packed
@@ -35,9 +40,12 @@ LEASE = "reconcile"
 _SAGAS = 500
 _TOMBSTONES = 5_000
 _PAGE = 5_000
+_NOTED = 1_000
 _FIRST = UUID(int=0)
 _MARGIN = timedelta(minutes=5)
 """Clocks differ, and what is noted of a time is noted a little later."""
+_BEGIN_S = 0.1
+"""From when a statement sees the catalog until it has a number."""
 _SETTLE_S = 10.0
 _SETTLE_STEP_S = 0.02
 
@@ -61,6 +69,8 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
         await context.incarnation.look()
         state = await context.catalog.hot_tier.state()
         if state.trusted:
+            if context.accept_lost:
+                await _accept_lost(context, lease, tally)
             return
         await _agree(context, lease, state, tally)
         if context.stopping.is_set():
@@ -68,8 +78,8 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
         look = await context.incarnation.look()
         if look.changes == state.changes and await context.catalog.hot_tier.trust(state.changes, lease, context.now):
             _log.info("hot_tier.reconciled", reason=state.reason, **tally.counts)
-            return
-        tally.add("begun_anew")
+        else:
+            tally.add("begun_anew")
 
 
 async def ensure_trusted(context: JobContext, tally: Tally) -> bool:
@@ -92,19 +102,27 @@ async def _agree(context: JobContext, lease: Lease, state: HotTierState, tally: 
     await _saves_have_ended(context)
     since = None if state.good_at is None else state.good_at - _MARGIN
     packs_left = await context.catalog.packs.any_evicted_since(since)
+    too_old = state.good_at is not None and state.good_at < context.now - context.options.tombstones
     async for saga_ids in _sagas(context):
         await _forget(context, saga_ids, tally)
+        if too_old:
+            await _set_aside(context, saga_ids, state, tally)
         if packs_left:
             await _leave_to_packs(context, saga_ids, tally)
         await context.hot.be_looked_at(saga_ids, context.now_us)
     await _remove_deleted(context, since, tally)
     tally.add("put_back", await put_back(context, lease))
     await mark_holds(context)
+    await _find_lost(context, lease, tally)
 
 
 async def _saves_have_ended(context: JobContext) -> None:
-    """A save that Redis took and forgot may be on its way into PostgreSQL: it is waited for, so that it is seen."""
+    """A save that Redis took and forgot may be on its way into PostgreSQL: it is waited for, so that it is seen.
+
+    One that gets there later sees that Redis changed, and is saved there again before it is acknowledged.
+    """
     catalog, waited = context.catalog.hot_tier, 0.0
+    await asyncio.sleep(_BEGIN_S)
     begun = await catalog.transactions_begun()
     while waited < _SETTLE_S and not context.stopping.is_set() and await catalog.transactions_ended() < begun:
         await asyncio.sleep(_SETTLE_STEP_S)
@@ -135,6 +153,23 @@ async def _forget(context: JobContext, saga_ids: Sequence[UUID], tally: Tally) -
         tally.add("forgotten", await _evict(context, [save for save in saves if save.snapshot_id in dead]))
 
 
+async def _set_aside(context: JobContext, saga_ids: Sequence[UUID], state: HotTierState, tally: Tally) -> None:
+    """What was in Redis before it was met: nobody remembers what of it was deleted since."""
+    assert state.changed_at is not None  # it changed
+    assert state.good_at is not None  # or it would not be too old
+    prefix = f"{context.hot.keys.prefix}-aside-{state.changed_at:%Y%m%dT%H%M%S}"
+    until_us, moved = to_micros(state.changed_at), 0
+    async for ids in context.hot.members(saga_ids):
+        old = [save for save in (await context.hot.saves(ids)).values() if save.saved_us < until_us]
+        noted = await context.catalog.hot_saves.noted(old)
+        moved += await context.hot.set_aside([save for save in old if save.snapshot_id not in noted], prefix)
+    tally.add("set_aside", moved)
+    if moved:
+        why = f"of a Redis that was last seen at {state.good_at.isoformat()}, longer ago than deletions are remembered"
+        await context.catalog.quarantine.record("hot_tier", prefix, why, context.now, budget=1)
+        _log.error("hot_tier.set_aside", snapshots=moved, key_prefix=prefix, why=why)
+
+
 async def _leave_to_packs(context: JobContext, saga_ids: Sequence[UUID], tally: Tally) -> None:
     async for ids in context.hot.members(saga_ids):
         packed = await context.catalog.locations.packs_of(ids)
@@ -162,3 +197,53 @@ async def _evict(context: JobContext, saves: Sequence[SnapshotMeta]) -> int:
         return 0
     gone, _ended = await context.hot.evict_claimed(saves, {})
     return gone
+
+
+async def _find_lost(context: JobContext, lease: Lease, tally: Tally) -> None:
+    hot_saves, after, found = context.catalog.hot_saves, _FIRST, 0
+    while not context.stopping.is_set() and (page := await hot_saves.page(after, _NOTED)):
+        there = await context.hot.saves([save.meta.snapshot_id for save in page])
+        missing = [
+            save
+            for save in page
+            if save.lost_at is not None
+            or save.meta.snapshot_id not in there
+            or there[save.meta.snapshot_id].saved_us < save.meta.saved_us
+        ]
+        if missing:
+            found += await _mark_lost(context, lease, missing)
+        after = page[-1].meta.snapshot_id
+    tally.add("lost", found)
+    if found:
+        metrics.HOT_SAVES_LOST.inc(found)
+        _log.error("hot_tier.lost", snapshots=found, hint="reads of them raise SnapshotLost; see sagaz-tiering status")
+
+
+async def _mark_lost(context: JobContext, lease: Lease, missing: Sequence[HotSave]) -> int:
+    """How many of these are lost and were not known to be; the others have expired, or PostgreSQL has them."""
+    hot_saves = context.catalog.hot_saves
+    gone = [save.meta for save in missing if save.expires_us is not None and save.expires_us <= context.now_us]
+    asked = [save.meta.snapshot_id for save in missing if save.meta not in gone]
+    packed = await context.catalog.locations.packs_of(asked)
+    if packed:
+        metas = [save.meta for save in missing if save.meta.snapshot_id in packed]
+        # What is noted has no checksum: any save of that instant will do.
+        safe = await already_packed(context, [meta._replace(saved_us=meta.saved_us - 1) for meta in metas])
+        gone += [meta for meta in metas if meta.snapshot_id in safe]
+    left = sorted(set(asked) - {meta.snapshot_id for meta in gone})
+    found = 0
+    async with hot_saves.losing(left, lease, context.now) as (noted, lost):
+        marked = await context.hot.mark_lost([save.meta for save in noted])
+        lost += [save for save, is_marked in zip(noted, marked, strict=True) if is_marked]
+        found = sum(save.lost_at is None for save in lost)
+    await hot_saves.drop(gone)
+    return found
+
+
+async def _accept_lost(context: JobContext, lease: Lease, tally: Tally) -> None:
+    """Somebody knows: what is lost is not looked for any more, reads answer without it."""
+    while page := await context.catalog.hot_saves.page(_FIRST, _NOTED, only_lost=True):
+        await _evict(context, [save.meta for save in page])
+        await context.catalog.hot_saves.accept(page, lease)
+        tally.add("accepted", len(page))
+        _log.warning("hot_tier.loss_accepted", snapshots=len(page))

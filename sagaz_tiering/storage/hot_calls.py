@@ -187,6 +187,10 @@ class HotCalls:
         if lane is not None and self._times_left[lane] == times:
             self._times_left[lane] += 1
             await lane.close()
+        self.forget_idle()
+
+    def forget_idle(self) -> None:
+        """End the connections that nobody uses: they may lead to a server that is gone, or another by now."""
         if self._client is not None:
             drop_idle(self._client.connection_pool)
 

@@ -84,3 +84,29 @@ class HotIncarnation(HotCalls):
             for saga_id in saga_ids:
                 pipe.zadd(self.keys.due(saga_id.hex[0]), {saga_id.hex: now_us}, nx=True)
             await pipe.execute()
+
+    async def mark_lost(self, metas: Sequence[SnapshotMeta]) -> list[bool]:
+        """Note where these saves were, for reads to say that they are lost; False for one that is there, or a newer."""
+        calls = []
+        for meta in metas:
+            saga, snapshot = meta.saga_id.hex, meta.snapshot_id.hex
+            args = [
+                meta.created_us,
+                hot_keys.member(meta.step_index, meta.snapshot_id),
+                hot_keys.pointer(meta),
+                meta.saved_us,
+                self.keys.prefix,
+                snapshot,
+            ]
+            calls.append(([self.keys.index(saga), self.keys.pointer(snapshot)], args))
+        return [answer == 1 for answer in await self._eval_many("lost", calls)]
+
+    async def set_aside(self, saves: Sequence[SnapshotMeta], prefix: str) -> int:
+        """Move these saves to the same names under another prefix; how many were there still."""
+        calls = []
+        for meta in saves:
+            saga, snapshot = meta.saga_id.hex, meta.snapshot_id.hex
+            member = hot_keys.member(meta.step_index, meta.snapshot_id)
+            args = [prefix, saga, snapshot, member, meta.created_us, hot_keys.pointer(meta)]
+            calls.append(([self.keys.index(saga), self.keys.pointer(snapshot)], args))
+        return sum(await self._eval_many("aside", calls))

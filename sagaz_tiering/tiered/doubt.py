@@ -8,11 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from datetime import datetime
 from uuid import UUID
 
+from sagaz_tiering.catalog.hot_saves import HotSave, HotSaves
 from sagaz_tiering.catalog.locations import Locations
+from sagaz_tiering.errors import SnapshotLost
+from sagaz_tiering.snapshot import SnapshotRef, Tier
+from sagaz_tiering.storage.hot_values import Header
 from sagaz_tiering.tiered.cold import ColdTier
-from sagaz_tiering.tiered.merge import Copy
+from sagaz_tiering.tiered.merge import Copy, damaged_copy
+from sagaz_tiering.tiered.noting import HotNotes
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +31,11 @@ class _Save:
 class Doubt:
     """Sifts copies in Redis by what the catalog and the packs say."""
 
-    def __init__(self, locations: Locations, cold: ColdTier) -> None:
+    def __init__(self, locations: Locations, cold: ColdTier, saves: HotSaves, notes: HotNotes) -> None:
         self._locations = locations
         self._cold = cold
+        self._saves = saves
+        self._notes = notes
 
     async def sift(self, hot: Sequence[Copy], located: Sequence[Copy]) -> tuple[list[Copy], list[Copy]]:
         """The copies in Redis that live, and the `located` ones, with when they were saved where that decides.
@@ -46,3 +54,29 @@ class Doubt:
             replace(copy, saved_us=saved.get(copy.ref.snapshot_id)) if copy.saved_us is None else copy
             for copy in located
         ]
+
+    async def lost(
+        self, hot: Sequence[Copy], now: datetime, *, saga_id: UUID | None = None, snapshot_id: UUID | None = None
+    ) -> list[Copy]:
+        """Of a saga or one snapshot: what Redis alone acknowledged, and has not got any more, each with its `error`."""
+        await self._notes.flush()
+        saved = {copy.ref.snapshot_id: copy.saved_us for copy in hot}
+        noted = await self._saves.not_elsewhere(now, saga_id=saga_id, snapshot_id=snapshot_id)
+        return [_lost(each) for each in noted if (saved.get(each.meta.snapshot_id) or -1) < each.meta.saved_us]
+
+
+def _lost(save: HotSave) -> Copy:
+    meta = save.meta
+    error = SnapshotLost(
+        f"snapshot {meta.snapshot_id} (step {meta.step_name!r} of saga {meta.saga_id}) was acknowledged by Redis "
+        "alone, which has lost it"
+    )
+    return Copy(
+        ref=SnapshotRef.of(meta, expires_us=save.expires_us, tier=Tier.HOT), saved_us=meta.saved_us, error=error
+    )
+
+
+def nameless(saga_id: UUID, header: Header) -> Copy:
+    """What an index in Redis tells of a snapshot whose value is gone."""
+    error = SnapshotLost(f"Redis names snapshot {header.snapshot_id}, but neither Redis nor PostgreSQL has it")
+    return damaged_copy(saga_id, header, error)

@@ -127,7 +127,8 @@ def saved_until(copies: Iterable[Copy], now: datetime) -> int:
 
 def matches(copy: Copy, not_after_us: int | None, step_name: str | None) -> bool:
     """Whether a copy answers a question for a time and a step; a damaged one may be of any step."""
-    if step_name is not None and copy.error is None and copy.ref.step_name != step_name:
+    is_known = copy.error is None or copy.ref.step_name != ""
+    if step_name is not None and is_known and copy.ref.step_name != step_name:
         return False
     return not_after_us is None or copy.ref.created_at <= from_micros(not_after_us)
 

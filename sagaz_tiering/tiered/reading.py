@@ -29,7 +29,7 @@ from sagaz_tiering.storage.hot_values import Gone, Indexed, check_indexed
 from sagaz_tiering.storage.hot_values import Header as IndexedHeader
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.tiered.cold import ColdTier
-from sagaz_tiering.tiered.doubt import Doubt
+from sagaz_tiering.tiered.doubt import Doubt, nameless
 from sagaz_tiering.tiered.merge import Copy, alive, complete_from, damaged_copy, hot_copy, located_copy, matches, merge
 from sagaz_tiering.tiered.watch import Known, Watch
 from sagaz_tiering.typed_json.collector import full_collections_later
@@ -52,6 +52,7 @@ class Reader:
         cold: ColdTier,
         dictionaries: Dictionaries,
         watch: Watch,
+        doubt: Doubt,
         policies: PolicySet,
         clock: Clock,
     ) -> None:
@@ -62,7 +63,7 @@ class Reader:
         self._cold = cold
         self._dictionaries = dictionaries
         self._watch = watch
-        self._doubt = Doubt(locations, cold)
+        self._doubt = doubt
         self._clock = clock
 
     @property
@@ -111,6 +112,7 @@ class Reader:
             await self._check_deleted(snapshot_id)
         if known is not None and not self._watch.believes(known):
             hot, located = await self._doubt.sift(hot, located)
+            hot = await self._doubt.lost(hot, self._clock.now(), snapshot_id=snapshot_id) or hot
         best = merge(hot, located)
         return best + [copy for copy in (*hot, *located) if copy not in best]
 
@@ -196,8 +198,11 @@ class Reader:
             if doubted:
                 in_redis, located = await self._doubt.sift(hot, located)
             there = {copy.ref.snapshot_id for copy in located}
-            missing = [damaged_copy(saga_id, each, _lost(each)) for each in gone if each.snapshot_id not in there]
-            lost = await self._lost([copy for copy in missing if matches(copy, not_after_us, step_name)], limit)
+            missing = [nameless(saga_id, each) for each in gone if each.snapshot_id not in there]
+            noted = await self._doubt.lost(in_redis, self._clock.now(), saga_id=saga_id) if doubted or missing else []
+            told = {copy.ref.snapshot_id for copy in noted}
+            missing = [copy for copy in missing if copy.ref.snapshot_id not in told]
+            lost = await self._lost([copy for copy in missing if matches(copy, not_after_us, step_name)], limit) + noted
             found = [copy for copy in merge([*in_redis, *lost], located) if matches(copy, not_after_us, step_name)]
             if since is not None:
                 found = [copy for copy in found if copy.ref.order_key >= since]
@@ -393,7 +398,3 @@ def _checked(found: Indexed, value: bytes, saga_id: UUID) -> Header:
     header = read_header(value)
     check_indexed(header.meta, saga_id, found.member, found.created_us)
     return header
-
-
-def _lost(header: IndexedHeader) -> SnapshotLost:
-    return SnapshotLost(f"Redis names snapshot {header.snapshot_id}, but neither Redis nor PostgreSQL has it")

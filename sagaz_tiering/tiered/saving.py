@@ -27,7 +27,8 @@ from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from uuid import UUID
 
-from sagaz_tiering.catalog.durable import DurableCopies
+from sagaz_tiering.catalog.durable import DurableCopies, Put
+from sagaz_tiering.clock import from_micros
 from sagaz_tiering.codec import saved_at
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, LegalHold, TierUnavailable
 from sagaz_tiering.logs import Logger, Repeated
@@ -35,6 +36,7 @@ from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.storage.hot import HotTier
 from sagaz_tiering.tiered.freezing import Freezer
+from sagaz_tiering.tiered.noting import HotNotes
 from sagaz_tiering.tiered.watch import Watch
 
 _log = Logger(__name__)
@@ -56,10 +58,11 @@ class _Turn:
 class Saver:
     """Puts encoded snapshots where their policy wants them."""
 
-    def __init__(self, hot: HotTier, durable: DurableCopies, watch: Watch, freezer: Freezer) -> None:
+    def __init__(self, hot: HotTier, durable: DurableCopies, watch: Watch, freezer: Freezer, notes: HotNotes) -> None:
         self._hot = hot
         self._watch = watch
         self._freezer = freezer
+        self._notes = notes
         self._durable = durable
         self._hot_pause_until = self._durable_pause_until = 0.0
         self._fallbacks = Repeated()
@@ -105,14 +108,15 @@ class Saver:
         return policy.durability
 
     async def _save(self, save: _Save) -> Durability:
-        durability = save.decision.rule.durability
+        durability, known = save.decision.rule.durability, self._watch.changes
         hot_error: HotTierUnavailable | None = None
+        changes: int | None = None
 
         async def to_hot() -> int | None:
             return await self._save_hot(save)
 
         async def to_all() -> int | None:
-            nonlocal hot_error
+            nonlocal hot_error, changes
             try:
                 await save.put(to_hot)
                 hot_error = None
@@ -121,17 +125,30 @@ class Saver:
             if durability is Durability.HOT and hot_error is None:
                 return None
             try:
-                return await self._save_durable(save, spilled=hot_error is not None)
+                stored = await self._save_durable(save, spilled=hot_error is not None)
             except CatalogUnavailable as exc:
                 if durability is Durability.HOT and isinstance(hot_error, _LeftAlone):
                     hot_error = await self._save_hot_after_all(save)
                     if hot_error is None:
                         return None
                 raise _of_both(hot_error, exc) from exc
+            changes = stored.changes
+            return stored.in_the_way_us
 
         await save.put(to_all)
+        if durability is Durability.HOT and hot_error is None:
+            self._notes.add(save.meta, save.decision.expires_us)
+        elif hot_error is None and changes not in (None, known):
+            await self._save_again(save)
         self._tell(save.meta, hot_error)
         return durability
+
+    async def _save_again(self, save: _Save) -> None:
+        """Redis took it, and was found to be another one before PostgreSQL had it: `reconcile` may not have seen it."""
+        try:
+            await self._hot.save(save.meta, save.value, **save.times(), held_too=True)
+        except HotTierUnavailable:
+            await self._durable.spill([(save.meta.snapshot_id, from_micros(save.meta.saved_us))])
 
     async def _save_hot(self, save: _Save, *, after_all: bool = False) -> int | None:
         if not after_all and time.monotonic() < self._hot_pause_until:
@@ -152,7 +169,7 @@ class Saver:
             return exc
         return None
 
-    async def _save_durable(self, save: _Save, *, spilled: bool) -> int | None:
+    async def _save_durable(self, save: _Save, *, spilled: bool) -> Put:
         deadline = _PAUSE if time.monotonic() < self._durable_pause_until else None
         try:
             return await self._durable.put(save.meta, save.value, **save.times(), spilled=spilled, deadline=deadline)

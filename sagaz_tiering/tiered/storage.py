@@ -34,11 +34,13 @@ from sagaz_tiering.storage.hot import HotTier
 from sagaz_tiering.storage.reporting import measured_read, reported_save
 from sagaz_tiering.tiered import iterating
 from sagaz_tiering.tiered.cold import ColdTier
+from sagaz_tiering.tiered.doubt import Doubt
 from sagaz_tiering.tiered.explaining import explain_copies
 from sagaz_tiering.tiered.explanation import Explanation
 from sagaz_tiering.tiered.freezing import Freezer
 from sagaz_tiering.tiered.health import check_health
 from sagaz_tiering.tiered.holding import Holder
+from sagaz_tiering.tiered.noting import HotNotes
 from sagaz_tiering.tiered.reading import Reader
 from sagaz_tiering.tiered.removing import Remover
 from sagaz_tiering.tiered.restoring import Restorer
@@ -97,18 +99,21 @@ class TieredSnapshotStorage(AnyLoop):
         catalog = tiers.catalog
         self._restorer = Restorer(catalog.restores, tiers.prices, tiers.clock, tiers.restore)
         self._watch = Watch(tiers.incarnation, catalog.history, _first_after(tiers.policies))
+        self._notes = HotNotes(catalog.hot_saves)
+        cold = ColdTier(tiers.objects, tiers.prices, tiers.keys, tiers.dictionaries)
         self._reader = Reader(
             hot=tiers.hot,
             locations=tiers.catalog.locations,
             holds=tiers.catalog.holds,
-            cold=ColdTier(tiers.objects, tiers.prices, tiers.keys, tiers.dictionaries),
+            cold=cold,
             dictionaries=tiers.dictionaries,
             watch=self._watch,
+            doubt=Doubt(catalog.locations, cold, catalog.hot_saves, self._notes),
             policies=tiers.policies,
             clock=tiers.clock,
         )
         freezer = Freezer(tiers.hot, catalog, self._reader, self._watch, tiers.clock)
-        self._saver = Saver(tiers.hot, catalog.durable, self._watch, freezer)
+        self._saver = Saver(tiers.hot, catalog.durable, self._watch, freezer, self._notes)
         self._holder = Holder(tiers.hot, catalog.holds, self._reader, tiers.clock)
         self._remover = Remover(tiers.hot, catalog, self._reader, tiers.clock)
 
@@ -140,6 +145,9 @@ class TieredSnapshotStorage(AnyLoop):
         if self._open_again is None:
             raise self._home.wrong(hint="open it by TieredSnapshotStorage.from_config, which serves every loop")
         return self._open_again
+
+    async def _disconnect(self) -> None:
+        await self._notes.close()
 
     @property
     def restorer(self) -> Restorer:

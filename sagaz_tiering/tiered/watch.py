@@ -87,6 +87,11 @@ class Watch:
         assert self._last is not None  # a look that fails raises
         return self._last
 
+    @property
+    def changes(self) -> int | None:
+        """How often Redis was found to be another one, as far as is known here."""
+        return None if self._last is None else self._last.look.changes
+
     def freshen(self) -> None:
         """Have somebody look soon, if nobody did lately."""
         if self._age() > _LOOK_AFTER_SECONDS:

@@ -229,6 +229,20 @@ async def test_replica_is_an_error(deployment: Callable[..., Path], redis_server
     assert of(findings, "redis.role").level is Level.ERROR
 
 
+async def test_redis_that_writes_now_and_then_is_doubtful_for_hot_policies(
+    own_redis: Callable[..., Awaitable[RedisServer]], deployment: Callable[..., Path]
+) -> None:
+    """RDB alone, Debian's default: fine where PostgreSQL has everything, a warning that names the others' policies."""
+    server = await own_redis()
+    await redis_do(server.url, "CONFIG", "SET", "save", "3600 1 300 100 60 10000")
+    assert of(await examine(deployment(redis_url=server.url)), "redis.persistence").level is Level.OK
+    policies = [{"name": "quick", "durability": "hot", "retain": "forever"}]
+    found = of(await examine(deployment(redis_url=server.url, policies=policies)), "redis.persistence")
+    assert found.level is Level.WARNING
+    assert "quick" in found.message
+    assert "appendonly yes" in found.hint
+
+
 async def test_redis_user_without_rights_gets_warnings(
     own_redis: Callable[..., Awaitable[RedisServer]], deployment: Callable[..., Path]
 ) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import timedelta
@@ -15,7 +16,10 @@ from support.processes import redis_do
 from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.embedded import RedisServer
+from sagaz_tiering.engine import run_job
+from sagaz_tiering.errors import HotTierUnavailable, SnapshotLost
 from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.storage.hot import HotTier
 
 pytestmark = [pytest.mark.guarantee("G1"), pytest.mark.guarantee("G2")]
 DURABLE, HOT = "payment-order", "fast-order"
@@ -24,9 +28,8 @@ SECOND = timedelta(seconds=1)
 
 @asynccontextmanager
 async def opened(url: str, database: str, tmp_path: Path, **sections: Any) -> AsyncIterator[Product]:
-    settings = config(
-        database=database, redis_url=url, cold=tmp_path / "cold", dictionaries={"enabled": False}, **sections
-    )
+    cold = tmp_path / "cold"
+    settings = config(database=database, redis_url=url, cold=cold, dictionaries={"enabled": False}, **sections)
     async with product(settings) as shop:
         yield shop
 
@@ -61,6 +64,11 @@ async def kept(server: RedisServer) -> None:
     await redis_do(server.url, "SAVE")
     await server.stop()
     await server.start()
+
+
+async def told(shop: Product) -> None:
+    """The catalog knows what Redis alone has; half a second later it would by itself."""
+    await shop.storage._notes.flush()
 
 
 class Past:
@@ -144,4 +152,182 @@ async def test_redis_that_lost_its_past_changes_no_answer(
         shop.clock.advance(9 * DAY)
         assert (await shop.run("age")).counts["archived"] == 6
         assert await shop.hot_count() == 0
+        await past.is_right(shop)
+
+
+async def lost(asked: Awaitable[object]) -> bool:
+    """Whether a read says that its answer is lost."""
+    try:
+        await asked
+    except SnapshotLost:
+        return True
+    return False
+
+
+async def names_what_is_lost(shop: Product, one: Sequence[SagaSnapshot], kept: int) -> None:
+    """The first `kept` of a saga are there: what cannot be answered raises, and is never an older state or None."""
+    storage, saga_id = shop.storage, one[0].saga_id
+    for number, snapshot in enumerate(one):
+        if number < kept:
+            assert await storage.get_snapshot(snapshot.snapshot_id) == snapshot
+            assert await storage.get_snapshot_at_time(saga_id, snapshot.created_at) == snapshot
+            assert await storage.get_latest_snapshot(saga_id, before_step=snapshot.step_name) == snapshot
+        else:
+            assert await lost(storage.get_snapshot(snapshot.snapshot_id))
+            assert await lost(storage.get_snapshot_at_time(saga_id, snapshot.created_at))
+            assert await lost(storage.get_latest_snapshot(saga_id, before_step=snapshot.step_name))
+    assert await lost(storage.get_latest_snapshot(saga_id))
+    assert await lost(storage.list_snapshots(saga_id, limit=1))
+    with pytest.raises(SnapshotLost) as caught:
+        await storage.list_snapshots(saga_id)
+    assert list(caught.value.readable) == list(one[:kept])[::-1]
+
+
+@pytest.mark.parametrize(("lose", "left"), [(rolled_back, 2), (emptied, 0), (replaced, 0)])
+async def test_what_redis_alone_had_and_lost_is_counted_and_told(
+    own_redis: Any, database: str, tmp_path: Path, lose: Callable[[RedisServer], Any], left: int
+) -> None:
+    """At once, in other processes, once Redis is trusted again, and until somebody accepts it; health is degraded."""
+    server = await own_redis()
+    one, gone, other = (saga(number, begun=NOW, saga_name=HOT) for number in (1, 2, 3))
+    async with opened(server.url, database, tmp_path) as shop:
+        await saved(shop, (*one[:2], *gone[:2]))
+        await redis_do(server.url, "SAVE")
+        await saved(shop, one[2:4])
+        shop.clock.advance(SECOND)
+        assert await shop.storage.delete_snapshot(gone[1].snapshot_id)
+        await lose(server)
+        await names_what_is_lost(shop, one[:4], left)
+        assert await shop.storage.get_snapshot(gone[1].snapshot_id) is None
+        async with opened(server.url, database, tmp_path) as elsewhere:
+            elsewhere.clock.advance(shop.clock.now() - NOW)
+            await names_what_is_lost(elsewhere, one[:4], left)
+
+        number = 4 - left + (left == 0)
+        assert (await shop.run("reconcile")).counts["lost"] == number
+        await names_what_is_lost(shop, one[:4], left)
+        assert await shop.storage.get_snapshot(gone[1].snapshot_id) is None
+        state = await shop.runtime.catalog.hot_tier.state()
+        assert (state.trusted, state.lost, state.lost_ever) == (True, number, number)
+        health = await shop.storage.health_check()
+        assert health.status == "degraded"
+        assert f"{number} snapshots that Redis alone" in health.details["hot"]["warnings"][0]
+
+        await saved(shop, (*other[:1], one[4]))
+        assert await shop.storage.get_latest_snapshot(one[0].saga_id) == one[4]
+        assert await shop.storage.get_latest_snapshot(other[0].saga_id) == other[0]
+        assert await shop.storage.delete_snapshot(one[3].snapshot_id)
+        assert await shop.storage.get_snapshot(one[3].snapshot_id) is None
+        await run_job("reconcile", replace(shop.runtime.job_context(), accept_lost=True))
+        state = await shop.runtime.catalog.hot_tier.state()
+        assert (state.trusted, state.lost, state.lost_ever) == (True, 0, number)
+        assert (await shop.storage.health_check()).status == "healthy"
+        assert await shop.storage.list_snapshots(one[0].saga_id) == [one[4], *one[:left][::-1]]
+        assert await shop.storage.get_snapshot(one[2].snapshot_id) is None
+
+
+async def test_notes_of_what_redis_alone_has_go_with_it(redis_url: str, database: str, tmp_path: Path) -> None:
+    """Packed, deleted, forgotten and expired ones are not Redis' alone any more, and never called lost."""
+    policies = [{"name": "fast", "durability": "hot", "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "90d"}]
+    packed, deleted, forgotten, late = (saga(number, begun=NOW, saga_name=HOT) for number in range(1, 5))
+    async with opened(redis_url, database, tmp_path, policies=policies) as shop:
+        await saved(shop, (*packed, *deleted, *forgotten))
+        await told(shop)
+        count = "SELECT count(*) FROM sagaz_tiering.hot_saves"
+        assert await shop.runtime.db.fetchval(count) == 15
+        assert await shop.storage.cleanup_saga(deleted[0].saga_id) == 5
+        await shop.storage.forget(forgotten[0].saga_id)
+        assert await shop.runtime.db.fetchval(count) == 5
+        shop.clock.advance(8 * DAY)
+        await shop.run("age")
+        assert await shop.runtime.db.fetchval(count) == 0
+        await saved(shop, late)
+        await told(shop)
+        shop.clock.advance(100 * DAY)
+        await shop.run("expire")
+        assert await shop.runtime.db.fetchval(count) == 0
+
+
+async def test_redis_that_was_away_for_longer_than_deletions_are_remembered_is_set_aside(
+    own_redis: Any, database: str, tmp_path: Path
+) -> None:
+    """What only it has stays readable under another prefix, and nowhere else; what PostgreSQL knows of is there."""
+    server = await own_redis()
+    policies = [
+        {"name": "fast", "match": {"saga_name": "fast-*"}, "durability": "hot"},
+        {"name": "rest", "match": {}, "retain": "forever"},
+    ]
+    names = (DURABLE, HOT, DURABLE, HOT)
+    durable, noted, deleted, late = (saga(at, begun=NOW, saga_name=name) for at, name in enumerate(names))
+    async with opened(server.url, database, tmp_path, policies=policies) as shop:
+        await saved(shop, (*durable[:2], *noted[:2], *deleted[:2]))
+        await told(shop)
+        await redis_do(server.url, "SAVE")
+        assert await shop.storage.cleanup_saga(deleted[0].saga_id) == 2
+        shop.clock.advance(100 * DAY)
+        await shop.run("collect")
+        assert await shop.runtime.db.fetchval("SELECT count(*) FROM sagaz_tiering.tombstones") == 0
+        await rolled_back(server)
+        await saved(shop, late[:1])
+        counts = (await shop.run("reconcile")).counts
+        assert (counts["set_aside"], counts["put_back"], counts.get("lost", 0)) == (4, 2, 0)
+        for one in (durable, noted):
+            assert await shop.storage.list_snapshots(one[0].saga_id) == one[1::-1]
+        assert await shop.storage.list_snapshots(deleted[0].saga_id) == []
+        assert await shop.storage.get_latest_snapshot(late[0].saga_id) == late[0]
+        (item,) = await shop.runtime.catalog.quarantine.items(10)
+        assert item.kind == "hot_tier"
+        assert item.item.startswith("sagaz-aside-")
+        async with HotTier(replace(shop.runtime.hot.options, key_prefix=item.item)) as aside:
+            assert len(await aside.values(deleted[0].saga_id, 10)) == 2
+
+
+async def test_save_that_redis_took_and_forgot_before_postgresql_had_it(
+    redis_url: str, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is emptied in between, and reconciled without that save: the save is there when it is acknowledged."""
+    one = saga(1, begun=NOW, saga_name=DURABLE)
+    async with opened(redis_url, database, tmp_path) as shop, opened(redis_url, database, tmp_path) as other:
+        await saved(shop, one[:1])
+        durable = shop.runtime.catalog.durable
+        real = durable.put
+
+        async def emptied_before(*args: Any, **changes: Any) -> Any:
+            await redis_do(redis_url, "FLUSHALL")
+            assert (await other.run("reconcile")).counts["put_back"] == 1
+            return await real(*args, **changes)
+
+        monkeypatch.setattr(durable, "put", emptied_before)
+        await saved(shop, one[1:2])
+        assert (await shop.runtime.catalog.hot_tier.state()).trusted
+        assert isinstance(await shop.runtime.hot.get(one[1].snapshot_id), bytes)
+        assert await other.storage.get_latest_snapshot(one[0].saga_id) == one[1]
+
+
+async def test_reconciliation_that_ends_halfway_is_begun_again(
+    own_redis: Any, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers are right meanwhile; Redis is not trusted before all of it is done, whoever does it."""
+    server = await own_redis()
+    past = Past()
+    async with opened(server.url, database, tmp_path) as shop, opened(server.url, database, tmp_path) as other:
+        await past.happen(shop, server)
+        other.clock.advance(shop.clock.now() - NOW)
+        await rolled_back(server)
+        looks = await asyncio.gather(*(each.runtime.incarnation.look() for each in (shop, other, shop, other)))
+        assert [look.changes for look in looks] == [2] * 4, "one alarm for all"
+
+        async def ends(*_args: Any, **_changes: Any) -> Any:
+            raise HotTierUnavailable("cut off")
+
+        for step in ("evict_claimed", "save"):
+            with monkeypatch.context() as patch:
+                patch.setattr(shop.runtime.hot, step, ends)
+                with pytest.raises(HotTierUnavailable, match="cut off"):
+                    await shop.run("reconcile")
+            assert not (await shop.runtime.catalog.hot_tier.state()).trusted
+            await past.is_right(other)
+        await redis_do(server.url, "FLUSHALL")
+        assert (await other.run("reconcile")).counts["put_back"] == 6
+        assert (await shop.runtime.catalog.hot_tier.state()).trusted
         await past.is_right(shop)

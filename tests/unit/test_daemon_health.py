@@ -103,6 +103,10 @@ async def test_endpoints_answer_liveness_readiness_and_metrics(health: Health, a
         health.check_passed()
         async with http.get(f"{address}/readyz") as answer:
             assert (answer.status, await answer.json()) == (200, {"ready": True, "reasons": []})
+        health.note("redis", ["it lost something"])
+        async with http.get(f"{address}/readyz") as answer:
+            told = [{"server": "redis", "error": "it lost something", "hint": ""}]
+            assert (answer.status, await answer.json()) == (200, {"ready": True, "reasons": [], "degraded": told})
         async with http.get(f"{address}/metrics") as answer:
             assert answer.content_type == "text/plain"
             assert "sagaz_tiering_ready 1.0" in await answer.text()

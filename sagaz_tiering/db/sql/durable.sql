@@ -1,5 +1,6 @@
 -- name: put
--- Insert or replace, unless something as new or newer was done to the snapshot: another save, or a delete.
+-- Insert or replace, unless something as new or newer was done to the snapshot: another save, or a delete. `changes`
+-- tells whether Redis is still what it was when it took the save.
 INSERT INTO sagaz_tiering.saga_snapshots AS d
     (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, retention_until, saved_at,
      expires_at, due_at, body_crc, spilled, value)
@@ -14,7 +15,7 @@ ON CONFLICT (snapshot_id) DO UPDATE
        expires_at = excluded.expires_at, due_at = excluded.due_at, claimed_until = NULL,
        body_crc = excluded.body_crc, spilled = excluded.spilled, value = excluded.value
  WHERE excluded.saved_at > d.saved_at OR (excluded.saved_at = d.saved_at AND excluded.value = d.value)
-RETURNING snapshot_id
+RETURNING snapshot_id, (SELECT changes FROM sagaz_tiering.hot_tier) AS changes
 
 -- name: put_many
 -- The same for many rows, each id once, in one statement.
@@ -36,7 +37,7 @@ ON CONFLICT (snapshot_id) DO UPDATE
        expires_at = excluded.expires_at, due_at = excluded.due_at, claimed_until = NULL,
        body_crc = excluded.body_crc, spilled = excluded.spilled, value = excluded.value
  WHERE excluded.saved_at > d.saved_at OR (excluded.saved_at = d.saved_at AND excluded.value = d.value)
-RETURNING snapshot_id
+RETURNING snapshot_id, (SELECT changes FROM sagaz_tiering.hot_tier) AS changes
 
 -- name: in_the_way
 -- When what kept `put` from storing these was done: the save that is there, or the delete. It may be gone by now.
@@ -128,6 +129,10 @@ SELECT snapshot_id, saga_id, saga_name, step_name, step_index, status, created_a
 SELECT snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, retention_until, body_crc,
        expires_at
   FROM sagaz_tiering.saga_snapshots WHERE snapshot_id > $1 ORDER BY snapshot_id LIMIT $2
+
+-- name: drop_hot_saves
+DELETE FROM sagaz_tiering.hot_saves h USING unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, saved_at)
+ WHERE h.snapshot_id = v.snapshot_id AND h.saved_at <= v.saved_at
 
 -- name: delete_versions
 DELETE FROM sagaz_tiering.saga_snapshots d

@@ -1,0 +1,123 @@
+"""What Redis alone acknowledged, snapshot by snapshot: without it nobody could tell what a Redis has lost.
+
+Writers note it in the background, a moment after the save. It goes when the snapshot leaves Redis: in the transaction
+that publishes its pack, deletes it or expires it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sagaz_tiering.catalog.durable import moment
+from sagaz_tiering.catalog.leases import Lease, fence
+from sagaz_tiering.clock import from_micros, to_micros
+from sagaz_tiering.db.database import Connection, Database
+from sagaz_tiering.db.queries import load
+from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.snapshot import SnapshotMeta
+
+_SQL = load("hot_saves")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HotSave:
+    """A save that Redis alone acknowledged. `lost_at`: since when it is known to be lost."""
+
+    meta: SnapshotMeta
+    expires_us: int | None
+    lost_at: datetime | None = None
+
+
+class HotSaves:
+    """The table `hot_saves`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def note(self, saves: Sequence[HotSave]) -> None:
+        """Each snapshot once; an older save than what is noted changes nothing."""
+        metas = [save.meta for save in saves]
+        await self._db.execute(
+            _SQL["note"],
+            [meta.snapshot_id for meta in metas],
+            [meta.saga_id for meta in metas],
+            [to_column(meta.saga_name) for meta in metas],
+            [to_column(meta.step_name) for meta in metas],
+            [meta.step_index for meta in metas],
+            [to_column(meta.status) for meta in metas],
+            [from_micros(meta.created_us) for meta in metas],
+            [from_micros(meta.saved_us) for meta in metas],
+            [moment(save.expires_us) for save in saves],
+        )
+
+    async def not_elsewhere(
+        self, now: datetime, *, saga_id: UUID | None = None, snapshot_id: UUID | None = None
+    ) -> list[HotSave]:
+        """Of a saga or one snapshot, what has not expired and PostgreSQL has nowhere in this save or a newer one."""
+        return [_save(row) for row in await self._db.fetch(_SQL["not_elsewhere"], saga_id, snapshot_id, now)]
+
+    async def noted(self, metas: Sequence[SnapshotMeta]) -> set[UUID]:
+        """Of these saves, the ones that are noted."""
+        return {row["snapshot_id"] for row in await self._db.fetch(_SQL["noted"], *_versions(metas))}
+
+    async def page(self, after: UUID, limit: int, *, only_lost: bool = False) -> list[HotSave]:
+        """All of them (or of those that are lost), by id, after an id."""
+        return [_save(row) for row in await self._db.fetch(_SQL["page"], after, limit, only_lost)]
+
+    @asynccontextmanager
+    async def losing(
+        self, ids: Sequence[UUID], lease: Lease, now: datetime
+    ) -> AsyncIterator[tuple[list[HotSave], list[HotSave]]]:
+        """(still noted, lost): those of these that nobody removes, nor can in the block; the caller says what is lost.
+
+        Raises LeaseLost.
+        """
+        async with self._db.transaction() as conn:
+            await fence(conn, lease)
+            noted, lost = [_save(row) for row in await conn.fetch(_SQL["keep"], list(ids))], list[HotSave]()
+            yield noted, lost
+            if lost:
+                await conn.fetchval(_SQL["lose"], *_versions([save.meta for save in lost]), now)
+
+    async def accept(self, saves: Sequence[HotSave], lease: Lease) -> None:
+        """These are lost, and somebody knows. Raises LeaseLost."""
+        async with self._db.transaction() as conn:
+            await fence(conn, lease)
+            await drop_hot_saves(conn, *_versions([save.meta for save in saves]))
+
+    async def drop(self, metas: Sequence[SnapshotMeta]) -> None:
+        """These saves are not Redis' alone any more."""
+        if metas:
+            await self._db.execute(_SQL["drop"], *_versions(metas))
+
+
+async def drop_hot_saves(conn: Connection, ids: Sequence[UUID], until: Sequence[datetime]) -> None:
+    """In the transaction that removes them, or publishes them elsewhere: saves until an instant each."""
+    if await conn.fetchval(_SQL["any"]):
+        await conn.execute(_SQL["drop"], list(ids), list(until))
+
+
+def _versions(metas: Sequence[SnapshotMeta]) -> tuple[list[UUID], list[datetime]]:
+    return [meta.snapshot_id for meta in metas], [from_micros(meta.saved_us) for meta in metas]
+
+
+def _save(row: Any) -> HotSave:
+    meta = SnapshotMeta(
+        snapshot_id=row["snapshot_id"],
+        saga_id=row["saga_id"],
+        saga_name=from_column(row["saga_name"]),
+        step_name=from_column(row["step_name"]),
+        step_index=row["step_index"],
+        status=from_column(row["status"]),
+        created_us=to_micros(row["created_at"]),
+        saved_us=to_micros(row["saved_at"]),
+        retention_us=None,
+        body_crc=0,
+    )
+    expires = row["expires_at"]
+    return HotSave(meta=meta, expires_us=None if expires is None else to_micros(expires), lost_at=row["lost_at"])

@@ -1,0 +1,63 @@
+-- name: note
+-- Redis alone acknowledged these. What was deleted, forgotten or packed since is not noted any more.
+INSERT INTO sagaz_tiering.hot_saves AS h
+    (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, expires_at)
+SELECT v.* FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::timestamptz[],
+                       $8::timestamptz[], $9::timestamptz[])
+       AS v (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, expires_at)
+ WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones t
+                    WHERE t.snapshot_id = v.snapshot_id AND v.saved_at <= t.deleted_at)
+   AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.forgotten f
+                    WHERE f.saga_hash = sha256(uuid_send(v.saga_id)) AND v.saved_at <= f.forgotten_at)
+   AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s JOIN sagaz_tiering.packs p USING (pack_id)
+                    WHERE s.snapshot_id = v.snapshot_id AND p.created_at >= v.saved_at)
+ ORDER BY v.snapshot_id
+ON CONFLICT (snapshot_id) DO UPDATE
+   SET saga_id = excluded.saga_id, saga_name = excluded.saga_name, step_name = excluded.step_name,
+       step_index = excluded.step_index, status = excluded.status, created_at = excluded.created_at,
+       saved_at = excluded.saved_at, expires_at = excluded.expires_at, lost_at = NULL
+ WHERE excluded.saved_at > h.saved_at
+
+-- name: not_elsewhere
+-- What Redis alone has, or had, of a saga $1 or of a snapshot $2 that has not expired by $3.
+SELECT h.* FROM sagaz_tiering.hot_saves h
+ WHERE (h.saga_id = $1 OR h.snapshot_id = $2) AND (h.expires_at IS NULL OR h.expires_at > $3)
+   AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d
+                    WHERE d.snapshot_id = h.snapshot_id AND d.saved_at >= h.saved_at)
+   AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s JOIN sagaz_tiering.packs p USING (pack_id)
+                    WHERE s.snapshot_id = h.snapshot_id AND p.created_at >= h.saved_at)
+
+-- name: noted
+-- Of these saves, the ones that are noted.
+SELECT h.snapshot_id FROM sagaz_tiering.hot_saves h
+  JOIN unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, saved_at) USING (snapshot_id)
+ WHERE h.saved_at = v.saved_at
+
+-- name: page
+-- A batch of all, by id, after an id; of the lost ones only ($3), or of all.
+SELECT * FROM sagaz_tiering.hot_saves
+ WHERE snapshot_id > $1 AND (NOT $3 OR lost_at IS NOT NULL) ORDER BY snapshot_id LIMIT $2
+
+-- name: keep
+-- Those of these that nobody removes before we commit, and that PostgreSQL has not got in this save or a newer one.
+SELECT h.* FROM sagaz_tiering.hot_saves h
+ WHERE h.snapshot_id = ANY($1::uuid[]) AND NOT EXISTS (
+       SELECT 1 FROM sagaz_tiering.saga_snapshots d WHERE d.snapshot_id = h.snapshot_id AND d.saved_at >= h.saved_at)
+ ORDER BY h.snapshot_id FOR UPDATE SKIP LOCKED
+
+-- name: lose
+-- These saves are lost; how many of them were not known to be.
+WITH lost AS (UPDATE sagaz_tiering.hot_saves h SET lost_at = $3
+                FROM unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, saved_at)
+               WHERE h.snapshot_id = v.snapshot_id AND h.saved_at = v.saved_at AND h.lost_at IS NULL
+              RETURNING h.snapshot_id),
+     counted AS (UPDATE sagaz_tiering.hot_tier SET lost_ever = lost_ever + (SELECT count(*) FROM lost))
+SELECT count(*) FROM lost
+
+-- name: drop
+-- These saves are not Redis' alone any more.
+DELETE FROM sagaz_tiering.hot_saves h USING unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, saved_at)
+ WHERE h.snapshot_id = v.snapshot_id AND h.saved_at <= v.saved_at
+
+-- name: any
+SELECT EXISTS (SELECT 1 FROM sagaz_tiering.hot_saves)
