@@ -122,6 +122,11 @@ def _kept(server: dict[str, Any], *, hot_only: Sequence[str]) -> Iterator[Findin
         elif what == "persistence" and not server.get("aof_enabled") and saves == "unknown":
             hint = "grant +config|get, or look there: appendonly yes, or save"
             yield warning(subject, "no append-only file, and CONFIG GET save is refused", hint)
+        elif what == "persistence" and not server.get("aof_enabled") and hot_only:
+            text += f": a crash loses what was saved since, of policies with durability hot ({', '.join(hot_only)})"
+            yield warning(
+                subject, text, "set appendonly yes (appendfsync always loses nothing), or durability: durable"
+            )
         else:
             yield ok(subject, text)
     if server.get("aof_last_write_status", "ok") != "ok" or server.get("rdb_last_bgsave_status", "ok") != "ok":
