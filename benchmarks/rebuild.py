@@ -28,7 +28,7 @@ from sagaz_tiering.clock import SystemClock, VirtualClock
 from sagaz_tiering.db.migrations import migrate
 from sagaz_tiering.engine import run_job
 from sagaz_tiering.engine.job import Tally
-from sagaz_tiering.engine.rebuild import measure, rebuild
+from sagaz_tiering.engine.rebuild import Wish, measure, proposed_id, rebuild
 from sagaz_tiering.errors import SnapshotArchived
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.tiered import TieredSnapshotStorage
@@ -85,7 +85,9 @@ async def main(snapshots: int, queries: int, s3: bool) -> None:
             await migrate(runtime.db)
             context, tally = runtime.job_context(), Tally(None)
             extent, began = await measure(context, runtime.prices), time.monotonic()
-            await rebuild(context, tally)
+            whose = await proposed_id(context)
+            assert whose is not None
+            await rebuild(context, tally, whose, Wish(take_over=True))
             seconds = time.monotonic() - began
             print(f"rebuilt {extent.packs} packs ({extent.bytes} bytes, ${extent.cost_usd:.6f}) in {seconds:.1f} s:")
             print(f"  {dict(tally.counts)}")

@@ -33,6 +33,9 @@
     ├── SchemaMismatch                  catalog schema older or newer than this code
     ├── LeaseLost                       another process took over; this one must stop writing
     ├── ForeignCatalog                  the bucket prefix belongs to another catalog
+    │   ├── CatalogBehind               the bucket moved on without this database: a copy, or an older dump
+    │   ├── CatalogUnproven             the database is another one than before: a copy, or it was moved
+    │   └── WrongBucket                 no mark where this catalog's packs should be
     └── ObjectStoreError                what an object store answered
         ├── ObjectNotFound
         ├── ObjectArchived              readable only after a restore
@@ -323,6 +326,39 @@ class ForeignCatalog(SagazTieringError):
     """The bucket prefix is owned by another catalog; nothing was written or deleted there."""
 
     exit_code = 7
+    hint = "use another prefix for this catalog; only if the other catalog is gone for good, delete owner.json"
+
+
+class CatalogBehind(ForeignCatalog):
+    """The bucket's mark moved on without this catalog, which is a copy or of an older dump; nothing was done there."""
+
+    hint = "a copy needs a prefix of its own; after a restore, with every daemon stopped: sagaz-tiering catalog adopt"
+
+
+class CatalogUnproven(ForeignCatalog):
+    """The database is not the one that moved the bucket's mark last: it is a copy, or it was moved or upgraded.
+
+    `nonce` is what the mark carries: a daemon that sees it stand still takes the database for the owner.
+    """
+
+    permanent = False
+    hint = (
+        "a daemon finds out within minutes: it goes on if nobody else moves the mark. A copy needs its own prefix. "
+        "After a restore, with every daemon stopped: `sagaz-tiering catalog adopt`"
+    )
+
+    def __init__(self, message: str, *, nonce: UUID | None) -> None:
+        super().__init__(message)
+        self.nonce = nonce
+
+
+class WrongBucket(ForeignCatalog):
+    """The prefix has no mark, and this catalog has packs: it was emptied, made anew, or is the wrong one."""
+
+    hint = (
+        "correct tiers.cold.url, or bring the objects back and run `sagaz-tiering catalog adopt`; only for a prefix "
+        "that is new on purpose: `sagaz-tiering catalog adopt --new-bucket`"
+    )
 
 
 class ObjectStoreError(SagazTieringError):

@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 from sagaz_tiering.aead import KEY_BYTES
 from sagaz_tiering.catalog.saga_keys import SagaKeys
 from sagaz_tiering.errors import ErasedData, MasterKeyUnavailable
-from sagaz_tiering.master_keys.base import MasterKeys, WrappedKey
+from sagaz_tiering.master_keys.base import MasterKeys, NoMasterKeys, WrappedKey
 from sagaz_tiering.pack.encryption import FrameKey
 
 CACHE_SIZE: Final = 4096
@@ -38,6 +38,7 @@ class Keyring:
         self._seconds = seconds
         self._opened: OrderedDict[bytes, tuple[float, FrameKey]] = OrderedDict()
         self._gate = asyncio.Semaphore(_AT_ONCE)
+        self._signing: tuple[WrappedKey, bytes] | None = None
 
     async def open(self, wrapped: WrappedKey) -> FrameKey:
         """The data key in a row of the catalog that the caller has just read."""
@@ -93,6 +94,19 @@ class Keyring:
             yield await self._keys.rewrap(list(zip(rows, changed, strict=True)))
             after = rows[-1].key_id
 
+    def signs(self) -> bool:
+        """Whether what the bucket's journal says can be signed: the configuration names a master key."""
+        return not isinstance(self.masters, NoMasterKeys)
+
+    async def signing(self, catalog_id: UUID) -> tuple[WrappedKey, bytes] | None:
+        """What this process signs its part of the journal with, and its secret; None without a master key."""
+        if not self.signs():
+            return None
+        if self._signing is None or self._signing[0].saga_id != catalog_id:
+            secret = os.urandom(KEY_BYTES)
+            self._signing = (await self.masters.wrap(secret, uuid4(), catalog_id), secret)
+        return self._signing
+
     async def check(self) -> str:
         """The current master key's id, after it was seen to wrap and to unwrap."""
         probe = await self._new(uuid4())
@@ -102,6 +116,7 @@ class Keyring:
     async def close(self) -> None:
         """Forget every key."""
         self._opened.clear()
+        self._signing = None
         await self.masters.close()
 
     async def _new(self, saga_id: UUID) -> WrappedKey:

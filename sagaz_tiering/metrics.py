@@ -120,6 +120,22 @@ CONFIG_RELOADS: Final = Counter(
 )
 
 
+OWNER: Final = Gauge(
+    "sagaz_tiering_owner",
+    "How this catalog stands to the bucket, 1 for what it is: owner, behind (a copy, or an older dump), …",
+    ["standing"],
+    registry=REGISTRY,
+)
+_told: set[str] = set()
+
+
+def tell_standing(standing: str) -> None:
+    """How the catalog stands to the bucket now."""
+    _told.add(standing)
+    for each in _told:
+        OWNER.labels(standing=each).set(each == standing)
+
+
 def spend(kind: str, requests: float, usd: float) -> None:
     """Count what a job here spent on the object store."""
     SPENT_REQUESTS.labels(kind=kind).inc(requests)

@@ -21,8 +21,9 @@ from sagaz_tiering.db.database import STATEMENT_CACHE_SIZE, Database, DatabaseOp
 from sagaz_tiering.db.migrations import check_schema, migrate
 from sagaz_tiering.dictionaries.shelf import Dictionaries
 from sagaz_tiering.engine import JobContext, JobOptions, run_job
+from sagaz_tiering.engine.journal import try_to_publish
 from sagaz_tiering.engine.notify import Notify
-from sagaz_tiering.engine.ownership import claim_prefix
+from sagaz_tiering.engine.ownership import secure
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
 from sagaz_tiering.incarnation import Incarnation
 from sagaz_tiering.keyring import Keyring
@@ -66,8 +67,7 @@ class Runtime:
         self.clock = clock
         self.policies = PolicySet(config.policies)
         self.db = db
-        self.catalog = Catalog(db)
-        self.hot = hot
+        self.catalog, self.hot = Catalog(db), hot
         self.incarnation = Incarnation(self.catalog.hot_tier, hot, clock)
         self.objects = objects
         self.keys = Keyring(self.catalog.saga_keys, masters)
@@ -104,6 +104,7 @@ class Runtime:
                 restore=config.restore,
             ),
             expire=self._expire,
+            publish=partial(try_to_publish, self._jobs),
             open_again=self._open_again,
         )
 
@@ -120,7 +121,7 @@ class Runtime:
         await self.hot.ping()
         await check_schema(self.db)
         await self.objects.check()
-        await claim_prefix(self._jobs)
+        await secure(self._jobs)
 
     async def reload(self, config: TieringConfig) -> None:
         """Put the policies and job limits of `config` in force; servers stay the ones that are open."""
@@ -206,8 +207,7 @@ class Parts:
     """What a configuration names, each part opened by itself: one that cannot be opened stops no other."""
 
     def __init__(self, config: TieringConfig, endpoints: Endpoints | None, clock: Clock) -> None:
-        self.config = config
-        self.clock = clock
+        self.config, self.clock = config, clock
         self._endpoints = endpoints
 
     def database(self) -> Database:

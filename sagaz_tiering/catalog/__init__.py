@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from sagaz_tiering.catalog.catching_up import CatchingUp
 from sagaz_tiering.catalog.compaction import Compaction
 from sagaz_tiering.catalog.dictionaries import CatalogDictionaries
 from sagaz_tiering.catalog.durable import DurableCopies
@@ -18,6 +19,7 @@ from sagaz_tiering.catalog.hot_tier import KnownHotTier
 from sagaz_tiering.catalog.journal import Journal
 from sagaz_tiering.catalog.leases import Leases
 from sagaz_tiering.catalog.locations import Locations
+from sagaz_tiering.catalog.owner import Ownership
 from sagaz_tiering.catalog.packs import Packs
 from sagaz_tiering.catalog.quarantine import Quarantine
 from sagaz_tiering.catalog.replays import Replays
@@ -37,6 +39,7 @@ class Catalog:
 
     def __init__(self, db: Database) -> None:
         self.db = db
+        self.catching_up = CatchingUp(db)
         self.compaction = Compaction(db)
         self.dictionaries = CatalogDictionaries(db)
         self.durable = DurableCopies(db)
@@ -48,6 +51,7 @@ class Catalog:
         self.journal = Journal(db)
         self.leases = Leases(db)
         self.locations = Locations(db)
+        self.ownership = Ownership(db)
         self.packs = Packs(db)
         self.quarantine = Quarantine(db)
         self.replays = Replays(db)

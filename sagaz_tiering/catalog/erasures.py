@@ -224,7 +224,9 @@ class Erasures:
             )
             await conn.execute(_SQL["add_packs"], erasure_id, saga_id, keys)
             await conn.execute(_SQL["drop_frames"], saga_id)
-            await note(conn, "forget", {"saga_id": saga_id, "who": who, "reason": reason}, now)
+            told = dict(zip(("hot", "durable", "archived", "replays"), counts, strict=True)) | {"snapshots": snapshots}
+            body = {"erasure_id": erasure_id, "saga_id": saga_id, "who": who, "reason": reason, **told}
+            await note(conn, "forget", body, now)
         return Erasure(erasure_id=erasure_id, saga_id=saga_id, requested_at=now, doomed=tuple(found.items()))
 
     async def clear(self, erasure: Erasure, hot: HotCopies, now: datetime) -> int:

@@ -25,7 +25,8 @@ from sagaz_tiering.errors import ConfigError, LegalHold
 from sagaz_tiering.patterns import ANY, Match
 
 _SQL = load("holds")
-_LOCK = 0x5A6A7A03
+HOLD_LOCK = 0x5A6A7A03
+"""Transaction-scoped: placing a hold takes it alone, deletions share it."""
 
 
 class Named(Protocol):
@@ -127,7 +128,7 @@ class Holds:
         text = None if match is None else orjson.dumps(match).decode()
         names = (None, None, None) if isinstance(on, UUID) else (on.saga_name, on.step_name, on.status)
         async with self._db.transaction() as conn:
-            await conn.execute(_SQL["lock"], _LOCK)
+            await conn.execute(_SQL["lock"], HOLD_LOCK)
             expressions = [None if patterns is None else expression(patterns) for patterns in names]
             who, reason = to_column(who), to_column(reason)
             await conn.execute(_SQL["place"], hold.hold_id, saga_id, text, *expressions, reason, who, now)
@@ -233,7 +234,7 @@ class Holds:
 
 async def hold_still(conn: Connection) -> None:
     """For the rest of this transaction no hold is placed."""
-    await conn.execute(_SQL["lock_shared"], _LOCK)
+    await conn.execute(_SQL["lock_shared"], HOLD_LOCK)
 
 
 def _names(snapshot: Named) -> tuple[str, str, str]:

@@ -24,7 +24,7 @@ _SQL = load("journal")
 class Entry:
     """One thing that happened."""
 
-    entry_id: int
+    number: int
     at: datetime
     kind: str
     body: dict[str, Any]
@@ -36,14 +36,18 @@ class Journal:
     def __init__(self, db: Database) -> None:
         self._db = db
 
+    async def any_unpublished(self) -> bool:
+        """Whether the bucket lacks entries."""
+        return bool(await self._db.fetchval(_SQL["any_unpublished"]))
+
     async def unpublished(self, limit: int) -> list[Entry]:
-        """The oldest entries that the bucket lacks."""
+        """The oldest entries that the bucket lacks and that have their number."""
         rows = await self._db.fetch(_SQL["unpublished"], limit)
         return [Entry(**{**dict(row), "body": orjson.loads(row["body"])}) for row in rows]
 
-    async def published(self, entry_ids: Sequence[int], now: datetime) -> None:
+    async def published(self, numbers: Sequence[int], now: datetime) -> None:
         """These are in the bucket."""
-        await self._db.execute(_SQL["published"], list(entry_ids), now)
+        await self._db.execute(_SQL["published"], list(numbers), now)
 
     async def prune(self, before: datetime) -> int:
         """Forget what has been in the bucket for long."""

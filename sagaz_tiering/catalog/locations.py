@@ -22,6 +22,8 @@ from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load("locations")
 
+_NOTED_AT_ONCE = 10_000
+"""Ids in one entry of the journal."""
 ARCHIVE_LOCK = 0x5A6A7A02
 """Transaction-scoped: publishing a pack takes it alone, deleting snapshots shares it; neither misses the other."""
 
@@ -136,10 +138,12 @@ class Locations:
             await self._holds.refuse([one.snapshot for one in doomed], conn)
             saves = sorted((one.snapshot.snapshot_id, one.until) for one in doomed)
             durable, archived = await remove(conn, saves)
-            for until in sorted({until for snapshot_id, until in saves if snapshot_id in archived}):
-                gone = [snapshot_id for snapshot_id, own in saves if snapshot_id in archived and own == until]
-                await note(conn, "delete", {"snapshot_ids": gone}, until)
-        return durable | archived.keys()
+            known = durable | archived.keys()
+            for until in sorted({until for snapshot_id, until in saves if snapshot_id in known}):
+                gone = [snapshot_id for snapshot_id, own in saves if snapshot_id in known and own == until]
+                for start in range(0, len(gone), _NOTED_AT_ONCE):
+                    await note(conn, "delete", {"snapshot_ids": gone[start : start + _NOTED_AT_ONCE]}, until)
+        return known
 
     async def half_deleted(self, limit: int) -> list[tuple[UUID, datetime]]:
         """(id, saved until): deletions that Redis may not have followed."""

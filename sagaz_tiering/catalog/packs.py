@@ -137,11 +137,7 @@ class Packs:
             published = await insert_places(conn, pack_id, frames, steps, left_out, replace=elsewhere is not None)
             if affected(await conn.execute(_SQL["activate"], pack_id, published, now)) != 1:
                 raise LeaseLost(f"pack {pack_id} was given up before its upload ended; nothing was published")
-            metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
-            ids, saved = [meta.snapshot_id for meta in metas], [from_micros(meta.saved_us) for meta in metas]
-            await drop_hot_saves(conn, ids, saved)
-            if await conn.fetchval(_SQL["any_durable"]):
-                await conn.execute(_SQL["drop_durable"], ids, saved, [meta.body_crc for meta in metas])
+            await _drop_nearer(conn, frames)
         return published
 
     async def _check_replaced(self, conn: Connection, frames: Sequence[PlacedFrame], left_out: set[UUID]) -> None:
@@ -161,15 +157,20 @@ class Packs:
         return {row["pack_uuid"] for row in await self._db.fetch(_SQL["known"], list(pack_uuids))}
 
     async def adopt(self, pack: NewPack, frames: Sequence[PlacedFrame], lease: Lease, now: datetime) -> int:
-        """A pack that is in the bucket already becomes `ACTIVE` with these snapshots; how many. One transaction."""
+        """A pack that is in the bucket already becomes `ACTIVE` with these snapshots; how many. One transaction.
+
+        Durable rows that are not newer go. What the catalog knows of an upload of it is forgotten.
+        """
         steps = await self._steps.of(meta for frame in frames for meta, _, _ in frame.snapshots)
         async with self._db.transaction() as conn:
             await fence(conn, lease)
             await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
+            await conn.execute(_SQL["start_over"], pack.pack_uuid)
             pack_id = int(await conn.fetchval(_SQL["start"], *_columns(pack), lease.name, lease.epoch, now))
             dead = await dead_among(conn, frames, pack_id)
             published = await insert_places(conn, pack_id, frames, steps, dead, replace=True)
             await conn.execute(_SQL["activate"], pack_id, published, now)
+            await _drop_nearer(conn, frames)
             await conn.execute(_SQL["evicted"], pack_id, now)
         return published
 
@@ -290,6 +291,15 @@ class Packs:
 
     async def _packs(self, query: str, *args: Any) -> list[Pack]:
         return [pack_of_row(row) for row in await self._db.fetch(_SQL[query], *args)]
+
+
+async def _drop_nearer(conn: Connection, frames: Sequence[PlacedFrame]) -> None:
+    """Durable rows, and notes of hot saves, of what is in a pack now, in that version or an older one."""
+    metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
+    ids, saved = [meta.snapshot_id for meta in metas], [from_micros(meta.saved_us) for meta in metas]
+    await drop_hot_saves(conn, ids, saved)
+    if await conn.fetchval(_SQL["any_durable"]):
+        await conn.execute(_SQL["drop_durable"], ids, saved, [meta.body_crc for meta in metas])
 
 
 def _columns(pack: NewPack) -> tuple[Any, ...]:

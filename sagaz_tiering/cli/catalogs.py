@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sagaz_tiering.cli.jobs import progress
-from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, locate_config
+from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, locate_config, parse_id
 from sagaz_tiering.cli.session import execute, opened
+from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.terminal import print_json, safe, show_bytes, show_usd
 
 if TYPE_CHECKING:
+    from sagaz_tiering.engine.job import Tally
     from sagaz_tiering.engine.verify import Verdict
+    from sagaz_tiering.wiring import Runtime
 
 group = typer.Typer(name="catalog", help="The catalog in PostgreSQL.", rich_markup_mode=None)
 
@@ -47,10 +50,25 @@ def migrate(config: ConfigOption = None, as_json: JsonOption = False, debug: Deb
     execute(work, as_json=as_json, debug=debug)
 
 
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="Although the bucket's mark was moved in the last two minutes.")
+]
+Unsigned = Annotated[
+    bool, typer.Option("--accept-unsigned", help="Count journal entries that no configured master key signed.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
 @group.command("rebuild")
 def rebuild(
+    catalog_id: Annotated[
+        str | None,
+        typer.Option("--catalog-id", metavar="UUID", help="Whose bucket it is. Default: as owner.json says."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is, and what it costs.")] = False,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
+    take_over: TakeOver = False,
+    accept_unsigned: Unsigned = False,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,
@@ -60,43 +78,107 @@ def rebuild(
     async def work() -> int:
         from sagaz_tiering.db.migrations import check_schema
         from sagaz_tiering.engine.job import Tally
-        from sagaz_tiering.engine.rebuild import LOST, measure, rebuild
+        from sagaz_tiering.engine.rebuild import LOST, Wish, proposed_id, rebuild
 
+        wanted = None if catalog_id is None else parse_id(catalog_id, "--catalog-id")
         async with opened(config) as runtime:
             await check_schema(runtime.db)
             context = runtime.job_context()
-            extent = await measure(context, runtime.prices)
-            # Two round trips a pack, eight packs at a time.
-            seconds = extent.packs * 2 * 0.03 / 8
-            if not as_json:
-                print(
-                    f"{context.objects.url}: {extent.packs:,} packs ({extent.archived:,} archived), "
-                    f"{show_bytes(extent.bytes)}; reading their footers takes about {seconds:,.0f} s and "
-                    f"{show_usd(extent.cost_usd)}"
-                )
-            document = {"packs": extent.packs, "bytes": extent.bytes, "cost_usd": extent.cost_usd, "dry_run": dry_run}
+            document = await _extent(runtime, as_json=as_json)
+            proposed = await proposed_id(context)
+            whose = wanted or proposed
+            document |= {"dry_run": dry_run, "catalog_id": None if whose is None else str(whose)}
             if dry_run:
                 if as_json:
                     print_json(document)
                 return 0
+            if whose is None:
+                raise ConfigError(
+                    f"{context.objects.url} has no owner.json: no catalog ever wrote there, or it is lost",
+                    hint="check tiers.cold.url; or say whose bucket it is: --catalog-id UUID",
+                )
             if not (yes or as_json):
-                typer.confirm("rebuild the catalog from them?", abort=True)
+                said = "you say" if wanted else "owner.json says, which whoever writes to the bucket can change"
+                typer.confirm(f"rebuild it as catalog {whose} ({said})?", abort=True)
             with progress("rebuild") as show:
                 tally = Tally(show)
-                await rebuild(context, tally)
+                await rebuild(context, tally, whose, Wish(take_over=take_over, unsigned=accept_unsigned))
         if as_json:
             print_json({**document, "counts": dict(tally.counts), "notes": tally.notes, "cannot_know": list(LOST)})
         else:
-            for kind, count in tally.counts.items():
-                print(f"{kind.replace('_', ' ')}: {count:,}")
-            for note in tally.notes:
-                print(f"note: {safe(note, limit=1000)}")
+            _print_tally(tally)
             print("what the bucket cannot tell:")
             for lost in LOST:
                 print(f"  - {lost}")
         return 1 if tally.counts["unreadable"] or tally.counts["contradictions"] else 0
 
     execute(work, as_json=as_json, debug=debug)
+
+
+@group.command("adopt")
+def adopt(
+    new_bucket: Annotated[
+        bool, typer.Option("--new-bucket", help="The prefix is new on purpose: packs that are not there are lost.")
+    ] = False,
+    yes: Yes = False,
+    take_over: TakeOver = False,
+    accept_unsigned: Unsigned = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Let this catalog catch up with the bucket and take it: after an older dump was put back, or a move."""
+
+    async def work() -> int:
+        from sagaz_tiering.db.migrations import check_schema
+        from sagaz_tiering.engine.job import Tally
+        from sagaz_tiering.engine.ownership import look
+        from sagaz_tiering.engine.rebuild import Wish, adopt
+        from sagaz_tiering.errors import CorruptData
+
+        async with opened(config) as runtime:
+            await check_schema(runtime.db)
+            context = runtime.job_context()
+            was = (await look(context)).standing
+            if not (yes or as_json):
+                print(f"to {context.objects.url} this catalog is: {was}")
+                await _extent(runtime, as_json=as_json)
+                typer.confirm("catch up with it and take it? No other daemon may live from it", abort=True)
+            with progress("adopt") as show:
+                tally = Tally(show)
+                await adopt(context, tally, Wish(take_over=take_over, new_bucket=new_bucket, unsigned=accept_unsigned))
+        if as_json:
+            print_json({"was": was.value, "counts": dict(tally.counts), "notes": tally.notes})
+        else:
+            _print_tally(tally)
+            print("stopped before the end" if context.stopping.is_set() else "this catalog is the bucket's owner")
+        wrong = sum(tally.counts[kind] for kind in ("unreadable", "missing", "journal_left_out"))
+        return CorruptData.exit_code if wrong else 0
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+async def _extent(runtime: Runtime, *, as_json: bool) -> dict[str, Any]:
+    """What there is to read."""
+    from sagaz_tiering.engine.rebuild import measure
+
+    extent = await measure(runtime.job_context(), runtime.prices)
+    # Two round trips a pack, eight packs at a time.
+    seconds = extent.packs * 2 * 0.03 / 8
+    if not as_json:
+        print(
+            f"{runtime.objects.url}: {extent.packs:,} packs ({extent.archived:,} archived), "
+            f"{show_bytes(extent.bytes)}; reading their footers takes about {seconds:,.0f} s and "
+            f"{show_usd(extent.cost_usd)}"
+        )
+    return {"packs": extent.packs, "bytes": extent.bytes, "cost_usd": extent.cost_usd}
+
+
+def _print_tally(tally: Tally) -> None:
+    for kind, count in tally.counts.items():
+        print(f"{kind.replace('_', ' ')}: {count:,}")
+    for note in tally.notes:
+        print(f"note: {safe(note, limit=1000)}")
 
 
 @group.command("verify")
@@ -150,7 +232,10 @@ _ADVICE = {
     "class": _SCRUB,
     "frame_outside": _SCRUB,
     "footer_missing": "restore the pack, then write footers/ID.footer anew; until then a rebuild has to thaw it",
-    "unknown": "sagaz-tiering catalog rebuild reads it in",
+    "unknown": "sagaz-tiering catalog adopt reads it in",
+    "behind": "a copy, or an older dump: after a restore, with every daemon stopped, sagaz-tiering catalog adopt",
+    "unproven": "a copy, or moved: a daemon finds out within minutes",
+    "wrong_bucket": "correct tiers.cold.url; on purpose: sagaz-tiering catalog adopt --new-bucket",
     "live_count": _REBUILD,
     "no_rows": _REBUILD,
     "dead_pack": _REBUILD,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from sagaz_tiering.cli.failures import NotFound, UsageError
+from sagaz_tiering.cli.holds import say_published
 from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, parse_id
 from sagaz_tiering.cli.session import execute, opened
 from sagaz_tiering.terminal import make_console, make_table, print_json, safe, show_time, show_when
@@ -47,13 +48,14 @@ def forget(
                 typer.confirm(f"erase {covered}, saga {wanted}, for good?", abort=True)
             earlier = await runtime.catalog.erasures.of_saga(wanted)
             receipt = await storage.forget(wanted, reason=reason, who=who or getpass.getuser())
-            now = runtime.clock.now()
+            now, waits = runtime.clock.now(), await runtime.storage().publish_journal()
         if receipt.found_nothing:
             raise _nothing(receipt, earlier)
         if as_json:
-            print_json(receipt.to_dict())
+            print_json({**receipt.to_dict(), "in_bucket": not waits})
         else:
             _print(receipt, now)
+            say_published(waits)
 
     execute(work, as_json=as_json, debug=debug)
 

@@ -54,9 +54,9 @@ def hold(
                     hint="check the id or the patterns, which are case-sensitive; --future holds what is still to come",
                 )
             placed = await storage.holder.hold(on, reason=reason, who=who or getpass.getuser())
-            covered = await storage.covered(on)
+            waits, covered = await storage.publish_journal(), await storage.covered(on)
         if as_json:
-            print_json({**placed.to_dict(), "covers": covered.to_dict()})
+            print_json({**placed.to_dict(), "covers": covered.to_dict(), "in_bucket": not waits})
         else:
             print(f"held: {safe(placed.subject)}; hold {placed.hold_id}")
             print(f"covers now: {covered}")
@@ -64,6 +64,7 @@ def hold(
                 print(
                     "of each saga only the snapshots that match; for whole sagas: --match saga_name alone, or SAGA_ID"
                 )
+            say_published(waits)
 
     execute(work, as_json=as_json, debug=debug)
 
@@ -85,14 +86,24 @@ def release(
             found = [h for h in await store.in_force() if asked in (h.hold_id, h.saga_id)]
             if not found:
                 raise NotFound(f"no hold in force is or is on {asked}", hint="see: sagaz-tiering holds")
-            holder = runtime.storage().holder
-            count = await holder.release(found, reason=reason, who=who or getpass.getuser())
+            storage = runtime.storage()
+            count = await storage.holder.release(found, reason=reason, who=who or getpass.getuser())
+            waits = await storage.publish_journal()
         if as_json:
-            print_json({"released": count, "holds": [h.to_dict() for h in found]})
+            print_json({"released": count, "holds": [h.to_dict() for h in found], "in_bucket": not waits})
         else:
             print(f"released {count}: {'; '.join(safe(h.subject) for h in found)}")
+            say_published(waits)
 
     execute(work, as_json=as_json, debug=debug)
+
+
+def say_published(waits: str) -> None:
+    """Whether the bucket's journal has it, from which it comes back after a loss of PostgreSQL."""
+    if waits:
+        print(f"not yet in the bucket's journal, a daemon writes it there: {safe(waits, limit=1000)}")
+    else:
+        print("in the bucket's journal too")
 
 
 def holds(

@@ -15,6 +15,7 @@ from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.terminal import make_console, make_table, print_json, safe, show_bytes, show_usd, show_when
 
 if TYPE_CHECKING:
+    from sagaz_tiering.engine.ownership import Look
     from sagaz_tiering.wiring import Runtime
 
 _LOST_SHOWN = 1_000
@@ -60,6 +61,9 @@ async def _collect(runtime: Runtime, now: datetime, *, count: bool) -> tuple[dic
         "postgresql": lambda: _catalog(runtime, now),
         "object store": lambda: _cold(runtime),
     }
+    standing: list[Look] = []
+    parts["owner"] = lambda: _owner(runtime, standing)
+    parts["bucket"] = lambda: _refuse(runtime, standing)
     document: dict[str, Any] = {
         "at": now.isoformat(),
         "policies": {
@@ -185,6 +189,32 @@ async def _spending(runtime: Runtime, now: datetime) -> dict[str, Any]:
     }
 
 
+async def _owner(runtime: Runtime, standing: list[Look]) -> dict[str, Any]:
+    """How the catalog stands to the bucket's mark, and how much of its journal is there."""
+    from sagaz_tiering.engine.ownership import look
+
+    seen = await look(runtime.job_context())
+    standing.append(seen)
+    return {
+        "owner": {
+            "standing": seen.standing.value,
+            "step": seen.row.counter,
+            "bucket_step": None if seen.mark is None else seen.mark.counter,
+            "journal": seen.row.journal_number,
+            "bucket_journal": None if seen.mark is None else seen.mark.journal,
+            "journal_published": not await runtime.catalog.journal.any_unpublished(),
+        }
+    }
+
+
+async def _refuse(runtime: Runtime, standing: list[Look]) -> dict[str, Any]:
+    from sagaz_tiering.engine.ownership import refuse
+
+    for seen in standing:
+        await refuse(runtime.job_context(), seen)
+    return {}
+
+
 async def _cold(runtime: Runtime) -> dict[str, Any]:
     await runtime.objects.check()
     return {"cold": {"url": runtime.objects.url}}
@@ -209,6 +239,10 @@ def _print(document: dict[str, Any], now: datetime) -> None:
         console.print(f"dictionary of {name}: {size}, trained from {each['sagas']} sagas, saves {each['saves']:.0%}")
     if "spending" in document:
         console.print(_spent(document["spending"]))
+    owner = document.get("owner")
+    if owner is not None:
+        waits = "" if owner["journal_published"] else "; entries of its journal are not in the bucket yet"
+        console.print(f"this catalog is {safe(owner['standing'])} of the bucket (step {owner['step']}){waits}")
     policies = document["policies"]
     names = safe(", ".join(policies["names"]) or "none", limit=500)
     console.print(f"policies: {names} (revision {policies['revision']})", soft_wrap=True)

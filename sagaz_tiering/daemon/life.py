@@ -31,9 +31,11 @@ from sagaz_tiering.daemon.schedule import JobSchedule, Times, first_delays
 from sagaz_tiering.daemon.supervisor import Supervisor
 from sagaz_tiering.db.migrations import check_schema
 from sagaz_tiering.engine import JOBS, JobReport, run_job
+from sagaz_tiering.engine.ownership import Beat
 from sagaz_tiering.errors import (
     BucketUnusable,
     ConfigError,
+    ForeignCatalog,
     MissingDependencyError,
     PolicyError,
     SagazTieringError,
@@ -136,7 +138,7 @@ class _Daemon:
         yield_to_others(self._config.jobs.nice)  # servers that this process started go first, too
         stop = asyncio.create_task(self._stop.wait(), name="stop")
         tasks = [
-            asyncio.create_task(self._health.watch(_pings(runtime)), name="pings"),
+            asyncio.create_task(self._health.watch({**_pings(runtime), "owner": _beat(runtime)}), name="pings"),
             asyncio.create_task(self._become_ready(runtime), name="check"),
             asyncio.create_task(self._reload_on_request(runtime), name="reload"),
             asyncio.create_task(self._look_at_hot_tier(runtime), name="hot tier"),
@@ -350,6 +352,24 @@ async def _end(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         if task.done() and not task.cancelled():
             task.exception()
+
+
+def _beat(runtime: Runtime) -> Ping:
+    """The bucket is still ours, and copies of our catalog learn that they are not its owner."""
+    beat = Beat(runtime.job_context())
+
+    async def owner() -> None:
+        try:
+            await check_schema(runtime.catalog.db)
+            await beat()
+        except ForeignCatalog:
+            raise
+        except SagazTieringError as exc:  # that server's own ping tells
+            _log.info("owner.not_looked_at", error=str(exc))
+            return
+        await runtime.storage().publish_journal()
+
+    return owner
 
 
 @asynccontextmanager

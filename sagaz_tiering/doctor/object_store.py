@@ -11,13 +11,27 @@ from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.doctor.bucket import LOCK, check_bucket
 from sagaz_tiering.doctor.finding import Finding, Level, error, from_error, is_refusal, ok, warning
 from sagaz_tiering.doctor.probe import Probe
-from sagaz_tiering.engine.ownership import check_owner, owner_of
-from sagaz_tiering.errors import ForeignCatalog, SagazTieringError
+from sagaz_tiering.engine.mark import MOST_BYTES, OWNER_KEY, Mark, Standing, judge, parse
+from sagaz_tiering.errors import (
+    CatalogBehind,
+    CatalogUnproven,
+    CorruptData,
+    ForeignCatalog,
+    ObjectNotFound,
+    SagazTieringError,
+    WrongBucket,
+)
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.objects.s3 import S3ObjectStore
 from sagaz_tiering.wiring import Parts
 
 _OWNER = "object_store.owner"
+_REFUSED: dict[Standing, tuple[type[ForeignCatalog], str]] = {
+    Standing.FOREIGN: (ForeignCatalog, "the prefix belongs to {owner}, which this one is not"),
+    Standing.BEHIND: (CatalogBehind, "this catalog is behind: the mark of the prefix was moved on without it"),
+    Standing.UNPROVEN: (CatalogUnproven, "this database is not the one that moved the mark of the prefix last"),
+    Standing.WRONG_BUCKET: (WrongBucket, "the prefix has no owner.json, and this catalog has packs in it"),
+}
 
 
 async def check_object_store(parts: Parts) -> AsyncGenerator[Finding, None]:
@@ -55,19 +69,32 @@ async def _reach(store: ObjectStore) -> Finding:
 async def _owner(parts: Parts, store: ObjectStore) -> Finding:
     """Whose the prefix is (design G8)."""
     try:
-        owner = await owner_of(store)
+        present, mark = await _mark(store)
     except SagazTieringError as exc:
         return from_error(_OWNER, exc)
-    if owner is None:
-        return ok(_OWNER, "nobody has claimed the prefix yet; the first job that runs does")
+    owner = "another catalog, by a mark that cannot be read" if mark is None else f"catalog {mark.catalog_id}"
     try:
         async with parts.database() as db:
-            catalog_id = await Catalog(db).identity()
+            row = await Catalog(db).ownership.look()
     except (SagazTieringError, asyncpg.PostgresError):
-        text = f"the prefix belongs to catalog {owner}, and which one this is cannot be asked now"
+        if not present:
+            return ok(_OWNER, "nobody has claimed the prefix yet; the first job that runs does")
+        text = f"the prefix belongs to {owner}, and which one this is cannot be asked now"
         return warning(_OWNER, text, "correct PostgreSQL first; after a loss of it: sagaz-tiering catalog rebuild")
+    standing = judge(row, mark, present=present)
+    if standing is Standing.UNCLAIMED:
+        return ok(_OWNER, "nobody has claimed the prefix yet; the first job that runs does")
+    if standing in _REFUSED:
+        kind, text = _REFUSED[standing]
+        return error(_OWNER, text.format(owner=owner), kind.hint, exit_code=kind.exit_code)
+    return ok(_OWNER, f"the prefix belongs to this catalog ({row.catalog_id})")
+
+
+async def _mark(store: ObjectStore) -> tuple[bool, Mark | None]:
+    """Whether there is one, and what it says."""
     try:
-        check_owner(store, owner, catalog_id)
-    except ForeignCatalog as exc:
-        return error(_OWNER, str(exc), exc.hint, exit_code=exc.exit_code)
-    return ok(_OWNER, f"the prefix belongs to this catalog ({owner})")
+        return True, parse((await store.get_tagged(OWNER_KEY, most=MOST_BYTES))[0])
+    except ObjectNotFound:
+        return False, None
+    except CorruptData:
+        return True, None

@@ -9,15 +9,26 @@ from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 
+import structlog
+
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.db.migrations import check_schema
 from sagaz_tiering.engine import age, collect, compact, expire, reconcile, restore, scrub, train, transition
 from sagaz_tiering.engine.job import JobContext, JobOptions, JobReport, Tally
+from sagaz_tiering.engine.journal import publish_journal
 from sagaz_tiering.engine.ownership import are_in_force, claim_prefix, with_accepted
-from sagaz_tiering.errors import BudgetSpent, CatalogUnavailable, ConfigError, SagazTieringError
+from sagaz_tiering.errors import (
+    BudgetSpent,
+    CatalogUnavailable,
+    ConfigError,
+    MasterKeyUnavailable,
+    SagazTieringError,
+)
 from sagaz_tiering.settings_sections import MOST_PROCESSES
 
 __all__ = ["JOBS", "Job", "JobContext", "JobOptions", "JobReport", "run_job", "run_share"]
+
+_log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -120,11 +131,22 @@ async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> J
             await job.preview(await with_accepted(run), tally)
         else:
             leases = [name] if job.slots == 1 else [f"{name}/{slot}" for slot in range(job.slots)]
+            await claim_prefix(run)
+            await _publish(run, tally)
             report.skipped = not await _run_leased(leases, run, tally, partial(_run_recorded, job))
     finally:
         report.seconds = time.monotonic() - began
         report.counts, report.notes = dict(tally.counts), tally.notes
     return report
+
+
+async def _publish(context: JobContext, tally: Tally) -> None:
+    """What happened is in the bucket's journal before anything is removed."""
+    try:
+        await publish_journal(context)
+    except MasterKeyUnavailable as exc:
+        tally.note(f"the journal waits for its master key: {exc}")
+        _log.error("master_key.unavailable", error=str(exc), hint=exc.hint)
 
 
 async def run_share(name: str, context: JobContext, tally: Tally) -> None:

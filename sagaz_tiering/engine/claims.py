@@ -18,6 +18,7 @@ import structlog
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.engine.job import JobContext, Tally
+from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectNotFound
 from sagaz_tiering.objects.base import ObjectInfo
 from sagaz_tiering.pack.entries import Footer
 from sagaz_tiering.pack.frame import DISPUTED_FRAME
@@ -67,12 +68,19 @@ def contradict(one: Claim, other: Claim) -> bool:
 
 
 async def settle(context: JobContext, footer: Footer) -> Settlement:
-    """How the packs that are in the catalog already stand to this one. Raises what reading footers raises."""
+    """How the packs that are in the catalog already stand to this one; what has one that cannot be read stays there."""
     mine, found = claims(footer), Settlement()
     places = await context.catalog.locations.packs_of(list(mine))
     for place in {place.pack_id: place for place in places.values()}.values():
         is_doubted = place.footer_digest == DISPUTED_FOOTER
-        other = await PackReader(context.objects).footer(replace(place, footer_digest=None) if is_doubted else place)
+        try:
+            reader = PackReader(context.objects)
+            other = await reader.footer(replace(place, footer_digest=None) if is_doubted else place)
+        except (CorruptPack, ObjectNotFound, ObjectArchived) as exc:
+            if not await _is_gone(context, place.object_key):
+                _log.error("footer.unreadable", object_key=place.object_key, error=str(exc))
+                found.elsewhere |= {i for i in places if places[i].pack_id == place.pack_id}
+            continue  # else the catalog is older than the bucket, and that pack was written anew since
         theirs = claims(other)
         shared = {i for i in places if places[i].pack_id == place.pack_id and i in theirs}
         doubted = await _doubted(context, place.pack_id, other) if is_doubted else set()
@@ -82,6 +90,14 @@ async def settle(context: JobContext, footer: Footer) -> Settlement:
         found.disputed |= disputed
         found.elsewhere |= {i for i in shared if i in disputed or mine[i].rank < theirs[i].rank}
     return found
+
+
+async def _is_gone(context: JobContext, key: str) -> bool:
+    try:
+        await context.objects.head(key)
+    except ObjectNotFound:
+        return True
+    return False
 
 
 async def _doubted(context: JobContext, pack_id: int, footer: Footer) -> set[UUID]:

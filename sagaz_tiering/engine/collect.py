@@ -18,7 +18,7 @@ import structlog
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.engine.job import JobContext, Tally
-from sagaz_tiering.engine.journal import publish_journal
+from sagaz_tiering.engine.ownership import still_owner
 from sagaz_tiering.engine.sure_clock import with_sure_clock
 from sagaz_tiering.objects.base import ObjectInfo
 
@@ -78,7 +78,6 @@ async def preview(context: JobContext, tally: Tally) -> None:
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Give up dead uploads, then remove the strays that are ripe. Nothing where the clock is not sure."""
-    await publish_journal(context)
     sure = await with_sure_clock(context, tally)
     if sure is None:
         return
@@ -109,7 +108,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
 async def _leave_alone(context: JobContext, verdict: Verdict, tally: Tally) -> None:
     key, why = verdict.info.key, "not named like an object of ours"
     if verdict.action == "unknown":
-        why = "this catalog never knew it: is it an old dump? `sagaz-tiering catalog rebuild` reads it in"
+        why = "this catalog never knew it: is it an old dump? `sagaz-tiering catalog adopt` reads it in"
     tally.add(verdict.action)
     tally.note(f"{verdict.action} object, left alone: {key}: {why}")
     await context.catalog.quarantine.record("object", key, f"{verdict.action}: {why}", context.now, budget=1)
@@ -118,6 +117,7 @@ async def _leave_alone(context: JobContext, verdict: Verdict, tally: Tally) -> N
 async def _remove(context: JobContext, keys: list[str], tally: Tally) -> None:
     if not keys:
         return
+    await still_owner(context)
     failures = await context.objects.delete(keys)
     for failure in failures:
         tally.add("failed")

@@ -27,8 +27,7 @@ from sagaz_tiering.engine.breaker import accept_policies, count_shortened, durab
 from sagaz_tiering.engine.finish import finish_deletions, mark_holds, vacuum_erased
 from sagaz_tiering.engine.foreign import Strange, mend_turns, set_aside, strange_of
 from sagaz_tiering.engine.job import JobContext, Tally
-from sagaz_tiering.engine.journal import publish_journal
-from sagaz_tiering.engine.ownership import put_policies_in_force, retention_revision
+from sagaz_tiering.engine.ownership import put_policies_in_force, retention_revision, still_owner
 from sagaz_tiering.engine.redate import outdated_packs
 from sagaz_tiering.engine.sure_clock import with_sure_clock
 from sagaz_tiering.engine.turns import Turn, claims, give_back, headers_of, settle
@@ -132,7 +131,6 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Remove everything that is past its retention. Nothing where the clock is not sure."""
     await mend_turns(context, tally)
     await put_policies_in_force(context)
-    await publish_journal(context)
     await finish_deletions(context, tally)
     await mark_holds(context)
     await vacuum_erased(context, tally)
@@ -290,6 +288,7 @@ async def _delete_retired(context: JobContext, lease: Lease, tally: Tally) -> No
         keys: dict[str, Pack] = {}
         for pack in page:
             keys[pack.object_key] = keys[footer_key(pack.pack_uuid)] = pack
+        await still_owner(context)
         failures = await context.objects.delete(list(keys))
         failed = {keys[failure.key].pack_id for failure in failures}
         for failure in failures:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import AbstractAsyncContextManager
@@ -98,9 +99,10 @@ class Workers(Protocol):
 class JobContext:
     """The tiers, the policies in force and the limits. One per process; jobs keep no state of their own.
 
-    `owner` names this process in leases. A job that sees `stopping` set finishes its running step and returns. A
-    process that is `alone` with its job works on up to INLINE_BYTES where it stands: threads that all want Python's
-    lock take it longer than one. Elsewhere the event loop has others to serve.
+    `owner` names this process in leases. `owned_at` is when the prefix was last seen to be ours (monotonic seconds). A
+    job that sees `stopping` set finishes its running step and returns. A process that is `alone` with its job works on
+    up to INLINE_BYTES where it stands: threads that all want Python's lock take it longer than one. Elsewhere the event
+    loop has others to serve.
     """
 
     hot: HotTier
@@ -119,6 +121,7 @@ class JobContext:
     accept_lost: bool = False
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     catalog_id: UUID | None = None
+    owned_at: float = -math.inf
     workers: Workers | None = None
     alone: bool = False
 

@@ -87,9 +87,10 @@ def read_backup(lines: Iterable[bytes]) -> list[StoredKey]:
 async def _destroyed(context: JobContext) -> set[UUID]:
     """Keys that erasures destroyed, by what the bucket says: a rebuilt catalog does not know it."""
     gone: set[UUID] = set()
-    async for entry in read_journal(context):
-        if entry["kind"] == "key_destroyed":
-            gone.update(map(UUID, entry["body"]["key_ids"]))
+    async for told in read_journal(context, await context.catalog.identity()):
+        for entry in told.entries:
+            if entry.kind == "key_destroyed":
+                gone.update(entry.body["key_ids"])
     return gone
 
 

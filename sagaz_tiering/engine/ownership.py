@@ -1,7 +1,15 @@
 """Who may write under the prefix, and which policies are in force.
 
-The object `owner.json` names the catalog that a prefix belongs to (design G8). A copy of a catalog's host, or a
-staging daemon pointed at production's bucket, has another catalog id and neither writes nor deletes there.
+The object `owner.json` names the catalog that a prefix belongs to (design G8). Catalog and mark move on together, at
+each run that finds the last move a minute old, and each minute by the daemon:
+
+1. one transaction: counter and nonce of the catalog's row, numbers for entries of its journal
+                                            -> the mark is one step behind, the next look writes it again
+2. `owner.json`, only in place of the one that was read, and read back
+                                            -> done
+
+So a copy of the database, or one that went back to an older dump, meets a nonce that it does not know, and stops. One
+whose PostgreSQL is another than before has to watch the mark stand still first (`Beat`).
 """
 
 from __future__ import annotations
@@ -9,22 +17,56 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from dataclasses import replace
+import time
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
 from datetime import timedelta
+from typing import Final
 from uuid import UUID
 
-import orjson
+import structlog
 
+from sagaz_tiering import metrics
 from sagaz_tiering.catalog.durable import SPILL_NOTICE
+from sagaz_tiering.catalog.owner import OwnerRow
 from sagaz_tiering.engine.job import JobContext
-from sagaz_tiering.errors import ForeignCatalog, ObjectExists, ObjectNotFound
+from sagaz_tiering.engine.mark import MOST_BYTES, OWNER_KEY, Mark, Standing, judge, mark_of, parse
+from sagaz_tiering.errors import (
+    CatalogBehind,
+    CatalogUnproven,
+    ColdTierUnavailable,
+    CorruptData,
+    ForeignCatalog,
+    ObjectExists,
+    ObjectNotFound,
+    WrongBucket,
+)
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.storage_class import StorageClass
 
-OWNER_KEY = "owner.json"
+BEAT: Final = timedelta(minutes=1)
+"""How often the mark moves while a daemon lives."""
+BEATS: Final = 2
+"""So many of them a database that is another one than before watches the mark."""
+NUMBERED_AT_ONCE: Final = 10_000
+TRUSTED_S: Final = 10.0
+"""So long a look counts within a run."""
+_SAMPLE = 3
+_TRIES = 10
 _FIRST_ID = UUID(int=0)
 _BATCH = 10_000
+_log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """The bucket's mark (None: there is none, or none that can be read), the catalog's row, and how they stand."""
+
+    row: OwnerRow
+    mark: Mark | None
+    tag: str
+    standing: Standing
 
 
 async def claim_prefix(context: JobContext) -> UUID:
@@ -32,46 +74,169 @@ async def claim_prefix(context: JobContext) -> UUID:
 
     Raises ForeignCatalog, or what the catalog or the object store raise.
     """
-    if context.catalog_id is not None:
-        return context.catalog_id
-    catalog_id = await context.catalog.identity()
-    mark = orjson.dumps({"catalog_id": str(catalog_id), "claimed_at": context.now.isoformat()})
-    owner = await owner_of(context.objects)
-    if owner is None:
-        try:
-            await context.objects.put(
-                OWNER_KEY, mark, storage_class=StorageClass.STANDARD, sha256=hashlib.sha256(mark).digest()
-            )
-            owner = str(catalog_id)
-        except ObjectExists:
-            owner = await owner_of(context.objects)
-    check_owner(context.objects, owner, catalog_id)
-    context.catalog_id = catalog_id
-    return catalog_id
+    if context.catalog_id is None:
+        context.catalog_id = (await secure(context)).catalog_id
+    return context.catalog_id
 
 
-async def owner_of(objects: ObjectStore) -> str | None:
-    """The catalog that the prefix belongs to, as its mark says; None for a prefix that nobody has claimed."""
+async def still_owner(context: JobContext) -> None:
+    """Before something is written or deleted in a long run: raise ForeignCatalog if the prefix is not ours any more."""
+    if time.monotonic() - context.owned_at >= TRUSTED_S:
+        await secure(context)
+
+
+async def secure(context: JobContext, *, move: bool = False, forgive: Collection[Standing] = ()) -> OwnerRow:
+    """The row of the catalog, once the bucket's mark agrees with it; what was cut off is completed.
+
+    The mark moves on if it is a minute old, or with `move`. `forgive`: also if it stands so to the bucket, UNPROVEN or
+    WRONG_BUCKET. Raises ForeignCatalog, ColdTierUnavailable where others keep changing the mark.
+    """
+    late = False
+    for _ in range(_TRIES):
+        seen = await look(context)
+        row = seen.row
+        if seen.standing is Standing.LATE and not late:
+            late = True  # two looks apart tell a move between them from a mark that is late
+            continue
+        if seen.standing not in forgive:
+            await refuse(context, seen)
+        if seen.standing is Standing.OWNER and not move and row.age_s < BEAT.total_seconds():
+            return _owned(context, row)
+        moved: OwnerRow | None = row
+        steps = row.nonce is None or seen.standing in (Standing.OWNER, Standing.UNPROVEN)
+        if row.counter == 0:  # of the code before: what it told the bucket had neither number nor signature
+            await context.catalog.catching_up.tell_again(context.now)
+        if steps:
+            moved = await context.catalog.ownership.move(row.counter, NUMBERED_AT_ONCE)
+        if moved is not None and await _write(context, seen, moved):
+            await context.catalog.ownership.confirm(moved)
+            if steps or not move:
+                return _owned(context, moved)
+    raise ColdTierUnavailable(f"{OWNER_KEY} under {context.objects.url} changed at each look", hint="try again")
+
+
+async def look(context: JobContext) -> Look:
+    """Asks for the mark first: a move in between then looks unfinished, never foreign."""
+    present, mark, tag = True, None, ""
     try:
-        return _owner_in(await objects.get(OWNER_KEY))
+        data, tag = await context.objects.get_tagged(OWNER_KEY, most=MOST_BYTES)
+        mark = parse(data)
     except ObjectNotFound:
-        return None
+        present = False
+    except CorruptData as exc:
+        _log.error("owner.unreadable", error=str(exc))
+    row = await context.catalog.ownership.look()
+    return Look(row=row, mark=mark, tag=tag, standing=judge(row, mark, present=present))
 
 
-def check_owner(objects: ObjectStore, owner: str | None, catalog_id: UUID) -> None:
-    """Raise ForeignCatalog unless `owner` is this catalog."""
-    if owner != str(catalog_id):
-        raise ForeignCatalog(
-            f"{objects.url} belongs to catalog {owner}, this one is {catalog_id}; nothing was written",
-            hint="use another prefix for this catalog; only if the other catalog is gone for good, delete owner.json",
+async def refuse(context: JobContext, seen: Look) -> None:
+    """Raise the ForeignCatalog that says why nothing may be done under the prefix; none if it may."""
+    row, mark, where, standing = seen.row, seen.mark, context.objects.url, seen.standing
+    missing: list[str] = []
+    if standing in (Standing.LATE, Standing.WRONG_BUCKET):
+        missing = await missing_packs(context)
+    if standing is Standing.LATE and missing:
+        metrics.tell_standing(Standing.WRONG_BUCKET)
+        raise WrongBucket(
+            f"{where} is older than this catalog: {OWNER_KEY} is at a step that the catalog left, and newer packs, "
+            f"such as {missing[0]}, are not there; nothing was written"
+        )
+    metrics.tell_standing(standing)
+    if standing is Standing.FOREIGN:
+        owner = "(unreadable owner.json)" if mark is None else str(mark.catalog_id)
+        check_owner(context.objects, owner, row.catalog_id, has_packs=row.has_packs)
+    elif standing is Standing.WRONG_BUCKET:
+        packs = (
+            f"packs of this catalog are not there either, such as {missing[0]}" if missing else "its packs are there"
+        )
+        raise WrongBucket(f"{where} has no {OWNER_KEY}, which this catalog has put there; {packs}; nothing was written")
+    elif standing is Standing.BEHIND:
+        there = 0 if mark is None else mark.counter
+        raise CatalogBehind(
+            f"this catalog is behind: {OWNER_KEY} under {where} (step {there}) was moved on without it (step "
+            f"{row.counter}); nothing is written, deleted or expired"
+        )
+    elif standing is Standing.UNPROVEN:
+        raise CatalogUnproven(
+            f"this database is not the one that moved {OWNER_KEY} under {where} last (system {row.here_system}, "
+            f"oid {row.here_oid} instead of {row.system_identifier}, {row.database_oid}); nothing was written",
+            nonce=None if mark is None else mark.nonce,
         )
 
 
-def _owner_in(mark: bytes) -> str:
+async def missing_packs(context: JobContext) -> list[str]:
+    """Of the packs that were made last, the ones that the bucket does not have."""
+    keys = await context.catalog.ownership.newest_packs(_SAMPLE)
+    return [key for key in keys if not await _is_there(context.objects, key)]
+
+
+async def _is_there(objects: ObjectStore, key: str) -> bool:
     try:
-        return str(orjson.loads(mark)["catalog_id"])
-    except (orjson.JSONDecodeError, KeyError, TypeError):
-        return "(unreadable owner.json)"
+        await objects.head(key)
+    except ObjectNotFound:
+        return False
+    return True
+
+
+async def _write(context: JobContext, seen: Look, row: OwnerRow) -> bool:
+    """Whether the mark says now what the row says."""
+    if not seen.tag:
+        data = mark_of(row, context.now).to_bytes()
+        sha256 = hashlib.sha256(data).digest()
+        try:
+            await context.objects.put(OWNER_KEY, data, storage_class=StorageClass.STANDARD, sha256=sha256)
+        except ObjectExists:
+            return False
+        return (await context.objects.get_tagged(OWNER_KEY, most=MOST_BYTES))[0] == data
+    claimed = context.now if seen.mark is None else seen.mark.claimed_at
+    try:
+        return await context.objects.swap(OWNER_KEY, mark_of(row, claimed).to_bytes(), seen.tag)
+    except ObjectNotFound:
+        return False
+
+
+def _owned(context: JobContext, row: OwnerRow) -> OwnerRow:
+    context.owned_at = time.monotonic()
+    metrics.tell_standing(Standing.OWNER)
+    return row
+
+
+class Beat:
+    """What a daemon does each minute: move the mark, so that copies of its catalog fall behind.
+
+    A database that is another one than before (a copy, a restore, an upgrade) watches the mark for two minutes first:
+    whoever else lives from it has moved it by then, and then this one is behind.
+    """
+
+    def __init__(self, context: JobContext, *, every: timedelta = BEAT, seconds: Callable[[], float] = time.monotonic):
+        self._context = context
+        self._every = every.total_seconds()
+        self._seconds = seconds
+        self._watched: UUID | None = None
+        self._since: float | None = None
+
+    async def __call__(self) -> None:
+        """Call it more often than each minute. Raises ForeignCatalog, or what catalog and object store raise."""
+        try:
+            await secure(self._context)
+        except CatalogUnproven as exc:
+            now = self._seconds()
+            if self._watched != exc.nonce or self._since is None:
+                self._watched, self._since = exc.nonce, now
+            if now - self._since <= BEATS * self._every:
+                raise
+            row = await secure(self._context, move=True, forgive=(Standing.UNPROVEN,))
+            _log.warning("owner.moved", system=row.here_system, oid=row.here_oid, hint="a restore, or an upgrade")
+        self._since = None
+
+
+def check_owner(objects: ObjectStore, owner: str | None, catalog_id: UUID, *, has_packs: bool = False) -> None:
+    """Raise ForeignCatalog unless `owner` is this catalog."""
+    if owner != str(catalog_id):
+        packs = ", and this one's packs are somewhere else: was tiers.cold.url changed?" if has_packs else ""
+        raise ForeignCatalog(
+            f"{objects.url} belongs to catalog {owner}, this one is {catalog_id}{packs}; nothing was written"
+        )
 
 
 def first_after(policies: PolicySet) -> timedelta | None:

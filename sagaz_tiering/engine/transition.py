@@ -18,7 +18,7 @@ from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.surveys import group_of
 from sagaz_tiering.engine.budget import spend
 from sagaz_tiering.engine.job import JobContext, Tally
-from sagaz_tiering.engine.ownership import put_policies_in_force
+from sagaz_tiering.engine.ownership import put_policies_in_force, still_owner
 from sagaz_tiering.engine.upload import keep_footer_readable
 from sagaz_tiering.engine.vouching import vouched
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectArchived, ObjectNotFound
@@ -129,6 +129,7 @@ async def _move(context: JobContext, lease: Lease, pack: Pack, to: StorageClass,
         pack = await vouched(context, lease, pack, "transition")  # archived, nothing could be compared any more
         footer = await PackReader(context.objects).footer_bytes(pack)
         await keep_footer_readable(context, pack.pack_uuid, footer)
+    await still_owner(context)
     await context.objects.change_class(pack.object_key, to)
     info = await context.objects.head(pack.object_key)
     if info.storage_class is not to:

@@ -13,6 +13,7 @@ from sagaz_tiering.catalog.packs import NewPack
 from sagaz_tiering.catalog.places import PlacedFrame
 from sagaz_tiering.engine.dictionary_places import keep
 from sagaz_tiering.engine.job import JobContext
+from sagaz_tiering.engine.ownership import still_owner
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectExists
 from sagaz_tiering.objects.base import ObjectInfo
 from sagaz_tiering.pack.entries import Footer, SealedPack
@@ -80,6 +81,7 @@ async def upload(context: JobContext, new: NewPack, sealed: SealedPack) -> None:
     """
     await keep(context, sealed.dictionaries)
     async with asyncio.timeout(context.options.upload_deadline.total_seconds()):
+        await still_owner(context)
         await context.objects.put(new.object_key, sealed.data, storage_class=new.storage_class, sha256=sealed.sha256)
         await _verify(context, new, sealed)
         if new.storage_class.is_archive:

@@ -19,9 +19,10 @@ from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.verification import Contradiction, Verification
 from sagaz_tiering.engine.collect import pack_of
 from sagaz_tiering.engine.job import JobContext
-from sagaz_tiering.engine.ownership import check_owner, owner_of
+from sagaz_tiering.engine.mark import OWNER_KEY
+from sagaz_tiering.engine.ownership import look, refuse
 from sagaz_tiering.engine.scrub import compare, side_by_side
-from sagaz_tiering.errors import ObjectNotFound
+from sagaz_tiering.errors import CatalogBehind, CatalogUnproven, ObjectNotFound, WrongBucket
 from sagaz_tiering.objects.base import ObjectInfo
 from sagaz_tiering.pack.reader import footer_key
 
@@ -70,10 +71,12 @@ class Verdict:
 
 async def verify(context: JobContext, *, sample: int | None = None, progress: Progress | None = None) -> Verdict:
     """Everything, or of the bucket only `sample` packs by chance. Raises ForeignCatalog for another's prefix."""
-    owner = await owner_of(context.objects)
-    if owner is not None:
-        check_owner(context.objects, owner, await context.catalog.identity())
     verdict = Verdict()
+    try:
+        await refuse(context, await look(context))
+    except (CatalogBehind, CatalogUnproven, WrongBucket) as exc:
+        what = {CatalogBehind: "behind", CatalogUnproven: "unproven", WrongBucket: "wrong_bucket"}[type(exc)]
+        verdict.add(Contradiction(what=what, item=OWNER_KEY, detail=str(exc)))
     await _rows(context, verdict, progress or _silent)
     if sample is None:
         await _bucket(context, verdict, progress or _silent)

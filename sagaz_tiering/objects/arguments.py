@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 
-from sagaz_tiering.errors import InvalidKey, ObjectStoreError
+from sagaz_tiering.errors import CorruptData, InvalidKey, ObjectStoreError
 
 MAX_KEY_BYTES = 1024
 """S3's limit on a whole key, the store's prefix included, in UTF-8 bytes."""
@@ -42,6 +42,12 @@ def check_restore(days: int, tier: str) -> None:
         raise ObjectStoreError(f"there is no restore tier {tier!r}", hint=f"use {', '.join(RESTORE_TIERS)}")
     if days < 1:
         raise ObjectStoreError(f"a restore cannot last {days} days", hint="ask for at least one day")
+
+
+def check_size(key: str, size: int, most: int) -> None:
+    """Raise CorruptData for an object that is larger than what is expected under its key ever is."""
+    if size > most:
+        raise CorruptData(f"{key} has {size} bytes, more than the {most} that it ever should", hint="who wrote it?")
 
 
 def check_data(key: str, data: bytes | bytearray, sha256: bytes) -> None:

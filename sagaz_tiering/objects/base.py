@@ -50,7 +50,7 @@ class ObjectStore(Protocol):
     """Bytes under keys relative to one prefix.
 
     Keys are `/`-separated, without a leading slash, without `.` or `..` parts and without control characters
-    (else InvalidKey). A key is written once and never overwritten. Every call has a deadline. Errors are
+    (else InvalidKey). A key is written once and never overwritten, but by `swap`. Every call has a deadline. Errors are
     ObjectStoreError subclasses where the store answered, ColdTierUnavailable where it did not.
     """
 
@@ -85,6 +85,20 @@ class ObjectStore(Protocol):
         """Exactly `length` (at least 1) bytes from `offset`.
 
         Raises ObjectNotFound, ObjectArchived, or CorruptPack when the object is shorter than that.
+        """
+
+    async def get_tagged(self, key: str, *, most: int) -> tuple[bytes, str]:
+        """The whole of a small object, and a tag that names this writing of it for `swap`.
+
+        Raises as `get`, and CorruptData for one of more than `most` bytes, of which nothing is read.
+        """
+
+    async def swap(self, key: str, data: bytes, tag: str) -> bool:
+        """Put a small object in the place of the one that `tag` names; whether `data` is what is read back then.
+
+        All or nothing, in class STANDARD, and no old version stays. Where the store honours no condition
+        (`If-Match`), two that swap at once may both be answered True: the later one is what stays. Raises
+        ObjectNotFound where there is no object. After an error the new bytes may be there or not, even later.
         """
 
     async def change_class(self, key: str, storage_class: StorageClass) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import functools
+import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from typing import Self, TypeVar
 
 from sagaz_tiering.clock import Clock, from_micros, to_micros
 from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectNotFound, ObjectStoreError
-from sagaz_tiering.objects.arguments import check_data, check_key, check_list_prefix, check_restore
+from sagaz_tiering.objects.arguments import check_data, check_key, check_list_prefix, check_restore, check_size
 from sagaz_tiering.objects.base import DeleteFailure, ObjectInfo, RestoreState
 from sagaz_tiering.objects.local_errors import gone, late, translated, unopenable
 from sagaz_tiering.objects.local_options import LocalOptions
@@ -113,6 +114,24 @@ class LocalObjectStore:
         if len(data) != length:
             raise CorruptPack(f"{key} has {len(data)} of the {length} bytes asked for from {offset}")
         return data
+
+    async def get_tagged(self, key: str, *, most: int) -> tuple[bytes, str]:
+        """See `ObjectStore.get_tagged`."""
+        check_size(key, (await self._run(check_key(key), lambda: self._record(key))).size, most)
+        data = await self.get(key)
+        return data, hashlib.sha256(data).hexdigest()
+
+    async def swap(self, key: str, data: bytes, tag: str) -> bool:
+        """See `ObjectStore.swap`."""
+        record = Record(
+            size=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            storage_class=StorageClass.STANDARD,
+            modified_at=to_micros(self._clock.now()),
+        )
+        if not await self._run(check_key(key), lambda: self._tree.swap(key, data, record, tag)):
+            return False
+        return await self.get(key) == data
 
     async def change_class(self, key: str, storage_class: StorageClass) -> None:
         """See `ObjectStore.change_class`. Like S3's copy in place it is a new object: restored copies end."""

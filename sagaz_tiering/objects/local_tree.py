@@ -1,6 +1,7 @@
 """How `LocalObjectStore` keeps objects on disk. Blocking calls only; raises OSError as the system does.
 
-    ROOT/objects/packs/2026/01/never/9f….pack.object/data           the bytes, never touched again
+    ROOT/objects/packs/2026/01/never/9f….pack.object/data           the bytes, never touched again (a swapped object has
+                                                                    them in a file that its record names)
                                                     /record.json    class, sha256, times, restore state
     ROOT/staging/<one directory per open store>/                    what is being written or removed
 
@@ -21,10 +22,11 @@ import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from uuid import uuid4
 
@@ -32,6 +34,8 @@ from sagaz_tiering.errors import CorruptData, InvalidKey
 from sagaz_tiering.storage_class import StorageClass
 
 OBJECT_SUFFIX = ".object"
+DATA = "data"
+_DATA_NAME = re.compile(r"data(\.[0-9a-f]{32})?")
 MAX_PART_BYTES = 255
 PUBLISH_ATTEMPTS = 100
 """How often a put makes its folders anew when deletes keep removing them as empty."""
@@ -39,7 +43,10 @@ PUBLISH_ATTEMPTS = 100
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """What `record.json` says: `size` in bytes, times in microseconds since 1970, `sha256` in hex."""
+    """What `record.json` says: `size` in bytes, times in microseconds since 1970, `sha256` in hex.
+
+    `data` is the file that has the bytes; another one than DATA after a swap.
+    """
 
     size: int
     sha256: str
@@ -47,17 +54,21 @@ class Record:
     modified_at: int
     ready_at: int | None = None
     readable_until: int | None = None
+    data: str = DATA
 
     def to_bytes(self) -> bytes:
-        return json.dumps(asdict(self), sort_keys=True).encode()
+        fields = {name: value for name, value in asdict(self).items() if (name, value) != ("data", DATA)}
+        return json.dumps(fields, sort_keys=True).encode()
 
     @classmethod
     def from_bytes(cls, data: bytes, where: str) -> Record:
         """Raises CorruptData for anything that `to_bytes` did not make."""
         try:
             fields = json.loads(data)
+            if not _DATA_NAME.fullmatch(fields.get("data", DATA)):
+                raise ValueError(fields["data"])
             return cls(**{**fields, "storage_class": StorageClass(fields["storage_class"])})
-        except (ValueError, TypeError, KeyError) as exc:
+        except (ValueError, TypeError, KeyError, AttributeError) as exc:
             raise CorruptData(f"{where}: not the record of an object: {data[:80]!r}") from exc
 
 
@@ -73,7 +84,20 @@ class OpenObject:
 
     def data(self, offset: int = 0, length: int | None = None) -> bytes:
         """At most `length` bytes from `offset`."""
-        return self._read("data", offset, length)
+        while True:
+            name = self.record().data
+            try:
+                return self._read(name, offset, length)
+            except FileNotFoundError:
+                if self.record().data == name:  # else it was swapped between the two
+                    raise
+
+    def replace_data(self, data: bytes, record: Record) -> None:
+        """Other bytes: they are there once the record names their file. The caller holds the lock."""
+        old, new = self.record().data, f"{DATA}.{uuid4().hex}"
+        _write_file(new, data, dir_fd=self._fd)
+        self.replace_record(replace(record, data=new))
+        os.unlink(old, dir_fd=self._fd)
 
     def replace_record(self, record: Record) -> None:
         _write_file("record.new", record.to_bytes(), dir_fd=self._fd)
@@ -170,6 +194,15 @@ class ObjectTree:
             if new != old:
                 found.replace_record(new)
             return new
+
+    def swap(self, key: str, data: bytes, record: Record, sha256: str) -> bool:
+        """Other bytes under a key whose bytes have this sha256 (hex) until now; False if they have not."""
+        with self.opened(key) as found:
+            found.lock()
+            if found.record().sha256 != sha256:
+                return False
+            found.replace_data(data, record)
+            return True
 
     def remove(self, key: str) -> None:
         """Remove object and folders that are empty then; raises FileNotFoundError for a missing key."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
 from dataclasses import replace
@@ -19,6 +20,7 @@ from sagaz_tiering.errors import (
     ConfigError,
     CorruptPack,
     ObjectArchived,
+    ObjectExists,
     ObjectNotFound,
     ObjectStoreError,
 )
@@ -28,6 +30,7 @@ from sagaz_tiering.objects.arguments import (
     check_key,
     check_list_prefix,
     check_restore,
+    check_size,
 )
 from sagaz_tiering.objects.base import DeleteFailure, ObjectInfo, RestoreState
 from sagaz_tiering.objects.s3_answers import parse_restore, parse_sha256, parse_storage_class
@@ -168,6 +171,27 @@ class S3ObjectStore:
             raise CorruptPack(f"{target['Key']} has {len(data)} of the {length} bytes asked for from {offset}")
         return data
 
+    async def get_tagged(self, key: str, *, most: int) -> tuple[bytes, str]:
+        """See `ObjectStore.get_tagged`."""
+        answer, data = await self._read(self._target(key), most=most)
+        return data, f"{answer.get('ETag', '')} {answer.get('VersionId', '')}"
+
+    async def swap(self, key: str, data: bytes, tag: str) -> bool:
+        """See `ObjectStore.swap`."""
+        path, (etag, version) = self._path(key), tag.split(" ")
+        try:
+            await self._uploads.swap(path, data, sha256=hashlib.sha256(data).digest(), etag=etag)
+        except ObjectExists:
+            return False
+        answer, found = await self._read(self._target(key))
+        now = answer.get("VersionId", "")
+        # With versioning suspended both versions are "null", and deleting "null" would delete the object itself.
+        if version and not now:
+            await self._deletes.drop_old_versions(path)
+        elif version and version != now:
+            await self._deletes.drop_version(path, version)
+        return found == data
+
     async def change_class(self, key: str, storage_class: StorageClass) -> None:
         """See `ObjectStore.change_class`."""
         path = self._path(key)
@@ -241,12 +265,16 @@ class S3ObjectStore:
     def _target(self, key: str) -> dict[str, Any]:
         return {"Bucket": self._calls.options.bucket, "Key": self._path(key)}
 
-    async def _read(self, arguments: dict[str, Any]) -> tuple[GetObjectOutputTypeDef, bytes]:
+    async def _read(
+        self, arguments: dict[str, Any], *, most: int | None = None
+    ) -> tuple[GetObjectOutputTypeDef, bytes]:
         """Answer and body; a body that is cut short is asked for again like any other failure."""
 
         async def attempt() -> tuple[GetObjectOutputTypeDef, bytes]:
             answer = await self._client.get_object(**arguments)
             async with answer["Body"]:
+                if most is not None:
+                    check_size(arguments["Key"], answer["ContentLength"], most)
                 body = await answer["Body"].read()
             return answer, body
 

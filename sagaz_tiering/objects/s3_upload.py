@@ -8,13 +8,16 @@ import contextlib
 import hashlib
 import io
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from sagaz_tiering.errors import ColdTierUnavailable, ObjectExists, ObjectNotFound, ObjectStoreError
 from sagaz_tiering.objects.s3_calls import S3Calls
 from sagaz_tiering.objects.s3_errors import error_code
 from sagaz_tiering.storage_class import StorageClass
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3.type_defs import HeadObjectOutputTypeDef
 
 SHA256_METADATA = "sha256"
 PUT_METADATA = "put"
@@ -43,6 +46,21 @@ class S3Uploads:
         """Store `data` under the full key `key`, in place of what may be there, with `mark` in its metadata."""
         await self._send(key, data, storage_class, sha256, {MARK_METADATA: mark} if mark else {}, fresh=False)
 
+    async def swap(self, key: str, data: bytes, *, sha256: bytes, etag: str) -> None:
+        """Store `data` in place of the put that `etag` names; raises ObjectExists where another one is there.
+
+        On a store without `If-Match`, or one that compares it with something else, the last look decides.
+        """
+        standard = StorageClass.STANDARD
+        try:
+            await self._send(key, data, standard, sha256, {}, fresh=False, etag=etag)
+        except ObjectStoreError as exc:
+            if not isinstance(exc, ObjectExists) and error_code(exc) != "NotImplemented":
+                raise
+            if await self._etag_of(key) != etag:
+                raise ObjectExists(f"PutObject of {key}: it was replaced meanwhile; nothing was overwritten") from exc
+            await self._send(key, data, standard, sha256, {}, fresh=False)
+
     async def _send(
         self,
         key: str,
@@ -52,6 +70,7 @@ class S3Uploads:
         metadata: dict[str, str],
         *,
         fresh: bool,
+        etag: str = "",
     ) -> None:
         token = uuid4().hex
         arguments = {
@@ -65,13 +84,13 @@ class S3Uploads:
             if len(data) > self._calls.options.multipart_threshold:
                 await self._in_parts(key, data, arguments, fresh=fresh)
             else:
-                await self._at_once(key, data, sha256, arguments, fresh=fresh)
+                await self._at_once(key, data, sha256, arguments, fresh=fresh, etag=etag)
         except (ObjectExists, ObjectNotFound):  # not found: an upload that a lost answer had completed
             if await self._token_of(key) != token:
                 raise
 
     async def _at_once(
-        self, key: str, data: bytes | bytearray, sha256: bytes, arguments: dict[str, Any], *, fresh: bool
+        self, key: str, data: bytes | bytearray, sha256: bytes, arguments: dict[str, Any], *, fresh: bool, etag: str
     ) -> None:
         if self._calls.options.sends_checksums:
             arguments = {**arguments, "ChecksumSHA256": base64.b64encode(sha256).decode()}
@@ -84,7 +103,7 @@ class S3Uploads:
 
             await self._calls.run("PutObject", attempt, key=key)
 
-        await (self._conditionally(key, send) if fresh else send({}))
+        await (self._conditionally(key, send) if fresh else send({"IfMatch": etag} if etag else {}))
 
     async def _in_parts(self, key: str, data: bytes | bytearray, arguments: dict[str, Any], *, fresh: bool) -> None:
         """Create, send the parts one after another, complete; abort on any failure, also on cancellation.
@@ -158,11 +177,14 @@ class S3Uploads:
 
     async def _token_of(self, key: str) -> str | None:
         """The token of the object under `key` ("" for one that has none), or None without an object."""
-        bucket = self._calls.options.bucket
         try:
-            answer = await self._calls.run(
-                "HeadObject", lambda: self._calls.client.head_object(Bucket=bucket, Key=key), key=key
-            )
+            return (await self._head(key))["Metadata"].get(PUT_METADATA, "")
         except ObjectNotFound:
             return None
-        return answer["Metadata"].get(PUT_METADATA, "")
+
+    async def _etag_of(self, key: str) -> str:
+        return (await self._head(key)).get("ETag", "")
+
+    async def _head(self, key: str) -> HeadObjectOutputTypeDef:
+        client, bucket = self._calls.client, self._calls.options.bucket
+        return await self._calls.run("HeadObject", lambda: client.head_object(Bucket=bucket, Key=key), key=key)

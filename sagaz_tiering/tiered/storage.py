@@ -88,6 +88,7 @@ class TieredSnapshotStorage(AnyLoop):
         tiers: Tiers,
         *,
         expire: Callable[[], Awaitable[int]] | None = None,
+        publish: Callable[[], Awaitable[str]] | None = None,
         open_again: Callable[[], AbstractAsyncContextManager[Self]] | None = None,
     ) -> None:
         """`open_again` opens the same tiers on another event loop: without it, callers there get WrongEventLoop."""
@@ -96,6 +97,7 @@ class TieredSnapshotStorage(AnyLoop):
         self._open_again = open_again
         self._tiers = tiers
         self._expire = expire
+        self._publish = publish
         catalog = tiers.catalog
         self._restorer = Restorer(catalog.restores, tiers.prices, tiers.clock, tiers.restore)
         self._watch = Watch(tiers.incarnation, catalog.history, _first_after(tiers.policies))
@@ -272,18 +274,30 @@ class TieredSnapshotStorage(AnyLoop):
     async def hold(self, saga_id: UUID | str, reason: str, *, who: str = "application") -> Hold:
         """Place a legal hold: nothing of the saga expires or can be deleted until `release`. Raises ConfigError.
 
-        A saga that is not there is held from its first snapshot on; `covered` tells what is there now.
+        A saga that is not there is held from its first snapshot on; `covered` tells what is there now, and
+        `publish_journal` whether the bucket knows of it by then, too; else a daemon tells it.
         """
-        return await self._holder.hold(as_uuid(saga_id, "saga_id"), reason=reason, who=who)
+        hold = await self._holder.hold(as_uuid(saga_id, "saga_id"), reason=reason, who=who)
+        await self.publish_journal()
+        return hold
 
     async def release(self, saga_id: UUID | str, reason: str = "released", *, who: str = "application") -> int:
         """End the holds that were placed on this saga by its id; how many there were."""
         placed = await self._tiers.catalog.holds.in_force(as_uuid(saga_id, "saga_id"))
-        return await self._holder.release(placed, reason=reason, who=who)
+        count = await self._holder.release(placed, reason=reason, who=who)
+        await self.publish_journal()
+        return count
 
     async def covered(self, on: UUID | str | Match) -> Coverage:
         """What a hold or an erasure of this saga, or a hold on this match, covers now, by tier."""
         return await self._holder.covered(on if isinstance(on, Match) else as_uuid(on, "saga_id"))
+
+    async def publish_journal(self) -> str:
+        """Have the bucket know holds, releases and erasures, for a few seconds; why it does not yet, "" when it does.
+
+        They call it themselves. Where this process may not write there, a daemon does it within seconds.
+        """
+        return "" if self._publish is None else await self._publish()
 
     async def forget(
         self, saga_id: UUID | str, *, reason: str = "asked by the application", who: str = "application"
@@ -295,7 +309,9 @@ class TieredSnapshotStorage(AnyLoop):
         TierUnavailable (repeat it: nothing is half erased for readers). Where no tier knows anything of the saga the
         order is recorded all the same, and the receipt says so (`found_nothing`).
         """
-        return await self._remover.forget(as_uuid(saga_id, "saga_id"), who=who, reason=reason)
+        receipt = await self._remover.forget(as_uuid(saga_id, "saga_id"), who=who, reason=reason)
+        await self.publish_journal()
+        return receipt
 
     async def delete_expired_snapshots(self) -> int:
         """Run the expire job now, in every tier; how many copies went (0 if another process is at it)."""

@@ -15,6 +15,7 @@ from support.s3_server import S3Server, s3_options, s3_server  # noqa: F401  # a
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.errors import (
     BucketUnusable,
+    CorruptData,
     CorruptPack,
     InvalidKey,
     ObjectArchived,
@@ -380,6 +381,37 @@ async def test_hostile_prefixes_are_refused(store: ObjectStore) -> None:
     for prefix in ("../", "/", "a/../b", "a//", "nul\x00", "half\ud800"):
         with pytest.raises(InvalidKey):
             await keys(store, prefix)
+
+
+async def test_swap_replaces_only_what_was_read(store: ObjectStore) -> None:
+    """Other bytes take the place of the ones that the tag names; once they are others, nothing is written."""
+    await put(store, "mark", b"one", StorageClass.STANDARD)
+    data, tag = await store.get_tagged("mark", most=100)
+    assert data == b"one"
+    assert await store.swap("mark", b"the second", tag)
+    assert not await store.swap("mark", b"a third", tag)
+    data, tag = await store.get_tagged("mark", most=100)
+    assert data == await store.get("mark") == await store.get_range("mark", 0, 10) == b"the second"
+    info = await store.head("mark")
+    assert (info.size, info.storage_class) == (10, StorageClass.STANDARD)
+    with pytest.raises(CorruptData, match="10 bytes"):
+        await store.get_tagged("mark", most=9)
+    await store.delete(["mark"])
+    with pytest.raises(ObjectNotFound):
+        await store.get_tagged("mark", most=100)
+    with pytest.raises(ObjectNotFound):
+        await store.swap("mark", b"again", tag)
+
+
+async def test_swap_by_many_at_once_has_one_winner(store: ObjectStore) -> None:
+    """Of those that read the same, one succeeds, and readers see whole objects meanwhile."""
+    await put(store, "mark", b"writer 0", StorageClass.STANDARD)
+    _, tag = await store.get_tagged("mark", most=100)
+    bodies = [f"writer {n}".encode() for n in range(1, 8)]
+    swaps = asyncio.gather(*(store.swap("mark", body, tag) for body in bodies))
+    while not swaps.done():
+        assert (await store.get("mark")).startswith(b"writer ")
+    assert [await store.get("mark")] == [body for body, won in zip(bodies, await swaps, strict=True) if won]
 
 
 async def test_many_callers_wait_and_do_not_fail(store: ObjectStore) -> None:

@@ -426,8 +426,8 @@ async def test_erasure_tells_the_journal(shop: Product) -> None:
     await shop.storage.forget(saved[0].saga_id)
     await shop.run("collect")
     journal = b"".join([await shop.runtime.objects.get(key) for key in await shop.object_keys("journal/")])
-    assert b'"keys_created"' in journal
-    assert b'"key_destroyed"' in journal
+    assert b"keys_created" in journal
+    assert b"key_destroyed" in journal
     assert str(row["key_id"]).encode() in journal
     for key in await shop.object_keys(""):
         data = await shop.runtime.objects.get(key)

@@ -13,13 +13,12 @@ import pytest
 from support.payload import SAGA_NAME, snapshots
 from support.processes import redis_do
 from support.servers import fresh_database
-from support.tiers import DAY, Product, config, product
+from support.tiers import DAY, Product, config, product, rebuilt_from_bucket
 
 from sagaz_tiering.catalog.dictionaries import CatalogDictionaries
 from sagaz_tiering.codec import Header, encode, read_header
 from sagaz_tiering.embedded import PostgresServer, RedisServer
-from sagaz_tiering.engine.job import Tally
-from sagaz_tiering.engine.rebuild import rebuild
+from sagaz_tiering.engine.mark import parse
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptRecord, HotTierUnavailable
 from sagaz_tiering.pack.dictionary_objects import BucketDictionaries
 from sagaz_tiering.pack.reader import PackReader, read_footer
@@ -354,7 +353,7 @@ async def test_rebuilt_catalog_knows_the_dictionaries(
         fresh_database(postgres_server) as other,
         product(settings(other, redis_url, tmp_path), now=shop.clock.now()) as rebuilt,
     ):
-        await rebuild(rebuilt.runtime.job_context(), Tally(None))
+        await rebuilt_from_bucket(rebuilt)
         await all_equal(rebuilt, saved)
         assert dict(await rebuilt.runtime.catalog.dictionaries.current()) == {SAGA_NAME: found.id}
         assert "dictionaries" not in (await rebuilt.run("train")).counts
@@ -374,6 +373,9 @@ async def test_older_catalog_dump_learns_what_it_missed(
     ):
         assert await restored.runtime.catalog.take_identity(identity)
         await all_equal(restored, saved)
+        mark = parse(await restored.runtime.objects.get("owner.json"))
+        assert mark is not None
+        await restored.runtime.catalog.ownership.take_mark(mark.counter, mark.nonce, mark.journal)
         await restored.run("train")
         assert dict(await restored.runtime.catalog.dictionaries.current()) == {SAGA_NAME: found.id}
 

@@ -24,14 +24,13 @@ from support.forgery import (
 )
 from support.servers import fresh_database
 from support.snapshots import make
-from support.tiers import DAY, Product, config, product
+from support.tiers import DAY, Product, config, product, rebuilt_from_bucket
 
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec import encode
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.engine.claims import Claim, contradict
 from sagaz_tiering.engine.job import Tally
-from sagaz_tiering.engine.rebuild import rebuild
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.pack.entries import Footer
 from sagaz_tiering.pack.frame import build_frame
@@ -329,7 +328,7 @@ async def test_forged_dates_expire_nothing(shop: Product) -> None:
 async def rebuilt(shop: Product) -> Tally:
     """The catalog of `shop` from its bucket."""
     tally = Tally(None)
-    await rebuild(shop.runtime.job_context(), tally)
+    await rebuilt_from_bucket(shop, tally)
     return tally
 
 

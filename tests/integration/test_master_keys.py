@@ -14,14 +14,13 @@ from support.encrypted import POLICIES, aged, bucket, encrypted, frames_of, key_
 from support.payload import snapshots
 from support.s3_server import Answer, Request, S3Server, ScriptedServer, forward, free_port, s3_server  # noqa: F401  # a fixture
 from support.servers import fresh_database
-from support.tiers import DAY, product
+from support.tiers import DAY, product, rebuilt_from_bucket
 from support.yaml_config import write_config
 
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.engine.job import Tally
 from sagaz_tiering.engine.key_backup import export_keys, import_keys, read_backup
-from sagaz_tiering.engine.rebuild import rebuild
 from sagaz_tiering.errors import ConfigError, ErasedData, MasterKeyUnavailable, MissingDependencyError
 from sagaz_tiering.master_keys.kms import Kms, KmsOptions
 from sagaz_tiering.wiring import open_runtime
@@ -166,7 +165,7 @@ async def test_backup_of_data_keys_after_the_catalog_is_lost(
         product(encrypted(other, redis_url, tmp_path), now=now) as shop,
     ):
         context, tally = shop.runtime.job_context(), Tally(None)
-        await rebuild(context, tally)
+        await rebuilt_from_bucket(shop, tally)
         assert tally.counts["encrypted_frames"] == 4
         assert len(await shop.storage.timeline(saved[5].saga_id)) == 5
         with pytest.raises(ErasedData) as lost:

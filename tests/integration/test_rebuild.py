@@ -10,13 +10,13 @@ import pytest
 from support.commands import cli
 from support.payload import snapshots
 from support.servers import fresh_database
-from support.tiers import DAY, Product, config, product
+from support.tiers import DAY, Product, config, product, rebuilt_from_bucket
 from support.yaml_config import write_config
 
 from sagaz_tiering.db.migrations import migrate
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.engine.job import Tally
-from sagaz_tiering.engine.rebuild import measure, rebuild
+from sagaz_tiering.engine.rebuild import Wish, measure, proposed_id, rebuild
 from sagaz_tiering.errors import ConfigError, ForeignCatalog, SnapshotArchived
 from sagaz_tiering.snapshot import SagaSnapshot
 
@@ -29,6 +29,8 @@ POLICIES: list[dict[str, Any]] = [
     {"name": "short", "match": {"saga_name": "short"}, "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "50d"},
     {"name": "rest", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "900d"},
 ]
+NOW = Wish(take_over=True)
+"""No two minutes are waited for the owner that is gone."""
 PACK = {"pack": {"target": "16KiB", "max_frame": "16KiB"}}
 
 
@@ -107,15 +109,17 @@ async def test_rebuilt_catalog_gives_equal_answers(
         fresh_database(postgres_server) as other,
         product(settings(other, redis_url, tmp_path), now=now) as shop,
     ):
-        monkeypatch.setattr("sagaz_tiering.engine.rebuild._AT_ONCE", 1)  # pages of four packs
+        monkeypatch.setattr("sagaz_tiering.engine.catch_up._AT_ONCE", 1)  # pages of four packs
         context = shop.runtime.job_context()
         extent = await measure(context, shop.runtime.prices)
         assert (extent.packs > 4, extent.archived > 0, extent.cost_usd > 0) == (True, True, True)
         context.stopping.set()
-        await rebuild(context, Tally(None))  # stopped after a page
+        whose = await proposed_id(context)
+        assert whose is not None
+        await rebuild(context, Tally(None), whose, NOW)  # stopped after a page
         context.stopping.clear()
         tally = Tally(None)
-        await rebuild(context, tally)
+        await rebuild(context, tally, whose, NOW)
         assert tally.counts["already_there"] > 0
         assert not tally.counts["unreadable"], tally.notes
         assert [hold.to_dict() for hold in await shop.runtime.catalog.holds.in_force()] == held
@@ -125,7 +129,7 @@ async def test_rebuilt_catalog_gives_equal_answers(
             assert not report.counts.get("failed"), report.notes
         assert await answers(shop, saved) == before
         again = Tally(None)
-        await rebuild(context, again)
+        await rebuild(context, again, whose, NOW)
         assert not again.counts["packs"]
 
 
@@ -138,7 +142,7 @@ async def test_catalog_dropped_under_a_running_process(database: str, redis_url:
         await migrate(shop.runtime.db)
         with pytest.raises(ForeignCatalog):
             await shop.run("age")
-        await rebuild(shop.runtime.job_context(), Tally(None))
+        await rebuilt_from_bucket(shop)
         assert await answers(shop, saved) == before
         await shop.run("age")
 
@@ -148,8 +152,7 @@ async def test_rebuild_needs_an_empty_catalog_and_a_bucket_of_ours(
 ) -> None:
     """Another catalog's packs are never taken over by one that has packs; an empty prefix is nothing to rebuild."""
     async with product(settings(database, redis_url, tmp_path)) as shop:
-        with pytest.raises(ConfigError, match="no catalog"):
-            await rebuild(shop.runtime.job_context(), Tally(None))
+        assert await proposed_id(shop.runtime.job_context()) is None
         await busy_store(shop)
     async with (
         fresh_database(postgres_server) as other,
@@ -162,8 +165,12 @@ async def test_rebuild_needs_an_empty_catalog_and_a_bucket_of_ours(
         context = shop.runtime.job_context()
         async with product(settings(other, redis_url, tmp_path), schema=False) as there:
             context.objects = there.runtime.objects
+            whose = await proposed_id(context)
+            assert whose is not None
+            with pytest.raises(ConfigError, match="belongs to"):
+                await rebuild(context, Tally(None), await context.catalog.identity(), NOW)
             with pytest.raises(ConfigError, match="empty"):
-                await rebuild(context, Tally(None))
+                await rebuild(context, Tally(None), whose, NOW)
 
 
 async def test_damaged_pack_does_not_stop_the_rebuild(
@@ -189,7 +196,7 @@ async def test_damaged_pack_does_not_stop_the_rebuild(
         dry = await cli("catalog", "rebuild", "--dry-run", "--config", path)
         assert dry.code == 0, dry.err
         assert "packs" in dry.out
-        done = await cli("catalog", "rebuild", "--json", "--config", path)
+        done = await cli("catalog", "rebuild", "--take-over", "--json", "--config", path)
         assert done.code == 1, done.err
         assert done.document["counts"]["unreadable"] == 1
         assert victim.parent.name.removesuffix(".object") in done.document["notes"][0]

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -606,6 +607,43 @@ async def test_change_class_leaves_no_old_version(versioning: str, s3_server: S3
             assert len(await s3_server.versions(bucket)) == 1
         await store.change_class("a.pack", GLACIER)
         assert [version["StorageClass"] for version in await s3_server.versions(bucket)] == ["GLACIER"]
+
+
+@pytest.mark.parametrize("versioning", ["Enabled", "Suspended"])
+async def test_swap_leaves_no_old_version(versioning: str, s3_server: S3Server) -> None:  # noqa: F811
+    """An object that is replaced each minute must not be billed a version each minute."""
+    bucket = await s3_server.make_bucket("Enabled")
+    async with opened(s3_server.endpoint, bucket) as store:
+        await put(store, "mark")
+        if versioning == "Suspended":
+            await set_versioning(s3_server, bucket, "Suspended")
+        for number in range(3):
+            _, tag = await store.get_tagged("mark", most=100)
+            assert await store.swap("mark", str(number).encode(), tag)
+            assert len(await s3_server.versions(bucket)) == 1
+        assert await store.get("mark") == b"2"
+
+
+@pytest.mark.parametrize("store_does", ["ignores", "refuses", "compares_unquoted"])
+async def test_swap_without_the_condition_still_sees_who_was_before(store_does: str, s3_server: S3Server) -> None:  # noqa: F811
+    """A store may not know `If-Match`, or mean something else by it: a change that can be seen is never overwritten."""
+    bucket = await s3_server.make_bucket()
+
+    async def script(request: Request) -> Reply:
+        if "if-match" in request.headers and store_does == "refuses":
+            return xml_error(501, "NotImplemented")
+        if "if-match" in request.headers and store_does == "compares_unquoted":
+            return xml_error(412, "PreconditionFailed")
+        headers = {name: value for name, value in request.headers.items() if name != "if-match"}
+        return await forward(replace(request, headers=headers), s3_server.endpoint)
+
+    async with ScriptedServer(script) as server, opened(server.endpoint, bucket) as store:
+        await put(store, "mark")
+        _, tag = await store.get_tagged("mark", most=100)
+        assert await store.swap("mark", b"second", tag)
+        if store_does != "ignores":
+            assert not await store.swap("mark", b"third", tag)
+            assert await store.get("mark") == b"second"
 
 
 async def test_change_class_finishes_what_a_crash_left(s3_server: S3Server) -> None:  # noqa: F811

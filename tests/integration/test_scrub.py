@@ -17,8 +17,9 @@ from support.yaml_config import write_config
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.engine.job import Tally
-from sagaz_tiering.engine.rebuild import rebuild
-from sagaz_tiering.errors import CorruptData
+from sagaz_tiering.engine.mark import parse
+from sagaz_tiering.engine.rebuild import adopt
+from sagaz_tiering.errors import CatalogBehind, CorruptData
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage_class import StorageClass
 
@@ -203,7 +204,7 @@ async def test_pack_archived_behind_our_back_stops_no_transition(shop: Product, 
 async def test_old_catalog_dump_deletes_nothing(
     shop: Product, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
 ) -> None:
-    """Packs that an old dump does not know are never collected; a rebuild reads them in."""
+    """No job runs on it; and packs that a catalog does not know are never collected, but read in by `catalog adopt`."""
     saved = await aged(shop)
     keys = await shop.object_keys()
     identity = await shop.runtime.catalog.identity()
@@ -212,13 +213,18 @@ async def test_old_catalog_dump_deletes_nothing(
         settings = config(database=older, redis_url=redis_url, cold=cold, policies=POLICIES)
         async with product(settings, now=shop.clock.now() + 10 * DAY) as dump:
             assert await dump.runtime.catalog.take_identity(identity)
+            with pytest.raises(CatalogBehind):
+                await dump.run("collect")
+            mark = parse(await dump.runtime.objects.get("owner.json"))
+            assert mark is not None
+            await dump.runtime.catalog.ownership.take_mark(mark.counter, mark.nonce, mark.journal)
             for _ in range(3):
                 report = await dump.run("collect")
                 dump.clock.advance(2 * DAY)
             assert report.counts["unknown"] == len(keys)
             assert await dump.object_keys() == keys
-            assert all("rebuild" in reason for reason in (await quarantined(dump)).values())
-            await rebuild(dump.runtime.job_context(), Tally(None))
+            assert all("catalog adopt" in reason for reason in (await quarantined(dump)).values())
+            await adopt(dump.runtime.job_context(), Tally(None))
             assert await unreadable(dump, saved) == set()
             assert "unknown" not in (await dump.run("collect")).counts
 

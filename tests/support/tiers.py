@@ -12,6 +12,8 @@ from typing import Any
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.db.migrations import migrate
 from sagaz_tiering.engine import JobReport, run_job
+from sagaz_tiering.engine.job import Tally
+from sagaz_tiering.engine.rebuild import Wish, proposed_id, rebuild
 from sagaz_tiering.settings import TieringConfig
 from sagaz_tiering.tiered import TieredSnapshotStorage
 from sagaz_tiering.wiring import Runtime, open_runtime
@@ -55,6 +57,14 @@ class Product:
     async def object_keys(self, prefix: str = "packs/") -> list[str]:
         """Keys in the object store."""
         return [info.key async for info in self.runtime.objects.list(prefix)]
+
+
+async def rebuilt_from_bucket(shop: Product, tally: Tally | None = None) -> None:
+    """`catalog rebuild` as whose bucket it is by its mark, at once: its owner is gone."""
+    context = shop.runtime.job_context()
+    whose = await proposed_id(context)
+    assert whose is not None
+    await rebuild(context, Tally(None) if tally is None else tally, whose, Wish(take_over=True))
 
 
 def insistent(policies: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -16,7 +16,8 @@ SELECT r.privilege, string_agg(c.relname, ', ' ORDER BY c.relname) AS tables
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
  CROSS JOIN unnest(ARRAY['SELECT', 'INSERT', 'UPDATE', 'DELETE']) AS r (privilege)
  WHERE n.nspname = 'sagaz_tiering' AND c.relkind IN ('r', 'p') AND NOT has_table_privilege(c.oid, r.privilege)
-   AND NOT (c.relname IN ('schema_migrations', 'owner') AND r.privilege <> 'SELECT')
+   AND NOT (c.relname = 'schema_migrations' AND r.privilege <> 'SELECT')
+   AND NOT (c.relname = 'owner' AND r.privilege IN ('INSERT', 'DELETE'))
  GROUP BY r.privilege ORDER BY r.privilege
 
 -- name: backend

@@ -6,6 +6,10 @@ INSERT INTO sagaz_tiering.packs
 VALUES ($1, $2, 'UPLOADING', $3, $4, $5, $6, $7, 0, $8, $9, $10, $11, $12, $14, $15, $16, $16, $13)
 RETURNING pack_id
 
+-- name: start_over
+-- An upload that this catalog did not see the end of, because it is of an older dump.
+DELETE FROM sagaz_tiering.packs WHERE pack_uuid = $1 AND state = 'UPLOADING'
+
 -- name: activate
 UPDATE sagaz_tiering.packs SET state = 'ACTIVE', live_count = $2, class_since = $3
  WHERE pack_id = $1 AND state = 'UPLOADING'

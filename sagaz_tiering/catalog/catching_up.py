@@ -1,0 +1,141 @@
+"""What the bucket's journal tells, put into the tables of a catalog that does not know it: a new one, or an old dump.
+
+Everything can be told twice and in any order; what is known already stays as it is. Nothing of it is told to the
+bucket again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID, uuid5
+
+import orjson
+
+from sagaz_tiering.catalog.holds import HOLD_LOCK, Holds
+from sagaz_tiering.catalog.journal import Entry, note
+from sagaz_tiering.catalog.leases import Lease, fence
+from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
+from sagaz_tiering.catalog.patterns_sql import expression
+from sagaz_tiering.db.database import Connection, Database, affected
+from sagaz_tiering.db.queries import load
+from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.storage_class import StorageClass
+
+_SQL = load("catch_up")
+_PAGE = 1000
+ERASURE_FIELDS = ("erasure_id", "saga_id", "hot", "durable", "archived", "replays", "snapshots")
+"""What the journal tells of an erasure beside who ordered it, why and when."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnownPack:
+    """What the catalog says of an object in the bucket."""
+
+    pack_id: int
+    state: str
+    storage_class: StorageClass
+
+
+class CatchingUp:
+    """Changes that others made while this catalog did not look."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+        self._holds = Holds(db)
+
+    async def apply(self, entries: Sequence[Entry], lease: Lease) -> None:
+        """All of these, in one transaction; the fields of `body` are checked (`engine.journal_format`)."""
+        async with self._db.transaction() as conn:
+            await fence(conn, lease)
+            await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
+            await conn.execute("SELECT pg_advisory_xact_lock($1)", HOLD_LOCK)
+            await _delete(conn, [entry for entry in entries if entry.kind == "delete"])
+            for entry in entries:
+                if entry.kind == "key_destroyed":
+                    await conn.execute(_SQL["destroy_keys"], entry.body["key_ids"])
+                elif entry.kind == "forget":
+                    await _erase(conn, entry)
+                elif entry.kind == "release":
+                    await _release(conn, entry)
+                elif entry.kind == "hold":
+                    await _hold(conn, entry.body)
+
+    async def tell_again(self, now: datetime) -> None:
+        """Every hold in force and every erasure go to the journal once more, for a bucket that may lack them."""
+        after = UUID(int=0)
+        async with self._db.transaction() as conn:
+            for hold in await self._holds.in_force():
+                await note(conn, "hold", hold.to_dict(), now)
+            while rows := await conn.fetch(_SQL["erasures"], after, _PAGE):
+                for row in rows:
+                    names = {"who": from_column(row["who"]), "reason": from_column(row["reason"])}
+                    body = {name: row[name] for name in ERASURE_FIELDS} | names
+                    await note(conn, "forget", body, row["requested_at"])
+                after = rows[-1]["erasure_id"]
+
+    async def known(self, pack_uuids: Sequence[UUID]) -> dict[UUID, KnownPack]:
+        """Of these packs, those that have a row."""
+        rows = await self._db.fetch(_SQL["states"], list(pack_uuids))
+        return {
+            row["pack_uuid"]: KnownPack(
+                pack_id=row["pack_id"], state=row["state"], storage_class=StorageClass(row["storage_class"])
+            )
+            for row in rows
+        }
+
+    async def object_is_gone(self, pack_id: int, lease: Lease, now: datetime) -> bool:
+        """The row of a pack without its object ends, if nothing that lives is said to be in it; whether it did."""
+        async with self._db.transaction() as conn:
+            await fence(conn, lease)
+            await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
+            await conn.execute(_SQL["drop_expired"], pack_id, now)
+            return affected(await conn.execute(_SQL["drop_pack"], pack_id, now)) == 1
+
+
+async def _delete(conn: Connection, entries: Sequence[Entry]) -> None:
+    pairs = [(snapshot_id, entry.at) for entry in entries for snapshot_id in entry.body["snapshot_ids"]]
+    if pairs:
+        ids, times = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        for query in ("bury", "delete_durable", "delete_places"):
+            await conn.execute(_SQL[query], ids, times)
+
+
+async def _erase(conn: Connection, entry: Entry) -> None:
+    body, at = entry.body, entry.at
+    erasure_id, saga_id = body["erasure_id"], body["saga_id"]
+    other = await conn.fetchval(_SQL["erased_as"], saga_id, at)
+    if erasure_id is None:  # told by the code before, without its id
+        if other is not None:
+            return
+        erasure_id = uuid5(saga_id, at.isoformat())
+    counts = (body["hot"], body["durable"], body["archived"], body["replays"], body["snapshots"])
+    names = (to_column(body["who"]), to_column(body["reason"]))
+    if await conn.fetchval(_SQL["erase"], erasure_id, saga_id, at, *names, *counts) is None:
+        return
+    if other is not None:
+        await conn.execute(_SQL["pass_on"], other, erasure_id)
+        await conn.execute(_SQL["drop_erasure"], other)
+    for query in ("erase_durable", "erase_replays", "erase_places"):
+        await conn.execute(_SQL[query], saga_id, at)
+    await conn.execute(_SQL["erase_packs"], erasure_id, saga_id, at)
+
+
+async def _release(conn: Connection, entry: Entry) -> None:
+    hold_id, body = entry.body["hold_id"], entry.body
+    row = await conn.fetchrow(_SQL["release_hold"], hold_id)
+    of: tuple[Any, ...] = (None, None) if row is None else (row["saga_id"], row["match"])
+    names = (to_column(body["who"]), to_column(body["reason"]))
+    await conn.execute(_SQL["log_hold"], hold_id, "release", entry.at, *names, *of)
+
+
+async def _hold(conn: Connection, body: dict[str, Any]) -> None:
+    on, hold_id, at = body["on"], body["hold_id"], body["placed_at"]
+    who, reason = to_column(body["placed_by"]), to_column(body["reason"])
+    saga_id, match = (on, None) if isinstance(on, UUID) else (None, orjson.dumps(on.model_dump(mode="json")).decode())
+    names = (None, None, None) if isinstance(on, UUID) else (on.saga_name, on.step_name, on.status)
+    expressions = [None if patterns is None else expression(patterns) for patterns in names]
+    await conn.execute(_SQL["log_hold"], hold_id, "hold", at, who, reason, saga_id, match)
+    await conn.execute(_SQL["place_hold"], hold_id, saga_id, match, *expressions, reason, who, at)

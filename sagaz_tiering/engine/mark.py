@@ -1,0 +1,112 @@
+"""The mark `owner.json` of a prefix, and how a catalog stands to it. Pure.
+
+Mark and catalog carry the same counter and nonce, which move on together, the catalog first. A copy of the database,
+or one that went back to an older dump, meets a nonce that it never gave: it is behind, whatever the cause (design G8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from uuid import UUID
+
+import orjson
+
+from sagaz_tiering.catalog.owner import OwnerRow
+
+OWNER_KEY = "owner.json"
+MOST_BYTES = 64 * 2**10
+"""A mark has 300 bytes; a larger object is none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mark:
+    """What `owner.json` says. `nonce` None: written before marks moved; `journal` is the newest number given."""
+
+    catalog_id: UUID
+    claimed_at: datetime
+    counter: int = 0
+    nonce: UUID | None = None
+    journal: int = 0
+    moved_at: datetime | None = None
+
+    def to_bytes(self) -> bytes:
+        """JSON."""
+        return orjson.dumps({name: getattr(self, name) for name in self.__dataclass_fields__}, default=str)
+
+
+def parse(data: bytes) -> Mark | None:
+    """The mark in an object; None where it is none."""
+    try:
+        told = orjson.loads(data)
+        nonce, moved = told.get("nonce"), told.get("moved_at")
+        return Mark(
+            catalog_id=UUID(told["catalog_id"]),
+            claimed_at=_moment(told["claimed_at"]),
+            counter=int(told.get("counter", 0)),
+            nonce=None if nonce is None else UUID(nonce),
+            journal=int(told.get("journal", 0)),
+            moved_at=None if moved is None else _moment(moved),
+        )
+    except (orjson.JSONDecodeError, KeyError, TypeError, ValueError, AttributeError):
+        return None
+
+
+def _moment(text: str) -> datetime:
+    found = datetime.fromisoformat(text)
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found
+
+
+def mark_of(row: OwnerRow, claimed_at: datetime) -> Mark:
+    """What the bucket must say by this row."""
+    return Mark(
+        catalog_id=row.catalog_id,
+        claimed_at=claimed_at,
+        counter=row.counter,
+        nonce=row.nonce,
+        journal=row.journal_number,
+        moved_at=row.moved_at,
+    )
+
+
+class Standing(StrEnum):
+    """How a catalog stands to the prefix that is configured."""
+
+    OWNER = "owner"
+    """Mark and catalog agree."""
+    UNCLAIMED = "unclaimed"
+    """No mark, and nothing of this catalog can be missing."""
+    UNFINISHED = "unfinished"
+    """The mark is one step behind: a move of it was cut off, or it is of the code before. It is completed."""
+    LATE = "late"
+    """The mark is some steps behind: it was written late, or the bucket went back."""
+    UNPROVEN = "unproven"
+    """They agree, but the database is not the one that moved the mark last: a copy, or one that was moved."""
+    BEHIND = "behind"
+    """The mark was moved without this catalog."""
+    WRONG_BUCKET = "wrong-bucket"
+    """No mark where this catalog has packs."""
+    FOREIGN = "foreign"
+    """Another catalog's mark."""
+
+
+def judge(row: OwnerRow, mark: Mark | None, *, present: bool) -> Standing:
+    """By the catalog's row and the bucket's mark (None where none can be read; `present`: there is an object)."""
+    if not present:
+        return Standing.WRONG_BUCKET if row.has_packs else Standing.UNCLAIMED
+    if mark is None or mark.catalog_id != row.catalog_id:
+        return Standing.FOREIGN
+    standing = _by_nonce(row.nonces, mark)
+    if standing is Standing.BEHIND or mark.journal > row.journal_number:
+        return Standing.BEHIND
+    return Standing.UNPROVEN if row.is_elsewhere else standing
+
+
+def _by_nonce(nonces: Sequence[UUID], mark: Mark) -> Standing:
+    if mark.nonce is None:  # of the code before
+        return Standing.UNFINISHED if len(nonces) <= 1 else Standing.BEHIND
+    if mark.nonce not in nonces:
+        return Standing.BEHIND
+    return (Standing.OWNER, Standing.UNFINISHED, Standing.LATE)[min(nonces.index(mark.nonce), 2)]
