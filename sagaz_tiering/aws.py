@@ -14,6 +14,8 @@ from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import get_session
 
+from sagaz_tiering.aws_credentials import LateCredentials
+
 
 class _CheckedSession(AIOHTTPSession):
     """What botocore trusts (AWS_CA_BUNDLE, `ca_bundle` of the profile, else its own list), and the host's name."""
@@ -42,21 +44,51 @@ class AwsConfig(AioConfig):
         return merged
 
 
-def aws_session(**credentials: str | None) -> Any:
+def aws_session(
+    *, region: str | None = None, access_key_id: str | None = None, secret_access_key: str | None = None
+) -> Any:
     """A session of the SDK, every client of which (those that fetch credentials too) knows the server that it asks.
 
-    `credentials` as `aioboto3.Session` takes them; without, the SDK's own search.
+    Without an access key its clients find credentials as the SDK does, but when they need them (`aws_credentials`).
     """
+    core = _new_core()
+    if access_key_id is None:
+        late = LateCredentials(_new_core, region)
+        core.register_component("credential_provider", late)
+        core.register("after-call", late.heard)
+    return aioboto3.Session(
+        botocore_session=core,
+        region_name=region,
+        aws_access_key_id=access_key_id,
+        aws_secret_access_key=secret_access_key,
+    )
+
+
+def _new_core() -> Any:
     core = get_session()
     core.set_default_client_config(AwsConfig())
-    return aioboto3.Session(botocore_session=core, **credentials)
+    return core
 
 
 def refused_certificate(exc: BaseException) -> ssl.SSLCertVerificationError | None:
     """Why the certificate of a server was refused, if that is behind an error of the SDK."""
-    cause: object = getattr(exc, "kwargs", {}).get("error")
-    found = getattr(cause, "certificate_error", cause)
-    return found if isinstance(found, ssl.SSLCertVerificationError) else None
+    cause = _tls_failure(exc)
+    return cause if isinstance(cause, ssl.SSLCertVerificationError) else None
+
+
+def speaks_no_tls(exc: BaseException) -> bool:
+    """Whether a server that was asked over TLS answered without, or with none that this host knows."""
+    cause = _tls_failure(exc)
+    return isinstance(cause, ssl.SSLError) and getattr(cause, "reason", None) in _NO_TLS
+
+
+_NO_TLS = ("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL", "HTTP_REQUEST")
+NO_TLS_HINT = "a server without TLS answers there: is the endpoint http://, or does TLS have another port?"
+
+
+def _tls_failure(exc: BaseException) -> object:
+    cause: object = getattr(exc, "kwargs", {}).get("error") or exc
+    return getattr(cause, "certificate_error", None) or getattr(cause, "os_error", None) or cause
 
 
 CERTIFICATE_HINT = (

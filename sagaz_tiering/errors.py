@@ -15,6 +15,7 @@
     │   ├── CatalogUnavailable          PostgreSQL (catalog and durable copy)
     │   │   └── CatalogRefused          it is there, and lets us not in
     │   ├── ColdTierUnavailable         the object store
+    │   │   └── CredentialsUnavailable  it cannot be told who asks: AWS credentials are missing, late or expired
     │   ├── LocalStorageUnavailable     the directory of a FilesystemSnapshotStorage
     │   └── MasterKeyUnavailable        the master key or the KMS that opens encrypted frames
     ├── UnexpectedFailure               something that nobody thought of; its cause is with it
@@ -51,11 +52,12 @@ retry can help; `hint` says what to do next and is printed under the message.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 from types import MappingProxyType
 from typing import Any
 from uuid import UUID
+
+from sagaz_tiering.restore_option import RestoreOption as RestoreOption  # where it is looked for
 
 
 class SagazTieringError(Exception):
@@ -172,6 +174,12 @@ class ColdTierUnavailable(TierUnavailable):
     hint = "check tiers.cold and that the object store is running and reachable"
 
 
+class CredentialsUnavailable(ColdTierUnavailable):
+    """There are no valid AWS credentials to ask the object store with; they are looked for again with each call."""
+
+    hint = "check the AWS credentials of this process (environment, profile, role), not the bucket"
+
+
 class LocalStorageUnavailable(TierUnavailable):
     """The directory of a FilesystemSnapshotStorage cannot be read or written; what was stored before is intact."""
 
@@ -182,15 +190,6 @@ class MasterKeyUnavailable(TierUnavailable):
     """Data keys cannot be opened or made: the master key or the KMS that wraps them is missing or another one."""
 
     hint = "check the section `encryption` and, with it, the key file or the KMS key; see: sagaz-tiering keys status"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RestoreOption:
-    """One way to make archived bytes readable: how long it takes and what it costs (USD)."""
-
-    tier: str
-    eta: timedelta
-    cost_usd: float
 
 
 class Unreadable(SagazTieringError):
@@ -221,7 +220,7 @@ class SnapshotArchived(Unreadable):
         how_to_restore: str = "",
     ) -> None:
         shown = ", ".join(str(i) for i in snapshot_ids[:3]) + (" …" if len(snapshot_ids) > 3 else "")
-        ways = "; ".join(f"{o.tier}: up to {format_eta(o.eta)}, ${o.cost_usd:.4f}" for o in options)
+        ways = "; ".join(map(str, options))
         super().__init__(
             f"{len(snapshot_ids)} snapshot(s) ({shown}) are archived in {storage_class}"
             + (f" (restore {ways})" if ways else ""),
@@ -391,9 +390,3 @@ class AccessRefused(BucketUnusable):
 
 class InvalidKey(ObjectStoreError):
     """A key escapes the prefix or holds characters an object key cannot have."""
-
-
-def format_eta(eta: timedelta) -> str:
-    """A wait for people: `5 min`, `12 h`."""
-    minutes = int(eta.total_seconds() // 60)
-    return f"{minutes} min" if minutes < 120 else f"{minutes // 60} h"

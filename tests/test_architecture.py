@@ -32,9 +32,10 @@ LAYERS = (
     ("policy_model",),
     ("patterns", "units", "urls", "environment"),
     ("schema",),
-    ("snapshot", "process_loop"),
+    ("snapshot", "process_loop", "aws_credentials"),
     ("server_clock",),
     ("storage_class", "errors", "logs", "metrics", "clock", "terminal", "spool", "lazy", "own_process", "checksum"),
+    ("restore_option",),
 )
 # Imports inside functions that lead upwards on purpose: a class method that opens the whole product.
 EXCEPTIONS = {("tiered", "wiring"), ("tiered", "settings")}

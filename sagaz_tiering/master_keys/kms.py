@@ -12,7 +12,15 @@ from uuid import UUID
 
 from botocore.exceptions import BotoCoreError, ClientError
 
-from sagaz_tiering.aws import CERTIFICATE_HINT, AwsConfig, aws_session, refused_certificate
+from sagaz_tiering.aws import (
+    CERTIFICATE_HINT,
+    NO_TLS_HINT,
+    AwsConfig,
+    aws_session,
+    refused_certificate,
+    speaks_no_tls,
+)
+from sagaz_tiering.aws_credentials import NoIdentity
 from sagaz_tiering.errors import MasterKeyUnavailable
 from sagaz_tiering.master_keys.base import WrappedKey
 from sagaz_tiering.process_loop import HomeLoop
@@ -90,7 +98,11 @@ class Kms:
             code = str(exc.response["Error"].get("Code", ""))
             said = str(exc.response["Error"].get("Message", ""))
             raise MasterKeyUnavailable(f"{where}: {code} {said}".rstrip(), hint=_hint(code, operation)) from exc
+        except NoIdentity as exc:
+            raise MasterKeyUnavailable(f"{where}: {exc}", hint=exc.hint) from exc
         except (BotoCoreError, OSError, TimeoutError, ValueError) as exc:
+            if speaks_no_tls(exc):
+                raise MasterKeyUnavailable(f"{where}: speaks no TLS: {exc}", hint=NO_TLS_HINT) from exc
             if (refused := refused_certificate(exc)) is not None:
                 reason = f"the server's TLS certificate is refused: {refused.verify_message or refused}"
                 raise MasterKeyUnavailable(f"{where}: {reason}", hint=CERTIFICATE_HINT) from exc
@@ -103,7 +115,7 @@ class Kms:
         self._home.check()
         async with self._opening:
             if self._client is None:
-                session = aws_session(region_name=self._options.region)
+                session = aws_session(region=self._options.region)
                 config = AwsConfig(
                     connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 3, "mode": "standard"}
                 )

@@ -64,7 +64,7 @@ class S3ObjectStore:
 
     @classmethod
     async def open(cls, options: S3Options) -> Self:
-        """A store with its one client. Sends nothing: `check()` tells whether the bucket lets us in.
+        """A store with its one client. Asks nobody, not even for credentials: `check()` tells whether we are let in.
 
         Raises ConfigError for an endpoint that is no URL, or an AWS profile that does not exist.
         """
@@ -73,17 +73,15 @@ class S3ObjectStore:
         async with AsyncExitStack() as opening:
             try:
                 session = aws_session(
-                    aws_access_key_id=options.access_key_id, aws_secret_access_key=options.secret_access_key
+                    region=region, access_key_id=options.access_key_id, secret_access_key=options.secret_access_key
                 )
                 client: S3Client = await opening.enter_async_context(
-                    session.client(
-                        "s3", region_name=region, endpoint_url=options.endpoint_url, config=options.client_config()
-                    )
+                    session.client("s3", endpoint_url=options.endpoint_url, config=options.client_config())
                 )
             except (BotoCoreError, ValueError) as exc:
                 raise ConfigError(
                     f"no S3 client can be made for bucket {options.bucket}: {exc}",
-                    hint=f"check {options.names.place} (endpoint_url, region) and the environment's AWS_… variables",
+                    hint=f"check {options.names.place} (endpoint_url, region), AWS_PROFILE and other AWS_… variables",
                 ) from exc
             calls = S3Calls(client, options)
             calls.home.check()

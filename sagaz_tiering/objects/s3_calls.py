@@ -7,7 +7,7 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, TypeVar
 
-from sagaz_tiering.errors import SagazTieringError
+from sagaz_tiering.errors import CredentialsUnavailable, SagazTieringError
 from sagaz_tiering.objects.s3_errors import DRIVER_ERRORS, Asked, late, translated
 from sagaz_tiering.objects.s3_options import S3Options
 from sagaz_tiering.process_loop import HomeLoop
@@ -61,7 +61,8 @@ class S3Calls:
                         return await attempt()
                     except DRIVER_ERRORS as exc:
                         met = translated(exc, asked, self.options)
-                        if met.permanent or before + 1 == rounds:
+                        # Credentials come in minutes, and the next call looks for them again.
+                        if met.permanent or isinstance(met, CredentialsUnavailable) or before + 1 == rounds:
                             raise met from exc
         except TimeoutError as exc:
             raise late(asked, self.options, met) from exc

@@ -9,21 +9,20 @@ from botocore.exceptions import (
     BotoCoreError,
     ClientError,
     ConnectionError,
-    CredentialRetrievalError,
     FlexibleChecksumError,
     HTTPClientError,
     IncompleteReadError,
-    NoCredentialsError,
-    PartialCredentialsError,
 )
 from botocore.parsers import ResponseParserError
 
-from sagaz_tiering.aws import CERTIFICATE_HINT, refused_certificate
+from sagaz_tiering.aws import CERTIFICATE_HINT, NO_TLS_HINT, refused_certificate, speaks_no_tls
+from sagaz_tiering.aws_credentials import NoIdentity
 from sagaz_tiering.errors import (
     AccessRefused,
     BucketUnusable,
     ColdTierUnavailable,
     CorruptPack,
+    CredentialsUnavailable,
     ObjectArchived,
     ObjectExists,
     ObjectNotFound,
@@ -38,13 +37,9 @@ DRIVER_ERRORS = (ClientError, BotoCoreError, ResponseParserError, aiohttp.Client
 _NOT_FOUND = {"NoSuchKey", "NoSuchVersion", "NoSuchUpload", "NotFound", "404"}
 _ARCHIVED = {"InvalidObjectState", "ObjectNotInActiveTierError"}
 _EXISTS = {"PreconditionFailed", "412"}
-_CREDENTIALS = {
-    "InvalidAccessKeyId",
-    "SignatureDoesNotMatch",
-    "ExpiredToken",
-    "InvalidToken",
-    "TokenRefreshRequired",
-}
+_WRONG_KEY = {"InvalidAccessKeyId", "SignatureDoesNotMatch"}
+_EXPIRED = {"ExpiredToken", "InvalidToken", "TokenRefreshRequired"}
+_FULL = {"InsufficientStorage", "InsufficientCapacity", "XMinioStorageFull", "StorageFull"}
 _REGION = {
     "PermanentRedirect",
     "TemporaryRedirect",
@@ -97,11 +92,8 @@ def translated(exc: BaseException, asked: Asked, options: S3Options) -> SagazTie
     if isinstance(exc, ClientError):
         return _answered(exc, asked, options)
     where = asked.where(options)
-    if isinstance(exc, NoCredentialsError | PartialCredentialsError | CredentialRetrievalError):
-        return BucketUnusable(
-            f"{where}: no usable credentials ({exc})",
-            hint="give an access key in the environment, or run under a profile or role that has one",
-        )
+    if isinstance(exc, NoIdentity):
+        return CredentialsUnavailable(f"{where}: {exc}", hint=exc.hint)
     if isinstance(exc, FlexibleChecksumError):
         return CorruptPack(f"{where}: the bytes read do not have the checksum that S3 keeps for them ({exc})")
     certificate = refused_certificate(exc)
@@ -111,11 +103,17 @@ def translated(exc: BaseException, asked: Asked, options: S3Options) -> SagazTie
             f"{where}: the TLS certificate of {target} is refused: {certificate.verify_message or certificate}",
             hint=CERTIFICATE_HINT,
         )
+    if speaks_no_tls(exc):
+        return ColdTierUnavailable(
+            f"{where}: {options.endpoint_url or 'AWS S3'} speaks no TLS ({exc})", hint=NO_TLS_HINT
+        )
+    if isinstance(exc, ResponseParserError):
+        hint = f"what answers there is not S3, but a proxy, a login page or a web server say; {_reach_hint(options)}"
+        return ColdTierUnavailable(f"{where} was answered with what is no answer of S3 ({exc})", hint=hint)
     unreached = (
         ConnectionError,
         HTTPClientError,
         IncompleteReadError,
-        ResponseParserError,
         aiohttp.ClientError,
     )
     if isinstance(exc, (*unreached, OSError)):
@@ -154,6 +152,8 @@ def _refused(exc: ClientError, code: str, said: str, asked: Asked, options: S3Op
     status = int(exc.response["ResponseMetadata"].get("HTTPStatusCode", 0))
     if code == "GlacierExpeditedRetrievalNotAvailable":  # a 503 that lasts hours
         return ObjectStoreError(said, hint="ask again with the tier Standard")
+    if (known := _of_key_or_space(code, said, options)) is not None:
+        return known
     if code in _MISSING_FEATURE or status == 501:
         return ObjectStoreError(
             said,
@@ -165,13 +165,37 @@ def _refused(exc: ClientError, code: str, said: str, asked: Asked, options: S3Op
         return BucketUnusable(said, hint=region_hint(exc, options))
     if code == "RequestTimeTooSkewed":
         return BucketUnusable(said, hint="set this machine's clock (NTP); S3 refuses requests 15 minutes off")
-    if code in _CREDENTIALS:
-        return BucketUnusable(said, hint=f"check the access key and secret used for bucket {options.bucket}")
     if code in _INTEGRITY:
         return ObjectStoreError(said, hint="bytes changed on the way, or the store hashes wrongly: try checksums")
     if status in (401, 403):
-        return AccessRefused(said, hint=_permission_hint(asked, options))
+        return AccessRefused(said, hint=_permission_hint(asked, said, options))
     return ObjectStoreError(said)
+
+
+def _of_key_or_space(code: str, said: str, options: S3Options) -> SagazTieringError | None:
+    """What is neither the bucket's permissions nor a fault of the store, if it is that."""
+    if code in _EXPIRED:
+        return CredentialsUnavailable(said, hint=f"renew the session's credentials for bucket {options.bucket}")
+    if code in _WRONG_KEY:
+        return BucketUnusable(said, hint=f"check the access key and secret used for bucket {options.bucket}")
+    if "Quota" in code or code in _FULL:
+        return BucketUnusable(
+            said,
+            hint=f"bucket {options.bucket} or its account is full: raise the quota; what waits is kept where it is",
+        )
+    return _kms_failed(code, said, options) if code.startswith("KMS.") else None
+
+
+def _kms_failed(code: str, said: str, options: S3Options) -> SagazTieringError:
+    """What KMS answered to S3, which encrypts with a key of it."""
+    if "Throttl" in code or "Internal" in code or "Unavailable" in code or "Timeout" in code:
+        return ColdTierUnavailable(said, hint="KMS is busy or down; asked again")
+    key = f"KMS key {options.kms_key_id}" if options.kms_key_id else "KMS key of the object or bucket"
+    return BucketUnusable(
+        said,
+        hint=f"the {key} cannot be used: enable it, cancel its deletion, or correct {options.names.place}.kms_key_id; "
+        "what it encrypted cannot be read meanwhile",
+    )
 
 
 def region_hint(exc: ClientError, options: S3Options) -> str:
@@ -183,7 +207,11 @@ def region_hint(exc: ClientError, options: S3Options) -> str:
     return f"bucket {options.bucket} is in {region}: set {options.names.region}: {region} (now {options.region})"
 
 
-def _permission_hint(asked: Asked, options: S3Options) -> str:
+def _permission_hint(asked: Asked, said: str, options: S3Options) -> str:
+    if "requester" in said.lower():
+        return f"bucket {options.bucket} is Requester Pays, which is not supported: use a bucket of your own account"
+    if " kms:" in said or "kms key" in said.lower():
+        return "grant kms:GenerateDataKey and kms:Decrypt on the KMS key, in this identity's policy and the key's own"
     needed = _PERMISSIONS.get(asked.operation, "s3:PutObject")
     kms = ", and kms:GenerateDataKey and kms:Decrypt on its key" if options.encryption == "sse-kms" else ""
     return f"grant {needed} on bucket {options.bucket} (prefix {options.prefix or '/'}){kms}"

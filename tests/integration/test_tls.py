@@ -108,7 +108,7 @@ async def test_certificate_is_checked_behind_a_proxy_too(
 async def test_credentials_are_fetched_from_the_right_server_only(ours: Authority, tmp_path: Path) -> None:
     """Clients that the SDK makes by itself, for STS say, have the same session."""
     async with tls_server(server_context(tmp_path, ours, "another name")) as server:
-        session = aws_session(region_name="us-east-1")
+        session = aws_session(region="us-east-1")
         async with session.client("sts", endpoint_url=f"https://127.0.0.1:{server.port}") as sts:
             with pytest.raises(Exception, match=r"(?i)certificate"):
                 await sts.get_caller_identity()
