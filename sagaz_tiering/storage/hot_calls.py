@@ -60,6 +60,7 @@ class HotCalls:
     def __init__(self, options: HotOptions) -> None:
         self.options = options
         self.keys = HotKeys(options.key_prefix)
+        self._incarnation = self.keys.incarnation()
         self.generation = 0
         """Grows with each new connection, and when another incarnation answers: what was known may not hold."""
         self.expected = ""
@@ -154,7 +155,7 @@ class HotCalls:
 
     async def _read(self, run: _Run, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """What a script reads. That another incarnation answers is noted; it is for who asks to look what it is."""
-        keys, expected = [*keys, self.keys.incarnation()], self.expected
+        keys, expected = [*keys, self._incarnation], self.expected
         found = await run(name, keys, [*args, expected], behind=_GUARD)
         if isinstance(found, int) and found == _OTHER:
             if self.expected == expected:

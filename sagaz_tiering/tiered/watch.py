@@ -64,6 +64,7 @@ class Watch:
         self._accepted: PolicySet | None = None
         self._rules: PolicySet | None = None
         self._looking: asyncio.Task[None] | None = None
+        self._waited: asyncio.Task[None] | None = None
         self._gave_up: asyncio.Task[None] | None = None
 
     def follow(self, first_after: timedelta | None) -> None:
@@ -98,9 +99,13 @@ class Watch:
             self._look_soon()
 
     async def first_look(self, seconds: float) -> None:
-        """Wait for the first look of this process for so long at most; whatever comes of it."""
+        """Wait for the first look of this process, all together for so long at most, whatever comes of it."""
         if self._last is None:
-            await asyncio.wait((self._look_soon(),), timeout=seconds)
+            if self._waited is None:
+                self._waited = asyncio.create_task(asyncio.sleep(seconds))
+            if not self._waited.done():
+                await asyncio.wait((self._look_soon(), self._waited), return_when=asyncio.FIRST_COMPLETED)
+                self._waited.cancel()
 
     async def held(self, seconds: float) -> tuple[str, ...]:
         """The matches (JSON) of the legal holds in force, as of less than a second ago.

@@ -183,3 +183,15 @@ async def test_redis_that_lost_its_past_is_believed_nothing(seconds: SimpleNames
     said.trusted = True
     seconds.now += 1
     assert await horizon(watch) is not None
+
+
+async def test_only_the_first_saves_of_a_process_wait_for_a_look(seconds: SimpleNamespace) -> None:
+    """And not for long, where PostgreSQL does not answer: Redis alone may acknowledge what comes after."""
+    said, watch = made()
+    said.answers.clear()
+    await asyncio.gather(watch.first_look(0.01), watch.first_look(600))
+    await asyncio.wait_for(watch.first_look(600), 60)
+    assert said.asked == 1
+    said.answers.set()
+    await turns()
+    assert await horizon(watch) is not None
