@@ -191,9 +191,15 @@ async def _spending(runtime: Runtime, now: datetime) -> dict[str, Any]:
 
 async def _owner(runtime: Runtime, standing: list[Look]) -> dict[str, Any]:
     """How the catalog stands to the bucket's mark, and how much of its journal is there."""
+    from sagaz_tiering.db.migrations import check_schema
     from sagaz_tiering.engine.ownership import look
+    from sagaz_tiering.errors import SchemaMismatch, TierUnavailable
 
-    seen = await look(runtime.job_context())
+    try:
+        await check_schema(runtime.db)
+        seen = await look(runtime.job_context())
+    except (SchemaMismatch, TierUnavailable):  # that server's own section tells
+        return {}
     standing.append(seen)
     return {
         "owner": {

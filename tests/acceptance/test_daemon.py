@@ -131,6 +131,28 @@ async def test_daemon_becomes_ready_when_the_catalog_is_migrated(
         assert await process.exit_code() == 0
 
 
+@pytest.mark.guarantee("G8")
+async def test_daemon_of_a_catalog_that_is_behind_is_not_ready(
+    tmp_path: Path, config_of: ConfigOf, migrated: str
+) -> None:
+    """A copy, or an older dump that was put back: it says so and what to do, and goes on once it is the owner again."""
+    config = config_of(migrated)
+    async with TieredSnapshotStorage.from_config(config) as storage:
+        await storage.delete_expired_snapshots()
+    async with Database(DatabaseOptions(url=migrated, shown_url="the test's database")) as db:
+        right = await db.fetchval("SELECT nonces FROM sagaz_tiering.owner")
+        await db.execute("UPDATE sagaz_tiering.owner SET nonces = ARRAY[gen_random_uuid()]")
+        async with daemon(tmp_path, config) as process:
+            (waiting, *_) = await process.until(lambda: process.logged("daemon.not_ready"))
+            assert (waiting["kind"], "catalog adopt" in waiting["hint"]) == ("CatalogBehind", True)
+            status, body = await process.get("/readyz")
+            assert (status, "behind" in body) == (503, True)
+            assert 'sagaz_tiering_owner{standing="behind"} 1.0' in (await process.get("/metrics"))[1]
+            await db.execute("UPDATE sagaz_tiering.owner SET nonces = $1", right)
+            await process.until(lambda: process.notified("READY=1"), deadline_s=120)
+            assert 'sagaz_tiering_owner{standing="owner"} 1.0' in (await process.get("/metrics"))[1]
+
+
 async def test_job_by_hand_lets_others_go_first_too(migrated: str, config_of: ConfigOf) -> None:
     """As `jobs.nice` says."""
     command = (sys.executable, "-m", "sagaz_tiering.cli", "job", "age", "--config", str(config_of(migrated)))
