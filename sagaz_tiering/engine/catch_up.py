@@ -122,7 +122,7 @@ async def _stored_footer(context: JobContext, info: ObjectInfo, tally: Tally) ->
     reader, pack_uuid = PackReader(context.objects), pack_of(info.key)
     try:
         if info.storage_class.is_archive and pack_uuid is not None:
-            stored = await context.objects.get(footer_key(pack_uuid))
+            stored = await context.objects.get(footer_key(pack_uuid), most=info.size)
             if (await context.objects.head(info.key)).restore is RestoreState.READABLE:
                 own = await reader.unvouched_footer_bytes(info.key, info.size)
                 if own != stored:

@@ -97,12 +97,19 @@ async def keep_footer_readable(context: JobContext, pack_uuid: UUID, data: bytes
     try:
         await context.objects.put(key, data, storage_class=StorageClass.STANDARD, sha256=digest)
     except ObjectExists:
-        if await context.objects.get(key) == data:
+        if await _holds(context, key, data):
             return
         _log.error("footer.replaced", object_key=key, error="another object was in the place of a footer's copy")
         for failure in await context.objects.delete([key]):
             raise ColdTierUnavailable(f"{key}: cannot be replaced: {failure.reason}") from None
         await context.objects.put(key, data, storage_class=StorageClass.STANDARD, sha256=digest)
+
+
+async def _holds(context: JobContext, key: str, data: bytes) -> bool:
+    try:
+        return await context.objects.get(key, most=len(data)) == data
+    except CorruptPack:  # it is longer
+        return False
 
 
 async def _verify(context: JobContext, new: NewPack, sealed: SealedPack) -> None:

@@ -56,7 +56,7 @@ def compare_frames(pack: Pack, rows: Sequence[FrameRow], footer: Footer) -> Comp
 
 async def whole(context: JobContext, pack: Pack) -> bytes:
     """The object of a pack, as it was written. Raises CorruptPack, ObjectArchived, ObjectNotFound."""
-    data = await context.objects.get(pack.object_key)
+    data = await context.objects.get(pack.object_key, most=pack.byte_size)
     if pack.sha256 and await asyncio.to_thread(lambda: hashlib.sha256(data).digest()) != pack.sha256:
         raise CorruptPack(f"{pack.object_key}: its bytes are not those that were written")
     return data

@@ -5,10 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 
-from sagaz_tiering.errors import CorruptData, InvalidKey, ObjectStoreError
+from sagaz_tiering.errors import CorruptPack, InvalidKey, ObjectStoreError
 
 MAX_KEY_BYTES = 1024
 """S3's limit on a whole key, the store's prefix included, in UTF-8 bytes."""
+
+MOST_READ_BACK = 2**20
+"""Of what took the place of a small object that was just written."""
 
 RESTORE_TIERS = ("Expedited", "Standard", "Bulk")
 
@@ -45,9 +48,9 @@ def check_restore(days: int, tier: str) -> None:
 
 
 def check_size(key: str, size: int, most: int) -> None:
-    """Raise CorruptData for an object that is larger than what is expected under its key ever is."""
+    """Raise CorruptPack for an object that is larger than what is expected under its key ever is."""
     if size > most:
-        raise CorruptData(f"{key} has {size} bytes, more than the {most} that it ever should", hint="who wrote it?")
+        raise CorruptPack(f"{key} has more than the {most:,} bytes that it ever should", hint="who wrote it?")
 
 
 def check_data(key: str, data: bytes | bytearray, sha256: bytes) -> None:

@@ -78,8 +78,11 @@ class ObjectStore(Protocol):
     async def head(self, key: str) -> ObjectInfo:
         """Size, class and restore state; raises ObjectNotFound."""
 
-    async def get(self, key: str) -> bytes:
-        """The whole object; raises ObjectNotFound or ObjectArchived."""
+    async def get(self, key: str, *, most: int | None = None) -> bytes:
+        """The whole object; raises ObjectNotFound or ObjectArchived.
+
+        One of more than `most` bytes is CorruptPack, and is read no further than that.
+        """
 
     async def get_range(self, key: str, offset: int, length: int) -> bytes:
         """Exactly `length` (at least 1) bytes from `offset`.
@@ -90,7 +93,7 @@ class ObjectStore(Protocol):
     async def get_tagged(self, key: str, *, most: int) -> tuple[bytes, str]:
         """The whole of a small object, and a tag that names this writing of it for `swap`.
 
-        Raises as `get`, and CorruptData for one of more than `most` bytes, of which nothing is read.
+        Raises as `get`.
         """
 
     async def swap(self, key: str, data: bytes, tag: str) -> bool:

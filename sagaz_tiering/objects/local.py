@@ -20,7 +20,14 @@ from typing import Self, TypeVar
 
 from sagaz_tiering.clock import Clock, from_micros, to_micros
 from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectNotFound, ObjectStoreError
-from sagaz_tiering.objects.arguments import check_data, check_key, check_list_prefix, check_restore, check_size
+from sagaz_tiering.objects.arguments import (
+    MOST_READ_BACK,
+    check_data,
+    check_key,
+    check_list_prefix,
+    check_restore,
+    check_size,
+)
 from sagaz_tiering.objects.base import DeleteFailure, ObjectInfo, RestoreState
 from sagaz_tiering.objects.local_errors import gone, late, translated, unopenable
 from sagaz_tiering.objects.local_options import LocalOptions
@@ -102,9 +109,12 @@ class LocalObjectStore:
             readable_until=None if until is None else from_micros(until),
         )
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str, *, most: int | None = None) -> bytes:
         """See `ObjectStore.get`."""
-        return await self._run(check_key(key), lambda: self._read(key, 0, None))
+        data = await self._run(check_key(key), lambda: self._read(key, 0, None if most is None else most + 1))
+        if most is not None:
+            check_size(key, len(data), most)
+        return data
 
     async def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `ObjectStore.get_range`."""
@@ -117,8 +127,7 @@ class LocalObjectStore:
 
     async def get_tagged(self, key: str, *, most: int) -> tuple[bytes, str]:
         """See `ObjectStore.get_tagged`."""
-        check_size(key, (await self._run(check_key(key), lambda: self._record(key))).size, most)
-        data = await self.get(key)
+        data = await self.get(key, most=most)
         return data, hashlib.sha256(data).hexdigest()
 
     async def swap(self, key: str, data: bytes, tag: str) -> bool:
@@ -131,7 +140,7 @@ class LocalObjectStore:
         )
         if not await self._run(check_key(key), lambda: self._tree.swap(key, data, record, tag)):
             return False
-        return await self.get(key) == data
+        return await self.get(key, most=max(len(data), MOST_READ_BACK)) == data
 
     async def change_class(self, key: str, storage_class: StorageClass) -> None:
         """See `ObjectStore.change_class`. Like S3's copy in place it is a new object: restored copies end."""

@@ -26,6 +26,7 @@ from sagaz_tiering.errors import (
 )
 from sagaz_tiering.objects.arguments import (
     MAX_KEY_BYTES,
+    MOST_READ_BACK,
     check_data,
     check_key,
     check_list_prefix,
@@ -43,9 +44,11 @@ from sagaz_tiering.objects.s3_upload import SHA256_METADATA, S3Uploads
 from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:
+    from aiobotocore.response import StreamingBody
     from types_aiobotocore_s3 import S3Client
     from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef, HeadObjectOutputTypeDef
 
+_PIECE = 2**20
 PAGE = 1000
 """S3's limit on the keys of one listing page."""
 
@@ -146,9 +149,9 @@ class S3ObjectStore:
             raise
         return object_info(key, answer)
 
-    async def get(self, key: str) -> bytes:
+    async def get(self, key: str, *, most: int | None = None) -> bytes:
         """See `ObjectStore.get`."""
-        return (await self._read(self._target(key)))[1]
+        return (await self._read(self._target(key), most=most))[1]
 
     async def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `ObjectStore.get_range`."""
@@ -156,7 +159,8 @@ class S3ObjectStore:
             raise ValueError(f"no such range: {length} bytes from {offset}")
         target = self._target(key)
         try:
-            answer, data = await self._read(target | {"Range": f"bytes={offset}-{offset + length - 1}"})
+            asked = {"Range": f"bytes={offset}-{offset + length - 1}"}
+            answer, data = await self._read(target | asked, room=offset + length)
         except ObjectStoreError as exc:
             if error_code(exc) not in ("InvalidRange", "416"):
                 raise
@@ -181,7 +185,7 @@ class S3ObjectStore:
             await self._uploads.swap(path, data, sha256=hashlib.sha256(data).digest(), etag=etag)
         except ObjectExists:
             return False
-        answer, found = await self._read(self._target(key))
+        answer, found = await self._read(self._target(key), most=max(len(data), MOST_READ_BACK))
         now = answer.get("VersionId", "")
         # With versioning suspended both versions are "null", and deleting "null" would delete the object itself.
         if version and not now:
@@ -264,16 +268,23 @@ class S3ObjectStore:
         return {"Bucket": self._calls.options.bucket, "Key": self._path(key)}
 
     async def _read(
-        self, arguments: dict[str, Any], *, most: int | None = None
+        self, arguments: dict[str, Any], *, most: int | None = None, room: int | None = None
     ) -> tuple[GetObjectOutputTypeDef, bytes]:
-        """Answer and body; a body that is cut short is asked for again like any other failure."""
+        """Answer and body, of a longer body the first `room` bytes; one that is cut short is asked for again.
+
+        Raises CorruptPack for a body of more than `most` bytes.
+        """
+        room = room if most is None else most + 1
 
         async def attempt() -> tuple[GetObjectOutputTypeDef, bytes]:
             answer = await self._client.get_object(**arguments)
             async with answer["Body"]:
+                told = answer.get("ContentLength")  # an answer in chunks does not tell
                 if most is not None:
-                    check_size(arguments["Key"], answer["ContentLength"], most)
-                body = await answer["Body"].read()
+                    check_size(arguments["Key"], told or 0, most)
+                body = await _bytes(answer["Body"], told, room)
+            if most is not None:
+                check_size(arguments["Key"], len(body), most)
             return answer, body
 
         return await self._calls.run("GetObject", attempt, key=arguments["Key"])
@@ -281,6 +292,18 @@ class S3ObjectStore:
     async def _tell_missing_bucket(self) -> None:
         """HEAD answers 404 without a reason: raise BucketUnusable if it is the bucket that is missing."""
         await self.check()
+
+
+async def _bytes(body: StreamingBody, told: int | None, room: int | None) -> bytes:
+    """All of a body of `told` bytes, or the first `room` bytes of one that is or may be longer."""
+    if room is None or (told is not None and told <= room):
+        return await body.read()
+    found = bytearray()
+    while piece := await body.read(min(_PIECE, room - len(found))):
+        found += piece
+        if len(found) == room:
+            break
+    return bytes(found)
 
 
 def object_info(key: str, answer: HeadObjectOutputTypeDef | GetObjectOutputTypeDef) -> ObjectInfo:

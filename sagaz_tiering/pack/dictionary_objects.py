@@ -77,9 +77,7 @@ class BucketDictionaries:
     async def get(self, digest: bytes) -> Dictionary:
         """One, verified; what is too large to be one is not read. Raises CorruptData, ObjectNotFound."""
         key = dictionary_key(digest)
-        if (size := (await self._objects.head(key)).size) > MOST_BYTES:
-            raise CorruptData(f"{key}: {size:,} bytes are too many for a dictionary")
-        data = await self._objects.get(key)
+        data = await self._objects.get(key, most=MOST_BYTES)
         if sha256(data).digest() != digest:
             raise CorruptData(f"{key}: its bytes are not those that its name says")
         return Dictionary(data)

@@ -85,7 +85,7 @@ class PackReader:
     async def footer_bytes(self, pack: PublishedPack, *, thawed: bool = False) -> bytes:
         """The same with its tail, as it is stored; it has the digest that the catalog knows, if that does."""
         if pack.storage_class.is_archive and not thawed:
-            data = await self._objects.get(footer_key(pack.pack_uuid))
+            data = await self._objects.get(footer_key(pack.pack_uuid), most=pack.byte_size)
         else:
             data = await self.unvouched_footer_bytes(pack.object_key, pack.byte_size)
         self._check_digest(pack, data)

@@ -212,5 +212,5 @@ async def test_object_that_is_too_large_for_a_dictionary_is_not_read(
     monkeypatch.setattr(dictionary_objects, "MOST_BYTES", 999)
     report = await shop.run("scrub")
     assert (report.counts["altered"], report.counts["unreadable"]) == (1, 1), report
-    assert any("too many for a dictionary" in note for note in report.notes)
+    assert any("more than the 999 bytes" in note for note in report.notes)
     assert await shop.runtime.catalog.dictionaries.digests() == set()

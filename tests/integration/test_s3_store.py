@@ -297,6 +297,25 @@ async def test_range_that_the_store_ignores_is_cut_here() -> None:
 # ---- writing
 
 
+@pytest.mark.parametrize("told", [True, False])
+async def test_object_that_is_too_large_is_not_read(told: bool) -> None:
+    """An object where only a small one can be is refused by its length, or after as many bytes where none is told."""
+    answer = Answer(body=b"x" * 100, headers={"Content-Length": str(10**12)}, cut_at=100, stall=True)
+    if not told:
+        chunk = b"1000\r\n" + b"x" * 4096 + b"\r\n"
+        answer = Answer(body=chunk, headers={"Transfer-Encoding": "chunked"}, stall=True)
+    async with scripted(replies(answer)) as (store, _):
+        with pytest.raises(CorruptPack, match="more than the 64 bytes"):
+            await store.get("owner.json", most=64)
+
+
+async def test_range_that_the_store_ignores_is_not_read_to_its_end() -> None:
+    """A store that answers a range with the whole object costs no more memory than what was asked for."""
+    endless = Answer(body=DATA, headers={"Content-Length": str(10**12)}, stall=True)
+    async with scripted(replies(endless)) as (store, _):
+        assert await store.get_range("a.pack", 4, 5) == DATA[4:9]
+
+
 async def test_put_whose_answer_was_lost_succeeds(s3_server: S3Server) -> None:  # noqa: F811
     """The repeated put meets the object that its first attempt made, and that is success."""
     bucket = await s3_server.make_bucket()

@@ -260,7 +260,9 @@ async def _read_request(reader: asyncio.StreamReader, writer: asyncio.StreamWrit
 async def _send(writer: asyncio.StreamWriter, request: Request, answer: Answer) -> bool:
     """Whether the connection is still of use afterwards."""
     length = next((v for k, v in answer.headers.items() if k.lower() == "content-length"), str(len(answer.body)))
-    headers = {k: v for k, v in answer.headers.items() if k.lower() != "content-length"} | {"Content-Length": length}
+    headers = {k: v for k, v in answer.headers.items() if k.lower() != "content-length"}
+    if "Transfer-Encoding" not in headers:
+        headers["Content-Length"] = length
     head = f"HTTP/1.1 {answer.status} Scripted\r\n" + "".join(f"{k}: {v}\r\n" for k, v in headers.items())
     body = b"" if request.method == "HEAD" else answer.body[: answer.cut_at]
     writer.write(head.encode("latin-1") + b"\r\n" + body)
