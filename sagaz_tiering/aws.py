@@ -45,7 +45,11 @@ class AwsConfig(AioConfig):
 
 
 def aws_session(
-    *, region: str | None = None, access_key_id: str | None = None, secret_access_key: str | None = None
+    *,
+    region: str | None = None,
+    access_key_id: str | None = None,
+    secret_access_key: str | None = None,
+    session_token: str | None = None,
 ) -> Any:
     """A session of the SDK, every client of which (those that fetch credentials too) knows the server that it asks.
 
@@ -61,6 +65,7 @@ def aws_session(
         region_name=region,
         aws_access_key_id=access_key_id,
         aws_secret_access_key=secret_access_key,
+        aws_session_token=session_token,
     )
 
 

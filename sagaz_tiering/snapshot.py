@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from enum import Enum, StrEnum
+from operator import attrgetter
 from typing import Any, NamedTuple
 from uuid import UUID, SafeUUID, uuid4
 
@@ -47,6 +49,13 @@ class ReplayStatus(StrEnum):
     CANCELLED = "cancelled"
 
 
+def is_uuid(text: str) -> bool:
+    """Whether `as_uuid` takes it."""
+    with suppress(ValueError):
+        return UUID(text) is not None
+    return False
+
+
 def as_uuid(value: object, name: str) -> UUID:
     """`value` (a UUID or its text) as a UUID; raises InvalidSnapshot naming the field."""
     if isinstance(value, UUID):
@@ -78,9 +87,9 @@ def _as_text(value: object, name: str) -> str:
     return plain
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class SagaSnapshot:
-    """A saga's state at one moment. Attribute for attribute what `sagaz` calls a SagaSnapshot.
+    """A saga's state at one moment. Attribute for attribute what `sagaz` calls a SagaSnapshot, and equal to such a one.
 
     Ids are accepted as UUID or text, times must be aware and are kept in UTC with microseconds, a status may
     be an enum member and is kept as its value.
@@ -112,10 +121,19 @@ class SagaSnapshot:
         if self.retention_until is not None:
             put(self, "retention_until", as_utc(self.retention_until, "retention_until"))
 
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, SagaSnapshot):
+            if type(other).__name__ != SagaSnapshot.__name__:
+                return NotImplemented
+            try:
+                other = SagaSnapshot.of(other)
+            except InvalidSnapshot:  # the engine's own class takes anything
+                return False
+        return _fields(self) == _fields(other)
+
     @classmethod
     def create(
         cls,
-        *,
         saga_id: UUID | str,
         saga_name: str,
         step_name: str,
@@ -123,8 +141,9 @@ class SagaSnapshot:
         status: str,
         context: Mapping[str, Any],
         completed_steps: list[str],
-        created_at: datetime | None = None,
         retention_until: datetime | None = None,
+        *,
+        created_at: datetime | None = None,
     ) -> SagaSnapshot:
         """A new snapshot with a fresh id, of now by default; top level of context and steps are copied."""
         return cls(
@@ -179,6 +198,9 @@ class SagaSnapshot:
             created_at=datetime.fromisoformat(data["created_at"]),
             retention_until=datetime.fromisoformat(until) if until else None,
         )
+
+
+_fields = attrgetter(*SagaSnapshot.__dataclass_fields__)
 
 
 def uuid_of(raw: bytes) -> UUID:
@@ -297,7 +319,7 @@ class SnapshotRef:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True)
 class ReplayConfig:
     """What the engine captures (same fields as sagaz's ReplayConfig)."""
 
@@ -312,7 +334,7 @@ class ReplayConfig:
         return datetime.now(UTC) + timedelta(days=self.retention_days)
 
 
-@dataclass(slots=True, kw_only=True)
+@dataclass(slots=True)
 class ReplayResult:
     """The record of one replay (same fields as sagaz's ReplayResult; it changes as the replay proceeds)."""
 

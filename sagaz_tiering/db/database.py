@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -58,6 +58,7 @@ class DatabaseOptions:
     """How to reach PostgreSQL. Behind pgbouncer in transaction mode set `statement_cache_size` to 0.
 
     `url` None: what libpq's environment (PGHOST, PGUSER, …) says. `setting` is where people give the URL.
+    `driver_options`, of `asyncpg.create_pool`, go before what the URL says.
     """
 
     url: str | None
@@ -68,6 +69,7 @@ class DatabaseOptions:
     statement_cache_size: int = STATEMENT_CACHE_SIZE
     command_timeout: timedelta = timedelta(seconds=30)
     connect_timeout: timedelta = timedelta(seconds=5)
+    driver_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
 
 
 class _Stateless(asyncpg.Connection):
@@ -128,17 +130,22 @@ class Database:
         wants = os.environ.get("PGTARGETSESSIONATTRS") if address is None else address.wants
         connect_s = options.connect_timeout.total_seconds()
         with translated(options.shown_url, options.setting):
+            given = dict(options.driver_options)
+            settings = {"application_name": "sagaz-tiering", **given.pop("server_settings", {}), "timezone": "UTC"}
+            defaults = {
+                "timeout": connect_s if address is None else address.connect_timeout_s or connect_s,
+                # A standby would answer with yesterday's state, and take no save.
+                "target_session_attrs": None if wants else SessionAttribute.primary,
+            }
             self._pool = await asyncpg.create_pool(
                 None if address is None else address.url,
                 min_size=0,  # a server that is down does not stop an app; `_warm_up` opens the rest
                 max_size=options.pool_max,
                 statement_cache_size=options.statement_cache_size,
                 command_timeout=options.command_timeout.total_seconds(),
-                timeout=connect_s if address is None else address.connect_timeout_s or connect_s,
-                # A standby would answer with yesterday's state, and take no save.
-                target_session_attrs=None if wants else SessionAttribute.primary,
-                server_settings={"application_name": "sagaz-tiering", "timezone": "UTC"},
+                server_settings=settings,
                 connection_class=_Stateless,
+                **(defaults | given),
             )
 
     async def close(self) -> None:

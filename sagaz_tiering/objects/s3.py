@@ -76,10 +76,18 @@ class S3ObjectStore:
         async with AsyncExitStack() as opening:
             try:
                 session = aws_session(
-                    region=region, access_key_id=options.access_key_id, secret_access_key=options.secret_access_key
+                    region=region,
+                    access_key_id=options.access_key_id,
+                    secret_access_key=options.secret_access_key,
+                    session_token=options.session_token,
                 )
                 client: S3Client = await opening.enter_async_context(
-                    session.client("s3", endpoint_url=options.endpoint_url, config=options.client_config())
+                    session.client(
+                        "s3",
+                        endpoint_url=options.endpoint_url,
+                        verify=options.trusts,
+                        config=options.client_config(),
+                    )
                 )
             except (BotoCoreError, ValueError) as exc:
                 raise ConfigError(

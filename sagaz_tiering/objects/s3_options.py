@@ -32,7 +32,8 @@ class S3Options:
     role). `checksums` "auto" is "when_supported" on AWS and "when_required" elsewhere: many S3-compatible
     stores refuse the SDK's default checksums; without them the SDK signs the hash of the body instead, which
     they all check. `request_timeout` is the deadline of one request with its body and its retries; an upload
-    in parts has one per part.
+    in parts has one per part. `trusts` is a file of certificate authorities (None: the SDK's), `sdk_config` a botocore
+    Config whose settings go before ours.
 
     Raises ConfigError for a combination that S3 has no meaning for, InvalidKey for an unusable prefix.
     """
@@ -45,6 +46,7 @@ class S3Options:
     kms_key_id: str | None = None
     access_key_id: str | None = field(default=None, repr=False)
     secret_access_key: str | None = field(default=None, repr=False)
+    session_token: str | None = field(default=None, repr=False)
     checksums: Literal["auto", "when_supported", "when_required"] = "auto"
     connect_timeout: timedelta = timedelta(seconds=5)
     request_timeout: timedelta = timedelta(seconds=60)
@@ -54,6 +56,8 @@ class S3Options:
     attempts: int = 5
     backoff: timedelta = timedelta(milliseconds=200)
     names: SettingNames = SettingNames()
+    trusts: str | None = None
+    sdk_config: Any = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "prefix", self.prefix.strip("/"))
@@ -65,7 +69,9 @@ class S3Options:
             raise ConfigError(
                 f"a KMS key is given, but encryption is {self.encryption}", hint="set encryption: sse-kms"
             )
-        if (self.access_key_id is None) != (self.secret_access_key is None):
+        if (self.access_key_id is None) != (self.secret_access_key is None) or (
+            self.session_token is not None and self.access_key_id is None
+        ):
             raise ConfigError("half of a credential is given", hint="give both access key id and secret, or neither")
         for name in ("multipart_threshold", "multipart_part", "max_connections", "attempts"):
             if getattr(self, name) < 1:
@@ -95,7 +101,7 @@ class S3Options:
         """The SDK's settings: deadlines and retries are ours, so its own are wide and off."""
         checksums: Literal["when_supported", "when_required"]
         checksums = "when_supported" if self.sends_checksums else "when_required"
-        return AwsConfig(
+        ours = AwsConfig(
             connect_timeout=self.connect_timeout.total_seconds(),
             read_timeout=self.request_timeout.total_seconds(),
             max_pool_connections=self.max_connections,
@@ -107,3 +113,4 @@ class S3Options:
             s3={"addressing_style": "path" if self.endpoint_url else "auto"},
             signature_version="s3v4",
         )
+        return ours if self.sdk_config is None else ours.merge(self.sdk_config)

@@ -14,6 +14,7 @@ from sagaz_tiering.objects.s3_upload import MARK_METADATA
 from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:
+    from types_aiobotocore_s3 import S3Client
     from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef, HeadObjectOutputTypeDef
 
 _HASHED_ASIDE = 1 << 20
@@ -31,6 +32,11 @@ class FoundObject:
 
 class S3RecordStore(S3ObjectStore):
     """One prefix of one bucket whose keys may be written again; of two puts at once S3 keeps the later."""
+
+    @property
+    def sdk_client(self) -> S3Client:
+        """The SDK's own."""
+        return self._client
 
     async def replace(self, key: str, data: bytes, *, storage_class: StorageClass, mark: str = "") -> None:
         """Store `data` under `key`, all or nothing, in place of what may be there; `mark` is short ASCII.

@@ -5,17 +5,55 @@ A swapped value, a frame in the wrong place, a wrong row or another caller's ans
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import CorruptRecord
-from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, SnapshotRef
+from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, SnapshotRef, is_uuid
+
+_Class = TypeVar("_Class", bound=type)
+_NOTHING: Final[dict[str, Callable[[], Any]]] = {
+    "get_snapshot": lambda: None,
+    "get_latest_snapshot": lambda: None,
+    "get_snapshot_at_time": lambda: None,
+    "list_snapshots": list,
+    "delete_snapshot": bool,
+    "cleanup_saga": int,
+    "get_replay_log": lambda: None,
+    "list_replays": list,
+}
 
 _HINT = (
     "something else than this package wrote to the store, or its servers were mixed up; delete the snapshot by its id, "
     "or restore the store from a backup"
 )
+
+
+def text_ids_find_nothing(cls: _Class) -> _Class:
+    """Let a storage's methods of sagaz answer as sagaz does where an id is text that is no UUID: with nothing.
+
+    What is no text either stays an error: it is a mistake in the program, not the id of something that is gone.
+    """
+    for name, nothing in _NOTHING.items():
+        setattr(cls, name, _finding_nothing(getattr(cls, name), nothing))
+    return cls
+
+
+def _finding_nothing(method: Any, nothing: Callable[[], Any]) -> Any:
+    _, id_name, *_ = inspect.signature(method).parameters
+
+    @functools.wraps(method)
+    async def call(self: Any, *args: Any, **kwargs: Any) -> Any:
+        asked = args[0] if args else kwargs.get(id_name)
+        if isinstance(asked, str) and not is_uuid(asked):
+            return nothing()
+        return await method(self, *args, **kwargs)
+
+    return call
 
 
 def check_answer(

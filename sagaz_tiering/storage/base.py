@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Protocol, Self, runtime_checkable
 from uuid import UUID
 
+from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot
 
 MAX_LIMIT = 2**31 - 1
@@ -71,7 +72,8 @@ class SnapshotSource(Protocol):
 
 @runtime_checkable
 class SnapshotStorage(SnapshotSource, Protocol):
-    """Ten methods of the `sagaz` engine, and what operating a storage needs. Ids are accepted as UUID or text.
+    """Ten methods of the `sagaz` engine, and what operating a storage needs. Ids are accepted as UUID or text; text
+    that is no UUID is the id of nothing for the engine's methods and `cleanup_saga`, as in sagaz: None, [], False or 0.
     All of them may be called from every event loop, thread and forked process; what cannot be raises WrongEventLoop.
 
     Order everywhere is (created_at, step_index, snapshot_id). `None` and `[]` mean "does not exist or expired",
@@ -101,13 +103,13 @@ class SnapshotStorage(SnapshotSource, Protocol):
     async def delete_expired_snapshots(self) -> int:
         """Remove what is past its retention; how many."""
 
-    async def save_replay_log(self, result: ReplayResult) -> None:
+    async def save_replay_log(self, replay_result: ReplayResult) -> None:
         """Insert or replace a replay record (ours or sagaz's)."""
 
     async def get_replay_log(self, replay_id: UUID | str) -> dict[str, Any] | None:
         """One replay record in the shape of `ReplayResult.to_dict`."""
 
-    async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
+    async def list_replays(self, original_saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
         """Replay records whose original is this saga, newest first. Raises ValueError for a negative limit."""
 
     async def cleanup_saga(self, saga_id: UUID | str) -> int:
@@ -118,6 +120,18 @@ class SnapshotStorage(SnapshotSource, Protocol):
 
     def get_storage_info(self) -> dict[str, Any]:
         """What this storage is made of (`storage_type` and its options, no secrets)."""
+
+
+def as_duration(value: timedelta | float, name: str) -> timedelta:
+    """A timedelta, or a number of seconds, as the drivers take it. Raises ConfigError that names the option."""
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    try:
+        found = timedelta(seconds=value) if number else value  # type: ignore[arg-type]  # a number was asked for
+    except (OverflowError, ValueError):
+        found = None
+    if not isinstance(found, timedelta) or found <= timedelta(0):
+        raise ConfigError(f"{name} must be a timedelta or a number of seconds, above 0, not {value!r:.80}")
+    return found
 
 
 def checked_limit(limit: int) -> int:

@@ -18,7 +18,7 @@ from sagaz_tiering.clock import Clock, SystemClock, to_micros
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotMeta, as_utc, as_uuid
 from sagaz_tiering.storage import replay_log
-from sagaz_tiering.storage.answers import check_answer
+from sagaz_tiering.storage.answers import check_answer, text_ids_find_nothing
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.encoding import decode_value, encode_value
 from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
@@ -49,6 +49,7 @@ class _Replay:
     data: bytes
 
 
+@text_ids_find_nothing
 class InMemorySnapshotStorage:
     """Snapshots and replay records in this process's memory. Closing it keeps them; dropping it drops them.
 
@@ -178,9 +179,9 @@ class InMemorySnapshotStorage:
                 for snapshot in await _readable(stored, gaps):
                     yield snapshot
 
-    async def save_replay_log(self, result: ReplayResult) -> None:
+    async def save_replay_log(self, replay_result: ReplayResult) -> None:
         """Insert or replace the record of a replay (ours or sagaz's)."""
-        record = replay_log.as_record(result)
+        record = replay_log.as_record(replay_result)
         created = datetime.fromisoformat(record["created_at"])
         replay = _Replay(
             replay_id=UUID(record["replay_id"]),
@@ -202,11 +203,11 @@ class InMemorySnapshotStorage:
         replay = self._replays.get(as_uuid(replay_id, "replay_id"))
         return None if replay is None else replay_log.from_bytes(replay.data)
 
-    async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
+    async def list_replays(self, original_saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
         """Records of replays of a saga, newest first. Raises ValueError for a negative limit."""
         wanted, found, gaps = checked_limit(limit), list[dict[str, Any]](), Gaps("memory")
         with _alone:
-            newest_first = self._replays_of_saga.get(as_uuid(saga_id, "saga_id"), [])[::-1]
+            newest_first = self._replays_of_saga.get(as_uuid(original_saga_id, "original_saga_id"), [])[::-1]
         for at, (_, number) in enumerate(islice(newest_first, wanted)):
             await _breathe(at)
             found += self._readable_replay(number, gaps)

@@ -27,6 +27,7 @@ from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.prices import PriceList
 from sagaz_tiering.settings_sections import RestoreSettings
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotRef, as_utc, as_uuid
+from sagaz_tiering.storage.answers import text_ids_find_nothing
 from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.encoding import encode_value
@@ -73,6 +74,7 @@ class Tiers:
     restore: RestoreSettings = field(default_factory=RestoreSettings)
 
 
+@text_ids_find_nothing
 class TieredSnapshotStorage(AnyLoop):
     """Saga snapshots over Redis, PostgreSQL and packs on an object store. Plugs into `sagaz` as it is.
 
@@ -317,17 +319,19 @@ class TieredSnapshotStorage(AnyLoop):
         """Run the expire job now, in every tier; how many copies went (0 if another process is at it)."""
         return 0 if self._expire is None else await self._expire()
 
-    async def save_replay_log(self, result: ReplayResult) -> None:
+    async def save_replay_log(self, replay_result: ReplayResult) -> None:
         """Insert or replace the record of a replay (ours or sagaz's)."""
-        await self._tiers.catalog.replays.save(result)
+        await self._tiers.catalog.replays.save(replay_result)
 
     async def get_replay_log(self, replay_id: UUID | str) -> dict[str, Any] | None:
         """The record of a replay in the shape of `ReplayResult.to_dict`, or None."""
         return await iterating.replay_log(self._tiers.catalog, as_uuid(replay_id, "replay_id"))
 
-    async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
+    async def list_replays(self, original_saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
         """Records of replays of a saga, newest first."""
-        return await iterating.replays_of(self._tiers.catalog, as_uuid(saga_id, "saga_id"), checked_limit(limit))
+        return await iterating.replays_of(
+            self._tiers.catalog, as_uuid(original_saga_id, "original_saga_id"), checked_limit(limit)
+        )
 
     async def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
         """Every saga with a live snapshot in any tier, ascending by id, from behind `after` on."""

@@ -179,7 +179,7 @@ async def test_unknown_and_bad_ids(storage: SnapshotStorage) -> None:
     """None for an id that nobody used, an error for what is not one, a refusal for what is not a result."""
     bad: Any
     assert await storage.get_replay_log(uuid4()) is None
-    for bad in ("", "no-id", 7, None):
+    for bad in (7, None, b"x" * 16):
         with pytest.raises(InvalidSnapshot):
             await storage.get_replay_log(bad)
         with pytest.raises(InvalidSnapshot):

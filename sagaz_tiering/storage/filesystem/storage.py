@@ -20,6 +20,7 @@ from sagaz_tiering.clock import Clock, SystemClock, to_micros
 from sagaz_tiering.errors import ConfigError, CorruptRecord, LocalStorageUnavailable
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, as_uuid
 from sagaz_tiering.storage import replay_log
+from sagaz_tiering.storage.answers import text_ids_find_nothing
 from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.encoding import encode_record
@@ -40,8 +41,10 @@ IO_TIMEOUT: Final = timedelta(seconds=60)
 """Deadline of one piece of work (a save, a page of a list), by default."""
 
 _KIND: Final = "filesystem"
+_FOLDERS: Final = ("snapshots", "indexes", "replays")
 
 
+@text_ids_find_nothing
 class FilesystemSnapshotStorage(AnyLoop):
     """One JSON file for each snapshot below `base_path`; crash-safe, and safe for several processes.
 
@@ -67,6 +70,7 @@ class FilesystemSnapshotStorage(AnyLoop):
             raise ConfigError("max_concurrency and io_timeout must be positive")
         super().__init__()
         self.base_path = Path(base_path)
+        self.snapshots_dir, self.indexes_dir, self.replays_dir = (self.base_path / name for name in _FOLDERS)
         self.enable_compression = enable_compression
         self.pretty_json = pretty_json
         self._clock: Clock = clock or SystemClock()
@@ -189,9 +193,9 @@ class FilesystemSnapshotStorage(AnyLoop):
                     yield snapshot
         gaps.check()
 
-    async def save_replay_log(self, result: ReplayResult) -> None:
+    async def save_replay_log(self, replay_result: ReplayResult) -> None:
         """Insert or replace the record of a replay (ours or sagaz's)."""
-        record = replay_log.as_record(result)
+        record = replay_log.as_record(replay_result)
         replay_id, saga_id = UUID(record["replay_id"]), UUID(record["original_saga_id"])
         data = replay_document(record, pretty=self.pretty_json)
         await self._run(partial(self._session.replays.save, replay_id, saga_id, data))
@@ -200,12 +204,12 @@ class FilesystemSnapshotStorage(AnyLoop):
         """The record of a replay in the shape of `ReplayResult.to_dict`, or None. Raises CorruptRecord."""
         return await self._run(partial(self._session.replays.get, as_uuid(replay_id, "replay_id")))
 
-    async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
+    async def list_replays(self, original_saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
         """Records of replays of a saga, newest first. Raises ValueError for a negative limit.
 
         Raises CorruptRecord if one that may be of this saga cannot be read; its `readable` has the others.
         """
-        wanted, saga, gaps = checked_limit(limit), as_uuid(saga_id, "saga_id"), Gaps(_KIND)
+        wanted, saga, gaps = checked_limit(limit), as_uuid(original_saga_id, "original_saga_id"), Gaps(_KIND)
         await self._session.adopt_replays()
         records = []
         async for replay_id, record in self._replays(await self._run(partial(self._session.replays.ids_of, saga))):

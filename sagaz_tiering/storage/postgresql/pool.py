@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -72,6 +72,13 @@ class SnapshotPool:
         await self._tables.forget()
         await self._opened.forget()
         await self._database.close()
+
+    def __await__(self) -> Generator[Any, None, SnapshotPool]:
+        return self._ready().__await__()
+
+    async def _ready(self) -> SnapshotPool:
+        await self._tables.done()
+        return self
 
     async def time(self) -> Sample:
         """What the server's clock says. Raises CatalogUnavailable, ConfigError."""

@@ -15,11 +15,11 @@ from sagaz_tiering.db.queries import load
 from sagaz_tiering.errors import ConfigError, CorruptRecord, MissingDependencyError, SagazTieringError
 from sagaz_tiering.server_clock import ServerClock
 from sagaz_tiering.snapshot import MAX_STEP_INDEX, ReplayResult, SagaSnapshot, as_utc, as_uuid
-from sagaz_tiering.storage.answers import check_answer, checked_replay
+from sagaz_tiering.storage.answers import check_answer, checked_replay, text_ids_find_nothing
 from sagaz_tiering.storage.any_loop import AnyLoop
-from sagaz_tiering.storage.base import Health, checked_limit
+from sagaz_tiering.storage.base import Health, as_duration, checked_limit
 from sagaz_tiering.storage.postgresql.rows import Row, replay_of, replay_row_of, row_of, snapshot_of, step_as_stored
-from sagaz_tiering.storage.postgresql.url import shown_url
+from sagaz_tiering.storage.postgresql.url import checked_options, shown_url
 from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ _MICROSECOND: Final = timedelta(microseconds=1)
 _Place = tuple[datetime, int, UUID]
 
 
+@text_ids_find_nothing
 class PostgreSQLSnapshotStorage(AnyLoop):
     """Snapshots in the tables `saga_snapshots` and `saga_replay_log` of the connection's default schema.
 
@@ -65,10 +66,15 @@ class PostgreSQLSnapshotStorage(AnyLoop):
         pool_max_size: int = 20,
         *,
         clock: Clock | None = None,
-        command_timeout: timedelta = timedelta(seconds=30),
+        command_timeout: timedelta | float | None = None,
         statement_cache_size: int = 100,
+        **pool_kwargs: Any,
     ) -> None:
-        """Connects to nothing yet. Raises MissingDependencyError, ConfigError."""
+        """Connects to nothing yet. `command_timeout`: 30 seconds by default; a number is seconds. `pool_kwargs` are
+        options of `asyncpg.create_pool` (password, ssl, server_settings, …), which go before what the URL says.
+
+        Raises MissingDependencyError, ConfigError.
+        """
         try:
             import asyncpg  # noqa: F401
         except ImportError as exc:
@@ -78,15 +84,19 @@ class PostgreSQLSnapshotStorage(AnyLoop):
         super().__init__()
         if not 0 <= pool_min_size <= pool_max_size or pool_max_size < 1:
             raise ConfigError(f"pool_min_size {pool_min_size} and pool_max_size {pool_max_size} are no sizes of a pool")
+        self.connection_string, self.pool_kwargs = connection_string, pool_kwargs
+        self.pool_min_size, self.pool_max_size = pool_min_size, pool_max_size
         self._clock = clock
+        deadline = timedelta(seconds=30) if command_timeout is None else command_timeout
         self._options = DatabaseOptions(
             url=connection_string,
-            shown_url=shown_url(connection_string, os.environ),
+            shown_url=shown_url(connection_string, os.environ, pool_kwargs),
             setting="connection_string",
             pool_min=pool_min_size,
             pool_max=pool_max_size,
             statement_cache_size=statement_cache_size,
-            command_timeout=command_timeout,
+            command_timeout=as_duration(deadline, "command_timeout"),
+            driver_options=checked_options(pool_kwargs),
         )
         self._renew()
 
@@ -100,7 +110,10 @@ class PostgreSQLSnapshotStorage(AnyLoop):
         await self._pool.close()
 
     def _get_pool(self) -> SnapshotPool:
-        """For statements of your own: `async with storage._get_pool().acquire() as conn` (an asyncpg connection)."""
+        """For statements of your own: `async with storage._get_pool().acquire() as conn` (an asyncpg connection).
+
+        May be awaited, as in sagaz: that connects, and makes the tables.
+        """
         return self._pool
 
     async def save_snapshot(self, snapshot: SagaSnapshot) -> None:
@@ -191,9 +204,9 @@ class PostgreSQLSnapshotStorage(AnyLoop):
                     yield snapshot
         gaps.check()
 
-    async def save_replay_log(self, result: ReplayResult) -> None:
+    async def save_replay_log(self, replay_result: ReplayResult) -> None:
         """Insert or replace the record of a replay (ours or sagaz's). Raises InvalidSnapshot, NotSerializable."""
-        await self._pool.execute(_SQL["save_replay"], *replay_row_of(result))
+        await self._pool.execute(_SQL["save_replay"], *replay_row_of(replay_result))
 
     async def get_replay_log(self, replay_id: UUID | str) -> dict[str, Any] | None:
         """The record of a replay in the shape of `ReplayResult.to_dict`, or None. Raises CorruptRecord."""
@@ -201,10 +214,10 @@ class PostgreSQLSnapshotStorage(AnyLoop):
         row = await self._pool.fetchrow(_SQL["replay"], key)
         return None if row is None else checked_replay(replay_of(row), replay_id=key)
 
-    async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
+    async def list_replays(self, original_saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
         """Records of replays of a saga, newest first. Raises ValueError for a negative limit."""
         wanted, found, gaps, seen = checked_limit(limit), list[dict[str, Any]](), Gaps(_KIND), 0
-        saga, (moment, _, last) = as_uuid(saga_id, "saga_id"), _LAST
+        saga, (moment, _, last) = as_uuid(original_saga_id, "original_saga_id"), _LAST
         while (size := min(wanted - seen, _IDS_PAGE)) > 0:
             rows = await self._pool.fetch(_SQL["replays_of_saga"], saga, moment, last, size)
             found += _readable_replays(rows, gaps, saga)

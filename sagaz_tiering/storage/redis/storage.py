@@ -15,9 +15,9 @@ from sagaz_tiering.errors import ConfigError, CorruptRecord, MissingDependencyEr
 from sagaz_tiering.server_clock import ServerClock
 from sagaz_tiering.snapshot import MAX_TIME, ReplayResult, SagaSnapshot, as_utc, as_uuid
 from sagaz_tiering.storage import replay_log
-from sagaz_tiering.storage.answers import check_answer
+from sagaz_tiering.storage.answers import check_answer, text_ids_find_nothing
 from sagaz_tiering.storage.any_loop import AnyLoop
-from sagaz_tiering.storage.base import Health, checked_limit
+from sagaz_tiering.storage.base import Health, as_duration, checked_limit
 from sagaz_tiering.storage.encoding import decode_value, encode_value
 from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
 
@@ -37,6 +37,7 @@ _LEVELS: Final = range(1, 23)
 _LAST_US: Final = to_micros(MAX_TIME) - 1
 
 
+@text_ids_find_nothing
 class RedisSnapshotStorage(AnyLoop):
     """Snapshots and replay records in Redis. `async with RedisSnapshotStorage("redis://localhost:6379") as storage`.
 
@@ -58,35 +59,43 @@ class RedisSnapshotStorage(AnyLoop):
         compression_level: int = DEFAULT_COMPRESSION_LEVEL,
         *,
         clock: Clock | None = None,
-        max_connections: int = DEFAULT_MAX_CONNECTIONS,
-        socket_timeout: timedelta = DEFAULT_SOCKET_TIMEOUT,
+        max_connections: int | None = None,
+        socket_timeout: timedelta | float | None = None,
         client: Redis | RedisCluster | None = None,
+        **redis_kwargs: Any,
     ) -> None:
         """Nothing is connected to.
 
         redis_url: `redis://`, `rediss://`, `unix://`, `redis+cluster://HOST,HOST`, `redis+sentinel://HOST,HOST/NAME`.
         default_ttl: seconds. compression_level: of zstd, 1 (fast) to 22 (small). More callers than
-        `max_connections` wait. socket_timeout: to connect, and for each answer. client: a `redis.asyncio` client to
-        use instead of `redis_url`; it is not closed.
+        `max_connections` (64) wait. socket_timeout: to connect, and for each answer (5 seconds; a number is seconds).
+        client: a `redis.asyncio` client to use instead of `redis_url`; it is not closed. redis_kwargs: options of a
+        connection of redis-py (password, ssl, ssl_ca_certs, …); what the URL says goes before them.
 
         Raises ConfigError for what cannot work, MissingDependencyError without `redis` or `zstandard`.
         """
         _require("redis")
         if enable_compression:
             _require("zstandard")
-        _check(default_ttl, compression_level, max_connections, socket_timeout)
+        places = DEFAULT_MAX_CONNECTIONS if max_connections is None else max_connections
+        deadline = DEFAULT_SOCKET_TIMEOUT if socket_timeout is None else as_duration(socket_timeout, "socket_timeout")
+        _check(default_ttl, compression_level, places)
         # Not before it is known that the driver is there.
-        from sagaz_tiering.storage.redis.url import parse_redis_url
+        from sagaz_tiering.storage.redis.url import parse_redis_url, with_driver_options
         from sagaz_tiering.storage.redis_client import RedisOptions
 
         super().__init__()
+        self.redis_url = redis_url
+        self.redis_kwargs = redis_kwargs
         self.key_prefix = key_prefix
         self.default_ttl = default_ttl
         self.enable_compression = enable_compression
         self.compression_level = compression_level
         self._clock = clock
         self._options = RedisOptions(
-            address=parse_redis_url(redis_url), max_connections=max_connections, socket_timeout=socket_timeout
+            address=with_driver_options(parse_redis_url(redis_url), redis_kwargs),
+            max_connections=places,
+            socket_timeout=deadline,
         )
         self._client = client
         self._renew()
@@ -113,7 +122,7 @@ class RedisSnapshotStorage(AnyLoop):
         return super()._another()
 
     def _get_redis(self) -> Redis | RedisCluster:
-        """The client, for what only Redis knows: `await storage._get_redis().info("memory")`."""
+        """The client, for what only Redis knows: `await storage._get_redis().info("memory")`; may be awaited first."""
         return self._redis.client()
 
     async def save_snapshot(self, snapshot: SagaSnapshot) -> None:
@@ -213,17 +222,17 @@ class RedisSnapshotStorage(AnyLoop):
                     yield snapshot
         gaps.check()
 
-    async def save_replay_log(self, result: ReplayResult) -> None:
+    async def save_replay_log(self, replay_result: ReplayResult) -> None:
         """Insert or replace the record of a replay (ours or sagaz's)."""
-        await self._replays.save(replay_log.as_record(result))
+        await self._replays.save(replay_log.as_record(replay_result))
 
     async def get_replay_log(self, replay_id: UUID | str) -> dict[str, Any] | None:
         """The record of a replay in the shape of `ReplayResult.to_dict`, or None. Raises CorruptRecord."""
         return await self._replays.get(as_uuid(replay_id, "replay_id"))
 
-    async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
+    async def list_replays(self, original_saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
         """Records of replays of a saga, newest first. Raises ValueError for a negative limit."""
-        return await self._replays.of_saga(as_uuid(saga_id, "saga_id"), checked_limit(limit))
+        return await self._replays.of_saga(as_uuid(original_saga_id, "original_saga_id"), checked_limit(limit))
 
     async def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
         """Every replay record, ascending by replay id, from behind `after` on."""
@@ -328,7 +337,7 @@ def _require(package: str) -> None:
         raise MissingDependencyError(package, "RedisSnapshotStorage") from exc
 
 
-def _check(default_ttl: object, compression_level: object, max_connections: object, socket_timeout: object) -> None:
+def _check(default_ttl: object, compression_level: object, max_connections: object) -> None:
     if default_ttl is not None and (type(default_ttl) is not int or default_ttl < 1):
         raise ConfigError(
             f"default_ttl must be a number of seconds above 0, not {default_ttl!r}",
@@ -341,5 +350,3 @@ def _check(default_ttl: object, compression_level: object, max_connections: obje
         )
     if type(max_connections) is not int or max_connections < 1:
         raise ConfigError(f"max_connections must be a number above 0, not {max_connections!r}")
-    if not isinstance(socket_timeout, timedelta) or socket_timeout <= timedelta(0):
-        raise ConfigError(f"socket_timeout must be a timedelta above 0, not {socket_timeout!r}")

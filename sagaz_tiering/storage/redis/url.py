@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from inspect import signature
 from typing import Any, Literal
 
-from redis.asyncio.connection import SSLConnection, parse_url
+from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
 
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.urls import MANY_HOSTS, SENTINEL_OPTION, redacted, typed_sentinel_options
 
 _PORTS = {"cluster": 6379, "sentinel": 26379}
+_DONE_BY_US = frozenset({"retry", "retry_on_timeout", "retry_on_error"})
+"""Options of the driver that are taken and left: the storage asks again by itself, where that is safe."""
+_TLS_OPTIONS = frozenset(signature(SSLConnection.__init__).parameters) - {"self", "kwargs"}
+_CONNECTION_OPTIONS = frozenset(
+    {"db", "username", "password", "credential_provider", "protocol", "client_name", "lib_name", "lib_version"}
+    | {"socket_connect_timeout", "socket_keepalive", "socket_keepalive_options", "socket_read_size"}
+    | {"health_check_interval", "encoding", "encoding_errors"}
+) & (signature(AbstractConnection.__init__).parameters.keys() | signature(Connection.__init__).parameters.keys())
 _EXAMPLES = "redis://HOST:6379/0, rediss://…, unix:///PATH, redis+cluster://HOST,HOST, redis+sentinel://HOST,HOST/NAME"
 
 
@@ -44,6 +54,36 @@ def parse_redis_url(url: object, *, setting: str = "redis_url") -> RedisAddress:
             hint=f"remove decode_responses from {setting}",
         )
     return address
+
+
+def with_driver_options(address: RedisAddress, given: Mapping[str, Any]) -> RedisAddress:
+    """`address` with options that sagaz's storage hands to the driver; what the URL says goes before them.
+
+    Raises ConfigError for what the driver does not know, or what the storage cannot work with.
+    """
+    options = {name: value for name, value in given.items() if name not in _DONE_BY_US and value is not None}
+    tls = options.pop("ssl", False) or address.tls or "connection_class" in address.options
+    if options.pop("decode_responses", False):
+        raise ConfigError("decode_responses cannot be used: values are bytes, not text", hint="leave it out")
+    known = _TLS_OPTIONS | _CONNECTION_OPTIONS
+    if unknown := sorted(set(options) - known):
+        raise ConfigError(
+            f"RedisSnapshotStorage does not know the option {unknown[0]!r:.80}",
+            hint=f"beside its own it takes those of a connection of redis-py: ssl, {', '.join(sorted(known))}",
+        )
+    if not tls and (needless := sorted(set(options) & _TLS_OPTIONS)):
+        raise ConfigError(
+            f"{needless[0]} is for TLS, which is not asked for", hint="write rediss://…, or give ssl=True"
+        )
+    if tls and address.kind == "single":
+        if "path" in address.options:
+            raise ConfigError("ssl=True cannot be used with a Unix socket", hint="leave it out")
+        options["connection_class"] = SSLConnection
+    if tls and options.get("ssl_cert_reqs") != "none":
+        options.setdefault("ssl_check_hostname", True)
+    if address.kind == "cluster" and options.pop("db", 0):
+        raise ConfigError("a Cluster has only database 0", hint="leave out db")
+    return replace(address, options={**options, **address.options}, tls=tls)
 
 
 def _options_in(url: str) -> dict[str, Any]:

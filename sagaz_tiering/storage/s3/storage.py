@@ -36,8 +36,9 @@ from sagaz_tiering.clock import Clock, SystemClock, to_micros
 from sagaz_tiering.errors import ConfigError, InvalidKey, MissingDependencyError, SagazTieringError
 from sagaz_tiering.prices import PriceList
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, as_uuid
+from sagaz_tiering.storage.answers import text_ids_find_nothing
 from sagaz_tiering.storage.any_loop import AnyLoop
-from sagaz_tiering.storage.base import Health, checked_limit
+from sagaz_tiering.storage.base import Health, as_duration, checked_limit
 from sagaz_tiering.storage.encoding import encode_value
 from sagaz_tiering.storage.reporting import measured_read, reported_save
 from sagaz_tiering.storage.s3 import keys as s3_keys
@@ -45,10 +46,13 @@ from sagaz_tiering.storage.s3.reading import S3Reader
 from sagaz_tiering.storage.s3.removing import S3Remover
 from sagaz_tiering.storage.s3.replays import S3Replays
 from sagaz_tiering.storage.s3.saving import S3Saver
+from sagaz_tiering.storage.s3.sdk_options import sdk_options
 from sagaz_tiering.storage.s3.walking import S3Walker
 from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:
+    from types_aiobotocore_s3 import S3Client
+
     from sagaz_tiering.objects.s3_options import S3Options
     from sagaz_tiering.objects.s3_records import S3RecordStore
 
@@ -74,6 +78,7 @@ class _Open:
     replays: S3Replays
 
 
+@text_ids_find_nothing
 class S3SnapshotStorage(AnyLoop):
     """Snapshots and replay records in one bucket, under one prefix. Connects when first used, again after `close`.
 
@@ -82,7 +87,8 @@ class S3SnapshotStorage(AnyLoop):
     is SSE-S3, with `kms_key_id` SSE-KMS. Compression may change at any time over existing data. `endpoint_url` is for
     what is not AWS; `checksums` "auto" sends such a store none of the SDK's own. Without an access key the SDK looks
     for one (environment, profile, role). Above `multipart_threshold` bytes a snapshot is sent in parts. One request
-    takes at most `request_timeout`; callers beyond `max_connections` wait.
+    takes at most `request_timeout`; callers beyond `max_connections` wait. `s3_kwargs` are arguments of the SDK's
+    client: aws_access_key_id, aws_secret_access_key, aws_session_token, verify, config, use_ssl.
 
     It needs s3:PutObject, s3:GetObject, s3:DeleteObject and s3:ListBucket; in a bucket that keeps versions also
     s3:GetBucketVersioning, s3:ListBucketVersions and s3:DeleteObjectVersion, since what is removed is removed whole.
@@ -108,10 +114,15 @@ class S3SnapshotStorage(AnyLoop):
         checksums: Literal["auto", "when_supported", "when_required"] = "auto",
         multipart_threshold: int = 8 * _MIB,
         max_connections: int = 32,
-        request_timeout: timedelta = timedelta(seconds=60),
+        request_timeout: timedelta | float = timedelta(seconds=60),
         clock: Clock | None = None,
+        **s3_kwargs: Any,
     ) -> None:
         super().__init__()
+        self.region_name, self.prefix = region_name, prefix
+        self.enable_compression, self.compression_level = enable_compression, compression_level
+        self.enable_encryption, self.storage_class, self.s3_kwargs = enable_encryption, storage_class, s3_kwargs
+        given = {"access_key_id": access_key_id, "secret_access_key": secret_access_key}
         self._options = _options(
             bucket=bucket_name or os.environ.get(BUCKET_VARIABLE, ""),
             region=region_name,
@@ -119,14 +130,14 @@ class S3SnapshotStorage(AnyLoop):
             encryption=_encryption(enable_encryption, kms_key_id),
             kms_key_id=kms_key_id,
             endpoint_url=endpoint_url,
-            access_key_id=access_key_id,
-            secret_access_key=secret_access_key,
+            **(given | sdk_options(s3_kwargs, endpoint_url)),
             checksums=checksums,
             multipart_threshold=multipart_threshold,
             multipart_part=_PART,
             max_connections=max_connections,
-            request_timeout=request_timeout,
+            request_timeout=as_duration(request_timeout, "request_timeout"),
         )
+        self.bucket_name = self._options.bucket
         self._class = _storage_class(storage_class)
         self._level = _level(compression_level) if enable_compression else None
         self._clock: Clock = clock or SystemClock()
@@ -221,18 +232,18 @@ class S3SnapshotStorage(AnyLoop):
             async for snapshot in opened.reader.snapshots(entries):
                 yield snapshot
 
-    async def save_replay_log(self, result: ReplayResult) -> None:
+    async def save_replay_log(self, replay_result: ReplayResult) -> None:
         """Insert or replace the record of a replay (ours or sagaz's)."""
-        await (await self._opened()).replays.save(result)
+        await (await self._opened()).replays.save(replay_result)
 
     async def get_replay_log(self, replay_id: UUID | str) -> dict[str, Any] | None:
         """The record of a replay in the shape of `ReplayResult.to_dict`, or None."""
         wanted = as_uuid(replay_id, "replay_id")
         return await (await self._opened()).replays.get(wanted)
 
-    async def list_replays(self, saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
+    async def list_replays(self, original_saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
         """Records of replays of a saga, newest first. Raises ValueError for a negative limit."""
-        wanted, saga = checked_limit(limit), as_uuid(saga_id, "saga_id")
+        wanted, saga = checked_limit(limit), as_uuid(original_saga_id, "original_saga_id")
         return await (await self._opened()).replays.of_saga(saga, wanted)
 
     async def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
@@ -301,6 +312,10 @@ class S3SnapshotStorage(AnyLoop):
                 if self._open is None:
                     self._open = await self._make()
         return self._open
+
+    async def _get_s3_client(self) -> S3Client:
+        """The SDK's client, for requests of your own."""
+        return (await self._opened()).store.sdk_client
 
     async def _make(self) -> _Open:
         from sagaz_tiering.objects.s3_records import S3RecordStore  # needs the driver that the constructor asked for
