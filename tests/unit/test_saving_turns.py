@@ -8,6 +8,7 @@ from uuid import uuid4
 
 from support.payload import saga
 
+from sagaz_tiering.catalog.durable import Put
 from sagaz_tiering.codec import encode
 from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
@@ -28,11 +29,16 @@ class Tier:
         await gate.wait()
         self.taken.append(value)
 
-    put = save
+    async def put(self, meta: SnapshotMeta, value: bytes, **_: Any) -> Put:
+        """As PostgreSQL does."""
+        await self.save(meta, value)
+        return Put(in_the_way_us=None, announced_for_s=None, changes=None)
 
 
 class Nothing:
     """Knows of nothing that a save must heed."""
+
+    changes = None
 
     async def first_look(self, _seconds: float) -> None:
         """Nothing to wait for."""
@@ -53,7 +59,7 @@ async def turns() -> None:
 async def test_saves_of_one_id_take_turns_and_others_do_not_wait() -> None:
     """Even where the tier would take the later one first; a cancelled save passes its turn on."""
     hot, durable = Tier(), Tier()
-    saver = Saver(_as_any(hot), _as_any(durable), _as_any(Nothing()), _as_any(Nothing()))
+    saver = Saver(_as_any(hot), _as_any(durable), _as_any(Nothing()), _as_any(Nothing()), _as_any(Nothing()))
     snapshot = saga(1)[0]
     meta = encode(snapshot, saved_us=1).meta
     slow = durable.open = asyncio.Event()
