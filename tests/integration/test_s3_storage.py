@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
@@ -427,6 +428,70 @@ async def test_late_body_of_an_earlier_writer_is_listed(relay: Relay, bucket: st
         assert await two.get_snapshot(number(0)) == first
         assert await ids_of(two, SAGA) == [number(0)]
         assert await ids_of(two, OTHER_SAGA) == []
+
+
+AGAIN: dict[str, tuple[dict[str, Any], list[int]]] = {
+    "identical": ({}, [3, 2, 1, 0]),
+    "other status": ({"status": "done"}, [3, 2, 1, 0]),
+    "other step": ({"step_name": "renamed"}, [3, 2, 1, 0]),
+    "younger": ({"created_at": BEGUN + HOUR}, [3, 2, 1, 0]),
+    "older": ({"created_at": BEGUN + timedelta(seconds=90)}, [2, 3, 1, 0]),
+    "other saga": ({"saga_id": OTHER_SAGA}, [2, 1, 0]),
+}
+"""What is saved anew of the newest of four, their order in lists after that."""
+
+
+@pytest.mark.guarantee("G2")
+@pytest.mark.parametrize("how", list(AGAIN))
+async def test_snapshot_that_is_saved_again_while_it_is_read_is_in_every_answer(
+    relay: Relay, bucket: str, how: str
+) -> None:
+    """After its saga was listed, before its body is read: as it is now, where it belongs, and no older one instead."""
+    changes, order = AGAIN[how]
+    snapshots = [make(at) for at in range(4)]
+    now = {**{one.snapshot_id: one for one in snapshots}, number(3): replace(snapshots[3], **changes)}
+
+    async with storage_at(relay.endpoint, bucket) as reader, storage_at(relay.endpoint, bucket) as writer:
+
+        async def saved_between(call: Callable[[], Awaitable[Any]]) -> Any:
+            await save_all(writer, snapshots)
+
+            async def meddle(request: Request) -> None:
+                if is_body(request, "GET"):
+                    relay.meddle = None
+                    await writer.save_snapshot(now[number(3)])
+
+            relay.meddle = meddle
+            answer = await call()
+            assert relay.meddle is None
+            return answer
+
+        wanted = [now[number(at)] for at in order]
+        assert await saved_between(lambda: reader.get_latest_snapshot(SAGA)) == wanted[0]
+        for limit in (2, 100):
+            assert await saved_between(lambda limit=limit: reader.list_snapshots(SAGA, limit)) == wanted[:limit]
+
+
+@pytest.mark.guarantee("G2")
+async def test_walk_tells_of_snapshots_that_are_saved_again_meanwhile(relay: Relay, bucket: str) -> None:
+    """With another status, once listed and before the body is looked at: each once, by id and by value."""
+    async with storage_at(relay.endpoint, bucket) as reader, storage_at(relay.endpoint, bucket) as writer:
+        await save_all(writer, (make(at) for at in range(4)))
+        again = [make(at, status="done") for at in range(4)]
+
+        async def meddle(request: Request) -> None:
+            if is_body(request, "GET") or is_body(request, "HEAD"):
+                relay.meddle = None
+                await save_all(writer, again)
+
+        relay.meddle = meddle
+        assert [each async for each in reader.snapshot_ids(SAGA)] == [each.snapshot_id for each in again]
+        assert relay.meddle is None
+        await save_all(writer, (make(at) for at in range(4)))
+        relay.meddle = meddle
+        assert [each.snapshot_id async for each in reader.iter_snapshots(SAGA)] == [each.snapshot_id for each in again]
+        assert [each async for each in reader.iter_snapshots(SAGA)] == again
+        assert [each async for each in reader.saga_ids()] == [SAGA]
 
 
 async def test_two_writers_of_the_same_snapshots_agree(s3_server: S3Server, bucket: str) -> None:  # noqa: F811

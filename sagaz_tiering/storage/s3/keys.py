@@ -86,11 +86,16 @@ class Entry:
         )
 
     @property
-    def key(self) -> str:
+    def place(self) -> str:
+        """Where it is: its saga, and its place in the order of that; ascending is newest first."""
         order = (
             f"{_descending(self.created_us)}{MAX_STEP_INDEX - self.step_index:08x}{_id_descending(self.snapshot_id)}"
         )
-        return f"{saga_prefix(self.saga_id)}{order}-{_expiry(self.retention_us)}-{self.step_hash}-{self.token}"
+        return saga_prefix(self.saga_id) + order
+
+    @property
+    def key(self) -> str:
+        return f"{self.place}-{_expiry(self.retention_us)}-{self.step_hash}-{self.token}"
 
     @property
     def expiry_key(self) -> str | None:

@@ -1,8 +1,9 @@
 """Snapshots out of S3: entries say which and in what order, each body has the last word on whether an entry is true.
 
 An entry is true if the body is there and was put by the same save. An entry without a body is left by a save or a
-delete that did not finish, one whose body was put by another save by a snapshot that was saved again: both are
-passed over, and removed once they are so old that no save can still be under way (SETTLED, ABANDONED).
+delete that did not finish, one whose body was put by another save by a snapshot that was saved again, before the
+listing or since: the snapshot is where its body says. Both are removed once they are so old that no save can still be
+under way (SETTLED, ABANDONED).
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
@@ -68,6 +69,10 @@ class Body:
         """Whether `entry` is true; the benefit of the doubt where the body does not tell."""
         return self.entry is None or self.entry.is_same_save(entry)
 
+    def is_at(self, entry: Entry) -> bool:
+        """Whether the snapshot is where `entry` says, though it may have been saved again since that was listed."""
+        return self.entry is None or self.entry.place == entry.place
+
     @property
     def is_archived(self) -> bool:
         """Whether its bytes were asked for and must be restored first."""
@@ -123,23 +128,37 @@ class S3Reader:
         """
         start = "" if not_after_us is None else s3_keys.not_after(saga_id, not_after_us)
         first_page = limit + _FIRST_PAGE if step_name is None else 2**31
-        found: list[SagaSnapshot] = []
-        archived: list[Body] = []
-        gaps = Gaps("s3")
-        seen: set[UUID] = set()  # one that is saved again meanwhile may come twice
+        answer = _Newest(wanted=limit)
+        moved: list[tuple[Entry, Body]] = []
         async with aclosing(self._live_entries(saga_id, start, first_page, step_name)) as entries:
-            while (missing := limit - len(found) - len(archived) - len(gaps)) > 0:
-                batch = await take(entries, min(missing, _LISTED_AT_ONCE))
+            while answer.missing > 0:
+                batch = await take(entries, min(answer.missing, _LISTED_AT_ONCE))
                 if not batch:
                     break
-                bodies = [body for body in await self.true_bodies(batch) if body.snapshot_id not in seen]
-                seen.update(body.snapshot_id for body in bodies)
-                archived += [body for body in bodies if body.is_archived]
-                for body in bodies:
-                    for snapshot in await _decoded(body, gaps):
-                        check_answer(snapshot, saga_id=saga_id, not_after_us=not_after_us)
-                        if step_name is None or snapshot.step_name == step_name:
-                            found.append(snapshot)
+                for entry, body in await self._bodies_of(batch):
+                    now_at = body.entry or entry
+                    if now_at.saga_id != saga_id or not _is_asked(now_at, self.now_us(), not_after_us, step_name):
+                        continue
+                    # Saved again since it was listed, farther back than we are: it is told of where it is now.
+                    if now_at.place > entry.place:
+                        moved.append((now_at, body))
+                    else:
+                        await answer.take(now_at, body, step_name)
+        for now_at, body in moved:
+            await answer.take(now_at, body, step_name)
+        return self._told_of(answer, saga_id, not_after_us)
+
+    def _told_of(self, answer: _Newest, saga_id: UUID, not_after_us: int | None) -> list[SagaSnapshot]:
+        """Raises SnapshotArchived, CorruptRecord."""
+        gaps, found, archived = Gaps("s3"), list[SagaSnapshot](), list[Body]()
+        for _, body, each in answer.in_order():
+            if each is None:
+                archived.append(body)
+            elif isinstance(each, CorruptRecord):
+                gaps.add(body.snapshot_id, each)
+            else:
+                check_answer(each, saga_id=saga_id, not_after_us=not_after_us)
+                found.append(each)
         self._told(archived, gaps)
         gaps.check(found)
         return found
@@ -157,29 +176,37 @@ class S3Reader:
         Raises SnapshotArchived where it comes to archived bytes, and CorruptRecord at its end for what it could not
         read on the way.
         """
-        gaps = Gaps("s3")
+        gaps, last = Gaps("s3"), None
         while batch := await take(entries, _WALKED_AT_ONCE):
             now_us = self.now_us()
-            bodies = await self.true_bodies([entry for entry in batch if entry.is_live(now_us)])
-            for body in bodies:
+            there = await self._bodies_of([entry for entry in batch if entry.is_live(now_us)])
+            bodies = {
+                body.snapshot_id: body
+                for entry, body in there
+                # The entries of one that was saved again are neighbours, so it is told of once.
+                if body.is_at(entry) and (body.entry or entry).is_live(now_us) and body.snapshot_id != last
+            }
+            for body in bodies.values():
+                last = body.snapshot_id
                 if body.is_archived:
-                    self._told([each for each in bodies if each.is_archived], gaps)
+                    self._told([each for each in bodies.values() if each.is_archived], gaps)
                     gaps.check()
-                for snapshot in await _decoded(body, gaps):
-                    yield snapshot
+                found = await _decoded(body)
+                if isinstance(found, CorruptRecord):
+                    gaps.add(body.snapshot_id, found)
+                else:
+                    yield found
         gaps.check()
 
-    async def true_bodies(self, entries: Sequence[Entry]) -> list[Body]:
-        """The bodies of those entries that are true, in order; removes old untrue ones."""
+    async def _bodies_of(self, entries: Sequence[Entry]) -> list[tuple[Entry, Body]]:
+        """The bodies that are there, each with the entry that led to it; removes old untrue entries.
+
+        A body may be of a later save than its entry: it was put since that was listed, or the entry is a leftover.
+        """
         ids = list(dict.fromkeys(entry.snapshot_id for entry in entries))
         bodies = dict(zip(ids, await together(*(self.fetch(each) for each in ids)), strict=True))
         await self.remove_untrue(entries, bodies)
-        kept = {
-            entry.snapshot_id: body
-            for entry in entries
-            if (body := bodies[entry.snapshot_id]) is not None and body.belongs_to(entry)
-        }
-        return list(kept.values())
+        return [(entry, body) for entry in entries if (body := bodies[entry.snapshot_id]) is not None]
 
     async def fetch(self, snapshot_id: UUID) -> Body | None:
         """The object of a snapshot with its bytes, where they are not archived."""
@@ -255,6 +282,38 @@ class S3Reader:
                     yield entry
 
 
+@dataclass(slots=True, kw_only=True)
+class _Newest:
+    """What a list has so far, each snapshot once: its place, its body, and what is in that if it can be read."""
+
+    wanted: int
+    placed: list[tuple[str, Body, SagaSnapshot | CorruptRecord | None]] = field(default_factory=list)
+    seen: set[UUID] = field(default_factory=set)
+
+    @property
+    def missing(self) -> int:
+        return self.wanted - len(self.placed)
+
+    async def take(self, entry: Entry, body: Body, step_name: str | None) -> None:
+        """Take a body that is at `entry`, unless it was taken before."""
+        if body.snapshot_id in self.seen:
+            return
+        self.seen.add(body.snapshot_id)
+        found = None if body.is_archived else await _decoded(body)
+        if step_name is None or not isinstance(found, SagaSnapshot) or found.step_name == step_name:
+            self.placed.append((entry.place, body, found))
+
+    def in_order(self) -> list[tuple[str, Body, SagaSnapshot | CorruptRecord | None]]:
+        """Newest first, no more than wanted."""
+        return sorted(self.placed, key=lambda each: each[0])[: self.wanted]
+
+
+def _is_asked(entry: Entry, now_us: int, not_after_us: int | None, step_name: str | None) -> bool:
+    if not entry.is_live(now_us) or (not_after_us is not None and entry.created_us > not_after_us):
+        return False
+    return step_name is None or entry.step_hash == s3_keys.step_hash(step_name)
+
+
 async def take(source: AsyncIterator[T], count: int) -> list[T]:
     """The next `count` items, fewer at the end."""
     items: list[T] = []
@@ -275,15 +334,13 @@ async def together(*steps: Any) -> list[Any]:
     return results
 
 
-async def _decoded(body: Body, gaps: Gaps) -> list[SagaSnapshot]:
-    if body.is_archived:
-        return []
+async def _decoded(body: Body) -> SagaSnapshot | CorruptRecord:
+    """What is in a body that is not archived, or why it cannot be read."""
     await asyncio.sleep(0)  # others may want the event loop between two of many
     try:
-        return [await body.snapshot()]
+        return await body.snapshot()
     except CorruptRecord as exc:
-        gaps.add(body.snapshot_id, exc)
-        return []
+        return exc
 
 
 def _entry(snapshot_id: UUID, found: FoundObject, value: bytes = b"") -> Entry | None:

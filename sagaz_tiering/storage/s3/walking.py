@@ -67,11 +67,13 @@ class S3Walker:
 
     async def ids_of(self, saga_id: UUID) -> AsyncGenerator[UUID, None]:
         """Live snapshots of one saga, oldest first, archived ones too: no body is read."""
-        now_us = self._reader.now_us()
+        now_us, last = self._reader.now_us(), None
         async with aclosing(self.entries_of(saga_id)) as entries:
             async for entry in entries:
-                if await self._is_true(entry, now_us):
-                    yield entry.snapshot_id
+                # The entries of one that was saved again are neighbours, so it is told of once.
+                if entry.snapshot_id != last and await self._is_there(entry, now_us):
+                    last = entry.snapshot_id
+                    yield last
 
     async def _page(self, prefix: str, start_after: str, last: str) -> list[Entry]:
         page: list[Entry] = []
@@ -114,16 +116,16 @@ class S3Walker:
     async def _any_true(self, entries: AsyncIterator[Entry]) -> bool:
         now_us = self._reader.now_us()
         async for entry in entries:
-            if await self._is_true(entry, now_us):
+            if await self._is_there(entry, now_us):
                 return True
         return False
 
-    async def _is_true(self, entry: Entry, now_us: int) -> bool:
-        """Whether the snapshot lives, and is the save that the entry is of."""
+    async def _is_there(self, entry: Entry, now_us: int) -> bool:
+        """Whether the snapshot lives, and is where the entry says."""
         if not entry.is_live(now_us):
             return False
         body = await self._reader.look(entry.snapshot_id)
-        return body is not None and body.belongs_to(entry)
+        return body is not None and body.is_at(entry) and (body.entry or entry).is_live(now_us)
 
 
 async def _each(entries: list[Entry]) -> AsyncIterator[Entry]:
