@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from sagaz_tiering.catalog.erasures import settle_upload
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
 from sagaz_tiering.catalog.packs import Pack, pack_of_row
@@ -65,6 +66,7 @@ class Compaction:
             await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
             if await conn.fetchval(_SQL["erased"], list(old_ids), [frame.saga_id for frame in frames]):
                 raise LeaseLost("a saga was erased while its pack was written anew; the next run does it again")
+            await settle_upload(conn, new_id)
             await insert_frames(conn, new_id, frames)
             ids = [meta.snapshot_id for frame in frames for meta, _, _ in frame.snapshots]
             numbers = [number for number, frame in enumerate(frames) for _ in frame.snapshots]

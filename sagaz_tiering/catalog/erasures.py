@@ -82,7 +82,8 @@ class ErasureReceipt:
     @property
     def found_nothing(self) -> bool:
         """Whether there was nothing to erase: no tier, no replay log and no key knew the saga."""
-        return self.snapshots == 0 and not (self.replays or self.key_destroyed or self.packs)
+        known = any(pack.state not in ("UPLOADING", "ABANDONED") for pack in self.packs)
+        return self.snapshots == 0 and not (self.replays or self.key_destroyed or known)
 
     @property
     def complete(self) -> bool:
@@ -223,6 +224,7 @@ class Erasures:
                 _SQL["create"], erasure_id, saga_id, now, *names, *counts, now if keys else None, shredded, snapshots
             )
             await conn.execute(_SQL["add_packs"], erasure_id, saga_id, keys)
+            await conn.execute(_SQL["add_uploads"], erasure_id)
             await conn.execute(_SQL["drop_frames"], saga_id)
             told = dict(zip(("hot", "durable", "archived", "replays"), counts, strict=True)) | {"snapshots": snapshots}
             body = {"erasure_id": erasure_id, "saga_id": saga_id, "who": who, "reason": reason, **told}
@@ -314,6 +316,11 @@ class Erasures:
                 for pack in packs
             ),
         )
+
+
+async def settle_upload(conn: Connection, pack_id: int) -> None:
+    """An upload is about to be published: erasures that waited to know what is in it wait no more."""
+    await conn.execute(_SQL["drop_upload"], pack_id)
 
 
 async def note_late_pack(conn: Connection, oldest: Mapping[UUID, datetime], pack_id: int) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.catalog.durable import moment
+from sagaz_tiering.catalog.erasures import settle_upload
 from sagaz_tiering.catalog.holds import Holds, hold_still
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves
 from sagaz_tiering.catalog.leases import Lease, fence
@@ -129,6 +130,7 @@ class Packs:
         async with self._db.transaction() as conn:
             await fence(conn, lease)
             await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
+            await settle_upload(conn, pack_id)
             dead = await dead_among(conn, frames, pack_id)
             left_out = dead | set(elsewhere or ())
             await check_keys(conn, frames, left_out)
@@ -174,9 +176,13 @@ class Packs:
             await conn.execute(_SQL["evicted"], pack_id, now)
         return published
 
-    async def abandon(self, pack_id: int, lease: Lease, now: datetime) -> bool:
+    async def abandon(self, pack_id: int, lease: Lease) -> bool:
         """Give up an upload; its bytes, if any ever appear, are collected. False if it is not uploading."""
-        return await self._change(_SQL["abandon"], lease, pack_id, now)
+        return await self._change(_SQL["abandon"], lease, pack_id)
+
+    async def abandoned_gone(self, begun_before: datetime, lease: Lease, now: datetime) -> None:
+        """Every object has been looked at: of uploads that were given up, those that left none are gone."""
+        await self._change(_SQL["abandoned_gone"], lease, now, begun_before)
 
     async def evicted(self, pack_id: int, now: datetime) -> None:
         """Note that the hot copies are gone."""

@@ -148,6 +148,10 @@ def _pack_state(pack: ErasedPack) -> str:
         return "gone"
     if pack.gone_by:
         return "rewritten"
+    if pack.state == "UPLOADING":
+        return "being uploaded: known once it is published, or given up by `collect`"
+    if pack.state == "ABANDONED":
+        return "an upload that was given up: waits for `collect`"
     return f"waits for restore {pack.restore_id}, then `compact`" if pack.restore_id else "waits for `compact`"
 
 

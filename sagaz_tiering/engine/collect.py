@@ -85,7 +85,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     deadline, last = context.now - context.options.upload_deadline, 0
     while page := await context.catalog.packs.unfinished(deadline, last, _PAGE):
         for pack in page:
-            if await context.catalog.packs.abandon(pack.pack_id, lease, context.now):
+            if await context.catalog.packs.abandon(pack.pack_id, lease):
                 tally.add("uploads_abandoned")
                 _log.warning("upload.abandoned", pack_id=pack.pack_id, object_key=pack.object_key)
         last = page[-1].pack_id
@@ -101,6 +101,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
         elif verdict.action == "remove" and len(ripe) < context.options.collect_max_deletes:
             ripe.append(verdict.info.key)
     await _remove(context, ripe, tally)
+    await context.catalog.packs.abandoned_gone(context.now - context.options.collect_min_age, lease, context.now)
     kept = max(context.options.tombstones, 2 * context.options.upload_deadline)
     await context.catalog.locations.prune_tombstones(context.now - kept)
 

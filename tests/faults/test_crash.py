@@ -114,7 +114,7 @@ async def test_single_job_runs_in_one_daemon_at_a_time(database: str, redis_url:
             await one.runtime.db.execute("UPDATE sagaz_tiering.leases SET expires_at = now() - interval '1 s'")
             assert await leases.acquire("collect", "usurper", timedelta(minutes=1)) is not None
             with pytest.raises(LeaseLost):
-                await one.runtime.catalog.packs.abandon(1, lease, one.clock.now())
+                await one.runtime.catalog.packs.abandon(1, lease)
 
 
 class Crash(BaseException):

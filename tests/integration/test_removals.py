@@ -229,6 +229,59 @@ async def deleted_while_packed(shop: Product, monkeypatch: pytest.MonkeyPatch, d
         await shop.run("age")
 
 
+@pytest.mark.guarantee("G3")
+async def test_erasure_waits_for_uploads_under_way(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pack that is in the bucket and not yet published may hold it: not complete until it is known or collected."""
+    saga_id = uuid4()
+    await saved(shop, 3, "payment", saga_id)
+    shop.clock.advance(9 * DAY)
+
+    async def crash() -> None:
+        await shop.storage.forget(saga_id)
+        assert (await shop.storage.forget(uuid4())).found_nothing
+        raise Crash
+
+    with pytest.raises(Crash):
+        await deleted_while_packed(shop, monkeypatch, crash)
+
+    async def states() -> dict[UUID, tuple[bool, list[str]]]:
+        receipts = await shop.runtime.catalog.erasures.newest(10)
+        return {one.saga_id: (one.complete, [pack.state for pack in one.packs]) for one in receipts}
+
+    for job in ("age", "compact", "expire", "collect"):
+        assert (await states())[saga_id] == (False, ["UPLOADING"])
+        await shop.run(job)
+    for job in ("collect", "expire"):
+        shop.clock.advance(2 * DAY)
+        assert not (await states())[saga_id][0]
+        await shop.run(job)
+    assert (await states())[saga_id] == (False, ["ABANDONED"])
+    assert await shop.object_keys() != []
+    shop.clock.advance(2 * DAY)
+    await shop.run("collect")
+    assert (await states())[saga_id] == (True, ["ABANDONED"])
+
+
+@pytest.mark.guarantee("G3")
+async def test_erasure_waits_for_no_upload_without_it(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once a pack that was on its way is published, only erasures of what it holds wait for it."""
+    saga_id, other = uuid4(), uuid4()
+    await saved(shop, 3, "payment", saga_id)
+    await saved(shop, 3, "payment", uuid4())
+    await shop.storage.save_replay_log(replay(1, original_saga_id=other))
+    shop.clock.advance(9 * DAY)
+
+    async def forget() -> None:
+        await shop.storage.forget(saga_id)
+        await shop.storage.forget(other)
+        assert [one.complete for one in await shop.runtime.catalog.erasures.newest(10)] == [False, False]
+
+    await deleted_while_packed(shop, monkeypatch, forget)
+    found = {one.saga_id: one for one in await shop.runtime.catalog.erasures.newest(10)}
+    assert ([pack.state for pack in found[saga_id].packs], found[saga_id].complete) == (["ACTIVE"], False)
+    assert (found[other].packs, found[other].complete) == ((), True)
+
+
 @pytest.mark.guarantee("G1", "G2")
 @pytest.mark.parametrize("step", ["locations.delete", "hot.delete_many", "locations.gone_from_redis"])
 @pytest.mark.parametrize("whole", [False, True], ids=["one", "saga"])

@@ -51,6 +51,16 @@ SELECT DISTINCT $1::uuid, f.pack_id FROM sagaz_tiering.frames f JOIN sagaz_tieri
  WHERE f.saga_id = $2 AND p.state IN ('ACTIVE', 'RETIRING')
    AND NOT coalesce(f.key_id = ANY($3::uuid[]), false)
 
+-- name: add_uploads
+-- Packs that are being uploaded, or were and may still lie there: what they hold is known once they are published.
+INSERT INTO sagaz_tiering.erasure_packs (erasure_id, pack_id)
+SELECT $1, pack_id FROM sagaz_tiering.packs
+ WHERE state = 'UPLOADING' OR (state = 'ABANDONED' AND deleted_at IS NULL)
+
+-- name: drop_upload
+-- It is published now, and erasures wait for it only if it holds what they removed.
+DELETE FROM sagaz_tiering.erasure_packs WHERE pack_id = $1
+
 -- name: add_packs_of
 -- Packs that were published with bytes of a saga while it was erased.
 INSERT INTO sagaz_tiering.erasure_packs (erasure_id, pack_id) SELECT $1, unnest($2::integer[])

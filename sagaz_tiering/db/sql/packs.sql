@@ -127,7 +127,13 @@ SELECT * FROM sagaz_tiering.packs WHERE state = 'UPLOADING' AND created_at < $1 
  ORDER BY pack_id LIMIT $3
 
 -- name: abandon
-UPDATE sagaz_tiering.packs SET state = 'ABANDONED', deleted_at = $2 WHERE pack_id = $1 AND state = 'UPLOADING'
+UPDATE sagaz_tiering.packs SET state = 'ABANDONED' WHERE pack_id = $1 AND state = 'UPLOADING'
+
+-- name: abandoned_gone
+-- Uploads that were given up, begun before $2, of which the bucket that was just listed has nothing.
+UPDATE sagaz_tiering.packs p SET deleted_at = $1
+ WHERE p.state = 'ABANDONED' AND p.deleted_at IS NULL AND p.created_at <= $2
+   AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.strays s WHERE s.object_key = p.object_key)
 
 -- name: live_keys
 -- Of these pack ids (from object names), the ones whose objects must stay.
