@@ -7,6 +7,7 @@ import contextlib
 import random
 import shutil
 import signal
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -87,8 +88,8 @@ class Weather:
         self._redis, self._redis_wire = redis_
         self._s3, self._s3_wire = s3
         self._chance, self._scratch = chance, scratch
-        self.redis_lost_something = 0
-        """How often Redis lost what it had acknowledged, by a fault of ours."""
+        self.redis_lost_at: list[float] = []
+        """When Redis lost what it had acknowledged, by a fault of ours (monotonic)."""
 
     def faults(self) -> dict[str, Callable[[], Awaitable[None]]]:
         """Every kind."""
@@ -156,14 +157,13 @@ class Weather:
             await self._sql("SELECT pg_reload_conf()")
 
     async def _redis_killed(self) -> None:
-        self.redis_lost_something += 1  # appendfsync everysec
         self._redis.kill()
+        self.redis_lost_at.append(time.monotonic())  # appendfsync everysec
         await asyncio.sleep(self._chance.uniform(0, 2))
         await self._redis.start()
 
     async def _redis_rolled_back(self) -> None:
         """Stopped, and started with the files that it had some seconds before."""
-        self.redis_lost_something += 1
         home, kept = self._redis.data_dir / "redis", self._scratch / "older"
         shutil.rmtree(kept, ignore_errors=True)
         assert self._redis.pid is not None
@@ -172,13 +172,14 @@ class Weather:
         send({self._redis.pid}, signal.SIGCONT)
         await asyncio.sleep(self._while() + 2)
         self._redis.kill()
+        self.redis_lost_at.append(time.monotonic())
         shutil.rmtree(home / "appendonlydir")
         await asyncio.to_thread(shutil.copytree, kept / "appendonlydir", home / "appendonlydir")
         await self._redis.start()
 
     async def _redis_emptied(self) -> None:
-        self.redis_lost_something += 1
         await self._redis_do("FLUSHALL")
+        self.redis_lost_at.append(time.monotonic())
 
     async def _redis_full(self) -> None:
         await self._redis_do("CONFIG", "SET", "maxmemory", "1mb")

@@ -95,6 +95,11 @@ class Kept:
                 found.add(call.version)
         return found
 
+    @property
+    def acknowledged_at(self) -> float:
+        """When the last save of it was acknowledged."""
+        return max((call.end for call in self.calls if call.ok and call.version), default=0.0)
+
     def ends_after(self) -> float | None:
         """Seconds since 1970 at which it expires."""
         return self.created_us / 1e6 + RETAIN.total_seconds() if kind_of(self.saga_id) == "brief" else None
@@ -157,21 +162,22 @@ class Story:
         """Every saga that something was saved of."""
         yield from self.kept
 
-    def judge(self, read: Read) -> str:
-        """What is wrong with an answer; empty if nothing is."""
+    def judge(self, read: Read) -> tuple[str, Kept | None]:
+        """What is wrong with an answer, empty if nothing is; and what is missing in it."""
         steps, answered = self.kept.get(read.saga_id, {}), dict(read.answer)
         if len(answered) != len(read.answer):
-            return "doubled: a snapshot twice in one list"
+            return "doubled: a snapshot twice in one list", None
         for step, version in read.answer:
             kept = steps.get(step)
             if kept is None or version not in kept.allowed(read.start, read.end):
-                return f"wrong: step {step} version {version}"
+                return f"wrong: step {step} version {version}", None
             ends = kept.ends_after()
             if ends is not None and read.wall - (read.end - read.start) > ends + SLACK_S:
-                return f"undead: step {step} {read.wall - ends:.1f} s after its end"
-        return self._missing(read, steps, answered)
+                return f"undead: step {step} {read.wall - ends:.1f} s after its end", None
+        missing = self._missing(read, steps, answered)
+        return ("" if missing is None else f"lost: step {missing.step}"), missing
 
-    def _missing(self, read: Read, steps: dict[int, Kept], answered: dict[int, str]) -> str:
+    def _missing(self, read: Read, steps: dict[int, Kept], answered: dict[int, str]) -> Kept | None:
         """What the answer lacks. Steps are saved in the order of their times, so the newest is the highest."""
         for step, kept in steps.items():
             if step in answered or (read.question == "get" and step != read.snapshot_step):
@@ -182,8 +188,8 @@ class Story:
             if ends is not None and read.wall > ends - SLACK_S:
                 continue
             if None not in kept.allowed(read.start, read.end):
-                return f"lost: step {step}"
-        return ""
+                return kept
+        return None
 
 
 def _calls(log: Path) -> Iterator[tuple[dict[str, Any], dict[str, Any] | None]]:

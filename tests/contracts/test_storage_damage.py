@@ -17,6 +17,8 @@ from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.base import SnapshotStorage
 
+pytestmark = pytest.mark.guarantee("G13")
+
 HOUR = timedelta(hours=1)
 
 

@@ -13,6 +13,8 @@ from support.tiers import NOW
 from sagaz_tiering.snapshot import MAX_TIME, SagaSnapshot
 from sagaz_tiering.storage.base import SnapshotStorage
 
+pytestmark = pytest.mark.guarantee("G3")
+
 HOUR = timedelta(hours=1)
 MICROSECOND = timedelta(microseconds=1)
 

@@ -18,6 +18,8 @@ from sagaz_tiering.errors import InvalidSnapshot, NaiveTimestamp
 from sagaz_tiering.snapshot import MAX_TIME, MIN_TIME, SagaSnapshot
 from sagaz_tiering.storage.base import SnapshotStorage
 
+pytestmark = pytest.mark.guarantee("G5")
+
 MICROSECOND = timedelta(microseconds=1)
 EXTREMES = (-(2**31), -1, 0, 1, 9, 10, 2**31 - 1)
 

@@ -21,6 +21,8 @@ from sagaz_tiering.errors import NotSerializable, SnapshotTooLarge
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.base import SnapshotStorage
 
+pytestmark = pytest.mark.guarantee("G4")
+
 TEXTS = [
     "",
     " ",

@@ -18,6 +18,8 @@ from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.errors import LeaseLost
 from sagaz_tiering.snapshot import SagaSnapshot
 
+pytestmark = pytest.mark.guarantee("G1")
+
 KILLS = 10
 SAGAS = 200
 SMALL_PACKS = {"pack": {"target": "32KiB", "max_frame": "32KiB"}}

@@ -19,6 +19,8 @@ from support.tiers import DAY, Product, config, product
 from sagaz_tiering.errors import LegalHold, SnapshotArchived
 from sagaz_tiering.snapshot import SagaSnapshot
 
+pytestmark = pytest.mark.guarantee("G1")
+
 POLICIES: list[dict[str, Any]] = [
     {
         "name": "records",

@@ -14,6 +14,8 @@ from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.db.queries import load
 
+pytestmark = pytest.mark.guarantee("G6")
+
 PACKS = """
 INSERT INTO sagaz_tiering.packs
     (pack_uuid, object_key, state, storage_class, policy, retention_revision, byte_size, snapshot_count, live_count,

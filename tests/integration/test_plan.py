@@ -20,6 +20,8 @@ from sagaz_tiering.planning import Plan, plan
 from sagaz_tiering.policy import Policy, PolicySet
 from sagaz_tiering.storage_class import StorageClass
 
+pytestmark = pytest.mark.guarantee("G10")
+
 TO_IA = {"to": "STANDARD_IA", "after": "7d"}
 POLICIES: list[dict[str, Any]] = [
     {

@@ -20,6 +20,8 @@ from sagaz_tiering.engine.rebuild import Wish, measure, proposed_id, rebuild
 from sagaz_tiering.errors import ConfigError, ForeignCatalog, SnapshotArchived
 from sagaz_tiering.snapshot import SagaSnapshot
 
+pytestmark = pytest.mark.guarantee("G7")
+
 POLICIES: list[dict[str, Any]] = [
     {
         "name": "frozen",

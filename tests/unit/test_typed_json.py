@@ -25,6 +25,8 @@ from support.exact import exactly
 from sagaz_tiering.snapshot import ReplayStatus, SnapshotStrategy
 from sagaz_tiering.typed_json import Encoding, dumps, enums, loads, register_enum
 
+pytestmark = pytest.mark.guarantee("G4")
+
 BERLIN = ZoneInfo("Europe/Berlin")
 
 
