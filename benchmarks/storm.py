@@ -88,6 +88,7 @@ class Storm:
     counts: Counter[str] = field(default_factory=Counter)
     faults: Counter[str] = field(default_factory=Counter)
     killed_at: dict[str, float] = field(default_factory=dict)
+    postgresql_away: list[tuple[float, float]] = field(default_factory=list)
     until: float = 0.0
 
     async def run(self) -> None:
@@ -169,7 +170,10 @@ class Storm:
                 chance.shuffle(order)
             name = order.pop()
             self.faults[name] += 1
+            began = time.monotonic()
             await kinds[name]()
+            if name.startswith("postgresql"):
+                self.postgresql_away.append((began, time.monotonic()))
             await self._sleep(chance.uniform(2, 6))
 
     async def _until(self, log: Path, word: bytes) -> None:
@@ -190,9 +194,9 @@ class Storm:
 class Judgement:
     """Reads everything back, and counts what is not as it must be."""
 
-    def __init__(self, story: Story, runtime: Runtime, clock: ShiftedClock, redis_lost_at: list[float]) -> None:
+    def __init__(self, story: Story, runtime: Runtime, clock: ShiftedClock, run: Storm) -> None:
         self._story, self._runtime, self._clock = story, runtime, clock
-        self._redis_lost_at = redis_lost_at
+        self._run, self._redis_lost_at = run, run.weather.redis_lost_at
         self.counts: Counter[str] = Counter()
         self.told: set[UUID] = set()
         self.untold: set[UUID] = set()
@@ -266,9 +270,19 @@ class Judgement:
             self._count(problem, read)
 
     def _may_be_untold(self, missing: Kept) -> bool:
-        """Saved so shortly before Redis lost it that nobody had noted it: the documented limit of `hot`."""
-        saved = missing.acknowledged_at
-        return any(saved - 1.0 <= lost_at <= saved + UNNOTED_S for lost_at in self._redis_lost_at)
+        """The documented limit of `hot`: Redis lost it before its application had noted it in PostgreSQL.
+
+        That takes a second, or until PostgreSQL is back, and is not done where the application is killed first.
+        """
+        save = missing.last_save
+        saved, killed_at = save.end, self._run.killed_at.get(f"application-{str(save.version).split('.')[0]}.log", 0.0)
+        if saved <= killed_at <= saved + UNNOTED_S:
+            return bool(self._redis_lost_at)
+        noted = saved + UNNOTED_S
+        for began, ended in self._run.postgresql_away:
+            if began <= noted and saved <= ended:
+                noted = max(noted, ended + UNNOTED_S)
+        return any(saved - 1.0 <= lost_at <= noted for lost_at in self._redis_lost_at)
 
     def _count(self, problem: str, read: Read) -> None:
         self.counts[problem.split(":")[0]] += 1
@@ -372,7 +386,7 @@ async def storm(seconds: float, seed: int, folder: Path) -> tuple[dict[str, int]
         story = Story(sorted(folder.glob("application-*.log")), run.killed_at)
         clock = ShiftedClock()
         async with open_runtime(read_config(direct), clock=clock) as runtime:
-            judgement = Judgement(story, runtime, clock, run.weather.redis_lost_at)
+            judgement = Judgement(story, runtime, clock, run)
             judgement.during()
             await judgement.settle()
             await judgement.afterwards()

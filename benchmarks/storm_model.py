@@ -96,9 +96,9 @@ class Kept:
         return found
 
     @property
-    def acknowledged_at(self) -> float:
-        """When the last save of it was acknowledged."""
-        return max((call.end for call in self.calls if call.ok and call.version), default=0.0)
+    def last_save(self) -> Call:
+        """The one that was acknowledged last."""
+        return max((call for call in self.calls if call.ok and call.version), key=lambda call: call.end)
 
     def ends_after(self) -> float | None:
         """Seconds since 1970 at which it expires."""
