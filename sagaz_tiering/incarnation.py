@@ -13,15 +13,14 @@ from dataclasses import dataclass, replace
 from datetime import timedelta
 from uuid import uuid4
 
-import structlog
-
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.hot_tier import Known, KnownHotTier, change, knows_nothing
 from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.storage.hot import HotTier
 from sagaz_tiering.storage.hot_incarnation import Found
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _NOTED_EVERY_S = 1.0
 _MOST_TRIES = 3
 

@@ -17,13 +17,12 @@ from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
 from typing import Any, Final, NamedTuple, Self
 
-import structlog
-
 from sagaz_tiering import metrics
 from sagaz_tiering.clock import Clock, SystemClock, from_micros, to_micros
 from sagaz_tiering.errors import SagazTieringError
+from sagaz_tiering.logs import Logger
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 AGREEING: Final = 3
 """So many measurements in a row must agree before anything is removed by the clock."""

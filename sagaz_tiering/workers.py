@@ -19,15 +19,15 @@ from pathlib import Path
 from typing import Any, Final
 
 import orjson
-import structlog
 
 from sagaz_tiering import errors, metrics
 from sagaz_tiering.engine.job import Tally
 from sagaz_tiering.errors import BudgetSpent, MasterKeyUnavailable, SagazTieringError
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.settings import TieringConfig
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 LENGTH: Final = struct.Struct(">I")
 """In front of what a worker is given."""

@@ -12,14 +12,13 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-import structlog
-
 from sagaz_tiering.db.database import Connection, Database
 from sagaz_tiering.db.queries import load
 from sagaz_tiering.errors import CatalogUnavailable, LeaseLost
+from sagaz_tiering.logs import Logger
 
 _SQL = load("leases")
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

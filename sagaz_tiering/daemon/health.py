@@ -8,13 +8,12 @@ from dataclasses import dataclass
 from datetime import timedelta
 from random import uniform
 
-import structlog
-
 from sagaz_tiering import metrics
 from sagaz_tiering.errors import SagazTieringError
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.server_clock import ServerClock
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 PING_EVERY = timedelta(seconds=15)
 PING_AGAIN = timedelta(seconds=2)

@@ -19,8 +19,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import structlog
-
 from sagaz_tiering import logs, metrics
 from sagaz_tiering.config_file import load_with_warnings
 from sagaz_tiering.daemon.backoff import FullJitter
@@ -41,13 +39,14 @@ from sagaz_tiering.errors import (
     SagazTieringError,
     TierUnavailable,
 )
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.own_process import yield_to_others
 from sagaz_tiering.server_clock import ServerClock
 from sagaz_tiering.settings import JobTimes, TieringConfig
 from sagaz_tiering.units import format_duration
 from sagaz_tiering.wiring import Runtime, open_runtime
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 CHECK_FIRST = timedelta(seconds=1)
 CHECK_CAP = timedelta(seconds=30)

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import uniform
 
-import structlog
 from apscheduler.schedulers.asyncio import AsyncIOScheduler  # type: ignore[import-untyped]  # ships no types
 from apscheduler.triggers.interval import IntervalTrigger  # type: ignore[import-untyped]  # ships no types
 
@@ -23,8 +22,9 @@ from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.daemon.backoff import FullJitter
 from sagaz_tiering.engine import JobReport
 from sagaz_tiering.errors import SagazTieringError
+from sagaz_tiering.logs import Logger
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 STAGGER = timedelta(seconds=0.5)
 """Between two jobs that are both late at start."""

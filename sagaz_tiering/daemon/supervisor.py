@@ -12,9 +12,9 @@ import time
 from collections.abc import Mapping
 from datetime import timedelta
 
-import structlog
+from sagaz_tiering.logs import Logger
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 class Supervisor:

@@ -14,13 +14,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Final, Protocol
 
-import structlog
-
 from sagaz_tiering.errors import SagazTieringError, TierUnavailable
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.process_loop import HomeLoop
 from sagaz_tiering.zstd import DICTIONARY_ID_BYTES, NO_DICTIONARIES, Dictionary
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 MOST_KEPT: Final = 256
 """Dictionaries in memory at once: 16 MiB at 64 KiB each."""

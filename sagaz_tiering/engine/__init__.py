@@ -9,8 +9,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
 
-import structlog
-
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.db.migrations import check_schema
 from sagaz_tiering.engine import age, collect, compact, expire, reconcile, restore, scrub, train, transition
@@ -24,11 +22,12 @@ from sagaz_tiering.errors import (
     MasterKeyUnavailable,
     SagazTieringError,
 )
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.settings_sections import MOST_PROCESSES
 
 __all__ = ["JOBS", "Job", "JobContext", "JobOptions", "JobReport", "run_job", "run_share"]
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,8 +16,6 @@ from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec import read_meta
@@ -34,12 +32,13 @@ from sagaz_tiering.engine.put_back import refill
 from sagaz_tiering.engine.reconcile import ensure_trusted
 from sagaz_tiering.engine.turns import Turn, Turns, give_back, settle
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.hot_keys import SHARDS
 from sagaz_tiering.storage.hot_values import ClaimedSaga
 from sagaz_tiering.value_peek import dictionary_id, is_in_pack, raw_length, snapshot_id
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
 WORTH_SHARING = 4_000
 """Sagas that are due, from which on several processes are faster than one: each takes a second to begin."""

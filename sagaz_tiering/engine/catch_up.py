@@ -19,8 +19,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import NewPack
 from sagaz_tiering.engine.claims import dispute, settle
@@ -31,13 +29,14 @@ from sagaz_tiering.engine.journal import Told, read_journal
 from sagaz_tiering.engine.scrub import side_by_side
 from sagaz_tiering.engine.upload import placed_frames
 from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectNotFound
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo, RestoreState
 from sagaz_tiering.pack.dictionary_objects import dictionary_key
 from sagaz_tiering.pack.entries import Footer
 from sagaz_tiering.pack.reader import DISPUTED_FOOTER, PackReader, footer_digest, footer_key, read_footer
 from sagaz_tiering.policy import PolicySet
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _AT_ONCE = 8
 _REVISION = "rebuilt"
 """As the retention revision of a pack that was taken so: the next `expire` dates it by today's policies first."""

@@ -14,18 +14,17 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectNotFound
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo
 from sagaz_tiering.pack.entries import Footer
 from sagaz_tiering.pack.frame import DISPUTED_FRAME
 from sagaz_tiering.pack.reader import DISPUTED_FOOTER, PackReader
 from sagaz_tiering.snapshot import SnapshotMeta
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 class Claim(NamedTuple):

@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import still_owner
 from sagaz_tiering.engine.sure_clock import with_sure_clock
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _PAGE = 500
 _OURS = re.compile(
     r"(?:packs/\d{4}/\d{2}/(?:never|\d{4}-\d{2})/(?P<pack>[0-9a-f-]{36})\.pack|footers/(?P<footer>[0-9a-f-]{36})\.footer)"

@@ -21,8 +21,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID, uuid4
 
-import structlog
-
 from sagaz_tiering.catalog.compaction import Candidate
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
@@ -36,6 +34,7 @@ from sagaz_tiering.engine.sure_clock import with_sure_clock
 from sagaz_tiering.engine.upload import new_pack, pack_key, placed_frames, upload
 from sagaz_tiering.engine.vouching import vouched
 from sagaz_tiering.errors import CorruptPack, LeaseLost, MasterKeyUnavailable, ObjectArchived, ObjectStoreError
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import RestoreState
 from sagaz_tiering.pack.encryption import FrameKey
 from sagaz_tiering.pack.entries import BuiltFrame, FrameEntry
@@ -47,7 +46,7 @@ from sagaz_tiering.planning.economics import THAW_DAYS
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.zstd import Dictionary
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _PAGE = 500
 _MAX_CANDIDATES = 20_000
 

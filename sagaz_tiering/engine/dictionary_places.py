@@ -19,12 +19,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import timedelta
 
-import structlog
-
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.engine.budget import spend
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.errors import CorruptData, HotTierUnavailable, ObjectNotFound
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.pack.dictionary_objects import BucketDictionaries, dictionary_key, digest_in
 from sagaz_tiering.planning import Cost
 from sagaz_tiering.planning.economics import upload_cost
@@ -32,7 +31,7 @@ from sagaz_tiering.storage.hot_dictionaries import HotDictionaries
 from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.zstd import DICTIONARY_ID_BYTES, Dictionary
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 AT_MOST_EVERY = timedelta(days=1)
 """A name gets no new dictionary sooner: each is kept for ever."""

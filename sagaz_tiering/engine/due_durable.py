@@ -6,8 +6,6 @@ from collections.abc import AsyncGenerator, Callable, Collection, Sequence
 from itertools import groupby
 from uuid import UUID, uuid4
 
-import structlog
-
 from sagaz_tiering.catalog.durable import ClaimedRow, Postponement
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec import read_meta
@@ -19,11 +17,12 @@ from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.engine.packed import already_packed
 from sagaz_tiering.engine.turns import UNKNOWN, Turns
 from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.hot_values import ClaimedSaga
 from sagaz_tiering.value_peek import raw_length
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 ROWS = 1000
 
 

@@ -10,20 +10,19 @@ from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.engine.foreign import Strange, meta_of, set_aside, sort_out, strange_of
 from sagaz_tiering.engine.frames import RETRY_UNREADABLE_US, Work, chunks
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.engine.turns import Turn, Turns, claims
 from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.hot_keys import member
 from sagaz_tiering.storage.hot_values import Gathered, Header
 from sagaz_tiering.value_peek import raw_length, stands_for
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 CHUNK_BYTES = 8 * 2**20
 """Bodies that are decompressed at once, at most (a larger one is alone)."""
 

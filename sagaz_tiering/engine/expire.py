@@ -18,8 +18,6 @@ from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.catalog.durable import Postponement
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack, PackLife
@@ -31,6 +29,7 @@ from sagaz_tiering.engine.ownership import put_policies_in_force, retention_revi
 from sagaz_tiering.engine.redate import outdated_packs
 from sagaz_tiering.engine.sure_clock import with_sure_clock
 from sagaz_tiering.engine.turns import Turn, claims, give_back, headers_of, settle
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.pack.reader import footer_key
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
@@ -38,7 +37,7 @@ from sagaz_tiering.storage.hot_keys import SHARDS
 from sagaz_tiering.storage.hot_values import ClaimedSaga, Header
 from sagaz_tiering.units import micros
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _PACKS = 100
 _DURABLE_ROWS = 2_000
 _PLACES = 10_000

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-import structlog
-
 from sagaz_tiering.catalog.erasures import VACUUM_COMMAND
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.errors import CatalogUnavailable
+from sagaz_tiering.logs import Logger
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _BATCH = 1000
 _VACUUM_EVERY = timedelta(hours=1)
 _VACUUM_TIMEOUT = timedelta(hours=1)

@@ -11,18 +11,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.codec import OFFSET_NAMES, read_meta
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.storage.hot_keys import is_member, member, member_id
 from sagaz_tiering.storage.hot_values import Gathered, Header, check_indexed
 from sagaz_tiering.value_peek import stands_for
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)

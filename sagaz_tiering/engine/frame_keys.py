@@ -6,15 +6,14 @@ from collections.abc import Collection, Mapping
 from types import MappingProxyType
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.errors import MasterKeyUnavailable
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.pack.encryption import FrameKey
 from sagaz_tiering.policy import Policy
 from sagaz_tiering.policy_model import FrameEncryption
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _NONE: Mapping[UUID, FrameKey] = MappingProxyType({})
 
 LOOK_AGAIN_US = 15 * 60 * 1_000_000

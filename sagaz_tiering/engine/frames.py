@@ -8,14 +8,13 @@ from functools import lru_cache
 from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.codec import Header, Record, from_values, read_header
 from sagaz_tiering.engine.frame_keys import LOOK_AGAIN_US, needs_key
 from sagaz_tiering.engine.job import JobContext, JobOptions, Tally
 from sagaz_tiering.engine.turns import Turn
 from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.pack.encryption import FrameKey
 from sagaz_tiering.pack.entries import BuiltFrame
 from sagaz_tiering.pack.frame import build_frames
@@ -24,7 +23,7 @@ from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.value_peek import raw_length
 from sagaz_tiering.zstd import Dictionary
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _DAY_US: Final = 24 * 3600 * 1_000_000
 RETRY_UNREADABLE_US: Final = _DAY_US
 """After so long a saga with a value that cannot be read is looked at again."""

@@ -10,13 +10,13 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import orjson
-import structlog
 
 from sagaz_tiering.catalog.journal import Entry
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.engine.journal_format import MOST_BYTES, PREFIX, JournalObject, build, check_entry, object_key, parse
 from sagaz_tiering.engine.ownership import claim_prefix, secure
 from sagaz_tiering.errors import CorruptData, MasterKeyUnavailable, ObjectArchived, ObjectNotFound, SagazTieringError
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo
 from sagaz_tiering.storage_class import StorageClass
 
@@ -28,7 +28,7 @@ _AT_ONCE = 8
 _KEPT = timedelta(days=30)
 _AHEAD = timedelta(hours=1)
 """An entry may be so far ahead of our clock."""
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 async def publish_journal(context: JobContext) -> int:

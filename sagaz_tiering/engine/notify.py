@@ -6,11 +6,11 @@ import asyncio
 from dataclasses import dataclass, field
 
 import orjson
-import structlog
 
 from sagaz_tiering.catalog.restores import Restore
+from sagaz_tiering.logs import Logger
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _DEADLINE_S = 30.0
 
 

@@ -24,8 +24,6 @@ from datetime import timedelta
 from typing import Final
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.durable import SPILL_NOTICE
 from sagaz_tiering.catalog.owner import OwnerRow
@@ -41,6 +39,7 @@ from sagaz_tiering.errors import (
     ObjectNotFound,
     WrongBucket,
 )
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.storage_class import StorageClass
@@ -56,7 +55,7 @@ _SAMPLE = 3
 _TRIES = 10
 _FIRST_ID = UUID(int=0)
 _BATCH = 10_000
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

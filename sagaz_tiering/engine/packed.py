@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.catalog.locations import Packed
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.errors import CorruptPack, ObjectStoreError
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.pack.entries import Footer
 from sagaz_tiering.pack.reader import PackReader
 from sagaz_tiering.snapshot import SnapshotMeta
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _PAGE = 20
 
 

@@ -16,16 +16,15 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.engine.catch_up import Trust, catch_up, packs_in
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.journal import publish_journal
 from sagaz_tiering.engine.mark import OWNER_KEY, Mark, Standing
 from sagaz_tiering.engine.ownership import BEAT, BEATS, Look, look, missing_packs, refuse, secure
 from sagaz_tiering.errors import CatalogBehind, ConfigError, ForeignCatalog, LeaseLost
+from sagaz_tiering.logs import Logger
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _LEASE = "rebuild"
 
 LOST = (

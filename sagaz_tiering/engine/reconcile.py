@@ -22,8 +22,6 @@ from collections.abc import AsyncIterator, Sequence
 from datetime import datetime, timedelta
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.hot_saves import HotSave
 from sagaz_tiering.catalog.hot_tier import HotTierState
@@ -33,9 +31,10 @@ from sagaz_tiering.engine.finish import mark_holds
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.packed import already_packed
 from sagaz_tiering.engine.put_back import lacking, put_back
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 LEASE = "reconcile"
 _SAGAS = 500
 _TOMBSTONES = 5_000

@@ -9,17 +9,16 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.vouching import compare_frames, vouched
 from sagaz_tiering.errors import CorruptPack, ObjectStoreError
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.pack.reader import PackReader
 from sagaz_tiering.snapshot import SnapshotMeta
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _PAGE = 50
 
 

@@ -20,8 +20,6 @@ from itertools import groupby
 from typing import Any
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.restores import HOT_DAYS, Place, Restore, RestorePack
 from sagaz_tiering.clock import to_micros
@@ -37,11 +35,12 @@ from sagaz_tiering.errors import (
     ObjectArchived,
     ObjectStoreError,
 )
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo, RestoreState
 from sagaz_tiering.pack.reader import PackReader
 from sagaz_tiering.planning import Cost, restore_cost
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _PAGE = 100
 _LOOKS = 3
 """Snapshots of a pack that moved into another while it was read are looked up so often; then the next run goes on."""

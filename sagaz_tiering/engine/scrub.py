@@ -18,8 +18,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.engine.budget import spend
@@ -29,6 +27,7 @@ from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.upload import keep_footer_readable
 from sagaz_tiering.engine.vouching import compare_frames, whole
 from sagaz_tiering.errors import CorruptPack, MasterKeyUnavailable, ObjectArchived, ObjectNotFound
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo, RestoreState
 from sagaz_tiering.pack.dictionary_objects import dictionary_key
 from sagaz_tiering.pack.encryption import FrameKey
@@ -41,7 +40,7 @@ from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.value_peek import snapshot_id
 from sagaz_tiering.zstd import DICTIONARY_ID_BYTES
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _PAGE = 500
 _SAMPLE = 8
 """Frames that are read of a pack that the byte budget does not cover whole."""

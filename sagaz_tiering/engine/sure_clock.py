@@ -9,13 +9,12 @@ from __future__ import annotations
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-import structlog
-
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.errors import ClockDisagreement, ConfigError, ObjectStoreError, TierUnavailable
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.server_clock import AGREEING, ServerClock
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 MOST_APART = timedelta(minutes=5)
 

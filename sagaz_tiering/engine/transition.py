@@ -11,8 +11,6 @@ from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-import structlog
-
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.surveys import group_of
@@ -22,6 +20,7 @@ from sagaz_tiering.engine.ownership import put_policies_in_force, still_owner
 from sagaz_tiering.engine.upload import keep_footer_readable
 from sagaz_tiering.engine.vouching import vouched
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectArchived, ObjectNotFound
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import RestoreState
 from sagaz_tiering.pack.reader import PackReader
 from sagaz_tiering.planning import Cost, judge_pack, restore_cost, transition_cost
@@ -29,7 +28,7 @@ from sagaz_tiering.planning.economics import THAW_DAYS
 from sagaz_tiering.policy import Move, Policy, PolicySet
 from sagaz_tiering.storage_class import StorageClass
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _PAGE = 100
 
 

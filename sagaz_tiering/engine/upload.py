@@ -7,21 +7,20 @@ import hashlib
 from datetime import datetime
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.catalog.packs import NewPack
 from sagaz_tiering.catalog.places import PlacedFrame
 from sagaz_tiering.engine.dictionary_places import keep
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.engine.ownership import still_owner
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectExists
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo
 from sagaz_tiering.pack.entries import Footer, SealedPack
 from sagaz_tiering.pack.frame import frame_digest
 from sagaz_tiering.pack.reader import PackReader, footer_digest, footer_key, footer_part
 from sagaz_tiering.storage_class import StorageClass
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 def pack_key(now: datetime, bucket: str, pack_uuid: UUID) -> str:

@@ -10,11 +10,10 @@ from importlib.util import find_spec
 from typing import Any, ClassVar, Final, Self
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.clock import Clock, SystemClock
 from sagaz_tiering.errors import MissingDependencyError
 from sagaz_tiering.from_sagaz.inventory import Inventory
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SagaSnapshot
 
 MESSAGES: Final = 20
@@ -25,7 +24,7 @@ BATCH_BYTES: Final = 2 * 1024 * 1024
 BATCH_RECORDS: Final = 256
 """Records are asked for together up to this many, or up to this many bytes (a larger one alone)."""
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 @dataclass(slots=True)

@@ -30,13 +30,12 @@ from functools import wraps
 from typing import Any, Final, Protocol
 from uuid import UUID, uuid4, uuid5
 
-import structlog
-
 from sagaz_tiering.clock import Clock, SystemClock
 from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import ReplayConfig, SagaSnapshot, SnapshotStrategy
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 SAGA_IDS: Final = UUID("5a6a2a00-7ae1-4b1d-9a0e-0c0ffee00001")
 """The namespace of saga ids that are no UUIDs."""

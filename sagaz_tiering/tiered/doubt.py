@@ -62,7 +62,10 @@ class Doubt:
         await self._notes.flush()
         saved = {copy.ref.snapshot_id: copy.saved_us for copy in hot}
         noted = await self._saves.not_elsewhere(now, saga_id=saga_id, snapshot_id=snapshot_id)
-        return [_lost(each) for each in noted if (saved.get(each.meta.snapshot_id) or -1) < each.meta.saved_us]
+        missing = [each for each in noted if (saved.get(each.meta.snapshot_id) or -1) < each.meta.saved_us]
+        packed = [each.meta.snapshot_id for each in missing if each.packed]
+        in_packs = await self._cold.saved_us(await self._locations.packs_of(packed)) if packed else {}
+        return [_lost(each) for each in missing if in_packs.get(each.meta.snapshot_id, -1) < each.meta.saved_us]
 
 
 def _lost(save: HotSave) -> Copy:

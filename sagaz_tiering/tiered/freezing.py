@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 
-import structlog
-
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec import read_meta
@@ -25,6 +23,7 @@ from sagaz_tiering.errors import (
     SnapshotArchived,
     SnapshotLost,
 )
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.patterns import Match, matcher
 from sagaz_tiering.policy import Durability, Policy, Rewrite
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
@@ -34,7 +33,7 @@ from sagaz_tiering.tiered.merge import Copy
 from sagaz_tiering.tiered.reading import Reader
 from sagaz_tiering.tiered.watch import Watch
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _PATIENCE_SECONDS = 0.25
 """So long a save waits for PostgreSQL to say which holds are in force; then it goes by what was known last."""
 

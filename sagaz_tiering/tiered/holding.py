@@ -5,18 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.catalog.holds import Coverage, Hold, Holds
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.codec import read_meta
 from sagaz_tiering.errors import CatalogUnavailable, CorruptRecord, HotTierUnavailable
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.patterns import Match, matcher
 from sagaz_tiering.snapshot import SnapshotMeta, Tier
 from sagaz_tiering.storage.hot import HotTier
 from sagaz_tiering.tiered.reading import Reader
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 MOST_MATCHED = 100_000
 """So many snapshots of a tier are counted for a match; what it holds has no limit."""
 MOST_HOT_SAGAS = 20_000

@@ -9,14 +9,13 @@ import asyncio
 from typing import Final
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.hot_saves import HotSave, HotSaves
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 _EVERY_S: Final = 0.5
 _AT_ONCE: Final = 2_000
 _MOST: Final = 100_000

@@ -82,8 +82,7 @@ class Reader:
             copies = [hot_copy(header.meta, self.rules, found)]
         else:
             copies = await self._all_copies(snapshot_id, found, known, hot_error)
-        loaded = await self.load(await self._alive(copies[:1]))
-        return loaded[0] if loaded else None
+        return next(iter(await self.load(await self._alive(copies[:1]))), None)
 
     async def copies(self, snapshot_id: UUID) -> list[Copy]:
         """Every copy of one snapshot, the one to read first, expired ones included."""
@@ -110,8 +109,10 @@ class Reader:
             await self._check_answerable(located, hot_error)
         if isinstance(found, Gone) and not located:
             await self._check_deleted(snapshot_id)
-        if known is not None and not self._watch.believes(known):
+        doubted = known is not None and not self._watch.believes(known)
+        if doubted:
             hot, located = await self._doubt.sift(hot, located)
+        if doubted or isinstance(found, Gone):  # a pack may have an older save of it
             hot = await self._doubt.lost(hot, self._clock.now(), snapshot_id=snapshot_id) or hot
         best = merge(hot, located)
         return best + [copy for copy in (*hot, *located) if copy not in best]

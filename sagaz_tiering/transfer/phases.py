@@ -8,8 +8,6 @@ from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.errors import (
     BucketUnusable,
     ConfigError,
@@ -19,6 +17,7 @@ from sagaz_tiering.errors import (
     SchemaMismatch,
     TierUnavailable,
 )
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SagaSnapshot, as_uuid
 from sagaz_tiering.transfer.in_order import InOrder, Unit, closing
 from sagaz_tiering.transfer.journal import Standing
@@ -27,7 +26,7 @@ from sagaz_tiering.transfer.reading import FoundReplay, OutOfOrder, Reader
 from sagaz_tiering.transfer.report import Counts
 from sagaz_tiering.transfer.writing import Writer
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 _HOPELESS: Final = (ConfigError, MissingDependencyError, SchemaMismatch, BucketUnusable, ForeignCatalog, OutOfOrder)
 """Errors that every further item would meet too: they end the transfer."""

@@ -20,10 +20,9 @@ from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.clock import Clock, SystemClock
 from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import as_uuid
 from sagaz_tiering.storage.base import SnapshotSource, SnapshotStorage
 from sagaz_tiering.transfer.journal import FINISHED, REPLAY_LOGS, SNAPSHOTS, Identity, Journal, Standing
@@ -33,7 +32,7 @@ from sagaz_tiering.transfer.reading import Reader
 from sagaz_tiering.transfer.report import Counts, TransferProgress, TransferReport
 from sagaz_tiering.transfer.writing import Writer
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 DEFAULT_PATIENCE: Final = timedelta(seconds=60)
 _JOURNAL_EVERY_S: Final = 0.5

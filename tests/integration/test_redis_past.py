@@ -226,6 +226,38 @@ async def test_what_redis_alone_had_and_lost_is_counted_and_told(
         assert await shop.storage.get_snapshot(one[2].snapshot_id) is None
 
 
+async def test_loss_of_a_save_made_while_its_pack_was_being_filled_is_told(
+    own_redis: Any, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pack has the save before it: never the answer, neither at once nor once Redis is trusted again."""
+    server = await own_redis()
+    policies = [{"name": "fast", "durability": "hot", "move": [{"to": "STANDARD_IA", "after": "7d"}]}]
+    one = saga(1, begun=NOW, saga_name=HOT)
+    async with opened(server.url, database, tmp_path, policies=policies) as shop:
+        await saved(shop, one)
+        shop.clock.advance(8 * DAY)
+        newer = replace(one[0], context={"version": 2})
+        packs, start = shop.runtime.catalog.packs, shop.runtime.catalog.packs.start
+
+        async def save_meanwhile(*args: Any) -> int:
+            await shop.storage.save_snapshot(newer)
+            shop.clock.advance(SECOND)
+            new, lease, _now = args
+            return await start(new, lease, shop.clock.now())
+
+        monkeypatch.setattr(packs, "start", save_meanwhile)
+        await shop.run("age")
+        assert await shop.storage.get_snapshot(newer.snapshot_id) == newer
+        await told(shop)
+        await emptied(server)
+        for _ in range(2):
+            assert await lost(shop.storage.get_snapshot(newer.snapshot_id))
+            assert await lost(shop.storage.list_snapshots(newer.saga_id))
+            assert await shop.storage.get_latest_snapshot(newer.saga_id) == one[-1]
+            assert (await shop.run("reconcile")).counts.get("failed", 0) == 0
+        assert (await shop.runtime.catalog.hot_tier.state()).lost == 1
+
+
 async def test_notes_of_what_redis_alone_has_go_with_it(redis_url: str, database: str, tmp_path: Path) -> None:
     """Packed, deleted, forgotten and expired ones are not Redis' alone any more, and never called lost."""
     policies = [{"name": "fast", "durability": "hot", "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "90d"}]

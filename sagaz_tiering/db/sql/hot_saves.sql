@@ -1,5 +1,5 @@
 -- name: note
--- Redis alone acknowledged these. What was deleted, forgotten or packed since is not noted any more.
+-- Redis alone acknowledged these. What was deleted or forgotten since is not noted any more.
 INSERT INTO sagaz_tiering.hot_saves AS h
     (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, expires_at)
 SELECT v.* FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::timestamptz[],
@@ -9,8 +9,6 @@ SELECT v.* FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integ
                     WHERE t.snapshot_id = v.snapshot_id AND v.saved_at <= t.deleted_at)
    AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.forgotten f
                     WHERE f.saga_hash = sha256(uuid_send(v.saga_id)) AND v.saved_at <= f.forgotten_at)
-   AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s JOIN sagaz_tiering.packs p USING (pack_id)
-                    WHERE s.snapshot_id = v.snapshot_id AND p.created_at >= v.saved_at)
  ORDER BY v.snapshot_id
 ON CONFLICT (snapshot_id) DO UPDATE
    SET saga_id = excluded.saga_id, saga_name = excluded.saga_name, step_name = excluded.step_name,
@@ -19,13 +17,12 @@ ON CONFLICT (snapshot_id) DO UPDATE
  WHERE excluded.saved_at > h.saved_at
 
 -- name: not_elsewhere
--- What Redis alone has, or had, of a saga $1 or of a snapshot $2 that has not expired by $3.
-SELECT h.* FROM sagaz_tiering.hot_saves h
+-- What Redis alone has, or had, of a saga $1 or of a snapshot $2 that has not expired by $3. Of what is `packed` too the
+-- pack tells which save it has: one that was made while the pack was being filled is not in it.
+SELECT h.*, EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s WHERE s.snapshot_id = h.snapshot_id) AS packed FROM sagaz_tiering.hot_saves h
  WHERE (h.saga_id = $1 OR h.snapshot_id = $2) AND (h.expires_at IS NULL OR h.expires_at > $3)
    AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d
                     WHERE d.snapshot_id = h.snapshot_id AND d.saved_at >= h.saved_at)
-   AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s JOIN sagaz_tiering.packs p USING (pack_id)
-                    WHERE s.snapshot_id = h.snapshot_id AND p.created_at >= h.saved_at)
 
 -- name: noted
 -- Of these saves, the ones that are noted.

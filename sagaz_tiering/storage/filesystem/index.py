@@ -16,10 +16,9 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-import structlog
-
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import CorruptRecord, LocalStorageUnavailable
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.storage.filesystem import record as form
 from sagaz_tiering.storage.filesystem.files import (
@@ -40,7 +39,7 @@ from sagaz_tiering.storage.filesystem.layout import (
 )
 from sagaz_tiering.storage.filesystem.locks import Lock, Locks, remove_left
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 _UNSEEN: Final = FileState(0, 0, 0)
 """No file is like this."""

@@ -17,17 +17,17 @@ from weakref import WeakSet
 
 import redis.asyncio
 import redis.exceptions as driver
-import structlog
 from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.storage.redis.url import RedisAddress
 
 ASKED_EVERY_S: Final = 0.5
 _CANCELLED_EVERY_S: Final = 0.05
 
-_log = structlog.get_logger(__name__)
+_log = Logger(__name__)
 
 
 def sentinel_options(address: RedisAddress, deadline_s: float) -> dict[str, Any]:
