@@ -8,11 +8,11 @@ import os
 from contextlib import suppress
 from typing import Final
 
+from sagaz_tiering.logs import Logger
+
 _COLLECTED: Final = (50_000, 20, 100)
 """When Python looks for garbage in cycles: a job holds a pack's hundred thousand tuples, and goes through them for
 nothing each time."""
-from sagaz_tiering.logs import Logger
-
 _log = Logger(__name__)
 _M_ARENA_MAX, _M_TRIM_THRESHOLD = -8, -1  # malloc.h
 

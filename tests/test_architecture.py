@@ -33,8 +33,8 @@ LAYERS = (
     ("patterns", "units", "urls", "environment"),
     ("schema",),
     ("snapshot", "process_loop", "aws_credentials"),
-    ("server_clock",),
-    ("storage_class", "errors", "logs", "metrics", "clock", "terminal", "spool", "lazy", "own_process", "checksum"),
+    ("server_clock", "own_process"),
+    ("storage_class", "errors", "logs", "metrics", "clock", "terminal", "spool", "lazy", "checksum"),
     ("restore_option",),
 )
 # Imports inside functions that lead upwards on purpose: a class method that opens the whole product.

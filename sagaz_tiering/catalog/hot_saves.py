@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 from uuid import UUID
@@ -26,11 +26,13 @@ _SQL = load("hot_saves")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HotSave:
-    """A save that Redis alone acknowledged. `lost_at`: since when it is known to be lost."""
+    """A save that Redis alone acknowledged. `lost_at`: since when it is known to be lost. `packed`: a pack has the
+    snapshot, in this save or an older one."""
 
     meta: SnapshotMeta
     expires_us: int | None
     lost_at: datetime | None = None
+    packed: bool = False
 
 
 class HotSaves:
@@ -58,8 +60,9 @@ class HotSaves:
     async def not_elsewhere(
         self, now: datetime, *, saga_id: UUID | None = None, snapshot_id: UUID | None = None
     ) -> list[HotSave]:
-        """Of a saga or one snapshot, what has not expired and PostgreSQL has nowhere in this save or a newer one."""
-        return [_save(row) for row in await self._db.fetch(_SQL["not_elsewhere"], saga_id, snapshot_id, now)]
+        """Of a saga or one snapshot, what has not expired and has no durable copy of this save or a newer one."""
+        rows = await self._db.fetch(_SQL["not_elsewhere"], saga_id, snapshot_id, now)
+        return [replace(_save(row), packed=row["packed"]) for row in rows]
 
     async def noted(self, metas: Sequence[SnapshotMeta]) -> set[UUID]:
         """Of these saves, the ones that are noted."""

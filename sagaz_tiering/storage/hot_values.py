@@ -8,7 +8,8 @@ from enum import StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sagaz_tiering.codec import MAX_US, MIN_US
+from sagaz_tiering.codec import MAX_US, MIN_US, read_header
+from sagaz_tiering.codec import Header as ValueHeader
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage import hot_keys
@@ -129,3 +130,10 @@ def gathered(raw: list[Any]) -> Gathered | None:
     """What the script `gather` answers."""
     count, members, values = raw[0], raw[1::2], raw[2::2]
     return Gathered(count, members, values) if len(members) == count else None
+
+
+def indexed_header(found: Indexed, value: bytes, saga_id: UUID) -> ValueHeader:
+    """The header of a value that Redis gave for an entry of a saga's index. Raises CorruptRecord."""
+    header = read_header(value)
+    check_indexed(header.meta, saga_id, found.member, found.created_us)
+    return header

@@ -25,7 +25,7 @@ from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, Tier
 from sagaz_tiering.storage.answers import check_answer, check_place
 from sagaz_tiering.storage.encoding import decode_record, decode_value
 from sagaz_tiering.storage.hot import HotTier
-from sagaz_tiering.storage.hot_values import Gone, Indexed, check_indexed
+from sagaz_tiering.storage.hot_values import Gone, check_indexed, indexed_header
 from sagaz_tiering.storage.hot_values import Header as IndexedHeader
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.tiered.cold import ColdTier
@@ -128,7 +128,7 @@ class Reader:
         except HotTierUnavailable:
             found = None
         if found is not None and found.value is not None:
-            header = _checked(found, found.value, saga_id)
+            header = indexed_header(found, found.value, saga_id)
             check_answer(header.meta, step_name=step_name, not_after_us=not_after_us)
             horizon = await self._watch.horizon_us(known, to_micros(self._clock.now()))
             if horizon is not None and header.meta.created_us > horizon and self._is_alive(header.meta):
@@ -154,7 +154,7 @@ class Reader:
         values = [each.value for each in found if each.value is not None]
         if len(values) == limit:
             with suppress(CorruptData):  # then the longer way tells which, and reads the others
-                headers = [_checked(each, value, saga_id) for each, value in zip(found, values, strict=True)]
+                headers = [indexed_header(each, value, saga_id) for each, value in zip(found, values, strict=True)]
                 if await self._has_newest(headers, known):
                     return await self._all_of_redis(values, headers)
         while True:
@@ -392,10 +392,3 @@ class Reader:
         names: set[str | None] = {copy.ref.saga_name for copy in located} or {None}
         if any(map(self.policies.may_be_hot_only, names)) or await self._watch.ever_hot_only(names):
             raise error
-
-
-def _checked(found: Indexed, value: bytes, saga_id: UUID) -> Header:
-    """The header of a value that Redis gave for an entry of a saga's index. Raises CorruptRecord."""
-    header = read_header(value)
-    check_indexed(header.meta, saga_id, found.member, found.created_us)
-    return header
