@@ -33,7 +33,7 @@ class Contradiction:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """What a range holds. `empty_frames` are left by deletions and go when their pack is looked at."""
+    """What a range holds. `empty_frames` are left by deletions and go with the bytes of their pack."""
 
     packs: int
     frames: int

@@ -263,6 +263,39 @@ async def test_erasure_waits_for_uploads_under_way(shop: Product, monkeypatch: p
 
 
 @pytest.mark.guarantee("G3")
+async def test_erasure_waits_for_what_went_before_it(shop: Product) -> None:
+    """Snapshots of it that were deleted or expired earlier are still in a pack, whatever `expire` did in that since."""
+    saga_id, begun = uuid4(), shop.clock.now()
+    days = [(saga_id, 40)] * 2 + [(saga_id, 36), (uuid4(), 36), (uuid4(), 44)]
+    made = [
+        make(at, saga_id=each, saga_name="payment", created_at=begun, retention_until=begun + ends * DAY)
+        for at, (each, ends) in enumerate(days)
+    ]
+    for snapshot in made:
+        await shop.storage.save_snapshot(snapshot)
+    shop.clock.advance(9 * DAY)
+    await shop.run("age")
+    assert len(await shop.object_keys()) == 1
+    for snapshot in made[:2]:
+        assert await shop.storage.delete_snapshot(snapshot.snapshot_id)
+    shop.clock.advance(28 * DAY)
+    await shop.run("expire")
+    receipt = await shop.storage.forget(saga_id)
+    assert ([pack.state for pack in receipt.packs], receipt.complete, receipt.found_nothing) == (
+        ["ACTIVE"],
+        False,
+        False,
+    )
+    await shop.run("compact")
+    shop.clock.advance(2 * DAY)
+    await shop.run("expire")
+    [receipt] = await shop.runtime.catalog.erasures.newest(10)
+    assert receipt.complete
+    assert await shop.storage.get_snapshot(made[-1].snapshot_id) == made[-1]
+    assert not await shop.runtime.db.fetchval("SELECT count(*) FROM sagaz_tiering.frames WHERE saga_id = $1", saga_id)
+
+
+@pytest.mark.guarantee("G3")
 async def test_erasure_waits_for_no_upload_without_it(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once a pack that was on its way is published, only erasures of what it holds wait for it."""
     saga_id, other = uuid4(), uuid4()

@@ -80,11 +80,7 @@ counted AS (
 SELECT count(*) FROM gone
 
 -- name: settle_expiry
--- After the last batch: when something expires next, and empty frames go.
-WITH empty AS (
-    DELETE FROM sagaz_tiering.frames f
-     WHERE f.pack_id = $1 AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s
-                                           WHERE s.pack_id = f.pack_id AND s.frame_no = f.frame_no))
+-- After the last batch: when something expires next. Frames stay as long as their bytes: erasures ask for them.
 UPDATE sagaz_tiering.packs
    SET next_expiry_at = (SELECT min(expires_at) FROM sagaz_tiering.snapshots WHERE pack_id = $1)
  WHERE pack_id = $1
@@ -101,9 +97,12 @@ SELECT * FROM sagaz_tiering.packs
  WHERE state = 'RETIRING' AND delete_after <= $1 AND pack_id > $2 ORDER BY pack_id LIMIT $3
 
 -- name: deleted
-UPDATE sagaz_tiering.packs SET state = 'DELETED', deleted_at = $2
- WHERE pack_id = ANY($1::integer[]) AND state = 'RETIRING'
-RETURNING pack_id
+WITH gone AS (
+    UPDATE sagaz_tiering.packs SET state = 'DELETED', deleted_at = $2
+     WHERE pack_id = ANY($1::integer[]) AND state = 'RETIRING'
+    RETURNING pack_id),
+bare AS (DELETE FROM sagaz_tiering.frames f USING gone WHERE f.pack_id = gone.pack_id)
+SELECT pack_id FROM gone
 
 -- name: outdated
 -- Active packs whose expiry dates come from other policy texts than today's.

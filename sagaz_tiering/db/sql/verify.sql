@@ -62,7 +62,7 @@ SELECT f.pack_id, f.frame_no, f.saga_id, f.byte_offset, f.byte_length, p.byte_si
  ORDER BY f.pack_id, f.frame_no LIMIT $3
 
 -- name: empty_frames
--- What deletions leave until the pack is looked at next: frames without a snapshot.
+-- What deletions leave until the bytes of the pack go: frames without a snapshot.
 SELECT count(*) FROM sagaz_tiering.frames f
  WHERE f.pack_id > $1 AND ($2::integer IS NULL OR f.pack_id <= $2)
    AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s WHERE s.pack_id = f.pack_id AND s.frame_no = f.frame_no)
