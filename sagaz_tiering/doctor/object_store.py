@@ -11,7 +11,7 @@ from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.doctor.bucket import LOCK, check_bucket
 from sagaz_tiering.doctor.finding import Finding, Level, error, from_error, is_refusal, ok, warning
 from sagaz_tiering.doctor.probe import Probe
-from sagaz_tiering.engine.mark import MOST_BYTES, OWNER_KEY, Mark, Standing, judge, parse
+from sagaz_tiering.engine.mark import MOST_BYTES, OWNER_KEY, UNREADABLE, Mark, Standing, judge, parse, told_instead
 from sagaz_tiering.errors import (
     CatalogBehind,
     CatalogUnproven,
@@ -69,10 +69,12 @@ async def _reach(store: ObjectStore) -> Finding:
 async def _owner(parts: Parts, store: ObjectStore) -> Finding:
     """Whose the prefix is (design G8)."""
     try:
-        present, mark = await _mark(store)
+        present, mark, instead = await _mark(store)
     except SagazTieringError as exc:
         return from_error(_OWNER, exc)
-    owner = "another catalog, by a mark that cannot be read" if mark is None else f"catalog {mark.catalog_id}"
+    if present and mark is None:
+        return error(_OWNER, instead, UNREADABLE, exit_code=ForeignCatalog.exit_code)
+    owner = "" if mark is None else f"catalog {mark.catalog_id}"
     try:
         async with parts.database() as db:
             row = await Catalog(db).ownership.look()
@@ -90,11 +92,12 @@ async def _owner(parts: Parts, store: ObjectStore) -> Finding:
     return ok(_OWNER, f"the prefix belongs to this catalog ({row.catalog_id})")
 
 
-async def _mark(store: ObjectStore) -> tuple[bool, Mark | None]:
-    """Whether there is one, and what it says."""
+async def _mark(store: ObjectStore) -> tuple[bool, Mark | None, str]:
+    """Whether there is one, what it says, and what is there instead of one that can be read."""
     try:
-        return True, parse((await store.get_tagged(OWNER_KEY, most=MOST_BYTES))[0])
+        data, _ = await store.get_tagged(OWNER_KEY, most=MOST_BYTES)
     except ObjectNotFound:
-        return False, None
-    except CorruptData:
-        return True, None
+        return False, None, ""
+    except CorruptData as exc:
+        return True, None, str(exc)
+    return True, parse(data), told_instead(data)

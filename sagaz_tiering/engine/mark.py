@@ -54,6 +54,17 @@ def parse(data: bytes) -> Mark | None:
         return None
 
 
+UNREADABLE = "find out who wrote or answers there, and do not delete it: it may stand for another catalog's mark"
+"""What to do about an object in the place of a mark."""
+
+
+def told_instead(data: bytes) -> str:
+    """What is in an object that is no mark, for people."""
+    if data[:500].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return f"{OWNER_KEY} is an HTML page: a proxy, a login page or a web server answers in place of the store"
+    return f"{OWNER_KEY} cannot be read: it begins with {data[:40]!r}"
+
+
 def _moment(text: str) -> datetime:
     found = datetime.fromisoformat(text)
     return found.replace(tzinfo=UTC) if found.tzinfo is None else found

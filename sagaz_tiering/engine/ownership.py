@@ -28,7 +28,17 @@ from sagaz_tiering import metrics
 from sagaz_tiering.catalog.durable import SPILL_NOTICE
 from sagaz_tiering.catalog.owner import OwnerRow
 from sagaz_tiering.engine.job import JobContext
-from sagaz_tiering.engine.mark import MOST_BYTES, OWNER_KEY, Mark, Standing, judge, mark_of, parse
+from sagaz_tiering.engine.mark import (
+    MOST_BYTES,
+    OWNER_KEY,
+    UNREADABLE,
+    Mark,
+    Standing,
+    judge,
+    mark_of,
+    parse,
+    told_instead,
+)
 from sagaz_tiering.errors import (
     CatalogBehind,
     CatalogUnproven,
@@ -60,12 +70,13 @@ _log = Logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """The bucket's mark (None: there is none, or none that can be read), the catalog's row, and how they stand."""
+    """The bucket's mark (None: there is none, or `instead` of one that can be read), the row, and how they stand."""
 
     row: OwnerRow
     mark: Mark | None
     tag: str
     standing: Standing
+    instead: str = ""
 
 
 async def claim_prefix(context: JobContext) -> UUID:
@@ -116,16 +127,17 @@ async def secure(context: JobContext, *, move: bool = False, forgive: Collection
 
 async def look(context: JobContext) -> Look:
     """Asks for the mark first: a move in between then looks unfinished, never foreign."""
-    present, mark, tag = True, None, ""
+    present, mark, tag, instead = True, None, "", ""
     try:
         data, tag = await context.objects.get_tagged(OWNER_KEY, most=MOST_BYTES)
         mark = parse(data)
+        instead = told_instead(data) if mark is None else ""
     except ObjectNotFound:
         present = False
     except CorruptData as exc:
-        _log.error("owner.unreadable", error=str(exc))
+        instead = str(exc)
     row = await context.catalog.ownership.look()
-    return Look(row=row, mark=mark, tag=tag, standing=judge(row, mark, present=present))
+    return Look(row=row, mark=mark, tag=tag, standing=judge(row, mark, present=present), instead=instead)
 
 
 async def refuse(context: JobContext, seen: Look) -> None:
@@ -142,8 +154,9 @@ async def refuse(context: JobContext, seen: Look) -> None:
         )
     metrics.tell_standing(standing)
     if standing is Standing.FOREIGN:
-        owner = "(unreadable owner.json)" if mark is None else str(mark.catalog_id)
-        check_owner(context.objects, owner, row.catalog_id, has_packs=row.has_packs)
+        if mark is None:
+            raise ForeignCatalog(f"{where}: {seen.instead}; nothing was written", hint=UNREADABLE)
+        check_owner(context.objects, str(mark.catalog_id), row.catalog_id, has_packs=row.has_packs)
     elif standing is Standing.WRONG_BUCKET:
         packs = (
             f"packs of this catalog are not there either, such as {missing[0]}" if missing else "its packs are there"

@@ -249,6 +249,25 @@ async def test_mark_that_came_late_is_no_reason_to_stop(world: World) -> None:
 
 
 @pytest.mark.guarantee("G8")
+@pytest.mark.parametrize(
+    ("instead", "said"),
+    [(b"<!DOCTYPE html><title>Log in</title>", "HTML page"), (b"{}", "cannot be read"), (b"x" * 70_000, "more than")],
+)
+async def test_mark_that_cannot_be_read_is_told_as_that(instead: bytes, said: str, world: World) -> None:
+    """It may stand for another catalog's mark: nothing is written, and nobody is told to delete it."""
+    await packed(world)
+    async with world.opened() as shop:
+        _, tag = await shop.runtime.objects.get_tagged(OWNER_KEY, most=1000)
+        assert await shop.runtime.objects.swap(OWNER_KEY, instead, tag)
+        before = world.bucket()
+        with pytest.raises(ForeignCatalog, match=said) as caught:
+            await shop.runtime.check()
+        assert "do not delete" in caught.value.hint
+        await refused(shop, ForeignCatalog)
+        assert world.bucket() == before
+
+
+@pytest.mark.guarantee("G8")
 @pytest.mark.parametrize("how", ["emptied", "typo", "foreign", "went_back"])
 async def test_bucket_without_our_packs_is_refused(how: str, world: World) -> None:
     """Made anew and empty, a typo, another's prefix, an old copy: nothing is written, what is missing is named."""
