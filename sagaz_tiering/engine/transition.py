@@ -19,7 +19,15 @@ from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.ownership import put_policies_in_force, still_owner
 from sagaz_tiering.engine.upload import keep_footer_readable
 from sagaz_tiering.engine.vouching import vouched
-from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectArchived, ObjectNotFound
+from sagaz_tiering.errors import (
+    BucketUnusable,
+    ColdTierUnavailable,
+    CorruptPack,
+    ObjectArchived,
+    ObjectNotFound,
+    ObjectStoreError,
+    SagazTieringError,
+)
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import RestoreState
 from sagaz_tiering.pack.reader import PackReader
@@ -30,6 +38,8 @@ from sagaz_tiering.storage_class import StorageClass
 
 _log = Logger(__name__)
 _PAGE = 100
+_ODD_IN_A_ROW = 3
+"""So many packs one after the other that the store answers oddly are no fault of theirs."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +80,7 @@ async def preview(context: JobContext, tally: Tally) -> None:
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Move every pack that is due."""
     await put_policies_in_force(context)
+    odd = 0
     for rule in plan(context.policies, context.now):
         async for pack in _packs(context, rule):
             if context.stopping.is_set():
@@ -77,15 +88,33 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
             if not _worth_it(context, rule, pack, tally):
                 continue
             try:
-                await _move(context, lease, pack, rule.to, tally)
-            except ObjectArchived:
-                await _note_class(context, lease, pack, tally)
-            except (ObjectNotFound, CorruptPack) as exc:
+                await _move_or_follow(context, lease, pack, rule.to, tally)
+            except BucketUnusable:
+                raise  # that is everybody's
+            except (ObjectStoreError, CorruptPack, ColdTierUnavailable) as exc:
                 # One bad pack must not keep the others warm; it stays as it is and is named.
-                tally.add("failed")
-                tally.note(f"{pack.object_key}: {exc}")
-                _log.error("pack.not_moved", pack_id=pack.pack_id, object_key=pack.object_key, error=str(exc))
-                await context.catalog.quarantine.record("pack", pack.object_key, str(exc), context.now)
+                odd = 0 if isinstance(exc, ObjectNotFound | CorruptPack) else odd + 1
+                await _set_aside(context, pack, exc, tally)
+                if odd == _ODD_IN_A_ROW:
+                    raise
+                if odd:
+                    await context.objects.check()
+            else:
+                odd = 0
+
+
+async def _move_or_follow(context: JobContext, lease: Lease, pack: Pack, to: StorageClass, tally: Tally) -> None:
+    try:
+        await _move(context, lease, pack, to, tally)
+    except ObjectArchived:
+        await _note_class(context, lease, pack, tally)
+
+
+async def _set_aside(context: JobContext, pack: Pack, exc: SagazTieringError, tally: Tally) -> None:
+    tally.add("failed")
+    tally.note(f"{pack.object_key}: {exc}")
+    _log.error("pack.not_moved", pack_id=pack.pack_id, object_key=pack.object_key, error=str(exc), hint=exc.hint)
+    await context.catalog.quarantine.record("pack", pack.object_key, str(exc), context.now)
 
 
 async def _packs(context: JobContext, rule: Rule) -> AsyncIterator[Pack]:

@@ -37,7 +37,7 @@ from sagaz_tiering.objects.base import DeleteFailure, ObjectInfo, RestoreState
 from sagaz_tiering.objects.s3_answers import parse_restore, parse_sha256, parse_storage_class
 from sagaz_tiering.objects.s3_calls import S3Calls
 from sagaz_tiering.objects.s3_delete import S3Deletes
-from sagaz_tiering.objects.s3_errors import error_code
+from sagaz_tiering.objects.s3_errors import error_code, lacks_feature
 from sagaz_tiering.objects.s3_move import S3Moves
 from sagaz_tiering.objects.s3_options import S3Options
 from sagaz_tiering.objects.s3_upload import SHA256_METADATA, S3Uploads
@@ -229,6 +229,8 @@ class S3ObjectStore:
         except ObjectStoreError as exc:
             if error_code(exc) == "RestoreAlreadyInProgress":
                 return RestoreState.IN_PROGRESS
+            if lacks_feature(exc) and await self._reads(key):
+                return RestoreState.READABLE
             raise
         # 202 accepts a restore; 200 prolongs a copy that is readable already.
         done = answer["ResponseMetadata"]["HTTPStatusCode"] == 200
@@ -268,6 +270,14 @@ class S3ObjectStore:
             if not page.get("IsTruncated") or not page.get("Contents"):
                 return
             size = PAGE
+
+    async def _reads(self, key: str) -> bool:
+        """Whether the bytes can be read. A store that has archive classes by name only restores nothing."""
+        try:
+            await self.get_range(key, 0, 1)
+        except ObjectArchived:
+            return False
+        return True
 
     def _path(self, key: str) -> str:
         return self._base + check_key(key, room=MAX_KEY_BYTES - len(self._base.encode()))
@@ -317,6 +327,8 @@ async def _bytes(body: StreamingBody, told: int | None, room: int | None) -> byt
 def object_info(key: str, answer: HeadObjectOutputTypeDef | GetObjectOutputTypeDef) -> ObjectInfo:
     """What the headers of an object's HEAD or GET tell."""
     state, until = parse_restore(answer.get("Restore", ""))
+    if "ContentLength" not in answer or "LastModified" not in answer:
+        raise ObjectStoreError(f"{key}: answered without length or time", hint="what answers there is not S3")
     return ObjectInfo(
         key=key,
         size=answer["ContentLength"],

@@ -87,6 +87,15 @@ def error_code(error: BaseException | None) -> str:
     return str(cause.response["Error"].get("Code", "")) if isinstance(cause, ClientError) else ""
 
 
+def lacks_feature(error: BaseException) -> bool:
+    """Whether the store says of what was asked that it does not do such things at all."""
+    cause = error.__cause__
+    if not isinstance(cause, ClientError):
+        return False
+    status = cause.response["ResponseMetadata"].get("HTTPStatusCode", 0)
+    return status in (405, 501) or error_code(error) in ("NotImplemented", "MethodNotAllowed")
+
+
 def translated(exc: BaseException, asked: Asked, options: S3Options) -> SagazTieringError:
     """Our error for one of DRIVER_ERRORS; transient exactly where asking again may help."""
     if isinstance(exc, ClientError):

@@ -23,7 +23,7 @@ class _Present:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Leftover:
-    """What a move may leave on a versioned bucket: one known old version, or some that must be looked for."""
+    """What a move may leave on a versioned bucket: the version that was copied, or some that must be looked for."""
 
     version_id: str | None = None
     unknown: bool = False
@@ -44,16 +44,17 @@ class S3Moves:
         two classes; calling again finishes, old versions included.
         """
         leftover = await self._calls.run("CopyObject", lambda: self._copy_in_place(key, storage_class), key=key)
-        now = (await self._calls.run("HeadObject", lambda: self._head(key), key=key)).storage_class
-        if now is not storage_class:
+        now = await self._calls.run("HeadObject", lambda: self._head(key), key=key)
+        if now.storage_class is not storage_class:
             raise ObjectStoreError(
-                f"{key} stayed in {now} when asked to move to {storage_class}",
+                f"{key} stayed in {now.storage_class} when asked to move to {storage_class}",
                 hint="this store ignores storage classes; plan no moves on it",
             )
-        if leftover.version_id is not None:
-            await self._deletes.drop_version(key, leftover.version_id)
-        elif leftover.unknown:
+        if leftover.unknown or (leftover.version_id is not None and now.version_id is None):
             await self._deletes.drop_old_versions(key)
+        # With versioning suspended both are "null", and deleting "null" would delete the object itself.
+        elif leftover.version_id is not None and leftover.version_id != now.version_id:
+            await self._deletes.drop_version(key, leftover.version_id)
 
     async def _copy_in_place(self, key: str, storage_class: StorageClass) -> _Leftover:
         """Copy unless the class is right already; in any case say what is to be cleaned up.
@@ -80,11 +81,9 @@ class S3Moves:
             if after.storage_class is storage_class:
                 return _Leftover(unknown=after.version_id is not None)
             raise
-        old, new = answer.get("CopySourceVersionId"), answer.get("VersionId")
-        if old is not None and old != before.version_id:
-            return _Leftover(unknown=True)
-        # With versioning suspended both are "null", and deleting "null" would delete the object itself.
-        return _Leftover(version_id=old if new is not None and old != new else None)
+        # Some stores do not tell here what was copied.
+        old = answer.get("CopySourceVersionId", before.version_id)
+        return _Leftover(version_id=old) if old == before.version_id else _Leftover(unknown=True)
 
     async def _head(self, key: str) -> _Present:
         answer = await self._calls.client.head_object(Bucket=self._calls.options.bucket, Key=key)

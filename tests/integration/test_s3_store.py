@@ -268,6 +268,13 @@ async def test_answers_become_errors_that_say_what_to_do(
         assert re.search(hint, caught.value.hint)
 
 
+async def test_head_without_a_time_is_an_error_of_that_object() -> None:
+    """What is no answer of S3 ends in an error of ours, that of one object."""
+    async with scripted(replies(Answer(headers={"Content-Length": "19"}))) as (store, _):
+        with pytest.raises(ObjectStoreError, match=r"a\.pack"):
+            await store.head("a.pack")
+
+
 async def test_bucket_elsewhere_is_named_with_its_region() -> None:
     """A bucket in another region tells which region to configure."""
     redirect = xml_error(301, "PermanentRedirect", **{"x-amz-bucket-region": "eu-west-1"})
@@ -594,6 +601,24 @@ async def test_restore_asks_for_the_days_and_the_tier() -> None:
         assert b"<Tier>Expedited</Tier>" in server.requests[0].body
 
 
+@pytest.mark.parametrize("refusal", [xml_error(501, "NotImplemented"), xml_error(405, "MethodNotAllowed")])
+@pytest.mark.parametrize("reads", [True, False])
+async def test_restore_that_the_store_does_not_know(refusal: Answer, reads: bool) -> None:
+    """Where there is no RestoreObject, bytes that can be read are readable; others are not called so."""
+
+    def reply(request: Request) -> Reply:
+        if request.method == "GET":
+            return Answer(status=206, body=DATA[:1]) if reads else xml_error(403, "InvalidObjectState")
+        return refusal
+
+    async with scripted(reply) as (store, _):
+        if reads:
+            assert await store.restore("a.pack", days=1, tier="Bulk") is RestoreState.READABLE
+            return
+        with pytest.raises(ObjectStoreError, match="RestoreObject"):
+            await store.restore("a.pack", days=1, tier="Bulk")
+
+
 async def test_expedited_restore_without_capacity_says_what_to_do() -> None:
     """S3 may have no capacity for Expedited for hours: no retries, but another tier."""
     busy = xml_error(503, "GlacierExpeditedRetrievalNotAvailable")
@@ -634,6 +659,37 @@ async def test_change_class_leaves_no_old_version(versioning: str, s3_server: S3
             assert len(await s3_server.versions(bucket)) == 1
         await store.change_class("a.pack", GLACIER)
         assert [version["StorageClass"] for version in await s3_server.versions(bucket)] == ["GLACIER"]
+
+
+@pytest.mark.parametrize("versioning", ["Enabled", "Suspended"])
+@pytest.mark.parametrize("silent", ["copy", "copy and head"])
+async def test_change_class_leaves_no_old_version_where_the_copy_does_not_tell(
+    silent: str,
+    versioning: str,
+    s3_server: S3Server,  # noqa: F811
+) -> None:
+    """A store that names no version in its answer to COPY: the one that HEAD named goes, and never the only one."""
+    bucket, copied = await s3_server.make_bucket("Enabled"), False
+
+    def meddle(request: Request, answer: Answer) -> Reply:
+        nonlocal copied
+        is_copy = "x-amz-copy-source" in request.headers
+        copied = copied or is_copy
+        if not is_copy and not (silent != "copy" and copied and request.method == "HEAD"):
+            return answer
+        told = {k: v for k, v in answer.headers.items() if "version-id" not in k.lower()}
+        return replace(answer, headers=told)
+
+    async with between(s3_server, bucket, meddle) as (store, _):
+        await put(store, "a.pack")
+        if versioning == "Suspended":
+            await set_versioning(s3_server, bucket, "Suspended")
+        await store.change_class("a.pack", StorageClass.GLACIER_IR)
+        assert [v["StorageClass"] for v in await s3_server.versions(bucket)] == ["GLACIER_IR"]
+        copied = False
+        await store.change_class("a.pack", StorageClass.ONEZONE_IA)
+        assert [v["StorageClass"] for v in await s3_server.versions(bucket)] == ["ONEZONE_IA"]
+        assert await store.get("a.pack") == DATA
 
 
 @pytest.mark.parametrize("versioning", ["Enabled", "Suspended"])
