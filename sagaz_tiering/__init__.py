@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sagaz_tiering.storage.s3.storage import S3SnapshotStorage
     from sagaz_tiering.tiered import TieredSnapshotStorage
     from sagaz_tiering.transfer import transfer_snapshots
+    from sagaz_tiering.typed_json import StoredObject, register_enum, register_type
 
 _HOMES = {
     "capture": "sagaz_tiering.sagaz_engine.capture",
@@ -46,6 +47,9 @@ _HOMES = {
     "SnapshotSource": "sagaz_tiering.storage.base",
     "SnapshotStorage": "sagaz_tiering.storage.base",
     "TieredSnapshotStorage": "sagaz_tiering.tiered",
+    "StoredObject": "sagaz_tiering.typed_json",
+    "register_enum": "sagaz_tiering.typed_json",
+    "register_type": "sagaz_tiering.typed_json",
     "transfer_snapshots": "sagaz_tiering.transfer",
 }
 
@@ -63,9 +67,12 @@ __all__ = [
     "SnapshotSource",
     "SnapshotStorage",
     "SnapshotStrategy",
+    "StoredObject",
     "TieredSnapshotStorage",
     "capture",
     "errors",
+    "register_enum",
+    "register_type",
     "transfer_snapshots",
 ]
 

@@ -121,11 +121,14 @@ class InvalidSnapshot(SagazTieringError):
     exit_code = 3
 
 
+_CONTEXTS = "docs/contexts.md says what a context may hold"
+
+
 class NotSerializable(InvalidSnapshot):
     """A value in the snapshot would not come back equal; `path` says where it is."""
 
     def __init__(self, path: str, reason: str, *, hint: str = "") -> None:
-        super().__init__(f"{path}: {reason}", hint=hint)
+        super().__init__(f"{path}: {reason}", hint=f"{hint}; {_CONTEXTS}" if hint else _CONTEXTS)
         self.path = path
 
 

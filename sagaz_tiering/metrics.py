@@ -34,6 +34,12 @@ SAVE_FAILURES: Final = Counter(
 SAVE_SECONDS: Final = Histogram(
     "sagaz_tiering_save_seconds", "Time of a save until it was acknowledged", buckets=_FAST, registry=REGISTRY
 )
+STORED_AS_TEXT: Final = Counter(
+    "sagaz_tiering_values_stored_as_text",
+    "Values in contexts that were replaced by their text, where `on_unsupported` says so, by storage",
+    ["storage"],
+    registry=REGISTRY,
+)
 READS: Final = Counter(
     "sagaz_tiering_reads",
     "Snapshots read, by the tier that had them",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
@@ -191,6 +191,9 @@ class LimitSettings(StrictModel):
 
     max_snapshot: ByteSize = DEFAULT_MAX_SNAPSHOT
     """Largest encoded snapshot that a save accepts."""
+    on_unsupported: Literal["refuse", "text"] = "refuse"
+    """What a save does with a value that would not come back equal (docs/contexts.md): `refuse` the snapshot, or keep
+    the `text` of the value in its place, as sagaz does; each is counted in a metric, and told in the log."""
 
 
 class JobSettings(StrictModel):

@@ -100,7 +100,7 @@ class Runtime:
                 prices=self.prices,
                 clock=clock,
                 compression_level=config.tiers.hot.compression_level,
-                max_snapshot=config.limits.max_snapshot,
+                limits=config.limits,
                 restore=config.restore,
             ),
             expire=self._expire,

@@ -18,7 +18,9 @@ from sagaz_tiering.codec import (
     plain_body,
     to_value,
 )
+from sagaz_tiering.errors import NotSerializable
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
+from sagaz_tiering.storage.unsupported import Texts
 from sagaz_tiering.typed_json import LARGE, Shape
 from sagaz_tiering.zstd import NO_DICTIONARIES, Dictionary
 
@@ -35,19 +37,32 @@ async def encode_value(
     level: int | None,
     dictionary: Dictionary | None = None,
     max_bytes: int = MAX_SNAPSHOT_BYTES,
+    texts: Texts | None = None,
 ) -> tuple[SnapshotMeta, bytes]:
     """The meta and the value (`codec.to_value`) of a snapshot, saved at `saved_us`; `level` None: not compressed.
 
-    Raises NotSerializable, SnapshotTooLarge, or InvalidSnapshot if the snapshot is changed meanwhile.
+    `texts` keeps text in place of what cannot be stored, else that raises NotSerializable. Raises SnapshotTooLarge, or
+    InvalidSnapshot if the snapshot is changed meanwhile.
     """
-    record = await encode_record(snapshot, saved_us=saved_us, max_bytes=max_bytes)
+    record = await encode_record(snapshot, saved_us=saved_us, max_bytes=max_bytes, texts=texts)
     if len(record.body) >= LARGE_BYTES:
         return record.meta, await asyncio.to_thread(to_value, record, level=level, dictionary=dictionary)
     return record.meta, to_value(record, level=level, dictionary=dictionary)
 
 
-async def encode_record(snapshot: SagaSnapshot, *, saved_us: int, max_bytes: int = MAX_SNAPSHOT_BYTES) -> Record:
+async def encode_record(
+    snapshot: SagaSnapshot, *, saved_us: int, max_bytes: int = MAX_SNAPSHOT_BYTES, texts: Texts | None = None
+) -> Record:
     """The record of a snapshot. Raises what `encode_value` raises."""
+    try:
+        return await _record(snapshot, saved_us, max_bytes)
+    except NotSerializable:
+        if texts is None:
+            raise
+        return await _record(await texts.instead(snapshot), saved_us, max_bytes)
+
+
+async def _record(snapshot: SagaSnapshot, saved_us: int, max_bytes: int) -> Record:
     plain = plain_body(snapshot)
     if plain is not None:
         return encode(snapshot, saved_us=saved_us, max_bytes=max_bytes, plain=plain)

@@ -22,6 +22,7 @@ from sagaz_tiering.storage.answers import check_answer, text_ids_find_nothing
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.encoding import decode_value, encode_value
 from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
+from sagaz_tiering.storage.unsupported import OnUnsupported, texts_for
 
 _AT_ONCE: Final = 64
 """Small records worked on before the event loop gets its turn."""
@@ -56,7 +57,8 @@ class InMemorySnapshotStorage:
     May be used from any number of event loops and threads. A forked process has a copy of its own.
     """
 
-    def __init__(self, *, clock: Clock | None = None) -> None:
+    def __init__(self, *, clock: Clock | None = None, on_unsupported: OnUnsupported = "refuse") -> None:
+        self._texts = texts_for(on_unsupported, "memory")
         self._clock: Clock = clock or SystemClock()
         self.clear()
 
@@ -88,7 +90,8 @@ class InMemorySnapshotStorage:
         """
         with reported_save(snapshot, "memory"):
             saved_us = to_micros(self._clock.now())
-            meta, value = await encode_value(SagaSnapshot.of(snapshot), saved_us=saved_us, level=None)
+            ours = SagaSnapshot.of(snapshot)
+            meta, value = await encode_value(ours, saved_us=saved_us, level=None, texts=self._texts)
             with _alone:
                 self._remove(meta.snapshot_id)
                 self._add(_Stored(meta, value))

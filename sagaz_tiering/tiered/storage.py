@@ -16,7 +16,6 @@ from sagaz_tiering.catalog.erasures import ErasureReceipt
 from sagaz_tiering.catalog.holds import Coverage, Hold
 from sagaz_tiering.catalog.restores import Restore, Wanted
 from sagaz_tiering.clock import Clock, to_micros
-from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES
 from sagaz_tiering.dictionaries.shelf import Dictionaries
 from sagaz_tiering.errors import SnapshotArchived
 from sagaz_tiering.incarnation import Incarnation
@@ -25,7 +24,7 @@ from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.patterns import Match
 from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.prices import PriceList
-from sagaz_tiering.settings_sections import RestoreSettings
+from sagaz_tiering.settings_sections import LimitSettings, RestoreSettings
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotRef, as_utc, as_uuid
 from sagaz_tiering.storage.answers import text_ids_find_nothing
 from sagaz_tiering.storage.any_loop import AnyLoop
@@ -33,6 +32,7 @@ from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.encoding import encode_value
 from sagaz_tiering.storage.hot import HotTier
 from sagaz_tiering.storage.reporting import measured_read, reported_save
+from sagaz_tiering.storage.unsupported import texts_for
 from sagaz_tiering.tiered import iterating
 from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.doubt import Doubt
@@ -70,7 +70,7 @@ class Tiers:
     prices: PriceList
     clock: Clock
     compression_level: int | None = 1
-    max_snapshot: int = MAX_SNAPSHOT_BYTES
+    limits: LimitSettings = field(default_factory=LimitSettings)
     restore: RestoreSettings = field(default_factory=RestoreSettings)
 
 
@@ -99,6 +99,7 @@ class TieredSnapshotStorage(AnyLoop):
         self._open_again = open_again
         self._tiers = tiers
         self._expire = expire
+        self._texts = texts_for(tiers.limits.on_unsupported, "tiered")
         self._publish = publish
         catalog = tiers.catalog
         self._restorer = Restorer(catalog.restores, tiers.prices, tiers.clock, tiers.restore)
@@ -185,7 +186,8 @@ class TieredSnapshotStorage(AnyLoop):
                 saved_us=now_us,
                 level=self._tiers.compression_level,
                 dictionary=self._tiers.dictionaries.for_writing(ours.saga_name),
-                max_bytes=self._tiers.max_snapshot,
+                max_bytes=self._tiers.limits.max_snapshot,
+                texts=self._texts,
             )
             durability = await self._saver.save(ours, meta, value, self._reader.policies, now_us)
             _SAVES[durability].inc()

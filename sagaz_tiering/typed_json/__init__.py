@@ -11,13 +11,18 @@ which a value that JSON does not know is an object with one key that starts with
     {"~int": hex}         (outside int64)       {"~float": "nan", "inf", "-inf" or 16 hex digits}
     {"~dict": [[key, value], ..]}               (some key is not a str, or starts with `~`)
     {"~enum": [qualified name, value]}          (known classes only, see `register_enum`)
+    {"~object": [qualified name, {field: value}]}    (known classes only, see `register_type`; of a pydantic model also
+                                                "_set", the names of the fields that were given, if not all were,
+                                                "_extra" and "_private")
 
 Types are matched exactly: a subclass (OrderedDict, namedtuple, a str with methods) would come back as its
 base, so it is refused.
 """
 
+from sagaz_tiering.typed_json.as_text import Replacing
 from sagaz_tiering.typed_json.enums import register_enum
 from sagaz_tiering.typed_json.freezing import private_copy
+from sagaz_tiering.typed_json.objects import StoredObject, register_type, stored_object
 from sagaz_tiering.typed_json.plain import plain_json
 from sagaz_tiering.typed_json.shape import LARGE, Shape, shape_of
 from sagaz_tiering.typed_json.tagging import MAX_DEPTH
@@ -27,11 +32,15 @@ __all__ = [
     "LARGE",
     "MAX_DEPTH",
     "Encoding",
+    "Replacing",
     "Shape",
+    "StoredObject",
     "dumps",
     "loads",
     "plain_json",
     "private_copy",
     "register_enum",
+    "register_type",
     "shape_of",
+    "stored_object",
 ]

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
+from sagaz_tiering.typed_json.objects import StoredObject, Unfit, stored_object
 from sagaz_tiering.typed_json.shape import ITEM_WEIGHT, JSON_LEAVES
 from sagaz_tiering.typed_json.tagging import MAX_DEPTH
 
@@ -30,13 +31,15 @@ class Large:
     """The copy of a container that weighs PIECE or more: `parts` in order, each copied and each below that weight.
 
     Of a list or tuple, a part is a list of elements or one Large; of a dict, a dict or (key, Large); of a set, a list.
+    An object of a registered class is a dict of its fields with a `type_name`.
     """
 
-    __slots__ = ("kind", "parts")
+    __slots__ = ("kind", "parts", "type_name")
 
-    def __init__(self, kind: type, parts: list[Any]) -> None:
+    def __init__(self, kind: type, parts: list[Any], type_name: str = "") -> None:
         self.kind = kind
         self.parts = parts
+        self.type_name = type_name
 
 
 class Freezer:
@@ -67,8 +70,17 @@ class Freezer:
         self.plain = False
         if kind is set or kind is frozenset:
             return self._copy_set(item, kind)
+        stored = _stored(item)
+        if stored is not None:
+            return self._copy_object(stored, levels)
         self._weight = len(item) if kind is bytes or kind is bytearray else ITEM_WEIGHT
         return bytearray(item) if kind is bytearray else item
+
+    def _copy_object(self, copy: StoredObject, levels: int) -> Any:
+        if levels == 0:
+            raise TooDeep
+        cuts = (self._copy_few if len(copy) <= _FEW else self._copy_many)(copy, copy.items(), levels - 1)
+        return Large(dict, _dict_parts(copy, cuts), copy.type_name) if cuts else copy
 
     def _copy_few(self, copy: Any, pairs: Iterable[tuple[Any, Any]], levels: int) -> Sequence[int]:
         """Copy what is in `copy`; the positions where to cut it into parts: each one, or none."""
@@ -113,6 +125,13 @@ class Freezer:
         return Large(kind, [copy[at : at + count] for at in range(0, len(copy), count)])
 
 
+def _stored(item: Any) -> StoredObject | None:
+    try:
+        return stored_object(item)
+    except Unfit:  # which the writing tells
+        return None
+
+
 def _row_parts(copy: list[Any], cuts: Sequence[int]) -> list[Any]:
     parts = [copy[start:end] for start, end in pairwise(cuts)]
     return [part[0] if len(part) == 1 and type(part[0]) is Large else part for part in parts]
@@ -136,6 +155,11 @@ def unchanged(value: Any, frozen: Any) -> bool:
     """Whether `value` is still what was copied; in pieces too."""
     if type(frozen) is not Large:
         return bool(value == frozen)
+    if frozen.type_name:
+        stored = _stored(value)
+        if stored is None or stored.type_name != frozen.type_name:
+            return False
+        return _dict_unchanged(stored, frozen.parts)
     return type(value) is frozen.kind and _contents_unchanged(value, frozen)
 
 

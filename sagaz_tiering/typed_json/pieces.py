@@ -79,6 +79,10 @@ def _write_plain(value: Any, out: list[bytes]) -> None:
 def _write_typed(value: Any, depth: int, out: list[bytes]) -> None:
     if type(value) is not Large:
         out.append(tagged_text(tag(value, depth)))
+    elif value.type_name:
+        out.append(b'{"~object":[' + tagged_text(value.type_name) + b",")
+        _write_dict(value, depth + 1, out)
+        out.append(b"]}")
     elif value.kind is dict:
         _write_dict(value, depth + 1, out)
     elif value.kind is list:

@@ -17,6 +17,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sagaz_tiering.typed_json.enums import enum_class
+from sagaz_tiering.typed_json.objects import revived_object
 from sagaz_tiering.typed_json.tagging import FLOAT_NAMES
 
 _T = TypeVar("_T")
@@ -142,6 +143,13 @@ def _enum(payload: Any) -> Any:
         return value  # a member that this version of the class does not have
 
 
+def _object(payload: Any) -> Any:
+    name, fields = _row(payload, 2)
+    if not all(type(key) is str for key in _typed(fields, dict)):
+        raise ValueError("an object's field has no name")
+    return revived_object(_typed(name, str), fields)
+
+
 _REVIVERS: Final[dict[str, Callable[[Any], Any]]] = {
     "~datetime": lambda payload: _moment(datetime, payload),
     "~time": lambda payload: _moment(time, payload),
@@ -158,4 +166,5 @@ _REVIVERS: Final[dict[str, Callable[[Any], Any]]] = {
     "~float": _float,
     "~dict": _dict,
     "~enum": _enum,
+    "~object": _object,
 }

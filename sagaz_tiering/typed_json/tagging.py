@@ -15,6 +15,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sagaz_tiering.typed_json.enums import enum_name
+from sagaz_tiering.typed_json.objects import StoredObject, Unfit, stored_object
 
 MAX_DEPTH: Final = 200
 """Levels of containers in a value. One level is at most three levels of tagged JSON, and 600 are still within
@@ -24,6 +25,7 @@ FLOAT_NAMES: Final = {struct.pack(">d", float(name)): name for name in ("nan", "
 
 _MICROSECOND: Final = timedelta(microseconds=1)
 _MINUTE: Final = timedelta(minutes=1)
+_REGISTER: Final = "decorate the class with sagaz_tiering.register_type"
 _ZONE_HINT: Final = "use zoneinfo.ZoneInfo with a key, or value.astimezone(timezone.utc)"
 
 
@@ -58,11 +60,16 @@ def tag(value: Any, depth: int = 0) -> Any:
     container = _CONTAINERS.get(kind)
     if container is not None:
         if depth >= MAX_DEPTH:
-            raise Refused(f"nested deeper than {MAX_DEPTH} levels", "flatten it, or store an id where it refers back")
+            raise _too_deep()
         return container(value, depth + 1)
     if isinstance(value, Enum):
         return _tag_enum(value, depth)
-    raise Refused(*_refusal(value))
+    stored = _stored(value)
+    if stored is None:
+        raise Refused(*_refusal(value))
+    if depth >= MAX_DEPTH:
+        raise _too_deep()
+    return _tag_object(value, stored, depth + 1)
 
 
 def _tag_all(container: Iterable[Any], depth: int, *, indexed: bool = True) -> list[Any]:
@@ -97,6 +104,25 @@ def _tag_dict(value: dict[Any, Any], depth: int) -> Any:
         exc.trail.append((id(value), _segment(key)))
         raise
     return dict(out) if plain else {"~dict": out}
+
+
+def _stored(value: Any) -> StoredObject | None:
+    try:
+        return stored_object(value)
+    except Unfit as exc:
+        raise Refused(f"{_name(type(value))} {exc}", "make it a field of the class, or store a dict") from None
+
+
+def _tag_object(value: Any, stored: StoredObject, depth: int) -> Any:
+    try:
+        return {"~object": [stored.type_name, _tag_dict(stored, depth)]}
+    except Refused as exc:
+        exc.trail[-1] = (id(value), exc.trail[-1][1])
+        raise
+
+
+def _too_deep() -> Refused:
+    return Refused(f"nested deeper than {MAX_DEPTH} levels", "flatten it, or store an id where it refers back")
 
 
 def _segment(key: Any) -> str:
@@ -154,7 +180,7 @@ def _tag_enum(member: Enum, depth: int) -> Any:
     if name is None:
         raise Refused(
             f"{_name(cls)} is an enum that is not registered",
-            f"call sagaz_tiering.typed_json.register_enum({cls.__name__}), or store member.value",
+            f"call sagaz_tiering.register_enum({cls.__name__}) in every process that reads it, or store member.value",
         )
     try:
         found = cls(member.value)
@@ -204,9 +230,9 @@ def _refusal(value: Any) -> tuple[str, str]:
         if isinstance(value, base):
             return f"{name} would come back as a {base.__name__}", f"store a {base.__name__} made from it"
     if hasattr(cls, "__dataclass_fields__"):
-        return f"{name} is a dataclass", "store dataclasses.asdict(value)"
+        return f"{name} is a dataclass that is not registered", f"{_REGISTER}, or store dataclasses.asdict(value)"
     if hasattr(cls, "model_dump"):
-        return f"{name} is a model object", "store value.model_dump()"
+        return f"{name} is a model object that is not registered", f"{_REGISTER}, or store value.model_dump()"
     if callable(value):
         return f"{name} is code, not data", "store a name that the step can look up"
     return f"{name} cannot be stored", "store JSON values, dates, UUID, Decimal, bytes, sets or tuples"

@@ -19,9 +19,10 @@ def empty() -> dict[str, object]:
 
 
 def test_constructor_needs_nothing() -> None:
-    """`InMemorySnapshotStorage()` works, and there is nothing to give but a clock by name."""
+    """`InMemorySnapshotStorage()` works, and what there is to give is given by name."""
     parameters = inspect.signature(InMemorySnapshotStorage).parameters.values()
-    assert [(each.name, each.kind) for each in parameters] == [("clock", inspect.Parameter.KEYWORD_ONLY)]
+    assert [each.name for each in parameters] == ["clock", "on_unsupported"]
+    assert {each.kind for each in parameters} == {inspect.Parameter.KEYWORD_ONLY}
     assert empty() == {
         "storage_type": "memory",
         "total_sagas": 0,

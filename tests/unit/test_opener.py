@@ -142,7 +142,15 @@ def test_options_are_those_of_the_constructors(home: Any, kinds: dict[str, Any])
         taken = set(inspect.signature(getattr(home, kind.name)).parameters)
         given = set(kind.options.model_fields) | {kind.place} - {""}
         assert given <= taken, family
-        assert taken - given <= {"clock", "client", "prefix", "redis_kwargs", "pool_kwargs", "s3_kwargs"}, family
+        assert taken - given <= {
+            "clock",
+            "client",
+            "prefix",
+            "redis_kwargs",
+            "pool_kwargs",
+            "s3_kwargs",
+            "on_unsupported",
+        }, family
 
 
 async def test_open_storage_opens_what_the_url_names(tmp_path: Path) -> None:

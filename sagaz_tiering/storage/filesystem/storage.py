@@ -31,6 +31,7 @@ from sagaz_tiering.storage.filesystem.replays import order_key
 from sagaz_tiering.storage.filesystem.session import AT_ONCE, FilesystemSession
 from sagaz_tiering.storage.filesystem.store import Found, pages
 from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
+from sagaz_tiering.storage.unsupported import OnUnsupported, texts_for
 
 T = TypeVar("T")
 
@@ -63,6 +64,7 @@ class FilesystemSnapshotStorage(AnyLoop):
         clock: Clock | None = None,
         max_concurrency: int = MAX_CONCURRENCY,
         io_timeout: timedelta = IO_TIMEOUT,
+        on_unsupported: OnUnsupported = "refuse",
     ) -> None:
         if not isinstance(base_path, (str, os.PathLike)) or not os.fspath(base_path):
             raise ConfigError("base_path must be the path of a directory", hint='for example "./saga-snapshots"')
@@ -74,6 +76,7 @@ class FilesystemSnapshotStorage(AnyLoop):
         self.enable_compression = enable_compression
         self.pretty_json = pretty_json
         self._clock: Clock = clock or SystemClock()
+        self._texts = texts_for(on_unsupported, _KIND)
         self._limit = max_concurrency
         self._io_timeout = io_timeout
         self._renew()
@@ -99,7 +102,7 @@ class FilesystemSnapshotStorage(AnyLoop):
         Raises InvalidSnapshot where it would not come back equal.
         """
         with reported_save(snapshot, _KIND):
-            record = await encode_record(SagaSnapshot.of(snapshot), saved_us=self._now_us())
+            record = await encode_record(SagaSnapshot.of(snapshot), saved_us=self._now_us(), texts=self._texts)
             await self._run(partial(self._files.save, record))
 
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
-from sagaz_tiering.typed_json import Encoding, dumps, loads
+from sagaz_tiering.typed_json import Encoding, dumps, loads, stored_object
 
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _LARGEST_DECIMAL: Final = 2**4096
@@ -30,7 +30,7 @@ def queryable(encoding: Encoding, body: bytes) -> tuple[bytes, bytes, bytes]:
     Exact up to what JSONB loses (the order of keys, 1.0 and 1.00 being one number) for JSON values, except: NUL and
     lone surrogates are written as `\\u0000`, NaN, infinities and integers over 64 bits as text. Times are ISO 8601,
     durations seconds, decimals and UUIDs text, bytes base64; sets and tuples are arrays, enum members their values,
-    keys texts.
+    registered objects those of their fields, keys texts.
     """
     body = _as_jsonb_holds(encoding, body)
     # No text in JSON holds a bare quote, and what follows the context are texts only: the last ones are the keys.
@@ -68,7 +68,8 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, Enum):
         return _plain(value.value)
-    return _OTHERS[kind](value)
+    fields = stored_object(value)
+    return _OTHERS[kind](value) if fields is None else _dict(dict(fields))
 
 
 def _dict(value: dict[Any, Any]) -> dict[str, Any]:

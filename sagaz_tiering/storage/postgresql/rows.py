@@ -18,11 +18,12 @@ from sagaz_tiering import typed_json
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec import decode, encode, from_value, to_value
 from sagaz_tiering.db.text import from_column, to_column
-from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot
+from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, replay_record
 from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.storage.encoding import LARGE_BYTES, is_large
 from sagaz_tiering.storage.postgresql.jsonb import queryable, queryable_value
+from sagaz_tiering.storage.unsupported import Texts
 from sagaz_tiering.typed_json import Encoding
 
 Row = Any
@@ -31,8 +32,17 @@ Row = Any
 _LEVEL: Final = 3
 
 
-async def row_of(snapshot: SagaSnapshot, saved_us: int) -> tuple[Any, ...]:
-    """The arguments of the query `save_snapshot`. Raises NotSerializable, SnapshotTooLarge."""
+async def row_of(snapshot: SagaSnapshot, saved_us: int, texts: Texts | None = None) -> tuple[Any, ...]:
+    """The arguments of the query `save_snapshot`. `texts` as `encode_value`; raises what it raises."""
+    try:
+        return await _row_of(snapshot, saved_us)
+    except NotSerializable:
+        if texts is None:
+            raise
+        return await _row_of(await texts.instead(snapshot), saved_us)
+
+
+async def _row_of(snapshot: SagaSnapshot, saved_us: int) -> tuple[Any, ...]:
     return await asyncio.to_thread(_row, snapshot, saved_us) if is_large(snapshot) else _row(snapshot, saved_us)
 
 

@@ -21,6 +21,7 @@ from sagaz_tiering.storage.base import Health, as_duration, checked_limit
 from sagaz_tiering.storage.postgresql.rows import Row, replay_of, replay_row_of, row_of, snapshot_of, step_as_stored
 from sagaz_tiering.storage.postgresql.url import checked_options, shown_url
 from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
+from sagaz_tiering.storage.unsupported import OnUnsupported, texts_for
 
 if TYPE_CHECKING:
     from sagaz_tiering.storage.postgresql.pool import SnapshotPool
@@ -68,6 +69,7 @@ class PostgreSQLSnapshotStorage(AnyLoop):
         clock: Clock | None = None,
         command_timeout: timedelta | float | None = None,
         statement_cache_size: int = 100,
+        on_unsupported: OnUnsupported = "refuse",
         **pool_kwargs: Any,
     ) -> None:
         """Connects to nothing yet. `command_timeout`: 30 seconds by default; a number is seconds. `pool_kwargs` are
@@ -87,6 +89,7 @@ class PostgreSQLSnapshotStorage(AnyLoop):
         self.connection_string, self.pool_kwargs = connection_string, pool_kwargs
         self.pool_min_size, self.pool_max_size = pool_min_size, pool_max_size
         self._clock = clock
+        self._texts = texts_for(on_unsupported, _KIND)
         deadline = timedelta(seconds=30) if command_timeout is None else command_timeout
         self._options = DatabaseOptions(
             url=connection_string,
@@ -122,7 +125,7 @@ class PostgreSQLSnapshotStorage(AnyLoop):
         Returns when it is committed. Raises InvalidSnapshot where it would not come back equal.
         """
         with reported_save(snapshot, _KIND):
-            row = await row_of(SagaSnapshot.of(snapshot), to_micros(await self._now()))
+            row = await row_of(SagaSnapshot.of(snapshot), to_micros(await self._now()), self._texts)
             await self._pool.execute(_SQL["save_snapshot"], *row)
 
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:

@@ -20,6 +20,7 @@ from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import Health, as_duration, checked_limit
 from sagaz_tiering.storage.encoding import decode_value, encode_value
 from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
+from sagaz_tiering.storage.unsupported import OnUnsupported, texts_for
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
@@ -62,6 +63,7 @@ class RedisSnapshotStorage(AnyLoop):
         max_connections: int | None = None,
         socket_timeout: timedelta | float | None = None,
         client: Redis | RedisCluster | None = None,
+        on_unsupported: OnUnsupported = "refuse",
         **redis_kwargs: Any,
     ) -> None:
         """Nothing is connected to.
@@ -92,6 +94,7 @@ class RedisSnapshotStorage(AnyLoop):
         self.enable_compression = enable_compression
         self.compression_level = compression_level
         self._clock = clock
+        self._texts = texts_for(on_unsupported, _KIND)
         self._options = RedisOptions(
             address=with_driver_options(parse_redis_url(redis_url), redis_kwargs),
             max_connections=places,
@@ -134,7 +137,8 @@ class RedisSnapshotStorage(AnyLoop):
             from sagaz_tiering.storage.redis.shelf import Entry
 
             level = self.compression_level if self.enable_compression else None
-            meta, value = await encode_value(SagaSnapshot.of(snapshot), saved_us=await self._now_us(), level=level)
+            ours, saved_us = SagaSnapshot.of(snapshot), await self._now_us()
+            meta, value = await encode_value(ours, saved_us=saved_us, level=level, texts=self._texts)
             expires_us = meta.retention_us
             if expires_us is None and self.default_ttl is not None:
                 expires_us = min(meta.saved_us + self.default_ttl * 1_000_000, _LAST_US)

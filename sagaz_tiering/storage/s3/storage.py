@@ -48,6 +48,7 @@ from sagaz_tiering.storage.s3.replays import S3Replays
 from sagaz_tiering.storage.s3.saving import S3Saver
 from sagaz_tiering.storage.s3.sdk_options import sdk_options
 from sagaz_tiering.storage.s3.walking import S3Walker
+from sagaz_tiering.storage.unsupported import OnUnsupported, texts_for
 from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:
@@ -116,6 +117,7 @@ class S3SnapshotStorage(AnyLoop):
         max_connections: int = 32,
         request_timeout: timedelta | float = timedelta(seconds=60),
         clock: Clock | None = None,
+        on_unsupported: OnUnsupported = "refuse",
         **s3_kwargs: Any,
     ) -> None:
         super().__init__()
@@ -141,6 +143,7 @@ class S3SnapshotStorage(AnyLoop):
         self._class = _storage_class(storage_class)
         self._level = _level(compression_level) if enable_compression else None
         self._clock: Clock = clock or SystemClock()
+        self._texts = texts_for(on_unsupported, "s3")
         self._renew()
 
     def _renew(self) -> None:
@@ -162,7 +165,8 @@ class S3SnapshotStorage(AnyLoop):
         """
         with reported_save(snapshot, "s3"):
             saved_us = to_micros(self._clock.now())
-            meta, value = await encode_value(SagaSnapshot.of(snapshot), saved_us=saved_us, level=self._level)
+            ours = SagaSnapshot.of(snapshot)
+            meta, value = await encode_value(ours, saved_us=saved_us, level=self._level, texts=self._texts)
             await (await self._opened()).saver.save(meta, value)
 
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:

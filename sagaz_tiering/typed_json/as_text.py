@@ -1,0 +1,76 @@
+"""What sagaz makes of a value that JSON does not know: its text. Only for storages that were told to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any, Final
+
+from sagaz_tiering.typed_json.objects import StoredObject, Unfit, stored_object
+from sagaz_tiering.typed_json.tagging import MAX_DEPTH, Refused, tag
+
+_BASES: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
+    (str, str.__str__),
+    (int, int.__int__),
+    (float, float.__float__),
+    (bytes, bytes),
+)
+_CONTAINERS: Final = (dict, list, tuple, set, frozenset)
+
+
+class Replacing:
+    """Replaces in copies what cannot be stored: subclasses by what they are made of, all else by `str(value)`.
+
+    `types` tells afterwards how many values of which type were replaced. What even that does not help (a cycle, keys or
+    elements of a set that would become one, a `str` that raises) is left as it is, for the encoder to refuse.
+    """
+
+    def __init__(self) -> None:
+        self.types: dict[str, int] = {}
+
+    def replace(self, value: Any, levels: int = MAX_DEPTH) -> Any:
+        """A copy of `value` that can be stored, as far as that goes."""
+        kind = next((base for base in _CONTAINERS if isinstance(value, base)), None)
+        try:
+            stored = stored_object(value)
+        except Unfit:
+            return self._text(value)
+        if levels == 0:
+            return value
+        if stored is not None:
+            return StoredObject(stored.type_name, {name: self.replace(v, levels - 1) for name, v in stored.items()})
+        if kind is None:
+            return self._leaf(value)
+        if type(value) is not kind:
+            self._count(value)
+        if kind is dict:
+            found = {self.replace(key, levels - 1): self.replace(item, levels - 1) for key, item in value.items()}
+            return found if len(found) == len(value) else value
+        return self._items(value, kind, levels - 1)
+
+    def _items(self, value: Iterable[Any], kind: Callable[[Iterable[Any]], Any], levels: int) -> Any:
+        items = [self.replace(item, levels) for item in value]
+        found = kind(items)
+        return found if len(found) == len(items) else value
+
+    def _leaf(self, value: Any) -> Any:
+        try:
+            tag(value)
+        except Refused:
+            for base, made in _BASES:
+                if isinstance(value, base):
+                    self._count(value)
+                    return made(value)
+            return self._text(value)
+        return value
+
+    def _text(self, value: Any) -> Any:
+        try:
+            text = str.__str__(str(value))
+        except (ArithmeticError, AttributeError, LookupError, OSError, RuntimeError, TypeError, ValueError):
+            return value
+        self._count(value)
+        return text
+
+    def _count(self, value: Any) -> None:
+        name = type(value).__name__
+        self.types[name] = self.types.get(name, 0) + 1
