@@ -11,7 +11,12 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final
 
 import aiohttp
-from aiobotocore.credentials import AioCredentials, AioRefreshableCredentials, create_credential_resolver
+from aiobotocore.credentials import (
+    AioCredentials,
+    AioProcessProvider,
+    AioRefreshableCredentials,
+    create_credential_resolver,
+)
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -101,10 +106,36 @@ class LateCredentials(AioCredentials):
             self._found = None
 
     async def _search(self) -> Any:
-        found = await create_credential_resolver(self._new_core(), region_name=self._region).load_credentials()
+        core = self._new_core()
+        resolver = create_credential_resolver(core, region_name=self._region)
+        name, profile = AioProcessProvider.METHOD, core.get_config_variable("profile") or "default"
+        resolver.insert_before(name, AioProcessProvider(profile, lambda: core.full_config, popen=_Process.start))
+        found = await resolver.load_credentials()
         if found is None:
             raise NoCredentialsError
         return found
+
+
+class _Process:
+    """A `credential_process` that ends when nobody waits for it any more; the SDK's goes on for as long as it likes."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self._process = process
+
+    @classmethod
+    async def start(cls, *command: str, **options: Any) -> _Process:
+        return cls(await asyncio.create_subprocess_exec(*command, **options))
+
+    @property
+    def returncode(self) -> int | None:
+        return self._process.returncode
+
+    async def communicate(self) -> tuple[bytes, bytes]:
+        try:
+            return await self._process.communicate()
+        finally:
+            if self._process.returncode is None:
+                self._process.kill()
 
 
 _PROVIDERS: Final = {

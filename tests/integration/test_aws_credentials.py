@@ -7,13 +7,28 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import re
+import select
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from support.s3_server import Answer, Drop, Hang, Request, ScriptedServer, free_port, s3_options, xml_error
+from support.payload import snapshots
+from support.s3_server import (
+    Answer,
+    Drop,
+    Hang,
+    Request,
+    S3Server,
+    ScriptedServer,
+    free_port,
+    s3_options,
+    s3_server,  # noqa: F401  # a fixture
+    xml_error,
+)
+from support.tiers import config, product
 
 from sagaz_tiering import aws_credentials
 from sagaz_tiering.errors import ColdTierUnavailable, CredentialsUnavailable, MasterKeyUnavailable
@@ -62,6 +77,18 @@ def serving(answer: Callable[[Request], Reply]) -> ScriptedServer:
     return ScriptedServer(script)
 
 
+def wait_for_the_end(pid: int) -> None:
+    """Fails unless the process ends within a minute."""
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return
+    try:
+        assert select.select([process], [], [], 60)[0]
+    finally:
+        os.close(process)
+
+
 async def store_at(endpoint: str) -> S3ObjectStore:
     return await S3ObjectStore.open(s3_options(endpoint, "bucket", access_key_id=None, secret_access_key=None))
 
@@ -87,6 +114,28 @@ async def test_store_opens_without_credentials_and_works_once_they_come(home: Pa
         keys_file(home, "AKIALATE")
         assert await store.get("a.pack") == DATA
         assert signed_by(s3.requests[0]) == "AKIALATE"
+
+
+async def test_application_starts_and_saves_without_credentials(
+    home: Path,
+    s3_server: S3Server,  # noqa: F811
+    database: str,
+    redis_url: str,
+) -> None:
+    """The runtime opens, saves and reads what is hot; its check (which a daemon repeats) passes once they come."""
+    cold = {
+        "url": f"s3://{await s3_server.make_bucket()}/store",
+        "endpoint_url": s3_server.endpoint,
+        "region": "us-east-1",
+    }
+    async with product(config(database=database, redis_url=redis_url, cold=cold)) as shop:
+        saved = next(iter(snapshots(1, created_at=shop.clock.now())))
+        await shop.storage.save_snapshot(saved)
+        assert await shop.storage.get_snapshot(saved.snapshot_id) == saved
+        with pytest.raises(CredentialsUnavailable):
+            await shop.runtime.check()
+        keys_file(home, "AKIALATE")
+        await shop.runtime.check()
 
 
 async def test_expired_credentials_are_looked_for_again(home: Path) -> None:
@@ -178,12 +227,17 @@ async def test_profile_without_usable_credentials_says_what_to_do(
 
 
 async def test_credentials_that_hang_are_given_up(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A `credential_process` that never ends costs the limit of a search, not the request's or for ever."""
-    (home / "config").write_text("[default]\ncredential_process = sleep 300\n")
-    monkeypatch.setattr(aws_credentials, "_SEARCH_S", 0.5)
+    """A `credential_process` that never ends costs the limit of a search, not the request's or for ever, and ends."""
+    script = home / "hangs"
+    script.write_text(f"#!/bin/sh\necho $$ > {home}/pid\nexec sleep 600\n")
+    script.chmod(0o700)
+    (home / "config").write_text(f"[default]\ncredential_process = {script}\n")
+    monkeypatch.setattr(aws_credentials, "_SEARCH_S", 2.0)
     async with await store_at(f"http://127.0.0.1:{free_port()}") as store:
-        with pytest.raises(CredentialsUnavailable, match=r"within 0\.5 s"):
+        with pytest.raises(CredentialsUnavailable, match=r"within 2 s"):
             await store.check()
+    pid = int((home / "pid").read_text())
+    await asyncio.to_thread(wait_for_the_end, pid)
 
 
 async def test_missing_identity_is_told_by_kms_too(home: Path) -> None:
