@@ -109,6 +109,9 @@ class Packer:
     async def add(self, part: Part) -> None:
         """Take a frame; begins to publish the pack it fills."""
         key, context = (part.policy.name, part.bucket), self._context
+        if key in self._open and self._open[key].writer.has_any_of(part.frame):
+            # One of them was saved again since, under another saga: each version goes into a pack of its own.
+            await self._publish_soon(self._open.pop(key))
         if key not in self._open:
             writer = PackWriter(uuid4(), await claim_prefix(context), context.now_us)
             self._open[key] = _OpenPack(part.policy, part.bucket, writer)

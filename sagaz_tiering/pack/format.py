@@ -108,9 +108,13 @@ class PackWriter:
     def snapshot_count(self) -> int:
         return len(self._ids)
 
+    def has_any_of(self, frame: BuiltFrame) -> bool:
+        """Whether a snapshot of the frame is in the pack already."""
+        return not self._ids.isdisjoint(_ids(frame))
+
     def add(self, frame: BuiltFrame) -> None:
         """Append a frame. Raises ValueError (and changes nothing) if a snapshot is in the pack already."""
-        ids = {snapshot.meta.snapshot_id.int for snapshot in frame.entry.snapshots}
+        ids = _ids(frame)
         twice = ids & self._ids
         if twice:
             raise ValueError(f"snapshot {UUID(int=min(twice))} is in the pack already")
@@ -148,6 +152,10 @@ class PackWriter:
         yield from _read_back(data, footer, self._keys, self._dictionaries)
         used = tuple(self._dictionaries.values())
         return SealedPack(data=data, footer=footer, sha256=sha256(data).digest(), dictionaries=used)
+
+
+def _ids(frame: BuiltFrame) -> set[int]:
+    return {snapshot.meta.snapshot_id.int for snapshot in frame.entry.snapshots}
 
 
 def finished(steps: Generator[None, None, T]) -> T:

@@ -259,3 +259,29 @@ async def test_new_steps_of_packs_that_are_published_at_once_are_made_in_one_ord
         orders = [steps, steps[::-1], sorted(steps), sorted(steps, reverse=True)]
         await asyncio.gather(*(db.execute(add_steps, *map(list, zip(*order, strict=True))) for order in orders))
     assert await db.fetchval("SELECT count(*) FROM sagaz_tiering.steps") == 20 * 500
+
+
+@pytest.mark.guarantee("G1", "G2")
+async def test_snapshot_that_moves_to_another_saga_while_it_waits_in_a_pack_stops_nothing(
+    shop: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its new saga is claimed by the same run, for the same pack: the run ends, the new version is what is read."""
+    begun, other = long_saga(3), uuid4()
+    await save(shop, begun)
+    moved = replace(begun[1], saga_id=other, context={"moved": True})
+    real = shop.runtime.hot.gather
+
+    async def gather(saga_ids: Any) -> Any:
+        found = await real(saga_ids)
+        if begun[0].saga_id in saga_ids:
+            await shop.storage.save_snapshot(moved)
+        return found
+
+    monkeypatch.setattr(shop.runtime.hot, "gather", gather)
+    report = await shop.run("age")
+    assert report.counts["packs"] in (1, 2)  # by whether the run asks what is due once more
+    monkeypatch.undo()
+    await shop.run("age")
+    await check_archived(shop, [begun[0], moved, begun[2]])
+    assert await shop.storage.list_snapshots(begun[0].saga_id) == [begun[2], begun[0]]
+    assert await shop.storage.list_snapshots(other) == [moved]
