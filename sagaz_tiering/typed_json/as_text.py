@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from enum import Enum
 from typing import Any, Final
 
 from sagaz_tiering.typed_json.objects import StoredObject, Unfit, stored_object
@@ -29,6 +30,8 @@ class Replacing:
 
     def replace(self, value: Any, levels: int = MAX_DEPTH) -> Any:
         """A copy of `value` that can be stored, as far as that goes."""
+        if isinstance(value, Enum):
+            return self._leaf(value)
         kind = next((base for base in _CONTAINERS if isinstance(value, base)), None)
         try:
             stored = stored_object(value)

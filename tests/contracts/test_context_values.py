@@ -63,6 +63,11 @@ class Known(enum.Enum):
     YES = ("y", 1)
 
 
+@register_enum
+class Pair(tuple[int, int], enum.Enum):
+    ONE = (1, 2)
+
+
 class Point(NamedTuple):
     x: int = 1
 
@@ -122,6 +127,7 @@ EQUAL: dict[str, Any] = {
     "decimal": decimal.Decimal("1.10"),
     "uuid": uuid.uuid4(),
     "registered enum": Known.YES,
+    "registered enum of tuples": Pair.ONE,
     "enum of sagaz": sagaz.core.types.SagaStatus.EXECUTING,
     "registered dataclass": Registered(2),
     "registered model": RegisteredModel(n=3),
