@@ -3,12 +3,12 @@ FROM python:3.11-slim AS build
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY sagaz_tiering ./sagaz_tiering
-RUN pip wheel --no-cache-dir --wheel-dir /wheels -c constraints.txt .
+RUN pip wheel --no-cache-dir --wheel-dir /wheels -c constraints.txt ".[encryption]"
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --no-create-home sagaz-tiering
 COPY --from=build /wheels /wheels
-RUN pip install --no-cache-dir --no-index --find-links=/wheels sagaz-tiering && rm -rf /wheels
+RUN pip install --no-cache-dir --no-index --find-links=/wheels "sagaz-tiering[encryption]" && rm -rf /wheels
 USER 10001
 # Probes and metrics are on daemon.port (9464); set daemon.host to 0.0.0.0 in the configuration to reach them.
 EXPOSE 9464

@@ -126,14 +126,14 @@ class ObjectTree:
     def open(self, *, create: bool) -> None:
         """Make or find the tree, clear what dead processes left, and take a staging directory."""
         if create:
-            os.makedirs(self.objects, exist_ok=True)
-            os.makedirs(self._staging, exist_ok=True)
+            os.makedirs(self.objects, 0o700, exist_ok=True)  # snapshots are nobody else's business
+            os.makedirs(self._staging, 0o700, exist_ok=True)
         with _opened(self._staging) as staging_fd:
             fcntl.flock(staging_fd, fcntl.LOCK_EX)  # nobody sweeps between our mkdir and our lock
             for name in os.listdir(self._staging):
                 _remove_if_abandoned(self._staging / name)
             own = self._staging / uuid4().hex
-            os.mkdir(own)
+            os.mkdir(own, 0o700)
             self._own_fd = os.open(own, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             fcntl.flock(self._own_fd, fcntl.LOCK_EX)
             self._own = own
@@ -174,7 +174,7 @@ class ObjectTree:
         target = self.path(key)
         staged = self._staged()
         try:
-            os.mkdir(staged)
+            os.mkdir(staged, 0o700)
             _write_file(staged / "data", data)
             _write_file(staged / "record.json", record.to_bytes())
             _fsync_directory(staged)
@@ -256,7 +256,7 @@ class ObjectTree:
         for _ in range(PUBLISH_ATTEMPTS):
             # A delete may remove a folder as empty between any two of these calls: then all begins anew.
             try:
-                os.makedirs(target.parent, exist_ok=True)
+                os.makedirs(target.parent, 0o700, exist_ok=True)
             except (FileExistsError, FileNotFoundError):
                 if not self.is_present():
                     raise
@@ -280,7 +280,7 @@ def _may_hold(folder: str, prefix: str, start_after: str) -> bool:
 
 
 def _write_file(name: str | Path, data: bytes | bytearray, *, dir_fd: int | None = None) -> None:
-    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666, dir_fd=dir_fd)
+    fd = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600, dir_fd=dir_fd)
     with open(fd, "wb") as file:
         file.write(data)
         file.flush()

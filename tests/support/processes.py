@@ -79,3 +79,9 @@ def processes_below(pid: int) -> set[int]:
     with contextlib.suppress(psutil.NoSuchProcess):
         return {child.pid for child in psutil.Process(pid).children(recursive=True)}
     return set()
+
+
+def assert_private(folder: Path) -> None:
+    """Fail unless nobody else may look into it, or at any file below."""
+    for path in [folder, *folder.rglob("*")]:
+        assert mode_of(path) & 0o077 == 0, f"{path}: {mode_of(path):o}"

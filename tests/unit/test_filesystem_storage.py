@@ -19,6 +19,7 @@ import orjson
 import pytest
 from structlog.testing import capture_logs
 from support.exact import exactly
+from support.processes import assert_private
 from support.snapshots import OTHER_SAGA, SAGA, ids_of, make, number, replay, save_all
 from support.tiers import NOW
 
@@ -448,3 +449,15 @@ def test_one_storage_serves_one_event_loop_after_the_other(tmp_path: Path) -> No
     asyncio.run(save(0))
     asyncio.run(save(5))
     assert len(asyncio.run(storage.list_snapshots(SAGA))) == 10
+
+
+async def test_files_are_private_whatever_the_umask(tmp_path: Path) -> None:
+    """A context is nobody else's business; so are its index and its replays."""
+    before = os.umask(0)
+    try:
+        async with FilesystemSnapshotStorage(tmp_path / "snapshots") as storage:
+            await storage.save_snapshot(make(1))
+            await storage.save_replay_log(replay(1))
+    finally:
+        os.umask(before)
+    assert_private(tmp_path / "snapshots")

@@ -17,6 +17,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from support.processes import assert_private
 
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.errors import (
@@ -533,3 +534,22 @@ async def test_closed_store_refuses_and_can_be_opened_again(root: Path, clock: V
         await put(store, "b.pack")
     async with await LocalObjectStore.open(root, clock, LocalOptions(create=False)) as again:
         assert await keys(again) == ["a.pack"]
+
+
+def test_local_store_and_its_objects_are_private_whatever_the_umask(tmp_path: Path) -> None:
+    """Packs hold what snapshots hold."""
+    before = os.umask(0)
+    try:
+
+        async def put() -> None:
+            async with await LocalObjectStore.open(
+                tmp_path / "cold", VirtualClock(datetime(2026, 1, 1, tzinfo=UTC))
+            ) as store:
+                await store.put(
+                    "packs/a", b"x", storage_class=StorageClass.STANDARD, sha256=hashlib.sha256(b"x").digest()
+                )
+
+        asyncio.run(put())
+    finally:
+        os.umask(before)
+    assert_private(tmp_path / "cold" / "objects")

@@ -69,7 +69,7 @@ class Folder:
 
     def write(self, name: str, data: bytes, *, durable: bool) -> FileState:
         """Make or overwrite a file (a temporary one); on failure there is none."""
-        fd = os.open(name, _WRITE, 0o666, dir_fd=self._fd)
+        fd = os.open(name, _WRITE, 0o600, dir_fd=self._fd)
         try:
             rest = memoryview(data)
             while rest:
@@ -148,7 +148,7 @@ def opened_top(path: Path) -> Iterator[Folder]:
 def make_folder(path: Path) -> None:
     """Make a directory in one that is there, durably; nothing if it is there."""
     try:
-        os.mkdir(path)
+        os.mkdir(path, 0o700)  # snapshots are nobody else's business
     except FileExistsError:
         return
     with opened_top(path.parent) as parent:

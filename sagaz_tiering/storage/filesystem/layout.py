@@ -51,10 +51,11 @@ class Layout:
         self.replays_complete = ids / "replays-complete"
 
     def make(self) -> None:
-        """Make what is missing of the tree."""
+        """Make what is missing of the tree, private to this account."""
+        os.makedirs(self.snapshots.parent, 0o700, exist_ok=True)
         for folder in (self.snapshots, self.indexes, self.replays, self.moves, self.locks, self.replays_of):
             if not folder.is_dir():
-                os.makedirs(folder, exist_ok=True)
+                os.makedirs(folder, 0o700, exist_ok=True)
                 with opened_top(folder.parent) as parent:
                     parent.sync()
 

@@ -55,7 +55,7 @@ class Locks:
         if not ours.acquire(timeout=self._wait.total_seconds()):
             raise self._late(name)
         try:
-            fd = os.open(self._folder / name, _FLAGS, 0o666)
+            fd = os.open(self._folder / name, _FLAGS, 0o600)
             try:
                 self._lock(fd, name, until)
                 yield
@@ -73,7 +73,7 @@ class Locks:
             yield False
             return
         try:
-            fd = os.open(self._folder / name, _FLAGS, 0o666)
+            fd = os.open(self._folder / name, _FLAGS, 0o600)
             try:
                 yield _is_free(fd)
             finally:
