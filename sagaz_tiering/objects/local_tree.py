@@ -37,6 +37,7 @@ OBJECT_SUFFIX = ".object"
 DATA = "data"
 _DATA_NAME = re.compile(r"data(\.[0-9a-f]{32})?")
 MAX_PART_BYTES = 255
+_MOST_OF_A_RECORD = 64 * 2**10
 PUBLISH_ATTEMPTS = 100
 """How often a put makes its folders anew when deletes keep removing them as empty."""
 
@@ -80,7 +81,7 @@ class OpenObject:
         self._where = where
 
     def record(self) -> Record:
-        return Record.from_bytes(self._read("record.json", 0, None), self._where)
+        return Record.from_bytes(self._read("record.json", 0, _MOST_OF_A_RECORD), self._where)
 
     def data(self, offset: int = 0, length: int | None = None) -> bytes:
         """At most `length` bytes from `offset`."""

@@ -60,9 +60,12 @@ class S3RecordStore(S3ObjectStore):
             return None
         return _found(key, answer)
 
-    async def fetch(self, key: str) -> tuple[FoundObject, bytes]:
-        """The whole object; raises ObjectNotFound, ObjectArchived, or CorruptPack where its checksum is wrong."""
-        answer, data = await self._read(self._target(key))
+    async def fetch(self, key: str, *, most: int) -> tuple[FoundObject, bytes]:
+        """The whole object; raises ObjectNotFound, ObjectArchived.
+
+        Raises CorruptPack where its checksum is wrong, or where it has more than `most` bytes, which are not read.
+        """
+        answer, data = await self._read(self._target(key), most=most)
         return _found(key, answer), data
 
     async def delete_unchanged(self, found: FoundObject) -> bool:

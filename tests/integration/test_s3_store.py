@@ -11,7 +11,7 @@ import base64
 import hashlib
 import re
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -48,6 +48,7 @@ from sagaz_tiering.errors import (
 from sagaz_tiering.objects.base import RestoreState
 from sagaz_tiering.objects.s3 import S3ObjectStore
 from sagaz_tiering.objects.s3_options import MIB, S3Options
+from sagaz_tiering.objects.s3_records import S3RecordStore
 from sagaz_tiering.storage_class import StorageClass
 
 IA = StorageClass.STANDARD_IA
@@ -93,6 +94,13 @@ async def between(
 
     async with ScriptedServer(script) as server, opened(server.endpoint, bucket, **changes) as store:
         yield store, server
+
+
+def always(answer: Answer) -> Callable[[Request], Awaitable[Answer]]:
+    async def script(_: Request) -> Answer:
+        return answer
+
+    return script
 
 
 def replies(*answers: Reply) -> Callable[[Request], Reply]:
@@ -314,6 +322,12 @@ async def test_object_that_is_too_large_is_not_read(told: bool) -> None:
     async with scripted(replies(answer)) as (store, _):
         with pytest.raises(CorruptPack, match="more than the 64 bytes"):
             await store.get("owner.json", most=64)
+    async with (
+        ScriptedServer(always(answer)) as server,
+        await S3RecordStore.open(s3_options(server.endpoint, "bucket")) as records,
+    ):
+        with pytest.raises(CorruptPack, match="more than the 64 bytes"):
+            await records.fetch("data/1", most=64)
 
 
 async def test_range_that_the_store_ignores_is_not_read_to_its_end() -> None:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, to_micros
-from sagaz_tiering.codec import read_meta
+from sagaz_tiering.codec import MAX_BODY_BYTES, read_meta
 from sagaz_tiering.errors import (
     CorruptPack,
     CorruptRecord,
@@ -44,6 +44,9 @@ SETTLED = timedelta(days=1)
 
 ABANDONED = timedelta(days=30)
 """A body that is missing may come back (an undelete, a replica that lags): its entries stay this long."""
+
+_MOST_BYTES = MAX_BODY_BYTES + 2**20
+"""No body that was saved is larger: names and header have far less than a megabyte."""
 
 _LISTED_AT_ONCE = 64
 _WALKED_AT_ONCE = 16
@@ -212,7 +215,7 @@ class S3Reader:
         """The object of a snapshot with its bytes, where they are not archived."""
         key = s3_keys.data_key(snapshot_id)
         try:
-            found, value = await self._store.fetch(key)
+            found, value = await self._store.fetch(key, most=_MOST_BYTES)
         except ObjectNotFound:
             return None
         except ObjectArchived:
