@@ -81,7 +81,8 @@ class Incarnation:
         return True
 
     async def _ask(self, known: Known) -> Found:
-        now_us = to_micros(self._clock.now())
+        # While it is not believed nothing says that it is whole, so it is not noted as seen whole either.
+        now_us = to_micros(self._clock.now()) if known.trusted else None
         return await self._hot.look(nonce=known.nonce, number=known.number, run_id=known.run_id, now_us=now_us)
 
     def _remember(self, known: Known, found: Found) -> None:
@@ -110,7 +111,7 @@ class Incarnation:
             now, nonce = self._clock.now(), uuid4().hex
             trusted = known.nonce is None and found.nonce is None and await knows_nothing(conn)
             number = max(known.number, found.number)
-            await change(
+            good_us = await change(
                 conn,
                 nonce=nonce,
                 number=number,
@@ -121,7 +122,7 @@ class Incarnation:
                 now=now,
             )
             # A crash before the commit leaves a Redis that nobody knows, which the next look finds.
-            await self._hot.become(nonce, number, to_micros(now))
+            await self._hot.become(nonce, number, to_micros(now) if trusted else good_us)
         if not trusted:
             metrics.HOT_TIER_CHANGES.inc()
             _log.error("hot_tier.changed", reason=reason, hint="`reconcile` puts it right; reads ask PostgreSQL")

@@ -41,10 +41,10 @@ class HotSaves:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def note(self, saves: Sequence[HotSave]) -> None:
-        """Each snapshot once; an older save than what is noted changes nothing."""
+    async def note(self, saves: Sequence[HotSave]) -> int:
+        """Each snapshot once; an older save than what is noted changes nothing. Returns `HotTierState.changes`."""
         metas = [save.meta for save in saves]
-        await self._db.execute(
+        changes = await self._db.fetchval(
             _SQL["note"],
             [meta.snapshot_id for meta in metas],
             [meta.saga_id for meta in metas],
@@ -56,12 +56,11 @@ class HotSaves:
             [from_micros(meta.saved_us) for meta in metas],
             [moment(save.expires_us) for save in saves],
         )
+        return int(changes)
 
-    async def not_elsewhere(
-        self, now: datetime, *, saga_id: UUID | None = None, snapshot_id: UUID | None = None
-    ) -> list[HotSave]:
-        """Of a saga or one snapshot, what has not expired and has no durable copy of this save or a newer one."""
-        rows = await self._db.fetch(_SQL["not_elsewhere"], saga_id, snapshot_id, now)
+    async def not_elsewhere(self, *, saga_id: UUID | None = None, snapshot_id: UUID | None = None) -> list[HotSave]:
+        """Of a saga or one snapshot, what has no durable copy of this save or a newer one; expired ones included."""
+        rows = await self._db.fetch(_SQL["not_elsewhere"], saga_id, snapshot_id)
         return [replace(_save(row), packed=row["packed"]) for row in rows]
 
     async def noted(self, metas: Sequence[SnapshotMeta]) -> set[UUID]:

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 
 from sagaz_tiering.catalog.durable import moment
 from sagaz_tiering.catalog.leases import Lease, fence
+from sagaz_tiering.clock import to_micros
 from sagaz_tiering.db.database import Connection, Database, affected
 from sagaz_tiering.db.queries import load
 
@@ -100,6 +101,10 @@ class KnownHotTier:
         """Every transaction that writes and has a lower number than this has ended."""
         return int(await self._db.fetchval(_SQL["transactions_ended"]))
 
+    async def doubt(self, reason: str, now: datetime) -> None:
+        """Do not believe Redis alone until it is reconciled, though it is the one that was met last."""
+        await self._db.execute(_SQL["doubt"], now, reason)
+
     async def trust(self, changes: int, lease: Lease, now: datetime) -> bool:
         """Believe Redis again; False if it was found to be another one meanwhile. Raises LeaseLost."""
         async with self._db.transaction() as conn:
@@ -122,6 +127,7 @@ async def change(
     good_us: int | None,
     trusted: bool,
     now: datetime,
-) -> None:
-    """In a transaction of `changing`: this is the Redis from now on."""
-    await conn.execute(_SQL["change"], nonce, number, run_id, reason, moment(good_us), trusted, now)
+) -> int | None:
+    """In a transaction of `changing`: this is the Redis from now on. Returns when it was whole last (None: unknown)."""
+    good_at = await conn.fetchval(_SQL["change"], nonce, number, run_id, reason, moment(good_us), trusted, now)
+    return None if good_at is None else to_micros(good_at)

@@ -141,6 +141,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
         return
     await _expire_hot(context, lease, tally)
     await _expire_durable(context, lease, tally)
+    await _expire_lost(context, lease)
     await _expire_archived(context, lease, tally)
     await _delete_retired(context, lease, tally)
 
@@ -259,6 +260,17 @@ async def _expire_durable(context: JobContext, lease: Lease, tally: Tally) -> No
         if later:
             await durable.postpone(later)
         after = (rows[-1].expires_at, rows[-1].meta.snapshot_id)
+
+
+async def _expire_lost(context: JobContext, lease: Lease) -> None:
+    """What is known to be lost is not missed any more once it would have expired."""
+    hot_saves, after = context.catalog.hot_saves, UUID(int=0)
+    while not context.stopping.is_set() and (page := await hot_saves.page(after, _PLACES, only_lost=True)):
+        ended = [save.meta for save in page if save.expires_us is not None and save.expires_us <= context.now_us]
+        expired = [meta for meta in ended if context.policies.decide(meta, context.now_us).expired]
+        async with context.catalog.durable.deleting_unheld(expired, lease) as (_, held):
+            await context.hot.evict_claimed([meta for meta in expired if meta.snapshot_id not in held], {})
+        after = page[-1].meta.snapshot_id
 
 
 async def _expire_archived(context: JobContext, lease: Lease, tally: Tally) -> None:

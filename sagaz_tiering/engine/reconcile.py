@@ -76,6 +76,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
             return
         look = await context.incarnation.look()
         if look.changes == state.changes and await context.catalog.hot_tier.trust(state.changes, lease, context.now):
+            await context.incarnation.look()  # which notes in Redis that it is whole
             _log.info("hot_tier.reconciled", reason=state.reason, **tally.counts)
         else:
             tally.add("begun_anew")

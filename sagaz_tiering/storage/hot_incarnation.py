@@ -25,7 +25,8 @@ _MEMBER = 20
 class Found:
     """What Redis says of itself. `nonce` None: nobody was here before; `run_id` "": it does not tell.
 
-    `number` is above that of the last look; `seen_us` is when that was (None: there was none).
+    `number` is above that of the last look; `seen_us` is when it was last seen with all it should have (None: never, as
+    far as it knows).
     """
 
     nonce: str | None
@@ -37,9 +38,9 @@ class Found:
 class HotIncarnation(HotCalls):
     """Look at it, replace it, and what it takes to compare all of it with the catalog."""
 
-    async def look(self, *, nonce: str | None, number: int, run_id: str, now_us: int) -> Found:
-        """What Redis is; if it is what is expected here, it goes on by one, and notes that it was seen now."""
-        args = ["" if nonce is None else nonce, number, run_id, now_us]
+    async def look(self, *, nonce: str | None, number: int, run_id: str, now_us: int | None) -> Found:
+        """What Redis is; if it is what is expected here it goes on by one, and notes that it was whole at `now_us`."""
+        args = ["" if nonce is None else nonce, number, run_id, "" if now_us is None else now_us]
         raw = await self._ask("incarnation", [self.keys.incarnation()], args)
         return Found(
             nonce=None if raw[0] is None else raw[0].decode("ascii", "replace"),
@@ -48,9 +49,10 @@ class HotIncarnation(HotCalls):
             seen_us=int(raw[3]) if raw[3] is not None and raw[3].isdigit() else None,
         )
 
-    async def become(self, nonce: str, number: int, now_us: int) -> None:
-        """Be this incarnation from now on."""
-        await self._ask("become", [self.keys.incarnation()], [nonce, number, now_us])
+    async def become(self, nonce: str, number: int, seen_us: int | None) -> None:
+        """Be this incarnation from now on, which was whole at `seen_us` last (None: nobody knows)."""
+        seen = "" if seen_us is None else seen_us
+        await self._ask("become", [self.keys.incarnation()], [nonce, number, seen])
 
     async def saves(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, SnapshotMeta]:
         """Which save Redis has of each of these, as far as its pointer tells (no names); one trip."""

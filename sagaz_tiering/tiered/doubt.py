@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from uuid import UUID
 
 from sagaz_tiering.catalog.hot_saves import HotSave, HotSaves
@@ -56,12 +55,12 @@ class Doubt:
         ]
 
     async def lost(
-        self, hot: Sequence[Copy], now: datetime, *, saga_id: UUID | None = None, snapshot_id: UUID | None = None
+        self, hot: Sequence[Copy], *, saga_id: UUID | None = None, snapshot_id: UUID | None = None
     ) -> list[Copy]:
         """Of a saga or one snapshot: what Redis alone acknowledged, and has not got any more, each with its `error`."""
         await self._notes.flush()
         saved = {copy.ref.snapshot_id: copy.saved_us for copy in hot}
-        noted = await self._saves.not_elsewhere(now, saga_id=saga_id, snapshot_id=snapshot_id)
+        noted = await self._saves.not_elsewhere(saga_id=saga_id, snapshot_id=snapshot_id)
         missing = [each for each in noted if (saved.get(each.meta.snapshot_id) or -1) < each.meta.saved_us]
         packed = [each.meta.snapshot_id for each in missing if each.packed]
         in_packs = await self._cold.saved_us(await self._locations.packs_of(packed)) if packed else {}

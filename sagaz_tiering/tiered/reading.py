@@ -113,7 +113,7 @@ class Reader:
         if doubted:
             hot, located = await self._doubt.sift(hot, located)
         if doubted or isinstance(found, Gone):  # a pack may have an older save of it
-            hot = await self._doubt.lost(hot, self._clock.now(), snapshot_id=snapshot_id) or hot
+            hot = await self._doubt.lost(hot, snapshot_id=snapshot_id) or hot
         best = merge(hot, located)
         return best + [copy for copy in (*hot, *located) if copy not in best]
 
@@ -200,7 +200,8 @@ class Reader:
                 in_redis, located = await self._doubt.sift(hot, located)
             there = {copy.ref.snapshot_id for copy in located}
             missing = [nameless(saga_id, each) for each in gone if each.snapshot_id not in there]
-            noted = await self._doubt.lost(in_redis, self._clock.now(), saga_id=saga_id) if doubted or missing else []
+            # PostgreSQL or a pack may have an older save of what Redis names without having it.
+            noted = await self._doubt.lost(in_redis, saga_id=saga_id) if doubted or gone else []
             told = {copy.ref.snapshot_id for copy in noted}
             missing = [copy for copy in missing if copy.ref.snapshot_id not in told]
             lost = await self._lost([copy for copy in missing if matches(copy, not_after_us, step_name)], limit) + noted

@@ -137,7 +137,7 @@ class Saver:
 
         await save.put(to_all)
         if durability is Durability.HOT and hot_error is None:
-            self._notes.add(save.meta, save.decision.expires_us)
+            self._notes.add(save.meta, save.decision.expires_us, known)
         elif hot_error is None and changes not in (None, known):
             await self._save_again(save)
         self._tell(save.meta, hot_error)

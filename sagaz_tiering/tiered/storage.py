@@ -104,7 +104,7 @@ class TieredSnapshotStorage(AnyLoop):
         catalog = tiers.catalog
         self._restorer = Restorer(catalog.restores, tiers.prices, tiers.clock, tiers.restore)
         self._watch = Watch(tiers.incarnation, catalog.history, _first_after(tiers.policies))
-        self._notes = HotNotes(catalog.hot_saves)
+        self._notes = HotNotes(catalog, tiers.hot, tiers.clock)
         cold = ColdTier(tiers.objects, tiers.prices, tiers.keys, tiers.dictionaries)
         self._reader = Reader(
             hot=tiers.hot,

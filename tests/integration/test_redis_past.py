@@ -363,3 +363,102 @@ async def test_reconciliation_that_ends_halfway_is_begun_again(
         assert (await other.run("reconcile")).counts["put_back"] == 6
         assert (await shop.runtime.catalog.hot_tier.state()).trusted
         await past.is_right(shop)
+
+
+LOSING: list[dict[str, Any]] = [
+    {"name": "fast", "durability": "hot", "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "90d"}
+]
+SAFE: list[dict[str, Any]] = [{**LOSING[0], "durability": "durable"}]
+
+
+async def test_redis_that_went_back_to_before_its_reconciliation_brings_nothing_back(
+    own_redis: Any, database: str, tmp_path: Path
+) -> None:
+    """It wrote its file after it had gone back and before that was put right: it was not whole then."""
+    server = await own_redis()
+    one = saga(1, begun=NOW, saga_name=DURABLE)
+    async with opened(server.url, database, tmp_path) as shop:
+        await saved(shop, one[:2])
+        await redis_do(server.url, "SAVE")
+        assert await shop.storage.delete_snapshot(one[1].snapshot_id)
+        shop.clock.advance(timedelta(hours=1))
+        await rolled_back(server)
+        assert not (await shop.runtime.incarnation.look()).trusted
+        await redis_do(server.url, "SAVE")
+        assert (await shop.run("reconcile")).counts["deleted"] == 1
+        shop.clock.advance(timedelta(hours=1))
+        await rolled_back(server)
+        assert (await shop.run("reconcile")).counts["deleted"] == 1
+        assert await shop.storage.get_latest_snapshot(one[0].saga_id) == one[0]
+        assert await shop.storage.get_snapshot(one[1].snapshot_id) is None
+
+
+async def test_older_durable_save_of_what_redis_lost_is_no_answer(
+    own_redis: Any, database: str, tmp_path: Path
+) -> None:
+    """Neither before Redis is trusted again nor after, nor once that older save is in a pack."""
+    server = await own_redis()
+    one = saga(1, begun=NOW, saga_name=HOT)
+    newer = replace(one[1], context={"version": 2})
+    async with opened(server.url, database, tmp_path, policies=SAFE) as shop:
+        await saved(shop, one[:2])
+    async with opened(server.url, database, tmp_path, policies=LOSING) as shop:
+        shop.clock.advance(timedelta(hours=1))
+        await saved(shop, [newer])
+        await told(shop)
+        await emptied(server)
+        for job in ("reconcile", "age", "age"):
+            await names_what_is_lost(shop, [one[0], newer], 1)
+            await shop.run(job)
+            shop.clock.advance(8 * DAY)
+
+
+async def test_what_is_lost_and_would_have_expired_or_was_saved_anew_is_not_missed(
+    own_redis: Any, database: str, tmp_path: Path
+) -> None:
+    """Reads answer without it from the instant on, it is not counted as lost any more, and `expire` ends its mark."""
+    server = await own_redis()
+    one = saga(1, begun=NOW, saga_name=HOT)
+    async with opened(server.url, database, tmp_path, policies=LOSING) as shop:
+        await saved(shop, one[:2])
+        await told(shop)
+        await emptied(server)
+        assert (await shop.run("reconcile")).counts["lost"] == 2
+    async with opened(server.url, database, tmp_path, policies=SAFE) as shop:
+        shop.clock.advance(timedelta(hours=1))
+        await saved(shop, one[:1])
+        assert (await shop.runtime.catalog.hot_tier.state()).lost == 1
+        assert await lost(shop.storage.get_snapshot(one[1].snapshot_id))
+        shop.clock.advance(100 * DAY)
+        assert await shop.storage.list_snapshots(one[0].saga_id) == []
+        await shop.run("expire")
+        assert (await shop.runtime.catalog.hot_tier.state()).lost == 0
+        assert await shop.storage.get_snapshot(one[1].snapshot_id) is None
+        assert await shop.runtime.db.fetchval("SELECT count(*) FROM sagaz_tiering.hot_saves") == 0
+        assert await shop.runtime.hot.owners([one[1].snapshot_id]) == {}
+
+
+async def test_loss_of_a_save_that_was_told_after_the_reconciliation_is_found(
+    own_redis: Any, database: str, tmp_path: Path
+) -> None:
+    """Its process was cut off from PostgreSQL, or stood still, while Redis lost its past and was reconciled."""
+    server = await own_redis()
+    one = saga(1, begun=NOW, saga_name=HOT)
+    async with (
+        opened(server.url, database, tmp_path, policies=LOSING) as shop,
+        opened(server.url, database, tmp_path, policies=LOSING) as other,
+    ):
+        await saved(shop, one[:1])
+        await told(shop)
+        await saved(shop, one[1:2])
+        telling = shop.storage._notes._telling
+        assert telling is not None
+        telling.cancel()
+        other.clock.advance(5 * SECOND)
+        await emptied(server)
+        assert (await other.run("reconcile")).counts["lost"] == 1
+        await told(shop)
+        assert not (await other.runtime.catalog.hot_tier.state()).trusted
+        await names_what_is_lost(other, one[:2], 0)
+        assert (await other.run("reconcile")).counts["lost"] == 1
+        await names_what_is_lost(other, one[:2], 0)

@@ -1,5 +1,7 @@
 -- name: note
--- Redis alone acknowledged these. What was deleted or forgotten since is not noted any more.
+-- Redis alone acknowledged these. What was deleted or forgotten since is not noted any more. Returns how often Redis had
+-- been found to be another one by then.
+WITH noted AS (
 INSERT INTO sagaz_tiering.hot_saves AS h
     (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, expires_at)
 SELECT v.* FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::timestamptz[],
@@ -14,13 +16,14 @@ ON CONFLICT (snapshot_id) DO UPDATE
    SET saga_id = excluded.saga_id, saga_name = excluded.saga_name, step_name = excluded.step_name,
        step_index = excluded.step_index, status = excluded.status, created_at = excluded.created_at,
        saved_at = excluded.saved_at, expires_at = excluded.expires_at, lost_at = NULL
- WHERE excluded.saved_at > h.saved_at
+ WHERE excluded.saved_at > h.saved_at)
+SELECT changes FROM sagaz_tiering.hot_tier
 
 -- name: not_elsewhere
--- What Redis alone has, or had, of a saga $1 or of a snapshot $2 that has not expired by $3. Of what is `packed` too the
+-- What Redis alone has, or had, of a saga $1 or of a snapshot $2, expired or not. Of what is `packed` too the
 -- pack tells which save it has: one that was made while the pack was being filled is not in it.
 SELECT h.*, EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s WHERE s.snapshot_id = h.snapshot_id) AS packed FROM sagaz_tiering.hot_saves h
- WHERE (h.saga_id = $1 OR h.snapshot_id = $2) AND (h.expires_at IS NULL OR h.expires_at > $3)
+ WHERE (h.saga_id = $1 OR h.snapshot_id = $2)
    AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d
                     WHERE d.snapshot_id = h.snapshot_id AND d.saved_at >= h.saved_at)
 

@@ -10,7 +10,8 @@ SELECT h.nonce, h.number, h.run_id, h.trusted, h.changes,
 -- Redis has come as far as $1; once a second is enough, whoever says it.
 UPDATE sagaz_tiering.hot_tier SET number = $1, noted_at = clock_timestamp()
  WHERE only_row IN (SELECT only_row FROM sagaz_tiering.hot_tier
-                     WHERE nonce = $2 AND number < $1 AND noted_at < clock_timestamp() - interval '1 second'
+                     WHERE nonce = $2 AND number < $1
+                       AND noted_at NOT BETWEEN clock_timestamp() - interval '1 second' AND clock_timestamp()
                        FOR UPDATE SKIP LOCKED)
 
 -- name: lock
@@ -29,6 +30,13 @@ UPDATE sagaz_tiering.hot_tier
        changed_at = $7, reason = $4, trusted = $6,
        good_at = CASE WHEN trusted THEN $5::timestamptz WHEN good_at IS NULL OR $5 IS NULL THEN NULL
                       ELSE least(good_at, $5) END
+RETURNING good_at
+
+-- name: doubt
+-- It is the same one, but something that it should have is not there.
+UPDATE sagaz_tiering.hot_tier
+   SET trusted = false, changes = changes + 1, changed_at = $1, reason = $2,
+       good_at = CASE WHEN trusted THEN $1::timestamptz ELSE good_at END
 
 -- name: trust
 UPDATE sagaz_tiering.hot_tier SET trusted = true, reconciled_at = $2
@@ -42,5 +50,7 @@ SELECT pg_snapshot_xmin(pg_current_snapshot())::text::bigint
 
 -- name: state
 SELECT nonce, trusted, changes, changed_at, reason, good_at, reconciled_at, lost_ever,
-       (SELECT count(*) FROM sagaz_tiering.hot_saves WHERE lost_at IS NOT NULL) AS lost
+       (SELECT count(*) FROM sagaz_tiering.hot_saves h WHERE lost_at IS NOT NULL AND NOT EXISTS (
+               SELECT 1 FROM sagaz_tiering.saga_snapshots d
+                WHERE d.snapshot_id = h.snapshot_id AND d.saved_at >= h.saved_at)) AS lost
   FROM sagaz_tiering.hot_tier
