@@ -30,7 +30,7 @@ from sagaz_tiering.errors import (
 )
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import RestoreState
-from sagaz_tiering.pack.reader import PackReader
+from sagaz_tiering.pack.reader import PackReader, footer_key
 from sagaz_tiering.planning import Cost, judge_pack, restore_cost, transition_cost
 from sagaz_tiering.planning.economics import THAW_DAYS
 from sagaz_tiering.policy import Move, Policy, PolicySet
@@ -166,6 +166,11 @@ async def _move(context: JobContext, lease: Lease, pack: Pack, to: StorageClass,
         tally.add("packs")
         tally.add("snapshots", pack.live_count)
         tally.add("bytes", pack.byte_size)
+    elif not await context.catalog.packs.live_keys([pack.pack_uuid]):
+        # It was deleted while the store copied it, and the copy came after: receipts say already that it is gone.
+        await still_owner(context)
+        await context.objects.delete([pack.object_key, footer_key(pack.pack_uuid)])
+        tally.add("deleted_meanwhile")
 
 
 async def _is_thawed(context: JobContext, pack: Pack, to: StorageClass, tally: Tally) -> bool:

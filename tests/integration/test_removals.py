@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from datetime import timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ from support.yaml_config import write_config
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.pack.reader import PackReader
 from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.storage_class import StorageClass
 
 POLICIES: list[dict[str, Any]] = [
     {
@@ -293,6 +295,32 @@ async def test_erasure_waits_for_what_went_before_it(shop: Product) -> None:
     assert receipt.complete
     assert await shop.storage.get_snapshot(made[-1].snapshot_id) == made[-1]
     assert not await shop.runtime.db.fetchval("SELECT count(*) FROM sagaz_tiering.frames WHERE saga_id = $1", saga_id)
+
+
+@pytest.mark.guarantee("G3")
+async def test_pack_that_was_deleted_while_it_is_copied_does_not_come_back(
+    shop: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A move to another class that ends after the pack's deletion leaves no object behind a complete receipt."""
+    saga_id, objects = uuid4(), shop.runtime.objects
+    await saved(shop, 3, "frozen", saga_id)
+    shop.clock.advance(9 * DAY)
+    await shop.run("age")
+    shop.clock.advance(60 * DAY)
+
+    async def slow(key: str, to: StorageClass) -> None:
+        data = await objects.get(key)
+        await shop.storage.forget(saga_id)
+        for _ in range(2):
+            await shop.run("expire")
+            shop.clock.advance(2 * DAY)
+        assert (await shop.runtime.catalog.erasures.newest(1))[0].complete
+        await objects.put(key, data, storage_class=to, sha256=sha256(data).digest())
+
+    monkeypatch.setattr(objects, "change_class", slow)
+    await shop.run("transition")
+    assert await shop.object_keys() == []
+    assert await shop.object_keys("footers/") == []
 
 
 @pytest.mark.guarantee("G3")
