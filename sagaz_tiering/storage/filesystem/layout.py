@@ -52,10 +52,10 @@ class Layout:
 
     def make(self) -> None:
         """Make what is missing of the tree, private to this account."""
-        os.makedirs(self.snapshots.parent, 0o700, exist_ok=True)
         for folder in (self.snapshots, self.indexes, self.replays, self.moves, self.locks, self.replays_of):
             if not folder.is_dir():
-                os.makedirs(folder, 0o700, exist_ok=True)
+                for each in (self.snapshots.parent, folder.parent, folder):
+                    os.makedirs(each, 0o700, exist_ok=True)
                 with opened_top(folder.parent) as parent:
                     parent.sync()
 
