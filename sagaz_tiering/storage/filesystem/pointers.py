@@ -98,7 +98,7 @@ class Pointers:
             if folder.is_dir():
                 with opened_top(folder) as each:
                     each.sync()
-        self._layout.complete.touch()
+        self._layout.complete.touch(mode=0o600)
         with opened_top(self._layout.ids) as ids:
             ids.sync()
 

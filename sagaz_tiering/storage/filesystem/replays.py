@@ -111,7 +111,7 @@ class ReplayFiles:
         for folder in [self._layout.replays_of, *self._layout.replays_of.iterdir()]:
             with suppress(NotADirectoryError), opened_top(folder) as each:
                 each.sync()
-        self._layout.replays_complete.touch()
+        self._layout.replays_complete.touch(mode=0o600)
         with opened_top(self._layout.ids) as ids:
             ids.sync()
 
