@@ -26,12 +26,12 @@ from sagaz_tiering.engine.foreign import mend_turns
 from sagaz_tiering.engine.frame_keys import LOOK_AGAIN_US, RunKeys, needs_key
 from sagaz_tiering.engine.frames import Supplies, build
 from sagaz_tiering.engine.job import JobContext, Tally
-from sagaz_tiering.engine.ownership import put_policies_in_force
+from sagaz_tiering.engine.ownership import put_policies_in_force, secure
 from sagaz_tiering.engine.packed import already_packed, finish_evictions
 from sagaz_tiering.engine.put_back import refill
 from sagaz_tiering.engine.reconcile import ensure_trusted
 from sagaz_tiering.engine.turns import Turn, Turns, give_back, settle
-from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
+from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable, SagazTieringError
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.hot_keys import SHARDS
@@ -79,11 +79,17 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     await context.dictionaries.freshen()
     due = (await context.hot.counts(context.now_us))["sagas_due"]
     workers = context.workers
-    if workers is None or workers.processes == 1 or due < WORTH_SHARING:
-        await run_share(context, lease, tally)
-        return
-    async with workers.share("age", context.stopping, tally, context.policies):
-        await run_share(replace(context, options=context.options.shared_by(workers.processes)), lease, tally)
+    try:
+        if workers is None or workers.processes == 1 or due < WORTH_SHARING:
+            await run_share(context, lease, tally)
+            return
+        async with workers.share("age", context.stopping, tally, context.policies):
+            await run_share(replace(context, options=context.options.shared_by(workers.processes)), lease, tally)
+    finally:
+        if tally.counts["packs"]:
+            # A dump from before these packs is behind from now on, though nobody should move the mark again.
+            with suppress(SagazTieringError):  # the next run tells
+                await secure(context, move=True)
 
 
 async def run_share(context: JobContext, lease: Lease, tally: Tally) -> None:

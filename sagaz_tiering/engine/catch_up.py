@@ -25,7 +25,7 @@ from sagaz_tiering.engine.claims import dispute, settle
 from sagaz_tiering.engine.collect import pack_of
 from sagaz_tiering.engine.dictionary_places import learn
 from sagaz_tiering.engine.job import JobContext, Tally
-from sagaz_tiering.engine.journal import Told, read_journal
+from sagaz_tiering.engine.journal import Numbers, Told, read_journal
 from sagaz_tiering.engine.scrub import side_by_side
 from sagaz_tiering.engine.upload import placed_frames
 from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectNotFound
@@ -42,14 +42,19 @@ _REVISION = "rebuilt"
 """As the retention revision of a pack that was taken so: the next `expire` dates it by today's policies first."""
 
 
+_MAY_LACK = "holds, releases, deletions and erasures that they told of are not in force here; order them again"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Trust:
     """`unsigned`: entries of the journal count that nobody signed, although there is a master key. `alone`: no job of
-    this catalog runs, so that an upload which the catalog thinks under way is none.
+    this catalog runs, so that an upload which the catalog thinks under way is none. `told`: the newest number of the
+    journal by the bucket's mark.
     """
 
     unsigned: bool = False
     alone: bool = True
+    told: int = 0
 
 
 async def catch_up(context: JobContext, lease: Lease, tally: Tally, trust: Trust) -> int:
@@ -78,6 +83,7 @@ async def catch_up(context: JobContext, lease: Lease, tally: Tally, trust: Trust
 async def _read_journal(context: JobContext, lease: Lease, tally: Tally, catalog_id: UUID, trust: Trust) -> int:
     row = await context.catalog.ownership.look()
     newest, quarantine = row.journal_confirmed, context.catalog.quarantine
+    numbers = Numbers(newest)
     async for told in read_journal(context, catalog_id, behind=row.journal_confirmed):
         left_out = told.doubtful and not trust.unsigned
         for wrong in _complaints(told, left_out=left_out):
@@ -86,9 +92,16 @@ async def _read_journal(context: JobContext, lease: Lease, tally: Tally, catalog
             _log.error("journal.left_out", object_key=told.key, reason=wrong)
             await quarantine.record("object", told.key, f"journal: {wrong}", context.now, budget=1)
         newest = max([newest, *(entry.number for entry in told.entries)])
+        numbers.add(entry.number for entry in told.entries)
         if told.entries and not left_out:
             await context.catalog.catching_up.apply(told.entries, lease)
             tally.add("journal_entries", len(told.entries))
+    for first, last in numbers.missing(max(newest, trust.told)):
+        tally.add("journal_missing", last - first + 1)
+        tally.note(
+            f"journal entries {first} to {last} are not in the bucket: lost there, or never written: {_MAY_LACK}"
+        )
+        _log.error("journal.missing", first=first, last=last, hint=_MAY_LACK)
     return newest
 
 

@@ -99,7 +99,7 @@ class Workers(Protocol):
 class JobContext:
     """The tiers, the policies in force and the limits. One per process; jobs keep no state of their own.
 
-    `owner` names this process in leases. `owned_at` is when the prefix was last seen to be ours (monotonic seconds). A
+    `owner` names this process in leases. `owned_at` is when the prefix was last seen to be ours (`uptime_s`). A
     job that sees `stopping` set finishes its running step and returns. A process that is `alone` with its job works on
     up to INLINE_BYTES where it stands: threads that all want Python's lock take it longer than one. Elsewhere the event
     loop has others to serve.

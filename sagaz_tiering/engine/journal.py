@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID, uuid4
@@ -72,6 +72,31 @@ def _first_bytes(entries: list[Entry]) -> list[Entry]:
         if size > _PAGE_BYTES and count:
             return entries[:count]
     return entries
+
+
+class Numbers:
+    """Which numbers behind one were met: in order but for a few, so that what is kept are the gaps."""
+
+    def __init__(self, behind: int) -> None:
+        self._met = [(behind, behind)]
+
+    def add(self, numbers: Iterable[int]) -> None:
+        """These were met, once more perhaps."""
+        for number in sorted(numbers):
+            first, last = self._met[-1]
+            if number == last + 1:
+                self._met[-1] = (first, number)
+            elif not first <= number <= last:
+                self._met.append((number, number))
+
+    def missing(self, newest: int) -> list[tuple[int, int]]:
+        """(first, last) of each row of numbers up to `newest` that were not met."""
+        found, after = [], self._met[0][0]
+        for first, last in [*sorted(self._met), (newest + 1, newest + 1)]:
+            if first > after + 1:
+                found.append((after + 1, first - 1))
+            after = max(after, last)
+        return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -52,6 +51,7 @@ from sagaz_tiering.errors import (
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.server_clock import uptime_s
 from sagaz_tiering.storage_class import StorageClass
 
 BEAT: Final = timedelta(minutes=1)
@@ -91,7 +91,7 @@ async def claim_prefix(context: JobContext) -> UUID:
 
 async def still_owner(context: JobContext) -> None:
     """Before something is written or deleted in a long run: raise ForeignCatalog if the prefix is not ours any more."""
-    if time.monotonic() - context.owned_at >= TRUSTED_S:
+    if uptime_s() - context.owned_at >= TRUSTED_S:
         await secure(context)
 
 
@@ -110,7 +110,7 @@ async def secure(context: JobContext, *, move: bool = False, forgive: Collection
             continue
         if seen.standing not in forgive:
             await refuse(context, seen)
-        if seen.standing is Standing.OWNER and not move and row.age_s < BEAT.total_seconds():
+        if seen.standing is Standing.OWNER and not move and 0 <= row.age_s < BEAT.total_seconds():
             return _owned(context, row)
         moved: OwnerRow | None = row
         steps = row.nonce is None or seen.standing in (Standing.OWNER, Standing.UNPROVEN)
@@ -208,7 +208,7 @@ async def _write(context: JobContext, seen: Look, row: OwnerRow) -> bool:
 
 
 def _owned(context: JobContext, row: OwnerRow) -> OwnerRow:
-    context.owned_at = time.monotonic()
+    context.owned_at = uptime_s()
     metrics.tell_standing(Standing.OWNER)
     return row
 
@@ -220,7 +220,7 @@ class Beat:
     whoever else lives from it has moved it by then, and then this one is behind.
     """
 
-    def __init__(self, context: JobContext, *, every: timedelta = BEAT, seconds: Callable[[], float] = time.monotonic):
+    def __init__(self, context: JobContext, *, every: timedelta = BEAT, seconds: Callable[[], float] = uptime_s):
         self._context = context
         self._every = every.total_seconds()
         self._seconds = seconds

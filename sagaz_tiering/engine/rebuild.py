@@ -106,9 +106,10 @@ async def adopt(context: JobContext, tally: Tally, wish: Wish = NOTHING_ELSE) ->
             raise LeaseLost("another process is rebuilding this catalog")
         seen = await look(context)
         await _refuse(context, seen, wish)
-        newest = await catch_up(
-            context, lease, tally, Trust(unsigned=wish.unsigned, alone=seen.standing is not Standing.OWNER)
-        )
+        alone, told = seen.standing is not Standing.OWNER, 0
+        if alone and seen.mark is not None:
+            told = seen.mark.journal
+        newest = await catch_up(context, lease, tally, Trust(unsigned=wish.unsigned, alone=alone, told=told))
         if context.stopping.is_set():
             tally.note("stopped before the end: run it again, it goes on where it stood")
             return

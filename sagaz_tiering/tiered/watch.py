@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass
@@ -26,6 +25,7 @@ from sagaz_tiering.catalog.history import History
 from sagaz_tiering.errors import CatalogUnavailable, PolicyError
 from sagaz_tiering.incarnation import Look
 from sagaz_tiering.policy import Policy, PolicySet
+from sagaz_tiering.server_clock import uptime_s
 from sagaz_tiering.units import micros
 
 _FRESH_SECONDS = SPILL_NOTICE.total_seconds() * 0.8
@@ -44,7 +44,9 @@ class Looking(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What was known at an instant of the monotonic clock, over the connections of a generation."""
+    """What was known at an instant of `uptime_s`, which counts on while the machine sleeps, over the connections of a
+    generation.
+    """
 
     look: Look
     seen_at: float
@@ -130,7 +132,7 @@ class Watch:
         """
         if known.look.spilled or not self.believes(known):
             return None
-        if time.monotonic() - known.seen_at > _FRESH_SECONDS:
+        if uptime_s() - known.seen_at > _FRESH_SECONDS:
             later = await self.known()
             if later.look.spilled or later.look.changes != known.look.changes or not self.believes(known):
                 return None
@@ -145,7 +147,7 @@ class Watch:
     def _age(self) -> float:
         if self._last is None or self._last.generation != self._looking_at.generation:
             return 2**31
-        return time.monotonic() - self._last.seen_at
+        return uptime_s() - self._last.seen_at
 
     def _look_soon(self) -> asyncio.Task[None]:
         """The look that is under way, or a new one."""
@@ -165,7 +167,7 @@ class Watch:
         look.result()
 
     async def _look(self) -> None:
-        asked_at = time.monotonic()
+        asked_at = uptime_s()
         try:
             await self._learn_rules()
             found = await self._looking_at.look()

@@ -245,6 +245,17 @@ async def test_mark_that_came_late_is_no_reason_to_stop(world: World) -> None:
         assert (await mark_of(shop)).nonce == (await context.catalog.ownership.look()).nonce
 
 
+@pytest.mark.guarantee("G8")
+async def test_mark_moves_though_the_clock_of_the_catalog_went_back(world: World) -> None:
+    """Else it stood still until the clock came to where it was, and a copy that watches it took the bucket."""
+    await packed(world)
+    async with world.opened() as shop:
+        before = await mark_of(shop)
+        await shop.runtime.db.execute("UPDATE sagaz_tiering.owner SET moved_at = clock_timestamp() + interval '1 hour'")
+        await secure(shop.runtime.job_context())
+        assert (await mark_of(shop)).nonce != before.nonce
+
+
 # ---- another bucket
 
 
@@ -437,6 +448,43 @@ async def test_older_dump_that_was_put_back_is_as_before_after_adopt(world: Worl
         for name in ("expiring", "forgotten packed", "forgotten durable", "deleted packed", "deleted durable"):
             assert {answer[0] for answer in await answers(shop, groups[name])} == {None}, name
         assert (await verify(shop.runtime.job_context())).clean
+
+
+@pytest.mark.guarantee("G8")
+async def test_dump_from_before_the_last_packs_is_behind_though_the_mark_was_young(world: World) -> None:
+    """Taken within the minute in which the mark need not move: its packs would be nobody's, and be collected."""
+    async with world.opened() as shop:
+        await put(shop, 0)
+        shop.clock.advance(9 * DAY)
+        await secure(shop.runtime.job_context(), move=True)
+    dump = await world.copy()
+    async with world.opened() as shop:
+        await shop.run("age")
+        assert await shop.object_keys()
+    async with world.opened(dump) as shop:
+        await refused(shop, CatalogBehind)
+
+
+@pytest.mark.guarantee("G14")
+@pytest.mark.parametrize("gone", [0, -1])
+async def test_journal_that_lacks_entries_is_named_by_adopt(gone: int, world: World) -> None:
+    """Somebody deleted an object of it, in the middle or at the end: its holds are not in force, and that is said."""
+    async with world.opened() as shop:
+        saved = await put(shop, 0) + await put(shop, 50)
+        await shop.run("age")
+    dump = await world.copy()
+    async with world.opened() as shop:
+        for saga_id in sorted({snapshot.saga_id for snapshot in saved}):
+            await shop.storage.hold(saga_id, "case")
+        await shop.runtime.objects.delete([(await shop.object_keys("journal/"))[gone]])
+    async with world.opened(dump) as shop:
+        tally = Tally(None)
+        await adopt(shop.runtime.job_context(), tally, TAKE_OVER)
+        assert tally.counts["journal_missing"] == 1
+        assert "journal entries" in tally.notes[0]
+        again = Tally(None)
+        await adopt(shop.runtime.job_context(), again, TAKE_OVER)
+        assert again.counts["journal_missing"] == 0
 
 
 @pytest.mark.guarantee("G8")

@@ -52,9 +52,9 @@ async def horizon(watch: Watch) -> int | None:
 
 @pytest.fixture
 def seconds(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    """The monotonic clock, as `seconds.now`."""
+    """The clock that counts on while the machine sleeps, as `seconds.now`."""
     clock = SimpleNamespace(now=1000.0)
-    monkeypatch.setattr(module, "time", SimpleNamespace(monotonic=lambda: clock.now))
+    monkeypatch.setattr(module, "uptime_s", lambda: clock.now)
     return clock
 
 
