@@ -28,7 +28,7 @@ from sagaz_tiering.checksum import body_crc
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable, SnapshotTooLarge
 from sagaz_tiering.snapshot import MAX_TIME, MIN_TIME, SagaSnapshot, SnapshotMeta, uuid_of
-from sagaz_tiering.typed_json import Encoding, Shape, dumps, loads, plain_json, shape_of
+from sagaz_tiering.typed_json import Encoding, PastBudget, Shape, dumps, loads, plain_json, shape_of
 from sagaz_tiering.zstd import NO_DICTIONARIES, Dictionary, NotZstd, compress, decompress, decompress_many
 
 VALUE_FORMAT: Final = 1
@@ -121,7 +121,6 @@ def encode(
     """The record of `snapshot`, saved at `saved_us` (microseconds since 1970 UTC).
 
     `plain` is its `plain_body`, `shape` its `body_shape`, where they are known.
-
     Raises NotSerializable (with the path of the value), SnapshotTooLarge (body over `max_bytes`), or InvalidSnapshot
     if another thread changes the snapshot meanwhile.
     """
@@ -132,15 +131,20 @@ def encode(
         size = len(text_bytes(getattr(snapshot, name)))
         if size > MAX_NAME_BYTES:
             raise SnapshotTooLarge(f"{name} is {size} bytes, the limit is {MAX_NAME_BYTES}", hint="shorten it")
-    encoding, body = (Encoding.PLAIN, plain) if plain is not None else dumps(_body(snapshot), path="", shape=shape)
     limit = min(max_bytes, MAX_BODY_BYTES)
+    try:
+        encoding, body = (Encoding.PLAIN, plain) if plain is not None else dumps(_body(snapshot), "", shape, limit)
+    except PastBudget as exc:
+        raise _too_large(snapshot, f"longer than the limit of {limit} bytes: {exc.where()} goes past it") from None
     if len(body) > limit:
-        raise SnapshotTooLarge(
-            f"snapshot {snapshot.snapshot_id} of saga {snapshot.saga_id} (step {snapshot.step_name!r:.80}) is "
-            f"{len(body)} bytes, the limit is {limit}"
-        )
+        raise _too_large(snapshot, f"{len(body)} bytes, the limit is {limit}")
     meta = SnapshotMeta.of(snapshot, saved_us=saved_us, body_crc=body_crc(body))
     return Record(meta=meta, encoding=encoding, body=body)
+
+
+def _too_large(snapshot: SagaSnapshot, size: str) -> SnapshotTooLarge:
+    which = f"snapshot {snapshot.snapshot_id} of saga {snapshot.saga_id} (step {snapshot.step_name!r:.80})"
+    return SnapshotTooLarge(f"{which} is {size}")
 
 
 def decode(record: Record) -> SagaSnapshot:

@@ -20,6 +20,7 @@ base, so it is refused.
 """
 
 from sagaz_tiering.typed_json.as_text import Replacing
+from sagaz_tiering.typed_json.budget import PastBudget
 from sagaz_tiering.typed_json.enums import register_enum
 from sagaz_tiering.typed_json.freezing import private_copy
 from sagaz_tiering.typed_json.objects import StoredObject, register_type, stored_object
@@ -32,6 +33,7 @@ __all__ = [
     "LARGE",
     "MAX_DEPTH",
     "Encoding",
+    "PastBudget",
     "Replacing",
     "Shape",
     "StoredObject",

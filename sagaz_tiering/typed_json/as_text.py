@@ -18,6 +18,10 @@ _BASES: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
 _CONTAINERS: Final = (dict, list, tuple, set, frozenset)
 
 
+class _TooDeep(Exception):
+    pass
+
+
 class Replacing:
     """Replaces in copies what cannot be stored: subclasses by what they are made of, all else by `str(value)`.
 
@@ -28,8 +32,15 @@ class Replacing:
     def __init__(self) -> None:
         self.types: dict[str, int] = {}
 
-    def replace(self, value: Any, levels: int = MAX_DEPTH) -> Any:
-        """A copy of `value` that can be stored, as far as that goes."""
+    def replace(self, value: Any) -> Any:
+        """A copy of `value` that can be stored, as far as that goes; `value` itself if it is nested too deeply."""
+        try:
+            return self._replaced(value, MAX_DEPTH)
+        except _TooDeep:  # a cycle may have as many copies as there are ways through it
+            self.types.clear()
+            return value
+
+    def _replaced(self, value: Any, levels: int) -> Any:
         if isinstance(value, Enum):
             return self._leaf(value)
         kind = next((base for base in _CONTAINERS if isinstance(value, base)), None)
@@ -37,21 +48,21 @@ class Replacing:
             stored = stored_object(value)
         except Unfit:
             return self._text(value)
-        if levels == 0:
-            return value
+        if levels == 0 and (kind is not None or stored is not None):
+            raise _TooDeep
         if stored is not None:
-            return StoredObject(stored.type_name, {name: self.replace(v, levels - 1) for name, v in stored.items()})
+            return StoredObject(stored.type_name, {name: self._replaced(v, levels - 1) for name, v in stored.items()})
         if kind is None:
             return self._leaf(value)
         if type(value) is not kind:
             self._count(value)
         if kind is dict:
-            found = {self.replace(key, levels - 1): self.replace(item, levels - 1) for key, item in value.items()}
+            found = {self._replaced(key, levels - 1): self._replaced(item, levels - 1) for key, item in value.items()}
             return found if len(found) == len(value) else value
         return self._items(value, kind, levels - 1)
 
     def _items(self, value: Iterable[Any], kind: Callable[[Iterable[Any]], Any], levels: int) -> Any:
-        items = [self.replace(item, levels) for item in value]
+        items = [self._replaced(item, levels) for item in value]
         found = kind(items)
         return found if len(found) == len(items) else value
 

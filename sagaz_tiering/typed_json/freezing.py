@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
+from sagaz_tiering.typed_json.budget import check_budget
 from sagaz_tiering.typed_json.objects import StoredObject, Unfit, stored_object
 from sagaz_tiering.typed_json.shape import ITEM_WEIGHT, JSON_LEAVES
 from sagaz_tiering.typed_json.tagging import MAX_DEPTH
@@ -19,8 +20,11 @@ PIECE: Final = 128 * 1024
 """Weight of what is given to one call of a C function, which no other thread can interrupt: about a millisecond."""
 
 _FEW: Final = 64
+_UNASKED: Final = 4
+"""A value may be copied up to this part of the limit, by weight, before it is asked whether it can be within it."""
 _NEVER_CUT: Final = 2**62
 _MISSING: Final = object()
+_NESTING: Final = (tuple, frozenset)
 
 
 class TooDeep(Exception):
@@ -43,15 +47,22 @@ class Large:
 
 
 class Freezer:
-    """Copies one value; `plain` tells afterwards whether all of it is of exact JSON types."""
+    """Copies one value; `plain` tells afterwards whether all of it is of exact JSON types.
 
-    def __init__(self, piece: int = PIECE) -> None:
+    With `most` no value whose JSON is certainly longer than so many bytes is copied, but for the beginning.
+    """
+
+    def __init__(self, piece: int = PIECE, most: int | None = None) -> None:
         self.plain = True
         self._piece = piece
         self._weight = 0  # of what was copied last; keys of dicts are taken for short
+        self._value: Any = None
+        self._most = most
+        self._room = _NEVER_CUT if most is None else most // _UNASKED
 
     def freeze(self, value: Any) -> Any:
-        """The copy of `value`: a Large, or an ordinary value if it is not that heavy. Raises TooDeep."""
+        """The copy of `value`: a Large, or an ordinary value if it is not that heavy. Raises TooDeep, PastBudget."""
+        self._value = value
         kind = type(value)
         return value if kind in JSON_LEAVES else self._copy(value, kind, MAX_DEPTH)
 
@@ -61,7 +72,10 @@ class Freezer:
             self.plain = self.plain and kind is not tuple
             if levels == 0:
                 raise TooDeep
+            self._take(ITEM_WEIGHT * len(item) + ITEM_WEIGHT)
             copy: Any = item.copy() if kind is dict else list(item)
+            if kind is dict:
+                self._look_at_keys(copy)
             pairs = copy.items() if kind is dict else enumerate(copy)
             cuts = (self._copy_few if len(copy) <= _FEW else self._copy_many)(copy, pairs, levels - 1)
             if cuts:
@@ -74,35 +88,58 @@ class Freezer:
         if stored is not None:
             return self._copy_object(stored, levels)
         self._weight = len(item) if kind is bytes or kind is bytearray else ITEM_WEIGHT
+        self._take(self._weight)
         return bytearray(item) if kind is bytearray else item
+
+    def _take(self, weight: int) -> None:
+        """Note that so much was copied; from some amount on the whole value is looked at, once."""
+        self._room -= weight
+        if self._room < 0:
+            self._ask()
+
+    def _ask(self) -> None:
+        self._room = _NEVER_CUT
+        if self._most is not None:
+            most, self._most = self._most, None
+            check_budget(self._value, most)
+
+    def _look_at_keys(self, copy: dict[Any, Any]) -> None:
+        try:
+            self._take(len("".join(copy)))
+        except TypeError:  # no text; containers as keys are immutable, so not copied, but written each time
+            if any(type(key) in _NESTING for key in copy):
+                self._ask()
 
     def _copy_object(self, copy: StoredObject, levels: int) -> Any:
         if levels == 0:
             raise TooDeep
+        self._take(ITEM_WEIGHT * len(copy) + ITEM_WEIGHT)
         cuts = (self._copy_few if len(copy) <= _FEW else self._copy_many)(copy, copy.items(), levels - 1)
         return Large(dict, _dict_parts(copy, cuts), copy.type_name) if cuts else copy
 
     def _copy_few(self, copy: Any, pairs: Iterable[tuple[Any, Any]], levels: int) -> Sequence[int]:
         """Copy what is in `copy`; the positions where to cut it into parts: each one, or none."""
-        weight = ITEM_WEIGHT * len(copy)
+        text, weight = 0, ITEM_WEIGHT * len(copy)
         for key, item in pairs:
             kind = type(item)
             if kind is str:
-                weight += len(item)
+                text += len(item)
             elif kind not in JSON_LEAVES:
                 copy[key] = self._copy(item, kind, levels)  # the key is there, so the loop goes on undisturbed
                 weight += self._weight
-        self._weight = weight
+        self._take(text)
+        self._weight = weight = weight + text
         return range(len(copy) + 1) if weight >= self._piece else ()
 
     def _copy_many(self, copy: Any, pairs: Iterable[tuple[Any, Any]], levels: int) -> Sequence[int]:
         """The same, with several elements to a part."""
-        cuts, weight = [0], 0
+        cuts, weight, text = [0], 0, 0
         for position, (key, item) in enumerate(pairs):
             more = ITEM_WEIGHT
             kind = type(item)
             if kind is str:
                 more += len(item)
+                text += len(item)
             elif kind not in JSON_LEAVES:
                 copy[key] = self._copy(item, kind, levels)
                 more += self._weight
@@ -110,6 +147,7 @@ class Freezer:
             if weight >= self._piece and weight > more:
                 cuts.append(position)
                 weight = more
+        self._take(text)
         self._weight = weight
         if weight < self._piece and len(cuts) == 1:
             return ()
@@ -119,6 +157,9 @@ class Freezer:
     def _copy_set(self, value: Any, kind: type) -> Any:
         copy = list(value)  # its elements are immutable, or they could not be in it
         self._weight = sum(4 * ITEM_WEIGHT + (len(item) if type(item) in (str, bytes) else 0) for item in copy)
+        self._take(self._weight + ITEM_WEIGHT)
+        if any(type(item) in _NESTING for item in copy):
+            self._ask()
         if self._weight < self._piece:
             return kind(copy)
         count = max(1, len(copy) * self._piece // self._weight)

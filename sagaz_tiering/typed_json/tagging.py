@@ -101,7 +101,7 @@ def _tag_dict(value: dict[Any, Any], depth: int) -> Any:
         for key, item in value.items():
             out.append((key if plain else tag(key, depth), tag(item, depth)))
     except Refused as exc:
-        exc.trail.append((id(value), _segment(key)))
+        exc.trail.append((id(value), segment(key)))
         raise
     return dict(out) if plain else {"~dict": out}
 
@@ -125,7 +125,7 @@ def _too_deep() -> Refused:
     return Refused(f"nested deeper than {MAX_DEPTH} levels", "flatten it, or store an id where it refers back")
 
 
-def _segment(key: Any) -> str:
+def segment(key: Any) -> str:
     """How a path shows a dict key. Only keys whose repr is ours to trust are shown by it."""
     if type(key) is str:
         return f".{key}" if key.isidentifier() else f"[{json.dumps(key)}]"

@@ -27,11 +27,14 @@ class Encoding(IntEnum):
     TYPED = 1
 
 
-def dumps(value: Any, path: str = "context", shape: Shape | None = None) -> tuple[Encoding, bytes]:
+def dumps(
+    value: Any, path: str = "context", shape: Shape | None = None, most: int | None = None
+) -> tuple[Encoding, bytes]:
     """`value` as JSON bytes; `shape` is its `shape_of`, if that is known.
 
     Raises NotSerializable, whose path starts with `path` ("" for none), or InvalidSnapshot if another thread changes
-    the value meanwhile. A large value is written in many short calls, so that other threads go on.
+    the value meanwhile. A large value is written in many short calls, so that other threads go on; with `most` it
+    raises PastBudget, before much is copied, if it is certainly longer than that.
     """
     if shape is None:
         plain = plain_json(value)
@@ -41,7 +44,7 @@ def dumps(value: Any, path: str = "context", shape: Shape | None = None) -> tupl
     try:
         if shape is Shape.LARGE:
             with full_collections_later():
-                return _dumps_large(value, path)
+                return _dumps_large(value, path, most)
         if shape is Shape.PLAIN:
             plain = _as_plain(value)
             if plain is not None:
@@ -100,8 +103,8 @@ def _tagged(value: Any, path: str) -> Any:
         raise NotSerializable(where, reason, hint=exc.hint) from None
 
 
-def _dumps_large(value: Any, path: str) -> tuple[Encoding, bytes]:
-    freezer = Freezer()
+def _dumps_large(value: Any, path: str, most: int | None) -> tuple[Encoding, bytes]:
+    freezer = Freezer(most=most)
     try:
         frozen = freezer.freeze(value)
     except TooDeep:

@@ -162,7 +162,7 @@ def test_encode_refuses_a_large_snapshot_with_size_and_limit() -> None:
     assert encode(snapshot, saved_us=SAVED_US, max_bytes=size)
     with pytest.raises(SnapshotTooLarge, match=rf"is {size} bytes, the limit is {size - 1}"):
         encode(snapshot, saved_us=SAVED_US, max_bytes=size - 1)
-    with pytest.raises(SnapshotTooLarge, match=f"limit is {32 * 1024 * 1024}"):
+    with pytest.raises(SnapshotTooLarge, match=f"limit of {32 * 1024 * 1024}"):
         encode(samples.snapshot(0, context={"blob": "x" * 32 * 1024 * 1024}), saved_us=SAVED_US)
 
 

@@ -1,0 +1,104 @@
+"""Whether a value can fit into a limit at all, asked before anything is copied or written.
+
+A value whose lists share their elements is small in memory and huge as JSON, so each visit counts. What is counted is
+never more than is written: a value that would fit is never refused.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Final
+
+from sagaz_tiering.typed_json.objects import Unfit, stored_object
+from sagaz_tiering.typed_json.shape import JSON_LEAVES
+from sagaz_tiering.typed_json.tagging import MAX_DEPTH, segment
+
+_MOST_SHOWN: Final = 10
+"""Segments of a path that are shown: the outermost."""
+
+
+class PastBudget(Exception):
+    """The value is certainly longer than the limit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trail: list[str] = []  # innermost first
+
+    def where(self) -> str:
+        """The path of what goes past the limit; its beginning, if it is long."""
+        shown = "".join(self.trail[: -_MOST_SHOWN - 1 : -1]).removeprefix(".")
+        return shown + ("…" if len(self.trail) > _MOST_SHOWN else "")
+
+
+def check_budget(value: Any, most: int) -> None:
+    """Raise PastBudget if the JSON of `value` is certainly longer than `most` bytes. Copies nothing."""
+    try:
+        _Budget(most).spend(value, MAX_DEPTH)
+    except (_TooDeep, RuntimeError):  # which the writing tells; a dict or set changed its size meanwhile
+        return
+
+
+class _TooDeep(Exception):
+    pass
+
+
+class _Budget:
+    def __init__(self, most: int) -> None:
+        self._room = most
+
+    def spend(self, value: Any, levels: int) -> None:
+        """Take off what `value` needs at least, which may have so many levels of containers."""
+        kind = type(value)
+        if kind is list or kind is tuple:
+            self._items(value, enumerate(value), levels, "[{}]".format)
+        elif kind is dict:
+            self._dict(value, levels)
+        elif kind is set or kind is frozenset:
+            self._items(value, enumerate(value), levels, lambda _: "{…}")
+        else:
+            self._leaf(value, kind, levels)
+        if self._room < 0:
+            raise PastBudget
+
+    def _leaf(self, value: Any, kind: type, levels: int) -> None:
+        if kind is str or kind is bytes or kind is bytearray:
+            self._room -= len(value) + 2
+            return
+        self._room -= 1
+        try:
+            fields = None if kind in JSON_LEAVES else stored_object(value)
+        except Unfit:  # which the writing tells
+            return
+        if fields is not None:
+            self._dict(fields, levels)
+
+    def _dict(self, value: dict[Any, Any], levels: int) -> None:
+        for key in value:
+            if type(key) is str:
+                self._room -= len(key) + 3
+            else:
+                self.spend(key, levels - 1)
+        self._items(value, value.items(), levels, segment)
+
+    def _items(self, value: Any, pairs: Iterable[tuple[Any, Any]], levels: int, show: Any) -> None:
+        if levels <= 0:
+            raise _TooDeep
+        room = self._room - len(value) - 1  # brackets and commas
+        key: Any = None
+        try:
+            for key, item in pairs:  # noqa: B007  # the key of what goes past it
+                kind = type(item)
+                if kind is str:
+                    room -= len(item) + 2
+                elif kind in JSON_LEAVES:
+                    room -= 1
+                else:
+                    self._room = room
+                    self.spend(item, levels - 1)
+                    room = self._room
+                if room < 0:
+                    raise PastBudget
+        except PastBudget as exc:
+            exc.trail.append(show(key))
+            raise
+        self._room = room
