@@ -241,9 +241,18 @@ async def _mark_lost(context: JobContext, lease: Lease, missing: Sequence[HotSav
 
 
 async def _accept_lost(context: JobContext, lease: Lease, tally: Tally) -> None:
-    """Somebody knows: what is lost is not looked for any more, reads answer without it."""
-    while page := await context.catalog.hot_saves.page(_FIRST, _NOTED, only_lost=True):
+    """Somebody knows: what is lost is not looked for any more, reads answer without it.
+
+    An older save that PostgreSQL has of it takes its place in Redis before that, as Redis is believed alone.
+    """
+    hot_saves, after = context.catalog.hot_saves, _FIRST
+    while page := await hot_saves.page(after, _NOTED, only_lost=True):
         await _evict(context, [save.meta for save in page])
-        await context.catalog.hot_saves.accept(page, lease)
+        after = page[-1].meta.snapshot_id
+    if after == _FIRST:
+        return
+    tally.add("put_back", await put_back(context, lease))
+    while page := await hot_saves.page(_FIRST, _NOTED, only_lost=True):
+        await hot_saves.accept(page, lease)
         tally.add("accepted", len(page))
         _log.warning("hot_tier.loss_accepted", snapshots=len(page))

@@ -413,6 +413,28 @@ async def test_older_durable_save_of_what_redis_lost_is_no_answer(
             shop.clock.advance(8 * DAY)
 
 
+async def test_older_durable_save_is_the_answer_once_the_loss_is_accepted(
+    own_redis: Any, database: str, tmp_path: Path
+) -> None:
+    """To every query alike: what Redis alone had took its place there, and left none."""
+    server = await own_redis()
+    one = saga(1, begun=NOW, saga_name=HOT)
+    async with opened(server.url, database, tmp_path, policies=SAFE) as shop:
+        await saved(shop, one[:2])
+    async with opened(server.url, database, tmp_path, policies=LOSING) as shop:
+        shop.clock.advance(timedelta(hours=1))
+        await saved(shop, [replace(one[1], context={"version": 2})])
+        await told(shop)
+        await emptied(server)
+        assert (await shop.run("reconcile")).counts["lost"] == 1
+        await run_job("reconcile", replace(shop.runtime.job_context(), accept_lost=True))
+        assert (await shop.runtime.catalog.hot_tier.state()).lost == 0
+        assert await shop.storage.get_snapshot(one[1].snapshot_id) == one[1]
+        assert await shop.storage.get_latest_snapshot(one[0].saga_id) == one[1]
+        assert await shop.storage.list_snapshots(one[0].saga_id, limit=1) == [one[1]]
+        assert await shop.storage.list_snapshots(one[0].saga_id) == [one[1], one[0]]
+
+
 async def test_what_is_lost_and_would_have_expired_or_was_saved_anew_is_not_missed(
     own_redis: Any, database: str, tmp_path: Path
 ) -> None:
