@@ -76,6 +76,7 @@ class Packed:
     pack_uuid: UUID
     storage_class: StorageClass
     byte_size: int
+    snapshot_count: int
     footer_digest: bytes | None
 
 

@@ -141,7 +141,7 @@ async def _stored_footer(context: JobContext, info: ObjectInfo, tally: Tally) ->
                     raise CorruptPack(f"{footer_key(pack_uuid)} is not a copy of the footer of its pack")
         else:
             stored = await reader.unvouched_footer_bytes(info.key, info.size)
-        read_footer(stored, info.size)
+        await asyncio.to_thread(read_footer, stored, info.size)
     except (CorruptPack, ObjectNotFound, ObjectArchived) as exc:
         tally.add("unreadable")
         tally.note(f"{info.key}: not in the catalog: {exc}")
@@ -155,7 +155,7 @@ async def _take(
     context: JobContext, lease: Lease, info: ObjectInfo, stored: bytes, catalog_id: UUID, tally: Tally
 ) -> Footer | None:
     """One pack into the catalog, but for what was deleted and what a newer save elsewhere supersedes."""
-    footer, digest = read_footer(stored, info.size), footer_digest(stored)
+    footer, digest = await asyncio.to_thread(read_footer, stored, info.size), footer_digest(stored)
     if f"/{footer.pack_id}.pack" not in info.key or footer.catalog_id != catalog_id:
         tally.add("foreign")
         tally.note(f"{info.key}: its footer is of pack {footer.pack_id} of catalog {footer.catalog_id}; left out")

@@ -253,14 +253,14 @@ async def _check_bytes(context: JobContext, pack: Pack, budget: Budget, tally: T
         data = await whole(context, pack)
         tally.add("bytes_read", len(data))
         stored = footer_part(data)
-        footer = reader.vouched_footer(pack, stored)
+        footer = await reader.vouched_footer(pack, stored)
         keys = await _keys(context, pack, footer.frames, tally)
         known = await context.dictionaries.need(*{frame.dictionary_id for frame in footer.frames})
         await asyncio.to_thread(functools.partial(parse_pack, data, keys=keys, dictionaries=known))
         is_vouched = bool(pack.sha256) or pack.footer_digest is not None
         return _Seen(stored=stored, footer=footer, vouched=is_vouched, looked_at_all=True)
     stored = await reader.footer_bytes(pack)
-    footer = reader.vouched_footer(pack, stored)
+    footer = await reader.vouched_footer(pack, stored)
     sample = random.Random(pack.pack_id).sample(footer.frames, min(_SAMPLE, len(footer.frames)))
     keys = await _keys(context, pack, sample, tally)
     known = await context.dictionaries.need(*{frame.dictionary_id for frame in sample})
@@ -286,7 +286,7 @@ async def _check_copy(context: JobContext, lease: Lease, pack: Pack, info: Objec
         stored = await reader.footer_bytes(pack)
         seen = _Seen(
             stored=stored,
-            footer=reader.vouched_footer(pack, stored),
+            footer=await reader.vouched_footer(pack, stored),
             vouched=pack.footer_digest is not None,
             looked_at_all=False,
         )

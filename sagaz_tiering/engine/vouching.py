@@ -72,7 +72,7 @@ async def vouched(context: JobContext, lease: Lease, pack: Pack, job: str) -> Pa
     usd = context.prices.get_usd(pack.storage_class, 1, total_bytes=pack.byte_size)
     await spend(context, job, Cost(requests=1, usd=usd), must=True)
     data = footer_part(await whole(context, pack))
-    footer = PackReader(context.objects).vouched_footer(pack, data)
+    footer = await PackReader(context.objects).vouched_footer(pack, data)
     compared = compare_frames(pack, await context.catalog.scrubbing.frames(pack.pack_id), footer)
     if compared.wrong:
         raise CorruptPack(

@@ -15,7 +15,7 @@ from itertools import islice
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from sagaz_tiering.codec import MAX_US, MIN_US
+from sagaz_tiering.codec import MAX_NAME_BYTES, MAX_US, MIN_US
 from sagaz_tiering.pack.entries import Footer, FrameEntry, PackedSnapshot
 from sagaz_tiering.pack.frame import (
     CODEC_ZSTD,
@@ -31,6 +31,9 @@ from sagaz_tiering.zstd import DICTIONARY_ID_BYTES
 
 _FRAME_BYTES: Final = 16 + 4 + 8 + 4 + 4 + 16 + 1 + 1 + 4
 _ROWS: Final = 1024
+_MOST_OF_ONE: Final = _FRAME_BYTES + DICTIONARY_ID_BYTES + KEY_ID_BYTES + MIN_META_BYTES + 8 + 3 * (4 + MAX_NAME_BYTES)
+_MOST_BESIDE: Final = 2**20
+"""Ids, counts and the digests of dictionaries."""
 
 
 def footer_content(footer: Footer) -> bytes:
@@ -98,8 +101,11 @@ class FooterContent(NamedTuple):
         return Footer(**{**self._asdict(), "frames": tuple(self.frames)})
 
 
-def open_footer_content(raw: bytes) -> FooterContent:
-    """The footer of `footer_content`. Raises CorruptPack, as its frames may when they are read."""
+def open_footer_content(raw: bytes, most: int | None = None) -> FooterContent:
+    """The footer of `footer_content`, of at most so many snapshots.
+
+    Raises CorruptPack, as its frames may when they are read.
+    """
     cursor = Cursor(raw, "pack footer")
     pack_id, catalog_id = cursor.uuids(2)
     created_us = cursor.number("q")
@@ -107,8 +113,8 @@ def open_footer_content(raw: bytes) -> FooterContent:
         raise cursor.corrupt("the time of creation is out of range")
     strings = cursor.strings()
     dictionaries = tuple(cursor.blobs(32, cursor.count(32, "dictionaries")))
-    columns = _read_frame_columns(cursor, strings)
-    frames = _read_frames(cursor, columns, strings)
+    columns = _read_frame_columns(cursor, strings, most)
+    frames = _read_frames(cursor, columns, strings, most)
     cursor.end()
     known = {digest[:DICTIONARY_ID_BYTES] for digest in dictionaries}
     if any(used is not None and used not in known for used in columns.dictionary_ids):
@@ -116,8 +122,19 @@ def open_footer_content(raw: bytes) -> FooterContent:
     return FooterContent(pack_id, catalog_id, created_us, dictionaries, frames)
 
 
-def _read_frame_columns(cursor: Cursor, strings: list[str]) -> _FrameColumns:
+def most_footer_bytes(snapshots: int) -> int:
+    """How long a footer of so many snapshots can be before compression."""
+    return _MOST_BESIDE + snapshots * _MOST_OF_ONE
+
+
+def _check_most(cursor: Cursor, count: int, what: str, most: int | None) -> None:
+    if most is not None and count > most:
+        raise cursor.corrupt(f"{count} {what}, where the catalog knows of {most} snapshots")
+
+
+def _read_frame_columns(cursor: Cursor, strings: list[str], most: int | None) -> _FrameColumns:
     n = cursor.count(_FRAME_BYTES, "frames")
+    _check_most(cursor, n, "frames", most)
     if n == 0:
         raise cursor.corrupt("no frames")
     saga_ids = cursor.uuids(n)
@@ -154,8 +171,9 @@ def _flagged(cursor: Cursor, flags: bytes, flag: int, width: int) -> list[bytes 
     return [cursor.take(width) if value & flag else None for value in flags]
 
 
-def _read_frames(cursor: Cursor, columns: _FrameColumns, strings: list[str]) -> Iterator[FrameEntry]:
+def _read_frames(cursor: Cursor, columns: _FrameColumns, strings: list[str], most: int | None) -> Iterator[FrameEntry]:
     total = sum(columns.counts)
+    _check_most(cursor, total, "snapshots", most)
     if total * (MIN_META_BYTES + 8) > cursor.remaining:
         raise cursor.corrupt(f"{total} snapshots cannot be in {cursor.remaining} bytes")
     block = MetaBlock(cursor, total)

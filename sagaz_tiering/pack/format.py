@@ -20,7 +20,7 @@ from uuid import UUID
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.pack.encryption import FrameKey
 from sagaz_tiering.pack.entries import BuiltFrame, Footer, FrameEntry, PackedSnapshot, SealedPack
-from sagaz_tiering.pack.footer import FooterContent, footer_content, open_footer_content
+from sagaz_tiering.pack.footer import FooterContent, footer_content, most_footer_bytes, open_footer_content
 from sagaz_tiering.pack.frame import (
     DEFAULT_LEVEL,
     MAX_FRAME_RAW_BYTES,
@@ -233,26 +233,27 @@ def locate_footer(tail: bytes, object_size: int) -> FooterLocation:
     return FooterLocation(offset, length, checksum)
 
 
-def parse_footer(data: bytes, checksum: bytes, *, footer_at: int | None = None) -> Footer:
+def parse_footer(data: bytes, checksum: bytes, *, footer_at: int | None = None, most: int | None = None) -> Footer:
     """The footer from its compressed bytes and the checksum that `locate_footer` told. Raises CorruptPack.
 
-    With `footer_at`, where it is in its object, the frames must fill what is before it.
+    With `footer_at`, where it is in its object, the frames must fill what is before it. With `most` it is of at most so
+    many snapshots, and one that claims more is not unpacked any further.
     """
-    content = _open_footer(data, checksum)
+    content = _open_footer(data, checksum, most)
     return content._replace(frames=_in_place(content.frames, footer_at)).whole()
 
 
-def _open_footer(data: bytes, checksum: bytes) -> FooterContent:
+def _open_footer(data: bytes, checksum: bytes, most: int | None = None) -> FooterContent:
     if digest(data) != checksum:
         raise CorruptPack("pack footer: does not match its checksum")
     try:
         raw_length = declared_size(data)
-        if raw_length > MAX_FOOTER_RAW_BYTES:
+        if raw_length > MAX_FOOTER_RAW_BYTES or (most is not None and raw_length > most_footer_bytes(most)):
             raise CorruptPack(f"pack footer: {raw_length} raw bytes are over the limit")
         raw = decompress(data, raw_length)
     except NotZstd as exc:
         raise CorruptPack(f"pack footer: {exc}") from exc
-    return open_footer_content(raw)
+    return open_footer_content(raw, most)
 
 
 def check_frame(

@@ -6,6 +6,7 @@ way to read a frame or the footer of a published pack.
 
 from __future__ import annotations
 
+import asyncio
 from hashlib import sha256
 from typing import Final, Protocol
 from uuid import UUID
@@ -30,6 +31,8 @@ class PublishedPack(Protocol):
     def object_key(self) -> str: ...
     @property
     def byte_size(self) -> int: ...
+    @property
+    def snapshot_count(self) -> int: ...
     @property
     def storage_class(self) -> StorageClass: ...
     @property
@@ -80,7 +83,7 @@ class PackReader:
 
     async def footer(self, pack: PublishedPack, *, thawed: bool = False) -> Footer:
         """The footer of a published pack; of an archived one (unless it is `thawed`) from its readable copy."""
-        return self.vouched_footer(pack, await self.footer_bytes(pack, thawed=thawed))
+        return await self.vouched_footer(pack, await self.footer_bytes(pack, thawed=thawed))
 
     async def footer_bytes(self, pack: PublishedPack, *, thawed: bool = False) -> bytes:
         """The same with its tail, as it is stored; it has the digest that the catalog knows, if that does."""
@@ -91,10 +94,10 @@ class PackReader:
         self._check_digest(pack, data)
         return data
 
-    def vouched_footer(self, pack: PublishedPack, data: bytes) -> Footer:
+    async def vouched_footer(self, pack: PublishedPack, data: bytes) -> Footer:
         """What `footer_bytes` gave, or what a copy of it should be."""
         self._check_digest(pack, data)
-        footer = read_footer(data, pack.byte_size)
+        footer = await asyncio.to_thread(read_footer, data, pack.byte_size, most=pack.snapshot_count)
         if footer.pack_id != pack.pack_uuid:
             raise CorruptPack(
                 f"{pack.object_key}: holds pack {footer.pack_id}: two objects were swapped, or one copied"
@@ -115,10 +118,10 @@ class PackReader:
             raise CorruptPack(f"{name}: not the footer that the catalog vouches for: it was altered or replaced")
 
 
-def read_footer(data: bytes, size: int) -> Footer:
-    """The footer in the last bytes of a pack of `size` bytes."""
+def read_footer(data: bytes, size: int, *, most: int | None = None) -> Footer:
+    """The footer in the last bytes of a pack of `size` bytes and (where that is known) at most so many snapshots."""
     place = locate_footer(data[-TAIL_LENGTH:], size)
-    return parse_footer(data[:-TAIL_LENGTH], place.checksum, footer_at=place.offset)
+    return parse_footer(data[:-TAIL_LENGTH], place.checksum, footer_at=place.offset, most=most)
 
 
 def footer_part(data: bytes | bytearray) -> bytes:

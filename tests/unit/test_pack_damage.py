@@ -34,6 +34,8 @@ from sagaz_tiering.pack.format import (
     parse_pack,
 )
 from sagaz_tiering.pack.frame import frame_content, read_frame_content
+from sagaz_tiering.pack.metas import MIN_META_BYTES
+from sagaz_tiering.pack.reader import footer_part, read_footer
 from sagaz_tiering.pack.wire import digest
 
 
@@ -362,6 +364,27 @@ def test_footer_bomb_is_refused_unopened(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(pack_format, "MAX_FOOTER_RAW_BYTES", 1024 * 1024)
     data = bomb(100 * 1024 * 1024)
     assert peak_of(lambda: parse_footer(data, digest(data))) < 1024 * 1024
+
+
+@pytest.mark.parametrize("claimed", [2_000, 200_000], ids=["unpacked", "not unpacked"])
+def test_footer_that_claims_more_than_the_catalog_is_refused_before_it_is_read(claimed: int) -> None:
+    """A few kilobytes may list hundreds of thousands of snapshots, of which each would be made."""
+    frame = bytes(16) + struct.pack(">IQII", 0, len(MAGIC), 100, 100) + bytes(16) + b"\x01\x00"
+    ids = b"".join(number.to_bytes(16, "big") for number in range(claimed))
+    numbers = bytes(claimed * (MIN_META_BYTES - 16 + 8))
+    head = bytes(32) + struct.pack(">qIIII", samples.CREATED_US, 1, 0, 0, 1)
+    data = zstandard.compress(head + frame + struct.pack(">I", claimed) + ids + numbers)
+    assert peak_of(lambda: parse_footer(data, digest(data), most=8)) < 1024 * 1024
+
+
+def test_footer_is_read_with_the_count_that_the_catalog_has() -> None:
+    """Neither its frames nor its bytes are more than so many snapshots need."""
+    pack = some_pack()
+    count = sum(len(frame.snapshots) for frame in pack.footer.frames)
+    part = footer_part(pack.data)
+    assert read_footer(part, len(pack.data), most=count) == pack.footer
+    with pytest.raises(CorruptPack, match=f"where the catalog knows of {count - 1} snapshots"):
+        read_footer(part, len(pack.data), most=count - 1)
 
 
 @pytest.mark.parametrize("position", ["strings", "dictionaries", "frames", "snapshots"])

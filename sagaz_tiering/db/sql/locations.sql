@@ -52,7 +52,8 @@ ORDER BY created_at DESC, step_index DESC, snapshot_id DESC
 
 -- name: packs_of
 -- Which of these snapshots are in a pack already, and in which.
-SELECT s.snapshot_id, s.pack_id, p.object_key, p.pack_uuid, p.storage_class, p.byte_size, p.footer_digest
+SELECT s.snapshot_id, s.pack_id, p.object_key, p.pack_uuid, p.storage_class, p.byte_size, p.snapshot_count,
+       p.footer_digest
   FROM sagaz_tiering.snapshots s JOIN sagaz_tiering.packs p USING (pack_id)
  WHERE s.snapshot_id = ANY($1::uuid[])
 
