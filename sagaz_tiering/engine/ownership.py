@@ -102,6 +102,7 @@ async def secure(context: JobContext, *, move: bool = False, forgive: Collection
     WRONG_BUCKET. Raises ForeignCatalog, ColdTierUnavailable where others keep changing the mark.
     """
     late = False
+    mine: OwnerRow | None = None
     for _ in range(_TRIES):
         seen = await look(context)
         row = seen.row
@@ -110,6 +111,9 @@ async def secure(context: JobContext, *, move: bool = False, forgive: Collection
             continue
         if seen.standing not in forgive:
             await refuse(context, seen)
+        if mine is not None and _has_told(seen, mine):
+            await context.catalog.ownership.confirm(mine)
+            return _owned(context, mine)
         if seen.standing is Standing.OWNER and not move and 0 <= row.age_s < BEAT.total_seconds():
             return _owned(context, row)
         moved: OwnerRow | None = row
@@ -118,9 +122,10 @@ async def secure(context: JobContext, *, move: bool = False, forgive: Collection
             await context.catalog.catching_up.tell_again(context.now)
         if steps:
             moved = await context.catalog.ownership.move(row.counter, NUMBERED_AT_ONCE)
+            mine = moved or mine
         if moved is not None and await _write(context, seen, moved):
             await context.catalog.ownership.confirm(moved)
-            if steps or not move:
+            if mine is not None or not move:
                 return _owned(context, moved)
     raise ColdTierUnavailable(f"{OWNER_KEY} under {context.objects.url} changed at each look", hint="try again")
 
@@ -205,6 +210,12 @@ async def _write(context: JobContext, seen: Look, row: OwnerRow) -> bool:
         return await context.objects.swap(OWNER_KEY, mark_of(row, claimed).to_bytes(), seen.tag)
     except ObjectNotFound:
         return False
+
+
+def _has_told(seen: Look, moved: OwnerRow) -> bool:
+    """Whether the bucket's mark, which is ours, is at this step or a later one: another process completed it."""
+    mark = seen.mark
+    return mark is not None and mark.counter >= moved.counter and mark.journal >= moved.journal_number
 
 
 def _owned(context: JobContext, row: OwnerRow) -> OwnerRow:
