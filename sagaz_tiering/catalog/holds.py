@@ -28,6 +28,8 @@ _SQL = load("holds")
 HOLD_LOCK = 0x5A6A7A03
 """Transaction-scoped: placing a hold takes it alone, deletions share it."""
 
+_IDS = 10_000
+
 
 class Named(Protocol):
     """What a hold looks at: a SnapshotMeta or a SnapshotRef."""
@@ -42,6 +44,13 @@ class Named(Protocol):
     def step_name(self) -> str: ...
     @property
     def status(self) -> str: ...
+
+
+class Marks(Protocol):
+    """What a hold needs of Redis (`storage.hot.HotTier`)."""
+
+    async def mark_held(self, saga_ids: Sequence[UUID], *, held: bool) -> None: ...
+    async def mark_held_ids(self, snapshot_ids: Sequence[UUID], *, held: bool) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,6 +158,22 @@ class Holds:
     async def held_sagas(self, after: UUID | None, limit: int) -> list[UUID]:
         """The next sagas behind `after` that a hold is placed on by their id, ascending."""
         return [row["saga_id"] for row in await self._db.fetch(_SQL["held_sagas"], after, limit)]
+
+    async def mark(self, saga_ids: Sequence[UUID], marks: Marks) -> None:
+        """Have Redis refuse to replace what is held of these sagas, whatever saga it is saved under.
+
+        Sagas first: what leaves Redis from then on is marked there, what left it before is known here by now.
+        """
+        await marks.mark_held(saga_ids, held=True)
+        async for ids in self.ids_of(saga_ids):
+            await marks.mark_held_ids(ids, held=True)
+
+    async def ids_of(self, saga_ids: Sequence[UUID]) -> AsyncIterator[list[UUID]]:
+        """The snapshots of these sagas that PostgreSQL has, durable or in packs, a page at a time."""
+        after = None
+        while page := [row["snapshot_id"] for row in await self._db.fetch(_SQL["ids_of"], saga_ids, after, _IDS)]:
+            yield page
+            after = page[-1]
 
     async def frozen(self, snapshot_ids: Sequence[UUID], conn: Connection | None = None) -> set[UUID]:
         """Of these, those of which PostgreSQL has something that is held: nothing replaces or removes it."""

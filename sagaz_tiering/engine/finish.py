@@ -16,6 +16,8 @@ from sagaz_tiering.logs import Logger
 
 _log = Logger(__name__)
 _BATCH = 1000
+_HELD = 100
+"""Sagas whose snapshots are looked up at once."""
 _VACUUM_EVERY = timedelta(hours=1)
 _VACUUM_TIMEOUT = timedelta(hours=1)
 
@@ -31,10 +33,10 @@ async def finish_deletions(context: JobContext, tally: Tally) -> None:
 
 
 async def mark_holds(context: JobContext) -> None:
-    """Have Redis know which sagas are held, where it was away when a hold was placed or has lost it."""
+    """Have Redis know which sagas and snapshots are held, where it was away when a hold was placed or has lost it."""
     after = None
-    while sagas := await context.catalog.holds.held_sagas(after, _BATCH):
-        await context.hot.mark_held(sagas, held=True)
+    while sagas := await context.catalog.holds.held_sagas(after, _HELD):
+        await context.catalog.holds.mark(sagas, context.hot)
         after = sagas[-1]
 
 

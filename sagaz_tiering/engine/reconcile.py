@@ -99,6 +99,7 @@ async def ensure_trusted(context: JobContext, tally: Tally) -> bool:
 
 
 async def _agree(context: JobContext, lease: Lease, state: HotTierState, tally: Tally) -> None:
+    await mark_holds(context)
     await _saves_have_ended(context)
     since = None if state.good_at is None else state.good_at - _MARGIN
     packs_left = await context.catalog.packs.any_evicted_since(since)
@@ -112,7 +113,6 @@ async def _agree(context: JobContext, lease: Lease, state: HotTierState, tally: 
         await context.hot.be_looked_at(saga_ids, context.now_us)
     await _remove_deleted(context, since, tally)
     tally.add("put_back", await put_back(context, lease))
-    await mark_holds(context)
     await _find_lost(context, lease, tally)
 
 

@@ -44,7 +44,7 @@ class HotTier(HotTurns):
     ) -> NotTaken | None:
         """Store one snapshot. None: it is there now, else nothing was changed.
 
-        Without `held_too` nothing is stored where a hold is on its saga: somebody must look first (`held`).
+        Without `held_too` nothing is stored where a hold is on it or its saga: somebody must look first (`held`).
         """
         saga, snapshot, keys = meta.saga_id.hex, meta.snapshot_id.hex, self.keys
         run = self._ask if len(value) < _LONG_VALUE else self._eval
@@ -58,6 +58,7 @@ class HotTier(HotTurns):
                 keys.expiry(saga[0]),
                 keys.delete_mark(snapshot),
                 keys.held_mark(saga),
+                keys.held_id_mark(snapshot),
             ],
             [
                 value,
@@ -82,12 +83,20 @@ class HotTier(HotTurns):
 
     async def mark_held(self, saga_ids: Sequence[UUID], *, held: bool) -> None:
         """Note that a hold is on these sagas, or on none of them any more; a mark too many costs a look, no answer."""
+        await self._mark([self.keys.held_mark(saga_id.hex) for saga_id in saga_ids], there=held)
+
+    async def mark_held_ids(self, snapshot_ids: Sequence[UUID], *, held: bool) -> None:
+        """The same of single snapshots of such sagas, those that Redis does not have too."""
+        await self._mark([self.keys.held_id_mark(snapshot_id.hex) for snapshot_id in snapshot_ids], there=held)
+
+    async def _mark(self, marks: Sequence[str], *, there: bool) -> None:
         with self._translated() as client:
-            pipe = client.pipeline(transaction=False)
-            for saga_id in saga_ids:
-                mark = self.keys.held_mark(saga_id.hex)
-                pipe.set(mark, b"1") if held else pipe.delete(mark)
-            await pipe.execute()
+            for start in range(0, len(marks), _PAGE):
+                some = marks[start : start + _PAGE]
+                if there:
+                    await client.mset(dict.fromkeys(some, b"1"))
+                else:
+                    await client.delete(*some)
 
     async def get(self, snapshot_id: UUID) -> bytes | Gone | None:
         """The value of one snapshot; None where Redis knows nothing of it."""

@@ -9,6 +9,8 @@ Everything of one saga shares the hash tag `{saga}`, so that on Redis Cluster a 
     PREFIX:gone:ID          when a snapshot was deleted (8 bytes, microseconds; with a time to live of DELETE_MARK):
                             what is saved after it is given a later instant, whatever the clock of its host
     PREFIX:held:{SAGA}      a legal hold is on the saga by its id: the script `save` replaces nothing of it unasked
+    PREFIX:held-id:ID       the same for a snapshot of such a saga that PostgreSQL has, by its own id: Redis need not
+                            have it any more, and it may be saved under another saga
     PREFIX:due:{X}          sorted set of sagas by when the age job looks at them next; X = first hex digit of SAGA
     PREFIX:exp:{X}          the same for the expire job
     PREFIX:claim:SAGA       a job works on this saga (with a time to live)
@@ -58,6 +60,9 @@ class HotKeys:
 
     def held_mark(self, saga: str) -> str:
         return f"{self.prefix}:held:{{{saga}}}"
+
+    def held_id_mark(self, snapshot: str) -> str:
+        return f"{self.prefix}:held-id:{snapshot}"
 
     def delete_mark(self, snapshot: str) -> str:
         return f"{self.prefix}:gone:{snapshot}"

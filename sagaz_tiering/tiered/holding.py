@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from uuid import UUID
 
 from sagaz_tiering.catalog.holds import Coverage, Hold, Holds
@@ -38,7 +39,7 @@ class Holder:
         """
         placed = await self._holds.place(on, reason=reason, who=who, now=self._clock.now())
         if placed.saga_id is not None:
-            await self._mark([placed.saga_id], held=True)
+            await self._mark([placed.saga_id])
         return placed
 
     async def release(self, holds: Sequence[Hold], *, reason: str, who: str) -> int:
@@ -46,14 +47,21 @@ class Holder:
         ids = [hold.hold_id for hold in holds]
         count = await self._holds.release(ids, reason=reason, who=who, now=self._clock.now())
         sagas = {hold.saga_id for hold in holds if hold.saga_id is not None}
-        await self._mark([saga_id for saga_id in sagas if not await self._holds.in_force(saga_id)], held=False)
+        await self._unmark([saga_id for saga_id in sagas if not await self._holds.in_force(saga_id)])
+        await self._mark([saga_id for saga_id in sagas if await self._holds.in_force(saga_id)])  # placed meanwhile
         return count
 
-    async def _mark(self, saga_ids: Sequence[UUID], *, held: bool) -> None:
-        try:
-            await self._hot.mark_held(saga_ids, held=held)
-        except HotTierUnavailable as exc:
-            _log.warning("hold.not_marked", saga_ids=[str(saga_id) for saga_id in saga_ids], error=str(exc))
+    async def _mark(self, saga_ids: Sequence[UUID]) -> None:
+        with _told(saga_ids):
+            await self._holds.mark(saga_ids, self._hot)
+
+    async def _unmark(self, saga_ids: Sequence[UUID]) -> None:
+        """What another hold covers stays marked."""
+        with _told(saga_ids):
+            await self._hot.mark_held(saga_ids, held=False)
+            async for ids in self._holds.ids_of(saga_ids):
+                frozen = await self._holds.frozen(ids)
+                await self._hot.mark_held_ids([each for each in ids if each not in frozen], held=False)
 
     async def covered(self, on: UUID | Match) -> Coverage:
         """What is there of a saga, or what matches; what has expired and is not gone yet counts.
@@ -108,6 +116,15 @@ class Holder:
                 except CorruptRecord:
                     continue  # it may be anything that a match means, but nobody can say so
         return metas
+
+
+@contextmanager
+def _told(saga_ids: Sequence[UUID]) -> Iterator[None]:
+    """What could not be marked is no reason for a hold or a release to fail: PostgreSQL has it."""
+    try:
+        yield
+    except (CatalogUnavailable, HotTierUnavailable) as exc:
+        _log.warning("hold.not_marked", saga_ids=[str(saga_id) for saga_id in saga_ids], error=str(exc))
 
 
 def _matches(meta: SnapshotMeta, matches: Sequence[Callable[[str], bool]]) -> bool:

@@ -195,6 +195,89 @@ async def test_mark_of_a_hold_comes_back(shop: Product, monkeypatch: pytest.Monk
     assert [page async for page in shop.runtime.hot.saga_ids() if page] == [[held.saga_id]]
 
 
+async def marked(shop: Product, *snapshots: SagaSnapshot) -> bool:
+    """Whether Redis has a mark of a hold for each of these ids; all have one, or none."""
+    with shop.runtime.hot._translated() as client:
+        count = await client.exists(*(shop.runtime.hot.keys.held_id_mark(one.snapshot_id.hex) for one in snapshots))
+    assert count in (0, len(snapshots))
+    return count > 0
+
+
+async def is_not_stolen(shop: Product, held: SagaSnapshot) -> None:
+    """An archived one: under another saga, of whatever policy, with other content or the same; as it is it is taken."""
+    for name in ("fast", "order"):
+        for thief in (other(held), held):
+            with pytest.raises(LegalHold, match="case"):
+                await shop.storage.save_snapshot(replace(thief, saga_id=uuid4(), saga_name=name))
+    await shop.storage.save_snapshot(held)
+    await is_untouched(shop, held)
+    assert await shop.hot_count() == 0
+
+
+@pytest.mark.guarantee("G14")
+@NAMES
+@pytest.mark.parametrize("first", ["hold", "age"])
+async def test_held_id_is_not_saved_under_another_saga(shop: Product, name: str, first: str) -> None:
+    """Archived before the hold or after it: nothing of it is in Redis any more; after the last release it is taken."""
+    held = await saved(shop, name, packed=first == "age")
+    await shop.storage.hold(held.saga_id, "case 1")
+    if first == "hold":
+        shop.clock.advance(9 * DAY)
+        await shop.run("age")
+        assert await shop.hot_count() == 0
+    await is_not_stolen(shop, held)
+    again = await shop.storage.hold(held.saga_id, "case 2")
+    await shop.storage.holder.release([again], reason="over", who="x")
+    await is_not_stolen(shop, held)
+    assert await shop.storage.release(held.saga_id) == 1
+    assert not await marked(shop, held)
+    moved = other(held, saga_id=uuid4(), created_at=shop.clock.now())
+    await shop.storage.save_snapshot(moved)
+    await is_untouched(shop, moved)
+
+
+@pytest.mark.guarantee("G14")
+async def test_marks_of_held_ids_come_back(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By `expire` and by `reconcile`, page by page, for packed ones and what PostgreSQL alone has yet."""
+    monkeypatch.setattr("sagaz_tiering.catalog.holds._IDS", 1)
+    held = await saved(shop, "fast", packed=True)
+    shop.storage._saver._hot_pause_until = float("inf")
+    durable = replace(held, snapshot_id=uuid4(), created_at=shop.clock.now())
+    await shop.storage.save_snapshot(durable)
+    shop.storage._saver._hot_pause_until = 0.0
+    await shop.storage.hold(held.saga_id, "case")
+    assert await marked(shop, held, durable)
+    for job in ("expire", "reconcile"):
+        with shop.runtime.hot._translated() as client:
+            await client.flushdb()
+        assert not await marked(shop, held, durable)
+        await shop.run(job)
+        assert await marked(shop, held, durable)
+        with pytest.raises(LegalHold, match="case"):
+            await shop.storage.save_snapshot(replace(other(held), saga_id=uuid4()))
+    assert await shop.storage.release(held.saga_id) == 1
+    assert not await marked(shop, held, durable)
+
+
+@pytest.mark.guarantee("G14")
+async def test_hold_placed_during_a_release_stays_marked(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After it was seen that none is in force, before the marks go."""
+    held = await saved(shop, "fast", packed=True)
+    await shop.storage.hold(held.saga_id, "case 1")
+    real = shop.runtime.hot.mark_held
+
+    async def late(sagas: Any, *, held: bool) -> None:
+        if not held:
+            monkeypatch.undo()
+            await shop.storage.hold(sagas[0], "case 2")
+        await real(sagas, held=held)
+
+    monkeypatch.setattr(shop.runtime.hot, "mark_held", late)
+    await shop.storage.release(held.saga_id)
+    assert len(await shop.runtime.catalog.holds.in_force(held.saga_id)) == 1
+    await is_not_stolen(shop, held)
+
+
 @pytest.mark.guarantee("G14")
 @pytest.mark.parametrize("packed", [False, True], ids=["hot", "packed"])
 async def test_policy_refuses_to_write_anew(shop: Product, packed: bool) -> None:

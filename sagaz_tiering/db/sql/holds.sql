@@ -72,6 +72,15 @@ SELECT snapshot_id FROM sagaz_tiering.snapshots WHERE snapshot_id = ANY($1::uuid
 SELECT DISTINCT saga_id FROM sagaz_tiering.holds
  WHERE saga_id IS NOT NULL AND ($1::uuid IS NULL OR saga_id > $1) ORDER BY saga_id LIMIT $2
 
+-- name: ids_of
+-- The next snapshots of these sagas, durable or in packs.
+SELECT d.snapshot_id FROM sagaz_tiering.saga_snapshots d
+ WHERE d.saga_id = ANY($1::uuid[]) AND ($2::uuid IS NULL OR d.snapshot_id > $2)
+UNION
+SELECT s.snapshot_id FROM sagaz_tiering.frames f JOIN sagaz_tiering.snapshots s USING (pack_id, frame_no)
+ WHERE f.saga_id = ANY($1::uuid[]) AND ($2::uuid IS NULL OR s.snapshot_id > $2)
+ ORDER BY snapshot_id LIMIT $3
+
 -- name: frozen
 -- Of these ids, those whose stored version, durable or in a pack, is held.
 SELECT v.snapshot_id FROM unnest($1::uuid[]) AS v (snapshot_id)

@@ -38,6 +38,16 @@ for i, pointer in ipairs(redis.call('MGET', unpack(pointers))) do
     members[#members + 1] = string.sub(ARGV[4], at + 32, at + 51)
   end
 end
+-- Of a held saga each leaves a mark: its id is not to be saved anew under another saga. A full Redis must get rid of
+-- values all the same; the job `expire` marks what was not marked.
+if #dead > 0 and redis.call('EXISTS', ARGV[1] .. ':held:{' .. ARGV[2] .. '}') == 1 then
+  local marks = {}
+  for i = 2, #dead, 2 do
+    marks[#marks + 1] = ARGV[1] .. ':held-id:' .. string.sub(dead[i], -32)
+    marks[#marks + 1] = '1'
+  end
+  redis.pcall('MSET', unpack(marks))
+end
 if #dead > 0 then
   redis.call('DEL', unpack(dead))
 end

@@ -1,14 +1,14 @@
 -- Store one snapshot, its place in the saga's index, its pointer and its turns, or nothing at all.
 -- KEYS  1 value  2 saga index  3 pointer  4 due index  5 expiry index  6 mark of a delete
---       7 mark of a legal hold on the saga
+--       7 mark of a legal hold on the saga  8 the same on the snapshot, of whatever saga it was
 -- ARGV  1 value  2 score (created, us)  3 member (step_index + id)  4 pointer (saga hex, created, member's step,
 --       saved, crc)  5 saved (us)  6 saga hex  7 due (us or '')  8 expires (us or '')  9 key prefix  10 id hex
---       11 '1' to store it also where its saga, or the one that has the id now, is held
+--       11 '1' to store it also where it, its saga, or the one that has the id now, is held
 -- Returns 1 if it is there now; else why not and an instant (8 bytes, us): {'saved', when another save of the same
 -- snapshot was made that is as new or newer}, {'deleted', when it was deleted, at this save's instant or later},
 -- {'held'} where a hold may forbid it.
 -- Instants are compared as numbers, exact up to the year 2255.
-local old, deleted, held = unpack(redis.call('MGET', KEYS[3], KEYS[6], KEYS[7]))
+local old, deleted, held, held_id = unpack(redis.call('MGET', KEYS[3], KEYS[6], KEYS[7], KEYS[8]))
 local saved = tonumber(ARGV[5])
 if old and #old ~= 56 then
   old = false -- none of ours
@@ -19,7 +19,7 @@ if there == ARGV[1] then
 end
 if ARGV[11] ~= '1' then
   local other = old and string.sub(old, 1, 32)
-  if held or (other and other ~= ARGV[6] and redis.call('EXISTS', ARGV[9] .. ':held:{' .. other .. '}') == 1) then
+  if held or held_id or (other and other ~= ARGV[6] and redis.call('EXISTS', ARGV[9] .. ':held:{' .. other .. '}') == 1) then
     return {'held'}
   end
 end
