@@ -122,19 +122,23 @@ class Watch:
         return () if self._last is None else self._last.look.held
 
     def believes(self, known: Known) -> bool:
-        """Whether what Redis has answered since is all of its own past, deletions included."""
-        return known.look.trusted and known.generation == self._looking_at.generation
+        """Whether what Redis has answered since is all of its own past, deletions included.
+
+        While PostgreSQL takes saves in its place it is not: Redis may have an older save of what was deleted there.
+        """
+        look = known.look
+        return look.trusted and not look.spilled and known.generation == self._looking_at.generation
 
     async def horizon_us(self, known: Known, now_us: int) -> int | None:
         """Redis, asked since, had every snapshot created after this instant; None: it cannot be trusted alone at all.
 
         Raises as `known`, where the answer took so long that it must look again.
         """
-        if known.look.spilled or not self.believes(known):
+        if not self.believes(known):
             return None
         if uptime_s() - known.seen_at > _FRESH_SECONDS:
             later = await self.known()
-            if later.look.spilled or later.look.changes != known.look.changes or not self.believes(known):
+            if not self.believes(later) or later.look.changes != known.look.changes or not self.believes(known):
                 return None
         return -(2**62) if self._first_after is None else now_us - micros(self._first_after)
 

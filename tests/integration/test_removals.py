@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Awaitable
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -13,11 +15,14 @@ from uuid import UUID, uuid4
 
 import pytest
 from support.commands import cli
+from support.payload import snapshots
+from support.processes import redis_do
 from support.snapshots import make, replay
-from support.tiers import DAY, Product, config, product
+from support.tiers import DAY, NOW, Product, config, product
 from support.yaml_config import write_config
 
 from sagaz_tiering.clock import to_micros
+from sagaz_tiering.errors import HotTierUnavailable
 from sagaz_tiering.pack.reader import PackReader
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage_class import StorageClass
@@ -603,3 +608,33 @@ async def test_role_that_may_not_vacuum_is_told_once(
     now = await shop.runtime.catalog.erasures.receipt(receipt.erasure_id)
     assert now is not None
     assert (now.vacuumed_at, now.vacuum_refused) == (None, True)
+
+
+@pytest.mark.guarantee("G2")
+@pytest.mark.parametrize("remove", ["delete", "forget"])
+async def test_removal_that_redis_does_not_follow_shows_no_older_save(
+    own_redis: Any, database: str, tmp_path: Path, remove: str
+) -> None:
+    """Redis has the first save, PostgreSQL alone took the second, and only PostgreSQL could remove it."""
+    server = await own_redis()
+    async with product(config(database=database, redis_url=server.url, cold=tmp_path / "cold")) as shop:
+        first = next(iter(snapshots(1, created_at=NOW, saga_name="orders")))
+        await shop.storage.save_snapshot(first)
+        await redis_do(server.url, "CONFIG", "SET", "maxmemory", "1")
+        shop.clock.advance(timedelta(seconds=5))
+        await shop.storage.save_snapshot(replace(first, context={"second": True}))
+        shop.clock.advance(timedelta(seconds=5))
+        removing: Awaitable[object] = (
+            shop.storage.delete_snapshot(first.snapshot_id)
+            if remove == "delete"
+            else shop.storage.forget(first.saga_id)
+        )
+        with pytest.raises(HotTierUnavailable):
+            await removing
+        await redis_do(server.url, "CONFIG", "SET", "maxmemory", "0")
+        for job in ("reconcile", "age", "expire", "age"):
+            assert await shop.storage.get_snapshot(first.snapshot_id) is None, job
+            assert await shop.storage.list_snapshots(first.saga_id) == [], job
+            assert await shop.storage.get_latest_snapshot(first.saga_id) is None, job
+            await shop.run(job)
+        assert await shop.runtime.db.fetchval("SELECT since FROM sagaz_tiering.spill") is None

@@ -82,9 +82,12 @@ UPDATE sagaz_tiering.saga_snapshots d SET spilled = true
 SELECT 1 FROM sagaz_tiering.spill FOR UPDATE
 
 -- name: end_spill
--- Only after lock_spill in the same transaction: a spiller that we waited for is visible now.
+-- Only after lock_spill in the same transaction: a spiller that we waited for is visible now. While Redis has not
+-- followed a deletion, it may have an older save of what was deleted.
 UPDATE sagaz_tiering.spill SET since = NULL
  WHERE since IS NOT NULL AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots WHERE spilled)
+   AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones WHERE in_redis)
+   AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.erasures WHERE hot_done_at IS NULL)
 
 -- name: claim_due
 -- A batch of due rows that no other job works on, marked as ours for a while.
