@@ -73,9 +73,8 @@ def _lost(save: HotSave) -> Copy:
         f"snapshot {meta.snapshot_id} (step {meta.step_name!r} of saga {meta.saga_id}) was acknowledged by Redis "
         "alone, which has lost it"
     )
-    return Copy(
-        ref=SnapshotRef.of(meta, expires_us=save.expires_us, tier=Tier.HOT), saved_us=meta.saved_us, error=error
-    )
+    ref = replace(SnapshotRef.of(meta, expires_us=save.expires_us, tier=Tier.HOT), unreadable=str(error))
+    return Copy(ref=ref, saved_us=meta.saved_us, error=error)
 
 
 def nameless(saga_id: UUID, header: Header) -> Copy:

@@ -6,6 +6,7 @@ import asyncio
 from datetime import timedelta
 
 import pytest
+from structlog.testing import capture_logs
 from support.clocks import Servers, Uptime
 
 from sagaz_tiering.server_clock import AGREEING
@@ -108,14 +109,15 @@ async def test_clock_of_a_run_does_not_follow_corrections(servers: Servers) -> N
         assert abs(fixed.now() - servers.true()) < timedelta(seconds=1)
 
 
-async def test_host_that_is_off_is_told_once_per_change(servers: Servers, capsys: pytest.CaptureFixture[str]) -> None:
+async def test_host_that_is_off_is_told_once_per_change(servers: Servers) -> None:
     """And again when it is right."""
-    async with servers.clock(host_ahead=timedelta(minutes=2)) as clock:
-        await clock.measure()
-        servers.host_ahead = timedelta()
-        await clock.measure()
-        await clock.measure()
-    told = capsys.readouterr().out
+    with capture_logs() as logs:
+        async with servers.clock(host_ahead=timedelta(minutes=2)) as clock:
+            await clock.measure()
+            servers.host_ahead = timedelta()
+            await clock.measure()
+            await clock.measure()
+    told = [entry["event"] for entry in logs]
     assert told.count("clock.host_off") == 1
     assert told.count("clock.host_right") == 1
 
