@@ -276,12 +276,12 @@ class Judgement:
         """
         save = missing.last_save
         saved, killed_at = save.end, self._run.killed_at.get(f"application-{str(save.version).split('.')[0]}.log", 0.0)
-        if saved <= killed_at <= saved + UNNOTED_S:
-            return bool(self._redis_lost_at)
         noted = saved + UNNOTED_S
         for began, ended in self._run.postgresql_away:
             if began <= noted and saved <= ended:
                 noted = max(noted, ended + UNNOTED_S)
+        if saved <= killed_at <= noted:
+            return bool(self._redis_lost_at)
         return any(saved - 1.0 <= lost_at <= noted for lost_at in self._redis_lost_at)
 
     def _count(self, problem: str, read: Read) -> None:

@@ -42,7 +42,7 @@ LONG_AGO = datetime.now(UTC) - timedelta(days=30)  # workers have the real clock
 def settings(database: str, redis_url: str, tmp_path: Path) -> TieringConfig:
     """Two processes, packs of a few sagas."""
     cold = {"url": f"file://{tmp_path / 'cold'}", "pack": {"target": 8 * 1024, "max_frame": 8 * 1024}}
-    jobs = {"processes": 2, "batch_sagas": 2, "claim_ttl": "1s", "lease_ttl": "1s"}
+    jobs = {"processes": 2, "batch_sagas": 2, "claim_ttl": "1s", "lease_ttl": "5s"}
     return config(database=database, redis_url=redis_url, cold=cold, jobs=jobs)
 
 
