@@ -96,11 +96,11 @@ async def test_two_daemons_do_the_same_work_once(database: str, redis_url: str, 
     async with product(settings, now=now) as one, product(settings, now=now, schema=False) as other:
         for snapshot in saved:
             await one.storage.save_snapshot(snapshot)
+        # How much each gets is a matter of who begins first; what matters is that nothing is done by both.
         reports = await asyncio.gather(one.run("age"), other.run("age"))
         shares = [report.counts.get("archived", 0) for report in reports]
         packed = await one.runtime.db.fetchval("SELECT sum(snapshot_count) FROM sagaz_tiering.packs")
         assert sum(shares) == packed == len(saved), "work was done twice"
-        assert min(shares) > 0, "one of the two did nothing"
         await check_nothing_lost(one, saved)
 
 
