@@ -27,7 +27,7 @@ run: ## the daemon with config/embedded.yaml; its data is in .sagaz-tiering (Ctr
 	@tools/bootstrap run
 	@exec $(BIN)/sagaz-tiering run --config config/embedded.yaml $(ARGS)
 
-test: ## the tests, on real PostgreSQL, Redis and S3 servers; under three minutes (check: all of them, eight)
+test: ## the quick share of the tests, on real PostgreSQL, Redis and S3 servers (check: all of them, about twenty minutes)
 	@tools/bootstrap dev
 	@$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
 
