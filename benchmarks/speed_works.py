@@ -116,8 +116,10 @@ async def script_call(field: Field, snapshot: SagaSnapshot) -> tuple[str, list[A
     of_saga, of_snapshot = meta.saga_id.hex, meta.snapshot_id.hex
     names = [keys.value(of_saga, of_snapshot), keys.index(of_saga), keys.pointer(of_snapshot), keys.due(of_saga[0])]
     given = [value, meta.created_us, hot_keys.member(meta.step_index, meta.snapshot_id), hot_keys.pointer(meta)]
-    rest = [meta.saved_us, of_saga, meta.created_us, "", keys.prefix, of_snapshot]
-    return load_script("save").digest, [*names, keys.expiry(of_saga[0])], given + rest
+    rest = [meta.saved_us, of_saga, meta.created_us, "", keys.prefix, of_snapshot, ""]
+    names += [keys.expiry(of_saga[0]), keys.delete_mark(of_snapshot)]
+    names += [keys.held_mark(of_saga), keys.held_id_mark(of_snapshot)]
+    return load_script("save").digest, names, given + rest
 
 
 def save_one(field: Field, snapshots: Snapshots, count: int) -> Work:
