@@ -29,6 +29,7 @@ from sagaz_tiering.storage_class import StorageClass
 _SQL = load("restores")
 RETRIEVALS = ("Standard", "Bulk", "Expedited")
 MAX_DAYS = 3650
+_LOST = "waits: Redis lost what had been brought back"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -137,7 +138,9 @@ class Restores:
                 same = await conn.fetchrow(_SQL["same"], asked["digest"], into_hot)
                 if same is not None:
                     raise _Nothing
-                eta, cost = _estimate(await conn.fetch(_SQL["volumes"], restore_id), retrieval, days, into_hot, prices)
+                eta, cost = _estimate(
+                    await conn.fetch(_SQL["volumes"], restore_id, None), retrieval, days, into_hot, prices
+                )
                 await conn.execute(_SQL["complete"], restore_id, asked["digest"], now + eta, cost, asked["snapshots"])
         except _Nothing:
             return None if same is None else await self.get(same["restore_id"])
@@ -220,6 +223,28 @@ class Restores:
     async def done(self, restore_id: UUID, now: datetime) -> None:
         """Its time is over."""
         await self._db.execute(_SQL["ended"], restore_id, "DONE", now)
+
+    async def brought_back(self, restore_id: UUID, after: UUID, now: datetime, limit: int) -> list[UUID]:
+        """The next snapshots behind `after` that a request brought back to Redis and that live still."""
+        return [row["snapshot_id"] for row in await self._db.fetch(_SQL["brought_back"], restore_id, after, now, limit)]
+
+    async def reopen(self, restore_id: UUID, lost: Sequence[UUID], now: datetime, prices: PriceList) -> int:
+        """Redis lost these: their packs are worked on anew, and the request is RESTORING again; how many packs.
+
+        What that may cost is added to its cost. Nothing where it has ended by now.
+        """
+        async with self._db.transaction() as conn:
+            row = await conn.fetchrow(_SQL["active"], restore_id)
+            packs = await conn.fetch(_SQL["wait_again"], restore_id, list(lost), _LOST) if row else []
+            if row is None or not packs:
+                return 0
+            try:
+                volumes = await conn.fetch(_SQL["volumes"], restore_id, [pack["pack_id"] for pack in packs])
+                eta, cost = _estimate(volumes, row["retrieval"], row["days"], True, prices)
+            except ConfigError:  # its packs are in another class by now, which the job `restore` will say
+                eta, cost = timedelta(0), 0.0
+            await conn.execute(_SQL["reopen"], restore_id, now + eta, cost)
+        return len(packs)
 
     async def cancel(self, restore_id: UUID, now: datetime) -> bool:
         """End it now; what it pinned ages again. False if it had ended. What S3 was asked for cannot be taken back."""

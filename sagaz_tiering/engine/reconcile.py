@@ -10,7 +10,8 @@ ask PostgreSQL of everything. The order here, and what a crash after each step l
 4. what PostgreSQL has and Redis lacks, or has older, is put back, marks of legal holds too
                                                                          -> each step is repeated from its beginning
 5. what Redis alone acknowledged and has not got any more is counted, and marked in Redis, so that reads say so
-6. one transaction: Redis is trusted, unless it changed again meanwhile  -> done, or all of it once more
+6. restores of which Redis lost something are under way again
+7. one transaction: Redis is trusted, unless it changed again meanwhile  -> done, or all of it once more
 
 Memory is bounded by a page. Where Redis is trusted, a run costs one look at each server.
 """
@@ -114,6 +115,7 @@ async def _agree(context: JobContext, lease: Lease, state: HotTierState, tally: 
     await _remove_deleted(context, since, tally)
     tally.add("put_back", await put_back(context, lease))
     await _find_lost(context, lease, tally)
+    await _restore_anew(context, tally)
 
 
 async def _saves_have_ended(context: JobContext) -> None:
@@ -238,6 +240,22 @@ async def _mark_lost(context: JobContext, lease: Lease, missing: Sequence[HotSav
         found = sum(save.lost_at is None for save in lost)
     await hot_saves.drop(gone)
     return found
+
+
+async def _restore_anew(context: JobContext, tally: Tally) -> None:
+    """What restores had brought back and Redis has not got any more is brought back again, by the job `restore`."""
+    restores = context.catalog.restores
+    for request in [*await restores.in_state("READY"), *await restores.in_state("RESTORING")]:
+        after, packs = _FIRST, 0
+        while request.into_hot and (ids := await restores.brought_back(request.restore_id, after, context.now, _PAGE)):
+            if context.stopping.is_set():
+                return
+            there, after = await context.hot.saves(ids), ids[-1]
+            lost = [snapshot_id for snapshot_id in ids if snapshot_id not in there]
+            packs += await restores.reopen(request.restore_id, lost, context.now, context.prices) if lost else 0
+        if packs:
+            tally.add("restored_anew")
+            _log.warning("restore.reopened", restore_id=str(request.restore_id), packs=packs)
 
 
 async def _accept_lost(context: JobContext, lease: Lease, tally: Tally) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from support.commands import cli
 from support.payload import snapshots
+from support.processes import redis_do
 from support.s3_server import S3Server, s3_server  # noqa: F401  # a fixture
 from support.tiers import DAY, NOW, Product, config, product
 
@@ -162,6 +163,50 @@ async def test_cancelled_restore_ages_again(shop: Product) -> None:
     shop.clock.advance(8 * DAY)
     await shop.run("age")
     assert await shop.hot_count() == 0
+
+
+@pytest.mark.guarantee("G2")
+@pytest.mark.parametrize("goes_back", [False, True], ids=["emptied", "older-file"])
+async def test_restore_that_redis_lost_is_under_way_again(
+    own_redis: Any, database: str, tmp_path: Path, goes_back: bool
+) -> None:
+    """Nobody is told that it is ready; it is brought back once more, its cost and those who wait know of it."""
+    server = await own_redis()
+    cold = {"url": f"file://{tmp_path / 'cold'}", **PACK}
+    async with product(config(database=database, redis_url=server.url, cold=cold, policies=POLICIES)) as shop:
+        saved = await frozen(shop, 20)
+        request = await shop.storage.restore(saved[0].saga_id, days=30)
+        other = await shop.storage.restore(saved[-1].saga_id, days=2)
+        assert request is not None
+        assert other is not None
+        if goes_back:
+            await redis_do(server.url, "SAVE")
+        await until_ready(shop, request.restore_id)
+        await until_ready(shop, other.restore_id)
+        shop.clock.advance(4 * DAY)
+        await shop.run("restore")
+        if goes_back:
+            server.kill()
+            await server.start()
+        else:
+            await redis_do(server.url, "FLUSHALL")
+        assert (await shop.run("reconcile")).counts["restored_anew"] == 1
+        again = await shop.storage.restore(saved[0].saga_id, days=30)
+        assert again is not None
+        assert (again.restore_id, again.state, again.ready_at) == (request.restore_id, "RESTORING", None)
+        assert again.eta_at > shop.clock.now()
+        assert again.cost_usd == pytest.approx(2 * request.cost_usd)
+        assert "Redis lost" in again.errors[0]
+        assert (await shop.storage.restore_status(other.restore_id)).state == "DONE"
+        with pytest.raises(SnapshotArchived):
+            await shop.storage.list_snapshots(saved[0].saga_id)
+        await until_ready(shop, request.restore_id)
+        assert await shop.storage.list_snapshots(saved[0].saga_id) == saved[4::-1]
+        assert await shop.hot_count() == 5
+        shop.clock.advance(29 * DAY)
+        await shop.run("age")
+        assert await shop.hot_count() == 5
+        assert "restored_anew" not in (await shop.run("reconcile")).counts
 
 
 async def test_wrong_requests_say_what_is_offered(shop: Product) -> None:

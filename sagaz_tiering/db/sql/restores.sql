@@ -29,7 +29,7 @@ SELECT count(*) AS snapshots,
   FROM sagaz_tiering.restore_items WHERE restore_id = $1
 
 -- name: volumes
--- Packs and bytes by class; those that another restore has asked for already cost nothing more.
+-- Packs and bytes by class, of all packs or of these ($2); those that another restore has asked for already cost nothing more.
 SELECT p.storage_class, count(*) AS packs, sum(p.byte_size)::bigint AS bytes,
        count(*) FILTER (WHERE n.new) AS new_packs, coalesce(sum(p.byte_size) FILTER (WHERE n.new), 0)::bigint AS new_bytes
   FROM sagaz_tiering.restore_packs rp
@@ -38,7 +38,7 @@ SELECT p.storage_class, count(*) AS packs, sum(p.byte_size)::bigint AS bytes,
            SELECT 1 FROM sagaz_tiering.restore_packs o JOIN sagaz_tiering.restores r USING (restore_id)
             WHERE o.pack_id = rp.pack_id AND o.restore_id <> rp.restore_id
               AND o.state IN ('ASKED', 'READABLE') AND r.state = 'RESTORING') AS new) AS n
- WHERE rp.restore_id = $1 GROUP BY p.storage_class
+ WHERE rp.restore_id = $1 AND ($2::integer[] IS NULL OR rp.pack_id = ANY($2::integer[])) GROUP BY p.storage_class
 
 -- name: same
 SELECT * FROM sagaz_tiering.restores WHERE digest = $1 AND into_hot = $2 AND state IN ('RESTORING', 'READY')
@@ -119,6 +119,35 @@ UPDATE sagaz_tiering.restores SET state = $2, ready_at = $3, readable_until = $4
 -- name: ended
 UPDATE sagaz_tiering.restores SET state = $2, ended_at = $3
  WHERE restore_id = $1 AND state IN ('RESTORING', 'READY')
+
+-- name: brought_back
+-- What a restore brought back and must still be in Redis, after an id.
+SELECT DISTINCT i.snapshot_id
+  FROM sagaz_tiering.restore_items i
+  JOIN sagaz_tiering.restore_packs rp USING (restore_id, pack_id)
+  JOIN sagaz_tiering.snapshots s USING (snapshot_id)
+  JOIN sagaz_tiering.packs p ON p.pack_id = s.pack_id
+ WHERE i.restore_id = $1 AND i.snapshot_id > $2 AND rp.state = 'DONE' AND p.state = 'ACTIVE'
+   AND (s.expires_at IS NULL OR s.expires_at > $3)
+ ORDER BY i.snapshot_id LIMIT $4
+
+-- name: wait_again
+-- The packs of which these were brought back are worked on anew; which.
+UPDATE sagaz_tiering.restore_packs rp SET state = 'WAITING', error = $3
+ WHERE rp.restore_id = $1 AND rp.state = 'DONE' AND rp.pack_id IN (
+       SELECT pack_id FROM sagaz_tiering.restore_items WHERE restore_id = $1 AND snapshot_id = ANY($2::uuid[]))
+RETURNING rp.pack_id
+
+-- name: active
+-- Whether it has not ended; nobody ends it meanwhile.
+SELECT retrieval, days, state FROM sagaz_tiering.restores
+ WHERE restore_id = $1 AND into_hot AND state IN ('RESTORING', 'READY') FOR UPDATE
+
+-- name: reopen
+UPDATE sagaz_tiering.restores
+   SET state = 'RESTORING', ready_at = NULL, readable_until = NULL, notified_at = NULL, notify_attempts = 0,
+       eta_at = greatest(CASE WHEN state = 'RESTORING' THEN eta_at ELSE $2 END, $2), cost_usd = cost_usd + $3
+ WHERE restore_id = $1
 
 -- name: unnotified
 SELECT * FROM sagaz_tiering.restores
