@@ -50,10 +50,11 @@ class HotNotes:
             self._telling = asyncio.create_task(self._tell())
 
     async def flush(self) -> None:
-        """Tell all that waits. Raises CatalogUnavailable; then it waits on."""
+        """Tell all that waits now. Raises CatalogUnavailable; then it waits on."""
         async with self._one_at_a_time:
-            while self._waiting:
-                batch = dict(list(self._waiting.items())[:_AT_ONCE])
+            waiting = list(self._waiting.items())
+            for start in range(0, len(waiting), _AT_ONCE):
+                batch = dict(waiting[start : start + _AT_ONCE])
                 changes = await self._saves.note([save for save, _ in batch.values()])
                 await self._look_for([save.meta for save, known in batch.values() if known != changes])
                 for snapshot_id, save in batch.items():

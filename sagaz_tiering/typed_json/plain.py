@@ -11,9 +11,9 @@ from typing import Any
 
 import orjson
 
-from sagaz_tiering.typed_json.depth import too_deep_for
 from sagaz_tiering.typed_json.pieces import NATIVE_ONLY
 from sagaz_tiering.typed_json.shape import INTEGERS_AND_NONE, ITEM_WEIGHT, LARGE
+from sagaz_tiering.typed_json.tagging import MAX_DEPTH
 
 
 def plain_json(value: Any) -> bytes | None:
@@ -27,25 +27,28 @@ def plain_json(value: Any) -> bytes | None:
         data = orjson.dumps(value, option=NATIVE_ONLY)  # which refuses keys that are no str, and what UTF-8 has not
     except (ValueError, TypeError, RecursionError):
         return None
-    return None if len(data) >= LARGE or too_deep_for(data, value) else data
+    return None if len(data) >= LARGE else data
 
 
 def _is_light_and_exact(value: Any) -> bool:
     """As `shape_of` would tell, without telling why not: what is met twice counts twice, so a cycle is too much."""
-    room, containers = LARGE, [value]
-    for container in containers:
-        room -= ITEM_WEIGHT * (len(container) + 1)
-        if room < 0:
-            return False
-        for item in container.values() if type(container) is dict else container:
-            kind = type(item)
-            if kind is str:
-                room -= len(item)
-            elif kind is float:
-                if item - item != 0.0:  # JSON has no NaN and no infinity
-                    return False
-            elif kind is dict or kind is list:
-                containers.append(item)
-            elif kind not in INTEGERS_AND_NONE:
+    room, level = LARGE, [value]
+    for _ in range(MAX_DEPTH):
+        deeper: list[Any] = []
+        for container in level:
+            items = container.values() if type(container) is dict else container
+            room -= ITEM_WEIGHT * (len(items) + 1)
+            if room < 0:
                 return False
-    return room >= 0
+            for item in items:
+                kind = type(item)
+                if kind is str:
+                    room -= len(item)
+                elif kind is dict or kind is list:
+                    deeper.append(item)
+                elif kind not in INTEGERS_AND_NONE and (kind is not float or item - item != 0.0):
+                    return False  # JSON has no NaN and no infinity
+        if not deeper:
+            return room >= 0
+        level = deeper
+    return False
