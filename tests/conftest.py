@@ -17,6 +17,7 @@ SLOW = frozenset(
     {
         "test_s3_storage.py",
         "test_s3_store.py",
+        "test_old_stores.py",
         "test_transfer_cli.py",
         "test_from_sagaz.py",
         "test_crypto_shredding.py",

@@ -1,0 +1,68 @@
+"""What strangers hold on to stays as it is: `tests/nets` holds it, and a change there is made on purpose.
+
+python tests/test_public_surface.py     # writes the files anew: read the difference before you commit it
+"""
+
+from __future__ import annotations
+
+import asyncio
+import difflib
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).parent
+if __name__ == "__main__":
+    sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import pytest  # noqa: E402
+from support.documents import document_keys  # noqa: E402
+from support.servers import fresh_database, new_folder, server_folder  # noqa: E402
+from support.surface import NETS  # noqa: E402
+
+from sagaz_tiering.embedded import PostgresServer, RedisServer  # noqa: E402
+
+FOLDER = HERE / "nets"
+DOCUMENTS = "documents.json"
+
+
+def compare(name: str, found: str) -> None:
+    """Fail with the difference between what is recorded and what is there now."""
+    held = (FOLDER / name).read_text(encoding="utf-8")
+    if held != found:
+        lines = difflib.unified_diff(held.splitlines(), found.splitlines(), f"tests/nets/{name}", "now", lineterm="")
+        pytest.fail(
+            "\n".join(lines)
+            + "\n\nOthers rely on that. Is the change meant? Then: python tests/test_public_surface.py, and say it in"
+            " CHANGELOG.md.",
+            pytrace=False,
+        )
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_surface_is_the_recorded_one(name: str) -> None:
+    """Public names, errors, help, metrics, events, settings and migrations are what was promised."""
+    compare(name, NETS[name]())
+
+
+@pytest.mark.slow
+async def test_documents_have_the_recorded_keys(database: str, redis_url: str, tmp_path: Path) -> None:
+    """What each command says with `--json` has the same keys, of the same kinds, and the same exit code."""
+    compare(DOCUMENTS, await document_keys(tmp_path, database=database, redis_url=redis_url))
+
+
+async def _record() -> None:
+    for name, make in NETS.items():
+        (FOLDER / name).write_text(make(), encoding="utf-8")
+    with server_folder() as folder:
+        async with (
+            PostgresServer(new_folder(folder, "postgres"), durable=False) as postgres,
+            RedisServer(new_folder(folder, "redis"), durable=False) as redis,
+            fresh_database(postgres) as database,
+        ):
+            work = new_folder(folder, "work")
+            text = await document_keys(work, database=database, redis_url=redis.url)
+            (FOLDER / DOCUMENTS).write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    asyncio.run(_record())
