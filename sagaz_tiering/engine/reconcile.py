@@ -5,7 +5,8 @@ ask PostgreSQL of everything. The order here, and what a crash after each step l
 
 1. what is being saved at that moment comes to its end
 2. of every saga in Redis: what was forgotten goes, what packs hold in the same save or a newer one goes; of a Redis
-   that was last seen before deletions are remembered, all goes aside that PostgreSQL did not note
+   that was whole before deletions are remembered, or before it was ever met, all from then goes aside that PostgreSQL
+   did not note
 3. what was deleted since it was saved goes
 4. what PostgreSQL has and Redis lacks, or has older, is put back, marks of legal holds too
                                                                          -> each step is repeated from its beginning
@@ -104,11 +105,11 @@ async def _agree(context: JobContext, lease: Lease, state: HotTierState, tally: 
     await _saves_have_ended(context)
     since = None if state.good_at is None else state.good_at - _MARGIN
     packs_left = await context.catalog.packs.any_evicted_since(since)
-    too_old = state.good_at is not None and state.good_at < context.now - context.options.tombstones
+    doubted_us = _doubted_until_us(context, state)
     async for saga_ids in _sagas(context):
         await _forget(context, saga_ids, tally)
-        if too_old:
-            await _set_aside(context, saga_ids, state, tally)
+        if doubted_us is not None:
+            await _set_aside(context, saga_ids, state, doubted_us, tally)
         if packs_left:
             await _leave_to_packs(context, saga_ids, tally)
         await context.hot.be_looked_at(saga_ids, context.now_us)
@@ -155,19 +156,31 @@ async def _forget(context: JobContext, saga_ids: Sequence[UUID], tally: Tally) -
         tally.add("forgotten", await _evict(context, [save for save in saves if save.snapshot_id in dead]))
 
 
-async def _set_aside(context: JobContext, saga_ids: Sequence[UUID], state: HotTierState, tally: Tally) -> None:
-    """What was in Redis before it was met: nobody remembers what of it was deleted since."""
+def _doubted_until_us(context: JobContext, state: HotTierState) -> int | None:
+    """What was saved before may have been deleted longer ago than is remembered; None: nothing that Redis has.
+
+    That is so in a Redis that was whole too long ago, or from before it was first met though another one was whole.
+    """
     assert state.changed_at is not None  # it changed
-    assert state.good_at is not None  # or it would not be too old
-    prefix = f"{context.hot.keys.prefix}-aside-{state.changed_at:%Y%m%dT%H%M%S}"
-    until_us, moved = to_micros(state.changed_at), 0
+    remembered = context.now - context.options.tombstones
+    is_old = state.reconciled_at is not None if state.good_at is None else state.good_at < remembered
+    return to_micros(min(state.changed_at, remembered)) if is_old else None
+
+
+async def _set_aside(
+    context: JobContext, saga_ids: Sequence[UUID], state: HotTierState, until_us: int, tally: Tally
+) -> None:
+    """What was saved before and PostgreSQL does not vouch for: nobody remembers whether it was deleted since."""
+    prefix, moved = f"{context.hot.keys.prefix}-aside-{state.changed_at:%Y%m%dT%H%M%S}", 0
     async for ids in context.hot.members(saga_ids):
         old = [save for save in (await context.hot.saves(ids)).values() if save.saved_us < until_us]
-        noted = await context.catalog.hot_saves.noted(old)
-        moved += await context.hot.set_aside([save for save in old if save.snapshot_id not in noted], prefix)
+        vouched = await context.catalog.hot_saves.noted(old)
+        vouched |= (await context.catalog.restores.pinned([save.snapshot_id for save in old], context.now)).keys()
+        moved += await context.hot.set_aside([save for save in old if save.snapshot_id not in vouched], prefix)
     tally.add("set_aside", moved)
     if moved:
-        why = f"of a Redis that was last seen at {state.good_at.isoformat()}, longer ago than deletions are remembered"
+        when = "before it was first met" if state.good_at is None else f"at {state.good_at.isoformat()}"
+        why = f"of a Redis that was whole {when}: they may have been deleted longer ago than deletions are remembered"
         await context.catalog.quarantine.record("hot_tier", prefix, why, context.now, budget=1)
         _log.error("hot_tier.set_aside", snapshots=moved, key_prefix=prefix, why=why)
 

@@ -314,6 +314,49 @@ async def test_redis_that_was_away_for_longer_than_deletions_are_remembered_is_s
             assert len(await aside.values(deleted[0].saga_id, 10)) == 2
 
 
+@pytest.mark.parametrize("first", ["believed", "reconciled"])
+async def test_redis_from_before_it_was_first_met_brings_nothing_back(
+    own_redis: Any, database: str, tmp_path: Path, first: str
+) -> None:
+    """A file without a mark of the catalog: what may have been deleted longer ago than is remembered goes aside.
+
+    What is younger than that stays; all of it where no Redis was whole before, since the catalog is what is new then.
+    """
+    server = await own_redis()
+    policies = [{"name": "fast", "match": {}, "durability": "hot"}]
+    old, deleted, young, late = (saga(at, begun=NOW, saga_name=HOT) for at in range(4))
+    async with opened(server.url, database, tmp_path, policies=policies) as shop:
+        await saved(shop, (*old[:2], *deleted[:2]))
+        shop.clock.advance(80 * DAY)
+        await saved(shop, young[:2])
+        await told(shop)
+        keys, db = shop.runtime.hot.keys, shop.runtime.db
+        await redis_do(server.url, "DEL", keys.incarnation())
+        await redis_do(server.url, "SAVE")  # by code that left no mark and noted nothing
+        await db.execute("DELETE FROM sagaz_tiering.hot_saves")
+        if first == "reconciled":
+            await shop.storage.delete_snapshot(young[1].snapshot_id)
+        await db.execute("DELETE FROM sagaz_tiering.hot_tier")
+        await db.execute("INSERT INTO sagaz_tiering.hot_tier DEFAULT VALUES")
+        assert "set_aside" not in (await shop.run("reconcile")).counts
+        assert await shop.storage.list_snapshots(old[0].saga_id) == old[1::-1]
+        assert await shop.storage.cleanup_saga(deleted[0].saga_id) == 2
+        for days, gone in ((1, 0), (91, 6)):
+            shop.clock.advance(days * DAY)
+            await shop.run("collect")
+            await rolled_back(server)
+            await saved(shop, late[:1])
+            assert (await shop.run("reconcile")).counts.get("set_aside", 0) == gone
+            assert await shop.storage.list_snapshots(deleted[0].saga_id) == []
+            assert await shop.storage.get_latest_snapshot(late[0].saga_id) == late[0]
+            assert (await shop.storage.list_snapshots(old[0].saga_id) == []) is (gone > 0)
+        assert await db.fetchval("SELECT count(*) FROM sagaz_tiering.tombstones") == 0
+        (item,) = await shop.runtime.catalog.quarantine.items(10)
+        assert "before it was first met" in item.reason
+        async with HotTier(replace(shop.runtime.hot.options, key_prefix=item.item)) as aside:
+            assert len(await aside.values(deleted[0].saga_id, 10)) == 2
+
+
 async def test_save_that_redis_took_and_forgot_before_postgresql_had_it(
     redis_url: str, database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

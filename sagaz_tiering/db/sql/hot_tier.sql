@@ -27,7 +27,7 @@ SELECT NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots) AND NOT EXISTS (S
 -- Another one is met. Of several before the next reconciliation the one that had the oldest past counts.
 UPDATE sagaz_tiering.hot_tier
    SET nonce = $1, number = $2, run_id = $3, noted_at = clock_timestamp(), changes = changes + 1,
-       changed_at = $7, reason = $4, trusted = $6,
+       changed_at = $7, reason = $4, trusted = $6, reconciled_at = CASE WHEN $6 THEN $7 ELSE reconciled_at END,
        good_at = CASE WHEN trusted THEN $5::timestamptz WHEN good_at IS NULL OR $5 IS NULL THEN NULL
                       ELSE least(good_at, $5) END
 RETURNING good_at
