@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from typing import Any, Final, Self, TypeVar
 
+from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES
 from sagaz_tiering.errors import InvalidSnapshot, WrongEventLoop
 from sagaz_tiering.process_loop import HomeLoop, Twin, settling
 from sagaz_tiering.snapshot import SagaSnapshot
@@ -81,6 +82,10 @@ class AnyLoop:
     async def _disconnect(self) -> None:
         """Close every connection, on the loop that they belong to; the next call opens them again."""
 
+    def _most_bytes(self) -> int:
+        """How long the body of a snapshot may be."""
+        return MAX_SNAPSHOT_BYTES
+
     def _another(self) -> Callable[[], AbstractAsyncContextManager[Any]]:
         """What opens the same storage over connections of its own. Raises WrongEventLoop where that cannot be."""
         other = copy.copy(self)
@@ -109,7 +114,9 @@ class AnyLoop:
                     raise
             raise
         if method.__name__ == _SAVE:
-            args, kwargs = tuple(map(_private, args)), {name: _private(value) for name, value in kwargs.items()}
+            most = self._most_bytes()
+            args = tuple(_private(value, most) for value in args)
+            kwargs = {name: _private(value, most) for name, value in kwargs.items()}
         return await twin.use(lambda other: method(other, *args, **kwargs))
 
     async def _iterate_elsewhere(
@@ -157,11 +164,11 @@ async def _disconnect(storage: AnyLoop) -> None:
     await storage._disconnect()
 
 
-def _private(snapshot: Any) -> Any:
-    """A copy that the caller's other tasks cannot change while another thread encodes it."""
+def _private(snapshot: Any, most: int) -> Any:
+    """A copy that the caller's other tasks cannot change while another thread encodes it, unless that refuses it."""
     with suppress(InvalidSnapshot):  # the call itself raises it
         ours = copy.copy(SagaSnapshot.of(snapshot))
         for name in ("context", "completed_steps", "external_refs"):
-            object.__setattr__(ours, name, private_copy(getattr(ours, name)))
+            object.__setattr__(ours, name, private_copy(getattr(ours, name), most))
         return ours
     return snapshot

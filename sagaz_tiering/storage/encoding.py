@@ -59,7 +59,7 @@ async def encode_record(
     except NotSerializable:
         if texts is None:
             raise
-        return await _record(await texts.instead(snapshot), saved_us, max_bytes)
+        return await _record(await texts.instead(snapshot, max_bytes), saved_us, max_bytes)
 
 
 async def _record(snapshot: SagaSnapshot, saved_us: int, max_bytes: int) -> Record:

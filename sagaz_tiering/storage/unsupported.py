@@ -25,11 +25,14 @@ class Texts:
         self._storage = storage
         self._told = Repeated()
 
-    async def instead(self, snapshot: SagaSnapshot) -> SagaSnapshot:
-        """The snapshot with texts where its context could not be stored; a large one is worked on by a thread."""
+    async def instead(self, snapshot: SagaSnapshot, max_bytes: int) -> SagaSnapshot:
+        """The snapshot with texts where its context could not be stored; a large one is worked on by a thread.
+
+        What is certainly longer than `max_bytes` is left for the encoder to refuse.
+        """
         context, work = snapshot.context, Replacing()
         if shape_of(context) is Shape.LARGE:
-            found = await asyncio.to_thread(work.replace, private_copy(context))
+            found = await asyncio.to_thread(work.replace, private_copy(context, max_bytes))
         else:
             found = work.replace(context)
         if not work.types or type(found) is not dict:

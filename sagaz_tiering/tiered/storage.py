@@ -151,6 +151,9 @@ class TieredSnapshotStorage(AnyLoop):
             raise self._home.wrong(hint="open it by TieredSnapshotStorage.from_config, which serves every loop")
         return self._open_again
 
+    def _most_bytes(self) -> int:
+        return self._tiers.limits.max_snapshot
+
     async def _disconnect(self) -> None:
         await self._notes.close()
 

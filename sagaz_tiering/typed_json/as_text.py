@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from enum import Enum
 from typing import Any, Final
 
+from sagaz_tiering.typed_json.hashing import hashes_collide
 from sagaz_tiering.typed_json.objects import StoredObject, Unfit, stored_object
 from sagaz_tiering.typed_json.tagging import MAX_DEPTH, Refused, tag
 
@@ -31,6 +32,7 @@ class Replacing:
 
     def __init__(self) -> None:
         self.types: dict[str, int] = {}
+        self._done: dict[int, tuple[Any, Any]] = {}  # (container, its copy) by id: shared ones stay shared
 
     def replace(self, value: Any) -> Any:
         """A copy of `value` that can be stored, as far as that goes; `value` itself if it is nested too deeply."""
@@ -39,8 +41,13 @@ class Replacing:
         except _TooDeep:  # a cycle may have as many copies as there are ways through it
             self.types.clear()
             return value
+        finally:
+            self._done.clear()
 
     def _replaced(self, value: Any, levels: int) -> Any:
+        done = self._done.get(id(value))
+        if done is not None:
+            return done[1]
         if isinstance(value, Enum):
             return self._leaf(value)
         kind = next((base for base in _CONTAINERS if isinstance(value, base)), None)
@@ -48,18 +55,26 @@ class Replacing:
             stored = stored_object(value)
         except Unfit:
             return self._text(value)
-        if levels == 0 and (kind is not None or stored is not None):
-            raise _TooDeep
-        if stored is not None:
-            return StoredObject(stored.type_name, {name: self._replaced(v, levels - 1) for name, v in stored.items()})
-        if kind is None:
+        if kind is None and stored is None:
             return self._leaf(value)
+        if levels == 0:
+            raise _TooDeep
+        found = self._copy(value, kind, levels - 1) if stored is None else self._fields(stored, levels - 1)
+        self._done[id(value)] = (value, found)
+        return found
+
+    def _fields(self, stored: StoredObject, levels: int) -> StoredObject:
+        return StoredObject(stored.type_name, {name: self._replaced(item, levels) for name, item in stored.items()})
+
+    def _copy(self, value: Any, kind: Any, levels: int) -> Any:
+        if kind not in (list, tuple) and hashes_collide(value):
+            return value
         if type(value) is not kind:
             self._count(value)
         if kind is dict:
-            found = {self._replaced(key, levels - 1): self._replaced(item, levels - 1) for key, item in value.items()}
+            found = {self._replaced(key, levels): self._replaced(item, levels) for key, item in value.items()}
             return found if len(found) == len(value) else value
-        return self._items(value, kind, levels - 1)
+        return self._items(value, kind, levels)
 
     def _items(self, value: Iterable[Any], kind: Callable[[Iterable[Any]], Any], levels: int) -> Any:
         items = [self._replaced(item, levels) for item in value]

@@ -1,7 +1,7 @@
 """Whether a value can fit into a limit at all, asked before anything is copied or written.
 
-A value whose lists share their elements is small in memory and huge as JSON, so each visit counts. What is counted is
-never more than is written: a value that would fit is never refused.
+A value whose lists share their elements is small in memory and huge as JSON, so each visit counts; what was visited
+before is not walked again. What is counted is never more than is written: a value that would fit is never refused.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from sagaz_tiering.typed_json.objects import Unfit, stored_object
 from sagaz_tiering.typed_json.shape import JSON_LEAVES
 from sagaz_tiering.typed_json.tagging import MAX_DEPTH, segment
 
+_LEAVES: Final = JSON_LEAVES | {bytes, bytearray}
 _MOST_SHOWN: Final = 10
 """Segments of a path that are shown: the outermost."""
 
@@ -45,10 +46,16 @@ class _TooDeep(Exception):
 class _Budget:
     def __init__(self, most: int) -> None:
         self._room = most
+        self._known: dict[int, tuple[Any, int]] = {}  # (container, what it needs), by its id
 
     def spend(self, value: Any, levels: int) -> None:
         """Take off what `value` needs at least, which may have so many levels of containers."""
         kind = type(value)
+        known = None if kind in _LEAVES else self._known.get(id(value))
+        if known is not None and known[1] < self._room:  # else it is walked, to tell where it goes past
+            self._room -= known[1]
+            return
+        room = self._room
         if kind is list or kind is tuple:
             self._items(value, enumerate(value), levels, "[{}]".format)
         elif kind is dict:
@@ -59,6 +66,8 @@ class _Budget:
             self._leaf(value, kind, levels)
         if self._room < 0:
             raise PastBudget
+        if kind not in _LEAVES:
+            self._known[id(value)] = (value, room - self._room)
 
     def _leaf(self, value: Any, kind: type, levels: int) -> None:
         if kind is str or kind is bytes or kind is bytearray:

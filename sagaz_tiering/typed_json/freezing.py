@@ -11,10 +11,10 @@ from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any, Final
 
-from sagaz_tiering.typed_json.budget import check_budget
+from sagaz_tiering.typed_json.budget import PastBudget, check_budget
 from sagaz_tiering.typed_json.objects import StoredObject, Unfit, stored_object
 from sagaz_tiering.typed_json.shape import ITEM_WEIGHT, JSON_LEAVES
-from sagaz_tiering.typed_json.tagging import MAX_DEPTH
+from sagaz_tiering.typed_json.tagging import MAX_DEPTH, Refused, refuse_colliding
 
 PIECE: Final = 128 * 1024
 """Weight of what is given to one call of a C function, which no other thread can interrupt: about a millisecond."""
@@ -61,7 +61,10 @@ class Freezer:
         self._room = _NEVER_CUT if most is None else most // _UNASKED
 
     def freeze(self, value: Any) -> Any:
-        """The copy of `value`: a Large, or an ordinary value if it is not that heavy. Raises TooDeep, PastBudget."""
+        """The copy of `value`: a Large, or an ordinary value if it is not that heavy.
+
+        Raises TooDeep, PastBudget, and Refused (without the path) for colliding elements.
+        """
         self._value = value
         kind = type(value)
         return value if kind in JSON_LEAVES else self._copy(value, kind, MAX_DEPTH)
@@ -107,6 +110,7 @@ class Freezer:
         try:
             self._take(len("".join(copy)))
         except TypeError:  # no text; containers as keys are immutable, so not copied, but written each time
+            refuse_colliding(copy)
             if any(type(key) in _NESTING for key in copy):
                 self._ask()
 
@@ -156,6 +160,7 @@ class Freezer:
 
     def _copy_set(self, value: Any, kind: type) -> Any:
         copy = list(value)  # its elements are immutable, or they could not be in it
+        refuse_colliding(copy)
         self._weight = sum(4 * ITEM_WEIGHT + (len(item) if type(item) in (str, bytes) else 0) for item in copy)
         self._take(self._weight + ITEM_WEIGHT)
         if any(type(item) in _NESTING for item in copy):
@@ -184,11 +189,14 @@ def _dict_parts(copy: dict[Any, Any], cuts: Sequence[int]) -> list[Any]:
     return [part[0] if len(part) == 1 and type(part[0][1]) is Large else dict(part) for part in parts]
 
 
-def private_copy(value: Any) -> Any:
-    """A copy of all containers in `value`, in one go; `value` itself where it is nested too deeply to be encoded."""
+def private_copy(value: Any, most: int) -> Any:
+    """A copy of all containers in `value`, in one go; `value` itself where the writing refuses it whatever comes.
+
+    That is where it is nested too deeply, certainly longer than `most` bytes of JSON, or has colliding elements.
+    """
     try:
-        return Freezer(_NEVER_CUT).freeze(value)
-    except TooDeep:
+        return Freezer(_NEVER_CUT, most).freeze(value)
+    except (TooDeep, PastBudget, Refused):
         return value
 
 

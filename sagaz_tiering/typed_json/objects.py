@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import dataclasses
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from enum import Enum
 from functools import cached_property
 from typing import Any, Final, TypeVar
+from uuid import UUID
 
 _C = TypeVar("_C", bound=type)
 _BUILT_IN: Final = (BaseException, Enum, str, bytes, bytearray, int, float, complex, list, tuple, dict, set, frozenset)
 _SET, _EXTRA, _PRIVATE = "_set", "_extra", "_private"  # of models; no field of one starts with an underscore
+_HASHED: Final = frozenset({str, int, float, bool, type(None), Decimal, UUID, date, datetime, time, timedelta})
 _STATE: Final = frozenset({_SET, _EXTRA, _PRIVATE})
 
 _class_by_name: dict[str, type] = {}
@@ -40,7 +44,9 @@ class StoredObject(dict[str, Any]):
         return not self == other
 
     def __hash__(self) -> int:  # type: ignore[override]  # one may have been the key of a dict
-        return hash((self.type_name, *sorted(self)))
+        # Of all fields there is at least the name; what may be equal to something that has no hash has no part in it.
+        simple = ((name, value) for name, value in self.items() if type(value) in _HASHED)
+        return hash((self.type_name, *sorted(self), frozenset(simple)))
 
     def __repr__(self) -> str:
         return f"{self.type_name}({', '.join(f'{name}={value!r}' for name, value in self.items())})"
@@ -151,7 +157,7 @@ def _model_fields(value: Any) -> dict[str, Any]:
 def _revived_model(cls: Any, stored: dict[str, Any]) -> Any:
     fields = cls.__pydantic_fields__
     values = {name: value for name, value in stored.items() if name not in _STATE}
-    if not values.keys() <= fields.keys():
+    if not values.keys() <= fields.keys() or any(type(name) is not str for name in stored.get(_SET, ())):
         return None
     extra = stored.get(_EXTRA)
     given = set(stored[_SET]) if _SET in stored else {*values, *(extra or ())}

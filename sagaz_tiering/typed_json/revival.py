@@ -17,6 +17,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sagaz_tiering.typed_json.enums import enum_class
+from sagaz_tiering.typed_json.hashing import MOST_ALIKE, hashes_collide, refusal
 from sagaz_tiering.typed_json.objects import revived_object
 from sagaz_tiering.typed_json.tagging import FLOAT_NAMES
 
@@ -116,6 +117,8 @@ def _float(payload: Any) -> float:
 
 def _set(payload: Any) -> set[Any]:
     items = _typed(payload, list)
+    if hashes_collide(items):
+        raise ValueError(refusal(items)[0])
     value = set(items[:_AT_ONCE])
     for at in range(_AT_ONCE, len(items), _AT_ONCE):  # one call for a million would stop all other threads
         value.update(items[at : at + _AT_ONCE])
@@ -126,6 +129,8 @@ def _set(payload: Any) -> set[Any]:
 
 def _dict(payload: Any) -> dict[Any, Any]:
     pairs = [_row(pair, 2) for pair in _typed(payload, list)]
+    if len(pairs) > MOST_ALIKE and hashes_collide([key for key, _ in pairs]):
+        raise ValueError(refusal({})[0])
     value = {key: item for key, item in pairs}  # noqa: C416  # dict(pairs) would stop all other threads if it is large
     if len(value) != len(pairs):
         raise ValueError("a dict has the same key twice")

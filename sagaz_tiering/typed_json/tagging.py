@@ -6,7 +6,7 @@ import base64
 import json
 import math
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
@@ -15,6 +15,7 @@ from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from sagaz_tiering.typed_json.enums import enum_name
+from sagaz_tiering.typed_json.hashing import hashes_collide, refusal
 from sagaz_tiering.typed_json.objects import StoredObject, Unfit, stored_object
 
 MAX_DEPTH: Final = 200
@@ -88,6 +89,7 @@ def _tag_tuple(value: tuple[Any, ...], depth: int) -> Any:
 
 
 def _tag_set(value: set[Any] | frozenset[Any], depth: int) -> Any:
+    refuse_colliding(value)
     items = _tag_all(value, depth, indexed=False)
     items.sort(key=json.dumps)
     return {"~set" if type(value) is set else "~frozenset": items}
@@ -95,6 +97,8 @@ def _tag_set(value: set[Any] | frozenset[Any], depth: int) -> Any:
 
 def _tag_dict(value: dict[Any, Any], depth: int) -> Any:
     plain = all(type(key) is str and not key.startswith("~") for key in value)
+    if not plain:
+        refuse_colliding(value)
     out: list[tuple[Any, Any]] = []
     key: Any = None
     try:
@@ -104,6 +108,16 @@ def _tag_dict(value: dict[Any, Any], depth: int) -> Any:
         exc.trail.append((id(value), segment(key)))
         raise
     return dict(out) if plain else {"~dict": out}
+
+
+def refuse_colliding(items: Collection[Any]) -> None:
+    """Raise Refused for elements of a set, or keys of a dict, that could not be read back in reasonable time."""
+    try:
+        collide = hashes_collide(items)
+    except TypeError:  # a hash of the application's own
+        return
+    if collide:
+        raise Refused(*refusal(items))
 
 
 def _stored(value: Any) -> StoredObject | None:

@@ -107,7 +107,7 @@ def _dumps_large(value: Any, path: str, most: int | None) -> tuple[Encoding, byt
     freezer = Freezer(most=most)
     try:
         frozen = freezer.freeze(value)
-    except TooDeep:
+    except (TooDeep, Refused):
         return Encoding.TYPED, tagged_text(_tagged(value, path))  # which says where
     try:
         if not unchanged(value, frozen):

@@ -14,8 +14,10 @@ from support.snapshots import make
 
 from sagaz_tiering.codec import encode
 from sagaz_tiering.errors import NotSerializable, SnapshotTooLarge
-from sagaz_tiering.typed_json import Replacing, dumps
-from sagaz_tiering.typed_json.budget import check_budget
+from sagaz_tiering.storage.encoding import encode_record
+from sagaz_tiering.storage.unsupported import Texts
+from sagaz_tiering.typed_json import Replacing, dumps, private_copy
+from sagaz_tiering.typed_json.budget import PastBudget, check_budget
 
 LIMIT = 512 * 1024
 DOUBLINGS = 18
@@ -99,3 +101,37 @@ def test_a_cycle_is_left_as_it_is_where_texts_are_allowed() -> None:
     cycle += [cycle, cycle]
     value = {"a": cycle, "b": object()}
     assert Replacing().replace(value) is value
+
+
+class Row(list[Any]):
+    """A list of the application's own class."""
+
+
+@pytest.mark.parametrize("pair", [lambda one, other: [one, other], lambda one, other: {"l": one, "r": other}])
+def test_shared_values_are_not_copied_for_another_loop(pair: Callable[[Any, Any], Any]) -> None:
+    """What another loop's twin refuses as too large is handed over as it is: no copy grows without bound."""
+    value = {"a": doubled(["x" * 10], pair)}
+    tracemalloc.start()
+    try:
+        assert private_copy(value, LIMIT) is value
+        assert tracemalloc.get_traced_memory()[1] < 4 * LIMIT
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_budget_is_counted_once_for_what_is_shared() -> None:
+    """Lists of lists that would be 2**180 elements as JSON take a walk of 180, not of the whole limit."""
+    value: Any = []
+    for _ in range(180):
+        value = [value, value]
+    with pytest.raises(PastBudget):
+        check_budget(value, 2**40)
+
+
+async def test_shared_lists_of_an_own_class_are_refused_where_texts_are_allowed() -> None:
+    """Each is replaced once, however often it is referred to, and the result is refused as too large."""
+    value: Any = Row()
+    for _ in range(150):
+        value = Row([value, value])
+    with pytest.raises(SnapshotTooLarge, match=r"context\.a\[0\]"):
+        await encode_record(make(1, context={"a": value}), saved_us=SAVED_US, texts=Texts("memory"))

@@ -241,13 +241,13 @@ def test_large_objects_are_written_in_pieces() -> None:
         encoded = dumps(value)
         assert encoded == dumps(value, shape=Shape.TYPED)
         assert loads(*encoded) == value
-    assert dumps(private_copy(many)) == dumps(many)
+    assert dumps(private_copy(many, 2**20)) == dumps(many)
 
 
 def test_a_private_copy_is_of_objects_too() -> None:
     """What another thread encodes does not change with the object."""
     basket = Basket([Money(Decimal(1))])
-    taken, before = private_copy({"b": basket}), dumps({"b": basket})
+    taken, before = private_copy({"b": basket}, 2**20), dumps({"b": basket})
     basket.lines.append(Money(Decimal(2)))
     basket.lines[0].currency = "USD"
     assert dumps(taken) == before

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from sagaz_tiering import typed_json
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.codec import decode, encode, from_value, to_value
+from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES, decode, encode, from_value, to_value
 from sagaz_tiering.db.text import from_column, to_column
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, replay_record
@@ -39,7 +39,7 @@ async def row_of(snapshot: SagaSnapshot, saved_us: int, texts: Texts | None = No
     except NotSerializable:
         if texts is None:
             raise
-        return await _row_of(await texts.instead(snapshot), saved_us)
+        return await _row_of(await texts.instead(snapshot, MAX_SNAPSHOT_BYTES), saved_us)
 
 
 async def _row_of(snapshot: SagaSnapshot, saved_us: int) -> tuple[Any, ...]:
