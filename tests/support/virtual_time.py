@@ -1,0 +1,43 @@
+"""An event loop whose time passes as soon as nothing is left to do: a day in the time of its work."""
+
+from __future__ import annotations
+
+import asyncio
+import selectors
+from collections.abc import Callable
+from typing import Any
+
+
+class _Selector(selectors.DefaultSelector):  # type: ignore[valid-type,misc]  # which class it is depends on the system
+    """Instead of waiting for the next timer it moves the time there."""
+
+    pass_time: Callable[[float], None]
+
+    def select(self, timeout: float | None = None) -> Any:
+        ready = super().select(0 if timeout is not None else None)
+        if not ready and timeout:
+            self.pass_time(timeout)
+        return ready
+
+
+class VirtualTimeLoop(asyncio.SelectorEventLoop):
+    """`time()` begins with 0 and moves by timers only, or by `pass_time` for a process that was stopped.
+
+    `on_pass` is called whenever it has moved.
+    """
+
+    def __init__(self) -> None:
+        self._now = 0.0
+        self.on_pass: Callable[[], None] = lambda: None
+        selector = _Selector()
+        selector.pass_time = self.pass_time
+        super().__init__(selector)
+
+    def time(self) -> float:
+        """Seconds, as `asyncio` counts them."""
+        return self._now
+
+    def pass_time(self, seconds: float) -> None:
+        """Let that much time pass in which nothing runs."""
+        self._now += seconds
+        self.on_pass()
