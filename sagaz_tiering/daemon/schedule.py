@@ -177,7 +177,7 @@ class JobSchedule:
             if not exc.permanent:
                 self._retry_soon(name)
             about = {"kind": type(exc).__name__, "permanent": exc.permanent}
-            next_run_in_s = round(self.due_in()[name].total_seconds(), 1)
+            next_run_in_s = round(max(self.due_in()[name].total_seconds(), 0.0), 1)
             _log.error("job.failed", job=name, error=str(exc), hint=exc.hint, next_run_in_s=next_run_in_s, **about)
             _count_failure(name, exc)
         except Exception as exc:  # noqa: BLE001 - a job ends here; a defect in one must not take the others with it

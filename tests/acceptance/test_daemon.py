@@ -207,7 +207,7 @@ async def test_daemon_stops_in_order_while_snapshots_are_packed(
         assert await process.stop() == 0
         assert process.notified("STOPPING=1") == 1
         (stopping,) = process.logged("daemon.stopping")
-        assert stopping["running"] == ["age"]
+        assert "age" in stopping["running"]
         assert not process.logged("daemon.jobs_cut_short")
         assert not process.logged("job.failed")
     await assert_all_there(config, saved)

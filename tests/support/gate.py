@@ -72,7 +72,7 @@ class Gate:
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(ConnectionError):
             server_reader, server_writer = await asyncio.open_connection(*self._to)
-            pumps = [asyncio.create_task(_pump(reader, server_writer))]
+            pumps = [asyncio.create_task(self._questions(reader, server_writer))]
             pumps.append(asyncio.create_task(self._answers(server_reader, writer)))
             try:
                 await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
@@ -81,6 +81,10 @@ class Gate:
                 for pump in pumps:
                     pump.cancel()
                 await asyncio.gather(*pumps, return_exceptions=True)
+
+    async def _questions(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """What the server is asked, as it comes."""
+        await _pump(reader, writer)
 
     async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """What the server says, as it comes."""
