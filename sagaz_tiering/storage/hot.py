@@ -41,10 +41,12 @@ class HotTier(HotTurns):
         due_us: int | None,
         expires_us: int | None,
         held_too: bool = True,
+        replacing_too: bool = True,
     ) -> NotTaken | None:
         """Store one snapshot. None: it is there now, else nothing was changed.
 
         Without `held_too` nothing is stored where a hold is on it or its saga: somebody must look first (`held`).
+        Without `replacing_too` either nor where Redis has another save of it, which any match may hold.
         """
         saga, snapshot, keys = meta.saga_id.hex, meta.snapshot_id.hex, self.keys
         run = self._ask if len(value) < _LONG_VALUE else self._eval
@@ -71,7 +73,7 @@ class HotTier(HotTurns):
                 "" if expires_us is None else expires_us,
                 keys.prefix,
                 snapshot,
-                "1" if held_too else "0",
+                "1" if held_too else "0" if replacing_too else "2",
             ],
         )
         if answer == 1:

@@ -1,15 +1,20 @@
 """What must not be replaced: snapshots under a legal hold, and saved ones of policies with `rewrite: refuse`.
 
 A save that may meet one is looked at before anything is stored. A hold on a saga leaves a mark in Redis that the
-script `save` sees in its one trip. Holds by match are learnt from PostgreSQL within a second; a save asks where the
-name of its saga matches one. PostgreSQL refuses by itself what it has. What slips through, since Redis alone has it or
-in that second, is kept beside the original by the job `age`.
+script `save` sees in its one trip. Holds by match are learnt from PostgreSQL within a second. While one is in force, a
+save is looked at whose saga's name matches, and one that would replace what Redis has. Redis may not know the id any
+more: where PostgreSQL does not take the save, which refuses by itself, it is asked whether it has a held version of the
+id, once for all that are saved at that time. What slips through, in that second or since PostgreSQL is away, is kept
+beside the original by the job `age`.
 """
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
+from uuid import UUID
 
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.clock import Clock, to_micros
@@ -36,6 +41,8 @@ from sagaz_tiering.tiered.watch import Watch
 _log = Logger(__name__)
 _PATIENCE_SECONDS = 0.25
 """So long a save waits for PostgreSQL to say which holds are in force; then it goes by what was known last."""
+_ANSWER_SECONDS = 2.0
+"""So long it waits for PostgreSQL to say whether it has a held version of the id, and leaves it alone after that."""
 
 
 class Freezer:
@@ -49,6 +56,15 @@ class Freezer:
         self._clock = clock
         self._held: tuple[str, ...] = ()
         self._names: list[Callable[[str], bool]] = []
+        self._asked: set[UUID] = set()
+        self._question: asyncio.Task[set[UUID]] | None = None
+        self._one_at_a_time = asyncio.Lock()
+        self._silent_until = 0.0
+
+    @property
+    def any_match(self) -> bool:
+        """Whether a hold by match was in force when a save was last asked about."""
+        return bool(self._held)
 
     async def asks(self, meta: SnapshotMeta, policy: Policy) -> bool:
         """Whether a save must be looked at first."""
@@ -57,7 +73,30 @@ class Freezer:
         held = await self._watch.held(_PATIENCE_SECONDS)
         if held != self._held:
             self._held, self._names = held, [matcher(Match.model_validate_json(one).saga_name) for one in held]
-        return any(matches(meta.saga_name) for matches in self._names)
+        if any(matches(meta.saga_name) for matches in self._names):
+            return True
+        return self.any_match and policy.durability is Durability.HOT and await self._is_frozen(meta.snapshot_id)
+
+    async def _is_frozen(self, snapshot_id: UUID) -> bool:
+        """Whether PostgreSQL has a held version of it, under whatever name; False where it does not say so soon."""
+        if time.monotonic() < self._silent_until:
+            return False
+        self._asked.add(snapshot_id)
+        if self._question is None:
+            self._question = asyncio.create_task(self._ask())
+            self._question.add_done_callback(lambda asked: asked.cancelled() or asked.exception())
+        question = self._question
+        await asyncio.wait((question,), timeout=_ANSWER_SECONDS)
+        with suppress(CatalogUnavailable, asyncio.InvalidStateError):  # the latter: it has no answer yet
+            return snapshot_id in question.result()
+        self._silent_until = time.monotonic() + _ANSWER_SECONDS
+        return False
+
+    async def _ask(self) -> set[UUID]:
+        """Those of all that came while the question before was under way."""
+        async with self._one_at_a_time:
+            ids, self._asked, self._question = self._asked, set(), None
+            return await self._catalog.holds.frozen(list(ids))
 
     async def may_store(self, snapshot: SagaSnapshot, meta: SnapshotMeta, policy: Policy) -> bool:
         """Whether to store it; False: it is stored as it is.

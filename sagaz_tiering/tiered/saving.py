@@ -146,7 +146,7 @@ class Saver:
     async def _save_again(self, save: _Save) -> None:
         """Redis took it, and was found to be another one before PostgreSQL had it: `reconcile` may not have seen it."""
         try:
-            await self._hot.save(save.meta, save.value, **save.times(), held_too=True)
+            await self._hot.save(save.meta, save.value, **save.times(), held_too=True, replacing_too=True)
         except HotTierUnavailable:
             await self._durable.spill([(save.meta.snapshot_id, from_micros(save.meta.saved_us))])
 
@@ -154,7 +154,13 @@ class Saver:
         if not after_all and time.monotonic() < self._hot_pause_until:
             raise _LeftAlone("Redis failed a moment ago and is left alone for a second")
         try:
-            refused = await self._hot.save(save.meta, save.value, **save.times(), held_too=not save.may_be_held)
+            refused = await self._hot.save(
+                save.meta,
+                save.value,
+                **save.times(),
+                held_too=not save.may_be_held,
+                replacing_too=not self._freezer.any_match,
+            )
         except HotTierUnavailable:
             self._hot_pause_until = time.monotonic() + _PAUSE.total_seconds()
             raise

@@ -14,13 +14,14 @@ import pytest
 from support.snapshots import make
 from support.tiers import DAY, NOW, Product, config, product
 
-from sagaz_tiering.errors import HotTierUnavailable, LegalHold, RewriteRefused
+from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, LegalHold, RewriteRefused
 from sagaz_tiering.patterns import Match
 from sagaz_tiering.snapshot import SagaSnapshot
 
 MOVE = [{"to": "STANDARD_IA", "after": "7d"}]
 POLICIES: list[dict[str, Any]] = [
     {"name": "fast", "match": {"saga_name": "fast"}, "durability": "hot", "move": MOVE, "retain": "30d"},
+    {"name": "slow", "match": {"saga_name": "slow"}, "durability": "hot", "move": MOVE, "retain": "30d"},
     {"name": "once", "match": {"saga_name": "once"}, "move": MOVE, "rewrite": "refuse"},
     {"name": "default", "match": {}, "move": MOVE, "retain": "30d"},
 ]
@@ -108,6 +109,63 @@ async def test_changed_status_does_not_slip_out_of_a_match(shop: Product, name: 
     await is_untouched(shop, again)
     with pytest.raises(LegalHold):
         await shop.storage.delete_snapshot(held.snapshot_id)
+
+
+@pytest.mark.guarantee("G14")
+@pytest.mark.parametrize("name", ["fast", "slow", "order"])
+@pytest.mark.parametrize("packed", [False, True], ids=["hot", "packed"])
+async def test_name_that_does_not_match_frees_nothing(shop: Product, name: str, packed: bool) -> None:
+    """Held by the name it was saved under: under another one the id is refused all the same, in its saga or another."""
+    held, free = await saved(shop, name, packed=packed), await saved(shop, "other", packed=packed)
+    await shop.runtime.catalog.holds.place(Match(saga_name=(name,)), reason="audit", who="x", now=shop.clock.now())
+    shop.storage._watch.follow(timedelta(days=7))  # as after a second
+    for thief in {"fast", "slow", "order"} - {name}:
+        for saga_id in (held.saga_id, uuid4()):
+            with pytest.raises(LegalHold, match="audit"):
+                await shop.storage.save_snapshot(other(held, saga_name=thief, saga_id=saga_id))
+        await is_untouched(shop, held)
+        new = replace(held, snapshot_id=uuid4(), saga_id=uuid4(), saga_name=thief)
+        again = other(free, saga_name=thief, created_at=shop.clock.now())
+        for taken in (new, again):
+            await shop.storage.save_snapshot(taken)
+            await is_untouched(shop, taken)
+
+
+@pytest.mark.guarantee("G14")
+async def test_saves_of_other_names_ask_together_whether_their_ids_are_held(
+    shop: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred at once are few questions; while PostgreSQL does not answer Redis acknowledges them as ever."""
+    held = await saved(shop, "order", packed=True)
+    await shop.runtime.catalog.holds.place(Match(saga_name=("order",)), reason="audit", who="x", now=shop.clock.now())
+    shop.storage._watch.follow(timedelta(days=7))
+    real, questions = shop.runtime.catalog.holds.frozen, []
+
+    async def frozen(ids: Any) -> set[Any]:
+        questions.append(len(ids))
+        return await real(ids)
+
+    monkeypatch.setattr(shop.runtime.catalog.holds, "frozen", frozen)
+    many = [replace(held, snapshot_id=uuid4(), saga_id=uuid4(), saga_name="fast") for _ in range(100)]
+    thief = other(held, saga_name="fast")
+    outcomes = await asyncio.gather(*map(shop.storage.save_snapshot, (*many, thief)), return_exceptions=True)
+    assert [type(one).__name__ for one in outcomes] == ["NoneType"] * 100 + ["LegalHold"]
+    assert sum(questions) == 101
+    assert len(questions) <= 10
+
+    async def away(*_: Any) -> set[Any]:
+        questions.append(0)
+        raise CatalogUnavailable("away")
+
+    monkeypatch.setattr(shop.runtime.catalog.holds, "frozen", away)
+    questions.clear()
+    for _ in range(2):
+        await shop.storage.save_snapshot(replace(held, snapshot_id=uuid4(), saga_id=uuid4(), saga_name="fast"))
+    assert questions == [0]
+    shop.storage._saver._freezer._silent_until = 0.0
+    monkeypatch.setattr(shop.runtime.catalog.holds, "frozen", real)
+    with pytest.raises(LegalHold):
+        await shop.storage.save_snapshot(thief)
 
 
 @pytest.mark.guarantee("G14")

@@ -39,6 +39,7 @@ class Nothing:
     """Knows of nothing that a save must heed."""
 
     changes = None
+    any_match = False
 
     async def first_look(self, _seconds: float) -> None:
         """Nothing to wait for."""

@@ -3,7 +3,8 @@
 --       7 mark of a legal hold on the saga  8 the same on the snapshot, of whatever saga it was
 -- ARGV  1 value  2 score (created, us)  3 member (step_index + id)  4 pointer (saga hex, created, member's step,
 --       saved, crc)  5 saved (us)  6 saga hex  7 due (us or '')  8 expires (us or '')  9 key prefix  10 id hex
---       11 '1' to store it also where it, its saga, or the one that has the id now, is held
+--       11 '1' to store it also where it, its saga, or the one that has the id now, is held; '2': and not either where
+--       another save of it is there, since any may be held
 -- Returns 1 if it is there now; else why not and an instant (8 bytes, us): {'saved', when another save of the same
 -- snapshot was made that is as new or newer}, {'deleted', when it was deleted, at this save's instant or later},
 -- {'held'} where a hold may forbid it.
@@ -19,7 +20,7 @@ if there == ARGV[1] then
 end
 if ARGV[11] ~= '1' then
   local other = old and string.sub(old, 1, 32)
-  if held or held_id or (other and other ~= ARGV[6] and redis.call('EXISTS', ARGV[9] .. ':held:{' .. other .. '}') == 1) then
+  if held or held_id or (old and ARGV[11] == '2') or (other and other ~= ARGV[6] and redis.call('EXISTS', ARGV[9] .. ':held:{' .. other .. '}') == 1) then
     return {'held'}
   end
 end
