@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Final
@@ -94,7 +94,37 @@ def check_redis_url(secret: SecretUrl) -> SecretUrl:
         raise problem(f"{redacted(url)!r} names no host; write redis://HOST:6379/0")
     if parts.scheme != "unix" and not re.fullmatch(r"/?[0-9]*", parts.path):
         raise problem(f"{redacted(url)!r}: the path must be the number of a database, such as /0")
+    _check_options(url, [name for name, _ in parse_qsl(parts.query)])
     return secret
+
+
+def _check_options(url: str, names: Iterable[str]) -> None:
+    try:
+        check_redis_options(names, scheme=url.partition("://")[0])
+    except ValueError as exc:
+        raise problem(f"{redacted(url)!r}: {exc}") from exc
+
+
+_REDIS_OPTIONS: Final = frozenset(
+    {"db", "username", "password", "protocol", "client_name", "lib_name", "lib_version", "encoding", "encoding_errors"}
+    | {"socket_timeout", "socket_connect_timeout", "socket_read_size", "health_check_interval", "max_connections"}
+    | {"decode_responses", "retry_on_timeout", "retry_on_error"}
+)
+_REDIS_TLS_OPTIONS: Final = frozenset(
+    {"ssl_ca_certs", "ssl_ca_data", "ssl_ca_path", "ssl_cert_reqs", "ssl_certfile", "ssl_check_hostname", "ssl_ciphers"}
+    | {"ssl_keyfile", "ssl_min_version", "ssl_password", "ssl_include_verify_flags", "ssl_exclude_verify_flags"}
+)
+
+
+def check_redis_options(names: Iterable[str], *, scheme: str) -> None:
+    """Refuse (ValueError) what the driver would trip over at the first call: what it does not know, TLS without TLS."""
+    for name in names:
+        if name in _REDIS_TLS_OPTIONS:
+            if not scheme.startswith("rediss"):
+                raise ValueError(f"{name} is for TLS, which is not asked for; write rediss://, or leave it out")
+        elif name not in _REDIS_OPTIONS and not (name == "socket_keepalive" and scheme != "unix"):
+            known = ", ".join(sorted({*_REDIS_OPTIONS, *_REDIS_TLS_OPTIONS, "socket_keepalive"}))
+            raise ValueError(f"unknown option {name!r:.80} (known: {known})")
 
 
 def _check_sentinels(url: str) -> None:
@@ -111,6 +141,7 @@ def _check_sentinels(url: str) -> None:
     if not re.fullmatch(r"[0-9]*", database):
         raise problem(f"{shown!r}: what follows the name must be the number of a database, such as /{name}/0")
     options = parse_qsl((found[6] or "").removeprefix("?"))
+    _check_options(url, [name for name, _ in options if not name.startswith(SENTINEL_OPTION)])
     try:
         typed_sentinel_options({name: value for name, value in options if name.startswith(SENTINEL_OPTION)})
     except ValueError as exc:

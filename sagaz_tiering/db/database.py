@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -50,6 +50,9 @@ _REFUSED = (
 _END_S = 1.0
 """How long a connection that is given back in the middle of something may take to be of use again."""
 
+_TIMES_OVERTAKEN = 10
+"""So often others may be quicker at the same rows before a statement by itself gives up."""
+
 STATEMENT_CACHE_SIZE = 100
 
 
@@ -76,10 +79,34 @@ class _Stateless(asyncpg.Connection):
     """A session in which nothing is ever set, locked or listened to outside a transaction: there is nothing to reset.
 
     The driver's own pool asks the server for that whenever a connection is given back, a round trip each time.
+
+    Nor is the isolation set, which poolers would not take: where the server's default is stricter than READ COMMITTED,
+    a statement by itself that lost to another's update did nothing, and is run again, as READ COMMITTED would.
     """
 
     def get_reset_query(self) -> str:
         return ""
+
+    async def fetch(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._again(super().fetch, args, kwargs)
+
+    async def fetchrow(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._again(super().fetchrow, args, kwargs)
+
+    async def fetchval(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._again(super().fetchval, args, kwargs)
+
+    async def execute(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._again(super().execute, args, kwargs)
+
+    async def _again(self, run: Callable[..., Awaitable[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        for _ in range(_TIMES_OVERTAKEN):
+            try:
+                return await run(*args, **kwargs)
+            except asyncpg.SerializationError:
+                if self.is_in_transaction():
+                    raise
+        return await run(*args, **kwargs)
 
 
 @contextmanager
@@ -102,10 +129,10 @@ def translated(shown_url: str, setting: str = "catalog.url") -> Iterator[None]:
         raise ConfigError(f"{setting} is not a usable PostgreSQL URL: {shown_url}: {exc}") from exc
     except _LOST as exc:
         reason = str(exc) or type(exc).__name__
-        raise CatalogUnavailable(
-            f"PostgreSQL at {shown_url} cannot be asked: {reason}",
-            hint=f"check {setting} and that PostgreSQL is running and reachable",
-        ) from exc
+        hint = f"check {setting} and that PostgreSQL is running and reachable"
+        if "rejected SSL" in reason:
+            hint = f"it speaks no TLS: set ssl = on there, or leave sslmode=require (verify-…) out of {setting}"
+        raise CatalogUnavailable(f"PostgreSQL at {shown_url} cannot be asked: {reason}", hint=hint) from exc
     except ValueError as exc:
         if "DSN" not in str(exc) and "dsn" not in str(exc):
             raise

@@ -78,6 +78,7 @@ def redis_errors(where: str, *, setting: str, when_full: str, when_node: str) ->
     `when_node` what to do where one server was meant and it is a node of a Cluster.
     """
     unreachable = f"check {setting} and that Redis is running and reachable"
+    unreachable += ", and that it speaks TLS at that port (redis:// is without)" if where.startswith("rediss") else ""
     try:
         yield
     except driver.NoPermissionError as exc:
@@ -99,7 +100,14 @@ def redis_errors(where: str, *, setting: str, when_full: str, when_node: str) ->
             ) from exc
         raise HotTierUnavailable(f"Redis at {where} cannot be asked: {exc}", hint=unreachable) from exc
     except driver.RedisError as exc:
-        raise HotTierUnavailable(f"Redis at {where} refuses: {exc}") from exc
+        raise _refusal(f"Redis at {where} refuses: {exc}", setting) from exc
+
+
+def _refusal(message: str, setting: str) -> HotTierUnavailable:
+    if "DB index is out of range" in message:
+        hint = f"that server has fewer databases (its setting `databases`, 16): give a lower number in {setting}"
+        return HotTierRefused(message, hint=hint)
+    return HotTierUnavailable(message)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -224,3 +224,33 @@ async def test_transactions_are_read_committed_whatever_the_servers_default_is(d
     await sql(database, f"ALTER DATABASE {name} SET default_transaction_isolation = serializable")
     async with Database(DatabaseOptions(url=database, shown_url="here")) as db, db.transaction() as conn:
         assert await conn.fetchval("SHOW transaction_isolation") == "read committed"
+
+
+@pytest.mark.parametrize("level", ["repeatable read", "serializable"])
+async def test_statement_that_lost_to_another_is_run_again_whatever_the_servers_default_is(
+    database: str, level: str
+) -> None:
+    """An update that waited for another of the same row counts after it, instead of failing."""
+    name = await sql(database, "SELECT current_database()")
+    await sql(database, f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'")
+    await sql(database, "CREATE TABLE counted AS SELECT 0 AS n")
+    add = "UPDATE counted SET n = n + 1 RETURNING n"
+    async with Database(DatabaseOptions(url=database, shown_url="here")) as db, asyncio.timeout(120):
+        async with db.transaction() as conn:
+            await conn.execute(add)
+            asked = [asyncio.create_task(ask(add)) for ask in (db.execute, db.fetch, db.fetchrow, db.fetchval)]
+            while await sql(database, "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'") < len(
+                asked
+            ):
+                pass
+        await asyncio.gather(*asked)
+        assert await db.fetchval("SELECT n FROM counted") == 1 + len(asked)
+
+
+async def test_server_without_tls_is_told_apart(database: str) -> None:
+    """The hint says that no TLS is spoken, not that the server is away."""
+    url = f"{database}{'&' if '?' in database else '?'}sslmode=require"
+    async with Database(DatabaseOptions(url=url, shown_url="here")) as db:
+        with pytest.raises(CatalogUnavailable) as caught:
+            await db.fetchval("SELECT 1")
+    assert "speaks no TLS" in caught.value.hint

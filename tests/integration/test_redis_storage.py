@@ -441,6 +441,20 @@ async def test_wrong_password_is_refused_and_not_shown(redis_url: str) -> None:
         assert "hunter2" not in f"{caught.value}{caught.value.hint}{storage.get_storage_info()}"
 
 
+@pytest.mark.parametrize(
+    ("scheme", "number", "hint"), [("redis", 99, "fewer databases"), ("rediss", 0, "speaks TLS at that port")]
+)
+async def test_database_that_is_not_there_and_tls_that_is_not_spoken_are_told(
+    redis_url: str, scheme: str, number: int, hint: str
+) -> None:
+    """The hint says what to write instead; a server that was merely away is said to be so."""
+    url = f"{redis_url.replace('redis', scheme, 1).removesuffix('/0')}/{number}"
+    async with RedisSnapshotStorage(url, socket_timeout=timedelta(seconds=0.5)) as storage:
+        with pytest.raises(HotTierUnavailable) as caught:
+            await storage.save_snapshot(make(1))
+    assert hint in caught.value.hint
+
+
 async def test_one_server_is_not_a_cluster(redis_url: str) -> None:
     """The error says which URL to write."""
     async with RedisSnapshotStorage(redis_url.replace("redis://", "redis+cluster://").removesuffix("/0")) as storage:
@@ -490,6 +504,10 @@ async def test_given_client_is_used_and_not_closed(clock: VirtualClock) -> None:
         ({"redis_url": "redis+sentinel://a:1,b:2/primary?sentinel_foo=1"}, "unknown option 'sentinel_foo'"),
         ({"redis_url": "redis+cluster://a:1,,b:2"}, "host"),
         ({"redis_url": "redis://localhost?decode_responses=True"}, "decode_responses"),
+        ({"redis_url": "redis://localhost?ssl_cert_reqs=none"}, "write rediss://"),
+        ({"redis_url": "redis+sentinel://a:1,b:2/primary?ssl_ca_certs=/ca"}, "write rediss://"),
+        ({"redis_url": "redis+cluster://a:1,b:2?sentinel_password=x"}, "unknown option 'sentinel_password'"),
+        ({"redis_url": "redis://localhost?timeout=5"}, "unknown option 'timeout'"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(options: dict[str, Any], word: str) -> None:

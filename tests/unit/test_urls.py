@@ -89,6 +89,10 @@ def test_secret_url_shows_itself_redacted_everywhere() -> None:
         (RedisUrl, "redis://h/orders", "must be the number of a database"),
         (RedisUrl, f"redis://u:{SECRET}@h:port", "the host or port cannot be read"),
         (RedisUrl, "unix://", "needs the path of the socket"),
+        (RedisUrl, f"redis://:{SECRET}@h/0?ssl_cert_reqs=none", "ssl_cert_reqs is for TLS, which is not asked for"),
+        (RedisUrl, f"redis+sentinel://:{SECRET}@h/m?ssl_ca_certs=/ca", "write rediss://"),
+        (RedisUrl, f"rediss://:{SECRET}@h?sockettimeout=1", "unknown option 'sockettimeout' (known: client_name, "),
+        (RedisUrl, "unix:///run/redis.sock?socket_keepalive=yes", "unknown option 'socket_keepalive'"),
         (PostgresUrl, f"mysql://u:{SECRET}@h/db", "write postgresql://USER@HOST:5432/DATABASE"),
         (PostgresUrl, f"host=h password={SECRET}", "write postgresql://USER@HOST:5432/DATABASE"),
         (PostgresUrl, f"postgresql://u:{SECRET}@h:99999/db", "the host or port cannot be read"),
@@ -114,7 +118,12 @@ def test_url_refusal_names_the_fix_and_no_secret(kind: object, url: str, fix: st
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://h", "redis://h/", "rediss://u:p@h:6379/1", "unix:///run/redis.sock", "redis://[::1]:6379/0"]
+    "url",
+    [
+        *("redis://h", "redis://h/", "rediss://u:p@h:6379/1", "unix:///run/redis.sock", "redis://[::1]:6379/0"),
+        "redis://h/0?socket_timeout=3&retry_on_timeout=true&retry_on_error=x&socket_keepalive=yes&client_name=me",
+        "rediss://h?ssl_cert_reqs=none&ssl_ca_path=/etc/ssl&protocol=3",
+    ],
 )
 def test_redis_url_accepts_one_server(url: str) -> None:
     """TCP, TLS, IPv6 and a Unix socket."""

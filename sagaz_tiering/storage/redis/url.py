@@ -11,7 +11,7 @@ from typing import Any, Literal
 from redis.asyncio.connection import AbstractConnection, Connection, SSLConnection, parse_url
 
 from sagaz_tiering.errors import ConfigError
-from sagaz_tiering.urls import MANY_HOSTS, SENTINEL_OPTION, redacted, typed_sentinel_options
+from sagaz_tiering.urls import MANY_HOSTS, SENTINEL_OPTION, check_redis_options, redacted, typed_sentinel_options
 
 _PORTS = {"cluster": 6379, "sentinel": 26379}
 _DONE_BY_US = frozenset({"retry", "retry_on_timeout", "retry_on_error"})
@@ -22,6 +22,8 @@ _CONNECTION_OPTIONS = frozenset(
     | {"socket_connect_timeout", "socket_keepalive", "socket_keepalive_options", "socket_read_size"}
     | {"health_check_interval", "encoding", "encoding_errors"}
 ) & (signature(AbstractConnection.__init__).parameters.keys() | signature(Connection.__init__).parameters.keys())
+_PLACE = frozenset({"host", "port", "path", "connection_class"})
+"""What the driver makes of the rest of a URL."""
 _EXAMPLES = "redis://HOST:6379/0, rediss://…, unix:///PATH, redis+cluster://HOST,HOST, redis+sentinel://HOST,HOST/NAME"
 
 
@@ -86,9 +88,17 @@ def with_driver_options(address: RedisAddress, given: Mapping[str, Any]) -> Redi
     return replace(address, options={**options, **address.options}, tls=tls)
 
 
-def _options_in(url: str) -> dict[str, Any]:
-    """The driver's options; its versions before 6 look at the name in a certificate only where they are told to."""
+def _options_in(url: str, *, beside: str = "\0") -> dict[str, Any]:
+    """The driver's options; its versions before 6 look at the name in a certificate only where they are told to.
+
+    Names that begin with `beside` are not the driver's. Raises ValueError for what it would trip over.
+    """
     options = dict(parse_url(url))
+    if options.get("host") or options.get("path"):  # else a password is taken for options
+        asked = [name for name in options if name not in _PLACE and not name.startswith(beside)]
+        check_redis_options(asked, scheme=url.partition("://")[0])
+    for name in _DONE_BY_US & options.keys():
+        del options[name]
     if options.get("connection_class") is SSLConnection and options.get("ssl_cert_reqs") != "none":
         options.setdefault("ssl_check_hostname", True)
     return options
@@ -103,7 +113,8 @@ def _parse_one(url: str, shown: str) -> RedisAddress:
 
 def _parse_many(parts: re.Match[str], shown: str) -> RedisAddress:
     scheme, kind, account, netloc, path, query = (part or "" for part in parts.groups())
-    found = [_options_in(f"{scheme}://{account}{host}{query}") for host in netloc.split(",")]
+    beside = SENTINEL_OPTION if kind == "sentinel" else "\0"
+    found = [_options_in(f"{scheme}://{account}{host}{query}", beside=beside) for host in netloc.split(",")]
     if any(not one.get("host") for one in found):
         raise ValueError("a host is missing")
     hosts = tuple((str(one["host"]), int(str(one.get("port", _PORTS[kind])))) for one in found)
