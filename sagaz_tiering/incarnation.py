@@ -30,7 +30,7 @@ class Look:
     """What a look found. Redis may be believed alone while it is `trusted` and nothing is `spilled`.
 
     `changes` is how often Redis was found to be another one; `first_after` the youngest age of a move ever in force;
-    `held` the matches (JSON) of the legal holds in force.
+    `held` the matches (JSON) of the legal holds in force; `packed` whether there is any pack.
     """
 
     trusted: bool
@@ -38,6 +38,7 @@ class Look:
     changes: int
     first_after: timedelta | None
     held: tuple[str, ...] = ()
+    packed: bool = True
 
 
 class Incarnation:
@@ -135,6 +136,7 @@ def _told(known: Known) -> Look:
         changes=known.changes,
         first_after=known.first_after,
         held=tuple(known.held),
+        packed=known.packed,
     )
 
 

@@ -28,6 +28,7 @@ class Known:
     spilled: bool = False
     first_after: timedelta | None = None
     held: Sequence[str] = ()
+    packed: bool = True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

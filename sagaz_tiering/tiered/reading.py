@@ -19,13 +19,13 @@ from sagaz_tiering.catalog.locations import Located, Locations
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec import Header, Record, from_value, read_header, read_meta
 from sagaz_tiering.dictionaries.shelf import Dictionaries
-from sagaz_tiering.errors import CorruptData, HotTierUnavailable, SnapshotLost, Unreadable
+from sagaz_tiering.errors import CatalogUnavailable, CorruptData, HotTierUnavailable, SnapshotLost, Unreadable
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, Tier
 from sagaz_tiering.storage.answers import check_answer, check_place
 from sagaz_tiering.storage.encoding import decode_record, decode_value
 from sagaz_tiering.storage.hot import HotTier
-from sagaz_tiering.storage.hot_values import Gone, check_indexed, indexed_header
+from sagaz_tiering.storage.hot_values import Gone, Indexed, check_indexed, indexed_header
 from sagaz_tiering.storage.hot_values import Header as IndexedHeader
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.tiered.cold import ColdTier
@@ -130,8 +130,8 @@ class Reader:
         if found is not None and found.value is not None:
             header = indexed_header(found, found.value, saga_id)
             check_answer(header.meta, step_name=step_name, not_after_us=not_after_us)
-            horizon = await self._watch.horizon_us(known, to_micros(self._clock.now()))
-            if horizon is not None and header.meta.created_us > horizon and self._is_alive(header.meta):
+            has_newer = await self._watch.has_newer(known, header.meta.created_us, to_micros(self._clock.now()))
+            if has_newer and self._is_alive(header.meta):
                 return await self._of_redis(found.value, header)
         while True:
             timeline = await self.timeline(saga_id, not_after=not_after, step_name=step_name, limit=1)
@@ -146,29 +146,35 @@ class Reader:
         """The newest `limit` live snapshots of a saga, newest first. Raises Unreadable with those that can be read."""
         if limit == 0:
             return []
-        try:
+        known, found = None, list[Indexed]()
+        with suppress(HotTierUnavailable, CorruptData):  # the longer way tells which is damaged, and reads the others
             known = await self._watch.known()
             found = await self._hot.values(saga_id, min(limit, NO_LIMIT))
-        except HotTierUnavailable:
-            found = []
-        values = [each.value for each in found if each.value is not None]
-        if len(values) == limit:
-            with suppress(CorruptData):  # then the longer way tells which, and reads the others
-                headers = [indexed_header(each, value, saga_id) for each, value in zip(found, values, strict=True)]
-                if await self._has_newest(headers, known):
-                    return await self._all_of_redis(values, headers)
-        while True:
-            copies = await self.timeline(saga_id, limit=limit)
-            loaded = await self.load(copies)
-            if len(loaded) == len(copies):  # else some were deleted meanwhile, and older ones take their places
-                return loaded
+            if len(found) == limit and (alone := await self._redis_alone(saga_id, found, known)):
+                return alone
+        try:
+            while True:
+                copies = await self.timeline(saga_id, limit=limit)
+                loaded = await self.load(copies)
+                if len(loaded) == len(copies):  # else some were deleted meanwhile, and older ones take their places
+                    return loaded
+        except CatalogUnavailable:
+            if alone := await self._redis_alone(saga_id, found, known, and_all=True):
+                return alone
+            raise
 
-    async def _has_newest(self, headers: Sequence[Header], known: Known) -> bool:
-        """Whether Redis has everything that is newer than the last of these, and all of them live."""
-        horizon = await self._watch.horizon_us(known, to_micros(self._clock.now()))
-        if horizon is None or headers[-1].meta.created_us <= horizon:
-            return False
-        return all(self._is_alive(header.meta) for header in headers)
+    async def _redis_alone(
+        self, saga_id: UUID, found: Sequence[Indexed], known: Known | None, *, and_all: bool = False
+    ) -> list[SagaSnapshot]:
+        """These, if Redis has everything that is newer than the last of them, or ever was, and all live; else []."""
+        values = [each.value for each in found if each.value is not None]
+        if known is None or not values or len(values) < len(found):
+            return []
+        headers = [indexed_header(each, value, saga_id) for each, value in zip(found, values, strict=True)]
+        oldest_us = None if and_all else headers[-1].meta.created_us
+        has_newer = await self._watch.has_newer(known, oldest_us, to_micros(self._clock.now()))
+        all_live = has_newer and all(self._is_alive(header.meta) for header in headers)
+        return await self._all_of_redis(values, headers) if all_live else []
 
     async def timeline(
         self,
@@ -360,10 +366,9 @@ class Reader:
             raise SnapshotLost(f"Redis names snapshot {snapshot_id}, but neither Redis nor PostgreSQL has it")
 
     async def _values(self, saga_id: UUID, ids: Sequence[UUID]) -> list[bytes | None]:
-        try:
+        with suppress(HotTierUnavailable):
             return await self._hot.fetch(saga_id, ids)
-        except HotTierUnavailable:
-            return [None] * len(ids)
+        return [None] * len(ids)
 
     async def _hot_timeline(
         self, saga_id: UUID

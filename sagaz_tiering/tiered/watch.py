@@ -30,6 +30,8 @@ from sagaz_tiering.units import micros
 
 _FRESH_SECONDS = SPILL_NOTICE.total_seconds() * 0.8
 _LOOK_AFTER_SECONDS = _FRESH_SECONDS / 2
+_ALWAYS = -(2**62)
+"""The horizon where nothing was ever moved away from Redis."""
 _UNKNOWN = Look(trusted=False, spilled=True, changes=-1, first_after=None)
 
 
@@ -140,7 +142,14 @@ class Watch:
             later = await self.known()
             if not self.believes(later) or later.look.changes != known.look.changes or not self.believes(known):
                 return None
-        return -(2**62) if self._first_after is None else now_us - micros(self._first_after)
+        return _ALWAYS if self._first_after is None else now_us - micros(self._first_after)
+
+    async def has_newer(self, known: Known, than_us: int | None, now_us: int) -> bool:
+        """Whether Redis, asked since, had every snapshot created after `than_us`; None: every one there ever was."""
+        horizon = await self.horizon_us(known, now_us)
+        if than_us is None:
+            return horizon == _ALWAYS and not known.look.packed
+        return horizon is not None and than_us > horizon
 
     def rules(self, policies: PolicySet) -> PolicySet:
         """By which policies snapshots expire, as far as the last look told: `policies`, and those accepted before."""

@@ -47,14 +47,35 @@ async def test_postgresql_down(own_postgres, redis_url: str, tmp_path: Path) -> 
             await shop.storage.get_snapshot(archived[0].snapshot_id)
         with pytest.raises(CatalogUnavailable):
             await shop.storage.get_snapshot(uuid4())
-        with pytest.raises(CatalogUnavailable):
-            await shop.storage.list_snapshots(archived[0].saga_id)
+        for cold in (archived, durable):  # of which older ones may be in a pack
+            with pytest.raises(CatalogUnavailable):
+                await shop.storage.list_snapshots(cold[0].saga_id)
         with pytest.raises(CatalogUnavailable):
             await shop.storage.save_snapshot(saga(9, begun=NOW + 9 * DAY, saga_name=DURABLE)[0])
 
         await server.start()
         for snapshot in (*archived, *durable, *fast):
             assert await shop.storage.get_snapshot(snapshot.snapshot_id) == snapshot
+
+
+@pytest.mark.parametrize("durability", ["hot", "durable"])
+async def test_lists_need_no_postgresql_where_nothing_is_ever_moved(
+    own_postgres, redis_url: str, tmp_path: Path, durability: str
+) -> None:
+    """Redis has all of such a saga, and says so alone; of a saga that it does not know nothing is said."""
+    server = await own_postgres(durable=True)
+    policies = [{"name": "stays", "match": {}, "durability": durability}]
+    built = config(database=server.url, redis_url=redis_url, cold=tmp_path / "cold", policies=policies)
+    saved = saga(3, begun=NOW, saga_name=HOT)
+    async with product(built) as shop:
+        for snapshot in saved:
+            await shop.storage.save_snapshot(snapshot)
+        assert await shop.storage.list_snapshots(saved[0].saga_id) == saved[::-1]
+        await server.stop()
+        assert await shop.storage.list_snapshots(saved[0].saga_id) == saved[::-1]
+        with pytest.raises(CatalogUnavailable):
+            await shop.storage.list_snapshots(uuid4())
+        await server.start()
 
 
 async def test_redis_down(own_redis, database: str, tmp_path: Path) -> None:
