@@ -63,6 +63,7 @@ class Hold:
     reason: str
     placed_by: str
     placed_at: datetime
+    not_marked: str = ""
 
     @property
     def subject(self) -> str:
@@ -155,9 +156,9 @@ class Holds:
         sagas = {row["saga_id"] for row in rows}
         return Coverage(**counts, sagas=len(sagas), exact=max(counts.values()) < most), sagas
 
-    async def held_sagas(self, after: UUID | None, limit: int) -> list[UUID]:
-        """The next sagas behind `after` that a hold is placed on by their id, ascending."""
-        return [row["saga_id"] for row in await self._db.fetch(_SQL["held_sagas"], after, limit)]
+    async def held_sagas(self, after: UUID | None, limit: int, *, unmarked: bool = False) -> list[UUID]:
+        """The next sagas behind `after` that a hold is placed on by their id, ascending; or the not yet marked."""
+        return [row["saga_id"] for row in await self._db.fetch(_SQL["held_sagas"], after, limit, unmarked)]
 
     async def mark(self, saga_ids: Sequence[UUID], marks: Marks) -> None:
         """Have Redis refuse to replace what is held of these sagas, whatever saga it is saved under.
@@ -167,6 +168,7 @@ class Holds:
         await marks.mark_held(saga_ids, held=True)
         async for ids in self.ids_of(saga_ids):
             await marks.mark_held_ids(ids, held=True)
+        await self._db.execute(_SQL["marked"], list(saga_ids))
 
     async def ids_of(self, saga_ids: Sequence[UUID]) -> AsyncIterator[list[UUID]]:
         """The snapshots of these sagas that PostgreSQL has, durable or in packs, a page at a time."""

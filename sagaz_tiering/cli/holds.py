@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import getpass
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import typer
 
@@ -11,6 +12,11 @@ from sagaz_tiering.cli.failures import NotFound, UsageError
 from sagaz_tiering.cli.options import MATCH_KEYS, ConfigOption, DebugOption, JsonOption, parse_id, parse_match
 from sagaz_tiering.cli.session import execute, opened
 from sagaz_tiering.terminal import make_console, make_table, print_json, safe, show_time
+
+if TYPE_CHECKING:
+    from sagaz_tiering.catalog.holds import Coverage
+    from sagaz_tiering.patterns import Match
+    from sagaz_tiering.tiered import TieredSnapshotStorage
 
 WhoOption = Annotated[str | None, typer.Option("--who", metavar="NAME", help="Who orders it. Default: the login name.")]
 
@@ -48,15 +54,16 @@ def hold(
         on = parse_id(saga_id, "SAGA_ID") if saga_id else parse_match(match or [])
         async with opened(config) as runtime:
             storage = runtime.storage()
-            if not future and (await storage.covered(on)).is_nothing:
+            if not future and (await _covered(storage, on)).is_nothing:
                 raise NotFound(
                     "nothing is held: no tier has a snapshot that this hold covers, so it was not placed",
                     hint="check the id or the patterns, which are case-sensitive; --future holds what is still to come",
                 )
             placed = await storage.holder.hold(on, reason=reason, who=who or getpass.getuser())
-            waits, covered = await storage.publish_journal(), await storage.covered(on)
+            waits, covered = await storage.publish_journal(), await _covered(storage, on)
         if as_json:
-            print_json({**placed.to_dict(), "covers": covered.to_dict(), "in_bucket": not waits})
+            told = {"covers": covered.to_dict(), "in_bucket": not waits, "in_redis": not placed.not_marked}
+            print_json({**placed.to_dict(), **told})
         else:
             print(f"held: {safe(placed.subject)}; hold {placed.hold_id}")
             print(f"covers now: {covered}")
@@ -65,8 +72,25 @@ def hold(
                     "of each saga only the snapshots that match; for whole sagas: --match saga_name alone, or SAGA_ID"
                 )
             say_published(waits)
+            if placed.not_marked:
+                print(
+                    "not yet in Redis, where `hot` policies are acknowledged: the next run of any job of a daemon "
+                    "puts it there, or, when Redis answers: sagaz-tiering job reconcile --once\n"
+                    f"  {safe(placed.not_marked, limit=1000)}"
+                )
 
     execute(work, as_json=as_json, debug=debug)
+
+
+async def _covered(storage: TieredSnapshotStorage, on: UUID | Match) -> Coverage:
+    """Without Redis nobody can tell all; a hold must not wait for that."""
+    from sagaz_tiering.catalog.holds import Coverage
+    from sagaz_tiering.errors import HotTierUnavailable
+
+    try:
+        return await storage.covered(on)
+    except HotTierUnavailable:
+        return Coverage(exact=False)
 
 
 def release(

@@ -12,6 +12,7 @@ from types import MappingProxyType
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.db.migrations import check_schema
 from sagaz_tiering.engine import age, collect, compact, expire, reconcile, restore, scrub, train, transition
+from sagaz_tiering.engine.finish import mark_new_holds
 from sagaz_tiering.engine.job import JobContext, JobOptions, JobReport, Tally
 from sagaz_tiering.engine.journal import publish_journal
 from sagaz_tiering.engine.ownership import are_in_force, claim_prefix, with_accepted
@@ -132,6 +133,7 @@ async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> J
             leases = [name] if job.slots == 1 else [f"{name}/{slot}" for slot in range(job.slots)]
             await claim_prefix(run)
             await _publish(run, tally)
+            await mark_new_holds(run)
             report.skipped = not await _run_leased(leases, run, tally, partial(_run_recorded, job))
     finally:
         report.seconds = time.monotonic() - began

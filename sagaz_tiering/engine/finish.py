@@ -11,7 +11,7 @@ from datetime import timedelta
 from sagaz_tiering.catalog.erasures import VACUUM_COMMAND
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.engine.job import JobContext, Tally
-from sagaz_tiering.errors import CatalogUnavailable
+from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable
 from sagaz_tiering.logs import Logger
 
 _log = Logger(__name__)
@@ -32,12 +32,23 @@ async def finish_deletions(context: JobContext, tally: Tally) -> None:
         tally.add("erased_hot", await catalog.erasures.clear(erasure, hot, context.now))
 
 
-async def mark_holds(context: JobContext) -> None:
-    """Have Redis know which sagas and snapshots are held, where it was away when a hold was placed or has lost it."""
+async def mark_holds(context: JobContext, *, unmarked: bool = False) -> None:
+    """Have Redis know which sagas and snapshots are held, where it was away when a hold was placed or has lost it.
+
+    Only where it was away (`unmarked`), or all.
+    """
     after = None
-    while sagas := await context.catalog.holds.held_sagas(after, _HELD):
+    while sagas := await context.catalog.holds.held_sagas(after, _HELD, unmarked=unmarked):
         await context.catalog.holds.mark(sagas, context.hot)
         after = sagas[-1]
+
+
+async def mark_new_holds(context: JobContext) -> None:
+    """Those that Redis was away for; whatever job runs next, which may do without Redis."""
+    try:
+        await mark_holds(context, unmarked=True)
+    except HotTierUnavailable as exc:
+        _log.warning("hold.not_marked", error=str(exc), hint=exc.hint)
 
 
 async def vacuum_erased(context: JobContext, tally: Tally) -> None:

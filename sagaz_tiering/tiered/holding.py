@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from uuid import UUID
 
 from sagaz_tiering.catalog.holds import Coverage, Hold, Holds
@@ -35,12 +36,10 @@ class Holder:
     async def hold(self, on: UUID | Match, *, reason: str, who: str) -> Hold:
         """Place one. Raises ConfigError without a reason.
 
-        What a saga's hold forbids is marked in Redis; where Redis is away, the job `expire` does it.
+        What a saga's hold forbids is marked in Redis; where that is away (`not_marked`) the next run of any job does.
         """
         placed = await self._holds.place(on, reason=reason, who=who, now=self._clock.now())
-        if placed.saga_id is not None:
-            await self._mark([placed.saga_id])
-        return placed
+        return placed if placed.saga_id is None else replace(placed, not_marked=await self._mark([placed.saga_id]))
 
     async def release(self, holds: Sequence[Hold], *, reason: str, who: str) -> int:
         """End these; how many were in force."""
@@ -51,9 +50,11 @@ class Holder:
         await self._mark([saga_id for saga_id in sagas if await self._holds.in_force(saga_id)])  # placed meanwhile
         return count
 
-    async def _mark(self, saga_ids: Sequence[UUID]) -> None:
-        with _told(saga_ids):
+    async def _mark(self, saga_ids: Sequence[UUID]) -> str:
+        """Why they are not marked, "" where they are."""
+        with _told(saga_ids) as why:
             await self._holds.mark(saga_ids, self._hot)
+        return "".join(why)
 
     async def _unmark(self, saga_ids: Sequence[UUID]) -> None:
         """What another hold covers stays marked."""
@@ -119,11 +120,13 @@ class Holder:
 
 
 @contextmanager
-def _told(saga_ids: Sequence[UUID]) -> Iterator[None]:
-    """What could not be marked is no reason for a hold or a release to fail: PostgreSQL has it."""
+def _told(saga_ids: Sequence[UUID]) -> Iterator[list[str]]:
+    """What could not be marked is no reason for a hold or a release to fail: PostgreSQL has it. Gives why."""
+    why = list[str]()
     try:
-        yield
+        yield why
     except (CatalogUnavailable, HotTierUnavailable) as exc:
+        why.append(str(exc))
         _log.warning("hold.not_marked", saga_ids=[str(saga_id) for saga_id in saga_ids], error=str(exc))
 
 

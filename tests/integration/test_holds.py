@@ -213,6 +213,39 @@ async def test_hold_that_holds_nothing_says_so(shop: Product, database: str, red
 
 
 @pytest.mark.guarantee("G14")
+async def test_hold_that_redis_does_not_know_yet_says_so(own_redis: Any, database: str, tmp_path: Path) -> None:
+    """Placed all the same while Redis does not answer; whatever job runs next marks it there, `expire` or not."""
+    server = await own_redis()
+    places: dict[str, Any] = {"database": database, "redis_url": server.url, "cold": f"{tmp_path}/cold"}
+    settings = write_yaml(tmp_path / "t.yaml", **places, policies=POLICIES)
+    async with product(config(**{**places, "cold": tmp_path / "cold"}, policies=POLICIES)) as shop:
+        first, second = await saved(shop, 1, HOT), await saved(shop, 2, PACKED)
+        server.pause()
+        try:
+            said = await cli("hold", first[0].saga_id, "--reason", "case", "--config", settings)
+            told = await cli("hold", second[0].saga_id, "--reason", "case", "--json", "--config", settings)
+            await shop.run("scrub")  # which does without
+        finally:
+            server.resume()
+        assert (said.code, told.code) == (0, 0)
+        assert "not yet in Redis" in said.out
+        assert "sagaz-tiering job reconcile --once" in said.out
+        assert told.document["in_redis"] is False
+        assert "covers now: at least 0 snapshots" in said.out
+        assert told.document["covers"]["durable"] == 5
+        marks = [shop.runtime.hot.keys.held_mark(one[0].saga_id.hex) for one in (first, second)]
+        with shop.runtime.hot._translated() as client:
+            assert await client.exists(*marks) == 0
+            await shop.run("scrub")
+            assert await client.exists(*marks) == 2
+            await client.delete(*marks)
+            await shop.run("scrub")
+            assert await client.exists(*marks) == 0  # once is enough: what Redis loses is put back by others
+        later = await cli("hold", second[0].saga_id, "--reason", "again", "--json", "--config", settings)
+        assert later.document["in_redis"] is True
+
+
+@pytest.mark.guarantee("G14")
 async def test_hold_tells_what_it_covers(shop: Product, database: str, redis_url: str, tmp_path: Path) -> None:
     """By tier, for a saga and for a match, what only Redis has included; and whether of sagas only a part."""
     places = {"database": database, "redis_url": redis_url, "cold": f"{tmp_path}/cold"}

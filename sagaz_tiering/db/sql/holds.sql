@@ -69,8 +69,12 @@ UNION
 SELECT snapshot_id FROM sagaz_tiering.snapshots WHERE snapshot_id = ANY($1::uuid[])
 
 -- name: held_sagas
+-- The next ones; only those of which Redis has no marks yet ($3), or all.
 SELECT DISTINCT saga_id FROM sagaz_tiering.holds
- WHERE saga_id IS NOT NULL AND ($1::uuid IS NULL OR saga_id > $1) ORDER BY saga_id LIMIT $2
+ WHERE saga_id IS NOT NULL AND ($1::uuid IS NULL OR saga_id > $1) AND NOT ($3 AND marked) ORDER BY saga_id LIMIT $2
+
+-- name: marked
+UPDATE sagaz_tiering.holds SET marked = true WHERE saga_id = ANY($1::uuid[]) AND NOT marked
 
 -- name: ids_of
 -- The next snapshots of these sagas, durable or in packs.
