@@ -22,6 +22,7 @@ from sagaz_tiering.catalog.places import PlacedFrame, Steps, check_keys, dead_am
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.db.database import Connection, Database, affected
 from sagaz_tiering.db.queries import load
+from sagaz_tiering.db.text import from_column
 from sagaz_tiering.errors import LeaseLost
 from sagaz_tiering.storage_class import StorageClass
 
@@ -198,6 +199,23 @@ class Packs:
         """Active packs of a policy, all of it older than that, and not in one of the `settled` classes."""
         classes = [c.value for c in settled]
         return await self._packs("movable", policy, youngest_before, classes, after, limit)
+
+    async def movable_of_others(
+        self,
+        policies: Sequence[str],
+        youngest_before: datetime,
+        settled: Sequence[StorageClass],
+        after: int,
+        limit: int,
+    ) -> list[Pack]:
+        """The same of packs whose policy is none of these."""
+        args = (list(policies), youngest_before, [c.value for c in settled], after, limit)
+        return await self._packs("movable_of_others", *args)
+
+    async def names(self, pack_id: int) -> set[tuple[str, str, str]]:
+        """The names of the sagas, steps and statuses that live in a pack."""
+        rows = await self._db.fetch(_SQL["names"], pack_id)
+        return {(from_column(r["saga_name"]), from_column(r["step_name"]), from_column(r["status"])) for r in rows}
 
     async def moved(self, pack_id: int, storage_class: StorageClass, lease: Lease, now: datetime) -> bool:
         """The object is in its new class now."""

@@ -7,9 +7,11 @@ rest, since every step is idempotent.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
+from typing import Any
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
@@ -33,7 +35,7 @@ from sagaz_tiering.objects.base import RestoreState
 from sagaz_tiering.pack.reader import PackReader, footer_key
 from sagaz_tiering.planning import Cost, judge_pack, restore_cost, transition_cost
 from sagaz_tiering.planning.economics import THAW_DAYS
-from sagaz_tiering.policy import Move, Policy, PolicySet
+from sagaz_tiering.policy import UNMATCHED, Move, Policy, PolicySet
 from sagaz_tiering.storage_class import StorageClass
 
 _log = Logger(__name__)
@@ -68,39 +70,37 @@ def plan(policies: PolicySet, now: datetime) -> Iterator[Rule]:
 async def preview(context: JobContext, tally: Tally) -> None:
     """Count the packs that a run would move, each once."""
     seen: set[int] = set()
-    for rule in plan(context.policies, context.now):
-        async for pack in _packs(context, rule):
-            if pack.pack_id not in seen and _worth_it(context, rule, pack, tally):
-                seen.add(pack.pack_id)
-                tally.add("packs")
-                tally.add("bytes", pack.byte_size)
-                tally.note(f"{pack.object_key}: {pack.storage_class} -> {rule.to}")
+    async for rule, pack in _due(context, tally):
+        if pack.pack_id not in seen and _worth_it(context, rule, pack, tally):
+            seen.add(pack.pack_id)
+            tally.add("packs")
+            tally.add("bytes", pack.byte_size)
+            tally.note(f"{pack.object_key}: {pack.storage_class} -> {rule.to}")
 
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Move every pack that is due."""
     await put_policies_in_force(context)
     odd = 0
-    for rule in plan(context.policies, context.now):
-        async for pack in _packs(context, rule):
-            if context.stopping.is_set():
-                return
-            if not _worth_it(context, rule, pack, tally):
-                continue
-            try:
-                await _move_or_follow(context, lease, pack, rule.to, tally)
-            except BucketUnusable:
-                raise  # that is everybody's
-            except (ObjectStoreError, CorruptPack, ColdTierUnavailable) as exc:
-                # One bad pack must not keep the others warm; it stays as it is and is named.
-                odd = 0 if isinstance(exc, ObjectNotFound | CorruptPack) else odd + 1
-                await _set_aside(context, pack, exc, tally)
-                if odd == _ODD_IN_A_ROW:
-                    raise
-                if odd:
-                    await context.objects.check()
-            else:
-                odd = 0
+    async for rule, pack in _due(context, tally):
+        if context.stopping.is_set():
+            return
+        if not _worth_it(context, rule, pack, tally):
+            continue
+        try:
+            await _move_or_follow(context, lease, pack, rule.to, tally)
+        except BucketUnusable:
+            raise  # that is everybody's
+        except (ObjectStoreError, CorruptPack, ColdTierUnavailable) as exc:
+            # One bad pack must not keep the others warm; it stays as it is and is named.
+            odd = 0 if isinstance(exc, ObjectNotFound | CorruptPack) else odd + 1
+            await _set_aside(context, pack, exc, tally)
+            if odd == _ODD_IN_A_ROW:
+                raise
+            if odd:
+                await context.objects.check()
+        else:
+            odd = 0
 
 
 async def _move_or_follow(context: JobContext, lease: Lease, pack: Pack, to: StorageClass, tally: Tally) -> None:
@@ -117,10 +117,43 @@ async def _set_aside(context: JobContext, pack: Pack, exc: SagazTieringError, ta
     await context.catalog.quarantine.record("pack", pack.object_key, str(exc), context.now)
 
 
-async def _packs(context: JobContext, rule: Rule) -> AsyncIterator[Pack]:
+async def _due(context: JobContext, tally: Tally) -> AsyncIterator[tuple[Rule, Pack]]:
+    """The packs that could move: by the policy that packed them, or that rules them where there is none of its name."""
+    rules, packs = list(plan(context.policies, context.now)), context.catalog.packs
+    for rule in rules:
+        fetch = partial(packs.movable, rule.policy.name, rule.youngest_before, rule.settled)
+        async for pack in _paged(context, fetch):
+            yield rule, pack
+    if not rules:
+        return
+    youngest = max(rule.youngest_before for rule in rules)
+    settled = min((rule.settled for rule in rules), key=len)
+    names = [policy.name for policy in (*context.policies.policies, UNMATCHED)]
+    async for pack in _paged(context, partial(packs.movable_of_others, names, youngest, settled)):
+        ruling = {context.policies.policy_for(*each).name for each in await packs.names(pack.pack_id)}
+        if len(ruling) > 1:
+            tally.add("ruled_by_several")
+            tally.note(
+                f"{pack.object_key}: policy {pack.policy!r} is gone, and {', '.join(sorted(ruling))} rule it now"
+            )
+            continue
+        for rule in rules:
+            if rule.policy.name in ruling and _is_due(rule, pack):
+                yield rule, pack
+                break
+
+
+def _is_due(rule: Rule, pack: Pack) -> bool:
+    return pack.max_clock_at <= rule.youngest_before and pack.storage_class not in rule.settled
+
+
+async def _paged(
+    context: JobContext, fetch: Callable[[int, int], Coroutine[Any, Any, list[Pack]]]
+) -> AsyncIterator[Pack]:
+    """What `fetch` gives behind a pack, a page at a time, without what is in quarantine."""
     after = 0
     while True:
-        page = await context.catalog.packs.movable(rule.policy.name, rule.youngest_before, rule.settled, after, _PAGE)
+        page = await fetch(after, _PAGE)
         alone = await context.catalog.quarantine.left_alone("pack", [pack.object_key for pack in page])
         for pack in page:
             if pack.object_key not in alone:

@@ -128,6 +128,30 @@ async def test_undersized_packs_stay_where_they_are_cheapest(shop: Product) -> N
     assert "costs $" in report.notes[0]
 
 
+async def test_packs_of_a_renamed_policy_go_by_the_one_that_rules_them(
+    database: str, redis_url: str, tmp_path: Path
+) -> None:
+    """All of what is in a pack must have one policy now; what several rule stays, and the run says so."""
+    places: dict[str, Any] = {"database": database, "redis_url": redis_url, "cold": tmp_path / "cold"}
+    cold = [TO_IA, {"to": "GLACIER", "after": "90d"}]
+    async with product(config(**places, policies=[{"name": "old", "match": {}, "move": cold}])) as shop:
+        await save(shop, "payment-card", 2)
+        await shop.run("age")
+        await save(shop, "payment-card", 1, start=10)
+        await save(shop, "order", 1, start=20)
+        await shop.run("age")
+    split = [{"name": "new", "match": {"saga_name": "payment-*"}, "move": cold}, {"name": "rest", "match": {}}]
+    for at, moved in ((NOW + 10 * DAY, 0), (NOW + 200 * DAY, 1), (NOW + 200 * DAY, 0)):
+        async with product(config(**places, policies=split), now=at) as shop:
+            dry, report = await shop.run("transition", dry_run=True), await shop.run("transition")
+            assert dry.counts.get("packs", 0) == report.counts.get("packs", 0) == moved
+            packs = {total.storage_class: total.packs for total in await shop.runtime.catalog.packs.totals()}
+            if at > NOW + 100 * DAY:
+                assert report.counts["ruled_by_several"] == 1
+                assert "new, rest" in report.notes[0]
+                assert packs == {StorageClass.GLACIER: 1, StorageClass.STANDARD_IA: 1}
+
+
 async def test_merged_packs_take_the_class_of_their_policy(database: str, redis_url: str, tmp_path: Path) -> None:
     """Eight packs of 64 KB in STANDARD: one of STANDARD_IA saves more than its requests."""
     move = {"name": "all", "match": {}, "move": [TO_IA], "even_if_costlier": False}

@@ -38,6 +38,18 @@ SELECT * FROM sagaz_tiering.packs
    AND NOT storage_class = ANY($3::text[]) AND pack_id > $4
  ORDER BY pack_id LIMIT $5
 
+-- name: movable_of_others
+-- Active packs of none of these policies, in none of these classes.
+SELECT * FROM sagaz_tiering.packs
+ WHERE state = 'ACTIVE' AND live_count > 0 AND NOT policy = ANY($1::text[]) AND max_clock_at <= $2
+   AND NOT storage_class = ANY($3::text[]) AND pack_id > $4
+ ORDER BY pack_id LIMIT $5
+
+-- name: names
+-- What policies look at, of all that lives in a pack.
+SELECT DISTINCT t.saga_name, t.step_name, t.status FROM sagaz_tiering.steps t
+ WHERE t.step_id IN (SELECT s.step_id FROM sagaz_tiering.snapshots s WHERE s.pack_id = $1)
+
 -- name: moved
 UPDATE sagaz_tiering.packs SET storage_class = $2, class_since = $3 WHERE pack_id = $1 AND state = 'ACTIVE'
 
