@@ -146,6 +146,17 @@ def decompress(data: bytes, raw_length: int, dictionary: Dictionary | None = Non
     return raw
 
 
+def decompress_head(data: bytes, length: int, dictionary: Dictionary | None = None) -> bytes:
+    """The first `length` raw bytes (or fewer), in no more memory than that and a window. Raises NotZstd."""
+    library = _library()
+    try:
+        with _decompressor(dictionary).stream_reader(data) as reader:
+            raw: bytes = reader.read(length)
+    except library.ZstdError as exc:
+        raise NotZstd(f"damaged zstd data: {exc}") from exc
+    return raw
+
+
 def decompress_many(items: Sequence[tuple[bytes, int]], dictionary: Dictionary | None = None) -> list[bytes]:
     """`decompress` of each (data, raw length), in one call. Raises NotZstd if it fails for any of them."""
     if len(items) < 2:

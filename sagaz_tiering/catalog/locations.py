@@ -34,7 +34,7 @@ class FramePlace:
 
     `key` opens an `encrypted` one; None there: it was destroyed, or lost. It comes with the place in one look, so
     that a key is of no use from the moment it is destroyed. `digest` vouches for the frame (None: packed before there
-    were any).
+    were any). `most`: no more snapshots are in it, since there were no more in the whole pack.
     """
 
     pack_id: int
@@ -46,6 +46,7 @@ class FramePlace:
     encrypted: bool = False
     key: WrappedKey | None = None
     digest: bytes | None = None
+    most: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -226,6 +227,7 @@ def _located(row: Any) -> Located:
             encrypted=row["key_id"] is not None,
             key=wrapped_key(row),
             digest=None if row["digest"] is None else row["digest"].bytes,
+            most=row["snapshot_count"],
         )
     ref = SnapshotRef(
         snapshot_id=row["snapshot_id"],

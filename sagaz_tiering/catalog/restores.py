@@ -99,7 +99,7 @@ class RestorePack:
 class Place:
     """The frame that an asked snapshot is in now; `key` opens an `encrypted` one (None: it is gone).
 
-    `digest` vouches for it (None: packed before there were any).
+    `digest` vouches for it (None: packed before there were any); it has at most so many snapshots.
     """
 
     snapshot_id: UUID
@@ -110,6 +110,7 @@ class Place:
     encrypted: bool = False
     key: WrappedKey | None = None
     digest: bytes | None = None
+    most: int | None = None
 
 
 class Restores:
@@ -327,4 +328,5 @@ def _place(row: Any) -> Place:
         encrypted=row["key_id"] is not None,
         key=wrapped_key(row),
         digest=None if row["digest"] is None else row["digest"].bytes,
+        most=row["snapshot_count"],
     )

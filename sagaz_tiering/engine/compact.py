@@ -215,6 +215,6 @@ def _kept(entry: FrameEntry, payload: bytes, wanted: set[UUID], supplies: Suppli
         used = None if entry.dictionary_id is None else known.get(entry.dictionary_id)
         return BuiltFrame(payload=payload, entry=replace(entry, offset=0), key=key, dictionary=used)
     expiries = {snapshot.meta.snapshot_id: snapshot.expires_us for snapshot in entry.snapshots}
-    records = open_frame(payload, key=key, dictionaries=known)
+    records = open_frame(payload, key=key, dictionaries=known, most=len(entry.snapshots))
     kept = [(record, expiries[record.meta.snapshot_id]) for record in records if record.meta.snapshot_id in wanted]
     return build_frame(kept, level=supplies.level, key=key, dictionary=supplies.dictionary)

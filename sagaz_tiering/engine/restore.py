@@ -194,7 +194,12 @@ async def _rehydrate(context: JobContext, frame: Sequence[Place], until: datetim
     key = await context.keys.for_frame(encrypted=first.encrypted, wrapped=first.key)
     reader = PackReader(context.objects, context.dictionaries)
     records = await reader.frame(
-        first.object_key, first.byte_offset, first.byte_length, vouched=first.digest, frame_key=key
+        first.object_key,
+        first.byte_offset,
+        first.byte_length,
+        vouched=first.digest,
+        most=first.most,
+        frame_key=key,
     )
     for record in records:
         if record.meta.saga_id != first.saga_id:

@@ -148,6 +148,8 @@ def _read_frame_columns(cursor: Cursor, strings: list[str], most: int | None) ->
     counts = cursor.numbers("I", n)
     if min(lengths) < MIN_FRAME_BYTES or min(raw_lengths) == 0 or max(raw_lengths) > MAX_FRAME_RAW_BYTES:
         raise cursor.corrupt("a frame has an impossible length")
+    if any(count * MIN_META_BYTES > raw_length for count, raw_length in zip(counts, raw_lengths, strict=True)):
+        raise cursor.corrupt("a frame is too short for its snapshots")
     if set(codecs) != {CODEC_ZSTD} or max(flags) > FLAG_DICTIONARY | FLAG_KEY:
         raise cursor.corrupt("a frame has a codec or flags that this version does not know")
     if min(counts) == 0:

@@ -272,7 +272,8 @@ def check_frame(
         verified_payload(header, payload)
         return
     key = None if header.key_id is None else keys[header.key_id]
-    if not check_frame_content(frame_raw(payload, key=key, dictionaries=dictionaries), entry.snapshots):
+    raw = frame_raw(payload, key=key, dictionaries=dictionaries, most=len(entry.snapshots))
+    if not check_frame_content(raw, entry.snapshots):
         raise CorruptPack(f"pack: the frame at byte {entry.offset} holds other snapshots than the footer says")
 
 

@@ -7,6 +7,7 @@ way to read a frame or the footer of a published pack.
 from __future__ import annotations
 
 import asyncio
+import functools
 from hashlib import sha256
 from typing import Final, Protocol
 from uuid import UUID
@@ -20,6 +21,7 @@ from sagaz_tiering.pack.entries import Footer
 from sagaz_tiering.pack.format import TAIL_LENGTH, locate_footer, parse_footer
 from sagaz_tiering.pack.frame import DISPUTED, check_vouched, open_frame
 from sagaz_tiering.storage_class import StorageClass
+from sagaz_tiering.typed_json import LARGE
 
 
 class PublishedPack(Protocol):
@@ -39,6 +41,8 @@ class PublishedPack(Protocol):
     def footer_digest(self) -> bytes | None: ...
 
 
+_BELIEVED: Final = 65_536
+"""Snapshots that the footer of even the smallest pack may list where no catalog knows how many there are."""
 DISPUTED_FOOTER: Final = bytes(32)
 """As a pack's footer digest in the catalog: another pack contradicts it, and neither is believed."""
 
@@ -64,14 +68,25 @@ class PackReader:
         self._dictionaries = Dictionaries() if dictionaries is None else dictionaries
 
     async def frame(
-        self, key: str, offset: int, length: int, *, vouched: bytes | None, frame_key: FrameKey | None = None
+        self,
+        key: str,
+        offset: int,
+        length: int,
+        *,
+        vouched: bytes | None,
+        most: int | None = None,
+        frame_key: FrameKey | None = None,
     ) -> list[Record]:
-        """The records of one frame, which must have the digest `vouched` and be encrypted with `frame_key` (or not)."""
+        """The records of one frame, which must have the digest `vouched` and be encrypted with `frame_key` (or not).
+
+        At most so many snapshots (None: not known) are in it. A large one is opened on a thread.
+        """
         key_id = None if frame_key is None else frame_key.key_id
         payload = await self._objects.get_range(key, offset, length)
         header = check_vouched(payload, vouched=vouched, key_id=key_id)
         known = await self._dictionaries.need(header.dictionary_id)
-        return open_frame(payload, key=frame_key, dictionaries=known)
+        work = functools.partial(open_frame, payload, key=frame_key, dictionaries=known, most=most)
+        return work() if header.raw_length < LARGE else await asyncio.to_thread(work)
 
     async def frame_bytes(
         self, key: str, offset: int, length: int, *, vouched: bytes | None, key_id: bytes | None
@@ -119,7 +134,12 @@ class PackReader:
 
 
 def read_footer(data: bytes, size: int, *, most: int | None = None) -> Footer:
-    """The footer in the last bytes of a pack of `size` bytes and (where that is known) at most so many snapshots."""
+    """The footer in the last bytes of a pack of `size` bytes and at most so many snapshots.
+
+    Where that is not known, no more are believed than the pack has bytes, for which memory is taken.
+    """
+    if most is None:
+        most = max(_BELIEVED, size)
     place = locate_footer(data[-TAIL_LENGTH:], size)
     return parse_footer(data[:-TAIL_LENGTH], place.checksum, footer_at=place.offset, most=most)
 

@@ -55,7 +55,12 @@ class ColdTier:
                 try:
                     key = await self._keys.for_frame(encrypted=place.encrypted, wrapped=place.key)
                     return await self._reader.frame(
-                        place.object_key, place.offset, place.length, vouched=place.digest, frame_key=key
+                        place.object_key,
+                        place.offset,
+                        place.length,
+                        vouched=place.digest,
+                        most=place.most,
+                        frame_key=key,
                     )
                 except ObjectArchived:
                     return None

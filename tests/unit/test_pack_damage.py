@@ -17,6 +17,7 @@ import zstandard
 from golden import make, samples
 from support.packs import some_pack
 
+from sagaz_tiering.checksum import body_crc
 from sagaz_tiering.codec import Record
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.pack import format as pack_format
@@ -357,6 +358,68 @@ def test_frame_over_the_limit_is_refused_unopened(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(pack_frame, "MAX_FRAME_RAW_BYTES", 1024 * 1024)
     frame = frame_by_hand(bytes(100 * 1024 * 1024))
     assert peak_of(lambda: open_frame(frame)) < 1024 * 1024
+
+
+LARGE = 64 * 1024 * 1024
+
+
+@pytest.mark.guarantee("G6")
+@pytest.mark.parametrize("most", [None, 1])
+def test_large_frame_is_looked_into_before_memory_is_taken(most: int | None) -> None:
+    """A header that says nothing but the truth about zeros, as anyone can make it: refused by its beginning."""
+    frame = frame_by_hand(bytes(LARGE))
+    assert peak_of(lambda: open_frame(frame, most=most)) < LARGE // 8
+
+
+@pytest.mark.guarantee("G6")
+def test_large_frame_of_more_snapshots_than_the_catalog_knows_is_refused_unopened() -> None:
+    """However right it is otherwise."""
+    frame = build_frame(large_pairs(3)).payload
+    assert peak_of(lambda: open_frame(frame, most=2)) < LARGE // 8
+    assert len(open_frame(frame, most=3)) == len(open_frame(frame)) == 3
+
+
+def test_small_frame_of_more_snapshots_than_the_catalog_knows_is_refused() -> None:
+    """As a large one, once it is open."""
+    frame = build_frame([(record, None) for record in make.plain_records()]).payload
+    count = len(make.plain_records())
+    assert len(open_frame(frame, most=count)) == count
+    with pytest.raises(CorruptPack, match=f"{count} snapshots, where the catalog knows of {count - 1}"):
+        open_frame(frame, most=count - 1)
+
+
+def large_pairs(count: int) -> list[tuple[Record, int | None]]:
+    found = []
+    for record in make.plain_records()[:count]:
+        body = b'{"context":"' + b"x" * (LARGE // count) + b'"}'
+        found.append((Record(record.meta._replace(body_crc=body_crc(body)), record.encoding, body), None))
+    return found
+
+
+@pytest.mark.guarantee("G6")
+def test_footer_that_no_catalog_knows_lists_no_more_snapshots_than_its_pack_has_bytes() -> None:
+    """800 KB were seven million snapshots, two gigabytes and more than a minute."""
+    sealed = some_pack()
+    stored = footer_part(sealed.data)
+    assert read_footer(stored, len(sealed.data)) == sealed.footer
+    many = 200_000
+    ids = b"".join(i.to_bytes(16, "big") for i in range(many))
+    frame = struct.pack(">I16sIQII16s2s", 1, bytes(16), 0, len(MAGIC), 100, 2**30, bytes(16), b"\1\0")
+    head = bytes(32) + struct.pack(">qIII", 0, 1, 0, 0) + frame + struct.pack(">I", many)
+    raw = head + ids + bytes(many * (MIN_META_BYTES - 16 + 8))
+    data = zstandard.ZstdCompressor().compress(raw)
+    forged = data + struct.pack(">I16s8s", len(data), digest(data), END_MAGIC)
+    with pytest.raises(CorruptPack, match="200000 snapshots, where"):
+        read_footer(forged, len(forged) + len(MAGIC) + 100)
+
+
+def test_footer_of_more_snapshots_than_fit_into_its_frames_is_refused() -> None:
+    """The footer's own lengths are held against each other before its rows are read."""
+    footer = some_pack().footer
+    first = footer.frames[0]
+    short = replace(first, raw_length=len(first.snapshots) * MIN_META_BYTES - 1)
+    with pytest.raises(CorruptPack, match="too short for its snapshots"):
+        open_footer_content(footer_content(replace(footer, frames=(short, *footer.frames[1:])))).whole()
 
 
 def test_footer_bomb_is_refused_unopened(monkeypatch: pytest.MonkeyPatch) -> None:
