@@ -11,7 +11,8 @@ import asyncio
 import os
 import time
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Collection, Iterable
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
 from uuid import UUID, uuid4
@@ -27,6 +28,22 @@ CACHE_SECONDS: Final = 30.0
 ROTATION_BATCH: Final = 500
 _AT_ONCE: Final = 16
 _FIRST: Final = UUID(int=0)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Locked:
+    """Data keys that their master key does not open now: reads of what they encrypt raise MasterKeyUnavailable."""
+
+    master_id: str
+    data_keys: int
+    error: MasterKeyUnavailable
+
+    def warning(self) -> str:
+        """With what to do."""
+        return (
+            f"{self.data_keys:,} data keys under {self.master_id} cannot be opened, archived snapshots of their sagas "
+            f"cannot be read: {self.error}; {self.error.hint}"
+        )
 
 
 class Keyring:
@@ -112,6 +129,32 @@ class Keyring:
         probe = await self._new(uuid4())
         await self.masters.unwrap(probe)
         return probe.master_id
+
+    async def locked(self) -> list[Locked]:
+        """Which of the catalog's data keys cannot be opened: one under each master key is tried. Walks all keys."""
+        found = []
+        for row in await self._keys.one_of_each_master():
+            try:
+                async with self._gate:
+                    await self.masters.unwrap(row)  # not `open`, which may remember it
+            except MasterKeyUnavailable as exc:
+                found.append((row.master_id, exc))
+        counts = await self._keys.by_master() if found else {}
+        return [Locked(master_id=name, data_keys=counts.get(name, 1), error=exc) for name, exc in found]
+
+    async def warnings(self, locked: Sequence[Locked] | None = None) -> list[str]:
+        """What keeps encrypted snapshots from being read, each with what to do; [] while nothing does.
+
+        `locked` is what `locked` answered, where that was asked. Walks all keys and encrypted frames.
+        """
+        found = [each.warning() for each in (await self.locked() if locked is None else locked)]
+        totals = await self._keys.totals()
+        if totals.keyless_frames:
+            found.append(
+                f"{totals.keyless_frames:,} of {totals.frames:,} encrypted frames have lost their data key, reads of "
+                "what is in them raise ErasedData; sagaz-tiering keys import FILE"
+            )
+        return found
 
     async def close(self) -> None:
         """Forget every key."""

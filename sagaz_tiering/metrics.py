@@ -73,6 +73,11 @@ HOT_TIER_TRUSTED: Final = Gauge(
 HOT_SAVES_MISSING: Final = Gauge(
     "sagaz_tiering_hot_saves_missing", "Snapshots that are known to be lost, and not accepted", registry=REGISTRY
 )
+DATA_KEYS_LOCKED: Final = Gauge(
+    "sagaz_tiering_data_keys_locked",
+    "Data keys whose master key does not open them: what they encrypt cannot be read",
+    registry=REGISTRY,
+)
 JOB_RUNS: Final = Counter(
     "sagaz_tiering_job_runs",
     "Runs of a job: done, failed, budget (used up), skipped (another process held the lease) or cut_short",

@@ -64,14 +64,17 @@ class SagaKeys:
 
     async def totals(self) -> KeyTotals:
         """Walks all keys and frames: for people, not for every second."""
-        masters = await self._db.fetch(_SQL["by_master"])
         frames = await self._db.fetchrow(_SQL["frames"])
         assert frames is not None  # an aggregate always has a row
         return KeyTotals(
-            by_master={from_column(row["master_id"]): row["keys"] for row in masters},
+            by_master=await self.by_master(),
             frames=frames["encrypted"],
             keyless_frames=frames["keyless"],
         )
+
+    async def by_master(self) -> dict[str, int]:
+        """How many keys each master key wraps; walks all keys."""
+        return {from_column(row["master_id"]): row["keys"] for row in await self._db.fetch(_SQL["by_master"])}
 
     async def one_of_each_master(self) -> list[WrappedKey]:
         """A key under each master key, to see whether that still opens what it wrapped."""

@@ -22,6 +22,9 @@ from sagaz_tiering.terminal import make_console, make_table, print_json, safe
 if TYPE_CHECKING:
     from sagaz_tiering.wiring import Runtime
 
+_KEYLESS_EXIT = 6
+"""As `doctor` says it of the same."""
+
 group = typer.Typer(name="keys", help="Keys of policies with `encryption: per-saga`.", no_args_is_help=True)
 
 
@@ -33,19 +36,24 @@ def status(config: ConfigOption = None, as_json: JsonOption = False, debug: Debu
         async with opened(config) as runtime:
             totals = await runtime.catalog.saga_keys.totals()
             current, error = await _checked(runtime)
+            locked = await runtime.keys.locked()
+            warnings = await runtime.keys.warnings(locked)
+        needed = bool(totals.by_master) or runtime.config.encryption is not None
+        failed = [each.error for each in locked] + ([error] if error is not None and needed else [])
         document = {
             "current": current,
             "error": None if error is None else {"message": str(error), "hint": error.hint},
             "data_keys": totals.by_master,
             "encrypted_frames": totals.frames,
             "frames_without_key": totals.keyless_frames,
+            "status": "degraded" if failed or warnings else "healthy",
+            "warnings": warnings,
         }
         if as_json:
             print_json(document)
         else:
             _print_status(document, error)
-        needed = bool(totals.by_master) or runtime.config.encryption is not None
-        return error.exit_code if error is not None and needed else 0
+        return max((each.exit_code for each in failed), default=_KEYLESS_EXIT if totals.keyless_frames else 0)
 
     execute(work, as_json=as_json, debug=debug)
 
@@ -194,8 +202,6 @@ def _print_status(document: dict[str, Any], error: MasterKeyUnavailable | None) 
     if rows:
         console.print(make_table(("master key", "data keys>"), rows))
     console.print(f"encrypted frames: {document['encrypted_frames']:,}")
-    if document["frames_without_key"]:
-        console.print(
-            f"{document['frames_without_key']:,} of them have lost their key: sagaz-tiering keys import FILE",
-            soft_wrap=True,
-        )
+    for warning in document["warnings"]:
+        console.print(f"warning: {safe(warning, limit=1000)}", soft_wrap=True)
+    console.print(document["status"])

@@ -144,6 +144,7 @@ async def _catalog(runtime: Runtime, now: datetime) -> dict[str, Any]:
         "jobs": runs,
         "leases": leases,
         "dictionaries": [each.to_dict() for each in await catalog.dictionaries.list_current()],
+        "encryption": {"warnings": await runtime.keys.warnings()},
         "spending": await _spending(runtime, now),
     }
 
@@ -233,7 +234,7 @@ def _print(document: dict[str, Any], now: datetime) -> None:
         rows = [_job_row(run, now) for run in document["jobs"]]
         console.print(make_table(("job", "last run", "result"), rows))
     hot_tier = document.get("hot_tier", {"warnings": (), "lost_snapshots": ()})
-    for warning in hot_tier["warnings"]:
+    for warning in [*hot_tier["warnings"], *document.get("encryption", {"warnings": ()})["warnings"]]:
         console.print(f"warning: {safe(warning, limit=1000)}", soft_wrap=True)
     for lost in hot_tier["lost_snapshots"][:_LOST_PRINTED]:
         of = f"step {safe(lost['step_name'])} of {safe(lost['saga_name'])} {lost['saga_id']}"

@@ -51,6 +51,7 @@ _log = Logger(__name__)
 CHECK_FIRST = timedelta(seconds=1)
 CHECK_CAP = timedelta(seconds=30)
 _LOOK_EVERY_S = 5.0
+_LOOK_AT_KEYS_S = 300.0
 _CLOSING = timedelta(seconds=30)
 """For connections and embedded servers, after the jobs have stopped; then the process ends by force."""
 _CANCELS, _CANCEL_S = 4, 1.0
@@ -141,6 +142,7 @@ class _Daemon:
             asyncio.create_task(self._become_ready(runtime), name="check"),
             asyncio.create_task(self._reload_on_request(runtime), name="reload"),
             asyncio.create_task(self._look_at_hot_tier(runtime), name="hot tier"),
+            asyncio.create_task(self._look_at_keys(runtime), name="keys"),
         ]
         waiting: set[asyncio.Task[Any]] = {stop, *tasks}
         try:
@@ -205,6 +207,16 @@ class _Daemon:
                 if not state.trusted:
                     self._schedule.run_now("reconcile")
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _look_at_keys(self, runtime: Runtime) -> None:
+        """Whether what is encrypted can be read."""
+        await self._ready.wait()
+        while True:
+            with suppress(SagazTieringError):  # as above
+                locked = await runtime.keys.locked()
+                self._health.note("encryption", [each.warning() for each in locked])
+                metrics.DATA_KEYS_LOCKED.set(sum(each.data_keys for each in locked))
+            await asyncio.sleep(_LOOK_AT_KEYS_S)
 
     # -- work ----------------------------------------------------------------------------------------------
 

@@ -9,14 +9,16 @@ from typing import Any
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.errors import TierUnavailable
+from sagaz_tiering.keyring import Keyring
 from sagaz_tiering.storage.base import Health
 from sagaz_tiering.storage.hot import HotTier
 
 
-async def check_health(hot: HotTier, catalog: Catalog, clock: Clock) -> Health:
+async def check_health(hot: HotTier, catalog: Catalog, keys: Keyring, clock: Clock) -> Health:
     """Ask every tier; counts snapshots by walking Redis.
 
-    degraded: a tier cannot be asked, or Redis lost something: `details["hot"]["warnings"]` says what to do.
+    degraded: a tier cannot be asked, Redis lost something, or encrypted snapshots cannot be read: the `warnings` in
+    `details["hot"]` and `details["cold"]` say what to do.
     """
     began, details, down = time.monotonic(), dict[str, Any](), 0
     count = size = 0
@@ -33,9 +35,11 @@ async def check_health(hot: HotTier, catalog: Catalog, clock: Clock) -> Health:
             down += 1
             details[name] = {"error": str(exc)}
     status = "healthy" if not down else "degraded" if down < len(parts) else "unhealthy"
-    if "error" not in details["durable"] and (warnings := (await catalog.hot_tier.state()).warnings()):
-        details["hot"]["warnings"] = warnings
-        status = "degraded"
+    if "error" not in details["durable"]:
+        for name, warnings in (("hot", (await catalog.hot_tier.state()).warnings()), ("cold", await keys.warnings())):
+            if warnings:
+                details[name]["warnings"] = warnings
+                status = "degraded"
     return Health(
         status=status,
         latency_ms=(time.monotonic() - began) * 1000,

@@ -238,6 +238,8 @@ async def test_key_commands(database: str, redis_url: str, tmp_path: Path) -> No
         "data_keys": {"file:a": 3},
         "encrypted_frames": 3,
         "frames_without_key": 0,
+        "status": "healthy",
+        "warnings": [],
     }
     assert (await cli("keys", "generate", "--name", "a", "--config", path)).code == 2
     assert (await cli("keys", "generate", "--json", "--config", path)).document["file"] == str(tmp_path / "master.keys")
@@ -263,6 +265,46 @@ async def test_key_commands(database: str, redis_url: str, tmp_path: Path) -> No
     job = await cli("job", "age", "--once", "--config", path)
     assert job.code == 4
     assert "chmod 600" in job.err
+
+
+async def test_lost_keys_are_degraded_everywhere(
+    database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A lost master key behind a current one that works, then lost data keys: each with what to do."""
+    monkeypatch.setenv("NO_COLOR", "1")
+    path = write_config(
+        tmp_path / "tiering.yaml",
+        database=database,
+        redis_url=redis_url,
+        cold=tmp_path / "cold",
+        policies=POLICIES,
+        encryption={"key_file": "master.keys"},
+    )
+    file = key_file(tmp_path)
+    settings = encrypted(database, redis_url, tmp_path)
+    async with product(settings, now=SystemClock().now() - 10 * DAY) as shop:
+        saved = list(snapshots(3, created_at=shop.clock.now()))
+        await aged(shop, saved)
+        assert (await shop.storage.health_check()).status == "healthy"
+        file.unlink()
+        key_file(tmp_path, "second")
+        health = await shop.storage.health_check()
+        [warning] = health.details["cold"]["warnings"]
+        assert (health.status, "3 data keys under file:first cannot be opened" in warning) == ("degraded", True)
+        [locked] = await shop.runtime.keys.locked()
+        assert (locked.master_id, locked.data_keys, bool(locked.error.hint)) == ("file:first", 3, True)
+    status = await cli("keys", "status", "--json", "--config", path)
+    document = status.document
+    assert (status.code, document["current"], document["error"]) == (4, "file:second", None)
+    assert (document["status"], document["warnings"]) == ("degraded", [warning])
+    assert (await cli("status", "--json", "--config", path)).document["encryption"] == {"warnings": [warning]}
+    assert "warning: 3 data keys under file:first" in (await cli("status", "--config", path)).out
+    async with open_runtime(settings) as runtime:
+        await runtime.db.execute("DELETE FROM sagaz_tiering.saga_keys")
+        health = await runtime.storage().health_check()
+    assert (health.status, "lost their data key" in health.details["cold"]["warnings"][0]) == ("degraded", True)
+    status = await cli("keys", "status", "--config", path)
+    assert (status.code, "keys import FILE" in status.out, "degraded" in status.out) == (6, True, True)
 
 
 async def test_policy_needs_a_master_key_in_the_configuration(tmp_path: Path) -> None:
