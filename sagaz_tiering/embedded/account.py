@@ -1,7 +1,7 @@
-"""Running a server that refuses root: under which account, and what that account can reach.
+"""Running servers for root, never as root: under which account, and what that account can reach.
 
-Nothing that exists is ever chmod-ed or chown-ed: what the account cannot reach is put (data) or copied
-(binaries) where it can.
+Nothing that is not a server's own data is ever chmod-ed or chown-ed: what the account cannot reach is put (data) or
+copied (binaries) where it can.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Account(NamedTuple):
 
 
 def unprivileged_account() -> Account | None:
-    """Whom servers that refuse root run as; None where we are not root and need nobody else.
+    """Whom the servers of root run as; None where we are not root and need nobody else.
 
     Raises ConfigError if the system has no such account or does not let us become it (a user namespace).
     """
@@ -46,7 +46,7 @@ def unprivileged_account() -> Account | None:
         _require_usable(account)
         return account
     raise ConfigError(
-        f"PostgreSQL does not run as root, and there is no account {' or '.join(_ACCOUNTS)} to run it as",
+        f"the embedded servers do not run as root, and there is no account {' or '.join(_ACCOUNTS)} to run it as",
         hint=f"create one, {_AS_USER}",
     )
 
@@ -68,12 +68,24 @@ def let_pass(folder: Path) -> None:
         folder.chmod(0o710)
 
 
+def give(path: Path, account: Account | None) -> None:
+    """Hand a server's own data over to the account, all of it; also what root's server left there before."""
+    if account is None:
+        return
+    os.chown(path, account.uid, account.gid, follow_symlinks=False)
+    for folder, folders, files in os.walk(path):
+        for inner in (Path(folder, name) for name in (*folders, *files)):
+            found = inner.lstat()
+            if stat.S_ISDIR(found.st_mode) or found.st_nlink == 1:  # nothing that is elsewhere, too
+                os.chown(inner, account.uid, account.gid, follow_symlinks=False)
+
+
 def _require_usable(account: Account) -> None:
     try:
         succeeded = run_as(account, ["/bin/sh", "-c", ":"])
     except (OSError, subprocess.SubprocessError) as exc:
         raise ConfigError(
-            f"PostgreSQL does not run as root, and this system does not let us become {account.name}: {exc}",
+            f"the embedded servers do not run as root, and this system does not let us become {account.name}: {exc}",
             hint=f"allow setuid here (a container may forbid it), {_AS_USER}",
         ) from exc
     if not succeeded:

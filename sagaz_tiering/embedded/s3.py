@@ -1,20 +1,26 @@
 """An S3 server over HTTP (moto), for demonstrations and tests.
 
 It holds its objects in memory: they are gone when it stops. What has to last uses a `file://` cold tier.
-It knows archive classes, restores and conditional writes; it checks neither credentials nor checksums.
+It knows archive classes, restores and conditional writes; it takes requests that are signed with its own key (see
+`s3_app`), and checks no checksums. Root's runs as an unprivileged account.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import secrets
 import sys
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
+from sagaz_tiering.embedded import s3_app
+from sagaz_tiering.embedded.account import Account, unprivileged_account
 from sagaz_tiering.embedded.process import ServerCommand
 from sagaz_tiering.embedded.server import EXTRA, HOST, STOP_GRACE_S, EmbeddedServer
+from sagaz_tiering.embedded.signatures import signed_headers
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
 
 REGION = "us-east-1"
@@ -34,8 +40,6 @@ class S3Server(EmbeddedServer):
 
     name = "S3"
     not_ready_errors: ClassVar[tuple[type[Exception], ...]] = (OSError,)
-    credentials = S3Credentials("embedded", "embedded-no-secret")
-    """Any would do: moto compares none. It must therefore never hold anything but trial data."""
 
     def __init__(
         self,
@@ -47,6 +51,8 @@ class S3Server(EmbeddedServer):
     ) -> None:
         super().__init__(data_dir, durable=durable, hold_fds=hold_fds)
         self._bucket = bucket
+        self.credentials = S3Credentials("embedded", secrets.token_urlsafe(24))
+        self._account: Account | None = None
 
     @property
     def endpoint(self) -> str:
@@ -56,11 +62,15 @@ class S3Server(EmbeddedServer):
     def _prepare(self, deadline_s: float) -> None:
         if any(importlib.util.find_spec(part) is None for part in _PARTS):
             raise MissingDependencyError(EXTRA, "an embedded S3 server")
+        self._account = unprivileged_account()
 
     def _command(self) -> ServerCommand:
+        uid, gid = (0, 0) if self._account is None else (self._account.uid, self._account.gid)
+        ours = {s3_app.KEY_ID: self.credentials.access_key_id, s3_app.SECRET: self.credentials.secret_access_key}
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MOTO_", "SAGAZ_"))}
         return ServerCommand(
-            argv=[sys.executable, "-m", "moto.server", "-H", HOST, "-p", str(self.port)],
-            env={key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MOTO_", "SAGAZ_"))},
+            argv=[sys.executable, "-m", s3_app.__name__, str(self.port), str(uid), str(gid)],
+            env=env | ours | {"MOTO_PORT": str(self.port), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             cwd=self.data_dir,
             log=self.log,
             stop_signal=self.stop_signal,
@@ -79,19 +89,22 @@ class S3Server(EmbeddedServer):
     async def _greet(self) -> None:
         import aiohttp
 
+        method, path = ("GET", "/moto-api/") if self._bucket is None else ("PUT", f"/{self._bucket}")
+        headers = signed_headers(
+            method,
+            path,
+            host=f"{HOST}:{self.port}",
+            key_id=self.credentials.access_key_id,
+            secret=self.credentials.secret_access_key,
+            region=REGION,
+            now=datetime.now(UTC),
+        )
         timeout = aiohttp.ClientTimeout(total=_TALK_S)
-        async with aiohttp.ClientSession(timeout=timeout) as session:
-            if self._bucket is None:
-                async with session.get(f"{self.endpoint}/moto-api/") as answer:
-                    answer.raise_for_status()
-                return
-            async with session.put(f"{self.endpoint}/{self._bucket}", headers=_signed_somehow()) as answer:
-                if answer.status not in (200, 409):
-                    said = (await answer.text())[:300]
-                    raise ConfigError(f"the embedded S3 server refuses the bucket {self._bucket!r}: {said}")
-
-
-def _signed_somehow() -> dict[str, str]:
-    """Enough of a signature for moto to know the service and the region."""
-    scope = f"{S3Server.credentials.access_key_id}/20260101/{REGION}/s3/aws4_request"
-    return {"Authorization": f"AWS4-HMAC-SHA256 Credential={scope}, SignedHeaders=host, Signature=0"}
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.request(method, f"{self.endpoint}{path}", headers=headers) as answer,
+        ):
+            if answer.status not in (200, 409):
+                said = (await answer.text())[:300]
+                what = "its own key" if self._bucket is None else f"the bucket {self._bucket!r}"
+                raise ConfigError(f"the embedded S3 server refuses {what}: {said}")

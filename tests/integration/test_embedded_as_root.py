@@ -8,11 +8,12 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import aioboto3  # type: ignore[import-untyped]  # ships no types
 import psutil
 import pytest
-from support.processes import mode_of, processes_below, sql, wait_until_gone
+from support.processes import mode_of, processes_below, redis_do, sql, wait_until_gone
 
-from sagaz_tiering.embedded import EmbeddedServers, PostgresServer, account, cluster
+from sagaz_tiering.embedded import EmbeddedServers, PostgresServer, RedisServer, account, cluster
 from sagaz_tiering.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="about what only root has to do")
@@ -29,6 +30,51 @@ async def test_postgres_does_not_run_as_root(folder: Path, data_dir: Path) -> No
         assert psutil.Process(servers.postgres.pid).uids().real != 0
         assert servers.postgres.home.is_relative_to(folder)
     assert mode_of(folder) == before
+
+
+async def test_no_server_runs_as_root(folder: Path, data_dir: Path) -> None:
+    """Redis and S3 are the same account as PostgreSQL, and answer; what they need is 0700 and theirs."""
+    someone = account.unprivileged_account()
+    assert someone is not None
+    async with EmbeddedServers.start(data_dir, postgres=False, bucket="sagas") as servers:
+        assert servers.redis is not None
+        assert servers.s3 is not None
+        for server in (servers.redis, servers.s3):
+            process = psutil.Process(server.pid)
+            assert (set(process.uids()), set(process.gids())) == ({someone.uid}, {someone.gid})
+        await redis_do(servers.redis_url, "SET", "a", "1")
+        await redis_do(servers.redis_url, "BGREWRITEAOF")
+        home = data_dir / "redis"
+        assert (mode_of(home), home.stat().st_uid) == (0o700, someone.uid)
+        key_id, secret = servers.s3_credentials
+        session = aioboto3.Session(key_id, secret, region_name="us-east-1")
+        async with session.client("s3", endpoint_url=servers.s3_endpoint) as client:
+            await client.put_object(Bucket="sagas", Key="a", Body=b"x", StorageClass="GLACIER")
+            await client.restore_object(Bucket="sagas", Key="a", RestoreRequest={"Days": 1})
+            assert (await client.head_object(Bucket="sagas", Key="a"))["StorageClass"] == "GLACIER"
+            parts = await client.create_multipart_upload(Bucket="sagas", Key="b")
+            sent = await client.upload_part(
+                Bucket="sagas", Key="b", UploadId=parts["UploadId"], PartNumber=1, Body=b"y" * 2**20
+            )
+            whole = {"Parts": [{"ETag": sent["ETag"], "PartNumber": 1}]}
+            await client.complete_multipart_upload(
+                Bucket="sagas", Key="b", UploadId=parts["UploadId"], MultipartUpload=whole
+            )
+            assert (await client.copy_object(Bucket="sagas", Key="c", CopySource="sagas/b"))["CopyObjectResult"]
+            await client.delete_objects(Bucket="sagas", Delete={"Objects": [{"Key": "b"}, {"Key": "c"}]})
+
+
+async def test_redis_data_that_root_made_opens(closed_folder: Path) -> None:
+    """Of the time when Redis ran as root, also under folders that its account cannot pass."""
+    async with RedisServer(closed_folder) as server:
+        await redis_do(server.url, "SET", "a", "1")
+    home = closed_folder / "redis"
+    for path in (home, *home.rglob("*")):
+        os.chown(path, 0, 0)
+    async with RedisServer(closed_folder) as server:
+        assert await redis_do(server.url, "GET", "a") == b"1"
+        assert psutil.Process(server.pid).uids().real != 0
+    assert mode_of(closed_folder) == 0o700
 
 
 async def test_data_under_a_closed_folder_lives_elsewhere_and_survives(
