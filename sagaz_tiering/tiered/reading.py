@@ -25,7 +25,7 @@ from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, Tier
 from sagaz_tiering.storage.answers import check_answer, check_place
 from sagaz_tiering.storage.encoding import decode_record, decode_value
 from sagaz_tiering.storage.hot import HotTier
-from sagaz_tiering.storage.hot_values import Gone, Indexed, check_indexed, indexed_header
+from sagaz_tiering.storage.hot_values import Gone, check_indexed, indexed_header
 from sagaz_tiering.storage.hot_values import Header as IndexedHeader
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.tiered.cold import ColdTier
@@ -146,11 +146,8 @@ class Reader:
         """The newest `limit` live snapshots of a saga, newest first. Raises Unreadable with those that can be read."""
         if limit == 0:
             return []
-        known, found = None, list[Indexed]()
         with suppress(HotTierUnavailable, CorruptData):  # the longer way tells which is damaged, and reads the others
-            known = await self._watch.known()
-            found = await self._hot.values(saga_id, min(limit, NO_LIMIT))
-            if len(found) == limit and (alone := await self._redis_alone(saga_id, found, known)):
+            if alone := await self._redis_alone(saga_id, limit):
                 return alone
         try:
             while True:
@@ -159,21 +156,23 @@ class Reader:
                 if len(loaded) == len(copies):  # else some were deleted meanwhile, and older ones take their places
                     return loaded
         except CatalogUnavailable:
-            if alone := await self._redis_alone(saga_id, found, known, and_all=True):
-                return alone
+            with suppress(HotTierUnavailable):
+                if alone := await self._redis_alone(saga_id, limit, and_all=True):
+                    return alone
             raise
 
-    async def _redis_alone(
-        self, saga_id: UUID, found: Sequence[Indexed], known: Known | None, *, and_all: bool = False
-    ) -> list[SagaSnapshot]:
-        """These, if Redis has everything that is newer than the last of them, or ever was, and all live; else []."""
+    async def _redis_alone(self, saga_id: UUID, limit: int, *, and_all: bool = False) -> list[SagaSnapshot]:
+        """The newest `limit`, or all, if Redis has everything that is newer, or ever was, and all of them live."""
+        known = await self._watch.known()
+        found = await self._hot.values(saga_id, min(limit, NO_LIMIT))
         values = [each.value for each in found if each.value is not None]
-        if known is None or not values or len(values) < len(found):
+        if not values or len(values) < (len(found) if and_all else limit):
             return []
         headers = [indexed_header(each, value, saga_id) for each, value in zip(found, values, strict=True)]
         oldest_us = None if and_all else headers[-1].meta.created_us
-        has_newer = await self._watch.has_newer(known, oldest_us, to_micros(self._clock.now()))
-        all_live = has_newer and all(self._is_alive(header.meta) for header in headers)
+        if not await self._watch.has_newer(known, oldest_us, to_micros(self._clock.now())):
+            return []
+        all_live = all(self._is_alive(header.meta) for header in headers)
         return await self._all_of_redis(values, headers) if all_live else []
 
     async def timeline(

@@ -16,7 +16,7 @@ from uuid import UUID, uuid4
 import pytest
 from support.commands import cli
 from support.payload import snapshots
-from support.processes import redis_do
+from support.processes import redis_do, sql
 from support.snapshots import make, replay
 from support.tiers import DAY, NOW, Product, config, product
 from support.yaml_config import write_config
@@ -404,6 +404,29 @@ async def test_cancelled_deletion_is_whole_or_finished(shop: Product, monkeypatc
     assert await shop.storage.get_snapshot(old[0].snapshot_id) is None
     await shop.run("expire")
     await are_all_that_is_left(shop, old[1:], saga_id)
+
+
+@pytest.mark.parametrize("how", ["cleanup_saga", "forget", "delete_snapshot"])
+async def test_removal_holds_no_transaction_while_redis_works(
+    shop: Product, database: str, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """Redis may take long: idle_in_transaction_session_timeout would end it half way, and locks hold up others."""
+    saga_id = uuid4()
+    gone = await saved(shop, 3, "payment", saga_id)
+    idle: list[object] = []
+    count = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND state ~ 'in transaction'"
+
+    def watched(real: Any) -> Any:
+        async def ask(*args: Any, **kwargs: Any) -> Any:
+            idle.append(await sql(database, count))
+            return await real(*args, **kwargs)
+
+        return ask
+
+    for name in ("delete", "delete_many", "erase"):
+        monkeypatch.setattr(shop.runtime.hot, name, watched(getattr(shop.runtime.hot, name)))
+    await getattr(shop.storage, how)(gone[0].snapshot_id if how == "delete_snapshot" else saga_id)
+    assert set(idle) == {0}
 
 
 async def frozen(shop: Product) -> list[SagaSnapshot]:
