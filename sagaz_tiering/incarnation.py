@@ -148,8 +148,9 @@ def difference(known: Known, found: Found) -> str | None:
         return "it is empty, or another one: it carries no mark of this catalog"
     if found.nonce != known.nonce:
         return "it went back to an older state, or is another one: its mark is not the last"
-    if found.number <= known.number:
-        return f"it went back to an older state: {found.number - 1} looks, where {known.number} were counted"
+    looks = found.number - 1 if found.can_write else found.number
+    if looks < known.number:
+        return f"it went back to an older state: {looks} looks, where {known.number} were counted"
     if known.run_id and found.run_id and known.run_id != found.run_id:
         return "it was started anew, or another server took over"
     return None

@@ -25,14 +25,15 @@ _MEMBER = 20
 class Found:
     """What Redis says of itself. `nonce` None: nobody was here before; `run_id` "": it does not tell.
 
-    `number` is above that of the last look; `seen_us` is when it was last seen with all it should have (None: never, as
-    far as it knows).
+    `number` is above that of the last look, or the same while nothing can be written (`can_write`); `seen_us` is when
+    it was last seen with all it should have (None: never, as far as it knows).
     """
 
     nonce: str | None
     number: int
     run_id: str
     seen_us: int | None
+    can_write: bool = True
 
 
 class HotIncarnation(HotCalls):
@@ -47,6 +48,7 @@ class HotIncarnation(HotCalls):
             number=int(raw[1]),
             run_id=raw[2].decode("ascii", "replace"),
             seen_us=int(raw[3]) if raw[3] is not None and raw[3].isdigit() else None,
+            can_write=len(raw) == 4,
         )
 
     async def become(self, nonce: str, number: int, seen_us: int | None) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
+import redis.asyncio
 from support.payload import saga, snapshots
 from support.tiers import DAY, NOW, config, product
 
@@ -76,6 +77,28 @@ async def test_lists_need_no_postgresql_where_nothing_is_ever_moved(
         with pytest.raises(CatalogUnavailable):
             await shop.storage.list_snapshots(uuid4())
         await server.start()
+
+
+async def test_redis_that_is_full_is_read(own_redis, database: str, tmp_path: Path) -> None:
+    """It takes nothing, the number of looks included, and still says what it alone has; afterwards it is trusted."""
+    server = await own_redis(durable=True)
+    old, new = saga(2, begun=NOW, saga_name=HOT), saga(3, begun=NOW, saga_name=HOT)
+    async with product(settings(database, server.url, tmp_path)) as shop, redis.asyncio.from_url(server.url) as admin:
+        for snapshot in old:
+            await shop.storage.save_snapshot(snapshot)
+        changes = (await shop.runtime.incarnation.look()).changes
+        await admin.config_set("maxmemory", 1)
+        for _ in range(2):
+            look = await shop.runtime.incarnation.look()
+            assert (look.trusted, look.changes) == (True, changes)
+            assert await shop.storage.get_snapshot(old[0].snapshot_id) == old[0]
+            assert await shop.storage.get_latest_snapshot(old[0].saga_id) == old[-1]
+            assert await shop.storage.list_snapshots(old[0].saga_id) == old[::-1]
+        await shop.storage.save_snapshot(new[0])
+        assert await shop.storage.list_snapshots(old[0].saga_id) == old[::-1]
+        await admin.config_set("maxmemory", 0)
+        look = await shop.runtime.incarnation.look()
+        assert (look.trusted, look.changes) == (True, changes)
 
 
 async def test_redis_down(own_redis, database: str, tmp_path: Path) -> None:

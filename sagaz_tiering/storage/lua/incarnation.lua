@@ -1,14 +1,22 @@
 -- Which Redis this is. If it is the expected one its number is raised, and noted when it was whole.
 -- KEYS  1 incarnation
 -- ARGV  1 nonce expected  2 number that it must be above  3 run id expected ('' any)  4 now (us), '' while it is not believed
--- Returns nonce (nil: it has none), number, run id ('' unknown), when it was whole last (us; '' or nil: nobody knows)
+-- Returns nonce (nil: it has none), number, run id ('' unknown), when it was whole last (us; '' or nil: nobody knows),
+-- and 1 if nothing can be written now: then the number is as it was.
 local found = redis.call('HMGET', KEYS[1], 'nonce', 'number', 'seen')
 local info = redis.pcall('INFO', 'server')
 local run_id = type(info) == 'string' and string.match(info, 'run_id:(%w+)') or ''
 local number = (tonumber(found[2] or '0') or 0) + 1
 local same = run_id == '' or ARGV[3] == '' or run_id == ARGV[3]
 if same and found[1] == ARGV[1] and number > tonumber(ARGV[2]) then
-  redis.call('HSET', KEYS[1], 'number', number)
+  local raised = redis.pcall('HSET', KEYS[1], 'number', number)
+  if type(raised) == 'table' and raised.err then
+    -- Full, or unable to write to its disk: what it has can be read all the same. A replica may lack something.
+    if string.find(raised.err, '^-?OOM') or string.find(raised.err, '^-?MISCONF') then
+      return {found[1], number - 1, run_id, found[3], 1}
+    end
+    return raised
+  end
   if ARGV[4] ~= '' then
     redis.call('HSET', KEYS[1], 'seen', ARGV[4])
   end
