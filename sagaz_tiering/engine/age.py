@@ -49,6 +49,8 @@ async def preview(context: JobContext, tally: Tally) -> None:
     """Count what a run would pack (a snapshot that is both hot and durable counts once, as hot)."""
     for shard in SHARDS:
         async for saga_id in context.hot.due_sagas(shard, expiring=False, now_us=context.now_us):
+            if await context.hot.broken_indexes([saga_id]):
+                continue
             turn = Turn(ClaimedSaga(saga_id, ""))
             async for headers in context.hot.headers(saga_id):
                 due = plan(headers, context.policies, context.now_us, turn)

@@ -88,4 +88,4 @@ async def _save(context: JobContext, snapshot_id: UUID, value: bytes) -> bool | 
         return None
     decision = context.policies.decide(meta, context.now_us)
     refused = await context.hot.save(meta, value, due_us=decision.due_us, expires_us=decision.expires_us)
-    return refused is None or not refused.deleted
+    return refused is None or not (refused.deleted or refused.foreign)

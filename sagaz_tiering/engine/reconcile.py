@@ -30,6 +30,7 @@ from sagaz_tiering.catalog.hot_tier import HotTierState
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.engine.finish import mark_holds
+from sagaz_tiering.engine.foreign import mend_turns, sound
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.packed import already_packed
 from sagaz_tiering.engine.put_back import lacking, put_back
@@ -101,6 +102,7 @@ async def ensure_trusted(context: JobContext, tally: Tally) -> bool:
 
 
 async def _agree(context: JobContext, lease: Lease, state: HotTierState, tally: Tally) -> None:
+    await mend_turns(context, tally)
     await mark_holds(context)
     await _saves_have_ended(context)
     since = None if state.good_at is None else state.good_at - _MARGIN
@@ -140,10 +142,10 @@ async def _sagas(context: JobContext) -> AsyncIterator[list[UUID]]:
         while len(batch) >= _SAGAS:
             if context.stopping.is_set():
                 return
-            yield batch[:_SAGAS]
+            yield await sound(context, batch[:_SAGAS])
             del batch[:_SAGAS]
     if batch:
-        yield batch
+        yield await sound(context, batch)
 
 
 async def _forget(context: JobContext, saga_ids: Sequence[UUID], tally: Tally) -> None:

@@ -216,11 +216,11 @@ async def _rehydrate(context: JobContext, frame: Sequence[Place], until: datetim
                 dictionary = context.dictionaries.for_writing(record.meta.saga_name)
                 level = context.options.hot_level
                 value = await asyncio.to_thread(to_value, record, level=level, dictionary=dictionary, in_pack=True)
-                due_us, expires_us = to_micros(until), decision.expires_us
-                await context.hot.save(
-                    record.meta, value, due_us=due_us, expires_us=expires_us
+                refused = await context.hot.save(
+                    record.meta, value, due_us=to_micros(until), expires_us=decision.expires_us
                 )  # what is there already, or newer, is read
-                saved.add(record.meta.snapshot_id)
+                if refused is None or not refused.foreign:
+                    saved.add(record.meta.snapshot_id)
     return saved
 
 

@@ -114,6 +114,8 @@ async def _sample(
     context: JobContext, policies: PolicySet, now: datetime, *, expiring: bool
 ) -> tuple[_Sample, list[str]]:
     sagas, total = await context.hot.sample(SAMPLED_SAGAS, expiring=expiring)
+    broken = set(await context.hot.broken_indexes(sagas))
+    sagas = [saga for saga in sagas if saga not in broken]
     sample, now_us, cut = _Sample(factor=total / max(len(sagas), 1)), to_micros(now), 0
     for start in range(0, len(sagas), _AT_ONCE):
         pages = await asyncio.gather(*(_first_page(context, saga) for saga in sagas[start : start + _AT_ONCE]))

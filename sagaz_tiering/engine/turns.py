@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from sagaz_tiering.engine.foreign import set_turns_aside
+from sagaz_tiering.engine.foreign import set_turns_aside, sound
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.policy import Decision
 from sagaz_tiering.snapshot import SnapshotMeta
@@ -97,18 +97,22 @@ async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[C
             )
             await set_turns_aside(context, context.hot.turns(shard, expiring=expiring), strange)
             if claimed:
-                yield claimed
+                ours = set(await sound(context, [saga.saga_id for saga in claimed]))
+                yield [saga for saga in claimed if saga.saga_id in ours]
             elif not strange:
                 break
 
 
 async def headers_of(context: JobContext, saga_ids: Sequence[UUID]) -> AsyncIterator[tuple[int, list[Header]]]:
-    """Pages of headers of these sagas, each with the position of its saga; one trip for all that are small."""
-    for position, page in enumerate(await context.hot.first_headers(saga_ids)):
+    """Pages of headers of these sagas, each with the position of its saga; two trips for all that are small."""
+    positions = {saga_id: position for position, saga_id in enumerate(saga_ids)}
+    saga_ids = await sound(context, saga_ids)
+    for saga_id, page in zip(saga_ids, await context.hot.first_headers(saga_ids), strict=True):
+        position = positions[saga_id]
         if len(page) < FIRST_HEADERS:
             yield position, page
             continue
-        async for headers in context.hot.headers(saga_ids[position]):
+        async for headers in context.hot.headers(saga_id):
             yield position, headers
 
 

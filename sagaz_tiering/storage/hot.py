@@ -78,8 +78,8 @@ class HotTier(HotTurns):
         )
         if answer == 1:
             return None
-        if answer[0] == b"held":
-            return NotTaken(at_us=0, held=True)
+        if answer[0] in (b"held", b"foreign"):
+            return NotTaken(at_us=0, held=answer[0] == b"held", foreign=answer[0] == b"foreign")
         why, at = answer
         return NotTaken(at_us=hot_keys.read_instant(at), deleted=why == b"deleted")
 

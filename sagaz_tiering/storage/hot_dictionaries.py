@@ -5,11 +5,16 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
+import redis.exceptions as driver
+
 from sagaz_tiering.codec import text_bytes
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.storage.hot import HotTier
 
 if TYPE_CHECKING:
     from sagaz_tiering.zstd import Dictionary
+
+_log = Logger(__name__)
 
 
 class HotDictionaries:
@@ -25,13 +30,18 @@ class HotDictionaries:
     async def fetch(self, dictionary_id: bytes) -> bytes | None:
         """The content of one; None where Redis does not have it."""
         with self._redis() as client:
-            found: Any = await client.get(self._hot.keys.dictionary(dictionary_id.hex()))
+            (found,) = await client.mget([self._hot.keys.dictionary(dictionary_id.hex())])  # None for another type
         return found if isinstance(found, bytes) else None
 
     async def current(self) -> Mapping[str, bytes]:
         """Dictionary ids by saga name; empty for a Redis that was emptied."""
         with self._redis() as client:
-            found: dict[Any, Any] = await client.hgetall(self._names)
+            try:
+                found: dict[Any, Any] = await client.hgetall(self._names)
+            except driver.ResponseError as exc:
+                if not _is_of_another_type(exc):
+                    raise
+                found = {}
         names = {name: _name(name) for name in found}
         return {text: found[name] for name, text in names.items() if text is not None}
 
@@ -52,8 +62,23 @@ class HotDictionaries:
     async def name(self, current: Mapping[str, bytes]) -> None:
         """These are current from now on; their contents must be in Redis."""
         if current:
+            names: Any = {text_bytes(name): id_ for name, id_ in current.items()}
             with self._redis() as client:
-                await client.hset(self._names, mapping={text_bytes(name): id_ for name, id_ in current.items()})
+                try:
+                    await client.hset(self._names, mapping=names)
+                except driver.ResponseError as exc:
+                    if not _is_of_another_type(exc):
+                        raise
+                    aside = f"{self._names}:set-aside"
+                    await client.rename(self._names, aside)
+                    _log.error(
+                        "value.foreign", kind="entry", item=aside, reason="it was in the place of the dictionaries"
+                    )
+                    await client.hset(self._names, mapping=names)
+
+
+def _is_of_another_type(error: driver.ResponseError) -> bool:
+    return str(error).startswith("WRONGTYPE")
 
 
 def _name(raw: bytes) -> str | None:

@@ -70,6 +70,15 @@ class HotTurns(HotIncarnation):
             kinds = await pipe.execute()
         return [index for index, kind in zip(indexes, kinds, strict=True) if kind not in (b"zset", b"none")]
 
+    async def broken_indexes(self, saga_ids: Sequence[UUID]) -> list[UUID]:
+        """Of these sagas, those that something else is in the place of the index of; one trip."""
+        with self._translated() as client:
+            pipe = client.pipeline(transaction=False)
+            for saga_id in saga_ids:
+                pipe.type(self.keys.index(saga_id.hex))
+            kinds = await pipe.execute() if saga_ids else []
+        return [saga for saga, kind in zip(saga_ids, kinds, strict=True) if kind not in (b"zset", b"none")]
+
     async def gather(self, saga_ids: Sequence[UUID]) -> list[Gathered | None]:
         """Every value of each of these sagas, few trips for all; None for a saga that has too many or too large ones.
 

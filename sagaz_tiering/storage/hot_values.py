@@ -17,6 +17,9 @@ from sagaz_tiering.storage import hot_keys
 _DIGITS = 16
 """Times have at most so many digits, and are exact as scores."""
 
+FOREIGN_INDEX = "delete or rename that key of Redis; what is in the durable tier and in packs is put back or read there"
+"""What to do where a saga's index is none."""
+
 
 @dataclass(frozen=True, slots=True)
 class Gone:
@@ -43,12 +46,14 @@ def indexed(raw: Sequence[Any]) -> list[Indexed]:
 class NotTaken:
     """Why a save was not stored: something as new or newer was done to the snapshot at `at_us` (microseconds).
 
-    `deleted`: it was deleted; else another save of it is there. `held`: neither, a legal hold may forbid it.
+    `deleted`: it was deleted; else another save of it is there. `held`: neither, a legal hold may forbid it. `foreign`:
+    neither, something else is in the place of the saga's index.
     """
 
     at_us: int
     deleted: bool = False
     held: bool = False
+    foreign: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -35,6 +35,7 @@ from sagaz_tiering.logs import Logger, Repeated
 from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.storage.hot import HotTier
+from sagaz_tiering.storage.hot_values import FOREIGN_INDEX
 from sagaz_tiering.tiered.freezing import Freezer
 from sagaz_tiering.tiered.noting import HotNotes
 from sagaz_tiering.tiered.watch import Watch
@@ -166,6 +167,10 @@ class Saver:
             raise
         if refused is not None and refused.held:
             raise _Held
+        if refused is not None and refused.foreign:
+            raise HotTierUnavailable(
+                f"Redis has something else in the place of the index of saga {save.meta.saga_id}", hint=FOREIGN_INDEX
+            )
         return None if refused is None else refused.at_us
 
     async def _save_hot_after_all(self, save: _Save) -> HotTierUnavailable | None:

@@ -10,7 +10,7 @@ import pytest
 from support.snapshots import make
 from support.tiers import DAY, NOW, Product, config, product
 
-from sagaz_tiering.errors import CorruptRecord, SnapshotLost
+from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable, SnapshotLost
 from sagaz_tiering.snapshot import SagaSnapshot
 
 JOBS = ("age", "expire", "train", "scrub", "compact", "restore", "collect", "transition")
@@ -103,6 +103,58 @@ async def test_what_others_wrote_into_redis_stops_no_job(shop: Product) -> None:
     assert await shop.storage.list_snapshots(sound[1][0].saga_id) == []
     assert await shop.storage.delete_snapshot(sibling[1].snapshot_id)
     assert await shop.storage.list_snapshots(sibling[0].saga_id) == [sibling[0]]
+
+
+@pytest.mark.guarantee("G6")
+@pytest.mark.parametrize("loses", [False, True], ids=["as-it-is", "reconciled"])
+async def test_keys_of_another_type_stop_no_job(shop: Product, loses: bool) -> None:
+    """In the place of a saga's index, of pointers, values and the dictionaries' names: named, and the rest goes on.
+
+    Reads of the saga say so; its saves are in PostgreSQL, and all is right once the key is gone.
+    """
+    sound, broken, hot, pointed, valued, erased = (
+        pair(name)
+        for name in ("payment-order", "payment-order", "fast-order", "payment-order", "payment-order", "order")
+    )
+    for one in (*sound, broken[0], *hot, *pointed, *valued, *erased):
+        await shop.storage.save_snapshot(one)
+    keys = shop.runtime.hot.keys
+    indexes = [keys.index(one[0].saga_id.hex) for one in (broken, hot, erased)]
+    with shop.runtime.hot._translated() as redis:
+        for key in (*indexes, keys.pointer(pointed[0].snapshot_id.hex), keys.dictionaries()):
+            await redis.delete(key)
+            await redis.lpush(key, b"x")
+        value = keys.value(valued[0].saga_id.hex, valued[0].snapshot_id.hex)
+        await redis.delete(value)
+        await redis.lpush(value, b"x")
+        if loses:
+            shard = sound[0].saga_id.hex[0]
+            await redis.delete(keys.incarnation(), keys.due(shard), keys.expiry(shard))
+            await redis.mset({keys.due(shard): b"x", keys.expiry(shard): b"x"})
+    await shop.storage.save_snapshot(broken[1])
+    assert await shop.storage.get_snapshot(broken[1].snapshot_id) == broken[1]
+    with pytest.raises(HotTierUnavailable):
+        await shop.storage.list_snapshots(hot[0].saga_id)
+    with pytest.raises(HotTierUnavailable):  # as while Redis is away: a daemon ends it
+        await shop.storage.forget(erased[0].saga_id)
+    await shop.storage.delete_snapshot(hot[0].snapshot_id)
+    for days in (0, 9, 9):
+        shop.clock.advance(days * DAY)
+        await shop.runtime.db.execute("UPDATE sagaz_tiering.saga_snapshots SET claimed_until = NULL")
+        for job in ("reconcile", *JOBS):
+            await shop.run(job)
+            await shop.run(job, dry_run=True)
+    assert set(indexes) <= (await quarantined(shop)).keys()
+    refs = await shop.storage.timeline(sound[0].saga_id)
+    assert {ref.tier.value for ref in refs} == {"cold"}
+    for one in (sound, pointed, valued):
+        assert await shop.storage.list_snapshots(one[0].saga_id) == one[::-1]
+    with shop.runtime.hot._translated() as redis:
+        await redis.delete(*indexes)
+    for job in ("reconcile", *JOBS):
+        await shop.run(job)
+    assert await shop.storage.list_snapshots(broken[0].saga_id) == broken[::-1]
+    assert await shop.storage.list_snapshots(erased[0].saga_id) == []
 
 
 @pytest.mark.guarantee("G6")

@@ -2,7 +2,7 @@
 -- KEYS  1 saga index  2 pointer
 -- ARGV  1 other prefix  2 saga hex  3 id hex  4 member  5 score (created, us)  6 pointer
 -- Returns 1 if it was moved.
-if redis.call('GET', KEYS[2]) ~= ARGV[6] then
+if redis.call('MGET', KEYS[2])[1] ~= ARGV[6] or redis.call('TYPE', KEYS[1]).ok ~= 'zset' then
   return 0
 end
 local value, index = KEYS[1] .. ':' .. ARGV[3], ARGV[1] .. ':{' .. ARGV[2] .. '}'

@@ -13,5 +13,5 @@ if not pointer or (#pointer == 56 and struct.unpack('>l', string.sub(pointer, 45
 end
 local index = ARGV[1] .. ':{' .. string.sub(pointer, 1, 32) .. '}'
 redis.call('DEL', index .. ':' .. ARGV[2], KEYS[1])
-redis.call('ZREM', index, string.sub(pointer, 41, 44) .. ARGV[3])
+redis.pcall('ZREM', index, string.sub(pointer, 41, 44) .. ARGV[3])
 return 1

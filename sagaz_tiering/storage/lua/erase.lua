@@ -7,7 +7,7 @@ local gone = 0
 for at = 1, #ARGV[4], 20 do
   local member = string.sub(ARGV[4], at, at + 19)
   local id = string.format(HEX, string.byte(member, 5, 20))
-  local pointer = redis.call('GET', ARGV[1] .. ':id:' .. id)
+  local pointer = redis.call('MGET', ARGV[1] .. ':id:' .. id)[1]
   local ours = pointer and #pointer == 56 and string.sub(pointer, 1, 32) == ARGV[2]
   if not ours or struct.unpack('>l', string.sub(pointer, 45, 52)) <= tonumber(ARGV[3]) then
     redis.call('DEL', ARGV[1] .. ':{' .. ARGV[2] .. '}:' .. id)

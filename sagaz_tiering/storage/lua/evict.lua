@@ -52,13 +52,16 @@ if #dead > 0 then
   redis.call('DEL', unpack(dead))
 end
 if #members > 0 then
-  redis.call('ZREM', KEYS[1], unpack(members))
+  redis.pcall('ZREM', KEYS[1], unpack(members))
 end
-local left = redis.call('ZCARD', KEYS[1])
+local left = redis.pcall('ZCARD', KEYS[1])
+if type(left) == 'table' then
+  left = 1 -- something else is in its place
+end
 if left == 0 then
   redis.call('ZREM', KEYS[2], ARGV[2])
   redis.call('ZREM', KEYS[3], ARGV[2])
-  if ARGV[3] ~= '' and redis.call('GET', KEYS[4]) == ARGV[3] then
+  if ARGV[3] ~= '' and redis.call('MGET', KEYS[4])[1] == ARGV[3] then
     redis.call('DEL', KEYS[4])
   end
 end

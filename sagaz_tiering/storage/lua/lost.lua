@@ -3,8 +3,11 @@
 -- KEYS  1 saga index  2 pointer
 -- ARGV  1 score (created, us)  2 member (step_index + id)  3 pointer  4 saved (us)  5 key prefix  6 id hex
 -- Returns 1 if it is marked, 0 if there is something newer, or itself.
-local old = redis.call('GET', KEYS[2])
-if old then
+local kind, old = redis.call('TYPE', KEYS[1]).ok, redis.call('MGET', KEYS[2])[1]
+if kind ~= 'zset' and kind ~= 'none' then
+  return 0 -- every read of the saga says so
+end
+if old and #old == 56 then
   local saved, saga = struct.unpack('>l', string.sub(old, 45, 52)), string.sub(old, 1, 32)
   local index = ARGV[5] .. ':{' .. saga .. '}'
   local value = index .. ':' .. ARGV[6]
@@ -12,7 +15,7 @@ if old then
     return 0
   end
   redis.call('DEL', value)
-  redis.call('ZREM', index, string.sub(old, 41, 44) .. string.sub(ARGV[2], 5))
+  redis.pcall('ZREM', index, string.sub(old, 41, 44) .. string.sub(ARGV[2], 5))
 end
 redis.call('SET', KEYS[2], ARGV[3])
 redis.call('ZADD', KEYS[1], ARGV[1], ARGV[2])

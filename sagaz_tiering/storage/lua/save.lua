@@ -7,14 +7,14 @@
 --       another save of it is there, since any may be held
 -- Returns 1 if it is there now; else why not and an instant (8 bytes, us): {'saved', when another save of the same
 -- snapshot was made that is as new or newer}, {'deleted', when it was deleted, at this save's instant or later},
--- {'held'} where a hold may forbid it.
+-- {'held'} where a hold may forbid it, {'foreign'} where something else is in the place of the saga's index.
 -- Instants are compared as numbers, exact up to the year 2255.
 local old, deleted, held, held_id = unpack(redis.call('MGET', KEYS[3], KEYS[6], KEYS[7], KEYS[8]))
 local saved = tonumber(ARGV[5])
 if old and #old ~= 56 then
   old = false -- none of ours
 end
-local there = old == ARGV[4] and redis.call('GET', KEYS[1])
+local there = old == ARGV[4] and redis.call('MGET', KEYS[1])[1]
 if there == ARGV[1] then
   return 1
 end
@@ -30,6 +30,14 @@ end
 if deleted and struct.unpack('>l', deleted) >= saved then
   return {'deleted', deleted}
 end
+-- First, so that nothing is changed where it cannot be; any other error is raised as that of the call.
+local placed = redis.pcall('ZADD', KEYS[2], ARGV[2], ARGV[3])
+if type(placed) == 'table' then
+  if string.find(placed.err, 'WRONGTYPE', 1, true) then
+    return {'foreign'}
+  end
+  redis.call('ZADD', KEYS[2], ARGV[2], ARGV[3])
+end
 if old then
   local saga = string.sub(old, 1, 32)
   local index = ARGV[9] .. ':{' .. saga .. '}'
@@ -38,11 +46,10 @@ if old then
     redis.call('DEL', index .. ':' .. ARGV[10])
   end
   if saga ~= ARGV[6] or member ~= ARGV[3] then
-    redis.call('ZREM', index, member)
+    redis.pcall('ZREM', index, member)
   end
 end
 redis.call('SET', KEYS[1], ARGV[1])
-redis.call('ZADD', KEYS[2], ARGV[2], ARGV[3])
 redis.call('SET', KEYS[3], ARGV[4])
 if ARGV[7] ~= '' then
   redis.call('ZADD', KEYS[4], 'LT', ARGV[7], ARGV[6])

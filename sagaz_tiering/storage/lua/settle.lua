@@ -3,7 +3,10 @@
 -- ARGV  1 saga hex  2 how many snapshots we saw left  3 next due (us or '')  4 next expiry (us or '')  5 token
 --       6 the index that it was claimed from (2 or 3, '' for neither)  7 now (us)
 -- If the saga changed meanwhile it is looked at again at once.
-local left = redis.call('ZCARD', KEYS[1])
+local left = redis.pcall('ZCARD', KEYS[1])
+if type(left) == 'table' then
+  left = -2 -- something else is in its place, which the next claim finds
+end
 if left == 0 then
   redis.call('ZREM', KEYS[2], ARGV[1])
   redis.call('ZREM', KEYS[3], ARGV[1])
@@ -18,7 +21,7 @@ elseif left == tonumber(ARGV[2]) then
 elseif ARGV[6] ~= '' then
   redis.call('ZADD', KEYS[tonumber(ARGV[6])], 'LT', ARGV[7], ARGV[1])
 end
-if redis.call('GET', KEYS[4]) == ARGV[5] then
+if redis.call('MGET', KEYS[4])[1] == ARGV[5] then
   redis.call('DEL', KEYS[4])
 end
 return left
