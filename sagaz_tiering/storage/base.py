@@ -52,8 +52,9 @@ class SnapshotSource(Protocol):
     ) -> AsyncIterator[SagaSnapshot]:
         """Every live snapshot of one saga, oldest first; without `saga_id` of every saga in the order of `saga_ids`.
 
-        Holds a page at a time. What is saved or deleted meanwhile may or may not be seen. Raises SnapshotArchived where
-        it comes to archived bytes, and at its end Unreadable for what it had to pass over (`unreadable` names it).
+        Holds a page at a time. What is saved or deleted meanwhile may or may not be seen, nor need be what is saved
+        anew meanwhile with another `created_at` or saga: its new place may lie behind. Raises SnapshotArchived where it
+        comes to archived bytes, and at its end Unreadable for what it had to pass over (`unreadable` names it).
         """
 
     def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:

@@ -226,7 +226,9 @@ class S3SnapshotStorage(AnyLoop):
     ) -> AsyncIterator[SagaSnapshot]:
         """Every live snapshot of one saga, oldest first; without `saga_id` of every saga behind `after`, by id.
 
-        Raises SnapshotArchived where it comes to archived bytes, CorruptRecord at its end for what it could not read.
+        One that is saved anew meanwhile with another `created_at`, or under another saga, is missed where its new place
+        is behind or was listed before; a walk that began after that save has it. Raises SnapshotArchived where it comes
+        to archived bytes, CorruptRecord at its end for what it could not read.
         """
         start = None if after is None else as_uuid(after, "after")
         saga = None if saga_id is None else as_uuid(saga_id, "saga_id")
