@@ -12,7 +12,7 @@ from uuid import UUID
 from sagaz_tiering.checksum import body_crc
 from sagaz_tiering.codec import Header, Record, from_value, read_header
 from sagaz_tiering.dictionaries.training import enough, mask
-from sagaz_tiering.engine.foreign import sound
+from sagaz_tiering.engine.foreign import mended
 from sagaz_tiering.engine.frame_keys import needs_key
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
@@ -129,7 +129,7 @@ async def _pages(context: JobContext) -> AsyncIterator[list[UUID]]:
     async for page in context.hot.saga_ids():
         rest = iter(page)
         while batch := list(islice(rest, _AT_ONCE)):
-            yield await sound(context, batch)
+            yield await mended(context, batch)
 
 
 async def _add_durable(context: JobContext, found: _Collected) -> None:

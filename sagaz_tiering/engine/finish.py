@@ -10,7 +10,7 @@ from datetime import timedelta
 
 from sagaz_tiering.catalog.erasures import VACUUM_COMMAND
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.engine.foreign import sound
+from sagaz_tiering.engine.foreign import mended
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable
 from sagaz_tiering.logs import Logger
@@ -30,8 +30,7 @@ async def finish_deletions(context: JobContext, tally: Tally) -> None:
         tally.add("deleted_hot", await hot.delete_many([(one, to_micros(until)) for one, until in saves]))
         await catalog.locations.gone_from_redis(saves)
     for erasure in await catalog.erasures.uncleared():
-        if not await sound(context, [erasure.saga_id]):
-            continue  # its receipt says that Redis has not followed
+        await mended(context, [erasure.saga_id])
         tally.add("erased_hot", await catalog.erasures.clear(erasure, hot, context.now))
 
 

@@ -18,7 +18,7 @@ from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.storage.hot_keys import is_member, member, member_id
-from sagaz_tiering.storage.hot_values import FOREIGN_INDEX, Gathered, Header, check_indexed
+from sagaz_tiering.storage.hot_values import Gathered, Header, check_indexed
 from sagaz_tiering.value_peek import stands_for
 
 _log = Logger(__name__)
@@ -112,16 +112,16 @@ async def durable_meta(
     return meta
 
 
-async def sound(context: JobContext, saga_ids: Sequence[UUID]) -> list[UUID]:
-    """Those of these sagas that have an index, or nothing, in its place; the others are named in the quarantine.
+async def mended(context: JobContext, saga_ids: Sequence[UUID]) -> list[UUID]:
+    """These sagas; where something else is in the place of one's index, that is put aside, and the index made anew.
 
-    They stay as they are, so that reads of them say so; what saves had to do without Redis waits in PostgreSQL.
+    Until then reads of the saga say so, and its saves are in PostgreSQL.
     """
-    broken = set(await context.hot.broken_indexes(saga_ids))
-    for saga_id in sorted(broken):
-        reason = f"something else is in the place of the index of saga {saga_id}, which no job touches: {FOREIGN_INDEX}"
-        await _quarantine(context, "entry", context.hot.keys.index(saga_id.hex), reason)
-    return [saga_id for saga_id in saga_ids if saga_id not in broken]
+    for saga_id in await context.hot.broken_indexes(saga_ids):
+        aside = await context.hot.renew_index(saga_id)
+        reason = f"it was in the place of the index of saga {saga_id}, which was made anew"
+        await _quarantine(context, "entry", aside, reason)
+    return list(saga_ids)
 
 
 async def mend_turns(context: JobContext, tally: Tally) -> None:

@@ -30,7 +30,7 @@ from sagaz_tiering.catalog.hot_tier import HotTierState
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.engine.finish import mark_holds
-from sagaz_tiering.engine.foreign import mend_turns, sound
+from sagaz_tiering.engine.foreign import mend_turns, mended
 from sagaz_tiering.engine.job import JobContext, Tally
 from sagaz_tiering.engine.packed import already_packed
 from sagaz_tiering.engine.put_back import lacking, put_back
@@ -142,10 +142,10 @@ async def _sagas(context: JobContext) -> AsyncIterator[list[UUID]]:
         while len(batch) >= _SAGAS:
             if context.stopping.is_set():
                 return
-            yield await sound(context, batch[:_SAGAS])
+            yield await mended(context, batch[:_SAGAS])
             del batch[:_SAGAS]
     if batch:
-        yield await sound(context, batch)
+        yield await mended(context, batch)
 
 
 async def _forget(context: JobContext, saga_ids: Sequence[UUID], tally: Tally) -> None:

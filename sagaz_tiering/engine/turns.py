@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
-from sagaz_tiering.engine.foreign import set_turns_aside, sound
+from sagaz_tiering.engine.foreign import mended, set_turns_aside
 from sagaz_tiering.engine.job import JobContext
 from sagaz_tiering.policy import Decision
 from sagaz_tiering.snapshot import SnapshotMeta
@@ -97,8 +97,8 @@ async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[C
             )
             await set_turns_aside(context, context.hot.turns(shard, expiring=expiring), strange)
             if claimed:
-                ours = set(await sound(context, [saga.saga_id for saga in claimed]))
-                yield [saga for saga in claimed if saga.saga_id in ours]
+                await mended(context, [saga.saga_id for saga in claimed])
+                yield claimed
             elif not strange:
                 break
 
@@ -106,7 +106,8 @@ async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[C
 async def headers_of(context: JobContext, saga_ids: Sequence[UUID]) -> AsyncIterator[tuple[int, list[Header]]]:
     """Pages of headers of these sagas, each with the position of its saga; two trips for all that are small."""
     positions = {saga_id: position for position, saga_id in enumerate(saga_ids)}
-    saga_ids = await sound(context, saga_ids)
+    broken = set(await context.hot.broken_indexes(saga_ids))  # whoever claims it makes it anew
+    saga_ids = [saga_id for saga_id in saga_ids if saga_id not in broken]
     for saga_id, page in zip(saga_ids, await context.hot.first_headers(saga_ids), strict=True):
         position = positions[saga_id]
         if len(page) < FIRST_HEADERS:

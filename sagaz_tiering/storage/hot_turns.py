@@ -79,6 +79,34 @@ class HotTurns(HotIncarnation):
             kinds = await pipe.execute() if saga_ids else []
         return [saga for saga, kind in zip(saga_ids, kinds, strict=True) if kind not in (b"zset", b"none")]
 
+    async def renew_index(self, saga_id: UUID) -> str:
+        """Move what is in the place of a saga's index aside (where to), and enter every save of the saga anew, by SCAN.
+
+        Redis refuses what is saved meanwhile, so that is elsewhere.
+        """
+        index, found = self.keys.index(saga_id.hex), 0
+        aside, new = f"{index}:set-aside", f"{index}:renewed"
+        with self._translated() as client:
+            await client.delete(new)
+            keys: list[bytes] = []
+            async for key in client.scan_iter(match=f"{index}:*", count=1000):
+                keys.append(key)
+            for start in range(0, len(keys), _PAGE):
+                ids = filter(None, (saga_of(key[len(index) + 1 :]) for key in keys[start : start + _PAGE]))
+                ours = [save for save in (await self.saves(list(ids))).values() if save.saga_id == saga_id]
+                entries: dict[Any, int] = {hot_keys.member(s.step_index, s.snapshot_id): s.created_us for s in ours}
+                found += len(entries)
+                if entries:
+                    await client.zadd(new, entries)
+            async with client.pipeline(transaction=True) as pipe:
+                pipe.rename(index, aside)
+                if found:
+                    pipe.rename(new, index)
+                await pipe.execute()
+        for expiring in (False, True):
+            await self.look_again([saga_id], expiring=expiring)
+        return aside
+
     async def gather(self, saga_ids: Sequence[UUID]) -> list[Gathered | None]:
         """Every value of each of these sagas, few trips for all; None for a saga that has too many or too large ones.
 

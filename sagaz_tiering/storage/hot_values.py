@@ -17,7 +17,7 @@ from sagaz_tiering.storage import hot_keys
 _DIGITS = 16
 """Times have at most so many digits, and are exact as scores."""
 
-FOREIGN_INDEX = "delete or rename that key of Redis; what is in the durable tier and in packs is put back or read there"
+FOREIGN_INDEX = "something else wrote to Redis; `age` and `expire` put it aside and make the index anew"
 """What to do where a saga's index is none."""
 
 
