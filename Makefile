@@ -9,7 +9,7 @@ export PYTHON
 
 BIN := .venv/bin
 # Each of two test processes has servers of its own; make test WORKERS= runs one, with readable output as it goes.
-WORKERS ?= -n 2 --dist loadfile
+WORKERS ?= -n 2 --dist worksteal
 # Targets share .venv, and the servers of the tests share the machine.
 .NOTPARALLEL:
 
@@ -27,7 +27,7 @@ run: ## the daemon with config/embedded.yaml; its data is in .sagaz-tiering (Ctr
 	@tools/bootstrap run
 	@exec $(BIN)/sagaz-tiering run --config config/embedded.yaml $(ARGS)
 
-test: ## the quick share of the tests, on real PostgreSQL, Redis and S3 servers (check: all of them, about twenty minutes)
+test: ## the quick share of the tests, on real PostgreSQL, Redis and S3 servers (check: all of them)
 	@tools/bootstrap dev
 	@$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
 

@@ -7,12 +7,14 @@ so nobody looks. Through a proxy it looks at no certificate at all.
 from __future__ import annotations
 
 import ssl
+from functools import cache
 from typing import Any
 
 import aioboto3  # type: ignore[import-untyped]  # ships no types
 from aiobotocore.config import AioConfig
 from aiobotocore.httpsession import AIOHTTPSession
 from aiobotocore.session import get_session
+from botocore.loaders import create_loader
 
 from sagaz_tiering.aws_credentials import LateCredentials
 
@@ -71,8 +73,16 @@ def aws_session(
 
 def _new_core() -> Any:
     core = get_session()
+    # Reading and parsing the descriptions of a service takes longer than all else that a client needs.
+    core.lazy_register_component("data_loader", lambda: _descriptions(core.get_config_variable("data_path")))
     core.set_default_client_config(AwsConfig())
     return core
+
+
+@cache
+def _descriptions(data_path: str | None) -> Any:
+    """What the SDK knows of each service, read once in a process."""
+    return create_loader(data_path)
 
 
 def refused_certificate(exc: BaseException) -> ssl.SSLCertVerificationError | None:

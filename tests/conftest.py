@@ -8,62 +8,29 @@ from pathlib import Path
 
 import pytest
 import redis.asyncio
+from support import durations
 from support.processes import redis_do
 from support.servers import cluster_template, fresh_database, new_folder, run_apart, server_folder
 
 from sagaz_tiering.embedded import PostgresServer, RedisServer
 
-SLOW = frozenset(
-    {
-        "test_s3_storage.py",
-        "test_s3_store.py",
-        "test_old_stores.py",
-        "test_transfer_cli.py",
-        "test_from_sagaz.py",
-        "test_crypto_shredding.py",
-        "test_master_keys.py",
-        "test_examples.py",
-        "test_large_values.py",
-        "test_storage_processes.py",
-        "test_storage_large.py",
-        "test_filesystem_crash.py",
-        "test_rebuild.py",
-        "test_restore.py",
-        "test_object_store.py",
-        "test_embedded.py",
-        "test_storage_outages.py",
-        "test_compaction.py",
-        "test_dictionaries.py",
-        "test_storage_concurrency.py",
-        "test_plan.py",
-        "test_redis_cluster.py",
-        "test_sentinel.py",
-        "test_demo.py",
-        "test_years.py",
-        "test_workers.py",
-        "test_doctor.py",
-        "test_catalog_verify.py",
-        "test_torture.py",
-        "test_expire.py",
-        "test_many_rows.py",
-        "test_scrub.py",
-        "test_holds.py",
-        "test_storm.py",
-        "test_storage_loops.py",
-        "test_other_loops.py",
-        "test_forgeries.py",
-        "test_aws_credentials.py",
-        "test_tls.py",
-    }
-)
-"""Files that `make test` leaves to `make check`, so that it is done soon."""
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """See `support.durations`."""
+    parser.addoption("--measure", action="store_true", help="write what each test took into tests/durations.json")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark what is slow: whole files, and the contract suite over S3."""
-    for item in items:
-        if item.path.name in SLOW or (item.path.parent.name == "contracts" and "[s3" in item.name):
-            item.add_marker(pytest.mark.slow)
+def pytest_configure(config: pytest.Config) -> None:
+    """With xdist the workers measure and the process that started them writes."""
+    if config.getoption("--measure"):
+        config.pluginmanager.register(durations.Measure(writes=not hasattr(config, "workerinput")))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Mark what is slow, as it was measured; the longest first."""
+    durations.arrange(items, durations.known())
+    config.stash[durations.COLLECTED] = durations.collected(items)
 
 
 @pytest.fixture(scope="session")

@@ -5,6 +5,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import pytest
+from support import durations
+
 ROOT = Path(__file__).parent.parent.parent
 ROW = re.compile(r"^\| (G\d+) \| [^|]+ \| ([^|]*) \|$", re.MULTILINE)
 MARK = re.compile(r'guarantee\("(G\d+)"\)')
@@ -28,3 +31,11 @@ def test_every_guarantee_of_the_document_is_proven_where_it_says() -> None:
         f"{name}: {', '.join(f'`{file}`' for file in sorted(files))}" for name, files in sorted(proven().items())
     )
     assert said == proven(), f"the table should have:\n{rows}"
+
+
+def test_the_quick_share_proves_every_guarantee(pytestconfig: pytest.Config) -> None:
+    """`make test` leaves out what is slow by `tests/durations.json`, and no guarantee with it."""
+    collected = pytestconfig.stash[durations.COLLECTED]
+    if not set().union(*proven().values()) <= collected.files:
+        pytest.skip("only known when all tests are collected")
+    assert collected.quick_proofs == set(proven())
