@@ -97,19 +97,24 @@ def _shown(value: Any) -> str:
 class Repeated:
     """An event that would come with every call of an outage: told when it begins, once in a while, and how often.
 
-    `tell` is given the fields and, from the second line on, `times`: how often it came since the line before.
+    `tell` is given the fields and, from the second line on, `times`: how often it came since the line before. It is
+    over once nothing has come for `quiet_s`, since calls that do not need the server that is away succeed meanwhile.
     """
 
-    __slots__ = ("_every_s", "_monotonic", "_since", "_times")
+    __slots__ = ("_every_s", "_last", "_monotonic", "_quiet_s", "_since", "_times")
 
-    def __init__(self, *, every_s: float = 30.0, monotonic: Callable[[], float] = time.monotonic) -> None:
-        self._every_s, self._monotonic = every_s, monotonic
+    def __init__(
+        self, *, every_s: float = 30.0, quiet_s: float = 5.0, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._every_s, self._quiet_s, self._monotonic = every_s, quiet_s, monotonic
+        self._last = 0.0
         self._since: dict[object, float] = {}
         self._times: dict[object, int] = {}
 
     def due(self, kind: object) -> dict[str, int] | None:
         """It came again: None if it need not be told now, else `{}` or `{"times": …}` to tell with it."""
         now, before = self._monotonic(), self._since.get(kind)
+        self._last = now
         if before is not None and now - before < self._every_s:
             self._times[kind] = self._times.get(kind, 0) + 1
             return None
@@ -118,8 +123,8 @@ class Repeated:
         return {"times": missed + 1} if missed else {}
 
     def over(self) -> dict[object, int]:
-        """It is well again: the kinds that had come, and how often each was not told. Cheap where none had."""
-        if not self._since:
+        """A call went well. If it is over: the kinds that had come, and how often each was not told."""
+        if not self._since or self._monotonic() - self._last < self._quiet_s:
             return {}
         found = {kind: self._times.get(kind, 0) for kind in self._since}
         self._since.clear()

@@ -25,6 +25,11 @@ SAVES: Final = Counter(
     ["durability"],
     registry=REGISTRY,
 )
+SAVES_IN_PLACE: Final = Counter(
+    "sagaz_tiering_saves_in_place",
+    "Snapshots that PostgreSQL took in place of a Redis that could not",
+    registry=REGISTRY,
+)
 SAVE_FAILURES: Final = Counter(
     "sagaz_tiering_save_failures",
     "Saves that raised, by error class (the saga engine swallows the error itself)",

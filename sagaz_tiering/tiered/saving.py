@@ -10,8 +10,8 @@ instant once, and again where another of the same instant comes between. One tha
 a save that was made meanwhile. The other store is given the same instant; where that one refuses, so is the first
 again. So both keep the same save in the end.
 
-A server that failed is left alone for a second: each try would cost its whole time-out. No save is refused for that
-alone: one that nobody else can take asks it all the same (PostgreSQL then for a second).
+A server that failed is left alone until it answers a ping in the background: each try would cost its whole time-out. No
+save is refused for that alone: one that nobody else can take asks it all the same (PostgreSQL then for a second).
 
 What a legal hold or `rewrite: refuse` forbids is looked at before, or when a store says so (`tiered.freezing`).
 
@@ -22,11 +22,11 @@ process.
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from uuid import UUID
 
+from sagaz_tiering import metrics
 from sagaz_tiering.catalog.durable import DurableCopies, Put
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.codec import saved_at
@@ -38,10 +38,10 @@ from sagaz_tiering.storage.hot import HotTier
 from sagaz_tiering.storage.hot_values import FOREIGN_INDEX
 from sagaz_tiering.tiered.freezing import Freezer
 from sagaz_tiering.tiered.noting import HotNotes
+from sagaz_tiering.tiered.pause import PAUSE_S, Pause
 from sagaz_tiering.tiered.watch import Watch
 
 _log = Logger(__name__)
-_PAUSE = timedelta(seconds=1)
 _FIRST_LOOK_SECONDS = 1.0
 """A process that saves for the first time waits so long at most to learn which Redis it is."""
 
@@ -59,13 +59,21 @@ class _Turn:
 class Saver:
     """Puts encoded snapshots where their policy wants them."""
 
-    def __init__(self, hot: HotTier, durable: DurableCopies, watch: Watch, freezer: Freezer, notes: HotNotes) -> None:
+    def __init__(
+        self,
+        hot: HotTier,
+        durable: DurableCopies,
+        watch: Watch,
+        freezer: Freezer,
+        notes: HotNotes,
+        catalog_pause: Pause,
+    ) -> None:
         self._hot = hot
         self._watch = watch
         self._freezer = freezer
         self._notes = notes
         self._durable = durable
-        self._hot_pause_until = self._durable_pause_until = 0.0
+        self._hot_pause, self._catalog_pause = Pause(hot.ping), catalog_pause
         self._fallbacks = Repeated()
         self._turns: dict[UUID, _Turn] = {}
 
@@ -152,8 +160,8 @@ class Saver:
             await self._durable.spill([(save.meta.snapshot_id, from_micros(save.meta.saved_us))])
 
     async def _save_hot(self, save: _Save, *, after_all: bool = False) -> int | None:
-        if not after_all and time.monotonic() < self._hot_pause_until:
-            raise _LeftAlone("Redis failed a moment ago and is left alone for a second")
+        if not after_all and self._hot_pause.is_on:
+            raise _LeftAlone("Redis failed a moment ago and is left alone until it answers")
         try:
             refused = await self._hot.save(
                 save.meta,
@@ -163,8 +171,9 @@ class Saver:
                 replacing_too=not self._freezer.any_match,
             )
         except HotTierUnavailable:
-            self._hot_pause_until = time.monotonic() + _PAUSE.total_seconds()
+            self._hot_pause.begin()
             raise
+        self._hot_pause.end()
         if refused is not None and refused.held:
             raise _Held
         if refused is not None and refused.foreign:
@@ -181,18 +190,21 @@ class Saver:
         return None
 
     async def _save_durable(self, save: _Save, *, spilled: bool) -> Put:
-        deadline = _PAUSE if time.monotonic() < self._durable_pause_until else None
+        deadline = timedelta(seconds=PAUSE_S) if self._catalog_pause.is_on else None
         try:
-            return await self._durable.put(save.meta, save.value, **save.times(), spilled=spilled, deadline=deadline)
+            put = await self._durable.put(save.meta, save.value, **save.times(), spilled=spilled, deadline=deadline)
         except CatalogUnavailable:
-            self._durable_pause_until = time.monotonic() + _PAUSE.total_seconds()
+            self._catalog_pause.begin()
             raise
+        self._catalog_pause.end()
+        return put
 
     def _tell(self, meta: SnapshotMeta, hot_error: HotTierUnavailable | None) -> None:
         """A save that PostgreSQL had to take: the first of an outage, and once in a while."""
         if hot_error is None:
             self._fallbacks.over()
             return
+        metrics.SAVES_IN_PLACE.inc()
         times = self._fallbacks.due("spilled")
         if times is not None:
             about = {"snapshot_id": str(meta.snapshot_id), "error": str(hot_error), "hint": hot_error.hint}

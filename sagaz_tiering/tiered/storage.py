@@ -42,6 +42,7 @@ from sagaz_tiering.tiered.freezing import Freezer
 from sagaz_tiering.tiered.health import check_health
 from sagaz_tiering.tiered.holding import Holder
 from sagaz_tiering.tiered.noting import HotNotes
+from sagaz_tiering.tiered.pause import Pause
 from sagaz_tiering.tiered.reading import Reader
 from sagaz_tiering.tiered.removing import Remover
 from sagaz_tiering.tiered.restoring import Restorer
@@ -103,7 +104,8 @@ class TieredSnapshotStorage(AnyLoop):
         self._publish = publish
         catalog = tiers.catalog
         self._restorer = Restorer(catalog.restores, tiers.prices, tiers.clock, tiers.restore)
-        self._watch = Watch(tiers.incarnation, catalog.history, _first_after(tiers.policies))
+        pause = Pause(catalog.db.time)
+        self._watch = Watch(tiers.incarnation, catalog.history, _first_after(tiers.policies), pause)
         self._notes = HotNotes(catalog, tiers.hot, tiers.clock)
         cold = ColdTier(tiers.objects, tiers.prices, tiers.keys, tiers.dictionaries)
         self._reader = Reader(
@@ -118,7 +120,7 @@ class TieredSnapshotStorage(AnyLoop):
             clock=tiers.clock,
         )
         freezer = Freezer(tiers.hot, catalog, self._reader, self._watch, tiers.clock)
-        self._saver = Saver(tiers.hot, catalog.durable, self._watch, freezer, self._notes)
+        self._saver = Saver(tiers.hot, catalog.durable, self._watch, freezer, self._notes, pause)
         self._holder = Holder(tiers.hot, catalog.holds, self._reader, tiers.clock)
         self._remover = Remover(tiers.hot, catalog, self._reader, tiers.clock)
 

@@ -3,8 +3,8 @@
 Redis may miss something (a save that found it down is in PostgreSQL only), it may have lost its past (`incarnation`),
 and other processes may move snapshots earlier than this one's policies say. Spills and moves are announced in
 PostgreSQL at least `SPILL_NOTICE` before they matter, so what was seen less than that ago holds. While PostgreSQL is
-down nobody can announce anything, so the last knowledge holds on, as long as Redis is what it was. Each look also
-learns which retention rules `expire` has accepted.
+down nobody can announce anything, so the last knowledge holds on, as long as Redis is what it was; one that failed gets
+a second for each look until it answers. Each look also learns which retention rules `expire` has accepted.
 
 What was known before Redis was asked must hold still when its answer is there: then nothing came between. Under steady
 reads the next look begins before the last one runs out, and nobody waits for it.
@@ -26,6 +26,7 @@ from sagaz_tiering.errors import CatalogUnavailable, PolicyError
 from sagaz_tiering.incarnation import Look
 from sagaz_tiering.policy import Policy, PolicySet
 from sagaz_tiering.server_clock import uptime_s
+from sagaz_tiering.tiered.pause import PAUSE_S, Pause
 from sagaz_tiering.units import micros
 
 _FRESH_SECONDS = SPILL_NOTICE.total_seconds() * 0.8
@@ -58,8 +59,9 @@ class Known:
 class Watch:
     """Answers how far Redis alone may be trusted."""
 
-    def __init__(self, looking: Looking, history: History, first_after: timedelta | None) -> None:
+    def __init__(self, looking: Looking, history: History, first_after: timedelta | None, catalog_pause: Pause) -> None:
         self._looking_at = looking
+        self._catalog_pause = catalog_pause
         self._history = history
         self._first_after = first_after
         self._last: Known | None = None
@@ -182,11 +184,15 @@ class Watch:
     async def _look(self) -> None:
         asked_at = uptime_s()
         try:
-            await self._learn_rules()
-            found = await self._looking_at.look()
-        except CatalogUnavailable:
+            async with asyncio.timeout(PAUSE_S if self._catalog_pause.is_on else None):
+                await self._learn_rules()
+                found = await self._looking_at.look()
+            self._catalog_pause.end()
+        except (CatalogUnavailable, TimeoutError) as exc:
+            self._catalog_pause.begin()
             if self._last is None:
-                raise
+                raise _unanswered(exc) from exc
+            asked_at = uptime_s()
             found = self._last.look if await self._looking_at.is_same() else _UNKNOWN
         self._last = Known(found, asked_at, self._looking_at.generation)
         first_after = found.first_after
@@ -210,6 +216,12 @@ class Watch:
             if rules is None or any(rules.may_be_hot_only(name) for name in saga_names):
                 return True
         return False
+
+
+def _unanswered(error: CatalogUnavailable | TimeoutError) -> CatalogUnavailable:
+    if isinstance(error, CatalogUnavailable):
+        return error
+    return CatalogUnavailable(f"PostgreSQL failed a moment ago, and did not answer within {PAUSE_S:g} s")
 
 
 def _read(policies: str) -> PolicySet | None:

@@ -195,7 +195,7 @@ async def test_hot_save_is_not_refused_since_redis_failed_a_moment_ago(
         with pytest.raises(HotTierUnavailable, match=r"Redis .*PostgreSQL"):
             await shop.storage.save_snapshot(one("fast-track"))
         await redis_server.start()
-        shop.storage._saver._hot_pause_until = time.monotonic() + 3600
+        shop.storage._saver._hot_pause.begin(3600)
         await shop.storage.save_snapshot(one("fast-track"))
 
 

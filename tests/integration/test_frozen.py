@@ -179,7 +179,7 @@ async def test_postgresql_refuses_what_no_process_knew(shop: Product, packed: bo
     await is_untouched(shop, held)
     assert await shop.hot_count() == (0 if packed else 1)
     await shop.storage.save_snapshot(held)
-    shop.storage._saver._hot_pause_until = float("inf")
+    shop.storage._saver._hot_pause.begin(3600)
     with pytest.raises(LegalHold):
         await shop.storage.save_snapshot(other(held))
     await shop.storage.save_snapshot(held)
@@ -299,10 +299,10 @@ async def test_marks_of_held_ids_come_back(shop: Product, monkeypatch: pytest.Mo
     """By `expire` and by `reconcile`, page by page, for packed ones and what PostgreSQL alone has yet."""
     monkeypatch.setattr("sagaz_tiering.catalog.holds._IDS", 1)
     held = await saved(shop, "fast", packed=True)
-    shop.storage._saver._hot_pause_until = float("inf")
+    shop.storage._saver._hot_pause.begin(3600)
     durable = replace(held, snapshot_id=uuid4(), created_at=shop.clock.now())
     await shop.storage.save_snapshot(durable)
-    shop.storage._saver._hot_pause_until = 0.0
+    shop.storage._saver._hot_pause.end()
     await shop.storage.hold(held.saga_id, "case")
     assert await marked(shop, held, durable)
     for job in ("expire", "reconcile"):

@@ -162,6 +162,8 @@ def test_repeated_event_is_told_once_in_a_while_and_counted() -> None:
     now = 31.0
     assert repeated.due("redis") == {"times": 6}
     assert repeated.due("redis") is None
+    assert repeated.over() == {}  # a call that had no need of the server
+    now = 37.0
     assert repeated.over() == {"redis": 1, "postgresql": 0}
     assert repeated.over() == {}
     assert repeated.due("redis") == {}

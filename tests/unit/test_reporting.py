@@ -11,6 +11,7 @@ import structlog
 
 from sagaz_tiering import metrics
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable, InvalidSnapshot, UnexpectedFailure
+from sagaz_tiering.logs import Repeated
 from sagaz_tiering.storage import reporting
 from sagaz_tiering.storage.reporting import measured_read, reported_save
 
@@ -44,11 +45,15 @@ def test_save_that_fails_in_an_unforeseen_way_is_typed_logged_and_counted(caplog
 
 
 def test_saves_of_an_outage_are_counted_each_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    """One line when it begins and one when it is over, however many saves failed."""
-    before = failures("HotTierUnavailable")
+    """One line when it begins and one when it is over, however many saves failed, and others went well meanwhile."""
+    now, before = 0.0, failures("HotTierUnavailable")
+    reporting._save_outages["tiered"] = Repeated(monotonic=lambda: now)
     for _ in range(1000):
         with pytest.raises(HotTierUnavailable), reported_save(object(), "tiered"):
             raise HotTierUnavailable("Redis is away")
+        with reported_save(object(), "tiered"):
+            pass
+    now = 6.0
     for _ in range(10):
         with reported_save(object(), "tiered"):
             pass

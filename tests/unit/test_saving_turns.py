@@ -12,6 +12,7 @@ from sagaz_tiering.catalog.durable import Put
 from sagaz_tiering.codec import encode
 from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.tiered.pause import Pause
 from sagaz_tiering.tiered.saving import Saver
 
 
@@ -28,6 +29,9 @@ class Tier:
         gate = self.open
         await gate.wait()
         self.taken.append(value)
+
+    async def ping(self) -> None:
+        """It answers."""
 
     async def put(self, meta: SnapshotMeta, value: bytes, **_: Any) -> Put:
         """As PostgreSQL does."""
@@ -60,7 +64,7 @@ async def turns() -> None:
 async def test_saves_of_one_id_take_turns_and_others_do_not_wait() -> None:
     """Even where the tier would take the later one first; a cancelled save passes its turn on."""
     hot, durable = Tier(), Tier()
-    saver = Saver(_as_any(hot), _as_any(durable), _as_any(Nothing()), _as_any(Nothing()), _as_any(Nothing()))
+    saver = Saver(_as_any(hot), _as_any(durable), *(_as_any(Nothing()) for _ in range(3)), Pause(durable.ping))
     snapshot = saga(1)[0]
     meta = encode(snapshot, saved_us=1).meta
     slow = durable.open = asyncio.Event()

@@ -12,6 +12,7 @@ import pytest
 from sagaz_tiering.errors import CatalogUnavailable
 from sagaz_tiering.incarnation import Look
 from sagaz_tiering.tiered import watch as module
+from sagaz_tiering.tiered.pause import Pause
 from sagaz_tiering.tiered.watch import Watch
 
 
@@ -61,7 +62,7 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
 def made() -> tuple[Announcements, Watch]:
     said = Announcements()
     history: Any = said
-    return said, Watch(said, history, timedelta(days=7))
+    return said, Watch(said, history, timedelta(days=7), Pause(said.look))
 
 
 async def turns() -> None:
@@ -141,6 +142,26 @@ async def test_failed_look_is_told_to_who_must_know(seconds: SimpleNamespace) ->
     seconds.now += 0.9
     said.away, said.spilled = False, True
     assert await horizon(watch) is None
+
+
+async def test_postgresql_that_hangs_holds_readers_up_once(
+    seconds: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once it has failed a look is given up soon, and what was known before holds on as if it had refused."""
+    monkeypatch.setattr(module, "PAUSE_S", 0.01)
+    said, watch = made()
+    assert await horizon(watch) is not None
+    said.away = True
+    seconds.now += 10
+    assert await horizon(watch) is not None
+    said.answers.clear()
+    for _ in range(3):
+        seconds.now += 10
+        asked = said.asked
+        assert await asyncio.wait_for(horizon(watch), 60) is not None
+        assert said.asked <= asked + 2, "a look, and perhaps one whether it is back"
+    said.away = False
+    said.answers.set()
 
 
 async def test_new_connection_is_looked_at_before_anything_is_believed(seconds: SimpleNamespace) -> None:
