@@ -13,6 +13,7 @@ from support.processes import redis_do
 from support.servers import cluster_template, fresh_database, new_folder, run_apart, server_folder
 
 from sagaz_tiering.embedded import PostgresServer, RedisServer
+from sagaz_tiering.storage import reporting
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -31,6 +32,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     """Mark what is slow, as it was measured; the longest first."""
     durations.arrange(items, durations.known())
     config.stash[durations.COLLECTED] = durations.collected(items)
+
+
+@pytest.fixture(autouse=True)
+def _unreadable_told_anew() -> None:
+    """Each test is told of what it cannot read, whatever another one was told a moment ago."""
+    reporting._unreadable.clear()
 
 
 @pytest.fixture(scope="session")

@@ -221,7 +221,13 @@ class _Daemon:
     # -- work ----------------------------------------------------------------------------------------------
 
     async def _run_job(self, name: str) -> JobReport:
-        return await run_job(name, self._opened().job_context())
+        try:
+            report = await run_job(name, self._opened().job_context())
+        except SagazTieringError as exc:
+            self._health.note(f"job {name}", [f"its last run failed: {exc}"])
+            raise
+        self._health.note(f"job {name}", [])
+        return report
 
     def _opened(self) -> Runtime:
         assert self._runtime is not None  # jobs start after `_open`
@@ -338,10 +344,15 @@ def _times(config: TieringConfig) -> dict[str, Times]:
 
 
 def _pings(runtime: Runtime) -> dict[str, Ping]:
+    async def redis() -> None:
+        await runtime.hot.ping()
+        await runtime.incarnation.is_same()  # which writes: one that is full or a replica answers pings
+
     async def postgresql() -> None:
         await check_schema(runtime.catalog.db)  # a rolling deploy may have migrated it under us
+        await runtime.catalog.db.check_writable()
 
-    return {"redis": runtime.hot.ping, "postgresql": postgresql, "object_store": runtime.objects.check}
+    return {"redis": redis, "postgresql": postgresql, "object_store": runtime.objects.check}
 
 
 def _exit_at_once() -> None:

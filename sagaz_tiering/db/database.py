@@ -263,6 +263,12 @@ class Database:
         async with self.connection() as conn:
             return await conn.fetchval(query, *args)
 
+    async def check_writable(self) -> None:
+        """Raise CatalogUnavailable where the server takes no writes: a primary that was fenced, say."""
+        async with self.connection() as conn:
+            if await conn.fetchval(_SQL["is_read_only"]):
+                raise asyncpg.ReadOnlySQLTransactionError("it is read-only")
+
     async def time(self) -> Sample:
         """What the server's clock says; connecting is not part of the round trip."""
         async with self.connection() as conn:

@@ -101,6 +101,21 @@ def _recovered(outages: dict[str, Repeated], event: str, storage: str) -> None:
         _log.info(event, storage=storage, untold=sum(kinds.values()))
 
 
+_unreadable: dict[tuple[str, UUID], float] = {}
+"""When each was told last, of the last MOST_GAPS."""
+_TOLD_EVERY_S: Final = 30.0
+
+
+def _is_news(storage: str, item_id: UUID) -> bool:
+    """Whether this one was not told a moment ago: what cannot be read may be read often."""
+    now, before = time.monotonic(), _unreadable.pop((storage, item_id), None)
+    is_news = before is None or now - before >= _TOLD_EVERY_S
+    if len(_unreadable) >= MOST_GAPS:
+        del _unreadable[next(iter(_unreadable))]
+    _unreadable[storage, item_id] = now if is_news or before is None else before
+    return is_news
+
+
 class Gaps:
     """What a list or a walk could not read. Who asked is never given the rest as if it were the whole."""
 
@@ -121,7 +136,8 @@ class Gaps:
             if str(item_id) not in str(error):
                 named = type(error)(f"{item_id}: {error}", hint=error.hint)
                 named.__cause__, error = error, named
-            _log.error("snapshot.unreadable", snapshot_id=str(item_id), storage=self._storage, error=str(error))
+            if _is_news(self._storage, item_id):
+                _log.error("snapshot.unreadable", snapshot_id=str(item_id), storage=self._storage, error=str(error))
         self._found[item_id] = error
 
     def update(self, error: Unreadable) -> None:

@@ -16,13 +16,14 @@ import asyncio
 import json
 from collections.abc import Collection
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
 from sagaz_tiering.catalog.durable import SPILL_NOTICE
 from sagaz_tiering.catalog.history import History
-from sagaz_tiering.errors import CatalogUnavailable, PolicyError
+from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, PolicyError
 from sagaz_tiering.incarnation import Look
 from sagaz_tiering.policy import Policy, PolicySet
 from sagaz_tiering.server_clock import uptime_s
@@ -33,6 +34,8 @@ _FRESH_SECONDS = SPILL_NOTICE.total_seconds() * 0.8
 _LOOK_AFTER_SECONDS = _FRESH_SECONDS / 2
 _ALWAYS = -(2**62)
 """The horizon where nothing was ever moved away from Redis."""
+_JUST_NOW_SECONDS = 0.1
+"""A reader whom Redis did not answer asks it no second time on its further way, each for a whole deadline."""
 _UNKNOWN = Look(trusted=False, spilled=True, changes=-1, first_after=None)
 
 
@@ -65,6 +68,7 @@ class Watch:
         self._history = history
         self._first_after = first_after
         self._last: Known | None = None
+        self._failed: tuple[float, HotTierUnavailable] | None = None
         self._revisions: dict[str, PolicySet | None] = {}
         self._accepted_number: int | None = None
         self._accepted: PolicySet | None = None
@@ -86,6 +90,8 @@ class Watch:
         """
         age = self._age()
         if age > _FRESH_SECONDS:
+            if self._failed is not None and uptime_s() - self._failed[0] < _JUST_NOW_SECONDS:
+                raise copy(self._failed[1]) from self._failed[1]
             await self._look_together()
             if self._age() > _FRESH_SECONDS:  # that one had begun before we came
                 await self._look_together()
@@ -182,6 +188,14 @@ class Watch:
         look.result()
 
     async def _look(self) -> None:
+        try:
+            await self._look_at_both()
+        except HotTierUnavailable as exc:
+            self._failed = uptime_s(), exc
+            raise
+        self._failed = None
+
+    async def _look_at_both(self) -> None:
         asked_at = uptime_s()
         try:
             async with asyncio.timeout(PAUSE_S if self._catalog_pause.is_on else None):
