@@ -275,7 +275,7 @@ async def _notice(place: Place, row: Row, began: float) -> None:
     """When `/readyz` says so first, and what."""
     while time.monotonic() - began < NOTICED_S:
         status, reason = await place.ready()
-        row.reason = reason or row.reason
+        row.reason = reason
         if status != 200:
             row.not_ready_after = time.monotonic() - began
             return
