@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sagaz_tiering.errors import CatalogUnavailable
+from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable
 from sagaz_tiering.incarnation import Look
 from sagaz_tiering.tiered import watch as module
 from sagaz_tiering.tiered.pause import Pause
@@ -24,7 +24,7 @@ class Announcements:
         self.spilled = False
         self.trusted = self.same = True
         self.changes = self.generation = 0
-        self.away = False
+        self.away = self.hot_away = False
         self.answers = asyncio.Event()
         self.answers.set()
 
@@ -35,6 +35,8 @@ class Announcements:
         await self.answers.wait()
         if self.away:
             raise CatalogUnavailable("away")
+        if self.hot_away:
+            raise HotTierUnavailable("away")
         return said
 
     async def accepted_retention(self, known: int | None = None) -> tuple[int, str] | None:
@@ -142,6 +144,20 @@ async def test_failed_look_is_told_to_who_must_know(seconds: SimpleNamespace) ->
     seconds.now += 0.9
     said.away, said.spilled = False, True
     assert await horizon(watch) is None
+
+
+async def test_redis_that_failed_is_not_asked_again_by_the_same_read(seconds: SimpleNamespace) -> None:
+    """Its second question, an instant later, is answered with the first one's error; a later one asks anew."""
+    said, watch = made()
+    said.hot_away = True
+    for _ in range(2):
+        with pytest.raises(HotTierUnavailable):
+            await watch.known()
+    assert said.asked == 1
+    said.hot_away = False
+    seconds.now += 0.2
+    assert await horizon(watch) is not None
+    assert said.asked == 2
 
 
 async def test_postgresql_that_hangs_holds_readers_up_once(
