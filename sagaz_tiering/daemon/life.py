@@ -23,17 +23,15 @@ from sagaz_tiering import logs, metrics
 from sagaz_tiering.config_file import load_with_warnings
 from sagaz_tiering.daemon.backoff import FullJitter
 from sagaz_tiering.daemon.endpoints import serve
-from sagaz_tiering.daemon.health import Health, Ping, Problem
+from sagaz_tiering.daemon.health import Health, Problem
+from sagaz_tiering.daemon.pings import ping_of_owner, pings_of_servers
 from sagaz_tiering.daemon.reload import changes, needing_restart
 from sagaz_tiering.daemon.schedule import JobSchedule, Times, first_delays
 from sagaz_tiering.daemon.supervisor import Supervisor
-from sagaz_tiering.db.migrations import check_schema
 from sagaz_tiering.engine import JOBS, JobReport, run_job
-from sagaz_tiering.engine.ownership import Beat
 from sagaz_tiering.errors import (
     BucketUnusable,
     ConfigError,
-    ForeignCatalog,
     MissingDependencyError,
     PolicyError,
     SagazTieringError,
@@ -138,7 +136,9 @@ class _Daemon:
         yield_to_others(self._config.jobs.nice)  # servers that this process started go first, too
         stop = asyncio.create_task(self._stop.wait(), name="stop")
         tasks = [
-            asyncio.create_task(self._health.watch({**_pings(runtime), "owner": _beat(runtime)}), name="pings"),
+            asyncio.create_task(
+                self._health.watch({**pings_of_servers(runtime), "owner": ping_of_owner(runtime)}), name="pings"
+            ),
             asyncio.create_task(self._become_ready(runtime), name="check"),
             asyncio.create_task(self._reload_on_request(runtime), name="reload"),
             asyncio.create_task(self._look_at_hot_tier(runtime), name="hot tier"),
@@ -172,7 +172,7 @@ class _Daemon:
                 await self._wait_to_check_again(exc, exc.hint, backoff)
             except Exception as exc:  # noqa: BLE001 - a wrong server can break a driver in any way; it may be replaced
                 await self._wait_to_check_again(exc, "is this the right server?", backoff)
-        for server in _pings(runtime):
+        for server in pings_of_servers(runtime):
             self._health.pinged(server, None)
         self._health.check_passed()
         times = _times(self._config)
@@ -343,18 +343,6 @@ def _times(config: TieringConfig) -> dict[str, Times]:
     return found
 
 
-def _pings(runtime: Runtime) -> dict[str, Ping]:
-    async def redis() -> None:
-        await runtime.hot.ping()
-        await runtime.incarnation.is_same()  # which writes: one that is full or a replica answers pings
-
-    async def postgresql() -> None:
-        await check_schema(runtime.catalog.db)  # a rolling deploy may have migrated it under us
-        await runtime.catalog.db.check_writable()
-
-    return {"redis": redis, "postgresql": postgresql, "object_store": runtime.objects.check}
-
-
 def _exit_at_once() -> None:
     """On a thread: whatever holds up the event loop or the closing of connections, the protocols survive a kill."""
     _log.error("daemon.forced", reason="not everything ended within the grace")
@@ -374,24 +362,6 @@ async def _end(*tasks: asyncio.Task[Any]) -> None:
     for task in tasks:
         if task.done() and not task.cancelled():
             task.exception()
-
-
-def _beat(runtime: Runtime) -> Ping:
-    """The bucket is still ours, and copies of our catalog learn that they are not its owner."""
-    beat = Beat(runtime.job_context())
-
-    async def owner() -> None:
-        try:
-            await check_schema(runtime.catalog.db)
-            await beat()
-        except ForeignCatalog:
-            raise
-        except SagazTieringError as exc:  # that server's own ping tells
-            _log.info("owner.not_looked_at", error=str(exc))
-            return
-        await runtime.storage().publish_journal()
-
-    return owner
 
 
 @asynccontextmanager
