@@ -32,7 +32,6 @@ from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.doubt import Doubt, nameless
 from sagaz_tiering.tiered.merge import Copy, alive, complete_from, damaged_copy, hot_copy, located_copy, matches, merge
 from sagaz_tiering.tiered.watch import Known, Watch
-from sagaz_tiering.typed_json.collector import full_collections_later
 
 NO_LIMIT = 2**31 - 1
 _DECODED_AT_ONCE = 50
@@ -309,11 +308,10 @@ class Reader:
         """Decoded a few at a time, so that a long list does not hold up the event loop."""
         snapshots = []
         known = await self._dictionaries.need(*{header.dictionary_id for header in headers})
-        with full_collections_later():
-            for position, (value, header) in enumerate(zip(values, headers, strict=True), start=1):
-                snapshots.append(await decode_value(value, header, known))
-                if position % _DECODED_AT_ONCE == 0:
-                    await asyncio.sleep(0)
+        for position, (value, header) in enumerate(zip(values, headers, strict=True), start=1):
+            snapshots.append(await decode_value(value, header, known))
+            if position % _DECODED_AT_ONCE == 0:
+                await asyncio.sleep(0)
         _READS_HOT.inc(len(snapshots))
         return snapshots
 

@@ -21,8 +21,8 @@ base, so it is refused.
 
 from sagaz_tiering.typed_json.as_text import Replacing
 from sagaz_tiering.typed_json.budget import PastBudget
+from sagaz_tiering.typed_json.copying import private_copy
 from sagaz_tiering.typed_json.enums import register_enum
-from sagaz_tiering.typed_json.freezing import private_copy
 from sagaz_tiering.typed_json.objects import StoredObject, register_type, stored_object
 from sagaz_tiering.typed_json.plain import plain_json
 from sagaz_tiering.typed_json.shape import LARGE, Shape, shape_of

@@ -1,4 +1,4 @@
-"""Whether a value can fit into a limit at all, asked before anything is copied or written.
+"""Whether a value is JSON already, and can fit into a limit at all: asked before anything is copied or written.
 
 A value whose lists share their elements is small in memory and huge as JSON, so each visit counts; what was visited
 before is not walked again. What is counted is never more than is written: a value that would fit is never refused.
@@ -14,6 +14,9 @@ from sagaz_tiering.typed_json.shape import JSON_LEAVES
 from sagaz_tiering.typed_json.tagging import MAX_DEPTH, segment
 
 _LEAVES: Final = JSON_LEAVES | {bytes, bytearray}
+_NO_LIMIT: Final = 2**62
+_SMALL: Final = 256
+"""What needs less is walked again each time."""
 _MOST_SHOWN: Final = 10
 """Segments of a path that are shown: the outermost."""
 
@@ -31,12 +34,17 @@ class PastBudget(Exception):
         return shown + ("…" if len(self.trail) > _MOST_SHOWN else "")
 
 
-def check_budget(value: Any, most: int) -> None:
-    """Raise PastBudget if the JSON of `value` is certainly longer than `most` bytes. Copies nothing."""
+def is_exact_json(value: Any, most: int | None = None) -> bool:
+    """Whether `value` is of exact JSON types and finite numbers only, within MAX_DEPTH levels. Copies nothing.
+
+    Raises PastBudget if the JSON of `value` is certainly longer than `most` bytes.
+    """
+    budget = _Budget(_NO_LIMIT if most is None else most)
     try:
-        _Budget(most).spend(value, MAX_DEPTH)
-    except (_TooDeep, RuntimeError):  # which the writing tells; a dict or set changed its size meanwhile
-        return
+        budget.spend(value, MAX_DEPTH)
+    except _TooDeep:  # which the writing tells
+        return False
+    return budget.exact
 
 
 class _TooDeep(Exception):
@@ -46,16 +54,18 @@ class _TooDeep(Exception):
 class _Budget:
     def __init__(self, most: int) -> None:
         self._room = most
-        self._known: dict[int, tuple[Any, int]] = {}  # (container, what it needs), by its id
+        self._known: dict[int, tuple[Any, int, int]] = {}  # (container, what it needs, its levels), by its id
+        self.exact = True
 
     def spend(self, value: Any, levels: int) -> None:
         """Take off what `value` needs at least, which may have so many levels of containers."""
         kind = type(value)
         known = None if kind in _LEAVES else self._known.get(id(value))
-        if known is not None and known[1] < self._room:  # else it is walked, to tell where it goes past
+        if known is not None and known[1] < self._room and known[2] <= levels:  # else it is walked, to tell where
             self._room -= known[1]
             return
         room = self._room
+        self.exact = self.exact and (kind is list or kind is dict or kind in JSON_LEAVES)
         if kind is list or kind is tuple:
             self._items(value, enumerate(value), levels, "[{}]".format)
         elif kind is dict:
@@ -66,8 +76,8 @@ class _Budget:
             self._leaf(value, kind, levels)
         if self._room < 0:
             raise PastBudget
-        if kind not in _LEAVES:
-            self._known[id(value)] = (value, room - self._room)
+        if room - self._room > _SMALL and kind not in _LEAVES:
+            self._known[id(value)] = (value, room - self._room, levels)
 
     def _leaf(self, value: Any, kind: type, levels: int) -> None:
         if kind is str or kind is bytes or kind is bytearray:
@@ -86,6 +96,7 @@ class _Budget:
             if type(key) is str:
                 self._room -= len(key) + 3
             else:
+                self.exact = False
                 self.spend(key, levels - 1)
         self._items(value, value.items(), levels, segment)
 
@@ -101,6 +112,8 @@ class _Budget:
                     room -= len(item) + 2
                 elif kind in JSON_LEAVES:
                     room -= 1
+                    if kind is float and item - item != 0.0:  # JSON has no NaN and no infinity
+                        self.exact = False
                 else:
                     self._room = room
                     self.spend(item, levels - 1)

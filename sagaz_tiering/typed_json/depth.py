@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 from sagaz_tiering.typed_json.tagging import MAX_DEPTH
+
+_CONTAINERS: Final = frozenset({dict, list, tuple, set, frozenset})
 
 
 def too_deep_for(data: bytes, value: Any) -> bool:
@@ -19,13 +21,12 @@ def _brackets(data: bytes) -> int:
 
 def too_deep(value: Any) -> bool:
     """Whether `value` has more than MAX_DEPTH levels of containers."""
-    level = [value]
+    level = [value] if type(value) in _CONTAINERS else []
     for _ in range(MAX_DEPTH):
-        inner: list[Any] = []
-        for item in level:
-            if type(item) is dict:
-                inner += item.values()
-            elif isinstance(item, (list, tuple, set, frozenset)):
-                inner += item
-        level = inner
-    return any(isinstance(item, (dict, list, tuple, set, frozenset)) for item in level)
+        level = [
+            inner
+            for item in level
+            for inner in (item.values() if type(item) is dict else item)
+            if type(inner) in _CONTAINERS
+        ]
+    return bool(level)

@@ -7,13 +7,16 @@ the first that is not JSON's, or when there are too many.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
-from sagaz_tiering.typed_json.pieces import NATIVE_ONLY
 from sagaz_tiering.typed_json.shape import INTEGERS_AND_NONE, ITEM_WEIGHT, LARGE
 from sagaz_tiering.typed_json.tagging import MAX_DEPTH
+
+NATIVE_ONLY: Final = (
+    orjson.OPT_PASSTHROUGH_SUBCLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_DATACLASS
+)
 
 
 def plain_json(value: Any) -> bytes | None:

@@ -10,7 +10,7 @@ from sagaz_tiering.typed_json.objects import StoredObject, Unfit, stored_object
 from sagaz_tiering.typed_json.tagging import MAX_DEPTH
 
 LARGE: Final = 256 * 1024
-"""Weight from which a value is written, and length from which a text is read, in pieces and on a thread."""
+"""Weight from which a value is written, and length from which a text is read, on a thread."""
 
 ITEM_WEIGHT: Final = 16
 """What an element weighs, whatever it is: about its length in JSON and, for the time it takes, a little more."""

@@ -10,6 +10,7 @@ from collections.abc import Callable, Collection, Iterable
 from datetime import date, datetime, time, timedelta, timezone
 from decimal import Decimal
 from enum import Enum
+from heapq import merge
 from typing import Any, Final
 from uuid import UUID
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -24,6 +25,7 @@ the recursion limit of the standard library's parser (the interpreter's, 1000)."
 
 FLOAT_NAMES: Final = {struct.pack(">d", float(name)): name for name in ("nan", "inf", "-inf")}
 
+_AT_ONCE: Final = 10_000
 _MICROSECOND: Final = timedelta(microseconds=1)
 _MINUTE: Final = timedelta(minutes=1)
 _REGISTER: Final = "decorate the class with sagaz_tiering.register_type"
@@ -91,8 +93,9 @@ def _tag_tuple(value: tuple[Any, ...], depth: int) -> Any:
 def _tag_set(value: set[Any] | frozenset[Any], depth: int) -> Any:
     refuse_colliding(value)
     items = _tag_all(value, depth, indexed=False)
-    items.sort(key=json.dumps)
-    return {"~set" if type(value) is set else "~frozenset": items}
+    # A million texts sorted by one call would stop all other threads for a second.
+    runs = [sorted(items[at : at + _AT_ONCE], key=json.dumps) for at in range(0, len(items), _AT_ONCE)]
+    return {"~set" if type(value) is set else "~frozenset": list(merge(*runs, key=json.dumps))}
 
 
 def _tag_dict(value: dict[Any, Any], depth: int) -> Any:

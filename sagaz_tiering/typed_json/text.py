@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import json
 from enum import IntEnum
-from typing import Any
+from typing import Any, Final
 
 import orjson
 
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable
-from sagaz_tiering.typed_json.collector import full_collections_later
-from sagaz_tiering.typed_json.depth import too_deep, too_deep_for
-from sagaz_tiering.typed_json.freezing import Freezer, TooDeep, release, unchanged
-from sagaz_tiering.typed_json.pieces import NATIVE_ONLY, NotExact, plain_pieces, tagged_text, typed_pieces
-from sagaz_tiering.typed_json.plain import plain_json
+from sagaz_tiering.typed_json.budget import is_exact_json
+from sagaz_tiering.typed_json.copying import TooDeep, whole_copy
+from sagaz_tiering.typed_json.depth import too_deep_for
+from sagaz_tiering.typed_json.plain import NATIVE_ONLY, plain_json
 from sagaz_tiering.typed_json.revival import revive
 from sagaz_tiering.typed_json.shape import LARGE, Shape, shape_of
-from sagaz_tiering.typed_json.slices import Unexpected, no_constant, plain_value, typed_value
 from sagaz_tiering.typed_json.tagging import MAX_DEPTH, Refused, tag
+
+# Every cycle is over MAX_DEPTH, so json need not look for them.
+_encode_tagged: Final = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, check_circular=False, separators=(",", ":")
+).encode
 
 
 class Encoding(IntEnum):
@@ -33,8 +36,8 @@ def dumps(
     """`value` as JSON bytes; `shape` is its `shape_of`, if that is known.
 
     Raises NotSerializable, whose path starts with `path` ("" for none), or InvalidSnapshot if another thread changes
-    the value meanwhile. A large value is written in many short calls, so that other threads go on; with `most` it
-    raises PastBudget, before much is copied, if it is certainly longer than that.
+    the value meanwhile: a large one may be written on a thread. With `most` it raises PastBudget, before anything is
+    copied, if a large value is certainly longer than that.
     """
     if shape is None:
         plain = plain_json(value)
@@ -43,13 +46,12 @@ def dumps(
         shape = shape_of(value)
     try:
         if shape is Shape.LARGE:
-            with full_collections_later():
-                return _dumps_large(value, path, most)
+            return _dumps_large(value, path, most)
         if shape is Shape.PLAIN:
             plain = _as_plain(value)
             if plain is not None:
                 return Encoding.PLAIN, plain
-        return Encoding.TYPED, tagged_text(_tagged(value, path))
+        return Encoding.TYPED, _tagged(value, path)
     except RecursionError as exc:
         raise NotSerializable(path, "nested too deeply for the stack that is left") from exc
     except RuntimeError as exc:  # a dict or set changed its size during iteration
@@ -57,28 +59,19 @@ def dumps(
 
 
 def loads(encoding: Encoding, data: bytes) -> Any:
-    """The value of `dumps`. Raises CorruptRecord for anything that `dumps` cannot have written.
-
-    A large text is read in many short calls, so that other threads go on.
-    """
+    """The value of `dumps`. Raises CorruptRecord for anything that `dumps` cannot have written."""
     try:
-        if len(data) >= LARGE:
-            try:
-                with full_collections_later():
-                    return _loads_large(encoding, data)
-            except (Unexpected, RecursionError, ValueError, TypeError, ArithmeticError):
-                pass  # only the text as a whole tells what is wrong with it, if anything is
         if encoding is Encoding.PLAIN:
-            value = orjson.loads(data)
+            value = orjson.loads(data) if len(data) < LARGE else _read_with_pauses(data)
         else:
             text = data.decode("utf-8", "surrogatepass")
-            value = json.loads(text, object_pairs_hook=revive, parse_constant=no_constant)
+            value = json.loads(text, object_pairs_hook=revive, parse_constant=_no_constant)
     except RecursionError as exc:
         raise CorruptRecord("snapshot body is nested too deeply to be read") from exc
     except (ValueError, TypeError, ArithmeticError) as exc:
         raise CorruptRecord(f"snapshot body is not what was written: {exc}") from exc
     if too_deep_for(data, value):
-        raise _deep()
+        raise CorruptRecord(f"snapshot body is nested deeper than {MAX_DEPTH} levels")
     return value
 
 
@@ -95,46 +88,42 @@ def _as_plain(value: Any) -> bytes | None:
         return None
 
 
-def _tagged(value: Any, path: str) -> Any:
+def _tagged(value: Any, path: str) -> bytes:
     try:
-        return tag(value)
+        tagged = tag(value)
     except Refused as exc:
         where, reason = exc.explain(path)
         raise NotSerializable(where, reason, hint=exc.hint) from None
+    # Lone surrogates as bytes: written as \ud83d\ude00 escapes, two of them would come back as one character.
+    return _encode_tagged(tagged).encode("utf-8", "surrogatepass")
 
 
 def _dumps_large(value: Any, path: str, most: int | None) -> tuple[Encoding, bytes]:
-    freezer = Freezer(most=most)
+    """Other threads run meanwhile, but not while orjson writes, while a container is copied, or while two are compared:
+    what is the same before and after a look at all of it was the value throughout."""
+    if is_exact_json(value, most):
+        plain = _as_plain(value)
+        if plain is not None and is_exact_json(value, most):
+            if _as_plain(value) != plain:
+                raise _changed()
+            return Encoding.PLAIN, plain
     try:
-        frozen = freezer.freeze(value)
+        copy = whole_copy(value)
     except (TooDeep, Refused):
-        return Encoding.TYPED, tagged_text(_tagged(value, path))  # which says where
-    try:
-        if not unchanged(value, frozen):
-            raise _changed()
-        if freezer.plain:
-            try:
-                return Encoding.PLAIN, b"".join(plain_pieces(frozen))
-            except (NotExact, ValueError, TypeError):
-                pass
-        return Encoding.TYPED, b"".join(typed_pieces(frozen))
-    except Refused as exc:
         _tagged(value, path)  # says where
-        raise _changed() from exc
-    finally:
-        release(frozen)
+        raise _changed() from None
+    if value != copy:
+        raise _changed()
+    return Encoding.TYPED, _tagged(copy, path)
 
 
-def _loads_large(encoding: Encoding, data: bytes) -> Any:
-    value, levels = plain_value(data) if encoding is Encoding.PLAIN else typed_value(data)
-    # Each level of the value is one level of brackets or more.
-    if levels > MAX_DEPTH and too_deep(value):
-        raise _deep()
-    return value
+def _read_with_pauses(data: bytes) -> Any:
+    """What orjson gives. It lets no other thread run before its end; the json module does after each object."""
+    return json.loads(data.decode(), object_hook=lambda found: found, parse_constant=_no_constant)
 
 
-def _deep() -> CorruptRecord:
-    return CorruptRecord(f"snapshot body is nested deeper than {MAX_DEPTH} levels")
+def _no_constant(name: str) -> Any:
+    raise ValueError(f"a bare {name}")
 
 
 def _changed() -> InvalidSnapshot:

@@ -17,7 +17,7 @@ from sagaz_tiering.errors import NotSerializable, SnapshotTooLarge
 from sagaz_tiering.storage.encoding import encode_record
 from sagaz_tiering.storage.unsupported import Texts
 from sagaz_tiering.typed_json import Replacing, dumps, private_copy
-from sagaz_tiering.typed_json.budget import PastBudget, check_budget
+from sagaz_tiering.typed_json.budget import PastBudget, is_exact_json
 
 LIMIT = 512 * 1024
 DOUBLINGS = 18
@@ -79,12 +79,12 @@ def test_shared_values_are_refused_before_they_are_copied(value: Any, where: str
 )
 def test_a_value_that_fits_is_within_its_budget(value: Any) -> None:
     """To the byte: what is counted is never more than what is written."""
-    check_budget(value, len(dumps(value)[1]))
+    is_exact_json(value, len(dumps(value)[1]))
 
 
 def test_every_type_is_within_its_budget() -> None:
     """As the strategy above, for dates, enums and all the others."""
-    check_budget(EVERY_TYPE, len(dumps(EVERY_TYPE)[1]))
+    is_exact_json(EVERY_TYPE, len(dumps(EVERY_TYPE)[1]))
 
 
 def test_a_cycle_is_told_as_a_cycle() -> None:
@@ -125,7 +125,7 @@ def test_a_budget_is_counted_once_for_what_is_shared() -> None:
     for _ in range(180):
         value = [value, value]
     with pytest.raises(PastBudget):
-        check_budget(value, 2**40)
+        is_exact_json(value, 2**40)
 
 
 async def test_shared_lists_of_an_own_class_are_refused_where_texts_are_allowed() -> None:

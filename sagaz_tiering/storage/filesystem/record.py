@@ -31,7 +31,6 @@ from sagaz_tiering.codec import Record
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot
 from sagaz_tiering.snapshot import ReplayStatus, SagaSnapshot, as_utc
 from sagaz_tiering.storage.filesystem.files import MAX_FILE_BYTES
-from sagaz_tiering.storage.filesystem.lines import broken, joined
 from sagaz_tiering.typed_json import LARGE, Encoding
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
@@ -141,7 +140,7 @@ def unsealed(data: bytes, where: str) -> dict[str, Any]:
         raise _edited(where)
     encoding = Encoding.TYPED if seal["encoding"] == b"typed" else Encoding.PLAIN
     try:
-        fields = typed_json.loads(encoding, joined(text) if len(text) >= LARGE else text)
+        fields = typed_json.loads(encoding, text)
     except CorruptRecord:
         if encoding is Encoding.TYPED:
             raise
@@ -164,8 +163,8 @@ def _document(
         # Other tasks may change the values that the body was made from, so it is read for its indentation.
         return sealed({**head, **_loaded(body), **tail}, pretty=pretty)
     members = [_members(head), _escaped(body[1:-1]), _members({**tail, "checksum": f"sha256:{_NO_DIGEST.decode()}"})]
-    text = b"{" + b",".join(each for each in members if each) + b"}"
-    return _with_digest((broken(text) if pretty else text) + b"\n")
+    text = (b",\n" if pretty else b",").join(each for each in members if each)
+    return _with_digest(b"{" + text + b"}\n")
 
 
 def _members(fields: Mapping[str, Any]) -> bytes:
