@@ -11,6 +11,7 @@ import redis.asyncio
 from support import durations
 from support.processes import redis_do
 from support.servers import cluster_template, fresh_database, new_folder, run_apart, server_folder
+from support.threads import of_large  # noqa: F401  # a fixture
 
 from sagaz_tiering.embedded import PostgresServer, RedisServer
 from sagaz_tiering.storage import reporting

@@ -46,7 +46,7 @@ class _Copier:
         if id(value) in self._copies:
             return self._copies[id(value)]
         kind = type(value)
-        if kind is dict or kind is set:
+        if kind is dict or kind is set or kind is frozenset:
             refuse_colliding(value)
         if kind is dict:
             copy = value.copy()

@@ -19,10 +19,10 @@ def _brackets(data: bytes) -> int:
     return 2 * len(data) - len(data.replace(b"[", b"")) - len(data.replace(b"{", b""))
 
 
-def too_deep(value: Any) -> bool:
-    """Whether `value` has more than MAX_DEPTH levels of containers."""
+def too_deep(value: Any, most: int = MAX_DEPTH) -> bool:
+    """Whether `value` has more than `most` levels of containers."""
     level = [value] if type(value) in _CONTAINERS else []
-    for _ in range(MAX_DEPTH):
+    for _ in range(most):
         level = [
             inner
             for item in level

@@ -12,10 +12,8 @@ import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from random import Random
 from typing import Any
 
-import orjson
 import pytest
 from structlog.testing import capture_logs
 from support.exact import exactly
@@ -27,7 +25,6 @@ from sagaz_tiering import FilesystemSnapshotStorage
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.errors import ConfigError, CorruptRecord, LocalStorageUnavailable, TierUnavailable
 from sagaz_tiering.storage.base import SnapshotStorage
-from sagaz_tiering.storage.filesystem.lines import broken, joined
 from sagaz_tiering.storage.filesystem.locks import stripe
 
 SEED_KEYS = {
@@ -134,7 +131,7 @@ async def test_any_context_is_exact_and_says_how_it_is_written(
 
 @pytest.mark.parametrize("pretty", [True, False])
 async def test_large_documents_are_lines_for_people_too(tmp_path: Path, pretty: bool) -> None:
-    """From 256 KiB on another writer is at work: its documents are exact and, if asked for, indented."""
+    """From 256 KiB on too documents are exact and, if asked for, indented."""
     context = {"rows": [{"a": [1, [], {}], "}{": '\\"],[{\n'} for _ in range(8_000)], "e": {}, "x": "~" * 300_000}
     for typed in ({}, {"at": NOW, "lone": "\ud800"}):
         async with FilesystemSnapshotStorage(tmp_path, pretty_json=pretty) as storage:
@@ -145,28 +142,6 @@ async def test_large_documents_are_lines_for_people_too(tmp_path: Path, pretty: 
         lines = file_of(tmp_path, number(0)).read_text("utf-8").splitlines()
         assert len(lines) > 16_000 if pretty else len(lines) == 1
         assert max(map(len, lines)) < 400_000 or not pretty
-
-
-@pytest.mark.parametrize("seed", range(20))
-def test_lines_for_people_change_nothing(seed: int) -> None:
-    """Any JSON text comes back from its lines, which are the same JSON."""
-    random = Random(seed)
-
-    def value(levels: int) -> Any:
-        kind = random.randrange(7 if levels else 4)
-        if kind == 0:
-            return random.choice([None, True, -1.5, 10**9])
-        if kind < 4:
-            return "".join(random.choices('"\\{}[],: \n東x', k=random.randrange(40)))
-        if kind == 4:
-            return {value(0) if random.random() < 0.1 else f'{at}",{{': value(levels - 1) for at in range(levels * 3)}
-        return [value(levels - 1) for _ in range(random.choice([0, 1, 5, 150]))]
-
-    for _ in range(20):
-        text = orjson.dumps({"a": value(3), "b": value(2)}, option=orjson.OPT_NON_STR_KEYS)
-        lines = broken(text)
-        assert joined(lines) == text
-        assert orjson.loads(lines) == orjson.loads(text)
 
 
 async def test_edited_by_hand_is_said_so(storage: SnapshotStorage, tmp_path: Path) -> None:

@@ -1,109 +1,31 @@
-"""Large values are worked on in pieces: the same bytes, the same refusals, and the event loop goes on meanwhile."""
+"""Large values are worked on by a thread: the same bytes as of small ones, and the same refusals."""
 
 from __future__ import annotations
 
-import asyncio
-import gc
 import json
 import threading
-import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from random import Random
 from typing import Any
-from uuid import UUID
 
+import orjson
 import pytest
 from golden import samples
 from golden.samples import EVERY_TYPE
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from support import payload
 from support.exact import exactly
+from support.threads import OfLarge
 
-from sagaz_tiering.codec import body_shape, encode, from_value
+from sagaz_tiering.codec import body_shape, encode
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.encoding import decode_record, decode_value, encode_record, encode_value
-from sagaz_tiering.typed_json import LARGE, MAX_DEPTH, Encoding, Shape, dumps, loads, shape_of
-from sagaz_tiering.typed_json.collector import full_collections_later
-from sagaz_tiering.typed_json.freezing import Freezer, TooDeep, unchanged
-from sagaz_tiering.typed_json.pieces import NotExact, plain_pieces, plain_text, tagged_text, typed_pieces
-from sagaz_tiering.typed_json.slices import Unexpected, plain_value, typed_value
+from sagaz_tiering.typed_json import LARGE, MAX_DEPTH, Encoding, Shape, dumps, loads, private_copy, shape_of
 from sagaz_tiering.typed_json.tagging import tag
 
 SAVED_US = samples.SAVED_US
-
-TEXT = st.text(st.characters(exclude_categories=()), max_size=9) | st.sampled_from(['"', "\\", '\\",', "[{", "~a", ""])
-PLAIN_TEXT = st.text(max_size=9) | st.sampled_from(['"', "\\", '\\",', '\\\\"]', "[{", "}],", "~a", ""])
-PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False) | PLAIN_TEXT,
-    lambda inner: st.lists(inner, max_size=6) | st.dictionaries(PLAIN_TEXT, inner, max_size=6),
-    max_leaves=30,
-).filter(lambda value: "inf" not in repr(value))
-HASHABLE = st.integers() | st.dates() | TEXT | st.tuples(st.integers(), TEXT) | st.frozensets(st.integers(), max_size=4)
-TYPED = st.recursive(
-    st.none() | st.floats() | HASHABLE | st.decimals(allow_nan=False) | st.binary(max_size=9) | st.uuids(),
-    lambda inner: st.one_of(
-        st.lists(inner, max_size=6),
-        st.lists(inner, max_size=6).map(tuple),
-        st.sets(HASHABLE, max_size=6),
-        st.frozensets(HASHABLE, max_size=6),
-        st.dictionaries(TEXT, inner, max_size=6),
-        st.dictionaries(HASHABLE, inner, max_size=6),
-    ),
-    max_leaves=30,
-)
-PIECES = st.sampled_from([1, 20, 50, 150, 500])
-
-
-def large(kind: str) -> dict[str, Any]:
-    """About 10 MB of JSON."""
-    if kind == "documents":
-        return {"documents": [snapshot.context for number in range(250) for snapshot in payload.saga(number)]}
-    if kind == "typed values":
-        moment = datetime(2026, 3, 1, tzinfo=UTC)
-        return {
-            "rows": [
-                {"id": UUID(int=number), "price": Decimal(number) / 100, "at": moment.replace(microsecond=number)}
-                for number in range(75_000)
-            ]
-        }
-    if kind == "numbers":
-        return {"numbers": list(range(1_450_000))}
-    return {"text": "Żółw " * 1_250_000}
-
-
-LARGE_KINDS = ("documents", "typed values", "numbers", "text")
-
-
-# The bytes
-
-
-@settings(max_examples=120, deadline=None, database=None, derandomize=True)
-@given(st.lists(PLAIN, max_size=8) | st.dictionaries(PLAIN_TEXT, PLAIN, max_size=8), PIECES)
-def test_plain_pieces_are_the_text_written_in_one_go(value: Any, piece: int) -> None:
-    """Checksums are over these bytes; and the text read in slices is the value."""
-    freezer = Freezer(piece)
-    frozen = freezer.freeze(value)
-    assert freezer.plain
-    assert unchanged(value, frozen)
-    data = b"".join(plain_pieces(frozen))
-    assert data == plain_text(value)
-    assert exactly(plain_value(data, piece)[0]) == exactly(value)
-
-
-@settings(max_examples=150, deadline=None, database=None, derandomize=True)
-@given(st.lists(TYPED, max_size=8) | st.dictionaries(HASHABLE, TYPED, max_size=8), PIECES)
-def test_typed_pieces_are_the_text_written_in_one_go(value: Any, piece: int) -> None:
-    """For every kind of container, and however small the pieces are."""
-    frozen = Freezer(piece).freeze(value)
-    data = b"".join(typed_pieces(frozen))
-    assert data == tagged_text(tag(value))
-    assert exactly(typed_value(data, piece)[0]) == exactly(value)
-
 
 MANY = {
     "every type": [EVERY_TYPE] * 400,
@@ -125,41 +47,31 @@ MANY = {
 }
 
 
-def in_one_go(value: Any) -> tuple[Encoding, bytes]:
-    """What a value of any size is written as, whose plain writing is read back to see whether it is exact."""
-    try:
-        return Encoding.PLAIN, plain_text(value)
-    except (NotExact, ValueError, TypeError):
-        return Encoding.TYPED, tagged_text(tag(value))
+PLAIN = ("documents", "heavy members", "deep", "escapes", "tilde keys")
 
 
 @pytest.mark.parametrize("name", MANY)
-def test_large_value_gives_the_bytes_of_the_writing_in_one_go(name: str) -> None:
-    """With the thresholds as they are; and it comes back exactly, without ever being parsed in one go."""
+@pytest.mark.guarantee("G4")
+def test_large_value_gives_the_bytes_of_a_small_one(name: str) -> None:
+    """Ordinary JSON where that is exact, the tagged text elsewhere; and it comes back exactly."""
     value = MANY[name]
     assert shape_of(value) is Shape.LARGE
     encoding, data = dumps(value)
-    assert (encoding, data) == in_one_go(value)
-    if type(value) is str:
-        assert loads(encoding, data) == value
-        return
-    back, levels = plain_value(data) if encoding is Encoding.PLAIN else typed_value(data)
-    assert levels <= MAX_DEPTH
-    assert exactly(back) == exactly(value)
+    if name in PLAIN or type(value) is str:
+        assert (encoding, data) == (Encoding.PLAIN, orjson.dumps(value))
+    else:
+        text = json.dumps(tag(value), ensure_ascii=False, separators=(",", ":"))
+        assert (encoding, data) == (Encoding.TYPED, text.encode("utf-8", "surrogatepass"))
+    assert exactly(loads(encoding, data)) == exactly(value)
+    assert exactly(private_copy(value, 2**30)) == exactly(value)
 
 
-def test_large_value_of_json_types_takes_the_plain_encoding() -> None:
-    """Nothing changes for readers of the JSON."""
-    value = MANY["documents"]
-    encoding, data = dumps(value)
-    assert encoding is Encoding.PLAIN
-    assert json.loads(data) == value
-
-
-def test_value_that_is_not_exact_in_json_is_never_written_as_plain_pieces() -> None:
-    """The proof by reading back is made for every piece."""
-    with pytest.raises(NotExact):
-        plain_pieces(Freezer(50).freeze([*range(99), float("nan"), *range(99)]))
+@pytest.mark.parametrize("text", [b'"~date"', b'"\\u0000"', b"1e16", b"18446744073709551615", b"-0.0", b'{"~set":[]}'])
+def test_large_plain_text_is_read_as_a_small_one(text: bytes) -> None:
+    """Types and signs of numbers, and keys that look like tags."""
+    small = loads(Encoding.PLAIN, b"[" + text + b"]")
+    large = loads(Encoding.PLAIN, b"[" + text + b",0" * LARGE + b"]")
+    assert exactly(large[:1]) == exactly(small)
 
 
 # Refusals
@@ -195,10 +107,9 @@ def test_large_value_keeps_the_limit_of_nesting(wrap: Callable[[Any], Any]) -> N
         value = wrap(value)
     encoding, data = dumps(value)
     assert exactly(loads(encoding, data)) == exactly(value)
+    assert private_copy(wrap(value), 2**30)[0 if type(wrap(1)) is not dict else "a"] is value
     with pytest.raises(NotSerializable, match="nested deeper than"):
         dumps(wrap(value))
-    with pytest.raises(TooDeep):
-        Freezer().freeze(wrap(value))
     if encoding is Encoding.PLAIN:
         with pytest.raises(CorruptRecord, match="nested deeper than"):
             loads(encoding, b"[" + data + b"]")
@@ -242,67 +153,14 @@ def test_hostile_large_text_is_corrupt(encoding: Encoding, data: bytes) -> None:
 
 
 @pytest.mark.parametrize("key", [b"~set", b"~tuple", b"a"])
-def test_tags_and_keys_are_checked_over_all_slices(key: bytes) -> None:
-    """A key twice, or a tag beside another key, is seen although the two are in different slices."""
+def test_tags_and_keys_are_checked_in_large_texts(key: bytes) -> None:
+    """A key twice, or a tag beside another key, is seen however far apart they are."""
     rows = b"[" + b"1," * 200_000 + b"1]"
     with pytest.raises(CorruptRecord):
         loads(Encoding.TYPED, b'{"a":' + rows + b',"b":' + rows + b',"' + key + b'":' + rows + b"}")
 
 
-def test_damaged_text_read_in_slices_is_never_read_as_another_value() -> None:
-    """Seeded random damage: what slices give is what the text as a whole gives."""
-    random, read = Random(20260301), 0
-    for text in (b"[,1]", b"[ ,1]", b"{,}", b'{ ,"a":1}', b"[[1], ]", b"[[1] 2]", b'{"a":[1],}', b"[1}", b"[]]", b"[1"):
-        with pytest.raises((Unexpected, ValueError)):
-            plain_value(text, 1)
-        with pytest.raises((Unexpected, ValueError)):
-            typed_value(text, 1)
-    for value in (payload.saga(1)[0].context, EVERY_TYPE):
-        encoding, text = dumps(value)
-        in_slices = plain_value if encoding is Encoding.PLAIN else typed_value
-        for _ in range(700):
-            data = bytearray(text)
-            for _ in range(random.randint(0, 2)):
-                data[random.randrange(len(data))] = random.choice(b'"[]{}~,:0e\\\xffa- ')
-            try:
-                found, _ = in_slices(bytes(data), random.choice([1, 30, 200]))
-            except (Unexpected, RecursionError, ValueError, TypeError, ArithmeticError):
-                continue
-            assert exactly(found) == exactly(loads(encoding, bytes(data)))
-            read += 1
-    assert read > 200
-
-
 # Changes meanwhile
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        lambda value: value.update(more=1),
-        lambda value: value.pop("numbers"),
-        lambda value: value["numbers"].append(1),
-        lambda value: value["numbers"].__setitem__(77, "other"),
-        lambda value: value["rows"][5]["a"].append(1),
-        lambda value: value["rows"].__setitem__(3, None),
-        lambda value: value["set"].add("x"),
-        lambda value: value["bytes"].extend(b"x"),
-        lambda value: value.update(rows={"a": 1}),
-    ],
-)
-def test_change_of_any_part_is_seen(change: Callable[[Any], Any]) -> None:
-    """The copy is compared with the value, however deep."""
-    value: dict[str, Any] = {
-        "numbers": list(range(200)),
-        "rows": [{"a": [number]} for number in range(50)],
-        "set": {1, 2},
-        "bytes": bytearray(b"abc"),
-    }
-    for piece in (20, 100_000):
-        frozen = Freezer(piece).freeze(value)
-        assert unchanged(value, frozen)
-    change(value)
-    assert not unchanged(value, frozen)
 
 
 @pytest.mark.parametrize("typed", [False, True])
@@ -344,68 +202,28 @@ def test_value_changed_while_it_is_saved_is_refused_clearly(typed: bool) -> None
 # The event loop
 
 
-async def _stall(work: Callable[[], Awaitable[Any]]) -> tuple[float, Any]:
-    """The longest time, in seconds, that this process computed without the event loop having a turn.
-
-    In processor time of the process, which other processes on the machine do not add to.
-    """
-    longest, working = 0.0, True
-
-    async def tick() -> None:
-        nonlocal longest
-        while working:
-            before = time.process_time()
-            await asyncio.sleep(0.001)
-            longest = max(longest, time.process_time() - before)
-
-    ticker = asyncio.create_task(tick())
-    await asyncio.sleep(0)
-    result = await work()
-    working = False
-    await ticker
-    return longest, result
-
-
-async def _best_of_three(work: Callable[[], Awaitable[Any]]) -> tuple[float, Any]:
-    best, result = await _stall(work)
-    for _ in range(2):
-        if best < 0.05:
-            break
-        longest, result = await _stall(work)
-        best = min(best, longest)
-    return best, result
-
-
-@pytest.fixture
-def quiet_collector() -> Iterator[None]:
-    """What other tests left to the collector is not collected in the middle of a measurement."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
-
-
-@pytest.mark.usefixtures("quiet_collector")
-@pytest.mark.parametrize("kind", LARGE_KINDS)
-async def test_large_snapshot_is_saved_and_read_without_stalling_the_loop(kind: str) -> None:
-    """Ten megabytes each way, and the loop has its turn at least every 50 ms."""
-    snapshot = samples.snapshot(0, context=large(kind))
-    stall, (meta, value) = await _best_of_three(lambda: encode_value(snapshot, saved_us=SAVED_US, level=3))
-    record = from_value(value)
-    assert len(record.body) > 9_000_000
+@pytest.mark.parametrize("typed", [False, True], ids=["plain", "typed"])
+async def test_large_snapshot_is_written_and_read_off_the_loop(of_large: OfLarge, typed: bool) -> None:
+    """Its JSON and its compression: none of it is done by the thread of the event loop."""
+    value = MANY["every type" if typed else "documents"]
+    snapshot = samples.snapshot(0, context={"a": value})
+    meta, stored = await encode_value(snapshot, saved_us=SAVED_US, level=3)
+    record = await encode_record(snapshot, saved_us=SAVED_US)
+    assert record.encoding is (Encoding.TYPED if typed else Encoding.PLAIN)
     assert record.meta == meta
-    assert stall < 0.05
-    stall, back = await _best_of_three(lambda: decode_value(value))
-    assert back == snapshot
-    assert stall < 0.05
+    assert exactly((await decode_value(stored)).context) == exactly(snapshot.context)
+    assert exactly((await decode_record(record)).context) == exactly(snapshot.context)
+    assert of_large.names() == {"dumps", "compress", "decompress", "loads"}
+    assert threading.get_ident() not in of_large.threads()
 
 
-async def test_long_key_is_compressed_off_the_loop_too() -> None:
+async def test_long_key_is_compressed_off_the_loop_too(of_large: OfLarge) -> None:
     """What only the written body shows to be large is noticed then."""
     snapshot = samples.snapshot(0, context={"k" * 1_000_000: 1})
     meta, value = await encode_value(snapshot, saved_us=SAVED_US, level=3)
     assert len(value) < 10_000
     assert await decode_value(value) == snapshot
+    assert threading.get_ident() not in of_large.threads("compress", "decompress", "loads")
     record = await encode_record(snapshot, saved_us=SAVED_US)
     assert record.meta == meta
     assert await decode_record(record) == snapshot
@@ -451,43 +269,3 @@ async def test_refusals_of_a_large_snapshot_reach_the_caller() -> None:
     bad: SagaSnapshot = replace(samples.snapshot(0), context={"rows": [*range(50_000), 1j]})
     with pytest.raises(NotSerializable, match=r"^context\.rows\[50000\]: "):
         await encode_value(bad, saved_us=SAVED_US, level=3)
-
-
-# The collector
-
-
-def test_full_collections_are_back_after_a_large_value() -> None:
-    """The process is left as it was, also after a refusal and with blocks inside blocks."""
-    before = gc.get_threshold()
-    with full_collections_later():
-        assert gc.get_threshold()[:2] == before[:2]
-        assert gc.get_threshold()[2] > 10**6
-        with full_collections_later():
-            pass
-        assert gc.get_threshold()[2] > 10**6
-    assert gc.get_threshold() == before
-    with pytest.raises(NotSerializable):
-        dumps([*range(50_000), 1j])
-    assert gc.get_threshold() == before
-
-
-def test_thresholds_set_by_the_application_meanwhile_stay() -> None:
-    """Only what was changed here is changed back."""
-    before = gc.get_threshold()
-    try:
-        with full_collections_later():
-            gc.set_threshold(500, 5, 5)
-        assert gc.get_threshold() == (500, 5, 5)
-    finally:
-        gc.set_threshold(*before)
-
-
-def test_full_collections_are_not_held_back_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
-    """When one large value follows another without a pause, collections come in between."""
-    before, now = gc.get_threshold(), [100.0]
-    monkeypatch.setattr("sagaz_tiering.typed_json.collector.time.monotonic", lambda: now[0])
-    with full_collections_later():
-        now[0] += 60
-        with full_collections_later():
-            assert gc.get_threshold() == before
-    assert gc.get_threshold() == before

@@ -32,6 +32,7 @@ from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot
 from sagaz_tiering.snapshot import ReplayStatus, SagaSnapshot, as_utc
 from sagaz_tiering.storage.filesystem.files import MAX_FILE_BYTES
 from sagaz_tiering.typed_json import LARGE, Encoding
+from sagaz_tiering.typed_json.depth import too_deep
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _GZIP_LEVEL: Final = 6
@@ -43,6 +44,8 @@ _SEAL_BYTES: Final = 200
 _SURROGATES: Final = re.compile(rb"\xed[\xa0-\xbf][\x80-\xbf](?:\xed[\xa0-\xbf][\x80-\xbf])*")
 _LONE: Final = re.compile("(?<![\ud800-\udbff])[\ud800-\udfff]")
 _BODY: Final = ("context", "completed_steps", "external_refs")
+_INDENTED_LEVELS: Final = 10
+"""A large body is indented if it is no deeper: each of its elements may become a line with that many indentations."""
 _REPLAY_KEYS: Final = (
     *("replay_id", "original_saga_id", "new_saga_id", "checkpoint_step", "replay_status", "initiated_by"),
     *("context_override", "error_message", "created_at", "completed_at"),
@@ -159,12 +162,12 @@ def _document(
 ) -> bytes:
     """One object of `head`, the members of `body` (a JSON object), and `tail`."""
     tail = {**tail, "encoding": encoding.name.lower()}
-    if len(body) < LARGE:
-        # Other tasks may change the values that the body was made from, so it is read for its indentation.
-        return sealed({**head, **_loaded(body), **tail}, pretty=pretty)
+    # Other tasks may change the values that the body was made from, so it is read for its indentation.
+    value = _loaded(body) if pretty or len(body) < LARGE else None
+    if value is not None and (len(body) < LARGE or not too_deep(value, _INDENTED_LEVELS)):
+        return sealed({**head, **value, **tail}, pretty=pretty)
     members = [_members(head), _escaped(body[1:-1]), _members({**tail, "checksum": f"sha256:{_NO_DIGEST.decode()}"})]
-    text = (b",\n" if pretty else b",").join(each for each in members if each)
-    return _with_digest(b"{" + text + b"}\n")
+    return _with_digest(b"{" + b",".join(each for each in members if each) + b"}\n")
 
 
 def _members(fields: Mapping[str, Any]) -> bytes:
@@ -210,8 +213,8 @@ def _escapes(found: re.Match[bytes]) -> bytes:
 def _loaded(text: bytes) -> Any:
     """JSON values, exact for what we write."""
     try:
-        return orjson.loads(text)
-    except ValueError:  # what only the standard library reads: lone surrogates, deep nesting
+        return typed_json.loads(Encoding.PLAIN, text)
+    except CorruptRecord:  # what only the standard library reads: lone surrogates, deep nesting
         return json.loads(text.decode("utf-8", "surrogatepass"))
 
 
