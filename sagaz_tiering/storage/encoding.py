@@ -15,6 +15,7 @@ from sagaz_tiering.codec import (
     body_shape,
     decode,
     encode,
+    from_value,
     plain_body,
     to_value,
 )
@@ -79,9 +80,16 @@ async def decode_value(
 
     `dictionaries`, by id, must have the one that the header names. Raises CorruptRecord.
     """
-    if len(value) < LARGE_BYTES and _raw_length(value) < LARGE_BYTES:
+    if _is_small(value):
         return codec.decode_value(value, header, dictionaries)
     return await asyncio.to_thread(codec.decode_value, value, header, dictionaries)
+
+
+async def record_in(value: bytes, header: Header, dictionaries: Mapping[bytes, Dictionary]) -> Record:
+    """The record in a value; arguments and errors as of `decode_value`."""
+    if _is_small(value):
+        return from_value(value, header, dictionaries)
+    return await asyncio.to_thread(from_value, value, header, dictionaries)
 
 
 async def decode_record(record: Record) -> SagaSnapshot:
@@ -94,7 +102,8 @@ def is_large(snapshot: SagaSnapshot) -> bool:
     return body_shape(snapshot) is Shape.LARGE
 
 
-def _raw_length(value: bytes) -> int:
-    """What the header says, or 0 if there is none."""
-    length: int = _RAW_LENGTH.unpack_from(value, OFFSET_RAW_LENGTH)[0] if len(value) > OFFSET_RAW_LENGTH + 4 else 0
-    return length
+def _is_small(value: bytes) -> bool:
+    """Also when decompressed, as its header says, if there is one."""
+    if len(value) <= OFFSET_RAW_LENGTH + 4:
+        return True
+    return len(value) < LARGE_BYTES and _RAW_LENGTH.unpack_from(value, OFFSET_RAW_LENGTH)[0] < LARGE_BYTES

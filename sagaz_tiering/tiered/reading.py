@@ -17,13 +17,13 @@ from sagaz_tiering import metrics
 from sagaz_tiering.catalog.holds import Holds
 from sagaz_tiering.catalog.locations import Located, Locations
 from sagaz_tiering.clock import Clock, to_micros
-from sagaz_tiering.codec import Header, Record, from_value, read_header, read_meta
+from sagaz_tiering.codec import Header, Record, read_header, read_meta
 from sagaz_tiering.dictionaries.shelf import Dictionaries
 from sagaz_tiering.errors import CatalogUnavailable, CorruptData, HotTierUnavailable, SnapshotLost, Unreadable
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, Tier
 from sagaz_tiering.storage.answers import check_answer, check_place
-from sagaz_tiering.storage.encoding import decode_record, decode_value
+from sagaz_tiering.storage.encoding import decode_record, decode_value, record_in
 from sagaz_tiering.storage.hot import HotTier
 from sagaz_tiering.storage.hot_values import Gone, check_indexed, indexed_header
 from sagaz_tiering.storage.hot_values import Header as IndexedHeader
@@ -326,7 +326,7 @@ class Reader:
             known = self._dictionaries.at_hand(header.dictionary_id)
             if known is None:
                 known = await self._dictionaries.need(header.dictionary_id)
-            return from_value(value, header, known)
+            return await record_in(value, header, known)
         except CorruptData as exc:
             return exc
 
