@@ -20,14 +20,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import deque
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from typing import Any
 from urllib.parse import urlsplit
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -46,7 +47,6 @@ GRACE_S, CLOSING_S = 5, 30
 """`daemon.shutdown_grace` here, and what the daemon may take beyond it to close what is open."""
 LATE_S = (0.05, 0.5)
 """So late comes each piece of an answer of S3."""
-ASKED_AMONG = 60
 WORK, UPLOAD, RESTORE = "at work", "in an upload", "in a restore"
 OPEN, OWN = "while it opens", "while its servers start and its catalog is migrated"
 BEFORE = "before it listens for signals"
@@ -55,11 +55,17 @@ LONGEST_S = {WORK: 6.0, OPEN: 1.0, OWN: 6.0}
 """So long after the event that begins the moment SIGTERM comes, at most."""
 BUSY = ("age", "restore", "expire")
 READY_S, SEEN_S, GONE_S = 120.0, 60.0, 5.0
-ARCHIVED = {"name": "archived", "match": {"saga_name": "hot-*"}, "move": [{"to": "GLACIER", "after": "1s"}]}
+ARCHIVED = {
+    "name": "archived",
+    "match": {"saga_name": "hot-*"},
+    "move": [{"to": "GLACIER", "after": "1s"}],
+    "linger": "1s",
+    "linger": "1s",
+}
 OTHERS = {"name": "others", "match": {}, "move": [{"to": "STANDARD_IA", "after": "1s"}], "linger": "1s"}
 BEGIN, END = "<!-- stops -->", "<!-- end of stops -->"
 DOCUMENT = Path(__file__).parent.parent / "docs" / "reliability.md"
-MARK = "SAGAZ_TIERING_STOPS"
+MARK = "STARTED_BY_STOPS"
 
 
 class LateStore(Gate):
@@ -120,7 +126,7 @@ class Bench:
     store: LateStore
     runtime: Runtime
     chance: random.Random
-    stops: list[Stop] = field(default_factory=list)
+    asked_back: int = 0
 
     async def stop(self, number: int, moment: str) -> Stop:
         """Start a daemon, stop it at that moment, and see what is left."""
@@ -160,15 +166,18 @@ class Bench:
 
     async def archive_and_ask_back(self) -> None:
         """Save what is archived soon, and ask for what is archived, for ever."""
-        storage, saved = self.runtime.storage(), [uuid4()]
+        storage, saved = self.runtime.storage(), deque[UUID]()
         while True:
             with suppress(SagazTieringError, TimeoutError):
                 async with asyncio.timeout(30):
                     saga_id = next(made for made in iter(uuid4, None) if kind_of(made) == "hot")
                     await storage.save_snapshot(snapshot(saga_id, 0, "1", _hour_ago_us()))
-                    saved = [*saved, saga_id][-ASKED_AMONG:]
-                    await storage.restore(saved[0], tier="Expedited", days=1)
-            await asyncio.sleep(0.5)
+                    saved.append(saga_id)
+                    # None until it is in a pack; then the next one.
+                    if await storage.restore(saved[0], tier="Expedited", days=1) is not None:
+                        saved.popleft()
+                        self.asked_back += 1
+            await asyncio.sleep(0.2)
 
 
 def _own_servers(folder: Path) -> Path:
@@ -250,6 +259,7 @@ async def _bench(folder: Path, seed: int) -> AsyncIterator[Bench]:
                     "url": "s3://stops/bench",
                     "endpoint_url": f"http://{HOST}:{store.port}",
                     "region": "us-east-1",
+                    "pack": {"target": "128KiB", "max_frame": "64KiB"},
                     "access_key_id": access,
                     "secret_access_key": secret,
                 },
@@ -313,6 +323,7 @@ async def main(stops: int, seed: int, *, write: bool) -> int:
                     if not last.good:
                         print((folder / f"daemon-{number}.out").read_text()[-4000:], flush=True)
             archiving.cancel()
+            print(f"{bench.asked_back} restores were asked for")
     print(_table(done))
     if write:
         _write(_table(done))
