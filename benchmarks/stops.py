@@ -60,7 +60,6 @@ ARCHIVED = {
     "match": {"saga_name": "hot-*"},
     "move": [{"to": "GLACIER", "after": "1s"}],
     "linger": "1s",
-    "linger": "1s",
 }
 OTHERS = {"name": "others", "match": {}, "move": [{"to": "STANDARD_IA", "after": "1s"}], "linger": "1s"}
 BEGIN, END = "<!-- stops -->", "<!-- end of stops -->"
