@@ -106,6 +106,7 @@ def _tls_failure(exc: BaseException) -> object:
     return getattr(cause, "certificate_error", None) or getattr(cause, "os_error", None) or cause
 
 
+NO_PROFILE_HINT = "correct or unset AWS_PROFILE, or add the profile to ~/.aws/config (or what AWS_CONFIG_FILE names)"
 CERTIFICATE_HINT = (
     "someone else may be answering there: if not, the endpoint must have a name of the certificate, and a private "
     "certificate authority belongs into AWS_CA_BUNDLE"

@@ -24,6 +24,10 @@ from sagaz_tiering.yaml_source import Place, parse_yaml
 
 MAX_FILE_BYTES = 2**20
 CHECK_HINT = "nothing was started; correct it, then try it with `sagaz-tiering policy check`"
+_LEAST = (
+    "the least that it says is: {tiers: {hot: {url: redis://HOST:6379/0}, cold: {url: s3://BUCKET/PREFIX}}, "
+    "catalog: {url: postgresql://USER@HOST/DATABASE}}"
+)
 _NOT_SAID_TWICE = "default_factory_not_called"
 """pydantic's note that one value was not computed because another one, reported too, is wrong."""
 
@@ -95,7 +99,7 @@ def _load(path: str | os.PathLike[str]) -> tuple[TieringConfig, _Origin]:
     name = os.fspath(path)
     values, place = parse_yaml(_read(Path(path)), name)
     if values is None:
-        raise ConfigError(f"{name}: is empty", hint="start from the commented example, config/tiering.yaml")
+        raise ConfigError(f"{name}: is empty", hint=_LEAST)
     if not isinstance(values, dict):
         raise ConfigError(f"{name}:{place.line}: must be a mapping with the sections tiers, catalog and policies")
     origin = _Origin(name=name, place=place, environment=overrides(os.environ, tuple(TieringConfig.model_fields)))
@@ -116,7 +120,7 @@ def _read(path: Path) -> str:
         with path.open("rb") as file:
             raw = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as exc:
-        hint = f"give its path, or set {CONFIG_VARIABLE}; config/tiering.yaml is a commented example"
+        hint = f"give its path, or set {CONFIG_VARIABLE}; {_LEAST}"
         raise ConfigError(f"{path}: no such file", hint=hint) from exc
     except IsADirectoryError as exc:
         raise ConfigError(f"{path}: is a directory; give the path of the YAML file in it") from exc

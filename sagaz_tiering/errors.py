@@ -121,7 +121,7 @@ class InvalidSnapshot(SagazTieringError):
     exit_code = 3
 
 
-_CONTEXTS = "docs/contexts.md says what a context may hold"
+_CONTEXTS = "see 'What a context may hold' in the documentation"
 
 
 class NotSerializable(InvalidSnapshot):

@@ -74,10 +74,9 @@ def as_utc(value: object, name: str) -> datetime:
         raise InvalidSnapshot(f"{name} must be a datetime, not {type(value).__name__}")
     if value.utcoffset() is None:
         raise NaiveTimestamp(f"{name} has no time zone: {value.isoformat()}")
-    moment = value.astimezone(UTC)
-    if not MIN_TIME <= moment < MAX_TIME:
-        raise InvalidSnapshot(f"{name} must be between {MIN_TIME.year} and {MAX_TIME.year}: {moment.isoformat()}")
-    return moment
+    if not MIN_TIME <= value < MAX_TIME:
+        raise InvalidSnapshot(f"{name} must be between {MIN_TIME.year} and {MAX_TIME.year}: {value.isoformat()}")
+    return value.astimezone(UTC)
 
 
 def _as_text(value: object, name: str) -> str:
@@ -330,8 +329,9 @@ class ReplayConfig:
     max_snapshots_per_saga: int | None = None
 
     def get_retention_until(self) -> datetime:
-        """Now plus `retention_days`; the engine calls this when it captures."""
-        return datetime.now(UTC) + timedelta(days=self.retention_days)
+        """Now plus `retention_days`, as far as times go; the engine calls this when it captures."""
+        now = datetime.now(UTC)
+        return now + timedelta(days=min(self.retention_days, (MAX_TIME - now).days))
 
 
 @dataclass(slots=True)

@@ -20,7 +20,7 @@ from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec import read_meta
 from sagaz_tiering.db.database import Connection, Database, affected
 from sagaz_tiering.db.queries import load
-from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.db.text import checked_text, from_column, to_column
 from sagaz_tiering.errors import CorruptRecord
 
 _SQL = load("erasures")
@@ -201,6 +201,7 @@ class Erasures:
         removed).
         """
         erasure_id = uuid4()
+        reason, who = checked_text(reason, "the reason"), checked_text(who, "the name of who orders it")
         async with self._db.transaction() as conn:
             await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
             now = clock.now()  # after the lock: no pack that is there already can hold anything saved later

@@ -20,7 +20,7 @@ from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.catalog.patterns_sql import expression
 from sagaz_tiering.db.database import Connection, Database
 from sagaz_tiering.db.queries import load
-from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.db.text import checked_text, from_column, to_column
 from sagaz_tiering.errors import ConfigError, LegalHold
 from sagaz_tiering.patterns import ANY, Match
 
@@ -128,9 +128,12 @@ class Holds:
     async def place(
         self, on: UUID | Match, *, reason: str, who: str, now: datetime, hold_id: UUID | None = None
     ) -> Hold:
-        """Hold a saga, or everything that matches. Raises ConfigError without a reason."""
+        """Hold a saga, or everything that matches. Raises ConfigError without a reason, or for one that is no text."""
         if not reason.strip():
             raise ConfigError("a legal hold needs a reason", hint="say which case or order asks for it")
+        reason, who = checked_text(reason, "the reason"), checked_text(who, "the name of who places it")
+        for pattern in () if isinstance(on, UUID) else (*on.saga_name, *on.step_name, *on.status):
+            checked_text(pattern, "a pattern")
         saga_id, match = (on, None) if isinstance(on, UUID) else (None, on.model_dump(mode="json"))
         hold = Hold(
             hold_id=hold_id or uuid4(), saga_id=saga_id, match=match, reason=reason, placed_by=who, placed_at=now
@@ -192,7 +195,8 @@ class Holds:
         return {row["snapshot_id"] for row in await self._db.fetch(_SQL["known"], list(snapshot_ids))}
 
     async def release(self, hold_ids: Sequence[UUID], *, reason: str, who: str, now: datetime) -> int:
-        """End these holds; how many were in force."""
+        """End these holds; how many were in force. Raises ConfigError for a reason that is no text."""
+        reason, who = checked_text(reason, "the reason"), checked_text(who, "the name of who releases it")
         released = 0
         async with self._db.transaction() as conn:
             for hold_id in hold_ids:

@@ -24,6 +24,7 @@ from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.master_keys.base import WrappedKey
 from sagaz_tiering.patterns import Match
 from sagaz_tiering.prices import PriceList
+from sagaz_tiering.snapshot import as_utc
 from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load("restores")
@@ -34,13 +35,21 @@ _LOST = "waits: Redis lost what had been brought back"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What to restore: everything archived that meets all that is given; at least one must be."""
+    """What to restore: everything archived that meets all that is given; at least one must be.
+
+    Raises InvalidSnapshot for a time that no snapshot can have, NaiveTimestamp for one without a zone.
+    """
 
     saga_ids: Sequence[UUID] | None = None
     snapshot_ids: Sequence[UUID] | None = None
     match: Match | None = None
     after: datetime | None = None
     before: datetime | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("after", "before"):
+            if getattr(self, name) is not None:
+                object.__setattr__(self, name, as_utc(getattr(self, name), name))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -45,6 +45,7 @@ EXIT_CODES = (
     (10, "would remove too large a share of all snapshots at once"),
     (11, "today's budget is used up"),
     (12, "the servers' clocks are too far apart to remove anything"),
+    (13, "asked for a yes, and none came: nothing was changed"),
 )
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code}  {meaning}" for code, meaning in EXIT_CODES)
 

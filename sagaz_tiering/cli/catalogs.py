@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sagaz_tiering.cli.asking import confirm
 from sagaz_tiering.cli.jobs import progress
-from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, locate_config, parse_id
+from sagaz_tiering.cli.options import MOST, ConfigOption, DebugOption, JsonOption, locate_config, parse_id
 from sagaz_tiering.cli.session import execute, opened
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.terminal import print_json, safe, show_bytes, show_usd
@@ -97,9 +98,8 @@ def rebuild(
                     f"{context.objects.url} has no owner.json: no catalog ever wrote there, or it is lost",
                     hint="check tiers.cold.url; or say whose bucket it is: --catalog-id UUID",
                 )
-            if not (yes or as_json):
-                said = "you say" if wanted else "owner.json says, which whoever writes to the bucket can change"
-                typer.confirm(f"rebuild it as catalog {whose} ({said})?", abort=True)
+            said = "you say" if wanted else "owner.json says, which whoever writes to the bucket can change"
+            await confirm(f"rebuild it as catalog {whose} ({said})?", yes=yes, as_json=as_json)
             with progress("rebuild") as show:
                 tally = Tally(show)
                 await rebuild(context, tally, whose, Wish(take_over=take_over, unsigned=accept_unsigned))
@@ -143,7 +143,7 @@ def adopt(
             if not (yes or as_json):
                 print(f"to {context.objects.url} this catalog is: {was}")
                 await _extent(runtime, as_json=as_json)
-                typer.confirm("catch up with it and take it? No other daemon may live from it", abort=True)
+            await confirm("catch up with it and take it? No other daemon may live from it", yes=yes, as_json=as_json)
             with progress("adopt") as show:
                 tally = Tally(show)
                 await adopt(context, tally, Wish(take_over=take_over, new_bucket=new_bucket, unsigned=accept_unsigned))
@@ -185,7 +185,9 @@ def _print_tally(tally: Tally) -> None:
 def verify(
     sample: Annotated[
         int | None,
-        typer.Option("--sample", metavar="N", min=1, help="Ask the bucket for N packs by chance; default: list all."),
+        typer.Option(
+            "--sample", metavar="N", min=1, max=MOST, help="Ask the bucket for N packs by chance; default: list all."
+        ),
     ] = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import getpass
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from sagaz_tiering.cli.failures import NotFound, UsageError
+from sagaz_tiering.cli.asking import confirm, login_name
+from sagaz_tiering.cli.failures import NotFound
 from sagaz_tiering.cli.holds import say_published
-from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, parse_id
+from sagaz_tiering.cli.options import MOST, ConfigOption, DebugOption, JsonOption, parse_id
 from sagaz_tiering.cli.session import execute, opened
 from sagaz_tiering.terminal import make_console, make_table, print_json, safe, show_time, show_when
 
@@ -41,13 +41,10 @@ def forget(
         wanted = parse_id(saga_id, "SAGA_ID")
         async with opened(config) as runtime:
             storage = runtime.storage()
-            if not yes:
-                if as_json:
-                    raise UsageError("--json needs --yes")
-                covered = await storage.covered(wanted)
-                typer.confirm(f"erase {covered}, saga {wanted}, for good?", abort=True)
+            covered = "" if yes or as_json else await storage.covered(wanted)
+            await confirm(f"erase {covered}, saga {wanted}, for good?", yes=yes, as_json=as_json)
             earlier = await runtime.catalog.erasures.of_saga(wanted)
-            receipt = await storage.forget(wanted, reason=reason, who=who or getpass.getuser())
+            receipt = await storage.forget(wanted, reason=reason, who=who or login_name())
             now, waits = runtime.clock.now(), await runtime.storage().publish_journal()
         if receipt.found_nothing:
             raise _nothing(receipt, earlier)
@@ -62,7 +59,7 @@ def forget(
 
 def erasures(
     erasure_id: Annotated[str | None, typer.Argument(metavar="[ERASURE_ID]")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="The newest so many.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=MOST, help="The newest so many.")] = 20,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import getpass
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
 import typer
 
+from sagaz_tiering.cli.asking import login_name
 from sagaz_tiering.cli.failures import NotFound, UsageError
-from sagaz_tiering.cli.options import MATCH_KEYS, ConfigOption, DebugOption, JsonOption, parse_id, parse_match
+from sagaz_tiering.cli.options import MATCH_KEYS, MOST, ConfigOption, DebugOption, JsonOption, parse_id, parse_match
 from sagaz_tiering.cli.session import execute, opened
 from sagaz_tiering.terminal import make_console, make_table, print_json, safe, show_time
 
@@ -59,7 +59,7 @@ def hold(
                     "nothing is held: no tier has a snapshot that this hold covers, so it was not placed",
                     hint="check the id or the patterns, which are case-sensitive; --future holds what is still to come",
                 )
-            placed = await storage.holder.hold(on, reason=reason, who=who or getpass.getuser())
+            placed = await storage.holder.hold(on, reason=reason, who=who or login_name())
             waits, covered = await storage.publish_journal(), await _covered(storage, on)
         if as_json:
             told = {"covers": covered.to_dict(), "in_bucket": not waits, "in_redis": not placed.not_marked}
@@ -111,7 +111,7 @@ def release(
             if not found:
                 raise NotFound(f"no hold in force is or is on {asked}", hint="see: sagaz-tiering holds")
             storage = runtime.storage()
-            count = await storage.holder.release(found, reason=reason, who=who or getpass.getuser())
+            count = await storage.holder.release(found, reason=reason, who=who or login_name())
             waits = await storage.publish_journal()
         if as_json:
             print_json({"released": count, "holds": [h.to_dict() for h in found], "in_bucket": not waits})
@@ -132,7 +132,7 @@ def say_published(waits: str) -> None:
 
 def holds(
     log: Annotated[bool, typer.Option("--log", help="Every hold and release ever, newest first.")] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="With --log: so many entries.")] = 1000,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=MOST, help="With --log: so many entries.")] = 1000,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,

@@ -36,7 +36,12 @@ def register(app: typer.Typer) -> None:
 
 
 def job(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="age, transition, expire, …: see docs/cli.md.")],
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="age, reconcile, transition, restore, expire, compact, scrub, collect or train."
+        ),
+    ],
     once: Annotated[bool, typer.Option("--once", help="Run once instead of by the schedule until Ctrl-C.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would do (once).")] = False,
     allow_mass_delete: Annotated[

@@ -11,13 +11,15 @@ from uuid import UUID
 import typer
 
 from sagaz_tiering.cli.failures import UsageError
-from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.errors import ConfigError, InvalidSnapshot
 
 if TYPE_CHECKING:
     from sagaz_tiering.patterns import Match
 
 MATCH_KEYS = ("saga_name", "step_name", "status")
 CONFIG_VARIABLE = "SAGAZ_TIERING_CONFIG"
+MOST = 2**31 - 1
+"""Of anything that is counted: more is a slip of the finger, not a number to hand to a server."""
 CONFIG_PLACES = (Path("config/tiering.yaml"), Path("/etc/sagaz-tiering/tiering.yaml"))
 
 ConfigOption = Annotated[
@@ -46,7 +48,7 @@ def locate_config(given: Path | None) -> Path:
     raise ConfigError(
         f"no configuration: ${CONFIG_VARIABLE} is not set, and neither {CONFIG_PLACES[0].absolute()} nor "
         f"{CONFIG_PLACES[1]} exists",
-        hint="give one with --config FILE (config/embedded.yaml needs no servers), or try: sagaz-tiering demo",
+        hint="give one with --config FILE, or see it work without any: sagaz-tiering demo",
     )
 
 
@@ -59,14 +61,19 @@ def parse_id(text: str, name: str) -> UUID:
 
 
 def parse_time(text: str) -> datetime:
-    """An ISO 8601 time with a zone; raises UsageError."""
+    """An ISO 8601 time with a zone, as UTC; raises UsageError."""
+    from sagaz_tiering.snapshot import as_utc
+
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as exc:
         raise UsageError(f"{text!r:.80} is not a time", hint="write it like 2026-03-01T12:00:00Z") from exc
     if moment.utcoffset() is None:
         raise UsageError(f"{text!r:.80} has no time zone", hint=f"write it like {moment.isoformat()}Z for UTC")
-    return moment
+    try:
+        return as_utc(moment, "a time")
+    except InvalidSnapshot as exc:
+        raise UsageError(str(exc), hint="no snapshot can be from another time: is the year right?") from exc
 
 
 def parse_match(pairs: list[str]) -> Match:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -57,13 +58,12 @@ def plan(
 
 def parse_day(text: str) -> datetime:
     """A date (its first instant in UTC) or a time with a zone; raises UsageError."""
+    with suppress(ValueError):  # no date alone
+        text = datetime.combine(date.fromisoformat(text), time(), UTC).isoformat()
     try:
-        return datetime.combine(date.fromisoformat(text), time(), UTC)
-    except ValueError:
-        try:
-            return parse_time(text).astimezone(UTC)
-        except UsageError as exc:
-            raise UsageError(str(exc), hint="write it like 2027-01-31 or 2027-01-31T12:00:00Z") from exc
+        return parse_time(text)
+    except UsageError as exc:
+        raise UsageError(str(exc), hint="write it like 2027-01-31 or 2027-01-31T12:00:00Z") from exc
 
 
 def _policies_of(path: Path) -> PolicySet:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from sagaz_tiering.cli.failures import NotFound
-from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption
+from sagaz_tiering.cli.options import MOST, ConfigOption, DebugOption, JsonOption
 from sagaz_tiering.cli.session import execute, opened
 from sagaz_tiering.terminal import make_console, make_table, print_json, safe, show_time
 
@@ -18,7 +18,7 @@ ItemArgument = Annotated[str, typer.Argument(metavar="ITEM", help="An object key
 @group.command("list")
 def list_items(
     dropped: Annotated[bool, typer.Option("--dropped", help="Also what was dropped.")] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="The newest so many.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=MOST, help="The newest so many.")] = 100,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from datetime import datetime
 from pathlib import Path
@@ -10,8 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sagaz_tiering.cli.asking import login_name
 from sagaz_tiering.cli.failures import NotFound, UsageError
-from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, parse_id, parse_time
+from sagaz_tiering.cli.options import MOST, ConfigOption, DebugOption, JsonOption, parse_id, parse_time
 from sagaz_tiering.cli.session import execute, opened_storage
 from sagaz_tiering.cli.snapshots import place_of, snapshot_document
 from sagaz_tiering.terminal import make_console, make_table, pretty_json, print_json, safe, show_time
@@ -82,7 +82,7 @@ def run(
                 from_step,
                 factory=factory,
                 override=changes,
-                initiated_by=initiated_by or getpass.getuser(),
+                initiated_by=initiated_by or login_name(),
                 dry_run=dry_run,
             )
         document = {**result.to_dict(), "dry_run": dry_run}
@@ -134,7 +134,7 @@ def list_changes(
     saga_id: SagaArgument,
     after: Annotated[str | None, typer.Option("--after", "-a", metavar="TIME", help="Only from TIME on.")] = None,
     before: Annotated[str | None, typer.Option("--before", "-b", metavar="TIME", help="Only up to TIME.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-l", min=1, help="The first so many.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", "-l", min=1, max=MOST, help="The first so many.")] = 100,
     keys: Annotated[
         bool, typer.Option("--keys", help="Also which keys of the context changed; this reads the bodies.")
     ] = False,
@@ -165,7 +165,7 @@ def list_changes(
 @group.command("history")
 def history(
     saga_id: SagaArgument,
-    limit: Annotated[int, typer.Option("--limit", "-l", min=1, help="The newest so many.")] = 100,
+    limit: Annotated[int, typer.Option("--limit", "-l", min=1, max=MOST, help="The newest so many.")] = 100,
     storage: StorageOption = None,
     config: ConfigOption = None,
     as_json: JsonOption = False,

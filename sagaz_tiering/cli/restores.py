@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import sys
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sagaz_tiering.cli.asking import login_name
 from sagaz_tiering.cli.failures import NotFound, UsageError
-from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, parse_id, parse_match, parse_time
+from sagaz_tiering.cli.options import MOST, ConfigOption, DebugOption, JsonOption, parse_id, parse_match, parse_time
 from sagaz_tiering.cli.session import execute, opened
 from sagaz_tiering.terminal import make_console, make_table, print_json, safe, show_usd, show_when
 
@@ -68,7 +68,7 @@ def restore(
             raise UsageError("say what to restore", hint="a SAGA_ID, --snapshot ID, --match or --after and --before")
         async with opened(config) as runtime:
             found = await runtime.storage().restorer.request(
-                wanted, tier=tier, days=days, into=into, who=who or getpass.getuser()
+                wanted, tier=tier, days=days, into=into, who=who or login_name()
             )
             if found is None:
                 raise NotFound("nothing of that is in a pack", hint="what is in Redis needs no restore")
@@ -86,7 +86,7 @@ def restore(
 
 def restores(
     restore_id: Annotated[str | None, typer.Argument(metavar="[RESTORE_ID]")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, help="The newest so many.")] = 20,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=MOST, help="The newest so many.")] = 20,
     config: ConfigOption = None,
     as_json: JsonOption = False,
     debug: DebugOption = False,

@@ -14,7 +14,8 @@ import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
 from sagaz_tiering.db.queries import load
-from sagaz_tiering.errors import CatalogRefused, CatalogUnavailable, ConfigError
+from sagaz_tiering.db.refusals import CATALOG_SETTING, MIGRATE, missing_grant, reach_hint, refusal_hint
+from sagaz_tiering.errors import CatalogRefused, CatalogUnavailable, ConfigError, SchemaMismatch
 from sagaz_tiering.process_loop import HomeLoop
 from sagaz_tiering.server_clock import Sample, uptime_s
 from sagaz_tiering.urls import postgres_address
@@ -47,6 +48,8 @@ _REFUSED = (
     asyncpg.InvalidCatalogNameError,
 )
 """Such a server does not answer either, and may again once somebody has put it right."""
+_UNMADE = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.UndefinedColumnError)
+"""`catalog migrate` was not run, or by another version."""
 _END_S = 1.0
 """How long a connection that is given back in the middle of something may take to be of use again."""
 
@@ -115,24 +118,27 @@ def translated(shown_url: str, setting: str = "catalog.url") -> Iterator[None]:
     try:
         yield
     except _REFUSED as exc:
-        raise CatalogRefused(
-            f"PostgreSQL at {shown_url} refuses: {exc}", hint=f"check user, password and database name in {setting}"
-        ) from exc
+        raise CatalogRefused(f"PostgreSQL at {shown_url} refuses: {exc}", hint=refusal_hint(str(exc), setting)) from exc
     except asyncpg.InsufficientPrivilegeError as exc:
         raise ConfigError(
-            f"PostgreSQL at {shown_url} refuses: {exc}",
-            hint="a grant is missing: give it to that user, or name another one in " + setting,
+            f"PostgreSQL at {shown_url} refuses: {exc}", hint=missing_grant(str(exc), shown_url, setting)
+        ) from exc
+    except _UNMADE as exc:
+        if setting != CATALOG_SETTING:
+            raise
+        raise SchemaMismatch(
+            f"the database at {shown_url} has no catalog for this version: {exc}", hint=MIGRATE
         ) from exc
     except asyncpg.UndefinedObjectError as exc:
         raise ConfigError(f"PostgreSQL at {shown_url} refuses a parameter of {setting}: {exc}") from exc
     except asyncpg.ClientConfigurationError as exc:
         raise ConfigError(f"{setting} is not a usable PostgreSQL URL: {shown_url}: {exc}") from exc
     except _LOST as exc:
-        reason = str(exc) or type(exc).__name__
-        hint = f"check {setting} and that PostgreSQL is running and reachable"
-        if "rejected SSL" in reason:
-            hint = f"it speaks no TLS: set ssl = on there, or leave sslmode=require (verify-…) out of {setting}"
-        raise CatalogUnavailable(f"PostgreSQL at {shown_url} cannot be asked: {reason}", hint=hint) from exc
+        reason = str(exc) or ("no answer in time" if isinstance(exc, TimeoutError) else type(exc).__name__)
+        raise CatalogUnavailable(
+            f"PostgreSQL at {shown_url} cannot be asked: {reason}",
+            hint=reach_hint(reason, setting),
+        ) from exc
     except ValueError as exc:
         if "DSN" not in str(exc) and "dsn" not in str(exc):
             raise

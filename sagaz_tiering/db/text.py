@@ -8,13 +8,26 @@ from __future__ import annotations
 
 import re
 
+from sagaz_tiering.errors import ConfigError
+
 _SPECIAL = re.compile("[\\\\\x00\ud800-\udfff]")
+_UNWRITABLE = re.compile("[\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(\\|u[0-9a-f]{4})")
 
 
 def to_column(text: str) -> str:
     """`text` as a text column can hold it."""
     return _SPECIAL.sub(_escape, text)
+
+
+def checked_text(text: str, name: str) -> str:
+    """`text` of a legal record, which goes into JSON too. Raises ConfigError for what is not Unicode text."""
+    if _UNWRITABLE.search(text):
+        raise ConfigError(
+            f"{name} has a character that cannot be recorded: {text!r:.200}",
+            hint="write it in UTF-8: bytes of a command line that are not reach a program as lone surrogates",
+        )
+    return text
 
 
 def from_column(text: str) -> str:

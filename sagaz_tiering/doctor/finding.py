@@ -7,15 +7,13 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-import asyncpg
-import redis.exceptions
+from asyncpg import InsufficientPrivilegeError
 
 from sagaz_tiering.errors import AccessRefused, SagazTieringError
+from sagaz_tiering.storage.redis.hints import is_missing_right
 
 WRONG = 2
 """Exit code of an error that is no exception: something is set up wrongly."""
-
-_NO_RIGHT = (asyncpg.InsufficientPrivilegeError, redis.exceptions.NoPermissionError)
 
 
 class Level(StrEnum):
@@ -72,7 +70,8 @@ def from_error(subject: str, exc: Exception) -> Finding:
 
 def is_refusal(exc: BaseException) -> bool:
     """Whether a server answered that we have no right to ask that."""
-    return isinstance(exc, AccessRefused) or isinstance(exc.__cause__, _NO_RIGHT)
+    cause = exc.__cause__
+    return isinstance(exc, AccessRefused) or isinstance(cause, InsufficientPrivilegeError) or is_missing_right(cause)
 
 
 def exit_code(findings: Iterable[Finding]) -> int:

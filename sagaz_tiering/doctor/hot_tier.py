@@ -27,6 +27,8 @@ OLDEST = (6, 2)
 SLOW = timedelta(milliseconds=20)
 """A save and a common read are one round trip; from here on applications notice."""
 _PINGS = 5
+_PATIENCE = timedelta(seconds=5)
+"""What the other checks do meanwhile may hold an answer up; how long it took is told anyway."""
 _SETTING = "tiers.hot.url"
 _NOBODY = "no primary"
 
@@ -37,7 +39,13 @@ async def check_hot_tier(parts: Parts) -> AsyncGenerator[Finding, None]:
     # A URL that asks for decode_responses is refused here.
     address = parse_redis_url(options.url, setting=_SETTING)
     redis = LazyRedis(
-        RedisOptions(address=address, setting=_SETTING, max_connections=2, socket_timeout=options.socket_timeout)
+        RedisOptions(
+            address=address,
+            setting=_SETTING,
+            keys=f"{options.key_prefix}*",
+            max_connections=2,
+            socket_timeout=max(options.socket_timeout, _PATIENCE),
+        )
     )
     try:
         if address.kind == "sentinel":

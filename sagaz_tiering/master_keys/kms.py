@@ -10,10 +10,11 @@ from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
-from botocore.exceptions import BotoCoreError, ClientError
+from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 
 from sagaz_tiering.aws import (
     CERTIFICATE_HINT,
+    NO_PROFILE_HINT,
     NO_TLS_HINT,
     AwsConfig,
     aws_session,
@@ -106,6 +107,8 @@ class Kms:
             if (refused := refused_certificate(exc)) is not None:
                 reason = f"the server's TLS certificate is refused: {refused.verify_message or refused}"
                 raise MasterKeyUnavailable(f"{where}: {reason}", hint=CERTIFICATE_HINT) from exc
+            if isinstance(exc, ProfileNotFound):
+                raise MasterKeyUnavailable(f"{where}: {exc}", hint=NO_PROFILE_HINT) from exc
             reason = str(exc) or f"no answer within {options.deadline.total_seconds():g} s"
             raise MasterKeyUnavailable(
                 f"{where}: {reason}", hint="check encryption.kms_*, the AWS credentials and that KMS is reachable"
@@ -134,8 +137,16 @@ def _context(key_id: UUID, saga_id: UUID) -> dict[str, str]:
 
 
 def _hint(code: str, operation: str) -> str:
-    if code in ("NotFoundException", "DisabledException", "KMSInvalidStateException", "KeyUnavailableException"):
-        return "check that the KMS key exists, is enabled and is not about to be deleted"
+    if code == "DisabledException":
+        return "the KMS key is disabled: enable it (aws kms enable-key --key-id ID); nothing is lost meanwhile"
+    if code in ("NotFoundException", "KMSInvalidStateException", "KeyUnavailableException"):
+        return "check that the KMS key exists in that region, is enabled and is not about to be deleted"
     if code in ("InvalidCiphertextException", "IncorrectKeyException"):
         return "another KMS key wrapped it, or the row was altered: compare with a backup"
-    return f"grant kms:{operation} (DescribeKey, Encrypt and Decrypt are needed) on the key"
+    if code in ("AccessDeniedException", "AccessDenied"):
+        return "grant kms:DescribeKey, kms:Encrypt and kms:Decrypt on that key, in this identity's policy and the key's"
+    if code in ("UnrecognizedClientException", "InvalidClientTokenId", "InvalidSignatureException"):
+        return "KMS does not know the access key: check the AWS credentials of this process"
+    if code in ("ExpiredTokenException", "ExpiredToken"):
+        return "renew the session's AWS credentials"
+    return f"KMS could not do {operation}; it is asked again with the next call"

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any, Self
 
-from botocore.exceptions import BotoCoreError
+from botocore.exceptions import BotoCoreError, ProfileNotFound
 
-from sagaz_tiering.aws import aws_session
+from sagaz_tiering.aws import NO_PROFILE_HINT, aws_session
 from sagaz_tiering.errors import (
     BucketUnusable,
     ConfigError,
@@ -90,9 +90,10 @@ class S3ObjectStore:
                     )
                 )
             except (BotoCoreError, ValueError) as exc:
+                other = f"check {options.names.place} (endpoint_url, region), AWS_PROFILE and other AWS_… variables"
                 raise ConfigError(
                     f"no S3 client can be made for bucket {options.bucket}: {exc}",
-                    hint=f"check {options.names.place} (endpoint_url, region), AWS_PROFILE and other AWS_… variables",
+                    hint=NO_PROFILE_HINT if isinstance(exc, ProfileNotFound) else other,
                 ) from exc
             calls = S3Calls(client, options)
             calls.home.check()

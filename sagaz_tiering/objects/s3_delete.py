@@ -99,7 +99,7 @@ class S3Deletes:
                 bucket = self._calls.options.bucket
                 raise ObjectStoreError(
                     f"an old version of {failures[0].key} stays and is billed: {failures[0].reason}",
-                    hint=f"grant s3:DeleteObjectVersion on bucket {bucket}, then run again",
+                    hint=f"grant s3:DeleteObjectVersion on arn:aws:s3:::{bucket}/*, then run again",
                 )
 
     async def _is_versioned(self) -> bool:

@@ -69,6 +69,13 @@ _PERMISSIONS = {
 }
 
 
+_OF_OBJECTS = {
+    *("s3:GetObject", "s3:PutObject", "s3:DeleteObject", "s3:DeleteObjectVersion", "s3:RestoreObject"),
+    "s3:AbortMultipartUpload",
+}
+"""What IAM grants on objects; the other actions are of the bucket."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Asked:
     """What was asked when it failed: the S3 operation, and the full key where one was meant."""
@@ -223,9 +230,17 @@ def _permission_hint(asked: Asked, said: str, options: S3Options) -> str:
         return "grant kms:GenerateDataKey and kms:Decrypt on the KMS key, in this identity's policy and the key's own"
     needed = _PERMISSIONS.get(asked.operation, "s3:PutObject")
     kms = ", and kms:GenerateDataKey and kms:Decrypt on its key" if options.encryption == "sse-kms" else ""
-    return f"grant {needed} on bucket {options.bucket} (prefix {options.prefix or '/'}){kms}"
+    return f"grant {' and '.join(_on_resource(each, options) for each in needed.split(' and '))}{kms}"
+
+
+def _on_resource(action: str, options: S3Options) -> str:
+    """The action with the ARN that a statement of IAM names for it."""
+    bucket = f"arn:aws:s3:::{options.bucket}"
+    under = f"{options.prefix}/*" if options.prefix else "*"
+    return f"{action} on {bucket}/{under}" if action in _OF_OBJECTS else f"{action} on {bucket}"
 
 
 def _reach_hint(options: S3Options) -> str:
     target = options.endpoint_url or "AWS S3"
-    return f"check that {target} is running and reachable ({options.names.place}), then try again"
+    plain = "; a port that speaks TLS needs https://" if target.startswith("http://") else ""
+    return f"check that {target} is running and reachable ({options.names.place}), then try again{plain}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -96,7 +97,7 @@ class SnapshotStorage(SnapshotSource, Protocol):
         """The newest live one created at or before an aware time (raises NaiveTimestamp)."""
 
     async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
-        """The newest `limit`, newest first. ValueError for a negative limit; Unreadable has the readable ones."""
+        """The newest `limit`, newest first. ValueError or TypeError for a wrong limit; Unreadable has the rest."""
 
     async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
         """Remove one, expired or unreadable ones too; False if there was none."""
@@ -136,7 +137,13 @@ def as_duration(value: timedelta | float, name: str) -> timedelta:
 
 
 def checked_limit(limit: int) -> int:
-    """`limit` as every backend takes it. Raises ValueError for a negative one."""
-    if limit < 0:
-        raise ValueError(f"limit must not be negative: {limit}")
-    return min(limit, MAX_LIMIT)
+    """`limit` as every backend takes it. Raises ValueError for a negative one, TypeError for no whole number."""
+    try:
+        if isinstance(limit, bool):
+            raise TypeError("a yes or no counts nothing")
+        number = operator.index(limit)
+    except TypeError as exc:
+        raise TypeError(f"limit must be a whole number, such as 100, not {limit!r:.80}") from exc
+    if number < 0:
+        raise ValueError(f"limit must not be negative: {number}")
+    return min(number, MAX_LIMIT)

@@ -218,6 +218,7 @@ class HotCalls:
         with redis_errors(
             self.options.shown_url,
             setting=_SETTING,
+            keys=f"{self.options.key_prefix}*",
             when_full="raise maxmemory or let the age job catch up",
             when_node=f"{_NO_CLUSTER} in {_SETTING}",
         ):

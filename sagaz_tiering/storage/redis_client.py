@@ -25,6 +25,7 @@ from redis.backoff import ExponentialBackoff
 
 from sagaz_tiering.errors import ConfigError, HotTierRefused, HotTierUnavailable
 from sagaz_tiering.process_loop import HomeLoop
+from sagaz_tiering.storage.redis.hints import is_missing_right, missing_right, tls_hint
 from sagaz_tiering.storage.redis.sentinels import PrimaryPool
 from sagaz_tiering.storage.redis.url import RedisAddress
 
@@ -71,26 +72,23 @@ def is_demoted(error: BaseException) -> bool:
 
 
 @contextmanager
-def redis_errors(where: str, *, setting: str, when_full: str, when_node: str) -> Iterator[None]:
+def redis_errors(where: str, *, setting: str, keys: str, when_full: str, when_node: str) -> Iterator[None]:
     """Driver errors as HotTierUnavailable, or as ConfigError where asking again cannot help.
 
-    `where` is a URL without its password, `setting` is where people give it, `when_full` what to do about memory,
+    `where` is a URL without its password, `setting` is where people give it, `keys` the pattern of our keys,
+    `when_full` what to do about memory,
     `when_node` what to do where one server was meant and it is a node of a Cluster.
     """
     unreachable = f"check {setting} and that Redis is running and reachable"
-    unreachable += ", and that it speaks TLS at that port (redis:// is without)" if where.startswith("rediss") else ""
     try:
         yield
-    except driver.NoPermissionError as exc:
-        hint = f"the user of {setting} lacks a right: give it with ACL SETUSER (docs/operations.md lists them)"
-        raise HotTierRefused(f"Redis at {where} refuses: {exc}", hint=hint) from exc
     except (driver.AuthenticationError, driver.AuthorizationError) as exc:
         raise HotTierRefused(f"Redis at {where} refuses: {exc}", hint=f"check user and password in {setting}") from exc
     except (driver.MovedError, driver.ClusterCrossSlotError) as exc:
         raise ConfigError(f"Redis at {where} is a node of a Cluster", hint=when_node) from exc
     except (driver.ConnectionError, driver.TimeoutError, OSError, TimeoutError) as exc:
         message = f"Redis at {where} cannot be asked: {exc or type(exc).__name__}"
-        raise HotTierUnavailable(message, hint=unreachable) from exc
+        raise HotTierUnavailable(message, hint=f"{unreachable}; {tls_hint(where)}") from exc
     except driver.OutOfMemoryError as exc:
         raise HotTierUnavailable(f"Redis at {where} is full: {exc}", hint=when_full) from exc
     except driver.RedisClusterException as exc:
@@ -100,22 +98,29 @@ def redis_errors(where: str, *, setting: str, when_full: str, when_node: str) ->
             ) from exc
         raise HotTierUnavailable(f"Redis at {where} cannot be asked: {exc}", hint=unreachable) from exc
     except driver.RedisError as exc:
-        raise _refusal(f"Redis at {where} refuses: {exc}", setting) from exc
+        raise _refused(exc, where, setting, keys) from exc
 
 
-def _refusal(message: str, setting: str) -> HotTierUnavailable:
-    if "DB index is out of range" in message:
+def _refused(exc: driver.RedisError, where: str, setting: str, keys: str) -> HotTierUnavailable:
+    if is_missing_right(exc):
+        hint = missing_right(str(exc), where, setting=setting, keys=keys)
+        return HotTierRefused(f"Redis at {where} refuses: {exc}", hint=hint)
+    if "DB index" in str(exc):
         hint = f"that server has fewer databases (its setting `databases`, 16): give a lower number in {setting}"
-        return HotTierRefused(message, hint=hint)
-    return HotTierUnavailable(message)
+        return HotTierRefused(f"Redis at {where} refuses: {exc}", hint=hint)
+    return HotTierUnavailable(f"Redis at {where} refuses: {exc}")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisOptions:
-    """How to reach Redis. More callers than `max_connections` wait. `socket_timeout`: to connect, and for an answer."""
+    """How to reach Redis, and the pattern of our keys there. More callers than `max_connections` wait.
+
+    `socket_timeout`: to connect, and for an answer.
+    """
 
     address: RedisAddress
     setting: str = "redis_url"
+    keys: str = "*"
     max_connections: int = 64
     socket_timeout: timedelta = timedelta(seconds=5)
 
@@ -172,7 +177,7 @@ class LazyRedis:
         full = "raise maxmemory, or let snapshots expire (default_ttl, retention_until)"
         setting = self.options.setting
         node = f"write redis+cluster://… in {setting}"
-        with redis_errors(self.where, setting=setting, when_full=full, when_node=node):
+        with redis_errors(self.where, setting=setting, keys=self.options.keys, when_full=full, when_node=node):
             yield
 
     async def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:

@@ -47,7 +47,7 @@ class Texts:
                 types=shown,
                 snapshot_id=str(snapshot.snapshot_id),
                 saga_id=str(snapshot.saga_id),
-                hint="these values come back as text; docs/contexts.md says what a context may hold",
+                hint="these values come back as text; see 'What a context may hold' in the documentation",
                 **times,
             )
         return replace(snapshot, context=found)

@@ -217,7 +217,7 @@ async def test_kinds_of_values_that_are_refused(name: str, lines: list[dict[str,
     assert str(refused.value).startswith("context.order.v: ")
     assert type(value).__name__ in str(refused.value)
     assert "store" in refused.value.hint
-    assert "docs/contexts.md" in refused.value.hint
+    assert "What a context may hold" in refused.value.hint
     (line,) = [each for each in lines if each["event"] == "snapshot.save_failed"]
     assert line["error"] == str(refused.value)
     assert line["hint"] == refused.value.hint

@@ -123,20 +123,28 @@ async def test_naive_times_in_a_search_are_refused(storage: SnapshotStorage) -> 
     with pytest.raises(NaiveTimestamp, match="timestamp") as caught:
         await storage.get_snapshot_at_time(SAGA, datetime(2026, 3, 1, 12))  # noqa: DTZ001
     assert "aware" in caught.value.hint
+    for text in ("0001-01-01T00:00:00+02:00", "9999-12-31T23:59:59-02:00"):
+        with pytest.raises(InvalidSnapshot, match="timestamp must be between 1700 and 2255"):
+            await storage.get_snapshot_at_time(SAGA, datetime.fromisoformat(text))
     for wrong in ("2026-03-01T00:00:00Z", 1_772_400_000, None):
         with pytest.raises(InvalidSnapshot, match="timestamp"):
             await storage.get_snapshot_at_time(SAGA, wrong)  # type: ignore[arg-type]  # on purpose
 
 
 async def test_limits_are_taken_as_they_are(storage: SnapshotStorage) -> None:
-    """Zero is none, huge is all, negative is an error."""
+    """Zero is none, huge is all; what is negative or no whole number is an error that says so, in both lists."""
     saved = await save_all(storage, [make(at) for at in range(9)])
     for limit in (0, 1, 8, 9, 10, 2**31, 2**63, 10**30):
         assert await storage.list_snapshots(SAGA, limit) == saved[::-1][:limit]
     assert await storage.list_snapshots(SAGA, limit=2) == saved[:6:-1]
     for negative in (-1, -(10**30)):
-        with pytest.raises(ValueError, match="limit"):
-            await storage.list_snapshots(SAGA, limit=negative)
+        for ask in (storage.list_snapshots, storage.list_replays):
+            with pytest.raises(ValueError, match="limit must not be negative"):
+                await ask(SAGA, limit=negative)
+    for wrong in ("10", 1.5, True, None, float("inf")):
+        for ask in (storage.list_snapshots, storage.list_replays):
+            with pytest.raises(TypeError, match="limit must be a whole number"):
+                await ask(SAGA, limit=wrong)  # type: ignore[arg-type]  # on purpose
 
 
 async def test_default_limit_is_a_hundred(storage: SnapshotStorage) -> None:

@@ -198,7 +198,7 @@ async def test_damaged_pack_does_not_stop_the_rebuild(
         dry = await cli("catalog", "rebuild", "--dry-run", "--config", path)
         assert dry.code == 0, dry.err
         assert "packs" in dry.out
-        done = await cli("catalog", "rebuild", "--take-over", "--json", "--config", path)
+        done = await cli("catalog", "rebuild", "--take-over", "--yes", "--json", "--config", path)
         assert done.code == 1, done.err
         assert done.document["counts"]["unreadable"] == 1
         assert victim.parent.name.removesuffix(".object") in done.document["notes"][0]

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import asyncpg
 
 from sagaz_tiering.db.database import Database
+from sagaz_tiering.db.refusals import MIGRATE
 from sagaz_tiering.errors import ConfigError, SchemaMismatch
 
 _LOCK = 0x5A6A7A01
@@ -46,7 +47,7 @@ async def current_version(db: Database) -> int:
     """The newest applied migration; 0 for a database without a catalog."""
     try:
         return int(await db.fetchval("SELECT coalesce(max(version), 0) FROM sagaz_tiering.schema_migrations"))
-    except (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
+    except (SchemaMismatch, asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError):
         return 0
 
 
@@ -57,7 +58,7 @@ async def check_schema(db: Database) -> None:
         state = "has no catalog yet" if have == 0 else f"has catalog schema {have}, this version needs {want}"
         raise SchemaMismatch(
             f"the database at {db.options.shown_url} {state}",
-            hint="run: sagaz-tiering catalog migrate --config FILE",
+            hint=MIGRATE,
         )
     if have > want:
         raise SchemaMismatch(

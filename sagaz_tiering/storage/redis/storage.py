@@ -97,6 +97,7 @@ class RedisSnapshotStorage(AnyLoop):
         self._texts = texts_for(on_unsupported, _KIND)
         self._options = RedisOptions(
             address=with_driver_options(parse_redis_url(redis_url), redis_kwargs),
+            keys=f"{key_prefix}*",
             max_connections=places,
             socket_timeout=deadline,
         )

@@ -1,0 +1,89 @@
+"""What a command asks the person before it: for a yes before what cannot be undone, and for the name on record."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import os
+import sys
+
+from sagaz_tiering.cli.failures import UsageError, say
+from sagaz_tiering.errors import SagazTieringError
+
+_YES_HINT = "--yes does it without asking"
+_BYTES = 4096
+
+
+class Declined(SagazTieringError):
+    """What was asked was not answered with yes; nothing was changed."""
+
+    exit_code = 13
+    hint = _YES_HINT
+
+
+async def confirm(question: str, *, yes: bool, as_json: bool) -> None:
+    """Return if `yes` (the option `--yes`) or the answer says so; to be called before anything is changed.
+
+    Raises Declined for any other answer and for none, UsageError where a program reads the output. Ctrl-C ends it at
+    once and is told too: the event loop goes on while it waits.
+    """
+    if yes:
+        return
+    if as_json:
+        raise UsageError("nothing was changed: --json needs --yes, there is nobody to ask")
+    typed = b""
+    try:
+        while True:
+            print(f"{question} [y/N]: ", end="", file=sys.stderr, flush=True)
+            line, typed = await _line(typed)
+            if not line:
+                print(file=sys.stderr)
+                raise Declined("nothing was changed: no answer came, and there may be no terminal to give one")
+            answer = line.strip().lower()
+            if answer in (b"y", b"yes"):
+                return
+            if answer in (b"n", b"no", b""):
+                raise Declined("nothing was changed: the answer was no")
+    except asyncio.CancelledError:
+        print(file=sys.stderr)
+        say("nothing was changed: interrupted before the answer", _YES_HINT)
+        raise
+
+
+async def _line(typed: bytes) -> tuple[bytes, bytes]:
+    """The next line (empty at the end of the input) and what was typed behind it."""
+    while b"\n" not in typed:
+        more = await _read()
+        if not more:
+            return typed, b""
+        typed += more
+    line, _, rest = typed.partition(b"\n")
+    return line + b"\n", rest
+
+
+async def _read() -> bytes:
+    """What comes next on stdin; nothing at its end, or where there is none."""
+    if sys.stdin is None:
+        return b""
+    loop, there = asyncio.get_running_loop(), asyncio.Event()
+    try:
+        descriptor = sys.stdin.fileno()
+        try:
+            loop.add_reader(descriptor, there.set)
+        except PermissionError:  # a file or /dev/null, which never lets wait
+            return os.read(descriptor, _BYTES)
+        try:
+            await there.wait()
+        finally:
+            loop.remove_reader(descriptor)
+        return os.read(descriptor, _BYTES)
+    except (OSError, ValueError):  # closed, or no file at all
+        return b""
+
+
+def login_name() -> str:
+    """Who runs the command; in a container the user often has a number only."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError, ImportError):
+        return f"uid {os.getuid()}"

@@ -1,0 +1,65 @@
+"""What to do about what PostgreSQL refuses: the missing grant as SQL; user, database or TLS."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import unquote, urlsplit
+
+CATALOG_SETTING = "catalog.url"
+CATALOG_SCHEMA = "sagaz_tiering"
+MIGRATE = "run: sagaz-tiering catalog migrate --config FILE"
+
+_DENIED = re.compile(r'permission denied for (\w+) "?([^"]+)"?$')
+_NO_TLS_THERE = ("rejected SSL upgrade", "SSL connection is required")
+_PLAIN_REFUSED = ("no encryption", "SSL off")
+
+
+def user_of(shown_url: str) -> str:
+    """The role that the URL names, as SQL writes it."""
+    name = unquote(urlsplit(shown_url).username or "")
+    if not name or "*" in name:
+        return "USER"
+    return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
+
+
+def missing_grant(said: str, shown_url: str, setting: str) -> str:
+    """The statement that gives what PostgreSQL says is lacking."""
+    user, denied = user_of(shown_url), _DENIED.search(said.splitlines()[0] if said else "")
+    kind, name = (denied[1], denied[2]) if denied else ("", "")
+    ours = setting == CATALOG_SETTING
+    if kind == "schema":
+        grant = f"GRANT USAGE ON SCHEMA {name} TO {user}"
+    elif kind == "database":
+        grant = f"GRANT CREATE, CONNECT ON DATABASE {name} TO {user}"
+    elif kind == "sequence":
+        grant = f"GRANT USAGE ON ALL SEQUENCES IN SCHEMA {CATALOG_SCHEMA if ours else 'public'} TO {user}"
+    elif kind in ("table", "relation", "view"):
+        where = f"ALL TABLES IN SCHEMA {CATALOG_SCHEMA}" if ours else name
+        grant = f"GRANT SELECT, INSERT, UPDATE, DELETE ON {where} TO {user}"
+    elif "must be owner" in said:
+        return f"only the owner of the tables may do that: use its role in {setting}, or GRANT OWNER_ROLE TO {user}"
+    else:
+        return f"a right is missing: grant it to {user}, or name another role in {setting}"
+    return f"as the owner: {grant}; (user of {setting})"
+
+
+def refusal_hint(said: str, setting: str) -> str:
+    """What to correct where PostgreSQL lets nobody in: its words tell the password from all else."""
+    if any(words in said for words in _PLAIN_REFUSED):
+        return f"the server takes only TLS from here: put sslmode=require (or verify-full) into {setting}"
+    if "pg_hba.conf" in said:
+        return f"pg_hba.conf of the server has no line for this host, user and database of {setting}: add one"
+    if "password" in said:
+        return f"check user and password in {setting}"
+    if "database" in said and "does not exist" in said:
+        return f"make the database (createdb --encoding=UTF8 NAME), or correct its name in {setting}"
+    if "role" in said:
+        return f"CREATE ROLE NAME LOGIN for the user of {setting}, or correct it there"
+    return f"check user, password and database name in {setting}"
+
+
+def reach_hint(said: str, setting: str) -> str:
+    """What to look at where PostgreSQL cannot be asked."""
+    if any(words in said for words in _NO_TLS_THERE):
+        return f"it speaks no TLS: set ssl = on there, or leave sslmode=require (verify-…) out of {setting}"
+    return f"check {setting} and that PostgreSQL is running and reachable"
