@@ -149,7 +149,8 @@ async def main(asked: argparse.Namespace) -> int:
                 contenders[LIMIT] = lambda: bare.rate(backlogs.take())
             if asked.s3 and asked.peer:
                 source = await stack.enter_async_context(PeerRedis(running.redis_url))
-                os.environ |= {"AWS_ACCESS_KEY_ID": "embedded", "AWS_SECRET_ACCESS_KEY": "embedded"}
+                os.environ["AWS_ACCESS_KEY_ID"] = str(running.s3_access_key_id)
+                os.environ["AWS_SECRET_ACCESS_KEY"] = str(running.s3_secret_access_key)
                 target = PeerS3(BUCKET, region_name="us-east-1", prefix="peer/", endpoint_url=running.s3_endpoint)
                 await stack.enter_async_context(target)
                 contenders[PEER] = lambda: peer_rate(source, target, runtime)

@@ -97,8 +97,8 @@ async def main(sagas: int, incident: int, kills: int) -> None:
                         "url": "s3://incident/bench",
                         "endpoint_url": proxy.endpoint,
                         "region": "us-east-1",
-                        "access_key_id": "embedded",
-                        "secret_access_key": "embedded",
+                        "access_key_id": endpoints.s3_access_key_id,
+                        "secret_access_key": endpoints.s3_secret_access_key,
                         "pack": {"target": "256KiB", "max_frame": "256KiB"},
                     },
                     policies=[

@@ -96,8 +96,7 @@ async def main(asked: argparse.Namespace) -> int:
         async with open_runtime(read_config(settings)) as runtime:
             running = endpoints_of_running(Path(folder) / "data")
             assert running is not None
-            assert running.s3_endpoint is not None
-            async with open_field(runtime, running.s3_endpoint, BUCKET) as field:
+            async with open_field(runtime, running, BUCKET) as field:
                 chosen = [work for work in works(field, asked.scale) if asked.only in work.name]
                 outcomes = await compare(chosen, asked.rounds, lambda line: print(line, file=sys.stderr))
     machine = {"python": platform.python_version(), "cpus": os.cpu_count(), "uvloop": asked.uvloop}

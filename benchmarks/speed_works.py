@@ -24,6 +24,7 @@ from sagaz.core.storage.backends.redis.snapshot import RedisSnapshotStorage as P
 from support.payload import saga
 
 from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES
+from sagaz_tiering.embedded.servers import Endpoints
 from sagaz_tiering.engine import run_job
 from sagaz_tiering.snapshot import ReplayConfig, SagaSnapshot, SnapshotStrategy
 from sagaz_tiering.storage import hot_keys
@@ -54,19 +55,21 @@ class Field:
 
 
 @asynccontextmanager
-async def open_field(runtime: Runtime, s3_endpoint: str, bucket: str) -> AsyncIterator[Field]:
+async def open_field(runtime: Runtime, running: Endpoints, bucket: str) -> AsyncIterator[Field]:
     """Everyone's clients, with sagaz's defaults for sagaz."""
     url, database = runtime.hot.options.url, runtime.db.options.url
     assert database is not None
     async with AsyncExitStack() as stack:
         client = redis.asyncio.Redis.from_url(f"{url}?max_connections={AT_ONCE}")
         stack.push_async_callback(client.aclose)
-        session = aioboto3.Session(aws_access_key_id="embedded", aws_secret_access_key="embedded")
+        session = aioboto3.Session(running.s3_access_key_id, running.s3_secret_access_key)
         yield Field(
             runtime=runtime,
             redis=client,
             postgres=await stack.enter_async_context(asyncpg.create_pool(database, min_size=5, max_size=20)),
-            s3=await stack.enter_async_context(session.client("s3", region_name="us-east-1", endpoint_url=s3_endpoint)),
+            s3=await stack.enter_async_context(
+                session.client("s3", region_name="us-east-1", endpoint_url=running.s3_endpoint)
+            ),
             peer_redis=await stack.enter_async_context(PeerRedis(url)),
             peer_postgres=await stack.enter_async_context(PeerPostgreSQL(database)),
         )

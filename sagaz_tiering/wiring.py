@@ -45,8 +45,6 @@ from sagaz_tiering.workers import Workers
 if TYPE_CHECKING:
     from sagaz_tiering.embedded.servers import Endpoints
 
-_EMBEDDED_KEY = "embedded"
-
 
 class Runtime:
     """The open parts of one process. `open_runtime` makes and closes it."""
@@ -308,7 +306,7 @@ async def _objects(
     endpoint, access, secret = cold.endpoint_url, _plain(cold.access_key_id), _plain(cold.secret_access_key)
     if endpoint == EMBEDDED:
         endpoint = _resolve(endpoint, endpoints.s3_endpoint if endpoints else None, "tiers.cold.endpoint_url")
-        access = secret = _EMBEDDED_KEY
+        access, secret = (endpoints.s3_access_key_id, endpoints.s3_secret_access_key) if endpoints else (None, None)
     options = S3Options(
         bucket=bucket,
         prefix=prefix,

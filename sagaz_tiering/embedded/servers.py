@@ -29,6 +29,8 @@ class Endpoints:
     postgres_url: str | None = None
     redis_url: str | None = None
     s3_endpoint: str | None = None
+    s3_access_key_id: str | None = None
+    s3_secret_access_key: str | None = None
 
 
 class EmbeddedServers:
@@ -108,6 +110,7 @@ class EmbeddedServers:
             postgres_url=None if self.postgres is None else self.postgres.url,
             redis_url=None if self.redis is None else self.redis.url,
             s3_endpoint=None if self.s3 is None else self.s3.endpoint,
+            **({} if self.s3 is None else {f"s3_{k}": v for k, v in self.s3.credentials._asdict().items()}),
         )
 
     def _all(self) -> list[EmbeddedServer]:

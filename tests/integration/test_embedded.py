@@ -20,6 +20,7 @@ import pytest
 import redis.asyncio
 from botocore.exceptions import ClientError
 from support.processes import files_with, mode_of, processes_below, redis_do, send, sql, wait_until_gone, words_of
+from support.yaml_config import write_config
 
 from sagaz_tiering.embedded import (
     EmbeddedServers,
@@ -31,7 +32,9 @@ from sagaz_tiering.embedded import (
     server,
 )
 from sagaz_tiering.embedded.lock import is_held
+from sagaz_tiering.engine import run_job
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
+from sagaz_tiering.wiring import open_runtime, read_config
 
 OwnPostgres = Callable[..., Awaitable[PostgresServer]]
 OwnRedis = Callable[..., Awaitable[RedisServer]]
@@ -58,6 +61,21 @@ async def takes_its_own_key_only(servers: EmbeddedServers) -> None:
             for call in (client.list_objects_v2(Bucket="sagas"), client.get_object(Bucket="sagas", Key=name)):
                 with pytest.raises(ClientError, match=r"403|SignatureDoesNotMatch|InvalidAccessKeyId"):
                     await call
+
+
+async def test_runtime_signs_with_the_key_of_its_own_s3_server(folder: Path) -> None:
+    """`endpoint_url: embedded` needs no key in the configuration, in whatever process."""
+    cold = {"url": "s3://sagas/p", "endpoint_url": "embedded", "region": "us-east-1"}
+    data = {"data_dir": str(folder / "data")}
+    policies = [{"name": "all", "match": {}}]
+    config = read_config(
+        write_config(
+            folder / "t.yaml", database="embedded", redis_url="embedded", cold=cold, policies=policies, embedded=data
+        )
+    )
+    async with open_runtime(config) as first, open_runtime(config) as second:
+        for runtime in (first, second):
+            assert (await run_job("collect", runtime.job_context())).skipped is False
 
 
 async def test_servers_answer_and_are_gone_afterwards(folder: Path, new_processes: NewProcesses) -> None:
