@@ -29,7 +29,7 @@ _QUERY_SECRETS = re.compile(
 """A secret among the parameters of a URL."""
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 """What moves a terminal's cursor, colours it or turns its text around; not tab and newline."""
-_QUIET = ("aiohttp", "aioboto3", "aiobotocore", "boto3", "botocore", "urllib3")
+_QUIET = ("aiohttp", "aioboto3", "aiobotocore", "apscheduler", "boto3", "botocore", "urllib3")
 """Libraries whose warnings repeat what we log ourselves, in words of their own."""
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
 _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}

@@ -1,21 +1,30 @@
 """When which job runs: every job by its interval, one run at a time, caught up after downtime.
 
-By the machine's uptime alone: nobody can set it, while the wall clock may jump by years. A machine that slept finds
-what it missed soon after it woke.
+APScheduler keeps them, by the machine's uptime alone: nobody can set it, while the wall clock may jump by years. A
+machine that slept finds what it missed soon after it woke.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from random import uniform
+
+from apscheduler.events import (  # type: ignore[import-untyped]  # ships no types
+    EVENT_JOB_ERROR,
+    EVENT_JOB_EXECUTED,
+    EVENT_JOB_MAX_INSTANCES,
+    JobExecutionEvent,
+    JobSubmissionEvent,
+)
+from apscheduler.schedulers.asyncio import AsyncIOScheduler  # type: ignore[import-untyped]  # as above
 
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.daemon.backoff import FullJitter
+from sagaz_tiering.daemon.uptime_jobs import UptimeInterval, UptimeJobStore
 from sagaz_tiering.engine import JobReport
 from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.logs import Logger
@@ -29,7 +38,7 @@ RETRY_FIRST = timedelta(seconds=5)
 RETRY_CAP = timedelta(minutes=5)
 _CANCEL_GRACE_S = 5.0
 _LOOK_EVERY_S = 30.0
-"""Timers of the event loop stand still while the machine sleeps; so often the uptime is asked."""
+"""Timers of the event loop stand still while the machine sleeps; so often the scheduler is woken."""
 OVERDUE_AFTER = timedelta(minutes=2)
 """A job that should have begun so long ago and has not is told."""
 
@@ -77,29 +86,41 @@ class JobSchedule:
         self._run_job = run_job
         self._uptime = uptime
         self._times: dict[str, Times] = {}
-        self._due: dict[str, float] = {}
-        self._due_changed: dict[str, asyncio.Event] = {}
         self._backoffs: dict[str, FullJitter] = {}
-        self._keepers: list[asyncio.Task[None]] = []
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._outlasted: set[str] = set()
         self._stopping = False
+        self._next_look: asyncio.TimerHandle | None = None
+        self._jobs = UptimeJobStore(uptime)
+        self._scheduler = AsyncIOScheduler(
+            timezone=UTC,  # the local zone of a container may not be found
+            jobstores={"default": self._jobs},
+            # However late: late is better than not at all, and once is enough.
+            job_defaults={"misfire_grace_time": None, "coalesce": True, "max_instances": 1},
+        )
+        self._scheduler.add_listener(self._outlast, EVENT_JOB_MAX_INSTANCES)
+        self._scheduler.add_listener(self._follow, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR)
 
     def start(self, times: Mapping[str, Times], delays: Mapping[str, timedelta]) -> None:
         """Begin; each job first runs after its delay."""
         self._times = dict(times)
         for name, when in times.items():
-            jitter_s = _jitter_s(when) if delays[name] > when.jitter else 0.0
-            self._due[name] = self._uptime() + delays[name].total_seconds() + jitter_s
-            self._due_changed[name] = asyncio.Event()
+            jitter_s = uniform(0, when.jitter.total_seconds()) if delays[name] > when.jitter else 0.0
+            first = self._jobs.now() + delays[name] + timedelta(seconds=jitter_s)
+            self._scheduler.add_job(self._attempt, _trigger(when), id=name, name=name, args=[name], next_run_time=first)
             self._backoffs[name] = FullJitter(first=RETRY_FIRST, cap=RETRY_CAP)
-            self._keepers.append(asyncio.create_task(self._keep(name), name=f"schedule of {name}"))
+        self._scheduler.start()
+        self._look()
 
     def change(self, times: Mapping[str, Times]) -> None:
         """New intervals; a job whose times stay the same keeps its next run."""
         for name, when in times.items():
-            if name in self._times and self._times[name] != when:
+            if name in self._times and self._times[name] != when and not self._stopping:
                 self._times[name] = when
-                self._set_due(name, self._uptime() + when.every.total_seconds() + _jitter_s(when))
+                trigger = _trigger(when)
+                # Not `reschedule_job`, which goes by the wall clock.
+                next_run = trigger.get_next_fire_time(None, self._jobs.now())
+                self._scheduler.modify_job(name, trigger=trigger, next_run_time=next_run)
 
     @property
     def running(self) -> list[str]:
@@ -108,8 +129,9 @@ class JobSchedule:
 
     def due_in(self) -> dict[str, timedelta]:
         """How long until each job is due; less than nothing for what is late."""
-        now = self._uptime()
-        return {name: timedelta(seconds=due - now) for name, due in self._due.items()}
+        now = self._jobs.now()
+        due_in = {job.id: job.next_run_time - now for job in self._scheduler.get_jobs()}
+        return due_in | dict.fromkeys(self._outlasted, timedelta())
 
     def overdue(self) -> dict[str, timedelta]:
         """Jobs that should have begun OVERDUE_AFTER ago or longer, and by how long; not those that run."""
@@ -118,14 +140,16 @@ class JobSchedule:
 
     def run_now(self, name: str) -> None:
         """Bring the next run of a job forward to now, unless it runs already."""
-        if name in self._due and name not in self._running:
-            self._set_due(name, self._uptime())
+        if name in self._times and name not in self._running and not self._stopping:
+            self._scheduler.modify_job(name, next_run_time=self._jobs.now())
 
     async def stop(self, grace: timedelta) -> bool:
         """Start nothing any more, wait up to `grace` for what runs, cancel the rest; whether all ended by itself."""
         self._stopping = True
-        for keeper in self._keepers:
-            keeper.cancel()
+        if self._next_look is not None:
+            self._next_look.cancel()
+        if self._scheduler.running:
+            self._scheduler.pause()  # `shutdown` would cancel what runs
         tasks = dict(self._running)
         unfinished: set[asyncio.Task[None]] = set()
         if tasks:
@@ -136,26 +160,34 @@ class JobSchedule:
             names = sorted(name for name, task in tasks.items() if task in unfinished)
             _log.warning("daemon.jobs_cut_short", jobs=names, grace_s=grace.total_seconds())
             await asyncio.wait(unfinished, timeout=_CANCEL_GRACE_S)
+        if self._scheduler.running:
+            self._scheduler.shutdown(wait=False)
         return not unfinished
 
-    def _set_due(self, name: str, due: float) -> None:
-        self._due[name] = due
-        self._due_changed[name].set()
+    def _look(self) -> None:
+        self._scheduler.wakeup()
+        self._next_look = asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look)
 
-    async def _keep(self, name: str) -> None:
-        """Run the job whenever it is due, each time as a task of its own: however that ends, the next one comes."""
-        while not self._stopping:
-            while (left := self._due[name] - self._uptime()) > 0:
-                self._due_changed[name].clear()
-                with contextlib.suppress(TimeoutError):
-                    async with asyncio.timeout(min(left, _LOOK_EVERY_S)):
-                        await self._due_changed[name].wait()
-            when = self._times[name]
-            self._due[name] = self._uptime() + when.every.total_seconds() + _jitter_s(when)
-            self._running[name] = asyncio.create_task(self._attempt(name), name=f"job {name}")
-            await asyncio.wait([self._running[name]])
+    def _outlast(self, event: JobSubmissionEvent) -> None:
+        """A run still goes on when the next one is due: that one comes right after it."""
+        self._outlasted.add(event.job_id)
+
+    def _follow(self, event: JobExecutionEvent) -> None:
+        if event.job_id in self._outlasted:
+            self._outlasted.discard(event.job_id)
+            self.run_now(event.job_id)
 
     async def _attempt(self, name: str) -> None:
+        """One run, as a task of its own: however that ends, it has ended well for the scheduler."""
+        if self._stopping:  # it was due in the moment before
+            return
+        run = self._running[name] = asyncio.create_task(self._measured(name), name=f"job {name}")
+        try:
+            await asyncio.wait([run])
+        finally:
+            del self._running[name]
+
+    async def _measured(self, name: str) -> None:
         metrics.JOB_RUNNING.labels(job=name).set(1)
         began = self._uptime()
         try:
@@ -166,9 +198,6 @@ class JobSchedule:
         finally:
             metrics.JOB_RUNNING.labels(job=name).set(0)
             metrics.JOB_SECONDS.labels(job=name).observe(self._uptime() - began)
-            del self._running[name]
-            # A run that took longer than its interval is followed by the next at once, which is not late by that.
-            self._due[name] = max(self._due[name], self._uptime())
 
     async def _one_run(self, name: str) -> None:
         try:
@@ -177,7 +206,7 @@ class JobSchedule:
             if not exc.permanent:
                 self._retry_soon(name)
             about = {"kind": type(exc).__name__, "permanent": exc.permanent}
-            next_run_in_s = round(max(self.due_in()[name].total_seconds(), 0.0), 1)
+            next_run_in_s = round(max(self.due_in().get(name, timedelta()).total_seconds(), 0.0), 1)
             _log.error("job.failed", job=name, error=str(exc), hint=exc.hint, next_run_in_s=next_run_in_s, **about)
             _count_failure(name, exc)
         except Exception as exc:  # noqa: BLE001 - a job ends here; a defect in one must not take the others with it
@@ -189,12 +218,13 @@ class JobSchedule:
 
     def _retry_soon(self, name: str) -> None:
         """Bring the next run forward, where the interval is longer than the back-off."""
-        soon = self._uptime() + self._backoffs[name].next().total_seconds()
-        self._set_due(name, min(self._due[name], soon))
+        soon = self._backoffs[name].next()
+        if not self._stopping and soon < self.due_in()[name]:
+            self._scheduler.modify_job(name, next_run_time=self._jobs.now() + soon)
 
 
-def _jitter_s(when: Times) -> float:
-    return uniform(0, when.jitter.total_seconds())
+def _trigger(when: Times) -> UptimeInterval:
+    return UptimeInterval(when.every, when.jitter)
 
 
 def _count_failure(name: str, exc: Exception) -> None:

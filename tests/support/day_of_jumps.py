@@ -12,8 +12,11 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
+from types import SimpleNamespace
+from unittest.mock import patch
 
 from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.daemon.health import Health, Problem
@@ -72,6 +75,14 @@ class Wall:
         """As the daemon sees it."""
         return self.true()
 
+    def shown_to_scheduler(self) -> AbstractContextManager[object]:
+        """APScheduler asks `datetime` itself what time it is."""
+
+        def now(zone: tzinfo) -> datetime:
+            return self.now().astimezone(zone)
+
+        return patch("apscheduler.schedulers.base.datetime", SimpleNamespace(now=now))
+
     def jump(self, to: datetime | timedelta) -> None:
         """By so much, or to there."""
         self._ahead += to if isinstance(to, timedelta) else to - self.true()
@@ -91,6 +102,10 @@ class ProcessWall(Wall):
         """libfaketime reads the environment at each call."""
         os.environ["FAKETIME"] = f"{self.true().timestamp() - self._booted - time.monotonic():+.6f}"
 
+    def shown_to_scheduler(self) -> AbstractContextManager[object]:
+        """As to everybody."""
+        return nullcontext()
+
     def now(self) -> datetime:
         """What everybody in this process sees."""
         shown = datetime.now(UTC)
@@ -101,7 +116,13 @@ class ProcessWall(Wall):
 async def _day(make_wall: Callable[[VirtualTimeLoop], Wall], seed: int) -> Day:
     loop = asyncio.get_running_loop()
     assert isinstance(loop, VirtualTimeLoop)
-    wall, day, chance = make_wall(loop), Day(), random.Random(seed)
+    wall = make_wall(loop)
+    with wall.shown_to_scheduler():
+        return await _live(loop, wall, random.Random(seed))
+
+
+async def _live(loop: VirtualTimeLoop, wall: Wall, chance: random.Random) -> Day:
+    day = Day()
     times = {job: Times(every=(when := getattr(Schedule(), job)).every, jitter=when.jitter) for job in JOBS}
     running: set[str] = set()
     last: dict[str, JobRun] = {}

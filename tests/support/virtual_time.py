@@ -7,6 +7,9 @@ import selectors
 from collections.abc import Callable
 from typing import Any
 
+_WORK_S = 2e-5
+"""What each pass of the loop takes: who waits for a time by passing again and again must see it come."""
+
 
 class _Selector(selectors.DefaultSelector):  # type: ignore[valid-type,misc]  # which class it is depends on the system
     """Instead of waiting for the next timer it moves the time there."""
@@ -15,13 +18,13 @@ class _Selector(selectors.DefaultSelector):  # type: ignore[valid-type,misc]  # 
 
     def select(self, timeout: float | None = None) -> Any:
         ready = super().select(0 if timeout is not None else None)
-        if not ready and timeout:
-            self.pass_time(timeout)
+        if not ready and timeout is not None:
+            self.pass_time(timeout or _WORK_S)
         return ready
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """`time()` begins with 0 and moves by timers only, or by `pass_time` for a process that was stopped.
+    """`time()` begins with 0 and moves by timers, hardly by work, or by `pass_time` for a process that was stopped.
 
     `on_pass` is called whenever it has moved.
     """
