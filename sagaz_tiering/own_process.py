@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import gc
 import os
 from contextlib import suppress
-from typing import Final
+from typing import Any, Final
 
 from sagaz_tiering.logs import Logger
 
 _COLLECTED: Final = (50_000, 20, 100)
 """When Python looks for garbage in cycles: a job holds a pack's hundred thousand tuples, and goes through them for
 nothing each time."""
+_ABANDONED: Final = "unexpected connection_lost() call"
 _log = Logger(__name__)
 _M_ARENA_MAX, _M_TRIM_THRESHOLD = -8, -1  # malloc.h
 
@@ -21,6 +23,19 @@ def tune_process() -> None:
     """For a process that is ours alone, never for an application that uses the library."""
     gc.set_threshold(*_COLLECTED)
     _give_memory_back()
+
+
+def ignore_abandoned_connects() -> None:
+    """Of the running event loop, in a process that is ours alone: asyncpg, cancelled in the moment in which the server
+    takes a connection, leaves a future behind whose exception nobody can ask for, and asyncio would tell of it.
+    """
+    asyncio.get_running_loop().set_exception_handler(_unless_abandoned)
+
+
+def _unless_abandoned(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    exc = context.get("exception")
+    if not (isinstance(exc, ConnectionError) and "future" in context and str(exc) == _ABANDONED):
+        loop.default_exception_handler(context)
 
 
 def _give_memory_back() -> None:

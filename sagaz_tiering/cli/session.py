@@ -15,6 +15,7 @@ import typer
 
 from sagaz_tiering.cli.failures import report
 from sagaz_tiering.cli.options import locate_config
+from sagaz_tiering.own_process import ignore_abandoned_connects
 
 if TYPE_CHECKING:
     from sagaz_tiering.storage.base import SnapshotStorage
@@ -49,6 +50,7 @@ async def _until_terminated(work: Callable[[], Awaitable[int | None]]) -> int | 
             task.cancel()
 
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, terminate)
+    ignore_abandoned_connects()
     try:
         return await work()
     except asyncio.CancelledError:

@@ -38,7 +38,7 @@ from sagaz_tiering.errors import (
     TierUnavailable,
 )
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.own_process import yield_to_others
+from sagaz_tiering.own_process import ignore_abandoned_connects, yield_to_others
 from sagaz_tiering.server_clock import ServerClock
 from sagaz_tiering.settings import JobTimes, TieringConfig
 from sagaz_tiering.units import format_duration
@@ -63,6 +63,7 @@ async def run(config_path: Path) -> int:
     nothing was changed. A second signal ends the process at once with 1.
     """
     logs.configure()
+    ignore_abandoned_connects()
     try:
         config = _load(config_path)
     except SagazTieringError as exc:

@@ -1,13 +1,18 @@
-"""Who goes first on a machine that the daemon shares with applications."""
+"""What a process that is ours alone sets for itself: who goes first, and what asyncio need not tell of."""
 
 from __future__ import annotations
 
+import asyncio
+import gc
 import json
 import os
 import sys
 from subprocess import check_output
 
+import asyncpg
 import pytest
+
+from sagaz_tiering.own_process import ignore_abandoned_connects
 
 BEFORE = os.getpriority(os.PRIO_PROCESS, 0)
 SCRIPT = """
@@ -49,3 +54,32 @@ def test_process_that_was_started_nicer_stays_so() -> None:
     """A service manager that asks for more than the configuration has its way."""
     assert niceness_after(19, 3) == [19] * 3
     assert niceness_after(0) == [BEFORE] * 3
+
+
+async def test_a_connect_that_is_cancelled_leaves_nothing_to_tell(caplog: pytest.LogCaptureFixture) -> None:
+    """Wherever the driver stands when it is cancelled; what else asyncio has to tell is told."""
+    ignore_abandoned_connects()
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        for passes in range(20):
+            connect = asyncio.create_task(asyncpg.connect(f"postgresql://me:word@127.0.0.1:{port}/db", timeout=60))
+            for _ in range(passes):
+                await asyncio.sleep(0)
+            connect.cancel()
+            await asyncio.wait([connect])
+            del connect
+            await asyncio.sleep(0)  # the transport tells that it is closed
+            gc.collect()
+    assert not caplog.messages
+    unread = asyncio.get_running_loop().create_future()
+    unread.set_exception(ConnectionError("the server closed it"))
+    del unread
+    gc.collect()
+    (told,) = caplog.messages
+    assert "never retrieved" in told
+    assert "the server closed it" in told
