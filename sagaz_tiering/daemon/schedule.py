@@ -162,6 +162,7 @@ class JobSchedule:
             await asyncio.wait(unfinished, timeout=_CANCEL_GRACE_S)
         if self._scheduler.running:
             self._scheduler.shutdown(wait=False)
+            await asyncio.sleep(0)  # it is done in the loop's next pass
         return not unfinished
 
     def _look(self) -> None:

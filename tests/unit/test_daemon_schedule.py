@@ -7,6 +7,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 
+import pytest
+from support.virtual_time import VirtualTimeLoop
+
 from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.daemon.backoff import FullJitter
 from sagaz_tiering.daemon.schedule import OVERDUE_AFTER, STAGGER, JobSchedule, Times, first_delays
@@ -150,8 +153,8 @@ async def test_schedule_stop_waits_for_what_runs_and_starts_nothing() -> None:
     assert ended.is_set()
 
 
-async def test_schedule_stop_cancels_what_outlasts_the_grace() -> None:
-    """A step that does not end is cancelled, and stop says so."""
+async def test_schedule_stop_cancels_what_outlasts_the_grace(caplog: pytest.LogCaptureFixture) -> None:
+    """A step that does not end is cancelled, and stop says so, also when asked again; no library has its own say."""
     started, cancelled = asyncio.Event(), asyncio.Event()
 
     async def run_job(name: str) -> JobReport:
@@ -167,6 +170,8 @@ async def test_schedule_stop_cancels_what_outlasts_the_grace() -> None:
         await asyncio.wait_for(started.wait(), timeout=10)
         assert not await schedule.stop(timedelta(milliseconds=10))
     assert cancelled.is_set()
+    await asyncio.sleep(0)
+    assert not [record for record in caplog.records if not record.name.startswith("sagaz_tiering.")]
 
 
 async def test_schedule_change_touches_only_what_changed() -> None:
@@ -232,3 +237,30 @@ async def test_schedule_tells_which_jobs_are_overdue() -> None:
     end.set()
     await schedule.stop(HOUR)
     assert schedule.overdue() == {}
+
+
+def test_schedule_finds_soon_what_a_machine_missed_in_its_sleep() -> None:
+    """The loop's timers do not count the sleep, the uptime does: half a minute after it a job that is due has begun."""
+    slept_s = 0.0
+    began: list[float] = []
+
+    async def live() -> None:
+        nonlocal slept_s
+        loop = asyncio.get_running_loop()
+
+        async def run_job(name: str) -> JobReport:
+            began.append(loop.time())
+            return report(name)
+
+        schedule = JobSchedule(run_job, uptime=lambda: loop.time() + slept_s)
+        schedule.start({"age": SLOW}, {"age": HOUR})
+        await asyncio.sleep(100)
+        assert not began
+        slept_s = HOUR.total_seconds()
+        await asyncio.sleep(31)
+        assert len(began) == 1
+        assert schedule.due_in()["age"] > 0.98 * HOUR
+        await schedule.stop(HOUR)
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(live())
