@@ -40,11 +40,11 @@ from speed_works import LIMIT, PEER, theirs
 from support.payload import saga
 from support.yaml_config import write_config
 
-from sagaz_tiering.codec import encode, to_value
+from sagaz_tiering.app.runtime import Runtime, open_runtime, read_config
+from sagaz_tiering.codec.value import encode, to_value
 from sagaz_tiering.embedded.servers import Endpoints, endpoints_of_running
 from sagaz_tiering.policy import Durability
 from sagaz_tiering.snapshot import SnapshotMeta
-from sagaz_tiering.wiring import Runtime, open_runtime, read_config
 
 BUCKET = "ageing"
 PEER_SNAPSHOTS = 200
@@ -85,7 +85,7 @@ async def age_time(backlogs: Backlogs, settings: Path) -> float:
         batch = taken[start : start + AT_ONCE]
         await asyncio.gather(*(saver.save(meta, value, runtime.policies, now_us) for meta, value in batch))
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sagaz_tiering.cli", "job", "age", "--once", "--json", "--config", str(settings)),
+        *(sys.executable, "-m", "sagaz_tiering", "job", "age", "--once", "--json", "--config", str(settings)),
         stdout=asyncio.subprocess.PIPE,
     )
     watching = asyncio.create_task(peak_mib(process.pid))

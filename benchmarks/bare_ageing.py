@@ -15,7 +15,7 @@ import asyncpg
 import redis.asyncio
 import zstandard
 
-from sagaz_tiering.codec import from_value
+from sagaz_tiering.codec.value import from_value
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _BATCH = 320

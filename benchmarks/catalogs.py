@@ -18,10 +18,10 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.db.database import Connection, Database
-from sagaz_tiering.engine.frames import expiry_bucket
-from sagaz_tiering.engine.upload import pack_key
-from sagaz_tiering.objects.local_tree import ObjectTree, Record
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database
+from sagaz_tiering.jobs.age.frames import expiry_bucket
+from sagaz_tiering.jobs.upload import pack_key
+from sagaz_tiering.objects.local.tree import ObjectTree, Record
 from sagaz_tiering.storage_class import StorageClass
 
 PER_SAGA = 5

@@ -33,9 +33,9 @@ from support.gate import HOST, Gate
 from support.payload import saga
 from support.yaml_config import write_config
 
-from sagaz_tiering.db.migrations import migrate
+from sagaz_tiering.app.runtime import Runtime, open_runtime, read_config
+from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.embedded import EmbeddedServers
-from sagaz_tiering.wiring import Runtime, open_runtime, read_config
 
 BUCKET = "daemons"
 PACK = "256KiB"
@@ -96,7 +96,7 @@ async def fill(runtime: Runtime, snapshots: int, round_number: int) -> None:
 async def age(settings: Path) -> dict[str, Any]:
     """One run in a process of its own; its report."""
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sagaz_tiering.cli", "job", "age", "--once", "--json", "--config", str(settings)),
+        *(sys.executable, "-m", "sagaz_tiering", "job", "age", "--once", "--json", "--config", str(settings)),
         stdout=asyncio.subprocess.PIPE,
     )
     output, _ = await process.communicate()

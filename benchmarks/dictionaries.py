@@ -30,11 +30,11 @@ from speed_works import theirs
 from support.payload import snapshots
 from support.yaml_config import write_config
 
+from sagaz_tiering.app.runtime import Runtime, open_runtime, read_config
 from sagaz_tiering.clock import SystemClock, VirtualClock
 from sagaz_tiering.embedded.servers import endpoints_of_running
-from sagaz_tiering.engine import run_job
+from sagaz_tiering.jobs import run_job
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.wiring import Runtime, open_runtime, read_config
 
 MOST_IN_PACKS = 550
 MOST_OF_PEER = 0.7

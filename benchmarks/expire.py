@@ -34,11 +34,11 @@ from catalogs import Wanted, fill, ids
 from support.payload import saga
 from support.yaml_config import write_config
 
+from sagaz_tiering.app.runtime import Runtime, open_runtime, read_config
 from sagaz_tiering.clock import SystemClock, VirtualClock, to_micros
-from sagaz_tiering.codec import encode, read_meta, to_value
-from sagaz_tiering.engine import JobReport, run_job
+from sagaz_tiering.codec.value import encode, read_meta, to_value
+from sagaz_tiering.jobs import JobReport, run_job
 from sagaz_tiering.snapshot import SnapshotMeta
-from sagaz_tiering.wiring import Runtime, open_runtime, read_config
 
 MUST_REACH = 20_000
 """Archived snapshots a second."""

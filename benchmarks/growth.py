@@ -32,11 +32,11 @@ from plots import Line, log_log
 from support.payload import saga
 from support.yaml_config import write_config
 
-from sagaz_tiering.cli.status import _collect
+from sagaz_tiering.app.runtime import Runtime, open_runtime, read_config
+from sagaz_tiering.cli.commands.status import _collect
 from sagaz_tiering.clock import SystemClock
-from sagaz_tiering.engine import run_job
+from sagaz_tiering.jobs import run_job
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.wiring import Runtime, open_runtime, read_config
 
 RESULTS = Path(__file__).parent / "results"
 PACKED_SAGAS = 200

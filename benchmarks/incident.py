@@ -27,12 +27,12 @@ from support.payload import saga
 from support.s3_server import Answer, Request, ScriptedServer, forward
 from support.yaml_config import write_config
 
+from sagaz_tiering.app.runtime import Runtime, open_runtime, read_config
+from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.catalog.restores import Wanted
 from sagaz_tiering.clock import SystemClock, VirtualClock
-from sagaz_tiering.db.migrations import migrate
 from sagaz_tiering.embedded import EmbeddedServers
-from sagaz_tiering.engine import run_job
-from sagaz_tiering.wiring import Runtime, open_runtime, read_config
+from sagaz_tiering.jobs import run_job
 
 DAYS = 3
 

@@ -26,9 +26,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from support.yaml_config import write_config
 
+from sagaz_tiering.app.runtime import Runtime, open_runtime, read_config
 from sagaz_tiering.clock import SystemClock, VirtualClock
-from sagaz_tiering.engine import run_job
-from sagaz_tiering.wiring import Runtime, open_runtime, read_config
+from sagaz_tiering.jobs import run_job
 
 DEADLINE_S = 300
 
@@ -42,7 +42,7 @@ async def daemon(settings: Path, log: Path) -> asyncio.subprocess.Process:
     """`sagaz-tiering run` as a process of its own."""
     with log.open("ab") as out:
         return await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "sagaz_tiering.cli", "run", "--config", str(settings)), stdout=out, stderr=out
+            *(sys.executable, "-m", "sagaz_tiering", "run", "--config", str(settings)), stdout=out, stderr=out
         )
 
 

@@ -19,10 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from support.mixed_use import Told, mixed_use
 from support.tiers import NOW, config
 
+from sagaz_tiering.app.runtime import open_runtime
+from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import VirtualClock
-from sagaz_tiering.db.migrations import migrate
 from sagaz_tiering.embedded import EmbeddedServers
-from sagaz_tiering.wiring import open_runtime
 
 
 async def main(answers: int, seed: int, threads: int, forks: int) -> bool:

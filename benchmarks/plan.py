@@ -25,9 +25,9 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from support.payload import saga
 from support.yaml_config import write_config
 
+from sagaz_tiering.app.runtime import Runtime, open_runtime, read_config
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.policy import PolicySet
-from sagaz_tiering.wiring import Runtime, open_runtime, read_config
 
 MOVES = [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "90d"}]
 POLICIES: list[dict[str, Any]] = [
@@ -98,7 +98,7 @@ async def fill(runtime: Runtime, rows: int, per_pack: int, durable: int, sagas: 
 async def planned(settings: Path, *more: str) -> tuple[dict[str, Any], float]:
     """The command as a process of its own; its document and seconds."""
     began = time.monotonic()
-    command = (sys.executable, "-m", "sagaz_tiering.cli", "plan", "--json", "--config", str(settings), *more)
+    command = (sys.executable, "-m", "sagaz_tiering", "plan", "--json", "--config", str(settings), *more)
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()
     assert process.returncode == 0, output

@@ -24,15 +24,15 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from support.yaml_config import write_config
 
+from sagaz_tiering.app.runtime import open_runtime, read_config
+from sagaz_tiering.app.tiered import TieredSnapshotStorage
+from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import SystemClock, VirtualClock
-from sagaz_tiering.db.migrations import migrate
-from sagaz_tiering.engine import run_job
-from sagaz_tiering.engine.job import Tally
-from sagaz_tiering.engine.rebuild import Wish, measure, proposed_id, rebuild
 from sagaz_tiering.errors import SnapshotArchived
+from sagaz_tiering.jobs import run_job
+from sagaz_tiering.jobs.context import Tally
+from sagaz_tiering.operations.rebuild import Wish, measure, proposed_id, rebuild
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.tiered import TieredSnapshotStorage
-from sagaz_tiering.wiring import open_runtime, read_config
 
 POLICIES: list[dict[str, Any]] = [
     {"name": "all", "durability": "hot", "move": [{"to": "STANDARD_IA", "after": "7d"}]},

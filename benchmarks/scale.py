@@ -32,12 +32,12 @@ from catalogs import POLICIES, Wanted, fill
 from support.daemon_process import DaemonProcess, daemon
 from support.yaml_config import write_config
 
+from sagaz_tiering.app.runtime import Runtime, open_runtime, read_config
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.embedded import postgres
-from sagaz_tiering.engine import JOBS, run_job
+from sagaz_tiering.jobs import JOBS, run_job
 from sagaz_tiering.policy import PolicySet
-from sagaz_tiering.tiered.reading import NO_LIMIT
-from sagaz_tiering.wiring import Runtime, open_runtime, read_config
+from sagaz_tiering.tiered.read import NO_LIMIT
 
 Known = tuple[UUID, UUID, datetime]
 
@@ -199,7 +199,7 @@ async def job_times(runtime: Runtime) -> dict[str, float]:
 async def planned(settings: Path) -> float:
     """Seconds of `sagaz-tiering plan` as a process of its own."""
     began = time.perf_counter()
-    command = (sys.executable, "-m", "sagaz_tiering.cli", "plan", "--json", "--config", str(settings))
+    command = (sys.executable, "-m", "sagaz_tiering", "plan", "--json", "--config", str(settings))
     process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
     output, _ = await process.communicate()
     assert process.returncode == 0, output

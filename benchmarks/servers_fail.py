@@ -35,9 +35,9 @@ from support.daemon_process import DaemonProcess, daemon
 from support.yaml_config import write_config
 
 from sagaz_tiering import SagaSnapshot, TieredSnapshotStorage, metrics
-from sagaz_tiering.db.migrations import migrate
+from sagaz_tiering.app.runtime import open_runtime, read_config
+from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.errors import SagazTieringError
-from sagaz_tiering.wiring import open_runtime, read_config
 
 KINDS = ("Redis", "PostgreSQL", "S3")
 DEADLINES_S = {"Redis": 1.0, "PostgreSQL": 3.0, "S3": 3.0}

@@ -38,8 +38,8 @@ from speed_works import (
 )
 from support.yaml_config import write_config
 
+from sagaz_tiering.app.runtime import open_runtime, read_config
 from sagaz_tiering.embedded.servers import endpoints_of_running
-from sagaz_tiering.wiring import open_runtime, read_config
 
 BUCKET = "speed"
 RESULTS = Path(__file__).parent / "results" / "speed.json"

@@ -23,14 +23,14 @@ from sagaz.core.storage.backends.postgresql.snapshot import PostgreSQLSnapshotSt
 from sagaz.core.storage.backends.redis.snapshot import RedisSnapshotStorage as PeerRedis
 from support.payload import saga
 
-from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES
+from sagaz_tiering.app.runtime import Runtime
+from sagaz_tiering.codec.threaded import encode_value
+from sagaz_tiering.codec.value import MAX_SNAPSHOT_BYTES
+from sagaz_tiering.drivers.redis.client import load_script
 from sagaz_tiering.embedded.servers import Endpoints
-from sagaz_tiering.engine import run_job
+from sagaz_tiering.hot import keys as hot_keys
+from sagaz_tiering.jobs import run_job
 from sagaz_tiering.snapshot import ReplayConfig, SagaSnapshot, SnapshotStrategy
-from sagaz_tiering.storage import hot_keys
-from sagaz_tiering.storage.encoding import encode_value
-from sagaz_tiering.storage.redis_client import load_script
-from sagaz_tiering.wiring import Runtime
 
 HOT, DURABLE = "hot-order", "durable-order"
 AT_ONCE = 64

@@ -37,11 +37,11 @@ from storm_model import kind_of, snapshot
 from support.gate import HOST, Gate
 from support.yaml_config import write_config
 
-from sagaz_tiering.db.migrations import migrate
+from sagaz_tiering.app.runtime import Runtime, open_runtime, read_config
+from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.embedded import EmbeddedServers
-from sagaz_tiering.engine import JOBS
 from sagaz_tiering.errors import SagazTieringError
-from sagaz_tiering.wiring import Runtime, open_runtime, read_config
+from sagaz_tiering.jobs import JOBS
 
 GRACE_S, CLOSING_S = 5, 30
 """`daemon.shutdown_grace` here, and what the daemon may take beyond it to close what is open."""
@@ -135,7 +135,7 @@ class Bench:
         mark = f"{os.getpid()}-{number}"
         with out.open("wb") as file:
             process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "sagaz_tiering.cli", "run", "--config", str(config)),
+                *(sys.executable, "-m", "sagaz_tiering", "run", "--config", str(config)),
                 env=os.environ | {MARK: mark},
                 stdout=file,
                 stderr=file,

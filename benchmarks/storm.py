@@ -35,13 +35,13 @@ from storm_model import POLICIES, Kept, Read, Story, kind_of
 from support.gate import through
 from support.yaml_config import write_config
 
-from sagaz_tiering.db.migrations import migrate
+from sagaz_tiering.app.runtime import Runtime, open_runtime, read_config
+from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.embedded import EmbeddedServers
-from sagaz_tiering.engine import JOBS, run_job
-from sagaz_tiering.engine.verify import verify
 from sagaz_tiering.errors import SagazTieringError, SnapshotLost
+from sagaz_tiering.jobs import JOBS, run_job
+from sagaz_tiering.operations.verify import verify
 from sagaz_tiering.torture.store import ShiftedClock
-from sagaz_tiering.wiring import Runtime, open_runtime, read_config
 
 APPLICATIONS, DAEMONS = 2, 3
 LEASE_S = 4
@@ -123,7 +123,7 @@ class Storm:
         while time.monotonic() < self.until:
             name, life = f"daemon-{number}-{life}.out", life + 1
             ahead = number == 0 and life % 2 == 0
-            how = ("-c", AN_HOUR_AHEAD) if ahead else ("-m", "sagaz_tiering.cli")
+            how = ("-c", AN_HOUR_AHEAD) if ahead else ("-m", "sagaz_tiering")
             process = await self._start(name, *how, "run", "--config", str(self.config))
             self.counts["daemon starts"] += 1
             self.counts["daemons with a clock an hour ahead"] += ahead

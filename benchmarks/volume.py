@@ -26,10 +26,10 @@ from memory import peak_mib
 from support.payload import saga
 from support.yaml_config import write_config
 
+from sagaz_tiering.app.runtime import Runtime, open_runtime, read_config
+from sagaz_tiering.app.tiered import TieredSnapshotStorage
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.tiered import TieredSnapshotStorage
-from sagaz_tiering.wiring import Runtime, open_runtime, read_config
 
 T = TypeVar("T")
 
@@ -75,7 +75,7 @@ async def age(settings: Path) -> tuple[dict[str, Any], float, float]:
     """`sagaz-tiering job age --once` as a process of its own: report, seconds, peak MiB."""
     began = time.monotonic()
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sagaz_tiering.cli", "job", "age", "--once", "--json", "--config", str(settings)),
+        *(sys.executable, "-m", "sagaz_tiering", "job", "age", "--once", "--json", "--config", str(settings)),
         stdout=asyncio.subprocess.PIPE,
     )
     watching = asyncio.create_task(peak_mib(process.pid))

@@ -13,11 +13,11 @@ from uuid import UUID, uuid4
 from places import Places, open_places, tiered_config
 
 from sagaz_tiering import RedisSnapshotStorage, S3SnapshotStorage, SagaSnapshot
+from sagaz_tiering.app.runtime import open_runtime, read_config
+from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import VirtualClock
-from sagaz_tiering.db.migrations import migrate
-from sagaz_tiering.engine import run_job
 from sagaz_tiering.errors import SnapshotArchived
-from sagaz_tiering.wiring import open_runtime, read_config
+from sagaz_tiering.jobs import run_job
 
 WEEK = timedelta(days=7)
 PHOTO = os.urandom(2 * 2**20)

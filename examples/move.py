@@ -22,7 +22,7 @@ from sagaz_tiering import (
     SnapshotStorage,
     transfer_snapshots,
 )
-from sagaz_tiering.opener import open_source
+from sagaz_tiering.app.storage_url import open_source
 
 
 async def fill(storage: SnapshotStorage, saga_id: UUID, count: int) -> None:

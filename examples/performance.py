@@ -29,7 +29,7 @@ from sagaz_tiering import (
     SagaSnapshot,
     SnapshotStorage,
 )
-from sagaz_tiering.storage.encoding import encode_value
+from sagaz_tiering.codec.threaded import encode_value
 
 LEVELS = (1, 3, 10, 22)
 ROUNDS = 100

@@ -73,7 +73,7 @@ def make_saga(_name: str) -> OrderSaga:
 
 async def main(url: str) -> None:
     """One order whose card is declined; its snapshots stay."""
-    from sagaz_tiering.opener import open_storage
+    from sagaz_tiering.app.storage_url import open_storage
 
     async with open_storage(url) as storage:
         saga = OrderSaga({"amount": Decimal("49.90"), "card": "expired"}, storage)

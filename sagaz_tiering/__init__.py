@@ -5,12 +5,13 @@ Names are imported when they are first used, so that each storage needs only its
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
-from sagaz_tiering.lazy import lazily
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sagaz_tiering import errors
+    from sagaz_tiering.app.tiered import TieredSnapshotStorage
+    from sagaz_tiering.codec.typed_json import StoredObject, register_enum, register_type
     from sagaz_tiering.sagaz_engine.capture import capture
     from sagaz_tiering.snapshot import (
         ReplayConfig,
@@ -26,9 +27,7 @@ if TYPE_CHECKING:
     from sagaz_tiering.storage.postgresql.storage import PostgreSQLSnapshotStorage
     from sagaz_tiering.storage.redis.storage import RedisSnapshotStorage
     from sagaz_tiering.storage.s3.storage import S3SnapshotStorage
-    from sagaz_tiering.tiered import TieredSnapshotStorage
     from sagaz_tiering.transfer import transfer_snapshots
-    from sagaz_tiering.typed_json import StoredObject, register_enum, register_type
 
 _HOMES = {
     "capture": "sagaz_tiering.sagaz_engine.capture",
@@ -46,10 +45,10 @@ _HOMES = {
     "SnapshotStrategy": "sagaz_tiering.snapshot",
     "SnapshotSource": "sagaz_tiering.storage.base",
     "SnapshotStorage": "sagaz_tiering.storage.base",
-    "TieredSnapshotStorage": "sagaz_tiering.tiered",
-    "StoredObject": "sagaz_tiering.typed_json",
-    "register_enum": "sagaz_tiering.typed_json",
-    "register_type": "sagaz_tiering.typed_json",
+    "TieredSnapshotStorage": "sagaz_tiering.app.tiered",
+    "StoredObject": "sagaz_tiering.codec.typed_json",
+    "register_enum": "sagaz_tiering.codec.typed_json",
+    "register_type": "sagaz_tiering.codec.typed_json",
     "transfer_snapshots": "sagaz_tiering.transfer",
 }
 
@@ -76,4 +75,9 @@ __all__ = [
     "transfer_snapshots",
 ]
 
-__getattr__ = lazily(__name__, _HOMES)
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    module = import_module(_HOMES[name])
+    return getattr(module, name, module)

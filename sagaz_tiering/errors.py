@@ -57,7 +57,7 @@ from types import MappingProxyType
 from typing import Any
 from uuid import UUID
 
-from sagaz_tiering.restore_option import RestoreOption as RestoreOption  # where it is looked for
+from sagaz_tiering.storage_class import RestoreOption as RestoreOption  # where it is looked for
 
 
 class SagazTieringError(Exception):

@@ -14,9 +14,8 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from sagaz_tiering.clock import from_micros, to_micros
-from sagaz_tiering.errors import PolicyError
-from sagaz_tiering.patterns import Match, matcher
-from sagaz_tiering.policy_model import (
+from sagaz_tiering.config.patterns import Match, matcher
+from sagaz_tiering.config.policy import (
     UNMATCHED,
     ClockSource,
     Durability,
@@ -26,10 +25,11 @@ from sagaz_tiering.policy_model import (
     Rewrite,
     name_problems,
 )
-from sagaz_tiering.schema import dotted
+from sagaz_tiering.config.schema import dotted
+from sagaz_tiering.config.units import format_duration, micros
+from sagaz_tiering.errors import PolicyError
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage_class import StorageClass
-from sagaz_tiering.units import format_duration, micros
 
 __all__ = [
     "UNMATCHED",

@@ -1,77 +1,121 @@
-"""Layers, module sizes and house rules, checked from the source itself."""
+"""Rooms, their faces, module sizes and house rules, checked from the source itself."""
 
 from __future__ import annotations
 
 import ast
+from functools import cache
 from pathlib import Path
 
 import pytest
+from support.faces import FACES
 
 PACKAGE = Path(__file__).parent.parent / "sagaz_tiering"
 
-# Top down. A module imports only from lines below its own; names on one line never import each other.
-LAYERS = (
+# Top down. A room imports only from lines below its own; rooms on one line never import each other.
+ROOMS = (
+    ("__main__",),
     ("cli",),
     ("torture",),
-    ("demo", "daemon", "replaying", "doctor"),
-    ("opener", "worker_process"),
-    ("wiring",),
-    ("workers",),
-    ("engine", "tiered", "transfer", "from_sagaz", "sagaz_engine"),
-    ("keyring", "incarnation"),
-    ("catalog", "pack", "storage"),
-    ("config_file", "settings_reference"),
-    ("config_messages", "settings_checks"),
-    ("settings",),
-    ("settings_sections",),
-    ("value_peek",),
-    ("embedded", "db", "objects", "codec", "master_keys"),
-    ("settings_tiers", "yaml_source"),
-    ("planning", "dictionaries"),
-    ("policy", "policy_checks", "prices", "typed_json", "zstd", "aead", "aws"),
-    ("policy_model",),
-    ("patterns", "units", "urls", "environment"),
-    ("schema",),
-    ("snapshot", "process_loop", "aws_credentials"),
-    ("server_clock", "own_process"),
-    ("storage_class", "errors", "logs", "metrics", "clock", "terminal", "spool", "lazy", "checksum"),
-    ("restore_option",),
+    ("demo", "doctor", "daemon"),
+    ("app",),
+    ("operations",),
+    ("tiered", "jobs", "transfer", "sagaz_engine"),
+    ("hot",),
+    ("catalog", "storage"),
+    ("packs",),
+    ("dictionaries",),
+    ("keys", "objects", "embedded"),
+    ("drivers",),
+    ("codec",),
+    ("costs",),
+    ("policy", "terminal"),
+    ("config",),
+    ("snapshot",),
+    ("errors", "clock", "logs", "metrics"),
+    ("storage_class",),
 )
-# Imports inside functions that lead upwards on purpose: a class method that opens the whole product.
-EXCEPTIONS = {("tiered", "wiring"), ("tiered", "settings")}
-RANK = {name: rank for rank, line in enumerate(LAYERS) for name in line}
+RANK = {name: rank for rank, line in enumerate(ROOMS) for name in line}
+ROOT = {"__init__", "__main__", "errors", "snapshot", "clock", "storage_class", "policy", "logs", "metrics", "terminal"}
 
 
 def modules() -> list[Path]:
     return sorted(PACKAGE.rglob("*.py"))
 
 
-def part_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def name_of(path: Path) -> str:
+    """`catalog.packs`; of a package its name alone."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
-def imported_parts(path: Path) -> set[str]:
+@cache
+def names() -> frozenset[str]:
+    return frozenset(map(name_of, modules()))
+
+
+@cache
+def imported(path: Path) -> frozenset[str]:
+    """The modules of ours that a module imports, wherever in it."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names: list[str] = []
-        if isinstance(node, ast.ImportFrom) and node.module is not None:
-            names = [node.module] if node.module != "sagaz_tiering" else [f"sagaz_tiering.{a.name}" for a in node.names]
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] == "sagaz_tiering":
+            home = (node.module or "").removeprefix("sagaz_tiering").removeprefix(".")
+            for alias in node.names:
+                inner = f"{home}.{alias.name}".removeprefix(".")
+                found.add(inner if inner in names() else home)
         elif isinstance(node, ast.Import):
-            names = [alias.name for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("sagaz_tiering.")}
-    return found
+            found |= {each.name.removeprefix("sagaz_tiering.") for each in node.names if "sagaz_tiering" in each.name}
+    return frozenset(found - {""})
 
 
-@pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
-def test_module_imports_only_lower_layers(path: Path) -> None:
-    """Imports go strictly downward."""
-    part = part_of(path)
-    if part == "__init__":
-        return
-    assert part in RANK, f"{part} has no place in LAYERS"
-    for other in imported_parts(path) - {part}:
-        if (part, other) not in EXCEPTIONS:
-            assert RANK[part] < RANK[other], f"{part} may not import {other}"
+def test_imports_go_down() -> None:
+    """A room imports only rooms below it: a stranger can read the package from the bottom up."""
+    wrong = []
+    for path in modules():
+        room = name_of(path).partition(".")[0]
+        if room == "__init__":
+            continue
+        assert room in RANK, f"{room} has no place in ROOMS"
+        wrong += [
+            f"{name_of(path)} may not import {other}"
+            for other in sorted(imported(path))
+            if other.partition(".")[0] != room and RANK[other.partition(".")[0]] <= RANK[room]
+        ]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_rooms_are_entered_by_their_faces() -> None:
+    """No room imports what another one keeps to itself; what FACES names is used from outside."""
+    wrong, used = [], set[str]()
+    for path in modules():
+        room = name_of(path).partition(".")[0]
+        for other in sorted(imported(path)):
+            home = other.partition(".")[0]
+            if home == room or home in ROOT:
+                continue
+            used.add(other)
+            if other != home and other.removeprefix(f"{home}.") not in FACES.get(home, ()):
+                wrong.append(f"{name_of(path)} imports {other}, which is not in the face of {home}")
+    assert not wrong, "\n".join(wrong)
+    unused = [f"{room}.{name}" for room, face in FACES.items() for name in face if f"{room}.{name}" not in used]
+    assert not unused, f"in a face, and nobody comes in by it: {unused}"
+
+
+def test_no_import_goes_in_a_circle() -> None:
+    """Modules can be put in an order in which each imports only earlier ones, imports in functions included."""
+    by_name = {name_of(path): path for path in modules()}
+    done: set[str] = set()
+    # A package's face is what it shows of its modules: who imports a module does not wait for the face.
+    waits = {name: {other for other in imported(path) if other in by_name} - {name} for name, path in by_name.items()}
+    while ready := {name for name in waits.keys() - done if waits[name] <= done}:
+        done |= ready
+    assert not waits.keys() - done, sorted(waits.keys() - done)
+
+
+def test_root_is_small() -> None:
+    """At the root are ten modules and the rooms."""
+    assert {path.stem for path in PACKAGE.glob("*.py")} == ROOT
+    rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert rooms == RANK.keys() - ROOT
 
 
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
@@ -85,17 +129,8 @@ def test_module_stays_readable(path: Path) -> None:
 @pytest.mark.parametrize(
     "part",
     [
-        "engine",
-        "catalog",
-        "pack",
-        "planning",
-        "policy.py",
-        "tiered",
-        "transfer",
-        "from_sagaz",
-        "storage",
-        "db",
-        "objects",
+        *("jobs", "operations", "catalog", "hot", "packs", "costs", "policy.py", "tiered", "transfer"),
+        *("sagaz_engine/imports", "storage", "drivers/postgresql", "objects"),
     ],
 )
 def test_time_is_an_argument_below_the_edge(part: str) -> None:
@@ -108,21 +143,24 @@ def test_time_is_an_argument_below_the_edge(part: str) -> None:
 
 
 def test_every_sql_query_is_used() -> None:
-    """A named query that no module asks for is dead."""
-    sources = "\n".join(p.read_text(encoding="utf-8") for p in modules())
-    for sql in (PACKAGE / "db" / "sql").glob("*.sql"):
+    """A named query that no module of its room asks for is dead."""
+    files = [path for path in PACKAGE.rglob("*.sql") if path.parent.name == "sql"]
+    assert files
+    for sql in files:
+        sources = "\n".join(p.read_text(encoding="utf-8") for p in sql.parent.parent.rglob("*.py"))
         for line in sql.read_text(encoding="utf-8").splitlines():
             if line.startswith("-- name: "):
-                assert f'"{line.removeprefix("-- name: ").strip()}"' in sources, f"{sql.name}: {line}"
+                name = f"{sql.relative_to(PACKAGE)}: {line}"
+                assert f'"{line.removeprefix("-- name: ").strip()}"' in sources, name
 
 
 @pytest.mark.parametrize(
     ("words", "allowed"),
     [
-        ("get_range(", ("objects/", "doctor/probe.py", "pack/reader.py")),
-        ("open_frame(", ("pack/", "engine/compact.py")),
-        ("aioboto3.Session", ("aws.py",)),
-        ("AioConfig", ("aws.py",)),
+        ("get_range(", ("objects/", "doctor/probe.py", "packs/reader.py")),
+        ("open_frame(", ("packs/", "jobs/compact/job.py")),
+        ("aioboto3.Session", ("drivers/aws/client.py",)),
+        ("AioConfig", ("drivers/aws/client.py",)),
     ],
 )
 def test_what_is_checked_is_not_gone_round(words: str, allowed: tuple[str, ...]) -> None:

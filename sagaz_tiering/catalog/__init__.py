@@ -28,10 +28,10 @@ from sagaz_tiering.catalog.saga_keys import SagaKeys
 from sagaz_tiering.catalog.scrubbing import Scrubbing
 from sagaz_tiering.catalog.spending import Spending
 from sagaz_tiering.catalog.surveys import Surveys
-from sagaz_tiering.db.database import Database
-from sagaz_tiering.db.queries import load
+from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.drivers.postgresql.queries import load
 
-_SQL = load("jobs")
+_SQL = load(__package__, "jobs")
 
 
 class Catalog:

@@ -18,13 +18,13 @@ from sagaz_tiering.catalog.holds import HOLD_LOCK, Holds
 from sagaz_tiering.catalog.journal import Entry, note
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
-from sagaz_tiering.catalog.patterns_sql import expression
-from sagaz_tiering.db.database import Connection, Database, affected
-from sagaz_tiering.db.queries import load
-from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.catalog.patterns import expression
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 from sagaz_tiering.storage_class import StorageClass
 
-_SQL = load("catch_up")
+_SQL = load(__package__, "catch_up")
 _PAGE = 1000
 ERASURE_FIELDS = ("erasure_id", "saga_id", "hot", "durable", "archived", "replays", "snapshots")
 """What the journal tells of an erasure beside who ordered it, why and when."""
@@ -47,7 +47,7 @@ class CatchingUp:
         self._holds = Holds(db)
 
     async def apply(self, entries: Sequence[Entry], lease: Lease) -> None:
-        """All of these, in one transaction; the fields of `body` are checked (`engine.journal_format`)."""
+        """All of these, in one transaction; the fields of `body` are checked (`jobs.journal_format`)."""
         async with self._db.transaction() as conn:
             await fence(conn, lease)
             await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)

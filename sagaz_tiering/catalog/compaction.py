@@ -12,12 +12,12 @@ from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
 from sagaz_tiering.catalog.packs import Pack, pack_of_row
 from sagaz_tiering.catalog.places import PlacedFrame, insert_frames
-from sagaz_tiering.db.database import Database, affected
-from sagaz_tiering.db.queries import load
+from sagaz_tiering.drivers.postgresql.pool import Database, affected
+from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.errors import LeaseLost
 
-_SQL = load("compaction")
-_PACKS = load("packs")
+_SQL = load(__package__, "compaction")
+_PACKS = load(__package__, "packs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,12 +9,12 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.catalog.leases import Lease, fence
-from sagaz_tiering.db.database import Database, affected
-from sagaz_tiering.db.queries import load
-from sagaz_tiering.db.text import from_column, to_column
-from sagaz_tiering.zstd import Dictionary
+from sagaz_tiering.codec.zstd import Dictionary
+from sagaz_tiering.drivers.postgresql.pool import Database, affected
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 
-_SQL = load("dictionaries")
+_SQL = load(__package__, "dictionaries")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,13 +19,13 @@ from sagaz_tiering.catalog.group_commit import GroupCommit
 from sagaz_tiering.catalog.holds import Holds, hold_still
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.clock import from_micros, to_micros
-from sagaz_tiering.db.database import Database, affected
-from sagaz_tiering.db.queries import load
-from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.drivers.postgresql.pool import Database, affected
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 from sagaz_tiering.errors import CatalogUnavailable, LegalHold
 from sagaz_tiering.snapshot import SnapshotMeta
 
-_SQL = load("durable")
+_SQL = load(__package__, "durable")
 _SAVED_AT = 8
 _SPILLED = 12
 """Where a row to put says when it was saved, and whether Redis lacks it."""

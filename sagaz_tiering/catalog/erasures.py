@@ -17,13 +17,13 @@ from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK, Doomed, remove
 from sagaz_tiering.catalog.saga_keys import destroy
 from sagaz_tiering.clock import Clock, to_micros
-from sagaz_tiering.codec import read_meta
-from sagaz_tiering.db.database import Connection, Database, affected
-from sagaz_tiering.db.queries import load
-from sagaz_tiering.db.text import checked_text, from_column, to_column
+from sagaz_tiering.codec.value import read_meta
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import checked_text, from_column, to_column
 from sagaz_tiering.errors import CorruptRecord
 
-_SQL = load("erasures")
+_SQL = load(__package__, "erasures")
 VACUUMED = ("saga_snapshots", "saga_replay_log", "saga_keys")
 """Tables that held bodies, overrides and keys of what is erased."""
 VACUUM_COMMAND = f"VACUUM (FULL) {', '.join(f'sagaz_tiering.{table}' for table in VACUUMED)}"
@@ -161,7 +161,7 @@ class HotHeader(Protocol):
 
 
 class HotCopies(Protocol):
-    """What an erasure needs of Redis (`storage.hot.HotTier`)."""
+    """What an erasure needs of Redis (`hot.tier.HotTier`)."""
 
     async def headers_from(self, saga_id: UUID, first: int) -> Sequence[HotHeader]: ...
     async def delete_many(self, saves: Sequence[tuple[UUID, int]]) -> int: ...

@@ -12,8 +12,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Final, Generic, TypeVar
 
+from sagaz_tiering.drivers.process_loop import HomeLoop
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError
-from sagaz_tiering.process_loop import HomeLoop
 
 MAX_ROWS: Final = 256
 MAX_BYTES: Final = 4 * 1024 * 1024

@@ -9,10 +9,10 @@ from typing import Any
 
 import orjson
 
-from sagaz_tiering.db.database import Database
-from sagaz_tiering.db.queries import load
+from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.drivers.postgresql.queries import load
 
-_SQL = load("jobs")
+_SQL = load(__package__, "jobs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,14 +17,14 @@ from uuid import UUID, uuid4
 import orjson
 
 from sagaz_tiering.catalog.journal import note
-from sagaz_tiering.catalog.patterns_sql import expression
-from sagaz_tiering.db.database import Connection, Database
-from sagaz_tiering.db.queries import load
-from sagaz_tiering.db.text import checked_text, from_column, to_column
+from sagaz_tiering.catalog.patterns import expression
+from sagaz_tiering.config.patterns import ANY, Match
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import checked_text, from_column, to_column
 from sagaz_tiering.errors import ConfigError, LegalHold
-from sagaz_tiering.patterns import ANY, Match
 
-_SQL = load("holds")
+_SQL = load(__package__, "holds")
 HOLD_LOCK = 0x5A6A7A03
 """Transaction-scoped: placing a hold takes it alone, deletions share it."""
 
@@ -47,7 +47,7 @@ class Named(Protocol):
 
 
 class Marks(Protocol):
-    """What a hold needs of Redis (`storage.hot.HotTier`)."""
+    """What a hold needs of Redis (`hot.tier.HotTier`)."""
 
     async def mark_held(self, saga_ids: Sequence[UUID], *, held: bool) -> None: ...
     async def mark_held_ids(self, snapshot_ids: Sequence[UUID], *, held: bool) -> None: ...

@@ -16,12 +16,12 @@ from uuid import UUID
 from sagaz_tiering.catalog.durable import moment
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.clock import from_micros, to_micros
-from sagaz_tiering.db.database import Connection, Database
-from sagaz_tiering.db.queries import load
-from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 from sagaz_tiering.snapshot import SnapshotMeta
 
-_SQL = load("hot_saves")
+_SQL = load(__package__, "hot_saves")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,10 +10,10 @@ from datetime import datetime, timedelta
 from sagaz_tiering.catalog.durable import moment
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.db.database import Connection, Database, affected
-from sagaz_tiering.db.queries import load
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
+from sagaz_tiering.drivers.postgresql.queries import load
 
-_SQL = load("hot_tier")
+_SQL = load(__package__, "hot_tier")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,10 +14,10 @@ from typing import Any
 
 import orjson
 
-from sagaz_tiering.db.database import Connection, Database
-from sagaz_tiering.db.queries import load
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database
+from sagaz_tiering.drivers.postgresql.queries import load
 
-_SQL = load("journal")
+_SQL = load(__package__, "journal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

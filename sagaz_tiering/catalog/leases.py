@@ -12,12 +12,12 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sagaz_tiering.db.database import Connection, Database
-from sagaz_tiering.db.queries import load
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database
+from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.errors import CatalogUnavailable, LeaseLost
 from sagaz_tiering.logs import Logger
 
-_SQL = load("leases")
+_SQL = load(__package__, "leases")
 _log = Logger(__name__)
 
 

@@ -13,14 +13,14 @@ from sagaz_tiering.catalog.hot_saves import drop_hot_saves
 from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.catalog.saga_keys import wrapped_key
 from sagaz_tiering.clock import from_micros, to_micros
-from sagaz_tiering.db.database import Connection, Database
-from sagaz_tiering.db.queries import load
-from sagaz_tiering.db.text import from_column, to_column
-from sagaz_tiering.master_keys.base import WrappedKey
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.keys.master import WrappedKey
 from sagaz_tiering.snapshot import SnapshotRef, Tier
 from sagaz_tiering.storage_class import StorageClass
 
-_SQL = load("locations")
+_SQL = load(__package__, "locations")
 
 _NOTED_AT_ONCE = 10_000
 """Ids in one entry of the journal."""

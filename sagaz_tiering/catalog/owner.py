@@ -7,10 +7,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sagaz_tiering.db.database import Database
-from sagaz_tiering.db.queries import load
+from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.drivers.postgresql.queries import load
 
-_SQL = load("owner")
+_SQL = load(__package__, "owner")
 REMEMBERED = 16
 """So many of the catalog's own last nonces are known."""
 

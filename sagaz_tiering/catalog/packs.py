@@ -20,13 +20,13 @@ from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
 from sagaz_tiering.catalog.places import PlacedFrame, Steps, check_keys, dead_among, insert_places
 from sagaz_tiering.clock import from_micros, to_micros
-from sagaz_tiering.db.database import Connection, Database, affected
-from sagaz_tiering.db.queries import load
-from sagaz_tiering.db.text import from_column
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import from_column
 from sagaz_tiering.errors import LeaseLost
 from sagaz_tiering.storage_class import StorageClass
 
-_SQL = load("packs")
+_SQL = load(__package__, "packs")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,14 +20,14 @@ from sagaz_tiering.catalog.erasures import note_late_pack
 from sagaz_tiering.catalog.locations import buried
 from sagaz_tiering.catalog.saga_keys import keys_there
 from sagaz_tiering.clock import from_micros
-from sagaz_tiering.db.database import Connection, Database
-from sagaz_tiering.db.queries import load
-from sagaz_tiering.db.text import to_column
+from sagaz_tiering.codec.typed_json import Encoding
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import to_column
 from sagaz_tiering.errors import LeaseLost, SagazTieringError
 from sagaz_tiering.snapshot import SnapshotMeta
-from sagaz_tiering.typed_json import Encoding
 
-_SQL = load("places")
+_SQL = load(__package__, "places")
 
 _EPOCH_US: Final = 946_684_800_000_000
 """PostgreSQL counts the microseconds of a timestamptz from the year 2000."""
@@ -49,7 +49,7 @@ class PlacesTaken(SagazTieringError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlacedFrame:
-    """A frame of a pack and what is in it, as `pack.entries.PackedSnapshot` has it: meta, effective expiry, encoding.
+    """A frame of a pack and what is in it, as `packs.entries.PackedSnapshot` has it: meta, effective expiry, encoding.
 
     `key_id` is the data key that it is encrypted with (None: it is not), `digest` what vouches for it (16 bytes).
     """

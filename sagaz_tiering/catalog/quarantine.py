@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sagaz_tiering.db.database import Database
-from sagaz_tiering.db.queries import load
-from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 
-_SQL = load("quarantine")
+_SQL = load(__package__, "quarantine")
 BUDGET = 5
 """Failures after which an item is left alone."""
 

@@ -8,14 +8,14 @@ from uuid import UUID
 
 import orjson
 
-from sagaz_tiering import typed_json
-from sagaz_tiering.db.database import Database
-from sagaz_tiering.db.queries import load
-from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.codec import typed_json
+from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import ReplayResult, replay_record
 
-_SQL = load("replays")
+_SQL = load(__package__, "replays")
 _ESCAPED = 16
 
 Replay = dict[str, Any]

@@ -15,19 +15,19 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from sagaz_tiering.catalog.patterns_sql import expression
+from sagaz_tiering.catalog.patterns import expression
 from sagaz_tiering.catalog.saga_keys import wrapped_key
-from sagaz_tiering.db.database import Connection, Database, affected
-from sagaz_tiering.db.queries import load
-from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.config.patterns import Match
+from sagaz_tiering.costs import PriceList
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 from sagaz_tiering.errors import ConfigError
-from sagaz_tiering.master_keys.base import WrappedKey
-from sagaz_tiering.patterns import Match
-from sagaz_tiering.prices import PriceList
+from sagaz_tiering.keys.master import WrappedKey
 from sagaz_tiering.snapshot import as_utc
 from sagaz_tiering.storage_class import StorageClass
 
-_SQL = load("restores")
+_SQL = load(__package__, "restores")
 RETRIEVALS = ("Standard", "Bulk", "Expedited")
 MAX_DAYS = 3650
 _LOST = "waits: Redis lost what had been brought back"

@@ -9,21 +9,12 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.catalog.journal import note
-from sagaz_tiering.db.database import Connection, Database, affected
-from sagaz_tiering.db.queries import load
-from sagaz_tiering.db.text import from_column, to_column
-from sagaz_tiering.master_keys.base import WrappedKey
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.keys.master import KeyTotals, WrappedKey
 
-_SQL = load("saga_keys")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KeyTotals:
-    """Data keys by master key; frames with live snapshots that are encrypted, and those of them without their key."""
-
-    by_master: dict[str, int]
-    frames: int
-    keyless_frames: int
+_SQL = load(__package__, "saga_keys")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

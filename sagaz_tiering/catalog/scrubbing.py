@@ -10,11 +10,11 @@ from uuid import UUID
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
 from sagaz_tiering.catalog.packs import Pack, pack_of_row
-from sagaz_tiering.db.database import Database
-from sagaz_tiering.db.queries import load
+from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.storage_class import StorageClass
 
-_SQL = load("scrub")
+_SQL = load(__package__, "scrub")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

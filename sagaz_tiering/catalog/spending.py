@@ -5,10 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 
-from sagaz_tiering.db.database import Database
-from sagaz_tiering.db.queries import load
+from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.drivers.postgresql.queries import load
 
-_SQL = load("spending")
+_SQL = load(__package__, "spending")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,15 +9,15 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.db.database import Database
-from sagaz_tiering.db.queries import load
-from sagaz_tiering.db.text import from_column
-from sagaz_tiering.planning.buckets import NEVER, bucket_of
-from sagaz_tiering.planning.inputs import Due, Expired, PackGroup
+from sagaz_tiering.costs.buckets import NEVER, bucket_of
+from sagaz_tiering.costs.inputs import Due, Expired, PackGroup
+from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import from_column
 from sagaz_tiering.policy import ClockSource, PolicySet
 from sagaz_tiering.storage_class import StorageClass
 
-_SQL = load("surveys")
+_SQL = load(__package__, "surveys")
 EXACT_PACKS = 20_000
 """So many packs are looked at one by one; more are put together by day, expiry bucket and size."""
 EXACT_SNAPSHOTS = 200_000

@@ -11,11 +11,11 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.catalog.packs import Pack, pack_of_row
-from sagaz_tiering.db.database import Database
-from sagaz_tiering.db.queries import load
+from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.storage_class import StorageClass
 
-_SQL = load("verify")
+_SQL = load(__package__, "verify")
 _PACKS = 1000
 _SNAPSHOTS = 200_000
 """One range: so many packs, or so many snapshots and one pack more."""

@@ -9,27 +9,57 @@ from typing import Annotated, Any
 
 import typer
 
-from sagaz_tiering.cli import (
-    catalogs,
-    demos,
-    doctors,
-    erasures,
-    holds,
-    jobs,
+from sagaz_tiering.app.process import tune_process
+from sagaz_tiering.cli.commands import (
+    catalog as catalogs,
+)
+from sagaz_tiering.cli.commands import (
+    demo as demos,
+)
+from sagaz_tiering.cli.commands import (
+    doctor as doctors,
+)
+from sagaz_tiering.cli.commands import (
+    forget as erasures,
+)
+from sagaz_tiering.cli.commands import (
+    hold as holds,
+)
+from sagaz_tiering.cli.commands import (
+    job as jobs,
+)
+from sagaz_tiering.cli.commands import (
     keys,
-    plans,
-    policies,
-    quarantines,
-    replays,
-    restores,
-    running,
-    snapshots,
     status,
-    tortures,
-    transfers,
+)
+from sagaz_tiering.cli.commands import (
+    plan as plans,
+)
+from sagaz_tiering.cli.commands import (
+    policy as policies,
+)
+from sagaz_tiering.cli.commands import (
+    quarantine as quarantines,
+)
+from sagaz_tiering.cli.commands import (
+    replay as replays,
+)
+from sagaz_tiering.cli.commands import (
+    restore as restores,
+)
+from sagaz_tiering.cli.commands import (
+    run as running,
+)
+from sagaz_tiering.cli.commands import (
+    snapshot as snapshots,
+)
+from sagaz_tiering.cli.commands import (
+    torture as tortures,
+)
+from sagaz_tiering.cli.commands import (
+    transfer as transfers,
 )
 from sagaz_tiering.cli.failures import UsageError, report
-from sagaz_tiering.own_process import tune_process
 
 EXIT_CODES = (
     (0, "done"),

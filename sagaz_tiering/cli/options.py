@@ -14,7 +14,7 @@ from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.errors import ConfigError, InvalidSnapshot
 
 if TYPE_CHECKING:
-    from sagaz_tiering.patterns import Match
+    from sagaz_tiering.config.patterns import Match
 
 MATCH_KEYS = ("saga_name", "step_name", "status")
 CONFIG_VARIABLE = "SAGAZ_TIERING_CONFIG"
@@ -78,7 +78,7 @@ def parse_time(text: str) -> datetime:
 
 def parse_match(pairs: list[str]) -> Match:
     """`KEY=PATTERN` options as a match; raises UsageError."""
-    from sagaz_tiering.patterns import Match
+    from sagaz_tiering.config.patterns import Match
 
     found: dict[str, list[str]] = {}
     for pair in pairs:

@@ -13,13 +13,13 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
+from sagaz_tiering.app.process import ignore_abandoned_connects
 from sagaz_tiering.cli.failures import report
 from sagaz_tiering.cli.options import locate_config
-from sagaz_tiering.own_process import ignore_abandoned_connects
 
 if TYPE_CHECKING:
+    from sagaz_tiering.app.runtime import Runtime
     from sagaz_tiering.storage.base import SnapshotStorage
-    from sagaz_tiering.wiring import Runtime
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -63,8 +63,8 @@ async def _until_terminated(work: Callable[[], Awaitable[int | None]]) -> int | 
 async def opened(config_path: Path | None) -> AsyncIterator[Runtime]:
     """Everything that the configuration names, opened; nothing is asked of a server yet."""
     path = locate_config(config_path)
-    from sagaz_tiering.config_file import load_config
-    from sagaz_tiering.wiring import open_runtime
+    from sagaz_tiering.app.runtime import open_runtime
+    from sagaz_tiering.config.load import load_config
 
     async with open_runtime(load_config(path)) as runtime:
         yield runtime
@@ -74,7 +74,7 @@ async def opened(config_path: Path | None) -> AsyncIterator[Runtime]:
 async def opened_storage(config_path: Path | None, url: str | None) -> AsyncIterator[SnapshotStorage]:
     """The storage that `url` names, else the tiered one of the configuration."""
     if url is not None:
-        from sagaz_tiering.opener import open_storage
+        from sagaz_tiering.app.storage_url import open_storage
 
         async with open_storage(url) as storage:
             yield storage
@@ -86,7 +86,7 @@ async def opened_storage(config_path: Path | None, url: str | None) -> AsyncIter
 
 async def check_schema_if_reachable(runtime: Runtime) -> None:
     """Raise SchemaMismatch for a database without the right catalog; one that is down is the reader's to judge."""
-    from sagaz_tiering.db.migrations import check_schema
+    from sagaz_tiering.catalog.migrations import check_schema
     from sagaz_tiering.errors import CatalogUnavailable
 
     try:

@@ -6,6 +6,6 @@ ready, `endpoints` says so over HTTP and `supervisor` to systemd, `reload` compa
 
 from __future__ import annotations
 
-from sagaz_tiering.daemon.life import run
+from sagaz_tiering.daemon.daemon import run
 
 __all__ = ["run"]

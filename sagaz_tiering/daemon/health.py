@@ -9,9 +9,9 @@ from datetime import timedelta
 from random import uniform
 
 from sagaz_tiering import metrics
+from sagaz_tiering.drivers.server_clock import ServerClock
 from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.server_clock import ServerClock
 
 _log = Logger(__name__)
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+from sagaz_tiering.app.runtime import Runtime
+from sagaz_tiering.catalog.migrations import check_schema
 from sagaz_tiering.daemon.health import Ping
-from sagaz_tiering.db.migrations import check_schema
-from sagaz_tiering.engine.ownership import Beat
 from sagaz_tiering.errors import ForeignCatalog, SagazTieringError
+from sagaz_tiering.jobs.ownership import Beat
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.wiring import Runtime
 
 _log = Logger(__name__)
 

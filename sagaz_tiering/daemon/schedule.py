@@ -25,10 +25,10 @@ from sagaz_tiering import metrics
 from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.daemon.backoff import FullJitter
 from sagaz_tiering.daemon.uptime_jobs import UptimeInterval, UptimeJobStore
-from sagaz_tiering.engine import JobReport
+from sagaz_tiering.drivers.server_clock import uptime_s
 from sagaz_tiering.errors import SagazTieringError
+from sagaz_tiering.jobs import JobReport
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.server_clock import uptime_s
 
 _log = Logger(__name__)
 

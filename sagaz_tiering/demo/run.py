@@ -17,9 +17,9 @@ from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.terminal import show_bytes, show_usd
 
 if TYPE_CHECKING:
-    from sagaz_tiering.demo.fates import FateTally, Recorder
+    from sagaz_tiering.app.runtime import Runtime
+    from sagaz_tiering.demo.check import FateTally, Recorder
     from sagaz_tiering.demo.story import Story
-    from sagaz_tiering.wiring import Runtime
 
 GRACE = timedelta(hours=25)
 """Past the day that a dead pack waits for readers that are under way."""
@@ -39,7 +39,7 @@ async def run_demo(
         import sagaz.core.saga  # type: ignore[import-untyped]  # noqa: F401  # sagaz ships no types
     except ImportError as exc:
         raise MissingDependencyError("sagaz-tiering[embedded,sagaz]", "the demonstration") from exc
-    from sagaz_tiering.demo.places import demo_runtime
+    from sagaz_tiering.demo.runtime import demo_runtime
     from sagaz_tiering.demo.story import Story
 
     story, clock = Story(quiet=quiet), VirtualClock(datetime.now(UTC))
@@ -100,10 +100,10 @@ class _Demo:
         return self._outcome
 
     async def _day_0(self, sagas: int) -> Recorder:
-        from sagaz_tiering.demo.fates import Recorder
-        from sagaz_tiering.demo.places import POLICIES
+        from sagaz_tiering.codec.typed_json import dumps
+        from sagaz_tiering.demo.check import Recorder
+        from sagaz_tiering.demo.runtime import POLICIES
         from sagaz_tiering.demo.sagas import kinds, run_sagas
-        from sagaz_tiering.typed_json import dumps
 
         story = self._story
         story.heading("The policies")
@@ -137,7 +137,7 @@ class _Demo:
         return recorder
 
     async def _stage(self, stage: Stage, snapshots: Sequence[SagaSnapshot]) -> None:
-        from sagaz_tiering.engine import run_job
+        from sagaz_tiering.jobs import run_job
 
         story = self._story
         story.heading(stage.title)
@@ -188,7 +188,7 @@ class _Demo:
         )
 
     async def _check(self, snapshots: Sequence[SagaSnapshot]) -> FateTally:
-        from sagaz_tiering.demo.fates import check_fates
+        from sagaz_tiering.demo.check import check_fates
 
         policies = self._runtime.config.policies
         return await check_fates(snapshots, self._storage, self._runtime.objects, policies, self._clock.now())

@@ -7,7 +7,7 @@ from datetime import datetime
 from textwrap import wrap
 from typing import Any
 
-from sagaz_tiering.demo.fates import FateTally
+from sagaz_tiering.demo.check import FateTally
 from sagaz_tiering.demo.tiers import PROJECTED_SNAPSHOTS, TierLine
 from sagaz_tiering.snapshot import SnapshotRef
 from sagaz_tiering.terminal import make_console, make_table, safe, show_bytes, show_time, show_usd, show_when

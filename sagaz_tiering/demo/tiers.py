@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.storage_class import StorageClass
-from sagaz_tiering.wiring import Runtime
 
 PROJECTED_SNAPSHOTS = 100_000_000
 PROJECTED_PACK_BYTES = 32 * 2**20

@@ -6,8 +6,8 @@ from collections.abc import AsyncGenerator, Iterator
 
 from sagaz_tiering.doctor.finding import Finding, error, from_error, is_refusal, ok, warning
 from sagaz_tiering.errors import SagazTieringError
-from sagaz_tiering.objects.s3 import S3ObjectStore
-from sagaz_tiering.objects.s3_bucket import LifecycleRule, S3Bucket
+from sagaz_tiering.objects.s3.bucket import LifecycleRule, S3Bucket
+from sagaz_tiering.objects.s3.store import S3ObjectStore
 from sagaz_tiering.storage_class import StorageClass
 
 LOCK = "object_store.object_lock"

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator
 
-from sagaz_tiering.catalog.saga_keys import KeyTotals, SagaKeys
+from sagaz_tiering.app.runtime import Parts
+from sagaz_tiering.catalog.saga_keys import SagaKeys
+from sagaz_tiering.config.policy import FrameEncryption
 from sagaz_tiering.doctor.finding import Finding, error, ok, warning
 from sagaz_tiering.errors import MasterKeyUnavailable, SagazTieringError
-from sagaz_tiering.keyring import Keyring
-from sagaz_tiering.master_keys.base import WrappedKey
-from sagaz_tiering.policy_model import FrameEncryption
-from sagaz_tiering.wiring import Parts
+from sagaz_tiering.keys.keyring import Keyring
+from sagaz_tiering.keys.master import KeyTotals, WrappedKey
 
 _DATA_KEYS = "encryption.data_keys"
 

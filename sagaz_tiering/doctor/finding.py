@@ -9,8 +9,8 @@ from typing import Any
 
 from asyncpg import InsufficientPrivilegeError
 
+from sagaz_tiering.drivers.redis.hints import is_missing_right
 from sagaz_tiering.errors import AccessRefused, SagazTieringError
-from sagaz_tiering.storage.redis.hints import is_missing_right
 
 WRONG = 2
 """Exit code of an error that is no exception: something is set up wrongly."""

@@ -11,17 +11,17 @@ from typing import Any
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
+from sagaz_tiering.app.runtime import Parts
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.doctor.finding import Finding, error, from_error, ok, warning
 from sagaz_tiering.doctor.skew import compared
+from sagaz_tiering.drivers.redis.client import LazyRedis, RedisOptions
+from sagaz_tiering.drivers.redis.health import MEMORY_WATERMARK, doubts, server_facts
+from sagaz_tiering.drivers.redis.sentinels import sentinel_options
+from sagaz_tiering.drivers.redis.url import RedisAddress, parse_redis_url
 from sagaz_tiering.errors import HotTierUnavailable, SagazTieringError
 from sagaz_tiering.policy import Durability
-from sagaz_tiering.storage.redis.health import MEMORY_WATERMARK, doubts, server_facts
-from sagaz_tiering.storage.redis.sentinels import sentinel_options
-from sagaz_tiering.storage.redis.url import RedisAddress, parse_redis_url
-from sagaz_tiering.storage.redis_client import LazyRedis, RedisOptions
 from sagaz_tiering.terminal import show_bytes
-from sagaz_tiering.wiring import Parts
 
 OLDEST = (6, 2)
 SLOW = timedelta(milliseconds=20)

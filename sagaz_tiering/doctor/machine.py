@@ -12,8 +12,8 @@ from collections.abc import AsyncGenerator, Iterator
 from importlib import metadata
 from pathlib import Path
 
+from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.doctor.finding import Finding, error, ok, warning
-from sagaz_tiering.settings import TieringConfig
 from sagaz_tiering.terminal import show_bytes
 
 DISTRIBUTION = "sagaz-tiering"

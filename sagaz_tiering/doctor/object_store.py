@@ -7,11 +7,11 @@ from collections.abc import AsyncGenerator
 
 import asyncpg
 
+from sagaz_tiering.app.runtime import Parts
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.doctor.bucket import LOCK, check_bucket
 from sagaz_tiering.doctor.finding import Finding, Level, error, from_error, is_refusal, ok, warning
 from sagaz_tiering.doctor.probe import Probe
-from sagaz_tiering.engine.mark import MOST_BYTES, OWNER_KEY, UNREADABLE, Mark, Standing, judge, parse, told_instead
 from sagaz_tiering.errors import (
     CatalogBehind,
     CatalogUnproven,
@@ -21,9 +21,9 @@ from sagaz_tiering.errors import (
     SagazTieringError,
     WrongBucket,
 )
+from sagaz_tiering.jobs.mark import MOST_BYTES, OWNER_KEY, UNREADABLE, Mark, Standing, judge, parse, told_instead
 from sagaz_tiering.objects.base import ObjectStore
-from sagaz_tiering.objects.s3 import S3ObjectStore
-from sagaz_tiering.wiring import Parts
+from sagaz_tiering.objects.s3.store import S3ObjectStore
 
 _OWNER = "object_store.owner"
 _REFUSED: dict[Standing, tuple[type[ForeignCatalog], str]] = {

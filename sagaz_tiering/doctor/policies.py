@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncGenerator, Sequence
 from datetime import datetime, timedelta
 
-from sagaz_tiering.config_file import ConfigWarning
+from sagaz_tiering.config.load import ConfigWarning
+from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.costs import PriceList
 from sagaz_tiering.doctor.finding import Finding, ok, warning
 from sagaz_tiering.policy import PolicySet
-from sagaz_tiering.prices import PriceList
-from sagaz_tiering.settings import TieringConfig
 
 OLD_PRICES = timedelta(days=365)
 

@@ -15,11 +15,11 @@ from uuid import uuid4
 
 import asyncpg
 
-from sagaz_tiering.db.database import DatabaseOptions, translated
-from sagaz_tiering.db.queries import load
 from sagaz_tiering.doctor.finding import Finding, error, ok, warning
+from sagaz_tiering.drivers.postgresql.pool import DatabaseOptions, translated
+from sagaz_tiering.drivers.postgresql.queries import load
 
-_BACKEND = load("doctor")["backend"]
+_BACKEND = load(__package__, "doctor")["backend"]
 _ROUNDS = 12
 _ANSWER_S = 2.0
 _ADVICE = "set catalog.statement_cache: false (or, for pgbouncer from 1.21 on, max_prepared_statements there)"

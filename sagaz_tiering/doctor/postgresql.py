@@ -7,18 +7,18 @@ from collections.abc import AsyncGenerator, Iterator
 from datetime import timedelta
 from typing import Any
 
+from sagaz_tiering.app.runtime import Parts
+from sagaz_tiering.catalog.migrations import check_schema, current_version
 from sagaz_tiering.clock import Clock
-from sagaz_tiering.db.database import Database
-from sagaz_tiering.db.migrations import check_schema, current_version
-from sagaz_tiering.db.queries import load
-from sagaz_tiering.db.refusals import user_of
 from sagaz_tiering.doctor.finding import Finding, error, ok, warning
 from sagaz_tiering.doctor.pooler import check_pooler
 from sagaz_tiering.doctor.skew import compared
+from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.refusals import user_of
 from sagaz_tiering.errors import SchemaMismatch
-from sagaz_tiering.wiring import Parts
 
-_SQL = load("doctor")
+_SQL = load(__package__, "doctor")
 OLDEST = 13
 CROWDED = 0.8
 SLOW = timedelta(milliseconds=20)

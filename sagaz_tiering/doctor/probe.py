@@ -14,16 +14,10 @@ from uuid import uuid4
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.doctor.finding import Finding, Level, error, from_error, is_refusal, ok, warning
 from sagaz_tiering.doctor.skew import compared
-from sagaz_tiering.errors import (
-    CorruptPack,
-    ObjectArchived,
-    ObjectExists,
-    ObjectStoreError,
-    SagazTieringError,
-)
+from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectExists, ObjectStoreError, SagazTieringError
 from sagaz_tiering.objects.base import ObjectStore
-from sagaz_tiering.objects.s3 import S3ObjectStore
-from sagaz_tiering.objects.s3_probe import S3Probe
+from sagaz_tiering.objects.s3.probe import S3Probe
+from sagaz_tiering.objects.s3.store import S3ObjectStore
 from sagaz_tiering.storage_class import StorageClass
 
 PREFIX = "doctor/"

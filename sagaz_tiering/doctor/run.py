@@ -9,8 +9,11 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+from sagaz_tiering.app.runtime import Parts, open_parts
 from sagaz_tiering.clock import Clock, SystemClock
-from sagaz_tiering.config_file import load_with_warnings
+from sagaz_tiering.config.load import load_with_warnings
+from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.costs import minimum_durations
 from sagaz_tiering.doctor.encryption import check_encryption
 from sagaz_tiering.doctor.finding import Check, Finding, error, from_error
 from sagaz_tiering.doctor.hot_tier import check_hot_tier
@@ -19,8 +22,6 @@ from sagaz_tiering.doctor.object_store import check_object_store
 from sagaz_tiering.doctor.policies import check_policies
 from sagaz_tiering.doctor.postgresql import check_postgresql
 from sagaz_tiering.errors import SagazTieringError
-from sagaz_tiering.settings import TieringConfig
-from sagaz_tiering.wiring import Parts, open_parts
 
 DEADLINE = timedelta(seconds=30)
 """Of each group of checks."""
@@ -36,7 +37,7 @@ async def examine(path: Path, *, deadline: timedelta = DEADLINE, clock: Clock | 
     clock = clock or SystemClock()
     findings = await _carried_out("packages", check_packages, deadline)
     try:
-        config, doubts = await asyncio.to_thread(load_with_warnings, path)
+        config, doubts = await asyncio.to_thread(load_with_warnings, path, minimum_durations)
     except SagazTieringError as exc:
         return [*findings, from_error("configuration", exc)]
     findings += await _side_by_side(

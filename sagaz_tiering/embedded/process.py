@@ -15,7 +15,7 @@ from pathlib import Path
 
 from sagaz_tiering.embedded.account import Account
 
-SUPERVISOR = Path(__file__).with_name("supervisor.py")
+SUPERVISOR = Path(__file__).with_name("supervise.py")
 MAX_LOG_SIZE = 16 * 2**20
 """Bytes; a longer log is set aside (one generation) when its server starts."""
 LOG_TAIL = 4096

@@ -15,14 +15,14 @@ from typing import Any, Final, NamedTuple, Self, TypeVar
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, SystemClock, to_micros
+from sagaz_tiering.codec.threaded import decode_value, encode_value
+from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotMeta, as_utc, as_uuid
-from sagaz_tiering.storage import replay_log
+from sagaz_tiering.storage import replay_records as replay_log
 from sagaz_tiering.storage.answers import check_answer, text_ids_find_nothing
 from sagaz_tiering.storage.base import Health, checked_limit
-from sagaz_tiering.storage.encoding import decode_value, encode_value
 from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
-from sagaz_tiering.storage.unsupported import OnUnsupported, texts_for
 
 _AT_ONCE: Final = 64
 """Small records worked on before the event loop gets its turn."""

@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from sagaz_tiering.catalog.locations import FramePlace, Located, Packed
-from sagaz_tiering.codec import Record
-from sagaz_tiering.dictionaries.shelf import Dictionaries
+from sagaz_tiering.codec.value import Record
+from sagaz_tiering.costs import PriceList
+from sagaz_tiering.dictionaries.cache import Dictionaries
 from sagaz_tiering.errors import (
     CorruptData,
     CorruptPack,
@@ -18,10 +19,9 @@ from sagaz_tiering.errors import (
     SnapshotArchived,
     Unreadable,
 )
-from sagaz_tiering.keyring import Keyring
+from sagaz_tiering.keys.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
-from sagaz_tiering.pack.reader import PackReader
-from sagaz_tiering.prices import PriceList
+from sagaz_tiering.packs.reader import PackReader
 from sagaz_tiering.snapshot import SnapshotRef
 from sagaz_tiering.storage.answers import check_place
 

@@ -13,11 +13,11 @@ from uuid import UUID
 from sagaz_tiering.catalog.hot_saves import HotSave, HotSaves
 from sagaz_tiering.catalog.locations import Locations
 from sagaz_tiering.errors import SnapshotLost
+from sagaz_tiering.hot.values import Header
 from sagaz_tiering.snapshot import SnapshotRef, Tier
-from sagaz_tiering.storage.hot_values import Header
 from sagaz_tiering.tiered.cold import ColdTier
+from sagaz_tiering.tiered.hot_notes import HotNotes
 from sagaz_tiering.tiered.merge import Copy, damaged_copy
-from sagaz_tiering.tiered.noting import HotNotes
 
 
 @dataclass(frozen=True, slots=True)

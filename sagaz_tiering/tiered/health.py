@@ -9,9 +9,9 @@ from typing import Any
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.errors import TierUnavailable
-from sagaz_tiering.keyring import Keyring
+from sagaz_tiering.hot.tier import HotTier
+from sagaz_tiering.keys.keyring import Keyring
 from sagaz_tiering.storage.base import Health
-from sagaz_tiering.storage.hot import HotTier
 
 
 async def check_health(hot: HotTier, catalog: Catalog, keys: Keyring, clock: Clock) -> Health:

@@ -13,10 +13,10 @@ from uuid import UUID
 from sagaz_tiering.catalog.locations import Located
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import Unreadable
+from sagaz_tiering.hot.keys import member_step
+from sagaz_tiering.hot.values import Header
 from sagaz_tiering.policy import PolicySet, later
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
-from sagaz_tiering.storage.hot_keys import member_step
-from sagaz_tiering.storage.hot_values import Header
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

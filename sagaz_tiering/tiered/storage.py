@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import Any, Self, TypeVar
 from uuid import UUID
 
 from sagaz_tiering import metrics
@@ -16,42 +15,38 @@ from sagaz_tiering.catalog.erasures import ErasureReceipt
 from sagaz_tiering.catalog.holds import Coverage, Hold
 from sagaz_tiering.catalog.restores import Restore, Wanted
 from sagaz_tiering.clock import Clock, to_micros
-from sagaz_tiering.dictionaries.shelf import Dictionaries
+from sagaz_tiering.codec.threaded import encode_value
+from sagaz_tiering.codec.unsupported import texts_for
+from sagaz_tiering.config.patterns import Match
+from sagaz_tiering.config.sections import LimitSettings, RestoreSettings
+from sagaz_tiering.costs import PriceList
+from sagaz_tiering.dictionaries.cache import Dictionaries
 from sagaz_tiering.errors import SnapshotArchived
-from sagaz_tiering.incarnation import Incarnation
-from sagaz_tiering.keyring import Keyring
+from sagaz_tiering.hot.incarnation import Incarnation
+from sagaz_tiering.hot.tier import HotTier
+from sagaz_tiering.keys.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
-from sagaz_tiering.patterns import Match
 from sagaz_tiering.policy import Durability, PolicySet
-from sagaz_tiering.prices import PriceList
-from sagaz_tiering.settings_sections import LimitSettings, RestoreSettings
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotRef, as_utc, as_uuid
 from sagaz_tiering.storage.answers import text_ids_find_nothing
 from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import Health, checked_limit
-from sagaz_tiering.storage.encoding import encode_value
-from sagaz_tiering.storage.hot import HotTier
 from sagaz_tiering.storage.reporting import measured_read, reported_save
-from sagaz_tiering.storage.unsupported import texts_for
-from sagaz_tiering.tiered import iterating
+from sagaz_tiering.tiered import iterate as iterating
 from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.doubt import Doubt
-from sagaz_tiering.tiered.explaining import explain_copies
+from sagaz_tiering.tiered.explain import explain_copies
 from sagaz_tiering.tiered.explanation import Explanation
-from sagaz_tiering.tiered.freezing import Freezer
+from sagaz_tiering.tiered.freeze import Freezer
+from sagaz_tiering.tiered.freshness import Watch
 from sagaz_tiering.tiered.health import check_health
-from sagaz_tiering.tiered.holding import Holder
-from sagaz_tiering.tiered.noting import HotNotes
+from sagaz_tiering.tiered.hold import Holder
+from sagaz_tiering.tiered.hot_notes import HotNotes
 from sagaz_tiering.tiered.pause import Pause
-from sagaz_tiering.tiered.reading import Reader
-from sagaz_tiering.tiered.removing import Remover
-from sagaz_tiering.tiered.restoring import Restorer
-from sagaz_tiering.tiered.saving import Saver
-from sagaz_tiering.tiered.watch import Watch
-
-if TYPE_CHECKING:
-    from sagaz_tiering.settings import TieringConfig
-
+from sagaz_tiering.tiered.read import Reader
+from sagaz_tiering.tiered.remove import Remover
+from sagaz_tiering.tiered.restore import Restorer
+from sagaz_tiering.tiered.save import Saver
 
 _Answer = TypeVar("_Answer")
 _SAVES = {durability: metrics.SAVES.labels(durability=durability.value) for durability in Durability}
@@ -76,7 +71,7 @@ class Tiers:
 
 
 @text_ids_find_nothing
-class TieredSnapshotStorage(AnyLoop):
+class TieredStorage(AnyLoop):
     """Saga snapshots over Redis, PostgreSQL and packs on an object store. Plugs into `sagaz` as it is.
 
     `async with TieredSnapshotStorage.from_config("config/tiering.yaml") as storage: ...`
@@ -123,20 +118,6 @@ class TieredSnapshotStorage(AnyLoop):
         self._saver = Saver(tiers.hot, catalog.durable, self._watch, freezer, self._notes, pause)
         self._holder = Holder(tiers.hot, catalog.holds, self._reader, tiers.clock)
         self._remover = Remover(tiers.hot, catalog, self._reader, tiers.clock)
-
-    @staticmethod
-    @asynccontextmanager
-    async def from_config(
-        config: str | Path | TieringConfig, *, clock: Clock | None = None
-    ) -> AsyncIterator[TieredSnapshotStorage]:
-        """Open the storage that a YAML file (or a loaded configuration) describes, for an `async with` block.
-
-        Raises ConfigError for a wrong file. Servers may be down: they are connected to when first used.
-        """
-        from sagaz_tiering.wiring import open_runtime, read_config  # wiring builds us, so it cannot come first
-
-        async with open_runtime(read_config(config), clock=clock) as runtime:
-            yield runtime.storage()
 
     async def close(self) -> None:
         """Close what was opened for other event loops; the parts belong to whoever opened them (`from_config`)."""

@@ -7,13 +7,13 @@ from datetime import timedelta
 from random import Random
 from uuid import UUID
 
+from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.clock import Clock
-from sagaz_tiering.engine.verify import verify
+from sagaz_tiering.codec.typed_json import dumps
 from sagaz_tiering.errors import SagazTieringError, SnapshotArchived
+from sagaz_tiering.operations.verify import verify
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef
 from sagaz_tiering.torture.model import Model, SagaKey
-from sagaz_tiering.typed_json import dumps
-from sagaz_tiering.wiring import Runtime
 
 _SLACK = timedelta(seconds=1)
 """Of what ends so close to a read nothing is said, while the clocks run."""

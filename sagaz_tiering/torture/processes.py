@@ -15,13 +15,13 @@ from datetime import datetime, timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from sagaz_tiering.environment import without_settings
+from sagaz_tiering.config.environment import without_settings
 from sagaz_tiering.torture.model import Script, Worker
 
 WORKERS = 4
 _TAIL = 3000
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PRELOAD = ["sagaz_tiering.torture.processes", "sagaz_tiering.daemon", "sagaz_tiering.wiring", "rich.console"]
+_PRELOAD = ["sagaz_tiering.torture.processes", "sagaz_tiering.daemon", "sagaz_tiering.app.runtime", "rich.console"]
 
 
 def prepare() -> None:
@@ -84,7 +84,7 @@ def _save(
 
 
 async def _save_all(config: Path, script: Script, life: int, acks: Path, pause: float) -> None:
-    from sagaz_tiering.tiered import TieredSnapshotStorage
+    from sagaz_tiering.app.tiered import TieredSnapshotStorage
 
     file = os.open(acks, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     async with TieredSnapshotStorage.from_config(config) as storage:

@@ -20,14 +20,14 @@ from datetime import timedelta
 from random import Random
 from typing import Any
 
-from sagaz_tiering.engine import JOBS, JobReport, run_job
+from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.errors import SagazTieringError
+from sagaz_tiering.jobs import JOBS, JobReport, run_job
 from sagaz_tiering.torture import processes
+from sagaz_tiering.torture.chaos import Say, Torment
 from sagaz_tiering.torture.checks import Comparison, Difference
 from sagaz_tiering.torture.model import Model, Script
 from sagaz_tiering.torture.store import Store, open_store
-from sagaz_tiering.torture.torment import Say, Torment
-from sagaz_tiering.wiring import Runtime
 
 _REST_S = 120.0
 """The jobs must have come to rest by then."""

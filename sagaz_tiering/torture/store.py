@@ -12,13 +12,13 @@ from typing import Any
 
 import orjson
 
-from sagaz_tiering.config_file import load_config
-from sagaz_tiering.db.migrations import migrate
+from sagaz_tiering.app.runtime import Runtime, open_runtime
+from sagaz_tiering.catalog.migrations import migrate
+from sagaz_tiering.config.environment import without_settings
+from sagaz_tiering.config.load import load_config
 from sagaz_tiering.embedded import EmbeddedServers
-from sagaz_tiering.engine import JOBS
-from sagaz_tiering.environment import without_settings
+from sagaz_tiering.jobs import JOBS
 from sagaz_tiering.torture.model import policies
-from sagaz_tiering.wiring import Runtime, open_runtime
 
 _LIMITS = {
     "lease_ttl": "2s",

@@ -19,12 +19,12 @@ from sagaz_tiering.errors import (
 )
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SagaSnapshot, as_uuid
-from sagaz_tiering.transfer.in_order import InOrder, Unit, closing
-from sagaz_tiering.transfer.journal import Standing
-from sagaz_tiering.transfer.patience import Outage, Stopped
-from sagaz_tiering.transfer.reading import FoundReplay, OutOfOrder, Reader
+from sagaz_tiering.transfer.checkpoint import Standing
+from sagaz_tiering.transfer.ordered import InOrder, Unit, closing
 from sagaz_tiering.transfer.report import Counts
-from sagaz_tiering.transfer.writing import Writer
+from sagaz_tiering.transfer.retry import Outage, Stopped
+from sagaz_tiering.transfer.source import FoundReplay, OutOfOrder, Reader
+from sagaz_tiering.transfer.target import Writer
 
 _log = Logger(__name__)
 

@@ -25,12 +25,12 @@ from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import as_uuid
 from sagaz_tiering.storage.base import SnapshotSource, SnapshotStorage
-from sagaz_tiering.transfer.journal import FINISHED, REPLAY_LOGS, SNAPSHOTS, Identity, Journal, Standing
-from sagaz_tiering.transfer.patience import Patience, Stopped
+from sagaz_tiering.transfer.checkpoint import FINISHED, REPLAY_LOGS, SNAPSHOTS, Identity, Journal, Standing
 from sagaz_tiering.transfer.phases import Phases
-from sagaz_tiering.transfer.reading import Reader
 from sagaz_tiering.transfer.report import Counts, TransferProgress, TransferReport
-from sagaz_tiering.transfer.writing import Writer
+from sagaz_tiering.transfer.retry import Patience, Stopped
+from sagaz_tiering.transfer.source import Reader
+from sagaz_tiering.transfer.target import Writer
 
 _log = Logger(__name__)
 

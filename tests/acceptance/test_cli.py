@@ -15,12 +15,12 @@ import pytest
 from support.commands import DEADLINE_S, clean_environment, cli, save, write_config
 from support.payload import saga
 
-from sagaz_tiering.config_file import load_config
-from sagaz_tiering.db.migrations import migrate
-from sagaz_tiering.engine import run_job
+from sagaz_tiering.app.runtime import open_runtime
+from sagaz_tiering.catalog.migrations import migrate
+from sagaz_tiering.config.load import load_config
 from sagaz_tiering.errors import SagazTieringError
+from sagaz_tiering.jobs import run_job
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.wiring import open_runtime
 
 NOWHERE = "127.0.0.1:1"
 """Nothing ever listens there."""
@@ -204,7 +204,7 @@ async def test_job_repeats_until_terminated(config: Path) -> None:
     """Without --once each run is one line of JSON, and SIGTERM ends it with exit code 0."""
     await cli("catalog", "migrate", "--config", config)
     process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "sagaz_tiering.cli", "job", "expire", "--json", "--config", str(config)),
+        *(sys.executable, "-m", "sagaz_tiering", "job", "expire", "--json", "--config", str(config)),
         stdout=asyncio.subprocess.PIPE,
         env=clean_environment(SAGAZ_TIERING_SCHEDULE__EXPIRE__EVERY="100ms"),
     )

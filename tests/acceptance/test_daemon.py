@@ -19,12 +19,12 @@ from support.daemon_process import daemon
 from support.payload import snapshots
 from support.stores import until
 
-from sagaz_tiering.db.database import Database, DatabaseOptions
-from sagaz_tiering.db.migrations import migrate
+from sagaz_tiering.app.tiered import TieredSnapshotStorage
+from sagaz_tiering.catalog.migrations import migrate
+from sagaz_tiering.config.sections import DEFAULT_NICE
+from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
 from sagaz_tiering.embedded import PostgresServer
-from sagaz_tiering.settings_sections import DEFAULT_NICE
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.tiered.storage import TieredSnapshotStorage
 
 UNIT = Path(__file__).parents[2] / "systemd" / "sagaz-tiering.service"
 OLD = datetime.now(UTC) - timedelta(days=2)
@@ -155,7 +155,7 @@ async def test_daemon_of_a_catalog_that_is_behind_is_not_ready(
 
 async def test_job_by_hand_lets_others_go_first_too(migrated: str, config_of: ConfigOf) -> None:
     """As `jobs.nice` says."""
-    command = (sys.executable, "-m", "sagaz_tiering.cli", "job", "age", "--config", str(config_of(migrated)))
+    command = (sys.executable, "-m", "sagaz_tiering", "job", "age", "--config", str(config_of(migrated)))
     job = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
     try:
         wanted = max(DEFAULT_NICE, psutil.Process().nice())

@@ -15,15 +15,15 @@ from support.commands import cli, save, write_config
 from support.payload import START, snapshots
 from support.servers import server_folder
 
+from sagaz_tiering.app.runtime import Runtime, open_runtime
+from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import VirtualClock
-from sagaz_tiering.config_file import load_config
-from sagaz_tiering.db.migrations import migrate
+from sagaz_tiering.config.load import load_config
 from sagaz_tiering.demo import run_demo
-from sagaz_tiering.demo.fates import FateTally, check_fates, expected_fate
-from sagaz_tiering.engine import run_job
+from sagaz_tiering.demo.check import FateTally, check_fates, expected_fate
+from sagaz_tiering.jobs import run_job
 from sagaz_tiering.policy import Policy
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.wiring import Runtime, open_runtime
 
 pytestmark = pytest.mark.slow
 

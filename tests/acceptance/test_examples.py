@@ -201,7 +201,7 @@ async def test_fixture_of_the_examples_works_in_a_project_of_its_own(tmp_path: P
 async def test_policies_of_the_examples_are_valid(tmp_path: Path) -> None:
     """Without a warning; and the permissions are a JSON document."""
     checked = await run(
-        "-m", "sagaz_tiering.cli", "policy", "check", "--strict", EXAMPLES / "lifecycle.yaml", folder=tmp_path
+        "-m", "sagaz_tiering", "policy", "check", "--strict", EXAMPLES / "lifecycle.yaml", folder=tmp_path
     )
     assert_shows(checked, (r"archive-old-snapshots", r"STANDARD_IA after 90d, GLACIER after 365d"))
     statements = json.loads((EXAMPLES / "iam-policy.json").read_text(encoding="utf-8"))["Statement"]

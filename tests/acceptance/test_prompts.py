@@ -41,7 +41,7 @@ async def on_terminal(config: Path, command: tuple[object, ...], act: Callable[[
     keyboard, terminal = pty.openpty()
     try:
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "sagaz_tiering.cli", *map(str, command), "--config", str(config)),
+            *(sys.executable, "-m", "sagaz_tiering", *map(str, command), "--config", str(config)),
             stdin=terminal,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
@@ -81,7 +81,7 @@ async def test_question_that_nobody_answers_changes_nothing_and_names_yes(name: 
 
 
 def product_of(path: Path) -> Any:
-    from sagaz_tiering.tiered import TieredSnapshotStorage
+    from sagaz_tiering.app.tiered import TieredSnapshotStorage
 
     return TieredSnapshotStorage.from_config(path)
 

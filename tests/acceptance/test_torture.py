@@ -9,10 +9,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from support.commands import cli
 
+from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.torture import run_torture
 from sagaz_tiering.torture.model import KINDS, TURNS, Model, SagaKey, Script, Worker
-from sagaz_tiering.wiring import Runtime
 
 Interference = Callable[[Runtime], Awaitable[None]]
 

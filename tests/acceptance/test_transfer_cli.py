@@ -18,10 +18,10 @@ from support.s3_server import S3Server, free_port, s3_server  # noqa: F401  # a 
 from support.snapshots import SAGA, make, replay
 from support.transfers import contents
 
-from sagaz_tiering.db.migrations import migrate
-from sagaz_tiering.opener import open_source, open_storage
+from sagaz_tiering.app.runtime import open_database, read_config
+from sagaz_tiering.app.storage_url import open_source, open_storage
+from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.storage.filesystem.storage import FilesystemSnapshotStorage
-from sagaz_tiering.wiring import open_database, read_config
 
 DEADLINE_S = 60.0
 

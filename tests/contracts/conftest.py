@@ -20,9 +20,9 @@ from support.servers import fresh_database
 from support.stores import ABILITIES, KINDS, Ability, MakePlace, Place
 from support.tiers import NOW
 
+from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import VirtualClock
-from sagaz_tiering.db.database import Database, DatabaseOptions
-from sagaz_tiering.db.migrations import migrate
+from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import CatalogUnavailable, ColdTierUnavailable, HotTierUnavailable
 from sagaz_tiering.storage.base import SnapshotStorage

@@ -23,9 +23,9 @@ from sagaz_tiering.errors import (
     ObjectStoreError,
 )
 from sagaz_tiering.objects.base import ObjectStore, RestoreState
-from sagaz_tiering.objects.local import LocalObjectStore
-from sagaz_tiering.objects.local_options import LocalOptions
-from sagaz_tiering.objects.s3 import S3ObjectStore
+from sagaz_tiering.objects.local.options import LocalOptions
+from sagaz_tiering.objects.local.store import LocalObjectStore
+from sagaz_tiering.objects.s3.store import S3ObjectStore
 from sagaz_tiering.storage_class import StorageClass
 
 IA = StorageClass.STANDARD_IA

@@ -19,7 +19,7 @@ from support.stores import Place
 import sagaz_tiering
 from examples.shop import OrderSaga
 from sagaz_tiering import metrics
-from sagaz_tiering.replaying import NoCheckpoint, ReplayFailed, replay
+from sagaz_tiering.sagaz_engine.replay import NoCheckpoint, ReplayFailed, replay
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.base import SnapshotStorage
 
@@ -169,8 +169,8 @@ async def test_replay_from_the_cold_tier(place: Place) -> None:
     """A saga whose snapshots are in a pack is replayed as if they were hot."""
     if place.kind != "tiered":
         pytest.skip("one tier only")
-    from sagaz_tiering.engine import run_job
-    from sagaz_tiering.wiring import open_runtime, read_config
+    from sagaz_tiering.app.runtime import open_runtime, read_config
+    from sagaz_tiering.jobs import run_job
 
     add_policies(Path(place.options["config"]), "[{name: all, move: [{to: STANDARD_IA, after: 7d}]}]")
     storage = await place.open()

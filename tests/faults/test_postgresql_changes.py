@@ -20,8 +20,8 @@ from support.processes import redis_do, sql
 from support.servers import server_folder
 from support.tiers import NOW, Product, config, product
 
-from sagaz_tiering.db.database import Database, DatabaseOptions
-from sagaz_tiering.db.migrations import migrate
+from sagaz_tiering.catalog.migrations import migrate
+from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
 from sagaz_tiering.embedded import PostgresServer, postgres
 from sagaz_tiering.errors import CatalogRefused, CatalogUnavailable, ConfigError, HotTierRefused, HotTierUnavailable
 from sagaz_tiering.snapshot import SagaSnapshot

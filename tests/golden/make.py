@@ -13,14 +13,14 @@ HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
 from golden import samples  # noqa: E402
-from sagaz_tiering.codec import Record, encode, to_value  # noqa: E402
+from sagaz_tiering.codec.value import Record, encode, to_value  # noqa: E402
+from sagaz_tiering.codec.zstd import Dictionary  # noqa: E402
 from sagaz_tiering.dictionaries.training import train  # noqa: E402
-from sagaz_tiering.pack.encryption import FrameKey  # noqa: E402
-from sagaz_tiering.pack.entries import BuiltFrame  # noqa: E402
-from sagaz_tiering.pack.footer import footer_content  # noqa: E402
-from sagaz_tiering.pack.format import PackWriter, SealedPack, build_frame  # noqa: E402
-from sagaz_tiering.pack.frame import frame_content  # noqa: E402
-from sagaz_tiering.zstd import Dictionary  # noqa: E402
+from sagaz_tiering.keys.frame_key import FrameKey  # noqa: E402
+from sagaz_tiering.packs.entries import BuiltFrame  # noqa: E402
+from sagaz_tiering.packs.footer import footer_content  # noqa: E402
+from sagaz_tiering.packs.format import PackWriter, SealedPack, build_frame  # noqa: E402
+from sagaz_tiering.packs.frame import frame_content  # noqa: E402
 
 
 def plain_records() -> list[Record]:

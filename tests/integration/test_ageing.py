@@ -17,12 +17,12 @@ from support.payload import saga, snapshots
 from support.stores import until
 from support.tiers import DAY, NOW, Product, config, product
 
-from sagaz_tiering.codec import encode, to_value
-from sagaz_tiering.db.queries import load
-from sagaz_tiering.engine import run_job
-from sagaz_tiering.engine.archive import MAX_UPLOADS
+from sagaz_tiering.codec.value import encode, to_value
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.hot.queue import GATHERED
+from sagaz_tiering.jobs import run_job
+from sagaz_tiering.jobs.age.publish import MAX_UPLOADS
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.storage.hot_turns import GATHERED
 
 SMALL_PACK = 8 * 1024
 

@@ -30,10 +30,10 @@ from support.s3_server import (
 )
 from support.tiers import config, product
 
-from sagaz_tiering import aws_credentials
+from sagaz_tiering.drivers.aws import credentials as aws_credentials
 from sagaz_tiering.errors import ColdTierUnavailable, CredentialsUnavailable, MasterKeyUnavailable
-from sagaz_tiering.master_keys.kms import Kms, KmsOptions
-from sagaz_tiering.objects.s3 import S3ObjectStore
+from sagaz_tiering.keys.kms import Kms, KmsOptions
+from sagaz_tiering.objects.s3.store import S3ObjectStore
 
 DATA = b"the bytes of a pack"
 ROLE = "arn:aws:iam::111122223333:role/tiering"

@@ -11,7 +11,7 @@ import pytest
 from support.payload import saga, snapshots
 from support.tiers import DAY, NOW, Product, config, product
 
-from sagaz_tiering.db.migrations import check_schema
+from sagaz_tiering.catalog.migrations import check_schema
 from sagaz_tiering.errors import (
     CatalogRefused,
     CatalogUnavailable,

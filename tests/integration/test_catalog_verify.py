@@ -21,8 +21,8 @@ from support.yaml_config import write_config
 
 from sagaz_tiering.catalog import verification
 from sagaz_tiering.embedded import PostgresServer
-from sagaz_tiering.engine.verify import Verdict, verify
 from sagaz_tiering.errors import ForeignCatalog
+from sagaz_tiering.operations.verify import Verdict, verify
 from sagaz_tiering.storage_class import StorageClass
 
 POLICIES: list[dict[str, Any]] = [

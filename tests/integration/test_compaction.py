@@ -15,7 +15,7 @@ from support.yaml_config import write_config
 
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.errors import LegalHold
-from sagaz_tiering.pack.reader import PackReader, read_footer
+from sagaz_tiering.packs.reader import PackReader, read_footer
 from sagaz_tiering.snapshot import ReplayResult, ReplayStatus, SagaSnapshot
 from sagaz_tiering.storage_class import StorageClass
 

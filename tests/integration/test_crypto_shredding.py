@@ -23,15 +23,9 @@ from support.payload import snapshots
 from support.tiers import DAY, Product, product
 
 from sagaz_tiering.embedded import PostgresServer
-from sagaz_tiering.engine import JobReport
-from sagaz_tiering.errors import (
-    ErasedData,
-    LeaseLost,
-    LegalHold,
-    MasterKeyUnavailable,
-    SnapshotArchived,
-)
-from sagaz_tiering.pack.frame import open_frame
+from sagaz_tiering.errors import ErasedData, LeaseLost, LegalHold, MasterKeyUnavailable, SnapshotArchived
+from sagaz_tiering.jobs import JobReport
+from sagaz_tiering.packs.frame import open_frame
 from sagaz_tiering.snapshot import SagaSnapshot
 
 

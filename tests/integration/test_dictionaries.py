@@ -16,15 +16,15 @@ from support.servers import fresh_database
 from support.tiers import DAY, Product, config, product, rebuilt_from_bucket
 
 from sagaz_tiering.catalog.dictionaries import CatalogDictionaries
-from sagaz_tiering.codec import Header, encode, read_header
+from sagaz_tiering.codec.value import Header, encode, read_header
+from sagaz_tiering.codec.zstd import Dictionary
+from sagaz_tiering.dictionaries.bucket import BucketDictionaries
 from sagaz_tiering.embedded import PostgresServer, RedisServer
-from sagaz_tiering.engine.mark import parse
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptRecord, HotTierUnavailable
-from sagaz_tiering.pack.dictionary_objects import BucketDictionaries
-from sagaz_tiering.pack.reader import PackReader, read_footer
+from sagaz_tiering.hot.dictionaries import HotDictionaries
+from sagaz_tiering.jobs.mark import parse
+from sagaz_tiering.packs.reader import PackReader, read_footer
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.storage.hot_dictionaries import HotDictionaries
-from sagaz_tiering.zstd import Dictionary
 
 SAGAS = 40
 FEW = {"dictionaries": {"min_sagas": 30, "size": "32KiB"}}

@@ -30,15 +30,15 @@ from support.servers import fresh_database, server_folder
 from support.tiers import product
 from support.yaml_config import write_config
 
+from sagaz_tiering.app.runtime import open_runtime
+from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import SystemClock, VirtualClock
-from sagaz_tiering.config_file import load_config
-from sagaz_tiering.db.database import Database, DatabaseOptions
-from sagaz_tiering.db.migrations import migrate
+from sagaz_tiering.config.load import load_config
 from sagaz_tiering.doctor import Finding, Level, examine
 from sagaz_tiering.doctor.finding import exit_code
 from sagaz_tiering.doctor.machine import requirement
+from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
 from sagaz_tiering.embedded import PostgresServer, RedisServer
-from sagaz_tiering.wiring import open_runtime
 
 __all__ = ["s3_server"]
 

@@ -22,6 +22,7 @@ from botocore.exceptions import ClientError
 from support.processes import files_with, mode_of, processes_below, redis_do, send, sql, wait_until_gone, words_of
 from support.yaml_config import write_config
 
+from sagaz_tiering.app.runtime import open_runtime, read_config
 from sagaz_tiering.embedded import (
     EmbeddedServers,
     PostgresServer,
@@ -32,9 +33,8 @@ from sagaz_tiering.embedded import (
     server,
 )
 from sagaz_tiering.embedded.lock import is_held
-from sagaz_tiering.engine import run_job
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
-from sagaz_tiering.wiring import open_runtime, read_config
+from sagaz_tiering.jobs import run_job
 
 OwnPostgres = Callable[..., Awaitable[PostgresServer]]
 OwnRedis = Callable[..., Awaitable[RedisServer]]

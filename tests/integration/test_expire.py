@@ -15,10 +15,10 @@ from support.snapshots import make, save_all
 from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.catalog.packs import PackLife
-from sagaz_tiering.engine import expire
 from sagaz_tiering.errors import LeaseLost
+from sagaz_tiering.hot.tier import FIRST_HEADERS
+from sagaz_tiering.jobs.expire import job as expire
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.storage.hot import FIRST_HEADERS
 
 MOVE = [{"to": "STANDARD_IA", "after": "7d"}]
 POLICIES: list[dict[str, Any]] = [

@@ -19,11 +19,11 @@ from support.gate import Gate, through
 from support.payload import saga
 from support.tiers import NOW, Product, config, product
 
-from sagaz_tiering.codec import to_value
+from sagaz_tiering.codec.threaded import encode_record
+from sagaz_tiering.codec.value import to_value
 from sagaz_tiering.errors import HotTierUnavailable
+from sagaz_tiering.hot.tier import HotOptions, HotTier
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.storage.encoding import encode_record
-from sagaz_tiering.storage.hot import HotOptions, HotTier
 
 DURABLE, HOT = "payment-order", "fast-order"
 SILENCE = timedelta(milliseconds=300)

@@ -27,13 +27,13 @@ from support.snapshots import make
 from support.tiers import DAY, Product, config, product, rebuilt_from_bucket
 
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.codec import encode
+from sagaz_tiering.codec.value import encode
 from sagaz_tiering.embedded import PostgresServer
-from sagaz_tiering.engine.claims import Claim, contradict
-from sagaz_tiering.engine.job import Tally
 from sagaz_tiering.errors import CorruptPack
-from sagaz_tiering.pack.entries import Footer
-from sagaz_tiering.pack.frame import build_frame
+from sagaz_tiering.jobs.context import Tally
+from sagaz_tiering.operations.rival_packs import Claim, contradict
+from sagaz_tiering.packs.entries import Footer
+from sagaz_tiering.packs.frame import build_frame
 from sagaz_tiering.policy import Policy, PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage_class import StorageClass

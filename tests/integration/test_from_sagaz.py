@@ -34,9 +34,9 @@ from sagaz_tiering.errors import (
     MissingDependencyError,
     SagazTieringError,
 )
-from sagaz_tiering.from_sagaz import SagazSource
-from sagaz_tiering.from_sagaz.inventory import Found, Inventory
-from sagaz_tiering.from_sagaz.source import BATCH_BYTES, MESSAGES, PAGE
+from sagaz_tiering.sagaz_engine.imports import SagazSource
+from sagaz_tiering.sagaz_engine.imports.inventory import Found, Inventory
+from sagaz_tiering.sagaz_engine.imports.source import BATCH_BYTES, MESSAGES, PAGE
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.base import SnapshotSource
 

@@ -14,8 +14,8 @@ import pytest
 from support.snapshots import make
 from support.tiers import DAY, NOW, Product, config, product
 
+from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, LegalHold, RewriteRefused
-from sagaz_tiering.patterns import Match
 from sagaz_tiering.snapshot import SagaSnapshot
 
 MOVE = [{"to": "STANDARD_IA", "after": "7d"}]

@@ -17,8 +17,8 @@ from support.tiers import DAY, NOW, Product, config, product
 from support.yaml_config import write_config as write_yaml
 
 from sagaz_tiering.catalog import locations
+from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.errors import ConfigError, LegalHold
-from sagaz_tiering.patterns import Match
 from sagaz_tiering.snapshot import SagaSnapshot
 
 PACKED = "payment-order"

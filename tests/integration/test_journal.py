@@ -17,10 +17,10 @@ from support.tiers import Product, product, rebuilt_from_bucket
 
 from sagaz_tiering.catalog.journal import Entry
 from sagaz_tiering.embedded import PostgresServer
-from sagaz_tiering.engine.job import Tally
-from sagaz_tiering.engine.journal_format import MOST_BYTES, build, object_key, parse
-from sagaz_tiering.engine.rebuild import Wish, proposed_id, rebuild
-from sagaz_tiering.master_keys.base import WrappedKey
+from sagaz_tiering.jobs.context import Tally
+from sagaz_tiering.jobs.journal_format import MOST_BYTES, build, object_key, parse
+from sagaz_tiering.keys.master import WrappedKey
+from sagaz_tiering.operations.rebuild import Wish, proposed_id, rebuild
 from sagaz_tiering.storage_class import StorageClass
 
 AT = "2026-06-01T00:00:00+00:00"

@@ -12,8 +12,8 @@ import pytest
 from support.payload import saga, snapshots
 from support.tiers import DAY, NOW, Product, config, product
 
-from sagaz_tiering.engine import JOBS, run_job
 from sagaz_tiering.errors import MassDelete, SchemaMismatch, SnapshotArchived
+from sagaz_tiering.jobs import JOBS, run_job
 from sagaz_tiering.snapshot import SagaSnapshot, Tier
 
 SAVED = list(snapshots(12, created_at=NOW, saga_name="payment-order"))

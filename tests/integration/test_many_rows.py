@@ -12,7 +12,7 @@ import pytest
 from support.snapshots import make, save_all
 from support.tiers import DAY, NOW, Product, config, product
 
-from sagaz_tiering.db.queries import load
+from sagaz_tiering.drivers.postgresql.queries import load
 
 pytestmark = pytest.mark.guarantee("G6")
 

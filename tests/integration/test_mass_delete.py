@@ -13,8 +13,8 @@ from support.tiers import DAY, config, product
 from support.yaml_config import write_config
 
 from sagaz_tiering.clock import SystemClock
-from sagaz_tiering.engine.breaker import Shortened, may_shorten, too_much
-from sagaz_tiering.engine.job import JobOptions
+from sagaz_tiering.jobs.context import JobOptions
+from sagaz_tiering.jobs.expire.mass_delete import Shortened, may_shorten, too_much
 from sagaz_tiering.policy import Policy, PolicySet
 
 

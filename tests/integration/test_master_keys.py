@@ -17,13 +17,13 @@ from support.servers import fresh_database
 from support.tiers import DAY, product, rebuilt_from_bucket
 from support.yaml_config import write_config
 
+from sagaz_tiering.app.runtime import open_runtime
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.embedded import PostgresServer
-from sagaz_tiering.engine.job import Tally
-from sagaz_tiering.engine.key_backup import export_keys, import_keys, read_backup
 from sagaz_tiering.errors import ConfigError, ErasedData, MasterKeyUnavailable, MissingDependencyError
-from sagaz_tiering.master_keys.kms import Kms, KmsOptions
-from sagaz_tiering.wiring import open_runtime
+from sagaz_tiering.jobs.context import Tally
+from sagaz_tiering.keys.kms import Kms, KmsOptions
+from sagaz_tiering.operations.key_backup import export_keys, import_keys, read_backup
 
 
 @pytest.fixture

@@ -19,10 +19,11 @@ from support.tiers import NOW, config, product
 from support.tls import authority, server_context, tls_server
 
 from sagaz_tiering import PostgreSQLSnapshotStorage, RedisSnapshotStorage, ReplayConfig, S3SnapshotStorage
+from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.catalog.restores import Wanted
 from sagaz_tiering.cli.options import MOST
-from sagaz_tiering.db.database import Database, DatabaseOptions
-from sagaz_tiering.db.migrations import migrate
+from sagaz_tiering.config.patterns import Match
+from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
 from sagaz_tiering.embedded import PostgresServer, RedisServer
 from sagaz_tiering.errors import (
     CatalogRefused,
@@ -35,8 +36,7 @@ from sagaz_tiering.errors import (
     SagazTieringError,
     SchemaMismatch,
 )
-from sagaz_tiering.master_keys.kms import Kms, KmsOptions
-from sagaz_tiering.patterns import Match
+from sagaz_tiering.keys.kms import Kms, KmsOptions
 from sagaz_tiering.snapshot import MAX_TIME
 
 SAVED = next(iter(snapshots(1, created_at=NOW)))

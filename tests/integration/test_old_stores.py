@@ -19,15 +19,15 @@ from data import contents
 from support.exact import exactly
 
 from sagaz_tiering import FilesystemSnapshotStorage, PostgreSQLSnapshotStorage, RedisSnapshotStorage
+from sagaz_tiering.app.runtime import Runtime, open_runtime
+from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import VirtualClock
-from sagaz_tiering.config_file import load_config
-from sagaz_tiering.db.migrations import migrate
-from sagaz_tiering.engine import JOBS, run_job
-from sagaz_tiering.engine.job import Tally
-from sagaz_tiering.engine.rebuild import Wish, adopt
+from sagaz_tiering.config.load import load_config
 from sagaz_tiering.errors import LegalHold
+from sagaz_tiering.jobs import JOBS, run_job
+from sagaz_tiering.jobs.context import Tally
+from sagaz_tiering.operations.rebuild import Wish, adopt
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.wiring import Runtime, open_runtime
 
 DATA = Path(contents.__file__).parent
 STORES = sorted(path.name for path in DATA.glob("store-*"))

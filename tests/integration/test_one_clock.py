@@ -14,16 +14,17 @@ from support.clocks import Ahead, Servers, Uptime
 from support.snapshots import make
 from support.tiers import DAY, config
 
-from sagaz_tiering import PostgreSQLSnapshotStorage, RedisSnapshotStorage, server_clock
+from sagaz_tiering import PostgreSQLSnapshotStorage, RedisSnapshotStorage
+from sagaz_tiering.app.runtime import Runtime, open_runtime
+from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.codec import read_meta
-from sagaz_tiering.db.migrations import migrate
-from sagaz_tiering.engine import JOBS, run_job
+from sagaz_tiering.codec.value import read_meta
+from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.drivers import server_clock
+from sagaz_tiering.drivers.server_clock import AGREEING
 from sagaz_tiering.errors import ClockDisagreement
-from sagaz_tiering.server_clock import AGREEING
-from sagaz_tiering.settings import TieringConfig
+from sagaz_tiering.jobs import JOBS, run_job
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.wiring import Runtime, open_runtime
 
 pytestmark = pytest.mark.guarantee("G11")
 YEAR, HOUR, MINUTE = timedelta(days=365), timedelta(hours=1), timedelta(minutes=1)

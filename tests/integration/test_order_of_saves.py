@@ -16,9 +16,9 @@ from support.snapshots import make
 from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.codec import encode, read_meta, to_value
+from sagaz_tiering.codec.value import encode, read_meta, to_value
+from sagaz_tiering.hot.values import NotTaken
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.storage.hot_values import NotTaken
 
 MOVE = [{"to": "STANDARD_IA", "after": "7d"}]
 POLICIES: list[dict[str, Any]] = [

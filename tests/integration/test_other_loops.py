@@ -14,16 +14,16 @@ from support.elsewhere import in_thread
 from support.snapshots import SAGA, make, number
 from support.tiers import DEFAULT_POLICIES, Product, config, insistent, product
 
+from sagaz_tiering.app.tiered import TieredSnapshotStorage
 from sagaz_tiering.catalog.restores import Wanted
 from sagaz_tiering.clock import VirtualClock
+from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.embedded.lock import is_held
-from sagaz_tiering.engine import run_job
 from sagaz_tiering.errors import WrongEventLoop
-from sagaz_tiering.objects.s3 import S3ObjectStore
-from sagaz_tiering.objects.s3_options import S3Options
+from sagaz_tiering.jobs import run_job
+from sagaz_tiering.objects.s3.options import S3Options
+from sagaz_tiering.objects.s3.store import S3ObjectStore
 from sagaz_tiering.policy import Policy
-from sagaz_tiering.settings import TieringConfig
-from sagaz_tiering.tiered import TieredSnapshotStorage
 
 pytestmark = pytest.mark.guarantee("G13")
 

@@ -21,18 +21,12 @@ from support.tiers import DAY, NOW, Product, config, product
 from support.yaml_config import write_config
 
 from sagaz_tiering.embedded import PostgresServer
-from sagaz_tiering.engine.job import Tally
-from sagaz_tiering.engine.mark import OWNER_KEY, Mark, parse
-from sagaz_tiering.engine.ownership import BEAT, BEATS, Beat, look, secure
-from sagaz_tiering.engine.rebuild import Wish, adopt
-from sagaz_tiering.engine.verify import verify
-from sagaz_tiering.errors import (
-    CatalogBehind,
-    CatalogUnproven,
-    CorruptPack,
-    ForeignCatalog,
-    WrongBucket,
-)
+from sagaz_tiering.errors import CatalogBehind, CatalogUnproven, CorruptPack, ForeignCatalog, WrongBucket
+from sagaz_tiering.jobs.context import Tally
+from sagaz_tiering.jobs.mark import OWNER_KEY, Mark, parse
+from sagaz_tiering.jobs.ownership import BEAT, BEATS, Beat, look, secure
+from sagaz_tiering.operations.rebuild import Wish, adopt
+from sagaz_tiering.operations.verify import verify
 from sagaz_tiering.snapshot import SagaSnapshot
 
 POLICIES: list[dict[str, Any]] = [

@@ -15,8 +15,8 @@ from support.tiers import DAY, NOW, Product, config, product
 from support.yaml_config import write_config
 
 from sagaz_tiering.clock import SystemClock
-from sagaz_tiering.engine.survey import survey
-from sagaz_tiering.planning import Plan, plan
+from sagaz_tiering.costs import Plan, plan
+from sagaz_tiering.operations.survey import survey
 from sagaz_tiering.policy import Policy, PolicySet
 from sagaz_tiering.storage_class import StorageClass
 
@@ -233,7 +233,7 @@ async def test_large_stores_are_estimated_and_say_so(shop: Product, monkeypatch:
     await save(shop, "order", 3, start=200)
     await shop.run("age")
     await save(shop, "fast-track", 300, start=1000)
-    monkeypatch.setattr("sagaz_tiering.engine.survey.SAMPLED_SAGAS", 32)
+    monkeypatch.setattr("sagaz_tiering.operations.survey.SAMPLED_SAGAS", 32)
     monkeypatch.setattr("sagaz_tiering.catalog.surveys.EXACT_PACKS", 0)
     found = await planned(shop)
     assert lines(found, "age")[("fast", "hot", "STANDARD_IA")] == pytest.approx(1500, rel=0.01)

@@ -13,11 +13,11 @@ from support.servers import fresh_database
 from support.tiers import DAY, Product, config, product, rebuilt_from_bucket
 from support.yaml_config import write_config
 
-from sagaz_tiering.db.migrations import migrate
+from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.embedded import PostgresServer
-from sagaz_tiering.engine.job import Tally
-from sagaz_tiering.engine.rebuild import Wish, measure, proposed_id, rebuild
 from sagaz_tiering.errors import ConfigError, ForeignCatalog, SnapshotArchived
+from sagaz_tiering.jobs.context import Tally
+from sagaz_tiering.operations.rebuild import Wish, measure, proposed_id, rebuild
 from sagaz_tiering.snapshot import SagaSnapshot
 
 pytestmark = pytest.mark.guarantee("G7")
@@ -111,7 +111,7 @@ async def test_rebuilt_catalog_gives_equal_answers(
         fresh_database(postgres_server) as other,
         product(settings(other, redis_url, tmp_path), now=now) as shop,
     ):
-        monkeypatch.setattr("sagaz_tiering.engine.catch_up._AT_ONCE", 1)  # pages of four packs
+        monkeypatch.setattr("sagaz_tiering.operations.catch_up._AT_ONCE", 1)  # pages of four packs
         context = shop.runtime.job_context()
         extent = await measure(context, shop.runtime.prices)
         assert (extent.packs > 4, extent.archived > 0, extent.cost_usd > 0) == (True, True, True)

@@ -22,11 +22,11 @@ from support.tiers import DAY, NOW
 
 from sagaz_tiering import RedisSnapshotStorage
 from sagaz_tiering.clock import VirtualClock
+from sagaz_tiering.drivers.redis.client import LazyRedis
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
+from sagaz_tiering.hot.tier import HotOptions, HotTier
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.storage.hot import HotOptions, HotTier
 from sagaz_tiering.storage.redis.keys import Place, RedisKeys
-from sagaz_tiering.storage.redis_client import LazyRedis
 
 HOUR = timedelta(hours=1)
 OLD, NEW = make(1, status="old"), make(1, status="new")

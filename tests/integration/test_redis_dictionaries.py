@@ -16,16 +16,16 @@ from support.processes import redis_do
 from support.tiers import DAY, Product, config, product
 
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.codec import encode, read_header, to_value
-from sagaz_tiering.engine.dictionary_places import keep
+from sagaz_tiering.codec.value import encode, read_header, to_value
+from sagaz_tiering.codec.zstd import Dictionary
+from sagaz_tiering.dictionaries import bucket as dictionary_objects
+from sagaz_tiering.dictionaries.bucket import BucketDictionaries, dictionary_key
 from sagaz_tiering.errors import ColdTierUnavailable
-from sagaz_tiering.pack import dictionary_objects
-from sagaz_tiering.pack.dictionary_objects import BucketDictionaries, dictionary_key
-from sagaz_tiering.pack.reader import PackReader, read_footer
+from sagaz_tiering.hot.dictionaries import HotDictionaries
+from sagaz_tiering.jobs.dictionary_copies import keep
+from sagaz_tiering.packs.reader import PackReader, read_footer
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.storage.hot_dictionaries import HotDictionaries
 from sagaz_tiering.storage_class import StorageClass
-from sagaz_tiering.zstd import Dictionary
 
 pytestmark = [pytest.mark.guarantee("G13"), pytest.mark.guarantee("G1")]
 

@@ -16,10 +16,10 @@ from support.processes import redis_do
 from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.embedded import RedisServer
-from sagaz_tiering.engine import run_job
 from sagaz_tiering.errors import HotTierUnavailable, SnapshotLost
+from sagaz_tiering.hot.tier import HotTier
+from sagaz_tiering.jobs import run_job
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.storage.hot import HotTier
 
 pytestmark = [pytest.mark.guarantee("G1"), pytest.mark.guarantee("G2")]
 DURABLE, HOT = "payment-order", "fast-order"

@@ -25,9 +25,9 @@ from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.embedded import RedisServer
 from sagaz_tiering.errors import ConfigError, CorruptRecord, HotTierRefused, HotTierUnavailable
 from sagaz_tiering.storage.redis import keys as redis_keys
-from sagaz_tiering.storage.redis import shelf as redis_shelf
+from sagaz_tiering.storage.redis import single as redis_shelf
 from sagaz_tiering.storage.redis.keys import Place, RedisKeys
-from sagaz_tiering.storage.redis.shelf import Cursor
+from sagaz_tiering.storage.redis.single import Cursor
 
 HOUR = timedelta(hours=1)
 OwnRedis = Callable[..., Awaitable[RedisServer]]

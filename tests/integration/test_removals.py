@@ -23,7 +23,7 @@ from support.yaml_config import write_config
 
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.errors import HotTierUnavailable
-from sagaz_tiering.pack.reader import PackReader
+from sagaz_tiering.packs.reader import PackReader
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage_class import StorageClass
 

@@ -16,8 +16,8 @@ from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.catalog.restores import Wanted
 from sagaz_tiering.clock import SystemClock
+from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.errors import ConfigError, SnapshotArchived
-from sagaz_tiering.patterns import Match
 from sagaz_tiering.snapshot import SagaSnapshot, Tier
 
 POLICIES: list[dict[str, Any]] = [

@@ -13,9 +13,9 @@ from support.snapshots import SAGA, ids_of, make, save_all
 from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.engine import JobReport, run_job
+from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.errors import MassDelete
-from sagaz_tiering.settings import TieringConfig
+from sagaz_tiering.jobs import JobReport, run_job
 from sagaz_tiering.snapshot import SagaSnapshot
 
 MOVE = [{"to": "STANDARD_IA", "after": "7d"}]

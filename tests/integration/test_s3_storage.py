@@ -32,7 +32,7 @@ from support.tiers import NOW
 
 from sagaz_tiering import InMemorySnapshotStorage, S3SnapshotStorage, SagaSnapshot, transfer_snapshots
 from sagaz_tiering.clock import VirtualClock
-from sagaz_tiering.codec import encode, to_value
+from sagaz_tiering.codec.value import encode, to_value
 from sagaz_tiering.errors import (
     BucketUnusable,
     ColdTierUnavailable,

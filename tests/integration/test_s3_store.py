@@ -46,9 +46,9 @@ from sagaz_tiering.errors import (
     SagazTieringError,
 )
 from sagaz_tiering.objects.base import RestoreState
-from sagaz_tiering.objects.s3 import S3ObjectStore
-from sagaz_tiering.objects.s3_options import MIB, S3Options
-from sagaz_tiering.objects.s3_records import S3RecordStore
+from sagaz_tiering.objects.s3.options import MIB, S3Options
+from sagaz_tiering.objects.s3.records import S3RecordStore
+from sagaz_tiering.objects.s3.store import S3ObjectStore
 from sagaz_tiering.storage_class import StorageClass
 
 IA = StorageClass.STANDARD_IA

@@ -27,15 +27,15 @@ from support.servers import server_folder
 from support.tiers import DAY, NOW, Product, config, product
 from support.yaml_config import write_config
 
-from sagaz_tiering.codec import to_value
-from sagaz_tiering.engine.job import Tally
+from sagaz_tiering.app.workers import Workers
+from sagaz_tiering.codec.threaded import encode_record
+from sagaz_tiering.codec.value import to_value
+from sagaz_tiering.drivers.redis import sentinels
 from sagaz_tiering.errors import HotTierUnavailable
+from sagaz_tiering.hot.tier import HotOptions, HotTier
+from sagaz_tiering.hot.values import ClaimedSaga, TurnOf
+from sagaz_tiering.jobs.context import Tally
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.storage.encoding import encode_record
-from sagaz_tiering.storage.hot import HotOptions, HotTier
-from sagaz_tiering.storage.hot_values import ClaimedSaga, TurnOf
-from sagaz_tiering.storage.redis import sentinels
-from sagaz_tiering.workers import Workers
 
 DURABLE, HOT = "payment-order", "fast-order"
 LONG_AGO = datetime.now(UTC) - timedelta(days=30)  # workers and commands have the real clock

@@ -12,13 +12,13 @@ import pytest
 from support.s3_server import s3_options
 from support.tls import BAD, Authority, authority, server_context, tls_server
 
-from sagaz_tiering.aws import aws_session
-from sagaz_tiering.db.database import Database, DatabaseOptions
+from sagaz_tiering.drivers.aws.client import aws_session
+from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
 from sagaz_tiering.errors import BucketUnusable, CatalogUnavailable, HotTierUnavailable, MasterKeyUnavailable
-from sagaz_tiering.from_sagaz.s3_source import SagazS3Source
-from sagaz_tiering.master_keys.kms import Kms, KmsOptions
-from sagaz_tiering.objects.s3 import S3ObjectStore
-from sagaz_tiering.storage.hot import HotOptions, HotTier
+from sagaz_tiering.hot.tier import HotOptions, HotTier
+from sagaz_tiering.keys.kms import Kms, KmsOptions
+from sagaz_tiering.objects.s3.store import S3ObjectStore
+from sagaz_tiering.sagaz_engine.imports.s3 import SagazS3Source
 
 pytestmark = pytest.mark.guarantee("G13")
 

@@ -19,19 +19,21 @@ from structlog.testing import capture_logs
 from support.payload import snapshots
 from support.tiers import config
 
-from sagaz_tiering import metrics, workers
-from sagaz_tiering.db.migrations import migrate
-from sagaz_tiering.engine import JOBS, age, run_job
-from sagaz_tiering.engine.job import INLINE_BYTES, Tally
-from sagaz_tiering.engine.ownership import put_policies_in_force
+from sagaz_tiering import metrics
+from sagaz_tiering.app import workers
+from sagaz_tiering.app.runtime import Runtime, open_runtime
+from sagaz_tiering.app.workers import Workers
+from sagaz_tiering.catalog.migrations import migrate
+from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.config.sections import BudgetSettings
 from sagaz_tiering.errors import HotTierUnavailable, LeaseLost, MasterKeyUnavailable
-from sagaz_tiering.pack import format
+from sagaz_tiering.jobs import JOBS, run_job
+from sagaz_tiering.jobs.age import job as age
+from sagaz_tiering.jobs.context import INLINE_BYTES, Tally
+from sagaz_tiering.jobs.ownership import put_policies_in_force
+from sagaz_tiering.packs import format
 from sagaz_tiering.policy import PolicySet
-from sagaz_tiering.settings import TieringConfig
-from sagaz_tiering.settings_sections import BudgetSettings
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.wiring import Runtime, open_runtime
-from sagaz_tiering.workers import Workers
 
 SAGAS = 60
 MANY = 400
@@ -83,7 +85,7 @@ async def left(runtime: Runtime) -> int:
 
 def children(pid: int | None = None) -> list[psutil.Process]:
     """Worker processes of this one, or of another."""
-    return [each for each in psutil.Process(pid).children() if "sagaz_tiering.worker_process" in each.cmdline()]
+    return [each for each in psutil.Process(pid).children() if "sagaz_tiering.app.worker" in each.cmdline()]
 
 
 async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
@@ -192,7 +194,7 @@ async def test_worker_ends_with_the_process_that_started_it(runtime: Runtime) ->
     saved = await backlog(runtime, MANY)
     code = (
         "import asyncio, pickle, sys\n"
-        "from sagaz_tiering.workers import Workers\nfrom sagaz_tiering.engine.job import Tally\n"
+        "from sagaz_tiering.app.workers import Workers\nfrom sagaz_tiering.jobs.context import Tally\n"
         "from sagaz_tiering.policy import PolicySet\n"
         "config = pickle.load(sys.stdin.buffer)\n"
         "async def main():\n"

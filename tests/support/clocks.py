@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
+from sagaz_tiering.drivers.server_clock import Sample, ServerClock
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable
-from sagaz_tiering.server_clock import Sample, ServerClock
 
 
 class Ahead:

@@ -20,7 +20,7 @@ DEADLINE_S = 60.0
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(
-    ["sagaz_tiering.cli.app", "sagaz_tiering.wiring", "rich.table", "structlog", "support.commands"]
+    ["sagaz_tiering.cli.app", "sagaz_tiering.app.runtime", "rich.table", "structlog", "support.commands"]
 )
 
 

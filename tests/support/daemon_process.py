@@ -36,7 +36,7 @@ class DaemonProcess:
     async def start(self, environ: dict[str, str]) -> None:
         with self._log.open("wb") as log:
             self._process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "sagaz_tiering.cli", "run", "--config", str(self._config)),
+                *(sys.executable, "-m", "sagaz_tiering", "run", "--config", str(self._config)),
                 env={**os.environ, "NOTIFY_SOCKET": self._address, **environ},
                 stderr=log,
                 stdout=log,

@@ -11,7 +11,7 @@ import aioboto3  # type: ignore[import-untyped]  # ships no types
 import asyncpg
 import redis.asyncio
 
-from sagaz_tiering.wiring import read_config
+from sagaz_tiering.app.runtime import read_config
 
 if TYPE_CHECKING:
     from support.stores import Place

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 import asyncpg
 
-from sagaz_tiering.db.database import Database, DatabaseOptions
-from sagaz_tiering.db.migrations import migrate
+from sagaz_tiering.catalog.migrations import migrate
+from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
 from sagaz_tiering.embedded import PostgresServer
 
 _CATALOG = "sagaz_tiering"

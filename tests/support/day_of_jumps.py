@@ -19,10 +19,10 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 from sagaz_tiering.catalog.history import JobRun
+from sagaz_tiering.config.sections import Schedule
 from sagaz_tiering.daemon.health import Health, Problem
 from sagaz_tiering.daemon.schedule import JobSchedule, Times, first_delays
-from sagaz_tiering.engine import JOBS, JobReport
-from sagaz_tiering.settings_sections import Schedule
+from sagaz_tiering.jobs import JOBS, JobReport
 from support.virtual_time import VirtualTimeLoop
 
 DAY_S = 24 * 3600.0

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from sagaz_tiering.config_file import load_config
-from sagaz_tiering.db.migrations import migrate
-from sagaz_tiering.engine import JOBS, run_job
+from sagaz_tiering.app.runtime import open_runtime
+from sagaz_tiering.catalog.migrations import migrate
+from sagaz_tiering.config.load import load_config
+from sagaz_tiering.jobs import JOBS, run_job
 from sagaz_tiering.snapshot import ReplayResult, ReplayStatus
-from sagaz_tiering.wiring import open_runtime
 from support.commands import cli, save, write_config
 from support.payload import saga
 from support.surface import keys_of

@@ -10,10 +10,10 @@ from uuid import UUID
 
 import asyncpg
 
-from sagaz_tiering.master_keys.key_file import generate
-from sagaz_tiering.pack.entries import FrameEntry
-from sagaz_tiering.pack.format import locate_footer, parse_footer
-from sagaz_tiering.settings import TieringConfig
+from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.keys.key_file import generate
+from sagaz_tiering.packs.entries import FrameEntry
+from sagaz_tiering.packs.format import locate_footer, parse_footer
 from sagaz_tiering.snapshot import SagaSnapshot
 from support.tiers import DAY, Product, config
 

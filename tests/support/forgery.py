@@ -9,17 +9,17 @@ from dataclasses import replace
 from uuid import UUID
 
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.codec import encode
-from sagaz_tiering.pack.encryption import FrameKey
-from sagaz_tiering.pack.entries import BuiltFrame, Footer, FrameEntry
-from sagaz_tiering.pack.footer import footer_content
-from sagaz_tiering.pack.format import END_MAGIC, PackWriter, locate_footer, parse_footer
-from sagaz_tiering.pack.frame import build_frame
-from sagaz_tiering.pack.reader import footer_part
-from sagaz_tiering.pack.wire import digest
+from sagaz_tiering.codec.value import encode
+from sagaz_tiering.codec.zstd import compress
+from sagaz_tiering.keys.frame_key import FrameKey
+from sagaz_tiering.packs.entries import BuiltFrame, Footer, FrameEntry
+from sagaz_tiering.packs.footer import footer_content
+from sagaz_tiering.packs.format import END_MAGIC, PackWriter, locate_footer, parse_footer
+from sagaz_tiering.packs.frame import build_frame
+from sagaz_tiering.packs.reader import footer_part
+from sagaz_tiering.packs.wire import digest
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage_class import StorageClass
-from sagaz_tiering.zstd import compress
 from support.tiers import Product
 
 

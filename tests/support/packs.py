@@ -7,12 +7,8 @@ from uuid import UUID
 
 from golden import make, samples
 
-from sagaz_tiering.codec import Record, encode
-from sagaz_tiering.pack.format import (
-    PackWriter,
-    SealedPack,
-    build_frame,
-)
+from sagaz_tiering.codec.value import Record, encode
+from sagaz_tiering.packs.format import PackWriter, SealedPack, build_frame
 
 
 def seal(groups: Sequence[Sequence[tuple[Record, int | None]]], level: int = 3) -> SealedPack:

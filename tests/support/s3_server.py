@@ -21,7 +21,7 @@ import aiohttp
 import pytest
 from yarl import URL
 
-from sagaz_tiering.objects.s3_options import S3Options
+from sagaz_tiering.objects.s3.options import S3Options
 
 START_SECONDS = 30
 

@@ -18,7 +18,7 @@ from sagaz.core.storage.backends.redis.snapshot import RedisSnapshotStorage
 from sagaz.core.storage.backends.s3.snapshot import S3SnapshotStorage
 
 from sagaz_tiering.clock import VirtualClock
-from sagaz_tiering.from_sagaz import (
+from sagaz_tiering.sagaz_engine.imports import (
     SagazFilesystemSource,
     SagazPostgreSQLSource,
     SagazRedisSource,

@@ -20,8 +20,8 @@ import typer
 import sagaz_tiering
 from sagaz_tiering import errors, metrics, storage
 from sagaz_tiering.cli.app import app
-from sagaz_tiering.settings import TieringConfig
-from sagaz_tiering.settings_reference import reference
+from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.config.reference import reference
 
 PACKAGE = Path(sagaz_tiering.__file__).parent
 HELP_WIDTH = 100

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from sagaz_tiering import codec, typed_json
-from sagaz_tiering.typed_json import LARGE
+from sagaz_tiering.codec import typed_json
+from sagaz_tiering.codec import value as codec
+from sagaz_tiering.codec.typed_json import LARGE
 
 
 @dataclass

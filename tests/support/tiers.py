@@ -9,14 +9,14 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from sagaz_tiering.app.runtime import Runtime, open_runtime
+from sagaz_tiering.app.tiered import TieredSnapshotStorage
+from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import VirtualClock
-from sagaz_tiering.db.migrations import migrate
-from sagaz_tiering.engine import JobReport, run_job
-from sagaz_tiering.engine.job import Tally
-from sagaz_tiering.engine.rebuild import Wish, proposed_id, rebuild
-from sagaz_tiering.settings import TieringConfig
-from sagaz_tiering.tiered import TieredSnapshotStorage
-from sagaz_tiering.wiring import Runtime, open_runtime
+from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.jobs import JobReport, run_job
+from sagaz_tiering.jobs.context import Tally
+from sagaz_tiering.operations.rebuild import Wish, proposed_id, rebuild
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

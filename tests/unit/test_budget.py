@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.snapshots import make
 
-from sagaz_tiering.codec import encode
+from sagaz_tiering.codec.threaded import encode_record
+from sagaz_tiering.codec.typed_json import Replacing, dumps, private_copy
+from sagaz_tiering.codec.typed_json.budget import PastBudget, is_exact_json
+from sagaz_tiering.codec.unsupported import Texts
+from sagaz_tiering.codec.value import encode
 from sagaz_tiering.errors import NotSerializable, SnapshotTooLarge
-from sagaz_tiering.storage.encoding import encode_record
-from sagaz_tiering.storage.unsupported import Texts
-from sagaz_tiering.typed_json import Replacing, dumps, private_copy
-from sagaz_tiering.typed_json.budget import PastBudget, is_exact_json
 
 LIMIT = 512 * 1024
 DOUBLINGS = 18

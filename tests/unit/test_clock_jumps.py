@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from support.day_of_jumps import DAY_S, LOOK_EVERY_S, STOPPED_S, Day, day_of_jumps
 
+from sagaz_tiering.config.sections import Schedule
 from sagaz_tiering.daemon.schedule import OVERDUE_AFTER
-from sagaz_tiering.engine import JOBS
-from sagaz_tiering.settings_sections import Schedule
+from sagaz_tiering.jobs import JOBS
 
 SEED = 7
 TIMER_S = 1e-3

@@ -20,12 +20,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.exact import exactly
 
-from sagaz_tiering import codec
 from sagaz_tiering.clock import from_micros
-from sagaz_tiering.codec import Record, decode, encode, from_value, read_meta, to_value
+from sagaz_tiering.codec import value as codec
+from sagaz_tiering.codec.typed_json import Encoding
+from sagaz_tiering.codec.value import Record, decode, encode, from_value, read_meta, to_value
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable, SnapshotTooLarge
 from sagaz_tiering.snapshot import MAX_STEP_INDEX, SagaSnapshot
-from sagaz_tiering.typed_json import Encoding
 
 GOLDEN = Path(make.__file__).parent
 SAVED_US = samples.SAVED_US

@@ -17,14 +17,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.payload import snapshots
 
-from sagaz_tiering.codec import CorruptRecord, Record, encode, from_value, read_header, to_value
-from sagaz_tiering.dictionaries import shelf as shelf_module
-from sagaz_tiering.dictionaries.shelf import Dictionaries
+from sagaz_tiering.codec.value import CorruptRecord, Record, encode, from_value, read_header, to_value
+from sagaz_tiering.codec.zstd import Dictionary
+from sagaz_tiering.dictionaries import cache as shelf_module
+from sagaz_tiering.dictionaries.cache import Dictionaries
 from sagaz_tiering.dictionaries.training import disguised, enough, mask, train
-from sagaz_tiering.engine.dictionary_samples import masked_contents
 from sagaz_tiering.errors import CatalogUnavailable, CorruptPack, HotTierUnavailable
-from sagaz_tiering.pack.format import check_frame, open_frame, parse_pack
-from sagaz_tiering.zstd import Dictionary
+from sagaz_tiering.jobs.train.samples import masked_contents
+from sagaz_tiering.packs.format import check_frame, open_frame, parse_pack
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 TOKEN = re.compile(rb'"(?:[^"\\]|\\.)*"|[\w.@+-]+')

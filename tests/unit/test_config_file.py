@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sagaz_tiering.config_file import load_config, load_with_warnings
+from sagaz_tiering.config.load import load_config, load_with_warnings
+from sagaz_tiering.costs import minimum_durations
 from sagaz_tiering.errors import ConfigError, PolicyError
 from sagaz_tiering.storage_class import StorageClass
 
@@ -43,7 +44,7 @@ def refusal(text: str | bytes) -> ConfigError:
 
 def warnings(text: str) -> list[str]:
     Path("tiering.yaml").write_text(text, encoding="utf-8")
-    return [str(warning) for warning in load_with_warnings("tiering.yaml")[1]]
+    return [str(warning) for warning in load_with_warnings("tiering.yaml", minimum_durations)[1]]
 
 
 # --- the examples that are shipped -----------------------------------------------------------------------------
@@ -52,7 +53,7 @@ def warnings(text: str) -> list[str]:
 @pytest.mark.parametrize("name", ["tiering.yaml", "embedded.yaml"])
 def test_shipped_example_loads_without_a_warning(name: str) -> None:
     """What a stranger starts from is beyond doubt, and its last policy matches everything."""
-    config, found = load_with_warnings(ROOT / "config" / name)
+    config, found = load_with_warnings(ROOT / "config" / name, minimum_durations)
     assert [str(warning) for warning in found] == []
     assert [policy.name for policy in config.policies] == ["payments", "default"]
 

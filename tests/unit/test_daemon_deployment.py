@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 import yaml
 
-from sagaz_tiering.config_file import load_with_warnings
-from sagaz_tiering.settings import TieringConfig
+from sagaz_tiering.config.load import load_with_warnings
+from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.costs import minimum_durations
 
 ROOT = Path(__file__).parents[2]
 
@@ -28,7 +29,7 @@ def config(manifests: dict[str, Any], tmp_path: Path, monkeypatch: pytest.Monkey
     path.write_text(manifests["ConfigMap"]["data"]["tiering.yaml"])
     for name, value in manifests["Secret"]["stringData"].items():
         monkeypatch.setenv(name, value)
-    loaded, warnings = load_with_warnings(path)
+    loaded, warnings = load_with_warnings(path, minimum_durations)
     assert warnings == []
     return loaded
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sagaz_tiering.config_file import load_config
+from sagaz_tiering.config.load import load_config
+from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.daemon.reload import changes, needing_restart
-from sagaz_tiering.settings import TieringConfig
 
 BASE = """
 tiers:

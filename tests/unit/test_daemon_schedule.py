@@ -13,8 +13,8 @@ from support.virtual_time import VirtualTimeLoop
 from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.daemon.backoff import FullJitter
 from sagaz_tiering.daemon.schedule import OVERDUE_AFTER, STAGGER, JobSchedule, Times, first_delays
-from sagaz_tiering.engine import JobReport
 from sagaz_tiering.errors import CatalogUnavailable, SchemaMismatch
+from sagaz_tiering.jobs import JobReport
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)

@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from sagaz_tiering.daemon.supervisor import Supervisor
+from sagaz_tiering.daemon.systemd import Supervisor
 
 
 @contextmanager

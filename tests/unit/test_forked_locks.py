@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from sagaz_tiering.objects.local_tree import ObjectTree, Record
+from sagaz_tiering.objects.local.tree import ObjectTree, Record
 from sagaz_tiering.storage.filesystem.locks import Lock, Locks
 from sagaz_tiering.storage_class import StorageClass
 

@@ -12,13 +12,13 @@ import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from golden import make, samples
 
+from sagaz_tiering.codec.zstd import decompress
 from sagaz_tiering.errors import CorruptPack, ErasedData, MissingDependencyError
-from sagaz_tiering.pack.encryption import FrameKey
-from sagaz_tiering.pack.footer import footer_content
-from sagaz_tiering.pack.format import PackWriter, SealedPack, build_frame, open_frame, parse_pack
-from sagaz_tiering.pack.frame import packed_header, read_frame_header
-from sagaz_tiering.pack.wire import digest
-from sagaz_tiering.zstd import decompress
+from sagaz_tiering.keys.frame_key import FrameKey
+from sagaz_tiering.packs.footer import footer_content
+from sagaz_tiering.packs.format import PackWriter, SealedPack, build_frame, open_frame, parse_pack
+from sagaz_tiering.packs.frame import packed_header, read_frame_header
+from sagaz_tiering.packs.wire import digest
 
 GOLDEN = Path(__file__).parent.parent / "golden"
 KEY = FrameKey(key_id=b"k" * 16, secret=b"s" * 32)

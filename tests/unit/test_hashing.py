@@ -12,12 +12,12 @@ import pytest
 from golden.samples import SAVED_US
 from support.snapshots import make
 
-from sagaz_tiering.codec import encode
+from sagaz_tiering.codec.threaded import encode_record
+from sagaz_tiering.codec.typed_json import Encoding, StoredObject, dumps, loads, private_copy
+from sagaz_tiering.codec.typed_json.hashing import MOST_ALIKE
+from sagaz_tiering.codec.unsupported import Texts
+from sagaz_tiering.codec.value import encode
 from sagaz_tiering.errors import CorruptRecord, NotSerializable
-from sagaz_tiering.storage.encoding import encode_record
-from sagaz_tiering.storage.unsupported import Texts
-from sagaz_tiering.typed_json import Encoding, StoredObject, dumps, loads, private_copy
-from sagaz_tiering.typed_json.hashing import MOST_ALIKE
 
 MODULUS = 2**61 - 1
 MANY = 60_000

@@ -11,10 +11,10 @@ from botocore.exceptions import ClientError
 
 import sagaz_tiering
 from sagaz_tiering.cli.options import CONFIG_PLACES
-from sagaz_tiering.db.refusals import missing_grant, reach_hint, refusal_hint
-from sagaz_tiering.objects.s3_errors import Asked, translated
-from sagaz_tiering.objects.s3_options import S3Options
-from sagaz_tiering.storage.redis.hints import missing_right
+from sagaz_tiering.drivers.postgresql.refusals import missing_grant, reach_hint, refusal_hint
+from sagaz_tiering.drivers.redis.hints import missing_right
+from sagaz_tiering.objects.s3.errors import Asked, translated
+from sagaz_tiering.objects.s3.options import S3Options
 
 PACKAGE = Path(sagaz_tiering.__file__).parent
 
@@ -103,7 +103,7 @@ def test_no_message_names_a_file_that_only_the_repository_has() -> None:
     """Whoever installed the wheel has neither docs/ nor config/."""
     found = []
     for path in PACKAGE.rglob("*.py"):
-        if path.name == "settings_reference.py":  # makes docs/configuration.md, in the repository
+        if path.name == "reference.py":  # makes docs/configuration.md, in the repository
             continue
         tree = ast.parse(path.read_text())
         documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}

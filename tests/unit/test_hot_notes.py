@@ -12,7 +12,7 @@ from support.snapshots import make
 from sagaz_tiering.catalog.hot_saves import HotSave
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.snapshot import SnapshotMeta
-from sagaz_tiering.tiered.noting import HotNotes
+from sagaz_tiering.tiered.hot_notes import HotNotes
 
 
 class Saves:

@@ -9,9 +9,9 @@ from uuid import uuid4
 import pytest
 
 from sagaz_tiering.errors import ConfigError, MasterKeyUnavailable
-from sagaz_tiering.keyring import CACHE_SECONDS, CACHE_SIZE, Keyring
-from sagaz_tiering.master_keys.base import WrappedKey
-from sagaz_tiering.master_keys.key_file import KeyFile, generate, read_key_file
+from sagaz_tiering.keys.key_file import KeyFile, generate, read_key_file
+from sagaz_tiering.keys.keyring import CACHE_SECONDS, CACHE_SIZE, Keyring
+from sagaz_tiering.keys.master import WrappedKey
 
 GOOD = base64.b64encode(b"m" * 32).decode()
 OTHER = base64.b64encode(b"o" * 32).decode()

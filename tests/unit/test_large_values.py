@@ -18,12 +18,12 @@ from support import payload
 from support.exact import exactly
 from support.threads import OfLarge
 
-from sagaz_tiering.codec import body_shape, encode
+from sagaz_tiering.codec.threaded import decode_record, decode_value, encode_record, encode_value
+from sagaz_tiering.codec.typed_json import LARGE, MAX_DEPTH, Encoding, Shape, dumps, loads, private_copy, shape_of
+from sagaz_tiering.codec.typed_json.write import tag
+from sagaz_tiering.codec.value import body_shape, encode
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.storage.encoding import decode_record, decode_value, encode_record, encode_value
-from sagaz_tiering.typed_json import LARGE, MAX_DEPTH, Encoding, Shape, dumps, loads, private_copy, shape_of
-from sagaz_tiering.typed_json.tagging import tag
 
 SAVED_US = samples.SAVED_US
 

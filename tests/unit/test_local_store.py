@@ -33,9 +33,9 @@ from sagaz_tiering.errors import (
     SagazTieringError,
 )
 from sagaz_tiering.objects.base import ObjectStore, RestoreState
-from sagaz_tiering.objects.local import LocalObjectStore
-from sagaz_tiering.objects.local_errors import translated
-from sagaz_tiering.objects.local_options import LocalOptions
+from sagaz_tiering.objects.local.errors import translated
+from sagaz_tiering.objects.local.options import LocalOptions
+from sagaz_tiering.objects.local.store import LocalObjectStore
 from sagaz_tiering.storage_class import StorageClass
 
 IA = StorageClass.STANDARD_IA
@@ -162,7 +162,7 @@ async def test_modified_at_is_the_clocks(store: LocalObjectStore, clock: Virtual
 CRASHING_PUT = """
 import builtins, hashlib, os, sys
 from pathlib import Path
-from sagaz_tiering.objects.local_tree import ObjectTree, Record
+from sagaz_tiering.objects.local.tree import ObjectTree, Record
 from sagaz_tiering.storage_class import StorageClass
 
 action, base = sys.argv[1], Path(sys.argv[2])
@@ -264,7 +264,7 @@ import asyncio, hashlib, sys
 from datetime import UTC, datetime
 from pathlib import Path
 from sagaz_tiering.clock import VirtualClock
-from sagaz_tiering.objects.local import LocalObjectStore
+from sagaz_tiering.objects.local.store import LocalObjectStore
 from sagaz_tiering.storage_class import StorageClass
 
 async def main():

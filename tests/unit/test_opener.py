@@ -11,9 +11,10 @@ import pytest
 from support.snapshots import make
 
 import sagaz_tiering
-from sagaz_tiering import from_sagaz, opener
+from sagaz_tiering.app import storage_url as opener
+from sagaz_tiering.app.storage_url import open_source, open_storage, parse_address
 from sagaz_tiering.errors import ConfigError
-from sagaz_tiering.opener import open_source, open_storage, parse_address
+from sagaz_tiering.sagaz_engine import imports as from_sagaz
 
 REDIS = "redis://user:geheim@localhost:6379/0"
 POSTGRES = "postgresql://user:geheim@localhost/sagaz"

@@ -12,13 +12,13 @@ from subprocess import check_output
 import asyncpg
 import pytest
 
-from sagaz_tiering.own_process import ignore_abandoned_connects
+from sagaz_tiering.app.process import ignore_abandoned_connects
 
 BEFORE = os.getpriority(os.PRIO_PROCESS, 0)
 SCRIPT = """
 import json, os, sys, threading
 from subprocess import check_output
-from sagaz_tiering.own_process import yield_to_others
+from sagaz_tiering.app.process import yield_to_others
 
 def niceness():
     return os.getpriority(os.PRIO_PROCESS, 0)

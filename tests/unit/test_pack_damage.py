@@ -17,13 +17,14 @@ import zstandard
 from golden import make, samples
 from support.packs import some_pack
 
-from sagaz_tiering.checksum import body_crc
-from sagaz_tiering.codec import Record
+from sagaz_tiering.codec.crc import body_crc
+from sagaz_tiering.codec.value import Record
 from sagaz_tiering.errors import CorruptPack
-from sagaz_tiering.pack import format as pack_format
-from sagaz_tiering.pack import frame as pack_frame
-from sagaz_tiering.pack.footer import footer_content, open_footer_content
-from sagaz_tiering.pack.format import (
+from sagaz_tiering.packs import format as pack_format
+from sagaz_tiering.packs import frame as pack_frame
+from sagaz_tiering.packs.columns import MIN_META_BYTES
+from sagaz_tiering.packs.footer import footer_content, open_footer_content
+from sagaz_tiering.packs.format import (
     END_MAGIC,
     MAGIC,
     TAIL_LENGTH,
@@ -34,10 +35,9 @@ from sagaz_tiering.pack.format import (
     parse_footer,
     parse_pack,
 )
-from sagaz_tiering.pack.frame import frame_content, read_frame_content
-from sagaz_tiering.pack.metas import MIN_META_BYTES
-from sagaz_tiering.pack.reader import footer_part, read_footer
-from sagaz_tiering.pack.wire import digest
+from sagaz_tiering.packs.frame import frame_content, read_frame_content
+from sagaz_tiering.packs.reader import footer_part, read_footer
+from sagaz_tiering.packs.wire import digest
 
 
 def renamed(record: Record, other: Record) -> Record:

@@ -14,13 +14,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.packs import numbered, seal, some_pack
 
-from sagaz_tiering import codec
 from sagaz_tiering.clock import from_micros
-from sagaz_tiering.codec import Record, decode, encode
+from sagaz_tiering.codec import value as codec
+from sagaz_tiering.codec.value import Record, decode, encode
 from sagaz_tiering.errors import CorruptPack
-from sagaz_tiering.pack import frame as pack_frame
-from sagaz_tiering.pack.footer import footer_content, open_footer_content
-from sagaz_tiering.pack.format import (
+from sagaz_tiering.packs import frame as pack_frame
+from sagaz_tiering.packs.footer import footer_content, open_footer_content
+from sagaz_tiering.packs.format import (
     MAGIC,
     TAIL_LENGTH,
     PackWriter,
@@ -30,7 +30,7 @@ from sagaz_tiering.pack.format import (
     parse_footer,
     parse_pack,
 )
-from sagaz_tiering.pack.frame import frame_content, read_frame_content
+from sagaz_tiering.packs.frame import frame_content, read_frame_content
 from sagaz_tiering.snapshot import MAX_STEP_INDEX
 
 GOLDEN = Path(make.__file__).parent

@@ -17,10 +17,10 @@ import pytest
 from golden import samples
 from support import payload
 
-from sagaz_tiering import codec
+from sagaz_tiering.codec import value as codec
+from sagaz_tiering.codec.threaded import encode_record
+from sagaz_tiering.codec.typed_json import LARGE, MAX_DEPTH, Encoding, dumps, loads, plain_json
 from sagaz_tiering.errors import NotSerializable
-from sagaz_tiering.storage.encoding import encode_record
-from sagaz_tiering.typed_json import LARGE, MAX_DEPTH, Encoding, dumps, loads, plain_json
 
 Point = namedtuple("Point", "x y")
 

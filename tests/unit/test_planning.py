@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 
-from sagaz_tiering.planning import (
+from sagaz_tiering.costs import (
     Due,
     Expired,
     Inputs,
     PackGroup,
     Plan,
+    PriceList,
     Rewriting,
     choose_class,
     compare_layouts,
@@ -27,7 +28,6 @@ from sagaz_tiering.planning import (
     share_cost,
 )
 from sagaz_tiering.policy import Policy, PolicySet
-from sagaz_tiering.prices import PriceList
 from sagaz_tiering.storage_class import StorageClass
 
 KB, MB, GB = 2**10, 2**20, 2**30

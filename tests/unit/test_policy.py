@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from sagaz_tiering.clock import to_micros
+from sagaz_tiering.config.patterns import matcher, patterns_cover
+from sagaz_tiering.config.policy_lint import policy_warnings
+from sagaz_tiering.costs import PriceList
 from sagaz_tiering.errors import PolicyError
-from sagaz_tiering.patterns import matcher, patterns_cover
 from sagaz_tiering.policy import UNMATCHED, Durability, Match, Policy, PolicySet
-from sagaz_tiering.policy_checks import policy_warnings
-from sagaz_tiering.prices import PriceList
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage_class import StorageClass
 

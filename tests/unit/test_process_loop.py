@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 from support.elsewhere import in_thread
 
+from sagaz_tiering.drivers.process_loop import Helper, HomeLoop, Twin
 from sagaz_tiering.errors import WrongEventLoop
-from sagaz_tiering.process_loop import Helper, HomeLoop, Twin
 
 pytestmark = pytest.mark.guarantee("G13")
 
@@ -189,7 +189,7 @@ async def test_twin_is_opened_once_for_all_and_again_after_closing() -> None:
 _AT_EXIT = """
 import asyncio
 from contextlib import asynccontextmanager
-from sagaz_tiering.process_loop import Twin
+from sagaz_tiering.drivers.process_loop import Twin
 
 @asynccontextmanager
 async def place():

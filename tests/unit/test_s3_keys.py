@@ -8,7 +8,7 @@ from uuid import UUID
 
 import pytest
 
-from sagaz_tiering.codec import MAX_US, MIN_US
+from sagaz_tiering.codec.value import MAX_US, MIN_US
 from sagaz_tiering.snapshot import MAX_STEP_INDEX, SnapshotMeta
 from sagaz_tiering.storage.s3 import keys as s3_keys
 from sagaz_tiering.storage.s3.keys import Entry

@@ -9,11 +9,11 @@ from uuid import uuid4
 from support.payload import saga
 
 from sagaz_tiering.catalog.durable import Put
-from sagaz_tiering.codec import encode
+from sagaz_tiering.codec.value import encode
 from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.tiered.pause import Pause
-from sagaz_tiering.tiered.saving import Saver
+from sagaz_tiering.tiered.save import Saver
 
 
 class Tier:

@@ -9,7 +9,7 @@ import pytest
 from structlog.testing import capture_logs
 from support.clocks import Servers, Uptime
 
-from sagaz_tiering.server_clock import AGREEING
+from sagaz_tiering.drivers.server_clock import AGREEING
 
 pytestmark = pytest.mark.guarantee("G11")
 YEAR = timedelta(days=365)

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sagaz_tiering.environment import ignored_variables, overrides
+from sagaz_tiering.config.environment import ignored_variables, overrides
+from sagaz_tiering.config.model import ColdTier, TieringConfig
+from sagaz_tiering.config.reference import reference
 from sagaz_tiering.errors import ConfigError
-from sagaz_tiering.settings import ColdTier, TieringConfig
-from sagaz_tiering.settings_reference import reference
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hunter2"
@@ -283,7 +283,7 @@ def test_environment_names_variables_that_set_nothing() -> None:
 def test_reference_is_up_to_date() -> None:
     """docs/configuration.md is what the models generate."""
     written = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
-    assert written == reference(), "run: python -m sagaz_tiering.settings_reference > docs/configuration.md"
+    assert written == reference(), "run: python -m sagaz_tiering.config.reference > docs/configuration.md"
 
 
 def test_reference_explains_every_key() -> None:

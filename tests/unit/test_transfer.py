@@ -25,7 +25,7 @@ from sagaz_tiering.errors import (
     SagazTieringError,
     SnapshotTooLarge,
 )
-from sagaz_tiering.from_sagaz.source import Tally
+from sagaz_tiering.sagaz_engine.imports.source import Tally
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef, Tier
 from sagaz_tiering.transfer import TransferProgress, TransferReport
 

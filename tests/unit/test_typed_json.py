@@ -22,8 +22,8 @@ from sagaz.core.types import (  # type: ignore[import-untyped]  # sagaz ships no
 )
 from support.exact import exactly
 
+from sagaz_tiering.codec.typed_json import Encoding, dumps, enums, loads, register_enum
 from sagaz_tiering.snapshot import ReplayStatus, SnapshotStrategy
-from sagaz_tiering.typed_json import Encoding, dumps, enums, loads, register_enum
 
 pytestmark = pytest.mark.guarantee("G4")
 

@@ -16,8 +16,8 @@ from sagaz.core.types import (  # type: ignore[import-untyped]  # sagaz ships no
     ParallelFailureStrategy,
 )
 
+from sagaz_tiering.codec.typed_json import MAX_DEPTH, Encoding, dumps, loads
 from sagaz_tiering.errors import CorruptRecord, NotSerializable
-from sagaz_tiering.typed_json import MAX_DEPTH, Encoding, dumps, loads
 
 
 class Colour(StrEnum):

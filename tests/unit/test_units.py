@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sagaz_tiering.units import (
+from sagaz_tiering.config.units import (
     MAX_DURATION,
     MAX_SIZE,
     format_duration,

@@ -11,9 +11,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
 
-from sagaz_tiering.storage.redis.sentinels import sentinel_options
-from sagaz_tiering.storage.redis.url import parse_redis_url
-from sagaz_tiering.urls import (
+from sagaz_tiering.config.urls import (
     ColdUrl,
     EndpointUrl,
     PostgresUrl,
@@ -25,6 +23,8 @@ from sagaz_tiering.urls import (
     postgres_address,
     redacted,
 )
+from sagaz_tiering.drivers.redis.sentinels import sentinel_options
+from sagaz_tiering.drivers.redis.url import parse_redis_url
 
 SECRET = "hunter2"
 

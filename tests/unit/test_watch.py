@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable
-from sagaz_tiering.incarnation import Look
-from sagaz_tiering.tiered import watch as module
+from sagaz_tiering.hot.incarnation import Look
+from sagaz_tiering.tiered import freshness as module
+from sagaz_tiering.tiered.freshness import Watch
 from sagaz_tiering.tiered.pause import Pause
-from sagaz_tiering.tiered.watch import Watch
 
 
 class Announcements:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sagaz_tiering import workers
-from sagaz_tiering.engine.job import LEAST_SHARE, JobOptions
+from sagaz_tiering.app import workers
+from sagaz_tiering.jobs.context import LEAST_SHARE, JobOptions
 
 MIB = 2**20
 

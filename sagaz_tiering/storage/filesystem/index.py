@@ -21,14 +21,7 @@ from sagaz_tiering.errors import CorruptRecord, LocalStorageUnavailable
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.storage.filesystem import record as form
-from sagaz_tiering.storage.filesystem.files import (
-    FileState,
-    Folder,
-    opened,
-    opened_top,
-    read_bytes,
-    remove_if_empty,
-)
+from sagaz_tiering.storage.filesystem.files import FileState, Folder, opened, opened_top, read_bytes, remove_if_empty
 from sagaz_tiering.storage.filesystem.layout import (
     SUFFIXES,
     Layout,

@@ -9,14 +9,7 @@ from typing import NamedTuple
 from uuid import UUID
 
 from sagaz_tiering.storage.filesystem.files import FileState, make_folder, opened, opened_top
-from sagaz_tiering.storage.filesystem.layout import (
-    SUFFIXES,
-    Layout,
-    canonical,
-    snapshot_name,
-    snapshot_of,
-    temporary,
-)
+from sagaz_tiering.storage.filesystem.layout import SUFFIXES, Layout, canonical, snapshot_name, snapshot_of, temporary
 from sagaz_tiering.storage.filesystem.locks import Lock, Locks
 
 

@@ -25,14 +25,14 @@ from uuid import UUID
 
 import orjson
 
-from sagaz_tiering import typed_json
 from sagaz_tiering.clock import from_micros
-from sagaz_tiering.codec import Record
+from sagaz_tiering.codec import typed_json
+from sagaz_tiering.codec.typed_json import LARGE, Encoding
+from sagaz_tiering.codec.typed_json.depth import too_deep
+from sagaz_tiering.codec.value import Record
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot
 from sagaz_tiering.snapshot import ReplayStatus, SagaSnapshot, as_utc
 from sagaz_tiering.storage.filesystem.files import MAX_FILE_BYTES
-from sagaz_tiering.typed_json import LARGE, Encoding
-from sagaz_tiering.typed_json.depth import too_deep
 
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _GZIP_LEVEL: Final = 6

@@ -17,13 +17,14 @@ from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, SystemClock, to_micros
+from sagaz_tiering.codec.threaded import encode_record
+from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
 from sagaz_tiering.errors import ConfigError, CorruptRecord, LocalStorageUnavailable
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, as_uuid
-from sagaz_tiering.storage import replay_log
+from sagaz_tiering.storage import replay_records as replay_log
 from sagaz_tiering.storage.answers import text_ids_find_nothing
 from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import Health, checked_limit
-from sagaz_tiering.storage.encoding import encode_record
 from sagaz_tiering.storage.filesystem.errors import translated
 from sagaz_tiering.storage.filesystem.index import Entry, View
 from sagaz_tiering.storage.filesystem.record import replay_document
@@ -31,7 +32,6 @@ from sagaz_tiering.storage.filesystem.replays import order_key
 from sagaz_tiering.storage.filesystem.session import AT_ONCE, FilesystemSession
 from sagaz_tiering.storage.filesystem.store import Found, pages
 from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
-from sagaz_tiering.storage.unsupported import OnUnsupported, texts_for
 
 T = TypeVar("T")
 

@@ -9,7 +9,7 @@ from typing import Final
 from uuid import UUID
 
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.codec import Record
+from sagaz_tiering.codec.value import Record
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.filesystem import record as form

@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Any, Final
 from uuid import UUID
 
-from sagaz_tiering.typed_json import Encoding, dumps, loads, stored_object
+from sagaz_tiering.codec.typed_json import Encoding, dumps, loads, stored_object
 
 _UNSTORABLE: Final = re.compile("[\x00\ud800-\udfff]")
 _LARGEST_DECIMAL: Final = 2**4096

@@ -9,13 +9,13 @@ from typing import Any, Final
 
 import asyncpg
 
-from sagaz_tiering.db.database import Connection, Database, DatabaseOptions, affected
-from sagaz_tiering.db.queries import load
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database, DatabaseOptions, affected
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.server_clock import Sample
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError, CorruptRecord, SnapshotTooLarge
-from sagaz_tiering.server_clock import Sample
 from sagaz_tiering.storage.postgresql.schema import TABLES, missing
 
-_SQL: Final = load("standalone_schema")
+_SQL: Final = load(__package__, "standalone_schema")
 _SCHEMA_TIMEOUT_S: Final = 900.0
 """For making tables, or waiting for another process that does: an index over many rows of sagaz takes long."""
 

@@ -1,7 +1,7 @@
 """Snapshots and replay records <-> rows: columns for SQL, JSONB to be queried, and `body`, which is exact.
 
 The columns are the truth, so that `UPDATE saga_snapshots SET retention_until = …` counts; `body` gives what JSONB
-cannot: a snapshot's is the value of `codec.to_value`, a replay record's is the typed JSON of `context_override`
+cannot: a snapshot's is the value of `codec.value.to_value`, a replay record's is the typed JSON of `context_override`
 behind a byte for its encoding. Where there is none, JSONB is read: `body` is NULL in rows that sagaz wrote (their
 names are as they are) and empty in rows that were edited by SQL (their names are escaped, as all of ours).
 """
@@ -14,17 +14,17 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
-from sagaz_tiering import typed_json
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.codec import MAX_SNAPSHOT_BYTES, decode, encode, from_value, to_value
-from sagaz_tiering.db.text import from_column, to_column
+from sagaz_tiering.codec import typed_json
+from sagaz_tiering.codec.threaded import LARGE_BYTES, is_large
+from sagaz_tiering.codec.typed_json import Encoding
+from sagaz_tiering.codec.unsupported import Texts
+from sagaz_tiering.codec.value import MAX_SNAPSHOT_BYTES, decode, encode, from_value, to_value
+from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, replay_record
 from sagaz_tiering.storage.answers import check_answer
-from sagaz_tiering.storage.encoding import LARGE_BYTES, is_large
 from sagaz_tiering.storage.postgresql.jsonb import queryable, queryable_value
-from sagaz_tiering.storage.unsupported import Texts
-from sagaz_tiering.typed_json import Encoding
 
 Row = Any
 """A row by column names (`asyncpg.Record`, whose package need not be there to import this module)."""

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Final
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, to_micros
-from sagaz_tiering.db.queries import load
+from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.server_clock import ServerClock
 from sagaz_tiering.errors import ConfigError, CorruptRecord, MissingDependencyError, SagazTieringError
-from sagaz_tiering.server_clock import ServerClock
 from sagaz_tiering.snapshot import MAX_STEP_INDEX, ReplayResult, SagaSnapshot, as_utc, as_uuid
 from sagaz_tiering.storage.answers import check_answer, checked_replay, text_ids_find_nothing
 from sagaz_tiering.storage.any_loop import AnyLoop
@@ -21,12 +22,11 @@ from sagaz_tiering.storage.base import Health, as_duration, checked_limit
 from sagaz_tiering.storage.postgresql.rows import Row, replay_of, replay_row_of, row_of, snapshot_of, step_as_stored
 from sagaz_tiering.storage.postgresql.url import checked_options, shown_url
 from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
-from sagaz_tiering.storage.unsupported import OnUnsupported, texts_for
 
 if TYPE_CHECKING:
     from sagaz_tiering.storage.postgresql.pool import SnapshotPool
 
-_SQL: Final = load("standalone")
+_SQL: Final = load(__package__, "standalone")
 _KIND: Final = "postgresql"
 
 _PAGE: Final = 200
@@ -57,7 +57,7 @@ class PostgreSQLSnapshotStorage(AnyLoop):
     Every method raises CatalogUnavailable while the server cannot be asked and ConfigError where it refuses.
     """
 
-    CREATE_TABLES_SQL: ClassVar[str] = load("standalone_schema")["create_tables"]
+    CREATE_TABLES_SQL: ClassVar[str] = load(__package__, "standalone_schema")["create_tables"]
     """Makes or upgrades the tables; may be run any number of times."""
 
     def __init__(
@@ -81,7 +81,7 @@ class PostgreSQLSnapshotStorage(AnyLoop):
             import asyncpg  # noqa: F401
         except ImportError as exc:
             raise MissingDependencyError("asyncpg", type(self).__name__) from exc
-        from sagaz_tiering.db.database import DatabaseOptions
+        from sagaz_tiering.drivers.postgresql.pool import DatabaseOptions
 
         super().__init__()
         if not 0 <= pool_min_size <= pool_max_size or pool_max_size < 1:

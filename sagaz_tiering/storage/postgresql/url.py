@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, Final
 
+from sagaz_tiering.config.urls import postgres_address, redacted
 from sagaz_tiering.errors import ConfigError
-from sagaz_tiering.urls import postgres_address, redacted
 
 _HINT = "give a URL such as postgresql://USER:PASSWORD@HOST:5432/DATABASE, or set PGHOST, PGDATABASE and so on"
 _SAYS_WHERE = ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")

@@ -18,7 +18,7 @@ from uuid import UUID
 from sagaz_tiering.errors import HotTierUnavailable
 from sagaz_tiering.storage.redis import keys as redis_keys
 from sagaz_tiering.storage.redis.keys import Place
-from sagaz_tiering.storage.redis.shelf import Entry, RedisShelf, Stored, damaged_pointer, new_nonce
+from sagaz_tiering.storage.redis.single import Entry, RedisShelf, Stored, damaged_pointer, new_nonce
 
 _OLD_US: Final = 3600 * 1_000_000
 """No save takes that long: a pointer of this age that leads nowhere is garbage."""

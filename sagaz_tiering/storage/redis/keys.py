@@ -29,7 +29,7 @@ from typing import NamedTuple
 from uuid import UUID
 from zlib import crc32
 
-from sagaz_tiering.codec import text_bytes
+from sagaz_tiering.codec.value import text_bytes
 
 SHARDS = tuple(f"{number:02x}" for number in range(256))
 PLACE_BYTES = 34

@@ -12,12 +12,12 @@ from typing import Any, Final
 from uuid import UUID
 
 from sagaz_tiering.clock import to_micros
+from sagaz_tiering.drivers.redis.client import load_script
 from sagaz_tiering.errors import CorruptRecord
-from sagaz_tiering.storage import replay_log
+from sagaz_tiering.storage import replay_records as replay_log
 from sagaz_tiering.storage.answers import checked_replay
 from sagaz_tiering.storage.redis.keys import PLACE_BYTES, Place, shard_of
-from sagaz_tiering.storage.redis.shelf import PAGE, RedisShelf
-from sagaz_tiering.storage.redis_client import load_script
+from sagaz_tiering.storage.redis.single import PAGE, RedisShelf
 from sagaz_tiering.storage.reporting import Gaps
 
 _KIND: Final = "redis"
@@ -43,7 +43,7 @@ class ReplayShelf:
         else:
             keys.append(of_saga)
         args = [place.text.encode() + replay_log.to_bytes(record), replay_id.hex, self._keys.prefix, created_us, member]
-        script = load_script("snapshots/replay", behind="snapshots/common")
+        script = load_script(__package__, "replay", behind="common")
         old = Place.parse(await self._redis.run(script, keys, args))
         if self._redis.is_cluster and old is not None and old != place:
             async with self._redis.use() as client:

@@ -11,21 +11,21 @@ from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.codec.threaded import decode_value, encode_value
+from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
+from sagaz_tiering.drivers.server_clock import ServerClock
 from sagaz_tiering.errors import ConfigError, CorruptRecord, MissingDependencyError, SagazTieringError
-from sagaz_tiering.server_clock import ServerClock
 from sagaz_tiering.snapshot import MAX_TIME, ReplayResult, SagaSnapshot, as_utc, as_uuid
-from sagaz_tiering.storage import replay_log
+from sagaz_tiering.storage import replay_records as replay_log
 from sagaz_tiering.storage.answers import check_answer, text_ids_find_nothing
 from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import Health, as_duration, checked_limit
-from sagaz_tiering.storage.encoding import decode_value, encode_value
 from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
-from sagaz_tiering.storage.unsupported import OnUnsupported, texts_for
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
-    from sagaz_tiering.storage.redis.shelf import Cursor, RedisShelf, Stored
+    from sagaz_tiering.storage.redis.single import Cursor, RedisShelf, Stored
 
 DEFAULT_URL: Final = "redis://localhost:6379"
 DEFAULT_KEY_PREFIX: Final = "snapshot:"
@@ -83,8 +83,8 @@ class RedisSnapshotStorage(AnyLoop):
         deadline = DEFAULT_SOCKET_TIMEOUT if socket_timeout is None else as_duration(socket_timeout, "socket_timeout")
         _check(default_ttl, compression_level, places)
         # Not before it is known that the driver is there.
-        from sagaz_tiering.storage.redis.url import parse_redis_url, with_driver_options
-        from sagaz_tiering.storage.redis_client import RedisOptions
+        from sagaz_tiering.drivers.redis.client import RedisOptions
+        from sagaz_tiering.drivers.redis.url import parse_redis_url, with_driver_options
 
         super().__init__()
         self.redis_url = redis_url
@@ -105,11 +105,11 @@ class RedisSnapshotStorage(AnyLoop):
         self._renew()
 
     def _renew(self) -> None:
+        from sagaz_tiering.drivers.redis.client import LazyRedis
         from sagaz_tiering.storage.redis.cluster import ClusterShelf
         from sagaz_tiering.storage.redis.keys import RedisKeys
         from sagaz_tiering.storage.redis.replays import ReplayShelf
-        from sagaz_tiering.storage.redis.shelf import RedisShelf
-        from sagaz_tiering.storage.redis_client import LazyRedis
+        from sagaz_tiering.storage.redis.single import RedisShelf
 
         self._redis = LazyRedis(self._options, self._client)
         kind = ClusterShelf if self._redis.is_cluster else RedisShelf
@@ -135,7 +135,7 @@ class RedisSnapshotStorage(AnyLoop):
         Raises InvalidSnapshot where it would not come back equal, HotTierUnavailable where it is not stored for sure.
         """
         with reported_save(snapshot, _KIND):
-            from sagaz_tiering.storage.redis.shelf import Entry
+            from sagaz_tiering.storage.redis.single import Entry
 
             level = self.compression_level if self.enable_compression else None
             ours, saved_us = SagaSnapshot.of(snapshot), await self._now_us()
@@ -249,7 +249,7 @@ class RedisSnapshotStorage(AnyLoop):
 
         degraded: `details["warnings"]` says what to look at. unhealthy: `details["error"]` says why.
         """
-        from sagaz_tiering.storage.redis import health as redis_health
+        from sagaz_tiering.drivers.redis import health as redis_health
 
         began, now_us = time.monotonic(), await self._now_us()
         try:

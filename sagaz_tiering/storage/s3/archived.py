@@ -5,24 +5,26 @@ from __future__ import annotations
 import shlex
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
+from uuid import UUID
 
+from sagaz_tiering.costs import PriceList
 from sagaz_tiering.errors import SnapshotArchived
-from sagaz_tiering.prices import PriceList
 
 if TYPE_CHECKING:
-    from sagaz_tiering.objects.s3_options import S3Options
-    from sagaz_tiering.storage.s3.reading import Body
+    from sagaz_tiering.objects.base import ObjectInfo
+    from sagaz_tiering.objects.s3.options import S3Options
 
 _RESTORE_DAYS = 7
 
 
-def promise(bodies: Sequence[Body], options: S3Options, prices: PriceList) -> SnapshotArchived:
+def promise(
+    snapshot_ids: Sequence[UUID], infos: Sequence[ObjectInfo], options: S3Options, prices: PriceList
+) -> SnapshotArchived:
     """The error that names all of these snapshots, with a command that works as it is for the first."""
-    infos = [body.found.info for body in bodies]
     storage_class, size = infos[0].storage_class, sum(info.size for info in infos) // len(infos)
     return SnapshotArchived(
         storage_class=storage_class.value,
-        snapshot_ids=[body.snapshot_id for body in bodies],
+        snapshot_ids=list(snapshot_ids),
         object_keys=[info.key for info in infos],
         options=prices.restore_options(storage_class, size, len(infos), days=_RESTORE_DAYS),
         how_to_restore=_how_to_restore(options, [info.key for info in infos]),

@@ -20,7 +20,7 @@ from hashlib import blake2b
 from typing import Final
 from uuid import UUID
 
-from sagaz_tiering.codec import NO_EXPIRY_US, text_bytes
+from sagaz_tiering.codec.value import NO_EXPIRY_US, text_bytes
 from sagaz_tiering.snapshot import MAX_STEP_INDEX, SnapshotMeta
 
 DATA: Final = "data/"

@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, to_micros
-from sagaz_tiering.codec import MAX_BODY_BYTES, read_meta
+from sagaz_tiering.codec.threaded import decode_value
+from sagaz_tiering.codec.value import MAX_BODY_BYTES, read_meta
+from sagaz_tiering.costs import PriceList
 from sagaz_tiering.errors import (
     CorruptPack,
     CorruptRecord,
@@ -26,18 +28,16 @@ from sagaz_tiering.errors import (
     ObjectStoreError,
     TierUnavailable,
 )
-from sagaz_tiering.prices import PriceList
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.storage.answers import check_answer
-from sagaz_tiering.storage.encoding import decode_value
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.storage.s3 import keys as s3_keys
 from sagaz_tiering.storage.s3.archived import promise
 from sagaz_tiering.storage.s3.keys import Entry
 
 if TYPE_CHECKING:
-    from sagaz_tiering.objects.s3_options import S3Options
-    from sagaz_tiering.objects.s3_records import FoundObject, S3RecordStore
+    from sagaz_tiering.objects.s3.options import S3Options
+    from sagaz_tiering.objects.s3.records import FoundObject, S3RecordStore
 
 SETTLED = timedelta(days=1)
 """No save takes so long: an entry of this age that its body contradicts stays untrue."""
@@ -114,7 +114,7 @@ class S3Reader:
         if body is None or (body.entry is not None and not body.entry.is_live(self.now_us())):
             return None
         if body.is_archived:
-            raise promise([body], self._options, self._prices)
+            raise promise([body.snapshot_id], [body.found.info], self._options, self._prices)
         return await body.snapshot()
 
     async def newest(
@@ -169,7 +169,12 @@ class S3Reader:
     def _told(self, archived: Sequence[Body], gaps: Gaps) -> None:
         """Archived ones are what cannot be read now, too: all with one promise."""
         if archived:
-            promised = promise(archived, self._options, self._prices)
+            promised = promise(
+                [body.snapshot_id for body in archived],
+                [body.found.info for body in archived],
+                self._options,
+                self._prices,
+            )
             for body in archived:
                 gaps.add(body.snapshot_id, promised)
 

@@ -16,7 +16,7 @@ from sagaz_tiering.storage.s3.keys import Entry
 from sagaz_tiering.storage.s3.reading import ABANDONED, SETTLED, Body, S3Reader, take, together
 
 if TYPE_CHECKING:
-    from sagaz_tiering.objects.s3_records import S3RecordStore
+    from sagaz_tiering.objects.s3.records import S3RecordStore
 
 _AT_ONCE = 200
 

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.errors import CorruptPack, CorruptRecord, ObjectNotFound
-from sagaz_tiering.storage import replay_log
+from sagaz_tiering.storage import replay_records as replay_log
 from sagaz_tiering.storage.answers import checked_replay
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.storage.s3 import keys as s3_keys
@@ -23,7 +23,7 @@ from sagaz_tiering.storage.s3.reading import take, together
 from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:
-    from sagaz_tiering.objects.s3_records import S3RecordStore
+    from sagaz_tiering.objects.s3.records import S3RecordStore
 
 _AT_ONCE = 16
 

@@ -14,7 +14,7 @@ from sagaz_tiering.storage.s3.reading import SETTLED, S3Reader, together
 from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:
-    from sagaz_tiering.objects.s3_records import FoundObject, S3RecordStore
+    from sagaz_tiering.objects.s3.records import FoundObject, S3RecordStore
 
 
 class S3Saver:

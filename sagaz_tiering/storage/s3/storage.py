@@ -33,13 +33,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, SystemClock, to_micros
+from sagaz_tiering.codec.threaded import encode_value
+from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
+from sagaz_tiering.costs import PriceList
 from sagaz_tiering.errors import ConfigError, InvalidKey, MissingDependencyError, SagazTieringError
-from sagaz_tiering.prices import PriceList
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, as_uuid
 from sagaz_tiering.storage.answers import text_ids_find_nothing
 from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import Health, as_duration, checked_limit
-from sagaz_tiering.storage.encoding import encode_value
 from sagaz_tiering.storage.reporting import measured_read, reported_save
 from sagaz_tiering.storage.s3 import keys as s3_keys
 from sagaz_tiering.storage.s3.reading import S3Reader
@@ -48,14 +49,13 @@ from sagaz_tiering.storage.s3.replays import S3Replays
 from sagaz_tiering.storage.s3.saving import S3Saver
 from sagaz_tiering.storage.s3.sdk_options import sdk_options
 from sagaz_tiering.storage.s3.walking import S3Walker
-from sagaz_tiering.storage.unsupported import OnUnsupported, texts_for
 from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
 
-    from sagaz_tiering.objects.s3_options import S3Options
-    from sagaz_tiering.objects.s3_records import S3RecordStore
+    from sagaz_tiering.objects.s3.options import S3Options
+    from sagaz_tiering.objects.s3.records import S3RecordStore
 
 BUCKET_VARIABLE = "SAGAZ_TIERING_S3_BUCKET"
 COUNTED = 10_000
@@ -324,7 +324,7 @@ class S3SnapshotStorage(AnyLoop):
         return (await self._opened()).store.sdk_client
 
     async def _make(self) -> _Open:
-        from sagaz_tiering.objects.s3_records import S3RecordStore  # needs the driver that the constructor asked for
+        from sagaz_tiering.objects.s3.records import S3RecordStore  # needs the driver that the constructor asked for
 
         store = await S3RecordStore.open(self._options)
         prices = PriceList.load(self._options.region)
@@ -345,7 +345,7 @@ def _options(**values: Any) -> S3Options:
         import_module("aioboto3")
     except ImportError as exc:
         raise MissingDependencyError("aioboto3", _NEEDS) from exc
-    from sagaz_tiering.objects.s3_options import S3Options, SettingNames  # needs the driver
+    from sagaz_tiering.objects.s3.options import S3Options, SettingNames  # needs the driver
 
     if not values["bucket"]:
         raise ConfigError(f"{_NEEDS} has no bucket", hint=f"give bucket_name, or set {BUCKET_VARIABLE}")

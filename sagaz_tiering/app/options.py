@@ -1,0 +1,147 @@
+"""Options of drivers and jobs, from the sections of the configuration."""
+
+from __future__ import annotations
+
+import importlib.util
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING
+
+from pydantic import SecretStr
+
+from sagaz_tiering.clock import Clock
+from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.config.urls import EMBEDDED, SecretUrl, bucket_and_prefix, file_path, redacted
+from sagaz_tiering.drivers.postgresql.pool import STATEMENT_CACHE_SIZE, DatabaseOptions
+from sagaz_tiering.errors import ConfigError, MissingDependencyError
+from sagaz_tiering.hot.tier import HotOptions
+from sagaz_tiering.jobs import JobOptions
+from sagaz_tiering.jobs.restore.notify import Notify
+from sagaz_tiering.keys.master import MasterKeys, NoMasterKeys
+from sagaz_tiering.keys.several import Several
+from sagaz_tiering.objects.base import ObjectStore
+
+if TYPE_CHECKING:
+    from sagaz_tiering.embedded.servers import Endpoints
+
+
+def database_options(config: TieringConfig, endpoints: Endpoints | None) -> DatabaseOptions:
+    catalog = config.catalog
+    url = _resolve(catalog.url.get_secret_value(), endpoints.postgres_url if endpoints else None, "catalog.url")
+    return DatabaseOptions(
+        url=url,
+        shown_url=redacted(url),
+        pool_min=catalog.pool_min,
+        pool_max=catalog.pool_max,
+        statement_cache_size=STATEMENT_CACHE_SIZE if catalog.statement_cache else 0,
+        command_timeout=catalog.command_timeout,
+    )
+
+
+def hot_options(config: TieringConfig, endpoints: Endpoints | None) -> HotOptions:
+    hot = config.tiers.hot
+    url = _resolve(hot.url.get_secret_value(), endpoints.redis_url if endpoints else None, "tiers.hot.url")
+    return HotOptions(
+        url=url,
+        shown_url=redacted(url),
+        key_prefix=hot.key_prefix,
+        socket_timeout=hot.socket_timeout,
+        max_connections=hot.max_connections,
+    )
+
+
+async def open_objects(
+    config: TieringConfig, endpoints: Endpoints | None, clock: Clock, stack: AsyncExitStack
+) -> ObjectStore:
+    cold = config.tiers.cold
+    if cold.is_directory:
+        from sagaz_tiering.objects.local.store import LocalObjectStore
+
+        return await stack.enter_async_context(await LocalObjectStore.open(file_path(cold.url), clock))
+    from sagaz_tiering.objects.s3.options import S3Options
+    from sagaz_tiering.objects.s3.store import S3ObjectStore
+
+    bucket, prefix = bucket_and_prefix(cold.url)
+    endpoint, access, secret = cold.endpoint_url, _plain(cold.access_key_id), _plain(cold.secret_access_key)
+    if endpoint == EMBEDDED:
+        endpoint = _resolve(endpoint, endpoints.s3_endpoint if endpoints else None, "tiers.cold.endpoint_url")
+        access, secret = (endpoints.s3_access_key_id, endpoints.s3_secret_access_key) if endpoints else (None, None)
+    options = S3Options(
+        bucket=bucket,
+        prefix=prefix,
+        region=cold.region,
+        endpoint_url=endpoint,
+        encryption=cold.encryption.value,
+        kms_key_id=cold.kms_key_id,
+        access_key_id=access,
+        secret_access_key=secret,
+        checksums=cold.checksums.value,
+        connect_timeout=cold.connect_timeout,
+        request_timeout=cold.request_timeout,
+        multipart_threshold=cold.multipart_threshold,
+    )
+    return await stack.enter_async_context(await S3ObjectStore.open(options))
+
+
+def master_keys(config: TieringConfig) -> MasterKeys:
+    """What the configuration names; nothing is read or asked before a data key is needed."""
+    section = config.encryption
+    if section is None:
+        return NoMasterKeys()
+    if importlib.util.find_spec("cryptography") is None:
+        raise MissingDependencyError("cryptography", "the section `encryption`")
+    found: dict[str, MasterKeys] = {}
+    if section.key_file is not None:
+        from sagaz_tiering.keys import key_file
+
+        found[key_file.SCHEME] = key_file.KeyFile(section.key_file)
+    if section.kms_key_id is not None:
+        from sagaz_tiering.keys import kms
+
+        found[kms.SCHEME] = kms.Kms(
+            kms.KmsOptions(key_id=section.kms_key_id, region=section.kms_region, endpoint_url=section.kms_endpoint_url)
+        )
+    return Several(list(found)[-1], found)
+
+
+def _resolve(given: SecretUrl | str, embedded: str | None, where: str) -> str:
+    url = given.get_secret_value() if isinstance(given, SecretUrl) else given
+    if url != EMBEDDED:
+        return url
+    if embedded is None:
+        raise ConfigError(f"{where} is `embedded`, but that embedded server does not run", hint="see `embedded:`")
+    return embedded
+
+
+def _plain(secret: SecretStr | None) -> str | None:
+    return None if secret is None else secret.get_secret_value()
+
+
+def job_options(config: TieringConfig) -> JobOptions:
+    jobs, pack, budget = config.jobs, config.tiers.cold.pack, config.budget
+    return JobOptions(
+        lease_ttl=jobs.lease_ttl,
+        claim_ttl=jobs.claim_ttl,
+        batch_sagas=jobs.batch_sagas,
+        upload_deadline=jobs.upload_deadline,
+        retire_grace=jobs.retire_grace,
+        tombstones=jobs.tombstones,
+        collect_min_age=jobs.collect_min_age,
+        collect_max_deletes=jobs.collect_max_deletes,
+        scrub_cycle=jobs.scrub_cycle,
+        scrub_requests=jobs.scrub_requests,
+        scrub_bytes=jobs.scrub_bytes,
+        compact_live_share=jobs.compact_live_share,
+        compact_small_share=jobs.compact_small_share,
+        expire_max_share=jobs.expire_max_share,
+        notify=Notify(webhook=_plain(config.restore.webhook), command=config.restore.command),
+        expire_free_count=jobs.expire_free_count,
+        budget_requests=budget.requests_per_day,
+        budget_usd=budget.usd_per_day,
+        pack_target=pack.target,
+        max_frame=pack.max_frame,
+        level=pack.level,
+        hot_level=config.tiers.hot.compression_level,
+        dictionary_size=config.dictionaries.size,
+        dictionary_sample=config.dictionaries.sample,
+        dictionary_min_sagas=config.dictionaries.min_sagas,
+    )

@@ -1,0 +1,280 @@
+"""The only place that picks concrete backends: a configuration becomes open parts, closed in reverse order."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+from uuid import uuid4
+
+from sagaz_tiering.app.options import database_options, hot_options, job_options, master_keys, open_objects
+from sagaz_tiering.app.workers import Workers
+from sagaz_tiering.catalog import Catalog
+from sagaz_tiering.catalog.migrations import check_schema, migrate
+from sagaz_tiering.clock import Clock, SystemClock
+from sagaz_tiering.config.load import load_config
+from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.config.urls import bucket_and_prefix
+from sagaz_tiering.costs import PriceList
+from sagaz_tiering.dictionaries.bucket import BucketDictionaries
+from sagaz_tiering.dictionaries.cache import Dictionaries
+from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.drivers.process_loop import HomeLoop
+from sagaz_tiering.drivers.server_clock import ServerClock
+from sagaz_tiering.hot.dictionaries import HotDictionaries
+from sagaz_tiering.hot.incarnation import Incarnation
+from sagaz_tiering.hot.tier import HotOptions, HotTier
+from sagaz_tiering.jobs import JobContext, run_job
+from sagaz_tiering.jobs.journal import try_to_publish
+from sagaz_tiering.jobs.ownership import secure
+from sagaz_tiering.keys.keyring import Keyring
+from sagaz_tiering.keys.master import MasterKeys
+from sagaz_tiering.objects.base import ObjectStore
+from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.tiered.storage import TieredStorage, Tiers
+
+if TYPE_CHECKING:
+    from sagaz_tiering.embedded.servers import Endpoints
+
+
+class Runtime:
+    """The open parts of one process. `open_runtime` makes and closes it."""
+
+    def __init__(
+        self,
+        *,
+        config: TieringConfig,
+        clock: Clock,
+        db: Database,
+        hot: HotTier,
+        objects: ObjectStore,
+        masters: MasterKeys,
+        facade: type[TieredStorage],
+        again: Callable[[TieringConfig], AbstractAsyncContextManager[Runtime]],
+    ) -> None:
+        self.config = config
+        self._again = again
+        self.clock = clock
+        self.policies = PolicySet(config.policies)
+        self.db = db
+        self.catalog, self.hot = Catalog(db), hot
+        self.incarnation = Incarnation(self.catalog.hot_tier, hot, clock)
+        self.objects = objects
+        self.keys = Keyring(self.catalog.saga_keys, masters)
+        self.dictionaries = _dictionaries(config, hot, self.catalog, objects)
+        self.prices = PriceList.load(config.tiers.cold.region)
+        self._jobs = JobContext(
+            hot=hot,
+            incarnation=self.incarnation,
+            catalog=self.catalog,
+            objects=objects,
+            keys=self.keys,
+            dictionaries=self.dictionaries,
+            policies=self.policies,
+            clock=clock,
+            prices=self.prices,
+            owner=f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}",
+            options=job_options(config),
+            # Worker processes measure for themselves; a clock that was given to us is not theirs.
+            workers=Workers(lambda: config) if isinstance(clock, ServerClock) else None,
+        )
+        self._storage = facade(
+            Tiers(
+                hot=hot,
+                incarnation=self.incarnation,
+                catalog=self.catalog,
+                objects=objects,
+                keys=self.keys,
+                dictionaries=self.dictionaries,
+                policies=self.policies,
+                prices=self.prices,
+                clock=clock,
+                compression_level=config.tiers.hot.compression_level,
+                limits=config.limits,
+                restore=config.restore,
+            ),
+            expire=self._expire,
+            publish=partial(try_to_publish, self._jobs),
+            open_again=self._open_again,
+        )
+
+    def storage(self) -> TieredStorage:
+        """The facade over these parts."""
+        return self._storage
+
+    def job_context(self) -> JobContext:
+        """What jobs run with; one per process."""
+        return self._jobs
+
+    async def check(self) -> None:
+        """Raise the first thing that keeps this process from working, naming the server and what to check."""
+        await self.hot.ping()
+        await check_schema(self.db)
+        await self.objects.check()
+        await secure(self._jobs)
+
+    async def reload(self, config: TieringConfig) -> None:
+        """Put the policies and job limits of `config` in force; servers stay the ones that are open."""
+        self.config = config
+        self.policies = PolicySet(config.policies)
+        self._jobs.policies = self.policies
+        self._jobs.options = job_options(config)
+        self.dictionaries.enabled = config.dictionaries.enabled
+        self._storage.adopt(self.policies)
+
+    @asynccontextmanager
+    async def _open_again(self) -> AsyncIterator[TieredStorage]:
+        """The same storage for another event loop; embedded servers are those that run."""
+        async with self._again(self.config) as runtime:
+            yield runtime.storage()
+
+    async def _expire(self) -> int:
+        counts = (await run_job("expire", self._jobs)).counts
+        return counts.get("hot", 0) + counts.get("durable", 0) + counts.get("archived", 0)
+
+
+def open_runtime(
+    config: TieringConfig,
+    *,
+    clock: Clock | None = None,
+    host: Clock | None = None,
+    facade: type[TieredStorage] = TieredStorage,
+) -> AbstractAsyncContextManager[Runtime]:
+    """Open everything that `config` names. Embedded servers are started and their catalog migrated (or, where
+    another process of ours runs them already, used); other servers need not be up.
+
+    Time is that of the catalog's server, which is asked now and then. A `clock` that is given stands for it and for all
+    others; `host` is used before any server told its time. Raises ConfigError or MissingDependencyError for what cannot
+    work. The end of the block, on whatever event loop, closes what is open where it belongs, also if that is gone.
+    """
+    return _Opening(config, clock, host, facade)
+
+
+class _Opening(AbstractAsyncContextManager[Runtime]):
+    """Not a generator: those are closed with their loop, all at once, while one of them waits for another."""
+
+    def __init__(
+        self, config: TieringConfig, clock: Clock | None, host: Clock | None, facade: type[TieredStorage]
+    ) -> None:
+        self._config, self._clock, self._host, self._facade = config, clock, host, facade
+        self._home = HomeLoop(self, lambda opening: opening._resources.aclose())
+        self._resources = AsyncExitStack()
+        self._runtime: Runtime | None = None
+
+    async def __aenter__(self) -> Runtime:
+        async with AsyncExitStack() as stack:
+            runtime = self._runtime = await self._open(stack)
+            self._resources = stack.pop_all()
+        self._home.check()
+        return runtime
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self._runtime and kind is not GeneratorExit:  # by which a loop's end is told to generators
+            await self._runtime.storage().retire()
+        await self._home.close(self._resources.aclose)
+
+    async def _open(self, stack: AsyncExitStack) -> Runtime:
+        config, clock = self._config, self._clock
+        endpoints = await _endpoints(config, stack)
+        db = await stack.enter_async_context(Database(database_options(config, endpoints)))
+        hot = await stack.enter_async_context(HotTier(hot_options(config, endpoints)))
+        if clock is None:
+            clock = await stack.enter_async_context(ServerClock(db.time, hot.time, host=self._host))
+        objects = await open_objects(config, endpoints, clock, stack)
+        if endpoints is not None and config.catalog.url.is_embedded:
+            await migrate(db)
+        masters = master_keys(config)
+        stack.push_async_callback(masters.close)
+        facade = self._facade
+        again = partial(open_runtime, clock=self._clock, host=self._host, facade=facade)
+        runtime = Runtime(
+            config=config, clock=clock, db=db, hot=hot, objects=objects, masters=masters, facade=facade, again=again
+        )
+        stack.push_async_callback(runtime.dictionaries.close)
+        return runtime
+
+
+@asynccontextmanager
+async def open_database(config: TieringConfig) -> AsyncIterator[Database]:
+    """Only the catalog's database, for `catalog migrate`."""
+    async with AsyncExitStack() as stack:
+        endpoints = await _endpoints(config, stack)
+        yield await stack.enter_async_context(Database(database_options(config, endpoints)))
+
+
+class Parts:
+    """What a configuration names, each part opened by itself: one that cannot be opened stops no other."""
+
+    def __init__(self, config: TieringConfig, endpoints: Endpoints | None, clock: Clock) -> None:
+        self.config, self.clock = config, clock
+        self._endpoints = endpoints
+
+    def database(self) -> Database:
+        """The catalog's database, not open yet."""
+        return Database(database_options(self.config, self._endpoints))
+
+    def hot_options(self) -> HotOptions:
+        """Where Redis is, and how it is used."""
+        return hot_options(self.config, self._endpoints)
+
+    @asynccontextmanager
+    async def objects(self) -> AsyncIterator[ObjectStore]:
+        """The object store, open."""
+        async with AsyncExitStack() as stack:
+            yield await open_objects(self.config, self._endpoints, self.clock, stack)
+
+    def master_keys(self) -> MasterKeys:
+        """The master keys; whoever asks closes them."""
+        return master_keys(self.config)
+
+
+@asynccontextmanager
+async def open_parts(config: TieringConfig, *, clock: Clock | None = None) -> AsyncIterator[Parts]:
+    """The parts of `config` one by one; embedded servers run meanwhile, as with `open_runtime`."""
+    async with AsyncExitStack() as stack:
+        endpoints = await _endpoints(config, stack)
+        parts = Parts(config, endpoints, clock or SystemClock())
+        if endpoints is not None and config.catalog.url.is_embedded:
+            async with parts.database() as db:
+                await migrate(db)
+        yield parts
+
+
+def read_config(config: str | Path | TieringConfig) -> TieringConfig:
+    """A configuration from its file, or as it is."""
+    return config if isinstance(config, TieringConfig) else load_config(config)
+
+
+async def _endpoints(config: TieringConfig, stack: AsyncExitStack) -> Endpoints | None:
+    embedded = config.embedded
+    if embedded is None:
+        return None
+    from sagaz_tiering.embedded.servers import EmbeddedServers, endpoints_of_running
+
+    running = endpoints_of_running(embedded.data_dir)
+    if running is not None:
+        return running
+    cold = config.tiers.cold
+    servers = await stack.enter_async_context(
+        EmbeddedServers.start(
+            embedded.data_dir,
+            postgres=embedded.postgres,
+            redis=embedded.redis,
+            s3=embedded.s3,
+            bucket=None if cold.is_directory else bucket_and_prefix(cold.url)[0],
+        )
+    )
+    return servers.endpoints
+
+
+def _dictionaries(config: TieringConfig, hot: HotTier, catalog: Catalog, objects: ObjectStore) -> Dictionaries:
+    """Readers ask the nearest place first; writers only the catalog: what Redis alone has may be gone tomorrow."""
+    return Dictionaries(
+        sources=(HotDictionaries(hot), catalog.dictionaries, BucketDictionaries(objects)),
+        registers=(catalog.dictionaries,),
+        enabled=config.dictionaries.enabled,
+    )

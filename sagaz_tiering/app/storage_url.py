@@ -1,0 +1,324 @@
+"""A storage from one line of text: a URL with options, or the configuration file of a tiered storage.
+
+    memory://                                       no options
+    file:///FOLDER                                  enable_compression, pretty_json, max_concurrency, io_timeout
+    redis://… rediss://… unix:///…                  key_prefix, default_ttl, enable_compression, compression_level,
+      redis+cluster://… redis+sentinel://…            max_connections, socket_timeout; and the driver's own
+    postgresql://…                                  pool_min_size, pool_max_size, command_timeout,
+                                                      statement_cache_size; and libpq's own
+    s3://BUCKET/PREFIX                              region_name, endpoint_url, storage_class, enable_compression, …
+    FILE.yaml, tiered:FILE                          none: all is in the file
+    sagaz+redis://… sagaz+s3://…                    what sagaz's own storages wrote, only to be read
+      sagaz+postgresql://… sagaz+file://…
+
+Options are those of the storage's constructor, in the query of the URL. S3 credentials are best left to the
+environment (AWS_ACCESS_KEY_ID, …): a command line is seen by others.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Final, get_args
+from urllib.parse import quote, unquote_plus
+
+from pydantic import BeforeValidator, SecretStr, ValidationError
+from pydantic_core import ErrorDetails
+
+from sagaz_tiering import storage
+from sagaz_tiering.clock import Clock
+from sagaz_tiering.config.schema import StrictModel
+from sagaz_tiering.config.units import ByteSize, Duration
+from sagaz_tiering.config.urls import HIDDEN, bucket_and_prefix, check_cold_url, file_path, redacted
+from sagaz_tiering.errors import CatalogUnavailable, ConfigError
+from sagaz_tiering.sagaz_engine import imports
+from sagaz_tiering.storage.base import SnapshotSource, SnapshotStorage
+
+FOREIGN: Final = "sagaz+"
+_SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
+_PLAIN: Final = {"int_parsing": "must be a whole number", "bool_parsing": "must be true or false"}
+_FORMS: Final = (
+    "redis://HOST:6379/0, postgresql://USER@HOST/DATABASE, s3://BUCKET/PREFIX, file:///FOLDER, memory://, the path "
+    "of a configuration (FILE.yaml), or sagaz+redis://… and so on for what sagaz itself wrote"
+)
+_REDIS_OWN: Final = (
+    r"(ssl|sentinel|socket)_\w+|db|username|password|client_name|lib_\w+|protocol|health_check_interval|retry_on_timeout"
+    r"|decode_responses|path|virtual_host"
+)
+_LIBPQ_OWN: Final = r"\w+"
+"""Any setting of the server may stand there; what looks like a typo of ours is refused all the same."""
+
+
+def _seconds(value: object) -> object:
+    """A bare number counts as seconds, as Redis's driver has it; else as durations are written everywhere."""
+    plain = isinstance(value, str) and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,6})?", value)
+    return timedelta(seconds=float(str(value))) if plain else value
+
+
+Seconds = Annotated[Duration, BeforeValidator(_seconds)]
+
+
+class NoOptions(StrictModel):
+    """Of what has none."""
+
+
+class FileOptions(StrictModel):
+    """Of FilesystemSnapshotStorage."""
+
+    enable_compression: bool | None = None
+    pretty_json: bool | None = None
+    max_concurrency: int | None = None
+    io_timeout: Seconds | None = None
+
+
+class RedisOptions(StrictModel):
+    """Of RedisSnapshotStorage."""
+
+    key_prefix: str | None = None
+    default_ttl: int | None = None
+    enable_compression: bool | None = None
+    compression_level: int | None = None
+    max_connections: int | None = None
+    socket_timeout: Seconds | None = None
+
+
+class PostgreSQLOptions(StrictModel):
+    """Of PostgreSQLSnapshotStorage."""
+
+    pool_min_size: int | None = None
+    pool_max_size: int | None = None
+    command_timeout: Seconds | None = None
+    statement_cache_size: int | None = None
+
+
+class BucketOptions(StrictModel):
+    """Where a bucket is, and how to get in."""
+
+    region_name: str | None = None
+    endpoint_url: str | None = None
+    access_key_id: SecretStr | None = None
+    secret_access_key: SecretStr | None = None
+
+
+class S3Options(BucketOptions):
+    """Of S3SnapshotStorage."""
+
+    enable_compression: bool | None = None
+    compression_level: int | None = None
+    enable_encryption: bool | None = None
+    storage_class: str | None = None
+    kms_key_id: str | None = None
+    checksums: str | None = None
+    multipart_threshold: ByteSize | None = None
+    max_connections: int | None = None
+    request_timeout: Seconds | None = None
+
+
+class SagazRedisOptions(StrictModel):
+    """Of sagaz's RedisSnapshotStorage, as far as they say where data is."""
+
+    key_prefix: str | None = None
+
+
+class SagazS3Options(BucketOptions):
+    """Of sagaz's S3SnapshotStorage, as far as they say where data is; `prefix` for one that ends in no slash."""
+
+    prefix: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kind:
+    """A kind of storage: its class, the options that a URL may give, and the argument that the rest of the URL is.
+
+    `own` matches the names of its driver's parameters, which stay in the URL.
+    """
+
+    name: str
+    options: type[StrictModel] = NoOptions
+    place: str = ""
+    own: str = ""
+
+
+_STORAGES: Final = {
+    "memory": _Kind(name="InMemorySnapshotStorage"),
+    "file": _Kind(name="FilesystemSnapshotStorage", options=FileOptions, place="base_path"),
+    "redis": _Kind(name="RedisSnapshotStorage", options=RedisOptions, place="redis_url", own=_REDIS_OWN),
+    "postgresql": _Kind(
+        name="PostgreSQLSnapshotStorage", options=PostgreSQLOptions, place="connection_string", own=_LIBPQ_OWN
+    ),
+    "s3": _Kind(name="S3SnapshotStorage", options=S3Options, place="bucket_name"),
+    "tiered": _Kind(name="TieredSnapshotStorage"),
+}
+_FOREIGN: Final = {
+    "file": _Kind(name="SagazFilesystemSource", place="base_path"),
+    "redis": _Kind(name="SagazRedisSource", options=SagazRedisOptions, place="redis_url", own=_REDIS_OWN),
+    "postgresql": _Kind(name="SagazPostgreSQLSource", place="connection_string", own=_LIBPQ_OWN),
+    "s3": _Kind(name="SagazS3Source", options=SagazS3Options, place="bucket_name"),
+}
+_FAMILY: Final = {
+    **dict.fromkeys(("redis", "rediss", "unix"), "redis"),
+    **dict.fromkeys((f"{s}+{kind}" for s in ("redis", "rediss") for kind in ("cluster", "sentinel")), "redis"),
+    **dict.fromkeys(("postgresql", "postgres"), "postgresql"),
+    **{name: name for name in ("memory", "file", "s3", "tiered")},
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Address:
+    """Where a storage is. `shown` has no secrets and tells one place from another; `arguments` make the storage."""
+
+    family: str
+    is_foreign: bool
+    shown: str
+    arguments: dict[str, Any] = field(repr=False)
+
+    @property
+    def is_memory(self) -> bool:
+        """Whether it ends with this process."""
+        return self.family == "memory"
+
+
+@asynccontextmanager
+async def open_storage(url: str | Path, *, clock: Clock | None = None) -> AsyncIterator[SnapshotStorage]:
+    """The storage that `url` names, for an `async with` block; servers are connected to when first used.
+
+    Raises ConfigError for what is not such a URL or has options that are not known, and MissingDependencyError.
+    """
+    address = parse_address(url)
+    if address.is_foreign:
+        raise ConfigError(
+            f"{address.shown} can only be read: it is in the form of sagaz's own storages",
+            hint=f"transfer from it into one of ours, such as {address.shown.removeprefix(FOREIGN)}",
+        )
+    async with _opening(address, clock) as opened:
+        yield opened
+
+
+@asynccontextmanager
+async def open_source(url: str | Path, *, clock: Clock | None = None) -> AsyncIterator[SnapshotSource]:
+    """Like `open_storage`, and what sagaz's own storages wrote (`sagaz+redis://…`) too."""
+    async with _opening(parse_address(url), clock) as source:
+        yield source
+
+
+def _opening(address: Address, clock: Clock | None) -> Any:
+    if address.family == "tiered":
+        return _tiered(address.arguments["config"], clock)
+    home, kinds = (imports, _FOREIGN) if address.is_foreign else (storage, _STORAGES)
+    return getattr(home, kinds[address.family].name)(**address.arguments, clock=clock)
+
+
+@asynccontextmanager
+async def _tiered(config: str, clock: Clock | None) -> AsyncIterator[SnapshotStorage]:
+    """Raises SchemaMismatch for a catalog that is not there; one that is down is for the first call to tell."""
+    from sagaz_tiering.app.runtime import open_runtime, read_config
+    from sagaz_tiering.catalog.migrations import check_schema
+
+    async with open_runtime(read_config(config), clock=clock) as runtime:
+        with suppress(CatalogUnavailable):
+            await check_schema(runtime.db)
+        yield runtime.storage()
+
+
+def parse_address(url: str | Path) -> Address:
+    """What `url` names, checked as far as that goes without opening anything. Raises ConfigError."""
+    text = str(url).strip()
+    is_foreign = text.lower().startswith(FOREIGN)
+    own = text[len(FOREIGN) :] if is_foreign else text
+    scheme = _SCHEME.match(own)
+    family = _FAMILY.get(scheme[1].lower()) if scheme else "tiered"
+    kinds = _FOREIGN if is_foreign else _STORAGES
+    if not own or family not in kinds:
+        raise ConfigError(f"{redacted(text)!r} is not the place of a storage", hint=f"give one of: {_FORMS}")
+    if family == "tiered":
+        path = str(Path(own.partition(":")[2] if scheme else own).absolute())
+        return Address(family=family, is_foreign=False, shown=path, arguments={"config": path})
+    kind = kinds[family]
+    bare, query = _split_query(own, kind, shown=redacted(text))
+    if family == "file":
+        bare = f"file://{quote(str(file_path(_checked_url(bare)).absolute()))}"
+    arguments = {**_place(family, bare, kind), **_checked(kind, query, shown=redacted(text))}
+    shown = redacted(bare) + _shown_options(kind, query, joint="&" if "?" in bare else "?")
+    return Address(
+        family=family, is_foreign=is_foreign, shown=(FOREIGN if is_foreign else "") + shown, arguments=arguments
+    )
+
+
+def _place(family: str, bare: str, kind: _Kind) -> dict[str, Any]:
+    if family == "memory":
+        return {}
+    if family == "file":
+        path = file_path(_checked_url(bare))
+        return {kind.place: str(path)}
+    if family == "s3":
+        bucket, prefix = bucket_and_prefix(_checked_url(bare))
+        return {kind.place: bucket, **({"prefix": f"{prefix}/"} if prefix else {})}
+    return {kind.place: bare}
+
+
+def _checked_url(bare: str) -> str:
+    try:
+        return check_cold_url(bare)
+    except ValueError as exc:
+        raise ConfigError(str(exc)) from exc
+
+
+def _split_query(url: str, kind: _Kind, *, shown: str) -> tuple[str, dict[str, str]]:
+    """The URL without our options (with its driver's), and our options."""
+    bare, mark, query = url.partition("?")
+    kept, found = list[str](), dict[str, str]()
+    for part in query.split("&") if mark else ():
+        name, _, value = part.partition("=")
+        name = unquote_plus(name)
+        if not part:
+            continue
+        if name not in kind.options.model_fields:
+            if _near(name, kind) or not re.fullmatch(kind.own, name):
+                raise _unknown(name, kind, shown)
+            kept.append(part)
+        elif name in found:
+            raise ConfigError(f"{shown}: {name} is given twice", hint="give it once")
+        else:
+            found[name] = unquote_plus(value)
+    return "?".join([bare, "&".join(kept)] if kept else [bare]), found
+
+
+def _near(name: str, kind: _Kind) -> str:
+    return next(iter(difflib.get_close_matches(name.lower(), kind.options.model_fields, n=1, cutoff=0.8)), "")
+
+
+def _unknown(name: str, kind: _Kind, shown: str) -> ConfigError:
+    known = ", ".join(kind.options.model_fields) or "there are none"
+    near = _near(name, kind)
+    return ConfigError(
+        f"{shown}: unknown option {name!r:.80}",
+        hint=(f"did you mean {near}? " if near else "") + f"options of {kind.name}: {known}",
+    )
+
+
+def _checked(kind: _Kind, query: dict[str, str], *, shown: str) -> dict[str, Any]:
+    """The options as arguments of the constructor."""
+    try:
+        given = kind.options.model_validate(query)
+    except ValidationError as exc:
+        error = exc.errors(include_input=False)[0]
+        # The cause would carry the value, which may be a secret.
+        raise ConfigError(f"{shown}: {error['loc'][0]} {_reason(error)}", hint="correct it in the URL") from None
+    values = {name: getattr(given, name) for name in given.model_fields_set}
+    return {name: v.get_secret_value() if isinstance(v, SecretStr) else v for name, v in values.items()}
+
+
+def _reason(error: ErrorDetails) -> str:
+    return _PLAIN.get(error["type"], str(error["msg"]))
+
+
+def _shown_options(kind: _Kind, query: dict[str, str], *, joint: str) -> str:
+    """Our options again, without secrets; a prefix is none, though `redacted` thinks so of all that is called key."""
+    secret = {name for name, each in kind.options.model_fields.items() if SecretStr in get_args(each.annotation)}
+    shown = [f"{name}={HIDDEN if name in secret else quote(value, safe='/:')}" for name, value in sorted(query.items())]
+    return joint + "&".join(shown) if shown else ""

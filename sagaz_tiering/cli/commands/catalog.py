@@ -1,0 +1,248 @@
+"""`catalog migrate`, `rebuild` and `verify`: the tables, and whether what is in them is true."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sagaz_tiering.cli.asking import confirm
+from sagaz_tiering.cli.commands.job import progress
+from sagaz_tiering.cli.options import MOST, ConfigOption, DebugOption, JsonOption, locate_config, parse_id
+from sagaz_tiering.cli.session import execute, opened
+from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.terminal import print_json, safe, show_bytes, show_usd
+
+if TYPE_CHECKING:
+    from sagaz_tiering.app.runtime import Runtime
+    from sagaz_tiering.jobs.context import Tally
+    from sagaz_tiering.operations.verify import Verdict
+
+group = typer.Typer(name="catalog", help="The catalog in PostgreSQL.", rich_markup_mode=None)
+
+
+@group.callback()
+def _catalog() -> None:
+    """The catalog in PostgreSQL."""
+
+
+@group.command("migrate")
+def migrate(config: ConfigOption = None, as_json: JsonOption = False, debug: DebugOption = False) -> None:
+    """Apply the migrations that the database lacks; repeating it does nothing."""
+
+    async def work() -> None:
+        path = locate_config(config)
+        from sagaz_tiering.app.runtime import open_database
+        from sagaz_tiering.catalog import migrations
+        from sagaz_tiering.config.load import load_config
+
+        async with open_database(load_config(path)) as db:
+            applied = await migrations.migrate(db)
+            # A newer schema than this code's has nothing to apply, and is not fine.
+            await migrations.check_schema(db)
+            version = await migrations.current_version(db)
+        if as_json:
+            print_json({"version": version, "applied": [{"version": m.version, "name": m.name} for m in applied]})
+            return
+        for migration in applied:
+            print(f"applied {migration.version:04d} {migration.name}")
+        print(f"the catalog is at schema {version}" + ("" if applied else ", nothing to do"))
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+TakeOver = Annotated[
+    bool, typer.Option("--take-over", help="Although the bucket's mark was moved in the last two minutes.")
+]
+Unsigned = Annotated[
+    bool, typer.Option("--accept-unsigned", help="Count journal entries that no configured master key signed.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+
+@group.command("rebuild")
+def rebuild(
+    catalog_id: Annotated[
+        str | None,
+        typer.Option("--catalog-id", metavar="UUID", help="Whose bucket it is. Default: as owner.json says."),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is, and what it costs.")] = False,
+    yes: Yes = False,
+    take_over: TakeOver = False,
+    accept_unsigned: Unsigned = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Fill a new, empty catalog from the bucket alone; can be repeated where it stopped."""
+
+    async def work() -> int:
+        from sagaz_tiering.catalog.migrations import check_schema
+        from sagaz_tiering.jobs.context import Tally
+        from sagaz_tiering.operations.rebuild import LOST, Wish, proposed_id, rebuild
+
+        wanted = None if catalog_id is None else parse_id(catalog_id, "--catalog-id")
+        async with opened(config) as runtime:
+            await check_schema(runtime.db)
+            context = runtime.job_context()
+            document = await _extent(runtime, as_json=as_json)
+            proposed = await proposed_id(context)
+            whose = wanted or proposed
+            document |= {"dry_run": dry_run, "catalog_id": None if whose is None else str(whose)}
+            if dry_run:
+                if as_json:
+                    print_json(document)
+                return 0
+            if whose is None:
+                raise ConfigError(
+                    f"{context.objects.url} has no owner.json: no catalog ever wrote there, or it is lost",
+                    hint="check tiers.cold.url; or say whose bucket it is: --catalog-id UUID",
+                )
+            said = "you say" if wanted else "owner.json says, which whoever writes to the bucket can change"
+            await confirm(f"rebuild it as catalog {whose} ({said})?", yes=yes, as_json=as_json)
+            with progress("rebuild") as show:
+                tally = Tally(show)
+                await rebuild(context, tally, whose, Wish(take_over=take_over, unsigned=accept_unsigned))
+        if as_json:
+            print_json({**document, "counts": dict(tally.counts), "notes": tally.notes, "cannot_know": list(LOST)})
+        else:
+            _print_tally(tally)
+            print("what the bucket cannot tell:")
+            for lost in LOST:
+                print(f"  - {lost}")
+        return 1 if tally.counts["unreadable"] or tally.counts["contradictions"] else 0
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+@group.command("adopt")
+def adopt(
+    new_bucket: Annotated[
+        bool, typer.Option("--new-bucket", help="The prefix is new on purpose: packs that are not there are lost.")
+    ] = False,
+    yes: Yes = False,
+    take_over: TakeOver = False,
+    accept_unsigned: Unsigned = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Let this catalog catch up with the bucket and take it: after an older dump was put back, or a move."""
+
+    async def work() -> int:
+        from sagaz_tiering.catalog.migrations import check_schema
+        from sagaz_tiering.errors import CorruptData
+        from sagaz_tiering.jobs.context import Tally
+        from sagaz_tiering.jobs.ownership import look
+        from sagaz_tiering.operations.rebuild import Wish, adopt
+
+        async with opened(config) as runtime:
+            await check_schema(runtime.db)
+            context = runtime.job_context()
+            was = (await look(context)).standing
+            if not (yes or as_json):
+                print(f"to {context.objects.url} this catalog is: {was}")
+                await _extent(runtime, as_json=as_json)
+            await confirm("catch up with it and take it? No other daemon may live from it", yes=yes, as_json=as_json)
+            with progress("adopt") as show:
+                tally = Tally(show)
+                await adopt(context, tally, Wish(take_over=take_over, new_bucket=new_bucket, unsigned=accept_unsigned))
+        if as_json:
+            print_json({"was": was.value, "counts": dict(tally.counts), "notes": tally.notes})
+        else:
+            _print_tally(tally)
+            print("stopped before the end" if context.stopping.is_set() else "this catalog is the bucket's owner")
+        wrong = sum(tally.counts[kind] for kind in ("unreadable", "missing", "journal_left_out"))
+        return CorruptData.exit_code if wrong else 0
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+async def _extent(runtime: Runtime, *, as_json: bool) -> dict[str, Any]:
+    """What there is to read."""
+    from sagaz_tiering.operations.rebuild import measure
+
+    extent = await measure(runtime.job_context(), runtime.prices)
+    # Two round trips a pack, eight packs at a time.
+    seconds = extent.packs * 2 * 0.03 / 8
+    if not as_json:
+        print(
+            f"{runtime.objects.url}: {extent.packs:,} packs ({extent.archived:,} archived), "
+            f"{show_bytes(extent.bytes)}; reading their footers takes about {seconds:,.0f} s and "
+            f"{show_usd(extent.cost_usd)}"
+        )
+    return {"packs": extent.packs, "bytes": extent.bytes, "cost_usd": extent.cost_usd}
+
+
+def _print_tally(tally: Tally) -> None:
+    for kind, count in tally.counts.items():
+        print(f"{kind.replace('_', ' ')}: {count:,}")
+    for note in tally.notes:
+        print(f"note: {safe(note, limit=1000)}")
+
+
+@group.command("verify")
+def verify(
+    sample: Annotated[
+        int | None,
+        typer.Option(
+            "--sample", metavar="N", min=1, max=MOST, help="Ask the bucket for N packs by chance; default: list all."
+        ),
+    ] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Check the catalog against itself and the bucket; changes nothing. Exit code 6 if anything is wrong."""
+
+    async def work() -> int:
+        from sagaz_tiering.catalog.migrations import check_schema
+        from sagaz_tiering.errors import CorruptData
+        from sagaz_tiering.operations.verify import verify
+
+        async with opened(config) as runtime:
+            await check_schema(runtime.db)
+            with progress("verify") as show:
+                verdict = await verify(runtime.job_context(), sample=sample, progress=show)
+        if as_json:
+            print_json({**verdict.to_dict(), "sample": sample})
+        else:
+            _print(verdict)
+        return 0 if verdict.clean else CorruptData.exit_code
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+def _print(verdict: Verdict) -> None:
+    counts = {kind: count for kind, count in verdict.counts.items() if kind != "bytes"}
+    print(f"looked at {', '.join(f'{count:,} {kind}' for kind, count in counts.items())}")
+    for kind, count in verdict.leftovers.items():
+        print(f"left over, no fault: {count:,} {kind.replace('_', ' ')}")
+    for each in verdict.findings:
+        print(f"{each.what.replace('_', ' ')}: {safe(each.item, limit=1000)}: {safe(each.detail, limit=1000)}")
+    for what, count in verdict.found.items():
+        print(f"{count:,} × {what.replace('_', ' ')}: {_ADVICE[what]}")
+    print("clean" if verdict.clean else "NOT clean")
+
+
+_SCRUB = "sagaz-tiering job scrub --once repairs what can be repaired, and names what it cannot"
+_REBUILD = "the bucket knows it: sagaz-tiering catalog rebuild into a new database"
+_ADVICE = {
+    "missing": _SCRUB,
+    "truncated": _SCRUB,
+    "altered": _SCRUB,
+    "class": _SCRUB,
+    "frame_outside": _SCRUB,
+    "footer_missing": "restore the pack, then write footers/ID.footer anew; until then a rebuild has to thaw it",
+    "unknown": "sagaz-tiering catalog adopt reads it in",
+    "behind": "a copy, or an older dump: after a restore, with every daemon stopped, sagaz-tiering catalog adopt",
+    "unproven": "a copy, or moved: a daemon finds out within minutes",
+    "wrong_bucket": "correct tiers.cold.url; on purpose: sagaz-tiering catalog adopt --new-bucket",
+    "live_count": _REBUILD,
+    "no_rows": _REBUILD,
+    "dead_pack": _REBUILD,
+    "misplaced": _REBUILD,
+    "next_expiry": "its snapshots are hidden in time, but their bytes stay: " + _REBUILD,
+    "key_missing": "sagaz-tiering keys import FILE",
+    "dangling": "sagaz-tiering cancel-restore ID; an erasure without its pack is complete",
+}

@@ -1,0 +1,174 @@
+"""`forget` and `erasures`: remove a saga everywhere, and prove it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from sagaz_tiering.cli.asking import confirm, login_name
+from sagaz_tiering.cli.commands.hold import say_published
+from sagaz_tiering.cli.failures import NotFound
+from sagaz_tiering.cli.options import MOST, ConfigOption, DebugOption, JsonOption, parse_id
+from sagaz_tiering.cli.session import execute, opened
+from sagaz_tiering.terminal import make_console, make_table, print_json, safe, show_time, show_when
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from sagaz_tiering.catalog.erasures import ErasedPack, ErasureReceipt
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    app.command()(forget)
+    app.command()(erasures)
+
+
+def forget(
+    saga_id: Annotated[str, typer.Argument(metavar="SAGA_ID")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="The order or request that asks for it.")],
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    who: Annotated[str | None, typer.Option("--who", metavar="NAME", help="Default: the login name.")] = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Erase a saga: every snapshot and replay log in every tier, for good. Prints the receipt."""
+
+    async def work() -> None:
+        wanted = parse_id(saga_id, "SAGA_ID")
+        async with opened(config) as runtime:
+            storage = runtime.storage()
+            covered = "" if yes or as_json else await storage.covered(wanted)
+            await confirm(f"erase {covered}, saga {wanted}, for good?", yes=yes, as_json=as_json)
+            earlier = await runtime.catalog.erasures.of_saga(wanted)
+            receipt = await storage.forget(wanted, reason=reason, who=who or login_name())
+            now, waits = runtime.clock.now(), await runtime.storage().publish_journal()
+        if receipt.found_nothing:
+            raise _nothing(receipt, earlier)
+        if as_json:
+            print_json({**receipt.to_dict(), "in_bucket": not waits})
+        else:
+            _print(receipt, now)
+            say_published(waits)
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+def erasures(
+    erasure_id: Annotated[str | None, typer.Argument(metavar="[ERASURE_ID]")] = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=MOST, help="The newest so many.")] = 20,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Receipts of erasures as they stand now: what is physically gone, and what waits for which pack."""
+
+    async def work() -> None:
+        async with opened(config) as runtime:
+            store, now = runtime.catalog.erasures, runtime.clock.now()
+            if erasure_id is None:
+                found = await store.newest(limit)
+            else:
+                one = await store.receipt(parse_id(erasure_id, "ERASURE_ID"))
+                if one is None:
+                    raise NotFound(f"no erasure {erasure_id}", hint="see: sagaz-tiering erasures")
+                found = [one]
+        if as_json:
+            print_json(found[0].to_dict() if erasure_id else {"erasures": [one.to_dict() for one in found]})
+        elif erasure_id is not None:
+            _print(found[0], now)
+        elif found:
+            columns = ("erasure", "saga", "requested", "by", "reason", "complete")
+            rows = [
+                [one.erasure_id, one.saga_id, show_time(one.requested_at), one.who, one.reason, one.complete]
+                for one in found
+            ]
+            make_console().print(make_table(columns, rows))
+        else:
+            print("no erasures")
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+def _nothing(receipt: ErasureReceipt, earlier: UUID | None) -> NotFound:
+    message = f"nothing was erased: no tier knows saga {receipt.saga_id}; the order is recorded as {receipt.erasure_id}"
+    if earlier is None:
+        return NotFound(message, hint="check the id: a mistyped one erases nothing")
+    return NotFound(message, hint=f"it was erased before: sagaz-tiering erasures {earlier}")
+
+
+def _print(receipt: ErasureReceipt, now: datetime) -> None:
+    console = make_console()
+    removed = f"hot {receipt.hot}, durable {receipt.durable}, archived {receipt.archived}, replays {receipt.replays}"
+    if receipt.snapshots is not None:
+        removed = f"{receipt.snapshots} snapshots: {removed}"
+    for label, value in (
+        ("erasure", receipt.erasure_id),
+        ("saga", receipt.saga_id),
+        ("ordered by", f"{receipt.who}: {receipt.reason}"),
+        ("unreadable since", show_time(receipt.requested_at)),
+        ("removed copies", removed),
+        *_shredded(receipt),
+        ("complete", _complete(receipt)),
+        *_left(receipt),
+    ):
+        console.print(f"{label + ':':<18}{safe(value, limit=1000)}", soft_wrap=True)
+    if receipt.packs:
+        rows = [
+            [
+                pack.object_key,
+                pack.storage_class,
+                _pack_state(pack),
+                show_when(pack.gone_at or pack.gone_by, now),
+            ]
+            for pack in receipt.packs
+        ]
+        console.print(make_table(("pack", "class", "state", "when"), rows))
+
+
+def _complete(receipt: ErasureReceipt) -> str:
+    if receipt.complete:
+        return "yes, nothing readable is left in Redis and the bucket"
+    if receipt.found_nothing:
+        return "there was nothing to erase"
+    if receipt.hot_done_at is None:
+        return "no: Redis was not cleared yet, the job `expire` or `compact` does it"
+    waiting = sum(pack.gone_at is None for pack in receipt.packs)
+    return f"no: waits for the {waiting} packs below that still hold bytes of it"
+
+
+def _pack_state(pack: ErasedPack) -> str:
+    if pack.gone_at:
+        return "gone"
+    if pack.gone_by:
+        return "rewritten"
+    if pack.state == "UPLOADING":
+        return "being uploaded: known once it is published, or given up by `collect`"
+    if pack.state == "ABANDONED":
+        return "an upload that was given up: waits for `collect`"
+    return f"waits for restore {pack.restore_id}, then `compact`" if pack.restore_id else "waits for `compact`"
+
+
+def _left(receipt: ErasureReceipt) -> list[tuple[str, str | None]]:
+    """What no tier shows any more, but servers may keep."""
+    from sagaz_tiering.catalog.erasures import LEFT_IN_POSTGRESQL, VACUUM_COMMAND
+
+    if not receipt.was_in_postgresql:
+        return []
+    if receipt.vacuumed_at is not None:
+        done = f"vacuumed {show_time(receipt.vacuumed_at)}"
+    elif receipt.vacuum_refused:
+        done = "the catalog's role may not vacuum: its owner must"
+    else:
+        done = "not yet vacuumed, the job `expire` does it at most once an hour"
+    return [("postgresql", done), ("may keep", LEFT_IN_POSTGRESQL), ("command", f'psql -c "{VACUUM_COMMAND}"')]
+
+
+def _shredded(receipt: ErasureReceipt) -> list[tuple[str, str | None]]:
+    if receipt.key_destroyed is None:
+        return []
+    left = f"{receipt.undecipherable_packs} packs hold bytes of it that nobody can decrypt any more"
+    return [("key destroyed", show_time(receipt.key_destroyed)), ("undecipherable", left)]

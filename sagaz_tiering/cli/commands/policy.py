@@ -1,0 +1,100 @@
+"""`policy check`: is the configuration right, and what do its policies say?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, locate_config
+from sagaz_tiering.cli.session import execute
+from sagaz_tiering.terminal import make_console, make_table, print_json, safe
+
+if TYPE_CHECKING:
+    from sagaz_tiering.policy import Policy
+
+group = typer.Typer(name="policy", help="The policies.", rich_markup_mode=None)
+
+
+@group.callback()
+def _policy() -> None:
+    """The policies."""
+
+
+@group.command("check")
+def check(
+    file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="File to check; default: --config.")] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors (exit 2).")] = False,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Check a configuration without touching any server: errors and warnings with their lines, and its policies."""
+
+    async def work() -> int:
+        from sagaz_tiering.config.load import load_with_warnings
+        from sagaz_tiering.costs import minimum_durations
+        from sagaz_tiering.policy import PolicySet
+
+        path = locate_config(file or config)
+        checked, warnings = load_with_warnings(path, minimum_durations)
+        code = 2 if strict and warnings else 0
+        revision = PolicySet(checked.policies).revision
+        if as_json:
+            print_json(
+                {
+                    "file": str(path),
+                    "ok": code == 0,
+                    "revision": revision,
+                    "policies": [policy.model_dump(mode="json") for policy in checked.policies],
+                    "warnings": [{"source": w.source, "message": w.message, "text": str(w)} for w in warnings],
+                }
+            )
+            return code
+        console = make_console()
+        columns = ("policy", "matches", "acknowledged by", "moves", "retain")
+        console.print(make_table(columns, [_row(policy) for policy in checked.policies]))
+        for warning in warnings:
+            console.print(f"warning: {safe(warning, limit=2000)}", soft_wrap=True)
+        count = len(warnings)
+        verdict = "is valid" if not warnings else f"is valid, with {count} warning{'s' if count > 1 else ''}"
+        console.print(f"{safe(path, limit=1000)} {verdict} (policies {revision})", soft_wrap=True)
+        return code
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+def _row(policy: Policy) -> tuple[object, ...]:
+    from sagaz_tiering.config.units import format_duration
+    from sagaz_tiering.policy import Durability
+
+    moves = ", ".join(f"{move.to} after {format_duration(move.after)}" for move in policy.move)
+    return (
+        policy.name,
+        describe_match(policy.match.model_dump(mode="json", exclude_defaults=True)),
+        "PostgreSQL" if policy.durability is Durability.DURABLE else "Redis",
+        moves or "never",
+        _retained(policy),
+    )
+
+
+def _retained(policy: Policy) -> str:
+    from sagaz_tiering.config.units import format_duration
+
+    if policy.is_for_ever:
+        return "forever"
+    if policy.lifetime is None:
+        return "by retention_until"
+    only = "" if policy.asks_snapshot else " (policy only)"
+    return f"{format_duration(policy.lifetime)}{only}"
+
+
+def describe_match(match: dict[str, Any]) -> str:
+    """`saga_name payment-*, status failed or rolled_back`; of nothing: `everything`."""
+    parts = []
+    for key, wanted in match.items():
+        alternatives = wanted if isinstance(wanted, list) else [wanted]
+        if any(each is not None for each in alternatives):
+            parts.append(f"{key} {' or '.join(map(str, alternatives))}")
+    return ", ".join(parts) or "everything"

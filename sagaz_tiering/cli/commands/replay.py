@@ -1,0 +1,264 @@
+"""`replay`: resume a failed saga from a snapshot, and look at what a saga's state was."""
+
+from __future__ import annotations
+
+import json
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sagaz_tiering.cli.asking import login_name
+from sagaz_tiering.cli.commands.snapshot import place_of, snapshot_document
+from sagaz_tiering.cli.failures import NotFound, UsageError
+from sagaz_tiering.cli.options import MOST, ConfigOption, DebugOption, JsonOption, parse_id, parse_time
+from sagaz_tiering.cli.session import execute, opened_storage
+from sagaz_tiering.terminal import make_console, make_table, pretty_json, print_json, safe, show_time
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from sagaz_tiering.snapshot import SagaSnapshot
+    from sagaz_tiering.storage.base import SnapshotStorage
+
+group = typer.Typer(name="replay", help="Resume sagas from snapshots, and look at their past.", no_args_is_help=True)
+
+SagaArgument = Annotated[str, typer.Argument(metavar="SAGA_ID")]
+StorageOption = Annotated[
+    str | None,
+    typer.Option(
+        "--storage",
+        "-s",
+        metavar="URL",
+        help="A storage other than the configuration's: redis://, postgresql://, s3://, file://.",
+    ),
+]
+
+
+@group.command("run")
+def run(
+    saga_id: SagaArgument,
+    from_step: Annotated[str, typer.Option("--from-step", metavar="STEP", help="Resume from this step's snapshot.")],
+    saga: Annotated[
+        str | None,
+        typer.Option(
+            "--saga",
+            metavar="MODULE:NAME",
+            help="What makes the saga: a function (of its name or of nothing, sync or async) or a Saga class.",
+        ),
+    ] = None,
+    override: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--override", "-o", metavar="KEY=VALUE", help="Replace a key of the context; VALUE is JSON, else text."
+        ),
+    ] = None,
+    override_file: Annotated[
+        Path | None, typer.Option("--override-file", metavar="FILE", help="A JSON object of keys to replace.")
+    ] = None,
+    initiated_by: Annotated[
+        str | None, typer.Option("--initiated-by", metavar="WHO", help="For the replay log. Default: the login name.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", "-d", help="Check the snapshot, execute nothing.")] = False,
+    storage: StorageOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Resume a saga from the snapshot of a step, with a corrected context, as a saga with an id of its own."""
+
+    async def work() -> int:
+        from sagaz_tiering.sagaz_engine.replay import load_factory, replay
+
+        wanted, changes = parse_id(saga_id, "SAGA_ID"), _overrides(override or [], override_file)
+        if saga is None and not dry_run:
+            raise UsageError("--saga is needed to execute", hint="--saga shop.sagas:make_saga, or --dry-run")
+        factory = None if saga is None else load_factory(saga)
+        async with opened_storage(config, storage) as opened:
+            result = await replay(
+                opened,
+                wanted,
+                from_step,
+                factory=factory,
+                override=changes,
+                initiated_by=initiated_by or login_name(),
+                dry_run=dry_run,
+            )
+        document = {**result.to_dict(), "dry_run": dry_run}
+        if as_json:
+            print_json(document)
+        else:
+            _print_fields(document)
+        return 0 if document["replay_status"] == "success" else 1
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+@group.command("time-travel")
+def time_travel(
+    saga_id: SagaArgument,
+    at: Annotated[str, typer.Option("--at", "-t", metavar="TIME", help="An instant, like 2026-03-01T12:00:00Z.")],
+    key: Annotated[str | None, typer.Option("--key", "-k", metavar="KEY", help="Only this key of the context.")] = None,
+    storage: StorageOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """What a saga's state was at an instant: the newest snapshot at or before it."""
+
+    async def work() -> None:
+        wanted, moment = parse_id(saga_id, "SAGA_ID"), parse_time(at)
+        async with opened_storage(config, storage) as opened:
+            found = await opened.get_snapshot_at_time(wanted, moment)
+        if found is None:
+            raise NotFound(
+                f"no snapshot of saga {wanted} at or before {moment.isoformat()}",
+                hint="it began later, or what was there has expired",
+            )
+        document: Any = snapshot_document(found)
+        if key is not None:
+            if key not in document["context"]:
+                raise NotFound(f"the context has no key {key!r}", hint=f"it has: {', '.join(document['context'])}")
+            document = document["context"][key]
+        if as_json:
+            print_json(document)
+        else:
+            print(pretty_json(document))
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+@group.command("list-changes")
+def list_changes(
+    saga_id: SagaArgument,
+    after: Annotated[str | None, typer.Option("--after", "-a", metavar="TIME", help="Only from TIME on.")] = None,
+    before: Annotated[str | None, typer.Option("--before", "-b", metavar="TIME", help="Only up to TIME.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-l", min=1, max=MOST, help="The first so many.")] = 100,
+    keys: Annotated[
+        bool, typer.Option("--keys", help="Also which keys of the context changed; this reads the bodies.")
+    ] = False,
+    storage: StorageOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Every state a saga was in, oldest first; without --keys it needs no archived bytes."""
+
+    async def work() -> None:
+        wanted = parse_id(saga_id, "SAGA_ID")
+        since, until = (None if text is None else parse_time(text) for text in (after, before))
+        async with opened_storage(config, storage) as opened:
+            states = await _states(opened, wanted, since, until, limit, keys=keys)
+        if not states:
+            raise NotFound(f"no snapshots of saga {wanted} in that time", hint="it has none, or all have expired")
+        if as_json:
+            print_json({"saga_id": str(wanted), "changes": states})
+            return
+        shown = list(states[0])
+        rows = [[_cell(state[name]) for name in shown] for state in states]
+        make_console().print(make_table([name.replace("_", " ") for name in shown], rows, title=f"saga {wanted}"))
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+@group.command("history")
+def history(
+    saga_id: SagaArgument,
+    limit: Annotated[int, typer.Option("--limit", "-l", min=1, max=MOST, help="The newest so many.")] = 100,
+    storage: StorageOption = None,
+    config: ConfigOption = None,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Replays of a saga, newest first: from which step, by whom, with what, and how they ended."""
+
+    async def work() -> None:
+        wanted = parse_id(saga_id, "SAGA_ID")
+        async with opened_storage(config, storage) as opened:
+            records = await opened.list_replays(wanted, limit)
+        if as_json:
+            print_json({"saga_id": str(wanted), "replays": records})
+            return
+        if not records:
+            raise NotFound(f"saga {wanted} was never replayed")
+        names = ("created_at", "checkpoint_step", "replay_status", "initiated_by", "new_saga_id", "error_message")
+        rows = [[record[name] for name in names] for record in records]
+        make_console().print(make_table([name.replace("_", " ") for name in names], rows, title=f"saga {wanted}"))
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+def _overrides(pairs: list[str], file: Path | None) -> dict[str, Any]:
+    """What the options ask to replace; a pair wins over the file. Raises UsageError."""
+    found: dict[str, Any] = {}
+    if file is not None:
+        try:
+            found = json.loads(file.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as exc:
+            raise UsageError(f"--override-file {file}: {exc}") from exc
+        if type(found) is not dict:
+            raise UsageError(f"--override-file {file} holds a {type(found).__name__}, not a JSON object")
+    for pair in pairs:
+        key, separator, text = pair.partition("=")
+        if not separator or not key:
+            raise UsageError(f"--override {pair!r:.80} is not KEY=VALUE", hint="for example: --override amount=12.5")
+        try:
+            found[key] = json.loads(text)
+        except ValueError:
+            found[key] = text
+    return found
+
+
+async def _states(
+    storage: SnapshotStorage, saga_id: UUID, after: datetime | None, before: datetime | None, limit: int, *, keys: bool
+) -> list[dict[str, Any]]:
+    timeline = getattr(storage, "timeline", None)
+    found: list[dict[str, Any]] = []
+    if timeline is not None and not keys:
+        for ref in await timeline(saga_id):
+            if _within(ref.created_at, after, before) and len(found) < limit:
+                found.append({**_state(ref), "tier": place_of(ref)})
+        return found
+    earlier: dict[str, Any] = {}
+    async for snapshot in storage.iter_snapshots(saga_id):
+        if len(found) == limit:
+            break
+        if _within(snapshot.created_at, after, before):
+            changed = {"changed": _changed(earlier, snapshot.context)} if keys else {}
+            found.append({**_state(snapshot), **changed})
+        earlier = snapshot.context
+    return found
+
+
+def _state(of: SagaSnapshot | Any) -> dict[str, Any]:
+    return {
+        "created_at": of.created_at.isoformat(),
+        "step_index": of.step_index,
+        "step_name": of.step_name,
+        "status": of.status,
+        "snapshot_id": str(of.snapshot_id),
+    }
+
+
+def _changed(earlier: dict[str, Any], context: dict[str, Any]) -> list[str]:
+    """Keys that were added (+), removed (-) or changed (~)."""
+    added = [f"+{key}" for key in context if key not in earlier]
+    changed = [f"~{key}" for key in context if key in earlier and earlier[key] != context[key]]
+    return [*added, *changed, *(f"-{key}" for key in earlier if key not in context)]
+
+
+def _within(moment: datetime, after: datetime | None, before: datetime | None) -> bool:
+    return (after is None or moment >= after) and (before is None or moment <= before)
+
+
+def _cell(value: Any) -> Any:
+    return ", ".join(value) if isinstance(value, list) else value
+
+
+def _print_fields(document: dict[str, Any]) -> None:
+    console = make_console()
+    for name, value in document.items():
+        if value is not None:
+            shown = show_time(datetime.fromisoformat(value)) if name.endswith("_at") else value
+            console.print(f"{name.replace('_', ' ') + ':':<18}{safe(shown, limit=2000)}", soft_wrap=True)

@@ -1,0 +1,258 @@
+"""`transfer`: everything from one storage to another, resumable, with a report that adds up."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sagaz_tiering.cli.failures import UsageError, say
+from sagaz_tiering.cli.options import DebugOption, JsonOption, parse_id
+from sagaz_tiering.cli.session import INTERRUPTED, TERMINATED, execute
+from sagaz_tiering.config.units import parse_duration
+from sagaz_tiering.errors import SagazTieringError
+from sagaz_tiering.terminal import make_console, make_table, print_json, safe, show_bytes
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from sagaz_tiering.app.storage_url import Address
+    from sagaz_tiering.transfer import Counts, Failure, TransferReport
+
+MAX_SHOWN = 20
+_MAX_TEXT = 1000
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("transfer")(transfer)
+
+
+def transfer(
+    source: Annotated[
+        str, typer.Option("--from", metavar="URL", help="Where to read: also sagaz+redis://… and so on.")
+    ],
+    target: Annotated[str, typer.Option("--to", metavar="URL", help="Where to write, such as s3://BUCKET/PREFIX.")],
+    saga: Annotated[list[str] | None, typer.Option("--saga", metavar="ID", help="Only this saga; repeatable.")] = None,
+    no_replay_logs: Annotated[bool, typer.Option("--no-replay-logs", help="Leave the replay records.")] = False,
+    concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Items in flight at the same time.")] = 8,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare only, and say what it would copy.")] = False,
+    no_verify: Annotated[bool, typer.Option("--no-verify", help="Do not read back what was written.")] = False,
+    journal: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="How far it is. Default: in ~/.local/state/sagaz-tiering/transfers."),
+    ] = None,
+    patience: Annotated[
+        str, typer.Option(metavar="DURATION", help="How long an item is tried while a server cannot be asked.")
+    ] = "60s",
+    restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever the journal says.")] = False,
+    as_json: JsonOption = False,
+    debug: DebugOption = False,
+) -> None:
+    """Copy snapshots and replay records that the target does not have; deletes nothing, can be run again."""
+
+    async def work() -> int:
+        from sagaz_tiering.app.storage_url import open_source, open_storage, parse_address
+        from sagaz_tiering.transfer import transfer_snapshots
+
+        places = parse_address(source), parse_address(target)
+        options: dict[str, Any] = {
+            "saga_ids": [parse_id(each, "--saga") for each in saga] if saga else None,
+            "replay_logs": not no_replay_logs,
+            "verify": not no_verify,
+        }
+        wait = _duration(patience)
+        path = None if dry_run else _journal_path(journal, *places, **options)
+        with _stopped_by_signals() as stopping:
+            async with open_source(source) as reading, open_storage(target) as writing:
+                from sagaz_tiering.cli.progress import showing_progress
+
+                try:
+                    async with showing_progress(None if saga else reading) as progress:
+                        report = await transfer_snapshots(
+                            reading,
+                            writing,
+                            **options,
+                            concurrency=concurrency,
+                            dry_run=dry_run,
+                            journal=path,
+                            restart=restart,
+                            patience=wait,
+                            progress=progress,
+                            stop=stopping.event,
+                            source_name=places[0].shown,
+                            target_name=places[1].shown,
+                        )
+                except asyncio.CancelledError:
+                    if not stopping.is_cancelled:
+                        raise
+                    return stopping.end(path)
+                except SagazTieringError as exc:
+                    if path is not None and path.exists():
+                        exc.hint = "; ".join(filter(None, (exc.hint, "the same command goes on from where it stands")))
+                    raise
+        code = stopping.end(path) if report.stopped else report.exit_code
+        _show(report, code, path, as_json=as_json)
+        return code
+
+    execute(work, as_json=as_json, debug=debug)
+
+
+def _journal_path(
+    given: Path | None,
+    source: Address,
+    target: Address,
+    *,
+    saga_ids: list[UUID] | None,
+    replay_logs: bool,
+    verify: bool,
+) -> Path | None:
+    """The file that says how far this transfer is; none where the target ends with this process."""
+    from sagaz_tiering.transfer.checkpoint import Identity
+
+    if target.is_memory:
+        if given is not None:
+            raise UsageError("a target in memory ends with this process: there is nothing to go on from")
+        return None
+    if given is not None:
+        return given
+    identity = Identity(
+        source=source.shown,
+        target=target.shown,
+        saga_ids=None if saga_ids is None else sorted(set(saga_ids)),
+        replay_logs=replay_logs,
+        verify=verify,
+    )
+    return state_home() / "sagaz-tiering" / "transfers" / f"{identity.fingerprint}.json"
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        return parse_duration(text)
+    except ValueError as exc:
+        raise UsageError(f"--patience: {exc}") from exc
+
+
+def state_home() -> Path:
+    """Where programs keep what should outlive a run: $XDG_STATE_HOME (if absolute), else ~/.local/state."""
+    named = Path(os.environ.get("XDG_STATE_HOME", ""))
+    if named.is_absolute():
+        return named
+    try:
+        return Path.home() / ".local" / "state"
+    except RuntimeError as exc:
+        raise UsageError("there is no home folder to keep the journal in", hint="give --journal FILE") from exc
+
+
+class _Stopping:
+    """What signals asked for."""
+
+    def __init__(self) -> None:
+        self.event = asyncio.Event()
+        self.is_cancelled = False
+        self._code = 0
+
+    def ask(self, number: int, task: asyncio.Task[Any] | None) -> None:
+        """A signal came."""
+        self._code = TERMINATED if number == signal.SIGTERM else INTERRUPTED
+        if not self.event.is_set():
+            self.event.set()
+            print("stopping: what is in flight is finished (a second signal ends it at once)", file=sys.stderr)
+        elif task is not None:
+            self.is_cancelled = True
+            task.cancel()
+
+    def end(self, journal: Path | None) -> int:
+        """Say how to go on; the exit code."""
+        how = "begins anew, and finds there what is there" if journal is None else "goes on from where it stands"
+        say("stopped before the end", hint=f"the same command {how}")
+        return self._code
+
+
+@contextmanager
+def _stopped_by_signals() -> Iterator[_Stopping]:
+    """The first Ctrl-C or SIGTERM lets what is in flight finish, the second ends it."""
+    loop, task, stopping = asyncio.get_running_loop(), asyncio.current_task(), _Stopping()
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    for number in numbers:
+        loop.add_signal_handler(number, stopping.ask, number, task)
+    try:
+        yield stopping
+    finally:
+        for number in numbers:
+            loop.remove_signal_handler(number)
+
+
+def _show(report: TransferReport, code: int, journal: Path | None, *, as_json: bool) -> None:
+    if as_json:
+        print_json({**report.to_dict(), "exit_code": code, "journal": None if journal is None else str(journal)})
+    else:
+        _show_tables(report)
+    if report.failed and not report.stopped:
+        say(f"{report.failed:,} did not arrive", hint="run it again when the reason is gone: what is there is skipped")
+
+
+def _show_tables(report: TransferReport) -> None:
+    console = make_console()
+    did = "would copy" if report.dry_run else "copied"
+    columns = ("", "found>", f"{did}>", "already there>", "failed>", "archived>", "expired>", "verified>")
+    kinds = (("snapshots", report.snapshots), ("replays", report.replay_logs))
+    console.print(f"from  {safe(report.source, limit=_MAX_TEXT)}\nto    {safe(report.target, limit=_MAX_TEXT)}")
+    console.print(make_table(columns, [_row(name, counts) for name, counts in kinds]))
+    size = report.snapshots.bytes
+    console.print(
+        f"{report.snapshots.sagas:,} sagas, {show_bytes(size)} of JSON, {report.seconds:,.1f} s"
+        + (f" in all runs, {report.run_seconds:,.1f} s in this one" if report.resumed else "")
+        + f", {report.items_per_second:,.0f}/s"
+    )
+    for _, counts in kinds:
+        for note in _notes(counts):
+            console.print(f"note: {safe(note, limit=_MAX_TEXT)}")
+    for note in _account(report):
+        console.print(f"note: {safe(note, limit=_MAX_TEXT)}")
+    failures = [*report.snapshots.failures, *report.replay_logs.failures][:MAX_SHOWN]
+    for failure in failures:
+        console.print(f"did not arrive: {safe(_described(failure), limit=_MAX_TEXT)}", soft_wrap=True)
+    if report.failed > len(failures):
+        console.print(f"did not arrive: {report.failed - len(failures):,} more; the log on stderr names them all")
+
+
+def _row(name: str, counts: Counts) -> tuple[str, ...]:
+    numbers = (
+        *(counts.found, counts.copied, counts.already_there, counts.failed, counts.archived, counts.expired),
+        counts.verified,
+    )
+    return (name, *(f"{number:,}" for number in numbers))
+
+
+def _notes(counts: Counts) -> Iterator[str]:
+    yield from counts.notes
+    if counts.not_compared:
+        yield f"{counts.not_compared:,} are at the target in an archive class: there, but not compared"
+    if counts.sagas_missing:
+        yield f"{counts.sagas_missing:,} of the sagas that were asked for are not at the source, or have expired"
+
+
+def _account(report: TransferReport) -> Iterator[str]:
+    for what, count, messages in (
+        ("records that cannot be read and were left out", report.source_problem_count, report.source_problems),
+        ("records taken differently from how they are written", report.source_adjusted_count, report.source_adjusted),
+    ):
+        if count:
+            yield f"{count:,} {what}, such as: {'; '.join(messages[:3])}"
+    if report.source_expired:
+        yield f"{report.source_expired:,} snapshots left out at the source: past their retention"
+
+
+def _described(failure: Failure) -> str:
+    item = failure.item_id or "the rest"
+    saga = f" of saga {failure.saga_id}" if failure.saga_id else ""
+    return f"{item}{saga}: {failure.error_type}: {failure.error}"

@@ -1,0 +1,1 @@
+"""A snapshot as bytes and back, exactly; never which tier they are for."""

@@ -1,0 +1,109 @@
+"""Snapshots to stored values and back, large ones on a thread so that the event loop goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Mapping
+
+from sagaz_tiering.codec import value as codec
+from sagaz_tiering.codec.typed_json import LARGE, Shape
+from sagaz_tiering.codec.unsupported import Texts
+from sagaz_tiering.codec.value import (
+    MAX_SNAPSHOT_BYTES,
+    OFFSET_RAW_LENGTH,
+    Header,
+    Record,
+    body_shape,
+    decode,
+    encode,
+    from_value,
+    plain_body,
+    to_value,
+)
+from sagaz_tiering.codec.zstd import NO_DICTIONARIES, Dictionary
+from sagaz_tiering.errors import NotSerializable
+from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
+
+LARGE_BYTES = LARGE
+"""A value or body from this size on is worked on by a thread."""
+
+_RAW_LENGTH = struct.Struct(">I")
+
+
+async def encode_value(
+    snapshot: SagaSnapshot,
+    *,
+    saved_us: int,
+    level: int | None,
+    dictionary: Dictionary | None = None,
+    max_bytes: int = MAX_SNAPSHOT_BYTES,
+    texts: Texts | None = None,
+) -> tuple[SnapshotMeta, bytes]:
+    """The meta and the value (`codec.value.to_value`) of a snapshot, saved at `saved_us`; `level` None: not compressed.
+
+    `texts` keeps text in place of what cannot be stored, else that raises NotSerializable. Raises SnapshotTooLarge, or
+    InvalidSnapshot if the snapshot is changed meanwhile.
+    """
+    record = await encode_record(snapshot, saved_us=saved_us, max_bytes=max_bytes, texts=texts)
+    if len(record.body) >= LARGE_BYTES:
+        return record.meta, await asyncio.to_thread(to_value, record, level=level, dictionary=dictionary)
+    return record.meta, to_value(record, level=level, dictionary=dictionary)
+
+
+async def encode_record(
+    snapshot: SagaSnapshot, *, saved_us: int, max_bytes: int = MAX_SNAPSHOT_BYTES, texts: Texts | None = None
+) -> Record:
+    """The record of a snapshot. Raises what `encode_value` raises."""
+    try:
+        return await _record(snapshot, saved_us, max_bytes)
+    except NotSerializable:
+        if texts is None:
+            raise
+        return await _record(await texts.instead(snapshot, max_bytes), saved_us, max_bytes)
+
+
+async def _record(snapshot: SagaSnapshot, saved_us: int, max_bytes: int) -> Record:
+    plain = plain_body(snapshot)
+    if plain is not None:
+        return encode(snapshot, saved_us=saved_us, max_bytes=max_bytes, plain=plain)
+    shape = body_shape(snapshot)
+    if shape is Shape.LARGE:
+        return await asyncio.to_thread(encode, snapshot, saved_us=saved_us, max_bytes=max_bytes, shape=shape)
+    return encode(snapshot, saved_us=saved_us, max_bytes=max_bytes, shape=shape)
+
+
+async def decode_value(
+    value: bytes, header: Header | None = None, dictionaries: Mapping[bytes, Dictionary] = NO_DICTIONARIES
+) -> SagaSnapshot:
+    """The snapshot in a value; `header` is its `codec.value.read_header`, if that is known.
+
+    `dictionaries`, by id, must have the one that the header names. Raises CorruptRecord.
+    """
+    if _is_small(value):
+        return codec.decode_value(value, header, dictionaries)
+    return await asyncio.to_thread(codec.decode_value, value, header, dictionaries)
+
+
+async def record_in(value: bytes, header: Header, dictionaries: Mapping[bytes, Dictionary]) -> Record:
+    """The record in a value; arguments and errors as of `decode_value`."""
+    if _is_small(value):
+        return from_value(value, header, dictionaries)
+    return await asyncio.to_thread(from_value, value, header, dictionaries)
+
+
+async def decode_record(record: Record) -> SagaSnapshot:
+    """The snapshot of a record. Raises CorruptRecord."""
+    return decode(record) if len(record.body) < LARGE_BYTES else await asyncio.to_thread(decode, record)
+
+
+def is_large(snapshot: SagaSnapshot) -> bool:
+    """Whether encoding may take long; looks at a bounded number of values."""
+    return body_shape(snapshot) is Shape.LARGE
+
+
+def _is_small(value: bytes) -> bool:
+    """Also when decompressed, as its header says, if there is one."""
+    if len(value) <= OFFSET_RAW_LENGTH + 4:
+        return True
+    return len(value) < LARGE_BYTES and _RAW_LENGTH.unpack_from(value, OFFSET_RAW_LENGTH)[0] < LARGE_BYTES

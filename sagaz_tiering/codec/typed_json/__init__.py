@@ -1,0 +1,48 @@
+"""Python values as JSON text that gives exactly the same values back, or a refusal that says where and why.
+
+Two encodings. PLAIN is ordinary JSON, used where that is proved exact for the value at hand. TYPED is JSON in
+which a value that JSON does not know is an object with one key that starts with `~`:
+
+    {"~datetime": text}   {"~time": text}       or [text, fold, zone], where zone is null, a key such as
+                                                "Europe/Berlin", or [offset in microseconds, name or null]
+    {"~date": text}       {"~timedelta": [days, seconds, microseconds]}
+    {"~uuid": text}       {"~decimal": text}    {"~bytes": base64}     {"~bytearray": base64}
+    {"~tuple": [..]}      {"~set": [..]}        {"~frozenset": [..]}   (sets are sorted by their text)
+    {"~int": hex}         (outside int64)       {"~float": "nan", "inf", "-inf" or 16 hex digits}
+    {"~dict": [[key, value], ..]}               (some key is not a str, or starts with `~`)
+    {"~enum": [qualified name, value]}          (known classes only, see `register_enum`)
+    {"~object": [qualified name, {field: value}]}    (known classes only, see `register_type`; of a pydantic model also
+                                                "_set", the names of the fields that were given, if not all were,
+                                                "_extra" and "_private")
+
+Types are matched exactly: a subclass (OrderedDict, namedtuple, a str with methods) would come back as its
+base, so it is refused.
+"""
+
+from sagaz_tiering.codec.typed_json.as_text import Replacing
+from sagaz_tiering.codec.typed_json.budget import PastBudget
+from sagaz_tiering.codec.typed_json.copying import private_copy
+from sagaz_tiering.codec.typed_json.enums import register_enum
+from sagaz_tiering.codec.typed_json.objects import StoredObject, register_type, stored_object
+from sagaz_tiering.codec.typed_json.plain import plain_json
+from sagaz_tiering.codec.typed_json.shape import LARGE, Shape, shape_of
+from sagaz_tiering.codec.typed_json.text import Encoding, dumps, loads
+from sagaz_tiering.codec.typed_json.write import MAX_DEPTH
+
+__all__ = [
+    "LARGE",
+    "MAX_DEPTH",
+    "Encoding",
+    "PastBudget",
+    "Replacing",
+    "Shape",
+    "StoredObject",
+    "dumps",
+    "loads",
+    "plain_json",
+    "private_copy",
+    "register_enum",
+    "register_type",
+    "shape_of",
+    "stored_object",
+]

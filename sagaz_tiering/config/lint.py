@@ -1,0 +1,46 @@
+"""What is allowed in the settings but probably not meant."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from sagaz_tiering.config.environment import variable_for
+from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.config.schema import Location
+from sagaz_tiering.config.urls import has_password
+
+_S3_ONLY = (
+    "region",
+    "endpoint_url",
+    "encryption",
+    "kms_key_id",
+    "access_key_id",
+    "secret_access_key",
+    "checksums",
+    "multipart_threshold",
+)
+
+
+def settings_warnings(config: TieringConfig, in_file: Callable[[Location], bool]) -> Iterator[tuple[Location, str]]:
+    """Every doubt about the settings; `in_file` tells whether a value comes from the file."""
+    cold = config.tiers.cold
+    if cold.is_directory:
+        for key in _S3_ONLY:
+            if key in cold.model_fields_set:
+                yield ("tiers", "cold", key), "is not used by a file:// cold tier; remove it, or write an s3:// url"
+    if config.embedded is not None and not config.embedded_servers:
+        yield ("embedded",), "starts nothing, since no url says embedded; remove it, or write embedded for a url"
+    for location in _secrets(config):
+        if in_file(location):
+            yield location, f"is a secret in the file; set {variable_for(location)} in the environment instead"
+
+
+def _secrets(config: TieringConfig) -> Iterator[Location]:
+    if config.tiers.cold.secret_access_key is not None:
+        yield ("tiers", "cold", "secret_access_key")
+    if has_password(config.tiers.hot.url.get_secret_value()):
+        yield ("tiers", "hot", "url")
+    if config.tiers.durable is not None and has_password(config.tiers.durable.url.get_secret_value()):
+        yield ("tiers", "durable", "url")
+    if has_password(config.catalog.url.get_secret_value()):
+        yield ("catalog", "url")

@@ -1,0 +1,160 @@
+"""Reading the configuration file: a checked `TieringConfig`, or a ConfigError that names every line to correct."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from sagaz_tiering.config.environment import CONFIG_VARIABLE, ignored_variables, overrides, variable_for, variable_of
+from sagaz_tiering.config.lint import settings_warnings
+from sagaz_tiering.config.messages import describe
+from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.config.policy_lint import policy_warnings
+from sagaz_tiering.config.schema import Location, dotted
+from sagaz_tiering.config.urls import redacted
+from sagaz_tiering.config.yaml_lines import Place, parse_yaml
+from sagaz_tiering.errors import ConfigError, PolicyError
+from sagaz_tiering.storage_class import StorageClass
+
+MAX_FILE_BYTES = 2**20
+CHECK_HINT = "nothing was started; correct it, then try it with `sagaz-tiering policy check`"
+_LEAST = (
+    "the least that it says is: {tiers: {hot: {url: redis://HOST:6379/0}, cold: {url: s3://BUCKET/PREFIX}}, "
+    "catalog: {url: postgresql://USER@HOST/DATABASE}}"
+)
+_NOT_SAID_TWICE = "default_factory_not_called"
+"""pydantic's note that one value was not computed because another one, reported too, is wrong."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConfigWarning:
+    """Something allowed but doubtful. `source` is `FILE:LINE` or names an environment variable."""
+
+    message: str
+    location: Location
+    source: str
+
+    def __str__(self) -> str:
+        where = f"{dotted(self.location)}: " if self.location else ""
+        return f"{self.source}: {where}{self.message}"
+
+
+def load_config(path: str | os.PathLike[str]) -> TieringConfig:
+    """The configuration in the YAML file `path`, with the environment on top, checked.
+
+    Relative paths in it start at the file's directory. Raises ConfigError (PolicyError where only policies
+    are wrong) that lists every problem with its line or environment variable; no secret is ever in it.
+    """
+    return _load(path)[0]
+
+
+def load_with_warnings(
+    path: str | os.PathLike[str], minimum_durations: Callable[[str | None], Mapping[StorageClass, timedelta]]
+) -> tuple[TieringConfig, list[ConfigWarning]]:
+    """Like `load_config`, with everything in it that is allowed but doubtful, in the order of the file.
+
+    `minimum_durations` tells for a region how long each class is paid for at least.
+    """
+    config, origin = _load(path)
+    doubts = list(settings_warnings(config, origin.in_file))
+    minimum = minimum_durations(config.tiers.cold.region)
+    doubts += [(("policies", *each.location), each.message) for each in policy_warnings(config.policies, minimum)]
+    doubts.sort(key=lambda doubt: origin.place.line_of(doubt[0]))
+    warnings = [ConfigWarning(message=text, location=where, source=origin.source_of(where)) for where, text in doubts]
+    warnings += [
+        ConfigWarning(message=f"sets nothing; {advice}", location=(), source=f"environment variable {name}")
+        for name, advice in ignored_variables(os.environ, tuple(TieringConfig.model_fields))
+    ]
+    return config, warnings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Origin:
+    """Where each value of a configuration comes from: a line of the file or an environment variable."""
+
+    name: str
+    place: Place
+    environment: Mapping[str, Any]
+
+    def in_file(self, location: Location) -> bool:
+        return self.place.has(location) and not self._in_environment(location)
+
+    def source_of(self, location: Location) -> str:
+        variable = variable_of(os.environ, location) if self._in_environment(location) else None
+        return f"environment variable {variable}" if variable else f"{self.name}:{self.place.line_of(location)}"
+
+    def _in_environment(self, location: Location) -> bool:
+        part: Any = self.environment
+        for key in location:
+            if not isinstance(part, Mapping):
+                return True
+            if key not in part:
+                return False
+            part = part[key]
+        return not isinstance(part, Mapping) or not self.place.has(location)
+
+
+def _load(path: str | os.PathLike[str]) -> tuple[TieringConfig, _Origin]:
+    name = os.fspath(path)
+    values, place = parse_yaml(_read(Path(path)), name)
+    if values is None:
+        raise ConfigError(f"{name}: is empty", hint=_LEAST)
+    if not isinstance(values, dict):
+        raise ConfigError(f"{name}:{place.line}: must be a mapping with the sections tiers, catalog and policies")
+    origin = _Origin(name=name, place=place, environment=overrides(os.environ, tuple(TieringConfig.model_fields)))
+    # pydantic-settings would take such keys for its own arguments.
+    hidden = [key for key in values if key.startswith("_")]
+    if hidden:
+        raise ConfigError(f"{name}:{place.line_of((hidden[0],))}: {hidden[0]}: unknown key; remove it")
+    try:
+        config = TieringConfig.model_validate(values)
+    except ValidationError as exc:
+        # Without its cause, whose text can quote a key: {redis://:PASSWORD@host} in braces is one.
+        raise _config_error(exc.errors(include_url=False), origin) from None
+    return config.anchored_at(Path(os.path.abspath(path)).parent), origin
+
+
+def _read(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            raw = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError as exc:
+        hint = f"give its path, or set {CONFIG_VARIABLE}; {_LEAST}"
+        raise ConfigError(f"{path}: no such file", hint=hint) from exc
+    except IsADirectoryError as exc:
+        raise ConfigError(f"{path}: is a directory; give the path of the YAML file in it") from exc
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror or exc}") from exc
+    if len(raw) > MAX_FILE_BYTES:
+        raise ConfigError(f"{path}: larger than {MAX_FILE_BYTES} bytes, so it is not a configuration file")
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as exc:
+        line = raw.count(b"\n", 0, exc.start) + 1
+        # The cause would carry the bytes of the whole file, secrets included.
+        raise ConfigError(f"{path}:{line}: not UTF-8; save the file as UTF-8 text") from None
+
+
+def _config_error(errors: list[ErrorDetails], origin: _Origin) -> ConfigError:
+    told = [error for error in errors if error["type"] != _NOT_SAID_TWICE]
+    told.sort(key=lambda error: origin.place.line_of(error["loc"]))
+    lines = [_line(error, origin) for error in told]
+    kind = PolicyError if all(error["loc"][:1] == ("policies",) for error in told) else ConfigError
+    text = lines[0] if len(lines) == 1 else "\n  ".join([f"{len(lines)} problems:", *lines])
+    return kind(text, hint=CHECK_HINT)
+
+
+def _line(error: ErrorDetails, origin: _Origin) -> str:
+    location = error["loc"]
+    text = describe(error)
+    if error["type"] == "missing" and not any(isinstance(part, int) for part in location):
+        text += f", or set {variable_for(location)}"
+    shown = dotted(redacted(part) if isinstance(part, str) else part for part in location)
+    return f"{origin.source_of(location)}: {shown}: {text}"

@@ -1,0 +1,217 @@
+"""The whole configuration: one YAML file, environment variables on top, checked before anything starts.
+
+`config.load.load_config` reads it. Secrets are `SecretStr` or `SecretUrl`: never in `repr`, `str` or a JSON dump.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from pydantic import field_validator, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from sagaz_tiering.config.environment import PREFIX, SEPARATOR, EnvironmentSource
+from sagaz_tiering.config.policy import UNMATCHED, Durability, FrameEncryption, Policy, name_problems
+from sagaz_tiering.config.schema import Location, refusal
+from sagaz_tiering.config.sections import (
+    BudgetSettings,
+    CatalogSettings,
+    DaemonSettings,
+    DictionarySettings,
+    EmbeddedSettings,
+    EncryptionSettings,
+    JobSettings,
+    JobTimes,
+    LimitSettings,
+    LogFormat,
+    LogLevel,
+    LogSettings,
+    RestoreSettings,
+    Schedule,
+)
+from sagaz_tiering.config.tiers import Checksums, ColdTier, DurableTier, Encryption, HotTier, PackSettings, Tiers
+from sagaz_tiering.config.urls import EMBEDDED, database_identity
+
+__all__ = [
+    "BudgetSettings",
+    "CatalogSettings",
+    "Checksums",
+    "ColdTier",
+    "DaemonSettings",
+    "DictionarySettings",
+    "DurableTier",
+    "EmbeddedSettings",
+    "Encryption",
+    "EncryptionSettings",
+    "HotTier",
+    "JobSettings",
+    "JobTimes",
+    "LimitSettings",
+    "LogFormat",
+    "LogLevel",
+    "LogSettings",
+    "PackSettings",
+    "Schedule",
+    "TieringConfig",
+    "Tiers",
+]
+
+
+class TieringConfig(BaseSettings):
+    """The checked configuration. Build it with `config.load.load_config`; it never changes afterwards.
+
+    Environment variables are read whenever one is built, and win over what is passed in.
+    """
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        env_nested_delimiter=SEPARATOR,
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        use_attribute_docstrings=True,
+    )
+
+    tiers: Tiers
+    """Where snapshots live."""
+    catalog: CatalogSettings
+    """Where the catalog is."""
+    policies: tuple[Policy, ...] = ()
+    """What happens to which snapshots, first match wins; what none matches stays hot and durable for ever."""
+    schedule: Schedule = Schedule()
+    """When the daemon runs its jobs."""
+    limits: LimitSettings = LimitSettings()
+    """What is refused."""
+    jobs: JobSettings = JobSettings()
+    """How jobs work."""
+    dictionaries: DictionarySettings = DictionarySettings()
+    """Compression dictionaries."""
+    budget: BudgetSettings = BudgetSettings()
+    """What the jobs may spend."""
+    restore: RestoreSettings = RestoreSettings()
+    """How archived snapshots come back."""
+    encryption: EncryptionSettings | None = None
+    """The master key of encrypted policies; absent: none."""
+    daemon: DaemonSettings = DaemonSettings()
+    """The daemon's HTTP server and its end."""
+    log: LogSettings = LogSettings()
+    """Logging."""
+    embedded: EmbeddedSettings | None = None
+    """Servers to start with the process; absent: none."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment first, then what was passed in; no .env files, no secret directories."""
+        return EnvironmentSource(settings_cls), init_settings
+
+    @model_validator(mode="before")
+    @classmethod
+    def _durable_is_catalog(cls, values: Any) -> Any:
+        """Fill in `tiers.durable.url`, so that nobody has to ask twice where the durable copy is."""
+        tiers, catalog = values.get("tiers"), values.get("catalog")
+        if not isinstance(tiers, Mapping) or not isinstance(catalog, Mapping) or "url" not in catalog:
+            return values
+        durable = tiers.get("durable", {})
+        if isinstance(durable, Mapping) and "url" not in durable:
+            return {**values, "tiers": {**tiers, "durable": {**durable, "url": catalog["url"]}}}
+        return values
+
+    @field_validator("policies")
+    @classmethod
+    def _check_names(cls, policies: tuple[Policy, ...]) -> tuple[Policy, ...]:
+        clashes = name_problems(policies)
+        if clashes:
+            raise refusal("policies", clashes)
+        return policies
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        found = [*self._durable_problems(), *self._embedded_problems(), *self._encryption_problems()]
+        if found:
+            raise refusal("configuration", found)
+        return self
+
+    def _durable_problems(self) -> Iterator[tuple[Location, str]]:
+        durable = self.tiers.durable
+        if durable is not None:
+            if database_identity(durable.url) != database_identity(self.catalog.url):
+                yield (
+                    ("tiers", "durable", "url"),
+                    "is not the same as catalog.url, but durable copies and their locations change in one "
+                    "transaction; remove it to use the catalog's database",
+                )
+            return
+        advice = "tiers.durable is null; write durability: hot, or remove tiers.durable to use the catalog's database"
+        for i, policy in enumerate(self.policies):
+            if policy.durability is Durability.DURABLE:
+                yield (("policies", i, "durability"), f"policy {policy.name!r} needs the durable tier, but {advice}")
+        if not any(policy.match.is_catch_all for policy in self.policies):
+            yield (
+                ("tiers", "durable"),
+                f"is null, but snapshots that no policy matches are {UNMATCHED.durability}; end the policies "
+                "with one that has match: {} and durability: hot",
+            )
+
+    def _encryption_problems(self) -> Iterator[tuple[Location, str]]:
+        for i, policy in enumerate(self.policies if self.encryption is None else ()):
+            if policy.encryption is not FrameEncryption.NONE:
+                yield (
+                    ("policies", i, "encryption"),
+                    f"policy {policy.name!r} needs a section encryption: {{key_file: PATH}} or {{kms_key_id: ID}}",
+                )
+
+    def _embedded_problems(self) -> Iterator[tuple[Location, str]]:
+        for server, location in self._embedded_urls():
+            if self.embedded is None:
+                yield (
+                    location,
+                    f"{EMBEDDED!r} needs a section embedded: {{data_dir: DIRECTORY}}; add it, or write a URL",
+                )
+            elif not getattr(self.embedded, server):
+                yield location, f"{EMBEDDED!r} contradicts embedded.{server}: false; set it to true, or write a URL"
+
+    def _embedded_urls(self) -> Iterator[tuple[str, Location]]:
+        durable = self.tiers.durable
+        if self.tiers.hot.url.is_embedded:
+            yield "redis", ("tiers", "hot", "url")
+        if self.catalog.url.is_embedded:
+            yield "postgres", ("catalog", "url")
+        elif durable is not None and durable.url.is_embedded:
+            yield "postgres", ("tiers", "durable", "url")
+        if self.tiers.cold.is_embedded:
+            yield "s3", ("tiers", "cold", "endpoint_url")
+
+    @property
+    def embedded_servers(self) -> frozenset[str]:
+        """The embedded servers that some URL asks for: of `postgres`, `redis`, `s3`."""
+        return frozenset(server for server, _ in self._embedded_urls())
+
+    def anchored_at(self, directory: Path) -> TieringConfig:
+        """The same with relative paths starting at `directory`: data_dir, key_file, a `file://` cold tier."""
+        changes: dict[str, Any] = {}
+        if self.embedded is not None:
+            data_dir = _absolute(directory, self.embedded.data_dir)
+            changes["embedded"] = self.embedded.model_copy(update={"data_dir": data_dir})
+        if self.encryption is not None and self.encryption.key_file is not None:
+            key_file = _absolute(directory, self.encryption.key_file)
+            changes["encryption"] = self.encryption.model_copy(update={"key_file": key_file})
+        if self.tiers.cold.is_directory:
+            path = _absolute(directory, self.tiers.cold.directory)
+            cold = self.tiers.cold.model_copy(update={"url": path.as_uri()})
+            changes["tiers"] = self.tiers.model_copy(update={"cold": cold})
+        return self.model_copy(update=changes)
+
+
+def _absolute(directory: Path, path: Path) -> Path:
+    # Not resolve(): a mounted configuration file is often a symbolic link, and the place it is seen at counts.
+    return Path(os.path.abspath(directory / path))

@@ -1,0 +1,83 @@
+"""Which snapshots a policy means: shell-style patterns over saga name, step name and status."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from fnmatch import fnmatchcase, translate
+from typing import Annotated
+
+from pydantic import BeforeValidator
+
+from sagaz_tiering.config.schema import StrictModel, problem
+
+ANY = ("*",)
+_PATTERN_FORM = "write a name or a pattern such as payment-*, or a list of them"
+
+
+def _patterns(value: object) -> tuple[str, ...]:
+    if value is None:
+        raise problem(f"is empty; leave the key out to match everything, or {_PATTERN_FORM}")
+    given = value if isinstance(value, (list, tuple)) else [value]
+    if not given:
+        raise problem(f"an empty list matches nothing; leave the key out to match everything, or {_PATTERN_FORM}")
+    for pattern in given:
+        if not isinstance(pattern, str):
+            kind = "a boolean" if isinstance(pattern, bool) else f"a {type(pattern).__name__}"
+            raise problem(f"a pattern must be text, not {kind}; put it in quotes, or {_PATTERN_FORM}")
+        if not pattern:
+            raise problem(
+                f"an empty pattern matches nothing; leave the key out to match everything, or {_PATTERN_FORM}"
+            )
+    return tuple(given)
+
+
+Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
+"""One or more shell-style patterns (`*`, `?`, `[seq]`), case-sensitive; one text stands for a list of one."""
+
+
+class Match(StrictModel):
+    """A snapshot matches when each of its three names matches one of the patterns given for it."""
+
+    saga_name: Patterns = ANY
+    """Name of the saga, such as `payment-*`."""
+    step_name: Patterns = ANY
+    """Name of the step."""
+    status: Patterns = ANY
+    """Status of the saga at that step, such as `failed` or `rolled_back`."""
+
+    @property
+    def is_catch_all(self) -> bool:
+        """Whether every snapshot matches."""
+        return self.covers(Match())
+
+    def covers(self, other: Match) -> bool:
+        """Whether all that `other` matches is surely matched too. False may also mean "not provable"."""
+        return (
+            patterns_cover(self.saga_name, other.saga_name)
+            and patterns_cover(self.step_name, other.step_name)
+            and patterns_cover(self.status, other.status)
+        )
+
+
+def patterns_cover(general: Sequence[str], special: Sequence[str]) -> bool:
+    """Whether each pattern of `special` is surely included in one of `general`."""
+    return all(any(_covers(wide, narrow) for wide in general) for narrow in special)
+
+
+def _covers(wide: str, narrow: str) -> bool:
+    if wide == narrow:
+        return True
+    if not set(narrow) & set("*?["):
+        return fnmatchcase(narrow, wide)
+    # Without ? and [ in `wide`, and without [ in `narrow`, each wildcard of `narrow`, read as a plain
+    # character, can only fall inside a * of `wide`, where it may stand for anything.
+    return not set(wide) & set("?[") and "[" not in narrow and fnmatchcase(narrow, wide)
+
+
+def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """A function that tells whether a name matches one of the patterns; case-sensitive."""
+    if any(not pattern.strip("*") for pattern in patterns):
+        return lambda _name: True
+    expressions = [re.compile(translate(pattern)).match for pattern in patterns]
+    return lambda name: any(match(name) for match in expressions)

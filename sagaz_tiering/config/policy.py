@@ -1,0 +1,208 @@
+"""A policy as it is written: which snapshots, how safe, when they move and go. The impossible is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from enum import StrEnum
+from itertools import pairwise
+from typing import Annotated, Literal
+
+from pydantic import Field, PlainSerializer, PlainValidator, ValidationInfo, field_validator
+
+from sagaz_tiering.config.patterns import Match
+from sagaz_tiering.config.schema import Location, StrictModel, problem, refusal
+from sagaz_tiering.config.units import Duration, DurationOrZero, format_duration, parse_positive_duration
+from sagaz_tiering.storage_class import StorageClass
+
+DEFAULT_LINGER = timedelta(hours=24)
+
+
+class Rewrite(StrEnum):
+    """Whether a save may replace a snapshot of the same id that is there with other content, or archived."""
+
+    ALLOW = "allow"
+    REFUSE = "refuse"
+
+
+class Durability(StrEnum):
+    """Which server must have a snapshot before its save is acknowledged."""
+
+    HOT = "hot"
+    DURABLE = "durable"
+
+
+class ClockSource(StrEnum):
+    """From which time a snapshot's ages are counted."""
+
+    CREATED_AT = "created_at"
+    SAVED_AT = "saved_at"
+
+
+class FrameEncryption(StrEnum):
+    """How archived snapshots are encrypted by us, beside what the store does."""
+
+    NONE = "none"
+    PER_SAGA = "per-saga"
+
+
+class Retention(StrEnum):
+    """Whose word counts for when a snapshot expires: the policy's `retain` or the snapshot's own `retention_until`."""
+
+    LONGEST = "longest"
+    POLICY = "policy"
+    SNAPSHOT = "snapshot"
+
+
+FOREVER: Literal["forever"] = "forever"
+"""As `retain`: the policy never lets go."""
+
+
+def _retain(value: object) -> timedelta | Literal["forever"]:
+    return FOREVER if value == FOREVER else parse_positive_duration(value)
+
+
+def _retain_text(value: timedelta | Literal["forever"]) -> str:
+    return format_duration(value) if isinstance(value, timedelta) else value
+
+
+Retain = Annotated[
+    timedelta | Literal["forever"],
+    PlainValidator(_retain),
+    PlainSerializer(_retain_text, return_type=str, when_used="json"),
+]
+"""A duration above zero, or `forever`."""
+
+
+class Move(StrictModel):
+    """One step to a colder storage class."""
+
+    to: StorageClass
+    """Storage class to move to, not STANDARD; the first move packs the snapshot into the cold tier."""
+    after: Duration
+    """Age (by the policy's clock) at which the move is due."""
+
+
+class Policy(StrictModel):
+    """What happens to the snapshots that `match` selects."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+    """Unique name; kept with every pack. Letters, digits, `_`, `.` and `-`, at most 64."""
+    match: Match = Match()
+    """Which snapshots; `{}` is all of them."""
+    durability: Durability = Durability.DURABLE
+    """`durable`: a save is acknowledged when PostgreSQL has it; `hot`: when Redis has it."""
+    move: tuple[Move, ...] = ()
+    """Moves in order of age, each to a colder class; none: stays hot and durable."""
+    retain: Retain | None = None
+    """Age at which the snapshot is deleted everywhere, or `forever`; absent: its own `retention_until` decides."""
+    retention: Retention = Retention.LONGEST
+    """Whose word counts: `retain` (`policy`), the snapshot's own `retention_until` (`snapshot`), or the later one."""
+    clock: ClockSource = ClockSource.CREATED_AT
+    """`created_at`, or `saved_at` so that a back-fill of old snapshots does not move all at once."""
+    linger: DurationOrZero = DEFAULT_LINGER
+    """How long a due snapshot may wait for its pack to fill up before the pack is sealed undersized."""
+    encryption: FrameEncryption = FrameEncryption.NONE
+    """`per-saga`: what is packed is encrypted under a key of its saga, which `forget` destroys; see `encryption`."""
+    rewrite: Rewrite = Rewrite.ALLOW
+    """`refuse`: a save with an id that is archived, or there with other content, raises; each save looks first."""
+    even_if_costlier: bool = False
+    """Move even what costs more to move than that saves, such as small packs."""
+
+    @field_validator("move")
+    @classmethod
+    def _check_moves(cls, moves: tuple[Move, ...]) -> tuple[Move, ...]:
+        found = [*_standard_moves(moves), *_disordered_moves(moves)]
+        if found:
+            raise refusal("move", found)
+        return moves
+
+    @property
+    def lifetime(self) -> timedelta | None:
+        """The age at which `retain` ends a snapshot; None: `retain` ends none."""
+        if self.retention is Retention.SNAPSHOT or not isinstance(self.retain, timedelta):
+            return None
+        return self.retain
+
+    @property
+    def is_for_ever(self) -> bool:
+        """Whether no snapshot of the policy ever expires, whatever it says itself."""
+        return self.retention is not Retention.SNAPSHOT and self.retain == FOREVER
+
+    @property
+    def asks_snapshot(self) -> bool:
+        """Whether a snapshot's own `retention_until` counts, alone or beside `retain`."""
+        return self.retention is not Retention.POLICY and not self.is_for_ever
+
+    @field_validator("retain")
+    @classmethod
+    def _check_retain(
+        cls, retain: timedelta | Literal["forever"] | None, info: ValidationInfo
+    ) -> timedelta | Literal["forever"] | None:
+        moves: tuple[Move, ...] = info.data.get("move", ())
+        if isinstance(retain, timedelta) and moves and retain <= moves[-1].after:
+            last = moves[-1]
+            raise problem(
+                f"{format_duration(retain)} would delete the snapshots before they move to {last.to} after "
+                f"{format_duration(last.after)}; retain them longer, or remove that move"
+            )
+        return retain
+
+    @field_validator("retention")
+    @classmethod
+    def _check_retention(cls, retention: Retention, info: ValidationInfo) -> Retention:
+        if retention is Retention.POLICY and info.data.get("retain", FOREVER) is None:
+            raise problem(
+                "`policy` needs `retain`, a duration or forever: nothing else would end a snapshot, or keep it"
+            )
+        return retention
+
+
+def _standard_moves(moves: Sequence[Move]) -> list[tuple[Location, str]]:
+    return [
+        (
+            (i, "to"),
+            "packs start at STANDARD_IA, not STANDARD; write STANDARD_IA, or remove this move to stay hot",
+        )
+        for i, move in enumerate(moves)
+        if move.to is StorageClass.STANDARD
+    ]
+
+
+def _disordered_moves(moves: Sequence[Move]) -> list[tuple[Location, str]]:
+    found: list[tuple[Location, str]] = []
+    for i, (earlier, later) in enumerate(pairwise(moves), start=1):
+        if later.after <= earlier.after:
+            found.append(
+                (
+                    (i, "after"),
+                    f"{format_duration(later.after)} is not later than the move before it "
+                    f"({earlier.to} after {format_duration(earlier.after)}); list moves in order of age",
+                )
+            )
+        if later.to is not StorageClass.STANDARD and later.to.coldness <= earlier.to.coldness:
+            found.append(
+                (
+                    (i, "to"),
+                    f"{later.to} is not colder than {earlier.to}, the move before it; "
+                    f"objects only get colder: {' -> '.join(StorageClass)}",
+                )
+            )
+    return found
+
+
+UNMATCHED = Policy(name="unmatched")
+"""The policy of a snapshot that no configured policy matches."""
+
+
+def name_problems(policies: Sequence[Policy]) -> list[tuple[Location, str]]:
+    """Names that are used twice or reserved, located by position."""
+    found: list[tuple[Location, str]] = []
+    first: dict[str, int] = {UNMATCHED.name: -1}
+    for i, policy in enumerate(policies):
+        before = first.setdefault(policy.name, i)
+        if before == -1:
+            found.append(((i, "name"), f"{policy.name!r} is reserved for what no policy matches; choose another name"))
+        elif before != i:
+            found.append(((i, "name"), f"{policy.name!r} is already the name of policies[{before}]; choose another"))
+    return found

@@ -1,0 +1,376 @@
+"""The sections of the configuration beside `tiers` and `policies`: catalog, schedule, jobs, daemon, log, embedded."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+
+from sagaz_tiering.config.schema import DEFAULT_TEXT, StrictModel, problem, refusal
+from sagaz_tiering.config.units import ByteSize, Count, Duration, DurationOrZero, format_duration
+from sagaz_tiering.config.urls import PostgresUrl
+
+DEFAULT_POOL_MAX = 10
+DEFAULT_COMMAND_TIMEOUT = timedelta(seconds=30)
+DEFAULT_AGE_EVERY = timedelta(minutes=5)
+DEFAULT_RECONCILE_EVERY = timedelta(minutes=1)
+DEFAULT_TRANSITION_EVERY = timedelta(hours=1)
+DEFAULT_EXPIRE_EVERY = timedelta(minutes=15)
+DEFAULT_COMPACT_EVERY = timedelta(hours=6)
+DEFAULT_SCRUB_EVERY = timedelta(days=1)
+DEFAULT_RESTORE_EVERY = timedelta(minutes=1)
+DEFAULT_COLLECT_EVERY = timedelta(hours=6)
+DEFAULT_TRAIN_EVERY = timedelta(hours=6)
+JITTER_SHARE = 10
+DEFAULT_MAX_SNAPSHOT = 32 * 2**20
+DEFAULT_LEASE_TTL = timedelta(seconds=60)
+DEFAULT_CLAIM_TTL = timedelta(minutes=10)
+DEFAULT_BATCH_SAGAS = 256
+MOST_PROCESSES = 8
+DEFAULT_NICE = 10
+DEFAULT_UPLOAD_DEADLINE = timedelta(hours=1)
+DEFAULT_RETIRE_GRACE = timedelta(hours=24)
+DEFAULT_TOMBSTONES = timedelta(days=90)
+DEFAULT_COLLECT_MIN_AGE = timedelta(hours=24)
+DEFAULT_COLLECT_MAX_DELETES = 1000
+DEFAULT_COMPACT_LIVE_SHARE = 0.5
+DEFAULT_COMPACT_SMALL_SHARE = 0.25
+DEFAULT_SCRUB_CYCLE = timedelta(days=30)
+DEFAULT_SCRUB_REQUESTS = 10_000
+DEFAULT_SCRUB_BYTES = 10 * 2**30
+DEFAULT_EXPIRE_MAX_SHARE = 0.01
+DEFAULT_EXPIRE_FREE_COUNT = 1000
+DEFAULT_RESTORE_DAYS = 7
+DEFAULT_DICTIONARY_SIZE = 64 * 2**10
+DEFAULT_DICTIONARY_SAMPLE = 4 * 2**20
+DEFAULT_DICTIONARY_MIN_SAGAS = 50
+MIN_DICTIONARY_SAGAS = 20
+MAX_DICTIONARY_SIZE = 2**20
+DEFAULT_HOST = "127.0.0.1"
+DEFAULT_PORT = 9464
+DEFAULT_SHUTDOWN_GRACE = timedelta(seconds=60)
+
+
+class CatalogSettings(StrictModel):
+    """PostgreSQL, which knows where every snapshot is."""
+
+    url: PostgresUrl
+    """`postgresql://USER@HOST:5432/DATABASE`, or `embedded`."""
+    pool_min: Annotated[int, Field(ge=0, le=1000)] = 1
+    """Connections that one process keeps open."""
+    pool_max: Annotated[int, Field(ge=1, le=1000)] = DEFAULT_POOL_MAX
+    """Connections that one process opens at most; more callers wait."""
+    statement_cache: bool = True
+    """Prepared statements; `false` behind pgbouncer in transaction mode."""
+    command_timeout: Duration = DEFAULT_COMMAND_TIMEOUT
+    """Deadline of each statement."""
+
+    @field_validator("pool_max")
+    @classmethod
+    def _check_pool(cls, pool_max: int, info: ValidationInfo) -> int:
+        if pool_max < info.data.get("pool_min", 0):
+            raise problem(f"{pool_max} is less than pool_min, {info.data['pool_min']}; make it at least that")
+        return pool_max
+
+
+def _share_of_every(earlier: dict[str, Any]) -> timedelta:
+    every: timedelta = earlier.get("every", timedelta(0))
+    return every / JITTER_SHARE
+
+
+class JobTimes(StrictModel):
+    """When a job runs."""
+
+    every: Duration
+    """Time between two starts."""
+    jitter: DurationOrZero = Field(
+        default_factory=_share_of_every, json_schema_extra={DEFAULT_TEXT: "a tenth of `every`"}
+    )
+    """Random delay of each start, so that replicas do not start together."""
+
+    @field_validator("jitter")
+    @classmethod
+    def _check_jitter(cls, jitter: timedelta, info: ValidationInfo) -> timedelta:
+        every = info.data.get("every")
+        if every is not None and jitter >= every:
+            raise problem(f"{format_duration(jitter)} is not shorter than every, {format_duration(every)}")
+        return jitter
+
+
+class AgeTimes(JobTimes):
+    """When the job `age` runs."""
+
+    every: Duration = DEFAULT_AGE_EVERY
+    """Time between two starts."""
+
+
+class ReconcileTimes(JobTimes):
+    """When the job `reconcile` runs."""
+
+    every: Duration = DEFAULT_RECONCILE_EVERY
+    """Time between two starts; a daemon that finds Redis changed runs it at once."""
+
+
+class TransitionTimes(JobTimes):
+    """When the job `transition` runs."""
+
+    every: Duration = DEFAULT_TRANSITION_EVERY
+    """Time between two starts."""
+
+
+class ExpireTimes(JobTimes):
+    """When the job `expire` runs."""
+
+    every: Duration = DEFAULT_EXPIRE_EVERY
+    """Time between two starts."""
+
+
+class RestoreTimes(JobTimes):
+    """When the job `restore` runs."""
+
+    every: Duration = DEFAULT_RESTORE_EVERY
+    """Time between two starts."""
+
+
+class CompactTimes(JobTimes):
+    """When the job `compact` runs."""
+
+    every: Duration = DEFAULT_COMPACT_EVERY
+    """Time between two starts."""
+
+
+class ScrubTimes(JobTimes):
+    """When the job `scrub` runs."""
+
+    every: Duration = DEFAULT_SCRUB_EVERY
+    """Time between two starts."""
+
+
+class CollectTimes(JobTimes):
+    """When the job `collect` runs."""
+
+    every: Duration = DEFAULT_COLLECT_EVERY
+    """Time between two starts."""
+
+
+class TrainTimes(JobTimes):
+    """When the job `train` runs."""
+
+    every: Duration = DEFAULT_TRAIN_EVERY
+    """Time between two starts."""
+
+
+class Schedule(StrictModel):
+    """When the daemon runs its jobs."""
+
+    age: AgeTimes = AgeTimes()
+    """Moves snapshots that are due from Redis and PostgreSQL into packs."""
+    reconcile: ReconcileTimes = ReconcileTimes()
+    """Puts right a Redis that went back to an older state, was emptied or replaced."""
+    transition: TransitionTimes = TransitionTimes()
+    """Moves packs to colder storage classes."""
+    expire: ExpireTimes = ExpireTimes()
+    """Deletes what is past its retention, in every tier."""
+    restore: RestoreTimes = RestoreTimes()
+    """Makes archived packs readable that somebody asked for, and brings their snapshots back."""
+    compact: CompactTimes = CompactTimes()
+    """Writes packs anew that hold dead bytes, are too small, or hold an erased saga."""
+    scrub: ScrubTimes = ScrubTimes()
+    """Compares the catalog with the bucket, and looks into packs."""
+    collect: CollectTimes = CollectTimes()
+    """Removes objects that no catalog row knows."""
+    train: TrainTimes = TrainTimes()
+    """Trains compression dictionaries where they pay."""
+
+
+class LimitSettings(StrictModel):
+    """What is refused."""
+
+    max_snapshot: ByteSize = DEFAULT_MAX_SNAPSHOT
+    """Largest encoded snapshot that a save accepts."""
+    on_unsupported: Literal["refuse", "text"] = "refuse"
+    """What a save does with a value that would not come back equal (docs/contexts.md): `refuse` the snapshot, or keep
+    the `text` of the value in its place, as sagaz does; each is counted in a metric, and told in the log."""
+
+
+class JobSettings(StrictModel):
+    """How jobs work."""
+
+    lease_ttl: Duration = DEFAULT_LEASE_TTL
+    """After so long without a sign of life another daemon takes over a job."""
+    claim_ttl: Duration = DEFAULT_CLAIM_TTL
+    """After so long another daemon takes over a claimed batch of sagas."""
+    batch_sagas: Count = DEFAULT_BATCH_SAGAS
+    """Sagas that one step of a job claims at once."""
+    processes: Annotated[int, Field(ge=0, le=MOST_PROCESSES)] = 0
+    """Processes that age a large backlog together; 0: one a core if memory allows, at most 4 (150 MiB each)."""
+    nice: Annotated[int, Field(ge=0, le=19)] = DEFAULT_NICE
+    """Niceness of the daemon and of `job`: others on the machine go first. Under systemd the unit's `Nice=` counts."""
+    upload_deadline: Duration = DEFAULT_UPLOAD_DEADLINE
+    """Longest time that writing one pack may take."""
+    retire_grace: DurationOrZero = DEFAULT_RETIRE_GRACE
+    """Time between a pack's last snapshot going and its bytes going, for readers that are under way."""
+    tombstones: Duration = DEFAULT_TOMBSTONES
+    """How long it is remembered what was deleted: a Redis that went back further than that is not merged any more."""
+    collect_min_age: Duration = DEFAULT_COLLECT_MIN_AGE
+    """Youngest unknown object that `collect` removes; not less than `upload_deadline`."""
+    collect_max_deletes: Annotated[int, Field(ge=1)] = DEFAULT_COLLECT_MAX_DELETES
+    """Most objects that one run of `collect` removes."""
+    scrub_cycle: Duration = DEFAULT_SCRUB_CYCLE
+    """Every pack is looked into once in so long, as far as the budget below allows."""
+    scrub_requests: Count = DEFAULT_SCRUB_REQUESTS
+    """Most requests of one run of `scrub` beside the listing."""
+    scrub_bytes: ByteSize = DEFAULT_SCRUB_BYTES
+    """Most bytes that one run of `scrub` reads whole packs with; beyond it samples a few frames each."""
+    compact_live_share: Annotated[float, Field(ge=0, le=1)] = DEFAULT_COMPACT_LIVE_SHARE
+    """Packs with a smaller share of live snapshots are written anew, where that saves more than it costs."""
+    compact_small_share: Annotated[float, Field(ge=0, le=1)] = DEFAULT_COMPACT_SMALL_SHARE
+    """Packs smaller than this share of `pack.target` are merged, where that saves more than it costs."""
+    expire_max_share: Annotated[float, Field(gt=0, le=1)] = DEFAULT_EXPIRE_MAX_SHARE
+    """A run of `expire` stops and asks where policies end more than this share of what one kept earlier; 1: never."""
+    expire_free_count: Annotated[int, Field(ge=0)] = DEFAULT_EXPIRE_FREE_COUNT
+    """So many may always end earlier, but never more than 1 % of what their policy keeps."""
+
+    @model_validator(mode="after")
+    def _check_ages(self) -> Self:
+        if self.collect_min_age < self.upload_deadline:
+            deadline = format_duration(self.upload_deadline)
+            text = f"shorter than upload_deadline, {deadline}: packs still being written would be removed; raise it"
+            raise refusal("jobs", [(("collect_min_age",), text)])
+        return self
+
+
+class DictionarySettings(StrictModel):
+    """Compression dictionaries: text that the sagas of one name share, so that none of them repeats it."""
+
+    enabled: bool = True
+    """Train them, and compress new values and frames with them; what was, stays readable whatever this is."""
+    size: Annotated[ByteSize, Field(le=MAX_DICTIONARY_SIZE)] = DEFAULT_DICTIONARY_SIZE
+    """Largest dictionary; one of half the size is tried too."""
+    sample: ByteSize = DEFAULT_DICTIONARY_SAMPLE
+    """Most bytes, uncompressed, that one is trained from."""
+    min_sagas: Annotated[int, Field(ge=MIN_DICTIONARY_SAGAS)] = DEFAULT_DICTIONARY_MIN_SAGAS
+    """Names with fewer sagas in Redis and PostgreSQL get none."""
+
+
+class BudgetSettings(StrictModel):
+    """What the jobs may spend on the object store in a day (UTC), by list prices; then they stop until tomorrow."""
+
+    requests_per_day: Annotated[int, Field(ge=1)] | None = None
+    """Most requests of `age`, `transition`, `restore`, `compact` and `scrub` together; null: no limit."""
+    usd_per_day: Annotated[float, Field(gt=0)] | None = None
+    """Most dollars of the same, retrieval and early deletion included, storage not; null: no limit."""
+
+
+class Retrieval(StrEnum):
+    """How fast S3 makes archived bytes readable, and at which price."""
+
+    EXPEDITED = "Expedited"
+    STANDARD = "Standard"
+    BULK = "Bulk"
+
+
+class OnArchived(StrEnum):
+    """What a read of archived bytes does."""
+
+    RAISE = "raise"
+    REQUEST = "request"
+
+
+class RestoreSettings(StrictModel):
+    """How archived snapshots come back."""
+
+    tier: Retrieval = Retrieval.STANDARD
+    """How fast, where a request does not say."""
+    days: Annotated[int, Field(ge=1, le=3650)] = DEFAULT_RESTORE_DAYS
+    """How long they stay readable, where a request does not say."""
+    on_archived: OnArchived = OnArchived.RAISE
+    """`raise`: a read of archived bytes says how to restore them; `request`: it also asks for it."""
+    webhook: SecretStr | None = None
+    """URL that is told (POST of JSON) when a restore has ended."""
+    command: tuple[str, ...] = ()
+    """Program and arguments that are run when a restore has ended, with the JSON on stdin."""
+
+
+class EncryptionSettings(StrictModel):
+    """The master key, which wraps the data keys of policies with `encryption: per-saga`."""
+
+    key_file: Path | None = None
+    """File of master keys, lines `NAME:BASE64`; the first is current. Not readable by others (mode 600)."""
+    kms_key_id: Annotated[str, Field(min_length=1)] | None = None
+    """Id, ARN or alias of a key in AWS KMS; with `key_file` beside it this one is current, the file opens the rest."""
+    kms_region: Annotated[str, Field(pattern=r"^[a-z0-9-]{1,32}$")] | None = None
+    """Region of the KMS key; absent: the usual AWS sources. Credentials come from there too."""
+    kms_endpoint_url: str | None = None
+    """Address of KMS; absent: AWS."""
+
+    @model_validator(mode="after")
+    def _check_source(self) -> Self:
+        if self.key_file is None and self.kms_key_id is None:
+            raise problem("names no master key; add key_file: PATH or kms_key_id: ID, or remove the section")
+        for name in ("kms_region", "kms_endpoint_url"):
+            if getattr(self, name) is not None and self.kms_key_id is None:
+                raise refusal("encryption", [((name,), "is only used with kms_key_id; add that, or remove it")])
+        return self
+
+
+class DaemonSettings(StrictModel):
+    """The daemon's own HTTP server (health and metrics) and its end."""
+
+    host: Annotated[str, Field(min_length=1)] = DEFAULT_HOST
+    """Address to listen on; it has no access control, so think before opening it to a network."""
+    port: Annotated[int, Field(ge=0, le=65535)] = DEFAULT_PORT
+    """Port of `/livez`, `/readyz` and `/metrics`; 0 for any free one."""
+    shutdown_grace: DurationOrZero = DEFAULT_SHUTDOWN_GRACE
+    """How long a running step may take to finish after SIGTERM."""
+
+
+class LogLevel(StrEnum):
+    """Least important event that is logged."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+class LogFormat(StrEnum):
+    """How log lines look."""
+
+    AUTO = "auto"
+    JSON = "json"
+    CONSOLE = "console"
+
+
+class LogSettings(StrictModel):
+    """What is logged, and how."""
+
+    level: LogLevel = LogLevel.INFO
+    """Least important event that is logged."""
+    format: LogFormat = LogFormat.AUTO
+    """`auto` is `console` on a terminal and `json` elsewhere."""
+
+
+def _check_directory(path: Path) -> Path:
+    if not path.parts or path.parts[0].startswith("~"):
+        raise problem("needs a directory, such as ../.sagaz-tiering or /var/lib/sagaz-tiering (no ~)")
+    return path
+
+
+DataDirectory = Annotated[Path, AfterValidator(_check_directory)]
+
+
+class EmbeddedSettings(StrictModel):
+    """Servers that are started and stopped with the process, for trying out, tests and small installations."""
+
+    data_dir: DataDirectory
+    """Where their data stays (relative paths start at the configuration file)."""
+    postgres: bool = True
+    """Start PostgreSQL for `catalog.url: embedded`."""
+    redis: bool = True
+    """Start Redis for `tiers.hot.url: embedded`."""
+    s3: bool = True
+    """Start an S3 server for `tiers.cold.endpoint_url: embedded`."""

@@ -1,0 +1,155 @@
+"""YAML as configuration needs it: every value knows its line, and nothing is guessed.
+
+Plain scalars are text (only an empty one, `~` and `null` are null), so that `no`, `1:30` and `0644` stay what
+was written; the models give them their types. Duplicate keys, tags, several documents and values that contain
+themselves are refused; anchors, aliases and merge keys (`<<`) work.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import yaml
+
+from sagaz_tiering.config.schema import Location
+from sagaz_tiering.config.urls import redacted
+from sagaz_tiering.errors import ConfigError
+
+_NULL, _STR, _MERGE = (f"tag:yaml.org,2002:{kind}" for kind in ("null", "str", "merge"))
+_CONTAINERS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq")}
+
+
+class _Loader(yaml.SafeLoader):
+    """Finds out only what is null and what is a merge key."""
+
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012 - pyyaml's own declaration, not ours to annotate
+
+
+_Loader.add_implicit_resolver(_NULL, re.compile(r"^(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+_Loader.add_implicit_resolver(_MERGE, re.compile(r"^<<$"), ["<"])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where a value was written: its line (from 1), and the same for what is inside it."""
+
+    line: int
+    inside: dict[int | str, Place] = field(default_factory=dict)
+
+    def line_of(self, location: Location) -> int:
+        """The line of the value at `location`, or of the closest value around it that was written."""
+        place = self
+        for part in location:
+            if part not in place.inside:
+                break
+            place = place.inside[part]
+        return place.line
+
+    def has(self, location: Location) -> bool:
+        """Whether a value was written at `location`."""
+        place: Place | None = self
+        for part in location:
+            place = place.inside.get(part) if place else None
+        return place is not None
+
+
+def parse_yaml(text: str, name: str) -> tuple[Any, Place]:
+    """The value of a YAML text and the places of its parts; `name` is what messages call the file.
+
+    Raises ConfigError that names the line, never its content, since that may be a secret.
+    """
+    # The causes are cut off: they can quote what was written, and that may be a secret.
+    try:
+        node = yaml.compose(text, Loader=_Loader)
+    except yaml.MarkedYAMLError as exc:
+        line = exc.problem_mark.line + 1 if exc.problem_mark else 1
+        raise ConfigError(f"{name}:{line}: not valid YAML: {_unquoted(exc.problem)}", hint=_HINT) from None
+    except yaml.reader.ReaderError as exc:
+        line = text.count("\n", 0, exc.position) + 1
+        raise ConfigError(f"{name}:{line}: not valid YAML: it holds a control character", hint=_HINT) from None
+    except RecursionError:
+        raise ConfigError(f"{name}: nested too deeply to be a configuration") from None
+    if node is None:
+        return None, Place(line=1)
+    return _Builder(name).build(node)
+
+
+_HINT = (
+    "check indentation (spaces, no tabs), quotes and colons at and above that line; a value that starts with "
+    "one of * & ! @ % ` { [ needs quotes"
+)
+
+
+def _unquoted(problem: str | None) -> str:
+    """The parser's words without the names that it quotes from the file."""
+    return re.sub(r"'[^'<]{2,}'", "", problem or "cannot be parsed").strip()
+
+
+class _Builder:
+    """Turns nodes into values and places; each node once, however many aliases name it."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._built: dict[int, tuple[Any, Place]] = {}
+        self._open: set[int] = set()
+
+    def build(self, node: yaml.Node) -> tuple[Any, Place]:
+        if id(node) in self._built:
+            return self._built[id(node)]
+        if id(node) in self._open:
+            raise self._refused(node, "this value contains itself")
+        self._open.add(id(node))
+        built = self._build(node)
+        self._open.discard(id(node))
+        self._built[id(node)] = built
+        return built
+
+    def _build(self, node: yaml.Node) -> tuple[Any, Place]:
+        line = node.start_mark.line + 1
+        if isinstance(node, yaml.ScalarNode) and node.tag in (_NULL, _STR, _MERGE):
+            return (None if node.tag == _NULL else node.value), Place(line=line)
+        if node.tag not in _CONTAINERS:
+            raise self._refused(node, "tags are not allowed; put a value that starts with ! in quotes")
+        if isinstance(node, yaml.SequenceNode):
+            parts = [self.build(item) for item in node.value]
+            places: dict[int | str, Place] = {i: place for i, (_, place) in enumerate(parts)}
+            return [value for value, _ in parts], Place(line=line, inside=places)
+        if not isinstance(node, yaml.MappingNode):
+            raise self._refused(node, "this is neither text, a list nor a mapping")
+        return self._mapping(node, line)
+
+    def _mapping(self, node: yaml.MappingNode, line: int) -> tuple[dict[str, Any], Place]:
+        values: dict[str, Any] = {}
+        inside: dict[int | str, Place] = {}
+        merged: list[tuple[Any, Place]] = []
+        for key_node, value_node in node.value:
+            if key_node.tag == _MERGE:
+                merged.extend(self._merged(value_node))
+                continue
+            key, key_line = self._key(key_node), key_node.start_mark.line + 1
+            if key in values:
+                raise self._refused(key_node, f"{redacted(key)} is already set at line {inside[key].line}; keep one")
+            values[key], place = self.build(value_node)
+            inside[key] = Place(line=key_line, inside=place.inside)
+        for base, place in merged:
+            values = {**base, **values}
+            inside = {**place.inside, **inside}
+        return values, Place(line=line, inside=inside)
+
+    def _merged(self, node: yaml.Node) -> list[tuple[Any, Place]]:
+        nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        parts = [self.build(each) for each in nodes]
+        if not all(isinstance(value, dict) for value, _ in parts):
+            raise self._refused(node, "<< takes a mapping or a list of mappings")
+        return parts
+
+    def _key(self, node: yaml.Node) -> str:
+        value, _ = self.build(node)
+        if not isinstance(value, str):
+            raise self._refused(node, "a key must be text")
+        return value
+
+    def _refused(self, node: yaml.Node, why: str) -> ConfigError:
+        return ConfigError(f"{self._name}:{node.start_mark.line + 1}: {why}")

@@ -1,0 +1,133 @@
+"""Where the demonstration lives: its folder, its servers and the configuration that a real installation would have."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
+
+from sagaz_tiering.app.runtime import Runtime, open_runtime
+from sagaz_tiering.catalog.migrations import migrate
+from sagaz_tiering.clock import Clock
+from sagaz_tiering.config.environment import without_settings
+from sagaz_tiering.config.load import load_config
+from sagaz_tiering.embedded import EmbeddedServers
+from sagaz_tiering.errors import ConfigError
+
+BUCKET = "sagaz-demo"
+
+POLICIES = """\
+policies:
+  - name: payments                  # tax law: seven years
+    match: {saga_name: "payment-*"}
+    even_if_costlier: true          # packs of a demonstration are too small to be worth moving
+    durability: durable             # acknowledged when PostgreSQL has it
+    move: [{to: STANDARD_IA, after: 7d}, {to: GLACIER, after: 90d}]
+    retain: 2555d
+  - name: orders                    # until the last warranty claim is settled
+    match: {saga_name: "order-*"}
+    even_if_costlier: true
+    durability: hot                 # acknowledged when Redis has it
+    move: [{to: STANDARD_IA, after: 7d}, {to: GLACIER_IR, after: 60d}]
+    retain: 400d
+  - name: health-records            # never deleted
+    match: {saga_name: "health-*"}
+    retain: forever
+    even_if_costlier: true
+    move: [{to: STANDARD_IA, after: 7d}, {to: DEEP_ARCHIVE, after: 365d}]
+  - name: everything-else           # kept as long as each snapshot says itself
+    match: {}
+    retention: snapshot
+"""
+
+_ON_S3 = """\
+tiers:
+  hot: {{url: "{redis_url}"}}
+  cold:
+    url: "s3://{bucket}/demo"
+    region: us-east-1
+    endpoint_url: "{s3_endpoint}"
+    access_key_id: "{access_key_id}"
+    secret_access_key: "{secret_access_key}"
+catalog: {{url: "{postgres_url}"}}
+"""
+
+_ON_DISK = """\
+tiers:
+  hot: {{url: "{redis_url}"}}
+  cold: {{url: "file://cold"}}
+catalog: {{url: "{postgres_url}"}}
+"""
+
+_KEPT = """\
+# The servers of the demonstration, to look around:
+#   sagaz-tiering status --config {file}
+"""
+
+
+@asynccontextmanager
+async def demo_runtime(keep: Path | None, clock: Clock) -> AsyncIterator[Runtime]:
+    """Servers started, catalog migrated, everything opened; gone at the end unless `keep` names a folder.
+
+    Raises ConfigError for a `keep` that is not an empty folder, and what the servers' start raises.
+    """
+    with _folder(keep) as folder, without_settings():
+        async with EmbeddedServers.start(
+            folder / "servers", s3=keep is None, durable=keep is not None, bucket=None if keep else BUCKET
+        ) as servers:
+            path = _write(folder / "demo.yaml", _configuration(servers) + POLICIES)
+            config = load_config(path)
+            if keep is not None:
+                path.unlink()
+                _write(folder / "tiering.yaml", _kept_configuration(folder))
+            async with open_runtime(config, clock=clock) as runtime:
+                await migrate(runtime.db)
+                yield runtime
+
+
+def _configuration(servers: EmbeddedServers) -> str:
+    if servers.s3 is None:
+        return _ON_DISK.format(redis_url=servers.redis_url, postgres_url=servers.postgres_url)
+    return _ON_S3.format(
+        redis_url=servers.redis_url,
+        postgres_url=servers.postgres_url,
+        bucket=BUCKET,
+        s3_endpoint=servers.s3_endpoint,
+        **servers.s3_credentials._asdict(),
+    )
+
+
+def _kept_configuration(folder: Path) -> str:
+    text = _ON_DISK.format(redis_url="embedded", postgres_url="embedded")
+    return _KEPT.format(file=folder / "tiering.yaml") + text + "embedded: {data_dir: servers}\n" + POLICIES
+
+
+def _write(path: Path, text: str) -> Path:
+    """Readable by its owner alone: it holds the servers' passwords."""
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+        file.write(text)
+    return path
+
+
+@contextmanager
+def _folder(keep: Path | None) -> Iterator[Path]:
+    """An empty folder that PostgreSQL's account can pass through."""
+    if keep is None:
+        folder = Path(tempfile.mkdtemp(prefix="sagaz-tiering-demo-"))
+        folder.chmod(0o711)
+        try:
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+        return
+    try:
+        keep.mkdir(mode=0o711, parents=True, exist_ok=True)
+        occupied = any(keep.iterdir())
+    except OSError as exc:
+        raise ConfigError(f"{keep} cannot be used: {exc.strerror}", hint="give --keep a new or empty folder") from exc
+    if occupied:
+        raise ConfigError(f"{keep} is not empty", hint="give --keep a new or empty folder")
+    yield keep.resolve()

@@ -1,0 +1,1 @@
+"""How servers are spoken to: connections, deadlines, event loops, their clocks; never what is asked of them."""

@@ -1,0 +1,294 @@
+"""One connection pool, opened late, healed by itself, with driver errors turned into ours."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import asyncpg
+from asyncpg.connect_utils import SessionAttribute
+
+from sagaz_tiering.config.urls import postgres_address
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.refusals import CATALOG_SETTING, MIGRATE, missing_grant, reach_hint, refusal_hint
+from sagaz_tiering.drivers.process_loop import HomeLoop
+from sagaz_tiering.drivers.server_clock import Sample, uptime_s
+from sagaz_tiering.errors import CatalogRefused, CatalogUnavailable, ConfigError, SchemaMismatch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from asyncpg import Pool
+    from asyncpg.pool import PoolConnectionProxy
+
+_SQL = load(__package__, "clock")
+
+Connection: TypeAlias = "PoolConnectionProxy[asyncpg.Record]"
+
+# A server that dies in the middle of a query surfaces as any of these, InternalClientError ("cannot switch to
+# state …") among them; all mean: the answer is unknown, ask again later.
+_LOST = (
+    OSError,
+    TimeoutError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.OperatorInterventionError,
+    asyncpg.InsufficientResourcesError,
+    asyncpg.TransactionRollbackError,
+    asyncpg.ReadOnlySQLTransactionError,  # a standby, until the failover is over
+)
+_REFUSED = (
+    asyncpg.InvalidAuthorizationSpecificationError,
+    asyncpg.InvalidCatalogNameError,
+)
+"""Such a server does not answer either, and may again once somebody has put it right."""
+_UNMADE = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.UndefinedColumnError)
+"""`catalog migrate` was not run, or by another version."""
+_END_S = 1.0
+"""How long a connection that is given back in the middle of something may take to be of use again."""
+
+_TIMES_OVERTAKEN = 10
+"""So often others may be quicker at the same rows before a statement by itself gives up."""
+
+STATEMENT_CACHE_SIZE = 100
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DatabaseOptions:
+    """How to reach PostgreSQL. Behind pgbouncer in transaction mode set `statement_cache_size` to 0.
+
+    `url` None: what libpq's environment (PGHOST, PGUSER, …) says. `setting` is where people give the URL.
+    `driver_options`, of `asyncpg.create_pool`, go before what the URL says.
+    """
+
+    url: str | None
+    shown_url: str
+    setting: str = "catalog.url"
+    pool_min: int = 0
+    pool_max: int = 10
+    statement_cache_size: int = STATEMENT_CACHE_SIZE
+    command_timeout: timedelta = timedelta(seconds=30)
+    connect_timeout: timedelta = timedelta(seconds=5)
+    driver_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+
+
+class _Stateless(asyncpg.Connection):
+    """A session in which nothing is ever set, locked or listened to outside a transaction: there is nothing to reset.
+
+    The driver's own pool asks the server for that whenever a connection is given back, a round trip each time.
+
+    Nor is the isolation set, which poolers would not take: where the server's default is stricter than READ COMMITTED,
+    a statement by itself that lost to another's update did nothing, and is run again, as READ COMMITTED would.
+    """
+
+    def get_reset_query(self) -> str:
+        return ""
+
+    async def fetch(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._again(super().fetch, args, kwargs)
+
+    async def fetchrow(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._again(super().fetchrow, args, kwargs)
+
+    async def fetchval(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._again(super().fetchval, args, kwargs)
+
+    async def execute(self, *args: Any, **kwargs: Any) -> Any:
+        return await self._again(super().execute, args, kwargs)
+
+    async def _again(self, run: Callable[..., Awaitable[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        for _ in range(_TIMES_OVERTAKEN):
+            try:
+                return await run(*args, **kwargs)
+            except asyncpg.SerializationError:
+                if self.is_in_transaction():
+                    raise
+        return await run(*args, **kwargs)
+
+
+@contextmanager
+def translated(shown_url: str, setting: str = "catalog.url") -> Iterator[None]:
+    """Driver errors as ours: CatalogUnavailable where asking again may help, ConfigError where it will not."""
+    try:
+        yield
+    except _REFUSED as exc:
+        raise CatalogRefused(f"PostgreSQL at {shown_url} refuses: {exc}", hint=refusal_hint(str(exc), setting)) from exc
+    except asyncpg.InsufficientPrivilegeError as exc:
+        raise ConfigError(
+            f"PostgreSQL at {shown_url} refuses: {exc}", hint=missing_grant(str(exc), shown_url, setting)
+        ) from exc
+    except _UNMADE as exc:
+        if setting != CATALOG_SETTING:
+            raise
+        raise SchemaMismatch(
+            f"the database at {shown_url} has no catalog for this version: {exc}", hint=MIGRATE
+        ) from exc
+    except asyncpg.UndefinedObjectError as exc:
+        raise ConfigError(f"PostgreSQL at {shown_url} refuses a parameter of {setting}: {exc}") from exc
+    except asyncpg.ClientConfigurationError as exc:
+        raise ConfigError(f"{setting} is not a usable PostgreSQL URL: {shown_url}: {exc}") from exc
+    except _LOST as exc:
+        reason = str(exc) or ("no answer in time" if isinstance(exc, TimeoutError) else type(exc).__name__)
+        raise CatalogUnavailable(
+            f"PostgreSQL at {shown_url} cannot be asked: {reason}",
+            hint=reach_hint(reason, setting),
+        ) from exc
+    except ValueError as exc:
+        if "DSN" not in str(exc) and "dsn" not in str(exc):
+            raise
+        raise ConfigError(f"{setting} is not a PostgreSQL URL: {shown_url}") from exc
+
+
+class Database:
+    """A lazily connected pool. `async with Database(options) as db`."""
+
+    def __init__(self, options: DatabaseOptions) -> None:
+        self.options = options
+        self._pool: Pool[asyncpg.Record] | None = None
+        self._home = HomeLoop(self)
+        self._to_warm_up = options.pool_min if options.pool_min > 1 else 0
+        self._warming: asyncio.Task[None] | None = None
+
+    async def open(self) -> None:
+        """Make the pool; connects only when first used, so a server that is down does not stop an app."""
+        options = self.options
+        self._home.check()
+        address = None if options.url is None else postgres_address(options.url)
+        wants = os.environ.get("PGTARGETSESSIONATTRS") if address is None else address.wants
+        connect_s = options.connect_timeout.total_seconds()
+        with translated(options.shown_url, options.setting):
+            given = dict(options.driver_options)
+            settings = {"application_name": "sagaz-tiering", **given.pop("server_settings", {}), "timezone": "UTC"}
+            defaults = {
+                "timeout": connect_s if address is None else address.connect_timeout_s or connect_s,
+                # A standby would answer with yesterday's state, and take no save.
+                "target_session_attrs": None if wants else SessionAttribute.primary,
+            }
+            self._pool = await asyncpg.create_pool(
+                None if address is None else address.url,
+                min_size=0,  # a server that is down does not stop an app; `_warm_up` opens the rest
+                max_size=options.pool_max,
+                statement_cache_size=options.statement_cache_size,
+                command_timeout=options.command_timeout.total_seconds(),
+                server_settings=settings,
+                connection_class=_Stateless,
+                **(defaults | given),
+            )
+
+    async def close(self) -> None:
+        """Close every connection, waiting at most a few seconds for those in use."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+
+        async def end() -> None:
+            if self._warming is not None:
+                self._warming.cancel()
+                await asyncio.wait((self._warming,))
+            try:
+                with translated(self.options.shown_url, self.options.setting):
+                    await asyncio.wait_for(pool.close(), timeout=5)
+            except CatalogUnavailable:
+                pool.terminate()
+
+        await self._home.close(end)
+
+    async def __aenter__(self) -> Database:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    @asynccontextmanager
+    async def connection(self) -> AsyncIterator[Connection]:
+        """One connection, no transaction: each statement commits by itself.
+
+        One that hangs is ended, not awaited; where a server turns out to be read-only every connection is ended, since
+        the address leads to another one by now, or will.
+        """
+        pool = self._pool
+        if pool is None:
+            raise CatalogUnavailable("the connection pool is closed", hint="open the storage with `async with`")
+        self._home.check()
+        with translated(self.options.shown_url, self.options.setting):
+            conn = await pool.acquire(timeout=self.options.command_timeout.total_seconds())
+            try:
+                yield conn
+            except TimeoutError:
+                conn.terminate()
+                raise
+            except asyncpg.ReadOnlySQLTransactionError:
+                await pool.expire_connections()
+                raise
+            finally:
+                await pool.release(conn, timeout=_END_S)
+        if self._to_warm_up:
+            self._warm_up(pool)
+
+    def _warm_up(self, pool: Pool[asyncpg.Record]) -> None:
+        """The server is there: open as many connections as are wanted, beside whoever came first."""
+        number, self._to_warm_up = self._to_warm_up, 0
+
+        async def open_them() -> None:
+            timeout = self.options.connect_timeout.total_seconds()
+            opened = await asyncio.gather(
+                *(pool.acquire(timeout=timeout) for _ in range(number)), return_exceptions=True
+            )
+            for conn in opened:
+                if not isinstance(conn, BaseException):
+                    await pool.release(conn)
+
+        self._warming = asyncio.create_task(open_them())
+        self._warming.add_done_callback(lambda task: None if task.cancelled() else task.exception() and None)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Connection]:
+        """One connection inside one READ COMMITTED transaction, whatever the server's default is."""
+        async with self.connection() as conn, conn.transaction(isolation="read_committed"):
+            yield conn
+
+    async def fetch(self, query: str, *args: Any) -> list[asyncpg.Record]:
+        """All rows of one statement."""
+        async with self.connection() as conn:
+            return await conn.fetch(query, *args)
+
+    async def fetchrow(self, query: str, *args: Any) -> asyncpg.Record | None:
+        """The first row of one statement, or None."""
+        async with self.connection() as conn:
+            return await conn.fetchrow(query, *args)
+
+    async def fetchval(self, query: str, *args: Any) -> Any:
+        """The first column of the first row, or None."""
+        async with self.connection() as conn:
+            return await conn.fetchval(query, *args)
+
+    async def check_writable(self) -> None:
+        """Raise CatalogUnavailable where the server takes no writes: a primary that was fenced, say."""
+        async with self.connection() as conn:
+            if await conn.fetchval(_SQL["is_read_only"]):
+                raise asyncpg.ReadOnlySQLTransactionError("it is read-only")
+
+    async def time(self) -> Sample:
+        """What the server's clock says; connecting is not part of the round trip."""
+        async with self.connection() as conn:
+            asked_s = uptime_s()
+            at = await conn.fetchval(_SQL["server_time"])
+            return Sample(at, asked_s, uptime_s())
+
+    async def execute(self, query: str, *args: Any) -> int:
+        """Run one statement; the number of rows it touched."""
+        async with self.connection() as conn:
+            return affected(await conn.execute(query, *args))
+
+
+def affected(status: str) -> int:
+    """Rows of a command tag such as `DELETE 5`."""
+    tail = status.rpartition(" ")[2]
+    return int(tail) if tail.isdigit() else 0

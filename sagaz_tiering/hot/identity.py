@@ -1,0 +1,116 @@
+"""Which Redis this is: a nonce and a number that it carries among the snapshots, and the id of its process.
+
+A Redis that was started from an older file has an older number, an empty one has no nonce, and one that was started
+again or took over has another run id. What becomes of that is not decided here.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sagaz_tiering.hot import keys as hot_keys
+from sagaz_tiering.hot.connection import HotCalls
+from sagaz_tiering.snapshot import SnapshotMeta
+
+_PAGE = 1000
+_MEMBER = 20
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What Redis says of itself. `nonce` None: nobody was here before; `run_id` "": it does not tell.
+
+    `number` is above that of the last look, or the same while nothing can be written (`can_write`); `seen_us` is when
+    it was last seen with all it should have (None: never, as far as it knows).
+    """
+
+    nonce: str | None
+    number: int
+    run_id: str
+    seen_us: int | None
+    can_write: bool = True
+
+
+class HotIncarnation(HotCalls):
+    """Look at it, replace it, and what it takes to compare all of it with the catalog."""
+
+    async def look(self, *, nonce: str | None, number: int, run_id: str, now_us: int | None) -> Found:
+        """What Redis is; if it is what is expected here it goes on by one, and notes that it was whole at `now_us`."""
+        args = ["" if nonce is None else nonce, number, run_id, "" if now_us is None else now_us]
+        raw = await self._ask("incarnation", [self.keys.incarnation()], args)
+        return Found(
+            nonce=None if raw[0] is None else raw[0].decode("ascii", "replace"),
+            number=int(raw[1]),
+            run_id=raw[2].decode("ascii", "replace"),
+            seen_us=int(raw[3]) if raw[3] is not None and raw[3].isdigit() else None,
+            can_write=len(raw) == 4,
+        )
+
+    async def become(self, nonce: str, number: int, seen_us: int | None) -> None:
+        """Be this incarnation from now on, which was whole at `seen_us` last (None: nobody knows)."""
+        seen = "" if seen_us is None else seen_us
+        await self._ask("become", [self.keys.incarnation()], [nonce, number, seen])
+
+    async def saves(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, SnapshotMeta]:
+        """Which save Redis has of each of these, as far as its pointer tells (no names); one trip."""
+        found: dict[UUID, SnapshotMeta] = {}
+        if snapshot_ids:
+            with self._translated() as client:
+                raw: list[Any] = await client.mget([self.keys.pointer(each.hex) for each in snapshot_ids])
+            for snapshot_id, pointer in zip(snapshot_ids, raw, strict=True):
+                if pointer is not None:
+                    with suppress(struct.error, ValueError):  # none of ours: nobody will find what it leads to
+                        found[snapshot_id] = hot_keys.pointed(snapshot_id, pointer)
+        return found
+
+    async def members(self, saga_ids: Sequence[UUID]) -> AsyncIterator[list[UUID]]:
+        """The snapshots of these sagas, a page at a time."""
+        more, first = list(saga_ids), 0
+        while more:
+            with self._translated() as client:
+                pipe = client.pipeline(transaction=False)
+                for saga_id in more:
+                    pipe.zrange(self.keys.index(saga_id.hex), first, first + _PAGE - 1)
+                pages = await pipe.execute()
+            yield [hot_keys.member_id(member) for page in pages for member in page if len(member) == _MEMBER]
+            more = [saga_id for saga_id, page in zip(more, pages, strict=True) if len(page) == _PAGE]
+            first += _PAGE
+
+    async def be_looked_at(self, saga_ids: Sequence[UUID], now_us: int) -> None:
+        """Have the jobs look at these sagas, as far as they have no turn of their own some day."""
+        with self._translated() as client:
+            pipe = client.pipeline(transaction=False)
+            for saga_id in saga_ids:
+                pipe.zadd(self.keys.due(saga_id.hex[0]), {saga_id.hex: now_us}, nx=True)
+            await pipe.execute()
+
+    async def mark_lost(self, metas: Sequence[SnapshotMeta]) -> list[bool]:
+        """Note where these saves were, for reads to say that they are lost; False for one that is there, or a newer."""
+        calls = []
+        for meta in metas:
+            saga, snapshot = meta.saga_id.hex, meta.snapshot_id.hex
+            args = [
+                meta.created_us,
+                hot_keys.member(meta.step_index, meta.snapshot_id),
+                hot_keys.pointer(meta),
+                meta.saved_us,
+                self.keys.prefix,
+                snapshot,
+            ]
+            calls.append(([self.keys.index(saga), self.keys.pointer(snapshot)], args))
+        return [answer == 1 for answer in await self._eval_many("lost", calls)]
+
+    async def set_aside(self, saves: Sequence[SnapshotMeta], prefix: str) -> int:
+        """Move these saves to the same names under another prefix; how many were there still."""
+        calls = []
+        for meta in saves:
+            saga, snapshot = meta.saga_id.hex, meta.snapshot_id.hex
+            member = hot_keys.member(meta.step_index, meta.snapshot_id)
+            args = [prefix, saga, snapshot, member, meta.created_us, hot_keys.pointer(meta)]
+            calls.append(([self.keys.index(saga), self.keys.pointer(snapshot)], args))
+        return sum(await self._eval_many("aside", calls))

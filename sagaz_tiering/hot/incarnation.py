@@ -1,0 +1,156 @@
+"""Whether Redis is the one that the catalog knows, with all that it had: looked at now and then by every process.
+
+A look reads what the catalog knows, then raises the number in Redis, then tells the catalog how far it has come: what
+the catalog says was in Redis before it was read, so processes that look at once do not alarm each other. A Redis with
+another nonce, another run id or a number that is not above the catalog's may have lost anything it had; from then on
+no process believes it alone, until the job `reconcile` has put that right.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from uuid import uuid4
+
+from sagaz_tiering import metrics
+from sagaz_tiering.catalog.hot_tier import Known, KnownHotTier, change, knows_nothing
+from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.hot.identity import Found
+from sagaz_tiering.hot.tier import HotTier
+from sagaz_tiering.logs import Logger
+
+_log = Logger(__name__)
+_NOTED_EVERY_S = 1.0
+_MOST_TRIES = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """What a look found. Redis may be believed alone while it is `trusted` and nothing is `spilled`.
+
+    `changes` is how often Redis was found to be another one; `first_after` the youngest age of a move ever in force;
+    `held` the matches (JSON) of the legal holds in force; `packed` whether there is any pack.
+    """
+
+    trusted: bool
+    spilled: bool
+    changes: int
+    first_after: timedelta | None
+    held: tuple[str, ...] = ()
+    packed: bool = True
+
+
+class Incarnation:
+    """Looks at the catalog and Redis together."""
+
+    def __init__(self, known: KnownHotTier, hot: HotTier, clock: Clock) -> None:
+        self._known = known
+        self._hot = hot
+        self._clock = clock
+        self._last: Known | None = None
+        self._noted_at = -_NOTED_EVERY_S
+
+    @property
+    def generation(self) -> int:
+        """Grows whenever what was found of Redis may not hold any more: it was connected to anew."""
+        return self._hot.generation
+
+    async def look(self) -> Look:
+        """What may be believed now. Raises CatalogUnavailable or HotTierUnavailable."""
+        for _ in range(_MOST_TRIES):
+            known = await self._known.look()
+            found = await self._ask(known)
+            if difference(known, found) is None:
+                break
+            self._hot.forget_idle()
+            await self._meet()
+        else:
+            return replace(_told(known), trusted=False)
+        self._remember(known, found)
+        await self._note(known, found)
+        return _told(known)
+
+    async def is_same(self) -> bool:
+        """Without the catalog: whether Redis is still what the last look found. Raises HotTierUnavailable."""
+        if self._last is None:
+            return False
+        found = await self._ask(self._last)
+        if difference(self._last, found) is not None:
+            return False
+        self._remember(self._last, found)
+        return True
+
+    async def _ask(self, known: Known) -> Found:
+        # While it is not believed nothing says that it is whole, so it is not noted as seen whole either.
+        now_us = to_micros(self._clock.now()) if known.trusted else None
+        return await self._hot.look(nonce=known.nonce, number=known.number, run_id=known.run_id, now_us=now_us)
+
+    def _remember(self, known: Known, found: Found) -> None:
+        self._hot.expected = known.nonce or ""
+        self._last = Known(
+            nonce=known.nonce,
+            number=found.number,
+            run_id=known.run_id,
+            trusted=known.trusted,
+            changes=known.changes,
+        )
+
+    async def _note(self, known: Known, found: Found) -> None:
+        asked_at = time.monotonic()
+        if known.nonce is not None and asked_at - self._noted_at >= _NOTED_EVERY_S:
+            await self._known.note(known.nonce, found.number)
+            self._noted_at = asked_at
+
+    async def _meet(self) -> None:
+        """Redis is not what the catalog knows: unless somebody else said so by now, it is another one from here on."""
+        async with self._known.changing() as (conn, known):
+            found = await self._ask(known)
+            reason = difference(known, found)
+            if reason is None:
+                return
+            now, nonce = self._clock.now(), uuid4().hex
+            trusted = known.nonce is None and found.nonce is None and await knows_nothing(conn)
+            number = max(known.number, found.number)
+            good_us = await change(
+                conn,
+                nonce=nonce,
+                number=number,
+                run_id=found.run_id,
+                reason=reason,
+                good_us=found.seen_us,
+                trusted=trusted,
+                now=now,
+            )
+            # A crash before the commit leaves a Redis that nobody knows, which the next look finds.
+            await self._hot.become(nonce, number, to_micros(now) if trusted else good_us)
+        if not trusted:
+            metrics.HOT_TIER_CHANGES.inc()
+            _log.error("hot_tier.changed", reason=reason, hint="`reconcile` puts it right; reads ask PostgreSQL")
+
+
+def _told(known: Known) -> Look:
+    return Look(
+        trusted=known.trusted,
+        spilled=known.spilled,
+        changes=known.changes,
+        first_after=known.first_after,
+        held=tuple(known.held),
+        packed=known.packed,
+    )
+
+
+def difference(known: Known, found: Found) -> str | None:
+    """Why Redis is not what the catalog knows; None: it is. Pure."""
+    if known.nonce is None:
+        return "first met"
+    if found.nonce is None:
+        return "it is empty, or another one: it carries no mark of this catalog"
+    if found.nonce != known.nonce:
+        return "it went back to an older state, or is another one: its mark is not the last"
+    looks = found.number - 1 if found.can_write else found.number
+    if looks < known.number:
+        return f"it went back to an older state: {looks} looks, where {known.number} were counted"
+    if known.run_id and found.run_id and known.run_id != found.run_id:
+        return "it was started anew, or another server took over"
+    return None

@@ -1,0 +1,203 @@
+"""The jobs' side of the hot tier: whose turn it is, whole sagas at a time, and what leaves Redis.
+
+Jobs ask for hundreds of sagas in one trip, on a connection of their own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sagaz_tiering.config.units import micros
+from sagaz_tiering.hot import keys as hot_keys
+from sagaz_tiering.hot.identity import HotIncarnation
+from sagaz_tiering.hot.keys import SHARDS, saga_of
+from sagaz_tiering.hot.sample import sample_turns
+from sagaz_tiering.hot.values import ClaimedSaga, Gathered, Header, TurnOf, gathered, headers_of
+from sagaz_tiering.snapshot import SnapshotMeta
+
+_PAGE = 500
+FIRST_HEADERS = 50
+"""So many snapshots of a saga are looked at together with those of other sagas; few sagas have more."""
+GATHERED = 64
+GATHERED_BYTES = 128 * 1024
+"""A saga with more snapshots, or more bytes in Redis, is read page by page, so that a batch of sagas stays small."""
+
+
+class HotTurns(HotIncarnation):
+    """Claims, whole sagas, eviction."""
+
+    async def claim(
+        self, *, shard: str, expiring: bool, now_us: int, count: int, ttl: timedelta, token: str
+    ) -> tuple[list[ClaimedSaga], list[bytes]]:
+        """Up to `count` sagas of a shard whose turn has come and that nobody works on; and entries that name no saga.
+
+        They are due again after `ttl`, should nobody settle them.
+        """
+        index = self.turns(shard, expiring=expiring)
+        ms = int(ttl.total_seconds() * 1000)
+        args = [f"{self.keys.prefix}:claim:", now_us, count, ms, token, now_us + micros(ttl)]
+        raw = await self._eval("claim", [index], args)
+        turn = TurnOf.EXPIRE if expiring else TurnOf.AGE
+        sagas = {entry: saga_of(entry) for entry in raw}
+        claimed = [ClaimedSaga(saga, token, turn) for saga in sagas.values() if saga is not None]
+        return claimed, [entry for entry, saga in sagas.items() if saga is None]
+
+    def turns(self, shard: str, *, expiring: bool) -> str:
+        """The key of an index of turns."""
+        return self.keys.expiry(shard) if expiring else self.keys.due(shard)
+
+    async def drop_turns(self, index: str, entries: Sequence[bytes]) -> None:
+        """Take entries that name no saga out of an index of turns."""
+        with self._translated() as client:
+            await client.zrem(index, *entries)
+            await client.delete(*(f"{self.keys.prefix}:claim:".encode() + entry for entry in entries))
+
+    async def drop_members(self, saga_id: UUID, members: Sequence[bytes]) -> int:
+        """Take entries that stand for no snapshot out of a saga's index; how many were there."""
+        with self._translated() as client:
+            return int(await client.zrem(self.keys.index(saga_id.hex), *members))
+
+    async def broken_turns(self) -> list[str]:
+        """Indexes of turns that something else is in the place of."""
+        indexes = [self.turns(shard, expiring=expiring) for shard in SHARDS for expiring in (False, True)]
+        with self._translated() as client:
+            pipe = client.pipeline(transaction=False)
+            for index in indexes:
+                pipe.type(index)
+            kinds = await pipe.execute()
+        return [index for index, kind in zip(indexes, kinds, strict=True) if kind not in (b"zset", b"none")]
+
+    async def broken_indexes(self, saga_ids: Sequence[UUID]) -> list[UUID]:
+        """Of these sagas, those that something else is in the place of the index of; one trip."""
+        with self._translated() as client:
+            pipe = client.pipeline(transaction=False)
+            for saga_id in saga_ids:
+                pipe.type(self.keys.index(saga_id.hex))
+            kinds = await pipe.execute() if saga_ids else []
+        return [saga for saga, kind in zip(saga_ids, kinds, strict=True) if kind not in (b"zset", b"none")]
+
+    async def renew_index(self, saga_id: UUID) -> str:
+        """Move what is in the place of a saga's index aside (where to), and enter every save of the saga anew, by SCAN.
+
+        Redis refuses what is saved meanwhile, so that is elsewhere.
+        """
+        index, found = self.keys.index(saga_id.hex), 0
+        aside, new = f"{index}:set-aside", f"{index}:renewed"
+        with self._translated() as client:
+            await client.delete(new)
+            keys: list[bytes] = []
+            async for key in client.scan_iter(match=f"{index}:*", count=1000):
+                keys.append(key)
+            for start in range(0, len(keys), _PAGE):
+                ids = filter(None, (saga_of(key[len(index) + 1 :]) for key in keys[start : start + _PAGE]))
+                ours = [save for save in (await self.saves(list(ids))).values() if save.saga_id == saga_id]
+                entries: dict[Any, int] = {hot_keys.member(s.step_index, s.snapshot_id): s.created_us for s in ours}
+                found += len(entries)
+                if entries:
+                    await client.zadd(new, entries)
+            async with client.pipeline(transaction=True) as pipe:
+                pipe.rename(index, aside)
+                if found:
+                    pipe.rename(new, index)
+                await pipe.execute()
+        for expiring in (False, True):
+            await self.look_again([saga_id], expiring=expiring)
+        return aside
+
+    async def gather(self, saga_ids: Sequence[UUID]) -> list[Gathered | None]:
+        """Every value of each of these sagas, few trips for all; None for a saga that has too many or too large ones.
+
+        At most GATHERED snapshots and GATHERED_BYTES of values a saga.
+        """
+        limits = [GATHERED, GATHERED_BYTES]
+        calls = [([self.keys.index(s.hex)], [self.keys.value_prefix(s.hex), *limits]) for s in saga_ids]
+        return [gathered(raw) for raw in await self._eval_many("gather", calls)]
+
+    async def claim_these(self, saga_ids: Sequence[UUID], *, ttl: timedelta, token: str) -> set[UUID]:
+        """Of these sagas, the ones that nobody worked on; they are ours now."""
+        ms = int(ttl.total_seconds() * 1000)
+        with self._translated() as client:
+            pipe = client.pipeline(transaction=False)
+            for saga_id in saga_ids:
+                pipe.set(self.keys.claim(saga_id.hex), token, nx=True, px=ms)
+            answers = await pipe.execute()
+        return {saga_id for saga_id, ok in zip(saga_ids, answers, strict=True) if ok}
+
+    async def settle(self, turns: Sequence[tuple[ClaimedSaga, int, int | None, int | None]], now_us: int) -> None:
+        """For each (saga, snapshots left, next due, next expiry): note the next turns and let go of it."""
+        calls = []
+        for claimed, left, due_us, expires_us in turns:
+            saga = claimed.saga_id.hex
+            next_turns = ["" if us is None else us for us in (due_us, expires_us)]
+            calls.append((self._turn_keys(saga), [saga, left, *next_turns, claimed.token, claimed.turn.value, now_us]))
+        await self._eval_many("settle", calls)
+
+    async def due_sagas(self, shard: str, *, expiring: bool, now_us: int) -> AsyncIterator[UUID]:
+        """Sagas of a shard whose turn has come, without claiming them (dry runs)."""
+        index = self.keys.expiry(shard) if expiring else self.keys.due(shard)
+        first = 0
+        while True:
+            with self._translated() as client:
+                page: Any = await client.zrangebyscore(index, "-inf", now_us, start=first, num=_PAGE)
+            for saga_id in filter(None, map(saga_of, page)):
+                yield saga_id
+            if len(page) < _PAGE:
+                return
+            first += _PAGE
+
+    async def look_again(self, saga_ids: Sequence[UUID], *, expiring: bool) -> None:
+        """Have `age` (or `expire`) look at these sagas once more, whatever their turns are."""
+        with self._translated() as client:
+            pipe = client.pipeline(transaction=False)
+            for saga_id in saga_ids:
+                shard = saga_id.hex[0]
+                index = self.keys.expiry(shard) if expiring else self.keys.due(shard)
+                pipe.zadd(index, {saga_id.hex: 0}, lt=True)
+            await pipe.execute()
+
+    async def counts(self, now_us: int) -> dict[str, int]:
+        """`sagas_waiting` for a move some day and `sagas_due` now."""
+        with self._translated() as client:
+            pipe = client.pipeline(transaction=False)
+            for shard in SHARDS:
+                pipe.zcard(self.keys.due(shard))
+                pipe.zcount(self.keys.due(shard), "-inf", now_us)
+            answers = await pipe.execute()
+        return {"sagas_waiting": sum(answers[::2]), "sagas_due": sum(answers[1::2])}
+
+    async def sample(self, limit: int, *, expiring: bool) -> tuple[list[UUID], int]:
+        """About `limit` of the sagas that wait for a move (or an expiry) some day, and how many do."""
+        with self._translated() as client:
+            return await sample_turns(client, self.keys, limit, expiring=expiring)
+
+    async def first_headers(self, saga_ids: Sequence[UUID]) -> list[list[Header]]:
+        """The first FIRST_HEADERS of `headers` of each saga, few trips for all; a full page may not be all of it."""
+        ends = [0, FIRST_HEADERS - 1]
+        calls = [([self.keys.index(s.hex)], [self.keys.value_prefix(s.hex), *ends]) for s in saga_ids]
+        return [headers_of(raw) for raw in await self._eval_many("headers", calls)]
+
+    async def evict_claimed(self, metas: Sequence[SnapshotMeta], tokens: Mapping[UUID, str]) -> tuple[int, set[UUID]]:
+        """Compare-and-delete: remove exactly these saves, or older ones of the same ids; how many went.
+
+        And the sagas with nothing left: they need not be settled, their claims under `tokens` ended.
+        """
+        sagas: dict[UUID, list[SnapshotMeta]] = {}
+        for meta in metas:
+            sagas.setdefault(meta.saga_id, []).append(meta)
+        calls, called = [], []
+        for saga_id, group in sagas.items():
+            saga, token = saga_id.hex, tokens.get(saga_id, "")
+            for start in range(0, len(group), _PAGE):
+                records = b"".join(map(hot_keys.evictable, group[start : start + _PAGE]))
+                calls.append((self._turn_keys(saga), [self.keys.prefix, saga, token, records]))
+                called.append(saga_id)
+        answers = await self._eval_many("evict", calls)
+        ended = {saga_id for saga_id, (_gone, left) in zip(called, answers, strict=True) if left == 0}
+        return sum(gone for gone, _left in answers), ended
+
+    def _turn_keys(self, saga: str) -> list[str]:
+        keys, shard = self.keys, saga[0]
+        return [keys.index(saga), keys.due(shard), keys.expiry(shard), keys.claim(saga)]

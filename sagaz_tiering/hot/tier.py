@@ -1,0 +1,245 @@
+"""The hot tier: snapshots in Redis, each operation one round trip, each change all or nothing.
+
+Saves and reads of single snapshots share one connection (`drivers.redis.multiplexed`), the jobs another, the
+rest a pool (`hot.connection`). What only jobs ask for is in `hot.queue`.
+
+Every multi-key change is one Lua script, so a crash cannot leave a value that no index finds. No value has a
+time to live: Redis alone may hold it. Layout: `hot_keys`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any
+from uuid import UUID
+
+import redis.asyncio
+
+from sagaz_tiering.hot import keys as hot_keys
+from sagaz_tiering.hot.connection import HotOptions
+from sagaz_tiering.hot.queue import FIRST_HEADERS, HotTurns
+from sagaz_tiering.hot.values import Gone, Header, Indexed, NotTaken, headers_of, indexed
+from sagaz_tiering.snapshot import SnapshotMeta
+
+__all__ = ["FIRST_HEADERS", "HEADERS_PAGE", "HotOptions", "HotTier"]
+
+_PAGE = 500
+HEADERS_PAGE = 500
+"""So many headers of a saga are asked for at once."""
+_LONG_VALUE = 256 * 1024
+"""A value from this size on is sent by itself, so that none waits behind it."""
+
+
+class HotTier(HotTurns):
+    """Snapshots in Redis. `async with HotTier(options) as hot`; connects when first used."""
+
+    async def save(
+        self,
+        meta: SnapshotMeta,
+        value: bytes,
+        *,
+        due_us: int | None,
+        expires_us: int | None,
+        held_too: bool = True,
+        replacing_too: bool = True,
+    ) -> NotTaken | None:
+        """Store one snapshot. None: it is there now, else nothing was changed.
+
+        Without `held_too` nothing is stored where a hold is on it or its saga: somebody must look first (`held`).
+        Without `replacing_too` either nor where Redis has another save of it, which any match may hold.
+        """
+        saga, snapshot, keys = meta.saga_id.hex, meta.snapshot_id.hex, self.keys
+        run = self._ask if len(value) < _LONG_VALUE else self._eval
+        answer = await run(
+            "save",
+            [
+                keys.value(saga, snapshot),
+                keys.index(saga),
+                keys.pointer(snapshot),
+                keys.due(saga[0]),
+                keys.expiry(saga[0]),
+                keys.delete_mark(snapshot),
+                keys.held_mark(saga),
+                keys.held_id_mark(snapshot),
+            ],
+            [
+                value,
+                meta.created_us,
+                hot_keys.member(meta.step_index, meta.snapshot_id),
+                hot_keys.pointer(meta),
+                meta.saved_us,
+                saga,
+                "" if due_us is None else due_us,
+                "" if expires_us is None else expires_us,
+                keys.prefix,
+                snapshot,
+                "1" if held_too else "0" if replacing_too else "2",
+            ],
+        )
+        if answer == 1:
+            return None
+        if answer[0] in (b"held", b"foreign"):
+            return NotTaken(at_us=0, held=answer[0] == b"held", foreign=answer[0] == b"foreign")
+        why, at = answer
+        return NotTaken(at_us=hot_keys.read_instant(at), deleted=why == b"deleted")
+
+    async def mark_held(self, saga_ids: Sequence[UUID], *, held: bool) -> None:
+        """Note that a hold is on these sagas, or on none of them any more; a mark too many costs a look, no answer."""
+        await self._mark([self.keys.held_mark(saga_id.hex) for saga_id in saga_ids], there=held)
+
+    async def mark_held_ids(self, snapshot_ids: Sequence[UUID], *, held: bool) -> None:
+        """The same of single snapshots of such sagas, those that Redis does not have too."""
+        await self._mark([self.keys.held_id_mark(snapshot_id.hex) for snapshot_id in snapshot_ids], there=held)
+
+    async def _mark(self, marks: Sequence[str], *, there: bool) -> None:
+        with self._translated() as client:
+            for start in range(0, len(marks), _PAGE):
+                some = marks[start : start + _PAGE]
+                if there:
+                    await client.mset(dict.fromkeys(some, b"1"))
+                else:
+                    await client.delete(*some)
+
+    async def get(self, snapshot_id: UUID) -> bytes | Gone | None:
+        """The value of one snapshot; None where Redis knows nothing of it."""
+        found = await self._read(
+            self._ask, "get", [self.keys.pointer(snapshot_id.hex)], [self.keys.prefix, snapshot_id.hex]
+        )
+        return Gone(snapshot_id) if found == 0 else found
+
+    async def newest(
+        self, saga_id: UUID, *, not_after_us: int | None = None, step_name: str | None = None
+    ) -> Indexed | None:
+        """The newest snapshot of a saga, at or before a time, of a step."""
+        saga = saga_id.hex
+        found = await self._read(
+            self._ask,
+            "newest",
+            [self.keys.index(saga)],
+            [
+                self.keys.value_prefix(saga),
+                "+inf" if not_after_us is None else not_after_us,
+                (step_name or "").encode("utf-8", "surrogatepass"),
+                "0" if step_name is None else "1",
+            ],
+        )
+        return indexed(found)[0] if found else None
+
+    async def values(self, saga_id: UUID, limit: int) -> list[Indexed]:
+        """The newest `limit` values of a saga, newest first."""
+        saga = saga_id.hex
+        args = [self.keys.value_prefix(saga), 0, limit - 1]
+        return indexed(await self._read(self._eval, "list", [self.keys.index(saga)], args))
+
+    async def headers(self, saga_id: UUID) -> AsyncIterator[list[Header]]:
+        """What is known of a saga's snapshots without their bodies, oldest first, a page at a time.
+
+        Under concurrent saves a snapshot may be seen twice, under concurrent deletes one may be missed.
+        """
+        first = 0
+        while True:
+            page = await self.headers_from(saga_id, first)
+            if page:
+                yield page
+            if len(page) < HEADERS_PAGE:
+                return
+            first += HEADERS_PAGE
+
+    async def headers_from(self, saga_id: UUID, first: int) -> list[Header]:
+        """One page of `headers`, from a rank on: HEADERS_PAGE of them, fewer at the end."""
+        saga = saga_id.hex
+        ranks = [first, first + HEADERS_PAGE - 1]
+        args = [self.keys.value_prefix(saga), *ranks]
+        return headers_of(await self._read(self._eval, "headers", [self.keys.index(saga)], args))
+
+    async def fetch(self, saga_id: UUID, snapshot_ids: Sequence[UUID]) -> list[bytes | None]:
+        """The values of these snapshots of one saga, in one trip."""
+        saga = saga_id.hex
+        with self._translated() as client:
+            values: list[Any] = await client.mget([self.keys.value(saga, s.hex) for s in snapshot_ids])
+        return values
+
+    async def owners(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, UUID]:
+        """Of these snapshots, those that Redis has, and the saga that each belongs to there; one trip."""
+        with self._translated() as client:
+            names = [self.keys.pointer(snapshot_id.hex) for snapshot_id in snapshot_ids]
+            pointers: list[Any] = await client.mget(names) if names else []
+        owners = {s: hot_keys.owner(pointer) for s, pointer in zip(snapshot_ids, pointers, strict=True) if pointer}
+        return {snapshot_id: owner for snapshot_id, owner in owners.items() if owner is not None}
+
+    async def delete(self, snapshot_id: UUID, *, until_us: int) -> bool:
+        """Remove one snapshot, unless it was saved after `until_us` (microseconds); False if it was not there.
+
+        A save that comes afterwards with that instant or an earlier one is told so (`NotTaken`).
+        """
+        return bool(await self._eval("delete", *self._deletion(snapshot_id, until_us)))
+
+    async def delete_many(self, saves: Sequence[tuple[UUID, int]]) -> int:
+        """`delete` of these snapshots, each until its own instant; how many went. Few trips for all."""
+        return sum(await self._eval_many("delete", [self._deletion(*save) for save in saves]))
+
+    def _deletion(self, snapshot_id: UUID, until_us: int) -> tuple[list[str], list[Any]]:
+        keys, snapshot = self.keys, snapshot_id.hex
+        mark_ms = int(hot_keys.DELETE_MARK.total_seconds() * 1000)
+        args = [keys.prefix, snapshot, snapshot_id.bytes, until_us, hot_keys.instant(until_us), mark_ms]
+        return [keys.pointer(snapshot), keys.delete_mark(snapshot)], args
+
+    async def erase(self, saga_id: UUID, members: Sequence[bytes], until_us: int) -> int:
+        """Remove these members of a saga's index with their values, readable or not, but for what was saved after."""
+        saga, ours = saga_id.hex, b"".join(member for member in members if hot_keys.is_member(member))
+        return int(await self._eval("erase", [self.keys.index(saga)], [self.keys.prefix, saga, until_us, ours]))
+
+    async def snapshots(self) -> AsyncIterator[tuple[UUID, UUID, int]]:
+        """(saga id, snapshot id, value bytes) of every snapshot, by SCAN: for totals, never for reads."""
+        prefix = f"{self.keys.prefix}:{{".encode()
+        with self._translated() as client:
+            batch: list[bytes] = []
+            async for key in client.scan_iter(match=f"{self.keys.prefix}:{{*}}:*", count=1000):
+                batch.append(key)
+                if len(batch) == _PAGE:
+                    for found in await self._lengths(client, batch, prefix):
+                        yield found
+                    batch = []
+            for found in await self._lengths(client, batch, prefix):
+                yield found
+
+    async def saga_ids(self) -> AsyncIterator[list[UUID]]:
+        """Every saga that Redis has something of, in no order, some twice, by SCAN: for transfer and backup."""
+        start = len(self.keys.index(""))
+        pattern = self.keys.index("?" * 32)
+        with self._translated() as client:
+            cursor: int = 0
+            while True:
+                cursor, keys = await client.scan(cursor, match=pattern, count=1000)
+                found = (hot_keys.saga_of(key[start - 1 : -1]) for key in keys if isinstance(key, bytes))
+                yield [saga for saga in found if saga is not None]
+                if cursor == 0:
+                    return
+
+    async def renew_turns(self, index: str) -> str:
+        """Move what is in the place of an index aside (where to), and enter every saga of its shard, due now."""
+        aside = f"{index}:set-aside"
+        with self._translated() as client:
+            await client.rename(index, aside)
+            async for page in self.saga_ids():
+                sagas: dict[Any, int] = {
+                    saga.hex: 0 for saga in page if index in (self.keys.due(saga.hex[0]), self.keys.expiry(saga.hex[0]))
+                }
+                if sagas:
+                    await client.zadd(index, sagas, lt=True)
+        return aside
+
+    async def _lengths(
+        self, client: redis.asyncio.Redis, keys: Sequence[bytes], prefix: bytes
+    ) -> list[tuple[UUID, UUID, int]]:
+        pipe = client.pipeline(transaction=False)
+        for key in keys:
+            pipe.strlen(key)
+        lengths = await pipe.execute(raise_on_error=False) if keys else []
+        names = [key.removeprefix(prefix).partition(b"}:") for key in keys]
+        found = [(hot_keys.saga_of(saga), hot_keys.saga_of(snapshot)) for saga, _, snapshot in names]
+        return [
+            (saga, snapshot, length)
+            for (saga, snapshot), length in zip(found, lengths, strict=True)
+            if saga is not None and snapshot is not None and isinstance(length, int)  # else it is none of ours
+        ]

@@ -1,0 +1,201 @@
+"""The jobs: one verb per file, each a plan and an ordered run. `JOBS` is the only registry."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import partial
+from types import MappingProxyType
+
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.catalog.migrations import check_schema
+from sagaz_tiering.config.sections import MOST_PROCESSES
+from sagaz_tiering.errors import BudgetSpent, CatalogUnavailable, ConfigError, MasterKeyUnavailable, SagazTieringError
+from sagaz_tiering.jobs import collect, reconcile, scrub, transition
+from sagaz_tiering.jobs.age import job as age
+from sagaz_tiering.jobs.compact import job as compact
+from sagaz_tiering.jobs.context import JobContext, JobOptions, JobReport, Tally
+from sagaz_tiering.jobs.expire import job as expire
+from sagaz_tiering.jobs.finish import mark_new_holds
+from sagaz_tiering.jobs.journal import publish_journal
+from sagaz_tiering.jobs.ownership import are_in_force, claim_prefix, with_accepted
+from sagaz_tiering.jobs.restore import job as restore
+from sagaz_tiering.jobs.train import job as train
+from sagaz_tiering.logs import Logger
+
+__all__ = ["JOBS", "Job", "JobContext", "JobOptions", "JobReport", "run_job", "run_share"]
+
+_log = Logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A job: `preview` counts what `run` would do. As many processes as `slots` may run it at once.
+
+    `share` is what a worker process does of it, beside the one that runs it. Workers have leases of their own, as many
+    as the runs may have workers: none takes the slot of a daemon.
+    """
+
+    name: str
+    summary: str
+    run: Callable[[JobContext, Lease, Tally], Awaitable[None]]
+    preview: Callable[[JobContext, Tally], Awaitable[None]]
+    slots: int = 1
+    share: Callable[[JobContext, Lease, Tally], Awaitable[None]] | None = None
+
+
+JOBS: Mapping[str, Job] = MappingProxyType(
+    {
+        job.name: job
+        for job in (
+            Job(
+                name="age",
+                summary="move due snapshots from Redis and PostgreSQL into packs on the object store",
+                run=age.run,
+                preview=age.preview,
+                slots=8,
+                share=age.run_share,
+            ),
+            Job(
+                name="reconcile",
+                summary="put right a Redis that lost its past, so that it is believed again",
+                run=reconcile.run,
+                preview=reconcile.preview,
+            ),
+            Job(
+                name="transition",
+                summary="move packs to the colder storage class that their policy asks for",
+                run=transition.run,
+                preview=transition.preview,
+            ),
+            Job(
+                name="restore",
+                summary="make the packs of restore requests readable and bring their snapshots back",
+                run=restore.run,
+                preview=restore.preview,
+            ),
+            Job(
+                name="expire",
+                summary="remove what is past its retention: Redis, PostgreSQL, catalog, dead packs",
+                run=expire.run,
+                preview=expire.preview,
+            ),
+            Job(
+                name="compact",
+                summary="write packs anew that hold dead bytes, are too small, or hold an erased saga",
+                run=compact.run,
+                preview=compact.preview,
+            ),
+            Job(
+                name="scrub",
+                summary="compare the catalog with the bucket and look into packs",
+                run=scrub.run,
+                preview=scrub.preview,
+            ),
+            Job(
+                name="collect",
+                summary="remove objects under the prefix that no pack row names",
+                run=collect.run,
+                preview=collect.preview,
+            ),
+            Job(
+                name="train",
+                summary="train compression dictionaries for saga names where they pay",
+                run=train.run,
+                preview=train.preview,
+            ),
+        )
+    }
+)
+
+
+async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> JobReport:
+    """Run one job once, to the end of its backlog. Raises the error that stopped it; what was done stays done.
+
+    Raises SchemaMismatch, and does nothing, where somebody migrated the catalog since this process started.
+    """
+    job = JOBS.get(name)
+    if job is None:
+        raise ConfigError(f"there is no job {name!r}", hint=f"jobs: {', '.join(JOBS)}")
+    await check_schema(context.catalog.db)
+    report = JobReport(job=name, dry_run=dry_run, started_at=context.now)
+    began, tally = time.monotonic(), Tally(context.progress)
+    # A run keeps the policies it began with, also when they are reloaded meanwhile; and it makes sure anew that the
+    # catalog owns the prefix: the database may have been replaced since the last run.
+    run = replace(context, catalog_id=None)
+    try:
+        if dry_run:
+            await job.preview(await with_accepted(run), tally)
+        else:
+            leases = [name] if job.slots == 1 else [f"{name}/{slot}" for slot in range(job.slots)]
+            await claim_prefix(run)
+            await _publish(run, tally)
+            await mark_new_holds(run)
+            report.skipped = not await _run_leased(leases, run, tally, partial(_run_recorded, job))
+    finally:
+        report.seconds = time.monotonic() - began
+        report.counts, report.notes = dict(tally.counts), tally.notes
+    return report
+
+
+async def _publish(context: JobContext, tally: Tally) -> None:
+    """What happened is in the bucket's journal before anything is removed."""
+    try:
+        await publish_journal(context)
+    except MasterKeyUnavailable as exc:
+        tally.note(f"the journal waits for its master key: {exc}")
+        _log.error("master_key.unavailable", error=str(exc), hint=exc.hint)
+
+
+async def run_share(name: str, context: JobContext, tally: Tally) -> None:
+    """What a worker process does of a run that the process beside it began and records. Raises what stopped it.
+
+    Nothing, and a note, where other policies than those of the run were put in force meanwhile.
+    """
+    job = JOBS[name]
+    assert job.share is not None
+    assert context.workers is not None
+    if not await are_in_force(context):
+        tally.note("a worker process did nothing: other policies were put in force after the run began")
+        return
+    options = context.options.shared_by(context.workers.processes)
+    leases = [f"{name}/worker/{slot}" for slot in range(job.slots * (MOST_PROCESSES - 1))]
+    if not await _run_leased(leases, replace(context, options=options), tally, job.share):
+        tally.note("a worker process did nothing: every lease for workers is held")
+
+
+async def _run_leased(
+    leases: Iterable[str],
+    context: JobContext,
+    tally: Tally,
+    run: Callable[[JobContext, Lease, Tally], Awaitable[None]],
+) -> bool:
+    """Run under the first of the leases that is free; False if all are held."""
+    await claim_prefix(context)
+    await context.dictionaries.freshen()
+    for lease_name in leases:
+        async with context.catalog.leases.hold(lease_name, context.owner, context.options.lease_ttl) as lease:
+            if lease is None:
+                continue
+            await run(await with_accepted(context), lease, tally)
+            return True
+    return False
+
+
+async def _run_recorded(job: Job, context: JobContext, lease: Lease, tally: Tally) -> None:
+    history, stopped = context.catalog.history, ""
+    await history.started(job.name, context.now)
+    try:
+        await job.run(context, lease, tally)
+    except BudgetSpent as exc:
+        stopped = str(exc)
+        tally.add("budget_spent")
+        tally.note(f"{exc}; {exc.hint}")
+    except SagazTieringError as exc:
+        with suppress(CatalogUnavailable):
+            await history.finished(job.name, context.now, error=str(exc), summary=tally.counts)
+        raise
+    error = stopped or ("stopped before the end" if context.stopping.is_set() else None)
+    await history.finished(job.name, context.now, error=error, summary=tally.counts)

@@ -1,0 +1,218 @@
+"""Build frames out of values that are due: where `age` spends its time, so it is done on a thread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Final, NamedTuple, TypeVar
+from uuid import UUID
+
+from sagaz_tiering.clock import from_micros
+from sagaz_tiering.codec.header import raw_length
+from sagaz_tiering.codec.value import Header, Record, from_values, read_header
+from sagaz_tiering.codec.zstd import Dictionary
+from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.jobs.age.keys import LOOK_AGAIN_US, needs_key
+from sagaz_tiering.jobs.claims import Turn
+from sagaz_tiering.jobs.context import JobContext, JobOptions, Tally
+from sagaz_tiering.keys.frame_key import FrameKey
+from sagaz_tiering.logs import Logger
+from sagaz_tiering.packs.entries import BuiltFrame
+from sagaz_tiering.packs.frame import build_frames
+from sagaz_tiering.policy import Decision, Policy
+from sagaz_tiering.snapshot import SnapshotMeta
+
+_log = Logger(__name__)
+_DAY_US: Final = 24 * 3600 * 1_000_000
+RETRY_UNREADABLE_US: Final = _DAY_US
+"""After so long a saga with a value that cannot be read is looked at again."""
+
+_AT_ONCE_BYTES: Final = 256 * 1024
+"""Bodies that are decompressed, and frames that are compressed, in one call: few calls, that stay in the caches."""
+
+Work = tuple[Turn, Sequence[bytes]]
+"""Values of one saga that may be due."""
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A built frame on its way into a pack: whose turn it belongs to, and when it was due."""
+
+    policy: Policy
+    bucket: str
+    frame: BuiltFrame
+    turn: Turn
+    oldest_due_us: int
+    max_clock_us: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supplies:
+    """What frames are built with: data keys by saga, dictionaries by id to read, by saga name to write, pins by id.
+
+    What is `evicted` was in a pack already, and is not in Redis any more.
+    """
+
+    keys: Mapping[UUID, FrameKey] = field(repr=False)
+    known: Mapping[bytes, Dictionary]
+    chosen: Mapping[str, Dictionary]
+    pins_us: Mapping[UUID, int]
+    evicted: Collection[UUID]
+
+
+def build(context: JobContext, work: Sequence[Work], supplies: Supplies, tally: Tally) -> list[Part]:
+    """Frames of each saga's values, by policy and expiry bucket.
+
+    Values that are not due, that a restore brought back, or that need a key which is not there, stay.
+    """
+    parts: list[Part] = []
+    for some in chunks(work, _raw_bytes, _AT_ONCE_BYTES):
+        parts += _build_some(context, some, supplies, tally)
+    return parts
+
+
+def _build_some(context: JobContext, work: Sequence[Work], supplies: Supplies, tally: Tally) -> list[Part]:
+    due = _due(context, work, supplies, tally)
+    records = from_values([(each.value, each.header) for each in due], supplies.known)
+    groups: dict[_Group, list[tuple[Record, Decision]]] = {}
+    for each, record in zip(due, records, strict=True):
+        if isinstance(record, CorruptRecord):
+            _unreadable(record, each.turn, tally, context.now_us)
+            continue
+        decision = each.decision
+        group = _Group(each.turn, decision.policy, expiry_bucket(decision.expires_us), record.meta.saga_name)
+        groups.setdefault(group, []).append((record, decision))
+    return _parts(groups, context.options, supplies)
+
+
+class _Due(NamedTuple):
+    """A value that is to be packed."""
+
+    turn: Turn
+    value: bytes
+    header: Header
+    decision: Decision
+
+
+class _Group(NamedTuple):
+    """What goes into the same frame, if it is not too much."""
+
+    turn: Turn
+    policy: str
+    bucket: str
+    saga_name: str
+
+
+def _due(context: JobContext, work: Sequence[Work], supplies: Supplies, tally: Tally) -> list[_Due]:
+    """The values that are to be packed; of the others the turns are told when to look again."""
+    found, now_us, decide = [], context.now_us, context.policies.decide
+    for turn, values in work:
+        for value in values:
+            try:
+                header = read_header(value)
+            except CorruptRecord as exc:
+                _unreadable(exc, turn, tally, now_us)
+                continue
+            decision = decide(header.meta, now_us)
+            if not decision.due or decision.expired:
+                turn.follow(decision)
+            elif _stays(header.meta, decision, turn, supplies, now_us):
+                tally.add("waiting_for_key", _lacks_key(header.meta, decision, supplies))
+            else:
+                found.append(_Due(turn, value, header, decision))
+    return found
+
+
+def _stays(meta: SnapshotMeta, decision: Decision, turn: Turn, supplies: Supplies, now_us: int) -> bool:
+    """Whether a due snapshot is left where it is: gone already, pinned, or without its key."""
+    if supplies.evicted and meta.snapshot_id in supplies.evicted:
+        turn.left -= 1
+        return True
+    look_at_us = supplies.pins_us.get(meta.snapshot_id) if supplies.pins_us else None
+    if look_at_us is None and _lacks_key(meta, decision, supplies):
+        look_at_us = now_us + LOOK_AGAIN_US
+    if look_at_us is None:
+        return False
+    turn.look_at(look_at_us)
+    turn.expire_at(decision.expires_us)
+    return True
+
+
+def _lacks_key(meta: SnapshotMeta, decision: Decision, supplies: Supplies) -> bool:
+    return needs_key(decision.rule) and meta.saga_id not in supplies.keys
+
+
+def _unreadable(error: CorruptRecord, turn: Turn, tally: Tally, now_us: int) -> None:
+    _log.error("snapshot.unreadable", tier="hot", error=str(error))
+    tally.note(f"unreadable: {error}")
+    turn.look_at(now_us + RETRY_UNREADABLE_US)
+
+
+def _parts(
+    groups: Mapping[_Group, Sequence[tuple[Record, Decision]]], options: JobOptions, supplies: Supplies
+) -> list[Part]:
+    frames = [
+        (group, members) for group, whole in groups.items() for members in chunks(whole, _body_size, options.max_frame)
+    ]
+    parts = []
+    for dictionary in {supplies.chosen.get(group.saga_name) for group, _ in frames}:
+        chosen = [frame for frame in frames if supplies.chosen.get(frame[0].saga_name) is dictionary]
+        contents = [
+            ([(record, decision.expires_us) for record, decision in members], _key(members, supplies))
+            for _, members in chosen
+        ]
+        built = build_frames(contents, level=options.level, dictionary=dictionary)
+        parts += [_part(group, members, frame) for (group, members), frame in zip(chosen, built, strict=True)]
+    return parts
+
+
+def _key(members: Sequence[tuple[Record, Decision]], supplies: Supplies) -> FrameKey | None:
+    record, decision = members[0]
+    return supplies.keys[record.meta.saga_id] if needs_key(decision.rule) else None
+
+
+def _part(group: _Group, members: Sequence[tuple[Record, Decision]], frame: BuiltFrame) -> Part:
+    for _, decision in members:
+        group.turn.expire_at(decision.expires_us)  # until it is evicted it is hot
+    return Part(
+        policy=members[0][1].rule,
+        bucket=group.bucket,
+        frame=frame,
+        turn=group.turn,
+        oldest_due_us=min(decision.due_us or 0 for _, decision in members),
+        max_clock_us=max(decision.clock_us for _, decision in members),
+    )
+
+
+def expiry_bucket(expires_us: int | None) -> str:
+    """Snapshots that expire in the same month share packs, so that packs die whole."""
+    return "never" if expires_us is None else _bucket_of_day(expires_us // _DAY_US)
+
+
+@lru_cache(maxsize=4096)
+def _bucket_of_day(day: int) -> str:
+    return f"{from_micros(day * _DAY_US):%Y-%m}"
+
+
+def _raw_bytes(work: Work) -> int:
+    return sum(map(raw_length, work[1]))
+
+
+def _body_size(member: tuple[Record, Decision]) -> int:
+    return len(member[0].body)
+
+
+def chunks(items: Sequence[T], size: Callable[[T], int], limit: int) -> list[list[T]]:
+    """Consecutive runs of `items` of at most `limit` together (a larger one is alone)."""
+    found: list[list[T]] = []
+    total = 0
+    for item in items:
+        weight = size(item)
+        if not found or total + weight > limit:
+            found.append([])
+            total = 0
+        found[-1].append(item)
+        total += weight
+    return found

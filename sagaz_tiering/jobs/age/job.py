@@ -1,0 +1,219 @@
+"""Age: hot and durable snapshots that are due go into packs on the object store.
+
+Three things go on at once: the next sagas are read (`due_hot`, then `due_durable`), frames are built of the ones
+before on a thread (`frames`), and a full pack is uploaded and published (`archive`, which describes the order of
+writes). Each waits for the next, so memory is bounded by a batch and the open packs, whatever the backlog. Claims only
+keep two daemons from doing the same work, safety does not depend on them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TypeVar
+from uuid import UUID
+
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.clock import to_micros
+from sagaz_tiering.codec.header import dictionary_id, is_in_pack, raw_length, snapshot_id
+from sagaz_tiering.codec.value import read_meta
+from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable, SagazTieringError
+from sagaz_tiering.hot.keys import SHARDS
+from sagaz_tiering.hot.values import ClaimedSaga
+from sagaz_tiering.jobs.age import due_durable, due_hot
+from sagaz_tiering.jobs.age.due_hot import Batch, plan
+from sagaz_tiering.jobs.age.frames import Supplies, build
+from sagaz_tiering.jobs.age.keys import LOOK_AGAIN_US, RunKeys, needs_key
+from sagaz_tiering.jobs.age.publish import Packer
+from sagaz_tiering.jobs.claims import Turn, Turns, give_back, settle
+from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.foreign import mend_turns
+from sagaz_tiering.jobs.ownership import put_policies_in_force, secure
+from sagaz_tiering.jobs.packed import already_packed, finish_evictions
+from sagaz_tiering.jobs.put_back import refill
+from sagaz_tiering.jobs.reconcile import ensure_trusted
+from sagaz_tiering.logs import Logger
+from sagaz_tiering.snapshot import SnapshotMeta
+
+_log = Logger(__name__)
+_BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
+WORTH_SHARING = 4_000
+"""Sagas that are due, from which on several processes are faster than one: each takes a second to begin."""
+T = TypeVar("T")
+
+
+async def preview(context: JobContext, tally: Tally) -> None:
+    """Count what a run would pack (a snapshot that is both hot and durable counts once, as hot)."""
+    for shard in SHARDS:
+        async for saga_id in context.hot.due_sagas(shard, expiring=False, now_us=context.now_us):
+            if await context.hot.broken_indexes([saga_id]):
+                continue
+            turn = Turn(ClaimedSaga(saga_id, ""))
+            async for headers in context.hot.headers(saga_id):
+                due = plan(headers, context.policies, context.now_us, turn)
+                tally.add("snapshots", len(due))
+                tally.add("raw_bytes", sum(d.raw_length for d in due))
+            tally.add("sagas")
+    after = _BEGINNING
+    while rows := await context.catalog.durable.peek_due(context.now, after, due_durable.ROWS):
+        known = await context.hot.owners([row.snapshot_id for row in rows])
+        for row in rows:
+            if row.snapshot_id not in known and due_durable.to_pack(context, row.head) is not None:
+                tally.add("snapshots")
+                tally.add("durable_only")
+        after = (rows[-1].due_at, rows[-1].snapshot_id)
+
+
+async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
+    """Pack everything that is due, until nothing is or the process is stopping.
+
+    Raises MasterKeyUnavailable after all else, where encrypted policies had to wait for their keys.
+    """
+    await mend_turns(context, tally)
+    await put_policies_in_force(context)
+    if not await ensure_trusted(context, tally):
+        return
+    tally.add("refilled", await refill(context, lease))
+    tally.add("evicted", await finish_evictions(context))
+    await context.dictionaries.freshen()
+    due = (await context.hot.counts(context.now_us))["sagas_due"]
+    workers = context.workers
+    try:
+        if workers is None or workers.processes == 1 or due < WORTH_SHARING:
+            await run_share(context, lease, tally)
+            return
+        async with workers.share("age", context.stopping, tally, context.policies):
+            await run_share(replace(context, options=context.options.shared_by(workers.processes)), lease, tally)
+    finally:
+        if tally.counts["packs"]:
+            # A dump from before these packs is behind from now on, though nobody should move the mark again.
+            with suppress(SagazTieringError):  # the next run tells
+                await secure(context, move=True)
+
+
+async def run_share(context: JobContext, lease: Lease, tally: Tally) -> None:
+    """Pack what is due and nobody else works on. Raises as `run`."""
+    keys, turns, twice = RunKeys(context), Turns(), set[UUID]()
+    await keys.begin()
+    try:
+        async with Packer(context, lease, tally) as packer:
+            async with aclosing(_ahead(due_hot.batches(context, turns))) as hot:
+                async for batch in hot:
+                    tally.add("sagas", len(batch.complete))
+                    await _pack(context, packer, batch, keys, twice, tally)
+            async with aclosing(_ahead(due_durable.batches(context, turns, packer.holds))) as durable:
+                async for batch in durable:
+                    tally.add("durable_only", len(batch.values))
+                    await _pack(context, packer, batch, keys, twice, tally, durable=True)
+            if not context.stopping.is_set():
+                await packer.finish()
+    finally:
+        with suppress(HotTierUnavailable):
+            await give_back(context, turns.unfinished())
+    keys.check()
+
+
+async def _pack(
+    context: JobContext,
+    packer: Packer,
+    batch: Batch,
+    keys: RunKeys,
+    twice: set[UUID],
+    tally: Tally,
+    *,
+    durable: bool = False,
+) -> None:
+    values = batch.values
+    tally.add("quarantined", batch.strange)
+    metas = _metas(values) if keys.needed else []
+    encrypted = {meta.saga_id for meta in metas if needs_key(context.policies.for_meta(meta))}
+    twice_us = await _kept_twice_us(context, values, twice, tally)
+    pins_us = {**await _pins_us(context, values), **twice_us}
+    supplies = Supplies(
+        keys=await keys.of(encrypted),
+        known=await context.dictionaries.need(*set(map(dictionary_id, values))),
+        chosen=context.dictionaries.chosen(),
+        pins_us=pins_us,
+        evicted=await _evict_packed(context, values, pins_us, tally),
+    )
+    if durable:
+        keyless = encrypted - supplies.keys.keys()
+        await context.catalog.durable.postpone(due_durable.waiting(context, metas, keyless))
+        await context.catalog.durable.postpone(due_durable.kept(context, _metas(values), twice_us.keys()))
+    size = sum(map(raw_length, values))
+    for part in await context.compute(size, build, context, batch.work, supplies, tally):
+        await packer.add(part)
+    for turn in batch.complete:
+        turn.read = True
+    await settle(context, batch.complete)
+
+
+def _metas(values: Sequence[bytes]) -> list[SnapshotMeta]:
+    """Of those that can be read; the others are reported when they are packed."""
+    metas = []
+    for value in values:
+        with suppress(CorruptRecord):
+            metas.append(read_meta(value))
+    return metas
+
+
+async def _pins_us(context: JobContext, values: Sequence[bytes]) -> dict[UUID, int]:
+    """What a restore brought back, and when its pin ends: it is looked at again then."""
+    if not await context.catalog.restores.any_pins(context.now):
+        return {}
+    ids = [found for value in values if (found := snapshot_id(value)) is not None]
+    pins = await context.catalog.restores.pinned(ids, context.now)
+    return {pinned: to_micros(until) for pinned, until in pins.items()}
+
+
+async def _kept_twice_us(
+    context: JobContext, values: Sequence[bytes], told: set[UUID], tally: Tally
+) -> dict[UUID, int]:
+    """Saves that went past a legal hold on what a pack has: both stay, until the hold is released; and told once."""
+    ids = [found for value in values if not is_in_pack(value) and (found := snapshot_id(value)) is not None]
+    frozen = await context.catalog.holds.frozen_in_packs(ids) if ids else set()
+    if not frozen:
+        return {}
+    metas = [meta for meta in _metas(values) if meta.snapshot_id in frozen]
+    twice = frozen - await already_packed(context, metas)
+    for one in sorted(twice - told):
+        _log.error("snapshot.kept_twice", snapshot_id=str(one), hint="a save went past a legal hold: both are kept")
+        tally.note(f"snapshot {one} was saved anew though it is held: the original stays in its pack, the save hot")
+    tally.add("kept_twice", len(twice - told))
+    told |= twice
+    return dict.fromkeys(twice, context.now_us + LOOK_AGAIN_US)
+
+
+async def _evict_packed(
+    context: JobContext, values: Sequence[bytes], pins_us: Mapping[UUID, int], tally: Tally
+) -> set[UUID]:
+    """What a restore brought back, nothing pins any more and a pack holds still leaves Redis again; which."""
+    brought_back = [meta for meta in _metas(list(filter(is_in_pack, values))) if meta.snapshot_id not in pins_us]
+    if not brought_back:
+        return set()
+    now_us, decide = context.now_us, context.policies.decide
+    due = [meta for meta in brought_back if (decision := decide(meta, now_us)).due and not decision.expired]
+    packed = await already_packed(context, due)
+    gone, _ended = await context.hot.evict_claimed([meta for meta in due if meta.snapshot_id in packed], {})
+    tally.add("evicted", gone)
+    return packed
+
+
+async def _ahead(source: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+    """The same items; the next one is on its way while the last one is worked on."""
+    async with aclosing(source):
+        coming = asyncio.ensure_future(anext(source))
+        try:
+            while True:
+                try:
+                    item = await coming
+                except StopAsyncIteration:
+                    return
+                coming = asyncio.ensure_future(anext(source))
+                yield item
+        finally:
+            coming.cancel()
+            await asyncio.gather(coming, return_exceptions=True)

@@ -1,0 +1,241 @@
+"""Fill packs and publish them: the second half of `age`.
+
+The write order, and what a crash after each step leaves:
+
+1. a row `UPLOADING` in the catalog            -> `collect` abandons it after the upload deadline
+2. the object under a fresh key                -> the same, and the object is collected
+3. HEAD and footer read back and compared      -> the same
+4. one transaction: pack `ACTIVE`, places of its snapshots, durable rows gone
+                                               -> readable from both; the next run evicts without packing again
+5. the hot copies, by compare-and-delete       -> as after 4
+6. `evicted_at` on the row                     -> nothing is left to do
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Collection, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from uuid import UUID, uuid4
+
+from sagaz_tiering.catalog.durable import Postponement
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.catalog.packs import NewPack
+from sagaz_tiering.catalog.places import PlacedFrame, PlacesTaken
+from sagaz_tiering.clock import from_micros
+from sagaz_tiering.config.units import micros
+from sagaz_tiering.costs import bucket_end, first_class, upload_cost
+from sagaz_tiering.errors import SagazTieringError
+from sagaz_tiering.jobs.age.frames import Part
+from sagaz_tiering.jobs.budget import spend
+from sagaz_tiering.jobs.claims import Turn, settle
+from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.ownership import claim_prefix, retention_revision
+from sagaz_tiering.jobs.packed import already_packed
+from sagaz_tiering.jobs.upload import new_pack, pack_key, placed_frames, upload
+from sagaz_tiering.packs.entries import PackedSnapshot, SealedPack
+from sagaz_tiering.packs.format import PackWriter
+from sagaz_tiering.policy import Policy
+from sagaz_tiering.storage_class import StorageClass
+
+LOOKS_PER_LINGER = 24
+"""A pack that is not full is filled anew so many times until its oldest snapshot has waited long enough."""
+
+MAX_OPEN_PACKS = 2
+"""Times the target size: the most that all unfinished packs together hold in memory."""
+
+
+MAX_UPLOADS = 4
+"""Packs that are sealed, uploaded and published at once, as far as `JobOptions.upload_bytes` allows; a larger pack goes
+alone."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class _Held:
+    """What is remembered of a part once its bytes are in the writer."""
+
+    turn: Turn
+    snapshots: tuple[PackedSnapshot, ...]
+
+
+@dataclass(slots=True)
+class _OpenPack:
+    policy: Policy
+    bucket: str
+    writer: PackWriter
+    held: list[_Held] = field(default_factory=list)
+    oldest_due_us: int = 2**63 - 1
+    max_clock_us: int = -(2**63)
+
+    def take(self, part: Part) -> None:
+        self.writer.add(part.frame)
+        self.held.append(_Held(part.turn, part.frame.entry.snapshots))
+        self.oldest_due_us = min(self.oldest_due_us, part.oldest_due_us)
+        self.max_clock_us = max(self.max_clock_us, part.max_clock_us)
+
+
+class Packer:
+    """Collects frames by policy and expiry bucket, and publishes each pack that is full or has waited enough.
+
+    Packs are published while the next one is filled: several small ones at once, or a large one; what is full beyond
+    that waits. `async with` waits for what is under way, and raises what went wrong with it.
+    """
+
+    def __init__(self, context: JobContext, lease: Lease, tally: Tally) -> None:
+        self._context = context
+        self._lease = lease
+        self._tally = tally
+        self._open: dict[tuple[str, str], _OpenPack] = {}
+        self._held: set[int] = set()
+        self._under_way: dict[asyncio.Task[None], int] = {}
+
+    async def __aenter__(self) -> Packer:
+        return self
+
+    async def __aexit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        if error is None:
+            await self._all_published()
+        elif self._under_way:
+            await asyncio.wait(self._under_way)
+            for task in self._under_way:
+                with suppress(SagazTieringError, asyncio.CancelledError):  # of two errors the first is told
+                    task.result()
+
+    def holds(self, snapshot_id: UUID) -> bool:
+        """Whether a snapshot waits in a pack of this run (its claim may have run out meanwhile)."""
+        return snapshot_id.int in self._held
+
+    async def add(self, part: Part) -> None:
+        """Take a frame; begins to publish the pack it fills."""
+        key, context = (part.policy.name, part.bucket), self._context
+        if key in self._open and self._open[key].writer.has_any_of(part.frame):
+            # One of them was saved again since, under another saga: each version goes into a pack of its own.
+            await self._publish_soon(self._open.pop(key))
+        if key not in self._open:
+            writer = PackWriter(uuid4(), await claim_prefix(context), context.now_us)
+            self._open[key] = _OpenPack(part.policy, part.bucket, writer)
+        pack = self._open[key]
+        pack.take(part)
+        self._held |= {entry.meta.snapshot_id.int for entry in part.frame.entry.snapshots}
+        part.turn.open_parts += 1
+        target = context.options.pack_target
+        if pack.writer.size >= target:
+            await self._publish_soon(self._open.pop(key))
+        elif sum(p.writer.size for p in self._open.values()) > MAX_OPEN_PACKS * target:
+            fullest = max(self._open, key=lambda k: self._open[k].writer.size)
+            await self._publish_soon(self._open.pop(fullest))
+
+    async def _publish_soon(self, pack: _OpenPack) -> None:
+        """Publish in the background, once there is room for it."""
+        size = pack.writer.size
+        while self._under_way and not self._has_room(size):
+            await self._some_published()
+        self._under_way[asyncio.create_task(self._publish(pack))] = size
+
+    def _has_room(self, size: int) -> bool:
+        most = self._context.options.upload_bytes
+        return len(self._under_way) < MAX_UPLOADS and sum(self._under_way.values()) + size <= most
+
+    async def _some_published(self) -> None:
+        """Wait for one of the packs under way. Raises what went wrong with it."""
+        done, _ = await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            del self._under_way[task]
+        for task in done:
+            task.result()
+
+    async def _all_published(self) -> None:
+        while self._under_way:
+            await self._some_published()
+
+    async def finish(self) -> None:
+        """Publish what has waited long enough; let the rest wait for company."""
+        for key in list(self._open):
+            pack = self._open.pop(key)
+            deadline_us = pack.oldest_due_us + micros(pack.policy.linger)
+            if deadline_us <= self._context.now_us:
+                await self._publish_soon(pack)
+            else:
+                await self._postpone(pack, deadline_us)
+        await self._all_published()
+
+    async def _postpone(self, pack: _OpenPack, deadline_us: int) -> None:
+        look_again = min(deadline_us, self._context.now_us + micros(pack.policy.linger) // LOOKS_PER_LINGER)
+        self._tally.add("waiting", pack.writer.snapshot_count)
+        for held in pack.held:
+            held.turn.look_at(look_again)
+        await self._context.catalog.durable.postpone(
+            [
+                Postponement(
+                    snapshot_id=entry.meta.snapshot_id,
+                    saved_us=entry.meta.saved_us,
+                    due_us=look_again,
+                    expires_us=entry.expires_us,
+                )
+                for held in pack.held
+                for entry in held.snapshots
+            ]
+        )
+        await self._let_go(pack, evicted=False)
+
+    async def _publish(self, pack: _OpenPack) -> None:
+        context = self._context
+        sealed, new = await self._seal(pack)
+        await spend(context, "age", upload_cost(context.prices, new.storage_class))
+        pack_id = await context.catalog.packs.start(new, self._lease, context.now)
+        await upload(context, new, sealed)
+        frames, size = placed_frames(sealed.footer), len(sealed.data)
+        del sealed  # tens of megabytes, and the next pack is being filled
+        published = await self._activate(pack_id, frames)
+        self._tally.add("packs")
+        self._tally.add("archived", published)
+        self._tally.add("bytes", size)
+        metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
+        tokens = {held.turn.claimed.saga_id: held.turn.claimed.token for held in pack.held}
+        gone, ended = await context.hot.evict_claimed(metas, tokens)
+        self._tally.add("evicted", gone)
+        await context.catalog.packs.evicted(pack_id, context.now)
+        await self._let_go(pack, evicted=True, ended=ended)
+
+    async def _activate(self, pack_id: int, frames: Sequence[PlacedFrame]) -> int:
+        """Publish; what another pack has in the same version or a newer one stays there."""
+        packs, now = self._context.catalog.packs, self._context.now
+        try:
+            return await packs.activate(pack_id, frames, self._lease, now)
+        except PlacesTaken as exc:
+            taken = [meta for frame in frames for meta, _, _ in frame.snapshots if meta.snapshot_id in exc.snapshot_ids]
+        elsewhere = await already_packed(self._context, taken)
+        return await packs.activate(pack_id, frames, self._lease, now, elsewhere=elsewhere)
+
+    async def _seal(self, pack: _OpenPack) -> tuple[SealedPack, NewPack]:
+        context = self._context
+        now = context.now
+        sealed = await context.compute_in_steps(pack.writer.seal_in_steps())
+        return sealed, new_pack(
+            sealed,
+            key=pack_key(now, pack.bucket, sealed.footer.pack_id),
+            storage_class=self._class_for(pack, len(sealed.data)),
+            policy=pack.policy.name,
+            retention_revision=retention_revision(context.policies),
+            max_clock_us=pack.max_clock_us,
+        )
+
+    def _class_for(self, pack: _OpenPack, size: int) -> StorageClass:
+        """The policy's class, or the cheapest readable one where that costs less than the policy's (design G10)."""
+        context, clock_at = self._context, from_micros(pack.max_clock_us)
+        until = bucket_end(pack.bucket)
+        chosen = first_class(context.prices, pack.policy, size=size, clock_at=clock_at, until=until, now=context.now)
+        if chosen.why:
+            self._tally.add("packs_kept_warmer")
+            self._tally.note(f"policy {pack.policy.name}: {chosen.why}; `compact` and `transition` move them later")
+        return chosen.storage_class
+
+    async def _let_go(self, pack: _OpenPack, *, evicted: bool, ended: Collection[UUID] = ()) -> None:
+        """Its turns go on; those of sagas that have `ended` are over, nobody need settle them."""
+        turns = {id(held.turn): held.turn for held in pack.held}
+        for held in pack.held:
+            self._held -= {entry.meta.snapshot_id.int for entry in held.snapshots}
+            held.turn.open_parts -= 1
+            held.turn.left -= len(held.snapshots) if evicted else 0
+        await settle(self._context, [turn for turn in turns.values() if turn.claimed.saga_id not in ended])

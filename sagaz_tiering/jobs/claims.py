@@ -1,0 +1,128 @@
+"""A saga's turn: claimed, looked at, perhaps packed, and let go of with the time of its next turn."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+from sagaz_tiering.hot.keys import SHARDS
+from sagaz_tiering.hot.tier import FIRST_HEADERS
+from sagaz_tiering.hot.values import ClaimedSaga, Header
+from sagaz_tiering.jobs.context import JobContext
+from sagaz_tiering.jobs.foreign import mended, set_turns_aside
+from sagaz_tiering.policy import Decision
+from sagaz_tiering.snapshot import SnapshotMeta
+
+UNKNOWN = -1
+"""As the number of snapshots left: something is not as it was seen, so the saga is looked at again."""
+
+
+_FORGET_FROM = 4096
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """What is known of a claimed saga so far. It ends when nothing of it waits in an open pack any more."""
+
+    claimed: ClaimedSaga
+    left: int = 0
+    next_due_us: int | None = None
+    next_expiry_us: int | None = None
+    open_parts: int = 0
+    read: bool = False
+
+    @property
+    def is_over(self) -> bool:
+        """Whether nothing of it waits any more."""
+        return self.read and self.open_parts == 0
+
+    def look_at(self, due_us: int | None) -> None:
+        """Have the age job look again at `due_us` at the latest."""
+        if due_us is not None and (self.next_due_us is None or due_us < self.next_due_us):
+            self.next_due_us = due_us
+
+    def keep(self, context: JobContext, meta: SnapshotMeta) -> None:
+        """A snapshot that stays hot: its own next times count."""
+        self.follow(context.policies.decide(meta, context.now_us))
+
+    def follow(self, decision: Decision) -> None:
+        """The same, decided already. What has expired is the expire job's alone: `age` would meet it without end."""
+        self.look_at(None if decision.expired else decision.due_us)
+        self.expire_at(decision.expires_us)
+
+    def expire_at(self, expires_us: int | None) -> None:
+        """Have the expire job look at `expires_us` at the latest."""
+        if expires_us is not None and (self.next_expiry_us is None or expires_us < self.next_expiry_us):
+            self.next_expiry_us = expires_us
+
+
+class Turns:
+    """The turns under way in a run, by saga. Those that are over are forgotten now and then, so it stays small."""
+
+    def __init__(self) -> None:
+        self._turns: dict[UUID, Turn] = {}
+        self._enough = _FORGET_FROM
+
+    def begin(self, claimed: Iterable[ClaimedSaga], *, left: int = 0) -> list[Turn]:
+        """Turns of these sagas, but for those that are under way still (their claims may have run out)."""
+        if len(self._turns) >= self._enough:
+            self._turns = {saga_id: turn for saga_id, turn in self._turns.items() if not turn.is_over}
+            self._enough = max(_FORGET_FROM, 2 * len(self._turns))
+        begun = []
+        for saga in claimed:
+            turn = self._turns.get(saga.saga_id)
+            if turn is None or turn.is_over:
+                self._turns[saga.saga_id] = turn = Turn(saga, left=left)
+                begun.append(turn)
+        return begun
+
+    def unfinished(self) -> list[Turn]:
+        """Those that are not over."""
+        return [turn for turn in self._turns.values() if not turn.is_over]
+
+
+async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[ClaimedSaga]]:
+    """Batches of sagas whose turn has come, shard by shard, until there is none that nobody works on."""
+    options, token = context.options, f"{context.owner}/{uuid4().hex}"
+    for shard in SHARDS:
+        while not context.stopping.is_set():
+            claimed, strange = await context.hot.claim(
+                shard=shard,
+                expiring=expiring,
+                now_us=context.now_us,
+                count=options.batch_sagas,
+                ttl=options.claim_ttl,
+                token=token,
+            )
+            await set_turns_aside(context, context.hot.turns(shard, expiring=expiring), strange)
+            if claimed:
+                await mended(context, [saga.saga_id for saga in claimed])
+                yield claimed
+            elif not strange:
+                break
+
+
+async def headers_of(context: JobContext, saga_ids: Sequence[UUID]) -> AsyncIterator[tuple[int, list[Header]]]:
+    """Pages of headers of these sagas, each with the position of its saga; two trips for all that are small."""
+    positions = {saga_id: position for position, saga_id in enumerate(saga_ids)}
+    broken = set(await context.hot.broken_indexes(saga_ids))  # whoever claims it makes it anew
+    saga_ids = [saga_id for saga_id in saga_ids if saga_id not in broken]
+    for saga_id, page in zip(saga_ids, await context.hot.first_headers(saga_ids), strict=True):
+        position = positions[saga_id]
+        if len(page) < FIRST_HEADERS:
+            yield position, page
+            continue
+        async for headers in context.hot.headers(saga_id):
+            yield position, headers
+
+
+async def settle(context: JobContext, turns: Iterable[Turn]) -> None:
+    """Let go of the turns that are complete."""
+    done = [turn for turn in turns if turn.is_over]
+    await context.hot.settle([(t.claimed, t.left, t.next_due_us, t.next_expiry_us) for t in done], context.now_us)
+
+
+async def give_back(context: JobContext, turns: Iterable[Turn]) -> None:
+    """Let go of turns that were not finished; they stay due."""
+    await context.hot.settle([(turn.claimed, UNKNOWN, None, None) for turn in turns], context.now_us)

@@ -1,0 +1,159 @@
+"""Collect: uploads that nobody finished are given up, and objects that no live pack names go.
+
+An object is removed only when it was seen without a live pack twice, in two runs, and is older than
+`collect_min_age` (an upload under way, or one that appears late, is younger), at most `collect_max_deletes` a
+run. What is not named like one of our packs or footers is foreign, and a pack that the catalog never knew may be
+newer than a catalog that was restored from a dump: both are reported and never touched.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.ownership import still_owner
+from sagaz_tiering.jobs.sure_clock import with_sure_clock
+from sagaz_tiering.logs import Logger
+from sagaz_tiering.objects.base import ObjectInfo
+
+_log = Logger(__name__)
+_PAGE = 500
+_OURS = re.compile(
+    r"(?:packs/\d{4}/\d{2}/(?:never|\d{4}-\d{2})/(?P<pack>[0-9a-f-]{36})\.pack|footers/(?P<footer>[0-9a-f-]{36})\.footer)"
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What to do about an object: `keep`, `watch`, `remove`, `unknown` or `foreign`."""
+
+    info: ObjectInfo
+    action: str
+
+
+def pack_of(key: str) -> UUID | None:
+    """The pack that an object key names; None for a foreign one."""
+    match = _OURS.fullmatch(key)
+    if match is None:
+        return None
+    try:
+        return UUID(match["pack"] or match["footer"])
+    except ValueError:
+        return None
+
+
+def judge(
+    info: ObjectInfo, *, known: bool, alive: bool, first_seen: datetime | None, now: datetime, oldest: datetime
+) -> Verdict:
+    """Pure: whether a stray object may go. `oldest`: younger objects may still belong to an upload.
+
+    Every upload has a row before it begins, and rows stay: an object of ours without any is newer than this
+    catalog, which must have been restored from an old dump.
+    """
+    if pack_of(info.key) is None:
+        return Verdict(info=info, action="foreign")
+    if not known:
+        return Verdict(info=info, action="unknown")
+    if alive:
+        return Verdict(info=info, action="keep")
+    seen_before = first_seen is not None and first_seen < now
+    return Verdict(info=info, action="remove" if seen_before and info.modified_at <= oldest else "watch")
+
+
+async def preview(context: JobContext, tally: Tally) -> None:
+    """Count uploads to give up, and objects to watch or remove."""
+    deadline = context.now - context.options.upload_deadline
+    tally.add("uploads_abandoned", len(await context.catalog.packs.unfinished(deadline, 0, _PAGE)))
+    async for verdict in _verdicts(context):
+        if verdict.action != "keep":
+            tally.add({"watch": "strays_seen", "remove": "strays_removed"}.get(verdict.action, verdict.action))
+            tally.note(f"{verdict.action}: {verdict.info.key} ({verdict.info.size} bytes)")
+
+
+async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
+    """Give up dead uploads, then remove the strays that are ripe. Nothing where the clock is not sure."""
+    sure = await with_sure_clock(context, tally)
+    if sure is None:
+        return
+    context = sure
+    deadline, last = context.now - context.options.upload_deadline, 0
+    while page := await context.catalog.packs.unfinished(deadline, last, _PAGE):
+        for pack in page:
+            if await context.catalog.packs.abandon(pack.pack_id, lease):
+                tally.add("uploads_abandoned")
+                _log.warning("upload.abandoned", pack_id=pack.pack_id, object_key=pack.object_key)
+        last = page[-1].pack_id
+    ripe: list[str] = []
+    async for verdict in _verdicts(context):
+        if context.stopping.is_set():
+            return
+        if verdict.action in ("foreign", "unknown"):
+            await _leave_alone(context, verdict, tally)
+        elif verdict.action == "watch":
+            await context.catalog.packs.see_stray(verdict.info.key, verdict.info.size, context.now)
+            tally.add("strays_seen")
+        elif verdict.action == "remove" and len(ripe) < context.options.collect_max_deletes:
+            ripe.append(verdict.info.key)
+    await _remove(context, ripe, tally)
+    await context.catalog.packs.abandoned_gone(context.now - context.options.collect_min_age, lease, context.now)
+    kept = max(context.options.tombstones, 2 * context.options.upload_deadline)
+    await context.catalog.locations.prune_tombstones(context.now - kept)
+
+
+async def _leave_alone(context: JobContext, verdict: Verdict, tally: Tally) -> None:
+    key, why = verdict.info.key, "not named like an object of ours"
+    if verdict.action == "unknown":
+        why = "this catalog never knew it: is it an old dump? `sagaz-tiering catalog adopt` reads it in"
+    tally.add(verdict.action)
+    tally.note(f"{verdict.action} object, left alone: {key}: {why}")
+    await context.catalog.quarantine.record("object", key, f"{verdict.action}: {why}", context.now, budget=1)
+
+
+async def _remove(context: JobContext, keys: list[str], tally: Tally) -> None:
+    if not keys:
+        return
+    await still_owner(context)
+    failures = await context.objects.delete(keys)
+    for failure in failures:
+        tally.add("failed")
+        tally.note(f"{failure.key}: {failure.reason}")
+    gone = sorted(set(keys) - {failure.key for failure in failures})
+    await context.catalog.packs.forget_strays(gone)
+    tally.add("strays_removed", len(gone))
+    for key in gone:
+        _log.info("stray.removed", object_key=key)
+
+
+async def _verdicts(context: JobContext) -> AsyncIterator[Verdict]:
+    """A verdict on every object under `packs/` and `footers/`, a page at a time."""
+    for prefix in ("packs/", "footers/"):
+        page: list[ObjectInfo] = []
+        async for info in context.objects.list(prefix):
+            page.append(info)
+            if len(page) == _PAGE:
+                for verdict in await _judge_page(context, page):
+                    yield verdict
+                page = []
+        for verdict in await _judge_page(context, page):
+            yield verdict
+
+
+async def _judge_page(context: JobContext, page: list[ObjectInfo]) -> list[Verdict]:
+    now, oldest = context.now, context.now - context.options.collect_min_age
+    named = {info.key: pack_uuid for info in page if (pack_uuid := pack_of(info.key)) is not None}
+    alive = await context.catalog.packs.live_keys(list(named.values()))
+    known = await context.catalog.packs.known(list(named.values()))
+    verdicts = []
+    for info in page:
+        pack_uuid = named.get(info.key)
+        lives = pack_uuid in alive
+        first_seen = None if lives or info.key not in named else await context.catalog.packs.stray_since(info.key)
+        verdicts.append(
+            judge(info, known=pack_uuid in known, alive=lives, first_seen=first_seen, now=now, oldest=oldest)
+        )
+    return verdicts

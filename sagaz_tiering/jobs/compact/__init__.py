@@ -1,0 +1,1 @@
+"""The job that writes packs anew without what is dead in them."""

@@ -1,0 +1,220 @@
+"""Compact: packs with many dead bytes, packs that are too small, and packs with bytes of erased sagas, written anew.
+
+The write order, and what a crash after each step leaves:
+
+1. a row `UPLOADING`, the object under a fresh key, verified   -> `collect` gives it up; nothing else has changed
+2. one transaction: places move to the new pack, it becomes `ACTIVE`, the old ones `RETIRING`
+                                                               -> readers find the new one; those under way still
+                                                                  read the old ones until their grace has passed
+3. `expire` deletes the old objects after the grace
+
+Only what saves more than it costs is written anew (requests, retrieval, and what the class bills for early
+deletion), unless an erasure asks for it. Frames whose snapshots all live are copied byte for byte; encrypted ones
+keep the key of their saga. The others are compressed with the dictionary that is current by then.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from uuid import UUID, uuid4
+
+from sagaz_tiering.catalog.compaction import Candidate
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.clock import to_micros
+from sagaz_tiering.codec.zstd import Dictionary
+from sagaz_tiering.costs import Cost, Rewriting, bucket_of, restore_cost
+from sagaz_tiering.costs.economics import THAW_DAYS
+from sagaz_tiering.errors import CorruptPack, LeaseLost, MasterKeyUnavailable, ObjectArchived, ObjectStoreError
+from sagaz_tiering.jobs.budget import spend
+from sagaz_tiering.jobs.compact.plan import Rewrite, plan
+from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.finish import finish_deletions
+from sagaz_tiering.jobs.ownership import claim_prefix
+from sagaz_tiering.jobs.sure_clock import with_sure_clock
+from sagaz_tiering.jobs.upload import new_pack, pack_key, placed_frames, upload
+from sagaz_tiering.jobs.vouching import vouched
+from sagaz_tiering.keys.frame_key import FrameKey
+from sagaz_tiering.logs import Logger
+from sagaz_tiering.objects.base import RestoreState
+from sagaz_tiering.packs.entries import BuiltFrame, FrameEntry
+from sagaz_tiering.packs.format import PackWriter
+from sagaz_tiering.packs.frame import build_frame, frame_digest, open_frame
+from sagaz_tiering.packs.reader import PackReader
+from sagaz_tiering.policy import PolicySet
+
+_log = Logger(__name__)
+_PAGE = 500
+_MAX_CANDIDATES = 20_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supplies:
+    """What a frame is opened and written anew with."""
+
+    key: FrameKey | None
+    known: Mapping[bytes, Dictionary]
+    dictionary: Dictionary | None
+    level: int
+
+
+async def preview(context: JobContext, tally: Tally) -> None:
+    """Count what a run would write anew, and say what would not pay."""
+    for rewrite in await _planned(context, context.policies, context.now):
+        if rewrite.pays:
+            tally.add("packs", len(rewrite.packs))
+            tally.add("bytes", rewrite.live_bytes)
+        else:
+            tally.add("not_worth_it", len(rewrite.packs))
+        why = ", needed by an erasure" if rewrite.erased else ""
+        tally.note(
+            f"{len(rewrite.packs)} packs {rewrite.packs[0].storage_class} -> {rewrite.to}: saves "
+            f"${rewrite.saves_usd:.6f}, costs ${rewrite.costs_usd:.6f}{why}"
+        )
+
+
+async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
+    """Finish erasures that a crash left open, then write anew what pays: nothing where the clock is not sure."""
+    await finish_deletions(context, tally)
+    sure = await with_sure_clock(context, tally)
+    if sure is not None:
+        await _rewrite_all(sure, lease, tally)
+
+
+async def _rewrite_all(context: JobContext, lease: Lease, tally: Tally) -> None:
+    for rewrite in await _planned(context, context.policies, context.now):
+        if context.stopping.is_set():
+            return
+        if not rewrite.pays:
+            tally.add("not_worth_it", len(rewrite.packs))
+            continue
+        try:
+            await _work(context, lease, rewrite, tally)
+        except LeaseLost:
+            if not await context.catalog.leases.renew(lease, context.options.lease_ttl):
+                raise
+            tally.add("overtaken", len(rewrite.packs))  # an erasure or a save came between; the next run sees it
+        except MasterKeyUnavailable as exc:
+            tally.add("waiting_for_key", len(rewrite.packs))
+            tally.note(f"{', '.join(pack.object_key for pack in rewrite.packs)}: {exc}")
+            _log.error("master_key.unavailable", error=str(exc), hint=exc.hint)
+        except ObjectArchived as exc:  # `transition` was stopped between the object and its row, which it will set
+            tally.add("overtaken", len(rewrite.packs))
+            tally.note(f"left for the next run, the catalog does not know of it yet: {exc}")
+        except (ObjectStoreError, CorruptPack) as exc:
+            tally.add("failed", len(rewrite.packs))
+            tally.note(f"{', '.join(pack.object_key for pack in rewrite.packs)}: {exc}")
+            _log.error("pack.not_compacted", object_keys=[p.object_key for p in rewrite.packs], error=str(exc))
+            for pack in rewrite.packs if len(rewrite.packs) == 1 else ():
+                await context.catalog.quarantine.record("pack", pack.object_key, str(exc), context.now)
+
+
+async def forecast(context: JobContext, policies: PolicySet, now: datetime, *, most: int) -> list[Rewriting]:
+    """What a run at `now` under these policies would do first: with about `most` of the packs that qualify."""
+    found = await _planned(context, policies, now, most)
+    return [rewrite.to_input() for rewrite in found if rewrite.pays or rewrite.changes_anything]
+
+
+async def _planned(
+    context: JobContext, policies: PolicySet, now: datetime, most: int = _MAX_CANDIDATES
+) -> list[Rewrite]:
+    options, found, after = context.options, list[Candidate](), 0
+    small = int(options.pack_target * options.compact_small_share)
+    while len(found) < most:
+        page = await context.catalog.compaction.candidates(options.compact_live_share, small, after, _PAGE)
+        alone = await context.catalog.quarantine.left_alone("pack", [c.pack.object_key for c in page])
+        found += [candidate for candidate in page if candidate.pack.object_key not in alone]
+        if len(page) < _PAGE:
+            break
+        after = page[-1].pack.pack_id
+    return plan(found, target=options.pack_target, prices=context.prices, policies=policies, now=now)
+
+
+async def _work(context: JobContext, lease: Lease, rewrite: Rewrite, tally: Tally) -> None:
+    readable = [pack for pack in rewrite.packs if await _is_readable(context, rewrite, pack, tally)]
+    if not readable:
+        return
+    await spend(context, "compact", rewrite.cost + Cost(usd=rewrite.early_usd), must=rewrite.erased)
+    writer = PackWriter(uuid4(), await claim_prefix(context), context.now_us)
+    async with asyncio.timeout(context.options.upload_deadline.total_seconds()):
+        for pack in readable:
+            async for frame in _live_frames(context, lease, pack):
+                writer.add(frame)
+    first = readable[0]
+    if writer.frame_count == 0:
+        return  # everything in them went meanwhile; `expire` retires them
+    sealed = await asyncio.to_thread(writer.seal)
+    new = new_pack(
+        sealed,
+        key=pack_key(context.now, bucket_of(first.object_key), sealed.footer.pack_id),
+        storage_class=rewrite.to,
+        policy=first.policy,
+        retention_revision=first.retention_revision,
+        max_clock_us=max(to_micros(pack.max_clock_at) for pack in readable),
+    )
+    new_id = await context.catalog.packs.start(new, lease, context.now)
+    await upload(context, new, sealed)
+    moved = await context.catalog.compaction.replace(
+        new_id,
+        [pack.pack_id for pack in readable],
+        placed_frames(sealed.footer),
+        lease,
+        now=context.now,
+        delete_after=context.now + context.options.retire_grace,
+    )
+    tally.add("packs", len(readable))
+    tally.add("snapshots", moved)
+    tally.add("bytes_before", sum(pack.byte_size for pack in readable))
+    tally.add("bytes_after", len(sealed.data))
+    _log.info("pack.compacted", object_key=new.object_key, packs=len(readable), snapshots=moved)
+
+
+async def _is_readable(context: JobContext, rewrite: Rewrite, pack: Pack, tally: Tally) -> bool:
+    """Archived bytes are asked for (Bulk costs least); a later run finds them readable."""
+    if not pack.storage_class.is_archive:
+        return True
+    state = (await context.objects.head(pack.object_key)).restore
+    if state is RestoreState.NONE:
+        thaw = restore_cost(context.prices, pack.storage_class, objects=1, total_bytes=pack.byte_size)
+        await spend(context, "compact", thaw, must=rewrite.erased)
+        state = await context.objects.restore(pack.object_key, days=THAW_DAYS, tier="Bulk")
+        tally.add("thawing")
+    return state is RestoreState.READABLE
+
+
+async def _live_frames(context: JobContext, lease: Lease, pack: Pack) -> AsyncIterator[BuiltFrame]:
+    """The frames of a pack without its dead snapshots, as they are where all of a frame lives.
+
+    Only what the catalog vouches for: the new pack's digests would vouch for whatever is written into it.
+    """
+    pack = await vouched(context, lease, pack, "compact")
+    live, reader = await context.catalog.compaction.live(pack.pack_id), PackReader(context.objects)
+    footer = await reader.footer(pack, thawed=True)
+    keys = await context.keys.by_id(entry.key_id for number, entry in enumerate(footer.frames) if number in live)
+    for number, entry in enumerate(footer.frames):
+        wanted = live.get(number)
+        if wanted:
+            payload = await reader.frame_bytes(
+                pack.object_key, entry.offset, entry.length, vouched=frame_digest(entry), key_id=entry.key_id
+            )
+            supplies = Supplies(
+                key=None if entry.key_id is None else keys.get(entry.key_id),
+                known=await context.dictionaries.need(entry.dictionary_id),
+                dictionary=context.dictionaries.for_writing(entry.saga_name),
+                level=context.options.level,
+            )
+            yield await asyncio.to_thread(_kept, entry, payload, wanted, supplies)
+
+
+def _kept(entry: FrameEntry, payload: bytes, wanted: set[UUID], supplies: Supplies) -> BuiltFrame:
+    key, known = supplies.key, supplies.known
+    if {snapshot.meta.snapshot_id for snapshot in entry.snapshots} == wanted:
+        used = None if entry.dictionary_id is None else known.get(entry.dictionary_id)
+        return BuiltFrame(payload=payload, entry=replace(entry, offset=0), key=key, dictionary=used)
+    expiries = {snapshot.meta.snapshot_id: snapshot.expires_us for snapshot in entry.snapshots}
+    records = open_frame(payload, key=key, dictionaries=known, most=len(entry.snapshots))
+    kept = [(record, expiries[record.meta.snapshot_id]) for record in records if record.meta.snapshot_id in wanted]
+    return build_frame(kept, level=supplies.level, key=key, dictionary=supplies.dictionary)

@@ -1,0 +1,199 @@
+"""What every job is given, and what it gives back."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from collections import Counter
+from collections.abc import Callable, Generator
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, ParamSpec, Protocol, TypeVar
+from uuid import UUID
+
+from sagaz_tiering.catalog import Catalog
+from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.costs import PriceList
+from sagaz_tiering.dictionaries.cache import Dictionaries
+from sagaz_tiering.hot.incarnation import Incarnation
+from sagaz_tiering.hot.tier import HotTier
+from sagaz_tiering.jobs.restore.notify import Notify
+from sagaz_tiering.keys.keyring import Keyring
+from sagaz_tiering.objects.base import ObjectStore
+from sagaz_tiering.packs.format import finished
+from sagaz_tiering.policy import PolicySet
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+LEAST_SHARE = 8 * 2**20
+"""Smallest target of a pack, in bytes, that processes make of a larger one between them."""
+
+INLINE_BYTES = LEAST_SHARE
+"""Most that a process which is alone works on where it stands: a quarter of a second. Its event loop renews the lease
+and hears Redis, whose answers are given up after two seconds."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobOptions:
+    """Limits of the jobs; sizes in bytes. The configuration's sections `jobs`, `dictionaries` and `tiers`."""
+
+    lease_ttl: timedelta = timedelta(seconds=60)
+    claim_ttl: timedelta = timedelta(minutes=10)
+    batch_sagas: int = 256
+    upload_deadline: timedelta = timedelta(hours=1)
+    retire_grace: timedelta = timedelta(hours=24)
+    tombstones: timedelta = timedelta(days=90)
+    collect_min_age: timedelta = timedelta(hours=24)
+    collect_max_deletes: int = 1000
+    scrub_cycle: timedelta = timedelta(days=30)
+    scrub_requests: int = 10_000
+    scrub_bytes: int = 10 * 2**30
+    compact_live_share: float = 0.5
+    compact_small_share: float = 0.25
+    expire_max_share: float = 0.01
+    expire_free_count: int = 1000
+    budget_requests: int | None = None
+    budget_usd: float | None = None
+    notify: Notify = field(default_factory=Notify)
+    notify_attempts: int = 5
+    pack_target: int = 32 * 2**20
+    upload_bytes: int = 40 * 2**20
+    max_frame: int = 4 * 2**20
+    level: int = 1
+    hot_level: int | None = 1
+    dictionary_size: int = 64 * 2**10
+    dictionary_sample: int = 4 * 2**20
+    dictionary_min_sagas: int = 50
+
+    def shared_by(self, processes: int) -> JobOptions:
+        """For one of several processes that together take the memory of one: each fills smaller packs.
+
+        A quarter of the memory for packs is left to the programs themselves (measured: 240 MiB for two).
+        """
+        if processes == 1:
+            return self
+        target = max(3 * self.pack_target // (4 * processes), min(self.pack_target, LEAST_SHARE))
+        return replace(self, pack_target=target, upload_bytes=self.upload_bytes // processes)
+
+
+class Workers(Protocol):
+    """Processes that do a share of a large backlog beside this one."""
+
+    @property
+    def processes(self) -> int:
+        """How many work then, this one included."""
+
+    def share(
+        self, job: str, stopping: asyncio.Event, tally: Tally, policies: PolicySet
+    ) -> AbstractAsyncContextManager[None]:
+        """They work on `job` by `policies` for the length of the block, or until `stopping`.
+
+        What they do is added to `tally`.
+        """
+
+
+@dataclass(slots=True, kw_only=True)
+class JobContext:
+    """The tiers, the policies in force and the limits. One per process; jobs keep no state of their own.
+
+    `owner` names this process in leases. `owned_at` is when the prefix was last seen to be ours (`uptime_s`). A
+    job that sees `stopping` set finishes its running step and returns. A process that is `alone` with its job works on
+    up to INLINE_BYTES where it stands: threads that all want Python's lock take it longer than one. Elsewhere the event
+    loop has others to serve.
+    """
+
+    hot: HotTier
+    incarnation: Incarnation
+    catalog: Catalog
+    objects: ObjectStore
+    keys: Keyring
+    dictionaries: Dictionaries
+    policies: PolicySet
+    clock: Clock
+    prices: PriceList
+    owner: str
+    options: JobOptions = field(default_factory=JobOptions)
+    progress: Callable[[str, int], None] | None = None
+    allow_mass_delete: bool = False
+    accept_lost: bool = False
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    catalog_id: UUID | None = None
+    owned_at: float = -math.inf
+    workers: Workers | None = None
+    alone: bool = False
+
+    @property
+    def now(self) -> datetime:
+        return self.clock.now()
+
+    @property
+    def now_us(self) -> int:
+        return to_micros(self.clock.now())
+
+    async def compute(self, size: int, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call `work`, which takes long for its `size` in bytes and waits for nothing."""
+        if self.alone and size <= INLINE_BYTES:
+            await asyncio.sleep(0)  # others get their turn
+            return work(*args, **kwargs)
+        return await asyncio.to_thread(work, *args, **kwargs)
+
+    async def compute_in_steps(self, steps: Generator[None, None, T]) -> T:
+        """What comes out of work that takes long, whatever its size, and yields now and then."""
+        if not self.alone:
+            return await asyncio.to_thread(finished, steps)
+        while True:
+            await asyncio.sleep(0)
+            try:
+                next(steps)
+            except StopIteration as end:
+                result: T = end.value
+                return result
+
+
+@dataclass(slots=True, kw_only=True)
+class JobReport:
+    """What a run did (or, dry, would do). `skipped`: another process holds the job's lease."""
+
+    job: str
+    dry_run: bool
+    started_at: datetime
+    seconds: float = 0.0
+    counts: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    skipped: bool = False
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return {
+            "job": self.job,
+            "dry_run": self.dry_run,
+            "started_at": self.started_at.isoformat(),
+            "seconds": round(self.seconds, 3),
+            "counts": self.counts,
+            "notes": self.notes,
+            "skipped": self.skipped,
+        }
+
+
+class Tally:
+    """Counts what a run does, and tells the progress callback."""
+
+    def __init__(self, progress: Callable[[str, int], None] | None) -> None:
+        self.counts: Counter[str] = Counter()
+        self.notes: list[str] = []
+        self._progress = progress
+
+    def add(self, kind: str, number: int = 1) -> None:
+        """`number` more of `kind`."""
+        if number:
+            self.counts[kind] += number
+            if self._progress is not None:
+                self._progress(kind, number)
+
+    def note(self, text: str) -> None:
+        """Something a person should know; only the first hundred are kept."""
+        if len(self.notes) < 100:
+            self.notes.append(text)

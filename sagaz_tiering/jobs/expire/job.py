@@ -1,0 +1,314 @@
+"""Expire: what is past its retention goes, in every tier.
+
+Readers stop seeing a snapshot at the instant itself; this job removes rows and bytes. Order: other policies than
+those that were accepted before are accepted, or the run stops there (`breaker`); packs whose dates come from other
+policies are dated anew; then hot copies, durable rows and places in packs go (only those that the policies call
+expired and no hold keeps), then packs without a live snapshot retire, and after their grace the bytes are deleted.
+Each step can be repeated.
+
+All of it goes by the batch: many sagas are looked at in one trip, what expired of them is asked for holds and goes in
+one transaction, and the object store is asked once for many dead packs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from uuid import UUID
+
+from sagaz_tiering.catalog.durable import Postponement
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.catalog.packs import Pack, PackLife
+from sagaz_tiering.config.units import micros
+from sagaz_tiering.hot.keys import SHARDS
+from sagaz_tiering.hot.values import ClaimedSaga, Header
+from sagaz_tiering.jobs.claims import Turn, claims, give_back, headers_of, settle
+from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.expire.mass_delete import accept_policies, count_shortened, durable_rows, readable, refusal
+from sagaz_tiering.jobs.expire.recompute import outdated_packs
+from sagaz_tiering.jobs.finish import finish_deletions, mark_holds, vacuum_erased
+from sagaz_tiering.jobs.foreign import Strange, mend_turns, set_aside, strange_of
+from sagaz_tiering.jobs.ownership import put_policies_in_force, retention_revision, still_owner
+from sagaz_tiering.jobs.sure_clock import with_sure_clock
+from sagaz_tiering.logs import Logger
+from sagaz_tiering.packs.reader import footer_key
+from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.snapshot import SnapshotMeta
+
+_log = Logger(__name__)
+_PACKS = 100
+_DURABLE_ROWS = 2_000
+_PLACES = 10_000
+_BATCHES_AT_ONCE = 2
+_HOT_AT_ONCE = 2_000
+"""Snapshots that go in one transaction, which a hold that is placed meanwhile waits for."""
+_HELD_US = micros(timedelta(hours=1))
+"""After so long a saga with held or unreadable snapshots is looked at again."""
+_BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
+
+
+def plan(
+    saga_id: UUID, headers: Sequence[Header], policies: PolicySet, now_us: int
+) -> tuple[list[SnapshotMeta], list[SnapshotMeta]]:
+    """(expired, alive) of a saga's hot snapshots. Pure; what cannot be read is left to `age`, which reports it."""
+    expired: list[SnapshotMeta] = []
+    alive: list[SnapshotMeta] = []
+    for meta in readable(saga_id, headers):
+        (expired if policies.decide(meta, now_us).expired else alive).append(meta)
+    return expired, alive
+
+
+async def preview(context: JobContext, tally: Tally) -> None:
+    """Count what a run would remove now, and what legal holds keep; where it would stop and ask, a note says so first,
+    and the numbers are those of `--allow-mass-delete`."""
+    shortened = await count_shortened(context, Tally(None))
+    error = refusal(shortened, context.options)
+    if error is not None and context.options.expire_max_share < 1:
+        tally.note(f"a run stops: {error}; {error.hint}")
+    changed, context = context.policies.before is not None, replace(context, policies=context.policies.own)
+    async for saga_ids in context.hot.saga_ids() if changed else _due_sagas(context):
+        expired: list[SnapshotMeta] = []
+        async for position, headers in headers_of(context, saga_ids):
+            expired += plan(saga_ids[position], headers, context.policies, context.now_us)[0]
+        tally.add("held", await _count(context, "hot", expired, tally))
+    async for metas in _all_metas(context) if changed else _expired_metas(context):
+        await _preview_durable(context, metas, tally)
+    await _preview_archived(context, tally)
+    for pack in await context.catalog.packs.deletable(context.now, 0, _PLACES):
+        tally.add("packs_deleted")
+        tally.add("bytes_deleted", pack.byte_size)
+
+
+async def _preview_durable(context: JobContext, metas: Sequence[SnapshotMeta], tally: Tally) -> None:
+    """Rows of saves that Redis has too go with them, and were counted there."""
+    hot = await context.hot.owners([meta.snapshot_id for meta in metas])
+    alone = [meta for meta in metas if meta.snapshot_id not in hot]
+    await _count(context, "durable", [m for m in alone if context.policies.decide(m, context.now_us).expired], tally)
+
+
+async def _all_metas(context: JobContext) -> AsyncIterator[list[SnapshotMeta]]:
+    """Of all durable rows, since a run dates them anew."""
+    async for rows in durable_rows(context):
+        yield [meta for meta, _ in rows]
+
+
+async def _expired_metas(context: JobContext) -> AsyncIterator[list[SnapshotMeta]]:
+    """Of the durable rows whose recorded expiry has passed."""
+    after = _BEGINNING
+    while rows := await context.catalog.durable.expired(context.now, after, _DURABLE_ROWS):
+        yield [row.meta for row in rows]
+        after = (rows[-1].expires_at, rows[-1].meta.snapshot_id)
+
+
+async def _preview_archived(context: JobContext, tally: Tally) -> None:
+    """By the dates that packs have, or, where those are of other policies, by those that they would get."""
+    packs, last = context.catalog.packs, 0
+    while page := await packs.expiring(context.now, retention_revision(context.policies), last, _PACKS):
+        for pack in page:
+            gone = await packs.count_expired(pack.pack_id, context.now)
+            tally.add("archived", gone)
+            tally.add("packs_retired", gone == pack.live_count)
+        last = page[-1].pack_id
+    async for dates in outdated_packs(context, None, tally):
+        ends = [(meta, dates.expires_us[meta.snapshot_id]) for meta in dates.metas]
+        expired = [meta for meta, ends_us in ends if ends_us is not None and ends_us <= context.now_us]
+        held = await _count(context, "archived", expired, tally)
+        tally.add("packs_redated")
+        tally.add("packs_retired", len(expired) - held == dates.pack.live_count)
+
+
+async def _count(context: JobContext, kind: str, expired: Sequence[SnapshotMeta], tally: Tally) -> int:
+    """Count what no hold keeps; how many are held."""
+    held = await context.catalog.holds.covering(expired)
+    tally.add(kind, len(expired) - len(held))
+    return len(held)
+
+
+async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
+    """Remove everything that is past its retention. Nothing where the clock is not sure."""
+    await mend_turns(context, tally)
+    await put_policies_in_force(context)
+    await finish_deletions(context, tally)
+    await mark_holds(context)
+    await vacuum_erased(context, tally)
+    sure = await with_sure_clock(context, tally)
+    if sure is None:
+        return
+    context = await accept_policies(sure, lease, tally)
+    if context.stopping.is_set():
+        return
+    await _expire_hot(context, lease, tally)
+    await _expire_durable(context, lease, tally)
+    await _expire_lost(context, lease)
+    await _expire_archived(context, lease, tally)
+    await _delete_retired(context, lease, tally)
+
+
+async def _due_sagas(context: JobContext) -> AsyncIterator[list[UUID]]:
+    """Sagas in which something may have expired, a batch at a time, without claiming them."""
+    for shard in SHARDS:
+        batch: list[UUID] = []
+        async for saga_id in context.hot.due_sagas(shard, expiring=True, now_us=context.now_us):
+            batch.append(saga_id)
+            if len(batch) == context.options.batch_sagas:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
+async def _expire_hot(context: JobContext, lease: Lease, tally: Tally) -> None:
+    """The expired hot copies of all sagas, and the durable rows of the same saves with them.
+
+    Two batches are under way at a time, so that Redis works on one while this process reads the other.
+    """
+    batches, one_at_a_time = claims(context, expiring=True), asyncio.Lock()
+
+    async def work() -> None:
+        while True:
+            async with one_at_a_time:
+                claimed = await anext(batches, None)
+            if claimed is None:
+                return
+            await _expire_batch(context, lease, claimed, tally)
+
+    workers = [asyncio.create_task(work()) for _ in range(_BATCHES_AT_ONCE)]
+    try:
+        await asyncio.gather(*workers)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        await asyncio.gather(*workers, return_exceptions=True)
+
+
+async def _expire_batch(context: JobContext, lease: Lease, claimed: Sequence[ClaimedSaga], tally: Tally) -> None:
+    turns = [Turn(saga) for saga in claimed]
+    try:
+        expired, ended = await _look(context, turns), set[UUID]()
+        for start in range(0, len(expired), _HOT_AT_ONCE):
+            ended |= await _remove(context, lease, expired[start : start + _HOT_AT_ONCE], tally)
+        for turn in turns:
+            turn.read = True
+        await settle(context, [turn for turn in turns if turn.claimed.saga_id not in ended])
+    finally:
+        await give_back(context, [turn for turn in turns if not turn.read])
+
+
+async def _look(context: JobContext, turns: Sequence[Turn]) -> list[tuple[Turn, SnapshotMeta]]:
+    """What has expired of these sagas; notes when what has not needs a look again."""
+    found: list[tuple[Turn, SnapshotMeta]] = []
+    strange: dict[Turn, list[Strange]] = {turn: [] for turn in turns}
+    async for position, headers in headers_of(context, [turn.claimed.saga_id for turn in turns]):
+        turn = turns[position]
+        strange[turn] += strange_of(turn.claimed.saga_id, headers)
+        gone, alive = plan(turn.claimed.saga_id, headers, context.policies, context.now_us)
+        found += [(turn, meta) for meta in gone]
+        unreadable = len(headers) - len(gone) - len(alive)
+        turn.left += len(alive) + unreadable
+        if unreadable:
+            turn.expire_at(context.now_us + _HELD_US)
+        for meta in alive:
+            turn.keep(context, meta)
+    for turn, entries in strange.items():
+        if entries:
+            turn.left -= await set_aside(context, turn.claimed.saga_id, entries)
+    return found
+
+
+async def _remove(
+    context: JobContext, lease: Lease, expired: Sequence[tuple[Turn, SnapshotMeta]], tally: Tally
+) -> set[UUID]:
+    """Remove these unless held; the sagas of which Redis has nothing any more, and whose turn has ended with that."""
+    metas = [meta for _, meta in expired]
+    tokens = {turn.claimed.saga_id: turn.claimed.token for turn, _ in expired}
+    async with context.catalog.durable.deleting_unheld(metas, lease) as (_, held):
+        gone, ended = await context.hot.evict_claimed([m for m in metas if m.snapshot_id not in held], tokens)
+    tally.add("hot", gone)
+    tally.add("held", len(held))
+    for turn, meta in expired:
+        if meta.snapshot_id in held:
+            turn.left += 1
+            turn.expire_at(context.now_us + _HELD_US)
+    return ended
+
+
+async def _expire_durable(context: JobContext, lease: Lease, tally: Tally) -> None:
+    durable, after = context.catalog.durable, _BEGINNING
+    while not context.stopping.is_set():
+        rows = await durable.expired(context.now, after, _DURABLE_ROWS)
+        if not rows:
+            return
+        expired, later = [], []
+        for row in rows:
+            decision = context.policies.decide(row.meta, context.now_us)
+            if decision.expired:
+                expired.append(row.meta)
+                continue
+            later.append(
+                Postponement(
+                    snapshot_id=row.meta.snapshot_id,
+                    saved_us=row.meta.saved_us,
+                    due_us=decision.due_us,
+                    expires_us=decision.expires_us,
+                )
+            )
+        async with durable.deleting_unheld(expired, lease) as (gone, _):
+            pass
+        tally.add("durable", gone)
+        if later:
+            await durable.postpone(later)
+        after = (rows[-1].expires_at, rows[-1].meta.snapshot_id)
+
+
+async def _expire_lost(context: JobContext, lease: Lease) -> None:
+    """What is known to be lost is not missed any more once it would have expired."""
+    hot_saves, after = context.catalog.hot_saves, UUID(int=0)
+    while not context.stopping.is_set() and (page := await hot_saves.page(after, _PLACES, only_lost=True)):
+        ended = [save.meta for save in page if save.expires_us is not None and save.expires_us <= context.now_us]
+        expired = [meta for meta in ended if context.policies.decide(meta, context.now_us).expired]
+        async with context.catalog.durable.deleting_unheld(expired, lease) as (_, held):
+            await context.hot.evict_claimed([meta for meta in expired if meta.snapshot_id not in held], {})
+        after = page[-1].meta.snapshot_id
+
+
+async def _expire_archived(context: JobContext, lease: Lease, tally: Tally) -> None:
+    packs, last, revision = context.catalog.packs, 0, retention_revision(context.policies)
+    while page := await packs.expiring(context.now, revision, last, _PACKS):
+        for pack in page:
+            life = PackLife.EXPIRING
+            while life is PackLife.EXPIRING:
+                if context.stopping.is_set():
+                    return
+                delete_after = context.now + context.options.retire_grace
+                gone, life = await packs.expire(
+                    pack.pack_id, lease, context.now, limit=_PLACES, delete_after=delete_after
+                )
+                tally.add("archived", gone)
+            if life is PackLife.RETIRED:
+                tally.add("packs_retired")
+        last = page[-1].pack_id
+
+
+async def _delete_retired(context: JobContext, lease: Lease, tally: Tally) -> None:
+    last = 0
+    while page := await context.catalog.packs.deletable(context.now, last, _PACKS):
+        if context.stopping.is_set():
+            return
+        keys: dict[str, Pack] = {}
+        for pack in page:
+            keys[pack.object_key] = keys[footer_key(pack.pack_uuid)] = pack
+        await still_owner(context)
+        failures = await context.objects.delete(list(keys))
+        failed = {keys[failure.key].pack_id for failure in failures}
+        for failure in failures:
+            tally.add("failed")
+            tally.note(f"{failure.key}: {failure.reason}")
+            _log.error("object.not_deleted", object_key=failure.key, reason=failure.reason)
+        gone = await context.catalog.packs.deleted(
+            [pack.pack_id for pack in page if pack.pack_id not in failed], lease, context.now
+        )
+        tally.add("packs_deleted", len(gone))
+        tally.add("bytes_deleted", sum(pack.byte_size for pack in page if pack.pack_id in gone))
+        last = page[-1].pack_id

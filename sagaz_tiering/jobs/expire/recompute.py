@@ -1,0 +1,80 @@
+"""New retention rules apply to what is archived already: expiry dates are computed anew from the packs' footers.
+
+Until a pack is dated anew nothing in it is deleted, so a policy that retains longer never comes too late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from uuid import UUID
+
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.errors import CorruptPack, ObjectStoreError
+from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.vouching import compare_frames, vouched
+from sagaz_tiering.logs import Logger
+from sagaz_tiering.packs.reader import PackReader
+from sagaz_tiering.snapshot import SnapshotMeta
+
+_log = Logger(__name__)
+_PAGE = 50
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dates:
+    """The live snapshots of a pack, when they expire as recorded, and when by the policies of a run (None: never)."""
+
+    pack: Pack
+    metas: list[SnapshotMeta]
+    recorded_us: dict[UUID, int | None]
+    expires_us: dict[UUID, int | None]
+
+    @property
+    def earlier(self) -> list[SnapshotMeta]:
+        """Those that would end earlier than recorded."""
+        return [m for m in self.metas if ends_earlier(self.expires_us[m.snapshot_id], self.recorded_us[m.snapshot_id])]
+
+
+def ends_earlier(one_us: int | None, other_us: int | None) -> bool:
+    """Whether the first expiry comes before the second; None: never."""
+    return one_us is not None and (other_us is None or one_us < other_us)
+
+
+async def outdated_packs(context: JobContext, lease: Lease | None, tally: Tally) -> AsyncIterator[Dates]:
+    """Packs whose dates are of other retention rules than the run's; one small GET a pack. What cannot be read, or does
+    not fit the catalog, is told and left out: nothing of it expires. Without a `lease` nothing is noted."""
+    last = 0
+    while page := await context.catalog.packs.outdated(context.policies.retention_revision, last, _PAGE):
+        for pack in page:
+            if context.stopping.is_set():
+                return
+            try:
+                dates = await _dates(context, lease, pack)
+            except (ObjectStoreError, CorruptPack) as exc:
+                tally.add("failed")
+                tally.note(f"{pack.object_key}: not dated anew, nothing of it expires: {exc}")
+                _log.error("pack.not_redated", pack_id=pack.pack_id, object_key=pack.object_key, error=str(exc))
+                continue
+            yield dates
+        last = page[-1].pack_id
+
+
+async def redate(context: JobContext, lease: Lease, dates: Dates, tally: Tally) -> None:
+    """From now on the pack's snapshots expire by the policies of the run."""
+    expiries = list(dates.expires_us.items())
+    await context.catalog.packs.redate(dates.pack.pack_id, expiries, context.policies.retention_revision, lease)
+    tally.add("packs_redated")
+
+
+async def _dates(context: JobContext, lease: Lease | None, pack: Pack) -> Dates:
+    if lease is not None and not pack.storage_class.is_archive:
+        pack = await vouched(context, lease, pack, "expire")
+    footer = await PackReader(context.objects).footer(pack)
+    if compare_frames(pack, await context.catalog.scrubbing.frames(pack.pack_id), footer).wrong:
+        raise CorruptPack(f"{pack.object_key}: its footer has frames elsewhere than the catalog")
+    recorded_us = await context.catalog.packs.expiries(pack.pack_id)
+    metas = [e.meta for frame in footer.frames for e in frame.snapshots if e.meta.snapshot_id in recorded_us]
+    expires_us = {meta.snapshot_id: context.policies.expires_us(meta) for meta in metas}
+    return Dates(pack=pack, metas=metas, recorded_us=recorded_us, expires_us=expires_us)

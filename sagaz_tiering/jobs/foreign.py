@@ -1,0 +1,153 @@
+"""What something else wrote into Redis, or into a row: named in the quarantine item by item, so that the rest goes on.
+
+An entry of an index that can be none of ours is taken out of it, and stays in the quarantine with its bytes. A value
+that is of another snapshot than its index says is left where it is, and neither packed nor expired: it may be the only
+copy of something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sagaz_tiering.codec.header import stands_for
+from sagaz_tiering.codec.value import OFFSET_NAMES, read_meta
+from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.hot.keys import is_member, member, member_id
+from sagaz_tiering.hot.values import Gathered, Header, check_indexed
+from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.logs import Logger
+from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.storage.answers import check_answer
+
+_log = Logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Strange:
+    """An entry of a saga's index that does not stand for the value that it leads to.
+
+    `extra`: it is no entry of ours, or a second one for a snapshot that has its own.
+    """
+
+    member: bytes
+    reason: str
+    extra: bool = True
+
+
+def sort_out(saga_id: UUID, whole: Gathered) -> tuple[list[bytes], list[UUID], list[Strange]]:
+    """(values that are what the index says, snapshots whose values are gone, what is strange). Pure.
+
+    A value that is too short to tell is among the first: who reads it finds it damaged.
+    """
+    present: list[bytes] = []
+    gone: list[UUID] = []
+    strange: list[Strange] = []
+    saga = saga_id.bytes
+    for entry, value in zip(whole.members, whole.values, strict=True):
+        if not is_member(entry):
+            strange.append(_no_entry(entry))
+        elif value is None:
+            gone.append(member_id(entry))
+        elif len(value) < OFFSET_NAMES or stands_for(value, saga, entry):
+            present.append(value)
+        else:
+            strange.append(_of_another(saga_id, entry, value, whole.members))
+    return present, gone, strange
+
+
+def strange_of(saga_id: UUID, headers: Sequence[Header]) -> list[Strange]:
+    """The same of headers. Pure."""
+    members = [header.member for header in headers]
+    found = [_no_entry(header.member) for header in headers if not header.is_ours()]
+    for header in filter(Header.is_ours, headers):
+        head = header.head or b""
+        if len(head) >= OFFSET_NAMES and not stands_for(head, saga_id.bytes, header.member):
+            found.append(_of_another(saga_id, header.member, head, members))
+    return found
+
+
+def meta_of(saga_id: UUID, header: Header) -> SnapshotMeta:
+    """What a header tells of the snapshot that it stands for. Raises CorruptRecord, also for another one's."""
+    meta = read_meta(header.head or b"")
+    check_indexed(meta, saga_id, header.member, meta.created_us)
+    return meta
+
+
+async def set_aside(context: JobContext, saga_id: UUID, strange: Sequence[Strange]) -> int:
+    """Name these in the quarantine; how many of them were taken out of the saga's index."""
+    index = context.hot.keys.index(saga_id.hex)
+    for each in strange:
+        if each.extra:
+            await _quarantine(context, "entry", f"{index} {each.member.hex()}", each.reason)
+        else:
+            await _quarantine(context, "snapshot", str(member_id(each.member)), each.reason)
+    extra = [each.member for each in strange if each.extra]
+    return await context.hot.drop_members(saga_id, extra) if extra else 0
+
+
+async def set_turns_aside(context: JobContext, index: str, entries: Sequence[bytes]) -> None:
+    """The same with entries of an index of turns that name no saga."""
+    for entry in entries:
+        await _quarantine(context, "entry", f"{index} {entry.hex()}", f"it names no saga: {entry[:100]!r}")
+    if entries:
+        await context.hot.drop_turns(index, entries)
+
+
+async def durable_meta(
+    context: JobContext, snapshot_id: UUID, value: bytes, *, saga_id: UUID | None = None
+) -> SnapshotMeta | None:
+    """What the value of a durable row tells, if it is that of the row's own snapshot; another one is quarantined."""
+    try:
+        meta = read_meta(value)
+    except CorruptRecord as exc:
+        _log.error("snapshot.unreadable", snapshot_id=str(snapshot_id), tier="durable", error=str(exc))
+        return None
+    try:
+        check_answer(meta, snapshot_id=snapshot_id, saga_id=saga_id)
+    except CorruptRecord as exc:
+        await _quarantine(context, "snapshot", str(snapshot_id), f"its durable row: {exc}")
+        return None
+    return meta
+
+
+async def mended(context: JobContext, saga_ids: Sequence[UUID]) -> list[UUID]:
+    """These sagas; where something else is in the place of one's index, that is put aside, and the index made anew.
+
+    Until then reads of the saga say so, and its saves are in PostgreSQL.
+    """
+    for saga_id in await context.hot.broken_indexes(saga_ids):
+        aside = await context.hot.renew_index(saga_id)
+        reason = f"it was in the place of the index of saga {saga_id}, which was made anew"
+        await _quarantine(context, "entry", aside, reason)
+    return list(saga_ids)
+
+
+async def mend_turns(context: JobContext, tally: Tally) -> None:
+    """Put an index of turns aside that something else was written in the place of, and make it anew."""
+    for index in await context.hot.broken_turns():
+        aside = await context.hot.renew_turns(index)
+        await _quarantine(context, "entry", aside, f"it was in the place of the index {index}, which was made anew")
+        tally.add("quarantined")
+
+
+async def _quarantine(context: JobContext, kind: str, item: str, reason: str) -> None:
+    _log.error("value.foreign", kind=kind, item=item, reason=reason)
+    await context.catalog.quarantine.record(kind, item, reason, context.now, budget=1)
+
+
+def _no_entry(entry: bytes) -> Strange:
+    return Strange(entry, f"it names no snapshot: {entry[:100]!r}")
+
+
+def _of_another(saga_id: UUID, entry: bytes, value: bytes, members: Sequence[bytes]) -> Strange:
+    own = b""
+    try:
+        meta = read_meta(value)
+        own = member(meta.step_index, meta.snapshot_id) if meta.saga_id == saga_id else b""
+        check_indexed(meta, saga_id, entry, meta.created_us)
+        reason = "it does not stand for its value"
+    except CorruptRecord as exc:
+        reason = str(exc)
+    return Strange(entry, reason, extra=own[4:] == entry[4:] and own in members)

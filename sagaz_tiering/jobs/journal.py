@@ -1,0 +1,164 @@
+"""The catalog's journal in the bucket: objects `journal/<newest number>-<uuid>.json`, written once, kept."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID, uuid4
+
+import orjson
+
+from sagaz_tiering.catalog.journal import Entry
+from sagaz_tiering.errors import CorruptData, MasterKeyUnavailable, ObjectArchived, ObjectNotFound, SagazTieringError
+from sagaz_tiering.jobs.context import JobContext
+from sagaz_tiering.jobs.journal_format import MOST_BYTES, PREFIX, JournalObject, build, check_entry, object_key, parse
+from sagaz_tiering.jobs.ownership import claim_prefix, secure
+from sagaz_tiering.logs import Logger
+from sagaz_tiering.objects.base import ObjectInfo
+from sagaz_tiering.storage_class import StorageClass
+
+PUBLISH_WITHIN = timedelta(seconds=5)
+"""A hold or an erasure waits so long for the bucket; then a daemon sees to it."""
+_PAGE = 1_000
+_PAGE_BYTES = 4 * 2**20
+_AT_ONCE = 8
+_KEPT = timedelta(days=30)
+_AHEAD = timedelta(hours=1)
+"""An entry may be so far ahead of our clock."""
+_log = Logger(__name__)
+
+
+async def publish_journal(context: JobContext) -> int:
+    """Write what the bucket lacks; how many entries. A crash in between writes some once more: no harm.
+
+    The mark moves first, with the newest number: a catalog that was put back from before them is behind from then on.
+    Raises ForeignCatalog, MasterKeyUnavailable (they wait), or what catalog and object store raise.
+    """
+    published, journal = 0, context.catalog.journal
+    while await journal.any_unpublished():
+        signing = await context.keys.signing(await claim_prefix(context))
+        row = await secure(context, move=True)
+        while entries := _first_bytes(await journal.unpublished(_PAGE)):
+            data = build(row.catalog_id, entries, signing)
+            key, digest = object_key(entries[-1].number, uuid4()), hashlib.sha256(data).digest()
+            await context.objects.put(key, data, storage_class=StorageClass.STANDARD, sha256=digest)
+            await journal.published([entry.number for entry in entries], context.now)
+            published += len(entries)
+    await journal.prune(context.now - _KEPT)
+    return published
+
+
+async def try_to_publish(context: JobContext, within: timedelta = PUBLISH_WITHIN) -> str:
+    """Why entries are not in the bucket yet; "" when all are. A daemon publishes them later."""
+    try:
+        async with asyncio.timeout(within.total_seconds()):
+            await publish_journal(context)
+    except TimeoutError:
+        return f"not written within {within.total_seconds():g} s"
+    except SagazTieringError as exc:
+        _log.warning("journal.not_published", error=str(exc), hint=exc.hint)
+        return str(exc)
+    return ""
+
+
+def _first_bytes(entries: list[Entry]) -> list[Entry]:
+    """As many of the first as one object takes."""
+    size = 0
+    for count, entry in enumerate(entries):
+        size += len(orjson.dumps(entry.body, default=str))
+        if size > _PAGE_BYTES and count:
+            return entries[:count]
+    return entries
+
+
+class Numbers:
+    """Which numbers behind one were met: in order but for a few, so that what is kept are the gaps."""
+
+    def __init__(self, behind: int) -> None:
+        self._met = [(behind, behind)]
+
+    def add(self, numbers: Iterable[int]) -> None:
+        """These were met, once more perhaps."""
+        for number in sorted(numbers):
+            first, last = self._met[-1]
+            if number == last + 1:
+                self._met[-1] = (first, number)
+            elif not first <= number <= last:
+                self._met.append((number, number))
+
+    def missing(self, newest: int) -> list[tuple[int, int]]:
+        """(first, last) of each row of numbers up to `newest` that were not met."""
+        found, after = [], self._met[0][0]
+        for first, last in [*sorted(self._met), (newest + 1, newest + 1)]:
+            if first > after + 1:
+                found.append((after + 1, first - 1))
+            after = max(after, last)
+        return found
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Told:
+    """An object of the bucket's journal: its good entries, and what is wrong with it or with others of its entries.
+
+    `doubtful`: it is not signed, or not with a key that opens here, although a master key is configured.
+    """
+
+    key: str
+    entries: tuple[Entry, ...]
+    wrong: tuple[str, ...] = ()
+    doubtful: bool = False
+
+
+async def read_journal(context: JobContext, catalog_id: UUID, *, behind: int = 0) -> AsyncIterator[Told]:
+    """Every object with entries behind a number, in the order of their numbers; some entries may come twice.
+
+    What is not a journal, of another catalog or forged is named, and the rest goes on; holds a few objects in memory.
+    Raises MasterKeyUnavailable where signatures cannot be checked at all.
+    """
+    signs = context.keys.signs()
+    if signs:
+        await context.keys.check()
+    page: list[ObjectInfo] = []
+    async for info in context.objects.list(PREFIX, start_after=f"{PREFIX}{behind:020d}~" if behind else ""):
+        page.append(info)
+        if len(page) == _AT_ONCE:
+            for told in await asyncio.gather(*(_told(context, each, catalog_id, signs=signs) for each in page)):
+                yield told
+            page = []
+    for told in await asyncio.gather(*(_told(context, each, catalog_id, signs=signs) for each in page)):
+        yield told
+
+
+async def _told(context: JobContext, info: ObjectInfo, catalog_id: UUID, *, signs: bool) -> Told:
+    try:
+        data, _ = await context.objects.get_tagged(info.key, most=MOST_BYTES)
+        found = parse(data)
+        if found.catalog_id != str(catalog_id):
+            raise CorruptData(f"it is of catalog {found.catalog_id!r:.60}")
+        doubtful = signs and not await _is_genuine(context, found)
+    except (CorruptData, ObjectNotFound, ObjectArchived) as exc:
+        return Told(key=info.key, entries=(), wrong=(str(exc),))
+    good, wrong = [], []
+    for number, each in enumerate(found.entries):
+        try:
+            good.append(check_entry(each, context.now + _AHEAD))
+        except CorruptData as exc:
+            wrong.append(f"entry {number}: {exc}")
+    return Told(key=info.key, entries=tuple(good), wrong=tuple(wrong), doubtful=doubtful)
+
+
+async def _is_genuine(context: JobContext, found: JournalObject) -> bool:
+    """Whether it is signed with a key that a master key of ours opens. Raises CorruptData where it is forged."""
+    if found.key is None:
+        return False
+    try:
+        secret = (await context.keys.open(found.key)).secret
+    except MasterKeyUnavailable as exc:
+        _log.warning("journal.key_not_opened", error=str(exc))
+        return False
+    if not found.is_signed_with(secret):
+        raise CorruptData("its signature is not of these entries: it was altered or forged")
+    return True

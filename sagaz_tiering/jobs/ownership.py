@@ -1,0 +1,310 @@
+"""Who may write under the prefix, and which policies are in force.
+
+The object `owner.json` names the catalog that a prefix belongs to (design G8). Catalog and mark move on together, at
+each run that finds the last move a minute old, and each minute by the daemon:
+
+1. one transaction: counter and nonce of the catalog's row, numbers for entries of its journal
+                                            -> the mark is one step behind, the next look writes it again
+2. `owner.json`, only in place of the one that was read, and read back
+                                            -> done
+
+So a copy of the database, or one that went back to an older dump, meets a nonce that it does not know, and stops. One
+whose PostgreSQL is another than before has to watch the mark stand still first (`Beat`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+from collections.abc import Callable, Collection
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import Final
+from uuid import UUID
+
+from sagaz_tiering import metrics
+from sagaz_tiering.catalog.durable import SPILL_NOTICE
+from sagaz_tiering.catalog.owner import OwnerRow
+from sagaz_tiering.drivers.server_clock import uptime_s
+from sagaz_tiering.errors import (
+    CatalogBehind,
+    CatalogUnproven,
+    ColdTierUnavailable,
+    CorruptData,
+    ForeignCatalog,
+    ObjectExists,
+    ObjectNotFound,
+    WrongBucket,
+)
+from sagaz_tiering.jobs.context import JobContext
+from sagaz_tiering.jobs.mark import (
+    MOST_BYTES,
+    OWNER_KEY,
+    UNREADABLE,
+    Mark,
+    Standing,
+    judge,
+    mark_of,
+    parse,
+    told_instead,
+)
+from sagaz_tiering.logs import Logger
+from sagaz_tiering.objects.base import ObjectStore
+from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.storage_class import StorageClass
+
+BEAT: Final = timedelta(minutes=1)
+"""How often the mark moves while a daemon lives."""
+BEATS: Final = 2
+"""So many of them a database that is another one than before watches the mark."""
+NUMBERED_AT_ONCE: Final = 10_000
+TRUSTED_S: Final = 10.0
+"""So long a look counts within a run."""
+_SAMPLE = 3
+_TRIES = 10
+_FIRST_ID = UUID(int=0)
+_BATCH = 10_000
+_log = Logger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Look:
+    """The bucket's mark (None: there is none, or `instead` of one that can be read), the row, and how they stand."""
+
+    row: OwnerRow
+    mark: Mark | None
+    tag: str
+    standing: Standing
+    instead: str = ""
+
+
+async def claim_prefix(context: JobContext) -> UUID:
+    """The catalog's id, once it is sure that the prefix is its own; marks a prefix that nobody owns.
+
+    Raises ForeignCatalog, or what the catalog or the object store raise.
+    """
+    if context.catalog_id is None:
+        context.catalog_id = (await secure(context)).catalog_id
+    return context.catalog_id
+
+
+async def still_owner(context: JobContext) -> None:
+    """Before something is written or deleted in a long run: raise ForeignCatalog if the prefix is not ours any more."""
+    if uptime_s() - context.owned_at >= TRUSTED_S:
+        await secure(context)
+
+
+async def secure(context: JobContext, *, move: bool = False, forgive: Collection[Standing] = ()) -> OwnerRow:
+    """The row of the catalog, once the bucket's mark agrees with it; what was cut off is completed.
+
+    The mark moves on if it is a minute old, or with `move`. `forgive`: also if it stands so to the bucket, UNPROVEN or
+    WRONG_BUCKET. Raises ForeignCatalog, ColdTierUnavailable where others keep changing the mark.
+    """
+    late = False
+    mine: OwnerRow | None = None
+    for _ in range(_TRIES):
+        seen = await look(context)
+        row = seen.row
+        if seen.standing is Standing.LATE and not late:
+            late = True  # two looks apart tell a move between them from a mark that is late
+            continue
+        if seen.standing not in forgive:
+            await refuse(context, seen)
+        if mine is not None and _has_told(seen, mine):
+            await context.catalog.ownership.confirm(mine)
+            return _owned(context, mine)
+        if seen.standing is Standing.OWNER and not move and 0 <= row.age_s < BEAT.total_seconds():
+            return _owned(context, row)
+        moved: OwnerRow | None = row
+        steps = row.nonce is None or seen.standing in (Standing.OWNER, Standing.UNPROVEN)
+        if row.counter == 0:  # of the code before: what it told the bucket had neither number nor signature
+            await context.catalog.catching_up.tell_again(context.now)
+        if steps:
+            moved = await context.catalog.ownership.move(row.counter, NUMBERED_AT_ONCE)
+            mine = moved or mine
+        if moved is not None and await _write(context, seen, moved):
+            await context.catalog.ownership.confirm(moved)
+            if mine is not None or not move:
+                return _owned(context, moved)
+    raise ColdTierUnavailable(f"{OWNER_KEY} under {context.objects.url} changed at each look", hint="try again")
+
+
+async def look(context: JobContext) -> Look:
+    """Asks for the mark first: a move in between then looks unfinished, never foreign."""
+    present, mark, tag, instead = True, None, "", ""
+    try:
+        data, tag = await context.objects.get_tagged(OWNER_KEY, most=MOST_BYTES)
+        mark = parse(data)
+        instead = told_instead(data) if mark is None else ""
+    except ObjectNotFound:
+        present = False
+    except CorruptData as exc:
+        instead = str(exc)
+    row = await context.catalog.ownership.look()
+    return Look(row=row, mark=mark, tag=tag, standing=judge(row, mark, present=present), instead=instead)
+
+
+async def refuse(context: JobContext, seen: Look) -> None:
+    """Raise the ForeignCatalog that says why nothing may be done under the prefix; none if it may."""
+    row, mark, where, standing = seen.row, seen.mark, context.objects.url, seen.standing
+    missing: list[str] = []
+    if standing in (Standing.LATE, Standing.WRONG_BUCKET):
+        missing = await missing_packs(context)
+    if standing is Standing.LATE and missing:
+        metrics.tell_standing(Standing.WRONG_BUCKET)
+        raise WrongBucket(
+            f"{where} is older than this catalog: {OWNER_KEY} is at a step that the catalog left, and newer packs, "
+            f"such as {missing[0]}, are not there; nothing was written"
+        )
+    metrics.tell_standing(standing)
+    if standing is Standing.FOREIGN:
+        if mark is None:
+            raise ForeignCatalog(f"{where}: {seen.instead}; nothing was written", hint=UNREADABLE)
+        check_owner(context.objects, str(mark.catalog_id), row.catalog_id, has_packs=row.has_packs)
+    elif standing is Standing.WRONG_BUCKET:
+        packs = (
+            f"packs of this catalog are not there either, such as {missing[0]}" if missing else "its packs are there"
+        )
+        raise WrongBucket(f"{where} has no {OWNER_KEY}, which this catalog has put there; {packs}; nothing was written")
+    elif standing is Standing.BEHIND:
+        there = 0 if mark is None else mark.counter
+        raise CatalogBehind(
+            f"this catalog is behind: {OWNER_KEY} under {where} (step {there}) was moved on without it (step "
+            f"{row.counter}); nothing is written, deleted or expired"
+        )
+    elif standing is Standing.UNPROVEN:
+        raise CatalogUnproven(
+            f"this database is not the one that moved {OWNER_KEY} under {where} last (system {row.here_system}, "
+            f"oid {row.here_oid} instead of {row.system_identifier}, {row.database_oid}); nothing was written",
+            nonce=None if mark is None else mark.nonce,
+        )
+
+
+async def missing_packs(context: JobContext) -> list[str]:
+    """Of the packs that were made last, the ones that the bucket does not have."""
+    keys = await context.catalog.ownership.newest_packs(_SAMPLE)
+    return [key for key in keys if not await _is_there(context.objects, key)]
+
+
+async def _is_there(objects: ObjectStore, key: str) -> bool:
+    try:
+        await objects.head(key)
+    except ObjectNotFound:
+        return False
+    return True
+
+
+async def _write(context: JobContext, seen: Look, row: OwnerRow) -> bool:
+    """Whether the mark says now what the row says."""
+    if not seen.tag:
+        data = mark_of(row, context.now).to_bytes()
+        sha256 = hashlib.sha256(data).digest()
+        try:
+            await context.objects.put(OWNER_KEY, data, storage_class=StorageClass.STANDARD, sha256=sha256)
+        except ObjectExists:
+            return False
+        return (await context.objects.get_tagged(OWNER_KEY, most=MOST_BYTES))[0] == data
+    claimed = context.now if seen.mark is None else seen.mark.claimed_at
+    try:
+        return await context.objects.swap(OWNER_KEY, mark_of(row, claimed).to_bytes(), seen.tag)
+    except ObjectNotFound:
+        return False
+
+
+def _has_told(seen: Look, moved: OwnerRow) -> bool:
+    """Whether the bucket's mark, which is ours, is at this step or a later one: another process completed it."""
+    mark = seen.mark
+    return mark is not None and mark.counter >= moved.counter and mark.journal >= moved.journal_number
+
+
+def _owned(context: JobContext, row: OwnerRow) -> OwnerRow:
+    context.owned_at = uptime_s()
+    metrics.tell_standing(Standing.OWNER)
+    return row
+
+
+class Beat:
+    """What a daemon does each minute: move the mark, so that copies of its catalog fall behind.
+
+    A database that is another one than before (a copy, a restore, an upgrade) watches the mark for two minutes first:
+    whoever else lives from it has moved it by then, and then this one is behind.
+    """
+
+    def __init__(self, context: JobContext, *, every: timedelta = BEAT, seconds: Callable[[], float] = uptime_s):
+        self._context = context
+        self._every = every.total_seconds()
+        self._seconds = seconds
+        self._watched: UUID | None = None
+        self._since: float | None = None
+
+    async def __call__(self) -> None:
+        """Call it more often than each minute. Raises ForeignCatalog, or what catalog and object store raise."""
+        try:
+            await secure(self._context)
+        except CatalogUnproven as exc:
+            now = self._seconds()
+            if self._watched != exc.nonce or self._since is None:
+                self._watched, self._since = exc.nonce, now
+            if now - self._since <= BEATS * self._every:
+                raise
+            row = await secure(self._context, move=True, forgive=(Standing.UNPROVEN,))
+            _log.warning("owner.moved", system=row.here_system, oid=row.here_oid, hint="a restore, or an upgrade")
+        self._since = None
+
+
+def check_owner(objects: ObjectStore, owner: str | None, catalog_id: UUID, *, has_packs: bool = False) -> None:
+    """Raise ForeignCatalog unless `owner` is this catalog."""
+    if owner != str(catalog_id):
+        packs = ", and this one's packs are somewhere else: was tiers.cold.url changed?" if has_packs else ""
+        raise ForeignCatalog(
+            f"{objects.url} belongs to catalog {owner}, this one is {catalog_id}{packs}; nothing was written"
+        )
+
+
+def first_after(policies: PolicySet) -> timedelta | None:
+    """The youngest age at which these policies move anything."""
+    return min((policy.move[0].after for policy in policies.policies if policy.move), default=None)
+
+
+def retention_revision(policies: PolicySet) -> str:
+    """Changes exactly when the policies may give a snapshot another expiry."""
+    return policies.retention_revision
+
+
+async def are_in_force(context: JobContext) -> bool:
+    """Whether the policies of `context` are those that were last put in force."""
+    return await context.catalog.history.newest_revision() == context.policies.revision
+
+
+async def put_policies_in_force(context: JobContext) -> bool:
+    """Note the policy revision before anything acts on it; if it is new, have everything looked at once more.
+
+    Returns True if it was new. Readers learn the youngest age of a move within `SPILL_NOTICE`, so a new
+    revision waits that long before its first move. A crash in between repeats the walk.
+    """
+    if await are_in_force(context):
+        return False
+    await context.catalog.history.accept_first(context.policies.retention_text, context.now)
+    await look_at_all_again(context)
+    texts = json.dumps([policy.model_dump(mode="json") for policy in context.policies.policies])
+    revision, first = context.policies.revision, first_after(context.policies)
+    await context.catalog.history.remember_revision(revision, texts, first, context.now)
+    await asyncio.sleep(SPILL_NOTICE.total_seconds())
+    return True
+
+
+async def look_at_all_again(context: JobContext) -> None:
+    """Have `age` look at every snapshot that is not in a pack once more, also those that nothing was due of."""
+    async for saga_ids in context.hot.saga_ids():
+        await context.hot.look_again(saga_ids, expiring=False)
+    after: UUID | None = _FIRST_ID
+    while after is not None:
+        after = await context.catalog.durable.reset_due(after, _BATCH)
+
+
+async def with_accepted(context: JobContext) -> JobContext:
+    """The same, but nothing ends before the rules that `expire` accepted last let go of it."""
+    accepted = await context.catalog.history.accepted_retention()
+    before = None if accepted is None else PolicySet.of_retention_text(accepted[1])
+    return replace(context, policies=context.policies.honouring(before))

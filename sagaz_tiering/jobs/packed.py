@@ -1,0 +1,63 @@
+"""Which hot snapshots are in a pack already: after a crash between publishing and evicting, for example."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sagaz_tiering.catalog.locations import Packed
+from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.errors import CorruptPack, ObjectStoreError
+from sagaz_tiering.jobs.context import JobContext
+from sagaz_tiering.logs import Logger
+from sagaz_tiering.packs.entries import Footer
+from sagaz_tiering.packs.reader import PackReader
+from sagaz_tiering.snapshot import SnapshotMeta
+
+_log = Logger(__name__)
+_PAGE = 20
+
+
+async def already_packed(context: JobContext, metas: Sequence[SnapshotMeta]) -> set[UUID]:
+    """Of these saves, the ones that a pack holds in the same version or a newer one."""
+    if not metas:
+        return set()
+    places = await context.catalog.locations.packs_of([meta.snapshot_id for meta in metas])
+    safe: set[UUID] = set()
+    for pack in {place.pack_id: place for place in places.values()}.values():
+        footer = await _footer(context, pack)
+        if footer is None:
+            continue
+        packed = {s.meta.snapshot_id: s.meta.version for frame in footer.frames for s in frame.snapshots}
+        for meta in metas:
+            version = packed.get(meta.snapshot_id)
+            place = places.get(meta.snapshot_id)
+            if version is None or place is None or place.pack_id != pack.pack_id:
+                continue
+            if version == meta.version or version[0] > meta.saved_us:
+                safe.add(meta.snapshot_id)
+    return safe
+
+
+async def finish_evictions(context: JobContext) -> int:
+    """Remove the hot copies of packs whose run was killed after it published them; how many went."""
+    evicted, last = 0, 0
+    while page := await context.catalog.packs.unevicted(last, _PAGE):
+        for pack in page:
+            footer = await _footer(context, pack)
+            if footer is not None:
+                metas = [entry.meta for frame in footer.frames for entry in frame.snapshots]
+                gone, _ended = await context.hot.evict_claimed(metas, {})
+                evicted += gone
+                await context.catalog.packs.evicted(pack.pack_id, context.now)
+        last = page[-1].pack_id
+    return evicted
+
+
+async def _footer(context: JobContext, pack: Packed | Pack) -> Footer | None:
+    """None where it cannot be read: then its snapshots are packed once more, which loses nothing."""
+    try:
+        return await PackReader(context.objects).footer(pack)
+    except (ObjectStoreError, CorruptPack) as exc:
+        _log.warning("footer.unreadable", object_key=pack.object_key, error=str(exc))
+        return None

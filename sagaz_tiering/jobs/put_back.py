@@ -1,0 +1,91 @@
+"""Durable copies that Redis lacks, or has in an older save, are put into it, so that readers may trust it alone again.
+
+A row is held while it is copied: who removes it waits, and removes the copy after that. A crash repeats copies, which
+changes nothing; a newer save in Redis stays.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from datetime import datetime
+from uuid import UUID
+
+from sagaz_tiering.catalog.durable import DurableRow
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.clock import to_micros
+from sagaz_tiering.jobs.age.frames import chunks
+from sagaz_tiering.jobs.context import JobContext
+from sagaz_tiering.jobs.foreign import durable_meta
+
+_ROWS = 5_000
+_FIRST = UUID(int=0)
+_COPIED_BYTES = 4 * 2**20
+_COPIED_ROWS = 200
+_AT_ONCE = 16
+
+
+async def refill(context: JobContext, lease: Lease) -> int:
+    """Copy what was saved while Redis was down, then end the spill; how many rows.
+
+    A row that Redis refuses since the snapshot was deleted is about to go, or was to go by a delete that failed: it
+    stays spilled, so that readers ask for it, until Redis has forgotten the delete.
+    """
+    durable, after, copied = context.catalog.durable, _FIRST, 0
+    while rows := await durable.spilled(after, _ROWS):
+        done, _refused = await _copy(context, lease, rows)
+        await durable.unspill(done)
+        copied += len(done)
+        after = rows[-1].snapshot_id
+    await durable.end_spill()
+    return copied
+
+
+async def put_back(context: JobContext, lease: Lease) -> int:
+    """Copy every durable row that Redis does not have in this save or a newer one; how many.
+
+    What Redis refuses is spilled from now on, for the reason above.
+    """
+    durable, after, copied = context.catalog.durable, _FIRST, 0
+    while not context.stopping.is_set() and (rows := await durable.page(after, _ROWS)):
+        done, refused = await _copy(context, lease, await lacking(context, rows))
+        if refused:
+            await durable.spill(refused)
+        copied += len(done)
+        after = rows[-1].snapshot_id
+    return copied
+
+
+async def lacking(context: JobContext, rows: Sequence[DurableRow]) -> list[DurableRow]:
+    """Of these rows, the ones that Redis does not have in this save or a newer one."""
+    there = await context.hot.saves([row.snapshot_id for row in rows])
+    return [
+        row for row in rows if row.snapshot_id not in there or there[row.snapshot_id].saved_us < to_micros(row.saved_at)
+    ]
+
+
+_Rows = list[tuple[UUID, datetime]]
+
+
+async def _copy(context: JobContext, lease: Lease, rows: Sequence[DurableRow]) -> tuple[_Rows, _Rows]:
+    """Those that are in Redis now in this save or a newer one, and those that it refuses."""
+    done: dict[bool, _Rows] = {True: [], False: []}
+    for chunk in chunks(rows, lambda row: max(row.byte_length, _COPIED_BYTES // _COPIED_ROWS), _COPIED_BYTES):
+        async with context.catalog.durable.keeping([row.snapshot_id for row in chunk], lease) as kept:
+            for start in range(0, len(kept), _AT_ONCE):
+                some = kept[start : start + _AT_ONCE]
+                taken = await asyncio.gather(*(_save(context, snapshot_id, value) for snapshot_id, _, value in some))
+                for (snapshot_id, saved_at, _), is_there in zip(some, taken, strict=True):
+                    if is_there is not None:
+                        done[is_there].append((snapshot_id, saved_at))
+    return done[True], done[False]
+
+
+async def _save(context: JobContext, snapshot_id: UUID, value: bytes) -> bool | None:
+    """Whether it is there now; None for what cannot be read, or is of another snapshot."""
+    meta = await durable_meta(context, snapshot_id, value)
+    if meta is None:
+        return None
+    decision = context.policies.decide(meta, context.now_us)
+    refused = await context.hot.save(meta, value, due_us=decision.due_us, expires_us=decision.expires_us)
+    return refused is None or not (refused.deleted or refused.foreign)

@@ -1,0 +1,1 @@
+"""The job that makes archived packs readable, and tells who asked."""

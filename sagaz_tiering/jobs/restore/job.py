@@ -1,0 +1,235 @@
+"""Restore: make the packs of each request readable, bring its snapshots back to Redis, tell who waits.
+
+Per pack of a request, each step noted only after it is done, so that a crash repeats at most the last one:
+
+    WAITING   -> look (HEAD); ask S3 only if nobody has          -> ASKED
+    ASKED     -> look; readable?                                  -> READABLE
+    READABLE  -> into Redis: pin, then save what was asked for    -> DONE (in place: at once)
+
+A pin is written before its snapshot goes to Redis, and the age job leaves pinned snapshots alone, so nothing is
+evicted between. When nothing is left to wait for the request is READY until its days are over, then DONE: its pins
+end, and the age job evicts the copies (their packs hold them all the time).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from datetime import datetime, timedelta
+from itertools import groupby
+from typing import Any
+from uuid import UUID
+
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.catalog.restores import HOT_DAYS, Place, Restore, RestorePack
+from sagaz_tiering.clock import to_micros
+from sagaz_tiering.codec.value import to_value
+from sagaz_tiering.costs import Cost, restore_cost
+from sagaz_tiering.errors import (
+    BudgetSpent,
+    CorruptPack,
+    ErasedData,
+    MasterKeyUnavailable,
+    ObjectArchived,
+    ObjectStoreError,
+)
+from sagaz_tiering.jobs.budget import spend
+from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.restore.notify import tell
+from sagaz_tiering.logs import Logger
+from sagaz_tiering.objects.base import ObjectInfo, RestoreState
+from sagaz_tiering.packs.reader import PackReader
+
+_log = Logger(__name__)
+_PAGE = 100
+_LOOKS = 3
+"""Snapshots of a pack that moved into another while it was read are looked up so often; then the next run goes on."""
+
+Step = Callable[[JobContext, Restore, RestorePack, Tally], Coroutine[Any, Any, str]]
+
+
+async def preview(context: JobContext, tally: Tally) -> None:
+    """Count the packs that requests wait for."""
+    for request in await context.catalog.restores.in_state("RESTORING"):
+        tally.add("requests")
+        for state in ("WAITING", "ASKED", "READABLE"):
+            async for _ in _packs(context, request, state):
+                tally.add(f"packs_{state.lower()}")
+
+
+async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
+    """Move every request on as far as S3 allows now."""
+    restores = context.catalog.restores
+    for request in await restores.in_state("RESTORING"):
+        tally.add("requests")
+        for state, step in (("WAITING", _ask), ("ASKED", _look), ("READABLE", _bring_back)):
+            await _work(context, request, state, step, tally)
+            if context.stopping.is_set():
+                return
+        await _finish(context, request, tally)
+    for request in await restores.in_state("READY"):
+        if request.readable_until is not None and request.readable_until <= context.now:
+            await restores.done(request.restore_id, context.now)
+            tally.add("ended")
+    await restores.unpin(context.now)
+    for request in await restores.unnotified(context.options.notify_attempts):
+        told = await tell(context.options.notify, request)
+        await restores.notified(request.restore_id, context.now if told else None)
+        tally.add("notified" if told else "not_notified")
+
+
+async def _work(context: JobContext, request: Restore, state: str, step: Step, tally: Tally) -> None:
+    async for pack in _packs(context, request, state):
+        if context.stopping.is_set():
+            return
+        if pack.pack_state != "ACTIVE":
+            # What was in it has expired or was deleted since it was asked for: nothing is left to bring back.
+            await context.catalog.restores.set_pack(request.restore_id, pack.pack_id, "DONE")
+            continue
+        try:
+            async with asyncio.timeout(context.options.upload_deadline.total_seconds()):
+                after = await step(context, request, pack, tally)
+        except MasterKeyUnavailable as exc:
+            # It may be there again for the next run; packs that need no key go on.
+            tally.add("packs_waiting_for_key")
+            tally.note(f"{pack.object_key}: {exc}")
+            _log.error("pack.waits_for_key", object_key=pack.object_key, error=str(exc), hint=exc.hint)
+            continue
+        except (ObjectStoreError, CorruptPack) as exc:
+            # One bad pack must not keep the others from those who wait; it is named in the request.
+            tally.add("failed")
+            tally.note(f"{pack.object_key}: {exc}")
+            _log.error("pack.not_restored", object_key=pack.object_key, error=str(exc))
+            await context.catalog.restores.set_pack(request.restore_id, pack.pack_id, "FAILED", str(exc))
+            continue
+        except BudgetSpent as exc:
+            # Whoever asked sees why it waits, instead of only that it does.
+            tally.add("budget_spent")
+            tally.note(f"restore {request.restore_id}: {exc}")
+            await context.catalog.restores.set_pack(request.restore_id, pack.pack_id, state, f"waits: {exc}")
+            return
+        if after != state:
+            await context.catalog.restores.set_pack(request.restore_id, pack.pack_id, after)
+
+
+async def _packs(context: JobContext, request: Restore, state: str) -> AsyncIterator[RestorePack]:
+    last = 0
+    while page := await context.catalog.restores.packs(request.restore_id, state, last, _PAGE):
+        for pack in page:
+            yield pack
+        last = page[-1].pack_id
+
+
+async def _ask(context: JobContext, request: Restore, pack: RestorePack, tally: Tally) -> str:
+    info, found = await _state(context, request, pack)
+    if found is RestoreState.NONE:
+        days = HOT_DAYS if request.into_hot else request.days
+        cost = restore_cost(
+            context.prices, info.storage_class, objects=1, total_bytes=info.size, tier=request.retrieval, days=days
+        )
+        await spend(context, "restore", cost)
+        found = await context.objects.restore(pack.object_key, days=days, tier=request.retrieval)
+        tally.add("packs_asked")
+        _log.info("restore.asked", object_key=pack.object_key, restore_id=str(request.restore_id))
+    return "READABLE" if found is RestoreState.READABLE else "ASKED"
+
+
+async def _look(context: JobContext, request: Restore, pack: RestorePack, tally: Tally) -> str:
+    _, found = await _state(context, request, pack)
+    if found is RestoreState.NONE:
+        return "WAITING"  # the readable copy ran out before we saw it: ask again
+    return "READABLE" if found is RestoreState.READABLE else "ASKED"
+
+
+async def _state(context: JobContext, request: Restore, pack: RestorePack) -> tuple[ObjectInfo, RestoreState]:
+    """Readable also means long enough: a copy that another request left behind may be about to go."""
+    info = await context.objects.head(pack.object_key)
+    if not info.storage_class.is_archive:
+        return info, RestoreState.READABLE
+    needed = context.now + (timedelta(hours=1) if request.into_hot else timedelta(days=request.days) / 2)
+    if info.restore is RestoreState.READABLE and info.readable_until is not None and info.readable_until < needed:
+        return info, RestoreState.NONE
+    return info, info.restore
+
+
+async def _bring_back(context: JobContext, request: Restore, pack: RestorePack, tally: Tally) -> str:
+    tally.add("packs_readable")
+    if not request.into_hot:
+        return "DONE"
+    until = context.now + timedelta(days=request.days)
+    back: set[UUID] = set()
+    changes = (await context.catalog.hot_tier.look()).changes
+    for _ in range(_LOOKS):
+        places = await context.catalog.restores.places(request.restore_id, pack.pack_id)
+        left = [place for place in places if place.snapshot_id not in back]
+        if not left:
+            # A Redis that lost what it was just given is reconciled by what is DONE by then.
+            same = (await context.catalog.hot_tier.look()).changes == changes
+            return "DONE" if same else "READABLE"
+        for _, group in groupby(left, key=lambda p: (p.object_key, p.byte_offset)):
+            frame = list(group)
+            usd = context.prices.get_usd(pack.storage_class, 1, total_bytes=frame[0].byte_length)
+            await spend(context, "restore", Cost(requests=1, usd=usd), must=pack.storage_class.is_archive)
+            try:
+                saved = await _rehydrate(context, frame, until)
+            except ObjectArchived:
+                return "WAITING"
+            except ErasedData as exc:
+                tally.add("erased", len(frame))
+                tally.note(f"{pack.object_key}: saga {frame[0].saga_id}: {exc}")
+                saved = {place.snapshot_id for place in frame}
+            else:
+                tally.add("snapshots", len(saved))
+            back |= saved
+    return "READABLE"
+
+
+async def _rehydrate(context: JobContext, frame: Sequence[Place], until: datetime) -> set[UUID]:
+    """Pin the asked snapshots of one frame, then save them to Redis as they were saved then; which.
+
+    Those that were deleted since, or are in another frame by now (another version, perhaps), are left out.
+    """
+    wanted = sorted(place.snapshot_id for place in frame)
+    first = frame[0]
+    key = await context.keys.for_frame(encrypted=first.encrypted, wrapped=first.key)
+    reader = PackReader(context.objects, context.dictionaries)
+    records = await reader.frame(
+        first.object_key,
+        first.byte_offset,
+        first.byte_length,
+        vouched=first.digest,
+        most=first.most,
+        frame_key=key,
+    )
+    for record in records:
+        if record.meta.saga_id != first.saga_id:
+            raise CorruptPack(
+                f"{first.object_key}: a frame of saga {first.saga_id} holds snapshot {record.meta.snapshot_id} "
+                f"of saga {record.meta.saga_id}"
+            )
+    await context.catalog.restores.pin(wanted, until)
+    saved: set[UUID] = set()
+    async with context.catalog.restores.keeping(first, wanted) as there:
+        for record in records:
+            if record.meta.snapshot_id in there:
+                decision = context.policies.decide(record.meta, context.now_us)
+                dictionary = context.dictionaries.for_writing(record.meta.saga_name)
+                level = context.options.hot_level
+                value = await asyncio.to_thread(to_value, record, level=level, dictionary=dictionary, in_pack=True)
+                refused = await context.hot.save(
+                    record.meta, value, due_us=to_micros(until), expires_us=decision.expires_us
+                )  # what is there already, or newer, is read
+                if refused is None or not refused.foreign:
+                    saved.add(record.meta.snapshot_id)
+    return saved
+
+
+async def _finish(context: JobContext, request: Restore, tally: Tally) -> None:
+    found = await context.catalog.restores.get(request.restore_id)
+    if found is None or set(found.packs) - {"DONE", "FAILED"}:
+        return
+    until = context.now + timedelta(days=request.days)
+    failed = "DONE" not in found.packs
+    await context.catalog.restores.ready(request.restore_id, context.now, until, failed=failed)
+    tally.add("requests_failed" if failed else "ready")
+    _log.info("restore.ready", restore_id=str(request.restore_id), failed_packs=found.packs.get("FAILED", 0))

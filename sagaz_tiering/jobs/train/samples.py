@@ -1,0 +1,187 @@
+"""What dictionaries are trained from: whole sagas of each name, out of Redis and PostgreSQL, in bounded memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from random import Random
+from uuid import UUID
+
+from sagaz_tiering.codec.crc import body_crc
+from sagaz_tiering.codec.value import Header, Record, from_value, read_header
+from sagaz_tiering.codec.zstd import Dictionary
+from sagaz_tiering.dictionaries.training import enough, mask
+from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
+from sagaz_tiering.jobs.age.keys import needs_key
+from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.foreign import mended
+from sagaz_tiering.packs.frame import frame_content
+
+SAGAS_LOOKED_AT = 5_000
+BYTES_KEPT = 32 * 2**20
+"""Stored values that a run holds at most, of all names together."""
+SAGA_BYTES = 128 * 2**10
+"""Uncompressed bytes that count of one saga: its newest snapshots."""
+_AT_ONCE = 64
+_DURABLE_ROWS = 2_000
+_DURABLE_BYTES = 64 * 2**10
+
+
+@dataclass(slots=True)
+class Sample:
+    """Sagas of one name, each as the values of its newest snapshots, newest first; `raw_bytes` when decompressed."""
+
+    saga_name: str
+    sagas: dict[UUID, list[bytes]] = field(default_factory=dict)
+    raw_bytes: int = 0
+
+    def dictionary_ids(self) -> set[bytes | None]:
+        """What the values need to be read."""
+        return {read_header(value).dictionary_id for values in self.sagas.values() for value in values}
+
+    def records(self, known: Mapping[bytes, Dictionary]) -> list[list[Record]]:
+        """The sagas' snapshots, but for what cannot be read. CPU heavy."""
+        found = []
+        for _, values in sorted(self.sagas.items()):
+            records = []
+            for value in values:
+                try:
+                    records.append(from_value(value, None, known))
+                except CorruptRecord:
+                    continue  # `age` reports it
+            if records:
+                found.append(records)
+        return found
+
+
+class _Collected:
+    """Samples as they grow, within all limits."""
+
+    def __init__(self, context: JobContext, skip: Collection[str]) -> None:
+        self.by_name: dict[str, Sample] = {}
+        self.looked_at = set[UUID]()
+        self._context = context
+        self._skip = skip
+        self._bytes = 0
+
+    @property
+    def is_full(self) -> bool:
+        return len(self.looked_at) >= SAGAS_LOOKED_AT or self._bytes >= BYTES_KEPT
+
+    def add(self, saga_id: UUID, values: Sequence[bytes]) -> None:
+        """One saga's values, in any order."""
+        if saga_id in self.looked_at:
+            return
+        self.looked_at.add(saga_id)
+        try:
+            headers = [read_header(value) for value in values]
+        except CorruptRecord:
+            return  # `age` reports it
+        if not headers or not self._may_be_used(headers):
+            return
+        name = headers[0].meta.saga_name
+        sample = self.by_name.setdefault(name, Sample(name))
+        if sample.raw_bytes >= self._context.options.dictionary_sample:
+            return
+        kept, size = list[bytes](), 0
+        newest_first = sorted(zip(headers, values, strict=True), key=lambda each: each[0].meta.order_key, reverse=True)
+        for header, value in newest_first:
+            if size + header.raw_length > SAGA_BYTES:
+                break
+            kept.append(value)
+            size += header.raw_length
+        if kept:
+            sample.sagas[saga_id] = kept
+            sample.raw_bytes += size
+            self._bytes += sum(map(len, kept))
+
+    def _may_be_used(self, headers: Sequence[Header]) -> bool:
+        """Of one name that is asked for, and of no policy that encrypts."""
+        policies = self._context.policies
+        if len({header.meta.saga_name for header in headers}) > 1 or headers[0].meta.saga_name in self._skip:
+            return False
+        return not any(needs_key(policies.for_meta(header.meta)) for header in headers)
+
+
+async def samples(context: JobContext, skip: Collection[str], tally: Tally) -> list[Sample]:
+    """What there is of each name but those to `skip`, the largest first. Works without Redis, and says so."""
+    found = _Collected(context, skip)
+    try:
+        async for saga_ids in _pages(context):
+            if found.is_full:
+                break
+            for saga_id, gathered in zip(saga_ids, await context.hot.gather(saga_ids), strict=True):
+                if gathered is not None:
+                    found.add(saga_id, [value for value in gathered.values if value is not None])
+    except HotTierUnavailable as exc:
+        tally.note(f"Redis was not looked at: {exc}")
+    few = context.options.dictionary_min_sagas
+    if not found.by_name or any(len(sample.sagas) < few for sample in found.by_name.values()):
+        await _add_durable(context, found)
+    tally.add("sagas", len(found.looked_at))
+    return sorted(found.by_name.values(), key=lambda sample: (-len(sample.sagas), sample.saga_name))
+
+
+async def _pages(context: JobContext) -> AsyncIterator[list[UUID]]:
+    """Sagas in Redis, in no order, a few at a time."""
+    async for page in context.hot.saga_ids():
+        rest = iter(page)
+        while batch := list(islice(rest, _AT_ONCE)):
+            yield await mended(context, batch)
+
+
+async def _add_durable(context: JobContext, found: _Collected) -> None:
+    rows = await context.catalog.dictionaries.durable_values(UUID(int=0), _DURABLE_ROWS, _DURABLE_BYTES)
+    sagas: dict[UUID, list[bytes]] = {}
+    for saga_id, value in rows:
+        sagas.setdefault(saga_id, []).append(value)
+    for saga_id, values in sagas.items():
+        found.add(saga_id, values)
+
+
+def masked_contents(sagas: Sequence[Sequence[Record]], *, seed: str) -> list[bytes]:
+    """A frame's content for each saga, with nothing of a single saga in it. CPU heavy.
+
+    Bodies are masked; ids, times and checksums are random, step names and statuses that few sagas have left out.
+    """
+    bodies = mask([[record.body for record in saga] for saga in sagas], seed=seed)
+    names = _shared_names(sagas)
+    first = min(record.meta.created_us for saga in sagas for record in saga)
+    last = max(record.meta.created_us for saga in sagas for record in saga)
+    random = Random(seed)
+    found = []
+    for saga, masked in zip(sagas, bodies, strict=True):
+        saga_id, created_us = UUID(int=random.getrandbits(128)), random.randint(first, last)
+        records = []
+        for record, body in zip(saga, masked, strict=True):
+            meta = record.meta
+            other = meta._replace(
+                snapshot_id=UUID(int=random.getrandbits(128)),
+                saga_id=saga_id,
+                step_name=meta.step_name if meta.step_name in names else "",
+                status=meta.status if meta.status in names else "",
+                created_us=created_us,
+                saved_us=created_us + random.randint(0, 10_000),
+                retention_us=None,
+                body_crc=body_crc(body),
+            )
+            created_us -= random.randint(1, 1_000_000)
+            records.append(Record(meta=other, encoding=record.encoding, body=body))
+        found.append(frame_content(records))
+    return found
+
+
+def _shared_names(sagas: Sequence[Sequence[Record]]) -> frozenset[str]:
+    counts: Counter[str] = Counter()
+    for saga in sagas:
+        counts.update(set(_names(saga)))
+    least = enough(len(sagas))
+    return frozenset(name for name, count in counts.items() if count >= least)
+
+
+def _names(saga: Sequence[Record]) -> Iterator[str]:
+    for record in saga:
+        yield record.meta.step_name
+        yield record.meta.status

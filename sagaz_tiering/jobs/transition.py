@@ -1,0 +1,229 @@
+"""Transition: packs move in place to the class that their policy asks for.
+
+Write order per pack: a readable copy of the footer (before an archive class), COPY in place, HEAD, then the row.
+A crash after any step leaves the pack readable or archived exactly as the store says; the next run repeats the
+rest, since every step is idempotent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.catalog.surveys import group_of
+from sagaz_tiering.costs import Cost, judge_pack, restore_cost, transition_cost
+from sagaz_tiering.costs.economics import THAW_DAYS
+from sagaz_tiering.errors import (
+    BucketUnusable,
+    ColdTierUnavailable,
+    CorruptPack,
+    ObjectArchived,
+    ObjectNotFound,
+    ObjectStoreError,
+    SagazTieringError,
+)
+from sagaz_tiering.jobs.budget import spend
+from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.ownership import put_policies_in_force, still_owner
+from sagaz_tiering.jobs.upload import keep_footer_readable
+from sagaz_tiering.jobs.vouching import vouched
+from sagaz_tiering.logs import Logger
+from sagaz_tiering.objects.base import RestoreState
+from sagaz_tiering.packs.reader import PackReader, footer_key
+from sagaz_tiering.policy import UNMATCHED, Move, Policy, PolicySet
+from sagaz_tiering.storage_class import StorageClass
+
+_log = Logger(__name__)
+_PAGE = 100
+_ODD_IN_A_ROW = 3
+"""So many packs one after the other that the store answers oddly are no fault of theirs."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rule:
+    """Packs of `policy` whose youngest snapshot is from before `youngest_before` belong in `to`."""
+
+    policy: Policy
+    move: Move
+    youngest_before: datetime
+    settled: tuple[StorageClass, ...]
+
+    @property
+    def to(self) -> StorageClass:
+        """The class to move to."""
+        return self.move.to
+
+
+def plan(policies: PolicySet, now: datetime) -> Iterator[Rule]:
+    """The moves that could be due, the coldest of each policy first, so that no pack moves twice in a run. Pure."""
+    for policy in policies.policies:
+        for move in reversed(policy.move):
+            settled = tuple(c for c in StorageClass if c.coldness >= move.to.coldness)
+            yield Rule(policy=policy, move=move, youngest_before=now - move.after, settled=settled)
+
+
+async def preview(context: JobContext, tally: Tally) -> None:
+    """Count the packs that a run would move, each once."""
+    seen: set[int] = set()
+    async for rule, pack in _due(context, tally):
+        if pack.pack_id not in seen and _worth_it(context, rule, pack, tally):
+            seen.add(pack.pack_id)
+            tally.add("packs")
+            tally.add("bytes", pack.byte_size)
+            tally.note(f"{pack.object_key}: {pack.storage_class} -> {rule.to}")
+
+
+async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
+    """Move every pack that is due."""
+    await put_policies_in_force(context)
+    odd = 0
+    async for rule, pack in _due(context, tally):
+        if context.stopping.is_set():
+            return
+        if not _worth_it(context, rule, pack, tally):
+            continue
+        try:
+            await _move_or_follow(context, lease, pack, rule.to, tally)
+        except BucketUnusable:
+            raise  # that is everybody's
+        except (ObjectStoreError, CorruptPack, ColdTierUnavailable) as exc:
+            # One bad pack must not keep the others warm; it stays as it is and is named.
+            odd = 0 if isinstance(exc, ObjectNotFound | CorruptPack) else odd + 1
+            await _set_aside(context, pack, exc, tally)
+            if odd == _ODD_IN_A_ROW:
+                raise
+            if odd:
+                await context.objects.check()
+        else:
+            odd = 0
+
+
+async def _move_or_follow(context: JobContext, lease: Lease, pack: Pack, to: StorageClass, tally: Tally) -> None:
+    try:
+        await _move(context, lease, pack, to, tally)
+    except ObjectArchived:
+        await _note_class(context, lease, pack, tally)
+
+
+async def _set_aside(context: JobContext, pack: Pack, exc: SagazTieringError, tally: Tally) -> None:
+    tally.add("failed")
+    tally.note(f"{pack.object_key}: {exc}")
+    _log.error("pack.not_moved", pack_id=pack.pack_id, object_key=pack.object_key, error=str(exc), hint=exc.hint)
+    await context.catalog.quarantine.record("pack", pack.object_key, str(exc), context.now)
+
+
+async def _due(context: JobContext, tally: Tally) -> AsyncIterator[tuple[Rule, Pack]]:
+    """The packs that could move: by the policy that packed them, or that rules them where there is none of its name."""
+    rules, packs = list(plan(context.policies, context.now)), context.catalog.packs
+    for rule in rules:
+        fetch = partial(packs.movable, rule.policy.name, rule.youngest_before, rule.settled)
+        async for pack in _paged(context, fetch):
+            yield rule, pack
+    if not rules:
+        return
+    youngest = max(rule.youngest_before for rule in rules)
+    settled = min((rule.settled for rule in rules), key=len)
+    names = [policy.name for policy in (*context.policies.policies, UNMATCHED)]
+    async for pack in _paged(context, partial(packs.movable_of_others, names, youngest, settled)):
+        ruling = {context.policies.policy_for(*each).name for each in await packs.names(pack.pack_id)}
+        if len(ruling) > 1:
+            tally.add("ruled_by_several")
+            tally.note(
+                f"{pack.object_key}: policy {pack.policy!r} is gone, and {', '.join(sorted(ruling))} rule it now"
+            )
+            continue
+        for rule in rules:
+            if rule.policy.name in ruling and _is_due(rule, pack):
+                yield rule, pack
+                break
+
+
+def _is_due(rule: Rule, pack: Pack) -> bool:
+    return pack.max_clock_at <= rule.youngest_before and pack.storage_class not in rule.settled
+
+
+async def _paged(
+    context: JobContext, fetch: Callable[[int, int], Coroutine[Any, Any, list[Pack]]]
+) -> AsyncIterator[Pack]:
+    """What `fetch` gives behind a pack, a page at a time, without what is in quarantine."""
+    after = 0
+    while True:
+        page = await fetch(after, _PAGE)
+        alone = await context.catalog.quarantine.left_alone("pack", [pack.object_key for pack in page])
+        for pack in page:
+            if pack.object_key not in alone:
+                yield pack
+        if len(page) < _PAGE:
+            return
+        after = page[-1].pack_id
+
+
+async def _note_class(context: JobContext, lease: Lease, pack: Pack, tally: Tally) -> None:
+    """The object was archived behind our back, by a lifecycle rule say: the catalog follows, the rest goes on."""
+    info = await context.objects.head(pack.object_key)
+    await context.catalog.packs.moved(pack.pack_id, info.storage_class, lease, context.now)
+    tally.add("class_noted")
+    tally.note(f"{pack.object_key}: is in {info.storage_class} already, which this product did not do")
+    _log.warning("pack.class_noted", object_key=pack.object_key, storage_class=info.storage_class.value)
+
+
+def _worth_it(context: JobContext, rule: Rule, pack: Pack, tally: Tally) -> bool:
+    """Whether moving saves more than it costs; what does not is named, with the figures (design G10)."""
+    verdict = judge_pack(context.prices, rule.policy, rule.move, group_of(pack), context.now)
+    if verdict.pays or rule.policy.even_if_costlier:
+        return True
+    tally.add("not_worth_it")
+    tally.note(f"not worth it: {pack.object_key}: {verdict.why}")
+    return False
+
+
+async def _move(context: JobContext, lease: Lease, pack: Pack, to: StorageClass, tally: Tally) -> None:
+    if pack.storage_class.is_archive and not await _is_thawed(context, pack, to, tally):
+        return
+    await spend(context, "transition", _cost(context, pack, to))
+    if to.is_archive and not pack.storage_class.is_archive:
+        pack = await vouched(context, lease, pack, "transition")  # archived, nothing could be compared any more
+        footer = await PackReader(context.objects).footer_bytes(pack)
+        await keep_footer_readable(context, pack.pack_uuid, footer)
+    await still_owner(context)
+    await context.objects.change_class(pack.object_key, to)
+    info = await context.objects.head(pack.object_key)
+    if info.storage_class is not to:
+        raise ColdTierUnavailable(f"{pack.object_key}: asked for {to}, the store says {info.storage_class}")
+    if await context.catalog.packs.moved(pack.pack_id, to, lease, context.now):
+        tally.add("packs")
+        tally.add("snapshots", pack.live_count)
+        tally.add("bytes", pack.byte_size)
+    elif not await context.catalog.packs.live_keys([pack.pack_uuid]):
+        # It was deleted while the store copied it, and the copy came after: receipts say already that it is gone.
+        await still_owner(context)
+        await context.objects.delete([pack.object_key, footer_key(pack.pack_uuid)])
+        tally.add("deleted_meanwhile")
+
+
+async def _is_thawed(context: JobContext, pack: Pack, to: StorageClass, tally: Tally) -> bool:
+    """From one archive class to another the bytes must be readable first; Bulk costs the least."""
+    info = await context.objects.head(pack.object_key)
+    state = info.restore
+    if info.storage_class is to or not info.storage_class.is_archive or state is RestoreState.READABLE:
+        return True
+    if state is RestoreState.NONE:
+        thaw = restore_cost(context.prices, pack.storage_class, objects=1, total_bytes=pack.byte_size)
+        await spend(context, "transition", thaw)
+        state = await context.objects.restore(pack.object_key, days=THAW_DAYS, tier="Bulk")
+    tally.add("thawing")
+    tally.note(f"{pack.object_key}: being restored ({state}) before it can move to {to}")
+    return state is RestoreState.READABLE
+
+
+def _cost(context: JobContext, pack: Pack, to: StorageClass) -> Cost:
+    """What moving a readable (or thawed) pack is billed, early deletion included."""
+    prices, size = context.prices, pack.byte_size
+    cost, retrieval = transition_cost(prices, pack.storage_class, to, objects=1, total_bytes=size)
+    early = prices.early_deletion_usd(pack.storage_class, size, context.now - pack.class_since)
+    return cost + Cost(usd=early + (0.0 if pack.storage_class.is_archive else retrieval))

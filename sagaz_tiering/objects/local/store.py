@@ -1,0 +1,286 @@
+"""`LocalObjectStore`: a directory that keeps S3's law, for `file:///…`, demos and tests of years in seconds.
+
+Storage classes, the refusal of archived bytes, restores that take their hours and expire, conditional puts: all as
+on S3, by the clock it is given. `local_tree` tells how it looks on disk and why a crash leaves nothing half.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import functools
+import hashlib
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Self, TypeVar
+
+from sagaz_tiering.clock import Clock, from_micros, to_micros
+from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectNotFound, ObjectStoreError
+from sagaz_tiering.objects.arguments import (
+    MOST_READ_BACK,
+    check_data,
+    check_key,
+    check_list_prefix,
+    check_restore,
+    check_size,
+)
+from sagaz_tiering.objects.base import DeleteFailure, ObjectInfo, RestoreState
+from sagaz_tiering.objects.local.errors import gone, late, translated, unopenable
+from sagaz_tiering.objects.local.options import LocalOptions
+from sagaz_tiering.objects.local.tree import ObjectTree, Record
+from sagaz_tiering.storage_class import StorageClass
+
+T = TypeVar("T")
+
+LIST_PAGE = 1000
+
+
+class LocalObjectStore:
+    """Objects under one directory: `await LocalObjectStore.open(root, clock)`, then `close()` or `async with`."""
+
+    def __init__(self, root: Path, clock: Clock, options: LocalOptions | None = None) -> None:
+        self._root = root.absolute()
+        self._clock = clock
+        self._options = options or LocalOptions()
+        self._tree = ObjectTree(self._root)
+
+    @classmethod
+    async def open(cls, root: Path, clock: Clock, options: LocalOptions | None = None) -> Self:
+        """An open store; raises BucketUnusable or ColdTierUnavailable where the directory cannot be used."""
+        store = cls(root, clock, options)
+        await store._run("", store._open_tree)
+        return store
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Release the staging directory."""
+        try:
+            await asyncio.to_thread(self._tree.close)
+        except RuntimeError:  # at the end of the interpreter no thread is given work any more
+            self._tree.close()
+
+    @property
+    def url(self) -> str:
+        """`file:///path`."""
+        return self._root.as_uri()
+
+    async def check(self) -> None:
+        """See `ObjectStore.check`."""
+        await self._run("", self._check_tree)
+
+    async def server_time(self) -> datetime | None:
+        """See `ObjectStore.server_time`."""
+        return None
+
+    async def put(self, key: str, data: bytes | bytearray, *, storage_class: StorageClass, sha256: bytes) -> None:
+        """See `ObjectStore.put`."""
+        check_key(key)
+        record = Record(
+            size=len(data),
+            sha256=sha256.hex(),
+            storage_class=storage_class,
+            modified_at=to_micros(self._clock.now()),
+        )
+
+        def write() -> None:
+            check_data(key, data, sha256)
+            self._tree.write(key, data, record)
+
+        await self._run(key, write)
+
+    async def head(self, key: str) -> ObjectInfo:
+        """See `ObjectStore.head`."""
+        record = await self._run(check_key(key), lambda: self._record(key))
+        state = self._restore_state(record)
+        until = record.readable_until if state is RestoreState.READABLE else None
+        return replace(
+            _listed(key, record),
+            sha256=bytes.fromhex(record.sha256),
+            restore=state,
+            readable_until=None if until is None else from_micros(until),
+        )
+
+    async def get(self, key: str, *, most: int | None = None) -> bytes:
+        """See `ObjectStore.get`."""
+        data = await self._run(check_key(key), lambda: self._read(key, 0, None if most is None else most + 1))
+        if most is not None:
+            check_size(key, len(data), most)
+        return data
+
+    async def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """See `ObjectStore.get_range`."""
+        if offset < 0 or length < 1:
+            raise ValueError(f"no such range: {length} bytes from {offset}")
+        data = await self._run(check_key(key), lambda: self._read(key, offset, length))
+        if len(data) != length:
+            raise CorruptPack(f"{key} has {len(data)} of the {length} bytes asked for from {offset}")
+        return data
+
+    async def get_tagged(self, key: str, *, most: int) -> tuple[bytes, str]:
+        """See `ObjectStore.get_tagged`."""
+        data = await self.get(key, most=most)
+        return data, hashlib.sha256(data).hexdigest()
+
+    async def swap(self, key: str, data: bytes, tag: str) -> bool:
+        """See `ObjectStore.swap`."""
+        record = Record(
+            size=len(data),
+            sha256=hashlib.sha256(data).hexdigest(),
+            storage_class=StorageClass.STANDARD,
+            modified_at=to_micros(self._clock.now()),
+        )
+        if not await self._run(check_key(key), lambda: self._tree.swap(key, data, record, tag)):
+            return False
+        return await self.get(key, most=max(len(data), MOST_READ_BACK)) == data
+
+    async def change_class(self, key: str, storage_class: StorageClass) -> None:
+        """See `ObjectStore.change_class`. Like S3's copy in place it is a new object: restored copies end."""
+
+        def moved(record: Record) -> Record:
+            if record.storage_class is storage_class:
+                return record
+            self._refuse_archived(key, record)
+            now = to_micros(self._clock.now())
+            return replace(record, storage_class=storage_class, modified_at=now, ready_at=None, readable_until=None)
+
+        await self._run(check_key(key), lambda: self._tree.update(key, moved))
+
+    async def restore(self, key: str, *, days: int, tier: str) -> RestoreState:
+        """See `ObjectStore.restore`. The copy is readable after the tier's delay, until a midnight (UTC)."""
+        check_restore(days, tier)
+
+        def restored(record: Record) -> Record:
+            state = self._restore_state(record)
+            if not record.storage_class.is_archive or state is RestoreState.IN_PROGRESS:
+                return record
+            now = self._clock.now()
+            if state is RestoreState.READABLE:
+                return replace(record, readable_until=to_micros(_midnight_after(now, days)))
+            delay = self._options.restore_delays.get((record.storage_class, tier))
+            if delay is None:
+                raise ObjectStoreError(
+                    f"{record.storage_class} has no {tier} restore", hint="use the tier Standard or Bulk"
+                )
+            return replace(
+                record,
+                ready_at=to_micros(now + delay),
+                readable_until=to_micros(_midnight_after(now + delay, days)),
+            )
+
+        record = await self._run(check_key(key), lambda: self._tree.update(key, restored))
+        return self._restore_state(record) if record.storage_class.is_archive else RestoreState.READABLE
+
+    async def delete(self, keys: Sequence[str]) -> list[DeleteFailure]:
+        """See `ObjectStore.delete`."""
+        wanted = list(dict.fromkeys(keys))
+        for key in wanted:
+            self._tree.path(check_key(key))
+        failures: list[DeleteFailure] = []
+        for key in wanted:
+            try:
+                await self._run(key, functools.partial(self._tree.remove, key))
+            except ObjectNotFound:
+                continue
+            except ObjectStoreError as exc:
+                failures.append(DeleteFailure(key=key, reason=str(exc)))
+        return failures
+
+    async def list(self, prefix: str = "", *, start_after: str = "") -> AsyncIterator[ObjectInfo]:
+        """See `ObjectStore.list`."""
+        keys = self._tree.walk(check_list_prefix(prefix), start_after)
+        while True:
+            seen, page = await self._run("", lambda: self._page(keys))
+            for info in page:
+                yield info
+            if seen < LIST_PAGE:
+                return
+
+    def _open_tree(self) -> None:
+        try:
+            self._tree.open(create=self._options.create)
+        except (FileNotFoundError, FileExistsError, NotADirectoryError) as exc:
+            raise unopenable(self._root) from exc
+
+    def _check_tree(self) -> None:
+        if not self._tree.is_present():
+            raise gone(self._root)
+        if not self._tree.is_writable():
+            raise PermissionError(errno.EACCES, "not readable and writable")
+
+    def _page(self, keys: Iterator[str]) -> tuple[int, Sequence[ObjectInfo]]:
+        """How many keys there were, and those of them that still are; fewer than LIST_PAGE means the end."""
+        names = list(islice(keys, LIST_PAGE))
+        infos = []
+        for name in names:
+            try:
+                infos.append(_listed(name, self._record(name)))
+            except FileNotFoundError:
+                continue
+        return len(names), infos
+
+    def _record(self, key: str) -> Record:
+        with self._tree.opened(key) as found:
+            return found.record()
+
+    def _read(self, key: str, offset: int, length: int | None) -> bytes:
+        with self._tree.opened(key) as found:
+            self._refuse_archived(key, found.record())
+            return found.data(offset, length)
+
+    def _refuse_archived(self, key: str, record: Record) -> None:
+        archived = record.storage_class.is_archive
+        if archived and self._restore_state(record) is not RestoreState.READABLE:
+            raise ObjectArchived(f"{key} is in {record.storage_class}", hint="restore the object first")
+
+    def _restore_state(self, record: Record) -> RestoreState:
+        if record.ready_at is None or record.readable_until is None:
+            return RestoreState.NONE
+        now = to_micros(self._clock.now())
+        if now < record.ready_at:
+            return RestoreState.IN_PROGRESS
+        return RestoreState.READABLE if now < record.readable_until else RestoreState.NONE
+
+    async def _run(self, key: str, step: Callable[[], T]) -> T:
+        """Run blocking `step` in a thread, within the deadline, with the system's errors made ours."""
+        seconds = self._options.request_timeout.total_seconds()
+
+        def guarded() -> T:
+            with self._errors_of(key):
+                return step()
+
+        try:
+            async with asyncio.timeout(seconds):
+                return await asyncio.to_thread(guarded)
+        except TimeoutError as exc:
+            raise late(key, self._root, seconds) from exc
+
+    @contextmanager
+    def _errors_of(self, key: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as exc:
+            raise translated(exc, key, self._root, present=self._tree.is_present()) from exc
+
+
+def _listed(key: str, record: Record) -> ObjectInfo:
+    return ObjectInfo(
+        key=key,
+        size=record.size,
+        modified_at=from_micros(record.modified_at),
+        storage_class=record.storage_class,
+    )
+
+
+def _midnight_after(moment: datetime, days: int) -> datetime:
+    """S3 adds the days and rounds up to the next midnight UTC (API reference, RestoreObject)."""
+    end = moment.astimezone(UTC) + timedelta(days=days)
+    return (end + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)

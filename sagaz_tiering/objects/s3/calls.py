@@ -1,0 +1,73 @@
+"""Every request to S3 goes through here: a connection slot, a deadline, a bounded number of attempts."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, TypeVar
+
+from sagaz_tiering.drivers.process_loop import HomeLoop
+from sagaz_tiering.errors import CredentialsUnavailable, SagazTieringError
+from sagaz_tiering.objects.s3.errors import DRIVER_ERRORS, Asked, late, translated
+from sagaz_tiering.objects.s3.options import S3Options
+
+if TYPE_CHECKING:
+    from types_aiobotocore_s3 import S3Client
+
+T = TypeVar("T")
+
+MAX_BACKOFF_SECONDS = 5.0
+
+
+class S3Calls:
+    """One open client and the rules under which it is used."""
+
+    def __init__(self, client: S3Client, options: S3Options) -> None:
+        self.client = client
+        self.options = options
+        self.home = HomeLoop(self)
+        self._slots = asyncio.Semaphore(options.max_connections)
+
+    async def run(
+        self,
+        operation: str,
+        attempt: Callable[[], Awaitable[T]],
+        *,
+        key: str = "",
+        attempts: int | None = None,
+    ) -> T:
+        """What `attempt` answers, asked up to `attempts` times (default: the options') within one deadline.
+
+        Only failures that asking again may cure are repeated, with full jitter. More callers than connections
+        wait for a slot; the wait is outside the deadline, so that load alone fails nobody.
+
+        Raises WrongEventLoop, and the errors of `s3_errors`; ColdTierUnavailable once the deadline has passed.
+        """
+        self.home.check()
+        asked = Asked(operation=operation, key=key)
+        rounds = self.options.attempts if attempts is None else attempts
+        async with self._slots:
+            return await self._within_deadline(asked, attempt, rounds)
+
+    async def _within_deadline(self, asked: Asked, attempt: Callable[[], Awaitable[T]], rounds: int) -> T:
+        met: SagazTieringError | None = None
+        try:
+            async with asyncio.timeout(self.options.request_timeout.total_seconds()):
+                for before in range(rounds):
+                    if before:
+                        await asyncio.sleep(self._pause(before))
+                    try:
+                        return await attempt()
+                    except DRIVER_ERRORS as exc:
+                        met = translated(exc, asked, self.options)
+                        # Credentials come in minutes, and the next call looks for them again.
+                        if met.permanent or isinstance(met, CredentialsUnavailable) or before + 1 == rounds:
+                            raise met from exc
+        except TimeoutError as exc:
+            raise late(asked, self.options, met) from exc
+        raise AssertionError("unreachable: the last attempt returns or raises")
+
+    def _pause(self, failures: int) -> float:
+        ceiling = min(MAX_BACKOFF_SECONDS, self.options.backoff.total_seconds() * 2 ** (failures - 1))
+        return random.uniform(0, ceiling)

@@ -1,0 +1,341 @@
+"""`S3ObjectStore`: the object store contract on Amazon S3 and what speaks its protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import AsyncExitStack
+from dataclasses import replace
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Any, Self
+
+from botocore.exceptions import BotoCoreError, ProfileNotFound
+
+from sagaz_tiering.drivers.aws.client import NO_PROFILE_HINT, aws_session
+from sagaz_tiering.errors import (
+    BucketUnusable,
+    ConfigError,
+    CorruptPack,
+    ObjectArchived,
+    ObjectExists,
+    ObjectNotFound,
+    ObjectStoreError,
+)
+from sagaz_tiering.objects.arguments import (
+    MAX_KEY_BYTES,
+    MOST_READ_BACK,
+    check_data,
+    check_key,
+    check_list_prefix,
+    check_restore,
+    check_size,
+)
+from sagaz_tiering.objects.base import DeleteFailure, ObjectInfo, RestoreState
+from sagaz_tiering.objects.s3.answers import parse_restore, parse_sha256, parse_storage_class
+from sagaz_tiering.objects.s3.calls import S3Calls
+from sagaz_tiering.objects.s3.delete import S3Deletes
+from sagaz_tiering.objects.s3.errors import error_code, lacks_feature
+from sagaz_tiering.objects.s3.move import S3Moves
+from sagaz_tiering.objects.s3.options import S3Options
+from sagaz_tiering.objects.s3.upload import SHA256_METADATA, S3Uploads
+from sagaz_tiering.storage_class import StorageClass
+
+if TYPE_CHECKING:
+    from aiobotocore.response import StreamingBody
+    from types_aiobotocore_s3 import S3Client
+    from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef, HeadObjectOutputTypeDef
+
+_PIECE = 2**20
+PAGE = 1000
+"""S3's limit on the keys of one listing page."""
+
+
+class S3ObjectStore:
+    """One prefix of one bucket: `await S3ObjectStore.open(options)`, then `close()` or `async with`."""
+
+    def __init__(self, calls: S3Calls, resources: AsyncExitStack) -> None:
+        self._calls = calls
+        self._client = calls.client
+        self._resources = resources
+        self._uploads = S3Uploads(calls)
+        self._deletes = S3Deletes(calls)
+        self._moves = S3Moves(calls, self._deletes)
+        self._base = f"{calls.options.prefix}/" if calls.options.prefix else ""
+
+    @classmethod
+    async def open(cls, options: S3Options) -> Self:
+        """A store with its one client. Asks nobody, not even for credentials: `check()` tells whether we are let in.
+
+        Raises ConfigError for an endpoint that is no URL, or an AWS profile that does not exist.
+        """
+        # The SDK wants a region for signing even where the store has none.
+        region = options.region or ("us-east-1" if options.endpoint_url else None)
+        async with AsyncExitStack() as opening:
+            try:
+                session = aws_session(
+                    region=region,
+                    access_key_id=options.access_key_id,
+                    secret_access_key=options.secret_access_key,
+                    session_token=options.session_token,
+                )
+                client: S3Client = await opening.enter_async_context(
+                    session.client(
+                        "s3",
+                        endpoint_url=options.endpoint_url,
+                        verify=options.trusts,
+                        config=options.client_config(),
+                    )
+                )
+            except (BotoCoreError, ValueError) as exc:
+                other = f"check {options.names.place} (endpoint_url, region), AWS_PROFILE and other AWS_… variables"
+                raise ConfigError(
+                    f"no S3 client can be made for bucket {options.bucket}: {exc}",
+                    hint=NO_PROFILE_HINT if isinstance(exc, ProfileNotFound) else other,
+                ) from exc
+            calls = S3Calls(client, options)
+            calls.home.check()
+            return cls(calls, opening.pop_all())
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Release connections."""
+        await self._calls.home.close(self._resources.aclose)
+
+    @property
+    def url(self) -> str:
+        """`s3://bucket/prefix`."""
+        options = self._calls.options
+        return f"s3://{options.bucket}/{options.prefix}".rstrip("/")
+
+    @property
+    def calls(self) -> S3Calls:
+        """The client and the rules of its use, for what the contract has no word for (`s3_bucket`, `s3_probe`)."""
+        return self._calls
+
+    async def check(self) -> None:
+        """See `ObjectStore.check`. On AWS a bucket in another region than the configured is refused too."""
+        options = self._calls.options
+        answer = await self._calls.run("HeadBucket", lambda: self._client.head_bucket(Bucket=options.bucket))
+        region = answer.get("BucketRegion")
+        if options.endpoint_url is None and options.region and region and region != options.region:
+            raise BucketUnusable(
+                f"bucket {options.bucket} is in {region}, not in {options.region}",
+                hint=f"set {options.names.region}: {region}",
+            )
+
+    async def server_time(self) -> datetime | None:
+        """See `ObjectStore.server_time`."""
+        answer = await self._calls.run(
+            "HeadBucket", lambda: self._client.head_bucket(Bucket=self._calls.options.bucket)
+        )
+        told = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
+        try:
+            return parsedate_to_datetime(told).astimezone(UTC)
+        except ValueError:
+            return None
+
+    async def put(self, key: str, data: bytes | bytearray, *, storage_class: StorageClass, sha256: bytes) -> None:
+        """See `ObjectStore.put`."""
+        path = self._path(key)
+        await asyncio.to_thread(check_data, key, data, sha256)
+        await self._uploads.put(path, data, storage_class=storage_class, sha256=sha256)
+
+    async def head(self, key: str) -> ObjectInfo:
+        """See `ObjectStore.head`."""
+        target = self._target(key)
+        try:
+            answer = await self._calls.run("HeadObject", lambda: self._client.head_object(**target), key=target["Key"])
+        except ObjectNotFound:
+            await self._tell_missing_bucket()
+            raise
+        return object_info(key, answer)
+
+    async def get(self, key: str, *, most: int | None = None) -> bytes:
+        """See `ObjectStore.get`."""
+        return (await self._read(self._target(key), most=most))[1]
+
+    async def get_range(self, key: str, offset: int, length: int) -> bytes:
+        """See `ObjectStore.get_range`."""
+        if offset < 0 or length < 1:
+            raise ValueError(f"no such range: {length} bytes from {offset}")
+        target = self._target(key)
+        try:
+            asked = {"Range": f"bytes={offset}-{offset + length - 1}"}
+            answer, data = await self._read(target | asked, room=offset + length)
+        except ObjectStoreError as exc:
+            if error_code(exc) not in ("InvalidRange", "416"):
+                raise
+            raise CorruptPack(f"{target['Key']} ends before byte {offset}") from exc
+        if (
+            answer["ResponseMetadata"]["HTTPStatusCode"] == 200
+        ):  # a store, or a proxy before it, that ignores Range and sends everything
+            data = data[offset : offset + length]
+        if len(data) != length:
+            raise CorruptPack(f"{target['Key']} has {len(data)} of the {length} bytes asked for from {offset}")
+        return data
+
+    async def get_tagged(self, key: str, *, most: int) -> tuple[bytes, str]:
+        """See `ObjectStore.get_tagged`."""
+        answer, data = await self._read(self._target(key), most=most)
+        return data, f"{answer.get('ETag', '')} {answer.get('VersionId', '')}"
+
+    async def swap(self, key: str, data: bytes, tag: str) -> bool:
+        """See `ObjectStore.swap`."""
+        path, (etag, version) = self._path(key), tag.split(" ")
+        try:
+            await self._uploads.swap(path, data, sha256=hashlib.sha256(data).digest(), etag=etag)
+        except ObjectExists:
+            return False
+        answer, found = await self._read(self._target(key), most=max(len(data), MOST_READ_BACK))
+        now = answer.get("VersionId", "")
+        # With versioning suspended both versions are "null", and deleting "null" would delete the object itself.
+        if version and not now:
+            await self._deletes.drop_old_versions(path)
+        elif version and version != now:
+            await self._deletes.drop_version(path, version)
+        return found == data
+
+    async def change_class(self, key: str, storage_class: StorageClass) -> None:
+        """See `ObjectStore.change_class`."""
+        path = self._path(key)
+        try:
+            await self._moves.change_class(path, storage_class)
+        except ObjectNotFound:
+            await self._tell_missing_bucket()
+            raise
+
+    async def restore(self, key: str, *, days: int, tier: str) -> RestoreState:
+        """See `ObjectStore.restore`."""
+        check_restore(days, tier)
+        target = self._target(key)
+        request: Any = {"Days": days, "GlacierJobParameters": {"Tier": tier}}
+        try:
+            answer = await self._calls.run(
+                "RestoreObject",
+                lambda: self._client.restore_object(**target, RestoreRequest=request),
+                key=target["Key"],
+            )
+        except ObjectArchived:  # S3 says "invalid object state" for a class that needs no restore
+            if (await self.head(key)).storage_class.is_archive:
+                raise
+            return RestoreState.READABLE
+        except ObjectStoreError as exc:
+            if error_code(exc) == "RestoreAlreadyInProgress":
+                return RestoreState.IN_PROGRESS
+            if lacks_feature(exc) and await self._reads(key):
+                return RestoreState.READABLE
+            raise
+        # 202 accepts a restore; 200 prolongs a copy that is readable already.
+        done = answer["ResponseMetadata"]["HTTPStatusCode"] == 200
+        return RestoreState.READABLE if done else RestoreState.IN_PROGRESS
+
+    async def delete(self, keys: Sequence[str]) -> list[DeleteFailure]:
+        """See `ObjectStore.delete`."""
+        failures = await self._deletes.delete([self._path(key) for key in keys])
+        return [replace(failure, key=failure.key.removeprefix(self._base)) for failure in failures]
+
+    async def list(
+        self, prefix: str = "", *, start_after: str = "", first_page: int = PAGE
+    ) -> AsyncGenerator[ObjectInfo, None]:
+        """See `ObjectStore.list`. Each page starts after the last key seen, so a listing may take hours.
+
+        The first request asks for `first_page` keys, later ones for as many as there may be.
+        """
+        bucket, under = self._calls.options.bucket, self._base + check_list_prefix(prefix)
+        size = max(1, min(first_page, PAGE))
+        after = self._base + start_after if start_after else ""
+        while True:
+            arguments: dict[str, Any] = {"Bucket": bucket, "Prefix": under}
+            if size < PAGE:
+                arguments["MaxKeys"] = size
+            if after:
+                arguments["StartAfter"] = after
+            page = await self._calls.run("ListObjectsV2", functools.partial(self._client.list_objects_v2, **arguments))
+            for entry in page.get("Contents", []):
+                after = entry["Key"]
+                if key := after.removeprefix(self._base):  # consoles create an empty object for a "folder"
+                    yield ObjectInfo(
+                        key=key,
+                        size=entry["Size"],
+                        modified_at=entry["LastModified"].astimezone(UTC),
+                        storage_class=parse_storage_class(entry.get("StorageClass")),
+                    )
+            if not page.get("IsTruncated") or not page.get("Contents"):
+                return
+            size = PAGE
+
+    async def _reads(self, key: str) -> bool:
+        """Whether the bytes can be read. A store that has archive classes by name only restores nothing."""
+        try:
+            await self.get_range(key, 0, 1)
+        except ObjectArchived:
+            return False
+        return True
+
+    def _path(self, key: str) -> str:
+        return self._base + check_key(key, room=MAX_KEY_BYTES - len(self._base.encode()))
+
+    def _target(self, key: str) -> dict[str, Any]:
+        return {"Bucket": self._calls.options.bucket, "Key": self._path(key)}
+
+    async def _read(
+        self, arguments: dict[str, Any], *, most: int | None = None, room: int | None = None
+    ) -> tuple[GetObjectOutputTypeDef, bytes]:
+        """Answer and body, of a longer body the first `room` bytes; one that is cut short is asked for again.
+
+        Raises CorruptPack for a body of more than `most` bytes.
+        """
+        room = room if most is None else most + 1
+
+        async def attempt() -> tuple[GetObjectOutputTypeDef, bytes]:
+            answer = await self._client.get_object(**arguments)
+            async with answer["Body"]:
+                told = answer.get("ContentLength")  # an answer in chunks does not tell
+                if most is not None:
+                    check_size(arguments["Key"], told or 0, most)
+                body = await _bytes(answer["Body"], told, room)
+            if most is not None:
+                check_size(arguments["Key"], len(body), most)
+            return answer, body
+
+        return await self._calls.run("GetObject", attempt, key=arguments["Key"])
+
+    async def _tell_missing_bucket(self) -> None:
+        """HEAD answers 404 without a reason: raise BucketUnusable if it is the bucket that is missing."""
+        await self.check()
+
+
+async def _bytes(body: StreamingBody, told: int | None, room: int | None) -> bytes:
+    """All of a body of `told` bytes, or the first `room` bytes of one that is or may be longer."""
+    if room is None or (told is not None and told <= room):
+        return await body.read()
+    found = bytearray()
+    while piece := await body.read(min(_PIECE, room - len(found))):
+        found += piece
+        if len(found) == room:
+            break
+    return bytes(found)
+
+
+def object_info(key: str, answer: HeadObjectOutputTypeDef | GetObjectOutputTypeDef) -> ObjectInfo:
+    """What the headers of an object's HEAD or GET tell."""
+    state, until = parse_restore(answer.get("Restore", ""))
+    if "ContentLength" not in answer or "LastModified" not in answer:
+        raise ObjectStoreError(f"{key}: answered without length or time", hint="what answers there is not S3")
+    return ObjectInfo(
+        key=key,
+        size=answer["ContentLength"],
+        modified_at=answer["LastModified"].astimezone(UTC),
+        storage_class=parse_storage_class(answer.get("StorageClass")),
+        sha256=parse_sha256(answer["Metadata"].get(SHA256_METADATA, "")),
+        restore=state,
+        readable_until=until,
+    )

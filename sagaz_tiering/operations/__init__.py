@@ -1,0 +1,1 @@
+"""What an operator asks for without a schedule: verify, rebuild, adopt, survey, back keys up."""

@@ -1,0 +1,244 @@
+"""Catch up with the bucket: what its journal tells goes to the tables, what its packs hold becomes rows.
+
+The order, each step repeatable after a crash:
+
+1. dictionaries are entered
+2. the journal: holds and releases, deletions and erasures, to rows and durable copies that are there
+3. each pack that the catalog does not know: its footer (of archived ones the readable copy) becomes its row, frames and
+   places, one transaction a pack, without what was deleted; durable copies that are not newer go
+4. each row whose pack is gone: it ends, if what is said to be in it lives elsewhere by now or has expired
+
+Of a snapshot in several packs the newest save wins, and of the same save the younger pack, as it was before; of packs
+that contradict each other neither is believed (`claims`). Memory holds a few pages, whatever the size of the bucket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, replace
+from uuid import UUID
+
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.catalog.packs import NewPack
+from sagaz_tiering.dictionaries.bucket import dictionary_key
+from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectNotFound
+from sagaz_tiering.jobs.collect import pack_of
+from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.dictionary_copies import learn
+from sagaz_tiering.jobs.journal import Numbers, Told, read_journal
+from sagaz_tiering.jobs.scrub import side_by_side
+from sagaz_tiering.jobs.upload import placed_frames
+from sagaz_tiering.logs import Logger
+from sagaz_tiering.objects.base import ObjectInfo, RestoreState
+from sagaz_tiering.operations.rival_packs import dispute, settle
+from sagaz_tiering.packs.entries import Footer
+from sagaz_tiering.packs.reader import DISPUTED_FOOTER, PackReader, footer_digest, footer_key, read_footer
+from sagaz_tiering.policy import PolicySet
+
+_log = Logger(__name__)
+_AT_ONCE = 8
+_REVISION = "rebuilt"
+"""As the retention revision of a pack that was taken so: the next `expire` dates it by today's policies first."""
+
+
+_MAY_LACK = "holds, releases, deletions and erasures that they told of are not in force here; order them again"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trust:
+    """`unsigned`: entries of the journal count that nobody signed, although there is a master key. `alone`: no job of
+    this catalog runs, so that an upload which the catalog thinks under way is none. `told`: the newest number of the
+    journal by the bucket's mark.
+    """
+
+    unsigned: bool = False
+    alone: bool = True
+    told: int = 0
+
+
+async def catch_up(context: JobContext, lease: Lease, tally: Tally, trust: Trust) -> int:
+    """All four steps, or as far as it comes before `stopping`; the newest number in the journal."""
+    catalog_id = await context.catalog.identity()
+    digests = await learn(context, tally)
+    newest = await _read_journal(context, lease, tally, catalog_id, trust)
+    gate = asyncio.Semaphore(_AT_ONCE)
+
+    async def fetch(info: ObjectInfo) -> tuple[ObjectInfo, bytes | None]:
+        async with gate:
+            return info, await _stored_footer(context, info, tally)
+
+    async for page in _pages(context):
+        todo = await _unknown(context, page, tally, trust)
+        for info, stored in await asyncio.gather(*(fetch(info) for info in todo)):
+            footer = None if stored is None else await _take(context, lease, info, stored, catalog_id, tally)
+            if footer is not None:
+                await _name_dictionaries(context, footer, digests, tally)
+        if context.stopping.is_set():
+            return newest
+    await _drop_lost(context, lease, tally)
+    return newest
+
+
+async def _read_journal(context: JobContext, lease: Lease, tally: Tally, catalog_id: UUID, trust: Trust) -> int:
+    row = await context.catalog.ownership.look()
+    newest, quarantine = row.journal_confirmed, context.catalog.quarantine
+    numbers = Numbers(newest)
+    async for told in read_journal(context, catalog_id, behind=row.journal_confirmed):
+        left_out = told.doubtful and not trust.unsigned
+        for wrong in _complaints(told, left_out=left_out):
+            tally.add("journal_left_out")
+            tally.note(f"{told.key}: {wrong}")
+            _log.error("journal.left_out", object_key=told.key, reason=wrong)
+            await quarantine.record("object", told.key, f"journal: {wrong}", context.now, budget=1)
+        newest = max([newest, *(entry.number for entry in told.entries)])
+        numbers.add(entry.number for entry in told.entries)
+        if told.entries and not left_out:
+            await context.catalog.catching_up.apply(told.entries, lease)
+            tally.add("journal_entries", len(told.entries))
+    for first, last in numbers.missing(max(newest, trust.told)):
+        tally.add("journal_missing", last - first + 1)
+        tally.note(
+            f"journal entries {first} to {last} are not in the bucket: lost there, or never written: {_MAY_LACK}"
+        )
+        _log.error("journal.missing", first=first, last=last, hint=_MAY_LACK)
+    return newest
+
+
+def _complaints(told: Told, *, left_out: bool) -> list[str]:
+    if not left_out:
+        return list(told.wrong)
+    unsigned = "no master key that is configured signed it; left out (--accept-unsigned takes it)"
+    return [*told.wrong, unsigned]
+
+
+async def _unknown(context: JobContext, page: Sequence[ObjectInfo], tally: Tally, trust: Trust) -> list[ObjectInfo]:
+    """Objects whose packs the catalog does not have; of the others the class is noted, which may have changed."""
+    named = {info.key: uuid for info in page if (uuid := pack_of(info.key))}
+    known = await context.catalog.catching_up.known(list(named.values()))
+    todo = []
+    for info in page:
+        pack = known.get(named[info.key])
+        if pack is None or (pack.state == "UPLOADING" and trust.alone):
+            todo.append(info)
+            continue
+        tally.add("already_there")
+        if pack.state == "ACTIVE" and pack.storage_class is not info.storage_class:
+            await context.catalog.scrubbing.set_class(pack.pack_id, info.storage_class, context.now)
+            tally.add("class_noted")
+    return todo
+
+
+async def _stored_footer(context: JobContext, info: ObjectInfo, tally: Tally) -> bytes | None:
+    """Footer and tail of a pack, as far as they can be seen to be its own; None for what is named and left out."""
+    reader, pack_uuid = PackReader(context.objects), pack_of(info.key)
+    try:
+        if info.storage_class.is_archive and pack_uuid is not None:
+            stored = await context.objects.get(footer_key(pack_uuid), most=info.size)
+            if (await context.objects.head(info.key)).restore is RestoreState.READABLE:
+                own = await reader.unvouched_footer_bytes(info.key, info.size)
+                if own != stored:
+                    raise CorruptPack(f"{footer_key(pack_uuid)} is not a copy of the footer of its pack")
+        else:
+            stored = await reader.unvouched_footer_bytes(info.key, info.size)
+        await asyncio.to_thread(read_footer, stored, info.size)
+    except (CorruptPack, ObjectNotFound, ObjectArchived) as exc:
+        tally.add("unreadable")
+        tally.note(f"{info.key}: not in the catalog: {exc}")
+        _log.error("pack.not_rebuilt", object_key=info.key, error=str(exc))
+        await context.catalog.quarantine.record("object", info.key, f"not rebuilt: {exc}", context.now, budget=1)
+        return None
+    return stored
+
+
+async def _take(
+    context: JobContext, lease: Lease, info: ObjectInfo, stored: bytes, catalog_id: UUID, tally: Tally
+) -> Footer | None:
+    """One pack into the catalog, but for what was deleted and what a newer save elsewhere supersedes."""
+    footer, digest = await asyncio.to_thread(read_footer, stored, info.size), footer_digest(stored)
+    if f"/{footer.pack_id}.pack" not in info.key or footer.catalog_id != catalog_id:
+        tally.add("foreign")
+        tally.note(f"{info.key}: its footer is of pack {footer.pack_id} of catalog {footer.catalog_id}; left out")
+        return None
+    settled = await settle(context, footer)
+    if settled.contradicts:
+        await dispute(context, lease, info, settled, tally)
+        digest = DISPUTED_FOOTER
+    frames = [
+        replace(frame, snapshots=[s for s in frame.snapshots if s[0].snapshot_id not in settled.elsewhere])
+        for frame in placed_frames(footer)
+    ]
+    published = await context.catalog.packs.adopt(
+        _new_pack(info, footer, digest, context.policies), frames, lease, context.now
+    )
+    await context.catalog.quarantine.resolve("object", info.key)
+    tally.add("packs")
+    tally.add("encrypted_frames", sum(frame.key_id is not None for frame in footer.frames))
+    tally.add("snapshots", published)
+    tally.add("superseded_or_deleted", sum(len(frame.snapshots) for frame in footer.frames) - published)
+    return footer
+
+
+async def _name_dictionaries(context: JobContext, footer: Footer, digests: set[bytes], tally: Tally) -> None:
+    """Frames tell which saga names the dictionaries are of."""
+    names = {frame.dictionary_id: frame.saga_name for frame in footer.frames if frame.dictionary_id is not None}
+    await context.catalog.dictionaries.name_them(names)
+    for digest in set(footer.dictionaries) - digests:
+        tally.add("dictionaries_missing")
+        tally.note(f"pack {footer.pack_id}: {dictionary_key(digest)}, which it needs, is not in the bucket")
+
+
+async def _drop_lost(context: JobContext, lease: Lease, tally: Tally) -> None:
+    """Rows of packs that are not in the bucket: compacted away or expired since, or lost."""
+    async for pack, info in side_by_side(context):
+        if pack is None or info is not None or context.stopping.is_set():
+            continue
+        if await context.catalog.catching_up.object_is_gone(pack.pack_id, lease, context.now):
+            tally.add("rows_ended")
+            await context.catalog.quarantine.resolve("pack", pack.object_key)
+        elif pack.state == "ACTIVE":
+            now = await context.catalog.scrubbing.by_key(pack.object_key)
+            tally.add("missing")
+            tally.note(
+                f"{pack.object_key} is not in the bucket, and {now.live_count if now else 0} snapshots were in it"
+            )
+
+
+def _new_pack(info: ObjectInfo, footer: Footer, digest: bytes, policies: PolicySet) -> NewPack:
+    entries = [entry for frame in footer.frames for entry in frame.snapshots]
+    metas = [entry.meta for entry in entries]
+    expiries = [entry.expires_us for entry in entries if entry.expires_us is not None]
+    created = [meta.created_us for meta in metas]
+    policy = policies.for_meta(metas[0])
+    return NewPack(
+        pack_uuid=footer.pack_id,
+        object_key=info.key,
+        storage_class=info.storage_class,
+        policy=policy.name,
+        retention_revision=_REVISION,
+        byte_size=info.size,
+        snapshot_count=len(metas),
+        sha256=info.sha256 or b"",
+        footer_digest=digest,
+        min_created_us=min(created),
+        max_created_us=max(created),
+        max_clock_us=max(policies.decide(meta, 0).clock_us for meta in metas),
+        next_expiry_us=min(expiries, default=None),
+    )
+
+
+async def packs_in(context: JobContext) -> AsyncIterator[ObjectInfo]:
+    async for info in context.objects.list("packs/"):
+        if pack_of(info.key) is not None:
+            yield info
+
+
+async def _pages(context: JobContext) -> AsyncIterator[list[ObjectInfo]]:
+    page: list[ObjectInfo] = []
+    async for info in packs_in(context):
+        page.append(info)
+        if len(page) == _AT_ONCE * 4:
+            yield page
+            page = []
+    if page:
+        yield page

@@ -1,0 +1,133 @@
+"""Backups of data keys, as JSON lines. They are wrapped, so a backup is worth nothing without the master key.
+
+The first line names the format and the catalog, the last one counts: a backup that was cut off is refused whole.
+What an erasure destroyed stays destroyed: an import leaves it out, as far as the catalog or the bucket's journal know.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Final
+from uuid import UUID
+
+import orjson
+
+from sagaz_tiering.catalog.saga_keys import StoredKey
+from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.jobs.context import JobContext
+from sagaz_tiering.jobs.journal import read_journal
+from sagaz_tiering.keys.master import WrappedKey
+
+_FORMAT: Final = "sagaz_tiering_keys"
+_PAGE: Final = 1000
+
+
+@dataclass(slots=True, kw_only=True)
+class Imported:
+    """What an import did, in keys."""
+
+    added: int = 0
+    already_there: int = 0
+    destroyed: int = 0
+
+
+async def export_keys(context: JobContext) -> AsyncIterator[bytes]:
+    """The lines of a backup of every data key, in bounded memory."""
+    identity = await context.catalog.identity()
+    yield orjson.dumps({_FORMAT: 1, "catalog_id": identity, "exported_at": context.now}) + b"\n"
+    count, after = 0, UUID(int=0)
+    while page := await context.catalog.saga_keys.page(after, _PAGE):
+        for stored in page:
+            yield _line(stored)
+        count, after = count + len(page), page[-1].key.key_id
+    yield orjson.dumps({"keys": count}) + b"\n"
+
+
+async def import_keys(context: JobContext, lines: Iterable[bytes]) -> Imported:
+    """Put back the keys of a backup that are missing. Raises ConfigError (nothing was done) if it is not whole."""
+    stored = read_backup(lines)
+    gone = await _destroyed(context)
+    wanted = [one for one in stored if one.key.key_id not in gone]
+    done = Imported(destroyed=len(stored) - len(wanted))
+    for start in range(0, len(wanted), _PAGE):
+        page = wanted[start : start + _PAGE]
+        there = await context.catalog.saga_keys.by_id([one.key.key_id for one in page])
+        missing = [one for one in page if one.key.key_id not in there]
+        added = await context.catalog.saga_keys.restore(missing)
+        done.added += added
+        done.already_there += len(there)
+        done.destroyed += len(missing) - added
+    return done
+
+
+def read_backup(lines: Iterable[bytes]) -> list[StoredKey]:
+    """The keys of a backup. Raises ConfigError, naming the line."""
+    found: list[StoredKey] = []
+    count = None
+    for number, line in enumerate(lines, start=1):
+        document = _parsed(number, line)
+        if number == 1:
+            if document.get(_FORMAT) != 1:
+                raise _wrong(number, "is not the first line of a key backup that this version knows")
+        elif count is not None:
+            raise _wrong(number, "comes after the end of the backup")
+        elif "keys" in document:
+            count = document["keys"]
+        else:
+            found.append(_stored(number, document))
+    if count != len(found):
+        raise ConfigError("the key backup is cut off, or keys of it are missing; nothing was imported")
+    return found
+
+
+async def _destroyed(context: JobContext) -> set[UUID]:
+    """Keys that erasures destroyed, by what the bucket says: a rebuilt catalog does not know it."""
+    gone: set[UUID] = set()
+    async for told in read_journal(context, await context.catalog.identity()):
+        for entry in told.entries:
+            if entry.kind == "key_destroyed":
+                gone.update(entry.body["key_ids"])
+    return gone
+
+
+def _line(stored: StoredKey) -> bytes:
+    key = stored.key
+    document = {
+        "key_id": key.key_id,
+        "saga_id": key.saga_id,
+        "wrapped": base64.b64encode(key.wrapped).decode(),
+        "master_id": key.master_id,
+        "created_at": stored.created_at,
+    }
+    return orjson.dumps(document, default=str) + b"\n"
+
+
+def _parsed(number: int, line: bytes) -> dict[str, Any]:
+    try:
+        document = orjson.loads(line)
+    except orjson.JSONDecodeError as exc:
+        raise _wrong(number, f"is not JSON: {exc}") from exc
+    if not isinstance(document, dict):
+        raise _wrong(number, "is not an object")
+    return document
+
+
+def _stored(number: int, document: dict[str, Any]) -> StoredKey:
+    try:
+        key = WrappedKey(
+            key_id=UUID(document["key_id"]),
+            saga_id=UUID(document["saga_id"]),
+            wrapped=base64.b64decode(document["wrapped"], validate=True),
+            master_id=str(document["master_id"]),
+        )
+        return StoredKey(key=key, created_at=datetime.fromisoformat(document["created_at"]))
+    except (KeyError, TypeError, ValueError, AttributeError, binascii.Error) as exc:
+        raise _wrong(number, f"is not a key: {type(exc).__name__}") from exc
+
+
+def _wrong(number: int, reason: str) -> ConfigError:
+    return ConfigError(f"line {number} of the key backup {reason}; nothing was imported")

@@ -1,0 +1,163 @@
+"""A catalog from the bucket: a new one (`catalog rebuild`, design G7), or one that is behind it (`catalog adopt`).
+
+Order: the catalog takes the identity that the bucket's mark names, if it is new; it catches up with the journal and
+the packs (`catch_up`); at the end it takes the mark, and only then do jobs run. A crash leaves what was done so far;
+the next run goes on with the rest.
+
+What never reached the bucket cannot be had from it: durable copies that were not packed yet, replay logs, restore
+requests, policy history, the last journal entries before the loss, and data keys: footers are not encrypted, so the
+catalog is rebuilt without them, but contexts are readable only after `keys import`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+from sagaz_tiering.errors import CatalogBehind, ConfigError, ForeignCatalog, LeaseLost
+from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.journal import publish_journal
+from sagaz_tiering.jobs.mark import OWNER_KEY, Mark, Standing
+from sagaz_tiering.jobs.ownership import BEAT, BEATS, Look, look, missing_packs, refuse, secure
+from sagaz_tiering.logs import Logger
+from sagaz_tiering.operations.catch_up import Trust, catch_up, packs_in
+
+_log = Logger(__name__)
+_LEASE = "rebuild"
+
+LOST = (
+    "durable copies that were not packed yet (Redis still has them, unless it lost them too)",
+    "replay logs and restore requests",
+    "holds, releases and deletions that were not in the bucket's journal yet",
+    "data keys of encrypted sagas, without which their snapshots stay unreadable: `sagaz-tiering keys import FILE`",
+)
+
+
+@dataclass(slots=True, kw_only=True)
+class Extent:
+    """What a rebuild has to read; cost in USD."""
+
+    packs: int = 0
+    archived: int = 0
+    bytes: int = 0
+    cost_usd: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What the operator allows. `take_over`: although somebody moved the mark in the last two minutes.
+
+    `new_bucket`: a prefix without this catalog's packs is right; `unsigned`: journal entries that nobody signed count
+    although a master key is configured.
+    """
+
+    take_over: bool = False
+    new_bucket: bool = False
+    unsigned: bool = False
+
+
+NOTHING_ELSE = Wish()
+
+
+async def measure(context: JobContext, prices: Any) -> Extent:
+    """Count the packs and what reading their footers costs: one LIST a thousand, two small GETs a pack."""
+    extent = Extent()
+    async for info in packs_in(context):
+        extent.packs += 1
+        extent.bytes += info.size
+        extent.archived += info.storage_class.is_archive
+        readable = "STANDARD" if info.storage_class.is_archive else info.storage_class.value
+        extent.cost_usd += prices.get_usd(type(info.storage_class)(readable), 2, total_bytes=64 * 1024)
+    return extent
+
+
+async def proposed_id(context: JobContext) -> UUID | None:
+    """The catalog that the bucket's mark names: to be confirmed by whoever knows it. None without a mark."""
+    mark = (await look(context)).mark
+    return None if mark is None else mark.catalog_id
+
+
+async def rebuild(context: JobContext, tally: Tally, catalog_id: UUID, wish: Wish = NOTHING_ELSE) -> None:
+    """Fill a new catalog from the bucket, as the catalog `catalog_id`.
+
+    Raises ConfigError for a catalog that has packs of its own, or a bucket that names another one.
+    """
+    seen = await look(context)
+    if seen.mark is not None and seen.mark.catalog_id != catalog_id:
+        raise ConfigError(
+            f"{context.objects.url} belongs to catalog {seen.mark.catalog_id}, not to {catalog_id}",
+            hint="give the id of the catalog whose bucket this is; its owner.json names it, if nobody changed that",
+        )
+    if not await context.catalog.take_identity(catalog_id):
+        raise ConfigError(
+            "this catalog has packs of another identity; a rebuild needs an empty one",
+            hint="make a new database, run `sagaz-tiering catalog migrate`, and point catalog.url at it; one of the "
+            "same identity catches up with: sagaz-tiering catalog adopt",
+        )
+    await adopt(context, tally, wish)
+
+
+async def adopt(context: JobContext, tally: Tally, wish: Wish = NOTHING_ELSE) -> None:
+    """Catch up with the bucket, and take its mark. Raises ForeignCatalog where it is another's, or its owner lives."""
+    async with context.catalog.leases.hold(_LEASE, context.owner, context.options.lease_ttl) as lease:
+        if lease is None:
+            raise LeaseLost("another process is rebuilding this catalog")
+        seen = await look(context)
+        await _refuse(context, seen, wish)
+        alone, told = seen.standing is not Standing.OWNER, 0
+        if alone and seen.mark is not None:
+            told = seen.mark.journal
+        newest = await catch_up(context, lease, tally, Trust(unsigned=wish.unsigned, alone=alone, told=told))
+        if context.stopping.is_set():
+            tally.note("stopped before the end: run it again, it goes on where it stood")
+            return
+        await _take(context, seen, newest, wish)
+    await publish_journal(context)
+    _log.warning("catalog.adopted", catalog_id=str(seen.row.catalog_id), was=seen.standing.value)
+
+
+async def _refuse(context: JobContext, seen: Look, wish: Wish) -> None:
+    """Raise where nothing may be taken: another's bucket, an empty one, one whose owner lives."""
+    if seen.standing is Standing.FOREIGN:
+        await refuse(context, seen)
+    if seen.standing is Standing.WRONG_BUCKET and not wish.new_bucket and await missing_packs(context):
+        await refuse(context, seen)
+    if seen.standing in (Standing.BEHIND, Standing.UNPROVEN) and not wish.take_over:
+        _check_still(seen)
+
+
+def _check_still(seen: Look) -> None:
+    moved = None if seen.mark is None else seen.mark.moved_at
+    if moved is not None and seen.row.now - moved < BEATS * BEAT:
+        ago = max(seen.row.now - moved, timedelta()).total_seconds()
+        raise CatalogBehind(
+            f"{OWNER_KEY} was moved {ago:.0f} s ago: the catalog that owns the bucket lives",
+            hint="stop its daemons, wait two minutes and run this again; if they are gone for good: --take-over",
+        )
+
+
+async def _take(context: JobContext, before: Look, newest: int, wish: Wish) -> None:
+    """The mark becomes ours, if nobody moved it while we caught up."""
+    seen = await look(context)
+    mark, was = seen.mark, before.mark
+    if before.standing is not Standing.OWNER and _nonce(mark) != _nonce(was):
+        raise CatalogBehind(
+            f"{OWNER_KEY} was moved while this catalog caught up: the one that owns the bucket lives",
+            hint="stop its daemons, then run this again",
+        )
+    ownership = context.catalog.ownership
+    if seen.standing is not Standing.OWNER:
+        counter, journal = (0, newest) if mark is None else (mark.counter, max(mark.journal, newest))
+        await ownership.take_mark(counter, _nonce(mark), journal)
+    if seen.standing in (Standing.WRONG_BUCKET, Standing.UNCLAIMED):
+        await context.catalog.catching_up.tell_again(context.now)
+    try:
+        await secure(context, move=True, forgive=(Standing.UNPROVEN, Standing.WRONG_BUCKET))
+    except ForeignCatalog as exc:
+        raise CatalogBehind(f"another process took the bucket meanwhile: {exc}") from exc
+
+
+def _nonce(mark: Mark | None) -> UUID | None:
+    return None if mark is None else mark.nonce

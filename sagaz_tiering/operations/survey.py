@@ -1,0 +1,167 @@
+"""Collect what the planner needs: sums over the catalog, what `compact` would do, and a bounded sample of Redis."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from sagaz_tiering.clock import from_micros, to_micros
+from sagaz_tiering.codec.value import read_meta
+from sagaz_tiering.costs import Due, Expired, Inputs
+from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
+from sagaz_tiering.hot.values import Header
+from sagaz_tiering.jobs.age.frames import expiry_bucket
+from sagaz_tiering.jobs.compact import job as compact
+from sagaz_tiering.jobs.context import JobContext
+from sagaz_tiering.policy import Decision, PolicySet
+from sagaz_tiering.snapshot import SnapshotMeta
+
+_PAGE = 500
+_AT_ONCE = 64
+MOST_CANDIDATES = 5_000
+"""So many packs are looked at for compaction."""
+SAMPLED_SAGAS = 512
+"""So many of the sagas that wait for a turn in Redis are looked at, and the first page of each."""
+
+
+@dataclass(slots=True)
+class _Sum:
+    """Snapshots of the sample that belong together."""
+
+    snapshots: int = 0
+    bytes: int = 0
+    since_us: int = 2**62
+    youngest_us: int = -(2**62)
+
+    def add(self, decision: Decision, length: int) -> None:
+        self.snapshots += 1
+        self.bytes += length
+        self.since_us = min(self.since_us, decision.due_us or 0)
+        self.youngest_us = max(self.youngest_us, decision.clock_us)
+
+
+@dataclass(slots=True)
+class _Sample:
+    """What a share of the sagas holds; `factor` makes all of them of it."""
+
+    factor: float = 1.0
+    sums: dict[tuple[str, str], _Sum] = field(default_factory=dict)
+
+
+async def survey(context: JobContext, policies: PolicySet, now: datetime) -> Inputs:
+    """What there is to plan with at `now`. Changes nothing; reads no object. Works without Redis, and says so."""
+    surveys = context.catalog.surveys
+    (packs, notes), durable, hot, rewriting = await asyncio.gather(
+        surveys.packs(now),
+        surveys.durable(policies, now),
+        _hot(context, policies, now),
+        compact.forecast(context, policies, now, most=MOST_CANDIDATES),
+    )
+    due, expired = [*durable[0], *hot[0]], [*durable[1], *hot[1]]
+    notes += [*durable[2], *hot[2]]
+    if sum(each.packs for each in rewriting) >= MOST_CANDIDATES:
+        notes.append(f"compaction: only the first {MOST_CANDIDATES:,} packs that qualify are looked at")
+    return Inputs(
+        packs=tuple(packs),
+        due=tuple(due),
+        expired=tuple(expired),
+        rewriting=tuple(rewriting),
+        retiring=tuple(await surveys.retiring()),
+        estimates=tuple(notes),
+        pack_target=context.options.pack_target,
+        budget_requests=context.options.budget_requests,
+        budget_usd=context.options.budget_usd,
+    )
+
+
+async def _hot(context: JobContext, policies: PolicySet, now: datetime) -> tuple[list[Due], list[Expired], list[str]]:
+    """What only Redis holds, from a sample of the sagas in its two indexes of turns."""
+    try:
+        due, notes = await _sample(context, policies, now, expiring=False)
+        expired, more = await _sample(context, policies, now, expiring=True)
+    except HotTierUnavailable as exc:
+        return [], [], [f"what only Redis holds is left out: {exc}"]
+    return (
+        [
+            Due(
+                tier="hot",
+                policy=policy,
+                bucket=bucket,
+                snapshots=round(total.snapshots * due.factor),
+                value_bytes=round(total.bytes * due.factor),
+                since=from_micros(total.since_us),
+                youngest_clock_at=from_micros(total.youngest_us),
+            )
+            for (policy, bucket), total in due.sums.items()
+        ],
+        [
+            Expired(
+                tier="hot",
+                policy=policy,
+                snapshots=round(total.snapshots * expired.factor),
+                value_bytes=round(total.bytes * expired.factor),
+            )
+            for (policy, _), total in expired.sums.items()
+        ],
+        sorted({*notes, *more}),
+    )
+
+
+async def _sample(
+    context: JobContext, policies: PolicySet, now: datetime, *, expiring: bool
+) -> tuple[_Sample, list[str]]:
+    sagas, total = await context.hot.sample(SAMPLED_SAGAS, expiring=expiring)
+    broken = set(await context.hot.broken_indexes(sagas))
+    sagas = [saga for saga in sagas if saga not in broken]
+    sample, now_us, cut = _Sample(factor=total / max(len(sagas), 1)), to_micros(now), 0
+    for start in range(0, len(sagas), _AT_ONCE):
+        pages = await asyncio.gather(*(_first_page(context, saga) for saga in sagas[start : start + _AT_ONCE]))
+        found = [each for page in pages for each in _decided(page, policies, now_us, expiring=expiring)]
+        for decision, length in await _hot_only(context, found):
+            key = (decision.policy, "" if expiring else expiry_bucket(decision.expires_us))
+            sample.sums.setdefault(key, _Sum()).add(decision, length)
+        cut += sum(len(page) >= _PAGE for page in pages)
+    notes = []
+    if len(sagas) < total:
+        notes.append(f"what only Redis holds is estimated from {len(sagas):,} of {total:,} sagas")
+    if cut:
+        notes.append(f"{cut:,} sagas in Redis have more than {_PAGE} snapshots, of which only those count")
+    return sample, notes
+
+
+async def _first_page(context: JobContext, saga_id: UUID) -> list[Header]:
+    """A saga of many thousands must not make a plan slow."""
+    async for headers in context.hot.headers(saga_id):
+        return headers
+    return []
+
+
+def _decided(
+    headers: Sequence[Header], policies: PolicySet, now_us: int, *, expiring: bool
+) -> list[tuple[SnapshotMeta, Decision, int]]:
+    found = []
+    for header in headers:
+        if header.head is None or not header.is_ours():
+            continue
+        try:
+            meta = read_meta(header.head)
+        except CorruptRecord:
+            continue  # `age` reports it
+        decision = policies.decide(meta, now_us)
+        if decision.expired if expiring else decision.due and not decision.expired:
+            found.append((meta, decision, header.length))
+    return found
+
+
+async def _hot_only(
+    context: JobContext, found: Sequence[tuple[SnapshotMeta, Decision, int]]
+) -> list[tuple[Decision, int]]:
+    """Without what PostgreSQL knows too: it is counted there."""
+    ids: list[UUID] = [meta.snapshot_id for meta, _, _ in found]
+    if not ids:
+        return []
+    known = await context.catalog.scrubbing.durable_of(ids) | set(await context.catalog.locations.packs_of(ids))
+    return [(decision, length) for meta, decision, length in found if meta.snapshot_id not in known]

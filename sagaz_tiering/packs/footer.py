@@ -1,0 +1,221 @@
+"""The footer: everything that a catalog holds about a pack, so that the bucket alone can rebuild it.
+
+Before compression: pack id, catalog id, i64 created_us, string table, u32 count and sha256 of dictionaries, u32
+count of frames, their columns (saga id, saga name index, u64 offset, u32 length, u32 raw length, 16-byte checksum,
+u8 codec, u8 flags, u32 snapshots, then the dictionary ids and key ids of those frames whose flags say so), the
+metadata block of all snapshots, and the column of their effective expiries.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import Final, NamedTuple
+from uuid import UUID
+
+from sagaz_tiering.codec.value import MAX_NAME_BYTES, MAX_US, MIN_US
+from sagaz_tiering.codec.zstd import DICTIONARY_ID_BYTES
+from sagaz_tiering.packs.columns import MAX_EXPIRY_US, MIN_META_BYTES, MetaBlock, packed_metas, packed_times, read_times
+from sagaz_tiering.packs.entries import Footer, FrameEntry, PackedSnapshot
+from sagaz_tiering.packs.frame import (
+    CODEC_ZSTD,
+    FLAG_DICTIONARY,
+    FLAG_KEY,
+    KEY_ID_BYTES,
+    MAX_FRAME_RAW_BYTES,
+    MIN_FRAME_BYTES,
+)
+from sagaz_tiering.packs.wire import Cursor, StringTable, column
+
+_FRAME_BYTES: Final = 16 + 4 + 8 + 4 + 4 + 16 + 1 + 1 + 4
+_ROWS: Final = 1024
+_MOST_OF_ONE: Final = _FRAME_BYTES + DICTIONARY_ID_BYTES + KEY_ID_BYTES + MIN_META_BYTES + 8 + 3 * (4 + MAX_NAME_BYTES)
+_MOST_BESIDE: Final = 2**20
+"""Ids, counts and the digests of dictionaries."""
+
+
+def footer_content(footer: Footer) -> bytes:
+    """The footer before compression."""
+    frames = footer.frames
+    snapshots = [snapshot for frame in frames for snapshot in frame.snapshots]
+    metas = [snapshot.meta for snapshot in snapshots]
+    strings = StringTable()
+    names = column("I", [strings.index(frame.saga_name) for frame in frames])
+    block = packed_metas(metas, (snapshot.encoding for snapshot in snapshots), strings)
+    return b"".join(
+        (
+            footer.pack_id.bytes,
+            footer.catalog_id.bytes,
+            column("q", [footer.created_us]),
+            strings.packed(),
+            column("I", [len(footer.dictionaries)]),
+            *footer.dictionaries,
+            column("I", [len(frames)]),
+            *(frame.saga_id.bytes for frame in frames),
+            names,
+            column("Q", [frame.offset for frame in frames]),
+            column("I", [frame.length for frame in frames]),
+            column("I", [frame.raw_length for frame in frames]),
+            *(frame.checksum for frame in frames),
+            bytes(frame.codec for frame in frames),
+            bytes(map(_flags, frames)),
+            column("I", [len(frame.snapshots) for frame in frames]),
+            *(frame.dictionary_id or b"" for frame in frames),
+            *(frame.key_id or b"" for frame in frames),
+            block,
+            packed_times(metas, [snapshot.expires_us for snapshot in snapshots]),
+        )
+    )
+
+
+def _flags(frame: FrameEntry) -> int:
+    return (FLAG_DICTIONARY if frame.dictionary_id is not None else 0) | (FLAG_KEY if frame.key_id is not None else 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _FrameColumns:
+    sagas: list[tuple[UUID, str]]
+    offsets: tuple[int, ...]
+    lengths: tuple[int, ...]
+    raw_lengths: tuple[int, ...]
+    checksums: list[bytes]
+    codecs: bytes
+    counts: tuple[int, ...]
+    dictionary_ids: list[bytes | None]
+    key_ids: list[bytes | None]
+
+
+class FooterContent(NamedTuple):
+    """A footer whose frames are read one after the other: all at once they take ten times its bytes."""
+
+    pack_id: UUID
+    catalog_id: UUID
+    created_us: int
+    dictionaries: tuple[bytes, ...]
+    frames: Iterator[FrameEntry]
+
+    def whole(self) -> Footer:
+        """With all its frames. Raises CorruptPack."""
+        return Footer(**{**self._asdict(), "frames": tuple(self.frames)})
+
+
+def open_footer_content(raw: bytes, most: int | None = None) -> FooterContent:
+    """The footer of `footer_content`, of at most so many snapshots.
+
+    Raises CorruptPack, as its frames may when they are read.
+    """
+    cursor = Cursor(raw, "pack footer")
+    pack_id, catalog_id = cursor.uuids(2)
+    created_us = cursor.number("q")
+    if not MIN_US <= created_us < MAX_US:
+        raise cursor.corrupt("the time of creation is out of range")
+    strings = cursor.strings()
+    dictionaries = tuple(cursor.blobs(32, cursor.count(32, "dictionaries")))
+    columns = _read_frame_columns(cursor, strings, most)
+    frames = _read_frames(cursor, columns, strings, most)
+    cursor.end()
+    known = {digest[:DICTIONARY_ID_BYTES] for digest in dictionaries}
+    if any(used is not None and used not in known for used in columns.dictionary_ids):
+        raise cursor.corrupt("a frame uses a dictionary that is not listed")
+    return FooterContent(pack_id, catalog_id, created_us, dictionaries, frames)
+
+
+def most_footer_bytes(snapshots: int) -> int:
+    """How long a footer of so many snapshots can be before compression."""
+    return _MOST_BESIDE + snapshots * _MOST_OF_ONE
+
+
+def _check_most(cursor: Cursor, count: int, what: str, most: int | None) -> None:
+    if most is not None and count > most:
+        raise cursor.corrupt(f"{count} {what}, where the catalog knows of {most} snapshots")
+
+
+def _read_frame_columns(cursor: Cursor, strings: list[str], most: int | None) -> _FrameColumns:
+    n = cursor.count(_FRAME_BYTES, "frames")
+    _check_most(cursor, n, "frames", most)
+    if n == 0:
+        raise cursor.corrupt("no frames")
+    saga_ids = cursor.uuids(n)
+    saga_names = cursor.picked(strings, cursor.numbers("I", n))
+    offsets = cursor.numbers("Q", n)
+    lengths = cursor.numbers("I", n)
+    raw_lengths = cursor.numbers("I", n)
+    checksums = cursor.blobs(16, n)
+    codecs = cursor.take(n)
+    flags = cursor.take(n)
+    counts = cursor.numbers("I", n)
+    if min(lengths) < MIN_FRAME_BYTES or min(raw_lengths) == 0 or max(raw_lengths) > MAX_FRAME_RAW_BYTES:
+        raise cursor.corrupt("a frame has an impossible length")
+    if any(count * MIN_META_BYTES > raw_length for count, raw_length in zip(counts, raw_lengths, strict=True)):
+        raise cursor.corrupt("a frame is too short for its snapshots")
+    if set(codecs) != {CODEC_ZSTD} or max(flags) > FLAG_DICTIONARY | FLAG_KEY:
+        raise cursor.corrupt("a frame has a codec or flags that this version does not know")
+    if min(counts) == 0:
+        raise cursor.corrupt("a frame has no snapshots")
+    return _FrameColumns(
+        sagas=list(zip(saga_ids, saga_names, strict=True)),
+        offsets=offsets,
+        lengths=lengths,
+        raw_lengths=raw_lengths,
+        checksums=checksums,
+        codecs=codecs,
+        counts=counts,
+        dictionary_ids=_flagged(cursor, flags, FLAG_DICTIONARY, DICTIONARY_ID_BYTES),
+        key_ids=_flagged(cursor, flags, FLAG_KEY, KEY_ID_BYTES),
+    )
+
+
+def _flagged(cursor: Cursor, flags: bytes, flag: int, width: int) -> list[bytes | None]:
+    if not any(value & flag for value in flags):
+        return [None] * len(flags)
+    return [cursor.take(width) if value & flag else None for value in flags]
+
+
+def _read_frames(cursor: Cursor, columns: _FrameColumns, strings: list[str], most: int | None) -> Iterator[FrameEntry]:
+    total = sum(columns.counts)
+    _check_most(cursor, total, "snapshots", most)
+    if total * (MIN_META_BYTES + 8) > cursor.remaining:
+        raise cursor.corrupt(f"{total} snapshots cannot be in {cursor.remaining} bytes")
+    block = MetaBlock(cursor, total)
+    if block.has_one_twice():
+        raise cursor.corrupt("a snapshot is listed twice")
+    return _frames(cursor, columns, strings, block, cursor.take(8 * total))
+
+
+def _frames(
+    cursor: Cursor, columns: _FrameColumns, strings: list[str], block: MetaBlock, expiries: bytes
+) -> Iterator[FrameEntry]:
+    """A thousand snapshots or more at a time."""
+    first = row = 0
+    while first < len(columns.counts):
+        end, count = first, 0
+        while end < len(columns.counts) and count < _ROWS:
+            count += columns.counts[end]
+            end += 1
+        sagas = [columns.sagas[i] for i in range(first, end) for _ in range(columns.counts[i])]
+        metas, encodings = block.rows(row, sagas, strings)
+        created = [meta.created_us for meta in metas]
+        deltas = struct.unpack_from(f">{count}q", expiries, 8 * row)
+        times = read_times(cursor, created, deltas, -MAX_EXPIRY_US + 1, MAX_EXPIRY_US)
+        snapshots = map(PackedSnapshot, metas, times, encodings)
+        for i in range(first, end):
+            yield _frame(columns, i, tuple(islice(snapshots, columns.counts[i])))
+        first, row = end, row + count
+
+
+def _frame(columns: _FrameColumns, i: int, snapshots: tuple[PackedSnapshot, ...]) -> FrameEntry:
+    saga_id, saga_name = columns.sagas[i]
+    return FrameEntry(
+        saga_id=saga_id,
+        saga_name=saga_name,
+        offset=columns.offsets[i],
+        length=columns.lengths[i],
+        raw_length=columns.raw_lengths[i],
+        checksum=columns.checksums[i],
+        codec=columns.codecs[i],
+        dictionary_id=columns.dictionary_ids[i],
+        key_id=columns.key_ids[i],
+        snapshots=snapshots,
+    )

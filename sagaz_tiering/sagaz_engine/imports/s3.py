@@ -1,0 +1,122 @@
+"""What sagaz's `S3SnapshotStorage` wrote: the snapshot objects, by LIST. Its index objects are not looked at.
+
+sagaz keeps one JSON index per saga, read and rewritten by every save: concurrent saves lose each other's entries, and
+of a saga's snapshots it holds the newest 1,000.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from typing import TYPE_CHECKING, Final
+
+from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectArchived, ObjectNotFound
+from sagaz_tiering.sagaz_engine.imports.scanned import ScannedSource, Stored
+from sagaz_tiering.sagaz_engine.imports.source import batches_of, require
+
+if TYPE_CHECKING:
+    from sagaz_tiering.objects.base import ObjectInfo
+    from sagaz_tiering.objects.s3.store import S3ObjectStore
+
+_CONNECTIONS: Final = 32
+_LISTED: Final = 256
+_SUFFIXES: Final = (".json", ".json.zst")
+
+
+class SagazS3Source(ScannedSource):
+    """Every snapshot and replay record that sagaz left in a bucket under its `prefix` (taken to the letter).
+
+    Each object is asked for twice. Of two objects of one snapshot (compressed and not) the one written last counts.
+    What is in an archive class and not restored is among `problems`: restore it in S3, then read again.
+
+    Raises MissingDependencyError; ColdTierUnavailable where S3 cannot be asked, BucketUnusable where it refuses us.
+    """
+
+    kind = "sagaz+s3"
+
+    def __init__(
+        self,
+        bucket_name: str,
+        prefix: str = "snapshots/",
+        *,
+        region_name: str | None = None,
+        endpoint_url: str | None = None,
+        access_key_id: str | None = None,
+        secret_access_key: str | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        require("aioboto3", "aioboto3", "reading sagaz's S3 snapshots")
+        super().__init__(clock=clock)
+        self._bucket = bucket_name
+        self._prefix = prefix
+        self._region = region_name
+        self._endpoint = endpoint_url
+        self._access_key_id = access_key_id
+        self._secret_access_key = secret_access_key
+        self._store: S3ObjectStore | None = None
+
+    async def _connect(self) -> None:
+        from sagaz_tiering.objects.s3.options import S3Options, SettingNames
+        from sagaz_tiering.objects.s3.store import S3ObjectStore
+
+        options = S3Options(
+            bucket=self._bucket,
+            region=self._region or "us-east-1",  # sagaz's own default
+            endpoint_url=self._endpoint,
+            access_key_id=self._access_key_id,
+            secret_access_key=self._secret_access_key,
+            max_connections=_CONNECTIONS,
+            names=SettingNames(place="bucket_name", bucket="bucket_name", region="region_name"),
+        )
+        self._store = await S3ObjectStore.open(options)
+
+    async def _disconnect(self) -> None:
+        store, self._store = self._store, None
+        if store is not None:
+            await store.close()
+
+    async def _scan(self) -> AsyncIterator[list[Stored]]:
+        for folder in ("snapshot/", "replay/"):
+            page: list[ObjectInfo] = []
+            async for info in self._opened_store().list(self._prefix + folder):
+                if info.key.endswith(_SUFFIXES):
+                    page.append(info)
+                if len(page) == _LISTED:
+                    async for batch in self._bodies(page):
+                        yield batch
+                    page.clear()
+            async for batch in self._bodies(page):
+                yield batch
+
+    async def _fetch(self, keys: Sequence[bytes]) -> list[Stored]:
+        return await asyncio.gather(*(self._get(key.decode()) for key in keys))
+
+    async def _bodies(self, page: Sequence[ObjectInfo]) -> AsyncIterator[list[Stored]]:
+        for batch in batches_of([info.size for info in page]):
+            stored = await asyncio.gather(*(self._get(info.key) for info in page[batch]))
+            yield [
+                found._replace(written=to_micros(info.modified_at), is_replay=self._is_replay(info.key))
+                for found, info in zip(stored, page[batch], strict=True)
+            ]
+
+    async def _get(self, key: str) -> Stored:
+        name = key.encode()
+        try:
+            return Stored(name, await self._opened_store().get(key))
+        except ObjectNotFound:
+            return Stored(name, None)
+        except ObjectArchived as exc:
+            return Stored(name, None, problem=f"archived ({exc}): restore the object in S3, then read again")
+        except CorruptPack as exc:  # S3's own checksum says so
+            return Stored(name, None, problem=str(exc))
+
+    def _is_replay(self, key: str) -> bool:
+        return key.startswith(self._prefix + "replay/")
+
+    def _opened_store(self) -> S3ObjectStore:
+        if self._store is None:
+            raise ColdTierUnavailable(
+                f"s3://{self._bucket}: the source was closed while it was read", hint="close it at the end"
+            )
+        return self._store

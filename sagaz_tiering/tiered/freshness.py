@@ -1,0 +1,246 @@
+"""What a reader must know before it trusts one server alone, looked up at most a few times a second.
+
+Redis may miss something (a save that found it down is in PostgreSQL only), it may have lost its past (`incarnation`),
+and other processes may move snapshots earlier than this one's policies say. Spills and moves are announced in
+PostgreSQL at least `SPILL_NOTICE` before they matter, so what was seen less than that ago holds. While PostgreSQL is
+down nobody can announce anything, so the last knowledge holds on, as long as Redis is what it was; one that failed gets
+a second for each look until it answers. Each look also learns which retention rules `expire` has accepted.
+
+What was known before Redis was asked must hold still when its answer is there: then nothing came between. Under steady
+reads the next look begins before the last one runs out, and nobody waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Collection
+from contextlib import suppress
+from copy import copy
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+from sagaz_tiering.catalog.durable import SPILL_NOTICE
+from sagaz_tiering.catalog.history import History
+from sagaz_tiering.config.units import micros
+from sagaz_tiering.drivers.server_clock import uptime_s
+from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, PolicyError
+from sagaz_tiering.hot.incarnation import Look
+from sagaz_tiering.policy import Policy, PolicySet
+from sagaz_tiering.tiered.pause import PAUSE_S, Pause
+
+_FRESH_SECONDS = SPILL_NOTICE.total_seconds() * 0.8
+_LOOK_AFTER_SECONDS = _FRESH_SECONDS / 2
+_ALWAYS = -(2**62)
+"""The horizon where nothing was ever moved away from Redis."""
+_JUST_NOW_SECONDS = 0.1
+"""A reader whom Redis did not answer asks it no second time on its further way, each for a whole deadline."""
+_UNKNOWN = Look(trusted=False, spilled=True, changes=-1, first_after=None)
+
+
+class Looking(Protocol):
+    """Looks at the servers: `hot.incarnation.Incarnation`."""
+
+    @property
+    def generation(self) -> int: ...
+    async def look(self) -> Look: ...
+    async def is_same(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What was known at an instant of `uptime_s`, which counts on while the machine sleeps, over the connections of a
+    generation.
+    """
+
+    look: Look
+    seen_at: float
+    generation: int
+
+
+class Watch:
+    """Answers how far Redis alone may be trusted."""
+
+    def __init__(self, looking: Looking, history: History, first_after: timedelta | None, catalog_pause: Pause) -> None:
+        self._looking_at = looking
+        self._catalog_pause = catalog_pause
+        self._history = history
+        self._first_after = first_after
+        self._last: Known | None = None
+        self._failed: tuple[float, HotTierUnavailable] | None = None
+        self._revisions: dict[str, PolicySet | None] = {}
+        self._accepted_number: int | None = None
+        self._accepted: PolicySet | None = None
+        self._rules: PolicySet | None = None
+        self._looking: asyncio.Task[None] | None = None
+        self._waited: asyncio.Task[None] | None = None
+        self._gave_up: asyncio.Task[None] | None = None
+
+    def follow(self, first_after: timedelta | None) -> None:
+        """This process has other policies now; `first_after` is the age of their youngest move."""
+        self._first_after = first_after
+        self._last = None
+
+    async def known(self) -> Known:
+        """What is known now, for `horizon_us` and `believes` once Redis has answered.
+
+        Raises CatalogUnavailable if PostgreSQL is down and was not asked once since the start, HotTierUnavailable if
+        Redis is down and must be looked at.
+        """
+        age = self._age()
+        if age > _FRESH_SECONDS:
+            if self._failed is not None and uptime_s() - self._failed[0] < _JUST_NOW_SECONDS:
+                raise copy(self._failed[1]) from self._failed[1]
+            await self._look_together()
+            if self._age() > _FRESH_SECONDS:  # that one had begun before we came
+                await self._look_together()
+        elif age > _LOOK_AFTER_SECONDS:
+            self._look_soon()
+        assert self._last is not None  # a look that fails raises
+        return self._last
+
+    @property
+    def changes(self) -> int | None:
+        """How often Redis was found to be another one, as far as is known here."""
+        return None if self._last is None else self._last.look.changes
+
+    def freshen(self) -> None:
+        """Have somebody look soon, if nobody did lately."""
+        if self._age() > _LOOK_AFTER_SECONDS:
+            self._look_soon()
+
+    async def first_look(self, seconds: float) -> None:
+        """Wait for the first look of this process, all together for so long at most, whatever comes of it."""
+        if self._last is None:
+            if self._waited is None:
+                self._waited = asyncio.create_task(asyncio.sleep(seconds))
+            if not self._waited.done():
+                await asyncio.wait((self._look_soon(), self._waited), return_when=asyncio.FIRST_COMPLETED)
+                self._waited.cancel()
+
+    async def held(self, seconds: float) -> tuple[str, ...]:
+        """The matches (JSON) of the legal holds in force, as of less than a second ago.
+
+        Waits so long at most, and once for a look that takes longer: then what was known before holds on.
+        """
+        if self._age() > _FRESH_SECONDS:
+            look = self._look_soon()
+            if look is not self._gave_up:
+                done, _ = await asyncio.wait((look,), timeout=seconds)
+                self._gave_up = None if done else look
+        return () if self._last is None else self._last.look.held
+
+    def believes(self, known: Known) -> bool:
+        """Whether what Redis has answered since is all of its own past, deletions included.
+
+        While PostgreSQL takes saves in its place it is not: Redis may have an older save of what was deleted there.
+        """
+        look = known.look
+        return look.trusted and not look.spilled and known.generation == self._looking_at.generation
+
+    async def horizon_us(self, known: Known, now_us: int) -> int | None:
+        """Redis, asked since, had every snapshot created after this instant; None: it cannot be trusted alone at all.
+
+        Raises as `known`, where the answer took so long that it must look again.
+        """
+        if not self.believes(known):
+            return None
+        if uptime_s() - known.seen_at > _FRESH_SECONDS:
+            later = await self.known()
+            if not self.believes(later) or later.look.changes != known.look.changes or not self.believes(known):
+                return None
+        return _ALWAYS if self._first_after is None else now_us - micros(self._first_after)
+
+    async def has_newer(self, known: Known, than_us: int | None, now_us: int) -> bool:
+        """Whether Redis, asked since, had every snapshot created after `than_us`; None: every one there ever was."""
+        horizon = await self.horizon_us(known, now_us)
+        if than_us is None:
+            return horizon == _ALWAYS and not known.look.packed
+        return horizon is not None and than_us > horizon
+
+    def rules(self, policies: PolicySet) -> PolicySet:
+        """By which policies snapshots expire, as far as the last look told: `policies`, and those accepted before."""
+        if self._rules is None or self._rules.policies is not policies.policies:
+            self._rules = policies.honouring(self._accepted)
+        return self._rules
+
+    def _age(self) -> float:
+        if self._last is None or self._last.generation != self._looking_at.generation:
+            return 2**31
+        return uptime_s() - self._last.seen_at
+
+    def _look_soon(self) -> asyncio.Task[None]:
+        """The look that is under way, or a new one."""
+        if self._looking is None:
+            self._looking = asyncio.create_task(self._look())
+            self._looking.add_done_callback(self._looked)
+        return self._looking
+
+    def _looked(self, look: asyncio.Task[None]) -> None:
+        self._looking = None
+        if not look.cancelled():
+            look.exception()  # who waits is told; if nobody does, the next one who must know looks anew
+
+    async def _look_together(self) -> None:
+        look = self._look_soon()
+        await asyncio.wait((look,))  # not the task itself: a cancelled reader does not end it for the others
+        look.result()
+
+    async def _look(self) -> None:
+        try:
+            await self._look_at_both()
+        except HotTierUnavailable as exc:
+            self._failed = uptime_s(), exc
+            raise
+        self._failed = None
+
+    async def _look_at_both(self) -> None:
+        asked_at = uptime_s()
+        try:
+            async with asyncio.timeout(PAUSE_S if self._catalog_pause.is_on else None):
+                await self._learn_rules()
+                found = await self._looking_at.look()
+            self._catalog_pause.end()
+        except (CatalogUnavailable, TimeoutError) as exc:
+            self._catalog_pause.begin()
+            if self._last is None:
+                raise _unanswered(exc) from exc
+            asked_at = uptime_s()
+            found = self._last.look if await self._looking_at.is_same() else _UNKNOWN
+        self._last = Known(found, asked_at, self._looking_at.generation)
+        first_after = found.first_after
+        if first_after is not None and (self._first_after is None or first_after < self._first_after):
+            self._first_after = first_after
+
+    async def _learn_rules(self) -> None:
+        accepted = await self._history.accepted_retention(self._accepted_number)
+        if accepted is not None:
+            self._accepted_number, self._rules = accepted[0], None
+            with suppress(PolicyError):  # rules of a newer version: its own processes honour them
+                self._accepted = PolicySet.of_retention_text(accepted[1])
+
+    async def ever_hot_only(self, saga_names: Collection[str | None]) -> bool:
+        """Whether any policies ever in force acknowledged such a snapshot (None: any) in Redis alone.
+
+        Asked when Redis is down: today's policies may be stricter than those that an old snapshot was saved under.
+        """
+        for revision, text in (await self._history.hot_revisions()).items():
+            rules = self._revisions.get(revision) or self._revisions.setdefault(revision, _read(text))
+            if rules is None or any(rules.may_be_hot_only(name) for name in saga_names):
+                return True
+        return False
+
+
+def _unanswered(error: CatalogUnavailable | TimeoutError) -> CatalogUnavailable:
+    if isinstance(error, CatalogUnavailable):
+        return error
+    return CatalogUnavailable(f"PostgreSQL failed a moment ago, and did not answer within {PAUSE_S:g} s")
+
+
+def _read(policies: str) -> PolicySet | None:
+    """A remembered revision; None where this version cannot read it any more."""
+    try:
+        return PolicySet([Policy.model_validate(policy) for policy in json.loads(policies)])
+    except (ValueError, PolicyError):
+        return None

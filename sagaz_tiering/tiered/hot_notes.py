@@ -1,0 +1,98 @@
+"""Tells the catalog, in the background, what Redis alone acknowledged: at most twice a second, many saves at once.
+
+A process that is killed before takes at most that half second with it. Of one that could not tell for longer, Redis may
+have lost its past and been reconciled meanwhile: what is not there any more by then has it reconciled once more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from sagaz_tiering import metrics
+from sagaz_tiering.catalog import Catalog
+from sagaz_tiering.catalog.hot_saves import HotSave
+from sagaz_tiering.clock import Clock
+from sagaz_tiering.errors import CatalogUnavailable, ConfigError, HotTierUnavailable
+from sagaz_tiering.hot.tier import HotTier
+from sagaz_tiering.logs import Logger
+from sagaz_tiering.snapshot import SnapshotMeta
+
+_log = Logger(__name__)
+_EVERY_S: Final = 0.5
+_AT_ONCE: Final = 2_000
+_MOST: Final = 100_000
+"""So many wait while PostgreSQL is away; of more nobody will know that Redis had them, should it lose them."""
+_CLOSING_S: Final = 5.0
+
+
+class HotNotes:
+    """`add` what was acknowledged; `flush` waits until the catalog knows of all of it."""
+
+    def __init__(self, catalog: Catalog, hot: HotTier, clock: Clock) -> None:
+        self._saves = catalog.hot_saves
+        self._known = catalog.hot_tier
+        self._hot = hot
+        self._clock = clock
+        self._waiting: dict[UUID, tuple[HotSave, int | None]] = {}
+        self._telling: asyncio.Task[None] | None = None
+        self._one_at_a_time = asyncio.Lock()
+
+    def add(self, meta: SnapshotMeta, expires_us: int | None, changes: int | None) -> None:
+        """Redis alone acknowledged this save; it had been found to be another one so often before (None: unknown)."""
+        if len(self._waiting) >= _MOST:
+            metrics.HOT_SAVES_UNNOTED.inc()
+            return
+        self._waiting[meta.snapshot_id] = HotSave(meta=meta, expires_us=expires_us), changes
+        if self._telling is None:
+            self._telling = asyncio.create_task(self._tell())
+
+    async def flush(self) -> None:
+        """Tell all that waits now. Raises CatalogUnavailable; then it waits on."""
+        async with self._one_at_a_time:
+            waiting = list(self._waiting.items())
+            for start in range(0, len(waiting), _AT_ONCE):
+                batch = dict(waiting[start : start + _AT_ONCE])
+                changes = await self._saves.note([save for save, _ in batch.values()])
+                await self._look_for([save.meta for save, known in batch.values() if known != changes])
+                for snapshot_id, save in batch.items():
+                    if self._waiting.get(snapshot_id) is save:
+                        del self._waiting[snapshot_id]
+
+    async def _look_for(self, late: Sequence[SnapshotMeta]) -> None:
+        """These were saved before Redis was found to be another one, or nobody knows."""
+        try:
+            there = await self._hot.saves([meta.snapshot_id for meta in late])
+        except HotTierUnavailable:
+            there = {}
+        gone = [m for m in late if m.snapshot_id not in there or there[m.snapshot_id].saved_us < m.saved_us]
+        if gone and await self._saves.noted(gone):
+            await self._known.doubt(
+                "what it had acknowledged before it changed was told later, and is gone", self._clock.now()
+            )
+
+    async def close(self) -> None:
+        """Tell what waits, as far as that takes no longer than some seconds."""
+        telling, self._telling = self._telling, None
+        if telling is not None:
+            telling.cancel()
+            await asyncio.wait((telling,))
+        try:
+            async with asyncio.timeout(_CLOSING_S):
+                await self.flush()
+        except (CatalogUnavailable, ConfigError, TimeoutError) as exc:
+            metrics.HOT_SAVES_UNNOTED.inc(len(self._waiting))
+            _log.warning("hot_saves.not_noted", saves=len(self._waiting), error=str(exc) or type(exc).__name__)
+
+    async def _tell(self) -> None:
+        told = False
+        while not told:
+            await asyncio.sleep(_EVERY_S)
+            try:
+                await self.flush()
+                told = not self._waiting
+            except (CatalogUnavailable, ConfigError) as exc:
+                _log.debug("hot_saves.waiting", saves=len(self._waiting), error=str(exc))
+        self._telling = None

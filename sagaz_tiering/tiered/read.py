@@ -1,0 +1,397 @@
+"""The read path: Redis, then PostgreSQL's durable copies and the places in packs, then the packs.
+
+Redis is always asked before PostgreSQL: a snapshot on its way into a pack is published there before it leaves
+Redis, so in this order one of the two has it. Redis alone answers only what `Watch` says it has completely.
+When Redis is down, PostgreSQL answers alone only for sagas whose policies acknowledge nothing in Redis alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import datetime
+from uuid import UUID
+
+from sagaz_tiering import metrics
+from sagaz_tiering.catalog.holds import Holds
+from sagaz_tiering.catalog.locations import Located, Locations
+from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.codec.threaded import decode_record, decode_value, record_in
+from sagaz_tiering.codec.value import Header, Record, read_header, read_meta
+from sagaz_tiering.dictionaries.cache import Dictionaries
+from sagaz_tiering.errors import CatalogUnavailable, CorruptData, HotTierUnavailable, SnapshotLost, Unreadable
+from sagaz_tiering.hot.tier import HotTier
+from sagaz_tiering.hot.values import Gone, check_indexed, indexed_header
+from sagaz_tiering.hot.values import Header as IndexedHeader
+from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, Tier
+from sagaz_tiering.storage.answers import check_answer, check_place
+from sagaz_tiering.storage.reporting import Gaps
+from sagaz_tiering.tiered.cold import ColdTier
+from sagaz_tiering.tiered.doubt import Doubt, nameless
+from sagaz_tiering.tiered.freshness import Known, Watch
+from sagaz_tiering.tiered.merge import Copy, alive, complete_from, damaged_copy, hot_copy, located_copy, matches, merge
+
+NO_LIMIT = 2**31 - 1
+_DECODED_AT_ONCE = 50
+_WIDER = 4
+_READS_HOT = metrics.READS.labels(tier=Tier.HOT.value)
+
+
+class Reader:
+    """Answers every query of the facade, exactly or with an error."""
+
+    def __init__(
+        self,
+        *,
+        hot: HotTier,
+        locations: Locations,
+        holds: Holds,
+        cold: ColdTier,
+        dictionaries: Dictionaries,
+        watch: Watch,
+        doubt: Doubt,
+        policies: PolicySet,
+        clock: Clock,
+    ) -> None:
+        self.policies = policies
+        self._hot = hot
+        self._locations = locations
+        self._holds = holds
+        self._cold = cold
+        self._dictionaries = dictionaries
+        self._watch = watch
+        self._doubt = doubt
+        self._clock = clock
+
+    @property
+    def rules(self) -> PolicySet:
+        """By which policies snapshots expire: the later of this process's and those that `expire` accepted last."""
+        return self._watch.rules(self.policies)
+
+    async def get(self, snapshot_id: UUID) -> SagaSnapshot | None:
+        """One snapshot by id."""
+        found, known, hot_error = await self._ask_hot(snapshot_id)
+        if isinstance(found, bytes) and known is not None and await self._watch.horizon_us(known, 0) is not None:
+            header = read_header(found)
+            check_answer(header.meta, snapshot_id=snapshot_id)
+            if self._is_alive(header.meta):
+                return await self._of_redis(found, header)
+            copies = [hot_copy(header.meta, self.rules, found)]
+        else:
+            copies = await self._all_copies(snapshot_id, found, known, hot_error)
+        return next(iter(await self.load(await self._alive(copies[:1]))), None)
+
+    async def copies(self, snapshot_id: UUID) -> list[Copy]:
+        """Every copy of one snapshot, the one to read first, expired ones included."""
+        return await self._all_copies(snapshot_id, *await self._ask_hot(snapshot_id))
+
+    async def _ask_hot(self, snapshot_id: UUID) -> tuple[bytes | Gone | None, Known | None, HotTierUnavailable | None]:
+        """What Redis has, and what was known of Redis before it was asked."""
+        try:
+            known = await self._watch.known()
+            return await self._hot.get(snapshot_id), known, None
+        except HotTierUnavailable as exc:
+            return None, None, exc
+
+    async def _all_copies(
+        self, snapshot_id: UUID, found: bytes | Gone | None, known: Known | None, hot_error: HotTierUnavailable | None
+    ) -> list[Copy]:
+        hot = []
+        if isinstance(found, bytes):
+            meta = read_meta(found)
+            check_answer(meta, snapshot_id=snapshot_id)
+            hot.append(hot_copy(meta, self.rules, found))
+        located = [located_copy(item, self.rules) for item in await self._locations.find(snapshot_id)]
+        if hot_error is not None:
+            await self._check_answerable(located, hot_error)
+        if isinstance(found, Gone) and not located:
+            await self._check_deleted(snapshot_id)
+        doubted = known is not None and not self._watch.believes(known)
+        if doubted:
+            hot, located = await self._doubt.sift(hot, located)
+        if doubted or isinstance(found, Gone):  # a pack may have an older save of it
+            hot = await self._doubt.lost(hot, snapshot_id=snapshot_id) or hot
+        best = merge(hot, located)
+        return best + [copy for copy in (*hot, *located) if copy not in best]
+
+    async def newest(
+        self, saga_id: UUID, *, not_after: datetime | None = None, step_name: str | None = None
+    ) -> SagaSnapshot | None:
+        """The newest live snapshot of a saga, at or before a time, of a step."""
+        not_after_us = None if not_after is None else to_micros(not_after)
+        try:
+            known = await self._watch.known()
+            found = await self._hot.newest(saga_id, not_after_us=not_after_us, step_name=step_name)
+        except HotTierUnavailable:
+            found = None
+        if found is not None and found.value is not None:
+            header = indexed_header(found, found.value, saga_id)
+            check_answer(header.meta, step_name=step_name, not_after_us=not_after_us)
+            has_newer = await self._watch.has_newer(known, header.meta.created_us, to_micros(self._clock.now()))
+            if has_newer and self._is_alive(header.meta):
+                return await self._of_redis(found.value, header)
+        while True:
+            timeline = await self.timeline(saga_id, not_after=not_after, step_name=step_name, limit=1)
+            if not timeline:
+                return None
+            for snapshot in await self.load(timeline):
+                # Saved anew since, it may be of another step or time: then the timeline is another one, too.
+                if step_name in (None, snapshot.step_name) and (not_after is None or snapshot.created_at <= not_after):
+                    return snapshot
+
+    async def list_newest(self, saga_id: UUID, limit: int) -> list[SagaSnapshot]:
+        """The newest `limit` live snapshots of a saga, newest first. Raises Unreadable with those that can be read."""
+        if limit == 0:
+            return []
+        with suppress(HotTierUnavailable, CorruptData):  # the longer way tells which is damaged, and reads the others
+            if alone := await self._redis_alone(saga_id, limit):
+                return alone
+        try:
+            while True:
+                copies = await self.timeline(saga_id, limit=limit)
+                loaded = await self.load(copies)
+                if len(loaded) == len(copies):  # else some were deleted meanwhile, and older ones take their places
+                    return loaded
+        except CatalogUnavailable:
+            with suppress(HotTierUnavailable):
+                if alone := await self._redis_alone(saga_id, limit, and_all=True):
+                    return alone
+            raise
+
+    async def _redis_alone(self, saga_id: UUID, limit: int, *, and_all: bool = False) -> list[SagaSnapshot]:
+        """The newest `limit`, or all, if Redis has everything that is newer, or ever was, and all of them live."""
+        known = await self._watch.known()
+        found = await self._hot.values(saga_id, min(limit, NO_LIMIT))
+        values = [each.value for each in found if each.value is not None]
+        if not values or len(values) < (len(found) if and_all else limit):
+            return []
+        headers = [indexed_header(each, value, saga_id) for each, value in zip(found, values, strict=True)]
+        oldest_us = None if and_all else headers[-1].meta.created_us
+        if not await self._watch.has_newer(known, oldest_us, to_micros(self._clock.now())):
+            return []
+        all_live = all(self._is_alive(header.meta) for header in headers)
+        return await self._all_of_redis(values, headers) if all_live else []
+
+    async def timeline(
+        self,
+        saga_id: UUID,
+        *,
+        not_after: datetime | None = None,
+        step_name: str | None = None,
+        limit: int = NO_LIMIT,
+        expired_too: bool = False,
+    ) -> list[Copy]:
+        """Live copies of a saga's snapshots over all tiers, newest first, without bodies of hot and cold ones.
+
+        Those that are known to be lost or damaged already are among them, with their `error`.
+        """
+        hot, gone, known, hot_error = await self._hot_timeline(saga_id)
+        doubted = known is not None and not self._watch.believes(known)
+        not_after_us = None if not_after is None else to_micros(not_after)
+        # Of those in PostgreSQL some may have expired, have a newer save in Redis or belong to another saga by now:
+        # then the next ones count.
+        asked, first = min(limit + len(hot), NO_LIMIT), True
+        while True:
+            located, since = await self._find(saga_id, not_after, step_name, asked, with_values=first)
+            if hot_error is not None:
+                await self._check_answerable(located, hot_error)
+            elif not doubted and (moved := await self._moved_away(saga_id, hot, located)):
+                located = [copy for copy in located if copy.ref.snapshot_id not in moved]
+            in_redis = hot
+            if doubted:
+                in_redis, located = await self._doubt.sift(hot, located)
+            there = {copy.ref.snapshot_id for copy in located}
+            missing = [nameless(saga_id, each) for each in gone if each.snapshot_id not in there]
+            # PostgreSQL or a pack may have an older save of what Redis names without having it.
+            noted = await self._doubt.lost(in_redis, saga_id=saga_id) if doubted or gone else []
+            told = {copy.ref.snapshot_id for copy in noted}
+            missing = [copy for copy in missing if copy.ref.snapshot_id not in told]
+            lost = await self._lost([copy for copy in missing if matches(copy, not_after_us, step_name)], limit) + noted
+            found = [copy for copy in merge([*in_redis, *lost], located) if matches(copy, not_after_us, step_name)]
+            if since is not None:
+                found = [copy for copy in found if copy.ref.order_key >= since]
+            if not expired_too:
+                found = await self._alive(found)
+            if len(found) >= limit or since is None:
+                return found[:limit]
+            asked, first = min(asked * _WIDER, NO_LIMIT), False
+
+    async def _find(
+        self, saga_id: UUID, not_after: datetime | None, step_name: str | None, asked: int, *, with_values: bool
+    ) -> tuple[list[Copy], tuple[datetime, int, int] | None]:
+        """What PostgreSQL has of a saga, and from where on that is all of it (None: it is all)."""
+        found = await self._locations.find_of_saga(
+            saga_id, not_after=not_after, step_name=step_name, limit=asked, with_values=with_values and asked < NO_LIMIT
+        )
+        copies = [located_copy(item, self.rules) for item in found]
+        return copies, complete_from(copies, asked)
+
+    async def _lost(self, missing: Sequence[Copy], limit: int) -> list[Copy]:
+        """Of those that Redis names without a value, the newest `limit` that no tier has."""
+        lost: list[Copy] = []
+        for copy in sorted(missing, key=lambda each: each.ref.order_key, reverse=True):
+            if len(lost) == limit:
+                break
+            try:
+                if not await self._locations.find(copy.ref.snapshot_id):
+                    await self._check_deleted(copy.ref.snapshot_id)
+            except SnapshotLost:
+                lost.append(copy)
+        return lost
+
+    async def _moved_away(self, saga_id: UUID, hot: Sequence[Copy], located: Sequence[Copy]) -> set[UUID]:
+        """Those that a later save put under another saga: Redis has them there, PostgreSQL still here."""
+        known = {copy.ref.snapshot_id for copy in hot}
+        asked = [copy.ref.snapshot_id for copy in located if copy.ref.snapshot_id not in known]
+        owners = await self._hot.owners(asked) if asked else {}
+        return {snapshot_id for snapshot_id, owner in owners.items() if owner != saga_id}
+
+    async def load(self, copies: Sequence[Copy]) -> list[SagaSnapshot]:
+        """The snapshots of these copies, in their order; each is the one that its copy stands for.
+
+        A hot one that left Redis meanwhile is read where it is; one that was deleted meanwhile is left out. Raises
+        Unreadable, with those that can be read.
+        """
+        found, gaps = await self._records(copies), Gaps("tiered")
+        readable: list[SagaSnapshot] = []
+        for copy in copies:
+            record = found.get(copy.ref.snapshot_id)
+            if isinstance(record, Unreadable):
+                gaps.add(copy.ref.snapshot_id, record)
+            elif record is not None:
+                try:
+                    readable.append(await decode_record(record))
+                except CorruptData as exc:
+                    gaps.add(copy.ref.snapshot_id, exc)
+                else:
+                    metrics.READS.labels(tier=copy.ref.tier.value).inc()
+        gaps.check(readable)
+        return readable
+
+    async def _records(self, copies: Sequence[Copy]) -> dict[UUID, Record | Unreadable]:
+        """What each of these holds, or why it cannot be read; nothing for one that was deleted meanwhile."""
+        records: dict[UUID, Record | Unreadable] = {}
+        packed: list[Located] = []
+        in_redis: dict[UUID, list[Copy]] = {}
+        for copy in copies:
+            if copy.error is not None:
+                records[copy.ref.snapshot_id] = copy.error
+            elif copy.value is not None:
+                records[copy.ref.snapshot_id] = await self._record(copy.value, copy)
+            elif copy.located is not None and copy.located.place is not None:
+                packed.append(copy.located)
+            else:
+                in_redis.setdefault(copy.ref.saga_id, []).append(copy)
+        for saga_id, some in in_redis.items():
+            values = await self._values(saga_id, [copy.ref.snapshot_id for copy in some])
+            for copy, value in zip(some, values, strict=True):
+                record = await (self._moved(copy, packed) if value is None else self._record(value, copy))
+                if record is not None:
+                    records[copy.ref.snapshot_id] = record
+        records.update(await self._cold.read(packed))
+        return records
+
+    def _is_alive(self, meta: SnapshotMeta) -> bool:
+        expires_us = self.rules.expires_us(meta)
+        return expires_us is None or to_micros(self._clock.now()) < expires_us
+
+    async def _of_redis(self, value: bytes, header: Header) -> SagaSnapshot:
+        _READS_HOT.inc()
+        known = self._dictionaries.at_hand(header.dictionary_id)
+        if known is None:
+            known = await self._dictionaries.need(header.dictionary_id)
+        return await decode_value(value, header, known)
+
+    async def _all_of_redis(self, values: Sequence[bytes], headers: Sequence[Header]) -> list[SagaSnapshot]:
+        """Decoded a few at a time, so that a long list does not hold up the event loop."""
+        snapshots = []
+        known = await self._dictionaries.need(*{header.dictionary_id for header in headers})
+        for position, (value, header) in enumerate(zip(values, headers, strict=True), start=1):
+            snapshots.append(await decode_value(value, header, known))
+            if position % _DECODED_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        _READS_HOT.inc(len(snapshots))
+        return snapshots
+
+    async def _record(self, value: bytes, copy: Copy) -> Record | CorruptData:
+        """What a value holds, or why it is not what `copy` stands for. A hot one may have been saved anew since."""
+        try:
+            header = read_header(value)
+            if copy.located is None:
+                check_answer(header.meta, snapshot_id=copy.ref.snapshot_id, saga_id=copy.ref.saga_id)
+            else:
+                check_place(header.meta, copy.ref)
+            known = self._dictionaries.at_hand(header.dictionary_id)
+            if known is None:
+                known = await self._dictionaries.need(header.dictionary_id)
+            return await record_in(value, header, known)
+        except CorruptData as exc:
+            return exc
+
+    async def _alive(self, copies: Sequence[Copy]) -> list[Copy]:
+        """Those that have not expired, or that a legal hold keeps."""
+        live = alive(copies, self._clock.now())
+        if len(live) == len(copies):
+            return live
+        known = {copy.ref.snapshot_id for copy in live}
+        held = await self._holds.covering([copy.ref for copy in copies if copy.ref.snapshot_id not in known])
+        return [copy for copy in copies if copy.ref.snapshot_id in known | held]
+
+    async def _moved(self, copy: Copy, packed: list[Located]) -> Record | Unreadable | None:
+        """What the durable copy of a snapshot holds that just left Redis, or why it cannot be read.
+
+        None where it was deleted, or with its place added to `packed`, if that is where it is.
+        """
+        snapshot_id = copy.ref.snapshot_id
+        found = merge([], [located_copy(item, self.rules) for item in await self._locations.find(snapshot_id)])
+        if found and found[0].value is not None:
+            return await self._record(found[0].value, found[0])
+        if found and found[0].located is not None:
+            packed.append(found[0].located)
+            return None
+        try:
+            await self._check_deleted(snapshot_id)
+        except SnapshotLost as exc:
+            return exc
+        return None
+
+    async def _check_deleted(self, snapshot_id: UUID) -> None:
+        """Raise SnapshotLost for what Redis names still, though no tier has it; without Redis there is no telling."""
+        if isinstance(await self._hot.get(snapshot_id), Gone) and not await self._locations.find(snapshot_id):
+            raise SnapshotLost(f"Redis names snapshot {snapshot_id}, but neither Redis nor PostgreSQL has it")
+
+    async def _values(self, saga_id: UUID, ids: Sequence[UUID]) -> list[bytes | None]:
+        with suppress(HotTierUnavailable):
+            return await self._hot.fetch(saga_id, ids)
+        return [None] * len(ids)
+
+    async def _hot_timeline(
+        self, saga_id: UUID
+    ) -> tuple[list[Copy], list[IndexedHeader], Known | None, HotTierUnavailable | None]:
+        """What Redis has of a saga, what it names without having it, what was known of it, why it cannot be asked."""
+        hot: dict[UUID, Copy] = {}
+        gone: dict[UUID, IndexedHeader] = {}
+        try:
+            known = await self._watch.known()
+            async for headers in self._hot.headers(saga_id):
+                for header in filter(IndexedHeader.is_ours, headers):
+                    if header.head is None:
+                        gone[header.snapshot_id] = header
+                        continue
+                    try:
+                        meta = read_meta(header.head)
+                        check_indexed(meta, saga_id, header.member, header.created_us)
+                        hot[header.snapshot_id] = hot_copy(meta, self.rules)
+                    except CorruptData as exc:
+                        hot[header.snapshot_id] = damaged_copy(saga_id, header, exc)
+        except HotTierUnavailable as exc:
+            return [], [], None, exc
+        return list(hot.values()), [each for each in gone.values() if each.snapshot_id not in hot], known, None
+
+    async def _check_answerable(self, located: Sequence[Copy], error: HotTierUnavailable) -> None:
+        """Without Redis: raise unless PostgreSQL must know everything about this saga."""
+        names: set[str | None] = {copy.ref.saga_name for copy in located} or {None}
+        if any(map(self.policies.may_be_hot_only, names)) or await self._watch.ever_hot_only(names):
+            raise error

@@ -1,0 +1,49 @@
+"""Asking for archived snapshots to come back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from sagaz_tiering.catalog.restores import Restore, Restores, Wanted
+from sagaz_tiering.clock import Clock
+from sagaz_tiering.config.sections import OnArchived, RestoreSettings
+from sagaz_tiering.costs import PriceList
+from sagaz_tiering.errors import ConfigError, SnapshotArchived
+
+INTO = ("hot", "in-place")
+
+
+class Restorer:
+    """Requests restores with the configured defaults; `met` does so where a read meets archived bytes."""
+
+    def __init__(self, restores: Restores, prices: PriceList, clock: Clock, settings: RestoreSettings) -> None:
+        self._restores = restores
+        self._prices = prices
+        self._clock = clock
+        self._settings = settings
+
+    async def request(
+        self, wanted: Wanted, *, tier: str | None = None, days: int | None = None, into: str = "hot", who: str
+    ) -> Restore | None:
+        """The request (a new one, or the same that is under way); None where nothing is archived."""
+        if into not in INTO:
+            raise ConfigError(f"into={into!r} is not a place to restore into", hint=f"one of {', '.join(INTO)}")
+        return await self._restores.request(
+            wanted,
+            retrieval=tier or self._settings.tier.value,
+            days=days or self._settings.days,
+            into_hot=into == "hot",
+            who=who,
+            now=self._clock.now(),
+            prices=self._prices,
+        )
+
+    async def met(self, archived: SnapshotArchived) -> None:
+        """A read met this: with `on_archived: request` the restore is asked for, and the error tells its id."""
+        if self._settings.on_archived is OnArchived.REQUEST:
+            archived.restore_id = await self._ask(archived.snapshot_ids)
+
+    async def _ask(self, snapshot_ids: Sequence[UUID]) -> UUID | None:
+        found = await self.request(Wanted(snapshot_ids=snapshot_ids), who="on_archived: request")
+        return None if found is None else found.restore_id

@@ -1,0 +1,255 @@
+"""The write path: Redis, PostgreSQL or both, as the snapshot's policy asks.
+
+`durable`: acknowledged once PostgreSQL has it; Redis gets it first, so that no reader trusts a Redis that lacks
+an acknowledged snapshot. `hot`: acknowledged once Redis has it. A save that finds Redis down is spilled:
+acknowledged once PostgreSQL has it and every reader can know (see `catalog.durable`).
+
+Of two saves of one snapshot the one that comes later stays, whatever the clocks of their hosts say. A store takes no
+save that is not newer than what was done to the snapshot there, and says when that was; the save is then given the next
+instant once, and again where another of the same instant comes between. One that is refused still has been replaced by
+a save that was made meanwhile. The other store is given the same instant; where that one refuses, so is the first
+again. So both keep the same save in the end.
+
+A server that failed is left alone until it answers a ping in the background: each try would cost its whole time-out. No
+save is refused for that alone: one that nobody else can take asks it all the same (PostgreSQL then for a second).
+
+What a legal hold or `rewrite: refuse` forbids is looked at before, or when a store says so (`tiered.freeze`).
+
+Concurrent saves travel together (`drivers.redis.multiplexed`, `catalog.group_commit`); saves of one id take turns in a
+process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from datetime import timedelta
+from uuid import UUID
+
+from sagaz_tiering import metrics
+from sagaz_tiering.catalog.durable import DurableCopies, Put
+from sagaz_tiering.clock import from_micros
+from sagaz_tiering.codec.value import saved_at
+from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, LegalHold, TierUnavailable
+from sagaz_tiering.hot.tier import HotTier
+from sagaz_tiering.hot.values import FOREIGN_INDEX
+from sagaz_tiering.logs import Logger, Repeated
+from sagaz_tiering.policy import Durability, PolicySet
+from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
+from sagaz_tiering.tiered.freeze import Freezer
+from sagaz_tiering.tiered.freshness import Watch
+from sagaz_tiering.tiered.hot_notes import HotNotes
+from sagaz_tiering.tiered.pause import PAUSE_S, Pause
+
+_log = Logger(__name__)
+_FIRST_LOOK_SECONDS = 1.0
+"""A process that saves for the first time waits so long at most to learn which Redis it is."""
+
+
+class _Turn:
+    """Who saves one id, one after the other."""
+
+    __slots__ = ("lock", "users")
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.users = 0
+
+
+class Saver:
+    """Puts encoded snapshots where their policy wants them."""
+
+    def __init__(
+        self,
+        hot: HotTier,
+        durable: DurableCopies,
+        watch: Watch,
+        freezer: Freezer,
+        notes: HotNotes,
+        catalog_pause: Pause,
+    ) -> None:
+        self._hot = hot
+        self._watch = watch
+        self._freezer = freezer
+        self._notes = notes
+        self._durable = durable
+        self._hot_pause, self._catalog_pause = Pause(hot.ping), catalog_pause
+        self._fallbacks = Repeated()
+        self._turns: dict[UUID, _Turn] = {}
+
+    async def save(
+        self, snapshot: SagaSnapshot, meta: SnapshotMeta, value: bytes, policies: PolicySet, now_us: int
+    ) -> Durability:
+        """Returns when the snapshot is acknowledged, and how; raises TierUnavailable if it is not.
+
+        `value` is what is stored of `snapshot`. Raises LegalHold or RewriteRefused where it must not replace what is
+        there.
+        """
+        await self._watch.first_look(_FIRST_LOOK_SECONDS)
+        self._watch.freshen()
+        turn = self._turns.get(meta.snapshot_id)
+        if turn is None:
+            turn = self._turns[meta.snapshot_id] = _Turn()
+        turn.users += 1
+        try:
+            async with turn.lock:
+                return await self._save_unless_frozen(_Save(meta, value, policies, now_us), snapshot)
+        finally:
+            turn.users -= 1
+            if not turn.users:
+                del self._turns[meta.snapshot_id]
+
+    async def _save_unless_frozen(self, save: _Save, snapshot: SagaSnapshot) -> Durability:
+        freezer, policy = self._freezer, save.decision.rule
+        save.may_be_held = not await freezer.asks(save.meta, policy)
+        for last in (False, False, True):
+            if not save.may_be_held and not await freezer.may_store(snapshot, save.meta, policy):
+                break
+            try:
+                return await self._save(save)
+            except _Held:
+                save.may_be_held = False
+            except LegalHold:  # PostgreSQL has it, and Redis has taken it
+                await freezer.put_back(save.meta)
+                save.may_be_held = False
+                if last:
+                    raise
+        return policy.durability
+
+    async def _save(self, save: _Save) -> Durability:
+        durability, known = save.decision.rule.durability, self._watch.changes
+        hot_error: HotTierUnavailable | None = None
+        changes: int | None = None
+
+        async def to_hot() -> int | None:
+            return await self._save_hot(save)
+
+        async def to_all() -> int | None:
+            nonlocal hot_error, changes
+            try:
+                await save.put(to_hot)
+                hot_error = None
+            except HotTierUnavailable as exc:
+                hot_error = exc
+            if durability is Durability.HOT and hot_error is None:
+                return None
+            try:
+                stored = await self._save_durable(save, spilled=hot_error is not None)
+            except CatalogUnavailable as exc:
+                if durability is Durability.HOT and isinstance(hot_error, _LeftAlone):
+                    hot_error = await self._save_hot_after_all(save)
+                    if hot_error is None:
+                        return None
+                raise _of_both(hot_error, exc) from exc
+            changes = stored.changes
+            return stored.in_the_way_us
+
+        await save.put(to_all)
+        if durability is Durability.HOT and hot_error is None:
+            self._notes.add(save.meta, save.decision.expires_us, known)
+        elif hot_error is None and changes not in (None, known):
+            await self._save_again(save)
+        self._tell(save.meta, hot_error)
+        return durability
+
+    async def _save_again(self, save: _Save) -> None:
+        """Redis took it, and was found to be another one before PostgreSQL had it: `reconcile` may not have seen it."""
+        try:
+            await self._hot.save(save.meta, save.value, **save.times(), held_too=True, replacing_too=True)
+        except HotTierUnavailable:
+            await self._durable.spill([(save.meta.snapshot_id, from_micros(save.meta.saved_us))])
+
+    async def _save_hot(self, save: _Save, *, after_all: bool = False) -> int | None:
+        if not after_all and self._hot_pause.is_on:
+            raise _LeftAlone("Redis failed a moment ago and is left alone until it answers")
+        try:
+            refused = await self._hot.save(
+                save.meta,
+                save.value,
+                **save.times(),
+                held_too=not save.may_be_held,
+                replacing_too=not self._freezer.any_match,
+            )
+        except HotTierUnavailable:
+            self._hot_pause.begin()
+            raise
+        self._hot_pause.end()
+        if refused is not None and refused.held:
+            raise _Held
+        if refused is not None and refused.foreign:
+            raise HotTierUnavailable(
+                f"Redis has something else in the place of the index of saga {save.meta.saga_id}", hint=FOREIGN_INDEX
+            )
+        return None if refused is None else refused.at_us
+
+    async def _save_hot_after_all(self, save: _Save) -> HotTierUnavailable | None:
+        try:
+            await save.put(lambda: self._save_hot(save, after_all=True))
+        except HotTierUnavailable as exc:
+            return exc
+        return None
+
+    async def _save_durable(self, save: _Save, *, spilled: bool) -> Put:
+        deadline = timedelta(seconds=PAUSE_S) if self._catalog_pause.is_on else None
+        try:
+            put = await self._durable.put(save.meta, save.value, **save.times(), spilled=spilled, deadline=deadline)
+        except CatalogUnavailable:
+            self._catalog_pause.begin()
+            raise
+        self._catalog_pause.end()
+        return put
+
+    def _tell(self, meta: SnapshotMeta, hot_error: HotTierUnavailable | None) -> None:
+        """A save that PostgreSQL had to take: the first of an outage, and once in a while."""
+        if hot_error is None:
+            self._fallbacks.over()
+            return
+        metrics.SAVES_IN_PLACE.inc()
+        times = self._fallbacks.due("spilled")
+        if times is not None:
+            about = {"snapshot_id": str(meta.snapshot_id), "error": str(hot_error), "hint": hot_error.hint}
+            _log.warning("snapshot.spilled", **about, **times)
+
+
+class _LeftAlone(HotTierUnavailable):
+    """Redis was not asked."""
+
+
+def _of_both(hot_error: HotTierUnavailable | None, error: CatalogUnavailable) -> TierUnavailable:
+    """Which servers failed, and what to do about each."""
+    if hot_error is None:
+        return error
+    kind = type(hot_error) if not isinstance(hot_error, _LeftAlone) else HotTierUnavailable
+    return kind(f"{hot_error}; and {error}", hint=f"{hot_error.hint}; {error.hint}")
+
+
+class _Held(Exception):
+    """Its saga is held, so it must be looked at before it may replace anything."""
+
+
+class _Save:
+    """One save on its way; its instant may move on. `may_be_held`: nobody has looked yet."""
+
+    __slots__ = ("_now_us", "_policies", "decision", "may_be_held", "meta", "value")
+
+    def __init__(self, meta: SnapshotMeta, value: bytes, policies: PolicySet, now_us: int) -> None:
+        self.meta = meta
+        self.value = value
+        self._policies = policies
+        self._now_us = now_us
+        self.may_be_held = True
+        self.decision = policies.decide(meta, now_us)
+
+    def times(self) -> dict[str, int | None]:
+        """When it is due and when it expires (microseconds)."""
+        return {"due_us": self.decision.due_us, "expires_us": self.decision.expires_us}
+
+    async def put(self, put: Callable[[], Awaitable[int | None]]) -> None:
+        """Put it; if that is refused, once more an instant later. `put` tells when what is in the way was done."""
+        in_the_way_us = await put()
+        while in_the_way_us is not None:
+            self.meta, self.value = saved_at(self.meta, self.value, in_the_way_us + 1)
+            self.decision = self._policies.decide(self.meta, self._now_us)
+            in_the_way_us = await put()
+            if in_the_way_us != self.meta.saved_us:
+                return  # stored, or replaced by a save that is later still; of two of the same instant both go on
