@@ -190,7 +190,6 @@ class PolicySet:
 
     __slots__ = (
         "_find",
-        "_first_after_us",
         "_hot_only",
         "_retention_revision",
         "_revision",
@@ -211,8 +210,6 @@ class PolicySet:
         # Sagas, steps and statuses are few, snapshots are many: one dictionary look-up instead of patterns.
         self._find = lru_cache(maxsize=MATCH_CACHE_SIZE)(self._search)
         self._hot_only = lru_cache(maxsize=MATCH_CACHE_SIZE)(self._search_hot_only)
-        ages = [rule.first_after_us for rule in self._rules if rule.first_after_us is not None]
-        self._first_after_us = min(ages, default=None)
 
     @property
     def revision(self) -> str:
@@ -308,14 +305,6 @@ class PolicySet:
         promised_us = self._find(meta.saga_name, meta.step_name, meta.status).at_least_us(meta)
         found = later(recorded_us, promised_us)
         return found if self.before is None else self.before.expires_at_least_us(meta, found)
-
-    def horizon_us(self, now_us: int) -> int | None:
-        """No snapshot created after this is due for the cold tier under these policies; None: none ever is.
-
-        It says nothing of what an earlier revision moved: after a change that makes `after` longer, packs may
-        hold snapshots younger than this.
-        """
-        return None if self._first_after_us is None else now_us - self._first_after_us
 
     def may_be_hot_only(self, saga_name: str | None) -> bool:
         """Whether a snapshot of that saga name (None: of any) can be acknowledged with Redis alone.

@@ -8,7 +8,6 @@ deletion that was under way.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -254,13 +253,6 @@ class Holds:
             raise LegalHold(f"snapshot {min(frozen)} is under a legal hold in an older version than its newest")
         if any(not snapshot.saga_name for snapshot in snapshots) and await conn.fetchval(_SQL["any_match"]):
             raise LegalHold("a damaged snapshot may be one that a legal hold means", hint="release the hold first")
-
-    @asynccontextmanager
-    async def steady(self) -> AsyncIterator[Connection]:
-        """No hold is placed while this is open; keep it short."""
-        async with self._db.transaction() as conn:
-            await hold_still(conn)
-            yield conn
 
 
 async def hold_still(conn: Connection) -> None:

@@ -17,13 +17,12 @@ from typing import Any
 from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 
+from sagaz_tiering.config import CONFIG_VARIABLE
 from sagaz_tiering.config.schema import Location
 from sagaz_tiering.errors import ConfigError
 
 PREFIX = "SAGAZ_TIERING_"
 SEPARATOR = "__"
-CONFIG_VARIABLE = "SAGAZ_TIERING_CONFIG"
-"""Not a setting: where the CLI finds the configuration file."""
 
 _KUBERNETES = re.compile(r"SAGAZ_TIERING_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
 """What Kubernetes sets in every pod beside a service named sagaz-tiering."""

@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
-from sagaz_tiering.config.environment import CONFIG_VARIABLE, ignored_variables, overrides, variable_for, variable_of
+from sagaz_tiering.config import CONFIG_VARIABLE
+from sagaz_tiering.config.environment import ignored_variables, overrides, variable_for, variable_of
 from sagaz_tiering.config.lint import settings_warnings
 from sagaz_tiering.config.messages import describe
 from sagaz_tiering.config.model import TieringConfig

@@ -17,7 +17,6 @@ from sagaz_tiering.config.urls import (
     EndpointUrl,
     PostgresUrl,
     RedisUrl,
-    bucket_and_prefix,
     file_path,
 )
 
@@ -140,16 +139,6 @@ class ColdTier(StrictModel):
     def directory(self) -> Path:
         """The directory of a `file://` tier."""
         return file_path(self.url)
-
-    @property
-    def bucket(self) -> str:
-        """The bucket of an `s3://` tier."""
-        return bucket_and_prefix(self.url)[0]
-
-    @property
-    def prefix(self) -> str:
-        """The key prefix of an `s3://` tier, without slashes around it; may be empty."""
-        return bucket_and_prefix(self.url)[1]
 
     @property
     def is_embedded(self) -> bool:

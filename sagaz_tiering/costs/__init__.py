@@ -18,7 +18,6 @@ from sagaz_tiering.costs.economics import (
     upload_cost,
 )
 from sagaz_tiering.costs.inputs import Due, Expired, Inputs, PackGroup, Rewriting
-from sagaz_tiering.costs.layouts import Layout, compare_layouts
 from sagaz_tiering.costs.plan import Line, Plan, plan
 from sagaz_tiering.costs.prices import ClassPrices, PriceList, RestorePrices, minimum_durations
 
@@ -32,7 +31,6 @@ __all__ = [
     "Due",
     "Expired",
     "Inputs",
-    "Layout",
     "Line",
     "PackGroup",
     "Plan",
@@ -44,7 +42,6 @@ __all__ = [
     "bucket_end",
     "bucket_of",
     "choose_class",
-    "compare_layouts",
     "difference",
     "ends_at",
     "first_class",

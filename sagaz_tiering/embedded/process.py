@@ -86,11 +86,6 @@ class ServerProcess:
             self._pid = int(line) if line else None
         return self._pid
 
-    @property
-    def supervisor_pid(self) -> int:
-        """The pid of the program between us and the server."""
-        return self._supervisor.pid
-
     def exit_code(self) -> int | None:
         """None while any process of the server lives; then its exit code (128 + N after signal N)."""
         return self._supervisor.poll()

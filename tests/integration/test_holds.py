@@ -120,16 +120,6 @@ async def test_held_snapshot_cannot_be_deleted(shop: Product) -> None:
     assert await shop.storage.delete_snapshot(other[0].snapshot_id)
 
 
-async def test_placing_a_hold_waits_for_deletions_under_way(shop: Product) -> None:
-    """Once it is acknowledged nothing goes any more that was being looked at before."""
-    holds = shop.runtime.catalog.holds
-    async with holds.steady():
-        placing = asyncio.create_task(shop.storage.hold(saga(1)[0].saga_id, "case"))
-        done, _ = await asyncio.wait([placing], timeout=0.3)
-        assert not done
-    await placing
-
-
 async def test_hold_waits_for_a_deletion_that_has_looked_already(
     shop: Product, monkeypatch: pytest.MonkeyPatch
 ) -> None:

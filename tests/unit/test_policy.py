@@ -424,35 +424,7 @@ def test_decision_reason_of_an_unmatched_snapshot() -> None:
     assert "it expires at 2026-01-01T00:00:00.000001Z: its own retention_until." in own
 
 
-# --- horizon, hot only, classes --------------------------------------------------------------------------------
-
-
-def test_horizon_is_the_smallest_first_age_of_all_policies() -> None:
-    """The youngest age at which anything moves; None where nothing ever does."""
-    early = {"name": "early", "match": {"saga_name": "x"}, "move": [{"to": "GLACIER", "after": "1d"}]}
-    assert policies(PAYMENTS, early, {"name": "still"}).horizon_us(T0) == T0 - DAY
-    assert policies({"name": "still"}).horizon_us(T0) is None
-    assert policies().horizon_us(T0) is None
-
-
-micros_near = st.integers(min_value=T0 - 20 * DAY, max_value=T0 + 20 * DAY)
-whole_days = st.integers(min_value=1, max_value=20)
-
-
-@given(micros_near, micros_near, micros_near, whole_days, whole_days, st.sampled_from(["created_at", "saved_at"]))
-def test_horizon_has_nothing_due_behind_it(
-    created: int, saved: int, now: int, first: int, second: int, clock: str
-) -> None:
-    """Whatever was created after the horizon is not due, under any policy and clock."""
-    rules = policies(
-        {"name": "a", "match": {"status": "failed"}, "move": [{"to": "GLACIER", "after": f"{first}d"}], "clock": clock},
-        {"name": "b", "move": [{"to": "GLACIER", "after": f"{second}d"}], "clock": clock},
-    )
-    horizon = rules.horizon_us(now)
-    assert horizon is not None
-    for status in ("failed", "completed"):
-        snapshot = meta(status=status, created=created, saved=saved)
-        assert not (created > horizon and rules.decide(snapshot, now).due)
+# --- hot only, classes ------------------------------------------------------------------------------------------
 
 
 HOT = {"durability": "hot"}
