@@ -1,4 +1,4 @@
-"""Settings from the environment: `SAGAZ_TIERING_TIERS__HOT__URL` is `tiers.hot.url`, and wins over the file.
+"""Settings from an environment: `SAGAZ_TIERING_TIERS__HOT__URL` is `tiers.hot.url`, and wins over the file.
 
 A value that starts with `{` or `[` is JSON, `null` is null, an empty variable counts as unset. A list (the
 policies) can only be replaced as a whole.
@@ -8,14 +8,11 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
-from pydantic.fields import FieldInfo
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sagaz_tiering.config import CONFIG_VARIABLE
 from sagaz_tiering.config.schema import Location
@@ -26,16 +23,6 @@ SEPARATOR = "__"
 
 _KUBERNETES = re.compile(r"SAGAZ_TIERING_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_(TCP|UDP)(_\w+)?)?)")
 """What Kubernetes sets in every pod beside a service named sagaz-tiering."""
-
-
-@contextmanager
-def without_settings() -> Iterator[None]:
-    """Settings in the environment win over a file, and could point a trial run at real servers: hide them."""
-    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.upper().startswith(PREFIX)}
-    try:
-        yield
-    finally:
-        os.environ.update(hidden)
 
 
 def overrides(environment: Mapping[str, str], sections: Sequence[str]) -> dict[str, Any]:
@@ -123,16 +110,22 @@ def _unusable(name: str, why: str) -> ConfigError:
     return ConfigError(f"environment variable {name}: {why}", hint="correct or unset the variable")
 
 
-class EnvironmentSource(PydanticBaseSettingsSource):
-    """Feeds the process's environment into a settings class; see the module for the rules."""
+class _Layers(BaseSettings):
+    model_config = SettingsConfigDict(extra="allow")
 
-    def __init__(self, settings_cls: type[BaseSettings]) -> None:
-        super().__init__(settings_cls)
-        self._sections = tuple(settings_cls.model_fields)
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """What was passed in, the first first: never the process's own environment, no .env files."""
+        return tuple(InitSettingsSource(settings_cls, layer) for layer in init_settings()["layers"])
 
-    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[Any, str, bool]:
-        """The value of one top-level field, for pydantic-settings."""
-        return overrides(os.environ, self._sections).get(field_name), field_name, False
 
-    def __call__(self) -> dict[str, Any]:
-        return overrides(os.environ, self._sections)
+def layered(*layers: dict[str, Any]) -> dict[str, Any]:
+    """One nested dict of several, the first wins in each value; nothing is checked."""
+    return dict(_Layers(layers=layers).model_extra or {})

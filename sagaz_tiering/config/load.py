@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from sagaz_tiering.config import CONFIG_VARIABLE
-from sagaz_tiering.config.environment import ignored_variables, overrides, variable_for, variable_of
+from sagaz_tiering.config.environment import ignored_variables, layered, overrides, variable_for, variable_of
 from sagaz_tiering.config.lint import settings_warnings
 from sagaz_tiering.config.messages import describe
 from sagaz_tiering.config.model import TieringConfig
@@ -47,23 +47,26 @@ class ConfigWarning:
         return f"{self.source}: {where}{self.message}"
 
 
-def load_config(path: str | os.PathLike[str]) -> TieringConfig:
-    """The configuration in the YAML file `path`, with the environment on top, checked.
+def load_config(path: str | os.PathLike[str], environ: Mapping[str, str] | None = None) -> TieringConfig:
+    """The configuration in the YAML file `path`, with `environ` (by default the process's) on top, checked.
 
-    Relative paths in it start at the file's directory. Raises ConfigError (PolicyError where only policies
-    are wrong) that lists every problem with its line or environment variable; no secret is ever in it.
+    The environment is read here, once: a TieringConfig that is built in code never asks it. Relative paths in the file
+    start at its directory. Raises ConfigError (PolicyError where only policies are wrong) that lists every problem with
+    its line or environment variable; no secret is ever in it.
     """
-    return _load(path)[0]
+    return _load(path, environ)[0]
 
 
 def load_with_warnings(
-    path: str | os.PathLike[str], minimum_durations: Callable[[str | None], Mapping[StorageClass, timedelta]]
+    path: str | os.PathLike[str],
+    minimum_durations: Callable[[str | None], Mapping[StorageClass, timedelta]],
+    environ: Mapping[str, str] | None = None,
 ) -> tuple[TieringConfig, list[ConfigWarning]]:
     """Like `load_config`, with everything in it that is allowed but doubtful, in the order of the file.
 
     `minimum_durations` tells for a region how long each class is paid for at least.
     """
-    config, origin = _load(path)
+    config, origin = _load(path, environ)
     doubts = list(settings_warnings(config, origin.in_file))
     minimum = minimum_durations(config.tiers.cold.region)
     doubts += [(("policies", *each.location), each.message) for each in policy_warnings(config.policies, minimum)]
@@ -71,7 +74,7 @@ def load_with_warnings(
     warnings = [ConfigWarning(message=text, location=where, source=origin.source_of(where)) for where, text in doubts]
     warnings += [
         ConfigWarning(message=f"sets nothing; {advice}", location=(), source=f"environment variable {name}")
-        for name, advice in ignored_variables(os.environ, tuple(TieringConfig.model_fields))
+        for name, advice in ignored_variables(origin.environ, tuple(TieringConfig.model_fields))
     ]
     return config, warnings
 
@@ -82,17 +85,18 @@ class _Origin:
 
     name: str
     place: Place
-    environment: Mapping[str, Any]
+    environ: Mapping[str, str] = field(repr=False)
+    overrides: dict[str, Any] = field(repr=False)
 
     def in_file(self, location: Location) -> bool:
         return self.place.has(location) and not self._in_environment(location)
 
     def source_of(self, location: Location) -> str:
-        variable = variable_of(os.environ, location) if self._in_environment(location) else None
+        variable = variable_of(self.environ, location) if self._in_environment(location) else None
         return f"environment variable {variable}" if variable else f"{self.name}:{self.place.line_of(location)}"
 
     def _in_environment(self, location: Location) -> bool:
-        part: Any = self.environment
+        part: Any = self.overrides
         for key in location:
             if not isinstance(part, Mapping):
                 return True
@@ -102,20 +106,18 @@ class _Origin:
         return not isinstance(part, Mapping) or not self.place.has(location)
 
 
-def _load(path: str | os.PathLike[str]) -> tuple[TieringConfig, _Origin]:
+def _load(path: str | os.PathLike[str], environ: Mapping[str, str] | None) -> tuple[TieringConfig, _Origin]:
     name = os.fspath(path)
     values, place = parse_yaml(_read(Path(path)), name)
     if values is None:
         raise ConfigError(f"{name}: is empty", hint=_LEAST)
     if not isinstance(values, dict):
         raise ConfigError(f"{name}:{place.line}: must be a mapping with the sections tiers, catalog and policies")
-    origin = _Origin(name=name, place=place, environment=overrides(os.environ, tuple(TieringConfig.model_fields)))
-    # pydantic-settings would take such keys for its own arguments.
-    hidden = [key for key in values if key.startswith("_")]
-    if hidden:
-        raise ConfigError(f"{name}:{place.line_of((hidden[0],))}: {hidden[0]}: unknown key; remove it")
+    environ = dict(os.environ if environ is None else environ)
+    found = overrides(environ, tuple(TieringConfig.model_fields))
+    origin = _Origin(name=name, place=place, environ=environ, overrides=found)
     try:
-        config = TieringConfig.model_validate(values)
+        config = TieringConfig.model_validate(layered(found, values))
     except ValidationError as exc:
         # Without its cause, whose text can quote a key: {redis://:PASSWORD@host} in braces is one.
         raise _config_error(exc.errors(include_url=False), origin) from None

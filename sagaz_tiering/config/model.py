@@ -1,6 +1,6 @@
 """The whole configuration: one YAML file, environment variables on top, checked before anything starts.
 
-`config.load.load_config` reads it. Secrets are `SecretStr` or `SecretUrl`: never in `repr`, `str` or a JSON dump.
+Secrets are `SecretStr` or `SecretUrl`: never in `repr`, `str` or a JSON dump.
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from pathlib import Path
 from typing import Any, Self
 
 from pydantic import field_validator, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from sagaz_tiering.config.environment import PREFIX, SEPARATOR, EnvironmentSource
 from sagaz_tiering.config.policy import UNMATCHED, Durability, FrameEncryption, Policy, name_problems
-from sagaz_tiering.config.schema import Location, refusal
+from sagaz_tiering.config.schema import Location, StrictModel, refusal
 from sagaz_tiering.config.sections import (
     BudgetSettings,
     CatalogSettings,
@@ -60,20 +58,11 @@ __all__ = [
 ]
 
 
-class TieringConfig(BaseSettings):
-    """The checked configuration. Build it with `config.load.load_config`; it never changes afterwards.
+class TieringConfig(StrictModel):
+    """The checked configuration: a plain value, the same whatever the environment holds, and never changed.
 
-    Environment variables are read whenever one is built, and win over what is passed in.
+    `config.load.load_config` makes one of a file and an environment.
     """
-
-    model_config = SettingsConfigDict(
-        env_prefix=PREFIX,
-        env_nested_delimiter=SEPARATOR,
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,
-        use_attribute_docstrings=True,
-    )
 
     tiers: Tiers
     """Where snapshots live."""
@@ -101,18 +90,6 @@ class TieringConfig(BaseSettings):
     """Logging."""
     embedded: EmbeddedSettings | None = None
     """Servers to start with the process; absent: none."""
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """The environment first, then what was passed in; no .env files, no secret directories."""
-        return EnvironmentSource(settings_cls), init_settings
 
     @model_validator(mode="before")
     @classmethod

@@ -13,7 +13,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -57,26 +57,26 @@ _CANCELS, _CANCEL_S = 4, 1.0
 """So often a task is cancelled, and waited for each time in seconds."""
 
 
-async def run(config_path: Path) -> int:
-    """Run the daemon by the configuration file until SIGTERM or SIGINT; returns the exit code.
+async def run(config_path: Path, environ: Mapping[str, str] | None = None) -> int:
+    """Run the daemon by the configuration file and `environ` (by default the process's) until SIGTERM or SIGINT.
 
-    0: stopped in order. 2: the configuration, the listening address or an embedded server is wrong, and
-    nothing was changed. A second signal ends the process at once with 1.
+    Returns the exit code. 0: stopped in order. 2: the configuration, the listening address or an embedded server is
+    wrong, and nothing was changed. A second signal ends the process at once with 1.
     """
     logs.configure()
     ignore_abandoned_connects()
     try:
-        config = _load(config_path)
+        config = _load(config_path, environ)
     except SagazTieringError as exc:
         _log.error("config.rejected", file=str(config_path), error=str(exc), hint=exc.hint)
         return exc.exit_code
     _configure_logs(config)
-    return await _Daemon(config_path, config).run()
+    return await _Daemon(config_path, environ, config).run()
 
 
 class _Daemon:
-    def __init__(self, config_path: Path, config: TieringConfig) -> None:
-        self._path = config_path
+    def __init__(self, config_path: Path, environ: Mapping[str, str] | None, config: TieringConfig) -> None:
+        self._path, self._environ = config_path, environ
         self._started_with = config
         self._config = config
         self._schedule = JobSchedule(self._run_job)
@@ -261,7 +261,7 @@ class _Daemon:
     async def _reload(self, runtime: Runtime) -> str:
         """Put the file in force; what to add to the status."""
         try:
-            config = _load(self._path)
+            config = _load(self._path, self._environ)
             await self._ready.wait()
             await self._put_in_force(runtime, config)
         except SagazTieringError as exc:
@@ -324,8 +324,8 @@ class _Daemon:
             self._opening.cancel()
 
 
-def _load(path: Path) -> TieringConfig:
-    config, warnings = load_with_warnings(path, minimum_durations)
+def _load(path: Path, environ: Mapping[str, str] | None) -> TieringConfig:
+    config, warnings = load_with_warnings(path, minimum_durations, environ)
     for warning in warnings:
         _log.warning("config.doubtful", warning=str(warning))
     return config

@@ -12,7 +12,6 @@ from pathlib import Path
 from sagaz_tiering.app.runtime import Runtime, open_runtime
 from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import Clock
-from sagaz_tiering.config.environment import without_settings
 from sagaz_tiering.config.load import load_config
 from sagaz_tiering.embedded import EmbeddedServers
 from sagaz_tiering.errors import ConfigError
@@ -74,12 +73,12 @@ async def demo_runtime(keep: Path | None, clock: Clock) -> AsyncIterator[Runtime
 
     Raises ConfigError for a `keep` that is not an empty folder, and what the servers' start raises.
     """
-    with _folder(keep) as folder, without_settings():
+    with _folder(keep) as folder:
         async with EmbeddedServers.start(
             folder / "servers", s3=keep is None, durable=keep is not None, bucket=None if keep else BUCKET
         ) as servers:
             path = _write(folder / "demo.yaml", _configuration(servers) + POLICIES)
-            config = load_config(path)
+            config = load_config(path, {})  # the environment may name servers that are in use
             if keep is not None:
                 path.unlink()
                 _write(folder / "tiering.yaml", _kept_configuration(folder))

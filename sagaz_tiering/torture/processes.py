@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from sagaz_tiering.config.environment import without_settings
+from sagaz_tiering.config.load import load_config
 from sagaz_tiering.torture.model import Script, Worker
 
 WORKERS = 4
@@ -71,23 +71,21 @@ def _run(config: Path, log: Path) -> None:
     from sagaz_tiering import daemon
 
     _speak_into(log)
-    with without_settings():
-        sys.exit(asyncio.run(daemon.run(config)))
+    sys.exit(asyncio.run(daemon.run(config, {})))
 
 
 def _save(
     config: Path, seed: int, begun: datetime, span: timedelta, life: int, acks: Path, pause: float, log: Path
 ) -> None:
     _speak_into(log)
-    with without_settings():
-        asyncio.run(_save_all(config, Script(seed=seed, begun=begun, span=span), life, acks, pause))
+    asyncio.run(_save_all(config, Script(seed=seed, begun=begun, span=span), life, acks, pause))
 
 
 async def _save_all(config: Path, script: Script, life: int, acks: Path, pause: float) -> None:
     from sagaz_tiering.app.tiered import TieredSnapshotStorage
 
     file = os.open(acks, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    async with TieredSnapshotStorage.from_config(config) as storage:
+    async with TieredSnapshotStorage.from_config(load_config(config, {})) as storage:
 
         async def work(number: int) -> None:
             worker = Worker(life, number)

@@ -14,7 +14,6 @@ import orjson
 
 from sagaz_tiering.app.runtime import Runtime, open_runtime
 from sagaz_tiering.catalog.migrations import migrate
-from sagaz_tiering.config.environment import without_settings
 from sagaz_tiering.config.load import load_config
 from sagaz_tiering.embedded import EmbeddedServers
 from sagaz_tiering.jobs import JOBS
@@ -62,10 +61,10 @@ class Store:
 async def open_store() -> AsyncIterator[Store]:
     """PostgreSQL, Redis and a directory as cold tier, empty. Raises what the servers' start raises."""
     clock = ShiftedClock()
-    with _folder() as folder, without_settings():
+    with _folder() as folder:
         async with EmbeddedServers.start(folder / "servers", s3=False, durable=False) as servers:
             config = _write(folder / "tiering.yaml", _settings(servers, folder))
-            async with open_runtime(load_config(config), clock=clock) as runtime:
+            async with open_runtime(load_config(config, {}), clock=clock) as runtime:
                 await migrate(runtime.db)
                 yield Store(runtime=runtime, config=config, clock=clock)
 

@@ -250,6 +250,16 @@ def test_byte_order_mark_is_no_problem() -> None:
 # --- environment and secrets -----------------------------------------------------------------------------------
 
 
+def test_environment_is_the_one_that_is_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever gives an environment, an empty one too, gets that one: the process's is not asked."""
+    monkeypatch.setenv("SAGAZ_TIERING_DAEMON__PORT", "1")
+    monkeypatch.setenv("SAGAZ_TIERING_LOG_LEVEL", "debug")
+    Path("tiering.yaml").write_text(HEAD + CATCH_ALL, encoding="utf-8")
+    assert load_config("tiering.yaml").daemon.port == 1
+    assert load_config("tiering.yaml", {}).daemon.port == 9464
+    assert load_with_warnings("tiering.yaml", minimum_durations, {"SAGAZ_TIERING_DAEMON__PORT": "2"})[1] == []
+
+
 def test_environment_wins_over_the_file(monkeypatch: pytest.MonkeyPatch) -> None:
     """One variable replaces one value."""
     monkeypatch.setenv("SAGAZ_TIERING_TIERS__COLD__URL", "file://cold")

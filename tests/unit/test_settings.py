@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,21 +9,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from sagaz_tiering.config.environment import ignored_variables, overrides
+from sagaz_tiering.config.environment import ignored_variables, layered, overrides
 from sagaz_tiering.config.model import ColdTier, TieringConfig
 from sagaz_tiering.config.reference import reference
+from sagaz_tiering.config.urls import bucket_and_prefix
 from sagaz_tiering.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]
 SECRET = "hunter2"
 SECTIONS = tuple(TieringConfig.model_fields)
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in list(os.environ):
-        if name.upper().startswith("SAGAZ_TIERING_"):
-            monkeypatch.delenv(name)
 
 
 def values(**changes: Any) -> dict[str, Any]:
@@ -44,6 +37,11 @@ def values(**changes: Any) -> dict[str, Any]:
 
 def config(**changes: Any) -> TieringConfig:
     return TieringConfig.model_validate(values(**changes))
+
+
+def config_in(environ: dict[str, str], **changes: Any) -> TieringConfig:
+    """As a file with these values is read where the environment is `environ`."""
+    return TieringConfig.model_validate(layered(overrides(environ, SECTIONS), values(**changes)))
 
 
 def problems(**changes: Any) -> list[tuple[tuple[int | str, ...], str]]:
@@ -164,8 +162,8 @@ def test_relative_paths_start_at_the_given_directory() -> None:
 def test_cold_tier_tells_bucket_prefix_and_directory() -> None:
     """The parts of an s3:// URL, with and without prefix."""
     cold = ColdTier(url="s3://acme/a/b/")
-    assert (cold.bucket, cold.prefix, cold.is_directory) == ("acme", "a/b", False)
-    assert (ColdTier(url="s3://acme").bucket, ColdTier(url="s3://acme").prefix) == ("acme", "")
+    assert (bucket_and_prefix(cold.url), cold.is_directory) == (("acme", "a/b"), False)
+    assert bucket_and_prefix(ColdTier(url="s3://acme").url) == ("acme", "")
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------
@@ -202,15 +200,29 @@ def test_secrets_are_not_in_validation_errors() -> None:
 # --- environment -----------------------------------------------------------------------------------------------
 
 
-def test_environment_wins_inside_nested_sections(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_value_built_in_code_is_the_same_whatever_the_environment_holds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only reading a file asks the environment: what code passes in is what it gets, at every level."""
+    before = config(tiers__hot__url="redis://test/0", daemon={"port": 1})
+    monkeypatch.setenv("SAGAZ_TIERING_TIERS__HOT__URL", "redis://PRODUCTION/0")
+    monkeypatch.setenv("SAGAZ_TIERING_DAEMON", '{"port": 2}')
+    monkeypatch.setenv("SAGAZ_TIERING_LOG__LEVEL", "not a level")
+    assert TieringConfig(**values(tiers__hot__url="redis://test/0", daemon={"port": 1})) == before
+    assert config(tiers__hot__url="redis://test/0", daemon={"port": 1}) == before
+    assert type(before)(**before.model_dump()) == before
+
+
+def test_environment_wins_inside_nested_sections() -> None:
     """One variable replaces one value and leaves its neighbours alone; case does not matter."""
-    monkeypatch.setenv("SAGAZ_TIERING_TIERS__COLD__REGION", "eu-west-1")
-    monkeypatch.setenv("sagaz_tiering_daemon__port", "9999")
-    monkeypatch.setenv("SAGAZ_TIERING_TIERS__HOT__COMPRESSION_LEVEL", "null")
-    monkeypatch.setenv("SAGAZ_TIERING_SCHEDULE__AGE__JITTER", "0s")
-    monkeypatch.setenv("SAGAZ_TIERING_CATALOG__STATEMENT_CACHE", "false")
-    monkeypatch.setenv("SAGAZ_TIERING_LOG__LEVEL", "")
-    built = config(tiers__cold__region="us-east-1", daemon={"host": "0.0.0.0", "port": 1}, log={"level": "debug"})
+    environ = {
+        "SAGAZ_TIERING_TIERS__COLD__REGION": "eu-west-1",
+        "sagaz_tiering_daemon__port": "9999",
+        "SAGAZ_TIERING_TIERS__HOT__COMPRESSION_LEVEL": "null",
+        "SAGAZ_TIERING_SCHEDULE__AGE__JITTER": "0s",
+        "SAGAZ_TIERING_CATALOG__STATEMENT_CACHE": "false",
+        "SAGAZ_TIERING_LOG__LEVEL": "",
+    }
+    given = {"tiers__cold__region": "us-east-1", "daemon": {"host": "0.0.0.0", "port": 1}, "log": {"level": "debug"}}
+    built = config_in(environ, **given)
     assert (built.tiers.cold.region, built.tiers.cold.bucket) == ("eu-west-1", "bucket")
     assert (built.daemon.host, built.daemon.port) == ("0.0.0.0", 9999)
     assert built.tiers.hot.compression_level is None
@@ -219,11 +231,13 @@ def test_environment_wins_inside_nested_sections(monkeypatch: pytest.MonkeyPatch
     assert built.log.level == "debug"
 
 
-def test_environment_takes_json_for_sections_and_policies(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_environment_takes_json_for_sections_and_policies() -> None:
     """A section as JSON merges with the file; the policies are replaced as a whole."""
-    monkeypatch.setenv("SAGAZ_TIERING_DAEMON", '{"port": 1234}')
-    monkeypatch.setenv("SAGAZ_TIERING_POLICIES", '[{"name": "env", "retain": "30d"}]')
-    built = config(daemon={"host": "0.0.0.0"}, policies=[{"name": "file"}])
+    environ = {
+        "SAGAZ_TIERING_DAEMON": '{"port": 1234}',
+        "SAGAZ_TIERING_POLICIES": '[{"name": "env", "retain": "30d"}]',
+    }
+    built = config_in(environ, daemon={"host": "0.0.0.0"}, policies=[{"name": "file"}])
     assert (built.daemon.host, built.daemon.port) == ("0.0.0.0", 1234)
     assert [policy.name for policy in built.policies] == ["env"]
 

@@ -23,15 +23,16 @@ def run(
     debug: DebugOption = False,
 ) -> None:
     """Run the daemon: move, transition, expire and collect by the schedule, until SIGTERM."""
+    environ = dict(os.environ)
     if json_logs:
-        os.environ["SAGAZ_TIERING_LOG__FORMAT"] = "json"
+        environ["SAGAZ_TIERING_LOG__FORMAT"] = "json"
     if debug:
-        os.environ["SAGAZ_TIERING_LOG__LEVEL"] = "debug"
+        environ["SAGAZ_TIERING_LOG__LEVEL"] = "debug"
     try:
         path = locate_config(config)
         from sagaz_tiering import daemon
 
-        code = asyncio.run(daemon.run(path))
+        code = asyncio.run(daemon.run(path, environ))
     except KeyboardInterrupt:
         code = 130
     except Exception as exc:  # noqa: BLE001  # the CLI ends here
