@@ -15,8 +15,11 @@ from uuid import UUID
 
 from sagaz_tiering.hot import keys as hot_keys
 from sagaz_tiering.hot.connection import HotCalls
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 
+_log = Logger(__name__)
+_READ_ONLY, _PUT_ASIDE = 1, 2
 _PAGE = 1000
 _MEMBER = 20
 
@@ -42,13 +45,17 @@ class HotIncarnation(HotCalls):
     async def look(self, *, nonce: str | None, number: int, run_id: str, now_us: int | None) -> Found:
         """What Redis is; if it is what is expected here it goes on by one, and notes that it was whole at `now_us`."""
         args = ["" if nonce is None else nonce, number, run_id, "" if now_us is None else now_us]
-        raw = await self._ask("incarnation", [self.keys.incarnation()], args)
+        key = self.keys.incarnation()
+        aside = f"{key}:set-aside"
+        raw = await self._ask("incarnation", [key, aside], args)
+        if raw[4:] == [_PUT_ASIDE]:
+            _log.error("value.foreign", kind="entry", item=aside, reason="it was in the place of the incarnation")
         return Found(
             nonce=None if raw[0] is None else raw[0].decode("ascii", "replace"),
             number=int(raw[1]),
             run_id=raw[2].decode("ascii", "replace"),
             seen_us=int(raw[3]) if raw[3] is not None and raw[3].isdigit() else None,
-            can_write=len(raw) == 4,
+            can_write=raw[4:] != [_READ_ONLY],
         )
 
     async def become(self, nonce: str, number: int, seen_us: int | None) -> None:

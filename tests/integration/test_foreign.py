@@ -169,6 +169,26 @@ async def test_index_of_turns_that_was_overwritten_is_made_anew(shop: Product) -
     assert await shop.hot_count() == 0
 
 
+@pytest.mark.guarantee("G6")
+async def test_what_is_in_the_place_of_the_incarnation_is_set_aside(shop: Product) -> None:
+    """A key of another type: reads and saves go on, Redis counts as another one until `reconcile` has looked."""
+    saved = pair("fast-order")
+    await shop.storage.save_snapshot(saved[0])
+    assert await shop.storage.list_snapshots(saved[0].saga_id) == saved[:1]
+    key = shop.runtime.hot.keys.incarnation()
+    with shop.runtime.hot._translated() as redis:
+        await redis.delete(key)
+        await redis.lpush(key, b"x")
+    assert await shop.storage.get_snapshot(saved[0].snapshot_id) == saved[0]
+    await shop.storage.save_snapshot(saved[1])
+    assert await shop.storage.list_snapshots(saved[0].saga_id) == saved[::-1]
+    await shop.run("reconcile")
+    assert await shop.storage.get_snapshot(uuid4()) is None
+    assert (await shop.storage.health_check()).status == "healthy"
+    with shop.runtime.hot._translated() as redis:
+        assert await redis.lrange(f"{key}:set-aside", 0, -1) == [b"x"]
+
+
 @pytest.mark.guarantee("G13")
 async def test_row_with_the_value_of_another_is_neither_read_nor_packed(shop: Product) -> None:
     """Where only PostgreSQL has them: the reads name both, `age` quarantines it and packs the others."""
