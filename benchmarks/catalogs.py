@@ -21,7 +21,7 @@ from sagaz_tiering.clock import to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.jobs.age.frames import expiry_bucket
 from sagaz_tiering.jobs.upload import pack_key
-from sagaz_tiering.objects.local.tree import ObjectTree, Record
+from sagaz_tiering.objects.local.tree import ObjectRecord, ObjectTree
 from sagaz_tiering.storage_class import StorageClass
 
 PER_SAGA = 5
@@ -158,7 +158,7 @@ class _Pack:
         folder.mkdir(parents=True)
         with (folder / "data").open("wb") as file:
             file.truncate(self.size)
-        record = Record(
+        record = ObjectRecord(
             size=self.size,
             sha256=bytes(32).hex(),
             storage_class=self.storage_class,

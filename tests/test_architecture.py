@@ -118,6 +118,16 @@ def test_root_is_small() -> None:
     assert rooms == RANK.keys() - ROOT
 
 
+def test_a_class_name_means_one_thing() -> None:
+    """No two classes of the package have the same name, private ones included."""
+    homes: dict[str, list[str]] = {}
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(name_of(path))
+    assert {name: where for name, where in homes.items() if len(where) > 1} == {}
+
+
 @pytest.mark.parametrize("path", modules(), ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_module_stays_readable(path: Path) -> None:
     """No module over 400 lines, and every module says what it is for."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from sagaz_tiering.app.options import database_options, hot_options, job_options, master_keys, open_objects
-from sagaz_tiering.app.workers import Workers
+from sagaz_tiering.app.workers import WorkerPool
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.migrations import check_schema, migrate
 from sagaz_tiering.clock import Clock, SystemClock
@@ -80,7 +80,7 @@ class Runtime:
             owner=f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}",
             options=job_options(config),
             # Worker processes measure for themselves; a clock that was given to us is not theirs.
-            workers=Workers(lambda: config) if isinstance(clock, ServerClock) else None,
+            workers=WorkerPool(lambda: config) if isinstance(clock, ServerClock) else None,
         )
         self._storage = facade(
             Tiers(

@@ -76,7 +76,7 @@ class FileOptions(StrictModel):
     io_timeout: Seconds | None = None
 
 
-class RedisOptions(StrictModel):
+class RedisUrlOptions(StrictModel):
     """Of RedisSnapshotStorage."""
 
     key_prefix: str | None = None
@@ -105,7 +105,7 @@ class BucketOptions(StrictModel):
     secret_access_key: SecretStr | None = None
 
 
-class S3Options(BucketOptions):
+class S3UrlOptions(BucketOptions):
     """Of S3SnapshotStorage."""
 
     enable_compression: bool | None = None
@@ -147,11 +147,11 @@ class _Kind:
 _STORAGES: Final = {
     "memory": _Kind(name="InMemorySnapshotStorage"),
     "file": _Kind(name="FilesystemSnapshotStorage", options=FileOptions, place="base_path"),
-    "redis": _Kind(name="RedisSnapshotStorage", options=RedisOptions, place="redis_url", own=_REDIS_OWN),
+    "redis": _Kind(name="RedisSnapshotStorage", options=RedisUrlOptions, place="redis_url", own=_REDIS_OWN),
     "postgresql": _Kind(
         name="PostgreSQLSnapshotStorage", options=PostgreSQLOptions, place="connection_string", own=_LIBPQ_OWN
     ),
-    "s3": _Kind(name="S3SnapshotStorage", options=S3Options, place="bucket_name"),
+    "s3": _Kind(name="S3SnapshotStorage", options=S3UrlOptions, place="bucket_name"),
     "tiered": _Kind(name="TieredSnapshotStorage"),
 }
 _FOREIGN: Final = {

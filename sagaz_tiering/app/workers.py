@@ -62,7 +62,7 @@ def process_count(configured: int) -> int:
     return configured or max(1, min(cpus(), room(), MOST_BY_DEFAULT))
 
 
-class Workers:
+class WorkerPool:
     """Starts them. `config` gives the configuration that this process was opened with."""
 
     def __init__(self, config: Callable[[], TieringConfig]) -> None:

@@ -15,7 +15,7 @@ from uuid import UUID, uuid5
 import orjson
 
 from sagaz_tiering.catalog.holds import HOLD_LOCK, Holds
-from sagaz_tiering.catalog.journal import Entry, note
+from sagaz_tiering.catalog.journal import JournalEntry, note
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
 from sagaz_tiering.catalog.patterns import expression
@@ -46,7 +46,7 @@ class CatchingUp:
         self._db = db
         self._holds = Holds(db)
 
-    async def apply(self, entries: Sequence[Entry], lease: Lease) -> None:
+    async def apply(self, entries: Sequence[JournalEntry], lease: Lease) -> None:
         """All of these, in one transaction; the fields of `body` are checked (`jobs.journal_format`)."""
         async with self._db.transaction() as conn:
             await fence(conn, lease)
@@ -95,7 +95,7 @@ class CatchingUp:
             return affected(await conn.execute(_SQL["drop_pack"], pack_id, now)) == 1
 
 
-async def _delete(conn: Connection, entries: Sequence[Entry]) -> None:
+async def _delete(conn: Connection, entries: Sequence[JournalEntry]) -> None:
     pairs = [(snapshot_id, entry.at) for entry in entries for snapshot_id in entry.body["snapshot_ids"]]
     if pairs:
         ids, times = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
@@ -103,7 +103,7 @@ async def _delete(conn: Connection, entries: Sequence[Entry]) -> None:
             await conn.execute(_SQL[query], ids, times)
 
 
-async def _erase(conn: Connection, entry: Entry) -> None:
+async def _erase(conn: Connection, entry: JournalEntry) -> None:
     body, at = entry.body, entry.at
     erasure_id, saga_id = body["erasure_id"], body["saga_id"]
     other = await conn.fetchval(_SQL["erased_as"], saga_id, at)
@@ -123,7 +123,7 @@ async def _erase(conn: Connection, entry: Entry) -> None:
     await conn.execute(_SQL["erase_packs"], erasure_id, saga_id, at)
 
 
-async def _release(conn: Connection, entry: Entry) -> None:
+async def _release(conn: Connection, entry: JournalEntry) -> None:
     hold_id, body = entry.body["hold_id"], entry.body
     row = await conn.fetchrow(_SQL["release_hold"], hold_id)
     of: tuple[Any, ...] = (None, None) if row is None else (row["saga_id"], row["match"])

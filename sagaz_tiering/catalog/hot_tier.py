@@ -17,7 +17,7 @@ _SQL = load(__package__, "hot_tier")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Known:
+class KnownRedis:
     """The Redis that the catalog knows. `number` is how far it had come at least;"""
 
     nonce: str | None
@@ -70,11 +70,11 @@ class KnownHotTier:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def look(self) -> Known:
+    async def look(self) -> KnownRedis:
         """What must be known before Redis alone is believed."""
         row = await self._db.fetchrow(_SQL["look"])
         assert row is not None  # the migration makes it
-        return Known(**dict(row))
+        return KnownRedis(**dict(row))
 
     async def note(self, nonce: str, number: int) -> None:
         """That Redis has come so far."""
@@ -87,12 +87,12 @@ class KnownHotTier:
         return HotTierState(**dict(row))
 
     @asynccontextmanager
-    async def changing(self) -> AsyncIterator[tuple[Connection, Known]]:
+    async def changing(self) -> AsyncIterator[tuple[Connection, KnownRedis]]:
         """A transaction in which nobody else finds Redis to be another one."""
         async with self._db.transaction() as conn:
             row = await conn.fetchrow(_SQL["lock"])
             assert row is not None  # as above
-            yield conn, Known(**dict(row))
+            yield conn, KnownRedis(**dict(row))
 
     async def transactions_begun(self) -> int:
         """Every transaction that writes has a lower number than this one, or begins later."""

@@ -21,7 +21,7 @@ _SQL = load(__package__, "journal")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class JournalEntry:
     """One thing that happened."""
 
     number: int
@@ -40,10 +40,10 @@ class Journal:
         """Whether the bucket lacks entries."""
         return bool(await self._db.fetchval(_SQL["any_unpublished"]))
 
-    async def unpublished(self, limit: int) -> list[Entry]:
+    async def unpublished(self, limit: int) -> list[JournalEntry]:
         """The oldest entries that the bucket lacks and that have their number."""
         rows = await self._db.fetch(_SQL["unpublished"], limit)
-        return [Entry(**{**dict(row), "body": orjson.loads(row["body"])}) for row in rows]
+        return [JournalEntry(**{**dict(row), "body": orjson.loads(row["body"])}) for row in rows]
 
     async def published(self, numbers: Sequence[int], now: datetime) -> None:
         """These are in the bucket."""

@@ -105,7 +105,7 @@ class RestorePack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class AskedFrame:
     """The frame that an asked snapshot is in now; `key` opens an `encrypted` one (None: it is gone).
 
     `digest` vouches for it (None: packed before there were any); it has at most so many snapshots.
@@ -195,12 +195,12 @@ class Restores:
         text = None if error is None else to_column(error)
         await self._db.execute(_SQL["set_pack"], restore_id, pack_id, state, text)
 
-    async def places(self, restore_id: UUID, pack_id: int) -> list[Place]:
+    async def places(self, restore_id: UUID, pack_id: int) -> list[AskedFrame]:
         """Where the asked snapshots of a pack are, by frame; those deleted meanwhile are left out."""
         return [_place(row) for row in await self._db.fetch(_SQL["places"], restore_id, pack_id)]
 
     @asynccontextmanager
-    async def keeping(self, frame: Place, snapshot_ids: Sequence[UUID]) -> AsyncIterator[set[UUID]]:
+    async def keeping(self, frame: AskedFrame, snapshot_ids: Sequence[UUID]) -> AsyncIterator[set[UUID]]:
         """Of these, those that are in that frame still; they stay in the catalog while this is open.
 
         A deletion waits for it, and removes from Redis afterwards what the caller put there. Keep it short.
@@ -327,8 +327,8 @@ def _restore(row: Any, **more: Any) -> Restore:
     return Restore(**{**{name: row[name] for name in names}, "requested_by": from_column(row["requested_by"])}, **more)
 
 
-def _place(row: Any) -> Place:
-    return Place(
+def _place(row: Any) -> AskedFrame:
+    return AskedFrame(
         snapshot_id=row["snapshot_id"],
         saga_id=row["saga_id"],
         object_key=row["object_key"],

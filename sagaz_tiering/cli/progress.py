@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 LINE_EVERY_S = 10.0
 
 
-class Totals:
+class SourceTotals:
     """How many snapshots there are, as far as the source can say without reading them; it may take a while."""
 
     def __init__(self) -> None:
@@ -41,7 +41,7 @@ async def showing_progress(
     source: SnapshotSource | None,
 ) -> AsyncIterator[Callable[[TransferProgress], None]]:
     """The callback to give to the transfer; `source` is asked for the total (None: the total is not known)."""
-    totals = Totals()
+    totals = SourceTotals()
     counting = None
     if source is not None and hasattr(source, "health_check"):
         counting = asyncio.create_task(totals.ask(source))
@@ -60,7 +60,7 @@ async def showing_progress(
 class Lines:
     """A line now and then, for logs."""
 
-    def __init__(self, totals: Totals, *, every_s: float = LINE_EVERY_S) -> None:
+    def __init__(self, totals: SourceTotals, *, every_s: float = LINE_EVERY_S) -> None:
         self._totals = totals
         self._every_s = every_s
         self._said = ("", 0.0)
@@ -90,7 +90,7 @@ def _rate(progress: TransferProgress) -> float:
 
 
 @contextmanager
-def _bar(totals: Totals) -> Iterator[Callable[[TransferProgress], None]]:
+def _bar(totals: SourceTotals) -> Iterator[Callable[[TransferProgress], None]]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

@@ -20,7 +20,7 @@ from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.config.policy_lint import policy_warnings
 from sagaz_tiering.config.schema import Location, dotted
 from sagaz_tiering.config.urls import redacted
-from sagaz_tiering.config.yaml_lines import Place, parse_yaml
+from sagaz_tiering.config.yaml_lines import YamlLocation, parse_yaml
 from sagaz_tiering.errors import ConfigError, PolicyError
 from sagaz_tiering.storage_class import StorageClass
 
@@ -84,7 +84,7 @@ class _Origin:
     """Where each value of a configuration comes from: a line of the file or an environment variable."""
 
     name: str
-    place: Place
+    place: YamlLocation
     environ: Mapping[str, str] = field(repr=False)
     overrides: dict[str, Any] = field(repr=False)
 

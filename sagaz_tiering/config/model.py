@@ -30,21 +30,29 @@ from sagaz_tiering.config.sections import (
     RestoreSettings,
     Schedule,
 )
-from sagaz_tiering.config.tiers import Checksums, ColdTier, DurableTier, Encryption, HotTier, PackSettings, Tiers
+from sagaz_tiering.config.tiers import (
+    Checksums,
+    ColdSettings,
+    DurableSettings,
+    Encryption,
+    HotSettings,
+    PackSettings,
+    TierSettings,
+)
 from sagaz_tiering.config.urls import EMBEDDED, database_identity
 
 __all__ = [
     "BudgetSettings",
     "CatalogSettings",
     "Checksums",
-    "ColdTier",
+    "ColdSettings",
     "DaemonSettings",
     "DictionarySettings",
-    "DurableTier",
+    "DurableSettings",
     "EmbeddedSettings",
     "Encryption",
     "EncryptionSettings",
-    "HotTier",
+    "HotSettings",
     "JobSettings",
     "JobTimes",
     "LimitSettings",
@@ -53,8 +61,8 @@ __all__ = [
     "LogSettings",
     "PackSettings",
     "Schedule",
+    "TierSettings",
     "TieringConfig",
-    "Tiers",
 ]
 
 
@@ -64,7 +72,7 @@ class TieringConfig(StrictModel):
     `config.load.load_config` makes one of a file and an environment.
     """
 
-    tiers: Tiers
+    tiers: TierSettings
     """Where snapshots live."""
     catalog: CatalogSettings
     """Where the catalog is."""

@@ -42,7 +42,7 @@ MAX_OBJECT = 5 * 2**30
 ZstdLevel = Annotated[int, Field(ge=1, le=22)]
 
 
-class HotTier(StrictModel):
+class HotSettings(StrictModel):
     """Redis, where snapshots are written and read while they are young."""
 
     url: RedisUrl
@@ -57,7 +57,7 @@ class HotTier(StrictModel):
     """zstd level of new values, `null` for none; values already stored stay readable whatever this is."""
 
 
-class DurableTier(StrictModel):
+class DurableSettings(StrictModel):
     """The second copy in PostgreSQL, kept until the snapshot is in a pack."""
 
     url: PostgresUrl = Field(json_schema_extra={DEFAULT_TEXT: "`catalog.url`"})
@@ -102,7 +102,7 @@ class PackSettings(StrictModel):
         return self
 
 
-class ColdTier(StrictModel):
+class ColdSettings(StrictModel):
     """The object store that keeps packs: S3 or anything that speaks its protocol, or a directory."""
 
     url: ColdUrl
@@ -162,12 +162,12 @@ class ColdTier(StrictModel):
         return self
 
 
-class Tiers(StrictModel):
+class TierSettings(StrictModel):
     """Where snapshots live, hottest first."""
 
-    hot: HotTier
+    hot: HotSettings
     """Redis."""
-    durable: DurableTier | None = None
+    durable: DurableSettings | None = None
     """The copy in PostgreSQL, there unless it is `null`, which every policy with `durability: hot` allows."""
-    cold: ColdTier
+    cold: ColdSettings
     """The object store."""

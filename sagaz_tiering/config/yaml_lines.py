@@ -32,11 +32,11 @@ _Loader.add_implicit_resolver(_MERGE, re.compile(r"^<<$"), ["<"])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Place:
+class YamlLocation:
     """Where a value was written: its line (from 1), and the same for what is inside it."""
 
     line: int
-    inside: dict[int | str, Place] = field(default_factory=dict)
+    inside: dict[int | str, YamlLocation] = field(default_factory=dict)
 
     def line_of(self, location: Location) -> int:
         """The line of the value at `location`, or of the closest value around it that was written."""
@@ -49,13 +49,13 @@ class Place:
 
     def has(self, location: Location) -> bool:
         """Whether a value was written at `location`."""
-        place: Place | None = self
+        place: YamlLocation | None = self
         for part in location:
             place = place.inside.get(part) if place else None
         return place is not None
 
 
-def parse_yaml(text: str, name: str) -> tuple[Any, Place]:
+def parse_yaml(text: str, name: str) -> tuple[Any, YamlLocation]:
     """The value of a YAML text and the places of its parts; `name` is what messages call the file.
 
     Raises ConfigError that names the line, never its content, since that may be a secret.
@@ -72,7 +72,7 @@ def parse_yaml(text: str, name: str) -> tuple[Any, Place]:
     except RecursionError:
         raise ConfigError(f"{name}: nested too deeply to be a configuration") from None
     if node is None:
-        return None, Place(line=1)
+        return None, YamlLocation(line=1)
     return _Builder(name).build(node)
 
 
@@ -92,10 +92,10 @@ class _Builder:
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._built: dict[int, tuple[Any, Place]] = {}
+        self._built: dict[int, tuple[Any, YamlLocation]] = {}
         self._open: set[int] = set()
 
-    def build(self, node: yaml.Node) -> tuple[Any, Place]:
+    def build(self, node: yaml.Node) -> tuple[Any, YamlLocation]:
         if id(node) in self._built:
             return self._built[id(node)]
         if id(node) in self._open:
@@ -106,24 +106,24 @@ class _Builder:
         self._built[id(node)] = built
         return built
 
-    def _build(self, node: yaml.Node) -> tuple[Any, Place]:
+    def _build(self, node: yaml.Node) -> tuple[Any, YamlLocation]:
         line = node.start_mark.line + 1
         if isinstance(node, yaml.ScalarNode) and node.tag in (_NULL, _STR, _MERGE):
-            return (None if node.tag == _NULL else node.value), Place(line=line)
+            return (None if node.tag == _NULL else node.value), YamlLocation(line=line)
         if node.tag not in _CONTAINERS:
             raise self._refused(node, "tags are not allowed; put a value that starts with ! in quotes")
         if isinstance(node, yaml.SequenceNode):
             parts = [self.build(item) for item in node.value]
-            places: dict[int | str, Place] = {i: place for i, (_, place) in enumerate(parts)}
-            return [value for value, _ in parts], Place(line=line, inside=places)
+            places: dict[int | str, YamlLocation] = {i: place for i, (_, place) in enumerate(parts)}
+            return [value for value, _ in parts], YamlLocation(line=line, inside=places)
         if not isinstance(node, yaml.MappingNode):
             raise self._refused(node, "this is neither text, a list nor a mapping")
         return self._mapping(node, line)
 
-    def _mapping(self, node: yaml.MappingNode, line: int) -> tuple[dict[str, Any], Place]:
+    def _mapping(self, node: yaml.MappingNode, line: int) -> tuple[dict[str, Any], YamlLocation]:
         values: dict[str, Any] = {}
-        inside: dict[int | str, Place] = {}
-        merged: list[tuple[Any, Place]] = []
+        inside: dict[int | str, YamlLocation] = {}
+        merged: list[tuple[Any, YamlLocation]] = []
         for key_node, value_node in node.value:
             if key_node.tag == _MERGE:
                 merged.extend(self._merged(value_node))
@@ -132,13 +132,13 @@ class _Builder:
             if key in values:
                 raise self._refused(key_node, f"{redacted(key)} is already set at line {inside[key].line}; keep one")
             values[key], place = self.build(value_node)
-            inside[key] = Place(line=key_line, inside=place.inside)
+            inside[key] = YamlLocation(line=key_line, inside=place.inside)
         for base, place in merged:
             values = {**base, **values}
             inside = {**place.inside, **inside}
-        return values, Place(line=line, inside=inside)
+        return values, YamlLocation(line=line, inside=inside)
 
-    def _merged(self, node: yaml.Node) -> list[tuple[Any, Place]]:
+    def _merged(self, node: yaml.Node) -> list[tuple[Any, YamlLocation]]:
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
         parts = [self.build(each) for each in nodes]
         if not all(isinstance(value, dict) for value, _ in parts):

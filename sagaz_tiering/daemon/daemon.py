@@ -28,11 +28,11 @@ from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.costs import minimum_durations
 from sagaz_tiering.daemon.backoff import FullJitter
 from sagaz_tiering.daemon.endpoints import serve
-from sagaz_tiering.daemon.health import Health, Problem
+from sagaz_tiering.daemon.health import Problem, Readiness
 from sagaz_tiering.daemon.pings import ping_of_owner, pings_of_servers
 from sagaz_tiering.daemon.reload import changes, needing_restart
 from sagaz_tiering.daemon.schedule import JobSchedule, Times, first_delays
-from sagaz_tiering.daemon.systemd import Supervisor
+from sagaz_tiering.daemon.systemd import ServiceManager
 from sagaz_tiering.drivers.server_clock import ServerClock
 from sagaz_tiering.errors import (
     BucketUnusable,
@@ -80,8 +80,8 @@ class _Daemon:
         self._started_with = config
         self._config = config
         self._schedule = JobSchedule(self._run_job)
-        self._health = Health(time.monotonic, self._overdue)
-        self._supervisor = Supervisor.from_environment(os.environ)
+        self._health = Readiness(time.monotonic, self._overdue)
+        self._supervisor = ServiceManager.from_environment(os.environ)
         self._last_resort: threading.Timer | None = None
         self._runtime: Runtime | None = None
         self._stop = asyncio.Event()

@@ -15,7 +15,7 @@ from typing import Any
 from aiohttp import web
 
 from sagaz_tiering import metrics
-from sagaz_tiering.daemon.health import Health
+from sagaz_tiering.daemon.health import Readiness
 from sagaz_tiering.errors import ConfigError
 
 MOST_CONNECTIONS = 64
@@ -25,7 +25,7 @@ _BACKLOG = 128
 
 
 @asynccontextmanager
-async def serve(host: str, port: int, health: Health) -> AsyncIterator[tuple[str, int]]:
+async def serve(host: str, port: int, health: Readiness) -> AsyncIterator[tuple[str, int]]:
     """Answer while the block runs; yields the address listened on (`port` 0 takes a free one).
 
     Raises ConfigError if the address cannot be had.
@@ -133,7 +133,7 @@ class _Guest(asyncio.Protocol):
         self._inner.resume_writing()
 
 
-def _application(health: Health) -> web.Application:
+def _application(health: Readiness) -> web.Application:
     async def livez(_: web.Request) -> web.Response:
         # Being answered at all is the answer: the event loop turns.
         return web.json_response({"alive": True})

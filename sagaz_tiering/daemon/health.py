@@ -41,7 +41,7 @@ def problem_of(server: str, error: Exception) -> Problem:
     return Problem(server=server, error=f"{type(error).__name__}: {error}")
 
 
-class Health:
+class Readiness:
     """What is known about ourselves and the servers. Written by the daemon, read by /readyz."""
 
     def __init__(self, monotonic: Callable[[], float], more: Callable[[], list[Problem]] = list) -> None:

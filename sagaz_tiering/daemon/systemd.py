@@ -17,7 +17,7 @@ from sagaz_tiering.logs import Logger
 _log = Logger(__name__)
 
 
-class Supervisor:
+class ServiceManager:
     """Tells whoever started us how we are. Telling never fails us: a supervisor that is gone is logged once."""
 
     def __init__(self, address: str | None = None, *, watchdog: timedelta | None = None) -> None:
@@ -27,7 +27,7 @@ class Supervisor:
         self._complained = False
 
     @classmethod
-    def from_environment(cls, environ: Mapping[str, str]) -> Supervisor:
+    def from_environment(cls, environ: Mapping[str, str]) -> ServiceManager:
         """What NOTIFY_SOCKET, WATCHDOG_USEC and WATCHDOG_PID ask for."""
         usec, pid = environ.get("WATCHDOG_USEC", ""), environ.get("WATCHDOG_PID", "")
         # Without this check a child that inherited the environment would answer for its parent.

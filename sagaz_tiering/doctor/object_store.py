@@ -21,16 +21,16 @@ from sagaz_tiering.errors import (
     SagazTieringError,
     WrongBucket,
 )
-from sagaz_tiering.jobs.mark import MOST_BYTES, OWNER_KEY, UNREADABLE, Mark, Standing, judge, parse, told_instead
+from sagaz_tiering.jobs.mark import MOST_BYTES, OWNER_KEY, UNREADABLE, Mark, MarkStanding, judge, parse, told_instead
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.objects.s3.store import S3ObjectStore
 
 _OWNER = "object_store.owner"
-_REFUSED: dict[Standing, tuple[type[ForeignCatalog], str]] = {
-    Standing.FOREIGN: (ForeignCatalog, "the prefix belongs to {owner}, which this one is not"),
-    Standing.BEHIND: (CatalogBehind, "this catalog is behind: the mark of the prefix was moved on without it"),
-    Standing.UNPROVEN: (CatalogUnproven, "this database is not the one that moved the mark of the prefix last"),
-    Standing.WRONG_BUCKET: (WrongBucket, "the prefix has no owner.json, and this catalog has packs in it"),
+_REFUSED: dict[MarkStanding, tuple[type[ForeignCatalog], str]] = {
+    MarkStanding.FOREIGN: (ForeignCatalog, "the prefix belongs to {owner}, which this one is not"),
+    MarkStanding.BEHIND: (CatalogBehind, "this catalog is behind: the mark of the prefix was moved on without it"),
+    MarkStanding.UNPROVEN: (CatalogUnproven, "this database is not the one that moved the mark of the prefix last"),
+    MarkStanding.WRONG_BUCKET: (WrongBucket, "the prefix has no owner.json, and this catalog has packs in it"),
 }
 
 
@@ -84,7 +84,7 @@ async def _owner(parts: Parts, store: ObjectStore) -> Finding:
         text = f"the prefix belongs to {owner}, and which one this is cannot be asked now"
         return warning(_OWNER, text, "correct PostgreSQL first; after a loss of it: sagaz-tiering catalog rebuild")
     standing = judge(row, mark, present=present)
-    if standing is Standing.UNCLAIMED:
+    if standing is MarkStanding.UNCLAIMED:
         return ok(_OWNER, "nobody has claimed the prefix yet; the first job that runs does")
     if standing in _REFUSED:
         kind, text = _REFUSED[standing]

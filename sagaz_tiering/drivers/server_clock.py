@@ -42,7 +42,7 @@ _HELD_US: Final = 10_000_000
 """A correction backwards of up to so much is waited for."""
 
 
-class Sample(NamedTuple):
+class ClockSample(NamedTuple):
     """What a server's clock said, and by this machine's uptime when it was asked and when its answer came."""
 
     at: datetime
@@ -50,7 +50,7 @@ class Sample(NamedTuple):
     answered_s: float
 
 
-AskTime = Callable[[], Awaitable[Sample]]
+AskTime = Callable[[], Awaitable[ClockSample]]
 
 
 class _Measured(NamedTuple):
@@ -269,7 +269,7 @@ class ServerClock:
         self._host_was_off = is_off
 
 
-async def _asked(ask: AskTime) -> Sample | None:
+async def _asked(ask: AskTime) -> ClockSample | None:
     try:
         async with asyncio.timeout(_LONGEST_ANSWER.total_seconds()):
             return await ask()
@@ -277,7 +277,7 @@ async def _asked(ask: AskTime) -> Sample | None:
         return None  # whoever needs the server is told why
 
 
-def _measured(sample: Sample) -> _Measured:
+def _measured(sample: ClockSample) -> _Measured:
     middle_s = (sample.asked_s + sample.answered_s) / 2
     trip_us = _micros(sample.answered_s - sample.asked_s)
     return _Measured(to_micros(sample.at) - _micros(middle_s), trip_us // 2, sample.answered_s)

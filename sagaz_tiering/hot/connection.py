@@ -22,7 +22,7 @@ from sagaz_tiering.drivers.redis.client import is_demoted, load_script, redis_er
 from sagaz_tiering.drivers.redis.multiplexed import Lane
 from sagaz_tiering.drivers.redis.sentinels import PrimaryPool, drop_idle
 from sagaz_tiering.drivers.redis.url import RedisAddress, parse_redis_url
-from sagaz_tiering.drivers.server_clock import Sample, uptime_s
+from sagaz_tiering.drivers.server_clock import ClockSample, uptime_s
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
 from sagaz_tiering.hot.keys import HotKeys
 
@@ -35,7 +35,7 @@ _JOBS_DEADLINE_S = 10.0
 """Jobs have time: a Redis that is slow because applications keep it busy is no reason to stop."""
 
 
-class _Run(Protocol):
+class _Call(Protocol):
     """`HotCalls._ask` or `HotCalls._eval`."""
 
     async def __call__(
@@ -115,12 +115,12 @@ class HotCalls:
         with self._translated() as client:
             await client.ping()
 
-    async def time(self) -> Sample:
+    async def time(self) -> ClockSample:
         """What Redis' clock says. Raises HotTierUnavailable, or ConfigError where it is not told."""
         with self._translated() as client:
             asked_s = uptime_s()
             seconds, micros = await client.time()
-            return Sample(from_micros(int(seconds) * 1_000_000 + int(micros)), asked_s, uptime_s())
+            return ClockSample(from_micros(int(seconds) * 1_000_000 + int(micros)), asked_s, uptime_s())
 
     async def info(self) -> dict[str, Any]:
         """Redis INFO (empty where the server has none)."""
@@ -153,7 +153,7 @@ class HotCalls:
                 await self._leave_replica(exc)
                 return await run_script(client, script, keys, args)
 
-    async def _read(self, run: _Run, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+    async def _read(self, run: _Call, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
         """What a script reads. That another incarnation answers is noted; it is for who asks to look what it is."""
         keys, expected = [*keys, self._incarnation], self.expected
         found = await run(name, keys, [*args, expected], behind=_GUARD)

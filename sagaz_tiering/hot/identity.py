@@ -25,7 +25,7 @@ _MEMBER = 20
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Found:
+class RedisIdentity:
     """What Redis says of itself. `nonce` None: nobody was here before; `run_id` "": it does not tell.
 
     `number` is above that of the last look, or the same while nothing can be written (`can_write`); `seen_us` is when
@@ -42,7 +42,7 @@ class Found:
 class HotIncarnation(HotCalls):
     """Look at it, replace it, and what it takes to compare all of it with the catalog."""
 
-    async def look(self, *, nonce: str | None, number: int, run_id: str, now_us: int | None) -> Found:
+    async def look(self, *, nonce: str | None, number: int, run_id: str, now_us: int | None) -> RedisIdentity:
         """What Redis is; if it is what is expected here it goes on by one, and notes that it was whole at `now_us`."""
         args = ["" if nonce is None else nonce, number, run_id, "" if now_us is None else now_us]
         key = self.keys.incarnation()
@@ -50,7 +50,7 @@ class HotIncarnation(HotCalls):
         raw = await self._ask("incarnation", [key, aside], args)
         if raw[4:] == [_PUT_ASIDE]:
             _log.error("value.foreign", kind="entry", item=aside, reason="it was in the place of the incarnation")
-        return Found(
+        return RedisIdentity(
             nonce=None if raw[0] is None else raw[0].decode("ascii", "replace"),
             number=int(raw[1]),
             run_id=raw[2].decode("ascii", "replace"),

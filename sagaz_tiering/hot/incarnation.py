@@ -14,9 +14,9 @@ from datetime import timedelta
 from uuid import uuid4
 
 from sagaz_tiering import metrics
-from sagaz_tiering.catalog.hot_tier import Known, KnownHotTier, change, knows_nothing
+from sagaz_tiering.catalog.hot_tier import KnownHotTier, KnownRedis, change, knows_nothing
 from sagaz_tiering.clock import Clock, to_micros
-from sagaz_tiering.hot.identity import Found
+from sagaz_tiering.hot.identity import RedisIdentity
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.logs import Logger
 
@@ -48,7 +48,7 @@ class Incarnation:
         self._known = known
         self._hot = hot
         self._clock = clock
-        self._last: Known | None = None
+        self._last: KnownRedis | None = None
         self._noted_at = -_NOTED_EVERY_S
 
     @property
@@ -81,14 +81,14 @@ class Incarnation:
         self._remember(self._last, found)
         return True
 
-    async def _ask(self, known: Known) -> Found:
+    async def _ask(self, known: KnownRedis) -> RedisIdentity:
         # While it is not believed nothing says that it is whole, so it is not noted as seen whole either.
         now_us = to_micros(self._clock.now()) if known.trusted else None
         return await self._hot.look(nonce=known.nonce, number=known.number, run_id=known.run_id, now_us=now_us)
 
-    def _remember(self, known: Known, found: Found) -> None:
+    def _remember(self, known: KnownRedis, found: RedisIdentity) -> None:
         self._hot.expected = known.nonce or ""
-        self._last = Known(
+        self._last = KnownRedis(
             nonce=known.nonce,
             number=found.number,
             run_id=known.run_id,
@@ -96,7 +96,7 @@ class Incarnation:
             changes=known.changes,
         )
 
-    async def _note(self, known: Known, found: Found) -> None:
+    async def _note(self, known: KnownRedis, found: RedisIdentity) -> None:
         asked_at = time.monotonic()
         if known.nonce is not None and asked_at - self._noted_at >= _NOTED_EVERY_S:
             await self._known.note(known.nonce, found.number)
@@ -129,7 +129,7 @@ class Incarnation:
             _log.error("hot_tier.changed", reason=reason, hint="`reconcile` puts it right; reads ask PostgreSQL")
 
 
-def _told(known: Known) -> Look:
+def _told(known: KnownRedis) -> Look:
     return Look(
         trusted=known.trusted,
         spilled=known.spilled,
@@ -140,7 +140,7 @@ def _told(known: Known) -> Look:
     )
 
 
-def difference(known: Known, found: Found) -> str | None:
+def difference(known: KnownRedis, found: RedisIdentity) -> str | None:
     """Why Redis is not what the catalog knows; None: it is. Pure."""
     if known.nonce is None:
         return "first met"

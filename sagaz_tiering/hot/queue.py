@@ -15,7 +15,7 @@ from sagaz_tiering.hot import keys as hot_keys
 from sagaz_tiering.hot.identity import HotIncarnation
 from sagaz_tiering.hot.keys import SHARDS, saga_of
 from sagaz_tiering.hot.sample import sample_turns
-from sagaz_tiering.hot.values import ClaimedSaga, Gathered, Header, TurnOf, gathered, headers_of
+from sagaz_tiering.hot.values import ClaimedSaga, Gathered, IndexedHeader, TurnOf, gathered, headers_of
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _PAGE = 500
@@ -173,7 +173,7 @@ class HotTurns(HotIncarnation):
         with self._translated() as client:
             return await sample_turns(client, self.keys, limit, expiring=expiring)
 
-    async def first_headers(self, saga_ids: Sequence[UUID]) -> list[list[Header]]:
+    async def first_headers(self, saga_ids: Sequence[UUID]) -> list[list[IndexedHeader]]:
         """The first FIRST_HEADERS of `headers` of each saga, few trips for all; a full page may not be all of it."""
         ends = [0, FIRST_HEADERS - 1]
         calls = [([self.keys.index(s.hex)], [self.keys.value_prefix(s.hex), *ends]) for s in saga_ids]

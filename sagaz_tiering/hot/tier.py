@@ -18,7 +18,7 @@ import redis.asyncio
 from sagaz_tiering.hot import keys as hot_keys
 from sagaz_tiering.hot.connection import HotOptions
 from sagaz_tiering.hot.queue import FIRST_HEADERS, HotTurns
-from sagaz_tiering.hot.values import Gone, Header, Indexed, NotTaken, headers_of, indexed
+from sagaz_tiering.hot.values import Gone, Indexed, IndexedHeader, NotTaken, headers_of, indexed
 from sagaz_tiering.snapshot import SnapshotMeta
 
 __all__ = ["FIRST_HEADERS", "HEADERS_PAGE", "HotOptions", "HotTier"]
@@ -131,7 +131,7 @@ class HotTier(HotTurns):
         args = [self.keys.value_prefix(saga), 0, limit - 1]
         return indexed(await self._read(self._eval, "list", [self.keys.index(saga)], args))
 
-    async def headers(self, saga_id: UUID) -> AsyncIterator[list[Header]]:
+    async def headers(self, saga_id: UUID) -> AsyncIterator[list[IndexedHeader]]:
         """What is known of a saga's snapshots without their bodies, oldest first, a page at a time.
 
         Under concurrent saves a snapshot may be seen twice, under concurrent deletes one may be missed.
@@ -145,7 +145,7 @@ class HotTier(HotTurns):
                 return
             first += HEADERS_PAGE
 
-    async def headers_from(self, saga_id: UUID, first: int) -> list[Header]:
+    async def headers_from(self, saga_id: UUID, first: int) -> list[IndexedHeader]:
         """One page of `headers`, from a rank on: HEADERS_PAGE of them, fewer at the end."""
         saga = saga_id.hex
         ranks = [first, first + HEADERS_PAGE - 1]

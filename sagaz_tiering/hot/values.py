@@ -57,7 +57,7 @@ class NotTaken:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Header:
+class IndexedHeader:
     """One indexed snapshot: `head` is enough for its meta (None: the value is gone); `length` of the value in bytes."""
 
     snapshot_id: UUID
@@ -71,10 +71,10 @@ class Header:
         return hot_keys.is_member(self.member)
 
 
-def headers_of(raw: Sequence[Any]) -> list[Header]:
+def headers_of(raw: Sequence[Any]) -> list[IndexedHeader]:
     """What `lua/headers.lua` answers."""
     return [
-        Header(snapshot_id=hot_keys.member_id(m), created_us=_micros(at), member=m, head=head, length=length)
+        IndexedHeader(snapshot_id=hot_keys.member_id(m), created_us=_micros(at), member=m, head=head, length=length)
         for m, at, head, length in zip(raw[::4], raw[1::4], raw[2::4], raw[3::4], strict=True)
     ]
 

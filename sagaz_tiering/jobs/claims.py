@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 
 from sagaz_tiering.hot.keys import SHARDS
 from sagaz_tiering.hot.tier import FIRST_HEADERS
-from sagaz_tiering.hot.values import ClaimedSaga, Header
+from sagaz_tiering.hot.values import ClaimedSaga, IndexedHeader
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.foreign import mended, set_turns_aside
 from sagaz_tiering.policy import Decision
@@ -103,7 +103,7 @@ async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[C
                 break
 
 
-async def headers_of(context: JobContext, saga_ids: Sequence[UUID]) -> AsyncIterator[tuple[int, list[Header]]]:
+async def headers_of(context: JobContext, saga_ids: Sequence[UUID]) -> AsyncIterator[tuple[int, list[IndexedHeader]]]:
     """Pages of headers of these sagas, each with the position of its saga; two trips for all that are small."""
     positions = {saga_id: position for position, saga_id in enumerate(saga_ids)}
     broken = set(await context.hot.broken_indexes(saga_ids))  # whoever claims it makes it anew

@@ -29,7 +29,7 @@ _OURS = re.compile(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
+class ObjectVerdict:
     """What to do about an object: `keep`, `watch`, `remove`, `unknown` or `foreign`."""
 
     info: ObjectInfo
@@ -49,20 +49,20 @@ def pack_of(key: str) -> UUID | None:
 
 def judge(
     info: ObjectInfo, *, known: bool, alive: bool, first_seen: datetime | None, now: datetime, oldest: datetime
-) -> Verdict:
+) -> ObjectVerdict:
     """Pure: whether a stray object may go. `oldest`: younger objects may still belong to an upload.
 
     Every upload has a row before it begins, and rows stay: an object of ours without any is newer than this
     catalog, which must have been restored from an old dump.
     """
     if pack_of(info.key) is None:
-        return Verdict(info=info, action="foreign")
+        return ObjectVerdict(info=info, action="foreign")
     if not known:
-        return Verdict(info=info, action="unknown")
+        return ObjectVerdict(info=info, action="unknown")
     if alive:
-        return Verdict(info=info, action="keep")
+        return ObjectVerdict(info=info, action="keep")
     seen_before = first_seen is not None and first_seen < now
-    return Verdict(info=info, action="remove" if seen_before and info.modified_at <= oldest else "watch")
+    return ObjectVerdict(info=info, action="remove" if seen_before and info.modified_at <= oldest else "watch")
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
@@ -105,7 +105,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     await context.catalog.locations.prune_tombstones(context.now - kept)
 
 
-async def _leave_alone(context: JobContext, verdict: Verdict, tally: Tally) -> None:
+async def _leave_alone(context: JobContext, verdict: ObjectVerdict, tally: Tally) -> None:
     key, why = verdict.info.key, "not named like an object of ours"
     if verdict.action == "unknown":
         why = "this catalog never knew it: is it an old dump? `sagaz-tiering catalog adopt` reads it in"
@@ -129,7 +129,7 @@ async def _remove(context: JobContext, keys: list[str], tally: Tally) -> None:
         _log.info("stray.removed", object_key=key)
 
 
-async def _verdicts(context: JobContext) -> AsyncIterator[Verdict]:
+async def _verdicts(context: JobContext) -> AsyncIterator[ObjectVerdict]:
     """A verdict on every object under `packs/` and `footers/`, a page at a time."""
     for prefix in ("packs/", "footers/"):
         page: list[ObjectInfo] = []
@@ -143,7 +143,7 @@ async def _verdicts(context: JobContext) -> AsyncIterator[Verdict]:
             yield verdict
 
 
-async def _judge_page(context: JobContext, page: list[ObjectInfo]) -> list[Verdict]:
+async def _judge_page(context: JobContext, page: list[ObjectInfo]) -> list[ObjectVerdict]:
     now, oldest = context.now, context.now - context.options.collect_min_age
     named = {info.key: pack_uuid for info in page if (pack_uuid := pack_of(info.key)) is not None}
     alive = await context.catalog.packs.live_keys(list(named.values()))

@@ -15,7 +15,7 @@ from sagaz_tiering.codec.header import stands_for
 from sagaz_tiering.codec.value import OFFSET_NAMES, read_meta
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.hot.keys import is_member, member, member_id
-from sagaz_tiering.hot.values import Gathered, Header, check_indexed
+from sagaz_tiering.hot.values import Gathered, IndexedHeader, check_indexed
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
@@ -57,18 +57,18 @@ def sort_out(saga_id: UUID, whole: Gathered) -> tuple[list[bytes], list[UUID], l
     return present, gone, strange
 
 
-def strange_of(saga_id: UUID, headers: Sequence[Header]) -> list[Strange]:
+def strange_of(saga_id: UUID, headers: Sequence[IndexedHeader]) -> list[Strange]:
     """The same of headers. Pure."""
     members = [header.member for header in headers]
     found = [_no_entry(header.member) for header in headers if not header.is_ours()]
-    for header in filter(Header.is_ours, headers):
+    for header in filter(IndexedHeader.is_ours, headers):
         head = header.head or b""
         if len(head) >= OFFSET_NAMES and not stands_for(head, saga_id.bytes, header.member):
             found.append(_of_another(saga_id, header.member, head, members))
     return found
 
 
-def meta_of(saga_id: UUID, header: Header) -> SnapshotMeta:
+def meta_of(saga_id: UUID, header: IndexedHeader) -> SnapshotMeta:
     """What a header tells of the snapshot that it stands for. Raises CorruptRecord, also for another one's."""
     meta = read_meta(header.head or b"")
     check_indexed(meta, saga_id, header.member, meta.created_us)

@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 import orjson
 
-from sagaz_tiering.catalog.journal import Entry
+from sagaz_tiering.catalog.journal import JournalEntry
 from sagaz_tiering.errors import CorruptData, MasterKeyUnavailable, ObjectArchived, ObjectNotFound, SagazTieringError
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.journal_format import MOST_BYTES, PREFIX, JournalObject, build, check_entry, object_key, parse
@@ -64,7 +64,7 @@ async def try_to_publish(context: JobContext, within: timedelta = PUBLISH_WITHIN
     return ""
 
 
-def _first_bytes(entries: list[Entry]) -> list[Entry]:
+def _first_bytes(entries: list[JournalEntry]) -> list[JournalEntry]:
     """As many of the first as one object takes."""
     size = 0
     for count, entry in enumerate(entries):
@@ -107,7 +107,7 @@ class Told:
     """
 
     key: str
-    entries: tuple[Entry, ...]
+    entries: tuple[JournalEntry, ...]
     wrong: tuple[str, ...] = ()
     doubtful: bool = False
 

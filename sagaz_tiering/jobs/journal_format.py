@@ -22,7 +22,7 @@ from uuid import UUID
 import orjson
 from pydantic import ValidationError
 
-from sagaz_tiering.catalog.journal import Entry
+from sagaz_tiering.catalog.journal import JournalEntry
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.errors import CorruptData
 from sagaz_tiering.keys.master import WrappedKey
@@ -52,7 +52,7 @@ def object_key(newest: int, name: UUID) -> str:
     return f"{PREFIX}{newest:020d}-{name}.json"
 
 
-def build(catalog_id: UUID, entries: Sequence[Entry], signing: tuple[WrappedKey, bytes] | None) -> bytes:
+def build(catalog_id: UUID, entries: Sequence[JournalEntry], signing: tuple[WrappedKey, bytes] | None) -> bytes:
     """The object for these entries, signed where there is a key and its secret."""
     told = [{"number": e.number, "at": e.at, "kind": e.kind, "body": e.body} for e in entries]
     text = orjson.dumps(told)
@@ -94,7 +94,7 @@ def parse(data: bytes) -> JournalObject:
         raise CorruptData(f"it is not a journal: {type(exc).__name__}: {exc}"[:200]) from exc
 
 
-def check_entry(told: Any, not_after: datetime) -> Entry:
+def check_entry(told: Any, not_after: datetime) -> JournalEntry:
     """An entry whose fields are what its kind needs. Raises CorruptData. Unknown kinds pass as they are."""
     try:
         at, kind, body = datetime.fromisoformat(told["at"]), told["kind"], told["body"]
@@ -106,7 +106,7 @@ def check_entry(told: Any, not_after: datetime) -> Entry:
         checked = _KINDS.get(kind, dict)(body)
     except (KeyError, TypeError, ValueError, AttributeError, ValidationError) as exc:
         raise CorruptData(f"not an entry: {type(exc).__name__}: {exc}"[:200]) from exc
-    return Entry(number=number, at=at, kind=kind, body=checked)
+    return JournalEntry(number=number, at=at, kind=kind, body=checked)
 
 
 def _key(told: Any, catalog_id: UUID) -> WrappedKey:

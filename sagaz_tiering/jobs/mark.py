@@ -82,7 +82,7 @@ def mark_of(row: OwnerRow, claimed_at: datetime) -> Mark:
     )
 
 
-class Standing(StrEnum):
+class MarkStanding(StrEnum):
     """How a catalog stands to the prefix that is configured."""
 
     OWNER = "owner"
@@ -103,21 +103,21 @@ class Standing(StrEnum):
     """Another catalog's mark."""
 
 
-def judge(row: OwnerRow, mark: Mark | None, *, present: bool) -> Standing:
+def judge(row: OwnerRow, mark: Mark | None, *, present: bool) -> MarkStanding:
     """By the catalog's row and the bucket's mark (None where none can be read; `present`: there is an object)."""
     if not present:
-        return Standing.WRONG_BUCKET if row.has_packs else Standing.UNCLAIMED
+        return MarkStanding.WRONG_BUCKET if row.has_packs else MarkStanding.UNCLAIMED
     if mark is None or mark.catalog_id != row.catalog_id:
-        return Standing.FOREIGN
+        return MarkStanding.FOREIGN
     standing = _by_nonce(row.nonces, mark)
-    if standing is Standing.BEHIND or mark.journal > row.journal_number:
-        return Standing.BEHIND
-    return Standing.UNPROVEN if row.is_elsewhere else standing
+    if standing is MarkStanding.BEHIND or mark.journal > row.journal_number:
+        return MarkStanding.BEHIND
+    return MarkStanding.UNPROVEN if row.is_elsewhere else standing
 
 
-def _by_nonce(nonces: Sequence[UUID], mark: Mark) -> Standing:
+def _by_nonce(nonces: Sequence[UUID], mark: Mark) -> MarkStanding:
     if mark.nonce is None:  # of the code before
-        return Standing.UNFINISHED if len(nonces) <= 1 else Standing.BEHIND
+        return MarkStanding.UNFINISHED if len(nonces) <= 1 else MarkStanding.BEHIND
     if mark.nonce not in nonces:
-        return Standing.BEHIND
-    return (Standing.OWNER, Standing.UNFINISHED, Standing.LATE)[min(nonces.index(mark.nonce), 2)]
+        return MarkStanding.BEHIND
+    return (MarkStanding.OWNER, MarkStanding.UNFINISHED, MarkStanding.LATE)[min(nonces.index(mark.nonce), 2)]

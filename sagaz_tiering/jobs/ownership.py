@@ -43,7 +43,7 @@ from sagaz_tiering.jobs.mark import (
     OWNER_KEY,
     UNREADABLE,
     Mark,
-    Standing,
+    MarkStanding,
     judge,
     mark_of,
     parse,
@@ -69,13 +69,13 @@ _log = Logger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
+class MarkLook:
     """The bucket's mark (None: there is none, or `instead` of one that can be read), the row, and how they stand."""
 
     row: OwnerRow
     mark: Mark | None
     tag: str
-    standing: Standing
+    standing: MarkStanding
     instead: str = ""
 
 
@@ -95,7 +95,7 @@ async def still_owner(context: JobContext) -> None:
         await secure(context)
 
 
-async def secure(context: JobContext, *, move: bool = False, forgive: Collection[Standing] = ()) -> OwnerRow:
+async def secure(context: JobContext, *, move: bool = False, forgive: Collection[MarkStanding] = ()) -> OwnerRow:
     """The row of the catalog, once the bucket's mark agrees with it; what was cut off is completed.
 
     The mark moves on if it is a minute old, or with `move`. `forgive`: also if it stands so to the bucket, UNPROVEN or
@@ -106,7 +106,7 @@ async def secure(context: JobContext, *, move: bool = False, forgive: Collection
     for _ in range(_TRIES):
         seen = await look(context)
         row = seen.row
-        if seen.standing is Standing.LATE and not late:
+        if seen.standing is MarkStanding.LATE and not late:
             late = True  # two looks apart tell a move between them from a mark that is late
             continue
         if seen.standing not in forgive:
@@ -114,10 +114,10 @@ async def secure(context: JobContext, *, move: bool = False, forgive: Collection
         if mine is not None and _has_told(seen, mine):
             await context.catalog.ownership.confirm(mine)
             return _owned(context, mine)
-        if seen.standing is Standing.OWNER and not move and 0 <= row.age_s < BEAT.total_seconds():
+        if seen.standing is MarkStanding.OWNER and not move and 0 <= row.age_s < BEAT.total_seconds():
             return _owned(context, row)
         moved: OwnerRow | None = row
-        steps = row.nonce is None or seen.standing in (Standing.OWNER, Standing.UNPROVEN)
+        steps = row.nonce is None or seen.standing in (MarkStanding.OWNER, MarkStanding.UNPROVEN)
         if row.counter == 0:  # of the code before: what it told the bucket had neither number nor signature
             await context.catalog.catching_up.tell_again(context.now)
         if steps:
@@ -130,7 +130,7 @@ async def secure(context: JobContext, *, move: bool = False, forgive: Collection
     raise ColdTierUnavailable(f"{OWNER_KEY} under {context.objects.url} changed at each look", hint="try again")
 
 
-async def look(context: JobContext) -> Look:
+async def look(context: JobContext) -> MarkLook:
     """Asks for the mark first: a move in between then looks unfinished, never foreign."""
     present, mark, tag, instead = True, None, "", ""
     try:
@@ -142,38 +142,38 @@ async def look(context: JobContext) -> Look:
     except CorruptData as exc:
         instead = str(exc)
     row = await context.catalog.ownership.look()
-    return Look(row=row, mark=mark, tag=tag, standing=judge(row, mark, present=present), instead=instead)
+    return MarkLook(row=row, mark=mark, tag=tag, standing=judge(row, mark, present=present), instead=instead)
 
 
-async def refuse(context: JobContext, seen: Look) -> None:
+async def refuse(context: JobContext, seen: MarkLook) -> None:
     """Raise the ForeignCatalog that says why nothing may be done under the prefix; none if it may."""
     row, mark, where, standing = seen.row, seen.mark, context.objects.url, seen.standing
     missing: list[str] = []
-    if standing in (Standing.LATE, Standing.WRONG_BUCKET):
+    if standing in (MarkStanding.LATE, MarkStanding.WRONG_BUCKET):
         missing = await missing_packs(context)
-    if standing is Standing.LATE and missing:
-        metrics.tell_standing(Standing.WRONG_BUCKET)
+    if standing is MarkStanding.LATE and missing:
+        metrics.tell_standing(MarkStanding.WRONG_BUCKET)
         raise WrongBucket(
             f"{where} is older than this catalog: {OWNER_KEY} is at a step that the catalog left, and newer packs, "
             f"such as {missing[0]}, are not there; nothing was written"
         )
     metrics.tell_standing(standing)
-    if standing is Standing.FOREIGN:
+    if standing is MarkStanding.FOREIGN:
         if mark is None:
             raise ForeignCatalog(f"{where}: {seen.instead}; nothing was written", hint=UNREADABLE)
         check_owner(context.objects, str(mark.catalog_id), row.catalog_id, has_packs=row.has_packs)
-    elif standing is Standing.WRONG_BUCKET:
+    elif standing is MarkStanding.WRONG_BUCKET:
         packs = (
             f"packs of this catalog are not there either, such as {missing[0]}" if missing else "its packs are there"
         )
         raise WrongBucket(f"{where} has no {OWNER_KEY}, which this catalog has put there; {packs}; nothing was written")
-    elif standing is Standing.BEHIND:
+    elif standing is MarkStanding.BEHIND:
         there = 0 if mark is None else mark.counter
         raise CatalogBehind(
             f"this catalog is behind: {OWNER_KEY} under {where} (step {there}) was moved on without it (step "
             f"{row.counter}); nothing is written, deleted or expired"
         )
-    elif standing is Standing.UNPROVEN:
+    elif standing is MarkStanding.UNPROVEN:
         raise CatalogUnproven(
             f"this database is not the one that moved {OWNER_KEY} under {where} last (system {row.here_system}, "
             f"oid {row.here_oid} instead of {row.system_identifier}, {row.database_oid}); nothing was written",
@@ -195,7 +195,7 @@ async def _is_there(objects: ObjectStore, key: str) -> bool:
     return True
 
 
-async def _write(context: JobContext, seen: Look, row: OwnerRow) -> bool:
+async def _write(context: JobContext, seen: MarkLook, row: OwnerRow) -> bool:
     """Whether the mark says now what the row says."""
     if not seen.tag:
         data = mark_of(row, context.now).to_bytes()
@@ -212,7 +212,7 @@ async def _write(context: JobContext, seen: Look, row: OwnerRow) -> bool:
         return False
 
 
-def _has_told(seen: Look, moved: OwnerRow) -> bool:
+def _has_told(seen: MarkLook, moved: OwnerRow) -> bool:
     """Whether the bucket's mark, which is ours, is at this step or a later one: another process completed it."""
     mark = seen.mark
     return mark is not None and mark.counter >= moved.counter and mark.journal >= moved.journal_number
@@ -220,7 +220,7 @@ def _has_told(seen: Look, moved: OwnerRow) -> bool:
 
 def _owned(context: JobContext, row: OwnerRow) -> OwnerRow:
     context.owned_at = uptime_s()
-    metrics.tell_standing(Standing.OWNER)
+    metrics.tell_standing(MarkStanding.OWNER)
     return row
 
 
@@ -248,7 +248,7 @@ class Beat:
                 self._watched, self._since = exc.nonce, now
             if now - self._since <= BEATS * self._every:
                 raise
-            row = await secure(self._context, move=True, forgive=(Standing.UNPROVEN,))
+            row = await secure(self._context, move=True, forgive=(MarkStanding.UNPROVEN,))
             _log.warning("owner.moved", system=row.here_system, oid=row.here_oid, hint="a restore, or an upgrade")
         self._since = None
 

@@ -63,7 +63,7 @@ class Budget:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
+class Defect:
     """Something that is not as it should be.
 
     `what` is missing, truncated, altered, foreign, unknown, class, footer_missing or footer_altered.
@@ -128,9 +128,9 @@ async def look_into(context: JobContext, lease: Lease, pack: Pack, budget: Budge
         else:
             await _check_rows(context, lease, pack, await _check_bytes(context, pack, budget, tally), tally)
     except ObjectNotFound as exc:
-        found = Finding(what="missing", key=pack.object_key, detail=str(exc))
+        found = Defect(what="missing", key=pack.object_key, detail=str(exc))
     except CorruptPack as exc:
-        found = Finding(what="altered", key=pack.object_key, detail=str(exc))
+        found = Defect(what="altered", key=pack.object_key, detail=str(exc))
     except ObjectArchived:  # moved behind our back since the listing; the next run notes the class
         await context.catalog.scrubbing.scrubbed(pack.pack_id, context.now)
         return False
@@ -144,23 +144,23 @@ async def look_into(context: JobContext, lease: Lease, pack: Pack, budget: Budge
     return False
 
 
-def compare(pack: Pack | None, info: ObjectInfo | None) -> Finding | None:
+def compare(pack: Pack | None, info: ObjectInfo | None) -> Defect | None:
     """What is wrong with a row and an object of the same key, either of which may lack. Pure."""
     if pack is None:
         assert info is not None  # one of the two is there
         if pack_of(info.key) is None:
-            return Finding(what="foreign", key=info.key, detail=f"{info.size} bytes that are not named like ours")
+            return Defect(what="foreign", key=info.key, detail=f"{info.size} bytes that are not named like ours")
         return None
     if info is None:
         if pack.state == "RETIRING":
             return None
-        return Finding(what="missing", key=pack.object_key, detail=f"{pack.live_count} snapshots were in it")
+        return Defect(what="missing", key=pack.object_key, detail=f"{pack.live_count} snapshots were in it")
     if info.size != pack.byte_size:
         detail = f"{info.size} bytes instead of {pack.byte_size}"
-        return Finding(what="truncated" if info.size < pack.byte_size else "altered", key=info.key, detail=detail)
+        return Defect(what="truncated" if info.size < pack.byte_size else "altered", key=info.key, detail=detail)
     if info.storage_class is not pack.storage_class:
         detail = f"the catalog says {pack.storage_class}, the bucket {info.storage_class}"
-        return Finding(what="class", key=info.key, detail=detail)
+        return Defect(what="class", key=info.key, detail=detail)
     return None
 
 
@@ -191,7 +191,7 @@ async def _rows(context: JobContext) -> AsyncIterator[Pack]:
 
 
 async def _report(
-    context: JobContext, lease: Lease, pack: Pack | None, info: ObjectInfo | None, found: Finding, tally: Tally
+    context: JobContext, lease: Lease, pack: Pack | None, info: ObjectInfo | None, found: Defect, tally: Tally
 ) -> None:
     tally.add(found.what)
     tally.note(f"{found.what}: {found.key}: {found.detail}")
@@ -275,7 +275,7 @@ async def _check_bytes(context: JobContext, pack: Pack, budget: Budget, tally: T
     return _Seen(stored=stored, footer=footer, vouched=pack.footer_digest is not None, looked_at_all=False)
 
 
-async def _check_copy(context: JobContext, lease: Lease, pack: Pack, info: ObjectInfo, tally: Tally) -> Finding | None:
+async def _check_copy(context: JobContext, lease: Lease, pack: Pack, info: ObjectInfo, tally: Tally) -> Defect | None:
     """What is wrong with the readable copy of an archived pack's footer, which tells nothing of the pack itself."""
     reader, key = PackReader(context.objects), footer_key(pack.pack_uuid)
     await _spend(context, StorageClass.STANDARD, 2, 0)
@@ -292,9 +292,9 @@ async def _check_copy(context: JobContext, lease: Lease, pack: Pack, info: Objec
         )
         await _check_rows(context, lease, pack, seen, tally)
     except ObjectNotFound as exc:
-        return Finding(what="footer_missing", key=key, detail=str(exc))
+        return Defect(what="footer_missing", key=key, detail=str(exc))
     except CorruptPack as exc:
-        return Finding(what="footer_altered", key=key, detail=f"{exc}; nothing was changed by what it says")
+        return Defect(what="footer_altered", key=key, detail=f"{exc}; nothing was changed by what it says")
     if pack.footer_digest is None:
         tally.add("footers_not_vouched_for")
         tally.note(f"{pack.object_key}: archived before the catalog kept digests: restore it, and `compact` adds them")

@@ -19,8 +19,8 @@ from uuid import UUID
 from sagaz_tiering.errors import CatalogBehind, ConfigError, ForeignCatalog, LeaseLost
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.journal import publish_journal
-from sagaz_tiering.jobs.mark import OWNER_KEY, Mark, Standing
-from sagaz_tiering.jobs.ownership import BEAT, BEATS, Look, look, missing_packs, refuse, secure
+from sagaz_tiering.jobs.mark import OWNER_KEY, Mark, MarkStanding
+from sagaz_tiering.jobs.ownership import BEAT, BEATS, MarkLook, look, missing_packs, refuse, secure
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.operations.catch_up import Trust, catch_up, packs_in
 
@@ -36,7 +36,7 @@ LOST = (
 
 
 @dataclass(slots=True, kw_only=True)
-class Extent:
+class RebuildCost:
     """What a rebuild has to read; cost in USD."""
 
     packs: int = 0
@@ -61,9 +61,9 @@ class Wish:
 NOTHING_ELSE = Wish()
 
 
-async def measure(context: JobContext, prices: Any) -> Extent:
+async def measure(context: JobContext, prices: Any) -> RebuildCost:
     """Count the packs and what reading their footers costs: one LIST a thousand, two small GETs a pack."""
-    extent = Extent()
+    extent = RebuildCost()
     async for info in packs_in(context):
         extent.packs += 1
         extent.bytes += info.size
@@ -106,7 +106,7 @@ async def adopt(context: JobContext, tally: Tally, wish: Wish = NOTHING_ELSE) ->
             raise LeaseLost("another process is rebuilding this catalog")
         seen = await look(context)
         await _refuse(context, seen, wish)
-        alone, told = seen.standing is not Standing.OWNER, 0
+        alone, told = seen.standing is not MarkStanding.OWNER, 0
         if alone and seen.mark is not None:
             told = seen.mark.journal
         newest = await catch_up(context, lease, tally, Trust(unsigned=wish.unsigned, alone=alone, told=told))
@@ -118,17 +118,17 @@ async def adopt(context: JobContext, tally: Tally, wish: Wish = NOTHING_ELSE) ->
     _log.warning("catalog.adopted", catalog_id=str(seen.row.catalog_id), was=seen.standing.value)
 
 
-async def _refuse(context: JobContext, seen: Look, wish: Wish) -> None:
+async def _refuse(context: JobContext, seen: MarkLook, wish: Wish) -> None:
     """Raise where nothing may be taken: another's bucket, an empty one, one whose owner lives."""
-    if seen.standing is Standing.FOREIGN:
+    if seen.standing is MarkStanding.FOREIGN:
         await refuse(context, seen)
-    if seen.standing is Standing.WRONG_BUCKET and not wish.new_bucket and await missing_packs(context):
+    if seen.standing is MarkStanding.WRONG_BUCKET and not wish.new_bucket and await missing_packs(context):
         await refuse(context, seen)
-    if seen.standing in (Standing.BEHIND, Standing.UNPROVEN) and not wish.take_over:
+    if seen.standing in (MarkStanding.BEHIND, MarkStanding.UNPROVEN) and not wish.take_over:
         _check_still(seen)
 
 
-def _check_still(seen: Look) -> None:
+def _check_still(seen: MarkLook) -> None:
     moved = None if seen.mark is None else seen.mark.moved_at
     if moved is not None and seen.row.now - moved < BEATS * BEAT:
         ago = max(seen.row.now - moved, timedelta()).total_seconds()
@@ -138,23 +138,23 @@ def _check_still(seen: Look) -> None:
         )
 
 
-async def _take(context: JobContext, before: Look, newest: int, wish: Wish) -> None:
+async def _take(context: JobContext, before: MarkLook, newest: int, wish: Wish) -> None:
     """The mark becomes ours, if nobody moved it while we caught up."""
     seen = await look(context)
     mark, was = seen.mark, before.mark
-    if before.standing is not Standing.OWNER and _nonce(mark) != _nonce(was):
+    if before.standing is not MarkStanding.OWNER and _nonce(mark) != _nonce(was):
         raise CatalogBehind(
             f"{OWNER_KEY} was moved while this catalog caught up: the one that owns the bucket lives",
             hint="stop its daemons, then run this again",
         )
     ownership = context.catalog.ownership
-    if seen.standing is not Standing.OWNER:
+    if seen.standing is not MarkStanding.OWNER:
         counter, journal = (0, newest) if mark is None else (mark.counter, max(mark.journal, newest))
         await ownership.take_mark(counter, _nonce(mark), journal)
-    if seen.standing in (Standing.WRONG_BUCKET, Standing.UNCLAIMED):
+    if seen.standing in (MarkStanding.WRONG_BUCKET, MarkStanding.UNCLAIMED):
         await context.catalog.catching_up.tell_again(context.now)
     try:
-        await secure(context, move=True, forgive=(Standing.UNPROVEN, Standing.WRONG_BUCKET))
+        await secure(context, move=True, forgive=(MarkStanding.UNPROVEN, MarkStanding.WRONG_BUCKET))
     except ForeignCatalog as exc:
         raise CatalogBehind(f"another process took the bucket meanwhile: {exc}") from exc
 

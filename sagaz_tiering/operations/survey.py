@@ -12,7 +12,7 @@ from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.codec.value import read_meta
 from sagaz_tiering.costs import Due, Expired, Inputs
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
-from sagaz_tiering.hot.values import Header
+from sagaz_tiering.hot.values import IndexedHeader
 from sagaz_tiering.jobs.age.frames import expiry_bucket
 from sagaz_tiering.jobs.compact import job as compact
 from sagaz_tiering.jobs.context import JobContext
@@ -132,7 +132,7 @@ async def _sample(
     return sample, notes
 
 
-async def _first_page(context: JobContext, saga_id: UUID) -> list[Header]:
+async def _first_page(context: JobContext, saga_id: UUID) -> list[IndexedHeader]:
     """A saga of many thousands must not make a plan slow."""
     async for headers in context.hot.headers(saga_id):
         return headers
@@ -140,7 +140,7 @@ async def _first_page(context: JobContext, saga_id: UUID) -> list[Header]:
 
 
 def _decided(
-    headers: Sequence[Header], policies: PolicySet, now_us: int, *, expiring: bool
+    headers: Sequence[IndexedHeader], policies: PolicySet, now_us: int, *, expiring: bool
 ) -> list[tuple[SnapshotMeta, Decision, int]]:
     found = []
     for header in headers:

@@ -36,7 +36,7 @@ Progress = Callable[[str, int], None]
 
 
 @dataclass(slots=True, kw_only=True)
-class Verdict:
+class VerifyReport:
     """What there is, what is wrong (`found` counts all, `findings` names the first of each kind), what is left over.
 
     Leftovers are no fault: strays wait for `collect`, empty frames for `expire`, foreign objects for their owner.
@@ -69,9 +69,9 @@ class Verdict:
         }
 
 
-async def verify(context: JobContext, *, sample: int | None = None, progress: Progress | None = None) -> Verdict:
+async def verify(context: JobContext, *, sample: int | None = None, progress: Progress | None = None) -> VerifyReport:
     """Everything, or of the bucket only `sample` packs by chance. Raises ForeignCatalog for another's prefix."""
-    verdict = Verdict()
+    verdict = VerifyReport()
     try:
         await refuse(context, await look(context))
     except (CatalogBehind, CatalogUnproven, WrongBucket) as exc:
@@ -90,7 +90,7 @@ def _silent(_kind: str, _count: int) -> None:
     return None
 
 
-async def _rows(context: JobContext, verdict: Verdict, progress: Progress) -> None:
+async def _rows(context: JobContext, verdict: VerifyReport, progress: Progress) -> None:
     """The catalog against itself."""
     questions = Verification(context.catalog.db)
     async for span in questions.ranges():
@@ -106,7 +106,7 @@ async def _rows(context: JobContext, verdict: Verdict, progress: Progress) -> No
         verdict.add(each)
 
 
-async def _bucket(context: JobContext, verdict: Verdict, progress: Progress) -> None:
+async def _bucket(context: JobContext, verdict: VerifyReport, progress: Progress) -> None:
     """Every pack has its object, of its size and class; what else is there."""
     unknown: list[ObjectInfo] = []
     moving: list[str] = []
@@ -125,7 +125,7 @@ async def _bucket(context: JobContext, verdict: Verdict, progress: Progress) -> 
     await _moving(context, moving, verdict)
 
 
-async def _sample(context: JobContext, count: int, verdict: Verdict, progress: Progress) -> None:
+async def _sample(context: JobContext, count: int, verdict: VerifyReport, progress: Progress) -> None:
     packs = iter(await Verification(context.catalog.db).sample(uuid4().hex, count))
     moving: list[str] = []
     while some := list(islice(packs, _AT_ONCE)):
@@ -136,7 +136,7 @@ async def _sample(context: JobContext, count: int, verdict: Verdict, progress: P
     await _moving(context, moving, verdict)
 
 
-def _sort(found: Contradiction | None, moving: list[str], verdict: Verdict) -> None:
+def _sort(found: Contradiction | None, moving: list[str], verdict: VerifyReport) -> None:
     """Another class may be a move under way; of so many that they are no longer held, it is not."""
     if found is not None and found.what == "class" and len(moving) < _PAGE:
         moving.append(found.item)
@@ -144,7 +144,7 @@ def _sort(found: Contradiction | None, moving: list[str], verdict: Verdict) -> N
         verdict.add(found)
 
 
-async def _moving(context: JobContext, keys: Sequence[str], verdict: Verdict) -> None:
+async def _moving(context: JobContext, keys: Sequence[str], verdict: VerifyReport) -> None:
     """Packs in another class than their row says: `transition` writes the row after the move, a moment later."""
     found: list[Contradiction] = []
     for _ in range(_PATIENCE):
@@ -183,7 +183,7 @@ async def _head(context: JobContext, key: str) -> ObjectInfo | None:
         return None
 
 
-async def _without_pack(context: JobContext, infos: Sequence[ObjectInfo], verdict: Verdict) -> None:
+async def _without_pack(context: JobContext, infos: Sequence[ObjectInfo], verdict: VerifyReport) -> None:
     """Objects that no active pack had when they were listed."""
     named = {info.key: pack_uuid for info in infos if (pack_uuid := pack_of(info.key)) is not None}
     known = await context.catalog.packs.known(list(named.values()))
@@ -199,7 +199,7 @@ async def _without_pack(context: JobContext, infos: Sequence[ObjectInfo], verdic
             verdict.leftovers["strays"] += 1
 
 
-async def _footers(context: JobContext, verdict: Verdict) -> None:
+async def _footers(context: JobContext, verdict: VerifyReport) -> None:
     """Every archived pack has the readable copy of its footer, without which a rebuild would have to thaw it."""
     listing = context.objects.list("footers/")
     info = await anext(listing, None)
@@ -221,7 +221,7 @@ async def _archived(context: JobContext) -> AsyncIterator[Pack]:
         after = page[-1].pack_uuid
 
 
-async def _without_footer(context: JobContext, pack: Pack, verdict: Verdict) -> None:
+async def _without_footer(context: JobContext, pack: Pack, verdict: VerifyReport) -> None:
     if await _head(context, footer_key(pack.pack_uuid)) is not None:
         return
     now = await context.catalog.scrubbing.by_key(pack.object_key)

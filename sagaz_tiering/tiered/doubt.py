@@ -13,7 +13,7 @@ from uuid import UUID
 from sagaz_tiering.catalog.hot_saves import HotSave, HotSaves
 from sagaz_tiering.catalog.locations import Locations
 from sagaz_tiering.errors import SnapshotLost
-from sagaz_tiering.hot.values import Header
+from sagaz_tiering.hot.values import IndexedHeader
 from sagaz_tiering.snapshot import SnapshotRef, Tier
 from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.hot_notes import HotNotes
@@ -21,7 +21,7 @@ from sagaz_tiering.tiered.merge import Copy, damaged_copy
 
 
 @dataclass(frozen=True, slots=True)
-class _Save:
+class _SaveKey:
     snapshot_id: UUID
     saga_id: UUID
     saved_us: int
@@ -42,7 +42,7 @@ class Doubt:
         Raises CatalogUnavailable, ColdTierUnavailable.
         """
         # One that cannot be read may be of any save: a deletion of the snapshot counts.
-        saves = [_Save(copy.ref.snapshot_id, copy.ref.saga_id, copy.saved_us or 0) for copy in hot]
+        saves = [_SaveKey(copy.ref.snapshot_id, copy.ref.saga_id, copy.saved_us or 0) for copy in hot]
         dead = await self._locations.buried(saves) | await self._locations.moved(saves)
         living = [copy for copy in hot if copy.ref.snapshot_id not in dead]
         both = {copy.ref.snapshot_id for copy in living}
@@ -77,7 +77,7 @@ def _lost(save: HotSave) -> Copy:
     return Copy(ref=ref, saved_us=meta.saved_us, error=error)
 
 
-def nameless(saga_id: UUID, header: Header) -> Copy:
+def nameless(saga_id: UUID, header: IndexedHeader) -> Copy:
     """What an index in Redis tells of a snapshot whose value is gone."""
     error = SnapshotLost(f"Redis names snapshot {header.snapshot_id}, but neither Redis nor PostgreSQL has it")
     return damaged_copy(saga_id, header, error)

@@ -14,7 +14,7 @@ from sagaz_tiering.catalog.locations import Located
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import Unreadable
 from sagaz_tiering.hot.keys import member_step
-from sagaz_tiering.hot.values import Header
+from sagaz_tiering.hot.values import IndexedHeader
 from sagaz_tiering.policy import PolicySet, later
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
 
@@ -39,7 +39,7 @@ def hot_copy(meta: SnapshotMeta, policies: PolicySet, value: bytes | None = None
     return Copy(ref=ref, saved_us=meta.saved_us, value=value)
 
 
-def damaged_copy(saga_id: UUID, header: Header, error: Unreadable) -> Copy:
+def damaged_copy(saga_id: UUID, header: IndexedHeader, error: Unreadable) -> Copy:
     """What an index in Redis tells of a value that is lost or cannot be read."""
     ref = damaged_ref(header.snapshot_id, saga_id, from_micros(header.created_us))
     ref = replace(ref, step_index=member_step(header.member), unreadable=str(error))

@@ -22,8 +22,7 @@ from sagaz_tiering.codec.value import Header, Record, read_header, read_meta
 from sagaz_tiering.dictionaries.cache import Dictionaries
 from sagaz_tiering.errors import CatalogUnavailable, CorruptData, HotTierUnavailable, SnapshotLost, Unreadable
 from sagaz_tiering.hot.tier import HotTier
-from sagaz_tiering.hot.values import Gone, check_indexed, indexed_header
-from sagaz_tiering.hot.values import Header as IndexedHeader
+from sagaz_tiering.hot.values import Gone, IndexedHeader, check_indexed, indexed_header
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, Tier
 from sagaz_tiering.storage.answers import check_answer, check_place

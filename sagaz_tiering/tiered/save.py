@@ -107,7 +107,7 @@ class Saver:
                 break
             try:
                 return await self._save(save)
-            except _Held:
+            except _SagaHeld:
                 save.may_be_held = False
             except LegalHold:  # PostgreSQL has it, and Redis has taken it
                 await freezer.put_back(save.meta)
@@ -175,7 +175,7 @@ class Saver:
             raise
         self._hot_pause.end()
         if refused is not None and refused.held:
-            raise _Held
+            raise _SagaHeld
         if refused is not None and refused.foreign:
             raise HotTierUnavailable(
                 f"Redis has something else in the place of the index of saga {save.meta.saga_id}", hint=FOREIGN_INDEX
@@ -223,7 +223,7 @@ def _of_both(hot_error: HotTierUnavailable | None, error: CatalogUnavailable) ->
     return kind(f"{hot_error}; and {error}", hint=f"{hot_error.hint}; {error.hint}")
 
 
-class _Held(Exception):
+class _SagaHeld(Exception):
     """Its saga is held, so it must be looked at before it may replace anything."""
 
 

@@ -14,7 +14,7 @@ from random import Random
 
 from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.torture import processes
-from sagaz_tiering.torture.checks import Comparison, Difference
+from sagaz_tiering.torture.checks import Difference, ModelComparison
 from sagaz_tiering.torture.model import Model, Worker
 from sagaz_tiering.torture.store import Store
 
@@ -36,7 +36,7 @@ Say = Callable[[str], None]
 class Torment:
     """One run; afterwards every process is dead, and the model knows what they saved. Raises Difference."""
 
-    def __init__(self, store: Store, model: Model, comparison: Comparison, chance: Random, say: Say) -> None:
+    def __init__(self, store: Store, model: Model, comparison: ModelComparison, chance: Random, say: Say) -> None:
         self._store, self._model, self._comparison = store, model, comparison
         self._chance, self._say = chance, say
         self._lives = 0

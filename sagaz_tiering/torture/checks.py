@@ -23,7 +23,7 @@ class Difference(Exception):
     """The first thing that is not as the model says."""
 
 
-class Comparison:
+class ModelComparison:
     """Looks at sagas of a running or a settled store; raises Difference."""
 
     def __init__(self, model: Model, runtime: Runtime, clock: Clock, chance: Random) -> None:

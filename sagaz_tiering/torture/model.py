@@ -72,7 +72,7 @@ class SagaKey(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Script:
+class Scenario:
     """What all processes of a run agree on. `span`: brief sagas end within it."""
 
     seed: int
@@ -135,7 +135,7 @@ def _context(chance: Random, turn: int) -> dict[str, Any]:
 class Model:
     """What was acknowledged and what was removed; says what a saga may look like at an instant."""
 
-    script: Script
+    script: Scenario
     acknowledged: dict[Worker, int] = field(default_factory=dict)
     """The last acknowledged turn of each worker."""
     running: set[int] = field(default_factory=set)
@@ -185,6 +185,6 @@ class Model:
 
 
 @lru_cache(maxsize=256)
-def _versions(script: Script, saga: SagaKey) -> tuple[tuple[int, SagaSnapshot], ...]:
+def _versions(script: Scenario, saga: SagaKey) -> tuple[tuple[int, SagaSnapshot], ...]:
     turns: Iterable[int] = range(TURNS * saga.number, TURNS * saga.number + TURNS)
     return tuple((turn, script.snapshot(saga.worker, turn)) for turn in turns)

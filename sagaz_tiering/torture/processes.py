@@ -16,7 +16,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from sagaz_tiering.config.load import load_config
-from sagaz_tiering.torture.model import Script, Worker
+from sagaz_tiering.torture.model import Scenario, Worker
 
 WORKERS = 4
 _TAIL = 3000
@@ -32,7 +32,7 @@ def prepare() -> None:
     first.join()
 
 
-def start_saver(config: Path, script: Script, *, life: int, acks: Path, pause: timedelta, log: Path) -> BaseProcess:
+def start_saver(config: Path, script: Scenario, *, life: int, acks: Path, pause: timedelta, log: Path) -> BaseProcess:
     """A process that saves until it is killed, each worker at most once in `pause`."""
     process = _PROCESSES.Process(
         target=_save, args=(config, script.seed, script.begun, script.span, life, acks, pause.total_seconds(), log)
@@ -78,10 +78,10 @@ def _save(
     config: Path, seed: int, begun: datetime, span: timedelta, life: int, acks: Path, pause: float, log: Path
 ) -> None:
     _speak_into(log)
-    asyncio.run(_save_all(config, Script(seed=seed, begun=begun, span=span), life, acks, pause))
+    asyncio.run(_save_all(config, Scenario(seed=seed, begun=begun, span=span), life, acks, pause))
 
 
-async def _save_all(config: Path, script: Script, life: int, acks: Path, pause: float) -> None:
+async def _save_all(config: Path, script: Scenario, life: int, acks: Path, pause: float) -> None:
     from sagaz_tiering.app.tiered import TieredSnapshotStorage
 
     file = os.open(acks, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)

@@ -25,8 +25,8 @@ from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.jobs import JOBS, JobReport, run_job
 from sagaz_tiering.torture import processes
 from sagaz_tiering.torture.chaos import Say, Torment
-from sagaz_tiering.torture.checks import Comparison, Difference
-from sagaz_tiering.torture.model import Model, Script
+from sagaz_tiering.torture.checks import Difference, ModelComparison
+from sagaz_tiering.torture.model import Model, Scenario
 from sagaz_tiering.torture.store import Store, open_store
 
 _REST_S = 120.0
@@ -36,7 +36,7 @@ Interference = Callable[[str, Runtime], Awaitable[None]]
 
 
 @dataclass(slots=True, kw_only=True)
-class Outcome:
+class TortureOutcome:
     """What happened; `difference` is the first thing that was not as it must be."""
 
     seed: int
@@ -62,12 +62,12 @@ class Outcome:
 
 async def run_torture(
     *, seconds: float, seed: int, snapshots: int, say: Say, interfere: Interference | None = None
-) -> Outcome:
+) -> TortureOutcome:
     """Torment for `seconds`, saving about `snapshots`; then compare. `interfere` (tests) is called after each phase.
 
     Raises what the servers' start raises; every difference, whatever it is, is in the outcome.
     """
-    began, outcome = time.monotonic(), Outcome(seed=seed)
+    began, outcome = time.monotonic(), TortureOutcome(seed=seed)
     await asyncio.to_thread(processes.prepare)
     async with open_store() as store:
         reckoning = _Reckoning(store, seed, timedelta(seconds=seconds), say)
@@ -91,9 +91,9 @@ def default_seed() -> int:
 class _Reckoning:
     def __init__(self, store: Store, seed: int, span: timedelta, say: Say) -> None:
         self._store, self._say, chance = store, say, Random(seed)
-        self._script = Script(seed=seed, begun=store.clock.now(), span=span)
+        self._script = Scenario(seed=seed, begun=store.clock.now(), span=span)
         self._model = Model(script=self._script)
-        self._comparison = Comparison(self._model, store.runtime, store.clock, chance)
+        self._comparison = ModelComparison(self._model, store.runtime, store.clock, chance)
         self._torment = Torment(store, self._model, self._comparison, chance, say)
 
     async def run(self, snapshots: int, interfere: Interference | None) -> None:

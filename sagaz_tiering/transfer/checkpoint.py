@@ -1,4 +1,4 @@
-"""How far a transfer is, in a file that survives a kill: `Journal` is opened, written now and then, finished.
+"""How far a transfer is, in a file that survives a kill: `Checkpoint` is opened, written now and then, finished.
 
 The file is JSON, replaced as a whole (written beside it, flushed, renamed), so that it is always readable. It says
 up to which id (`mark`) everything is done and counted; what a killed run did behind the mark is done again, which
@@ -64,7 +64,7 @@ class Identity:
         return parts.hexdigest()[:32]
 
 
-class Journal:
+class Checkpoint:
     """One transfer's journal. Only one process at a time has it open."""
 
     def __init__(self, path: Path, identity: Identity) -> None:

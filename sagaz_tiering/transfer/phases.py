@@ -23,7 +23,7 @@ from sagaz_tiering.transfer.checkpoint import Standing
 from sagaz_tiering.transfer.ordered import InOrder, Unit, closing
 from sagaz_tiering.transfer.report import Counts
 from sagaz_tiering.transfer.retry import Outage, Stopped
-from sagaz_tiering.transfer.source import FoundReplay, OutOfOrder, Reader
+from sagaz_tiering.transfer.source import NextReplay, OutOfOrder, SourceReader
 from sagaz_tiering.transfer.target import Writer
 
 _log = Logger(__name__)
@@ -41,7 +41,7 @@ class Phases:
     def __init__(
         self,
         *,
-        reader: Reader,
+        reader: SourceReader,
         writer: Writer,
         standing: Standing,
         concurrency: int,
@@ -96,7 +96,7 @@ class Phases:
         self._standing.witness = unit.witness or self._standing.witness
         self._standing.snapshots.add(unit.counts)
 
-    def _commit_replay(self, unit: Unit[FoundReplay]) -> None:
+    def _commit_replay(self, unit: Unit[NextReplay]) -> None:
         self._standing.mark = unit.value.replay_id
         self._standing.replay_logs.add(unit.counts)
 
@@ -130,7 +130,7 @@ class Phases:
             self._slots.release()
         self._counted()
 
-    async def _copy_replay(self, unit: Unit[FoundReplay], *, of_sagas: frozenset[UUID] | None) -> None:
+    async def _copy_replay(self, unit: Unit[NextReplay], *, of_sagas: frozenset[UUID] | None) -> None:
         found = unit.value
         unit.counts.add(found.before)
 

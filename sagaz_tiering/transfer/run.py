@@ -25,11 +25,11 @@ from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import as_uuid
 from sagaz_tiering.storage.base import SnapshotSource, SnapshotStorage
-from sagaz_tiering.transfer.checkpoint import FINISHED, REPLAY_LOGS, SNAPSHOTS, Identity, Journal, Standing
+from sagaz_tiering.transfer.checkpoint import FINISHED, REPLAY_LOGS, SNAPSHOTS, Checkpoint, Identity, Standing
 from sagaz_tiering.transfer.phases import Phases
 from sagaz_tiering.transfer.report import Counts, TransferProgress, TransferReport
 from sagaz_tiering.transfer.retry import Patience, Stopped
-from sagaz_tiering.transfer.source import Reader
+from sagaz_tiering.transfer.source import SourceReader
 from sagaz_tiering.transfer.target import Writer
 
 _log = Logger(__name__)
@@ -88,9 +88,9 @@ async def transfer_snapshots(
     waits = Patience(patience, stop)
     run = _Run(
         identity,
-        Reader(source, waits),
+        SourceReader(source, waits),
         Writer(target, waits, clock or SystemClock(), verify=verify, dry_run=dry_run),
-        journal=None if journal is None or dry_run else Journal(journal, identity),
+        journal=None if journal is None or dry_run else Checkpoint(journal, identity),
         progress=progress,
     )
     try:
@@ -107,10 +107,10 @@ class _Run:
     def __init__(
         self,
         identity: Identity,
-        reader: Reader,
+        reader: SourceReader,
         writer: Writer,
         *,
-        journal: Journal | None,
+        journal: Checkpoint | None,
         progress: Callable[[TransferProgress], None] | None,
     ) -> None:
         self._identity = identity
@@ -211,7 +211,7 @@ class _Run:
         if self._journal is not None and due and not self._writing.locked():
             await self._write(self._journal)
 
-    async def _write(self, journal: Journal) -> None:
+    async def _write(self, journal: Checkpoint) -> None:
         async with self._writing:
             self._standing.seconds = self._seconds()
             await asyncio.to_thread(journal.write, journal.render(self._standing))

@@ -21,7 +21,7 @@ _MOST_LISTED: Final = 1024
 """Snapshots of one saga that are held at once where a source can only list them."""
 
 
-class FoundReplay(NamedTuple):
+class NextReplay(NamedTuple):
     """A replay record (None: there is no further one), and what could not be read since the one before it."""
 
     replay_id: UUID
@@ -33,7 +33,7 @@ class OutOfOrder(SagazTieringError):
     """A source gives its ids in another order than ascending: what a resumed transfer skips would be wrong."""
 
 
-class Reader:
+class SourceReader:
     """Reads one source for one transfer."""
 
     def __init__(self, source: SnapshotSource, patience: Patience) -> None:
@@ -54,7 +54,7 @@ class Reader:
             except TierUnavailable as exc:
                 await waiting.after(exc)
 
-    async def replay_logs(self, after: UUID | None) -> AsyncIterator[FoundReplay]:
+    async def replay_logs(self, after: UUID | None) -> AsyncIterator[NextReplay]:
         """Every replay record behind `after`, ascending, each with the unreadable ones before it."""
         last, waiting, before = after, self._patience.wait(), Counts()
         while True:
@@ -64,7 +64,7 @@ class Reader:
                         replay_id = UUID(record["replay_id"])
                         _check_order(last, replay_id)
                         last, waiting = replay_id, self._patience.wait()
-                        yield FoundReplay(replay_id, record, before)
+                        yield NextReplay(replay_id, record, before)
                         before = Counts()
                 break
             except TierUnavailable as exc:
@@ -77,7 +77,7 @@ class Reader:
                     before.fail(exc.unreadable[replay_id], item_id=str(replay_id), saga_id=None)
                 last = max(behind)
         if before.found:
-            yield FoundReplay(last or UUID(int=0), None, before)
+            yield NextReplay(last or UUID(int=0), None, before)
 
     async def snapshots(self, saga_id: UUID, counts: Counts) -> AsyncIterator[SagaSnapshot]:
         """The snapshots of a saga, oldest first; what cannot be read is in `counts` instead.

@@ -12,7 +12,7 @@ from support.commands import cli
 from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.torture import run_torture
-from sagaz_tiering.torture.model import KINDS, TURNS, Model, SagaKey, Script, Worker
+from sagaz_tiering.torture.model import KINDS, TURNS, Model, SagaKey, Scenario, Worker
 
 Interference = Callable[[Runtime], Awaitable[None]]
 
@@ -79,16 +79,16 @@ async def test_torture_fails_when_it_does_not_hold(phase: str, interfere: Interf
     assert outcome.to_dict()["ok"] is False
 
 
-SCRIPT = Script(seed=1, begun=datetime(2026, 1, 1, tzinfo=UTC), span=timedelta(seconds=10))
+SCRIPT = Scenario(seed=1, begun=datetime(2026, 1, 1, tzinfo=UTC), span=timedelta(seconds=10))
 WORKER = Worker(0, 0)
 
 
 def test_what_a_worker_saves_follows_from_the_seed() -> None:
     """Two processes agree on it; another seed gives something else; the last turn saves the middle step again."""
     turns = [SCRIPT.snapshot(WORKER, turn) for turn in range(TURNS)]
-    again = Script(seed=1, begun=SCRIPT.begun, span=SCRIPT.span)
+    again = Scenario(seed=1, begun=SCRIPT.begun, span=SCRIPT.span)
     assert [again.snapshot(WORKER, turn) for turn in range(TURNS)] == turns
-    assert Script(seed=2, begun=SCRIPT.begun, span=SCRIPT.span).snapshot(WORKER, 0) != turns[0]
+    assert Scenario(seed=2, begun=SCRIPT.begun, span=SCRIPT.span).snapshot(WORKER, 0) != turns[0]
     assert turns[3].snapshot_id == turns[1].snapshot_id
     assert turns[3].context != turns[1].context
     assert {SCRIPT.kind(SagaKey(WORKER, number)).name for number in range(100)} == {kind.name for kind in KINDS}

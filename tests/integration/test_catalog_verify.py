@@ -22,7 +22,7 @@ from support.yaml_config import write_config
 from sagaz_tiering.catalog import verification
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import ForeignCatalog
-from sagaz_tiering.operations.verify import Verdict, verify
+from sagaz_tiering.operations.verify import VerifyReport, verify
 from sagaz_tiering.storage_class import StorageClass
 
 POLICIES: list[dict[str, Any]] = [
@@ -75,7 +75,7 @@ async def live_through(shop: Product) -> None:
         await shop.storage.save_snapshot(snapshot)
 
 
-async def looked(shop: Product, **options: Any) -> Verdict:
+async def looked(shop: Product, **options: Any) -> VerifyReport:
     return await verify(shop.runtime.job_context(), **options)
 
 

@@ -15,7 +15,7 @@ from support.payload import snapshots
 from support.servers import fresh_database
 from support.tiers import Product, product, rebuilt_from_bucket
 
-from sagaz_tiering.catalog.journal import Entry
+from sagaz_tiering.catalog.journal import JournalEntry
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.jobs.context import Tally
 from sagaz_tiering.jobs.journal_format import MOST_BYTES, build, object_key, parse
@@ -149,7 +149,7 @@ def test_signature_covers_entries_and_catalog() -> None:
     """Entries of one object in another, or of another catalog, are not signed by it."""
     mine, secret = uuid4(), bytes(32)
     key = WrappedKey(key_id=uuid4(), saga_id=mine, wrapped=b"w", master_id="file:a")
-    told = [Entry(number=1, at=datetime(2026, 1, 1, tzinfo=UTC), kind="release", body={"hold_id": str(uuid4())})]
+    told = [JournalEntry(number=1, at=datetime(2026, 1, 1, tzinfo=UTC), kind="release", body={"hold_id": str(uuid4())})]
     data = build(mine, told, (key, secret))
     assert parse(data).is_signed_with(secret)
     assert not parse(data).is_signed_with(bytes(31) + b"\x01")

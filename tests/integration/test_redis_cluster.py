@@ -26,7 +26,7 @@ from sagaz_tiering.drivers.redis.client import LazyRedis
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
 from sagaz_tiering.hot.tier import HotOptions, HotTier
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.storage.redis.keys import Place, RedisKeys
+from sagaz_tiering.storage.redis.keys import RedisKeys, SagaHome
 
 HOUR = timedelta(hours=1)
 OLD, NEW = make(1, status="old"), make(1, status="new")
@@ -240,7 +240,7 @@ async def test_sagas_are_spread_and_each_is_in_one_slot(storage: RedisSnapshotSt
     """Also sagas whose ids begin alike, as those made of the time do."""
     keys, slots = RedisKeys("p:"), set[int]()
     for at in range(2000):
-        place = Place.of(number(at))
+        place = SagaHome.of(number(at))
         slot = key_slot(keys.index(place).encode())
         for key in (keys.facts(place), keys.value(place, "0" * 32), keys.sagas(place.shard), keys.totals(place.shard)):
             assert key_slot(key.encode()) == slot

@@ -26,8 +26,8 @@ from sagaz_tiering.embedded import RedisServer
 from sagaz_tiering.errors import ConfigError, CorruptRecord, HotTierRefused, HotTierUnavailable
 from sagaz_tiering.storage.redis import keys as redis_keys
 from sagaz_tiering.storage.redis import single as redis_shelf
-from sagaz_tiering.storage.redis.keys import Place, RedisKeys
-from sagaz_tiering.storage.redis.single import Cursor
+from sagaz_tiering.storage.redis.keys import RedisKeys, SagaHome
+from sagaz_tiering.storage.redis.single import IndexCursor
 
 HOUR = timedelta(hours=1)
 OwnRedis = Callable[..., Awaitable[RedisServer]]
@@ -145,7 +145,7 @@ async def test_everything_of_a_snapshot_has_its_time_to_live(redis_url: str, cli
     old = VirtualClock(NOW - 3000 * DAY)
     async with RedisSnapshotStorage(redis_url, default_ttl=3600, clock=old) as storage:
         await storage.save_snapshot(make(1))
-    place = Place.of(SAGA)
+    place = SagaHome.of(SAGA)
     for key in (
         KEYS.value(place, number(1).hex),
         KEYS.index(place),
@@ -160,7 +160,7 @@ async def test_index_lives_as_long_as_its_longest_member(
     redis_url: str, storage: RedisSnapshotStorage, client: Any
 ) -> None:
     """Longer ones extend it, shorter ones do not shorten it, one that never expires keeps it."""
-    index, facts = KEYS.index(Place.of(SAGA)), KEYS.facts(Place.of(SAGA))
+    index, facts = KEYS.index(SagaHome.of(SAGA)), KEYS.facts(SagaHome.of(SAGA))
     for hours, expected in ((2, 2), (5, 5), (1, 5)):
         await storage.save_snapshot(make(hours, retention_until=NOW + hours * HOUR))
         for key in (index, facts):
@@ -204,11 +204,11 @@ async def test_redis_frees_what_is_expired_by_itself(
     assert await storage.delete_expired_snapshots() == 2
     health = await storage.health_check()
     assert (health.snapshot_count, [each async for each in storage.saga_ids()]) == (1, [SAGA])
-    assert health.total_size_bytes == await client.strlen(KEYS.value(Place.of(SAGA), number(1).hex))
+    assert health.total_size_bytes == await client.strlen(KEYS.value(SagaHome.of(SAGA), number(1).hex))
 
 
 async def value_is_gone(client: Any, saga_id: UUID, at: int) -> bool:
-    return not await client.exists(KEYS.value(Place.of(saga_id), number(at).hex))
+    return not await client.exists(KEYS.value(SagaHome.of(saga_id), number(at).hex))
 
 
 async def until(what: Callable[[], Awaitable[bool]]) -> None:
@@ -232,7 +232,7 @@ async def test_saved_again_after_redis_freed_it(
     await storage.delete_expired_snapshots()
     assert await storage.get_snapshot(number(2)) == again
     health = await storage.health_check()
-    size = await client.strlen(KEYS.value(Place.of(again.saga_id), number(2).hex))
+    size = await client.strlen(KEYS.value(SagaHome.of(again.saga_id), number(2).hex))
     assert (health.snapshot_count, health.total_size_bytes) == (1, size)
 
 
@@ -248,7 +248,7 @@ async def test_two_lives_of_one_snapshot_expire_as_one(
     assert await storage.delete_expired_snapshots() == 1
     health = await storage.health_check()
     assert (health.snapshot_count, health.total_size_bytes) == (0, 0)
-    assert await client.hvals(KEYS.totals(Place.of(SAGA).shard)) == [b"0", b"0"]
+    assert await client.hvals(KEYS.totals(SagaHome.of(SAGA).shard)) == [b"0", b"0"]
 
 
 async def test_saved_when_already_expired_can_still_be_removed(storage: RedisSnapshotStorage) -> None:
@@ -263,7 +263,7 @@ async def test_what_expired_long_ago_goes_with_later_saves(
     storage: RedisSnapshotStorage, client: Any, clock: VirtualClock
 ) -> None:
     """Where nobody calls delete_expired_snapshots, the lists of a busy saga stay small all the same."""
-    place = Place.of(SAGA)
+    place = SagaHome.of(SAGA)
     await storage.save_snapshot(make(20))
     await save_all(storage, [make(at, retention_until=NOW + timedelta(seconds=0.2)) for at in range(10)])
     await until(lambda: value_is_gone(client, SAGA, 9))
@@ -276,7 +276,7 @@ async def test_what_expired_long_ago_goes_with_later_saves(
 async def test_values_that_redis_evicted_are_skipped(storage: RedisSnapshotStorage, client: Any) -> None:
     """A newest entry without its value does not hide the live ones behind it, and is counted no more."""
     await save_all(storage, [make(at) for at in range(4)])
-    await client.delete(KEYS.value(Place.of(SAGA), number(3).hex), KEYS.value(Place.of(SAGA), number(1).hex))
+    await client.delete(KEYS.value(SagaHome.of(SAGA), number(3).hex), KEYS.value(SagaHome.of(SAGA), number(1).hex))
     assert await storage.get_latest_snapshot(SAGA) == make(2)
     assert await storage.get_snapshot(number(3)) is None
     assert await ids_of(storage) == [number(0), number(2)]
@@ -293,7 +293,7 @@ async def test_deleting_everything_leaves_nothing(
     assert await storage.delete_expired_snapshots() == 3
     assert await storage.delete_snapshot(number(0))
     assert await storage.cleanup_saga(SAGA) == 5
-    assert await keys_of(client) == {KEYS.totals(Place.of(saga).shard) for saga in (SAGA, OTHER_SAGA)}
+    assert await keys_of(client) == {KEYS.totals(SagaHome.of(saga).shard) for saga in (SAGA, OTHER_SAGA)}
     health = await storage.health_check()
     assert (health.snapshot_count, health.total_size_bytes) == (0, 0)
 
@@ -317,7 +317,7 @@ async def test_a_page_goes_on_behind_what_was_deleted_meanwhile(
     await save_all(storage, snapshots)
     order = [each.snapshot_id for each in (reversed(snapshots) if newest_first else snapshots)]
     found: list[UUID] = []
-    cursor: Cursor | None = None
+    cursor: IndexCursor | None = None
     while True:
         page, cursor = await storage._shelf.page(SAGA, 0, limit=2, newest_first=newest_first, behind=cursor)
         found += [stored.snapshot_id for stored in page]
@@ -588,7 +588,7 @@ async def test_snapshot_at_another_place_in_the_order_is_refused(storage: RedisS
     """An index that puts an old snapshot last never makes it the newest."""
     await save_all(storage, [make(at) for at in range(3)])
     client, keys = storage._get_redis(), RedisKeys(storage.key_prefix)
-    index = keys.index(Place.of(SAGA))
+    index = keys.index(SagaHome.of(SAGA))
     [member] = await client.zrange(index, 0, 0)
     await client.zadd(index, {member: float("inf")})
     with pytest.raises(CorruptRecord, match=str(number(0))):

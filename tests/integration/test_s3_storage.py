@@ -45,7 +45,7 @@ from sagaz_tiering.errors import (
 from sagaz_tiering.storage.base import SnapshotStorage
 from sagaz_tiering.storage.s3 import storage as s3_storage
 from sagaz_tiering.storage.s3 import walking as s3_walking
-from sagaz_tiering.storage.s3.keys import Entry, data_key
+from sagaz_tiering.storage.s3.keys import SavedEntry, data_key
 
 PREFIX = "snapshots"
 HOUR, DAY = timedelta(hours=1), timedelta(days=1)
@@ -141,7 +141,7 @@ async def plant(server: S3Server, bucket: str, snapshots: Iterable[SagaSnapshot]
         work = []
         for at, snapshot in enumerate(snapshots):
             record = encode(snapshot, saved_us=1)
-            entry = Entry.of(record.meta, f"{at:016x}")
+            entry = SavedEntry.of(record.meta, f"{at:016x}")
             work += [put(key, b"", "") for key in entry.keys]
             work.append(put(data_key(snapshot.snapshot_id), to_value(record, level=None), entry.key))
         await asyncio.gather(*work)

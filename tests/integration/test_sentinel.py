@@ -27,7 +27,7 @@ from support.servers import server_folder
 from support.tiers import DAY, NOW, Product, config, product
 from support.yaml_config import write_config
 
-from sagaz_tiering.app.workers import Workers
+from sagaz_tiering.app.workers import WorkerPool
 from sagaz_tiering.codec.threaded import encode_record
 from sagaz_tiering.codec.value import to_value
 from sagaz_tiering.drivers.redis import sentinels
@@ -398,7 +398,7 @@ async def test_workers_and_commands_find_the_primary(watched: Watched, database:
         for snapshot in saved:
             await shop.storage.save_snapshot(snapshot)
         tally = Tally(None)
-        async with Workers(lambda: shop.runtime.config).share("age", asyncio.Event(), tally, shop.runtime.policies):
+        async with WorkerPool(lambda: shop.runtime.config).share("age", asyncio.Event(), tally, shop.runtime.policies):
             pass
         assert tally.notes == []
         assert tally.counts["archived"] == len(saved)

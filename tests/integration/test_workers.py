@@ -22,7 +22,7 @@ from support.tiers import config
 from sagaz_tiering import metrics
 from sagaz_tiering.app import workers
 from sagaz_tiering.app.runtime import Runtime, open_runtime
-from sagaz_tiering.app.workers import Workers
+from sagaz_tiering.app.workers import WorkerPool
 from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.config.sections import BudgetSettings
@@ -99,7 +99,7 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
 async def test_workers_do_it_all_if_this_process_does_nothing(runtime: Runtime, saved: list[SagaSnapshot]) -> None:
     """Every snapshot goes into packs by the worker, and its counts come to the one who asked."""
     tally = Tally(None)
-    async with Workers(lambda: runtime.config).share("age", asyncio.Event(), tally, runtime.policies):
+    async with WorkerPool(lambda: runtime.config).share("age", asyncio.Event(), tally, runtime.policies):
         pass
     assert tally.counts["archived"] == tally.counts["evicted"] == len(saved)
     assert tally.notes == []
@@ -139,7 +139,7 @@ async def test_small_backlog_is_not_shared(
     def fail(*_args: object) -> None:
         raise AssertionError("a worker was started")
 
-    monkeypatch.setattr(Workers, "share", fail)
+    monkeypatch.setattr(WorkerPool, "share", fail)
     await run_job("age", runtime.job_context())
     await check_archived(runtime, saved)
 
@@ -176,7 +176,7 @@ async def test_workers_stop_when_they_are_told(runtime: Runtime) -> None:
     """They finish their step and give back what they had claimed."""
     saved = await backlog(runtime, MANY)
     stopping, tally = asyncio.Event(), Tally(None)
-    async with Workers(lambda: runtime.config).share("age", stopping, tally, runtime.policies):
+    async with WorkerPool(lambda: runtime.config).share("age", stopping, tally, runtime.policies):
         await eventually(lambda: _are_taken(runtime, len(saved)))
         stopping.set()
     assert children() == []
@@ -194,12 +194,12 @@ async def test_worker_ends_with_the_process_that_started_it(runtime: Runtime) ->
     saved = await backlog(runtime, MANY)
     code = (
         "import asyncio, pickle, sys\n"
-        "from sagaz_tiering.app.workers import Workers\nfrom sagaz_tiering.jobs.context import Tally\n"
+        "from sagaz_tiering.app.workers import WorkerPool\nfrom sagaz_tiering.jobs.context import Tally\n"
         "from sagaz_tiering.policy import PolicySet\n"
         "config = pickle.load(sys.stdin.buffer)\n"
         "async def main():\n"
         "    policies = PolicySet(config.policies)\n"
-        "    async with Workers(lambda: config).share('age', asyncio.Event(), Tally(None), policies):\n"
+        "    async with WorkerPool(lambda: config).share('age', asyncio.Event(), Tally(None), policies):\n"
         "        await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
     )
@@ -259,7 +259,7 @@ async def test_error_of_a_worker_is_told(
     tally = Tally(None)
     own_work = asyncio.Event()
     with pytest.raises(HotTierUnavailable, match="Redis") as caught:
-        async with Workers(lambda: broken).share("age", asyncio.Event(), tally, runtime.policies):
+        async with WorkerPool(lambda: broken).share("age", asyncio.Event(), tally, runtime.policies):
             own_work.set()
     assert own_work.is_set()
     assert caught.value.hint == HotTierUnavailable.hint
@@ -281,7 +281,7 @@ async def test_budget_that_a_worker_used_up_is_the_outcome_of_the_run(
         return
 
     monkeypatch.setattr(age, "run_share", leave_it_to_the_worker)
-    report = await run_job("age", replace(runtime.job_context(), workers=Workers(lambda: limited)))
+    report = await run_job("age", replace(runtime.job_context(), workers=WorkerPool(lambda: limited)))
     assert report.counts["budget_spent"] == 1
     assert 0 < metrics.spent()["age"][0] - before <= 10
     [last] = [run for run in await runtime.catalog.history.last_runs() if run.job == "age"]
@@ -292,7 +292,7 @@ async def test_workers_finish_where_this_process_only_lacked_keys(runtime: Runti
     """A missing master key is told at the end of a share; what others can still do they do."""
     tally = Tally(None)
     with pytest.raises(MasterKeyUnavailable):
-        async with Workers(lambda: runtime.config).share("age", asyncio.Event(), tally, runtime.policies):
+        async with WorkerPool(lambda: runtime.config).share("age", asyncio.Event(), tally, runtime.policies):
             raise MasterKeyUnavailable("no key")
     assert tally.notes == []
     await check_archived(runtime, saved, every=10)
@@ -307,7 +307,7 @@ async def test_workers_stop_where_this_process_must(runtime: Runtime) -> None:
         raise LeaseLost("gone")
 
     with pytest.raises(LeaseLost):
-        async with Workers(lambda: runtime.config).share("age", asyncio.Event(), Tally(None), runtime.policies):
+        async with WorkerPool(lambda: runtime.config).share("age", asyncio.Event(), Tally(None), runtime.policies):
             await lose_the_lease()
     assert children() == []
     assert await left(runtime) > 0
@@ -331,7 +331,7 @@ async def test_defect_on_the_way_to_a_worker_leaves_nothing_running(
             raise own
 
     with pytest.raises(type(own or KeyError())):
-        async with Workers(lambda: three).share("age", asyncio.Event(), tally, runtime.policies):
+        async with WorkerPool(lambda: three).share("age", asyncio.Event(), tally, runtime.policies):
             await work()
     assert children() == []
     assert asyncio.all_tasks() == tasks
@@ -343,7 +343,7 @@ async def test_workers_that_are_cancelled_end(runtime: Runtime, saved: list[Saga
     before = asyncio.all_tasks()
 
     async def share() -> None:
-        async with Workers(lambda: runtime.config).share("age", asyncio.Event(), Tally(None), runtime.policies):
+        async with WorkerPool(lambda: runtime.config).share("age", asyncio.Event(), Tally(None), runtime.policies):
             pass
 
     sharing = asyncio.create_task(share())
@@ -365,7 +365,7 @@ async def test_workers_take_no_slot_of_a_daemon(runtime: Runtime, saved: list[Sa
     for slot in range(JOBS["age"].slots):
         assert await leases.acquire(f"age/{slot}", "another daemon", minute) is not None
     tally = Tally(None)
-    async with Workers(lambda: runtime.config).share("age", asyncio.Event(), tally, runtime.policies):
+    async with WorkerPool(lambda: runtime.config).share("age", asyncio.Event(), tally, runtime.policies):
         pass
     assert tally.notes == []
     await check_archived(runtime, saved, every=10)
@@ -380,7 +380,7 @@ async def test_workers_follow_the_policies_of_the_run(runtime: Runtime) -> None:
     )
     await put_policies_in_force(replace(runtime.job_context(), policies=policies))
     tally = Tally(None)
-    async with Workers(lambda: runtime.config).share("age", asyncio.Event(), tally, policies):
+    async with WorkerPool(lambda: runtime.config).share("age", asyncio.Event(), tally, policies):
         pass
     assert tally.notes == []
     assert {row["policy"] for row in await runtime.db.fetch("SELECT policy FROM sagaz_tiering.packs")} == {"run-fast"}
@@ -392,7 +392,7 @@ async def test_workers_do_nothing_by_policies_that_were_replaced(runtime: Runtim
     saved = await backlog(runtime, 5)
     await put_policies_in_force(replace(runtime.job_context(), policies=PolicySet(runtime.config.policies[:2])))
     tally = Tally(None)
-    async with Workers(lambda: runtime.config).share("age", asyncio.Event(), tally, runtime.policies):
+    async with WorkerPool(lambda: runtime.config).share("age", asyncio.Event(), tally, runtime.policies):
         pass
     [note] = tally.notes
     assert "other policies were put in force" in note

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
 
-from sagaz_tiering.drivers.server_clock import Sample, ServerClock
+from sagaz_tiering.drivers.server_clock import ClockSample, ServerClock
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable
 
 
@@ -56,18 +56,18 @@ class Servers:
         """The host's clock."""
         return self.true() + self.host_ahead
 
-    async def _catalog(self) -> Sample:
+    async def _catalog(self) -> ClockSample:
         if self.catalog_away:
             raise CatalogUnavailable("away")
         return self._sample(self.catalog_ahead)
 
-    async def _redis(self) -> Sample:
+    async def _redis(self) -> ClockSample:
         if self.redis_away:
             raise HotTierUnavailable("away")
         return self._sample(self.redis_ahead)
 
-    def _sample(self, ahead: timedelta) -> Sample:
+    def _sample(self, ahead: timedelta) -> ClockSample:
         """The way back takes all of the time: the worst there is."""
         asked_s, at = self._uptime.seconds, self.true() + ahead
         self._uptime.seconds += self.trip_s
-        return Sample(at, asked_s, self._uptime.seconds)
+        return ClockSample(at, asked_s, self._uptime.seconds)

@@ -20,7 +20,7 @@ from unittest.mock import patch
 
 from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.config.sections import Schedule
-from sagaz_tiering.daemon.health import Health, Problem
+from sagaz_tiering.daemon.health import Problem, Readiness
 from sagaz_tiering.daemon.schedule import JobSchedule, Times, first_delays
 from sagaz_tiering.jobs import JOBS, JobReport
 from support.virtual_time import VirtualTimeLoop
@@ -138,11 +138,11 @@ async def _live(loop: VirtualTimeLoop, wall: Wall, chance: random.Random) -> Day
         running.discard(name)
         return JobReport(job=name, dry_run=False, started_at=began)
 
-    def start() -> tuple[JobSchedule, Health]:
+    def start() -> tuple[JobSchedule, Readiness]:
         schedule = JobSchedule(run_job, uptime=loop.time)
         schedule.start(times, first_delays(times, last.values(), wall.now()))
         late = [Problem(server="schedule", error="late")]
-        health = Health(loop.time, lambda: late if schedule.overdue() else [])
+        health = Readiness(loop.time, lambda: late if schedule.overdue() else [])
         health.check_passed()
         return schedule, health
 

@@ -10,7 +10,7 @@ import pytest
 
 from sagaz_tiering.daemon import endpoints
 from sagaz_tiering.daemon.endpoints import MOST_CONNECTIONS, serve
-from sagaz_tiering.daemon.health import STALE_AFTER, Health, Problem
+from sagaz_tiering.daemon.health import STALE_AFTER, Problem, Readiness
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError
 
 
@@ -30,21 +30,21 @@ def seconds() -> Seconds:
 
 
 @pytest.fixture
-def health(seconds: Seconds) -> Health:
-    return Health(seconds)
+def health(seconds: Seconds) -> Readiness:
+    return Readiness(seconds)
 
 
 @pytest.fixture
-async def address(health: Health) -> AsyncIterator[str]:
+async def address(health: Readiness) -> AsyncIterator[str]:
     async with serve("127.0.0.1", 0, health) as (host, port):
         yield f"http://{host}:{port}"
 
 
-def servers(health: Health) -> list[str]:
+def servers(health: Readiness) -> list[str]:
     return [problem.server for problem in health.problems()]
 
 
-async def test_health_is_bad_until_the_check_passed(health: Health) -> None:
+async def test_health_is_bad_until_the_check_passed(health: Readiness) -> None:
     """A daemon that did not look yet is not ready, and says what the last look found."""
     assert servers(health) == ["start"]
     health.check_failed(CatalogUnavailable("PostgreSQL is gone", hint="start it"))
@@ -53,7 +53,7 @@ async def test_health_is_bad_until_the_check_passed(health: Health) -> None:
     assert health.problems() == []
 
 
-async def test_health_names_the_server_that_does_not_answer(health: Health) -> None:
+async def test_health_names_the_server_that_does_not_answer(health: Readiness) -> None:
     """Only the bad server is named; when it answers again we are ready and `recovered` is set."""
     health.check_passed()
     health.pinged("redis", None)
@@ -65,7 +65,7 @@ async def test_health_names_the_server_that_does_not_answer(health: Health) -> N
     assert health.recovered.is_set()
 
 
-async def test_health_does_not_believe_old_answers(health: Health, seconds: Seconds) -> None:
+async def test_health_does_not_believe_old_answers(health: Readiness, seconds: Seconds) -> None:
     """An answer is good for a minute."""
     health.check_passed()
     health.pinged("redis", None)
@@ -75,7 +75,7 @@ async def test_health_does_not_believe_old_answers(health: Health, seconds: Seco
     assert servers(health) == ["redis"]
 
 
-async def test_health_watch_turns_any_failure_of_a_ping_into_a_reason(health: Health) -> None:
+async def test_health_watch_turns_any_failure_of_a_ping_into_a_reason(health: Readiness) -> None:
     """A driver that breaks in its own way makes us unready, not dead."""
     health.check_passed()
     asked = asyncio.Event()
@@ -92,7 +92,7 @@ async def test_health_watch_turns_any_failure_of_a_ping_into_a_reason(health: He
     assert health.problems()[0].error == "ZeroDivisionError: a defect"
 
 
-async def test_endpoints_answer_liveness_readiness_and_metrics(health: Health, address: str) -> None:
+async def test_endpoints_answer_liveness_readiness_and_metrics(health: Readiness, address: str) -> None:
     """Liveness is always 200, readiness is 503 with reasons until ready, metrics are Prometheus text."""
     async with aiohttp.ClientSession() as http:
         async with http.get(f"{address}/livez") as answer:
@@ -115,7 +115,7 @@ async def test_endpoints_answer_liveness_readiness_and_metrics(health: Health, a
             assert answer.status == 503
 
 
-async def test_endpoints_say_which_address_is_taken(health: Health, address: str) -> None:
+async def test_endpoints_say_which_address_is_taken(health: Readiness, address: str) -> None:
     """A port in use is an error of the configuration that names the port and the setting."""
     port = int(address.rpartition(":")[2])
     with pytest.raises(ConfigError, match=f"127.0.0.1:{port}") as caught:
@@ -145,7 +145,7 @@ async def test_endpoints_serve_others_while_half_requests_are_held_open(address:
 
 
 async def test_endpoints_end_connections_that_send_no_whole_request(
-    health: Health, monkeypatch: pytest.MonkeyPatch
+    health: Readiness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also the only one; one that asks again and again stays."""
     monkeypatch.setattr(endpoints, "REQUEST_WITHIN_S", 0.2)
@@ -162,13 +162,13 @@ async def test_endpoints_end_connections_that_send_no_whole_request(
 async def test_health_tells_what_others_know(seconds: Seconds) -> None:
     """Jobs that are overdue, for one."""
     known = [Problem(server="schedule", error="the job age should have begun 5m ago")]
-    health = Health(seconds, lambda: known)
+    health = Readiness(seconds, lambda: known)
     health.check_passed()
     assert health.problems() == known
 
 
 async def test_health_watch_ends_once_the_daemon_stops_though_a_driver_swallows_the_cancellation(
-    health: Health,
+    health: Readiness,
 ) -> None:
     """redis-py can turn a cancellation that comes with a time-out into a time-out."""
     asked = asyncio.Event()

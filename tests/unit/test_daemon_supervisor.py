@@ -13,7 +13,7 @@ from uuid import uuid4
 
 import pytest
 
-from sagaz_tiering.daemon.systemd import Supervisor
+from sagaz_tiering.daemon.systemd import ServiceManager
 
 
 @contextmanager
@@ -32,7 +32,7 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_supervisor_hears_each_state(address: str) -> None:
     """Ready, reloading, stopping and status arrive as systemd expects them, over both kinds of socket."""
     with listening(address) as receiver:
-        supervisor = Supervisor.from_environment({"NOTIFY_SOCKET": address})
+        supervisor = ServiceManager.from_environment({"NOTIFY_SOCKET": address})
         supervisor.ready("all\nwell")
         assert receiver.recv(4096) == b"READY=1\nSTATUS=all well"
         supervisor.reloading()
@@ -50,7 +50,7 @@ async def test_supervisor_answers_the_watchdog_repeatedly(tmp_path: Path) -> Non
     path = str(tmp_path / "notify")
     with listening(path) as receiver:
         environ = {"NOTIFY_SOCKET": path, "WATCHDOG_USEC": "20000", "WATCHDOG_PID": str(os.getpid())}
-        supervisor = Supervisor.from_environment(environ)
+        supervisor = ServiceManager.from_environment(environ)
         assert supervisor.watchdog == timedelta(milliseconds=20)
         pinging = asyncio.create_task(supervisor.keep_alive())
         pings = [await asyncio.to_thread(receiver.recv, 4096) for _ in range(3)]
@@ -69,12 +69,12 @@ async def test_supervisor_answers_the_watchdog_repeatedly(tmp_path: Path) -> Non
 )
 async def test_supervisor_without_a_watchdog_of_ours_sends_none(environ: dict[str, str]) -> None:
     """A watchdog that is off, unreadable or meant for another process is not answered."""
-    supervisor = Supervisor.from_environment(environ)
+    supervisor = ServiceManager.from_environment(environ)
     assert supervisor.watchdog is None
     await asyncio.wait_for(supervisor.keep_alive(), timeout=5)
 
 
 def test_supervisor_that_is_gone_or_absent_does_not_fail_us(tmp_path: Path) -> None:
     """Without a socket, or with a dead one, telling is a no-op."""
-    Supervisor.from_environment({}).ready("well")
-    Supervisor.from_environment({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).ready("well")
+    ServiceManager.from_environment({}).ready("well")
+    ServiceManager.from_environment({"NOTIFY_SOCKET": str(tmp_path / "nobody")}).ready("well")

@@ -11,7 +11,7 @@ from uuid import UUID
 
 import pytest
 
-from sagaz_tiering.objects.local.tree import ObjectTree, Record
+from sagaz_tiering.objects.local.tree import ObjectRecord, ObjectTree
 from sagaz_tiering.storage.filesystem.locks import Lock, Locks
 from sagaz_tiering.storage_class import StorageClass
 
@@ -54,7 +54,7 @@ def test_object_lock_is_free_though_a_child_was_forked_under_it(tmp_path: Path) 
     """Of the local object store."""
     tree = ObjectTree(tmp_path)
     tree.open(create=True)
-    record = Record(size=1, sha256="00" * 32, storage_class=StorageClass.STANDARD, modified_at=0)
+    record = ObjectRecord(size=1, sha256="00" * 32, storage_class=StorageClass.STANDARD, modified_at=0)
     tree.write("a", b"x", record)
     opened = tree.opened("a")
     opened.__enter__().lock()

@@ -162,13 +162,13 @@ async def test_modified_at_is_the_clocks(store: LocalObjectStore, clock: Virtual
 CRASHING_PUT = """
 import builtins, hashlib, os, sys
 from pathlib import Path
-from sagaz_tiering.objects.local.tree import ObjectTree, Record
+from sagaz_tiering.objects.local.tree import ObjectTree, ObjectRecord
 from sagaz_tiering.storage_class import StorageClass
 
 action, base = sys.argv[1], Path(sys.argv[2])
 NAMES = ("open", "mkdir", "rename", "fsync", "unlink", "rmdir", "close")
 sha256 = hashlib.sha256(b"DATA").hexdigest()
-record = Record(size=4, sha256=sha256, storage_class=StorageClass.STANDARD_IA, modified_at=0)
+record = ObjectRecord(size=4, sha256=sha256, storage_class=StorageClass.STANDARD_IA, modified_at=0)
 
 
 def crash_at(point):
@@ -197,7 +197,7 @@ for point in range(200):
         elif action == "remove":
             own.remove("packs/01/a.pack")
         else:
-            own.update("packs/01/a.pack", lambda old: Record(
+            own.update("packs/01/a.pack", lambda old: ObjectRecord(
                 size=4, sha256=old.sha256, storage_class=StorageClass.GLACIER_IR, modified_at=7))
         os._exit(0)
     _, status = os.waitpid(child, 0)

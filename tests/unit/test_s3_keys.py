@@ -11,7 +11,7 @@ import pytest
 from sagaz_tiering.codec.value import MAX_US, MIN_US
 from sagaz_tiering.snapshot import MAX_STEP_INDEX, SnapshotMeta
 from sagaz_tiering.storage.s3 import keys as s3_keys
-from sagaz_tiering.storage.s3.keys import Entry
+from sagaz_tiering.storage.s3.keys import SavedEntry
 
 SAGA = UUID("c0ffee00-0000-4000-8000-000000000001")
 WRITTEN = datetime(2026, 3, 1, tzinfo=UTC)
@@ -48,15 +48,15 @@ EXTREMES = [
 def test_entries_list_newest_first_exactly() -> None:
     """The ascending order of keys is the descending order of snapshots, times before 1970 and ties included."""
     without_expiry = [each for each in EXTREMES if each.retention_us is None]
-    by_key = sorted(without_expiry, key=lambda each: Entry.of(each, "t").key)
+    by_key = sorted(without_expiry, key=lambda each: SavedEntry.of(each, "t").key)
     assert by_key == sorted(without_expiry, key=lambda each: each.order_key, reverse=True)
 
 
 def test_entry_key_says_back_what_it_was_made_of() -> None:
     """Every field comes back from the key."""
     for each in EXTREMES:
-        entry = Entry.of(each, "0123abcd")
-        assert Entry.parse(entry.key, WRITTEN) == entry
+        entry = SavedEntry.of(each, "0123abcd")
+        assert SavedEntry.parse(entry.key, WRITTEN) == entry
         assert (entry.created_us, entry.step_index, entry.snapshot_id) == each[6:7] + each[4:5] + each[0:1]
         assert entry.retention_us == each.retention_us
 
@@ -64,34 +64,34 @@ def test_entry_key_says_back_what_it_was_made_of() -> None:
 def test_expiry_entries_list_by_their_end() -> None:
     """What ends first comes first, and what never ends has none."""
     ends = [MIN_US, -5, 0, 10**15, MAX_US - 1]
-    keys = [Entry.of(meta(retention_us=end), "aa").expiry_key for end in ends]
+    keys = [SavedEntry.of(meta(retention_us=end), "aa").expiry_key for end in ends]
     assert keys == sorted(str(key) for key in keys)
     assert [s3_keys.parse_expiry(str(key)) for key in keys] == [(end, UUID(int=7)) for end in ends]
-    assert Entry.of(meta(), "aa").expiry_key is None
+    assert SavedEntry.of(meta(), "aa").expiry_key is None
 
 
 def test_listing_can_start_at_a_time() -> None:
     """What is as old as T or older sorts after its mark, what is a microsecond younger before it."""
     for moment in (MIN_US + 1, 0, 10**15):
         mark = s3_keys.not_after(SAGA, moment)
-        assert Entry.of(meta(moment, MAX_STEP_INDEX, 2**128 - 1), "aa").key > mark
-        assert Entry.of(meta(moment + 1, -MAX_STEP_INDEX - 1, 0), "aa").key < mark
+        assert SavedEntry.of(meta(moment, MAX_STEP_INDEX, 2**128 - 1), "aa").key > mark
+        assert SavedEntry.of(meta(moment + 1, -MAX_STEP_INDEX - 1, 0), "aa").key < mark
 
 
 def test_behind_a_saga_is_before_the_next() -> None:
     """Sagas can be skipped without listing them."""
     mark = s3_keys.behind_saga(SAGA)
-    assert Entry.of(meta(MIN_US, -MAX_STEP_INDEX - 1, 0), "f" * 16).key < mark
+    assert SavedEntry.of(meta(MIN_US, -MAX_STEP_INDEX - 1, 0), "f" * 16).key < mark
     assert mark < s3_keys.saga_prefix(UUID(int=SAGA.int + 1))
 
 
 def test_unknown_token_is_the_same_save() -> None:
     """An object without its mark is recognised by the rest; with it, only by the very save."""
-    mine, other, told = (Entry.of(meta(retention_us=5), token) for token in ("aa", "bb", ""))
+    mine, other, told = (SavedEntry.of(meta(retention_us=5), token) for token in ("aa", "bb", ""))
     assert not mine.is_same_save(other)
     assert told.is_same_save(mine)
     assert mine.is_same_save(told)
-    assert not told.is_same_save(Entry.of(meta(retention_us=6), "aa"))
+    assert not told.is_same_save(SavedEntry.of(meta(retention_us=6), "aa"))
     assert mine.has_expiry_key(str(mine.expiry_key))
     assert not mine.has_expiry_key(str(other.expiry_key))
     assert told.has_expiry_key(str(other.expiry_key))
@@ -102,10 +102,10 @@ def test_unknown_token_is_the_same_save() -> None:
 )
 def test_names_are_never_in_a_key(name: str) -> None:
     """Whatever a step is called, keys are short plain ASCII."""
-    entry = Entry.of(meta(step=name), "0" * 16)
+    entry = SavedEntry.of(meta(step=name), "0" * 16)
     assert entry.key.isascii()
     assert len(entry.key) < 180
-    assert Entry.parse(entry.key) == entry
+    assert SavedEntry.parse(entry.key) == entry
 
 
 @pytest.mark.parametrize(
@@ -117,13 +117,13 @@ def test_names_are_never_in_a_key(name: str) -> None:
         f"sagas/{SAGA}/readme.txt",
         f"sagas/no-saga/{'0' * 56}-{'0' * 16}-{'0' * 16}-0",
         f"sagas/{SAGA}/{'0' * 55}-{'0' * 16}-{'0' * 16}-0",
-        Entry.of(meta(), "aa").key + "/more",
-        Entry.of(meta(), "aa").key.upper(),
+        SavedEntry.of(meta(), "aa").key + "/more",
+        SavedEntry.of(meta(), "aa").key.upper(),
     ],
 )
 def test_foreign_keys_are_no_entries(key: str) -> None:
     """What others put beside ours is not taken for ours."""
-    assert Entry.parse(key) is None
+    assert SavedEntry.parse(key) is None
     assert s3_keys.parse_expiry(key) is None
     assert s3_keys.parse_replayed(key) is None
     assert s3_keys.parse_replay(key) is None

@@ -10,7 +10,7 @@ import pytest
 from pydantic import ValidationError
 
 from sagaz_tiering.config.environment import ignored_variables, layered, overrides
-from sagaz_tiering.config.model import ColdTier, TieringConfig
+from sagaz_tiering.config.model import ColdSettings, TieringConfig
 from sagaz_tiering.config.reference import reference
 from sagaz_tiering.config.urls import bucket_and_prefix
 from sagaz_tiering.errors import ConfigError
@@ -161,9 +161,9 @@ def test_relative_paths_start_at_the_given_directory() -> None:
 
 def test_cold_tier_tells_bucket_prefix_and_directory() -> None:
     """The parts of an s3:// URL, with and without prefix."""
-    cold = ColdTier(url="s3://acme/a/b/")
+    cold = ColdSettings(url="s3://acme/a/b/")
     assert (bucket_and_prefix(cold.url), cold.is_directory) == (("acme", "a/b"), False)
-    assert bucket_and_prefix(ColdTier(url="s3://acme").url) == ("acme", "")
+    assert bucket_and_prefix(ColdSettings(url="s3://acme").url) == ("acme", "")
 
 
 # --- secrets ---------------------------------------------------------------------------------------------------

@@ -25,7 +25,7 @@ from sagaz_tiering.errors import (
     SagazTieringError,
     SnapshotTooLarge,
 )
-from sagaz_tiering.sagaz_engine.imports.source import Tally
+from sagaz_tiering.sagaz_engine.imports.source import Remarks
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef, Tier
 from sagaz_tiering.transfer import TransferProgress, TransferReport
 
@@ -741,7 +741,7 @@ async def test_transfer_tells_how_far_it_is() -> None:
 async def test_transfer_includes_what_a_reader_of_foreign_data_says() -> None:
     """Records that it could not read are a failure, what it left out as expired is not."""
     source: Any = await filled()
-    source.problems, source.adjusted, source.expired = Tally(1, ["key x: not JSON"]), Tally(2, ["a", "b"]), 3
+    source.problems, source.adjusted, source.expired = Remarks(1, ["key x: not JSON"]), Remarks(2, ["a", "b"]), 3
     report = await move(source, Store())
     assert (report.source_problems, report.source_problem_count, report.exit_code) == (["key x: not JSON"], 1, 6)
     assert (report.source_adjusted_count, report.source_expired) == (2, 3)

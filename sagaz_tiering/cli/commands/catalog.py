@@ -16,7 +16,7 @@ from sagaz_tiering.terminal import print_json, safe, show_bytes, show_usd
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
     from sagaz_tiering.jobs.context import Tally
-    from sagaz_tiering.operations.verify import Verdict
+    from sagaz_tiering.operations.verify import VerifyReport
 
 group = typer.Typer(name="catalog", help="The catalog in PostgreSQL.", rich_markup_mode=None)
 
@@ -213,7 +213,7 @@ def verify(
     execute(work, as_json=as_json, debug=debug)
 
 
-def _print(verdict: Verdict) -> None:
+def _print(verdict: VerifyReport) -> None:
     counts = {kind: count for kind, count in verdict.counts.items() if kind != "bytes"}
     print(f"looked at {', '.join(f'{count:,} {kind}' for kind, count in counts.items())}")
     for kind, count in verdict.leftovers.items():

@@ -16,7 +16,7 @@ from sagaz_tiering.terminal import make_console, make_table, print_json, safe, s
 
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
-    from sagaz_tiering.jobs.ownership import Look
+    from sagaz_tiering.jobs.ownership import MarkLook
 
 _LOST_SHOWN = 1_000
 _LOST_PRINTED = 10
@@ -61,7 +61,7 @@ async def _collect(runtime: Runtime, now: datetime, *, count: bool) -> tuple[dic
         "postgresql": lambda: _catalog(runtime, now),
         "object store": lambda: _cold(runtime),
     }
-    standing: list[Look] = []
+    standing: list[MarkLook] = []
     parts["owner"] = lambda: _owner(runtime, standing)
     parts["bucket"] = lambda: _refuse(runtime, standing)
     document: dict[str, Any] = {
@@ -190,7 +190,7 @@ async def _spending(runtime: Runtime, now: datetime) -> dict[str, Any]:
     }
 
 
-async def _owner(runtime: Runtime, standing: list[Look]) -> dict[str, Any]:
+async def _owner(runtime: Runtime, standing: list[MarkLook]) -> dict[str, Any]:
     """How the catalog stands to the bucket's mark, and how much of its journal is there."""
     from sagaz_tiering.catalog.migrations import check_schema
     from sagaz_tiering.errors import SchemaMismatch, TierUnavailable
@@ -214,7 +214,7 @@ async def _owner(runtime: Runtime, standing: list[Look]) -> dict[str, Any]:
     }
 
 
-async def _refuse(runtime: Runtime, standing: list[Look]) -> dict[str, Any]:
+async def _refuse(runtime: Runtime, standing: list[MarkLook]) -> dict[str, Any]:
     from sagaz_tiering.jobs.ownership import refuse
 
     for seen in standing:

@@ -19,7 +19,7 @@ _BASES: Final[tuple[tuple[type, Callable[[Any], Any]], ...]] = (
 _CONTAINERS: Final = (dict, list, tuple, set, frozenset)
 
 
-class _TooDeep(Exception):
+class _TextTooDeep(Exception):
     pass
 
 
@@ -38,7 +38,7 @@ class Replacing:
         """A copy of `value` that can be stored, as far as that goes; `value` itself if it is nested too deeply."""
         try:
             return self._replaced(value, MAX_DEPTH)
-        except _TooDeep:  # a cycle may have as many copies as there are ways through it
+        except _TextTooDeep:  # a cycle may have as many copies as there are ways through it
             self.types.clear()
             return value
         finally:
@@ -58,7 +58,7 @@ class Replacing:
         if kind is None and stored is None:
             return self._leaf(value)
         if levels == 0:
-            raise _TooDeep
+            raise _TextTooDeep
         found = self._copy(value, kind, levels - 1) if stored is None else self._fields(stored, levels - 1)
         self._done[id(value)] = (value, found)
         return found

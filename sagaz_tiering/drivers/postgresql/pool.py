@@ -17,7 +17,7 @@ from sagaz_tiering.config.urls import postgres_address
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.refusals import CATALOG_SETTING, MIGRATE, missing_grant, reach_hint, refusal_hint
 from sagaz_tiering.drivers.process_loop import HomeLoop
-from sagaz_tiering.drivers.server_clock import Sample, uptime_s
+from sagaz_tiering.drivers.server_clock import ClockSample, uptime_s
 from sagaz_tiering.errors import CatalogRefused, CatalogUnavailable, ConfigError, SchemaMismatch
 
 if TYPE_CHECKING:
@@ -275,12 +275,12 @@ class Database:
             if await conn.fetchval(_SQL["is_read_only"]):
                 raise asyncpg.ReadOnlySQLTransactionError("it is read-only")
 
-    async def time(self) -> Sample:
+    async def time(self) -> ClockSample:
         """What the server's clock says; connecting is not part of the round trip."""
         async with self.connection() as conn:
             asked_s = uptime_s()
             at = await conn.fetchval(_SQL["server_time"])
-            return Sample(at, asked_s, uptime_s())
+            return ClockSample(at, asked_s, uptime_s())
 
     async def execute(self, query: str, *args: Any) -> int:
         """Run one statement; the number of rows it touched."""

@@ -31,7 +31,7 @@ async def server_facts(client: Any) -> list[dict[str, Any]]:
     return [{**server, "save": save.get("save", save.get(b"save", "?"))} for server in servers]
 
 
-class Doubt(NamedTuple):
+class ServerWarning(NamedTuple):
     """Something about a server that somebody should look at: `what` is eviction, persistence or memory."""
 
     what: str
@@ -39,19 +39,19 @@ class Doubt(NamedTuple):
     hint: str
 
 
-def doubts(server: dict[str, Any]) -> Iterator[Doubt]:
+def doubts(server: dict[str, Any]) -> Iterator[ServerWarning]:
     """Everything doubtful about one server, by its INFO."""
     policy = server.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
         text = f"maxmemory-policy is {policy}: Redis may drop snapshots that are not expired"
-        yield Doubt("eviction", text, "set noeviction")
+        yield ServerWarning("eviction", text, "set noeviction")
     if not server.get("aof_enabled") and server.get("save") in ("", b""):
-        yield Doubt("persistence", "no persistence: a restart loses every snapshot", "set appendonly yes")
+        yield ServerWarning("persistence", "no persistence: a restart loses every snapshot", "set appendonly yes")
     limit = server.get("maxmemory") or server.get("total_system_memory") or 0
     used = server.get("used_memory", 0)
     if limit and used >= limit * MEMORY_WATERMARK:
         text = f"memory is {used / limit:.0%} full ({used} of {limit} bytes)"
-        yield Doubt("memory", text, "raise maxmemory or keep less")
+        yield ServerWarning("memory", text, "raise maxmemory or keep less")
 
 
 def warnings(servers: Iterable[dict[str, Any]]) -> list[str]:

@@ -13,7 +13,7 @@ from uuid import UUID
 from sagaz_tiering.codec.header import raw_length, stands_for
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.hot.keys import member
-from sagaz_tiering.hot.values import Gathered, Header
+from sagaz_tiering.hot.values import Gathered, IndexedHeader
 from sagaz_tiering.jobs.age.frames import RETRY_UNREADABLE_US, Work, chunks
 from sagaz_tiering.jobs.claims import Turn, Turns, claims
 from sagaz_tiering.jobs.context import JobContext
@@ -28,7 +28,7 @@ CHUNK_BYTES = 8 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
-class Due:
+class DueSnapshot:
     """A snapshot to pack, and its uncompressed size in bytes."""
 
     meta: SnapshotMeta
@@ -48,7 +48,7 @@ class Batch:
         return [value for _, values in self.work for value in values]
 
 
-def plan(headers: Sequence[Header], policies: PolicySet, now_us: int, turn: Turn) -> list[Due]:
+def plan(headers: Sequence[IndexedHeader], policies: PolicySet, now_us: int, turn: Turn) -> list[DueSnapshot]:
     """Which of a saga's snapshots are to be packed; notes in `turn` when the others need a look. Pure."""
     due = []
     for header in headers:
@@ -67,7 +67,7 @@ def plan(headers: Sequence[Header], policies: PolicySet, now_us: int, turn: Turn
         decision = policies.decide(meta, now_us)
         if decision.due and not decision.expired:
             turn.expire_at(decision.expires_us)
-            due.append(Due(meta, raw_length(header.head)))
+            due.append(DueSnapshot(meta, raw_length(header.head)))
         else:
             turn.expire_at(decision.expires_us)
             turn.look_at(None if decision.expired else decision.due_us)
@@ -120,7 +120,7 @@ def _note_gone(snapshot_id: UUID, turn: Turn, now_us: int) -> None:
     turn.look_at(now_us + RETRY_UNREADABLE_US)
 
 
-def _same(turn: Turn, due: Sequence[Due], values: Sequence[bytes | None]) -> list[bytes]:
+def _same(turn: Turn, due: Sequence[DueSnapshot], values: Sequence[bytes | None]) -> list[bytes]:
     """Those values that are of the snapshots whose headers were due: others may have come into their places since."""
     saga, found = turn.claimed.saga_id.bytes, []
     for item, value in zip(due, values, strict=True):

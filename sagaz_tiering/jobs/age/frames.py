@@ -49,7 +49,7 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Supplies:
+class FrameSupplies:
     """What frames are built with: data keys by saga, dictionaries by id to read, by saga name to write, pins by id.
 
     What is `evicted` was in a pack already, and is not in Redis any more.
@@ -62,7 +62,7 @@ class Supplies:
     evicted: Collection[UUID]
 
 
-def build(context: JobContext, work: Sequence[Work], supplies: Supplies, tally: Tally) -> list[Part]:
+def build(context: JobContext, work: Sequence[Work], supplies: FrameSupplies, tally: Tally) -> list[Part]:
     """Frames of each saga's values, by policy and expiry bucket.
 
     Values that are not due, that a restore brought back, or that need a key which is not there, stay.
@@ -73,7 +73,7 @@ def build(context: JobContext, work: Sequence[Work], supplies: Supplies, tally: 
     return parts
 
 
-def _build_some(context: JobContext, work: Sequence[Work], supplies: Supplies, tally: Tally) -> list[Part]:
+def _build_some(context: JobContext, work: Sequence[Work], supplies: FrameSupplies, tally: Tally) -> list[Part]:
     due = _due(context, work, supplies, tally)
     records = from_values([(each.value, each.header) for each in due], supplies.known)
     groups: dict[_Group, list[tuple[Record, Decision]]] = {}
@@ -105,7 +105,7 @@ class _Group(NamedTuple):
     saga_name: str
 
 
-def _due(context: JobContext, work: Sequence[Work], supplies: Supplies, tally: Tally) -> list[_Due]:
+def _due(context: JobContext, work: Sequence[Work], supplies: FrameSupplies, tally: Tally) -> list[_Due]:
     """The values that are to be packed; of the others the turns are told when to look again."""
     found, now_us, decide = [], context.now_us, context.policies.decide
     for turn, values in work:
@@ -125,7 +125,7 @@ def _due(context: JobContext, work: Sequence[Work], supplies: Supplies, tally: T
     return found
 
 
-def _stays(meta: SnapshotMeta, decision: Decision, turn: Turn, supplies: Supplies, now_us: int) -> bool:
+def _stays(meta: SnapshotMeta, decision: Decision, turn: Turn, supplies: FrameSupplies, now_us: int) -> bool:
     """Whether a due snapshot is left where it is: gone already, pinned, or without its key."""
     if supplies.evicted and meta.snapshot_id in supplies.evicted:
         turn.left -= 1
@@ -140,7 +140,7 @@ def _stays(meta: SnapshotMeta, decision: Decision, turn: Turn, supplies: Supplie
     return True
 
 
-def _lacks_key(meta: SnapshotMeta, decision: Decision, supplies: Supplies) -> bool:
+def _lacks_key(meta: SnapshotMeta, decision: Decision, supplies: FrameSupplies) -> bool:
     return needs_key(decision.rule) and meta.saga_id not in supplies.keys
 
 
@@ -151,7 +151,7 @@ def _unreadable(error: CorruptRecord, turn: Turn, tally: Tally, now_us: int) -> 
 
 
 def _parts(
-    groups: Mapping[_Group, Sequence[tuple[Record, Decision]]], options: JobOptions, supplies: Supplies
+    groups: Mapping[_Group, Sequence[tuple[Record, Decision]]], options: JobOptions, supplies: FrameSupplies
 ) -> list[Part]:
     frames = [
         (group, members) for group, whole in groups.items() for members in chunks(whole, _body_size, options.max_frame)
@@ -168,7 +168,7 @@ def _parts(
     return parts
 
 
-def _key(members: Sequence[tuple[Record, Decision]], supplies: Supplies) -> FrameKey | None:
+def _key(members: Sequence[tuple[Record, Decision]], supplies: FrameSupplies) -> FrameKey | None:
     record, decision = members[0]
     return supplies.keys[record.meta.saga_id] if needs_key(decision.rule) else None
 

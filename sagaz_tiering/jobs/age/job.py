@@ -25,7 +25,7 @@ from sagaz_tiering.hot.keys import SHARDS
 from sagaz_tiering.hot.values import ClaimedSaga
 from sagaz_tiering.jobs.age import due_durable, due_hot
 from sagaz_tiering.jobs.age.due_hot import Batch, plan
-from sagaz_tiering.jobs.age.frames import Supplies, build
+from sagaz_tiering.jobs.age.frames import FrameSupplies, build
 from sagaz_tiering.jobs.age.keys import LOOK_AGAIN_US, RunKeys, needs_key
 from sagaz_tiering.jobs.age.publish import Packer
 from sagaz_tiering.jobs.claims import Turn, Turns, give_back, settle
@@ -132,7 +132,7 @@ async def _pack(
     encrypted = {meta.saga_id for meta in metas if needs_key(context.policies.for_meta(meta))}
     twice_us = await _kept_twice_us(context, values, twice, tally)
     pins_us = {**await _pins_us(context, values), **twice_us}
-    supplies = Supplies(
+    supplies = FrameSupplies(
         keys=await keys.of(encrypted),
         known=await context.dictionaries.need(*set(map(dictionary_id, values))),
         chosen=context.dictionaries.chosen(),

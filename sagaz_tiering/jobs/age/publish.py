@@ -52,7 +52,7 @@ alone."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class _Held:
+class _WrittenPart:
     """What is remembered of a part once its bytes are in the writer."""
 
     turn: Turn
@@ -64,13 +64,13 @@ class _OpenPack:
     policy: Policy
     bucket: str
     writer: PackWriter
-    held: list[_Held] = field(default_factory=list)
+    held: list[_WrittenPart] = field(default_factory=list)
     oldest_due_us: int = 2**63 - 1
     max_clock_us: int = -(2**63)
 
     def take(self, part: Part) -> None:
         self.writer.add(part.frame)
-        self.held.append(_Held(part.turn, part.frame.entry.snapshots))
+        self.held.append(_WrittenPart(part.turn, part.frame.entry.snapshots))
         self.oldest_due_us = min(self.oldest_due_us, part.oldest_due_us)
         self.max_clock_us = max(self.max_clock_us, part.max_clock_us)
 

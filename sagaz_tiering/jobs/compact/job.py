@@ -30,7 +30,7 @@ from sagaz_tiering.costs import Cost, Rewriting, bucket_of, restore_cost
 from sagaz_tiering.costs.economics import THAW_DAYS
 from sagaz_tiering.errors import CorruptPack, LeaseLost, MasterKeyUnavailable, ObjectArchived, ObjectStoreError
 from sagaz_tiering.jobs.budget import spend
-from sagaz_tiering.jobs.compact.plan import Rewrite, plan
+from sagaz_tiering.jobs.compact.plan import Merge, plan
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.finish import finish_deletions
 from sagaz_tiering.jobs.ownership import claim_prefix
@@ -52,7 +52,7 @@ _MAX_CANDIDATES = 20_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Supplies:
+class RewriteSupplies:
     """What a frame is opened and written anew with."""
 
     key: FrameKey | None
@@ -118,9 +118,7 @@ async def forecast(context: JobContext, policies: PolicySet, now: datetime, *, m
     return [rewrite.to_input() for rewrite in found if rewrite.pays or rewrite.changes_anything]
 
 
-async def _planned(
-    context: JobContext, policies: PolicySet, now: datetime, most: int = _MAX_CANDIDATES
-) -> list[Rewrite]:
+async def _planned(context: JobContext, policies: PolicySet, now: datetime, most: int = _MAX_CANDIDATES) -> list[Merge]:
     options, found, after = context.options, list[Candidate](), 0
     small = int(options.pack_target * options.compact_small_share)
     while len(found) < most:
@@ -133,7 +131,7 @@ async def _planned(
     return plan(found, target=options.pack_target, prices=context.prices, policies=policies, now=now)
 
 
-async def _work(context: JobContext, lease: Lease, rewrite: Rewrite, tally: Tally) -> None:
+async def _work(context: JobContext, lease: Lease, rewrite: Merge, tally: Tally) -> None:
     readable = [pack for pack in rewrite.packs if await _is_readable(context, rewrite, pack, tally)]
     if not readable:
         return
@@ -172,7 +170,7 @@ async def _work(context: JobContext, lease: Lease, rewrite: Rewrite, tally: Tall
     _log.info("pack.compacted", object_key=new.object_key, packs=len(readable), snapshots=moved)
 
 
-async def _is_readable(context: JobContext, rewrite: Rewrite, pack: Pack, tally: Tally) -> bool:
+async def _is_readable(context: JobContext, rewrite: Merge, pack: Pack, tally: Tally) -> bool:
     """Archived bytes are asked for (Bulk costs least); a later run finds them readable."""
     if not pack.storage_class.is_archive:
         return True
@@ -200,7 +198,7 @@ async def _live_frames(context: JobContext, lease: Lease, pack: Pack) -> AsyncIt
             payload = await reader.frame_bytes(
                 pack.object_key, entry.offset, entry.length, vouched=frame_digest(entry), key_id=entry.key_id
             )
-            supplies = Supplies(
+            supplies = RewriteSupplies(
                 key=None if entry.key_id is None else keys.get(entry.key_id),
                 known=await context.dictionaries.need(entry.dictionary_id),
                 dictionary=context.dictionaries.for_writing(entry.saga_name),
@@ -209,7 +207,7 @@ async def _live_frames(context: JobContext, lease: Lease, pack: Pack) -> AsyncIt
             yield await asyncio.to_thread(_kept, entry, payload, wanted, supplies)
 
 
-def _kept(entry: FrameEntry, payload: bytes, wanted: set[UUID], supplies: Supplies) -> BuiltFrame:
+def _kept(entry: FrameEntry, payload: bytes, wanted: set[UUID], supplies: RewriteSupplies) -> BuiltFrame:
     key, known = supplies.key, supplies.known
     if {snapshot.meta.snapshot_id for snapshot in entry.snapshots} == wanted:
         used = None if entry.dictionary_id is None else known.get(entry.dictionary_id)

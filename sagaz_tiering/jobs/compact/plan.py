@@ -25,7 +25,7 @@ from sagaz_tiering.storage_class import StorageClass
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rewrite:
+class Merge:
     """Packs that become one in the class `to`, and what that saves and costs in USD.
 
     `cost`: reading and writing; `thaw`: what comes before it from an archive class; `early_usd`: what the old class
@@ -84,7 +84,7 @@ class Rewrite:
 
 def plan(
     candidates: Iterable[Candidate], *, target: int, prices: PriceList, policies: PolicySet, now: datetime
-) -> list[Rewrite]:
+) -> list[Merge]:
     """Which packs to write anew together: same policy, class, expiry bucket and retention rules. Pure."""
     groups: dict[tuple[str, ...], list[Candidate]] = {}
     for candidate in candidates:
@@ -108,7 +108,7 @@ def _live_bytes(pack: Pack) -> int:
     return pack.byte_size * pack.live_count // max(pack.snapshot_count, 1)
 
 
-def _best(batch: Sequence[Candidate], *, target: int, prices: PriceList, policies: PolicySet, now: datetime) -> Rewrite:
+def _best(batch: Sequence[Candidate], *, target: int, prices: PriceList, policies: PolicySet, now: datetime) -> Merge:
     """Into the class that they are in, or the one that their policy asks for by now, whichever saves more.
 
     Small packs may be in a warmer class than their policy's, where they cost less; together they are worth moving.
@@ -123,7 +123,7 @@ def _best(batch: Sequence[Candidate], *, target: int, prices: PriceList, policie
     return max(found, key=lambda rewrite: rewrite.saves_usd - rewrite.costs_usd)
 
 
-def _rewrite(batch: Sequence[Candidate], to: StorageClass, *, target: int, prices: PriceList, now: datetime) -> Rewrite:
+def _rewrite(batch: Sequence[Candidate], to: StorageClass, *, target: int, prices: PriceList, now: datetime) -> Merge:
     packs = tuple(candidate.pack for candidate in batch)
     current, size = packs[0].storage_class, sum(pack.byte_size for pack in packs)
     live = sum(_live_bytes(pack) for pack in packs)
@@ -134,7 +134,7 @@ def _rewrite(batch: Sequence[Candidate], to: StorageClass, *, target: int, price
     cost = upload_cost(prices, to) + Cost(requests=2 * len(packs), usd=reads)
     shortfall = max(prices.classes[to].minimum_duration - stay, timedelta(0))
     early = sum(prices.early_deletion_usd(current, pack.byte_size, now - pack.class_since) for pack in packs)
-    return Rewrite(
+    return Merge(
         packs=packs,
         to=to,
         erased=any(candidate.erased for candidate in batch),

@@ -23,7 +23,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack, PackLife
 from sagaz_tiering.config.units import micros
 from sagaz_tiering.hot.keys import SHARDS
-from sagaz_tiering.hot.values import ClaimedSaga, Header
+from sagaz_tiering.hot.values import ClaimedSaga, IndexedHeader
 from sagaz_tiering.jobs.claims import Turn, claims, give_back, headers_of, settle
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.expire.mass_delete import accept_policies, count_shortened, durable_rows, readable, refusal
@@ -50,7 +50,7 @@ _BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
 def plan(
-    saga_id: UUID, headers: Sequence[Header], policies: PolicySet, now_us: int
+    saga_id: UUID, headers: Sequence[IndexedHeader], policies: PolicySet, now_us: int
 ) -> tuple[list[SnapshotMeta], list[SnapshotMeta]]:
     """(expired, alive) of a saga's hot snapshots. Pure; what cannot be read is left to `age`, which reports it."""
     expired: list[SnapshotMeta] = []

@@ -20,7 +20,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.config.policy import Retention
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.errors import CorruptRecord, MassDelete
-from sagaz_tiering.hot.values import Header
+from sagaz_tiering.hot.values import IndexedHeader
 from sagaz_tiering.jobs.claims import headers_of
 from sagaz_tiering.jobs.context import JobContext, JobOptions, Tally
 from sagaz_tiering.jobs.expire.recompute import Dates, ends_earlier, outdated_packs, redate
@@ -202,7 +202,7 @@ async def durable_rows(context: JobContext) -> AsyncIterator[list[tuple[Snapshot
         after = rows[-1][0].snapshot_id
 
 
-def readable(saga_id: UUID, headers: Iterable[Header]) -> list[SnapshotMeta]:
+def readable(saga_id: UUID, headers: Iterable[IndexedHeader]) -> list[SnapshotMeta]:
     """The metas of those that are there, are what the index says and can be read; `age` reports the others."""
     found = []
     for header in headers:

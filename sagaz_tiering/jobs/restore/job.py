@@ -21,7 +21,7 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.catalog.leases import Lease
-from sagaz_tiering.catalog.restores import HOT_DAYS, Place, Restore, RestorePack
+from sagaz_tiering.catalog.restores import HOT_DAYS, AskedFrame, Restore, RestorePack
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import to_value
 from sagaz_tiering.costs import Cost, restore_cost
@@ -184,7 +184,7 @@ async def _bring_back(context: JobContext, request: Restore, pack: RestorePack, 
     return "READABLE"
 
 
-async def _rehydrate(context: JobContext, frame: Sequence[Place], until: datetime) -> set[UUID]:
+async def _rehydrate(context: JobContext, frame: Sequence[AskedFrame], until: datetime) -> set[UUID]:
     """Pin the asked snapshots of one frame, then save them to Redis as they were saved then; which.
 
     Those that were deleted since, or are in another frame by now (another version, perhaps), are left out.

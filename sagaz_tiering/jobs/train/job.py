@@ -20,7 +20,7 @@ from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.dictionaries.training import train
 from sagaz_tiering.jobs.context import JobContext, JobOptions, Tally
 from sagaz_tiering.jobs.dictionary_copies import AT_MOST_EVERY, Trained, publish, reconcile
-from sagaz_tiering.jobs.train.samples import Sample, masked_contents, samples
+from sagaz_tiering.jobs.train.samples import SagaSample, masked_contents, samples
 from sagaz_tiering.packs.frame import build_frame
 
 MIN_SAVES = 0.1
@@ -82,7 +82,7 @@ async def _candidates(context: JobContext, tally: Tally) -> AsyncIterator[Traine
 
 
 def _best(
-    sample: Sample, known: Mapping[bytes, Dictionary], used: Dictionary | None, options: JobOptions
+    sample: SagaSample, known: Mapping[bytes, Dictionary], used: Dictionary | None, options: JobOptions
 ) -> Trained | None:
     """The better of two sizes, judged by sagas that it was not trained from, against what is `used` now."""
     sagas = sample.records(known)

@@ -30,7 +30,7 @@ _DURABLE_BYTES = 64 * 2**10
 
 
 @dataclass(slots=True)
-class Sample:
+class SagaSample:
     """Sagas of one name, each as the values of its newest snapshots, newest first; `raw_bytes` when decompressed."""
 
     saga_name: str
@@ -60,7 +60,7 @@ class _Collected:
     """Samples as they grow, within all limits."""
 
     def __init__(self, context: JobContext, skip: Collection[str]) -> None:
-        self.by_name: dict[str, Sample] = {}
+        self.by_name: dict[str, SagaSample] = {}
         self.looked_at = set[UUID]()
         self._context = context
         self._skip = skip
@@ -82,7 +82,7 @@ class _Collected:
         if not headers or not self._may_be_used(headers):
             return
         name = headers[0].meta.saga_name
-        sample = self.by_name.setdefault(name, Sample(name))
+        sample = self.by_name.setdefault(name, SagaSample(name))
         if sample.raw_bytes >= self._context.options.dictionary_sample:
             return
         kept, size = list[bytes](), 0
@@ -105,7 +105,7 @@ class _Collected:
         return not any(needs_key(policies.for_meta(header.meta)) for header in headers)
 
 
-async def samples(context: JobContext, skip: Collection[str], tally: Tally) -> list[Sample]:
+async def samples(context: JobContext, skip: Collection[str], tally: Tally) -> list[SagaSample]:
     """What there is of each name but those to `skip`, the largest first. Works without Redis, and says so."""
     found = _Collected(context, skip)
     try:

@@ -31,7 +31,7 @@ from sagaz_tiering.objects.arguments import (
 from sagaz_tiering.objects.base import DeleteFailure, ObjectInfo, RestoreState
 from sagaz_tiering.objects.local.errors import gone, late, translated, unopenable
 from sagaz_tiering.objects.local.options import LocalOptions
-from sagaz_tiering.objects.local.tree import ObjectTree, Record
+from sagaz_tiering.objects.local.tree import ObjectRecord, ObjectTree
 from sagaz_tiering.storage_class import StorageClass
 
 T = TypeVar("T")
@@ -84,7 +84,7 @@ class LocalObjectStore:
     async def put(self, key: str, data: bytes | bytearray, *, storage_class: StorageClass, sha256: bytes) -> None:
         """See `ObjectStore.put`."""
         check_key(key)
-        record = Record(
+        record = ObjectRecord(
             size=len(data),
             sha256=sha256.hex(),
             storage_class=storage_class,
@@ -132,7 +132,7 @@ class LocalObjectStore:
 
     async def swap(self, key: str, data: bytes, tag: str) -> bool:
         """See `ObjectStore.swap`."""
-        record = Record(
+        record = ObjectRecord(
             size=len(data),
             sha256=hashlib.sha256(data).hexdigest(),
             storage_class=StorageClass.STANDARD,
@@ -145,7 +145,7 @@ class LocalObjectStore:
     async def change_class(self, key: str, storage_class: StorageClass) -> None:
         """See `ObjectStore.change_class`. Like S3's copy in place it is a new object: restored copies end."""
 
-        def moved(record: Record) -> Record:
+        def moved(record: ObjectRecord) -> ObjectRecord:
             if record.storage_class is storage_class:
                 return record
             self._refuse_archived(key, record)
@@ -158,7 +158,7 @@ class LocalObjectStore:
         """See `ObjectStore.restore`. The copy is readable after the tier's delay, until a midnight (UTC)."""
         check_restore(days, tier)
 
-        def restored(record: Record) -> Record:
+        def restored(record: ObjectRecord) -> ObjectRecord:
             state = self._restore_state(record)
             if not record.storage_class.is_archive or state is RestoreState.IN_PROGRESS:
                 return record
@@ -227,7 +227,7 @@ class LocalObjectStore:
                 continue
         return len(names), infos
 
-    def _record(self, key: str) -> Record:
+    def _record(self, key: str) -> ObjectRecord:
         with self._tree.opened(key) as found:
             return found.record()
 
@@ -236,12 +236,12 @@ class LocalObjectStore:
             self._refuse_archived(key, found.record())
             return found.data(offset, length)
 
-    def _refuse_archived(self, key: str, record: Record) -> None:
+    def _refuse_archived(self, key: str, record: ObjectRecord) -> None:
         archived = record.storage_class.is_archive
         if archived and self._restore_state(record) is not RestoreState.READABLE:
             raise ObjectArchived(f"{key} is in {record.storage_class}", hint="restore the object first")
 
-    def _restore_state(self, record: Record) -> RestoreState:
+    def _restore_state(self, record: ObjectRecord) -> RestoreState:
         if record.ready_at is None or record.readable_until is None:
             return RestoreState.NONE
         now = to_micros(self._clock.now())
@@ -271,7 +271,7 @@ class LocalObjectStore:
             raise translated(exc, key, self._root, present=self._tree.is_present()) from exc
 
 
-def _listed(key: str, record: Record) -> ObjectInfo:
+def _listed(key: str, record: ObjectRecord) -> ObjectInfo:
     return ObjectInfo(
         key=key,
         size=record.size,

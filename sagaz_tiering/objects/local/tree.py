@@ -43,7 +43,7 @@ PUBLISH_ATTEMPTS = 100
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Record:
+class ObjectRecord:
     """What `record.json` says: `size` in bytes, times in microseconds since 1970, `sha256` in hex.
 
     `data` is the file that has the bytes; another one than DATA after a swap.
@@ -62,7 +62,7 @@ class Record:
         return json.dumps(fields, sort_keys=True).encode()
 
     @classmethod
-    def from_bytes(cls, data: bytes, where: str) -> Record:
+    def from_bytes(cls, data: bytes, where: str) -> ObjectRecord:
         """Raises CorruptData for anything that `to_bytes` did not make."""
         try:
             fields = json.loads(data)
@@ -80,8 +80,8 @@ class OpenObject:
         self._fd = fd
         self._where = where
 
-    def record(self) -> Record:
-        return Record.from_bytes(self._read("record.json", 0, _MOST_OF_A_RECORD), self._where)
+    def record(self) -> ObjectRecord:
+        return ObjectRecord.from_bytes(self._read("record.json", 0, _MOST_OF_A_RECORD), self._where)
 
     def data(self, offset: int = 0, length: int | None = None) -> bytes:
         """At most `length` bytes from `offset`."""
@@ -93,14 +93,14 @@ class OpenObject:
                 if self.record().data == name:  # else it was swapped between the two
                     raise
 
-    def replace_data(self, data: bytes, record: Record) -> None:
+    def replace_data(self, data: bytes, record: ObjectRecord) -> None:
         """Other bytes: they are there once the record names their file. The caller holds the lock."""
         old, new = self.record().data, f"{DATA}.{uuid4().hex}"
         _write_file(new, data, dir_fd=self._fd)
         self.replace_record(replace(record, data=new))
         os.unlink(old, dir_fd=self._fd)
 
-    def replace_record(self, record: Record) -> None:
+    def replace_record(self, record: ObjectRecord) -> None:
         _write_file("record.new", record.to_bytes(), dir_fd=self._fd)
         os.rename("record.new", "record.json", src_dir_fd=self._fd, dst_dir_fd=self._fd)
         os.fsync(self._fd)
@@ -170,7 +170,7 @@ class ObjectTree:
         with _opened(target) as fd:
             yield OpenObject(fd, str(target))
 
-    def write(self, key: str, data: bytes | bytearray, record: Record) -> None:
+    def write(self, key: str, data: bytes | bytearray, record: ObjectRecord) -> None:
         """Make a durable object, or raise and leave nothing; FileExistsError if the key is taken."""
         target = self.path(key)
         staged = self._staged()
@@ -186,7 +186,7 @@ class ObjectTree:
         for folder in target.parents[: len(target.parents) - len(self.objects.parents)]:
             _fsync_directory(folder)
 
-    def update(self, key: str, change: Callable[[Record], Record]) -> Record:
+    def update(self, key: str, change: Callable[[ObjectRecord], ObjectRecord]) -> ObjectRecord:
         """Replace the record by what `change` makes of it, alone among all processes; returns the new one."""
         with self.opened(key) as found:
             found.lock()
@@ -196,7 +196,7 @@ class ObjectTree:
                 found.replace_record(new)
             return new
 
-    def swap(self, key: str, data: bytes, record: Record, sha256: str) -> bool:
+    def swap(self, key: str, data: bytes, record: ObjectRecord, sha256: str) -> bool:
         """Other bytes under a key whose bytes have this sha256 (hex) until now; False if they have not."""
         with self.opened(key) as found:
             found.lock()

@@ -14,7 +14,7 @@ from typing import Final, TypeVar
 
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.errors import ConfigError, LocalStorageUnavailable
-from sagaz_tiering.sagaz_engine.imports.scanned import ScannedSource, Stored
+from sagaz_tiering.sagaz_engine.imports.scanned import ScannedRecord, ScannedSource
 from sagaz_tiering.sagaz_engine.imports.source import batches_of
 from sagaz_tiering.storage.filesystem.errors import gone, unavailable
 
@@ -50,16 +50,16 @@ class SagazFilesystemSource(ScannedSource):
     async def _disconnect(self) -> None:
         """Nothing is open."""
 
-    async def _scan(self) -> AsyncIterator[list[Stored]]:
+    async def _scan(self) -> AsyncIterator[list[ScannedRecord]]:
         files = self._files()
         while page := await self._run(lambda: list(islice(files, _LISTED))):
             for batch in batches_of([size for _, size in page]):
                 yield await self._contents([found for found, _ in page[batch]])
 
-    async def _fetch(self, keys: Sequence[bytes]) -> list[Stored]:
-        return await self._contents([Stored(key, None) for key in keys])
+    async def _fetch(self, keys: Sequence[bytes]) -> list[ScannedRecord]:
+        return await self._contents([ScannedRecord(key, None) for key in keys])
 
-    async def _contents(self, listed: Sequence[Stored]) -> list[Stored]:
+    async def _contents(self, listed: Sequence[ScannedRecord]) -> list[ScannedRecord]:
         return await self._run(lambda: [stored if stored.problem else self._content(stored) for stored in listed])
 
     async def _run(self, work: Callable[[], T]) -> T:
@@ -77,27 +77,27 @@ class SagazFilesystemSource(ScannedSource):
     def _is_there(self) -> bool:
         return (self._base / "snapshots").is_dir()
 
-    def _files(self) -> Iterator[tuple[Stored, int]]:
+    def _files(self) -> Iterator[tuple[ScannedRecord, int]]:
         """What there is to read, and its bytes; of a folder or file that cannot be looked at, the reason."""
         with os.scandir(self._base / "snapshots") as sagas:
             for saga in sagas:
                 yield from self._files_in(Path(saga.path), is_replay=False)
         yield from self._files_in(self._base / "replays", is_replay=True)
 
-    def _files_in(self, folder: Path, *, is_replay: bool) -> Iterator[tuple[Stored, int]]:
+    def _files_in(self, folder: Path, *, is_replay: bool) -> Iterator[tuple[ScannedRecord, int]]:
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     about = _stat(entry)
                     if about is not None:
                         key = self._key_of(entry.path)
-                        yield Stored(key, None, written=about.st_mtime_ns, is_replay=is_replay), about.st_size
+                        yield ScannedRecord(key, None, written=about.st_mtime_ns, is_replay=is_replay), about.st_size
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as exc:
-            yield Stored(self._key_of(folder), None, problem=exc.strerror or str(exc)), 0
+            yield ScannedRecord(self._key_of(folder), None, problem=exc.strerror or str(exc)), 0
 
-    def _content(self, stored: Stored) -> Stored:
+    def _content(self, stored: ScannedRecord) -> ScannedRecord:
         try:
             return stored._replace(data=(self._base / os.fsdecode(stored.key)).read_bytes())
         except FileNotFoundError as exc:

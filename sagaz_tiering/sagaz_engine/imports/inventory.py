@@ -36,7 +36,7 @@ _ORDER: Final = """
 _COLUMNS: Final = "saga_id, created_us, step_index, snapshot_id, retention_us, written, size, key"
 
 
-class Found(NamedTuple):
+class FoundSnapshot(NamedTuple):
     """Where one snapshot is. `written`: of several records with one id the one with the highest counts.
 
     `size` in bytes, as JSON; `key` is what the source finds the record by.
@@ -82,7 +82,7 @@ class Inventory:
         """Drop it."""
         await asyncio.to_thread(self._close)
 
-    async def add(self, found: Sequence[Found], replays: Sequence[FoundReplay] = ()) -> None:
+    async def add(self, found: Sequence[FoundSnapshot], replays: Sequence[FoundReplay] = ()) -> None:
         """Note what was found; the same record may come twice. Raises ConfigError where the disk is full."""
 
         def work(db: sqlite3.Connection) -> None:
@@ -122,21 +122,21 @@ class Inventory:
         """
         return [UUID(bytes=saga) for (saga,) in await self._rows(query, (after, now_us, limit))]
 
-    async def of_all(self, after: tuple[bytes, int, int, bytes], limit: int) -> list[Found]:
+    async def of_all(self, after: tuple[bytes, int, int, bytes], limit: int) -> list[FoundSnapshot]:
         """Snapshots of all sagas behind a place, in order."""
         query = f"""
             SELECT {_COLUMNS} FROM found WHERE (saga_id, created_us, step_index, snapshot_id) > (?, ?, ?, ?)
             ORDER BY saga_id, created_us, step_index, snapshot_id LIMIT ?
         """
-        return [Found(*row) for row in await self._rows(query, (*after, limit))]
+        return [FoundSnapshot(*row) for row in await self._rows(query, (*after, limit))]
 
-    async def of_saga(self, after: tuple[bytes, int, int, bytes], limit: int) -> list[Found]:
+    async def of_saga(self, after: tuple[bytes, int, int, bytes], limit: int) -> list[FoundSnapshot]:
         """Snapshots of the saga in `after` behind that place, in order."""
         query = f"""
             SELECT {_COLUMNS} FROM found WHERE saga_id = ? AND (created_us, step_index, snapshot_id) > (?, ?, ?)
             ORDER BY created_us, step_index, snapshot_id LIMIT ?
         """
-        return [Found(*row) for row in await self._rows(query, (*after, limit))]
+        return [FoundSnapshot(*row) for row in await self._rows(query, (*after, limit))]
 
     async def replays(self, after: bytes, limit: int) -> list[FoundReplay]:
         """Replay records behind an id, ascending."""

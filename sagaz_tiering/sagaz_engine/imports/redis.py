@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.errors import ConfigError
-from sagaz_tiering.sagaz_engine.imports.scanned import ScannedSource, Stored
+from sagaz_tiering.sagaz_engine.imports.scanned import ScannedRecord, ScannedSource
 from sagaz_tiering.sagaz_engine.imports.source import batches_of, require
 
 _UUID: Final = rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
@@ -61,7 +61,7 @@ class SagazRedisSource(ScannedSource):
     async def _disconnect(self) -> None:
         await self._redis.close()
 
-    async def _scan(self) -> AsyncIterator[list[Stored]]:
+    async def _scan(self) -> AsyncIterator[list[ScannedRecord]]:
         cursor, pattern = 0, _escaped(self._prefix) + b"*"
         while True:
             async with self._redis.use() as client:
@@ -73,7 +73,7 @@ class SagazRedisSource(ScannedSource):
             if cursor == 0:
                 return
 
-    async def _fetch(self, keys: Sequence[bytes]) -> list[Stored]:
+    async def _fetch(self, keys: Sequence[bytes]) -> list[ScannedRecord]:
         return await self._values(keys, await self._sizes(keys))
 
     async def _sizes(self, keys: Sequence[bytes]) -> list[Any]:
@@ -87,12 +87,12 @@ class SagazRedisSource(ScannedSource):
             found: list[Any] = await pipe.execute(raise_on_error=False)
         return found
 
-    async def _values(self, keys: Sequence[bytes], sizes: Sequence[Any]) -> list[Stored]:
+    async def _values(self, keys: Sequence[bytes], sizes: Sequence[Any]) -> list[ScannedRecord]:
         async with self._redis.use() as client:
             values: list[Any] = await client.mget(list(keys))
         start = len(self._prefix)
         return [
-            Stored(
+            ScannedRecord(
                 key=key,
                 data=value,
                 problem=str(size) if isinstance(size, Exception) else "",

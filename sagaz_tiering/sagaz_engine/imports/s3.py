@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectArchived, ObjectNotFound
-from sagaz_tiering.sagaz_engine.imports.scanned import ScannedSource, Stored
+from sagaz_tiering.sagaz_engine.imports.scanned import ScannedRecord, ScannedSource
 from sagaz_tiering.sagaz_engine.imports.source import batches_of, require
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class SagazS3Source(ScannedSource):
         if store is not None:
             await store.close()
 
-    async def _scan(self) -> AsyncIterator[list[Stored]]:
+    async def _scan(self) -> AsyncIterator[list[ScannedRecord]]:
         for folder in ("snapshot/", "replay/"):
             page: list[ObjectInfo] = []
             async for info in self._opened_store().list(self._prefix + folder):
@@ -89,10 +89,10 @@ class SagazS3Source(ScannedSource):
             async for batch in self._bodies(page):
                 yield batch
 
-    async def _fetch(self, keys: Sequence[bytes]) -> list[Stored]:
+    async def _fetch(self, keys: Sequence[bytes]) -> list[ScannedRecord]:
         return await asyncio.gather(*(self._get(key.decode()) for key in keys))
 
-    async def _bodies(self, page: Sequence[ObjectInfo]) -> AsyncIterator[list[Stored]]:
+    async def _bodies(self, page: Sequence[ObjectInfo]) -> AsyncIterator[list[ScannedRecord]]:
         for batch in batches_of([info.size for info in page]):
             stored = await asyncio.gather(*(self._get(info.key) for info in page[batch]))
             yield [
@@ -100,16 +100,16 @@ class SagazS3Source(ScannedSource):
                 for found, info in zip(stored, page[batch], strict=True)
             ]
 
-    async def _get(self, key: str) -> Stored:
+    async def _get(self, key: str) -> ScannedRecord:
         name = key.encode()
         try:
-            return Stored(name, await self._opened_store().get(key))
+            return ScannedRecord(name, await self._opened_store().get(key))
         except ObjectNotFound:
-            return Stored(name, None)
+            return ScannedRecord(name, None)
         except ObjectArchived as exc:
-            return Stored(name, None, problem=f"archived ({exc}): restore the object in S3, then read again")
+            return ScannedRecord(name, None, problem=f"archived ({exc}): restore the object in S3, then read again")
         except CorruptPack as exc:  # S3's own checksum says so
-            return Stored(name, None, problem=str(exc))
+            return ScannedRecord(name, None, problem=str(exc))
 
     def _is_replay(self, key: str) -> bool:
         return key.startswith(self._prefix + "replay/")

@@ -11,7 +11,7 @@ from uuid import UUID
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.sagaz_engine.imports import records
-from sagaz_tiering.sagaz_engine.imports.inventory import Found, FoundReplay, Inventory
+from sagaz_tiering.sagaz_engine.imports.inventory import FoundReplay, FoundSnapshot, Inventory
 from sagaz_tiering.sagaz_engine.imports.source import PAGE, SagazSource, batches_of
 from sagaz_tiering.snapshot import SagaSnapshot, as_uuid
 
@@ -19,7 +19,7 @@ _BEFORE = (-(2**63), -(2**31) - 1, b"")
 _BEHIND = (2**63 - 1, 2**31, b"\xff" * 17)
 
 
-class Stored(NamedTuple):
+class ScannedRecord(NamedTuple):
     """One record as the store has it: its bytes, or why they cannot be read; neither where it is gone meanwhile.
 
     `written` grows with every rewrite, where the store may have several records of one id.
@@ -33,7 +33,7 @@ class Stored(NamedTuple):
 
 
 class _Readable(NamedTuple):
-    stored: Stored
+    stored: ScannedRecord
     record: records.Snapshot | records.Replay
     size: int
 
@@ -50,11 +50,11 @@ class ScannedSource(SagazSource):
     """
 
     @abstractmethod
-    def _scan(self) -> AsyncIterator[list[Stored]]:
+    def _scan(self) -> AsyncIterator[list[ScannedRecord]]:
         """Every snapshot and replay record that is there, in any order, one batch in memory at a time."""
 
     @abstractmethod
-    async def _fetch(self, keys: Sequence[bytes]) -> list[Stored]:
+    async def _fetch(self, keys: Sequence[bytes]) -> list[ScannedRecord]:
         """These records again, in this order."""
 
     async def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
@@ -95,7 +95,7 @@ class ScannedSource(SagazSource):
                         yield readable.record.value
             last = page[-1].replay_id
 
-    async def _snapshots(self, inventory: Inventory, page: Sequence[Found]) -> AsyncIterator[SagaSnapshot]:
+    async def _snapshots(self, inventory: Inventory, page: Sequence[FoundSnapshot]) -> AsyncIterator[SagaSnapshot]:
         sagas = {found.key: found.saga_id for found in page}
         for readable in await self._read(inventory, await self._fetch(list(sagas))):
             key, snapshot = readable.stored.key, readable.record.value
@@ -107,7 +107,7 @@ class ScannedSource(SagazSource):
 
     async def _take_stock(self, inventory: Inventory) -> None:
         async for batch in self._scan():
-            found, replays = list[Found](), list[FoundReplay]()
+            found, replays = list[FoundSnapshot](), list[FoundReplay]()
             for readable in await self._read(inventory, batch):
                 if isinstance(readable.record, records.Replay):
                     replays.append(_place_of_replay(readable, readable.record.value))
@@ -116,7 +116,7 @@ class ScannedSource(SagazSource):
             await inventory.add(found, replays)
         self.expired = await inventory.settle(to_micros(self._clock.now()))
 
-    async def _read(self, inventory: Inventory, batch: Sequence[Stored]) -> list[_Readable]:
+    async def _read(self, inventory: Inventory, batch: Sequence[ScannedRecord]) -> list[_Readable]:
         """What can be read of a batch; the rest is accounted for."""
         readable = list[_Readable]()
         for outcome in await asyncio.to_thread(_decoded, batch):
@@ -128,7 +128,7 @@ class ScannedSource(SagazSource):
         return readable
 
 
-def _decoded(batch: Sequence[Stored]) -> list[_Readable | _Unreadable]:
+def _decoded(batch: Sequence[ScannedRecord]) -> list[_Readable | _Unreadable]:
     outcomes = list[_Readable | _Unreadable]()
     for stored in batch:
         if stored.problem:
@@ -144,9 +144,9 @@ def _decoded(batch: Sequence[Stored]) -> list[_Readable | _Unreadable]:
     return outcomes
 
 
-def _place_of(readable: _Readable, snapshot: SagaSnapshot) -> Found:
+def _place_of(readable: _Readable, snapshot: SagaSnapshot) -> FoundSnapshot:
     until = snapshot.retention_until
-    return Found(
+    return FoundSnapshot(
         saga_id=snapshot.saga_id.bytes,
         created_us=to_micros(snapshot.created_at),
         step_index=snapshot.step_index,

@@ -28,7 +28,7 @@ _log = Logger(__name__)
 
 
 @dataclass(slots=True)
-class Tally:
+class Remarks:
     """How many records, and what was said of the first ones. A record counts once, however often it is read."""
 
     count: int = 0
@@ -118,8 +118,8 @@ class SagazSource(ABC):
             return self._inventory
 
     def _start_account(self) -> None:
-        self.problems = Tally()
-        self.adjusted = Tally()
+        self.problems = Remarks()
+        self.adjusted = Remarks()
         self.expired = 0
 
     async def _leave_out(self, inventory: Inventory, key: bytes, error: object) -> None:

@@ -38,7 +38,7 @@ _UNSEEN: Final = FileState(0, 0, 0)
 """No file is like this."""
 
 
-class Entry(NamedTuple):
+class FileEntry(NamedTuple):
     """One snapshot: its file, and what is asked of it without reading that. Times in microseconds since 1970 UTC.
 
     `damaged`: the file cannot be read, and this is what the index said of it before.
@@ -59,7 +59,7 @@ class Entry(NamedTuple):
         return (self.created_us, self.step_index, self.snapshot_id.int)
 
     @classmethod
-    def of(cls, meta: SnapshotMeta, suffix: str, state: FileState) -> Entry:
+    def of(cls, meta: SnapshotMeta, suffix: str, state: FileState) -> FileEntry:
         return cls(meta.snapshot_id, suffix, state, meta.created_us, meta.step_index, meta.step_name, meta.retention_us)
 
     def is_live(self, now_us: int) -> bool:
@@ -72,7 +72,7 @@ class View:
     """A saga's snapshots, oldest first; and those of which nothing is known, since their files cannot be read."""
 
     saga_id: UUID
-    entries: list[Entry]
+    entries: list[FileEntry]
     unplaced: dict[UUID, CorruptRecord]
 
 
@@ -84,7 +84,7 @@ class SagaIndexes:
         self._locks = locks
         self._pretty = pretty
         self._heal = heal
-        self._fresh: dict[UUID, dict[UUID, Entry]] = {}
+        self._fresh: dict[UUID, dict[UUID, FileEntry]] = {}
         self._fresh_lock = threading.Lock()
 
     def view(self, saga_id: UUID) -> View:
@@ -99,7 +99,7 @@ class SagaIndexes:
                     self._refresh(saga_id, {entry.snapshot_id: entry for entry in news})
         return view
 
-    def note(self, saga_id: UUID, *entries: Entry) -> None:
+    def note(self, saga_id: UUID, *entries: FileEntry) -> None:
         """Bring the index up to date after a save (of `entries`) or a delete. A failure is logged: see the module.
 
         Saves of one saga that wait for each other write it together.
@@ -115,7 +115,7 @@ class SagaIndexes:
         except (OSError, LocalStorageUnavailable) as exc:
             _log.warning("saga_index.left_old", saga_id=str(saga_id), base_path=str(self._layout.base), error=str(exc))
 
-    def _refresh(self, saga_id: UUID, fresh: dict[UUID, Entry]) -> None:
+    def _refresh(self, saga_id: UUID, fresh: dict[UUID, FileEntry]) -> None:
         """With the saga's lock: write the index, or remove it with a saga that has nothing."""
         known = self._known(saga_id)
         view, news = self._look(saga_id, known | fresh)
@@ -131,11 +131,11 @@ class SagaIndexes:
             # Not made durable: what power loss leaves of it does not match its checksum, or not the directory.
             indexes.replace(_name(saga_id), data, temporary=temporary(saga_id), durable=False)
 
-    def _look(self, saga_id: UUID, known: Mapping[UUID, Entry]) -> tuple[View, list[Entry]]:
+    def _look(self, saga_id: UUID, known: Mapping[UUID, FileEntry]) -> tuple[View, list[FileEntry]]:
         """The directory, with the help of what is `known`; and the entries that had to be read."""
-        entries: dict[UUID, Entry] = {}
+        entries: dict[UUID, FileEntry] = {}
         unplaced: dict[UUID, CorruptRecord] = {}
-        news: list[Entry] = []
+        news: list[FileEntry] = []
         try:
             with opened(self._layout.saga(saga_id)) as folder:
                 for snapshot_id, (suffix, state) in self._files(folder, known).items():
@@ -181,7 +181,7 @@ class SagaIndexes:
                     add(snapshot_id, suffix, seen)
         return found
 
-    def _known(self, saga_id: UUID) -> dict[UUID, Entry]:
+    def _known(self, saga_id: UUID) -> dict[UUID, FileEntry]:
         """What the index says; nothing if it is not one of ours."""
         try:
             with opened_top(self._layout.indexes) as indexes:
@@ -195,7 +195,7 @@ def _name(saga_id: UUID) -> str:
     return f"{saga_id}.json"
 
 
-def _read(folder: Folder, saga_id: UUID, snapshot_id: UUID, suffix: str, state: FileState) -> Entry:
+def _read(folder: Folder, saga_id: UUID, snapshot_id: UUID, suffix: str, state: FileState) -> FileEntry:
     """Raises FileNotFoundError, CorruptRecord."""
     name = snapshot_name(snapshot_id, suffix)
     where = str(folder.path / name)
@@ -203,8 +203,8 @@ def _read(folder: Folder, saga_id: UUID, snapshot_id: UUID, suffix: str, state: 
     return _entry(snapshot, suffix, state)
 
 
-def _entry(snapshot: SagaSnapshot, suffix: str, state: FileState) -> Entry:
-    return Entry.of(SnapshotMeta.of(snapshot, saved_us=0, body_crc=0), suffix, state)
+def _entry(snapshot: SagaSnapshot, suffix: str, state: FileState) -> FileEntry:
+    return FileEntry.of(SnapshotMeta.of(snapshot, saved_us=0, body_crc=0), suffix, state)
 
 
 def _to_bytes(view: View, *, pretty: bool) -> bytes:
@@ -212,7 +212,7 @@ def _to_bytes(view: View, *, pretty: bool) -> bytes:
     return form.sealed({"saga_id": str(view.saga_id), "snapshots": items}, pretty=pretty)
 
 
-def _to_item(entry: Entry) -> dict[str, Any]:
+def _to_item(entry: FileEntry) -> dict[str, Any]:
     until = entry.retention_us
     return {
         "snapshot_id": str(entry.snapshot_id),
@@ -225,12 +225,12 @@ def _to_item(entry: Entry) -> dict[str, Any]:
     }
 
 
-def _from_item(item: Mapping[str, Any]) -> Entry:
+def _from_item(item: Mapping[str, Any]) -> FileEntry:
     snapshot_id, suffix = snapshot_of(item["file"]) or (None, "")
     if snapshot_id is None:
         raise ValueError("not a snapshot's file")
     until = item["retention_until"]
-    return Entry(
+    return FileEntry(
         snapshot_id=snapshot_id,
         suffix=suffix,
         state=FileState(*item["seen"]),

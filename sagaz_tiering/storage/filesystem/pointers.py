@@ -17,7 +17,7 @@ class NotAdopted(Exception):
     """Snapshots without a pointer may be in the directory: another program wrote it. Adopt it, then ask again."""
 
 
-class Copy(NamedTuple):
+class FileCopy(NamedTuple):
     """A snapshot's file."""
 
     saga_id: UUID
@@ -60,7 +60,7 @@ class Pointers:
         with suppress(FileNotFoundError), opened_top(self._layout.pointers(snapshot_id)) as folder:
             folder.unlink(str(snapshot_id))
 
-    def copies(self, snapshot_id: UUID, sagas: Sequence[UUID | None]) -> list[Copy]:
+    def copies(self, snapshot_id: UUID, sagas: Sequence[UUID | None]) -> list[FileCopy]:
         """The files of a snapshot in these sagas, oldest first. More than one only after another program's work."""
         found = [copy for saga in dict.fromkeys(sagas) if saga is not None for copy in self._in(saga, snapshot_id)]
         return sorted(found, key=lambda copy: (copy.state.mtime_ns, copy.suffix))
@@ -103,14 +103,14 @@ class Pointers:
             return False
         return bool(self.copies(snapshot_id, [saga_id]))
 
-    def _in(self, saga_id: UUID, snapshot_id: UUID) -> Iterator[Copy]:
+    def _in(self, saga_id: UUID, snapshot_id: UUID) -> Iterator[FileCopy]:
         with suppress(FileNotFoundError, NotADirectoryError), opened(self._layout.saga(saga_id)) as folder:
             seen: set[str] = set()
             for suffix in SUFFIXES:
                 state = None if suffix in seen else folder.state(snapshot_name(snapshot_id, suffix))
                 if state is not None:
                     seen.add(suffix)
-                    yield Copy(saga_id, suffix, state)
+                    yield FileCopy(saga_id, suffix, state)
 
     def _searched(self, snapshot_id: UUID) -> UUID | None:
         """The saga that has the snapshot, by looking into all."""

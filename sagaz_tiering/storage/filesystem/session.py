@@ -14,7 +14,7 @@ from sagaz_tiering.storage.filesystem.locks import Locks
 from sagaz_tiering.storage.filesystem.replays import ReplayFiles
 from sagaz_tiering.storage.filesystem.store import SnapshotFiles
 from sagaz_tiering.storage.filesystem.tree import NotAdopted
-from sagaz_tiering.storage.filesystem.workers import Workers
+from sagaz_tiering.storage.filesystem.workers import DiskThreads
 
 T = TypeVar("T")
 
@@ -31,7 +31,7 @@ class FilesystemSession:
         locks = Locks(self.layout.locks, wait=io_timeout / 2)
         self.files = SnapshotFiles(self.layout, locks, compress=compress, pretty=pretty)
         self.replays = ReplayFiles(self.layout, locks)
-        self._workers = Workers(self.layout.base, limit=limit, deadline=io_timeout)
+        self._workers = DiskThreads(self.layout.base, limit=limit, deadline=io_timeout)
         self._opened = False
 
     @property

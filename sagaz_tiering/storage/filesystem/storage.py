@@ -26,7 +26,7 @@ from sagaz_tiering.storage.answers import text_ids_find_nothing
 from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.filesystem.errors import translated
-from sagaz_tiering.storage.filesystem.index import Entry, View
+from sagaz_tiering.storage.filesystem.index import FileEntry, View
 from sagaz_tiering.storage.filesystem.record import replay_document
 from sagaz_tiering.storage.filesystem.replays import order_key
 from sagaz_tiering.storage.filesystem.session import AT_ONCE, FilesystemSession
@@ -280,10 +280,10 @@ class FilesystemSnapshotStorage(AnyLoop):
     def _now_us(self) -> int:
         return to_micros(self._clock.now())
 
-    def _is_live(self, entry: Entry) -> bool:
+    def _is_live(self, entry: FileEntry) -> bool:
         return entry.is_live(self._now_us())
 
-    async def _newest(self, saga_id: UUID | str, fits: Callable[[Entry], bool]) -> SagaSnapshot | None:
+    async def _newest(self, saga_id: UUID | str, fits: Callable[[FileEntry], bool]) -> SagaSnapshot | None:
         saga = as_uuid(saga_id, "saga_id")
         with measured_read(_KIND):
             return await self._run(
@@ -302,7 +302,7 @@ class FilesystemSnapshotStorage(AnyLoop):
             gaps.add(snapshot_id, error)
         return view
 
-    async def _read(self, saga_id: UUID, page: Iterable[Entry], gaps: Gaps) -> list[SagaSnapshot]:
+    async def _read(self, saga_id: UUID, page: Iterable[FileEntry], gaps: Gaps) -> list[SagaSnapshot]:
         read: list[tuple[UUID, Found]] = await self._run(partial(self._files.read, saga_id, page))
         found = []
         for snapshot_id, each in read:

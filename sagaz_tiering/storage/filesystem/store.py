@@ -14,7 +14,7 @@ from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.filesystem import record as form
 from sagaz_tiering.storage.filesystem.errors import FULL, REFUSED
-from sagaz_tiering.storage.filesystem.index import Entry, SagaIndexes, View
+from sagaz_tiering.storage.filesystem.index import FileEntry, SagaIndexes, View
 from sagaz_tiering.storage.filesystem.layout import GZIPPED, PLAIN, SUFFIXES, Layout, snapshot_name
 from sagaz_tiering.storage.filesystem.locks import Locks
 from sagaz_tiering.storage.filesystem.tree import SnapshotTree
@@ -50,7 +50,7 @@ class SnapshotFiles:
         meta, suffix = record.meta, GZIPPED if self._compress else PLAIN
         data = form.snapshot_document(record, pretty=self._pretty, compress=self._compress)
         state, left = self.tree.save(meta.snapshot_id, meta.saga_id, suffix, data)
-        self._indexes.note(meta.saga_id, Entry.of(meta, suffix, state))
+        self._indexes.note(meta.saga_id, FileEntry.of(meta, suffix, state))
         for saga_id in left:
             self._indexes.note(saga_id)
 
@@ -67,7 +67,7 @@ class SnapshotFiles:
         self.tree.finish_moves()
         return self._indexes.view(saga_id)
 
-    def newest(self, saga_id: UUID, fits: Callable[[Entry], bool]) -> SagaSnapshot | None:
+    def newest(self, saga_id: UUID, fits: Callable[[FileEntry], bool]) -> SagaSnapshot | None:
         """The newest snapshot that fits. Raises CorruptRecord if it cannot be read, or may be an unreadable one."""
         view = self.view(saga_id)
         for entry in reversed(view.entries):
@@ -81,11 +81,11 @@ class SnapshotFiles:
             raise error
         return None
 
-    def read(self, saga_id: UUID, entries: Iterable[Entry]) -> list[tuple[UUID, Found]]:
+    def read(self, saga_id: UUID, entries: Iterable[FileEntry]) -> list[tuple[UUID, Found]]:
         """The snapshots of a page."""
         return [(entry.snapshot_id, self._read(saga_id, entry)) for entry in entries]
 
-    def sagas_with(self, saga_names: Iterable[str], fits: Callable[[Entry], bool]) -> list[UUID]:
+    def sagas_with(self, saga_names: Iterable[str], fits: Callable[[FileEntry], bool]) -> list[UUID]:
         """Which of these sagas have an entry that fits, or one of which nothing is known."""
         found = []
         for name in saga_names:
@@ -94,7 +94,7 @@ class SnapshotFiles:
                 found.append(view.saga_id)
         return found
 
-    def entries_in(self, saga_names: Iterable[str], fits: Callable[[Entry], bool]) -> list[tuple[UUID, Entry]]:
+    def entries_in(self, saga_names: Iterable[str], fits: Callable[[FileEntry], bool]) -> list[tuple[UUID, FileEntry]]:
         """The entries of these sagas that fit."""
         views = map(self.view, map(UUID, saga_names))
         return [(view.saga_id, entry) for view in views for entry in view.entries if fits(entry)]
@@ -112,7 +112,7 @@ class SnapshotFiles:
         self._indexes.note(saga_id)
         return removed
 
-    def delete_unchanged(self, found: Iterable[tuple[UUID, Entry]]) -> int:
+    def delete_unchanged(self, found: Iterable[tuple[UUID, FileEntry]]) -> int:
         """Remove what was found if it was not saved anew since; how many were removed."""
         removed, sagas = 0, set()
         for saga_id, entry in found:
@@ -135,7 +135,7 @@ class SnapshotFiles:
             return False
         return True
 
-    def _read(self, saga_id: UUID, entry: Entry) -> Found:
+    def _read(self, saga_id: UUID, entry: FileEntry) -> Found:
         """A save beside us may have changed the file's suffix since the entry was made."""
         for suffix in (entry.suffix, *SUFFIXES):
             try:
@@ -151,9 +151,9 @@ class SnapshotFiles:
         return form.read_snapshot(data, snapshot_id=snapshot_id, saga_id=saga_id, where=str(path))
 
 
-def pages(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
+def pages(entries: Iterable[FileEntry]) -> Iterator[list[FileEntry]]:
     """So many entries at a time that their snapshots are no burden for the memory."""
-    page: list[Entry] = []
+    page: list[FileEntry] = []
     size = 0
     for entry in entries:
         if page and (len(page) == _PAGE or size + entry.state.size > _PAGE_BYTES):
@@ -165,7 +165,7 @@ def pages(entries: Iterable[Entry]) -> Iterator[list[Entry]]:
         yield page
 
 
-def _as_entry(snapshot: SagaSnapshot, entry: Entry) -> Entry:
+def _as_entry(snapshot: SagaSnapshot, entry: FileEntry) -> FileEntry:
     """The entry of what was read: it may have been saved anew since."""
     until = snapshot.retention_until
     return entry._replace(

@@ -50,7 +50,7 @@ from sagaz_tiering.storage.filesystem.layout import (
     temporary_of,
 )
 from sagaz_tiering.storage.filesystem.locks import Lock, Locks, remove_left
-from sagaz_tiering.storage.filesystem.pointers import Copy, NotAdopted, Pointers
+from sagaz_tiering.storage.filesystem.pointers import FileCopy, NotAdopted, Pointers
 
 __all__ = ["NotAdopted", "SnapshotTree"]
 
@@ -73,12 +73,12 @@ class SnapshotTree:
             try:
                 make_folder(self._layout.saga(saga_id))
                 with opened(self._layout.saga(saga_id)) as folder, self._locks.held(Lock.RECORD, snapshot_id):
-                    return self._save(folder, Copy(saga_id, suffix, FileState(0, 0, 0)), snapshot_id, data)
+                    return self._save(folder, FileCopy(saga_id, suffix, FileState(0, 0, 0)), snapshot_id, data)
             except FileNotFoundError:  # a delete beside us removed the directory as empty
                 continue
         raise OSError(errno.EBUSY, "the directory vanished again and again", str(self._layout.saga(saga_id)))
 
-    def find(self, snapshot_id: UUID) -> tuple[Copy, bytes] | None:
+    def find(self, snapshot_id: UUID) -> tuple[FileCopy, bytes] | None:
         """A snapshot's file and its bytes. Raises NotAdopted."""
         if self._is_moving(snapshot_id):
             self._finish_move_alone(snapshot_id)
@@ -157,7 +157,7 @@ class SnapshotTree:
                 snapshots += len(ids)
         return sagas, snapshots, size
 
-    def _save(self, folder: Folder, new: Copy, snapshot_id: UUID, data: bytes) -> tuple[FileState, set[UUID]]:
+    def _save(self, folder: Folder, new: FileCopy, snapshot_id: UUID, data: bytes) -> tuple[FileState, set[UUID]]:
         self._finish_move(snapshot_id)
         pointed = self.pointers.saga_of(snapshot_id)
         temp, name = temporary(snapshot_id), snapshot_name(snapshot_id, new.suffix)
@@ -181,20 +181,20 @@ class SnapshotTree:
             self._finish_move(snapshot_id)
         return state, {copy.saga_id for copy in found} - {new.saga_id}
 
-    def _look(self, snapshot_id: UUID) -> tuple[Copy, bytes] | None:
+    def _look(self, snapshot_id: UUID) -> tuple[FileCopy, bytes] | None:
         for copy in reversed(self.pointers.copies(snapshot_id, [self.pointers.saga_of(snapshot_id)])):
             data = self.read(copy.saga_id, snapshot_id, copy.suffix)
             if data is not None:
                 return copy, data
         return None
 
-    def _remove(self, snapshot_id: UUID, copies: Sequence[Copy]) -> None:
+    def _remove(self, snapshot_id: UUID, copies: Sequence[FileCopy]) -> None:
         for copy in copies:
             with suppress(FileNotFoundError), opened(self._layout.saga(copy.saga_id)) as folder:
                 if folder.unlink(snapshot_name(snapshot_id, copy.suffix)):
                     folder.sync()
 
-    def _note_move(self, snapshot_id: UUID, old: Copy, new: Copy) -> None:
+    def _note_move(self, snapshot_id: UUID, old: FileCopy, new: FileCopy) -> None:
         move = {"old": [str(old.saga_id), old.suffix], "new": [str(new.saga_id), new.suffix]}
         with opened_top(self._layout.moves) as folder:
             folder.replace(str(snapshot_id), orjson.dumps(move), temporary=temporary(snapshot_id), durable=True)
@@ -223,16 +223,16 @@ class SnapshotTree:
                 self._remove(snapshot_id, [old])
             folder.unlink(str(snapshot_id))
 
-    def _exists(self, snapshot_id: UUID, copy: Copy) -> bool:
+    def _exists(self, snapshot_id: UUID, copy: FileCopy) -> bool:
         found = self.pointers.copies(snapshot_id, [copy.saga_id])
         return any(each[:2] == copy[:2] for each in found)
 
 
-def _move_in(data: bytes, snapshot_id: UUID) -> tuple[Copy | None, Copy | None]:
+def _move_in(data: bytes, snapshot_id: UUID) -> tuple[FileCopy | None, FileCopy | None]:
     """Old and new place of a move; None for what is not one (nobody else's file may be removed by it)."""
     try:
         move = orjson.loads(data)
-        places = [Copy(UUID(move[key][0]), str(move[key][1]), FileState(0, 0, 0)) for key in ("old", "new")]
+        places = [FileCopy(UUID(move[key][0]), str(move[key][1]), FileState(0, 0, 0)) for key in ("old", "new")]
     except (ValueError, TypeError, KeyError, IndexError, AttributeError):
         return None, None
     old, new = (place if snapshot_of(snapshot_name(snapshot_id, place.suffix)) else None for place in places)

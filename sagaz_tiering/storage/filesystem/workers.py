@@ -15,7 +15,7 @@ from sagaz_tiering.storage.filesystem.errors import late
 T = TypeVar("T")
 
 
-class Workers:
+class DiskThreads:
     """At most `limit` threads of its own, so that a slow disk does not take those of the application.
 
     May be used by one event loop after the other. `close` leaves running work to its end; the next `run` begins anew.

@@ -11,7 +11,7 @@ import asyncpg
 
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, DatabaseOptions, affected
 from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.server_clock import Sample
+from sagaz_tiering.drivers.server_clock import ClockSample
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError, CorruptRecord, SnapshotTooLarge
 from sagaz_tiering.storage.postgresql.schema import TABLES, missing
 
@@ -80,7 +80,7 @@ class SnapshotPool:
         await self._tables.done()
         return self
 
-    async def time(self) -> Sample:
+    async def time(self) -> ClockSample:
         """What the server's clock says. Raises CatalogUnavailable, ConfigError."""
         await self._opened.done()
         return await self._database.time()

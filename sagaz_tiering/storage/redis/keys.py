@@ -36,18 +36,18 @@ PLACE_BYTES = 34
 _STEP_BIAS = 2**31
 
 
-class Place(NamedTuple):
+class SagaHome(NamedTuple):
     """Where a saga is: its shard and its id, both hex."""
 
     shard: str
     saga: str
 
     @classmethod
-    def of(cls, saga_id: UUID) -> Place:
+    def of(cls, saga_id: UUID) -> SagaHome:
         return cls(shard_of(saga_id), saga_id.hex)
 
     @classmethod
-    def parse(cls, text: bytes) -> Place | None:
+    def parse(cls, text: bytes) -> SagaHome | None:
         """The place in the first 34 bytes; None if they are none."""
         try:
             place = text[:PLACE_BYTES].decode("ascii")
@@ -74,13 +74,13 @@ class RedisKeys:
     def base(self, shard: str) -> str:
         return f"{self.prefix}{{{shard}}}"
 
-    def index(self, place: Place) -> str:
+    def index(self, place: SagaHome) -> str:
         return f"{self.base(place.shard)}{place.saga}"
 
-    def facts(self, place: Place) -> str:
+    def facts(self, place: SagaHome) -> str:
         return f"{self.index(place)}:facts"
 
-    def value(self, place: Place, snapshot: str) -> str:
+    def value(self, place: SagaHome, snapshot: str) -> str:
         return f"{self.index(place)}:{snapshot}"
 
     def pointer(self, snapshot: str) -> str:
@@ -101,7 +101,7 @@ class RedisKeys:
     def replays(self, shard: str) -> str:
         return f"{self.base(shard)}replays"
 
-    def replays_of(self, place: Place) -> str:
+    def replays_of(self, place: SagaHome) -> str:
         return f"{self.index(place)}:replays"
 
 
@@ -126,6 +126,6 @@ def nonce_of(facts_text: bytes) -> str:
     return facts_text.split(b",")[2].decode()
 
 
-def pointer(place: Place, nonce: str, saved_us: int) -> str:
+def pointer(place: SagaHome, nonce: str, saved_us: int) -> str:
     """What is kept under a snapshot's id."""
     return f"{place.text},{nonce},{saved_us}"

@@ -16,7 +16,7 @@ from sagaz_tiering.drivers.redis.client import load_script
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.storage import replay_records as replay_log
 from sagaz_tiering.storage.answers import checked_replay
-from sagaz_tiering.storage.redis.keys import PLACE_BYTES, Place, shard_of
+from sagaz_tiering.storage.redis.keys import PLACE_BYTES, SagaHome, shard_of
 from sagaz_tiering.storage.redis.single import PAGE, RedisShelf
 from sagaz_tiering.storage.reporting import Gaps
 
@@ -33,7 +33,7 @@ class ReplayShelf:
 
     async def save(self, record: dict[str, Any]) -> None:
         """Insert or replace a record (`replay_log.as_record`)."""
-        replay_id, place = UUID(record["replay_id"]), Place.of(UUID(record["original_saga_id"]))
+        replay_id, place = UUID(record["replay_id"]), SagaHome.of(UUID(record["original_saga_id"]))
         created_us = to_micros(datetime.fromisoformat(record["created_at"]))
         member, of_saga = _member(replay_id), self._keys.replays_of(place)
         keys = [self._keys.replay(replay_id), self._keys.replays(shard_of(replay_id))]
@@ -44,7 +44,7 @@ class ReplayShelf:
             keys.append(of_saga)
         args = [place.text.encode() + replay_log.to_bytes(record), replay_id.hex, self._keys.prefix, created_us, member]
         script = load_script(__package__, "replay", behind="common")
-        old = Place.parse(await self._redis.run(script, keys, args))
+        old = SagaHome.parse(await self._redis.run(script, keys, args))
         if self._redis.is_cluster and old is not None and old != place:
             async with self._redis.use() as client:
                 await client.zrem(self._keys.replays_of(old), member)
@@ -57,7 +57,7 @@ class ReplayShelf:
 
     async def of_saga(self, saga_id: UUID, limit: int) -> list[dict[str, Any]]:
         """The newest `limit` records whose original is this saga, newest first."""
-        place, found, start, gaps = Place.of(saga_id), list[dict[str, Any]](), 0, Gaps(_KIND)
+        place, found, start, gaps = SagaHome.of(saga_id), list[dict[str, Any]](), 0, Gaps(_KIND)
         while len(found) + len(gaps) < limit:
             async with self._redis.use() as client:
                 last = start + min(limit - len(found) - len(gaps), PAGE) - 1
@@ -88,7 +88,7 @@ class ReplayShelf:
         self, replay_ids: Sequence[UUID], saga_id: UUID | None = None
     ) -> list[tuple[UUID, dict[str, Any] | CorruptRecord]]:
         """The records that are there, or why one cannot be read; with `saga_id`, those that are still that saga's."""
-        place = None if saga_id is None else Place.of(saga_id)
+        place = None if saga_id is None else SagaHome.of(saga_id)
         keys = [self._keys.replay(replay_id) for replay_id in replay_ids]
         if not keys:
             return []
@@ -96,7 +96,7 @@ class ReplayShelf:
             values = await (client.mget_nonatomic(keys) if self._redis.is_cluster else client.mget(keys))
         found: list[tuple[UUID, dict[str, Any] | CorruptRecord]] = []
         for replay_id, data in zip(replay_ids, values, strict=True):
-            if data is None or (place is not None and Place.parse(data) not in (place, None)):
+            if data is None or (place is not None and SagaHome.parse(data) not in (place, None)):
                 continue
             try:
                 record = replay_log.from_bytes(data[PLACE_BYTES:])

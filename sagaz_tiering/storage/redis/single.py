@@ -14,11 +14,11 @@ from uuid import UUID
 
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.redis.client import LazyRedis, Script, load_script
-from sagaz_tiering.drivers.server_clock import Sample, uptime_s
+from sagaz_tiering.drivers.server_clock import ClockSample, uptime_s
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.storage.redis import keys as redis_keys
-from sagaz_tiering.storage.redis.keys import SHARDS, Place, RedisKeys
+from sagaz_tiering.storage.redis.keys import SHARDS, RedisKeys, SagaHome
 
 PAGE: Final = 200
 """Snapshots, or entries of an index, that one script answers or removes at most."""
@@ -31,7 +31,7 @@ _HOUSEKEEPING_US: Final = 24 * 3600 * 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class NewEntry:
     """A snapshot to store, and when it stops existing (microseconds; None: never)."""
 
     meta: SnapshotMeta
@@ -47,7 +47,7 @@ class Entry:
         return left_ms if left_ms > 0 else _SHORTEST_MS
 
 
-class Cursor(NamedTuple):
+class IndexCursor(NamedTuple):
     """A place in a saga's index to go on behind."""
 
     member: bytes
@@ -90,18 +90,18 @@ class RedisShelf:
         self.redis = redis
         self.keys = keys
 
-    async def save(self, entry: Entry) -> None:
+    async def save(self, entry: NewEntry) -> None:
         """Store a snapshot; what was stored under its id is gone with that, whatever saga it was of."""
-        meta, place, nonce = entry.meta, Place.of(entry.meta.saga_id), new_nonce()
+        meta, place, nonce = entry.meta, SagaHome.of(entry.meta.saga_id), new_nonce()
         pointer = redis_keys.pointer(place, nonce, meta.saved_us)
         keys = [self.keys.value(place, meta.snapshot_id.hex), self.keys.pointer(meta.snapshot_id.hex)]
         await self._run("save", keys, self._save_arguments(entry, place, nonce, pointer=pointer))
 
-    async def time(self) -> Sample:
+    async def time(self) -> ClockSample:
         """What the server's clock says; on a Cluster one node's."""
         asked_s = uptime_s()
         seconds, micros = await self._run("time", [self.keys.totals(SHARDS[0])], [])
-        return Sample(from_micros(int(seconds) * 1_000_000 + int(micros)), asked_s, uptime_s())
+        return ClockSample(from_micros(int(seconds) * 1_000_000 + int(micros)), asked_s, uptime_s())
 
     async def get(self, snapshot_id: UUID, now_us: int) -> bytes | None:
         """The value of a live snapshot. Raises CorruptRecord if it cannot be found for damage."""
@@ -126,14 +126,14 @@ class RedisShelf:
         newest_first: bool = True,
         not_after_us: int | None = None,
         step_name: str | None = None,
-        behind: Cursor | None = None,
-    ) -> tuple[list[Stored], Cursor | None]:
+        behind: IndexCursor | None = None,
+    ) -> tuple[list[Stored], IndexCursor | None]:
         """Some live snapshots of a saga in order, at most `limit`, maybe none; and where to go on (None: that was all).
 
         `not_after_us` only with `newest_first`. With `step_name` one of another step may be among them (its name's
         hash is the same).
         """
-        place = Place.of(saga_id)
+        place = SagaHome.of(saga_id)
         args = [
             self.keys.base(place.shard),
             place.saga,
@@ -146,12 +146,12 @@ class RedisShelf:
             _PAGE_BYTES,
         ]
         found = await self._run("page", [self.keys.index(place), self.keys.facts(place)], args)
-        cursor = Cursor(found[0], found[1]) if found[0] else None
+        cursor = IndexCursor(found[0], found[1]) if found[0] else None
         return await self._settled(place, found[2:]), cursor
 
     async def clear(self, saga_id: UUID) -> int:
         """Remove every snapshot of a saga; how many there were."""
-        place, gone = Place.of(saga_id), 0
+        place, gone = SagaHome.of(saga_id), 0
         while True:
             args = [self.keys.prefix, place.shard, place.saga, PAGE, self._with_pointers]
             removed = await self._run("clear", [self.keys.index(place)], args)
@@ -219,7 +219,7 @@ class RedisShelf:
         return await self.redis.run(_script(name), keys, args)
 
     def _save_arguments(
-        self, entry: Entry, place: Place, nonce: str, *, pointer: str = "", over_forward: bool = False
+        self, entry: NewEntry, place: SagaHome, nonce: str, *, pointer: str = "", over_forward: bool = False
     ) -> list[Any]:
         meta = entry.meta
         facts = redis_keys.facts(
@@ -247,14 +247,14 @@ class RedisShelf:
     _shards_are_together = True
     _with_pointers = "1"
 
-    async def _settled(self, place: Place, found: Sequence[bytes]) -> list[Stored]:
+    async def _settled(self, place: SagaHome, found: Sequence[bytes]) -> list[Stored]:
         """Members, scores, values and where they are moving to, by turns: on one server nothing moves half-way."""
         return [
             Stored(_uuid(member[8:]), member, score, value)
             for member, score, value in zip(found[::4], found[1::4], found[2::4], strict=True)
         ]
 
-    async def _cleared(self, place: Place, removed: Sequence[tuple[bytes, bytes]]) -> None:
+    async def _cleared(self, place: SagaHome, removed: Sequence[tuple[bytes, bytes]]) -> None:
         """(id, facts) of snapshots that were just removed with their saga: their pointers went in the same script."""
 
 

@@ -25,7 +25,7 @@ from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
-    from sagaz_tiering.storage.redis.single import Cursor, RedisShelf, Stored
+    from sagaz_tiering.storage.redis.single import IndexCursor, RedisShelf, Stored
 
 DEFAULT_URL: Final = "redis://localhost:6379"
 DEFAULT_KEY_PREFIX: Final = "snapshot:"
@@ -135,7 +135,7 @@ class RedisSnapshotStorage(AnyLoop):
         Raises InvalidSnapshot where it would not come back equal, HotTierUnavailable where it is not stored for sure.
         """
         with reported_save(snapshot, _KIND):
-            from sagaz_tiering.storage.redis.single import Entry
+            from sagaz_tiering.storage.redis.single import NewEntry
 
             level = self.compression_level if self.enable_compression else None
             ours, saved_us = SagaSnapshot.of(snapshot), await self._now_us()
@@ -143,7 +143,7 @@ class RedisSnapshotStorage(AnyLoop):
             expires_us = meta.retention_us
             if expires_us is None and self.default_ttl is not None:
                 expires_us = min(meta.saved_us + self.default_ttl * 1_000_000, _LAST_US)
-            await self._shelf.save(Entry(meta=meta, value=value, expires_us=expires_us))
+            await self._shelf.save(NewEntry(meta=meta, value=value, expires_us=expires_us))
 
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
         """One snapshot by id. Raises CorruptRecord, as every read that has one snapshot for an answer."""
@@ -175,7 +175,7 @@ class RedisSnapshotStorage(AnyLoop):
         wanted, found, gaps = checked_limit(limit), list[SagaSnapshot](), Gaps(_KIND)
         saga = as_uuid(saga_id, "saga_id")
         with measured_read(_KIND):
-            cursor: Cursor | None = None
+            cursor: IndexCursor | None = None
             left = wanted
             while left > 0:
                 page, cursor = await self._shelf.page(saga, await self._now_us(), limit=left, behind=cursor)
@@ -280,7 +280,7 @@ class RedisSnapshotStorage(AnyLoop):
     async def _newest(
         self, saga_id: UUID, *, step_name: str | None = None, not_after_us: int | None = None
     ) -> SagaSnapshot | None:
-        cursor: Cursor | None = None
+        cursor: IndexCursor | None = None
         while True:
             page, cursor = await self._shelf.page(
                 saga_id, await self._now_us(), limit=1, step_name=step_name, not_after_us=not_after_us, behind=cursor
@@ -294,7 +294,7 @@ class RedisSnapshotStorage(AnyLoop):
                 return None
 
     async def _walk(self, saga_id: UUID, gaps: Gaps) -> AsyncIterator[SagaSnapshot]:
-        cursor: Cursor | None = None
+        cursor: IndexCursor | None = None
         while True:
             page, cursor = await self._shelf.page(saga_id, await self._now_us(), newest_first=False, behind=cursor)
             for stored in page:

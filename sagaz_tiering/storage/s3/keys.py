@@ -40,7 +40,7 @@ _REPLAY_ENTRY: Final = re.compile(rf"{REPLAYED}{_UUID}/[0-9a-f]{{16}}([0-9a-f]{{
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Entry:
+class SavedEntry:
     """One save of a snapshot, as its entry tells it. `listed_at`: when the store says the entry was written.
 
     `token` is "" for the entry that a body without a mark must have: then any token fits.
@@ -56,7 +56,7 @@ class Entry:
     listed_at: datetime | None = field(default=None, compare=False)
 
     @classmethod
-    def of(cls, meta: SnapshotMeta, token: str) -> Entry:
+    def of(cls, meta: SnapshotMeta, token: str) -> SavedEntry:
         return cls(
             saga_id=meta.saga_id,
             created_us=meta.created_us,
@@ -68,7 +68,7 @@ class Entry:
         )
 
     @classmethod
-    def parse(cls, key: str, listed_at: datetime | None = None) -> Entry | None:
+    def parse(cls, key: str, listed_at: datetime | None = None) -> SavedEntry | None:
         """The entry under a key; None for a key of something else."""
         match = _ENTRY.fullmatch(key)
         if match is None:
@@ -118,7 +118,7 @@ class Entry:
         """Whether the snapshot has not ended."""
         return self.retention_us is None or now_us < self.retention_us
 
-    def is_same_save(self, other: Entry) -> bool:
+    def is_same_save(self, other: SavedEntry) -> bool:
         """Whether both are of one save, as far as their tokens are known."""
         return self == other if self.token and other.token else replace(self, token="") == replace(other, token="")
 

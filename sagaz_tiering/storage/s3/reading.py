@@ -33,7 +33,7 @@ from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.storage.s3 import keys as s3_keys
 from sagaz_tiering.storage.s3.archived import promise
-from sagaz_tiering.storage.s3.keys import Entry
+from sagaz_tiering.storage.s3.keys import SavedEntry
 
 if TYPE_CHECKING:
     from sagaz_tiering.objects.s3.options import S3Options
@@ -64,15 +64,15 @@ class Body:
 
     snapshot_id: UUID
     found: FoundObject
-    entry: Entry | None
+    entry: SavedEntry | None
     value: bytes | None = None
     damage: CorruptRecord | None = None
 
-    def belongs_to(self, entry: Entry) -> bool:
+    def belongs_to(self, entry: SavedEntry) -> bool:
         """Whether `entry` is true; the benefit of the doubt where the body does not tell."""
         return self.entry is None or self.entry.is_same_save(entry)
 
-    def is_at(self, entry: Entry) -> bool:
+    def is_at(self, entry: SavedEntry) -> bool:
         """Whether the snapshot is where `entry` says, though it may have been saved again since that was listed."""
         return self.entry is None or self.entry.place == entry.place
 
@@ -91,10 +91,10 @@ class Body:
             self._check_marked(decoded, self.entry)
         return decoded
 
-    def _check_marked(self, decoded: SagaSnapshot, entry: Entry) -> None:
+    def _check_marked(self, decoded: SagaSnapshot, entry: SavedEntry) -> None:
         """Raise CorruptRecord unless the bytes are of the save that the object's mark tells of."""
         check_answer(decoded, saga_id=entry.saga_id)
-        of_bytes = Entry.of(SnapshotMeta.of(decoded, saved_us=0, body_crc=0), "")
+        of_bytes = SavedEntry.of(SnapshotMeta.of(decoded, saved_us=0, body_crc=0), "")
         if not of_bytes.is_same_save(entry):
             raise CorruptRecord(f"the object of snapshot {self.snapshot_id} holds another save than its mark tells of")
 
@@ -132,7 +132,7 @@ class S3Reader:
         start = "" if not_after_us is None else s3_keys.not_after(saga_id, not_after_us)
         first_page = limit + _FIRST_PAGE if step_name is None else 2**31
         answer = _Newest(wanted=limit)
-        moved: list[tuple[Entry, Body]] = []
+        moved: list[tuple[SavedEntry, Body]] = []
         async with aclosing(self._live_entries(saga_id, start, first_page, step_name)) as entries:
             while answer.missing > 0:
                 batch = await take(entries, min(answer.missing, _LISTED_AT_ONCE))
@@ -178,7 +178,7 @@ class S3Reader:
             for body in archived:
                 gaps.add(body.snapshot_id, promised)
 
-    async def snapshots(self, entries: AsyncIterator[Entry]) -> AsyncIterator[SagaSnapshot]:
+    async def snapshots(self, entries: AsyncIterator[SavedEntry]) -> AsyncIterator[SagaSnapshot]:
         """The live snapshots of entries, in their order, a few at a time.
 
         Raises SnapshotArchived where it comes to archived bytes, and CorruptRecord at its end for what it could not
@@ -206,7 +206,7 @@ class S3Reader:
                     yield found
         gaps.check()
 
-    async def _bodies_of(self, entries: Sequence[Entry]) -> list[tuple[Entry, Body]]:
+    async def _bodies_of(self, entries: Sequence[SavedEntry]) -> list[tuple[SavedEntry, Body]]:
         """The bodies that are there, each with the entry that led to it; removes old untrue entries.
 
         A body may be of a later save than its entry: it was put since that was listed, or the entry is a leftover.
@@ -247,12 +247,12 @@ class S3Reader:
 
     async def entries(
         self, prefix: str, *, start_after: str = "", first_page: int = 2**31
-    ) -> AsyncGenerator[Entry, None]:
+    ) -> AsyncGenerator[SavedEntry, None]:
         """Entries under a prefix, in key order; passes over foreign keys."""
         listing = self._store.list(prefix, start_after=start_after, first_page=first_page)
         async with aclosing(listing) as infos:
             async for info in infos:
-                if (entry := Entry.parse(info.key, info.modified_at)) is not None:
+                if (entry := SavedEntry.parse(info.key, info.modified_at)) is not None:
                     yield entry
 
     def now_us(self) -> int:
@@ -264,7 +264,7 @@ class S3Reader:
         return written_at is not None and self._clock.now() - written_at > age
 
     async def remove_untrue(
-        self, entries: Sequence[Entry], bodies: dict[UUID, Body | None], *, missing_for: timedelta = ABANDONED
+        self, entries: Sequence[SavedEntry], bodies: dict[UUID, Body | None], *, missing_for: timedelta = ABANDONED
     ) -> None:
         """Remove those entries that are untrue for so long that they stay so."""
         keys: list[str] = []
@@ -280,7 +280,7 @@ class S3Reader:
 
     async def _live_entries(
         self, saga_id: UUID, start_after: str, first_page: int, step_name: str | None
-    ) -> AsyncGenerator[Entry, None]:
+    ) -> AsyncGenerator[SavedEntry, None]:
         now_us = self.now_us()
         step = None if step_name is None else s3_keys.step_hash(step_name)
         prefix = s3_keys.saga_prefix(saga_id)
@@ -302,7 +302,7 @@ class _Newest:
     def missing(self) -> int:
         return self.wanted - len(self.placed)
 
-    async def take(self, entry: Entry, body: Body, step_name: str | None) -> None:
+    async def take(self, entry: SavedEntry, body: Body, step_name: str | None) -> None:
         """Take a body that is at `entry`, unless it was taken before."""
         if body.snapshot_id in self.seen:
             return
@@ -316,7 +316,7 @@ class _Newest:
         return sorted(self.placed, key=lambda each: each[0])[: self.wanted]
 
 
-def _is_asked(entry: Entry, now_us: int, not_after_us: int | None, step_name: str | None) -> bool:
+def _is_asked(entry: SavedEntry, now_us: int, not_after_us: int | None, step_name: str | None) -> bool:
     if not entry.is_live(now_us) or (not_after_us is not None and entry.created_us > not_after_us):
         return False
     return step_name is None or entry.step_hash == s3_keys.step_hash(step_name)
@@ -351,10 +351,10 @@ async def _decoded(body: Body) -> SagaSnapshot | CorruptRecord:
         return exc
 
 
-def _entry(snapshot_id: UUID, found: FoundObject, value: bytes = b"") -> Entry | None:
+def _entry(snapshot_id: UUID, found: FoundObject, value: bytes = b"") -> SavedEntry | None:
     """What the mark says, or the header where the mark was lost on the way through other tools."""
-    entry = Entry.parse(found.mark)
+    entry = SavedEntry.parse(found.mark)
     if entry is None:
         with suppress(CorruptRecord):
-            entry = Entry.of(read_meta(value), "")
+            entry = SavedEntry.of(read_meta(value), "")
     return entry if entry is not None and entry.snapshot_id == snapshot_id else None

@@ -12,7 +12,7 @@ from uuid import UUID
 
 from sagaz_tiering.errors import ObjectStoreError
 from sagaz_tiering.storage.s3 import keys as s3_keys
-from sagaz_tiering.storage.s3.keys import Entry
+from sagaz_tiering.storage.s3.keys import SavedEntry
 from sagaz_tiering.storage.s3.reading import ABANDONED, SETTLED, Body, S3Reader, take, together
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class S3Remover:
                 raise result
         return results.count(True)
 
-    async def _keys_of(self, entry: Entry) -> list[str]:
+    async def _keys_of(self, entry: SavedEntry) -> list[str]:
         """The keys of an entry; of one whose token is not known, all that it may have."""
         if entry.token:
             return entry.keys
@@ -119,7 +119,7 @@ class S3Remover:
             )
 
 
-def _true(entries: Sequence[Entry], bodies: dict[UUID, Body | None]) -> list[Doomed]:
+def _true(entries: Sequence[SavedEntry], bodies: dict[UUID, Body | None]) -> list[Doomed]:
     """One for each body that is there and belongs to one of the entries."""
     found: dict[UUID, Doomed] = {}
     for entry in entries:

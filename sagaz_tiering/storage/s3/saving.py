@@ -9,7 +9,7 @@ from uuid import uuid4
 from sagaz_tiering.errors import ObjectStoreError, TierUnavailable
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.s3 import keys as s3_keys
-from sagaz_tiering.storage.s3.keys import Entry
+from sagaz_tiering.storage.s3.keys import SavedEntry
 from sagaz_tiering.storage.s3.reading import SETTLED, S3Reader, together
 from sagaz_tiering.storage_class import StorageClass
 
@@ -27,7 +27,7 @@ class S3Saver:
 
     async def save(self, meta: SnapshotMeta, value: bytes) -> None:
         """Store a snapshot, in place of an earlier save of it."""
-        entry, key = Entry.of(meta, uuid4().hex[:16]), s3_keys.data_key(meta.snapshot_id)
+        entry, key = SavedEntry.of(meta, uuid4().hex[:16]), s3_keys.data_key(meta.snapshot_id)
         before, *_ = await together(self._find(key), *(self._write_entry(each) for each in entry.keys))
         await self._store.replace(key, value, storage_class=self._class, mark=entry.key)
         await self._remove_replaced(before)
@@ -47,7 +47,7 @@ class S3Saver:
         A put whose answer was lost is sent again and may land after ours: it must find its entries. What stays is
         passed over by reads, and removed by them later.
         """
-        entry = None if before is None else Entry.parse(before.mark)
+        entry = None if before is None else SavedEntry.parse(before.mark)
         if before is not None and entry is not None and self._reader.is_older(before.info.modified_at, SETTLED):
             with suppress(ObjectStoreError, TierUnavailable):  # the snapshot is saved, this is housekeeping
                 await self._store.delete(entry.keys)

@@ -11,13 +11,13 @@ from contextlib import aclosing
 from uuid import UUID
 
 from sagaz_tiering.storage.s3 import keys as s3_keys
-from sagaz_tiering.storage.s3.keys import Entry
+from sagaz_tiering.storage.s3.keys import SavedEntry
 from sagaz_tiering.storage.s3.reading import S3Reader, take, together
 
 _PAGE = 1000
 _SAGAS_AT_ONCE = 16
 
-Run = tuple[UUID, list[Entry] | None]
+Run = tuple[UUID, list[SavedEntry] | None]
 """The entries of one saga as listed; None where they are more than a page."""
 
 
@@ -36,7 +36,7 @@ class S3Walker:
                     if is_alive:
                         yield saga_id
 
-    async def entries_of_all(self, after: UUID | None) -> AsyncGenerator[Entry, None]:
+    async def entries_of_all(self, after: UUID | None) -> AsyncGenerator[SavedEntry, None]:
         """Entries of every saga, by saga, oldest first."""
         async with aclosing(self._runs(after)) as runs:
             async for saga_id, entries in runs:
@@ -48,10 +48,10 @@ class S3Walker:
                     async for entry in many:
                         yield entry
 
-    async def entries_of(self, saga_id: UUID) -> AsyncGenerator[Entry, None]:
+    async def entries_of(self, saga_id: UUID) -> AsyncGenerator[SavedEntry, None]:
         """Entries of one saga, oldest first."""
         prefix, ends = s3_keys.saga_prefix(saga_id), [""]
-        page: list[Entry] = []
+        page: list[SavedEntry] = []
         async with aclosing(self._reader.entries(prefix)) as entries:
             async for entry in entries:
                 page.append(entry)
@@ -75,8 +75,8 @@ class S3Walker:
                     last = entry.snapshot_id
                     yield last
 
-    async def _page(self, prefix: str, start_after: str, last: str) -> list[Entry]:
-        page: list[Entry] = []
+    async def _page(self, prefix: str, start_after: str, last: str) -> list[SavedEntry]:
+        page: list[SavedEntry] = []
         async with aclosing(self._reader.entries(prefix, start_after=start_after)) as entries:
             async for entry in entries:
                 if entry.key > last:
@@ -88,7 +88,7 @@ class S3Walker:
         """Sagas with what they have, from one listing; one that is larger than a page is skipped over."""
         start = "" if after is None else s3_keys.behind_saga(after)
         while True:
-            run: list[Entry] = []
+            run: list[SavedEntry] = []
             async with aclosing(self._reader.entries(s3_keys.SAGAS, start_after=start)) as entries:
                 async for entry in entries:
                     if run and run[0].saga_id != entry.saga_id:
@@ -113,14 +113,14 @@ class S3Walker:
         async with aclosing(self._reader.entries(s3_keys.saga_prefix(saga_id))) as entries:
             return await self._any_true(entries)
 
-    async def _any_true(self, entries: AsyncIterator[Entry]) -> bool:
+    async def _any_true(self, entries: AsyncIterator[SavedEntry]) -> bool:
         now_us = self._reader.now_us()
         async for entry in entries:
             if await self._is_there(entry, now_us):
                 return True
         return False
 
-    async def _is_there(self, entry: Entry, now_us: int) -> bool:
+    async def _is_there(self, entry: SavedEntry, now_us: int) -> bool:
         """Whether the snapshot lives, and is where the entry says."""
         if not entry.is_live(now_us):
             return False
@@ -128,6 +128,6 @@ class S3Walker:
         return body is not None and body.is_at(entry) and (body.entry or entry).is_live(now_us)
 
 
-async def _each(entries: list[Entry]) -> AsyncIterator[Entry]:
+async def _each(entries: list[SavedEntry]) -> AsyncIterator[SavedEntry]:
     for entry in entries:
         yield entry
