@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Coroutine
 from contextlib import aclosing
 from datetime import timedelta
 from functools import partial
@@ -15,18 +16,19 @@ from sagaz_tiering.config.load import load_with_warnings
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.costs import minimum_durations
 from sagaz_tiering.doctor.encryption import check_encryption
-from sagaz_tiering.doctor.finding import Check, Finding, error, from_error
+from sagaz_tiering.doctor.finding import Check, Finding, Level, error, from_error
 from sagaz_tiering.doctor.hot_tier import check_hot_tier
 from sagaz_tiering.doctor.machine import check_folders, check_packages
 from sagaz_tiering.doctor.object_store import check_object_store
 from sagaz_tiering.doctor.policies import check_policies
 from sagaz_tiering.doctor.postgresql import check_postgresql
-from sagaz_tiering.errors import SagazTieringError
+from sagaz_tiering.errors import SagazTieringError, TierUnavailable
 
 DEADLINE = timedelta(seconds=30)
 """Of each group of checks."""
 _CALL = timedelta(seconds=10)
 """Of one call to PostgreSQL or the object store: a person waits."""
+_TICK_S = 0.1
 
 
 async def examine(path: Path, *, deadline: timedelta = DEADLINE, clock: Clock | None = None) -> list[Finding]:
@@ -84,22 +86,58 @@ def _hurried(config: TieringConfig, deadline: timedelta) -> TieringConfig:
 
 
 async def _side_by_side(checks: dict[str, Check], deadline: timedelta) -> list[Finding]:
+    """Each check's findings. A server that could not be reached is asked once more when all else is done.
+
+    Side by side checks hold each other up: the SDK reads its descriptions for a good part of a second, and a driver's
+    own deadline may pass meanwhile with the answer waiting.
+    """
     found = await asyncio.gather(*(_carried_out(subject, check, deadline) for subject, check in checks.items()))
-    return [each for one in found for each in one]
+    by_subject = dict(zip(checks, found, strict=True))
+    for subject, each in by_subject.items():
+        if _is_unreached(subject, each):
+            by_subject[subject] = await _carried_out(subject, checks[subject], deadline)
+    return [each for one in by_subject.values() for each in one]
+
+
+def _is_unreached(subject: str, findings: list[Finding]) -> bool:
+    """Nothing was found but that the server did not answer."""
+    bad = [each for each in findings if each.level is Level.ERROR and each.exit_code == TierUnavailable.exit_code]
+    return [each.subject for each in bad] == [f"{subject}.reachable"]
 
 
 async def _carried_out(subject: str, check: Check, deadline: timedelta) -> list[Finding]:
     """What a check finds; what stops it is a finding beside those that came before."""
     found: list[Finding] = []
     try:
-        async with asyncio.timeout(deadline.total_seconds()):
-            await _collect(check(), found)
+        await _within(deadline.total_seconds(), _collect(check(), found))
     except TimeoutError:
         text = f"not answered within {deadline.total_seconds():g} s"
         found.append(error(f"{subject}.deadline", text, "is the server overloaded, or behind a firewall?", exit_code=4))
     except Exception as exc:  # noqa: BLE001  # a check ends here: whatever happened is its result
         found.append(from_error(subject if found else f"{subject}.reachable", exc))
     return found
+
+
+async def _within(seconds: float, work: Coroutine[None, None, None]) -> None:
+    """Raise TimeoutError once `work` has had so many seconds in which this process looked at it.
+
+    Only time in which the event loop runs counts: a machine that is busy or asleep says nothing of a server.
+    """
+    tick = min(_TICK_S, seconds / 4)
+    task, had = asyncio.ensure_future(work), 0.0
+    try:
+        while not task.done() and had < seconds:
+            began = time.monotonic()
+            await asyncio.wait((task,), timeout=tick)
+            had += min(time.monotonic() - began, 2 * tick)
+    finally:
+        timed_out = task.cancel()
+        await asyncio.wait((task,))
+    if timed_out:
+        if not task.cancelled():
+            task.exception()  # of its clean-up; it is looked at, so that the loop does not tell of it
+        raise TimeoutError
+    task.result()
 
 
 async def _collect(findings: AsyncGenerator[Finding, None], into: list[Finding]) -> None:

@@ -9,7 +9,7 @@ import json
 import os
 import re
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -34,7 +34,7 @@ from sagaz_tiering.app.runtime import open_runtime
 from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import SystemClock, VirtualClock
 from sagaz_tiering.config.load import load_config
-from sagaz_tiering.doctor import Finding, Level, examine
+from sagaz_tiering.doctor import Finding, Level, examine, run
 from sagaz_tiering.doctor.finding import exit_code
 from sagaz_tiering.doctor.machine import requirement
 from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
@@ -169,6 +169,24 @@ async def test_silent_server_ends_at_the_deadline(deployment: Callable[..., Path
     assert stuck
     assert exit_code(findings) == 4
     assert of(findings, "redis.reachable").level is not Level.ERROR
+
+
+async def test_busy_machine_is_no_dead_server(deployment: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What holds the event loop up for longer than the deadline, and than each call's, makes nothing unreachable."""
+    calls = []
+
+    async def busy(_: object) -> AsyncGenerator[Finding, None]:
+        calls.append("busy")
+        for _ in range(4):
+            time.sleep(1)  # noqa: ASYNC251  # that is the point
+            await asyncio.sleep(0.001)
+        yield Finding(level=Level.OK, subject="busy", message="done")
+
+    monkeypatch.setattr(run, "check_encryption", busy)
+    findings = await examine(deployment(), deadline=timedelta(seconds=1.5))
+    assert [each for each in findings if each.level is Level.ERROR and each.subject not in EXPECTED] == []
+    assert of(findings, "busy").level is Level.OK
+    assert calls == ["busy"]
 
 
 async def test_slow_server_is_cut_off_as_a_whole(deployment: Callable[..., Path]) -> None:
