@@ -32,10 +32,10 @@ _log = Logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A job: `preview` counts what `run` would do. As many processes as `slots` may run it at once.
+    """A job: `preview` asks for the same decisions as `run`, and counts what that would do.
 
-    `share` is what a worker process does of it, beside the one that runs it. Workers have leases of their own, as many
-    as the runs may have workers: none takes the slot of a daemon.
+    As many processes as `slots` may run it at once. `share` is what a worker process does of it, beside the one that
+    runs it. Workers have leases of their own, as many as the runs may have workers: none takes the slot of a daemon.
     """
 
     name: str
@@ -136,7 +136,7 @@ async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> J
             report.skipped = not await _run_leased(leases, run, tally, partial(_run_recorded, job))
     finally:
         report.seconds = time.monotonic() - began
-        report.counts, report.notes = dict(tally.counts), tally.notes
+        report.counts, report.notes, report.refused = dict(tally.counts), tally.notes, tally.refused
     return report
 
 

@@ -9,12 +9,13 @@ newer than a catalog that was restored from a dump: both are reported and never 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.ownership import still_owner
 from sagaz_tiering.jobs.sure_clock import with_sure_clock
@@ -67,12 +68,14 @@ def judge(
 
 async def preview(context: JobContext, tally: Tally) -> None:
     """Count uploads to give up, and objects to watch or remove."""
-    deadline = context.now - context.options.upload_deadline
-    tally.add("uploads_abandoned", len(await context.catalog.packs.unfinished(deadline, 0, _PAGE)))
-    async for verdict in _verdicts(context):
-        if verdict.action != "keep":
-            tally.add({"watch": "strays_seen", "remove": "strays_removed"}.get(verdict.action, verdict.action))
-            tally.note(f"{verdict.action}: {verdict.info.key} ({verdict.info.size} bytes)")
+    sure = await with_sure_clock(context, tally)
+    if sure is None:
+        return
+    given_up = {pack.pack_uuid async for pack in _dead_uploads(sure)}
+    tally.add("uploads_abandoned", len(given_up))
+    async for verdict in _planned(sure, given_up):
+        tally.add({"watch": "strays_seen", "remove": "strays_removed"}.get(verdict.action, verdict.action))
+        tally.note(f"{verdict.action}: {verdict.info.key} ({verdict.info.size} bytes)")
 
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
@@ -81,15 +84,12 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     if sure is None:
         return
     context = sure
-    deadline, last = context.now - context.options.upload_deadline, 0
-    while page := await context.catalog.packs.unfinished(deadline, last, _PAGE):
-        for pack in page:
-            if await context.catalog.packs.abandon(pack.pack_id, lease):
-                tally.add("uploads_abandoned")
-                _log.warning("upload.abandoned", pack_id=pack.pack_id, object_key=pack.object_key)
-        last = page[-1].pack_id
+    async for pack in _dead_uploads(context):
+        if await context.catalog.packs.abandon(pack.pack_id, lease):
+            tally.add("uploads_abandoned")
+            _log.warning("upload.abandoned", pack_id=pack.pack_id, object_key=pack.object_key)
     ripe: list[str] = []
-    async for verdict in _verdicts(context):
+    async for verdict in _planned(context):
         if context.stopping.is_set():
             return
         if verdict.action in ("foreign", "unknown"):
@@ -97,7 +97,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
         elif verdict.action == "watch":
             await context.catalog.packs.see_stray(verdict.info.key, verdict.info.size, context.now)
             tally.add("strays_seen")
-        elif verdict.action == "remove" and len(ripe) < context.options.collect_max_deletes:
+        else:
             ripe.append(verdict.info.key)
     await _remove(context, ripe, tally)
     await context.catalog.packs.abandoned_gone(context.now - context.options.collect_min_age, lease, context.now)
@@ -129,24 +129,45 @@ async def _remove(context: JobContext, keys: list[str], tally: Tally) -> None:
         _log.info("stray.removed", object_key=key)
 
 
-async def _verdicts(context: JobContext) -> AsyncIterator[ObjectVerdict]:
+async def _dead_uploads(context: JobContext) -> AsyncIterator[Pack]:
+    """Packs whose upload nobody finished in time."""
+    deadline, last = context.now - context.options.upload_deadline, 0
+    while page := await context.catalog.packs.unfinished(deadline, last, _PAGE):
+        for pack in page:
+            yield pack
+        last = page[-1].pack_id
+
+
+async def _planned(context: JobContext, given_up: Collection[UUID] = ()) -> AsyncIterator[ObjectVerdict]:
+    """What a run does about objects: those that stay are left out, also where it may remove no more of them.
+
+    Of what is `given_up` in a run nothing is alive any more.
+    """
+    room = context.options.collect_max_deletes
+    async for verdict in _verdicts(context, given_up):
+        room -= verdict.action == "remove"
+        if verdict.action != "keep" and (verdict.action != "remove" or room >= 0):
+            yield verdict
+
+
+async def _verdicts(context: JobContext, given_up: Collection[UUID]) -> AsyncIterator[ObjectVerdict]:
     """A verdict on every object under `packs/` and `footers/`, a page at a time."""
     for prefix in ("packs/", "footers/"):
         page: list[ObjectInfo] = []
         async for info in context.objects.list(prefix):
             page.append(info)
             if len(page) == _PAGE:
-                for verdict in await _judge_page(context, page):
+                for verdict in await _judge_page(context, page, given_up):
                     yield verdict
                 page = []
-        for verdict in await _judge_page(context, page):
+        for verdict in await _judge_page(context, page, given_up):
             yield verdict
 
 
-async def _judge_page(context: JobContext, page: list[ObjectInfo]) -> list[ObjectVerdict]:
+async def _judge_page(context: JobContext, page: list[ObjectInfo], given_up: Collection[UUID]) -> list[ObjectVerdict]:
     now, oldest = context.now, context.now - context.options.collect_min_age
     named = {info.key: pack_uuid for info in page if (pack_uuid := pack_of(info.key)) is not None}
-    alive = await context.catalog.packs.live_keys(list(named.values()))
+    alive = await context.catalog.packs.live_keys(list(named.values())) - set(given_up)
     known = await context.catalog.packs.known(list(named.values()))
     verdicts = []
     for info in page:

@@ -155,7 +155,10 @@ class JobContext:
 
 @dataclass(slots=True, kw_only=True)
 class JobReport:
-    """What a run did (or, dry, would do). `skipped`: another process holds the job's lease."""
+    """What a run did (or, dry, would do). `skipped`: another process holds the job's lease.
+
+    `refused`: dry, why a run would stop and ask before it does any of it.
+    """
 
     job: str
     dry_run: bool
@@ -164,6 +167,7 @@ class JobReport:
     counts: dict[str, int] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     skipped: bool = False
+    refused: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
@@ -175,6 +179,7 @@ class JobReport:
             "counts": self.counts,
             "notes": self.notes,
             "skipped": self.skipped,
+            "refused": self.refused,
         }
 
 
@@ -184,6 +189,7 @@ class Tally:
     def __init__(self, progress: Callable[[str, int], None] | None) -> None:
         self.counts: Counter[str] = Counter()
         self.notes: list[str] = []
+        self.refused: str | None = None
         self._progress = progress
 
     def add(self, kind: str, number: int = 1) -> None:

@@ -75,15 +75,20 @@ class Defect:
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
-    """Compare keys, sizes and classes; say how many packs wait to be looked into."""
+    """Compare keys, sizes and classes; say how many packs a run would look into."""
     async for pack, info in side_by_side(context):
         finding = compare(pack, info)
         if finding is not None:
             tally.add(finding.what)
             tally.note(f"{finding.what}: {finding.key}: {finding.detail}")
         tally.add("objects")
-    before = context.now - context.options.scrub_cycle
-    tally.add("packs_to_look_into", len(await context.catalog.scrubbing.oldest(before, 10_000)))
+    budget = Budget(context.options.scrub_requests, context.options.scrub_bytes)
+    for pack in await context.catalog.scrubbing.oldest(context.now - context.options.scrub_cycle, 10_000):
+        if not _is_next(context, pack, budget):
+            return
+        if not pack.storage_class.is_archive and not budget.take(1, pack.byte_size):
+            budget.take(min(_SAMPLE, len(await context.catalog.scrubbing.frames(pack.pack_id))), 0)
+        tally.add("packs_to_look_into")
 
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
@@ -101,15 +106,20 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     before = context.now - context.options.scrub_cycle
     while page := await context.catalog.scrubbing.oldest(before, 50):
         for pack in page:
-            if context.stopping.is_set() or _waits_for_bytes(context, pack, budget) or not budget.take(3, 0):
+            if context.stopping.is_set() or not _is_next(context, pack, budget):
                 return
+            tally.add("packs_to_look_into")
             await look_into(context, lease, pack, budget, tally)
 
 
-def _waits_for_bytes(context: JobContext, pack: Pack, budget: Budget) -> bool:
-    """Without digests only the whole object tells, for which another run may have the budget."""
-    readable = pack.footer_digest is None and not pack.storage_class.is_archive
-    return readable and budget.bytes < pack.byte_size <= context.options.scrub_bytes
+def _is_next(context: JobContext, pack: Pack, budget: Budget) -> bool:
+    """Whether the budget, of which the first requests are taken, allows a look into this pack.
+
+    Without digests only the whole object tells, for which another run may have the budget.
+    """
+    whole_only = pack.footer_digest is None and not pack.storage_class.is_archive
+    waits = whole_only and budget.bytes < pack.byte_size <= context.options.scrub_bytes
+    return not waits and budget.take(3, 0)
 
 
 async def look_into(context: JobContext, lease: Lease, pack: Pack, budget: Budget, tally: Tally) -> bool:

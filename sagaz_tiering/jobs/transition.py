@@ -68,25 +68,24 @@ def plan(policies: PolicySet, now: datetime) -> Iterator[Rule]:
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
-    """Count the packs that a run would move, each once."""
-    seen: set[int] = set()
-    async for rule, pack in _due(context, tally):
-        if pack.pack_id not in seen and _worth_it(context, rule, pack, tally):
-            seen.add(pack.pack_id)
-            tally.add("packs")
-            tally.add("bytes", pack.byte_size)
-            tally.note(f"{pack.object_key}: {pack.storage_class} -> {rule.to}")
+    """Count the packs that a run would move, and those that it would ask for first."""
+    async for rule, pack in _planned(context, tally):
+        try:
+            if await _is_readable(context, pack, rule.to, tally, ask=False):
+                _moved(pack, tally)
+                tally.note(f"{pack.object_key}: {pack.storage_class} -> {rule.to}")
+        except ObjectNotFound as exc:
+            tally.add("failed")
+            tally.note(f"{pack.object_key}: {exc}")
 
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Move every pack that is due."""
     await put_policies_in_force(context)
     odd = 0
-    async for rule, pack in _due(context, tally):
+    async for rule, pack in _planned(context, tally):
         if context.stopping.is_set():
             return
-        if not _worth_it(context, rule, pack, tally):
-            continue
         try:
             await _move_or_follow(context, lease, pack, rule.to, tally)
         except BucketUnusable:
@@ -115,6 +114,15 @@ async def _set_aside(context: JobContext, pack: Pack, exc: SagazTieringError, ta
     tally.note(f"{pack.object_key}: {exc}")
     _log.error("pack.not_moved", pack_id=pack.pack_id, object_key=pack.object_key, error=str(exc), hint=exc.hint)
     await context.catalog.quarantine.record("pack", pack.object_key, str(exc), context.now)
+
+
+async def _planned(context: JobContext, tally: Tally) -> AsyncIterator[tuple[Rule, Pack]]:
+    """The packs to move, each once: those that are due and for which it pays."""
+    seen: set[int] = set()
+    async for rule, pack in _due(context, tally):
+        if pack.pack_id not in seen and _worth_it(context, rule, pack, tally):
+            seen.add(pack.pack_id)
+            yield rule, pack
 
 
 async def _due(context: JobContext, tally: Tally) -> AsyncIterator[tuple[Rule, Pack]]:
@@ -183,7 +191,7 @@ def _worth_it(context: JobContext, rule: Rule, pack: Pack, tally: Tally) -> bool
 
 
 async def _move(context: JobContext, lease: Lease, pack: Pack, to: StorageClass, tally: Tally) -> None:
-    if pack.storage_class.is_archive and not await _is_thawed(context, pack, to, tally):
+    if not await _is_readable(context, pack, to, tally, ask=True):
         return
     await spend(context, "transition", _cost(context, pack, to))
     if to.is_archive and not pack.storage_class.is_archive:
@@ -196,9 +204,7 @@ async def _move(context: JobContext, lease: Lease, pack: Pack, to: StorageClass,
     if info.storage_class is not to:
         raise ColdTierUnavailable(f"{pack.object_key}: asked for {to}, the store says {info.storage_class}")
     if await context.catalog.packs.moved(pack.pack_id, to, lease, context.now):
-        tally.add("packs")
-        tally.add("snapshots", pack.live_count)
-        tally.add("bytes", pack.byte_size)
+        _moved(pack, tally)
     elif not await context.catalog.packs.live_keys([pack.pack_uuid]):
         # It was deleted while the store copied it, and the copy came after: receipts say already that it is gone.
         await still_owner(context)
@@ -206,13 +212,21 @@ async def _move(context: JobContext, lease: Lease, pack: Pack, to: StorageClass,
         tally.add("deleted_meanwhile")
 
 
-async def _is_thawed(context: JobContext, pack: Pack, to: StorageClass, tally: Tally) -> bool:
-    """From one archive class to another the bytes must be readable first; Bulk costs the least."""
+def _moved(pack: Pack, tally: Tally) -> None:
+    tally.add("packs")
+    tally.add("snapshots", pack.live_count)
+    tally.add("bytes", pack.byte_size)
+
+
+async def _is_readable(context: JobContext, pack: Pack, to: StorageClass, tally: Tally, *, ask: bool) -> bool:
+    """From one archive class to another the bytes must be readable first; if they are to, `ask` (Bulk costs least)."""
+    if not pack.storage_class.is_archive:
+        return True
     info = await context.objects.head(pack.object_key)
     state = info.restore
     if info.storage_class is to or not info.storage_class.is_archive or state is RestoreState.READABLE:
         return True
-    if state is RestoreState.NONE:
+    if state is RestoreState.NONE and ask:
         thaw = restore_cost(context.prices, pack.storage_class, objects=1, total_bytes=pack.byte_size)
         await spend(context, "transition", thaw)
         state = await context.objects.restore(pack.object_key, days=THAW_DAYS, tier="Bulk")

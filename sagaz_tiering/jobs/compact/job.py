@@ -16,7 +16,7 @@ keep the key of their saga. The others are compressed with the dictionary that i
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID, uuid4
@@ -62,11 +62,13 @@ class RewriteSupplies:
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
-    """Count what a run would write anew, and say what would not pay."""
-    for rewrite in await _planned(context, context.policies, context.now):
+    """Count what a run would write anew, or ask for first, and say what would not pay."""
+    sure = await with_sure_clock(context, tally)
+    for rewrite in () if sure is None else await _planned(sure, sure.policies, sure.now):
         if rewrite.pays:
-            tally.add("packs", len(rewrite.packs))
-            tally.add("bytes", rewrite.live_bytes)
+            readable = [p for p in rewrite.packs if await _is_readable(context, rewrite, p, tally, ask=False)]
+            _count(readable, tally)
+            tally.add("bytes", rewrite.live_bytes if readable else 0)
         else:
             tally.add("not_worth_it", len(rewrite.packs))
         why = ", needed by an erasure" if rewrite.erased else ""
@@ -132,7 +134,7 @@ async def _planned(context: JobContext, policies: PolicySet, now: datetime, most
 
 
 async def _work(context: JobContext, lease: Lease, rewrite: Merge, tally: Tally) -> None:
-    readable = [pack for pack in rewrite.packs if await _is_readable(context, rewrite, pack, tally)]
+    readable = [pack for pack in rewrite.packs if await _is_readable(context, rewrite, pack, tally, ask=True)]
     if not readable:
         return
     await spend(context, "compact", rewrite.cost + Cost(usd=rewrite.early_usd), must=rewrite.erased)
@@ -163,22 +165,27 @@ async def _work(context: JobContext, lease: Lease, rewrite: Merge, tally: Tally)
         now=context.now,
         delete_after=context.now + context.options.retire_grace,
     )
-    tally.add("packs", len(readable))
-    tally.add("snapshots", moved)
-    tally.add("bytes_before", sum(pack.byte_size for pack in readable))
+    _count(readable, tally)
     tally.add("bytes_after", len(sealed.data))
     _log.info("pack.compacted", object_key=new.object_key, packs=len(readable), snapshots=moved)
 
 
-async def _is_readable(context: JobContext, rewrite: Merge, pack: Pack, tally: Tally) -> bool:
-    """Archived bytes are asked for (Bulk costs least); a later run finds them readable."""
+def _count(packs: Sequence[Pack], tally: Tally) -> None:
+    tally.add("packs", len(packs))
+    tally.add("snapshots", sum(pack.live_count for pack in packs))
+    tally.add("bytes_before", sum(pack.byte_size for pack in packs))
+
+
+async def _is_readable(context: JobContext, rewrite: Merge, pack: Pack, tally: Tally, *, ask: bool) -> bool:
+    """Archived bytes are to be asked for (Bulk costs least), and are if `ask`; a later run finds them readable."""
     if not pack.storage_class.is_archive:
         return True
     state = (await context.objects.head(pack.object_key)).restore
     if state is RestoreState.NONE:
-        thaw = restore_cost(context.prices, pack.storage_class, objects=1, total_bytes=pack.byte_size)
-        await spend(context, "compact", thaw, must=rewrite.erased)
-        state = await context.objects.restore(pack.object_key, days=THAW_DAYS, tier="Bulk")
+        if ask:
+            thaw = restore_cost(context.prices, pack.storage_class, objects=1, total_bytes=pack.byte_size)
+            await spend(context, "compact", thaw, must=rewrite.erased)
+            state = await context.objects.restore(pack.object_key, days=THAW_DAYS, tier="Bulk")
         tally.add("thawing")
     return state is RestoreState.READABLE
 

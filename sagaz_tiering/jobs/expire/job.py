@@ -26,7 +26,7 @@ from sagaz_tiering.hot.keys import SHARDS
 from sagaz_tiering.hot.values import ClaimedSaga, IndexedHeader
 from sagaz_tiering.jobs.claims import Turn, claims, give_back, headers_of, settle
 from sagaz_tiering.jobs.context import JobContext, Tally
-from sagaz_tiering.jobs.expire.mass_delete import accept_policies, count_shortened, durable_rows, readable, refusal
+from sagaz_tiering.jobs.expire.mass_delete import accept_policies, durable_rows, question, readable
 from sagaz_tiering.jobs.expire.recompute import outdated_packs
 from sagaz_tiering.jobs.finish import finish_deletions, mark_holds, vacuum_erased
 from sagaz_tiering.jobs.foreign import Strange, mend_turns, set_aside, strange_of
@@ -61,13 +61,15 @@ def plan(
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
-    """Count what a run would remove now, and what legal holds keep; where it would stop and ask, a note says so first,
-    and the numbers are those of `--allow-mass-delete`."""
-    shortened = await count_shortened(context, Tally(None))
-    error = refusal(shortened, context.options)
-    if error is not None and context.options.expire_max_share < 1:
+    """Count what a run would remove now, and what legal holds keep; where it would stop and ask, it is `refused`, and
+    the numbers are those of `--allow-mass-delete`."""
+    sure = await with_sure_clock(context, tally)
+    if sure is None:
+        return
+    if (error := await question(sure, Tally(None))) is not None:
+        tally.refused = str(error)
         tally.note(f"a run stops: {error}; {error.hint}")
-    changed, context = context.policies.before is not None, replace(context, policies=context.policies.own)
+    changed, context = sure.policies.before is not None, replace(sure, policies=sure.policies.own)
     async for saga_ids in context.hot.saga_ids() if changed else _due_sagas(context):
         expired: list[SnapshotMeta] = []
         async for position, headers in headers_of(context, saga_ids):
@@ -76,9 +78,24 @@ async def preview(context: JobContext, tally: Tally) -> None:
     async for metas in _all_metas(context) if changed else _expired_metas(context):
         await _preview_durable(context, metas, tally)
     await _preview_archived(context, tally)
-    for pack in await context.catalog.packs.deletable(context.now, 0, _PLACES):
-        tally.add("packs_deleted")
-        tally.add("bytes_deleted", pack.byte_size)
+    last = 0
+    while page := await context.catalog.packs.deletable(context.now, last, _PACKS):
+        for pack in page:
+            _count_deleted(pack, tally)
+        last = page[-1].pack_id
+
+
+def _count_deleted(pack: Pack, tally: Tally) -> None:
+    tally.add("packs_deleted")
+    tally.add("bytes_deleted", pack.byte_size)
+
+
+def _count_retired(context: JobContext, pack: Pack, gone: int, tally: Tally) -> None:
+    """Of a pack of which so many snapshots go; without a grace its bytes go in the same run."""
+    if gone == pack.live_count:
+        tally.add("packs_retired")
+        if not context.options.retire_grace:
+            _count_deleted(pack, tally)
 
 
 async def _preview_durable(context: JobContext, metas: Sequence[SnapshotMeta], tally: Tally) -> None:
@@ -109,14 +126,14 @@ async def _preview_archived(context: JobContext, tally: Tally) -> None:
         for pack in page:
             gone = await packs.count_expired(pack.pack_id, context.now)
             tally.add("archived", gone)
-            tally.add("packs_retired", gone == pack.live_count)
+            _count_retired(context, pack, gone, tally)
         last = page[-1].pack_id
     async for dates in outdated_packs(context, None, tally):
         ends = [(meta, dates.expires_us[meta.snapshot_id]) for meta in dates.metas]
         expired = [meta for meta, ends_us in ends if ends_us is not None and ends_us <= context.now_us]
         held = await _count(context, "archived", expired, tally)
         tally.add("packs_redated")
-        tally.add("packs_retired", len(expired) - held == dates.pack.live_count)
+        _count_retired(context, dates.pack, len(expired) - held, tally)
 
 
 async def _count(context: JobContext, kind: str, expired: Sequence[SnapshotMeta], tally: Tally) -> int:
@@ -309,6 +326,7 @@ async def _delete_retired(context: JobContext, lease: Lease, tally: Tally) -> No
         gone = await context.catalog.packs.deleted(
             [pack.pack_id for pack in page if pack.pack_id not in failed], lease, context.now
         )
-        tally.add("packs_deleted", len(gone))
-        tally.add("bytes_deleted", sum(pack.byte_size for pack in page if pack.pack_id in gone))
+        for pack in page:
+            if pack.pack_id in gone:
+                _count_deleted(pack, tally)
         last = page[-1].pack_id

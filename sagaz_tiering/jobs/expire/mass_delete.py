@@ -104,10 +104,8 @@ async def accept_policies(context: JobContext, lease: Lease, tally: Tally) -> Jo
     promised readable, since until the last step the earlier rules count too; the next run repeats the rest.
     """
     own = replace(context, policies=context.policies.own)
-    if not (context.allow_mass_delete or context.options.expire_max_share >= 1):
-        shortened = await count_shortened(context, tally, lease=lease)
-        if (error := refusal(shortened, context.options)) is not None:
-            raise error
+    if (error := await question(context, tally, lease=lease)) is not None:
+        raise error
     async for dates in outdated_packs(own, lease, tally):
         await redate(own, lease, dates, tally)
     if context.policies.before is None or context.stopping.is_set():
@@ -119,6 +117,16 @@ async def accept_policies(context: JobContext, lease: Lease, tally: Tally) -> Jo
     await context.catalog.history.accept(own.policies.retention_text, context.now)
     await asyncio.sleep(SPILL_NOTICE.total_seconds())
     return own
+
+
+async def question(context: JobContext, tally: Tally, *, lease: Lease | None = None) -> MassDelete | None:
+    """What stops a run of `expire` by these policies, if something does; nothing is asked where an operator allowed it.
+
+    The rest is as with `count_shortened`.
+    """
+    if context.allow_mass_delete or context.options.expire_max_share >= 1:
+        return None
+    return refusal(await count_shortened(context, tally, lease=lease), context.options)
 
 
 async def count_shortened(context: JobContext, tally: Tally, *, lease: Lease | None = None) -> Shortened:

@@ -14,7 +14,8 @@ end, and the age job evicts the copies (their packs hold them all the time).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
 from typing import Any
@@ -49,12 +50,40 @@ Step = Callable[[JobContext, Restore, RestorePack, Tally], Coroutine[Any, Any, s
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
-    """Count the packs that requests wait for."""
-    for request in await context.catalog.restores.in_state("RESTORING"):
+    """Count the packs that a run would ask for and bring back, and what would be ready then."""
+    restores = context.catalog.restores
+    told = len(await restores.unnotified(context.options.notify_attempts))
+    for request in await restores.in_state("RESTORING"):
         tally.add("requests")
+        packs = Counter(await _progress(context, request))
         for state in ("WAITING", "ASKED", "READABLE"):
-            async for _ in _packs(context, request, state):
-                tally.add(f"packs_{state.lower()}")
+            async for pack in _packs(context, request, state):
+                packs[state] -= 1
+                packs[await _foreseen(context, request, pack, state, tally)] += 1
+        told += _is_over(+packs, tally)
+    tally.add("ended", len(await _ended(context)))
+    tally.add("notified", told)
+
+
+async def _foreseen(context: JobContext, request: Restore, pack: RestorePack, state: str, tally: Tally) -> str:
+    """The state that a run leaves a pack in: the store takes its time where it must be asked."""
+    if pack.pack_state != "ACTIVE":
+        return "DONE"
+    if state != "READABLE":
+        try:
+            _, found = await _state(context, request, pack)
+        except ObjectStoreError as exc:
+            tally.add("failed")
+            tally.note(f"{pack.object_key}: {exc}")
+            return "FAILED"
+        if found is not RestoreState.READABLE:
+            tally.add("packs_asked", state == "WAITING" and found is RestoreState.NONE)
+            return "ASKED" if state == "WAITING" or found is not RestoreState.NONE else "WAITING"
+    tally.add("packs_readable")
+    if request.into_hot:
+        for place in await context.catalog.restores.places(request.restore_id, pack.pack_id):
+            tally.add("erased" if place.encrypted and place.key is None else "snapshots")
+    return "DONE"
 
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
@@ -67,15 +96,36 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
             if context.stopping.is_set():
                 return
         await _finish(context, request, tally)
-    for request in await restores.in_state("READY"):
-        if request.readable_until is not None and request.readable_until <= context.now:
-            await restores.done(request.restore_id, context.now)
-            tally.add("ended")
+    for request in await _ended(context):
+        await restores.done(request.restore_id, context.now)
+        tally.add("ended")
     await restores.unpin(context.now)
     for request in await restores.unnotified(context.options.notify_attempts):
         told = await tell(context.options.notify, request)
         await restores.notified(request.restore_id, context.now if told else None)
         tally.add("notified" if told else "not_notified")
+
+
+async def _ended(context: JobContext) -> list[Restore]:
+    """Requests whose days are over."""
+    ready = await context.catalog.restores.in_state("READY")
+    return [each for each in ready if each.readable_until is not None and each.readable_until <= context.now]
+
+
+async def _progress(context: JobContext, request: Restore) -> dict[str, int]:
+    """Its packs by state."""
+    found = await context.catalog.restores.get(request.restore_id)
+    return {} if found is None else found.packs
+
+
+def _is_over(packs: Mapping[str, int], tally: Tally) -> bool:
+    """Whether nothing of a request, whose packs are in these states, is left to wait for; counts what it is then."""
+    waiting = sum(count for state, count in packs.items() if state not in ("DONE", "FAILED"))
+    tally.add("packs_waiting", waiting)
+    if waiting or not packs:
+        return False
+    tally.add("ready" if "DONE" in packs else "requests_failed")
+    return True
 
 
 async def _work(context: JobContext, request: Restore, state: str, step: Step, tally: Tally) -> None:
@@ -225,11 +275,9 @@ async def _rehydrate(context: JobContext, frame: Sequence[AskedFrame], until: da
 
 
 async def _finish(context: JobContext, request: Restore, tally: Tally) -> None:
-    found = await context.catalog.restores.get(request.restore_id)
-    if found is None or set(found.packs) - {"DONE", "FAILED"}:
+    packs = await _progress(context, request)
+    if not _is_over(packs, tally):
         return
     until = context.now + timedelta(days=request.days)
-    failed = "DONE" not in found.packs
-    await context.catalog.restores.ready(request.restore_id, context.now, until, failed=failed)
-    tally.add("requests_failed" if failed else "ready")
-    _log.info("restore.ready", restore_id=str(request.restore_id), failed_packs=found.packs.get("FAILED", 0))
+    await context.catalog.restores.ready(request.restore_id, context.now, until, failed="DONE" not in packs)
+    _log.info("restore.ready", restore_id=str(request.restore_id), failed_packs=packs.get("FAILED", 0))
