@@ -14,8 +14,6 @@ from sagaz_tiering.config.urls import EMBEDDED, SecretUrl, bucket_and_prefix, fi
 from sagaz_tiering.drivers.postgresql.pool import STATEMENT_CACHE_SIZE, DatabaseOptions
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
 from sagaz_tiering.hot.tier import HotOptions
-from sagaz_tiering.jobs import JobOptions
-from sagaz_tiering.jobs.restore.notify import Notify
 from sagaz_tiering.keys.master import MasterKeys, NoMasterKeys
 from sagaz_tiering.keys.several import Several
 from sagaz_tiering.objects.base import ObjectStore
@@ -114,34 +112,3 @@ def _resolve(given: SecretUrl | str, embedded: str | None, where: str) -> str:
 
 def _plain(secret: SecretStr | None) -> str | None:
     return None if secret is None else secret.get_secret_value()
-
-
-def job_options(config: TieringConfig) -> JobOptions:
-    jobs, pack, budget = config.jobs, config.tiers.cold.pack, config.budget
-    return JobOptions(
-        lease_ttl=jobs.lease_ttl,
-        claim_ttl=jobs.claim_ttl,
-        batch_sagas=jobs.batch_sagas,
-        upload_deadline=jobs.upload_deadline,
-        retire_grace=jobs.retire_grace,
-        tombstones=jobs.tombstones,
-        collect_min_age=jobs.collect_min_age,
-        collect_max_deletes=jobs.collect_max_deletes,
-        scrub_cycle=jobs.scrub_cycle,
-        scrub_requests=jobs.scrub_requests,
-        scrub_bytes=jobs.scrub_bytes,
-        compact_live_share=jobs.compact_live_share,
-        compact_small_share=jobs.compact_small_share,
-        expire_max_share=jobs.expire_max_share,
-        notify=Notify(webhook=_plain(config.restore.webhook), command=config.restore.command),
-        expire_free_count=jobs.expire_free_count,
-        budget_requests=budget.requests_per_day,
-        budget_usd=budget.usd_per_day,
-        pack_target=pack.target,
-        max_frame=pack.max_frame,
-        level=pack.level,
-        hot_level=config.tiers.hot.compression_level,
-        dictionary_size=config.dictionaries.size,
-        dictionary_sample=config.dictionaries.sample,
-        dictionary_min_sagas=config.dictionaries.min_sagas,
-    )

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from sagaz_tiering.app.options import database_options, hot_options, job_options, master_keys, open_objects
+from sagaz_tiering.app.options import database_options, hot_options, master_keys, open_objects
 from sagaz_tiering.app.workers import WorkerPool
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.migrations import check_schema, migrate
@@ -78,7 +78,7 @@ class Runtime:
             clock=clock,
             prices=self.prices,
             owner=f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}",
-            options=job_options(config),
+            settings=config,
             # Worker processes measure for themselves; a clock that was given to us is not theirs.
             workers=WorkerPool(lambda: config) if isinstance(clock, ServerClock) else None,
         )
@@ -122,7 +122,7 @@ class Runtime:
         self.config = config
         self.policies = PolicySet(config.policies)
         self._jobs.policies = self.policies
-        self._jobs.options = job_options(config)
+        self._jobs.settings = config
         self.dictionaries.enabled = config.dictionaries.enabled
         self._storage.adopt(self.policies)
 

@@ -181,6 +181,12 @@ class TieringConfig(StrictModel):
         """The embedded servers that some URL asks for: of `postgres`, `redis`, `s3`."""
         return frozenset(server for server, _ in self._embedded_urls())
 
+    def with_pack_target(self, target: int) -> TieringConfig:
+        """The same, with packs that are sealed at `target` bytes."""
+        pack = self.tiers.cold.pack.model_copy(update={"target": target})
+        cold = self.tiers.cold.model_copy(update={"pack": pack})
+        return self.model_copy(update={"tiers": self.tiers.model_copy(update={"cold": cold})})
+
     def anchored_at(self, directory: Path) -> TieringConfig:
         """The same with relative paths starting at `directory`: data_dir, key_file, a `file://` cold tier."""
         changes: dict[str, Any] = {}

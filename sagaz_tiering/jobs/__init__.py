@@ -16,7 +16,7 @@ from sagaz_tiering.errors import BudgetSpent, CatalogUnavailable, ConfigError, M
 from sagaz_tiering.jobs import collect, reconcile, scrub, transition
 from sagaz_tiering.jobs.age import job as age
 from sagaz_tiering.jobs.compact import job as compact
-from sagaz_tiering.jobs.context import JobContext, JobOptions, JobReport, Tally
+from sagaz_tiering.jobs.context import JobContext, JobReport, Tally
 from sagaz_tiering.jobs.expire import job as expire
 from sagaz_tiering.jobs.finish import mark_new_holds
 from sagaz_tiering.jobs.journal import publish_journal
@@ -25,7 +25,7 @@ from sagaz_tiering.jobs.restore import job as restore
 from sagaz_tiering.jobs.train import job as train
 from sagaz_tiering.logs import Logger
 
-__all__ = ["JOBS", "Job", "JobContext", "JobOptions", "JobReport", "run_job", "run_share"]
+__all__ = ["JOBS", "Job", "JobContext", "JobReport", "run_job", "run_share"]
 
 _log = Logger(__name__)
 
@@ -160,9 +160,9 @@ async def run_share(name: str, context: JobContext, tally: Tally) -> None:
     if not await are_in_force(context):
         tally.note("a worker process did nothing: other policies were put in force after the run began")
         return
-    options = context.options.shared_by(context.workers.processes)
+    share = context.shared_by(context.workers.processes)
     leases = [f"{name}/worker/{slot}" for slot in range(job.slots * (MOST_PROCESSES - 1))]
-    if not await _run_leased(leases, replace(context, options=options), tally, job.share):
+    if not await _run_leased(leases, share, tally, job.share):
         tally.note("a worker process did nothing: every lease for workers is held")
 
 
@@ -176,7 +176,7 @@ async def _run_leased(
     await claim_prefix(context)
     await context.dictionaries.freshen()
     for lease_name in leases:
-        async with context.catalog.leases.hold(lease_name, context.owner, context.options.lease_ttl) as lease:
+        async with context.catalog.leases.hold(lease_name, context.owner, context.settings.jobs.lease_ttl) as lease:
             if lease is None:
                 continue
             await run(await with_accepted(context), lease, tally)

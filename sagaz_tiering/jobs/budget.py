@@ -13,8 +13,8 @@ async def spend(context: JobContext, kind: str, cost: Cost, *, must: bool = Fals
 
     `must`: what cannot wait (an erasure, bytes that are thawed and billed already) is counted and never refused.
     """
-    options, today = context.options, context.now.date()
-    requests, usd = (None, None) if must else (options.budget_requests, options.budget_usd)
+    budget, today = context.settings.budget, context.now.date()
+    requests, usd = (None, None) if must else (budget.requests_per_day, budget.usd_per_day)
     if not await context.catalog.spending.spend(
         today, kind, cost.requests, cost.usd, most_requests=requests, most_usd=usd
     ):

@@ -84,7 +84,7 @@ class Turns:
 
 async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[ClaimedSaga]]:
     """Batches of sagas whose turn has come, shard by shard, until there is none that nobody works on."""
-    options, token = context.options, f"{context.owner}/{uuid4().hex}"
+    options, token = context.settings.jobs, f"{context.owner}/{uuid4().hex}"
     for shard in SHARDS:
         while not context.stopping.is_set():
             claimed, strange = await context.hot.claim(

@@ -100,8 +100,8 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
         else:
             ripe.append(verdict.info.key)
     await _remove(context, ripe, tally)
-    await context.catalog.packs.abandoned_gone(context.now - context.options.collect_min_age, lease, context.now)
-    kept = max(context.options.tombstones, 2 * context.options.upload_deadline)
+    await context.catalog.packs.abandoned_gone(context.now - context.settings.jobs.collect_min_age, lease, context.now)
+    kept = max(context.settings.jobs.tombstones, 2 * context.settings.jobs.upload_deadline)
     await context.catalog.locations.prune_tombstones(context.now - kept)
 
 
@@ -131,7 +131,7 @@ async def _remove(context: JobContext, keys: list[str], tally: Tally) -> None:
 
 async def _dead_uploads(context: JobContext) -> AsyncIterator[Pack]:
     """Packs whose upload nobody finished in time."""
-    deadline, last = context.now - context.options.upload_deadline, 0
+    deadline, last = context.now - context.settings.jobs.upload_deadline, 0
     while page := await context.catalog.packs.unfinished(deadline, last, _PAGE):
         for pack in page:
             yield pack
@@ -143,7 +143,7 @@ async def _planned(context: JobContext, given_up: Collection[UUID] = ()) -> Asyn
 
     Of what is `given_up` in a run nothing is alive any more.
     """
-    room = context.options.collect_max_deletes
+    room = context.settings.jobs.collect_max_deletes
     async for verdict in _verdicts(context, given_up):
         room -= verdict.action == "remove"
         if verdict.action != "keep" and (verdict.action != "remove" or room >= 0):
@@ -165,7 +165,7 @@ async def _verdicts(context: JobContext, given_up: Collection[UUID]) -> AsyncIte
 
 
 async def _judge_page(context: JobContext, page: list[ObjectInfo], given_up: Collection[UUID]) -> list[ObjectVerdict]:
-    now, oldest = context.now, context.now - context.options.collect_min_age
+    now, oldest = context.now, context.now - context.settings.jobs.collect_min_age
     named = {info.key: pack_uuid for info in page if (pack_uuid := pack_of(info.key)) is not None}
     alive = await context.catalog.packs.live_keys(list(named.values())) - set(given_up)
     known = await context.catalog.packs.known(list(named.values()))

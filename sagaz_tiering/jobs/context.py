@@ -8,17 +8,17 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
-from typing import Any, ParamSpec, Protocol, TypeVar
+from datetime import datetime
+from typing import Any, ParamSpec, Protocol, Self, TypeVar
 from uuid import UUID
 
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.dictionaries.cache import Dictionaries
 from sagaz_tiering.hot.incarnation import Incarnation
 from sagaz_tiering.hot.tier import HotTier
-from sagaz_tiering.jobs.restore.notify import Notify
 from sagaz_tiering.keys.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.packs.format import finished
@@ -36,47 +36,12 @@ INLINE_BYTES = LEAST_SHARE
 and hears Redis, whose answers are given up after two seconds."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobOptions:
-    """Limits of the jobs; sizes in bytes. The configuration's sections `jobs`, `dictionaries` and `tiers`."""
+UPLOAD_BYTES = 40 * 2**20
 
-    lease_ttl: timedelta = timedelta(seconds=60)
-    claim_ttl: timedelta = timedelta(minutes=10)
-    batch_sagas: int = 256
-    upload_deadline: timedelta = timedelta(hours=1)
-    retire_grace: timedelta = timedelta(hours=24)
-    tombstones: timedelta = timedelta(days=90)
-    collect_min_age: timedelta = timedelta(hours=24)
-    collect_max_deletes: int = 1000
-    scrub_cycle: timedelta = timedelta(days=30)
-    scrub_requests: int = 10_000
-    scrub_bytes: int = 10 * 2**30
-    compact_live_share: float = 0.5
-    compact_small_share: float = 0.25
-    expire_max_share: float = 0.01
-    expire_free_count: int = 1000
-    budget_requests: int | None = None
-    budget_usd: float | None = None
-    notify: Notify = field(default_factory=Notify)
-    notify_attempts: int = 5
-    pack_target: int = 32 * 2**20
-    upload_bytes: int = 40 * 2**20
-    max_frame: int = 4 * 2**20
-    level: int = 1
-    hot_level: int | None = 1
-    dictionary_size: int = 64 * 2**10
-    dictionary_sample: int = 4 * 2**20
-    dictionary_min_sagas: int = 50
 
-    def shared_by(self, processes: int) -> JobOptions:
-        """For one of several processes that together take the memory of one: each fills smaller packs.
-
-        A quarter of the memory for packs is left to the programs themselves (measured: 240 MiB for two).
-        """
-        if processes == 1:
-            return self
-        target = max(3 * self.pack_target // (4 * processes), min(self.pack_target, LEAST_SHARE))
-        return replace(self, pack_target=target, upload_bytes=self.upload_bytes // processes)
+def share_of(target: int, upload_bytes: int, processes: int) -> tuple[int, int]:
+    """(target of a pack, bytes under way) of each of several processes."""
+    return max(3 * target // (4 * processes), min(target, LEAST_SHARE)), upload_bytes // processes
 
 
 class Workers(Protocol):
@@ -97,12 +62,12 @@ class Workers(Protocol):
 
 @dataclass(slots=True, kw_only=True)
 class JobContext:
-    """The tiers, the policies in force and the limits. One per process; jobs keep no state of their own.
+    """The tiers, and the policies and settings in force. One per process; jobs keep no state of their own.
 
-    `owner` names this process in leases. `owned_at` is when the prefix was last seen to be ours (`uptime_s`). A
-    job that sees `stopping` set finishes its running step and returns. A process that is `alone` with its job works on
-    up to INLINE_BYTES where it stands: threads that all want Python's lock take it longer than one. Elsewhere the event
-    loop has others to serve.
+    `upload_bytes`: most of the packs that are sealed and not published yet. `owner` names this process in leases.
+    `owned_at` is when the prefix was last seen to be ours (`uptime_s`). A job that sees `stopping` set finishes its
+    running step and returns. A process that is `alone` with its job works on up to INLINE_BYTES where it stands:
+    threads that all want Python's lock take it longer than one. Elsewhere the event loop has others to serve.
     """
 
     hot: HotTier
@@ -115,7 +80,8 @@ class JobContext:
     clock: Clock
     prices: PriceList
     owner: str
-    options: JobOptions = field(default_factory=JobOptions)
+    settings: TieringConfig
+    upload_bytes: int = UPLOAD_BYTES
     progress: Callable[[str, int], None] | None = None
     allow_mass_delete: bool = False
     accept_lost: bool = False
@@ -124,6 +90,16 @@ class JobContext:
     owned_at: float = -math.inf
     workers: Workers | None = None
     alone: bool = False
+
+    def shared_by(self, processes: int) -> Self:
+        """For one of several processes that together take the memory of one: each fills smaller packs.
+
+        A quarter of the memory for packs is left to the programs themselves (measured: 240 MiB for two).
+        """
+        if processes == 1:
+            return self
+        target, upload_bytes = share_of(self.settings.tiers.cold.pack.target, self.upload_bytes, processes)
+        return replace(self, settings=self.settings.with_pack_target(target), upload_bytes=upload_bytes)
 
     @property
     def now(self) -> datetime:

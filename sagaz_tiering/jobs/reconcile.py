@@ -93,7 +93,7 @@ async def ensure_trusted(context: JobContext, tally: Tally) -> bool:
     await context.incarnation.look()
     if (await context.catalog.hot_tier.state()).trusted:
         return True
-    async with context.catalog.leases.hold(LEASE, context.owner, context.options.lease_ttl) as lease:
+    async with context.catalog.leases.hold(LEASE, context.owner, context.settings.jobs.lease_ttl) as lease:
         if lease is None:
             tally.note("Redis is not trusted yet, another process reconciles it: sagas in Redis wait for the next run")
             return False
@@ -164,7 +164,7 @@ def _doubted_until_us(context: JobContext, state: HotTierState) -> int | None:
     That is so in a Redis that was whole too long ago, or from before it was first met though another one was whole.
     """
     assert state.changed_at is not None  # it changed
-    remembered = context.now - context.options.tombstones
+    remembered = context.now - context.settings.jobs.tombstones
     is_old = state.reconciled_at is not None if state.good_at is None else state.good_at < remembered
     return to_micros(min(state.changed_at, remembered)) if is_old else None
 

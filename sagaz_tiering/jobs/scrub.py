@@ -82,8 +82,8 @@ async def preview(context: JobContext, tally: Tally) -> None:
             tally.add(finding.what)
             tally.note(f"{finding.what}: {finding.key}: {finding.detail}")
         tally.add("objects")
-    budget = Budget(context.options.scrub_requests, context.options.scrub_bytes)
-    for pack in await context.catalog.scrubbing.oldest(context.now - context.options.scrub_cycle, 10_000):
+    budget = Budget(context.settings.jobs.scrub_requests, context.settings.jobs.scrub_bytes)
+    for pack in await context.catalog.scrubbing.oldest(context.now - context.settings.jobs.scrub_cycle, 10_000):
         if not _is_next(context, pack, budget):
             return
         if not pack.storage_class.is_archive and not budget.take(1, pack.byte_size):
@@ -102,8 +102,8 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
             return
     await reconcile(context, tally)
     await look_into_dictionaries(context, tally)
-    budget = Budget(context.options.scrub_requests, context.options.scrub_bytes)
-    before = context.now - context.options.scrub_cycle
+    budget = Budget(context.settings.jobs.scrub_requests, context.settings.jobs.scrub_bytes)
+    before = context.now - context.settings.jobs.scrub_cycle
     while page := await context.catalog.scrubbing.oldest(before, 50):
         for pack in page:
             if context.stopping.is_set() or not _is_next(context, pack, budget):
@@ -118,7 +118,7 @@ def _is_next(context: JobContext, pack: Pack, budget: Budget) -> bool:
     Without digests only the whole object tells, for which another run may have the budget.
     """
     whole_only = pack.footer_digest is None and not pack.storage_class.is_archive
-    waits = whole_only and budget.bytes < pack.byte_size <= context.options.scrub_bytes
+    waits = whole_only and budget.bytes < pack.byte_size <= context.settings.jobs.scrub_bytes
     return not waits and budget.take(3, 0)
 
 

@@ -79,7 +79,7 @@ async def upload(context: JobContext, new: NewPack, sealed: SealedPack) -> None:
     What the frames are compressed with is in bucket and catalog before.
     """
     await keep(context, sealed.dictionaries)
-    async with asyncio.timeout(context.options.upload_deadline.total_seconds()):
+    async with asyncio.timeout(context.settings.jobs.upload_deadline.total_seconds()):
         await still_owner(context)
         await context.objects.put(new.object_key, sealed.data, storage_class=new.storage_class, sha256=sealed.sha256)
         await _verify(context, new, sealed)

@@ -101,7 +101,7 @@ async def rebuild(context: JobContext, tally: Tally, catalog_id: UUID, wish: Wis
 
 async def adopt(context: JobContext, tally: Tally, wish: Wish = NOTHING_ELSE) -> None:
     """Catch up with the bucket, and take its mark. Raises ForeignCatalog where it is another's, or its owner lives."""
-    async with context.catalog.leases.hold(_LEASE, context.owner, context.options.lease_ttl) as lease:
+    async with context.catalog.leases.hold(_LEASE, context.owner, context.settings.jobs.lease_ttl) as lease:
         if lease is None:
             raise LeaseLost("another process is rebuilding this catalog")
         seen = await look(context)

@@ -71,9 +71,9 @@ async def survey(context: JobContext, policies: PolicySet, now: datetime) -> Inp
         rewriting=tuple(rewriting),
         retiring=tuple(await surveys.retiring()),
         estimates=tuple(notes),
-        pack_target=context.options.pack_target,
-        budget_requests=context.options.budget_requests,
-        budget_usd=context.options.budget_usd,
+        pack_target=context.settings.tiers.cold.pack.target,
+        budget_requests=context.settings.budget.requests_per_day,
+        budget_usd=context.settings.budget.usd_per_day,
     )
 
 

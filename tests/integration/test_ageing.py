@@ -15,7 +15,7 @@ import pytest
 from structlog.testing import capture_logs
 from support.payload import saga, snapshots
 from support.stores import until
-from support.tiers import DAY, NOW, Product, config, product
+from support.tiers import DAY, NOW, Product, adjust, config, product
 
 from sagaz_tiering.codec.value import encode, to_value
 from sagaz_tiering.drivers.postgresql.queries import load
@@ -122,7 +122,7 @@ async def test_next_pack_is_filled_while_one_is_uploaded(shop: Product, monkeypa
     saved = list(snapshots(60, created_at=NOW))
     await save(shop, saved)
     context = shop.runtime.job_context()
-    context.options = replace(context.options, batch_sagas=2, pack_target=4 * SMALL_PACK, max_frame=2**20)
+    adjust(context, jobs__batch_sagas=2, tiers__cold__pack__target=4 * SMALL_PACK, tiers__cold__pack__max_frame=2**20)
     enough_for_one = 6  # nine sagas fill a pack, two come at a time, and the next two are on their way
     put, gather = context.objects.put, Watched(monkeypatch, context.hot, "gather")
     uploads: list[str] = []
@@ -243,7 +243,7 @@ async def test_expired_snapshot_that_is_due_is_left_to_expire(shop: Product) -> 
     saved = list(snapshots(60, created_at=NOW, retention_until=ends, saga_name="fast-order"))
     await save(shop, saved)
     context = shop.runtime.job_context()
-    context.options = replace(context.options, batch_sagas=1)
+    adjust(context, jobs__batch_sagas=1)
     report = await asyncio.wait_for(run_job("age", context), 20)
     assert "archived" not in report.counts
     assert report.counts["sagas"] == 60
@@ -253,7 +253,7 @@ async def test_expired_snapshot_that_is_due_is_left_to_expire(shop: Product) -> 
 
 async def test_new_steps_of_packs_that_are_published_at_once_are_made_in_one_order(shop: Product) -> None:
     """Each process names them in an order of its own; PostgreSQL would end one of two that wait crosswise."""
-    add_steps, db = load("places")["add_steps"], shop.runtime.db
+    add_steps, db = load("sagaz_tiering.catalog", "places")["add_steps"], shop.runtime.db
     for number in range(20):
         steps = [(sha256(b"%d/%d" % (number, at)).digest(), "saga", f"{number}/{at}", at, "done") for at in range(500)]
         orders = [steps, steps[::-1], sorted(steps), sorted(steps, reverse=True)]

@@ -24,7 +24,7 @@ from support.forgery import (
 )
 from support.servers import fresh_database
 from support.snapshots import make
-from support.tiers import DAY, Product, config, product, rebuilt_from_bucket
+from support.tiers import DAY, Product, adjust, config, product, rebuilt_from_bucket
 
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import encode
@@ -180,7 +180,7 @@ async def test_packs_without_digests_wait_for_a_run_that_can_read_them_whole(sho
     await forget_digests(shop)
     context = shop.runtime.job_context()
     size = await shop.runtime.db.fetchval("SELECT max(byte_size) FROM sagaz_tiering.packs")
-    context.options = replace(context.options, scrub_bytes=size)
+    adjust(context, jobs__scrub_bytes=size)
     for _ in range(2):
         assert (await shop.run("scrub")).counts["packs_vouched_for"] == 1
     assert "packs_vouched_for" not in (await shop.run("scrub")).counts
@@ -241,7 +241,7 @@ async def test_forged_footer_of_a_pack_changes_nothing(shop: Product, scrub_byte
     await overwrite(shop, key, with_footer(data, given_to(VICTIM, MALLORY)))
     before = await places(shop)
     context = shop.runtime.job_context()
-    context.options = replace(context.options, scrub_bytes=2**40 if scrub_bytes == "10GiB" else 1024)
+    adjust(context, jobs__scrub_bytes=2**40 if scrub_bytes == "10GiB" else 1024)
     report = await shop.run("scrub")
     assert report.counts["altered"] == 1, report
     assert list(await quarantined(shop)) == [key]

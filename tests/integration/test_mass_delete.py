@@ -13,7 +13,7 @@ from support.tiers import DAY, config, product
 from support.yaml_config import write_config
 
 from sagaz_tiering.clock import SystemClock
-from sagaz_tiering.jobs.context import JobOptions
+from sagaz_tiering.config.sections import JobSettings
 from sagaz_tiering.jobs.expire.mass_delete import Shortened, may_shorten, too_much
 from sagaz_tiering.policy import Policy, PolicySet
 
@@ -80,7 +80,7 @@ def test_share_is_of_what_each_policy_keeps(earlier: int, total: int, options: d
     rules = PolicySet([])
     counts = Shortened(before=None, after=rules, now_us=0, totals=Counter(mine=total, others=10**9))
     counts.earlier["mine"] = earlier
-    assert bool(too_much(counts, JobOptions(**options))) is asks
+    assert bool(too_much(counts, JobSettings(**options))) is asks
 
 
 @pytest.mark.parametrize(

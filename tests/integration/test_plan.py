@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +10,7 @@ from typing import Any
 import pytest
 from support.commands import cli
 from support.payload import saga, snapshots
-from support.tiers import DAY, NOW, Product, config, product
+from support.tiers import DAY, NOW, Product, adjust, config, product
 from support.yaml_config import write_config
 
 from sagaz_tiering.clock import SystemClock
@@ -318,7 +317,7 @@ async def test_restore_that_waits_for_the_budget_says_so(database: str, redis_ur
         await save(shop, "order", 1)
         await shop.run("age")
         context = shop.runtime.job_context()
-        context.options = replace(context.options, budget_usd=1e-6)
+        adjust(context, budget__usd_per_day=1e-6)
         one = next(iter(snapshots(1, created_at=NOW - 10 * DAY, saga_name="order")))
         request = await shop.storage.restore(one.saga_id)
         assert request is not None
@@ -328,7 +327,7 @@ async def test_restore_that_waits_for_the_budget_says_so(database: str, redis_ur
         assert waiting is not None
         assert waiting.packs == {"WAITING": 1}
         assert "waits: today's budget is used up" in waiting.errors[0]
-        context.options = replace(context.options, budget_usd=1.0)
+        adjust(context, budget__usd_per_day=1.0)
         shop.clock.advance(DAY)
         await shop.run("restore")
         going = await shop.storage.restore_status(request.restore_id)
@@ -355,11 +354,11 @@ async def test_transition_compaction_and_scrub_count_what_they_spend(shop: Produ
     )
     context.policies = rules
     shop.clock.advance(40 * DAY)
-    context.options = replace(context.options, budget_requests=1)
+    adjust(context, budget__requests_per_day=1)
     stopped = await shop.run("transition")
     assert (stopped.counts.get("packs"), stopped.counts["budget_spent"]) == (None, 1)
     assert (await shop.run("scrub")).counts["budget_spent"] == 1
-    context.options = replace(context.options, budget_requests=None)
+    adjust(context, budget__requests_per_day=None)
     assert (await shop.run("transition")).counts["packs"] == 1
     today = {s.kind: s.requests for s in await shop.runtime.catalog.spending.on(shop.clock.now().date())}
     assert today == {"transition": 7}

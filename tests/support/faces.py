@@ -56,7 +56,6 @@ FACES = {
         "journal",
         "mark",
         "ownership",
-        "restore.notify",
         "scrub",
         "upload",
     ),

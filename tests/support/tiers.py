@@ -9,13 +9,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from sagaz_tiering.app.runtime import Runtime, open_runtime
 from sagaz_tiering.app.tiered import TieredSnapshotStorage
 from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.jobs import JobReport, run_job
-from sagaz_tiering.jobs.context import Tally
+from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.operations.rebuild import Wish, proposed_id, rebuild
 
 NOW = datetime(2026, 6, 1, 12, tzinfo=UTC)
@@ -57,6 +59,19 @@ class Product:
     async def object_keys(self, prefix: str = "packs/") -> list[str]:
         """Keys in the object store."""
         return [info.key async for info in self.runtime.objects.list(prefix)]
+
+
+def adjust(context: JobContext, **changes: Any) -> None:
+    """Put other settings in force, unchecked: `jobs__batch_sagas=2` is `jobs.batch_sagas`."""
+    for name, value in changes.items():
+        *path, last = name.split("__")
+        sections: list[BaseModel] = [context.settings]
+        for part in path:
+            sections.append(getattr(sections[-1], part))
+        for section in reversed(sections):
+            value = section.model_copy(update={last: value})
+            last = path.pop() if path else ""
+        context.settings = value
 
 
 async def rebuilt_from_bucket(shop: Product, tally: Tally | None = None) -> None:

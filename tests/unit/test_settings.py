@@ -223,7 +223,7 @@ def test_environment_wins_inside_nested_sections() -> None:
     }
     given = {"tiers__cold__region": "us-east-1", "daemon": {"host": "0.0.0.0", "port": 1}, "log": {"level": "debug"}}
     built = config_in(environ, **given)
-    assert (built.tiers.cold.region, built.tiers.cold.bucket) == ("eu-west-1", "bucket")
+    assert (built.tiers.cold.region, built.tiers.cold.url) == ("eu-west-1", "s3://bucket/prefix")
     assert (built.daemon.host, built.daemon.port) == ("0.0.0.0", 9999)
     assert built.tiers.hot.compression_level is None
     assert (built.schedule.age.every, built.schedule.age.jitter) == (timedelta(minutes=5), timedelta(0))

@@ -55,7 +55,7 @@ def retry(
             if not await catalog.quarantine.retry(item):
                 raise NotFound(f"{item!r:.200} is not in quarantine", hint="see: sagaz-tiering quarantine list")
             pack, tally, sound = await catalog.scrubbing.by_key(item), Tally(None), False
-            ttl = context.options.lease_ttl
+            ttl = context.settings.jobs.lease_ttl
             async with catalog.leases.hold(f"scrub/{item[-40:]}", context.owner, ttl) as lease:
                 if pack is not None and lease is not None:
                     sound = await look_into(context, lease, pack, Budget(1000, 2**40), tally)

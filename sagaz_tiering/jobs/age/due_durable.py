@@ -28,13 +28,13 @@ ROWS = 1000
 
 async def batches(context: JobContext, turns: Turns, held: Callable[[UUID], bool]) -> AsyncGenerator[Batch, None]:
     """Claimed rows, until none is due. `held` tells what waits in an open pack of this run already."""
-    durable, options = context.catalog.durable, context.options
+    durable, claim_ttl = context.catalog.durable, context.settings.jobs.claim_ttl
     token = f"{context.owner}/{uuid4().hex}"
     while not context.stopping.is_set():
-        rows = await durable.claim_due(context.now, ROWS, options.claim_ttl)
+        rows = await durable.claim_due(context.now, ROWS, claim_ttl)
         if not rows:
             return
-        mine = await context.hot.claim_these(sorted({row.saga_id for row in rows}), ttl=options.claim_ttl, token=token)
+        mine = await context.hot.claim_these(sorted({row.saga_id for row in rows}), ttl=claim_ttl, token=token)
         metas = {
             row.snapshot_id: await durable_meta(context, row.snapshot_id, row.value, saga_id=row.saga_id)
             for row in rows

@@ -12,10 +12,11 @@ from sagaz_tiering.clock import from_micros
 from sagaz_tiering.codec.header import raw_length
 from sagaz_tiering.codec.value import Header, Record, from_values, read_header
 from sagaz_tiering.codec.zstd import Dictionary
+from sagaz_tiering.config.model import PackSettings
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.jobs.age.keys import LOOK_AGAIN_US, needs_key
 from sagaz_tiering.jobs.claims import Turn
-from sagaz_tiering.jobs.context import JobContext, JobOptions, Tally
+from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.packs.entries import BuiltFrame
@@ -84,7 +85,7 @@ def _build_some(context: JobContext, work: Sequence[Work], supplies: FrameSuppli
         decision = each.decision
         group = _Group(each.turn, decision.policy, expiry_bucket(decision.expires_us), record.meta.saga_name)
         groups.setdefault(group, []).append((record, decision))
-    return _parts(groups, context.options, supplies)
+    return _parts(groups, context.settings.tiers.cold.pack, supplies)
 
 
 class _Due(NamedTuple):
@@ -151,10 +152,10 @@ def _unreadable(error: CorruptRecord, turn: Turn, tally: Tally, now_us: int) -> 
 
 
 def _parts(
-    groups: Mapping[_Group, Sequence[tuple[Record, Decision]]], options: JobOptions, supplies: FrameSupplies
+    groups: Mapping[_Group, Sequence[tuple[Record, Decision]]], pack: PackSettings, supplies: FrameSupplies
 ) -> list[Part]:
     frames = [
-        (group, members) for group, whole in groups.items() for members in chunks(whole, _body_size, options.max_frame)
+        (group, members) for group, whole in groups.items() for members in chunks(whole, _body_size, pack.max_frame)
     ]
     parts = []
     for dictionary in {supplies.chosen.get(group.saga_name) for group, _ in frames}:
@@ -163,7 +164,7 @@ def _parts(
             ([(record, decision.expires_us) for record, decision in members], _key(members, supplies))
             for _, members in chosen
         ]
-        built = build_frames(contents, level=options.level, dictionary=dictionary)
+        built = build_frames(contents, level=pack.level, dictionary=dictionary)
         parts += [_part(group, members, frame) for (group, members), frame in zip(chosen, built, strict=True)]
     return parts
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import UUID
@@ -86,7 +85,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
             await run_share(context, lease, tally)
             return
         async with workers.share("age", context.stopping, tally, context.policies):
-            await run_share(replace(context, options=context.options.shared_by(workers.processes)), lease, tally)
+            await run_share(context.shared_by(workers.processes), lease, tally)
     finally:
         if tally.counts["packs"]:
             # A dump from before these packs is behind from now on, though nobody should move the mark again.

@@ -47,7 +47,7 @@ MAX_OPEN_PACKS = 2
 
 
 MAX_UPLOADS = 4
-"""Packs that are sealed, uploaded and published at once, as far as `JobOptions.upload_bytes` allows; a larger pack goes
+"""Packs that are sealed, uploaded and published at once, as far as `JobContext.upload_bytes` allows; a larger pack goes
 alone."""
 
 
@@ -119,7 +119,7 @@ class Packer:
         pack.take(part)
         self._held |= {entry.meta.snapshot_id.int for entry in part.frame.entry.snapshots}
         part.turn.open_parts += 1
-        target = context.options.pack_target
+        target = context.settings.tiers.cold.pack.target
         if pack.writer.size >= target:
             await self._publish_soon(self._open.pop(key))
         elif sum(p.writer.size for p in self._open.values()) > MAX_OPEN_PACKS * target:
@@ -134,7 +134,7 @@ class Packer:
         self._under_way[asyncio.create_task(self._publish(pack))] = size
 
     def _has_room(self, size: int) -> bool:
-        most = self._context.options.upload_bytes
+        most = self._context.upload_bytes
         return len(self._under_way) < MAX_UPLOADS and sum(self._under_way.values()) + size <= most
 
     async def _some_published(self) -> None:

@@ -96,7 +96,7 @@ async def _rewrite_all(context: JobContext, lease: Lease, tally: Tally) -> None:
         try:
             await _work(context, lease, rewrite, tally)
         except LeaseLost:
-            if not await context.catalog.leases.renew(lease, context.options.lease_ttl):
+            if not await context.catalog.leases.renew(lease, context.settings.jobs.lease_ttl):
                 raise
             tally.add("overtaken", len(rewrite.packs))  # an erasure or a save came between; the next run sees it
         except MasterKeyUnavailable as exc:
@@ -121,8 +121,9 @@ async def forecast(context: JobContext, policies: PolicySet, now: datetime, *, m
 
 
 async def _planned(context: JobContext, policies: PolicySet, now: datetime, most: int = _MAX_CANDIDATES) -> list[Merge]:
-    options, found, after = context.options, list[Candidate](), 0
-    small = int(options.pack_target * options.compact_small_share)
+    options, target = context.settings.jobs, context.settings.tiers.cold.pack.target
+    found, after = list[Candidate](), 0
+    small = int(target * options.compact_small_share)
     while len(found) < most:
         page = await context.catalog.compaction.candidates(options.compact_live_share, small, after, _PAGE)
         alone = await context.catalog.quarantine.left_alone("pack", [c.pack.object_key for c in page])
@@ -130,7 +131,7 @@ async def _planned(context: JobContext, policies: PolicySet, now: datetime, most
         if len(page) < _PAGE:
             break
         after = page[-1].pack.pack_id
-    return plan(found, target=options.pack_target, prices=context.prices, policies=policies, now=now)
+    return plan(found, target=target, prices=context.prices, policies=policies, now=now)
 
 
 async def _work(context: JobContext, lease: Lease, rewrite: Merge, tally: Tally) -> None:
@@ -139,7 +140,7 @@ async def _work(context: JobContext, lease: Lease, rewrite: Merge, tally: Tally)
         return
     await spend(context, "compact", rewrite.cost + Cost(usd=rewrite.early_usd), must=rewrite.erased)
     writer = PackWriter(uuid4(), await claim_prefix(context), context.now_us)
-    async with asyncio.timeout(context.options.upload_deadline.total_seconds()):
+    async with asyncio.timeout(context.settings.jobs.upload_deadline.total_seconds()):
         for pack in readable:
             async for frame in _live_frames(context, lease, pack):
                 writer.add(frame)
@@ -163,7 +164,7 @@ async def _work(context: JobContext, lease: Lease, rewrite: Merge, tally: Tally)
         placed_frames(sealed.footer),
         lease,
         now=context.now,
-        delete_after=context.now + context.options.retire_grace,
+        delete_after=context.now + context.settings.jobs.retire_grace,
     )
     _count(readable, tally)
     tally.add("bytes_after", len(sealed.data))
@@ -209,7 +210,7 @@ async def _live_frames(context: JobContext, lease: Lease, pack: Pack) -> AsyncIt
                 key=None if entry.key_id is None else keys.get(entry.key_id),
                 known=await context.dictionaries.need(entry.dictionary_id),
                 dictionary=context.dictionaries.for_writing(entry.saga_name),
-                level=context.options.level,
+                level=context.settings.tiers.cold.pack.level,
             )
             yield await asyncio.to_thread(_kept, entry, payload, wanted, supplies)
 

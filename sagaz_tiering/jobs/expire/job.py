@@ -94,7 +94,7 @@ def _count_retired(context: JobContext, pack: Pack, gone: int, tally: Tally) -> 
     """Of a pack of which so many snapshots go; without a grace its bytes go in the same run."""
     if gone == pack.live_count:
         tally.add("packs_retired")
-        if not context.options.retire_grace:
+        if not context.settings.jobs.retire_grace:
             _count_deleted(pack, tally)
 
 
@@ -169,7 +169,7 @@ async def _due_sagas(context: JobContext) -> AsyncIterator[list[UUID]]:
         batch: list[UUID] = []
         async for saga_id in context.hot.due_sagas(shard, expiring=True, now_us=context.now_us):
             batch.append(saga_id)
-            if len(batch) == context.options.batch_sagas:
+            if len(batch) == context.settings.jobs.batch_sagas:
                 yield batch
                 batch = []
         if batch:
@@ -298,7 +298,7 @@ async def _expire_archived(context: JobContext, lease: Lease, tally: Tally) -> N
             while life is PackLife.EXPIRING:
                 if context.stopping.is_set():
                     return
-                delete_after = context.now + context.options.retire_grace
+                delete_after = context.now + context.settings.jobs.retire_grace
                 gone, life = await packs.expire(
                     pack.pack_id, lease, context.now, limit=_PLACES, delete_after=delete_after
                 )

@@ -18,11 +18,12 @@ from uuid import UUID
 from sagaz_tiering.catalog.durable import SPILL_NOTICE
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.config.policy import Retention
+from sagaz_tiering.config.sections import JobSettings
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.errors import CorruptRecord, MassDelete
 from sagaz_tiering.hot.values import IndexedHeader
 from sagaz_tiering.jobs.claims import headers_of
-from sagaz_tiering.jobs.context import JobContext, JobOptions, Tally
+from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.expire.recompute import Dates, ends_earlier, outdated_packs, redate
 from sagaz_tiering.jobs.foreign import meta_of
 from sagaz_tiering.policy import Policy, PolicySet, later
@@ -60,7 +61,7 @@ class Shortened:
         self.rules.setdefault(policy, Counter())[said] += 1
 
 
-def too_much(shortened: Shortened, options: JobOptions) -> dict[str, int]:
+def too_much(shortened: Shortened, options: JobSettings) -> dict[str, int]:
     """The policies of which more would end earlier than may without a question, and how many. Pure."""
     found = {}
     for policy, count in shortened.earlier.items():
@@ -71,7 +72,7 @@ def too_much(shortened: Shortened, options: JobOptions) -> dict[str, int]:
     return found
 
 
-def refusal(shortened: Shortened, options: JobOptions, *, at_least: bool = False) -> MassDelete | None:
+def refusal(shortened: Shortened, options: JobSettings, *, at_least: bool = False) -> MassDelete | None:
     """The error that stops a run, if something must. Pure."""
     found = too_much(shortened, options)
     if not found:
@@ -124,9 +125,9 @@ async def question(context: JobContext, tally: Tally, *, lease: Lease | None = N
 
     The rest is as with `count_shortened`.
     """
-    if context.allow_mass_delete or context.options.expire_max_share >= 1:
+    if context.allow_mass_delete or context.settings.jobs.expire_max_share >= 1:
         return None
-    return refusal(await count_shortened(context, tally, lease=lease), context.options)
+    return refusal(await count_shortened(context, tally, lease=lease), context.settings.jobs)
 
 
 async def count_shortened(context: JobContext, tally: Tally, *, lease: Lease | None = None) -> Shortened:
@@ -147,8 +148,8 @@ async def count_shortened(context: JobContext, tally: Tally, *, lease: Lease | N
         if lease is not None and not earlier:
             await redate(own, lease, dates, tally)
         looked_at += 1
-        if lease is not None and looked_at >= _ENOUGH_PACKS and too_much(found, context.options):
-            error = refusal(found, context.options, at_least=True)
+        if lease is not None and looked_at >= _ENOUGH_PACKS and too_much(found, context.settings.jobs):
+            error = refusal(found, context.settings.jobs, at_least=True)
             assert error is not None
             raise error
     return found
@@ -180,8 +181,8 @@ async def _count_hot(context: JobContext, found: Shortened) -> None:
     before, own = context.policies.before, context.policies.own
     assert before is not None
     async for saga_ids in context.hot.saga_ids():
-        for start in range(0, len(saga_ids), context.options.batch_sagas):
-            batch = saga_ids[start : start + context.options.batch_sagas]
+        for start in range(0, len(saga_ids), context.settings.jobs.batch_sagas):
+            batch = saga_ids[start : start + context.settings.jobs.batch_sagas]
             async for position, headers in headers_of(context, batch):
                 for meta in readable(batch[position], headers):
                     policy = before.for_meta(meta).name

@@ -36,7 +36,7 @@ from sagaz_tiering.errors import (
 )
 from sagaz_tiering.jobs.budget import spend
 from sagaz_tiering.jobs.context import JobContext, Tally
-from sagaz_tiering.jobs.restore.notify import tell
+from sagaz_tiering.jobs.restore.notify import ATTEMPTS, tell
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo, RestoreState
 from sagaz_tiering.packs.reader import PackReader
@@ -52,7 +52,7 @@ Step = Callable[[JobContext, Restore, RestorePack, Tally], Coroutine[Any, Any, s
 async def preview(context: JobContext, tally: Tally) -> None:
     """Count the packs that a run would ask for and bring back, and what would be ready then."""
     restores = context.catalog.restores
-    told = len(await restores.unnotified(context.options.notify_attempts))
+    told = len(await restores.unnotified(ATTEMPTS))
     for request in await restores.in_state("RESTORING"):
         tally.add("requests")
         packs = Counter(await _progress(context, request))
@@ -100,8 +100,8 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
         await restores.done(request.restore_id, context.now)
         tally.add("ended")
     await restores.unpin(context.now)
-    for request in await restores.unnotified(context.options.notify_attempts):
-        told = await tell(context.options.notify, request)
+    for request in await restores.unnotified(ATTEMPTS):
+        told = await tell(context.settings.restore, request)
         await restores.notified(request.restore_id, context.now if told else None)
         tally.add("notified" if told else "not_notified")
 
@@ -137,7 +137,7 @@ async def _work(context: JobContext, request: Restore, state: str, step: Step, t
             await context.catalog.restores.set_pack(request.restore_id, pack.pack_id, "DONE")
             continue
         try:
-            async with asyncio.timeout(context.options.upload_deadline.total_seconds()):
+            async with asyncio.timeout(context.settings.jobs.upload_deadline.total_seconds()):
                 after = await step(context, request, pack, tally)
         except MasterKeyUnavailable as exc:
             # It may be there again for the next run; packs that need no key go on.
@@ -264,7 +264,7 @@ async def _rehydrate(context: JobContext, frame: Sequence[AskedFrame], until: da
             if record.meta.snapshot_id in there:
                 decision = context.policies.decide(record.meta, context.now_us)
                 dictionary = context.dictionaries.for_writing(record.meta.saga_name)
-                level = context.options.hot_level
+                level = context.settings.tiers.hot.compression_level
                 value = await asyncio.to_thread(to_value, record, level=level, dictionary=dictionary, in_pack=True)
                 refused = await context.hot.save(
                     record.meta, value, due_us=to_micros(until), expires_us=decision.expires_us

@@ -3,33 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, field
 
 import orjson
 
 from sagaz_tiering.catalog.restores import Restore
+from sagaz_tiering.config.sections import RestoreSettings
 from sagaz_tiering.logs import Logger
 
 _log = Logger(__name__)
 _DEADLINE_S = 30.0
+ATTEMPTS = 5
+"""So often somebody who cannot be told is told again, a run of the job each."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Notify:
-    """Where to tell; nowhere by default. The URL may hold a secret."""
-
-    webhook: str | None = field(default=None, repr=False)
-    command: tuple[str, ...] = ()
-
-
-async def tell(notify: Notify, restore: Restore) -> bool:
+async def tell(settings: RestoreSettings, restore: Restore) -> bool:
     """True when everybody who should know was told; False is to be tried again."""
     document = orjson.dumps({"event": "restore.ended", **restore.to_dict()})
     told = True
-    if notify.webhook is not None:
-        told = await _post(notify.webhook, document) and told
-    if notify.command:
-        told = await _run(notify.command, document) and told
+    if settings.webhook is not None:
+        told = await _post(settings.webhook.get_secret_value(), document) and told
+    if settings.command:
+        told = await _run(settings.command, document) and told
     return told
 
 

@@ -17,8 +17,9 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.codec.value import Record, to_value
 from sagaz_tiering.codec.zstd import Dictionary
+from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.dictionaries.training import train
-from sagaz_tiering.jobs.context import JobContext, JobOptions, Tally
+from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.dictionary_copies import AT_MOST_EVERY, Trained, publish, reconcile
 from sagaz_tiering.jobs.train.samples import SagaSample, masked_contents, samples
 from sagaz_tiering.packs.frame import build_frame
@@ -65,14 +66,14 @@ async def _candidates(context: JobContext, tally: Tally) -> AsyncIterator[Traine
     young = {name for name, each in current.items() if each.trained_at > context.now - AT_MOST_EVERY}
     for sample in await samples(context, young, tally):
         tally.add("names")
-        if len(sample.sagas) < context.options.dictionary_min_sagas:
+        if len(sample.sagas) < context.settings.dictionaries.min_sagas:
             tally.add("names_with_few_sagas")
             continue
         before = current.get(sample.saga_name)
         used_id = None if before is None else before.dictionary_id
         known = await context.dictionaries.need(used_id, *sample.dictionary_ids())
         used = None if used_id is None else known.get(used_id)
-        trained = await asyncio.to_thread(_best, sample, known, used, context.options)
+        trained = await asyncio.to_thread(_best, sample, known, used, context.settings)
         if trained is not None and trained.saves >= MIN_SAVES:
             yield trained
             continue
@@ -82,7 +83,7 @@ async def _candidates(context: JobContext, tally: Tally) -> AsyncIterator[Traine
 
 
 def _best(
-    sample: SagaSample, known: Mapping[bytes, Dictionary], used: Dictionary | None, options: JobOptions
+    sample: SagaSample, known: Mapping[bytes, Dictionary], used: Dictionary | None, settings: TieringConfig
 ) -> Trained | None:
     """The better of two sizes, judged by sagas that it was not trained from, against what is `used` now."""
     sagas = sample.records(known)
@@ -90,14 +91,15 @@ def _best(
     if not judges or not rest:
         return None
     contents = masked_contents(rest, seed=sample.saga_name)
-    before = _sizes(judges, used, options)
+    before = _sizes(judges, used, settings)
     best: Trained | None = None
-    for size in (options.dictionary_size, options.dictionary_size // 2):
-        data = train(contents, size=size, level=options.hot_level or options.level)
+    largest, level = settings.dictionaries.size, settings.tiers.hot.compression_level or settings.tiers.cold.pack.level
+    for size in (largest, largest // 2):
+        data = train(contents, size=size, level=level)
         if data is None:
             continue
         dictionary = Dictionary(data)
-        shares = [after / max(was, 1) for after, was in zip(_sizes(judges, dictionary, options), before, strict=True)]
+        shares = [after / max(was, 1) for after, was in zip(_sizes(judges, dictionary, settings), before, strict=True)]
         trained = Trained(
             saga_name=sample.saga_name, dictionary=dictionary, sagas=len(rest), saves=1 - sum(shares) / len(shares)
         )
@@ -106,9 +108,9 @@ def _best(
     return best
 
 
-def _sizes(sagas: Sequence[Sequence[Record]], dictionary: Dictionary | None, options: JobOptions) -> list[int]:
+def _sizes(sagas: Sequence[Sequence[Record]], dictionary: Dictionary | None, settings: TieringConfig) -> list[int]:
     """Bytes of all frames and, where Redis compresses, of all values."""
-    level, hot_level = options.level, options.hot_level
+    level, hot_level = settings.tiers.cold.pack.level, settings.tiers.hot.compression_level
     frames = (build_frame([(record, None) for record in saga], level=level, dictionary=dictionary) for saga in sagas)
     sizes = [sum(len(frame.payload) for frame in frames)]
     if hot_level is not None:

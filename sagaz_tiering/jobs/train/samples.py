@@ -83,7 +83,7 @@ class _Collected:
             return
         name = headers[0].meta.saga_name
         sample = self.by_name.setdefault(name, SagaSample(name))
-        if sample.raw_bytes >= self._context.options.dictionary_sample:
+        if sample.raw_bytes >= self._context.settings.dictionaries.sample:
             return
         kept, size = list[bytes](), 0
         newest_first = sorted(zip(headers, values, strict=True), key=lambda each: each[0].meta.order_key, reverse=True)
@@ -117,7 +117,7 @@ async def samples(context: JobContext, skip: Collection[str], tally: Tally) -> l
                     found.add(saga_id, [value for value in gathered.values if value is not None])
     except HotTierUnavailable as exc:
         tally.note(f"Redis was not looked at: {exc}")
-    few = context.options.dictionary_min_sagas
+    few = context.settings.dictionaries.min_sagas
     if not found.by_name or any(len(sample.sagas) < few for sample in found.by_name.values()):
         await _add_durable(context, found)
     tally.add("sagas", len(found.looked_at))
