@@ -100,7 +100,7 @@ async def save(runtime: Runtime, count: int, *, hot: bool, durable: bool) -> Non
                 times = {"due_us": decision.due_us, "expires_us": decision.expires_us}
                 stored = with_meta(value, meta)
                 if durable:
-                    await runtime.catalog.durable.put(meta, stored, **times, spilled=False)
+                    await runtime.catalog.durable.put(meta, stored, **times, fallback=False)
                 if hot:
                     await runtime.hot.save(meta, stored, **times)
 

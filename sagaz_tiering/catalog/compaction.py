@@ -8,10 +8,10 @@ from datetime import datetime
 from uuid import UUID
 
 from sagaz_tiering.catalog.erasures import settle_upload
+from sagaz_tiering.catalog.frame_index import IndexedFrame, insert_frames
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
 from sagaz_tiering.catalog.packs import Pack, pack_of_row
-from sagaz_tiering.catalog.places import PlacedFrame, insert_frames
 from sagaz_tiering.drivers.postgresql.pool import Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.errors import LeaseLost
@@ -50,7 +50,7 @@ class Compaction:
         self,
         new_id: int,
         old_ids: Sequence[int],
-        frames: Sequence[PlacedFrame],
+        frames: Sequence[IndexedFrame],
         lease: Lease,
         *,
         now: datetime,

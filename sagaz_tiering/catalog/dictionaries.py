@@ -45,7 +45,7 @@ class CurrentDictionary:
 
 
 class CatalogDictionaries:
-    """The table `dictionaries`: a source of the shelf, and the register that tells writers what to use."""
+    """The table `dictionaries`: a source of the dictionary cache, and the register that tells writers what to use."""
 
     place = "the catalog"
 

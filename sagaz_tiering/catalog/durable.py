@@ -1,8 +1,8 @@
 """Durable copies: acknowledged snapshots in PostgreSQL until their pack is committed.
 
-A row that Redis could not take is `spilled`. Readers trust Redis alone only while no spill is announced, so the
-first spill of an outage is acknowledged only after every reader's knowledge of "none" has run out
-(`SPILL_NOTICE`); later ones of the same outage do not wait. Concurrent saves share transactions.
+What Redis could not take is a fallback row. Readers trust Redis alone only while no fallback is announced, so the
+first fallback of an outage is acknowledged only after every reader's knowledge of "none" has run out
+(`FALLBACK_NOTICE`); later ones of the same outage do not wait. Concurrent saves share transactions.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ MOST_DUE = 100_000
 _EXACT_PAGES = 1_000
 """A table of so many pages is counted row by row in a few milliseconds."""
 
-SPILL_NOTICE = timedelta(seconds=1)
-"""How long a reader may rely on having seen that nothing is spilled."""
+FALLBACK_NOTICE = timedelta(seconds=1)
+"""How long a reader may rely on having seen that nothing is a fallback."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,7 +90,7 @@ class Postponement:
 class Put:
     """What became of a row. `in_the_way_us`: when what kept it out was done to its snapshot (None: it is there now).
 
-    `announced_for_s`: for how long readers can know of it, where it is spilled. `changes`: how often Redis had been
+    `announced_for_s`: for how long readers can know of it, where it is a fallback. `changes`: how often Redis had been
     found to be another one when it was stored (None: it was not).
     """
 
@@ -120,10 +120,10 @@ class DurableCopies:
         *,
         due_us: int | None,
         expires_us: int | None,
-        spilled: bool,
+        fallback: bool,
         deadline: timedelta | None = None,
     ) -> Put:
-        """Store durably; returns when it is committed (and, for the first spill of an outage, announced).
+        """Store durably; returns when it is committed (and, for the first fallback of an outage, announced).
 
         The whole call is given up after `deadline` (the command time-out): CatalogUnavailable.
         With something in the way nothing was stored, since the snapshot was saved or deleted at the instant of this
@@ -142,7 +142,7 @@ class DurableCopies:
             moment(expires_us),
             moment(due_us),
             meta.body_crc,
-            spilled,
+            fallback,
             value,
         )
         seconds = (deadline or self._db.options.command_timeout).total_seconds()
@@ -153,7 +153,7 @@ class DurableCopies:
             where = self._db.options.shown_url
             raise CatalogUnavailable(f"PostgreSQL at {where} did not answer within {seconds:g} s") from exc
         if done.announced_for_s is not None:
-            await asyncio.sleep(max(0.0, SPILL_NOTICE.total_seconds() - done.announced_for_s))
+            await asyncio.sleep(max(0.0, FALLBACK_NOTICE.total_seconds() - done.announced_for_s))
         if done.frozen:
             raise LegalHold(f"snapshot {meta.snapshot_id} is under a legal hold; it cannot be replaced")
         return done
@@ -165,7 +165,7 @@ class DurableCopies:
         if any(row[_SPILLED] for row in rows):
             async with self._db.transaction() as conn:
                 stored = await conn.fetch(_SQL["put_many"], *zip(*ordered, strict=True))
-                announced_for_s = await conn.fetchval(_SQL["announce_spill"])
+                announced_for_s = await conn.fetchval(_SQL["announce_fallback"])
         elif len(rows) == 1:
             stored = await self._db.fetch(_SQL["put"], *rows[0])
         else:
@@ -193,9 +193,9 @@ class DurableCopies:
             for each, saved_at in refused.items()
         }
 
-    async def spilled(self, after: UUID, limit: int) -> list[DurableRow]:
+    async def fallback_rows(self, after: UUID, limit: int) -> list[DurableRow]:
         """Rows that Redis lacks, by id, after an id."""
-        return [DurableRow(**dict(row)) for row in await self._db.fetch(_SQL["spilled"], after, limit)]
+        return [DurableRow(**dict(row)) for row in await self._db.fetch(_SQL["fallback_rows"], after, limit)]
 
     async def page(self, after: UUID, limit: int) -> list[DurableRow]:
         """All rows, by id, after an id."""
@@ -212,22 +212,22 @@ class DurableCopies:
             rows = await conn.fetch(_SQL["keep"], list(ids))
             yield [(row["snapshot_id"], row["saved_at"], row["value"]) for row in rows]
 
-    async def unspill(self, done: Sequence[tuple[UUID, datetime]]) -> None:
+    async def clear_fallback(self, done: Sequence[tuple[UUID, datetime]]) -> None:
         """These versions are in Redis now."""
-        await self._db.execute(_SQL["unspill"], [d[0] for d in done], [d[1] for d in done])
+        await self._db.execute(_SQL["clear_fallback"], [d[0] for d in done], [d[1] for d in done])
 
-    async def spill(self, rows: Sequence[tuple[UUID, datetime]]) -> None:
+    async def mark_fallback(self, rows: Sequence[tuple[UUID, datetime]]) -> None:
         """Redis lacks these versions; returns when every reader can know."""
         async with self._db.transaction() as conn:
-            await conn.execute(_SQL["spill"], [row[0] for row in rows], [row[1] for row in rows])
-            announced_for_s: float = await conn.fetchval(_SQL["announce_spill"])
-        await asyncio.sleep(max(0.0, SPILL_NOTICE.total_seconds() - announced_for_s))
+            await conn.execute(_SQL["mark_fallback"], [row[0] for row in rows], [row[1] for row in rows])
+            announced_for_s: float = await conn.fetchval(_SQL["announce_fallback"])
+        await asyncio.sleep(max(0.0, FALLBACK_NOTICE.total_seconds() - announced_for_s))
 
-    async def end_spill(self) -> bool:
-        """Withdraw the announcement if nothing is spilled any more; True if it was withdrawn."""
+    async def end_fallback(self) -> bool:
+        """Withdraw the announcement if there is no fallback row any more; True if it was withdrawn."""
         async with self._db.transaction() as conn:
-            await conn.execute(_SQL["lock_spill"])
-            return affected(await conn.execute(_SQL["end_spill"])) == 1
+            await conn.execute(_SQL["lock_fallback"])
+            return affected(await conn.execute(_SQL["end_fallback"])) == 1
 
     async def claim_due(self, now: datetime, limit: int, ttl: timedelta) -> list[ClaimedRow]:
         """Up to `limit` due rows that nobody works on, claimed for `ttl`."""
@@ -257,10 +257,10 @@ class DurableCopies:
         rows = await self._db.fetch(_SQL["metas"], after, limit)
         return [(_meta(r), None if r["expires_at"] is None else to_micros(r["expires_at"])) for r in rows]
 
-    async def redate(self, rows: Sequence[tuple[SnapshotMeta, int | None]]) -> None:
+    async def recompute_expiry(self, rows: Sequence[tuple[SnapshotMeta, int | None]]) -> None:
         """These saves expire then (None: never), and `age` looks at them once more."""
         await self._db.execute(
-            _SQL["redate"],
+            _SQL["recompute_expiry"],
             [meta.snapshot_id for meta, _ in rows],
             [from_micros(meta.saved_us) for meta, _ in rows],
             [moment(expires_us) for _, expires_us in rows],
@@ -290,7 +290,7 @@ class DurableCopies:
         return max((row["snapshot_id"] for row in rows), default=None)
 
     async def totals(self, now: datetime) -> dict[str, int]:
-        """`snapshots`, `bytes`, `spilled`, `due`."""
+        """`snapshots`, `bytes`, `fallback` (only here: Redis could not take them), `due`."""
         row = await self._db.fetchrow(_SQL["totals"], now)
         return {} if row is None else dict(row)
 

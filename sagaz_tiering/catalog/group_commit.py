@@ -18,7 +18,7 @@ from sagaz_tiering.errors import CatalogUnavailable, ConfigError
 MAX_ROWS: Final = 256
 MAX_BYTES: Final = 4 * 1024 * 1024
 """A batch is sealed at either, so that it is held in memory and sent in one piece without harm."""
-LANES: Final = 2
+COMMITTERS: Final = 2
 """Batches under way at once: one is sent while another is flushed."""
 
 Item = TypeVar("Item")
@@ -45,7 +45,7 @@ class GroupCommit(Generic[Item, Result]):
         self._home.check()
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         self._waiting.append((item, size, done))
-        if self._working < LANES:
+        if self._working < COMMITTERS:
             self._working += 1
             task = asyncio.create_task(self._work())
             self._tasks.add(task)

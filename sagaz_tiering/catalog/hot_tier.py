@@ -25,7 +25,7 @@ class KnownRedis:
     run_id: str
     trusted: bool
     changes: int
-    spilled: bool = False
+    fallback: bool = False
     first_after: timedelta | None = None
     held: Sequence[str] = ()
     packed: bool = True

@@ -29,7 +29,7 @@ ARCHIVE_LOCK = 0x5A6A7A02
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class FramePlace:
+class FrameLocation:
     """The byte range of an object that holds a frame.
 
     `key` opens an `encrypted` one; None there: it was destroyed, or lost. It comes with the place in one look, so
@@ -50,7 +50,7 @@ class FramePlace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Located:
+class SnapshotLocation:
     """A snapshot and its copy: a durable `value` (None if not asked for) or a `place` in a pack.
 
     The expiry in `ref` is the recorded one. Of a durable copy `retention_until` is the snapshot's own date; of one in a
@@ -61,7 +61,7 @@ class Located:
     ref: SnapshotRef
     saved_us: int | None
     value: bytes | None
-    place: FramePlace | None
+    place: FrameLocation | None
     retention_until: datetime | None = None
     dated_by: str | None = None
     max_clock_at: datetime | None = None
@@ -96,7 +96,7 @@ class Locations:
         self._db = db
         self._holds = Holds(db)
 
-    async def find(self, snapshot_id: UUID) -> list[Located]:
+    async def find(self, snapshot_id: UUID) -> list[SnapshotLocation]:
         """The durable copy and the archived one, whichever exist, expired or not, in one consistent look."""
         return [_located(row) for row in await self._db.fetch(_SQL["find"], snapshot_id)]
 
@@ -108,7 +108,7 @@ class Locations:
         step_name: str | None = None,
         limit: int,
         with_values: bool,
-    ) -> list[Located]:
+    ) -> list[SnapshotLocation]:
         """Copies of a saga's snapshots, newest first: at most `limit` durable and `limit` archived ones.
 
         Expired or not: what the policies in force say decides that, not only what was recorded.
@@ -212,12 +212,12 @@ def _columns(saves: Sequence[Saved]) -> tuple[list[UUID], list[UUID], list[datet
     )
 
 
-def _located(row: Any) -> Located:
+def _located(row: Any) -> SnapshotLocation:
     cold = row["pack_id"] is not None
     storage_class = StorageClass(row["storage_class"]) if cold else None
     place = None
     if storage_class is not None:
-        place = FramePlace(
+        place = FrameLocation(
             pack_id=row["pack_id"],
             object_key=row["object_key"],
             offset=row["byte_offset"],
@@ -242,7 +242,7 @@ def _located(row: Any) -> Located:
         storage_class=storage_class.value if storage_class else None,
     )
     saved = row["saved_at"]
-    return Located(
+    return SnapshotLocation(
         ref=ref,
         saved_us=None if saved is None else to_micros(saved),
         value=row["value"],

@@ -14,11 +14,11 @@ from uuid import UUID
 
 from sagaz_tiering.catalog.durable import moment
 from sagaz_tiering.catalog.erasures import settle_upload
+from sagaz_tiering.catalog.frame_index import IndexedFrame, Steps, check_keys, dead_among, insert_places
 from sagaz_tiering.catalog.holds import Holds, hold_still
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
-from sagaz_tiering.catalog.places import PlacedFrame, Steps, check_keys, dead_among, insert_places
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
@@ -113,7 +113,7 @@ class Packs:
     async def activate(
         self,
         pack_id: int,
-        frames: Sequence[PlacedFrame],
+        frames: Sequence[IndexedFrame],
         lease: Lease,
         now: datetime,
         *,
@@ -143,7 +143,7 @@ class Packs:
             await _drop_nearer(conn, frames)
         return published
 
-    async def _check_replaced(self, conn: Connection, frames: Sequence[PlacedFrame], left_out: set[UUID]) -> None:
+    async def _check_replaced(self, conn: Connection, frames: Sequence[IndexedFrame], left_out: set[UUID]) -> None:
         await hold_still(conn)
         ids = [meta.snapshot_id for frame in frames for meta, _, _ in frame.snapshots]
         if await self._holds.frozen_in_packs([one for one in ids if one not in left_out], conn):
@@ -159,7 +159,7 @@ class Packs:
         """Of these packs, the ones that have a row."""
         return {row["pack_uuid"] for row in await self._db.fetch(_SQL["known"], list(pack_uuids))}
 
-    async def adopt(self, pack: NewPack, frames: Sequence[PlacedFrame], lease: Lease, now: datetime) -> int:
+    async def adopt(self, pack: NewPack, frames: Sequence[IndexedFrame], lease: Lease, now: datetime) -> int:
         """A pack that is in the bucket already becomes `ACTIVE` with these snapshots; how many. One transaction.
 
         Durable rows that are not newer go. What the catalog knows of an upload of it is forgotten.
@@ -269,15 +269,15 @@ class Packs:
         """Active packs whose expiry dates were computed by other policy texts."""
         return await self._packs("outdated", retention_revision, after, limit)
 
-    async def redate(
+    async def recompute_expiry(
         self, pack_id: int, expiries: Sequence[tuple[UUID, int | None]], retention_revision: str, lease: Lease
     ) -> None:
         """Set new expiry dates for a pack's snapshots."""
         async with self._db.transaction() as conn:
             await fence(conn, lease)
             ids = [snapshot_id for snapshot_id, _ in expiries]
-            await conn.execute(_SQL["redate"], pack_id, ids, [moment(us) for _, us in expiries])
-            await conn.execute(_SQL["redated"], pack_id, retention_revision)
+            await conn.execute(_SQL["recompute_expiry"], pack_id, ids, [moment(us) for _, us in expiries])
+            await conn.execute(_SQL["recomputed"], pack_id, retention_revision)
 
     async def unfinished(self, begun_before: datetime, after: int, limit: int) -> list[Pack]:
         """Uploads begun before a deadline and never finished."""
@@ -317,7 +317,7 @@ class Packs:
         return [pack_of_row(row) for row in await self._db.fetch(_SQL[query], *args)]
 
 
-async def _drop_nearer(conn: Connection, frames: Sequence[PlacedFrame]) -> None:
+async def _drop_nearer(conn: Connection, frames: Sequence[IndexedFrame]) -> None:
     """Durable rows, and notes of hot saves, of what is in a pack now, in that version or an older one."""
     metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
     ids, saved = [meta.snapshot_id for meta in metas], [from_micros(meta.saved_us) for meta in metas]

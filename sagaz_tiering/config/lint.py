@@ -22,7 +22,7 @@ _S3_ONLY = (
 
 
 def settings_warnings(config: TieringConfig, in_file: Callable[[Location], bool]) -> Iterator[tuple[Location, str]]:
-    """Every doubt about the settings; `in_file` tells whether a value comes from the file."""
+    """Every warning about the settings; `in_file` tells whether a value comes from the file."""
     cold = config.tiers.cold
     if cold.is_directory:
         for key in _S3_ONLY:

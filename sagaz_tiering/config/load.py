@@ -67,11 +67,11 @@ def load_with_warnings(
     `minimum_durations` tells for a region how long each class is paid for at least.
     """
     config, origin = _load(path, environ)
-    doubts = list(settings_warnings(config, origin.in_file))
+    remarks = list(settings_warnings(config, origin.in_file))
     minimum = minimum_durations(config.tiers.cold.region)
-    doubts += [(("policies", *each.location), each.message) for each in policy_warnings(config.policies, minimum)]
-    doubts.sort(key=lambda doubt: origin.place.line_of(doubt[0]))
-    warnings = [ConfigWarning(message=text, location=where, source=origin.source_of(where)) for where, text in doubts]
+    remarks += [(("policies", *each.location), each.message) for each in policy_warnings(config.policies, minimum)]
+    remarks.sort(key=lambda remark: origin.place.line_of(remark[0]))
+    warnings = [ConfigWarning(message=text, location=where, source=origin.source_of(where)) for where, text in remarks]
     warnings += [
         ConfigWarning(message=f"sets nothing; {advice}", location=(), source=f"environment variable {name}")
         for name, advice in ignored_variables(origin.environ, tuple(TieringConfig.model_fields))

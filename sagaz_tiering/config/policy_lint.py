@@ -28,20 +28,20 @@ class PolicyWarning:
 def policy_warnings(
     policies: Sequence[Policy], minimum_durations: Mapping[StorageClass, timedelta]
 ) -> list[PolicyWarning]:
-    """Every doubt about these policies, in their order.
+    """Every warning about these policies, in their order.
 
     `minimum_durations` is the time each class bills at least (of the price list); a class that is not in it
     bills by the day.
     """
     found: list[PolicyWarning] = []
     for i, policy in enumerate(policies):
-        doubts = (
+        remarks = (
             *_unreachable(policy, policies[:i]),
             *_unretained(policy),
             *_short_stays(policy, minimum_durations),
             *_thaws(policy),
         )
-        found.extend(PolicyWarning(message=text, location=(i, *where)) for where, text in doubts)
+        found.extend(PolicyWarning(message=text, location=(i, *where)) for where, text in remarks)
     if not any(policy.match.is_catch_all for policy in policies):
         found.append(PolicyWarning(message=_no_catch_all(policies), location=()))
     return found

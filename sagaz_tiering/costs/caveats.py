@@ -13,7 +13,7 @@ from sagaz_tiering.policy import PolicySet
 OLD_PRICES = timedelta(days=180)
 
 
-def doubts(
+def caveats(
     inputs: Inputs,
     lines: Sequence[Line],
     groups: Sequence[PackGroup],

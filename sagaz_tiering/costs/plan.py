@@ -13,7 +13,7 @@ from typing import Any
 from sagaz_tiering.costs.advice import Advice, advise
 from sagaz_tiering.costs.ageing import age_lines, by_bucket
 from sagaz_tiering.costs.buckets import NEVER, ends_at
-from sagaz_tiering.costs.caveats import doubts
+from sagaz_tiering.costs.caveats import caveats
 from sagaz_tiering.costs.choice import judge_pack
 from sagaz_tiering.costs.economics import Verdict, life
 from sagaz_tiering.costs.inputs import Inputs, PackGroup
@@ -100,7 +100,7 @@ def plan(
         currency=prices.currency,
         lines=found,
         advice=tuple(_advice(staying, ageing, policies, prices, now)),
-        warnings=tuple(doubts(inputs, found, groups, policies, prices, now)),
+        warnings=tuple(caveats(inputs, found, groups, policies, prices, now)),
         estimates=inputs.estimates,
         month_before_usd=sum(_monthly(group, prices) for group in (*inputs.packs, *inputs.retiring)),
     )

@@ -32,7 +32,7 @@ def digest_in(key: str) -> bytes | None:
 
 
 class BucketDictionaries:
-    """The bucket as a source of the shelf: the last one, which needs neither Redis nor the catalog."""
+    """The bucket as a source of the dictionary cache: the last one, which needs neither Redis nor the catalog."""
 
     place = "the bucket"
 

@@ -56,7 +56,7 @@ async def _lock(bucket: S3Bucket) -> AsyncGenerator[Finding, None]:
 async def _lifecycle(bucket: S3Bucket, prefix: str) -> AsyncGenerator[Finding, None]:
     rules = await bucket.rules()
     under = f"{prefix}/" if prefix else ""
-    found = [each for rule in rules if rule.touches(under) for each in _doubts(rule)]
+    found = [each for rule in rules if rule.touches(under) for each in _findings(rule)]
     for each in found:
         yield each
     if not found:
@@ -65,7 +65,7 @@ async def _lifecycle(bucket: S3Bucket, prefix: str) -> AsyncGenerator[Finding, N
         yield ok("object_store.lifecycle", f"{len(rules)} rules, none moves or deletes our objects", advice)
 
 
-def _doubts(rule: LifecycleRule) -> Iterator[Finding]:
+def _findings(rule: LifecycleRule) -> Iterator[Finding]:
     subject, where = "object_store.lifecycle", f"rule {rule.name!r} (prefix {rule.prefix or '/'!r})"
     if rule.expires:
         text = f"{where} deletes our objects, whatever policies and legal holds say"

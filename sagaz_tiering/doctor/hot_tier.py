@@ -16,7 +16,7 @@ from sagaz_tiering.clock import Clock
 from sagaz_tiering.doctor.finding import Finding, error, from_error, ok, warning
 from sagaz_tiering.doctor.skew import compared
 from sagaz_tiering.drivers.redis.client import LazyRedis, RedisOptions
-from sagaz_tiering.drivers.redis.health import MEMORY_WATERMARK, doubts, server_facts
+from sagaz_tiering.drivers.redis.health import MEMORY_WATERMARK, server_facts, server_warnings
 from sagaz_tiering.drivers.redis.sentinels import sentinel_options
 from sagaz_tiering.drivers.redis.url import RedisAddress, parse_redis_url
 from sagaz_tiering.errors import HotTierUnavailable, SagazTieringError
@@ -27,7 +27,7 @@ OLDEST = (6, 2)
 SLOW = timedelta(milliseconds=20)
 """A save and a common read are one round trip; from here on applications notice."""
 _PINGS = 5
-_PATIENCE = timedelta(seconds=5)
+_SOCKET_TIMEOUT = timedelta(seconds=5)
 """What the other checks do meanwhile may hold an answer up; how long it took is told anyway."""
 _SETTING = "tiers.hot.url"
 _NOBODY = "no primary"
@@ -44,7 +44,7 @@ async def check_hot_tier(parts: Parts) -> AsyncGenerator[Finding, None]:
             setting=_SETTING,
             keys=f"{options.key_prefix}*",
             max_connections=2,
-            socket_timeout=max(options.socket_timeout, _PATIENCE),
+            socket_timeout=max(options.socket_timeout, _SOCKET_TIMEOUT),
         )
     )
     try:
@@ -114,7 +114,7 @@ def _hot_only(parts: Parts) -> list[str]:
 
 def _kept(server: dict[str, Any], *, hot_only: Sequence[str]) -> Iterator[Finding]:
     """Eviction, persistence and memory, each named whether good or bad."""
-    found = {doubt.what: doubt for doubt in doubts(server)}
+    found = {each.what: each for each in server_warnings(server)}
     saves = server.get("save", "unknown")
     used, limit = server.get("used_memory", 0), server.get("maxmemory") or server.get("total_system_memory") or 0
     good = {
@@ -123,10 +123,10 @@ def _kept(server: dict[str, Any], *, hot_only: Sequence[str]) -> Iterator[Findin
         "memory": f"{show_bytes(used)} of {show_bytes(limit)} used, watermark {MEMORY_WATERMARK:.0%}",
     }
     for what, text in good.items():
-        subject, doubt = f"redis.{what}", found.get(what)
-        if doubt is not None:
+        subject, each = f"redis.{what}", found.get(what)
+        if each is not None:
             make = error if what == "eviction" else warning
-            yield make(subject, doubt.text, doubt.hint)
+            yield make(subject, each.text, each.hint)
         elif what == "persistence" and not server.get("aof_enabled") and saves == "unknown":
             hint = "grant +config|get, or look there: appendonly yes, or save"
             yield warning(subject, "no append-only file, and CONFIG GET save is refused", hint)

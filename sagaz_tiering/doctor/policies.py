@@ -15,12 +15,12 @@ OLD_PRICES = timedelta(days=365)
 
 
 async def check_policies(
-    config: TieringConfig, doubts: Sequence[ConfigWarning], now: datetime
+    config: TieringConfig, warnings: Sequence[ConfigWarning], now: datetime
 ) -> AsyncGenerator[Finding, None]:
     """Warnings of `policy check`, and the price list."""
-    for doubt in doubts:
-        yield warning("policy", str(doubt), "correct it, or leave it if it is meant; see: sagaz-tiering policy check")
-    if not doubts:
+    for each in warnings:
+        yield warning("policy", str(each), "correct it, or leave it if it is meant; see: sagaz-tiering policy check")
+    if not warnings:
         revision = PolicySet(config.policies).revision
         yield ok("policy", f"{len(config.policies)} policies, nothing doubtful (revision {revision})")
     if config.tiers.cold.is_directory and config.tiers.cold.region is None:

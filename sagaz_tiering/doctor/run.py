@@ -39,11 +39,11 @@ async def examine(path: Path, *, deadline: timedelta = DEADLINE, clock: Clock | 
     clock = clock or SystemClock()
     findings = await _carried_out("packages", check_packages, deadline)
     try:
-        config, doubts = await asyncio.to_thread(load_with_warnings, path, minimum_durations)
+        config, warnings = await asyncio.to_thread(load_with_warnings, path, minimum_durations)
     except SagazTieringError as exc:
         return [*findings, from_error("configuration", exc)]
     findings += await _side_by_side(
-        {"policy": partial(check_policies, config, doubts, clock.now()), "folders": partial(check_folders, config)},
+        {"policy": partial(check_policies, config, warnings, clock.now()), "folders": partial(check_folders, config)},
         deadline,
     )
     return findings + await _servers(config, deadline, clock)

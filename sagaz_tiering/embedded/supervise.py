@@ -113,7 +113,7 @@ class Supervisor:
         )
 
     def stop(self) -> None:
-        """Ask the server to end, and remember when patience ends."""
+        """Ask the server to end, and remember when it must have ended."""
         if self.stopping_until is None:
             self.stopping_until = time.monotonic() + self.spec["grace_s"]
             if self.exit_code is None:

@@ -19,7 +19,7 @@ import redis.exceptions as driver
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.drivers.process_loop import HomeLoop
 from sagaz_tiering.drivers.redis.client import is_demoted, load_script, redis_errors, run_script
-from sagaz_tiering.drivers.redis.multiplexed import Lane
+from sagaz_tiering.drivers.redis.multiplexed import MultiplexedConnection
 from sagaz_tiering.drivers.redis.sentinels import PrimaryPool, drop_idle
 from sagaz_tiering.drivers.redis.url import RedisAddress, parse_redis_url
 from sagaz_tiering.drivers.server_clock import ClockSample, uptime_s
@@ -66,13 +66,13 @@ class HotCalls:
         self.expected = ""
         """The nonce of the incarnation that reads are meant for ("": any)."""
         self._client: redis.asyncio.Redis | None = None
-        self._lane: Lane | None = None
-        self._job_lane: Lane | None = None
-        self._times_left: Counter[Lane] = Counter()
+        self._multiplexed: MultiplexedConnection | None = None
+        self._job_multiplexed: MultiplexedConnection | None = None
+        self._times_left: Counter[MultiplexedConnection] = Counter()
         self._home = HomeLoop(self)
 
     async def open(self) -> None:
-        """Make the connection pool and the lanes (nothing is sent yet). Raises ConfigError for a URL of no use."""
+        """Make the connection pool and those shared (nothing is sent yet). Raises ConfigError for a URL of no use."""
         address = parse_redis_url(self.options.url, setting=_SETTING)
         self._home.check()
         seconds = self.options.socket_timeout.total_seconds()
@@ -86,17 +86,17 @@ class HotCalls:
         }
         pool = self._pool(address, common)
         self._client = redis.asyncio.Redis.from_pool(pool)
-        self._lane = Lane(pool.make_connection, seconds)
-        self._job_lane = Lane(pool.make_connection, max(seconds, _JOBS_DEADLINE_S))
+        self._multiplexed = MultiplexedConnection(pool.make_connection, seconds)
+        self._job_multiplexed = MultiplexedConnection(pool.make_connection, max(seconds, _JOBS_DEADLINE_S))
 
     async def close(self) -> None:
         """Close every connection."""
-        lanes = [lane for lane in (self._lane, self._job_lane) if lane is not None]
-        client, self._client, self._lane, self._job_lane = self._client, None, None, None
+        both = [multiplexed for multiplexed in (self._multiplexed, self._job_multiplexed) if multiplexed is not None]
+        client, self._client, self._multiplexed, self._job_multiplexed = self._client, None, None, None
 
         async def end() -> None:
-            for lane in lanes:
-                await lane.close()
+            for multiplexed in both:
+                await multiplexed.close()
             if client is not None:
                 await client.aclose()
                 await client.connection_pool.aclose()  # Redis.aclose() of older drivers only disconnects
@@ -133,16 +133,16 @@ class HotCalls:
 
     async def _ask(self, name: str, keys: Sequence[Any], args: Sequence[Any], *, behind: str | None = None) -> Any:
         """A short call, on the connection that all share."""
-        lane = self._lane
-        if lane is None:
+        multiplexed = self._multiplexed
+        if multiplexed is None:
             return await self._eval(name, keys, args)  # which tells that it is closed
-        times, script = self._times_left[lane], load_script(__package__, name, behind=behind)
+        times, script = self._times_left[multiplexed], load_script(__package__, name, behind=behind)
         try:
-            return await lane.run(script, keys, args)
+            return await multiplexed.run(script, keys, args)
         except (driver.RedisError, OSError) as exc:
             with self._translated():
-                await self._leave_replica(exc, lane, times)
-                return await lane.run(script, keys, args)
+                await self._leave_replica(exc, multiplexed, times)
+                return await multiplexed.run(script, keys, args)
 
     async def _eval(self, name: str, keys: Sequence[str], args: Sequence[Any], *, behind: str | None = None) -> Any:
         script = load_script(__package__, name, behind=behind)
@@ -166,28 +166,30 @@ class HotCalls:
 
     async def _eval_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
         """The same script many times, pipelined on the jobs' own connection, so that no application waits behind."""
-        lane = self._job_lane
-        if lane is None:
+        multiplexed = self._job_multiplexed
+        if multiplexed is None:
             raise _closed()
-        times = self._times_left[lane]
+        times = self._times_left[multiplexed]
         try:
-            return await lane.run_many(load_script(__package__, name), calls)
+            return await multiplexed.run_many(load_script(__package__, name), calls)
         except (driver.RedisError, OSError) as exc:
             with self._translated():
-                await self._leave_replica(exc, lane, times)
-                return await lane.run_many(load_script(__package__, name), calls)
+                await self._leave_replica(exc, multiplexed, times)
+                return await multiplexed.run_many(load_script(__package__, name), calls)
 
-    async def _leave_replica(self, error: Exception, lane: Lane | None = None, times: int = 0) -> None:
-        """Drop idle connections, and that of `lane`, for the call to be made again, if they lead to a replica.
+    async def _leave_replica(
+        self, error: Exception, multiplexed: MultiplexedConnection | None = None, times: int = 0
+    ) -> None:
+        """Drop idle connections, and that of `multiplexed`, for the call to be made again, if they lead to a replica.
 
-        Raises any other `error`. `times` is how often the lane had been left when the call began: once is enough for
+        Raises any other `error`. `times` is how often that had been left when the call began: once is enough for
         all calls that were under way.
         """
         if not is_demoted(error):
             raise error
-        if lane is not None and self._times_left[lane] == times:
-            self._times_left[lane] += 1
-            await lane.close()
+        if multiplexed is not None and self._times_left[multiplexed] == times:
+            self._times_left[multiplexed] += 1
+            await multiplexed.close()
         self.forget_idle()
 
     def forget_idle(self) -> None:

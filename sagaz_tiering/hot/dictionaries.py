@@ -18,7 +18,7 @@ _log = Logger(__name__)
 
 
 class HotDictionaries:
-    """A source of the shelf. No time to live: they are few, and values need them."""
+    """A source of the dictionary cache. No time to live: they are few, and values need them."""
 
     place = "Redis"
 

@@ -89,7 +89,7 @@ class HotIncarnation(HotCalls):
             first += _PAGE
 
     async def be_looked_at(self, saga_ids: Sequence[UUID], now_us: int) -> None:
-        """Have the jobs look at these sagas, as far as they have no turn of their own some day."""
+        """Have the jobs look at these sagas, as far as they are not due some day anyway."""
         with self._translated() as client:
             pipe = client.pipeline(transaction=False)
             for saga_id in saga_ids:

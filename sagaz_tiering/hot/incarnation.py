@@ -27,14 +27,14 @@ _MOST_TRIES = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Look:
-    """What a look found. Redis may be believed alone while it is `trusted` and nothing is `spilled`.
+    """What a look found. Redis may be believed alone while it is `trusted` and nothing is a `fallback`.
 
     `changes` is how often Redis was found to be another one; `first_after` the youngest age of a move ever in force;
     `held` the matches (JSON) of the legal holds in force; `packed` whether there is any pack.
     """
 
     trusted: bool
-    spilled: bool
+    fallback: bool
     changes: int
     first_after: timedelta | None
     held: tuple[str, ...] = ()
@@ -132,7 +132,7 @@ class Incarnation:
 def _told(known: KnownRedis) -> Look:
     return Look(
         trusted=known.trusted,
-        spilled=known.spilled,
+        fallback=known.fallback,
         changes=known.changes,
         first_after=known.first_after,
         held=tuple(known.held),

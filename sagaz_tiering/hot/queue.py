@@ -1,4 +1,4 @@
-"""The jobs' side of the hot tier: whose turn it is, whole sagas at a time, and what leaves Redis.
+"""The jobs' side of the hot tier: who is due, whole sagas at a time, and what leaves Redis.
 
 Jobs ask for hundreds of sagas in one trip, on a connection of their own.
 """
@@ -14,8 +14,8 @@ from sagaz_tiering.config.units import micros
 from sagaz_tiering.hot import keys as hot_keys
 from sagaz_tiering.hot.identity import HotIncarnation
 from sagaz_tiering.hot.keys import SHARDS, saga_of
-from sagaz_tiering.hot.sample import sample_turns
-from sagaz_tiering.hot.values import ClaimedSaga, Gathered, IndexedHeader, TurnOf, gathered, headers_of
+from sagaz_tiering.hot.sample import sample_due
+from sagaz_tiering.hot.values import ClaimedFrom, ClaimedSaga, Gathered, IndexedHeader, gathered, headers_of
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _PAGE = 500
@@ -26,31 +26,31 @@ GATHERED_BYTES = 128 * 1024
 """A saga with more snapshots, or more bytes in Redis, is read page by page, so that a batch of sagas stays small."""
 
 
-class HotTurns(HotIncarnation):
+class HotQueue(HotIncarnation):
     """Claims, whole sagas, eviction."""
 
     async def claim(
         self, *, shard: str, expiring: bool, now_us: int, count: int, ttl: timedelta, token: str
     ) -> tuple[list[ClaimedSaga], list[bytes]]:
-        """Up to `count` sagas of a shard whose turn has come and that nobody works on; and entries that name no saga.
+        """Up to `count` sagas of a shard that are due and that nobody works on; and entries that name no saga.
 
-        They are due again after `ttl`, should nobody settle them.
+        They are due again after `ttl`, should nobody acknowledge them.
         """
-        index = self.turns(shard, expiring=expiring)
+        index = self.due_index(shard, expiring=expiring)
         ms = int(ttl.total_seconds() * 1000)
         args = [f"{self.keys.prefix}:claim:", now_us, count, ms, token, now_us + micros(ttl)]
         raw = await self._eval("claim", [index], args)
-        turn = TurnOf.EXPIRE if expiring else TurnOf.AGE
+        origin = ClaimedFrom.EXPIRE if expiring else ClaimedFrom.AGE
         sagas = {entry: saga_of(entry) for entry in raw}
-        claimed = [ClaimedSaga(saga, token, turn) for saga in sagas.values() if saga is not None]
+        claimed = [ClaimedSaga(saga, token, origin) for saga in sagas.values() if saga is not None]
         return claimed, [entry for entry, saga in sagas.items() if saga is None]
 
-    def turns(self, shard: str, *, expiring: bool) -> str:
-        """The key of an index of turns."""
+    def due_index(self, shard: str, *, expiring: bool) -> str:
+        """The key of a due index."""
         return self.keys.expiry(shard) if expiring else self.keys.due(shard)
 
-    async def drop_turns(self, index: str, entries: Sequence[bytes]) -> None:
-        """Take entries that name no saga out of an index of turns."""
+    async def drop_due(self, index: str, entries: Sequence[bytes]) -> None:
+        """Take entries that name no saga out of a due index."""
         with self._translated() as client:
             await client.zrem(index, *entries)
             await client.delete(*(f"{self.keys.prefix}:claim:".encode() + entry for entry in entries))
@@ -60,9 +60,9 @@ class HotTurns(HotIncarnation):
         with self._translated() as client:
             return int(await client.zrem(self.keys.index(saga_id.hex), *members))
 
-    async def broken_turns(self) -> list[str]:
-        """Indexes of turns that something else is in the place of."""
-        indexes = [self.turns(shard, expiring=expiring) for shard in SHARDS for expiring in (False, True)]
+    async def broken_due(self) -> list[str]:
+        """Due indexes that something else is in the place of."""
+        indexes = [self.due_index(shard, expiring=expiring) for shard in SHARDS for expiring in (False, True)]
         with self._translated() as client:
             pipe = client.pipeline(transaction=False)
             for index in indexes:
@@ -104,7 +104,7 @@ class HotTurns(HotIncarnation):
                     pipe.rename(new, index)
                 await pipe.execute()
         for expiring in (False, True):
-            await self.look_again([saga_id], expiring=expiring)
+            await self.requeue([saga_id], expiring=expiring)
         return aside
 
     async def gather(self, saga_ids: Sequence[UUID]) -> list[Gathered | None]:
@@ -126,17 +126,17 @@ class HotTurns(HotIncarnation):
             answers = await pipe.execute()
         return {saga_id for saga_id, ok in zip(saga_ids, answers, strict=True) if ok}
 
-    async def settle(self, turns: Sequence[tuple[ClaimedSaga, int, int | None, int | None]], now_us: int) -> None:
-        """For each (saga, snapshots left, next due, next expiry): note the next turns and let go of it."""
+    async def ack(self, open_claims: Sequence[tuple[ClaimedSaga, int, int | None, int | None]], now_us: int) -> None:
+        """For each (saga, snapshots left, next due, next expiry): note when it is due next and let go of it."""
         calls = []
-        for claimed, left, due_us, expires_us in turns:
+        for claimed, left, due_us, expires_us in open_claims:
             saga = claimed.saga_id.hex
-            next_turns = ["" if us is None else us for us in (due_us, expires_us)]
-            calls.append((self._turn_keys(saga), [saga, left, *next_turns, claimed.token, claimed.turn.value, now_us]))
-        await self._eval_many("settle", calls)
+            next_due = ["" if us is None else us for us in (due_us, expires_us)]
+            calls.append((self._queue_keys(saga), [saga, left, *next_due, claimed.token, claimed.origin.value, now_us]))
+        await self._eval_many("ack", calls)
 
     async def due_sagas(self, shard: str, *, expiring: bool, now_us: int) -> AsyncIterator[UUID]:
-        """Sagas of a shard whose turn has come, without claiming them (dry runs)."""
+        """Sagas of a shard that are due, without claiming them (dry runs)."""
         index = self.keys.expiry(shard) if expiring else self.keys.due(shard)
         first = 0
         while True:
@@ -148,8 +148,8 @@ class HotTurns(HotIncarnation):
                 return
             first += _PAGE
 
-    async def look_again(self, saga_ids: Sequence[UUID], *, expiring: bool) -> None:
-        """Have `age` (or `expire`) look at these sagas once more, whatever their turns are."""
+    async def requeue(self, saga_ids: Sequence[UUID], *, expiring: bool) -> None:
+        """Have `age` (or `expire`) look at these sagas once more, whenever they are due."""
         with self._translated() as client:
             pipe = client.pipeline(transaction=False)
             for saga_id in saga_ids:
@@ -171,7 +171,7 @@ class HotTurns(HotIncarnation):
     async def sample(self, limit: int, *, expiring: bool) -> tuple[list[UUID], int]:
         """About `limit` of the sagas that wait for a move (or an expiry) some day, and how many do."""
         with self._translated() as client:
-            return await sample_turns(client, self.keys, limit, expiring=expiring)
+            return await sample_due(client, self.keys, limit, expiring=expiring)
 
     async def first_headers(self, saga_ids: Sequence[UUID]) -> list[list[IndexedHeader]]:
         """The first FIRST_HEADERS of `headers` of each saga, few trips for all; a full page may not be all of it."""
@@ -182,7 +182,7 @@ class HotTurns(HotIncarnation):
     async def evict_claimed(self, metas: Sequence[SnapshotMeta], tokens: Mapping[UUID, str]) -> tuple[int, set[UUID]]:
         """Compare-and-delete: remove exactly these saves, or older ones of the same ids; how many went.
 
-        And the sagas with nothing left: they need not be settled, their claims under `tokens` ended.
+        And the sagas with nothing left: they need not be acknowledged, their claims under `tokens` ended.
         """
         sagas: dict[UUID, list[SnapshotMeta]] = {}
         for meta in metas:
@@ -192,12 +192,12 @@ class HotTurns(HotIncarnation):
             saga, token = saga_id.hex, tokens.get(saga_id, "")
             for start in range(0, len(group), _PAGE):
                 records = b"".join(map(hot_keys.evictable, group[start : start + _PAGE]))
-                calls.append((self._turn_keys(saga), [self.keys.prefix, saga, token, records]))
+                calls.append((self._queue_keys(saga), [self.keys.prefix, saga, token, records]))
                 called.append(saga_id)
         answers = await self._eval_many("evict", calls)
         ended = {saga_id for saga_id, (_gone, left) in zip(called, answers, strict=True) if left == 0}
         return sum(gone for gone, _left in answers), ended
 
-    def _turn_keys(self, saga: str) -> list[str]:
+    def _queue_keys(self, saga: str) -> list[str]:
         keys, shard = self.keys, saga[0]
         return [keys.index(saga), keys.due(shard), keys.expiry(shard), keys.claim(saga)]

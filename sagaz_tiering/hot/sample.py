@@ -1,4 +1,4 @@
-"""A bounded look at which sagas wait for a turn: for estimates, never for work."""
+"""A bounded look at which sagas are due some day: for estimates, never for work."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import redis.asyncio
 from sagaz_tiering.hot.keys import SHARDS, HotKeys, saga_of
 
 
-async def sample_turns(
+async def sample_due(
     client: redis.asyncio.Redis, keys: HotKeys, limit: int, *, expiring: bool
 ) -> tuple[list[UUID], int]:
-    """About `limit` sagas of an index of turns, in no order (all, where there are few), and how many there are."""
+    """About `limit` sagas of a due index, in no order (all, where there are few), and how many there are."""
     indexes = [keys.expiry(shard) if expiring else keys.due(shard) for shard in SHARDS]
     share = max(1, limit // len(SHARDS))
     pipe = client.pipeline(transaction=False)

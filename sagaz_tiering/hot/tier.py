@@ -17,7 +17,7 @@ import redis.asyncio
 
 from sagaz_tiering.hot import keys as hot_keys
 from sagaz_tiering.hot.connection import HotOptions
-from sagaz_tiering.hot.queue import FIRST_HEADERS, HotTurns
+from sagaz_tiering.hot.queue import FIRST_HEADERS, HotQueue
 from sagaz_tiering.hot.values import Gone, Indexed, IndexedHeader, NotTaken, headers_of, indexed
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -30,7 +30,7 @@ _LONG_VALUE = 256 * 1024
 """A value from this size on is sent by itself, so that none waits behind it."""
 
 
-class HotTier(HotTurns):
+class HotTier(HotQueue):
     """Snapshots in Redis. `async with HotTier(options) as hot`; connects when first used."""
 
     async def save(
@@ -216,7 +216,7 @@ class HotTier(HotTurns):
                 if cursor == 0:
                     return
 
-    async def renew_turns(self, index: str) -> str:
+    async def renew_due(self, index: str) -> str:
         """Move what is in the place of an index aside (where to), and enter every saga of its shard, due now."""
         aside = f"{index}:set-aside"
         with self._translated() as client:

@@ -102,8 +102,8 @@ def _micros(score: bytes) -> int:
     return int(min(max(float(score), MIN_US), MAX_US - 1))
 
 
-class TurnOf(StrEnum):
-    """Which index a saga was claimed from; the value is what the script `settle` calls it."""
+class ClaimedFrom(StrEnum):
+    """Which index a saga was claimed from; the value is what the script `ack` calls it."""
 
     AGE = "2"
     EXPIRE = "3"
@@ -116,7 +116,7 @@ class ClaimedSaga:
 
     saga_id: UUID
     token: str
-    turn: TurnOf = TurnOf.NONE
+    origin: ClaimedFrom = ClaimedFrom.NONE
 
 
 @dataclass(frozen=True, slots=True)

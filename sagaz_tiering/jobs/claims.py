@@ -1,4 +1,4 @@
-"""A saga's turn: claimed, looked at, perhaps packed, and let go of with the time of its next turn."""
+"""A saga's claim: taken, looked at, perhaps packed, and acknowledged with the time when it is due next."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sagaz_tiering.hot.keys import SHARDS
 from sagaz_tiering.hot.tier import FIRST_HEADERS
 from sagaz_tiering.hot.values import ClaimedSaga, IndexedHeader
 from sagaz_tiering.jobs.context import JobContext
-from sagaz_tiering.jobs.foreign import mended, set_turns_aside
+from sagaz_tiering.jobs.foreign import mended, set_due_aside
 from sagaz_tiering.policy import Decision
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -22,10 +22,10 @@ _FORGET_FROM = 4096
 
 
 @dataclass(slots=True, eq=False)
-class Turn:
+class Claim:
     """What is known of a claimed saga so far. It ends when nothing of it waits in an open pack any more."""
 
-    claimed: ClaimedSaga
+    saga: ClaimedSaga
     left: int = 0
     next_due_us: int | None = None
     next_expiry_us: int | None = None
@@ -57,33 +57,33 @@ class Turn:
             self.next_expiry_us = expires_us
 
 
-class Turns:
-    """The turns under way in a run, by saga. Those that are over are forgotten now and then, so it stays small."""
+class OpenClaims:
+    """The claims under way in a run, by saga. Those that are over are forgotten now and then, so it stays small."""
 
     def __init__(self) -> None:
-        self._turns: dict[UUID, Turn] = {}
+        self._open: dict[UUID, Claim] = {}
         self._enough = _FORGET_FROM
 
-    def begin(self, claimed: Iterable[ClaimedSaga], *, left: int = 0) -> list[Turn]:
-        """Turns of these sagas, but for those that are under way still (their claims may have run out)."""
-        if len(self._turns) >= self._enough:
-            self._turns = {saga_id: turn for saga_id, turn in self._turns.items() if not turn.is_over}
-            self._enough = max(_FORGET_FROM, 2 * len(self._turns))
+    def begin(self, claimed: Iterable[ClaimedSaga], *, left: int = 0) -> list[Claim]:
+        """Claims of these sagas, but for those that are under way still (their claims may have run out)."""
+        if len(self._open) >= self._enough:
+            self._open = {saga_id: claim for saga_id, claim in self._open.items() if not claim.is_over}
+            self._enough = max(_FORGET_FROM, 2 * len(self._open))
         begun = []
         for saga in claimed:
-            turn = self._turns.get(saga.saga_id)
-            if turn is None or turn.is_over:
-                self._turns[saga.saga_id] = turn = Turn(saga, left=left)
-                begun.append(turn)
+            claim = self._open.get(saga.saga_id)
+            if claim is None or claim.is_over:
+                self._open[saga.saga_id] = claim = Claim(saga, left=left)
+                begun.append(claim)
         return begun
 
-    def unfinished(self) -> list[Turn]:
+    def unfinished(self) -> list[Claim]:
         """Those that are not over."""
-        return [turn for turn in self._turns.values() if not turn.is_over]
+        return [claim for claim in self._open.values() if not claim.is_over]
 
 
 async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[ClaimedSaga]]:
-    """Batches of sagas whose turn has come, shard by shard, until there is none that nobody works on."""
+    """Batches of sagas that are due, shard by shard, until there is none that nobody works on."""
     options, token = context.settings.jobs, f"{context.owner}/{uuid4().hex}"
     for shard in SHARDS:
         while not context.stopping.is_set():
@@ -95,7 +95,7 @@ async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[C
                 ttl=options.claim_ttl,
                 token=token,
             )
-            await set_turns_aside(context, context.hot.turns(shard, expiring=expiring), strange)
+            await set_due_aside(context, context.hot.due_index(shard, expiring=expiring), strange)
             if claimed:
                 await mended(context, [saga.saga_id for saga in claimed])
                 yield claimed
@@ -117,12 +117,12 @@ async def headers_of(context: JobContext, saga_ids: Sequence[UUID]) -> AsyncIter
             yield position, headers
 
 
-async def settle(context: JobContext, turns: Iterable[Turn]) -> None:
-    """Let go of the turns that are complete."""
-    done = [turn for turn in turns if turn.is_over]
-    await context.hot.settle([(t.claimed, t.left, t.next_due_us, t.next_expiry_us) for t in done], context.now_us)
+async def ack(context: JobContext, open_claims: Iterable[Claim]) -> None:
+    """Acknowledge the claims that are complete: each saga is due next when its claim says."""
+    done = [claim for claim in open_claims if claim.is_over]
+    await context.hot.ack([(t.saga, t.left, t.next_due_us, t.next_expiry_us) for t in done], context.now_us)
 
 
-async def give_back(context: JobContext, turns: Iterable[Turn]) -> None:
-    """Let go of turns that were not finished; they stay due."""
-    await context.hot.settle([(turn.claimed, UNKNOWN, None, None) for turn in turns], context.now_us)
+async def nack(context: JobContext, open_claims: Iterable[Claim]) -> None:
+    """Give claims up that were not finished; their sagas stay due."""
+    await context.hot.ack([(claim.saga, UNKNOWN, None, None) for claim in open_claims], context.now_us)

@@ -87,12 +87,12 @@ async def set_aside(context: JobContext, saga_id: UUID, strange: Sequence[Strang
     return await context.hot.drop_members(saga_id, extra) if extra else 0
 
 
-async def set_turns_aside(context: JobContext, index: str, entries: Sequence[bytes]) -> None:
-    """The same with entries of an index of turns that name no saga."""
+async def set_due_aside(context: JobContext, index: str, entries: Sequence[bytes]) -> None:
+    """The same with entries of a due index that name no saga."""
     for entry in entries:
         await _quarantine(context, "entry", f"{index} {entry.hex()}", f"it names no saga: {entry[:100]!r}")
     if entries:
-        await context.hot.drop_turns(index, entries)
+        await context.hot.drop_due(index, entries)
 
 
 async def durable_meta(
@@ -124,10 +124,10 @@ async def mended(context: JobContext, saga_ids: Sequence[UUID]) -> list[UUID]:
     return list(saga_ids)
 
 
-async def mend_turns(context: JobContext, tally: Tally) -> None:
-    """Put an index of turns aside that something else was written in the place of, and make it anew."""
-    for index in await context.hot.broken_turns():
-        aside = await context.hot.renew_turns(index)
+async def mend_due(context: JobContext, tally: Tally) -> None:
+    """Put a due index aside that something else was written in the place of, and make it anew."""
+    for index in await context.hot.broken_due():
+        aside = await context.hot.renew_due(index)
         await _quarantine(context, "entry", aside, f"it was in the place of the index {index}, which was made anew")
         tally.add("quarantined")
 

@@ -24,7 +24,7 @@ from typing import Final
 from uuid import UUID
 
 from sagaz_tiering import metrics
-from sagaz_tiering.catalog.durable import SPILL_NOTICE
+from sagaz_tiering.catalog.durable import FALLBACK_NOTICE
 from sagaz_tiering.catalog.owner import OwnerRow
 from sagaz_tiering.drivers.server_clock import uptime_s
 from sagaz_tiering.errors import (
@@ -280,7 +280,7 @@ async def are_in_force(context: JobContext) -> bool:
 async def put_policies_in_force(context: JobContext) -> bool:
     """Note the policy revision before anything acts on it; if it is new, have everything looked at once more.
 
-    Returns True if it was new. Readers learn the youngest age of a move within `SPILL_NOTICE`, so a new
+    Returns True if it was new. Readers learn the youngest age of a move within `FALLBACK_NOTICE`, so a new
     revision waits that long before its first move. A crash in between repeats the walk.
     """
     if await are_in_force(context):
@@ -290,14 +290,14 @@ async def put_policies_in_force(context: JobContext) -> bool:
     texts = json.dumps([policy.model_dump(mode="json") for policy in context.policies.policies])
     revision, first = context.policies.revision, first_after(context.policies)
     await context.catalog.history.remember_revision(revision, texts, first, context.now)
-    await asyncio.sleep(SPILL_NOTICE.total_seconds())
+    await asyncio.sleep(FALLBACK_NOTICE.total_seconds())
     return True
 
 
 async def look_at_all_again(context: JobContext) -> None:
     """Have `age` look at every snapshot that is not in a pack once more, also those that nothing was due of."""
     async for saga_ids in context.hot.saga_ids():
-        await context.hot.look_again(saga_ids, expiring=False)
+        await context.hot.requeue(saga_ids, expiring=False)
     after: UUID | None = _FIRST_ID
     while after is not None:
         after = await context.catalog.durable.reset_due(after, _BATCH)

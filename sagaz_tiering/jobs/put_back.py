@@ -25,32 +25,32 @@ _COPIED_ROWS = 200
 _AT_ONCE = 16
 
 
-async def refill(context: JobContext, lease: Lease) -> int:
-    """Copy what was saved while Redis was down, then end the spill; how many rows.
+async def backfill(context: JobContext, lease: Lease) -> int:
+    """Copy what was saved while Redis was down, then end the fallback; how many rows.
 
     A row that Redis refuses since the snapshot was deleted is about to go, or was to go by a delete that failed: it
-    stays spilled, so that readers ask for it, until Redis has forgotten the delete.
+    stays a fallback row, so that readers ask for it, until Redis has forgotten the delete.
     """
     durable, after, copied = context.catalog.durable, _FIRST, 0
-    while rows := await durable.spilled(after, _ROWS):
+    while rows := await durable.fallback_rows(after, _ROWS):
         done, _refused = await _copy(context, lease, rows)
-        await durable.unspill(done)
+        await durable.clear_fallback(done)
         copied += len(done)
         after = rows[-1].snapshot_id
-    await durable.end_spill()
+    await durable.end_fallback()
     return copied
 
 
 async def put_back(context: JobContext, lease: Lease) -> int:
     """Copy every durable row that Redis does not have in this save or a newer one; how many.
 
-    What Redis refuses is spilled from now on, for the reason above.
+    What Redis refuses is a fallback row from now on, for the reason above.
     """
     durable, after, copied = context.catalog.durable, _FIRST, 0
     while not context.stopping.is_set() and (rows := await durable.page(after, _ROWS)):
         done, refused = await _copy(context, lease, await lacking(context, rows))
         if refused:
-            await durable.spill(refused)
+            await durable.mark_fallback(refused)
         copied += len(done)
         after = rows[-1].snapshot_id
     return copied

@@ -31,7 +31,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.finish import mark_holds
-from sagaz_tiering.jobs.foreign import mend_turns, mended
+from sagaz_tiering.jobs.foreign import mend_due, mended
 from sagaz_tiering.jobs.packed import already_packed
 from sagaz_tiering.jobs.put_back import lacking, put_back
 from sagaz_tiering.logs import Logger
@@ -102,7 +102,7 @@ async def ensure_trusted(context: JobContext, tally: Tally) -> bool:
 
 
 async def _agree(context: JobContext, lease: Lease, state: HotTierState, tally: Tally) -> None:
-    await mend_turns(context, tally)
+    await mend_due(context, tally)
     await mark_holds(context)
     await _saves_have_ended(context)
     since = None if state.good_at is None else state.good_at - _MARGIN

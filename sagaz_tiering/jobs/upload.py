@@ -7,8 +7,8 @@ import hashlib
 from datetime import datetime
 from uuid import UUID
 
+from sagaz_tiering.catalog.frame_index import IndexedFrame
 from sagaz_tiering.catalog.packs import NewPack
-from sagaz_tiering.catalog.places import PlacedFrame
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectExists
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.dictionary_copies import keep
@@ -58,10 +58,10 @@ def new_pack(
     )
 
 
-def placed_frames(footer: Footer) -> list[PlacedFrame]:
+def placed_frames(footer: Footer) -> list[IndexedFrame]:
     """The frames of a pack as the catalog notes them."""
     return [
-        PlacedFrame(
+        IndexedFrame(
             saga_id=frame.saga_id,
             offset=frame.offset,
             length=frame.length,

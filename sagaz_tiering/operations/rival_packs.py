@@ -27,7 +27,7 @@ from sagaz_tiering.snapshot import SnapshotMeta
 _log = Logger(__name__)
 
 
-class Claim(NamedTuple):
+class RivalClaim(NamedTuple):
     """A pack says that it has this save."""
 
     meta: SnapshotMeta
@@ -49,16 +49,16 @@ class Settlement:
     contradicts: set[str] = field(default_factory=set)
 
 
-def claims(footer: Footer) -> dict[UUID, Claim]:
+def claims(footer: Footer) -> dict[UUID, RivalClaim]:
     """What a pack says that it has."""
     return {
-        entry.meta.snapshot_id: Claim(entry.meta, frame.key_id is not None, footer.created_us)
+        entry.meta.snapshot_id: RivalClaim(entry.meta, frame.key_id is not None, footer.created_us)
         for frame in footer.frames
         for entry in frame.snapshots
     }
 
 
-def contradict(one: Claim, other: Claim) -> bool:
+def contradict(one: RivalClaim, other: RivalClaim) -> bool:
     """Whether no history of saves explains both. Pure."""
     if one.meta.saved_us == other.meta.saved_us:
         return one.meta != other.meta

@@ -24,7 +24,7 @@ _AT_ONCE = 64
 MOST_CANDIDATES = 5_000
 """So many packs are looked at for compaction."""
 SAMPLED_SAGAS = 512
-"""So many of the sagas that wait for a turn in Redis are looked at, and the first page of each."""
+"""So many of the sagas that are due some day in Redis are looked at, and the first page of each."""
 
 
 @dataclass(slots=True)
@@ -78,7 +78,7 @@ async def survey(context: JobContext, policies: PolicySet, now: datetime) -> Inp
 
 
 async def _hot(context: JobContext, policies: PolicySet, now: datetime) -> tuple[list[Due], list[Expired], list[str]]:
-    """What only Redis holds, from a sample of the sagas in its two indexes of turns."""
+    """What only Redis holds, from a sample of the sagas in its two due indexes."""
     try:
         due, notes = await _sample(context, policies, now, expiring=False)
         expired, more = await _sample(context, policies, now, expiring=True)

@@ -29,7 +29,7 @@ from sagaz_tiering.packs.reader import footer_key
 MOST = 100
 _PAGE = 500
 _AT_ONCE = 8
-_PATIENCE, _PAUSE_S = 20, 0.25
+_ATTEMPTS, _PAUSE_S = 20, 0.25
 _FIRST = UUID(int=0)
 
 Progress = Callable[[str, int], None]
@@ -147,7 +147,7 @@ def _sort(found: Contradiction | None, moving: list[str], verdict: VerifyReport)
 async def _moving(context: JobContext, keys: Sequence[str], verdict: VerifyReport) -> None:
     """Packs in another class than their row says: `transition` writes the row after the move, a moment later."""
     found: list[Contradiction] = []
-    for _ in range(_PATIENCE):
+    for _ in range(_ATTEMPTS):
         before = await _is_transition_on(context)
         found = [each for key in keys if (each := await _judge(context, key)) is not None]
         if not found or not (before or await _is_transition_on(context)):

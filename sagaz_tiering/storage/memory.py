@@ -123,7 +123,7 @@ class InMemorySnapshotStorage:
         saga = as_uuid(saga_id, "saga_id")
         with measured_read("memory"):
             for at, stored in enumerate(self._some(saga, wanted)):
-                await _breathe(at)
+                await _yield_to_loop(at)
                 found += await _readable(stored, gaps)
             gaps.check(found)
         return found
@@ -151,7 +151,7 @@ class InMemorySnapshotStorage:
         passed = 0
         while (following := _behind(self._sagas, last)) is not None:
             last, passed = following, passed + 1
-            await _breathe(passed)
+            await _yield_to_loop(passed)
             if self._some(UUID(int=last), 1):
                 yield UUID(int=last)
 
@@ -176,7 +176,7 @@ class InMemorySnapshotStorage:
         last, passed = (-(2**63), 0, 0), 0
         while (following := _behind(self._of_saga.get(saga_id.int, []), last)) is not None:
             last, passed = following, passed + 1
-            await _breathe(passed)
+            await _yield_to_loop(passed)
             stored = self._snapshots.get(UUID(int=last[-1]))
             if stored is not None and self._is_live(stored.meta):
                 for snapshot in await _readable(stored, gaps):
@@ -212,7 +212,7 @@ class InMemorySnapshotStorage:
         with _alone:
             newest_first = self._replays_of_saga.get(as_uuid(original_saga_id, "original_saga_id"), [])[::-1]
         for at, (_, number) in enumerate(islice(newest_first, wanted)):
-            await _breathe(at)
+            await _yield_to_loop(at)
             found += self._readable_replay(number, gaps)
         gaps.check(found)
         return found
@@ -222,7 +222,7 @@ class InMemorySnapshotStorage:
         last, passed, gaps = -1 if after is None else as_uuid(after, "after").int, 0, Gaps("memory")
         while (following := _behind(self._replay_ids, last)) is not None:
             last, passed = following, passed + 1
-            await _breathe(passed)
+            await _yield_to_loop(passed)
             for record in self._readable_replay(last, gaps):
                 yield record
             gaps.check()
@@ -291,7 +291,7 @@ class InMemorySnapshotStorage:
     async def _remove_all(self, numbers: Iterable[int]) -> int:
         removed = 0
         for at, number in enumerate(numbers):
-            await _breathe(at)
+            await _yield_to_loop(at)
             removed += self._remove(UUID(int=number))
         return removed
 
@@ -326,7 +326,7 @@ async def _readable(stored: _Stored, gaps: Gaps) -> list[SagaSnapshot]:
         return []
 
 
-async def _breathe(worked_on: int) -> None:
+async def _yield_to_loop(worked_on: int) -> None:
     """Give the event loop its turn every now and then."""
     if worked_on % _AT_ONCE == _AT_ONCE - 1:
         await asyncio.sleep(0)

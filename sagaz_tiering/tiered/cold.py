@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Mapping, Sequence
 from uuid import UUID
 
-from sagaz_tiering.catalog.locations import FramePlace, Located, Packed
+from sagaz_tiering.catalog.locations import FrameLocation, Packed, SnapshotLocation
 from sagaz_tiering.codec.value import Record
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.dictionaries.cache import Dictionaries
@@ -38,19 +38,19 @@ class ColdTier:
         self._keys = keys
         self._reader = PackReader(objects, dictionaries)
 
-    async def read(self, located: Sequence[Located]) -> dict[UUID, Record | Unreadable]:
+    async def read(self, located: Sequence[SnapshotLocation]) -> dict[UUID, Record | Unreadable]:
         """The records of these archived snapshots, by id, or why one cannot be read; one GET a frame.
 
         That is SnapshotArchived naming all of these that are archived, CorruptData, and of encrypted ones ErasedData
         where the key is gone (archived or not). Raises ColdTierUnavailable, MasterKeyUnavailable.
         """
-        wanted: dict[FramePlace, list[SnapshotRef]] = {}
+        wanted: dict[FrameLocation, list[SnapshotRef]] = {}
         for item in located:
             if item.place is not None:
                 wanted.setdefault(item.place, []).append(item.ref)
         gate = asyncio.Semaphore(_AT_ONCE)
 
-        async def fetch(place: FramePlace) -> list[Record] | CorruptData | None:
+        async def fetch(place: FrameLocation) -> list[Record] | CorruptData | None:
             async with gate:
                 try:
                     key = await self._keys.for_frame(encrypted=place.encrypted, wrapped=place.key)
@@ -97,7 +97,7 @@ class ColdTier:
                     found[meta.snapshot_id] = meta.saved_us
         return found
 
-    def _promise(self, places: Sequence[FramePlace], snapshot_ids: Sequence[UUID]) -> SnapshotArchived:
+    def _promise(self, places: Sequence[FrameLocation], snapshot_ids: Sequence[UUID]) -> SnapshotArchived:
         storage_class = places[0].storage_class
         sizes = {place.object_key: place.object_size for place in places}
         keys, size = sorted(sizes), sum(sizes.values()) // len(sizes)

@@ -34,12 +34,12 @@ from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.policy import Durability, Policy, Rewrite
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
-from sagaz_tiering.tiered.freshness import Watch
+from sagaz_tiering.tiered.freshness import Freshness
 from sagaz_tiering.tiered.merge import Copy
 from sagaz_tiering.tiered.read import Reader
 
 _log = Logger(__name__)
-_PATIENCE_SECONDS = 0.25
+_LOOK_SECONDS = 0.25
 """So long a save waits for PostgreSQL to say which holds are in force; then it goes by what was known last."""
 _ANSWER_SECONDS = 2.0
 """So long it waits for PostgreSQL to say whether it has a held version of the id, and leaves it alone after that."""
@@ -48,11 +48,11 @@ _ANSWER_SECONDS = 2.0
 class Freezer:
     """Looks before a save that may replace something."""
 
-    def __init__(self, hot: HotTier, catalog: Catalog, reader: Reader, watch: Watch, clock: Clock) -> None:
+    def __init__(self, hot: HotTier, catalog: Catalog, reader: Reader, freshness: Freshness, clock: Clock) -> None:
         self._hot = hot
         self._catalog = catalog
         self._reader = reader
-        self._watch = watch
+        self._freshness = freshness
         self._clock = clock
         self._held: tuple[str, ...] = ()
         self._names: list[Callable[[str], bool]] = []
@@ -70,7 +70,7 @@ class Freezer:
         """Whether a save must be looked at first."""
         if policy.rewrite is Rewrite.REFUSE:
             return True
-        held = await self._watch.held(_PATIENCE_SECONDS)
+        held = await self._freshness.held(_LOOK_SECONDS)
         if held != self._held:
             self._held, self._names = held, [matcher(Match.model_validate_json(one).saga_name) for one in held]
         if any(matches(meta.saga_name) for matches in self._names):

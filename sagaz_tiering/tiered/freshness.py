@@ -1,8 +1,8 @@
 """What a reader must know before it trusts one server alone, looked up at most a few times a second.
 
 Redis may miss something (a save that found it down is in PostgreSQL only), it may have lost its past (`incarnation`),
-and other processes may move snapshots earlier than this one's policies say. Spills and moves are announced in
-PostgreSQL at least `SPILL_NOTICE` before they matter, so what was seen less than that ago holds. While PostgreSQL is
+and other processes may move snapshots earlier than this one's policies say. Fallback writes and moves are announced in
+PostgreSQL at least `FALLBACK_NOTICE` before they matter, so what was seen less than that ago holds. While PostgreSQL is
 down nobody can announce anything, so the last knowledge holds on, as long as Redis is what it was; one that failed gets
 a second for each look until it answers. Each look also learns which retention rules `expire` has accepted.
 
@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
-from sagaz_tiering.catalog.durable import SPILL_NOTICE
+from sagaz_tiering.catalog.durable import FALLBACK_NOTICE
 from sagaz_tiering.catalog.history import History
 from sagaz_tiering.config.units import micros
 from sagaz_tiering.drivers.server_clock import uptime_s
@@ -30,13 +30,13 @@ from sagaz_tiering.hot.incarnation import Look
 from sagaz_tiering.policy import Policy, PolicySet
 from sagaz_tiering.tiered.pause import PAUSE_S, Pause
 
-_FRESH_SECONDS = SPILL_NOTICE.total_seconds() * 0.8
+_FRESH_SECONDS = FALLBACK_NOTICE.total_seconds() * 0.8
 _LOOK_AFTER_SECONDS = _FRESH_SECONDS / 2
 _ALWAYS = -(2**62)
-"""The horizon where nothing was ever moved away from Redis."""
+"""Complete since ever: nothing was ever moved away from Redis."""
 _JUST_NOW_SECONDS = 0.1
 """A reader whom Redis did not answer asks it no second time on its further way, each for a whole deadline."""
-_UNKNOWN = Look(trusted=False, spilled=True, changes=-1, first_after=None)
+_UNKNOWN = Look(trusted=False, fallback=True, changes=-1, first_after=None)
 
 
 class Looking(Protocol):
@@ -59,7 +59,7 @@ class Known:
     generation: int
 
 
-class Watch:
+class Freshness:
     """Answers how far Redis alone may be trusted."""
 
     def __init__(self, looking: Looking, history: History, first_after: timedelta | None, catalog_pause: Pause) -> None:
@@ -83,7 +83,7 @@ class Watch:
         self._last = None
 
     async def known(self) -> Known:
-        """What is known now, for `horizon_us` and `believes` once Redis has answered.
+        """What is known now, for `complete_since_us` and `believes` once Redis has answered.
 
         Raises CatalogUnavailable if PostgreSQL is down and was not asked once since the start, HotTierUnavailable if
         Redis is down and must be looked at.
@@ -137,9 +137,9 @@ class Watch:
         While PostgreSQL takes saves in its place it is not: Redis may have an older save of what was deleted there.
         """
         look = known.look
-        return look.trusted and not look.spilled and known.generation == self._looking_at.generation
+        return look.trusted and not look.fallback and known.generation == self._looking_at.generation
 
-    async def horizon_us(self, known: Known, now_us: int) -> int | None:
+    async def complete_since_us(self, known: Known, now_us: int) -> int | None:
         """Redis, asked since, had every snapshot created after this instant; None: it cannot be trusted alone at all.
 
         Raises as `known`, where the answer took so long that it must look again.
@@ -154,10 +154,10 @@ class Watch:
 
     async def has_newer(self, known: Known, than_us: int | None, now_us: int) -> bool:
         """Whether Redis, asked since, had every snapshot created after `than_us`; None: every one there ever was."""
-        horizon = await self.horizon_us(known, now_us)
+        complete_since = await self.complete_since_us(known, now_us)
         if than_us is None:
-            return horizon == _ALWAYS and not known.look.packed
-        return horizon is not None and than_us > horizon
+            return complete_since == _ALWAYS and not known.look.packed
+        return complete_since is not None and than_us > complete_since
 
     def rules(self, policies: PolicySet) -> PolicySet:
         """By which policies snapshots expire, as far as the last look told: `policies`, and those accepted before."""

@@ -13,7 +13,7 @@ from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.answers import checked_replay
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.tiered.read import Reader
-from sagaz_tiering.tiered.sorted_ids import Spool
+from sagaz_tiering.tiered.sorted_ids import SortedIds
 
 _PAGE = 1_000
 _BODIES = 100
@@ -25,10 +25,10 @@ async def saga_ids(hot: HotTier, catalog: Catalog, after: UUID | None) -> AsyncI
 
     Redis is walked first: a snapshot on its way into a pack is in PostgreSQL before it leaves Redis.
     """
-    async with Spool() as spool:
+    async with SortedIds() as sorted_ids:
         async for found in hot.saga_ids():
-            await spool.add((saga.bytes, b"") for saga in found if after is None or saga > after)
-        in_redis = spool.keys()
+            await sorted_ids.add((saga.bytes, b"") for saga in found if after is None or saga > after)
+        in_redis = sorted_ids.keys()
         waiting = await anext(in_redis, None)
         async for saga in _in_postgresql(catalog, after):
             while waiting is not None and waiting < saga.bytes:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from uuid import UUID
 
-from sagaz_tiering.catalog.locations import Located
+from sagaz_tiering.catalog.locations import SnapshotLocation
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import Unreadable
 from sagaz_tiering.hot.keys import member_step
@@ -29,7 +29,7 @@ class Copy:
     ref: SnapshotRef
     saved_us: int | None
     value: bytes | None = None
-    located: Located | None = None
+    located: SnapshotLocation | None = None
     error: Unreadable | None = None
 
 
@@ -61,13 +61,13 @@ def damaged_ref(snapshot_id: UUID, saga_id: UUID, created_at: datetime) -> Snaps
     )
 
 
-def located_copy(located: Located, policies: PolicySet) -> Copy:
+def located_copy(located: SnapshotLocation, policies: PolicySet) -> Copy:
     """A copy that PostgreSQL told of; it expires at the later of what was recorded and what `policies` say."""
     ref = replace(located.ref, expires_at=_expires_at(located, policies))
     return Copy(ref=ref, saved_us=located.saved_us, value=located.value, located=located)
 
 
-def _expires_at(located: Located, policies: PolicySet) -> datetime | None:
+def _expires_at(located: SnapshotLocation, policies: PolicySet) -> datetime | None:
     """Recorded dates of a pack are exact where they are by these policies; else its own date is not known here."""
     ref = located.ref
     if ref.expires_at is None or located.dated_by == policies.retention_revision:

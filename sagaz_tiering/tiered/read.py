@@ -1,7 +1,7 @@
 """The read path: Redis, then PostgreSQL's durable copies and the places in packs, then the packs.
 
 Redis is always asked before PostgreSQL: a snapshot on its way into a pack is published there before it leaves
-Redis, so in this order one of the two has it. Redis alone answers only what `Watch` says it has completely.
+Redis, so in this order one of the two has it. Redis alone answers only what `Freshness` says it has completely.
 When Redis is down, PostgreSQL answers alone only for sagas whose policies acknowledge nothing in Redis alone.
 """
 
@@ -15,7 +15,7 @@ from uuid import UUID
 
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.holds import Holds
-from sagaz_tiering.catalog.locations import Located, Locations
+from sagaz_tiering.catalog.locations import Locations, SnapshotLocation
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.threaded import decode_record, decode_value, record_in
 from sagaz_tiering.codec.value import Header, Record, read_header, read_meta
@@ -28,9 +28,9 @@ from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, Tier
 from sagaz_tiering.storage.answers import check_answer, check_place
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.tiered.cold import ColdTier
-from sagaz_tiering.tiered.doubt import Doubt, nameless
-from sagaz_tiering.tiered.freshness import Known, Watch
+from sagaz_tiering.tiered.freshness import Freshness, Known
 from sagaz_tiering.tiered.merge import Copy, alive, complete_from, damaged_copy, hot_copy, located_copy, matches, merge
+from sagaz_tiering.tiered.untrusted import UntrustedRedis, nameless
 
 NO_LIMIT = 2**31 - 1
 _DECODED_AT_ONCE = 50
@@ -49,8 +49,8 @@ class Reader:
         holds: Holds,
         cold: ColdTier,
         dictionaries: Dictionaries,
-        watch: Watch,
-        doubt: Doubt,
+        freshness: Freshness,
+        untrusted: UntrustedRedis,
         policies: PolicySet,
         clock: Clock,
     ) -> None:
@@ -60,19 +60,23 @@ class Reader:
         self._holds = holds
         self._cold = cold
         self._dictionaries = dictionaries
-        self._watch = watch
-        self._doubt = doubt
+        self._freshness = freshness
+        self._untrusted = untrusted
         self._clock = clock
 
     @property
     def rules(self) -> PolicySet:
         """By which policies snapshots expire: the later of this process's and those that `expire` accepted last."""
-        return self._watch.rules(self.policies)
+        return self._freshness.rules(self.policies)
 
     async def get(self, snapshot_id: UUID) -> SagaSnapshot | None:
         """One snapshot by id."""
         found, known, hot_error = await self._ask_hot(snapshot_id)
-        if isinstance(found, bytes) and known is not None and await self._watch.horizon_us(known, 0) is not None:
+        if (
+            isinstance(found, bytes)
+            and known is not None
+            and await self._freshness.complete_since_us(known, 0) is not None
+        ):
             header = read_header(found)
             check_answer(header.meta, snapshot_id=snapshot_id)
             if self._is_alive(header.meta):
@@ -89,7 +93,7 @@ class Reader:
     async def _ask_hot(self, snapshot_id: UUID) -> tuple[bytes | Gone | None, Known | None, HotTierUnavailable | None]:
         """What Redis has, and what was known of Redis before it was asked."""
         try:
-            known = await self._watch.known()
+            known = await self._freshness.known()
             return await self._hot.get(snapshot_id), known, None
         except HotTierUnavailable as exc:
             return None, None, exc
@@ -107,11 +111,11 @@ class Reader:
             await self._check_answerable(located, hot_error)
         if isinstance(found, Gone) and not located:
             await self._check_deleted(snapshot_id)
-        doubted = known is not None and not self._watch.believes(known)
+        doubted = known is not None and not self._freshness.believes(known)
         if doubted:
-            hot, located = await self._doubt.sift(hot, located)
+            hot, located = await self._untrusted.sift(hot, located)
         if doubted or isinstance(found, Gone):  # a pack may have an older save of it
-            hot = await self._doubt.lost(hot, snapshot_id=snapshot_id) or hot
+            hot = await self._untrusted.lost(hot, snapshot_id=snapshot_id) or hot
         best = merge(hot, located)
         return best + [copy for copy in (*hot, *located) if copy not in best]
 
@@ -121,14 +125,14 @@ class Reader:
         """The newest live snapshot of a saga, at or before a time, of a step."""
         not_after_us = None if not_after is None else to_micros(not_after)
         try:
-            known = await self._watch.known()
+            known = await self._freshness.known()
             found = await self._hot.newest(saga_id, not_after_us=not_after_us, step_name=step_name)
         except HotTierUnavailable:
             found = None
         if found is not None and found.value is not None:
             header = indexed_header(found, found.value, saga_id)
             check_answer(header.meta, step_name=step_name, not_after_us=not_after_us)
-            has_newer = await self._watch.has_newer(known, header.meta.created_us, to_micros(self._clock.now()))
+            has_newer = await self._freshness.has_newer(known, header.meta.created_us, to_micros(self._clock.now()))
             if has_newer and self._is_alive(header.meta):
                 return await self._of_redis(found.value, header)
         while True:
@@ -161,14 +165,14 @@ class Reader:
 
     async def _redis_alone(self, saga_id: UUID, limit: int, *, and_all: bool = False) -> list[SagaSnapshot]:
         """The newest `limit`, or all, if Redis has everything that is newer, or ever was, and all of them live."""
-        known = await self._watch.known()
+        known = await self._freshness.known()
         found = await self._hot.values(saga_id, min(limit, NO_LIMIT))
         values = [each.value for each in found if each.value is not None]
         if not values or len(values) < (len(found) if and_all else limit):
             return []
         headers = [indexed_header(each, value, saga_id) for each, value in zip(found, values, strict=True)]
         oldest_us = None if and_all else headers[-1].meta.created_us
-        if not await self._watch.has_newer(known, oldest_us, to_micros(self._clock.now())):
+        if not await self._freshness.has_newer(known, oldest_us, to_micros(self._clock.now())):
             return []
         all_live = all(self._is_alive(header.meta) for header in headers)
         return await self._all_of_redis(values, headers) if all_live else []
@@ -187,7 +191,7 @@ class Reader:
         Those that are known to be lost or damaged already are among them, with their `error`.
         """
         hot, gone, known, hot_error = await self._hot_timeline(saga_id)
-        doubted = known is not None and not self._watch.believes(known)
+        doubted = known is not None and not self._freshness.believes(known)
         not_after_us = None if not_after is None else to_micros(not_after)
         # Of those in PostgreSQL some may have expired, have a newer save in Redis or belong to another saga by now:
         # then the next ones count.
@@ -200,11 +204,11 @@ class Reader:
                 located = [copy for copy in located if copy.ref.snapshot_id not in moved]
             in_redis = hot
             if doubted:
-                in_redis, located = await self._doubt.sift(hot, located)
+                in_redis, located = await self._untrusted.sift(hot, located)
             there = {copy.ref.snapshot_id for copy in located}
             missing = [nameless(saga_id, each) for each in gone if each.snapshot_id not in there]
             # PostgreSQL or a pack may have an older save of what Redis names without having it.
-            noted = await self._doubt.lost(in_redis, saga_id=saga_id) if doubted or gone else []
+            noted = await self._untrusted.lost(in_redis, saga_id=saga_id) if doubted or gone else []
             told = {copy.ref.snapshot_id for copy in noted}
             missing = [copy for copy in missing if copy.ref.snapshot_id not in told]
             lost = await self._lost([copy for copy in missing if matches(copy, not_after_us, step_name)], limit) + noted
@@ -272,7 +276,7 @@ class Reader:
     async def _records(self, copies: Sequence[Copy]) -> dict[UUID, Record | Unreadable]:
         """What each of these holds, or why it cannot be read; nothing for one that was deleted meanwhile."""
         records: dict[UUID, Record | Unreadable] = {}
-        packed: list[Located] = []
+        packed: list[SnapshotLocation] = []
         in_redis: dict[UUID, list[Copy]] = {}
         for copy in copies:
             if copy.error is not None:
@@ -338,7 +342,7 @@ class Reader:
         held = await self._holds.covering([copy.ref for copy in copies if copy.ref.snapshot_id not in known])
         return [copy for copy in copies if copy.ref.snapshot_id in known | held]
 
-    async def _moved(self, copy: Copy, packed: list[Located]) -> Record | Unreadable | None:
+    async def _moved(self, copy: Copy, packed: list[SnapshotLocation]) -> Record | Unreadable | None:
         """What the durable copy of a snapshot holds that just left Redis, or why it cannot be read.
 
         None where it was deleted, or with its place added to `packed`, if that is where it is.
@@ -373,7 +377,7 @@ class Reader:
         hot: dict[UUID, Copy] = {}
         gone: dict[UUID, IndexedHeader] = {}
         try:
-            known = await self._watch.known()
+            known = await self._freshness.known()
             async for headers in self._hot.headers(saga_id):
                 for header in filter(IndexedHeader.is_ours, headers):
                     if header.head is None:
@@ -392,5 +396,5 @@ class Reader:
     async def _check_answerable(self, located: Sequence[Copy], error: HotTierUnavailable) -> None:
         """Without Redis: raise unless PostgreSQL must know everything about this saga."""
         names: set[str | None] = {copy.ref.saga_name for copy in located} or {None}
-        if any(map(self.policies.may_be_hot_only, names)) or await self._watch.ever_hot_only(names):
+        if any(map(self.policies.may_be_hot_only, names)) or await self._freshness.ever_hot_only(names):
             raise error

@@ -1,7 +1,7 @@
 """The write path: Redis, PostgreSQL or both, as the snapshot's policy asks.
 
 `durable`: acknowledged once PostgreSQL has it; Redis gets it first, so that no reader trusts a Redis that lacks
-an acknowledged snapshot. `hot`: acknowledged once Redis has it. A save that finds Redis down is spilled:
+an acknowledged snapshot. `hot`: acknowledged once Redis has it. A save that finds Redis down falls back:
 acknowledged once PostgreSQL has it and every reader can know (see `catalog.durable`).
 
 Of two saves of one snapshot the one that comes later stays, whatever the clocks of their hosts say. A store takes no
@@ -15,7 +15,7 @@ save is refused for that alone: one that nobody else can take asks it all the sa
 
 What a legal hold or `rewrite: refuse` forbids is looked at before, or when a store says so (`tiered.freeze`).
 
-Concurrent saves travel together (`drivers.redis.multiplexed`, `catalog.group_commit`); saves of one id take turns in a
+Concurrent saves travel together (`drivers.redis.multiplexed`, `catalog.group_commit`); saves of one id queue up in a
 process.
 """
 
@@ -37,7 +37,7 @@ from sagaz_tiering.logs import Logger, Repeated
 from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.tiered.freeze import Freezer
-from sagaz_tiering.tiered.freshness import Watch
+from sagaz_tiering.tiered.freshness import Freshness
 from sagaz_tiering.tiered.hot_notes import HotNotes
 from sagaz_tiering.tiered.pause import PAUSE_S, Pause
 
@@ -46,7 +46,7 @@ _FIRST_LOOK_SECONDS = 1.0
 """A process that saves for the first time waits so long at most to learn which Redis it is."""
 
 
-class _Turn:
+class _IdLock:
     """Who saves one id, one after the other."""
 
     __slots__ = ("lock", "users")
@@ -63,19 +63,19 @@ class Saver:
         self,
         hot: HotTier,
         durable: DurableCopies,
-        watch: Watch,
+        freshness: Freshness,
         freezer: Freezer,
         notes: HotNotes,
         catalog_pause: Pause,
     ) -> None:
         self._hot = hot
-        self._watch = watch
+        self._freshness = freshness
         self._freezer = freezer
         self._notes = notes
         self._durable = durable
         self._hot_pause, self._catalog_pause = Pause(hot.ping), catalog_pause
         self._fallbacks = Repeated()
-        self._turns: dict[UUID, _Turn] = {}
+        self._id_locks: dict[UUID, _IdLock] = {}
 
     async def save(
         self, snapshot: SagaSnapshot, meta: SnapshotMeta, value: bytes, policies: PolicySet, now_us: int
@@ -85,19 +85,19 @@ class Saver:
         `value` is what is stored of `snapshot`. Raises LegalHold or RewriteRefused where it must not replace what is
         there.
         """
-        await self._watch.first_look(_FIRST_LOOK_SECONDS)
-        self._watch.freshen()
-        turn = self._turns.get(meta.snapshot_id)
-        if turn is None:
-            turn = self._turns[meta.snapshot_id] = _Turn()
-        turn.users += 1
+        await self._freshness.first_look(_FIRST_LOOK_SECONDS)
+        self._freshness.freshen()
+        id_lock = self._id_locks.get(meta.snapshot_id)
+        if id_lock is None:
+            id_lock = self._id_locks[meta.snapshot_id] = _IdLock()
+        id_lock.users += 1
         try:
-            async with turn.lock:
+            async with id_lock.lock:
                 return await self._save_unless_frozen(_Save(meta, value, policies, now_us), snapshot)
         finally:
-            turn.users -= 1
-            if not turn.users:
-                del self._turns[meta.snapshot_id]
+            id_lock.users -= 1
+            if not id_lock.users:
+                del self._id_locks[meta.snapshot_id]
 
     async def _save_unless_frozen(self, save: _Save, snapshot: SagaSnapshot) -> Durability:
         freezer, policy = self._freezer, save.decision.rule
@@ -117,7 +117,7 @@ class Saver:
         return policy.durability
 
     async def _save(self, save: _Save) -> Durability:
-        durability, known = save.decision.rule.durability, self._watch.changes
+        durability, known = save.decision.rule.durability, self._freshness.changes
         hot_error: HotTierUnavailable | None = None
         changes: int | None = None
 
@@ -134,7 +134,7 @@ class Saver:
             if durability is Durability.HOT and hot_error is None:
                 return None
             try:
-                stored = await self._save_durable(save, spilled=hot_error is not None)
+                stored = await self._save_durable(save, fallback=hot_error is not None)
             except CatalogUnavailable as exc:
                 if durability is Durability.HOT and isinstance(hot_error, _LeftAlone):
                     hot_error = await self._save_hot_after_all(save)
@@ -157,7 +157,7 @@ class Saver:
         try:
             await self._hot.save(save.meta, save.value, **save.times(), held_too=True, replacing_too=True)
         except HotTierUnavailable:
-            await self._durable.spill([(save.meta.snapshot_id, from_micros(save.meta.saved_us))])
+            await self._durable.mark_fallback([(save.meta.snapshot_id, from_micros(save.meta.saved_us))])
 
     async def _save_hot(self, save: _Save, *, after_all: bool = False) -> int | None:
         if not after_all and self._hot_pause.is_on:
@@ -189,10 +189,10 @@ class Saver:
             return exc
         return None
 
-    async def _save_durable(self, save: _Save, *, spilled: bool) -> Put:
+    async def _save_durable(self, save: _Save, *, fallback: bool) -> Put:
         deadline = timedelta(seconds=PAUSE_S) if self._catalog_pause.is_on else None
         try:
-            put = await self._durable.put(save.meta, save.value, **save.times(), spilled=spilled, deadline=deadline)
+            put = await self._durable.put(save.meta, save.value, **save.times(), fallback=fallback, deadline=deadline)
         except CatalogUnavailable:
             self._catalog_pause.begin()
             raise

@@ -15,8 +15,8 @@ from typing import Self
 _PAGE = 5_000
 
 
-class Spool:
-    """A set of (key, detail) pairs of bytes in a temporary file that is gone with it. `async with Spool() as spool`."""
+class SortedIds:
+    """A set of (key, detail) pairs of bytes in a temporary file that goes with it. `async with SortedIds() as ids`."""
 
     def __init__(self) -> None:
         self._folder: tempfile.TemporaryDirectory[str] | None = None
@@ -54,7 +54,7 @@ class Spool:
 
     def _open(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="sagaz-tiering-")
-        self._db = sqlite3.connect(Path(self._folder.name, "spool.sqlite"), check_same_thread=False)
+        self._db = sqlite3.connect(Path(self._folder.name, "sorted-ids.sqlite"), check_same_thread=False)
         self._db.execute("PRAGMA journal_mode = OFF")
         self._db.execute("PRAGMA synchronous = OFF")
         self._db.execute("CREATE TABLE pair (key BLOB, detail BLOB, PRIMARY KEY (key, detail)) WITHOUT ROWID")
@@ -75,5 +75,5 @@ class Spool:
 
     def _opened(self) -> sqlite3.Connection:
         if self._db is None:
-            raise RuntimeError("the spool is closed; use `async with`")
+            raise RuntimeError("the set is closed; use `async with`")
         return self._db

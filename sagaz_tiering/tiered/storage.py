@@ -34,11 +34,10 @@ from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.reporting import measured_read, reported_save
 from sagaz_tiering.tiered import iterate as iterating
 from sagaz_tiering.tiered.cold import ColdTier
-from sagaz_tiering.tiered.doubt import Doubt
 from sagaz_tiering.tiered.explain import explain_copies
 from sagaz_tiering.tiered.explanation import Explanation
 from sagaz_tiering.tiered.freeze import Freezer
-from sagaz_tiering.tiered.freshness import Watch
+from sagaz_tiering.tiered.freshness import Freshness
 from sagaz_tiering.tiered.health import check_health
 from sagaz_tiering.tiered.hold import Holder
 from sagaz_tiering.tiered.hot_notes import HotNotes
@@ -47,6 +46,7 @@ from sagaz_tiering.tiered.read import Reader
 from sagaz_tiering.tiered.remove import Remover
 from sagaz_tiering.tiered.restore import Restorer
 from sagaz_tiering.tiered.save import Saver
+from sagaz_tiering.tiered.untrusted import UntrustedRedis
 
 _Answer = TypeVar("_Answer")
 _SAVES = {durability: metrics.SAVES.labels(durability=durability.value) for durability in Durability}
@@ -100,7 +100,7 @@ class TieredStorage(AnyLoop):
         catalog = tiers.catalog
         self._restorer = Restorer(catalog.restores, tiers.prices, tiers.clock, tiers.restore)
         pause = Pause(catalog.db.time)
-        self._watch = Watch(tiers.incarnation, catalog.history, _first_after(tiers.policies), pause)
+        self._freshness = Freshness(tiers.incarnation, catalog.history, _first_after(tiers.policies), pause)
         self._notes = HotNotes(catalog, tiers.hot, tiers.clock)
         cold = ColdTier(tiers.objects, tiers.prices, tiers.keys, tiers.dictionaries)
         self._reader = Reader(
@@ -109,13 +109,13 @@ class TieredStorage(AnyLoop):
             holds=tiers.catalog.holds,
             cold=cold,
             dictionaries=tiers.dictionaries,
-            watch=self._watch,
-            doubt=Doubt(catalog.locations, cold, catalog.hot_saves, self._notes),
+            freshness=self._freshness,
+            untrusted=UntrustedRedis(catalog.locations, cold, catalog.hot_saves, self._notes),
             policies=tiers.policies,
             clock=tiers.clock,
         )
-        freezer = Freezer(tiers.hot, catalog, self._reader, self._watch, tiers.clock)
-        self._saver = Saver(tiers.hot, catalog.durable, self._watch, freezer, self._notes, pause)
+        freezer = Freezer(tiers.hot, catalog, self._reader, self._freshness, tiers.clock)
+        self._saver = Saver(tiers.hot, catalog.durable, self._freshness, freezer, self._notes, pause)
         self._holder = Holder(tiers.hot, catalog.holds, self._reader, tiers.clock)
         self._remover = Remover(tiers.hot, catalog, self._reader, tiers.clock)
 
@@ -153,7 +153,7 @@ class TieredStorage(AnyLoop):
     def adopt(self, policies: PolicySet) -> None:
         """Work by these policies from now on."""
         self._reader.policies = policies
-        self._watch.follow(_first_after(policies))
+        self._freshness.follow(_first_after(policies))
         if self._twin is not None:
             self._twin.tell(lambda other: other.adopt(policies))
 

@@ -27,13 +27,13 @@ _BLIND = 0.2
 """such a share of them after a random time, whether they work or not;"""
 _AIMED, _AFTER_S = 0.6, 0.05
 """and such a share of daemons within so long after a pack was announced: around its upload and its publication."""
-_PATIENCE_S = 30.0
+_TIMEOUT_S = 30.0
 _REPORT_S = 2.0
 
 Say = Callable[[str], None]
 
 
-class Torment:
+class Chaos:
     """One run; afterwards every process is dead, and the model knows what they saved. Raises Difference."""
 
     def __init__(self, store: Store, model: Model, comparison: ModelComparison, chance: Random, say: Say) -> None:
@@ -125,7 +125,7 @@ class Torment:
         return process.pid or 0
 
     async def _wait(self, at_work: Callable[[], bool], process: BaseProcess) -> None:
-        until = time.monotonic() + _PATIENCE_S
+        until = time.monotonic() + _TIMEOUT_S
         # It is another process: there is nothing to wait on but what it leaves.
         while not at_work() and process.exitcode is None and time.monotonic() < until:  # noqa: ASYNC110
             await asyncio.sleep(0.02)

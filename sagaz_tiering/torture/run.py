@@ -24,7 +24,7 @@ from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.jobs import JOBS, JobReport, run_job
 from sagaz_tiering.torture import processes
-from sagaz_tiering.torture.chaos import Say, Torment
+from sagaz_tiering.torture.chaos import Chaos, Say
 from sagaz_tiering.torture.checks import Difference, ModelComparison
 from sagaz_tiering.torture.model import Model, Scenario
 from sagaz_tiering.torture.store import Store, open_store
@@ -63,7 +63,7 @@ class TortureOutcome:
 async def run_torture(
     *, seconds: float, seed: int, snapshots: int, say: Say, interfere: Interference | None = None
 ) -> TortureOutcome:
-    """Torment for `seconds`, saving about `snapshots`; then compare. `interfere` (tests) is called after each phase.
+    """Chaos for `seconds`, saving about `snapshots`; then compare. `interfere` (tests) is called after each phase.
 
     Raises what the servers' start raises; every difference, whatever it is, is in the outcome.
     """
@@ -94,12 +94,12 @@ class _Reckoning:
         self._script = Scenario(seed=seed, begun=store.clock.now(), span=span)
         self._model = Model(script=self._script)
         self._comparison = ModelComparison(self._model, store.runtime, store.clock, chance)
-        self._torment = Torment(store, self._model, self._comparison, chance, say)
+        self._chaos = Chaos(store, self._model, self._comparison, chance, say)
 
     async def run(self, snapshots: int, interfere: Interference | None) -> None:
         """All phases; raises the first Difference."""
         phases: dict[str, Callable[[], Awaitable[None]]] = {
-            "killed": lambda: self._torment.run(snapshots),
+            "killed": lambda: self._chaos.run(snapshots),
             "settled": self._settle,
             "compared": self._comparison.everything,
             "months later": self._months_later,
@@ -117,7 +117,7 @@ class _Reckoning:
     def counts(self) -> Counter[str]:
         """What was done and seen."""
         own = Counter({"saves_acknowledged": self._model.saves, "removed": len(self._model.removed)})
-        return own + self._torment.counts + self._comparison.counts
+        return own + self._chaos.counts + self._comparison.counts
 
     async def _settle(self) -> None:
         """Run every job until none has anything to do; leases and claims of the dead run out meanwhile."""

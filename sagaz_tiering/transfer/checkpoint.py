@@ -31,12 +31,12 @@ _PHASES = (SNAPSHOTS, REPLAY_LOGS, FINISHED)
 class Standing:
     """Where a transfer stands. `mark`: in `phase`, everything up to this id is done and in the counts.
 
-    `witness` is a snapshot that was at the target when the mark passed it.
+    `probe` is a snapshot that was at the target when the mark passed it.
     """
 
     phase: str = SNAPSHOTS
     mark: UUID | None = None
-    witness: UUID | None = None
+    probe: UUID | None = None
     seconds: float = 0.0
     snapshots: Counts = field(default_factory=Counts)
     replay_logs: Counts = field(default_factory=Counts)
@@ -137,7 +137,7 @@ class Checkpoint:
             "selected_sagas": None if identity.saga_ids is None else len(identity.saga_ids),
             "phase": standing.phase,
             "mark": None if standing.mark is None else str(standing.mark),
-            "witness": None if standing.witness is None else str(standing.witness),
+            "witness": None if standing.probe is None else str(standing.probe),
             "seconds": round(standing.seconds, 3),
             "snapshots": standing.snapshots.to_dict(),
             "replay_logs": standing.replay_logs.to_dict(),
@@ -152,7 +152,7 @@ class Checkpoint:
             standing = Standing(
                 phase=_PHASES[_PHASES.index(found["phase"])],
                 mark=None if found["mark"] is None else UUID(found["mark"]),
-                witness=None if found["witness"] is None else UUID(found["witness"]),
+                probe=None if found["witness"] is None else UUID(found["witness"]),
                 seconds=float(found["seconds"]),
                 snapshots=Counts.from_dict(found["snapshots"]),
                 replay_logs=Counts.from_dict(found["replay_logs"]),

@@ -21,7 +21,7 @@ class Unit(Generic[T]):
     """One unit of work (a saga, or a replay record) and what was counted for it.
 
     `cut`: the work ended before its end, so that nothing from here on counts as done. `doubtful`: it should not
-    count as done while an outage is suspected, since then it would be tried again. `witness`: a snapshot of it that
+    count as done while an outage is suspected, since then it would be tried again. `probe`: a snapshot of it that
     is at the target.
     """
 
@@ -29,11 +29,11 @@ class Unit(Generic[T]):
     counts: Counts = field(default_factory=Counts)
     cut: bool = False
     doubtful: bool = False
-    witness: UUID | None = None
+    probe: UUID | None = None
     finished: bool = False
 
 
-class InOrder(Generic[T]):
+class OrderedCommitter(Generic[T]):
     """Works on the units of an iterator, `workers` at a time, and commits the finished ones in their order.
 
     At most `window` units are begun and not committed, so that memory stays bounded when one takes long.

@@ -20,7 +20,7 @@ from sagaz_tiering.errors import (
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SagaSnapshot, as_uuid
 from sagaz_tiering.transfer.checkpoint import Standing
-from sagaz_tiering.transfer.ordered import InOrder, Unit, closing
+from sagaz_tiering.transfer.ordered import OrderedCommitter, Unit, closing
 from sagaz_tiering.transfer.report import Counts
 from sagaz_tiering.transfer.retry import Outage, Stopped
 from sagaz_tiering.transfer.source import NextReplay, OutOfOrder, SourceReader
@@ -71,14 +71,14 @@ class Phases:
         """Every snapshot behind the mark; False if it was stopped before the end."""
         mark = self._standing.mark
         sagas = self._reader.saga_ids(mark) if selected is None else _behind(mark, selected)
-        work = InOrder(sagas, commit=self._commit_saga, **self._limits())
+        work = OrderedCommitter(sagas, commit=self._commit_saga, **self._limits())
         self._unfinished = work.unfinished
         return await work.run(partial(self._copy_saga, is_selected=selected is not None))
 
     async def replay_logs(self, selected: Sequence[UUID] | None) -> bool:
         """Every replay record behind the mark; False if it was stopped before the end."""
         records = self._reader.replay_logs(self._standing.mark)
-        work = InOrder(records, commit=self._commit_replay, **self._limits())
+        work = OrderedCommitter(records, commit=self._commit_replay, **self._limits())
         self._unfinished = work.unfinished
         return await work.run(partial(self._copy_replay, of_sagas=None if selected is None else frozenset(selected)))
 
@@ -93,7 +93,7 @@ class Phases:
 
     def _commit_saga(self, unit: Unit[UUID]) -> None:
         self._standing.mark = unit.value
-        self._standing.witness = unit.witness or self._standing.witness
+        self._standing.probe = unit.probe or self._standing.probe
         self._standing.snapshots.add(unit.counts)
 
     def _commit_replay(self, unit: Unit[NextReplay]) -> None:
@@ -121,7 +121,7 @@ class Phases:
     async def _copy_snapshot(self, unit: Unit[UUID], snapshot: SagaSnapshot, compare: bool) -> None:
         async def put() -> None:
             if await self._writer.put(snapshot, unit.counts, compare=compare):
-                unit.witness = snapshot.snapshot_id
+                unit.probe = snapshot.snapshot_id
             self._outage.over()
 
         try:
@@ -167,7 +167,7 @@ class Phases:
             )
             if isinstance(exc, TierUnavailable):
                 unit.doubtful = True
-                self._outage.in_vain(exc)
+                self._outage.gave_up(exc)
             elif item_id is not None:
                 self._outage.over()
 

@@ -1,4 +1,4 @@
-"""How long an item is tried while a server cannot be asked, and when so many were in vain that it is an outage."""
+"""How long an item is tried while a server cannot be asked, and when so many got no answer that it is an outage."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Stopped(Exception):
     """The transfer was asked to stop while an item waited for a server; the item counts as not yet begun."""
 
 
-class Patience:
+class RetryBudget:
     """Retries for one transfer. `limit` is the time that one item is tried at most."""
 
     def __init__(self, limit: timedelta, stop: asyncio.Event) -> None:
@@ -29,7 +29,7 @@ class Patience:
         self._stop = stop
 
     async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
-        """The answer; asked again while TierUnavailable. Raises it when patience is at its end, Stopped at a stop."""
+        """The answer; asked again while TierUnavailable. Raises it when the budget is spent, Stopped at a stop."""
         waiting = self.wait()
         while True:
             try:
@@ -74,15 +74,15 @@ class Outage:
 
     @property
     def suspected(self) -> bool:
-        """Whether the last item was in vain."""
+        """Whether the last item got no answer."""
         return self._in_a_row > 0
 
     def over(self) -> None:
         """A server answered."""
         self._in_a_row = 0
 
-    def in_vain(self, error: TierUnavailable) -> None:
-        """Patience ended without an answer. Raises `error` when that happened too often in a row."""
+    def gave_up(self, error: TierUnavailable) -> None:
+        """The retry budget ended without an answer. Raises `error` when that happened too often in a row."""
         self._in_a_row += 1
         if self._in_a_row >= self._limit:
             raise error

@@ -28,13 +28,13 @@ from sagaz_tiering.storage.base import SnapshotSource, SnapshotStorage
 from sagaz_tiering.transfer.checkpoint import FINISHED, REPLAY_LOGS, SNAPSHOTS, Checkpoint, Identity, Standing
 from sagaz_tiering.transfer.phases import Phases
 from sagaz_tiering.transfer.report import Counts, TransferProgress, TransferReport
-from sagaz_tiering.transfer.retry import Patience, Stopped
+from sagaz_tiering.transfer.retry import RetryBudget, Stopped
 from sagaz_tiering.transfer.source import SourceReader
 from sagaz_tiering.transfer.target import Writer
 
 _log = Logger(__name__)
 
-DEFAULT_PATIENCE: Final = timedelta(seconds=60)
+DEFAULT_RETRY_BUDGET: Final = timedelta(seconds=60)
 _JOURNAL_EVERY_S: Final = 0.5
 _PROGRESS_EVERY_S: Final = 0.1
 
@@ -54,7 +54,7 @@ async def transfer_snapshots(
     stop: asyncio.Event | None = None,
     source_name: str | None = None,
     target_name: str | None = None,
-    patience: timedelta = DEFAULT_PATIENCE,
+    patience: timedelta = DEFAULT_RETRY_BUDGET,
     clock: Clock | None = None,
 ) -> TransferReport:
     """Copy every snapshot (or those of `saga_ids`) and replay record that `target` does not have; deletes nothing.
@@ -85,7 +85,7 @@ async def transfer_snapshots(
     if source is target or identity.source == identity.target:
         raise ConfigError(f"source and target are the same: {identity.source}", hint="give two places")
     stop = stop or asyncio.Event()
-    waits = Patience(patience, stop)
+    waits = RetryBudget(patience, stop)
     run = _Run(
         identity,
         SourceReader(source, waits),
@@ -140,11 +140,11 @@ class _Run:
     async def _holds(self, standing: Standing) -> bool:
         """Whether the target still has what the journal says was there; else everything is looked at again."""
         try:
-            if standing.witness is None or await self._writer.has_snapshot(standing.witness):
+            if standing.probe is None or await self._writer.has_snapshot(standing.probe):
                 return True
         except Stopped:
             return True
-        _log.warning("transfer.begun_again", snapshot_id=str(standing.witness), reason="the target has it no more")
+        _log.warning("transfer.begun_again", snapshot_id=str(standing.probe), reason="the target has it no more")
         return False
 
     async def work(self, concurrency: int, stop: asyncio.Event) -> bool:

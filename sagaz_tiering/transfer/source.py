@@ -13,7 +13,7 @@ from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef
 from sagaz_tiering.storage.base import SnapshotSource
 from sagaz_tiering.transfer.ordered import closing
 from sagaz_tiering.transfer.report import Counts, Outcome
-from sagaz_tiering.transfer.retry import Patience
+from sagaz_tiering.transfer.retry import RetryBudget
 
 _Key = tuple[datetime, int, int]
 
@@ -36,19 +36,19 @@ class OutOfOrder(SagazTieringError):
 class SourceReader:
     """Reads one source for one transfer."""
 
-    def __init__(self, source: SnapshotSource, patience: Patience) -> None:
+    def __init__(self, source: SnapshotSource, retry_budget: RetryBudget) -> None:
         self._source = source
-        self._patience = patience
+        self._retry_budget = retry_budget
 
     async def saga_ids(self, after: UUID | None) -> AsyncIterator[UUID]:
-        """Every saga behind `after`, ascending. Raises TierUnavailable when patience is at its end."""
-        last, waiting = after, self._patience.wait()
+        """Every saga behind `after`, ascending. Raises TierUnavailable when the budget is spent."""
+        last, waiting = after, self._retry_budget.wait()
         while True:
             try:
                 async with closing(self._source.saga_ids(after=last)) as found:
                     async for saga_id in found:
                         _check_order(last, saga_id)
-                        last, waiting = saga_id, self._patience.wait()
+                        last, waiting = saga_id, self._retry_budget.wait()
                         yield saga_id
                 return
             except TierUnavailable as exc:
@@ -56,14 +56,14 @@ class SourceReader:
 
     async def replay_logs(self, after: UUID | None) -> AsyncIterator[NextReplay]:
         """Every replay record behind `after`, ascending, each with the unreadable ones before it."""
-        last, waiting, before = after, self._patience.wait(), Counts()
+        last, waiting, before = after, self._retry_budget.wait(), Counts()
         while True:
             try:
                 async with closing(self._source.iter_replay_logs(after=last)) as found:
                     async for record in found:
                         replay_id = UUID(record["replay_id"])
                         _check_order(last, replay_id)
-                        last, waiting = replay_id, self._patience.wait()
+                        last, waiting = replay_id, self._retry_budget.wait()
                         yield NextReplay(replay_id, record, before)
                         before = Counts()
                 break
@@ -82,10 +82,10 @@ class SourceReader:
     async def snapshots(self, saga_id: UUID, counts: Counts) -> AsyncIterator[SagaSnapshot]:
         """The snapshots of a saga, oldest first; what cannot be read is in `counts` instead.
 
-        Raises TierUnavailable when patience is at its end.
+        Raises TierUnavailable when the budget is spent.
         """
         last: _Key | None = None
-        waiting, again = self._patience.wait(), False
+        waiting, again = self._retry_budget.wait(), False
         while True:
             try:
                 async with closing(self._source.iter_snapshots(saga_id)) as found:
@@ -93,7 +93,7 @@ class SourceReader:
                         key = _order_key(snapshot)
                         if again and last is not None and key <= last:
                             continue
-                        last, waiting = key, self._patience.wait()
+                        last, waiting = key, self._retry_budget.wait()
                         yield snapshot
                 return
             except TierUnavailable as exc:
@@ -124,7 +124,7 @@ class SourceReader:
             if snapshot_id in told:
                 continue
             try:
-                found: SagaSnapshot | None = await self._patience.ask(partial(get, snapshot_id))
+                found: SagaSnapshot | None = await self._retry_budget.ask(partial(get, snapshot_id))
             except SnapshotArchived as exc:
                 _count_archived(counts, [snapshot_id], exc)
             except Unreadable as exc:
@@ -143,7 +143,7 @@ class SourceReader:
     async def _of_timeline(
         self, timeline: Callable[[], Awaitable[list[SnapshotRef]]], last: _Key | None
     ) -> AsyncIterator[UUID]:
-        for ref in await self._patience.ask(timeline):
+        for ref in await self._retry_budget.ask(timeline):
             if last is None or ref.order_key > last:
                 yield ref.snapshot_id
 
@@ -157,7 +157,7 @@ class SourceReader:
         limit = 1
         while listing is not None and limit <= _MOST_LISTED:
             try:
-                listed: list[SagaSnapshot] = await self._patience.ask(partial(listing, saga_id, limit=limit))
+                listed: list[SagaSnapshot] = await self._retry_budget.ask(partial(listing, saga_id, limit=limit))
             except Unreadable:
                 break
             readable, complete = listed, len(listed) < limit

@@ -17,7 +17,7 @@ from sagaz_tiering.storage.base import SnapshotStorage
 from sagaz_tiering.storage.replay_records import as_record
 from sagaz_tiering.transfer.equality import is_same, is_same_replay, record_of
 from sagaz_tiering.transfer.report import Counts, Outcome
-from sagaz_tiering.transfer.retry import Patience
+from sagaz_tiering.transfer.retry import RetryBudget
 
 
 class NotVerified(SagazTieringError):
@@ -39,10 +39,10 @@ class Writer:
     """Writes to one target for one transfer."""
 
     def __init__(
-        self, target: SnapshotStorage, patience: Patience, clock: Clock, *, verify: bool, dry_run: bool
+        self, target: SnapshotStorage, retry_budget: RetryBudget, clock: Clock, *, verify: bool, dry_run: bool
     ) -> None:
         self._target = target
-        self._patience = patience
+        self._retry_budget = retry_budget
         self._clock = clock
         self._verify = verify
         self._dry_run = dry_run
@@ -50,14 +50,14 @@ class Writer:
     async def has_saga(self, saga_id: UUID) -> bool:
         """Whether the target may have something of this saga; asked once, it saves a question for each snapshot."""
         try:
-            return await self._patience.ask(partial(self._target.get_latest_snapshot, saga_id)) is not None
+            return await self._retry_budget.ask(partial(self._target.get_latest_snapshot, saga_id)) is not None
         except Unreadable:
             return True
 
     async def has_snapshot(self, snapshot_id: UUID) -> bool:
         """Whether the target has it, readable or archived."""
         try:
-            return await self._patience.ask(partial(self._target.get_snapshot, snapshot_id)) is not None
+            return await self._retry_budget.ask(partial(self._target.get_snapshot, snapshot_id)) is not None
         except SnapshotArchived:
             return True
         except Unreadable:
@@ -66,7 +66,7 @@ class Writer:
     async def put(self, snapshot: SagaSnapshot, counts: Counts, *, compare: bool) -> bool:
         """Bring one snapshot to the target, and count it; whether it is there. `compare`: it may have been before.
 
-        Raises InvalidSnapshot, NotVerified, TierUnavailable (after patience) or what else the target says.
+        Raises InvalidSnapshot, NotVerified, TierUnavailable (after the retry budget) or what else the target says.
         """
         ours = await record_of(snapshot)
         there = await self._look(ours) if compare else There.ABSENT
@@ -80,7 +80,7 @@ class Writer:
         if self._dry_run:
             counts.count(Outcome.COPIED, size=len(ours.body))
             return False
-        await self._patience.ask(partial(self._target.save_snapshot, snapshot))
+        await self._retry_budget.ask(partial(self._target.save_snapshot, snapshot))
         return await self._confirm(snapshot, ours, counts)
 
     async def put_replay(self, found: Mapping[str, Any], counts: Counts) -> None:
@@ -91,7 +91,7 @@ class Writer:
             counts.count(Outcome.ALREADY_THERE)
             return
         if not self._dry_run:
-            await self._patience.ask(partial(self._target.save_replay_log, result))
+            await self._retry_budget.ask(partial(self._target.save_replay_log, result))
             if self._verify and not await self._has_replay(record):
                 raise NotVerified(f"replay record {result.replay_id}: the target does not give back what was saved")
             counts.verified += self._verify
@@ -100,7 +100,7 @@ class Writer:
     async def _has_replay(self, record: dict[str, Any]) -> bool:
         """Whether the target has this very record."""
         try:
-            there = await self._patience.ask(partial(self._target.get_replay_log, record["replay_id"]))
+            there = await self._retry_budget.ask(partial(self._target.get_replay_log, record["replay_id"]))
         except CorruptData:
             return False
         return there is not None and is_same_replay(there, record)
@@ -108,7 +108,7 @@ class Writer:
     async def _look(self, ours: Record) -> There:
         """What the target has under the id of this snapshot."""
         try:
-            there = await self._patience.ask(partial(self._target.get_snapshot, ours.meta.snapshot_id))
+            there = await self._retry_budget.ask(partial(self._target.get_snapshot, ours.meta.snapshot_id))
         except SnapshotArchived:
             indexed = await self._indexed(ours)
             return There.ARCHIVED if indexed is None or indexed else There.OTHER
@@ -151,7 +151,7 @@ class Writer:
             return None
         meta = ours.meta
         wanted = (meta.saga_id, meta.saga_name, meta.step_name, meta.step_index, meta.status, meta.created_us)
-        refs = cast(list[SnapshotRef], await self._patience.ask(partial(locate, meta.snapshot_id)))
+        refs = cast(list[SnapshotRef], await self._retry_budget.ask(partial(locate, meta.snapshot_id)))
         return [ref for ref in refs if _described(ref) == wanted]
 
     def _is_expired(self, snapshot: SagaSnapshot) -> bool:

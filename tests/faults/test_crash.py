@@ -123,7 +123,7 @@ class Crash(BaseException):
     """Stands for the end of the process at an exact point."""
 
 
-@pytest.mark.parametrize("step", ["put", "head", "activate", "evict_claimed", "evicted", "settle"])
+@pytest.mark.parametrize("step", ["put", "head", "activate", "evict_claimed", "evicted", "ack"])
 async def test_age_crashing_at_each_step_loses_nothing(
     step: str, database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

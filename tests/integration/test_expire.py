@@ -136,7 +136,7 @@ async def test_held_saga_of_a_batch_stays_whole(shop: Product) -> None:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
-@pytest.mark.parametrize("step", ["first_headers", "evict_claimed", "settle"])
+@pytest.mark.parametrize("step", ["first_headers", "evict_claimed", "ack"])
 async def test_expire_crashing_at_each_step_is_finished_by_the_next_run(
     step: str, after: bool, shop: Product, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -166,7 +166,7 @@ async def test_bad_row_does_not_fail_its_batch(shop: Product) -> None:
     metas[7] = metas[7]._replace(body_crc=None)
     found = await asyncio.gather(
         *(
-            durable.put(meta, to_value(record, level=None), due_us=None, expires_us=None, spilled=False)
+            durable.put(meta, to_value(record, level=None), due_us=None, expires_us=None, fallback=False)
             for meta, record in zip(metas, records, strict=True)
         ),
         return_exceptions=True,

@@ -31,7 +31,7 @@ from sagaz_tiering.codec.value import encode
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.jobs.context import Tally
-from sagaz_tiering.operations.rival_packs import Claim, contradict
+from sagaz_tiering.operations.rival_packs import RivalClaim, contradict
 from sagaz_tiering.packs.entries import Footer
 from sagaz_tiering.packs.frame import build_frame
 from sagaz_tiering.policy import Policy, PolicySet
@@ -406,10 +406,10 @@ async def test_third_pack_that_agrees_with_a_forged_one_makes_it_no_truer(
 def test_saves_that_explain_each_other_contradict_nothing() -> None:
     """The same save twice, a later one of the same saga, one that was encrypted later; not the other way round."""
     early, late = (encode(make(1), saved_us=at).meta for at in (10**15, 10**15 + 1))
-    plain, same, later = Claim(early, False, 1), Claim(early, True, 2), Claim(late, False, 3)
+    plain, same, later = RivalClaim(early, False, 1), RivalClaim(early, True, 2), RivalClaim(late, False, 3)
     assert not contradict(plain, same)
     assert not contradict(plain, later)
-    assert not contradict(plain, Claim(late, True, 3))
+    assert not contradict(plain, RivalClaim(late, True, 3))
     assert contradict(same, later)
     assert contradict(later, same)
     assert max(plain, same, key=lambda claim: claim.rank) == same

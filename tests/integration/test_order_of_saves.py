@@ -190,7 +190,7 @@ async def test_a_row_that_was_stored_while_its_delete_was_committed_is_packed(tw
     put = two.right.runtime.catalog.durable.put
     due_us = to_micros(NOW + 7 * DAY)
     times = {"due_us": due_us, "expires_us": None}
-    assert (await put(record.meta, to_value(record, level=None), **times, spilled=True)).in_the_way_us is None
+    assert (await put(record.meta, to_value(record, level=None), **times, fallback=True)).in_the_way_us is None
     await two.right.runtime.db.execute("DROP TABLE sagaz_tiering.tombstones")
     await two.right.runtime.db.execute("ALTER TABLE sagaz_tiering.unseen RENAME TO tombstones")
     await two.pack()

@@ -87,14 +87,14 @@ async def crash_while(storage: RedisSnapshotStorage, after: int, call: Callable[
     whole = storage._redis
     crashing = Crashing(whole.options)
     crashing.left = after
-    storage._redis = storage._shelf.redis = storage._replays._redis = crashing
+    storage._redis = storage._store.redis = storage._replays._redis = crashing
     try:
         await call()
     except Crash:
         return True
     finally:
         await crashing.close()
-        storage._redis = storage._shelf.redis = storage._replays._redis = whole
+        storage._redis = storage._store.redis = storage._replays._redis = whole
     return False
 
 
@@ -184,7 +184,7 @@ async def test_pointer_that_a_crash_left_goes_when_it_is_old(
 ) -> None:
     """Not before: a save may be under way."""
     assert await crash_while(storage, 1, lambda: storage.save_snapshot(NEW))
-    pointer = storage._shelf.keys.pointer(number(1).hex)
+    pointer = storage._store.keys.pointer(number(1).hex)
     assert await storage.get_snapshot(number(1)) is None
     assert await keys_of(storage) == {pointer}
     clock.advance(2 * HOUR)
@@ -195,7 +195,7 @@ async def test_pointer_that_a_crash_left_goes_when_it_is_old(
 async def test_shorter_life_does_not_lose_the_pointer_of_the_longer_one(storage: RedisSnapshotStorage) -> None:
     """A save that would expire soon crashes half-way: what is there lives on, with its pointer."""
     client: Any = storage._get_redis()
-    pointer = storage._shelf.keys.pointer(number(1).hex)
+    pointer = storage._store.keys.pointer(number(1).hex)
     short = make(1, status="new", retention_until=NOW + HOUR)
     await storage.save_snapshot(OLD)
     assert await crash_while(storage, 1, lambda: storage.save_snapshot(short))

@@ -319,7 +319,7 @@ async def test_a_page_goes_on_behind_what_was_deleted_meanwhile(
     found: list[UUID] = []
     cursor: IndexCursor | None = None
     while True:
-        page, cursor = await storage._shelf.page(SAGA, 0, limit=2, newest_first=newest_first, behind=cursor)
+        page, cursor = await storage._store.page(SAGA, 0, limit=2, newest_first=newest_first, behind=cursor)
         found += [stored.snapshot_id for stored in page]
         if cursor is None:
             break
@@ -337,7 +337,7 @@ async def test_sagas_come_in_order_over_many_pages(
     sagas.sort()
     assert [each async for each in storage.saga_ids()] == sagas
     assert [each async for each in storage.saga_ids(after=sagas[250])] == sagas[251:]
-    pages = [page async for page in storage._shelf._ids(KEYS.sagas, None, 0)]
+    pages = [page async for page in storage._store._ids(KEYS.sagas, None, 0)]
     assert len(pages) > 3
     assert max(map(len, pages)) <= 2 * 256
 

@@ -33,7 +33,7 @@ from sagaz_tiering.codec.value import to_value
 from sagaz_tiering.drivers.redis import sentinels
 from sagaz_tiering.errors import HotTierUnavailable
 from sagaz_tiering.hot.tier import HotOptions, HotTier
-from sagaz_tiering.hot.values import ClaimedSaga, TurnOf
+from sagaz_tiering.hot.values import ClaimedFrom, ClaimedSaga
 from sagaz_tiering.jobs.context import Tally
 from sagaz_tiering.snapshot import SagaSnapshot
 
@@ -217,7 +217,7 @@ async def test_primary_that_became_a_replica_is_left_unnoticed(watched: Watched)
         some = [replace(first, snapshot_id=uuid4(), step_index=at) for at in range(50)]
         assert await asyncio.gather(save(hot, large(3)), *(save(hot, one) for one in some)) == [True] * 51
         await hot.gather([first.saga_id])
-        await hot.settle([(ClaimedSaga(first.saga_id, "t", TurnOf.AGE), 51, 5, None)], 1)
+        await hot.ack([(ClaimedSaga(first.saga_id, "t", ClaimedFrom.AGE), 51, 5, None)], 1)
         assert await ours(watched.primary) == []
         assert len(await hot.values(first.saga_id, 100)) == 51
         assert (await hot.info())["tcp_port"] == watched.replica.port
@@ -230,8 +230,8 @@ async def test_jobs_leave_a_primary_that_became_a_replica(watched: Watched) -> N
     async with hot_tier(watched) as application:
         await save(application, first)
     async with hot_tier(watched) as hot:
-        turns = [(ClaimedSaga(uuid4(), "t", TurnOf.AGE), 1, 5, None) for _ in range(40)]
-        await hot.settle(turns, 1)
+        open_claims = [(ClaimedSaga(uuid4(), "t", ClaimedFrom.AGE), 1, 5, None) for _ in range(40)]
+        await hot.ack(open_claims, 1)
         await hot.ping()
         await replicated(watched)
         await watched.hand_over()
@@ -239,7 +239,7 @@ async def test_jobs_leave_a_primary_that_became_a_replica(watched: Watched) -> N
         ask: dict[str, Any] = {"expiring": False, "now_us": 9, "ttl": timedelta(minutes=1), "token": "t", "count": 9}
         claimed, _ = await hot.claim(shard=first.saga_id.hex[0], **ask)
         assert [each.saga_id for each in claimed] == [first.saga_id]
-        await hot.settle(turns, 1)
+        await hot.ack(open_claims, 1)
         assert await ours(watched.primary) == []
 
 
@@ -249,16 +249,16 @@ async def test_address_that_follows_its_primary_is_followed(watched: Watched) ->
         Gate(HOST, watched.primary.port) as gate,
         hot_tier(watched, url=through(watched.primary.url, gate.port)) as hot,
     ):
-        turns = [(ClaimedSaga(uuid4(), "t", TurnOf.AGE), 1, 5, None)]
+        open_claims = [(ClaimedSaga(uuid4(), "t", ClaimedFrom.AGE), 1, 5, None)]
         await asyncio.gather(*(save(hot, large(number)) for number in range(4)))
         await save(hot, saga(5, begun=NOW, saga_name=HOT)[0])
-        await hot.settle(turns, 1)
+        await hot.ack(open_claims, 1)
         await replicated(watched)
         await watched.hand_over()
         gate.lead_to(HOST, watched.replica.port)
         assert await save(hot, large(6))
         assert await save(hot, saga(7, begun=NOW, saga_name=HOT)[0])
-        await hot.settle(turns, 1)
+        await hot.ack(open_claims, 1)
         assert await ours(watched.primary) == []
 
 

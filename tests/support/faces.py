@@ -16,7 +16,7 @@ FACES = {
         "migrations",
         "owner",
         "packs",
-        "places",
+        "frame_index",
         "replays",
         "restores",
         "saga_keys",

@@ -269,20 +269,20 @@ A, B, C = (Dictionary(some(text)) for text in ("alpha ", "beta ", "gamma "))
 async def test_need_asks_the_nearest_place_first_and_once() -> None:
     """The next one only where it does not have it; nothing twice; none for None."""
     near, far = Place("near", A.data), Place("far", A.data, B.data)
-    shelf = Dictionaries([near, far])
-    assert set(await shelf.need(None, A.id, B.id, A.id)) == {A.id, B.id}
-    assert set(await shelf.need(A.id, B.id)) == {A.id, B.id}
+    cache = Dictionaries([near, far])
+    assert set(await cache.need(None, A.id, B.id, A.id)) == {A.id, B.id}
+    assert set(await cache.need(A.id, B.id)) == {A.id, B.id}
     assert sorted(near.asked) == sorted([A.id, B.id])
     assert far.asked == [B.id]
-    assert await shelf.need(None) == {}
+    assert await cache.need(None) == {}
 
 
 async def test_concurrent_needs_share_one_load() -> None:
     """And one who gives up does not take it from the others."""
     place = Place("only", A.data)
     place.gate.clear()
-    shelf = Dictionaries([place])
-    first, *others = [asyncio.create_task(shelf.need(A.id)) for _ in range(5)]
+    cache = Dictionaries([place])
+    first, *others = [asyncio.create_task(cache.need(A.id)) for _ in range(5)]
     await asyncio.sleep(0)
     first.cancel()
     await asyncio.sleep(0)
@@ -303,89 +303,89 @@ async def test_place_that_is_down_is_not_an_answer() -> None:
     """What others have is found all the same; what none of them has may be there."""
     near, far = Place("near"), Place("far", A.data)
     near.failure = HotTierUnavailable("down")
-    shelf = Dictionaries([near, far])
-    assert set(await shelf.need(A.id)) == {A.id}
+    cache = Dictionaries([near, far])
+    assert set(await cache.need(A.id)) == {A.id}
     with pytest.raises(HotTierUnavailable):
-        await shelf.need(B.id)
+        await cache.need(B.id)
     near.failure = None
     near.held[B.id] = B.data
-    assert set(await shelf.need(B.id)) == {B.id}
+    assert set(await cache.need(B.id)) == {B.id}
 
 
 async def test_memory_is_bounded() -> None:
     """The one that was used longest ago goes; who asked for more than fit has them all."""
     place = Place("only", A.data, B.data, C.data)
-    shelf = Dictionaries([place], most=2)
-    assert set(await shelf.need(A.id, B.id, C.id)) == {A.id, B.id, C.id}
-    assert len(shelf) == 2
-    await shelf.need(A.id, B.id)
-    assert shelf.at_hand(A.id) is not None
-    await shelf.need(C.id)
-    assert set(shelf) == {A.id, C.id}
-    assert shelf.at_hand(B.id) is None
+    cache = Dictionaries([place], most=2)
+    assert set(await cache.need(A.id, B.id, C.id)) == {A.id, B.id, C.id}
+    assert len(cache) == 2
+    await cache.need(A.id, B.id)
+    assert cache.at_hand(A.id) is not None
+    await cache.need(C.id)
+    assert set(cache) == {A.id, C.id}
+    assert cache.at_hand(B.id) is None
 
 
 async def test_writing_waits_for_nothing_and_looks_in_the_background() -> None:
     """The first save goes without; later ones use what was found, whatever happens to the places."""
     place = Place("only", A.data, current={"orders": A.id})
-    shelf = Dictionaries([place], [place])
-    assert shelf.for_writing("orders") is None
+    cache = Dictionaries([place], [place])
+    assert cache.for_writing("orders") is None
     for _ in range(10):
         await asyncio.sleep(0)
-    found = shelf.for_writing("orders")
+    found = cache.for_writing("orders")
     assert found is not None
     assert found.id == A.id
-    assert shelf.for_writing("payments") is None
+    assert cache.for_writing("payments") is None
     place.failure = HotTierUnavailable("down")
-    await shelf.refresh()
-    assert shelf.for_writing("orders") is found
-    await shelf.close()
+    await cache.refresh()
+    assert cache.for_writing("orders") is found
+    await cache.close()
 
 
 async def test_new_dictionary_is_noticed_once_a_minute(monkeypatch: pytest.MonkeyPatch) -> None:
     """Not with every save."""
     place = Place("only", A.data, B.data, current={"orders": A.id})
-    shelf = Dictionaries([place], [place])
+    cache = Dictionaries([place], [place])
     now = 1000.0
     monkeypatch.setattr(shelf_module.time, "monotonic", lambda: now)
-    await shelf.freshen()
+    await cache.freshen()
     place.names["orders"] = B.id
     now += 30
     for _ in range(100):
-        found = shelf.for_writing("orders")
+        found = cache.for_writing("orders")
         await asyncio.sleep(0)
     assert found is not None
     assert found.id == A.id
     now += 31
-    shelf.for_writing("orders")
+    cache.for_writing("orders")
     for _ in range(20):
         await asyncio.sleep(0)
-    found = shelf.for_writing("orders")
+    found = cache.for_writing("orders")
     assert found is not None
     assert found.id == B.id
-    await shelf.close()
+    await cache.close()
 
 
 async def test_lost_dictionary_is_looked_for_once_a_minute() -> None:
     """Saves go on without one, instead of asking every place each time."""
     place = Place("only", current={"orders": A.id})
-    shelf = Dictionaries([place], [place])
-    await shelf.freshen()
+    cache = Dictionaries([place], [place])
+    await cache.freshen()
     for _ in range(50):
-        assert shelf.for_writing("orders") is None
+        assert cache.for_writing("orders") is None
         await asyncio.sleep(0)
     assert len(place.asked) == 1
     place.held[A.id] = A.data
-    await shelf.refresh()
-    assert shelf.for_writing("orders") is not None
+    await cache.refresh()
+    assert cache.for_writing("orders") is not None
 
 
 async def test_register_that_knows_nothing_is_not_the_last_word() -> None:
     """A Redis that was emptied, or that is down, leaves it to the catalog."""
     empty, full = Place("redis"), Place("catalog", A.data, current={"orders": A.id})
-    shelf = Dictionaries([empty, full], [empty, full])
-    await shelf.refresh()
-    assert shelf.for_writing("orders") is not None
+    cache = Dictionaries([empty, full], [empty, full])
+    await cache.refresh()
+    assert cache.for_writing("orders") is not None
     empty.failure = CatalogUnavailable("down")
     other = Dictionaries([empty, full], [empty, full])
     await other.refresh()
@@ -395,8 +395,8 @@ async def test_register_that_knows_nothing_is_not_the_last_word() -> None:
 async def test_turned_off_shelf_writes_without_and_reads_on() -> None:
     """Reading needs every dictionary that was ever used."""
     place = Place("only", A.data, current={"orders": A.id})
-    shelf = Dictionaries([place], [place], enabled=False)
-    await shelf.freshen()
-    assert shelf.for_writing("orders") is None
-    assert shelf.chosen() == {}
-    assert set(await shelf.need(A.id)) == {A.id}
+    cache = Dictionaries([place], [place], enabled=False)
+    await cache.freshen()
+    assert cache.for_writing("orders") is None
+    assert cache.chosen() == {}
+    assert set(await cache.need(A.id)) == {A.id}

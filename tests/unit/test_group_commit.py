@@ -63,10 +63,10 @@ async def test_what_comes_during_a_commit_is_the_next_batch() -> None:
     for number in range(20):
         calls.append(asyncio.create_task(group.put(number, 10)))
         await turns()
-    assert len(ledger.batches) == group_commit.LANES
+    assert len(ledger.batches) == group_commit.COMMITTERS
     ledger.gate.set()
     assert await asyncio.gather(*calls) == [2 * n for n in range(20)]
-    assert len(ledger.batches) == group_commit.LANES + 1
+    assert len(ledger.batches) == group_commit.COMMITTERS + 1
 
 
 async def test_refused_item_fails_alone() -> None:

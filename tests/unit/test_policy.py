@@ -151,7 +151,7 @@ def test_policy_set_refuses_names_that_clash(names: tuple[str, ...], expected: s
 # --- what is doubted -------------------------------------------------------------------------------------------
 
 
-def doubts(*given: dict[str, Any]) -> list[tuple[tuple[int | str, ...], str]]:
+def caveats(*given: dict[str, Any]) -> list[tuple[tuple[int | str, ...], str]]:
     minimum = PriceList.load("us-east-1").minimum_durations
     warnings = policy_warnings([Policy.model_validate(each) for each in given], minimum)
     return [(warning.location, warning.message) for warning in warnings]
@@ -159,7 +159,7 @@ def doubts(*given: dict[str, Any]) -> list[tuple[tuple[int | str, ...], str]]:
 
 def test_policy_warnings_are_none_for_the_documented_example() -> None:
     """The example is beyond doubt, and so is a policy that never expires."""
-    assert doubts(PAYMENTS, DEFAULT) == []
+    assert caveats(PAYMENTS, DEFAULT) == []
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_policy_warnings_name_what_costs_more_than_it_should(
     given: dict[str, Any], location: tuple[Any, ...], text: str
 ) -> None:
     """A class left before its minimum duration, and a move out of an archive."""
-    assert [(where, text in message) for where, message in doubts({"name": "p", "retain": "forever", **given})] == [
+    assert [(where, text in message) for where, message in caveats({"name": "p", "retain": "forever", **given})] == [
         (location, True)
     ]
 
@@ -197,14 +197,14 @@ def test_policy_warnings_name_what_costs_more_than_it_should(
 def test_policy_warnings_name_a_policy_whose_snapshots_end_by_a_date_that_nobody_wrote_down() -> None:
     """Without `retain` the engine's 30 days decide, also for what no policy matches; to say so is no doubt."""
     bare = {key: value for key, value in DEFAULT.items() if key != "retain"}
-    ((where, message),) = doubts(bare)
+    ((where, message),) = caveats(bare)
     assert where == (0,)
     assert "30 days" in message
     assert "retain: forever" in message
-    assert doubts({**bare, "retention": "snapshot"}) == []
-    ((_, message),) = doubts(PAYMENTS)
+    assert caveats({**bare, "retention": "snapshot"}) == []
+    ((_, message),) = caveats(PAYMENTS)
     assert "30 days" in message
-    ((where, message),) = doubts({**DEFAULT, "retention": "snapshot"})
+    ((where, message),) = caveats({**DEFAULT, "retention": "snapshot"})
     assert where == (0, "retain")
     assert "does not count" in message
 
@@ -212,24 +212,24 @@ def test_policy_warnings_name_a_policy_whose_snapshots_end_by_a_date_that_nobody
 def test_policy_warnings_accept_a_stay_of_exactly_the_minimum() -> None:
     """The boundary: 30 days in STANDARD_IA are enough."""
     moves = [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "37d"}]
-    assert doubts({"name": "p", "move": moves, "retain": "127d"}) == []
+    assert caveats({"name": "p", "move": moves, "retain": "127d"}) == []
 
 
 def test_policy_warnings_name_a_policy_that_is_never_used() -> None:
     """What stands below a catch-all, or below a pattern that includes it, can never match."""
     narrow = {"name": "narrow", "match": {"saga_name": "payment-eu", "status": "failed"}, "retain": "1d"}
     wide = {"name": "wide", "match": {"saga_name": ["order-*", "pay*"]}, "retain": "1d"}
-    (never,) = doubts(wide, narrow, DEFAULT)
+    (never,) = caveats(wide, narrow, DEFAULT)
     assert never[0] == (1, "match")
     assert "policy 'narrow' is never used: 'wide' above it" in never[1]
-    assert [where for where, _ in doubts(DEFAULT, narrow)] == [(1, "match")]
-    assert doubts(narrow, wide, DEFAULT) == []
+    assert [where for where, _ in caveats(DEFAULT, narrow)] == [(1, "match")]
+    assert caveats(narrow, wide, DEFAULT) == []
 
 
 @pytest.mark.parametrize("given", [(), (PAYMENTS,)])
 def test_policy_warnings_say_what_happens_without_a_catch_all(given: tuple[dict[str, Any], ...]) -> None:
     """What no policy matches stays hot and durable for ever, and the warning says so."""
-    ((where, message),) = doubts(*given)
+    ((where, message),) = caveats(*given)
     assert where == ()
     assert "stay in Redis and PostgreSQL, never move" in message
     assert "match: {}" in message

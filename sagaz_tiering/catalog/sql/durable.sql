@@ -48,12 +48,12 @@ SELECT v.snapshot_id, greatest(d.saved_at, t.deleted_at) AS at,
   LEFT JOIN sagaz_tiering.saga_snapshots d USING (snapshot_id)
   LEFT JOIN sagaz_tiering.tombstones t USING (snapshot_id)
 
--- name: announce_spill
+-- name: announce_fallback
 -- From now on Redis may miss something; how long ago was that first said?
 UPDATE sagaz_tiering.spill SET since = coalesce(since, clock_timestamp())
 RETURNING extract(epoch FROM clock_timestamp() - since)::float8
 
--- name: spilled
+-- name: fallback_rows
 -- A batch of rows that Redis does not have yet, oldest ids first, after a given id.
 SELECT snapshot_id, saved_at, octet_length(value) AS byte_length FROM sagaz_tiering.saga_snapshots
  WHERE spilled AND snapshot_id > $1 ORDER BY snapshot_id LIMIT $2
@@ -68,21 +68,21 @@ SELECT snapshot_id, saved_at, octet_length(value) AS byte_length FROM sagaz_tier
 SELECT snapshot_id, saved_at, value FROM sagaz_tiering.saga_snapshots
  WHERE snapshot_id = ANY($1::uuid[]) ORDER BY snapshot_id FOR KEY SHARE SKIP LOCKED
 
--- name: unspill
+-- name: clear_fallback
 UPDATE sagaz_tiering.saga_snapshots d SET spilled = false
   FROM unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, saved_at)
  WHERE d.snapshot_id = v.snapshot_id AND d.saved_at = v.saved_at
 
--- name: spill
+-- name: mark_fallback
 UPDATE sagaz_tiering.saga_snapshots d SET spilled = true
   FROM unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, saved_at)
  WHERE d.snapshot_id = v.snapshot_id AND d.saved_at = v.saved_at
 
--- name: lock_spill
+-- name: lock_fallback
 SELECT 1 FROM sagaz_tiering.spill FOR UPDATE
 
--- name: end_spill
--- Only after lock_spill in the same transaction: a spiller that we waited for is visible now. While Redis has not
+-- name: end_fallback
+-- Only after lock_fallback in the same transaction: a fallback write that we waited for is visible now. While Redis has not
 -- followed a deletion, it may have an older save of what was deleted.
 UPDATE sagaz_tiering.spill SET since = NULL
  WHERE since IS NOT NULL AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots WHERE spilled)
@@ -114,7 +114,7 @@ UPDATE sagaz_tiering.saga_snapshots d
        AS v (snapshot_id, saved_at, due_at, expires_at)
  WHERE d.snapshot_id = v.snapshot_id AND d.saved_at = v.saved_at
 
--- name: redate
+-- name: recompute_expiry
 -- Other policies say when these rows expire, and `age` looks at them once more; what was saved anew is left alone.
 UPDATE sagaz_tiering.saga_snapshots d SET expires_at = v.expires_at, due_at = '-infinity'
   FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) AS v (snapshot_id, saved_at, expires_at)

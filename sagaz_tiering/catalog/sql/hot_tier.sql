@@ -1,7 +1,7 @@
 -- name: look
 -- What must be known before Redis alone is believed; the number is the one from before this look.
 SELECT h.nonce, h.number, h.run_id, h.trusted, h.changes,
-       (SELECT since IS NOT NULL FROM sagaz_tiering.spill) AS spilled,
+       (SELECT since IS NOT NULL FROM sagaz_tiering.spill) AS fallback,
        (SELECT min(first_after) FROM sagaz_tiering.policy_revisions) AS first_after,
        EXISTS (SELECT 1 FROM sagaz_tiering.packs) AS packed,
        ARRAY(SELECT match::text FROM sagaz_tiering.holds WHERE saga_id IS NULL ORDER BY placed_at, hold_id) AS held

@@ -121,12 +121,12 @@ SELECT pack_id FROM gone
 SELECT * FROM sagaz_tiering.packs
  WHERE state = 'ACTIVE' AND retention_revision <> $1 AND pack_id > $2 ORDER BY pack_id LIMIT $3
 
--- name: redate
+-- name: recompute_expiry
 UPDATE sagaz_tiering.snapshots s SET expires_at = v.expires_at
   FROM unnest($2::uuid[], $3::timestamptz[]) AS v (snapshot_id, expires_at)
  WHERE s.snapshot_id = v.snapshot_id AND s.pack_id = $1
 
--- name: redated
+-- name: recomputed
 UPDATE sagaz_tiering.packs
    SET retention_revision = $2,
        next_expiry_at = (SELECT min(expires_at) FROM sagaz_tiering.snapshots WHERE pack_id = $1)

@@ -39,7 +39,7 @@ class ServerWarning(NamedTuple):
     hint: str
 
 
-def doubts(server: dict[str, Any]) -> Iterator[ServerWarning]:
+def server_warnings(server: dict[str, Any]) -> Iterator[ServerWarning]:
     """Everything doubtful about one server, by its INFO."""
     policy = server.get("maxmemory_policy", "noeviction")
     if policy != "noeviction":
@@ -56,7 +56,7 @@ def doubts(server: dict[str, Any]) -> Iterator[ServerWarning]:
 
 def warnings(servers: Iterable[dict[str, Any]]) -> list[str]:
     """What somebody should look at, each with what to do."""
-    found = [f"{doubt.text}; {doubt.hint}" for server in servers for doubt in doubts(server)]
+    found = [f"{warning.text}; {warning.hint}" for server in servers for warning in server_warnings(server)]
     return list(dict.fromkeys(found))
 
 

@@ -1,9 +1,9 @@
 """One Redis connection that all callers share: what they ask in one turn of the event loop leaves as one write.
 
-A pool sends each call by itself and waits for its answer. A lane writes at once when nothing is under way, and else
+A pool sends each call by itself and waits for its answer. This one writes at once when nothing is under way, and else
 what was asked in this turn of the loop in one piece, without waiting for the answers before, which come in the order
 of the questions. Alone, a call costs one trip as ever; sixty-four at once cost one write and one read. Long answers
-and values are for a pool: on a lane those behind them would wait.
+and values are for a pool: here those behind them would wait.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _FEW: Final = 16
 Connect = Callable[[], AbstractConnection]
 
 
-class Lane:
+class MultiplexedConnection:
     """`run` scripts on a connection made when first used, and made anew when it was lost.
 
     `connect` gives a new connection of the driver; `deadline_s` is the longest silence while an answer is awaited,

@@ -1,7 +1,7 @@
--- Sagas whose turn has come and that nobody works on; each is ours for a while.
+-- Sagas that are due and that nobody works on; each is ours for a while.
 -- KEYS  1 due or expiry index
 -- ARGV  1 claim key prefix  2 now (us)  3 how many  4 for how long (ms)  5 token  6 when they are due again if nobody
---       settles them (us): a claimed saga is out of the way of the next claim, and of nobody for ever
+--       acknowledges them (us): a claimed saga is out of the way of the next claim, and of nobody for ever
 -- Returns saga hex by saga hex.
 local found, passed = {}, 0
 while #found < tonumber(ARGV[3]) and passed < 20000 do

@@ -1,4 +1,4 @@
--- Store one snapshot, its place in the saga's index, its pointer and its turns, or nothing at all.
+-- Store one snapshot, its place in the saga's index, its pointer and when it is due, or nothing at all.
 -- KEYS  1 value  2 saga index  3 pointer  4 due index  5 expiry index  6 mark of a delete
 --       7 mark of a legal hold on the saga  8 the same on the snapshot, of whatever saga it was
 -- ARGV  1 value  2 score (created, us)  3 member (step_index + id)  4 pointer (saga hex, created, member's step,

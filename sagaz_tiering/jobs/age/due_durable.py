@@ -14,8 +14,8 @@ from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.hot.values import ClaimedSaga
 from sagaz_tiering.jobs.age.due_hot import CHUNK_BYTES, Batch
 from sagaz_tiering.jobs.age.frames import RETRY_UNREADABLE_US, chunks
-from sagaz_tiering.jobs.age.keys import LOOK_AGAIN_US, needs_key
-from sagaz_tiering.jobs.claims import UNKNOWN, Turns
+from sagaz_tiering.jobs.age.keys import REQUEUE_AFTER_US, needs_key
+from sagaz_tiering.jobs.claims import UNKNOWN, OpenClaims
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.foreign import durable_meta
 from sagaz_tiering.jobs.packed import already_packed
@@ -26,7 +26,9 @@ _log = Logger(__name__)
 ROWS = 1000
 
 
-async def batches(context: JobContext, turns: Turns, held: Callable[[UUID], bool]) -> AsyncGenerator[Batch, None]:
+async def batches(
+    context: JobContext, open_claims: OpenClaims, held: Callable[[UUID], bool]
+) -> AsyncGenerator[Batch, None]:
     """Claimed rows, until none is due. `held` tells what waits in an open pack of this run already."""
     durable, claim_ttl = context.catalog.durable, context.settings.jobs.claim_ttl
     token = f"{context.owner}/{uuid4().hex}"
@@ -49,9 +51,9 @@ async def batches(context: JobContext, turns: Turns, held: Callable[[UUID], bool
             row for row in rows if row.snapshot_id in due and row.snapshot_id not in safe and not held(row.snapshot_id)
         ]
         todo.sort(key=lambda row: row.saga_id)
-        # What Redis has of these sagas is not looked at here, so their turns there stay as they are.
-        begun = turns.begin([ClaimedSaga(saga_id, token) for saga_id in mine], left=UNKNOWN)
-        new = {turn.claimed.saga_id: turn for turn in begun}
+        # What Redis has of these sagas is not looked at here, so their next due times there stay as they are.
+        begun = open_claims.begin([ClaimedSaga(saga_id, token) for saga_id in mine], left=UNKNOWN)
+        new = {claim.saga.saga_id: claim for claim in begun}
         todo = [row for row in todo if row.saga_id in new]
         for chunk in chunks(todo, lambda row: raw_length(row.value), CHUNK_BYTES):
             yield Batch(
@@ -93,7 +95,7 @@ def _later(context: JobContext, meta: SnapshotMeta) -> Postponement:
     return Postponement(
         snapshot_id=meta.snapshot_id,
         saved_us=meta.saved_us,
-        due_us=context.now_us + LOOK_AGAIN_US,
+        due_us=context.now_us + REQUEUE_AFTER_US,
         expires_us=context.policies.expires_us(meta),
     )
 

@@ -15,7 +15,7 @@ from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.hot.keys import member
 from sagaz_tiering.hot.values import Gathered, IndexedHeader
 from sagaz_tiering.jobs.age.frames import RETRY_UNREADABLE_US, Work, chunks
-from sagaz_tiering.jobs.claims import Turn, Turns, claims
+from sagaz_tiering.jobs.claims import Claim, OpenClaims, claims
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.foreign import Strange, meta_of, set_aside, sort_out, strange_of
 from sagaz_tiering.logs import Logger
@@ -37,10 +37,10 @@ class DueSnapshot:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
-    """Values that may be due. Of the turns in `complete` nothing more follows. `strange` went into quarantine."""
+    """Values that may be due. Of the claims in `complete` nothing more follows. `strange` went into quarantine."""
 
     work: list[Work]
-    complete: Sequence[Turn] = field(default=())
+    complete: Sequence[Claim] = field(default=())
     strange: int = 0
 
     @property
@@ -48,81 +48,81 @@ class Batch:
         return [value for _, values in self.work for value in values]
 
 
-def plan(headers: Sequence[IndexedHeader], policies: PolicySet, now_us: int, turn: Turn) -> list[DueSnapshot]:
-    """Which of a saga's snapshots are to be packed; notes in `turn` when the others need a look. Pure."""
+def plan(headers: Sequence[IndexedHeader], policies: PolicySet, now_us: int, claim: Claim) -> list[DueSnapshot]:
+    """Which of a saga's snapshots are to be packed; notes in `claim` when the others need a look. Pure."""
     due = []
     for header in headers:
-        turn.left += 1
+        claim.left += 1
         if not header.is_ours():
             continue
         if header.head is None:
-            _note_gone(header.snapshot_id, turn, now_us)
+            _note_gone(header.snapshot_id, claim, now_us)
             continue
         try:
-            meta = meta_of(turn.claimed.saga_id, header)
+            meta = meta_of(claim.saga.saga_id, header)
         except CorruptRecord as exc:
             _log.error("snapshot.unreadable", snapshot_id=str(header.snapshot_id), tier="hot", error=str(exc))
-            turn.look_at(now_us + RETRY_UNREADABLE_US)
+            claim.look_at(now_us + RETRY_UNREADABLE_US)
             continue
         decision = policies.decide(meta, now_us)
         if decision.due and not decision.expired:
-            turn.expire_at(decision.expires_us)
+            claim.expire_at(decision.expires_us)
             due.append(DueSnapshot(meta, raw_length(header.head)))
         else:
-            turn.expire_at(decision.expires_us)
-            turn.look_at(None if decision.expired else decision.due_us)
+            claim.expire_at(decision.expires_us)
+            claim.look_at(None if decision.expired else decision.due_us)
     return due
 
 
-async def batches(context: JobContext, turns: Turns) -> AsyncGenerator[Batch, None]:
-    """Claimed sagas with their values, until none is due. `turns` are those under way; new ones are added."""
+async def batches(context: JobContext, open_claims: OpenClaims) -> AsyncGenerator[Batch, None]:
+    """Claimed sagas with their values, until none is due. `open_claims` are those under way; new ones are added."""
     async for claimed in claims(context, expiring=False):
-        new = turns.begin(claimed)
-        found = await context.hot.gather([turn.claimed.saga_id for turn in new])
+        new = open_claims.begin(claimed)
+        found = await context.hot.gather([claim.saga.saga_id for claim in new])
         small: list[Work] = []
-        large: list[Turn] = []
+        large: list[Claim] = []
         quarantined = 0
-        for turn, whole in zip(new, found, strict=True):
+        for claim, whole in zip(new, found, strict=True):
             if whole is None:
-                large.append(turn)
+                large.append(claim)
                 continue
-            present, strange = _present(whole, turn, context.now_us)
-            small.append((turn, present))
+            present, strange = _present(whole, claim, context.now_us)
+            small.append((claim, present))
             if strange:
-                quarantined += await _set_aside(context, turn, strange)
+                quarantined += await _set_aside(context, claim, strange)
         if quarantined:
             yield Batch(work=[], strange=quarantined)
         for work in chunks(small, _raw_bytes, CHUNK_BYTES):
-            yield Batch(work=work, complete=[turn for turn, _ in work])
-        for turn in large:
-            async for batch in _page_by_page(context, turn):
+            yield Batch(work=work, complete=[claim for claim, _ in work])
+        for claim in large:
+            async for batch in _page_by_page(context, claim):
                 yield batch
 
 
-def _present(whole: Gathered, turn: Turn, now_us: int) -> tuple[list[bytes], list[Strange]]:
-    turn.left = whole.count
-    present, gone, strange = sort_out(turn.claimed.saga_id, whole)
+def _present(whole: Gathered, claim: Claim, now_us: int) -> tuple[list[bytes], list[Strange]]:
+    claim.left = whole.count
+    present, gone, strange = sort_out(claim.saga.saga_id, whole)
     for snapshot_id in gone:
-        _note_gone(snapshot_id, turn, now_us)
+        _note_gone(snapshot_id, claim, now_us)
     return present, strange
 
 
-async def _set_aside(context: JobContext, turn: Turn, strange: Sequence[Strange]) -> int:
+async def _set_aside(context: JobContext, claim: Claim, strange: Sequence[Strange]) -> int:
     """Into quarantine with these; the saga is looked at again some day. How many."""
-    turn.left -= await set_aside(context, turn.claimed.saga_id, strange)
+    claim.left -= await set_aside(context, claim.saga.saga_id, strange)
     if not all(each.extra for each in strange):
-        turn.look_at(context.now_us + RETRY_UNREADABLE_US)
+        claim.look_at(context.now_us + RETRY_UNREADABLE_US)
     return len(strange)
 
 
-def _note_gone(snapshot_id: UUID, turn: Turn, now_us: int) -> None:
+def _note_gone(snapshot_id: UUID, claim: Claim, now_us: int) -> None:
     _log.error("snapshot.lost", snapshot_id=str(snapshot_id), tier="hot", error="its index names it, its value is gone")
-    turn.look_at(now_us + RETRY_UNREADABLE_US)
+    claim.look_at(now_us + RETRY_UNREADABLE_US)
 
 
-def _same(turn: Turn, due: Sequence[DueSnapshot], values: Sequence[bytes | None]) -> list[bytes]:
+def _same(claim: Claim, due: Sequence[DueSnapshot], values: Sequence[bytes | None]) -> list[bytes]:
     """Those values that are of the snapshots whose headers were due: others may have come into their places since."""
-    saga, found = turn.claimed.saga_id.bytes, []
+    saga, found = claim.saga.saga_id.bytes, []
     for item, value in zip(due, values, strict=True):
         place = member(item.meta.step_index, item.meta.snapshot_id)
         if value is not None and stands_for(value, saga, place):
@@ -134,17 +134,17 @@ def _raw_bytes(work: Work) -> int:
     return sum(map(raw_length, work[1]))
 
 
-async def _page_by_page(context: JobContext, turn: Turn) -> AsyncGenerator[Batch, None]:
+async def _page_by_page(context: JobContext, claim: Claim) -> AsyncGenerator[Batch, None]:
     """A saga that is too large to be read at once. Snapshots that others evict meanwhile may hide some: it is looked
     at again then."""
     strange: list[Strange] = []
-    async for headers in context.hot.headers(turn.claimed.saga_id):
-        strange += strange_of(turn.claimed.saga_id, headers)
-        due = plan(headers, context.policies, context.now_us, turn)
+    async for headers in context.hot.headers(claim.saga.saga_id):
+        strange += strange_of(claim.saga.saga_id, headers)
+        due = plan(headers, context.policies, context.now_us, claim)
         for some in chunks(due, lambda item: item.raw_length, CHUNK_BYTES):
             ids = [item.meta.snapshot_id for item in some]
-            values = await context.hot.fetch(turn.claimed.saga_id, ids)
-            turn.left -= values.count(None)
-            yield Batch(work=[(turn, _same(turn, some, values))])
-    quarantined = await _set_aside(context, turn, strange) if strange else 0
-    yield Batch(work=[], complete=[turn], strange=quarantined)
+            values = await context.hot.fetch(claim.saga.saga_id, ids)
+            claim.left -= values.count(None)
+            yield Batch(work=[(claim, _same(claim, some, values))])
+    quarantined = await _set_aside(context, claim, strange) if strange else 0
+    yield Batch(work=[], complete=[claim], strange=quarantined)

@@ -14,8 +14,8 @@ from sagaz_tiering.codec.value import Header, Record, from_values, read_header
 from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.config.model import PackSettings
 from sagaz_tiering.errors import CorruptRecord
-from sagaz_tiering.jobs.age.keys import LOOK_AGAIN_US, needs_key
-from sagaz_tiering.jobs.claims import Turn
+from sagaz_tiering.jobs.age.keys import REQUEUE_AFTER_US, needs_key
+from sagaz_tiering.jobs.claims import Claim
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.logs import Logger
@@ -32,19 +32,19 @@ RETRY_UNREADABLE_US: Final = _DAY_US
 _AT_ONCE_BYTES: Final = 256 * 1024
 """Bodies that are decompressed, and frames that are compressed, in one call: few calls, that stay in the caches."""
 
-Work = tuple[Turn, Sequence[bytes]]
+Work = tuple[Claim, Sequence[bytes]]
 """Values of one saga that may be due."""
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A built frame on its way into a pack: whose turn it belongs to, and when it was due."""
+    """A built frame on its way into a pack: whose claim it belongs to, and when it was due."""
 
     policy: Policy
     bucket: str
     frame: BuiltFrame
-    turn: Turn
+    claim: Claim
     oldest_due_us: int
     max_clock_us: int
 
@@ -80,10 +80,10 @@ def _build_some(context: JobContext, work: Sequence[Work], supplies: FrameSuppli
     groups: dict[_Group, list[tuple[Record, Decision]]] = {}
     for each, record in zip(due, records, strict=True):
         if isinstance(record, CorruptRecord):
-            _unreadable(record, each.turn, tally, context.now_us)
+            _unreadable(record, each.claim, tally, context.now_us)
             continue
         decision = each.decision
-        group = _Group(each.turn, decision.policy, expiry_bucket(decision.expires_us), record.meta.saga_name)
+        group = _Group(each.claim, decision.policy, expiry_bucket(decision.expires_us), record.meta.saga_name)
         groups.setdefault(group, []).append((record, decision))
     return _parts(groups, context.settings.tiers.cold.pack, supplies)
 
@@ -91,7 +91,7 @@ def _build_some(context: JobContext, work: Sequence[Work], supplies: FrameSuppli
 class _Due(NamedTuple):
     """A value that is to be packed."""
 
-    turn: Turn
+    claim: Claim
     value: bytes
     header: Header
     decision: Decision
@@ -100,44 +100,44 @@ class _Due(NamedTuple):
 class _Group(NamedTuple):
     """What goes into the same frame, if it is not too much."""
 
-    turn: Turn
+    claim: Claim
     policy: str
     bucket: str
     saga_name: str
 
 
 def _due(context: JobContext, work: Sequence[Work], supplies: FrameSupplies, tally: Tally) -> list[_Due]:
-    """The values that are to be packed; of the others the turns are told when to look again."""
+    """The values that are to be packed; of the others the claims are told when to look again."""
     found, now_us, decide = [], context.now_us, context.policies.decide
-    for turn, values in work:
+    for claim, values in work:
         for value in values:
             try:
                 header = read_header(value)
             except CorruptRecord as exc:
-                _unreadable(exc, turn, tally, now_us)
+                _unreadable(exc, claim, tally, now_us)
                 continue
             decision = decide(header.meta, now_us)
             if not decision.due or decision.expired:
-                turn.follow(decision)
-            elif _stays(header.meta, decision, turn, supplies, now_us):
+                claim.follow(decision)
+            elif _stays(header.meta, decision, claim, supplies, now_us):
                 tally.add("waiting_for_key", _lacks_key(header.meta, decision, supplies))
             else:
-                found.append(_Due(turn, value, header, decision))
+                found.append(_Due(claim, value, header, decision))
     return found
 
 
-def _stays(meta: SnapshotMeta, decision: Decision, turn: Turn, supplies: FrameSupplies, now_us: int) -> bool:
+def _stays(meta: SnapshotMeta, decision: Decision, claim: Claim, supplies: FrameSupplies, now_us: int) -> bool:
     """Whether a due snapshot is left where it is: gone already, pinned, or without its key."""
     if supplies.evicted and meta.snapshot_id in supplies.evicted:
-        turn.left -= 1
+        claim.left -= 1
         return True
     look_at_us = supplies.pins_us.get(meta.snapshot_id) if supplies.pins_us else None
     if look_at_us is None and _lacks_key(meta, decision, supplies):
-        look_at_us = now_us + LOOK_AGAIN_US
+        look_at_us = now_us + REQUEUE_AFTER_US
     if look_at_us is None:
         return False
-    turn.look_at(look_at_us)
-    turn.expire_at(decision.expires_us)
+    claim.look_at(look_at_us)
+    claim.expire_at(decision.expires_us)
     return True
 
 
@@ -145,10 +145,10 @@ def _lacks_key(meta: SnapshotMeta, decision: Decision, supplies: FrameSupplies) 
     return needs_key(decision.rule) and meta.saga_id not in supplies.keys
 
 
-def _unreadable(error: CorruptRecord, turn: Turn, tally: Tally, now_us: int) -> None:
+def _unreadable(error: CorruptRecord, claim: Claim, tally: Tally, now_us: int) -> None:
     _log.error("snapshot.unreadable", tier="hot", error=str(error))
     tally.note(f"unreadable: {error}")
-    turn.look_at(now_us + RETRY_UNREADABLE_US)
+    claim.look_at(now_us + RETRY_UNREADABLE_US)
 
 
 def _parts(
@@ -176,12 +176,12 @@ def _key(members: Sequence[tuple[Record, Decision]], supplies: FrameSupplies) ->
 
 def _part(group: _Group, members: Sequence[tuple[Record, Decision]], frame: BuiltFrame) -> Part:
     for _, decision in members:
-        group.turn.expire_at(decision.expires_us)  # until it is evicted it is hot
+        group.claim.expire_at(decision.expires_us)  # until it is evicted it is hot
     return Part(
         policy=members[0][1].rule,
         bucket=group.bucket,
         frame=frame,
-        turn=group.turn,
+        claim=group.claim,
         oldest_due_us=min(decision.due_us or 0 for _, decision in members),
         max_clock_us=max(decision.clock_us for _, decision in members),
     )

@@ -25,14 +25,14 @@ from sagaz_tiering.hot.values import ClaimedSaga
 from sagaz_tiering.jobs.age import due_durable, due_hot
 from sagaz_tiering.jobs.age.due_hot import Batch, plan
 from sagaz_tiering.jobs.age.frames import FrameSupplies, build
-from sagaz_tiering.jobs.age.keys import LOOK_AGAIN_US, RunKeys, needs_key
+from sagaz_tiering.jobs.age.keys import REQUEUE_AFTER_US, RunKeys, needs_key
 from sagaz_tiering.jobs.age.publish import Packer
-from sagaz_tiering.jobs.claims import Turn, Turns, give_back, settle
+from sagaz_tiering.jobs.claims import Claim, OpenClaims, ack, nack
 from sagaz_tiering.jobs.context import JobContext, Tally
-from sagaz_tiering.jobs.foreign import mend_turns
+from sagaz_tiering.jobs.foreign import mend_due
 from sagaz_tiering.jobs.ownership import put_policies_in_force, secure
 from sagaz_tiering.jobs.packed import already_packed, finish_evictions
-from sagaz_tiering.jobs.put_back import refill
+from sagaz_tiering.jobs.put_back import backfill
 from sagaz_tiering.jobs.reconcile import ensure_trusted
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
@@ -50,9 +50,9 @@ async def preview(context: JobContext, tally: Tally) -> None:
         async for saga_id in context.hot.due_sagas(shard, expiring=False, now_us=context.now_us):
             if await context.hot.broken_indexes([saga_id]):
                 continue
-            turn = Turn(ClaimedSaga(saga_id, ""))
+            claim = Claim(ClaimedSaga(saga_id, ""))
             async for headers in context.hot.headers(saga_id):
-                due = plan(headers, context.policies, context.now_us, turn)
+                due = plan(headers, context.policies, context.now_us, claim)
                 tally.add("snapshots", len(due))
                 tally.add("raw_bytes", sum(d.raw_length for d in due))
             tally.add("sagas")
@@ -71,11 +71,11 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
 
     Raises MasterKeyUnavailable after all else, where encrypted policies had to wait for their keys.
     """
-    await mend_turns(context, tally)
+    await mend_due(context, tally)
     await put_policies_in_force(context)
     if not await ensure_trusted(context, tally):
         return
-    tally.add("refilled", await refill(context, lease))
+    tally.add("refilled", await backfill(context, lease))
     tally.add("evicted", await finish_evictions(context))
     await context.dictionaries.freshen()
     due = (await context.hot.counts(context.now_us))["sagas_due"]
@@ -95,15 +95,15 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
 
 async def run_share(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Pack what is due and nobody else works on. Raises as `run`."""
-    keys, turns, twice = RunKeys(context), Turns(), set[UUID]()
+    keys, open_claims, twice = RunKeys(context), OpenClaims(), set[UUID]()
     await keys.begin()
     try:
         async with Packer(context, lease, tally) as packer:
-            async with aclosing(_ahead(due_hot.batches(context, turns))) as hot:
+            async with aclosing(_ahead(due_hot.batches(context, open_claims))) as hot:
                 async for batch in hot:
                     tally.add("sagas", len(batch.complete))
                     await _pack(context, packer, batch, keys, twice, tally)
-            async with aclosing(_ahead(due_durable.batches(context, turns, packer.holds))) as durable:
+            async with aclosing(_ahead(due_durable.batches(context, open_claims, packer.holds))) as durable:
                 async for batch in durable:
                     tally.add("durable_only", len(batch.values))
                     await _pack(context, packer, batch, keys, twice, tally, durable=True)
@@ -111,7 +111,7 @@ async def run_share(context: JobContext, lease: Lease, tally: Tally) -> None:
                 await packer.finish()
     finally:
         with suppress(HotTierUnavailable):
-            await give_back(context, turns.unfinished())
+            await nack(context, open_claims.unfinished())
     keys.check()
 
 
@@ -145,9 +145,9 @@ async def _pack(
     size = sum(map(raw_length, values))
     for part in await context.compute(size, build, context, batch.work, supplies, tally):
         await packer.add(part)
-    for turn in batch.complete:
-        turn.read = True
-    await settle(context, batch.complete)
+    for claim in batch.complete:
+        claim.read = True
+    await ack(context, batch.complete)
 
 
 def _metas(values: Sequence[bytes]) -> list[SnapshotMeta]:
@@ -183,7 +183,7 @@ async def _kept_twice_us(
         tally.note(f"snapshot {one} was saved anew though it is held: the original stays in its pack, the save hot")
     tally.add("kept_twice", len(twice - told))
     told |= twice
-    return dict.fromkeys(twice, context.now_us + LOOK_AGAIN_US)
+    return dict.fromkeys(twice, context.now_us + REQUEUE_AFTER_US)
 
 
 async def _evict_packed(

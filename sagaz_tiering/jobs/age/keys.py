@@ -16,7 +16,7 @@ from sagaz_tiering.policy import Policy
 _log = Logger(__name__)
 _NONE: Mapping[UUID, FrameKey] = MappingProxyType({})
 
-LOOK_AGAIN_US = 15 * 60 * 1_000_000
+REQUEUE_AFTER_US = 15 * 60 * 1_000_000
 """After so long a saga whose key could not be had is looked at again; longer than a run takes to see them all."""
 
 

@@ -20,16 +20,16 @@ from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 from sagaz_tiering.catalog.durable import Postponement
+from sagaz_tiering.catalog.frame_index import AlreadyPacked, IndexedFrame
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import NewPack
-from sagaz_tiering.catalog.places import PlacedFrame, PlacesTaken
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.config.units import micros
 from sagaz_tiering.costs import bucket_end, first_class, upload_cost
 from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.jobs.age.frames import Part
 from sagaz_tiering.jobs.budget import spend
-from sagaz_tiering.jobs.claims import Turn, settle
+from sagaz_tiering.jobs.claims import Claim, ack
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.ownership import claim_prefix, retention_revision
 from sagaz_tiering.jobs.packed import already_packed
@@ -55,7 +55,7 @@ alone."""
 class _WrittenPart:
     """What is remembered of a part once its bytes are in the writer."""
 
-    turn: Turn
+    claim: Claim
     snapshots: tuple[PackedSnapshot, ...]
 
 
@@ -70,7 +70,7 @@ class _OpenPack:
 
     def take(self, part: Part) -> None:
         self.writer.add(part.frame)
-        self.held.append(_WrittenPart(part.turn, part.frame.entry.snapshots))
+        self.held.append(_WrittenPart(part.claim, part.frame.entry.snapshots))
         self.oldest_due_us = min(self.oldest_due_us, part.oldest_due_us)
         self.max_clock_us = max(self.max_clock_us, part.max_clock_us)
 
@@ -118,7 +118,7 @@ class Packer:
         pack = self._open[key]
         pack.take(part)
         self._held |= {entry.meta.snapshot_id.int for entry in part.frame.entry.snapshots}
-        part.turn.open_parts += 1
+        part.claim.open_parts += 1
         target = context.settings.tiers.cold.pack.target
         if pack.writer.size >= target:
             await self._publish_soon(self._open.pop(key))
@@ -161,16 +161,16 @@ class Packer:
         await self._all_published()
 
     async def _postpone(self, pack: _OpenPack, deadline_us: int) -> None:
-        look_again = min(deadline_us, self._context.now_us + micros(pack.policy.linger) // LOOKS_PER_LINGER)
+        look_us = min(deadline_us, self._context.now_us + micros(pack.policy.linger) // LOOKS_PER_LINGER)
         self._tally.add("waiting", pack.writer.snapshot_count)
         for held in pack.held:
-            held.turn.look_at(look_again)
+            held.claim.look_at(look_us)
         await self._context.catalog.durable.postpone(
             [
                 Postponement(
                     snapshot_id=entry.meta.snapshot_id,
                     saved_us=entry.meta.saved_us,
-                    due_us=look_again,
+                    due_us=look_us,
                     expires_us=entry.expires_us,
                 )
                 for held in pack.held
@@ -192,18 +192,18 @@ class Packer:
         self._tally.add("archived", published)
         self._tally.add("bytes", size)
         metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
-        tokens = {held.turn.claimed.saga_id: held.turn.claimed.token for held in pack.held}
+        tokens = {held.claim.saga.saga_id: held.claim.saga.token for held in pack.held}
         gone, ended = await context.hot.evict_claimed(metas, tokens)
         self._tally.add("evicted", gone)
         await context.catalog.packs.evicted(pack_id, context.now)
         await self._let_go(pack, evicted=True, ended=ended)
 
-    async def _activate(self, pack_id: int, frames: Sequence[PlacedFrame]) -> int:
+    async def _activate(self, pack_id: int, frames: Sequence[IndexedFrame]) -> int:
         """Publish; what another pack has in the same version or a newer one stays there."""
         packs, now = self._context.catalog.packs, self._context.now
         try:
             return await packs.activate(pack_id, frames, self._lease, now)
-        except PlacesTaken as exc:
+        except AlreadyPacked as exc:
             taken = [meta for frame in frames for meta, _, _ in frame.snapshots if meta.snapshot_id in exc.snapshot_ids]
         elsewhere = await already_packed(self._context, taken)
         return await packs.activate(pack_id, frames, self._lease, now, elsewhere=elsewhere)
@@ -232,10 +232,10 @@ class Packer:
         return chosen.storage_class
 
     async def _let_go(self, pack: _OpenPack, *, evicted: bool, ended: Collection[UUID] = ()) -> None:
-        """Its turns go on; those of sagas that have `ended` are over, nobody need settle them."""
-        turns = {id(held.turn): held.turn for held in pack.held}
+        """Its claims go on; those of sagas that have `ended` are over, nobody need acknowledge them."""
+        open_claims = {id(held.claim): held.claim for held in pack.held}
         for held in pack.held:
             self._held -= {entry.meta.snapshot_id.int for entry in held.snapshots}
-            held.turn.open_parts -= 1
-            held.turn.left -= len(held.snapshots) if evicted else 0
-        await settle(self._context, [turn for turn in turns.values() if turn.claimed.saga_id not in ended])
+            held.claim.open_parts -= 1
+            held.claim.left -= len(held.snapshots) if evicted else 0
+        await ack(self._context, [claim for claim in open_claims.values() if claim.saga.saga_id not in ended])

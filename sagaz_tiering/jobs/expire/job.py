@@ -1,7 +1,7 @@
 """Expire: what is past its retention goes, in every tier.
 
 Readers stop seeing a snapshot at the instant itself; this job removes rows and bytes. Order: other policies than
-those that were accepted before are accepted, or the run stops there (`breaker`); packs whose dates come from other
+those that were accepted before are accepted, or the run stops there (`mass_delete`); packs whose dates come from other
 policies are dated anew; then hot copies, durable rows and places in packs go (only those that the policies call
 expired and no hold keeps), then packs without a live snapshot retire, and after their grace the bytes are deleted.
 Each step can be repeated.
@@ -24,12 +24,12 @@ from sagaz_tiering.catalog.packs import Pack, PackLife
 from sagaz_tiering.config.units import micros
 from sagaz_tiering.hot.keys import SHARDS
 from sagaz_tiering.hot.values import ClaimedSaga, IndexedHeader
-from sagaz_tiering.jobs.claims import Turn, claims, give_back, headers_of, settle
+from sagaz_tiering.jobs.claims import Claim, ack, claims, headers_of, nack
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.expire.mass_delete import accept_policies, durable_rows, question, readable
 from sagaz_tiering.jobs.expire.recompute import outdated_packs
 from sagaz_tiering.jobs.finish import finish_deletions, mark_holds, vacuum_erased
-from sagaz_tiering.jobs.foreign import Strange, mend_turns, set_aside, strange_of
+from sagaz_tiering.jobs.foreign import Strange, mend_due, set_aside, strange_of
 from sagaz_tiering.jobs.ownership import put_policies_in_force, retention_revision, still_owner
 from sagaz_tiering.jobs.sure_clock import with_sure_clock
 from sagaz_tiering.logs import Logger
@@ -145,7 +145,7 @@ async def _count(context: JobContext, kind: str, expired: Sequence[SnapshotMeta]
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Remove everything that is past its retention. Nothing where the clock is not sure."""
-    await mend_turns(context, tally)
+    await mend_due(context, tally)
     await put_policies_in_force(context)
     await finish_deletions(context, tally)
     await mark_holds(context)
@@ -201,53 +201,53 @@ async def _expire_hot(context: JobContext, lease: Lease, tally: Tally) -> None:
 
 
 async def _expire_batch(context: JobContext, lease: Lease, claimed: Sequence[ClaimedSaga], tally: Tally) -> None:
-    turns = [Turn(saga) for saga in claimed]
+    open_claims = [Claim(saga) for saga in claimed]
     try:
-        expired, ended = await _look(context, turns), set[UUID]()
+        expired, ended = await _look(context, open_claims), set[UUID]()
         for start in range(0, len(expired), _HOT_AT_ONCE):
             ended |= await _remove(context, lease, expired[start : start + _HOT_AT_ONCE], tally)
-        for turn in turns:
-            turn.read = True
-        await settle(context, [turn for turn in turns if turn.claimed.saga_id not in ended])
+        for claim in open_claims:
+            claim.read = True
+        await ack(context, [claim for claim in open_claims if claim.saga.saga_id not in ended])
     finally:
-        await give_back(context, [turn for turn in turns if not turn.read])
+        await nack(context, [claim for claim in open_claims if not claim.read])
 
 
-async def _look(context: JobContext, turns: Sequence[Turn]) -> list[tuple[Turn, SnapshotMeta]]:
+async def _look(context: JobContext, open_claims: Sequence[Claim]) -> list[tuple[Claim, SnapshotMeta]]:
     """What has expired of these sagas; notes when what has not needs a look again."""
-    found: list[tuple[Turn, SnapshotMeta]] = []
-    strange: dict[Turn, list[Strange]] = {turn: [] for turn in turns}
-    async for position, headers in headers_of(context, [turn.claimed.saga_id for turn in turns]):
-        turn = turns[position]
-        strange[turn] += strange_of(turn.claimed.saga_id, headers)
-        gone, alive = plan(turn.claimed.saga_id, headers, context.policies, context.now_us)
-        found += [(turn, meta) for meta in gone]
+    found: list[tuple[Claim, SnapshotMeta]] = []
+    strange: dict[Claim, list[Strange]] = {claim: [] for claim in open_claims}
+    async for position, headers in headers_of(context, [claim.saga.saga_id for claim in open_claims]):
+        claim = open_claims[position]
+        strange[claim] += strange_of(claim.saga.saga_id, headers)
+        gone, alive = plan(claim.saga.saga_id, headers, context.policies, context.now_us)
+        found += [(claim, meta) for meta in gone]
         unreadable = len(headers) - len(gone) - len(alive)
-        turn.left += len(alive) + unreadable
+        claim.left += len(alive) + unreadable
         if unreadable:
-            turn.expire_at(context.now_us + _HELD_US)
+            claim.expire_at(context.now_us + _HELD_US)
         for meta in alive:
-            turn.keep(context, meta)
-    for turn, entries in strange.items():
+            claim.keep(context, meta)
+    for claim, entries in strange.items():
         if entries:
-            turn.left -= await set_aside(context, turn.claimed.saga_id, entries)
+            claim.left -= await set_aside(context, claim.saga.saga_id, entries)
     return found
 
 
 async def _remove(
-    context: JobContext, lease: Lease, expired: Sequence[tuple[Turn, SnapshotMeta]], tally: Tally
+    context: JobContext, lease: Lease, expired: Sequence[tuple[Claim, SnapshotMeta]], tally: Tally
 ) -> set[UUID]:
-    """Remove these unless held; the sagas of which Redis has nothing any more, and whose turn has ended with that."""
+    """Remove these unless held; the sagas of which Redis has nothing any more, and whose claim has ended with that."""
     metas = [meta for _, meta in expired]
-    tokens = {turn.claimed.saga_id: turn.claimed.token for turn, _ in expired}
+    tokens = {claim.saga.saga_id: claim.saga.token for claim, _ in expired}
     async with context.catalog.durable.deleting_unheld(metas, lease) as (_, held):
         gone, ended = await context.hot.evict_claimed([m for m in metas if m.snapshot_id not in held], tokens)
     tally.add("hot", gone)
     tally.add("held", len(held))
-    for turn, meta in expired:
+    for claim, meta in expired:
         if meta.snapshot_id in held:
-            turn.left += 1
-            turn.expire_at(context.now_us + _HELD_US)
+            claim.left += 1
+            claim.expire_at(context.now_us + _HELD_US)
     return ended
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from uuid import UUID
 
-from sagaz_tiering.catalog.durable import SPILL_NOTICE
+from sagaz_tiering.catalog.durable import FALLBACK_NOTICE
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.config.policy import Retention
 from sagaz_tiering.config.sections import JobSettings
@@ -24,7 +24,7 @@ from sagaz_tiering.errors import CorruptRecord, MassDelete
 from sagaz_tiering.hot.values import IndexedHeader
 from sagaz_tiering.jobs.claims import headers_of
 from sagaz_tiering.jobs.context import JobContext, Tally
-from sagaz_tiering.jobs.expire.recompute import Dates, ends_earlier, outdated_packs, redate
+from sagaz_tiering.jobs.expire.recompute import Dates, ends_earlier, outdated_packs, recompute_expiry
 from sagaz_tiering.jobs.foreign import meta_of
 from sagaz_tiering.policy import Policy, PolicySet, later
 from sagaz_tiering.snapshot import SnapshotMeta
@@ -108,15 +108,15 @@ async def accept_policies(context: JobContext, lease: Lease, tally: Tally) -> Jo
     if (error := await question(context, tally, lease=lease)) is not None:
         raise error
     async for dates in outdated_packs(own, lease, tally):
-        await redate(own, lease, dates, tally)
+        await recompute_expiry(own, lease, dates, tally)
     if context.policies.before is None or context.stopping.is_set():
         return own if context.policies.before is None else context
     async for rows in durable_rows(own):
-        await context.catalog.durable.redate([(meta, own.policies.expires_us(meta)) for meta, _ in rows])
+        await context.catalog.durable.recompute_expiry([(meta, own.policies.expires_us(meta)) for meta, _ in rows])
     async for saga_ids in context.hot.saga_ids():
-        await context.hot.look_again(saga_ids, expiring=True)
+        await context.hot.requeue(saga_ids, expiring=True)
     await context.catalog.history.accept(own.policies.retention_text, context.now)
-    await asyncio.sleep(SPILL_NOTICE.total_seconds())
+    await asyncio.sleep(FALLBACK_NOTICE.total_seconds())
     return own
 
 
@@ -146,7 +146,7 @@ async def count_shortened(context: JobContext, tally: Tally, *, lease: Lease | N
             promised_us, expires_us = dates.recorded_us[meta.snapshot_id], dates.expires_us[meta.snapshot_id]
             found.add(dates.pack.policy, meta, promised_us, expires_us)
         if lease is not None and not earlier:
-            await redate(own, lease, dates, tally)
+            await recompute_expiry(own, lease, dates, tally)
         looked_at += 1
         if lease is not None and looked_at >= _ENOUGH_PACKS and too_much(found, context.settings.jobs):
             error = refusal(found, context.settings.jobs, at_least=True)

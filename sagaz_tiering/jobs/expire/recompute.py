@@ -61,10 +61,12 @@ async def outdated_packs(context: JobContext, lease: Lease | None, tally: Tally)
         last = page[-1].pack_id
 
 
-async def redate(context: JobContext, lease: Lease, dates: Dates, tally: Tally) -> None:
+async def recompute_expiry(context: JobContext, lease: Lease, dates: Dates, tally: Tally) -> None:
     """From now on the pack's snapshots expire by the policies of the run."""
     expiries = list(dates.expires_us.items())
-    await context.catalog.packs.redate(dates.pack.pack_id, expiries, context.policies.retention_revision, lease)
+    await context.catalog.packs.recompute_expiry(
+        dates.pack.pack_id, expiries, context.policies.retention_revision, lease
+    )
     tally.add("packs_redated")
 
 

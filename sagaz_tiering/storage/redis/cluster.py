@@ -18,14 +18,14 @@ from uuid import UUID
 from sagaz_tiering.errors import HotTierUnavailable
 from sagaz_tiering.storage.redis import keys as redis_keys
 from sagaz_tiering.storage.redis.keys import SagaHome
-from sagaz_tiering.storage.redis.single import NewEntry, RedisShelf, Stored, damaged_pointer, new_nonce
+from sagaz_tiering.storage.redis.single import NewEntry, SingleServerStore, Stored, damaged_pointer, new_nonce
 
 _OLD_US: Final = 3600 * 1_000_000
 """No save takes that long: a pointer of this age that leads nowhere is garbage."""
 _TRIES: Final = 5
 
 
-class ClusterShelf(RedisShelf):
+class ClusterStore(SingleServerStore):
     """Snapshots under one key prefix of a Cluster."""
 
     _shards_are_together = False

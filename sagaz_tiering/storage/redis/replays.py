@@ -17,19 +17,19 @@ from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.storage import replay_records as replay_log
 from sagaz_tiering.storage.answers import checked_replay
 from sagaz_tiering.storage.redis.keys import PLACE_BYTES, SagaHome, shard_of
-from sagaz_tiering.storage.redis.single import PAGE, RedisShelf
+from sagaz_tiering.storage.redis.single import PAGE, SingleServerStore
 from sagaz_tiering.storage.reporting import Gaps
 
 _KIND: Final = "redis"
 
 
-class ReplayShelf:
-    """Replay records beside the snapshots of `shelf`."""
+class ReplayStore:
+    """Replay records beside the snapshots of `store`."""
 
-    def __init__(self, shelf: RedisShelf) -> None:
-        self._shelf = shelf
-        self._redis = shelf.redis
-        self._keys = shelf.keys
+    def __init__(self, store: SingleServerStore) -> None:
+        self._store = store
+        self._redis = store.redis
+        self._keys = store.keys
 
     async def save(self, record: dict[str, Any]) -> None:
         """Insert or replace a record (`replay_log.as_record`)."""
@@ -76,7 +76,7 @@ class ReplayShelf:
     async def iterate(self, after: UUID | None) -> AsyncIterator[dict[str, Any]]:
         """Every record, ascending by replay id. Raises CorruptRecord where one cannot be read."""
         gaps = Gaps(_KIND)
-        async for ids in self._shelf.replay_ids(after):
+        async for ids in self._store.replay_ids(after):
             for replay_id, record in await self._read(ids):
                 if isinstance(record, CorruptRecord):
                     gaps.add(replay_id, record)

@@ -83,7 +83,7 @@ def _script(name: str) -> Script:
     return load_script(__package__, name, behind="common")
 
 
-class RedisShelf:
+class SingleServerStore:
     """Snapshots under one key prefix of one server."""
 
     def __init__(self, redis: LazyRedis, keys: RedisKeys) -> None:

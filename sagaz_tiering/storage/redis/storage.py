@@ -25,7 +25,7 @@ from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
 
-    from sagaz_tiering.storage.redis.single import IndexCursor, RedisShelf, Stored
+    from sagaz_tiering.storage.redis.single import IndexCursor, SingleServerStore, Stored
 
 DEFAULT_URL: Final = "redis://localhost:6379"
 DEFAULT_KEY_PREFIX: Final = "snapshot:"
@@ -106,16 +106,16 @@ class RedisSnapshotStorage(AnyLoop):
 
     def _renew(self) -> None:
         from sagaz_tiering.drivers.redis.client import LazyRedis
-        from sagaz_tiering.storage.redis.cluster import ClusterShelf
+        from sagaz_tiering.storage.redis.cluster import ClusterStore
         from sagaz_tiering.storage.redis.keys import RedisKeys
-        from sagaz_tiering.storage.redis.replays import ReplayShelf
-        from sagaz_tiering.storage.redis.single import RedisShelf
+        from sagaz_tiering.storage.redis.replays import ReplayStore
+        from sagaz_tiering.storage.redis.single import SingleServerStore
 
         self._redis = LazyRedis(self._options, self._client)
-        kind = ClusterShelf if self._redis.is_cluster else RedisShelf
-        self._shelf: RedisShelf = kind(self._redis, RedisKeys(self.key_prefix))
-        self._replays = ReplayShelf(self._shelf)
-        self._server_clock = ServerClock(self._shelf.time, server="Redis")
+        kind = ClusterStore if self._redis.is_cluster else SingleServerStore
+        self._store: SingleServerStore = kind(self._redis, RedisKeys(self.key_prefix))
+        self._replays = ReplayStore(self._store)
+        self._server_clock = ServerClock(self._store.time, server="Redis")
 
     async def _disconnect(self) -> None:
         await self._redis.close()
@@ -143,13 +143,13 @@ class RedisSnapshotStorage(AnyLoop):
             expires_us = meta.retention_us
             if expires_us is None and self.default_ttl is not None:
                 expires_us = min(meta.saved_us + self.default_ttl * 1_000_000, _LAST_US)
-            await self._shelf.save(NewEntry(meta=meta, value=value, expires_us=expires_us))
+            await self._store.save(NewEntry(meta=meta, value=value, expires_us=expires_us))
 
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
         """One snapshot by id. Raises CorruptRecord, as every read that has one snapshot for an answer."""
         with measured_read(_KIND):
             wanted = as_uuid(snapshot_id, "snapshot_id")
-            value = await self._shelf.get(wanted, await self._now_us())
+            value = await self._store.get(wanted, await self._now_us())
             if value is None:
                 return None
             found = await decode_value(value)
@@ -178,7 +178,7 @@ class RedisSnapshotStorage(AnyLoop):
             cursor: IndexCursor | None = None
             left = wanted
             while left > 0:
-                page, cursor = await self._shelf.page(saga, await self._now_us(), limit=left, behind=cursor)
+                page, cursor = await self._store.page(saga, await self._now_us(), limit=left, behind=cursor)
                 for stored in page:
                     found += await _readable(stored, saga, gaps)
                 left -= len(page)
@@ -189,11 +189,11 @@ class RedisSnapshotStorage(AnyLoop):
 
     async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
         """Remove one, expired or unreadable ones too; False if there was none (or Redis has freed it by then)."""
-        return await self._shelf.delete(as_uuid(snapshot_id, "snapshot_id"))
+        return await self._store.delete(as_uuid(snapshot_id, "snapshot_id"))
 
     async def cleanup_saga(self, saga_id: UUID | str) -> int:
         """Remove every snapshot of a saga; how many there were."""
-        return await self._shelf.clear(as_uuid(saga_id, "saga_id"))
+        return await self._store.clear(as_uuid(saga_id, "saga_id"))
 
     async def delete_expired_snapshots(self) -> int:
         """Remove what is expired, and what Redis has freed by itself from the counts; how many.
@@ -201,11 +201,11 @@ class RedisSnapshotStorage(AnyLoop):
         Looks only at what is expired. Where nobody calls it, what Redis has freed is taken out of the lists a day
         later, bit by bit with other saves.
         """
-        return await self._shelf.sweep(await self._now_us())
+        return await self._store.sweep(await self._now_us())
 
     async def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
         """Every saga that has a live snapshot, ascending by id, from behind `after` on."""
-        async for saga in self._shelf.saga_ids(
+        async for saga in self._store.saga_ids(
             None if after is None else as_uuid(after, "after"), await self._now_us()
         ):
             yield saga
@@ -253,7 +253,7 @@ class RedisSnapshotStorage(AnyLoop):
 
         began, now_us = time.monotonic(), await self._now_us()
         try:
-            totals = await self._shelf.totals(now_us)
+            totals = await self._store.totals(now_us)
             async with self._redis.use() as client:
                 servers = await redis_health.server_facts(client)
         except SagazTieringError as exc:
@@ -282,7 +282,7 @@ class RedisSnapshotStorage(AnyLoop):
     ) -> SagaSnapshot | None:
         cursor: IndexCursor | None = None
         while True:
-            page, cursor = await self._shelf.page(
+            page, cursor = await self._store.page(
                 saga_id, await self._now_us(), limit=1, step_name=step_name, not_after_us=not_after_us, behind=cursor
             )
             for stored in page:
@@ -296,7 +296,7 @@ class RedisSnapshotStorage(AnyLoop):
     async def _walk(self, saga_id: UUID, gaps: Gaps) -> AsyncIterator[SagaSnapshot]:
         cursor: IndexCursor | None = None
         while True:
-            page, cursor = await self._shelf.page(saga_id, await self._now_us(), newest_first=False, behind=cursor)
+            page, cursor = await self._store.page(saga_id, await self._now_us(), newest_first=False, behind=cursor)
             for stored in page:
                 for snapshot in await _readable(stored, saga_id, gaps):
                     yield snapshot

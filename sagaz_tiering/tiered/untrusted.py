@@ -27,7 +27,7 @@ class _SaveKey:
     saved_us: int
 
 
-class Doubt:
+class UntrustedRedis:
     """Sifts copies in Redis by what the catalog and the packs say."""
 
     def __init__(self, locations: Locations, cold: ColdTier, saves: HotSaves, notes: HotNotes) -> None:

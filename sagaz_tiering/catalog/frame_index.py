@@ -27,7 +27,7 @@ from sagaz_tiering.drivers.postgresql.text import to_column
 from sagaz_tiering.errors import LeaseLost, SagazTieringError
 from sagaz_tiering.snapshot import SnapshotMeta
 
-_SQL = load(__package__, "places")
+_SQL = load(__package__, "frame_index")
 
 _EPOCH_US: Final = 946_684_800_000_000
 """PostgreSQL counts the microseconds of a timestamptz from the year 2000."""
@@ -39,7 +39,7 @@ _PLACE: Final = Struct(">hiqiqiiiiiii16s")
 _PLACE_FOR_EVER: Final = Struct(">hiqiiiiiiii16s")
 
 
-class PlacesTaken(SagazTieringError):
+class AlreadyPacked(SagazTieringError):
     """Snapshots of a pack that are in other packs already: whoever publishes it decides which copy counts."""
 
     def __init__(self, message: str, snapshot_ids: Collection[UUID]) -> None:
@@ -48,7 +48,7 @@ class PlacesTaken(SagazTieringError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PlacedFrame:
+class IndexedFrame:
     """A frame of a pack and what is in it, as `packs.entries.PackedSnapshot` has it: meta, effective expiry, encoding.
 
     `key_id` is the data key that it is encrypted with (None: it is not), `digest` what vouches for it (16 bytes).
@@ -100,7 +100,7 @@ class Steps:
         return {named[row["digest"]]: row["step_id"] for row in await self._db.fetch(_SQL["step_ids"], list(named))}
 
 
-async def dead_among(conn: Connection, frames: Sequence[PlacedFrame], pack_id: int) -> set[UUID]:
+async def dead_among(conn: Connection, frames: Sequence[IndexedFrame], pack_id: int) -> set[UUID]:
     """Of the snapshots in a pack, those that were deleted since they were saved; erasures learn of their bytes."""
     if not await conn.fetchval(_SQL["any_tombstones"]):
         return set()
@@ -111,7 +111,7 @@ async def dead_among(conn: Connection, frames: Sequence[PlacedFrame], pack_id: i
     return dead
 
 
-async def _note_late_frames(conn: Connection, frames: Sequence[PlacedFrame], dead: set[UUID], pack_id: int) -> None:
+async def _note_late_frames(conn: Connection, frames: Sequence[IndexedFrame], dead: set[UUID], pack_id: int) -> None:
     """Frames with bytes of what was deleted on the way; those whose key was destroyed with it hold nothing readable."""
     late: dict[int, int] = {}
     for number, frame in enumerate(frames):
@@ -128,7 +128,7 @@ async def _note_late_frames(conn: Connection, frames: Sequence[PlacedFrame], dea
         await note_late_pack(conn, {saga_id: from_micros(us) for saga_id, us in oldest.items()}, pack_id)
 
 
-async def check_keys(conn: Connection, frames: Sequence[PlacedFrame], left_out: Collection[UUID]) -> None:
+async def check_keys(conn: Connection, frames: Sequence[IndexedFrame], left_out: Collection[UUID]) -> None:
     """An erasure that came between took the key; what was saved after it must be encrypted with a new one."""
     needed = {
         frame.key_id
@@ -139,7 +139,7 @@ async def check_keys(conn: Connection, frames: Sequence[PlacedFrame], left_out: 
         raise LeaseLost("a saga was erased and saved again while it was packed; nothing was published, repeat the job")
 
 
-async def insert_frames(conn: Connection, pack_id: int, frames: Sequence[PlacedFrame]) -> None:
+async def insert_frames(conn: Connection, pack_id: int, frames: Sequence[IndexedFrame]) -> None:
     """Rows for the frames of a pack, numbered in order."""
     await conn.copy_records_to_table(
         "frames",
@@ -155,7 +155,7 @@ async def insert_frames(conn: Connection, pack_id: int, frames: Sequence[PlacedF
 async def insert_places(
     conn: Connection,
     pack_id: int,
-    frames: Sequence[PlacedFrame],
+    frames: Sequence[IndexedFrame],
     steps: Mapping[_Step, int],
     left_out: Collection[UUID],
     *,
@@ -173,7 +173,7 @@ async def insert_places(
         ids = list({meta.snapshot_id for frame in frames for meta, _, _ in frame.snapshots}.difference(left_out))
         if not replace:
             taken = {row["snapshot_id"] for row in await conn.fetch(_SQL["taken"], ids)}
-            raise PlacesTaken(f"{len(taken)} snapshots of pack {pack_id} are in other packs", taken) from exc
+            raise AlreadyPacked(f"{len(taken)} snapshots of pack {pack_id} are in other packs", taken) from exc
         await conn.execute(_SQL["drop_superseded"], ids)
         return await _copy_places(conn, pack_id, frames, steps, left_out)
 
@@ -181,7 +181,7 @@ async def insert_places(
 async def _copy_places(
     conn: Connection,
     pack_id: int,
-    frames: Sequence[PlacedFrame],
+    frames: Sequence[IndexedFrame],
     steps: Mapping[_Step, int],
     left_out: Collection[UUID],
 ) -> int:
@@ -207,7 +207,7 @@ async def _copy_places(
 
 
 def _packed_places(
-    pack_id: int, frames: Sequence[PlacedFrame], steps: Mapping[_Step, int], left_out: Collection[UUID]
+    pack_id: int, frames: Sequence[IndexedFrame], steps: Mapping[_Step, int], left_out: Collection[UUID]
 ) -> Iterator[bytes]:
     for number, frame in enumerate(frames):
         for meta, expires, _ in frame.snapshots:

@@ -12,7 +12,7 @@ import pytest
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable
 from sagaz_tiering.hot.incarnation import Look
 from sagaz_tiering.tiered import freshness as module
-from sagaz_tiering.tiered.freshness import Watch
+from sagaz_tiering.tiered.freshness import Freshness
 from sagaz_tiering.tiered.pause import Pause
 
 
@@ -21,7 +21,7 @@ class Announcements:
 
     def __init__(self) -> None:
         self.asked = 0
-        self.spilled = False
+        self.fallback = False
         self.trusted = self.same = True
         self.changes = self.generation = 0
         self.away = self.hot_away = False
@@ -31,7 +31,7 @@ class Announcements:
     async def look(self) -> Look:
         """See `Incarnation.look`."""
         self.asked += 1
-        said = Look(trusted=self.trusted, spilled=self.spilled, changes=self.changes, first_after=None)
+        said = Look(trusted=self.trusted, fallback=self.fallback, changes=self.changes, first_after=None)
         await self.answers.wait()
         if self.away:
             raise CatalogUnavailable("away")
@@ -48,9 +48,9 @@ class Announcements:
         return self.same
 
 
-async def horizon(watch: Watch) -> int | None:
+async def complete_since(freshness: Freshness) -> int | None:
     """What a reader does, whom Redis answers at once."""
-    return await watch.horizon_us(await watch.known(), 0)
+    return await freshness.complete_since_us(await freshness.known(), 0)
 
 
 @pytest.fixture
@@ -61,10 +61,10 @@ def seconds(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
     return clock
 
 
-def made() -> tuple[Announcements, Watch]:
+def made() -> tuple[Announcements, Freshness]:
     said = Announcements()
     history: Any = said
-    return said, Watch(said, history, timedelta(days=7), Pause(said.look))
+    return said, Freshness(said, history, timedelta(days=7), Pause(said.look))
 
 
 async def turns() -> None:
@@ -74,42 +74,42 @@ async def turns() -> None:
 
 async def test_readers_at_once_look_once(seconds: SimpleNamespace) -> None:
     """The first look is shared by all who wait for it, and holds for a while."""
-    said, watch = made()
-    assert None not in await asyncio.gather(*(horizon(watch) for _ in range(64)))
+    said, freshness = made()
+    assert None not in await asyncio.gather(*(complete_since(freshness) for _ in range(64)))
     seconds.now += 0.3
-    assert await horizon(watch) is not None
+    assert await complete_since(freshness) is not None
     await turns()
     assert said.asked == 1
 
 
 async def test_next_look_begins_before_the_last_runs_out(seconds: SimpleNamespace) -> None:
     """In the background: the reader is answered by what is known, later ones by what was found."""
-    said, watch = made()
-    await horizon(watch)
+    said, freshness = made()
+    await complete_since(freshness)
     said.answers.clear()
-    said.spilled = True
+    said.fallback = True
     seconds.now += 0.5
-    assert await asyncio.wait_for(horizon(watch), 5) is not None
-    assert await asyncio.wait_for(horizon(watch), 5) is not None
+    assert await asyncio.wait_for(complete_since(freshness), 5) is not None
+    assert await asyncio.wait_for(complete_since(freshness), 5) is not None
     await turns()
     assert said.asked == 2
     said.answers.set()
     await turns()
-    assert await horizon(watch) is None, "a spill was announced"
+    assert await complete_since(freshness) is None, "a spill was announced"
     assert said.asked == 2
 
 
 async def test_knowledge_that_ran_out_is_never_used(seconds: SimpleNamespace) -> None:
     """A look that had begun before the reader came and took too long is not enough: another follows."""
-    said, watch = made()
-    await horizon(watch)
+    said, freshness = made()
+    await complete_since(freshness)
     said.answers.clear()
     seconds.now += 0.5
-    await horizon(watch)
+    await complete_since(freshness)
     await turns()
-    said.spilled = True
+    said.fallback = True
     seconds.now += 0.9
-    reader = asyncio.create_task(horizon(watch))
+    reader = asyncio.create_task(complete_since(freshness))
     await turns()
     assert not reader.done()
     said.answers.set()
@@ -119,9 +119,9 @@ async def test_knowledge_that_ran_out_is_never_used(seconds: SimpleNamespace) ->
 
 async def test_cancelled_reader_does_not_end_the_look_of_others(seconds: SimpleNamespace) -> None:
     """They wait for the same one."""
-    said, watch = made()
+    said, freshness = made()
     said.answers.clear()
-    readers = [asyncio.create_task(horizon(watch)) for _ in range(3)]
+    readers = [asyncio.create_task(complete_since(freshness)) for _ in range(3)]
     await turns()
     readers[0].cancel()
     await turns()
@@ -132,31 +132,31 @@ async def test_cancelled_reader_does_not_end_the_look_of_others(seconds: SimpleN
 
 async def test_failed_look_is_told_to_who_must_know(seconds: SimpleNamespace) -> None:
     """Without any knowledge it raises; with some, that holds on while PostgreSQL is down: nobody can announce."""
-    said, watch = made()
+    said, freshness = made()
     said.away = True
-    found = await asyncio.gather(horizon(watch), horizon(watch), return_exceptions=True)
+    found = await asyncio.gather(complete_since(freshness), complete_since(freshness), return_exceptions=True)
     assert [type(error) for error in found] == [CatalogUnavailable] * 2
     said.away = False
-    assert await horizon(watch) is not None
+    assert await complete_since(freshness) is not None
     said.away = True
     seconds.now += 10
-    assert await horizon(watch) is not None
+    assert await complete_since(freshness) is not None
     seconds.now += 0.9
-    said.away, said.spilled = False, True
-    assert await horizon(watch) is None
+    said.away, said.fallback = False, True
+    assert await complete_since(freshness) is None
 
 
 async def test_redis_that_failed_is_not_asked_again_by_the_same_read(seconds: SimpleNamespace) -> None:
     """Its second question, an instant later, is answered with the first one's error; a later one asks anew."""
-    said, watch = made()
+    said, freshness = made()
     said.hot_away = True
     for _ in range(2):
         with pytest.raises(HotTierUnavailable):
-            await watch.known()
+            await freshness.known()
     assert said.asked == 1
     said.hot_away = False
     seconds.now += 0.2
-    assert await horizon(watch) is not None
+    assert await complete_since(freshness) is not None
     assert said.asked == 2
 
 
@@ -165,16 +165,16 @@ async def test_postgresql_that_hangs_holds_readers_up_once(
 ) -> None:
     """Once it has failed a look is given up soon, and what was known before holds on as if it had refused."""
     monkeypatch.setattr(module, "PAUSE_S", 0.01)
-    said, watch = made()
-    assert await horizon(watch) is not None
+    said, freshness = made()
+    assert await complete_since(freshness) is not None
     said.away = True
     seconds.now += 10
-    assert await horizon(watch) is not None
+    assert await complete_since(freshness) is not None
     said.answers.clear()
     for _ in range(3):
         seconds.now += 10
         asked = said.asked
-        assert await asyncio.wait_for(horizon(watch), 60) is not None
+        assert await asyncio.wait_for(complete_since(freshness), 60) is not None
         assert said.asked <= asked + 2, "a look, and perhaps one whether it is back"
     said.away = False
     said.answers.set()
@@ -182,53 +182,53 @@ async def test_postgresql_that_hangs_holds_readers_up_once(
 
 async def test_new_connection_is_looked_at_before_anything_is_believed(seconds: SimpleNamespace) -> None:
     """Whom it leads to nobody knows; what was answered before over it counts for nothing."""
-    said, watch = made()
-    known = await watch.known()
-    assert await watch.horizon_us(known, 0) is not None
+    said, freshness = made()
+    known = await freshness.known()
+    assert await freshness.complete_since_us(known, 0) is not None
     said.generation += 1
-    assert not watch.believes(known)
-    assert await watch.horizon_us(known, 0) is None
-    assert await horizon(watch) is not None
+    assert not freshness.believes(known)
+    assert await freshness.complete_since_us(known, 0) is None
+    assert await complete_since(freshness) is not None
     assert said.asked == 2
 
 
 async def test_redis_that_changed_while_it_answered_is_not_trusted(seconds: SimpleNamespace) -> None:
     """The answer took so long that another look is needed, and by then it is another one, reconciled already."""
-    said, watch = made()
-    known = await watch.known()
+    said, freshness = made()
+    known = await freshness.known()
     seconds.now += 5
-    assert await watch.horizon_us(known, 0) is not None
-    known = await watch.known()
+    assert await freshness.complete_since_us(known, 0) is not None
+    known = await freshness.known()
     seconds.now += 5
     said.changes = 1
-    assert await watch.horizon_us(known, 0) is None
+    assert await freshness.complete_since_us(known, 0) is None
 
 
 async def test_redis_that_lost_its_past_is_believed_nothing(seconds: SimpleNamespace) -> None:
     """Also when PostgreSQL is away, and only Redis tells that it is another one."""
-    said, watch = made()
-    assert await horizon(watch) is not None
+    said, freshness = made()
+    assert await complete_since(freshness) is not None
     said.away = True
     seconds.now += 1
-    assert await horizon(watch) is not None
+    assert await complete_since(freshness) is not None
     said.same = False
     seconds.now += 1
-    assert await horizon(watch) is None
+    assert await complete_since(freshness) is None
     said.away, said.same, said.trusted = False, True, False
     seconds.now += 1
-    assert await horizon(watch) is None
+    assert await complete_since(freshness) is None
     said.trusted = True
     seconds.now += 1
-    assert await horizon(watch) is not None
+    assert await complete_since(freshness) is not None
 
 
 async def test_only_the_first_saves_of_a_process_wait_for_a_look(seconds: SimpleNamespace) -> None:
     """And not for long, where PostgreSQL does not answer: Redis alone may acknowledge what comes after."""
-    said, watch = made()
+    said, freshness = made()
     said.answers.clear()
-    await asyncio.gather(watch.first_look(0.01), watch.first_look(600))
-    await asyncio.wait_for(watch.first_look(600), 60)
+    await asyncio.gather(freshness.first_look(0.01), freshness.first_look(600))
+    await asyncio.wait_for(freshness.first_look(600), 60)
     assert said.asked == 1
     said.answers.set()
     await turns()
-    assert await horizon(watch) is not None
+    assert await complete_since(freshness) is not None

@@ -1,4 +1,4 @@
--- Work on a saga is done: note its next turns and let go of it.
+-- Work on a saga is done: note when it is due next and let go of it.
 -- KEYS  1 saga index  2 due index  3 expiry index  4 claim
 -- ARGV  1 saga hex  2 how many snapshots we saw left  3 next due (us or '')  4 next expiry (us or '')  5 token
 --       6 the index that it was claimed from (2 or 3, '' for neither)  7 now (us)

@@ -11,7 +11,7 @@ import pytest
 from support.snapshots import make
 
 import sagaz_tiering
-from sagaz_tiering.app import storage_url as opener
+from sagaz_tiering.app import storage_url
 from sagaz_tiering.app.storage_url import open_source, open_storage, parse_address
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.sagaz_engine import imports as from_sagaz
@@ -134,7 +134,9 @@ def test_address_shows_the_same_place_alike(tmp_path: Path, monkeypatch: pytest.
     assert parse_address("x.yaml").shown == parse_address(f"tiered:{tmp_path}/x.yaml").shown
 
 
-@pytest.mark.parametrize(("home", "kinds"), [(sagaz_tiering, opener._STORAGES), (from_sagaz, opener._FOREIGN)])
+@pytest.mark.parametrize(
+    ("home", "kinds"), [(sagaz_tiering, storage_url._STORAGES), (from_sagaz, storage_url._FOREIGN)]
+)
 def test_options_are_those_of_the_constructors(home: Any, kinds: dict[str, Any]) -> None:
     """Each option of a URL is a parameter of the storage that it is for, and each parameter a URL can give is one."""
     for family, kind in kinds.items():
