@@ -1,6 +1,7 @@
 """What is where: packs, locations, durable copies, leases, replays and job history, all in PostgreSQL.
 
-`Catalog` bundles one repository per aggregate over one database.
+`Catalog` bundles one repository per aggregate over one database; `sql` and `migrations` lie beside them.
+It never speaks to Redis or S3, and never decides what is due: it tells, and commits what it is told.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The command line: `sagaz-tiering`. Commands import what they need when they run, so that `--help` is quick."""
+"""The command line: `sagaz-tiering`. Commands import what they need when they run, so that `--help` is quick.
+
+`commands` has one file a verb; they ask, call one function of a room below, and print a table or JSON.
+It never holds a rule of its own: what a command decides is decided below, for the daemon as well.
+"""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """The daemon: runs the jobs by the schedule until told to stop.
 
-`life` is the whole from start to exit, `schedule` decides when which job runs, `health` knows whether we are
-ready, `endpoints` says so over HTTP and `supervisor` to systemd, `reload` compares configurations.
+`daemon` is the whole from start to exit, `schedule` decides when which job runs, `health` knows whether we are ready,
+`endpoints` says so over HTTP and `systemd` to the supervisor, `reload` compares configurations.
+It never moves a snapshot itself: each job does, under its lease.
 """
 
 from __future__ import annotations

@@ -1,4 +1,8 @@
-"""The demonstration: real sagas, real servers, seven years in seconds, every snapshot accounted for."""
+"""The demonstration: real sagas, real servers, seven years in seconds, every snapshot accounted for.
+
+`run` is the story, `check` compares each snapshot with what must have become of it.
+It never touches servers or folders that it did not start itself.
+"""
 
 from __future__ import annotations
 

@@ -1,1 +1,5 @@
-"""How servers are spoken to: connections, deadlines, event loops, their clocks; never what is asked of them."""
+"""How servers are spoken to: connections, deadlines, event loops, their clocks.
+
+`redis`, `postgresql` and `aws` translate the errors of the client libraries into ours.
+They never know what is asked: no key, table or object name of ours is in here.
+"""

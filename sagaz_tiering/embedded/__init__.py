@@ -1,4 +1,8 @@
-"""Real PostgreSQL, Redis and S3 servers from wheels, on 127.0.0.1, for people (and tests) without any."""
+"""Real PostgreSQL, Redis and S3 servers from wheels, on 127.0.0.1, for people (and tests) without any.
+
+A supervisor of each server ends it with the process that started it; a lock keeps one data folder to one owner.
+It never listens beyond this machine, and is never what production data should rest on.
+"""
 
 from sagaz_tiering.embedded.postgres import PostgresServer
 from sagaz_tiering.embedded.redis import RedisServer

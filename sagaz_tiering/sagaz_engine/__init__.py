@@ -1,4 +1,4 @@
-"""What meets the `sagaz` engine: capture of its sagas, time travel over long ones.
+"""What meets the `sagaz` engine: capture of its sagas, time travel over long ones, import of what it stored.
 
-It imports nothing of sagaz before it is used, so it works where sagaz is not installed.
+It never imports anything of sagaz before it is used, so it works where sagaz is not installed.
 """

@@ -1,4 +1,8 @@
-"""Where snapshots are kept. Each storage is imported when it is first used, so that it needs only its own packages."""
+"""The storages that stand alone: memory, files, Redis, PostgreSQL, S3; `base` is what all of them are.
+
+Each is imported when it is first used, so that it needs only its own packages.
+They never move a snapshot to another storage and know no policy: that is the tiered one.
+"""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Snapshots and replay records from any storage to any other: all of them or of chosen sagas, checked, resumable.
 
-A package of its own beside `engine`, because it needs no tier, no catalog and no driver: only two storages.
+`run` is the whole, `ordered` commits in order what was copied side by side, `checkpoint` is where it goes on.
+It needs no tier, catalog or driver, only two storages, and never deletes anything at the source.
 """
 
 from sagaz_tiering.transfer.report import Counts, Failure, TransferProgress, TransferReport
