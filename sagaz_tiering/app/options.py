@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING
 from pydantic import SecretStr
 
 from sagaz_tiering.clock import Clock
-from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.config.model import HotSettings, TieringConfig
 from sagaz_tiering.config.urls import EMBEDDED, SecretUrl, bucket_and_prefix, file_path, redacted
 from sagaz_tiering.drivers.postgresql.pool import STATEMENT_CACHE_SIZE, DatabaseOptions
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
-from sagaz_tiering.hot.tier import HotOptions
 from sagaz_tiering.keys.master import MasterKeys, NoMasterKeys
 from sagaz_tiering.keys.several import Several
 from sagaz_tiering.objects.base import ObjectStore
@@ -35,16 +34,11 @@ def database_options(config: TieringConfig, endpoints: Endpoints | None) -> Data
     )
 
 
-def hot_options(config: TieringConfig, endpoints: Endpoints | None) -> HotOptions:
+def hot_settings(config: TieringConfig, endpoints: Endpoints | None) -> HotSettings:
+    """The section, with the address of the embedded server where it says so."""
     hot = config.tiers.hot
     url = _resolve(hot.url.get_secret_value(), endpoints.redis_url if endpoints else None, "tiers.hot.url")
-    return HotOptions(
-        url=url,
-        shown_url=redacted(url),
-        key_prefix=hot.key_prefix,
-        socket_timeout=hot.socket_timeout,
-        max_connections=hot.max_connections,
-    )
+    return hot.model_copy(update={"url": SecretUrl(url)})
 
 
 async def open_objects(
@@ -95,9 +89,7 @@ def master_keys(config: TieringConfig) -> MasterKeys:
     if section.kms_key_id is not None:
         from sagaz_tiering.keys import kms
 
-        found[kms.SCHEME] = kms.Kms(
-            kms.KmsOptions(key_id=section.kms_key_id, region=section.kms_region, endpoint_url=section.kms_endpoint_url)
-        )
+        found[kms.SCHEME] = kms.Kms(section)
     return Several(list(found)[-1], found)
 
 

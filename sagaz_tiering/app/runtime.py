@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from sagaz_tiering.app.options import database_options, hot_options, master_keys, open_objects
+from sagaz_tiering.app.options import database_options, hot_settings, master_keys, open_objects
 from sagaz_tiering.app.workers import WorkerPool
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.migrations import check_schema, migrate
 from sagaz_tiering.clock import Clock, SystemClock
 from sagaz_tiering.config.load import load_config
-from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.config.model import HotSettings, TieringConfig
 from sagaz_tiering.config.urls import bucket_and_prefix
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.dictionaries.bucket import BucketDictionaries
@@ -27,7 +27,7 @@ from sagaz_tiering.drivers.process_loop import HomeLoop
 from sagaz_tiering.drivers.server_clock import ServerClock
 from sagaz_tiering.hot.dictionaries import HotDictionaries
 from sagaz_tiering.hot.incarnation import Incarnation
-from sagaz_tiering.hot.tier import HotOptions, HotTier
+from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.jobs import JobContext, run_job
 from sagaz_tiering.jobs.journal import try_to_publish
 from sagaz_tiering.jobs.ownership import secure
@@ -181,7 +181,7 @@ class _Opening(AbstractAsyncContextManager[Runtime]):
         config, clock = self._config, self._clock
         endpoints = await _endpoints(config, stack)
         db = await stack.enter_async_context(Database(database_options(config, endpoints)))
-        hot = await stack.enter_async_context(HotTier(hot_options(config, endpoints)))
+        hot = await stack.enter_async_context(HotTier(hot_settings(config, endpoints)))
         if clock is None:
             clock = await stack.enter_async_context(ServerClock(db.time, hot.time, host=self._host))
         objects = await open_objects(config, endpoints, clock, stack)
@@ -217,9 +217,9 @@ class Parts:
         """The catalog's database, not open yet."""
         return Database(database_options(self.config, self._endpoints))
 
-    def hot_options(self) -> HotOptions:
+    def hot_settings(self) -> HotSettings:
         """Where Redis is, and how it is used."""
-        return hot_options(self.config, self._endpoints)
+        return hot_settings(self.config, self._endpoints)
 
     @asynccontextmanager
     async def objects(self) -> AsyncIterator[ObjectStore]:

@@ -35,23 +35,23 @@ _NOBODY = "no primary"
 
 async def check_hot_tier(parts: Parts) -> AsyncGenerator[Finding, None]:
     """The address, the server's answer, and what its INFO tells."""
-    options = parts.hot_options()
+    settings = parts.hot_settings()
     # A URL that asks for decode_responses is refused here.
-    address = parse_redis_url(options.url, setting=_SETTING)
+    address = parse_redis_url(settings.url.get_secret_value(), setting=_SETTING)
     redis = LazyRedis(
         RedisOptions(
             address=address,
             setting=_SETTING,
-            keys=f"{options.key_prefix}*",
+            keys=f"{settings.key_prefix}*",
             max_connections=2,
-            socket_timeout=max(options.socket_timeout, _SOCKET_TIMEOUT),
+            socket_timeout=max(settings.socket_timeout, _SOCKET_TIMEOUT),
         )
     )
     try:
         if address.kind == "sentinel":
-            yield await _sentinels(address, options.socket_timeout)
+            yield await _sentinels(address, settings.socket_timeout)
         try:
-            yield _latency(await _round_trip(redis), options.shown_url)
+            yield _latency(await _round_trip(redis), str(settings.url))
         except SagazTieringError as exc:
             yield from_error("redis.reachable", exc)
             return

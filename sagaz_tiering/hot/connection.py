@@ -9,14 +9,13 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Protocol, Self
 
 import redis.asyncio
 import redis.exceptions as driver
 
 from sagaz_tiering.clock import from_micros
+from sagaz_tiering.config.tiers import HotSettings
 from sagaz_tiering.drivers.process_loop import HomeLoop
 from sagaz_tiering.drivers.redis.client import is_demoted, load_script, redis_errors, run_script
 from sagaz_tiering.drivers.redis.multiplexed import MultiplexedConnection
@@ -43,23 +42,13 @@ class _Call(Protocol):
     ) -> Any: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class HotOptions:
-    """How to reach Redis. `max_connections`: callers beyond it wait (at most `socket_timeout` each)."""
-
-    url: str
-    shown_url: str
-    key_prefix: str = "sagaz"
-    socket_timeout: timedelta = timedelta(seconds=2)
-    max_connections: int = 64
-
-
 class HotCalls:
     """Opens, closes, and runs scripts. Connects when first used."""
 
-    def __init__(self, options: HotOptions) -> None:
-        self.options = options
-        self.keys = HotKeys(options.key_prefix)
+    def __init__(self, settings: HotSettings) -> None:
+        self.settings = settings
+        self._shown_url = str(settings.url)
+        self.keys = HotKeys(settings.key_prefix)
         self._incarnation = self.keys.incarnation()
         self.generation = 0
         """Grows with each new connection, and when another incarnation answers: what was known may not hold."""
@@ -73,11 +62,11 @@ class HotCalls:
 
     async def open(self) -> None:
         """Make the connection pool and those shared (nothing is sent yet). Raises ConfigError for a URL of no use."""
-        address = parse_redis_url(self.options.url, setting=_SETTING)
+        address = parse_redis_url(self.settings.url.get_secret_value(), setting=_SETTING)
         self._home.check()
-        seconds = self.options.socket_timeout.total_seconds()
+        seconds = self.settings.socket_timeout.total_seconds()
         common: dict[str, Any] = {
-            "max_connections": self.options.max_connections,
+            "max_connections": self.settings.max_connections,
             "timeout": max(seconds, 5.0),
             "socket_timeout": seconds,
             "socket_connect_timeout": seconds,
@@ -218,9 +207,9 @@ class HotCalls:
             raise _closed()
         self._home.check()
         with redis_errors(
-            self.options.shown_url,
+            self._shown_url,
             setting=_SETTING,
-            keys=f"{self.options.key_prefix}*",
+            keys=f"{self.settings.key_prefix}*",
             when_full="raise maxmemory or let the age job catch up",
             when_node=f"{_NO_CLUSTER} in {_SETTING}",
         ):

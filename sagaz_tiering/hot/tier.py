@@ -16,12 +16,11 @@ from uuid import UUID
 import redis.asyncio
 
 from sagaz_tiering.hot import keys as hot_keys
-from sagaz_tiering.hot.connection import HotOptions
 from sagaz_tiering.hot.queue import FIRST_HEADERS, HotQueue
 from sagaz_tiering.hot.values import Gone, Indexed, IndexedHeader, NotTaken, headers_of, indexed
 from sagaz_tiering.snapshot import SnapshotMeta
 
-__all__ = ["FIRST_HEADERS", "HEADERS_PAGE", "HotOptions", "HotTier"]
+__all__ = ["FIRST_HEADERS", "HEADERS_PAGE", "HotTier"]
 
 _PAGE = 500
 HEADERS_PAGE = 500
@@ -31,7 +30,7 @@ _LONG_VALUE = 256 * 1024
 
 
 class HotTier(HotQueue):
-    """Snapshots in Redis. `async with HotTier(options) as hot`; connects when first used."""
+    """Snapshots in Redis. `async with HotTier(settings) as hot`; connects when first used."""
 
     async def save(
         self,

@@ -5,13 +5,12 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
-from datetime import timedelta
 from typing import Any, Final
 from uuid import UUID
 
 from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 
+from sagaz_tiering.config.sections import EncryptionSettings
 from sagaz_tiering.drivers.aws.client import (
     CERTIFICATE_HINT,
     NO_PROFILE_HINT,
@@ -29,21 +28,17 @@ from sagaz_tiering.keys.master import WrappedKey
 SCHEME: Final = "kms:"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class KmsOptions:
-    """`key_id` is an id, ARN or alias. Credentials are the SDK's (environment, profile, instance role)."""
-
-    key_id: str
-    region: str | None = None
-    endpoint_url: str | None = None
-    deadline: timedelta = timedelta(seconds=15)
+_DEADLINE_S: Final = 15.0
 
 
 class Kms:
-    """`MasterKeys` in KMS. Wrappings carry the ARN, so an alias may come to name another key."""
+    """`MasterKeys` in KMS. Wrappings carry the ARN, so an alias may come to name another key.
 
-    def __init__(self, options: KmsOptions) -> None:
-        self._options = options
+    Of the settings those that begin with `kms_`. Credentials are the SDK's (environment, profile, instance role).
+    """
+
+    def __init__(self, settings: EncryptionSettings) -> None:
+        self._settings = settings
         self._opening = asyncio.Lock()
         self._resources = AsyncExitStack()
         self._client: Any = None
@@ -53,7 +48,7 @@ class Kms:
     async def current_id(self) -> str:
         """`kms:` and the ARN; asks KMS once."""
         if self._current is None:
-            answer = await self._ask("DescribeKey", {"KeyId": self._options.key_id})
+            answer = await self._ask("DescribeKey", {"KeyId": self._settings.kms_key_id})
             self._current = SCHEME + str(answer["KeyMetadata"]["Arn"])
         return self._current
 
@@ -61,7 +56,7 @@ class Kms:
         """One Encrypt."""
         answer = await self._ask(
             "Encrypt",
-            {"KeyId": self._options.key_id, "Plaintext": secret, "EncryptionContext": _context(key_id, saga_id)},
+            {"KeyId": self._settings.kms_key_id, "Plaintext": secret, "EncryptionContext": _context(key_id, saga_id)},
         )
         return WrappedKey(
             key_id=key_id,
@@ -88,10 +83,11 @@ class Kms:
         await self._home.close(self._resources.aclose)
 
     async def _ask(self, operation: str, arguments: Mapping[str, Any]) -> Mapping[str, Any]:
-        options = self._options
-        where = f"KMS {operation} with key {options.key_id} at {options.endpoint_url or options.region or 'AWS'}"
+        settings = self._settings
+        place = settings.kms_endpoint_url or settings.kms_region or "AWS"
+        where = f"KMS {operation} with key {settings.kms_key_id} at {place}"
         try:
-            async with asyncio.timeout(options.deadline.total_seconds()):
+            async with asyncio.timeout(_DEADLINE_S):
                 client = await self._opened()
                 call: Callable[..., Awaitable[Mapping[str, Any]]] = getattr(client, _METHODS[operation])
                 return await call(**arguments)
@@ -109,7 +105,7 @@ class Kms:
                 raise MasterKeyUnavailable(f"{where}: {reason}", hint=CERTIFICATE_HINT) from exc
             if isinstance(exc, ProfileNotFound):
                 raise MasterKeyUnavailable(f"{where}: {exc}", hint=NO_PROFILE_HINT) from exc
-            reason = str(exc) or f"no answer within {options.deadline.total_seconds():g} s"
+            reason = str(exc) or f"no answer within {_DEADLINE_S:g} s"
             raise MasterKeyUnavailable(
                 f"{where}: {reason}", hint="check encryption.kms_*, the AWS credentials and that KMS is reachable"
             ) from exc
@@ -118,12 +114,12 @@ class Kms:
         self._home.check()
         async with self._opening:
             if self._client is None:
-                session = aws_session(region=self._options.region)
+                session = aws_session(region=self._settings.kms_region)
                 config = AwsConfig(
                     connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 3, "mode": "standard"}
                 )
                 self._client = await self._resources.enter_async_context(
-                    session.client("kms", endpoint_url=self._options.endpoint_url, config=config)
+                    session.client("kms", endpoint_url=self._settings.kms_endpoint_url, config=config)
                 )
             return self._client
 

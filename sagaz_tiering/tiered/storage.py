@@ -366,7 +366,7 @@ class TieredStorage(AnyLoop):
         """What this storage is made of; asks no server."""
         return {
             "storage_type": "tiered",
-            "hot": self._tiers.hot.options.shown_url,
+            "hot": str(self._tiers.hot.settings.url),
             "catalog": self._tiers.catalog.db.options.shown_url,
             "cold": self._tiers.objects.url,
             "policies": [policy.name for policy in self._reader.policies.policies],

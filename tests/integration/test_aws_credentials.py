@@ -30,9 +30,10 @@ from support.s3_server import (
 )
 from support.tiers import config, product
 
+from sagaz_tiering.config.sections import EncryptionSettings
 from sagaz_tiering.drivers.aws import credentials as aws_credentials
 from sagaz_tiering.errors import ColdTierUnavailable, CredentialsUnavailable, MasterKeyUnavailable
-from sagaz_tiering.keys.kms import Kms, KmsOptions
+from sagaz_tiering.keys.kms import Kms
 from sagaz_tiering.objects.s3.store import S3ObjectStore
 
 DATA = b"the bytes of a pack"
@@ -242,7 +243,11 @@ async def test_credentials_that_hang_are_given_up(home: Path, monkeypatch: pytes
 
 async def test_missing_identity_is_told_by_kms_too(home: Path) -> None:
     """A master key in KMS says that credentials are missing, instead of blaming the key."""
-    kms = Kms(KmsOptions(key_id="alias/k", region="us-east-1", endpoint_url=f"http://127.0.0.1:{free_port()}"))
+    kms = Kms(
+        EncryptionSettings(
+            kms_key_id="alias/k", kms_region="us-east-1", kms_endpoint_url=f"http://127.0.0.1:{free_port()}"
+        )
+    )
     with pytest.raises(MasterKeyUnavailable, match="no AWS credentials") as caught:
         await kms.current_id()
     assert "access key" in caught.value.hint

@@ -21,8 +21,9 @@ from support.tiers import NOW, Product, config, product
 
 from sagaz_tiering.codec.threaded import encode_record
 from sagaz_tiering.codec.value import to_value
+from sagaz_tiering.config.tiers import HotSettings
 from sagaz_tiering.errors import HotTierUnavailable
-from sagaz_tiering.hot.tier import HotOptions, HotTier
+from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.snapshot import SagaSnapshot
 
 DURABLE, HOT = "payment-order", "fast-order"
@@ -79,7 +80,7 @@ async def gated(redis_url: str) -> AsyncIterator[tuple[Gate, HotTier]]:
     assert parts.port is not None
     async with Gate(parts.hostname, parts.port) as gate:
         url = through(redis_url, gate.port)
-        async with HotTier(HotOptions(url=url, shown_url="redis://gate")) as hot:
+        async with HotTier(HotSettings(url=url)) as hot:
             yield gate, hot
 
 
@@ -271,7 +272,7 @@ async def test_redis_that_goes_away_fails_all_under_way_and_heals(redis_url: str
 async def test_silent_redis_is_given_up_after_its_time_out(own_redis: Any) -> None:
     """All who wait are told; so is one who asks while nothing answers at all."""
     server = await own_redis()
-    options = HotOptions(url=server.url, shown_url="redis://silent", socket_timeout=SILENCE)
+    options = HotSettings(url=server.url, socket_timeout=SILENCE)
     async with HotTier(options) as hot, redis.asyncio.Redis.from_url(server.url) as client:
         assert await hot.get(uuid4()) is None
         await client.execute_command("CLIENT", "PAUSE", "1500")

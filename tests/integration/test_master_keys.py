@@ -19,10 +19,11 @@ from support.yaml_config import write_config
 
 from sagaz_tiering.app.runtime import open_runtime
 from sagaz_tiering.clock import SystemClock
+from sagaz_tiering.config.sections import EncryptionSettings
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import ConfigError, ErasedData, MasterKeyUnavailable, MissingDependencyError
 from sagaz_tiering.jobs.context import Tally
-from sagaz_tiering.keys.kms import Kms, KmsOptions
+from sagaz_tiering.keys.kms import Kms
 from sagaz_tiering.operations.key_backup import export_keys, import_keys, read_backup
 
 
@@ -82,7 +83,7 @@ async def test_disabled_kms_key_stops_ageing_and_no_save(
             shop.runtime.keys._opened.clear()
             with pytest.raises(MasterKeyUnavailable, match="DisabledException") as refused:
                 await shop.storage.get_snapshot(saved[5].snapshot_id)
-            assert "enabled" in refused.value.hint
+            assert "enable it" in refused.value.hint
             shop.clock.advance(9 * DAY)
             with pytest.raises(MasterKeyUnavailable, match="were not aged"):
                 await shop.run("age")
@@ -118,7 +119,11 @@ async def test_sagas_move_from_a_key_file_to_kms(kms: Any, database: str, redis_
 async def test_kms_binds_a_wrapping_to_its_saga(kms: Any) -> None:
     """A wrapped key put into another saga's row does not open."""
     section = await kms_section(kms)
-    master = Kms(KmsOptions(key_id=section["kms_key_id"], region="us-east-1", endpoint_url=kms.meta.endpoint_url))
+    master = Kms(
+        EncryptionSettings(
+            kms_key_id=section["kms_key_id"], kms_region="us-east-1", kms_endpoint_url=kms.meta.endpoint_url
+        )
+    )
     try:
         wrapped = await master.wrap(b"s" * 32, uuid4(), uuid4())
         assert await master.unwrap(wrapped) == b"s" * 32
@@ -135,7 +140,7 @@ async def test_kms_binds_a_wrapping_to_its_saga(kms: Any) -> None:
 async def test_kms_that_cannot_be_asked_is_named(kms: Any, fault: str) -> None:
     """Typed, with the operation and a hint; nothing is retried for ever."""
     endpoint = kms.meta.endpoint_url if fault == "no key" else f"http://127.0.0.1:{free_port()}"
-    master = Kms(KmsOptions(key_id=str(uuid4()), region="us-east-1", endpoint_url=endpoint))
+    master = Kms(EncryptionSettings(kms_key_id=str(uuid4()), kms_region="us-east-1", kms_endpoint_url=endpoint))
     try:
         with pytest.raises(MasterKeyUnavailable, match="KMS Encrypt") as refused:
             await master.wrap(b"s" * 32, uuid4(), uuid4())

@@ -23,6 +23,7 @@ from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.catalog.restores import Wanted
 from sagaz_tiering.cli.options import MOST
 from sagaz_tiering.config.patterns import Match
+from sagaz_tiering.config.sections import EncryptionSettings
 from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
 from sagaz_tiering.embedded import PostgresServer, RedisServer
 from sagaz_tiering.errors import (
@@ -36,7 +37,7 @@ from sagaz_tiering.errors import (
     SagazTieringError,
     SchemaMismatch,
 )
-from sagaz_tiering.keys.kms import Kms, KmsOptions
+from sagaz_tiering.keys.kms import Kms
 from sagaz_tiering.snapshot import MAX_TIME
 
 SAVED = next(iter(snapshots(1, created_at=NOW)))
@@ -224,7 +225,7 @@ async def test_profile_that_does_not_exist_is_named(tmp_path: Path, monkeypatch:
     endpoint = f"http://127.0.0.1:{free_port()}"
     with says(ConfigError, "no-such", "AWS_PROFILE", "~/.aws/config"):
         await save_into(S3SnapshotStorage("b", region_name="us-east-1", endpoint_url=endpoint))
-    kms = Kms(KmsOptions(key_id="alias/k", region="us-east-1", endpoint_url=endpoint))
+    kms = Kms(EncryptionSettings(kms_key_id="alias/k", kms_region="us-east-1", kms_endpoint_url=endpoint))
     with says(MasterKeyUnavailable, "no-such", "AWS_PROFILE", "~/.aws/config"):
         await kms.current_id()
     await kms.close()
@@ -251,7 +252,7 @@ async def test_answer_of_kms_says_what_to_do(code: str, word: str, monkeypatch: 
         return Answer(status=400, body=f'{{"__type": "{code}", "message": "so it is"}}'.encode())
 
     async with ScriptedServer(answer) as server:
-        kms = Kms(KmsOptions(key_id="alias/k", region="us-east-1", endpoint_url=server.endpoint))
+        kms = Kms(EncryptionSettings(kms_key_id="alias/k", kms_region="us-east-1", kms_endpoint_url=server.endpoint))
         with says(MasterKeyUnavailable, code, word):
             await kms.current_id()
         await kms.close()

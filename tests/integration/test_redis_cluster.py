@@ -22,9 +22,10 @@ from support.tiers import DAY, NOW
 
 from sagaz_tiering import RedisSnapshotStorage
 from sagaz_tiering.clock import VirtualClock
+from sagaz_tiering.config.tiers import HotSettings
 from sagaz_tiering.drivers.redis.client import LazyRedis
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
-from sagaz_tiering.hot.tier import HotOptions, HotTier
+from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.redis.keys import RedisKeys, SagaHome
 
@@ -280,7 +281,7 @@ async def test_a_node_of_a_cluster_is_not_one_server(cluster_url: str) -> None:
 async def test_hot_tier_on_a_node_of_a_cluster_tells_what_it_takes(cluster_url: str) -> None:
     """Not the URL of the Cluster, which its setting refuses."""
     node = cluster_url.replace("redis+cluster://", "redis://").partition(",")[0]
-    async with HotTier(HotOptions(url=node, shown_url="redis://it")) as hot:
+    async with HotTier(HotSettings(url=node)) as hot:
         for ask in (hot.get, partial(hot.values, limit=10)):
             with pytest.raises(ConfigError, match="node of a Cluster") as caught:
                 await asyncio.gather(*(ask(number(at)) for at in range(50)))

@@ -310,7 +310,7 @@ async def test_redis_that_was_away_for_longer_than_deletions_are_remembered_is_s
         (item,) = await shop.runtime.catalog.quarantine.items(10)
         assert item.kind == "hot_tier"
         assert item.item.startswith("sagaz-aside-")
-        async with HotTier(replace(shop.runtime.hot.options, key_prefix=item.item)) as aside:
+        async with HotTier(shop.runtime.hot.settings.model_copy(update={"key_prefix": item.item})) as aside:
             assert len(await aside.values(deleted[0].saga_id, 10)) == 2
 
 
@@ -353,7 +353,7 @@ async def test_redis_from_before_it_was_first_met_brings_nothing_back(
         assert await db.fetchval("SELECT count(*) FROM sagaz_tiering.tombstones") == 0
         (item,) = await shop.runtime.catalog.quarantine.items(10)
         assert "before it was first met" in item.reason
-        async with HotTier(replace(shop.runtime.hot.options, key_prefix=item.item)) as aside:
+        async with HotTier(shop.runtime.hot.settings.model_copy(update={"key_prefix": item.item})) as aside:
             assert len(await aside.values(deleted[0].saga_id, 10)) == 2
 
 

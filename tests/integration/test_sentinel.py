@@ -30,9 +30,10 @@ from support.yaml_config import write_config
 from sagaz_tiering.app.workers import WorkerPool
 from sagaz_tiering.codec.threaded import encode_record
 from sagaz_tiering.codec.value import to_value
+from sagaz_tiering.config.tiers import HotSettings
 from sagaz_tiering.drivers.redis import sentinels
 from sagaz_tiering.errors import HotTierUnavailable
-from sagaz_tiering.hot.tier import HotOptions, HotTier
+from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.hot.values import ClaimedFrom, ClaimedSaga
 from sagaz_tiering.jobs.context import Tally
 from sagaz_tiering.snapshot import SagaSnapshot
@@ -61,7 +62,7 @@ async def opened(watched: Watched, database: str, tmp_path: Path, **sections: An
 @asynccontextmanager
 async def hot_tier(watched: Watched, **changes: Any) -> AsyncIterator[HotTier]:
     """Only Redis."""
-    async with HotTier(replace(HotOptions(url=watched.url, shown_url="redis+sentinel://it"), **changes)) as hot:
+    async with HotTier(HotSettings(url=watched.url, **changes)) as hot:
         yield hot
 
 

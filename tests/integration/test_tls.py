@@ -12,11 +12,13 @@ import pytest
 from support.s3_server import s3_options
 from support.tls import BAD, Authority, authority, server_context, tls_server
 
+from sagaz_tiering.config.sections import EncryptionSettings
+from sagaz_tiering.config.tiers import HotSettings
 from sagaz_tiering.drivers.aws.client import aws_session
 from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
 from sagaz_tiering.errors import BucketUnusable, CatalogUnavailable, HotTierUnavailable, MasterKeyUnavailable
-from sagaz_tiering.hot.tier import HotOptions, HotTier
-from sagaz_tiering.keys.kms import Kms, KmsOptions
+from sagaz_tiering.hot.tier import HotTier
+from sagaz_tiering.keys.kms import Kms
 from sagaz_tiering.objects.s3.store import S3ObjectStore
 from sagaz_tiering.sagaz_engine.imports.s3 import SagazS3Source
 
@@ -55,7 +57,11 @@ async def ask_sagaz_s3(port: int) -> None:
 
 async def ask_kms(port: int) -> None:
     """Wrap a data key."""
-    kms = Kms(KmsOptions(key_id="alias/ours", region="us-east-1", endpoint_url=f"https://127.0.0.1:{port}"))
+    kms = Kms(
+        EncryptionSettings(
+            kms_key_id="alias/ours", kms_region="us-east-1", kms_endpoint_url=f"https://127.0.0.1:{port}"
+        )
+    )
     try:
         await kms.wrap(bytes(32), uuid4(), uuid4())
     finally:
@@ -123,7 +129,7 @@ async def test_redis_and_postgresql_with_a_wrong_certificate_hear_nothing(
     context, trusted = server_context(tmp_path, ours, kind), quote(str(ours.path))
     async with tls_server(context) as server:
         url = f"rediss://127.0.0.1:{server.port}/0?ssl_ca_certs={trusted}"
-        async with HotTier(HotOptions(url=url, shown_url=url, socket_timeout=timedelta(seconds=20))) as hot:
+        async with HotTier(HotSettings(url=url, socket_timeout=timedelta(seconds=20))) as hot:
             with pytest.raises(HotTierUnavailable, match=r"(?i)certificate"):
                 await hot.ping()
         assert server.connections
@@ -142,7 +148,7 @@ async def test_redis_and_postgresql_with_the_right_certificate_are_asked(ours: A
     context, trusted = server_context(tmp_path, ours), quote(str(ours.path))
     async with tls_server(context) as server:
         url = f"rediss://127.0.0.1:{server.port}/0?ssl_ca_certs={trusted}"
-        async with HotTier(HotOptions(url=url, shown_url=url)) as hot:
+        async with HotTier(HotSettings(url=url)) as hot:
             with pytest.raises(HotTierUnavailable):
                 await hot.ping()
         assert server.received

@@ -25,7 +25,7 @@ FACES = {
         "verification",
     ),
     "codec": ("crc", "header", "threaded", "typed_json", "typed_json.depth", "unsupported", "value", "zstd"),
-    "config": ("load", "model", "patterns", "policy", "schema", "sections", "units", "urls"),
+    "config": ("load", "model", "patterns", "policy", "schema", "sections", "tiers", "units", "urls"),
     "costs": ("buckets", "difference", "economics", "inputs", "plan"),
     "dictionaries": ("bucket", "cache", "training"),
     "doctor": ("finding",),
