@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import redis.asyncio
 from support import durations
+from support.databases import ReusedDatabases
 from support.processes import redis_do
 from support.servers import cluster_template, fresh_database, new_folder, run_apart, server_folder
 from support.threads import of_large  # noqa: F401  # a fixture
@@ -78,9 +79,22 @@ def redis_server(servers_folder: Path) -> Iterator[RedisServer]:
     run_apart(server.stop)
 
 
+@pytest.fixture(scope="session")
+def reused_databases(postgres_server: PostgresServer) -> ReusedDatabases:
+    """Databases for one test after the other."""
+    return ReusedDatabases(postgres_server)
+
+
 @pytest.fixture
-async def database(postgres_server: PostgresServer) -> AsyncIterator[str]:
-    """The URL of an empty PostgreSQL database of this test alone."""
+async def database(reused_databases: ReusedDatabases) -> AsyncIterator[str]:
+    """The URL of a PostgreSQL database of this test alone, with a catalog as `catalog migrate` leaves it."""
+    async with reused_databases.catalog() as url:
+        yield url
+
+
+@pytest.fixture
+async def empty_database(postgres_server: PostgresServer) -> AsyncIterator[str]:
+    """The URL of a PostgreSQL database of this test alone, with nothing in it."""
     async with fresh_database(postgres_server) as url:
         yield url
 

@@ -45,9 +45,9 @@ def test_surface_is_the_recorded_one(name: str) -> None:
 
 
 @pytest.mark.slow
-async def test_documents_have_the_recorded_keys(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_documents_have_the_recorded_keys(empty_database: str, redis_url: str, tmp_path: Path) -> None:
     """What each command says with `--json` has the same keys, of the same kinds, and the same exit code."""
-    compare(DOCUMENTS, await document_keys(tmp_path, database=database, redis_url=redis_url))
+    compare(DOCUMENTS, await document_keys(tmp_path, database=empty_database, redis_url=redis_url))
 
 
 async def _record() -> None:

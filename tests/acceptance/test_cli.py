@@ -16,7 +16,6 @@ from support.commands import DEADLINE_S, clean_environment, cli, save, write_con
 from support.payload import saga
 
 from sagaz_tiering.app.runtime import open_runtime
-from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.config.load import load_config
 from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.jobs import run_job
@@ -51,8 +50,14 @@ def edit(path: Path, old: str, new: str) -> str:
 
 @pytest.fixture
 def config(tmp_path: Path, database: str, redis_url: str) -> Path:
-    """A configuration of servers without a catalog."""
+    """A configuration of servers with an empty catalog."""
     return write_config(tmp_path, database=database, redis_url=redis_url, policies=POLICIES)
+
+
+@pytest.fixture
+def bare_config(tmp_path: Path, empty_database: str, redis_url: str) -> Path:
+    """A configuration of servers without a catalog."""
+    return write_config(tmp_path, database=empty_database, redis_url=redis_url, policies=POLICIES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +78,6 @@ async def world(config: Path) -> World:
     frozen = saga(2, begun=now - timedelta(days=30), saga_name="frozen-orders")
     hot = saga(3, begun=now - timedelta(hours=1))
     async with open_runtime(load_config(config)) as runtime:
-        await migrate(runtime.db)
         await save(runtime.storage(), cold + frozen + hot)
         for job in ("age", "transition"):
             await run_job(job, runtime.job_context())
@@ -154,22 +158,22 @@ async def test_policy_check_warns(config: Path) -> None:
     assert f"{config}:" in strict.document["warnings"][0]["source"]
 
 
-async def test_missing_schema_says_the_command(config: Path) -> None:
+async def test_missing_schema_says_the_command(bare_config: Path) -> None:
     """Without a catalog every command that needs it says which command makes one."""
     for command in (("job", "age", "--once"), ("status",), ("timeline", uuid4()), ("show", uuid4())):
-        answer = await cli(*command, "--config", config, "--json")
+        answer = await cli(*command, "--config", bare_config, "--json")
         assert answer.code == 2, command
         assert "catalog migrate" in answer.err
         assert "Traceback" not in answer.err
         assert json.loads(answer.out)
 
 
-async def test_catalog_migrate_is_repeatable(config: Path) -> None:
+async def test_catalog_migrate_is_repeatable(bare_config: Path) -> None:
     """The first run applies, the second has nothing to do."""
-    first = await cli("catalog", "migrate", "--config", config)
+    first = await cli("catalog", "migrate", "--config", bare_config)
     assert first.code == 0, first.err
     assert "applied 0001" in first.out
-    second = await cli("catalog", "migrate", "--config", config, "--json")
+    second = await cli("catalog", "migrate", "--config", bare_config, "--json")
     assert second.code == 0
     assert second.document["applied"] == []
     assert second.document["version"] >= 1
@@ -186,7 +190,6 @@ async def test_job_reports(config: Path) -> None:
     """A dry run counts and changes nothing; a run does it; a second finds nothing to do."""
     old = saga(1, begun=datetime.now(UTC) - timedelta(days=30))
     async with open_runtime(load_config(config)) as runtime:
-        await migrate(runtime.db)
         await save(runtime.storage(), old)
     dry = await cli("job", "age", "--dry-run", "--json", "--config", config)
     assert dry.code == 0, dry.err
@@ -202,7 +205,6 @@ async def test_job_reports(config: Path) -> None:
 
 async def test_job_repeats_until_terminated(config: Path) -> None:
     """Without --once each run is one line of JSON, and SIGTERM ends it with exit code 0."""
-    await cli("catalog", "migrate", "--config", config)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "sagaz_tiering", "job", "expire", "--json", "--config", str(config)),
         stdout=asyncio.subprocess.PIPE,

@@ -58,13 +58,6 @@ daemon: {{port: {port}, shutdown_grace: 15s}}
     return write
 
 
-@pytest.fixture
-async def migrated(database: str) -> str:
-    """The URL of a database with a catalog."""
-    await migrate_catalog(database)
-    return database
-
-
 async def migrate_catalog(url: str) -> None:
     async with Database(DatabaseOptions(url=url, shown_url="the test's database")) as db:
         await migrate(db)
@@ -117,14 +110,14 @@ async def test_daemon_waits_for_postgresql_and_then_becomes_ready(
 
 
 async def test_daemon_becomes_ready_when_the_catalog_is_migrated(
-    tmp_path: Path, config_of: ConfigOf, database: str
+    tmp_path: Path, config_of: ConfigOf, empty_database: str
 ) -> None:
     """Without a schema it waits and says the command; an interrupt ends it in order all the same."""
-    async with daemon(tmp_path, config_of(database)) as process:
+    async with daemon(tmp_path, config_of(empty_database)) as process:
         (waiting, *_) = await process.until(lambda: process.logged("daemon.not_ready"))
         assert "catalog migrate" in waiting["hint"]
         assert not process.notified("READY=1")
-        await migrate_catalog(database)
+        await migrate_catalog(empty_database)
         await process.ready()
         assert psutil.Process(process.process.pid).nice() == max(DEFAULT_NICE, psutil.Process().nice())
         process.signal(signal.SIGINT)
@@ -133,13 +126,13 @@ async def test_daemon_becomes_ready_when_the_catalog_is_migrated(
 
 @pytest.mark.guarantee("G8")
 async def test_daemon_of_a_catalog_that_is_behind_is_not_ready(
-    tmp_path: Path, config_of: ConfigOf, migrated: str
+    tmp_path: Path, config_of: ConfigOf, database: str
 ) -> None:
     """A copy, or an older dump that was put back: it says so and what to do, and goes on once it is the owner again."""
-    config = config_of(migrated)
+    config = config_of(database)
     async with TieredSnapshotStorage.from_config(config) as storage:
         await storage.delete_expired_snapshots()
-    async with Database(DatabaseOptions(url=migrated, shown_url="the test's database")) as db:
+    async with Database(DatabaseOptions(url=database, shown_url="the test's database")) as db:
         right = await db.fetchval("SELECT nonces FROM sagaz_tiering.owner")
         await db.execute("UPDATE sagaz_tiering.owner SET nonces = ARRAY[gen_random_uuid()]")
         async with daemon(tmp_path, config) as process:
@@ -153,9 +146,9 @@ async def test_daemon_of_a_catalog_that_is_behind_is_not_ready(
             assert 'sagaz_tiering_owner{standing="owner"} 1.0' in (await process.get("/metrics"))[1]
 
 
-async def test_job_by_hand_lets_others_go_first_too(migrated: str, config_of: ConfigOf) -> None:
+async def test_job_by_hand_lets_others_go_first_too(database: str, config_of: ConfigOf) -> None:
     """As `jobs.nice` says."""
-    command = (sys.executable, "-m", "sagaz_tiering", "job", "age", "--config", str(config_of(migrated)))
+    command = (sys.executable, "-m", "sagaz_tiering", "job", "age", "--config", str(config_of(database)))
     job = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
     try:
         wanted = max(DEFAULT_NICE, psutil.Process().nice())
@@ -166,16 +159,16 @@ async def test_job_by_hand_lets_others_go_first_too(migrated: str, config_of: Co
 
 
 async def test_daemon_reload_takes_a_good_file_and_refuses_a_bad_one(
-    tmp_path: Path, config_of: ConfigOf, migrated: str
+    tmp_path: Path, config_of: ConfigOf, database: str
 ) -> None:
     """A bad file keeps the policy in force and is logged in full; a good one works at once; the watchdog is fed."""
-    config = config_of(migrated)
+    config = config_of(database)
     saved = await save(config, 3)
     async with daemon(tmp_path, config, WATCHDOG_USEC="400000") as process:
         await process.ready()
         await process.until(lambda: process.notified("WATCHDOG=1") >= 3)
 
-        config_of(migrated, more="polices: []")
+        config_of(database, more="polices: []")
         process.signal(signal.SIGHUP)
         (rejected,) = await process.until(lambda: process.logged("config.rejected"))
         assert "polices" in rejected["error"]
@@ -186,21 +179,21 @@ async def test_daemon_reload_takes_a_good_file_and_refuses_a_bad_one(
         await process.until(lambda: len(process.logged("job.finished")) > runs + 2)
         assert not any(line.get("archived") for line in process.logged("job.finished"))
 
-        config_of(migrated, after=AT_ONCE, port=1)
+        config_of(database, after=AT_ONCE, port=1)
         process.signal(signal.SIGHUP)
         await process.until(lambda: process.logged("config.reloaded"))
         assert process.logged("config.restart_needed")[0]["settings"] == ["daemon.port"]
         await process.until(lambda: list((tmp_path / "cold").rglob("*.pack*")))
         assert await process.stop() == 0
-    config_of(migrated, after=AT_ONCE)
+    config_of(database, after=AT_ONCE)
     await assert_all_there(config, saved)
 
 
 async def test_daemon_stops_in_order_while_snapshots_are_packed(
-    tmp_path: Path, config_of: ConfigOf, migrated: str
+    tmp_path: Path, config_of: ConfigOf, database: str
 ) -> None:
     """SIGTERM in the middle of an age run: the step ends, the process exits 0, and nothing is lost."""
-    config = config_of(migrated, after=AT_ONCE)
+    config = config_of(database, after=AT_ONCE)
     saved = await save(config, 100)
     async with daemon(tmp_path, config) as process:
         await process.until(lambda: list((tmp_path / "cold").rglob("*.pack*")))
@@ -236,17 +229,17 @@ async def test_daemon_asked_twice_ends_at_once(
 
 
 async def test_daemon_refuses_to_start_on_a_wrong_file_or_a_taken_port(
-    tmp_path: Path, config_of: ConfigOf, migrated: str
+    tmp_path: Path, config_of: ConfigOf, database: str
 ) -> None:
     """Both end at once with code 2 and say what is wrong."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        async with daemon(tmp_path, config_of(migrated, port=port)) as process:
+        async with daemon(tmp_path, config_of(database, port=port)) as process:
             assert await process.exit_code() == 2
             assert f"127.0.0.1:{port}" in process.logged("daemon.failed")[0]["error"]
-    async with daemon(tmp_path, config_of(migrated, after="-1d")) as process:
+    async with daemon(tmp_path, config_of(database, after="-1d")) as process:
         assert await process.exit_code() == 2
         assert "negative" in process.logged("config.rejected")[0]["error"]
 

@@ -16,7 +16,6 @@ from support.payload import START, snapshots
 from support.servers import server_folder
 
 from sagaz_tiering.app.runtime import Runtime, open_runtime
-from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.config.load import load_config
 from sagaz_tiering.demo import run_demo
@@ -116,7 +115,6 @@ async def shop(tmp_path: Path, database: str, redis_url: str) -> AsyncIterator[S
     )
     config = load_config(write_config(tmp_path, database=database, redis_url=redis_url, policies=policies))
     async with open_runtime(config, clock=clock) as runtime:
-        await migrate(runtime.db)
         made = list(snapshots(2))
         await save(runtime.storage(), made)
         yield Shop(runtime, clock, made)

@@ -19,7 +19,7 @@ import sagaz_tiering
 
 ROOT = Path(__file__).parent.parent.parent
 EXAMPLES = ROOT / "examples"
-DEADLINE_S = 120
+DEADLINE_S = 300
 
 # What each script needs, and what it must have printed, in this order.
 SHOWS: dict[str, tuple[set[str], tuple[str, ...]]] = {
@@ -168,7 +168,7 @@ def test_every_example_is_run() -> None:
 
 @pytest.mark.parametrize("script", sorted(SHOWS))
 async def test_example_shows_what_it_is_for(
-    script: str, request: pytest.FixtureRequest, tmp_path: Path, database: str, redis_url: str
+    script: str, request: pytest.FixtureRequest, tmp_path: Path, empty_database: str, redis_url: str
 ) -> None:
     """On the servers that it is given."""
     needs, patterns = SHOWS[script]
@@ -176,7 +176,7 @@ async def test_example_shows_what_it_is_for(
     if "redis" in needs:
         given += ["--redis", redis_url]
     if "postgres" in needs:
-        given += ["--postgres", database]
+        given += ["--postgres", empty_database]
     if "s3" in needs:
         server: S3Server = request.getfixturevalue("s3_server")
         given += ["--s3", server.endpoint, "--bucket", await server.make_bucket()]

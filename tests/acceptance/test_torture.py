@@ -73,7 +73,7 @@ async def test_torture_fails_when_it_does_not_hold(phase: str, interfere: Interf
         if name == phase:
             await interfere(runtime)
 
-    outcome = await run_torture(seconds=3, seed=3, snapshots=300, say=lambda _: None, interfere=at)
+    outcome = await run_torture(seconds=1, seed=3, snapshots=100, say=lambda _: None, interfere=at)
     assert outcome.exit_code == 1
     assert word in outcome.difference
     assert outcome.to_dict()["ok"] is False

@@ -20,10 +20,7 @@ from support.servers import fresh_database
 from support.stores import ABILITIES, KINDS, Ability, MakePlace, Place
 from support.tiers import NOW
 
-from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import VirtualClock
-from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
-from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import CatalogUnavailable, ColdTierUnavailable, HotTierUnavailable
 from sagaz_tiering.storage.base import SnapshotStorage
 
@@ -40,30 +37,22 @@ class Ground:
         self._server = request.getfixturevalue
         self._stack = stack
         self._flushed = False
-        self._reused: set[str] = set()
+        self._has_database = False
         self.folder = folder
         self.gated = False
         self.gates: list[Gate] = []
 
     async def database(self) -> str:
         """The URL of an empty database; the first one in a test has been used by other tests."""
-        if self._first("database"):
+        if not self._has_database:
+            self._has_database = True
             return str(await self._server("reused_databases").empty())
         return await self._stack.enter_async_context(fresh_database(self._server("postgres_server")))
 
     async def catalog(self) -> str:
-        """The URL of a database with an empty catalog; the first one in a test has been used by other tests."""
-        if self._first("catalog"):
-            return str(await self._server("reused_databases").migrated())
-        url = await self._stack.enter_async_context(fresh_database(self._server("postgres_server")))
-        async with Database(DatabaseOptions(url=url, shown_url=url)) as database:
-            await migrate(database)
-        return url
-
-    def _first(self, name: str) -> bool:
-        new = name not in self._reused
-        self._reused.add(name)
-        return new
+        """The URL of a database with an empty catalog."""
+        databases: ReusedDatabases = self._server("reused_databases")
+        return await self._stack.enter_async_context(databases.catalog())
 
     def closing(self, close: Callable[[], Awaitable[None]]) -> None:
         """Call this when the test is over."""
@@ -93,12 +82,6 @@ class Ground:
         gate = await self._stack.enter_async_context(Gate(parts.hostname, parts.port))
         self.gates.append(gate)
         return through(url, gate.port)
-
-
-@pytest.fixture(scope="session")
-def reused_databases(postgres_server: PostgresServer) -> ReusedDatabases:
-    """Databases for one test after the other."""
-    return ReusedDatabases(postgres_server)
 
 
 @pytest.fixture

@@ -112,7 +112,7 @@ async def test_value_that_is_gone_is_told_and_holds_up_nothing(shop: Product) ->
     async with hot._client.client() as client:  # type: ignore[union-attr]  # behind its back
         await client.delete(hot.keys.value(gone.saga_id.hex, gone.snapshot_id.hex))
     with capture_logs() as logs:
-        report = await asyncio.wait_for(shop.run("age"), 30)
+        report = await asyncio.wait_for(shop.run("age"), 300)
     assert report.counts["archived"] == len(saved) - 1
     assert [log["snapshot_id"] for log in logs if log["event"] == "snapshot.lost"] == [str(gone.snapshot_id)]
 
@@ -244,7 +244,7 @@ async def test_expired_snapshot_that_is_due_is_left_to_expire(shop: Product) -> 
     await save(shop, saved)
     context = shop.runtime.job_context()
     adjust(context, jobs__batch_sagas=1)
-    report = await asyncio.wait_for(run_job("age", context), 20)
+    report = await asyncio.wait_for(run_job("age", context), 300)
     assert "archived" not in report.counts
     assert report.counts["sagas"] == 60
     context.allow_mass_delete = True

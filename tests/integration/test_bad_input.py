@@ -51,9 +51,9 @@ def with_context(context: dict[str, object]) -> SagaSnapshot:
     return SagaSnapshot.from_dict(made)
 
 
-async def test_schema_that_is_missing_or_newer_is_refused(database: str, redis_url: str, tmp_path: Path) -> None:
+async def test_schema_that_is_missing_or_newer_is_refused(empty_database: str, redis_url: str, tmp_path: Path) -> None:
     """The error names the command, or says to upgrade."""
-    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold")
+    settings = config(database=empty_database, redis_url=redis_url, cold=tmp_path / "cold")
     async with product(settings, schema=False) as shop:
         with pytest.raises(SchemaMismatch, match="no catalog yet") as missing:
             await shop.runtime.check()

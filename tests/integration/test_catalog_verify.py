@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 from support.commands import cli
-from support.encrypted import aged, encrypted, key_file
+from support.encrypted import aged, encrypted, key_file, save_all
 from support.payload import snapshots
 from support.servers import fresh_database
 from support.tiers import DAY, Product, config, product
@@ -57,8 +57,7 @@ async def live_through(shop: Product) -> None:
         for at, name in enumerate(KINDS)
         for snapshot in snapshots(10, start=at * 100, created_at=shop.clock.now(), saga_name=name)
     ]
-    for snapshot in saved:
-        await shop.storage.save_snapshot(snapshot)
+    await save_all(shop, saved)
     shop.clock.advance(9 * DAY)
     await shop.run("age")
     for snapshot in chance.sample(saved[100:], 8):

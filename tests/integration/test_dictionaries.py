@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.encrypted import save_all
 from support.payload import SAGA_NAME, snapshots
 from support.processes import redis_do
 from support.servers import fresh_database
@@ -45,8 +46,7 @@ async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[P
 async def save(shop: Product, count: int, *, start: int = 0, name: str = SAGA_NAME) -> list[SagaSnapshot]:
     """So many sagas that begin now."""
     made = list(snapshots(count, start=start, created_at=shop.clock.now(), saga_name=name))
-    for snapshot in made:
-        await shop.storage.save_snapshot(snapshot)
+    await save_all(shop, made)
     return made
 
 

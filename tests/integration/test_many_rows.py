@@ -45,9 +45,9 @@ SELECT gen_random_uuid(), gen_random_uuid(), 'order', 'step', 1, 'completed', no
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
+async def shop(empty_database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
     """A product whose tables are about to be filled."""
-    async with product(config(database=database, redis_url=redis_url, cold=tmp_path / "cold")) as opened:
+    async with product(config(database=empty_database, redis_url=redis_url, cold=tmp_path / "cold")) as opened:
         yield opened
 
 
@@ -72,14 +72,16 @@ async def test_lookups_are_index_reads(shop: Product) -> None:
     await shop.runtime.db.execute(DURABLE, 5000, NOW)
     await shop.runtime.db.execute("ANALYZE")
     growing = {"snapshots", "frames", "saga_snapshots"}
-    sql, saga_id = load("locations"), UUID(int=5)
+    sql, saga_id = load("sagaz_tiering.catalog", "locations"), UUID(int=5)
     assert not growing & await scanned(shop, sql["find"], saga_id)
     for limit in (1, 5, 2**31 - 1):
         for not_after, step in ((None, None), (NOW, None), (None, "step")):
             asked = (saga_id, not_after, step, limit, True)
             assert not growing & await scanned(shop, sql["find_of_saga"], *asked)
     assert not growing & await scanned(shop, sql["packs_of"], [saga_id])
-    assert not growing & await scanned(shop, load("durable")["expired"], NOW, NOW, saga_id, 2000)
+    assert not growing & await scanned(
+        shop, load("sagaz_tiering.catalog", "durable")["expired"], NOW, NOW, saga_id, 2000
+    )
 
 
 async def test_status_does_not_count_many_rows(shop: Product) -> None:
@@ -96,7 +98,7 @@ async def test_status_does_not_count_many_rows(shop: Product) -> None:
     assert found["snapshots"] == pytest.approx(20_003, rel=0.02)
     assert found["bytes"] == pytest.approx(20_000 * 1100, rel=0.3)
     assert found["due"] == 20_000
-    explain = f"EXPLAIN (ANALYZE, COSTS off) {load('durable')['estimate']}"
+    explain = f"EXPLAIN (ANALYZE, COSTS off) {load('sagaz_tiering.catalog', 'durable')['estimate']}"
     plan = [row[0] for row in await shop.runtime.db.fetch(explain, NOW - DAY, 1000, 9)]
     scans = [line for line in plan if "Seq Scan on saga_snapshots" in line]
     assert scans

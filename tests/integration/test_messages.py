@@ -19,12 +19,10 @@ from support.tiers import NOW, config, product
 from support.tls import authority, server_context, tls_server
 
 from sagaz_tiering import PostgreSQLSnapshotStorage, RedisSnapshotStorage, ReplayConfig, S3SnapshotStorage
-from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.catalog.restores import Wanted
 from sagaz_tiering.cli.options import MOST
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.config.sections import EncryptionSettings
-from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
 from sagaz_tiering.embedded import PostgresServer, RedisServer
 from sagaz_tiering.errors import (
     CatalogRefused,
@@ -156,8 +154,6 @@ async def test_postgresql_right_that_lacks_is_named_as_its_grant(
     name = f"Reader {uuid4().hex[:8]}"
     address = urlsplit(database)
     url = f"postgresql://{quote(name)}:reader-secret@{address.netloc.rpartition('@')[2]}{address.path}"
-    async with Database(DatabaseOptions(url=database, shown_url=database)) as db:
-        await migrate(db)
     await sql(database, f"CREATE ROLE \"{name}\" LOGIN PASSWORD 'reader-secret'")
     try:
         async with product(config(database=url, redis_url=redis_url, cold=tmp_path / "cold"), schema=False) as shop:
@@ -175,10 +171,10 @@ async def test_postgresql_right_that_lacks_is_named_as_its_grant(
 
 
 async def test_every_command_says_migrate_where_there_is_no_catalog(
-    database: str, redis_url: str, tmp_path: Path
+    empty_database: str, redis_url: str, tmp_path: Path
 ) -> None:
     """Before `catalog migrate` no command shows a bare error of SQL, whatever it would have done."""
-    path = write_config(tmp_path, database=database, redis_url=redis_url)
+    path = write_config(tmp_path, database=empty_database, redis_url=redis_url)
     saga = SAVED.saga_id
     commands: tuple[tuple[object, ...], ...] = (
         ("status",),

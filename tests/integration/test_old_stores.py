@@ -54,16 +54,16 @@ class Old:
 
 
 @pytest.fixture(params=STORES)
-async def old(request: pytest.FixtureRequest, database: str, redis_url: str, tmp_path: Path) -> Old:
+async def old(request: pytest.FixtureRequest, empty_database: str, redis_url: str, tmp_path: Path) -> Old:
     """A recorded store on the servers of the test."""
     store = DATA / request.param
     with tarfile.open(store / "files.tar.xz") as archive:
         archive.extractall(tmp_path, filter="data")
     text = (store / "tiering.yaml").read_text()
-    for then, here in (("DATABASE", database), ("REDIS", redis_url), ("/FOLDER", str(tmp_path))):
+    for then, here in (("DATABASE", empty_database), ("REDIS", redis_url), ("/FOLDER", str(tmp_path))):
         text = text.replace(then, here)
     (tmp_path / "tiering.yaml").write_text(text)
-    connection = await asyncpg.connect(database)
+    connection = await asyncpg.connect(empty_database)
     await connection.execute(gzip.decompress((store / "postgresql.sql.gz").read_bytes()).decode())
     await connection.close()
     client = redis.asyncio.Redis.from_url(redis_url)
@@ -71,7 +71,7 @@ async def old(request: pytest.FixtureRequest, database: str, redis_url: str, tmp
         await client.restore(base64.b64decode(key), lives_ms, base64.b64decode(dumped))
     await client.aclose()
     expected = json.loads((store / "expected.json").read_text())
-    return Old(folder=tmp_path, database=database, redis_url=redis_url, expected=expected)
+    return Old(folder=tmp_path, database=empty_database, redis_url=redis_url, expected=expected)
 
 
 @pytest.fixture

@@ -16,7 +16,6 @@ from support.tiers import DAY, config
 
 from sagaz_tiering import PostgreSQLSnapshotStorage, RedisSnapshotStorage
 from sagaz_tiering.app.runtime import Runtime, open_runtime
-from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import read_meta
 from sagaz_tiering.config.model import TieringConfig
@@ -48,7 +47,6 @@ def settings(database: str, redis_url: str, tmp_path: Path) -> TieringConfig:
 async def shop(settings: TieringConfig) -> AsyncIterator[Runtime]:
     """A process whose host's clock is right."""
     async with open_runtime(settings) as runtime:
-        await migrate(runtime.db)
         yield runtime
 
 
@@ -171,11 +169,11 @@ async def test_facade_expires_nothing_before_postgresql_told_its_time(
 @pytest.mark.guarantee("G3")
 @pytest.mark.parametrize("kind", ["postgresql", "redis"])
 async def test_standalone_storages_go_by_their_own_servers(
-    database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, kind: str
+    empty_database: str, redis_url: str, monkeypatch: pytest.MonkeyPatch, kind: str
 ) -> None:
     """On a host a year ahead nothing has expired, and nothing is given a time to live that is a year too short."""
     monkeypatch.setattr(server_clock, "SystemClock", lambda: Ahead(YEAR))
-    storage = PostgreSQLSnapshotStorage(database) if kind == "postgresql" else RedisSnapshotStorage(redis_url)
+    storage = PostgreSQLSnapshotStorage(empty_database) if kind == "postgresql" else RedisSnapshotStorage(redis_url)
     async with storage:
         now = datetime.now(UTC)
         kept = make(0, retention_until=now + 200 * DAY)

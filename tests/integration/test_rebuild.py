@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.commands import cli
+from support.encrypted import save_all
 from support.payload import snapshots
 from support.servers import fresh_database
 from support.tiers import DAY, Product, config, product, rebuilt_from_bucket
@@ -67,8 +68,7 @@ async def busy_store(shop: Product) -> list[SagaSnapshot]:
     saved: list[SagaSnapshot] = []
     for name, start in (("frozen", 0), ("short", 100), ("orders", 200)):
         saved += snapshots(12, start=start, created_at=shop.clock.now(), saga_name=name)
-    for snapshot in saved:
-        await storage.save_snapshot(snapshot)
+    await save_all(shop, saved)
     await storage.hold(saved[60].saga_id, "case 1", who="counsel")
     over = await shop.runtime.catalog.holds.place(
         saved[70].saga_id, reason="case 2", who="counsel", now=shop.clock.now()

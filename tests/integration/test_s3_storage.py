@@ -267,19 +267,32 @@ async def test_health_counts_no_more_than_it_may(storage: S3SnapshotStorage, mon
 
 
 async def test_saga_of_more_than_a_page_is_listed_whole(
-    storage: S3SnapshotStorage,
+    relay: Relay,
     s3_server: S3Server,  # noqa: F811
     bucket: str,
 ) -> None:
-    """All of 1,003 snapshots, newest first; those at its far end by time and by step; sagas around it are not lost."""
-    many = [make(at, created_at=BEGUN + timedelta(milliseconds=at), step_name=f"s{at // 2}") for at in range(1_003)]
+    """All of it from a server with pages of 10, newest first; its far end by time and by step; no saga beside it lost.
+
+    (A page of S3's own size: `test_list_and_delete_go_past_a_thousand`.)
+    """
+    many = [make(at, created_at=BEGUN + timedelta(milliseconds=at), step_name=f"s{at // 2}") for at in range(43)]
     await plant(s3_server, bucket, [*many, make(5_000, saga_id=OTHER_SAGA), make(5_001, saga_id=number(1))])
-    listed = [each.snapshot_id for each in await storage.list_snapshots(SAGA, 2**31)]
-    assert listed == [each.snapshot_id for each in reversed(many)]
-    assert await storage.get_latest_snapshot(SAGA) == many[-1]
-    assert await storage.get_snapshot_at_time(SAGA, many[1].created_at + timedelta(microseconds=999)) == many[1]
-    assert await storage.get_latest_snapshot(SAGA, before_step="s0") == many[1]
-    assert [each async for each in storage.saga_ids()] == [number(1), OTHER_SAGA, SAGA]
+
+    async def small_pages(request: Request) -> Answer | None:
+        if "list-type=2" not in request.target or "max-keys" in request.target:
+            return None
+        return await forward(replace(request, target=f"{request.target}&max-keys=10"), s3_server.endpoint)
+
+    relay.meddle = small_pages
+    async with storage_at(relay.endpoint, bucket) as storage:
+        asked = await relay.requests(storage.list_snapshots(SAGA, 2**31))
+        assert sum(name.startswith("LIST") for name in asked) == 5
+        listed = [each.snapshot_id for each in await storage.list_snapshots(SAGA, 2**31)]
+        assert listed == [each.snapshot_id for each in reversed(many)]
+        assert await storage.get_latest_snapshot(SAGA) == many[-1]
+        assert await storage.get_snapshot_at_time(SAGA, many[1].created_at + timedelta(microseconds=999)) == many[1]
+        assert await storage.get_latest_snapshot(SAGA, before_step="s0") == many[1]
+        assert [each async for each in storage.saga_ids()] == [number(1), OTHER_SAGA, SAGA]
 
 
 async def test_saga_of_many_pages_is_walked_oldest_first(

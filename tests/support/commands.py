@@ -16,7 +16,7 @@ from typing import Any
 
 from sagaz_tiering.snapshot import SagaSnapshot
 
-DEADLINE_S = 60.0
+DEADLINE_S = 300.0
 
 _PROCESSES = multiprocessing.get_context("forkserver")
 _PROCESSES.set_forkserver_preload(
@@ -45,7 +45,7 @@ def clean_environment(**extra: str) -> dict[str, str]:
 
 
 async def cli(*arguments: object, cwd: Path | None = None, **environment: str) -> Answer:
-    """Run one command without a terminal; raises TimeoutError after a minute."""
+    """Run one command without a terminal; raises TimeoutError after some minutes."""
     return await asyncio.to_thread(_run, list(map(str, arguments)), cwd, clean_environment(**environment))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import aiohttp
 
-DEADLINE_S = 120.0
+DEADLINE_S = 300.0
 POLL_S = 0.02
 
 

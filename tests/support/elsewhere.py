@@ -19,7 +19,7 @@ from support.tiers import NOW
 
 T = TypeVar("T")
 
-DEADLINE_S = 180
+DEADLINE_S = 300
 
 
 async def in_thread(work: Callable[[], Awaitable[T]]) -> T:

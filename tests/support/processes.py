@@ -13,12 +13,12 @@ import asyncpg
 import psutil
 import redis.asyncio
 
-DEADLINE_S = 30
+DEADLINE_S = 300
 
 
 async def sql(url: str, statement: str) -> object:
     """The first value that PostgreSQL answers."""
-    connection = await asyncpg.connect(url, timeout=10, command_timeout=10)
+    connection = await asyncpg.connect(url, timeout=120, command_timeout=120)
     try:
         return await connection.fetchval(statement)
     finally:
@@ -27,7 +27,7 @@ async def sql(url: str, statement: str) -> object:
 
 async def redis_do(url: str, *command: str) -> object:
     """What Redis answers to one command."""
-    async with redis.asyncio.Redis.from_url(url, socket_timeout=10) as client:
+    async with redis.asyncio.Redis.from_url(url, socket_timeout=120) as client:
         return await client.execute_command(*command)  # type: ignore[no-untyped-call]  # redis-py has no type for it
 
 

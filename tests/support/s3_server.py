@@ -13,17 +13,18 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from http.client import HTTPConnection
+from pathlib import Path
 from typing import Any, Self
 from uuid import uuid4
 
-import aioboto3  # type: ignore[import-untyped]  # ships no types
 import aiohttp
 import pytest
 from yarl import URL
 
+from sagaz_tiering.drivers.aws.client import aws_session
 from sagaz_tiering.objects.s3.options import S3Options
 
-START_SECONDS = 30
+START_SECONDS = 300
 
 
 def s3_options(endpoint: str, bucket: str, **changes: Any) -> S3Options:
@@ -51,7 +52,8 @@ class S3Server:
     @asynccontextmanager
     async def admin(self) -> AsyncIterator[Any]:
         """A plain SDK client, to look behind the store's back."""
-        session = aioboto3.Session(aws_access_key_id="testing", aws_secret_access_key="testing-secret")
+        # Unlike a session of the SDK's own, it has read what S3 is.
+        session = aws_session(access_key_id="testing", secret_access_key="testing-secret")
         async with session.client("s3", endpoint_url=self.endpoint, region_name="us-east-1") as client:
             yield client
 
@@ -111,7 +113,7 @@ def free_port() -> int:
 def _start() -> tuple[subprocess.Popen[bytes], S3Server]:
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+        [sys.executable, str(Path(__file__).with_name("moto_process.py")), str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -64,7 +64,7 @@ async def fresh_database(server: PostgresServer) -> AsyncIterator[str]:
 
 
 async def _execute(server: PostgresServer, statement: str) -> None:
-    connection = await asyncpg.connect(server.url, timeout=10)
+    connection = await asyncpg.connect(server.url, timeout=120)
     try:
         await connection.execute(statement)
     finally:

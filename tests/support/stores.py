@@ -19,7 +19,7 @@ from support.gate import Gate
 
 T = TypeVar("T")
 
-DEADLINE_S = 30
+DEADLINE_S = 300
 KINDS = ("memory", "filesystem", "redis", "fakeredis", "postgresql", "s3", "tiered")
 
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from sagaz_tiering.app.runtime import Runtime, open_runtime
 from sagaz_tiering.app.tiered import TieredSnapshotStorage
-from sagaz_tiering.catalog.migrations import migrate
+from sagaz_tiering.catalog.migrations import current_version, migrate, migrations
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.jobs import JobReport, run_job
@@ -110,6 +110,6 @@ async def product(settings: TieringConfig, *, now: datetime = NOW, schema: bool 
     """Open everything; the catalog is migrated unless `schema` is False."""
     clock = VirtualClock(now)
     async with open_runtime(settings, clock=clock) as runtime:
-        if schema:
+        if schema and await current_version(runtime.db) != migrations()[-1].version:
             await migrate(runtime.db)
         yield Product(runtime=runtime, storage=runtime.storage(), clock=clock)

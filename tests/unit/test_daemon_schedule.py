@@ -93,7 +93,7 @@ async def test_schedule_runs_one_instance_of_a_job_at_a_time() -> None:
         return report(name)
 
     async with scheduled(run_job, {"age": QUICK}):
-        await asyncio.wait_for(enough.wait(), timeout=10)
+        await asyncio.wait_for(enough.wait(), 300)
     assert most == 1
 
 
@@ -109,7 +109,7 @@ async def test_schedule_survives_jobs_that_fail() -> None:
         return report(name)
 
     async with scheduled(run_job, {"age": QUICK, "expire": QUICK}):
-        await asyncio.wait_for(asyncio.gather(*(event.wait() for event in survived.values())), timeout=10)
+        await asyncio.wait_for(asyncio.gather(*(event.wait() for event in survived.values())), 300)
     assert not errors
 
 
@@ -125,7 +125,7 @@ async def test_schedule_tries_again_soon_after_a_transient_error_only() -> None:
         raise CatalogUnavailable("gone") if name == "age" else SchemaMismatch("old")
 
     async with scheduled(run_job, {"age": SLOW, "expire": SLOW}) as schedule:
-        await asyncio.wait_for(both.wait(), timeout=10)
+        await asyncio.wait_for(both.wait(), 300)
         for _ in range(10):  # let the failed runs end
             await asyncio.sleep(0)
         due_in = schedule.due_in()
@@ -144,7 +144,7 @@ async def test_schedule_stop_waits_for_what_runs_and_starts_nothing() -> None:
         return report(name)
 
     async with scheduled(run_job, {"age": SLOW}) as schedule:
-        await asyncio.wait_for(started.wait(), timeout=10)
+        await asyncio.wait_for(started.wait(), 300)
         stopping = asyncio.create_task(schedule.stop(timedelta(seconds=30)))
         await asyncio.sleep(0)
         assert not stopping.done()
@@ -167,7 +167,7 @@ async def test_schedule_stop_cancels_what_outlasts_the_grace(caplog: pytest.LogC
         return report(name)
 
     async with scheduled(run_job, {"age": SLOW}) as schedule:
-        await asyncio.wait_for(started.wait(), timeout=10)
+        await asyncio.wait_for(started.wait(), 300)
         assert not await schedule.stop(timedelta(milliseconds=10))
     assert cancelled.is_set()
     await asyncio.sleep(0)
@@ -202,7 +202,7 @@ async def test_schedule_goes_on_after_a_run_that_was_cancelled_by_itself() -> No
         return report(name)
 
     async with scheduled(run_job, {"age": QUICK}):
-        await asyncio.wait_for(again.wait(), timeout=60)
+        await asyncio.wait_for(again.wait(), 300)
 
 
 class Seconds:
@@ -227,7 +227,7 @@ async def test_schedule_tells_which_jobs_are_overdue() -> None:
     seconds = Seconds()
     schedule = JobSchedule(run_job, uptime=seconds)
     schedule.start({"age": SLOW, "expire": SLOW}, {"age": NONE, "expire": HOUR})
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         await began.wait()
     assert schedule.overdue() == {}
     seconds.now = HOUR.total_seconds() + 10

@@ -42,7 +42,7 @@ async def crashed(work: Path, scenario: str) -> list[Path]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
     )
-    _, errors = await asyncio.wait_for(process.communicate(), 120)
+    _, errors = await asyncio.wait_for(process.communicate(), 300)
     assert process.returncode == 0, errors.decode()
     return [work / str(change) for change in range(1, len(os.listdir(work)))]
 

@@ -27,7 +27,7 @@ from sagaz_tiering.errors import LocalStorageUnavailable
 from sagaz_tiering.snapshot import SagaSnapshot
 
 TESTS = Path(__file__).parent.parent
-DEADLINE_S = 60
+DEADLINE_S = 300
 
 
 def their(snapshot: SagaSnapshot) -> Any:

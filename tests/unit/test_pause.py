@@ -26,13 +26,13 @@ class Server:
             raise error
 
     async def until_asked(self) -> None:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(300):
             await self.asked.wait()
         self.asked.clear()
 
 
 async def until(is_so: bool, pause: Pause) -> None:
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while pause.is_on is not is_so:  # noqa: ASYNC110 - a pause has callers, nobody who waits
             await asyncio.sleep(0)
 
@@ -51,7 +51,7 @@ async def test_pause_lasts_until_a_look_is_answered(monkeypatch: pytest.MonkeyPa
         await asyncio.sleep(0)
     assert server.looks == 1
     server.answers.put_nowait(HotTierUnavailable("still away"))
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         while not server.asked.is_set():
             assert pause.is_on
             await asyncio.sleep(0)
