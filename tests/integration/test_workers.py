@@ -260,7 +260,7 @@ async def test_error_of_a_worker_is_told(
         async with WorkerPool(lambda: broken).share("age", asyncio.Event(), tally, runtime.policies):
             own_work.set()
     assert own_work.is_set()
-    assert caught.value.hint == HotTierUnavailable.hint
+    assert caught.value.hint.startswith(HotTierUnavailable.hint)
     [note] = tally.notes
     assert "HotTierUnavailable" in note
     report = await run_job("age", runtime.job_context())

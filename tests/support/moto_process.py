@@ -1,6 +1,6 @@
 """The S3 server of the tests: moto, without what it works out anew for every request and every listed object.
 
-python tests/support/moto_process.py PORT
+`python -P tests/support/moto_process.py PORT`
 """
 
 from __future__ import annotations

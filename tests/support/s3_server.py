@@ -113,7 +113,7 @@ def free_port() -> int:
 def _start() -> tuple[subprocess.Popen[bytes], S3Server]:
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, str(Path(__file__).with_name("moto_process.py")), str(port)],
+        [sys.executable, "-P", str(Path(__file__).with_name("moto_process.py")), str(port)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
