@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import ast
+from collections.abc import Iterator
 from datetime import timedelta
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from sagaz_tiering.config.environment import ignored_variables, layered, overrides
+from sagaz_tiering.config.messages import section_of
 from sagaz_tiering.config.model import ColdSettings, TieringConfig
 from sagaz_tiering.config.reference import reference
 from sagaz_tiering.config.urls import bucket_and_prefix
@@ -305,3 +309,68 @@ def test_reference_explains_every_key() -> None:
     rows = [line for line in reference().splitlines() if line.startswith("| `")]
     assert len(rows) > 50
     assert [row for row in rows if row.endswith("| None |") or "|  |\n" in row] == []
+
+
+# --- every setting ---------------------------------------------------------------------------------------------
+
+
+def walk(model: type[BaseModel] = TieringConfig, key: str = "") -> Iterator[tuple[str, type[BaseModel], str]]:
+    """Each setting: the key of its section, the section's class, its own name."""
+    for name, field in model.model_fields.items():
+        section = section_of(field.annotation)
+        if section is None:
+            yield key, model, name
+        else:
+            yield from walk(section, name)
+
+
+@cache
+def parsed() -> dict[str, ast.Module]:
+    """Every module of the package, by its path there."""
+    package = ROOT / "sagaz_tiering"
+    return {path.relative_to(package).as_posix(): ast.parse(path.read_text()) for path in package.rglob("*.py")}
+
+
+def modules(*without: str) -> dict[str, ast.Module]:
+    """The package's modules outside of some rooms."""
+    return {name: tree for name, tree in parsed().items() if name.partition("/")[0] not in without}
+
+
+def test_every_setting_is_read_by_something() -> None:
+    """A setting that does nothing would be a lie: some module that has its section to do with reads each by its name.
+
+    `match` of a policy is read by the section's own methods.
+    """
+    read, named = dict[str, set[str]](), dict[str, set[str]]()
+    trees = {**modules("config"), "config/policy.py": parsed()["config/policy.py"]}
+    for module, tree in trees.items():
+        nodes = list(ast.walk(tree))
+        read[module] = {n.attr for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load)}
+        named[module] = {n.id for n in nodes if isinstance(n, ast.Name)}
+    unread = [
+        f"{key}.{name}"
+        for key, model, name in walk()
+        if not any(
+            name in read[module] and (key in read[module] or {each.__name__ for each in model.__mro__} & named[module])
+            for module in trees
+        )
+    ]
+    assert unread == []
+
+
+def test_default_of_a_setting_stands_in_its_section_alone() -> None:
+    """What drivers and jobs take has no default of its own for what a section says.
+
+    The standalone storages and the addresses of the drivers' other users are no settings.
+    """
+    settings = {name for _, _, name in walk()}
+    again = [
+        f"{module}: {node.target.id}"
+        for module, tree in modules("config", "storage", "drivers", "objects").items()
+        for cls in ast.walk(tree)
+        if isinstance(cls, ast.ClassDef) and cls.name.endswith(("Options", "Settings"))
+        for node in cls.body
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id in settings
+        if node.value is not None and not (isinstance(node.value, ast.Constant) and node.value.value is None)
+    ]
+    assert again == []
