@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import random
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -77,6 +77,10 @@ class Call(NamedTuple):
     version: str | None
 
 
+def _never(_save: Call) -> bool:
+    return False
+
+
 @dataclass(slots=True)
 class Kept:
     """What happened to one snapshot id."""
@@ -86,19 +90,21 @@ class Kept:
     created_us: int
     calls: list[Call] = field(default_factory=list)
 
-    def allowed(self, start: float, end: float) -> set[str | None]:
-        """The versions that a read within the interval may answer; None: nothing."""
-        settled = [call for call in self.calls if call.ok and call.end < start]
+    def allowed(self, start: float, end: float, may_be_untold: Callable[[Call], bool] = _never) -> set[str | None]:
+        """The versions that a read within the interval may answer; None: nothing.
+
+        Of a save that Redis may have lost before anybody knew of it nobody can say that it is missing, so it settles
+        nothing: what was there before it may be the answer, as far as that was not removed. What is known to be lost
+        is no answer, and what was known before no excuse for it.
+        """
+        settled = [
+            call for call in self.calls if call.ok and call.end < start and not (call.version and may_be_untold(call))
+        ]
         found: set[str | None] = {None} if not any(call.version for call in settled) else set()
         for call in self.calls:
             if call.start <= end and not any(later.start > call.end for later in settled):
                 found.add(call.version)
         return found
-
-    @property
-    def last_save(self) -> Call:
-        """The one that was acknowledged last."""
-        return max((call for call in self.calls if call.ok and call.version), key=lambda call: call.end)
 
     def ends_after(self) -> float | None:
         """Seconds since 1970 at which it expires."""
@@ -162,22 +168,28 @@ class Story:
         """Every saga that something was saved of."""
         yield from self.kept
 
-    def judge(self, read: Read) -> tuple[str, Kept | None]:
-        """What is wrong with an answer, empty if nothing is; and what is missing in it."""
+    def judge(self, read: Read, may_be_untold: Callable[[Call], bool] = _never) -> tuple[str, Kept | None]:
+        """What is wrong with an answer, empty if nothing is; and of what. See `Kept.allowed`."""
         steps, answered = self.kept.get(read.saga_id, {}), dict(read.answer)
         if len(answered) != len(read.answer):
             return "doubled: a snapshot twice in one list", None
         for step, version in read.answer:
             kept = steps.get(step)
-            if kept is None or version not in kept.allowed(read.start, read.end):
-                return f"wrong: step {step} version {version}", None
+            if kept is None or version not in kept.allowed(read.start, read.end, may_be_untold):
+                return f"wrong: step {step} version {version}", kept
             ends = kept.ends_after()
             if ends is not None and read.wall - (read.end - read.start) > ends + SLACK_S:
                 return f"undead: step {step} {read.wall - ends:.1f} s after its end", None
-        missing = self._missing(read, steps, answered)
+        missing = self._missing(read, steps, answered, may_be_untold)
         return ("" if missing is None else f"lost: step {missing.step}"), missing
 
-    def _missing(self, read: Read, steps: dict[int, Kept], answered: dict[int, str]) -> Kept | None:
+    def _missing(
+        self,
+        read: Read,
+        steps: dict[int, Kept],
+        answered: dict[int, str],
+        may_be_untold: Callable[[Call], bool],
+    ) -> Kept | None:
         """What the answer lacks. Steps are saved in the order of their times, so the newest is the highest."""
         for step, kept in steps.items():
             if step in answered or (read.question == "get" and step != read.snapshot_step):
@@ -187,7 +199,7 @@ class Story:
             ends = kept.ends_after()
             if ends is not None and read.wall > ends - SLACK_S:
                 continue
-            if None not in kept.allowed(read.start, read.end):
+            if None not in kept.allowed(read.start, read.end, may_be_untold):
                 return kept
         return None
 

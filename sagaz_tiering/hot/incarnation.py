@@ -49,6 +49,8 @@ class Incarnation:
         self._hot = hot
         self._clock = clock
         self._last: KnownRedis | None = None
+        self.looked_over = -1
+        """The generation that the last look is of."""
         self._noted_at = -_NOTED_EVERY_S
 
     @property
@@ -84,7 +86,13 @@ class Incarnation:
     async def _ask(self, known: KnownRedis) -> RedisIdentity:
         # While it is not believed nothing says that it is whole, so it is not noted as seen whole either.
         now_us = to_micros(self._clock.now()) if known.trusted else None
-        return await self._hot.look(nonce=known.nonce, number=known.number, run_id=known.run_id, now_us=now_us)
+        for _ in range(_MOST_TRIES):
+            generation = self._hot.generation
+            found = await self._hot.look(nonce=known.nonce, number=known.number, run_id=known.run_id, now_us=now_us)
+            if generation == self._hot.generation:
+                break  # else a connection made meanwhile may lead to another one
+        self.looked_over = generation
+        return found
 
     def _remember(self, known: KnownRedis, found: RedisIdentity) -> None:
         self._hot.expected = known.nonce or ""

@@ -44,6 +44,8 @@ class Looking(Protocol):
 
     @property
     def generation(self) -> int: ...
+    @property
+    def looked_over(self) -> int: ...
     async def look(self) -> Look: ...
     async def is_same(self) -> bool: ...
 
@@ -208,7 +210,7 @@ class Freshness:
                 raise _unanswered(exc) from exc
             asked_at = uptime_s()
             found = self._last.look if await self._looking_at.is_same() else _UNKNOWN
-        self._last = Known(found, asked_at, self._looking_at.generation)
+        self._last = Known(found, asked_at, self._looking_at.looked_over)
         first_after = found.first_after
         if first_after is not None and (self._first_after is None or first_after < self._first_after):
             self._first_after = first_after

@@ -15,22 +15,21 @@ from uuid import UUID
 
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.holds import Holds
-from sagaz_tiering.catalog.locations import Locations, SnapshotLocation
+from sagaz_tiering.catalog.locations import Locations
 from sagaz_tiering.clock import Clock, to_micros
-from sagaz_tiering.codec.threaded import decode_record, decode_value, record_in
-from sagaz_tiering.codec.value import Header, Record, read_header, read_meta
+from sagaz_tiering.codec.threaded import decode_value
+from sagaz_tiering.codec.value import Header, read_header, read_meta
 from sagaz_tiering.dictionaries.cache import Dictionaries
-from sagaz_tiering.errors import CatalogUnavailable, CorruptData, HotTierUnavailable, SnapshotLost, Unreadable
+from sagaz_tiering.errors import CatalogUnavailable, CorruptData, HotTierUnavailable, SnapshotLost
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.hot.values import Gone, IndexedHeader, check_indexed, indexed_header
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, Tier
-from sagaz_tiering.storage.answers import check_answer, check_place
-from sagaz_tiering.storage.reporting import Gaps
-from sagaz_tiering.tiered.cold import ColdTier
+from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.tiered.freshness import Freshness, Known
+from sagaz_tiering.tiered.load import Loader
 from sagaz_tiering.tiered.merge import Copy, alive, complete_from, damaged_copy, hot_copy, located_copy, matches, merge
-from sagaz_tiering.tiered.untrusted import UntrustedRedis, nameless
+from sagaz_tiering.tiered.untrusted import UntrustedRedis, nameless, nobody_has
 
 NO_LIMIT = 2**31 - 1
 _DECODED_AT_ONCE = 50
@@ -47,10 +46,10 @@ class Reader:
         hot: HotTier,
         locations: Locations,
         holds: Holds,
-        cold: ColdTier,
         dictionaries: Dictionaries,
         freshness: Freshness,
         untrusted: UntrustedRedis,
+        loader: Loader,
         policies: PolicySet,
         clock: Clock,
     ) -> None:
@@ -58,10 +57,10 @@ class Reader:
         self._hot = hot
         self._locations = locations
         self._holds = holds
-        self._cold = cold
         self._dictionaries = dictionaries
         self._freshness = freshness
         self._untrusted = untrusted
+        self._loader = loader
         self._clock = clock
 
     @property
@@ -252,49 +251,8 @@ class Reader:
         return {snapshot_id for snapshot_id, owner in owners.items() if owner != saga_id}
 
     async def load(self, copies: Sequence[Copy]) -> list[SagaSnapshot]:
-        """The snapshots of these copies, in their order; each is the one that its copy stands for.
-
-        A hot one that left Redis meanwhile is read where it is; one that was deleted meanwhile is left out. Raises
-        Unreadable, with those that can be read.
-        """
-        found, gaps = await self._records(copies), Gaps("tiered")
-        readable: list[SagaSnapshot] = []
-        for copy in copies:
-            record = found.get(copy.ref.snapshot_id)
-            if isinstance(record, Unreadable):
-                gaps.add(copy.ref.snapshot_id, record)
-            elif record is not None:
-                try:
-                    readable.append(await decode_record(record))
-                except CorruptData as exc:
-                    gaps.add(copy.ref.snapshot_id, exc)
-                else:
-                    metrics.READS.labels(tier=copy.ref.tier.value).inc()
-        gaps.check(readable)
-        return readable
-
-    async def _records(self, copies: Sequence[Copy]) -> dict[UUID, Record | Unreadable]:
-        """What each of these holds, or why it cannot be read; nothing for one that was deleted meanwhile."""
-        records: dict[UUID, Record | Unreadable] = {}
-        packed: list[SnapshotLocation] = []
-        in_redis: dict[UUID, list[Copy]] = {}
-        for copy in copies:
-            if copy.error is not None:
-                records[copy.ref.snapshot_id] = copy.error
-            elif copy.value is not None:
-                records[copy.ref.snapshot_id] = await self._record(copy.value, copy)
-            elif copy.located is not None and copy.located.place is not None:
-                packed.append(copy.located)
-            else:
-                in_redis.setdefault(copy.ref.saga_id, []).append(copy)
-        for saga_id, some in in_redis.items():
-            values = await self._values(saga_id, [copy.ref.snapshot_id for copy in some])
-            for copy, value in zip(some, values, strict=True):
-                record = await (self._moved(copy, packed) if value is None else self._record(value, copy))
-                if record is not None:
-                    records[copy.ref.snapshot_id] = record
-        records.update(await self._cold.read(packed))
-        return records
+        """See `Loader.load`."""
+        return await self._loader.load(copies)
 
     def _is_alive(self, meta: SnapshotMeta) -> bool:
         expires_us = self.rules.expires_us(meta)
@@ -318,21 +276,6 @@ class Reader:
         _READS_HOT.inc(len(snapshots))
         return snapshots
 
-    async def _record(self, value: bytes, copy: Copy) -> Record | CorruptData:
-        """What a value holds, or why it is not what `copy` stands for. A hot one may have been saved anew since."""
-        try:
-            header = read_header(value)
-            if copy.located is None:
-                check_answer(header.meta, snapshot_id=copy.ref.snapshot_id, saga_id=copy.ref.saga_id)
-            else:
-                check_place(header.meta, copy.ref)
-            known = self._dictionaries.at_hand(header.dictionary_id)
-            if known is None:
-                known = await self._dictionaries.need(header.dictionary_id)
-            return await record_in(value, header, known)
-        except CorruptData as exc:
-            return exc
-
     async def _alive(self, copies: Sequence[Copy]) -> list[Copy]:
         """Those that have not expired, or that a legal hold keeps."""
         live = alive(copies, self._clock.now())
@@ -342,33 +285,10 @@ class Reader:
         held = await self._holds.covering([copy.ref for copy in copies if copy.ref.snapshot_id not in known])
         return [copy for copy in copies if copy.ref.snapshot_id in known | held]
 
-    async def _moved(self, copy: Copy, packed: list[SnapshotLocation]) -> Record | Unreadable | None:
-        """What the durable copy of a snapshot holds that just left Redis, or why it cannot be read.
-
-        None where it was deleted, or with its place added to `packed`, if that is where it is.
-        """
-        snapshot_id = copy.ref.snapshot_id
-        found = merge([], [located_copy(item, self.rules) for item in await self._locations.find(snapshot_id)])
-        if found and found[0].value is not None:
-            return await self._record(found[0].value, found[0])
-        if found and found[0].located is not None:
-            packed.append(found[0].located)
-            return None
-        try:
-            await self._check_deleted(snapshot_id)
-        except SnapshotLost as exc:
-            return exc
-        return None
-
     async def _check_deleted(self, snapshot_id: UUID) -> None:
         """Raise SnapshotLost for what Redis names still, though no tier has it; without Redis there is no telling."""
         if isinstance(await self._hot.get(snapshot_id), Gone) and not await self._locations.find(snapshot_id):
-            raise SnapshotLost(f"Redis names snapshot {snapshot_id}, but neither Redis nor PostgreSQL has it")
-
-    async def _values(self, saga_id: UUID, ids: Sequence[UUID]) -> list[bytes | None]:
-        with suppress(HotTierUnavailable):
-            return await self._hot.fetch(saga_id, ids)
-        return [None] * len(ids)
+            raise nobody_has(snapshot_id)
 
     async def _hot_timeline(
         self, saga_id: UUID

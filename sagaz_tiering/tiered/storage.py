@@ -41,6 +41,7 @@ from sagaz_tiering.tiered.freshness import Freshness
 from sagaz_tiering.tiered.health import check_health
 from sagaz_tiering.tiered.hold import Holder
 from sagaz_tiering.tiered.hot_notes import HotNotes
+from sagaz_tiering.tiered.load import Loader
 from sagaz_tiering.tiered.pause import Pause
 from sagaz_tiering.tiered.read import Reader
 from sagaz_tiering.tiered.remove import Remover
@@ -103,14 +104,22 @@ class TieredStorage(AnyLoop):
         self._freshness = Freshness(tiers.incarnation, catalog.history, _first_after(tiers.policies), pause)
         self._notes = HotNotes(catalog, tiers.hot, tiers.clock)
         cold = ColdTier(tiers.objects, tiers.prices, tiers.keys, tiers.dictionaries)
+        untrusted = UntrustedRedis(catalog.locations, cold, catalog.hot_saves, self._notes)
         self._reader = Reader(
             hot=tiers.hot,
-            locations=tiers.catalog.locations,
-            holds=tiers.catalog.holds,
-            cold=cold,
+            locations=catalog.locations,
+            holds=catalog.holds,
             dictionaries=tiers.dictionaries,
             freshness=self._freshness,
-            untrusted=UntrustedRedis(catalog.locations, cold, catalog.hot_saves, self._notes),
+            untrusted=untrusted,
+            loader=Loader(
+                hot=tiers.hot,
+                locations=catalog.locations,
+                cold=cold,
+                dictionaries=tiers.dictionaries,
+                untrusted=untrusted,
+                clock=tiers.clock,
+            ),
             policies=tiers.policies,
             clock=tiers.clock,
         )

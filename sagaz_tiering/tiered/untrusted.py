@@ -79,5 +79,9 @@ def _lost(save: HotSave) -> Copy:
 
 def nameless(saga_id: UUID, header: IndexedHeader) -> Copy:
     """What an index in Redis tells of a snapshot whose value is gone."""
-    error = SnapshotLost(f"Redis names snapshot {header.snapshot_id}, but neither Redis nor PostgreSQL has it")
-    return damaged_copy(saga_id, header, error)
+    return damaged_copy(saga_id, header, nobody_has(header.snapshot_id))
+
+
+def nobody_has(snapshot_id: UUID) -> SnapshotLost:
+    """Of a snapshot that only the index in Redis tells of."""
+    return SnapshotLost(f"Redis names snapshot {snapshot_id}, but neither Redis nor PostgreSQL has it")

@@ -47,6 +47,11 @@ async def rolled_back(server: RedisServer) -> None:
     await server.start()
 
 
+async def killed(server: RedisServer) -> None:
+    """It dies, and stays away."""
+    server.kill()
+
+
 async def emptied(server: RedisServer) -> None:
     """Somebody cleared it."""
     await redis_do(server.url, "FLUSHALL")
@@ -105,6 +110,7 @@ class Past:
         assert await storage.get_latest_snapshot(two[0].saga_id) == self.again
         assert await storage.list_snapshots(two[0].saga_id, limit=1) == [self.again]
         assert await storage.list_snapshots(two[0].saga_id) == [self.again, two[0]]
+        assert [each async for each in storage.iter_snapshots(two[0].saga_id)] == [two[0], self.again]
         assert await storage.get_snapshot(two[2].snapshot_id) is None
         assert await storage.get_latest_snapshot(three[0].saga_id) is None
         assert await storage.list_snapshots(three[0].saga_id) == []
@@ -454,6 +460,90 @@ async def test_older_durable_save_of_what_redis_lost_is_no_answer(
             await names_what_is_lost(shop, [one[0], newer], 1)
             await shop.run(job)
             shop.clock.advance(8 * DAY)
+
+
+@pytest.mark.parametrize("is_packed", [False, True], ids=["durable", "packed"])
+@pytest.mark.parametrize(
+    ("lose", "told_as"), [(killed, HotTierUnavailable), (emptied, SnapshotLost), (rolled_back, SnapshotLost)]
+)
+async def test_save_that_redis_lost_within_a_read_is_not_answered_by_an_older_one(
+    own_redis: Any,
+    database: str,
+    tmp_path: Path,
+    lose: Callable[[RedisServer], Any],
+    told_as: type[Exception],
+    is_packed: bool,
+) -> None:
+    """Redis named it, and has it no more, or cannot be asked, when its value is fetched: nor is it left out."""
+    server = await own_redis()
+    one = saga(1, begun=NOW, saga_name=HOT)
+    newer = replace(one[1], context={"version": 2})
+    async with opened(server.url, database, tmp_path, policies=SAFE) as shop:
+        await saved(shop, one[:2])
+        await redis_do(server.url, "SAVE")
+        if is_packed:
+            shop.clock.advance(8 * DAY)
+            assert (await shop.run("age")).counts["archived"] == 2
+        now = shop.clock.now()
+    async with opened(server.url, database, tmp_path, policies=LOSING) as shop:
+        shop.clock.advance(now - shop.clock.now())
+        await saved(shop, [newer])
+        reader = shop.storage._reader
+        found = await reader.timeline(newer.saga_id)
+        assert await reader.load(found) == [newer, one[0]]
+        await lose(server)
+        for copies in (found[:1], found):
+            with pytest.raises(told_as):
+                await reader.load(copies)
+            with pytest.raises(told_as):
+                await shop.storage.get_latest_snapshot(newer.saga_id)
+
+
+async def test_read_meets_what_is_saved_and_deleted_meanwhile(own_redis: Any, database: str, tmp_path: Path) -> None:
+    """Nothing of it is lost: what was deleted, or is of another saga by now, is left out, a newer save is answered."""
+    server = await own_redis()
+    one = saga(1, begun=NOW, saga_name=HOT)
+    async with opened(server.url, database, tmp_path, policies=SAFE) as shop:
+        await saved(shop, one[:3])
+    async with opened(server.url, database, tmp_path, policies=LOSING) as shop:
+        shop.clock.advance(timedelta(hours=1))
+        await saved(shop, [replace(each, context={"version": 2}) for each in one[:3]])
+        await told(shop)
+        reader = shop.storage._reader
+        found = await reader.timeline(one[0].saga_id)
+        newest = replace(one[0], context={"version": 3})
+        await saved(shop, [newest, replace(one[1], saga_id=saga(2, begun=NOW, saga_name=HOT)[0].saga_id)])
+        shop.clock.advance(SECOND)
+        assert await shop.storage.delete_snapshot(one[2].snapshot_id)
+        assert await reader.load(found) == [newest]
+        found = await reader.timeline(one[0].saga_id)
+        shop.clock.advance(8 * DAY)
+        await shop.run("age")
+        assert await reader.load(found) == [newest]
+
+
+async def test_save_that_redis_lost_within_a_read_before_anybody_knew_leaves_the_one_before(
+    own_redis: Any, database: str, tmp_path: Path
+) -> None:
+    """Its process died before it had told of it, so that nobody can say that anything is lost."""
+    server = await own_redis()
+    one = saga(1, begun=NOW, saga_name=HOT)
+    async with opened(server.url, database, tmp_path, policies=SAFE) as shop:
+        await saved(shop, one[:1])
+    async with opened(server.url, database, tmp_path, policies=LOSING) as shop:
+        shop.clock.advance(timedelta(hours=1))
+        notes, reader = shop.storage._notes, shop.storage._reader
+        notes._telling = asyncio.create_task(asyncio.sleep(0))  # so that nothing is told by itself
+        assert await shop.storage.list_snapshots(one[0].saga_id) == [
+            one[0]
+        ]  # over every connection, so all are believed
+        await saved(shop, [replace(one[0], context={"version": 2})])
+        found = await reader.timeline(one[0].saga_id)
+        notes._waiting.clear()
+        await emptied(server)
+        assert await reader.load(found) == []
+        assert await shop.storage.get_latest_snapshot(one[0].saga_id) == one[0]
+        assert await shop.storage.list_snapshots(one[0].saga_id) == [one[0]]
 
 
 async def test_older_durable_save_is_the_answer_once_the_loss_is_accepted(

@@ -23,7 +23,7 @@ class Announcements:
         self.asked = 0
         self.fallback = False
         self.trusted = self.same = True
-        self.changes = self.generation = 0
+        self.changes = self.generation = self.looked_over = 0
         self.away = self.hot_away = False
         self.answers = asyncio.Event()
         self.answers.set()
@@ -32,6 +32,7 @@ class Announcements:
         """See `Incarnation.look`."""
         self.asked += 1
         said = Look(trusted=self.trusted, fallback=self.fallback, changes=self.changes, first_after=None)
+        self.looked_over = self.generation
         await self.answers.wait()
         if self.away:
             raise CatalogUnavailable("away")
@@ -45,6 +46,7 @@ class Announcements:
 
     async def is_same(self) -> bool:
         """See `Incarnation.is_same`."""
+        self.looked_over = self.generation
         return self.same
 
 
@@ -190,6 +192,20 @@ async def test_new_connection_is_looked_at_before_anything_is_believed(seconds: 
     assert await freshness.complete_since_us(known, 0) is None
     assert await complete_since(freshness) is not None
     assert said.asked == 2
+
+
+async def test_connection_made_while_a_look_ends_is_looked_at_too(seconds: SimpleNamespace) -> None:
+    """Redis had answered, and PostgreSQL was still being told: what the new connection leads to nobody has seen."""
+    said, freshness = made()
+    said.answers.clear()
+    reader = asyncio.create_task(freshness.known())
+    await turns()
+    said.generation += 1
+    said.trusted = False
+    said.answers.set()
+    known = await reader
+    assert said.asked == 2
+    assert not freshness.believes(known)
 
 
 async def test_redis_that_changed_while_it_answered_is_not_trusted(seconds: SimpleNamespace) -> None:

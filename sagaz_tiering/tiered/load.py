@@ -1,0 +1,164 @@
+"""The snapshots that a timeline's copies stand for: each in the save that was seen there, or a newer one.
+
+Between the look at a timeline and the fetch of its values a snapshot may leave Redis for a pack, be saved anew or be
+deleted; Redis may go away, or lose what it had. Where it has not got the save any more PostgreSQL and the packs are
+asked, and an older save that they or Redis may have is no answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
+from uuid import UUID
+
+from sagaz_tiering import metrics
+from sagaz_tiering.catalog.locations import Locations, SnapshotLocation
+from sagaz_tiering.clock import Clock
+from sagaz_tiering.codec.threaded import decode_record, record_in
+from sagaz_tiering.codec.value import Record, read_header, read_meta
+from sagaz_tiering.dictionaries.cache import Dictionaries
+from sagaz_tiering.errors import CorruptData, HotTierUnavailable, Unreadable
+from sagaz_tiering.hot.tier import HotTier
+from sagaz_tiering.hot.values import Gone
+from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.storage.answers import check_answer, check_place
+from sagaz_tiering.storage.reporting import Gaps
+from sagaz_tiering.tiered.cold import ColdTier
+from sagaz_tiering.tiered.merge import Copy, alive
+from sagaz_tiering.tiered.untrusted import UntrustedRedis, nobody_has
+
+
+class Loader:
+    """Fetches and decodes what copies stand for."""
+
+    def __init__(
+        self,
+        *,
+        hot: HotTier,
+        locations: Locations,
+        cold: ColdTier,
+        dictionaries: Dictionaries,
+        untrusted: UntrustedRedis,
+        clock: Clock,
+    ) -> None:
+        self._hot = hot
+        self._locations = locations
+        self._cold = cold
+        self._dictionaries = dictionaries
+        self._untrusted = untrusted
+        self._clock = clock
+
+    async def load(self, copies: Sequence[Copy]) -> list[SagaSnapshot]:
+        """The snapshots of these copies, in their order; each is the one that its copy stands for, or a newer save.
+
+        A hot one that left Redis meanwhile is read where it is; one that was deleted meanwhile is left out, and so is
+        one that Redis lost before anybody knew of it: who asks for a timeline anew is told what there is. Raises
+        Unreadable, with those that can be read, and TierUnavailable.
+        """
+        found, gaps = await self._records(copies), Gaps("tiered")
+        readable: list[SagaSnapshot] = []
+        for copy in copies:
+            record = found.get(copy.ref.snapshot_id)
+            if isinstance(record, Unreadable):
+                gaps.add(copy.ref.snapshot_id, record)
+            elif record is not None:
+                try:
+                    readable.append(await decode_record(record))
+                except CorruptData as exc:
+                    gaps.add(copy.ref.snapshot_id, exc)
+                else:
+                    metrics.READS.labels(tier=copy.ref.tier.value).inc()
+        gaps.check(readable)
+        return readable
+
+    async def _records(self, copies: Sequence[Copy]) -> dict[UUID, Record | Unreadable]:
+        """What each of these holds, or why it cannot be read; nothing for one that was deleted meanwhile."""
+        records: dict[UUID, Record | Unreadable] = {}
+        packed: list[SnapshotLocation] = []
+        in_redis: dict[UUID, list[Copy]] = {}
+        for copy in copies:
+            if copy.error is not None:
+                records[copy.ref.snapshot_id] = copy.error
+            elif copy.value is not None:
+                records[copy.ref.snapshot_id] = await self._record(copy.value, copy, copy.located)
+            elif copy.located is not None and copy.located.place is not None:
+                packed.append(copy.located)
+            else:
+                in_redis.setdefault(copy.ref.saga_id, []).append(copy)
+        for saga_id, some in in_redis.items():
+            values = await self._values(saga_id, [copy.ref.snapshot_id for copy in some])
+            for copy, value in zip(some, values, strict=True):
+                found: Record | Unreadable | None = None
+                if value is not None:
+                    found = await self._record(value, copy, copy.located)
+                if found is None or (isinstance(found, Record) and not _is_as_new(found.meta.saved_us, copy)):
+                    found = await self._elsewhere(copy, packed)
+                if found is not None:
+                    records[copy.ref.snapshot_id] = found
+        records.update(await self._cold.read(packed))
+        return records
+
+    async def _values(self, saga_id: UUID, ids: Sequence[UUID]) -> list[bytes | None]:
+        with suppress(HotTierUnavailable):
+            return await self._hot.fetch(saga_id, ids)
+        return [None] * len(ids)
+
+    async def _elsewhere(self, copy: Copy, packed: list[SnapshotLocation]) -> Record | Unreadable | None:
+        """What the durable copy of a snapshot holds whose save Redis has not got any more, or cannot be asked for.
+
+        None where it was deleted, or with its place added to `packed`, if that is where it is.
+        """
+        located = await self._locations.find(copy.ref.snapshot_id)
+        for item in located:
+            if item.value is not None and _is_as_new(item.saved_us, copy):
+                return await self._record(item.value, copy, item)
+        for item in located:
+            if item.place is not None and await self._pack_is_as_new(copy):
+                packed.append(item)
+                return None
+        return await self._by_id(copy, is_located=bool(located))
+
+    async def _pack_is_as_new(self, copy: Copy) -> bool:
+        saved = await self._cold.saved_us(await self._locations.packs_of([copy.ref.snapshot_id]))
+        return _is_as_new(saved.get(copy.ref.snapshot_id, -1), copy)
+
+    async def _by_id(self, copy: Copy, *, is_located: bool) -> Record | Unreadable | None:
+        """What Redis has of a snapshot whose save no other tier has, or that it is lost.
+
+        None where it was deleted, or is of another saga now, or nobody knew of the save that Redis lost. Raises
+        HotTierUnavailable: without Redis there is no telling.
+        """
+        found, left = await self._hot.get(copy.ref.snapshot_id), list[Copy]()
+        if isinstance(found, bytes):
+            try:
+                meta = read_meta(found)
+                check_answer(meta, snapshot_id=copy.ref.snapshot_id)
+            except CorruptData as exc:
+                return exc
+            if _is_as_new(meta.saved_us, copy):
+                return await self._record(found, copy, None) if meta.saga_id == copy.ref.saga_id else None
+            left.append(replace(copy, saved_us=meta.saved_us))
+        for lost in alive(await self._untrusted.lost(left, snapshot_id=copy.ref.snapshot_id), self._clock.now()):
+            return lost.error
+        return nobody_has(copy.ref.snapshot_id) if isinstance(found, Gone) and not is_located else None
+
+    async def _record(self, value: bytes, copy: Copy, located: SnapshotLocation | None) -> Record | CorruptData:
+        """What a value holds, or why it is not what `copy` stands for. A hot one may have been saved anew since."""
+        try:
+            header = read_header(value)
+            if located is None:
+                check_answer(header.meta, snapshot_id=copy.ref.snapshot_id, saga_id=copy.ref.saga_id)
+            else:
+                check_place(header.meta, located.ref)
+            known = self._dictionaries.at_hand(header.dictionary_id)
+            if known is None:
+                known = await self._dictionaries.need(header.dictionary_id)
+            return await record_in(value, header, known)
+        except CorruptData as exc:
+            return exc
+
+
+def _is_as_new(saved_us: int | None, copy: Copy) -> bool:
+    """Whether a save is the one that was seen, or a later one."""
+    return saved_us is not None and (copy.saved_us is None or saved_us >= copy.saved_us)
