@@ -24,6 +24,7 @@ from sagaz_tiering import (
     SnapshotStorage,
 )
 from sagaz_tiering.errors import HotTierUnavailable, MissingDependencyError
+from sagaz_tiering.sagaz_engine.time_travel import state_at
 
 
 async def check(storage: SnapshotStorage) -> None:
@@ -89,17 +90,14 @@ def without(package: str) -> Iterator[None]:
             sys.modules[package] = kept
 
 
-def name_what_is_missing() -> None:
-    """Each storage needs only its own packages, and names the one that is not there."""
-    for make, package in (
-        (RedisSnapshotStorage, "redis"),
-        (RedisSnapshotStorage, "zstandard"),
-        (PostgreSQLSnapshotStorage, "asyncpg"),
-        (S3SnapshotStorage, "aioboto3"),
-    ):
-        with without(package):
+async def name_what_is_missing() -> None:
+    """What the storages need is installed with them; an extra that is not there is named, with what to install."""
+    async with InMemorySnapshotStorage() as storage:
+        saga_id, now = uuid4(), datetime.now(UTC)
+        await storage.save_snapshot(snapshot(saga_id, now + timedelta(days=1)))
+        with without("sagaz"):
             try:
-                make()
+                await state_at(storage, saga_id, datetime.now(UTC))
             except MissingDependencyError as e:
                 print(f"Install dependencies: pip install {e.package}")
 
@@ -117,7 +115,7 @@ async def meet_a_server_that_is_down() -> None:
 
 async def main() -> None:
     """All of it."""
-    name_what_is_missing()
+    await name_what_is_missing()
     async with open_places(__doc__, redis=True, postgres=True, s3=True) as places:
         await look_closer(places)
         for storage in (

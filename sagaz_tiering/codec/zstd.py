@@ -5,16 +5,11 @@ from __future__ import annotations
 import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from functools import cache
 from hashlib import sha256
-from importlib import import_module
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from sagaz_tiering.errors import MissingDependencyError
-
-if TYPE_CHECKING:
-    import zstandard
+import zstandard
 
 
 class NotZstd(ValueError):
@@ -27,15 +22,6 @@ _KEPT: Final = 32
 Made = TypeVar("Made")
 
 
-@cache
-def _library() -> Any:
-    """zstandard, imported when something is first compressed: storages that never do need not have it."""
-    try:
-        return import_module("zstandard")
-    except ImportError as exc:
-        raise MissingDependencyError("zstandard", "compression") from exc
-
-
 class Dictionary:
     """Text that many raw values share, so that small ones need not repeat it. Named by its content.
 
@@ -45,21 +31,19 @@ class Dictionary:
     __slots__ = ("_prepared", "data", "digest", "id")
 
     def __init__(self, data: bytes) -> None:
-        """`data` as `zstandard.train_dictionary` makes it. Raises MissingDependencyError without zstandard."""
+        """`data` as `zstandard.train_dictionary` makes it."""
         self.data = data
         self.digest = sha256(data).digest()
         self.id = self.digest[:DICTIONARY_ID_BYTES]
-        self._prepared: zstandard.ZstdCompressionDict = _library().ZstdCompressionDict(data)
+        self._prepared = zstandard.ZstdCompressionDict(data)
 
     def compressor(self, level: int) -> zstandard.ZstdCompressor:
         """A new compressor, for one thread."""
-        made: zstandard.ZstdCompressor = _library().ZstdCompressor(level=level, dict_data=self._prepared)
-        return made
+        return zstandard.ZstdCompressor(level=level, dict_data=self._prepared)
 
     def decompressor(self) -> zstandard.ZstdDecompressor:
         """A new decompressor, for one thread."""
-        made: zstandard.ZstdDecompressor = _library().ZstdDecompressor(dict_data=self._prepared)
-        return made
+        return zstandard.ZstdDecompressor(dict_data=self._prepared)
 
 
 DICTIONARY_ID_BYTES: Final = 8
@@ -79,11 +63,11 @@ _NO_ID: Final = b""
 
 
 def compressor(level: int, dictionary: Dictionary | None = None) -> zstandard.ZstdCompressor:
-    """This thread's compressor. Raises MissingDependencyError without zstandard."""
+    """This thread's compressor."""
     key = (level, _NO_ID if dictionary is None else dictionary.id)
     found = _mine.compressors.get(key)
     if found is None:
-        made = _library().ZstdCompressor(level=level) if dictionary is None else dictionary.compressor(level)
+        made = zstandard.ZstdCompressor(level=level) if dictionary is None else dictionary.compressor(level)
         found = _keep(_mine.compressors, key, made)
     return found
 
@@ -92,7 +76,7 @@ def _decompressor(dictionary: Dictionary | None) -> zstandard.ZstdDecompressor:
     key = _NO_ID if dictionary is None else dictionary.id
     found = _mine.decompressors.get(key)
     if found is None:
-        made = _library().ZstdDecompressor() if dictionary is None else dictionary.decompressor()
+        made = zstandard.ZstdDecompressor() if dictionary is None else dictionary.decompressor()
         found = _keep(_mine.decompressors, key, made)
     return found
 
@@ -106,7 +90,7 @@ def _keep(kept: OrderedDict[Any, Made], key: Any, made: Made) -> Made:
 
 
 def compress(raw: bytes, level: int, dictionary: Dictionary | None = None) -> bytes:
-    """`raw` as one zstd frame that declares its size. Raises MissingDependencyError without zstandard."""
+    """`raw` as one zstd frame that declares its size."""
     return compressor(level, dictionary).compress(raw)
 
 
@@ -119,11 +103,10 @@ def compress_many(raws: Sequence[bytes], level: int, dictionary: Dictionary | No
 
 
 def declared_size(data: bytes) -> int:
-    """The raw size that a zstd frame declares. Raises NotZstd; MissingDependencyError without zstandard."""
-    library = _library()
+    """The raw size that a zstd frame declares. Raises NotZstd."""
     try:
-        size: int = library.frame_content_size(data)
-    except library.ZstdError as exc:
+        size: int = zstandard.frame_content_size(data)
+    except zstandard.ZstdError as exc:
         raise NotZstd("not a zstd frame") from exc
     if size < 0:
         raise NotZstd("a zstd frame that does not declare its size")
@@ -135,11 +118,10 @@ def decompress(data: bytes, raw_length: int, dictionary: Dictionary | None = Non
     size = declared_size(data)
     if size != raw_length or size == 0:
         raise NotZstd(f"a zstd frame of {size} raw bytes, not {raw_length}")
-    library = _library()
     try:
         # python-zstandard allocates what the frame declares, whatever max_output_size says: hence the check above.
         raw: bytes = _decompressor(dictionary).decompress(data, max_output_size=size, allow_extra_data=False)
-    except library.ZstdError as exc:
+    except zstandard.ZstdError as exc:
         raise NotZstd(f"damaged zstd data: {exc}") from exc
     if len(raw) != size:
         raise NotZstd(f"{len(raw)} raw bytes, not {raw_length}")
@@ -148,11 +130,10 @@ def decompress(data: bytes, raw_length: int, dictionary: Dictionary | None = Non
 
 def decompress_head(data: bytes, length: int, dictionary: Dictionary | None = None) -> bytes:
     """The first `length` raw bytes (or fewer), in no more memory than that and a window. Raises NotZstd."""
-    library = _library()
     try:
         with _decompressor(dictionary).stream_reader(data) as reader:
             raw: bytes = reader.read(length)
-    except library.ZstdError as exc:
+    except zstandard.ZstdError as exc:
         raise NotZstd(f"damaged zstd data: {exc}") from exc
     return raw
 
@@ -165,9 +146,8 @@ def decompress_many(items: Sequence[tuple[bytes, int]], dictionary: Dictionary |
         size = declared_size(data)
         if size != raw_length or size == 0:
             raise NotZstd(f"a zstd frame of {size} raw bytes, not {raw_length}")
-    library = _library()
     try:
         found = _decompressor(dictionary).multi_decompress_to_buffer([data for data, _ in items])
-    except (library.ZstdError, ValueError) as exc:
+    except (zstandard.ZstdError, ValueError) as exc:
         raise NotZstd(f"damaged zstd data: {exc}") from exc
     return [found[at].tobytes() for at in range(len(found))]

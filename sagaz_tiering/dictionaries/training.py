@@ -13,12 +13,11 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from itertools import accumulate, zip_longest
 from random import Random
 from typing import Final
 
-from sagaz_tiering.errors import MissingDependencyError
+import zstandard
 
 MIN_SHARED_BY: Final = 5
 MIN_SHARED_SHARE: Final = 0.02
@@ -70,12 +69,8 @@ def enough(sagas: int) -> int:
 def train(samples: Sequence[bytes], *, size: int, level: int = 1) -> bytes | None:
     """A dictionary of at most `size` bytes, for zstd's `level`; None where there is too little in common. CPU heavy."""
     try:
-        zstandard = import_module("zstandard")
-    except ImportError as exc:
-        raise MissingDependencyError("zstandard", "compression") from exc
-    try:
         trained: bytes = zstandard.train_dictionary(
-            size, samples, k=SEGMENT_BYTES, d=MATCH_BYTES, level=level
+            size, list(samples), k=SEGMENT_BYTES, d=MATCH_BYTES, level=level
         ).as_bytes()
     except zstandard.ZstdError:
         return None

@@ -1,6 +1,6 @@
 """The storages that stand alone: memory, files, Redis, PostgreSQL, S3; `base` is what all of them are.
 
-Each is imported when it is first used, so that it needs only its own packages.
+Each is imported when it is first used, so that a process loads no others.
 They never move a snapshot to another storage and know no policy: that is the tiered one.
 """
 

@@ -59,7 +59,7 @@ SHOWS: dict[str, tuple[set[str], tuple[str, ...]]] = {
     "monitoring.py": (
         {"redis", "postgres", "s3"},
         (
-            r"pip install redis\n.*pip install zstandard\n.*pip install asyncpg\n.*pip install aioboto3",
+            r"pip install sagaz\n",
             r"Redis memory used: [\d.]+\w",
             r"PostgreSQL table and indexes: \d+ kB",
             *(

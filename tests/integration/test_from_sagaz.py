@@ -31,7 +31,6 @@ from sagaz_tiering.errors import (
     ConfigError,
     HotTierUnavailable,
     LocalStorageUnavailable,
-    MissingDependencyError,
     SagazTieringError,
 )
 from sagaz_tiering.sagaz_engine.imports import SagazSource
@@ -399,18 +398,6 @@ async def test_first_use_by_many_walks_once(make_store: MakeStore, clock: Virtua
         await client.config_resetstat()
         await asyncio.gather(*(everything(source) for _ in range(10)))
         assert (await client.info("commandstats"))["cmdstat_scan"]["calls"] == 1
-
-
-@pytest.mark.parametrize(("kind", "module"), [("redis", "redis"), ("postgresql", "asyncpg"), ("s3", "aioboto3")])
-async def test_missing_driver_is_named(
-    kind: str, module: str, make_store: MakeStore, clock: VirtualClock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The constructor says which package is missing."""
-    store = await make_store(kind)
-    monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(MissingDependencyError) as caught:
-        store.source(clock)
-    assert caught.value.package == module
 
 
 # --- what sagaz's indexes lose ---------------------------------------------------------------------------------

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import subprocess
 import sys
 import textwrap
 import time
@@ -27,7 +26,6 @@ from support.sagaz_stores import InPostgreSQL, their_replay
 from support.snapshots import BEGUN, SAGA, ids_of, make, number, replay, save_all
 from support.tiers import DAY, NOW
 
-import sagaz_tiering
 from sagaz_tiering import PostgreSQLSnapshotStorage
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.embedded import PostgresServer
@@ -36,7 +34,6 @@ from sagaz_tiering.errors import (
     CatalogUnavailable,
     ConfigError,
     CorruptRecord,
-    MissingDependencyError,
     TierUnavailable,
 )
 from sagaz_tiering.storage.base import SnapshotStorage
@@ -675,27 +672,6 @@ async def test_urls_that_the_driver_refuses_are_config_errors(url: str) -> None:
         with pytest.raises(ConfigError) as caught:
             await storage.get_snapshot(number(1))
         assert "sslmode" in str(caught.value)
-
-
-def test_a_missing_driver_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The constructor says which package to install; to import the class needs none."""
-    monkeypatch.setitem(sys.modules, "asyncpg", None)
-    with pytest.raises(MissingDependencyError) as caught:
-        sagaz_tiering.PostgreSQLSnapshotStorage("postgresql://localhost/sagaz")
-    assert caught.value.package == "asyncpg"
-
-
-def test_the_class_is_importable_without_the_driver() -> None:
-    """In a process that has no asyncpg."""
-    program = (
-        "import sys; sys.modules['asyncpg'] = None\n"
-        "from sagaz_tiering.storage import PostgreSQLSnapshotStorage\n"
-        "from sagaz_tiering.errors import MissingDependencyError\n"
-        "try: PostgreSQLSnapshotStorage('postgresql://h/d')\n"
-        "except MissingDependencyError as exc: print(exc.package)\n"
-    )
-    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert result.stdout == "asyncpg\n"
 
 
 def test_unavailable_is_a_tier_unavailable() -> None:

@@ -6,7 +6,6 @@ moto holds the objects; a relay in front of it records the requests, and fails o
 from __future__ import annotations
 
 import asyncio
-import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -38,7 +37,6 @@ from sagaz_tiering.errors import (
     ColdTierUnavailable,
     ConfigError,
     CorruptRecord,
-    MissingDependencyError,
     ObjectStoreError,
     SnapshotArchived,
 )
@@ -180,14 +178,6 @@ def test_bucket_comes_from_the_environment(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("SAGAZ_TIERING_S3_BUCKET", "from-environment")
     assert S3SnapshotStorage(enable_compression=True).get_storage_info()["bucket_name"] == "from-environment"
     assert S3SnapshotStorage("mine").get_storage_info()["bucket_name"] == "mine"
-
-
-def test_missing_driver_is_told_by_the_constructor(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With the package to install."""
-    monkeypatch.setitem(sys.modules, "aioboto3", None)
-    with pytest.raises(MissingDependencyError) as caught:
-        S3SnapshotStorage("bucket")
-    assert caught.value.package == "aioboto3"
 
 
 def test_storage_info_has_the_options_and_no_secret() -> None:

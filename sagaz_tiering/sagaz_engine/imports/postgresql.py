@@ -7,20 +7,20 @@ import json
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 from uuid import UUID
+
+import asyncpg
 
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.config.urls import redacted
+from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError, CorruptData, CorruptRecord
 from sagaz_tiering.sagaz_engine.imports import records
 from sagaz_tiering.sagaz_engine.imports.inventory import Inventory
-from sagaz_tiering.sagaz_engine.imports.source import BATCH_BYTES, PAGE, SagazSource, require
+from sagaz_tiering.sagaz_engine.imports.source import BATCH_BYTES, PAGE, SagazSource
 from sagaz_tiering.snapshot import MAX_TIME, MIN_TIME, SagaSnapshot, as_uuid
-
-if TYPE_CHECKING:
-    from sagaz_tiering.drivers.postgresql.pool import Database
 
 Decoded = TypeVar("Decoded", records.Snapshot, records.Replay)
 
@@ -49,22 +49,19 @@ class SagazPostgreSQLSource(SagazSource):
 
     Nothing is made or changed there, also no table. sagaz kept no `external_refs` in PostgreSQL: they are gone.
 
-    Raises MissingDependencyError; CatalogUnavailable where PostgreSQL cannot be asked, ConfigError where it refuses
+    Raises CatalogUnavailable where PostgreSQL cannot be asked, ConfigError where it refuses
     us, has no such tables, or has tables that are our PostgreSQLSnapshotStorage's meanwhile.
     """
 
     kind = "sagaz+postgresql"
 
     def __init__(self, connection_string: str, *, clock: Clock | None = None) -> None:
-        require("asyncpg", "asyncpg", "reading sagaz's PostgreSQL snapshots")
         super().__init__(clock=clock)
         self._url = connection_string
         self._database: Database | None = None
         self._since: datetime = self._clock.now()
 
     async def _connect(self) -> None:
-        from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
-
         options = DatabaseOptions(
             url=self._url,
             shown_url=redacted(self._url),
@@ -180,8 +177,6 @@ class SagazPostgreSQLSource(SagazSource):
 @contextmanager
 def _translated(shown_url: str) -> Iterator[None]:
     """What `db` leaves of the driver's errors as ours."""
-    import asyncpg
-
     try:
         yield
     except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as exc:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NamedTuple
 
-from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, MissingDependencyError
+from sagaz_tiering.codec.zstd import NotZstd, declared_size, decompress
+from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot
 from sagaz_tiering.snapshot import MAX_TIME, ReplayResult, SagaSnapshot, replay_record
 
 MAX_RAW_BYTES: Final = 256 * 1024 * 1024
@@ -38,7 +39,7 @@ class Replay(NamedTuple):
 
 
 def snapshot_of(data: bytes) -> Snapshot:
-    """The snapshot in a stored record. Raises CorruptRecord; MissingDependencyError for zstd without its package."""
+    """The snapshot in a stored record. Raises CorruptRecord."""
     return snapshot_from(parsed(data))
 
 
@@ -122,10 +123,6 @@ def replay_from(fields: Mapping[str, Any]) -> Replay:
 
 
 def _from_zstd(data: bytes) -> bytes:
-    try:
-        from sagaz_tiering.codec.zstd import NotZstd, declared_size, decompress
-    except ImportError as exc:
-        raise MissingDependencyError("zstandard", "reading compressed sagaz data") from exc
     try:
         size = declared_size(data)
         if size > MAX_RAW_BYTES:

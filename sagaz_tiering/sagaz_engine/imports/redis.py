@@ -11,9 +11,11 @@ from datetime import timedelta
 from typing import Any, Final
 
 from sagaz_tiering.clock import Clock
+from sagaz_tiering.drivers.redis.client import LazyRedis, RedisOptions
+from sagaz_tiering.drivers.redis.url import parse_redis_url
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.sagaz_engine.imports.scanned import ScannedRecord, ScannedSource
-from sagaz_tiering.sagaz_engine.imports.source import batches_of, require
+from sagaz_tiering.sagaz_engine.imports.source import batches_of
 
 _UUID: Final = rb"[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"
 _SOCKET_TIMEOUT: Final = timedelta(seconds=10)
@@ -27,7 +29,7 @@ class SagazRedisSource(ScannedSource):
     What Redis has let go of by a TTL is gone; a snapshot that only a `default_ttl` would have ended has no retention
     of its own, and goes on without one.
 
-    Raises MissingDependencyError; HotTierUnavailable where Redis cannot be asked, ConfigError where it refuses us.
+    Raises HotTierUnavailable where Redis cannot be asked, ConfigError where it refuses us.
     """
 
     kind = "sagaz+redis"
@@ -39,11 +41,7 @@ class SagazRedisSource(ScannedSource):
         *,
         clock: Clock | None = None,
     ) -> None:
-        require("redis", "redis", "reading sagaz's Redis snapshots")
         super().__init__(clock=clock)
-        from sagaz_tiering.drivers.redis.client import LazyRedis, RedisOptions
-        from sagaz_tiering.drivers.redis.url import parse_redis_url
-
         address = parse_redis_url(redis_url)
         if address.kind == "cluster":
             raise ConfigError(

@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING, Final
 
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectArchived, ObjectNotFound
+from sagaz_tiering.objects.s3.options import S3Options, SettingNames
+from sagaz_tiering.objects.s3.store import S3ObjectStore
 from sagaz_tiering.sagaz_engine.imports.scanned import ScannedRecord, ScannedSource
-from sagaz_tiering.sagaz_engine.imports.source import batches_of, require
+from sagaz_tiering.sagaz_engine.imports.source import batches_of
 
 if TYPE_CHECKING:
     from sagaz_tiering.objects.base import ObjectInfo
-    from sagaz_tiering.objects.s3.store import S3ObjectStore
 
 _CONNECTIONS: Final = 32
 _LISTED: Final = 256
@@ -30,7 +31,7 @@ class SagazS3Source(ScannedSource):
     Each object is asked for twice. Of two objects of one snapshot (compressed and not) the one written last counts.
     What is in an archive class and not restored is among `problems`: restore it in S3, then read again.
 
-    Raises MissingDependencyError; ColdTierUnavailable where S3 cannot be asked, BucketUnusable where it refuses us.
+    Raises ColdTierUnavailable where S3 cannot be asked, BucketUnusable where it refuses us.
     """
 
     kind = "sagaz+s3"
@@ -46,7 +47,6 @@ class SagazS3Source(ScannedSource):
         secret_access_key: str | None = None,
         clock: Clock | None = None,
     ) -> None:
-        require("aioboto3", "aioboto3", "reading sagaz's S3 snapshots")
         super().__init__(clock=clock)
         self._bucket = bucket_name
         self._prefix = prefix
@@ -57,9 +57,6 @@ class SagazS3Source(ScannedSource):
         self._store: S3ObjectStore | None = None
 
     async def _connect(self) -> None:
-        from sagaz_tiering.objects.s3.options import S3Options, SettingNames
-        from sagaz_tiering.objects.s3.store import S3ObjectStore
-
         options = S3Options(
             bucket=self._bucket,
             region=self._region or "us-east-1",  # sagaz's own default

@@ -6,12 +6,10 @@ import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
-from importlib.util import find_spec
 from typing import Any, ClassVar, Final, Self
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, SystemClock
-from sagaz_tiering.errors import MissingDependencyError
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.sagaz_engine.imports.inventory import Inventory
 from sagaz_tiering.snapshot import SagaSnapshot
@@ -143,12 +141,6 @@ class SagazSource(ABC):
         if await inventory.note("expired", key):
             self.expired += 1
         return False
-
-
-def require(module: str, package: str, needed_for: str) -> None:
-    """Raise MissingDependencyError unless `module` can be imported; imports nothing."""
-    if find_spec(module) is None:
-        raise MissingDependencyError(package, needed_for)
 
 
 def batches_of(sizes: Sequence[int]) -> list[slice]:

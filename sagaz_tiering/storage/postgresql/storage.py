@@ -7,24 +7,23 @@ import os
 import time
 from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, ClassVar, Final
+from typing import Any, ClassVar, Final
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
+from sagaz_tiering.drivers.postgresql.pool import DatabaseOptions
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.server_clock import ServerClock
-from sagaz_tiering.errors import ConfigError, CorruptRecord, MissingDependencyError, SagazTieringError
+from sagaz_tiering.errors import ConfigError, CorruptRecord, SagazTieringError
 from sagaz_tiering.snapshot import MAX_STEP_INDEX, ReplayResult, SagaSnapshot, as_utc, as_uuid
 from sagaz_tiering.storage.answers import check_answer, checked_replay, text_ids_find_nothing
 from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import Health, as_duration, checked_limit
+from sagaz_tiering.storage.postgresql.pool import SnapshotPool
 from sagaz_tiering.storage.postgresql.rows import Row, replay_of, replay_row_of, row_of, snapshot_of, step_as_stored
 from sagaz_tiering.storage.postgresql.url import checked_options, shown_url
 from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
-
-if TYPE_CHECKING:
-    from sagaz_tiering.storage.postgresql.pool import SnapshotPool
 
 _SQL: Final = load(__package__, "standalone")
 _KIND: Final = "postgresql"
@@ -75,14 +74,8 @@ class PostgreSQLSnapshotStorage(AnyLoop):
         """Connects to nothing yet. `command_timeout`: 30 seconds by default; a number is seconds. `pool_kwargs` are
         options of `asyncpg.create_pool` (password, ssl, server_settings, …), which go before what the URL says.
 
-        Raises MissingDependencyError, ConfigError.
+        Raises ConfigError.
         """
-        try:
-            import asyncpg  # noqa: F401
-        except ImportError as exc:
-            raise MissingDependencyError("asyncpg", type(self).__name__) from exc
-        from sagaz_tiering.drivers.postgresql.pool import DatabaseOptions
-
         super().__init__()
         if not 0 <= pool_min_size <= pool_max_size or pool_max_size < 1:
             raise ConfigError(f"pool_min_size {pool_min_size} and pool_max_size {pool_max_size} are no sizes of a pool")
@@ -104,8 +97,6 @@ class PostgreSQLSnapshotStorage(AnyLoop):
         self._renew()
 
     def _renew(self) -> None:
-        from sagaz_tiering.storage.postgresql.pool import SnapshotPool
-
         self._pool = SnapshotPool(self._options, self.CREATE_TABLES_SQL)
         self._server_clock = ServerClock(self._pool.time)
 

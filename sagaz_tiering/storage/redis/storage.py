@@ -6,26 +6,30 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from datetime import datetime, timedelta
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.threaded import decode_value, encode_value
 from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
+from sagaz_tiering.drivers.redis import health as redis_health
+from sagaz_tiering.drivers.redis.client import LazyRedis, RedisOptions
+from sagaz_tiering.drivers.redis.url import parse_redis_url, with_driver_options
 from sagaz_tiering.drivers.server_clock import ServerClock
-from sagaz_tiering.errors import ConfigError, CorruptRecord, MissingDependencyError, SagazTieringError
+from sagaz_tiering.errors import ConfigError, CorruptRecord, SagazTieringError
 from sagaz_tiering.snapshot import MAX_TIME, ReplayResult, SagaSnapshot, as_utc, as_uuid
 from sagaz_tiering.storage import replay_records as replay_log
 from sagaz_tiering.storage.answers import check_answer, text_ids_find_nothing
 from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import Health, as_duration, checked_limit
+from sagaz_tiering.storage.redis.cluster import ClusterStore
+from sagaz_tiering.storage.redis.keys import RedisKeys
+from sagaz_tiering.storage.redis.replays import ReplayStore
+from sagaz_tiering.storage.redis.single import IndexCursor, NewEntry, SingleServerStore, Stored
 from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
-
-    from sagaz_tiering.storage.redis.single import IndexCursor, SingleServerStore, Stored
 
 DEFAULT_URL: Final = "redis://localhost:6379"
 DEFAULT_KEY_PREFIX: Final = "snapshot:"
@@ -74,18 +78,11 @@ class RedisSnapshotStorage(AnyLoop):
         client: a `redis.asyncio` client to use instead of `redis_url`; it is not closed. redis_kwargs: options of a
         connection of redis-py (password, ssl, ssl_ca_certs, …); what the URL says goes before them.
 
-        Raises ConfigError for what cannot work, MissingDependencyError without `redis` or `zstandard`.
+        Raises ConfigError for what cannot work.
         """
-        _require("redis")
-        if enable_compression:
-            _require("zstandard")
         places = DEFAULT_MAX_CONNECTIONS if max_connections is None else max_connections
         deadline = DEFAULT_SOCKET_TIMEOUT if socket_timeout is None else as_duration(socket_timeout, "socket_timeout")
         _check(default_ttl, compression_level, places)
-        # Not before it is known that the driver is there.
-        from sagaz_tiering.drivers.redis.client import RedisOptions
-        from sagaz_tiering.drivers.redis.url import parse_redis_url, with_driver_options
-
         super().__init__()
         self.redis_url = redis_url
         self.redis_kwargs = redis_kwargs
@@ -105,12 +102,6 @@ class RedisSnapshotStorage(AnyLoop):
         self._renew()
 
     def _renew(self) -> None:
-        from sagaz_tiering.drivers.redis.client import LazyRedis
-        from sagaz_tiering.storage.redis.cluster import ClusterStore
-        from sagaz_tiering.storage.redis.keys import RedisKeys
-        from sagaz_tiering.storage.redis.replays import ReplayStore
-        from sagaz_tiering.storage.redis.single import SingleServerStore
-
         self._redis = LazyRedis(self._options, self._client)
         kind = ClusterStore if self._redis.is_cluster else SingleServerStore
         self._store: SingleServerStore = kind(self._redis, RedisKeys(self.key_prefix))
@@ -135,8 +126,6 @@ class RedisSnapshotStorage(AnyLoop):
         Raises InvalidSnapshot where it would not come back equal, HotTierUnavailable where it is not stored for sure.
         """
         with reported_save(snapshot, _KIND):
-            from sagaz_tiering.storage.redis.single import NewEntry
-
             level = self.compression_level if self.enable_compression else None
             ours, saved_us = SagaSnapshot.of(snapshot), await self._now_us()
             meta, value = await encode_value(ours, saved_us=saved_us, level=level, texts=self._texts)
@@ -249,8 +238,6 @@ class RedisSnapshotStorage(AnyLoop):
 
         degraded: `details["warnings"]` says what to look at. unhealthy: `details["error"]` says why.
         """
-        from sagaz_tiering.drivers.redis import health as redis_health
-
         began, now_us = time.monotonic(), await self._now_us()
         try:
             totals = await self._store.totals(now_us)
@@ -333,13 +320,6 @@ def _health(status: str, began: float, count: int, size: int, details: dict[str,
         total_size_bytes=size,
         details=details,
     )
-
-
-def _require(package: str) -> None:
-    try:
-        import_module(package)
-    except ImportError as exc:
-        raise MissingDependencyError(package, "RedisSnapshotStorage") from exc
 
 
 def _check(default_ttl: object, compression_level: object, max_connections: object) -> None:

@@ -28,7 +28,6 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
@@ -36,7 +35,9 @@ from sagaz_tiering.clock import Clock, SystemClock, to_micros
 from sagaz_tiering.codec.threaded import encode_value
 from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
 from sagaz_tiering.costs import PriceList
-from sagaz_tiering.errors import ConfigError, InvalidKey, MissingDependencyError, SagazTieringError
+from sagaz_tiering.errors import ConfigError, InvalidKey, SagazTieringError
+from sagaz_tiering.objects.s3.options import S3Options, SettingNames
+from sagaz_tiering.objects.s3.records import S3RecordStore
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, as_uuid
 from sagaz_tiering.storage.answers import text_ids_find_nothing
 from sagaz_tiering.storage.any_loop import AnyLoop
@@ -53,9 +54,6 @@ from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:
     from types_aiobotocore_s3 import S3Client
-
-    from sagaz_tiering.objects.s3.options import S3Options
-    from sagaz_tiering.objects.s3.records import S3RecordStore
 
 BUCKET_VARIABLE = "SAGAZ_TIERING_S3_BUCKET"
 COUNTED = 10_000
@@ -94,7 +92,7 @@ class S3SnapshotStorage(AnyLoop):
     It needs s3:PutObject, s3:GetObject, s3:DeleteObject and s3:ListBucket; in a bucket that keeps versions also
     s3:GetBucketVersioning, s3:ListBucketVersions and s3:DeleteObjectVersion, since what is removed is removed whole.
 
-    Raises ConfigError for what cannot be meant, MissingDependencyError without `aioboto3`. Every method raises
+    Raises ConfigError for what cannot be meant. Every method raises
     ColdTierUnavailable where S3 cannot be asked, BucketUnusable where it does not let us in.
     """
 
@@ -324,8 +322,6 @@ class S3SnapshotStorage(AnyLoop):
         return (await self._opened()).store.sdk_client
 
     async def _make(self) -> _Open:
-        from sagaz_tiering.objects.s3.records import S3RecordStore  # needs the driver that the constructor asked for
-
         store = await S3RecordStore.open(self._options)
         prices = PriceList.load(self._options.region)
         reader = S3Reader(store, self._options, self._clock, prices)
@@ -340,13 +336,7 @@ class S3SnapshotStorage(AnyLoop):
 
 
 def _options(**values: Any) -> S3Options:
-    """Raises ConfigError, MissingDependencyError."""
-    try:
-        import_module("aioboto3")
-    except ImportError as exc:
-        raise MissingDependencyError("aioboto3", _NEEDS) from exc
-    from sagaz_tiering.objects.s3.options import S3Options, SettingNames  # needs the driver
-
+    """Raises ConfigError."""
     if not values["bucket"]:
         raise ConfigError(f"{_NEEDS} has no bucket", hint=f"give bucket_name, or set {BUCKET_VARIABLE}")
     names = SettingNames(place=f"the options of {_NEEDS}", bucket="bucket_name", region="region_name")
