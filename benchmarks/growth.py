@@ -33,9 +33,9 @@ from support.payload import saga
 from support.yaml_config import write_config
 
 from sagaz_tiering.app.runtime import Runtime, open_runtime, read_config
-from sagaz_tiering.cli.commands.status import _collect
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.jobs import run_job
+from sagaz_tiering.operations.status import collect
 from sagaz_tiering.snapshot import SagaSnapshot
 
 RESULTS = Path(__file__).parent / "results"
@@ -111,7 +111,7 @@ class Store:
             "cold at time": lambda: at_time(self.packed),
             "cold timeline": lambda: storage.timeline(any_of(self.packed).saga_id),
             "explain": lambda: storage.explain(any_of(self.packed).snapshot_id),
-            "status": lambda: _collect(runtime, SystemClock().now(), count=False),
+            "status": lambda: collect(runtime.job_context(), count=False),
         }
 
 

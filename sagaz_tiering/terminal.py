@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from enum import Enum
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -30,14 +33,41 @@ def safe(value: object, *, limit: int = MAX_CELL) -> str:
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
-def print_json(document: Any, *, compact: bool = False) -> None:
-    """One JSON document on stdout, ASCII only."""
-    print(json.dumps(document, indent=None if compact else 2, default=str), flush=True)
+def document(value: Any, *more: str, without: Collection[str] = ()) -> dict[str, Any]:
+    """A dataclass as a JSON object: its fields but `without`, and the properties `more`."""
+    names = [field.name for field in fields(value) if field.name not in without]
+    return {name: plain(getattr(value, name)) for name in (*names, *more)}
 
 
-def pretty_json(document: Any) -> str:
+def plain(value: Any) -> Any:
+    """As JSON has it: ids and times as text, of an enum its value, a dataclass as its `to_dict` or `document`."""
+    if hasattr(value, "to_dict"):
+        return value.to_dict()
+    if is_dataclass(value):
+        return document(value)
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(each) for each in value]
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, datetime):
+        return value.isoformat()
+    return str(value) if isinstance(value, UUID) else value
+
+
+def print_json(answer: Any, *, compact: bool = False) -> None:
+    """One JSON document on stdout, ASCII only. Dataclasses in it are written as `plain` has them."""
+    print(json.dumps(answer, indent=None if compact else 2, default=_written), flush=True)
+
+
+def _written(value: Any) -> Any:
+    return plain(value) if is_dataclass(value) else str(value)
+
+
+def pretty_json(answer: Any) -> str:
     """JSON for people: readable in any script, with everything unprintable escaped."""
-    text = json.dumps(document, indent=2, ensure_ascii=False)
+    text = json.dumps(answer, indent=2, ensure_ascii=False)
     return "".join(char if char.isprintable() or char == "\n" else json.dumps(char)[1:-1] for char in text)
 
 

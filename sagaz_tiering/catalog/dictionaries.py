@@ -13,6 +13,7 @@ from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.drivers.postgresql.pool import Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.terminal import document
 
 _SQL = load(__package__, "dictionaries")
 
@@ -34,14 +35,8 @@ class CurrentDictionary:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            "saga_name": self.saga_name,
-            "dictionary": self.dictionary_id.hex(),
-            "trained_at": self.trained_at.isoformat(),
-            "sagas": self.sagas,
-            "saves": round(self.saves, 3),
-            "bytes": self.bytes,
-        }
+        shown = document(self, without=("dictionary_id",))
+        return {**shown, "dictionary": self.dictionary_id.hex(), "saves": round(self.saves, 3)}
 
 
 class CatalogDictionaries:

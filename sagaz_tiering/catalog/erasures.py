@@ -22,6 +22,7 @@ from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import checked_text, from_column, to_column
 from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.terminal import document, plain
 
 _SQL = load(__package__, "erasures")
 VACUUMED = ("saga_snapshots", "saga_replay_log", "saga_keys")
@@ -99,40 +100,24 @@ class ErasureReceipt:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
+        left = self.was_in_postgresql
+        apart = ("hot", "durable", "archived", "replays", "hot_done_at", "vacuumed_at", "vacuum_refused", "packs")
         return {
-            "erasure_id": str(self.erasure_id),
-            "saga_id": str(self.saga_id),
-            "requested_at": self.requested_at.isoformat(),
-            "who": self.who,
-            "reason": self.reason,
-            "snapshots": self.snapshots,
-            "found_nothing": self.found_nothing,
+            **document(self, "found_nothing", "complete", without=apart),
             "removed": {
                 "hot": self.hot,
                 "durable": self.durable,
                 "archived": self.archived,
                 "replay_logs": self.replays,
             },
-            "key_destroyed": self.key_destroyed.isoformat() if self.key_destroyed else None,
-            "undecipherable_packs": self.undecipherable_packs,
-            "complete": self.complete,
             "postgresql": {
-                "had_bodies": self.was_in_postgresql,
-                "vacuumed_at": self.vacuumed_at.isoformat() if self.vacuumed_at else None,
+                "had_bodies": left,
+                "vacuumed_at": plain(self.vacuumed_at),
                 "vacuum_refused": self.vacuum_refused,
-                "note": LEFT_IN_POSTGRESQL if self.was_in_postgresql else None,
-                "command": VACUUM_COMMAND if self.was_in_postgresql else None,
+                "note": LEFT_IN_POSTGRESQL if left else None,
+                "command": VACUUM_COMMAND if left else None,
             },
-            "packs": [
-                {
-                    "object_key": pack.object_key,
-                    "storage_class": pack.storage_class,
-                    "gone_at": pack.gone_at.isoformat() if pack.gone_at else None,
-                    "gone_by": pack.gone_by.isoformat() if pack.gone_by else None,
-                    "restore_id": str(pack.restore_id) if pack.restore_id else None,
-                }
-                for pack in self.packs
-            ],
+            "packs": [document(pack, without=("state",)) for pack in self.packs],
         }
 
 

@@ -112,11 +112,6 @@ class Coverage:
         least = "" if self.exact else "at least "
         return f"{least}{self.snapshots} snapshots of {self.sagas} sagas ({by_tier})"
 
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        names = ("snapshots", "sagas", "hot", "durable", "archived", "exact")
-        return {name: getattr(self, name) for name in names}
-
 
 class Holds:
     """The tables `holds` and `hold_log`."""

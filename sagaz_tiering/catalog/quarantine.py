@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
@@ -30,18 +29,6 @@ class Quarantined:
     state: str
     first_seen: datetime
     last_seen: datetime
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {
-            "kind": self.kind,
-            "item": self.item,
-            "reason": self.reason,
-            "attempts": self.attempts,
-            "state": self.state,
-            "first_seen": self.first_seen.isoformat(),
-            "last_seen": self.last_seen.isoformat(),
-        }
 
 
 class Quarantine:

@@ -26,6 +26,7 @@ from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.keys.master import WrappedKey
 from sagaz_tiering.snapshot import as_utc
 from sagaz_tiering.storage_class import StorageClass
+from sagaz_tiering.terminal import document
 
 _SQL = load(__package__, "restores")
 RETRIEVALS = ("Standard", "Bulk", "Expedited")
@@ -77,21 +78,9 @@ class Restore:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        times = ("requested_at", "eta_at", "ready_at", "readable_until", "ended_at")
-        shown = {name: getattr(self, name) for name in times}
-        return {
-            "restore_id": str(self.restore_id),
-            "state": self.state,
-            "tier": self.retrieval,
-            "days": self.days,
-            "into": "hot" if self.into_hot else "in-place",
-            "requested_by": self.requested_by,
-            "snapshots": self.snapshot_count,
-            "cost_usd": self.cost_usd,
-            **{name: moment.isoformat() if moment else None for name, moment in shown.items()},
-            "packs": self.packs,
-            "errors": list(self.errors),
-        }
+        shown = document(self, without=("retrieval", "into_hot", "snapshot_count"))
+        into = "hot" if self.into_hot else "in-place"
+        return {**shown, "tier": self.retrieval, "into": into, "snapshots": self.snapshot_count}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

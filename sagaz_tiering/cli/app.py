@@ -4,61 +4,25 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
 
 from sagaz_tiering.app.process import tune_process
-from sagaz_tiering.cli.commands import (
-    catalog as catalogs,
-)
-from sagaz_tiering.cli.commands import (
-    demo as demos,
-)
-from sagaz_tiering.cli.commands import (
-    doctor as doctors,
-)
-from sagaz_tiering.cli.commands import (
-    forget as erasures,
-)
-from sagaz_tiering.cli.commands import (
-    hold as holds,
-)
-from sagaz_tiering.cli.commands import (
-    job as jobs,
-)
-from sagaz_tiering.cli.commands import (
-    keys,
-    status,
-)
-from sagaz_tiering.cli.commands import (
-    plan as plans,
-)
-from sagaz_tiering.cli.commands import (
-    policy as policies,
-)
-from sagaz_tiering.cli.commands import (
-    quarantine as quarantines,
-)
-from sagaz_tiering.cli.commands import (
-    replay as replays,
-)
-from sagaz_tiering.cli.commands import (
-    restore as restores,
-)
-from sagaz_tiering.cli.commands import (
-    run as running,
-)
-from sagaz_tiering.cli.commands import (
-    snapshot as snapshots,
-)
-from sagaz_tiering.cli.commands import (
-    torture as tortures,
-)
-from sagaz_tiering.cli.commands import (
-    transfer as transfers,
-)
+from sagaz_tiering.cli.commands import catalog, keys, policy, quarantine, replay
+from sagaz_tiering.cli.commands.demo import demo
+from sagaz_tiering.cli.commands.doctor import doctor
+from sagaz_tiering.cli.commands.forget import erasures, forget
+from sagaz_tiering.cli.commands.hold import hold, holds, release
+from sagaz_tiering.cli.commands.job import job
+from sagaz_tiering.cli.commands.plan import plan
+from sagaz_tiering.cli.commands.restore import cancel_restore, restore, restores
+from sagaz_tiering.cli.commands.run import run
+from sagaz_tiering.cli.commands.snapshot import explain, show, timeline
+from sagaz_tiering.cli.commands.status import status
+from sagaz_tiering.cli.commands.torture import torture
+from sagaz_tiering.cli.commands.transfer import transfer
 from sagaz_tiering.cli.failures import UsageError, report
 
 EXIT_CODES = (
@@ -89,9 +53,13 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-for module in (running, demos, doctors, tortures, jobs, plans, status, snapshots, holds, transfers, restores, erasures):
-    module.register(app)
-for group in (policies.group, catalogs.group, replays.group, quarantines.group, keys.group):
+_COMMANDS: tuple[Callable[..., None], ...] = (
+    *(run, demo, doctor, torture, job, plan, status, timeline, show, explain, hold, release, holds, transfer),
+    *(restore, restores, cancel_restore, forget, erasures),
+)
+for each in _COMMANDS:
+    app.command()(each)
+for group in (policy.group, catalog.group, replay.group, quarantine.group, keys.group):
     app.add_typer(group)
 
 

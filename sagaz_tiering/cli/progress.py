@@ -1,4 +1,7 @@
-"""How far a transfer is, on stderr: a bar with rate and time left on a terminal, a line now and then elsewhere."""
+"""How far a command is, on stderr.
+
+Of a job: counters, on a terminal. Of a transfer: a bar with rate and time left, elsewhere a line now and then.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,33 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from sagaz_tiering.errors import SagazTieringError
-from sagaz_tiering.terminal import make_console, show_span
+from sagaz_tiering.terminal import make_console, safe, show_span
 
 if TYPE_CHECKING:
     from sagaz_tiering.storage.base import SnapshotSource
     from sagaz_tiering.transfer import TransferProgress
 
 LINE_EVERY_S = 10.0
+
+
+@contextmanager
+def progress(name: str) -> Iterator[Callable[[str, int], None] | None]:
+    """Counters that move on stderr while the job runs; nothing where stderr is not a terminal."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,.0f}"))
+    with Progress(*columns, TimeElapsedColumn(), console=make_console(stderr=True), transient=True) as bars:
+        tasks: dict[str, TaskID] = {}
+
+        def advance(kind: str, more: int) -> None:
+            if kind not in tasks:
+                tasks[kind] = bars.add_task(safe(f"{name}: {kind}"), total=None)
+            bars.advance(tasks[kind], more)
+
+        yield advance
 
 
 class SourceTotals:

@@ -1,21 +1,28 @@
-"""One command's run: quiet logs, an event loop that signals can end, errors turned into an exit code."""
+"""One shape for every command: an async function is asked, and answers with a document and with lines.
+
+`command` makes of it what Typer takes, with --config, --json and --debug; its errors become an exit code.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
 from sagaz_tiering.app.process import ignore_abandoned_connects
-from sagaz_tiering.cli.failures import report
-from sagaz_tiering.cli.options import locate_config
+from sagaz_tiering.cli.failures import report, say
+from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, locate_config
+from sagaz_tiering.terminal import make_console, make_table, pretty_json, print_json, safe
 
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
@@ -23,10 +30,123 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 TERMINATED = 143
+_MAX_LINE = 5_000
+_SHARED = (("config", ConfigOption, None), ("as_json", JsonOption, False), ("debug", DebugOption, False))
 
 
-def execute(work: Callable[[], Awaitable[int | None]], *, as_json: bool, debug: bool) -> NoReturn:
-    """Run `work` to its end and leave with its exit code (None: 0); errors are reported, Ctrl-C is 130."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Call:
+    """What every command is told beside what it alone takes."""
+
+    config: Path | None = None
+    as_json: bool = False
+    debug: bool = False
+
+    @asynccontextmanager
+    async def opened(self, *, migrated: bool = False) -> AsyncIterator[Runtime]:
+        """Everything that the configuration names, opened; nothing is asked of a server yet.
+
+        `migrated`: raise SchemaMismatch for a database without the right catalog (one that is down is the reader's to
+        judge).
+        """
+        path = locate_config(self.config)
+        from sagaz_tiering.app.runtime import open_runtime
+        from sagaz_tiering.config.load import load_config
+
+        async with open_runtime(load_config(path)) as runtime:
+            if migrated:
+                await _check_schema_if_reachable(runtime)
+            yield runtime
+
+    @asynccontextmanager
+    async def opened_storage(self, url: str | None) -> AsyncIterator[SnapshotStorage]:
+        """The storage that `url` names, else the tiered one of the configuration."""
+        if url is not None:
+            from sagaz_tiering.app.storage_url import open_storage
+
+            async with open_storage(url) as storage:
+                yield storage
+            return
+        async with self.opened(migrated=True) as runtime:
+            yield runtime.storage()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a command found: one `document` for programs, `lines` (text and tables) for people.
+
+    `problems` are (message, hint), said on stderr after it. Text is made safe when it is printed. `pretty`: people get
+    the document too, as JSON that they can read.
+    """
+
+    document: Any
+    lines: Iterable[Any] = ()
+    exit_code: int = 0
+    problems: Iterable[tuple[str, str]] = ()
+    pretty: bool = False
+
+    def show(self, *, as_json: bool, compact: bool = False) -> None:
+        """Print it."""
+        if as_json:
+            print_json(self.document, compact=compact)
+        elif self.pretty:
+            print(pretty_json(self.document), flush=True)
+        else:
+            for line in self.lines:
+                if isinstance(line, str):
+                    print(safe(line, limit=_MAX_LINE), flush=True)
+                else:
+                    make_console().print(line, soft_wrap=not hasattr(line, "columns"))
+        for message, hint in self.problems:
+            say(message, hint)
+
+
+def table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, nothing: str, title: str | None = None
+) -> Iterator[Any]:
+    """The rows, or `nothing` where there is none; made when it is printed."""
+    found = list(rows)
+    yield make_table(columns, found, title=title) if found else nothing
+
+
+def fields(rows: Iterable[tuple[str, object]], *, width: int) -> Iterator[str]:
+    """`label:   value` of each, values in one column; what is None is left out."""
+    return (f"{label + ':':<{width}}{value}" for label, value in rows if value is not None)
+
+
+def command(*, config: bool = True) -> Callable[[Callable[..., Awaitable[Answer | int]]], Callable[..., None]]:
+    """For `async def work(call, …)`, which gives an Answer, or an exit code where it has said all itself."""
+    shared = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=kind)
+        for name, kind, default in _SHARED
+        if config or name != "config"
+    ]
+
+    def decorate(work: Callable[..., Awaitable[Answer | int]]) -> Callable[..., None]:
+        signature = inspect.signature(work, eval_str=True)
+        own = list(signature.parameters.values())[1:]
+
+        @wraps(work)
+        def run(*, as_json: bool, debug: bool, config: Path | None = None, **given: Any) -> None:
+            async def answer() -> int:
+                found = await work(Call(config=config, as_json=as_json, debug=debug), **given)
+                if isinstance(found, int):
+                    return found
+                found.show(as_json=as_json)
+                return found.exit_code
+
+            _execute(answer, as_json=as_json, debug=debug)
+
+        parameters = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own] + shared
+        run.__signature__ = signature.replace(parameters=parameters, return_annotation=None)  # type: ignore[attr-defined]  # what Typer reads
+        run.__annotations__ = {each.name: each.annotation for each in parameters}
+        return run
+
+    return decorate
+
+
+def _execute(work: Callable[[], Awaitable[int]], *, as_json: bool, debug: bool) -> NoReturn:
+    """Run `work` to its end and leave with its exit code; errors are reported, Ctrl-C is 130."""
     _quiet_logs(debug)
     try:
         code = asyncio.run(_until_terminated(work))
@@ -36,10 +156,10 @@ def execute(work: Callable[[], Awaitable[int | None]], *, as_json: bool, debug: 
         raise
     except Exception as exc:  # noqa: BLE001  # the CLI ends here
         code = report(exc, as_json=as_json, debug=debug)
-    raise typer.Exit(code or 0)
+    raise typer.Exit(code)
 
 
-async def _until_terminated(work: Callable[[], Awaitable[int | None]]) -> int | None:
+async def _until_terminated(work: Callable[[], Awaitable[int]]) -> int:
     """SIGTERM unwinds `work` as Ctrl-C does, so that embedded servers and leases are given up."""
     task, terminated = asyncio.current_task(), False
 
@@ -59,33 +179,7 @@ async def _until_terminated(work: Callable[[], Awaitable[int | None]]) -> int | 
         raise
 
 
-@asynccontextmanager
-async def opened(config_path: Path | None) -> AsyncIterator[Runtime]:
-    """Everything that the configuration names, opened; nothing is asked of a server yet."""
-    path = locate_config(config_path)
-    from sagaz_tiering.app.runtime import open_runtime
-    from sagaz_tiering.config.load import load_config
-
-    async with open_runtime(load_config(path)) as runtime:
-        yield runtime
-
-
-@asynccontextmanager
-async def opened_storage(config_path: Path | None, url: str | None) -> AsyncIterator[SnapshotStorage]:
-    """The storage that `url` names, else the tiered one of the configuration."""
-    if url is not None:
-        from sagaz_tiering.app.storage_url import open_storage
-
-        async with open_storage(url) as storage:
-            yield storage
-        return
-    async with opened(config_path) as runtime:
-        await check_schema_if_reachable(runtime)
-        yield runtime.storage()
-
-
-async def check_schema_if_reachable(runtime: Runtime) -> None:
-    """Raise SchemaMismatch for a database without the right catalog; one that is down is the reader's to judge."""
+async def _check_schema_if_reachable(runtime: Runtime) -> None:
     from sagaz_tiering.catalog.migrations import check_schema
     from sagaz_tiering.errors import CatalogUnavailable
 

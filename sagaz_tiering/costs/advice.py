@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from typing import Any
 
 from sagaz_tiering.costs.choice import total_usd
 from sagaz_tiering.costs.economics import months, restore_cost
 from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.storage_class import StorageClass
+from sagaz_tiering.terminal import document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,6 +45,11 @@ class Advice:
     def cheapest_readable(self) -> StorageClass:
         """The same of those that are read in milliseconds."""
         return next(each.storage_class for each in self.classes if not each.storage_class.is_archive)
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        shown = document(self, "cheapest", "cheapest_readable", without=("life",))
+        return {**shown, "life_days": round(self.life / timedelta(days=1), 1)}
 
 
 def advise(prices: PriceList, policy: str, asked: StorageClass, *, packs: int, size: int, life: timedelta) -> Advice:

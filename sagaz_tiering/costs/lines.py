@@ -6,6 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from sagaz_tiering.terminal import document
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Line:
@@ -46,8 +48,7 @@ class Line:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**values, "break_even_months": self.break_even_months}
+        return document(self, "break_even_months")
 
 
 _SUMMED = (

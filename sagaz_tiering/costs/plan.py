@@ -20,6 +20,7 @@ from sagaz_tiering.costs.inputs import Inputs, PackGroup
 from sagaz_tiering.costs.lines import Line, merged
 from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.policy import Policy, PolicySet
+from sagaz_tiering.terminal import document
 
 __all__ = ["Line", "Plan", "plan"]
 
@@ -61,17 +62,7 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        names = ("revision", "region", "prices_as_of", "currency", "requests", "now_usd")
-        return {
-            "at": self.at.isoformat(),
-            **{name: getattr(self, name) for name in names},
-            "month_before_usd": self.month_before_usd,
-            "month_after_usd": self.month_after_usd,
-            "lines": [line.to_dict() for line in self.lines],
-            "advice": [_advice_dict(advice) for advice in self.advice],
-            "warnings": list(self.warnings),
-            "estimates": list(self.estimates),
-        }
+        return document(self, "month_after_usd", "now_usd", "requests")
 
 
 def plan(
@@ -246,25 +237,3 @@ def _advice(
 
 def _monthly(group: PackGroup, prices: PriceList) -> float:
     return prices.monthly_usd(group.storage_class, object_count=group.packs, total_bytes=group.bytes)
-
-
-def _advice_dict(advice: Advice) -> dict[str, Any]:
-    return {
-        "policy": advice.policy,
-        "packs": advice.packs,
-        "bytes": advice.bytes,
-        "life_days": round(advice.life / timedelta(days=1), 1),
-        "asked": advice.asked.value,
-        "cheapest": advice.cheapest.value,
-        "cheapest_readable": advice.cheapest_readable.value,
-        "classes": [
-            {
-                "storage_class": cost.storage_class.value,
-                "usd_per_month": cost.usd_per_month,
-                "usd_over_life": cost.usd_over_life,
-                "read_all_usd": cost.read_all_usd,
-            }
-            for cost in advice.classes
-        ],
-        "why": advice.why,
-    }

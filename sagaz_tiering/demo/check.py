@@ -20,6 +20,7 @@ from sagaz_tiering.errors import SagazTieringError, SnapshotArchived
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import Policy
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef, Tier
+from sagaz_tiering.terminal import document
 
 AT_ONCE = 8
 GONE = "gone"
@@ -101,17 +102,7 @@ class FateTally:
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
         fates = [{"saga_name": n, "fate": f, "snapshots": c} for (n, f), c in sorted(self.fates.items())]
-        wrong = [
-            {
-                "snapshot_id": str(w.snapshot_id),
-                "saga_id": str(w.saga_id),
-                "saga_name": w.saga_name,
-                "expected": w.expected,
-                "found": w.found,
-            }
-            for w in self.wrong
-        ]
-        return {"checked": self.checked, "fates": fates, "wrong": wrong}
+        return {**document(self), "fates": fates}
 
 
 def expected_fate(snapshot: SagaSnapshot, policies: Sequence[Policy], now: datetime) -> str:

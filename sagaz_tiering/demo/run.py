@@ -14,7 +14,7 @@ from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.demo.stages import STAGES, DemoOutcome, Stage
 from sagaz_tiering.errors import MissingDependencyError, SagazTieringError, SnapshotArchived
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.terminal import show_bytes, show_usd
+from sagaz_tiering.terminal import plain, show_bytes, show_usd
 
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
@@ -179,9 +179,9 @@ class _Demo:
             {
                 "stage": key,
                 "at": self._clock.now().isoformat(),
-                "tiers": [line.to_dict() for line in lines],
-                "timeline": [ref.to_dict() for ref in refs],
-                "jobs": [report.to_dict() for report in reports],
+                "tiers": plain(lines),
+                "timeline": plain(refs),
+                "jobs": plain(reports),
                 "reads": [{"saga": s, "read": r, "answer": a, "ms": round(ms, 2)} for s, r, a, ms in reads],
                 "check": tally.to_dict(),
             }

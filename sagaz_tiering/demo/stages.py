@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
+from sagaz_tiering.terminal import document
+
 FAILED = 6
 """Exit code of a demonstration that lost something."""
 
@@ -79,12 +81,4 @@ class DemoOutcome:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            "ok": not self.problems,
-            "sagas": self.sagas,
-            "acknowledged": self.acknowledged,
-            "json_bytes": self.json_bytes,
-            "stages": self.stages,
-            "problems": self.problems,
-            "seconds": round(self.seconds, 2),
-        }
+        return {"ok": not self.problems, **document(self), "seconds": round(self.seconds, 2)}

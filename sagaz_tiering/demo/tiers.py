@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.clock import Clock
@@ -26,10 +25,6 @@ class TierLine:
     bytes: int
     usd_per_month: float | None = None
     projected_usd: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 async def survey(runtime: Runtime, clock: Clock) -> list[TierLine]:

@@ -11,6 +11,7 @@ from asyncpg import InsufficientPrivilegeError
 
 from sagaz_tiering.drivers.redis.hints import is_missing_right
 from sagaz_tiering.errors import AccessRefused, SagazTieringError
+from sagaz_tiering.terminal import document
 
 WRONG = 2
 """Exit code of an error that is no exception: something is set up wrongly."""
@@ -36,7 +37,7 @@ class Finding:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {"level": self.level.value, "subject": self.subject, "message": self.message, "hint": self.hint}
+        return document(self, without=("exit_code",))
 
 
 Check = Callable[[], AsyncGenerator[Finding, None]]

@@ -23,6 +23,7 @@ from sagaz_tiering.keys.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.packs.format import finished
 from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.terminal import document
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -147,16 +148,7 @@ class JobReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            "job": self.job,
-            "dry_run": self.dry_run,
-            "started_at": self.started_at.isoformat(),
-            "seconds": round(self.seconds, 3),
-            "counts": self.counts,
-            "notes": self.notes,
-            "skipped": self.skipped,
-            "refused": self.refused,
-        }
+        return {**document(self), "seconds": round(self.seconds, 3)}
 
 
 class Tally:

@@ -25,6 +25,7 @@ from sagaz_tiering.jobs.ownership import look, refuse
 from sagaz_tiering.jobs.scrub import compare, side_by_side
 from sagaz_tiering.objects.base import ObjectInfo
 from sagaz_tiering.packs.reader import footer_key
+from sagaz_tiering.terminal import document
 
 MOST = 100
 _PAGE = 500
@@ -60,13 +61,7 @@ class VerifyReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            "clean": self.clean,
-            "counts": dict(self.counts),
-            "leftovers": dict(self.leftovers),
-            "found": dict(self.found),
-            "findings": [{"what": each.what, "item": each.item, "detail": each.detail} for each in self.findings],
-        }
+        return document(self, "clean")
 
 
 async def verify(context: JobContext, *, sample: int | None = None, progress: Progress | None = None) -> VerifyReport:

@@ -11,6 +11,7 @@ from uuid import UUID
 
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot
+from sagaz_tiering.terminal import document
 
 MAX_LIMIT = 2**31 - 1
 
@@ -32,13 +33,7 @@ class Health:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            "status": self.status,
-            "latency_ms": self.latency_ms,
-            "snapshot_count": self.snapshot_count,
-            "total_size_bytes": self.total_size_bytes,
-            "details": self.details,
-        }
+        return document(self)
 
 
 @runtime_checkable

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.clock import from_micros, to_micros
@@ -22,11 +21,6 @@ class CopyPlace:
     offset: int | None = None
     length: int | None = None
     since: datetime | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return {**values, "since": self.since.isoformat() if self.since else None}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,25 +46,6 @@ class Explanation:
     blockers: tuple[str, ...] = ()
     usd_per_month: float | None = None
     usd_to_date: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        times = {"clock_at": self.clock_at, "due_at": self.due_at, "expires_at": self.expires_at}
-        return {
-            "snapshot_id": str(self.snapshot_id),
-            "found": self.found,
-            "copies": [copy.to_dict() for copy in self.copies],
-            "places": [place.to_dict() for place in self.places],
-            "policy": self.policy,
-            "policy_revision": self.policy_revision,
-            "clock": self.clock,
-            "reason": self.reason,
-            **{name: moment.isoformat() if moment else None for name, moment in times.items()},
-            "next_move": self.next_move,
-            "blockers": list(self.blockers),
-            "usd_per_month": self.usd_per_month,
-            "usd_to_date": self.usd_to_date,
-        }
 
 
 def explain(

@@ -9,6 +9,7 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.errors import SagazTieringError
+from sagaz_tiering.terminal import document
 
 MAX_NAMED = 100
 """Failures and notes that a report names; all of them are counted, and all failures are in the log."""
@@ -32,10 +33,6 @@ class Failure:
     saga_id: str | None
     error_type: str
     error: str
-
-    def to_dict(self) -> dict[str, Any]:
-        """JSON-ready."""
-        return {name.name: getattr(self, name.name) for name in fields(self)}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -105,14 +102,7 @@ class Counts:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; `from_dict` gives it back."""
-        numbers = {name: getattr(self, name) for name in _NUMBERS}
-        return {
-            **numbers,
-            "skipped": self.skipped,
-            "failures": [failure.to_dict() for failure in self.failures],
-            "notes": list(self.notes),
-            "exit_codes": list(self.exit_codes),
-        }
+        return document(self, "skipped")
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Counts:
@@ -196,22 +186,6 @@ class TransferReport:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            "source": self.source,
-            "target": self.target,
-            "dry_run": self.dry_run,
-            "resumed": self.resumed,
-            "stopped": self.stopped,
-            "snapshots": self.snapshots.to_dict(),
-            "replay_logs": self.replay_logs.to_dict(),
-            "failed": self.failed,
-            "seconds": round(self.seconds, 3),
-            "run_seconds": round(self.run_seconds, 3),
-            "items_per_second": round(self.items_per_second, 1),
-            "source_problems": self.source_problems,
-            "source_problem_count": self.source_problem_count,
-            "source_adjusted": self.source_adjusted,
-            "source_adjusted_count": self.source_adjusted_count,
-            "source_expired": self.source_expired,
-            "exit_code": self.exit_code,
-        }
+        shown = document(self, "failed", "items_per_second", "exit_code", without=("run_items",))
+        rounded = {"seconds": 3, "run_seconds": 3, "items_per_second": 1}
+        return {**shown, **{name: round(shown[name], digits) for name, digits in rounded.items()}}

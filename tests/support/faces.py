@@ -61,7 +61,7 @@ FACES = {
     ),
     "keys": ("frame_key", "key_file", "keyring", "kms", "master", "several"),
     "objects": ("base", "local.store", "s3.bucket", "s3.options", "s3.probe", "s3.records", "s3.store"),
-    "operations": ("key_backup", "rebuild", "survey", "verify"),
+    "operations": ("key_backup", "rebuild", "status", "survey", "verify"),
     "packs": ("entries", "format", "frame", "reader"),
     "sagaz_engine": ("capture", "imports", "replay"),
     "storage": (

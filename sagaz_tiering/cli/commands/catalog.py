@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sagaz_tiering.cli.asking import confirm
-from sagaz_tiering.cli.commands.job import progress
-from sagaz_tiering.cli.options import MOST, ConfigOption, DebugOption, JsonOption, locate_config, parse_id
-from sagaz_tiering.cli.session import execute, opened
+from sagaz_tiering.cli.options import MOST, locate_config, parse_id
+from sagaz_tiering.cli.progress import progress
+from sagaz_tiering.cli.session import Answer, Call, command
 from sagaz_tiering.errors import ConfigError
-from sagaz_tiering.terminal import print_json, safe, show_bytes, show_usd
+from sagaz_tiering.terminal import show_bytes, show_usd
 
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
@@ -27,28 +29,26 @@ def _catalog() -> None:
 
 
 @group.command("migrate")
-def migrate(config: ConfigOption = None, as_json: JsonOption = False, debug: DebugOption = False) -> None:
+@command()
+async def migrate(call: Call) -> Answer:
     """Apply the migrations that the database lacks; repeating it does nothing."""
+    path = locate_config(call.config)
+    from sagaz_tiering.app.runtime import open_database
+    from sagaz_tiering.catalog import migrations
+    from sagaz_tiering.config.load import load_config
 
-    async def work() -> None:
-        path = locate_config(config)
-        from sagaz_tiering.app.runtime import open_database
-        from sagaz_tiering.catalog import migrations
-        from sagaz_tiering.config.load import load_config
-
-        async with open_database(load_config(path)) as db:
-            applied = await migrations.migrate(db)
-            # A newer schema than this code's has nothing to apply, and is not fine.
-            await migrations.check_schema(db)
-            version = await migrations.current_version(db)
-        if as_json:
-            print_json({"version": version, "applied": [{"version": m.version, "name": m.name} for m in applied]})
-            return
-        for migration in applied:
-            print(f"applied {migration.version:04d} {migration.name}")
-        print(f"the catalog is at schema {version}" + ("" if applied else ", nothing to do"))
-
-    execute(work, as_json=as_json, debug=debug)
+    async with open_database(load_config(path)) as db:
+        applied = await migrations.migrate(db)
+        # A newer schema than this code's has nothing to apply, and is not fine.
+        await migrations.check_schema(db)
+        version = await migrations.current_version(db)
+    return Answer(
+        {"version": version, "applied": [{"version": m.version, "name": m.name} for m in applied]},
+        [
+            *(f"applied {m.version:04d} {m.name}" for m in applied),
+            f"the catalog is at schema {version}" + ("" if applied else ", nothing to do"),
+        ],
+    )
 
 
 TakeOver = Annotated[
@@ -61,7 +61,9 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @group.command("rebuild")
-def rebuild(
+@command()
+async def rebuild(
+    call: Call,
     catalog_id: Annotated[
         str | None,
         typer.Option("--catalog-id", metavar="UUID", help="Whose bucket it is. Default: as owner.json says."),
@@ -70,92 +72,85 @@ def rebuild(
     yes: Yes = False,
     take_over: TakeOver = False,
     accept_unsigned: Unsigned = False,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+) -> Answer:
     """Fill a new, empty catalog from the bucket alone; can be repeated where it stopped."""
+    from sagaz_tiering.operations.rebuild import LOST, Wish, proposed_id, rebuild
 
-    async def work() -> int:
-        from sagaz_tiering.catalog.migrations import check_schema
-        from sagaz_tiering.jobs.context import Tally
-        from sagaz_tiering.operations.rebuild import LOST, Wish, proposed_id, rebuild
-
-        wanted = None if catalog_id is None else parse_id(catalog_id, "--catalog-id")
-        async with opened(config) as runtime:
-            await check_schema(runtime.db)
-            context = runtime.job_context()
-            document = await _extent(runtime, as_json=as_json)
-            proposed = await proposed_id(context)
-            whose = wanted or proposed
-            document |= {"dry_run": dry_run, "catalog_id": None if whose is None else str(whose)}
-            if dry_run:
-                if as_json:
-                    print_json(document)
-                return 0
-            if whose is None:
-                raise ConfigError(
-                    f"{context.objects.url} has no owner.json: no catalog ever wrote there, or it is lost",
-                    hint="check tiers.cold.url; or say whose bucket it is: --catalog-id UUID",
-                )
-            said = "you say" if wanted else "owner.json says, which whoever writes to the bucket can change"
-            await confirm(f"rebuild it as catalog {whose} ({said})?", yes=yes, as_json=as_json)
-            with progress("rebuild") as show:
-                tally = Tally(show)
-                await rebuild(context, tally, whose, Wish(take_over=take_over, unsigned=accept_unsigned))
-        if as_json:
-            print_json({**document, "counts": dict(tally.counts), "notes": tally.notes, "cannot_know": list(LOST)})
-        else:
-            _print_tally(tally)
-            print("what the bucket cannot tell:")
-            for lost in LOST:
-                print(f"  - {lost}")
-        return 1 if tally.counts["unreadable"] or tally.counts["contradictions"] else 0
-
-    execute(work, as_json=as_json, debug=debug)
+    wanted = None if catalog_id is None else parse_id(catalog_id, "--catalog-id")
+    async with _opened(call) as runtime:
+        context = runtime.job_context()
+        document = await _extent(runtime, as_json=call.as_json)
+        proposed = await proposed_id(context)
+        whose = wanted or proposed
+        document |= {"dry_run": dry_run, "catalog_id": None if whose is None else str(whose)}
+        if dry_run:
+            return Answer(document)
+        if whose is None:
+            raise ConfigError(
+                f"{context.objects.url} has no owner.json: no catalog ever wrote there, or it is lost",
+                hint="check tiers.cold.url; or say whose bucket it is: --catalog-id UUID",
+            )
+        said = "you say" if wanted else "owner.json says, which whoever writes to the bucket can change"
+        await confirm(f"rebuild it as catalog {whose} ({said})?", yes=yes, as_json=call.as_json)
+        with _tally("rebuild") as tally:
+            await rebuild(context, tally, whose, Wish(take_over=take_over, unsigned=accept_unsigned))
+    return Answer(
+        {**document, "counts": dict(tally.counts), "notes": tally.notes, "cannot_know": list(LOST)},
+        [*_counted(tally), "what the bucket cannot tell:", *(f"  - {lost}" for lost in LOST)],
+        1 if tally.counts["unreadable"] or tally.counts["contradictions"] else 0,
+    )
 
 
 @group.command("adopt")
-def adopt(
+@command()
+async def adopt(
+    call: Call,
     new_bucket: Annotated[
         bool, typer.Option("--new-bucket", help="The prefix is new on purpose: packs that are not there are lost.")
     ] = False,
     yes: Yes = False,
     take_over: TakeOver = False,
     accept_unsigned: Unsigned = False,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+) -> Answer:
     """Let this catalog catch up with the bucket and take it: after an older dump was put back, or a move."""
+    from sagaz_tiering.errors import CorruptData
+    from sagaz_tiering.jobs.ownership import look
+    from sagaz_tiering.operations.rebuild import Wish, adopt
 
-    async def work() -> int:
-        from sagaz_tiering.catalog.migrations import check_schema
-        from sagaz_tiering.errors import CorruptData
-        from sagaz_tiering.jobs.context import Tally
-        from sagaz_tiering.jobs.ownership import look
-        from sagaz_tiering.operations.rebuild import Wish, adopt
+    async with _opened(call) as runtime:
+        context = runtime.job_context()
+        was = (await look(context)).standing
+        if not (yes or call.as_json):
+            print(f"to {context.objects.url} this catalog is: {was}")
+            await _extent(runtime, as_json=False)
+        await confirm("catch up with it and take it? No other daemon may live from it", yes=yes, as_json=call.as_json)
+        with _tally("adopt") as tally:
+            await adopt(context, tally, Wish(take_over=take_over, new_bucket=new_bucket, unsigned=accept_unsigned))
+    end = "stopped before the end" if context.stopping.is_set() else "this catalog is the bucket's owner"
+    return Answer(
+        {"was": was.value, "counts": dict(tally.counts), "notes": tally.notes},
+        [*_counted(tally), end],
+        CorruptData.exit_code if any(tally.counts[kind] for kind in _ADOPTED_WITH_LOSS) else 0,
+    )
 
-        async with opened(config) as runtime:
-            await check_schema(runtime.db)
-            context = runtime.job_context()
-            was = (await look(context)).standing
-            if not (yes or as_json):
-                print(f"to {context.objects.url} this catalog is: {was}")
-                await _extent(runtime, as_json=as_json)
-            await confirm("catch up with it and take it? No other daemon may live from it", yes=yes, as_json=as_json)
-            with progress("adopt") as show:
-                tally = Tally(show)
-                await adopt(context, tally, Wish(take_over=take_over, new_bucket=new_bucket, unsigned=accept_unsigned))
-        if as_json:
-            print_json({"was": was.value, "counts": dict(tally.counts), "notes": tally.notes})
-        else:
-            _print_tally(tally)
-            print("stopped before the end" if context.stopping.is_set() else "this catalog is the bucket's owner")
-        wrong = sum(tally.counts[kind] for kind in ("unreadable", "missing", "journal_left_out"))
-        return CorruptData.exit_code if wrong else 0
 
-    execute(work, as_json=as_json, debug=debug)
+@asynccontextmanager
+async def _opened(call: Call) -> AsyncIterator[Runtime]:
+    """With the right catalog, whose server answers."""
+    from sagaz_tiering.catalog.migrations import check_schema
+
+    async with call.opened() as runtime:
+        await check_schema(runtime.db)
+        yield runtime
+
+
+@contextmanager
+def _tally(name: str) -> Iterator[Tally]:
+    """What counts, and shows it while it does."""
+    from sagaz_tiering.jobs.context import Tally
+
+    with progress(name) as show:
+        yield Tally(show)
 
 
 async def _extent(runtime: Runtime, *, as_json: bool) -> dict[str, Any]:
@@ -174,57 +169,48 @@ async def _extent(runtime: Runtime, *, as_json: bool) -> dict[str, Any]:
     return {"packs": extent.packs, "bytes": extent.bytes, "cost_usd": extent.cost_usd}
 
 
-def _print_tally(tally: Tally) -> None:
+def _counted(tally: Tally) -> Iterator[str]:
     for kind, count in tally.counts.items():
-        print(f"{kind.replace('_', ' ')}: {count:,}")
+        yield f"{kind.replace('_', ' ')}: {count:,}"
     for note in tally.notes:
-        print(f"note: {safe(note, limit=1000)}")
+        yield f"note: {note}"
 
 
 @group.command("verify")
-def verify(
+@command()
+async def verify(
+    call: Call,
     sample: Annotated[
         int | None,
         typer.Option(
             "--sample", metavar="N", min=1, max=MOST, help="Ask the bucket for N packs by chance; default: list all."
         ),
     ] = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+) -> Answer:
     """Check the catalog against itself and the bucket; changes nothing. Exit code 6 if anything is wrong."""
+    from sagaz_tiering.errors import CorruptData
+    from sagaz_tiering.operations.verify import verify
 
-    async def work() -> int:
-        from sagaz_tiering.catalog.migrations import check_schema
-        from sagaz_tiering.errors import CorruptData
-        from sagaz_tiering.operations.verify import verify
-
-        async with opened(config) as runtime:
-            await check_schema(runtime.db)
-            with progress("verify") as show:
-                verdict = await verify(runtime.job_context(), sample=sample, progress=show)
-        if as_json:
-            print_json({**verdict.to_dict(), "sample": sample})
-        else:
-            _print(verdict)
-        return 0 if verdict.clean else CorruptData.exit_code
-
-    execute(work, as_json=as_json, debug=debug)
+    async with _opened(call) as runtime:
+        with progress("verify") as show:
+            verdict = await verify(runtime.job_context(), sample=sample, progress=show)
+    code = 0 if verdict.clean else CorruptData.exit_code
+    return Answer({**verdict.to_dict(), "sample": sample}, _verified(verdict), code)
 
 
-def _print(verdict: VerifyReport) -> None:
+def _verified(verdict: VerifyReport) -> Iterator[str]:
     counts = {kind: count for kind, count in verdict.counts.items() if kind != "bytes"}
-    print(f"looked at {', '.join(f'{count:,} {kind}' for kind, count in counts.items())}")
+    yield f"looked at {', '.join(f'{count:,} {kind}' for kind, count in counts.items())}"
     for kind, count in verdict.leftovers.items():
-        print(f"left over, no fault: {count:,} {kind.replace('_', ' ')}")
+        yield f"left over, no fault: {count:,} {kind.replace('_', ' ')}"
     for each in verdict.findings:
-        print(f"{each.what.replace('_', ' ')}: {safe(each.item, limit=1000)}: {safe(each.detail, limit=1000)}")
+        yield f"{each.what.replace('_', ' ')}: {each.item}: {each.detail}"
     for what, count in verdict.found.items():
-        print(f"{count:,} × {what.replace('_', ' ')}: {_ADVICE[what]}")
-    print("clean" if verdict.clean else "NOT clean")
+        yield f"{count:,} × {what.replace('_', ' ')}: {_ADVICE[what]}"
+    yield "clean" if verdict.clean else "NOT clean"
 
 
+_ADOPTED_WITH_LOSS = ("unreadable", "missing", "journal_left_out")
 _SCRUB = "sagaz-tiering job scrub --once repairs what can be repaired, and names what it cannot"
 _REBUILD = "the bucket knows it: sagaz-tiering catalog rebuild into a new database"
 _ADVICE = {

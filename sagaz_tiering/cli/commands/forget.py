@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import datetime
-from typing import TYPE_CHECKING, Annotated
+from itertools import chain
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from sagaz_tiering.cli.asking import confirm, login_name
-from sagaz_tiering.cli.commands.hold import say_published
+from sagaz_tiering.cli.commands.hold import published
 from sagaz_tiering.cli.failures import NotFound
-from sagaz_tiering.cli.options import MOST, ConfigOption, DebugOption, JsonOption, parse_id
-from sagaz_tiering.cli.session import execute, opened
-from sagaz_tiering.terminal import make_console, make_table, print_json, safe, show_time, show_when
+from sagaz_tiering.cli.options import MOST, parse_id
+from sagaz_tiering.cli.session import Answer, Call, command, fields, table
+from sagaz_tiering.terminal import make_table, show_time, show_when
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -20,77 +22,48 @@ if TYPE_CHECKING:
     from sagaz_tiering.catalog.erasures import ErasedPack, ErasureReceipt
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(forget)
-    app.command()(erasures)
-
-
-def forget(
+@command()
+async def forget(
+    call: Call,
     saga_id: Annotated[str, typer.Argument(metavar="SAGA_ID")],
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="The order or request that asks for it.")],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     who: Annotated[str | None, typer.Option("--who", metavar="NAME", help="Default: the login name.")] = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+) -> Answer:
     """Erase a saga: every snapshot and replay log in every tier, for good. Prints the receipt."""
-
-    async def work() -> None:
-        wanted = parse_id(saga_id, "SAGA_ID")
-        async with opened(config) as runtime:
-            storage = runtime.storage()
-            covered = "" if yes or as_json else await storage.covered(wanted)
-            await confirm(f"erase {covered}, saga {wanted}, for good?", yes=yes, as_json=as_json)
-            earlier = await runtime.catalog.erasures.of_saga(wanted)
-            receipt = await storage.forget(wanted, reason=reason, who=who or login_name())
-            now, waits = runtime.clock.now(), await runtime.storage().publish_journal()
-        if receipt.found_nothing:
-            raise _nothing(receipt, earlier)
-        if as_json:
-            print_json({**receipt.to_dict(), "in_bucket": not waits})
-        else:
-            _print(receipt, now)
-            say_published(waits)
-
-    execute(work, as_json=as_json, debug=debug)
+    wanted = parse_id(saga_id, "SAGA_ID")
+    async with call.opened() as runtime:
+        storage = runtime.storage()
+        covered = "" if yes or call.as_json else await storage.covered(wanted)
+        await confirm(f"erase {covered}, saga {wanted}, for good?", yes=yes, as_json=call.as_json)
+        earlier = await runtime.catalog.erasures.of_saga(wanted)
+        receipt = await storage.forget(wanted, reason=reason, who=who or login_name())
+        now, waits = runtime.clock.now(), await runtime.storage().publish_journal()
+    if receipt.found_nothing:
+        raise _nothing(receipt, earlier)
+    return Answer({**receipt.to_dict(), "in_bucket": not waits}, chain(_lines(receipt, now), [published(waits)]))
 
 
-def erasures(
+@command()
+async def erasures(
+    call: Call,
     erasure_id: Annotated[str | None, typer.Argument(metavar="[ERASURE_ID]")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=MOST, help="The newest so many.")] = 20,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+) -> Answer:
     """Receipts of erasures as they stand now: what is physically gone, and what waits for which pack."""
-
-    async def work() -> None:
-        async with opened(config) as runtime:
-            store, now = runtime.catalog.erasures, runtime.clock.now()
-            if erasure_id is None:
-                found = await store.newest(limit)
-            else:
-                one = await store.receipt(parse_id(erasure_id, "ERASURE_ID"))
-                if one is None:
-                    raise NotFound(f"no erasure {erasure_id}", hint="see: sagaz-tiering erasures")
-                found = [one]
-        if as_json:
-            print_json(found[0].to_dict() if erasure_id else {"erasures": [one.to_dict() for one in found]})
-        elif erasure_id is not None:
-            _print(found[0], now)
-        elif found:
-            columns = ("erasure", "saga", "requested", "by", "reason", "complete")
-            rows = [
-                [one.erasure_id, one.saga_id, show_time(one.requested_at), one.who, one.reason, one.complete]
-                for one in found
-            ]
-            make_console().print(make_table(columns, rows))
-        else:
-            print("no erasures")
-
-    execute(work, as_json=as_json, debug=debug)
+    async with call.opened() as runtime:
+        store, now = runtime.catalog.erasures, runtime.clock.now()
+        if erasure_id is not None:
+            one = await store.receipt(parse_id(erasure_id, "ERASURE_ID"))
+            if one is None:
+                raise NotFound(f"no erasure {erasure_id}", hint="see: sagaz-tiering erasures")
+            return Answer(one.to_dict(), _lines(one, now))
+        found = await store.newest(limit)
+    columns = ("erasure", "saga", "requested", "by", "reason", "complete")
+    rows = [
+        [one.erasure_id, one.saga_id, show_time(one.requested_at), one.who, one.reason, one.complete] for one in found
+    ]
+    return Answer({"erasures": found}, table(columns, rows, nothing="no erasures"))
 
 
 def _nothing(receipt: ErasureReceipt, earlier: UUID | None) -> NotFound:
@@ -100,12 +73,11 @@ def _nothing(receipt: ErasureReceipt, earlier: UUID | None) -> NotFound:
     return NotFound(message, hint=f"it was erased before: sagaz-tiering erasures {earlier}")
 
 
-def _print(receipt: ErasureReceipt, now: datetime) -> None:
-    console = make_console()
+def _lines(receipt: ErasureReceipt, now: datetime) -> Iterator[Any]:
     removed = f"hot {receipt.hot}, durable {receipt.durable}, archived {receipt.archived}, replays {receipt.replays}"
     if receipt.snapshots is not None:
         removed = f"{receipt.snapshots} snapshots: {removed}"
-    for label, value in (
+    rows = (
         ("erasure", receipt.erasure_id),
         ("saga", receipt.saga_id),
         ("ordered by", f"{receipt.who}: {receipt.reason}"),
@@ -114,19 +86,14 @@ def _print(receipt: ErasureReceipt, now: datetime) -> None:
         *_shredded(receipt),
         ("complete", _complete(receipt)),
         *_left(receipt),
-    ):
-        console.print(f"{label + ':':<18}{safe(value, limit=1000)}", soft_wrap=True)
+    )
+    yield from fields(rows, width=18)
     if receipt.packs:
-        rows = [
-            [
-                pack.object_key,
-                pack.storage_class,
-                _pack_state(pack),
-                show_when(pack.gone_at or pack.gone_by, now),
-            ]
+        packs = [
+            [pack.object_key, pack.storage_class, _pack_state(pack), show_when(pack.gone_at or pack.gone_by, now)]
             for pack in receipt.packs
         ]
-        console.print(make_table(("pack", "class", "state", "when"), rows))
+        yield make_table(("pack", "class", "state", "when"), packs)
 
 
 def _complete(receipt: ErasureReceipt) -> str:

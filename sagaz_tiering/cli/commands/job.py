@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,13 +15,10 @@ import typer
 
 from sagaz_tiering.app.process import yield_to_others
 from sagaz_tiering.cli.failures import UsageError
-from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption
-from sagaz_tiering.cli.session import execute, opened
-from sagaz_tiering.terminal import make_console, make_table, print_json, safe
+from sagaz_tiering.cli.progress import progress
+from sagaz_tiering.cli.session import Answer, Call, command, table
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from sagaz_tiering.app.runtime import Runtime
     from sagaz_tiering.jobs import JobContext, JobReport
 
@@ -30,12 +26,9 @@ SKIPPED = 7
 """Exit code of `--once` where another process was at it: nothing ran, as with any lease conflict."""
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("job")(job)
-
-
-def job(
+@command()
+async def job(
+    call: Call,
     name: Annotated[
         str,
         typer.Argument(
@@ -51,27 +44,20 @@ def job(
     accept_lost: Annotated[
         bool, typer.Option("--accept-lost", help="reconcile, once: do not report what Redis lost any more.")
     ] = False,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+) -> int:
     """Run a job: at its scheduled interval until Ctrl-C, or once. --json prints one report a line."""
-
-    async def work() -> int:
-        check_name(name)
-        if allow_mass_delete and not (name == "expire" and once):
-            raise UsageError("--allow-mass-delete is for: job expire --once", hint="a schedule must not have it")
-        if accept_lost and not (name == "reconcile" and once):
-            raise UsageError("--accept-lost is for: job reconcile --once", hint="a schedule must not have it")
-        async with opened(config) as runtime:
-            await runtime.check()
-            yield_to_others(runtime.config.jobs.nice)
-            context = replace(
-                runtime.job_context(), allow_mass_delete=allow_mass_delete, accept_lost=accept_lost, alone=True
-            )
-            return await _repeat(runtime, context, name, once=once or dry_run, dry_run=dry_run, as_json=as_json)
-
-    execute(work, as_json=as_json, debug=debug)
+    check_name(name)
+    if allow_mass_delete and not (name == "expire" and once):
+        raise UsageError("--allow-mass-delete is for: job expire --once", hint="a schedule must not have it")
+    if accept_lost and not (name == "reconcile" and once):
+        raise UsageError("--accept-lost is for: job reconcile --once", hint="a schedule must not have it")
+    async with call.opened() as runtime:
+        await runtime.check()
+        yield_to_others(runtime.config.jobs.nice)
+        context = replace(
+            runtime.job_context(), allow_mass_delete=allow_mass_delete, accept_lost=accept_lost, alone=True
+        )
+        return await _repeat(runtime, context, name, once=once or dry_run, dry_run=dry_run, as_json=call.as_json)
 
 
 def check_name(name: str) -> None:
@@ -96,7 +82,7 @@ async def _repeat(runtime: Runtime, context: JobContext, name: str, *, once: boo
             with progress(name) as show:
                 context.progress = show
                 report = await run_job(name, context, dry_run=dry_run)
-            _show(report, as_json=as_json, compact=not once)
+            Answer(report.to_dict(), _lines(report)).show(as_json=as_json, compact=not once)
             if once:
                 return SKIPPED if report.skipped else 0
             with contextlib.suppress(TimeoutError):
@@ -131,40 +117,14 @@ def _stopped_by_signals(stopping: asyncio.Event) -> Iterator[None]:
             loop.remove_signal_handler(number)
 
 
-@contextmanager
-def progress(name: str) -> Iterator[Callable[[str, int], None] | None]:
-    """Counters that move on stderr while the job runs; nothing where stderr is not a terminal."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,.0f}"))
-    with Progress(*columns, TimeElapsedColumn(), console=make_console(stderr=True), transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
-
-        def advance(kind: str, more: int) -> None:
-            if kind not in tasks:
-                tasks[kind] = bars.add_task(safe(f"{name}: {kind}"), total=None)
-            bars.advance(tasks[kind], more)
-
-        yield advance
-
-
-def _show(report: JobReport, *, as_json: bool, compact: bool) -> None:
-    if as_json:
-        print_json(report.to_dict(), compact=compact)
-        return
-    console = make_console()
+def _lines(report: JobReport) -> Iterator[Any]:
     if report.skipped:
-        console.print(f"{report.job}: skipped, another process is running it")
+        yield f"{report.job}: skipped, another process is running it"
     else:
         what = "would do" if report.dry_run else "done"
-        console.print(f"{report.job}: {what} in {report.seconds:.2f} s")
+        yield f"{report.job}: {what} in {report.seconds:.2f} s"
         counts = [(kind.replace("_", " "), f"{count:,}") for kind, count in report.counts.items() if count]
-        if counts:
-            console.print(make_table(("what", "count>"), counts))
-        elif not report.notes:
-            console.print("nothing to do")
+        if counts or not report.notes:
+            yield from table(("what", "count>"), counts, nothing="nothing to do")
     for note in report.notes:
-        console.print(f"note: {safe(note, limit=1000)}")
+        yield f"note: {note}"

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
 
 import typer
 
-from sagaz_tiering.cli.commands.job import progress
 from sagaz_tiering.cli.failures import UsageError
-from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, locate_config
-from sagaz_tiering.cli.session import execute, opened
+from sagaz_tiering.cli.options import locate_config
+from sagaz_tiering.cli.progress import progress
+from sagaz_tiering.cli.session import Answer, Call, command
 from sagaz_tiering.errors import ConfigError, MasterKeyUnavailable
-from sagaz_tiering.terminal import make_console, make_table, print_json, safe
+from sagaz_tiering.terminal import make_table, safe
 
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
@@ -29,132 +29,103 @@ group = typer.Typer(name="keys", help="Keys of policies with `encryption: per-sa
 
 
 @group.command("status")
-def status(config: ConfigOption = None, as_json: JsonOption = False, debug: DebugOption = False) -> None:
+@command()
+async def status(call: Call) -> Answer:
     """Which master key is current and whether it works, what each wraps, and what has lost its key."""
-
-    async def work() -> int:
-        async with opened(config) as runtime:
-            totals = await runtime.catalog.saga_keys.totals()
-            current, error = await _checked(runtime)
-            locked = await runtime.keys.locked()
-            warnings = await runtime.keys.warnings(locked)
-        needed = bool(totals.by_master) or runtime.config.encryption is not None
-        failed = [each.error for each in locked] + ([error] if error is not None and needed else [])
-        document = {
-            "current": current,
-            "error": None if error is None else {"message": str(error), "hint": error.hint},
-            "data_keys": totals.by_master,
-            "encrypted_frames": totals.frames,
-            "frames_without_key": totals.keyless_frames,
-            "status": "degraded" if failed or warnings else "healthy",
-            "warnings": warnings,
-        }
-        if as_json:
-            print_json(document)
-        else:
-            _print_status(document, error)
-        return max((each.exit_code for each in failed), default=_KEYLESS_EXIT if totals.keyless_frames else 0)
-
-    execute(work, as_json=as_json, debug=debug)
+    async with call.opened() as runtime:
+        totals = await runtime.catalog.saga_keys.totals()
+        current, error = await _checked(runtime)
+        locked = await runtime.keys.locked()
+        warnings = await runtime.keys.warnings(locked)
+    needed = bool(totals.by_master) or runtime.config.encryption is not None
+    failed = [each.error for each in locked] + ([error] if error is not None and needed else [])
+    document = {
+        "current": current,
+        "error": None if error is None else {"message": str(error), "hint": error.hint},
+        "data_keys": totals.by_master,
+        "encrypted_frames": totals.frames,
+        "frames_without_key": totals.keyless_frames,
+        "status": "degraded" if failed or warnings else "healthy",
+        "warnings": warnings,
+    }
+    code = max((each.exit_code for each in failed), default=_KEYLESS_EXIT if totals.keyless_frames else 0)
+    return Answer(document, _status_lines(document, error), code)
 
 
 @group.command("generate")
-def generate(
+@command()
+async def generate(
+    call: Call,
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: encryption.key_file.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Default: today and four hex digits.")] = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+) -> Answer:
     """Make a master key and put it first in its file; the keys that are there stay behind it."""
+    from sagaz_tiering.keys import key_file
 
-    async def work() -> None:
-        from sagaz_tiering.keys import key_file
-
-        path = file if file is not None else _configured_file(config)
-        chosen = name or f"{datetime.now(UTC):%Y-%m-%d}-{secrets.token_hex(2)}"
-        key_file.generate(path, chosen)
-        if as_json:
-            print_json({"file": str(path), "current": key_file.SCHEME + chosen})
-        else:
-            print(f"{safe(path)}: the current master key is {safe(chosen)}; it is nowhere else, so keep a copy apart")
-            print("next, if other keys were there: sagaz-tiering keys rotate")
-
-    execute(work, as_json=as_json, debug=debug)
+    path = file if file is not None else _configured_file(call.config)
+    chosen = name or f"{datetime.now(UTC):%Y-%m-%d}-{secrets.token_hex(2)}"
+    key_file.generate(path, chosen)
+    return Answer(
+        {"file": str(path), "current": key_file.SCHEME + chosen},
+        [
+            f"{safe(path)}: the current master key is {safe(chosen)}; it is nowhere else, so keep a copy apart",
+            "next, if other keys were there: sagaz-tiering keys rotate",
+        ],
+    )
 
 
 @group.command("rotate")
-def rotate(config: ConfigOption = None, as_json: JsonOption = False, debug: DebugOption = False) -> None:
+@command()
+async def rotate(call: Call) -> Answer:
     """Wrap every data key with the current master key; packs stay as they are. May be stopped and repeated."""
-
-    async def work() -> None:
-        async with opened(config) as runtime:
-            current, done = await runtime.keys.check(), 0
-            with progress("rotate") as show:
-                async for count in runtime.keys.rotate():
-                    done += count
-                    if show is not None:
-                        show("keys", count)
-            totals = await runtime.catalog.saga_keys.totals()
-        left = sum(count for master, count in totals.by_master.items() if master != current)
-        if as_json:
-            print_json({"current": current, "rotated": done, "under_other_master_keys": left})
-        else:
-            print(f"{done:,} data keys are now under {safe(current)}, {left:,} under others")
-
-    execute(work, as_json=as_json, debug=debug)
+    async with call.opened() as runtime:
+        current, done = await runtime.keys.check(), 0
+        with progress("rotate") as show:
+            async for count in runtime.keys.rotate():
+                done += count
+                if show is not None:
+                    show("keys", count)
+        totals = await runtime.catalog.saga_keys.totals()
+    left = sum(count for master, count in totals.by_master.items() if master != current)
+    return Answer(
+        {"current": current, "rotated": done, "under_other_master_keys": left},
+        [f"{done:,} data keys are now under {safe(current)}, {left:,} under others"],
+    )
 
 
 @group.command("export")
-def export(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Must not exist.")],
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+@command()
+async def export(call: Call, file: Annotated[Path, typer.Argument(metavar="FILE", help="Must not exist.")]) -> Answer:
     """Back up the data keys (wrapped: useless without the master key). The bucket does not have them."""
+    from sagaz_tiering.operations.key_backup import export_keys
 
-    async def work() -> None:
-        from sagaz_tiering.operations.key_backup import export_keys
-
-        async with opened(config) as runtime:
-            count = -2  # the first and the last line are no keys
-            with _new_file(file) as out:
-                async for line in export_keys(runtime.job_context()):
-                    out.write(line)
-                    count += 1
-        if as_json:
-            print_json({"file": str(file), "keys": count})
-        else:
-            print(f"{safe(file)}: {count:,} data keys")
-
-    execute(work, as_json=as_json, debug=debug)
+    async with call.opened() as runtime:
+        count = -2  # the first and the last line are no keys
+        with _new_file(file) as out:
+            async for line in export_keys(runtime.job_context()):
+                out.write(line)
+                count += 1
+    return Answer({"file": str(file), "keys": count}, [f"{safe(file)}: {count:,} data keys"])
 
 
 @group.command("import")
-def import_(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="What `keys export` wrote.")],
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+@command()
+async def import_(
+    call: Call, file: Annotated[Path, typer.Argument(metavar="FILE", help="What `keys export` wrote.")]
+) -> Answer:
     """Put data keys back from a backup, after `catalog rebuild`. What was erased stays erased."""
+    from sagaz_tiering.operations.key_backup import import_keys
 
-    async def work() -> None:
-        from sagaz_tiering.operations.key_backup import import_keys
-
-        try:
-            lines = file.read_bytes().splitlines()
-        except OSError as exc:
-            raise ConfigError(f"{file} cannot be read: {exc.strerror or exc}") from exc
-        async with opened(config) as runtime:
-            done = await import_keys(runtime.job_context(), lines)
-        if as_json:
-            print_json({"added": done.added, "already_there": done.already_there, "destroyed": done.destroyed})
-        else:
-            print(f"{done.added:,} added, {done.already_there:,} already there, {done.destroyed:,} destroyed since")
-
-    execute(work, as_json=as_json, debug=debug)
+    try:
+        lines = file.read_bytes().splitlines()
+    except OSError as exc:
+        raise ConfigError(f"{file} cannot be read: {exc.strerror or exc}") from exc
+    async with call.opened() as runtime:
+        done = await import_keys(runtime.job_context(), lines)
+    return Answer(
+        {"added": done.added, "already_there": done.already_there, "destroyed": done.destroyed},
+        [f"{done.added:,} added, {done.already_there:,} already there, {done.destroyed:,} destroyed since"],
+    )
 
 
 @contextmanager
@@ -191,17 +162,15 @@ def _configured_file(config: Path | None) -> Path:
     return section.key_file
 
 
-def _print_status(document: dict[str, Any], error: MasterKeyUnavailable | None) -> None:
-    console = make_console()
+def _status_lines(document: dict[str, Any], error: MasterKeyUnavailable | None) -> Iterator[Any]:
     if error is None:
-        console.print(f"current master key: {safe(document['current'])}, it works", soft_wrap=True)
+        yield f"current master key: {safe(document['current'])}, it works"
     else:
-        console.print(f"no master key: {safe(error, limit=1000)}", soft_wrap=True)
-        console.print(f"  {safe(error.hint, limit=1000)}", soft_wrap=True)
-    rows = [[master, count] for master, count in document["data_keys"].items()]
-    if rows:
-        console.print(make_table(("master key", "data keys>"), rows))
-    console.print(f"encrypted frames: {document['encrypted_frames']:,}")
+        yield f"no master key: {error}"
+        yield f"  {error.hint}"
+    if document["data_keys"]:
+        yield make_table(("master key", "data keys>"), document["data_keys"].items())
+    yield f"encrypted frames: {document['encrypted_frames']:,}"
     for warning in document["warnings"]:
-        console.print(f"warning: {safe(warning, limit=1000)}", soft_wrap=True)
-    console.print(document["status"])
+        yield f"warning: {warning}"
+    yield document["status"]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, locate_config
-from sagaz_tiering.cli.session import execute
-from sagaz_tiering.terminal import make_console, make_table, print_json, safe
+from sagaz_tiering.cli.options import locate_config
+from sagaz_tiering.cli.session import Answer, Call, command
+from sagaz_tiering.terminal import make_table
 
 if TYPE_CHECKING:
     from sagaz_tiering.policy import Policy
@@ -23,46 +24,38 @@ def _policy() -> None:
 
 
 @group.command("check")
-def check(
+@command()
+async def check(
+    call: Call,
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="File to check; default: --config.")] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors (exit 2).")] = False,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+) -> Answer:
     """Check a configuration without touching any server: errors and warnings with their lines, and its policies."""
+    from sagaz_tiering.config.load import load_with_warnings
+    from sagaz_tiering.costs import minimum_durations
+    from sagaz_tiering.policy import PolicySet
 
-    async def work() -> int:
-        from sagaz_tiering.config.load import load_with_warnings
-        from sagaz_tiering.costs import minimum_durations
-        from sagaz_tiering.policy import PolicySet
+    path = locate_config(file or call.config)
+    checked, warnings = load_with_warnings(path, minimum_durations)
+    code = 2 if strict and warnings else 0
+    document = {
+        "file": str(path),
+        "ok": code == 0,
+        "revision": PolicySet(checked.policies).revision,
+        "policies": [policy.model_dump(mode="json") for policy in checked.policies],
+        "warnings": [{"source": w.source, "message": w.message, "text": str(w)} for w in warnings],
+    }
+    return Answer(document, _lines(document, checked.policies), code)
 
-        path = locate_config(file or config)
-        checked, warnings = load_with_warnings(path, minimum_durations)
-        code = 2 if strict and warnings else 0
-        revision = PolicySet(checked.policies).revision
-        if as_json:
-            print_json(
-                {
-                    "file": str(path),
-                    "ok": code == 0,
-                    "revision": revision,
-                    "policies": [policy.model_dump(mode="json") for policy in checked.policies],
-                    "warnings": [{"source": w.source, "message": w.message, "text": str(w)} for w in warnings],
-                }
-            )
-            return code
-        console = make_console()
-        columns = ("policy", "matches", "acknowledged by", "moves", "retain")
-        console.print(make_table(columns, [_row(policy) for policy in checked.policies]))
-        for warning in warnings:
-            console.print(f"warning: {safe(warning, limit=2000)}", soft_wrap=True)
-        count = len(warnings)
-        verdict = "is valid" if not warnings else f"is valid, with {count} warning{'s' if count > 1 else ''}"
-        console.print(f"{safe(path, limit=1000)} {verdict} (policies {revision})", soft_wrap=True)
-        return code
 
-    execute(work, as_json=as_json, debug=debug)
+def _lines(document: dict[str, Any], policies: Iterable[Policy]) -> Iterator[Any]:
+    columns = ("policy", "matches", "acknowledged by", "moves", "retain")
+    yield make_table(columns, [_row(policy) for policy in policies])
+    for warning in document["warnings"]:
+        yield f"warning: {warning['text']}"
+    count = len(document["warnings"])
+    verdict = "is valid" if not count else f"is valid, with {count} warning{'s' if count > 1 else ''}"
+    yield f"{document['file']} {verdict} (policies {document['revision']})"
 
 
 def _row(policy: Policy) -> tuple[object, ...]:

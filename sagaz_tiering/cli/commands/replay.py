@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,9 +13,9 @@ import typer
 from sagaz_tiering.cli.asking import login_name
 from sagaz_tiering.cli.commands.snapshot import place_of, snapshot_document
 from sagaz_tiering.cli.failures import NotFound, UsageError
-from sagaz_tiering.cli.options import MOST, ConfigOption, DebugOption, JsonOption, parse_id, parse_time
-from sagaz_tiering.cli.session import execute, opened_storage
-from sagaz_tiering.terminal import make_console, make_table, pretty_json, print_json, safe, show_time
+from sagaz_tiering.cli.options import MOST, parse_id, parse_time
+from sagaz_tiering.cli.session import Answer, Call, command, fields
+from sagaz_tiering.terminal import make_table, show_time
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -37,7 +38,9 @@ StorageOption = Annotated[
 
 
 @group.command("run")
-def run(
+@command()
+async def run(
+    call: Call,
     saga_id: SagaArgument,
     from_step: Annotated[str, typer.Option("--from-step", metavar="STEP", help="Resume from this step's snapshot.")],
     saga: Annotated[
@@ -62,75 +65,58 @@ def run(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-d", help="Check the snapshot, execute nothing.")] = False,
     storage: StorageOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+) -> Answer:
     """Resume a saga from the snapshot of a step, with a corrected context, as a saga with an id of its own."""
+    from sagaz_tiering.sagaz_engine.replay import load_factory, replay
 
-    async def work() -> int:
-        from sagaz_tiering.sagaz_engine.replay import load_factory, replay
-
-        wanted, changes = parse_id(saga_id, "SAGA_ID"), _overrides(override or [], override_file)
-        if saga is None and not dry_run:
-            raise UsageError("--saga is needed to execute", hint="--saga shop.sagas:make_saga, or --dry-run")
-        factory = None if saga is None else load_factory(saga)
-        async with opened_storage(config, storage) as opened:
-            result = await replay(
-                opened,
-                wanted,
-                from_step,
-                factory=factory,
-                override=changes,
-                initiated_by=initiated_by or login_name(),
-                dry_run=dry_run,
-            )
-        document = {**result.to_dict(), "dry_run": dry_run}
-        if as_json:
-            print_json(document)
-        else:
-            _print_fields(document)
-        return 0 if document["replay_status"] == "success" else 1
-
-    execute(work, as_json=as_json, debug=debug)
+    wanted, changes = parse_id(saga_id, "SAGA_ID"), _overrides(override or [], override_file)
+    if saga is None and not dry_run:
+        raise UsageError("--saga is needed to execute", hint="--saga shop.sagas:make_saga, or --dry-run")
+    factory = None if saga is None else load_factory(saga)
+    async with call.opened_storage(storage) as opened:
+        result = await replay(
+            opened,
+            wanted,
+            from_step,
+            factory=factory,
+            override=changes,
+            initiated_by=initiated_by or login_name(),
+            dry_run=dry_run,
+        )
+    document = {**result.to_dict(), "dry_run": dry_run}
+    return Answer(document, _fields(document), 0 if document["replay_status"] == "success" else 1)
 
 
 @group.command("time-travel")
-def time_travel(
+@command()
+async def time_travel(
+    call: Call,
     saga_id: SagaArgument,
     at: Annotated[str, typer.Option("--at", "-t", metavar="TIME", help="An instant, like 2026-03-01T12:00:00Z.")],
     key: Annotated[str | None, typer.Option("--key", "-k", metavar="KEY", help="Only this key of the context.")] = None,
     storage: StorageOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+) -> Answer:
     """What a saga's state was at an instant: the newest snapshot at or before it."""
-
-    async def work() -> None:
-        wanted, moment = parse_id(saga_id, "SAGA_ID"), parse_time(at)
-        async with opened_storage(config, storage) as opened:
-            found = await opened.get_snapshot_at_time(wanted, moment)
-        if found is None:
-            raise NotFound(
-                f"no snapshot of saga {wanted} at or before {moment.isoformat()}",
-                hint="it began later, or what was there has expired",
-            )
-        document: Any = snapshot_document(found)
-        if key is not None:
-            if key not in document["context"]:
-                raise NotFound(f"the context has no key {key!r}", hint=f"it has: {', '.join(document['context'])}")
-            document = document["context"][key]
-        if as_json:
-            print_json(document)
-        else:
-            print(pretty_json(document))
-
-    execute(work, as_json=as_json, debug=debug)
+    wanted, moment = parse_id(saga_id, "SAGA_ID"), parse_time(at)
+    async with call.opened_storage(storage) as opened:
+        found = await opened.get_snapshot_at_time(wanted, moment)
+    if found is None:
+        raise NotFound(
+            f"no snapshot of saga {wanted} at or before {moment.isoformat()}",
+            hint="it began later, or what was there has expired",
+        )
+    document: Any = snapshot_document(found)
+    if key is not None:
+        if key not in document["context"]:
+            raise NotFound(f"the context has no key {key!r}", hint=f"it has: {', '.join(document['context'])}")
+        document = document["context"][key]
+    return Answer(document, pretty=True)
 
 
 @group.command("list-changes")
-def list_changes(
+@command()
+async def list_changes(
+    call: Call,
     saga_id: SagaArgument,
     after: Annotated[str | None, typer.Option("--after", "-a", metavar="TIME", help="Only from TIME on.")] = None,
     before: Annotated[str | None, typer.Option("--before", "-b", metavar="TIME", help="Only up to TIME.")] = None,
@@ -139,54 +125,38 @@ def list_changes(
         bool, typer.Option("--keys", help="Also which keys of the context changed; this reads the bodies.")
     ] = False,
     storage: StorageOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+) -> Answer:
     """Every state a saga was in, oldest first; without --keys it needs no archived bytes."""
-
-    async def work() -> None:
-        wanted = parse_id(saga_id, "SAGA_ID")
-        since, until = (None if text is None else parse_time(text) for text in (after, before))
-        async with opened_storage(config, storage) as opened:
-            states = await _states(opened, wanted, since, until, limit, keys=keys)
-        if not states:
-            raise NotFound(f"no snapshots of saga {wanted} in that time", hint="it has none, or all have expired")
-        if as_json:
-            print_json({"saga_id": str(wanted), "changes": states})
-            return
-        shown = list(states[0])
-        rows = [[_cell(state[name]) for name in shown] for state in states]
-        make_console().print(make_table([name.replace("_", " ") for name in shown], rows, title=f"saga {wanted}"))
-
-    execute(work, as_json=as_json, debug=debug)
+    wanted = parse_id(saga_id, "SAGA_ID")
+    since, until = (None if text is None else parse_time(text) for text in (after, before))
+    async with call.opened_storage(storage) as opened:
+        states = await _states(opened, wanted, since, until, limit, keys=keys)
+    if not states:
+        raise NotFound(f"no snapshots of saga {wanted} in that time", hint="it has none, or all have expired")
+    return Answer({"saga_id": str(wanted), "changes": states}, _table(wanted, list(states[0]), states))
 
 
 @group.command("history")
-def history(
+@command()
+async def history(
+    call: Call,
     saga_id: SagaArgument,
     limit: Annotated[int, typer.Option("--limit", "-l", min=1, max=MOST, help="The newest so many.")] = 100,
     storage: StorageOption = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+) -> Answer:
     """Replays of a saga, newest first: from which step, by whom, with what, and how they ended."""
+    wanted = parse_id(saga_id, "SAGA_ID")
+    async with call.opened_storage(storage) as opened:
+        records = await opened.list_replays(wanted, limit)
+    if not records and not call.as_json:
+        raise NotFound(f"saga {wanted} was never replayed")
+    names = ("created_at", "checkpoint_step", "replay_status", "initiated_by", "new_saga_id", "error_message")
+    return Answer({"saga_id": str(wanted), "replays": records}, _table(wanted, names, records))
 
-    async def work() -> None:
-        wanted = parse_id(saga_id, "SAGA_ID")
-        async with opened_storage(config, storage) as opened:
-            records = await opened.list_replays(wanted, limit)
-        if as_json:
-            print_json({"saga_id": str(wanted), "replays": records})
-            return
-        if not records:
-            raise NotFound(f"saga {wanted} was never replayed")
-        names = ("created_at", "checkpoint_step", "replay_status", "initiated_by", "new_saga_id", "error_message")
-        rows = [[record[name] for name in names] for record in records]
-        make_console().print(make_table([name.replace("_", " ") for name in names], rows, title=f"saga {wanted}"))
 
-    execute(work, as_json=as_json, debug=debug)
+def _table(saga_id: UUID, names: Sequence[str], records: Sequence[dict[str, Any]]) -> Iterator[Any]:
+    rows = [[_cell(record[name]) for name in names] for record in records]
+    yield make_table([name.replace("_", " ") for name in names], rows, title=f"saga {saga_id}")
 
 
 def _overrides(pairs: list[str], file: Path | None) -> dict[str, Any]:
@@ -256,9 +226,9 @@ def _cell(value: Any) -> Any:
     return ", ".join(value) if isinstance(value, list) else value
 
 
-def _print_fields(document: dict[str, Any]) -> None:
-    console = make_console()
-    for name, value in document.items():
-        if value is not None:
-            shown = show_time(datetime.fromisoformat(value)) if name.endswith("_at") else value
-            console.print(f"{name.replace('_', ' ') + ':':<18}{safe(shown, limit=2000)}", soft_wrap=True)
+def _fields(document: dict[str, Any]) -> Iterator[str]:
+    rows = (
+        (name.replace("_", " "), show_time(datetime.fromisoformat(value)) if value and name.endswith("_at") else value)
+        for name, value in document.items()
+    )
+    return fields(rows, width=18)

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from sagaz_tiering.cli.asking import login_name
 from sagaz_tiering.cli.failures import NotFound, UsageError
-from sagaz_tiering.cli.options import MOST, ConfigOption, DebugOption, JsonOption, parse_id, parse_match, parse_time
-from sagaz_tiering.cli.session import execute, opened
-from sagaz_tiering.terminal import make_console, make_table, print_json, safe, show_usd, show_when
+from sagaz_tiering.cli.options import MOST, parse_id, parse_match, parse_time
+from sagaz_tiering.cli.session import Answer, Call, command, fields, table
+from sagaz_tiering.terminal import show_usd, show_when
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -24,14 +26,9 @@ POLL_S = 2.0
 ENDED = ("READY", "DONE", "CANCELLED", "FAILED")
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    app.command()(restore)
-    app.command()(restores)
-    app.command("cancel-restore")(cancel)
-
-
-def restore(
+@command()
+async def restore(
+    call: Call,
     saga_ids: Annotated[list[str] | None, typer.Argument(metavar="[SAGA_ID]...")] = None,
     snapshots: Annotated[
         list[str] | None, typer.Option("--snapshot", metavar="ID", help="Only this snapshot (repeatable).")
@@ -48,106 +45,65 @@ def restore(
     into: Annotated[str, typer.Option("--into", help="hot: back to Redis, pinned; in-place: read from S3.")] = "hot",
     wait: Annotated[bool, typer.Option("--wait", help="Until it is ready (a daemon must run).")] = False,
     who: Annotated[str | None, typer.Option("--who", metavar="NAME", help="Default: the login name.")] = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+) -> Answer:
     """Ask for archived snapshots to come back: everything that meets all that is given."""
+    from sagaz_tiering.catalog.restores import Wanted
 
-    async def work() -> int:
-        from sagaz_tiering.catalog.restores import Wanted
-
-        wanted = Wanted(
-            saga_ids=[parse_id(text, "SAGA_ID") for text in saga_ids] if saga_ids else None,
-            snapshot_ids=[parse_id(text, "--snapshot") for text in snapshots] if snapshots else None,
-            match=parse_match(match) if match else None,
-            after=parse_time(after) if after else None,
-            before=parse_time(before) if before else None,
+    wanted = Wanted(
+        saga_ids=[parse_id(text, "SAGA_ID") for text in saga_ids] if saga_ids else None,
+        snapshot_ids=[parse_id(text, "--snapshot") for text in snapshots] if snapshots else None,
+        match=parse_match(match) if match else None,
+        after=parse_time(after) if after else None,
+        before=parse_time(before) if before else None,
+    )
+    if wanted == Wanted():
+        raise UsageError("say what to restore", hint="a SAGA_ID, --snapshot ID, --match or --after and --before")
+    async with call.opened() as runtime:
+        found = await runtime.storage().restorer.request(
+            wanted, tier=tier, days=days, into=into, who=who or login_name()
         )
-        if wanted == Wanted():
-            raise UsageError("say what to restore", hint="a SAGA_ID, --snapshot ID, --match or --after and --before")
-        async with opened(config) as runtime:
-            found = await runtime.storage().restorer.request(
-                wanted, tier=tier, days=days, into=into, who=who or login_name()
-            )
-            if found is None:
-                raise NotFound("nothing of that is in a pack", hint="what is in Redis needs no restore")
-            if wait:
-                found = await _wait(runtime, found)
-            now = runtime.clock.now()
-        if as_json:
-            print_json(found.to_dict())
-        else:
-            _print(found, now)
-        return 1 if found.state == "FAILED" else 0
-
-    execute(work, as_json=as_json, debug=debug)
+        if found is None:
+            raise NotFound("nothing of that is in a pack", hint="what is in Redis needs no restore")
+        if wait:
+            found = await _wait(runtime, found)
+        now = runtime.clock.now()
+    return Answer(found.to_dict(), _lines(found, now), 1 if found.state == "FAILED" else 0)
 
 
-def restores(
+@command()
+async def restores(
+    call: Call,
     restore_id: Annotated[str | None, typer.Argument(metavar="[RESTORE_ID]")] = None,
     limit: Annotated[int, typer.Option("--limit", min=1, max=MOST, help="The newest so many.")] = 20,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+) -> Answer:
     """The newest restores and how far they are, or one of them."""
-
-    async def work() -> None:
-        async with opened(config) as runtime:
-            store, now = runtime.catalog.restores, runtime.clock.now()
-            if restore_id is not None:
-                one = await store.get(parse_id(restore_id, "RESTORE_ID"))
-                if one is None:
-                    raise NotFound(f"no restore {restore_id}", hint="see: sagaz-tiering restores")
-                found = [one]
-            else:
-                found = await store.newest(limit)
-        if as_json:
-            print_json(found[0].to_dict() if restore_id else {"restores": [one.to_dict() for one in found]})
-        elif restore_id is not None:
-            _print(found[0], now)
-        elif found:
-            columns = ("restore", "state", "snapshots>", "packs", "tier", "into", "requested", "by")
-            rows: list[list[Any]] = [
-                [
-                    one.restore_id,
-                    one.state,
-                    one.snapshot_count,
-                    _packs(one),
-                    one.retrieval,
-                    "hot" if one.into_hot else "in-place",
-                    show_when(one.requested_at, now),
-                    one.requested_by,
-                ]
-                for one in found
-            ]
-            make_console().print(make_table(columns, rows))
-        else:
-            print("no restores")
-
-    execute(work, as_json=as_json, debug=debug)
+    async with call.opened() as runtime:
+        store, now = runtime.catalog.restores, runtime.clock.now()
+        if restore_id is not None:
+            one = await store.get(parse_id(restore_id, "RESTORE_ID"))
+            if one is None:
+                raise NotFound(f"no restore {restore_id}", hint="see: sagaz-tiering restores")
+            return Answer(one.to_dict(), _lines(one, now))
+        found = await store.newest(limit)
+    columns = ("restore", "state", "snapshots>", "packs", "tier", "into", "requested", "by")
+    rows = [
+        [
+            *(one.restore_id, one.state, one.snapshot_count, _packs(one), one.retrieval),
+            *("hot" if one.into_hot else "in-place", show_when(one.requested_at, now), one.requested_by),
+        ]
+        for one in found
+    ]
+    return Answer({"restores": found}, table(columns, rows, nothing="no restores"))
 
 
-def cancel(
-    restore_id: Annotated[str, typer.Argument(metavar="RESTORE_ID")],
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+@command()
+async def cancel_restore(call: Call, restore_id: Annotated[str, typer.Argument(metavar="RESTORE_ID")]) -> Answer:
     """End a restore; what it brought back ages again. What S3 was asked for is billed all the same."""
-
-    async def work() -> None:
-        wanted = parse_id(restore_id, "RESTORE_ID")
-        async with opened(config) as runtime:
-            if not await runtime.catalog.restores.cancel(wanted, runtime.clock.now()):
-                raise NotFound(f"no restore {wanted} is under way", hint="see: sagaz-tiering restores")
-        if as_json:
-            print_json({"restore_id": str(wanted), "state": "CANCELLED"})
-        else:
-            print(f"cancelled {wanted}")
-
-    execute(work, as_json=as_json, debug=debug)
+    wanted = parse_id(restore_id, "RESTORE_ID")
+    async with call.opened() as runtime:
+        if not await runtime.catalog.restores.cancel(wanted, runtime.clock.now()):
+            raise NotFound(f"no restore {wanted} is under way", hint="see: sagaz-tiering restores")
+    return Answer({"restore_id": str(wanted), "state": "CANCELLED"}, [f"cancelled {wanted}"])
 
 
 async def _wait(runtime: Runtime, found: Restore) -> Restore:
@@ -168,8 +124,7 @@ def _packs(found: Restore) -> str:
     return ", ".join(f"{count} {state.lower()}" for state, count in sorted(found.packs.items()))
 
 
-def _print(found: Restore, now: Any) -> None:
-    console = make_console()
+def _lines(found: Restore, now: datetime) -> Iterator[str]:
     rows = [
         ("restore", found.restore_id),
         ("state", found.state),
@@ -180,10 +135,6 @@ def _print(found: Restore, now: Any) -> None:
         ("ready", show_when(found.ready_at, now)),
         ("readable until", show_when(found.readable_until, now)),
         ("cost", show_usd(found.cost_usd)),
+        *(("waiting" if ": waits: " in error else "failed", error) for error in found.errors),
     ]
-    for label, value in rows:
-        if value is not None:
-            console.print(f"{label + ':':<16}{safe(value, limit=500)}", soft_wrap=True)
-    for error in found.errors:
-        label = "waiting:" if ": waits: " in error else "failed:"
-        console.print(f"{label:<16}{safe(error, limit=1000)}", soft_wrap=True)
+    return fields(rows, width=16)

@@ -12,11 +12,6 @@ from sagaz_tiering.cli.failures import report
 from sagaz_tiering.cli.options import ConfigOption, DebugOption, locate_config
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("run")(run)
-
-
 def run(
     config: ConfigOption = None,
     json_logs: Annotated[bool, typer.Option("--json", help="Log as JSON lines, also on a terminal.")] = False,

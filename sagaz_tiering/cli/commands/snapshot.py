@@ -3,66 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
 
-from sagaz_tiering.cli.failures import NotFound, UsageError, say
-from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, parse_id, parse_time
-from sagaz_tiering.cli.session import check_schema_if_reachable, execute, opened
-from sagaz_tiering.terminal import (
-    make_console,
-    make_table,
-    pretty_json,
-    print_json,
-    safe,
-    show_time,
-    show_usd,
-    show_when,
-)
+from sagaz_tiering.cli.failures import NotFound, UsageError
+from sagaz_tiering.cli.options import parse_id, parse_time
+from sagaz_tiering.cli.session import Answer, Call, command, fields
+from sagaz_tiering.terminal import make_table, safe, show_time, show_usd, show_when
 
 if TYPE_CHECKING:
     from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef
     from sagaz_tiering.tiered import Explanation, TieredStorage
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands."""
-    for command in (timeline, show, explain):
-        app.command()(command)
-
-
-def timeline(
-    saga_id: Annotated[str, typer.Argument(metavar="SAGA_ID")],
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+@command()
+async def timeline(call: Call, saga_id: Annotated[str, typer.Argument(metavar="SAGA_ID")]) -> Answer:
     """Every snapshot of a saga and the tier it is in, oldest first; needs no archived bytes."""
-
-    async def work() -> None:
-        saga = parse_id(saga_id, "SAGA_ID")
-        async with opened(config) as runtime:
-            await check_schema_if_reachable(runtime)
-            refs = sorted(await runtime.storage().timeline(saga), key=lambda ref: ref.order_key)
-            now = runtime.clock.now()
-        if not refs:
-            raise NotFound(f"no snapshots of saga {saga}", hint="it never saved one here, or all have expired")
-        if as_json:
-            print_json({"saga_id": str(saga), "snapshots": [ref.to_dict() for ref in refs]})
-            return
-        name = next((ref.saga_name for ref in refs if ref.unreadable is None), "")
-        title = f"saga {saga} ({safe(name)})"
-        make_console().print(timeline_table(refs, now, title=title))
-
-    execute(work, as_json=as_json, debug=debug)
+    saga = parse_id(saga_id, "SAGA_ID")
+    async with call.opened(migrated=True) as runtime:
+        refs = sorted(await runtime.storage().timeline(saga), key=lambda ref: ref.order_key)
+        now = runtime.clock.now()
+    if not refs:
+        raise NotFound(f"no snapshots of saga {saga}", hint="it never saved one here, or all have expired")
+    return Answer({"saga_id": str(saga), "snapshots": refs}, _timeline(saga, refs, now))
 
 
-def timeline_table(refs: list[SnapshotRef], now: datetime, *, title: str | None = None) -> Any:
-    """The rows of a timeline for the terminal."""
+def _timeline(saga: UUID, refs: list[SnapshotRef], now: datetime) -> Iterator[Any]:
     columns = ("created at", "step", "name", "status", "tier", "expires", "snapshot")
     rows = [
         (
@@ -76,7 +46,8 @@ def timeline_table(refs: list[SnapshotRef], now: datetime, *, title: str | None 
         )
         for ref in refs
     ]
-    return make_table(columns, rows, title=title)
+    name = next((ref.saga_name for ref in refs if ref.unreadable is None), "")
+    yield make_table(columns, rows, title=f"saga {saga} ({safe(name)})")
 
 
 def place_of(ref: SnapshotRef) -> str:
@@ -84,33 +55,23 @@ def place_of(ref: SnapshotRef) -> str:
     return f"{ref.tier} {ref.storage_class}" if ref.storage_class else str(ref.tier)
 
 
-def show(
+@command()
+async def show(
+    call: Call,
     snapshot_id: Annotated[str | None, typer.Argument(metavar="[SNAPSHOT_ID]")] = None,
     saga: Annotated[str | None, typer.Option("--saga", metavar="SAGA_ID", help="A snapshot of this saga.")] = None,
     latest: Annotated[bool, typer.Option("--latest", help="With --saga: its newest (the default).")] = False,
     at: Annotated[
         str | None, typer.Option("--at", metavar="TIME", help="With --saga: the newest at or before TIME.")
     ] = None,
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+) -> Answer:
     """Print one snapshot as JSON, values that JSON does not know tagged with their type."""
-
-    async def work() -> None:
-        read, what = _query(snapshot_id, saga, latest=latest, at=at)
-        async with opened(config) as runtime:
-            await check_schema_if_reachable(runtime)
-            found = await read(runtime.storage())
-        if found is None:
-            raise NotFound(f"no {what}", hint="it does not exist, or has expired")
-        document = snapshot_document(found)
-        if as_json:
-            print_json(document)
-        else:
-            print(pretty_json(document))
-
-    execute(work, as_json=as_json, debug=debug)
+    read, what = _query(snapshot_id, saga, latest=latest, at=at)
+    async with call.opened(migrated=True) as runtime:
+        found = await read(runtime.storage())
+    if found is None:
+        raise NotFound(f"no {what}", hint="it does not exist, or has expired")
+    return Answer(snapshot_document(found), pretty=True)
 
 
 def _query(
@@ -142,29 +103,17 @@ def snapshot_document(snapshot: SagaSnapshot) -> dict[str, Any]:
     return {**snapshot.to_dict(), "context": json.loads(text.decode("utf-8", "surrogatepass"))}
 
 
-def explain(
-    snapshot_id: Annotated[str, typer.Argument(metavar="SNAPSHOT_ID")],
-    config: ConfigOption = None,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+@command()
+async def explain(call: Call, snapshot_id: Annotated[str, typer.Argument(metavar="SNAPSHOT_ID")]) -> Answer:
     """Where a snapshot is and why, which policy rules it, when it moves and when it expires."""
-
-    async def work() -> int:
-        wanted = parse_id(snapshot_id, "SNAPSHOT_ID")
-        async with opened(config) as runtime:
-            await check_schema_if_reachable(runtime)
-            explanation = await runtime.storage().explain(wanted)
-            now = runtime.clock.now()
-        if as_json:
-            print_json(explanation.to_dict())
-        elif explanation.found:
-            _print_explanation(explanation, now)
-        else:
-            say(f"snapshot {wanted}: {explanation.reason}", "it does not exist, or has expired")
-        return 0 if explanation.found else NotFound.exit_code
-
-    execute(work, as_json=as_json, debug=debug)
+    wanted = parse_id(snapshot_id, "SNAPSHOT_ID")
+    async with call.opened(migrated=True) as runtime:
+        explanation = await runtime.storage().explain(wanted)
+        now = runtime.clock.now()
+    if explanation.found:
+        return Answer(explanation, _explained(explanation, now))
+    problem = (f"snapshot {wanted}: {explanation.reason}", "it does not exist, or has expired")
+    return Answer(explanation, (), NotFound.exit_code, () if call.as_json else [problem])
 
 
 def _cost(explanation: Explanation) -> str | None:
@@ -177,7 +126,7 @@ def _cost(explanation: Explanation) -> str | None:
     )
 
 
-def _print_explanation(explanation: Explanation, now: datetime) -> None:
+def _explained(explanation: Explanation, now: datetime) -> Iterator[str]:
     rows = [
         ("snapshot", explanation.snapshot_id),
         ("is in", ", ".join(place_of(ref) for ref in explanation.copies)),
@@ -196,11 +145,7 @@ def _print_explanation(explanation: Explanation, now: datetime) -> None:
         ("due", show_when(explanation.due_at, now) if explanation.next_move else None),
         ("expires", show_when(explanation.expires_at, now) or "never"),
         ("cost", _cost(explanation)),
+        ("why", explanation.reason),
+        *(("blocked", blocker) for blocker in explanation.blockers),
     ]
-    console = make_console()
-    for label, value in rows:
-        if value is not None:
-            console.print(f"{label + ':':<17}{safe(value, limit=500)}", soft_wrap=True)
-    console.print(f"{'why:':<17}{safe(explanation.reason, limit=2000)}", soft_wrap=True)
-    for blocker in explanation.blockers:
-        console.print(f"{'blocked:':<17}{safe(blocker, limit=2000)}", soft_wrap=True)
+    return fields(rows, width=17)

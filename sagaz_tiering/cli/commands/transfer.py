@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sagaz_tiering.cli.failures import UsageError, say
-from sagaz_tiering.cli.options import DebugOption, JsonOption, parse_id
-from sagaz_tiering.cli.session import INTERRUPTED, TERMINATED, execute
-from sagaz_tiering.config.units import parse_duration
+from sagaz_tiering.cli.options import parse_id
+from sagaz_tiering.cli.progress import showing_progress
+from sagaz_tiering.cli.session import INTERRUPTED, TERMINATED, Answer, Call, command
 from sagaz_tiering.errors import SagazTieringError
-from sagaz_tiering.terminal import make_console, make_table, print_json, safe, show_bytes
+from sagaz_tiering.terminal import make_table, show_bytes
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -28,15 +28,11 @@ if TYPE_CHECKING:
     from sagaz_tiering.transfer import Counts, Failure, TransferReport
 
 MAX_SHOWN = 20
-_MAX_TEXT = 1000
 
 
-def register(app: typer.Typer) -> None:
-    """Add the command."""
-    app.command("transfer")(transfer)
-
-
-def transfer(
+@command(config=False)
+async def transfer(
+    call: Call,
     source: Annotated[
         str, typer.Option("--from", metavar="URL", help="Where to read: also sagaz+redis://… and so on.")
     ],
@@ -54,56 +50,49 @@ def transfer(
         str, typer.Option(metavar="DURATION", help="How long an item is tried while a server cannot be asked.")
     ] = "60s",
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever the journal says.")] = False,
-    as_json: JsonOption = False,
-    debug: DebugOption = False,
-) -> None:
+) -> Answer | int:
     """Copy snapshots and replay records that the target does not have; deletes nothing, can be run again."""
+    from sagaz_tiering.app.storage_url import open_source, open_storage, parse_address
+    from sagaz_tiering.transfer import transfer_snapshots
 
-    async def work() -> int:
-        from sagaz_tiering.app.storage_url import open_source, open_storage, parse_address
-        from sagaz_tiering.transfer import transfer_snapshots
-
-        places = parse_address(source), parse_address(target)
-        options: dict[str, Any] = {
-            "saga_ids": [parse_id(each, "--saga") for each in saga] if saga else None,
-            "replay_logs": not no_replay_logs,
-            "verify": not no_verify,
-        }
-        wait = _duration(patience)
-        path = None if dry_run else _journal_path(journal, *places, **options)
-        with _stopped_by_signals() as stopping:
-            async with open_source(source) as reading, open_storage(target) as writing:
-                from sagaz_tiering.cli.progress import showing_progress
-
-                try:
-                    async with showing_progress(None if saga else reading) as progress:
-                        report = await transfer_snapshots(
-                            reading,
-                            writing,
-                            **options,
-                            concurrency=concurrency,
-                            dry_run=dry_run,
-                            journal=path,
-                            restart=restart,
-                            patience=wait,
-                            progress=progress,
-                            stop=stopping.event,
-                            source_name=places[0].shown,
-                            target_name=places[1].shown,
-                        )
-                except asyncio.CancelledError:
-                    if not stopping.is_cancelled:
-                        raise
-                    return stopping.end(path)
-                except SagazTieringError as exc:
-                    if path is not None and path.exists():
-                        exc.hint = "; ".join(filter(None, (exc.hint, "the same command goes on from where it stands")))
+    places = parse_address(source), parse_address(target)
+    options: dict[str, Any] = {
+        "saga_ids": [parse_id(each, "--saga") for each in saga] if saga else None,
+        "replay_logs": not no_replay_logs,
+        "verify": not no_verify,
+    }
+    wait = _duration(patience)
+    path = None if dry_run else _journal_path(journal, *places, **options)
+    with _stopped_by_signals() as stopping:
+        async with open_source(source) as reading, open_storage(target) as writing:
+            try:
+                async with showing_progress(None if saga else reading) as progress:
+                    report = await transfer_snapshots(
+                        reading,
+                        writing,
+                        **options,
+                        concurrency=concurrency,
+                        dry_run=dry_run,
+                        journal=path,
+                        restart=restart,
+                        patience=wait,
+                        progress=progress,
+                        stop=stopping.event,
+                        source_name=places[0].shown,
+                        target_name=places[1].shown,
+                    )
+            except asyncio.CancelledError:
+                if not stopping.is_cancelled:
                     raise
-        code = stopping.end(path) if report.stopped else report.exit_code
-        _show(report, code, path, as_json=as_json)
-        return code
-
-    execute(work, as_json=as_json, debug=debug)
+                return stopping.end(path)
+            except SagazTieringError as exc:
+                if path is not None and path.exists():
+                    exc.hint = "; ".join(filter(None, (exc.hint, "the same command goes on from where it stands")))
+                raise
+    code = stopping.end(path) if report.stopped else report.exit_code
+    document = {**report.to_dict(), "exit_code": code, "journal": None if path is None else str(path)}
+    problem = (f"{report.failed:,} did not arrive", "run it again when the reason is gone: what is there is skipped")
+    return Answer(document, _lines(report), code, [problem] if report.failed and not report.stopped else ())
 
 
 def _journal_path(
@@ -135,6 +124,8 @@ def _journal_path(
 
 
 def _duration(text: str) -> timedelta:
+    from sagaz_tiering.config.units import parse_duration
+
     try:
         return parse_duration(text)
     except ValueError as exc:
@@ -191,38 +182,25 @@ def _stopped_by_signals() -> Iterator[_Stopping]:
             loop.remove_signal_handler(number)
 
 
-def _show(report: TransferReport, code: int, journal: Path | None, *, as_json: bool) -> None:
-    if as_json:
-        print_json({**report.to_dict(), "exit_code": code, "journal": None if journal is None else str(journal)})
-    else:
-        _show_tables(report)
-    if report.failed and not report.stopped:
-        say(f"{report.failed:,} did not arrive", hint="run it again when the reason is gone: what is there is skipped")
-
-
-def _show_tables(report: TransferReport) -> None:
-    console = make_console()
+def _lines(report: TransferReport) -> Iterator[Any]:
     did = "would copy" if report.dry_run else "copied"
     columns = ("", "found>", f"{did}>", "already there>", "failed>", "archived>", "expired>", "verified>")
     kinds = (("snapshots", report.snapshots), ("replays", report.replay_logs))
-    console.print(f"from  {safe(report.source, limit=_MAX_TEXT)}\nto    {safe(report.target, limit=_MAX_TEXT)}")
-    console.print(make_table(columns, [_row(name, counts) for name, counts in kinds]))
-    size = report.snapshots.bytes
-    console.print(
-        f"{report.snapshots.sagas:,} sagas, {show_bytes(size)} of JSON, {report.seconds:,.1f} s"
+    yield f"from  {report.source}"
+    yield f"to    {report.target}"
+    yield make_table(columns, [_row(name, counts) for name, counts in kinds])
+    yield (
+        f"{report.snapshots.sagas:,} sagas, {show_bytes(report.snapshots.bytes)} of JSON, {report.seconds:,.1f} s"
         + (f" in all runs, {report.run_seconds:,.1f} s in this one" if report.resumed else "")
         + f", {report.items_per_second:,.0f}/s"
     )
-    for _, counts in kinds:
-        for note in _notes(counts):
-            console.print(f"note: {safe(note, limit=_MAX_TEXT)}")
-    for note in _account(report):
-        console.print(f"note: {safe(note, limit=_MAX_TEXT)}")
+    for note in [*_notes(report.snapshots), *_notes(report.replay_logs), *_account(report)]:
+        yield f"note: {note}"
     failures = [*report.snapshots.failures, *report.replay_logs.failures][:MAX_SHOWN]
     for failure in failures:
-        console.print(f"did not arrive: {safe(_described(failure), limit=_MAX_TEXT)}", soft_wrap=True)
+        yield f"did not arrive: {_described(failure)}"
     if report.failed > len(failures):
-        console.print(f"did not arrive: {report.failed - len(failures):,} more; the log on stderr names them all")
+        yield f"did not arrive: {report.failed - len(failures):,} more; the log on stderr names them all"
 
 
 def _row(name: str, counts: Counts) -> tuple[str, ...]:
