@@ -304,15 +304,22 @@ class DurableCopies:
         return {} if row is None else dict(row)
 
 
+def naming(row: Any) -> dict[str, Any]:
+    """The columns that name a snapshot: what tables, SnapshotMeta and SnapshotRef have in common."""
+    return {
+        "snapshot_id": row["snapshot_id"],
+        "saga_id": row["saga_id"],
+        "saga_name": from_column(row["saga_name"]),
+        "step_name": from_column(row["step_name"]),
+        "step_index": row["step_index"],
+        "status": from_column(row["status"]),
+    }
+
+
 def _meta(row: Any) -> SnapshotMeta:
     retention = row["retention_until"]
     return SnapshotMeta(
-        snapshot_id=row["snapshot_id"],
-        saga_id=row["saga_id"],
-        saga_name=from_column(row["saga_name"]),
-        step_name=from_column(row["step_name"]),
-        step_index=row["step_index"],
-        status=from_column(row["status"]),
+        **naming(row),
         created_us=to_micros(row["created_at"]),
         saved_us=to_micros(row["saved_at"]),
         retention_us=None if retention is None else to_micros(retention),

@@ -13,12 +13,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sagaz_tiering.catalog.durable import moment
+from sagaz_tiering.catalog.durable import moment, naming
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.drivers.postgresql.text import to_column
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load(__package__, "hot_saves")
@@ -110,12 +110,7 @@ def _versions(metas: Sequence[SnapshotMeta]) -> tuple[list[UUID], list[datetime]
 
 def _save(row: Any) -> HotSave:
     meta = SnapshotMeta(
-        snapshot_id=row["snapshot_id"],
-        saga_id=row["saga_id"],
-        saga_name=from_column(row["saga_name"]),
-        step_name=from_column(row["step_name"]),
-        step_index=row["step_index"],
-        status=from_column(row["status"]),
+        **naming(row),
         created_us=to_micros(row["created_at"]),
         saved_us=to_micros(row["saved_at"]),
         retention_us=None,

@@ -8,6 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
+from sagaz_tiering.catalog.durable import naming
 from sagaz_tiering.catalog.holds import Holds, Named
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves
 from sagaz_tiering.catalog.journal import note
@@ -15,7 +16,7 @@ from sagaz_tiering.catalog.saga_keys import wrapped_key
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.drivers.postgresql.text import to_column
 from sagaz_tiering.keys.master import WrappedKey
 from sagaz_tiering.snapshot import SnapshotRef, Tier
 from sagaz_tiering.storage_class import StorageClass
@@ -230,12 +231,7 @@ def _located(row: Any) -> SnapshotLocation:
             most=row["snapshot_count"],
         )
     ref = SnapshotRef(
-        snapshot_id=row["snapshot_id"],
-        saga_id=row["saga_id"],
-        saga_name=from_column(row["saga_name"]),
-        step_name=from_column(row["step_name"]),
-        step_index=row["step_index"],
-        status=from_column(row["status"]),
+        **naming(row),
         created_at=row["created_at"],
         expires_at=row["expires_at"],
         tier=Tier.COLD if cold else Tier.DURABLE,
