@@ -11,7 +11,7 @@ from sagaz_tiering.cli.session import Answer, Call, command
 from sagaz_tiering.terminal import safe
 
 if TYPE_CHECKING:
-    from sagaz_tiering.torture.run import Outcome
+    from sagaz_tiering.torture.run import TortureOutcome
 
 
 @command(config=False)
@@ -35,7 +35,7 @@ async def torture(
     return Answer(outcome.to_dict(), _lines(outcome), outcome.exit_code)
 
 
-def _lines(outcome: Outcome) -> Iterator[str]:
+def _lines(outcome: TortureOutcome) -> Iterator[str]:
     for name, count in sorted(outcome.counts.items()):
         yield f"{name.replace('_', ' ')}: {count:,}"
     if outcome.difference:
