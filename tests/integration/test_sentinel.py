@@ -62,7 +62,7 @@ async def opened(watched: Watched, database: str, tmp_path: Path, **sections: An
 @asynccontextmanager
 async def hot_tier(watched: Watched, **changes: Any) -> AsyncIterator[HotTier]:
     """Only Redis."""
-    async with HotTier(HotSettings(url=watched.url, **changes)) as hot:
+    async with HotTier(HotSettings(**{"url": watched.url, **changes})) as hot:
         yield hot
 
 
