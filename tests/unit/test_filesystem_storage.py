@@ -25,7 +25,7 @@ from sagaz_tiering import FilesystemSnapshotStorage
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.errors import ConfigError, CorruptRecord, LocalStorageUnavailable, TierUnavailable
 from sagaz_tiering.storage.base import SnapshotStorage
-from sagaz_tiering.storage.filesystem.locks import stripe
+from sagaz_tiering.storage.filesystem.layout import stripe
 
 SEED_KEYS = {
     *("storage_type", "base_path", "compression_enabled", "total_sagas", "total_snapshots", "total_replays"),
@@ -288,12 +288,13 @@ async def test_what_is_saved_anew_is_not_removed(tmp_path: Path, clock: VirtualC
     """A snapshot that was found expired, or in a saga, and saved otherwise before its turn to be removed, stays."""
     storage = FilesystemSnapshotStorage(tmp_path, clock=clock)
     await storage.save_snapshot(make(0, retention_until=NOW))
-    expired = storage._files.entries_in([str(SAGA)], lambda _: True)
+    expired = storage._files.of_views([str(SAGA)], storage._expired)
+    assert [snapshot_id for snapshot_id, *_ in expired] == [number(0)]
     await storage.save_snapshot(make(0))
-    assert storage._files.delete_unchanged(expired) == 0
+    assert storage._files.delete(expired) == 0
     assert await ids_of(storage) == [number(0)]
     await storage.save_snapshot(make(0, saga_id=OTHER_SAGA))
-    assert storage._files.delete_from(SAGA, [number(0)]) == 0
+    assert storage._files.delete([(number(0), SAGA, None)]) == 0
     assert await ids_of(storage, OTHER_SAGA) == [number(0)]
 
 

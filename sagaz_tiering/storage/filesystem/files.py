@@ -11,6 +11,7 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
@@ -21,7 +22,8 @@ MAX_FILE_BYTES: Final = 2**30
 
 _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a FIFO must not block the opening
 _WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
-_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_ID_CHARS: Final = 36
 
 
 class FileState(NamedTuple):
@@ -52,47 +54,60 @@ class Folder:
         return FileState.of(status) if stat.S_ISREG(status.st_mode) else None
 
     def read(self, name: str) -> bytes:
-        """A regular file's bytes; FileNotFoundError for anything else."""
+        """A regular file's bytes; FileNotFoundError for anything else.
+
+        Raises CorruptRecord for what the disk cannot give any more: one record is lost, the storage is not down.
+        """
         try:
-            fd = os.open(name, _READ, dir_fd=self._fd)
+            with open(os.open(name, _READ, dir_fd=self._fd), "rb") as file:
+                status = os.fstat(file.fileno())
+                if not stat.S_ISREG(status.st_mode):
+                    raise FileNotFoundError(errno.ENOENT, "not a regular file", str(self.path / name))
+                if status.st_size > MAX_FILE_BYTES:
+                    raise OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES} bytes")
+                return file.read()
         except OSError as exc:
             if exc.errno in (errno.ELOOP, errno.ENXIO):  # a symbolic link, a socket
                 raise FileNotFoundError(errno.ENOENT, "not a regular file", str(self.path / name)) from exc
+            if exc.errno in (errno.EIO, errno.EFBIG):
+                raise CorruptRecord(f"{self.path / name} cannot be read: {exc.strerror}") from exc
             raise
-        with open(fd, "rb") as file:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode):
-                raise FileNotFoundError(errno.ENOENT, "not a regular file", str(self.path / name))
-            if status.st_size > MAX_FILE_BYTES:
-                raise OSError(errno.EFBIG, f"larger than {MAX_FILE_BYTES} bytes", str(self.path / name))
-            return file.read()
 
-    def write(self, name: str, data: bytes, *, durable: bool) -> FileState:
-        """Make or overwrite a file (a temporary one); on failure there is none."""
-        fd = os.open(name, _WRITE, 0o600, dir_fd=self._fd)
+    @contextmanager
+    def replacing(self, name: str, data: bytes, *, durable: bool) -> Iterator[FileState]:
+        """A whole new file under `name` after the block, and the old one until then, or if the block fails.
+
+        The bytes are durable before the block, the name after it. One writer at a time for one id.
+        """
+        temporary = temporary_name(name[:_ID_CHARS])
+        fd = os.open(temporary, _WRITE, 0o600, dir_fd=self._fd)
         try:
-            rest = memoryview(data)
-            while rest:
-                rest = rest[os.write(fd, rest) :]
-            if durable:
-                os.fsync(fd)
-            return FileState.of(os.fstat(fd))
-        except OSError:
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[os.write(fd, rest) :]
+                if durable:
+                    os.fsync(fd)
+                state = FileState.of(os.fstat(fd))
+            finally:
+                os.close(fd)
+            yield state
+            os.rename(temporary, name, src_dir_fd=self._fd, dst_dir_fd=self._fd)
+        except BaseException:
             with suppress(OSError):
-                os.unlink(name, dir_fd=self._fd)
+                self.unlink(temporary)
             raise
-        finally:
-            os.close(fd)
-
-    def rename(self, old: str, new: str) -> None:
-        os.rename(old, new, src_dir_fd=self._fd, dst_dir_fd=self._fd)
-
-    def replace(self, name: str, data: bytes, *, temporary: str, durable: bool) -> None:
-        """A whole new file under `name`, old bytes or new ones at any instant. One writer at a time."""
-        self.write(temporary, data, durable=durable)
-        self.rename(temporary, name)
         if durable:
             self.sync()
+
+    def replace(self, name: str, data: bytes, *, durable: bool) -> None:
+        """`replacing` at once."""
+        with self.replacing(name, data, durable=durable):
+            pass
+
+    def touch(self, name: str) -> None:
+        """Make an empty file that is not there."""
+        os.close(os.open(name, _WRITE, 0o600, dir_fd=self._fd))
 
     def unlink(self, name: str) -> bool:
         """Whether there was such a file."""
@@ -115,34 +130,18 @@ class Folder:
                         yield entry.name, FileState.of(entry.stat(follow_symlinks=False))
 
 
-def read_bytes(folder: Folder, name: str) -> bytes:
-    """A file's bytes; one that the disk cannot give any more is one corrupt record, not a storage that is down."""
-    try:
-        return folder.read(name)
-    except OSError as exc:
-        if exc.errno not in (errno.EIO, errno.EFBIG):
-            raise
-        raise CorruptRecord(f"{folder.path / name} cannot be read: {exc.strerror}") from exc
-
-
 @contextmanager
-def opened(path: Path) -> Iterator[Folder]:
+def opened(path: Path, *, follow: bool = False) -> Iterator[Folder]:
     """A directory that is there; FileNotFoundError or NotADirectoryError (a symbolic link, too) otherwise."""
-    fd = os.open(path, _FOLDER)
+    fd = os.open(path, _FOLDER if follow else _FOLDER | os.O_NOFOLLOW)
     try:
         yield Folder(fd, path)
     finally:
         os.close(fd)
 
 
-@contextmanager
-def opened_top(path: Path) -> Iterator[Folder]:
-    """Like `opened` for a directory that an operator may have put elsewhere by a symbolic link."""
-    fd = os.open(path, _FOLDER & ~os.O_NOFOLLOW)
-    try:
-        yield Folder(fd, path)
-    finally:
-        os.close(fd)
+opened_top = partial(opened, follow=True)
+"""`opened` for a directory that an operator may have put elsewhere by a symbolic link."""
 
 
 def make_folder(path: Path) -> None:
@@ -155,13 +154,6 @@ def make_folder(path: Path) -> None:
         parent.sync()
 
 
-def remove_if_empty(path: Path) -> None:
-    """Remove a directory unless it holds anything."""
-    with suppress(OSError):
-        os.rmdir(path)
-
-
-def folder_names(path: Path) -> list[str]:
-    """Names of the directories in one, in no order."""
-    with os.scandir(path) as entries:
-        return [entry.name for entry in entries if entry.is_dir(follow_symlinks=False)]
+def temporary_name(text_id: str) -> str:
+    """The name under which a file of this id is written."""
+    return f".{text_id}.tmp"

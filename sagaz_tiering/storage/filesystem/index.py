@@ -9,6 +9,7 @@ An entry is believed while its file is as it was `seen`; other files are read. S
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -21,16 +22,9 @@ from sagaz_tiering.errors import CorruptRecord, LocalStorageUnavailable
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.storage.filesystem import record as form
-from sagaz_tiering.storage.filesystem.files import FileState, Folder, opened, opened_top, read_bytes, remove_if_empty
-from sagaz_tiering.storage.filesystem.layout import (
-    SUFFIXES,
-    Layout,
-    snapshot_name,
-    snapshot_of,
-    temporary,
-    temporary_of,
-)
-from sagaz_tiering.storage.filesystem.locks import Lock, Locks, remove_left
+from sagaz_tiering.storage.filesystem.files import FileState, Folder, opened, opened_top
+from sagaz_tiering.storage.filesystem.layout import SUFFIXES, Layout, snapshot_name, snapshot_of
+from sagaz_tiering.storage.filesystem.locks import Lock, Locks
 
 _log = Logger(__name__)
 
@@ -61,6 +55,10 @@ class FileEntry(NamedTuple):
     @classmethod
     def of(cls, meta: SnapshotMeta, suffix: str, state: FileState) -> FileEntry:
         return cls(meta.snapshot_id, suffix, state, meta.created_us, meta.step_index, meta.step_name, meta.retention_us)
+
+    @classmethod
+    def of_snapshot(cls, snapshot: SagaSnapshot, suffix: str, state: FileState) -> FileEntry:
+        return cls.of(SnapshotMeta.of(snapshot, saved_us=0, body_crc=0), suffix, state)
 
     def is_live(self, now_us: int) -> bool:
         """Whether its retention has not passed."""
@@ -124,12 +122,13 @@ class SagaIndexes:
         if not view.entries and not view.unplaced:
             with opened_top(self._layout.indexes) as indexes:
                 indexes.unlink(_name(saga_id))
-            remove_if_empty(self._layout.saga(saga_id))
+            with suppress(OSError):  # not empty: a save beside us, or strangers
+                os.rmdir(self._layout.saga(saga_id))
             return
         data = _to_bytes(view, pretty=self._pretty)
         with opened_top(self._layout.indexes) as indexes:
             # Not made durable: what power loss leaves of it does not match its checksum, or not the directory.
-            indexes.replace(_name(saga_id), data, temporary=temporary(saga_id), durable=False)
+            indexes.replace(_name(saga_id), data, durable=False)
 
     def _look(self, saga_id: UUID, known: Mapping[UUID, FileEntry]) -> tuple[View, list[FileEntry]]:
         """The directory, with the help of what is `known`; and the entries that had to be read."""
@@ -169,11 +168,13 @@ class SagaIndexes:
             if other is None or (other[1].mtime_ns, other[0]) < (state.mtime_ns, suffix):
                 found[snapshot_id] = (suffix, state)
 
+        others = []
         for name, state in folder.files():
             if (parts := snapshot_of(name)) is not None:
                 add(*parts, state)
-            elif (left := temporary_of(name)) is not None:
-                remove_left(self._locks, folder, Lock.RECORD, left, name)
+            else:
+                others.append(name)
+        self._locks.remove_left(folder, Lock.RECORD, others)
         for snapshot_id in known:
             # A directory that is changed while it is listed may hide what was there all the time.
             for suffix in SUFFIXES if snapshot_id not in found else ():
@@ -199,12 +200,8 @@ def _read(folder: Folder, saga_id: UUID, snapshot_id: UUID, suffix: str, state: 
     """Raises FileNotFoundError, CorruptRecord."""
     name = snapshot_name(snapshot_id, suffix)
     where = str(folder.path / name)
-    snapshot = form.read_snapshot(read_bytes(folder, name), snapshot_id=snapshot_id, saga_id=saga_id, where=where)
-    return _entry(snapshot, suffix, state)
-
-
-def _entry(snapshot: SagaSnapshot, suffix: str, state: FileState) -> FileEntry:
-    return FileEntry.of(SnapshotMeta.of(snapshot, saved_us=0, body_crc=0), suffix, state)
+    snapshot = form.read_snapshot(folder.read(name), snapshot_id=snapshot_id, saga_id=saga_id, where=where)
+    return FileEntry.of_snapshot(snapshot, suffix, state)
 
 
 def _to_bytes(view: View, *, pretty: bool) -> bytes:

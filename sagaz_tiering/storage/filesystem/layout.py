@@ -5,9 +5,9 @@
     BASE/replays/<replay id>.json                  replay records
     BASE/ids/                                      how a snapshot is found by its id alone, in files not for people:
         <xy>/<snapshot id>                         the id of its saga; xy is a checksum of the id
-        moves/<snapshot id>                        a file changes its name or saga at this moment, see `filesystem_tree`
+        moves/<snapshot id>                        a file changes its name or saga at this moment, see `tree`
         replays/<saga id>/<replay id>              empty: this saga has this replay
-        locks/                                     see `filesystem_locks`; never removed
+        locks/                                     see `locks`; never removed
         complete, replays-complete                 empty: every snapshot (replay) has its entry here
 
 A temporary file is `.<id>.tmp` beside the file that it becomes. Whatever has another name, or is not a regular file
@@ -20,10 +20,10 @@ import os
 from pathlib import Path
 from typing import Final
 from uuid import UUID
+from zlib import crc32
 
 from sagaz_tiering.storage.filesystem.errors import gone
-from sagaz_tiering.storage.filesystem.files import folder_names, opened_top
-from sagaz_tiering.storage.filesystem.locks import Lock, stripe
+from sagaz_tiering.storage.filesystem.files import opened_top
 
 PLAIN: Final = ".json"
 GZIPPED: Final = ".json.gz"
@@ -31,7 +31,7 @@ SUFFIXES: Final = (PLAIN, GZIPPED, PLAIN)
 """Names to look at: a file that changes its suffix meanwhile is under the first one again."""
 
 _UUID_CHARS: Final = 36
-_SHARD_CHARS: Final = 2
+_SHARDS: Final = "??"
 
 
 class Layout:
@@ -42,19 +42,18 @@ class Layout:
         self.snapshots = self.base / "snapshots"
         self.indexes = self.base / "indexes"
         self.replays = self.base / "replays"
-        ids = self.base / "ids"
-        self.ids = ids
-        self.moves = ids / "moves"
-        self.locks = ids / "locks"
-        self.replays_of = ids / "replays"
-        self.complete = ids / "complete"
-        self.replays_complete = ids / "replays-complete"
+        self.ids = self.base / "ids"
+        self.moves = self.ids / "moves"
+        self.locks = self.ids / "locks"
+        self.replays_of = self.ids / "replays"
+        self.complete = self.ids / "complete"
+        self.replays_complete = self.ids / "replays-complete"
 
     def make(self) -> None:
         """Make what is missing of the tree, private to this account."""
         for folder in (self.snapshots, self.indexes, self.replays, self.moves, self.locks, self.replays_of):
             if not folder.is_dir():
-                for each in (self.snapshots.parent, folder.parent, folder):
+                for each in (self.base, folder.parent, folder):
                     os.makedirs(each, 0o700, exist_ok=True)
                 with opened_top(folder.parent) as parent:
                     parent.sync()
@@ -78,24 +77,35 @@ class Layout:
         """The directory of a snapshot's pointer."""
         return self.ids / stripe(snapshot_id)
 
-    def written_in(self) -> list[tuple[Path, Lock]]:
-        """Directories whose temporary files no query comes across, and what their writers lock."""
-        shards = list(self.ids.glob("?" * _SHARD_CHARS))
-        return [(self.indexes, Lock.SAGA), *((path, Lock.RECORD) for path in (*shards, self.replays))]
+    def swept(self) -> list[Path]:
+        """Directories whose temporary files no query comes across."""
+        return [self.indexes, self.replays, *self.ids.glob(_SHARDS)]
 
     def saga_names(self, after: str = "") -> list[str]:
         """Names of all saga directories behind `after`, ascending: the order of their ids."""
-        return sorted(name for name in folder_names(self.snapshots) if name > after and canonical(name) is not None)
+        with os.scandir(self.snapshots) as entries:
+            folders = [entry.name for entry in entries if entry.name > after and entry.is_dir(follow_symlinks=False)]
+        return sorted(name for name in folders if canonical(name) is not None)
+
+    def entered(self, folder: Path, flag: Path) -> None:
+        """Say by an empty file that all entries below a folder were made, once they are durable."""
+        for each in (folder, *folder.iterdir()):
+            if each.is_dir():
+                with opened_top(each) as opened:
+                    opened.sync()
+        flag.touch(mode=0o600)
+        with opened_top(self.ids) as ids:
+            ids.sync()
+
+
+def stripe(uuid: UUID) -> str:
+    """Two hex digits that spread ids of every version evenly."""
+    return f"{crc32(uuid.bytes) & 0xFF:02x}"
 
 
 def snapshot_name(snapshot_id: UUID, suffix: str) -> str:
     """The name of a snapshot's file."""
     return f"{snapshot_id}{suffix}"
-
-
-def temporary(uuid: UUID) -> str:
-    """The name under which a file is written."""
-    return f".{uuid}.tmp"
 
 
 def snapshot_of(name: str) -> tuple[UUID, str] | None:
@@ -107,17 +117,13 @@ def snapshot_of(name: str) -> tuple[UUID, str] | None:
 
 def temporary_of(name: str) -> UUID | None:
     """The id in a temporary file's name."""
-    if not (name.startswith(".") and name.endswith(".tmp")):
-        return None
-    return canonical(name[1:-4])
+    return canonical(name[1:-4]) if name.startswith(".") and name.endswith(".tmp") else None
 
 
 def canonical(name: str) -> UUID | None:
     """The id whose text is exactly this."""
-    if len(name) != _UUID_CHARS:
-        return None
     try:
-        found = UUID(name)
+        found = UUID(name) if len(name) == _UUID_CHARS else None
     except ValueError:
         return None
     return found if str(found) == name else None

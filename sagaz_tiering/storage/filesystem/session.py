@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
-from sagaz_tiering.storage.filesystem.errors import translated
+from sagaz_tiering.storage.filesystem.errors import FULL, REFUSED, late, translated
 from sagaz_tiering.storage.filesystem.layout import Layout
 from sagaz_tiering.storage.filesystem.locks import Locks
+from sagaz_tiering.storage.filesystem.pointers import Pointers
 from sagaz_tiering.storage.filesystem.replays import ReplayFiles
 from sagaz_tiering.storage.filesystem.store import SnapshotFiles
-from sagaz_tiering.storage.filesystem.tree import NotAdopted
-from sagaz_tiering.storage.filesystem.workers import DiskThreads
 
 T = TypeVar("T")
 
-AT_ONCE: Final = 100
-"""Sagas (or records) that one piece of work goes through."""
+_AT_ONCE: Final = 100
 
 
 class FilesystemSession:
-    """Runs blocking work in threads, with the system's errors made ours."""
+    """Runs blocking work off the event loop, each piece with a deadline, with the system's errors made ours.
+
+    At most `limit` threads of its own, so that a slow disk does not take those of the application.
+    """
 
     def __init__(self, base: Path, *, compress: bool, pretty: bool, limit: int, io_timeout: timedelta) -> None:
         self.layout = Layout(base)
@@ -31,58 +35,72 @@ class FilesystemSession:
         locks = Locks(self.layout.locks, wait=io_timeout / 2)
         self.files = SnapshotFiles(self.layout, locks, compress=compress, pretty=pretty)
         self.replays = ReplayFiles(self.layout, locks)
-        self._workers = DiskThreads(self.layout.base, limit=limit, deadline=io_timeout)
-        self._opened = False
-
-    @property
-    def is_open(self) -> bool:
-        """Whether the directory was there."""
-        return self._opened
+        self._limit = limit
+        self._seconds = io_timeout.total_seconds()
+        self._pool: ThreadPoolExecutor | None = None
+        self.close()
 
     def close(self) -> None:
-        """Let go of the threads; the next call opens again."""
-        self._workers.close()
-        self._opened = False
+        """Let go of the threads, which end their work; the next call opens again, on any loop."""
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.shutdown(wait=False)
+        self.is_open = False
+        self._free = asyncio.Semaphore(self._limit)
+        self._opening = asyncio.Lock()
 
     async def run(self, work: Callable[[], T]) -> T:
         """The result of `work`. Raises LocalStorageUnavailable, and what `work` raises."""
-        try:
-            return await self._run(work)
-        except NotAdopted:
-            await self.adopt()
-            return await self._run(work)
+        if not self.is_open:
+            async with self._opening:
+                if not self.is_open:
+                    await self._open()
+                    self.is_open = True
+        return await self._in_thread(work)
 
-    async def adopt(self) -> None:
-        """Make pointers to the snapshots that another program wrote, once."""
-        pointers = self.files.tree.pointers
-        async with self._workers.alone:
-            if pointers.unwritable or await self._run(pointers.is_complete):
+    async def _open(self) -> None:
+        await self._in_thread(self.files.open)
+        for derived in (self.files.tree.pointers, self.replays):
+            if not await self._in_thread(derived.is_complete):
+                await self._adopt(derived)
+
+    async def _adopt(self, derived: Pointers | ReplayFiles) -> None:
+        """Make the derived files of what another program wrote, once, unless that is not possible here."""
+        if not await self._in_thread(partial(_if_writable, self.layout.make)):
+            return
+        pages = parts(await self._in_thread(derived.all_names))
+        works: list[Callable[[], None]] = [*(partial(derived.adopt, page) for page in pages), derived.complete]
+        for work in works:
+            if not await self._in_thread(partial(_if_writable, work)):
                 return
-            names = await self._run(self.layout.saga_names)
-            for at in range(0, len(names), AT_ONCE):
-                page = names[at : at + AT_ONCE]
-                if not await self._run(partial(self.files.if_writable, partial(pointers.adopt, page))):
-                    return
-            await self._run(partial(self.files.if_writable, pointers.complete))
 
-    async def adopt_replays(self) -> None:
-        """Enter the replay records that another program wrote, once."""
-        async with self._workers.alone:
-            if await self._run(self.replays.is_complete):
-                return
-            ids = await self._run(self.replays.ids)
-            for at in range(0, len(ids), AT_ONCE):
-                page = ids[at : at + AT_ONCE]
-                if not await self._run(partial(self.files.if_writable, partial(self.replays.adopt, page))):
-                    return
-            await self._run(partial(self.files.if_writable, self.replays.complete))
-
-    async def _run(self, work: Callable[[], T]) -> T:
+    async def _in_thread(self, work: Callable[[], T]) -> T:
         def guarded() -> T:
             with translated(self.layout.base):
-                if not self._opened:
-                    self.files.open()
-                    self._opened = True
                 return work()
 
-        return await self._workers.run(guarded)
+        async with self._free:
+            if self._pool is None:
+                self._pool = ThreadPoolExecutor(self._limit, thread_name_prefix="sagaz-tiering-files")
+            future = asyncio.get_running_loop().run_in_executor(self._pool, copy_context().run, guarded)
+            try:
+                async with asyncio.timeout(self._seconds):
+                    return await future
+            except TimeoutError as exc:
+                raise late(self.layout.base, self._seconds) from exc
+
+
+def parts(items: list[T]) -> Iterator[list[T]]:
+    """So many sagas (or records) at a time as one piece of work goes through."""
+    return (items[at : at + _AT_ONCE] for at in range(0, len(items), _AT_ONCE))
+
+
+def _if_writable(work: Callable[[], None]) -> bool:
+    """Do what makes later calls faster; False if that is not possible here."""
+    try:
+        work()
+    except OSError as exc:
+        if exc.errno not in REFUSED | FULL:
+            raise
+        return False
+    return True

@@ -1,7 +1,7 @@
 """`FilesystemSnapshotStorage`: snapshots as JSON files for people, in a directory that several processes may share.
 
-How it looks on disk: `filesystem_layout`. What a crash leaves: `filesystem_tree`. A directory of `sagaz`'s storage of
-the same name is read and written in place.
+How it looks on disk: `layout`. What a crash leaves: `tree`. A directory of `sagaz`'s storage of the same name is read
+and written in place.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, SystemClock, to_micros
@@ -29,11 +29,9 @@ from sagaz_tiering.storage.filesystem.errors import translated
 from sagaz_tiering.storage.filesystem.index import FileEntry, View
 from sagaz_tiering.storage.filesystem.record import replay_document
 from sagaz_tiering.storage.filesystem.replays import order_key
-from sagaz_tiering.storage.filesystem.session import AT_ONCE, FilesystemSession
-from sagaz_tiering.storage.filesystem.store import Found, pages
+from sagaz_tiering.storage.filesystem.session import FilesystemSession, parts
+from sagaz_tiering.storage.filesystem.store import Found, Unwanted, pages
 from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
-
-T = TypeVar("T")
 
 MAX_CONCURRENCY: Final = 8
 """Threads that read and write at once, by default."""
@@ -51,6 +49,10 @@ class FilesystemSnapshotStorage(AnyLoop):
 
     `enable_compression` writes `.json.gz`, `pretty_json` indents by 2; both may change at any time over existing
     data. Lists of all sagas hold their names in memory (about 100 bytes each), nothing else grows with the store.
+    Every method finds what it needs without a search. Its own derived files (`ids/`, `indexes/`) may be lost: the first
+    call after the opening makes `ids/` anew by the names of all files; until then (they were removed while it was
+    open), and where it may only read, each look-up of an id that is not there looks into every saga's directory. A
+    list of a saga whose index was lost reads that saga's files once.
     Every method may raise LocalStorageUnavailable (no space, no permission, volume gone). Nothing is touched before
     the first call; that makes the directories.
     """
@@ -137,12 +139,11 @@ class FilesystemSnapshotStorage(AnyLoop):
             return found
         with measured_read(_KIND):
             view = await self._view(saga, gaps)
-            left = [entry for entry in reversed(view.entries) if self._is_live(entry)]
-            unplaced = len(gaps)
-            while left and len(found) + len(gaps) - unplaced < wanted:
-                page = next(pages(left[: wanted - len(found) - len(gaps) + unplaced]))
-                left = left[len(page) :]
-                found += await self._read(saga, page, gaps)
+            wanted += len(gaps)
+            for page in pages(entry for entry in reversed(view.entries) if self._is_live(entry)):
+                found += await self._read(saga, page[: wanted - len(found) - len(gaps)], gaps)
+                if len(found) + len(gaps) >= wanted:
+                    break
             # What was saved anew in between may have another time.
             found.sort(key=lambda each: (each.created_at, each.step_index, each.snapshot_id), reverse=True)
             gaps.check(found)
@@ -150,33 +151,30 @@ class FilesystemSnapshotStorage(AnyLoop):
 
     async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
         """Remove one, expired or unreadable ones too; False if there was none."""
-        return await self._run(partial(self._files.delete, as_uuid(snapshot_id, "snapshot_id")))
+        wanted: Unwanted = (as_uuid(snapshot_id, "snapshot_id"), None, None)
+        return await self._run(partial(self._files.delete, [wanted])) > 0
 
     async def cleanup_saga(self, saga_id: UUID | str) -> int:
         """Remove every snapshot of a saga; how many there were."""
         saga = as_uuid(saga_id, "saga_id")
-        await self._session.adopt()
         view = await self._run(partial(self._files.view, saga))
         ids = [*(entry.snapshot_id for entry in view.entries), *view.unplaced]
-        return sum([await self._run(partial(self._files.delete_from, saga, page)) for page in _parts(ids)])
+        return await self._remove([(each, saga, None) for each in ids])
 
     async def delete_expired_snapshots(self) -> int:
         """Remove what is past its retention; how many. Reads indexes, not snapshots. Removes what crashes left, too."""
         removed = 0
-        await self._session.adopt()
-        for names in _parts(await self._run(self._session.layout.saga_names)):
-            expired = await self._run(partial(self._files.entries_in, names, lambda entry: not self._is_live(entry)))
-            for page in _parts(expired):
-                removed += await self._run(partial(self._files.delete_unchanged, page))
-        for path, lock in await self._run(self._session.layout.written_in):
-            await self._run(partial(self._files.tree.sweep, path, lock))
+        for names in parts(await self._run(self._session.layout.saga_names)):
+            removed += await self._remove(await self._run(partial(self._files.of_views, names, self._expired)))
+        for path in await self._run(self._session.layout.swept):
+            await self._run(partial(self._files.tree.sweep, path))
         return removed
 
     async def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
         """Every saga that has a live snapshot, ascending by id, from behind `after` on."""
         first = "" if after is None else str(as_uuid(after, "after"))
-        for names in _parts(await self._run(partial(self._session.layout.saga_names, first))):
-            for saga_id in await self._run(partial(self._files.sagas_with, names, self._is_live)):
+        for names in parts(await self._run(partial(self._session.layout.saga_names, first))):
+            for saga_id in await self._run(partial(self._files.of_views, names, self._id_if_live)):
                 yield saga_id
 
     async def iter_snapshots(
@@ -213,7 +211,6 @@ class FilesystemSnapshotStorage(AnyLoop):
         Raises CorruptRecord if one that may be of this saga cannot be read; its `readable` has the others.
         """
         wanted, saga, gaps = checked_limit(limit), as_uuid(original_saga_id, "original_saga_id"), Gaps(_KIND)
-        await self._session.adopt_replays()
         records = []
         async for replay_id, record in self._replays(await self._run(partial(self._session.replays.ids_of, saga))):
             if isinstance(record, CorruptRecord):
@@ -239,7 +236,7 @@ class FilesystemSnapshotStorage(AnyLoop):
         began = time.monotonic()
         totals, details = (0, 0, 0), dict[str, Any](base_path=str(self._session.layout.base))
         try:
-            for names in _parts(await self._run(self._session.layout.saga_names)):
+            for names in parts(await self._run(self._session.layout.saga_names)):
                 counted = await self._run(partial(self._files.tree.totals, names))
                 totals = (totals[0] + counted[0], totals[1] + counted[1], totals[2] + counted[2])
             details |= await self._run(self._ground)
@@ -262,7 +259,7 @@ class FilesystemSnapshotStorage(AnyLoop):
         with translated(layout.base):
             if layout.snapshots.is_dir():
                 sagas, snapshots, size = self._files.tree.totals(layout.saga_names())
-                replays = self._session.replays.count()
+                replays = len(self._session.replays.ids(tidy=False))
             elif self._session.is_open:
                 layout.check_present()
         return {
@@ -282,6 +279,15 @@ class FilesystemSnapshotStorage(AnyLoop):
 
     def _is_live(self, entry: FileEntry) -> bool:
         return entry.is_live(self._now_us())
+
+    def _expired(self, view: View) -> list[Unwanted]:
+        return [(each.snapshot_id, view.saga_id, each.state) for each in view.entries if not self._is_live(each)]
+
+    def _id_if_live(self, view: View) -> list[UUID]:
+        return [view.saga_id] if view.unplaced or any(map(self._is_live, view.entries)) else []
+
+    async def _remove(self, unwanted: list[Unwanted]) -> int:
+        return sum([await self._run(partial(self._files.delete, page)) for page in parts(unwanted)])
 
     async def _newest(self, saga_id: UUID | str, fits: Callable[[FileEntry], bool]) -> SagaSnapshot | None:
         saga = as_uuid(saga_id, "saga_id")
@@ -313,7 +319,7 @@ class FilesystemSnapshotStorage(AnyLoop):
         return found
 
     async def _replays(self, ids: list[UUID]) -> AsyncIterator[tuple[UUID, dict[str, Any] | CorruptRecord]]:
-        for page in _parts(ids):
+        for page in parts(ids):
             for replay_id, record in await self._run(partial(self._session.replays.read, page)):
                 if record is not None:
                     yield replay_id, record
@@ -321,8 +327,3 @@ class FilesystemSnapshotStorage(AnyLoop):
     def _ground(self) -> dict[str, Any]:
         base = self._session.layout.base
         return {"writable": os.access(base, os.W_OK | os.X_OK), "free_bytes": shutil.disk_usage(base).free}
-
-
-def _parts(items: list[T]) -> Iterator[list[T]]:
-    """So many at a time as one piece of work goes through."""
-    return (items[at : at + AT_ONCE] for at in range(0, len(items), AT_ONCE))

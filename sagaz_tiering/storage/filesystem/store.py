@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
-from typing import Final
+from typing import Final, TypeVar
 from uuid import UUID
 
-from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import Record
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.filesystem import record as form
-from sagaz_tiering.storage.filesystem.errors import FULL, REFUSED
+from sagaz_tiering.storage.filesystem.errors import REFUSED
+from sagaz_tiering.storage.filesystem.files import FileState
 from sagaz_tiering.storage.filesystem.index import FileEntry, SagaIndexes, View
 from sagaz_tiering.storage.filesystem.layout import GZIPPED, PLAIN, SUFFIXES, Layout, snapshot_name
 from sagaz_tiering.storage.filesystem.locks import Locks
@@ -22,12 +21,17 @@ from sagaz_tiering.storage.filesystem.tree import SnapshotTree
 _PAGE: Final = 100
 _PAGE_BYTES: Final = 8 * 2**20
 
+T = TypeVar("T")
+
 Found = SagaSnapshot | CorruptRecord | None
 """What reading one file gave; None: it is gone."""
 
+Unwanted = tuple[UUID, UUID | None, FileState | None]
+"""A snapshot to remove, if it is in this saga, and its file is in this state (None: whatever that is)."""
+
 
 class SnapshotFiles:
-    """Blocking; raises OSError as the system does, NotAdopted where `adopt` has to come first."""
+    """Blocking; raises OSError as the system does."""
 
     def __init__(self, layout: Layout, locks: Locks, *, compress: bool, pretty: bool) -> None:
         self.layout = layout
@@ -43,7 +47,6 @@ class SnapshotFiles:
         except OSError as exc:
             if exc.errno not in REFUSED or not os.access(self.layout.snapshots, os.R_OK | os.X_OK):
                 raise
-        self.tree.pointers.unwritable = False
 
     def save(self, record: Record) -> None:
         """Store or replace."""
@@ -57,15 +60,16 @@ class SnapshotFiles:
     def get(self, snapshot_id: UUID) -> SagaSnapshot | None:
         """Expired or not. Raises CorruptRecord."""
         found = self.tree.find(snapshot_id)
-        if found is None:
-            return None
-        copy, data = found
-        return self._decoded(data, copy.saga_id, snapshot_id, copy.suffix)
+        return None if found is None else self._decoded(found[1], found[0].saga_id, snapshot_id, found[0].suffix)
 
     def view(self, saga_id: UUID) -> View:
         """What a saga has, without the snapshots themselves."""
         self.tree.finish_moves()
         return self._indexes.view(saga_id)
+
+    def of_views(self, saga_names: Iterable[str], pick: Callable[[View], Iterable[T]]) -> list[T]:
+        """What `pick` takes from the views of these sagas."""
+        return [picked for name in saga_names for picked in pick(self.view(UUID(name)))]
 
     def newest(self, saga_id: UUID, fits: Callable[[FileEntry], bool]) -> SagaSnapshot | None:
         """The newest snapshot that fits. Raises CorruptRecord if it cannot be read, or may be an unreadable one."""
@@ -75,7 +79,8 @@ class SnapshotFiles:
                 found = self._read(saga_id, entry)
                 if isinstance(found, CorruptRecord):
                     raise found
-                if found is not None and fits(_as_entry(found, entry)):
+                # It may have been saved anew since.
+                if found is not None and fits(FileEntry.of_snapshot(found, entry.suffix, entry.state)):
                     return found
         for error in view.unplaced.values():
             raise error
@@ -85,55 +90,16 @@ class SnapshotFiles:
         """The snapshots of a page."""
         return [(entry.snapshot_id, self._read(saga_id, entry)) for entry in entries]
 
-    def sagas_with(self, saga_names: Iterable[str], fits: Callable[[FileEntry], bool]) -> list[UUID]:
-        """Which of these sagas have an entry that fits, or one of which nothing is known."""
-        found = []
-        for name in saga_names:
-            view = self.view(UUID(name))
-            if view.unplaced or any(map(fits, view.entries)):
-                found.append(view.saga_id)
-        return found
-
-    def entries_in(self, saga_names: Iterable[str], fits: Callable[[FileEntry], bool]) -> list[tuple[UUID, FileEntry]]:
-        """The entries of these sagas that fit."""
-        views = map(self.view, map(UUID, saga_names))
-        return [(view.saga_id, entry) for view in views for entry in view.entries if fits(entry)]
-
-    def delete(self, snapshot_id: UUID) -> bool:
-        """Whether there was one."""
-        sagas = self.tree.delete(snapshot_id)
-        for saga_id in sagas:
-            self._indexes.note(saga_id)
-        return bool(sagas)
-
-    def delete_from(self, saga_id: UUID, snapshot_ids: Iterable[UUID]) -> int:
-        """Remove these snapshots if they are in the saga; how many were."""
-        removed = sum(bool(self.tree.delete(each, in_saga=saga_id)) for each in snapshot_ids)
-        self._indexes.note(saga_id)
-        return removed
-
-    def delete_unchanged(self, found: Iterable[tuple[UUID, FileEntry]]) -> int:
-        """Remove what was found if it was not saved anew since; how many were removed."""
-        removed, sagas = 0, set()
-        for saga_id, entry in found:
-            if self.tree.delete(entry.snapshot_id, in_saga=saga_id, unchanged=entry.state):
-                removed += 1
-                sagas.add(saga_id)
+    def delete(self, unwanted: Iterable[Unwanted]) -> int:
+        """Remove snapshots; how many were there."""
+        removed, sagas = 0, set[UUID]()
+        for snapshot_id, in_saga, state in unwanted:
+            left = self.tree.delete(snapshot_id, in_saga=in_saga, unchanged=state)
+            removed += bool(left)
+            sagas |= left
         for saga_id in sagas:
             self._indexes.note(saga_id)
         return removed
-
-    def if_writable(self, work: Callable[[], None]) -> bool:
-        """Do what makes later calls faster; False if that is not possible here: then snapshots are searched for."""
-        try:
-            self.layout.make()
-            work()
-        except OSError as exc:
-            if exc.errno not in REFUSED | FULL:
-                raise
-            self.tree.pointers.unwritable = True
-            return False
-        return True
 
     def _read(self, saga_id: UUID, entry: FileEntry) -> Found:
         """A save beside us may have changed the file's suffix since the entry was made."""
@@ -147,8 +113,8 @@ class SnapshotFiles:
         return None
 
     def _decoded(self, data: bytes, saga_id: UUID, snapshot_id: UUID, suffix: str) -> SagaSnapshot:
-        path: Path = self.layout.saga(saga_id) / snapshot_name(snapshot_id, suffix)
-        return form.read_snapshot(data, snapshot_id=snapshot_id, saga_id=saga_id, where=str(path))
+        where = self.layout.saga(saga_id) / snapshot_name(snapshot_id, suffix)
+        return form.read_snapshot(data, snapshot_id=snapshot_id, saga_id=saga_id, where=str(where))
 
 
 def pages(entries: Iterable[FileEntry]) -> Iterator[list[FileEntry]]:
@@ -163,14 +129,3 @@ def pages(entries: Iterable[FileEntry]) -> Iterator[list[FileEntry]]:
         size += entry.state.size
     if page:
         yield page
-
-
-def _as_entry(snapshot: SagaSnapshot, entry: FileEntry) -> FileEntry:
-    """The entry of what was read: it may have been saved anew since."""
-    until = snapshot.retention_until
-    return entry._replace(
-        created_us=to_micros(snapshot.created_at),
-        step_index=snapshot.step_index,
-        step_name=snapshot.step_name,
-        retention_us=None if until is None else to_micros(until),
-    )

@@ -1,7 +1,7 @@
 """How `FilesystemSnapshotStorage` changes its directory: what is written in which order, and what a crash leaves.
 
 The snapshot files are the only truth. Indexes and pointers are derived from them, and whatever a crash, another
-program or a restored backup makes of those is noticed and put right by who reads next. Names: `filesystem_layout`.
+program or a restored backup makes of those is noticed and put right by who reads next. Names: `layout`.
 
 **Save**, alone with the snapshot's lock among all processes:
 
@@ -24,15 +24,15 @@ permission) leaves the version that was there before; one in 4 is logged and not
 **Delete**: remove the file, fsync; remove the pointer (crash: a pointer to nothing); write the index, or remove it
 with the saga's directory if nothing is left (crash: an index of what is gone, which no reader believes).
 
-A directory that `sagaz` wrote has no pointers: the first call that needs one makes all of them, once (`adopt`). A
-program that adds files beside us is seen by all queries of a saga at once, and by id after the first of them.
+A directory that `sagaz` wrote has no pointers: opening it makes all of them, once (`pointers`). A program that adds
+files beside us is seen by all queries of a saga at once, and by id after the first of them.
 """
 
 from __future__ import annotations
 
 import errno
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Final
 from uuid import UUID
@@ -40,22 +40,17 @@ from uuid import UUID
 import orjson
 
 from sagaz_tiering.storage.filesystem.errors import FULL, REFUSED
-from sagaz_tiering.storage.filesystem.files import FileState, Folder, make_folder, opened, opened_top, read_bytes
-from sagaz_tiering.storage.filesystem.layout import (
-    Layout,
-    canonical,
-    snapshot_name,
-    snapshot_of,
-    temporary,
-    temporary_of,
-)
-from sagaz_tiering.storage.filesystem.locks import Lock, Locks, remove_left
-from sagaz_tiering.storage.filesystem.pointers import FileCopy, NotAdopted, Pointers
-
-__all__ = ["NotAdopted", "SnapshotTree"]
+from sagaz_tiering.storage.filesystem.files import FileState, Folder, make_folder, opened, opened_top
+from sagaz_tiering.storage.filesystem.layout import SUFFIXES, Layout, canonical, snapshot_name, snapshot_of
+from sagaz_tiering.storage.filesystem.locks import Lock, Locks
+from sagaz_tiering.storage.filesystem.pointers import FileCopy, Pointers
 
 _ATTEMPTS: Final = 100
 """How often a save makes the saga's directory anew when deletes keep removing it as empty."""
+
+_NOWHERE: Final = (UUID(int=0), "")
+_Place = tuple[UUID, str]
+"""Saga and suffix of a snapshot's file."""
 
 
 class SnapshotTree:
@@ -73,43 +68,33 @@ class SnapshotTree:
             try:
                 make_folder(self._layout.saga(saga_id))
                 with opened(self._layout.saga(saga_id)) as folder, self._locks.held(Lock.RECORD, snapshot_id):
-                    return self._save(folder, FileCopy(saga_id, suffix, FileState(0, 0, 0)), snapshot_id, data)
+                    return self._save(folder, (saga_id, suffix), snapshot_id, data)
             except FileNotFoundError:  # a delete beside us removed the directory as empty
                 continue
         raise OSError(errno.EBUSY, "the directory vanished again and again", str(self._layout.saga(saga_id)))
 
     def find(self, snapshot_id: UUID) -> tuple[FileCopy, bytes] | None:
-        """A snapshot's file and its bytes. Raises NotAdopted."""
-        if self._is_moving(snapshot_id):
-            self._finish_move_alone(snapshot_id)
-        if found := self._look(snapshot_id):
-            return found
-        self._layout.check_present()
-        if self.pointers.saga_of(snapshot_id) is None and not self._is_moving(snapshot_id):
-            return None
-        # Someone is at work on it, or a crash left a pointer to nothing.
-        try:
-            with self._locks.held(Lock.RECORD, snapshot_id):
-                self._finish_move(snapshot_id)
-                return self._look(snapshot_id)
-        except OSError as exc:
-            if exc.errno not in REFUSED:
-                raise
+        """A snapshot's file and its bytes."""
+        if not self._is_moving(snapshot_id):
+            if found := self._look(snapshot_id):
+                return found
+            self._layout.check_present()
+            if self.pointers.saga_of(snapshot_id) is None and not self._is_moving(snapshot_id):
+                return None
+        with self._settled(snapshot_id):  # someone is at work on it, or a crash left a move or a pointer to nothing
             return self._look(snapshot_id)
 
     def read(self, saga_id: UUID, snapshot_id: UUID, suffix: str) -> bytes | None:
         """The bytes of one file; None if it is not there. Raises CorruptRecord if the disk cannot read it."""
         try:
             with opened(self._layout.saga(saga_id)) as folder:
-                return read_bytes(folder, snapshot_name(snapshot_id, suffix))
+                return folder.read(snapshot_name(snapshot_id, suffix))
         except (FileNotFoundError, NotADirectoryError):
             self._layout.check_present()
             return None
 
-    def delete(
-        self, snapshot_id: UUID, *, in_saga: UUID | None = None, unchanged: FileState | None = None
-    ) -> set[UUID]:
-        """Remove a snapshot's files; the sagas that had it. Raises NotAdopted.
+    def delete(self, snapshot_id: UUID, *, in_saga: UUID | None, unchanged: FileState | None) -> set[UUID]:
+        """Remove a snapshot's files; the sagas that had it.
 
         `in_saga`: only if it is in this saga; `unchanged`: only if its file still is in this state.
         """
@@ -118,9 +103,7 @@ class SnapshotTree:
             self._finish_move(snapshot_id)
             pointed = self.pointers.saga_of(snapshot_id)
             found = self.pointers.copies(snapshot_id, [pointed, in_saga])
-            if found and in_saga not in (None, found[-1].saga_id):
-                return set()
-            if found and unchanged not in (None, found[-1].state):
+            if found and (in_saga not in (None, found[-1].saga_id) or unchanged not in (None, found[-1].state)):
                 return set()
             self._remove(snapshot_id, found)
             if pointed is not None:
@@ -130,56 +113,43 @@ class SnapshotTree:
     def finish_moves(self) -> None:
         """Bring every move that a crash interrupted to its end; waits for those that are under way."""
         with suppress(FileNotFoundError), opened_top(self._layout.moves) as folder:
-            if not (names := [name for name, _ in folder.files()]):
-                return
-            self.sweep(self._layout.moves, Lock.RECORD)
-            for snapshot_id in filter(None, map(canonical, names)):
-                self._finish_move_alone(snapshot_id)
+            if names := [name for name, _ in folder.files()]:
+                self._locks.remove_left(folder, Lock.RECORD, names)
+                for snapshot_id in filter(None, map(canonical, names)):
+                    with self._settled(snapshot_id):
+                        pass
 
-    def sweep(self, path: Path, kind: Lock) -> None:
-        """Remove the temporary files that dead processes left in a directory."""
+    def sweep(self, path: Path) -> None:
+        """Remove the temporary files that dead processes left in one of `Layout.swept`."""
+        kind = Lock.SAGA if path == self._layout.indexes else Lock.RECORD
         with suppress(FileNotFoundError, NotADirectoryError), opened_top(path) as folder:
-            for name in [name for name, _ in folder.files() if name.startswith(".")]:
-                if (left := temporary_of(name)) is not None:
-                    remove_left(self._locks, folder, kind, left, name)
+            self._locks.remove_left(folder, kind, [name for name, _ in folder.files() if name.startswith(".")])
 
     def totals(self, saga_names: Sequence[str]) -> tuple[int, int, int]:
         """How many of these sagas have snapshots, how many these are, expired ones too, and their size in bytes."""
         sagas = snapshots = size = 0
         for name in saga_names:
             with suppress(FileNotFoundError, NotADirectoryError), opened(self._layout.snapshots / name) as folder:
-                ids = set()
-                for file, state in folder.files():
-                    if (found := snapshot_of(file)) is not None:
-                        ids.add(found[0])
-                        size += state.size
-                sagas += bool(ids)
-                snapshots += len(ids)
+                files = [(parts[0], state.size) for file, state in folder.files() if (parts := snapshot_of(file))]
+                sagas += bool(files)
+                snapshots += len({snapshot_id for snapshot_id, _ in files})
+                size += sum(each for _, each in files)
         return sagas, snapshots, size
 
-    def _save(self, folder: Folder, new: FileCopy, snapshot_id: UUID, data: bytes) -> tuple[FileState, set[UUID]]:
+    def _save(self, folder: Folder, new: _Place, snapshot_id: UUID, data: bytes) -> tuple[FileState, set[UUID]]:
         self._finish_move(snapshot_id)
         pointed = self.pointers.saga_of(snapshot_id)
-        temp, name = temporary(snapshot_id), snapshot_name(snapshot_id, new.suffix)
-        state = folder.write(temp, data, durable=True)
-        try:
-            found = self.pointers.copies(snapshot_id, [pointed, new.saga_id])
+        with folder.replacing(snapshot_name(snapshot_id, new[1]), data, durable=True) as state:
+            found = self.pointers.copies(snapshot_id, [pointed, new[0]])
             self._remove(snapshot_id, found[:-1])
-            old = found[-1] if found else None
-            moved = old is not None and old[:2] != new[:2]
-            if old is not None and moved:
+            old = found[-1][:2] if found else new
+            if old != new:
                 self._note_move(snapshot_id, old, new)
-            elif pointed != new.saga_id:
-                self.pointers.point(snapshot_id, new.saga_id)
-            folder.rename(temp, name)
-        except BaseException:
-            with suppress(OSError):
-                folder.unlink(temp)
-            raise
-        folder.sync()
-        if moved:
+            elif pointed != new[0]:
+                self.pointers.point(snapshot_id, new[0])
+        if old != new:
             self._finish_move(snapshot_id)
-        return state, {copy.saga_id for copy in found} - {new.saga_id}
+        return state, {copy.saga_id for copy in found} - {new[0]}
 
     def _look(self, snapshot_id: UUID) -> tuple[FileCopy, bytes] | None:
         for copy in reversed(self.pointers.copies(snapshot_id, [self.pointers.saga_of(snapshot_id)])):
@@ -188,52 +158,51 @@ class SnapshotTree:
                 return copy, data
         return None
 
-    def _remove(self, snapshot_id: UUID, copies: Sequence[FileCopy]) -> None:
-        for copy in copies:
-            with suppress(FileNotFoundError), opened(self._layout.saga(copy.saga_id)) as folder:
-                if folder.unlink(snapshot_name(snapshot_id, copy.suffix)):
+    def _remove(self, snapshot_id: UUID, places: Sequence[FileCopy | _Place]) -> None:
+        for saga_id, suffix, *_ in places:
+            with suppress(FileNotFoundError), opened(self._layout.saga(saga_id)) as folder:
+                if folder.unlink(snapshot_name(snapshot_id, suffix)):
                     folder.sync()
 
-    def _note_move(self, snapshot_id: UUID, old: FileCopy, new: FileCopy) -> None:
-        move = {"old": [str(old.saga_id), old.suffix], "new": [str(new.saga_id), new.suffix]}
-        with opened_top(self._layout.moves) as folder:
-            folder.replace(str(snapshot_id), orjson.dumps(move), temporary=temporary(snapshot_id), durable=True)
+    @contextmanager
+    def _settled(self, snapshot_id: UUID) -> Iterator[None]:
+        """With the snapshot's lock, and no move of it left; who may not write takes what there is."""
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self._locks.held(Lock.RECORD, snapshot_id))
+                self._finish_move(snapshot_id)
+            except OSError as exc:
+                if exc.errno not in REFUSED | FULL:
+                    raise
+            yield
 
     def _is_moving(self, snapshot_id: UUID) -> bool:
         with suppress(FileNotFoundError), opened_top(self._layout.moves) as folder:
             return folder.state(str(snapshot_id)) is not None
         return False
 
-    def _finish_move_alone(self, snapshot_id: UUID) -> None:
-        try:
-            with self._locks.held(Lock.RECORD, snapshot_id):
-                self._finish_move(snapshot_id)
-        except OSError as exc:
-            if exc.errno not in REFUSED | FULL:  # who may not write reads what there is
-                raise
+    def _note_move(self, snapshot_id: UUID, old: _Place, new: _Place) -> None:
+        move = {key: [str(saga_id), suffix] for key, (saga_id, suffix) in (("old", old), ("new", new))}
+        with opened_top(self._layout.moves) as folder:
+            folder.replace(str(snapshot_id), orjson.dumps(move), durable=True)
 
     def _finish_move(self, snapshot_id: UUID) -> None:
         """With the snapshot's lock: the new file is there, or nothing has happened."""
         if not self._is_moving(snapshot_id):
             return
         with opened_top(self._layout.moves) as folder:
-            old, new = _move_in(folder.read(str(snapshot_id)), snapshot_id)
-            if old is not None and new is not None and old[:2] != new[:2] and self._exists(snapshot_id, new):
-                self.pointers.point(snapshot_id, new.saga_id)
+            old, new = _move_in(folder.read(str(snapshot_id)))
+            if old != new and any(each[:2] == new for each in self.pointers.copies(snapshot_id, [new[0]])):
+                self.pointers.point(snapshot_id, new[0])
                 self._remove(snapshot_id, [old])
             folder.unlink(str(snapshot_id))
 
-    def _exists(self, snapshot_id: UUID, copy: FileCopy) -> bool:
-        found = self.pointers.copies(snapshot_id, [copy.saga_id])
-        return any(each[:2] == copy[:2] for each in found)
 
-
-def _move_in(data: bytes, snapshot_id: UUID) -> tuple[FileCopy | None, FileCopy | None]:
-    """Old and new place of a move; None for what is not one (nobody else's file may be removed by it)."""
+def _move_in(data: bytes) -> tuple[_Place, _Place]:
+    """Old and new place of a move; twice the same for what is not one (nobody else's file may be removed by it)."""
     try:
         move = orjson.loads(data)
-        places = [FileCopy(UUID(move[key][0]), str(move[key][1]), FileState(0, 0, 0)) for key in ("old", "new")]
-    except (ValueError, TypeError, KeyError, IndexError, AttributeError):
-        return None, None
-    old, new = (place if snapshot_of(snapshot_name(snapshot_id, place.suffix)) else None for place in places)
-    return old, new
+        old, new = ((UUID(saga_id), str(suffix)) for saga_id, suffix in (move["old"], move["new"]))
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return _NOWHERE, _NOWHERE
+    return (old, new) if {old[1], new[1]} <= set(SUFFIXES) else (_NOWHERE, _NOWHERE)
