@@ -21,12 +21,17 @@ def caveats(
     prices: PriceList,
     now: datetime,
 ) -> Iterator[str]:
-    """Old or foreign prices, packs that no policy moves, refused moves, more than a day's budget."""
+    """Old or foreign prices, shorter retention, packs that no policy moves, refused moves, more than a day's budget."""
     if now.date() - prices.as_of > OLD_PRICES:
         days = (now.date() - prices.as_of).days
         yield f"the prices are of {prices.as_of.isoformat()}, {days} days before: compare with {prices.source}"
     if prices.is_estimate:
         yield f"there is no price file of this region: these are the prices of {prices.region}, as an estimate"
+    if inputs.shortens:
+        yield (
+            "by these policies snapshots may end earlier than they were promised to: a run of `expire` stops and asks "
+            "where that is more than jobs.expire_max_share; see sagaz-tiering job expire --dry-run"
+        )
     orphans = sorted({group.policy for group in groups if policies.named(group.policy) is None})
     if orphans:
         yield f"packs of policies that are not configured move no more: {', '.join(orphans)}"

@@ -83,7 +83,10 @@ class Rewriting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
-    """Everything that a plan is made of. `estimates` says in words which figures are not counted, and why."""
+    """Everything that a plan is made of. `estimates` says in words which figures are not counted, and why.
+
+    `shortens`: some snapshots may end earlier by these policies than by those that `expire` accepted last.
+    """
 
     packs: tuple[PackGroup, ...] = ()
     due: tuple[Due, ...] = ()
@@ -94,3 +97,4 @@ class Inputs:
     pack_target: int = 32 * 2**20
     budget_requests: int | None = None
     budget_usd: float | None = None
+    shortens: bool = False

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
 
@@ -16,6 +16,8 @@ from sagaz_tiering.hot.values import IndexedHeader
 from sagaz_tiering.jobs.age.frames import expiry_bucket
 from sagaz_tiering.jobs.compact import job as compact
 from sagaz_tiering.jobs.context import JobContext
+from sagaz_tiering.jobs.expire.mass_delete import may_shorten
+from sagaz_tiering.jobs.ownership import with_accepted
 from sagaz_tiering.policy import Decision, PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -74,7 +76,14 @@ async def survey(context: JobContext, policies: PolicySet, now: datetime) -> Inp
         pack_target=context.settings.tiers.cold.pack.target,
         budget_requests=context.settings.budget.requests_per_day,
         budget_usd=context.settings.budget.usd_per_day,
+        shortens=await _shortens(context, policies),
     )
+
+
+async def _shortens(context: JobContext, policies: PolicySet) -> bool:
+    """Whether `expire` may have to ask, by policies that are not those it accepted last."""
+    before = (await with_accepted(replace(context, policies=policies))).policies.before
+    return before is not None and context.settings.jobs.expire_max_share < 1 and may_shorten(before, policies)
 
 
 async def _hot(context: JobContext, policies: PolicySet, now: datetime) -> tuple[list[Due], list[Expired], list[str]]:

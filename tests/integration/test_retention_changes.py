@@ -14,8 +14,11 @@ from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.costs import plan as make_plan
 from sagaz_tiering.errors import MassDelete
 from sagaz_tiering.jobs import JobReport, run_job
+from sagaz_tiering.operations.survey import survey
+from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot
 
 MOVE = [{"to": "STANDARD_IA", "after": "7d"}]
@@ -159,6 +162,18 @@ async def test_dry_run_of_expire_tells_what_the_run_then_does(places: dict[str, 
         assert dry.counts["archived"] == 195
         for kind in ("archived", "packs_redated", "packs_retired", "hot", "durable", "held"):
             assert dry.counts.get(kind) == real.counts.get(kind), kind
+
+
+@pytest.mark.guarantee("G9")
+@pytest.mark.parametrize(("retain", "asks"), [("30d", True), ("400d", False), ("forever", False)])
+async def test_plan_says_when_expire_may_ask(places: dict[str, Any], retain: str, asks: bool) -> None:
+    """By rules that end something earlier than those that were accepted last; by longer ones it does not."""
+    async with product(keeping(places, "400d")) as shop:
+        await shop.run("expire")
+        runtime, policies = shop.runtime, PolicySet(keeping(places, retain).policies)
+        inputs = await survey(runtime.job_context(), policies, NOW)
+        planned = make_plan(inputs, policies, runtime.prices, NOW, in_force=runtime.policies)
+        assert any("expire` stops and asks" in warning for warning in planned.warnings) is asks
 
 
 @pytest.mark.guarantee("G9")

@@ -53,6 +53,7 @@ FACES = {
         "compact.job",
         "context",
         "dictionary_copies",
+        "expire.mass_delete",
         "journal",
         "mark",
         "ownership",
