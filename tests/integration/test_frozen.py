@@ -65,7 +65,7 @@ async def hold_failed(shop: Product) -> None:
     """A hold on what has failed, by match."""
     match = Match(saga_name=("fast", "order"), status=("failed",))
     await shop.runtime.catalog.holds.place(match, reason="audit", who="x", now=shop.clock.now())
-    shop.storage._watch.follow(timedelta(days=7))  # as after a second
+    shop.storage._freshness.follow(timedelta(days=7))  # as after a second
 
 
 @pytest.mark.guarantee("G14")
@@ -118,7 +118,7 @@ async def test_name_that_does_not_match_frees_nothing(shop: Product, name: str, 
     """Held by the name it was saved under: under another one the id is refused all the same, in its saga or another."""
     held, free = await saved(shop, name, packed=packed), await saved(shop, "other", packed=packed)
     await shop.runtime.catalog.holds.place(Match(saga_name=(name,)), reason="audit", who="x", now=shop.clock.now())
-    shop.storage._watch.follow(timedelta(days=7))  # as after a second
+    shop.storage._freshness.follow(timedelta(days=7))  # as after a second
     for thief in {"fast", "slow", "order"} - {name}:
         for saga_id in (held.saga_id, uuid4()):
             with pytest.raises(LegalHold, match="audit"):
@@ -138,7 +138,7 @@ async def test_saves_of_other_names_ask_together_whether_their_ids_are_held(
     """A hundred at once are few questions; while PostgreSQL does not answer Redis acknowledges them as ever."""
     held = await saved(shop, "order", packed=True)
     await shop.runtime.catalog.holds.place(Match(saga_name=("order",)), reason="audit", who="x", now=shop.clock.now())
-    shop.storage._watch.follow(timedelta(days=7))
+    shop.storage._freshness.follow(timedelta(days=7))
     real, questions = shop.runtime.catalog.holds.frozen, []
 
     async def frozen(ids: Any) -> set[Any]:
@@ -365,7 +365,7 @@ async def test_other_process_learns_of_a_match_within_a_second(
         match = Match(saga_name=("fast",))
         await shop.runtime.catalog.holds.place(match, reason="audit", who="x", now=shop.clock.now())
         async with asyncio.timeout(300):
-            while not await process.storage._watch.held(1):
-                await asyncio.wait((process.storage._watch._look_soon(),))
+            while not await process.storage._freshness.held(1):
+                await asyncio.wait((process.storage._freshness._look_soon(),))
         with pytest.raises(LegalHold, match="audit"):
             await process.storage.save_snapshot(other(held))
