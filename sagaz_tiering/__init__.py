@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from sagaz_tiering import errors
     from sagaz_tiering.app.tiered import TieredSnapshotStorage
     from sagaz_tiering.codec.typed_json import StoredObject, register_enum, register_type
-    from sagaz_tiering.sagaz_engine.capture import capture
+    from sagaz_tiering.sagaz_engine.capture import capture, saga_uuid
     from sagaz_tiering.snapshot import (
         ReplayConfig,
         ReplayResult,
@@ -49,6 +49,7 @@ _HOMES = {
     "StoredObject": "sagaz_tiering.codec.typed_json",
     "register_enum": "sagaz_tiering.codec.typed_json",
     "register_type": "sagaz_tiering.codec.typed_json",
+    "saga_uuid": "sagaz_tiering.sagaz_engine.capture",
     "transfer_snapshots": "sagaz_tiering.transfer",
 }
 
@@ -72,6 +73,7 @@ __all__ = [
     "errors",
     "register_enum",
     "register_type",
+    "saga_uuid",
     "transfer_snapshots",
 ]
 

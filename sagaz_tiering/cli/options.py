@@ -54,10 +54,14 @@ def locate_config(given: Path | None) -> Path:
 
 def parse_id(text: str, name: str) -> UUID:
     """`text` as a UUID; raises UsageError."""
+    from sagaz_tiering.sagaz_engine.capture import saga_uuid
+
     try:
         return UUID(text)
     except ValueError as exc:
-        raise UsageError(f"{name} must be a UUID, not {text!r:.80}") from exc
+        is_saga = name.startswith("SAGA_ID") or name == "--saga"
+        hint = f"if it is the id that the saga was run with: it is stored under {saga_uuid(text)}" if is_saga else ""
+        raise UsageError(f"{name} must be a UUID, not {text!r:.80}", hint=hint) from exc
 
 
 def parse_time(text: str) -> datetime:

@@ -31,14 +31,18 @@ from typing import Any, Final, Protocol
 from uuid import UUID, uuid4, uuid5
 
 from sagaz_tiering.clock import Clock, SystemClock
-from sagaz_tiering.errors import ConfigError
-from sagaz_tiering.logs import Logger
+from sagaz_tiering.errors import ConfigError, SagazTieringError, TierUnavailable, UnexpectedFailure
+from sagaz_tiering.logs import Logger, Repeated
 from sagaz_tiering.snapshot import ReplayConfig, SagaSnapshot, SnapshotStrategy
 
 _log = Logger(__name__)
 
 SAGA_IDS: Final = UUID("5a6a2a00-7ae1-4b1d-9a0e-0c0ffee00001")
 """The namespace of saga ids that are no UUIDs."""
+COMPLETED: Final = "__{}_completed"
+COMPENSATED: Final = "__{}_compensated"
+STUCK: Final = "__{}_compensation_error"
+"""What `sagaz.Saga` notes of a step in the context, and nowhere else."""
 _INSTANT: Final = timedelta(microseconds=1)
 
 
@@ -101,7 +105,7 @@ class Run:
         self._most = None if config is None else config.max_snapshots_per_saga
         self._retention = None if config is None else config.get_retention_until
         self._given_id, self._saga_id, self._name = str(saga_id), saga_uuid(saga_id), name
-        self._steps, self._context = steps, context
+        self.steps, self._context = steps, context
         self.completed: list[str] = []
         self._entered: set[str] = set()
         self._failed: dict[str, SagaSnapshot] = {}
@@ -115,7 +119,7 @@ class Run:
         """The saga as it is at this instant, with `result` in its context; later than every one taken before."""
         self._last = max(self._clock.now(), self._last + _INSTANT)
         data = {**self._context(), **(result or {})}
-        index = self._steps.index(step_name) if step_name in self._steps else len(self._steps)
+        index = self.steps.index(step_name) if step_name in self.steps else len(self.steps)
         return SagaSnapshot(
             snapshot_id=uuid4(),
             saga_id=self._saga_id,
@@ -191,12 +195,27 @@ class Run:
             await self._storage.save_snapshot(snapshot)
             await self.saved(snapshot.snapshot_id)
         except Exception as exc:  # noqa: BLE001 - whatever a storage raises, the saga goes on
-            _log.error(
-                "capture.failed",
-                saga_id=str(snapshot.saga_id),
-                step_name=snapshot.step_name,
-                error=f"{type(exc).__name__}: {exc}",
-            )
+            _tell(snapshot, exc)
+        else:
+            _outage.over()
+
+
+_outage = Repeated()
+
+
+def _tell(snapshot: SagaSnapshot, error: Exception) -> None:
+    """Each value that cannot be stored; a storage that takes nothing once in a while, not with every step."""
+    times: dict[str, int] | None = {}
+    if isinstance(error, (TierUnavailable, UnexpectedFailure)) or not isinstance(error, SagazTieringError):
+        times = _outage.due(type(error))
+    if times is not None:
+        _log.error(
+            "capture.failed",
+            saga_id=str(snapshot.saga_id),
+            step_name=snapshot.step_name,
+            error=f"{type(error).__name__}: {error}",
+            **times,
+        )
 
 
 def capture(
@@ -295,6 +314,15 @@ def _attach_to_listened(saga: Any, made: Capture) -> None:
     saga._instance_listeners = [*saga._instance_listeners, _Listener(saga, made)]
 
 
+def _in_order(saga: Any) -> list[str]:
+    """Steps in the order in which they run; `sagaz` lists them by name, and those that run at once in any order."""
+    try:
+        levels = {step.step_id: at for at, level in enumerate(saga.get_execution_order()) for step in level}
+    except ValueError:  # they depend on each other, which the saga fails with
+        levels = {}
+    return sorted((step.step_id for step in saga.get_steps()), key=lambda name: levels.get(name, 0))
+
+
 class _Listener:
     """What `sagaz` calls a listener: any of these methods, each awaited. Errors in it are swallowed there."""
 
@@ -302,7 +330,11 @@ class _Listener:
         self._saga, self._made = saga, made
 
     async def on_saga_start(self, saga_name: str, saga_id: str, ctx: dict[str, Any]) -> None:
-        self._made.begin(saga_id, saga_name, [step.step_id for step in self._saga.get_steps()], lambda: ctx)
+        self._made.begin(saga_id, saga_name, _in_order(self._saga), lambda: ctx)
+
+    def on_resumed(self, completed: list[str]) -> None:
+        """Told by a replay of ours alone: these steps are not run again."""
+        self._run.completed = [name for name in self._run.steps if name in completed]
 
     async def on_step_enter(self, _saga_name: str, step_name: str, _ctx: dict[str, Any]) -> None:
         await self._run.enter(step_name)
@@ -321,8 +353,8 @@ class _Listener:
 
     async def on_saga_failed(self, _saga_name: str, _saga_id: str, ctx: dict[str, Any], _error: Exception) -> None:
         """Rolled back, unless something could not be undone: the engine notes that in the context alone."""
-        self._run.completed = [name for name in self._run.completed if not ctx.get(f"__{name}_compensated")]
-        stuck = any(f"__{step.step_id}_compensation_error" in ctx for step in self._saga.get_steps())
+        self._run.completed = [name for name in self._run.completed if not ctx.get(COMPENSATED.format(name))]
+        stuck = any(STUCK.format(step.step_id) in ctx for step in self._saga.get_steps())
         await self._run.end("failed" if stuck else "rolled_back")
 
     @property

@@ -9,11 +9,14 @@ import importlib
 import inspect
 import os
 import sys
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.errors import ConfigError, MissingDependencyError, SagazTieringError
+from sagaz_tiering.sagaz_engine.capture import COMPENSATED, COMPLETED, STUCK
+from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.base import SnapshotStorage
 
 SagaFactory = Callable[[str], Any]
@@ -123,6 +126,57 @@ def _of_name(factory: Callable[..., Any]) -> SagaFactory:
 def _awaited(factory: SagaFactory) -> Callable[[str], Awaitable[Any]]:
     async def make(name: str) -> Any:
         made = factory(name)
-        return await made if inspect.isawaitable(made) else made
+        made = await made if inspect.isawaitable(made) else made
+        return _Declared(made) if hasattr(made, "get_execution_order") else made
 
     return make
+
+
+@dataclass(frozen=True, slots=True)
+class _Outcome:
+    """What the engine's replay looks at."""
+
+    success: bool
+    error: Exception | None = None
+
+
+class _Declared:
+    """A `sagaz.Saga` (decorators, `depends_on`) as the engine's replay wants a saga: it knows only its other kind."""
+
+    def __init__(self, saga: Any) -> None:
+        self._saga = saga
+        self.saga_id = ""
+        self.steps = saga.get_steps()
+
+    async def execute_from_snapshot(self, snapshot: SagaSnapshot, override: Mapping[str, Any] | None) -> _Outcome:
+        """Run what was not completed then; what was is undone with the rest if that fails."""
+        from sagaz.core.decorators._execution import ExecutionEngine  # type: ignore[import-untyped]
+
+        done = set(snapshot.completed_steps)
+
+        class Resumed(ExecutionEngine):  # type: ignore[misc]  # sagaz ships no types
+            async def _execute_all_levels(self) -> None:
+                await self._notify_listeners("on_resumed", list(done))
+                await super()._execute_all_levels()
+
+            async def _execute_step(self, step: Any) -> None:
+                if step.step_id not in done:
+                    await super()._execute_step(step)
+                    return
+                self.saga._compensation_graph.mark_step_executed(step.step_id)
+                if step.pivot:
+                    self.saga._propagate_taint_from_pivot(step.step_id)
+
+        context = {**_unmarked(snapshot.context, self.steps), **(override or {})}
+        context |= {COMPLETED.format(name): True for name in done}
+        try:
+            await Resumed(self._saga).run(context, self.saga_id)
+        except Exception as exc:  # noqa: BLE001 - whatever a step of the application raises is how it ended
+            return _Outcome(False, exc)
+        return _Outcome(True)
+
+
+def _unmarked(context: Mapping[str, Any], steps: Sequence[Any]) -> dict[str, Any]:
+    """Without what the engine noted of the steps in the run before."""
+    marks = {mark.format(step.step_id) for step in steps for mark in (COMPLETED, COMPENSATED, STUCK)}
+    return {key: value for key, value in context.items() if key not in marks}
