@@ -9,6 +9,7 @@ import asyncpg
 
 from sagaz_tiering.app.runtime import Parts
 from sagaz_tiering.catalog import Catalog
+from sagaz_tiering.catalog.mark import MOST_BYTES, OWNER_KEY, UNREADABLE, Mark, MarkStanding, judge, parse, told_instead
 from sagaz_tiering.doctor.bucket import LOCK, check_bucket
 from sagaz_tiering.doctor.finding import Finding, Level, error, from_error, is_refusal, ok, warning
 from sagaz_tiering.doctor.probe import Probe
@@ -21,7 +22,6 @@ from sagaz_tiering.errors import (
     SagazTieringError,
     WrongBucket,
 )
-from sagaz_tiering.jobs.mark import MOST_BYTES, OWNER_KEY, UNREADABLE, Mark, MarkStanding, judge, parse, told_instead
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.objects.s3.store import S3ObjectStore
 

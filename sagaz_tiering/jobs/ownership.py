@@ -25,6 +25,17 @@ from uuid import UUID
 
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.durable import FALLBACK_NOTICE
+from sagaz_tiering.catalog.mark import (
+    MOST_BYTES,
+    OWNER_KEY,
+    UNREADABLE,
+    Mark,
+    MarkStanding,
+    judge,
+    mark_of,
+    parse,
+    told_instead,
+)
 from sagaz_tiering.catalog.owner import OwnerRow
 from sagaz_tiering.drivers.server_clock import uptime_s
 from sagaz_tiering.errors import (
@@ -38,17 +49,6 @@ from sagaz_tiering.errors import (
     WrongBucket,
 )
 from sagaz_tiering.jobs.context import JobContext
-from sagaz_tiering.jobs.mark import (
-    MOST_BYTES,
-    OWNER_KEY,
-    UNREADABLE,
-    Mark,
-    MarkStanding,
-    judge,
-    mark_of,
-    parse,
-    told_instead,
-)
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import PolicySet

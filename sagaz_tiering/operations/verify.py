@@ -15,12 +15,12 @@ from itertools import islice
 from typing import Any
 from uuid import UUID, uuid4
 
+from sagaz_tiering.catalog.mark import OWNER_KEY
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.verification import Contradiction, Verification
 from sagaz_tiering.errors import CatalogBehind, CatalogUnproven, ObjectNotFound, WrongBucket
 from sagaz_tiering.jobs.collect import pack_of
 from sagaz_tiering.jobs.context import JobContext
-from sagaz_tiering.jobs.mark import OWNER_KEY
 from sagaz_tiering.jobs.ownership import look, refuse
 from sagaz_tiering.jobs.scrub import compare, side_by_side
 from sagaz_tiering.objects.base import ObjectInfo

@@ -2,30 +2,40 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sagaz_tiering.catalog import Catalog
+from sagaz_tiering.catalog.mark import MOST_BYTES, OWNER_KEY, MarkStanding, judge, parse
 from sagaz_tiering.clock import Clock
-from sagaz_tiering.errors import TierUnavailable
+from sagaz_tiering.errors import ColdTierUnavailable, CorruptData, ObjectNotFound, ObjectStoreError, TierUnavailable
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.keys.keyring import Keyring
+from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.storage.base import Health
 
+_PATIENCE_S = 5
+_REFUSED = {
+    MarkStanding.FOREIGN: f"its {OWNER_KEY} is not this catalog's",
+    MarkStanding.BEHIND: f"its {OWNER_KEY} was moved on without this catalog",
+    MarkStanding.WRONG_BUCKET: f"it has no {OWNER_KEY}, and this catalog has packs in it",
+}
 
-async def check_health(hot: HotTier, catalog: Catalog, keys: Keyring, clock: Clock) -> Health:
+
+async def check_health(hot: HotTier, catalog: Catalog, objects: ObjectStore, keys: Keyring, clock: Clock) -> Health:
     """Ask every tier; counts snapshots by walking Redis.
 
-    degraded: a tier cannot be asked, Redis lost something, or encrypted snapshots cannot be read: the `warnings` in
-    `details["hot"]` and `details["cold"]` say what to do.
+    degraded: a tier cannot be asked, Redis lost something, the bucket is not the one with the packs, or encrypted
+    snapshots cannot be read: the `warnings` in `details["hot"]` and `details["cold"]` say what to do.
     """
     began, details, down = time.monotonic(), dict[str, Any](), 0
     count = size = 0
     parts: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
         "hot": lambda: _hot(hot),
         "durable": lambda: _durable(catalog, clock),
-        "cold": lambda: _cold(catalog),
+        "cold": lambda: _cold(catalog, objects),
     }
     for name, ask in parts.items():
         try:
@@ -38,8 +48,9 @@ async def check_health(hot: HotTier, catalog: Catalog, keys: Keyring, clock: Clo
     if "error" not in details["durable"]:
         for name, warnings in (("hot", (await catalog.hot_tier.state()).warnings()), ("cold", await keys.warnings())):
             if warnings:
-                details[name]["warnings"] = warnings
-                status = "degraded"
+                details[name]["warnings"] = [*details[name].get("warnings", []), *warnings]
+    if any("warnings" in each for each in details.values()):
+        status = "degraded"
     return Health(
         status=status,
         latency_ms=(time.monotonic() - began) * 1000,
@@ -62,10 +73,33 @@ async def _durable(catalog: Catalog, clock: Clock) -> dict[str, Any]:
     return {"snapshots": totals["spilled"], "bytes": 0, "rows": totals["snapshots"], "row_bytes": totals["bytes"]}
 
 
-async def _cold(catalog: Catalog) -> dict[str, Any]:
+async def _cold(catalog: Catalog, objects: ObjectStore) -> dict[str, Any]:
     totals = [t for t in await catalog.packs.totals() if t.state == "ACTIVE"]
+    warnings: list[str] = []
+    if totals:
+        warnings = await _standing(catalog, objects)
     return {
+        **({"warnings": warnings} if warnings else {}),
         "snapshots": sum(t.snapshots for t in totals),
         "bytes": sum(t.bytes for t in totals),
         "packs": sum(t.packs for t in totals),
     }
+
+
+async def _standing(catalog: Catalog, objects: ObjectStore) -> list[str]:
+    """Why jobs refuse the bucket, if they do."""
+    present, mark = True, None
+    try:
+        async with asyncio.timeout(_PATIENCE_S):
+            mark = parse((await objects.get_tagged(OWNER_KEY, most=MOST_BYTES))[0])
+    except ObjectNotFound:
+        present = False
+    except CorruptData:
+        pass  # what is there is no mark of ours
+    except (ColdTierUnavailable, ObjectStoreError) as exc:
+        return [f"{OWNER_KEY} cannot be read: {exc}"]
+    except TimeoutError:
+        return [f"{objects.url} did not answer within {_PATIENCE_S} s"]
+    why = _REFUSED.get(judge(await catalog.ownership.look(), mark, present=present))
+    what = f"{objects.url}: {why}; nothing is packed, moved or expired: `sagaz-tiering doctor` says more"
+    return [what] if why else []

@@ -369,7 +369,7 @@ class TieredStorage(AnyLoop):
     async def health_check(self) -> Health:
         """Ask every tier; counts snapshots by walking Redis, so not for every second."""
         tiers = self._tiers
-        return await check_health(tiers.hot, tiers.catalog, tiers.keys, tiers.clock)
+        return await check_health(tiers.hot, tiers.catalog, tiers.objects, tiers.keys, tiers.clock)
 
     def get_storage_info(self) -> dict[str, Any]:
         """What this storage is made of; asks no server."""

@@ -17,13 +17,13 @@ from support.servers import fresh_database
 from support.tiers import DAY, Product, config, product, rebuilt_from_bucket
 
 from sagaz_tiering.catalog.dictionaries import CatalogDictionaries
+from sagaz_tiering.catalog.mark import parse
 from sagaz_tiering.codec.value import Header, encode, read_header
 from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.dictionaries.bucket import BucketDictionaries
 from sagaz_tiering.embedded import PostgresServer, RedisServer
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptRecord, HotTierUnavailable
 from sagaz_tiering.hot.dictionaries import HotDictionaries
-from sagaz_tiering.jobs.mark import parse
 from sagaz_tiering.packs.reader import PackReader, read_footer
 from sagaz_tiering.snapshot import SagaSnapshot
 

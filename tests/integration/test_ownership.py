@@ -20,10 +20,10 @@ from support.payload import snapshots
 from support.tiers import DAY, NOW, Product, config, product
 from support.yaml_config import write_config
 
+from sagaz_tiering.catalog.mark import OWNER_KEY, Mark, parse
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import CatalogBehind, CatalogUnproven, CorruptPack, ForeignCatalog, WrongBucket
 from sagaz_tiering.jobs.context import Tally
-from sagaz_tiering.jobs.mark import OWNER_KEY, Mark, parse
 from sagaz_tiering.jobs.ownership import BEAT, BEATS, Beat, look, secure
 from sagaz_tiering.operations.rebuild import Wish, adopt
 from sagaz_tiering.operations.verify import verify
@@ -334,6 +334,9 @@ async def test_bucket_without_our_packs_is_refused(how: str, world: World) -> No
             assert "adopt" in caught.value.hint
         for snapshot in young:
             assert await shop.storage.get_snapshot(snapshot.snapshot_id) == snapshot
+        if how != "went_back":  # the packs are not asked for
+            health = await shop.storage.health_check()
+            assert (health.status, len(health.details["cold"]["warnings"])) == ("degraded", 1)
         if how in ("emptied", "typo"):
             with pytest.raises(WrongBucket):
                 await adopt(shop.runtime.job_context(), Tally(None))

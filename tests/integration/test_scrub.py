@@ -14,11 +14,11 @@ from support.servers import fresh_database
 from support.tiers import DAY, Product, config, product
 from support.yaml_config import write_config
 
+from sagaz_tiering.catalog.mark import parse
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import CatalogBehind, CorruptData
 from sagaz_tiering.jobs.context import Tally
-from sagaz_tiering.jobs.mark import parse
 from sagaz_tiering.operations.rebuild import adopt
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage_class import StorageClass
