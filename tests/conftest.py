@@ -37,9 +37,10 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 @pytest.fixture(autouse=True)
-def _unreadable_told_anew() -> None:
-    """Each test is told of what it cannot read, whatever another one was told a moment ago."""
-    reporting._unreadable.clear()
+def _everything_told_anew() -> None:
+    """Each test is told of failures, whatever another one was told a moment ago."""
+    for known in (reporting._unreadable, reporting._save_outages, reporting._read_outages):
+        known.clear()
 
 
 @pytest.fixture(scope="session")
