@@ -46,6 +46,8 @@ async def on_terminal(config: Path, command: tuple[object, ...], act: Callable[[
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env=clean_environment(),
+            # Whoever started the tests in the background may have had Ctrl-C ignored, for all below.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert process.stderr is not None
         assert process.stdout is not None

@@ -253,7 +253,7 @@ async def test_expired_snapshot_that_is_due_is_left_to_expire(shop: Product) -> 
 
 async def test_new_steps_of_packs_that_are_published_at_once_are_made_in_one_order(shop: Product) -> None:
     """Each process names them in an order of its own; PostgreSQL would end one of two that wait crosswise."""
-    add_steps, db = load("sagaz_tiering.catalog", "places")["add_steps"], shop.runtime.db
+    add_steps, db = load("sagaz_tiering.catalog", "frame_index")["add_steps"], shop.runtime.db
     for number in range(20):
         steps = [(sha256(b"%d/%d" % (number, at)).digest(), "saga", f"{number}/{at}", at, "done") for at in range(500)]
         orders = [steps, steps[::-1], sorted(steps), sorted(steps, reverse=True)]
