@@ -57,7 +57,7 @@ class Field:
 @asynccontextmanager
 async def open_field(runtime: Runtime, running: Endpoints, bucket: str) -> AsyncIterator[Field]:
     """Everyone's clients, with sagaz's defaults for sagaz."""
-    url, database = runtime.hot.options.url, runtime.db.options.url
+    url, database = runtime.hot.settings.url.get_secret_value(), runtime.db.options.url
     assert database is not None
     async with AsyncExitStack() as stack:
         client = redis.asyncio.Redis.from_url(f"{url}?max_connections={AT_ONCE}")
@@ -122,7 +122,7 @@ async def script_call(field: Field, snapshot: SagaSnapshot) -> tuple[str, list[A
     rest = [meta.saved_us, of_saga, meta.created_us, "", keys.prefix, of_snapshot, ""]
     names += [keys.expiry(of_saga[0]), keys.delete_mark(of_snapshot)]
     names += [keys.held_mark(of_saga), keys.held_id_mark(of_snapshot)]
-    return load_script("save").digest, names, given + rest
+    return load_script("sagaz_tiering.hot", "save").digest, names, given + rest
 
 
 def save_one(field: Field, snapshots: Snapshots, count: int) -> Work:
@@ -132,7 +132,7 @@ def save_one(field: Field, snapshots: Snapshots, count: int) -> Work:
     async def limit() -> float:
         taken = snapshots.take(count)
         calls = [(one, *await script_call(field, one)) for one in taken]
-        await field.redis.script_load(load_script("save").text)
+        await field.redis.script_load(load_script("sagaz_tiering.hot", "save").text)
 
         async def call(ready: Any) -> None:
             snapshot, digest, keys, args = ready
