@@ -1,4 +1,4 @@
-"""The mark `owner.json` of a prefix, and how a catalog stands to it. Pure.
+"""The mark `owner.json` of a prefix, and how a catalog stands to it.
 
 Mark and catalog carry the same counter and nonce, which move on together, the catalog first. A copy of the database,
 or one that went back to an older dump, meets a nonce that it never gave: it is behind, whatever the cause (design G8).
@@ -14,7 +14,9 @@ from uuid import UUID
 
 import orjson
 
-from sagaz_tiering.catalog.owner import OwnerRow
+from sagaz_tiering.catalog.owner import OwnerRow, Ownership
+from sagaz_tiering.errors import CorruptData, ObjectNotFound
+from sagaz_tiering.objects.base import ObjectStore
 
 OWNER_KEY = "owner.json"
 MOST_BYTES = 64 * 2**10
@@ -121,3 +123,32 @@ def _by_nonce(nonces: Sequence[UUID], mark: Mark) -> MarkStanding:
     if mark.nonce not in nonces:
         return MarkStanding.BEHIND
     return (MarkStanding.OWNER, MarkStanding.UNFINISHED, MarkStanding.LATE)[min(nonces.index(mark.nonce), 2)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MarkLook:
+    """The bucket's mark (None: there is none, or `instead` of one that can be read), the row, and how they stand."""
+
+    row: OwnerRow
+    mark: Mark | None
+    tag: str
+    standing: MarkStanding
+    instead: str = ""
+
+
+async def look_at_mark(ownership: Ownership, objects: ObjectStore) -> MarkLook:
+    """Asks for the mark first: a move in between then looks unfinished, never foreign.
+
+    Raises what the catalog and the object store raise.
+    """
+    present, mark, tag, instead = True, None, "", ""
+    try:
+        data, tag = await objects.get_tagged(OWNER_KEY, most=MOST_BYTES)
+        mark = parse(data)
+        instead = told_instead(data) if mark is None else ""
+    except ObjectNotFound:
+        present = False
+    except CorruptData as exc:
+        instead = str(exc)
+    row = await ownership.look()
+    return MarkLook(row=row, mark=mark, tag=tag, standing=judge(row, mark, present=present), instead=instead)

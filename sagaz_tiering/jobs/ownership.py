@@ -18,7 +18,7 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -29,12 +29,10 @@ from sagaz_tiering.catalog.mark import (
     MOST_BYTES,
     OWNER_KEY,
     UNREADABLE,
-    Mark,
+    MarkLook,
     MarkStanding,
-    judge,
+    look_at_mark,
     mark_of,
-    parse,
-    told_instead,
 )
 from sagaz_tiering.catalog.owner import OwnerRow
 from sagaz_tiering.drivers.server_clock import uptime_s
@@ -42,7 +40,6 @@ from sagaz_tiering.errors import (
     CatalogBehind,
     CatalogUnproven,
     ColdTierUnavailable,
-    CorruptData,
     ForeignCatalog,
     ObjectExists,
     ObjectNotFound,
@@ -66,17 +63,6 @@ _TRIES = 10
 _FIRST_ID = UUID(int=0)
 _BATCH = 10_000
 _log = Logger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MarkLook:
-    """The bucket's mark (None: there is none, or `instead` of one that can be read), the row, and how they stand."""
-
-    row: OwnerRow
-    mark: Mark | None
-    tag: str
-    standing: MarkStanding
-    instead: str = ""
 
 
 async def claim_prefix(context: JobContext) -> UUID:
@@ -131,18 +117,8 @@ async def secure(context: JobContext, *, move: bool = False, forgive: Collection
 
 
 async def look(context: JobContext) -> MarkLook:
-    """Asks for the mark first: a move in between then looks unfinished, never foreign."""
-    present, mark, tag, instead = True, None, "", ""
-    try:
-        data, tag = await context.objects.get_tagged(OWNER_KEY, most=MOST_BYTES)
-        mark = parse(data)
-        instead = told_instead(data) if mark is None else ""
-    except ObjectNotFound:
-        present = False
-    except CorruptData as exc:
-        instead = str(exc)
-    row = await context.catalog.ownership.look()
-    return MarkLook(row=row, mark=mark, tag=tag, standing=judge(row, mark, present=present), instead=instead)
+    """How the catalog stands to the bucket's mark now."""
+    return await look_at_mark(context.catalog.ownership, context.objects)
 
 
 async def refuse(context: JobContext, seen: MarkLook) -> None:

@@ -16,11 +16,11 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from sagaz_tiering.catalog.mark import OWNER_KEY, Mark, MarkStanding
+from sagaz_tiering.catalog.mark import OWNER_KEY, Mark, MarkLook, MarkStanding
 from sagaz_tiering.errors import CatalogBehind, ConfigError, ForeignCatalog, LeaseLost
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.journal import publish_journal
-from sagaz_tiering.jobs.ownership import BEAT, BEATS, MarkLook, look, missing_packs, refuse, secure
+from sagaz_tiering.jobs.ownership import BEAT, BEATS, look, missing_packs, refuse, secure
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.operations.catch_up import Trust, catch_up, packs_in
 

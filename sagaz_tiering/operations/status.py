@@ -7,11 +7,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from sagaz_tiering.catalog.mark import MarkLook
 from sagaz_tiering.catalog.migrations import check_schema
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.errors import SagazTieringError, SchemaMismatch, TierUnavailable
 from sagaz_tiering.jobs.context import JobContext
-from sagaz_tiering.jobs.ownership import MarkLook, look, refuse
+from sagaz_tiering.jobs.ownership import look, refuse
 from sagaz_tiering.terminal import document, plain
 
 _LOST_SHOWN = 1_000

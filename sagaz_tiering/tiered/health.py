@@ -8,9 +8,9 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from sagaz_tiering.catalog import Catalog
-from sagaz_tiering.catalog.mark import MOST_BYTES, OWNER_KEY, MarkStanding, judge, parse
+from sagaz_tiering.catalog.mark import OWNER_KEY, MarkStanding, look_at_mark
 from sagaz_tiering.clock import Clock
-from sagaz_tiering.errors import ColdTierUnavailable, CorruptData, ObjectNotFound, ObjectStoreError, TierUnavailable
+from sagaz_tiering.errors import ColdTierUnavailable, ObjectStoreError, TierUnavailable
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.keys.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
@@ -88,18 +88,13 @@ async def _cold(catalog: Catalog, objects: ObjectStore) -> dict[str, Any]:
 
 async def _standing(catalog: Catalog, objects: ObjectStore) -> list[str]:
     """Why jobs refuse the bucket, if they do."""
-    present, mark = True, None
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            mark = parse((await objects.get_tagged(OWNER_KEY, most=MOST_BYTES))[0])
-    except ObjectNotFound:
-        present = False
-    except CorruptData:
-        pass  # what is there is no mark of ours
+            seen = await look_at_mark(catalog.ownership, objects)
     except (ColdTierUnavailable, ObjectStoreError) as exc:
         return [f"{OWNER_KEY} cannot be read: {exc}"]
     except TimeoutError:
         return [f"{objects.url} did not answer within {_PATIENCE_S} s"]
-    why = _REFUSED.get(judge(await catalog.ownership.look(), mark, present=present))
+    why = seen.instead or _REFUSED.get(seen.standing)
     what = f"{objects.url}: {why}; nothing is packed, moved or expired: `sagaz-tiering doctor` says more"
     return [what] if why else []
