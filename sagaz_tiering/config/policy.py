@@ -15,8 +15,6 @@ from sagaz_tiering.config.schema import Location, StrictModel, problem, refusal
 from sagaz_tiering.config.units import Duration, DurationOrZero, format_duration, parse_positive_duration
 from sagaz_tiering.storage_class import StorageClass
 
-DEFAULT_LINGER = timedelta(hours=24)
-
 
 class Rewrite(StrEnum):
     """Whether a save may replace a snapshot of the same id that is there with other content, or archived."""
@@ -100,7 +98,7 @@ class Policy(StrictModel):
     """Whose word counts: `retain` (`policy`), the snapshot's own `retention_until` (`snapshot`), or the later one."""
     clock: ClockSource = ClockSource.CREATED_AT
     """`created_at`, or `saved_at` so that a back-fill of old snapshots does not move all at once."""
-    linger: DurationOrZero = DEFAULT_LINGER
+    linger: DurationOrZero = timedelta(hours=24)
     """How long a due snapshot may wait for its pack to fill up before the pack is sealed undersized."""
     encryption: FrameEncryption = FrameEncryption.NONE
     """`per-saga`: what is packed is encrypted under a key of its saga, which `forget` destroys; see `encryption`."""

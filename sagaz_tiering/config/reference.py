@@ -64,7 +64,7 @@ def _table(section: type[BaseModel], path: str) -> str:
     rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
     for key, field in keys_of(section, path):
         if section_of(field.annotation) is None:
-            value, default = _value(field), _default(field)
+            value, default = _value(field), _default(field, key)
         else:
             value, default = ("list" if "tuple" in str(field.annotation) else "section"), ""
         rows.append(f"| `{key}` | {value} | {default} | {field.description} |")
@@ -112,12 +112,20 @@ def _range(metadata: list[Any]) -> str:
     return f", {low} to {high}" if high is not None else f", at least {low}" if low is not None else ""
 
 
-def _default(field: FieldInfo) -> str:
+def _default(field: FieldInfo, key: str) -> str:
     if isinstance(field.json_schema_extra, dict) and DEFAULT_TEXT in field.json_schema_extra:
         return str(field.json_schema_extra[DEFAULT_TEXT])
-    if field.default is PydanticUndefined:
-        return "required"
-    return f"`{_shown(field.default, _is_size(field.metadata))}`"
+    default = _in_default_section(key) if field.default is PydanticUndefined else field.default
+    return "required" if default is PydanticUndefined else f"`{_shown(default, _is_size(field.metadata))}`"
+
+
+def _in_default_section(key: str) -> Any:
+    """What the default of a section around it says of a key without one of its own."""
+    section, *inside = key.split(".")
+    found = TieringConfig.model_fields[section.removesuffix("[]")].default
+    for name in inside:
+        found = getattr(found, name, PydanticUndefined)
+    return found
 
 
 def _shown(default: Any, size: bool) -> str:

@@ -2,56 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from sagaz_tiering.config.schema import DEFAULT_TEXT, StrictModel, problem, refusal
 from sagaz_tiering.config.units import ByteSize, Count, Duration, DurationOrZero, format_duration
 from sagaz_tiering.config.urls import PostgresUrl
 
-DEFAULT_POOL_MAX = 10
-DEFAULT_COMMAND_TIMEOUT = timedelta(seconds=30)
-DEFAULT_AGE_EVERY = timedelta(minutes=5)
-DEFAULT_RECONCILE_EVERY = timedelta(minutes=1)
-DEFAULT_TRANSITION_EVERY = timedelta(hours=1)
-DEFAULT_EXPIRE_EVERY = timedelta(minutes=15)
-DEFAULT_COMPACT_EVERY = timedelta(hours=6)
-DEFAULT_SCRUB_EVERY = timedelta(days=1)
-DEFAULT_RESTORE_EVERY = timedelta(minutes=1)
-DEFAULT_COLLECT_EVERY = timedelta(hours=6)
-DEFAULT_TRAIN_EVERY = timedelta(hours=6)
-JITTER_SHARE = 10
-DEFAULT_MAX_SNAPSHOT = 32 * 2**20
-DEFAULT_LEASE_TTL = timedelta(seconds=60)
-DEFAULT_CLAIM_TTL = timedelta(minutes=10)
-DEFAULT_BATCH_SAGAS = 256
 MOST_PROCESSES = 8
-DEFAULT_NICE = 10
-DEFAULT_UPLOAD_DEADLINE = timedelta(hours=1)
-DEFAULT_RETIRE_GRACE = timedelta(hours=24)
-DEFAULT_TOMBSTONES = timedelta(days=90)
-DEFAULT_COLLECT_MIN_AGE = timedelta(hours=24)
-DEFAULT_COLLECT_MAX_DELETES = 1000
-DEFAULT_COMPACT_LIVE_SHARE = 0.5
-DEFAULT_COMPACT_SMALL_SHARE = 0.25
-DEFAULT_SCRUB_CYCLE = timedelta(days=30)
-DEFAULT_SCRUB_REQUESTS = 10_000
-DEFAULT_SCRUB_BYTES = 10 * 2**30
-DEFAULT_EXPIRE_MAX_SHARE = 0.01
-DEFAULT_EXPIRE_FREE_COUNT = 1000
-DEFAULT_RESTORE_DAYS = 7
-DEFAULT_DICTIONARY_SIZE = 64 * 2**10
-DEFAULT_DICTIONARY_SAMPLE = 4 * 2**20
-DEFAULT_DICTIONARY_MIN_SAGAS = 50
-MIN_DICTIONARY_SAGAS = 20
-MAX_DICTIONARY_SIZE = 2**20
-DEFAULT_HOST = "127.0.0.1"
-DEFAULT_PORT = 9464
-DEFAULT_SHUTDOWN_GRACE = timedelta(seconds=60)
+"""Of one backlog: a lease waits for each."""
 
 
 class CatalogSettings(StrictModel):
@@ -61,11 +25,11 @@ class CatalogSettings(StrictModel):
     """`postgresql://USER@HOST:5432/DATABASE`, or `embedded`."""
     pool_min: Annotated[int, Field(ge=0, le=1000)] = 1
     """Connections that one process keeps open."""
-    pool_max: Annotated[int, Field(ge=1, le=1000)] = DEFAULT_POOL_MAX
+    pool_max: Annotated[int, Field(ge=1, le=1000)] = 10
     """Connections that one process opens at most; more callers wait."""
     statement_cache: bool = True
     """Prepared statements; `false` behind pgbouncer in transaction mode."""
-    command_timeout: Duration = DEFAULT_COMMAND_TIMEOUT
+    command_timeout: Duration = timedelta(seconds=30)
     """Deadline of each statement."""
 
     @field_validator("pool_max")
@@ -76,18 +40,20 @@ class CatalogSettings(StrictModel):
         return pool_max
 
 
-def _share_of_every(earlier: dict[str, Any]) -> timedelta:
+def _tenth_of_every(earlier: dict[str, Any]) -> timedelta:
     every: timedelta = earlier.get("every", timedelta(0))
-    return every / JITTER_SHARE
+    return every / 10
 
 
 class JobTimes(StrictModel):
     """When a job runs."""
 
+    model_config = ConfigDict(json_schema_extra={"required": []})  # `Schedule` fills in what is not written
+
     every: Duration
     """Time between two starts."""
     jitter: DurationOrZero = Field(
-        default_factory=_share_of_every, json_schema_extra={DEFAULT_TEXT: "a tenth of `every`"}
+        default_factory=_tenth_of_every, json_schema_extra={DEFAULT_TEXT: "a tenth of `every`"}
     )
     """Random delay of each start, so that replicas do not start together."""
 
@@ -100,96 +66,45 @@ class JobTimes(StrictModel):
         return jitter
 
 
-class AgeTimes(JobTimes):
-    """When the job `age` runs."""
-
-    every: Duration = DEFAULT_AGE_EVERY
-    """Time between two starts."""
-
-
-class ReconcileTimes(JobTimes):
-    """When the job `reconcile` runs."""
-
-    every: Duration = DEFAULT_RECONCILE_EVERY
-    """Time between two starts; a daemon that finds Redis changed runs it at once."""
-
-
-class TransitionTimes(JobTimes):
-    """When the job `transition` runs."""
-
-    every: Duration = DEFAULT_TRANSITION_EVERY
-    """Time between two starts."""
-
-
-class ExpireTimes(JobTimes):
-    """When the job `expire` runs."""
-
-    every: Duration = DEFAULT_EXPIRE_EVERY
-    """Time between two starts."""
-
-
-class RestoreTimes(JobTimes):
-    """When the job `restore` runs."""
-
-    every: Duration = DEFAULT_RESTORE_EVERY
-    """Time between two starts."""
-
-
-class CompactTimes(JobTimes):
-    """When the job `compact` runs."""
-
-    every: Duration = DEFAULT_COMPACT_EVERY
-    """Time between two starts."""
-
-
-class ScrubTimes(JobTimes):
-    """When the job `scrub` runs."""
-
-    every: Duration = DEFAULT_SCRUB_EVERY
-    """Time between two starts."""
-
-
-class CollectTimes(JobTimes):
-    """When the job `collect` runs."""
-
-    every: Duration = DEFAULT_COLLECT_EVERY
-    """Time between two starts."""
-
-
-class TrainTimes(JobTimes):
-    """When the job `train` runs."""
-
-    every: Duration = DEFAULT_TRAIN_EVERY
-    """Time between two starts."""
-
-
 class Schedule(StrictModel):
     """When the daemon runs its jobs."""
 
-    age: AgeTimes = AgeTimes()
+    age: JobTimes = JobTimes(every=timedelta(minutes=5))
     """Moves snapshots that are due from Redis and PostgreSQL into packs."""
-    reconcile: ReconcileTimes = ReconcileTimes()
-    """Puts right a Redis that went back to an older state, was emptied or replaced."""
-    transition: TransitionTimes = TransitionTimes()
+    reconcile: JobTimes = JobTimes(every=timedelta(minutes=1))
+    """Puts right a Redis that went back to an older state, was emptied or replaced; at once when a daemon sees that."""
+    transition: JobTimes = JobTimes(every=timedelta(hours=1))
     """Moves packs to colder storage classes."""
-    expire: ExpireTimes = ExpireTimes()
+    expire: JobTimes = JobTimes(every=timedelta(minutes=15))
     """Deletes what is past its retention, in every tier."""
-    restore: RestoreTimes = RestoreTimes()
+    restore: JobTimes = JobTimes(every=timedelta(minutes=1))
     """Makes archived packs readable that somebody asked for, and brings their snapshots back."""
-    compact: CompactTimes = CompactTimes()
+    compact: JobTimes = JobTimes(every=timedelta(hours=6))
     """Writes packs anew that hold dead bytes, are too small, or hold an erased saga."""
-    scrub: ScrubTimes = ScrubTimes()
+    scrub: JobTimes = JobTimes(every=timedelta(days=1))
     """Compares the catalog with the bucket, and looks into packs."""
-    collect: CollectTimes = CollectTimes()
+    collect: JobTimes = JobTimes(every=timedelta(hours=6))
     """Removes objects that no catalog row knows."""
-    train: TrainTimes = TrainTimes()
+    train: JobTimes = JobTimes(every=timedelta(hours=6))
     """Trains compression dictionaries where they pay."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_every(cls, given: Any) -> Any:
+        """A job of which only `jitter` is written starts as often as by default."""
+        if not isinstance(given, Mapping):
+            return given
+        own = {name: field.default for name, field in cls.model_fields.items()}
+        return {
+            name: {"every": own[name].every, **times} if name in own and isinstance(times, Mapping) else times
+            for name, times in given.items()
+        }
 
 
 class LimitSettings(StrictModel):
     """What is refused."""
 
-    max_snapshot: ByteSize = DEFAULT_MAX_SNAPSHOT
+    max_snapshot: ByteSize = 32 * 2**20
     """Largest encoded snapshot that a save accepts."""
     on_unsupported: Literal["refuse", "text"] = "refuse"
     """What a save does with a value that would not come back equal (docs/contexts.md): `refuse` the snapshot, or keep
@@ -199,39 +114,39 @@ class LimitSettings(StrictModel):
 class JobSettings(StrictModel):
     """How jobs work."""
 
-    lease_ttl: Duration = DEFAULT_LEASE_TTL
+    lease_ttl: Duration = timedelta(seconds=60)
     """After so long without a sign of life another daemon takes over a job."""
-    claim_ttl: Duration = DEFAULT_CLAIM_TTL
+    claim_ttl: Duration = timedelta(minutes=10)
     """After so long another daemon takes over a claimed batch of sagas."""
-    batch_sagas: Count = DEFAULT_BATCH_SAGAS
+    batch_sagas: Count = 256
     """Sagas that one step of a job claims at once."""
     processes: Annotated[int, Field(ge=0, le=MOST_PROCESSES)] = 0
     """Processes that age a large backlog together; 0: one a core if memory allows, at most 4 (150 MiB each)."""
-    nice: Annotated[int, Field(ge=0, le=19)] = DEFAULT_NICE
+    nice: Annotated[int, Field(ge=0, le=19)] = 10
     """Niceness of the daemon and of `job`: others on the machine go first. Under systemd the unit's `Nice=` counts."""
-    upload_deadline: Duration = DEFAULT_UPLOAD_DEADLINE
+    upload_deadline: Duration = timedelta(hours=1)
     """Longest time that writing one pack may take."""
-    retire_grace: DurationOrZero = DEFAULT_RETIRE_GRACE
+    retire_grace: DurationOrZero = timedelta(hours=24)
     """Time between a pack's last snapshot going and its bytes going, for readers that are under way."""
-    tombstones: Duration = DEFAULT_TOMBSTONES
+    tombstones: Duration = timedelta(days=90)
     """How long it is remembered what was deleted: a Redis that went back further than that is not merged any more."""
-    collect_min_age: Duration = DEFAULT_COLLECT_MIN_AGE
+    collect_min_age: Duration = timedelta(hours=24)
     """Youngest unknown object that `collect` removes; not less than `upload_deadline`."""
-    collect_max_deletes: Annotated[int, Field(ge=1)] = DEFAULT_COLLECT_MAX_DELETES
+    collect_max_deletes: Annotated[int, Field(ge=1)] = 1000
     """Most objects that one run of `collect` removes."""
-    scrub_cycle: Duration = DEFAULT_SCRUB_CYCLE
+    scrub_cycle: Duration = timedelta(days=30)
     """Every pack is looked into once in so long, as far as the budget below allows."""
-    scrub_requests: Count = DEFAULT_SCRUB_REQUESTS
+    scrub_requests: Count = 10_000
     """Most requests of one run of `scrub` beside the listing."""
-    scrub_bytes: ByteSize = DEFAULT_SCRUB_BYTES
+    scrub_bytes: ByteSize = 10 * 2**30
     """Most bytes that one run of `scrub` reads whole packs with; beyond it samples a few frames each."""
-    compact_live_share: Annotated[float, Field(ge=0, le=1)] = DEFAULT_COMPACT_LIVE_SHARE
+    compact_live_share: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Packs with a smaller share of live snapshots are written anew, where that saves more than it costs."""
-    compact_small_share: Annotated[float, Field(ge=0, le=1)] = DEFAULT_COMPACT_SMALL_SHARE
+    compact_small_share: Annotated[float, Field(ge=0, le=1)] = 0.25
     """Packs smaller than this share of `pack.target` are merged, where that saves more than it costs."""
-    expire_max_share: Annotated[float, Field(gt=0, le=1)] = DEFAULT_EXPIRE_MAX_SHARE
+    expire_max_share: Annotated[float, Field(gt=0, le=1)] = 0.01
     """A run of `expire` stops and asks where policies end more than this share of what one kept earlier; 1: never."""
-    expire_free_count: Annotated[int, Field(ge=0)] = DEFAULT_EXPIRE_FREE_COUNT
+    expire_free_count: Annotated[int, Field(ge=0)] = 1000
     """So many may always end earlier, but never more than 1 % of what their policy keeps."""
 
     @model_validator(mode="after")
@@ -248,11 +163,11 @@ class DictionarySettings(StrictModel):
 
     enabled: bool = True
     """Train them, and compress new values and frames with them; what was, stays readable whatever this is."""
-    size: Annotated[ByteSize, Field(le=MAX_DICTIONARY_SIZE)] = DEFAULT_DICTIONARY_SIZE
+    size: Annotated[ByteSize, Field(le=2**20)] = 64 * 2**10
     """Largest dictionary; one of half the size is tried too."""
-    sample: ByteSize = DEFAULT_DICTIONARY_SAMPLE
+    sample: ByteSize = 4 * 2**20
     """Most bytes, uncompressed, that one is trained from."""
-    min_sagas: Annotated[int, Field(ge=MIN_DICTIONARY_SAGAS)] = DEFAULT_DICTIONARY_MIN_SAGAS
+    min_sagas: Annotated[int, Field(ge=20)] = 50
     """Names with fewer sagas in Redis and PostgreSQL get none."""
 
 
@@ -285,7 +200,7 @@ class RestoreSettings(StrictModel):
 
     tier: Retrieval = Retrieval.STANDARD
     """How fast, where a request does not say."""
-    days: Annotated[int, Field(ge=1, le=3650)] = DEFAULT_RESTORE_DAYS
+    days: Annotated[int, Field(ge=1, le=3650)] = 7
     """How long they stay readable, where a request does not say."""
     on_archived: OnArchived = OnArchived.RAISE
     """`raise`: a read of archived bytes says how to restore them; `request`: it also asks for it."""
@@ -320,11 +235,11 @@ class EncryptionSettings(StrictModel):
 class DaemonSettings(StrictModel):
     """The daemon's own HTTP server (health and metrics) and its end."""
 
-    host: Annotated[str, Field(min_length=1)] = DEFAULT_HOST
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
     """Address to listen on; it has no access control, so think before opening it to a network."""
-    port: Annotated[int, Field(ge=0, le=65535)] = DEFAULT_PORT
+    port: Annotated[int, Field(ge=0, le=65535)] = 9464
     """Port of `/livez`, `/readyz` and `/metrics`; 0 for any free one."""
-    shutdown_grace: DurationOrZero = DEFAULT_SHUTDOWN_GRACE
+    shutdown_grace: DurationOrZero = timedelta(seconds=60)
     """How long a running step may take to finish after SIGTERM."""
 
 

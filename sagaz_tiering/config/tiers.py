@@ -11,29 +11,7 @@ from pydantic import Field, SecretStr, model_validator
 
 from sagaz_tiering.config.schema import DEFAULT_TEXT, Location, StrictModel, refusal
 from sagaz_tiering.config.units import ByteSize, Count, Duration, format_size
-from sagaz_tiering.config.urls import (
-    EMBEDDED,
-    ColdUrl,
-    EndpointUrl,
-    PostgresUrl,
-    RedisUrl,
-    file_path,
-)
-
-DEFAULT_KEY_PREFIX = "sagaz"
-DEFAULT_SOCKET_TIMEOUT = timedelta(seconds=2)
-DEFAULT_MAX_CONNECTIONS = 64
-DEFAULT_PACK_LEVEL = 1
-"""Measured on 10 KB order snapshots: bodies in frames take 611 bytes at level 1, 608 at 3 and 587 at 9, for 8, 11 and
-29 µs a snapshot; with a dictionary 438, 442 and 436."""
-DEFAULT_HOT_LEVEL = 1
-"""Measured on 10 KB order snapshots: 2,862 bytes a value at level 1, 2,878 at 3, which takes half as long again; with a
-dictionary 2,110 and 2,130. Level -1 saves a few µs more and makes values of 3,030 bytes."""
-DEFAULT_REQUEST_TIMEOUT = timedelta(seconds=60)
-DEFAULT_CONNECT_TIMEOUT = timedelta(seconds=5)
-DEFAULT_MULTIPART_THRESHOLD = 64 * 2**20
-DEFAULT_PACK_TARGET = 32 * 2**20
-DEFAULT_MAX_FRAME = 4 * 2**20
+from sagaz_tiering.config.urls import EMBEDDED, ColdUrl, EndpointUrl, PostgresUrl, RedisUrl, file_path
 
 MIN_MULTIPART = 5 * 2**20
 MAX_OBJECT = 5 * 2**30
@@ -47,13 +25,15 @@ class HotSettings(StrictModel):
 
     url: RedisUrl
     """`redis://HOST:6379/0`, `rediss://` for TLS, `unix://SOCKET`, `redis+sentinel://HOST,HOST/NAME`, or `embedded`."""
-    key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")] = DEFAULT_KEY_PREFIX
+    key_prefix: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.:-]{1,64}$")] = "sagaz"
     """First part of every key, so that several applications can share a server."""
-    socket_timeout: Duration = DEFAULT_SOCKET_TIMEOUT
+    socket_timeout: Duration = timedelta(seconds=2)
     """Deadline of connecting and of each command."""
-    max_connections: Count = DEFAULT_MAX_CONNECTIONS
+    max_connections: Count = 64
     """Connections of one process; more callers wait for one."""
-    compression_level: ZstdLevel | None = DEFAULT_HOT_LEVEL
+    # Measured on 10 KB order snapshots: 2,862 bytes a value at level 1, 2,878 at 3, which takes half as long again;
+    # with a dictionary 2,110 and 2,130. Level -1 saves a few µs more and makes values of 3,030 bytes.
+    compression_level: ZstdLevel | None = 1
     """zstd level of new values, `null` for none; values already stored stay readable whatever this is."""
 
 
@@ -83,11 +63,13 @@ class Checksums(StrEnum):
 class PackSettings(StrictModel):
     """How snapshots are packed into objects."""
 
-    target: ByteSize = DEFAULT_PACK_TARGET
+    target: ByteSize = 32 * 2**20
     """Size at which a pack is sealed."""
-    max_frame: ByteSize = DEFAULT_MAX_FRAME
+    max_frame: ByteSize = 4 * 2**20
     """Uncompressed size at which one saga's snapshots are split over several frames, the unit of one read."""
-    level: ZstdLevel = DEFAULT_PACK_LEVEL
+    # Measured on 10 KB order snapshots: bodies in frames take 611 bytes at level 1, 608 at 3 and 587 at 9, for 8, 11
+    # and 29 µs a snapshot; with a dictionary 438, 442 and 436.
+    level: ZstdLevel = 1
     """zstd level of frames."""
 
     @model_validator(mode="after")
@@ -121,11 +103,11 @@ class ColdSettings(StrictModel):
     """Secret of the access key; belongs into the environment."""
     checksums: Checksums = Checksums.AUTO
     """`auto` asks the store at start; the others are the AWS SDK's modes."""
-    request_timeout: Duration = DEFAULT_REQUEST_TIMEOUT
+    request_timeout: Duration = timedelta(seconds=60)
     """Deadline of each request to the store."""
-    connect_timeout: Duration = DEFAULT_CONNECT_TIMEOUT
+    connect_timeout: Duration = timedelta(seconds=5)
     """Deadline of connecting to the store."""
-    multipart_threshold: ByteSize = DEFAULT_MULTIPART_THRESHOLD
+    multipart_threshold: ByteSize = 64 * 2**20
     """Larger objects are uploaded in parts."""
     pack: PackSettings = PackSettings()
     """How snapshots are packed."""

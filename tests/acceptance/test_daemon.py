@@ -21,7 +21,7 @@ from support.stores import until
 
 from sagaz_tiering.app.tiered import TieredSnapshotStorage
 from sagaz_tiering.catalog.migrations import migrate
-from sagaz_tiering.config.sections import DEFAULT_NICE
+from sagaz_tiering.config.sections import JobSettings
 from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.snapshot import SagaSnapshot
@@ -119,7 +119,7 @@ async def test_daemon_becomes_ready_when_the_catalog_is_migrated(
         assert not process.notified("READY=1")
         await migrate_catalog(empty_database)
         await process.ready()
-        assert psutil.Process(process.process.pid).nice() == max(DEFAULT_NICE, psutil.Process().nice())
+        assert psutil.Process(process.process.pid).nice() == max(JobSettings().nice, psutil.Process().nice())
         process.signal(signal.SIGINT)
         assert await process.exit_code() == 0
 
@@ -151,7 +151,7 @@ async def test_job_by_hand_lets_others_go_first_too(database: str, config_of: Co
     command = (sys.executable, "-m", "sagaz_tiering", "job", "age", "--config", str(config_of(database)))
     job = await asyncio.create_subprocess_exec(*command, stdout=subprocess.DEVNULL)
     try:
-        wanted = max(DEFAULT_NICE, psutil.Process().nice())
+        wanted = max(JobSettings().nice, psutil.Process().nice())
         await until(lambda: psutil.Process(job.pid).nice() == wanted, "the job lets others go first")
     finally:
         job.kill()

@@ -374,3 +374,36 @@ def test_default_of_a_setting_stands_in_its_section_alone() -> None:
         if node.value is not None and not (isinstance(node.value, ast.Constant) and node.value.value is None)
     ]
     assert again == []
+
+
+def test_default_of_a_setting_is_written_in_its_field() -> None:
+    """Who reads a section sees each default: none is a constant somewhere above."""
+    aside = []
+    for module in ("config/sections.py", "config/tiers.py", "config/policy.py", "config/model.py"):
+        tree = parsed()[module]
+        constants = {
+            each.id
+            for node in tree.body
+            if isinstance(node, ast.Assign)
+            for each in node.targets
+            if isinstance(each, ast.Name)
+        }
+        aside += [
+            f"{module}: {ast.unparse(node)}"
+            for cls in tree.body
+            if isinstance(cls, ast.ClassDef)
+            for node in cls.body
+            if isinstance(node, ast.AnnAssign) and isinstance(node.value, ast.AST)
+            if constants & {each.id for each in ast.walk(node.value) if isinstance(each, ast.Name)}
+        ]
+    assert aside == []
+
+
+def test_job_of_which_only_jitter_is_written_starts_as_often_as_by_default() -> None:
+    """The times of a job can be written in part, in a file and in code; what is wrong is located all the same."""
+    built = config(schedule={"scrub": {"jitter": "1h"}, "age": {"every": "2m"}})
+    assert (built.schedule.scrub.every, built.schedule.scrub.jitter) == (timedelta(days=1), timedelta(hours=1))
+    assert (built.schedule.age.every, built.schedule.age.jitter) == (timedelta(minutes=2), timedelta(seconds=12))
+    assert built.schedule.train == config().schedule.train
+    assert [where for where, _ in problems(schedule={"age": {"jiter": "1m"}})] == [("schedule", "age", "jiter")]
+    assert [where for where, _ in problems(schedule={"agee": {"jitter": "1m"}})] == [("schedule", "agee")]
