@@ -9,7 +9,6 @@ from typing import Annotated, Any
 
 import typer
 
-from sagaz_tiering.app.process import tune_process
 from sagaz_tiering.cli.commands import catalog, keys, policy, quarantine, replay
 from sagaz_tiering.cli.commands.demo import demo
 from sagaz_tiering.cli.commands.doctor import doctor
@@ -83,7 +82,6 @@ def _top(
 def run_app(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
-    tune_process()
     try:
         code: Any = app(args=given, standalone_mode=False, prog_name="sagaz-tiering")
         sys.stdout.flush()

@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import typer
 
-from sagaz_tiering.app.process import ignore_abandoned_connects
 from sagaz_tiering.cli.failures import report, say
 from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, locate_config
 from sagaz_tiering.terminal import make_console, make_table, pretty_json, print_json, safe
@@ -147,6 +146,9 @@ def command(*, config: bool = True) -> Callable[[Callable[..., Awaitable[Answer 
 
 def _execute(work: Callable[[], Awaitable[int]], *, as_json: bool, debug: bool) -> NoReturn:
     """Run `work` to its end and leave with its exit code; errors are reported, Ctrl-C is 130."""
+    from sagaz_tiering.app.process import tune_process
+
+    tune_process()
     _quiet_logs(debug)
     try:
         code = asyncio.run(_until_terminated(work))
@@ -161,6 +163,8 @@ def _execute(work: Callable[[], Awaitable[int]], *, as_json: bool, debug: bool) 
 
 async def _until_terminated(work: Callable[[], Awaitable[int]]) -> int:
     """SIGTERM unwinds `work` as Ctrl-C does, so that embedded servers and leases are given up."""
+    from sagaz_tiering.app.process import ignore_abandoned_connects
+
     task, terminated = asyncio.current_task(), False
 
     def terminate() -> None:

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sagaz_tiering.app.process import yield_to_others
 from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.cli.progress import progress
 from sagaz_tiering.cli.session import Answer, Call, command, table
@@ -51,6 +50,8 @@ async def job(
         raise UsageError("--allow-mass-delete is for: job expire --once", hint="a schedule must not have it")
     if accept_lost and not (name == "reconcile" and once):
         raise UsageError("--accept-lost is for: job reconcile --once", hint="a schedule must not have it")
+    from sagaz_tiering.app.process import yield_to_others
+
     async with call.opened() as runtime:
         await runtime.check()
         yield_to_others(runtime.config.jobs.nice)

@@ -26,7 +26,9 @@ def run(
     try:
         path = locate_config(config)
         from sagaz_tiering import daemon
+        from sagaz_tiering.app.process import tune_process
 
+        tune_process()
         code = asyncio.run(daemon.run(path, environ))
     except KeyboardInterrupt:
         code = 130
