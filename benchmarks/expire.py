@@ -38,7 +38,7 @@ from sagaz_tiering.app.runtime import Runtime, open_runtime, read_config
 from sagaz_tiering.clock import SystemClock, VirtualClock, to_micros
 from sagaz_tiering.codec.value import encode, read_meta, to_value
 from sagaz_tiering.jobs import JobReport, run_job
-from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.snapshot import SagaEnd, SnapshotMeta
 
 MUST_REACH = 20_000
 """Archived snapshots a second."""
@@ -96,7 +96,7 @@ async def save(runtime: Runtime, count: int, *, hot: bool, durable: bool) -> Non
     async def some() -> None:
         for group in left:
             for meta, value in zip(group, values, strict=True):
-                decision = runtime.policies.decide(meta, runtime.job_context().now_us)
+                decision = runtime.policies.decide(meta, SagaEnd.of(meta), runtime.job_context().now_us)
                 times = {"due_us": decision.due_us, "expires_us": decision.expires_us}
                 stored = with_meta(value, meta)
                 if durable:

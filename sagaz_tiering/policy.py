@@ -1,7 +1,8 @@
 """What should happen to a snapshot, and why: pure decisions, times in microseconds since 1970 UTC.
 
-`PolicySet.decide(meta, now_us)` is the whole of it. First match wins; a snapshot that no policy matches gets
-`UNMATCHED`: kept hot and durable, never moved, expired only by its own `retention_until`.
+`PolicySet.decide(meta, saga, now_us)` is the whole of it. First match wins; a snapshot that no policy matches gets
+`UNMATCHED`: kept hot and durable, never moved, expired only by its own `retention_until`. `saga` is where its saga ends
+(`SagaEnd`): by that `outcome` is matched and `clock: saga_end` counts, so that all snapshots of a saga have one answer.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from functools import lru_cache
 from typing import NamedTuple
 
 from sagaz_tiering.clock import from_micros, to_micros
-from sagaz_tiering.config.patterns import Match, matcher
+from sagaz_tiering.config.patterns import ANY, Match, matcher
 from sagaz_tiering.config.policy import (
     UNMATCHED,
     ClockSource,
@@ -28,7 +29,7 @@ from sagaz_tiering.config.policy import (
 from sagaz_tiering.config.schema import dotted
 from sagaz_tiering.config.units import format_duration, micros
 from sagaz_tiering.errors import PolicyError
-from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.snapshot import NOT_PROMISED, RUNNING, SagaEnd, SnapshotMeta, latest, outcome_of
 from sagaz_tiering.storage_class import StorageClass
 
 __all__ = [
@@ -41,24 +42,23 @@ __all__ = [
     "Policy",
     "PolicySet",
     "Rewrite",
-    "later",
     "name_problems",
 ]
 
+_RUNNING_AT_MOST = Policy.model_fields["running_at_most"].default
 _RETENTION_KEYS = {"match", "retain", "retention", "clock"}
-_SAYS_NOTHING_US = -(2**62)
-
 MATCH_CACHE_SIZE = 32_768
-"""Distinct (saga_name, step_name, status) whose policy is remembered; far more than an application has."""
+"""Distinct (saga_name, step_name, status, outcome) whose policy is remembered; far more than an application has."""
 
 
 class Decision(NamedTuple):
     """What the policy says about one snapshot at one instant. Times are microseconds since 1970 UTC.
 
     `expires_us` is when it stops existing (None: never), `due_us` when its first move off the hot tier is due
-    (None: never). `due` looks at age only: an expired snapshot may be due too, so ask `expired` first. `kept_by`: the
-    revision of earlier rules that keep it longer than these do (see `PolicySet.honouring`). `is_recorded`: the expiry
-    is the one that was noted when it was packed.
+    (None: never), counted from `clock_us` by the rule that matches it and the `outcome` of its saga.
+    `due` looks at age only: an expired snapshot may be due too, so ask `expired` first. `kept_by`: the revision of
+    earlier rules that keep it longer than these do (see `PolicySet.honouring`). `is_recorded`: the expiry is the one
+    that was noted when it was packed.
     """
 
     policy: str
@@ -69,6 +69,7 @@ class Decision(NamedTuple):
     due: bool
     rule: Policy
     retention_us: int | None
+    outcome: str
     kept_by: str | None = None
     is_recorded: bool = False
 
@@ -83,19 +84,31 @@ class Decision(NamedTuple):
     @property
     def reason(self) -> str:
         """One English sentence: which policy, what next and when, and what decides the expiry."""
-        who = "no policy matches" if self.rule is UNMATCHED else f"policy {self.policy!r} matches"
+        who = f"{self._who} matches" if self.rule is not UNMATCHED else "no policy matches"
         if self.expired:
             return f"{who}: expired at {self._expiry()}."
         return f"{who}: {self._move()}, and {self.end}."
+
+    @property
+    def _who(self) -> str:
+        by = "" if self.rule.match.outcome == ANY else f" (the saga is {self.outcome})"
+        return f"policy {self.policy!r}{by}"
 
     def _move(self) -> str:
         if self.due_us is None:
             return "it never leaves the hot tier"
         first = self.rule.move[0]
-        when = f"{_instant(self.due_us)} ({format_duration(first.after)} after {self.rule.clock})"
+        why = f"{format_duration(first.after)} after {self._clock}"
+        if self.due_us < self.clock_us + micros(first.after):
+            why = f"it is {format_duration(self.rule.running_at_most)} old then, and its saga is running still"
+        when = f"{_instant(self.due_us)} ({why})"
         return (
             f"due for {first.to} since {when}" if self.due else f"it stays hot until {when}, then moves to {first.to}"
         )
+
+    @property
+    def _clock(self) -> str:
+        return "the end of its saga" if self.rule.clock is ClockSource.SAGA_END else str(self.rule.clock)
 
     @property
     def end(self) -> str:
@@ -115,17 +128,17 @@ class Decision(NamedTuple):
     def _expiry(self) -> str:
         lifetime, rule = self.rule.lifetime, self.rule
         if self.is_recorded:
-            why = "as recorded when it was packed, later than these policies say"
+            why = "as its saga was promised when part of it was packed, later than these policies say"
         elif self.kept_by is not None:
             why = f"not earlier {self._until_accepted}"
         elif lifetime is None:
             why = "its own retention_until"
         elif self.expires_us == self.clock_us + micros(lifetime):
-            why = f"the policy retains it {format_duration(lifetime)} after {rule.clock}"
+            why = f"the policy retains it {format_duration(lifetime)} after {self._clock}"
             if rule.retention is Retention.POLICY and self.retention_us is not None:
                 why += ", whatever its own retention_until says"
         else:
-            policy_says = f"{format_duration(lifetime)} after {rule.clock}"
+            policy_says = f"{format_duration(lifetime)} after {self._clock}"
             why = f"its own retention_until, later than the policy's {policy_says}"
         return f"{_instant(self.expires_us or 0)}: {why}"
 
@@ -139,8 +152,11 @@ class _Rule:
     """A policy with its patterns compiled and its durations in microseconds."""
 
     __slots__ = (
+        "by_end",
+        "by_policy_alone",
         "by_save",
         "first_after_us",
+        "has_outcome",
         "has_saga_name",
         "has_status",
         "has_step_name",
@@ -148,6 +164,7 @@ class _Rule:
         "lifetime_us",
         "own_counts",
         "policy",
+        "running_us",
     )
 
     def __init__(self, policy: Policy) -> None:
@@ -155,30 +172,48 @@ class _Rule:
         self.has_saga_name: Callable[[str], bool] = matcher(policy.match.saga_name)
         self.has_step_name: Callable[[str], bool] = matcher(policy.match.step_name)
         self.has_status: Callable[[str], bool] = matcher(policy.match.status)
+        self.has_outcome: Callable[[str], bool] = matcher(policy.match.outcome)
         self.first_after_us = micros(policy.move[0].after) if policy.move else None
         self.lifetime_us = None if policy.lifetime is None else micros(policy.lifetime)
         self.is_for_ever = policy.is_for_ever
         self.own_counts = policy.asks_snapshot
+        self.by_policy_alone = policy.retention is Retention.POLICY
         self.by_save = policy.clock is ClockSource.SAVED_AT
+        self.by_end = policy.clock is ClockSource.SAGA_END
+        self.running_us = max(micros(policy.running_at_most), self.first_after_us or 0)
 
-    def clock_us(self, meta: SnapshotMeta) -> int:
+    def clock_us(self, meta: SnapshotMeta, saga: SagaEnd) -> int:
+        if self.by_end:
+            return max(saga.created_us, meta.created_us)
         return max(meta.saved_us, meta.created_us) if self.by_save else meta.created_us
 
-    def expires_us(self, meta: SnapshotMeta) -> int | None:
+    def due_us(self, meta: SnapshotMeta, saga: SagaEnd) -> int | None:
+        if self.first_after_us is None:
+            return None
+        due_us = self.clock_us(meta, saga) + self.first_after_us
+        if self.by_end and saga.outcome == RUNNING:
+            return min(due_us, meta.created_us + self.running_us)
+        return due_us
+
+    def expires_us(self, meta: SnapshotMeta, saga: SagaEnd) -> int | None:
+        """By the rule, the snapshot's own date and what its saga was promised."""
         if self.is_for_ever:
             return None
         if self.lifetime_us is None:
-            return meta.retention_us
-        expiry = self.clock_us(meta) + self.lifetime_us
-        if meta.retention_us is None or not self.own_counts:
+            expiry = meta.retention_us
+        else:
+            expiry = self.clock_us(meta, saga) + self.lifetime_us
+            if meta.retention_us is not None and self.own_counts:
+                expiry = max(expiry, meta.retention_us)
+        if saga.kept_us == NOT_PROMISED or self.by_policy_alone:
             return expiry
-        return max(expiry, meta.retention_us)
+        return latest(expiry, saga.kept_us)
 
-    def at_least_us(self, meta: SnapshotMeta) -> int | None:
-        """The same as far as the snapshot's own date is not asked."""
+    def at_least_us(self, meta: SnapshotMeta, saga: SagaEnd) -> int | None:
+        """What the rule says, as far as neither the snapshot's own date nor a promise is asked."""
         if self.is_for_ever:
             return None
-        return _SAYS_NOTHING_US if self.lifetime_us is None else self.clock_us(meta) + self.lifetime_us
+        return NOT_PROMISED if self.lifetime_us is None else self.clock_us(meta, saga) + self.lifetime_us
 
 
 class PolicySet:
@@ -257,54 +292,64 @@ class PolicySet:
                 hint="a newer version of sagaz-tiering accepted them; use that one",
             ) from exc
 
-    def for_meta(self, meta: SnapshotMeta) -> Policy:
+    def for_meta(self, meta: SnapshotMeta, saga: SagaEnd) -> Policy:
         """The policy of a snapshot: the first that matches, else UNMATCHED."""
-        return self._find(meta.saga_name, meta.step_name, meta.status).policy
+        return self._rule(meta, saga).policy
 
-    def policy_for(self, saga_name: str, step_name: str, status: str) -> Policy:
-        """The policy of any snapshot with these names: the first that matches, else UNMATCHED."""
-        return self._find(saga_name, step_name, status).policy
+    def policy_for(self, saga_name: str, step_name: str, status: str, outcome: str | None = None) -> Policy:
+        """The policy of snapshots with these names, of a saga that ends so (None: so as they are): the first match."""
+        return self._find(saga_name, step_name, status, outcome or outcome_of(status)).policy
+
+    def _rule(self, meta: SnapshotMeta, saga: SagaEnd) -> _Rule:
+        return self._find(meta.saga_name, meta.step_name, meta.status, outcome_of(saga.status))
 
     def named(self, policy_name: str) -> Policy | None:
         """The policy of that name (UNMATCHED included), or None where it is not configured (any more)."""
         return next((p for p in (*self.policies, UNMATCHED) if p.name == policy_name), None)
 
-    def decide(self, meta: SnapshotMeta, now_us: int) -> Decision:
+    def decide(self, meta: SnapshotMeta, saga: SagaEnd, now_us: int) -> Decision:
         """What should be true of the snapshot at `now_us`; an instant counts as passed when it is reached."""
-        rule = self._find(meta.saga_name, meta.step_name, meta.status)
-        clock_us = rule.clock_us(meta)
-        expires_us = rule.expires_us(meta)
-        due_us = None if rule.first_after_us is None else clock_us + rule.first_after_us
+        rule = self._rule(meta, saga)
+        expires_us = rule.expires_us(meta, saga)
+        due_us = rule.due_us(meta, saga)
         kept_by = None
         if self.before is not None and expires_us is not None:
-            earlier_us = self.before.expires_us(meta)
+            earlier_us = self.before.expires_us(meta, saga)
             if earlier_us is None or earlier_us > expires_us:
                 expires_us, kept_by = earlier_us, self.before.retention_revision
         return Decision(
             policy=rule.policy.name,
-            clock_us=clock_us,
+            clock_us=rule.clock_us(meta, saga),
             expires_us=expires_us,
             expired=expires_us is not None and now_us >= expires_us,
             due_us=due_us,
             due=due_us is not None and now_us >= due_us,
             rule=rule.policy,
             retention_us=meta.retention_us,
+            outcome=saga.outcome,
             kept_by=kept_by,
         )
 
-    def expires_us(self, meta: SnapshotMeta) -> int | None:
+    def expires_us(self, meta: SnapshotMeta, saga: SagaEnd) -> int | None:
         """When the snapshot stops existing; None: never.
 
         By the policy's `retention`: clock + `retain`, the snapshot's own retention_until, or (usually) the later one.
+        Not before what its saga was promised when part of it was archived, unless `retention: policy` says otherwise.
         """
-        expires_us = self._find(meta.saga_name, meta.step_name, meta.status).expires_us(meta)
-        return expires_us if self.before is None else later(expires_us, self.before.expires_us(meta))
+        expires_us = self._rule(meta, saga).expires_us(meta, saga)
+        return expires_us if self.before is None else latest(expires_us, self.before.expires_us(meta, saga))
 
-    def expires_at_least_us(self, meta: SnapshotMeta, recorded_us: int | None) -> int | None:
-        """The later of a recorded expiry and what the policies promise a snapshot whose own date is not known."""
-        promised_us = self._find(meta.saga_name, meta.step_name, meta.status).at_least_us(meta)
-        found = later(recorded_us, promised_us)
-        return found if self.before is None else self.before.expires_at_least_us(meta, found)
+    def expires_at_least_us(self, meta: SnapshotMeta, saga: SagaEnd, recorded_us: int | None) -> int | None:
+        """When an archived snapshot expires whose own date is not known here, but what was recorded by these policies.
+
+        The later of that, of what the policies say of its saga today and of what that was promised; under
+        `retention: policy` what the policy says.
+        """
+        rule = self._rule(meta, saga)
+        at_least_us = rule.at_least_us(meta, saga)
+        alone = rule.by_policy_alone
+        found = at_least_us if alone else latest(latest(recorded_us, at_least_us), saga.kept_us)
+        return found if self.before is None else latest(found, self.before.expires_at_least_us(meta, saga, recorded_us))
 
     def may_be_hot_only(self, saga_name: str | None) -> bool:
         """Whether a snapshot of that saga name (None: of any) can be acknowledged with Redis alone.
@@ -327,9 +372,14 @@ class PolicySet:
         due = [move.to for move in self.moves(policy_name) if clock_us + micros(move.after) <= now_us]
         return due[-1] if due else None
 
-    def _search(self, saga_name: str, step_name: str, status: str) -> _Rule:
+    def _search(self, saga_name: str, step_name: str, status: str, outcome: str) -> _Rule:
         for rule in self._rules:
-            if rule.has_saga_name(saga_name) and rule.has_step_name(step_name) and rule.has_status(status):
+            if (
+                rule.has_saga_name(saga_name)
+                and rule.has_step_name(step_name)
+                and rule.has_status(status)
+                and rule.has_outcome(outcome)
+            ):
                 return rule
         return _UNMATCHED_RULE
 
@@ -340,7 +390,7 @@ class PolicySet:
             if saga_name is not None:
                 if not rule.has_saga_name(saga_name):
                     continue
-                match = Match(step_name=match.step_name, status=match.status)
+                match = Match(step_name=match.step_name, status=match.status, outcome=match.outcome)
             reachable = not any(earlier.covers(match) for earlier in above)
             if reachable and rule.policy.durability is Durability.HOT:
                 return True
@@ -359,17 +409,17 @@ class PolicySet:
         return f"PolicySet({[policy.name for policy in self.policies]}, revision={self._revision!r})"
 
 
-def later(one_us: int | None, other_us: int | None) -> int | None:
-    """The later of two expiries; None: never."""
-    return None if one_us is None or other_us is None else max(one_us, other_us)
-
-
 _UNMATCHED_RULE = _Rule(UNMATCHED)
 
 
 def _digest(policies: Sequence[Policy], keys: set[str] | None = None) -> str:
     texts = [policy.model_dump(mode="json", include=keys) for policy in policies]
     for policy, text in zip(policies, texts, strict=True):
+        # As before there were such keys: an update of this package changes no revision.
         if policy.retention is Retention.LONGEST:
-            text.pop("retention", None)  # as before there was such a key: an update of this package changes no revision
+            text.pop("retention", None)
+        if policy.match.outcome == ANY and "match" in text:
+            text["match"].pop("outcome")
+        if policy.running_at_most == _RUNNING_AT_MOST:
+            text.pop("running_at_most", None)
     return hashlib.sha256(json.dumps(texts, sort_keys=True).encode()).hexdigest()[:12]

@@ -26,6 +26,7 @@ from sagaz_tiering.catalog.quarantine import Quarantine
 from sagaz_tiering.catalog.replays import Replays
 from sagaz_tiering.catalog.restores import Restores
 from sagaz_tiering.catalog.saga_keys import SagaKeys
+from sagaz_tiering.catalog.sagas import Sagas
 from sagaz_tiering.catalog.scrubbing import Scrubbing
 from sagaz_tiering.catalog.spending import Spending
 from sagaz_tiering.catalog.surveys import Surveys
@@ -58,6 +59,7 @@ class Catalog:
         self.replays = Replays(db)
         self.restores = Restores(db)
         self.saga_keys = SagaKeys(db)
+        self.sagas = Sagas(db)
         self.scrubbing = Scrubbing(db)
         self.spending = Spending(db)
         self.surveys = Surveys(db)

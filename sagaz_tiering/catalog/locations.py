@@ -13,15 +13,17 @@ from sagaz_tiering.catalog.holds import Holds, Named
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves
 from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.catalog.saga_keys import wrapped_key
+from sagaz_tiering.catalog.sagas import end_of
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import to_column
 from sagaz_tiering.keys.master import WrappedKey
-from sagaz_tiering.snapshot import SnapshotRef, Tier
+from sagaz_tiering.snapshot import SagaEnd, SnapshotRef, Tier
 from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load(__package__, "locations")
+_ENDS = load(__package__, "sagas")["ends"]
 
 _NOTED_AT_ONCE = 10_000
 """Ids in one entry of the journal."""
@@ -56,13 +58,14 @@ class SnapshotLocation:
 
     The expiry in `ref` is the recorded one. Of a durable copy `retention_until` is the snapshot's own date; of one in a
     pack that is not known, but `dated_by`, the retention revision that its expiry is of, and the youngest clock time of
-    the pack.
+    the pack. `saga`: where its saga ends as far as PostgreSQL knows.
     """
 
     ref: SnapshotRef
     saved_us: int | None
     value: bytes | None
     place: FrameLocation | None
+    saga: SagaEnd
     retention_until: datetime | None = None
     dated_by: str | None = None
     max_clock_at: datetime | None = None
@@ -99,7 +102,7 @@ class Locations:
 
     async def find(self, snapshot_id: UUID) -> list[SnapshotLocation]:
         """The durable copy and the archived one, whichever exist, expired or not, in one consistent look."""
-        return [_located(row) for row in await self._db.fetch(_SQL["find"], snapshot_id)]
+        return (await self._found(await self._db.fetch(_SQL["find"], snapshot_id)))[0]
 
     async def find_of_saga(
         self,
@@ -109,14 +112,31 @@ class Locations:
         step_name: str | None = None,
         limit: int,
         with_values: bool,
-    ) -> list[SnapshotLocation]:
-        """Copies of a saga's snapshots, newest first: at most `limit` durable and `limit` archived ones.
+    ) -> tuple[list[SnapshotLocation], SagaEnd | None]:
+        """Copies of a saga's snapshots, newest first, at most `limit` durable and `limit` archived ones; where it ends.
 
         Expired or not: what the policies in force say decides that, not only what was recorded.
         """
         step = None if step_name is None else to_column(step_name)
         query = _SQL["find_of_saga"]
-        return [_located(row) for row in await self._db.fetch(query, saga_id, not_after, step, limit, with_values)]
+        return await self._found(await self._db.fetch(query, saga_id, not_after, step, limit, with_values), saga_id)
+
+    async def _found(
+        self, rows: Sequence[Any], saga_id: UUID | None = None
+    ) -> tuple[list[SnapshotLocation], SagaEnd | None]:
+        """The locations that rows name, with where their sagas end; that of `saga_id` also without a row."""
+        if rows and not rows[0]["filled"]:
+            ids = {row["saga_id"] for row in rows if row["saga_id"] is not None} | ({saga_id} if saga_id else set())
+            ends = {row["saga_id"]: end_of(row) for row in await self._db.fetch(_ENDS, list(ids))}
+            found = [_located(row, ends.get(row["saga_id"])) for row in rows if row["snapshot_id"] is not None]
+            return found, None if saga_id is None else ends.get(saga_id)
+        end = None if not rows or rows[0]["ended_at"] is None else end_of(rows[0], "end_status")
+        found = []
+        for row in rows:
+            if row["snapshot_id"] is not None:
+                own = end if saga_id is not None or row["ended_at"] is None else end_of(row, "end_status")
+                found.append(_located(row, own))
+        return found, end
 
     async def saga_ids(self, after: UUID | None, limit: int) -> list[UUID]:
         """The next sagas behind `after` that PostgreSQL knows a snapshot of, expired or not, ascending."""
@@ -213,7 +233,7 @@ def _columns(saves: Sequence[Saved]) -> tuple[list[UUID], list[UUID], list[datet
     )
 
 
-def _located(row: Any) -> SnapshotLocation:
+def _located(row: Any, saga: SagaEnd | None) -> SnapshotLocation:
     cold = row["pack_id"] is not None
     storage_class = StorageClass(row["storage_class"]) if cold else None
     place = None
@@ -238,8 +258,11 @@ def _located(row: Any) -> SnapshotLocation:
         storage_class=storage_class.value if storage_class else None,
     )
     saved = row["saved_at"]
+    if saga is None:  # deleted under our eyes
+        saga = SagaEnd(to_micros(ref.created_at), ref.step_index, ref.snapshot_id, ref.status)
     return SnapshotLocation(
         ref=ref,
+        saga=saga,
         saved_us=None if saved is None else to_micros(saved),
         value=row["value"],
         place=place,

@@ -5,7 +5,7 @@ Every change runs in one transaction that checks the job's lease and the pack's 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -19,11 +19,13 @@ from sagaz_tiering.catalog.holds import Holds, hold_still
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
+from sagaz_tiering.catalog.sagas import note_archived
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column
 from sagaz_tiering.errors import LeaseLost
+from sagaz_tiering.snapshot import SnapshotMeta, outcome_of
 from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load(__package__, "packs")
@@ -140,6 +142,7 @@ class Packs:
             published = await insert_places(conn, pack_id, frames, steps, left_out, replace=elsewhere is not None)
             if affected(await conn.execute(_SQL["activate"], pack_id, published, now)) != 1:
                 raise LeaseLost(f"pack {pack_id} was given up before its upload ended; nothing was published")
+            await note_archived(conn, _published(frames, left_out))
             await _drop_nearer(conn, frames)
         return published
 
@@ -173,6 +176,7 @@ class Packs:
             dead = await dead_among(conn, frames, pack_id)
             published = await insert_places(conn, pack_id, frames, steps, dead, replace=True)
             await conn.execute(_SQL["activate"], pack_id, published, now)
+            await note_archived(conn, _published(frames, dead))
             await _drop_nearer(conn, frames)
             await conn.execute(_SQL["evicted"], pack_id, now)
         return published
@@ -212,10 +216,18 @@ class Packs:
         args = (list(policies), youngest_before, [c.value for c in settled], after, limit)
         return await self._packs("movable_of_others", *args)
 
-    async def names(self, pack_id: int) -> set[tuple[str, str, str]]:
-        """The names of the sagas, steps and statuses that live in a pack."""
+    async def names(self, pack_id: int) -> set[tuple[str, str, str, str]]:
+        """What policies look at of all that lives in a pack: names of sagas and steps, statuses, outcomes."""
         rows = await self._db.fetch(_SQL["names"], pack_id)
-        return {(from_column(r["saga_name"]), from_column(r["step_name"]), from_column(r["status"])) for r in rows}
+        return {
+            (
+                from_column(row["saga_name"]),
+                from_column(row["step_name"]),
+                from_column(row["status"]),
+                outcome_of(from_column(row["end_status"])),
+            )
+            for row in rows
+        }
 
     async def moved(self, pack_id: int, storage_class: StorageClass, lease: Lease, now: datetime) -> bool:
         """The object is in its new class now."""
@@ -315,6 +327,13 @@ class Packs:
 
     async def _packs(self, query: str, *args: Any) -> list[Pack]:
         return [pack_of_row(row) for row in await self._db.fetch(_SQL[query], *args)]
+
+
+def _published(frames: Sequence[IndexedFrame], left_out: Collection[UUID]) -> Iterator[tuple[SnapshotMeta, int | None]]:
+    for frame in frames:
+        for meta, expires_us, _ in frame.snapshots:
+            if meta.snapshot_id not in left_out:
+                yield meta, expires_us
 
 
 async def _drop_nearer(conn: Connection, frames: Sequence[IndexedFrame]) -> None:

@@ -14,10 +14,12 @@ from sagaz_tiering.costs.inputs import Due, Expired, PackGroup
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column
-from sagaz_tiering.policy import ClockSource, PolicySet
+from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.snapshot import outcome_of
 from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load(__package__, "surveys")
+_NAMES = ("saga_name", "step_name", "status", "end_status")
 EXACT_PACKS = 20_000
 """So many packs are looked at one by one; more are put together by day, expiry bucket and size."""
 EXACT_SNAPSHOTS = 200_000
@@ -145,13 +147,13 @@ def _group(row: Any) -> PackGroup:
 
 
 def _rules(names: Sequence[Any], policies: PolicySet) -> tuple[list[Any], ...]:
-    """Columns: saga names, step names, statuses, policies, seconds to the first move and to the end, by save."""
+    """Columns: saga and step names, statuses, those of sagas' ends, policies, seconds to move and to expire, clocks."""
     rows = []
     for row in names:
-        policy = policies.policy_for(*(from_column(row[name]) for name in ("saga_name", "step_name", "status")))
+        saga_name, step_name, status, end_status = (from_column(row[name]) for name in _NAMES)
+        policy = policies.policy_for(saga_name, step_name, status, outcome_of(end_status))
         after = policy.move[0].after.total_seconds() if policy.move else None
         retain = None if policy.lifetime is None else policy.lifetime.total_seconds()
-        by_save = policy.clock is ClockSource.SAVED_AT
-        rows.append((row["saga_name"], row["step_name"], row["status"], policy.name, after, retain, by_save))
-    columns = list(zip(*rows, strict=True)) or [()] * 7
+        rows.append((*(row[name] for name in _NAMES), policy.name, after, retain, policy.clock.value))
+    columns = list(zip(*rows, strict=True)) or [()] * 8
     return tuple(list(column) for column in columns)

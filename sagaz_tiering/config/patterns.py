@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase, translate
 from typing import Annotated
 
-from pydantic import BeforeValidator
+from pydantic import AfterValidator, BeforeValidator
 
 from sagaz_tiering.config.schema import StrictModel, problem
+from sagaz_tiering.snapshot import RUNNING, outcome_of
 
 ANY = ("*",)
 _PATTERN_FORM = "write a name or a pattern such as payment-*, or a list of them"
@@ -36,15 +37,29 @@ Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
 """One or more shell-style patterns (`*`, `?`, `[seq]`), case-sensitive; one text stands for a list of one."""
 
 
+def _outcomes(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    for pattern in patterns:
+        if outcome_of(pattern) != pattern:
+            raise problem(f"{pattern} is no outcome; a saga whose newest snapshot says so is `{RUNNING}`")
+    return patterns
+
+
+Outcomes = Annotated[Patterns, AfterValidator(_outcomes)]
+"""Patterns of outcomes."""
+
+
 class Match(StrictModel):
-    """A snapshot matches when each of its three names matches one of the patterns given for it."""
+    """A snapshot matches when its names, and the outcome of its saga, each match one of the patterns given for it."""
 
     saga_name: Patterns = ANY
     """Name of the saga, such as `payment-*`."""
     step_name: Patterns = ANY
     """Name of the step."""
     status: Patterns = ANY
-    """Status of the saga at that step, such as `failed` or `rolled_back`."""
+    """Status of the saga at that step, of each snapshot by itself; to rule whole sagas by how they end: `outcome`."""
+    outcome: Outcomes = ANY
+    """How the saga ends, for all of its snapshots: the status of its newest one, such as `completed`, `failed` or
+    `rolled_back`; `running` while that is `pending`, `executing` or `compensating`."""
 
     @property
     def is_catch_all(self) -> bool:
@@ -57,6 +72,7 @@ class Match(StrictModel):
             patterns_cover(self.saga_name, other.saga_name)
             and patterns_cover(self.step_name, other.step_name)
             and patterns_cover(self.status, other.status)
+            and patterns_cover(self.outcome, other.outcome)
         )
 
 

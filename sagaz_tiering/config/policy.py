@@ -33,6 +33,7 @@ class Durability(StrEnum):
 class ClockSource(StrEnum):
     """From which time a snapshot's ages are counted."""
 
+    SAGA_END = "saga_end"
     CREATED_AT = "created_at"
     SAVED_AT = "saved_at"
 
@@ -96,8 +97,11 @@ class Policy(StrictModel):
     """Age at which the snapshot is deleted everywhere, or `forever`; absent: its own `retention_until` decides."""
     retention: Retention = Retention.LONGEST
     """Whose word counts: `retain` (`policy`), the snapshot's own `retention_until` (`snapshot`), or the later one."""
-    clock: ClockSource = ClockSource.CREATED_AT
-    """`created_at`, or `saved_at` so that a back-fill of old snapshots does not move all at once."""
+    clock: ClockSource = ClockSource.SAGA_END
+    """From when ages count: `saga_end`, when the newest snapshot of the saga was made, so that a saga moves and expires
+    as one; or of each snapshot by itself `created_at`, or `saved_at`, so that a back-fill does not move all at once."""
+    running_at_most: Duration = timedelta(days=30)
+    """With `clock: saga_end`, what is this old of a saga that is `running` still moves all the same (after `after`)."""
     linger: DurationOrZero = timedelta(hours=24)
     """How long a due snapshot may wait for its pack to fill up before the pack is sealed undersized."""
     encryption: FrameEncryption = FrameEncryption.NONE

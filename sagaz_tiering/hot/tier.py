@@ -17,8 +17,8 @@ import redis.asyncio
 
 from sagaz_tiering.hot import keys as hot_keys
 from sagaz_tiering.hot.queue import FIRST_HEADERS, HotQueue
-from sagaz_tiering.hot.values import Gone, Indexed, IndexedHeader, NotTaken, headers_of, indexed
-from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.hot.values import Gone, HotValue, Indexed, IndexedHeader, NotTaken, end_of, headers_of, indexed
+from sagaz_tiering.snapshot import SagaEnd, SnapshotMeta
 
 __all__ = ["FIRST_HEADERS", "HEADERS_PAGE", "HotTier"]
 
@@ -101,15 +101,22 @@ class HotTier(HotQueue):
 
     async def get(self, snapshot_id: UUID) -> bytes | Gone | None:
         """The value of one snapshot; None where Redis knows nothing of it."""
+        found = await self.find(snapshot_id)
+        return found.value if isinstance(found, HotValue) else found
+
+    async def find(self, snapshot_id: UUID) -> HotValue | Gone | None:
+        """The same, with where its saga ends."""
         found = await self._read(
             self._ask, "get", [self.keys.pointer(snapshot_id.hex)], [self.keys.prefix, snapshot_id.hex]
         )
-        return Gone(snapshot_id) if found == 0 else found
+        if found is None:
+            return None
+        return Gone(snapshot_id) if found == 0 else HotValue(*found)
 
     async def newest(
         self, saga_id: UUID, *, not_after_us: int | None = None, step_name: str | None = None
-    ) -> Indexed | None:
-        """The newest snapshot of a saga, at or before a time, of a step."""
+    ) -> tuple[Indexed, bytes | None] | None:
+        """The newest snapshot of a saga, at or before a time, of a step; and `HotValue.newest`."""
         saga = saga_id.hex
         found = await self._read(
             self._ask,
@@ -122,7 +129,13 @@ class HotTier(HotQueue):
                 "0" if step_name is None else "1",
             ],
         )
-        return indexed(found)[0] if found else None
+        return (indexed(found[:3])[0], found[3]) if found else None
+
+    async def ends(self, saga_ids: Sequence[UUID]) -> dict[UUID, SagaEnd]:
+        """Where these sagas end in Redis, those of which it has something that can be read; few trips for all."""
+        heads = await self._eval_many("ends", [([self.keys.index(saga_id.hex)], []) for saga_id in saga_ids])
+        found = {saga: end_of(saga, head) for saga, head in zip(saga_ids, heads, strict=True) if head is not None}
+        return {saga_id: end for saga_id, end in found.items() if end is not None}
 
     async def values(self, saga_id: UUID, limit: int) -> list[Indexed]:
         """The newest `limit` values of a saga, newest first."""

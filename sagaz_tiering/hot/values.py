@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NamedTuple
 from uuid import UUID
 
-from sagaz_tiering.codec.value import MAX_US, MIN_US, read_header
+from sagaz_tiering.codec.value import MAX_US, MIN_US, read_header, read_meta
 from sagaz_tiering.codec.value import Header as ValueHeader
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.hot import keys as hot_keys
-from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.snapshot import SagaEnd, SnapshotMeta
 
 _DIGITS = 16
 """Times have at most so many digits, and are exact as scores."""
@@ -37,9 +38,31 @@ class Indexed(NamedTuple):
 
 
 def indexed(raw: Sequence[Any]) -> list[Indexed]:
-    """What the scripts `list` and `newest` answer."""
+    """What the script `list` answers."""
     places = zip(raw[::3], raw[1::3], raw[2::3], strict=True)
     return [Indexed(member, _micros(score), value) for member, score, value in places]
+
+
+class HotValue(NamedTuple):
+    """A value, and `newest`: the header of the newest snapshot of its saga (None: it is that itself, b"": unknown)."""
+
+    value: bytes
+    newest: bytes | None
+
+    def end(self, meta: SnapshotMeta) -> SagaEnd | None:
+        """Where the saga of this value, whose meta is known, ends in Redis; None where that cannot be told."""
+        if self.newest is None:
+            return SagaEnd.of(meta)
+        return end_of(meta.saga_id, self.newest)
+
+
+def end_of(saga_id: UUID, head: bytes) -> SagaEnd | None:
+    """Where a saga ends by the header of its newest snapshot; None where that cannot be told."""
+    with suppress(CorruptRecord):
+        newest = read_meta(head)
+        if newest.saga_id == saga_id:
+            return SagaEnd.of(newest)
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

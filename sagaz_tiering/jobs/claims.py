@@ -11,6 +11,7 @@ from sagaz_tiering.hot.tier import FIRST_HEADERS
 from sagaz_tiering.hot.values import ClaimedSaga, IndexedHeader
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.foreign import mended, set_due_aside
+from sagaz_tiering.jobs.saga_ends import SagaEnds
 from sagaz_tiering.policy import Decision
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -42,9 +43,9 @@ class Claim:
         if due_us is not None and (self.next_due_us is None or due_us < self.next_due_us):
             self.next_due_us = due_us
 
-    def keep(self, context: JobContext, meta: SnapshotMeta) -> None:
+    def keep(self, context: JobContext, meta: SnapshotMeta, ends: SagaEnds) -> None:
         """A snapshot that stays hot: its own next times count."""
-        self.follow(context.policies.decide(meta, context.now_us))
+        self.follow(context.policies.decide(meta, ends.of(meta), context.now_us))
 
     def follow(self, decision: Decision) -> None:
         """The same, decided already. What has expired is the expire job's alone: `age` would meet it without end."""

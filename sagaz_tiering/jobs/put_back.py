@@ -17,6 +17,7 @@ from sagaz_tiering.clock import to_micros
 from sagaz_tiering.jobs.age.frames import chunks
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.foreign import durable_meta
+from sagaz_tiering.snapshot import SagaEnd
 
 _ROWS = 5_000
 _FIRST = UUID(int=0)
@@ -86,6 +87,6 @@ async def _save(context: JobContext, snapshot_id: UUID, value: bytes) -> bool | 
     meta = await durable_meta(context, snapshot_id, value)
     if meta is None:
         return None
-    decision = context.policies.decide(meta, context.now_us)
+    decision = context.policies.decide(meta, SagaEnd.of(meta), context.now_us)  # whoever looks at it knows better
     refused = await context.hot.save(meta, value, due_us=decision.due_us, expires_us=decision.expires_us)
     return refused is None or not (refused.deleted or refused.foreign)

@@ -35,6 +35,7 @@ from sagaz_tiering.operations.rival_packs import dispute, settle
 from sagaz_tiering.packs.entries import Footer
 from sagaz_tiering.packs.reader import DISPUTED_FOOTER, PackReader, footer_digest, footer_key, read_footer
 from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.snapshot import SagaEnd
 
 _log = Logger(__name__)
 _AT_ONCE = 8
@@ -209,7 +210,8 @@ def _new_pack(info: ObjectInfo, footer: Footer, digest: bytes, policies: PolicyS
     metas = [entry.meta for entry in entries]
     expiries = [entry.expires_us for entry in entries if entry.expires_us is not None]
     created = [meta.created_us for meta in metas]
-    policy = policies.for_meta(metas[0])
+    end = SagaEnd.of(max(metas, key=lambda meta: meta.order_key))
+    policy = policies.for_meta(metas[0], end)
     return NewPack(
         pack_uuid=footer.pack_id,
         object_key=info.key,
@@ -222,7 +224,7 @@ def _new_pack(info: ObjectInfo, footer: Footer, digest: bytes, policies: PolicyS
         footer_digest=digest,
         min_created_us=min(created),
         max_created_us=max(created),
-        max_clock_us=max(policies.decide(meta, 0).clock_us for meta in metas),
+        max_clock_us=max(policies.decide(meta, SagaEnd.of(meta), 0).clock_us for meta in metas),
         next_expiry_us=min(expiries, default=None),
     )
 

@@ -18,6 +18,7 @@ from sagaz_tiering.jobs.compact import job as compact
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.expire.mass_delete import may_shorten
 from sagaz_tiering.jobs.ownership import with_accepted
+from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
 from sagaz_tiering.policy import Decision, PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -128,7 +129,8 @@ async def _sample(
     sample, now_us, cut = _Sample(factor=total / max(len(sagas), 1)), to_micros(now), 0
     for start in range(0, len(sagas), _AT_ONCE):
         pages = await asyncio.gather(*(_first_page(context, saga) for saga in sagas[start : start + _AT_ONCE]))
-        found = [each for page in pages for each in _decided(page, policies, now_us, expiring=expiring)]
+        ends = await saga_ends(context, sagas[start : start + _AT_ONCE])
+        found = [each for page in pages for each in _decided(page, policies, ends, now_us, expiring=expiring)]
         for decision, length in await _hot_only(context, found):
             key = (decision.policy, "" if expiring else expiry_bucket(decision.expires_us))
             sample.sums.setdefault(key, _Sum()).add(decision, length)
@@ -149,7 +151,7 @@ async def _first_page(context: JobContext, saga_id: UUID) -> list[IndexedHeader]
 
 
 def _decided(
-    headers: Sequence[IndexedHeader], policies: PolicySet, now_us: int, *, expiring: bool
+    headers: Sequence[IndexedHeader], policies: PolicySet, ends: SagaEnds, now_us: int, *, expiring: bool
 ) -> list[tuple[SnapshotMeta, Decision, int]]:
     found = []
     for header in headers:
@@ -159,7 +161,7 @@ def _decided(
             meta = read_meta(header.head)
         except CorruptRecord:
             continue  # `age` reports it
-        decision = policies.decide(meta, now_us)
+        decision = policies.decide(meta, ends.of(meta), now_us)
         if decision.expired if expiring else decision.due and not decision.expired:
             found.append((meta, decision, header.length))
     return found

@@ -13,9 +13,9 @@ from sagaz_tiering.codec.value import read_meta
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.costs import PriceList, judge_pack, share_cost
 from sagaz_tiering.policy import PolicySet
-from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
+from sagaz_tiering.snapshot import SagaEnd, SnapshotMeta, SnapshotRef, Tier
 from sagaz_tiering.tiered.explanation import CopyPlace, Explanation, explain
-from sagaz_tiering.tiered.merge import Copy
+from sagaz_tiering.tiered.merge import Copy, end_of
 
 
 async def explain_copies(
@@ -23,13 +23,17 @@ async def explain_copies(
 ) -> Explanation:
     """What is true of a snapshot, of which there is at least one copy; the one that is read first comes first."""
     first = copies[0].ref
+    meta = _meta_of(copies[0], policies)
+    ends = await catalog.sagas.ends([first.saga_id])
+    saga = end_of(copies, ends.get(first.saga_id)) or SagaEnd.of(meta)
     pack = await catalog.surveys.share(first.snapshot_id)
     found = explain(
         first.snapshot_id,
-        _meta_of(copies[0], policies),
+        meta,
         tuple(copy.ref for copy in copies),
         policies,
         now,
+        saga=saga,
         pack_clock_at=None if pack is None else pack.group.max_clock_at,
     )
     holds = await catalog.holds.holding(first)

@@ -8,7 +8,7 @@ from uuid import UUID
 
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.policy import Decision, PolicySet
-from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef
+from sagaz_tiering.snapshot import SagaEnd, SnapshotMeta, SnapshotRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,10 +55,11 @@ def explain(
     policies: PolicySet,
     now: datetime,
     *,
+    saga: SagaEnd,
     pack_clock_at: datetime | None = None,
 ) -> Explanation:
     """What `policies` say of a snapshot at `now`. Pure. A pack moves when its youngest, `pack_clock_at`, may."""
-    decision = policies.decide(meta, to_micros(now)).recorded_as(copies[0].expires_at, to_micros(now))
+    decision = policies.decide(meta, saga, to_micros(now)).recorded_as(copies[0].expires_at, to_micros(now))
     storage_class = copies[0].storage_class
     ahead = [
         move

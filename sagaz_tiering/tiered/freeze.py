@@ -145,6 +145,6 @@ class Freezer:
         for located in await self._catalog.locations.find(meta.snapshot_id) if gone else ():
             if located.value is not None:
                 stored = read_meta(located.value)
-                decision = self._reader.policies.decide(stored, to_micros(self._clock.now()))
+                decision = self._reader.policies.decide(stored, located.saga, to_micros(self._clock.now()))
                 await self._hot.save(stored, located.value, due_us=decision.due_us, expires_us=decision.expires_us)
         _log.warning("snapshot.not_replaced", snapshot_id=str(meta.snapshot_id), put_back=bool(gone))

@@ -15,28 +15,31 @@ from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import Unreadable
 from sagaz_tiering.hot.keys import member_step
 from sagaz_tiering.hot.values import IndexedHeader
-from sagaz_tiering.policy import PolicySet, later
-from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
+from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.snapshot import SagaEnd, SnapshotMeta, SnapshotRef, Tier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Copy:
     """Where to read a snapshot from: `value` at hand, or in Redis under its id (hot), or `located`.
 
-    `error`: what is there cannot be read, so of `ref` only the ids and the place in the order are known.
+    `meta`: of one in Redis. `error`: what is there cannot be read, so of `ref` only the ids and its place in the order
+    are known.
     """
 
     ref: SnapshotRef
     saved_us: int | None
     value: bytes | None = None
+    meta: SnapshotMeta | None = None
     located: SnapshotLocation | None = None
     error: Unreadable | None = None
 
 
-def hot_copy(meta: SnapshotMeta, policies: PolicySet, value: bytes | None = None) -> Copy:
-    """A copy in Redis."""
-    ref = SnapshotRef.of(meta, expires_us=policies.expires_us(meta), tier=Tier.HOT)
-    return Copy(ref=ref, saved_us=meta.saved_us, value=value)
+def hot_copy(meta: SnapshotMeta, value: bytes | None = None) -> Copy:
+    """A copy in Redis; when it expires `dated` says."""
+    return Copy(
+        ref=SnapshotRef.of(meta, expires_us=None, tier=Tier.HOT), saved_us=meta.saved_us, value=value, meta=meta
+    )
 
 
 def damaged_copy(saga_id: UUID, header: IndexedHeader, error: Unreadable) -> Copy:
@@ -61,18 +64,39 @@ def damaged_ref(snapshot_id: UUID, saga_id: UUID, created_at: datetime) -> Snaps
     )
 
 
-def located_copy(located: SnapshotLocation, policies: PolicySet) -> Copy:
-    """A copy that PostgreSQL told of; it expires at the later of what was recorded and what `policies` say."""
-    ref = replace(located.ref, expires_at=_expires_at(located, policies))
-    return Copy(ref=ref, saved_us=located.saved_us, value=located.value, located=located)
+def located_copy(located: SnapshotLocation) -> Copy:
+    """A copy that PostgreSQL told of; its date is the recorded one until it is `dated`."""
+    return Copy(ref=located.ref, saved_us=located.saved_us, value=located.value, located=located)
 
 
-def _expires_at(located: SnapshotLocation, policies: PolicySet) -> datetime | None:
-    """Recorded dates of a pack are exact where they are by these policies; else its own date is not known here."""
-    ref = located.ref
-    if ref.expires_at is None or located.dated_by == policies.retention_revision:
-        return ref.expires_at
-    saved_us, until = located.saved_us, located.retention_until
+def end_of(copies: Iterable[Copy], known: SagaEnd | None = None) -> SagaEnd | None:
+    """Where a saga ends by these copies of its snapshots and what else is known."""
+    for copy in copies:
+        if copy.meta is not None:
+            known = SagaEnd.of(copy.meta) if known is None else known.and_of(copy.meta)
+        elif copy.located is not None:
+            known = copy.located.saga if known is None else known.and_of(copy.located.saga)
+    return known
+
+
+def dated(copies: Iterable[Copy], policies: PolicySet, saga: SagaEnd | None) -> list[Copy]:
+    """The same, each with the expiry that `policies` give it, of a saga that ends there (None: nothing is known)."""
+    return [copy if saga is None else _dated(copy, policies, saga) for copy in copies]
+
+
+def _dated(copy: Copy, policies: PolicySet, saga: SagaEnd) -> Copy:
+    if copy.meta is not None:
+        expires_us = policies.expires_us(copy.meta, saga)
+    elif copy.located is not None:
+        expires_us = _expires_us(copy.located, policies, saga)
+    else:
+        return copy
+    return replace(copy, ref=replace(copy.ref, expires_at=None if expires_us is None else from_micros(expires_us)))
+
+
+def _expires_us(located: SnapshotLocation, policies: PolicySet, saga: SagaEnd) -> int | None:
+    """The later of what was recorded and what the policies say; of one in a pack its own date is not known here."""
+    ref, saved_us, until = located.ref, located.saved_us, located.retention_until
     if saved_us is None:
         saved_us = to_micros(located.max_clock_at or ref.created_at)
     meta = SnapshotMeta(
@@ -87,12 +111,9 @@ def _expires_at(located: SnapshotLocation, policies: PolicySet) -> datetime | No
         retention_us=None if until is None else to_micros(until),
         body_crc=0,
     )
-    recorded_us = to_micros(ref.expires_at)
     if located.dated_by is None:
-        expires_us = later(recorded_us, policies.expires_us(meta))
-    else:
-        expires_us = policies.expires_at_least_us(meta, recorded_us)
-    return None if expires_us is None else from_micros(expires_us)
+        return policies.expires_us(meta, saga)
+    return policies.expires_at_least_us(meta, saga, None if ref.expires_at is None else to_micros(ref.expires_at))
 
 
 def merge(hot: Iterable[Copy], located: Iterable[Copy]) -> list[Copy]:

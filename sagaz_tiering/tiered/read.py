@@ -8,7 +8,7 @@ When Redis is down, PostgreSQL answers alone only for sagas whose policies ackno
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from uuid import UUID
@@ -16,19 +16,31 @@ from uuid import UUID
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.holds import Holds
 from sagaz_tiering.catalog.locations import Locations
+from sagaz_tiering.catalog.sagas import Sagas
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.threaded import decode_value
 from sagaz_tiering.codec.value import Header, read_header, read_meta
 from sagaz_tiering.dictionaries.cache import Dictionaries
 from sagaz_tiering.errors import CatalogUnavailable, CorruptData, HotTierUnavailable, SnapshotLost
 from sagaz_tiering.hot.tier import HotTier
-from sagaz_tiering.hot.values import Gone, IndexedHeader, check_indexed, indexed_header
+from sagaz_tiering.hot.values import Gone, HotValue, IndexedHeader, check_indexed, indexed_header
 from sagaz_tiering.policy import PolicySet
-from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, Tier
+from sagaz_tiering.snapshot import SagaEnd, SagaSnapshot, SnapshotMeta, Tier
 from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.tiered.freshness import Freshness, Known
 from sagaz_tiering.tiered.load import Loader
-from sagaz_tiering.tiered.merge import Copy, alive, complete_from, damaged_copy, hot_copy, located_copy, matches, merge
+from sagaz_tiering.tiered.merge import (
+    Copy,
+    alive,
+    complete_from,
+    damaged_copy,
+    dated,
+    end_of,
+    hot_copy,
+    located_copy,
+    matches,
+    merge,
+)
 from sagaz_tiering.tiered.untrusted import UntrustedRedis, nameless, nobody_has
 
 NO_LIMIT = 2**31 - 1
@@ -45,6 +57,7 @@ class Reader:
         *,
         hot: HotTier,
         locations: Locations,
+        sagas: Sagas,
         holds: Holds,
         dictionaries: Dictionaries,
         freshness: Freshness,
@@ -56,6 +69,7 @@ class Reader:
         self.policies = policies
         self._hot = hot
         self._locations = locations
+        self._sagas = sagas
         self._holds = holds
         self._dictionaries = dictionaries
         self._freshness = freshness
@@ -72,40 +86,45 @@ class Reader:
         """One snapshot by id."""
         found, known, hot_error = await self._ask_hot(snapshot_id)
         if (
-            isinstance(found, bytes)
+            isinstance(found, HotValue)
             and known is not None
             and await self._freshness.complete_since_us(known, 0) is not None
         ):
-            header = read_header(found)
+            header = read_header(found.value)
             check_answer(header.meta, snapshot_id=snapshot_id)
-            if self._is_alive(header.meta):
-                return await self._of_redis(found, header)
-            copies = [hot_copy(header.meta, self.rules, found)]
-        else:
-            copies = await self._all_copies(snapshot_id, found, known, hot_error)
+            if self._is_alive(header.meta, found.end(header.meta)):
+                return await self._of_redis(found.value, header)
+        copies = await self._all_copies(snapshot_id, found, known, hot_error)
         return next(iter(await self.load(await self._alive(copies[:1]))), None)
 
     async def copies(self, snapshot_id: UUID) -> list[Copy]:
         """Every copy of one snapshot, the one to read first, expired ones included."""
         return await self._all_copies(snapshot_id, *await self._ask_hot(snapshot_id))
 
-    async def _ask_hot(self, snapshot_id: UUID) -> tuple[bytes | Gone | None, Known | None, HotTierUnavailable | None]:
+    async def _ask_hot(
+        self, snapshot_id: UUID
+    ) -> tuple[HotValue | Gone | None, Known | None, HotTierUnavailable | None]:
         """What Redis has, and what was known of Redis before it was asked."""
         try:
             known = await self._freshness.known()
-            return await self._hot.get(snapshot_id), known, None
+            return await self._hot.find(snapshot_id), known, None
         except HotTierUnavailable as exc:
             return None, None, exc
 
     async def _all_copies(
-        self, snapshot_id: UUID, found: bytes | Gone | None, known: Known | None, hot_error: HotTierUnavailable | None
+        self,
+        snapshot_id: UUID,
+        found: HotValue | Gone | None,
+        known: Known | None,
+        hot_error: HotTierUnavailable | None,
     ) -> list[Copy]:
-        hot = []
-        if isinstance(found, bytes):
-            meta = read_meta(found)
+        hot, end = [], None
+        if isinstance(found, HotValue):
+            meta = read_meta(found.value)
             check_answer(meta, snapshot_id=snapshot_id)
-            hot.append(hot_copy(meta, self.rules, found))
-        located = [located_copy(item, self.rules) for item in await self._locations.find(snapshot_id)]
+            hot.append(hot_copy(meta, found.value))
+            end = found.end(meta)
+        located = [located_copy(item) for item in await self._locations.find(snapshot_id)]
         if hot_error is not None:
             await self._check_answerable(located, hot_error)
         if isinstance(found, Gone) and not located:
@@ -116,7 +135,22 @@ class Reader:
         if doubted or isinstance(found, Gone):  # a pack may have an older save of it
             hot = await self._untrusted.lost(hot, snapshot_id=snapshot_id) or hot
         best = merge(hot, located)
-        return best + [copy for copy in (*hot, *located) if copy not in best]
+        copies = best + [copy for copy in (*hot, *located) if copy not in best]
+        ends = {} if end is None or not hot else {hot[0].ref.saga_id: end}
+        found_now = self._dated(copies, ends)
+        if len(alive(found_now, self._clock.now())) < len(copies):  # PostgreSQL may know that its saga went on
+            for saga_id, known_end in (await self._sagas.ends(copy.ref.saga_id for copy in copies)).items():
+                ends[saga_id] = known_end.and_of(ends.get(saga_id))
+            found_now = self._dated(copies, ends)
+        return found_now
+
+    def _dated(self, copies: Sequence[Copy], ends: Mapping[UUID, SagaEnd]) -> list[Copy]:
+        """Each copy with its expiry, whose saga ends there at the earliest."""
+        found = []
+        for copy in copies:
+            of_saga = [other for other in copies if other.ref.saga_id == copy.ref.saga_id]
+            found += dated([copy], self.rules, end_of(of_saga, ends.get(copy.ref.saga_id)))
+        return found
 
     async def newest(
         self, saga_id: UUID, *, not_after: datetime | None = None, step_name: str | None = None
@@ -128,12 +162,12 @@ class Reader:
             found = await self._hot.newest(saga_id, not_after_us=not_after_us, step_name=step_name)
         except HotTierUnavailable:
             found = None
-        if found is not None and found.value is not None:
-            header = indexed_header(found, found.value, saga_id)
+        if found is not None and (value := found[0].value) is not None:
+            header = indexed_header(found[0], value, saga_id)
             check_answer(header.meta, step_name=step_name, not_after_us=not_after_us)
             has_newer = await self._freshness.has_newer(known, header.meta.created_us, to_micros(self._clock.now()))
-            if has_newer and self._is_alive(header.meta):
-                return await self._of_redis(found.value, header)
+            if has_newer and self._is_alive(header.meta, HotValue(value, found[1]).end(header.meta)):
+                return await self._of_redis(value, header)
         while True:
             timeline = await self.timeline(saga_id, not_after=not_after, step_name=step_name, limit=1)
             if not timeline:
@@ -173,7 +207,8 @@ class Reader:
         oldest_us = None if and_all else headers[-1].meta.created_us
         if not await self._freshness.has_newer(known, oldest_us, to_micros(self._clock.now())):
             return []
-        all_live = all(self._is_alive(header.meta) for header in headers)
+        end = SagaEnd.of(headers[0].meta)
+        all_live = all(self._is_alive(header.meta, end) for header in headers)
         return await self._all_of_redis(values, headers) if all_live else []
 
     async def timeline(
@@ -196,7 +231,7 @@ class Reader:
         # then the next ones count.
         asked, first = min(limit + len(hot), NO_LIMIT), True
         while True:
-            located, since = await self._find(saga_id, not_after, step_name, asked, with_values=first)
+            located, since, end = await self._find(saga_id, not_after, step_name, asked, with_values=first)
             if hot_error is not None:
                 await self._check_answerable(located, hot_error)
             elif not doubted and (moved := await self._moved_away(saga_id, hot, located)):
@@ -211,7 +246,9 @@ class Reader:
             told = {copy.ref.snapshot_id for copy in noted}
             missing = [copy for copy in missing if copy.ref.snapshot_id not in told]
             lost = await self._lost([copy for copy in missing if matches(copy, not_after_us, step_name)], limit) + noted
+            end = end_of(in_redis, end)
             found = [copy for copy in merge([*in_redis, *lost], located) if matches(copy, not_after_us, step_name)]
+            found = dated(found, self.rules, end)
             if since is not None:
                 found = [copy for copy in found if copy.ref.order_key >= since]
             if not expired_too:
@@ -222,13 +259,13 @@ class Reader:
 
     async def _find(
         self, saga_id: UUID, not_after: datetime | None, step_name: str | None, asked: int, *, with_values: bool
-    ) -> tuple[list[Copy], tuple[datetime, int, int] | None]:
-        """What PostgreSQL has of a saga, and from where on that is all of it (None: it is all)."""
-        found = await self._locations.find_of_saga(
+    ) -> tuple[list[Copy], tuple[datetime, int, int] | None, SagaEnd | None]:
+        """What PostgreSQL has of a saga, from where on that is all of it (None: it is all), and where it ends."""
+        found, end = await self._locations.find_of_saga(
             saga_id, not_after=not_after, step_name=step_name, limit=asked, with_values=with_values and asked < NO_LIMIT
         )
-        copies = [located_copy(item, self.rules) for item in found]
-        return copies, complete_from(copies, asked)
+        copies = [located_copy(item) for item in found]
+        return copies, complete_from(copies, asked), end
 
     async def _lost(self, missing: Sequence[Copy], limit: int) -> list[Copy]:
         """Of those that Redis names without a value, the newest `limit` that no tier has."""
@@ -254,8 +291,12 @@ class Reader:
         """See `Loader.load`."""
         return await self._loader.load(copies)
 
-    def _is_alive(self, meta: SnapshotMeta) -> bool:
-        expires_us = self.rules.expires_us(meta)
+    def _is_alive(self, meta: SnapshotMeta, end: SagaEnd | None) -> bool:
+        """Whether one in Redis surely lives, whose saga ends there (None: unknown); what was archived of the saga may
+        promise more."""
+        if end is None:
+            return False
+        expires_us = self.rules.expires_us(meta, end)
         return expires_us is None or to_micros(self._clock.now()) < expires_us
 
     async def _of_redis(self, value: bytes, header: Header) -> SagaSnapshot:
@@ -306,7 +347,7 @@ class Reader:
                     try:
                         meta = read_meta(header.head)
                         check_indexed(meta, saga_id, header.member, header.created_us)
-                        hot[header.snapshot_id] = hot_copy(meta, self.rules)
+                        hot[header.snapshot_id] = hot_copy(meta)
                     except CorruptData as exc:
                         hot[header.snapshot_id] = damaged_copy(saga_id, header, exc)
         except HotTierUnavailable as exc:

@@ -35,7 +35,7 @@ from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.hot.values import FOREIGN_INDEX
 from sagaz_tiering.logs import Logger, Repeated
 from sagaz_tiering.policy import Durability, PolicySet
-from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
+from sagaz_tiering.snapshot import SagaEnd, SagaSnapshot, SnapshotMeta
 from sagaz_tiering.tiered.freeze import Freezer
 from sagaz_tiering.tiered.freshness import Freshness
 from sagaz_tiering.tiered.hot_notes import HotNotes
@@ -238,7 +238,7 @@ class _Save:
         self._policies = policies
         self._now_us = now_us
         self.may_be_held = True
-        self.decision = policies.decide(meta, now_us)
+        self.decision = policies.decide(meta, SagaEnd.of(meta), now_us)
 
     def times(self) -> dict[str, int | None]:
         """When it is due and when it expires (microseconds)."""
@@ -249,7 +249,7 @@ class _Save:
         in_the_way_us = await put()
         while in_the_way_us is not None:
             self.meta, self.value = saved_at(self.meta, self.value, in_the_way_us + 1)
-            self.decision = self._policies.decide(self.meta, self._now_us)
+            self.decision = self._policies.decide(self.meta, SagaEnd.of(self.meta), self._now_us)
             in_the_way_us = await put()
             if in_the_way_us != self.meta.saved_us:
                 return  # stored, or replaced by a save that is later still; of two of the same instant both go on

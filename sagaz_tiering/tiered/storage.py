@@ -108,6 +108,7 @@ class TieredStorage(AnyLoop):
         self._reader = Reader(
             hot=tiers.hot,
             locations=catalog.locations,
+            sagas=catalog.sagas,
             holds=catalog.holds,
             dictionaries=tiers.dictionaries,
             freshness=self._freshness,

@@ -24,7 +24,7 @@ from sagaz_tiering.errors import ColdTierUnavailable
 from sagaz_tiering.hot.dictionaries import HotDictionaries
 from sagaz_tiering.jobs.dictionary_copies import keep
 from sagaz_tiering.packs.reader import PackReader, read_footer
-from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.snapshot import SagaEnd, SagaSnapshot
 from sagaz_tiering.storage_class import StorageClass
 
 pytestmark = [pytest.mark.guarantee("G13"), pytest.mark.guarantee("G1")]
@@ -106,7 +106,7 @@ async def test_value_that_needs_it_is_compressed_anew_when_it_moves(
     for snapshot in saved:
         now_us = to_micros(shop.clock.now())
         record = encode(snapshot, saved_us=now_us)
-        due_us = shop.runtime.policies.decide(record.meta, now_us).due_us
+        due_us = shop.runtime.policies.decide(record.meta, SagaEnd.of(record.meta), now_us).due_us
         value = to_value(record, level=3, dictionary=alien())
         assert read_header(value).dictionary_id == alien().id
         await shop.runtime.hot.save(record.meta, value, due_us=due_us, expires_us=None)

@@ -18,7 +18,7 @@ from sagaz_tiering.config.policy_lint import policy_warnings
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.errors import PolicyError
 from sagaz_tiering.policy import UNMATCHED, Durability, Match, Policy, PolicySet
-from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.snapshot import NOT_PROMISED, SagaEnd, SnapshotMeta
 from sagaz_tiering.storage_class import StorageClass
 
 DAY = 86_400_000_000
@@ -241,10 +241,10 @@ def test_policy_warnings_say_what_happens_without_a_catch_all(given: tuple[dict[
 def test_policy_set_uses_the_first_policy_that_matches() -> None:
     """Order decides; what nothing matches is UNMATCHED."""
     both = policies(PAYMENTS, DEFAULT)
-    assert both.for_meta(meta()).name == "payments"
+    assert both.for_meta(meta(), SagaEnd.of(meta())).name == "payments"
     assert both.policy_for("payment-eu", "charge", "completed").name == "default"
-    assert policies(DEFAULT, PAYMENTS).for_meta(meta()).name == "default"
-    assert policies(PAYMENTS).for_meta(meta("order")) is UNMATCHED
+    assert policies(DEFAULT, PAYMENTS).for_meta(meta(), SagaEnd.of(meta())).name == "default"
+    assert policies(PAYMENTS).for_meta(meta("order"), SagaEnd.of(meta("order"))) is UNMATCHED
 
 
 @pytest.mark.parametrize(
@@ -313,8 +313,8 @@ def test_expiry_is_the_later_of_policy_and_snapshot(retain: str | None, until: i
     """Neither: never; one: that one; both: the later one."""
     rules = policies({"name": "p", "retain": retain})
     snapshot = meta(until=until)
-    assert rules.expires_us(snapshot) == expires
-    assert rules.decide(snapshot, T0).expires_us == expires
+    assert rules.expires_us(snapshot, SagaEnd.of(snapshot)) == expires
+    assert rules.decide(snapshot, SagaEnd.of(snapshot), T0).expires_us == expires
 
 
 @pytest.mark.guarantee("G3")
@@ -325,7 +325,7 @@ def test_expiry_is_the_later_of_policy_and_snapshot(retain: str | None, until: i
         ({"retain": "forever", "retention": "policy"}, T0 + 30 * DAY, None, "retains it forever."),
         ({"retain": "forever", "retention": "snapshot"}, T0 + 30 * DAY, T0 + 30 * DAY, "its own retention_until."),
         ({"retain": "10d", "retention": "policy"}, T0 + 30 * DAY, T0 + 10 * DAY, "whatever its own retention_until"),
-        ({"retain": "10d", "retention": "policy"}, None, T0 + 10 * DAY, "retains it 10d after created_at."),
+        ({"retain": "10d", "retention": "policy"}, None, T0 + 10 * DAY, "retains it 10d after the end of its saga."),
         ({"retain": "10d", "retention": "longest"}, T0 + 30 * DAY, T0 + 30 * DAY, "later than the policy's 10d"),
         ({"retain": "40d", "retention": "snapshot"}, T0 + 30 * DAY, T0 + 30 * DAY, "its own retention_until."),
         ({"retain": "40d", "retention": "snapshot"}, None, None, "it never expires."),
@@ -337,8 +337,8 @@ def test_expiry_is_by_whom_retention_names(
     """`retention` says whose word counts, `forever` outlasts every date, and the reason says whose word it was."""
     rules = policies({"name": "p", **rule})
     snapshot = meta(until=until)
-    assert rules.expires_us(snapshot) == expires
-    decision = rules.decide(snapshot, T0)
+    assert rules.expires_us(snapshot, SagaEnd.of(snapshot)) == expires
+    decision = rules.decide(snapshot, SagaEnd.of(snapshot), T0)
     assert decision.expires_us == expires
     assert why in decision.reason
 
@@ -351,32 +351,35 @@ def test_retention_revision_changes_with_whose_word_counts_and_not_with_the_key_
     )
     for other in ({"retain": "10d", "retention": "policy"}, {"retain": "forever"}, {"retain": "11d"}):
         assert policies({"name": "p", **other}).retention_revision != plain.retention_revision
-    assert plain.retention_revision == "2ce821244bb4"
+    assert policies({"name": "p", "retain": "10d", "clock": "created_at"}).retention_revision == "2ce821244bb4"
 
 
 def test_expiry_of_an_unmatched_snapshot_is_its_own() -> None:
     """The implicit policy adds no retention."""
-    assert policies(PAYMENTS).expires_us(meta("order", until=T0 + DAY)) == T0 + DAY
-    assert policies(PAYMENTS).expires_us(meta("order")) is None
+    assert (
+        policies(PAYMENTS).expires_us(meta("order", until=T0 + DAY), SagaEnd.of(meta("order", until=T0 + DAY)))
+        == T0 + DAY
+    )
+    assert policies(PAYMENTS).expires_us(meta("order"), SagaEnd.of(meta("order"))) is None
 
 
 @pytest.mark.parametrize(("offset", "expired"), [(-1, False), (0, True), (1, True)])
 def test_decision_expires_exactly_at_the_instant(offset: int, expired: bool) -> None:
     """Expired from the very microsecond on, not one earlier."""
     rules = policies({"name": "p", "retain": "30d"})
-    assert rules.decide(meta(), T0 + 30 * DAY + offset).expired is expired
+    assert rules.decide(meta(), SagaEnd.of(meta()), T0 + 30 * DAY + offset).expired is expired
 
 
 @pytest.mark.parametrize(("offset", "due"), [(-1, False), (0, True), (1, True)])
 def test_decision_is_due_exactly_at_the_instant(offset: int, due: bool) -> None:
     """Due from the very microsecond on, not one earlier."""
-    decision = policies(DEFAULT).decide(meta(), T0 + 7 * DAY + offset)
+    decision = policies(DEFAULT).decide(meta(), SagaEnd.of(meta()), T0 + 7 * DAY + offset)
     assert (decision.due, decision.due_us) == (due, T0 + 7 * DAY)
 
 
 def test_decision_without_moves_is_never_due() -> None:
     """No moves, no due time, however old."""
-    decision = policies({"name": "p"}).decide(meta(), T0 + 10_000 * DAY)
+    decision = policies({"name": "p"}).decide(meta(), SagaEnd.of(meta()), T0 + 10_000 * DAY)
     assert (decision.due, decision.due_us, decision.expired) == (False, None, False)
 
 
@@ -391,7 +394,7 @@ def test_decision_without_moves_is_never_due() -> None:
 def test_decision_counts_ages_from_the_policys_clock(clock: str, created: int, saved: int, expected: int) -> None:
     """A back-fill by saved_at ages from its save, and never from before its creation."""
     rules = policies({**PAYMENTS, "clock": clock})
-    decision = rules.decide(meta(created=created, saved=saved), T0)
+    decision = rules.decide(meta(created=created, saved=saved), SagaEnd.of(meta(created=created, saved=saved)), T0)
     assert decision.clock_us == expected
     assert decision.due_us == expected + 7 * DAY
     assert decision.expires_us == expected + 2555 * DAY
@@ -403,24 +406,25 @@ def test_decision_counts_ages_from_the_policys_clock(clock: str, created: int, s
         (
             T0,
             None,
-            "policy 'payments' matches: it stays hot until 2026-01-08T00:00:00Z (7d after created_at), then moves to "
-            "STANDARD_IA, and it expires at 2032-12-30T00:00:00Z: the policy retains it 2555d after created_at.",
+            "policy 'payments' matches: it stays hot until 2026-01-08T00:00:00Z (7d after the end of its saga), then moves "
+            "to STANDARD_IA, and it expires at 2032-12-30T00:00:00Z: the policy retains it 2555d after the end of its "
+            "saga.",
         ),
-        (T0 + 8 * DAY, None, "due for STANDARD_IA since 2026-01-08T00:00:00Z (7d after created_at)"),
-        (T0, T0 + 9999 * DAY, "its own retention_until, later than the policy's 2555d after created_at."),
+        (T0 + 8 * DAY, None, "due for STANDARD_IA since 2026-01-08T00:00:00Z (7d after the end of its saga)"),
+        (T0, T0 + 9999 * DAY, "its own retention_until, later than the policy's 2555d after the end of its saga."),
         (T0 + 3000 * DAY, None, "policy 'payments' matches: expired at 2032-12-30T00:00:00Z: the policy retains it"),
     ],
 )
 def test_decision_reason_says_what_next_when_and_why(now: int, until: int | None, reason: str) -> None:
     """`explain` tells which policy, what next, when, and which of the two retentions decided."""
-    assert reason in policies(PAYMENTS).decide(meta(until=until), now).reason
+    assert reason in policies(PAYMENTS).decide(meta(until=until), SagaEnd.of(meta(until=until)), now).reason
 
 
 def test_decision_reason_of_an_unmatched_snapshot() -> None:
     """What no policy matches says so."""
-    reason = policies(PAYMENTS).decide(meta("order"), T0).reason
+    reason = policies(PAYMENTS).decide(meta("order"), SagaEnd.of(meta("order")), T0).reason
     assert reason == "no policy matches: it never leaves the hot tier, and it never expires."
-    own = policies(PAYMENTS).decide(meta("order", until=T0 + 1), T0).reason
+    own = policies(PAYMENTS).decide(meta("order", until=T0 + 1), SagaEnd.of(meta("order", until=T0 + 1)), T0).reason
     assert "it expires at 2026-01-01T00:00:00.000001Z: its own retention_until." in own
 
 
@@ -519,3 +523,83 @@ def test_match_is_catch_all_only_when_everything_matches() -> None:
     assert Match().is_catch_all
     assert Match.model_validate({"saga_name": ["x", "**"]}).is_catch_all
     assert not Match.model_validate({"status": "failed"}).is_catch_all
+
+
+# --- the saga as a whole -----------------------------------------------------------------------------------------
+
+
+def ended(status: str, days: float = 0.0, kept_us: int | None = NOT_PROMISED) -> SagaEnd:
+    """A saga whose newest snapshot was made so many days after T0."""
+    return SagaEnd(T0 + int(days * DAY), 9, UUID(int=9), status, kept_us)
+
+
+OUTCOMES = policies(
+    {"name": "failed", "match": {"outcome": ["failed", "rolled_back"]}, "move": MOVES, "retain": "2555d"},
+    {"name": "rest", "match": {}, "move": MOVES[:1], "retain": "30d"},
+)
+
+
+@pytest.mark.guarantee("G3")
+@pytest.mark.parametrize(
+    ("status", "name"), [("failed", "failed"), ("rolled_back", "failed"), ("completed", "rest"), ("executing", "rest")]
+)
+def test_outcome_rules_every_snapshot_of_the_saga(status: str, name: str) -> None:
+    """A step that was executing has the policy, and the dates, that the newest snapshot of its saga calls for."""
+    step = meta(status="executing")
+    decision = OUTCOMES.decide(step, ended(status, 3), T0)
+    lifetime = 2555 if name == "failed" else 30
+    assert (decision.policy, decision.expires_us) == (name, T0 + (3 + lifetime) * DAY)
+    assert decision.due_us == T0 + 10 * DAY
+
+
+@pytest.mark.parametrize("status", ["pending", "executing", "compensating"])
+def test_saga_under_way_is_running_and_no_other_outcome(status: str) -> None:
+    """`running` matches what has no end; a pattern of the status itself is refused, with what to write."""
+    running = policies({"name": "r", "match": {"outcome": "running"}})
+    assert running.decide(meta(), ended(status), T0).policy == "r"
+    assert running.decide(meta(), ended("completed"), T0).rule is UNMATCHED
+    assert problems({"match": {"outcome": status}}) == [
+        (
+            ("match", "outcome"),
+            f"{status} is no outcome; a saga whose newest snapshot says so is `running`",
+        )
+    ]
+
+
+def test_snapshots_made_after_what_is_known_of_a_saga_are_its_end() -> None:
+    """A snapshot that is newer than the known end is it; an older one is not; what was promised stays."""
+    known = ended("completed", 1, kept_us=T0 + 99 * DAY)
+    late = meta(created=T0 + 2 * DAY)
+    assert known.and_of(late) == SagaEnd.of(late)._replace(kept_us=T0 + 99 * DAY)
+    assert known.and_of(meta()) == known
+    assert known.and_of(ended("failed", 0.5, kept_us=None)) == known._replace(kept_us=None)
+    assert known.and_of(None) == known
+
+
+@pytest.mark.parametrize(
+    ("status", "after", "due_days"), [("executing", "7d", 30), ("executing", "90d", 90), ("completed", "7d", 47)]
+)
+def test_running_sagas_keep_no_more_than_running_at_most(status: str, after: str, due_days: int) -> None:
+    """What is 30 days old of a running saga moves, after `after`; of one that has ended nothing moves before the rest."""
+    rules = policies({"name": "p", "move": [{"to": "STANDARD_IA", "after": after}]})
+    assert rules.decide(meta(), ended(status, 40), T0).due_us == T0 + due_days * DAY
+
+
+@pytest.mark.parametrize("clock", ["created_at", "saved_at"])
+def test_other_clocks_count_each_snapshot_by_itself(clock: str) -> None:
+    """With `clock: created_at` or `saved_at` the end of the saga changes no date."""
+    rules = policies({"name": "p", "clock": clock, "retain": "10d", "move": MOVES[:1]})
+    decision = rules.decide(meta(saved=T0 + DAY), ended("completed", 40), T0)
+    own = T0 + (DAY if clock == "saved_at" else 0)
+    assert (decision.due_us, decision.expires_us) == (own + 7 * DAY, own + 10 * DAY)
+
+
+@pytest.mark.guarantee("G14")
+def test_promise_of_a_longer_rule_is_kept_unless_the_policy_alone_counts() -> None:
+    """What was archived of a failed saga was promised seven years; completing later shortens that by `policy` alone."""
+    kept = ended("completed", 3, kept_us=T0 + 2555 * DAY)
+    assert OUTCOMES.expires_us(meta(status="executing"), kept) == T0 + 2555 * DAY
+    assert OUTCOMES.expires_us(meta(), kept._replace(kept_us=None)) is None
+    alone = policies({"name": "p", "retain": "30d", "retention": "policy"})
+    assert alone.expires_us(meta(), kept) == T0 + 33 * DAY
+    assert alone.expires_at_least_us(meta(), kept, T0 + 2555 * DAY) == T0 + 33 * DAY

@@ -1,36 +1,46 @@
 -- name: find
--- Where PostgreSQL knows a snapshot to be: the durable copy, a pack, or both, in one consistent look.
-SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.expires_at,
-       d.saved_at, d.retention_until, NULL::timestamptz AS max_clock_at, NULL::text AS dated_by, d.value,
-       NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS byte_offset,
-       NULL::integer AS byte_length, NULL::text AS storage_class, NULL::bigint AS byte_size,
-       NULL::uuid AS key_id, NULL::bytea AS wrapped, NULL::text AS master_id, NULL::uuid AS digest,
-       NULL::integer AS snapshot_count
-  FROM sagaz_tiering.saga_snapshots d
- WHERE d.snapshot_id = $1
-UNION ALL
-SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.step_index, t.status, s.created_at, s.expires_at,
-       NULL, NULL, p.max_clock_at, p.retention_revision, NULL,
-       f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size,
-       f.key_id, k.wrapped, k.master_id, f.digest, p.snapshot_count
-  FROM sagaz_tiering.snapshots s
-  JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
-  JOIN sagaz_tiering.packs p USING (pack_id)
-  JOIN sagaz_tiering.steps t USING (step_id)
-  LEFT JOIN sagaz_tiering.saga_keys k ON k.key_id = f.key_id
- WHERE s.snapshot_id = $1
+-- Where PostgreSQL knows a snapshot to be: the durable copy, a pack, or both, in one consistent look; and where its saga
+-- ends.
+SELECT found.*, g.ended_at, g.end_step, g.end_id, g.status AS end_status, g.kept_us,
+       (SELECT up_to IS NULL FROM sagaz_tiering.sagas_filled) AS filled
+  FROM (
+  SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.expires_at,
+         d.saved_at, d.retention_until, NULL::timestamptz AS max_clock_at, NULL::text AS dated_by,
+         d.value AS value,
+         NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS byte_offset,
+         NULL::integer AS byte_length, NULL::text AS storage_class, NULL::bigint AS byte_size,
+         NULL::uuid AS key_id, NULL::bytea AS wrapped, NULL::text AS master_id, NULL::uuid AS digest,
+         NULL::integer AS snapshot_count
+    FROM sagaz_tiering.saga_snapshots d
+   WHERE d.snapshot_id = $1
+  UNION ALL
+  SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.step_index, t.status, s.created_at, s.expires_at,
+         NULL, NULL, p.max_clock_at, p.retention_revision, NULL,
+         f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size,
+         f.key_id, k.wrapped, k.master_id, f.digest, p.snapshot_count
+    FROM sagaz_tiering.snapshots s
+    JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
+    JOIN sagaz_tiering.packs p USING (pack_id)
+    JOIN sagaz_tiering.steps t USING (step_id)
+    LEFT JOIN sagaz_tiering.saga_keys k ON k.key_id = f.key_id
+   WHERE s.snapshot_id = $1) AS found
+  LEFT JOIN sagaz_tiering.sagas g ON g.saga_id = found.saga_id
 
 -- name: find_of_saga
 -- The newest of a saga, durable and archived, expired ones that nobody removed yet included (policies decide that):
--- $2 not after, $3 step name, $4 limit, $5 values too.
-SELECT * FROM (
+-- $2 not after, $3 step name, $4 limit, $5 values too. Where it ends also if there is none: then in a row without an id.
+SELECT found.*, g.ended_at, g.end_step, g.end_id, g.status AS end_status, g.kept_us,
+       (SELECT up_to IS NULL FROM sagaz_tiering.sagas_filled) AS filled
+  FROM (SELECT $1::uuid AS asked) AS question
+  LEFT JOIN sagaz_tiering.sagas g ON g.saga_id = asked
+  LEFT JOIN (
  (SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.expires_at,
          d.saved_at, d.retention_until, NULL::timestamptz AS max_clock_at, NULL::text AS dated_by,
          CASE WHEN $5::boolean THEN d.value END AS value,
          NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS byte_offset,
          NULL::integer AS byte_length, NULL::text AS storage_class, NULL::bigint AS byte_size,
          NULL::uuid AS key_id, NULL::bytea AS wrapped, NULL::text AS master_id, NULL::uuid AS digest,
-       NULL::integer AS snapshot_count
+         NULL::integer AS snapshot_count
     FROM sagaz_tiering.saga_snapshots d
    WHERE d.saga_id = $1
      AND ($2::timestamptz IS NULL OR d.created_at <= $2) AND ($3::text IS NULL OR d.step_name = $3)
@@ -49,8 +59,8 @@ SELECT * FROM (
      AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d WHERE d.snapshot_id = s.snapshot_id)
      AND ($2::timestamptz IS NULL OR s.created_at <= $2) AND ($3::text IS NULL OR t.step_name = $3)
    ORDER BY s.created_at DESC, t.step_index DESC, s.snapshot_id DESC LIMIT $4)
-) AS found
-ORDER BY created_at DESC, step_index DESC, snapshot_id DESC
+) AS found ON true
+ORDER BY found.created_at DESC, found.step_index DESC, found.snapshot_id DESC
 
 -- name: packs_of
 -- Which of these snapshots are in a pack already, and in which.

@@ -47,8 +47,12 @@ SELECT * FROM sagaz_tiering.packs
 
 -- name: names
 -- What policies look at, of all that lives in a pack.
-SELECT DISTINCT t.saga_name, t.step_name, t.status FROM sagaz_tiering.steps t
- WHERE t.step_id IN (SELECT s.step_id FROM sagaz_tiering.snapshots s WHERE s.pack_id = $1)
+SELECT DISTINCT t.saga_name, t.step_name, t.status, coalesce(g.status, t.status) AS end_status
+  FROM sagaz_tiering.snapshots s
+  JOIN sagaz_tiering.steps t USING (step_id)
+  JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
+  LEFT JOIN sagaz_tiering.sagas g ON g.saga_id = f.saga_id
+ WHERE s.pack_id = $1
 
 -- name: moved
 UPDATE sagaz_tiering.packs SET storage_class = $2, class_since = $3 WHERE pack_id = $1 AND state = 'ACTIVE'

@@ -29,28 +29,34 @@ SELECT p.pack_id, count(*) AS expired
  GROUP BY p.pack_id
 
 -- name: durable_names
--- The distinct names that policies look at, the most frequent first.
-SELECT saga_name, step_name, status, count(*) AS snapshots
-  FROM sagaz_tiering.saga_snapshots GROUP BY saga_name, step_name, status ORDER BY count(*) DESC LIMIT $1
+-- The distinct names that policies look at, with how their sagas end, the most frequent first.
+SELECT d.saga_name, d.step_name, d.status, coalesce(g.status, d.status) AS end_status, count(*) AS snapshots
+  FROM sagaz_tiering.saga_snapshots d LEFT JOIN sagaz_tiering.sagas g USING (saga_id)
+ GROUP BY 1, 2, 3, 4 ORDER BY count(*) DESC LIMIT $1
 
 -- name: durable_due
--- What is due or expired at $8, by policy and month of expiry: for each of the names $1-$3 its policy $4, the seconds
--- until its first move $5 and its end $6 (NULL: none), and whether its clock is the save $7.
+-- What is due or expired at $9, by policy and month of expiry: for each of the names $1-$4 its policy $5, the seconds
+-- until its first move $6 and its end $7 (NULL: none), and its clock $8.
 WITH rules AS (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::float8[], $6::float8[], $7::boolean[])
-               AS r (saga_name, step_name, status, policy, after_s, retain_s, by_save)),
+    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::float8[], $7::float8[],
+                         $8::text[])
+               AS r (saga_name, step_name, status, end_status, policy, after_s, retain_s, clock)),
 aged AS (
     SELECT r.policy, r.after_s, r.retain_s, octet_length(d.value) AS size, d.retention_until,
-           CASE WHEN r.by_save THEN greatest(d.saved_at, d.created_at) ELSE d.created_at END AS clock
-      FROM sagaz_tiering.saga_snapshots d JOIN rules r USING (saga_name, step_name, status)),
+           CASE r.clock WHEN 'saved_at' THEN greatest(d.saved_at, d.created_at)
+                        WHEN 'saga_end' THEN greatest(g.ended_at, d.created_at) ELSE d.created_at END AS clock
+      FROM sagaz_tiering.saga_snapshots d
+      LEFT JOIN sagaz_tiering.sagas g USING (saga_id)
+      JOIN rules r ON (r.saga_name, r.step_name, r.status, r.end_status)
+                      = (d.saga_name, d.step_name, d.status, coalesce(g.status, d.status))),
 dated AS (
     SELECT *, CASE WHEN retain_s IS NULL THEN retention_until
                    ELSE greatest(clock + retain_s * interval '1 second', retention_until) END AS expires
       FROM aged)
-SELECT policy, coalesce(expires <= $8, false) AS expired, date_trunc('month', expires AT TIME ZONE 'UTC') AS month,
+SELECT policy, coalesce(expires <= $9, false) AS expired, date_trunc('month', expires AT TIME ZONE 'UTC') AS month,
        count(*) AS snapshots, sum(size)::bigint AS bytes, max(clock) AS youngest,
        min(clock + after_s * interval '1 second') AS since
-  FROM dated WHERE expires <= $8 OR clock + after_s * interval '1 second' <= $8
+  FROM dated WHERE expires <= $9 OR clock + after_s * interval '1 second' <= $9
  GROUP BY policy, expired, month ORDER BY policy, month
 
 -- name: share

@@ -19,6 +19,7 @@ from sagaz_tiering.jobs.claims import UNKNOWN, OpenClaims
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.foreign import durable_meta
 from sagaz_tiering.jobs.packed import already_packed
+from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -42,9 +43,10 @@ async def batches(
             for row in rows
             if row.saga_id in mine
         }
-        due = {snapshot_id: meta for snapshot_id, meta in metas.items() if meta is not None and _is_due(context, meta)}
+        ends = await saga_ends(context, {meta.saga_id for meta in metas.values() if meta is not None})
+        due = {key: meta for key, meta in metas.items() if meta is not None and _is_due(context, meta, ends)}
         rest = [row for row in rows if row.snapshot_id in metas and row.snapshot_id not in due]
-        await durable.postpone([_postponement(context, row, metas[row.snapshot_id]) for row in rest])
+        await durable.postpone([_postponement(context, row, metas[row.snapshot_id], ends) for row in rest])
         # The rows were read before their sagas were ours: another run may have packed them in between.
         safe = await already_packed(context, list(due.values()))
         todo = [
@@ -62,51 +64,55 @@ async def batches(
         yield Batch(work=[], complete=list(new.values()))
 
 
-def to_pack(context: JobContext, value: bytes) -> SnapshotMeta | None:
+async def to_pack(context: JobContext, value: bytes) -> SnapshotMeta | None:
     """The meta of a value (or of its head) that is due; None for one that is not, or that cannot be read."""
     try:
         meta = read_meta(value)
     except CorruptRecord as exc:
         _log.error("snapshot.unreadable", tier="durable", error=str(exc))
         return None
-    return meta if _is_due(context, meta) else None
+    return meta if _is_due(context, meta, await saga_ends(context, [meta.saga_id])) else None
 
 
-def _is_due(context: JobContext, meta: SnapshotMeta) -> bool:
-    decision = context.policies.decide(meta, context.now_us)
+def _is_due(context: JobContext, meta: SnapshotMeta, ends: SagaEnds) -> bool:
+    decision = context.policies.decide(meta, ends.of(meta), context.now_us)
     return decision.due and not decision.expired
 
 
-def waiting(context: JobContext, metas: Sequence[SnapshotMeta], keyless: set[UUID]) -> list[Postponement]:
+def waiting(
+    context: JobContext, metas: Sequence[SnapshotMeta], keyless: set[UUID], ends: SagaEnds
+) -> list[Postponement]:
     """Durable rows of sagas whose keys could not be had: they are looked at again later."""
     return [
-        _later(context, meta)
+        _later(context, meta, ends)
         for meta in metas
-        if meta.saga_id in keyless and needs_key(context.policies.for_meta(meta))
+        if meta.saga_id in keyless and needs_key(context.policies.for_meta(meta, ends.of(meta)))
     ]
 
 
-def kept(context: JobContext, metas: Sequence[SnapshotMeta], ids: Collection[UUID]) -> list[Postponement]:
+def kept(
+    context: JobContext, metas: Sequence[SnapshotMeta], ids: Collection[UUID], ends: SagaEnds
+) -> list[Postponement]:
     """Durable rows that stay beside what a pack has: they are looked at again later."""
-    return [_later(context, meta) for meta in metas if meta.snapshot_id in ids]
+    return [_later(context, meta, ends) for meta in metas if meta.snapshot_id in ids]
 
 
-def _later(context: JobContext, meta: SnapshotMeta) -> Postponement:
+def _later(context: JobContext, meta: SnapshotMeta, ends: SagaEnds) -> Postponement:
     return Postponement(
         snapshot_id=meta.snapshot_id,
         saved_us=meta.saved_us,
         due_us=context.now_us + REQUEUE_AFTER_US,
-        expires_us=context.policies.expires_us(meta),
+        expires_us=context.policies.expires_us(meta, ends.of(meta)),
     )
 
 
-def _postponement(context: JobContext, row: ClaimedRow, meta: SnapshotMeta | None) -> Postponement:
+def _postponement(context: JobContext, row: ClaimedRow, meta: SnapshotMeta | None, ends: SagaEnds) -> Postponement:
     if meta is None:
         later = context.now_us + RETRY_UNREADABLE_US
         return Postponement(
             snapshot_id=row.snapshot_id, saved_us=to_micros(row.saved_at), due_us=later, expires_us=None
         )
-    decision = context.policies.decide(meta, context.now_us)
+    decision = context.policies.decide(meta, ends.of(meta), context.now_us)
     due_us = None if decision.expired else decision.due_us
     return Postponement(
         snapshot_id=row.snapshot_id, saved_us=meta.saved_us, due_us=due_us, expires_us=decision.expires_us

@@ -18,6 +18,7 @@ from sagaz_tiering.jobs.age.frames import RETRY_UNREADABLE_US, Work, chunks
 from sagaz_tiering.jobs.claims import Claim, OpenClaims, claims
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.foreign import Strange, meta_of, set_aside, sort_out, strange_of
+from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
@@ -48,7 +49,9 @@ class Batch:
         return [value for _, values in self.work for value in values]
 
 
-def plan(headers: Sequence[IndexedHeader], policies: PolicySet, now_us: int, claim: Claim) -> list[DueSnapshot]:
+def plan(
+    headers: Sequence[IndexedHeader], policies: PolicySet, ends: SagaEnds, now_us: int, claim: Claim
+) -> list[DueSnapshot]:
     """Which of a saga's snapshots are to be packed; notes in `claim` when the others need a look. Pure."""
     due = []
     for header in headers:
@@ -64,7 +67,7 @@ def plan(headers: Sequence[IndexedHeader], policies: PolicySet, now_us: int, cla
             _log.error("snapshot.unreadable", snapshot_id=str(header.snapshot_id), tier="hot", error=str(exc))
             claim.look_at(now_us + RETRY_UNREADABLE_US)
             continue
-        decision = policies.decide(meta, now_us)
+        decision = policies.decide(meta, ends.of(meta), now_us)
         if decision.due and not decision.expired:
             claim.expire_at(decision.expires_us)
             due.append(DueSnapshot(meta, raw_length(header.head)))
@@ -140,7 +143,7 @@ async def _page_by_page(context: JobContext, claim: Claim) -> AsyncGenerator[Bat
     strange: list[Strange] = []
     async for headers in context.hot.headers(claim.saga.saga_id):
         strange += strange_of(claim.saga.saga_id, headers)
-        due = plan(headers, context.policies, context.now_us, claim)
+        due = plan(headers, context.policies, await saga_ends(context, [claim.saga.saga_id]), context.now_us, claim)
         for some in chunks(due, lambda item: item.raw_length, CHUNK_BYTES):
             ids = [item.meta.snapshot_id for item in some]
             values = await context.hot.fetch(claim.saga.saga_id, ids)

@@ -17,6 +17,7 @@ from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.jobs.age.keys import REQUEUE_AFTER_US, needs_key
 from sagaz_tiering.jobs.claims import Claim
 from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.saga_ends import SagaEnds
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.packs.entries import BuiltFrame
@@ -51,15 +52,15 @@ class Part:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameSupplies:
-    """What frames are built with: data keys by saga, dictionaries by id to read, by saga name to write, pins by id.
-
-    What is `evicted` was in a pack already, and is not in Redis any more.
+    """What frames are built with: data keys by saga, dictionaries by id to read, by saga name to write, pins by id,
+    where the sagas end. What is `evicted` was in a pack already, and is not in Redis any more.
     """
 
     keys: Mapping[UUID, FrameKey] = field(repr=False)
     known: Mapping[bytes, Dictionary]
     chosen: Mapping[str, Dictionary]
     pins_us: Mapping[UUID, int]
+    ends: SagaEnds
     evicted: Collection[UUID]
 
 
@@ -116,7 +117,7 @@ def _due(context: JobContext, work: Sequence[Work], supplies: FrameSupplies, tal
             except CorruptRecord as exc:
                 _unreadable(exc, claim, tally, now_us)
                 continue
-            decision = decide(header.meta, now_us)
+            decision = decide(header.meta, supplies.ends.of(header.meta), now_us)
             if not decision.due or decision.expired:
                 claim.follow(decision)
             elif _stays(header.meta, decision, claim, supplies, now_us):

@@ -34,6 +34,7 @@ from sagaz_tiering.jobs.ownership import put_policies_in_force, secure
 from sagaz_tiering.jobs.packed import already_packed, finish_evictions
 from sagaz_tiering.jobs.put_back import backfill
 from sagaz_tiering.jobs.reconcile import ensure_trusted
+from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -52,7 +53,8 @@ async def preview(context: JobContext, tally: Tally) -> None:
                 continue
             claim = Claim(ClaimedSaga(saga_id, ""))
             async for headers in context.hot.headers(saga_id):
-                due = plan(headers, context.policies, context.now_us, claim)
+                ends = await saga_ends(context, [saga_id])
+                due = plan(headers, context.policies, ends, context.now_us, claim)
                 tally.add("snapshots", len(due))
                 tally.add("raw_bytes", sum(d.raw_length for d in due))
             tally.add("sagas")
@@ -60,7 +62,7 @@ async def preview(context: JobContext, tally: Tally) -> None:
     while rows := await context.catalog.durable.peek_due(context.now, after, due_durable.ROWS):
         known = await context.hot.owners([row.snapshot_id for row in rows])
         for row in rows:
-            if row.snapshot_id not in known and due_durable.to_pack(context, row.head) is not None:
+            if row.snapshot_id not in known and await due_durable.to_pack(context, row.head) is not None:
                 tally.add("snapshots")
                 tally.add("durable_only")
         after = (rows[-1].due_at, rows[-1].snapshot_id)
@@ -128,7 +130,8 @@ async def _pack(
     values = batch.values
     tally.add("quarantined", batch.strange)
     metas = _metas(values) if keys.needed else []
-    encrypted = {meta.saga_id for meta in metas if needs_key(context.policies.for_meta(meta))}
+    ends = await saga_ends(context, {claim.saga.saga_id for claim, _ in batch.work})
+    encrypted = {meta.saga_id for meta in metas if needs_key(context.policies.for_meta(meta, ends.of(meta)))}
     twice_us = await _kept_twice_us(context, values, twice, tally)
     pins_us = {**await _pins_us(context, values), **twice_us}
     supplies = FrameSupplies(
@@ -136,12 +139,13 @@ async def _pack(
         known=await context.dictionaries.need(*set(map(dictionary_id, values))),
         chosen=context.dictionaries.chosen(),
         pins_us=pins_us,
-        evicted=await _evict_packed(context, values, pins_us, tally),
+        ends=ends,
+        evicted=await _evict_packed(context, values, pins_us, ends, tally),
     )
     if durable:
         keyless = encrypted - supplies.keys.keys()
-        await context.catalog.durable.postpone(due_durable.waiting(context, metas, keyless))
-        await context.catalog.durable.postpone(due_durable.kept(context, _metas(values), twice_us.keys()))
+        await context.catalog.durable.postpone(due_durable.waiting(context, metas, keyless, ends))
+        await context.catalog.durable.postpone(due_durable.kept(context, _metas(values), twice_us.keys(), ends))
     size = sum(map(raw_length, values))
     for part in await context.compute(size, build, context, batch.work, supplies, tally):
         await packer.add(part)
@@ -187,14 +191,15 @@ async def _kept_twice_us(
 
 
 async def _evict_packed(
-    context: JobContext, values: Sequence[bytes], pins_us: Mapping[UUID, int], tally: Tally
+    context: JobContext, values: Sequence[bytes], pins_us: Mapping[UUID, int], ends: SagaEnds, tally: Tally
 ) -> set[UUID]:
     """What a restore brought back, nothing pins any more and a pack holds still leaves Redis again; which."""
     brought_back = [meta for meta in _metas(list(filter(is_in_pack, values))) if meta.snapshot_id not in pins_us]
     if not brought_back:
         return set()
     now_us, decide = context.now_us, context.policies.decide
-    due = [meta for meta in brought_back if (decision := decide(meta, now_us)).due and not decision.expired]
+    decided = [(meta, decide(meta, ends.of(meta), now_us)) for meta in brought_back]
+    due = [meta for meta, decision in decided if decision.due and not decision.expired]
     packed = await already_packed(context, due)
     gone, _ended = await context.hot.evict_claimed([meta for meta in due if meta.snapshot_id in packed], {})
     tally.add("evicted", gone)

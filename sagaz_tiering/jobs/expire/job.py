@@ -31,6 +31,7 @@ from sagaz_tiering.jobs.expire.recompute import outdated_packs
 from sagaz_tiering.jobs.finish import finish_deletions, mark_holds, vacuum_erased
 from sagaz_tiering.jobs.foreign import Strange, mend_due, set_aside, strange_of
 from sagaz_tiering.jobs.ownership import put_policies_in_force, retention_revision, still_owner
+from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
 from sagaz_tiering.jobs.sure_clock import with_sure_clock
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.packs.reader import footer_key
@@ -50,13 +51,13 @@ _BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
 def plan(
-    saga_id: UUID, headers: Sequence[IndexedHeader], policies: PolicySet, now_us: int
+    saga_id: UUID, headers: Sequence[IndexedHeader], policies: PolicySet, ends: SagaEnds, now_us: int
 ) -> tuple[list[SnapshotMeta], list[SnapshotMeta]]:
     """(expired, alive) of a saga's hot snapshots. Pure; what cannot be read is left to `age`, which reports it."""
     expired: list[SnapshotMeta] = []
     alive: list[SnapshotMeta] = []
     for meta in readable(saga_id, headers):
-        (expired if policies.decide(meta, now_us).expired else alive).append(meta)
+        (expired if policies.decide(meta, ends.of(meta), now_us).expired else alive).append(meta)
     return expired, alive
 
 
@@ -72,8 +73,9 @@ async def preview(context: JobContext, tally: Tally) -> None:
     changed, context = sure.policies.before is not None, replace(sure, policies=sure.policies.own)
     async for saga_ids in context.hot.saga_ids() if changed else _due_sagas(context):
         expired: list[SnapshotMeta] = []
+        ends = await saga_ends(context, saga_ids)
         async for position, headers in headers_of(context, saga_ids):
-            expired += plan(saga_ids[position], headers, context.policies, context.now_us)[0]
+            expired += plan(saga_ids[position], headers, context.policies, ends, context.now_us)[0]
         tally.add("held", await _count(context, "hot", expired, tally))
     async for metas in _all_metas(context) if changed else _expired_metas(context):
         await _preview_durable(context, metas, tally)
@@ -102,7 +104,9 @@ async def _preview_durable(context: JobContext, metas: Sequence[SnapshotMeta], t
     """Rows of saves that Redis has too go with them, and were counted there."""
     hot = await context.hot.owners([meta.snapshot_id for meta in metas])
     alone = [meta for meta in metas if meta.snapshot_id not in hot]
-    await _count(context, "durable", [m for m in alone if context.policies.decide(m, context.now_us).expired], tally)
+    ends = await saga_ends(context, {meta.saga_id for meta in alone})
+    gone = [meta for meta in alone if context.policies.decide(meta, ends.of(meta), context.now_us).expired]
+    await _count(context, "durable", gone, tally)
 
 
 async def _all_metas(context: JobContext) -> AsyncIterator[list[SnapshotMeta]]:
@@ -217,17 +221,18 @@ async def _look(context: JobContext, open_claims: Sequence[Claim]) -> list[tuple
     """What has expired of these sagas; notes when what has not needs a look again."""
     found: list[tuple[Claim, SnapshotMeta]] = []
     strange: dict[Claim, list[Strange]] = {claim: [] for claim in open_claims}
+    ends = await saga_ends(context, [claim.saga.saga_id for claim in open_claims])
     async for position, headers in headers_of(context, [claim.saga.saga_id for claim in open_claims]):
         claim = open_claims[position]
         strange[claim] += strange_of(claim.saga.saga_id, headers)
-        gone, alive = plan(claim.saga.saga_id, headers, context.policies, context.now_us)
+        gone, alive = plan(claim.saga.saga_id, headers, context.policies, ends, context.now_us)
         found += [(claim, meta) for meta in gone]
         unreadable = len(headers) - len(gone) - len(alive)
         claim.left += len(alive) + unreadable
         if unreadable:
             claim.expire_at(context.now_us + _HELD_US)
         for meta in alive:
-            claim.keep(context, meta)
+            claim.keep(context, meta, ends)
     for claim, entries in strange.items():
         if entries:
             claim.left -= await set_aside(context, claim.saga.saga_id, entries)
@@ -258,8 +263,9 @@ async def _expire_durable(context: JobContext, lease: Lease, tally: Tally) -> No
         if not rows:
             return
         expired, later = [], []
+        ends = await saga_ends(context, {row.meta.saga_id for row in rows})
         for row in rows:
-            decision = context.policies.decide(row.meta, context.now_us)
+            decision = context.policies.decide(row.meta, ends.of(row.meta), context.now_us)
             if decision.expired:
                 expired.append(row.meta)
                 continue
@@ -284,7 +290,8 @@ async def _expire_lost(context: JobContext, lease: Lease) -> None:
     hot_saves, after = context.catalog.hot_saves, UUID(int=0)
     while not context.stopping.is_set() and (page := await hot_saves.page(after, _PLACES, only_lost=True)):
         ended = [save.meta for save in page if save.expires_us is not None and save.expires_us <= context.now_us]
-        expired = [meta for meta in ended if context.policies.decide(meta, context.now_us).expired]
+        ends = await saga_ends(context, {meta.saga_id for meta in ended})
+        expired = [meta for meta in ended if context.policies.decide(meta, ends.of(meta), context.now_us).expired]
         async with context.catalog.durable.deleting_unheld(expired, lease) as (_, held):
             await context.hot.evict_claimed([meta for meta in expired if meta.snapshot_id not in held], {})
         after = page[-1].meta.snapshot_id

@@ -26,8 +26,9 @@ from sagaz_tiering.jobs.claims import headers_of
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.expire.recompute import Dates, ends_earlier, outdated_packs, recompute_expiry
 from sagaz_tiering.jobs.foreign import meta_of
-from sagaz_tiering.policy import Policy, PolicySet, later
-from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.jobs.saga_ends import saga_ends
+from sagaz_tiering.policy import Policy, PolicySet
+from sagaz_tiering.snapshot import SagaEnd, SnapshotMeta
 
 _ROWS = 2_000
 _ENOUGH_PACKS = 1_000
@@ -50,13 +51,15 @@ class Shortened:
     now: Counter[str] = field(default_factory=Counter)
     rules: dict[str, Counter[str]] = field(default_factory=dict)
 
-    def add(self, policy: str, meta: SnapshotMeta, promised_us: int | None, expires_us: int | None) -> None:
+    def add(
+        self, policy: str, meta: SnapshotMeta, saga: SagaEnd, promised_us: int | None, expires_us: int | None
+    ) -> None:
         """Count a snapshot, unless it keeps its date, or that has passed."""
         if not ends_earlier(expires_us, promised_us) or (promised_us is not None and promised_us <= self.now_us):
             return
         self.earlier[policy] += 1
         self.now[policy] += expires_us is not None and expires_us <= self.now_us
-        old, new = None if self.before is None else self.before.named(policy), self.after.for_meta(meta)
+        old, new = None if self.before is None else self.before.named(policy), self.after.for_meta(meta, saga)
         said = f"{_named(policy, old)} -> {_named(new.name, new)}"
         self.rules.setdefault(policy, Counter())[said] += 1
 
@@ -112,7 +115,9 @@ async def accept_policies(context: JobContext, lease: Lease, tally: Tally) -> Jo
     if context.policies.before is None or context.stopping.is_set():
         return own if context.policies.before is None else context
     async for rows in durable_rows(own):
-        await context.catalog.durable.recompute_expiry([(meta, own.policies.expires_us(meta)) for meta, _ in rows])
+        ends = await saga_ends(own, {meta.saga_id for meta, _ in rows})
+        new = [(meta, own.policies.expires_us(meta, ends.of(meta))) for meta, _ in rows]
+        await context.catalog.durable.recompute_expiry(new)
     async for saga_ids in context.hot.saga_ids():
         await context.hot.requeue(saga_ids, expiring=True)
     await context.catalog.history.accept(own.policies.retention_text, context.now)
@@ -144,7 +149,7 @@ async def count_shortened(context: JobContext, tally: Tally, *, lease: Lease | N
         earlier = [] if _was_accepted(context, dates) else dates.earlier
         for meta in earlier:
             promised_us, expires_us = dates.recorded_us[meta.snapshot_id], dates.expires_us[meta.snapshot_id]
-            found.add(dates.pack.policy, meta, promised_us, expires_us)
+            found.add(dates.pack.policy, meta, dates.ends.of(meta), promised_us, expires_us)
         if lease is not None and not earlier:
             await recompute_expiry(own, lease, dates, tally)
         looked_at += 1
@@ -183,11 +188,13 @@ async def _count_hot(context: JobContext, found: Shortened) -> None:
     async for saga_ids in context.hot.saga_ids():
         for start in range(0, len(saga_ids), context.settings.jobs.batch_sagas):
             batch = saga_ids[start : start + context.settings.jobs.batch_sagas]
+            ends = await saga_ends(context, batch)
             async for position, headers in headers_of(context, batch):
                 for meta in readable(batch[position], headers):
-                    policy = before.for_meta(meta).name
+                    saga = ends.of(meta)
+                    policy = before.for_meta(meta, saga).name
                     found.totals[policy] += 1
-                    found.add(policy, meta, before.expires_us(meta), own.expires_us(meta))
+                    found.add(policy, meta, saga, before.expires_us(meta, saga), own.expires_us(meta, saga))
 
 
 async def _count_durable(context: JobContext, found: Shortened) -> None:
@@ -196,11 +203,13 @@ async def _count_durable(context: JobContext, found: Shortened) -> None:
     assert before is not None
     async for rows in durable_rows(context):
         hot = await context.hot.owners([meta.snapshot_id for meta, _ in rows])
-        for meta, recorded_us in rows:
+        ends = await saga_ends(context, {meta.saga_id for meta, _ in rows})
+        for meta, _ in rows:
             if meta.snapshot_id not in hot:
-                policy = before.for_meta(meta).name
+                saga = ends.of(meta)
+                policy = before.for_meta(meta, saga).name
                 found.totals[policy] += 1
-                found.add(policy, meta, later(recorded_us, before.expires_us(meta)), own.expires_us(meta))
+                found.add(policy, meta, saga, before.expires_us(meta, saga), own.expires_us(meta, saga))
 
 
 async def durable_rows(context: JobContext) -> AsyncIterator[list[tuple[SnapshotMeta, int | None]]]:

@@ -13,6 +13,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.errors import CorruptPack, ObjectStoreError
 from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
 from sagaz_tiering.jobs.vouching import compare_frames, vouched
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.packs.reader import PackReader
@@ -30,6 +31,7 @@ class Dates:
     metas: list[SnapshotMeta]
     recorded_us: dict[UUID, int | None]
     expires_us: dict[UUID, int | None]
+    ends: SagaEnds
 
     @property
     def earlier(self) -> list[SnapshotMeta]:
@@ -78,5 +80,6 @@ async def _dates(context: JobContext, lease: Lease | None, pack: Pack) -> Dates:
         raise CorruptPack(f"{pack.object_key}: its footer has frames elsewhere than the catalog")
     recorded_us = await context.catalog.packs.expiries(pack.pack_id)
     metas = [e.meta for frame in footer.frames for e in frame.snapshots if e.meta.snapshot_id in recorded_us]
-    expires_us = {meta.snapshot_id: context.policies.expires_us(meta) for meta in metas}
-    return Dates(pack=pack, metas=metas, recorded_us=recorded_us, expires_us=expires_us)
+    ends = await saga_ends(context, {meta.saga_id for meta in metas})
+    expires_us = {meta.snapshot_id: context.policies.expires_us(meta, ends.of(meta, promised=False)) for meta in metas}
+    return Dates(pack=pack, metas=metas, recorded_us=recorded_us, expires_us=expires_us, ends=ends)

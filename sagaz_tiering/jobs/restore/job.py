@@ -40,6 +40,7 @@ from sagaz_tiering.jobs.restore.notify import ATTEMPTS, tell
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo, RestoreState
 from sagaz_tiering.packs.reader import PackReader
+from sagaz_tiering.snapshot import SagaEnd
 
 _log = Logger(__name__)
 _PAGE = 100
@@ -262,7 +263,7 @@ async def _rehydrate(context: JobContext, frame: Sequence[AskedFrame], until: da
     async with context.catalog.restores.keeping(first, wanted) as there:
         for record in records:
             if record.meta.snapshot_id in there:
-                decision = context.policies.decide(record.meta, context.now_us)
+                decision = context.policies.decide(record.meta, SagaEnd.of(record.meta), context.now_us)
                 dictionary = context.dictionaries.for_writing(record.meta.saga_name)
                 level = context.settings.tiers.hot.compression_level
                 value = await asyncio.to_thread(to_value, record, level=level, dictionary=dictionary, in_pack=True)

@@ -18,6 +18,7 @@ from sagaz_tiering.jobs.age.keys import needs_key
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.foreign import mended
 from sagaz_tiering.packs.frame import frame_content
+from sagaz_tiering.snapshot import SagaEnd
 
 SAGAS_LOOKED_AT = 5_000
 BYTES_KEPT = 32 * 2**20
@@ -102,7 +103,8 @@ class _Collected:
         policies = self._context.policies
         if len({header.meta.saga_name for header in headers}) > 1 or headers[0].meta.saga_name in self._skip:
             return False
-        return not any(needs_key(policies.for_meta(header.meta)) for header in headers)
+        end = SagaEnd.of(max((header.meta for header in headers), key=lambda meta: meta.order_key))
+        return not any(needs_key(policies.for_meta(header.meta, end)) for header in headers)
 
 
 async def samples(context: JobContext, skip: Collection[str], tally: Tally) -> list[SagaSample]:

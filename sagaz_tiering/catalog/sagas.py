@@ -1,0 +1,86 @@
+"""Where each saga ends: what the rules that hold for a saga as a whole look at (see `snapshot.SagaEnd`).
+
+Triggers keep the table `sagas`, with every save that PostgreSQL learns of and everything that goes; publishing a pack
+adds what that promises. Sagas of an earlier version are filled in by the jobs;
+until then they are looked up in the other tables.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Final
+from uuid import UUID
+
+from sagaz_tiering.clock import from_micros, to_micros
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.snapshot import NOT_PROMISED, SagaEnd, SnapshotMeta, latest
+
+_SQL = load(__package__, "sagas")
+_FOR_EVER: Final = 2**63 - 1
+_AT_ONCE: Final = 1_000
+
+
+class Sagas:
+    """The table `sagas`."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def ends(self, saga_ids: Iterable[UUID]) -> dict[UUID, SagaEnd]:
+        """Where these sagas end, as far as PostgreSQL knows any snapshot of them."""
+        ids = list(set(saga_ids))
+        return {row["saga_id"]: end_of(row) for row in await self._db.fetch(_SQL["ends"], ids)} if ids else {}
+
+    async def note(self, ends: Mapping[UUID, SagaEnd]) -> None:
+        """Redis has these newest snapshots; nothing changes where the catalog knows newer ones, or nothing of it."""
+        await self._db.execute(_SQL["note"], *_columns(ends))
+
+    async def changed(self, after: UUID, limit: int) -> list[UUID]:
+        """Sagas that went on after part of them was archived, by id, after an id."""
+        return [row["saga_id"] for row in await self._db.fetch(_SQL["changed"], after, limit)]
+
+    async def fill(self) -> bool:
+        """Take in the next sagas that an earlier version left; whether all are there."""
+        return bool(await self._db.fetchval(_SQL["fill"], _AT_ONCE))
+
+
+async def note_archived(conn: Connection, snapshots: Iterable[tuple[SnapshotMeta, int | None]]) -> None:
+    """In the transaction that publishes these, each with the expiry that is recorded of it (None: never)."""
+    ends: dict[UUID, SagaEnd] = {}
+    for meta, expires_us in snapshots:
+        known = ends.get(meta.saga_id)
+        end = SagaEnd.of(meta) if known is None or meta.order_key > known.order_key else known
+        kept_us = NOT_PROMISED if known is None else known.kept_us
+        ends[meta.saga_id] = end._replace(kept_us=latest(kept_us, promised_us(meta, expires_us)))
+    kept = [_FOR_EVER if end.kept_us is None else end.kept_us for end in ends.values()]
+    ended_at, *others = _columns(ends)
+    await conn.execute(_SQL["archived"], ended_at, kept, *others)
+
+
+def promised_us(meta: SnapshotMeta, expires_us: int | None) -> int | None:
+    """What a recorded expiry says of the saga as a whole: nothing where it is the snapshot's own date."""
+    return NOT_PROMISED if expires_us is not None and expires_us == meta.retention_us else expires_us
+
+
+def end_of(row: Any, status: str = "status") -> SagaEnd:
+    """What a row says of its saga's end, in a column of that name its status."""
+    kept_us = row["kept_us"]
+    return SagaEnd(
+        to_micros(row["ended_at"]),
+        row["end_step"],
+        row["end_id"],
+        from_column(row[status]),
+        NOT_PROMISED if kept_us is None else None if kept_us == _FOR_EVER else kept_us,
+    )
+
+
+def _columns(ends: Mapping[UUID, SagaEnd]) -> tuple[Sequence[Any], ...]:
+    return (
+        [from_micros(end.created_us) for end in ends.values()],
+        [end.step_index for end in ends.values()],
+        list(ends),
+        [end.snapshot_id for end in ends.values()],
+        [to_column(end.status) for end in ends.values()],
+    )

@@ -1,0 +1,33 @@
+"""Where sagas end, for jobs: what PostgreSQL knows and what Redis has, in one look each for many sagas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from uuid import UUID
+
+from sagaz_tiering.jobs.context import JobContext
+from sagaz_tiering.snapshot import NOT_PROMISED, SagaEnd, SnapshotMeta
+
+
+class SagaEnds:
+    """The ends of some sagas."""
+
+    __slots__ = ("_ends",)
+
+    def __init__(self, ends: Mapping[UUID, SagaEnd]) -> None:
+        self._ends = ends
+
+    def of(self, meta: SnapshotMeta, *, promised: bool = True) -> SagaEnd:
+        """That of a snapshot's saga, which may go on with it; unless `promised`, without what was promised of it."""
+        known = self._ends.get(meta.saga_id)
+        end = SagaEnd.of(meta) if known is None else known.and_of(meta)
+        return end if promised else end._replace(kept_us=NOT_PROMISED)
+
+
+async def saga_ends(context: JobContext, saga_ids: Iterable[UUID]) -> SagaEnds:
+    """Raises HotTierUnavailable: without Redis nobody knows whether a saga went on."""
+    ids = list(set(saga_ids))
+    ends = await context.catalog.sagas.ends(ids)
+    for saga_id, end in (await context.hot.ends(ids)).items():
+        ends[saga_id] = end.and_of(ends.get(saga_id))
+    return SagaEnds(ends)
