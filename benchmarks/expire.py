@@ -38,7 +38,8 @@ from sagaz_tiering.app.runtime import Runtime, open_runtime, read_config
 from sagaz_tiering.clock import SystemClock, VirtualClock, to_micros
 from sagaz_tiering.codec.value import encode, read_meta, to_value
 from sagaz_tiering.jobs import JobReport, run_job
-from sagaz_tiering.snapshot import SagaEnd, SnapshotMeta
+from sagaz_tiering.policy import SagaEnd
+from sagaz_tiering.snapshot import SnapshotMeta
 
 MUST_REACH = 20_000
 """Archived snapshots a second."""

@@ -256,63 +256,6 @@ class SnapshotMeta(NamedTuple):
         )
 
 
-RUNNING = "running"
-"""The outcome of a saga that has not ended, or of which no end was recorded."""
-
-_UNDER_WAY = frozenset({"pending", "executing", "compensating"})
-
-NOT_PROMISED = -(2**62)
-"""As `SagaEnd.kept_us`: nothing was promised."""
-
-
-def outcome_of(status: str) -> str:
-    """The outcome of a saga whose newest snapshot has that status: the status itself, or `running`."""
-    return RUNNING if status in _UNDER_WAY else status
-
-
-class SagaEnd(NamedTuple):
-    """What rules look at that hold for a saga as a whole: where it ends as far as is known, its newest snapshot.
-
-    `kept_us`: until when what was archived of it was promised to be kept (microseconds since 1970 UTC; None: for ever;
-    NOT_PROMISED: nothing was).
-    """
-
-    created_us: int
-    step_index: int
-    snapshot_id: UUID
-    status: str
-    kept_us: int | None = NOT_PROMISED
-
-    @property
-    def order_key(self) -> tuple[int, int, int]:
-        """Ascending time-travel order (design G5)."""
-        return (self.created_us, self.step_index, self.snapshot_id.int)
-
-    @property
-    def outcome(self) -> str:
-        """`completed`, `failed`, `rolled_back`, ..., or `running`."""
-        return outcome_of(self.status)
-
-    @classmethod
-    def of(cls, meta: SnapshotMeta) -> SagaEnd:
-        """That of a saga whose newest snapshot this is."""
-        return cls(meta.created_us, meta.step_index, meta.snapshot_id, meta.status)
-
-    def and_of(self, other: SagaEnd | SnapshotMeta | None) -> SagaEnd:
-        """The later of both, with all that was promised. A snapshot that both name is as `other` says."""
-        if other is None:
-            return self
-        if isinstance(other, SnapshotMeta):
-            return self if other.order_key < self.order_key else SagaEnd.of(other)._replace(kept_us=self.kept_us)
-        end = self if other.order_key < self.order_key else other
-        return end._replace(kept_us=latest(self.kept_us, other.kept_us))
-
-
-def latest(one_us: int | None, other_us: int | None) -> int | None:
-    """The later of two expiries; None: never."""
-    return None if one_us is None or other_us is None else max(one_us, other_us)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SnapshotRef:
     """One line of a saga's timeline: everything but the context, and where the bytes are.

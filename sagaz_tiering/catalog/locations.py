@@ -19,7 +19,8 @@ from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import to_column
 from sagaz_tiering.keys.master import WrappedKey
-from sagaz_tiering.snapshot import SagaEnd, SnapshotRef, Tier
+from sagaz_tiering.policy import SagaEnd
+from sagaz_tiering.snapshot import SnapshotRef, Tier
 from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load(__package__, "locations")

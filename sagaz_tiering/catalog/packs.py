@@ -21,11 +21,12 @@ from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
 from sagaz_tiering.catalog.sagas import note_archived
 from sagaz_tiering.clock import from_micros, to_micros
+from sagaz_tiering.config.patterns import outcome_of
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column
 from sagaz_tiering.errors import LeaseLost
-from sagaz_tiering.snapshot import SnapshotMeta, outcome_of
+from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load(__package__, "packs")

@@ -15,7 +15,8 @@ from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
-from sagaz_tiering.snapshot import NOT_PROMISED, SagaEnd, SnapshotMeta, latest
+from sagaz_tiering.policy import NOT_PROMISED, SagaEnd, latest
+from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load(__package__, "sagas")
 _FOR_EVER: Final = 2**63 - 1

@@ -9,13 +9,13 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.config.patterns import outcome_of
 from sagaz_tiering.costs.buckets import NEVER, bucket_of
 from sagaz_tiering.costs.inputs import Due, Expired, PackGroup
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column
 from sagaz_tiering.policy import PolicySet
-from sagaz_tiering.snapshot import outcome_of
 from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load(__package__, "surveys")

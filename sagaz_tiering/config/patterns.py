@@ -10,7 +10,6 @@ from typing import Annotated
 from pydantic import AfterValidator, BeforeValidator
 
 from sagaz_tiering.config.schema import StrictModel, problem
-from sagaz_tiering.snapshot import RUNNING, outcome_of
 
 ANY = ("*",)
 _PATTERN_FORM = "write a name or a pattern such as payment-*, or a list of them"
@@ -35,6 +34,17 @@ def _patterns(value: object) -> tuple[str, ...]:
 
 Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
 """One or more shell-style patterns (`*`, `?`, `[seq]`), case-sensitive; one text stands for a list of one."""
+
+
+RUNNING = "running"
+"""The outcome of a saga that has not ended, or of which no end was recorded."""
+
+_UNDER_WAY = frozenset({"pending", "executing", "compensating"})
+
+
+def outcome_of(status: str) -> str:
+    """The outcome of a saga whose newest snapshot has that status: the status itself, or `running`."""
+    return RUNNING if status in _UNDER_WAY else status
 
 
 def _outcomes(patterns: tuple[str, ...]) -> tuple[str, ...]:

@@ -18,7 +18,8 @@ import redis.asyncio
 from sagaz_tiering.hot import keys as hot_keys
 from sagaz_tiering.hot.queue import FIRST_HEADERS, HotQueue
 from sagaz_tiering.hot.values import Gone, HotValue, Indexed, IndexedHeader, NotTaken, end_of, headers_of, indexed
-from sagaz_tiering.snapshot import SagaEnd, SnapshotMeta
+from sagaz_tiering.policy import SagaEnd
+from sagaz_tiering.snapshot import SnapshotMeta
 
 __all__ = ["FIRST_HEADERS", "HEADERS_PAGE", "HotTier"]
 

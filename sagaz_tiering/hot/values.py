@@ -13,7 +13,8 @@ from sagaz_tiering.codec.value import MAX_US, MIN_US, read_header, read_meta
 from sagaz_tiering.codec.value import Header as ValueHeader
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.hot import keys as hot_keys
-from sagaz_tiering.snapshot import SagaEnd, SnapshotMeta
+from sagaz_tiering.policy import SagaEnd
+from sagaz_tiering.snapshot import SnapshotMeta
 
 _DIGITS = 16
 """Times have at most so many digits, and are exact as scores."""

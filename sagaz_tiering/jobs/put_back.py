@@ -17,7 +17,7 @@ from sagaz_tiering.clock import to_micros
 from sagaz_tiering.jobs.age.frames import chunks
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.foreign import durable_meta
-from sagaz_tiering.snapshot import SagaEnd
+from sagaz_tiering.policy import SagaEnd
 
 _ROWS = 5_000
 _FIRST = UUID(int=0)

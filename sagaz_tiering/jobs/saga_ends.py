@@ -6,7 +6,8 @@ from collections.abc import Iterable, Mapping
 from uuid import UUID
 
 from sagaz_tiering.jobs.context import JobContext
-from sagaz_tiering.snapshot import NOT_PROMISED, SagaEnd, SnapshotMeta
+from sagaz_tiering.policy import NOT_PROMISED, SagaEnd
+from sagaz_tiering.snapshot import SnapshotMeta
 
 
 class SagaEnds:

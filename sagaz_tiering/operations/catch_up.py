@@ -34,8 +34,7 @@ from sagaz_tiering.objects.base import ObjectInfo, RestoreState
 from sagaz_tiering.operations.rival_packs import dispute, settle
 from sagaz_tiering.packs.entries import Footer
 from sagaz_tiering.packs.reader import DISPUTED_FOOTER, PackReader, footer_digest, footer_key, read_footer
-from sagaz_tiering.policy import PolicySet
-from sagaz_tiering.snapshot import SagaEnd
+from sagaz_tiering.policy import PolicySet, SagaEnd
 
 _log = Logger(__name__)
 _AT_ONCE = 8

@@ -12,8 +12,8 @@ from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import read_meta
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.costs import PriceList, judge_pack, share_cost
-from sagaz_tiering.policy import PolicySet
-from sagaz_tiering.snapshot import SagaEnd, SnapshotMeta, SnapshotRef, Tier
+from sagaz_tiering.policy import PolicySet, SagaEnd
+from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
 from sagaz_tiering.tiered.explanation import CopyPlace, Explanation, explain
 from sagaz_tiering.tiered.merge import Copy, end_of
 

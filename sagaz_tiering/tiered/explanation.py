@@ -7,8 +7,8 @@ from datetime import datetime
 from uuid import UUID
 
 from sagaz_tiering.clock import from_micros, to_micros
-from sagaz_tiering.policy import Decision, PolicySet
-from sagaz_tiering.snapshot import SagaEnd, SnapshotMeta, SnapshotRef
+from sagaz_tiering.policy import Decision, PolicySet, SagaEnd
+from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,8 +15,8 @@ from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import Unreadable
 from sagaz_tiering.hot.keys import member_step
 from sagaz_tiering.hot.values import IndexedHeader
-from sagaz_tiering.policy import PolicySet
-from sagaz_tiering.snapshot import SagaEnd, SnapshotMeta, SnapshotRef, Tier
+from sagaz_tiering.policy import PolicySet, SagaEnd
+from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,8 +24,8 @@ from sagaz_tiering.dictionaries.cache import Dictionaries
 from sagaz_tiering.errors import CatalogUnavailable, CorruptData, HotTierUnavailable, SnapshotLost
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.hot.values import Gone, HotValue, IndexedHeader, check_indexed, indexed_header
-from sagaz_tiering.policy import PolicySet
-from sagaz_tiering.snapshot import SagaEnd, SagaSnapshot, SnapshotMeta, Tier
+from sagaz_tiering.policy import PolicySet, SagaEnd
+from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, Tier
 from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.tiered.freshness import Freshness, Known
 from sagaz_tiering.tiered.load import Loader

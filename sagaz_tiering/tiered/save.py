@@ -34,8 +34,8 @@ from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, LegalHo
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.hot.values import FOREIGN_INDEX
 from sagaz_tiering.logs import Logger, Repeated
-from sagaz_tiering.policy import Durability, PolicySet
-from sagaz_tiering.snapshot import SagaEnd, SagaSnapshot, SnapshotMeta
+from sagaz_tiering.policy import Durability, PolicySet, SagaEnd
+from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.tiered.freeze import Freezer
 from sagaz_tiering.tiered.freshness import Freshness
 from sagaz_tiering.tiered.hot_notes import HotNotes

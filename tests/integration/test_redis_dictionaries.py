@@ -24,7 +24,8 @@ from sagaz_tiering.errors import ColdTierUnavailable
 from sagaz_tiering.hot.dictionaries import HotDictionaries
 from sagaz_tiering.jobs.dictionary_copies import keep
 from sagaz_tiering.packs.reader import PackReader, read_footer
-from sagaz_tiering.snapshot import SagaEnd, SagaSnapshot
+from sagaz_tiering.policy import SagaEnd
+from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage_class import StorageClass
 
 pytestmark = [pytest.mark.guarantee("G13"), pytest.mark.guarantee("G1")]

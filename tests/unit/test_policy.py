@@ -17,8 +17,8 @@ from sagaz_tiering.config.patterns import matcher, patterns_cover
 from sagaz_tiering.config.policy_lint import policy_warnings
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.errors import PolicyError
-from sagaz_tiering.policy import UNMATCHED, Durability, Match, Policy, PolicySet
-from sagaz_tiering.snapshot import NOT_PROMISED, SagaEnd, SnapshotMeta
+from sagaz_tiering.policy import NOT_PROMISED, UNMATCHED, Durability, Match, Policy, PolicySet, SagaEnd
+from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage_class import StorageClass
 
 DAY = 86_400_000_000
@@ -406,9 +406,9 @@ def test_decision_counts_ages_from_the_policys_clock(clock: str, created: int, s
         (
             T0,
             None,
-            "policy 'payments' matches: it stays hot until 2026-01-08T00:00:00Z (7d after the end of its saga), then moves "
-            "to STANDARD_IA, and it expires at 2032-12-30T00:00:00Z: the policy retains it 2555d after the end of its "
-            "saga.",
+            "policy 'payments' matches: it stays hot until 2026-01-08T00:00:00Z (7d after the end of its saga), "
+            "then moves to STANDARD_IA, and it expires at 2032-12-30T00:00:00Z: the policy retains it 2555d after the "
+            "end of its saga.",
         ),
         (T0 + 8 * DAY, None, "due for STANDARD_IA since 2026-01-08T00:00:00Z (7d after the end of its saga)"),
         (T0, T0 + 9999 * DAY, "its own retention_until, later than the policy's 2555d after the end of its saga."),
@@ -580,7 +580,7 @@ def test_snapshots_made_after_what_is_known_of_a_saga_are_its_end() -> None:
     ("status", "after", "due_days"), [("executing", "7d", 30), ("executing", "90d", 90), ("completed", "7d", 47)]
 )
 def test_running_sagas_keep_no_more_than_running_at_most(status: str, after: str, due_days: int) -> None:
-    """What is 30 days old of a running saga moves, after `after`; of one that has ended nothing moves before the rest."""
+    """What is 30 days old of a running saga moves, after `after`; of one that has ended all moves together."""
     rules = policies({"name": "p", "move": [{"to": "STANDARD_IA", "after": after}]})
     assert rules.decide(meta(), ended(status, 40), T0).due_us == T0 + due_days * DAY
 

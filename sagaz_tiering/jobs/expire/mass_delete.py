@@ -27,8 +27,8 @@ from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.expire.recompute import Dates, ends_earlier, outdated_packs, recompute_expiry
 from sagaz_tiering.jobs.foreign import meta_of
 from sagaz_tiering.jobs.saga_ends import saga_ends
-from sagaz_tiering.policy import Policy, PolicySet
-from sagaz_tiering.snapshot import SagaEnd, SnapshotMeta
+from sagaz_tiering.policy import Policy, PolicySet, SagaEnd
+from sagaz_tiering.snapshot import SnapshotMeta
 
 _ROWS = 2_000
 _ENOUGH_PACKS = 1_000

@@ -40,7 +40,7 @@ from sagaz_tiering.jobs.restore.notify import ATTEMPTS, tell
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo, RestoreState
 from sagaz_tiering.packs.reader import PackReader
-from sagaz_tiering.snapshot import SagaEnd
+from sagaz_tiering.policy import SagaEnd
 
 _log = Logger(__name__)
 _PAGE = 100

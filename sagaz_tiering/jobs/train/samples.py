@@ -18,7 +18,7 @@ from sagaz_tiering.jobs.age.keys import needs_key
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.foreign import mended
 from sagaz_tiering.packs.frame import frame_content
-from sagaz_tiering.snapshot import SagaEnd
+from sagaz_tiering.policy import SagaEnd
 
 SAGAS_LOOKED_AT = 5_000
 BYTES_KEPT = 32 * 2**20

@@ -1,0 +1,55 @@
+"""Where a saga ends, as far as is known: what the rules that hold for a saga as a whole look at."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+from uuid import UUID
+
+from sagaz_tiering.config.patterns import outcome_of
+from sagaz_tiering.snapshot import SnapshotMeta
+
+NOT_PROMISED = -(2**62)
+"""As `SagaEnd.kept_us`: nothing was promised."""
+
+
+class SagaEnd(NamedTuple):
+    """What rules look at that hold for a saga as a whole: where it ends as far as is known, its newest snapshot.
+
+    `kept_us`: until when what was archived of it was promised to be kept (microseconds since 1970 UTC; None: for ever;
+    NOT_PROMISED: nothing was).
+    """
+
+    created_us: int
+    step_index: int
+    snapshot_id: UUID
+    status: str
+    kept_us: int | None = NOT_PROMISED
+
+    @property
+    def order_key(self) -> tuple[int, int, int]:
+        """Ascending time-travel order (design G5)."""
+        return (self.created_us, self.step_index, self.snapshot_id.int)
+
+    @property
+    def outcome(self) -> str:
+        """`completed`, `failed`, `rolled_back`, ..., or `running`."""
+        return outcome_of(self.status)
+
+    @classmethod
+    def of(cls, meta: SnapshotMeta) -> SagaEnd:
+        """That of a saga whose newest snapshot this is."""
+        return cls(meta.created_us, meta.step_index, meta.snapshot_id, meta.status)
+
+    def and_of(self, other: SagaEnd | SnapshotMeta | None) -> SagaEnd:
+        """The later of both, with all that was promised. A snapshot that both name is as `other` says."""
+        if other is None:
+            return self
+        if isinstance(other, SnapshotMeta):
+            return self if other.order_key < self.order_key else SagaEnd.of(other)._replace(kept_us=self.kept_us)
+        end = self if other.order_key < self.order_key else other
+        return end._replace(kept_us=latest(self.kept_us, other.kept_us))
+
+
+def latest(one_us: int | None, other_us: int | None) -> int | None:
+    """The later of two expiries; None: never."""
+    return None if one_us is None or other_us is None else max(one_us, other_us)
