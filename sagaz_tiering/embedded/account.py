@@ -60,6 +60,11 @@ def _first_account() -> Account | None:
     return None
 
 
+def open_private(path: str, flags: int) -> int:
+    """An `opener` of files that only we may read."""
+    return os.open(path, flags, 0o600)
+
+
 def let_pass(folder: Path) -> None:
     """Open a folder that root has just made for passing through (not listing), to that account's group alone."""
     account = _first_account() if os.geteuid() == 0 else None

@@ -14,7 +14,16 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
-from sagaz_tiering.embedded.account import Account, can_enter, give, let_pass, new_shared_folder, run_as, shared_copy
+from sagaz_tiering.embedded.account import (
+    Account,
+    can_enter,
+    give,
+    let_pass,
+    new_shared_folder,
+    open_private,
+    run_as,
+    shared_copy,
+)
 from sagaz_tiering.embedded.server import EXTRA
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
 
@@ -232,5 +241,5 @@ def environment() -> dict[str, str]:
 
 
 def _write_secret(path: Path, text: str) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+    with open(path, "w", opener=open_private) as file:
         file.write(text)

@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from sagaz_tiering.embedded.account import let_pass
+from sagaz_tiering.embedded.account import let_pass, open_private
 from sagaz_tiering.embedded.server import STOP_GRACE_S
 from sagaz_tiering.errors import ConfigError
 
@@ -26,12 +26,8 @@ class HeldFolder(io.FileIO):
     """
 
     def __init__(self, data_dir: Path) -> None:
-        super().__init__(data_dir / "lock", "r+", opener=_open_private)
+        super().__init__(data_dir / "lock", "r+", opener=lambda path, flags: open_private(path, flags | os.O_CREAT))
         self.data_dir = data_dir
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT, 0o600)
 
 
 def hold(data_dir: Path) -> HeldFolder:

@@ -22,7 +22,7 @@ import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from sagaz_tiering.embedded.account import Account, give, run_as, shared_copy, unprivileged_account
+from sagaz_tiering.embedded.account import Account, give, open_private, run_as, shared_copy, unprivileged_account
 from sagaz_tiering.embedded.process import ServerCommand
 from sagaz_tiering.embedded.server import EXTRA, HOST, STOP_GRACE_S, EmbeddedServer
 from sagaz_tiering.errors import MissingDependencyError
@@ -69,7 +69,7 @@ class RedisServer(EmbeddedServer):
         config = self._home / "redis.conf"
         config.unlink(missing_ok=True)
         # A file, and only ours: on the command line everybody could read the password.
-        with os.fdopen(os.open(config, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with open(config, "x", opener=open_private) as file:
             file.write("".join(f"{key} {value}\n" for key, value in self._settings().items()))
             if self._account is not None:
                 os.fchown(file.fileno(), self._account.uid, self._account.gid)

@@ -12,7 +12,6 @@ import os
 import secrets
 import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
@@ -20,7 +19,6 @@ from sagaz_tiering.embedded import s3_app
 from sagaz_tiering.embedded.account import Account, unprivileged_account
 from sagaz_tiering.embedded.process import ServerCommand
 from sagaz_tiering.embedded.server import EXTRA, HOST, STOP_GRACE_S, EmbeddedServer
-from sagaz_tiering.embedded.signatures import signed_headers
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
 
 REGION = "us-east-1"
@@ -89,20 +87,16 @@ class S3Server(EmbeddedServer):
     async def _greet(self) -> None:
         import aiohttp
 
+        from sagaz_tiering.embedded.signatures import signed_headers
+
         method, path = ("GET", "/moto-api/") if self._bucket is None else ("PUT", f"/{self._bucket}")
-        headers = signed_headers(
-            method,
-            path,
-            host=f"{HOST}:{self.port}",
-            key_id=self.credentials.access_key_id,
-            secret=self.credentials.secret_access_key,
-            region=REGION,
-            now=datetime.now(UTC),
-        )
+        key_id, secret = self.credentials
+        url = f"{self.endpoint}{path}"
+        headers = signed_headers(method, url, key_id=key_id, secret=secret, region=REGION)
         timeout = aiohttp.ClientTimeout(total=_TALK_S)
         async with (
             aiohttp.ClientSession(timeout=timeout) as session,
-            session.request(method, f"{self.endpoint}{path}", headers=headers) as answer,
+            session.request(method, url, headers=headers) as answer,
         ):
             if answer.status not in (200, 409):
                 said = (await answer.text())[:300]

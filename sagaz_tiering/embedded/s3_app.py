@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterable
 from importlib import import_module
 from typing import Any
 
-from sagaz_tiering.embedded.signatures import is_signed
-
 KEY_ID, SECRET = "SAGAZ_EMBEDDED_S3_KEY_ID", "SAGAZ_EMBEDDED_S3_SECRET"
 _PR_SET_PDEATHSIG = 1
 _FORBIDDEN = (
@@ -30,6 +28,7 @@ Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 def only_signed(app: Wsgi, key_id: str, secret: str) -> Wsgi:
     """`app` for requests that are signed with this key; all others are answered 403."""
+    from sagaz_tiering.embedded.signatures import is_signed  # not of use to who only starts this process
 
     def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         headers = {

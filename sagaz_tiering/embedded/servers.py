@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from sagaz_tiering.embedded.account import open_private
 from sagaz_tiering.embedded.lock import hold, is_held
 from sagaz_tiering.embedded.postgres import PostgresServer
 from sagaz_tiering.embedded.redis import RedisServer
@@ -152,7 +152,7 @@ def _published(data_dir: Path, endpoints: Endpoints) -> Iterator[None]:
     path = data_dir / "endpoints.json"
     unfinished = data_dir / "endpoints.json.new"
     unfinished.unlink(missing_ok=True)
-    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+    with open(unfinished, "x", opener=open_private) as file:
         json.dump(asdict(endpoints), file)
     unfinished.replace(path)
     try:
