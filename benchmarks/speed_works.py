@@ -26,7 +26,7 @@ from support.payload import saga
 from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.codec.threaded import encode_value
 from sagaz_tiering.codec.value import MAX_SNAPSHOT_BYTES
-from sagaz_tiering.drivers.redis.client import load_script
+from sagaz_tiering.drivers.redis.scripts import load_script
 from sagaz_tiering.embedded.servers import Endpoints
 from sagaz_tiering.hot import keys as hot_keys
 from sagaz_tiering.jobs import run_job
@@ -57,7 +57,7 @@ class Field:
 @asynccontextmanager
 async def open_field(runtime: Runtime, running: Endpoints, bucket: str) -> AsyncIterator[Field]:
     """Everyone's clients, with sagaz's defaults for sagaz."""
-    url, database = runtime.hot.settings.url.get_secret_value(), runtime.db.options.url
+    url, database = runtime.hot.connection.settings.url.get_secret_value(), runtime.db.options.url
     assert database is not None
     async with AsyncExitStack() as stack:
         client = redis.asyncio.Redis.from_url(f"{url}?max_connections={AT_ONCE}")

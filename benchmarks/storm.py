@@ -226,7 +226,7 @@ class Judgement:
 
     async def _rests(self) -> bool:
         reports = [await run_job(name, self._runtime.job_context()) for name in JOBS]
-        waiting = (await self._runtime.hot.counts(self._runtime.job_context().now_us))["sagas_due"]
+        waiting = (await self._runtime.hot.queue.counts(self._runtime.job_context().now_us))["sagas_due"]
         waiting += (await self._runtime.catalog.durable.totals(self._clock.now()))["due"]
         return not waiting and not any(report.skipped for report in reports)
 

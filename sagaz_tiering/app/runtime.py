@@ -112,7 +112,7 @@ class Runtime:
 
     async def check(self) -> None:
         """Raise the first thing that keeps this process from working, naming the server and what to check."""
-        await self.hot.ping()
+        await self.hot.connection.ping()
         await check_schema(self.db)
         await self.objects.check()
         await secure(self._jobs)
@@ -183,7 +183,7 @@ class _Opening(AbstractAsyncContextManager[Runtime]):
         db = await stack.enter_async_context(Database(database_options(config, endpoints)))
         hot = await stack.enter_async_context(HotTier(hot_settings(config, endpoints)))
         if clock is None:
-            clock = await stack.enter_async_context(ServerClock(db.time, hot.time, host=self._host))
+            clock = await stack.enter_async_context(ServerClock(db.time, hot.connection.time, host=self._host))
         objects = await open_objects(config, endpoints, clock, stack)
         if endpoints is not None and config.catalog.url.is_embedded:
             await migrate(db)

@@ -16,7 +16,7 @@ def pings_of_servers(runtime: Runtime) -> dict[str, Ping]:
     """By server; each raises unless it answers, and Redis and PostgreSQL unless they take writes."""
 
     async def redis() -> None:
-        await runtime.hot.ping()
+        await runtime.hot.connection.ping()
         await runtime.incarnation.is_same()  # which writes: one that is full or a replica answers pings
 
     async def postgresql() -> None:

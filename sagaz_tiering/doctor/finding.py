@@ -9,7 +9,7 @@ from typing import Any
 
 from asyncpg import InsufficientPrivilegeError
 
-from sagaz_tiering.drivers.redis.hints import is_missing_right
+from sagaz_tiering.drivers.redis.refusals import is_missing_right
 from sagaz_tiering.errors import AccessRefused, SagazTieringError
 from sagaz_tiering.terminal import document
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 from redis.asyncio import Redis
@@ -15,7 +15,7 @@ from sagaz_tiering.app.runtime import Parts
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.doctor.finding import Finding, error, from_error, ok, warning
 from sagaz_tiering.doctor.skew import compared
-from sagaz_tiering.drivers.redis.client import LazyRedis, RedisOptions
+from sagaz_tiering.drivers.redis.client import RedisClient, RedisOptions, time_of
 from sagaz_tiering.drivers.redis.health import MEMORY_WATERMARK, server_facts, server_warnings
 from sagaz_tiering.drivers.redis.sentinels import sentinel_options
 from sagaz_tiering.drivers.redis.url import RedisAddress, parse_redis_url
@@ -38,7 +38,7 @@ async def check_hot_tier(parts: Parts) -> AsyncGenerator[Finding, None]:
     settings = parts.hot_settings()
     # A URL that asks for decode_responses is refused here.
     address = parse_redis_url(settings.url.get_secret_value(), setting=_SETTING)
-    redis = LazyRedis(
+    redis = RedisClient(
         RedisOptions(
             address=address,
             setting=_SETTING,
@@ -76,7 +76,7 @@ async def check_hot_tier(parts: Parts) -> AsyncGenerator[Finding, None]:
         await redis.close()
 
 
-async def _round_trip(redis: LazyRedis) -> timedelta:
+async def _round_trip(redis: RedisClient) -> timedelta:
     """The median of some."""
     took = []
     for _ in range(_PINGS):
@@ -194,16 +194,15 @@ def _failover(server: dict[str, Any]) -> Finding:
     return ok("redis.failover", f"{server['connected_slaves']} replicas, without which the primary takes no saves")
 
 
-async def _clock(redis: LazyRedis, clock: Clock) -> Finding:
+async def _clock(redis: RedisClient, clock: Clock) -> Finding:
     try:
         async with redis.use() as client:
             asked = clock.now()
             began = time.monotonic()
-            seconds, micros = await client.time()
+            theirs = time_of(await client.time())
             took = timedelta(seconds=time.monotonic() - began)
     except (NoPermissionError, ResponseError):
         return ok("redis.clock", "TIME is not offered: not compared")
-    theirs = datetime.fromtimestamp(seconds, UTC) + timedelta(microseconds=micros)
     return compared("redis.clock", "Redis", theirs, asked, took)
 
 

@@ -69,6 +69,13 @@ def uptime_s() -> float:
     return time.monotonic() if clock is None else time.clock_gettime(clock)
 
 
+async def sampled(ask: Callable[[], Awaitable[datetime]]) -> ClockSample:
+    """What a server's clock says, asked for in one round trip."""
+    asked_s = uptime_s()
+    at = await ask()
+    return ClockSample(at, asked_s, uptime_s())
+
+
 class FixedClock:
     """Goes on from an offset that is not corrected any more: for one run of a job."""
 

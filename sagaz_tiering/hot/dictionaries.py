@@ -25,17 +25,17 @@ class HotDictionaries:
     def __init__(self, hot: HotTier) -> None:
         self._hot = hot
         self._names = hot.keys.dictionaries()
-        self._redis = hot._translated  # the same connections, and the same errors
+        self._redis = hot.connection.pool  # the same connections, and the same errors
 
     async def fetch(self, dictionary_id: bytes) -> bytes | None:
         """The content of one; None where Redis does not have it."""
-        with self._redis() as client:
+        async with self._redis() as client:
             (found,) = await client.mget([self._hot.keys.dictionary(dictionary_id.hex())])  # None for another type
         return found if isinstance(found, bytes) else None
 
     async def current(self) -> Mapping[str, bytes]:
         """Dictionary ids by saga name; empty for a Redis that was emptied."""
-        with self._redis() as client:
+        async with self._redis() as client:
             try:
                 found: dict[Any, Any] = await client.hgetall(self._names)
             except driver.ResponseError as exc:
@@ -47,12 +47,12 @@ class HotDictionaries:
 
     async def put(self, dictionary: Dictionary) -> None:
         """Store the content of one."""
-        with self._redis() as client:
+        async with self._redis() as client:
             await client.set(self._hot.keys.dictionary(dictionary.id.hex()), dictionary.data)
 
     async def missing(self, dictionary_ids: Collection[bytes]) -> list[bytes]:
         """Of these, the ones that Redis does not have."""
-        with self._redis() as client:
+        async with self._redis() as client:
             pipe = client.pipeline(transaction=False)
             for dictionary_id in dictionary_ids:
                 pipe.exists(self._hot.keys.dictionary(dictionary_id.hex()))
@@ -63,7 +63,7 @@ class HotDictionaries:
         """These are current from now on; their contents must be in Redis."""
         if current:
             names: Any = {text_bytes(name): id_ for name, id_ in current.items()}
-            with self._redis() as client:
+            async with self._redis() as client:
                 try:
                     await client.hset(self._names, mapping=names)
                 except driver.ResponseError as exc:

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.hot import keys as hot_keys
-from sagaz_tiering.hot.connection import HotCalls
+from sagaz_tiering.hot.connection import HotConnection
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -39,15 +39,19 @@ class RedisIdentity:
     can_write: bool = True
 
 
-class HotIncarnation(HotCalls):
+class HotIdentity:
     """Look at it, replace it, and what it takes to compare all of it with the catalog."""
+
+    def __init__(self, connection: HotConnection) -> None:
+        self._connection = connection
+        self.keys = connection.keys
 
     async def look(self, *, nonce: str | None, number: int, run_id: str, now_us: int | None) -> RedisIdentity:
         """What Redis is; if it is what is expected here it goes on by one, and notes that it was whole at `now_us`."""
         args = ["" if nonce is None else nonce, number, run_id, "" if now_us is None else now_us]
         key = self.keys.incarnation()
         aside = f"{key}:set-aside"
-        raw = await self._ask("incarnation", [key, aside], args)
+        raw = await self._connection.ask("incarnation", [key, aside], args)
         if raw[4:] == [_PUT_ASIDE]:
             _log.error("value.foreign", kind="entry", item=aside, reason="it was in the place of the incarnation")
         return RedisIdentity(
@@ -61,13 +65,13 @@ class HotIncarnation(HotCalls):
     async def become(self, nonce: str, number: int, seen_us: int | None) -> None:
         """Be this incarnation from now on, which was whole at `seen_us` last (None: nobody knows)."""
         seen = "" if seen_us is None else seen_us
-        await self._ask("become", [self.keys.incarnation()], [nonce, number, seen])
+        await self._connection.ask("become", [self.keys.incarnation()], [nonce, number, seen])
 
     async def saves(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, SnapshotMeta]:
         """Which save Redis has of each of these, as far as its pointer tells (no names); one trip."""
         found: dict[UUID, SnapshotMeta] = {}
         if snapshot_ids:
-            with self._translated() as client:
+            async with self._connection.pool() as client:
                 raw: list[Any] = await client.mget([self.keys.pointer(each.hex) for each in snapshot_ids])
             for snapshot_id, pointer in zip(snapshot_ids, raw, strict=True):
                 if pointer is not None:
@@ -79,7 +83,7 @@ class HotIncarnation(HotCalls):
         """The snapshots of these sagas, a page at a time."""
         more, first = list(saga_ids), 0
         while more:
-            with self._translated() as client:
+            async with self._connection.pool() as client:
                 pipe = client.pipeline(transaction=False)
                 for saga_id in more:
                     pipe.zrange(self.keys.index(saga_id.hex), first, first + _PAGE - 1)
@@ -90,7 +94,7 @@ class HotIncarnation(HotCalls):
 
     async def be_looked_at(self, saga_ids: Sequence[UUID], now_us: int) -> None:
         """Have the jobs look at these sagas, as far as they are not due some day anyway."""
-        with self._translated() as client:
+        async with self._connection.pool() as client:
             pipe = client.pipeline(transaction=False)
             for saga_id in saga_ids:
                 pipe.zadd(self.keys.due(saga_id.hex[0]), {saga_id.hex: now_us}, nx=True)
@@ -110,7 +114,7 @@ class HotIncarnation(HotCalls):
                 snapshot,
             ]
             calls.append(([self.keys.index(saga), self.keys.pointer(snapshot)], args))
-        return [answer == 1 for answer in await self._eval_many("lost", calls)]
+        return [answer == 1 for answer in await self._connection.run_many("lost", calls)]
 
     async def set_aside(self, saves: Sequence[SnapshotMeta], prefix: str) -> int:
         """Move these saves to the same names under another prefix; how many were there still."""
@@ -120,4 +124,4 @@ class HotIncarnation(HotCalls):
             member = hot_keys.member(meta.step_index, meta.snapshot_id)
             args = [prefix, saga, snapshot, member, meta.created_us, hot_keys.pointer(meta)]
             calls.append(([self.keys.index(saga), self.keys.pointer(snapshot)], args))
-        return sum(await self._eval_many("aside", calls))
+        return sum(await self._connection.run_many("aside", calls))

@@ -46,7 +46,7 @@ class Incarnation:
 
     def __init__(self, known: KnownHotTier, hot: HotTier, clock: Clock) -> None:
         self._known = known
-        self._hot = hot
+        self._connection, self._identity = hot.connection, hot.identity
         self._clock = clock
         self._last: KnownRedis | None = None
         self.looked_over = -1
@@ -56,7 +56,7 @@ class Incarnation:
     @property
     def generation(self) -> int:
         """Grows whenever what was found of Redis may not hold any more: it was connected to anew."""
-        return self._hot.generation
+        return self._connection.generation
 
     async def look(self) -> Look:
         """What may be believed now. Raises CatalogUnavailable or HotTierUnavailable."""
@@ -65,7 +65,7 @@ class Incarnation:
             found = await self._ask(known)
             if difference(known, found) is None:
                 break
-            self._hot.forget_idle()
+            self._connection.forget_idle()
             await self._meet()
         else:
             return replace(_told(known), trusted=False)
@@ -87,15 +87,17 @@ class Incarnation:
         # While it is not believed nothing says that it is whole, so it is not noted as seen whole either.
         now_us = to_micros(self._clock.now()) if known.trusted else None
         for _ in range(_MOST_TRIES):
-            generation = self._hot.generation
-            found = await self._hot.look(nonce=known.nonce, number=known.number, run_id=known.run_id, now_us=now_us)
-            if generation == self._hot.generation:
+            generation = self._connection.generation
+            found = await self._identity.look(
+                nonce=known.nonce, number=known.number, run_id=known.run_id, now_us=now_us
+            )
+            if generation == self._connection.generation:
                 break  # else a connection made meanwhile may lead to another one
         self.looked_over = generation
         return found
 
     def _remember(self, known: KnownRedis, found: RedisIdentity) -> None:
-        self._hot.expected = known.nonce or ""
+        self._connection.expected = known.nonce or ""
         self._last = KnownRedis(
             nonce=known.nonce,
             number=found.number,
@@ -131,7 +133,7 @@ class Incarnation:
                 now=now,
             )
             # A crash before the commit leaves a Redis that nobody knows, which the next look finds.
-            await self._hot.become(nonce, number, to_micros(now) if trusted else good_us)
+            await self._identity.become(nonce, number, to_micros(now) if trusted else good_us)
         if not trusted:
             metrics.HOT_TIER_CHANGES.inc()
             _log.error("hot_tier.changed", reason=reason, hint="`reconcile` puts it right; reads ask PostgreSQL")

@@ -12,7 +12,8 @@ from uuid import UUID
 
 from sagaz_tiering.config.units import micros
 from sagaz_tiering.hot import keys as hot_keys
-from sagaz_tiering.hot.identity import HotIncarnation
+from sagaz_tiering.hot.connection import HotConnection
+from sagaz_tiering.hot.identity import HotIdentity
 from sagaz_tiering.hot.keys import SHARDS, saga_of
 from sagaz_tiering.hot.sample import sample_due
 from sagaz_tiering.hot.values import ClaimedFrom, ClaimedSaga, Gathered, IndexedHeader, gathered, headers_of
@@ -26,8 +27,13 @@ GATHERED_BYTES = 128 * 1024
 """A saga with more snapshots, or more bytes in Redis, is read page by page, so that a batch of sagas stays small."""
 
 
-class HotQueue(HotIncarnation):
+class HotQueue:
     """Claims, whole sagas, eviction."""
+
+    def __init__(self, connection: HotConnection) -> None:
+        self._connection = connection
+        self._identity = HotIdentity(connection)
+        self.keys = connection.keys
 
     async def claim(
         self, *, shard: str, expiring: bool, now_us: int, count: int, ttl: timedelta, token: str
@@ -39,7 +45,7 @@ class HotQueue(HotIncarnation):
         index = self.due_index(shard, expiring=expiring)
         ms = int(ttl.total_seconds() * 1000)
         args = [f"{self.keys.prefix}:claim:", now_us, count, ms, token, now_us + micros(ttl)]
-        raw = await self._eval("claim", [index], args)
+        raw = await self._connection.run("claim", [index], args)
         origin = ClaimedFrom.EXPIRE if expiring else ClaimedFrom.AGE
         sagas = {entry: saga_of(entry) for entry in raw}
         claimed = [ClaimedSaga(saga, token, origin) for saga in sagas.values() if saga is not None]
@@ -51,19 +57,19 @@ class HotQueue(HotIncarnation):
 
     async def drop_due(self, index: str, entries: Sequence[bytes]) -> None:
         """Take entries that name no saga out of a due index."""
-        with self._translated() as client:
+        async with self._connection.pool() as client:
             await client.zrem(index, *entries)
             await client.delete(*(f"{self.keys.prefix}:claim:".encode() + entry for entry in entries))
 
     async def drop_members(self, saga_id: UUID, members: Sequence[bytes]) -> int:
         """Take entries that stand for no snapshot out of a saga's index; how many were there."""
-        with self._translated() as client:
+        async with self._connection.pool() as client:
             return int(await client.zrem(self.keys.index(saga_id.hex), *members))
 
     async def broken_due(self) -> list[str]:
         """Due indexes that something else is in the place of."""
         indexes = [self.due_index(shard, expiring=expiring) for shard in SHARDS for expiring in (False, True)]
-        with self._translated() as client:
+        async with self._connection.pool() as client:
             pipe = client.pipeline(transaction=False)
             for index in indexes:
                 pipe.type(index)
@@ -72,7 +78,7 @@ class HotQueue(HotIncarnation):
 
     async def broken_indexes(self, saga_ids: Sequence[UUID]) -> list[UUID]:
         """Of these sagas, those that something else is in the place of the index of; one trip."""
-        with self._translated() as client:
+        async with self._connection.pool() as client:
             pipe = client.pipeline(transaction=False)
             for saga_id in saga_ids:
                 pipe.type(self.keys.index(saga_id.hex))
@@ -86,14 +92,14 @@ class HotQueue(HotIncarnation):
         """
         index, found = self.keys.index(saga_id.hex), 0
         aside, new = f"{index}:set-aside", f"{index}:renewed"
-        with self._translated() as client:
+        async with self._connection.pool() as client:
             await client.delete(new)
             keys: list[bytes] = []
             async for key in client.scan_iter(match=f"{index}:*", count=1000):
                 keys.append(key)
             for start in range(0, len(keys), _PAGE):
                 ids = filter(None, (saga_of(key[len(index) + 1 :]) for key in keys[start : start + _PAGE]))
-                ours = [save for save in (await self.saves(list(ids))).values() if save.saga_id == saga_id]
+                ours = [save for save in (await self._identity.saves(list(ids))).values() if save.saga_id == saga_id]
                 entries: dict[Any, int] = {hot_keys.member(s.step_index, s.snapshot_id): s.created_us for s in ours}
                 found += len(entries)
                 if entries:
@@ -114,12 +120,12 @@ class HotQueue(HotIncarnation):
         """
         limits = [GATHERED, GATHERED_BYTES]
         calls = [([self.keys.index(s.hex)], [self.keys.value_prefix(s.hex), *limits]) for s in saga_ids]
-        return [gathered(raw) for raw in await self._eval_many("gather", calls)]
+        return [gathered(raw) for raw in await self._connection.run_many("gather", calls)]
 
     async def claim_these(self, saga_ids: Sequence[UUID], *, ttl: timedelta, token: str) -> set[UUID]:
         """Of these sagas, the ones that nobody worked on; they are ours now."""
         ms = int(ttl.total_seconds() * 1000)
-        with self._translated() as client:
+        async with self._connection.pool() as client:
             pipe = client.pipeline(transaction=False)
             for saga_id in saga_ids:
                 pipe.set(self.keys.claim(saga_id.hex), token, nx=True, px=ms)
@@ -133,14 +139,14 @@ class HotQueue(HotIncarnation):
             saga = claimed.saga_id.hex
             next_due = ["" if us is None else us for us in (due_us, expires_us)]
             calls.append((self._queue_keys(saga), [saga, left, *next_due, claimed.token, claimed.origin.value, now_us]))
-        await self._eval_many("ack", calls)
+        await self._connection.run_many("ack", calls)
 
     async def due_sagas(self, shard: str, *, expiring: bool, now_us: int) -> AsyncIterator[UUID]:
         """Sagas of a shard that are due, without claiming them (dry runs)."""
         index = self.keys.expiry(shard) if expiring else self.keys.due(shard)
         first = 0
         while True:
-            with self._translated() as client:
+            async with self._connection.pool() as client:
                 page: Any = await client.zrangebyscore(index, "-inf", now_us, start=first, num=_PAGE)
             for saga_id in filter(None, map(saga_of, page)):
                 yield saga_id
@@ -150,7 +156,7 @@ class HotQueue(HotIncarnation):
 
     async def requeue(self, saga_ids: Sequence[UUID], *, expiring: bool) -> None:
         """Have `age` (or `expire`) look at these sagas once more, whenever they are due."""
-        with self._translated() as client:
+        async with self._connection.pool() as client:
             pipe = client.pipeline(transaction=False)
             for saga_id in saga_ids:
                 shard = saga_id.hex[0]
@@ -160,7 +166,7 @@ class HotQueue(HotIncarnation):
 
     async def counts(self, now_us: int) -> dict[str, int]:
         """`sagas_waiting` for a move some day and `sagas_due` now."""
-        with self._translated() as client:
+        async with self._connection.pool() as client:
             pipe = client.pipeline(transaction=False)
             for shard in SHARDS:
                 pipe.zcard(self.keys.due(shard))
@@ -170,14 +176,14 @@ class HotQueue(HotIncarnation):
 
     async def sample(self, limit: int, *, expiring: bool) -> tuple[list[UUID], int]:
         """About `limit` of the sagas that wait for a move (or an expiry) some day, and how many do."""
-        with self._translated() as client:
+        async with self._connection.pool() as client:
             return await sample_due(client, self.keys, limit, expiring=expiring)
 
     async def first_headers(self, saga_ids: Sequence[UUID]) -> list[list[IndexedHeader]]:
         """The first FIRST_HEADERS of `headers` of each saga, few trips for all; a full page may not be all of it."""
         ends = [0, FIRST_HEADERS - 1]
         calls = [([self.keys.index(s.hex)], [self.keys.value_prefix(s.hex), *ends]) for s in saga_ids]
-        return [headers_of(raw) for raw in await self._eval_many("headers", calls)]
+        return [headers_of(raw) for raw in await self._connection.run_many("headers", calls)]
 
     async def evict_claimed(self, metas: Sequence[SnapshotMeta], tokens: Mapping[UUID, str]) -> tuple[int, set[UUID]]:
         """Compare-and-delete: remove exactly these saves, or older ones of the same ids; how many went.
@@ -194,7 +200,7 @@ class HotQueue(HotIncarnation):
                 records = b"".join(map(hot_keys.evictable, group[start : start + _PAGE]))
                 calls.append((self._queue_keys(saga), [self.keys.prefix, saga, token, records]))
                 called.append(saga_id)
-        answers = await self._eval_many("evict", calls)
+        answers = await self._connection.run_many("evict", calls)
         ended = {saga_id for saga_id, (_gone, left) in zip(called, answers, strict=True) if left == 0}
         return sum(gone for gone, _left in answers), ended
 

@@ -1,7 +1,7 @@
 """The hot tier: snapshots in Redis, each operation one round trip, each change all or nothing.
 
 Saves and reads of single snapshots share one connection (`drivers.redis.multiplexed`), the jobs another, the
-rest a pool (`hot.connection`). What only jobs ask for is in `hot.queue`.
+rest a pool (`hot.connection`).
 
 Every multi-key change is one Lua script, so a crash cannot leave a value that no index finds. No value has a
 time to live: Redis alone may hold it. Layout: `hot_keys`.
@@ -10,12 +10,15 @@ time to live: Redis alone may hold it. Layout: `hot_keys`.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
-from typing import Any
+from typing import Any, Self
 from uuid import UUID
 
 import redis.asyncio
 
+from sagaz_tiering.config.tiers import HotSettings
 from sagaz_tiering.hot import keys as hot_keys
+from sagaz_tiering.hot.connection import HotConnection
+from sagaz_tiering.hot.identity import HotIdentity
 from sagaz_tiering.hot.queue import FIRST_HEADERS, HotQueue
 from sagaz_tiering.hot.values import Gone, HotValue, Indexed, IndexedHeader, NotTaken, end_of, headers_of, indexed
 from sagaz_tiering.policy import SagaEnd
@@ -30,8 +33,26 @@ _LONG_VALUE = 256 * 1024
 """A value from this size on is sent by itself, so that none waits behind it."""
 
 
-class HotTier(HotQueue):
-    """Snapshots in Redis. `async with HotTier(settings) as hot`; connects when first used."""
+class HotTier:
+    """Snapshots in Redis. `async with HotTier(settings) as hot`; connects when first used.
+
+    What applications call is here; beside it on the same connection stand `queue`, which only jobs call, and
+    `identity`, which tells whether this is the Redis that it was.
+    """
+
+    def __init__(self, settings: HotSettings) -> None:
+        """Nothing is connected to. Raises ConfigError for a URL of no use."""
+        self.connection = HotConnection(settings)
+        self.queue = HotQueue(self.connection)
+        self.identity = HotIdentity(self.connection)
+        self.keys = self.connection.keys
+
+    async def __aenter__(self) -> Self:
+        await self.connection.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.connection.close()
 
     async def save(
         self,
@@ -49,7 +70,7 @@ class HotTier(HotQueue):
         Without `replacing_too` either nor where Redis has another save of it, which any match may hold.
         """
         saga, snapshot, keys = meta.saga_id.hex, meta.snapshot_id.hex, self.keys
-        run = self._ask if len(value) < _LONG_VALUE else self._eval
+        run = self.connection.ask if len(value) < _LONG_VALUE else self.connection.run
         answer = await run(
             "save",
             [
@@ -92,7 +113,7 @@ class HotTier(HotQueue):
         await self._mark([self.keys.held_id_mark(snapshot_id.hex) for snapshot_id in snapshot_ids], there=held)
 
     async def _mark(self, marks: Sequence[str], *, there: bool) -> None:
-        with self._translated() as client:
+        async with self.connection.pool() as client:
             for start in range(0, len(marks), _PAGE):
                 some = marks[start : start + _PAGE]
                 if there:
@@ -107,8 +128,8 @@ class HotTier(HotQueue):
 
     async def find(self, snapshot_id: UUID) -> HotValue | Gone | None:
         """The same, with where its saga ends."""
-        found = await self._read(
-            self._ask, "get", [self.keys.pointer(snapshot_id.hex)], [self.keys.prefix, snapshot_id.hex]
+        found = await self.connection.read(
+            self.connection.ask, "get", [self.keys.pointer(snapshot_id.hex)], [self.keys.prefix, snapshot_id.hex]
         )
         if found is None:
             return None
@@ -119,8 +140,8 @@ class HotTier(HotQueue):
     ) -> tuple[Indexed, bytes | None] | None:
         """The newest snapshot of a saga, at or before a time, of a step; and `HotValue.newest`."""
         saga = saga_id.hex
-        found = await self._read(
-            self._ask,
+        found = await self.connection.read(
+            self.connection.ask,
             "newest",
             [self.keys.index(saga)],
             [
@@ -134,7 +155,7 @@ class HotTier(HotQueue):
 
     async def ends(self, saga_ids: Sequence[UUID]) -> dict[UUID, SagaEnd]:
         """Where these sagas end in Redis, those of which it has something that can be read; few trips for all."""
-        heads = await self._eval_many("ends", [([self.keys.index(saga_id.hex)], []) for saga_id in saga_ids])
+        heads = await self.connection.run_many("ends", [([self.keys.index(saga_id.hex)], []) for saga_id in saga_ids])
         found = {saga: end_of(saga, head) for saga, head in zip(saga_ids, heads, strict=True) if head is not None}
         return {saga_id: end for saga_id, end in found.items() if end is not None}
 
@@ -142,7 +163,7 @@ class HotTier(HotQueue):
         """The newest `limit` values of a saga, newest first."""
         saga = saga_id.hex
         args = [self.keys.value_prefix(saga), 0, limit - 1]
-        return indexed(await self._read(self._eval, "list", [self.keys.index(saga)], args))
+        return indexed(await self.connection.read(self.connection.run, "list", [self.keys.index(saga)], args))
 
     async def headers(self, saga_id: UUID) -> AsyncIterator[list[IndexedHeader]]:
         """What is known of a saga's snapshots without their bodies, oldest first, a page at a time.
@@ -163,18 +184,18 @@ class HotTier(HotQueue):
         saga = saga_id.hex
         ranks = [first, first + HEADERS_PAGE - 1]
         args = [self.keys.value_prefix(saga), *ranks]
-        return headers_of(await self._read(self._eval, "headers", [self.keys.index(saga)], args))
+        return headers_of(await self.connection.read(self.connection.run, "headers", [self.keys.index(saga)], args))
 
     async def fetch(self, saga_id: UUID, snapshot_ids: Sequence[UUID]) -> list[bytes | None]:
         """The values of these snapshots of one saga, in one trip."""
         saga = saga_id.hex
-        with self._translated() as client:
+        async with self.connection.pool() as client:
             values: list[Any] = await client.mget([self.keys.value(saga, s.hex) for s in snapshot_ids])
         return values
 
     async def owners(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, UUID]:
         """Of these snapshots, those that Redis has, and the saga that each belongs to there; one trip."""
-        with self._translated() as client:
+        async with self.connection.pool() as client:
             names = [self.keys.pointer(snapshot_id.hex) for snapshot_id in snapshot_ids]
             pointers: list[Any] = await client.mget(names) if names else []
         owners = {s: hot_keys.owner(pointer) for s, pointer in zip(snapshot_ids, pointers, strict=True) if pointer}
@@ -185,11 +206,11 @@ class HotTier(HotQueue):
 
         A save that comes afterwards with that instant or an earlier one is told so (`NotTaken`).
         """
-        return bool(await self._eval("delete", *self._deletion(snapshot_id, until_us)))
+        return bool(await self.connection.run("delete", *self._deletion(snapshot_id, until_us)))
 
     async def delete_many(self, saves: Sequence[tuple[UUID, int]]) -> int:
         """`delete` of these snapshots, each until its own instant; how many went. Few trips for all."""
-        return sum(await self._eval_many("delete", [self._deletion(*save) for save in saves]))
+        return sum(await self.connection.run_many("delete", [self._deletion(*save) for save in saves]))
 
     def _deletion(self, snapshot_id: UUID, until_us: int) -> tuple[list[str], list[Any]]:
         keys, snapshot = self.keys, snapshot_id.hex
@@ -200,12 +221,14 @@ class HotTier(HotQueue):
     async def erase(self, saga_id: UUID, members: Sequence[bytes], until_us: int) -> int:
         """Remove these members of a saga's index with their values, readable or not, but for what was saved after."""
         saga, ours = saga_id.hex, b"".join(member for member in members if hot_keys.is_member(member))
-        return int(await self._eval("erase", [self.keys.index(saga)], [self.keys.prefix, saga, until_us, ours]))
+        return int(
+            await self.connection.run("erase", [self.keys.index(saga)], [self.keys.prefix, saga, until_us, ours])
+        )
 
     async def snapshots(self) -> AsyncIterator[tuple[UUID, UUID, int]]:
         """(saga id, snapshot id, value bytes) of every snapshot, by SCAN: for totals, never for reads."""
         prefix = f"{self.keys.prefix}:{{".encode()
-        with self._translated() as client:
+        async with self.connection.pool() as client:
             batch: list[bytes] = []
             async for key in client.scan_iter(match=f"{self.keys.prefix}:{{*}}:*", count=1000):
                 batch.append(key)
@@ -220,7 +243,7 @@ class HotTier(HotQueue):
         """Every saga that Redis has something of, in no order, some twice, by SCAN: for transfer and backup."""
         start = len(self.keys.index(""))
         pattern = self.keys.index("?" * 32)
-        with self._translated() as client:
+        async with self.connection.pool() as client:
             cursor: int = 0
             while True:
                 cursor, keys = await client.scan(cursor, match=pattern, count=1000)
@@ -232,7 +255,7 @@ class HotTier(HotQueue):
     async def renew_due(self, index: str) -> str:
         """Move what is in the place of an index aside (where to), and enter every saga of its shard, due now."""
         aside = f"{index}:set-aside"
-        with self._translated() as client:
+        async with self.connection.pool() as client:
             await client.rename(index, aside)
             async for page in self.saga_ids():
                 sagas: dict[Any, int] = {

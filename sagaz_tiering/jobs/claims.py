@@ -88,7 +88,7 @@ async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[C
     options, token = context.settings.jobs, f"{context.owner}/{uuid4().hex}"
     for shard in SHARDS:
         while not context.stopping.is_set():
-            claimed, strange = await context.hot.claim(
+            claimed, strange = await context.hot.queue.claim(
                 shard=shard,
                 expiring=expiring,
                 now_us=context.now_us,
@@ -96,7 +96,7 @@ async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[C
                 ttl=options.claim_ttl,
                 token=token,
             )
-            await set_due_aside(context, context.hot.due_index(shard, expiring=expiring), strange)
+            await set_due_aside(context, context.hot.queue.due_index(shard, expiring=expiring), strange)
             if claimed:
                 await mended(context, [saga.saga_id for saga in claimed])
                 yield claimed
@@ -107,9 +107,9 @@ async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[C
 async def headers_of(context: JobContext, saga_ids: Sequence[UUID]) -> AsyncIterator[tuple[int, list[IndexedHeader]]]:
     """Pages of headers of these sagas, each with the position of its saga; two trips for all that are small."""
     positions = {saga_id: position for position, saga_id in enumerate(saga_ids)}
-    broken = set(await context.hot.broken_indexes(saga_ids))  # whoever claims it makes it anew
+    broken = set(await context.hot.queue.broken_indexes(saga_ids))  # whoever claims it makes it anew
     saga_ids = [saga_id for saga_id in saga_ids if saga_id not in broken]
-    for saga_id, page in zip(saga_ids, await context.hot.first_headers(saga_ids), strict=True):
+    for saga_id, page in zip(saga_ids, await context.hot.queue.first_headers(saga_ids), strict=True):
         position = positions[saga_id]
         if len(page) < FIRST_HEADERS:
             yield position, page
@@ -121,9 +121,9 @@ async def headers_of(context: JobContext, saga_ids: Sequence[UUID]) -> AsyncIter
 async def ack(context: JobContext, open_claims: Iterable[Claim]) -> None:
     """Acknowledge the claims that are complete: each saga is due next when its claim says."""
     done = [claim for claim in open_claims if claim.is_over]
-    await context.hot.ack([(t.saga, t.left, t.next_due_us, t.next_expiry_us) for t in done], context.now_us)
+    await context.hot.queue.ack([(t.saga, t.left, t.next_due_us, t.next_expiry_us) for t in done], context.now_us)
 
 
 async def nack(context: JobContext, open_claims: Iterable[Claim]) -> None:
     """Give claims up that were not finished; their sagas stay due."""
-    await context.hot.ack([(claim.saga, UNKNOWN, None, None) for claim in open_claims], context.now_us)
+    await context.hot.queue.ack([(claim.saga, UNKNOWN, None, None) for claim in open_claims], context.now_us)

@@ -84,7 +84,7 @@ async def set_aside(context: JobContext, saga_id: UUID, strange: Sequence[Strang
         else:
             await _quarantine(context, "snapshot", str(member_id(each.member)), each.reason)
     extra = [each.member for each in strange if each.extra]
-    return await context.hot.drop_members(saga_id, extra) if extra else 0
+    return await context.hot.queue.drop_members(saga_id, extra) if extra else 0
 
 
 async def set_due_aside(context: JobContext, index: str, entries: Sequence[bytes]) -> None:
@@ -92,7 +92,7 @@ async def set_due_aside(context: JobContext, index: str, entries: Sequence[bytes
     for entry in entries:
         await _quarantine(context, "entry", f"{index} {entry.hex()}", f"it names no saga: {entry[:100]!r}")
     if entries:
-        await context.hot.drop_due(index, entries)
+        await context.hot.queue.drop_due(index, entries)
 
 
 async def durable_meta(
@@ -117,8 +117,8 @@ async def mended(context: JobContext, saga_ids: Sequence[UUID]) -> list[UUID]:
 
     Until then reads of the saga say so, and its saves are in PostgreSQL.
     """
-    for saga_id in await context.hot.broken_indexes(saga_ids):
-        aside = await context.hot.renew_index(saga_id)
+    for saga_id in await context.hot.queue.broken_indexes(saga_ids):
+        aside = await context.hot.queue.renew_index(saga_id)
         reason = f"it was in the place of the index of saga {saga_id}, which was made anew"
         await _quarantine(context, "entry", aside, reason)
     return list(saga_ids)
@@ -126,7 +126,7 @@ async def mended(context: JobContext, saga_ids: Sequence[UUID]) -> list[UUID]:
 
 async def mend_due(context: JobContext, tally: Tally) -> None:
     """Put a due index aside that something else was written in the place of, and make it anew."""
-    for index in await context.hot.broken_due():
+    for index in await context.hot.queue.broken_due():
         aside = await context.hot.renew_due(index)
         await _quarantine(context, "entry", aside, f"it was in the place of the index {index}, which was made anew")
         tally.add("quarantined")

@@ -273,7 +273,7 @@ async def put_policies_in_force(context: JobContext) -> bool:
 async def look_at_all_again(context: JobContext) -> None:
     """Have `age` look at every snapshot that is not in a pack once more, also those that nothing was due of."""
     async for saga_ids in context.hot.saga_ids():
-        await context.hot.requeue(saga_ids, expiring=False)
+        await context.hot.queue.requeue(saga_ids, expiring=False)
     after: UUID | None = _FIRST_ID
     while after is not None:
         after = await context.catalog.durable.reset_due(after, _BATCH)

@@ -47,7 +47,7 @@ async def finish_evictions(context: JobContext) -> int:
             footer = await _footer(context, pack)
             if footer is not None:
                 metas = [entry.meta for frame in footer.frames for entry in frame.snapshots]
-                gone, _ended = await context.hot.evict_claimed(metas, {})
+                gone, _ended = await context.hot.queue.evict_claimed(metas, {})
                 evicted += gone
                 await context.catalog.packs.evicted(pack.pack_id, context.now)
         last = page[-1].pack_id

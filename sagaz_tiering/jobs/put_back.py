@@ -59,7 +59,7 @@ async def put_back(context: JobContext, lease: Lease) -> int:
 
 async def lacking(context: JobContext, rows: Sequence[DurableRow]) -> list[DurableRow]:
     """Of these rows, the ones that Redis does not have in this save or a newer one."""
-    there = await context.hot.saves([row.snapshot_id for row in rows])
+    there = await context.hot.identity.saves([row.snapshot_id for row in rows])
     return [
         row for row in rows if row.snapshot_id not in there or there[row.snapshot_id].saved_us < to_micros(row.saved_at)
     ]

@@ -114,7 +114,7 @@ async def _agree(context: JobContext, lease: Lease, state: HotTierState, tally: 
             await _set_aside(context, saga_ids, state, doubted_us, tally)
         if packs_left:
             await _leave_to_packs(context, saga_ids, tally)
-        await context.hot.be_looked_at(saga_ids, context.now_us)
+        await context.hot.identity.be_looked_at(saga_ids, context.now_us)
     await _remove_deleted(context, since, tally)
     tally.add("put_back", await put_back(context, lease))
     await _find_lost(context, lease, tally)
@@ -152,8 +152,8 @@ async def _forget(context: JobContext, saga_ids: Sequence[UUID], tally: Tally) -
     forgotten = await context.catalog.erasures.forgotten(saga_ids)
     if not forgotten:
         return
-    async for ids in context.hot.members(list(forgotten)):
-        saves = (await context.hot.saves(ids)).values()
+    async for ids in context.hot.identity.members(list(forgotten)):
+        saves = (await context.hot.identity.saves(ids)).values()
         dead = await context.catalog.locations.buried(list(saves))
         tally.add("forgotten", await _evict(context, [save for save in saves if save.snapshot_id in dead]))
 
@@ -174,11 +174,11 @@ async def _set_aside(
 ) -> None:
     """What was saved before and PostgreSQL does not vouch for: nobody remembers whether it was deleted since."""
     prefix, moved = f"{context.hot.keys.prefix}-aside-{state.changed_at:%Y%m%dT%H%M%S}", 0
-    async for ids in context.hot.members(saga_ids):
-        old = [save for save in (await context.hot.saves(ids)).values() if save.saved_us < until_us]
+    async for ids in context.hot.identity.members(saga_ids):
+        old = [save for save in (await context.hot.identity.saves(ids)).values() if save.saved_us < until_us]
         vouched = await context.catalog.hot_saves.noted(old)
         vouched |= (await context.catalog.restores.pinned([save.snapshot_id for save in old], context.now)).keys()
-        moved += await context.hot.set_aside([save for save in old if save.snapshot_id not in vouched], prefix)
+        moved += await context.hot.identity.set_aside([save for save in old if save.snapshot_id not in vouched], prefix)
     tally.add("set_aside", moved)
     if moved:
         when = "before it was first met" if state.good_at is None else f"at {state.good_at.isoformat()}"
@@ -188,12 +188,12 @@ async def _set_aside(
 
 
 async def _leave_to_packs(context: JobContext, saga_ids: Sequence[UUID], tally: Tally) -> None:
-    async for ids in context.hot.members(saga_ids):
+    async for ids in context.hot.identity.members(saga_ids):
         packed = await context.catalog.locations.packs_of(ids)
         if not packed:
             continue
         pinned = await context.catalog.restores.pinned(sorted(packed), context.now)
-        saves = list((await context.hot.saves(sorted(packed.keys() - pinned.keys()))).values())
+        saves = list((await context.hot.identity.saves(sorted(packed.keys() - pinned.keys()))).values())
         safe = await already_packed(context, saves)
         tally.add("left_to_packs", await _evict(context, [save for save in saves if save.snapshot_id in safe]))
 
@@ -201,7 +201,7 @@ async def _leave_to_packs(context: JobContext, saga_ids: Sequence[UUID], tally: 
 async def _remove_deleted(context: JobContext, since: datetime | None, tally: Tally) -> None:
     after = _FIRST
     while ids := await context.catalog.locations.tombstones(since, after, _TOMBSTONES):
-        saves = list((await context.hot.saves(ids)).values())
+        saves = list((await context.hot.identity.saves(ids)).values())
         dead = await context.catalog.locations.buried(saves)
         tally.add("deleted", await _evict(context, [save for save in saves if save.snapshot_id in dead]))
         after = ids[-1]
@@ -212,14 +212,14 @@ async def _remove_deleted(context: JobContext, since: datetime | None, tally: Ta
 async def _evict(context: JobContext, saves: Sequence[SnapshotMeta]) -> int:
     if not saves:
         return 0
-    gone, _ended = await context.hot.evict_claimed(saves, {})
+    gone, _ended = await context.hot.queue.evict_claimed(saves, {})
     return gone
 
 
 async def _find_lost(context: JobContext, lease: Lease, tally: Tally) -> None:
     hot_saves, after, found = context.catalog.hot_saves, _FIRST, 0
     while not context.stopping.is_set() and (page := await hot_saves.page(after, _NOTED)):
-        there = await context.hot.saves([save.meta.snapshot_id for save in page])
+        there = await context.hot.identity.saves([save.meta.snapshot_id for save in page])
         missing = [
             save
             for save in page
@@ -250,7 +250,7 @@ async def _mark_lost(context: JobContext, lease: Lease, missing: Sequence[HotSav
     left = sorted(set(asked) - {meta.snapshot_id for meta in gone})
     found = 0
     async with hot_saves.losing(left, lease, context.now) as (noted, lost):
-        marked = await context.hot.mark_lost([save.meta for save in noted])
+        marked = await context.hot.identity.mark_lost([save.meta for save in noted])
         lost += [save for save, is_marked in zip(noted, marked, strict=True) if is_marked]
         found = sum(save.lost_at is None for save in lost)
     await hot_saves.drop(gone)
@@ -265,7 +265,7 @@ async def _restore_anew(context: JobContext, tally: Tally) -> None:
         while request.into_hot and (ids := await restores.brought_back(request.restore_id, after, context.now, _PAGE)):
             if context.stopping.is_set():
                 return
-            there, after = await context.hot.saves(ids), ids[-1]
+            there, after = await context.hot.identity.saves(ids), ids[-1]
             lost = [snapshot_id for snapshot_id in ids if snapshot_id not in there]
             packs += await restores.reopen(request.restore_id, lost, context.now, context.prices) if lost else 0
         if packs:

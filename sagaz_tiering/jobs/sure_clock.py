@@ -51,7 +51,7 @@ async def _ahead(context: JobContext) -> dict[str, timedelta]:
     """By how much each of the others that tell their time is ahead."""
 
     async def redis() -> datetime | None:
-        return (await context.hot.time()).at
+        return (await context.hot.connection.time()).at
 
     found: dict[str, timedelta] = {}
     for who, ask in (("Redis", redis), ("the object store", context.objects.server_time)):

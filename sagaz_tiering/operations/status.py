@@ -52,8 +52,8 @@ async def collect(context: JobContext, *, count: bool) -> tuple[dict[str, Any], 
 
 
 async def _hot(context: JobContext, now: datetime, *, count: bool) -> dict[str, Any]:
-    hot: dict[str, Any] = await context.hot.counts(to_micros(now))
-    info = await context.hot.info()
+    hot: dict[str, Any] = await context.hot.queue.counts(to_micros(now))
+    info = await context.hot.connection.info()
     hot |= {key: info[key] for key in INFO_KEYS if key in info}
     if count:
         hot |= {"snapshots": 0, "bytes": 0}

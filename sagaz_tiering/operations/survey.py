@@ -123,8 +123,8 @@ async def _hot(context: JobContext, policies: PolicySet, now: datetime) -> tuple
 async def _sample(
     context: JobContext, policies: PolicySet, now: datetime, *, expiring: bool
 ) -> tuple[_Sample, list[str]]:
-    sagas, total = await context.hot.sample(SAMPLED_SAGAS, expiring=expiring)
-    broken = set(await context.hot.broken_indexes(sagas))
+    sagas, total = await context.hot.queue.sample(SAMPLED_SAGAS, expiring=expiring)
+    broken = set(await context.hot.queue.broken_indexes(sagas))
     sagas = [saga for saga in sagas if saga not in broken]
     sample, now_us, cut = _Sample(factor=total / max(len(sagas), 1)), to_micros(now), 0
     for start in range(0, len(sagas), _AT_ONCE):

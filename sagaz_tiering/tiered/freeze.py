@@ -139,7 +139,7 @@ class Freezer:
     async def put_back(self, meta: SnapshotMeta) -> None:
         """A save that PostgreSQL refused leaves Redis again, and what PostgreSQL has returns there."""
         try:
-            gone, _ended = await self._hot.evict_claimed([meta], {})
+            gone, _ended = await self._hot.queue.evict_claimed([meta], {})
         except HotTierUnavailable:
             return  # it is away, so it took nothing
         for located in await self._catalog.locations.find(meta.snapshot_id) if gone else ():

@@ -73,7 +73,7 @@ class Saver:
         self._freezer = freezer
         self._notes = notes
         self._durable = durable
-        self._hot_pause, self._catalog_pause = Pause(hot.ping), catalog_pause
+        self._hot_pause, self._catalog_pause = Pause(hot.connection.ping), catalog_pause
         self._fallbacks = Repeated()
         self._id_locks: dict[UUID, _IdLock] = {}
 

@@ -376,7 +376,7 @@ class TieredStorage(AnyLoop):
         """What this storage is made of; asks no server."""
         return {
             "storage_type": "tiered",
-            "hot": str(self._tiers.hot.settings.url),
+            "hot": str(self._tiers.hot.connection.settings.url),
             "catalog": self._tiers.catalog.db.options.shown_url,
             "cold": self._tiers.objects.url,
             "policies": [policy.name for policy in self._reader.policies.policies],

@@ -131,7 +131,7 @@ class _Reckoning:
         """One run of each; whether all ran, and nothing waits."""
         reports = [await self._job(name) for name in JOBS]
         now_us = self._store.runtime.job_context().now_us
-        waiting = (await self._store.runtime.hot.counts(now_us))["sagas_due"]
+        waiting = (await self._store.runtime.hot.queue.counts(now_us))["sagas_due"]
         waiting += (await self._store.runtime.catalog.durable.totals(self._store.clock.now()))["due"]
         return not waiting and not any(report.skipped for report in reports)
 

@@ -136,7 +136,7 @@ async def test_age_crashing_at_each_step_loses_nothing(
             await shop.storage.save_snapshot(snapshot)
         context = shop.runtime.job_context()
         owner = {"put": context.objects, "head": context.objects, "activate": context.catalog.packs}
-        target = owner.get(step) or (context.catalog.packs if step == "evicted" else context.hot)
+        target = owner.get(step) or (context.catalog.packs if step == "evicted" else context.hot.queue)
         real = getattr(target, step)
         for after in (False, True):
 

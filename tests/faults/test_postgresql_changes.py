@@ -177,7 +177,7 @@ async def test_redis_that_refuses_a_password_is_saved_around(
         refused = 0
         while not refused:  # a connection of the pool may have to find out first that it was ended
             try:
-                await shop.runtime.hot.ping()
+                await shop.runtime.hot.connection.ping()
             except HotTierUnavailable as exc:
                 refused = isinstance(exc, HotTierRefused)
 

@@ -85,7 +85,7 @@ async def test_ordinary_sagas_are_read_in_one_trip(shop: Product, monkeypatch: p
     saved = list(snapshots(40, created_at=NOW))
     await save(shop, saved)
     hot = shop.runtime.hot
-    gather, fetch = Watched(monkeypatch, hot, "gather"), Watched(monkeypatch, hot, "fetch")
+    gather, fetch = Watched(monkeypatch, hot.queue, "gather"), Watched(monkeypatch, hot, "fetch")
     report = await shop.run("age")
     assert report.counts["evicted"] == len(saved)
     assert sum(len(sagas) for (sagas,) in gather.calls) == 40
@@ -98,7 +98,7 @@ async def test_large_saga_is_read_page_by_page(shop: Product, monkeypatch: pytes
     """One that has more snapshots than are gathered at once goes into packs all the same, beside the others."""
     saved = long_saga(GATHERED + 6) + list(snapshots(5, created_at=NOW, start=500))
     await save(shop, saved)
-    gather = Watched(monkeypatch, shop.runtime.hot, "gather")
+    gather = Watched(monkeypatch, shop.runtime.hot.queue, "gather")
     await shop.run("age")
     assert [found for results in gather.results for found in results].count(None) == 1
     await check_archived(shop, saved)
@@ -109,7 +109,7 @@ async def test_value_that_is_gone_is_told_and_holds_up_nothing(shop: Product) ->
     saved = list(snapshots(4, created_at=NOW, saga_name="fast-order"))
     await save(shop, saved)
     gone, hot = saved[2], shop.runtime.hot
-    async with hot._client.client() as client:  # type: ignore[union-attr]  # behind its back
+    async with hot.connection.pool() as client:
         await client.delete(hot.keys.value(gone.saga_id.hex, gone.snapshot_id.hex))
     with capture_logs() as logs:
         report = await asyncio.wait_for(shop.run("age"), 300)
@@ -124,7 +124,7 @@ async def test_next_pack_is_filled_while_one_is_uploaded(shop: Product, monkeypa
     context = shop.runtime.job_context()
     adjust(context, jobs__batch_sagas=2, tiers__cold__pack__target=4 * SMALL_PACK, tiers__cold__pack__max_frame=2**20)
     enough_for_one = 6  # nine sagas fill a pack, two come at a time, and the next two are on their way
-    put, gather = context.objects.put, Watched(monkeypatch, context.hot, "gather")
+    put, gather = context.objects.put, Watched(monkeypatch, context.hot.queue, "gather")
     uploads: list[str] = []
 
     async def slow_put(key: str, *args: Any, **kwargs: Any) -> Any:
@@ -214,7 +214,9 @@ async def test_claimed_saga_is_out_of_the_way_and_comes_back(shop: Product) -> N
     async def claim(at_us: int) -> list[UUID]:
         found = []
         for shard in "0123456789abcdef":
-            claimed, _ = await hot.claim(shard=shard, expiring=False, now_us=at_us, count=100, ttl=ttl, token="one")
+            claimed, _ = await hot.queue.claim(
+                shard=shard, expiring=False, now_us=at_us, count=100, ttl=ttl, token="one"
+            )
             found += [each.saga_id for each in claimed]
         return found
 
@@ -233,7 +235,7 @@ async def test_evicting_an_old_place_leaves_the_id_in_its_new_saga(shop: Product
     for at, snapshot in enumerate((before, after)):
         record = encode(snapshot, saved_us=1000 + at)
         await hot.save(record.meta, to_value(record, level=1), due_us=None, expires_us=None)
-    await hot.evict_claimed([encode(before, saved_us=1000).meta], {})
+    await hot.queue.evict_claimed([encode(before, saved_us=1000).meta], {})
     assert isinstance(await hot.get(after.snapshot_id), bytes)
 
 
@@ -269,7 +271,7 @@ async def test_snapshot_that_moves_to_another_saga_while_it_waits_in_a_pack_stop
     begun, other = long_saga(3), uuid4()
     await save(shop, begun)
     moved = replace(begun[1], saga_id=other, context={"moved": True})
-    real = shop.runtime.hot.gather
+    real = shop.runtime.hot.queue.gather
 
     async def gather(saga_ids: Any) -> Any:
         found = await real(saga_ids)
@@ -277,7 +279,7 @@ async def test_snapshot_that_moves_to_another_saga_while_it_waits_in_a_pack_stop
             await shop.storage.save_snapshot(moved)
         return found
 
-    monkeypatch.setattr(shop.runtime.hot, "gather", gather)
+    monkeypatch.setattr(shop.runtime.hot.queue, "gather", gather)
     report = await shop.run("age")
     assert report.counts["packs"] in (1, 2)  # by whether the run asks what is due once more
     monkeypatch.undo()

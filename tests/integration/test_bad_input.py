@@ -184,7 +184,7 @@ async def test_damaged_hot_value_does_not_stop_the_age_job(shop: Product) -> Non
     await shop.runtime.catalog.durable.reset_due(uuid4(), 0)
     victim = SAVED[0]
     keys = shop.runtime.hot.keys
-    with shop.runtime.hot._translated() as client:
+    async with shop.runtime.hot.connection.pool() as client:
         await client.setrange(keys.value(victim.saga_id.hex, victim.snapshot_id.hex), 300, b"damaged")
     shop.clock.advance(9 * DAY)
     report = await shop.run("age")
@@ -198,7 +198,7 @@ async def test_value_evicted_behind_our_back_is_lost_not_none(shop: Product) -> 
     kept, only_hot = saga(5, begun=NOW, saga_name="fast-order")[:2]
     await shop.storage.save_snapshot(kept)
     await shop.storage.save_snapshot(only_hot)
-    with shop.runtime.hot._translated() as client:
+    async with shop.runtime.hot.connection.pool() as client:
         await client.delete(shop.runtime.hot.keys.value(only_hot.saga_id.hex, only_hot.snapshot_id.hex))
     with pytest.raises(SnapshotLost):
         await shop.storage.get_snapshot(only_hot.snapshot_id)

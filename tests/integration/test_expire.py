@@ -79,11 +79,12 @@ async def test_many_sagas_expire_in_few_trips(shop: Product, monkeypatch: pytest
     await shop.run("expire")
     shop.clock.advance(31 * DAY)
     database = counting(shop.runtime.db, ("connection",), monkeypatch)
-    redis = counting(shop.runtime.hot, ("_eval", "_eval_many", "headers"), monkeypatch)
+    pages = counting(shop.runtime.hot, ("headers",), monkeypatch)
+    redis = counting(shop.runtime.hot.connection, ("run", "run_many"), monkeypatch)
     assert (await shop.run("expire")).counts == {"hot": 900}
     assert await left(shop) == (0, 0)
-    assert redis["headers"] == 0
-    assert redis["_eval"] + redis["_eval_many"] <= 40
+    assert pages["headers"] == 0
+    assert redis["run"] + redis["run_many"] <= 40
     assert database["connection"] <= 40
 
 
@@ -106,7 +107,7 @@ async def test_hold_waits_for_a_batch_that_is_being_removed(shop: Product, monke
     """It is placed before the batch or after all of it, so that it never covers half of a saga."""
     saved = await save_all(shop.storage, sagas(5, "order"))
     shop.clock.advance(31 * DAY)
-    real, placing = shop.runtime.hot.evict_claimed, list[asyncio.Task[Any]]()
+    real, placing = shop.runtime.hot.queue.evict_claimed, list[asyncio.Task[Any]]()
 
     async def evict_while_a_hold_comes(*args: Any) -> Any:
         placing.append(asyncio.create_task(shop.storage.hold(saved[0].saga_id, "case")))
@@ -114,7 +115,7 @@ async def test_hold_waits_for_a_batch_that_is_being_removed(shop: Product, monke
         assert not done
         return await real(*args)
 
-    monkeypatch.setattr(shop.runtime.hot, "evict_claimed", evict_while_a_hold_comes)
+    monkeypatch.setattr(shop.runtime.hot.queue, "evict_claimed", evict_while_a_hold_comes)
     assert (await shop.run("expire")).counts == {"hot": 15}
     await placing[0]
     assert await left(shop) == (0, 0)
@@ -144,8 +145,8 @@ async def test_expire_crashing_at_each_step_is_finished_by_the_next_run(
     await save_all(shop.storage, sagas(20, "order"))
     kept = await save_all(shop.storage, sagas(20, "other"))
     shop.clock.advance(31 * DAY)
-    hot = shop.runtime.hot
-    real = getattr(hot, step)
+    queue = shop.runtime.hot.queue
+    real = getattr(queue, step)
 
     async def crashing(*args: Any, **more: Any) -> Any:
         if after:
@@ -153,7 +154,7 @@ async def test_expire_crashing_at_each_step_is_finished_by_the_next_run(
         raise Crash
 
     with monkeypatch.context() as patch:
-        patch.setattr(hot, step, crashing)
+        patch.setattr(queue, step, crashing)
         with pytest.raises(Crash):
             await shop.run("expire")
     await asyncio.sleep(0.1)  # the crashed run's claims run out
@@ -168,13 +169,13 @@ async def test_batch_of_a_lost_lease_removes_nothing(shop: Product, monkeypatch:
     """The lease is asked before anything of the batch goes, in Redis as well as in PostgreSQL."""
     await save_all(shop.storage, sagas(5, "order"))
     shop.clock.advance(31 * DAY)
-    real = shop.runtime.hot.first_headers
+    real = shop.runtime.hot.queue.first_headers
 
     async def lose_the_lease(*args: Any) -> Any:
         await shop.runtime.db.execute("UPDATE sagaz_tiering.leases SET expires_at = now() - interval '1 s'")
         return await real(*args)
 
-    monkeypatch.setattr(shop.runtime.hot, "first_headers", lose_the_lease)
+    monkeypatch.setattr(shop.runtime.hot.queue, "first_headers", lose_the_lease)
     with pytest.raises(LeaseLost):
         await shop.run("expire")
     assert await left(shop) == (15, 15)

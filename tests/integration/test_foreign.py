@@ -52,7 +52,7 @@ async def test_what_others_wrote_into_redis_stops_no_job(shop: Product) -> None:
     def value(snapshot: SagaSnapshot) -> str:
         return keys.value(snapshot.saga_id.hex, snapshot.snapshot_id.hex)
 
-    with shop.runtime.hot._translated() as redis:
+    async with shop.runtime.hot.connection.pool() as redis:
         for index in (keys.due("0"), keys.due("f"), keys.expiry("0")):
             await redis.zadd(index, {b"not-hex": 0, b"\xff\xfe" * 16: 0})
         await redis.zadd(keys.index(junk[0].saga_id.hex), {b"short": 1e15})
@@ -120,7 +120,7 @@ async def test_keys_of_another_type_stop_no_job(shop: Product, loses: bool) -> N
         await shop.storage.save_snapshot(one)
     keys = shop.runtime.hot.keys
     indexes = [keys.index(one[0].saga_id.hex) for one in (broken, hot, erased)]
-    with shop.runtime.hot._translated() as redis:
+    async with shop.runtime.hot.connection.pool() as redis:
         for key in (*indexes, keys.pointer(pointed[0].snapshot_id.hex), keys.dictionaries()):
             await redis.delete(key)
             await redis.lpush(key, b"x")
@@ -159,7 +159,7 @@ async def test_index_of_turns_that_was_overwritten_is_made_anew(shop: Product) -
     for snapshot in saved:
         await shop.storage.save_snapshot(snapshot)
     due = shop.runtime.hot.keys.due(saved[0].saga_id.hex[0])
-    with shop.runtime.hot._translated() as redis:
+    async with shop.runtime.hot.connection.pool() as redis:
         await redis.delete(due)
         await redis.set(due, b"x")
     shop.clock.advance(9 * DAY)
@@ -176,7 +176,7 @@ async def test_what_is_in_the_place_of_the_incarnation_is_set_aside(shop: Produc
     await shop.storage.save_snapshot(saved[0])
     assert await shop.storage.list_snapshots(saved[0].saga_id) == saved[:1]
     key = shop.runtime.hot.keys.incarnation()
-    with shop.runtime.hot._translated() as redis:
+    async with shop.runtime.hot.connection.pool() as redis:
         await redis.delete(key)
         await redis.lpush(key, b"x")
     assert await shop.storage.get_snapshot(saved[0].snapshot_id) == saved[0]
@@ -185,7 +185,7 @@ async def test_what_is_in_the_place_of_the_incarnation_is_set_aside(shop: Produc
     await shop.run("reconcile")
     assert await shop.storage.get_snapshot(uuid4()) is None
     assert (await shop.storage.health_check()).status == "healthy"
-    with shop.runtime.hot._translated() as redis:
+    async with shop.runtime.hot.connection.pool() as redis:
         assert await redis.lrange(f"{key}:set-aside", 0, -1) == [b"x"]
 
 
@@ -195,7 +195,7 @@ async def test_row_with_the_value_of_another_is_neither_read_nor_packed(shop: Pr
     first, second = pair("payment-order"), pair("payment-order")
     for snapshot in (*first, *second):
         await shop.storage.save_snapshot(snapshot)
-    with shop.runtime.hot._translated() as redis:
+    async with shop.runtime.hot.connection.pool() as redis:
         await redis.flushdb()
     await shop.runtime.db.execute(
         "UPDATE sagaz_tiering.saga_snapshots SET value = (SELECT value FROM sagaz_tiering.saga_snapshots"
@@ -245,7 +245,7 @@ async def test_lost_value_goes_with_its_saga(shop: Product) -> None:
     lost = pair("fast-order")
     for snapshot in lost:
         await shop.storage.save_snapshot(snapshot)
-    with shop.runtime.hot._translated() as redis:
+    async with shop.runtime.hot.connection.pool() as redis:
         await redis.delete(shop.runtime.hot.keys.value(lost[1].saga_id.hex, lost[1].snapshot_id.hex))
     with pytest.raises(SnapshotLost):
         await shop.storage.list_snapshots(lost[0].saga_id)

@@ -229,7 +229,7 @@ async def test_mark_of_a_hold_comes_back(shop: Product, monkeypatch: pytest.Monk
     mark = shop.runtime.hot.keys.held_mark(held.saga_id.hex)
 
     async def marked() -> bool:
-        with shop.runtime.hot._translated() as client:
+        async with shop.runtime.hot.connection.pool() as client:
             return bool(await client.exists(mark))
 
     async def away(*_: Any, **__: Any) -> None:
@@ -241,7 +241,7 @@ async def test_mark_of_a_hold_comes_back(shop: Product, monkeypatch: pytest.Monk
     assert not await marked()
     await shop.run("expire")
     assert await marked()
-    with shop.runtime.hot._translated() as client:
+    async with shop.runtime.hot.connection.pool() as client:
         await client.delete(mark)
     await shop.storage.hold(held.saga_id, "case again")
     assert await marked()
@@ -255,7 +255,7 @@ async def test_mark_of_a_hold_comes_back(shop: Product, monkeypatch: pytest.Monk
 
 async def marked(shop: Product, *snapshots: SagaSnapshot) -> bool:
     """Whether Redis has a mark of a hold for each of these ids; all have one, or none."""
-    with shop.runtime.hot._translated() as client:
+    async with shop.runtime.hot.connection.pool() as client:
         count = await client.exists(*(shop.runtime.hot.keys.held_id_mark(one.snapshot_id.hex) for one in snapshots))
     assert count in (0, len(snapshots))
     return count > 0
@@ -306,7 +306,7 @@ async def test_marks_of_held_ids_come_back(shop: Product, monkeypatch: pytest.Mo
     await shop.storage.hold(held.saga_id, "case")
     assert await marked(shop, held, durable)
     for job in ("expire", "reconcile"):
-        with shop.runtime.hot._translated() as client:
+        async with shop.runtime.hot.connection.pool() as client:
             await client.flushdb()
         assert not await marked(shop, held, durable)
         await shop.run(job)

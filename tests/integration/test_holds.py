@@ -224,7 +224,7 @@ async def test_hold_that_redis_does_not_know_yet_says_so(own_redis: Any, databas
         assert "covers now: at least 0 snapshots" in said.out
         assert told.document["covers"]["durable"] == 5
         marks = [shop.runtime.hot.keys.held_mark(one[0].saga_id.hex) for one in (first, second)]
-        with shop.runtime.hot._translated() as client:
+        async with shop.runtime.hot.connection.pool() as client:
             assert await client.exists(*marks) == 0
             await shop.run("scrub")
             assert await client.exists(*marks) == 2

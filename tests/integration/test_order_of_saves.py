@@ -157,7 +157,9 @@ async def test_a_later_row_in_postgresql_is_outdone_in_redis_too(two: Two) -> No
     """Redis lost the save of the application that is ahead: both tiers keep the one that came after it."""
     first, second, _ = versions("order")
     await two.ahead.storage.save_snapshot(first)
-    await two.right.runtime.hot.evict_claimed([read_meta(value) for value in (await rows(two.right)).values()], {})
+    await two.right.runtime.hot.queue.evict_claimed(
+        [read_meta(value) for value in (await rows(two.right)).values()], {}
+    )
     await two.right.storage.save_snapshot(second)
     (value,) = (await rows(two.right)).values()
     assert value == await two.right.runtime.hot.get(first.snapshot_id)

@@ -55,7 +55,7 @@ async def test_parts_refuse_every_other_loop(shop: Product) -> None:
     calls: list[Callable[[], Awaitable[Any]]] = [
         lambda: runtime.hot.get(number(1)),
         lambda: runtime.hot.values(SAGA, 5),
-        runtime.hot.ping,
+        runtime.hot.connection.ping,
         lambda: runtime.db.fetch("SELECT 1"),
         lambda: runtime.catalog.holds.place(SAGA, reason="r", who="w", now=shop.clock.now()),
         lambda: run_job("age", runtime.job_context()),

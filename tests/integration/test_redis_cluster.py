@@ -23,7 +23,7 @@ from support.tiers import DAY, NOW
 from sagaz_tiering import RedisSnapshotStorage
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.config.tiers import HotSettings
-from sagaz_tiering.drivers.redis.client import LazyRedis
+from sagaz_tiering.drivers.redis.client import RedisClient
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.snapshot import SagaSnapshot
@@ -69,7 +69,7 @@ class Crash(BaseException):
     """The process ends here."""
 
 
-class Crashing(LazyRedis):
+class Crashing(RedisClient):
     """A client whose process ends before the n-th time that Redis is asked."""
 
     left = 0

@@ -316,7 +316,7 @@ async def test_redis_that_was_away_for_longer_than_deletions_are_remembered_is_s
         (item,) = await shop.runtime.catalog.quarantine.items(10)
         assert item.kind == "hot_tier"
         assert item.item.startswith("sagaz-aside-")
-        async with HotTier(shop.runtime.hot.settings.model_copy(update={"key_prefix": item.item})) as aside:
+        async with HotTier(shop.runtime.hot.connection.settings.model_copy(update={"key_prefix": item.item})) as aside:
             assert len(await aside.values(deleted[0].saga_id, 10)) == 2
 
 
@@ -359,7 +359,7 @@ async def test_redis_from_before_it_was_first_met_brings_nothing_back(
         assert await db.fetchval("SELECT count(*) FROM sagaz_tiering.tombstones") == 0
         (item,) = await shop.runtime.catalog.quarantine.items(10)
         assert "before it was first met" in item.reason
-        async with HotTier(shop.runtime.hot.settings.model_copy(update={"key_prefix": item.item})) as aside:
+        async with HotTier(shop.runtime.hot.connection.settings.model_copy(update={"key_prefix": item.item})) as aside:
             assert len(await aside.values(deleted[0].saga_id, 10)) == 2
 
 
@@ -401,9 +401,10 @@ async def test_reconciliation_that_ends_halfway_is_begun_again(
         async def ends(*_args: Any, **_changes: Any) -> Any:
             raise HotTierUnavailable("cut off")
 
-        for step in ("evict_claimed", "save"):
+        hot = shop.runtime.hot
+        for part, step in ((hot.queue, "evict_claimed"), (hot, "save")):
             with monkeypatch.context() as patch:
-                patch.setattr(shop.runtime.hot, step, ends)
+                patch.setattr(part, step, ends)
                 with pytest.raises(HotTierUnavailable, match="cut off"):
                     await shop.run("reconcile")
             assert not (await shop.runtime.catalog.hot_tier.state()).trusted

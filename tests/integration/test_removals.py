@@ -149,7 +149,7 @@ async def test_erasure_of_a_long_saga_is_finished_whole(shop: Product, monkeypat
     saga_id = uuid4()
     old = await saved(shop, MANY, "fast-saga", saga_id)
     keys, hot = shop.runtime.hot.keys, shop.runtime.hot
-    with hot._translated() as client:
+    async with hot.connection.pool() as client:
         await client.set(keys.value(saga_id.hex, old[7].snapshot_id.hex), b"damaged")
         await client.delete(keys.pointer(old[8].snapshot_id.hex))
     new = await saved(shop, 3, "fast-saga", saga_id, start=MANY)

@@ -145,7 +145,7 @@ async def test_lost_pack_whose_snapshots_are_still_near_is_packed_anew(
     shop.clock.advance(9 * DAY)
     context = shop.runtime.job_context()
     with monkeypatch.context() as patch:
-        patch.setattr(context.hot, "evict_claimed", crash)
+        patch.setattr(context.hot.queue, "evict_claimed", crash)
         with pytest.raises(Crash):
             await shop.run("age")
     for folder in objects(tmp_path):

@@ -135,7 +135,7 @@ async def test_primary_dies_and_saves_and_reads_go_on(watched: Watched, database
 
         await until(is_back)
         await save(whole[-1])
-        assert (await shop.runtime.hot.info())["tcp_port"] == watched.replica.port
+        assert (await shop.runtime.hot.connection.info())["tcp_port"] == watched.replica.port
         assert (await shop.run("age")).counts["refilled"] >= 4
         assert await shop.hot_count() == len(whole)
         assert await shop.storage.list_snapshots(fast[0].saga_id, limit=5) == fast[::-1]
@@ -199,7 +199,7 @@ async def test_planned_failover_is_followed_at_once(watched: Watched, database: 
         assert await ours(old) == []
         for snapshot in (*before, *saved, *after):
             assert await shop.storage.get_snapshot(snapshot.snapshot_id) == snapshot
-        assert (await shop.runtime.hot.info())["tcp_port"] == new.port
+        assert (await shop.runtime.hot.connection.info())["tcp_port"] == new.port
 
 
 @pytest.mark.usefixtures("_not_asking")
@@ -209,7 +209,7 @@ async def test_primary_that_became_a_replica_is_left_unnoticed(watched: Watched)
         first = saga(1, begun=NOW, saga_name=HOT)[0]
         assert await save(hot, first)
         assert await save(hot, large(2))
-        await hot.gather([first.saga_id])
+        await hot.queue.gather([first.saga_id])
         await replicated(watched)
         assert len(await ours(watched.primary)) == 3
         await watched.hand_over()
@@ -217,11 +217,11 @@ async def test_primary_that_became_a_replica_is_left_unnoticed(watched: Watched)
 
         some = [replace(first, snapshot_id=uuid4(), step_index=at) for at in range(50)]
         assert await asyncio.gather(save(hot, large(3)), *(save(hot, one) for one in some)) == [True] * 51
-        await hot.gather([first.saga_id])
-        await hot.ack([(ClaimedSaga(first.saga_id, "t", ClaimedFrom.AGE), 51, 5, None)], 1)
+        await hot.queue.gather([first.saga_id])
+        await hot.queue.ack([(ClaimedSaga(first.saga_id, "t", ClaimedFrom.AGE), 51, 5, None)], 1)
         assert await ours(watched.primary) == []
         assert len(await hot.values(first.saga_id, 100)) == 51
-        assert (await hot.info())["tcp_port"] == watched.replica.port
+        assert (await hot.connection.info())["tcp_port"] == watched.replica.port
 
 
 @pytest.mark.usefixtures("_not_asking")
@@ -232,15 +232,15 @@ async def test_jobs_leave_a_primary_that_became_a_replica(watched: Watched) -> N
         await save(application, first)
     async with hot_tier(watched) as hot:
         open_claims = [(ClaimedSaga(uuid4(), "t", ClaimedFrom.AGE), 1, 5, None) for _ in range(40)]
-        await hot.ack(open_claims, 1)
-        await hot.ping()
+        await hot.queue.ack(open_claims, 1)
+        await hot.connection.ping()
         await replicated(watched)
         await watched.hand_over()
         assert len(await ours(watched.primary)) == 2
         ask: dict[str, Any] = {"expiring": False, "now_us": 9, "ttl": timedelta(minutes=1), "token": "t", "count": 9}
-        claimed, _ = await hot.claim(shard=first.saga_id.hex[0], **ask)
+        claimed, _ = await hot.queue.claim(shard=first.saga_id.hex[0], **ask)
         assert [each.saga_id for each in claimed] == [first.saga_id]
-        await hot.ack(open_claims, 1)
+        await hot.queue.ack(open_claims, 1)
         assert await ours(watched.primary) == []
 
 
@@ -253,13 +253,13 @@ async def test_address_that_follows_its_primary_is_followed(watched: Watched) ->
         open_claims = [(ClaimedSaga(uuid4(), "t", ClaimedFrom.AGE), 1, 5, None)]
         await asyncio.gather(*(save(hot, large(number)) for number in range(4)))
         await save(hot, saga(5, begun=NOW, saga_name=HOT)[0])
-        await hot.ack(open_claims, 1)
+        await hot.queue.ack(open_claims, 1)
         await replicated(watched)
         await watched.hand_over()
         gate.lead_to(HOST, watched.replica.port)
         assert await save(hot, large(6))
         assert await save(hot, saga(7, begun=NOW, saga_name=HOT)[0])
-        await hot.ack(open_claims, 1)
+        await hot.queue.ack(open_claims, 1)
         assert await ours(watched.primary) == []
 
 
@@ -315,7 +315,7 @@ async def test_sentinels_that_do_not_answer_are_unavailable(watched: Watched) ->
     unknown = watched.url.replace("/primary/", "/nobody/")
     for url in (f"redis+sentinel://:{password}@{HOST}:1,{HOST}:2/primary", unknown):
         async with hot_tier(watched, url=url) as hot:
-            for ask in (lambda: hot.get(uuid4()), lambda: hot.values(uuid4(), 10), hot.ping):
+            for ask in (lambda: hot.get(uuid4()), lambda: hot.values(uuid4(), 10), hot.connection.ping):
                 with pytest.raises(HotTierUnavailable, match="no Sentinel names a primary called") as caught:
                     await ask()
                 assert password not in f"{caught.value!r} {caught.value.__cause__!r}"
@@ -326,7 +326,7 @@ async def test_sentinels_password_is_in_no_error(watched: Watched, monkeypatch: 
     monkeypatch.setattr(Redis, "__repr__", lambda it: f"<Redis?{it.connection_pool.connection_kwargs}>")
     url = watched.url.replace(f"@{HOST}:{watched.sentinel.port}/", f"@{HOST}:1,{HOST}:2/")
     async with hot_tier(watched, url=f"{url}?sentinel_username=su&sentinel_password=geheim") as hot:
-        for ask in (lambda: hot.get(uuid4()), lambda: hot.values(uuid4(), 10), hot.ping):
+        for ask in (lambda: hot.get(uuid4()), lambda: hot.values(uuid4(), 10), hot.connection.ping):
             with pytest.raises(HotTierUnavailable) as caught:
                 await ask()
             wanted = f"no Sentinel names a primary called 'primary' (asked: {HOST}:1, {HOST}:2)"

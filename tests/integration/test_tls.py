@@ -131,7 +131,7 @@ async def test_redis_and_postgresql_with_a_wrong_certificate_hear_nothing(
         url = f"rediss://127.0.0.1:{server.port}/0?ssl_ca_certs={trusted}"
         async with HotTier(HotSettings(url=url, socket_timeout=timedelta(seconds=20))) as hot:
             with pytest.raises(HotTierUnavailable, match=r"(?i)certificate"):
-                await hot.ping()
+                await hot.connection.ping()
         assert server.connections
         assert server.received == b""
     async with tls_server(context, before="postgresql") as server:
@@ -150,7 +150,7 @@ async def test_redis_and_postgresql_with_the_right_certificate_are_asked(ours: A
         url = f"rediss://127.0.0.1:{server.port}/0?ssl_ca_certs={trusted}"
         async with HotTier(HotSettings(url=url)) as hot:
             with pytest.raises(HotTierUnavailable):
-                await hot.ping()
+                await hot.connection.ping()
         assert server.received
     async with tls_server(context, before="postgresql") as server:
         url = f"postgresql://me:secret@127.0.0.1:{server.port}/db?sslmode=verify-full&sslrootcert={trusted}"

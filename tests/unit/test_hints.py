@@ -12,7 +12,7 @@ from botocore.exceptions import ClientError
 import sagaz_tiering
 from sagaz_tiering.cli.options import CONFIG_PLACES
 from sagaz_tiering.drivers.postgresql.refusals import missing_grant, reach_hint, refusal_hint
-from sagaz_tiering.drivers.redis.hints import missing_right
+from sagaz_tiering.drivers.redis.refusals import missing_right
 from sagaz_tiering.objects.s3.errors import Asked, translated
 from sagaz_tiering.objects.s3.options import S3Options
 

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
@@ -17,7 +18,7 @@ from sagaz_tiering.config.urls import postgres_address
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.refusals import CATALOG_SETTING, MIGRATE, missing_grant, reach_hint, refusal_hint
 from sagaz_tiering.drivers.process_loop import HomeLoop
-from sagaz_tiering.drivers.server_clock import ClockSample, uptime_s
+from sagaz_tiering.drivers.server_clock import ClockSample, sampled
 from sagaz_tiering.errors import CatalogRefused, CatalogUnavailable, ConfigError, SchemaMismatch
 
 if TYPE_CHECKING:
@@ -278,9 +279,7 @@ class Database:
     async def time(self) -> ClockSample:
         """What the server's clock says; connecting is not part of the round trip."""
         async with self.connection() as conn:
-            asked_s = uptime_s()
-            at = await conn.fetchval(_SQL["server_time"])
-            return ClockSample(at, asked_s, uptime_s())
+            return await sampled(partial(conn.fetchval, _SQL["server_time"]))
 
     async def execute(self, query: str, *args: Any) -> int:
         """Run one statement; the number of rows it touched."""

@@ -9,26 +9,30 @@ redis+sentinel://HOST,HOST/NAME the primary called NAME, found through Sentinels
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
-from datetime import timedelta
-from functools import cache
-from hashlib import sha1
-from importlib.resources import files
-from typing import Any, NamedTuple
+from datetime import datetime, timedelta
+from functools import partial
+from typing import Any, TypeVar
 
 import redis.asyncio
 import redis.exceptions as driver
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
+from sagaz_tiering.clock import from_micros
 from sagaz_tiering.drivers.process_loop import HomeLoop
-from sagaz_tiering.drivers.redis.hints import is_missing_right, missing_right, tls_hint
+from sagaz_tiering.drivers.redis.internals import drop_idle
+from sagaz_tiering.drivers.redis.multiplexed import MultiplexedConnection
+from sagaz_tiering.drivers.redis.refusals import is_demoted, redis_errors
+from sagaz_tiering.drivers.redis.scripts import Script, run_script
 from sagaz_tiering.drivers.redis.sentinels import PrimaryPool
 from sagaz_tiering.drivers.redis.url import RedisAddress
-from sagaz_tiering.errors import ConfigError, HotTierRefused, HotTierUnavailable
+from sagaz_tiering.drivers.server_clock import ClockSample, sampled
+from sagaz_tiering.errors import ConfigError
 
+T = TypeVar("T")
 Client = redis.asyncio.Redis | redis.asyncio.RedisCluster
 
 _HEALTH_CHECK_SECONDS = 30
@@ -38,84 +42,17 @@ _SPARE_CLUSTER_CONNECTIONS = 32
 """Per node, for what the driver asks by itself: its pool fails callers instead of letting them wait."""
 _DEADLINES = 4
 """One call may take so many socket timeouts: it may be redirected, or find the next primary."""
-
-
-class Script(NamedTuple):
-    """A Lua script, and its SHA-1, by which servers that have seen it know it."""
-
-    text: str
-    digest: str
-
-
-@cache
-def load_script(package: str, name: str, *, behind: str | None = None) -> Script:
-    """`lua/<name>.lua` of `package`, with `lua/<behind>.lua` in front of it."""
-    folder = files(package).joinpath("lua")
-    names = [name] if behind is None else [behind, name]
-    text = "\n".join(folder.joinpath(f"{each}.lua").read_text(encoding="utf-8") for each in names)
-    return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
-
-
-async def run_script(client: Any, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
-    """What a script answers; a server that does not know it yet is sent its text."""
-    try:
-        return await client.evalsha(script.digest, len(keys), *keys, *args)
-    except driver.NoScriptError:
-        return await client.eval(script.text, len(keys), *keys, *args)
-
-
-def is_demoted(error: BaseException) -> bool:
-    """Whether a server refused because it is a replica, which it was not when it was connected to; it did nothing."""
-    refusals = (driver.ReadOnlyError, driver.MasterDownError)
-    # Behind Sentinels the driver makes another error of it. Scripts before Redis 7 give it in the text of theirs.
-    return isinstance(error, refusals) or isinstance(error.__context__, refusals) or "-READONLY " in str(error)
-
-
-@contextmanager
-def redis_errors(where: str, *, setting: str, keys: str, when_full: str, when_node: str) -> Iterator[None]:
-    """Driver errors as HotTierUnavailable, or as ConfigError where asking again cannot help.
-
-    `where` is a URL without its password, `setting` is where people give it, `keys` the pattern of our keys,
-    `when_full` what to do about memory,
-    `when_node` what to do where one server was meant and it is a node of a Cluster.
-    """
-    unreachable = f"check {setting} and that Redis is running and reachable"
-    try:
-        yield
-    except (driver.AuthenticationError, driver.AuthorizationError) as exc:
-        raise HotTierRefused(f"Redis at {where} refuses: {exc}", hint=f"check user and password in {setting}") from exc
-    except (driver.MovedError, driver.ClusterCrossSlotError) as exc:
-        raise ConfigError(f"Redis at {where} is a node of a Cluster", hint=when_node) from exc
-    except (driver.ConnectionError, driver.TimeoutError, OSError, TimeoutError) as exc:
-        message = f"Redis at {where} cannot be asked: {exc or type(exc).__name__}"
-        raise HotTierUnavailable(message, hint=f"{unreachable}; {tls_hint(where)}") from exc
-    except driver.OutOfMemoryError as exc:
-        raise HotTierUnavailable(f"Redis at {where} is full: {exc}", hint=when_full) from exc
-    except driver.RedisClusterException as exc:
-        if "not enabled" in str(exc):
-            raise ConfigError(
-                f"Redis at {where} is not a Cluster", hint=f"write redis://… for one server in {setting}"
-            ) from exc
-        raise HotTierUnavailable(f"Redis at {where} cannot be asked: {exc}", hint=unreachable) from exc
-    except driver.RedisError as exc:
-        raise _refused(exc, where, setting, keys) from exc
-
-
-def _refused(exc: driver.RedisError, where: str, setting: str, keys: str) -> HotTierUnavailable:
-    if is_missing_right(exc):
-        hint = missing_right(str(exc), where, setting=setting, keys=keys)
-        return HotTierRefused(f"Redis at {where} refuses: {exc}", hint=hint)
-    if "DB index" in str(exc):
-        hint = f"that server has fewer databases (its setting `databases`, 16): give a lower number in {setting}"
-        return HotTierRefused(f"Redis at {where} refuses: {exc}", hint=hint)
-    return HotTierUnavailable(f"Redis at {where} refuses: {exc}")
+_MANY_DEADLINE_S = 10.0
+"""Who asks for many things has time: a server that others keep busy is no reason to stop."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RedisOptions:
-    """How to reach Redis, and the pattern of our keys there. More callers than `max_connections` wait.
+    """How to reach Redis, and the pattern of our keys there.
 
-    `socket_timeout`: to connect, and for an answer.
+    `socket_timeout`: to connect, and for an answer. More callers than `max_connections` wait for `place_timeout`;
+    None: until it is their turn, and then the call has a deadline of its own, and is made again where its connection
+    was lost. `when_full` and `when_node` say what to do about memory, and about a node of a Cluster ("": name all).
     """
 
     address: RedisAddress
@@ -123,27 +60,37 @@ class RedisOptions:
     keys: str = "*"
     max_connections: int = 64
     socket_timeout: timedelta = timedelta(seconds=5)
+    place_timeout: timedelta | None = None
+    when_full: str = "raise maxmemory, or let snapshots expire (default_ttl, retention_until)"
+    when_node: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
 class _Opened:
     client: Client
-    places: asyncio.Semaphore
-    primary: PrimaryPool | None = None
+    places: AbstractAsyncContextManager[Any]
+    deadline_s: float | None
     is_ours: bool = True
     first_use: asyncio.Lock = field(default_factory=asyncio.Lock)
+    multiplexed: dict[str, MultiplexedConnection] = field(default_factory=dict)
 
 
-class LazyRedis:
-    """One client, made when it is first used and again after `close`. A client that is `given` is not closed."""
+class RedisClient:
+    """A pool, and connections that many calls share, made when first used and again after `close`.
+
+    A client of the driver that is `given` is used instead, and not closed.
+    """
 
     def __init__(self, options: RedisOptions, given: Client | None = None) -> None:
         """Nothing is connected to. Raises ConfigError for a client that cannot be used."""
         self.options = options
         self.where = "the given client" if given is not None else options.address.shown_url
+        self.connected = 0
+        """Grows with each new connection to one server, or to the primary that Sentinels name."""
         self._given = given
         self._opened: _Opened | None = None
         self._home = HomeLoop(self)
+        self._deadline_s = options.socket_timeout.total_seconds()
         if given is not None:
             _refuse_unusable(given)
 
@@ -160,42 +107,93 @@ class LazyRedis:
 
     @asynccontextmanager
     async def use(self) -> AsyncIterator[Any]:
-        """The client for one call, which has a deadline; waits for its turn; driver errors as `redis_errors` says."""
+        """The client, for calls on connections of the pool; waits as the options say; driver errors as ours."""
         opened = self._open()
-        deadline_s = _DEADLINES * self.options.socket_timeout.total_seconds()
         async with opened.places:
-            with self.errors():
-                async with asyncio.timeout(deadline_s):
+            with self._errors():
+                async with asyncio.timeout(opened.deadline_s):
                     if isinstance(opened.client, redis.asyncio.RedisCluster):
                         async with opened.first_use:  # the driver's own first use is not safe for several callers
                             await opened.client.initialize()
                     yield opened.client
 
-    @contextmanager
-    def errors(self) -> Iterator[None]:
-        """Driver errors as ours."""
-        full = "raise maxmemory, or let snapshots expire (default_ttl, retention_until)"
-        setting = self.options.setting
-        node = f"write redis+cluster://… in {setting}"
-        with redis_errors(self.where, setting=setting, keys=self.options.keys, when_full=full, when_node=node):
-            yield
-
     async def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
-        """What a script answers."""
+        """What a script answers, on a connection of the pool."""
         async with self.use() as client:
-            return await run_script(client, script, keys, args)
+            return await self._followed(partial(run_script, client, script, keys, args))
+
+    async def ask(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+        """What a script answers soon, on the connection that all such calls share; not on a Cluster."""
+        shared = self._multiplexed("ask", 0)
+        return await self._followed(partial(shared.run, script, keys, args), shared)
+
+    async def ask_many(self, script: Script, calls: Sequence[tuple[Sequence[Any], Sequence[Any]]]) -> list[Any]:
+        """What a script answers to each of these (keys, args), on one more, so that no `ask` waits behind."""
+        shared = self._multiplexed("ask_many", _MANY_DEADLINE_S)
+        return await self._followed(partial(shared.run_many, script, calls), shared)
+
+    async def time(self) -> ClockSample:
+        """What the server's clock says; connecting is not part of the round trip."""
+        async with self.use() as client:
+
+            async def ask() -> datetime:
+                return time_of(await client.time())
+
+            return await sampled(ask)
+
+    def forget_idle(self) -> None:
+        """End the connections that nobody uses: they may lead to a server that is gone, or another by now."""
+        if self._opened is not None and isinstance(self._opened.client, redis.asyncio.Redis):
+            drop_idle(self._opened.client.connection_pool)
 
     async def close(self) -> None:
         """Close every connection; the next use opens again."""
         opened, self._opened = self._opened, None
 
         async def end() -> None:
-            if opened is not None and opened.is_ours:
+            if opened is None:
+                return
+            for shared in opened.multiplexed.values():
+                await shared.close()
+            if opened.is_ours:
                 await opened.client.aclose()
-                if opened.primary is not None:
-                    await opened.primary.aclose()
+                if isinstance(opened.client, redis.asyncio.Redis):
+                    await opened.client.connection_pool.aclose()  # older drivers only disconnect
 
         await self._home.close(end)
+
+    async def _followed(self, call: Callable[[], Awaitable[T]], shared: MultiplexedConnection | None = None) -> T:
+        """What `call` answers; it is made again on new connections where it led to a replica, which did nothing."""
+        times = 0 if shared is None else shared.times_left
+        try:
+            return await call()
+        except (driver.RedisError, OSError) as exc:
+            with self._errors():
+                if not is_demoted(exc):
+                    raise
+                if shared is not None:
+                    await shared.leave(times)
+                self.forget_idle()
+                return await call()
+
+    def _errors(self) -> AbstractContextManager[None]:
+        options = self.options
+        return redis_errors(
+            self.where,
+            setting=options.setting,
+            keys=options.keys,
+            when_full=options.when_full,
+            when_node=options.when_node or f"write redis+cluster://… in {options.setting}",
+        )
+
+    def _multiplexed(self, name: str, least_s: float) -> MultiplexedConnection:
+        opened = self._open()
+        shared = opened.multiplexed.get(name)
+        if shared is None:
+            assert isinstance(opened.client, redis.asyncio.Redis)
+            make = opened.client.connection_pool.make_connection
+            shared = opened.multiplexed[name] = MultiplexedConnection(make, max(self._deadline_s, least_s))
+        return shared
 
     def _open(self) -> _Opened:
         self._home.check()
@@ -206,33 +204,56 @@ class LazyRedis:
     def _adopt(self, given: Client) -> _Opened:
         pool_size = getattr(getattr(given, "connection_pool", None), "max_connections", None)
         places = min(self.options.max_connections, pool_size or self.options.max_connections)
-        return _Opened(client=given, places=asyncio.Semaphore(places), is_ours=False)
+        return self._limited(given, places, is_ours=False)
 
     def _make(self) -> _Opened:
-        address, seconds = self.options.address, self.options.socket_timeout.total_seconds()
+        options, address = self.options, self.options.address
         common: dict[str, Any] = {
-            "socket_timeout": seconds,
-            "socket_connect_timeout": seconds,
+            "socket_timeout": self._deadline_s,
+            "socket_connect_timeout": self._deadline_s,
             "health_check_interval": _HEALTH_CHECK_SECONDS,
-            "max_connections": self.options.max_connections,
+            "max_connections": options.max_connections,
             **address.options,
         }
-        places = asyncio.Semaphore(common["max_connections"])
-        # Scripts do the same when they are run twice, so what a lost connection left unknown is just asked again.
-        lost = Retry(ExponentialBackoff(cap=0.2, base=0.02), _LOST_CONNECTION_RETRIES, (driver.ConnectionError,))
+        places = common["max_connections"]
         if address.kind == "cluster":
             retry = Retry(ExponentialBackoff(cap=0.5, base=0.02), _CLUSTER_RETRIES)
             common["max_connections"] += _SPARE_CLUSTER_CONNECTIONS
             nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in address.hosts]
-            return _Opened(
-                client=redis.asyncio.RedisCluster(startup_nodes=nodes, ssl=address.tls, retry=retry, **common),
-                places=places,
+            return self._limited(
+                redis.asyncio.RedisCluster(startup_nodes=nodes, ssl=address.tls, retry=retry, **common), places
             )
-        if address.kind == "sentinel":
-            primary = PrimaryPool(address, retry=lost, timeout=_DEADLINES * seconds, **common)
-            return _Opened(client=redis.asyncio.Redis.from_pool(primary), places=places, primary=primary)
-        pool = redis.asyncio.BlockingConnectionPool(retry=lost, timeout=_DEADLINES * seconds, **common)
-        return _Opened(client=redis.asyncio.Redis.from_pool(pool), places=places)
+        if options.place_timeout is None:
+            # Scripts do the same when they are run twice, so what a lost connection left unknown is just asked again.
+            backoff = ExponentialBackoff(cap=0.2, base=0.02)
+            common["retry"] = Retry(backoff, _LOST_CONNECTION_RETRIES, (driver.ConnectionError,))
+            common.setdefault("timeout", _DEADLINES * self._deadline_s)
+        else:
+            common.setdefault("timeout", options.place_timeout.total_seconds())
+        pool = (
+            PrimaryPool(address, greeted=self._greeted, **common)
+            if address.kind == "sentinel"
+            else redis.asyncio.BlockingConnectionPool(redis_connect_func=self._greet, **common)
+        )
+        return self._limited(redis.asyncio.Redis.from_pool(pool), places)
+
+    def _limited(self, client: Client, places: int, *, is_ours: bool = True) -> _Opened:
+        if self.options.place_timeout is not None:
+            return _Opened(client=client, places=nullcontext(), deadline_s=None, is_ours=is_ours)
+        deadline_s = _DEADLINES * self._deadline_s
+        return _Opened(client=client, places=asyncio.Semaphore(places), deadline_s=deadline_s, is_ours=is_ours)
+
+    async def _greet(self, connection: Any) -> None:
+        await connection.on_connect()
+        self._greeted()
+
+    def _greeted(self) -> None:
+        self.connected += 1
+
+
+def time_of(answer: Sequence[Any]) -> datetime:
+    """What the command TIME answers: seconds and microseconds."""
+    return from_micros(int(answer[0]) * 1_000_000 + int(answer[1]))
 
 
 def _refuse_unusable(client: object) -> None:

@@ -17,10 +17,11 @@ from typing import Any, Final
 
 import hiredis
 import redis.exceptions as driver
-from redis.asyncio.connection import AbstractConnection, DefaultParser
+from redis.asyncio.connection import AbstractConnection
 
 from sagaz_tiering.drivers.process_loop import HomeLoop
-from sagaz_tiering.drivers.redis.client import Script
+from sagaz_tiering.drivers.redis.internals import reply_reader, transport_of
+from sagaz_tiering.drivers.redis.scripts import Script
 
 IDLE_SECONDS: Final = 30.0
 """A connection that was silent for longer may be forgotten on the way, and is not trusted with a question."""
@@ -48,6 +49,8 @@ class MultiplexedConnection:
         self._deadline_s = deadline_s
         self._link: _Link | None = None
         self._home = HomeLoop(self)
+        self.times_left = 0
+        """How often `leave` ended the connection."""
 
     async def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         """What a script answers. Raises the driver's errors; a cancelled caller's script may run all the same."""
@@ -90,6 +93,12 @@ class MultiplexedConnection:
         if link is not None:
             await self._home.close(link.close)
 
+    async def leave(self, times: int) -> None:
+        """`close`, unless it has been left more than so many `times`: once is enough for all calls under way then."""
+        if self.times_left == times:
+            self.times_left += 1
+            await self.close()
+
     def _linked(self) -> _Link:
         self._home.check()
         link = self._link
@@ -108,7 +117,7 @@ class _Link(asyncio.Protocol):
         self._connection = connection
         self._deadline_s = deadline_s
         self._loop = asyncio.get_running_loop()
-        self._parser = hiredis.Reader(protocolError=driver.InvalidResponse, replyError=DefaultParser.parse_error)
+        self._parser = reply_reader()
         self._failed = False
         self._transport: asyncio.WriteTransport | None = None
         self._must_wait = True  # for the connection, or for the server to take what was written
@@ -156,8 +165,7 @@ class _Link(asyncio.Protocol):
         connection = self._connection
         try:
             await connection.connect()  # type: ignore[no-untyped-call]  # redis-py has no types for it
-            assert connection._writer is not None
-            self._transport = connection._writer.transport
+            self._transport = transport_of(connection)
             self._transport.set_protocol(self)
             self.was_up, self._must_wait = True, False
             self._flush()

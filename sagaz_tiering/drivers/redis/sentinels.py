@@ -21,6 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
+from sagaz_tiering.drivers.redis.internals import drop_idle, transport_of
 from sagaz_tiering.drivers.redis.url import RedisAddress
 from sagaz_tiering.logs import Logger
 
@@ -40,13 +41,6 @@ def sentinel_options(address: RedisAddress, deadline_s: float) -> dict[str, Any]
         # By default the driver tries one that is gone for seconds before it asks the next.
         "retry": Retry(NoBackoff(), 0),
     }
-
-
-def drop_idle(pool: redis.asyncio.ConnectionPool) -> None:
-    """End the connections that nobody uses, before anybody can: `pool.disconnect` may end one that is used by then."""
-    for connection in pool._available_connections:
-        connection._parser.on_disconnect()  # type: ignore[no-untyped-call]  # redis-py has no types for it
-        connection._close()  # type: ignore[no-untyped-call]  # as above
 
 
 class PrimaryPool(SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
@@ -140,7 +134,7 @@ class PrimaryPool(SentinelConnectionPool, redis.asyncio.BlockingConnectionPool):
                 address = await self.get_master_address()
                 for connection in list(self._made):
                     if connection.is_connected and (connection.host, connection.port) != address:
-                        connection._writer.transport.abort()
+                        transport_of(connection).abort()
 
     def _asked(self, asking: asyncio.Task[tuple[str, int]]) -> None:
         self._asking = None

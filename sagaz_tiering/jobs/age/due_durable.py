@@ -37,7 +37,7 @@ async def batches(
         rows = await durable.claim_due(context.now, ROWS, claim_ttl)
         if not rows:
             return
-        mine = await context.hot.claim_these(sorted({row.saga_id for row in rows}), ttl=claim_ttl, token=token)
+        mine = await context.hot.queue.claim_these(sorted({row.saga_id for row in rows}), ttl=claim_ttl, token=token)
         metas = {
             row.snapshot_id: await durable_meta(context, row.snapshot_id, row.value, saga_id=row.saga_id)
             for row in rows

@@ -81,7 +81,7 @@ async def batches(context: JobContext, open_claims: OpenClaims) -> AsyncGenerato
     """Claimed sagas with their values, until none is due. `open_claims` are those under way; new ones are added."""
     async for claimed in claims(context, expiring=False):
         new = open_claims.begin(claimed)
-        found = await context.hot.gather([claim.saga.saga_id for claim in new])
+        found = await context.hot.queue.gather([claim.saga.saga_id for claim in new])
         small: list[Work] = []
         large: list[Claim] = []
         quarantined = 0

@@ -48,8 +48,8 @@ T = TypeVar("T")
 async def preview(context: JobContext, tally: Tally) -> None:
     """Count what a run would pack (a snapshot that is both hot and durable counts once, as hot)."""
     for shard in SHARDS:
-        async for saga_id in context.hot.due_sagas(shard, expiring=False, now_us=context.now_us):
-            if await context.hot.broken_indexes([saga_id]):
+        async for saga_id in context.hot.queue.due_sagas(shard, expiring=False, now_us=context.now_us):
+            if await context.hot.queue.broken_indexes([saga_id]):
                 continue
             claim = Claim(ClaimedSaga(saga_id, ""))
             async for headers in context.hot.headers(saga_id):
@@ -80,7 +80,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     tally.add("refilled", await backfill(context, lease))
     tally.add("evicted", await finish_evictions(context))
     await context.dictionaries.freshen()
-    due = (await context.hot.counts(context.now_us))["sagas_due"]
+    due = (await context.hot.queue.counts(context.now_us))["sagas_due"]
     workers = context.workers
     try:
         if workers is None or workers.processes == 1 or due < WORTH_SHARING:
@@ -201,7 +201,7 @@ async def _evict_packed(
     decided = [(meta, decide(meta, ends.of(meta), now_us)) for meta in brought_back]
     due = [meta for meta, decision in decided if decision.due and not decision.expired]
     packed = await already_packed(context, due)
-    gone, _ended = await context.hot.evict_claimed([meta for meta in due if meta.snapshot_id in packed], {})
+    gone, _ended = await context.hot.queue.evict_claimed([meta for meta in due if meta.snapshot_id in packed], {})
     tally.add("evicted", gone)
     return packed
 

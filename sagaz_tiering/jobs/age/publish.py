@@ -193,7 +193,7 @@ class Packer:
         self._tally.add("bytes", size)
         metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
         tokens = {held.claim.saga.saga_id: held.claim.saga.token for held in pack.held}
-        gone, ended = await context.hot.evict_claimed(metas, tokens)
+        gone, ended = await context.hot.queue.evict_claimed(metas, tokens)
         self._tally.add("evicted", gone)
         await context.catalog.packs.evicted(pack_id, context.now)
         await self._let_go(pack, evicted=True, ended=ended)

@@ -171,7 +171,7 @@ async def _due_sagas(context: JobContext) -> AsyncIterator[list[UUID]]:
     """Sagas in which something may have expired, a batch at a time, without claiming them."""
     for shard in SHARDS:
         batch: list[UUID] = []
-        async for saga_id in context.hot.due_sagas(shard, expiring=True, now_us=context.now_us):
+        async for saga_id in context.hot.queue.due_sagas(shard, expiring=True, now_us=context.now_us):
             batch.append(saga_id)
             if len(batch) == context.settings.jobs.batch_sagas:
                 yield batch
@@ -246,7 +246,7 @@ async def _remove(
     metas = [meta for _, meta in expired]
     tokens = {claim.saga.saga_id: claim.saga.token for claim, _ in expired}
     async with context.catalog.durable.deleting_unheld(metas, lease) as (_, held):
-        gone, ended = await context.hot.evict_claimed([m for m in metas if m.snapshot_id not in held], tokens)
+        gone, ended = await context.hot.queue.evict_claimed([m for m in metas if m.snapshot_id not in held], tokens)
     tally.add("hot", gone)
     tally.add("held", len(held))
     for claim, meta in expired:
@@ -293,7 +293,7 @@ async def _expire_lost(context: JobContext, lease: Lease) -> None:
         ends = await saga_ends(context, {meta.saga_id for meta in ended})
         expired = [meta for meta in ended if context.policies.decide(meta, ends.of(meta), context.now_us).expired]
         async with context.catalog.durable.deleting_unheld(expired, lease) as (_, held):
-            await context.hot.evict_claimed([meta for meta in expired if meta.snapshot_id not in held], {})
+            await context.hot.queue.evict_claimed([meta for meta in expired if meta.snapshot_id not in held], {})
         after = page[-1].meta.snapshot_id
 
 

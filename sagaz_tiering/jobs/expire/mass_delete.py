@@ -119,7 +119,7 @@ async def accept_policies(context: JobContext, lease: Lease, tally: Tally) -> Jo
         new = [(meta, own.policies.expires_us(meta, ends.of(meta))) for meta, _ in rows]
         await context.catalog.durable.recompute_expiry(new)
     async for saga_ids in context.hot.saga_ids():
-        await context.hot.requeue(saga_ids, expiring=True)
+        await context.hot.queue.requeue(saga_ids, expiring=True)
     await context.catalog.history.accept(own.policies.retention_text, context.now)
     await asyncio.sleep(FALLBACK_NOTICE.total_seconds())
     return own

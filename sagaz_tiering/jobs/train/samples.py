@@ -114,7 +114,7 @@ async def samples(context: JobContext, skip: Collection[str], tally: Tally) -> l
         async for saga_ids in _pages(context):
             if found.is_full:
                 break
-            for saga_id, gathered in zip(saga_ids, await context.hot.gather(saga_ids), strict=True):
+            for saga_id, gathered in zip(saga_ids, await context.hot.queue.gather(saga_ids), strict=True):
                 if gathered is not None:
                     found.add(saga_id, [value for value in gathered.values if value is not None])
     except HotTierUnavailable as exc:

@@ -11,7 +11,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 from sagaz_tiering.clock import Clock
-from sagaz_tiering.drivers.redis.client import LazyRedis, RedisOptions
+from sagaz_tiering.drivers.redis.client import RedisClient, RedisOptions
 from sagaz_tiering.drivers.redis.url import parse_redis_url
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.sagaz_engine.imports.scanned import ScannedRecord, ScannedSource
@@ -47,7 +47,7 @@ class SagazRedisSource(ScannedSource):
             raise ConfigError(
                 f"{address.shown_url} is a Cluster, to which sagaz cannot write", hint="write redis://HOST:6379/0"
             )
-        self._redis = LazyRedis(
+        self._redis = RedisClient(
             RedisOptions(address=address, max_connections=_CONNECTIONS, socket_timeout=_SOCKET_TIMEOUT)
         )
         self._prefix = key_prefix.encode()

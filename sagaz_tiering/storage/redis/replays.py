@@ -12,7 +12,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.drivers.redis.client import load_script
+from sagaz_tiering.drivers.redis.scripts import load_script
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.storage import replay_records as replay_log
 from sagaz_tiering.storage.answers import checked_replay

@@ -9,12 +9,14 @@ import asyncio
 import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sagaz_tiering.clock import from_micros, to_micros
-from sagaz_tiering.drivers.redis.client import LazyRedis, Script, load_script
-from sagaz_tiering.drivers.server_clock import ClockSample, uptime_s
+from sagaz_tiering.clock import to_micros
+from sagaz_tiering.drivers.redis.client import RedisClient, time_of
+from sagaz_tiering.drivers.redis.scripts import Script, load_script
+from sagaz_tiering.drivers.server_clock import ClockSample, sampled
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.storage.redis import keys as redis_keys
@@ -86,7 +88,7 @@ def _script(name: str) -> Script:
 class SingleServerStore:
     """Snapshots under one key prefix of one server."""
 
-    def __init__(self, redis: LazyRedis, keys: RedisKeys) -> None:
+    def __init__(self, redis: RedisClient, keys: RedisKeys) -> None:
         self.redis = redis
         self.keys = keys
 
@@ -99,9 +101,11 @@ class SingleServerStore:
 
     async def time(self) -> ClockSample:
         """What the server's clock says; on a Cluster one node's."""
-        asked_s = uptime_s()
-        seconds, micros = await self._run("time", [self.keys.totals(SHARDS[0])], [])
-        return ClockSample(from_micros(int(seconds) * 1_000_000 + int(micros)), asked_s, uptime_s())
+
+        async def ask() -> datetime:
+            return time_of(await self._run("time", [self.keys.totals(SHARDS[0])], []))
+
+        return await sampled(ask)
 
     async def get(self, snapshot_id: UUID, now_us: int) -> bytes | None:
         """The value of a live snapshot. Raises CorruptRecord if it cannot be found for damage."""

@@ -13,7 +13,7 @@ from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.threaded import decode_value, encode_value
 from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
 from sagaz_tiering.drivers.redis import health as redis_health
-from sagaz_tiering.drivers.redis.client import LazyRedis, RedisOptions
+from sagaz_tiering.drivers.redis.client import RedisClient, RedisOptions
 from sagaz_tiering.drivers.redis.url import parse_redis_url, with_driver_options
 from sagaz_tiering.drivers.server_clock import ServerClock
 from sagaz_tiering.errors import ConfigError, CorruptRecord, SagazTieringError
@@ -102,7 +102,7 @@ class RedisSnapshotStorage(AnyLoop):
         self._renew()
 
     def _renew(self) -> None:
-        self._redis = LazyRedis(self._options, self._client)
+        self._redis = RedisClient(self._options, self._client)
         kind = ClusterStore if self._redis.is_cluster else SingleServerStore
         self._store: SingleServerStore = kind(self._redis, RedisKeys(self.key_prefix))
         self._replays = ReplayStore(self._store)

@@ -1,0 +1,83 @@
+"""The driver's errors as ours, and what to do about them: the missing right by its command, TLS or none."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from urllib.parse import unquote, urlsplit
+
+import redis.exceptions as driver
+
+from sagaz_tiering.errors import ConfigError, HotTierRefused, HotTierUnavailable
+
+_COMMAND = re.compile(r"to run the '([^']+)' command")
+
+
+def is_missing_right(error: BaseException | None) -> bool:
+    """Whether Redis says that the user lacks a right; scripts tell it of a command inside as an error of their own."""
+    told_by_script = isinstance(error, driver.ResponseError) and "ACL failure" in str(error)
+    return told_by_script or isinstance(error, driver.NoPermissionError)
+
+
+def missing_right(said: str, where: str, *, setting: str, keys: str) -> str:
+    """The ACL command that gives the user of the URL `where` what Redis says that it lacks; `keys`: a pattern."""
+    named = re.search(r"\bUser (\S+) has no permissions", said)
+    user = named[1] if named else unquote(urlsplit(where).username or "") or "default"
+    command = _COMMAND.search(said)
+    right = f"~{keys}" if command is None else f"+{command[1].lower()}"
+    return f"as Redis' administrator: ACL SETUSER {user} {right} (the user of {setting})"
+
+
+def tls_hint(where: str) -> str:
+    """What to think of where a server closes or does not answer, which is all that is seen of a wrong kind of port."""
+    if where.startswith("rediss"):
+        return "and that it speaks TLS at that port (redis:// is without)"
+    return "a port that speaks TLS needs rediss://"
+
+
+def is_demoted(error: BaseException) -> bool:
+    """Whether a server refused because it is a replica, which it was not when it was connected to; it did nothing."""
+    refusals = (driver.ReadOnlyError, driver.MasterDownError)
+    # Behind Sentinels the driver makes another error of it. Scripts before Redis 7 give it in the text of theirs.
+    return isinstance(error, refusals) or isinstance(error.__context__, refusals) or "-READONLY " in str(error)
+
+
+@contextmanager
+def redis_errors(where: str, *, setting: str, keys: str, when_full: str, when_node: str) -> Iterator[None]:
+    """Driver errors as HotTierUnavailable, or as ConfigError where asking again cannot help.
+
+    `where` is a URL without its password, `setting` is where people give it, `keys` the pattern of our keys,
+    `when_full` what to do about memory,
+    `when_node` what to do where one server was meant and it is a node of a Cluster.
+    """
+    unreachable = f"check {setting} and that Redis is running and reachable"
+    try:
+        yield
+    except (driver.AuthenticationError, driver.AuthorizationError) as exc:
+        raise HotTierRefused(f"Redis at {where} refuses: {exc}", hint=f"check user and password in {setting}") from exc
+    except (driver.MovedError, driver.ClusterCrossSlotError) as exc:
+        raise ConfigError(f"Redis at {where} is a node of a Cluster", hint=when_node) from exc
+    except (driver.ConnectionError, driver.TimeoutError, OSError, TimeoutError) as exc:
+        message = f"Redis at {where} cannot be asked: {exc or type(exc).__name__}"
+        raise HotTierUnavailable(message, hint=f"{unreachable}; {tls_hint(where)}") from exc
+    except driver.OutOfMemoryError as exc:
+        raise HotTierUnavailable(f"Redis at {where} is full: {exc}", hint=when_full) from exc
+    except driver.RedisClusterException as exc:
+        if "not enabled" in str(exc):
+            raise ConfigError(
+                f"Redis at {where} is not a Cluster", hint=f"write redis://… for one server in {setting}"
+            ) from exc
+        raise HotTierUnavailable(f"Redis at {where} cannot be asked: {exc}", hint=unreachable) from exc
+    except driver.RedisError as exc:
+        raise _refused(exc, where, setting, keys) from exc
+
+
+def _refused(exc: driver.RedisError, where: str, setting: str, keys: str) -> HotTierUnavailable:
+    if is_missing_right(exc):
+        hint = missing_right(str(exc), where, setting=setting, keys=keys)
+        return HotTierRefused(f"Redis at {where} refuses: {exc}", hint=hint)
+    if "DB index" in str(exc):
+        hint = f"that server has fewer databases (its setting `databases`, 16): give a lower number in {setting}"
+        return HotTierRefused(f"Redis at {where} refuses: {exc}", hint=hint)
+    return HotTierUnavailable(f"Redis at {where} refuses: {exc}")
