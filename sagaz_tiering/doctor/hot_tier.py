@@ -15,10 +15,10 @@ from sagaz_tiering.app.runtime import Parts
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.doctor.finding import Finding, error, from_error, ok, warning
 from sagaz_tiering.doctor.skew import compared
-from sagaz_tiering.drivers.redis.client import RedisClient, RedisOptions, time_of
+from sagaz_tiering.drivers.redis.client import RedisClient, time_of
 from sagaz_tiering.drivers.redis.health import MEMORY_WATERMARK, server_facts, server_warnings
 from sagaz_tiering.drivers.redis.sentinels import sentinel_options
-from sagaz_tiering.drivers.redis.url import RedisAddress, parse_redis_url
+from sagaz_tiering.drivers.redis.url import RedisAddress, RedisOptions, parse_redis_url
 from sagaz_tiering.errors import HotTierUnavailable, SagazTieringError
 from sagaz_tiering.policy import Durability
 from sagaz_tiering.terminal import show_bytes
@@ -42,6 +42,7 @@ async def check_hot_tier(parts: Parts) -> AsyncGenerator[Finding, None]:
         RedisOptions(
             address=address,
             setting=_SETTING,
+            when_node=f"write redis+cluster://… in {_SETTING}",
             keys=f"{settings.key_prefix}*",
             max_connections=2,
             socket_timeout=max(settings.socket_timeout, _SOCKET_TIMEOUT),

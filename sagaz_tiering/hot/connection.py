@@ -6,17 +6,17 @@ leads to the primary that they name; any server that became a replica is left (`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any
 
 import redis.exceptions as driver
 
 from sagaz_tiering.config.tiers import HotSettings
-from sagaz_tiering.drivers.redis.client import RedisClient, RedisOptions
+from sagaz_tiering.drivers.redis.client import RedisClient
 from sagaz_tiering.drivers.redis.scripts import load_script
-from sagaz_tiering.drivers.redis.url import parse_redis_url
+from sagaz_tiering.drivers.redis.url import RedisOptions, parse_redis_url
 from sagaz_tiering.drivers.server_clock import ClockSample
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
 from sagaz_tiering.hot.keys import HotKeys
@@ -28,14 +28,6 @@ _SHORTEST_WAIT = timedelta(seconds=5)
 _GUARD = "same"
 _OTHER = -1
 """What a script behind the guard answers where another incarnation is met than the reader expects."""
-
-
-class _Call(Protocol):
-    """`HotConnection.ask` or `HotConnection.run`."""
-
-    async def __call__(
-        self, name: str, keys: Sequence[Any], args: Sequence[Any], *, behind: str | None = None
-    ) -> Any: ...
 
 
 class HotConnection:
@@ -114,8 +106,19 @@ class HotConnection:
         """The same script many times, pipelined on the jobs' own connection, so that no application waits behind."""
         return await self._opened().ask_many(load_script(__package__, name), calls)
 
-    async def read(self, run: _Call, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        """What a script reads. That another incarnation answers is noted; it is for who asks to look what it is."""
+    async def pipelined(self, commands: Sequence[tuple[Any, ...]], *, errors_too: bool = False) -> list[Any]:
+        """What Redis answers to each of these, in one trip; `errors_too`: its errors are among the answers."""
+        async with self.pool() as client:
+            pipe = client.pipeline(transaction=False)
+            for command in commands:
+                pipe.execute_command(*command)
+            answers: list[Any] = await pipe.execute(raise_on_error=not errors_too) if commands else []
+        return answers
+
+    async def read(
+        self, run: Callable[..., Awaitable[Any]], name: str, keys: Sequence[str], args: Sequence[Any]
+    ) -> Any:
+        """What a script reads, by `ask` or `run`. That another incarnation answers is noted, for who asks to look."""
         keys, expected = [*keys, self.keys.incarnation()], self.expected
         found = await run(name, keys, [*args, expected], behind=_GUARD)
         if isinstance(found, int) and found == _OTHER:

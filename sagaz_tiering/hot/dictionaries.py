@@ -52,11 +52,8 @@ class HotDictionaries:
 
     async def missing(self, dictionary_ids: Collection[bytes]) -> list[bytes]:
         """Of these, the ones that Redis does not have."""
-        async with self._redis() as client:
-            pipe = client.pipeline(transaction=False)
-            for dictionary_id in dictionary_ids:
-                pipe.exists(self._hot.keys.dictionary(dictionary_id.hex()))
-            there: list[Any] = await pipe.execute() if dictionary_ids else []
+        names = [self._hot.keys.dictionary(dictionary_id.hex()) for dictionary_id in dictionary_ids]
+        there = await self._hot.connection.pipelined([("EXISTS", name) for name in names])
         return [dictionary_id for dictionary_id, has in zip(dictionary_ids, there, strict=True) if not has]
 
     async def name(self, current: Mapping[str, bytes]) -> None:

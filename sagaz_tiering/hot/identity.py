@@ -83,22 +83,17 @@ class HotIdentity:
         """The snapshots of these sagas, a page at a time."""
         more, first = list(saga_ids), 0
         while more:
-            async with self._connection.pool() as client:
-                pipe = client.pipeline(transaction=False)
-                for saga_id in more:
-                    pipe.zrange(self.keys.index(saga_id.hex), first, first + _PAGE - 1)
-                pages = await pipe.execute()
+            ranges = [("ZRANGE", self.keys.index(saga_id.hex), first, first + _PAGE - 1) for saga_id in more]
+            pages = await self._connection.pipelined(ranges)
             yield [hot_keys.member_id(member) for page in pages for member in page if len(member) == _MEMBER]
             more = [saga_id for saga_id, page in zip(more, pages, strict=True) if len(page) == _PAGE]
             first += _PAGE
 
     async def be_looked_at(self, saga_ids: Sequence[UUID], now_us: int) -> None:
         """Have the jobs look at these sagas, as far as they are not due some day anyway."""
-        async with self._connection.pool() as client:
-            pipe = client.pipeline(transaction=False)
-            for saga_id in saga_ids:
-                pipe.zadd(self.keys.due(saga_id.hex[0]), {saga_id.hex: now_us}, nx=True)
-            await pipe.execute()
+        await self._connection.pipelined(
+            [("ZADD", self.keys.due(saga_id.hex[0]), "NX", now_us, saga_id.hex) for saga_id in saga_ids]
+        )
 
     async def mark_lost(self, metas: Sequence[SnapshotMeta]) -> list[bool]:
         """Note where these saves were, for reads to say that they are lost; False for one that is there, or a newer."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -15,7 +16,6 @@ from sagaz_tiering.hot import keys as hot_keys
 from sagaz_tiering.hot.connection import HotConnection
 from sagaz_tiering.hot.identity import HotIdentity
 from sagaz_tiering.hot.keys import SHARDS, saga_of
-from sagaz_tiering.hot.sample import sample_due
 from sagaz_tiering.hot.values import ClaimedFrom, ClaimedSaga, Gathered, IndexedHeader, gathered, headers_of
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -69,21 +69,16 @@ class HotQueue:
     async def broken_due(self) -> list[str]:
         """Due indexes that something else is in the place of."""
         indexes = [self.due_index(shard, expiring=expiring) for shard in SHARDS for expiring in (False, True)]
-        async with self._connection.pool() as client:
-            pipe = client.pipeline(transaction=False)
-            for index in indexes:
-                pipe.type(index)
-            kinds = await pipe.execute()
-        return [index for index, kind in zip(indexes, kinds, strict=True) if kind not in (b"zset", b"none")]
+        return await self._broken(indexes)
 
     async def broken_indexes(self, saga_ids: Sequence[UUID]) -> list[UUID]:
         """Of these sagas, those that something else is in the place of the index of; one trip."""
-        async with self._connection.pool() as client:
-            pipe = client.pipeline(transaction=False)
-            for saga_id in saga_ids:
-                pipe.type(self.keys.index(saga_id.hex))
-            kinds = await pipe.execute() if saga_ids else []
-        return [saga for saga, kind in zip(saga_ids, kinds, strict=True) if kind not in (b"zset", b"none")]
+        broken = set(await self._broken([self.keys.index(saga_id.hex) for saga_id in saga_ids]))
+        return [saga_id for saga_id in saga_ids if self.keys.index(saga_id.hex) in broken]
+
+    async def _broken(self, indexes: Sequence[str]) -> list[str]:
+        kinds = await self._connection.pipelined([("TYPE", index) for index in indexes])
+        return [index for index, kind in zip(indexes, kinds, strict=True) if kind not in (b"zset", b"none")]
 
     async def renew_index(self, saga_id: UUID) -> str:
         """Move what is in the place of a saga's index aside (where to), and enter every save of the saga anew, by SCAN.
@@ -125,11 +120,8 @@ class HotQueue:
     async def claim_these(self, saga_ids: Sequence[UUID], *, ttl: timedelta, token: str) -> set[UUID]:
         """Of these sagas, the ones that nobody worked on; they are ours now."""
         ms = int(ttl.total_seconds() * 1000)
-        async with self._connection.pool() as client:
-            pipe = client.pipeline(transaction=False)
-            for saga_id in saga_ids:
-                pipe.set(self.keys.claim(saga_id.hex), token, nx=True, px=ms)
-            answers = await pipe.execute()
+        claims = [("SET", self.keys.claim(saga_id.hex), token, "NX", "PX", ms) for saga_id in saga_ids]
+        answers = await self._connection.pipelined(claims)
         return {saga_id for saga_id, ok in zip(saga_ids, answers, strict=True) if ok}
 
     async def ack(self, open_claims: Sequence[tuple[ClaimedSaga, int, int | None, int | None]], now_us: int) -> None:
@@ -143,8 +135,7 @@ class HotQueue:
 
     async def due_sagas(self, shard: str, *, expiring: bool, now_us: int) -> AsyncIterator[UUID]:
         """Sagas of a shard that are due, without claiming them (dry runs)."""
-        index = self.keys.expiry(shard) if expiring else self.keys.due(shard)
-        first = 0
+        index, first = self.due_index(shard, expiring=expiring), 0
         while True:
             async with self._connection.pool() as client:
                 page: Any = await client.zrangebyscore(index, "-inf", now_us, start=first, num=_PAGE)
@@ -156,28 +147,34 @@ class HotQueue:
 
     async def requeue(self, saga_ids: Sequence[UUID], *, expiring: bool) -> None:
         """Have `age` (or `expire`) look at these sagas once more, whenever they are due."""
-        async with self._connection.pool() as client:
-            pipe = client.pipeline(transaction=False)
-            for saga_id in saga_ids:
-                shard = saga_id.hex[0]
-                index = self.keys.expiry(shard) if expiring else self.keys.due(shard)
-                pipe.zadd(index, {saga_id.hex: 0}, lt=True)
-            await pipe.execute()
+        index = partial(self.due_index, expiring=expiring)
+        await self._connection.pipelined([("ZADD", index(each.hex[0]), "LT", 0, each.hex) for each in saga_ids])
 
     async def counts(self, now_us: int) -> dict[str, int]:
         """`sagas_waiting` for a move some day and `sagas_due` now."""
-        async with self._connection.pool() as client:
-            pipe = client.pipeline(transaction=False)
-            for shard in SHARDS:
-                pipe.zcard(self.keys.due(shard))
-                pipe.zcount(self.keys.due(shard), "-inf", now_us)
-            answers = await pipe.execute()
-        return {"sagas_waiting": sum(answers[::2]), "sagas_due": sum(answers[1::2])}
+        indexes = [self.keys.due(shard) for shard in SHARDS]
+        waiting, due = [("ZCARD", index) for index in indexes], [("ZCOUNT", index, "-inf", now_us) for index in indexes]
+        answers = await self._connection.pipelined([*waiting, *due])
+        return {"sagas_waiting": sum(answers[: len(waiting)]), "sagas_due": sum(answers[len(waiting) :])}
 
     async def sample(self, limit: int, *, expiring: bool) -> tuple[list[UUID], int]:
-        """About `limit` of the sagas that wait for a move (or an expiry) some day, and how many do."""
+        """About `limit` of the sagas that wait for a move (or an expiry) some day, and how many do.
+
+        In no order; all of them, where there are few.
+        """
+        indexes = [self.due_index(shard, expiring=expiring) for shard in SHARDS]
+        share, found = max(1, limit // len(SHARDS)), set[bytes]()
+        sizes: list[int] = await self._connection.pipelined([("ZCARD", index) for index in indexes])
         async with self._connection.pool() as client:
-            return await sample_due(client, self.keys, limit, expiring=expiring)
+            for index, size in zip(indexes, sizes, strict=True):
+                cursor, seen = 0, 0
+                while size and seen < share:
+                    cursor, page = await client.zscan(index, cursor, count=share)
+                    found |= {saga for saga, _score in page if isinstance(saga, bytes)}
+                    seen += len(page)
+                    if cursor == 0:
+                        break
+        return [saga for saga in map(saga_of, found) if saga is not None], sum(sizes)
 
     async def first_headers(self, saga_ids: Sequence[UUID]) -> list[list[IndexedHeader]]:
         """The first FIRST_HEADERS of `headers` of each saga, few trips for all; a full page may not be all of it."""

@@ -13,8 +13,6 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Self
 from uuid import UUID
 
-import redis.asyncio
-
 from sagaz_tiering.config.tiers import HotSettings
 from sagaz_tiering.hot import keys as hot_keys
 from sagaz_tiering.hot.connection import HotConnection
@@ -233,10 +231,10 @@ class HotTier:
             async for key in client.scan_iter(match=f"{self.keys.prefix}:{{*}}:*", count=1000):
                 batch.append(key)
                 if len(batch) == _PAGE:
-                    for found in await self._lengths(client, batch, prefix):
+                    for found in await self._lengths(batch, prefix):
                         yield found
                     batch = []
-            for found in await self._lengths(client, batch, prefix):
+            for found in await self._lengths(batch, prefix):
                 yield found
 
     async def saga_ids(self) -> AsyncIterator[list[UUID]]:
@@ -265,13 +263,8 @@ class HotTier:
                     await client.zadd(index, sagas, lt=True)
         return aside
 
-    async def _lengths(
-        self, client: redis.asyncio.Redis, keys: Sequence[bytes], prefix: bytes
-    ) -> list[tuple[UUID, UUID, int]]:
-        pipe = client.pipeline(transaction=False)
-        for key in keys:
-            pipe.strlen(key)
-        lengths = await pipe.execute(raise_on_error=False) if keys else []
+    async def _lengths(self, keys: Sequence[bytes], prefix: bytes) -> list[tuple[UUID, UUID, int]]:
+        lengths = await self.connection.pipelined([("STRLEN", key) for key in keys], errors_too=True)
         names = [key.removeprefix(prefix).partition(b"}:") for key in keys]
         found = [(hot_keys.saga_of(saga), hot_keys.saga_of(snapshot)) for saga, _, snapshot in names]
         return [

@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, nullcontext
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 
@@ -28,7 +28,7 @@ from sagaz_tiering.drivers.redis.multiplexed import MultiplexedConnection
 from sagaz_tiering.drivers.redis.refusals import is_demoted, redis_errors
 from sagaz_tiering.drivers.redis.scripts import Script, run_script
 from sagaz_tiering.drivers.redis.sentinels import PrimaryPool
-from sagaz_tiering.drivers.redis.url import RedisAddress
+from sagaz_tiering.drivers.redis.url import RedisOptions
 from sagaz_tiering.drivers.server_clock import ClockSample, sampled
 from sagaz_tiering.errors import ConfigError
 
@@ -44,25 +44,6 @@ _DEADLINES = 4
 """One call may take so many socket timeouts: it may be redirected, or find the next primary."""
 _MANY_DEADLINE_S = 10.0
 """Who asks for many things has time: a server that others keep busy is no reason to stop."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RedisOptions:
-    """How to reach Redis, and the pattern of our keys there.
-
-    `socket_timeout`: to connect, and for an answer. More callers than `max_connections` wait for `place_timeout`;
-    None: until it is their turn, and then the call has a deadline of its own, and is made again where its connection
-    was lost. `when_full` and `when_node` say what to do about memory, and about a node of a Cluster ("": name all).
-    """
-
-    address: RedisAddress
-    setting: str = "redis_url"
-    keys: str = "*"
-    max_connections: int = 64
-    socket_timeout: timedelta = timedelta(seconds=5)
-    place_timeout: timedelta | None = None
-    when_full: str = "raise maxmemory, or let snapshots expire (default_ttl, retention_until)"
-    when_node: str = ""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,6 +66,7 @@ class RedisClient:
         """Nothing is connected to. Raises ConfigError for a client that cannot be used."""
         self.options = options
         self.where = "the given client" if given is not None else options.address.shown_url
+        self._errors = partial(redis_errors, self.where, options)
         self.connected = 0
         """Grows with each new connection to one server, or to the primary that Sentinels name."""
         self._given = given
@@ -175,16 +157,6 @@ class RedisClient:
                     await shared.leave(times)
                 self.forget_idle()
                 return await call()
-
-    def _errors(self) -> AbstractContextManager[None]:
-        options = self.options
-        return redis_errors(
-            self.where,
-            setting=options.setting,
-            keys=options.keys,
-            when_full=options.when_full,
-            when_node=options.when_node or f"write redis+cluster://… in {options.setting}",
-        )
 
     def _multiplexed(self, name: str, least_s: float) -> MultiplexedConnection:
         opened = self._open()

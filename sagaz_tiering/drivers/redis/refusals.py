@@ -9,6 +9,7 @@ from urllib.parse import unquote, urlsplit
 
 import redis.exceptions as driver
 
+from sagaz_tiering.drivers.redis.url import RedisOptions
 from sagaz_tiering.errors import ConfigError, HotTierRefused, HotTierUnavailable
 
 _COMMAND = re.compile(r"to run the '([^']+)' command")
@@ -44,40 +45,32 @@ def is_demoted(error: BaseException) -> bool:
 
 
 @contextmanager
-def redis_errors(where: str, *, setting: str, keys: str, when_full: str, when_node: str) -> Iterator[None]:
-    """Driver errors as HotTierUnavailable, or as ConfigError where asking again cannot help.
-
-    `where` is a URL without its password, `setting` is where people give it, `keys` the pattern of our keys,
-    `when_full` what to do about memory,
-    `when_node` what to do where one server was meant and it is a node of a Cluster.
-    """
+def redis_errors(where: str, options: RedisOptions) -> Iterator[None]:
+    """Driver errors as HotTierUnavailable, or as ConfigError where asking again cannot help. No password in `where`."""
+    setting = options.setting
     unreachable = f"check {setting} and that Redis is running and reachable"
     try:
         yield
     except (driver.AuthenticationError, driver.AuthorizationError) as exc:
         raise HotTierRefused(f"Redis at {where} refuses: {exc}", hint=f"check user and password in {setting}") from exc
     except (driver.MovedError, driver.ClusterCrossSlotError) as exc:
-        raise ConfigError(f"Redis at {where} is a node of a Cluster", hint=when_node) from exc
+        raise ConfigError(f"Redis at {where} is a node of a Cluster", hint=options.when_node) from exc
     except (driver.ConnectionError, driver.TimeoutError, OSError, TimeoutError) as exc:
         message = f"Redis at {where} cannot be asked: {exc or type(exc).__name__}"
         raise HotTierUnavailable(message, hint=f"{unreachable}; {tls_hint(where)}") from exc
     except driver.OutOfMemoryError as exc:
-        raise HotTierUnavailable(f"Redis at {where} is full: {exc}", hint=when_full) from exc
+        raise HotTierUnavailable(f"Redis at {where} is full: {exc}", hint=options.when_full) from exc
     except driver.RedisClusterException as exc:
         if "not enabled" in str(exc):
-            raise ConfigError(
-                f"Redis at {where} is not a Cluster", hint=f"write redis://… for one server in {setting}"
-            ) from exc
+            hint = f"write redis://… for one server in {setting}"
+            raise ConfigError(f"Redis at {where} is not a Cluster", hint=hint) from exc
         raise HotTierUnavailable(f"Redis at {where} cannot be asked: {exc}", hint=unreachable) from exc
     except driver.RedisError as exc:
-        raise _refused(exc, where, setting, keys) from exc
-
-
-def _refused(exc: driver.RedisError, where: str, setting: str, keys: str) -> HotTierUnavailable:
-    if is_missing_right(exc):
-        hint = missing_right(str(exc), where, setting=setting, keys=keys)
-        return HotTierRefused(f"Redis at {where} refuses: {exc}", hint=hint)
-    if "DB index" in str(exc):
-        hint = f"that server has fewer databases (its setting `databases`, 16): give a lower number in {setting}"
-        return HotTierRefused(f"Redis at {where} refuses: {exc}", hint=hint)
-    return HotTierUnavailable(f"Redis at {where} refuses: {exc}")
+        message = f"Redis at {where} refuses: {exc}"
+        if is_missing_right(exc):
+            hint = missing_right(str(exc), where, setting=setting, keys=options.keys)
+            raise HotTierRefused(message, hint=hint) from exc
+        if "DB index" in str(exc):
+            hint = f"that server has fewer databases (its setting `databases`, 16): give a lower number in {setting}"
+            raise HotTierRefused(message, hint=hint) from exc
+        raise HotTierUnavailable(message) from exc

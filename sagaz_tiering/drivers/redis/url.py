@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from inspect import signature
 from typing import Any, Literal
 
@@ -38,6 +39,25 @@ class RedisAddress:
     service: str = ""
     tls: bool = False
     sentinel_options: dict[str, Any] = field(default_factory=dict, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RedisOptions:
+    """How to reach Redis, and the pattern of our keys there.
+
+    `socket_timeout`: to connect, and for an answer. More callers than `max_connections` wait for `place_timeout`;
+    None: until it is their turn, and then the call has a deadline of its own, and is made again where its connection
+    was lost. `when_full` and `when_node` say what to do about memory, and where one server was meant, not a Cluster's.
+    """
+
+    address: RedisAddress
+    setting: str = "redis_url"
+    keys: str = "*"
+    max_connections: int = 64
+    socket_timeout: timedelta = timedelta(seconds=5)
+    place_timeout: timedelta | None = None
+    when_full: str = "raise maxmemory, or let snapshots expire (default_ttl, retention_until)"
+    when_node: str = "write redis+cluster://… in redis_url"
 
 
 def parse_redis_url(url: object, *, setting: str = "redis_url") -> RedisAddress:

@@ -11,8 +11,8 @@ from datetime import timedelta
 from typing import Any, Final
 
 from sagaz_tiering.clock import Clock
-from sagaz_tiering.drivers.redis.client import RedisClient, RedisOptions
-from sagaz_tiering.drivers.redis.url import parse_redis_url
+from sagaz_tiering.drivers.redis.client import RedisClient
+from sagaz_tiering.drivers.redis.url import RedisOptions, parse_redis_url
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.sagaz_engine.imports.scanned import ScannedRecord, ScannedSource
 from sagaz_tiering.sagaz_engine.imports.source import batches_of

@@ -13,8 +13,8 @@ from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.threaded import decode_value, encode_value
 from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
 from sagaz_tiering.drivers.redis import health as redis_health
-from sagaz_tiering.drivers.redis.client import RedisClient, RedisOptions
-from sagaz_tiering.drivers.redis.url import parse_redis_url, with_driver_options
+from sagaz_tiering.drivers.redis.client import RedisClient
+from sagaz_tiering.drivers.redis.url import RedisOptions, parse_redis_url, with_driver_options
 from sagaz_tiering.drivers.server_clock import ServerClock
 from sagaz_tiering.errors import ConfigError, CorruptRecord, SagazTieringError
 from sagaz_tiering.snapshot import MAX_TIME, ReplayResult, SagaSnapshot, as_utc, as_uuid
