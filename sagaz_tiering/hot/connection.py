@@ -94,9 +94,9 @@ class HotConnection:
                 return {}
         return found
 
-    async def ask(self, name: str, keys: Sequence[Any], args: Sequence[Any], *, behind: str | None = None) -> Any:
+    def ask(self, name: str, keys: Sequence[Any], args: Sequence[Any], *, behind: str | None = None) -> Awaitable[Any]:
         """What a script answers to a short call, on the connection that all share."""
-        return await self._opened().ask(load_script(__package__, name, behind=behind), keys, args)
+        return self._opened().ask(load_script(__package__, name, behind=behind), keys, args)
 
     async def run(self, name: str, keys: Sequence[str], args: Sequence[Any], *, behind: str | None = None) -> Any:
         """What a script answers, on a connection of the pool."""

@@ -104,10 +104,10 @@ class RedisClient:
         async with self.use() as client:
             return await self._followed(partial(run_script, client, script, keys, args))
 
-    async def ask(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
+    def ask(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Awaitable[Any]:
         """What a script answers soon, on the connection that all such calls share; not on a Cluster."""
         shared = self._multiplexed("ask", 0)
-        return await self._followed(partial(shared.run, script, keys, args), shared)
+        return self._followed(partial(shared.run, script, keys, args), shared)
 
     async def ask_many(self, script: Script, calls: Sequence[tuple[Sequence[Any], Sequence[Any]]]) -> list[Any]:
         """What a script answers to each of these (keys, args), on one more, so that no `ask` waits behind."""
