@@ -50,8 +50,6 @@ _MANY_DEADLINE_S = 10.0
 class _Opened:
     client: Client
     places: AbstractAsyncContextManager[Any]
-    deadline_s: float | None
-    is_ours: bool = True
     first_use: asyncio.Lock = field(default_factory=asyncio.Lock)
     multiplexed: dict[str, MultiplexedConnection] = field(default_factory=dict)
 
@@ -73,6 +71,7 @@ class RedisClient:
         self._opened: _Opened | None = None
         self._home = HomeLoop(self)
         self._deadline_s = options.socket_timeout.total_seconds()
+        self._call_s = _DEADLINES * self._deadline_s if options.place_timeout is None else None
         if given is not None:
             _refuse_unusable(given)
 
@@ -93,7 +92,7 @@ class RedisClient:
         opened = self._open()
         async with opened.places:
             with self._errors():
-                async with asyncio.timeout(opened.deadline_s):
+                async with asyncio.timeout(self._call_s):
                     if isinstance(opened.client, redis.asyncio.RedisCluster):
                         async with opened.first_use:  # the driver's own first use is not safe for several callers
                             await opened.client.initialize()
@@ -137,7 +136,7 @@ class RedisClient:
                 return
             for shared in opened.multiplexed.values():
                 await shared.close()
-            if opened.is_ours:
+            if opened.client is not self._given:
                 await opened.client.aclose()
                 if isinstance(opened.client, redis.asyncio.Redis):
                     await opened.client.connection_pool.aclose()  # older drivers only disconnect
@@ -170,50 +169,41 @@ class RedisClient:
     def _open(self) -> _Opened:
         self._home.check()
         if self._opened is None:
-            self._opened = self._adopt(self._given) if self._given is not None else self._make()
+            client = self._make() if self._given is None else self._given
+            self._opened = _Opened(client=client, places=self._places(client))
         return self._opened
 
-    def _adopt(self, given: Client) -> _Opened:
-        pool_size = getattr(getattr(given, "connection_pool", None), "max_connections", None)
-        places = min(self.options.max_connections, pool_size or self.options.max_connections)
-        return self._limited(given, places, is_ours=False)
+    def _places(self, client: Client) -> AbstractAsyncContextManager[Any]:
+        """Where callers wait, each for one."""
+        if self.options.place_timeout is not None:
+            return nullcontext()  # they wait in the pool
+        most = self.options.address.options.get("max_connections", self.options.max_connections)
+        pool_size = getattr(getattr(client, "connection_pool", None), "max_connections", None)
+        return asyncio.Semaphore(min(most, pool_size or most))
 
-    def _make(self) -> _Opened:
-        options, address = self.options, self.options.address
+    def _make(self) -> Client:
+        address, place_timeout = self.options.address, self.options.place_timeout
         common: dict[str, Any] = {
             "socket_timeout": self._deadline_s,
             "socket_connect_timeout": self._deadline_s,
             "health_check_interval": _HEALTH_CHECK_SECONDS,
-            "max_connections": options.max_connections,
+            "max_connections": self.options.max_connections,
             **address.options,
         }
-        places = common["max_connections"]
         if address.kind == "cluster":
             retry = Retry(ExponentialBackoff(cap=0.5, base=0.02), _CLUSTER_RETRIES)
             common["max_connections"] += _SPARE_CLUSTER_CONNECTIONS
             nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in address.hosts]
-            return self._limited(
-                redis.asyncio.RedisCluster(startup_nodes=nodes, ssl=address.tls, retry=retry, **common), places
-            )
-        if options.place_timeout is None:
+            return redis.asyncio.RedisCluster(startup_nodes=nodes, ssl=address.tls, retry=retry, **common)
+        common.setdefault("timeout", self._call_s if place_timeout is None else place_timeout.total_seconds())
+        if place_timeout is None:
             # Scripts do the same when they are run twice, so what a lost connection left unknown is just asked again.
             backoff = ExponentialBackoff(cap=0.2, base=0.02)
             common["retry"] = Retry(backoff, _LOST_CONNECTION_RETRIES, (driver.ConnectionError,))
-            common.setdefault("timeout", _DEADLINES * self._deadline_s)
-        else:
-            common.setdefault("timeout", options.place_timeout.total_seconds())
-        pool = (
-            PrimaryPool(address, greeted=self._greeted, **common)
-            if address.kind == "sentinel"
-            else redis.asyncio.BlockingConnectionPool(redis_connect_func=self._greet, **common)
-        )
-        return self._limited(redis.asyncio.Redis.from_pool(pool), places)
-
-    def _limited(self, client: Client, places: int, *, is_ours: bool = True) -> _Opened:
-        if self.options.place_timeout is not None:
-            return _Opened(client=client, places=nullcontext(), deadline_s=None, is_ours=is_ours)
-        deadline_s = _DEADLINES * self._deadline_s
-        return _Opened(client=client, places=asyncio.Semaphore(places), deadline_s=deadline_s, is_ours=is_ours)
+        if address.kind == "sentinel":
+            return redis.asyncio.Redis.from_pool(PrimaryPool(address, greeted=self._greeted, **common))
+        pool = redis.asyncio.BlockingConnectionPool(redis_connect_func=self._greet, **common)
+        return redis.asyncio.Redis.from_pool(pool)
 
     async def _greet(self, connection: Any) -> None:
         await connection.on_connect()
