@@ -37,6 +37,7 @@ from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.hot.values import ClaimedFrom, ClaimedSaga
 from sagaz_tiering.jobs.context import Tally
 from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.storage.redis.storage import RedisSnapshotStorage
 
 DURABLE, HOT = "payment-order", "fast-order"
 LONG_AGO = datetime.now(UTC) - timedelta(days=30)  # workers and commands have the real clock
@@ -260,6 +261,22 @@ async def test_address_that_follows_its_primary_is_followed(watched: Watched) ->
         assert await save(hot, large(6))
         assert await save(hot, saga(7, begun=NOW, saga_name=HOT)[0])
         await hot.queue.ack(open_claims, 1)
+        assert await ours(watched.primary) == []
+
+
+async def test_storage_on_its_own_follows_such_an_address_too(watched: Watched) -> None:
+    """Its first save after the move finds the new primary, and leaves no connection at the old one."""
+    saved = saga(8, begun=NOW, saga_name=HOT)
+    async with (
+        Gate(HOST, watched.primary.port) as gate,
+        RedisSnapshotStorage(through(watched.primary.url, gate.port)) as storage,
+    ):
+        await asyncio.gather(*(storage.save_snapshot(each) for each in saved[:-1]))
+        await replicated(watched)
+        await watched.hand_over()
+        gate.lead_to(HOST, watched.replica.port)
+        await storage.save_snapshot(saved[-1])
+        assert await storage.list_snapshots(saved[0].saga_id) == saved[::-1]
         assert await ours(watched.primary) == []
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from datetime import timedelta
 from typing import Any
 
 import redis
@@ -18,15 +19,17 @@ from sagaz_tiering.storage.redis.storage import RedisSnapshotStorage
 from support.payload import saga
 from support.tiers import NOW
 
+LIMIT = timedelta(minutes=2)
+
 
 async def check(url: str) -> None:
     """What needs the driver's private members, and around it a save and reads by either use of the connections."""
     saved = saga(1, begun=NOW)
-    async with HotTier(HotSettings(url=url, key_prefix="driver")) as hot:
+    async with HotTier(HotSettings(url=url, key_prefix="driver", socket_timeout=LIMIT)) as hot:
         await shared_connection_answers_each_its_own(hot, saved)
         await idle_connections_are_dropped(hot)
         await hot.connection.ping()
-    async with RedisSnapshotStorage(url, "driver:") as storage:
+    async with RedisSnapshotStorage(url, "driver:", socket_timeout=LIMIT) as storage:
         for snapshot in saved:
             await storage.save_snapshot(snapshot)
         assert await storage.list_snapshots(saved[0].saga_id) == saved[::-1]
