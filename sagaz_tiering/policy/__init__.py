@@ -10,9 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Sequence
-from datetime import datetime
 from functools import lru_cache
-from typing import NamedTuple
 
 from sagaz_tiering.config.patterns import ANY, RUNNING, Match, matcher, outcome_of
 from sagaz_tiering.config.policy import (
