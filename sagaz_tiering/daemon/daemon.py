@@ -50,6 +50,7 @@ _log = Logger(__name__)
 CHECK_FIRST = timedelta(seconds=1)
 CHECK_CAP = timedelta(seconds=30)
 _LOOK_EVERY_S = 5.0
+_NOTE_EVERY_S = 1.0
 _LOOK_AT_KEYS_S = 300.0
 _CLOSING = timedelta(seconds=30)
 """For connections and embedded servers, after the jobs have stopped; then the process ends by force."""
@@ -144,6 +145,7 @@ class _Daemon:
             asyncio.create_task(self._become_ready(runtime), name="check"),
             asyncio.create_task(self._reload_on_request(runtime), name="reload"),
             asyncio.create_task(self._look_at_hot_tier(runtime), name="hot tier"),
+            asyncio.create_task(self._note_hot_saves(runtime), name="hot saves"),
             asyncio.create_task(self._look_at_keys(runtime), name="keys"),
         ]
         waiting: set[asyncio.Task[Any]] = {stop, *tasks}
@@ -209,6 +211,14 @@ class _Daemon:
                 if not state.trusted:
                     self._schedule.run_now("reconcile")
             await asyncio.sleep(_LOOK_EVERY_S)
+
+    async def _note_hot_saves(self, runtime: Runtime) -> None:
+        """Tell the catalog what Redis alone acknowledged and the application that saved it cannot tell any more."""
+        await self._ready.wait()
+        while True:
+            with suppress(SagazTieringError):  # as above
+                await runtime.storage().note_hot_saves()
+            await asyncio.sleep(_NOTE_EVERY_S)
 
     async def _look_at_keys(self, runtime: Runtime) -> None:
         """Whether what is encrypted can be read."""

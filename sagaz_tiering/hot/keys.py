@@ -14,6 +14,8 @@ Everything of one saga shares the hash tag `{saga}`, so that on Redis Cluster a 
     PREFIX:due:{X}          sorted set of sagas by when the age job looks at them next; X = first hex digit of SAGA
     PREFIX:exp:{X}          the same for the expire job
     PREFIX:claim:SAGA       a job works on this saga (with a time to live)
+    PREFIX:unnoted          sorted set: score = saved_at in microseconds, member = SAGA and ID (16 bytes each) of what Redis
+                            alone acknowledged and the catalog was not told of yet
     PREFIX:incarnation      hash: nonce, number and when it was last seen, of this Redis as the catalog knows it
     PREFIX:dictionary:HEX   a compression dictionary, by its id in hex
     PREFIX:dictionaries     hash: saga name -> id of the dictionary that new values are compressed with
@@ -75,6 +77,9 @@ class HotKeys:
 
     def claim(self, saga: str) -> str:
         return f"{self.prefix}:claim:{saga}"
+
+    def unnoted(self) -> str:
+        return f"{self.prefix}:unnoted"
 
     def incarnation(self) -> str:
         return f"{self.prefix}:incarnation"

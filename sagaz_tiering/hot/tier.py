@@ -18,7 +18,18 @@ from sagaz_tiering.hot import keys as hot_keys
 from sagaz_tiering.hot.connection import HotConnection
 from sagaz_tiering.hot.identity import HotIdentity
 from sagaz_tiering.hot.queue import FIRST_HEADERS, HotQueue
-from sagaz_tiering.hot.values import Gone, HotValue, Indexed, IndexedHeader, NotTaken, end_of, headers_of, indexed
+from sagaz_tiering.hot.values import (
+    Gone,
+    HotValue,
+    Indexed,
+    IndexedHeader,
+    NotTaken,
+    Unnoted,
+    end_of,
+    headers_of,
+    indexed,
+    unnoted,
+)
 from sagaz_tiering.policy import SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -61,11 +72,13 @@ class HotTier:
         expires_us: int | None,
         held_too: bool = True,
         replacing_too: bool = True,
+        alone: bool = False,
     ) -> NotTaken | None:
         """Store one snapshot. None: it is there now, else nothing was changed.
 
         Without `held_too` nothing is stored where a hold is on it or its saga: somebody must look first (`held`).
-        Without `replacing_too` either nor where Redis has another save of it, which any match may hold.
+        Without `replacing_too` either nor where Redis has another save of it, which any match may hold. `alone`: nobody
+        else is to have it, so the catalog must be told (`unnoted`).
         """
         saga, snapshot, keys = meta.saga_id.hex, meta.snapshot_id.hex, self.keys
         run = self.connection.ask if len(value) < _LONG_VALUE else self.connection.run
@@ -80,6 +93,7 @@ class HotTier:
                 keys.delete_mark(snapshot),
                 keys.held_mark(saga),
                 keys.held_id_mark(snapshot),
+                keys.unnoted(),
             ],
             [
                 value,
@@ -93,6 +107,7 @@ class HotTier:
                 keys.prefix,
                 snapshot,
                 "1" if held_too else "0" if replacing_too else "2",
+                meta.saga_id.bytes + meta.snapshot_id.bytes if alone else b"",
             ],
         )
         if answer == 1:
@@ -150,6 +165,16 @@ class HotTier:
             ],
         )
         return (indexed(found[:3])[0], found[3]) if found else None
+
+    async def unnoted(self, until_us: int, limit: int) -> list[Unnoted]:
+        """The oldest saves until then that Redis alone acknowledged and the catalog was not told of; one trip."""
+        raw = await self._eval("unnoted", [self.keys.unnoted()], [self.keys.prefix, until_us, limit])
+        return unnoted(raw)
+
+    async def noted(self, saves: Sequence[tuple[UUID, UUID, int]]) -> None:
+        """The catalog was told of these (saga, snapshot, saved at) or later saves; one trip."""
+        packed = b"".join(saga.bytes + one.bytes + hot_keys.instant(saved_us) for saga, one, saved_us in saves)
+        await self._eval("noted", [self.keys.unnoted()], [packed])
 
     async def ends(self, saga_ids: Sequence[UUID]) -> dict[UUID, SagaEnd]:
         """Where these sagas end in Redis, those of which it has something that can be read; few trips for all."""

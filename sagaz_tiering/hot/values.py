@@ -66,6 +66,28 @@ def end_of(saga_id: UUID, head: bytes) -> SagaEnd | None:
     return None
 
 
+class Unnoted(NamedTuple):
+    """A save that the catalog was not told of. `meta`: of what Redis has of the snapshot now (None: nothing readable)."""
+
+    saga_id: UUID
+    snapshot_id: UUID
+    saved_us: int
+    meta: SnapshotMeta | None
+
+
+def unnoted(raw: Sequence[Any]) -> list[Unnoted]:
+    """What the script `unnoted` answers."""
+    found = []
+    for both, score, head in zip(raw[::3], raw[1::3], raw[2::3], strict=True):
+        meta = None
+        with suppress(CorruptRecord):
+            meta = read_meta(head)
+        saga_id, snapshot_id = UUID(bytes=both[:16]), UUID(bytes=both[16:32])
+        ours = meta is not None and (meta.saga_id, meta.snapshot_id) == (saga_id, snapshot_id)
+        found.append(Unnoted(saga_id, snapshot_id, _micros(score), meta if ours else None))
+    return found
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NotTaken:
     """Why a save was not stored: something as new or newer was done to the snapshot at `at_us` (microseconds).

@@ -9,6 +9,9 @@ from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.policy import NOT_PROMISED, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
 
+_FILLED_AT_ONCE = 500
+"""Batches of a thousand that one run takes in; nothing waits for them."""
+
 
 class SagaEnds:
     """The ends of some sagas."""
@@ -23,6 +26,13 @@ class SagaEnds:
         known = self._ends.get(meta.saga_id)
         end = SagaEnd.of(meta) if known is None else known.and_of(meta)
         return end if promised else end._replace(kept_us=NOT_PROMISED)
+
+
+async def fill_sagas(context: JobContext) -> None:
+    """Take in sagas that an earlier version left in the catalog, a good part of them in each run."""
+    for _ in range(_FILLED_AT_ONCE):
+        if context.stopping.is_set() or await context.catalog.sagas.fill():
+            return
 
 
 async def saga_ends(context: JobContext, saga_ids: Iterable[UUID]) -> SagaEnds:

@@ -1,23 +1,25 @@
 """Tells the catalog, in the background, what Redis alone acknowledged: at most twice a second, many saves at once.
 
-A process that is killed before takes at most that half second with it. Of one that could not tell for longer, Redis may
-have lost its past and been reconciled meanwhile: what is not there any more by then has it reconciled once more.
+Redis has a queue of it too: what a process that was killed left there, some daemon tells (`tell_others`). While nobody
+could tell Redis may have lost its past and been reconciled: what is not there any more has it reconciled once more.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Final
 from uuid import UUID
 
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.hot_saves import HotSave
-from sagaz_tiering.clock import Clock
+from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError, HotTierUnavailable
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.logs import Logger
+from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _log = Logger(__name__)
@@ -26,6 +28,8 @@ _AT_ONCE: Final = 2_000
 _MOST: Final = 100_000
 """So many wait while PostgreSQL is away; of more nobody will know that Redis had them, should it lose them."""
 _CLOSING_S: Final = 5.0
+_LEFT_US: Final = 2_000_000
+"""What waits for longer in Redis' queue was left by a process that will not tell any more."""
 
 
 class HotNotes:
@@ -56,10 +60,25 @@ class HotNotes:
             for start in range(0, len(waiting), _AT_ONCE):
                 batch = dict(waiting[start : start + _AT_ONCE])
                 changes = await self._saves.note([save for save, _ in batch.values()])
+                with suppress(HotTierUnavailable):
+                    metas = [save.meta for save, _ in batch.values()]
+                    await self._hot.noted([(meta.saga_id, meta.snapshot_id, meta.saved_us) for meta in metas])
                 await self._look_for([save.meta for save, known in batch.values() if known != changes])
                 for snapshot_id, save in batch.items():
                     if self._waiting.get(snapshot_id) is save:
                         del self._waiting[snapshot_id]
+
+    async def tell_others(self, policies: PolicySet) -> None:
+        """Tell what other processes left in Redis' queue, since they were killed or PostgreSQL was away."""
+        until_us = to_micros(self._clock.now()) - _LEFT_US
+        while found := await self._hot.unnoted(until_us, _AT_ONCE):
+            metas = [each.meta for each in found if each.meta is not None]
+            saves = [HotSave(meta=meta, expires_us=policies.expires_us(meta, SagaEnd.of(meta))) for meta in metas]
+            if saves:
+                await self._saves.note(saves)
+            await self._hot.noted([(each.saga_id, each.snapshot_id, each.saved_us) for each in found])
+            if len(found) < _AT_ONCE:
+                return
 
     async def _look_for(self, late: Sequence[SnapshotMeta]) -> None:
         """These were saved before Redis was found to be another one, or nobody knows."""

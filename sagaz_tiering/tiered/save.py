@@ -155,7 +155,9 @@ class Saver:
     async def _save_again(self, save: _Save) -> None:
         """Redis took it, and was found to be another one before PostgreSQL had it: `reconcile` may not have seen it."""
         try:
-            await self._hot.save(save.meta, save.value, **save.times(), held_too=True, replacing_too=True)
+            await self._hot.save(
+                save.meta, save.value, due_us=save.decision.due_us, expires_us=save.decision.expires_us
+            )
         except HotTierUnavailable:
             await self._durable.mark_fallback([(save.meta.snapshot_id, from_micros(save.meta.saved_us))])
 
@@ -166,9 +168,11 @@ class Saver:
             refused = await self._hot.save(
                 save.meta,
                 save.value,
-                **save.times(),
+                due_us=save.decision.due_us,
+                expires_us=save.decision.expires_us,
                 held_too=not save.may_be_held,
                 replacing_too=not self._freezer.any_match,
+                alone=save.decision.rule.durability is Durability.HOT,
             )
         except HotTierUnavailable:
             self._hot_pause.begin()

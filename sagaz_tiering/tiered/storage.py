@@ -133,6 +133,13 @@ class TieredStorage(AnyLoop):
         """Close what was opened for other event loops; the parts belong to whoever opened them (`from_config`)."""
         await self._close_twin()
 
+    async def note_hot_saves(self) -> None:
+        """Tell the catalog what Redis alone acknowledged, whichever process saved it and cannot tell it any more.
+
+        Applications tell of their own saves within a second; the daemon calls this each second. Raises TierUnavailable.
+        """
+        await self._notes.tell_others(self._reader.policies)
+
     async def retire(self) -> None:
         """The parts are about to be closed by whoever opened them: it is of no more use on any loop."""
         self._open_again = None

@@ -1,10 +1,12 @@
 -- Store one snapshot, its place in the saga's index, its pointer and when it is due, or nothing at all.
 -- KEYS  1 value  2 saga index  3 pointer  4 due index  5 expiry index  6 mark of a delete
 --       7 mark of a legal hold on the saga  8 the same on the snapshot, of whatever saga it was
+--       9 saves that the catalog must be told of
 -- ARGV  1 value  2 score (created, us)  3 member (step_index + id)  4 pointer (saga hex, created, member's step,
 --       saved, crc)  5 saved (us)  6 saga hex  7 due (us or '')  8 expires (us or '')  9 key prefix  10 id hex
 --       11 '1' to store it also where it, its saga, or the one that has the id now, is held; '2': and not either where
 --       another save of it is there, since any may be held
+--       12 saga and id (32 bytes) if nobody but Redis is to have it, else ''
 -- Returns 1 if it is there now; else why not and an instant (8 bytes, us): {'saved', when another save of the same
 -- snapshot was made that is as new or newer}, {'deleted', when it was deleted, at this save's instant or later},
 -- {'held'} where a hold may forbid it, {'foreign'} where something else is in the place of the saga's index.
@@ -56,5 +58,8 @@ if ARGV[7] ~= '' then
 end
 if ARGV[8] ~= '' then
   redis.call('ZADD', KEYS[5], 'LT', ARGV[8], ARGV[6])
+end
+if ARGV[12] ~= '' then
+  redis.pcall('ZADD', KEYS[9], ARGV[5], ARGV[12])
 end
 return 1

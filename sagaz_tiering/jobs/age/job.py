@@ -34,7 +34,7 @@ from sagaz_tiering.jobs.ownership import put_policies_in_force, secure
 from sagaz_tiering.jobs.packed import already_packed, finish_evictions
 from sagaz_tiering.jobs.put_back import backfill
 from sagaz_tiering.jobs.reconcile import ensure_trusted
-from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
+from sagaz_tiering.jobs.saga_ends import SagaEnds, fill_sagas, saga_ends
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -75,6 +75,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     """
     await mend_due(context, tally)
     await put_policies_in_force(context)
+    await fill_sagas(context)
     if not await ensure_trusted(context, tally):
         return
     tally.add("refilled", await backfill(context, lease))

@@ -31,7 +31,7 @@ from sagaz_tiering.jobs.expire.recompute import outdated_packs
 from sagaz_tiering.jobs.finish import finish_deletions, mark_holds, vacuum_erased
 from sagaz_tiering.jobs.foreign import Strange, mend_due, set_aside, strange_of
 from sagaz_tiering.jobs.ownership import put_policies_in_force, retention_revision, still_owner
-from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
+from sagaz_tiering.jobs.saga_ends import SagaEnds, fill_sagas, saga_ends
 from sagaz_tiering.jobs.sure_clock import with_sure_clock
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.packs.reader import footer_key
@@ -151,6 +151,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Remove everything that is past its retention. Nothing where the clock is not sure."""
     await mend_due(context, tally)
     await put_policies_in_force(context)
+    await fill_sagas(context)
     await finish_deletions(context, tally)
     await mark_holds(context)
     await vacuum_erased(context, tally)

@@ -1,0 +1,213 @@
+"""A saga moves, expires and is known as a whole: outcomes, its end in the catalog, and who tells of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from support.snapshots import BEGUN, OTHER_SAGA, SAGA, make, number
+from support.tiers import DAY, NOW, Product, config, product
+
+from sagaz_tiering.clock import to_micros
+from sagaz_tiering.codec.value import encode, to_value
+from sagaz_tiering.policy import SagaEnd
+from sagaz_tiering.snapshot import SagaSnapshot
+
+MOVE = [{"to": "STANDARD_IA", "after": "7d"}]
+YEARS, MONTH = 2555 * DAY, 30 * DAY
+POLICIES: Sequence[dict[str, Any]] = (
+    {"name": "failed", "match": {"outcome": ["failed", "rolled_back"]}, "move": MOVE, "retain": "2555d"},
+    {"name": "rest", "match": {}, "move": MOVE, "retain": "30d"},
+)
+
+
+@pytest.fixture
+def opened(database: str, redis_url: str, tmp_path: Path) -> Any:
+    """Open the product with these outcome policies, of a durability."""
+
+    @asynccontextmanager
+    async def open_product(durability: str = "durable", **policy: Any) -> AsyncIterator[Product]:
+        policies = [{**each, "durability": durability, **policy} for each in POLICIES]
+        settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=policies)
+        async with product(settings) as shop:
+            yield shop
+
+    return open_product
+
+
+async def saved(shop: Product, *statuses: str, saga_id: UUID = SAGA, first: int = 0) -> list[SagaSnapshot]:
+    """One snapshot of each status, a minute apart."""
+    snapshots = [make(first + at, status=status, saga_id=saga_id) for at, status in enumerate(statuses)]
+    for snapshot in snapshots:
+        await shop.storage.save_snapshot(snapshot)
+    return snapshots
+
+
+async def expiries(shop: Product, saga_id: UUID = SAGA) -> set[datetime | None]:
+    """When the snapshots of a saga expire, as every query tells."""
+    refs = await shop.storage.timeline(saga_id)
+    told = {ref.expires_at for ref in refs}
+    explained = {(await shop.storage.explain(ref.snapshot_id)).expires_at for ref in refs}
+    assert explained == told
+    return told
+
+
+async def rows(shop: Product) -> list[dict[str, Any]]:
+    """The catalog's sagas, but for whether they changed."""
+    query = "SELECT saga_id, ended_at, end_step, end_id, status, kept_us FROM sagaz_tiering.sagas ORDER BY saga_id"
+    return [dict(row) for row in await shop.runtime.db.fetch(query)]
+
+
+@pytest.mark.guarantee("G3")
+@pytest.mark.parametrize("durability", ["durable", "hot"])
+@pytest.mark.parametrize(("last", "kept"), [("failed", YEARS), ("rolled_back", YEARS), ("completed", MONTH)])
+async def test_outcome_decides_for_every_snapshot_of_a_saga(
+    opened: Any, durability: str, last: str, kept: timedelta
+) -> None:
+    """Steps that say `executing` are kept as long as the end of their saga asks for, hot and archived."""
+    async with opened(durability) as shop:
+        snapshots = await saved(shop, "executing", "executing", "executing", last)
+        end = snapshots[-1].created_at
+        assert await expiries(shop) == {end + kept}
+        shop.clock.advance(8 * DAY)
+        assert (await shop.run("age")).counts["archived"] == 4
+        assert await expiries(shop) == {end + kept}
+        shop.clock.advance(end + kept - shop.clock.now() - timedelta(microseconds=1))
+        assert [each.snapshot_id for each in await shop.storage.list_snapshots(SAGA)] == [
+            each.snapshot_id for each in reversed(snapshots)
+        ]
+        shop.clock.advance(timedelta(microseconds=1))
+        assert await shop.storage.list_snapshots(SAGA) == []
+        assert await shop.storage.get_snapshot(snapshots[0].snapshot_id) is None
+
+
+@pytest.mark.guarantee("G3")
+@pytest.mark.parametrize("durability", ["durable", "hot"])
+async def test_late_compensation_keeps_what_is_archived_already(opened: Any, durability: str) -> None:
+    """Completed and packed, then rolled back three weeks later: every read keeps all of it for seven years."""
+    async with opened(durability) as shop:
+        first = await saved(shop, "executing", "completed")
+        shop.clock.advance(8 * DAY)
+        await shop.run("age")
+        shop.clock.advance(13 * DAY)
+        late = make(9, status="rolled_back", created_at=shop.clock.now())
+        await shop.storage.save_snapshot(late)
+        if durability == "hot":
+            shop.clock.advance(timedelta(seconds=3))
+            await shop.storage.note_hot_saves()
+        assert await expiries(shop) == {late.created_at + YEARS}
+        shop.clock.advance(MONTH)
+        assert await shop.storage.get_snapshot(first[0].snapshot_id) == first[0]
+        assert await shop.storage.get_snapshot_at_time(SAGA, first[1].created_at) == first[1]
+        assert await shop.storage.list_snapshots(SAGA) == [late, first[1], first[0]]
+
+
+@pytest.mark.parametrize("durability", ["durable", "hot"])
+async def test_catalog_knows_where_each_saga_ends(opened: Any, durability: str) -> None:
+    """The newest snapshot by time, step and id, whatever the order of saves; an earlier one once that is gone."""
+    async with opened(durability) as shop:
+
+        async def end() -> SagaEnd | None:
+            if durability == "hot":
+                shop.clock.advance(timedelta(seconds=3))
+                await shop.storage.note_hot_saves()
+            return (await shop.runtime.catalog.sagas.ends([SAGA])).get(SAGA)
+
+        def as_end(snapshot: SagaSnapshot) -> SagaEnd:
+            created_us = to_micros(snapshot.created_at)
+            return SagaEnd(created_us, snapshot.step_index, snapshot.snapshot_id, snapshot.status)
+
+        newest = make(3, status="completed")
+        for snapshot in (make(1), newest, make(0), make(2)):
+            await shop.storage.save_snapshot(snapshot)
+        assert await end() == as_end(newest)
+        twin = make(3, snapshot_id=number(99), status="failed")
+        await shop.storage.save_snapshot(twin)
+        assert await end() == as_end(twin)
+        await shop.storage.save_snapshot(make(3, snapshot_id=number(99), status="rolled_back"))
+        assert await end() == as_end(twin)._replace(status="rolled_back")
+        await shop.storage.delete_snapshot(number(99))
+        assert await end() == as_end(newest)
+        await shop.storage.delete_snapshot(newest.snapshot_id)
+        assert await end() == as_end(make(2))
+        await shop.storage.save_snapshot(make(2, saga_id=OTHER_SAGA))
+        assert await end() == as_end(make(1))
+        await shop.storage.cleanup_saga(SAGA)
+        assert await end() is None
+
+
+async def test_saves_of_a_killed_application_are_told_by_others(opened: Any) -> None:
+    """What Redis alone acknowledged waits in its queue; whoever looks tells the catalog, once."""
+    async with opened("hot") as shop:
+        snapshot = make(0, status="failed")
+        record = encode(snapshot, saved_us=to_micros(NOW))
+        value = to_value(record, level=None)
+        assert await shop.runtime.hot.save(record.meta, value, due_us=None, expires_us=None, alone=True) is None
+        await shop.storage.note_hot_saves()
+        assert await rows(shop) == [], "its own application may be about to tell"
+        shop.clock.advance(timedelta(seconds=3))
+        await shop.storage.note_hot_saves()
+        assert [(row["saga_id"], row["status"]) for row in await rows(shop)] == [(SAGA, "failed")]
+        [noted] = await shop.runtime.catalog.hot_saves.not_elsewhere(saga_id=SAGA)
+        assert (noted.meta.snapshot_id, noted.expires_us) == (number(0), to_micros(snapshot.created_at + YEARS))
+        assert await shop.runtime.hot.unnoted(to_micros(shop.clock.now()), 10) == []
+
+
+async def test_application_that_lives_tells_of_its_saves_and_empties_the_queue(opened: Any) -> None:
+    """Nothing is left to tell for others."""
+    async with opened("hot") as shop:
+        await saved(shop, "executing", "completed")
+        async with asyncio.timeout(120):
+            while await shop.runtime.hot.unnoted(to_micros(shop.clock.now() + DAY), 10):
+                await asyncio.sleep(0.02)
+        assert [row["status"] for row in await rows(shop)] == ["completed"]
+
+
+@pytest.mark.parametrize("durability", ["durable", "hot"])
+async def test_sagas_of_an_earlier_version_are_known_before_and_after_they_are_filled_in(
+    opened: Any, durability: str
+) -> None:
+    """Without its row a saga is looked up in what there is of it; the jobs fill the rows in, in steps."""
+    async with opened(durability) as shop:
+        await saved(shop, "executing", "failed")
+        shop.clock.advance(8 * DAY)
+        await shop.run("age")
+        await saved(shop, "executing", "completed", saga_id=OTHER_SAGA, first=5)
+        if durability == "hot":
+            await shop.storage.note_hot_saves()
+            shop.clock.advance(timedelta(seconds=3))
+            await shop.storage.note_hot_saves()
+        told = [await expiries(shop, saga_id) for saga_id in (SAGA, OTHER_SAGA)]
+        ends = await shop.runtime.catalog.sagas.ends([SAGA, OTHER_SAGA])
+        before = await rows(shop)
+        await shop.runtime.db.execute("DELETE FROM sagaz_tiering.sagas")
+        await shop.runtime.db.execute("UPDATE sagaz_tiering.sagas_filled SET up_to = $1", UUID(int=0))
+        assert await shop.runtime.catalog.sagas.ends([SAGA, OTHER_SAGA]) == ends
+        assert [await expiries(shop, saga_id) for saga_id in (SAGA, OTHER_SAGA)] == told
+        while not await shop.runtime.catalog.sagas.fill():
+            assert [await expiries(shop, saga_id) for saga_id in (SAGA, OTHER_SAGA)] == told
+        assert await rows(shop) == before
+        assert [await expiries(shop, saga_id) for saga_id in (SAGA, OTHER_SAGA)] == told
+
+
+async def test_running_saga_keeps_no_more_hot_than_it_may(opened: Any) -> None:
+    """A saga that never ends: its older part moves after `running_at_most`, and every question is answered as before."""
+    async with opened(running_at_most="10d") as shop:
+        snapshots = []
+        for day in range(30):
+            snapshots.append(make(day, created_at=shop.clock.now()))
+            await shop.storage.save_snapshot(snapshots[-1])
+            shop.clock.advance(DAY)
+            await shop.run("age")
+        assert await shop.hot_count() <= 12
+        assert await shop.storage.get_latest_snapshot(SAGA) == snapshots[-1]
+        for at in (0, 11, 29):
+            assert await shop.storage.get_snapshot_at_time(SAGA, snapshots[at].created_at) == snapshots[at]
+        assert await expiries(shop) == {snapshots[-1].created_at + MONTH}
+        assert snapshots[0].created_at > BEGUN
