@@ -14,8 +14,8 @@ Everything of one saga shares the hash tag `{saga}`, so that on Redis Cluster a 
     PREFIX:due:{X}          sorted set of sagas by when the age job looks at them next; X = first hex digit of SAGA
     PREFIX:exp:{X}          the same for the expire job
     PREFIX:claim:SAGA       a job works on this saga (with a time to live)
-    PREFIX:unnoted          sorted set: score = saved_at in microseconds, member = SAGA and ID (16 bytes each) of what Redis
-                            alone acknowledged and the catalog was not told of yet
+    PREFIX:unnoted          sorted set of what Redis alone acknowledged and the catalog was not told of yet:
+                            score = saved_at in microseconds, member = SAGA and ID (16 bytes each)
     PREFIX:incarnation      hash: nonce, number and when it was last seen, of this Redis as the catalog knows it
     PREFIX:dictionary:HEX   a compression dictionary, by its id in hex
     PREFIX:dictionaries     hash: saga name -> id of the dictionary that new values are compressed with

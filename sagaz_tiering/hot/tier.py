@@ -168,13 +168,13 @@ class HotTier:
 
     async def unnoted(self, until_us: int, limit: int) -> list[Unnoted]:
         """The oldest saves until then that Redis alone acknowledged and the catalog was not told of; one trip."""
-        raw = await self._eval("unnoted", [self.keys.unnoted()], [self.keys.prefix, until_us, limit])
+        raw = await self.connection.run("unnoted", [self.keys.unnoted()], [self.keys.prefix, until_us, limit])
         return unnoted(raw)
 
     async def noted(self, saves: Sequence[tuple[UUID, UUID, int]]) -> None:
         """The catalog was told of these (saga, snapshot, saved at) or later saves; one trip."""
         packed = b"".join(saga.bytes + one.bytes + hot_keys.instant(saved_us) for saga, one, saved_us in saves)
-        await self._eval("noted", [self.keys.unnoted()], [packed])
+        await self.connection.run("noted", [self.keys.unnoted()], [packed])
 
     async def ends(self, saga_ids: Sequence[UUID]) -> dict[UUID, SagaEnd]:
         """Where these sagas end in Redis, those of which it has something that can be read; few trips for all."""

@@ -67,7 +67,7 @@ def end_of(saga_id: UUID, head: bytes) -> SagaEnd | None:
 
 
 class Unnoted(NamedTuple):
-    """A save that the catalog was not told of. `meta`: of what Redis has of the snapshot now (None: nothing readable)."""
+    """A save that the catalog was not told of. `meta`: of what Redis has of the snapshot (None: nothing readable)."""
 
     saga_id: UUID
     snapshot_id: UUID

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -164,7 +165,9 @@ async def test_application_that_lives_tells_of_its_saves_and_empties_the_queue(o
     async with opened("hot") as shop:
         await saved(shop, "executing", "completed")
         async with asyncio.timeout(120):
-            while await shop.runtime.hot.unnoted(to_micros(shop.clock.now() + DAY), 10):
+            for _ in count():
+                if not await shop.runtime.hot.unnoted(to_micros(shop.clock.now() + DAY), 10):
+                    break
                 await asyncio.sleep(0.02)
         assert [row["status"] for row in await rows(shop)] == ["completed"]
 
@@ -197,7 +200,7 @@ async def test_sagas_of_an_earlier_version_are_known_before_and_after_they_are_f
 
 
 async def test_running_saga_keeps_no_more_hot_than_it_may(opened: Any) -> None:
-    """A saga that never ends: its older part moves after `running_at_most`, and every question is answered as before."""
+    """A saga that never ends: its older part moves after `running_at_most`, and all answers are as before."""
     async with opened(running_at_most="10d") as shop:
         snapshots = []
         for day in range(30):

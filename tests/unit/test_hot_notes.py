@@ -38,7 +38,7 @@ async def test_flush_tells_what_waits_and_leaves_what_comes_meanwhile_to_the_nex
     """Else a busy application writes to PostgreSQL without a pause, one or two saves at a time."""
     saves = Saves()
     catalog: Any = SimpleNamespace(hot_saves=saves, hot_tier=None)
-    hot: Any = SimpleNamespace(saves=_none_there)
+    hot: Any = SimpleNamespace(identity=SimpleNamespace(saves=_none_there), noted=_taken_off)
     notes = saves.notes = HotNotes(catalog, hot, SystemClock())
     for _ in range(3):
         notes.add(_meta(), None, 1)
@@ -47,6 +47,10 @@ async def test_flush_tells_what_waits_and_leaves_what_comes_meanwhile_to_the_nex
     await notes.flush()
     assert saves.noted == [3, 1]
     await notes.close()
+
+
+async def _taken_off(saves: Sequence[object]) -> None:
+    assert saves
 
 
 async def _none_there(ids: Sequence[object]) -> dict[object, object]:
