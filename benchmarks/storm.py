@@ -91,6 +91,8 @@ class Storm:
     killed_at: dict[str, float] = field(default_factory=dict)
     postgresql_away: list[tuple[float, float]] = field(default_factory=list)
     until: float = 0.0
+    rest_s: tuple[float, float] = (2.0, 6.0)
+    """Between two faults; from the shortest to the longest."""
 
     async def run(self) -> None:
         """Everybody at once, until the time is over; then nobody is left."""
@@ -178,7 +180,7 @@ class Storm:
             print(f"{began:10.3f} to {time.monotonic():10.3f}: {name}", flush=True)
             if name.startswith("postgresql"):
                 self.postgresql_away.append((began, time.monotonic()))
-            await self._sleep(chance.uniform(2, 6))
+            await self._sleep(chance.uniform(*self.rest_s))
 
     async def _until(self, log: Path, word: bytes) -> None:
         """Wait for a process to be at work, as its log says, though not for ever."""
@@ -385,12 +387,13 @@ def is_passed(verdict: dict[str, int]) -> bool:
 
 
 async def storm(
-    seconds: float, seed: int, folder: Path, only: Sequence[str] = ("",)
+    seconds: float, seed: int, folder: Path, only: Sequence[str] = ("",), rest_s: tuple[float, float] = (2.0, 6.0)
 ) -> tuple[dict[str, int], list[str]]:
     """The whole of it: the table by row, and examples of what was not right."""
     folder.chmod(0o711)
     os.environ["STORM_BEGAN_US"] = str(time.time_ns() // 1000)
     async with prepared(folder, seconds, seed, only) as (run, direct):
+        run.rest_s = rest_s
         await run.run()
         story = Story(sorted(folder.glob("application-*.log")), run.killed_at)
         clock = ShiftedClock()

@@ -11,6 +11,7 @@ import redis.asyncio
 from support import durations
 from support.databases import ReusedDatabases
 from support.processes import redis_do
+from support.s3_server import s3_server  # noqa: F401  # a fixture
 from support.servers import cluster_template, fresh_database, new_folder, run_apart, server_folder
 from support.threads import of_large  # noqa: F401  # a fixture
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from support.commands import clean_environment
-from support.s3_server import S3Server, s3_server  # noqa: F401  # a fixture
+from support.s3_server import S3Server
 
 import sagaz_tiering
 

@@ -14,7 +14,7 @@ import pytest
 from support.commands import cli, start_command, write_config
 from support.exact import exactly
 from support.payload import snapshots
-from support.s3_server import S3Server, free_port, s3_server  # noqa: F401  # a fixture
+from support.s3_server import S3Server, free_port
 from support.snapshots import SAGA, make, replay
 from support.transfers import contents
 
@@ -57,12 +57,7 @@ async def whole(url: str) -> list[object]:
 
 @pytest.fixture
 async def places(
-    filled: str,
-    database: str,
-    empty_database: str,
-    redis_url: str,
-    s3_server: S3Server,  # noqa: F811
-    tmp_path: Path,
+    filled: str, database: str, empty_database: str, redis_url: str, s3_server: S3Server, tmp_path: Path
 ) -> list[str]:
     """One URL of each kind on real servers, the first one filled."""
     bucket = await s3_server.make_bucket()
@@ -249,10 +244,7 @@ async def test_transfer_reads_what_sagaz_wrote(tmp_path: Path, empty_database: s
     assert [exactly(s.to_dict()) for s in found] == [exactly(s.to_dict()) for s in wanted]
 
 
-async def test_transfer_into_and_out_of_an_archive_class(
-    tmp_path: Path,
-    s3_server: S3Server,  # noqa: F811
-) -> None:
+async def test_transfer_into_and_out_of_an_archive_class(tmp_path: Path, s3_server: S3Server) -> None:
     """What cannot be read back is there, but not compared; as a source it is left out, with how to restore it."""
     async with open_storage(f"file://{tmp_path}/from") as source:
         for at in range(3):

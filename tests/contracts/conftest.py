@@ -15,7 +15,7 @@ from support import damage
 from support.commands import write_config
 from support.databases import ReusedDatabases
 from support.gate import Gate, through
-from support.s3_server import S3Server, s3_server  # noqa: F401  # a fixture
+from support.s3_server import S3Server
 from support.servers import fresh_database
 from support.stores import ABILITIES, KINDS, Ability, MakePlace, Place
 from support.tiers import NOW

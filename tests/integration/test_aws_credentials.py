@@ -25,7 +25,6 @@ from support.s3_server import (
     ScriptedServer,
     free_port,
     s3_options,
-    s3_server,  # noqa: F401  # a fixture
     xml_error,
 )
 from support.tiers import config, product
@@ -118,10 +117,7 @@ async def test_store_opens_without_credentials_and_works_once_they_come(home: Pa
 
 
 async def test_application_starts_and_saves_without_credentials(
-    home: Path,
-    s3_server: S3Server,  # noqa: F811
-    database: str,
-    redis_url: str,
+    home: Path, s3_server: S3Server, database: str, redis_url: str
 ) -> None:
     """The runtime opens, saves and reads what is hot; its check (which a daemon repeats) passes once they come."""
     cold = {

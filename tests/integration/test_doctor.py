@@ -25,7 +25,7 @@ from support.payload import snapshots
 from support.pooler import TransactionPooler
 from support.processes import redis_do, sql
 from support.redis_cluster import PlainRedis
-from support.s3_server import Answer, Hang, Request, S3Server, ScriptedServer, forward, s3_server, xml_error
+from support.s3_server import Answer, Hang, Request, S3Server, ScriptedServer, forward, xml_error
 from support.servers import fresh_database, server_folder
 from support.tiers import product
 from support.yaml_config import write_config
@@ -39,8 +39,6 @@ from sagaz_tiering.doctor.finding import exit_code
 from sagaz_tiering.doctor.machine import requirement
 from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
 from sagaz_tiering.embedded import PostgresServer, RedisServer
-
-__all__ = ["s3_server"]
 
 NOWHERE = "127.0.0.1:1"
 """Nothing ever listens there."""

@@ -16,7 +16,7 @@ from uuid import UUID
 import pytest
 import redis.asyncio
 from structlog.testing import capture_logs
-from support.s3_server import S3Server, s3_server  # noqa: F401  # a fixture
+from support.s3_server import S3Server
 from support.sagaz_stores import InFiles, InPostgreSQL, InRedis, InS3, SagazStore, their_replay, theirs
 from support.servers import fresh_database
 from support.snapshots import BEGUN, OTHER_SAGA, SAGA, make, number, replay

@@ -16,7 +16,6 @@ from support.s3_server import (
     S3Server,
     ScriptedServer,
     forward,
-    s3_server,  # noqa: F401  # a fixture
     xml_error,
 )
 from support.tiers import DAY, Product, config, product
@@ -91,11 +90,7 @@ async def in_packs(shop: Product, *names: str) -> list[SagaSnapshot]:
     return saved
 
 
-async def test_odd_answer_about_one_pack_stops_no_other(
-    s3_server: S3Server,  # noqa: F811
-    database: str,
-    redis_url: str,
-) -> None:
+async def test_odd_answer_about_one_pack_stops_no_other(s3_server: S3Server, database: str, redis_url: str) -> None:
     """The pack is named, counted and tried again; the others move in the same run. Odd answers about all end it."""
     lesser = Lesser(s3_server.endpoint)
     bucket = await s3_server.make_bucket()
@@ -113,11 +108,7 @@ async def test_odd_answer_about_one_pack_stops_no_other(
         assert (await shop.run("transition")).counts["packs"] == 1
 
 
-async def test_odd_answers_about_every_pack_end_the_run(
-    s3_server: S3Server,  # noqa: F811
-    database: str,
-    redis_url: str,
-) -> None:
+async def test_odd_answers_about_every_pack_end_the_run(s3_server: S3Server, database: str, redis_url: str) -> None:
     """A store that refuses pack after pack is not asked about all of them, and the job fails."""
     lesser = Lesser(s3_server.endpoint, refuses=lambda key: True)
     bucket = await s3_server.make_bucket()
@@ -129,9 +120,7 @@ async def test_odd_answers_about_every_pack_end_the_run(
 
 
 async def test_store_without_restores_ends_restores_and_erasures(
-    s3_server: S3Server,  # noqa: F811
-    database: str,
-    redis_url: str,
+    s3_server: S3Server, database: str, redis_url: str
 ) -> None:
     """RestoreObject is answered 501 while the bytes read: restores are ready at once, and an erasure completes."""
     bucket = await s3_server.make_bucket()

@@ -12,7 +12,7 @@ import pytest
 from support.commands import cli
 from support.encrypted import POLICIES, aged, bucket, encrypted, frames_of, key_file, save_all, unharmed
 from support.payload import snapshots
-from support.s3_server import Answer, Request, S3Server, ScriptedServer, forward, free_port, s3_server  # noqa: F401  # a fixture
+from support.s3_server import Answer, Request, S3Server, ScriptedServer, forward, free_port
 from support.servers import fresh_database
 from support.tiers import DAY, product, rebuilt_from_bucket
 from support.yaml_config import write_config
@@ -28,7 +28,7 @@ from sagaz_tiering.operations.key_backup import export_keys, import_keys, read_b
 
 
 @pytest.fixture
-async def kms(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch):  # noqa: F811
+async def kms(s3_server: S3Server, monkeypatch: pytest.MonkeyPatch):
     """A client of the KMS of the moto server."""
     for name, value in {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing-secret"}.items():
         monkeypatch.setenv(name, value)

@@ -107,9 +107,7 @@ async def test_tls_that_one_side_does_not_speak_is_thought_of(redis_url: str, da
 # -- PostgreSQL ----------------------------------------------------------------------------------------------------
 
 
-async def test_postgresql_that_takes_only_tls_says_so(
-    own_postgres: Callable[..., Awaitable[PostgresServer]],
-) -> None:
+async def test_postgresql_that_takes_only_tls_says_so(own_postgres: Callable[..., Awaitable[PostgresServer]]) -> None:
     """hostssl, no line at all, another database, role or password: each is told apart from the password."""
     server = await own_postgres()
     at = f"127.0.0.1:{server.port}"

@@ -11,7 +11,7 @@ import pytest
 from support.commands import cli
 from support.payload import snapshots
 from support.processes import redis_do
-from support.s3_server import S3Server, s3_server  # noqa: F401  # a fixture
+from support.s3_server import S3Server
 from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.catalog.restores import Wanted
@@ -329,12 +329,7 @@ async def test_webhook_and_command_are_told(database: str, redis_url: str, tmp_p
     assert told.read_text().count('"READY"') == 2
 
 
-async def test_restore_on_a_real_s3_server(
-    s3_server: S3Server,  # noqa: F811
-    database: str,
-    redis_url: str,
-    tmp_path: Path,
-) -> None:
+async def test_restore_on_a_real_s3_server(s3_server: S3Server, database: str, redis_url: str, tmp_path: Path) -> None:
     """By the command line: asked for, worked off, shown, cancelled."""
     from support.yaml_config import write_config
 

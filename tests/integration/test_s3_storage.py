@@ -23,7 +23,6 @@ from support.s3_server import (
     ScriptedServer,
     forward,
     free_port,
-    s3_server,  # noqa: F401  # a fixture
     xml_error,
 )
 from support.snapshots import BEGUN, OTHER_SAGA, SAGA, ids_of, make, number, replay, save_all
@@ -62,12 +61,12 @@ def storage_at(endpoint: str, bucket: str, **changes: Any) -> S3SnapshotStorage:
 
 
 @pytest.fixture
-async def bucket(s3_server: S3Server) -> str:  # noqa: F811
+async def bucket(s3_server: S3Server) -> str:
     return await s3_server.make_bucket()
 
 
 @pytest.fixture
-async def storage(s3_server: S3Server, bucket: str) -> AsyncIterator[S3SnapshotStorage]:  # noqa: F811
+async def storage(s3_server: S3Server, bucket: str) -> AsyncIterator[S3SnapshotStorage]:
     async with storage_at(s3_server.endpoint, bucket) as opened:
         yield opened
 
@@ -100,7 +99,7 @@ def _named(request: Request) -> str:
 
 
 @pytest.fixture
-async def relay(s3_server: S3Server) -> AsyncIterator[Relay]:  # noqa: F811
+async def relay(s3_server: S3Server) -> AsyncIterator[Relay]:
     async def script(request: Request) -> Answer:
         answer = None if made.meddle is None else await made.meddle(request)
         return answer or await forward(request, s3_server.endpoint)
@@ -256,11 +255,7 @@ async def test_health_counts_no_more_than_it_may(storage: S3SnapshotStorage, mon
     assert (health.status, health.snapshot_count, health.details["counts"]) == ("healthy", 3, "lower bound")
 
 
-async def test_saga_of_more_than_a_page_is_listed_whole(
-    relay: Relay,
-    s3_server: S3Server,  # noqa: F811
-    bucket: str,
-) -> None:
+async def test_saga_of_more_than_a_page_is_listed_whole(relay: Relay, s3_server: S3Server, bucket: str) -> None:
     """All of it from a server with pages of 10, newest first; its far end by time and by step; no saga beside it lost.
 
     (A page of S3's own size: `test_list_and_delete_go_past_a_thousand`.)
@@ -286,10 +281,7 @@ async def test_saga_of_more_than_a_page_is_listed_whole(
 
 
 async def test_saga_of_many_pages_is_walked_oldest_first(
-    relay: Relay,
-    s3_server: S3Server,  # noqa: F811
-    bucket: str,
-    monkeypatch: pytest.MonkeyPatch,
+    relay: Relay, s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against the order in which S3 lists, a page in memory; ids alone cost one look at a large saga's newest."""
     monkeypatch.setattr(s3_walking, "_PAGE", 5)
@@ -497,7 +489,7 @@ async def test_walk_tells_of_snapshots_that_are_saved_again_meanwhile(relay: Rel
         assert [each async for each in reader.saga_ids()] == [SAGA]
 
 
-async def test_two_writers_of_the_same_snapshots_agree(s3_server: S3Server, bucket: str) -> None:  # noqa: F811
+async def test_two_writers_of_the_same_snapshots_agree(s3_server: S3Server, bucket: str) -> None:
     """Whoever wins, each snapshot is once in the lists, and it is the one that is got."""
     async with storage_at(s3_server.endpoint, bucket) as one, storage_at(s3_server.endpoint, bucket) as two:
         saves = [
@@ -515,9 +507,7 @@ async def test_two_writers_of_the_same_snapshots_agree(s3_server: S3Server, buck
 
 @pytest.mark.parametrize("versioning", [None, "Enabled"])
 async def test_expiry_spares_what_was_saved_anew_meanwhile(
-    relay: Relay,
-    s3_server: S3Server,  # noqa: F811
-    versioning: str | None,
+    relay: Relay, s3_server: S3Server, versioning: str | None
 ) -> None:
     """A retention that is prolonged between the look and the delete keeps the snapshot."""
     bucket, clock, prolonged = await s3_server.make_bucket(versioning), VirtualClock(NOW), make(0, retention_until=None)
@@ -543,10 +533,7 @@ async def test_expiry_spares_what_was_saved_anew_meanwhile(
 @pytest.mark.guarantee("G1")
 @pytest.mark.parametrize("call", ["expire", "delete", "cleanup"])
 async def test_removal_spares_what_was_saved_anew_where_if_match_is_passed_over(
-    relay: Relay,
-    s3_server: S3Server,  # noqa: F811
-    bucket: str,
-    call: str,
+    relay: Relay, s3_server: S3Server, bucket: str, call: str
 ) -> None:
     """The store deletes whatever it is told to: it is asked right before whether that is still what was looked at."""
     clock, anew, asked = VirtualClock(NOW), make(0, retention_until=None), list[str]()
@@ -596,10 +583,7 @@ async def test_expiry_works_on_stores_without_conditional_deletes(relay: Relay, 
 # ---- entries of earlier saves
 
 
-async def test_old_place_goes_with_the_next_save_of_another_day(
-    s3_server: S3Server,  # noqa: F811
-    bucket: str,
-) -> None:
+async def test_old_place_goes_with_the_next_save_of_another_day(s3_server: S3Server, bucket: str) -> None:
     """The same snapshot elsewhere: one entry is left; on the same day both are, and one is passed over."""
     clock = VirtualClock(datetime.now(UTC))
     async with storage_at(s3_server.endpoint, bucket, clock=clock) as storage:
@@ -613,10 +597,7 @@ async def test_old_place_goes_with_the_next_save_of_another_day(
         assert await ids_of(storage, number(3)) == [number(0)]
 
 
-async def test_reads_remove_entries_of_earlier_saves_after_a_day(
-    s3_server: S3Server,  # noqa: F811
-    bucket: str,
-) -> None:
+async def test_reads_remove_entries_of_earlier_saves_after_a_day(s3_server: S3Server, bucket: str) -> None:
     """Not before: their save may still be under way. An entry whose body is missing stays for a month."""
     clock = VirtualClock(datetime.now(UTC))
     async with storage_at(s3_server.endpoint, bucket, clock=clock) as storage:
@@ -646,10 +627,7 @@ async def test_expiry_entry_of_an_earlier_save_removes_nothing(storage: S3Snapsh
     assert await ids_of(storage) == [number(0)]
 
 
-async def test_objects_without_their_marks_are_still_ours(
-    s3_server: S3Server,  # noqa: F811
-    bucket: str,
-) -> None:
+async def test_objects_without_their_marks_are_still_ours(s3_server: S3Server, bucket: str) -> None:
     """Copied by tools that drop metadata, everything works: listing, expiring, cleaning up, deleting."""
     clock = VirtualClock(NOW)
     async with storage_at(s3_server.endpoint, bucket, clock=clock) as storage, s3_server.admin() as client:
@@ -669,9 +647,7 @@ async def test_objects_without_their_marks_are_still_ours(
 
 
 async def test_foreign_objects_in_the_prefix_are_passed_over(
-    storage: S3SnapshotStorage,
-    s3_server: S3Server,  # noqa: F811
-    bucket: str,
+    storage: S3SnapshotStorage, s3_server: S3Server, bucket: str
 ) -> None:
     """Folders of consoles, notes of people: no list stumbles over them."""
     await storage.save_snapshot(make(0, retention_until=NOW + HOUR))
@@ -699,12 +675,7 @@ async def test_foreign_objects_in_the_prefix_are_passed_over(
 @pytest.mark.parametrize(
     ("name", "stored"), [("GLACIER", "GLACIER"), ("GLACIER_DEEP_ARCHIVE", "DEEP_ARCHIVE"), ("DEEP_ARCHIVE",) * 2]
 )
-async def test_archived_snapshots_are_a_promise(
-    s3_server: S3Server,  # noqa: F811
-    bucket: str,
-    name: str,
-    stored: str,
-) -> None:
+async def test_archived_snapshots_are_a_promise(s3_server: S3Server, bucket: str, name: str, stored: str) -> None:
     """Every read says which, in what class and how to restore, by id as in lists; entries stay in STANDARD."""
     async with storage_at(s3_server.endpoint, bucket, storage_class=name) as storage:
         await save_all(storage, [make(at) for at in range(3)])
@@ -734,7 +705,7 @@ async def test_archived_snapshots_are_a_promise(
         assert (await storage.health_check()).snapshot_count == 3
 
 
-async def test_restored_snapshot_reads_as_ever(s3_server: S3Server, bucket: str) -> None:  # noqa: F811
+async def test_restored_snapshot_reads_as_ever(s3_server: S3Server, bucket: str) -> None:
     """By id, and in lists once all of a list are back."""
     async with storage_at(s3_server.endpoint, bucket, storage_class="GLACIER") as storage, s3_server.admin() as client:
         await save_all(storage, [make(0), make(1)])
@@ -749,7 +720,7 @@ async def test_restored_snapshot_reads_as_ever(s3_server: S3Server, bucket: str)
         assert await ids_of(storage) == [number(0), number(1)]
 
 
-async def test_archived_and_readable_ones_side_by_side(s3_server: S3Server, bucket: str) -> None:  # noqa: F811
+async def test_archived_and_readable_ones_side_by_side(s3_server: S3Server, bucket: str) -> None:
     """Archived by the bucket's own rules: the readable ones are got, a list that needs an archived one says which."""
     async with storage_at(s3_server.endpoint, bucket) as storage, s3_server.admin() as client:
         await save_all(storage, [make(at) for at in range(3)])
@@ -768,7 +739,7 @@ async def test_archived_and_readable_ones_side_by_side(s3_server: S3Server, buck
             await anext(walk)
 
 
-async def test_transfer_copies_what_is_not_archived(s3_server: S3Server, bucket: str) -> None:  # noqa: F811
+async def test_transfer_copies_what_is_not_archived(s3_server: S3Server, bucket: str) -> None:
     """A saga archived in part: the readable ones move, older and newer; of the others it is told how to get them."""
     async with storage_at(s3_server.endpoint, bucket) as source, s3_server.admin() as client:
         await save_all(source, [make(at) for at in range(5)])
@@ -781,10 +752,7 @@ async def test_transfer_copies_what_is_not_archived(s3_server: S3Server, bucket:
         assert await ids_of(target) == [number(at) for at in (0, 1, 3, 4)]
 
 
-async def test_archived_snapshot_is_found_by_its_newest_place_only(
-    s3_server: S3Server,  # noqa: F811
-    bucket: str,
-) -> None:
+async def test_archived_snapshot_is_found_by_its_newest_place_only(s3_server: S3Server, bucket: str) -> None:
     """An entry of an earlier save of an archived snapshot counts no more than one of a readable snapshot."""
     async with storage_at(s3_server.endpoint, bucket, storage_class="GLACIER") as storage:
         await storage.save_snapshot(make(5, created_at=BEGUN + DAY))
@@ -798,7 +766,7 @@ async def test_archived_snapshot_is_found_by_its_newest_place_only(
         assert caught.value.snapshot_ids == (number(1), number(5))
 
 
-async def test_archived_snapshots_expire_and_are_deleted(s3_server: S3Server, bucket: str) -> None:  # noqa: F811
+async def test_archived_snapshots_expire_and_are_deleted(s3_server: S3Server, bucket: str) -> None:
     """Without being read."""
     clock = VirtualClock(NOW)
     async with storage_at(s3_server.endpoint, bucket, storage_class="GLACIER", clock=clock) as storage:
@@ -849,12 +817,7 @@ async def test_objects_are_encrypted_as_asked(
 @pytest.mark.parametrize(
     "name", ["支払い/../..", "nul\x00half\ud800", "line\r\nx-amz-meta-evil: 1", "%00?#&", "ü" * 9_000]
 )
-async def test_names_are_in_no_header_and_no_key(
-    relay: Relay,
-    s3_server: S3Server,  # noqa: F811
-    bucket: str,
-    name: str,
-) -> None:
+async def test_names_are_in_no_header_and_no_key(relay: Relay, s3_server: S3Server, bucket: str, name: str) -> None:
     """Whatever a saga, a step or a status is called, it is stored and filtered by."""
     odd = make(0, saga_name=name, step_name=name, status=name)
     async with storage_at(relay.endpoint, bucket) as storage:
@@ -866,7 +829,7 @@ async def test_names_are_in_no_header_and_no_key(
         assert set((await head(s3_server, bucket, key))["Metadata"]) <= {"mark", "put", "sha256"}
 
 
-async def test_large_snapshot_is_sent_in_parts(s3_server: S3Server, bucket: str) -> None:  # noqa: F811
+async def test_large_snapshot_is_sent_in_parts(s3_server: S3Server, bucket: str) -> None:
     """Above the threshold; it replaces and is replaced like any other, and no upload is left."""
     async with storage_at(s3_server.endpoint, bucket, multipart_threshold=10_000, enable_compression=False) as storage:
         for context in ({"blob": "x" * 20_000}, {"small": 1}, {"blob": "y" * 30_000}):
@@ -903,10 +866,7 @@ async def test_store_that_refuses_the_sdks_checksums_works(relay: Relay, bucket:
 
 
 @pytest.mark.parametrize("versioning", ["Enabled", "Suspended"])
-async def test_versioned_bucket_keeps_nothing_of_what_was_removed(
-    s3_server: S3Server,  # noqa: F811
-    versioning: str,
-) -> None:
+async def test_versioned_bucket_keeps_nothing_of_what_was_removed(s3_server: S3Server, versioning: str) -> None:
     """Deleted, cleaned up or expired: old versions go too; a re-save is read like any."""
     bucket, clock = await s3_server.make_bucket(versioning), VirtualClock(NOW)
     async with storage_at(s3_server.endpoint, bucket, clock=clock) as storage:
@@ -939,10 +899,7 @@ async def test_replay_record_that_changed_its_saga_is_listed_there_only(storage:
 
 @pytest.mark.parametrize("data", [b"", b"\x00{}", b'\x00{"replay_id": 1}', b'\x00{"replay_id": "x"}', b"\xff"])
 async def test_unreadable_replay_record_hides_no_other(
-    storage: S3SnapshotStorage,
-    s3_server: S3Server,  # noqa: F811
-    bucket: str,
-    data: bytes,
+    storage: S3SnapshotStorage, s3_server: S3Server, bucket: str, data: bytes
 ) -> None:
     """A list raises with the others, a walk where it comes to it; asked for by id it is an error."""
     await storage.save_replay_log(replay(0))
@@ -965,7 +922,7 @@ async def test_unreadable_replay_record_hides_no_other(
 # ---- what can go wrong
 
 
-async def test_missing_bucket_is_told_with_what_to_do(s3_server: S3Server) -> None:  # noqa: F811
+async def test_missing_bucket_is_told_with_what_to_do(s3_server: S3Server) -> None:
     """By every call that can tell, in the words of this storage's options."""
     async with storage_at(s3_server.endpoint, "no-such-bucket") as storage:
         calls: list[Awaitable[object]] = [
@@ -1050,9 +1007,7 @@ async def test_role_that_can_only_read_reads(relay: Relay, bucket: str) -> None:
 
 
 async def test_snapshot_under_the_wrong_key_is_corrupt(
-    storage: S3SnapshotStorage,
-    s3_server: S3Server,  # noqa: F811
-    bucket: str,
+    storage: S3SnapshotStorage, s3_server: S3Server, bucket: str
 ) -> None:
     """One object copied over another is never returned as the other."""
     await save_all(storage, [make(0), make(1)])
@@ -1068,7 +1023,7 @@ async def test_snapshot_under_the_wrong_key_is_corrupt(
     assert caught.value.readable == (make(0),)
 
 
-async def test_prefixes_share_a_bucket(s3_server: S3Server, bucket: str) -> None:  # noqa: F811
+async def test_prefixes_share_a_bucket(s3_server: S3Server, bucket: str) -> None:
     """Each sees and removes its own, with or without slashes, and none at all."""
     prefixes = ("", "production/snapshots/", "/archive")
     for at, prefix in enumerate(prefixes):

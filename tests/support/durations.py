@@ -64,7 +64,7 @@ def collected(items: list[pytest.Item]) -> Collected:
     quick = [item for item in items if item.get_closest_marker("slow") is None]
     return Collected(
         files=frozenset(item.path.stem.removeprefix("test_") for item in items),
-        quick_proofs=frozenset(mark.args[0] for item in quick for mark in item.iter_markers("guarantee")),
+        quick_proofs=frozenset(name for item in quick for mark in item.iter_markers("guarantee") for name in mark.args),
     )
 
 

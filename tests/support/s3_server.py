@@ -81,26 +81,13 @@ class S3Server:
             return list((await client.list_multipart_uploads(Bucket=bucket)).get("Uploads", []))
 
 
-class _Shared:
-    """One process for all the modules that import the fixture."""
-
-    server: S3Server | None = None
-    process: subprocess.Popen[bytes] | None = None
-    users = 0
-
-
 @pytest.fixture(scope="session")
 def s3_server() -> Iterator[S3Server]:
     """A moto server of its own process, started once per test session."""
-    if _Shared.server is None:
-        _Shared.process, _Shared.server = _start()
-    _Shared.users += 1
-    yield _Shared.server
-    _Shared.users -= 1
-    if _Shared.users == 0 and _Shared.process is not None:
-        _Shared.process.kill()  # it has nothing to save, and takes half a minute to free what tests left
-        _Shared.process.wait()
-        _Shared.server = _Shared.process = None
+    process, server = _start()
+    yield server
+    process.kill()  # it has nothing to save, and takes half a minute to free what tests left
+    process.wait()
 
 
 def free_port() -> int:
