@@ -6,13 +6,13 @@ import asyncio
 import json
 import os
 import re
+import subprocess
 import sys
-from dataclasses import dataclass
 from inspect import signature
 from pathlib import Path
 
 import pytest
-from support.commands import clean_environment
+from support.commands import Answer, clean_environment, cli, script
 from support.s3_server import S3Server
 
 import sagaz_tiering
@@ -121,37 +121,7 @@ SHOWS: dict[str, tuple[set[str], tuple[str, ...]]] = {
 NOT_SCRIPTS = {"places.py", "test_fixture.py"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Ran:
-    """What a script left behind."""
-
-    code: int
-    out: str
-    err: str
-
-
-async def run(*arguments: object, folder: Path, **environment: str) -> Ran:
-    """A Python process in `folder`; killed after a while."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        *map(str, arguments),
-        cwd=folder,
-        env=clean_environment(**environment),
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(DEADLINE_S):
-            out, err = await process.communicate()
-    except TimeoutError:
-        process.kill()
-        await process.wait()
-        raise
-    assert process.returncode is not None
-    return Ran(code=process.returncode, out=out.decode(), err=err.decode())
-
-
-def assert_shows(ran: Ran, patterns: tuple[str, ...]) -> None:
+def assert_shows(ran: Answer, patterns: tuple[str, ...]) -> None:
     """Exit code 0, and every pattern behind the one before."""
     assert ran.code == 0, ran.err
     at = 0
@@ -166,13 +136,13 @@ def test_every_example_is_run() -> None:
     assert {path.name for path in EXAMPLES.glob("*.py")} == SHOWS.keys() | NOT_SCRIPTS
 
 
-@pytest.mark.parametrize("script", sorted(SHOWS))
+@pytest.mark.parametrize("name", sorted(SHOWS))
 async def test_example_shows_what_it_is_for(
-    script: str, request: pytest.FixtureRequest, tmp_path: Path, empty_database: str, redis_url: str
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, empty_database: str, redis_url: str
 ) -> None:
     """On the servers that it is given."""
-    needs, patterns = SHOWS[script]
-    given = ["--rounds", "3"] if script == "performance.py" else []
+    needs, patterns = SHOWS[name]
+    given = ["--rounds", "3"] if name == "performance.py" else []
     if "redis" in needs:
         given += ["--redis", redis_url]
     if "postgres" in needs:
@@ -181,12 +151,12 @@ async def test_example_shows_what_it_is_for(
         server: S3Server = request.getfixturevalue("s3_server")
         given += ["--s3", server.endpoint, "--bucket", await server.make_bucket()]
     keys = {"AWS_ACCESS_KEY_ID": "testing", "AWS_SECRET_ACCESS_KEY": "testing-secret"}
-    assert_shows(await run(EXAMPLES / script, *given, folder=tmp_path, **keys), patterns)
+    assert_shows(await script(EXAMPLES / name, *given, cwd=tmp_path, **keys), patterns)
 
 
 async def test_example_starts_the_servers_that_it_is_not_given(tmp_path: Path) -> None:
     """And leaves no folder behind."""
-    ran = await run(EXAMPLES / "backends.py", folder=tmp_path, TMPDIR=str(tmp_path))
+    ran = await script(EXAMPLES / "backends.py", cwd=tmp_path, TMPDIR=str(tmp_path))
     assert_shows(ran, SHOWS["backends.py"][1])
     assert not [name for name in os.listdir(tmp_path) if name.startswith("sagaz-tiering-example-")]
 
@@ -195,14 +165,17 @@ async def test_fixture_of_the_examples_works_in_a_project_of_its_own(tmp_path: P
     """With nothing of this repository's configuration but asyncio_mode."""
     (tmp_path / "pytest.ini").write_text("[pytest]\nasyncio_mode = auto\n")
     (tmp_path / "test_fixture.py").write_text((EXAMPLES / "test_fixture.py").read_text(encoding="utf-8"))
-    assert_shows(await run("-m", "pytest", "-q", "-p", "no:cacheprovider", folder=tmp_path), (r"2 passed",))
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    environ = clean_environment()
+    ran = await asyncio.to_thread(
+        subprocess.run, command, cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=DEADLINE_S
+    )
+    assert_shows(Answer(ran.returncode, ran.stdout, ran.stderr), (r"2 passed",))
 
 
 async def test_policies_of_the_examples_are_valid(tmp_path: Path) -> None:
     """Without a warning; and the permissions are a JSON document."""
-    checked = await run(
-        "-m", "sagaz_tiering", "policy", "check", "--strict", EXAMPLES / "lifecycle.yaml", folder=tmp_path
-    )
+    checked = await cli("policy", "check", "--strict", EXAMPLES / "lifecycle.yaml", cwd=tmp_path)
     assert_shows(checked, (r"archive-old-snapshots", r"STANDARD_IA after 90d, GLACIER after 365d"))
     statements = json.loads((EXAMPLES / "iam-policy.json").read_text(encoding="utf-8"))["Statement"]
     assert {action for statement in statements for action in statement["Action"]} == {

@@ -226,7 +226,7 @@ async def _s3(ground: Ground) -> Place:
         clock=VirtualClock(NOW),
         url=f"s3://{bucket}/snapshots?endpoint_url={endpoint}",
         settings=_COMPRESSION,
-        crowd=100,
+        crowd=80,
         rounds=2,
         connections=64,
         unavailable=ColdTierUnavailable,

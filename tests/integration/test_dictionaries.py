@@ -27,8 +27,8 @@ from sagaz_tiering.hot.dictionaries import HotDictionaries
 from sagaz_tiering.packs.reader import PackReader, read_footer
 from sagaz_tiering.snapshot import SagaSnapshot
 
-SAGAS = 40
-FEW = {"dictionaries": {"min_sagas": 30, "size": "32KiB"}}
+SAGAS = 24
+FEW = {"dictionaries": {"min_sagas": 20, "size": "32KiB"}}
 PACK = {"pack": {"target": "256KiB", "max_frame": "128KiB"}}
 
 

@@ -162,7 +162,7 @@ async def test_source_reads_replay_logs_in_order(store: SagazStore, clock: Virtu
 
 async def test_source_reads_many_sagas_and_long_ones(store: SagazStore, clock: VirtualClock) -> None:
     """More sagas and more snapshots of one saga than fit a page, without what sagaz indexes them by."""
-    rest, many = (40, 60) if store.kind == "s3" else (PAGE + 20, PAGE + 60)
+    rest, many = (12, 18) if store.kind == "s3" else (PAGE + 20, PAGE + 60)
     saved = [make(at, saga_id=number(5000 + at), context={"at": at}) for at in range(rest)]
     saved += [make(10_000 + at, context={"at": at}, completed_steps=[]) for at in range(many)]
     await store.save(saved)
@@ -418,22 +418,22 @@ async def test_s3_snapshots_that_the_index_lost_are_read(make_store: MakeStore, 
 async def test_s3_snapshots_beyond_the_index_limit_are_read(make_store: MakeStore, clock: VirtualClock) -> None:
     """The index keeps the newest 1,000, also of what is gone, and drops the others: the source yields what is there."""
     store = await make_store("s3")
-    saved = [make(at, context={"at": at}) for at in range(300)]
-    gone = [make(at) for at in range(300, 1100)]
+    saved = [make(at, context={"at": at}) for at in range(40)]
+    gone = [make(at) for at in range(300, 1300)]
     async with store.writer() as storage, store.server.admin() as client:
         index = [
             {"snapshot_id": str(s.snapshot_id), "created_at": s.created_at.isoformat()} for s in [*gone, *saved[1:]]
         ]
         body = json.dumps({"saga_id": str(SAGA), "snapshots": index}).encode()
         await client.put_object(Bucket=store.bucket, Key=storage._saga_index_key(SAGA), Body=body)
-        for start in range(1, 300, 50):
+        for start in range(1, 40, 20):
             puts = [
                 client.put_object(
                     Bucket=store.bucket,
                     Key=storage._snapshot_key(snapshot.snapshot_id),
                     Body=storage._serialize(theirs(snapshot).to_dict()),
                 )
-                for snapshot in saved[start : start + 50]
+                for snapshot in saved[start : start + 20]
             ]
             await asyncio.gather(*puts)
         await storage.save_snapshot(theirs(saved[0]))

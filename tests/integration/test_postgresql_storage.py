@@ -5,14 +5,12 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import sys
-import textwrap
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
-from pathlib import Path
+from multiprocessing.synchronize import Barrier
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -21,6 +19,7 @@ import asyncpg
 import pytest
 from structlog.testing import capture_logs
 from support.exact import exactly
+from support.forked import PROCESSES, start_process
 from support.pooler import HOST, TransactionPooler
 from support.sagaz_stores import InPostgreSQL, their_replay
 from support.snapshots import BEGUN, SAGA, ids_of, make, number, replay, save_all
@@ -147,38 +146,24 @@ async def test_first_use_by_many_tasks_and_storages(empty_database: str) -> None
         await asyncio.gather(*(each.close() for each in storages))
 
 
+def _save_together(url: str, which: int, begin: Barrier) -> None:
+    """What each of some processes does, all at the same moment."""
+
+    async def save() -> None:
+        async with PostgreSQLSnapshotStorage(url, 1, 4) as storage:
+            begin.wait(300)
+            await asyncio.gather(*(storage.save_snapshot(make(which * 10 + at)) for at in range(10)))
+
+    asyncio.run(save())
+
+
 async def test_first_use_by_processes(empty_database: str) -> None:
     """Four processes make the tables at once and see what each other saved."""
-    program = textwrap.dedent(
-        """
-        import asyncio, sys
-        from support.snapshots import make
-        from sagaz_tiering import PostgreSQLSnapshotStorage
-
-        async def main():
-            async with PostgreSQLSnapshotStorage(sys.argv[1], 1, 4) as storage:
-                print("ready", flush=True)
-                sys.stdin.readline()
-                first = int(sys.argv[2]) * 10
-                await asyncio.gather(*(storage.save_snapshot(make(first + at)) for at in range(10)))
-
-        asyncio.run(main())
-        """
-    )
-    paths = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[1])!r})\n"
-    processes = [
-        await asyncio.create_subprocess_exec(
-            *(sys.executable, "-c", paths + program, empty_database, str(which)),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-        )
-        for which in range(4)
-    ]
+    begin = PROCESSES.Barrier(4)
+    processes = [start_process(_save_together, empty_database, which, begin) for which in range(4)]
     for process in processes:
-        assert process.stdout is not None
-        assert await process.stdout.readline() == b"ready\n"
-    await asyncio.gather(*(process.communicate(b"go\n") for process in processes))
-    assert [process.returncode for process in processes] == [0] * 4
+        await asyncio.to_thread(process.join, 300)
+    assert [process.exitcode for process in processes] == [0] * 4
     async with open_at(empty_database) as storage:
         assert await ids_of(storage) == [number(at) for at in range(40)]
 

@@ -67,16 +67,16 @@ async def busy_store(shop: Product) -> list[SagaSnapshot]:
     storage, chance = shop.storage, random.Random(5)
     saved: list[SagaSnapshot] = []
     for name, start in (("frozen", 0), ("short", 100), ("orders", 200)):
-        saved += snapshots(12, start=start, created_at=shop.clock.now(), saga_name=name)
+        saved += snapshots(6, start=start, created_at=shop.clock.now(), saga_name=name)
     await save_all(shop, saved)
-    await storage.hold(saved[60].saga_id, "case 1", who="counsel")
+    await storage.hold(saved[30].saga_id, "case 1", who="counsel")
     over = await shop.runtime.catalog.holds.place(
-        saved[70].saga_id, reason="case 2", who="counsel", now=shop.clock.now()
+        saved[40].saga_id, reason="case 2", who="counsel", now=shop.clock.now()
     )
     shop.clock.advance(9 * DAY)
     await shop.run("age")
     for snapshot in chance.sample(saved, 10):
-        if snapshot.saga_id != saved[60].saga_id:
+        if snapshot.saga_id != saved[30].saga_id:
             await storage.delete_snapshot(snapshot.snapshot_id) if snapshot.saga_name == "orders" else None
     again = saved[-1]
     await storage.save_snapshot(again)  # the same id in two packs

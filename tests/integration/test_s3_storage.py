@@ -256,17 +256,17 @@ async def test_health_counts_no_more_than_it_may(storage: S3SnapshotStorage, mon
 
 
 async def test_saga_of_more_than_a_page_is_listed_whole(relay: Relay, s3_server: S3Server, bucket: str) -> None:
-    """All of it from a server with pages of 10, newest first; its far end by time and by step; no saga beside it lost.
+    """All of it from a server with pages of 5, newest first; its far end by time and by step; no saga beside it lost.
 
     (A page of S3's own size: `test_list_and_delete_go_past_a_thousand`.)
     """
-    many = [make(at, created_at=BEGUN + timedelta(milliseconds=at), step_name=f"s{at // 2}") for at in range(43)]
+    many = [make(at, created_at=BEGUN + timedelta(milliseconds=at), step_name=f"s{at // 2}") for at in range(23)]
     await plant(s3_server, bucket, [*many, make(5_000, saga_id=OTHER_SAGA), make(5_001, saga_id=number(1))])
 
     async def small_pages(request: Request) -> Answer | None:
         if "list-type=2" not in request.target or "max-keys" in request.target:
             return None
-        return await forward(replace(request, target=f"{request.target}&max-keys=10"), s3_server.endpoint)
+        return await forward(replace(request, target=f"{request.target}&max-keys=5"), s3_server.endpoint)
 
     relay.meddle = small_pages
     async with storage_at(relay.endpoint, bucket) as storage:

@@ -4,24 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
-import multiprocessing
-import multiprocessing.process
 import os
+import runpy
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
 from sagaz_tiering.snapshot import SagaSnapshot
+from support.forked import start_process
 
 DEADLINE_S = 300.0
-
-_PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(
-    ["sagaz_tiering.cli.app", "sagaz_tiering.app.runtime", "rich.table", "structlog", "support.commands"]
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,23 +42,32 @@ def clean_environment(**extra: str) -> dict[str, str]:
 
 async def cli(*arguments: object, cwd: Path | None = None, **environment: str) -> Answer:
     """Run one command without a terminal; raises TimeoutError after some minutes."""
-    return await asyncio.to_thread(_run, list(map(str, arguments)), cwd, clean_environment(**environment))
+    return await in_process(_command, list(map(str, arguments)), cwd=cwd, **environment)
 
 
-def start_command(*arguments: object) -> multiprocessing.process.BaseProcess:
+async def script(path: Path, *arguments: object, cwd: Path, **environment: str) -> Answer:
+    """What `python PATH ARGUMENTS` does, where all that it imports is in memory already."""
+    return await in_process(_script, path, list(map(str, arguments)), cwd=cwd, **environment)
+
+
+async def in_process(
+    target: Callable[..., None], *arguments: Any, cwd: Path | None = None, **environment: str
+) -> Answer:
+    """What `target(*arguments)` prints, in a process of its own with that folder and `clean_environment`."""
+    return await asyncio.to_thread(_run, target, arguments, cwd, clean_environment(**environment))
+
+
+def start_command(*arguments: object) -> BaseProcess:
     """A command in a process of its own, to be killed at will; its output goes nowhere."""
     nowhere = Path(os.devnull)
-    work = (list(map(str, arguments)), None, clean_environment(), nowhere, nowhere)
-    process = _PROCESSES.Process(target=_command, args=work)
-    process.start()
-    return process
+    command = list(map(str, arguments))
+    return start_process(_call, _command, (command,), None, clean_environment(), nowhere, nowhere)
 
 
-def _run(arguments: list[str], cwd: Path | None, environment: dict[str, str]) -> Answer:
+def _run(target: Callable[..., None], arguments: tuple[Any, ...], cwd: Path | None, environ: dict[str, str]) -> Answer:
     with tempfile.TemporaryDirectory() as folder:
         out, err = Path(folder, "out"), Path(folder, "err")
-        process = _PROCESSES.Process(target=_command, args=(arguments, cwd, environment, out, err))
-        process.start()
+        process = start_process(_call, target, arguments, cwd, environ, out, err)
         process.join(DEADLINE_S)
         if process.exitcode is None:
             process.kill()
@@ -70,9 +75,17 @@ def _run(arguments: list[str], cwd: Path | None, environment: dict[str, str]) ->
         return Answer(process.exitcode, out.read_text("utf-8"), err.read_text("utf-8"))
 
 
-def _command(arguments: list[str], cwd: Path | None, environment: dict[str, str], out: Path, err: Path) -> None:
+def _call(
+    target: Callable[..., None],
+    arguments: tuple[Any, ...],
+    cwd: Path | None,
+    environ: dict[str, str],
+    out: Path,
+    err: Path,
+) -> None:
     os.environ.clear()
-    os.environ.update(environment)
+    os.environ.update(environ)
+    tempfile.tempdir = None  # which may be told by the environment
     for path, descriptor in ((out, 1), (err, 2)):
         file = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
         os.dup2(file, descriptor)
@@ -80,12 +93,27 @@ def _command(arguments: list[str], cwd: Path | None, environment: dict[str, str]
     sys.stderr = os.fdopen(2, "w", encoding="utf-8", closefd=False)
     if cwd is not None:
         os.chdir(cwd)
+    try:
+        target(*arguments)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _script(path: Path, arguments: list[str]) -> None:
+    ours = Path(__file__).parents[2]
+    sys.path[:] = [
+        str(path.parent),
+        *(each for each in sys.path if not Path(each).is_relative_to(ours) or ".venv" in each),
+    ]
+    sys.argv = [str(path), *arguments]
+    runpy.run_path(str(path), run_name="__main__")
+
+
+def _command(arguments: list[str]) -> None:
     from sagaz_tiering.cli import main
 
-    code = main(arguments)
-    sys.stdout.flush()
-    sys.stderr.flush()
-    sys.exit(code)
+    sys.exit(main(arguments))
 
 
 def write_config(

@@ -31,8 +31,8 @@ async def in_thread(work: Callable[[], Awaitable[T]]) -> T:
     return await asyncio.to_thread(lambda: asyncio.run(main()))
 
 
-async def in_process_that_forks(name: str, options: dict[str, Any], *, within: bool) -> dict[str, Any]:
-    """What a process and the one forked from it were answered, by `within` forked from a running loop or not.
+async def in_process_that_forks(name: str, options: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a process and the one forked from it were answered: forked from a running loop, then between two loops.
 
     Every warning is an error there, and nothing may be said on standard error.
     """
@@ -47,17 +47,15 @@ async def in_process_that_forks(name: str, options: dict[str, Any], *, within: b
     path = os.pathsep.join(map(str, (tests, tests.parent)))
     ended = await asyncio.to_thread(
         subprocess.run,
-        [*arguments, json.dumps(within)],
+        arguments,
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
     )
     assert (ended.returncode, ended.stderr) == (0, ""), ended
-    answers: dict[str, Any] = {}
-    for line in ended.stdout.splitlines():
-        answers |= json.loads(line)
-    return answers
+    told = [json.loads(line) for line in ended.stdout.splitlines()]
+    return [told[at] | told[at + 1] | told[at + 2] for at in range(0, len(told), 3)]
 
 
 async def _asked(storage: SnapshotStorage, at: int) -> bool:
@@ -98,7 +96,7 @@ async def _go_on(storage: SnapshotStorage) -> None:
     print(json.dumps({"parent": own}), flush=True)
 
 
-def _main(name: str, options: dict[str, Any], within: bool) -> None:
+def _main(name: str, options: dict[str, Any]) -> None:
     opening = open_storage(name, options, VirtualClock(NOW))
 
     async def whole() -> None:
@@ -107,9 +105,8 @@ def _main(name: str, options: dict[str, Any], within: bool) -> None:
             _forked(storage, end=os._exit)
             await _go_on(storage)
 
-    if within:
-        asyncio.run(whole())
-        return
+    asyncio.run(whole())
+    opening = open_storage(name, options, VirtualClock(NOW))
     runner = asyncio.Runner()  # not as a block, which the child would leave too, and close the parent's loop with it
     storage = runner.run(opening.__aenter__())
     runner.run(_begin(storage))
@@ -120,4 +117,4 @@ def _main(name: str, options: dict[str, Any], within: bool) -> None:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1], json.loads(sys.argv[2]), json.loads(sys.argv[3]))
+    _main(sys.argv[1], json.loads(sys.argv[2]))

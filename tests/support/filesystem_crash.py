@@ -1,4 +1,4 @@
-"""A process that dies before each of its changes to the filesystem in turn: `python -m support.filesystem_crash ..`.
+"""A process that dies before each of its changes to the filesystem in turn.
 
 For each number from 1 on, a copy of the prepared directory gets a child that kills itself before its change of that
 number (a write: after half of it), until one ends without having died. What the children leave is in `<work>/<number>`.
@@ -10,7 +10,6 @@ import asyncio
 import os
 import shutil
 import signal
-import sys
 from collections.abc import Awaitable, Callable
 from itertools import count
 from pathlib import Path
@@ -83,6 +82,7 @@ async def _act(base: Path, act: Act, options: str) -> None:
 
 
 def main(work: Path, scenario: str) -> None:
+    """The whole of it, in a process of its own."""
     name, _, options = scenario.partition(".")
     work.mkdir()
     asyncio.run(prepare(work / "before"))
@@ -98,7 +98,3 @@ def main(work: Path, scenario: str) -> None:
         if not os.WIFSIGNALED(status):
             assert os.waitstatus_to_exitcode(status) == 0
             return
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])

@@ -18,7 +18,7 @@ from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.base import SnapshotStorage
 from support.snapshots import BEGUN, make, number
 
-SAGAS = 50
+SAGAS = 20
 STEPS = 4
 AT_ONCE = 32
 LOOP_LIVES_FOR = 512

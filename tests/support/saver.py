@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import multiprocessing
 import os
 from datetime import datetime, timedelta
 from multiprocessing.process import BaseProcess
@@ -20,6 +19,9 @@ from zlib import crc32
 
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.snapshot import SagaSnapshot
+from support.forked import start_process
+from support.stores import open_storage
+from support.tiers import NOW
 
 WORKERS = 4
 SAGAS = tuple(UUID(int=0xF0 + at) for at in range(3))
@@ -55,10 +57,7 @@ def start_saver(
     name: str, options: dict[str, Any], *, seed: str, acks: Path, turns: int | None = None, contest: bool = False
 ) -> BaseProcess:
     """A process over the storage of that class and options; without `turns` it saves until it is killed."""
-    processes = multiprocessing.get_context("forkserver")  # what it imports beforehand: see support.commands
-    process = processes.Process(target=_run, args=(name, options, seed, acks, turns, contest))
-    process.start()
-    return process
+    return start_process(_run, name, options, seed, acks, turns, contest)
 
 
 def acknowledged(acks: Path) -> dict[int, int]:
@@ -75,9 +74,6 @@ def _run(name: str, options: dict[str, Any], seed: str, acks: Path, turns: int |
 
 
 async def _save(name: str, options: dict[str, Any], seed: str, acks: Path, turns: int | None, contest: bool) -> None:
-    from support.stores import open_storage
-    from support.tiers import NOW
-
     clock = VirtualClock(NOW + timedelta(microseconds=crc32(seed.encode()) % 1000))
     file = os.open(acks, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
 

@@ -58,7 +58,7 @@ class Place:
     url: str = ""
     settings: Sequence[dict[str, Any]] = ({},)
     """Options to open it with that must not matter to what is stored already."""
-    crowd: int = 500
+    crowd: int = 200
     """Calls at once where many are the point."""
     rounds: int = 4
     """How often to kill a process that saves, and a measure of how much to do in one."""

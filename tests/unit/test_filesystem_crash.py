@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support import filesystem_crash
+from support.forked import start_process
 from support.snapshots import OTHER_SAGA, SAGA, ids_of, make, number, replay
 
 from sagaz_tiering import FilesystemSnapshotStorage
 from sagaz_tiering.snapshot import SagaSnapshot
 
-TESTS = Path(__file__).parent.parent
 THIRD = number(0xFFFF)
 BEFORE = {number(each): make(each) for each in range(1, 4)} | {number(5): make(5, saga_id=THIRD)}
 
@@ -36,14 +34,9 @@ CHANGES: dict[str, tuple[Any, SagaSnapshot | None]] = {
 
 async def crashed(work: Path, scenario: str) -> list[Path]:
     """The directories of processes that died one change later each; the last one did not die."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "support.filesystem_crash", str(work), scenario),
-        cwd=TESTS,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-    )
-    _, errors = await asyncio.wait_for(process.communicate(), 300)
-    assert process.returncode == 0, errors.decode()
+    process = start_process(filesystem_crash.main, work, scenario)
+    await asyncio.to_thread(process.join, 300)
+    assert process.exitcode == 0
     return [work / str(change) for change in range(1, len(os.listdir(work)))]
 
 
