@@ -14,11 +14,11 @@ import structlog
 from sagaz.core import replay as engine
 from sagaz.core.replay.saga_replay import SagaReplay
 from sagaz.core.replay.time_travel import SagaTimeTravel
+from support.snapshots import save_failures
 from support.stores import Place
 
 import sagaz_tiering
 from examples.shop import OrderSaga
-from sagaz_tiering import metrics
 from sagaz_tiering.sagaz_engine.replay import NoCheckpoint, ReplayFailed, replay
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.base import SnapshotStorage
@@ -155,12 +155,11 @@ async def test_failing_save_is_seen_although_the_engine_goes_on(
     storage: SnapshotStorage, caplog: pytest.LogCaptureFixture
 ) -> None:
     """In the log and in the metrics."""
-    failures = metrics.SAVE_FAILURES.labels(reason="NotSerializable")
-    before = failures._value.get()
+    before = save_failures("NotSerializable")
     with structlog.testing.capture_logs() as logged, caplog.at_level(logging.CRITICAL):
         saga = await run(storage, {**GOOD, "socket": object()})
     assert saga.status.value == "completed"
-    assert failures._value.get() - before == len(STEPS)
+    assert save_failures("NotSerializable") - before == len(STEPS)
     seen = [line for line in logged if line["event"] == "snapshot.save_failed"]
     assert {line["saga_id"] for line in seen} == {saga.saga_id}
 

@@ -12,10 +12,9 @@ from structlog.contextvars import bound_contextvars
 from structlog.testing import capture_logs
 from support.elsewhere import in_process_that_forks, in_thread
 from support.mixed_use import Told, mixed_use
-from support.snapshots import BEGUN, OTHER_SAGA, SAGA, make, number, replay
+from support.snapshots import BEGUN, OTHER_SAGA, SAGA, make, number, replay, save_failures
 from support.stores import Ability, Place, open_storage
 
-from sagaz_tiering import metrics
 from sagaz_tiering.errors import NaiveTimestamp, NotSerializable, WrongEventLoop
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.base import SnapshotStorage
@@ -199,11 +198,11 @@ async def test_errors_and_context_cross_over(place: Place) -> None:
         with pytest.raises((ValueError, WrongEventLoop)):
             await storage.list_snapshots(SAGA, limit=-1)
 
-    failures = metrics.SAVE_FAILURES.labels(reason="NotSerializable" if serves_every_loop(place) else "WrongEventLoop")
-    before = failures._value.get()
+    reason = "NotSerializable" if serves_every_loop(place) else "WrongEventLoop"
+    before = save_failures(reason)
     with capture_logs() as logs:
         await in_thread(fail)
-    assert failures._value.get() == before + 1
+    assert save_failures(reason) == before + 1
     assert [line["event"] for line in logs if line["log_level"] == "error"] == ["snapshot.save_failed"]
 
 

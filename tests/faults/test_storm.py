@@ -28,6 +28,6 @@ async def test_storm_of_faults_loses_and_invents_nothing() -> None:
         ("lost", "doubled", "wrong", "undead", "orphans"), 0
     ), examples
     assert verdict["acknowledged saves"] > 0
-    assert verdict["faults"] >= 4
+    assert verdict["faults"] > 0
     assert verdict["daemon starts that became ready"] > 0
     assert verdict["packs made"] > 0

@@ -35,7 +35,6 @@ from sagaz_tiering.errors import (
     CorruptRecord,
     TierUnavailable,
 )
-from sagaz_tiering.storage.base import SnapshotStorage
 
 SEED_COLUMNS = {
     "saga_snapshots": "snapshot_id uuid, saga_id uuid, saga_name varchar, step_name varchar, step_index int4, "
@@ -134,16 +133,6 @@ async def test_right_tables_are_not_touched(storage: PostgreSQLSnapshotStorage, 
         await conn.execute("LOCK TABLE saga_snapshots, saga_replay_log IN ROW EXCLUSIVE MODE")
         async with open_at(empty_database) as second, asyncio.timeout(300):
             assert await second.get_snapshot(number(1)) == make(1)
-
-
-async def test_first_use_by_many_tasks_and_storages(empty_database: str) -> None:
-    """Sixteen storages with sixteen tasks each make the tables together."""
-    storages = [open_at(empty_database, pool_max_size=2) for _ in range(16)]
-    try:
-        await asyncio.gather(*(each.save_snapshot(make(at)) for each in storages for at in range(16)))
-        assert await ids_of(storages[0]) == [number(at) for at in range(16)]
-    finally:
-        await asyncio.gather(*(each.close() for each in storages))
 
 
 def _save_together(url: str, which: int, begin: Barrier) -> None:
@@ -539,18 +528,6 @@ async def test_a_killed_server_is_unavailable_and_comes_back(
         assert saved | {number(99)} <= set(await ids_of(storage))
 
 
-async def test_failed_first_use_heals(own_postgres: Callable[..., Awaitable[PostgresServer]]) -> None:
-    """Many callers of a server that is away fail together and at once, and work when it is there."""
-    server = await own_postgres()
-    await server.stop()
-    async with open_at(server.url) as storage:
-        results = await asyncio.gather(*(storage.save_snapshot(make(at)) for at in range(50)), return_exceptions=True)
-        assert {type(each) for each in results} == {CatalogUnavailable}
-        await server.start()
-        await asyncio.gather(*(storage.save_snapshot(make(at)) for at in range(50)))
-        assert len(await ids_of(storage)) == 50
-
-
 async def test_works_behind_a_transaction_pooler(own_postgres: Callable[..., Awaitable[PostgresServer]]) -> None:
     """With `statement_cache_size=0`: also the first use by several, each statement on another server's session."""
     server = await own_postgres()
@@ -599,8 +576,6 @@ async def test_what_the_server_refuses_is_told_with_what_to_check(
 async def test_options_are_the_documented_ones(empty_database: str) -> None:
     """By position and by name; info shows them without the password."""
     async with PostgreSQLSnapshotStorage(empty_database, 2, 3) as storage:
-        typed: SnapshotStorage = storage
-        assert isinstance(typed, SnapshotStorage)
         info = storage.get_storage_info()
         assert (info["storage_type"], info["pool_min_size"], info["pool_max_size"]) == ("postgresql", 2, 3)
         password = urlsplit(empty_database).password

@@ -39,7 +39,6 @@ from sagaz_tiering.errors import (
     ObjectStoreError,
     SnapshotArchived,
 )
-from sagaz_tiering.storage.base import SnapshotStorage
 from sagaz_tiering.storage.s3 import storage as s3_storage
 from sagaz_tiering.storage.s3 import walking as s3_walking
 from sagaz_tiering.storage.s3.keys import SavedEntry, data_key
@@ -145,12 +144,6 @@ async def plant(server: S3Server, bucket: str, snapshots: Iterable[SagaSnapshot]
 
 
 # ---- constructor
-
-
-def test_storage_satisfies_the_contract() -> None:
-    """It is a SnapshotStorage."""
-    storage: SnapshotStorage = S3SnapshotStorage("bucket")
-    assert isinstance(storage, SnapshotStorage)
 
 
 def test_constructor_refuses_what_cannot_be_meant(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -487,22 +480,6 @@ async def test_walk_tells_of_snapshots_that_are_saved_again_meanwhile(relay: Rel
         assert [each.snapshot_id async for each in reader.iter_snapshots(SAGA)] == [each.snapshot_id for each in again]
         assert [each async for each in reader.iter_snapshots(SAGA)] == again
         assert [each async for each in reader.saga_ids()] == [SAGA]
-
-
-async def test_two_writers_of_the_same_snapshots_agree(s3_server: S3Server, bucket: str) -> None:
-    """Whoever wins, each snapshot is once in the lists, and it is the one that is got."""
-    async with storage_at(s3_server.endpoint, bucket) as one, storage_at(s3_server.endpoint, bucket) as two:
-        saves = [
-            writer.save_snapshot(make(at, created_at=BEGUN + which * HOUR, step_index=which * 100 + turn))
-            for at in range(8)
-            for turn in range(3)
-            for which, writer in enumerate((one, two))
-        ]
-        await asyncio.gather(*saves)
-        listed = await two.list_snapshots(SAGA)
-        assert sorted(each.snapshot_id for each in listed) == [number(at) for at in range(8)]
-        assert [await one.get_snapshot(each.snapshot_id) for each in listed] == listed
-        assert sorted(await ids_of(one)) == [number(at) for at in range(8)]
 
 
 @pytest.mark.parametrize("versioning", [None, "Enabled"])
@@ -1034,11 +1011,3 @@ async def test_prefixes_share_a_bucket(s3_server: S3Server, bucket: str) -> None
             assert await ids_of(storage) == [number(at)]
             assert await storage.cleanup_saga(SAGA) == 1
     assert await s3_server.versions(bucket) == []
-
-
-async def test_used_again_after_close(storage: S3SnapshotStorage) -> None:
-    """Closing is not the end: the next call opens anew, and closing twice is nothing."""
-    await storage.save_snapshot(make(0))
-    await storage.close()
-    await storage.close()
-    assert await ids_of(storage) == [number(0)]

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
+from sagaz_tiering import metrics
 from sagaz_tiering.snapshot import ReplayResult, ReplayStatus, SagaSnapshot
 from sagaz_tiering.storage.base import SnapshotStorage
 from support.tiers import NOW
@@ -67,3 +68,8 @@ async def ids_of(storage: SnapshotStorage, saga_id: UUID = SAGA) -> list[UUID]:
     assert await storage.get_latest_snapshot(saga_id) == (listed[0] if listed else None)
     assert (saga_id in [each async for each in storage.saga_ids()]) == bool(listed)
     return [snapshot.snapshot_id for snapshot in walked]
+
+
+def save_failures(reason: str) -> float:
+    """How many saves the metric says have failed for it."""
+    return metrics.REGISTRY.get_sample_value("sagaz_tiering_save_failures_total", {"reason": reason}) or 0.0

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
-from redis.asyncio import Redis
 
 from sagaz_tiering.app.runtime import Runtime, open_runtime
 from sagaz_tiering.app.tiered import TieredSnapshotStorage
@@ -56,12 +55,6 @@ class Product:
     async def hot_count(self) -> int:
         """Snapshots whose values are in Redis."""
         return sum([1 async for _ in self.runtime.hot.snapshots()])
-
-    @asynccontextmanager
-    async def redis(self) -> AsyncIterator[Redis]:
-        """A client of its Redis, to look and to do harm behind its back."""
-        async with Redis.from_url(self.runtime.config.tiers.hot.url) as client:
-            yield client
 
     async def object_keys(self, prefix: str = "packs/") -> list[str]:
         """Keys in the object store."""

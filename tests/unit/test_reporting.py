@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 import pytest
 import structlog
+from support.snapshots import save_failures
 
-from sagaz_tiering import metrics
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable, InvalidSnapshot, UnexpectedFailure
 from sagaz_tiering.logs import Repeated
 from sagaz_tiering.storage import reporting
@@ -27,17 +27,13 @@ def _told_anew(caplog: pytest.LogCaptureFixture) -> Iterator[None]:
     reporting._read_outages.clear()
 
 
-def failures(reason: str) -> float:
-    return metrics.SAVE_FAILURES.labels(reason=reason)._value.get()
-
-
 def test_save_that_fails_in_an_unforeseen_way_is_typed_logged_and_counted(caplog: pytest.LogCaptureFixture) -> None:
     """A closed loop, a driver's own error: the engine swallows it, so the log and the metric must have it."""
-    before = failures("UnexpectedFailure")
+    before = save_failures("UnexpectedFailure")
     with pytest.raises(UnexpectedFailure, match="Event loop is closed") as told, reported_save(object(), "redis"):
         raise RuntimeError("Event loop is closed")
     assert isinstance(told.value.__cause__, RuntimeError)
-    assert failures("UnexpectedFailure") == before + 1
+    assert save_failures("UnexpectedFailure") == before + 1
     (record,) = caplog.records
     assert record.levelno == logging.ERROR
     assert record.getMessage().startswith("snapshot.save_failed storage=redis")
@@ -46,7 +42,7 @@ def test_save_that_fails_in_an_unforeseen_way_is_typed_logged_and_counted(caplog
 
 def test_saves_of_an_outage_are_counted_each_and_told_once(caplog: pytest.LogCaptureFixture) -> None:
     """One line when it begins and one when it is over, however many saves failed, and others went well meanwhile."""
-    now, before = 0.0, failures("HotTierUnavailable")
+    now, before = 0.0, save_failures("HotTierUnavailable")
     reporting._save_outages["tiered"] = Repeated(monotonic=lambda: now)
     for _ in range(1000):
         with pytest.raises(HotTierUnavailable), reported_save(object(), "tiered"):
@@ -57,7 +53,7 @@ def test_saves_of_an_outage_are_counted_each_and_told_once(caplog: pytest.LogCap
     for _ in range(10):
         with reported_save(object(), "tiered"):
             pass
-    assert failures("HotTierUnavailable") == before + 1000
+    assert save_failures("HotTierUnavailable") == before + 1000
     assert [record.getMessage().split(" ")[0] for record in caplog.records] == [
         "snapshot.save_failed",
         "snapshot.saves_recovered",

@@ -53,17 +53,6 @@ async def test_transfer_copies_everything_and_counts_it() -> None:
     assert report.snapshots.bytes > 100 * 50
 
 
-async def test_transfer_again_copies_nothing() -> None:
-    """A second run finds everything there, writes nothing and says so."""
-    source, target = await filled(), Store()
-    await move(source, target)
-    target.saves.clear()
-    report = await move(source, target)
-    assert target.saves == []
-    assert (report.snapshots.copied, report.snapshots.already_there) == (0, 30)
-    assert (report.replay_logs.copied, report.replay_logs.already_there) == (0, 5)
-
-
 async def test_transfer_of_nothing_is_done() -> None:
     """An empty source gives an empty report."""
     report = await move(Store(), Store())
