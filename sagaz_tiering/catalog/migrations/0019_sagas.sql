@@ -92,6 +92,7 @@ END $$;
 CREATE FUNCTION sagaz_tiering.note_saga_ends() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     anew uuid[];
+    ended bigint;
 BEGIN
     INSERT INTO sagaz_tiering.sagas AS g (ended_at, end_step, saga_id, end_id, status)
     SELECT DISTINCT ON (n.saga_id) n.created_at, n.step_index, n.saga_id, n.snapshot_id, n.status
@@ -100,6 +101,10 @@ BEGIN
        SET ended_at = excluded.ended_at, end_step = excluded.end_step, end_id = excluded.end_id,
            status = excluded.status, changed = g.changed OR g.kept_us IS NOT NULL
      WHERE (excluded.ended_at, excluded.end_step, excluded.end_id) > (g.ended_at, g.end_step, g.end_id);
+    GET DIAGNOSTICS ended = ROW_COUNT;
+    IF ended = (SELECT count(*) FROM saved) THEN
+        RETURN NULL;
+    END IF;
     anew := ARRAY(SELECT g.saga_id FROM saved n JOIN sagaz_tiering.sagas g ON g.saga_id = n.saga_id AND g.end_id = n.snapshot_id
                    WHERE (n.created_at, n.step_index, n.status) IS DISTINCT FROM (g.ended_at, g.end_step, g.status));
     IF anew <> '{}' THEN  -- the newest one is archived, and saved anew with another time or status
