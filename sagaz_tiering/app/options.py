@@ -6,12 +6,9 @@ import importlib.util
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
-from pydantic import SecretStr
-
 from sagaz_tiering.clock import Clock
-from sagaz_tiering.config.model import HotSettings, TieringConfig
-from sagaz_tiering.config.urls import EMBEDDED, SecretUrl, bucket_and_prefix, file_path, redacted
-from sagaz_tiering.drivers.postgresql.pool import STATEMENT_CACHE_SIZE, DatabaseOptions
+from sagaz_tiering.config.model import CatalogSettings, HotSettings, TieringConfig
+from sagaz_tiering.config.urls import EMBEDDED, SecretUrl, bucket_and_prefix, secret_or_none
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
 from sagaz_tiering.keys.master import MasterKeys, NoMasterKeys
 from sagaz_tiering.keys.several import Several
@@ -21,23 +18,17 @@ if TYPE_CHECKING:
     from sagaz_tiering.embedded.servers import Endpoints
 
 
-def database_options(config: TieringConfig, endpoints: Endpoints | None) -> DatabaseOptions:
+def catalog_settings(config: TieringConfig, endpoints: Endpoints | None) -> CatalogSettings:
+    """The section, with the address of the embedded server where it says so."""
     catalog = config.catalog
-    url = _resolve(catalog.url.get_secret_value(), endpoints.postgres_url if endpoints else None, "catalog.url")
-    return DatabaseOptions(
-        url=url,
-        shown_url=redacted(url),
-        pool_min=catalog.pool_min,
-        pool_max=catalog.pool_max,
-        statement_cache_size=STATEMENT_CACHE_SIZE if catalog.statement_cache else 0,
-        command_timeout=catalog.command_timeout,
-    )
+    url = _resolve(catalog.url, endpoints.postgres_url if endpoints else None, "catalog.url")
+    return catalog.model_copy(update={"url": SecretUrl(url)})
 
 
 def hot_settings(config: TieringConfig, endpoints: Endpoints | None) -> HotSettings:
     """The section, with the address of the embedded server where it says so."""
     hot = config.tiers.hot
-    url = _resolve(hot.url.get_secret_value(), endpoints.redis_url if endpoints else None, "tiers.hot.url")
+    url = _resolve(hot.url, endpoints.redis_url if endpoints else None, "tiers.hot.url")
     return hot.model_copy(update={"url": SecretUrl(url)})
 
 
@@ -46,32 +37,22 @@ async def open_objects(
 ) -> ObjectStore:
     cold = config.tiers.cold
     if cold.is_directory:
+        from sagaz_tiering.objects.local.options import LocalOptions
         from sagaz_tiering.objects.local.store import LocalObjectStore
 
-        return await stack.enter_async_context(await LocalObjectStore.open(file_path(cold.url), clock))
+        local = LocalOptions(request_timeout=cold.request_timeout)
+        return await stack.enter_async_context(await LocalObjectStore.open(cold.directory, clock, local))
     from sagaz_tiering.objects.s3.options import S3Options
     from sagaz_tiering.objects.s3.store import S3ObjectStore
 
-    bucket, prefix = bucket_and_prefix(cold.url)
-    endpoint, access, secret = cold.endpoint_url, _plain(cold.access_key_id), _plain(cold.secret_access_key)
-    if endpoint == EMBEDDED:
-        endpoint = _resolve(endpoint, endpoints.s3_endpoint if endpoints else None, "tiers.cold.endpoint_url")
+    if cold.is_embedded:
+        endpoint = _resolve(EMBEDDED, endpoints.s3_endpoint if endpoints else None, "tiers.cold.endpoint_url")
         access, secret = (endpoints.s3_access_key_id, endpoints.s3_secret_access_key) if endpoints else (None, None)
-    options = S3Options(
-        bucket=bucket,
-        prefix=prefix,
-        region=cold.region,
-        endpoint_url=endpoint,
-        encryption=cold.encryption.value,
-        kms_key_id=cold.kms_key_id,
-        access_key_id=access,
-        secret_access_key=secret,
-        checksums=cold.checksums.value,
-        connect_timeout=cold.connect_timeout,
-        request_timeout=cold.request_timeout,
-        multipart_threshold=cold.multipart_threshold,
-    )
-    return await stack.enter_async_context(await S3ObjectStore.open(options))
+        keys = {"access_key_id": secret_or_none(access), "secret_access_key": secret_or_none(secret)}
+        cold = cold.model_copy(update={"endpoint_url": endpoint, **keys})
+    bucket, prefix = bucket_and_prefix(cold.url)
+    store = await S3ObjectStore.open(S3Options(bucket=bucket, prefix=prefix, settings=cold))
+    return await stack.enter_async_context(store)
 
 
 def master_keys(config: TieringConfig) -> MasterKeys:
@@ -100,7 +81,3 @@ def _resolve(given: SecretUrl | str, embedded: str | None, where: str) -> str:
     if embedded is None:
         raise ConfigError(f"{where} is `embedded`, but that embedded server does not run", hint="see `embedded:`")
     return embedded
-
-
-def _plain(secret: SecretStr | None) -> str | None:
-    return None if secret is None else secret.get_secret_value()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from sagaz_tiering.app.options import database_options, hot_settings, master_keys, open_objects
+from sagaz_tiering.app.options import catalog_settings, hot_settings, master_keys, open_objects
 from sagaz_tiering.app.workers import WorkerPool
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.migrations import check_schema, migrate
@@ -180,7 +180,7 @@ class _Opening(AbstractAsyncContextManager[Runtime]):
     async def _open(self, stack: AsyncExitStack) -> Runtime:
         config, clock = self._config, self._clock
         endpoints = await _endpoints(config, stack)
-        db = await stack.enter_async_context(Database(database_options(config, endpoints)))
+        db = await stack.enter_async_context(Database(catalog_settings(config, endpoints)))
         hot = await stack.enter_async_context(HotTier(hot_settings(config, endpoints)))
         if clock is None:
             clock = await stack.enter_async_context(ServerClock(db.time, hot.connection.time, host=self._host))
@@ -203,7 +203,7 @@ async def open_database(config: TieringConfig) -> AsyncIterator[Database]:
     """Only the catalog's database, for `catalog migrate`."""
     async with AsyncExitStack() as stack:
         endpoints = await _endpoints(config, stack)
-        yield await stack.enter_async_context(Database(database_options(config, endpoints)))
+        yield await stack.enter_async_context(Database(catalog_settings(config, endpoints)))
 
 
 class Parts:
@@ -215,7 +215,7 @@ class Parts:
 
     def database(self) -> Database:
         """The catalog's database, not open yet."""
-        return Database(database_options(self.config, self._endpoints))
+        return Database(catalog_settings(self.config, self._endpoints))
 
     def hot_settings(self) -> HotSettings:
         """Where Redis is, and how it is used."""

@@ -24,15 +24,14 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated, Any, Final, get_args
+from typing import Annotated, Any, Final
 from urllib.parse import quote, unquote_plus
 
-from pydantic import BeforeValidator, SecretStr, ValidationError
+from pydantic import BeforeValidator, SecretStr, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
 from sagaz_tiering import storage
 from sagaz_tiering.clock import Clock
-from sagaz_tiering.config.schema import StrictModel
 from sagaz_tiering.config.units import ByteSize, Duration
 from sagaz_tiering.config.urls import HIDDEN, bucket_and_prefix, check_cold_url, file_path, redacted
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError
@@ -63,102 +62,67 @@ def _seconds(value: object) -> object:
 Seconds = Annotated[Duration, BeforeValidator(_seconds)]
 
 
-class NoOptions(StrictModel):
-    """Of what has none."""
-
-
-class FileOptions(StrictModel):
-    """Of FilesystemSnapshotStorage."""
-
-    enable_compression: bool | None = None
-    pretty_json: bool | None = None
-    max_concurrency: int | None = None
-    io_timeout: Seconds | None = None
-
-
-class RedisUrlOptions(StrictModel):
-    """Of RedisSnapshotStorage."""
-
-    key_prefix: str | None = None
-    default_ttl: int | None = None
-    enable_compression: bool | None = None
-    compression_level: int | None = None
-    max_connections: int | None = None
-    socket_timeout: Seconds | None = None
-
-
-class PostgreSQLOptions(StrictModel):
-    """Of PostgreSQLSnapshotStorage."""
-
-    pool_min_size: int | None = None
-    pool_max_size: int | None = None
-    command_timeout: Seconds | None = None
-    statement_cache_size: int | None = None
-
-
-class BucketOptions(StrictModel):
-    """Where a bucket is, and how to get in."""
-
-    region_name: str | None = None
-    endpoint_url: str | None = None
-    access_key_id: SecretStr | None = None
-    secret_access_key: SecretStr | None = None
-
-
-class S3UrlOptions(BucketOptions):
-    """Of S3SnapshotStorage."""
-
-    enable_compression: bool | None = None
-    compression_level: int | None = None
-    enable_encryption: bool | None = None
-    storage_class: str | None = None
-    kms_key_id: str | None = None
-    checksums: str | None = None
-    multipart_threshold: ByteSize | None = None
-    max_connections: int | None = None
-    request_timeout: Seconds | None = None
-
-
-class SagazRedisOptions(StrictModel):
-    """Of sagaz's RedisSnapshotStorage, as far as they say where data is."""
-
-    key_prefix: str | None = None
-
-
-class SagazS3Options(BucketOptions):
-    """Of sagaz's S3SnapshotStorage, as far as they say where data is; `prefix` for one that ends in no slash."""
-
-    prefix: str | None = None
+_READ_AS: Final[dict[str, Any]] = {
+    **dict.fromkeys(("key_prefix", "prefix", "region_name", "endpoint_url", "storage_class"), str),
+    **dict.fromkeys(("kms_key_id", "checksums"), str),
+    **dict.fromkeys(("access_key_id", "secret_access_key"), SecretStr),
+    **dict.fromkeys(("enable_compression", "enable_encryption", "pretty_json"), bool),
+    **dict.fromkeys(("max_concurrency", "default_ttl", "compression_level", "max_connections"), int),
+    **dict.fromkeys(("pool_min_size", "pool_max_size", "statement_cache_size"), int),
+    **dict.fromkeys(("io_timeout", "socket_timeout", "command_timeout", "request_timeout"), Seconds),
+    "multipart_threshold": ByteSize,
+}
+"""What the text of an option in a URL stands for; its default is the constructor's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kind:
     """A kind of storage: its class, the options that a URL may give, and the argument that the rest of the URL is.
 
-    `own` matches the names of its driver's parameters, which stay in the URL.
+    Options are arguments of the constructor. `own` matches the names of its driver's parameters, which stay in the URL.
     """
 
     name: str
-    options: type[StrictModel] = NoOptions
+    options: tuple[str, ...] = ()
     place: str = ""
     own: str = ""
 
 
+_BUCKET: Final = ("region_name", "endpoint_url", "access_key_id", "secret_access_key")
+_COMPRESSION: Final = ("enable_compression", "compression_level")
+_AT_REST: Final = ("enable_encryption", "storage_class", "kms_key_id", "checksums", "multipart_threshold")
 _STORAGES: Final = {
     "memory": _Kind(name="InMemorySnapshotStorage"),
-    "file": _Kind(name="FilesystemSnapshotStorage", options=FileOptions, place="base_path"),
-    "redis": _Kind(name="RedisSnapshotStorage", options=RedisUrlOptions, place="redis_url", own=_REDIS_OWN),
-    "postgresql": _Kind(
-        name="PostgreSQLSnapshotStorage", options=PostgreSQLOptions, place="connection_string", own=_LIBPQ_OWN
+    "file": _Kind(
+        name="FilesystemSnapshotStorage",
+        options=("enable_compression", "pretty_json", "max_concurrency", "io_timeout"),
+        place="base_path",
     ),
-    "s3": _Kind(name="S3SnapshotStorage", options=S3UrlOptions, place="bucket_name"),
+    "redis": _Kind(
+        name="RedisSnapshotStorage",
+        options=("key_prefix", "default_ttl", *_COMPRESSION, "max_connections", "socket_timeout"),
+        place="redis_url",
+        own=_REDIS_OWN,
+    ),
+    "postgresql": _Kind(
+        name="PostgreSQLSnapshotStorage",
+        options=("pool_min_size", "pool_max_size", "command_timeout", "statement_cache_size"),
+        place="connection_string",
+        own=_LIBPQ_OWN,
+    ),
+    "s3": _Kind(
+        name="S3SnapshotStorage",
+        options=(*_BUCKET, *_COMPRESSION, *_AT_REST, "max_connections", "request_timeout"),
+        place="bucket_name",
+    ),
     "tiered": _Kind(name="TieredSnapshotStorage"),
 }
 _FOREIGN: Final = {
     "file": _Kind(name="SagazFilesystemSource", place="base_path"),
-    "redis": _Kind(name="SagazRedisSource", options=SagazRedisOptions, place="redis_url", own=_REDIS_OWN),
+    "redis": _Kind(name="SagazRedisSource", options=("key_prefix",), place="redis_url", own=_REDIS_OWN),
     "postgresql": _Kind(name="SagazPostgreSQLSource", place="connection_string", own=_LIBPQ_OWN),
-    "s3": _Kind(name="SagazS3Source", options=SagazS3Options, place="bucket_name"),
+    # `prefix` is for one that ends in no slash.
+    "s3": _Kind(name="SagazS3Source", options=(*_BUCKET, "prefix"), place="bucket_name"),
 }
 _FAMILY: Final = {
     **dict.fromkeys(("redis", "rediss", "unix"), "redis"),
@@ -242,8 +206,8 @@ def parse_address(url: str | Path) -> Address:
     bare, query = _split_query(own, kind, shown=redacted(text))
     if family == "file":
         bare = f"file://{quote(str(file_path(_checked_url(bare)).absolute()))}"
-    arguments = {**_place(family, bare, kind), **_checked(kind, query, shown=redacted(text))}
-    shown = redacted(bare) + _shown_options(kind, query, joint="&" if "?" in bare else "?")
+    arguments = {**_place(family, bare, kind), **_checked(query, shown=redacted(text))}
+    shown = redacted(bare) + _shown_options(query, joint="&" if "?" in bare else "?")
     return Address(
         family=family, is_foreign=is_foreign, shown=(FOREIGN if is_foreign else "") + shown, arguments=arguments
     )
@@ -277,7 +241,7 @@ def _split_query(url: str, kind: _Kind, *, shown: str) -> tuple[str, dict[str, s
         name = unquote_plus(name)
         if not part:
             continue
-        if name not in kind.options.model_fields:
+        if name not in kind.options:
             if _near(name, kind) or not re.fullmatch(kind.own, name):
                 raise _unknown(name, kind, shown)
             kept.append(part)
@@ -289,11 +253,11 @@ def _split_query(url: str, kind: _Kind, *, shown: str) -> tuple[str, dict[str, s
 
 
 def _near(name: str, kind: _Kind) -> str:
-    return next(iter(difflib.get_close_matches(name.lower(), kind.options.model_fields, n=1, cutoff=0.8)), "")
+    return next(iter(difflib.get_close_matches(name.lower(), kind.options, n=1, cutoff=0.8)), "")
 
 
 def _unknown(name: str, kind: _Kind, shown: str) -> ConfigError:
-    known = ", ".join(kind.options.model_fields) or "there are none"
+    known = ", ".join(kind.options) or "there are none"
     near = _near(name, kind)
     return ConfigError(
         f"{shown}: unknown option {name!r:.80}",
@@ -301,24 +265,26 @@ def _unknown(name: str, kind: _Kind, shown: str) -> ConfigError:
     )
 
 
-def _checked(kind: _Kind, query: dict[str, str], *, shown: str) -> dict[str, Any]:
+def _checked(query: dict[str, str], *, shown: str) -> dict[str, Any]:
     """The options as arguments of the constructor."""
-    try:
-        given = kind.options.model_validate(query)
-    except ValidationError as exc:
-        error = exc.errors(include_input=False)[0]
-        # The cause would carry the value, which may be a secret.
-        raise ConfigError(f"{shown}: {error['loc'][0]} {_reason(error)}", hint="correct it in the URL") from None
-    values = {name: getattr(given, name) for name in given.model_fields_set}
-    return {name: v.get_secret_value() if isinstance(v, SecretStr) else v for name, v in values.items()}
+    values = dict[str, Any]()
+    for name, text in query.items():
+        try:
+            value = TypeAdapter(_READ_AS[name]).validate_python(text)
+        except ValidationError as exc:
+            reason = _reason(exc.errors(include_input=False)[0])
+            # The cause would carry the value, which may be a secret.
+            raise ConfigError(f"{shown}: {name} {reason}", hint="correct it in the URL") from None
+        values[name] = value.get_secret_value() if isinstance(value, SecretStr) else value
+    return values
 
 
 def _reason(error: ErrorDetails) -> str:
     return _PLAIN.get(error["type"], str(error["msg"]))
 
 
-def _shown_options(kind: _Kind, query: dict[str, str], *, joint: str) -> str:
+def _shown_options(query: dict[str, str], *, joint: str) -> str:
     """Our options again, without secrets; a prefix is none, though `redacted` thinks so of all that is called key."""
-    secret = {name for name, each in kind.options.model_fields.items() if SecretStr in get_args(each.annotation)}
+    secret = {name for name in query if _READ_AS[name] is SecretStr}
     shown = [f"{name}={HIDDEN if name in secret else quote(value, safe='/:')}" for name, value in sorted(query.items())]
     return joint + "&".join(shown) if shown else ""

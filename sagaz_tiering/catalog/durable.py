@@ -145,12 +145,12 @@ class DurableCopies:
             fallback,
             value,
         )
-        seconds = (deadline or self._db.options.command_timeout).total_seconds()
+        seconds = (deadline or self._db.settings.command_timeout).total_seconds()
         try:
             async with asyncio.timeout(seconds):
                 done = await self._saves.put(row, len(value))
         except TimeoutError as exc:
-            where = self._db.options.shown_url
+            where = self._db.shown_url
             raise CatalogUnavailable(f"PostgreSQL at {where} did not answer within {seconds:g} s") from exc
         if done.announced_for_s is not None:
             await asyncio.sleep(max(0.0, FALLBACK_NOTICE.total_seconds() - done.announced_for_s))

@@ -17,6 +17,7 @@ _S3_ONLY = (
     "access_key_id",
     "secret_access_key",
     "checksums",
+    "connect_timeout",
     "multipart_threshold",
 )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Final
 from urllib.parse import SplitResult, parse_qsl, unquote, urlencode, urlsplit
 
-from pydantic import AfterValidator, Secret
+from pydantic import AfterValidator, Secret, SecretStr
 
 from sagaz_tiering.config.schema import problem
 
@@ -57,6 +57,11 @@ class SecretUrl(Secret[str]):
     def is_embedded(self) -> bool:
         """Whether this is the word `embedded` instead of a URL."""
         return self.get_secret_value() == EMBEDDED
+
+
+def secret_or_none(text: str | None) -> SecretStr | None:
+    """A key that is given in the clear, or not given, as sections hold it."""
+    return None if text is None else SecretStr(text)
 
 
 def _split(url: str) -> SplitResult:

@@ -16,7 +16,7 @@ from uuid import uuid4
 import asyncpg
 
 from sagaz_tiering.doctor.finding import Finding, error, ok, warning
-from sagaz_tiering.drivers.postgresql.pool import DatabaseOptions, translated
+from sagaz_tiering.drivers.postgresql.pool import CONNECT_S, Database
 from sagaz_tiering.drivers.postgresql.queries import load
 
 _BACKEND = load(__package__, "doctor")["backend"]
@@ -27,15 +27,15 @@ _ADVICE = "set catalog.statement_cache: false (or, for pgbouncer from 1.21 on, m
 Connection = Any
 
 
-async def check_pooler(options: DatabaseOptions, *, caches: bool) -> AsyncGenerator[Finding, None]:
-    """Two connections of our own, outside of the pool. `caches`: whether the settings keep prepared statements."""
-    with translated(options.shown_url, options.setting):
-        async with _connected(options) as one, _connected(options) as other:
+async def check_pooler(db: Database) -> AsyncGenerator[Finding, None]:
+    """Two connections of our own, outside of the pool."""
+    with db.translated():
+        async with _connected(db) as one, _connected(db) as other:
             switched, lost = await _switches(one, other)
     subject = "postgresql.pooler"
     if not switched:
         yield ok(subject, "no pooler in transaction mode was seen")
-    elif not caches:
+    elif not db.settings.statement_cache:
         yield ok(subject, "a pooler in transaction mode; catalog.statement_cache is false, which suits it")
     elif lost:
         yield error(subject, "a pooler in transaction mode is between, and prepared statements get lost in it", _ADVICE)
@@ -70,10 +70,9 @@ async def _is_lost(statement: Any) -> bool:
 
 
 @asynccontextmanager
-async def _connected(options: DatabaseOptions) -> AsyncIterator[Connection]:
-    connection = await asyncpg.connect(
-        options.url, statement_cache_size=0, timeout=options.connect_timeout.total_seconds(), command_timeout=_ANSWER_S
-    )
+async def _connected(db: Database) -> AsyncIterator[Connection]:
+    url = db.settings.url.get_secret_value()
+    connection = await asyncpg.connect(url, statement_cache_size=0, timeout=CONNECT_S, command_timeout=_ANSWER_S)
     try:
         yield connection
     finally:

@@ -25,16 +25,16 @@ SLOW = timedelta(milliseconds=20)
 _PINGS = 5
 
 
-async def check_postgresql(parts: Parts, *, caches: bool) -> AsyncGenerator[Finding, None]:
-    """Server, durability, schema, rights, clock, and what may be between us and it; `caches`: prepared statements."""
+async def check_postgresql(parts: Parts) -> AsyncGenerator[Finding, None]:
+    """Server, durability, schema, rights, clock, and what may be between us and it."""
     async with parts.database() as db:
         server = await db.fetchrow(_SQL["server"])  # connects, so it is no measure of a round trip
         assert server is not None  # a SELECT of settings always has a row
-        yield _latency(await _round_trip(db), db.options.shown_url)
+        yield _latency(await _round_trip(db), db.shown_url)
         for found in (*_server(server), *_durability(server)):
             yield found
         yield await _clock(db, parts.clock)
-        async for found in check_pooler(db.options, caches=caches):
+        async for found in check_pooler(db):
             yield found
         async for found in _schema(db):
             yield found
@@ -104,7 +104,7 @@ async def _schema(db: Database) -> AsyncGenerator[Finding, None]:
     yield ok("postgresql.schema", f"catalog schema {await current_version(db)}")
     missing = await db.fetch(_SQL["missing_rights"])
     for row in missing:
-        hint = f"GRANT {row['privilege']} ON ALL TABLES IN SCHEMA sagaz_tiering TO {user_of(db.options.shown_url)}"
+        hint = f"GRANT {row['privilege']} ON ALL TABLES IN SCHEMA sagaz_tiering TO {user_of(db.shown_url)}"
         yield warning("postgresql.rights", f"no {row['privilege']} on {row['tables']}", hint)
     if not missing:
         yield ok("postgresql.rights", "every table of the catalog can be read and written")

@@ -384,7 +384,7 @@ class TieredStorage(AnyLoop):
         return {
             "storage_type": "tiered",
             "hot": str(self._tiers.hot.connection.settings.url),
-            "catalog": self._tiers.catalog.db.options.shown_url,
+            "catalog": self._tiers.catalog.db.shown_url,
             "cold": self._tiers.objects.url,
             "policies": [policy.name for policy in self._reader.policies.policies],
             "policy_revision": self._reader.policies.revision,

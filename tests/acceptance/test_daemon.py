@@ -21,8 +21,8 @@ from support.stores import until
 
 from sagaz_tiering.app.tiered import TieredSnapshotStorage
 from sagaz_tiering.catalog.migrations import migrate
-from sagaz_tiering.config.sections import JobSettings
-from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
+from sagaz_tiering.config.sections import CatalogSettings, JobSettings
+from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.snapshot import SagaSnapshot
 
@@ -59,7 +59,7 @@ daemon: {{port: {port}, shutdown_grace: 15s}}
 
 
 async def migrate_catalog(url: str) -> None:
-    async with Database(DatabaseOptions(url=url, shown_url="the test's database")) as db:
+    async with Database(CatalogSettings(url=url)) as db:
         await migrate(db)
 
 
@@ -132,7 +132,7 @@ async def test_daemon_of_a_catalog_that_is_behind_is_not_ready(
     config = config_of(database)
     async with TieredSnapshotStorage.from_config(config) as storage:
         await storage.delete_expired_snapshots()
-    async with Database(DatabaseOptions(url=database, shown_url="the test's database")) as db:
+    async with Database(CatalogSettings(url=database)) as db:
         right = await db.fetchval("SELECT nonces FROM sagaz_tiering.owner")
         await db.execute("UPDATE sagaz_tiering.owner SET nonces = ARRAY[gen_random_uuid()]")
         async with daemon(tmp_path, config) as process:

@@ -105,17 +105,17 @@ def test_options_reach_the_driver() -> None:
     told: Any = sagaz_tiering.RedisSnapshotStorage("redis://:of-url@localhost", password="p")
     assert told._options.address.options["password"] == "of-url"
     pool: Any = sagaz_tiering.PostgreSQLSnapshotStorage(URL, password="p", ssl="require", command_timeout=7)
-    assert dict(pool._options.driver_options) == {"password": "p", "ssl": "require"}
-    assert pool._options.command_timeout == timedelta(seconds=7)
+    assert pool._driver_options == {"statement_cache_size": 100, "password": "p", "ssl": "require"}
+    assert pool._settings.command_timeout == timedelta(seconds=7)
     config = Config(proxies={"https": "http://proxy:3128"}, max_pool_connections=3)
     s3: Any = sagaz_tiering.S3SnapshotStorage(
         "bucket", aws_access_key_id="id", aws_secret_access_key="key", aws_session_token="token", config=config
     )
-    assert (s3._options.access_key_id, s3._options.secret_access_key, s3._options.session_token) == (
-        "id",
-        "key",
-        "token",
-    )
+    assert s3._options.credentials() == {
+        "access_key_id": "id",
+        "secret_access_key": "key",
+        "session_token": "token",
+    }
     sdk = s3._options.client_config()
     assert (sdk.proxies, sdk.max_pool_connections) == ({"https": "http://proxy:3128"}, 3)
     assert (sdk.signature_version, sdk.http_session_cls.__name__) == ("s3v4", "_CheckedSession")
@@ -133,6 +133,7 @@ def test_options_reach_the_driver() -> None:
         (lambda: sagaz_tiering.PostgreSQLSnapshotStorage(URL, max_size=3), "'max_size'"),
         (lambda: sagaz_tiering.S3SnapshotStorage("b", aws_access_key="x"), "'aws_access_key'"),
         (lambda: sagaz_tiering.S3SnapshotStorage("b", aws_session_token="x"), "half of a credential"),
+        (lambda: sagaz_tiering.S3SnapshotStorage("b", checksums="always"), "'always'"),  # type: ignore[arg-type]
         (lambda: sagaz_tiering.S3SnapshotStorage("b", verify=False), "verify=False"),
         (lambda: sagaz_tiering.S3SnapshotStorage("b", use_ssl=False), "use_ssl=False"),
     ],

@@ -21,7 +21,8 @@ from support.servers import server_folder
 from support.tiers import NOW, Product, config, product
 
 from sagaz_tiering.catalog.migrations import migrate
-from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
+from sagaz_tiering.config.sections import CatalogSettings
+from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.embedded import PostgresServer, postgres
 from sagaz_tiering.errors import CatalogRefused, CatalogUnavailable, ConfigError, HotTierRefused, HotTierUnavailable
 from sagaz_tiering.snapshot import SagaSnapshot
@@ -64,7 +65,7 @@ async def twins(template: Path, *, standby: bool) -> AsyncIterator[Servers]:
         folders = [stack.enter_context(server_folder()) for _ in range(2)]
         first = PostgresServer(folders[0], durable=False, template=template)
         await first.start()
-        async with Database(DatabaseOptions(url=first.url, shown_url="first")) as db:
+        async with Database(CatalogSettings(url=first.url)) as db:
             await migrate(db)
         await first.stop()
         second = PostgresServer(folders[1], durable=False, template=first.home)
@@ -203,14 +204,14 @@ async def test_catalog_of_another_encoding_is_refused(own_postgres: Callable[...
     """Names in any script must fit: LATIN1 refused one, and every run of `age` ended with it."""
     server = await own_postgres()
     await sql(server.url, "CREATE DATABASE western ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
-    async with Database(DatabaseOptions(url=server.url_of("western"), shown_url="western")) as db:
+    async with Database(CatalogSettings(url=server.url_of("western"))) as db:
         with pytest.raises(ConfigError, match=r"LATIN1.*UTF8"):
             await migrate(db)
 
 
 async def test_pool_opens_as_many_connections_as_it_is_told_to(database: str) -> None:
     """Once the server has answered the first; before, an application starts without it."""
-    async with Database(DatabaseOptions(url=database, shown_url="here", pool_min=4)) as db:
+    async with Database(CatalogSettings(url=database, pool_min=4)) as db:
         assert await db.fetchval("SELECT 1") == 1
         async with asyncio.timeout(300):
             while db._warming is None or not db._warming.done():  # noqa: ASYNC110 - it is a task of the pool's own
@@ -222,7 +223,7 @@ async def test_transactions_are_read_committed_whatever_the_servers_default_is(d
     """Claims and fences count on it."""
     name = await sql(database, "SELECT current_database()")
     await sql(database, f"ALTER DATABASE {name} SET default_transaction_isolation = serializable")
-    async with Database(DatabaseOptions(url=database, shown_url="here")) as db, db.transaction() as conn:
+    async with Database(CatalogSettings(url=database)) as db, db.transaction() as conn:
         assert await conn.fetchval("SHOW transaction_isolation") == "read committed"
 
 
@@ -235,7 +236,7 @@ async def test_statement_that_lost_to_another_is_run_again_whatever_the_servers_
     await sql(database, f"ALTER DATABASE {name} SET default_transaction_isolation = '{level}'")
     await sql(database, "CREATE TABLE counted AS SELECT 0 AS n")
     add = "UPDATE counted SET n = n + 1 RETURNING n"
-    async with Database(DatabaseOptions(url=database, shown_url="here")) as db, asyncio.timeout(120):
+    async with Database(CatalogSettings(url=database)) as db, asyncio.timeout(120):
         async with db.transaction() as conn:
             await conn.execute(add)
             asked = [asyncio.create_task(ask(add)) for ask in (db.execute, db.fetch, db.fetchrow, db.fetchval)]
@@ -250,7 +251,7 @@ async def test_statement_that_lost_to_another_is_run_again_whatever_the_servers_
 async def test_server_without_tls_is_told_apart(database: str) -> None:
     """The hint says that no TLS is spoken, not that the server is away."""
     url = f"{database}{'&' if '?' in database else '?'}sslmode=require"
-    async with Database(DatabaseOptions(url=url, shown_url="here")) as db:
+    async with Database(CatalogSettings(url=url)) as db:
         with pytest.raises(CatalogUnavailable) as caught:
             await db.fetchval("SELECT 1")
     assert "speaks no TLS" in caught.value.hint

@@ -34,10 +34,11 @@ from sagaz_tiering.app.runtime import open_runtime
 from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import SystemClock, VirtualClock
 from sagaz_tiering.config.load import load_config
+from sagaz_tiering.config.sections import CatalogSettings
 from sagaz_tiering.doctor import Finding, Level, examine, run
 from sagaz_tiering.doctor.finding import exit_code
 from sagaz_tiering.doctor.machine import requirement
-from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
+from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.embedded import PostgresServer, RedisServer
 
 NOWHERE = "127.0.0.1:1"
@@ -55,7 +56,7 @@ REGION = {"region": "us-east-1"}
 
 async def migrated(url: str) -> None:
     """A catalog in an empty database."""
-    async with Database(DatabaseOptions(url=url, shown_url=url)) as db:
+    async with Database(CatalogSettings(url=url)) as db:
         await migrate(db)
 
 

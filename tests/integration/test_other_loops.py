@@ -11,6 +11,7 @@ import asyncpg
 import pytest
 import redis.asyncio
 from support.elsewhere import in_thread
+from support.s3_server import s3_options
 from support.snapshots import SAGA, make, number
 from support.tiers import DEFAULT_POLICIES, Product, config, insistent, product
 
@@ -21,7 +22,6 @@ from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.embedded.lock import is_held
 from sagaz_tiering.errors import WrongEventLoop
 from sagaz_tiering.jobs import run_job
-from sagaz_tiering.objects.s3.options import S3Options
 from sagaz_tiering.objects.s3.store import S3ObjectStore
 from sagaz_tiering.policy import Policy
 
@@ -67,8 +67,7 @@ async def test_parts_refuse_every_other_loop(shop: Product) -> None:
 
 async def test_open_object_store_refuses_every_other_loop() -> None:
     """Its client is of the loop that opened it; nothing is sent."""
-    options = S3Options(bucket="nowhere", endpoint_url="http://127.0.0.1:9", access_key_id="a", secret_access_key="b")
-    async with await S3ObjectStore.open(options) as store:
+    async with await S3ObjectStore.open(s3_options("http://127.0.0.1:9", "nowhere")) as store:
         assert await refused(lambda: store.head("packs/a"))
 
 

@@ -46,7 +46,7 @@ from sagaz_tiering.errors import (
     SagazTieringError,
 )
 from sagaz_tiering.objects.base import RestoreState
-from sagaz_tiering.objects.s3.options import MIB, S3Options
+from sagaz_tiering.objects.s3.options import MIB
 from sagaz_tiering.objects.s3.records import S3RecordStore
 from sagaz_tiering.objects.s3.store import S3ObjectStore
 from sagaz_tiering.storage_class import StorageClass
@@ -527,7 +527,7 @@ async def test_upload_whose_completion_was_not_answered_succeeds(s3_server: S3Se
 
 def test_part_size_keeps_uploads_within_the_number_of_parts() -> None:
     """S3 takes at most ten thousand parts: very large objects get larger parts."""
-    options = S3Options(bucket="b")
+    options = s3_options("http://localhost", "bucket")
     assert options.part_size(64 * MIB) == 16 * MIB
     assert options.part_size(10_000 * 16 * MIB + 1) * 10_000 > 10_000 * 16 * MIB
 
@@ -909,8 +909,8 @@ async def test_prefixes_keep_stores_apart(s3_server: S3Server) -> None:  # noqa:
 
 def test_options_never_show_credentials() -> None:
     """Printing the options shows where, not with which key."""
-    shown = repr(S3Options(bucket="b", access_key_id="AKIAEXAMPLE", secret_access_key="hunter2"))
-    assert "AKIAEXAMPLE" not in shown
+    shown = repr(s3_options("http://localhost", "bucket", session_token="hunter2"))
+    assert "testing" not in shown
     assert "hunter2" not in shown
 
 
@@ -919,7 +919,9 @@ def test_options_never_show_credentials() -> None:
     [
         {"bucket": ""},
         {"kms_key_id": "alias/k"},
-        {"access_key_id": "AKIAEXAMPLE"},
+        {"access_key_id": None},
+        {"session_token": "t", "access_key_id": None, "secret_access_key": None},
+        {"multipart_threshold": 0},
         {"multipart_part": 0},
         {"attempts": 0},
     ],
@@ -927,7 +929,7 @@ def test_options_never_show_credentials() -> None:
 def test_options_that_mean_nothing_are_refused(wrong: dict[str, Any]) -> None:
     """A combination that S3 cannot follow is a configuration error."""
     with pytest.raises(ConfigError):
-        S3Options(**{"bucket": "b", **wrong})
+        s3_options("http://localhost", **{"bucket": "bucket", **wrong})
 
 
 async def test_options_that_no_client_can_be_made_of_are_refused() -> None:

@@ -12,10 +12,10 @@ import pytest
 from support.s3_server import s3_options
 from support.tls import BAD, Authority, authority, server_context, tls_server
 
-from sagaz_tiering.config.sections import EncryptionSettings
+from sagaz_tiering.config.sections import CatalogSettings, EncryptionSettings
 from sagaz_tiering.config.tiers import HotSettings
 from sagaz_tiering.drivers.aws.client import aws_session
-from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
+from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.errors import BucketUnusable, CatalogUnavailable, HotTierUnavailable, MasterKeyUnavailable
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.keys.kms import Kms
@@ -136,7 +136,7 @@ async def test_redis_and_postgresql_with_a_wrong_certificate_hear_nothing(
         assert server.received == b""
     async with tls_server(context, before="postgresql") as server:
         url = f"postgresql://me:secret@127.0.0.1:{server.port}/db?sslmode=verify-full&sslrootcert={trusted}"
-        async with Database(DatabaseOptions(url=url, shown_url="it")) as db:
+        async with Database(CatalogSettings(url=url)) as db:
             with pytest.raises(CatalogUnavailable, match=r"(?i)certificate"):
                 await db.fetchval("SELECT 1")
         assert server.connections
@@ -154,7 +154,7 @@ async def test_redis_and_postgresql_with_the_right_certificate_are_asked(ours: A
         assert server.received
     async with tls_server(context, before="postgresql") as server:
         url = f"postgresql://me:secret@127.0.0.1:{server.port}/db?sslmode=verify-full&sslrootcert={trusted}"
-        async with Database(DatabaseOptions(url=url, shown_url="it")) as db:
+        async with Database(CatalogSettings(url=url)) as db:
             with pytest.raises(CatalogUnavailable):
                 await db.fetchval("SELECT 1")
         assert server.received

@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 import asyncpg
 
 from sagaz_tiering.catalog.migrations import migrate
-from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
+from sagaz_tiering.config.sections import CatalogSettings
+from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.embedded import PostgresServer
 
 _CATALOG = "sagaz_tiering"
@@ -94,7 +95,7 @@ class ReusedDatabases:
     async def _make_template(self, admin: asyncpg.Connection[asyncpg.Record]) -> None:
         await admin.execute(f"CREATE DATABASE {_TEMPLATE}")
         url = self.server.url_of(_TEMPLATE)
-        async with Database(DatabaseOptions(url=url, shown_url=url)) as database:
+        async with Database(CatalogSettings(url=url)) as database:
             await migrate(database)
         async with _connected(url) as connection:
             self._definitions = await _definitions(connection)

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from http.client import HTTPConnection
 from pathlib import Path
@@ -19,8 +19,10 @@ from uuid import uuid4
 
 import aiohttp
 import pytest
+from pydantic import SecretStr
 from yarl import URL
 
+from sagaz_tiering.config.tiers import ColdSettings
 from sagaz_tiering.drivers.aws.client import aws_session
 from sagaz_tiering.objects.s3.options import S3Options
 
@@ -29,18 +31,17 @@ START_SECONDS = 300
 
 def s3_options(endpoint: str, bucket: str, **changes: Any) -> S3Options:
     """Options for a test server: short deadlines, quick retries."""
-    options = S3Options(
-        bucket=bucket,
-        prefix="env/production",
-        region="us-east-1",
-        endpoint_url=endpoint,
-        access_key_id="testing",
-        secret_access_key="testing-secret",
-        connect_timeout=timedelta(seconds=5),
-        request_timeout=timedelta(seconds=20),
-        backoff=timedelta(milliseconds=2),
-    )
-    return replace(options, **changes)
+    section: dict[str, Any] = {
+        "region": "us-east-1",
+        "endpoint_url": endpoint,
+        "access_key_id": SecretStr("testing"),
+        "secret_access_key": SecretStr("testing-secret"),
+        "request_timeout": timedelta(seconds=20),
+    }
+    section |= {name: changes.pop(name) for name in list(changes) if name in ColdSettings.model_fields}
+    settings = ColdSettings(url="s3://bucket").model_copy(update=section)
+    given = {"prefix": "env/production", "backoff": timedelta(milliseconds=2), **changes}
+    return S3Options(bucket=bucket, settings=settings, **given)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -351,6 +351,10 @@ def test_warnings_are_none_for_a_plain_file() -> None:
             HEAD.replace("s3://bucket/prefix", "file:///cold, region: us-east-1") + CATCH_ALL,
             "tiering.yaml:3: tiers.cold.region: is not used by a file:// cold tier",
         ),
+        (
+            HEAD.replace("s3://bucket/prefix", "file:///cold, connect_timeout: 9s") + CATCH_ALL,
+            "tiering.yaml:3: tiers.cold.connect_timeout: is not used by a file:// cold tier",
+        ),
         (HEAD + CATCH_ALL + "embedded: {data_dir: d}\n", "tiering.yaml:6: embedded: starts nothing"),
     ],
 )

@@ -11,6 +11,7 @@ from botocore.exceptions import ClientError
 
 import sagaz_tiering
 from sagaz_tiering.cli.options import CONFIG_PLACES
+from sagaz_tiering.config.tiers import ColdSettings
 from sagaz_tiering.drivers.postgresql.refusals import missing_grant, reach_hint, refusal_hint
 from sagaz_tiering.drivers.redis.refusals import missing_right
 from sagaz_tiering.objects.s3.errors import Asked, translated
@@ -94,7 +95,7 @@ def test_answer_of_s3_says_what_to_do(code: str, status: int, text: str, words: 
     error = translated(
         ClientError(answer, "GetObject"),  # type: ignore[arg-type]  # as much of it as is read
         Asked(operation="GetObject", key="p/a.pack"),
-        S3Options(bucket="b", prefix="p"),
+        S3Options(bucket="b", prefix="p", settings=ColdSettings(url="s3://bucket/p")),
     )
     assert [word for word in words if word not in error.hint] == []
 

@@ -19,7 +19,9 @@ from pathlib import Path
 import pytest
 from support.processes import assert_private
 
+from sagaz_tiering.app.runtime import open_parts
 from sagaz_tiering.clock import VirtualClock
+from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.errors import (
     AccessRefused,
     BucketUnusable,
@@ -263,6 +265,7 @@ WRITER = """
 import asyncio, hashlib, sys
 from datetime import UTC, datetime
 from pathlib import Path
+from sagaz_tiering.app.runtime import open_parts
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.objects.local.store import LocalObjectStore
 from sagaz_tiering.storage_class import StorageClass
@@ -349,6 +352,15 @@ async def test_hanging_disk_is_unavailable_at_the_deadline(root: Path, clock: Vi
                 await store.get("a.pack")
         finally:
             os.close(os.open(data, os.O_RDWR))
+
+
+async def test_deadline_of_a_directory_is_that_of_its_section(root: Path, clock: VirtualClock) -> None:
+    """`tiers.cold.request_timeout` holds for a file:// tier as for a bucket."""
+    cold = {"url": root.as_uri(), "request_timeout": "7s"}
+    config = TieringConfig(tiers={"hot": {"url": "redis://h/0"}, "cold": cold}, catalog={"url": "postgresql://h/db"})
+    async with open_parts(config, clock=clock) as parts, parts.objects() as store:
+        assert isinstance(store, LocalObjectStore)
+        assert store._options.request_timeout == timedelta(seconds=7)
 
 
 async def test_vanished_volume_is_not_an_empty_store(store: LocalObjectStore, root: Path) -> None:

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 from redis.asyncio import Redis
 
+from sagaz_tiering.config.sections import CatalogSettings
 from sagaz_tiering.config.urls import (
     ColdUrl,
     EndpointUrl,
@@ -23,8 +24,10 @@ from sagaz_tiering.config.urls import (
     postgres_address,
     redacted,
 )
+from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.redis.sentinels import sentinel_options
 from sagaz_tiering.drivers.redis.url import parse_redis_url
+from sagaz_tiering.errors import ConfigError
 
 SECRET = "hunter2"
 
@@ -245,3 +248,12 @@ def test_database_identity_knows_several_hosts() -> None:
         database_identity(SecretUrl(f"postgresql://u@{hosts}/d")) for hosts in ("a,b:5432", "A:5432,b", "b,a")
     )
     assert one == two != other
+
+
+async def test_database_of_an_unchecked_url_is_refused_where_it_was_given() -> None:
+    """What no section has checked, such as the URL of sagaz's own storage, is a mistake of who gave it."""
+    for url in (f"postgresql://u:{SECRET}@h:port/db", f"mysql://u:{SECRET}@h/db"):
+        settings = CatalogSettings.model_construct(url=SecretUrl(url))
+        with pytest.raises(ConfigError, match=r"^connection_string: ") as caught:
+            await Database(settings, setting="connection_string").open()
+        assert SECRET not in f"{caught.value}{caught.value.__cause__!r}"

@@ -57,12 +57,12 @@ async def check_schema(db: Database) -> None:
     if have < want:
         state = "has no catalog yet" if have == 0 else f"has catalog schema {have}, this version needs {want}"
         raise SchemaMismatch(
-            f"the database at {db.options.shown_url} {state}",
+            f"the database at {db.shown_url} {state}",
             hint=MIGRATE,
         )
     if have > want:
         raise SchemaMismatch(
-            f"the database at {db.options.shown_url} has catalog schema {have}, this version knows only {want}",
+            f"the database at {db.shown_url} has catalog schema {have}, this version knows only {want}",
             hint="a newer sagaz-tiering migrated it; upgrade this one",
         )
 
@@ -74,7 +74,7 @@ async def check_encoding(db: Database) -> None:
     )
     if encoding != "UTF8":
         raise ConfigError(
-            f"the database at {db.options.shown_url} is encoded in {encoding}, the catalog needs UTF8",
+            f"the database at {db.shown_url} is encoded in {encoding}, the catalog needs UTF8",
             hint="make another one: createdb --encoding=UTF8 --template=template0 NAME",
         )
 

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
-from datetime import timedelta
+from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
+from sagaz_tiering.config.sections import CatalogSettings
 from sagaz_tiering.config.urls import postgres_address
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.refusals import CATALOG_SETTING, MIGRATE, missing_grant, reach_hint, refusal_hint
@@ -57,26 +55,8 @@ _END_S = 1.0
 _TIMES_OVERTAKEN = 10
 """So often others may be quicker at the same rows before a statement by itself gives up."""
 
-STATEMENT_CACHE_SIZE = 100
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DatabaseOptions:
-    """How to reach PostgreSQL. Behind pgbouncer in transaction mode set `statement_cache_size` to 0.
-
-    `url` None: what libpq's environment (PGHOST, PGUSER, …) says. `setting` is where people give the URL.
-    `driver_options`, of `asyncpg.create_pool`, go before what the URL says.
-    """
-
-    url: str | None
-    shown_url: str
-    setting: str = "catalog.url"
-    pool_min: int = 0
-    pool_max: int = 10
-    statement_cache_size: int = STATEMENT_CACHE_SIZE
-    command_timeout: timedelta = timedelta(seconds=30)
-    connect_timeout: timedelta = timedelta(seconds=5)
-    driver_options: Mapping[str, Any] = field(default_factory=dict, repr=False)
+CONNECT_S = 5.0
+_STATEMENT_CACHE_SIZE = 100
 
 
 class _Stateless(asyncpg.Connection):
@@ -114,7 +94,7 @@ class _Stateless(asyncpg.Connection):
 
 
 @contextmanager
-def translated(shown_url: str, setting: str = "catalog.url") -> Iterator[None]:
+def translated(shown_url: str, setting: str = CATALOG_SETTING) -> Iterator[None]:
     """Driver errors as ours: CatalogUnavailable where asking again may help, ConfigError where it will not."""
     try:
         yield
@@ -147,40 +127,57 @@ def translated(shown_url: str, setting: str = "catalog.url") -> Iterator[None]:
 
 
 class Database:
-    """A lazily connected pool. `async with Database(options) as db`."""
+    """A lazily connected pool, as a section `catalog` says. `async with Database(settings) as db`.
 
-    def __init__(self, options: DatabaseOptions) -> None:
-        self.options = options
+    For another database than the catalog's: `setting` is where people give its URL, `shown_url` what messages call it;
+    `driver_options`, of `asyncpg.create_pool`, go before what section and URL say.
+    """
+
+    def __init__(
+        self,
+        settings: CatalogSettings,
+        *,
+        setting: str = CATALOG_SETTING,
+        shown_url: str | None = None,
+        driver_options: Mapping[str, Any] | None = None,
+    ) -> None:
+        self.settings, self.setting = settings, setting
+        self.shown_url = str(settings.url) if shown_url is None else shown_url
+        self._driver_options = driver_options or {}
         self._pool: Pool[asyncpg.Record] | None = None
         self._home = HomeLoop(self)
-        self._to_warm_up = options.pool_min if options.pool_min > 1 else 0
+        self._to_warm_up = settings.pool_min if settings.pool_min > 1 else 0
         self._warming: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Make the pool; connects only when first used, so a server that is down does not stop an app."""
-        options = self.options
         self._home.check()
-        address = None if options.url is None else postgres_address(options.url)
-        wants = os.environ.get("PGTARGETSESSIONATTRS") if address is None else address.wants
-        connect_s = options.connect_timeout.total_seconds()
-        with translated(options.shown_url, options.setting):
-            given = dict(options.driver_options)
-            settings = {"application_name": "sagaz-tiering", **given.pop("server_settings", {}), "timezone": "UTC"}
+        try:
+            address = postgres_address(self.settings.url.get_secret_value())
+        except ValueError as exc:
+            raise ConfigError(f"{self.setting}: {exc}") from None
+        with self.translated():
+            given = dict(self._driver_options)
+            session = {"application_name": "sagaz-tiering", **given.pop("server_settings", {}), "timezone": "UTC"}
             defaults = {
-                "timeout": connect_s if address is None else address.connect_timeout_s or connect_s,
+                "timeout": address.connect_timeout_s or CONNECT_S,
+                "statement_cache_size": _STATEMENT_CACHE_SIZE if self.settings.statement_cache else 0,
                 # A standby would answer with yesterday's state, and take no save.
-                "target_session_attrs": None if wants else SessionAttribute.primary,
+                "target_session_attrs": None if address.wants else SessionAttribute.primary,
             }
             self._pool = await asyncpg.create_pool(
-                None if address is None else address.url,
+                address.url,
                 min_size=0,  # a server that is down does not stop an app; `_warm_up` opens the rest
-                max_size=options.pool_max,
-                statement_cache_size=options.statement_cache_size,
-                command_timeout=options.command_timeout.total_seconds(),
-                server_settings=settings,
+                max_size=self.settings.pool_max,
+                command_timeout=self.settings.command_timeout.total_seconds(),
+                server_settings=session,
                 connection_class=_Stateless,
                 **(defaults | given),
             )
+
+    def translated(self) -> AbstractContextManager[None]:
+        """For a block that asks this server: driver errors become ours."""
+        return translated(self.shown_url, self.setting)
 
     async def close(self) -> None:
         """Close every connection, waiting at most a few seconds for those in use."""
@@ -193,7 +190,7 @@ class Database:
                 self._warming.cancel()
                 await asyncio.wait((self._warming,))
             try:
-                with translated(self.options.shown_url, self.options.setting):
+                with self.translated():
                     await asyncio.wait_for(pool.close(), timeout=5)
             except CatalogUnavailable:
                 pool.terminate()
@@ -218,8 +215,8 @@ class Database:
         if pool is None:
             raise CatalogUnavailable("the connection pool is closed", hint="open the storage with `async with`")
         self._home.check()
-        with translated(self.options.shown_url, self.options.setting):
-            conn = await pool.acquire(timeout=self.options.command_timeout.total_seconds())
+        with self.translated():
+            conn = await pool.acquire(timeout=self.settings.command_timeout.total_seconds())
             try:
                 yield conn
             except TimeoutError:
@@ -238,9 +235,8 @@ class Database:
         number, self._to_warm_up = self._to_warm_up, 0
 
         async def open_them() -> None:
-            timeout = self.options.connect_timeout.total_seconds()
             opened = await asyncio.gather(
-                *(pool.acquire(timeout=timeout) for _ in range(number)), return_exceptions=True
+                *(pool.acquire(timeout=CONNECT_S) for _ in range(number)), return_exceptions=True
             )
             for conn in opened:
                 if not isinstance(conn, BaseException):

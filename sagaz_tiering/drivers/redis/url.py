@@ -53,8 +53,8 @@ class RedisOptions:
     address: RedisAddress
     setting: str = "redis_url"
     keys: str = "*"
-    max_connections: int = 64
-    socket_timeout: timedelta = timedelta(seconds=5)
+    max_connections: int
+    socket_timeout: timedelta
     place_timeout: timedelta | None = None
     when_full: str = "raise maxmemory, or let snapshots expire (default_ttl, retention_until)"
     when_node: str = "write redis+cluster://… in redis_url"

@@ -20,8 +20,11 @@ RESTORE_DELAYS: Mapping[tuple[StorageClass, str], timedelta] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LocalOptions:
-    """`create`: make the directory on opening; False where it is a mount that may be missing."""
+    """`create`: make the directory on opening; False where it is a mount that may be missing.
+
+    `request_timeout` is the deadline of each request; None: no limit.
+    """
 
     restore_delays: Mapping[tuple[StorageClass, str], timedelta] = field(default_factory=lambda: dict(RESTORE_DELAYS))
-    request_timeout: timedelta = timedelta(seconds=60)
+    request_timeout: timedelta | None = None
     create: bool = True

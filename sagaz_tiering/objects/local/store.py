@@ -251,7 +251,8 @@ class LocalObjectStore:
 
     async def _run(self, key: str, step: Callable[[], T]) -> T:
         """Run blocking `step` in a thread, within the deadline, with the system's errors made ours."""
-        seconds = self._options.request_timeout.total_seconds()
+        limit = self._options.request_timeout
+        seconds = None if limit is None else limit.total_seconds()
 
         def guarded() -> T:
             with self._errors_of(key):
@@ -261,7 +262,7 @@ class LocalObjectStore:
             async with asyncio.timeout(seconds):
                 return await asyncio.to_thread(guarded)
         except TimeoutError as exc:
-            raise late(key, self._root, seconds) from exc
+            raise late(key, self._root, seconds or 0.0) from exc
 
     @contextmanager
     def _errors_of(self, key: str) -> Iterator[None]:

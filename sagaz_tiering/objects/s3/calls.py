@@ -53,7 +53,7 @@ class S3Calls:
     async def _within_deadline(self, asked: Asked, attempt: Callable[[], Awaitable[T]], rounds: int) -> T:
         met: SagazTieringError | None = None
         try:
-            async with asyncio.timeout(self.options.request_timeout.total_seconds()):
+            async with asyncio.timeout(self.options.settings.request_timeout.total_seconds()):
                 for before in range(rounds):
                     if before:
                         await asyncio.sleep(self._pause(before))

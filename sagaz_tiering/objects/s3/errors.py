@@ -15,6 +15,7 @@ from botocore.exceptions import (
 )
 from botocore.parsers import ResponseParserError
 
+from sagaz_tiering.config.tiers import Encryption
 from sagaz_tiering.drivers.aws.client import CERTIFICATE_HINT, NO_TLS_HINT, refused_certificate, speaks_no_tls
 from sagaz_tiering.drivers.aws.credentials import NoIdentity
 from sagaz_tiering.errors import (
@@ -114,14 +115,14 @@ def translated(exc: BaseException, asked: Asked, options: S3Options) -> SagazTie
         return CorruptPack(f"{where}: the bytes read do not have the checksum that S3 keeps for them ({exc})")
     certificate = refused_certificate(exc)
     if certificate is not None:
-        target = options.endpoint_url or "AWS S3"
+        target = options.settings.endpoint_url or "AWS S3"
         return BucketUnusable(
             f"{where}: the TLS certificate of {target} is refused: {certificate.verify_message or certificate}",
             hint=CERTIFICATE_HINT,
         )
     if speaks_no_tls(exc):
         return ColdTierUnavailable(
-            f"{where}: {options.endpoint_url or 'AWS S3'} speaks no TLS ({exc})", hint=NO_TLS_HINT
+            f"{where}: {options.settings.endpoint_url or 'AWS S3'} speaks no TLS ({exc})", hint=NO_TLS_HINT
         )
     if isinstance(exc, ResponseParserError):
         hint = f"what answers there is not S3, but a proxy, a login page or a web server say; {_reach_hint(options)}"
@@ -141,7 +142,7 @@ def translated(exc: BaseException, asked: Asked, options: S3Options) -> SagazTie
 
 def late(asked: Asked, options: S3Options, last: SagazTieringError | None) -> ColdTierUnavailable:
     """The error for a passed deadline; `last` is what the attempt before it met."""
-    seconds = options.request_timeout.total_seconds()
+    seconds = options.settings.request_timeout.total_seconds()
     before = f" (before that: {last})" if last else ""
     return ColdTierUnavailable(
         f"{asked.where(options)} was not answered within {seconds:g} s{before}", hint=_reach_hint(options)
@@ -206,7 +207,8 @@ def _kms_failed(code: str, said: str, options: S3Options) -> SagazTieringError:
     """What KMS answered to S3, which encrypts with a key of it."""
     if "Throttl" in code or "Internal" in code or "Unavailable" in code or "Timeout" in code:
         return ColdTierUnavailable(said, hint="KMS is busy or down; asked again")
-    key = f"KMS key {options.kms_key_id}" if options.kms_key_id else "KMS key of the object or bucket"
+    named = options.settings.kms_key_id
+    key = f"KMS key {named}" if named else "KMS key of the object or bucket"
     return BucketUnusable(
         said,
         hint=f"the {key} cannot be used: enable it, cancel its deletion, or correct {options.names.place}.kms_key_id; "
@@ -217,10 +219,10 @@ def _kms_failed(code: str, said: str, options: S3Options) -> SagazTieringError:
 def region_hint(exc: ClientError, options: S3Options) -> str:
     """What to set when the bucket is in another region than the one asked."""
     headers = exc.response["ResponseMetadata"].get("HTTPHeaders", {})
-    region = exc.response["Error"].get("Region") or headers.get("x-amz-bucket-region")
+    region, now = exc.response["Error"].get("Region") or headers.get("x-amz-bucket-region"), options.settings.region
     if not region:
-        return f"set {options.names.region} to the region of bucket {options.bucket} (now {options.region})"
-    return f"bucket {options.bucket} is in {region}: set {options.names.region}: {region} (now {options.region})"
+        return f"set {options.names.region} to the region of bucket {options.bucket} (now {now})"
+    return f"bucket {options.bucket} is in {region}: set {options.names.region}: {region} (now {now})"
 
 
 def _permission_hint(asked: Asked, said: str, options: S3Options) -> str:
@@ -229,7 +231,8 @@ def _permission_hint(asked: Asked, said: str, options: S3Options) -> str:
     if " kms:" in said or "kms key" in said.lower():
         return "grant kms:GenerateDataKey and kms:Decrypt on the KMS key, in this identity's policy and the key's own"
     needed = _PERMISSIONS.get(asked.operation, "s3:PutObject")
-    kms = ", and kms:GenerateDataKey and kms:Decrypt on its key" if options.encryption == "sse-kms" else ""
+    by_kms = options.settings.encryption == Encryption.SSE_KMS
+    kms = ", and kms:GenerateDataKey and kms:Decrypt on its key" if by_kms else ""
     return f"grant {' and '.join(_on_resource(each, options) for each in needed.split(' and '))}{kms}"
 
 
@@ -241,6 +244,6 @@ def _on_resource(action: str, options: S3Options) -> str:
 
 
 def _reach_hint(options: S3Options) -> str:
-    target = options.endpoint_url or "AWS S3"
+    target = options.settings.endpoint_url or "AWS S3"
     plain = "; a port that speaks TLS needs https://" if target.startswith("http://") else ""
     return f"check that {target} is running and reachable ({options.names.place}), then try again{plain}"

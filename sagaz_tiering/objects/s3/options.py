@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any, Literal
 
+from sagaz_tiering.config.tiers import Checksums, ColdSettings, Encryption
 from sagaz_tiering.drivers.aws.client import AwsConfig
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.objects.arguments import MAX_KEY_BYTES, check_key
@@ -26,7 +27,7 @@ class SettingNames:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Options:
-    """Everything an `S3ObjectStore` is opened with. Sizes in bytes.
+    """Everything an `S3ObjectStore` is opened with: a section of the configuration, and what is no setting. In bytes.
 
     `endpoint_url` None means AWS. Credentials None means the SDK's own search (environment, profile, instance
     role). `checksums` "auto" is "when_supported" on AWS and "when_required" elsewhere: many S3-compatible
@@ -40,17 +41,8 @@ class S3Options:
 
     bucket: str
     prefix: str = ""
-    region: str | None = None
-    endpoint_url: str | None = None
-    encryption: Literal["sse-s3", "sse-kms", "none"] = "sse-s3"
-    kms_key_id: str | None = None
-    access_key_id: str | None = field(default=None, repr=False)
-    secret_access_key: str | None = field(default=None, repr=False)
+    settings: ColdSettings
     session_token: str | None = field(default=None, repr=False)
-    checksums: Literal["auto", "when_supported", "when_required"] = "auto"
-    connect_timeout: timedelta = timedelta(seconds=5)
-    request_timeout: timedelta = timedelta(seconds=60)
-    multipart_threshold: int = 64 * MIB
     multipart_part: int = 16 * MIB
     max_connections: int = 16
     attempts: int = 5
@@ -65,33 +57,41 @@ class S3Options:
             check_key(self.prefix, room=MAX_KEY_BYTES // 2)
         if not self.bucket:
             raise ConfigError("no bucket is named", hint="use a URL like s3://bucket/prefix")
-        if self.kms_key_id and self.encryption != "sse-kms":
+        settings = self.settings
+        if settings.kms_key_id and settings.encryption != Encryption.SSE_KMS:
             raise ConfigError(
-                f"a KMS key is given, but encryption is {self.encryption}", hint="set encryption: sse-kms"
+                f"a KMS key is given, but encryption is {settings.encryption}", hint="set encryption: sse-kms"
             )
-        if (self.access_key_id is None) != (self.secret_access_key is None) or (
-            self.session_token is not None and self.access_key_id is None
+        if (settings.access_key_id is None) != (settings.secret_access_key is None) or (
+            self.session_token is not None and settings.access_key_id is None
         ):
             raise ConfigError("half of a credential is given", hint="give both access key id and secret, or neither")
-        for name in ("multipart_threshold", "multipart_part", "max_connections", "attempts"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1, not {getattr(self, name)}")
+        least = {name: getattr(self, name) for name in ("multipart_part", "max_connections", "attempts")}
+        for name, value in {"multipart_threshold": settings.multipart_threshold, **least}.items():
+            if value < 1:
+                raise ConfigError(f"{name} must be at least 1, not {value}")
 
     @property
     def sends_checksums(self) -> bool:
         """Whether requests carry a checksum header of their own."""
-        if self.checksums == "auto":
-            return self.endpoint_url is None
-        return self.checksums == "when_supported"
+        if self.settings.checksums == Checksums.AUTO:
+            return self.settings.endpoint_url is None
+        return self.settings.checksums == Checksums.WHEN_SUPPORTED
 
     def encryption_arguments(self) -> dict[str, Any]:
         """Arguments of every request that creates an object."""
-        if self.encryption == "none":
+        if self.settings.encryption == Encryption.NONE:
             return {}
-        if self.encryption == "sse-s3":
+        if self.settings.encryption == Encryption.SSE_S3:
             return {"ServerSideEncryption": "AES256"}
-        key = {"SSEKMSKeyId": self.kms_key_id} if self.kms_key_id else {}
+        key = {"SSEKMSKeyId": self.settings.kms_key_id} if self.settings.kms_key_id else {}
         return {"ServerSideEncryption": "aws:kms", **key}
+
+    def credentials(self) -> dict[str, str | None]:
+        """Arguments of an SDK session; secrets in the clear."""
+        keys = {name: getattr(self.settings, name) for name in ("access_key_id", "secret_access_key")}
+        found = {name: key.get_secret_value() if key else None for name, key in keys.items()}
+        return {**found, "session_token": self.session_token}
 
     def part_size(self, total: int) -> int:
         """Bytes per part of an upload of `total` bytes, so that it stays within S3's number of parts."""
@@ -102,15 +102,15 @@ class S3Options:
         checksums: Literal["when_supported", "when_required"]
         checksums = "when_supported" if self.sends_checksums else "when_required"
         ours = AwsConfig(
-            connect_timeout=self.connect_timeout.total_seconds(),
-            read_timeout=self.request_timeout.total_seconds(),
+            connect_timeout=self.settings.connect_timeout.total_seconds(),
+            read_timeout=self.settings.request_timeout.total_seconds(),
             max_pool_connections=self.max_connections,
             # The SDK's retry quota runs dry in a storm of 503s and then fails calls that never were retried.
             retries={"total_max_attempts": 1, "mode": "standard"},
             request_checksum_calculation=checksums,
             response_checksum_validation=checksums,
             # S3-compatible stores rarely answer under BUCKET.HOST names.
-            s3={"addressing_style": "path" if self.endpoint_url else "auto"},
+            s3={"addressing_style": "path" if self.settings.endpoint_url else "auto"},
             signature_version="s3v4",
         )
         return ours if self.sdk_config is None else ours.merge(self.sdk_config)

@@ -72,19 +72,17 @@ class S3ObjectStore:
         Raises ConfigError for an endpoint that is no URL, or an AWS profile that does not exist.
         """
         # The SDK wants a region for signing even where the store has none.
-        region = options.region or ("us-east-1" if options.endpoint_url else None)
+        region = options.settings.region or ("us-east-1" if options.settings.endpoint_url else None)
         async with AsyncExitStack() as opening:
             try:
                 session = aws_session(
                     region=region,
-                    access_key_id=options.access_key_id,
-                    secret_access_key=options.secret_access_key,
-                    session_token=options.session_token,
+                    **options.credentials(),
                 )
                 client: S3Client = await opening.enter_async_context(
                     session.client(
                         "s3",
-                        endpoint_url=options.endpoint_url,
+                        endpoint_url=options.settings.endpoint_url,
                         verify=options.trusts,
                         config=options.client_config(),
                     )
@@ -124,10 +122,10 @@ class S3ObjectStore:
         """See `ObjectStore.check`. On AWS a bucket in another region than the configured is refused too."""
         options = self._calls.options
         answer = await self._calls.run("HeadBucket", lambda: self._client.head_bucket(Bucket=options.bucket))
-        region = answer.get("BucketRegion")
-        if options.endpoint_url is None and options.region and region and region != options.region:
+        region, wanted = answer.get("BucketRegion"), options.settings.region
+        if options.settings.endpoint_url is None and wanted and region and region != wanted:
             raise BucketUnusable(
-                f"bucket {options.bucket} is in {region}, not in {options.region}",
+                f"bucket {options.bucket} is in {region}, not in {wanted}",
                 hint=f"set {options.names.region}: {region}",
             )
 

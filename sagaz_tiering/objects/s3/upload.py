@@ -81,7 +81,7 @@ class S3Uploads:
             **self._calls.options.encryption_arguments(),
         }
         try:
-            if len(data) > self._calls.options.multipart_threshold:
+            if len(data) > self._calls.options.settings.multipart_threshold:
                 await self._in_parts(key, data, arguments, fresh=fresh)
             else:
                 await self._at_once(key, data, sha256, arguments, fresh=fresh, etag=etag)

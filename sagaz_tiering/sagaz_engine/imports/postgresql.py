@@ -13,8 +13,9 @@ from uuid import UUID
 import asyncpg
 
 from sagaz_tiering.clock import Clock
-from sagaz_tiering.config.urls import redacted
-from sagaz_tiering.drivers.postgresql.pool import Database, DatabaseOptions
+from sagaz_tiering.config.sections import CatalogSettings
+from sagaz_tiering.config.urls import SecretUrl, redacted
+from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError, CorruptData, CorruptRecord
 from sagaz_tiering.sagaz_engine.imports import records
@@ -62,13 +63,9 @@ class SagazPostgreSQLSource(SagazSource):
         self._since: datetime = self._clock.now()
 
     async def _connect(self) -> None:
-        options = DatabaseOptions(
-            url=self._url,
-            shown_url=redacted(self._url),
-            setting="connection_string",
-            statement_cache_size=0,  # works behind any pooler
-        )
-        self._database = Database(options)
+        # Without a cache of statements it works behind any pooler.
+        settings = CatalogSettings.model_construct(url=SecretUrl(self._url), statement_cache=False)
+        self._database = Database(settings, setting="connection_string")
         await self._database.open()
 
     async def _disconnect(self) -> None:

@@ -11,6 +11,8 @@ from collections.abc import AsyncIterator, Sequence
 from typing import TYPE_CHECKING, Final
 
 from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.config.tiers import ColdSettings
+from sagaz_tiering.config.urls import secret_or_none
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectArchived, ObjectNotFound
 from sagaz_tiering.objects.s3.options import S3Options, SettingNames
 from sagaz_tiering.objects.s3.store import S3ObjectStore
@@ -57,12 +59,16 @@ class SagazS3Source(ScannedSource):
         self._store: S3ObjectStore | None = None
 
     async def _connect(self) -> None:
-        options = S3Options(
-            bucket=self._bucket,
+        settings = ColdSettings.model_construct(
+            url=f"s3://{self._bucket}",
             region=self._region or "us-east-1",  # sagaz's own default
             endpoint_url=self._endpoint,
-            access_key_id=self._access_key_id,
-            secret_access_key=self._secret_access_key,
+            access_key_id=secret_or_none(self._access_key_id),
+            secret_access_key=secret_or_none(self._secret_access_key),
+        )
+        options = S3Options(
+            bucket=self._bucket,
+            settings=settings,
             max_connections=_CONNECTIONS,
             names=SettingNames(place="bucket_name", bucket="bucket_name", region="region_name"),
         )

@@ -9,7 +9,7 @@ from typing import Any, Final
 
 import asyncpg
 
-from sagaz_tiering.drivers.postgresql.pool import Connection, Database, DatabaseOptions, affected
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.server_clock import ClockSample
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError, CorruptRecord, SnapshotTooLarge
@@ -60,10 +60,9 @@ class SharedStart:
 class SnapshotPool:
     """A pool that opens when it is first used. `async with pool.acquire() as conn` gives an asyncpg connection."""
 
-    def __init__(self, options: DatabaseOptions, create_tables: str) -> None:
-        self._options = options
+    def __init__(self, database: Database, create_tables: str) -> None:
         self._create_tables = create_tables
-        self._database = Database(options)
+        self._database = database
         self._opened = SharedStart(self._open)
         self._tables = SharedStart(self._ensure_tables)
 
@@ -105,15 +104,15 @@ class SnapshotPool:
         except (asyncpg.UndefinedTableError, asyncpg.UndefinedColumnError) as exc:
             await self._tables.forget()
             raise CatalogUnavailable(
-                f"the tables at {self._options.shown_url} changed: {exc}", hint="the next call makes what is missing"
+                f"the tables at {self._database.shown_url} changed: {exc}", hint="the next call makes what is missing"
             ) from exc
         except asyncpg.ProgramLimitExceededError as exc:
             raise SnapshotTooLarge(f"PostgreSQL cannot hold the snapshot: {exc}") from exc
         except OverflowError as exc:
-            raise CorruptRecord(f"a row at {self._options.shown_url} has a time that cannot be read: {exc}") from exc
+            raise CorruptRecord(f"a row at {self._database.shown_url} has a time that cannot be read: {exc}") from exc
         except asyncpg.PostgresError as exc:
             raise ConfigError(
-                f"PostgreSQL at {self._options.shown_url} refuses a statement: {exc}",
+                f"PostgreSQL at {self._database.shown_url} refuses a statement: {exc}",
                 hint="compare the tables with PostgreSQLSnapshotStorage.CREATE_TABLES_SQL",
             ) from exc
 
@@ -137,7 +136,7 @@ class SnapshotPool:
             await self._database.open()
         except ValueError:
             # Not chained: it may quote a piece of the password.
-            raise ConfigError(f"connection_string is not a PostgreSQL URL: {self._options.shown_url}") from None
+            raise ConfigError(f"connection_string is not a PostgreSQL URL: {self._database.shown_url}") from None
 
     async def _ensure_tables(self) -> None:
         """Make or upgrade the tables; if they are right, which one look tells, nothing is changed or locked."""
@@ -154,11 +153,11 @@ class SnapshotPool:
                 await conn.execute(self._create_tables, timeout=_SCHEMA_TIMEOUT_S)
             except _CANNOT_MAKE as exc:
                 raise ConfigError(
-                    f"the tables at {self._options.shown_url} cannot be made: {exc}",
+                    f"the tables at {self._database.shown_url} cannot be made: {exc}",
                     hint="let the owner of the schema run PostgreSQLSnapshotStorage.CREATE_TABLES_SQL once",
                 ) from exc
             if left := missing(await self._find(conn)):
-                raise ConfigError(f"the tables at {self._options.shown_url} lack {', '.join(left)}")
+                raise ConfigError(f"the tables at {self._database.shown_url} lack {', '.join(left)}")
 
     async def _find(self, conn: Connection) -> list[asyncpg.Record]:
         return await conn.fetch(_SQL["found"], list(TABLES))

@@ -12,7 +12,9 @@ from uuid import UUID
 
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
-from sagaz_tiering.drivers.postgresql.pool import DatabaseOptions
+from sagaz_tiering.config.sections import CatalogSettings
+from sagaz_tiering.config.urls import SecretUrl
+from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.server_clock import ServerClock
 from sagaz_tiering.errors import ConfigError, CorruptRecord, SagazTieringError
@@ -84,20 +86,26 @@ class PostgreSQLSnapshotStorage(AnyLoop):
         self._clock = clock
         self._texts = texts_for(on_unsupported, _KIND)
         deadline = timedelta(seconds=30) if command_timeout is None else command_timeout
-        self._options = DatabaseOptions(
-            url=connection_string,
-            shown_url=shown_url(connection_string, os.environ, pool_kwargs),
-            setting="connection_string",
+        self._shown_url = shown_url(connection_string, os.environ, pool_kwargs)
+        self._driver_options = {"statement_cache_size": statement_cache_size, **checked_options(pool_kwargs)}
+        if connection_string is None and os.environ.get("PGTARGETSESSIONATTRS"):
+            self._driver_options.setdefault("target_session_attrs", None)  # the driver asks the environment
+        self._settings = CatalogSettings.model_construct(
+            url=SecretUrl(connection_string or "postgresql://"),
             pool_min=pool_min_size,
             pool_max=pool_max_size,
-            statement_cache_size=statement_cache_size,
             command_timeout=as_duration(deadline, "command_timeout"),
-            driver_options=checked_options(pool_kwargs),
         )
         self._renew()
 
     def _renew(self) -> None:
-        self._pool = SnapshotPool(self._options, self.CREATE_TABLES_SQL)
+        database = Database(
+            self._settings,
+            setting="connection_string",
+            shown_url=self._shown_url,
+            driver_options=self._driver_options,
+        )
+        self._pool = SnapshotPool(database, self.CREATE_TABLES_SQL)
         self._server_clock = ServerClock(self._pool.time)
 
     async def _disconnect(self) -> None:
@@ -262,11 +270,11 @@ class PostgreSQLSnapshotStorage(AnyLoop):
         """Where this storage is, without the password, and its options."""
         return {
             "storage_type": _KIND,
-            "connection_string": self._options.shown_url,
-            "pool_min_size": self._options.pool_min,
-            "pool_max_size": self._options.pool_max,
-            "statement_cache_size": self._options.statement_cache_size,
-            "command_timeout_seconds": self._options.command_timeout.total_seconds(),
+            "connection_string": self._shown_url,
+            "pool_min_size": self._settings.pool_min,
+            "pool_max_size": self._settings.pool_max,
+            "statement_cache_size": self._driver_options["statement_cache_size"],
+            "command_timeout_seconds": self._settings.command_timeout.total_seconds(),
         }
 
     async def _counted(self, sizes: Row) -> tuple[int, int, dict[str, Any]]:

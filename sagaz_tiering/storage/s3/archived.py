@@ -33,7 +33,7 @@ def promise(
 
 def _how_to_restore(options: S3Options, keys: Sequence[str]) -> str:
     more = f" (and so for {len(keys) - 1} more objects)" if len(keys) > 1 else ""
-    endpoint = f" --endpoint-url {shlex.quote(options.endpoint_url)}" if options.endpoint_url else ""
+    endpoint = f" --endpoint-url {shlex.quote(options.settings.endpoint_url)}" if options.settings.endpoint_url else ""
     key = f"{options.prefix}/{keys[0]}".lstrip("/")
     return (
         f"aws s3api restore-object{endpoint} --bucket {options.bucket} --key {shlex.quote(key)}"

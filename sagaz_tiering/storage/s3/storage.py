@@ -34,6 +34,8 @@ from uuid import UUID
 from sagaz_tiering.clock import Clock, SystemClock, to_micros
 from sagaz_tiering.codec.threaded import encode_value
 from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
+from sagaz_tiering.config.tiers import Checksums, ColdSettings, Encryption
+from sagaz_tiering.config.urls import secret_or_none
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.errors import ConfigError, InvalidKey, SagazTieringError
 from sagaz_tiering.objects.s3.options import S3Options, SettingNames
@@ -122,20 +124,23 @@ class S3SnapshotStorage(AnyLoop):
         self.region_name, self.prefix = region_name, prefix
         self.enable_compression, self.compression_level = enable_compression, compression_level
         self.enable_encryption, self.storage_class, self.s3_kwargs = enable_encryption, storage_class, s3_kwargs
-        given = {"access_key_id": access_key_id, "secret_access_key": secret_access_key}
-        self._options = _options(
-            bucket=bucket_name or os.environ.get(BUCKET_VARIABLE, ""),
+        keys = {"access_key_id": access_key_id, "secret_access_key": secret_access_key}
+        given: dict[str, Any] = keys | sdk_options(s3_kwargs, endpoint_url)
+        bucket = bucket_name or os.environ.get(BUCKET_VARIABLE, "")
+        settings = ColdSettings.model_construct(
+            url=f"s3://{bucket}/{prefix}",
             region=region_name,
-            prefix=prefix,
             encryption=_encryption(enable_encryption, kms_key_id),
             kms_key_id=kms_key_id,
             endpoint_url=endpoint_url,
-            **(given | sdk_options(s3_kwargs, endpoint_url)),
-            checksums=checksums,
+            access_key_id=secret_or_none(given.pop("access_key_id")),
+            secret_access_key=secret_or_none(given.pop("secret_access_key")),
+            checksums=_checksums(checksums),
             multipart_threshold=multipart_threshold,
-            multipart_part=_PART,
-            max_connections=max_connections,
             request_timeout=as_duration(request_timeout, "request_timeout"),
+        )
+        self._options = _options(
+            bucket=bucket, prefix=prefix, settings=settings, max_connections=max_connections, **given
         )
         self.bucket_name = self._options.bucket
         self._class = _storage_class(storage_class)
@@ -291,14 +296,14 @@ class S3SnapshotStorage(AnyLoop):
         return {
             "storage_type": "s3",
             "bucket_name": options.bucket,
-            "region_name": options.region,
+            "region_name": options.settings.region,
             "prefix": options.prefix,
-            "endpoint_url": options.endpoint_url,
+            "endpoint_url": options.settings.endpoint_url,
             "storage_class": self._class.value,
             "compression_enabled": self._level is not None,
             "compression_level": self._level,
-            "encryption_enabled": options.encryption != "none",
-            "encryption": options.encryption,
+            "encryption_enabled": options.settings.encryption != Encryption.NONE,
+            "encryption": options.settings.encryption.value,
         }
 
     async def _newest(
@@ -323,7 +328,7 @@ class S3SnapshotStorage(AnyLoop):
 
     async def _make(self) -> _Open:
         store = await S3RecordStore.open(self._options)
-        prices = PriceList.load(self._options.region)
+        prices = PriceList.load(self._options.settings.region)
         reader = S3Reader(store, self._options, self._clock, prices)
         return _Open(
             store=store,
@@ -341,15 +346,21 @@ def _options(**values: Any) -> S3Options:
         raise ConfigError(f"{_NEEDS} has no bucket", hint=f"give bucket_name, or set {BUCKET_VARIABLE}")
     names = SettingNames(place=f"the options of {_NEEDS}", bucket="bucket_name", region="region_name")
     try:
-        return S3Options(**values, names=names)
+        return S3Options(**values, multipart_part=_PART, names=names)
     except InvalidKey as exc:
         raise ConfigError(f"prefix {values['prefix']!r} cannot be used: {exc}", hint="use one like snapshots/") from exc
 
 
-def _encryption(enabled: bool, kms_key_id: str | None) -> Literal["sse-s3", "sse-kms", "none"]:
+def _encryption(enabled: bool, kms_key_id: str | None) -> Encryption:
     if not enabled:
-        return "none"  # a KMS key beside it is refused by S3Options
-    return "sse-kms" if kms_key_id else "sse-s3"
+        return Encryption.NONE  # a KMS key beside it is refused by S3Options
+    return Encryption.SSE_KMS if kms_key_id else Encryption.SSE_S3
+
+
+def _checksums(when: str) -> Checksums:
+    if when not in tuple(Checksums):
+        raise ConfigError(f"checksums cannot be {when!r:.80}", hint=f"use one of {', '.join(Checksums)}")
+    return Checksums(when)
 
 
 def _storage_class(name: str) -> StorageClass:
