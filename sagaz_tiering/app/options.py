@@ -7,7 +7,9 @@ from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from sagaz_tiering.clock import Clock
-from sagaz_tiering.config.model import CatalogSettings, HotSettings, TieringConfig
+from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.config.sections import CatalogSettings
+from sagaz_tiering.config.tiers import HotSettings
 from sagaz_tiering.config.urls import EMBEDDED, SecretUrl, bucket_and_prefix, secret_or_none
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
 from sagaz_tiering.keys.master import MasterKeys, NoMasterKeys

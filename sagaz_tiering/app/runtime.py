@@ -17,7 +17,8 @@ from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.migrations import check_schema, migrate
 from sagaz_tiering.clock import Clock, SystemClock
 from sagaz_tiering.config.load import load_config
-from sagaz_tiering.config.model import HotSettings, TieringConfig
+from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.config.tiers import HotSettings
 from sagaz_tiering.config.urls import bucket_and_prefix
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.dictionaries.bucket import BucketDictionaries

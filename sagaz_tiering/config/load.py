@@ -69,7 +69,7 @@ def load_with_warnings(
     config, origin = _load(path, environ)
     remarks = list(settings_warnings(config, origin.in_file))
     minimum = minimum_durations(config.tiers.cold.region)
-    remarks += [(("policies", *each.location), each.message) for each in policy_warnings(config.policies, minimum)]
+    remarks += [(("policies", *where), text) for where, text in policy_warnings(config.policies, minimum)]
     remarks.sort(key=lambda remark: origin.place.line_of(remark[0]))
     warnings = [ConfigWarning(message=text, location=where, source=origin.source_of(where)) for where, text in remarks]
     warnings += [

@@ -22,48 +22,13 @@ from sagaz_tiering.config.sections import (
     EmbeddedSettings,
     EncryptionSettings,
     JobSettings,
-    JobTimes,
     LimitSettings,
-    LogFormat,
-    LogLevel,
     LogSettings,
     RestoreSettings,
     Schedule,
 )
-from sagaz_tiering.config.tiers import (
-    Checksums,
-    ColdSettings,
-    DurableSettings,
-    Encryption,
-    HotSettings,
-    PackSettings,
-    TierSettings,
-)
+from sagaz_tiering.config.tiers import TierSettings
 from sagaz_tiering.config.urls import EMBEDDED, database_identity
-
-__all__ = [
-    "BudgetSettings",
-    "CatalogSettings",
-    "Checksums",
-    "ColdSettings",
-    "DaemonSettings",
-    "DictionarySettings",
-    "DurableSettings",
-    "EmbeddedSettings",
-    "Encryption",
-    "EncryptionSettings",
-    "HotSettings",
-    "JobSettings",
-    "JobTimes",
-    "LimitSettings",
-    "LogFormat",
-    "LogLevel",
-    "LogSettings",
-    "PackSettings",
-    "Schedule",
-    "TierSettings",
-    "TieringConfig",
-]
 
 
 class TieringConfig(StrictModel):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import timedelta
 
 from sagaz_tiering.config.policy import Move, Policy, Retention
@@ -17,23 +16,14 @@ _ENGINE_STAMPS = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyWarning:
-    """Something allowed but doubtful; `location` is relative to the list of policies."""
-
-    message: str
-    location: Location
-
-
 def policy_warnings(
     policies: Sequence[Policy], minimum_durations: Mapping[StorageClass, timedelta]
-) -> list[PolicyWarning]:
-    """Every warning about these policies, in their order.
+) -> Iterator[tuple[Location, str]]:
+    """Every warning about these policies, in their order, each with where in the list it belongs.
 
     `minimum_durations` is the time each class bills at least (of the price list); a class that is not in it
     bills by the day.
     """
-    found: list[PolicyWarning] = []
     for i, policy in enumerate(policies):
         remarks = (
             *_unreachable(policy, policies[:i]),
@@ -41,10 +31,9 @@ def policy_warnings(
             *_short_stays(policy, minimum_durations),
             *_thaws(policy),
         )
-        found.extend(PolicyWarning(message=text, location=(i, *where)) for where, text in remarks)
+        yield from (((i, *where), text) for where, text in remarks)
     if not any(policy.match.is_catch_all for policy in policies):
-        found.append(PolicyWarning(message=_no_catch_all(policies), location=()))
-    return found
+        yield (), _no_catch_all(policies)
 
 
 def _unreachable(policy: Policy, above: Sequence[Policy]) -> Iterator[tuple[Location, str]]:

@@ -23,7 +23,8 @@ from sagaz_tiering import logs, metrics
 from sagaz_tiering.app.process import ignore_abandoned_connects, yield_to_others
 from sagaz_tiering.app.runtime import Runtime, open_runtime
 from sagaz_tiering.config.load import load_with_warnings
-from sagaz_tiering.config.model import JobTimes, TieringConfig
+from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.config.sections import JobTimes
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.costs import minimum_durations
 from sagaz_tiering.daemon.backoff import FullJitter

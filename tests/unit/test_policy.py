@@ -153,8 +153,7 @@ def test_policy_set_refuses_names_that_clash(names: tuple[str, ...], expected: s
 
 def caveats(*given: dict[str, Any]) -> list[tuple[tuple[int | str, ...], str]]:
     minimum = PriceList.load("us-east-1").minimum_durations
-    warnings = policy_warnings([Policy.model_validate(each) for each in given], minimum)
-    return [(warning.location, warning.message) for warning in warnings]
+    return list(policy_warnings([Policy.model_validate(each) for each in given], minimum))
 
 
 def test_policy_warnings_are_none_for_the_documented_example() -> None:

@@ -12,7 +12,7 @@ from sagaz_tiering.clock import from_micros
 from sagaz_tiering.codec.header import raw_length
 from sagaz_tiering.codec.value import Header, Record, from_values, read_header
 from sagaz_tiering.codec.zstd import Dictionary
-from sagaz_tiering.config.model import PackSettings
+from sagaz_tiering.config.tiers import PackSettings
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.jobs.age.keys import REQUEUE_AFTER_US, needs_key
 from sagaz_tiering.jobs.claims import Claim
