@@ -20,6 +20,7 @@ ROOMS = (
     ("app",),
     ("operations",),
     ("tiered", "jobs", "transfer", "sagaz_engine"),
+    ("tiers",),
     ("hot",),
     ("catalog", "storage"),
     ("packs",),

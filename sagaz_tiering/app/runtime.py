@@ -35,73 +35,51 @@ from sagaz_tiering.jobs.ownership import secure
 from sagaz_tiering.keys.keyring import Keyring
 from sagaz_tiering.keys.master import MasterKeys
 from sagaz_tiering.objects.base import ObjectStore
-from sagaz_tiering.policy import PolicySet
-from sagaz_tiering.tiered.storage import TieredStorage, Tiers
+from sagaz_tiering.tiered.storage import TieredStorage
+from sagaz_tiering.tiers import HasTiers, InForce, Tiers
 
 if TYPE_CHECKING:
     from sagaz_tiering.embedded.servers import Endpoints
 
 
-class Runtime:
+class Runtime(HasTiers):
     """The open parts of one process. `open_runtime` makes and closes it."""
 
     def __init__(
         self,
+        tiers: Tiers,
+        in_force: InForce,
         *,
-        config: TieringConfig,
-        clock: Clock,
-        db: Database,
-        hot: HotTier,
-        objects: ObjectStore,
-        masters: MasterKeys,
         facade: type[TieredStorage],
-        again: Callable[[TieringConfig], AbstractAsyncContextManager[Runtime]],
+        again: Callable[[], AbstractAsyncContextManager[Runtime]],
     ) -> None:
-        self.config = config
+        self.tiers, self.in_force = tiers, in_force
         self._again = again
-        self.clock = clock
-        self.policies = PolicySet(config.policies)
-        self.db = db
-        self.catalog, self.hot = Catalog(db), hot
-        self.incarnation = Incarnation(self.catalog.hot_tier, hot, clock)
-        self.objects = objects
-        self.keys = Keyring(self.catalog.saga_keys, masters)
-        self.dictionaries = _dictionaries(config, hot, self.catalog, objects)
-        self.prices = PriceList.load(config.tiers.cold.region)
+        opened_with = in_force.settings
         self._jobs = JobContext(
-            hot=hot,
-            incarnation=self.incarnation,
-            catalog=self.catalog,
-            objects=objects,
-            keys=self.keys,
-            dictionaries=self.dictionaries,
-            policies=self.policies,
-            clock=clock,
-            prices=self.prices,
+            tiers=tiers,
+            in_force=in_force,
             owner=f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}",
-            settings=config,
             # Worker processes measure for themselves; a clock that was given to us is not theirs.
-            workers=WorkerPool(lambda: config) if isinstance(clock, ServerClock) else None,
+            workers=WorkerPool(lambda: opened_with) if isinstance(tiers.clock, ServerClock) else None,
         )
         self._storage = facade(
-            Tiers(
-                hot=hot,
-                incarnation=self.incarnation,
-                catalog=self.catalog,
-                objects=objects,
-                keys=self.keys,
-                dictionaries=self.dictionaries,
-                policies=self.policies,
-                prices=self.prices,
-                clock=clock,
-                compression_level=config.tiers.hot.compression_level,
-                limits=config.limits,
-                restore=config.restore,
-            ),
+            tiers,
+            in_force,
             expire=self._expire,
             publish=partial(try_to_publish, self._jobs),
             open_again=self._open_again,
         )
+
+    @property
+    def config(self) -> TieringConfig:
+        """The configuration in force."""
+        return self.settings
+
+    @property
+    def db(self) -> Database:
+        """The catalog's database."""
+        return self.catalog.db
 
     def storage(self) -> TieredStorage:
         """The facade over these parts."""
@@ -120,17 +98,14 @@ class Runtime:
 
     async def reload(self, config: TieringConfig) -> None:
         """Put the policies and job limits of `config` in force; servers stay the ones that are open."""
-        self.config = config
-        self.policies = PolicySet(config.policies)
-        self._jobs.policies = self.policies
-        self._jobs.settings = config
+        self.in_force.adopt(config)
         self.dictionaries.enabled = config.dictionaries.enabled
         self._storage.adopt(self.policies)
 
     @asynccontextmanager
     async def _open_again(self) -> AsyncIterator[TieredStorage]:
         """The same storage for another event loop; embedded servers are those that run."""
-        async with self._again(self.config) as runtime:
+        async with self._again() as runtime:
             yield runtime.storage()
 
     async def _expire(self) -> int:
@@ -152,16 +127,14 @@ def open_runtime(
     others; `host` is used before any server told its time. Raises ConfigError or MissingDependencyError for what cannot
     work. The end of the block, on whatever event loop, closes what is open where it belongs, also if that is gone.
     """
-    return _Opening(config, clock, host, facade)
+    return _Opening(InForce.of(config), clock, host, facade)
 
 
 class _Opening(AbstractAsyncContextManager[Runtime]):
     """Not a generator: those are closed with their loop, all at once, while one of them waits for another."""
 
-    def __init__(
-        self, config: TieringConfig, clock: Clock | None, host: Clock | None, facade: type[TieredStorage]
-    ) -> None:
-        self._config, self._clock, self._host, self._facade = config, clock, host, facade
+    def __init__(self, in_force: InForce, clock: Clock | None, host: Clock | None, facade: type[TieredStorage]) -> None:
+        self._in_force, self._clock, self._host, self._facade = in_force, clock, host, facade
         self._home = HomeLoop(self, lambda opening: opening._resources.aclose())
         self._resources = AsyncExitStack()
         self._runtime: Runtime | None = None
@@ -179,7 +152,7 @@ class _Opening(AbstractAsyncContextManager[Runtime]):
         await self._home.close(self._resources.aclose)
 
     async def _open(self, stack: AsyncExitStack) -> Runtime:
-        config, clock = self._config, self._clock
+        config, clock = self._in_force.settings, self._clock
         endpoints = await _endpoints(config, stack)
         db = await stack.enter_async_context(Database(catalog_settings(config, endpoints)))
         hot = await stack.enter_async_context(HotTier(hot_settings(config, endpoints)))
@@ -190,13 +163,20 @@ class _Opening(AbstractAsyncContextManager[Runtime]):
             await migrate(db)
         masters = master_keys(config)
         stack.push_async_callback(masters.close)
-        facade = self._facade
-        again = partial(open_runtime, clock=self._clock, host=self._host, facade=facade)
-        runtime = Runtime(
-            config=config, clock=clock, db=db, hot=hot, objects=objects, masters=masters, facade=facade, again=again
+        catalog = Catalog(db)
+        tiers = Tiers(
+            hot=hot,
+            incarnation=Incarnation(catalog.hot_tier, hot, clock),
+            catalog=catalog,
+            objects=objects,
+            keys=Keyring(catalog.saga_keys, masters),
+            dictionaries=_dictionaries(config, hot, catalog, objects),
+            prices=PriceList.load(config.tiers.cold.region),
+            clock=clock,
         )
-        stack.push_async_callback(runtime.dictionaries.close)
-        return runtime
+        stack.push_async_callback(tiers.dictionaries.close)
+        again = partial(_Opening, self._in_force, self._clock, self._host, self._facade)
+        return Runtime(tiers, self._in_force, facade=self._facade, again=again)
 
 
 @asynccontextmanager

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 
@@ -126,9 +126,7 @@ async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> J
     await check_schema(context.catalog.db)
     report = JobReport(job=name, dry_run=dry_run, started_at=context.now)
     began, tally = time.monotonic(), Tally(context.progress)
-    # A run keeps the policies it began with, also when they are reloaded meanwhile; and it makes sure anew that the
-    # catalog owns the prefix: the database may have been replaced since the last run.
-    run = replace(context, catalog_id=None)
+    run = context.for_a_run()
     try:
         if dry_run:
             await job.preview(await with_accepted(run), tally)

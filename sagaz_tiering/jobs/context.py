@@ -12,18 +12,11 @@ from datetime import datetime
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
 from uuid import UUID
 
-from sagaz_tiering.catalog import Catalog
-from sagaz_tiering.clock import Clock, to_micros
-from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.costs import PriceList
-from sagaz_tiering.dictionaries.cache import Dictionaries
-from sagaz_tiering.hot.incarnation import Incarnation
-from sagaz_tiering.hot.tier import HotTier
-from sagaz_tiering.keys.keyring import Keyring
-from sagaz_tiering.objects.base import ObjectStore
+from sagaz_tiering.clock import to_micros
 from sagaz_tiering.packs.format import finished
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.terminal import document
+from sagaz_tiering.tiers import HasTiers, InForce, Tiers
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -62,8 +55,8 @@ class Workers(Protocol):
 
 
 @dataclass(slots=True, kw_only=True)
-class JobContext:
-    """The tiers, and the policies and settings in force. One per process; jobs keep no state of their own.
+class JobContext(HasTiers):
+    """The tiers, and what is in force. One per process; jobs keep no state of their own.
 
     `upload_bytes`: most of the packs that are sealed and not published yet. `owner` names this process in leases.
     `owned_at` is when the prefix was last seen to be ours (`uptime_s`). A job that sees `stopping` set finishes its
@@ -71,17 +64,9 @@ class JobContext:
     threads that all want Python's lock take it longer than one. Elsewhere the event loop has others to serve.
     """
 
-    hot: HotTier
-    incarnation: Incarnation
-    catalog: Catalog
-    objects: ObjectStore
-    keys: Keyring
-    dictionaries: Dictionaries
-    policies: PolicySet
-    clock: Clock
-    prices: PriceList
+    tiers: Tiers
+    in_force: InForce
     owner: str
-    settings: TieringConfig
     upload_bytes: int = UPLOAD_BYTES
     progress: Callable[[str, int], None] | None = None
     allow_mass_delete: bool = False
@@ -92,6 +77,15 @@ class JobContext:
     workers: Workers | None = None
     alone: bool = False
 
+    def for_a_run(self) -> Self:
+        """It keeps what is in force as it begins, also when that is reloaded meanwhile, and makes sure anew that the
+        catalog owns the prefix: the database may have been replaced since the last run."""
+        return replace(self, in_force=replace(self.in_force), catalog_id=None)
+
+    def by(self, policies: PolicySet) -> Self:
+        """The same by other policies."""
+        return replace(self, in_force=replace(self.in_force, policies=policies))
+
     def shared_by(self, processes: int) -> Self:
         """For one of several processes that together take the memory of one: each fills smaller packs.
 
@@ -100,7 +94,8 @@ class JobContext:
         if processes == 1:
             return self
         target, upload_bytes = share_of(self.settings.tiers.cold.pack.target, self.upload_bytes, processes)
-        return replace(self, settings=self.settings.with_pack_target(target), upload_bytes=upload_bytes)
+        share = replace(self.in_force, settings=self.settings.with_pack_target(target))
+        return replace(self, in_force=share, upload_bytes=upload_bytes)
 
     @property
     def now(self) -> datetime:

@@ -18,7 +18,6 @@ import asyncio
 import hashlib
 import json
 from collections.abc import Callable, Collection
-from dataclasses import replace
 from datetime import timedelta
 from typing import Final
 from uuid import UUID
@@ -283,4 +282,4 @@ async def with_accepted(context: JobContext) -> JobContext:
     """The same, but nothing ends before the rules that `expire` accepted last let go of it."""
     accepted = await context.catalog.history.accepted_retention()
     before = None if accepted is None else PolicySet.of_retention_text(accepted[1])
-    return replace(context, policies=context.policies.honouring(before))
+    return context.by(context.policies.honouring(before))

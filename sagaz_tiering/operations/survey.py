@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
 
@@ -83,7 +83,7 @@ async def survey(context: JobContext, policies: PolicySet, now: datetime) -> Inp
 
 async def _shortens(context: JobContext, policies: PolicySet) -> bool:
     """Whether `expire` may have to ask, by policies that are not those it accepted last."""
-    before = (await with_accepted(replace(context, policies=policies))).policies.before
+    before = (await with_accepted(context.by(policies))).policies.before
     return before is not None and context.settings.jobs.expire_max_share < 1 and may_shorten(before, policies)
 
 

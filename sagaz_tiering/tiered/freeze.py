@@ -37,6 +37,7 @@ from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.tiered.freshness import Freshness
 from sagaz_tiering.tiered.merge import Copy
 from sagaz_tiering.tiered.read import Reader
+from sagaz_tiering.tiers import InForce
 
 _log = Logger(__name__)
 _LOOK_SECONDS = 0.25
@@ -48,11 +49,14 @@ _ANSWER_SECONDS = 2.0
 class Freezer:
     """Looks before a save that may replace something."""
 
-    def __init__(self, hot: HotTier, catalog: Catalog, reader: Reader, freshness: Freshness, clock: Clock) -> None:
+    def __init__(
+        self, hot: HotTier, catalog: Catalog, reader: Reader, freshness: Freshness, in_force: InForce, clock: Clock
+    ) -> None:
         self._hot = hot
         self._catalog = catalog
         self._reader = reader
         self._freshness = freshness
+        self._in_force = in_force
         self._clock = clock
         self._held: tuple[str, ...] = ()
         self._names: list[Callable[[str], bool]] = []
@@ -145,6 +149,6 @@ class Freezer:
         for located in await self._catalog.locations.find(meta.snapshot_id) if gone else ():
             if located.value is not None:
                 stored = read_meta(located.value)
-                decision = self._reader.policies.decide(stored, located.saga, to_micros(self._clock.now()))
+                decision = self._in_force.policies.decide(stored, located.saga, to_micros(self._clock.now()))
                 await self._hot.save(stored, located.value, due_us=decision.due_us, expires_us=decision.expires_us)
         _log.warning("snapshot.not_replaced", snapshot_id=str(meta.snapshot_id), put_back=bool(gone))

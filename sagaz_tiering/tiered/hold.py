@@ -16,6 +16,7 @@ from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta, Tier
 from sagaz_tiering.tiered.read import Reader
+from sagaz_tiering.tiers import InForce
 
 _log = Logger(__name__)
 MOST_MATCHED = 100_000
@@ -27,10 +28,11 @@ MOST_HOT_SAGAS = 20_000
 class Holder:
     """Holds by the id of a saga, and what is covered."""
 
-    def __init__(self, hot: HotTier, holds: Holds, reader: Reader, clock: Clock) -> None:
+    def __init__(self, hot: HotTier, holds: Holds, reader: Reader, in_force: InForce, clock: Clock) -> None:
         self._hot = hot
         self._holds = holds
         self._reader = reader
+        self._in_force = in_force
         self._clock = clock
 
     async def hold(self, on: UUID | Match, *, reason: str, who: str) -> Hold:
@@ -82,7 +84,7 @@ class Holder:
         except CatalogUnavailable as exc:  # too many to count in the time that a statement has
             _log.warning("hold.not_counted", error=str(exc))
             return Coverage(exact=False)
-        if not any(policy.durability == "hot" for policy in self._reader.policies.policies):
+        if not any(policy.durability == "hot" for policy in self._in_force.policies.policies):
             return known
         hot, hot_sagas, whole = await self._only_hot(match)
         return Coverage(

@@ -42,6 +42,7 @@ from sagaz_tiering.tiered.merge import (
     merge,
 )
 from sagaz_tiering.tiered.untrusted import UntrustedRedis, nameless, nobody_has
+from sagaz_tiering.tiers import InForce
 
 NO_LIMIT = 2**31 - 1
 _DECODED_AT_ONCE = 50
@@ -63,10 +64,10 @@ class Reader:
         freshness: Freshness,
         untrusted: UntrustedRedis,
         loader: Loader,
-        policies: PolicySet,
+        in_force: InForce,
         clock: Clock,
     ) -> None:
-        self.policies = policies
+        self._in_force = in_force
         self._hot = hot
         self._locations = locations
         self._sagas = sagas
@@ -80,7 +81,7 @@ class Reader:
     @property
     def rules(self) -> PolicySet:
         """By which policies snapshots expire: the later of this process's and those that `expire` accepted last."""
-        return self._freshness.rules(self.policies)
+        return self._freshness.rules(self._in_force.policies)
 
     async def get(self, snapshot_id: UUID) -> SagaSnapshot | None:
         """One snapshot by id."""
@@ -357,5 +358,5 @@ class Reader:
     async def _check_answerable(self, located: Sequence[Copy], error: HotTierUnavailable) -> None:
         """Without Redis: raise unless PostgreSQL must know everything about this saga."""
         names: set[str | None] = {copy.ref.saga_name for copy in located} or {None}
-        if any(map(self.policies.may_be_hot_only, names)) or await self._freshness.ever_hot_only(names):
+        if any(map(self._in_force.policies.may_be_hot_only, names)) or await self._freshness.ever_hot_only(names):
             raise error

@@ -7,9 +7,10 @@ from uuid import UUID
 
 from sagaz_tiering.catalog.restores import Restore, Restores, Wanted
 from sagaz_tiering.clock import Clock
-from sagaz_tiering.config.sections import OnArchived, RestoreSettings
+from sagaz_tiering.config.sections import OnArchived
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.errors import ConfigError, SnapshotArchived
+from sagaz_tiering.tiers import InForce
 
 INTO = ("hot", "in-place")
 
@@ -17,11 +18,11 @@ INTO = ("hot", "in-place")
 class Restorer:
     """Requests restores with the configured defaults; `met` does so where a read meets archived bytes."""
 
-    def __init__(self, restores: Restores, prices: PriceList, clock: Clock, settings: RestoreSettings) -> None:
+    def __init__(self, restores: Restores, prices: PriceList, clock: Clock, in_force: InForce) -> None:
         self._restores = restores
         self._prices = prices
         self._clock = clock
-        self._settings = settings
+        self._in_force = in_force
 
     async def request(
         self, wanted: Wanted, *, tier: str | None = None, days: int | None = None, into: str = "hot", who: str
@@ -29,10 +30,11 @@ class Restorer:
         """The request (a new one, or the same that is under way); None where nothing is archived."""
         if into not in INTO:
             raise ConfigError(f"into={into!r} is not a place to restore into", hint=f"one of {', '.join(INTO)}")
+        usual = self._in_force.settings.restore
         return await self._restores.request(
             wanted,
-            retrieval=tier or self._settings.tier.value,
-            days=days or self._settings.days,
+            retrieval=tier or usual.tier.value,
+            days=days or usual.days,
             into_hot=into == "hot",
             who=who,
             now=self._clock.now(),
@@ -41,7 +43,7 @@ class Restorer:
 
     async def met(self, archived: SnapshotArchived) -> None:
         """A read met this: with `on_archived: request` the restore is asked for, and the error tells its id."""
-        if self._settings.on_archived is OnArchived.REQUEST:
+        if self._in_force.settings.restore.on_archived is OnArchived.REQUEST:
             archived.restore_id = await self._ask(archived.snapshot_ids)
 
     async def _ask(self, snapshot_ids: Sequence[UUID]) -> UUID | None:

@@ -4,28 +4,20 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
 from sagaz_tiering import metrics
-from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.erasures import ErasureReceipt
 from sagaz_tiering.catalog.holds import Coverage, Hold
 from sagaz_tiering.catalog.restores import Restore, Wanted
-from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.threaded import encode_value
 from sagaz_tiering.codec.unsupported import texts_for
 from sagaz_tiering.config.patterns import Match
-from sagaz_tiering.config.sections import LimitSettings, RestoreSettings
-from sagaz_tiering.costs import PriceList
-from sagaz_tiering.dictionaries.cache import Dictionaries
 from sagaz_tiering.errors import SnapshotArchived
-from sagaz_tiering.hot.incarnation import Incarnation
-from sagaz_tiering.hot.tier import HotTier
-from sagaz_tiering.keys.keyring import Keyring
-from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotRef, as_utc, as_uuid
 from sagaz_tiering.storage.answers import text_ids_find_nothing
@@ -48,27 +40,10 @@ from sagaz_tiering.tiered.remove import Remover
 from sagaz_tiering.tiered.restore import Restorer
 from sagaz_tiering.tiered.save import Saver
 from sagaz_tiering.tiered.untrusted import UntrustedRedis
+from sagaz_tiering.tiers import InForce, Tiers
 
 _Answer = TypeVar("_Answer")
 _SAVES = {durability: metrics.SAVES.labels(durability=durability.value) for durability in Durability}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tiers:
-    """The open parts that the facade works with; whoever opened them closes them."""
-
-    hot: HotTier
-    incarnation: Incarnation
-    catalog: Catalog
-    objects: ObjectStore
-    keys: Keyring
-    dictionaries: Dictionaries
-    policies: PolicySet
-    prices: PriceList
-    clock: Clock
-    compression_level: int | None = 1
-    limits: LimitSettings = field(default_factory=LimitSettings)
-    restore: RestoreSettings = field(default_factory=RestoreSettings)
 
 
 @text_ids_find_nothing
@@ -85,6 +60,7 @@ class TieredStorage(AnyLoop):
     def __init__(
         self,
         tiers: Tiers,
+        in_force: InForce,
         *,
         expire: Callable[[], Awaitable[int]] | None = None,
         publish: Callable[[], Awaitable[str]] | None = None,
@@ -94,14 +70,14 @@ class TieredStorage(AnyLoop):
         super().__init__()
         self._home.check()
         self._open_again = open_again
-        self._tiers = tiers
+        self._tiers, self._in_force = tiers, in_force
         self._expire = expire
-        self._texts = texts_for(tiers.limits.on_unsupported, "tiered")
+        self._texts = texts_for(in_force.settings.limits.on_unsupported, "tiered")
         self._publish = publish
         catalog = tiers.catalog
-        self._restorer = Restorer(catalog.restores, tiers.prices, tiers.clock, tiers.restore)
+        self._restorer = Restorer(catalog.restores, tiers.prices, tiers.clock, in_force)
         pause = Pause(catalog.db.time)
-        self._freshness = Freshness(tiers.incarnation, catalog.history, _first_after(tiers.policies), pause)
+        self._freshness = Freshness(tiers.incarnation, catalog.history, _first_after(in_force.policies), pause)
         self._notes = HotNotes(catalog, tiers.hot, tiers.clock)
         cold = ColdTier(tiers.objects, tiers.prices, tiers.keys, tiers.dictionaries)
         untrusted = UntrustedRedis(catalog.locations, cold, catalog.hot_saves, self._notes)
@@ -121,12 +97,12 @@ class TieredStorage(AnyLoop):
                 untrusted=untrusted,
                 clock=tiers.clock,
             ),
-            policies=tiers.policies,
+            in_force=in_force,
             clock=tiers.clock,
         )
-        freezer = Freezer(tiers.hot, catalog, self._reader, self._freshness, tiers.clock)
+        freezer = Freezer(tiers.hot, catalog, self._reader, self._freshness, in_force, tiers.clock)
         self._saver = Saver(tiers.hot, catalog.durable, self._freshness, freezer, self._notes, pause)
-        self._holder = Holder(tiers.hot, catalog.holds, self._reader, tiers.clock)
+        self._holder = Holder(tiers.hot, catalog.holds, self._reader, in_force, tiers.clock)
         self._remover = Remover(tiers.hot, catalog, self._reader, tiers.clock)
 
     async def close(self) -> None:
@@ -138,7 +114,7 @@ class TieredStorage(AnyLoop):
 
         Applications tell of their own saves within a second; the daemon calls this each second. Raises TierUnavailable.
         """
-        await self._notes.tell_others(self._reader.policies)
+        await self._notes.tell_others(self._in_force.policies)
 
     async def retire(self) -> None:
         """The parts are about to be closed by whoever opened them: it is of no more use on any loop."""
@@ -152,7 +128,7 @@ class TieredStorage(AnyLoop):
         return self._open_again
 
     def _most_bytes(self) -> int:
-        return self._tiers.limits.max_snapshot
+        return self._in_force.settings.limits.max_snapshot
 
     async def _disconnect(self) -> None:
         await self._notes.close()
@@ -169,7 +145,8 @@ class TieredStorage(AnyLoop):
 
     def adopt(self, policies: PolicySet) -> None:
         """Work by these policies from now on."""
-        self._reader.policies = policies
+        self._in_force.policies = policies
+        self._texts = texts_for(self._in_force.settings.limits.on_unsupported, "tiered")
         self._freshness.follow(_first_after(policies))
         if self._twin is not None:
             self._twin.tell(lambda other: other.adopt(policies))
@@ -187,12 +164,12 @@ class TieredStorage(AnyLoop):
             meta, value = await encode_value(
                 ours,
                 saved_us=now_us,
-                level=self._tiers.compression_level,
+                level=self._tiers.hot.connection.settings.compression_level,
                 dictionary=self._tiers.dictionaries.for_writing(ours.saga_name),
-                max_bytes=self._tiers.limits.max_snapshot,
+                max_bytes=self._in_force.settings.limits.max_snapshot,
                 texts=self._texts,
             )
-            durability = await self._saver.save(ours, meta, value, self._reader.policies, now_us)
+            durability = await self._saver.save(ours, meta, value, self._in_force.policies, now_us)
             _SAVES[durability].inc()
 
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
@@ -386,9 +363,9 @@ class TieredStorage(AnyLoop):
             "hot": str(self._tiers.hot.connection.settings.url),
             "catalog": self._tiers.catalog.db.shown_url,
             "cold": self._tiers.objects.url,
-            "policies": [policy.name for policy in self._reader.policies.policies],
-            "policy_revision": self._reader.policies.revision,
-            "compression_enabled": self._tiers.compression_level is not None,
+            "policies": [policy.name for policy in self._in_force.policies.policies],
+            "policy_revision": self._in_force.policies.revision,
+            "compression_enabled": self._tiers.hot.connection.settings.compression_level is not None,
         }
 
 

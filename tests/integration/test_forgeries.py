@@ -220,7 +220,7 @@ async def test_forged_pack_without_digests_gets_none(shop: Product, job: str) ->
         shop.clock.advance(60 * DAY)
     if job == "expire":
         longer = Policy.model_validate({**POLICIES[0], "retain": "500d", "even_if_costlier": True})
-        shop.runtime.job_context().policies = PolicySet([longer])
+        shop.runtime.in_force.policies = PolicySet([longer])
     if job == "compact":
         await shop.storage.forget(MALLORY)
         before = [row for row in before if row[2] == VICTIM]
@@ -318,7 +318,7 @@ async def test_forged_dates_expire_nothing(shop: Product) -> None:
     await overwrite(shop, copy, footer_like(older(footer_in(await shop.runtime.objects.get(copy)))))
     before = await places(shop)
     longer = Policy.model_validate({**POLICIES[0], "retain": "500d", "even_if_costlier": True})
-    shop.runtime.job_context().policies = PolicySet([longer])
+    shop.runtime.in_force.policies = PolicySet([longer])
     report = await shop.run("expire")
     assert report.counts.get("archived", 0) == 0
     assert report.counts["failed"] == 1, report

@@ -14,6 +14,7 @@ from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.errors import MassDelete, SchemaMismatch, SnapshotArchived
 from sagaz_tiering.jobs import JOBS, run_job
+from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot, Tier
 
 SAVED = list(snapshots(12, created_at=NOW, saga_name="payment-order"))
@@ -197,7 +198,10 @@ async def test_new_retention_rules_apply_to_packs(database: str, redis_url: str,
             await shop.storage.save_snapshot(snapshot)
         shop.clock.advance(9 * DAY)
         await shop.run("age")
+        running = shop.runtime.job_context().for_a_run()
         await shop.runtime.reload(rules(200))
+        assert shop.runtime.job_context().policies is shop.runtime.policies
+        assert running.policies.policies == PolicySet(rules(100).policies).policies  # a run keeps those it began with
         shop.clock.advance(120 * DAY)
         assert await shop.storage.list_snapshots(SAVED[0].saga_id) == SAVED[4::-1]
         assert (await shop.run("expire")).counts == {"packs_redated": 1}

@@ -73,7 +73,7 @@ async def test_open_object_store_refuses_every_other_loop() -> None:
 
 async def test_storage_of_open_tiers_serves_its_own_loop_alone(shop: Product) -> None:
     """Made by hand it cannot be opened a second time, and says what can."""
-    storage = TieredSnapshotStorage(shop.storage._tiers)
+    storage = TieredSnapshotStorage(shop.runtime.tiers, shop.runtime.in_force)
     await storage.save_snapshot(make(1))
     with pytest.raises(WrongEventLoop) as caught:
         await in_thread(lambda: storage.get_snapshot(number(1)))

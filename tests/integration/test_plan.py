@@ -182,8 +182,7 @@ async def test_losing_transition_is_refused_and_explained(
         await save(shop, "order", 2)
         await shop.run("age")  # tests insist, or it would be in STANDARD
         rules = PolicySet([Policy.model_validate({**policy, "even_if_costlier": insists})])
-        shop.runtime.job_context().policies = rules
-        shop.storage.adopt(rules)
+        shop.runtime.in_force.policies = rules
         shop.clock.advance(90 * DAY)
         dry, report = await shop.run("transition", dry_run=True), await shop.run("transition")
         one = next(iter(snapshots(1, created_at=NOW - 10 * DAY, saga_name="order")))
@@ -352,7 +351,7 @@ async def test_transition_compaction_and_scrub_count_what_they_spend(shop: Produ
             for each in POLICIES
         ]
     )
-    context.policies = rules
+    context.in_force.policies = rules
     shop.clock.advance(40 * DAY)
     adjust(context, budget__requests_per_day=1)
     stopped = await shop.run("transition")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,9 @@ async def shop(database: str, redis_url: str, tmp_path: Path):
     """A product over a directory that keeps S3's law, with small packs."""
     cold = {"url": f"file://{tmp_path / 'cold'}", **PACK}
     async with product(config(database=database, redis_url=redis_url, cold=cold, policies=POLICIES)) as opened:
-        opened.runtime.job_context().objects = Counting(opened.runtime.objects)  # type: ignore[assignment]
+        context = opened.runtime.job_context()
+        counting: Any = Counting(opened.runtime.objects)
+        context.tiers = replace(context.tiers, objects=counting)
         yield opened
 
 

@@ -193,7 +193,7 @@ async def test_pack_archived_behind_our_back_stops_no_transition(shop: Product, 
     change_record(objects(tmp_path)[0], storage_class="GLACIER")
     rule = {"to": "GLACIER", "after": "8d"}
     colder = Policy.model_validate({**POLICIES[0], "move": [*POLICIES[0]["move"], rule], "even_if_costlier": True})
-    shop.runtime.job_context().policies = PolicySet([colder])
+    shop.runtime.in_force.policies = PolicySet([colder])
     shop.clock.advance(3 * DAY)
     report = await shop.run("transition")
     assert report.counts["class_noted"] == 1
@@ -240,7 +240,7 @@ async def test_failing_pack_is_left_alone_after_its_budget(shop: Product, tmp_pa
     rule = {"to": "GLACIER", "after": "8d"}
     moves = [*POLICIES[0]["move"], rule]
     colder = Policy.model_validate({**POLICIES[0], "move": moves, "even_if_costlier": True})
-    shop.runtime.job_context().policies = PolicySet([colder])
+    shop.runtime.in_force.policies = PolicySet([colder])
     shop.clock.advance(3 * DAY)
     failed = [(await shop.run("transition")).counts.get("failed", 0) for _ in range(7)]
     assert failed == [1, 1, 1, 1, 1, 0, 0]

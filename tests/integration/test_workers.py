@@ -376,7 +376,7 @@ async def test_workers_follow_the_policies_of_the_run(runtime: Runtime) -> None:
     policies = PolicySet(
         [policy.model_copy(update={"name": f"run-{policy.name}"}) for policy in runtime.config.policies]
     )
-    await put_policies_in_force(replace(runtime.job_context(), policies=policies))
+    await put_policies_in_force(runtime.job_context().by(policies))
     tally = Tally(None)
     async with WorkerPool(lambda: runtime.config).share("age", asyncio.Event(), tally, policies):
         pass
@@ -388,7 +388,7 @@ async def test_workers_follow_the_policies_of_the_run(runtime: Runtime) -> None:
 async def test_workers_do_nothing_by_policies_that_were_replaced(runtime: Runtime) -> None:
     """Another daemon put others in force after the run began."""
     saved = await backlog(runtime, 5)
-    await put_policies_in_force(replace(runtime.job_context(), policies=PolicySet(runtime.config.policies[:2])))
+    await put_policies_in_force(runtime.job_context().by(PolicySet(runtime.config.policies[:2])))
     tally = Tally(None)
     async with WorkerPool(lambda: runtime.config).share("age", asyncio.Event(), tally, runtime.policies):
         pass

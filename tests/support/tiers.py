@@ -71,7 +71,7 @@ def adjust(context: JobContext, **changes: Any) -> None:
         for section in reversed(sections):
             value = section.model_copy(update={last: value})
             last = path.pop() if path else ""
-        context.settings = value
+        context.in_force.settings = value
 
 
 async def rebuilt_from_bucket(shop: Product, tally: Tally | None = None) -> None:

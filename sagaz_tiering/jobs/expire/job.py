@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
@@ -70,7 +69,7 @@ async def preview(context: JobContext, tally: Tally) -> None:
     if (error := await question(sure, Tally(None))) is not None:
         tally.refused = str(error)
         tally.note(f"a run stops: {error}; {error.hint}")
-    changed, context = sure.policies.before is not None, replace(sure, policies=sure.policies.own)
+    changed, context = sure.policies.before is not None, sure.by(sure.policies.own)
     async for saga_ids in context.hot.saga_ids() if changed else _due_sagas(context):
         expired: list[SnapshotMeta] = []
         ends = await saga_ends(context, saga_ids)

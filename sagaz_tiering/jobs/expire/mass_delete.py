@@ -11,7 +11,7 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
 
@@ -107,7 +107,7 @@ async def accept_policies(context: JobContext, lease: Lease, tally: Tally) -> Jo
     rows; this run is to look at all that is hot; readers learn that the new rules count. A crash leaves what was
     promised readable, since until the last step the earlier rules count too; the next run repeats the rest.
     """
-    own = replace(context, policies=context.policies.own)
+    own = context.by(context.policies.own)
     if (error := await question(context, tally, lease=lease)) is not None:
         raise error
     async for dates in outdated_packs(own, lease, tally):
@@ -138,7 +138,7 @@ async def question(context: JobContext, tally: Tally, *, lease: Lease | None = N
 async def count_shortened(context: JobContext, tally: Tally, *, lease: Lease | None = None) -> Shortened:
     """What the policies of the run would end earlier. With a `lease`, packs in which nothing does are dated anew, and
     the count stops early once it is too much."""
-    own, before = replace(context, policies=context.policies.own), context.policies.before
+    own, before = context.by(context.policies.own), context.policies.before
     found = Shortened(before=before, after=own.policies, now_us=context.now_us)
     found.totals.update(await context.catalog.packs.live_of_policies())
     if before is not None and may_shorten(before, own.policies):

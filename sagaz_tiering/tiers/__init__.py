@@ -1,0 +1,110 @@
+"""The open tiers of a process as one value, and what is in force there: given to the facade, to jobs and operations.
+
+`app` makes both, and closes what is open. It never asks a server, and decides nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Self
+
+from sagaz_tiering.catalog import Catalog
+from sagaz_tiering.clock import Clock
+from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.costs import PriceList
+from sagaz_tiering.dictionaries.cache import Dictionaries
+from sagaz_tiering.hot.incarnation import Incarnation
+from sagaz_tiering.hot.tier import HotTier
+from sagaz_tiering.keys.keyring import Keyring
+from sagaz_tiering.objects.base import ObjectStore
+from sagaz_tiering.policy import PolicySet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tiers:
+    """What is open. Whoever opened it closes it."""
+
+    hot: HotTier
+    incarnation: Incarnation
+    catalog: Catalog
+    objects: ObjectStore
+    keys: Keyring
+    dictionaries: Dictionaries
+    prices: PriceList
+    clock: Clock
+
+
+@dataclass(slots=True, kw_only=True)
+class InForce:
+    """The settings that count now, and their policies: who holds it sees both replaced by a reload."""
+
+    settings: TieringConfig
+    policies: PolicySet
+
+    @classmethod
+    def of(cls, settings: TieringConfig) -> Self:
+        """These settings with their own policies."""
+        return cls(settings=settings, policies=PolicySet(settings.policies))
+
+    def adopt(self, settings: TieringConfig) -> None:
+        """Count by these from now on; servers stay the ones that are open."""
+        self.settings, self.policies = settings, PolicySet(settings.policies)
+
+
+class HasTiers:
+    """Shows the tiers under their own names, for one who hands them on."""
+
+    __slots__ = ()
+
+    tiers: Tiers
+    in_force: InForce
+
+    @property
+    def hot(self) -> HotTier:
+        """Redis."""
+        return self.tiers.hot
+
+    @property
+    def incarnation(self) -> Incarnation:
+        """Whether Redis is the one that it was."""
+        return self.tiers.incarnation
+
+    @property
+    def catalog(self) -> Catalog:
+        """What is where."""
+        return self.tiers.catalog
+
+    @property
+    def objects(self) -> ObjectStore:
+        """Packs."""
+        return self.tiers.objects
+
+    @property
+    def keys(self) -> Keyring:
+        """Data keys of sagas."""
+        return self.tiers.keys
+
+    @property
+    def dictionaries(self) -> Dictionaries:
+        """Compression dictionaries."""
+        return self.tiers.dictionaries
+
+    @property
+    def prices(self) -> PriceList:
+        """What S3 costs in the region."""
+        return self.tiers.prices
+
+    @property
+    def clock(self) -> Clock:
+        """The servers' time."""
+        return self.tiers.clock
+
+    @property
+    def policies(self) -> PolicySet:
+        """The policies in force."""
+        return self.in_force.policies
+
+    @property
+    def settings(self) -> TieringConfig:
+        """The settings in force."""
+        return self.in_force.settings
