@@ -12,7 +12,8 @@ import pytest
 from support.payload import saga, snapshots
 from support.tiers import DAY, NOW, Product, config, product
 
-from sagaz_tiering.errors import MassDelete, SchemaMismatch, SnapshotArchived
+from sagaz_tiering.config.sections import LimitSettings, RestoreSettings
+from sagaz_tiering.errors import MassDelete, SchemaMismatch, SnapshotArchived, SnapshotTooLarge
 from sagaz_tiering.jobs import JOBS, run_job
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SagaSnapshot, Tier
@@ -213,6 +214,16 @@ async def test_new_retention_rules_apply_to_packs(database: str, redis_url: str,
         context = replace(shop.runtime.job_context(), allow_mass_delete=True)
         assert (await run_job("expire", context)).counts["archived"] == 5
         assert await shop.storage.list_snapshots(SAVED[0].saga_id) == []
+
+
+async def test_reload_puts_limits_and_the_usual_restore_in_force(shop: Product) -> None:
+    """What is not set at start counts from a reload on, for the facade as for jobs."""
+    changed = {"limits": LimitSettings(max_snapshot=1), "restore": RestoreSettings(days=3)}
+    await shop.runtime.reload(shop.runtime.config.model_copy(update=changed))
+    assert shop.runtime.job_context().settings.restore.days == 3
+    with pytest.raises(SnapshotTooLarge):
+        await shop.storage.save_snapshot(SAVED[0])
+    assert await shop.storage.get_snapshot(SAVED[0].snapshot_id) == SAVED[0]
 
 
 async def test_saga_that_was_renamed_is_packed(shop: Product) -> None:
