@@ -57,7 +57,7 @@ class Field:
 @asynccontextmanager
 async def open_field(runtime: Runtime, running: Endpoints, bucket: str) -> AsyncIterator[Field]:
     """Everyone's clients, with sagaz's defaults for sagaz."""
-    url, database = runtime.hot.connection.settings.url.get_secret_value(), runtime.db.options.url
+    url, database = runtime.hot.connection.settings.url.get_secret_value(), runtime.db.settings.url.get_secret_value()
     assert database is not None
     async with AsyncExitStack() as stack:
         client = redis.asyncio.Redis.from_url(f"{url}?max_connections={AT_ONCE}")
