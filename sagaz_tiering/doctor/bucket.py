@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Iterator
 
 from sagaz_tiering.doctor.finding import Finding, error, from_error, is_refusal, ok, warning
 from sagaz_tiering.errors import SagazTieringError
-from sagaz_tiering.objects.s3.bucket import LifecycleRule, S3Bucket
+from sagaz_tiering.objects.s3.bucket import LifecycleRule, default_lock, lifecycle_rules, lists_versions, versioning
 from sagaz_tiering.objects.s3.store import S3ObjectStore
 from sagaz_tiering.storage_class import StorageClass
 
@@ -15,11 +15,10 @@ LOCK = "object_store.object_lock"
 
 async def check_bucket(store: S3ObjectStore) -> AsyncGenerator[Finding, None]:
     """Each setting by itself: a right to read one of them is often missing."""
-    bucket = S3Bucket(store.calls)
     for subject, check in (
-        ("object_store.versioning", _versioning(bucket)),
-        (LOCK, _lock(bucket)),
-        ("object_store.lifecycle", _lifecycle(bucket, store.calls.options.prefix)),
+        ("object_store.versioning", _versioning(store)),
+        (LOCK, _lock(store)),
+        ("object_store.lifecycle", _lifecycle(store)),
     ):
         try:
             async for found in check:
@@ -28,13 +27,13 @@ async def check_bucket(store: S3ObjectStore) -> AsyncGenerator[Finding, None]:
             yield from_error(subject, exc)
 
 
-async def _versioning(bucket: S3Bucket) -> AsyncGenerator[Finding, None]:
-    subject, status = "object_store.versioning", await bucket.versioning()
+async def _versioning(store: S3ObjectStore) -> AsyncGenerator[Finding, None]:
+    subject, status = "object_store.versioning", await versioning(store.calls)
     if not status:
         yield ok(subject, "the bucket keeps no versions")
         return
     try:
-        await bucket.lists_versions()
+        await lists_versions(store.calls)
     except SagazTieringError as exc:
         if not is_refusal(exc):
             raise
@@ -44,8 +43,8 @@ async def _versioning(bucket: S3Bucket) -> AsyncGenerator[Finding, None]:
     yield ok(subject, f"versioning is {status}; jobs remove old versions of what they move and delete")
 
 
-async def _lock(bucket: S3Bucket) -> AsyncGenerator[Finding, None]:
-    kept = await bucket.default_lock()
+async def _lock(store: S3ObjectStore) -> AsyncGenerator[Finding, None]:
+    kept = await default_lock(store.calls)
     if kept:
         text = f"Object Lock keeps every new object ({kept}): what expires or is forgotten cannot be removed before"
         yield error(LOCK, text, "use a bucket without a default retention; `retain` and legal holds are ours")
@@ -53,8 +52,8 @@ async def _lock(bucket: S3Bucket) -> AsyncGenerator[Finding, None]:
         yield ok(LOCK, "no default retention")
 
 
-async def _lifecycle(bucket: S3Bucket, prefix: str) -> AsyncGenerator[Finding, None]:
-    rules = await bucket.rules()
+async def _lifecycle(store: S3ObjectStore) -> AsyncGenerator[Finding, None]:
+    rules, prefix = await lifecycle_rules(store.calls), store.calls.options.prefix
     under = f"{prefix}/" if prefix else ""
     found = [each for rule in rules if rule.touches(under) for each in _findings(rule)]
     for each in found:

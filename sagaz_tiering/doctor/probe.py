@@ -16,7 +16,7 @@ from sagaz_tiering.doctor.finding import Finding, Level, error, from_error, is_r
 from sagaz_tiering.doctor.skew import compared
 from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectExists, ObjectStoreError, SagazTieringError
 from sagaz_tiering.objects.base import ObjectStore
-from sagaz_tiering.objects.s3.probe import S3Probe
+from sagaz_tiering.objects.s3.probe import honours_condition, takes_checksum
 from sagaz_tiering.objects.s3.store import S3ObjectStore
 from sagaz_tiering.storage_class import StorageClass
 
@@ -106,7 +106,7 @@ class Probe:
     async def _honours_condition(self) -> bool | None:
         key = self._key("condition")
         if isinstance(self._store, S3ObjectStore):
-            return await S3Probe(self._store.calls).honours_condition(key, _DATA)
+            return await honours_condition(self._store.calls, key, _DATA)
         await self._put("condition")
         try:
             await self._put("condition")
@@ -119,14 +119,14 @@ class Probe:
         if not isinstance(self._store, S3ObjectStore):
             yield ok(subject, "a directory: hashed before every write")
             return
-        probe, options = S3Probe(self._store.calls), self._store.calls.options
-        if not await probe.takes_checksum(self._key("checksum"), _DATA):
+        calls, options = self._store.calls, self._store.calls.options
+        if not await takes_checksum(calls, self._key("checksum"), _DATA, of=_DATA):
             if options.sends_checksums:
                 hint = "set tiers.cold.checksums: when_required"
                 yield error(subject, "checksum headers are refused, but every upload has one", hint)
             else:
                 yield ok(subject, "checksum headers are refused; none are sent, the signature covers the body instead")
-        elif await probe.refuses_wrong_checksum(self._key("wrong-checksum"), _DATA):
+        elif not await takes_checksum(calls, self._key("wrong-checksum"), _DATA, of=b"other bytes"):
             advice = "" if options.sends_checksums else "tiers.cold.checksums: when_supported would use them"
             yield ok(subject, "a wrong checksum is refused", advice)
         else:

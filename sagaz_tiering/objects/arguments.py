@@ -47,6 +47,19 @@ def check_restore(days: int, tier: str) -> None:
         raise ObjectStoreError(f"a restore cannot last {days} days", hint="ask for at least one day")
 
 
+def check_range(offset: int, length: int) -> None:
+    """Raise ValueError unless there can be such bytes."""
+    if offset < 0 or length < 1:
+        raise ValueError(f"no such range: {length} bytes from {offset}")
+
+
+def check_length(key: str, data: bytes, offset: int, length: int) -> bytes:
+    """`data` itself if all of the range came; raises CorruptPack."""
+    if len(data) != length:
+        raise CorruptPack(f"{key} has {len(data)} of the {length} bytes asked for from {offset}")
+    return data
+
+
 def check_size(key: str, size: int, most: int) -> None:
     """Raise CorruptPack for an object that is larger than what is expected under its key ever is."""
     if size > most:

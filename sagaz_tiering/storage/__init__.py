@@ -1,4 +1,5 @@
-"""The storages that stand alone: memory, files, Redis, PostgreSQL, S3; `base` is what all of them are.
+"""The storages that stand alone: memory, files, Redis, PostgreSQL, S3; `base` is what all of them are, `standalone`
+what they do the same way.
 
 Each is imported when it is first used, so that a process loads no others.
 They never move a snapshot to another storage and know no policy: that is the tiered one.

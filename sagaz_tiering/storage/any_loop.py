@@ -26,18 +26,21 @@ from sagaz_tiering.storage.reporting import reported_save
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 _NO_MORE: Final = object()
 _SAVE: Final = "save_snapshot"
+_MARK: Final = "is_called_anywhere"
 
 
 class AnyLoop:
-    """Base of the storages that have connections. Every public coroutine and asynchronous generator is found by itself.
+    """Base of the storages that have connections. Every public coroutine and asynchronous generator is found by itself,
+    inherited ones too.
 
     A storage opens nothing but what `_renew` made anew, and only in those.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        for name, member in list(vars(cls).items()):
-            if name.startswith("_") or name == "close":
+        for name in dir(cls):
+            member = inspect.getattr_static(cls, name)
+            if name.startswith("_") or name == "close" or getattr(member, _MARK, False):
                 continue
             if inspect.iscoroutinefunction(member):
                 setattr(cls, name, _called_anywhere(member))
@@ -145,6 +148,7 @@ def _called_anywhere(method: _Method) -> _Method:
             return await method(self, *args, **kwargs)
         return await self._call_elsewhere(method, args, kwargs)
 
+    setattr(call, _MARK, True)
     return call  # type: ignore[return-value]  # the same signature, as `functools.wraps` tells at run time
 
 
@@ -157,6 +161,7 @@ def _iterated_anywhere(method: _Method) -> _Method:
             async for item in items:
                 yield item
 
+    setattr(iterate, _MARK, True)
     return iterate  # type: ignore[return-value]  # the same signature, as `functools.wraps` tells at run time
 
 

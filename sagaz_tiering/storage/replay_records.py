@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+from uuid import UUID
 
 from sagaz_tiering.codec import typed_json
 from sagaz_tiering.errors import CorruptRecord
-from sagaz_tiering.snapshot import replay_record as as_record
 
-__all__ = ["as_record", "from_bytes", "to_bytes"]
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+def attempted(
+    replay_id: UUID, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> tuple[UUID, T | CorruptRecord]:
+    """What `read` gives, or why it cannot, with whose record it is."""
+    try:
+        return replay_id, read(*args, **kwargs)
+    except CorruptRecord as exc:
+        return replay_id, exc
 
 
 def to_bytes(record: dict[str, Any]) -> bytes:

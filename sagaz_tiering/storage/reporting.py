@@ -3,16 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from sagaz_tiering import metrics
-from sagaz_tiering.errors import SagazTieringError, SnapshotArchived, TierUnavailable, UnexpectedFailure, Unreadable
+from sagaz_tiering.errors import (
+    CorruptRecord,
+    SagazTieringError,
+    SnapshotArchived,
+    TierUnavailable,
+    UnexpectedFailure,
+    Unreadable,
+)
 from sagaz_tiering.logs import Logger, Repeated
 
 _log = Logger(__name__)
+
+T = TypeVar("T")
 
 MOST_GAPS: Final = 10_000
 """Unreadable items that an error names at most."""
@@ -139,6 +149,24 @@ class Gaps:
             if _is_news(self._storage, item_id):
                 _log.error("snapshot.unreadable", snapshot_id=str(item_id), storage=self._storage, error=str(error))
         self._found[item_id] = error
+
+    @contextmanager
+    def passing_over(self, item_id: UUID) -> Iterator[None]:
+        """The block may not be able to read this one: then it ends there, and this is a gap."""
+        try:
+            yield
+        except CorruptRecord as exc:
+            self.add(item_id, exc)
+
+    def readable(self, found: Iterable[tuple[UUID, T | CorruptRecord | None]]) -> list[T]:
+        """Those that could be read; the errors among them become gaps, None is nothing."""
+        readable = list[T]()
+        for item_id, each in found:
+            if isinstance(each, CorruptRecord):
+                self.add(item_id, each)
+            elif each is not None:
+                readable.append(each)
+        return readable
 
     def update(self, error: Unreadable) -> None:
         """Those that a part of the walk could not read."""

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.replays import Replay
-from sagaz_tiering.errors import CorruptRecord, SnapshotArchived, Unreadable
+from sagaz_tiering.errors import SnapshotArchived, Unreadable
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.answers import checked_replay
@@ -83,12 +83,9 @@ async def replay_log(catalog: Catalog, replay_id: UUID) -> Replay | None:
 
 async def replays_of(catalog: Catalog, saga_id: UUID, limit: int) -> list[Replay]:
     """Records of a saga, newest first. Raises CorruptRecord with those that can be read."""
-    gaps, found = Gaps(_KIND), list[Replay]()
-    for replay_id, record in await catalog.replays.of_saga(saga_id, limit):
-        if isinstance(record, CorruptRecord):
-            gaps.add(replay_id, record)
-        else:
-            found.append(checked_replay(record, saga_id=saga_id))
+    gaps = Gaps(_KIND)
+    records = gaps.readable(await catalog.replays.of_saga(saga_id, limit))
+    found = [checked_replay(record, saga_id=saga_id) for record in records]
     gaps.check(found)
     return found
 
@@ -97,10 +94,8 @@ async def replay_logs(catalog: Catalog, after: UUID | None) -> AsyncIterator[Rep
     """Every replay record, ascending by replay id. Raises CorruptRecord where one cannot be read."""
     gaps = Gaps(_KIND)
     while page := await catalog.replays.page(after, _PAGE):
-        for replay_id, record in page:
-            if isinstance(record, CorruptRecord):
-                gaps.add(replay_id, record)
-                gaps.check()
-            else:
+        for each in page:
+            for record in gaps.readable([each]):
                 yield record
+            gaps.check()
         after = page[-1][0]

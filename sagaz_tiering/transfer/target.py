@@ -12,9 +12,8 @@ from uuid import UUID
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.value import Record
 from sagaz_tiering.errors import CorruptData, InvalidSnapshot, SagazTieringError, SnapshotArchived, Unreadable
-from sagaz_tiering.snapshot import ReplayResult, ReplayStatus, SagaSnapshot, SnapshotRef, as_uuid
+from sagaz_tiering.snapshot import ReplayResult, ReplayStatus, SagaSnapshot, SnapshotRef, as_uuid, replay_record
 from sagaz_tiering.storage.base import SnapshotStorage
-from sagaz_tiering.storage.replay_records import as_record
 from sagaz_tiering.transfer.equality import is_same, is_same_replay, record_of
 from sagaz_tiering.transfer.report import Counts, Outcome
 from sagaz_tiering.transfer.retry import RetryBudget
@@ -86,7 +85,7 @@ class Writer:
     async def put_replay(self, found: Mapping[str, Any], counts: Counts) -> None:
         """Bring one replay record to the target. Raises as `put`."""
         result = replay_result(found)
-        record = as_record(result)
+        record = replay_record(result)
         if await self._has_replay(record):
             counts.count(Outcome.ALREADY_THERE)
             return

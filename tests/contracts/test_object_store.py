@@ -416,12 +416,6 @@ async def test_swap_by_many_at_once_has_one_winner(store: ObjectStore) -> None:
     assert [await store.get("mark")] == [body for body, won in zip(bodies, await swaps, strict=True) if won]
 
 
-async def test_many_callers_wait_and_do_not_fail(store: ObjectStore) -> None:
-    """More calls at once than there are connections all succeed."""
-    await put(store, "a.pack")
-    assert await asyncio.gather(*(store.get("a.pack") for _ in range(60))) == [DATA] * 60
-
-
 @pytest.mark.parametrize("kind", ["local", "s3"])
 async def test_missing_bucket_is_unusable_for_every_call(
     kind: str,

@@ -85,7 +85,6 @@ FACES = {
         "memory",
         "postgresql.storage",
         "redis.storage",
-        "replay_records",
         "reporting",
         "s3.storage",
     ),

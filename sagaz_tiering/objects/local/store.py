@@ -1,7 +1,7 @@
 """`LocalObjectStore`: a directory that keeps S3's law, for `file:///…`, demos and tests of years in seconds.
 
 Storage classes, the refusal of archived bytes, restores that take their hours and expire, conditional puts: all as
-on S3, by the clock it is given. `local_tree` tells how it looks on disk and why a crash leaves nothing half.
+on S3, by the clock it is given. `tree` tells how it looks on disk and why a crash leaves nothing half.
 """
 
 from __future__ import annotations
@@ -19,12 +19,14 @@ from pathlib import Path
 from typing import Self, TypeVar
 
 from sagaz_tiering.clock import Clock, from_micros, to_micros
-from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectNotFound, ObjectStoreError
+from sagaz_tiering.errors import ObjectArchived, ObjectNotFound, ObjectStoreError
 from sagaz_tiering.objects.arguments import (
     MOST_READ_BACK,
     check_data,
     check_key,
+    check_length,
     check_list_prefix,
+    check_range,
     check_restore,
     check_size,
 )
@@ -84,12 +86,7 @@ class LocalObjectStore:
     async def put(self, key: str, data: bytes | bytearray, *, storage_class: StorageClass, sha256: bytes) -> None:
         """See `ObjectStore.put`."""
         check_key(key)
-        record = ObjectRecord(
-            size=len(data),
-            sha256=sha256.hex(),
-            storage_class=storage_class,
-            modified_at=to_micros(self._clock.now()),
-        )
+        record = self._new_record(data, sha256, storage_class)
 
         def write() -> None:
             check_data(key, data, sha256)
@@ -118,12 +115,9 @@ class LocalObjectStore:
 
     async def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `ObjectStore.get_range`."""
-        if offset < 0 or length < 1:
-            raise ValueError(f"no such range: {length} bytes from {offset}")
+        check_range(offset, length)
         data = await self._run(check_key(key), lambda: self._read(key, offset, length))
-        if len(data) != length:
-            raise CorruptPack(f"{key} has {len(data)} of the {length} bytes asked for from {offset}")
-        return data
+        return check_length(key, data, offset, length)
 
     async def get_tagged(self, key: str, *, most: int) -> tuple[bytes, str]:
         """See `ObjectStore.get_tagged`."""
@@ -132,12 +126,7 @@ class LocalObjectStore:
 
     async def swap(self, key: str, data: bytes, tag: str) -> bool:
         """See `ObjectStore.swap`."""
-        record = ObjectRecord(
-            size=len(data),
-            sha256=hashlib.sha256(data).hexdigest(),
-            storage_class=StorageClass.STANDARD,
-            modified_at=to_micros(self._clock.now()),
-        )
+        record = self._new_record(data, hashlib.sha256(data).digest(), StorageClass.STANDARD)
         if not await self._run(check_key(key), lambda: self._tree.swap(key, data, record, tag)):
             return False
         return await self.get(key, most=max(len(data), MOST_READ_BACK)) == data
@@ -203,6 +192,10 @@ class LocalObjectStore:
                 yield info
             if seen < LIST_PAGE:
                 return
+
+    def _new_record(self, data: bytes | bytearray, sha256: bytes, storage_class: StorageClass) -> ObjectRecord:
+        now_us = to_micros(self._clock.now())
+        return ObjectRecord(size=len(data), sha256=sha256.hex(), storage_class=storage_class, modified_at=now_us)
 
     def _open_tree(self) -> None:
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sagaz_tiering.errors import ObjectStoreError
 from sagaz_tiering.objects.s3.calls import S3Calls
@@ -13,8 +13,10 @@ from sagaz_tiering.objects.s3.errors import error_code
 if TYPE_CHECKING:
     from types_aiobotocore_s3.type_defs import LifecycleRuleOutputTypeDef
 
-_NO_RULES = ("NoSuchLifecycleConfiguration",)
-_NO_LOCK = ("ObjectLockConfigurationNotFoundError", "InvalidRequest")
+_UNSET = {
+    "GetBucketLifecycleConfiguration": ("NoSuchLifecycleConfiguration",),
+    "GetObjectLockConfiguration": ("ObjectLockConfigurationNotFoundError", "InvalidRequest"),
+}
 _NOT_THERE = ("NotImplemented", "MethodNotAllowed")
 """What stores answer that do not have such settings at all."""
 
@@ -38,64 +40,42 @@ class LifecycleRule:
         return not self.tagged and (self.prefix.startswith(prefix) or prefix.startswith(self.prefix))
 
 
-class S3Bucket:
-    """The settings of the bucket behind some calls. Errors as `s3_errors`."""
+async def versioning(calls: S3Calls) -> str:
+    """`Enabled`, `Suspended`, or "" where versions were never kept."""
+    answer = await _setting(calls, "GetBucketVersioning")
+    return str(answer.get("Status", ""))
 
-    def __init__(self, calls: S3Calls) -> None:
-        self._calls = calls
-        self._bucket = calls.options.bucket
 
-    async def versioning(self) -> str:
-        """`Enabled`, `Suspended`, or "" where versions were never kept."""
-        client = self._calls.client
-        try:
-            answer = await self._calls.run(
-                "GetBucketVersioning", lambda: client.get_bucket_versioning(Bucket=self._bucket)
-            )
-        except ObjectStoreError as exc:
-            if error_code(exc) in _NOT_THERE:
-                return ""
-            raise
-        return answer.get("Status", "")
+async def lists_versions(calls: S3Calls) -> None:
+    """Raise unless old versions may be listed, without which they cannot be removed."""
+    await calls.ask("ListObjectVersions", Prefix=calls.options.prefix, MaxKeys=1)
 
-    async def lists_versions(self) -> None:
-        """Raise unless old versions may be listed, without which they cannot be removed."""
-        client = self._calls.client
-        await self._calls.run(
-            "ListObjectVersions",
-            lambda: client.list_object_versions(Bucket=self._bucket, Prefix=self._calls.options.prefix, MaxKeys=1),
-        )
 
-    async def default_lock(self) -> str:
-        """How long Object Lock keeps every new object, like `COMPLIANCE, 365 days`; "" where it does not."""
-        client = self._calls.client
-        try:
-            answer = await self._calls.run(
-                "GetObjectLockConfiguration", lambda: client.get_object_lock_configuration(Bucket=self._bucket)
-            )
-        except ObjectStoreError as exc:
-            if error_code(exc) in (*_NO_LOCK, *_NOT_THERE):
-                return ""
-            raise
-        kept = answer["ObjectLockConfiguration"].get("Rule", {}).get("DefaultRetention", {})
-        if not kept:
-            return ""
-        span = f"{kept['Years']} years" if kept.get("Years") else f"{kept.get('Days', 0)} days"
-        return f"{kept.get('Mode', 'locked')}, {span}"
+async def default_lock(calls: S3Calls) -> str:
+    """How long Object Lock keeps every new object, like `COMPLIANCE, 365 days`; "" where it does not."""
+    answer = await _setting(calls, "GetObjectLockConfiguration")
+    kept = answer.get("ObjectLockConfiguration", {}).get("Rule", {}).get("DefaultRetention", {})
+    if not kept:
+        return ""
+    span = f"{kept['Years']} years" if kept.get("Years") else f"{kept.get('Days', 0)} days"
+    return f"{kept.get('Mode', 'locked')}, {span}"
 
-    async def rules(self) -> list[LifecycleRule]:
-        """The lifecycle rules that are switched on."""
-        client = self._calls.client
-        try:
-            answer = await self._calls.run(
-                "GetBucketLifecycleConfiguration",
-                lambda: client.get_bucket_lifecycle_configuration(Bucket=self._bucket),
-            )
-        except ObjectStoreError as exc:
-            if error_code(exc) in (*_NO_RULES, *_NOT_THERE):
-                return []
-            raise
-        return [_rule(each) for each in answer.get("Rules", []) if each.get("Status") == "Enabled"]
+
+async def lifecycle_rules(calls: S3Calls) -> list[LifecycleRule]:
+    """The lifecycle rules that are switched on."""
+    answer = await _setting(calls, "GetBucketLifecycleConfiguration")
+    return [_rule(each) for each in answer.get("Rules", []) if each.get("Status") == "Enabled"]
+
+
+async def _setting(calls: S3Calls, operation: str) -> dict[str, Any]:
+    """The answer; an empty one where the bucket or the store has no such setting."""
+    try:
+        answer: dict[str, Any] = await calls.ask(operation)
+    except ObjectStoreError as exc:
+        if error_code(exc) in (*_UNSET.get(operation, ()), *_NOT_THERE):
+            return {}
+        raise
+    return answer
 
 
 def _rule(found: LifecycleRuleOutputTypeDef) -> LifecycleRule:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import random
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from botocore import xform_name
 
 from sagaz_tiering.drivers.process_loop import HomeLoop
 from sagaz_tiering.errors import CredentialsUnavailable, SagazTieringError
@@ -21,13 +24,34 @@ MAX_BACKOFF_SECONDS = 5.0
 
 
 class S3Calls:
-    """One open client and the rules under which it is used."""
+    """One open client, the rules under which it is used, and what was learnt of the bucket by the way."""
 
     def __init__(self, client: S3Client, options: S3Options) -> None:
         self.client = client
         self.options = options
         self.home = HomeLoop(self)
+        self.keeps_versions: bool | None = None
+        self.takes_conditions = True
         self._slots = asyncio.Semaphore(options.max_connections)
+
+    async def ask(
+        self,
+        operation: str,
+        *,
+        key: str = "",
+        body: bytes | bytearray | None = None,
+        attempts: int | None = None,
+        **arguments: Any,
+    ) -> Any:
+        """The SDK's answer to an operation on the bucket, or on the full key `key` in it; raises as `run`."""
+        method = getattr(self.client, xform_name(operation))
+        asked = {"Bucket": self.options.bucket, **({"Key": key} if key else {}), **arguments}
+
+        async def attempt() -> Any:
+            # A file-like body makes the SDK wait for "100 Continue": a store that refuses gets no bytes.
+            return await method(**asked, **({} if body is None else {"Body": io.BytesIO(body)}))
+
+        return await self.run(operation, attempt, key=key, attempts=attempts)
 
     async def run(
         self,
@@ -42,7 +66,7 @@ class S3Calls:
         Only failures that asking again may cure are repeated, with full jitter. More callers than connections
         wait for a slot; the wait is outside the deadline, so that load alone fails nobody.
 
-        Raises WrongEventLoop, and the errors of `s3_errors`; ColdTierUnavailable once the deadline has passed.
+        Raises WrongEventLoop, and the errors of `s3.errors`; ColdTierUnavailable once the deadline has passed.
         """
         self.home.check()
         asked = Asked(operation=operation, key=key)

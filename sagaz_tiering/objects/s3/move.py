@@ -9,7 +9,7 @@ from botocore.exceptions import ClientError
 from sagaz_tiering.errors import ObjectStoreError
 from sagaz_tiering.objects.s3.answers import parse_storage_class
 from sagaz_tiering.objects.s3.calls import S3Calls
-from sagaz_tiering.objects.s3.delete import S3Deletes
+from sagaz_tiering.objects.s3.delete import drop_old_versions, drop_replaced
 from sagaz_tiering.storage_class import StorageClass
 
 
@@ -29,64 +29,56 @@ class _Leftover:
     unknown: bool = False
 
 
-class S3Moves:
-    """Changes storage classes by full key."""
+async def change_class(calls: S3Calls, key: str, storage_class: StorageClass) -> None:
+    """See `ObjectStore.change_class`; `key` is the full one.
 
-    def __init__(self, calls: S3Calls, deletes: S3Deletes) -> None:
-        self._calls = calls
-        self._deletes = deletes
-
-    async def change_class(self, key: str, storage_class: StorageClass) -> None:
-        """See `ObjectStore.change_class`.
-
-        The object is copied onto itself (metadata and so the sha256 stay), the new class is read back, and only
-        then does a versioned bucket lose the old version. A crash in between leaves the object whole in one of the
-        two classes; calling again finishes, old versions included.
-        """
-        leftover = await self._calls.run("CopyObject", lambda: self._copy_in_place(key, storage_class), key=key)
-        now = await self._calls.run("HeadObject", lambda: self._head(key), key=key)
-        if now.storage_class is not storage_class:
-            raise ObjectStoreError(
-                f"{key} stayed in {now.storage_class} when asked to move to {storage_class}",
-                hint="this store ignores storage classes; plan no moves on it",
-            )
-        if leftover.unknown or (leftover.version_id is not None and now.version_id is None):
-            await self._deletes.drop_old_versions(key)
-        # With versioning suspended both are "null", and deleting "null" would delete the object itself.
-        elif leftover.version_id is not None and leftover.version_id != now.version_id:
-            await self._deletes.drop_version(key, leftover.version_id)
-
-    async def _copy_in_place(self, key: str, storage_class: StorageClass) -> _Leftover:
-        """Copy unless the class is right already; in any case say what is to be cleaned up.
-
-        A copy may happen twice: an answer is lost and we repeat, or the HTTP client does, which sends a PUT again on
-        its own when a kept connection breaks. The second then finds its object archived by the first, or names the
-        first's result as the old version. Hence HEAD before every copy, and HEAD again where the copy is refused.
-        """
-        before = await self._head(key)
-        if before.storage_class is storage_class:
-            return _Leftover(unknown=before.version_id is not None)
-        bucket = self._calls.options.bucket
-        try:
-            answer = await self._calls.client.copy_object(
-                Bucket=bucket,
-                Key=key,
-                CopySource={"Bucket": bucket, "Key": key},
-                MetadataDirective="COPY",
-                StorageClass=storage_class.value,
-                **self._calls.options.encryption_arguments(),
-            )
-        except ClientError:
-            after = await self._head(key)
-            if after.storage_class is storage_class:
-                return _Leftover(unknown=after.version_id is not None)
-            raise
-        # Some stores do not tell here what was copied.
-        old = answer.get("CopySourceVersionId", before.version_id)
-        return _Leftover(version_id=old) if old == before.version_id else _Leftover(unknown=True)
-
-    async def _head(self, key: str) -> _Present:
-        answer = await self._calls.client.head_object(Bucket=self._calls.options.bucket, Key=key)
-        return _Present(
-            storage_class=parse_storage_class(answer.get("StorageClass")), version_id=answer.get("VersionId")
+    The object is copied onto itself (metadata and so the sha256 stay), the new class is read back, and only
+    then does a versioned bucket lose the old version. A crash in between leaves the object whole in one of the
+    two classes; calling again finishes, old versions included.
+    """
+    leftover = await calls.run("CopyObject", lambda: _copy_in_place(calls, key, storage_class), key=key)
+    now = await calls.run("HeadObject", lambda: _head(calls, key), key=key)
+    if now.storage_class is not storage_class:
+        raise ObjectStoreError(
+            f"{key} stayed in {now.storage_class} when asked to move to {storage_class}",
+            hint="this store ignores storage classes; plan no moves on it",
         )
+    if leftover.unknown:
+        await drop_old_versions(calls, key)
+    else:
+        await drop_replaced(calls, key, old=leftover.version_id, now=now.version_id)
+
+
+async def _copy_in_place(calls: S3Calls, key: str, storage_class: StorageClass) -> _Leftover:
+    """Copy unless the class is right already; in any case say what is to be cleaned up.
+
+    A copy may happen twice: an answer is lost and we repeat, or the HTTP client does, which sends a PUT again on
+    its own when a kept connection breaks. The second then finds its object archived by the first, or names the
+    first's result as the old version. Hence HEAD before every copy, and HEAD again where the copy is refused.
+    """
+    before = await _head(calls, key)
+    if before.storage_class is storage_class:
+        return _Leftover(unknown=before.version_id is not None)
+    bucket = calls.options.bucket
+    try:
+        answer = await calls.client.copy_object(
+            Bucket=bucket,
+            Key=key,
+            CopySource={"Bucket": bucket, "Key": key},
+            MetadataDirective="COPY",
+            StorageClass=storage_class.value,
+            **calls.options.encryption_arguments(),
+        )
+    except ClientError:
+        after = await _head(calls, key)
+        if after.storage_class is storage_class:
+            return _Leftover(unknown=after.version_id is not None)
+        raise
+    # Some stores do not tell here what was copied.
+    old = answer.get("CopySourceVersionId", before.version_id)
+    return _Leftover(version_id=old) if old == before.version_id else _Leftover(unknown=True)
+
+
+async def _head(calls: S3Calls, key: str) -> _Present:
+    answer = await calls.client.head_object(Bucket=calls.options.bucket, Key=key)
+    return _Present(storage_class=parse_storage_class(answer.get("StorageClass")), version_id=answer.get("VersionId"))

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from sagaz_tiering.errors import ObjectNotFound
 from sagaz_tiering.objects.base import ObjectInfo
+from sagaz_tiering.objects.s3.delete import delete_unchanged
 from sagaz_tiering.objects.s3.store import S3ObjectStore, object_info
-from sagaz_tiering.objects.s3.upload import MARK_METADATA
+from sagaz_tiering.objects.s3.upload import MARK_METADATA, replace
 from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class S3RecordStore(S3ObjectStore):
     @property
     def sdk_client(self) -> S3Client:
         """The SDK's own."""
-        return self._client
+        return self._calls.client
 
     async def replace(self, key: str, data: bytes, *, storage_class: StorageClass, mark: str = "") -> None:
         """Store `data` under `key`, all or nothing, in place of what may be there; `mark` is short ASCII.
@@ -49,13 +50,12 @@ class S3RecordStore(S3ObjectStore):
             sha256 = hashlib.sha256(data).digest()
         else:
             sha256 = await asyncio.to_thread(lambda: hashlib.sha256(data).digest())
-        await self._uploads.replace(path, data, storage_class=storage_class, sha256=sha256, mark=mark)
+        await replace(self._calls, path, data, storage_class=storage_class, sha256=sha256, mark=mark)
 
     async def find(self, key: str) -> FoundObject | None:
         """The object without its bytes, also of an archived one; None without it (or without the bucket)."""
-        target = self._target(key)
         try:
-            answer = await self._calls.run("HeadObject", lambda: self._client.head_object(**target), key=target["Key"])
+            answer = await self._calls.ask("HeadObject", key=self._path(key))
         except ObjectNotFound:
             return None
         return _found(key, answer)
@@ -65,7 +65,7 @@ class S3RecordStore(S3ObjectStore):
 
         Raises CorruptPack where its checksum is wrong, or where it has more than `most` bytes, which are not read.
         """
-        answer, data = await self._read(self._target(key), most=most)
+        answer, data = await self._read(self._path(key), most=most)
         return _found(key, answer), data
 
     async def delete_unchanged(self, found: FoundObject) -> bool:
@@ -75,7 +75,7 @@ class S3RecordStore(S3ObjectStore):
         these two requests is removed too.
         """
         path = self._path(found.info.key)
-        return await self._deletes.delete_unchanged(path, etag=found.etag, version_id=found.version_id)
+        return await delete_unchanged(self._calls, path, etag=found.etag, version_id=found.version_id)
 
 
 def _found(key: str, answer: HeadObjectOutputTypeDef | GetObjectOutputTypeDef) -> FoundObject:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import hashlib
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import AsyncExitStack
@@ -29,18 +28,20 @@ from sagaz_tiering.objects.arguments import (
     MOST_READ_BACK,
     check_data,
     check_key,
+    check_length,
     check_list_prefix,
+    check_range,
     check_restore,
     check_size,
 )
 from sagaz_tiering.objects.base import DeleteFailure, ObjectInfo, RestoreState
+from sagaz_tiering.objects.s3 import upload
 from sagaz_tiering.objects.s3.answers import parse_restore, parse_sha256, parse_storage_class
 from sagaz_tiering.objects.s3.calls import S3Calls
-from sagaz_tiering.objects.s3.delete import S3Deletes
+from sagaz_tiering.objects.s3.delete import delete, drop_replaced
 from sagaz_tiering.objects.s3.errors import error_code, lacks_feature
-from sagaz_tiering.objects.s3.move import S3Moves
+from sagaz_tiering.objects.s3.move import change_class
 from sagaz_tiering.objects.s3.options import S3Options
-from sagaz_tiering.objects.s3.upload import SHA256_METADATA, S3Uploads
 from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:
@@ -58,11 +59,7 @@ class S3ObjectStore:
 
     def __init__(self, calls: S3Calls, resources: AsyncExitStack) -> None:
         self._calls = calls
-        self._client = calls.client
         self._resources = resources
-        self._uploads = S3Uploads(calls)
-        self._deletes = S3Deletes(calls)
-        self._moves = S3Moves(calls, self._deletes)
         self._base = f"{calls.options.prefix}/" if calls.options.prefix else ""
 
     @classmethod
@@ -115,13 +112,13 @@ class S3ObjectStore:
 
     @property
     def calls(self) -> S3Calls:
-        """The client and the rules of its use, for what the contract has no word for (`s3_bucket`, `s3_probe`)."""
+        """The client and the rules of its use, for what the contract has no word for (`bucket`, `probe`)."""
         return self._calls
 
     async def check(self) -> None:
         """See `ObjectStore.check`. On AWS a bucket in another region than the configured is refused too."""
         options = self._calls.options
-        answer = await self._calls.run("HeadBucket", lambda: self._client.head_bucket(Bucket=options.bucket))
+        answer = await self._calls.ask("HeadBucket")
         region, wanted = answer.get("BucketRegion"), options.settings.region
         if options.settings.endpoint_url is None and wanted and region and region != wanted:
             raise BucketUnusable(
@@ -131,9 +128,7 @@ class S3ObjectStore:
 
     async def server_time(self) -> datetime | None:
         """See `ObjectStore.server_time`."""
-        answer = await self._calls.run(
-            "HeadBucket", lambda: self._client.head_bucket(Bucket=self._calls.options.bucket)
-        )
+        answer = await self._calls.ask("HeadBucket")
         told = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
         try:
             return parsedate_to_datetime(told).astimezone(UTC)
@@ -144,83 +139,68 @@ class S3ObjectStore:
         """See `ObjectStore.put`."""
         path = self._path(key)
         await asyncio.to_thread(check_data, key, data, sha256)
-        await self._uploads.put(path, data, storage_class=storage_class, sha256=sha256)
+        await upload.put(self._calls, path, data, storage_class=storage_class, sha256=sha256)
 
     async def head(self, key: str) -> ObjectInfo:
         """See `ObjectStore.head`."""
-        target = self._target(key)
         try:
-            answer = await self._calls.run("HeadObject", lambda: self._client.head_object(**target), key=target["Key"])
+            answer = await self._calls.ask("HeadObject", key=self._path(key))
         except ObjectNotFound:
-            await self._tell_missing_bucket()
+            await self.check()  # HEAD answers 404 without a reason: BucketUnusable if it is the bucket that is missing
             raise
         return object_info(key, answer)
 
     async def get(self, key: str, *, most: int | None = None) -> bytes:
         """See `ObjectStore.get`."""
-        return (await self._read(self._target(key), most=most))[1]
+        return (await self._read(self._path(key), most=most))[1]
 
     async def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `ObjectStore.get_range`."""
-        if offset < 0 or length < 1:
-            raise ValueError(f"no such range: {length} bytes from {offset}")
-        target = self._target(key)
+        check_range(offset, length)
+        path = self._path(key)
         try:
-            asked = {"Range": f"bytes={offset}-{offset + length - 1}"}
-            answer, data = await self._read(target | asked, room=offset + length)
+            asked = f"bytes={offset}-{offset + length - 1}"
+            answer, data = await self._read(path, room=offset + length, Range=asked)
         except ObjectStoreError as exc:
             if error_code(exc) not in ("InvalidRange", "416"):
                 raise
-            raise CorruptPack(f"{target['Key']} ends before byte {offset}") from exc
-        if (
-            answer["ResponseMetadata"]["HTTPStatusCode"] == 200
-        ):  # a store, or a proxy before it, that ignores Range and sends everything
+            raise CorruptPack(f"{path} ends before byte {offset}") from exc
+        # A store, or a proxy before it, that ignores Range sends everything.
+        if answer["ResponseMetadata"]["HTTPStatusCode"] == 200:
             data = data[offset : offset + length]
-        if len(data) != length:
-            raise CorruptPack(f"{target['Key']} has {len(data)} of the {length} bytes asked for from {offset}")
-        return data
+        return check_length(path, data, offset, length)
 
     async def get_tagged(self, key: str, *, most: int) -> tuple[bytes, str]:
         """See `ObjectStore.get_tagged`."""
-        answer, data = await self._read(self._target(key), most=most)
+        answer, data = await self._read(self._path(key), most=most)
         return data, f"{answer.get('ETag', '')} {answer.get('VersionId', '')}"
 
     async def swap(self, key: str, data: bytes, tag: str) -> bool:
         """See `ObjectStore.swap`."""
         path, (etag, version) = self._path(key), tag.split(" ")
         try:
-            await self._uploads.swap(path, data, sha256=hashlib.sha256(data).digest(), etag=etag)
+            await upload.swap(self._calls, path, data, sha256=hashlib.sha256(data).digest(), etag=etag)
         except ObjectExists:
             return False
-        answer, found = await self._read(self._target(key), most=max(len(data), MOST_READ_BACK))
-        now = answer.get("VersionId", "")
-        # With versioning suspended both versions are "null", and deleting "null" would delete the object itself.
-        if version and not now:
-            await self._deletes.drop_old_versions(path)
-        elif version and version != now:
-            await self._deletes.drop_version(path, version)
+        answer, found = await self._read(self._path(key), most=max(len(data), MOST_READ_BACK))
+        await drop_replaced(self._calls, path, old=version, now=answer.get("VersionId"))
         return found == data
 
     async def change_class(self, key: str, storage_class: StorageClass) -> None:
         """See `ObjectStore.change_class`."""
         path = self._path(key)
         try:
-            await self._moves.change_class(path, storage_class)
+            await change_class(self._calls, path, storage_class)
         except ObjectNotFound:
-            await self._tell_missing_bucket()
+            await self.check()  # as in `head`
             raise
 
     async def restore(self, key: str, *, days: int, tier: str) -> RestoreState:
         """See `ObjectStore.restore`."""
         check_restore(days, tier)
-        target = self._target(key)
-        request: Any = {"Days": days, "GlacierJobParameters": {"Tier": tier}}
+        request = {"Days": days, "GlacierJobParameters": {"Tier": tier}}
         try:
-            answer = await self._calls.run(
-                "RestoreObject",
-                lambda: self._client.restore_object(**target, RestoreRequest=request),
-                key=target["Key"],
-            )
+            answer = await self._calls.ask("RestoreObject", key=self._path(key), RestoreRequest=request)
         except ObjectArchived:  # S3 says "invalid object state" for a class that needs no restore
             if (await self.head(key)).storage_class.is_archive:
                 raise
@@ -237,7 +217,7 @@ class S3ObjectStore:
 
     async def delete(self, keys: Sequence[str]) -> list[DeleteFailure]:
         """See `ObjectStore.delete`."""
-        failures = await self._deletes.delete([self._path(key) for key in keys])
+        failures = await delete(self._calls, [self._path(key) for key in keys])
         return [replace(failure, key=failure.key.removeprefix(self._base)) for failure in failures]
 
     async def list(
@@ -247,16 +227,11 @@ class S3ObjectStore:
 
         The first request asks for `first_page` keys, later ones for as many as there may be.
         """
-        bucket, under = self._calls.options.bucket, self._base + check_list_prefix(prefix)
-        size = max(1, min(first_page, PAGE))
-        after = self._base + start_after if start_after else ""
+        under, after = self._base + check_list_prefix(prefix), self._base + start_after if start_after else ""
+        size: dict[str, Any] = {"MaxKeys": max(1, first_page)} if first_page < PAGE else {}
         while True:
-            arguments: dict[str, Any] = {"Bucket": bucket, "Prefix": under}
-            if size < PAGE:
-                arguments["MaxKeys"] = size
-            if after:
-                arguments["StartAfter"] = after
-            page = await self._calls.run("ListObjectsV2", functools.partial(self._client.list_objects_v2, **arguments))
+            start: dict[str, Any] = {"StartAfter": after} if after else {}
+            page = await self._calls.ask("ListObjectsV2", Prefix=under, **size, **start)
             for entry in page.get("Contents", []):
                 after = entry["Key"]
                 if key := after.removeprefix(self._base):  # consoles create an empty object for a "folder"
@@ -268,7 +243,7 @@ class S3ObjectStore:
                     )
             if not page.get("IsTruncated") or not page.get("Contents"):
                 return
-            size = PAGE
+            size = {}
 
     async def _reads(self, key: str) -> bool:
         """Whether the bytes can be read. A store that has archive classes by name only restores nothing."""
@@ -281,11 +256,8 @@ class S3ObjectStore:
     def _path(self, key: str) -> str:
         return self._base + check_key(key, room=MAX_KEY_BYTES - len(self._base.encode()))
 
-    def _target(self, key: str) -> dict[str, Any]:
-        return {"Bucket": self._calls.options.bucket, "Key": self._path(key)}
-
     async def _read(
-        self, arguments: dict[str, Any], *, most: int | None = None, room: int | None = None
+        self, path: str, *, most: int | None = None, room: int | None = None, **arguments: Any
     ) -> tuple[GetObjectOutputTypeDef, bytes]:
         """Answer and body, of a longer body the first `room` bytes; one that is cut short is asked for again.
 
@@ -294,21 +266,17 @@ class S3ObjectStore:
         room = room if most is None else most + 1
 
         async def attempt() -> tuple[GetObjectOutputTypeDef, bytes]:
-            answer = await self._client.get_object(**arguments)
+            answer = await self._calls.client.get_object(Bucket=self._calls.options.bucket, Key=path, **arguments)
             async with answer["Body"]:
                 told = answer.get("ContentLength")  # an answer in chunks does not tell
                 if most is not None:
-                    check_size(arguments["Key"], told or 0, most)
+                    check_size(path, told or 0, most)
                 body = await _bytes(answer["Body"], told, room)
             if most is not None:
-                check_size(arguments["Key"], len(body), most)
+                check_size(path, len(body), most)
             return answer, body
 
-        return await self._calls.run("GetObject", attempt, key=arguments["Key"])
-
-    async def _tell_missing_bucket(self) -> None:
-        """HEAD answers 404 without a reason: raise BucketUnusable if it is the bucket that is missing."""
-        await self.check()
+        return await self._calls.run("GetObject", attempt, key=path)
 
 
 async def _bytes(body: StreamingBody, told: int | None, room: int | None) -> bytes:
@@ -333,7 +301,7 @@ def object_info(key: str, answer: HeadObjectOutputTypeDef | GetObjectOutputTypeD
         size=answer["ContentLength"],
         modified_at=answer["LastModified"].astimezone(UTC),
         storage_class=parse_storage_class(answer.get("StorageClass")),
-        sha256=parse_sha256(answer["Metadata"].get(SHA256_METADATA, "")),
+        sha256=parse_sha256(answer["Metadata"].get(upload.SHA256_METADATA, "")),
         restore=state,
         readable_until=until,
     )

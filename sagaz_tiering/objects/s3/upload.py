@@ -6,9 +6,9 @@ import asyncio
 import base64
 import contextlib
 import hashlib
-import io
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 from uuid import uuid4
 
 from sagaz_tiering.errors import ColdTierUnavailable, ObjectExists, ObjectNotFound, ObjectStoreError
@@ -16,175 +16,148 @@ from sagaz_tiering.objects.s3.calls import S3Calls
 from sagaz_tiering.objects.s3.errors import error_code
 from sagaz_tiering.storage_class import StorageClass
 
-if TYPE_CHECKING:
-    from types_aiobotocore_s3.type_defs import HeadObjectOutputTypeDef
-
 SHA256_METADATA = "sha256"
 PUT_METADATA = "put"
 MARK_METADATA = "mark"
 
+Data = bytes | bytearray
 
-class S3Uploads:
-    """Puts objects: under fresh keys and never over another one (with `If-None-Match`, where honoured), or over it."""
 
-    def __init__(self, calls: S3Calls) -> None:
-        self._calls = calls
-        self._conditional = True
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Upload:
+    """What is stored where. `fresh`: never over another object (with `If-None-Match`, where honoured)."""
 
-    async def put(self, key: str, data: bytes | bytearray, *, storage_class: StorageClass, sha256: bytes) -> None:
-        """Store `data` under the full key `key`; see `ObjectStore.put`.
+    key: str
+    data: Data
+    storage_class: StorageClass
+    sha256: bytes
+    mark: str = ""
+    fresh: bool = False
 
-        Each call marks its object with a token of its own: a request whose answer was lost is sent again (by
-        us, and by the HTTP client on a connection that the server had closed) and then meets its own object,
-        which is success, while somebody else's, even with the same bytes, is ObjectExists.
-        """
-        await self._send(key, data, storage_class, sha256, {}, fresh=True)
 
-    async def replace(
-        self, key: str, data: bytes | bytearray, *, storage_class: StorageClass, sha256: bytes, mark: str
-    ) -> None:
-        """Store `data` under the full key `key`, in place of what may be there, with `mark` in its metadata."""
-        await self._send(key, data, storage_class, sha256, {MARK_METADATA: mark} if mark else {}, fresh=False)
+async def put(calls: S3Calls, key: str, data: Data, *, storage_class: StorageClass, sha256: bytes) -> None:
+    """Store `data` under the full key `key`, never over another object; see `ObjectStore.put`."""
+    await _send(calls, _Upload(key=key, data=data, storage_class=storage_class, sha256=sha256, fresh=True))
 
-    async def swap(self, key: str, data: bytes, *, sha256: bytes, etag: str) -> None:
-        """Store `data` in place of the put that `etag` names; raises ObjectExists where another one is there.
 
-        On a store without `If-Match`, or one that compares it with something else, the last look decides.
-        """
-        standard = StorageClass.STANDARD
+async def replace(
+    calls: S3Calls, key: str, data: Data, *, storage_class: StorageClass, sha256: bytes, mark: str
+) -> None:
+    """Store `data` under the full key `key`, in place of what may be there, with `mark` in its metadata."""
+    await _send(calls, _Upload(key=key, data=data, storage_class=storage_class, sha256=sha256, mark=mark))
+
+
+async def swap(calls: S3Calls, key: str, data: bytes, *, sha256: bytes, etag: str) -> None:
+    """Store `data` in place of the put that `etag` names; raises ObjectExists where another one is there.
+
+    On a store without `If-Match`, or one that compares it with something else, the last look decides.
+    """
+    upload = _Upload(key=key, data=data, storage_class=StorageClass.STANDARD, sha256=sha256)
+    try:
+        await _send(calls, upload, {"IfMatch": etag})
+    except ObjectStoreError as exc:
+        if not isinstance(exc, ObjectExists) and error_code(exc) != "NotImplemented":
+            raise
+        if (await calls.ask("HeadObject", key=key)).get("ETag", "") != etag:
+            raise ObjectExists(f"PutObject of {key}: it was replaced meanwhile; nothing was overwritten") from exc
+        await _send(calls, upload)
+
+
+async def _send(calls: S3Calls, upload: _Upload, condition: dict[str, Any] | None = None) -> None:
+    """Each call marks its object with a token of its own: a request whose answer was lost is sent again (by us, and by
+    the HTTP client on a connection that the server had closed) and then meets its own object, which is success, while
+    somebody else's, even with the same bytes, is ObjectExists.
+    """
+    token = uuid4().hex
+    mark = {MARK_METADATA: upload.mark} if upload.mark else {}
+    arguments: dict[str, Any] = {
+        "StorageClass": upload.storage_class.value,
+        "Metadata": {SHA256_METADATA: upload.sha256.hex(), PUT_METADATA: token, **mark},
+        **calls.options.encryption_arguments(),
+    }
+    try:
+        if len(upload.data) > calls.options.settings.multipart_threshold:
+            await _in_parts(calls, upload, arguments)
+        else:
+            await _at_once(calls, upload, arguments | (condition or {}))
+    except (ObjectExists, ObjectNotFound):  # not found: an upload that a lost answer had completed
+        if await _token_of(calls, upload.key) != token:
+            raise
+
+
+async def _at_once(calls: S3Calls, upload: _Upload, arguments: dict[str, Any]) -> None:
+    checksum = _checksum(upload.sha256) if calls.options.sends_checksums else {}
+
+    async def send(condition: dict[str, Any]) -> None:
+        await calls.ask("PutObject", key=upload.key, body=upload.data, **arguments, **checksum, **condition)
+
+    await _conditionally(calls, upload, send)
+
+
+async def _in_parts(calls: S3Calls, upload: _Upload, arguments: dict[str, Any]) -> None:
+    """Create, send the parts one after another, complete; abort on any failure, also on cancellation.
+
+    Creating is not repeated: an upload whose id was never learnt cannot be aborted (it holds no bytes;
+    the bucket's rule for incomplete uploads removes it).
+    """
+    key, size = upload.key, calls.options.part_size(len(upload.data))
+    if calls.options.sends_checksums:
+        arguments = {**arguments, "ChecksumAlgorithm": "SHA256"}
+    created = await calls.ask("CreateMultipartUpload", key=key, attempts=1, **arguments)
+    upload_id, completed = created["UploadId"], False
+    try:
+        parts = [
+            await _send_part(calls, key, upload_id, number, upload.data[offset : offset + size])
+            for number, offset in enumerate(range(0, len(upload.data), size), start=1)
+        ]
+
+        async def complete(condition: dict[str, Any]) -> None:
+            whole = {"Parts": parts}
+            await calls.ask("CompleteMultipartUpload", key=key, UploadId=upload_id, MultipartUpload=whole, **condition)
+
+        await _conditionally(calls, upload, complete)
+        completed = True
+    finally:
+        if not completed:
+            # The failure that led here is the one to report; the bucket's rule for incomplete uploads is the net.
+            with contextlib.suppress(ObjectStoreError, ColdTierUnavailable):
+                await calls.ask("AbortMultipartUpload", key=key, UploadId=upload_id)
+
+
+async def _send_part(calls: S3Calls, key: str, upload_id: str, number: int, data: Data) -> dict[str, Any]:
+    checksum: dict[str, Any] = {}
+    if calls.options.sends_checksums:
+        checksum = _checksum(await asyncio.to_thread(lambda: hashlib.sha256(data).digest()))
+    answer = await calls.ask("UploadPart", key=key, body=data, UploadId=upload_id, PartNumber=number, **checksum)
+    return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
+
+
+async def _conditionally(calls: S3Calls, upload: _Upload, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+    """Send a fresh key with `If-None-Match: *`, or on a store without it after a look whether the key is free."""
+    if not upload.fresh:
+        return await send({})
+    if calls.takes_conditions:
         try:
-            await self._send(key, data, standard, sha256, {}, fresh=False, etag=etag)
+            return await send({"IfNoneMatch": "*"})
         except ObjectStoreError as exc:
-            if not isinstance(exc, ObjectExists) and error_code(exc) != "NotImplemented":
+            if error_code(exc) != "NotImplemented":
                 raise
-            if await self._etag_of(key) != etag:
-                raise ObjectExists(f"PutObject of {key}: it was replaced meanwhile; nothing was overwritten") from exc
-            await self._send(key, data, standard, sha256, {}, fresh=False)
+    # Two writers could still pass the look together; fresh keys make that a theoretical case.
+    if await _token_of(calls, upload.key) is not None:
+        raise ObjectExists(f"PutObject of {upload.key}: the key is taken; nothing was overwritten")
+    await send({})
+    calls.takes_conditions = False
+    return None
 
-    async def _send(
-        self,
-        key: str,
-        data: bytes | bytearray,
-        storage_class: StorageClass,
-        sha256: bytes,
-        metadata: dict[str, str],
-        *,
-        fresh: bool,
-        etag: str = "",
-    ) -> None:
-        token = uuid4().hex
-        arguments = {
-            "Bucket": self._calls.options.bucket,
-            "Key": key,
-            "StorageClass": storage_class.value,
-            "Metadata": {SHA256_METADATA: sha256.hex(), PUT_METADATA: token, **metadata},
-            **self._calls.options.encryption_arguments(),
-        }
-        try:
-            if len(data) > self._calls.options.settings.multipart_threshold:
-                await self._in_parts(key, data, arguments, fresh=fresh)
-            else:
-                await self._at_once(key, data, sha256, arguments, fresh=fresh, etag=etag)
-        except (ObjectExists, ObjectNotFound):  # not found: an upload that a lost answer had completed
-            if await self._token_of(key) != token:
-                raise
 
-    async def _at_once(
-        self, key: str, data: bytes | bytearray, sha256: bytes, arguments: dict[str, Any], *, fresh: bool, etag: str
-    ) -> None:
-        if self._calls.options.sends_checksums:
-            arguments = {**arguments, "ChecksumSHA256": base64.b64encode(sha256).decode()}
-
-        async def send(condition: dict[str, Any]) -> None:
-            async def attempt() -> object:
-                # A file-like body makes the SDK wait for "100 Continue": a store that refuses gets no bytes.
-                body = io.BytesIO(data)
-                return await self._calls.client.put_object(**arguments, **condition, Body=body)
-
-            await self._calls.run("PutObject", attempt, key=key)
-
-        await (self._conditionally(key, send) if fresh else send({"IfMatch": etag} if etag else {}))
-
-    async def _in_parts(self, key: str, data: bytes | bytearray, arguments: dict[str, Any], *, fresh: bool) -> None:
-        """Create, send the parts one after another, complete; abort on any failure, also on cancellation.
-
-        Creating is not repeated: an upload whose id was never learnt cannot be aborted (it holds no bytes;
-        the bucket's rule for incomplete uploads removes it).
-        """
-        client = self._calls.client
-        if self._calls.options.sends_checksums:
-            arguments = {**arguments, "ChecksumAlgorithm": "SHA256"}
-        created = await self._calls.run(
-            "CreateMultipartUpload", lambda: client.create_multipart_upload(**arguments), key=key, attempts=1
-        )
-        upload: dict[str, Any] = {k: arguments[k] for k in ("Bucket", "Key")} | {"UploadId": created["UploadId"]}
-        completed = False
-        try:
-            size = self._calls.options.part_size(len(data))
-            parts = [
-                await self._send_part(number, data[offset : offset + size], upload)
-                for number, offset in enumerate(range(0, len(data), size), start=1)
-            ]
-
-            async def complete(condition: dict[str, Any]) -> None:
-                whole = {**upload, **condition, "MultipartUpload": {"Parts": parts}}
-                await self._calls.run(
-                    "CompleteMultipartUpload", lambda: client.complete_multipart_upload(**whole), key=key
-                )
-
-            await (self._conditionally(key, complete) if fresh else complete({}))
-            completed = True
-        finally:
-            if not completed:
-                await self._abort(upload)
-
-    async def _send_part(self, number: int, data: bytes | bytearray, upload: dict[str, Any]) -> dict[str, Any]:
-        checksum: dict[str, Any] = {}
-        if self._calls.options.sends_checksums:
-            digest = await asyncio.to_thread(lambda: hashlib.sha256(data).digest())
-            checksum = {"ChecksumSHA256": base64.b64encode(digest).decode()}
-
-        async def attempt() -> str:
-            body = io.BytesIO(data)
-            answer = await self._calls.client.upload_part(**upload, **checksum, PartNumber=number, Body=body)
-            return answer["ETag"]
-
-        etag = await self._calls.run("UploadPart", attempt, key=upload["Key"])
-        return {"PartNumber": number, "ETag": etag, **checksum}
-
-    async def _abort(self, upload: dict[str, Any]) -> None:
-        client = self._calls.client
-        # The failure that led here is the one to report; the bucket's rule for incomplete uploads is the net.
-        with contextlib.suppress(ObjectStoreError, ColdTierUnavailable):
-            await self._calls.run(
-                "AbortMultipartUpload", lambda: client.abort_multipart_upload(**upload), key=upload["Key"]
-            )
-
-    async def _conditionally(self, key: str, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
-        """Send with `If-None-Match: *`, or on a store without it after a look whether the key is free."""
-        if self._conditional:
-            try:
-                return await send({"IfNoneMatch": "*"})
-            except ObjectStoreError as exc:
-                if error_code(exc) != "NotImplemented":
-                    raise
-        # Two writers could still pass the look together; fresh keys make that a theoretical case.
-        if await self._token_of(key) is not None:
-            raise ObjectExists(f"PutObject of {key}: the key is taken; nothing was overwritten")
-        await send({})
-        self._conditional = False
+async def _token_of(calls: S3Calls, key: str) -> str | None:
+    """The token of the object under `key` ("" for one that has none), or None without an object."""
+    try:
+        answer = await calls.ask("HeadObject", key=key)
+    except ObjectNotFound:
         return None
+    return str(answer["Metadata"].get(PUT_METADATA, ""))
 
-    async def _token_of(self, key: str) -> str | None:
-        """The token of the object under `key` ("" for one that has none), or None without an object."""
-        try:
-            return (await self._head(key))["Metadata"].get(PUT_METADATA, "")
-        except ObjectNotFound:
-            return None
 
-    async def _etag_of(self, key: str) -> str:
-        return (await self._head(key)).get("ETag", "")
-
-    async def _head(self, key: str) -> HeadObjectOutputTypeDef:
-        client, bucket = self._calls.client, self._calls.options.bucket
-        return await self._calls.run("HeadObject", lambda: client.head_object(Bucket=bucket, Key=key), key=key)
+def _checksum(sha256: bytes) -> dict[str, Any]:
+    return {"ChecksumSHA256": base64.b64encode(sha256).decode()}

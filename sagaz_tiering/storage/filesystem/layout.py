@@ -87,13 +87,18 @@ class Layout:
             folders = [entry.name for entry in entries if entry.name > after and entry.is_dir(follow_symlinks=False)]
         return sorted(name for name in folders if canonical(name) is not None)
 
-    def entered(self, folder: Path, flag: Path) -> None:
-        """Say by an empty file that all entries below a folder were made, once they are durable."""
-        for each in (folder, *folder.iterdir()):
+    def is_complete(self) -> bool:
+        """Whether every snapshot and replay has its entry below `ids/`."""
+        return self.complete.exists() and self.replays_complete.exists()
+
+    def say_complete(self) -> None:
+        """Say so by empty files, once all entries are durable."""
+        for each in (*self.ids.iterdir(), *self.replays_of.iterdir()):
             if each.is_dir():
                 with opened_top(each) as opened:
                     opened.sync()
-        flag.touch(mode=0o600)
+        for flag in (self.complete, self.replays_complete):
+            flag.touch(mode=0o600)
         with opened_top(self.ids) as ids:
             ids.sync()
 

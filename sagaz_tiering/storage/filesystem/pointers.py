@@ -37,7 +37,7 @@ class Pointers:
     def saga_of(self, snapshot_id: UUID) -> UUID | None:
         """The saga that may have the snapshot; None: no saga has it."""
         text = self._text(snapshot_id)
-        if text is None and self.is_complete():
+        if text is None and self._layout.complete.exists():
             return None
         return canonical(text or "") or self._searched(snapshot_id)  # power was lost while it was written
 
@@ -69,24 +69,12 @@ class Pointers:
             if not self._leads_somewhere(snapshot_id) and self.copies(snapshot_id, [saga_id]):
                 self.point(snapshot_id, saga_id, durable=False)
 
-    def is_complete(self) -> bool:
-        """Whether every snapshot has a pointer."""
-        return self._layout.complete.exists()
-
-    def all_names(self) -> list[str]:
-        """Names of the sagas whose snapshots are to be adopted."""
-        return self._layout.saga_names()
-
     def adopt(self, saga_names: Sequence[str]) -> None:
         """Make the missing pointers to the snapshots of these sagas."""
         for saga_id in map(UUID, saga_names):
             with suppress(FileNotFoundError, NotADirectoryError), opened(self._layout.saga(saga_id)) as folder:
                 for snapshot_id in {parts[0] for file, _ in folder.files() if (parts := snapshot_of(file))}:
                     self.heal(snapshot_id, saga_id)
-
-    def complete(self) -> None:
-        """Say that every snapshot has a pointer."""
-        self._layout.entered(self._layout.ids, self._layout.complete)
 
     def _text(self, snapshot_id: UUID) -> str | None:
         """None: there is no pointer."""

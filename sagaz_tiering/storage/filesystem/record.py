@@ -37,6 +37,7 @@ from sagaz_tiering.storage.filesystem.files import MAX_FILE_BYTES
 _GZIP_MAGIC: Final = b"\x1f\x8b"
 _GZIP_LEVEL: Final = 6
 _NO_DIGEST: Final = b"0" * 64
+_UNSEALED: Final = {"checksum": f"sha256:{_NO_DIGEST.decode()}"}
 _SEAL: Final = re.compile(
     rb'(?:"encoding": ?"(?P<encoding>plain|typed)",\s*)?"checksum": ?"sha256:(?P<digest>[0-9a-f]{64})"\s*\}\s*$'
 )
@@ -100,7 +101,7 @@ def read_snapshot(data: bytes, *, snapshot_id: UUID, saga_id: UUID, where: str) 
 
 
 def replay_document(record: Mapping[str, Any], *, pretty: bool) -> bytes:
-    """The file of a replay record (of `replay_log.as_record`). Raises NotSerializable."""
+    """The file of a replay record (of `replay_record`). Raises NotSerializable."""
     encoding, body = typed_json.dumps(dict(record), path="")
     return _document({}, encoding, body, {}, pretty=pretty)
 
@@ -125,7 +126,7 @@ def read_replay(data: bytes, *, replay_id: UUID, where: str) -> dict[str, Any]:
 
 def sealed(fields: Mapping[str, Any], *, pretty: bool) -> bytes:
     """A JSON object with its checksum as the last key."""
-    return _with_digest(_to_json({**fields, "checksum": f"sha256:{_NO_DIGEST.decode()}"}, pretty=pretty))
+    return _with_digest(_to_json({**fields, **_UNSEALED}, pretty=pretty))
 
 
 def unsealed(data: bytes, where: str) -> dict[str, Any]:
@@ -161,17 +162,16 @@ def _document(
     head: Mapping[str, Any], encoding: Encoding, body: bytes, tail: Mapping[str, Any], *, pretty: bool
 ) -> bytes:
     """One object of `head`, the members of `body` (a JSON object), and `tail`."""
-    tail = {**tail, "encoding": encoding.name.lower()}
-    # Other tasks may change the values that the body was made from, so it is read for its indentation.
-    value = _loaded(body) if pretty or len(body) < LARGE else None
-    if value is not None and (len(body) < LARGE or not too_deep(value, _INDENTED_LEVELS)):
-        return sealed({**head, **value, **tail}, pretty=pretty)
-    members = [_members(head), _escaped(body[1:-1]), _members({**tail, "checksum": f"sha256:{_NO_DIGEST.decode()}"})]
-    return _with_digest(b"{" + b",".join(each for each in members if each) + b"}\n")
-
-
-def _members(fields: Mapping[str, Any]) -> bytes:
-    return _to_json(fields, pretty=False).rstrip(b"\n")[1:-1]
+    tail = {**tail, "encoding": encoding.name.lower(), **_UNSEALED}
+    objects = (_to_json(head, pretty=False), _escaped(body), _to_json(tail, pretty=False))
+    members = (each.rstrip(b"\n")[1:-1] for each in objects)
+    text = b"{" + b",".join(each for each in members if each) + b"}\n"
+    if pretty:
+        # Other tasks may change the values that the body was made from, so it is read for its indentation.
+        fields = _loaded(text)
+        if len(body) < LARGE or not too_deep(fields, _INDENTED_LEVELS):
+            text = _to_json(fields, pretty=True)
+    return _with_digest(text)
 
 
 def _with_digest(text: bytes) -> bytes:

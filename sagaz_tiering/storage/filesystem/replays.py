@@ -18,6 +18,7 @@ from sagaz_tiering.storage.filesystem import record as form
 from sagaz_tiering.storage.filesystem.files import make_folder, opened_top
 from sagaz_tiering.storage.filesystem.layout import PLAIN, Layout, canonical
 from sagaz_tiering.storage.filesystem.locks import Lock, Locks
+from sagaz_tiering.storage.replay_records import attempted
 
 Replay = dict[str, Any]
 
@@ -51,13 +52,7 @@ class ReplayFiles:
 
     def read(self, replay_ids: Sequence[UUID]) -> list[tuple[UUID, Replay | CorruptRecord | None]]:
         """A page of records; None for what is gone."""
-        found: list[tuple[UUID, Replay | CorruptRecord | None]] = []
-        for replay_id in replay_ids:
-            try:
-                found.append((replay_id, self.get(replay_id)))
-            except CorruptRecord as exc:
-                found.append((replay_id, exc))
-        return found
+        return [attempted(replay_id, self.get, replay_id) for replay_id in replay_ids]
 
     def ids(self, after: UUID | None = None, *, tidy: bool = True) -> list[UUID]:
         """Of all records, ascending, from behind `after` on; removes what crashes left, if that is to be tidied up."""
@@ -69,7 +64,7 @@ class ReplayFiles:
 
     def ids_of(self, saga_id: UUID) -> list[UUID]:
         """Of the records that may be a saga's."""
-        if not self.is_complete():
+        if not self._layout.replays_complete.exists():
             return self.ids()
         try:
             with opened_top(self._layout.replays_of / str(saga_id)) as folder:
@@ -78,23 +73,11 @@ class ReplayFiles:
             self._layout.check_present()
             return []
 
-    def is_complete(self) -> bool:
-        """Whether every record has its entry."""
-        return self._layout.replays_complete.exists()
-
-    def all_names(self) -> list[str]:
-        """Names of the records to be adopted."""
-        return list(map(str, self.ids()))
-
-    def adopt(self, names: Sequence[str]) -> None:
+    def adopt(self, replay_ids: Sequence[UUID]) -> None:
         """Make the missing entries of these records."""
-        for replay_id, record in self.read(list(map(UUID, names))):
+        for replay_id, record in self.read(replay_ids):
             if isinstance(record, dict):
                 self._enter(replay_id, UUID(record["original_saga_id"]), durable=False)
-
-    def complete(self) -> None:
-        """Say that every record has its entry."""
-        self._layout.entered(self._layout.replays_of, self._layout.replays_complete)
 
     def _enter(self, replay_id: UUID, saga_id: UUID, *, durable: bool) -> None:
         path = self._layout.replays_of / str(saga_id)

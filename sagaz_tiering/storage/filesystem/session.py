@@ -7,17 +7,17 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from datetime import timedelta
-from functools import partial
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
+from sagaz_tiering.errors import LocalStorageUnavailable
 from sagaz_tiering.storage.filesystem.errors import FULL, REFUSED, late, translated
 from sagaz_tiering.storage.filesystem.layout import Layout
 from sagaz_tiering.storage.filesystem.locks import Locks
-from sagaz_tiering.storage.filesystem.pointers import Pointers
 from sagaz_tiering.storage.filesystem.replays import ReplayFiles
 from sagaz_tiering.storage.filesystem.store import SnapshotFiles
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 _AT_ONCE: Final = 100
@@ -49,35 +49,38 @@ class FilesystemSession:
         self._free = asyncio.Semaphore(self._limit)
         self._opening = asyncio.Lock()
 
-    async def run(self, work: Callable[[], T]) -> T:
+    async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """The result of `work`. Raises LocalStorageUnavailable, and what `work` raises."""
         if not self.is_open:
             async with self._opening:
                 if not self.is_open:
                     await self._open()
                     self.is_open = True
-        return await self._in_thread(work)
+        return await self._in_thread(work, *args, **kwargs)
 
     async def _open(self) -> None:
         await self._in_thread(self.files.open)
-        for derived in (self.files.tree.pointers, self.replays):
-            if not await self._in_thread(derived.is_complete):
-                await self._adopt(derived)
+        if not await self._in_thread(self.layout.is_complete):
+            await self._adopt()
 
-    async def _adopt(self, derived: Pointers | ReplayFiles) -> None:
+    async def _adopt(self) -> None:
         """Make the derived files of what another program wrote, once, unless that is not possible here."""
-        if not await self._in_thread(partial(_if_writable, self.layout.make)):
-            return
-        pages = parts(await self._in_thread(derived.all_names))
-        works: list[Callable[[], None]] = [*(partial(derived.adopt, page) for page in pages), derived.complete]
-        for work in works:
-            if not await self._in_thread(partial(_if_writable, work)):
-                return
+        try:
+            await self._in_thread(self.layout.make)
+            for names in parts(await self._in_thread(self.layout.saga_names)):
+                await self._in_thread(self.files.tree.pointers.adopt, names)
+            for replay_ids in parts(await self._in_thread(self.replays.ids)):
+                await self._in_thread(self.replays.adopt, replay_ids)
+            await self._in_thread(self.layout.say_complete)
+        except LocalStorageUnavailable as exc:
+            cause = exc.__cause__
+            if not isinstance(cause, OSError) or cause.errno not in REFUSED | FULL:
+                raise
 
-    async def _in_thread(self, work: Callable[[], T]) -> T:
+    async def _in_thread(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         def guarded() -> T:
             with translated(self.layout.base):
-                return work()
+                return work(*args, **kwargs)
 
         async with self._free:
             if self._pool is None:
@@ -93,14 +96,3 @@ class FilesystemSession:
 def parts(items: list[T]) -> Iterator[list[T]]:
     """So many sagas (or records) at a time as one piece of work goes through."""
     return (items[at : at + _AT_ONCE] for at in range(0, len(items), _AT_ONCE))
-
-
-def _if_writable(work: Callable[[], None]) -> bool:
-    """Do what makes later calls faster; False if that is not possible here."""
-    try:
-        work()
-    except OSError as exc:
-        if exc.errno not in REFUSED | FULL:
-            raise
-        return False
-    return True

@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
-from collections.abc import AsyncIterator, Callable, Iterable
-from datetime import datetime, timedelta
-from functools import partial
+from collections.abc import AsyncGenerator, Iterable
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -19,19 +17,17 @@ from uuid import UUID
 from sagaz_tiering.clock import Clock, SystemClock, to_micros
 from sagaz_tiering.codec.threaded import encode_record
 from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
-from sagaz_tiering.errors import ConfigError, CorruptRecord, LocalStorageUnavailable
-from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, as_uuid
-from sagaz_tiering.storage import replay_records as replay_log
-from sagaz_tiering.storage.answers import text_ids_find_nothing
+from sagaz_tiering.errors import ConfigError, CorruptRecord
+from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.any_loop import AnyLoop
-from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.filesystem.errors import translated
 from sagaz_tiering.storage.filesystem.index import FileEntry, View
 from sagaz_tiering.storage.filesystem.record import replay_document
 from sagaz_tiering.storage.filesystem.replays import order_key
 from sagaz_tiering.storage.filesystem.session import FilesystemSession, parts
-from sagaz_tiering.storage.filesystem.store import Found, Unwanted, pages
-from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
+from sagaz_tiering.storage.filesystem.store import Unwanted, pages
+from sagaz_tiering.storage.reporting import Gaps
+from sagaz_tiering.storage.standalone import ReplayRecord, StandaloneStorage
 
 MAX_CONCURRENCY: Final = 8
 """Threads that read and write at once, by default."""
@@ -39,12 +35,10 @@ MAX_CONCURRENCY: Final = 8
 IO_TIMEOUT: Final = timedelta(seconds=60)
 """Deadline of one piece of work (a save, a page of a list), by default."""
 
-_KIND: Final = "filesystem"
 _FOLDERS: Final = ("snapshots", "indexes", "replays")
 
 
-@text_ids_find_nothing
-class FilesystemSnapshotStorage(AnyLoop):
+class FilesystemSnapshotStorage(AnyLoop, StandaloneStorage):
     """One JSON file for each snapshot below `base_path`; crash-safe, and safe for several processes.
 
     `enable_compression` writes `.json.gz`, `pretty_json` indents by 2; both may change at any time over existing
@@ -56,6 +50,8 @@ class FilesystemSnapshotStorage(AnyLoop):
     Every method may raise LocalStorageUnavailable (no space, no permission, volume gone). Nothing is touched before
     the first call; that makes the directories.
     """
+
+    _kind = "filesystem"
 
     def __init__(
         self,
@@ -78,7 +74,7 @@ class FilesystemSnapshotStorage(AnyLoop):
         self.enable_compression = enable_compression
         self.pretty_json = pretty_json
         self._clock: Clock = clock or SystemClock()
-        self._texts = texts_for(on_unsupported, _KIND)
+        self._texts = texts_for(on_unsupported, self._kind)
         self._limit = max_concurrency
         self._io_timeout = io_timeout
         self._renew()
@@ -98,159 +94,14 @@ class FilesystemSnapshotStorage(AnyLoop):
         """Let go of the threads; the next call opens the directory again."""
         self._session.close()
 
-    async def save_snapshot(self, snapshot: SagaSnapshot) -> None:
-        """Store a snapshot (ours or any object with sagaz's attributes), durably; an id saved before is replaced.
-
-        Raises InvalidSnapshot where it would not come back equal.
-        """
-        with reported_save(snapshot, _KIND):
-            record = await encode_record(SagaSnapshot.of(snapshot), saved_us=self._now_us(), texts=self._texts)
-            await self._run(partial(self._files.save, record))
-
-    async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
-        """One snapshot by id, found without looking into other sagas. Raises CorruptRecord."""
-        wanted = as_uuid(snapshot_id, "snapshot_id")
-        with measured_read(_KIND):
-            found = await self._run(partial(self._files.get, wanted))
-            until = None if found is None else found.retention_until
-            return None if until is not None and self._now_us() >= to_micros(until) else found
-
-    async def get_latest_snapshot(self, saga_id: UUID | str, before_step: str | None = None) -> SagaSnapshot | None:
-        """The newest snapshot of a saga; with `before_step`, the newest whose `step_name` equals it.
-
-        Raises CorruptRecord if that one cannot be read, or if none is found beside one of which nothing is known.
-        """
-        return await self._newest(saga_id, lambda entry: before_step is None or entry.step_name == before_step)
-
-    async def get_snapshot_at_time(self, saga_id: UUID | str, timestamp: datetime) -> SagaSnapshot | None:
-        """The newest live snapshot created at or before `timestamp` (aware; raises NaiveTimestamp, CorruptRecord)."""
-        moment_us = to_micros(as_utc(timestamp, "timestamp"))
-        return await self._newest(saga_id, lambda entry: entry.created_us <= moment_us)
-
-    async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
-        """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit.
-
-        Raises CorruptRecord if any of them cannot be read, or may be one of which nothing is known; its `readable` has
-        the others.
-        """
-        wanted, found, gaps = checked_limit(limit), list[SagaSnapshot](), Gaps(_KIND)
-        saga = as_uuid(saga_id, "saga_id")
-        if wanted == 0:
-            return found
-        with measured_read(_KIND):
-            view = await self._view(saga, gaps)
-            wanted += len(gaps)
-            for page in pages(entry for entry in reversed(view.entries) if self._is_live(entry)):
-                found += await self._read(saga, page[: wanted - len(found) - len(gaps)], gaps)
-                if len(found) + len(gaps) >= wanted:
-                    break
-            # What was saved anew in between may have another time.
-            found.sort(key=lambda each: (each.created_at, each.step_index, each.snapshot_id), reverse=True)
-            gaps.check(found)
-        return found
-
-    async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
-        """Remove one, expired or unreadable ones too; False if there was none."""
-        wanted: Unwanted = (as_uuid(snapshot_id, "snapshot_id"), None, None)
-        return await self._run(partial(self._files.delete, [wanted])) > 0
-
-    async def cleanup_saga(self, saga_id: UUID | str) -> int:
-        """Remove every snapshot of a saga; how many there were."""
-        saga = as_uuid(saga_id, "saga_id")
-        view = await self._run(partial(self._files.view, saga))
-        ids = [*(entry.snapshot_id for entry in view.entries), *view.unplaced]
-        return await self._remove([(each, saga, None) for each in ids])
-
     async def delete_expired_snapshots(self) -> int:
         """Remove what is past its retention; how many. Reads indexes, not snapshots. Removes what crashes left, too."""
         removed = 0
         for names in parts(await self._run(self._session.layout.saga_names)):
-            removed += await self._remove(await self._run(partial(self._files.of_views, names, self._expired)))
+            removed += await self._remove(await self._run(self._files.of_views, names, self._expired))
         for path in await self._run(self._session.layout.swept):
-            await self._run(partial(self._files.tree.sweep, path))
+            await self._run(self._files.tree.sweep, path)
         return removed
-
-    async def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
-        """Every saga that has a live snapshot, ascending by id, from behind `after` on."""
-        first = "" if after is None else str(as_uuid(after, "after"))
-        for names in parts(await self._run(partial(self._session.layout.saga_names, first))):
-            for saga_id in await self._run(partial(self._files.of_views, names, self._id_if_live)):
-                yield saga_id
-
-    async def iter_snapshots(
-        self, saga_id: UUID | str | None = None, *, after: UUID | str | None = None
-    ) -> AsyncIterator[SagaSnapshot]:
-        """Every live snapshot of one saga, oldest first; without `saga_id` of every saga behind `after`, by id.
-
-        Raises CorruptRecord at its end for what it could not read.
-        """
-        gaps = Gaps(_KIND)
-        if saga_id is not None:
-            async for snapshot in self._walk(as_uuid(saga_id, "saga_id"), gaps):
-                yield snapshot
-        else:
-            async for each in self.saga_ids(after=after):
-                async for snapshot in self._walk(each, gaps):
-                    yield snapshot
-        gaps.check()
-
-    async def save_replay_log(self, replay_result: ReplayResult) -> None:
-        """Insert or replace the record of a replay (ours or sagaz's)."""
-        record = replay_log.as_record(replay_result)
-        replay_id, saga_id = UUID(record["replay_id"]), UUID(record["original_saga_id"])
-        data = replay_document(record, pretty=self.pretty_json)
-        await self._run(partial(self._session.replays.save, replay_id, saga_id, data))
-
-    async def get_replay_log(self, replay_id: UUID | str) -> dict[str, Any] | None:
-        """The record of a replay in the shape of `ReplayResult.to_dict`, or None. Raises CorruptRecord."""
-        return await self._run(partial(self._session.replays.get, as_uuid(replay_id, "replay_id")))
-
-    async def list_replays(self, original_saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
-        """Records of replays of a saga, newest first. Raises ValueError for a negative limit.
-
-        Raises CorruptRecord if one that may be of this saga cannot be read; its `readable` has the others.
-        """
-        wanted, saga, gaps = checked_limit(limit), as_uuid(original_saga_id, "original_saga_id"), Gaps(_KIND)
-        records = []
-        async for replay_id, record in self._replays(await self._run(partial(self._session.replays.ids_of, saga))):
-            if isinstance(record, CorruptRecord):
-                gaps.add(replay_id, record)
-            elif record["original_saga_id"] == str(saga):
-                records.append(record)
-        found = sorted(records, key=order_key, reverse=True)[:wanted]
-        gaps.check(found)
-        return found
-
-    async def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """Every replay record, ascending by replay id, from behind `after` on. Raises where one cannot be read."""
-        first, gaps = None if after is None else as_uuid(after, "after"), Gaps(_KIND)
-        async for replay_id, record in self._replays(await self._run(partial(self._session.replays.ids, first))):
-            if isinstance(record, CorruptRecord):
-                gaps.add(replay_id, record)
-                gaps.check()
-            else:
-                yield record
-
-    async def health_check(self) -> Health:
-        """Count what is there, expired snapshots too; `degraded` if it can be read, but not written."""
-        began = time.monotonic()
-        totals, details = (0, 0, 0), dict[str, Any](base_path=str(self._session.layout.base))
-        try:
-            for names in parts(await self._run(self._session.layout.saga_names)):
-                counted = await self._run(partial(self._files.tree.totals, names))
-                totals = (totals[0] + counted[0], totals[1] + counted[1], totals[2] + counted[2])
-            details |= await self._run(self._ground)
-            status = "healthy" if details["writable"] else "degraded"
-        except LocalStorageUnavailable as exc:
-            status = "unhealthy"
-            details |= {"error": str(exc), "hint": exc.hint}
-        return Health(
-            status=status,
-            latency_ms=(time.monotonic() - began) * 1000,
-            snapshot_count=totals[1],
-            total_size_bytes=totals[2],
-            details={"sagas": totals[0], **details},
-        )
 
     def get_storage_info(self) -> dict[str, Any]:
         """Options and counts. Looks at the directory at once, in the caller's thread; changes nothing."""
@@ -263,7 +114,7 @@ class FilesystemSnapshotStorage(AnyLoop):
             elif self._session.is_open:
                 layout.check_present()
         return {
-            "storage_type": _KIND,
+            "storage_type": self._kind,
             "base_path": str(layout.base),
             "compression_enabled": self.enable_compression,
             "pretty_json": self.pretty_json,
@@ -273,6 +124,89 @@ class FilesystemSnapshotStorage(AnyLoop):
             "total_size_bytes": size,
             "total_size_mb": round(size / 2**20, 2),
         }
+
+    async def _save(self, snapshot: SagaSnapshot) -> None:
+        record = await encode_record(snapshot, saved_us=self._now_us(), texts=self._texts)
+        await self._run(self._files.save, record)
+
+    async def _get(self, snapshot_id: UUID) -> SagaSnapshot | None:
+        found = await self._run(self._files.get, snapshot_id)
+        until = None if found is None else found.retention_until
+        return None if until is not None and self._now_us() >= to_micros(until) else found
+
+    async def _newest(self, saga_id: UUID, step_name: str | None, not_after_us: int | None) -> SagaSnapshot | None:
+        def fits(entry: FileEntry) -> bool:
+            in_time = not_after_us is None or entry.created_us <= not_after_us
+            return in_time and step_name in (None, entry.step_name) and self._is_live(entry)
+
+        return await self._run(self._files.newest, saga_id, fits)
+
+    async def _list(self, saga_id: UUID, wanted: int, gaps: Gaps) -> list[SagaSnapshot]:
+        view = await self._view(saga_id, gaps)
+        found, wanted = list[SagaSnapshot](), wanted + len(gaps)
+        for page in pages(entry for entry in reversed(view.entries) if self._is_live(entry)):
+            found += await self._read(saga_id, page[: wanted - len(found) - len(gaps)], gaps)
+            if len(found) + len(gaps) >= wanted:
+                break
+        # What was saved anew in between may have another time.
+        return sorted(found, key=lambda each: (each.created_at, each.step_index, each.snapshot_id), reverse=True)
+
+    async def _delete(self, snapshot_id: UUID) -> bool:
+        return await self._run(self._files.delete, [(snapshot_id, None, None)]) > 0
+
+    async def _delete_saga(self, saga_id: UUID) -> int:
+        view = await self._run(self._files.view, saga_id)
+        ids = [*(entry.snapshot_id for entry in view.entries), *view.unplaced]
+        return await self._remove([(each, saga_id, None) for each in ids])
+
+    async def _sagas(self, after: UUID | None) -> AsyncGenerator[UUID, None]:
+        names = await self._run(self._session.layout.saga_names, "" if after is None else str(after))
+        for some in parts(names):
+            for saga_id in await self._run(self._files.of_views, some, self._id_if_live):
+                yield saga_id
+
+    async def _walk(self, saga_id: UUID, gaps: Gaps) -> AsyncGenerator[SagaSnapshot, None]:
+        view = await self._view(saga_id, gaps)
+        for page in pages(entry for entry in view.entries if self._is_live(entry)):
+            for snapshot in await self._read(saga_id, page, gaps):
+                yield snapshot
+
+    async def _save_replay(self, record: ReplayRecord) -> None:
+        data = replay_document(record, pretty=self.pretty_json)
+        replay_id, saga_id = UUID(record["replay_id"]), UUID(record["original_saga_id"])
+        await self._run(self._session.replays.save, replay_id, saga_id, data)
+
+    async def _replay(self, replay_id: UUID) -> ReplayRecord | None:
+        return await self._run(self._session.replays.get, replay_id)
+
+    async def _replays_of(self, saga_id: UUID, wanted: int, gaps: Gaps) -> list[ReplayRecord]:
+        records = list[ReplayRecord]()
+        for ids in parts(await self._run(self._session.replays.ids_of, saga_id)):
+            read = gaps.readable(await self._run(self._session.replays.read, ids))
+            records += [record for record in read if record["original_saga_id"] == str(saga_id)]
+        return sorted(records, key=order_key, reverse=True)[:wanted]
+
+    async def _replays(self, after: UUID | None) -> AsyncGenerator[tuple[UUID, ReplayRecord | CorruptRecord], None]:
+        for ids in parts(await self._run(self._session.replays.ids, after)):
+            for replay_id, record in await self._run(self._session.replays.read, ids):
+                if record is not None:
+                    yield replay_id, record
+
+    async def _status(self, details: dict[str, Any]) -> str:
+        """`degraded` if it can be read, but not written."""
+        base = self._session.layout.base
+        details |= {"base_path": str(base), "sagas": 0}
+        free = await self._run(lambda: shutil.disk_usage(base).free)
+        details |= {"writable": os.access(base, os.W_OK | os.X_OK), "free_bytes": free}
+        return "healthy" if details["writable"] else "degraded"
+
+    async def _totals(self, details: dict[str, Any]) -> tuple[int, int]:
+        snapshots = size = 0
+        for names in parts(await self._run(self._session.layout.saga_names)):
+            counted = await self._run(self._files.tree.totals, names)
+            details["sagas"] += counted[0]
+            snapshots, size = snapshots + counted[1], size + counted[2]
+        return snapshots, size
 
     def _now_us(self) -> int:
         return to_micros(self._clock.now())
@@ -287,43 +221,13 @@ class FilesystemSnapshotStorage(AnyLoop):
         return [view.saga_id] if view.unplaced or any(map(self._is_live, view.entries)) else []
 
     async def _remove(self, unwanted: list[Unwanted]) -> int:
-        return sum([await self._run(partial(self._files.delete, page)) for page in parts(unwanted)])
-
-    async def _newest(self, saga_id: UUID | str, fits: Callable[[FileEntry], bool]) -> SagaSnapshot | None:
-        saga = as_uuid(saga_id, "saga_id")
-        with measured_read(_KIND):
-            return await self._run(
-                partial(self._files.newest, saga, lambda entry: self._is_live(entry) and fits(entry))
-            )
-
-    async def _walk(self, saga_id: UUID, gaps: Gaps) -> AsyncIterator[SagaSnapshot]:
-        view = await self._view(saga_id, gaps)
-        for page in pages(entry for entry in view.entries if self._is_live(entry)):
-            for snapshot in await self._read(saga_id, page, gaps):
-                yield snapshot
+        return sum([await self._run(self._files.delete, page) for page in parts(unwanted)])
 
     async def _view(self, saga_id: UUID, gaps: Gaps) -> View:
-        view = await self._run(partial(self._files.view, saga_id))
+        view = await self._run(self._files.view, saga_id)
         for snapshot_id, error in view.unplaced.items():
             gaps.add(snapshot_id, error)
         return view
 
     async def _read(self, saga_id: UUID, page: Iterable[FileEntry], gaps: Gaps) -> list[SagaSnapshot]:
-        read: list[tuple[UUID, Found]] = await self._run(partial(self._files.read, saga_id, page))
-        found = []
-        for snapshot_id, each in read:
-            if isinstance(each, CorruptRecord):
-                gaps.add(snapshot_id, each)
-            elif each is not None:
-                found.append(each)
-        return found
-
-    async def _replays(self, ids: list[UUID]) -> AsyncIterator[tuple[UUID, dict[str, Any] | CorruptRecord]]:
-        for page in parts(ids):
-            for replay_id, record in await self._run(partial(self._session.replays.read, page)):
-                if record is not None:
-                    yield replay_id, record
-
-    def _ground(self) -> dict[str, Any]:
-        base = self._session.layout.base
-        return {"writable": os.access(base, os.W_OK | os.X_OK), "free_bytes": shutil.disk_usage(base).free}
+        return gaps.readable(await self._run(self._files.read, saga_id, page))

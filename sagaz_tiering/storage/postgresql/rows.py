@@ -22,7 +22,7 @@ from sagaz_tiering.codec.unsupported import Texts
 from sagaz_tiering.codec.value import MAX_SNAPSHOT_BYTES, decode, encode, from_value, to_value
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable
-from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, replay_record
+from sagaz_tiering.snapshot import SagaSnapshot, as_utc
 from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.storage.postgresql.jsonb import queryable, queryable_value
 
@@ -111,9 +111,8 @@ def _jsonb_of(row: Row) -> dict[str, Any]:
     return {"context": context, "completed_steps": steps, "external_refs": refs}
 
 
-def replay_row_of(result: ReplayResult) -> tuple[Any, ...]:
-    """The arguments of the query `save_replay`. Raises InvalidSnapshot, NotSerializable."""
-    record = replay_record(result)
+def replay_row_of(record: dict[str, Any]) -> tuple[Any, ...]:
+    """The arguments of the query `save_replay` (of `replay_record`). Raises InvalidSnapshot, NotSerializable."""
     error, completed, override = record["error_message"], record["completed_at"], record["context_override"]
     for name in ("checkpoint_step", "initiated_by", "error_message"):
         if type(record[name]) is not str and not (name == "error_message" and error is None):

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager
-from datetime import datetime, timedelta
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AbstractAsyncContextManager, aclosing
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Final
 from uuid import UUID
 
@@ -16,17 +15,17 @@ from sagaz_tiering.drivers.redis import health as redis_health
 from sagaz_tiering.drivers.redis.client import RedisClient
 from sagaz_tiering.drivers.redis.url import RedisOptions, parse_redis_url, with_driver_options
 from sagaz_tiering.drivers.server_clock import ServerClock
-from sagaz_tiering.errors import ConfigError, CorruptRecord, SagazTieringError
-from sagaz_tiering.snapshot import MAX_TIME, ReplayResult, SagaSnapshot, as_utc, as_uuid
-from sagaz_tiering.storage import replay_records as replay_log
-from sagaz_tiering.storage.answers import check_answer, text_ids_find_nothing
+from sagaz_tiering.errors import ConfigError, CorruptRecord
+from sagaz_tiering.snapshot import MAX_TIME, SagaSnapshot
+from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.storage.any_loop import AnyLoop
-from sagaz_tiering.storage.base import Health, as_duration, checked_limit
+from sagaz_tiering.storage.base import as_duration
 from sagaz_tiering.storage.redis.cluster import ClusterStore
 from sagaz_tiering.storage.redis.keys import RedisKeys
 from sagaz_tiering.storage.redis.replays import ReplayStore
-from sagaz_tiering.storage.redis.single import IndexCursor, NewEntry, SingleServerStore, Stored
-from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
+from sagaz_tiering.storage.redis.single import PAGE, IndexCursor, NewEntry, SingleServerStore, Stored
+from sagaz_tiering.storage.reporting import Gaps
+from sagaz_tiering.storage.standalone import ReplayRecord, StandaloneStorage
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis, RedisCluster
@@ -37,13 +36,11 @@ DEFAULT_COMPRESSION_LEVEL: Final = 3
 DEFAULT_MAX_CONNECTIONS: Final = 64
 DEFAULT_SOCKET_TIMEOUT: Final = timedelta(seconds=5)
 
-_KIND: Final = "redis"
 _LEVELS: Final = range(1, 23)
 _LAST_US: Final = to_micros(MAX_TIME) - 1
 
 
-@text_ids_find_nothing
-class RedisSnapshotStorage(AnyLoop):
+class RedisSnapshotStorage(AnyLoop, StandaloneStorage):
     """Snapshots and replay records in Redis. `async with RedisSnapshotStorage("redis://localhost:6379") as storage`.
 
     A snapshot expires at its `retention_until`; one without lives `default_ttl` seconds from its save on, or for ever
@@ -54,6 +51,8 @@ class RedisSnapshotStorage(AnyLoop):
     server every save and read is one round trip and every change is all or nothing; on a Cluster a save or a read by
     id takes two.
     """
+
+    _kind = "redis"
 
     def __init__(
         self,
@@ -91,7 +90,7 @@ class RedisSnapshotStorage(AnyLoop):
         self.enable_compression = enable_compression
         self.compression_level = compression_level
         self._clock = clock
-        self._texts = texts_for(on_unsupported, _KIND)
+        self._texts = texts_for(on_unsupported, self._kind)
         self._options = RedisOptions(
             address=with_driver_options(parse_redis_url(redis_url), redis_kwargs),
             keys=f"{key_prefix}*",
@@ -105,7 +104,7 @@ class RedisSnapshotStorage(AnyLoop):
         self._redis = RedisClient(self._options, self._client)
         kind = ClusterStore if self._redis.is_cluster else SingleServerStore
         self._store: SingleServerStore = kind(self._redis, RedisKeys(self.key_prefix))
-        self._replays = ReplayStore(self._store)
+        self._replay_store = ReplayStore(self._store)
         self._server_clock = ServerClock(self._store.time, server="Redis")
 
     async def _disconnect(self) -> None:
@@ -120,70 +119,6 @@ class RedisSnapshotStorage(AnyLoop):
         """The client, for what only Redis knows: `await storage._get_redis().info("memory")`; may be awaited first."""
         return self._redis.client()
 
-    async def save_snapshot(self, snapshot: SagaSnapshot) -> None:
-        """Store a snapshot (ours or any object with sagaz's attributes); an id saved before is replaced.
-
-        Raises InvalidSnapshot where it would not come back equal, HotTierUnavailable where it is not stored for sure.
-        """
-        with reported_save(snapshot, _KIND):
-            level = self.compression_level if self.enable_compression else None
-            ours, saved_us = SagaSnapshot.of(snapshot), await self._now_us()
-            meta, value = await encode_value(ours, saved_us=saved_us, level=level, texts=self._texts)
-            expires_us = meta.retention_us
-            if expires_us is None and self.default_ttl is not None:
-                expires_us = min(meta.saved_us + self.default_ttl * 1_000_000, _LAST_US)
-            await self._store.save(NewEntry(meta=meta, value=value, expires_us=expires_us))
-
-    async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
-        """One snapshot by id. Raises CorruptRecord, as every read that has one snapshot for an answer."""
-        with measured_read(_KIND):
-            wanted = as_uuid(snapshot_id, "snapshot_id")
-            value = await self._store.get(wanted, await self._now_us())
-            if value is None:
-                return None
-            found = await decode_value(value)
-            check_answer(found, snapshot_id=wanted)
-            return found
-
-    async def get_latest_snapshot(self, saga_id: UUID | str, before_step: str | None = None) -> SagaSnapshot | None:
-        """The newest snapshot of a saga; with `before_step`, the newest whose `step_name` equals it."""
-        with measured_read(_KIND):
-            return await self._newest(as_uuid(saga_id, "saga_id"), step_name=before_step)
-
-    async def get_snapshot_at_time(self, saga_id: UUID | str, timestamp: datetime) -> SagaSnapshot | None:
-        """The newest live snapshot created at or before `timestamp` (aware; raises NaiveTimestamp)."""
-        moment_us = to_micros(as_utc(timestamp, "timestamp"))
-        with measured_read(_KIND):
-            return await self._newest(as_uuid(saga_id, "saga_id"), not_after_us=moment_us)
-
-    async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
-        """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit.
-
-        Raises CorruptRecord if any of them cannot be read; its `readable` has the others.
-        """
-        wanted, found, gaps = checked_limit(limit), list[SagaSnapshot](), Gaps(_KIND)
-        saga = as_uuid(saga_id, "saga_id")
-        with measured_read(_KIND):
-            cursor: IndexCursor | None = None
-            left = wanted
-            while left > 0:
-                page, cursor = await self._store.page(saga, await self._now_us(), limit=left, behind=cursor)
-                for stored in page:
-                    found += await _readable(stored, saga, gaps)
-                left -= len(page)
-                if cursor is None:
-                    break
-            gaps.check(found)
-        return found
-
-    async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
-        """Remove one, expired or unreadable ones too; False if there was none (or Redis has freed it by then)."""
-        return await self._store.delete(as_uuid(snapshot_id, "snapshot_id"))
-
-    async def cleanup_saga(self, saga_id: UUID | str) -> int:
-        """Remove every snapshot of a saga; how many there were."""
-        return await self._store.clear(as_uuid(saga_id, "saga_id"))
-
     async def delete_expired_snapshots(self) -> int:
         """Remove what is expired, and what Redis has freed by itself from the counts; how many.
 
@@ -192,70 +127,10 @@ class RedisSnapshotStorage(AnyLoop):
         """
         return await self._store.sweep(await self._now_us())
 
-    async def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
-        """Every saga that has a live snapshot, ascending by id, from behind `after` on."""
-        async for saga in self._store.saga_ids(
-            None if after is None else as_uuid(after, "after"), await self._now_us()
-        ):
-            yield saga
-
-    async def iter_snapshots(
-        self, saga_id: UUID | str | None = None, *, after: UUID | str | None = None
-    ) -> AsyncIterator[SagaSnapshot]:
-        """Every live snapshot of one saga, oldest first; without `saga_id` of every saga behind `after`, by id.
-
-        Raises CorruptRecord at its end for what it could not read.
-        """
-        gaps = Gaps(_KIND)
-        if saga_id is not None:
-            async for snapshot in self._walk(as_uuid(saga_id, "saga_id"), gaps):
-                yield snapshot
-        else:
-            async for each in self.saga_ids(after=after):
-                async for snapshot in self._walk(each, gaps):
-                    yield snapshot
-        gaps.check()
-
-    async def save_replay_log(self, replay_result: ReplayResult) -> None:
-        """Insert or replace the record of a replay (ours or sagaz's)."""
-        await self._replays.save(replay_log.as_record(replay_result))
-
-    async def get_replay_log(self, replay_id: UUID | str) -> dict[str, Any] | None:
-        """The record of a replay in the shape of `ReplayResult.to_dict`, or None. Raises CorruptRecord."""
-        return await self._replays.get(as_uuid(replay_id, "replay_id"))
-
-    async def list_replays(self, original_saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
-        """Records of replays of a saga, newest first. Raises ValueError for a negative limit."""
-        return await self._replays.of_saga(as_uuid(original_saga_id, "original_saga_id"), checked_limit(limit))
-
-    async def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """Every replay record, ascending by replay id, from behind `after` on."""
-        async for record in self._replays.iterate(None if after is None else as_uuid(after, "after")):
-            yield record
-
-    async def health_check(self) -> Health:
-        """Live snapshots and the bytes of their values, from counters; what is wrong with the server, in `details`.
-
-        degraded: `details["warnings"]` says what to look at. unhealthy: `details["error"]` says why.
-        """
-        began, now_us = time.monotonic(), await self._now_us()
-        try:
-            totals = await self._store.totals(now_us)
-            async with self._redis.use() as client:
-                servers = await redis_health.server_facts(client)
-        except SagazTieringError as exc:
-            return _health("unhealthy", began, 0, 0, {"error": str(exc), "hint": exc.hint})
-        found = redis_health.warnings(servers)
-        details: dict[str, Any] = {"servers": redis_health.shown(servers), "warnings": found}
-        if totals.with_expired:
-            details["total_size_bytes"] = "includes expired snapshots; delete_expired_snapshots() removes them"
-        status = "degraded" if found else "healthy"
-        return _health(status, began, totals.snapshots, totals.size, details)
-
     def get_storage_info(self) -> dict[str, Any]:
         """What this storage is made of; asks no server."""
         return {
-            "storage_type": _KIND,
+            "storage_type": self._kind,
             "redis_url": self._redis.where,
             "key_prefix": self.key_prefix,
             "default_ttl": self.default_ttl,
@@ -264,29 +139,89 @@ class RedisSnapshotStorage(AnyLoop):
             "cluster": self._redis.is_cluster,
         }
 
-    async def _newest(
-        self, saga_id: UUID, *, step_name: str | None = None, not_after_us: int | None = None
-    ) -> SagaSnapshot | None:
-        cursor: IndexCursor | None = None
-        while True:
-            page, cursor = await self._store.page(
-                saga_id, await self._now_us(), limit=1, step_name=step_name, not_after_us=not_after_us, behind=cursor
-            )
-            for stored in page:
-                snapshot = await _decoded(stored, saga_id)
-                check_answer(snapshot, not_after_us=not_after_us)
-                if step_name is None or snapshot.step_name == step_name:
-                    return snapshot
-            if cursor is None:
-                return None
+    async def _save(self, snapshot: SagaSnapshot) -> None:
+        level, saved_us = self.compression_level if self.enable_compression else None, await self._now_us()
+        meta, value = await encode_value(snapshot, saved_us=saved_us, level=level, texts=self._texts)
+        expires_us = meta.retention_us
+        if expires_us is None and self.default_ttl is not None:
+            expires_us = min(meta.saved_us + self.default_ttl * 1_000_000, _LAST_US)
+        await self._store.save(NewEntry(meta=meta, value=value, expires_us=expires_us))
 
-    async def _walk(self, saga_id: UUID, gaps: Gaps) -> AsyncIterator[SagaSnapshot]:
+    async def _get(self, snapshot_id: UUID) -> SagaSnapshot | None:
+        value = await self._store.get(snapshot_id, await self._now_us())
+        return None if value is None else await decode_value(value)
+
+    async def _newest(self, saga_id: UUID, step_name: str | None, not_after_us: int | None) -> SagaSnapshot | None:
+        pages = self._pages(saga_id, 1, step_name=step_name, not_after_us=not_after_us)
+        async with aclosing(pages):
+            async for page in pages:
+                for stored in page:
+                    snapshot = await _decoded(stored, saga_id)
+                    if step_name in (None, snapshot.step_name):
+                        return snapshot
+        return None
+
+    async def _list(self, saga_id: UUID, wanted: int, gaps: Gaps) -> list[SagaSnapshot]:
+        found = list[SagaSnapshot]()
+        async with aclosing(self._pages(saga_id, wanted)) as pages:
+            async for page in pages:
+                for stored in page[: wanted - len(found) - len(gaps)]:
+                    with gaps.passing_over(stored.snapshot_id):
+                        found.append(await _decoded(stored, saga_id))
+                if len(found) + len(gaps) >= wanted:
+                    break
+        return found
+
+    async def _delete(self, snapshot_id: UUID) -> bool:
+        """A snapshot that Redis has freed by then was none."""
+        return await self._store.delete(snapshot_id)
+
+    async def _delete_saga(self, saga_id: UUID) -> int:
+        return await self._store.clear(saga_id)
+
+    async def _sagas(self, after: UUID | None) -> AsyncGenerator[UUID, None]:
+        async for saga in self._store.saga_ids(after, await self._now_us()):
+            yield saga
+
+    async def _walk(self, saga_id: UUID, gaps: Gaps) -> AsyncGenerator[SagaSnapshot, None]:
+        async for page in self._pages(saga_id, newest_first=False):
+            for stored in page:
+                with gaps.passing_over(stored.snapshot_id):
+                    yield await _decoded(stored, saga_id)
+
+    async def _save_replay(self, record: ReplayRecord) -> None:
+        await self._replay_store.save(record)
+
+    async def _replay(self, replay_id: UUID) -> ReplayRecord | None:
+        return await self._replay_store.get(replay_id)
+
+    async def _replays_of(self, saga_id: UUID, wanted: int, gaps: Gaps) -> list[ReplayRecord]:
+        return await self._replay_store.of_saga(saga_id, wanted, gaps)
+
+    async def _replays(self, after: UUID | None) -> AsyncGenerator[tuple[UUID, ReplayRecord | CorruptRecord], None]:
+        async for each in self._replay_store.iterate(after):
+            yield each
+
+    async def _status(self, details: dict[str, Any]) -> str:
+        """degraded: `details["warnings"]` says what to look at."""
+        async with self._redis.use() as client:
+            servers = await redis_health.server_facts(client)
+        details |= {"servers": redis_health.shown(servers), "warnings": redis_health.warnings(servers)}
+        return "degraded" if details["warnings"] else "healthy"
+
+    async def _totals(self, details: dict[str, Any]) -> tuple[int, int]:
+        """Live snapshots and the bytes of their values, from counters."""
+        totals = await self._store.totals(await self._now_us())
+        if totals.with_expired:
+            details["total_size_bytes"] = "includes expired snapshots; delete_expired_snapshots() removes them"
+        return totals.snapshots, totals.size
+
+    async def _pages(self, saga_id: UUID, limit: int = PAGE, **which: Any) -> AsyncGenerator[list[Stored], None]:
+        """Live snapshots of a saga in order, at most `limit` at a time; `which` as `page` has it."""
         cursor: IndexCursor | None = None
         while True:
-            page, cursor = await self._store.page(saga_id, await self._now_us(), newest_first=False, behind=cursor)
-            for stored in page:
-                for snapshot in await _readable(stored, saga_id, gaps):
-                    yield snapshot
+            page, cursor = await self._store.page(saga_id, await self._now_us(), limit=limit, behind=cursor, **which)
+            yield page
             if cursor is None:
                 return
 
@@ -301,25 +236,6 @@ async def _decoded(stored: Stored, saga_id: UUID) -> SagaSnapshot:
     check_answer(found, snapshot_id=stored.snapshot_id, saga_id=saga_id)
     stored.check_order(found)
     return found
-
-
-async def _readable(stored: Stored, saga_id: UUID, gaps: Gaps) -> list[SagaSnapshot]:
-    """The snapshot, if it can be read."""
-    try:
-        return [await _decoded(stored, saga_id)]
-    except CorruptRecord as exc:
-        gaps.add(stored.snapshot_id, exc)
-        return []
-
-
-def _health(status: str, began: float, count: int, size: int, details: dict[str, Any]) -> Health:
-    return Health(
-        status=status,
-        latency_ms=(time.monotonic() - began) * 1000,
-        snapshot_count=count,
-        total_size_bytes=size,
-        details=details,
-    )
 
 
 def _check(default_ttl: object, compression_level: object, max_connections: object) -> None:

@@ -4,30 +4,24 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-from uuid import UUID
 
-from sagaz_tiering.costs import PriceList
 from sagaz_tiering.errors import SnapshotArchived
-
-if TYPE_CHECKING:
-    from sagaz_tiering.objects.base import ObjectInfo
-    from sagaz_tiering.objects.s3.options import S3Options
+from sagaz_tiering.objects.s3.options import S3Options
+from sagaz_tiering.storage.s3.bodies import Body, OpenBucket
 
 _RESTORE_DAYS = 7
 
 
-def promise(
-    snapshot_ids: Sequence[UUID], infos: Sequence[ObjectInfo], options: S3Options, prices: PriceList
-) -> SnapshotArchived:
+def promise(bucket: OpenBucket, bodies: Sequence[Body]) -> SnapshotArchived:
     """The error that names all of these snapshots, with a command that works as it is for the first."""
+    infos = [body.found.info for body in bodies]
     storage_class, size = infos[0].storage_class, sum(info.size for info in infos) // len(infos)
     return SnapshotArchived(
         storage_class=storage_class.value,
-        snapshot_ids=list(snapshot_ids),
+        snapshot_ids=[body.snapshot_id for body in bodies],
         object_keys=[info.key for info in infos],
-        options=prices.restore_options(storage_class, size, len(infos), days=_RESTORE_DAYS),
-        how_to_restore=_how_to_restore(options, [info.key for info in infos]),
+        options=bucket.prices.restore_options(storage_class, size, len(infos), days=_RESTORE_DAYS),
+        how_to_restore=_how_to_restore(bucket.store.calls.options, [info.key for info in infos]),
     )
 
 

@@ -7,16 +7,12 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
 from uuid import UUID
 
 from sagaz_tiering.errors import ObjectStoreError
 from sagaz_tiering.storage.s3 import keys as s3_keys
+from sagaz_tiering.storage.s3.bodies import ABANDONED, SETTLED, Body, OpenBucket, take, together
 from sagaz_tiering.storage.s3.keys import SavedEntry
-from sagaz_tiering.storage.s3.reading import ABANDONED, SETTLED, Body, S3Reader, take, together
-
-if TYPE_CHECKING:
-    from sagaz_tiering.objects.s3.records import S3RecordStore
 
 _AT_ONCE = 200
 
@@ -33,90 +29,90 @@ class _Ended:
     listed_at: datetime
 
 
-class S3Remover:
-    """Removes one snapshot, a saga's, or what has ended. Old versions in the bucket go too."""
+async def remove_one(bucket: OpenBucket, snapshot_id: UUID) -> bool:
+    """Remove a snapshot, whatever its bytes are like; False if there was none. One that is saved anew stays."""
+    body = await bucket.look(snapshot_id)
+    if body is None:
+        await bucket.store.check()  # HEAD answers the same for a bucket that is missing
+        return False
+    await bucket.store.delete_unchanged(body.found)
+    if body.entry is not None:
+        await _drop(bucket, await _keys_of(bucket, body.entry))
+    return True
 
-    def __init__(self, store: S3RecordStore, reader: S3Reader) -> None:
-        self._store = store
-        self._reader = reader
 
-    async def one(self, snapshot_id: UUID) -> bool:
-        """Remove a snapshot, whatever its bytes are like; False if there was none. One that is saved anew stays."""
-        body = await self._reader.look(snapshot_id)
-        if body is None:
-            await self._store.check()  # HEAD answers the same for a bucket that is missing
-            return False
-        await self._store.delete_unchanged(body.found)
-        if body.entry is not None:
-            await self._drop(await self._keys_of(body.entry))
-        return True
+async def remove_saga(bucket: OpenBucket, saga_id: UUID) -> int:
+    """Remove every snapshot of a saga; how many there were."""
+    removed = 0
+    async with aclosing(bucket.entries(s3_keys.saga_prefix(saga_id))) as entries:
+        while batch := await take(entries, _AT_ONCE):
+            bodies = await _looked_up(bucket, [entry.snapshot_id for entry in batch])
+            removed += await _remove(bucket, _true(batch, bodies))
+            await bucket.remove_untrue(batch, bodies, missing_for=SETTLED)
+    return removed
 
-    async def saga(self, saga_id: UUID) -> int:
-        """Remove every snapshot of a saga; how many there were."""
-        removed = 0
-        async with aclosing(self._reader.entries(s3_keys.saga_prefix(saga_id))) as entries:
-            while batch := await take(entries, _AT_ONCE):
-                bodies = await self._looked_up([entry.snapshot_id for entry in batch])
-                removed += await self._remove(_true(batch, bodies))
-                await self._reader.remove_untrue(batch, bodies, missing_for=SETTLED)
-        return removed
 
-    async def expired(self) -> int:
-        """Remove what has ended; how many."""
-        removed = 0
-        async with aclosing(self._ended(self._reader.now_us())) as ended:
-            while batch := await take(ended, _AT_ONCE):
-                bodies = await self._looked_up([each.snapshot_id for each in batch])
-                true, untrue = list[Doomed](), list[str]()
-                for each in batch:
-                    body = bodies[each.snapshot_id]
-                    if body is not None and body.entry is not None and body.entry.has_expiry_key(each.key):
-                        true.append((body, [each.key, *await self._keys_of(body.entry)]))
-                    elif self._reader.is_older(each.listed_at, ABANDONED if body is None else SETTLED):
-                        untrue.append(each.key)
-                removed += await self._remove(true)
-                await self._drop(untrue)
-        return removed
+async def remove_expired(bucket: OpenBucket) -> int:
+    """Remove what has ended; how many."""
+    removed = 0
+    async with aclosing(_ended(bucket, bucket.now_us())) as ended:
+        while batch := await take(ended, _AT_ONCE):
+            bodies = await _looked_up(bucket, [each.snapshot_id for each in batch])
+            true, untrue = list[Doomed](), list[str]()
+            for each in batch:
+                body = bodies[each.snapshot_id]
+                if body is not None and body.entry is not None and body.entry.has_expiry_key(each.key):
+                    true.append((body, [each.key, *await _keys_of(bucket, body.entry)]))
+                elif bucket.is_older(each.listed_at, ABANDONED if body is None else SETTLED):
+                    untrue.append(each.key)
+            removed += await _remove(bucket, true)
+            await _drop(bucket, untrue)
+    return removed
 
-    async def _ended(self, now_us: int) -> AsyncGenerator[_Ended, None]:
-        """Expiry entries whose time has come, the oldest first."""
-        async with aclosing(self._store.list(s3_keys.EXPIRY)) as infos:
-            async for info in infos:
-                parsed = s3_keys.parse_expiry(info.key)
-                if parsed is None:
-                    continue
-                if parsed[0] > now_us:
-                    return
-                yield _Ended(key=info.key, snapshot_id=parsed[1], listed_at=info.modified_at)
 
-    async def _looked_up(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, Body | None]:
-        ids = list(dict.fromkeys(snapshot_ids))
-        return dict(zip(ids, await together(*(self._reader.look(each) for each in ids)), strict=True))
+async def _ended(bucket: OpenBucket, now_us: int) -> AsyncGenerator[_Ended, None]:
+    """Expiry entries whose time has come, the oldest first."""
+    async with aclosing(bucket.store.list(s3_keys.EXPIRY)) as infos:
+        async for info in infos:
+            parsed = s3_keys.parse_expiry(info.key)
+            if parsed is None:
+                continue
+            if parsed[0] > now_us:
+                return
+            yield _Ended(key=info.key, snapshot_id=parsed[1], listed_at=info.modified_at)
 
-    async def _remove(self, doomed: Sequence[Doomed]) -> int:
-        """Remove bodies as they were found, then their entries; how many. What was saved anew meanwhile stays."""
-        deletes = (self._store.delete_unchanged(body.found) for body, _ in doomed)
-        results = await asyncio.gather(*deletes, return_exceptions=True)
-        await self._drop([key for (_, keys), gone in zip(doomed, results, strict=True) if gone is True for key in keys])
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return results.count(True)
 
-    async def _keys_of(self, entry: SavedEntry) -> list[str]:
-        """The keys of an entry; of one whose token is not known, all that it may have."""
-        if entry.token:
-            return entry.keys
-        return [info.key for stem in entry.keys async for info in self._store.list(stem)]
+async def _looked_up(bucket: OpenBucket, snapshot_ids: Sequence[UUID]) -> dict[UUID, Body | None]:
+    ids = list(dict.fromkeys(snapshot_ids))
+    return dict(zip(ids, await together(*(bucket.look(each) for each in ids)), strict=True))
 
-    async def _drop(self, keys: Sequence[str]) -> None:
-        failures = await self._store.delete(keys) if keys else []
-        if failures:
-            raise ObjectStoreError(
-                f"{len(failures)} objects could not be removed from {self._store.url}, the first is"
-                f" {failures[0].key}: {failures[0].reason}",
-                hint="grant s3:DeleteObject (and s3:DeleteObjectVersion where the bucket keeps versions), then repeat",
-            )
+
+async def _remove(bucket: OpenBucket, doomed: Sequence[Doomed]) -> int:
+    """Remove bodies as they were found, then their entries; how many. What was saved anew meanwhile stays."""
+    deletes = (bucket.store.delete_unchanged(body.found) for body, _ in doomed)
+    results = await asyncio.gather(*deletes, return_exceptions=True)
+    await _drop(bucket, [key for (_, keys), gone in zip(doomed, results, strict=True) if gone is True for key in keys])
+    for result in results:
+        if isinstance(result, BaseException):
+            raise result
+    return results.count(True)
+
+
+async def _keys_of(bucket: OpenBucket, entry: SavedEntry) -> list[str]:
+    """The keys of an entry; of one whose token is not known, all that it may have."""
+    if entry.token:
+        return entry.keys
+    return [info.key for stem in entry.keys async for info in bucket.store.list(stem)]
+
+
+async def _drop(bucket: OpenBucket, keys: Sequence[str]) -> None:
+    failures = await bucket.store.delete(keys) if keys else []
+    if failures:
+        raise ObjectStoreError(
+            f"{len(failures)} objects could not be removed from {bucket.store.url}, the first is"
+            f" {failures[0].key}: {failures[0].reason}",
+            hint="grant s3:DeleteObject (and s3:DeleteObjectVersion where the bucket keeps versions), then repeat",
+        )
 
 
 def _true(entries: Sequence[SavedEntry], bodies: dict[UUID, Body | None]) -> list[Doomed]:

@@ -1,20 +1,20 @@
-"""`S3SnapshotStorage`: snapshots as objects of their own in a bucket; layout and keys in `s3_keys`.
+"""`S3SnapshotStorage`: snapshots as objects of their own in a bucket; layout and keys in `keys`.
 
 There is no index object that writers would have to share: the listing of a saga is the LIST of its entries, empty
 objects whose keys hold all that is needed to order, expire and filter. Any number of writers and of snapshots; no
 method lists more of the bucket than what it is asked for.
 
-Save (`s3_saving`), each step done before the next:
+Save (`saving`), each step done before the next:
     1. PUT the entries                a crash leaves entries without a body: reads pass them over
     2. PUT the body, all or nothing   from here on the snapshot is saved, and listed
     3. remove the replaced entries    a crash leaves untrue entries: reads see that the body is of another save
 Of two saves of one snapshot at once S3 keeps the later body, and its entries are there.
 
-Delete, clean up, expire (`s3_removing`):
+Delete, clean up, expire (`removing`):
     1. DELETE the body                from here on the snapshot is gone; expiry only if it is still the one that ended
     2. DELETE the entries             a crash leaves entries without a body
 
-Reads (`s3_reading`): by id one GET; latest and at-time one LIST of a few keys and one GET; a list one LIST and its
+Reads (`reading`): by id one GET; latest and at-time one LIST of a few keys and one GET; a list one LIST and its
 GETs side by side. Archived bodies (GLACIER, DEEP_ARCHIVE, also by the bucket's own lifecycle rules) raise
 SnapshotArchived; entries are never read, so listing works in every class.
 """
@@ -23,11 +23,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
@@ -37,21 +35,19 @@ from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
 from sagaz_tiering.config.tiers import Checksums, ColdSettings, Encryption
 from sagaz_tiering.config.urls import secret_or_none
 from sagaz_tiering.costs import PriceList
-from sagaz_tiering.errors import ConfigError, InvalidKey, SagazTieringError
+from sagaz_tiering.errors import ConfigError, CorruptRecord, InvalidKey
 from sagaz_tiering.objects.s3.options import S3Options, SettingNames
 from sagaz_tiering.objects.s3.records import S3RecordStore
-from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, as_uuid
-from sagaz_tiering.storage.answers import text_ids_find_nothing
+from sagaz_tiering.snapshot import SagaSnapshot, as_uuid
 from sagaz_tiering.storage.any_loop import AnyLoop
-from sagaz_tiering.storage.base import Health, as_duration, checked_limit
-from sagaz_tiering.storage.reporting import measured_read, reported_save
+from sagaz_tiering.storage.base import as_duration
+from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.storage.s3 import keys as s3_keys
-from sagaz_tiering.storage.s3.reading import S3Reader
-from sagaz_tiering.storage.s3.removing import S3Remover
-from sagaz_tiering.storage.s3.replays import S3Replays
-from sagaz_tiering.storage.s3.saving import S3Saver
+from sagaz_tiering.storage.s3 import reading, removing, replays, walking
+from sagaz_tiering.storage.s3.bodies import OpenBucket
+from sagaz_tiering.storage.s3.saving import save
 from sagaz_tiering.storage.s3.sdk_options import sdk_options
-from sagaz_tiering.storage.s3.walking import S3Walker
+from sagaz_tiering.storage.standalone import ReplayRecord, StandaloneStorage
 from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:
@@ -67,20 +63,7 @@ _NEEDS = "S3SnapshotStorage"
 _ALIASES = {"GLACIER_DEEP_ARCHIVE": StorageClass.DEEP_ARCHIVE}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Open:
-    """What works on one open client."""
-
-    store: S3RecordStore
-    reader: S3Reader
-    saver: S3Saver
-    remover: S3Remover
-    walker: S3Walker
-    replays: S3Replays
-
-
-@text_ids_find_nothing
-class S3SnapshotStorage(AnyLoop):
+class S3SnapshotStorage(AnyLoop, StandaloneStorage):
     """Snapshots and replay records in one bucket, under one prefix. Connects when first used, again after `close`.
 
     `bucket_name` None takes SAGAZ_TIERING_S3_BUCKET from the environment. `storage_class` is for snapshots saved from
@@ -97,6 +80,8 @@ class S3SnapshotStorage(AnyLoop):
     Raises ConfigError for what cannot be meant. Every method raises
     ColdTierUnavailable where S3 cannot be asked, BucketUnusable where it does not let us in.
     """
+
+    _kind = "s3"
 
     def __init__(
         self,
@@ -146,12 +131,12 @@ class S3SnapshotStorage(AnyLoop):
         self._class = _storage_class(storage_class)
         self._level = _level(compression_level) if enable_compression else None
         self._clock: Clock = clock or SystemClock()
-        self._texts = texts_for(on_unsupported, "s3")
+        self._texts = texts_for(on_unsupported, self._kind)
         self._renew()
 
     def _renew(self) -> None:
         self._opening = asyncio.Lock()
-        self._open: _Open | None = None
+        self._open: OpenBucket | None = None
 
     async def _disconnect(self) -> None:
         async with self._opening:
@@ -160,141 +145,22 @@ class S3SnapshotStorage(AnyLoop):
                 await opened.store.close()
         self._opening = asyncio.Lock()  # the next call may come from another loop
 
-    async def save_snapshot(self, snapshot: SagaSnapshot) -> None:
-        """Store a snapshot (ours or any object with sagaz's attributes); an id saved before is replaced.
-
-        After an error it may be there wholly, also later, or not at all. Raises InvalidSnapshot where it would not
-        come back equal.
-        """
-        with reported_save(snapshot, "s3"):
-            saved_us = to_micros(self._clock.now())
-            ours = SagaSnapshot.of(snapshot)
-            meta, value = await encode_value(ours, saved_us=saved_us, level=self._level, texts=self._texts)
-            await (await self._opened()).saver.save(meta, value)
-
-    async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:
-        """One snapshot by id. Raises CorruptRecord and SnapshotArchived, as every read that has one for an answer."""
-        wanted = as_uuid(snapshot_id, "snapshot_id")
-        with measured_read("s3"):
-            return await (await self._opened()).reader.get(wanted)
-
-    async def get_latest_snapshot(self, saga_id: UUID | str, before_step: str | None = None) -> SagaSnapshot | None:
-        """The newest snapshot of a saga; with `before_step`, the newest whose `step_name` equals it."""
-        return await self._newest(saga_id, step_name=before_step)
-
-    async def get_snapshot_at_time(self, saga_id: UUID | str, timestamp: datetime) -> SagaSnapshot | None:
-        """The newest live snapshot created at or before `timestamp` (aware; raises NaiveTimestamp)."""
-        return await self._newest(saga_id, not_after_us=to_micros(as_utc(timestamp, "timestamp")))
-
-    async def list_snapshots(self, saga_id: UUID | str, limit: int = 100) -> list[SagaSnapshot]:
-        """The newest `limit` snapshots of a saga, newest first. Raises ValueError for a negative limit.
-
-        Raises SnapshotArchived if any of them is archived (it names all that are), CorruptRecord if one cannot be read;
-        the `readable` of either has the others.
-        """
-        wanted, saga = checked_limit(limit), as_uuid(saga_id, "saga_id")
-        with measured_read("s3"):
-            return await (await self._opened()).reader.newest(saga, wanted)
-
-    async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
-        """Remove one, expired, archived or unreadable ones too; False if there was none."""
-        wanted = as_uuid(snapshot_id, "snapshot_id")
-        return await (await self._opened()).remover.one(wanted)
-
-    async def cleanup_saga(self, saga_id: UUID | str) -> int:
-        """Remove every snapshot of a saga; how many there were."""
-        wanted = as_uuid(saga_id, "saga_id")
-        return await (await self._opened()).remover.saga(wanted)
-
     async def delete_expired_snapshots(self) -> int:
         """Remove what is past its retention; how many. Lists only what is."""
-        return await (await self._opened()).remover.expired()
-
-    async def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
-        """Every saga that has a live snapshot, ascending by id, from behind `after` on."""
-        start = None if after is None else as_uuid(after, "after")
-        async with aclosing((await self._opened()).walker.saga_ids(start)) as sagas:
-            async for saga_id in sagas:
-                yield saga_id
+        return await removing.remove_expired(await self._opened())
 
     async def snapshot_ids(self, saga_id: UUID | str) -> AsyncIterator[UUID]:
         """Every live snapshot of a saga, oldest first, without reading it: archived ones too."""
         saga = as_uuid(saga_id, "saga_id")
-        async with aclosing((await self._opened()).walker.ids_of(saga)) as ids:
+        async with aclosing(walking.ids_of(await self._opened(), saga)) as ids:
             async for snapshot_id in ids:
                 yield snapshot_id
-
-    async def iter_snapshots(
-        self, saga_id: UUID | str | None = None, *, after: UUID | str | None = None
-    ) -> AsyncIterator[SagaSnapshot]:
-        """Every live snapshot of one saga, oldest first; without `saga_id` of every saga behind `after`, by id.
-
-        One that is saved anew meanwhile with another `created_at`, or under another saga, is missed where its new place
-        is behind or was listed before; a walk that began after that save has it. Raises SnapshotArchived where it comes
-        to archived bytes, CorruptRecord at its end for what it could not read.
-        """
-        start = None if after is None else as_uuid(after, "after")
-        saga = None if saga_id is None else as_uuid(saga_id, "saga_id")
-        opened = await self._opened()
-        entries = opened.walker.entries_of_all(start) if saga is None else opened.walker.entries_of(saga)
-        async with aclosing(entries):
-            async for snapshot in opened.reader.snapshots(entries):
-                yield snapshot
-
-    async def save_replay_log(self, replay_result: ReplayResult) -> None:
-        """Insert or replace the record of a replay (ours or sagaz's)."""
-        await (await self._opened()).replays.save(replay_result)
-
-    async def get_replay_log(self, replay_id: UUID | str) -> dict[str, Any] | None:
-        """The record of a replay in the shape of `ReplayResult.to_dict`, or None."""
-        wanted = as_uuid(replay_id, "replay_id")
-        return await (await self._opened()).replays.get(wanted)
-
-    async def list_replays(self, original_saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
-        """Records of replays of a saga, newest first. Raises ValueError for a negative limit."""
-        wanted, saga = checked_limit(limit), as_uuid(original_saga_id, "original_saga_id")
-        return await (await self._opened()).replays.of_saga(saga, wanted)
-
-    async def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """Every replay record, ascending by replay id, from behind `after` on."""
-        start = None if after is None else as_uuid(after, "after")
-        async for record in (await self._opened()).replays.all(start):
-            yield record
-
-    async def health_check(self) -> Health:
-        """Whether the bucket answers; counts at most COUNTED snapshots, `details` says whether that was all."""
-        began = time.monotonic()
-        details: dict[str, Any] = {"url": f"s3://{self._options.bucket}/{self._options.prefix}"}
-        count = size = 0
-        try:
-            store = (await self._opened()).store
-            await store.check()
-            latency_ms = (time.monotonic() - began) * 1000
-            details["counts"] = "exact"
-            async with aclosing(store.list(s3_keys.DATA)) as infos:
-                async for info in infos:
-                    if count == COUNTED:
-                        details["counts"] = "lower bound"
-                        break
-                    count, size = count + 1, size + info.size
-        except SagazTieringError as exc:
-            failure = {"error": str(exc), "hint": exc.hint}
-            return Health(
-                status="unhealthy",
-                latency_ms=(time.monotonic() - began) * 1000,
-                snapshot_count=0,
-                total_size_bytes=0,
-                details=details | failure,
-            )
-        return Health(
-            status="healthy", latency_ms=latency_ms, snapshot_count=count, total_size_bytes=size, details=details
-        )
 
     def get_storage_info(self) -> dict[str, Any]:
         """What this storage is made of; asks no server."""
         options = self._options
         return {
-            "storage_type": "s3",
+            "storage_type": self._kind,
             "bucket_name": options.bucket,
             "region_name": options.settings.region,
             "prefix": options.prefix,
@@ -306,38 +172,93 @@ class S3SnapshotStorage(AnyLoop):
             "encryption": options.settings.encryption.value,
         }
 
-    async def _newest(
-        self, saga_id: UUID | str, *, not_after_us: int | None = None, step_name: str | None = None
-    ) -> SagaSnapshot | None:
-        saga = as_uuid(saga_id, "saga_id")
-        with measured_read("s3"):
-            found = await (await self._opened()).reader.newest(saga, 1, not_after_us=not_after_us, step_name=step_name)
-            return found[0] if found else None
+    async def _save(self, snapshot: SagaSnapshot) -> None:
+        saved_us = to_micros(self._clock.now())
+        meta, value = await encode_value(snapshot, saved_us=saved_us, level=self._level, texts=self._texts)
+        await save(await self._opened(), meta, value, self._class)
 
-    async def _opened(self) -> _Open:
+    async def _get(self, snapshot_id: UUID) -> SagaSnapshot | None:
+        return await reading.one(await self._opened(), snapshot_id)
+
+    async def _newest(self, saga_id: UUID, step_name: str | None, not_after_us: int | None) -> SagaSnapshot | None:
+        bucket, gaps = await self._opened(), Gaps(self._kind)
+        found = await reading.newest(bucket, saga_id, 1, gaps, not_after_us=not_after_us, step_name=step_name)
+        gaps.check(found)
+        return found[0] if found else None
+
+    async def _list(self, saga_id: UUID, wanted: int, gaps: Gaps) -> list[SagaSnapshot]:
+        return await reading.newest(await self._opened(), saga_id, wanted, gaps)
+
+    async def _delete(self, snapshot_id: UUID) -> bool:
+        return await removing.remove_one(await self._opened(), snapshot_id)
+
+    async def _delete_saga(self, saga_id: UUID) -> int:
+        return await removing.remove_saga(await self._opened(), saga_id)
+
+    async def _sagas(self, after: UUID | None) -> AsyncGenerator[UUID, None]:
+        async with aclosing(walking.saga_ids(await self._opened(), after)) as sagas:
+            async for saga_id in sagas:
+                yield saga_id
+
+    async def _walk(self, saga_id: UUID, gaps: Gaps) -> AsyncGenerator[SagaSnapshot, None]:
+        bucket = await self._opened()
+        async with aclosing(walking.entries_of(bucket, saga_id)) as entries:
+            async for snapshot in reading.snapshots(bucket, entries, gaps):
+                yield snapshot
+
+    async def _walk_all(self, after: UUID | None, gaps: Gaps) -> AsyncGenerator[SagaSnapshot, None]:
+        """One that is saved anew meanwhile with another `created_at`, or under another saga, is missed where its new
+        place is behind or was listed before; a walk that began after that save has it.
+        """
+        bucket = await self._opened()
+        async with aclosing(walking.entries_of_all(bucket, after)) as entries:
+            async for snapshot in reading.snapshots(bucket, entries, gaps):
+                yield snapshot
+
+    async def _save_replay(self, record: ReplayRecord) -> None:
+        await replays.save((await self._opened()).store, record)
+
+    async def _replay(self, replay_id: UUID) -> ReplayRecord | None:
+        return await replays.get((await self._opened()).store, replay_id)
+
+    async def _replays_of(self, saga_id: UUID, wanted: int, gaps: Gaps) -> list[ReplayRecord]:
+        return await replays.of_saga((await self._opened()).store, saga_id, wanted, gaps)
+
+    async def _replays(self, after: UUID | None) -> AsyncGenerator[tuple[UUID, ReplayRecord | CorruptRecord], None]:
+        async with aclosing(replays.ascending((await self._opened()).store, after)) as records:
+            async for each in records:
+                yield each
+
+    async def _status(self, details: dict[str, Any]) -> str:
+        details["url"] = f"s3://{self._options.bucket}/{self._options.prefix}"
+        await (await self._opened()).store.check()
+        return "healthy"
+
+    async def _totals(self, details: dict[str, Any]) -> tuple[int, int]:
+        """At most COUNTED snapshots; `details` says whether that was all."""
+        count = size = 0
+        details["counts"] = "exact"
+        async with aclosing((await self._opened()).store.list(s3_keys.DATA)) as infos:
+            async for info in infos:
+                if count == COUNTED:
+                    details["counts"] = "lower bound"
+                    break
+                count, size = count + 1, size + info.size
+        return count, size
+
+    async def _opened(self) -> OpenBucket:
         """The one open client, made by whoever comes first."""
         if self._open is None:
             async with self._opening:
                 if self._open is None:
-                    self._open = await self._make()
+                    store = await S3RecordStore.open(self._options)
+                    prices = PriceList.load(self._options.settings.region)
+                    self._open = OpenBucket(store=store, clock=self._clock, prices=prices)
         return self._open
 
     async def _get_s3_client(self) -> S3Client:
         """The SDK's client, for requests of your own."""
         return (await self._opened()).store.sdk_client
-
-    async def _make(self) -> _Open:
-        store = await S3RecordStore.open(self._options)
-        prices = PriceList.load(self._options.settings.region)
-        reader = S3Reader(store, self._options, self._clock, prices)
-        return _Open(
-            store=store,
-            reader=reader,
-            saver=S3Saver(store, reader, self._class),
-            remover=S3Remover(store, reader),
-            walker=S3Walker(reader),
-            replays=S3Replays(store),
-        )
 
 
 def _options(**values: Any) -> S3Options:

@@ -11,8 +11,8 @@ from contextlib import aclosing
 from uuid import UUID
 
 from sagaz_tiering.storage.s3 import keys as s3_keys
+from sagaz_tiering.storage.s3.bodies import OpenBucket, take, together
 from sagaz_tiering.storage.s3.keys import SavedEntry
-from sagaz_tiering.storage.s3.reading import S3Reader, take, together
 
 _PAGE = 1000
 _SAGAS_AT_ONCE = 16
@@ -21,111 +21,113 @@ Run = tuple[UUID, list[SavedEntry] | None]
 """The entries of one saga as listed; None where they are more than a page."""
 
 
-class S3Walker:
-    """Reads sagas and entries in the order that transfers want."""
+async def saga_ids(bucket: OpenBucket, after: UUID | None) -> AsyncGenerator[UUID, None]:
+    """Sagas with a live snapshot, ascending."""
+    async with aclosing(_runs(bucket, after)) as runs:
+        while batch := await take(runs, _SAGAS_AT_ONCE):
+            alive = await together(*(_has_live(bucket, run) for run in batch))
+            for (saga_id, _), is_alive in zip(batch, alive, strict=True):
+                if is_alive:
+                    yield saga_id
 
-    def __init__(self, reader: S3Reader) -> None:
-        self._reader = reader
 
-    async def saga_ids(self, after: UUID | None) -> AsyncGenerator[UUID, None]:
-        """Sagas with a live snapshot, ascending."""
-        async with aclosing(self._runs(after)) as runs:
-            while batch := await take(runs, _SAGAS_AT_ONCE):
-                alive = await together(*(self._has_live(run) for run in batch))
-                for (saga_id, _), is_alive in zip(batch, alive, strict=True):
-                    if is_alive:
-                        yield saga_id
+async def entries_of_all(bucket: OpenBucket, after: UUID | None) -> AsyncGenerator[SavedEntry, None]:
+    """Entries of every saga, by saga, oldest first."""
+    async with aclosing(_runs(bucket, after)) as runs:
+        async for saga_id, entries in runs:
+            if entries is not None:
+                for entry in reversed(entries):
+                    yield entry
+                continue
+            async with aclosing(entries_of(bucket, saga_id)) as many:
+                async for entry in many:
+                    yield entry
 
-    async def entries_of_all(self, after: UUID | None) -> AsyncGenerator[SavedEntry, None]:
-        """Entries of every saga, by saga, oldest first."""
-        async with aclosing(self._runs(after)) as runs:
-            async for saga_id, entries in runs:
-                if entries is not None:
-                    for entry in reversed(entries):
-                        yield entry
-                    continue
-                async with aclosing(self.entries_of(saga_id)) as many:
-                    async for entry in many:
-                        yield entry
 
-    async def entries_of(self, saga_id: UUID) -> AsyncGenerator[SavedEntry, None]:
-        """Entries of one saga, oldest first."""
-        prefix, ends = s3_keys.saga_prefix(saga_id), [""]
-        page: list[SavedEntry] = []
-        async with aclosing(self._reader.entries(prefix)) as entries:
-            async for entry in entries:
-                page.append(entry)
-                if len(page) == _PAGE:
-                    ends.append(entry.key)
-                    page = []
-        for entry in reversed(page):
-            yield entry
-        while len(ends) > 1:
-            last = ends.pop()
-            for entry in reversed(await self._page(prefix, ends[-1], last)):
-                yield entry
-
-    async def ids_of(self, saga_id: UUID) -> AsyncGenerator[UUID, None]:
-        """Live snapshots of one saga, oldest first, archived ones too: no body is read."""
-        now_us, last = self._reader.now_us(), None
-        async with aclosing(self.entries_of(saga_id)) as entries:
-            async for entry in entries:
-                # The entries of one that was saved again are neighbours, so it is told of once.
-                if entry.snapshot_id != last and await self._is_there(entry, now_us):
-                    last = entry.snapshot_id
-                    yield last
-
-    async def _page(self, prefix: str, start_after: str, last: str) -> list[SavedEntry]:
-        page: list[SavedEntry] = []
-        async with aclosing(self._reader.entries(prefix, start_after=start_after)) as entries:
-            async for entry in entries:
-                if entry.key > last:
-                    break
-                page.append(entry)
-        return page
-
-    async def _runs(self, after: UUID | None) -> AsyncGenerator[Run, None]:
-        """Sagas with what they have, from one listing; one that is larger than a page is skipped over."""
-        start = "" if after is None else s3_keys.behind_saga(after)
-        while True:
-            run: list[SavedEntry] = []
-            async with aclosing(self._reader.entries(s3_keys.SAGAS, start_after=start)) as entries:
-                async for entry in entries:
-                    if run and run[0].saga_id != entry.saga_id:
-                        yield run[0].saga_id, run
-                        run = []
-                    run.append(entry)
-                    if len(run) > _PAGE:
-                        break
-            if not run:
-                return
-            saga_id = run[0].saga_id
-            if len(run) <= _PAGE:
-                yield saga_id, run
-                return
-            yield saga_id, None
-            start = s3_keys.behind_saga(saga_id)
-
-    async def _has_live(self, run: Run) -> bool:
-        saga_id, listed = run
-        if listed is not None:
-            return await self._any_true(_each(listed))
-        async with aclosing(self._reader.entries(s3_keys.saga_prefix(saga_id))) as entries:
-            return await self._any_true(entries)
-
-    async def _any_true(self, entries: AsyncIterator[SavedEntry]) -> bool:
-        now_us = self._reader.now_us()
+async def entries_of(bucket: OpenBucket, saga_id: UUID) -> AsyncGenerator[SavedEntry, None]:
+    """Entries of one saga, oldest first."""
+    prefix, ends = s3_keys.saga_prefix(saga_id), [""]
+    page: list[SavedEntry] = []
+    async with aclosing(bucket.entries(prefix)) as entries:
         async for entry in entries:
-            if await self._is_there(entry, now_us):
-                return True
-        return False
+            page.append(entry)
+            if len(page) == _PAGE:
+                ends.append(entry.key)
+                page = []
+    for entry in reversed(page):
+        yield entry
+    while len(ends) > 1:
+        last = ends.pop()
+        for entry in reversed(await _page(bucket, prefix, ends[-1], last)):
+            yield entry
 
-    async def _is_there(self, entry: SavedEntry, now_us: int) -> bool:
-        """Whether the snapshot lives, and is where the entry says."""
-        if not entry.is_live(now_us):
-            return False
-        body = await self._reader.look(entry.snapshot_id)
-        return body is not None and body.is_at(entry) and (body.entry or entry).is_live(now_us)
+
+async def ids_of(bucket: OpenBucket, saga_id: UUID) -> AsyncGenerator[UUID, None]:
+    """Live snapshots of one saga, oldest first, archived ones too: no body is read."""
+    now_us, last = bucket.now_us(), None
+    async with aclosing(entries_of(bucket, saga_id)) as entries:
+        async for entry in entries:
+            # The entries of one that was saved again are neighbours, so it is told of once.
+            if entry.snapshot_id != last and await _is_there(bucket, entry, now_us):
+                last = entry.snapshot_id
+                yield last
+
+
+async def _page(bucket: OpenBucket, prefix: str, start_after: str, last: str) -> list[SavedEntry]:
+    page: list[SavedEntry] = []
+    async with aclosing(bucket.entries(prefix, start_after=start_after)) as entries:
+        async for entry in entries:
+            if entry.key > last:
+                break
+            page.append(entry)
+    return page
+
+
+async def _runs(bucket: OpenBucket, after: UUID | None) -> AsyncGenerator[Run, None]:
+    """Sagas with what they have, from one listing; one that is larger than a page is skipped over."""
+    start = "" if after is None else s3_keys.behind_saga(after)
+    while True:
+        run: list[SavedEntry] = []
+        async with aclosing(bucket.entries(s3_keys.SAGAS, start_after=start)) as entries:
+            async for entry in entries:
+                if run and run[0].saga_id != entry.saga_id:
+                    yield run[0].saga_id, run
+                    run = []
+                run.append(entry)
+                if len(run) > _PAGE:
+                    break
+        if not run:
+            return
+        saga_id = run[0].saga_id
+        if len(run) <= _PAGE:
+            yield saga_id, run
+            return
+        yield saga_id, None
+        start = s3_keys.behind_saga(saga_id)
+
+
+async def _has_live(bucket: OpenBucket, run: Run) -> bool:
+    saga_id, listed = run
+    if listed is not None:
+        return await _any_true(bucket, _each(listed))
+    async with aclosing(bucket.entries(s3_keys.saga_prefix(saga_id))) as entries:
+        return await _any_true(bucket, entries)
+
+
+async def _any_true(bucket: OpenBucket, entries: AsyncIterator[SavedEntry]) -> bool:
+    now_us = bucket.now_us()
+    async for entry in entries:
+        if await _is_there(bucket, entry, now_us):
+            return True
+    return False
+
+
+async def _is_there(bucket: OpenBucket, entry: SavedEntry, now_us: int) -> bool:
+    """Whether the snapshot lives, and is where the entry says."""
+    if not entry.is_live(now_us):
+        return False
+    body = await bucket.look(entry.snapshot_id)
+    return body is not None and body.is_at(entry) and (body.entry or entry).is_live(now_us)
 
 
 async def _each(entries: list[SavedEntry]) -> AsyncIterator[SavedEntry]:
