@@ -44,7 +44,7 @@ from sagaz_tiering.app.runtime import Runtime, open_runtime, read_config
 from sagaz_tiering.codec.value import encode, to_value
 from sagaz_tiering.embedded.servers import Endpoints, endpoints_of_running
 from sagaz_tiering.policy import Durability
-from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 
 BUCKET = "ageing"
 PEER_SNAPSHOTS = 200
@@ -64,14 +64,14 @@ class Backlogs:
     level: int | None = 1
     peaks_mib: list[float] = field(default_factory=list)
 
-    def take(self) -> list[tuple[SnapshotMeta, bytes]]:
+    def take(self) -> list[tuple[SagaSnapshot, SnapshotMeta, bytes]]:
         """Values of `snapshots` snapshots in sagas of five, as a facade saves them."""
         begun, found = self.runtime.clock.now() - timedelta(days=40), []
         for number in range(self.made, self.made + self.snapshots // 5):
             for one in saga(number, begun=begun + timedelta(seconds=number), saga_name=self.policy):
                 record = encode(one, saved_us=int(one.created_at.timestamp() * 1e6))
                 dictionary = self.runtime.dictionaries.for_writing(one.saga_name)
-                found.append((record.meta, to_value(record, level=self.level, dictionary=dictionary)))
+                found.append((one, record.meta, to_value(record, level=self.level, dictionary=dictionary)))
         self.made += self.snapshots // 5
         return found
 
@@ -83,7 +83,7 @@ async def age_time(backlogs: Backlogs, settings: Path) -> float:
     for start in range(0, len(taken), AT_ONCE):
         now_us = runtime.job_context().now_us
         batch = taken[start : start + AT_ONCE]
-        await asyncio.gather(*(saver.save(meta, value, runtime.policies, now_us) for meta, value in batch))
+        await asyncio.gather(*(saver.put(*each, now_us) for each in batch))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "sagaz_tiering", "job", "age", "--once", "--json", "--config", str(settings)),
         stdout=asyncio.subprocess.PIPE,

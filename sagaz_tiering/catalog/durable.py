@@ -8,11 +8,11 @@ first fallback of an outage is acknowledged only after every reader's knowledge 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sagaz_tiering.catalog.group_commit import GroupCommit
@@ -86,18 +86,17 @@ class Postponement:
     expires_us: int | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Put:
-    """What became of a row. `in_the_way_us`: when what kept it out was done to its snapshot (None: it is there now).
+class Put(NamedTuple):
+    """What became of a row. `changes`: how often Redis had been found to be another one when it was stored.
 
-    `announced_for_s`: for how long readers can know of it, where it is a fallback. `changes`: how often Redis had been
-    found to be another one when it was stored (None: it was not).
+    `in_the_way_us`: it was not stored, for that was done to its snapshot then; a hold forbids it where it is `frozen`.
+    `announced_for_s`: for how long readers can know of it, where it is a fallback.
     """
 
-    in_the_way_us: int | None
-    announced_for_s: float | None
     changes: int | None = None
+    in_the_way_us: int | None = None
     frozen: bool = False
+    announced_for_s: float | None = None
 
 
 def moment(micros: int | None) -> datetime | None:
@@ -111,6 +110,7 @@ class DurableCopies:
     def __init__(self, db: Database) -> None:
         self._db = db
         self._holds = Holds(db)
+        self._deadline_s = db.settings.command_timeout.total_seconds()
         self._saves: GroupCommit[tuple[Any, ...], Put] = GroupCommit(self._put_all)
 
     async def put(
@@ -121,11 +121,11 @@ class DurableCopies:
         due_us: int | None,
         expires_us: int | None,
         fallback: bool,
-        deadline: timedelta | None = None,
+        deadline_s: float | None = None,
     ) -> Put:
         """Store durably; returns when it is committed (and, for the first fallback of an outage, announced).
 
-        The whole call is given up after `deadline` (the command time-out): CatalogUnavailable.
+        It is given up after `deadline_s` (else the command time-out): CatalogUnavailable.
         With something in the way nothing was stored, since the snapshot was saved or deleted at the instant of this
         save or later: at that one (microseconds). Raises LegalHold where what is stored of it is held.
         """
@@ -145,10 +145,9 @@ class DurableCopies:
             fallback,
             value,
         )
-        seconds = (deadline or self._db.settings.command_timeout).total_seconds()
+        seconds = self._deadline_s if deadline_s is None else deadline_s
         try:
-            async with asyncio.timeout(seconds):
-                done = await self._saves.put(row, len(value))
+            done = await self._saves.put(row, len(value), seconds=seconds)
         except TimeoutError as exc:
             where = self._db.shown_url
             raise CatalogUnavailable(f"PostgreSQL at {where} did not answer within {seconds:g} s") from exc
@@ -170,26 +169,26 @@ class DurableCopies:
             stored = await self._db.fetch(_SQL["put"], *rows[0])
         else:
             stored = await self._db.fetch(_SQL["put_many"], *zip(*ordered, strict=True))
-        refused = await self._refused(rows, stored) if len(stored) < len(rows) else {}
-        changes = {row["snapshot_id"]: row["changes"] for row in stored}
+        there = Put(changes=stored[0]["changes"] if stored else None)
+        if len(stored) == len(rows) and announced_for_s is None:
+            return [there] * len(rows)
+        refused = await self._refused(rows, {row["snapshot_id"] for row in stored})
         return [
-            Put(
-                in_the_way_us=refused[row[0]][0] if row[0] in refused else None,
-                frozen=row[0] in refused and refused[row[0]][1],
-                announced_for_s=announced_for_s if row[_SPILLED] else None,
-                changes=changes.get(row[0]),
-            )
+            refused.get(row[0], there)._replace(announced_for_s=announced_for_s if row[_SPILLED] else None)
             for row in rows
         ]
 
-    async def _refused(self, rows: Sequence[tuple[Any, ...]], stored: Sequence[Any]) -> dict[UUID, tuple[int, bool]]:
-        """When what is in the way of the others was done, and whether a hold is what is."""
-        known = {row["snapshot_id"] for row in stored}
-        refused = {row[0]: row[_SAVED_AT] for row in rows if row[0] not in known}
+    async def _refused(self, rows: Sequence[tuple[Any, ...]], stored: Collection[UUID]) -> dict[UUID, Put]:
+        """What is in the way of the others."""
+        refused = {row[0]: row[_SAVED_AT] for row in rows if row[0] not in stored}
+        if not refused:
+            return {}
         found = {row["snapshot_id"]: row for row in await self._db.fetch(_SQL["in_the_way"], list(refused))}
         # What has gone meanwhile (into a pack, say) was as new as the save that it kept out.
         return {
-            each: (to_micros(max(found[each]["at"] or saved_at, saved_at)), found[each]["frozen"])
+            each: Put(
+                in_the_way_us=to_micros(max(found[each]["at"] or saved_at, saved_at)), frozen=found[each]["frozen"]
+            )
             for each, saved_at in refused.items()
         }
 

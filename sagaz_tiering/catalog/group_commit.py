@@ -20,13 +20,17 @@ MAX_BYTES: Final = 4 * 1024 * 1024
 """A batch is sealed at either, so that it is held in memory and sent in one piece without harm."""
 COMMITTERS: Final = 2
 """Batches under way at once: one is sent while another is flushed."""
+_STRAGGLERS: Final = 8
+_GATHER_S: Final = 0.002
+"""After a batch of many, one of less than an eighth of it waits so long for more: to send one costs as much as twenty
+rows, and its rows came just before the many or just after them."""
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 class GroupCommit(Generic[Item, Result]):
-    """`await put(item, size)`: committed, in a transaction with others. `commit` commits a batch, all of it or nothing.
+    """`await put(item, size, seconds=…)`: committed, in a transaction with others; `commit` commits a batch or nothing.
 
     A batch that is refused is committed again item by item, so that each caller gets its own error and nobody
     another's; only what says nothing of the items (the server is away) is told to all of the batch. A cancelled
@@ -36,27 +40,59 @@ class GroupCommit(Generic[Item, Result]):
     def __init__(self, commit: Callable[[Sequence[Item]], Awaitable[Sequence[Result]]]) -> None:
         self._commit = commit
         self._waiting: deque[tuple[Item, int, asyncio.Future[Result]]] = deque()
-        self._working = 0
+        self._until: dict[asyncio.Future[Result], float] = {}
+        self._timer: asyncio.TimerHandle | None = None
+        self._working = self._last = 0
         self._tasks: set[asyncio.Task[None]] = set()
         self._home = HomeLoop(self)
 
-    async def put(self, item: Item, size: int) -> Result:
-        """What `commit` tells of the item; `size` in bytes. Raises WrongEventLoop."""
+    async def put(self, item: Item, size: int, *, seconds: float) -> Result:
+        """What `commit` tells of the item; `size` in bytes. Raises WrongEventLoop.
+
+        It is given up after so many seconds: TimeoutError. It is then as if its caller had been cancelled.
+        """
         self._home.check()
-        done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        done: asyncio.Future[Result] = loop.create_future()
         self._waiting.append((item, size, done))
         if self._working < COMMITTERS:
             self._working += 1
-            task = asyncio.create_task(self._work())
+            task = loop.create_task(self._work())
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
-        return await done
+        until = self._until[done] = loop.time() + seconds
+        if self._timer is None or until < self._timer.when():
+            self._look_again(until)
+        try:
+            return await done
+        finally:
+            del self._until[done]
+
+    def _look_again(self, at: float) -> None:
+        """One timer for all who wait: one for each would cost as much as the rest of `put`."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = asyncio.get_running_loop().call_at(at, self._give_up)
+
+    def _give_up(self) -> None:
+        self._timer, now = None, asyncio.get_running_loop().time()
+        for done, until in self._until.items():
+            if until <= now:
+                _fail(done, TimeoutError())
+        later = min((until for until in self._until.values() if until > now), default=None)
+        if later is not None:
+            self._look_again(later)
 
     async def _work(self) -> None:
         """Batches until none is left; a task starts in the next turn of the loop, so this turn's items go together."""
         try:
-            while batch := self._next_batch():
-                await self._commit_all(batch)
+            while self._waiting:
+                if len(self._waiting) * _STRAGGLERS < self._last:
+                    await asyncio.sleep(_GATHER_S)
+                batch = self._next_batch()
+                if batch:
+                    self._last = len(batch)
+                    await self._commit_all(batch)
         finally:
             self._working -= 1
 

@@ -41,9 +41,8 @@ class HotSaves:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def note(self, saves: Sequence[HotSave]) -> int:
+    async def note(self, metas: Sequence[SnapshotMeta], expiries_us: Sequence[int | None]) -> int:
         """Each snapshot once; an older save than what is noted changes nothing. Returns `HotTierState.changes`."""
-        metas = [save.meta for save in saves]
         changes = await self._db.fetchval(
             _SQL["note"],
             [meta.snapshot_id for meta in metas],
@@ -54,7 +53,7 @@ class HotSaves:
             [to_column(meta.status) for meta in metas],
             [from_micros(meta.created_us) for meta in metas],
             [from_micros(meta.saved_us) for meta in metas],
-            [moment(save.expires_us) for save in saves],
+            list(map(moment, expiries_us)),
         )
         return int(changes)
 

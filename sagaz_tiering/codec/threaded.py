@@ -55,6 +55,9 @@ async def encode_record(
     snapshot: SagaSnapshot, *, saved_us: int, max_bytes: int = MAX_SNAPSHOT_BYTES, texts: Texts | None = None
 ) -> Record:
     """The record of a snapshot. Raises what `encode_value` raises."""
+    plain = plain_body(snapshot)
+    if plain is not None:
+        return encode(snapshot, saved_us=saved_us, max_bytes=max_bytes, plain=plain)
     try:
         return await _record(snapshot, saved_us, max_bytes)
     except NotSerializable:
@@ -64,9 +67,6 @@ async def encode_record(
 
 
 async def _record(snapshot: SagaSnapshot, saved_us: int, max_bytes: int) -> Record:
-    plain = plain_body(snapshot)
-    if plain is not None:
-        return encode(snapshot, saved_us=saved_us, max_bytes=max_bytes, plain=plain)
     shape = body_shape(snapshot)
     if shape is Shape.LARGE:
         return await asyncio.to_thread(encode, snapshot, saved_us=saved_us, max_bytes=max_bytes, shape=shape)

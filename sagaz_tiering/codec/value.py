@@ -128,8 +128,8 @@ def encode(
         raise InvalidSnapshot(f"saved_us is not a time between {MIN_TIME.year} and {MAX_TIME.year}: {saved_us}")
     _check_shapes(snapshot)
     for name in ("saga_name", "step_name", "status"):
-        size = len(text_bytes(getattr(snapshot, name)))
-        if size > MAX_NAME_BYTES:
+        text = getattr(snapshot, name)
+        if len(text) > MAX_NAME_BYTES // 4 and (size := len(text_bytes(text))) > MAX_NAME_BYTES:
             raise SnapshotTooLarge(f"{name} is {size} bytes, the limit is {MAX_NAME_BYTES}", hint="shorten it")
     limit = min(max_bytes, MAX_BODY_BYTES)
     try:
@@ -198,9 +198,8 @@ def to_value(
             body, codec = packed, BODY_ZSTD
             if dictionary is not None:
                 codec, dictionary_id = BODY_ZSTD_DICTIONARY, dictionary.id
-    names = b"".join(
-        _U32.pack(len(text)) + text for text in map(text_bytes, (meta.saga_name, meta.step_name, meta.status))
-    )
+    texts = [text_bytes(text) for text in (meta.saga_name, meta.step_name, meta.status)]
+    names = b"".join([_U32.pack(len(text)) + text for text in texts])
     fixed = _FIXED.pack(
         VALUE_FORMAT,
         codec,

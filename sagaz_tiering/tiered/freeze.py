@@ -40,8 +40,6 @@ from sagaz_tiering.tiered.read import Reader
 from sagaz_tiering.tiers import InForce
 
 _log = Logger(__name__)
-_LOOK_SECONDS = 0.25
-"""So long a save waits for PostgreSQL to say which holds are in force; then it goes by what was known last."""
 _ANSWER_SECONDS = 2.0
 """So long it waits for PostgreSQL to say whether it has a held version of the id, and leaves it alone after that."""
 
@@ -71,15 +69,17 @@ class Freezer:
         return bool(self._held)
 
     async def asks(self, meta: SnapshotMeta, policy: Policy) -> bool:
-        """Whether a save must be looked at first."""
-        if policy.rewrite is Rewrite.REFUSE:
-            return True
-        held = await self._freshness.held(_LOOK_SECONDS)
+        """Whether a save must be looked at first, by the holds that the last look told of."""
+        held = self._freshness.held
         if held != self._held:
             self._held, self._names = held, [matcher(Match.model_validate_json(one).saga_name) for one in held]
+        if policy.rewrite is Rewrite.REFUSE:
+            return True
+        if not held:
+            return False
         if any(matches(meta.saga_name) for matches in self._names):
             return True
-        return self.any_match and policy.durability is Durability.HOT and await self._is_frozen(meta.snapshot_id)
+        return policy.durability is Durability.HOT and await self._is_frozen(meta.snapshot_id)
 
     async def _is_frozen(self, snapshot_id: UUID) -> bool:
         """Whether PostgreSQL has a held version of it, under whatever name; False where it does not say so soon."""

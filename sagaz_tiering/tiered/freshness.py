@@ -32,6 +32,10 @@ from sagaz_tiering.tiered.pause import PAUSE_S, Pause
 
 _FRESH_SECONDS = FALLBACK_NOTICE.total_seconds() * 0.8
 _LOOK_AFTER_SECONDS = _FRESH_SECONDS / 2
+_FIRST_LOOK_SECONDS = 1.0
+"""A process that saves for the first time waits so long at most to learn which Redis it is."""
+_SAVE_WAITS_SECONDS = 0.25
+"""So long a save waits for PostgreSQL to say which holds are in force."""
 _ALWAYS = -(2**62)
 """Complete since ever: nothing was ever moved away from Redis."""
 _JUST_NOW_SECONDS = 0.1
@@ -107,31 +111,34 @@ class Freshness:
         """How often Redis was found to be another one, as far as is known here."""
         return None if self._last is None else self._last.look.changes
 
-    def freshen(self) -> None:
-        """Have somebody look soon, if nobody did lately."""
-        if self._age() > _LOOK_AFTER_SECONDS:
-            self._look_soon()
+    @property
+    def held(self) -> tuple[str, ...]:
+        """The matches (JSON) of the legal holds in force, as of the last look."""
+        return () if self._last is None else self._last.look.held
+
+    @property
+    def is_look_due(self) -> bool:
+        """Whether nobody looked lately."""
+        return self._age() > _LOOK_AFTER_SECONDS
+
+    async def look_before_save(self) -> None:
+        """Begin a look, and wait for it a moment where what is known ran out (once for one that takes longer): then
+        what was known before holds on. The first look of this process is waited for longer, by all together.
+        """
+        if self._last is None:
+            await self.first_look(_FIRST_LOOK_SECONDS)
+        look = self._look_soon()
+        if self._age() > _FRESH_SECONDS and look is not self._gave_up:
+            done, _ = await asyncio.wait((look,), timeout=_SAVE_WAITS_SECONDS)
+            self._gave_up = None if done else look
 
     async def first_look(self, seconds: float) -> None:
         """Wait for the first look of this process, all together for so long at most, whatever comes of it."""
-        if self._last is None:
-            if self._waited is None:
-                self._waited = asyncio.create_task(asyncio.sleep(seconds))
-            if not self._waited.done():
-                await asyncio.wait((self._look_soon(), self._waited), return_when=asyncio.FIRST_COMPLETED)
-                self._waited.cancel()
-
-    async def held(self, seconds: float) -> tuple[str, ...]:
-        """The matches (JSON) of the legal holds in force, as of less than a second ago.
-
-        Waits so long at most, and once for a look that takes longer: then what was known before holds on.
-        """
-        if self._age() > _FRESH_SECONDS:
-            look = self._look_soon()
-            if look is not self._gave_up:
-                done, _ = await asyncio.wait((look,), timeout=seconds)
-                self._gave_up = None if done else look
-        return () if self._last is None else self._last.look.held
+        if self._waited is None:
+            self._waited = asyncio.create_task(asyncio.sleep(seconds))
+        if not self._waited.done():
+            await asyncio.wait((self._look_soon(), self._waited), return_when=asyncio.FIRST_COMPLETED)
+            self._waited.cancel()
 
     def believes(self, known: Known) -> bool:
         """Whether what Redis has answered since is all of its own past, deletions included.

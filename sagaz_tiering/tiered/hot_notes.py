@@ -14,7 +14,6 @@ from uuid import UUID
 
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog import Catalog
-from sagaz_tiering.catalog.hot_saves import HotSave
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError, HotTierUnavailable
 from sagaz_tiering.hot.tier import HotTier
@@ -40,7 +39,7 @@ class HotNotes:
         self._known = catalog.hot_tier
         self._hot = hot
         self._clock = clock
-        self._waiting: dict[UUID, tuple[HotSave, int | None]] = {}
+        self._waiting: dict[UUID, tuple[SnapshotMeta, int | None, int | None]] = {}
         self._telling: asyncio.Task[None] | None = None
         self._one_at_a_time = asyncio.Lock()
 
@@ -49,7 +48,7 @@ class HotNotes:
         if len(self._waiting) >= _MOST:
             metrics.HOT_SAVES_UNNOTED.inc()
             return
-        self._waiting[meta.snapshot_id] = HotSave(meta=meta, expires_us=expires_us), changes
+        self._waiting[meta.snapshot_id] = meta, expires_us, changes
         if self._telling is None:
             self._telling = asyncio.create_task(self._tell())
 
@@ -59,11 +58,11 @@ class HotNotes:
             waiting = list(self._waiting.items())
             for start in range(0, len(waiting), _AT_ONCE):
                 batch = dict(waiting[start : start + _AT_ONCE])
-                changes = await self._saves.note([save for save, _ in batch.values()])
+                metas, expiries_us, _ = zip(*batch.values(), strict=True)
+                changes = await self._saves.note(metas, expiries_us)
                 with suppress(HotTierUnavailable):
-                    metas = [save.meta for save, _ in batch.values()]
                     await self._hot.noted([(meta.saga_id, meta.snapshot_id, meta.saved_us) for meta in metas])
-                await self._look_for([save.meta for save, known in batch.values() if known != changes])
+                await self._look_for([meta for meta, _, known in batch.values() if known != changes])
                 for snapshot_id, save in batch.items():
                     if self._waiting.get(snapshot_id) is save:
                         del self._waiting[snapshot_id]
@@ -73,9 +72,8 @@ class HotNotes:
         until_us = to_micros(self._clock.now()) - _LEFT_US
         while found := await self._hot.unnoted(until_us, _AT_ONCE):
             metas = [each.meta for each in found if each.meta is not None]
-            saves = [HotSave(meta=meta, expires_us=policies.expires_us(meta, SagaEnd.of(meta))) for meta in metas]
-            if saves:
-                await self._saves.note(saves)
+            if metas:
+                await self._saves.note(metas, [policies.expires_us(meta, SagaEnd.of(meta)) for meta in metas])
             await self._hot.noted([(each.saga_id, each.snapshot_id, each.saved_us) for each in found])
             if len(found) < _AT_ONCE:
                 return

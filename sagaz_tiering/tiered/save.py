@@ -23,15 +23,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from datetime import timedelta
 from uuid import UUID
 
 from sagaz_tiering import metrics
-from sagaz_tiering.catalog.durable import DurableCopies, Put
-from sagaz_tiering.clock import from_micros
+from sagaz_tiering.clock import from_micros, to_micros
+from sagaz_tiering.codec.threaded import encode_value
+from sagaz_tiering.codec.unsupported import texts_for
 from sagaz_tiering.codec.value import saved_at
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, LegalHold, TierUnavailable
-from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.hot.values import FOREIGN_INDEX
 from sagaz_tiering.logs import Logger, Repeated
 from sagaz_tiering.policy import Durability, PolicySet, SagaEnd
@@ -40,10 +39,9 @@ from sagaz_tiering.tiered.freeze import Freezer
 from sagaz_tiering.tiered.freshness import Freshness
 from sagaz_tiering.tiered.hot_notes import HotNotes
 from sagaz_tiering.tiered.pause import PAUSE_S, Pause
+from sagaz_tiering.tiers import InForce, Tiers
 
 _log = Logger(__name__)
-_FIRST_LOOK_SECONDS = 1.0
-"""A process that saves for the first time waits so long at most to learn which Redis it is."""
 
 
 class _IdLock:
@@ -57,56 +55,73 @@ class _IdLock:
 
 
 class Saver:
-    """Puts encoded snapshots where their policy wants them."""
+    """Puts snapshots where their policy wants them."""
 
     def __init__(
         self,
-        hot: HotTier,
-        durable: DurableCopies,
+        tiers: Tiers,
+        in_force: InForce,
         freshness: Freshness,
         freezer: Freezer,
         notes: HotNotes,
         catalog_pause: Pause,
     ) -> None:
-        self._hot = hot
+        self._tiers = tiers
+        self._hot, self._durable = tiers.hot, tiers.catalog.durable
+        self._in_force = in_force
         self._freshness = freshness
         self._freezer = freezer
         self._notes = notes
-        self._durable = durable
-        self._hot_pause, self._catalog_pause = Pause(hot.connection.ping), catalog_pause
+        self.follow()
+        self._hot_pause, self._catalog_pause = Pause(tiers.hot.connection.ping), catalog_pause
         self._fallbacks = Repeated()
         self._id_locks: dict[UUID, _IdLock] = {}
 
-    async def save(
-        self, snapshot: SagaSnapshot, meta: SnapshotMeta, value: bytes, policies: PolicySet, now_us: int
-    ) -> Durability:
+    def follow(self) -> None:
+        """Other settings are in force."""
+        self._texts = texts_for(self._in_force.settings.limits.on_unsupported, "tiered")
+
+    async def save(self, snapshot: SagaSnapshot) -> Durability:
         """Returns when the snapshot is acknowledged, and how; raises TierUnavailable if it is not.
 
-        `value` is what is stored of `snapshot`. Raises LegalHold or RewriteRefused where it must not replace what is
-        there.
+        Raises InvalidSnapshot where it would not come back equal, LegalHold or RewriteRefused where it must not replace
+        what is there.
         """
-        await self._freshness.first_look(_FIRST_LOOK_SECONDS)
-        self._freshness.freshen()
+        tiers, now_us = self._tiers, to_micros(self._tiers.clock.now())
+        meta, value = await encode_value(
+            snapshot,
+            saved_us=now_us,
+            level=tiers.hot.connection.settings.compression_level,
+            dictionary=tiers.dictionaries.for_writing(snapshot.saga_name),
+            max_bytes=self._in_force.settings.limits.max_snapshot,
+            texts=self._texts,
+        )
+        return await self.put(snapshot, meta, value, now_us)
+
+    async def put(self, snapshot: SagaSnapshot, meta: SnapshotMeta, value: bytes, now_us: int) -> Durability:
+        """The rest of `save`; `value` is what is stored of `snapshot`."""
         id_lock = self._id_locks.get(meta.snapshot_id)
         if id_lock is None:
             id_lock = self._id_locks[meta.snapshot_id] = _IdLock()
         id_lock.users += 1
         try:
             async with id_lock.lock:
-                return await self._save_unless_frozen(_Save(meta, value, policies, now_us), snapshot)
+                return await self._put_unless_frozen(_Save(meta, value, self._in_force.policies, now_us), snapshot)
         finally:
             id_lock.users -= 1
             if not id_lock.users:
                 del self._id_locks[meta.snapshot_id]
 
-    async def _save_unless_frozen(self, save: _Save, snapshot: SagaSnapshot) -> Durability:
+    async def _put_unless_frozen(self, save: _Save, snapshot: SagaSnapshot) -> Durability:
         freezer, policy = self._freezer, save.decision.rule
+        if self._freshness.is_look_due:
+            await self._freshness.look_before_save()
         save.may_be_held = not await freezer.asks(save.meta, policy)
         for last in (False, False, True):
             if not save.may_be_held and not await freezer.may_store(snapshot, save.meta, policy):
                 break
             try:
-                return await self._save(save)
+                return await self._put(save)
             except _SagaHeld:
                 save.may_be_held = False
             except LegalHold:  # PostgreSQL has it, and Redis has taken it
@@ -116,54 +131,47 @@ class Saver:
                     raise
         return policy.durability
 
-    async def _save(self, save: _Save) -> Durability:
+    async def _put(self, save: _Save) -> Durability:
         durability, known = save.decision.rule.durability, self._freshness.changes
-        hot_error: HotTierUnavailable | None = None
-        changes: int | None = None
-
-        async def to_hot() -> int | None:
-            return await self._save_hot(save)
-
-        async def to_all() -> int | None:
-            nonlocal hot_error, changes
-            try:
-                await save.put(to_hot)
-                hot_error = None
-            except HotTierUnavailable as exc:
-                hot_error = exc
-            if durability is Durability.HOT and hot_error is None:
-                return None
-            try:
-                stored = await self._save_durable(save, fallback=hot_error is not None)
-            except CatalogUnavailable as exc:
-                if durability is Durability.HOT and isinstance(hot_error, _LeftAlone):
-                    hot_error = await self._save_hot_after_all(save)
-                    if hot_error is None:
-                        return None
-                raise _of_both(hot_error, exc) from exc
-            changes = stored.changes
-            return stored.in_the_way_us
-
-        await save.put(to_all)
-        if durability is Durability.HOT and hot_error is None:
+        await _until_taken(self._to_both, save)
+        if save.hot_error is not None:
+            self._tell(save.meta, save.hot_error)
+            return durability
+        self._fallbacks.over()
+        if durability is Durability.HOT:
             self._notes.add(save.meta, save.decision.expires_us, known)
-        elif hot_error is None and changes not in (None, known):
+        elif save.changes not in (None, known):
             await self._save_again(save)
-        self._tell(save.meta, hot_error)
         return durability
 
-    async def _save_again(self, save: _Save) -> None:
-        """Redis took it, and was found to be another one before PostgreSQL had it: `reconcile` may not have seen it."""
+    async def _to_both(self, save: _Save) -> int | None:
+        """Redis, then PostgreSQL where the policy wants it or Redis is down."""
+        durability = save.decision.rule.durability
         try:
-            await self._hot.save(
-                save.meta, save.value, due_us=save.decision.due_us, expires_us=save.decision.expires_us
-            )
-        except HotTierUnavailable:
-            await self._durable.mark_fallback([(save.meta.snapshot_id, from_micros(save.meta.saved_us))])
+            await _until_taken(self._to_hot, save)
+            save.hot_error = None
+        except HotTierUnavailable as exc:
+            save.hot_error = exc
+        if durability is Durability.HOT and save.hot_error is None:
+            return None
+        try:
+            return await self._to_durable(save)
+        except CatalogUnavailable as exc:
+            if durability is Durability.HOT and isinstance(save.hot_error, _LeftAlone):
+                try:
+                    await _until_taken(self._to_hot_after_all, save)
+                    save.hot_error = None
+                    return None
+                except HotTierUnavailable as again:
+                    save.hot_error = again
+            raise _of_both(save.hot_error, exc) from exc
 
-    async def _save_hot(self, save: _Save, *, after_all: bool = False) -> int | None:
-        if not after_all and self._hot_pause.is_on:
+    async def _to_hot(self, save: _Save) -> int | None:
+        if self._hot_pause.is_on:
             raise _LeftAlone("Redis failed a moment ago and is left alone until it answers")
+        return await self._to_hot_after_all(save)
+
+    async def _to_hot_after_all(self, save: _Save) -> int | None:
         try:
             refused = await self._hot.save(
                 save.meta,
@@ -178,36 +186,43 @@ class Saver:
             self._hot_pause.begin()
             raise
         self._hot_pause.end()
-        if refused is not None and refused.held:
+        if refused is None:
+            return None
+        if refused.held:
             raise _SagaHeld
-        if refused is not None and refused.foreign:
+        if refused.foreign:
             raise HotTierUnavailable(
                 f"Redis has something else in the place of the index of saga {save.meta.saga_id}", hint=FOREIGN_INDEX
             )
-        return None if refused is None else refused.at_us
+        return refused.at_us
 
-    async def _save_hot_after_all(self, save: _Save) -> HotTierUnavailable | None:
+    async def _to_durable(self, save: _Save) -> int | None:
         try:
-            await save.put(lambda: self._save_hot(save, after_all=True))
-        except HotTierUnavailable as exc:
-            return exc
-        return None
-
-    async def _save_durable(self, save: _Save, *, fallback: bool) -> Put:
-        deadline = timedelta(seconds=PAUSE_S) if self._catalog_pause.is_on else None
-        try:
-            put = await self._durable.put(save.meta, save.value, **save.times(), fallback=fallback, deadline=deadline)
+            put = await self._durable.put(
+                save.meta,
+                save.value,
+                due_us=save.decision.due_us,
+                expires_us=save.decision.expires_us,
+                fallback=save.hot_error is not None,
+                deadline_s=PAUSE_S if self._catalog_pause.is_on else None,
+            )
         except CatalogUnavailable:
             self._catalog_pause.begin()
             raise
         self._catalog_pause.end()
-        return put
+        save.changes = put.changes
+        return put.in_the_way_us
 
-    def _tell(self, meta: SnapshotMeta, hot_error: HotTierUnavailable | None) -> None:
+    async def _save_again(self, save: _Save) -> None:
+        """Redis took it, and was found to be another one before PostgreSQL had it: `reconcile` may not have seen it."""
+        decision = save.decision
+        try:
+            await self._hot.save(save.meta, save.value, due_us=decision.due_us, expires_us=decision.expires_us)
+        except HotTierUnavailable:
+            await self._durable.mark_fallback([(save.meta.snapshot_id, from_micros(save.meta.saved_us))])
+
+    def _tell(self, meta: SnapshotMeta, hot_error: HotTierUnavailable) -> None:
         """A save that PostgreSQL had to take: the first of an outage, and once in a while."""
-        if hot_error is None:
-            self._fallbacks.over()
-            return
         metrics.SAVES_IN_PLACE.inc()
         times = self._fallbacks.due("spilled")
         if times is not None:
@@ -232,9 +247,12 @@ class _SagaHeld(Exception):
 
 
 class _Save:
-    """One save on its way; its instant may move on. `may_be_held`: nobody has looked yet."""
+    """One save on its way; its instant may move on.
 
-    __slots__ = ("_now_us", "_policies", "decision", "may_be_held", "meta", "value")
+    `may_be_held`: nobody has looked yet. `hot_error`: why Redis did not take it. `changes`: see `catalog.durable.Put`.
+    """
+
+    __slots__ = ("_now_us", "_policies", "changes", "decision", "hot_error", "may_be_held", "meta", "value")
 
     def __init__(self, meta: SnapshotMeta, value: bytes, policies: PolicySet, now_us: int) -> None:
         self.meta = meta
@@ -242,18 +260,21 @@ class _Save:
         self._policies = policies
         self._now_us = now_us
         self.may_be_held = True
+        self.hot_error: HotTierUnavailable | None = None
+        self.changes: int | None = None
         self.decision = policies.decide(meta, SagaEnd.of(meta), now_us)
 
-    def times(self) -> dict[str, int | None]:
-        """When it is due and when it expires (microseconds)."""
-        return {"due_us": self.decision.due_us, "expires_us": self.decision.expires_us}
+    def move_on(self, to_us: int) -> None:
+        """It is saved at that instant (microseconds)."""
+        self.meta, self.value = saved_at(self.meta, self.value, to_us)
+        self.decision = self._policies.decide(self.meta, SagaEnd.of(self.meta), self._now_us)
 
-    async def put(self, put: Callable[[], Awaitable[int | None]]) -> None:
-        """Put it; if that is refused, once more an instant later. `put` tells when what is in the way was done."""
-        in_the_way_us = await put()
-        while in_the_way_us is not None:
-            self.meta, self.value = saved_at(self.meta, self.value, in_the_way_us + 1)
-            self.decision = self._policies.decide(self.meta, SagaEnd.of(self.meta), self._now_us)
-            in_the_way_us = await put()
-            if in_the_way_us != self.meta.saved_us:
-                return  # stored, or replaced by a save that is later still; of two of the same instant both go on
+
+async def _until_taken(put: Callable[[_Save], Awaitable[int | None]], save: _Save) -> None:
+    """Put it; if that is refused, once more an instant later. `put` tells when what is in the way was done."""
+    in_the_way_us = await put(save)
+    while in_the_way_us is not None:
+        save.move_on(in_the_way_us + 1)
+        in_the_way_us = await put(save)
+        if in_the_way_us != save.meta.saved_us:
+            return  # stored, or replaced by a save that is later still; of two of the same instant both go on

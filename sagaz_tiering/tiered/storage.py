@@ -13,9 +13,6 @@ from sagaz_tiering import metrics
 from sagaz_tiering.catalog.erasures import ErasureReceipt
 from sagaz_tiering.catalog.holds import Coverage, Hold
 from sagaz_tiering.catalog.restores import Restore, Wanted
-from sagaz_tiering.clock import to_micros
-from sagaz_tiering.codec.threaded import encode_value
-from sagaz_tiering.codec.unsupported import texts_for
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.errors import SnapshotArchived
 from sagaz_tiering.policy import Durability, PolicySet
@@ -72,7 +69,6 @@ class TieredStorage(AnyLoop):
         self._open_again = open_again
         self._tiers, self._in_force = tiers, in_force
         self._expire = expire
-        self._texts = texts_for(in_force.settings.limits.on_unsupported, "tiered")
         self._publish = publish
         catalog = tiers.catalog
         self._restorer = Restorer(catalog.restores, tiers.prices, tiers.clock, in_force)
@@ -101,7 +97,7 @@ class TieredStorage(AnyLoop):
             clock=tiers.clock,
         )
         freezer = Freezer(tiers.hot, catalog, self._reader, self._freshness, in_force, tiers.clock)
-        self._saver = Saver(tiers.hot, catalog.durable, self._freshness, freezer, self._notes, pause)
+        self._saver = Saver(tiers, in_force, self._freshness, freezer, self._notes, pause)
         self._holder = Holder(tiers.hot, catalog.holds, self._reader, in_force, tiers.clock)
         self._remover = Remover(tiers.hot, catalog, self._reader, tiers.clock)
 
@@ -146,7 +142,7 @@ class TieredStorage(AnyLoop):
     def adopt(self, policies: PolicySet) -> None:
         """Work by these policies from now on."""
         self._in_force.policies = policies
-        self._texts = texts_for(self._in_force.settings.limits.on_unsupported, "tiered")
+        self._saver.follow()
         self._freshness.follow(_first_after(policies))
         if self._twin is not None:
             self._twin.tell(lambda other: other.adopt(policies))
@@ -159,17 +155,7 @@ class TieredStorage(AnyLoop):
         what is there (the same once more is nothing); all are logged, since the engine swallows them.
         """
         with reported_save(snapshot, "tiered"):
-            ours = SagaSnapshot.of(snapshot)
-            now_us = to_micros(self._tiers.clock.now())
-            meta, value = await encode_value(
-                ours,
-                saved_us=now_us,
-                level=self._tiers.hot.connection.settings.compression_level,
-                dictionary=self._tiers.dictionaries.for_writing(ours.saga_name),
-                max_bytes=self._in_force.settings.limits.max_snapshot,
-                texts=self._texts,
-            )
-            durability = await self._saver.save(ours, meta, value, self._in_force.policies, now_us)
+            durability = await self._saver.save(SagaSnapshot.of(snapshot))
             _SAVES[durability].inc()
 
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:

@@ -365,7 +365,7 @@ async def test_other_process_learns_of_a_match_within_a_second(
         match = Match(saga_name=("fast",))
         await shop.runtime.catalog.holds.place(match, reason="audit", who="x", now=shop.clock.now())
         async with asyncio.timeout(300):
-            while not await process.storage._freshness.held(1):
+            while not process.storage._freshness.held:
                 await asyncio.wait((process.storage._freshness._look_soon(),))
         with pytest.raises(LegalHold, match="audit"):
             await process.storage.save_snapshot(other(held))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -10,6 +11,7 @@ from support.payload import saga
 
 from sagaz_tiering.catalog.durable import Put
 from sagaz_tiering.codec.value import encode
+from sagaz_tiering.config.sections import LimitSettings
 from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.tiered.pause import Pause
@@ -23,6 +25,7 @@ class Tier:
         self.taken: list[bytes] = []
         self.open = asyncio.Event()
         self.open.set()
+        self.connection = self
 
     async def save(self, meta: SnapshotMeta, value: bytes, **_: Any) -> None:
         """As the hot tier does."""
@@ -36,20 +39,14 @@ class Tier:
     async def put(self, meta: SnapshotMeta, value: bytes, **_: Any) -> Put:
         """As PostgreSQL does."""
         await self.save(meta, value)
-        return Put(in_the_way_us=None, announced_for_s=None, changes=None)
+        return Put()
 
 
 class Nothing:
     """Knows of nothing that a save must heed."""
 
     changes = None
-    any_match = False
-
-    async def first_look(self, _seconds: float) -> None:
-        """Nothing to wait for."""
-
-    def freshen(self) -> None:
-        """Nothing to look at."""
+    any_match = is_look_due = False
 
     async def asks(self, *_: Any) -> bool:
         """No hold is in force."""
@@ -64,13 +61,16 @@ async def turns() -> None:
 async def test_saves_of_one_id_take_turns_and_others_do_not_wait() -> None:
     """Even where the tier would take the later one first; a cancelled save passes its turn on."""
     hot, durable = Tier(), Tier()
-    saver = Saver(_as_any(hot), _as_any(durable), *(_as_any(Nothing()) for _ in range(3)), Pause(durable.ping))
+    tiers = SimpleNamespace(hot=hot, catalog=SimpleNamespace(durable=durable))
+    in_force: Any = SimpleNamespace(policies=PolicySet([]), settings=SimpleNamespace(limits=LimitSettings()))
+    nothing: Any = Nothing()
+    saver = Saver(_as_any(tiers), in_force, nothing, nothing, nothing, Pause(durable.ping))
     snapshot = saga(1)[0]
     meta = encode(snapshot, saved_us=1).meta
     slow = durable.open = asyncio.Event()
 
     def save(value: bytes, of: SnapshotMeta = meta) -> asyncio.Task[Durability]:
-        return asyncio.create_task(saver.save(snapshot, of, value, PolicySet([]), 1))
+        return asyncio.create_task(saver.put(snapshot, of, value, 1))
 
     first = save(b"first")
     await turns()

@@ -37,13 +37,12 @@ def _is_light_and_exact(value: Any) -> bool:
     """As `shape_of` would tell, without telling why not: what is met twice counts twice, so a cycle is too much."""
     room, level = LARGE, [value]
     for _ in range(MAX_DEPTH):
+        room -= ITEM_WEIGHT * (sum(map(len, level)) + len(level))
+        if room < 0:
+            return False
         deeper: list[Any] = []
         for container in level:
-            items = container.values() if type(container) is dict else container
-            room -= ITEM_WEIGHT * (len(items) + 1)
-            if room < 0:
-                return False
-            for item in items:
+            for item in container.values() if type(container) is dict else container:
                 kind = type(item)
                 if kind is str:
                     room -= len(item)
