@@ -27,15 +27,15 @@ _ADVICE = "set catalog.statement_cache: false (or, for pgbouncer from 1.21 on, m
 Connection = Any
 
 
-async def check_pooler(db: Database) -> AsyncGenerator[Finding, None]:
-    """Two connections of our own, outside of the pool."""
+async def check_pooler(db: Database, *, caches: bool) -> AsyncGenerator[Finding, None]:
+    """Two connections of our own, outside of the pool. `caches`: whether the settings keep prepared statements."""
     with db.translated():
         async with _connected(db) as one, _connected(db) as other:
             switched, lost = await _switches(one, other)
     subject = "postgresql.pooler"
     if not switched:
         yield ok(subject, "no pooler in transaction mode was seen")
-    elif not db.settings.statement_cache:
+    elif not caches:
         yield ok(subject, "a pooler in transaction mode; catalog.statement_cache is false, which suits it")
     elif lost:
         yield error(subject, "a pooler in transaction mode is between, and prepared statements get lost in it", _ADVICE)

@@ -25,8 +25,8 @@ SLOW = timedelta(milliseconds=20)
 _PINGS = 5
 
 
-async def check_postgresql(parts: Parts) -> AsyncGenerator[Finding, None]:
-    """Server, durability, schema, rights, clock, and what may be between us and it."""
+async def check_postgresql(parts: Parts, *, caches: bool) -> AsyncGenerator[Finding, None]:
+    """Server, durability, schema, rights, clock, and what may be between us and it; `caches`: prepared statements."""
     async with parts.database() as db:
         server = await db.fetchrow(_SQL["server"])  # connects, so it is no measure of a round trip
         assert server is not None  # a SELECT of settings always has a row
@@ -34,7 +34,7 @@ async def check_postgresql(parts: Parts) -> AsyncGenerator[Finding, None]:
         for found in (*_server(server), *_durability(server)):
             yield found
         yield await _clock(db, parts.clock)
-        async for found in check_pooler(db):
+        async for found in check_pooler(db, caches=caches):
             yield found
         async for found in _schema(db):
             yield found

@@ -54,16 +54,16 @@ async def _servers(config: TieringConfig, deadline: timedelta, clock: Clock) -> 
     found: list[Finding] = []
     try:
         async with open_parts(_hurried(config, deadline), clock=clock) as parts:
-            found = await _side_by_side(_checks(parts), deadline)
+            found = await _side_by_side(_checks(parts, caches=config.catalog.statement_cache), deadline)
     except SagazTieringError as exc:
         found.append(from_error("embedded", exc))
     return found
 
 
-def _checks(parts: Parts) -> dict[str, Check]:
+def _checks(parts: Parts, *, caches: bool) -> dict[str, Check]:
     return {
         "redis": partial(check_hot_tier, parts),
-        "postgresql": partial(check_postgresql, parts),
+        "postgresql": partial(check_postgresql, parts, caches=caches),
         "object_store": partial(check_object_store, parts),
         "encryption": partial(check_encryption, parts),
     }
