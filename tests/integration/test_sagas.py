@@ -5,20 +5,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from itertools import count
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
 import pytest
+from sagaz.core.saga import Saga as ExecutedSaga
+from support.payload import saga
 from support.snapshots import BEGUN, OTHER_SAGA, SAGA, make, number
 from support.tiers import DAY, NOW, Product, config, product
 
+from sagaz_tiering import ReplayConfig, SnapshotStrategy, capture, saga_uuid
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import encode, to_value
 from sagaz_tiering.policy import SagaEnd
-from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.snapshot import SagaSnapshot, Tier
 
 MOVE = [{"to": "STANDARD_IA", "after": "7d"}]
 YEARS, MONTH = 2555 * DAY, 30 * DAY
@@ -33,10 +37,10 @@ def opened(database: str, redis_url: str, tmp_path: Path) -> Any:
     """Open the product with these outcome policies, of a durability."""
 
     @asynccontextmanager
-    async def open_product(durability: str = "durable", **policy: Any) -> AsyncIterator[Product]:
+    async def open_product(durability: str = "durable", now: datetime = NOW, **policy: Any) -> AsyncIterator[Product]:
         policies = [{**each, "durability": durability, **policy} for each in POLICIES]
         settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=policies)
-        async with product(settings) as shop:
+        async with product(settings, now=now) as shop:
             yield shop
 
     return open_product
@@ -214,3 +218,87 @@ async def test_running_saga_keeps_no_more_hot_than_it_may(opened: Any) -> None:
             assert await shop.storage.get_snapshot_at_time(SAGA, snapshots[at].created_at) == snapshots[at]
         assert await expiries(shop) == {snapshots[-1].created_at + MONTH}
         assert snapshots[0].created_at > BEGUN
+
+
+# --- real sagas ---------------------------------------------------------------------------------------------------
+
+
+async def ran(shop: Product, strategy: SnapshotStrategy, end: str) -> UUID:
+    """A saga of sagaz that ends so, captured by a strategy."""
+    running = ExecutedSaga(name="payment-capture", retry_backoff_base=0.0)
+
+    def action(fails: bool) -> Any:
+        async def act(_context: Any) -> dict[str, Any]:
+            shop.clock.advance(timedelta(minutes=1))
+            if fails:
+                raise RuntimeError("declined")
+            return {"done": True}
+
+        return act
+
+    async def undo(_result: Any, _context: Any) -> None:
+        if end == "failed":
+            raise RuntimeError("cannot be undone")
+
+    for name, fails in (("reserve", False), ("charge", False), ("ship", end != "completed")):
+        await running.add_step(name, action(fails), undo, max_retries=0)
+    capture(running, shop.storage, ReplayConfig(enable_snapshots=True, snapshot_strategy=strategy), clock=shop.clock)
+    result = await running.execute()
+    assert result.status.value == end
+    return saga_uuid(running.saga_id)
+
+
+@pytest.mark.guarantee("G3")
+@pytest.mark.parametrize("strategy", list(SnapshotStrategy))
+@pytest.mark.parametrize(("end", "kept"), [("failed", YEARS), ("rolled_back", YEARS), ("completed", MONTH)])
+async def test_captured_sagas_are_kept_as_they_end_under_each_strategy(
+    opened: Any, strategy: SnapshotStrategy, end: str, kept: timedelta
+) -> None:
+    """All snapshots of a saga of the engine that fails are kept for seven years, of one that completes for 30 days."""
+    async with opened(now=datetime.now(UTC)) as shop:  # by which the engine stamps `retention_until`
+        saga_id = await ran(shop, strategy, end)
+        refs = await shop.storage.timeline(saga_id)
+        assert refs[-1].status == end
+        assert await expiries(shop, saga_id) == {refs[-1].created_at + kept}
+        shop.clock.advance(9 * DAY)
+        await shop.run("age")
+        assert {ref.tier for ref in await shop.storage.timeline(saga_id)} == {Tier.COLD}
+        shop.clock.advance(refs[-1].created_at + kept - shop.clock.now() - timedelta(microseconds=1))
+        await shop.run("expire")
+        assert len(await shop.storage.list_snapshots(saga_id)) == len(refs)
+        shop.clock.advance(timedelta(microseconds=1))
+        await shop.run("expire")
+        query = "SELECT count(*) FROM sagaz_tiering.snapshots"
+        assert await shop.runtime.db.fetchval(query) == 0, "unseen, but not gone"
+
+
+async def frames_of(shop: Product, saga_id: UUID) -> list[int]:
+    """The lengths in bytes of a saga's frames."""
+    query = "SELECT byte_length FROM sagaz_tiering.frames WHERE saga_id = $1"
+    return [row["byte_length"] for row in await shop.runtime.db.fetch(query, saga_id)]
+
+
+@pytest.mark.parametrize(("clock", "frames"), [("saga_end", 1), ("created_at", 10)])
+async def test_saga_of_ten_days_is_one_frame(opened: Any, clock: str, frames: int) -> None:
+    """A step a day and `after: 7d`: all of it moves at once, and is as small as a saga of ten minutes."""
+    async with opened(clock=clock, linger="0s") as shop:
+        steps = [*saga(1), *saga(2)]
+
+        async def save(at: int, saga_id: UUID, ids: int, created_at: datetime) -> None:
+            changes = {"snapshot_id": number(ids + at), "saga_id": saga_id, "created_at": created_at}
+            await shop.storage.save_snapshot(replace(steps[at], **changes))
+
+        for at in range(10):
+            await save(at, SAGA, 0, shop.clock.now())
+            shop.clock.advance(DAY)
+            await shop.run("age")
+        for at in range(10):
+            await save(at, OTHER_SAGA, 100, shop.clock.now() + timedelta(minutes=at))
+        for _ in range(9):
+            shop.clock.advance(DAY)
+            await shop.run("age")
+        long, short = await frames_of(shop, SAGA), await frames_of(shop, OTHER_SAGA)
+        assert len(long) == frames
+        assert len(await shop.storage.list_snapshots(SAGA)) == 10
+        if frames == 1:
+            assert sum(long) <= 1.1 * sum(short)
