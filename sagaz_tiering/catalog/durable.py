@@ -276,7 +276,7 @@ class DurableCopies:
         """
         async with self._db.transaction() as conn:
             await fence(conn, lease)
-            await hold_still(conn)
+            await hold_still(conn, expiring=True)
             held = await self._holds.covering(metas, conn)
             gone = [meta for meta in metas if meta.snapshot_id not in held]
             ids, saves = [meta.snapshot_id for meta in gone], [from_micros(meta.saved_us) for meta in gone]

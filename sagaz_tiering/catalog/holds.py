@@ -250,9 +250,9 @@ class Holds:
             raise LegalHold("a damaged snapshot may be one that a legal hold means", hint="release the hold first")
 
 
-async def hold_still(conn: Connection) -> None:
-    """For the rest of this transaction no hold is placed."""
-    await conn.execute(_SQL["lock_shared"], HOLD_LOCK)
+async def hold_still(conn: Connection, *, expiring: bool = False) -> None:
+    """For the rest of this transaction no hold is placed. `expiring`: what it deletes stays known as its saga's end."""
+    await conn.execute(_SQL["lock_to_expire" if expiring else "lock_shared"], HOLD_LOCK)
 
 
 def _names(snapshot: Named) -> tuple[str, str, str]:

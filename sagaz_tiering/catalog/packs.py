@@ -247,9 +247,13 @@ class Packs:
         rows = await self._db.fetch(_SQL["expiries"], pack_id)
         return {r["snapshot_id"]: None if r["expires_at"] is None else to_micros(r["expires_at"]) for r in rows}
 
-    async def count_expired(self, pack_id: int, now: datetime) -> int:
-        """How many snapshots of a pack have stopped existing by `now`."""
-        return int(await self._db.fetchval(_SQL["count_expired"], pack_id, now))
+    async def count_expired(self, pack_id: int, now: datetime, besides: Collection[UUID] = ()) -> int:
+        """How many snapshots of a pack `expire` would remove by `now`, of other sagas than those `besides`."""
+        return int(await self._db.fetchval(_SQL["count_expired"], pack_id, now, list(besides)))
+
+    async def active(self, pack_ids: Collection[int]) -> list[Pack]:
+        """Of these packs, the active ones."""
+        return await self._packs("active", list(pack_ids))
 
     async def expire(
         self, pack_id: int, lease: Lease, now: datetime, *, limit: int, delete_after: datetime
@@ -260,7 +264,7 @@ class Packs:
         """
         async with self._db.transaction() as conn:
             await fence(conn, lease)
-            await hold_still(conn)
+            await hold_still(conn, expiring=True)
             gone = int(await conn.fetchval(_SQL["expire_batch"], pack_id, now, limit))
             if gone == limit:
                 return gone, PackLife.EXPIRING

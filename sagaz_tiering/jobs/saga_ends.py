@@ -16,10 +16,12 @@ _FILLED_AT_ONCE = 500
 class SagaEnds:
     """The ends of some sagas."""
 
-    __slots__ = ("_ends",)
+    __slots__ = ("_ends", "ahead")
 
-    def __init__(self, ends: Mapping[UUID, SagaEnd]) -> None:
+    def __init__(self, ends: Mapping[UUID, SagaEnd], ahead: Mapping[UUID, SagaEnd]) -> None:
         self._ends = ends
+        self.ahead = ahead
+        """Of those that the catalog knows, the ends that Redis alone has."""
 
     def of(self, meta: SnapshotMeta, *, promised: bool = True) -> SagaEnd:
         """That of a snapshot's saga, which may go on with it; unless `promised`, without what was promised of it."""
@@ -39,6 +41,10 @@ async def saga_ends(context: JobContext, saga_ids: Iterable[UUID]) -> SagaEnds:
     """Raises HotTierUnavailable: without Redis nobody knows whether a saga went on."""
     ids = list(set(saga_ids))
     ends = await context.catalog.sagas.ends(ids)
+    ahead = {}
     for saga_id, end in (await context.hot.ends(ids)).items():
-        ends[saga_id] = end.and_of(ends.get(saga_id))
-    return SagaEnds(ends)
+        known = ends.get(saga_id)
+        if known is not None and end.order_key > known.order_key:
+            ahead[saga_id] = end
+        ends[saga_id] = end.and_of(known)
+    return SagaEnds(ends, ahead)

@@ -60,6 +60,7 @@ class _Rule:
         "by_end",
         "by_policy_alone",
         "by_save",
+        "by_snapshot_alone",
         "first_after_us",
         "has_outcome",
         "has_saga_name",
@@ -83,6 +84,7 @@ class _Rule:
         self.is_for_ever = policy.is_for_ever
         self.own_counts = policy.asks_snapshot
         self.by_policy_alone = policy.retention is Retention.POLICY
+        self.by_snapshot_alone = policy.retention is Retention.SNAPSHOT
         self.by_save = policy.clock is ClockSource.SAVED_AT
         self.by_end = policy.clock is ClockSource.SAGA_END
         self.running_us = max(micros(policy.running_at_most), self.first_after_us or 0)
@@ -110,7 +112,7 @@ class _Rule:
             expiry = self.clock_us(meta, saga) + self.lifetime_us
             if meta.retention_us is not None and self.own_counts:
                 expiry = max(expiry, meta.retention_us)
-        if saga.kept_us == NOT_PROMISED or self.by_policy_alone:
+        if saga.kept_us == NOT_PROMISED or self.by_policy_alone or self.by_snapshot_alone:
             return expiry
         return latest(expiry, saga.kept_us)
 
@@ -248,13 +250,27 @@ class PolicySet:
         """When an archived snapshot expires whose own date is not known here, but what was recorded by these policies.
 
         The later of that, of what the policies say of its saga today and of what that was promised; under
-        `retention: policy` what the policy says.
+        `retention: policy` what the policy says, under `retention: snapshot` what was recorded.
         """
         rule = self._rule(meta, saga)
-        at_least_us = rule.at_least_us(meta, saga)
-        alone = rule.by_policy_alone
-        found = at_least_us if alone else latest(latest(recorded_us, at_least_us), saga.kept_us)
+        if rule.by_policy_alone:
+            found = rule.at_least_us(meta, saga)
+        elif rule.by_snapshot_alone:
+            found = recorded_us
+        else:
+            found = latest(latest(recorded_us, rule.at_least_us(meta, saga)), saga.kept_us)
         return found if self.before is None else latest(found, self.before.expires_at_least_us(meta, saga, recorded_us))
+
+    def promise_us(self, meta: SnapshotMeta, saga: SagaEnd) -> int | None:
+        """Until when a saga is kept of which that is archived (None: for ever, NOT_PROMISED: nothing says so).
+
+        What the policies say of it today and, unless `retention` names one whose word counts alone, what was promised.
+        """
+        rule = self._rule(meta, saga)
+        found = rule.at_least_us(meta, saga)
+        if not (rule.by_policy_alone or rule.by_snapshot_alone):
+            found = latest(found, saga.kept_us)
+        return found if self.before is None else latest(found, self.before.promise_us(meta, saga))
 
     def may_be_hot_only(self, saga_name: str | None) -> bool:
         """Whether a snapshot of that saga name (None: of any) can be acknowledged with Redis alone.

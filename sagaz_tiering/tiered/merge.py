@@ -11,12 +11,15 @@ from datetime import datetime
 from uuid import UUID
 
 from sagaz_tiering.catalog.locations import SnapshotLocation
+from sagaz_tiering.catalog.sagas import packed
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import Unreadable
 from sagaz_tiering.hot.keys import member_step
 from sagaz_tiering.hot.values import IndexedHeader
 from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
+
+_NAMES = ("snapshot_id", "saga_id", "saga_name", "step_name", "step_index", "status")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,23 +99,14 @@ def _dated(copy: Copy, policies: PolicySet, saga: SagaEnd) -> Copy:
 
 def _expires_us(located: SnapshotLocation, policies: PolicySet, saga: SagaEnd) -> int | None:
     """The later of what was recorded and what the policies say; of one in a pack its own date is not known here."""
-    ref, saved_us, until = located.ref, located.saved_us, located.retention_until
-    if saved_us is None:
-        saved_us = to_micros(located.max_clock_at or ref.created_at)
-    meta = SnapshotMeta(
-        snapshot_id=ref.snapshot_id,
-        saga_id=ref.saga_id,
-        saga_name=ref.saga_name,
-        step_name=ref.step_name,
-        step_index=ref.step_index,
-        status=ref.status,
-        created_us=to_micros(ref.created_at),
-        saved_us=saved_us,
-        retention_us=None if until is None else to_micros(until),
-        body_crc=0,
-    )
+    ref, until = located.ref, located.retention_until
+    names = {name: getattr(ref, name) for name in _NAMES}
+    created_us = to_micros(ref.created_at)
     if located.dated_by is None:
-        return policies.expires_us(meta, saga)
+        saved_us = created_us if located.saved_us is None else located.saved_us
+        meta = packed(names, created_us, saved_us)
+        return policies.expires_us(meta._replace(retention_us=None if until is None else to_micros(until)), saga)
+    meta = packed(names, created_us, to_micros(located.max_clock_at or ref.created_at))
     return policies.expires_at_least_us(meta, saga, None if ref.expires_at is None else to_micros(ref.expires_at))
 
 

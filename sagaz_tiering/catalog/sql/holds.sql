@@ -5,6 +5,10 @@ SELECT pg_advisory_xact_lock($1)
 -- name: lock_shared
 SELECT pg_advisory_xact_lock_shared($1)
 
+-- name: lock_to_expire
+-- The same for `expire`: what is the end of its saga stays known as that after it is gone.
+SELECT pg_advisory_xact_lock_shared($1), set_config('sagaz_tiering.expiring', 'on', true)
+
 -- name: place
 INSERT INTO sagaz_tiering.holds
     (hold_id, saga_id, match, saga_name_re, step_name_re, status_re, reason, placed_by, placed_at)

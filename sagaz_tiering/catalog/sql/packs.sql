@@ -64,6 +64,9 @@ SELECT * FROM sagaz_tiering.packs
    AND pack_id > $3
  ORDER BY pack_id LIMIT $4
 
+-- name: active
+SELECT * FROM sagaz_tiering.packs WHERE pack_id = ANY($1::integer[]) AND state = 'ACTIVE'
+
 -- name: live_of_policies
 SELECT policy, sum(live_count)::bigint AS snapshots FROM sagaz_tiering.packs WHERE state = 'ACTIVE' GROUP BY policy
 
@@ -71,15 +74,18 @@ SELECT policy, sum(live_count)::bigint AS snapshots FROM sagaz_tiering.packs WHE
 SELECT snapshot_id, expires_at FROM sagaz_tiering.snapshots WHERE pack_id = $1
 
 -- name: count_expired
+-- The same, but for sagas $3 too.
 SELECT count(*)
   FROM sagaz_tiering.snapshots s
   JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
   JOIN sagaz_tiering.steps t USING (step_id)
- WHERE s.pack_id = $1 AND s.expires_at <= $2
+ WHERE s.pack_id = $1 AND s.expires_at <= $2 AND NOT f.saga_id = ANY($3::uuid[])
+   AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.sagas g WHERE g.saga_id = f.saga_id AND g.changed)
    AND NOT ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
             AND sagaz_tiering.is_held(f.saga_id, t.saga_name, t.step_name, t.status))
 
 -- name: expire_batch
+-- Sagas that went on are left out: their expiry is to be decided anew.
 WITH gone AS (
     DELETE FROM sagaz_tiering.snapshots
      WHERE snapshot_id IN (SELECT s.snapshot_id
@@ -87,6 +93,8 @@ WITH gone AS (
                              JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
                              JOIN sagaz_tiering.steps t USING (step_id)
                             WHERE s.pack_id = $1 AND s.expires_at <= $2
+                              AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.sagas g
+                                               WHERE g.saga_id = f.saga_id AND g.changed)
                               AND NOT ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
                                        AND sagaz_tiering.is_held(f.saga_id, t.saga_name, t.step_name, t.status))
                             LIMIT $3)

@@ -13,18 +13,21 @@ one transaction, and the object store is asked once for many dead packs.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections import Counter
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
 from sagaz_tiering.catalog.durable import Postponement
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack, PackLife
+from sagaz_tiering.catalog.sagas import NewDates
 from sagaz_tiering.config.units import micros
 from sagaz_tiering.hot.keys import SHARDS
 from sagaz_tiering.hot.values import ClaimedSaga, IndexedHeader
 from sagaz_tiering.jobs.claims import Claim, ack, claims, headers_of, nack
 from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.expire.anew import changed, went_on
 from sagaz_tiering.jobs.expire.mass_delete import accept_policies, durable_rows, question, readable
 from sagaz_tiering.jobs.expire.recompute import outdated_packs
 from sagaz_tiering.jobs.finish import finish_deletions, mark_holds, vacuum_erased
@@ -124,19 +127,36 @@ async def _expired_metas(context: JobContext) -> AsyncIterator[list[SnapshotMeta
 
 async def _preview_archived(context: JobContext, tally: Tally) -> None:
     """By the dates that packs have, or, where those are of other policies, by those that they would get."""
-    packs, last = context.catalog.packs, 0
-    while page := await packs.expiring(context.now, retention_revision(context.policies), last, _PACKS):
+    packs, last, revision = context.catalog.packs, 0, retention_revision(context.policies)
+    ended: Counter[int] = Counter()  # by pack, of sagas that went on and end now all the same
+    async for new in changed(context, None):
+        ended += await _unheld(context, new)
+    while page := await packs.expiring(context.now, revision, last, _PACKS):
         for pack in page:
-            gone = await packs.count_expired(pack.pack_id, context.now)
+            went = [new async for new in went_on(context, None, pack)]
+            gone = ended.pop(pack.pack_id, 0) + sum([(await _unheld(context, new))[pack.pack_id] for new in went])
+            besides = [saga_id for new in went for saga_id in new.seen]
+            gone += await packs.count_expired(pack.pack_id, context.now, besides)
             tally.add("archived", gone)
             _count_retired(context, pack, gone, tally)
         last = page[-1].pack_id
+    for pack in await packs.active(ended):
+        if pack.retention_revision == revision:
+            tally.add("archived", ended[pack.pack_id])
+            _count_retired(context, pack, ended[pack.pack_id], tally)
     async for dates in outdated_packs(context, None, tally):
         ends = [(meta, dates.expires_us[meta.snapshot_id]) for meta in dates.metas]
         expired = [meta for meta, ends_us in ends if ends_us is not None and ends_us <= context.now_us]
         held = await _count(context, "archived", expired, tally)
         tally.add("packs_redated")
         _count_retired(context, dates.pack, len(expired) - held, tally)
+
+
+async def _unheld(context: JobContext, new: NewDates) -> Counter[int]:
+    """How many of each pack go by these dates."""
+    gone = [one for one, us in new.expiries if us is not None and us <= context.now_us]
+    held = await context.catalog.holds.covering([one.meta for one in gone])
+    return Counter(one.pack_id for one in gone if one.meta.snapshot_id not in held)
 
 
 async def _count(context: JobContext, kind: str, expired: Sequence[SnapshotMeta], tally: Tally) -> int:
@@ -163,6 +183,8 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     await _expire_hot(context, lease, tally)
     await _expire_durable(context, lease, tally)
     await _expire_lost(context, lease)
+    async for _ in changed(context, lease):
+        pass  # they are decided
     await _expire_archived(context, lease, tally)
     await _delete_retired(context, lease, tally)
 
@@ -221,7 +243,7 @@ async def _look(context: JobContext, open_claims: Sequence[Claim]) -> list[tuple
     """What has expired of these sagas; notes when what has not needs a look again."""
     found: list[tuple[Claim, SnapshotMeta]] = []
     strange: dict[Claim, list[Strange]] = {claim: [] for claim in open_claims}
-    ends = await saga_ends(context, [claim.saga.saga_id for claim in open_claims])
+    ends = await _noted_ends(context, [claim.saga.saga_id for claim in open_claims])
     async for position, headers in headers_of(context, [claim.saga.saga_id for claim in open_claims]):
         claim = open_claims[position]
         strange[claim] += strange_of(claim.saga.saga_id, headers)
@@ -237,6 +259,14 @@ async def _look(context: JobContext, open_claims: Sequence[Claim]) -> list[tuple
         if entries:
             claim.left -= await set_aside(context, claim.saga.saga_id, entries)
     return found
+
+
+async def _noted_ends(context: JobContext, saga_ids: Iterable[UUID]) -> SagaEnds:
+    """Where these sagas end; the catalog knows it from now on, also when the snapshot that says so is gone."""
+    ends = await saga_ends(context, saga_ids)
+    if ends.ahead:
+        await context.catalog.sagas.note(ends.ahead)
+    return ends
 
 
 async def _remove(
@@ -263,7 +293,7 @@ async def _expire_durable(context: JobContext, lease: Lease, tally: Tally) -> No
         if not rows:
             return
         expired, later = [], []
-        ends = await saga_ends(context, {row.meta.saga_id for row in rows})
+        ends = await _noted_ends(context, {row.meta.saga_id for row in rows})
         for row in rows:
             decision = context.policies.decide(row.meta, ends.of(row.meta), context.now_us)
             if decision.expired:
@@ -290,7 +320,7 @@ async def _expire_lost(context: JobContext, lease: Lease) -> None:
     hot_saves, after = context.catalog.hot_saves, UUID(int=0)
     while not context.stopping.is_set() and (page := await hot_saves.page(after, _PLACES, only_lost=True)):
         ended = [save.meta for save in page if save.expires_us is not None and save.expires_us <= context.now_us]
-        ends = await saga_ends(context, {meta.saga_id for meta in ended})
+        ends = await _noted_ends(context, {meta.saga_id for meta in ended})
         expired = [meta for meta in ended if context.policies.decide(meta, ends.of(meta), context.now_us).expired]
         async with context.catalog.durable.deleting_unheld(expired, lease) as (_, held):
             await context.hot.queue.evict_claimed([meta for meta in expired if meta.snapshot_id not in held], {})
@@ -301,6 +331,9 @@ async def _expire_archived(context: JobContext, lease: Lease, tally: Tally) -> N
     packs, last, revision = context.catalog.packs, 0, retention_revision(context.policies)
     while page := await packs.expiring(context.now, revision, last, _PACKS):
         for pack in page:
+            if pack.live_count:
+                async for _ in went_on(context, lease, pack):
+                    pass  # their expiry is decided anew before anything goes
             life = PackLife.EXPIRING
             while life is PackLife.EXPIRING:
                 if context.stopping.is_set():
