@@ -12,13 +12,10 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
 
-import orjson
-
-from sagaz_tiering.catalog.holds import HOLD_LOCK, Holds
+from sagaz_tiering.catalog.holds import HOLD_LOCK, Holds, match_text, subject_columns
 from sagaz_tiering.catalog.journal import JournalEntry, note
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
-from sagaz_tiering.catalog.patterns import expression
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
@@ -134,8 +131,6 @@ async def _release(conn: Connection, entry: JournalEntry) -> None:
 async def _hold(conn: Connection, body: dict[str, Any]) -> None:
     on, hold_id, at = body["on"], body["hold_id"], body["placed_at"]
     who, reason = to_column(body["placed_by"]), to_column(body["reason"])
-    saga_id, match = (on, None) if isinstance(on, UUID) else (None, orjson.dumps(on.model_dump(mode="json")).decode())
-    names = (None, None, None) if isinstance(on, UUID) else (on.saga_name, on.step_name, on.status)
-    expressions = [None if patterns is None else expression(patterns) for patterns in names]
+    saga_id, match = (on, None) if isinstance(on, UUID) else (None, match_text(on))
     await conn.execute(_SQL["log_hold"], hold_id, "hold", at, who, reason, saga_id, match)
-    await conn.execute(_SQL["place_hold"], hold_id, saga_id, match, *expressions, reason, who, at)
+    await conn.execute(_SQL["place_hold"], hold_id, *subject_columns(on), reason, who, at)

@@ -8,7 +8,7 @@ first fallback of an outage is acknowledged only after every reader's knowledge 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -267,17 +267,17 @@ class DurableCopies:
 
     @asynccontextmanager
     async def deleting_unheld(
-        self, metas: Sequence[SnapshotMeta], lease: Lease
+        self, metas: Sequence[SnapshotMeta], lease: Lease, *, ended_as: Mapping[UUID, str]
     ) -> AsyncIterator[tuple[int, set[UUID]]]:
         """Remove exactly these saves, but no held one; yields how many rows went, and the held ids.
 
         The caller removes the same saves from Redis in the block, so that a hold is placed before all of it or
-        after. Raises LeaseLost; after any error nothing was removed here.
+        after. `ended_as`: see `Holds.covering`. Raises LeaseLost; after any error nothing was removed here.
         """
         async with self._db.transaction() as conn:
             await fence(conn, lease)
             await hold_still(conn, expiring=True)
-            held = await self._holds.covering(metas, conn)
+            held = await self._holds.covering(metas, conn, ended_as=ended_as)
             gone = [meta for meta in metas if meta.snapshot_id not in held]
             ids, saves = [meta.snapshot_id for meta in gone], [from_micros(meta.saved_us) for meta in gone]
             await conn.execute(_SQL["drop_hot_saves"], ids, saves)

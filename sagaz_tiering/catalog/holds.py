@@ -7,7 +7,7 @@ deletion that was under way.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
@@ -126,19 +126,17 @@ class Holds:
         if not reason.strip():
             raise ConfigError("a legal hold needs a reason", hint="say which case or order asks for it")
         reason, who = checked_text(reason, "the reason"), checked_text(who, "the name of who places it")
-        for pattern in () if isinstance(on, UUID) else (*on.saga_name, *on.step_name, *on.status):
+        for pattern in () if isinstance(on, UUID) else (*on.saga_name, *on.step_name, *on.status, *on.outcome):
             checked_text(pattern, "a pattern")
-        saga_id, match = (on, None) if isinstance(on, UUID) else (None, on.model_dump(mode="json"))
+        saga_id, text = (on, None) if isinstance(on, UUID) else (None, match_text(on))
+        match = None if text is None else orjson.loads(text)
         hold = Hold(
             hold_id=hold_id or uuid4(), saga_id=saga_id, match=match, reason=reason, placed_by=who, placed_at=now
         )
-        text = None if match is None else orjson.dumps(match).decode()
-        names = (None, None, None) if isinstance(on, UUID) else (on.saga_name, on.step_name, on.status)
         async with self._db.transaction() as conn:
             await conn.execute(_SQL["lock"], HOLD_LOCK)
-            expressions = [None if patterns is None else expression(patterns) for patterns in names]
             who, reason = to_column(who), to_column(reason)
-            await conn.execute(_SQL["place"], hold.hold_id, saga_id, text, *expressions, reason, who, now)
+            await conn.execute(_SQL["place"], hold.hold_id, *subject_columns(on), reason, who, now)
             await conn.execute(_SQL["append"], hold.hold_id, "hold", now, who, reason, saga_id, text)
             await note(conn, "hold", hold.to_dict(), now)
         return hold
@@ -146,7 +144,7 @@ class Holds:
     async def matched(self, match: Match, most: int) -> tuple[Coverage, set[UUID]]:
         """What PostgreSQL knows that matches, at most so many rows of each tier, and the sagas of it."""
         names = [expression(patterns) for patterns in (match.saga_name, match.step_name, match.status)]
-        rows = await self._db.fetch(_SQL["matched"], *names, most)
+        rows = await self._db.fetch(_SQL["matched"], *names, most, expression(match.outcome))
         counts = {
             tier: sum(row["snapshots"] for row in rows if row["tier"] == tier) for tier in ("durable", "archived")
         }
@@ -219,16 +217,24 @@ class Holds:
             for row in await self._db.fetch(_SQL["entries"], limit)
         ]
 
-    async def holding(self, snapshot: Named) -> list[Hold]:
-        """The holds that cover a snapshot."""
-        return [_hold(row) for row in await self._db.fetch(_SQL["holding"], snapshot.saga_id, *_names(snapshot))]
+    async def holding(self, snapshot: Named, ended_as: str | None = None) -> list[Hold]:
+        """The holds that cover a snapshot, whose saga ends with that status (None: as PostgreSQL knows)."""
+        names, ended = _names(snapshot), None if ended_as is None else to_column(ended_as)
+        return [_hold(row) for row in await self._db.fetch(_SQL["holding"], snapshot.saga_id, *names, ended)]
 
-    async def covering(self, snapshots: Sequence[Named], conn: Connection | None = None) -> set[UUID]:
-        """Of these snapshots, the held ones; `conn` of `steady` where something is deleted by the answer."""
+    async def covering(
+        self, snapshots: Sequence[Named], conn: Connection | None = None, *, ended_as: Mapping[UUID, str] | None = None
+    ) -> set[UUID]:
+        """Of these snapshots, the held ones; `conn` of `steady` where something is deleted by the answer.
+
+        `ended_as`: the statuses of their sagas' ends, where Redis may know newer ones than PostgreSQL.
+        """
         if not snapshots:
             return set()
         columns = zip(*(_names(snapshot) for snapshot in snapshots), strict=True)
-        args = ([s.snapshot_id for s in snapshots], [s.saga_id for s in snapshots], *map(list, columns))
+        known = ended_as or {}
+        ended = [to_column(known[s.saga_id]) if s.saga_id in known else None for s in snapshots]
+        args = ([s.snapshot_id for s in snapshots], [s.saga_id for s in snapshots], *map(list, columns), ended)
         rows = await (self._db if conn is None else conn).fetch(_SQL["covering"], *args)
         return {row["snapshot_id"] for row in rows}
 
@@ -241,7 +247,7 @@ class Holds:
         held = await self.covering(snapshots, conn)
         for snapshot in snapshots:
             if snapshot.snapshot_id in held:
-                for row in await conn.fetch(_SQL["holding"], snapshot.saga_id, *_names(snapshot)):
+                for row in await conn.fetch(_SQL["holding"], snapshot.saga_id, *_names(snapshot), None):
                     why = f"({_hold(row).subject}): {from_column(row['reason'])}"
                     raise LegalHold(f"snapshot {snapshot.snapshot_id} is under a legal hold {why}")
         if frozen := await self.frozen([snapshot.snapshot_id for snapshot in snapshots], conn):
@@ -253,6 +259,21 @@ class Holds:
 async def hold_still(conn: Connection, *, expiring: bool = False) -> None:
     """For the rest of this transaction no hold is placed. `expiring`: what it deletes stays known as its saga's end."""
     await conn.execute(_SQL["lock_to_expire" if expiring else "lock_shared"], HOLD_LOCK)
+
+
+def match_text(match: Match) -> str:
+    """As JSON; without an outcome as before there was one."""
+    left_out = {"outcome"} if match.outcome == ANY else set()
+    return orjson.dumps(match.model_dump(mode="json", exclude=left_out)).decode()
+
+
+def subject_columns(on: UUID | Match) -> tuple[Any, ...]:
+    """Saga, match but for the outcome, the outcome, and the regular expressions of the names and the outcome."""
+    if isinstance(on, UUID):
+        return (on, None, None, None, None, None, None)
+    outcome = None if on.outcome == ANY else orjson.dumps(on.outcome).decode()
+    match = orjson.dumps(on.model_dump(mode="json", exclude={"outcome"})).decode()
+    return (None, match, outcome, *map(expression, (on.saga_name, on.step_name, on.status, on.outcome)))
 
 
 def _names(snapshot: Named) -> tuple[str, str, str]:

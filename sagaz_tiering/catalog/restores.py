@@ -271,8 +271,9 @@ async def _select(conn: Connection, restore_id: UUID, wanted: Wanted, classes: l
     names = [expression(patterns) for patterns in (match.saga_name, match.step_name, match.status)]
     sagas = None if wanted.saga_ids is None else list(wanted.saga_ids)
     ids = None if wanted.snapshot_ids is None else list(wanted.snapshot_ids)
+    outcome = expression(match.outcome)
     done: str = await conn.execute(
-        _SQL["select_items"], restore_id, sagas, ids, *names, wanted.after, wanted.before, classes
+        _SQL["select_items"], restore_id, sagas, ids, *names, wanted.after, wanted.before, classes, outcome
     )
     return done
 

@@ -17,7 +17,7 @@ from sagaz_tiering.errors import ConfigError, InvalidSnapshot
 if TYPE_CHECKING:
     from sagaz_tiering.config.patterns import Match
 
-MATCH_KEYS = ("saga_name", "step_name", "status")
+MATCH_KEYS = ("saga_name", "step_name", "status", "outcome")
 MOST = 2**31 - 1
 """Of anything that is counted: more is a slip of the finger, not a number to hand to a server."""
 CONFIG_PLACES = (Path("config/tiering.yaml"), Path("/etc/sagaz-tiering/tiering.yaml"))

@@ -29,6 +29,11 @@ class SagaEnds:
         end = SagaEnd.of(meta) if known is None else known.and_of(meta)
         return end if promised else end._replace(kept_us=NOT_PROMISED)
 
+    @property
+    def statuses(self) -> dict[UUID, str]:
+        """How the sagas end that anything is known of."""
+        return {saga_id: end.status for saga_id, end in self._ends.items()}
+
 
 async def fill_sagas(context: JobContext) -> None:
     """Take in sagas that an earlier version left in the catalog, a good part of them in each run."""

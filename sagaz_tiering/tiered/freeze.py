@@ -113,7 +113,7 @@ class Freezer:
             if policy.rewrite is Rewrite.REFUSE or policy.durability is Durability.DURABLE:
                 raise
             return True  # Redis acknowledges alone; the job `age` meets the hold
-        held = await self._catalog.holds.covering([copy.ref for copy in copies]) if copies else set()
+        held = await self._reader.held([copy.ref for copy in copies]) if copies else set()
         refused = policy.rewrite is Rewrite.REFUSE and bool(copies)
         if not held and not refused:
             return True
@@ -125,7 +125,9 @@ class Freezer:
 
     async def _legal_hold(self, copies: list[Copy]) -> LegalHold:
         ref = copies[0].ref
-        holds = [hold for copy in copies for hold in await self._catalog.holds.holding(copy.ref)]
+        ended_as = await self._reader.ended_as({copy.ref.saga_id for copy in copies})
+        asked = [(copy.ref, ended_as.get(copy.ref.saga_id)) for copy in copies]
+        holds = [hold for ref, ended in asked for hold in await self._catalog.holds.holding(ref, ended)]
         why = f" ({holds[0].subject}): {holds[0].reason}" if holds else ""
         return LegalHold(
             f"snapshot {ref.snapshot_id} is under a legal hold{why}; it cannot be replaced",

@@ -140,6 +140,11 @@ class Freshness:
             await asyncio.wait((self._look_soon(), self._waited), return_when=asyncio.FIRST_COMPLETED)
             self._waited.cancel()
 
+    @property
+    def held_by_outcome(self) -> bool:
+        """Whether any hold in force looks at how sagas end, as far as the last look told."""
+        return self._last is None or any('"outcome"' in match for match in self._last.look.held)
+
     def believes(self, known: Known) -> bool:
         """Whether what Redis has answered since is all of its own past, deletions included.
 

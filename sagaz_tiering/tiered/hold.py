@@ -10,7 +10,7 @@ from uuid import UUID
 from sagaz_tiering.catalog.holds import Coverage, Hold, Holds
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.codec.value import read_meta
-from sagaz_tiering.config.patterns import Match, matcher
+from sagaz_tiering.config.patterns import Match, matcher, outcome_of
 from sagaz_tiering.errors import CatalogUnavailable, CorruptRecord, HotTierUnavailable
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.logs import Logger
@@ -98,13 +98,21 @@ class Holder:
     async def _only_hot(self, match: Match) -> tuple[int, set[UUID], bool]:
         """Snapshots that match and that Redis alone has, their sagas, and whether all of Redis was looked at."""
         matches = [matcher(patterns) for patterns in (match.saga_name, match.step_name, match.status)]
+        has_outcome = matcher(match.outcome)
+
+        def of_outcome(status: str) -> bool:
+            return has_outcome(outcome_of(status))
+
         seen, found, sagas = set[UUID](), 0, set[UUID]()
         async for page in self._hot.saga_ids():
             for saga_id in set(page) - seen:
                 if len(seen) >= MOST_HOT_SAGAS:
                     return found, sagas, False
                 seen.add(saga_id)
-                ids = [meta.snapshot_id for meta in await self._metas(saga_id) if _matches(meta, matches)]
+                metas = await self._metas(saga_id)
+                if not metas or not of_outcome(max(metas, key=lambda meta: meta.order_key).status):
+                    continue
+                ids = [meta.snapshot_id for meta in metas if _matches(meta, matches)]
                 if ids and (only := set(ids) - await self._holds.known(ids)):
                     found += len(only)
                     sagas.add(saga_id)

@@ -8,7 +8,7 @@ When Redis is down, PostgreSQL answers alone only for sagas whose policies ackno
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
 from uuid import UUID
@@ -25,7 +25,7 @@ from sagaz_tiering.errors import CatalogUnavailable, CorruptData, HotTierUnavail
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.hot.values import Gone, HotValue, IndexedHeader, check_indexed, indexed_header
 from sagaz_tiering.policy import PolicySet, SagaEnd
-from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, Tier
+from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, SnapshotRef, Tier
 from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.tiered.freshness import Freshness, Known
 from sagaz_tiering.tiered.load import Loader
@@ -324,8 +324,21 @@ class Reader:
         if len(live) == len(copies):
             return live
         known = {copy.ref.snapshot_id for copy in live}
-        held = await self._holds.covering([copy.ref for copy in copies if copy.ref.snapshot_id not in known])
+        held = await self.held([copy.ref for copy in copies if copy.ref.snapshot_id not in known])
         return [copy for copy in copies if copy.ref.snapshot_id in known | held]
+
+    async def held(self, refs: Sequence[SnapshotRef]) -> set[UUID]:
+        """Of these, those that a legal hold covers."""
+        return await self._holds.covering(refs, ended_as=await self.ended_as({ref.saga_id for ref in refs}))
+
+    async def ended_as(self, saga_ids: Collection[UUID]) -> dict[UUID, str]:
+        """The status of the end of each, where Redis has one that is newer than PostgreSQL knows and a hold may ask."""
+        if not saga_ids or not self._freshness.held_by_outcome:
+            return {}
+        with suppress(HotTierUnavailable):
+            hot, known = await self._hot.ends(list(saga_ids)), await self._sagas.ends(saga_ids)
+            return {saga_id: end.and_of(known.get(saga_id)).status for saga_id, end in hot.items()}
+        return {}
 
     async def _check_deleted(self, snapshot_id: UUID) -> None:
         """Raise SnapshotLost for what Redis names still, though no tier has it; without Redis there is no telling."""

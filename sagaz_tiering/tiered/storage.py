@@ -184,7 +184,7 @@ class TieredStorage(AnyLoop):
         One that is known to be lost or damaged without looking at its body is among them, marked `unreadable`.
         """
         refs = [copy.ref for copy in reversed(await self._reader.timeline(as_uuid(saga_id, "saga_id")))]
-        held = await self._tiers.catalog.holds.covering(refs)
+        held = await self._reader.held(refs)
         return [replace(ref, held=True) if ref.snapshot_id in held else ref for ref in refs]
 
     async def locate(self, snapshot_id: UUID | str) -> list[SnapshotRef]:

@@ -108,6 +108,37 @@ async def test_match_holds_what_is_there_and_what_comes(shop: Product) -> None:
     assert hold.subject == "saga_name=pay[a-z]*-or?er; status=completed,failed"
 
 
+@pytest.mark.parametrize("name", [PACKED, HOT, "other"])
+async def test_hold_by_outcome_keeps_whole_sagas_that_end_so(shop: Product, name: str) -> None:
+    """Every snapshot of what failed, in every tier and from the moment that it fails; what completed expires."""
+    match = Match(saga_name=name, outcome=["failed", "rolled_*"])
+    hold = await shop.storage.holder.hold(match, reason="claims", who="auditor")
+    assert hold.subject == f"saga_name={name}; outcome=failed,rolled_*"
+    failed, fine = await saved(shop, 1, name), await saved(shop, 2, name)
+    failed[-1] = replace(failed[-1], status="failed")
+    await shop.storage.save_snapshot(failed[-1])
+    covered = await shop.storage.covered(match)
+    assert (covered.snapshots, covered.sagas) == (5, 1)
+    assert all(ref.held for ref in await shop.storage.timeline(failed[0].saga_id))
+    assert not any(ref.held for ref in await shop.storage.timeline(fine[0].saga_id))
+    with pytest.raises(LegalHold, match="claims"):
+        await shop.storage.save_snapshot(replace(failed[0], context={"changed": 1}))
+    shop.clock.advance(9 * DAY)
+    await shop.run("age")
+    shop.clock.advance(30 * DAY)
+    for _ in range(2):
+        assert await readable(shop, failed)
+        assert not await readable(shop, fine)
+        assert (await shop.run("expire", dry_run=True)).counts == (await shop.run("expire")).counts
+        shop.clock.advance(2 * DAY)
+    assert "claims" in (await shop.storage.explain(failed[0].snapshot_id)).blockers[0]
+    with pytest.raises(LegalHold, match="claims"):
+        await shop.storage.cleanup_saga(failed[0].saga_id)
+    await shop.storage.holder.release([hold], reason="settled", who="auditor")
+    await shop.run("expire")
+    assert await shop.storage.timeline(failed[0].saga_id) == []
+
+
 async def test_held_snapshot_cannot_be_deleted(shop: Product) -> None:
     """Neither alone nor with its saga; others can."""
     held, other = await saved(shop, 1, PACKED), await saved(shop, 2, PACKED)

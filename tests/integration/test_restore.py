@@ -120,6 +120,7 @@ async def test_incident_asks_once_per_pack(shop: Product) -> None:
     middle = saved[len(saved) // 2].created_at
     wanted = Wanted(match=Match(saga_name="order-*"), before=middle)
     restorer = shop.storage.restorer
+    assert await restorer.request(Wanted(match=Match(outcome="failed")), who="ops") is None
     incident = await restorer.request(wanted, who="ops")
     assert incident is not None
     again = await restorer.request(wanted, who="somebody else")

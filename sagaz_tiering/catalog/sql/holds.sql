@@ -11,17 +11,18 @@ SELECT pg_advisory_xact_lock_shared($1), set_config('sagaz_tiering.expiring', 'o
 
 -- name: place
 INSERT INTO sagaz_tiering.holds
-    (hold_id, saga_id, match, saga_name_re, step_name_re, status_re, reason, placed_by, placed_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)
+    (hold_id, saga_id, match, outcome, saga_name_re, step_name_re, status_re, outcome_re, reason, placed_by, placed_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
 
 -- name: release
-DELETE FROM sagaz_tiering.holds WHERE hold_id = $1 RETURNING saga_id, match
+DELETE FROM sagaz_tiering.holds WHERE hold_id = $1 RETURNING saga_id, sagaz_tiering.whole_match(match, outcome) AS match
 
 -- name: append
 INSERT INTO sagaz_tiering.hold_log (hold_id, action, at, who, reason, saga_id, match) VALUES ($1, $2, $3, $4, $5, $6, $7)
 
 -- name: in_force
-SELECT hold_id, saga_id, match, reason, placed_by, placed_at FROM sagaz_tiering.holds
+SELECT hold_id, saga_id, sagaz_tiering.whole_match(match, outcome) AS match, reason, placed_by, placed_at
+  FROM sagaz_tiering.holds
  WHERE $1::uuid IS NULL OR saga_id = $1
  ORDER BY placed_at, hold_id
 
@@ -30,18 +31,23 @@ SELECT hold_id, action, at, who, reason, saga_id, match FROM sagaz_tiering.hold_
  ORDER BY entry_id DESC LIMIT $1
 
 -- name: covering
--- Of these snapshots, the held ones: ids, sagas and the three names, in parallel arrays.
+-- Of these snapshots, the held ones: ids, sagas, the three names and the statuses of their sagas' ends (NULL: as the
+-- tables know), in parallel arrays.
 SELECT v.snapshot_id
-  FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[])
-       AS v (snapshot_id, saga_id, saga_name, step_name, status)
+  FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[])
+       AS v (snapshot_id, saga_id, saga_name, step_name, status, ended)
  WHERE (SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
-   AND sagaz_tiering.is_held(v.saga_id, v.saga_name, v.step_name, v.status)
+   AND sagaz_tiering.is_held(v.saga_id, v.saga_name, v.step_name, v.status, v.ended)
 
 -- name: holding
--- The holds that cover one snapshot: its saga and the three names.
-SELECT hold_id, saga_id, match, reason, placed_by, placed_at FROM sagaz_tiering.holds h
+-- The holds that cover one snapshot: its saga, the three names and the status of its saga's end (NULL: as the tables know).
+SELECT hold_id, saga_id, sagaz_tiering.whole_match(match, outcome) AS match, reason, placed_by, placed_at
+  FROM sagaz_tiering.holds h
  WHERE (h.saga_id IS NULL OR h.saga_id = $1) AND (h.saga_name_re IS NULL OR $2 ~ h.saga_name_re)
    AND (h.step_name_re IS NULL OR $3 ~ h.step_name_re) AND (h.status_re IS NULL OR $4 ~ h.status_re)
+   AND (h.outcome_re IS NULL
+        OR sagaz_tiering.outcome_of(coalesce($5, (SELECT e.status FROM sagaz_tiering.saga_ends(ARRAY[$1::uuid]) e), $4))
+           ~ h.outcome_re)
  ORDER BY placed_at, hold_id
 
 -- name: any_match
@@ -49,11 +55,14 @@ SELECT hold_id, saga_id, match, reason, placed_by, placed_at FROM sagaz_tiering.
 SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds WHERE saga_id IS NULL)
 
 -- name: matched
--- How many snapshots of which sagas regular expressions over the three names match (NULL: any), durable and archived.
+-- How many snapshots of which sagas regular expressions over the three names and the outcome ($5) match (NULL: any),
+-- durable and archived.
 SELECT 'durable' AS tier, saga_id, count(*) AS snapshots FROM (
     SELECT d.saga_id FROM sagaz_tiering.saga_snapshots d
      WHERE ($1::text IS NULL OR d.saga_name ~ $1) AND ($2::text IS NULL OR d.step_name ~ $2)
        AND ($3::text IS NULL OR d.status ~ $3)
+       AND ($5::text IS NULL OR sagaz_tiering.outcome_of(
+               (SELECT e.status FROM sagaz_tiering.saga_ends(ARRAY[d.saga_id]) e)) ~ $5)
      LIMIT $4) AS durable
  GROUP BY saga_id
 UNION ALL
@@ -63,6 +72,8 @@ SELECT 'archived', saga_id, count(*) FROM (
       JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
      WHERE ($1::text IS NULL OR t.saga_name ~ $1) AND ($2::text IS NULL OR t.step_name ~ $2)
        AND ($3::text IS NULL OR t.status ~ $3)
+       AND ($5::text IS NULL OR sagaz_tiering.outcome_of(
+               (SELECT e.status FROM sagaz_tiering.saga_ends(ARRAY[f.saga_id]) e)) ~ $5)
        AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d WHERE d.snapshot_id = s.snapshot_id)
      LIMIT $4) AS archived
  GROUP BY saga_id

@@ -34,7 +34,8 @@ async def restore(
         list[str] | None, typer.Option("--snapshot", metavar="ID", help="Only this snapshot (repeatable).")
     ] = None,
     match: Annotated[
-        list[str] | None, typer.Option("--match", metavar="KEY=PATTERN", help="saga_name, step_name or status.")
+        list[str] | None,
+        typer.Option("--match", metavar="KEY=PATTERN", help="saga_name, step_name, status or outcome."),
     ] = None,
     after: Annotated[str | None, typer.Option("--after", metavar="TIME", help="Created at or after.")] = None,
     before: Annotated[str | None, typer.Option("--before", metavar="TIME", help="Created at or before.")] = None,

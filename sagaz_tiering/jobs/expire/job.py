@@ -78,7 +78,7 @@ async def preview(context: JobContext, tally: Tally) -> None:
         ends = await saga_ends(context, saga_ids)
         async for position, headers in headers_of(context, saga_ids):
             expired += plan(saga_ids[position], headers, context.policies, ends, context.now_us)[0]
-        tally.add("held", await _count(context, "hot", expired, tally))
+        tally.add("held", await _count(context, "hot", expired, ends, tally))
     async for metas in _all_metas(context) if changed else _expired_metas(context):
         await _preview_durable(context, metas, tally)
     await _preview_archived(context, tally)
@@ -108,7 +108,7 @@ async def _preview_durable(context: JobContext, metas: Sequence[SnapshotMeta], t
     alone = [meta for meta in metas if meta.snapshot_id not in hot]
     ends = await saga_ends(context, {meta.saga_id for meta in alone})
     gone = [meta for meta in alone if context.policies.decide(meta, ends.of(meta), context.now_us).expired]
-    await _count(context, "durable", gone, tally)
+    await _count(context, "durable", gone, ends, tally)
 
 
 async def _all_metas(context: JobContext) -> AsyncIterator[list[SnapshotMeta]]:
@@ -147,7 +147,7 @@ async def _preview_archived(context: JobContext, tally: Tally) -> None:
     async for dates in outdated_packs(context, None, tally):
         ends = [(meta, dates.expires_us[meta.snapshot_id]) for meta in dates.metas]
         expired = [meta for meta, ends_us in ends if ends_us is not None and ends_us <= context.now_us]
-        held = await _count(context, "archived", expired, tally)
+        held = await _count(context, "archived", expired, dates.ends, tally)
         tally.add("packs_redated")
         _count_retired(context, dates.pack, len(expired) - held, tally)
 
@@ -155,13 +155,15 @@ async def _preview_archived(context: JobContext, tally: Tally) -> None:
 async def _unheld(context: JobContext, new: NewDates) -> Counter[int]:
     """How many of each pack go by these dates."""
     gone = [one for one, us in new.expiries if us is not None and us <= context.now_us]
-    held = await context.catalog.holds.covering([one.meta for one in gone])
+    held = await context.catalog.holds.covering(
+        [one.meta for one in gone], ended_as={saga_id: end.status for saga_id, end in new.seen.items()}
+    )
     return Counter(one.pack_id for one in gone if one.meta.snapshot_id not in held)
 
 
-async def _count(context: JobContext, kind: str, expired: Sequence[SnapshotMeta], tally: Tally) -> int:
+async def _count(context: JobContext, kind: str, expired: Sequence[SnapshotMeta], ends: SagaEnds, tally: Tally) -> int:
     """Count what no hold keeps; how many are held."""
-    held = await context.catalog.holds.covering(expired)
+    held = await context.catalog.holds.covering(expired, ended_as=ends.statuses)
     tally.add(kind, len(expired) - len(held))
     return len(held)
 
@@ -229,9 +231,9 @@ async def _expire_hot(context: JobContext, lease: Lease, tally: Tally) -> None:
 async def _expire_batch(context: JobContext, lease: Lease, claimed: Sequence[ClaimedSaga], tally: Tally) -> None:
     open_claims = [Claim(saga) for saga in claimed]
     try:
-        expired, ended = await _look(context, open_claims), set[UUID]()
+        (expired, ends), ended = await _look(context, open_claims), set[UUID]()
         for start in range(0, len(expired), _HOT_AT_ONCE):
-            ended |= await _remove(context, lease, expired[start : start + _HOT_AT_ONCE], tally)
+            ended |= await _remove(context, lease, expired[start : start + _HOT_AT_ONCE], ends, tally)
         for claim in open_claims:
             claim.read = True
         await ack(context, [claim for claim in open_claims if claim.saga.saga_id not in ended])
@@ -239,8 +241,8 @@ async def _expire_batch(context: JobContext, lease: Lease, claimed: Sequence[Cla
         await nack(context, [claim for claim in open_claims if not claim.read])
 
 
-async def _look(context: JobContext, open_claims: Sequence[Claim]) -> list[tuple[Claim, SnapshotMeta]]:
-    """What has expired of these sagas; notes when what has not needs a look again."""
+async def _look(context: JobContext, open_claims: Sequence[Claim]) -> tuple[list[tuple[Claim, SnapshotMeta]], SagaEnds]:
+    """What has expired of these sagas, and where they end; notes when what has not needs a look again."""
     found: list[tuple[Claim, SnapshotMeta]] = []
     strange: dict[Claim, list[Strange]] = {claim: [] for claim in open_claims}
     ends = await _noted_ends(context, [claim.saga.saga_id for claim in open_claims])
@@ -258,7 +260,7 @@ async def _look(context: JobContext, open_claims: Sequence[Claim]) -> list[tuple
     for claim, entries in strange.items():
         if entries:
             claim.left -= await set_aside(context, claim.saga.saga_id, entries)
-    return found
+    return found, ends
 
 
 async def _noted_ends(context: JobContext, saga_ids: Iterable[UUID]) -> SagaEnds:
@@ -270,12 +272,12 @@ async def _noted_ends(context: JobContext, saga_ids: Iterable[UUID]) -> SagaEnds
 
 
 async def _remove(
-    context: JobContext, lease: Lease, expired: Sequence[tuple[Claim, SnapshotMeta]], tally: Tally
+    context: JobContext, lease: Lease, expired: Sequence[tuple[Claim, SnapshotMeta]], ends: SagaEnds, tally: Tally
 ) -> set[UUID]:
     """Remove these unless held; the sagas of which Redis has nothing any more, and whose claim has ended with that."""
     metas = [meta for _, meta in expired]
     tokens = {claim.saga.saga_id: claim.saga.token for claim, _ in expired}
-    async with context.catalog.durable.deleting_unheld(metas, lease) as (_, held):
+    async with context.catalog.durable.deleting_unheld(metas, lease, ended_as=ends.statuses) as (_, held):
         gone, ended = await context.hot.queue.evict_claimed([m for m in metas if m.snapshot_id not in held], tokens)
     tally.add("hot", gone)
     tally.add("held", len(held))
@@ -307,7 +309,7 @@ async def _expire_durable(context: JobContext, lease: Lease, tally: Tally) -> No
                     expires_us=decision.expires_us,
                 )
             )
-        async with durable.deleting_unheld(expired, lease) as (gone, _):
+        async with durable.deleting_unheld(expired, lease, ended_as=ends.statuses) as (gone, _):
             pass
         tally.add("durable", gone)
         if later:
@@ -322,7 +324,8 @@ async def _expire_lost(context: JobContext, lease: Lease) -> None:
         ended = [save.meta for save in page if save.expires_us is not None and save.expires_us <= context.now_us]
         ends = await _noted_ends(context, {meta.saga_id for meta in ended})
         expired = [meta for meta in ended if context.policies.decide(meta, ends.of(meta), context.now_us).expired]
-        async with context.catalog.durable.deleting_unheld(expired, lease) as (_, held):
+        deleting = context.catalog.durable.deleting_unheld(expired, lease, ended_as=ends.statuses)
+        async with deleting as (_, held):
             await context.hot.queue.evict_claimed([meta for meta in expired if meta.snapshot_id not in held], {})
         after = page[-1].meta.snapshot_id
 
