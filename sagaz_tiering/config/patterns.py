@@ -72,6 +72,12 @@ class Match(StrictModel):
     `rolled_back`; `running` while that is `pending`, `executing` or `compensating`."""
 
     @property
+    def text(self) -> str:
+        """`saga_name payment-*, outcome failed or rolled_back`; of nothing: `everything`."""
+        given = {name: getattr(self, name) for name in type(self).model_fields}
+        return ", ".join(f"{name} {' or '.join(each)}" for name, each in given.items() if each != ANY) or "everything"
+
+    @property
     def is_catch_all(self) -> bool:
         """Whether every snapshot matches."""
         return self.covers(Match())

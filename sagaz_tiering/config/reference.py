@@ -46,6 +46,12 @@ does. The engine sets `retention_until` **30 days ahead** unless told otherwise 
 under a policy without `retain` what it saves is gone after 30 days: write `retain: forever` for what is to be kept
 (never deleted by a policy, whatever the snapshot says itself), or a duration. `retention: policy` makes `retain` the
 only word, `retention: snapshot` the snapshot's own; `policy check` warns where neither was written down.
+
+**A saga is the unit.** `match.outcome` looks at the newest snapshot of a saga and rules all of its snapshots, in every
+tier; `match.status` looks at each snapshot by itself, so it tears a saga apart. With `clock: saga_end`, the default,
+`after` and `retain` count from the newest snapshot of the saga, so that it moves, freezes and expires as one. A saga of
+which no end was recorded counts as `running`: `sagaz_tiering.capture` records the end of each. See "A saga as a whole"
+in `docs/archive.md`.
 """
 
 
@@ -67,7 +73,7 @@ def _table(section: type[BaseModel], path: str) -> str:
             value, default = _value(field), _default(field, key)
         else:
             value, default = ("list" if "tuple" in str(field.annotation) else "section"), ""
-        rows.append(f"| `{key}` | {value} | {default} | {field.description} |")
+        rows.append(f"| `{key}` | {value} | {default} | {' '.join((field.description or '').split())} |")
     return "\n".join(rows) + "\n"
 
 

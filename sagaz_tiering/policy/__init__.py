@@ -167,6 +167,11 @@ class PolicySet:
         return f"{self._retention_revision}+{self.before.retention_revision}"
 
     @property
+    def has_outcomes(self) -> bool:
+        """Whether some policy rules sagas by how they end."""
+        return any(policy.match.outcome != ANY for policy in self.policies)
+
+    @property
     def own(self) -> PolicySet:
         """These policies alone."""
         return self if self.before is None else PolicySet(self.policies)
@@ -235,6 +240,7 @@ class PolicySet:
             retention_us=meta.retention_us,
             outcome=saga.outcome,
             kept_by=kept_by,
+            promised_us=saga.kept_us,
         )
 
     def expires_us(self, meta: SnapshotMeta, saga: SagaEnd) -> int | None:

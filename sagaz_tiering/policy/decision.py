@@ -6,9 +6,12 @@ from datetime import datetime
 from typing import NamedTuple
 
 from sagaz_tiering.clock import from_micros, to_micros
-from sagaz_tiering.config.patterns import ANY
+from sagaz_tiering.config.patterns import ANY, RUNNING
 from sagaz_tiering.config.policy import UNMATCHED, ClockSource, Policy, Retention
 from sagaz_tiering.config.units import format_duration, micros
+from sagaz_tiering.policy.saga_end import NOT_PROMISED
+
+_PROMISED = "as its saga was promised when part of it was packed, later than these policies say"
 
 
 class Decision(NamedTuple):
@@ -17,8 +20,8 @@ class Decision(NamedTuple):
     `expires_us` is when it stops existing (None: never), `due_us` when its first move off the hot tier is due
     (None: never), counted from `clock_us` by the rule that matches it and the `outcome` of its saga.
     `due` looks at age only: an expired snapshot may be due too, so ask `expired` first. `kept_by`: the revision of
-    earlier rules that keep it longer than these do (see `PolicySet.honouring`). `is_recorded`: the expiry is the one
-    that was noted when it was packed.
+    earlier rules that keep it longer than these do (see `PolicySet.honouring`). `promised_us`: until when its saga was
+    promised to be kept (`SagaEnd.kept_us`). `is_recorded`: the expiry is the one that was noted when it was packed.
     """
 
     policy: str
@@ -31,6 +34,7 @@ class Decision(NamedTuple):
     retention_us: int | None
     outcome: str
     kept_by: str | None = None
+    promised_us: int | None = NOT_PROMISED
     is_recorded: bool = False
 
     def recorded_as(self, expires_at: datetime | None, now_us: int) -> Decision:
@@ -44,15 +48,34 @@ class Decision(NamedTuple):
     @property
     def reason(self) -> str:
         """One English sentence: which policy, what next and when, and what decides the expiry."""
-        who = f"{self._who} matches" if self.rule is not UNMATCHED else "no policy matches"
         if self.expired:
-            return f"{who}: expired at {self._expiry()}."
-        return f"{who}: {self._move()}, and {self.end}."
+            return f"{self.who}: expired at {self._expiry()}."
+        return f"{self.who}: {self._move()}, and {self.end}."
 
     @property
-    def _who(self) -> str:
-        by = "" if self.rule.match.outcome == ANY else f" (the saga is {self.outcome})"
-        return f"policy {self.policy!r}{by}"
+    def who(self) -> str:
+        """Which policy rules it, and by which outcome of its saga where that counts; as the beginning of a sentence."""
+        if self.rule is UNMATCHED:
+            return "no policy matches"
+        return f"policy {self.policy!r}{'' if self.rule.match.outcome == ANY else f' ({self._ended})'} matches"
+
+    @property
+    def _ended(self) -> str:
+        if self.outcome == RUNNING:
+            return "no end of the saga was recorded, so it counts as running"
+        return f"the saga is {self.outcome}"
+
+    @property
+    def is_promised(self) -> bool:
+        """Whether it is kept by what its saga was promised earlier, longer than these policies say."""
+        if self.is_recorded:
+            return True
+        if self.kept_by is not None or self.expires_us != self.promised_us:
+            return False
+        lifetime, own_us = self.rule.lifetime, self.retention_us if self.rule.asks_snapshot else None
+        if self.expires_us is None:
+            return not self.rule.is_for_ever and (lifetime is not None or own_us is not None)
+        return (lifetime is None or self.expires_us != self.clock_us + micros(lifetime)) and self.expires_us != own_us
 
     def _move(self) -> str:
         if self.due_us is None:
@@ -77,6 +100,8 @@ class Decision(NamedTuple):
             return f"it expires at {self._expiry()}"
         if self.kept_by is not None:
             return f"it does not expire {self._until_accepted}"
+        if self.is_promised:
+            return f"it never expires: {_PROMISED}"
         return f"it never expires{': the policy retains it forever' if self.rule.is_for_ever else ''}"
 
     @property
@@ -87,8 +112,8 @@ class Decision(NamedTuple):
 
     def _expiry(self) -> str:
         lifetime, rule = self.rule.lifetime, self.rule
-        if self.is_recorded:
-            why = "as its saga was promised when part of it was packed, later than these policies say"
+        if self.is_promised:
+            why = _PROMISED
         elif self.kept_by is not None:
             why = f"not earlier {self._until_accepted}"
         elif lifetime is None:

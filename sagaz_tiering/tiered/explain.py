@@ -1,21 +1,69 @@
-"""Everything that explains one snapshot, collected: its policy, its pack, what it costs and what keeps it."""
+"""Everything that explains a snapshot, collected: its policy, its saga, its pack, what it costs and what keeps it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime
+from uuid import UUID
 
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.surveys import PackShare
-from sagaz_tiering.clock import to_micros
-from sagaz_tiering.codec.value import read_meta
+from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.costs import PriceList, judge_pack, share_cost
 from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
-from sagaz_tiering.tiered.explanation import CopyPlace, Explanation, explain
-from sagaz_tiering.tiered.merge import Copy, end_of
+from sagaz_tiering.tiered.explanation import (
+    CopyPlace,
+    Explanation,
+    OneOfSaga,
+    SagaExplanation,
+    explain,
+    explain_whole,
+)
+from sagaz_tiering.tiered.merge import Copy, end_of, located_meta
+from sagaz_tiering.tiered.read import Reader
+
+
+class Explainer:
+    """Explains snapshots and sagas; reads no archived bytes."""
+
+    def __init__(self, catalog: Catalog, reader: Reader, prices: PriceList, clock: Clock) -> None:
+        self._catalog = catalog
+        self._reader = reader
+        self._prices = prices
+        self._clock = clock
+
+    async def explain(self, wanted: UUID) -> Explanation:
+        """A snapshot by its id; by a saga's id the saga, and its newest snapshot."""
+        copies = await self._reader.copies(wanted)
+        if copies:
+            return await self._explained(copies, await self.explain_saga(copies[0].ref.saga_id))
+        whole = await self.explain_saga(wanted)
+        if whole is not None and (copies := await self._reader.copies(whole.newest_snapshot_id)):
+            return replace(await self._explained(copies, whole), asked_saga=True)
+        return Explanation(snapshot_id=wanted, found=False)
+
+    async def explain_saga(self, saga_id: UUID) -> SagaExplanation | None:
+        """What happens to all of a saga; None where nothing of it that can be read is there."""
+        copies = await self._reader.timeline(saga_id, expired_too=True)
+        policies, now = self._reader.rules, self._clock.now()
+        ends = await self._catalog.sagas.ends([saga_id])
+        saga = end_of(copies, ends.get(saga_id))
+        known = [_one(copy, saga, policies) for copy in copies if saga and (copy.meta or copy.located)]
+        if saga is None or not known:
+            return None
+        return explain_whole(known, len(copies) - len(known), policies, now, saga)
+
+    async def _explained(self, copies: Sequence[Copy], whole: SagaExplanation | None) -> Explanation:
+        found = await explain_copies(self._catalog, copies, self._reader.rules, self._prices, self._clock.now())
+        return replace(found, saga=whole)
+
+
+def _one(copy: Copy, saga: SagaEnd, policies: PolicySet) -> OneOfSaga:
+    clock_at = None if copy.located is None else copy.located.max_clock_at
+    return OneOfSaga(ref=copy.ref, meta=_meta_of(copy, saga, policies), pack_clock_at=clock_at)
 
 
 async def explain_copies(
@@ -23,9 +71,10 @@ async def explain_copies(
 ) -> Explanation:
     """What is true of a snapshot, of which there is at least one copy; the one that is read first comes first."""
     first = copies[0].ref
-    meta = _meta_of(copies[0], policies)
     ends = await catalog.sagas.ends([first.saga_id])
-    saga = end_of(copies, ends.get(first.saga_id)) or SagaEnd.of(meta)
+    known = end_of([copy for copy in copies if copy.ref.saga_id == first.saga_id], ends.get(first.saga_id))
+    saga = known or SagaEnd.of(_lost_meta(first))
+    meta = _meta_of(copies[0], saga, policies)
     pack = await catalog.surveys.share(first.snapshot_id)
     found = explain(
         first.snapshot_id,
@@ -101,13 +150,25 @@ def _losing(pack: PackShare, policies: PolicySet, prices: PriceList, now: dateti
     return []
 
 
-def _meta_of(copy: Copy, policies: PolicySet) -> SnapshotMeta:
-    """The meta of a copy; of an archived one, as far as the catalog knows it: a recorded date that is by these policies
-    and not their word is its own."""
-    if copy.value is not None:
-        return read_meta(copy.value)
-    ref, created_us = copy.ref, to_micros(copy.ref.created_at)
-    by_these = copy.located is not None and copy.located.dated_by == policies.retention_revision
+def _meta_of(copy: Copy, saga: SagaEnd, policies: PolicySet) -> SnapshotMeta:
+    """The meta of a copy; of an archived one, as far as the catalog knows it.
+
+    A recorded date that is by these policies, but neither their word nor what the saga was promised, is its own.
+    """
+    if copy.meta is not None:
+        return copy.meta
+    if copy.located is None:
+        return _lost_meta(copy.ref)
+    meta, located = located_meta(copy.located), copy.located
+    recorded_at = located.ref.expires_at
+    if located.dated_by != policies.retention_revision or recorded_at is None or to_micros(recorded_at) == saga.kept_us:
+        return meta
+    return meta._replace(retention_us=to_micros(recorded_at))
+
+
+def _lost_meta(ref: SnapshotRef) -> SnapshotMeta:
+    """Of one that Redis has lost: what was noted of it."""
+    created_us = to_micros(ref.created_at)
     return SnapshotMeta(
         snapshot_id=ref.snapshot_id,
         saga_id=ref.saga_id,
@@ -117,6 +178,6 @@ def _meta_of(copy: Copy, policies: PolicySet) -> SnapshotMeta:
         status=ref.status,
         created_us=created_us,
         saved_us=created_us,
-        retention_us=to_micros(ref.expires_at) if by_these and ref.expires_at is not None else None,
+        retention_us=None,
         body_crc=0,
     )

@@ -1,14 +1,20 @@
-"""Why a snapshot is where it is, and what happens to it next."""
+"""Why a snapshot is where it is, what happens to it next, and to all of its saga. Pure."""
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from sagaz_tiering.clock import from_micros, to_micros
+from sagaz_tiering.config.patterns import RUNNING
 from sagaz_tiering.policy import Decision, PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef
+from sagaz_tiering.storage_class import StorageClass
+
+NO_END = "no end was recorded, so it counts as running"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,11 +30,52 @@ class CopyPlace:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SagaShare:
+    """Snapshots of a saga that one policy rules and that go the same way: `to` where (None: nowhere), and when.
+
+    `expires_last` is None where some of them never expire; both are where none does.
+    """
+
+    policy: str
+    snapshots: int
+    to: str | None
+    moves_first: datetime | None
+    moves_last: datetime | None
+    expires_first: datetime | None
+    expires_last: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaExplanation:
+    """How a saga stands: its outcome, its end, and what happens to all of it.
+
+    `ended_at`: when its newest snapshot was made, which is `newest_snapshot_id`; None where that is no end. `tiers`:
+    how many of its snapshots are read from where. `unreadable`: known by their place alone. `promise`: why it is
+    kept longer than the policies say, or None.
+    """
+
+    saga_id: UUID
+    saga_name: str
+    outcome: str
+    ended_at: datetime | None
+    newest_at: datetime
+    newest_snapshot_id: UUID
+    snapshots: int
+    unreadable: int
+    tiers: dict[str, int]
+    shares: tuple[SagaShare, ...]
+    promise: str | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Explanation:
     """The policy's view of one snapshot and its copies (the one that is read first, first).
 
-    `clock` says from when its ages count. The USD are its share of its pack's bill, by bytes: a month, and since the
-    pack was written; None where it is in no pack.
+    `clock` says from when its ages count, `matched` what the policy's match asks for; `outcome`, `saga_ended_at` (None:
+    no end was recorded) and `saga` tell of its saga. `asked_saga`: the id was a saga's, of which this is the newest.
+    The USD are its share of its pack's bill, by bytes: a month, and since the pack was written; None where it is in no
+    pack.
     """
 
     snapshot_id: UUID
@@ -37,12 +84,17 @@ class Explanation:
     places: tuple[CopyPlace, ...] = ()
     policy: str | None = None
     policy_revision: str | None = None
+    matched: str | None = None
     clock: str | None = None
     reason: str = "no tier knows this snapshot: it was never saved, or it expired or was deleted"
     clock_at: datetime | None = None
     due_at: datetime | None = None
     expires_at: datetime | None = None
     next_move: str | None = None
+    outcome: str | None = None
+    saga_ended_at: datetime | None = None
+    saga: SagaExplanation | None = None
+    asked_saga: bool = False
     blockers: tuple[str, ...] = ()
     usd_per_month: float | None = None
     usd_to_date: float | None = None
@@ -58,35 +110,112 @@ def explain(
     saga: SagaEnd,
     pack_clock_at: datetime | None = None,
 ) -> Explanation:
-    """What `policies` say of a snapshot at `now`. Pure. A pack moves when its youngest, `pack_clock_at`, may."""
+    """What `policies` say of a snapshot at `now`. A pack moves when its youngest, `pack_clock_at`, may."""
     decision = policies.decide(meta, saga, to_micros(now)).recorded_as(copies[0].expires_at, to_micros(now))
     storage_class = copies[0].storage_class
-    ahead = [
-        move
-        for move in decision.rule.move
-        if storage_class is None or move.to.coldness > type(move.to)(storage_class).coldness
-    ]
-    next_move = None
-    if ahead and not decision.expired:
-        at = max(from_micros(decision.clock_us), pack_clock_at or from_micros(0)) + ahead[0].after
-        next_move = f"to {ahead[0].to} at {at.isoformat()}" + (" (due)" if at <= now else "")
+    move, next_move = _next_move(decision, storage_class, pack_clock_at), None
+    if move is not None:
+        next_move = f"to {move[0]} at {move[1].isoformat()}" + (" (due)" if move[1] <= now else "")
     return Explanation(
         snapshot_id=snapshot_id,
         found=True,
         copies=copies,
         policy=decision.policy,
         policy_revision=policies.revision,
+        matched=decision.rule.match.text,
         clock=decision.rule.clock.value,
         reason=_reason(decision, storage_class, next_move),
         clock_at=from_micros(decision.clock_us),
         due_at=None if decision.due_us is None else from_micros(decision.due_us),
         expires_at=None if decision.expires_us is None else from_micros(decision.expires_us),
         next_move=next_move,
+        outcome=saga.outcome,
+        saga_ended_at=_ended_at(saga),
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OneOfSaga:
+    """A snapshot of a saga, as far as is known; `pack_clock_at` of one in a pack (see `explain`)."""
+
+    ref: SnapshotRef
+    meta: SnapshotMeta
+    pack_clock_at: datetime | None
+
+
+def explain_whole(
+    found: Sequence[OneOfSaga], unreadable: int, policies: PolicySet, now: datetime, saga: SagaEnd
+) -> SagaExplanation:
+    """What `policies` say of all snapshots of a saga (at least one) at `now`."""
+    now_us, promise = to_micros(now), None
+    shares: dict[tuple[str, str | None], list[tuple[datetime | None, datetime | None]]] = {}
+    for one in found:
+        decision = policies.decide(one.meta, saga, now_us).recorded_as(one.ref.expires_at, now_us)
+        move = _next_move(decision, one.ref.storage_class, one.pack_clock_at)
+        key = (decision.policy, None if move is None else move[0])
+        expires_at = None if decision.expires_us is None else from_micros(decision.expires_us)
+        shares.setdefault(key, []).append((None if move is None else move[1], expires_at))
+        if decision.is_promised:
+            promise = decision.end
+    newest = max(found, key=lambda one: one.ref.order_key)
+    return SagaExplanation(
+        saga_id=newest.ref.saga_id,
+        saga_name=newest.ref.saga_name,
+        outcome=saga.outcome,
+        ended_at=_ended_at(saga),
+        newest_at=from_micros(saga.created_us),
+        newest_snapshot_id=saga.snapshot_id,
+        snapshots=len(found) + unreadable,
+        unreadable=unreadable,
+        tiers=dict(Counter(" ".join(filter(None, (one.ref.tier.value, one.ref.storage_class))) for one in found)),
+        shares=tuple(_share(policy, to, times) for (policy, to), times in shares.items()),
+        promise=promise,
+        why=_how_it_stands(saga, policies),
+    )
+
+
+def _how_it_stands(saga: SagaEnd, policies: PolicySet) -> str:
+    if saga.outcome != RUNNING:
+        return f"its newest snapshot, of {from_micros(saga.created_us).isoformat()}, says {saga.status}"
+    if policies.has_outcomes:
+        return f"{NO_END}: its newest snapshot, of {from_micros(saga.created_us).isoformat()}, says {saga.status}"
+    return f"its newest snapshot, of {from_micros(saga.created_us).isoformat()}, says {saga.status}, which is no end"
+
+
+def _ended_at(saga: SagaEnd) -> datetime | None:
+    return None if saga.outcome == RUNNING else from_micros(saga.created_us)
+
+
+def _share(policy: str, to: str | None, times: Iterable[tuple[datetime | None, datetime | None]]) -> SagaShare:
+    found = list(times)
+    moves = [at for at, _ in found if at is not None]
+    expiries = [at for _, at in found if at is not None]
+    return SagaShare(
+        policy=policy,
+        snapshots=len(found),
+        to=to,
+        moves_first=min(moves, default=None),
+        moves_last=max(moves, default=None),
+        expires_first=min(expiries, default=None),
+        expires_last=max(expiries) if len(expiries) == len(found) else None,
+    )
+
+
+def _next_move(
+    decision: Decision, storage_class: str | None, pack_clock_at: datetime | None
+) -> tuple[str, datetime] | None:
+    """Where to and when, unless it goes before or is there."""
+    moves = decision.rule.move
+    ahead = [m for m in moves if storage_class is None or m.to.coldness > StorageClass(storage_class).coldness]
+    if not ahead or decision.expired:
+        return None
+    if storage_class is None and decision.due_us is not None:
+        return ahead[0].to.value, from_micros(decision.due_us)
+    return ahead[0].to.value, max(from_micros(decision.clock_us), pack_clock_at or from_micros(0)) + ahead[0].after
 
 
 def _reason(decision: Decision, storage_class: str | None, next_move: str | None) -> str:
     if storage_class is None or decision.expired:
         return decision.reason
     move = f"next it moves {next_move}" if next_move else "it moves no further"
-    return f"policy {decision.policy!r} matches: it is in a pack in {storage_class}, {move}, and {decision.end}."
+    return f"{decision.who}: it is in a pack in {storage_class}, {move}, and {decision.end}."

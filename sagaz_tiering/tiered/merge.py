@@ -97,16 +97,23 @@ def _dated(copy: Copy, policies: PolicySet, saga: SagaEnd) -> Copy:
     return replace(copy, ref=replace(copy.ref, expires_at=None if expires_us is None else from_micros(expires_us)))
 
 
-def _expires_us(located: SnapshotLocation, policies: PolicySet, saga: SagaEnd) -> int | None:
-    """The later of what was recorded and what the policies say; of one in a pack its own date is not known here."""
+def located_meta(located: SnapshotLocation) -> SnapshotMeta:
+    """The meta of what PostgreSQL told of; the own date of one in a pack is not known there."""
     ref, until = located.ref, located.retention_until
-    names = {name: getattr(ref, name) for name in _NAMES}
     created_us = to_micros(ref.created_at)
     if located.dated_by is None:
-        saved_us = created_us if located.saved_us is None else located.saved_us
-        meta = packed(names, created_us, saved_us)
-        return policies.expires_us(meta._replace(retention_us=None if until is None else to_micros(until)), saga)
-    meta = packed(names, created_us, to_micros(located.max_clock_at or ref.created_at))
+        clock_us = created_us if located.saved_us is None else located.saved_us
+    else:
+        clock_us = to_micros(located.max_clock_at or ref.created_at)
+    meta = packed({name: getattr(ref, name) for name in _NAMES}, created_us, clock_us)
+    return meta._replace(retention_us=None if until is None else to_micros(until))
+
+
+def _expires_us(located: SnapshotLocation, policies: PolicySet, saga: SagaEnd) -> int | None:
+    """The later of what was recorded and what the policies say; of one in a pack its own date is not known here."""
+    ref, meta = located.ref, located_meta(located)
+    if located.dated_by is None:
+        return policies.expires_us(meta, saga)
     return policies.expires_at_least_us(meta, saga, None if ref.expires_at is None else to_micros(ref.expires_at))
 
 

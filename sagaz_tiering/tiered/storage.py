@@ -23,8 +23,8 @@ from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.reporting import measured_read, reported_save
 from sagaz_tiering.tiered import iterate as iterating
 from sagaz_tiering.tiered.cold import ColdTier
-from sagaz_tiering.tiered.explain import explain_copies
-from sagaz_tiering.tiered.explanation import Explanation
+from sagaz_tiering.tiered.explain import Explainer
+from sagaz_tiering.tiered.explanation import Explanation, SagaExplanation
 from sagaz_tiering.tiered.freeze import Freezer
 from sagaz_tiering.tiered.freshness import Freshness
 from sagaz_tiering.tiered.health import check_health
@@ -99,6 +99,7 @@ class TieredStorage(AnyLoop):
         freezer = Freezer(tiers.hot, catalog, self._reader, self._freshness, in_force, tiers.clock)
         self._saver = Saver(tiers, in_force, self._freshness, freezer, self._notes, pause)
         self._holder = Holder(tiers.hot, catalog.holds, self._reader, in_force, tiers.clock)
+        self._explainer = Explainer(catalog, self._reader, tiers.prices, tiers.clock)
         self._remover = Remover(tiers.hot, catalog, self._reader, tiers.clock)
 
     async def close(self) -> None:
@@ -193,13 +194,12 @@ class TieredStorage(AnyLoop):
         return [copy.ref for copy in copies]
 
     async def explain(self, snapshot_id: UUID | str) -> Explanation:
-        """Where a snapshot is, by which policy, and what happens next; reads no archived bytes."""
-        wanted = as_uuid(snapshot_id, "snapshot_id")
-        copies = await self._reader.copies(wanted)
-        if not copies:
-            return Explanation(snapshot_id=wanted, found=False)
-        tiers = self._tiers
-        return await explain_copies(tiers.catalog, copies, self._reader.rules, tiers.prices, tiers.clock.now())
+        """Where a snapshot is, by which policy, and what happens to it and its saga; by a saga's id, of its newest."""
+        return await self._explainer.explain(as_uuid(snapshot_id, "snapshot_id"))
+
+    async def explain_saga(self, saga_id: UUID | str) -> SagaExplanation | None:
+        """How a saga ended, and what happens to all of it; None where there is nothing of it that can be read."""
+        return await self._explainer.explain_saga(as_uuid(saga_id, "saga_id"))
 
     async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
         """Remove a snapshot from every tier; False if no tier had it. Bytes in a pack go when the pack does.

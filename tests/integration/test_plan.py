@@ -207,7 +207,7 @@ async def test_explanation_tells_place_clock_revision_and_cost(shop: Product) ->
     shop.clock.advance(30 * DAY)
     one = next(iter(snapshots(1, created_at=NOW - 10 * DAY, saga_name="order")))
     found = await shop.storage.explain(one.snapshot_id)
-    assert (found.policy, found.policy_revision, found.clock) == ("rest", shop.runtime.policies.revision, "created_at")
+    assert (found.policy, found.policy_revision, found.clock) == ("rest", shop.runtime.policies.revision, "saga_end")
     pack = await shop.runtime.db.fetchrow("SELECT * FROM sagaz_tiering.packs")
     frame = await shop.runtime.db.fetchrow("SELECT * FROM sagaz_tiering.frames WHERE saga_id = $1", one.saga_id)
     assert pack is not None

@@ -65,7 +65,7 @@ def _row(policy: Policy) -> tuple[object, ...]:
     moves = ", ".join(f"{move.to} after {format_duration(move.after)}" for move in policy.move)
     return (
         policy.name,
-        describe_match(policy.match.model_dump(mode="json", exclude_defaults=True)),
+        policy.match.text,
         "PostgreSQL" if policy.durability is Durability.DURABLE else "Redis",
         moves or "never",
         _retained(policy),
@@ -81,13 +81,3 @@ def _retained(policy: Policy) -> str:
         return "by retention_until"
     only = "" if policy.asks_snapshot else " (policy only)"
     return f"{format_duration(policy.lifetime)}{only}"
-
-
-def describe_match(match: dict[str, Any]) -> str:
-    """`saga_name payment-*, status failed or rolled_back`; of nothing: `everything`."""
-    parts = []
-    for key, wanted in match.items():
-        alternatives = wanted if isinstance(wanted, list) else [wanted]
-        if any(each is not None for each in alternatives):
-            parts.append(f"{key} {' or '.join(map(str, alternatives))}")
-    return ", ".join(parts) or "everything"

@@ -13,26 +13,35 @@ import typer
 from sagaz_tiering.cli.failures import NotFound, UsageError
 from sagaz_tiering.cli.options import parse_id, parse_time
 from sagaz_tiering.cli.session import Answer, Call, command, fields
-from sagaz_tiering.terminal import make_table, safe, show_time, show_usd, show_when
+from sagaz_tiering.terminal import make_table, plain, safe, show_time, show_usd, show_when
 
 if TYPE_CHECKING:
     from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef
-    from sagaz_tiering.tiered import Explanation, TieredStorage
+    from sagaz_tiering.tiered import Explanation, SagaExplanation, TieredStorage
 
 
 @command()
 async def timeline(call: Call, saga_id: Annotated[str, typer.Argument(metavar="SAGA_ID")]) -> Answer:
-    """Every snapshot of a saga and the tier it is in, oldest first; needs no archived bytes."""
+    """Every snapshot of a saga and the tier it is in, oldest first, and how it ended; needs no archived bytes."""
     saga = parse_id(saga_id, "SAGA_ID")
     async with call.opened(migrated=True) as runtime:
-        refs = sorted(await runtime.storage().timeline(saga), key=lambda ref: ref.order_key)
+        storage = runtime.storage()
+        refs = sorted(await storage.timeline(saga), key=lambda ref: ref.order_key)
+        whole = await storage.explain_saga(saga)
         now = runtime.clock.now()
     if not refs:
         raise NotFound(f"no snapshots of saga {saga}", hint="it never saved one here, or all have expired")
-    return Answer({"saga_id": str(saga), "snapshots": refs}, _timeline(saga, refs, now))
+    document = {
+        "saga_id": str(saga),
+        "outcome": None if whole is None else whole.outcome,
+        "saga_ended_at": None if whole is None else plain(whole.ended_at),
+        "saga": None if whole is None else plain(whole),
+        "snapshots": refs,
+    }
+    return Answer(document, _timeline(saga, refs, whole, now))
 
 
-def _timeline(saga: UUID, refs: list[SnapshotRef], now: datetime) -> Iterator[Any]:
+def _timeline(saga: UUID, refs: list[SnapshotRef], whole: SagaExplanation | None, now: datetime) -> Iterator[Any]:
     columns = ("created at", "step", "name", "status", "tier", "expires", "snapshot")
     rows = [
         (
@@ -47,12 +56,47 @@ def _timeline(saga: UUID, refs: list[SnapshotRef], now: datetime) -> Iterator[An
         for ref in refs
     ]
     name = next((ref.saga_name for ref in refs if ref.unreadable is None), "")
-    yield make_table(columns, rows, title=f"saga {saga} ({safe(name)})")
+    outcome = "" if whole is None else f": {_outcome(whole, now)}"
+    yield make_table(columns, rows, title=f"saga {saga} ({safe(name)}){outcome}")
+    if whole is not None:
+        yield f"its outcome: {whole.why}"
+        yield from (f"what happens to it: {each}" for each in _shares(whole, now))
+        if whole.promise is not None:
+            yield f"promised: {whole.promise}"
 
 
 def place_of(ref: SnapshotRef) -> str:
     """`hot`, `durable` or `cold GLACIER`."""
     return f"{ref.tier} {ref.storage_class}" if ref.storage_class else str(ref.tier)
+
+
+def _outcome(whole: SagaExplanation, now: datetime) -> str:
+    if whole.ended_at is not None:
+        return f"{whole.outcome}, ended at {show_when(whole.ended_at, now)}"
+    return f"{whole.outcome}, newest snapshot of {show_when(whole.newest_at, now)}"
+
+
+def _shares(whole: SagaExplanation, now: datetime) -> Iterator[str]:
+    """What happens to all of a saga, a line for each part of it that goes another way."""
+    for share in whole.shares:
+        many = f"all {share.snapshots}" if share.snapshots == whole.snapshots else str(share.snapshots)
+        who = f"{many} of its snapshots" if whole.snapshots > 1 else "its only snapshot"
+        moves = "no further move"
+        if share.to is not None:
+            moves = f"to {share.to} at {_between(share.moves_first, share.moves_last, now)}"
+        expires = "never expires"
+        if share.expires_first is not None:
+            last = _between(share.expires_first, share.expires_last, now)
+            expires = (
+                f"expires at {last}" if share.expires_last else f"expires from {show_when(share.expires_first, now)} on"
+            )
+        yield f"{who} by policy {share.policy!r}: {moves}, {expires}"
+
+
+def _between(first: datetime | None, last: datetime | None, now: datetime) -> str:
+    if first == last:
+        return str(show_when(first, now))
+    return f"{show_when(first, now)} to {show_when(last, now)}"
 
 
 @command()
@@ -105,13 +149,13 @@ def snapshot_document(snapshot: SagaSnapshot) -> dict[str, Any]:
 
 @command()
 async def explain(call: Call, snapshot_id: Annotated[str, typer.Argument(metavar="SNAPSHOT_ID")]) -> Answer:
-    """Where a snapshot is and why, which policy rules it, when it moves and when it expires."""
+    """Where a snapshot is and why, which policy rules it, when it and its saga move and expire; a saga's id will do."""
     wanted = parse_id(snapshot_id, "SNAPSHOT_ID")
     async with call.opened(migrated=True) as runtime:
         explanation = await runtime.storage().explain(wanted)
         now = runtime.clock.now()
     if explanation.found:
-        return Answer(explanation, _explained(explanation, now))
+        return Answer(explanation, _explained(wanted, explanation, now))
     problem = (f"snapshot {wanted}: {explanation.reason}", "it does not exist, or has expired")
     return Answer(explanation, (), NotFound.exit_code, () if call.as_json else [problem])
 
@@ -126,26 +170,34 @@ def _cost(explanation: Explanation) -> str | None:
     )
 
 
-def _explained(explanation: Explanation, now: datetime) -> Iterator[str]:
-    rows = [
-        ("snapshot", explanation.snapshot_id),
-        ("is in", ", ".join(place_of(ref) for ref in explanation.copies)),
-        *(
-            (
-                "pack",
-                f"{p.where}, bytes {p.offset} to {p.offset + p.length}, in {p.storage_class} since "
-                f"{show_when(p.since, now)}",
-            )
-            for p in explanation.places
-            if p.offset is not None and p.length is not None
-        ),
-        ("policy", f"{explanation.policy or 'none matches'} (revision {explanation.policy_revision})"),
-        ("age counts from", f"{explanation.clock}: {show_when(explanation.clock_at, now)}"),
-        ("next move", explanation.next_move or "none"),
-        ("due", show_when(explanation.due_at, now) if explanation.next_move else None),
-        ("expires", show_when(explanation.expires_at, now) or "never"),
-        ("cost", _cost(explanation)),
-        ("why", explanation.reason),
-        *(("blocked", blocker) for blocker in explanation.blockers),
-    ]
-    return fields(rows, width=17)
+def _explained(wanted: UUID, explanation: Explanation, now: datetime) -> Iterator[str]:
+    if explanation.asked_saga:
+        yield f"{wanted} is the id of a saga; this is its newest snapshot, and what happens to all of it"
+    yield from fields([*_of_snapshot(explanation, now), *_of_saga(explanation.saga, now)], width=17)
+
+
+def _of_snapshot(explanation: Explanation, now: datetime) -> Iterator[tuple[str, object]]:
+    yield "snapshot", explanation.snapshot_id
+    yield "is in", ", ".join(place_of(ref) for ref in explanation.copies)
+    for p in explanation.places:
+        if p.offset is not None and p.length is not None:
+            where = f"{p.where}, bytes {p.offset} to {p.offset + p.length}"
+            yield "pack", f"{where}, in {p.storage_class} since {show_when(p.since, now)}"
+    yield "policy", f"{explanation.policy or 'none matches'} (revision {explanation.policy_revision})"
+    yield "because", f"it is the first that matches: {explanation.matched}"
+    yield "age counts from", f"{explanation.clock}: {show_when(explanation.clock_at, now)}"
+    yield "next move", explanation.next_move or "none"
+    yield "due", show_when(explanation.due_at, now) if explanation.next_move else None
+    yield "expires", show_when(explanation.expires_at, now) or "never"
+    yield "cost", _cost(explanation)
+    yield "why", explanation.reason
+    yield from (("blocked", blocker) for blocker in explanation.blockers)
+
+
+def _of_saga(whole: SagaExplanation | None, now: datetime) -> Iterator[tuple[str, object]]:
+    if whole is None:
+        return
+    yield "saga", f"{whole.saga_id} ({whole.saga_name}), {_outcome(whole, now)}"
+    yield "its outcome", whole.why
+    yield from (("all of it", each) for each in _shares(whole, now))
+    yield "promised", whole.promise
