@@ -12,6 +12,7 @@ from sagaz_tiering.catalog.frame_index import IndexedFrame, insert_frames
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
 from sagaz_tiering.catalog.packs import Pack, pack_of_row
+from sagaz_tiering.clock import to_micros
 from sagaz_tiering.drivers.postgresql.pool import Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.errors import LeaseLost
@@ -39,11 +40,13 @@ class Compaction:
         rows = await self._db.fetch(_SQL["candidates"], live_share, small_bytes, after, limit)
         return [Candidate(pack=pack_of_row(row), erased=row["erased"]) for row in rows]
 
-    async def live(self, pack_id: int) -> dict[int, set[UUID]]:
-        """Live snapshots of a pack, by frame number."""
-        found: dict[int, set[UUID]] = {}
+    async def live(self, pack_id: int) -> dict[int, dict[UUID, int | None]]:
+        """Live snapshots of a pack, by frame number, each with its recorded expiry (microseconds; None: never)."""
+        found: dict[int, dict[UUID, int | None]] = {}
         for row in await self._db.fetch(_SQL["live"], pack_id):
-            found.setdefault(row["frame_no"], set()).add(row["snapshot_id"])
+            expires_at = row["expires_at"]
+            expires_us = None if expires_at is None else to_micros(expires_at)
+            found.setdefault(row["frame_no"], {})[row["snapshot_id"]] = expires_us
         return found
 
     async def replace(

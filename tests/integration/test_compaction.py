@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid4
 
 import pytest
 from support.commands import cli
-from support.payload import saga, snapshots
-from support.tiers import DAY, Product, config, product
+from support.encrypted import encrypted, key_file
+from support.payload import SAGA_NAME, saga, snapshots
+from support.tiers import DAY, Product, adjust, config, product, rebuilt_from_bucket
 from support.yaml_config import write_config
 
-from sagaz_tiering.clock import SystemClock
+from sagaz_tiering.clock import SystemClock, to_micros
+from sagaz_tiering.costs import bucket_of
 from sagaz_tiering.errors import LegalHold
+from sagaz_tiering.jobs import run_job
+from sagaz_tiering.packs.entries import FrameEntry
 from sagaz_tiering.packs.reader import PackReader, read_footer
 from sagaz_tiering.snapshot import ReplayResult, ReplayStatus, SagaSnapshot
 from sagaz_tiering.storage_class import StorageClass
@@ -25,6 +31,7 @@ CLASSES: list[dict[str, Any]] = [
         "match": {"saga_name": "frozen"},
         "move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "60d"}],
     },
+    {"name": "kept", "match": {"saga_name": "kept"}, "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "400d"},
     {"name": "all", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}]},
 ]
 PACK = {"pack": {"target": "64KiB", "max_frame": "32KiB"}}
@@ -93,6 +100,103 @@ async def test_small_packs_are_merged(shop: Product) -> None:
     assert len(await shop.object_keys()) == 1
     await all_equal(shop, saved)
     assert not (await shop.run("compact")).counts.get("packs")
+
+
+async def packed_in_parts(shop: Product, times: int, saga_name: str = SAGA_NAME) -> list[SagaSnapshot]:
+    """A saga that went on after it was packed, so that its parts are in so many packs."""
+    saved: list[SagaSnapshot] = []
+    for _ in range(times):
+        part = saga(1, begun=shop.clock.now(), saga_name=saga_name)
+        part = [replace(each, snapshot_id=uuid4(), step_index=len(saved) + at) for at, each in enumerate(part)]
+        await aged(shop, part)
+        saved += part
+    return saved
+
+
+async def frames(shop: Product, saga_id: UUID) -> list[FrameEntry]:
+    """Of a saga, in the packs that are active, as their footers have them."""
+    reader = PackReader(shop.runtime.objects)
+    found: list[FrameEntry] = []
+    for row in await packs(shop):
+        data = await reader.unvouched_footer_bytes(row["object_key"], row["byte_size"])
+        found += [entry for entry in read_footer(data, row["byte_size"]).frames if entry.saga_id == saga_id]
+    return found
+
+
+@pytest.mark.parametrize("encryption", ["none", "per-saga"])
+async def test_parts_of_a_saga_become_one_frame(database: str, redis_url: str, tmp_path: Path, encryption: str) -> None:
+    """Packed in four runs, it is one frame when its packs are merged: newest first, smaller, under its own key."""
+    key_file(tmp_path)
+    policies = [{**CLASSES[-1], "encryption": encryption}]
+    settings = encrypted(database, redis_url, tmp_path, policies=policies)
+    async with product(settings) as shop:
+        saved = await packed_in_parts(shop, 4)
+        other = list(snapshots(1, start=9, created_at=shop.clock.now()))
+        await aged(shop, other)
+        parts = await frames(shop, saved[0].saga_id)
+        assert len(parts) == 4
+        free(shop)
+        assert (await shop.run("compact")).counts["packs"] == 5
+        [whole] = await frames(shop, saved[0].saga_id)
+        assert [each.meta.snapshot_id for each in whole.snapshots] == [each.snapshot_id for each in reversed(saved)]
+        assert whole.length < sum(part.length for part in parts) * 0.6
+        assert {whole.key_id} == {part.key_id for part in parts}
+        assert (whole.key_id is None) == (encryption == "none")
+        [alone] = await frames(shop, other[0].saga_id)
+        assert len(alone.snapshots) == 5
+        await all_equal(shop, saved + other)
+        shop.clock.advance(2 * DAY)
+        await shop.run("expire")
+        scrubbed = await shop.run("scrub")
+        assert not {"corrupt", "missing", "failed"} & scrubbed.counts.keys(), scrubbed
+        await all_equal(shop, saved + other)
+        receipt = await shop.storage.forget(saved[0].saga_id)
+        assert receipt.archived == len(saved)
+        assert await shop.storage.timeline(saved[0].saga_id) == []
+        await all_equal(shop, other)
+
+
+async def test_parts_that_do_not_fit_into_one_frame_stay_as_they_are(shop: Product) -> None:
+    """What is read at once stays as small as the configuration says."""
+    saved = await packed_in_parts(shop, 3)
+    before = {part.checksum for part in await frames(shop, saved[0].saga_id)}
+    free(shop)
+    context = shop.runtime.job_context()
+    adjust(context, tiers__cold__pack__max_frame=max(part.raw_length for part in await frames(shop, saved[0].saga_id)))
+    assert (await run_job("compact", context)).counts["packs"] == 3
+    assert {part.checksum for part in await frames(shop, saved[0].saga_id)} == before
+    await all_equal(shop, saved)
+
+
+async def test_dead_snapshots_leave_the_parts_that_are_merged(shop: Product) -> None:
+    """Deleted ones are not in the new frame, whichever part they were in."""
+    saved = await packed_in_parts(shop, 2)
+    gone = [saved[1], saved[7]]
+    for each in gone:
+        await shop.storage.delete_snapshot(each.snapshot_id)
+    free(shop)
+    context = shop.runtime.job_context()
+    adjust(context, tiers__cold__pack__max_frame=2**20)
+    assert (await run_job("compact", context)).counts["packs"] == 2
+    alive = [each for each in saved if each not in gone]
+    [whole] = await frames(shop, saved[0].saga_id)
+    assert [each.meta.snapshot_id for each in whole.snapshots] == [each.snapshot_id for each in reversed(alive)]
+    await all_equal(shop, alive)
+
+
+async def test_new_pack_says_when_its_sagas_expire_by_now(shop: Product) -> None:
+    """Dates that were decided anew are in its footer, in its name and in what a rebuild from the bucket finds."""
+    saved = await packed_in_parts(shop, 6, "kept")
+    free(shop)
+    await shop.run("expire")
+    assert (await shop.run("compact")).counts["packs"] == 6
+    [pack] = await packs(shop)
+    end = saved[-1].created_at + 400 * DAY
+    written = {each.expires_us for frame in await frames(shop, saved[0].saga_id) for each in frame.snapshots}
+    assert written == {to_micros(end)}
+    assert bucket_of(pack["object_key"]) == f"{end:%Y-%m}"
+    await rebuilt_from_bucket(shop)
+    assert {ref.expires_at for ref in await shop.storage.timeline(saved[0].saga_id)} == {end}
 
 
 async def test_dead_bytes_go(shop: Product) -> None:

@@ -15,7 +15,7 @@ SELECT p.*, e.pack_id IS NOT NULL AS erased
 
 -- name: live
 -- The live snapshots of a pack, by frame.
-SELECT frame_no, snapshot_id FROM sagaz_tiering.snapshots WHERE pack_id = $1
+SELECT frame_no, snapshot_id, expires_at FROM sagaz_tiering.snapshots WHERE pack_id = $1
 
 -- name: erased
 -- Whether one of these sagas has no frame in the old packs any more: an erasure takes them all, nothing adds one.

@@ -9,56 +9,41 @@ The write order, and what a crash after each step leaves:
 3. `expire` deletes the old objects after the grace
 
 Only what saves more than it costs is written anew (requests, retrieval, and what the class bills for early
-deletion), unless an erasure asks for it. Frames whose snapshots all live are copied byte for byte; encrypted ones
-keep the key of their saga. The others are compressed with the dictionary that is current by then.
+deletion), unless an erasure asks for it. Frames of one saga become one where they fit and that is smaller (`frames`).
+The others are copied byte for byte where all of their snapshots live; encrypted ones keep the key of their saga. What
+is built anew is compressed with the dictionary that is current by then.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
 from datetime import datetime
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from sagaz_tiering.catalog.compaction import Candidate
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.codec.zstd import Dictionary
-from sagaz_tiering.costs import Cost, Rewriting, bucket_of, restore_cost
+from sagaz_tiering.costs import Cost, Rewriting, restore_cost
 from sagaz_tiering.costs.economics import THAW_DAYS
 from sagaz_tiering.errors import CorruptPack, LeaseLost, MasterKeyUnavailable, ObjectArchived, ObjectStoreError
 from sagaz_tiering.jobs.budget import spend
-from sagaz_tiering.jobs.compact.plan import Merge, plan
+from sagaz_tiering.jobs.compact.frames import live_frames
+from sagaz_tiering.jobs.compact.plan import Merge, expiry_bucket, plan
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.finish import finish_deletions
 from sagaz_tiering.jobs.ownership import claim_prefix
 from sagaz_tiering.jobs.sure_clock import with_sure_clock
 from sagaz_tiering.jobs.upload import new_pack, pack_key, placed_frames, upload
-from sagaz_tiering.jobs.vouching import vouched
-from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import RestoreState
-from sagaz_tiering.packs.entries import BuiltFrame, FrameEntry
 from sagaz_tiering.packs.format import PackWriter
-from sagaz_tiering.packs.frame import build_frame, frame_digest, open_frame
-from sagaz_tiering.packs.reader import PackReader
 from sagaz_tiering.policy import PolicySet
 
 _log = Logger(__name__)
 _PAGE = 500
 _MAX_CANDIDATES = 20_000
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RewriteSupplies:
-    """What a frame is opened and written anew with."""
-
-    key: FrameKey | None
-    known: Mapping[bytes, Dictionary]
-    dictionary: Dictionary | None
-    level: int
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
@@ -141,16 +126,15 @@ async def _work(context: JobContext, lease: Lease, rewrite: Merge, tally: Tally)
     await spend(context, "compact", rewrite.cost + Cost(usd=rewrite.early_usd), must=rewrite.erased)
     writer = PackWriter(uuid4(), await claim_prefix(context), context.now_us)
     async with asyncio.timeout(context.settings.jobs.upload_deadline.total_seconds()):
-        for pack in readable:
-            async for frame in _live_frames(context, lease, pack):
-                writer.add(frame)
+        async for frame in live_frames(context, lease, readable):
+            writer.add(frame)
     first = readable[0]
     if writer.frame_count == 0:
         return  # everything in them went meanwhile; `expire` retires them
     sealed = await asyncio.to_thread(writer.seal)
     new = new_pack(
         sealed,
-        key=pack_key(context.now, bucket_of(first.object_key), sealed.footer.pack_id),
+        key=pack_key(context.now, expiry_bucket(first), sealed.footer.pack_id),
         storage_class=rewrite.to,
         policy=first.policy,
         retention_revision=first.retention_revision,
@@ -189,38 +173,3 @@ async def _is_readable(context: JobContext, rewrite: Merge, pack: Pack, tally: T
             state = await context.objects.restore(pack.object_key, days=THAW_DAYS, tier="Bulk")
         tally.add("thawing")
     return state is RestoreState.READABLE
-
-
-async def _live_frames(context: JobContext, lease: Lease, pack: Pack) -> AsyncIterator[BuiltFrame]:
-    """The frames of a pack without its dead snapshots, as they are where all of a frame lives.
-
-    Only what the catalog vouches for: the new pack's digests would vouch for whatever is written into it.
-    """
-    pack = await vouched(context, lease, pack, "compact")
-    live, reader = await context.catalog.compaction.live(pack.pack_id), PackReader(context.objects)
-    footer = await reader.footer(pack, thawed=True)
-    keys = await context.keys.by_id(entry.key_id for number, entry in enumerate(footer.frames) if number in live)
-    for number, entry in enumerate(footer.frames):
-        wanted = live.get(number)
-        if wanted:
-            payload = await reader.frame_bytes(
-                pack.object_key, entry.offset, entry.length, vouched=frame_digest(entry), key_id=entry.key_id
-            )
-            supplies = RewriteSupplies(
-                key=None if entry.key_id is None else keys.get(entry.key_id),
-                known=await context.dictionaries.need(entry.dictionary_id),
-                dictionary=context.dictionaries.for_writing(entry.saga_name),
-                level=context.settings.tiers.cold.pack.level,
-            )
-            yield await asyncio.to_thread(_kept, entry, payload, wanted, supplies)
-
-
-def _kept(entry: FrameEntry, payload: bytes, wanted: set[UUID], supplies: RewriteSupplies) -> BuiltFrame:
-    key, known = supplies.key, supplies.known
-    if {snapshot.meta.snapshot_id for snapshot in entry.snapshots} == wanted:
-        used = None if entry.dictionary_id is None else known.get(entry.dictionary_id)
-        return BuiltFrame(payload=payload, entry=replace(entry, offset=0), key=key, dictionary=used)
-    expiries = {snapshot.meta.snapshot_id: snapshot.expires_us for snapshot in entry.snapshots}
-    records = open_frame(payload, key=key, dictionaries=known, most=len(entry.snapshots))
-    kept = [(record, expiries[record.meta.snapshot_id]) for record in records if record.meta.snapshot_id in wanted]
-    return build_frame(kept, level=supplies.level, key=key, dictionary=supplies.dictionary)

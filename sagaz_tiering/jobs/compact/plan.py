@@ -20,6 +20,7 @@ from sagaz_tiering.costs import (
     restore_cost,
     upload_cost,
 )
+from sagaz_tiering.costs.buckets import NEVER
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.storage_class import StorageClass
 
@@ -89,7 +90,7 @@ def plan(
     groups: dict[tuple[str, ...], list[Candidate]] = {}
     for candidate in candidates:
         pack = candidate.pack
-        key = (pack.policy, pack.storage_class.value, bucket_of(pack.object_key), pack.retention_revision)
+        key = (pack.policy, pack.storage_class.value, expiry_bucket(pack), pack.retention_revision)
         groups.setdefault(key, []).append(candidate)
     found = []
     for group in groups.values():
@@ -102,6 +103,17 @@ def plan(
             batch.append(candidate)
         found.append(_best(batch, target=target, prices=prices, policies=policies, now=now))
     return found
+
+
+def expiry_bucket(pack: Pack) -> str:
+    """The month that its name says, or the later one in which the first of what lives in it expires by now.
+
+    Sagas that go on live longer than their parts in packs were expected to.
+    """
+    named = bucket_of(pack.object_key)
+    if named == NEVER or pack.next_expiry_at is None:
+        return NEVER
+    return max(named, f"{pack.next_expiry_at:%Y-%m}")
 
 
 def _live_bytes(pack: Pack) -> int:
@@ -129,7 +141,7 @@ def _rewrite(batch: Sequence[Candidate], to: StorageClass, *, target: int, price
     live = sum(_live_bytes(pack) for pack in packs)
     before = prices.monthly_usd(current, object_count=len(packs), total_bytes=size)
     after = prices.monthly_usd(to, object_count=max(1, live // target), total_bytes=live)
-    stay = life(bucket_end(bucket_of(packs[0].object_key)), now)
+    stay = life(bucket_end(expiry_bucket(packs[0])), now)
     reads = prices.get_usd(current, 2 * len(packs), total_bytes=live)
     cost = upload_cost(prices, to) + Cost(requests=2 * len(packs), usd=reads)
     shortfall = max(prices.classes[to].minimum_duration - stay, timedelta(0))
