@@ -29,6 +29,7 @@ class KnownRedis:
     first_after: timedelta | None = None
     held: Sequence[str] = ()
     packed: bool = True
+    accepted: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

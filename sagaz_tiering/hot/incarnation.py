@@ -30,7 +30,8 @@ class Look:
     """What a look found. Redis may be believed alone while it is `trusted` and nothing is a `fallback`.
 
     `changes` is how often Redis was found to be another one; `first_after` the youngest age of a move ever in force;
-    `held` the matches (JSON) of the legal holds in force; `packed` whether there is any pack.
+    `held` the matches (JSON) of the legal holds in force; `packed` whether there is any pack;
+    `accepted` the number of the retention rules that `expire` accepted last (None: none yet).
     """
 
     trusted: bool
@@ -39,6 +40,7 @@ class Look:
     first_after: timedelta | None
     held: tuple[str, ...] = ()
     packed: bool = True
+    accepted: int | None = None
 
 
 class Incarnation:
@@ -146,6 +148,7 @@ def _told(known: KnownRedis) -> Look:
         changes=known.changes,
         first_after=known.first_after,
         held=tuple(known.held),
+        accepted=known.accepted,
         packed=known.packed,
     )
 

@@ -213,8 +213,8 @@ class Freshness:
         asked_at = uptime_s()
         try:
             async with asyncio.timeout(PAUSE_S if self._catalog_pause.is_on else None):
-                await self._learn_rules()
                 found = await self._looking_at.look()
+                await self._learn_rules(found.accepted)
             self._catalog_pause.end()
         except (CatalogUnavailable, TimeoutError) as exc:
             self._catalog_pause.begin()
@@ -227,7 +227,9 @@ class Freshness:
         if first_after is not None and (self._first_after is None or first_after < self._first_after):
             self._first_after = first_after
 
-    async def _learn_rules(self) -> None:
+    async def _learn_rules(self, number: int | None) -> None:
+        if number is None or number == self._accepted_number:
+            return
         accepted = await self._history.accepted_retention(self._accepted_number)
         if accepted is not None:
             self._accepted_number, self._rules = accepted[0], None
