@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
+from typing import Final
 
-from sagaz_tiering.config.policy import Move, Policy, Retention
+from sagaz_tiering.config.patterns import ANY, RUNNING, matcher
+from sagaz_tiering.config.policy import ClockSource, Move, Policy, Retention
 from sagaz_tiering.config.schema import Location
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.storage_class import StorageClass
@@ -14,6 +16,8 @@ _ENGINE_STAMPS = (
     "sagaz sets retention_until 30 days ahead unless ReplayConfig(retention_days=…) says otherwise, so what it saves "
     "is deleted after 30 days"
 )
+_OUTCOMES: Final = ("completed", "failed", "rolled_back", "partially_committed", "forward_recovery", RUNNING)
+"""How sagas of sagaz end."""
 
 
 def policy_warnings(
@@ -27,6 +31,9 @@ def policy_warnings(
     for i, policy in enumerate(policies):
         remarks = (
             *_unreachable(policy, policies[:i]),
+            *_single_snapshots(policy),
+            *_unknown_outcomes(policy),
+            *_running(policy),
             *_unretained(policy),
             *_short_stays(policy, minimum_durations),
             *_thaws(policy),
@@ -43,6 +50,78 @@ def _unreachable(policy: Policy, above: Sequence[Policy]) -> Iterator[tuple[Loca
             ("match",),
             f"policy {policy.name!r} is never used: {earlier.name!r} above it already matches everything it "
             f"could; move it above {earlier.name!r}",
+        )
+
+
+def policy_notes(policies: Sequence[Policy]) -> Iterator[str]:
+    """What is no doubt, but to be known: what the clock counts from by default, and what an outcome needs."""
+    silent = [
+        policy for policy in policies if "clock" not in policy.model_fields_set and (policy.move or policy.lifetime)
+    ]
+    if silent:
+        yield (
+            f"{_names(silent)}: ages count from the end of each saga (clock: saga_end, the default from now on; before "
+            "it was created_at, of each snapshot by itself, which can be written out)"
+        )
+    if any(policy.match.outcome != ANY for policy in policies):
+        ruling = [policy for policy in policies if matcher(policy.match.outcome)(RUNNING)]
+        by = f"so {_names(ruling)} may rule it" if ruling else "and no policy rules it"
+        yield (
+            f"a saga of which no end was recorded counts as {RUNNING}, {by}: the engine records none of one that "
+            "failed or was rolled back, nor with ON_FAILURE or BEFORE_EACH_STEP of one that completed; "
+            "sagaz_tiering.capture records the end of each"
+        )
+
+
+def _names(policies: Sequence[Policy]) -> str:
+    return ", ".join(repr(policy.name) for policy in policies)
+
+
+def _single_snapshots(policy: Policy) -> Iterator[tuple[Location, str]]:
+    """`status` where whole sagas may be meant; to name `outcome` beside it says that they are not."""
+    match = policy.match
+    if match.status == ANY or "outcome" in match.model_fields_set:
+        return
+    wanted = [status for status in match.status if status in _OUTCOMES]
+    meant = f"outcome: [{', '.join(wanted)}]" if wanted else "outcome"
+    yield (
+        ("match", "status"),
+        "looks at each snapshot by itself: of a saga that ends so the steps that led there do not match, and go by "
+        f'another policy; was {meant} meant, which rules all of the saga? (outcome: "*" beside it: no)',
+    )
+
+
+def _unknown_outcomes(policy: Policy) -> Iterator[tuple[Location, str]]:
+    for pattern in policy.match.outcome:
+        if not any(map(matcher((pattern,)), _OUTCOMES)):
+            yield (
+                ("match", "outcome"),
+                f"{pattern} is no outcome of a saga of sagaz, which is one of {', '.join(_OUTCOMES)}; right only "
+                "where your own code saves that status",
+            )
+
+
+def _running(policy: Policy) -> Iterator[tuple[Location, str]]:
+    """`running_at_most` where it does not count, or where a saga that waits goes before."""
+    if "running_at_most" not in policy.model_fields_set:
+        return
+    why = None
+    if policy.clock is not ClockSource.SAGA_END:
+        why = f"clock: {policy.clock} moves each snapshot by its own age"
+    elif not policy.move:
+        why = "nothing moves"
+    elif not matcher(policy.match.outcome)(RUNNING):
+        why = f"no saga that is {RUNNING} matches"
+    elif policy.running_at_most < policy.move[0].after:
+        why = f"nothing moves before {format_duration(policy.move[0].after)}"
+    if why is not None:
+        yield ("running_at_most",), f"does not count: {why}; remove it"
+    elif policy.lifetime is not None and policy.lifetime < policy.running_at_most:
+        yield (
+            ("retain",),
+            f"a saga that waits {format_duration(policy.lifetime)} for its next step is deleted while it runs, before "
+            f"running_at_most ({format_duration(policy.running_at_most)}); retain sagas that are {RUNNING} longer, by "
+            "a policy of their own",
         )
 
 
@@ -94,6 +173,8 @@ def _thaws(policy: Policy) -> Iterator[tuple[Location, str]]:
 
 def _no_catch_all(policies: Sequence[Policy]) -> str:
     who = "no policy matches every snapshot, so those that none matches" if policies else "no policies, so snapshots"
+    if policies and not any(matcher(policy.match.outcome)(RUNNING) for policy in policies):
+        who += f" (those of every saga that is {RUNNING}, or of which no end was recorded, among them)"
     return (
         f"{who} stay in Redis and PostgreSQL, never move, and expire by their own retention_until ({_ENGINE_STAMPS}); "
         "add a last policy with match: {} and retain: forever"

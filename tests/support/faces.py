@@ -27,7 +27,7 @@ FACES = {
         "verification",
     ),
     "codec": ("crc", "header", "threaded", "typed_json", "typed_json.depth", "unsupported", "value", "zstd"),
-    "config": ("load", "model", "patterns", "policy", "schema", "sections", "tiers", "units", "urls"),
+    "config": ("load", "model", "patterns", "policy", "policy_lint", "schema", "sections", "tiers", "units", "urls"),
     "costs": ("buckets", "difference", "economics", "inputs", "plan"),
     "dictionaries": ("bucket", "cache", "training"),
     "doctor": ("finding",),

@@ -327,12 +327,12 @@ def test_warnings_are_none_for_a_plain_file() -> None:
     [
         (HEAD, "tiering.yaml:1: policies: no policies, so snapshots stay in Redis and PostgreSQL"),
         (
-            HEAD + "policies:\n  - {name: a, match: {status: failed}, retain: forever}\n",
+            HEAD + "policies:\n  - {name: a, match: {outcome: failed}, retain: forever}\n",
             "tiering.yaml:5: policies: no policy matches every snapshot",
         ),
         (
             HEAD
-            + "policies:\n  - {name: all, retain: forever}\n  - name: late\n    retain: 1d\n    match: {status: x}\n",
+            + "policies:\n  - {name: all, retain: forever}\n  - name: late\n    retain: 1d\n    match: {saga_name: x}\n",
             "tiering.yaml:9: policies[1].match: policy 'late' is never used",
         ),
         (

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.patterns import matcher, patterns_cover
-from sagaz_tiering.config.policy_lint import policy_warnings
+from sagaz_tiering.config.policy_lint import policy_notes, policy_warnings
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.errors import PolicyError
 from sagaz_tiering.policy import NOT_PROMISED, UNMATCHED, Durability, Match, Policy, PolicySet, SagaEnd
@@ -30,6 +30,7 @@ PAYMENTS = {
     "move": MOVES,
     "retain": "2555d",
 }
+OF_FAILED = {**PAYMENTS, "match": {"saga_name": "payment-*", "outcome": ["failed", "rolled_back"]}}
 DEFAULT = {"name": "default", "match": {}, "move": MOVES[:1], "retain": "forever"}
 
 
@@ -158,7 +159,7 @@ def caveats(*given: dict[str, Any]) -> list[tuple[tuple[int | str, ...], str]]:
 
 def test_policy_warnings_are_none_for_the_documented_example() -> None:
     """The example is beyond doubt, and so is a policy that never expires."""
-    assert caveats(PAYMENTS, DEFAULT) == []
+    assert caveats(OF_FAILED, DEFAULT) == []
 
 
 @pytest.mark.parametrize(
@@ -201,7 +202,7 @@ def test_policy_warnings_name_a_policy_whose_snapshots_end_by_a_date_that_nobody
     assert "30 days" in message
     assert "retain: forever" in message
     assert caveats({**bare, "retention": "snapshot"}) == []
-    ((_, message),) = caveats(PAYMENTS)
+    ((_, message),) = caveats(OF_FAILED)
     assert "30 days" in message
     ((where, message),) = caveats({**DEFAULT, "retention": "snapshot"})
     assert where == (0, "retain")
@@ -216,7 +217,8 @@ def test_policy_warnings_accept_a_stay_of_exactly_the_minimum() -> None:
 
 def test_policy_warnings_name_a_policy_that_is_never_used() -> None:
     """What stands below a catch-all, or below a pattern that includes it, can never match."""
-    narrow = {"name": "narrow", "match": {"saga_name": "payment-eu", "status": "failed"}, "retain": "1d"}
+    match = {"saga_name": "payment-eu", "status": "failed", "outcome": "*"}
+    narrow = {"name": "narrow", "match": match, "retain": "1d"}
     wide = {"name": "wide", "match": {"saga_name": ["order-*", "pay*"]}, "retain": "1d"}
     (never,) = caveats(wide, narrow, DEFAULT)
     assert never[0] == (1, "match")
@@ -225,13 +227,61 @@ def test_policy_warnings_name_a_policy_that_is_never_used() -> None:
     assert caveats(narrow, wide, DEFAULT) == []
 
 
-@pytest.mark.parametrize("given", [(), (PAYMENTS,)])
+@pytest.mark.parametrize("given", [(), (OF_FAILED,)])
 def test_policy_warnings_say_what_happens_without_a_catch_all(given: tuple[dict[str, Any], ...]) -> None:
     """What no policy matches stays hot and durable for ever, and the warning says so."""
     ((where, message),) = caveats(*given)
     assert where == ()
     assert "stay in Redis and PostgreSQL, never move" in message
     assert "match: {}" in message
+
+
+@pytest.mark.guarantee("G3")
+def test_policy_warnings_ask_whether_outcome_was_meant_by_status() -> None:
+    """`match.status` tears sagas apart: what it does is said, unless `outcome` beside it says that it is meant."""
+    ((where, message),) = caveats(PAYMENTS, DEFAULT)
+    assert where == (0, "match", "status")
+    assert "looks at each snapshot by itself" in message
+    assert "was outcome: [failed, rolled_back] meant" in message
+    assert caveats({**PAYMENTS, "match": {**PAYMENTS["match"], "outcome": "*"}}, DEFAULT) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "where", "text"),
+    [
+        ({"match": {"outcome": ["failed", "compensated"]}}, ("match", "outcome"), "compensated is no outcome"),
+        ({"match": {"outcome": "roll*"}}, None, ""),
+        ({"clock": "created_at", "running_at_most": "30d"}, ("running_at_most",), "created_at moves each snapshot"),
+        ({"move": [], "running_at_most": "9d"}, ("running_at_most",), "nothing moves"),
+        ({"match": {"outcome": "failed"}, "running_at_most": "9d"}, ("running_at_most",), "no saga that is running"),
+        ({"running_at_most": "1d"}, ("running_at_most",), "nothing moves before 7d"),
+        ({"running_at_most": "90d"}, ("retain",), "a saga that waits 60d for its next step is deleted while it runs"),
+        ({"running_at_most": "60d"}, None, ""),
+    ],
+)
+def test_policy_warnings_name_what_counts_for_no_saga(given: dict[str, Any], where: Any, text: str) -> None:
+    """Outcomes that no saga has, bounds that bind nothing, and running sagas that go before their time."""
+    found = caveats({"name": "p", "move": MOVES[:1], "retain": "60d", **given})
+    expected = [] if where is None else [((0, *where), True)]
+    assert [(at, text in message) for at, message in found if at != ()] == expected
+
+
+def test_policy_warnings_name_running_sagas_that_no_policy_matches() -> None:
+    """A list of outcomes without `running` leaves out each saga that runs, or of which no end was recorded."""
+    ended = {"name": "ended", "match": {"outcome": ["completed", "failed"]}, "retain": "9d"}
+    ((_, message),) = caveats(ended)
+    assert "those of every saga that is running, or of which no end was recorded, among them" in message
+    ((_, message),) = caveats({**ended, "match": {"outcome": ["r*"]}})
+    assert "no end was recorded" not in message
+
+
+def test_policy_notes_tell_the_default_clock_and_what_outcomes_need() -> None:
+    """Who counts from the end of sagas without having written it, and which policies rule sagas without an end."""
+    clock, outcomes = policy_notes([Policy.model_validate(each) for each in (OF_FAILED, DEFAULT)])
+    assert "'payments', 'default': ages count from the end of each saga" in clock
+    assert "counts as running, so 'default' may rule it" in outcomes
+    assert "sagaz_tiering.capture records the end of each" in outcomes
+    assert list(policy_notes([Policy.model_validate({**DEFAULT, "clock": "saga_end"})])) == []
 
 
 # --- which policy ----------------------------------------------------------------------------------------------

@@ -32,6 +32,7 @@ async def check(
 ) -> Answer:
     """Check a configuration without touching any server: errors and warnings with their lines, and its policies."""
     from sagaz_tiering.config.load import load_with_warnings
+    from sagaz_tiering.config.policy_lint import policy_notes
     from sagaz_tiering.costs import minimum_durations
     from sagaz_tiering.policy import PolicySet
 
@@ -44,15 +45,18 @@ async def check(
         "revision": PolicySet(checked.policies).revision,
         "policies": [policy.model_dump(mode="json") for policy in checked.policies],
         "warnings": [{"source": w.source, "message": w.message, "text": str(w)} for w in warnings],
+        "notes": list(policy_notes(checked.policies)),
     }
     return Answer(document, _lines(document, checked.policies), code)
 
 
 def _lines(document: dict[str, Any], policies: Iterable[Policy]) -> Iterator[Any]:
-    columns = ("policy", "matches", "acknowledged by", "moves", "retain")
+    columns = ("policy", "matches", "acknowledged by", "ages from", "moves", "retain")
     yield make_table(columns, [_row(policy) for policy in policies])
     for warning in document["warnings"]:
         yield f"warning: {warning['text']}"
+    for note in document["notes"]:
+        yield f"note: {note}"
     count = len(document["warnings"])
     verdict = "is valid" if not count else f"is valid, with {count} warning{'s' if count > 1 else ''}"
     yield f"{document['file']} {verdict} (policies {document['revision']})"
@@ -67,6 +71,7 @@ def _row(policy: Policy) -> tuple[object, ...]:
         policy.name,
         policy.match.text,
         "PostgreSQL" if policy.durability is Durability.DURABLE else "Redis",
+        policy.clock.value,
         moves or "never",
         _retained(policy),
     )
