@@ -332,8 +332,8 @@ def test_warnings_are_none_for_a_plain_file() -> None:
         ),
         (
             HEAD
-            + "policies:\n  - {name: all, retain: forever}\n  - name: late\n    retain: 1d\n    match: {saga_name: x}\n",
-            "tiering.yaml:9: policies[1].match: policy 'late' is never used",
+            + "policies:\n  - {name: all, retain: forever}\n  - name: old\n    retain: 1d\n    match: {step_name: x}\n",
+            "tiering.yaml:9: policies[1].match: policy 'old' is never used",
         ),
         (
             HEAD + "policies:\n  - name: all\n    move:\n    - {to: GLACIER, after: 1d}\n    retain: 30d\n",
