@@ -8,7 +8,7 @@ first fallback of an outage is acknowledged only after every reader's knowledge 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -69,11 +69,14 @@ class DueRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExpiredRow:
-    """A durable row whose noted expiry has passed."""
+class ExpiredRows:
+    """Durable rows of sagas in which a noted expiry has passed, each with its noted expiry (None: never).
 
-    meta: SnapshotMeta
-    expires_at: datetime
+    `last`: where the next batch begins.
+    """
+
+    rows: list[tuple[SnapshotMeta, int | None]]
+    last: tuple[datetime, UUID]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -246,15 +249,26 @@ class DurableCopies:
             [moment(r.expires_us) for r in rows],
         )
 
-    async def expired(self, now: datetime, after: tuple[datetime, UUID], limit: int) -> list[ExpiredRow]:
-        """Rows whose noted expiry has passed, after a position."""
+    async def expired(self, now: datetime, after: tuple[datetime, UUID], limit: int) -> ExpiredRows | None:
+        """All rows of sagas in which a noted expiry has passed, a batch after a position; None: there is none.
+
+        A saga comes in the batch of the first such row of it.
+        """
         rows = await self._db.fetch(_SQL["expired"], now, *after, limit)
-        return [ExpiredRow(meta=_meta(row), expires_at=row["expires_at"]) for row in rows]
+        if not rows:
+            return None
+        passed = [row for row in rows if row["expires_at"] is not None and row["expires_at"] <= now]
+        seen = {row["saga_id"] for row in passed if (row["expires_at"], row["snapshot_id"]) <= after}
+        found = [_with_expiry(row) for row in rows if row["saga_id"] not in seen]
+        return ExpiredRows(rows=found, last=(rows[0]["last_at"], rows[0]["last_id"]))
+
+    async def of_sagas(self, saga_ids: Iterable[UUID]) -> list[tuple[SnapshotMeta, int | None]]:
+        """All rows of these sagas, each with its noted expiry (None: never)."""
+        return [_with_expiry(row) for row in await self._db.fetch(_SQL["of_sagas"], list(saga_ids))]
 
     async def metas(self, after: UUID, limit: int) -> list[tuple[SnapshotMeta, int | None]]:
         """Rows by id, after an id, each with its recorded expiry (None: never)."""
-        rows = await self._db.fetch(_SQL["metas"], after, limit)
-        return [(_meta(r), None if r["expires_at"] is None else to_micros(r["expires_at"])) for r in rows]
+        return [_with_expiry(row) for row in await self._db.fetch(_SQL["metas"], after, limit)]
 
     async def recompute_expiry(self, rows: Sequence[tuple[SnapshotMeta, int | None]]) -> None:
         """These saves expire then (None: never), and `age` looks at them once more."""
@@ -313,6 +327,10 @@ def naming(row: Any) -> dict[str, Any]:
         "step_index": row["step_index"],
         "status": from_column(row["status"]),
     }
+
+
+def _with_expiry(row: Any) -> tuple[SnapshotMeta, int | None]:
+    return _meta(row), None if row["expires_at"] is None else to_micros(row["expires_at"])
 
 
 def _meta(row: Any) -> SnapshotMeta:

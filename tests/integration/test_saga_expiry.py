@@ -10,8 +10,8 @@ from typing import Any
 from uuid import UUID
 
 import pytest
-from support.snapshots import SAGA, make
-from support.tiers import DAY, Product, config, product
+from support.snapshots import OTHER_SAGA, SAGA, make
+from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.snapshot import SagaSnapshot
 
@@ -25,11 +25,13 @@ POLICIES: Sequence[dict[str, Any]] = (
 
 @pytest.fixture
 def opened(database: str, redis_url: str, tmp_path: Path) -> Any:
-    """Open the product with these outcome policies, of a durability."""
+    """Open the product with these outcome policies behind others, of a durability."""
 
     @asynccontextmanager
-    async def open_product(durability: str = "durable", **policy: Any) -> AsyncIterator[Product]:
-        policies = [{**each, "durability": durability, **policy} for each in POLICIES]
+    async def open_product(
+        durability: str = "durable", policies: Sequence[dict[str, Any]] = (), **policy: Any
+    ) -> AsyncIterator[Product]:
+        policies = [{**each, "durability": durability, **policy} for each in (*policies, *POLICIES)]
         settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=policies)
         async with product(settings) as shop:
             yield shop
@@ -118,4 +120,42 @@ async def test_saga_that_goes_on_to_a_shorter_rule_ends_when_it_was_promised(ope
         assert await archived_dates(shop) == {end}
         shop.clock.advance(end - shop.clock.now())
         assert sum([count for kind, count in (await compared(shop)).items() if kind != "packs_retired"]) == 2
+        assert await rows(shop) == []
+
+
+@pytest.mark.guarantee("G3")
+@pytest.mark.parametrize("in_redis", ["all", "newest", "none"])
+async def test_durable_rows_expire_as_their_saga_ended(opened: Any, in_redis: str) -> None:
+    """Saved under a rule that keeps what runs for ever, a saga that completes goes whole; one that runs stays."""
+    async with opened(policies=[{"name": "running", "match": {"outcome": "running"}, "retain": "forever"}]) as shop:
+        ended = await saved(shop, "executing", "executing", "completed")
+        runs = await saved(shop, "executing", "executing", saga_id=OTHER_SAGA, first=20)
+        gone = {"all": [], "newest": ended[:2], "none": ended}[in_redis]
+        for snapshot in gone:
+            await shop.runtime.hot.delete(snapshot.snapshot_id, until_us=2**52)
+        if in_redis == "newest":  # of which no row tells
+            await shop.runtime.db.execute("UPDATE sagaz_tiering.saga_snapshots SET expires_at = NULL")
+        shop.clock.advance(ended[-1].created_at + MONTH - shop.clock.now() - timedelta(microseconds=1))
+        assert await compared(shop) == {}
+        shop.clock.advance(timedelta(microseconds=1))
+        assert sum((await compared(shop)).values()) == 3
+        query = "SELECT saga_id FROM sagaz_tiering.saga_snapshots"
+        assert {row["saga_id"] for row in await shop.runtime.db.fetch(query)} == {OTHER_SAGA}
+        assert await shop.storage.list_snapshots(OTHER_SAGA) == runs[::-1]
+        assert [row["saga_id"] for row in await rows(shop)] == [OTHER_SAGA]
+
+
+async def test_rest_of_a_saga_whose_end_expired_is_judged_by_that(opened: Any) -> None:
+    """A snapshot with a later date of its own goes at that date, not by the rule for sagas that run."""
+    async with opened(policies=[{"name": "running", "match": {"outcome": "running"}, "retain": "forever"}]) as shop:
+        own = make(0, status="executing", retention_until=NOW + 60 * DAY)
+        done = make(5, status="completed")
+        for snapshot in (own, done):
+            await shop.storage.save_snapshot(snapshot)
+        shop.clock.advance(NOW + 31 * DAY - shop.clock.now())
+        await compared(shop)
+        assert await shop.storage.list_snapshots(SAGA) == [own]
+        shop.clock.advance(NOW + 60 * DAY - shop.clock.now())
+        await compared(shop)
+        assert await shop.hot_count() == 0
         assert await rows(shop) == []

@@ -121,11 +121,21 @@ UPDATE sagaz_tiering.saga_snapshots d SET expires_at = v.expires_at, due_at = '-
  WHERE d.snapshot_id = v.snapshot_id AND d.saved_at = v.saved_at
 
 -- name: expired
--- A batch of rows whose noted expiry has passed: the policies of today have the last word. Values stay where they are.
+-- A batch of rows whose noted expiry has passed, with all rows of their sagas, and where the batch ends: the policies of
+-- today have the last word, and how a saga ends. Values stay where they are.
+WITH passed AS (
+    SELECT saga_id, expires_at, snapshot_id FROM sagaz_tiering.saga_snapshots
+     WHERE expires_at <= $1 AND (expires_at, snapshot_id) > ($2, $3) ORDER BY expires_at, snapshot_id LIMIT $4),
+last AS (SELECT expires_at AS last_at, snapshot_id AS last_id FROM passed ORDER BY 1 DESC, 2 DESC LIMIT 1)
+SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.saved_at,
+       d.retention_until, d.body_crc, d.expires_at, last.last_at, last.last_id
+  FROM last, sagaz_tiering.saga_snapshots d
+ WHERE d.saga_id = ANY(ARRAY(SELECT DISTINCT saga_id FROM passed))
+
+-- name: of_sagas
 SELECT snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, retention_until, body_crc,
        expires_at
-  FROM sagaz_tiering.saga_snapshots
- WHERE expires_at <= $1 AND (expires_at, snapshot_id) > ($2, $3) ORDER BY expires_at, snapshot_id LIMIT $4
+  FROM sagaz_tiering.saga_snapshots WHERE saga_id = ANY($1::uuid[])
 
 -- name: metas
 -- A page of rows by id, after an id, without their values.

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Sequence
+from datetime import timedelta
 from uuid import UUID
 
-from sagaz_tiering.catalog.durable import Postponement
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack, PackLife
 from sagaz_tiering.catalog.sagas import NewDates
@@ -28,6 +27,14 @@ from sagaz_tiering.hot.values import ClaimedSaga, IndexedHeader
 from sagaz_tiering.jobs.claims import Claim, ack, claims, headers_of, nack
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.expire.anew import changed, went_on
+from sagaz_tiering.jobs.expire.durable import (
+    BEGINNING,
+    DURABLE_ROWS,
+    expire_durable,
+    expire_lost,
+    expire_rows_of,
+    noted_ends,
+)
 from sagaz_tiering.jobs.expire.mass_delete import accept_policies, durable_rows, question, readable
 from sagaz_tiering.jobs.expire.recompute import outdated_packs
 from sagaz_tiering.jobs.finish import finish_deletions, mark_holds, vacuum_erased
@@ -42,14 +49,12 @@ from sagaz_tiering.snapshot import SnapshotMeta
 
 _log = Logger(__name__)
 _PACKS = 100
-_DURABLE_ROWS = 2_000
 _PLACES = 10_000
 _BATCHES_AT_ONCE = 2
 _HOT_AT_ONCE = 2_000
 """Snapshots that go in one transaction, which a hold that is placed meanwhile waits for."""
 _HELD_US = micros(timedelta(hours=1))
 """After so long a saga with held or unreadable snapshots is looked at again."""
-_BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
 
 
 def plan(
@@ -79,6 +84,8 @@ async def preview(context: JobContext, tally: Tally) -> None:
         async for position, headers in headers_of(context, saga_ids):
             expired += plan(saga_ids[position], headers, context.policies, ends, context.now_us)[0]
         tally.add("held", await _count(context, "hot", expired, ends, tally))
+        if not changed:
+            await _preview_durable(context, await _metas_beside(context, {meta.saga_id for meta in expired}), tally)
     async for metas in _all_metas(context) if changed else _expired_metas(context):
         await _preview_durable(context, metas, tally)
     await _preview_archived(context, tally)
@@ -118,11 +125,18 @@ async def _all_metas(context: JobContext) -> AsyncIterator[list[SnapshotMeta]]:
 
 
 async def _expired_metas(context: JobContext) -> AsyncIterator[list[SnapshotMeta]]:
-    """Of the durable rows whose recorded expiry has passed."""
-    after = _BEGINNING
-    while rows := await context.catalog.durable.expired(context.now, after, _DURABLE_ROWS):
-        yield [row.meta for row in rows]
-        after = (rows[-1].expires_at, rows[-1].meta.snapshot_id)
+    """Of the durable rows of sagas in which a noted expiry has passed."""
+    after = BEGINNING
+    while page := await context.catalog.durable.expired(context.now, after, DURABLE_ROWS):
+        yield [meta for meta, _ in page.rows]
+        after = page.last
+
+
+async def _metas_beside(context: JobContext, saga_ids: set[UUID]) -> list[SnapshotMeta]:
+    """Durable rows of sagas that end by what Redis has of them, where no noted expiry says so."""
+    rows = await context.catalog.durable.of_sagas(saga_ids) if saga_ids else []
+    noted = {meta.saga_id for meta, expires_us in rows if expires_us is not None and expires_us <= context.now_us}
+    return [meta for meta, _ in rows if meta.saga_id not in noted]
 
 
 async def _preview_archived(context: JobContext, tally: Tally) -> None:
@@ -183,8 +197,8 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     if context.stopping.is_set():
         return
     await _expire_hot(context, lease, tally)
-    await _expire_durable(context, lease, tally)
-    await _expire_lost(context, lease)
+    await expire_durable(context, lease, tally)
+    await expire_lost(context, lease)
     async for _ in changed(context, lease):
         pass  # they are decided
     await _expire_archived(context, lease, tally)
@@ -234,6 +248,7 @@ async def _expire_batch(context: JobContext, lease: Lease, claimed: Sequence[Cla
         (expired, ends), ended = await _look(context, open_claims), set[UUID]()
         for start in range(0, len(expired), _HOT_AT_ONCE):
             ended |= await _remove(context, lease, expired[start : start + _HOT_AT_ONCE], ends, tally)
+        await expire_rows_of(context, lease, {meta.saga_id for _, meta in expired}, ends, tally)
         for claim in open_claims:
             claim.read = True
         await ack(context, [claim for claim in open_claims if claim.saga.saga_id not in ended])
@@ -245,7 +260,7 @@ async def _look(context: JobContext, open_claims: Sequence[Claim]) -> tuple[list
     """What has expired of these sagas, and where they end; notes when what has not needs a look again."""
     found: list[tuple[Claim, SnapshotMeta]] = []
     strange: dict[Claim, list[Strange]] = {claim: [] for claim in open_claims}
-    ends = await _noted_ends(context, [claim.saga.saga_id for claim in open_claims])
+    ends = await noted_ends(context, [claim.saga.saga_id for claim in open_claims])
     async for position, headers in headers_of(context, [claim.saga.saga_id for claim in open_claims]):
         claim = open_claims[position]
         strange[claim] += strange_of(claim.saga.saga_id, headers)
@@ -263,14 +278,6 @@ async def _look(context: JobContext, open_claims: Sequence[Claim]) -> tuple[list
     return found, ends
 
 
-async def _noted_ends(context: JobContext, saga_ids: Iterable[UUID]) -> SagaEnds:
-    """Where these sagas end; the catalog knows it from now on, also when the snapshot that says so is gone."""
-    ends = await saga_ends(context, saga_ids)
-    if ends.ahead:
-        await context.catalog.sagas.note(ends.ahead)
-    return ends
-
-
 async def _remove(
     context: JobContext, lease: Lease, expired: Sequence[tuple[Claim, SnapshotMeta]], ends: SagaEnds, tally: Tally
 ) -> set[UUID]:
@@ -286,48 +293,6 @@ async def _remove(
             claim.left += 1
             claim.expire_at(context.now_us + _HELD_US)
     return ended
-
-
-async def _expire_durable(context: JobContext, lease: Lease, tally: Tally) -> None:
-    durable, after = context.catalog.durable, _BEGINNING
-    while not context.stopping.is_set():
-        rows = await durable.expired(context.now, after, _DURABLE_ROWS)
-        if not rows:
-            return
-        expired, later = [], []
-        ends = await _noted_ends(context, {row.meta.saga_id for row in rows})
-        for row in rows:
-            decision = context.policies.decide(row.meta, ends.of(row.meta), context.now_us)
-            if decision.expired:
-                expired.append(row.meta)
-                continue
-            later.append(
-                Postponement(
-                    snapshot_id=row.meta.snapshot_id,
-                    saved_us=row.meta.saved_us,
-                    due_us=decision.due_us,
-                    expires_us=decision.expires_us,
-                )
-            )
-        async with durable.deleting_unheld(expired, lease, ended_as=ends.statuses) as (gone, _):
-            pass
-        tally.add("durable", gone)
-        if later:
-            await durable.postpone(later)
-        after = (rows[-1].expires_at, rows[-1].meta.snapshot_id)
-
-
-async def _expire_lost(context: JobContext, lease: Lease) -> None:
-    """What is known to be lost is not missed any more once it would have expired."""
-    hot_saves, after = context.catalog.hot_saves, UUID(int=0)
-    while not context.stopping.is_set() and (page := await hot_saves.page(after, _PLACES, only_lost=True)):
-        ended = [save.meta for save in page if save.expires_us is not None and save.expires_us <= context.now_us]
-        ends = await _noted_ends(context, {meta.saga_id for meta in ended})
-        expired = [meta for meta in ended if context.policies.decide(meta, ends.of(meta), context.now_us).expired]
-        deleting = context.catalog.durable.deleting_unheld(expired, lease, ended_as=ends.statuses)
-        async with deleting as (_, held):
-            await context.hot.queue.evict_claimed([meta for meta in expired if meta.snapshot_id not in held], {})
-        after = page[-1].meta.snapshot_id
 
 
 async def _expire_archived(context: JobContext, lease: Lease, tally: Tally) -> None:

@@ -1,0 +1,99 @@
+"""Durable rows that expire: all rows of a saga are looked at when the noted expiry of one has passed.
+
+A row notes the expiry that its saga had when it was saved; the saga may have ended since under a shorter rule, of which
+its newest row tells, or Redis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from datetime import UTC, datetime
+from uuid import UUID
+
+from sagaz_tiering.catalog.durable import Postponement
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
+from sagaz_tiering.snapshot import SnapshotMeta
+
+DURABLE_ROWS = 2_000
+BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
+_LOST_AT_ONCE = 10_000
+
+
+async def noted_ends(context: JobContext, saga_ids: Iterable[UUID]) -> SagaEnds:
+    """Where these sagas end; the catalog knows it from now on, also when the snapshot that says so is gone."""
+    ends = await saga_ends(context, saga_ids)
+    if ends.ahead:
+        await context.catalog.sagas.note(ends.ahead)
+    return ends
+
+
+async def expire_durable(context: JobContext, lease: Lease, tally: Tally) -> None:
+    """Every saga in which a noted expiry has passed."""
+    after = BEGINNING
+    while not context.stopping.is_set():
+        page = await context.catalog.durable.expired(context.now, after, DURABLE_ROWS)
+        if page is None:
+            return
+        ends = await noted_ends(context, {meta.saga_id for meta, _ in page.rows})
+        await _expire_rows(context, lease, page.rows, ends, tally)
+        after = page.last
+
+
+async def expire_rows_of(
+    context: JobContext, lease: Lease, saga_ids: Iterable[UUID], ends: SagaEnds, tally: Tally
+) -> None:
+    """What is left of sagas that lost something in Redis: rows that Redis has no copy of."""
+    ids = list(saga_ids)
+    if ids and (rows := await context.catalog.durable.of_sagas(ids)):
+        await _expire_rows(context, lease, rows, ends, tally)
+
+
+async def _expire_rows(
+    context: JobContext, lease: Lease, rows: Sequence[tuple[SnapshotMeta, int | None]], ends: SagaEnds, tally: Tally
+) -> None:
+    expired, later = [], []
+    for meta, noted_us in rows:
+        decision = context.policies.decide(meta, ends.of(meta), context.now_us)
+        if decision.expired:
+            expired.append(meta)
+        elif noted_us is not None and noted_us <= context.now_us:
+            later.append(
+                Postponement(
+                    snapshot_id=meta.snapshot_id,
+                    saved_us=meta.saved_us,
+                    due_us=decision.due_us,
+                    expires_us=decision.expires_us,
+                )
+            )
+    for start in range(0, len(expired), DURABLE_ROWS):
+        await _remove(context, lease, expired[start : start + DURABLE_ROWS], ends, tally)
+    if later:
+        await context.catalog.durable.postpone(later)
+
+
+async def _remove(
+    context: JobContext, lease: Lease, metas: Sequence[SnapshotMeta], ends: SagaEnds, tally: Tally
+) -> None:
+    """Unless held; with their copies in Redis, should it not know yet that they expired."""
+    async with context.catalog.durable.deleting_unheld(metas, lease, ended_as=ends.statuses) as (gone, held):
+        left = [meta for meta in metas if meta.snapshot_id not in held]
+        hot = await context.hot.owners([meta.snapshot_id for meta in left])
+        copies = [meta for meta in left if meta.snapshot_id in hot]
+        evicted = (await context.hot.queue.evict_claimed(copies, {}))[0] if copies else 0
+    tally.add("hot", evicted)
+    tally.add("durable", max(gone - evicted, 0))
+
+
+async def expire_lost(context: JobContext, lease: Lease) -> None:
+    """What is known to be lost is not missed any more once it would have expired."""
+    hot_saves, after = context.catalog.hot_saves, UUID(int=0)
+    while not context.stopping.is_set() and (page := await hot_saves.page(after, _LOST_AT_ONCE, only_lost=True)):
+        ended = [save.meta for save in page if save.expires_us is not None and save.expires_us <= context.now_us]
+        ends = await noted_ends(context, {meta.saga_id for meta in ended})
+        expired = [meta for meta in ended if context.policies.decide(meta, ends.of(meta), context.now_us).expired]
+        deleting = context.catalog.durable.deleting_unheld(expired, lease, ended_as=ends.statuses)
+        async with deleting as (_, held):
+            await context.hot.queue.evict_claimed([meta for meta in expired if meta.snapshot_id not in held], {})
+        after = page[-1].meta.snapshot_id
