@@ -5,7 +5,7 @@ Every change runs in one transaction that checks the job's lease and the pack's 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import Enum
@@ -19,7 +19,7 @@ from sagaz_tiering.catalog.holds import Holds, hold_still
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
-from sagaz_tiering.catalog.sagas import note_archived
+from sagaz_tiering.catalog.sagas import note_archived, promise_anew
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.config.patterns import outcome_of
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
@@ -287,14 +287,24 @@ class Packs:
         return await self._packs("outdated", retention_revision, after, limit)
 
     async def recompute_expiry(
-        self, pack_id: int, expiries: Sequence[tuple[UUID, int | None]], retention_revision: str, lease: Lease
+        self,
+        pack_id: int,
+        expiries: Sequence[tuple[UUID, int | None]],
+        retention_revision: str,
+        lease: Lease,
+        *,
+        kept_us: Mapping[UUID, int | None],
     ) -> None:
-        """Set new expiry dates for a pack's snapshots."""
+        """Set new expiry dates for a pack's snapshots, and until when their sagas are kept by that.
+
+        Sagas of which other packs have something are decided anew, so that all of each agrees.
+        """
         async with self._db.transaction() as conn:
             await fence(conn, lease)
             ids = [snapshot_id for snapshot_id, _ in expiries]
             await conn.execute(_SQL["recompute_expiry"], pack_id, ids, [moment(us) for _, us in expiries])
             await conn.execute(_SQL["recomputed"], pack_id, retention_revision)
+            await promise_anew(conn, pack_id, kept_us)
 
     async def unfinished(self, begun_before: datetime, after: int, limit: int) -> list[Pack]:
         """Uploads begun before a deadline and never finished."""

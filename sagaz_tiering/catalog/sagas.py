@@ -123,6 +123,11 @@ async def note_archived(conn: Connection, snapshots: Iterable[tuple[SnapshotMeta
     await conn.execute(_SQL["archived"], ended_at, kept, *others)
 
 
+async def promise_anew(conn: Connection, pack_id: int, kept_us: Mapping[UUID, int | None]) -> None:
+    """In the transaction that dates a pack by other rules: until when its sagas are kept by those."""
+    await conn.execute(_SQL["promise_anew"], pack_id, list(kept_us), list(map(_kept_column, kept_us.values())))
+
+
 def promised_us(meta: SnapshotMeta, expires_us: int | None) -> int | None:
     """What a recorded expiry says of the saga as a whole: nothing where it is the snapshot's own date."""
     return NOT_PROMISED if expires_us is not None and expires_us == meta.retention_us else expires_us

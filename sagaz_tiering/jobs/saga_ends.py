@@ -29,6 +29,11 @@ class SagaEnds:
         end = SagaEnd.of(meta) if known is None else known.and_of(meta)
         return end if promised else end._replace(kept_us=NOT_PROMISED)
 
+    def unpromised(self) -> SagaEnds:
+        """The same without what was promised of them."""
+        ends = {saga_id: end._replace(kept_us=NOT_PROMISED) for saga_id, end in self._ends.items()}
+        return SagaEnds(ends, self.ahead)
+
     @property
     def statuses(self) -> dict[UUID, str]:
         """How the sagas end that anything is known of."""

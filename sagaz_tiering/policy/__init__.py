@@ -67,13 +67,15 @@ class _Rule:
         "has_status",
         "has_step_name",
         "is_for_ever",
+        "keeps_promises",
         "lifetime_us",
         "own_counts",
         "policy",
         "running_us",
     )
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, *, by_outcomes: bool) -> None:
+        """`by_outcomes`: among rules of which some look at outcomes, so that a saga may come under another one."""
         self.policy = policy
         self.has_saga_name: Callable[[str], bool] = matcher(policy.match.saga_name)
         self.has_step_name: Callable[[str], bool] = matcher(policy.match.step_name)
@@ -87,6 +89,8 @@ class _Rule:
         self.by_snapshot_alone = policy.retention is Retention.SNAPSHOT
         self.by_save = policy.clock is ClockSource.SAVED_AT
         self.by_end = policy.clock is ClockSource.SAGA_END
+        # Else the rule of a snapshot never changes, and each keeps to its own date.
+        self.keeps_promises = by_outcomes and self.by_end and not self.by_policy_alone and not self.by_snapshot_alone
         self.running_us = max(micros(policy.running_at_most), self.first_after_us or 0)
 
     def clock_us(self, meta: SnapshotMeta, saga: SagaEnd) -> int:
@@ -112,7 +116,7 @@ class _Rule:
             expiry = self.clock_us(meta, saga) + self.lifetime_us
             if meta.retention_us is not None and self.own_counts:
                 expiry = max(expiry, meta.retention_us)
-        if saga.kept_us == NOT_PROMISED or self.by_policy_alone or self.by_snapshot_alone:
+        if saga.kept_us == NOT_PROMISED or not self.keeps_promises:
             return expiry
         return latest(expiry, saga.kept_us)
 
@@ -136,6 +140,7 @@ class PolicySet:
         "_retention_revision",
         "_revision",
         "_rules",
+        "_unmatched",
         "before",
         "policies",
     )
@@ -146,7 +151,9 @@ class PolicySet:
             raise PolicyError("; ".join(f"{dotted(('policies', *where))}: {text}" for where, text in clashes))
         self.policies = tuple(policies)
         self.before = before
-        self._rules = tuple(_Rule(policy) for policy in self.policies)
+        by_outcomes = any(policy.match.outcome != ANY for policy in self.policies)
+        self._rules = tuple(_Rule(policy, by_outcomes=by_outcomes) for policy in self.policies)
+        self._unmatched = _Rule(UNMATCHED, by_outcomes=by_outcomes)
         self._revision = _digest(self.policies)
         self._retention_revision = _digest(self.policies, _RETENTION_KEYS)
         # Sagas, steps and statuses are few, snapshots are many: one dictionary look-up instead of patterns.
@@ -264,17 +271,18 @@ class PolicySet:
         elif rule.by_snapshot_alone:
             found = recorded_us
         else:
-            found = latest(latest(recorded_us, rule.at_least_us(meta, saga)), saga.kept_us)
+            found = latest(recorded_us, rule.at_least_us(meta, saga))
+            found = latest(found, saga.kept_us) if rule.keeps_promises else found
         return found if self.before is None else latest(found, self.before.expires_at_least_us(meta, saga, recorded_us))
 
     def promise_us(self, meta: SnapshotMeta, saga: SagaEnd) -> int | None:
         """Until when a saga is kept of which that is archived (None: for ever, NOT_PROMISED: nothing says so).
 
-        What the policies say of it today and, unless `retention` names one whose word counts alone, what was promised.
+        What the policies say of it today and, where that changes with its outcome, what was promised.
         """
         rule = self._rule(meta, saga)
         found = rule.at_least_us(meta, saga)
-        if not (rule.by_policy_alone or rule.by_snapshot_alone):
+        if rule.keeps_promises:
             found = latest(found, saga.kept_us)
         return found if self.before is None else latest(found, self.before.promise_us(meta, saga))
 
@@ -308,7 +316,7 @@ class PolicySet:
                 and rule.has_outcome(outcome)
             ):
                 return rule
-        return _UNMATCHED_RULE
+        return self._unmatched
 
     def _search_hot_only(self, saga_name: str | None) -> bool:
         above: list[Match] = []
@@ -334,9 +342,6 @@ class PolicySet:
 
     def __repr__(self) -> str:
         return f"PolicySet({[policy.name for policy in self.policies]}, revision={self._revision!r})"
-
-
-_UNMATCHED_RULE = _Rule(UNMATCHED)
 
 
 def _digest(policies: Sequence[Policy], keys: set[str] | None = None) -> str:

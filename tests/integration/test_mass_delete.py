@@ -96,6 +96,10 @@ def test_share_is_of_what_each_policy_keeps(earlier: int, total: int, options: d
         ({"retain": "7d"}, {"retain": "8d", "retention": "policy"}, True),
         ({"retain": "7d"}, {"retain": "8d", "match": {"saga_name": "a"}}, True),
         ({"retain": "7d"}, {"retain": "8d", "clock": "saved_at"}, True),
+        ({"retain": "7d", "clock": "created_at"}, {"retain": "7d"}, False),
+        ({"retain": "7d"}, {"retain": "7d", "clock": "created_at"}, True),
+        ({"retain": "7d", "clock": "saved_at"}, {"retain": "7d"}, True),
+        ({"retain": "7d"}, {"retain": "7d", "match": {"outcome": "failed"}}, True),
     ],
 )
 def test_what_cannot_end_anything_earlier_is_not_counted(old: dict[str, Any], new: dict[str, Any], may: bool) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,11 @@ from uuid import UUID
 
 import pytest
 from support.snapshots import OTHER_SAGA, SAGA, make
-from support.tiers import DAY, NOW, Product, config, product
+from support.tiers import DAY, NOW, Product, config, insistent, product
 
+from sagaz_tiering.config.policy import Policy
+from sagaz_tiering.errors import MassDelete
+from sagaz_tiering.jobs import run_job
 from sagaz_tiering.snapshot import SagaSnapshot
 
 MOVE = [{"to": "STANDARD_IA", "after": "7d"}]
@@ -159,3 +163,54 @@ async def test_rest_of_a_saga_whose_end_expired_is_judged_by_that(opened: Any) -
         await compared(shop)
         assert await shop.hot_count() == 0
         assert await rows(shop) == []
+
+
+@pytest.mark.guarantee("G9")
+async def test_shorter_rule_that_was_accepted_is_not_defeated_by_an_old_promise(opened: Any) -> None:
+    """What was packed in two parts and what is hot end together when the accepted rule says; all of it is asked for."""
+    failed = {"name": "lost", "match": {"outcome": "failed"}, "move": MOVE, "retain": "400d"}
+    async with opened(policies=[failed]) as shop:
+        parts = []
+        for at in range(3):
+            parts.append(make(at, status="failed", created_at=shop.clock.now()))
+            await shop.storage.save_snapshot(parts[-1])
+            shop.clock.advance(9 * DAY)
+            if at < 2:
+                await shop.run("age")
+        await shop.run("expire")
+        end = parts[-1].created_at
+        assert await expiries(shop) == {end + 400 * DAY}
+        shorter = [{**failed, "retain": "100d"}, *POLICIES]
+        policies = tuple(map(Policy.model_validate, insistent(shorter)))
+        await shop.runtime.reload(shop.runtime.settings.model_copy(update={"policies": policies}))
+        dry = await shop.run("expire", dry_run=True)
+        assert "3 of 3 snapshots of policy 'lost'" in (dry.refused or "")
+        with pytest.raises(MassDelete, match="3 of 3 snapshots of policy 'lost'"):
+            await shop.run("expire")
+        assert await expiries(shop) == {end + 400 * DAY}
+        await run_job("expire", replace(shop.runtime.job_context(), allow_mass_delete=True))
+        assert await expiries(shop) == {end + 100 * DAY}
+        assert await archived_dates(shop) == {end + 100 * DAY}
+        assert await changed(shop) == 0
+        shop.clock.advance(end + 100 * DAY - shop.clock.now())
+        assert sum((await compared(shop)).values()) >= 3
+        assert await rows(shop) == []
+
+
+@pytest.mark.guarantee("G9")
+async def test_default_clock_of_an_update_asks_nothing(opened: Any) -> None:
+    """Counted from the end of its saga nothing ends earlier: all is dated anew, and siblings agree from then on."""
+    async with opened(clock="created_at") as shop:
+        days = [make(at, status="completed", created_at=NOW + at * 2 * DAY) for at in range(3)]
+        for snapshot in days:
+            await shop.storage.save_snapshot(snapshot)
+        shop.clock.advance(12 * DAY)
+        await shop.run("age")
+        await shop.run("expire")
+        assert await expiries(shop) == {each.created_at + MONTH for each in days}
+    async with opened() as shop:
+        shop.clock.advance(12 * DAY)
+        assert (await compared(shop))["packs_redated"] > 0
+        assert await expiries(shop) == await archived_dates(shop) == {days[-1].created_at + MONTH}
+        shop.clock.advance(days[-1].created_at + MONTH - shop.clock.now())
+        assert (await compared(shop))["archived"] == 3

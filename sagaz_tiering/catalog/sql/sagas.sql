@@ -68,3 +68,12 @@ WITH seen AS (
        AND coalesce(g.kept_us, -4611686018427387904) = v.before_us
      ORDER BY saga_id FOR UPDATE OF g)
 UPDATE sagaz_tiering.sagas g SET changed = false, kept_us = seen.kept_us FROM seen WHERE g.saga_id = seen.saga_id
+
+-- name: promise_anew
+-- Pack $1 was dated by other rules. Sagas that have parts in other packs too are decided anew.
+UPDATE sagaz_tiering.sagas g
+   SET kept_us = v.kept_us,
+       changed = g.changed OR EXISTS (SELECT 1 FROM sagaz_tiering.frames f
+                                       WHERE f.saga_id = g.saga_id AND f.pack_id <> $1)
+  FROM (SELECT * FROM unnest($2::uuid[], $3::bigint[]) AS u (saga_id, kept_us) ORDER BY saga_id) AS v
+ WHERE g.saga_id = v.saga_id

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -35,7 +35,7 @@ from sagaz_tiering.jobs.expire.durable import (
     expire_rows_of,
     noted_ends,
 )
-from sagaz_tiering.jobs.expire.mass_delete import accept_policies, durable_rows, question, readable
+from sagaz_tiering.jobs.expire.mass_delete import accept_policies, durable_rows, keeps_promises, question, readable
 from sagaz_tiering.jobs.expire.recompute import outdated_packs
 from sagaz_tiering.jobs.finish import finish_deletions, mark_holds, vacuum_erased
 from sagaz_tiering.jobs.foreign import Strange, mend_due, set_aside, strange_of
@@ -77,18 +77,20 @@ async def preview(context: JobContext, tally: Tally) -> None:
     if (error := await question(sure, Tally(None))) is not None:
         tally.refused = str(error)
         tally.note(f"a run stops: {error}; {error.hint}")
-    changed, context = sure.policies.before is not None, sure.by(sure.policies.own)
-    async for saga_ids in context.hot.saga_ids() if changed else _due_sagas(context):
+    promised = sure.policies.before is None or keeps_promises(sure.policies)
+    has_changed, context = sure.policies.before is not None, sure.by(sure.policies.own)
+    async for saga_ids in context.hot.saga_ids() if has_changed else _due_sagas(context):
         expired: list[SnapshotMeta] = []
-        ends = await saga_ends(context, saga_ids)
+        ends = await _ends(context, saga_ids, promised)
         async for position, headers in headers_of(context, saga_ids):
             expired += plan(saga_ids[position], headers, context.policies, ends, context.now_us)[0]
         tally.add("held", await _count(context, "hot", expired, ends, tally))
-        if not changed:
-            await _preview_durable(context, await _metas_beside(context, {meta.saga_id for meta in expired}), tally)
-    async for metas in _all_metas(context) if changed else _expired_metas(context):
-        await _preview_durable(context, metas, tally)
-    await _preview_archived(context, tally)
+        if not has_changed:
+            beside = await _metas_beside(context, {meta.saga_id for meta in expired})
+            await _preview_durable(context, beside, promised, tally)
+    async for metas in _all_metas(context) if has_changed else _expired_metas(context):
+        await _preview_durable(context, metas, promised, tally)
+    await _preview_archived(context, sure.policies, tally)
     last = 0
     while page := await context.catalog.packs.deletable(context.now, last, _PACKS):
         for pack in page:
@@ -109,13 +111,19 @@ def _count_retired(context: JobContext, pack: Pack, gone: int, tally: Tally) -> 
             _count_deleted(pack, tally)
 
 
-async def _preview_durable(context: JobContext, metas: Sequence[SnapshotMeta], tally: Tally) -> None:
+async def _preview_durable(context: JobContext, metas: Sequence[SnapshotMeta], promised: bool, tally: Tally) -> None:
     """Rows of saves that Redis has too go with them, and were counted there."""
     hot = await context.hot.owners([meta.snapshot_id for meta in metas])
     alone = [meta for meta in metas if meta.snapshot_id not in hot]
-    ends = await saga_ends(context, {meta.saga_id for meta in alone})
+    ends = await _ends(context, {meta.saga_id for meta in alone}, promised)
     gone = [meta for meta in alone if context.policies.decide(meta, ends.of(meta), context.now_us).expired]
     await _count(context, "durable", gone, ends, tally)
+
+
+async def _ends(context: JobContext, saga_ids: Iterable[UUID], promised: bool) -> SagaEnds:
+    """Where sagas end; without what earlier rules promised where a run will have dated their packs anew."""
+    ends = await saga_ends(context, saga_ids)
+    return ends if promised else ends.unpromised()
 
 
 async def _all_metas(context: JobContext) -> AsyncIterator[list[SnapshotMeta]]:
@@ -139,7 +147,7 @@ async def _metas_beside(context: JobContext, saga_ids: set[UUID]) -> list[Snapsh
     return [meta for meta, _ in rows if meta.saga_id not in noted]
 
 
-async def _preview_archived(context: JobContext, tally: Tally) -> None:
+async def _preview_archived(context: JobContext, policies: PolicySet, tally: Tally) -> None:
     """By the dates that packs have, or, where those are of other policies, by those that they would get."""
     packs, last, revision = context.catalog.packs, 0, retention_revision(context.policies)
     ended: Counter[int] = Counter()  # by pack, of sagas that went on and end now all the same
@@ -158,7 +166,7 @@ async def _preview_archived(context: JobContext, tally: Tally) -> None:
         if pack.retention_revision == revision:
             tally.add("archived", ended[pack.pack_id])
             _count_retired(context, pack, ended[pack.pack_id], tally)
-    async for dates in outdated_packs(context, None, tally):
+    async for dates in outdated_packs(context, None, tally, promised=keeps_promises(policies)):
         ends = [(meta, dates.expires_us[meta.snapshot_id]) for meta in dates.metas]
         expired = [meta for meta, ends_us in ends if ends_us is not None and ends_us <= context.now_us]
         held = await _count(context, "archived", expired, dates.ends, tally)

@@ -17,7 +17,7 @@ from uuid import UUID
 
 from sagaz_tiering.catalog.durable import FALLBACK_NOTICE
 from sagaz_tiering.catalog.leases import Lease
-from sagaz_tiering.config.policy import Retention
+from sagaz_tiering.config.policy import ClockSource, Retention
 from sagaz_tiering.config.sections import JobSettings
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.errors import CorruptRecord, MassDelete
@@ -110,7 +110,7 @@ async def accept_policies(context: JobContext, lease: Lease, tally: Tally) -> Jo
     own = context.by(context.policies.own)
     if (error := await question(context, tally, lease=lease)) is not None:
         raise error
-    async for dates in outdated_packs(own, lease, tally):
+    async for dates in outdated_packs(own, lease, tally, promised=keeps_promises(context.policies)):
         await recompute_expiry(own, lease, dates, tally)
     if context.policies.before is None or context.stopping.is_set():
         return own if context.policies.before is None else context
@@ -145,7 +145,7 @@ async def count_shortened(context: JobContext, tally: Tally, *, lease: Lease | N
         await _count_hot(context, found)
         await _count_durable(context, found)
     looked_at = 0
-    async for dates in outdated_packs(own, lease, Tally(None)):
+    async for dates in outdated_packs(own, lease, Tally(None), promised=keeps_promises(context.policies)):
         earlier = [] if _was_accepted(context, dates) else dates.earlier
         for meta in earlier:
             promised_us, expires_us = dates.recorded_us[meta.snapshot_id], dates.expires_us[meta.snapshot_id]
@@ -166,6 +166,11 @@ def _was_accepted(context: JobContext, dates: Dates) -> bool:
     return context.policies.before is None and dated_by.startswith(f"{context.policies.retention_revision}+")
 
 
+def keeps_promises(policies: PolicySet) -> bool:
+    """Whether these end nothing earlier than those before them, so that all that was promised still counts. Pure."""
+    return policies.before is not None and not may_shorten(policies.before, policies.own)
+
+
 def may_shorten(before: PolicySet, after: PolicySet) -> bool:
     """Whether any snapshot could end earlier by other policies; True where that is not plain. Pure."""
     if len(before.policies) != len(after.policies):
@@ -174,7 +179,10 @@ def may_shorten(before: PolicySet, after: PolicySet) -> bool:
 
 
 def _may_end_earlier(old: Policy, new: Policy) -> bool:
-    if (old.match, old.clock, old.retention) != (new.match, new.clock, new.retention):
+    if (old.match, old.retention) != (new.match, new.retention):
+        return True
+    # No saga ends before any of its snapshots was made.
+    if old.clock is not new.clock and (old.clock, new.clock) != (ClockSource.CREATED_AT, ClockSource.SAGA_END):
         return True
     if old.retain == new.retain or new.is_for_ever:
         return False
@@ -194,7 +202,8 @@ async def _count_hot(context: JobContext, found: Shortened) -> None:
                     saga = ends.of(meta)
                     policy = before.for_meta(meta, saga).name
                     found.totals[policy] += 1
-                    found.add(policy, meta, saga, before.expires_us(meta, saga), own.expires_us(meta, saga))
+                    new_us = own.expires_us(meta, ends.of(meta, promised=False))
+                    found.add(policy, meta, saga, before.expires_us(meta, saga), new_us)
 
 
 async def _count_durable(context: JobContext, found: Shortened) -> None:
@@ -209,7 +218,8 @@ async def _count_durable(context: JobContext, found: Shortened) -> None:
                 saga = ends.of(meta)
                 policy = before.for_meta(meta, saga).name
                 found.totals[policy] += 1
-                found.add(policy, meta, saga, before.expires_us(meta, saga), own.expires_us(meta, saga))
+                new_us = own.expires_us(meta, ends.of(meta, promised=False))
+                found.add(policy, meta, saga, before.expires_us(meta, saga), new_us)
 
 
 async def durable_rows(context: JobContext) -> AsyncIterator[list[tuple[SnapshotMeta, int | None]]]:
