@@ -51,6 +51,7 @@ retry can help; `hint` says what to do next and is printed under the message.
 
 from __future__ import annotations
 
+import copyreg
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from types import MappingProxyType
@@ -71,6 +72,10 @@ class SagazTieringError(Exception):
         super().__init__(message)
         if hint:
             self.hint = hint
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Comes out of another process as it was there, whatever its class is made from."""
+        return copyreg.__newobj__, (type(self), *self.args), self.__dict__  # type: ignore[attr-defined]  # as pickle does
 
 
 class ConfigError(SagazTieringError):

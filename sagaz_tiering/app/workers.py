@@ -1,26 +1,24 @@
 """Processes beside this one for the length of a run: Python's lock lets a process use one core.
 
-A worker (`app.worker`) is given the configuration and the job on its standard input, works on the same backlog by
-claims of its own as another daemon would, tells on its standard output what it does, and stops when its input ends:
-when it is told to, or when this process is gone.
+A worker (`app.worker`) is given the configuration and the job through a pipe, works on the same backlog by claims of
+its own as another daemon would, and tells what it does as it does it. It stops when it is told to, or when this process
+is gone: either wakes its end of the pipe.
 """
 
 from __future__ import annotations
 
 import asyncio
 import math
+import multiprocessing
 import os
-import pickle
-import struct
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any, Final
 
-import orjson
-
-from sagaz_tiering import errors, metrics
+from sagaz_tiering import metrics
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.errors import BudgetSpent, MasterKeyUnavailable, SagazTieringError
 from sagaz_tiering.jobs.context import Tally
@@ -29,14 +27,10 @@ from sagaz_tiering.policy import PolicySet
 
 _log = Logger(__name__)
 
-LENGTH: Final = struct.Struct(">I")
-"""In front of what a worker is given."""
-
 MOST_BY_DEFAULT: Final = 4
 _CPU_QUOTA: Final = Path("/sys/fs/cgroup/cpu.max")
 _MEMORY_LIMIT: Final = Path("/sys/fs/cgroup/memory.max")
 _PROCESS_BYTES: Final = 200 * 2**20
-_LONGEST_LINE: Final = 2**20
 _MOMENT_S: Final = 3.0
 
 
@@ -84,8 +78,8 @@ class WorkerPool:
         """
         enough = asyncio.Event()
         # The servers that this process has open, and the policies of this run, whatever was reloaded since.
-        given = pickle.dumps((job, self._config().model_copy(update={"policies": tuple(policies.policies)})))
-        children = [asyncio.create_task(self._child(job, given, enough, tally)) for _ in range(self.processes - 1)]
+        config = self._config().model_copy(update={"policies": tuple(policies.policies)})
+        children = [asyncio.create_task(self._child(job, config, enough, tally)) for _ in range(self.processes - 1)]
         telling = asyncio.create_task(_pass_on(stopping, enough))
         try:
             try:
@@ -108,34 +102,38 @@ class WorkerPool:
         if met:  # a budget that is used up is the least of them
             raise min(met, key=lambda error: isinstance(error, BudgetSpent))
 
-    async def _child(self, job: str, given: bytes, enough: asyncio.Event, tally: Tally) -> SagazTieringError | None:
+    async def _child(
+        self, job: str, config: TieringConfig, enough: asyncio.Event, tally: Tally
+    ) -> SagazTieringError | None:
         """One worker, from its start to its end; the error of ours that stopped it."""
         try:
-            error = await self._run(given, enough, tally)
-        except (OSError, ValueError) as exc:  # it cannot be started, or says what is not for us
+            error = await self._run(job, config, enough, tally)
+        except OSError as exc:  # there is no room for one more
             error = exc
         if error is not None and not isinstance(error, BudgetSpent):  # which is no defect, and the run's word too
             _failed(job, tally, error)
         return error if isinstance(error, SagazTieringError) else None
 
-    async def _run(self, given: bytes, enough: asyncio.Event, tally: Tally) -> Exception | None:
+    async def _run(self, job: str, config: TieringConfig, enough: asyncio.Event, tally: Tally) -> Exception | None:
         """What stopped it before its end."""
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "sagaz_tiering.app.worker"),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            limit=_LONGEST_LINE,
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        ending = asyncio.create_task(_end_input(process.stdin, LENGTH.pack(len(given)) + given, enough))
-        try:
-            error = await _listen(process.stdout, tally)
-            code = await process.wait()
-        finally:
-            await _ended(ending)
-            if process.returncode is None:
-                await _end(process)
+        ours, theirs = multiprocessing.Pipe()
+        with ours:
+            with theirs:
+                # Not by `multiprocessing`, which runs an application's own script again in each process that it starts.
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "sagaz_tiering.app.worker", str(theirs.fileno())),
+                    stdin=asyncio.subprocess.DEVNULL,
+                    stdout=asyncio.subprocess.DEVNULL,
+                    pass_fds=(theirs.fileno(),),
+                )
+            telling = asyncio.create_task(_tell(ours, (job, config), enough))
+            try:
+                error = await _listen(ours, tally)
+                code = await process.wait()
+            finally:
+                await _ended(telling)
+                if process.returncode is None:
+                    await _end(process)
         return error or (ChildProcessError(f"exit code {code}") if code else None)
 
 
@@ -144,12 +142,21 @@ async def _pass_on(stopping: asyncio.Event, enough: asyncio.Event) -> None:
     enough.set()
 
 
-async def _end_input(stdin: asyncio.StreamWriter, given: bytes, enough: asyncio.Event) -> None:
-    with suppress(ConnectionError):  # it is gone, which its output tells
-        stdin.write(given)
-        await stdin.drain()
+async def _tell(worker: Connection, given: tuple[str, TieringConfig], enough: asyncio.Event) -> None:
+    with suppress(ConnectionError):  # it is gone, which its end of the pipe tells
+        worker.send(given)
         await enough.wait()
-        stdin.close()
+        worker.send("stop")
+
+
+async def _readable(file: int) -> None:
+    """Until there is something to read, or nothing will ever be."""
+    loop, there = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(file, there.set)
+    try:
+        await there.wait()
+    finally:
+        loop.remove_reader(file)
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:
@@ -178,26 +185,18 @@ def _failed(job: str, tally: Tally, error: Exception) -> None:
     tally.note(f"a worker process stopped early: {said}")
 
 
-async def _listen(stdout: asyncio.StreamReader, tally: Tally) -> Exception | None:
+async def _listen(worker: Connection, tally: Tally) -> Exception | None:
     """Until the worker says no more; what stopped it, or None if it came to its end."""
     error: Exception | None = ChildProcessError("it ended without a word")
-    async for line in stdout:
-        said = orjson.loads(line)
-        for kind, number in said.get("counts", {}).items():
-            tally.add(kind, number)
-        for note in said.get("notes", []):
-            tally.note(note)
-        for kind, (requests, usd) in said.get("spent", {}).items():
-            metrics.spend(kind, requests, usd)
-        if "error" in said:
-            error = None if said["error"] is None else _as_met_here(**said["error"])
-    return error
-
-
-def _as_met_here(kind: str, message: str, hint: str) -> SagazTieringError:
-    """The error of a worker, of the same class; only what every error of ours has is told."""
-    found = getattr(errors, kind, None)
-    error_class = found if isinstance(found, type) and issubclass(found, SagazTieringError) else SagazTieringError
-    error = error_class.__new__(error_class, message)
-    SagazTieringError.__init__(error, message, hint=hint)
+    with suppress(EOFError, ConnectionError):
+        while True:
+            await _readable(worker.fileno())
+            said = worker.recv()
+            for kind, number in said.get("counts", {}).items():
+                tally.add(kind, number)
+            for kind, (requests, usd) in said["spent"].items():
+                metrics.spend(kind, requests, usd)
+            for note in said.get("notes", []):
+                tally.note(note)
+            error = said.get("error", error)
     return error
