@@ -32,6 +32,7 @@ ConfigOption = Annotated[
     ),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else there.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 DebugOption = Annotated[bool, typer.Option("--debug", help="Log everything, and show the traceback of an error.")]
 
 

@@ -21,14 +21,13 @@ import typer
 
 from sagaz_tiering.cli.failures import report, say
 from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, locate_config
+from sagaz_tiering.cli.stopping import INTERRUPTED, TERMINATED
 from sagaz_tiering.terminal import make_console, make_table, pretty_json, print_json, safe
 
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
     from sagaz_tiering.storage.base import SnapshotStorage
 
-INTERRUPTED = 130
-TERMINATED = 143
 _MAX_LINE = 5_000
 _SHARED = (("config", ConfigOption, None), ("as_json", JsonOption, False), ("debug", DebugOption, False))
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sagaz_tiering.cli.asking import confirm
-from sagaz_tiering.cli.options import MOST, locate_config, parse_id
+from sagaz_tiering.cli.options import MOST, YesOption, locate_config, parse_id
 from sagaz_tiering.cli.progress import progress
 from sagaz_tiering.cli.session import Answer, Call, command
 from sagaz_tiering.errors import ConfigError
@@ -57,7 +57,6 @@ TakeOver = Annotated[
 Unsigned = Annotated[
     bool, typer.Option("--accept-unsigned", help="Count journal entries that no configured master key signed.")
 ]
-Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 
 @group.command("rebuild")
@@ -69,7 +68,7 @@ async def rebuild(
         typer.Option("--catalog-id", metavar="UUID", help="Whose bucket it is. Default: as owner.json says."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is, and what it costs.")] = False,
-    yes: Yes = False,
+    yes: YesOption = False,
     take_over: TakeOver = False,
     accept_unsigned: Unsigned = False,
 ) -> Answer:
@@ -108,7 +107,7 @@ async def adopt(
     new_bucket: Annotated[
         bool, typer.Option("--new-bucket", help="The prefix is new on purpose: packs that are not there are lost.")
     ] = False,
-    yes: Yes = False,
+    yes: YesOption = False,
     take_over: TakeOver = False,
     accept_unsigned: Unsigned = False,
 ) -> Answer:

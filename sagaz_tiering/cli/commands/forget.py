@@ -12,7 +12,7 @@ import typer
 from sagaz_tiering.cli.asking import confirm, login_name
 from sagaz_tiering.cli.commands.hold import published
 from sagaz_tiering.cli.failures import NotFound
-from sagaz_tiering.cli.options import MOST, parse_id
+from sagaz_tiering.cli.options import MOST, YesOption, parse_id
 from sagaz_tiering.cli.session import Answer, Call, command, fields, table
 from sagaz_tiering.terminal import make_table, show_time, show_when
 
@@ -27,7 +27,7 @@ async def forget(
     call: Call,
     saga_id: Annotated[str, typer.Argument(metavar="SAGA_ID")],
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="The order or request that asks for it.")],
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: YesOption = False,
     who: Annotated[str | None, typer.Option("--who", metavar="NAME", help="Default: the login name.")] = None,
 ) -> Answer:
     """Erase a saga: every snapshot and replay log in every tier, for good. Prints the receipt."""

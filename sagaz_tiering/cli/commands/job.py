@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING, Annotated, Any
@@ -16,6 +14,7 @@ import typer
 from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.cli.progress import progress
 from sagaz_tiering.cli.session import Answer, Call, command, table
+from sagaz_tiering.cli.stopping import stopped_by_signals
 
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
@@ -78,7 +77,7 @@ async def _repeat(runtime: Runtime, context: JobContext, name: str, *, once: boo
     from sagaz_tiering.jobs import run_job
 
     every = _interval(runtime, name)
-    with _stopped_by_signals(context.stopping):
+    with stopped_by_signals(context.stopping):
         while True:
             with progress(name) as show:
                 context.progress = show
@@ -97,25 +96,6 @@ def _interval(runtime: Runtime, name: str) -> timedelta:
     schedule: Any = runtime.config.schedule
     every: timedelta = getattr(schedule, name, schedule.age).every
     return every
-
-
-@contextmanager
-def _stopped_by_signals(stopping: asyncio.Event) -> Iterator[None]:
-    """The first Ctrl-C or SIGTERM lets the running step finish, the second ends it."""
-    loop, task = asyncio.get_running_loop(), asyncio.current_task()
-
-    def stop() -> None:
-        if stopping.is_set() and task is not None:
-            task.cancel()
-        stopping.set()
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop)
-    try:
-        yield
-    finally:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.remove_signal_handler(number)
 
 
 def _lines(report: JobReport) -> Iterator[Any]:

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-import signal
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,7 +14,8 @@ import typer
 from sagaz_tiering.cli.failures import UsageError, say
 from sagaz_tiering.cli.options import parse_id
 from sagaz_tiering.cli.progress import showing_progress
-from sagaz_tiering.cli.session import INTERRUPTED, TERMINATED, Answer, Call, command
+from sagaz_tiering.cli.session import Answer, Call, command
+from sagaz_tiering.cli.stopping import stopped_by_signals
 from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.terminal import make_table, show_bytes
 
@@ -63,7 +61,8 @@ async def transfer(
     }
     wait = _duration(patience)
     path = None if dry_run else _journal_path(journal, *places, **options)
-    with _stopped_by_signals() as stopping:
+    stop, notice = asyncio.Event(), "stopping: what is in flight is finished (a second signal ends it at once)"
+    with stopped_by_signals(stop, notice=notice) as stopping:
         async with open_source(source) as reading, open_storage(target) as writing:
             try:
                 async with showing_progress(None if saga else reading) as progress:
@@ -77,19 +76,22 @@ async def transfer(
                         restart=restart,
                         patience=wait,
                         progress=progress,
-                        stop=stopping.event,
+                        stop=stop,
                         source_name=places[0].shown,
                         target_name=places[1].shown,
                     )
             except asyncio.CancelledError:
                 if not stopping.is_cancelled:
                     raise
-                return stopping.end(path)
+                _say_how_to_go_on(path)
+                return stopping.exit_code
             except SagazTieringError as exc:
                 if path is not None and path.exists():
                     exc.hint = "; ".join(filter(None, (exc.hint, "the same command goes on from where it stands")))
                 raise
-    code = stopping.end(path) if report.stopped else report.exit_code
+    if report.stopped:
+        _say_how_to_go_on(path)
+    code = stopping.exit_code if report.stopped else report.exit_code
     document = {**report.to_dict(), "exit_code": code, "journal": None if path is None else str(path)}
     problem = (f"{report.failed:,} did not arrive", "run it again when the reason is gone: what is there is skipped")
     return Answer(document, _lines(report), code, [problem] if report.failed and not report.stopped else ())
@@ -143,43 +145,10 @@ def state_home() -> Path:
         raise UsageError("there is no home folder to keep the journal in", hint="give --journal FILE") from exc
 
 
-class _Stopping:
-    """What signals asked for."""
-
-    def __init__(self) -> None:
-        self.event = asyncio.Event()
-        self.is_cancelled = False
-        self._code = 0
-
-    def ask(self, number: int, task: asyncio.Task[Any] | None) -> None:
-        """A signal came."""
-        self._code = TERMINATED if number == signal.SIGTERM else INTERRUPTED
-        if not self.event.is_set():
-            self.event.set()
-            print("stopping: what is in flight is finished (a second signal ends it at once)", file=sys.stderr)
-        elif task is not None:
-            self.is_cancelled = True
-            task.cancel()
-
-    def end(self, journal: Path | None) -> int:
-        """Say how to go on; the exit code."""
-        how = "begins anew, and finds there what is there" if journal is None else "goes on from where it stands"
-        say("stopped before the end", hint=f"the same command {how}")
-        return self._code
-
-
-@contextmanager
-def _stopped_by_signals() -> Iterator[_Stopping]:
-    """The first Ctrl-C or SIGTERM lets what is in flight finish, the second ends it."""
-    loop, task, stopping = asyncio.get_running_loop(), asyncio.current_task(), _Stopping()
-    numbers = (signal.SIGINT, signal.SIGTERM)
-    for number in numbers:
-        loop.add_signal_handler(number, stopping.ask, number, task)
-    try:
-        yield stopping
-    finally:
-        for number in numbers:
-            loop.remove_signal_handler(number)
+def _say_how_to_go_on(journal: Path | None) -> None:
+    """Of a transfer that was stopped."""
+    how = "begins anew, and finds there what is there" if journal is None else "goes on from where it stands"
+    say("stopped before the end", hint=f"the same command {how}")
 
 
 def _lines(report: TransferReport) -> Iterator[Any]:
