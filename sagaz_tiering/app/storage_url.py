@@ -35,7 +35,6 @@ from sagaz_tiering.clock import Clock
 from sagaz_tiering.config.units import ByteSize, Duration
 from sagaz_tiering.config.urls import HIDDEN, bucket_and_prefix, check_cold_url, file_path, redacted
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError
-from sagaz_tiering.sagaz_engine import imports
 from sagaz_tiering.storage.base import SnapshotSource, SnapshotStorage
 
 FOREIGN: Final = "sagaz+"
@@ -173,8 +172,11 @@ async def open_source(url: str | Path, *, clock: Clock | None = None) -> AsyncIt
 def _opening(address: Address, clock: Clock | None) -> Any:
     if address.family == "tiered":
         return _tiered(address.arguments["config"], clock)
-    home, kinds = (imports, _FOREIGN) if address.is_foreign else (storage, _STORAGES)
-    return getattr(home, kinds[address.family].name)(**address.arguments, clock=clock)
+    if address.is_foreign:
+        from sagaz_tiering.sagaz_engine import imports  # with the drivers of all
+
+        return getattr(imports, _FOREIGN[address.family].name)(**address.arguments, clock=clock)
+    return getattr(storage, _STORAGES[address.family].name)(**address.arguments, clock=clock)
 
 
 @asynccontextmanager

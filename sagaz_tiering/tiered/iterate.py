@@ -27,8 +27,8 @@ async def saga_ids(hot: HotTier, catalog: Catalog, after: UUID | None) -> AsyncI
     """
     async with SortedIds() as sorted_ids:
         async for found in hot.saga_ids():
-            await sorted_ids.add((saga.bytes, b"") for saga in found if after is None or saga > after)
-        in_redis = sorted_ids.keys()
+            await sorted_ids.add(saga.bytes for saga in found if after is None or saga > after)
+        in_redis = sorted_ids.ids()
         waiting = await anext(in_redis, None)
         async for saga in _in_postgresql(catalog, after):
             while waiting is not None and waiting < saga.bytes:

@@ -45,6 +45,7 @@ FACES = {
         "redis.scripts",
         "redis.sentinels",
         "redis.url",
+        "scratch",
         "server_clock",
     ),
     "embedded": ("servers",),

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import sqlite3
-import threading
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any, Final, NamedTuple, TypeVar
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
-from sagaz_tiering.errors import ConfigError
-
-T = TypeVar("T")
+from sagaz_tiering.drivers.scratch import Scratch
 
 _TABLES: Final = """
     CREATE TABLE found (
@@ -66,21 +62,11 @@ class FoundReplay(NamedTuple):
     key: bytes
 
 
-class Inventory:
-    """Add, `settle`, then read. Lives in a temporary file that has no name (TMPDIR says where), so none is left."""
+class Inventory(Scratch):
+    """Add, `settle`, then read."""
 
     def __init__(self) -> None:
-        self._db: sqlite3.Connection | None = None
-        # A cancelled call goes on in its thread: the next one waits for it here.
-        self._lock = threading.Lock()
-
-    async def open(self) -> None:
-        """Make the file."""
-        await asyncio.to_thread(self._open)
-
-    async def close(self) -> None:
-        """Drop it."""
-        await asyncio.to_thread(self._close)
+        super().__init__(_TABLES)
 
     async def add(self, found: Sequence[FoundSnapshot], replays: Sequence[FoundReplay] = ()) -> None:
         """Note what was found; the same record may come twice. Raises ConfigError where the disk is full."""
@@ -90,7 +76,7 @@ class Inventory:
                 db.executemany("INSERT INTO found VALUES (?, ?, ?, ?, ?, ?, ?, ?)", found)
                 db.executemany("INSERT INTO replay VALUES (?, ?, ?, ?)", replays)
 
-        await self._run(work)
+        await self.run(work)
 
     async def settle(self, now_us: int) -> int:
         """Keep one record of each id, drop what has expired, sort the rest; how many had expired."""
@@ -103,7 +89,7 @@ class Inventory:
                 db.executescript(_ORDER)
             return expired
 
-        return await self._run(work)
+        return await self.run(work)
 
     async def note(self, kind: str, key: bytes) -> bool:
         """Remember something about a record; whether it was not remembered before."""
@@ -112,7 +98,7 @@ class Inventory:
             with db:
                 return db.execute("INSERT OR IGNORE INTO noted VALUES (?, ?)", (kind, key)).rowcount > 0
 
-        return await self._run(work)
+        return await self.run(work)
 
     async def sagas(self, after: bytes, now_us: int, limit: int) -> list[UUID]:
         """Sagas behind `after` with a live snapshot, ascending."""
@@ -143,32 +129,5 @@ class Inventory:
         query = "SELECT replay_id, written, size, key FROM replay WHERE replay_id > ? ORDER BY replay_id LIMIT ?"
         return [FoundReplay(*row) for row in await self._rows(query, (after, limit))]
 
-    async def _rows(self, query: str, values: Iterable[object]) -> list[Any]:
-        return await self._run(lambda db: db.execute(query, tuple(values)).fetchall())
-
-    async def _run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        def locked() -> T:
-            with self._lock:
-                if self._db is None:
-                    raise RuntimeError("the source was closed while it was read")
-                return work(self._db)
-
-        try:
-            return await asyncio.to_thread(locked)
-        except sqlite3.OperationalError as exc:
-            raise ConfigError(
-                f"the list of what was found cannot be kept on disk: {exc}",
-                hint="make room, or set TMPDIR to a folder that has some (about 150 bytes per snapshot)",
-            ) from exc
-
-    def _open(self) -> None:
-        with self._lock:
-            # An empty name makes a database of its own in a file that is unlinked at once.
-            self._db = sqlite3.connect("", check_same_thread=False)
-            self._db.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {_TABLES}")
-
-    def _close(self) -> None:
-        with self._lock:
-            if self._db is not None:
-                self._db.close()
-            self._db = None
+    async def _rows(self, query: str, values: tuple[object, ...]) -> list[Any]:
+        return await self.run(lambda db: db.execute(query, values).fetchall())

@@ -1,0 +1,60 @@
+"""Tables that one reading needs: on disk, so that memory does not grow with what they hold, and gone with it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from sagaz_tiering.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class Scratch:
+    """`open`, `run`, `close`. Lives in a temporary file that has no name (TMPDIR says where), so none is left."""
+
+    def __init__(self, tables: str) -> None:
+        """`tables` is the SQL that makes them."""
+        self._tables = tables
+        self._db: sqlite3.Connection | None = None
+        # A cancelled call goes on in its thread: the next one waits for it here.
+        self._lock = threading.Lock()
+
+    async def open(self) -> None:
+        """Make the file."""
+        await asyncio.to_thread(self._open)
+
+    async def close(self) -> None:
+        """Drop it."""
+        await asyncio.to_thread(self._close)
+
+    async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Do `work` on a thread. Raises ConfigError where the disk is full, RuntimeError if it is not open."""
+        try:
+            return await asyncio.to_thread(self._locked, work)
+        except sqlite3.OperationalError as exc:
+            raise ConfigError(
+                f"the list of what was found cannot be kept on disk: {exc}",
+                hint="make room, or set TMPDIR to a folder that has some (about 150 bytes per snapshot)",
+            ) from exc
+
+    def _locked(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        with self._lock:
+            if self._db is None:
+                raise RuntimeError("the source was closed while it was read")
+            return work(self._db)
+
+    def _open(self) -> None:
+        with self._lock:
+            # An empty name makes a database of its own in a file that is unlinked at once.
+            self._db = sqlite3.connect("", check_same_thread=False)
+            self._db.executescript(f"PRAGMA journal_mode = OFF; PRAGMA synchronous = OFF; {self._tables}")
+
+    def _close(self) -> None:
+        with self._lock:
+            if self._db is not None:
+                self._db.close()
+            self._db = None
