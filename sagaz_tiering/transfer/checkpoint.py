@@ -16,15 +16,19 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 from uuid import UUID
 
+from pydantic import TypeAdapter, ValidationError
+
 from sagaz_tiering.errors import ConfigError, LeaseLost
+from sagaz_tiering.terminal import document, plain
 from sagaz_tiering.transfer.report import Counts
 
 FORMAT = 1
-SNAPSHOTS, REPLAY_LOGS, FINISHED = "snapshots", "replay_logs", "finished"
-_PHASES = (SNAPSHOTS, REPLAY_LOGS, FINISHED)
+SNAPSHOTS: Final = "snapshots"
+REPLAY_LOGS: Final = "replay_logs"
+FINISHED: Final = "finished"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -34,12 +38,15 @@ class Standing:
     `probe` is a snapshot that was at the target when the mark passed it.
     """
 
-    phase: str = SNAPSHOTS
+    phase: Literal["snapshots", "replay_logs", "finished"] = SNAPSHOTS
     mark: UUID | None = None
     probe: UUID | None = None
     seconds: float = 0.0
     snapshots: Counts = field(default_factory=Counts)
     replay_logs: Counts = field(default_factory=Counts)
+
+
+_STANDING: Final = TypeAdapter(Standing)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,12 +142,9 @@ class Checkpoint:
             "source": identity.source,
             "target": identity.target,
             "selected_sagas": None if identity.saga_ids is None else len(identity.saga_ids),
-            "phase": standing.phase,
-            "mark": None if standing.mark is None else str(standing.mark),
-            "witness": None if standing.probe is None else str(standing.probe),
+            **document(standing, without=("probe",)),
+            "witness": plain(standing.probe),
             "seconds": round(standing.seconds, 3),
-            "snapshots": standing.snapshots.to_dict(),
-            "replay_logs": standing.replay_logs.to_dict(),
         }
 
     def _read(self, text: bytes) -> Standing | None:
@@ -149,17 +153,13 @@ class Checkpoint:
             if found["format"] != FORMAT:
                 raise ValueError(f"format {found['format']}, this version reads {FORMAT}")
             of, between = found["transfer"], (found["source"], found["target"])
-            standing = Standing(
-                phase=_PHASES[_PHASES.index(found["phase"])],
-                mark=None if found["mark"] is None else UUID(found["mark"]),
-                probe=None if found["witness"] is None else UUID(found["witness"]),
-                seconds=float(found["seconds"]),
-                snapshots=Counts.from_dict(found["snapshots"]),
-                replay_logs=Counts.from_dict(found["replay_logs"]),
-            )
+            standing = _STANDING.validate_python({**found, "probe": found["witness"]})
+            if any(found[name] != value for name, value in document(standing, without=("probe",)).items()):
+                raise ValueError("something is missing")
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
+            reason = exc.errors()[0]["msg"] if isinstance(exc, ValidationError) else exc
             raise ConfigError(
-                f"{self._path} is not a journal of a transfer: {exc}",
+                f"{self._path} is not a journal of a transfer: {reason}",
                 hint="give another file with --journal, or overwrite it with --restart",
             ) from exc
         if of != self._identity.fingerprint:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
 from typing import Any
@@ -101,18 +100,8 @@ class Counts:
             self.note(text)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready; `from_dict` gives it back."""
+        """JSON-ready."""
         return document(self, "skipped")
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Counts:
-        """The counts of `to_dict`. Raises KeyError, TypeError or ValueError for anything else."""
-        return cls(
-            **{name: int(data[name]) for name in _NUMBERS},
-            failures=[Failure(**each) for each in data["failures"]],
-            notes=[str(text) for text in data["notes"]],
-            exit_codes=[int(code) for code in data["exit_codes"]],
-        )
 
 
 _NUMBERS = tuple(f.name for f in fields(Counts) if f.name not in ("failures", "notes", "exit_codes"))

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from datetime import timedelta
+from functools import reduce
+from operator import getitem
 from random import Random
 from typing import Any
 from uuid import UUID
@@ -318,6 +321,19 @@ async def test_transfer_refuses_a_damaged_journal(tmp_path: Any, text: str) -> N
         await move(await filled(), Store(), journal=tmp_path / "j.json")
 
 
+@pytest.mark.parametrize("lost", ["mark", "phase", "seconds", "replay_logs", "snapshots copied"])
+async def test_transfer_refuses_a_journal_that_lacks_something(tmp_path: Any, lost: str) -> None:
+    """It would begin at the wrong place, or tell of less than was done."""
+    source, target, journal = await filled(), Store(), tmp_path / "j.json"
+    await _stopped(source, target, journal)
+    document = json.loads(journal.read_bytes())
+    *outer, name = lost.split()
+    del reduce(getitem, outer, document)[name]
+    journal.write_text(json.dumps(document))
+    with pytest.raises(ConfigError, match="not a journal"):
+        await move(source, target, journal=journal)
+
+
 async def test_transfer_refuses_a_journal_in_use(tmp_path: Any) -> None:
     """Two runs of one transfer would overwrite each other's marks."""
     source, target, journal = await filled(), Store(), tmp_path / "j.json"
@@ -585,8 +601,8 @@ async def test_transfer_counts_replay_records_that_cannot_be_read() -> None:
     """Also the last one, behind which none follows."""
     source, target = await filled(sagas=0, logs=5), Store()
     for at in (1, 4):
-        stored = source._replays[number(at)]
-        source._replays[number(at)] = type(stored)(
+        stored = source._replay_records[number(at)]
+        source._replay_records[number(at)] = type(stored)(
             replay_id=stored.replay_id, saga_id=stored.saga_id, created_us=stored.created_us, data=b"\x07"
         )
     report = await move(source, target)
