@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
@@ -14,7 +14,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from sagaz_tiering.app.runtime import Parts
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.doctor.finding import Finding, error, from_error, ok, warning
-from sagaz_tiering.doctor.skew import compared
+from sagaz_tiering.doctor.timing import clock_of, round_trip_of
 from sagaz_tiering.drivers.redis.client import RedisClient, time_of
 from sagaz_tiering.drivers.redis.health import MEMORY_WATERMARK, server_facts, server_warnings
 from sagaz_tiering.drivers.redis.sentinels import sentinel_options
@@ -24,9 +24,6 @@ from sagaz_tiering.policy import Durability
 from sagaz_tiering.terminal import show_bytes
 
 OLDEST = (6, 2)
-SLOW = timedelta(milliseconds=20)
-"""A save and a common read are one round trip; from here on applications notice."""
-_PINGS = 5
 _SOCKET_TIMEOUT = timedelta(seconds=5)
 """What the other checks do meanwhile may hold an answer up; how long it took is told anyway."""
 _SETTING = "tiers.hot.url"
@@ -52,7 +49,8 @@ async def check_hot_tier(parts: Parts) -> AsyncGenerator[Finding, None]:
         if address.kind == "sentinel":
             yield await _sentinels(address, settings.socket_timeout)
         try:
-            yield _latency(await _round_trip(redis), str(settings.url))
+            hint = "every save and read waits so long: bring Redis nearer to the applications"
+            yield await round_trip_of("redis.reachable", str(settings.url), partial(_ping, redis), hint)
         except SagazTieringError as exc:
             yield from_error("redis.reachable", exc)
             return
@@ -77,23 +75,9 @@ async def check_hot_tier(parts: Parts) -> AsyncGenerator[Finding, None]:
         await redis.close()
 
 
-async def _round_trip(redis: RedisClient) -> timedelta:
-    """The median of some."""
-    took = []
-    for _ in range(_PINGS):
-        async with redis.use() as client:
-            began = time.perf_counter()
-            await client.ping()
-            took.append(time.perf_counter() - began)
-    return timedelta(seconds=sorted(took)[_PINGS // 2])
-
-
-def _latency(median: timedelta, where: str) -> Finding:
-    text = f"{where} answers in {median.total_seconds() * 1000:.1f} ms"
-    if median < SLOW:
-        return ok("redis.reachable", text)
-    hint = "every save and read waits so long: bring Redis nearer to the applications"
-    return warning("redis.reachable", text, hint)
+async def _ping(redis: RedisClient) -> None:
+    async with redis.use() as client:
+        await client.ping()
 
 
 def _server(server: dict[str, Any]) -> Iterator[Finding]:
@@ -196,15 +180,14 @@ def _failover(server: dict[str, Any]) -> Finding:
 
 
 async def _clock(redis: RedisClient, clock: Clock) -> Finding:
+    async def ask() -> datetime:
+        return time_of(await client.time())
+
     try:
         async with redis.use() as client:
-            asked = clock.now()
-            began = time.monotonic()
-            theirs = time_of(await client.time())
-            took = timedelta(seconds=time.monotonic() - began)
+            return await clock_of("redis.clock", "Redis", clock, ask)
     except (NoPermissionError, ResponseError):
         return ok("redis.clock", "TIME is not offered: not compared")
-    return compared("redis.clock", "Redis", theirs, asked, took)
 
 
 def _text(value: object) -> str:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncGenerator, Iterator
-from datetime import timedelta
 from typing import Any
 
 from sagaz_tiering.app.runtime import Parts
@@ -12,7 +10,7 @@ from sagaz_tiering.catalog.migrations import check_schema, current_version
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.doctor.finding import Finding, error, ok, warning
 from sagaz_tiering.doctor.pooler import check_pooler
-from sagaz_tiering.doctor.skew import compared
+from sagaz_tiering.doctor.timing import clock_of, round_trip_of
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.refusals import user_of
@@ -21,8 +19,6 @@ from sagaz_tiering.errors import SchemaMismatch
 _SQL = load(__package__, "doctor")
 OLDEST = 13
 CROWDED = 0.8
-SLOW = timedelta(milliseconds=20)
-_PINGS = 5
 
 
 async def check_postgresql(parts: Parts, *, caches: bool) -> AsyncGenerator[Finding, None]:
@@ -30,7 +26,8 @@ async def check_postgresql(parts: Parts, *, caches: bool) -> AsyncGenerator[Find
     async with parts.database() as db:
         server = await db.fetchrow(_SQL["server"])  # connects, so it is no measure of a round trip
         assert server is not None  # a SELECT of settings always has a row
-        yield _latency(await _round_trip(db), db.shown_url)
+        hint = "durable saves wait so long: bring PostgreSQL nearer"
+        yield await round_trip_of("postgresql.reachable", db.shown_url, lambda: db.fetchval("SELECT 1"), hint)
         for found in (*_server(server), *_durability(server)):
             yield found
         yield await _clock(db, parts.clock)
@@ -38,23 +35,6 @@ async def check_postgresql(parts: Parts, *, caches: bool) -> AsyncGenerator[Find
             yield found
         async for found in _schema(db):
             yield found
-
-
-async def _round_trip(db: Database) -> timedelta:
-    """The best of some: what else this machine does only adds to it."""
-    took = []
-    for _ in range(_PINGS):
-        began = time.perf_counter()
-        await db.fetchval("SELECT 1")
-        took.append(time.perf_counter() - began)
-    return timedelta(seconds=min(took))
-
-
-def _latency(took: timedelta, where: str) -> Finding:
-    text = f"{where} answers in {took.total_seconds() * 1000:.1f} ms"
-    if took < SLOW:
-        return ok("postgresql.reachable", text)
-    return warning("postgresql.reachable", text, "durable saves wait so long: bring PostgreSQL nearer")
 
 
 def _server(server: Any) -> Iterator[Finding]:
@@ -89,10 +69,7 @@ def _durability(server: Any) -> Iterator[Finding]:
 
 async def _clock(db: Database, clock: Clock) -> Finding:
     async with db.connection() as connection:
-        asked, began = clock.now(), time.monotonic()
-        theirs = await connection.fetchval(_SQL["time"])
-        took = timedelta(seconds=time.monotonic() - began)
-    return compared("postgresql.clock", "PostgreSQL", theirs, asked, took)
+        return await clock_of("postgresql.clock", "PostgreSQL", clock, lambda: connection.fetchval(_SQL["time"]))
 
 
 async def _schema(db: Database) -> AsyncGenerator[Finding, None]:

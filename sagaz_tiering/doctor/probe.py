@@ -13,7 +13,7 @@ from uuid import uuid4
 
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.doctor.finding import Finding, Level, error, from_error, is_refusal, ok, warning
-from sagaz_tiering.doctor.skew import compared
+from sagaz_tiering.doctor.timing import compared
 from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectExists, ObjectStoreError, SagazTieringError
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.objects.s3.probe import honours_condition, takes_checksum
