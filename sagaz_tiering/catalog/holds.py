@@ -22,6 +22,7 @@ from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import checked_text, from_column, to_column
 from sagaz_tiering.errors import ConfigError, LegalHold
+from sagaz_tiering.terminal import document
 
 _SQL = load(__package__, "holds")
 HOLD_LOCK = 0x5A6A7A03
@@ -74,14 +75,7 @@ class Hold:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""
-        return {
-            "hold_id": str(self.hold_id),
-            "saga_id": str(self.saga_id) if self.saga_id else None,
-            "match": self.match,
-            "reason": self.reason,
-            "placed_by": self.placed_by,
-            "placed_at": self.placed_at.isoformat(),
-        }
+        return document(self, without=("not_marked",))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

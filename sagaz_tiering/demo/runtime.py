@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -13,7 +10,7 @@ from sagaz_tiering.app.runtime import Runtime, open_runtime
 from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.config.load import load_config
-from sagaz_tiering.embedded import EmbeddedServers
+from sagaz_tiering.embedded import EmbeddedServers, open_private, throwaway_folder
 from sagaz_tiering.errors import ConfigError
 
 BUCKET = "sagaz-demo"
@@ -106,7 +103,7 @@ def _kept_configuration(folder: Path) -> str:
 
 def _write(path: Path, text: str) -> Path:
     """Readable by its owner alone: it holds the servers' passwords."""
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8") as file:
+    with open(path, "x", encoding="utf-8", opener=open_private) as file:
         file.write(text)
     return path
 
@@ -115,12 +112,8 @@ def _write(path: Path, text: str) -> Path:
 def _folder(keep: Path | None) -> Iterator[Path]:
     """An empty folder that PostgreSQL's account can pass through."""
     if keep is None:
-        folder = Path(tempfile.mkdtemp(prefix="sagaz-tiering-demo-"))
-        folder.chmod(0o711)
-        try:
+        with throwaway_folder("sagaz-tiering-demo-") as folder:
             yield folder
-        finally:
-            shutil.rmtree(folder, ignore_errors=True)
         return
     try:
         keep.mkdir(mode=0o711, parents=True, exist_ok=True)

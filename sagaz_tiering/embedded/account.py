@@ -13,7 +13,8 @@ import shutil
 import stat
 import subprocess
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,6 +64,15 @@ def _first_account() -> Account | None:
 def open_private(path: str, flags: int) -> int:
     """An `opener` of files that only we may read."""
     return os.open(path, flags, 0o600)
+
+
+@contextmanager
+def throwaway_folder(prefix: str) -> Iterator[Path]:
+    """A folder for servers and their configuration, gone at the end; any account can pass through it, and list none."""
+    with tempfile.TemporaryDirectory(prefix=prefix, ignore_cleanup_errors=True) as name:
+        folder = Path(name)
+        folder.chmod(0o711)
+        yield folder
 
 
 def let_pass(folder: Path) -> None:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +14,7 @@ import orjson
 from sagaz_tiering.app.runtime import Runtime, open_runtime
 from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.config.load import load_config
-from sagaz_tiering.embedded import EmbeddedServers
+from sagaz_tiering.embedded import EmbeddedServers, open_private, throwaway_folder
 from sagaz_tiering.jobs import JOBS
 from sagaz_tiering.torture.model import policies
 
@@ -61,27 +60,19 @@ class Store:
 async def open_store() -> AsyncIterator[Store]:
     """PostgreSQL, Redis and a directory as cold tier, empty. Raises what the servers' start raises."""
     clock = ShiftedClock()
-    with _folder() as folder:
+    with throwaway_folder("sagaz-tiering-torture-") as folder:
         async with EmbeddedServers.start(folder / "servers", s3=False, durable=False) as servers:
-            config = _write(folder / "tiering.yaml", _settings(servers, folder))
+            config = _configured(servers, folder)
             async with open_runtime(load_config(config, {}), clock=clock) as runtime:
                 await migrate(runtime.db)
                 yield Store(runtime=runtime, config=config, clock=clock)
 
 
-@contextmanager
-def _folder() -> Iterator[Path]:
-    """One that PostgreSQL's account can pass through."""
-    with tempfile.TemporaryDirectory(prefix="sagaz-tiering-torture-") as name:
-        folder = Path(name)
-        folder.chmod(0o711)
-        yield folder
-
-
-def _write(path: Path, settings: dict[str, Any]) -> Path:
-    """As YAML, which JSON is; readable by its owner alone, since it holds the servers' passwords."""
-    path.touch(mode=0o600)
-    path.write_bytes(orjson.dumps(settings))
+def _configured(servers: EmbeddedServers, folder: Path) -> Path:
+    """A configuration as YAML, which JSON is; readable by its owner alone, since it holds the servers' passwords."""
+    path = folder / "tiering.yaml"
+    with open(path, "xb", opener=open_private) as file:
+        file.write(orjson.dumps(_settings(servers, folder)))
     return path
 
 
