@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from functools import cache
 from hashlib import sha1
 from importlib.resources import files
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import redis.exceptions as driver
+
+_BEHIND: Final = re.compile(r"^-- Behind (\w+)\.lua\.$", re.MULTILINE)
 
 
 class Script(NamedTuple):
@@ -20,10 +23,12 @@ class Script(NamedTuple):
 
 @cache
 def load_script(package: str, name: str, *, behind: str | None = None) -> Script:
-    """`lua/<name>.lua` of `package`, with `lua/<behind>.lua` in front of it."""
+    """`lua/<name>.lua` of `package`, behind `lua/<behind>.lua` and what its line `-- Behind <another>.lua.` names."""
     folder = files(package).joinpath("lua")
-    names = [name] if behind is None else [behind, name]
-    text = "\n".join(folder.joinpath(f"{each}.lua").read_text(encoding="utf-8") for each in names)
+    own = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
+    in_front = [behind] if behind else []
+    in_front += _BEHIND.findall(own)
+    text = "\n".join([*(folder.joinpath(f"{each}.lua").read_text(encoding="utf-8") for each in in_front), own])
     return Script(text, sha1(text.encode(), usedforsecurity=False).hexdigest())
 
 

@@ -1,11 +1,7 @@
 -- Values of a saga, newest first, from a rank on.
 -- KEYS  1 saga index      ARGV  1 value key prefix  2 first rank  3 last rank
 -- Returns member, score and value by turns; a value that is gone, or that something else is in the place of, is nil.
-local HEX = string.rep('%02x', 16)
--- The snapshot id in hex that a member of the index ends with; '' for what is no member of ours.
-local function id_of(member)
-  return #member == 20 and string.format(HEX, string.byte(member, 5, 20)) or ''
-end
+-- Behind members.lua.
 local found = {}
 local places = redis.call('ZREVRANGE', KEYS[1], ARGV[2], ARGV[3], 'WITHSCORES')
 for i = 1, #places, 2 do

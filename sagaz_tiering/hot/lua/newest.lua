@@ -2,28 +2,7 @@
 -- KEYS  1 saga index      ARGV  1 value key prefix  2 highest score or '+inf'  3 step name  4 '1' if a step is named
 -- Returns its member, its score, the value (nil: it is gone, or something else is there) and, unless it is the newest of
 -- all, the header of that ('' if it cannot be told); or nil if there is none.
--- The header of the newest snapshot of a saga: false where that is `except`, '' where it is gone or something else is there.
-local function newest_but(index, except)
-  local newest = redis.pcall('ZREVRANGE', index, 0, 0)
-  if newest.err or #newest == 0 or #newest[1] ~= 20 then
-    return ''
-  end
-  local id = string.format(string.rep('%02x', 16), string.byte(newest[1], 5, 20))
-  if id == except then
-    return false
-  end
-  local head = redis.pcall('GETRANGE', index .. ':' .. id, 0, 255)
-  if type(head) ~= 'string' or #head < 8 then
-    return ''
-  end
-  local length = struct.unpack('>I4', string.sub(head, 5, 8))
-  return length > #head and redis.call('GETRANGE', index .. ':' .. id, 0, length - 1) or head
-end
-local HEX = string.rep('%02x', 16)
--- The snapshot id in hex that a member of the index ends with; '' for what is no member of ours.
-local function id_of(member)
-  return #member == 20 and string.format(HEX, string.byte(member, 5, 20)) or ''
-end
+-- Behind members.lua.
 -- Whether a value is of that step; one too short to tell counts, so that the reader sees that it is damaged.
 local function is_of_step(value, name)
   if #value < 92 then
