@@ -332,7 +332,7 @@ async def test_defect_on_the_way_to_a_worker_leaves_nothing_running(
         async with WorkerPool(lambda: three).share("age", asyncio.Event(), tally, runtime.policies):
             await work()
     assert children() == []
-    assert asyncio.all_tasks() == tasks
+    assert asyncio.all_tasks() <= tasks
     assert ["KeyError" in note for note in tally.notes] == [True, True]
 
 
@@ -354,7 +354,7 @@ async def test_workers_that_are_cancelled_end(runtime: Runtime, saved: list[Saga
     with pytest.raises(asyncio.CancelledError):
         await sharing
     assert children() == []
-    assert asyncio.all_tasks() == before
+    assert asyncio.all_tasks() <= before
 
 
 async def test_workers_take_no_slot_of_a_daemon(runtime: Runtime, saved: list[SagaSnapshot]) -> None:
