@@ -143,8 +143,8 @@ class Packs:
             published = await insert_places(conn, pack_id, frames, steps, left_out, replace=elsewhere is not None)
             if affected(await conn.execute(_SQL["activate"], pack_id, published, now)) != 1:
                 raise LeaseLost(f"pack {pack_id} was given up before its upload ended; nothing was published")
-            await note_archived(conn, _published(frames, left_out))
             await _drop_nearer(conn, frames)
+            await note_archived(conn, _published(frames, left_out))  # last, since saves lock sagas after snapshots
         return published
 
     async def _check_replaced(self, conn: Connection, frames: Sequence[IndexedFrame], left_out: set[UUID]) -> None:
@@ -177,8 +177,8 @@ class Packs:
             dead = await dead_among(conn, frames, pack_id)
             published = await insert_places(conn, pack_id, frames, steps, dead, replace=True)
             await conn.execute(_SQL["activate"], pack_id, published, now)
-            await note_archived(conn, _published(frames, dead))
             await _drop_nearer(conn, frames)
+            await note_archived(conn, _published(frames, dead))
             await conn.execute(_SQL["evicted"], pack_id, now)
         return published
 

@@ -220,6 +220,25 @@ async def test_running_saga_keeps_no_more_hot_than_it_may(opened: Any) -> None:
         assert snapshots[0].created_at > BEGUN
 
 
+async def test_packing_and_a_save_of_the_same_saga_do_not_wait_for_each_other(opened: Any) -> None:
+    """A save has the snapshot's row and comes for its saga's; whoever publishes a pack locks them in the same order."""
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+    async with opened() as shop:
+        [snapshot] = await saved(shop, "completed")
+        await shop.run("age")  # which looks at all rows once, under new policies
+        shop.clock.advance(9 * DAY)
+        async with shop.runtime.db.transaction() as conn:
+            await conn.execute("SELECT 1 FROM sagaz_tiering.saga_snapshots FOR UPDATE")
+            ageing = asyncio.create_task(shop.run("age"))
+            async with asyncio.timeout(120):
+                for _ in count():
+                    if ageing.done() or await shop.runtime.db.fetchval(waits):
+                        break
+                    await asyncio.sleep(0.02)
+            await conn.execute("UPDATE sagaz_tiering.sagas SET status = status WHERE saga_id = $1", snapshot.saga_id)
+        assert (await ageing).counts["archived"] == 1
+
+
 # --- real sagas ---------------------------------------------------------------------------------------------------
 
 
