@@ -72,8 +72,8 @@ def place_of(ref: SnapshotRef) -> str:
 
 def _outcome(whole: SagaExplanation, now: datetime) -> str:
     if whole.ended_at is not None:
-        return f"{whole.outcome}, ended at {show_when(whole.ended_at, now)}"
-    return f"{whole.outcome}, newest snapshot of {show_when(whole.newest_at, now)}"
+        return f"{safe(whole.outcome)}, ended at {show_when(whole.ended_at, now)}"
+    return f"{safe(whole.outcome)}, newest snapshot of {show_when(whole.newest_at, now)}"
 
 
 def _shares(whole: SagaExplanation, now: datetime) -> Iterator[str]:
