@@ -108,15 +108,27 @@ class Phases:
         counts.sagas_missing += is_selected and counts.found == 0 and not unit.cut
 
     async def _read_saga(self, unit: Unit[UUID], copies: asyncio.TaskGroup) -> None:
-        """Begin the copy of each snapshot as slots get free; never holds more than one that waits for a slot."""
+        """Begin the copy of each snapshot as slots get free; never holds more than one that waits for a slot.
+
+        The newest goes first: where a saga ends decides at the target what becomes of the others, from their save on.
+        """
         compare = await self._writer.has_saga(unit.value)
+        newest = await self._reader.newest(unit.value)
+        if newest is not None:
+            await self._slot()
+            await self._copy_snapshot(unit, newest, compare)
         async with closing(self._reader.snapshots(unit.value, unit.counts)) as found:
             async for snapshot in found:
-                await self._slots.acquire()
-                if self._stop.is_set():
-                    self._slots.release()
-                    raise Stopped
-                copies.create_task(self._copy_snapshot(unit, snapshot, compare))
+                if newest is None or snapshot.snapshot_id != newest.snapshot_id:
+                    await self._slot()
+                    copies.create_task(self._copy_snapshot(unit, snapshot, compare))
+
+    async def _slot(self) -> None:
+        """Wait for one. Raises Stopped."""
+        await self._slots.acquire()
+        if self._stop.is_set():
+            self._slots.release()
+            raise Stopped
 
     async def _copy_snapshot(self, unit: Unit[UUID], snapshot: SagaSnapshot, compare: bool) -> None:
         async def put() -> None:

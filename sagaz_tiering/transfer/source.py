@@ -79,6 +79,14 @@ class SourceReader:
         if before.found:
             yield NextReplay(last or UUID(int=0), None, before)
 
+    async def newest(self, saga_id: UUID) -> SagaSnapshot | None:
+        """The newest snapshot of a saga, where the source can give it by itself. Raises as `snapshots`."""
+        get = getattr(self._source, "get_latest_snapshot", None)
+        try:
+            return None if get is None else await self._retry_budget.ask(partial(get, saga_id))
+        except Unreadable:
+            return None
+
     async def snapshots(self, saga_id: UUID, counts: Counts) -> AsyncIterator[SagaSnapshot]:
         """The snapshots of a saga, oldest first; what cannot be read is in `counts` instead.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,9 @@ from support.payload import saga, snapshots
 from support.stores import until
 from support.tiers import DAY, NOW, Product, adjust, config, product
 
+from sagaz_tiering.clock import from_micros
 from sagaz_tiering.codec.value import encode, to_value
+from sagaz_tiering.costs import bucket_of
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.hot.queue import GATHERED
 from sagaz_tiering.jobs import run_job
@@ -37,6 +39,13 @@ def settings(database: str, redis_url: str, tmp_path: Path, **sections: Any) -> 
 async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
     """Empty."""
     async with product(settings(database, redis_url, tmp_path)) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def roomy(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
+    """Empty, with packs and frames of the usual size."""
+    async with product(config(database=database, redis_url=redis_url, cold=tmp_path / "cold")) as opened:
         yield opened
 
 
@@ -287,3 +296,117 @@ async def test_snapshot_that_moves_to_another_saga_while_it_waits_in_a_pack_stop
     await check_archived(shop, [begun[0], moved, begun[2]])
     assert await shop.storage.list_snapshots(begun[0].saga_id) == [begun[2], begun[0]]
     assert await shop.storage.list_snapshots(other) == [moved]
+
+
+def days_long(count: int, saga_id: UUID, status: str = "executing") -> list[SagaSnapshot]:
+    """A saga with a step a day, the last of which has this status."""
+    model = saga(1, begun=NOW)[0]
+    ended = [status if at == count - 1 else "executing" for at in range(count)]
+    return [
+        replace(
+            model,
+            snapshot_id=uuid4(),
+            saga_id=saga_id,
+            saga_name="fast-order",
+            step_index=at,
+            status=ended[at],
+            created_at=NOW + at * DAY,
+        )
+        for at in range(count)
+    ]
+
+
+async def frame_sizes(shop: Product, saga_id: UUID) -> list[int]:
+    """How many snapshots of a saga each of its frames has, in the packs that are read."""
+    query = """SELECT count(*) AS snapshots FROM sagaz_tiering.frames f JOIN sagaz_tiering.snapshots s
+                 USING (pack_id, frame_no) WHERE f.saga_id = $1 GROUP BY pack_id, frame_no"""
+    return sorted(row["snapshots"] for row in await shop.runtime.db.fetch(query, saga_id))
+
+
+async def due_at(shop: Product, saga_id: UUID) -> datetime | None:
+    """When the queue of Redis has a saga next."""
+    hot = shop.runtime.hot
+    async with hot.connection.pool() as client:
+        score = await client.zscore(hot.queue.due_index(saga_id.hex[0], expiring=False), saga_id.hex)
+    return None if score is None else from_micros(int(score))
+
+
+@pytest.mark.parametrize("status", ["completed", "executing"])
+async def test_saga_of_many_days_goes_whole_and_is_looked_at_again_by_its_end(roomy: Product, status: str) -> None:
+    """A look before it is due notes the end's time; what was due by itself waits for the others, for one frame."""
+    saved = days_long(10, uuid4(), status)
+    for snapshot in saved:
+        roomy.clock.advance(max(snapshot.created_at - roomy.clock.now(), timedelta(0)))
+        await roomy.storage.save_snapshot(snapshot)
+        await roomy.run("age")
+    assert await roomy.hot_count() == 10
+    roomy.clock.advance(5 * DAY)
+    await roomy.run("age")
+    assert await due_at(roomy, saved[0].saga_id) == saved[-1].created_at + 7 * DAY
+    roomy.clock.advance(2 * DAY)
+    await roomy.run("age")
+    assert await roomy.hot_count() == 10, "it waits for company"
+    roomy.clock.advance(DAY)
+    await roomy.run("age")
+    assert await frame_sizes(roomy, saved[0].saga_id) == [10]
+    await check_archived(roomy, saved)
+
+
+async def test_running_saga_is_looked_at_again_when_its_first_step_has_been_hot_for_long_enough(
+    database: str, redis_url: str, tmp_path: Path
+) -> None:
+    """`running_at_most` of the oldest step comes before the end's time while steps go on."""
+    rule = {"name": "all", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}], "running_at_most": "8d"}
+    async with product(config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=[rule])) as shop:
+        saved = days_long(5, uuid4())
+        for snapshot in saved:
+            await shop.storage.save_snapshot(snapshot)
+        shop.clock.advance(7 * DAY)
+        await shop.run("age")
+        assert await due_at(shop, saved[0].saga_id) == NOW + 8 * DAY
+        assert await shop.hot_count() == 5
+
+
+@pytest.mark.guarantee("G1", "G2")
+@pytest.mark.parametrize("status", ["executing", "completed"])
+async def test_saga_that_goes_on_while_it_is_packed_keeps_its_newer_part_hot(
+    roomy: Product, monkeypatch: pytest.MonkeyPatch, status: str
+) -> None:
+    """The pack has the older part, all of it is read, and the catalog knows that its dates are to be decided anew."""
+    saved = days_long(3, uuid4(), "completed")
+    await save(roomy, saved)
+    roomy.clock.advance(2 * DAY)
+    late = replace(saved[-1], snapshot_id=uuid4(), step_index=9, status=status, created_at=roomy.clock.now())
+    put = roomy.runtime.objects.put
+
+    async def slow_put(key: str, *args: Any, **kwargs: Any) -> Any:
+        if key.endswith(".pack"):
+            await roomy.storage.save_snapshot(late)
+        return await put(key, *args, **kwargs)
+
+    monkeypatch.setattr(roomy.runtime.objects, "put", slow_put)
+    assert (await roomy.run("age")).counts["archived"] == 3
+    monkeypatch.undo()
+    await roomy.storage.note_hot_saves()
+    roomy.clock.advance(timedelta(seconds=3))
+    await roomy.storage.note_hot_saves()
+    assert await roomy.hot_count() == 1
+    assert await roomy.storage.list_snapshots(late.saga_id) == [late, *reversed(saved)]
+    assert await roomy.storage.get_latest_snapshot(late.saga_id) == late
+    assert [*await roomy.runtime.catalog.sagas.changed(UUID(int=0), 10)] == [late.saga_id]
+    await roomy.run("age")  # looks at once: the saga was not as it had been seen
+    assert await roomy.hot_count() == 1
+    assert await due_at(roomy, late.saga_id) == late.created_at + 7 * DAY
+
+
+async def test_what_snapshots_say_of_their_retention_does_not_tear_their_saga(roomy: Product) -> None:
+    """Each has a date of its own in another month: one frame, in the pack of the last one."""
+    saved = [
+        replace(each, retention_until=NOW + (100 + 30 * at) * DAY) for at, each in enumerate(days_long(6, uuid4()))
+    ]
+    await save(roomy, saved)
+    roomy.clock.advance(DAY)
+    await roomy.run("age")
+    assert await frame_sizes(roomy, saved[0].saga_id) == [6]
+    [key] = await roomy.object_keys()
+    assert bucket_of(key) == f"{saved[-1].retention_until:%Y-%m}"

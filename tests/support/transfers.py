@@ -61,6 +61,12 @@ class Store(InMemorySnapshotStorage):
             raise archived(UUID(str(snapshot_id)))
         return await super().get_snapshot(snapshot_id)
 
+    async def get_latest_snapshot(self, saga_id: UUID | str, before_step: str | None = None) -> SagaSnapshot | None:
+        found = await super().get_latest_snapshot(saga_id, before_step)
+        if found is not None and found.snapshot_id in self.archived:
+            raise archived(found.snapshot_id)
+        return found
+
     async def iter_snapshots(
         self, saga_id: UUID | str | None = None, *, after: UUID | str | None = None
     ) -> AsyncIterator[SagaSnapshot]:

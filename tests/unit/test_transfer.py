@@ -56,6 +56,24 @@ async def test_transfer_copies_everything_and_counts_it() -> None:
     assert report.snapshots.bytes > 100 * 50
 
 
+async def test_transfer_saves_the_end_of_each_saga_first() -> None:
+    """Before anything else of the saga is begun: rules of the target look at where a saga ends."""
+    source, target = await filled(sagas=3, each=4), Store()
+    of_saga: dict[UUID, list[tuple[bool, UUID]]] = {}
+    ends = {number(3), number(7), number(11)}
+
+    def note(snapshot: SagaSnapshot) -> None:
+        others = of_saga.setdefault(snapshot.saga_id, [])
+        others.append((snapshot.snapshot_id in ends, snapshot.snapshot_id))
+        assert len(others) > 1 or snapshot.snapshot_id in ends
+        assert len(others) == 1 or others[0][1] in target.saves
+
+    target.before_save = note
+    report = await move(source, target, concurrency=8)
+    assert (report.snapshots.found, report.snapshots.copied, report.failed) == (12, 12, 0)
+    assert len(of_saga) == 3
+
+
 async def test_transfer_of_nothing_is_done() -> None:
     """An empty source gives an empty report."""
     report = await move(Store(), Store())
@@ -277,7 +295,8 @@ async def test_transfer_stops_while_it_waits_for_a_server(patience: timedelta) -
     target.failing[number(4)] = HotTierUnavailable("down")
     target.before_save = lambda s: stop.set() if s.snapshot_id == number(4) else None
     report = await move(source, target, patience=patience, stop=stop, concurrency=1)
-    assert (report.stopped, report.failed, report.snapshots.found) == (True, 0, 4)
+    assert (report.stopped, report.failed, report.snapshots.found) == (True, 0, 5)
+    assert target.saves == [number(at) for at in (2, 0, 1, 5, 3)]
 
 
 async def _stopped(source: Store, target: Store, journal: Any, **options: Any) -> None:
@@ -669,7 +688,7 @@ async def test_transfer_reads_on_after_an_outage_of_the_source(sagas: int) -> No
 
 
 async def test_transfer_counts_a_saga_that_cannot_be_read() -> None:
-    """A saga whose tier stays away is one failure, and the others arrive."""
+    """A saga whose tier stays away is one failure, and the others arrive, and of it what came by itself: its newest."""
 
     class Away(Store):
         async def iter_snapshots(
@@ -684,7 +703,7 @@ async def test_transfer_counts_a_saga_that_cannot_be_read() -> None:
     for snapshot in snapshots(10):
         await source.save_snapshot(snapshot)
     report = await move(source, target)
-    assert (report.snapshots.copied, report.snapshots.failed, report.exit_code) == (27, 1, 4)
+    assert (report.snapshots.copied, report.snapshots.failed, report.exit_code) == (28, 1, 4)
     assert (report.snapshots.failures[0].item_id, report.snapshots.failures[0].saga_id) == (None, str(saga_number(3)))
 
 

@@ -22,7 +22,7 @@ from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.packs.entries import BuiltFrame
 from sagaz_tiering.packs.frame import build_frames
-from sagaz_tiering.policy import Decision, Policy
+from sagaz_tiering.policy import ClockSource, Decision, Policy
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _log = Logger(__name__)
@@ -65,7 +65,7 @@ class FrameSupplies:
 
 
 def build(context: JobContext, work: Sequence[Work], supplies: FrameSupplies, tally: Tally) -> list[Part]:
-    """Frames of each saga's values, by policy and expiry bucket.
+    """Frames of each saga's values, by policy and expiry bucket (which is its last one's where the saga's end counts).
 
     Values that are not due, that a restore brought back, or that need a key which is not there, stay.
     """
@@ -84,9 +84,10 @@ def _build_some(context: JobContext, work: Sequence[Work], supplies: FrameSuppli
             _unreadable(record, each.claim, tally, context.now_us)
             continue
         decision = each.decision
-        group = _Group(each.claim, decision.policy, expiry_bucket(decision.expires_us), record.meta.saga_name)
+        group = _Group(each.claim, decision.policy, _own_bucket(decision), record.meta.saga_name)
         groups.setdefault(group, []).append((record, decision))
-    return _parts(groups, context.settings.tiers.cold.pack, supplies)
+    whole = {group._replace(bucket=group.bucket or _last_bucket(members)): members for group, members in groups.items()}
+    return _parts(whole, context.settings.tiers.cold.pack, supplies)
 
 
 class _Due(NamedTuple):
@@ -99,7 +100,7 @@ class _Due(NamedTuple):
 
 
 class _Group(NamedTuple):
-    """What goes into the same frame, if it is not too much."""
+    """What goes into the same frame, if it is not too much. No `bucket`: that of the last one to expire."""
 
     claim: Claim
     policy: str
@@ -186,6 +187,16 @@ def _part(group: _Group, members: Sequence[tuple[Record, Decision]], frame: Buil
         oldest_due_us=min(decision.due_us or 0 for _, decision in members),
         max_clock_us=max(decision.clock_us for _, decision in members),
     )
+
+
+def _own_bucket(decision: Decision) -> str:
+    """None where a saga expires as a whole: what its snapshots ask for themselves does not part them."""
+    return "" if decision.rule.clock is ClockSource.SAGA_END else expiry_bucket(decision.expires_us)
+
+
+def _last_bucket(members: Sequence[tuple[Record, Decision]]) -> str:
+    expiries = [decision.expires_us for _, decision in members]
+    return expiry_bucket(None if None in expiries else max(each for each in expiries if each is not None))
 
 
 def expiry_bucket(expires_us: int | None) -> str:
