@@ -15,7 +15,7 @@ from support.snapshots import OTHER_SAGA, SAGA, make
 from support.tiers import DAY, NOW, Product, config, insistent, product
 
 from sagaz_tiering.config.policy import Policy
-from sagaz_tiering.errors import MassDelete
+from sagaz_tiering.errors import HotTierUnavailable, MassDelete
 from sagaz_tiering.jobs import run_job
 from sagaz_tiering.snapshot import SagaSnapshot
 
@@ -214,3 +214,27 @@ async def test_default_clock_of_an_update_asks_nothing(opened: Any) -> None:
         assert await expiries(shop) == await archived_dates(shop) == {days[-1].created_at + MONTH}
         shop.clock.advance(days[-1].created_at + MONTH - shop.clock.now())
         assert (await compared(shop))["archived"] == 3
+
+
+@pytest.mark.guarantee("G3")
+async def test_nothing_archived_goes_while_redis_cannot_be_asked(own_redis: Any, database: str, tmp_path: Path) -> None:
+    """It may know that a saga went on; the run says that it failed, and once Redis answers the saga stays."""
+    server = await own_redis()
+    policies = [{**each, "durability": "hot"} for each in POLICIES]
+    settings = config(database=database, redis_url=server.url, cold=tmp_path / "cold", policies=policies)
+    async with product(settings) as shop:
+        first = await saved(shop, "executing", "completed")
+        shop.clock.advance(8 * DAY)
+        await shop.run("age")
+        late = make(9, status="rolled_back", created_at=shop.clock.now())
+        await shop.storage.save_snapshot(late)
+        shop.clock.advance(MONTH)
+        server.pause()
+        try:
+            with pytest.raises(HotTierUnavailable):
+                await shop.run("expire")
+        finally:
+            server.resume()
+        assert await archived_dates(shop) == {first[1].created_at + MONTH}
+        assert await compared(shop) == {}
+        assert await shop.storage.list_snapshots(SAGA) == [late, first[1], first[0]]
