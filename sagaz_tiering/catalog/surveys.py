@@ -9,7 +9,8 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.config.patterns import outcome_of
+from sagaz_tiering.config.patterns import RUNNING, outcome_of
+from sagaz_tiering.config.policy import ClockSource, Policy, Retention
 from sagaz_tiering.costs.buckets import NEVER, bucket_of
 from sagaz_tiering.costs.inputs import Due, Expired, PackGroup
 from sagaz_tiering.drivers.postgresql.pool import Database
@@ -46,22 +47,42 @@ class Surveys:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def packs(self, now: datetime) -> tuple[list[PackGroup], list[str]]:
-        """Active packs, and what is estimated of them in words."""
+    async def packs(self, policies: PolicySet, now: datetime, in_force: PolicySet) -> tuple[list[PackGroup], list[str]]:
+        """Active packs, and what is estimated of them in words; `in_force`: the policies that packs are dated by."""
         overview = await self._db.fetchrow(_SQL["overview"], now)
         assert overview is not None  # an aggregate always has a row
         each, notes = overview["packs"] <= EXACT_PACKS, []
-        counted: dict[int, int] | None = None
-        if each and overview["expiring"] <= EXACT_SNAPSHOTS:
-            counted = {row["pack_id"]: row["expired"] for row in await self._db.fetch(_SQL["expired_in_packs"], now)}
+        others = policies.retention_revision != in_force.retention_revision
+        counted: dict[int, dict[str, int]] | None = None
+        by_rules = others and each and overview["live"] <= EXACT_SNAPSHOTS
+        if by_rules:
+            names = await self._db.fetch(_SQL["archived_names"], MOST_NAMES)
+            revisions = policies.retention_revision, in_force.retention_revision
+            rules = _archived_rules(names, policies, in_force)
+            counted = _by_pack(await self._db.fetch(_SQL["archived_by_rules"], now, *revisions, *rules))
+        elif each and overview["expiring"] <= EXACT_SNAPSHOTS:
+            counted = _by_pack(await self._db.fetch(_SQL["expired_in_packs"], now))
+            if overview["changed"]:
+                notes.append(
+                    "what is archived of sagas that went on since is left out of what expires: it is decided anew first"
+                )
         elif overview["expiring"]:
             notes.append(f"of {overview['expiring']:,} snapshots in expiring packs the expired share is estimated")
+        if others and not by_rules:
+            notes.append(
+                f"of {overview['live']:,} archived snapshots the other policies are asked by pack, not by saga"
+            )
         if not each:
             notes.append(f"{overview['packs']:,} packs are put together by day, expiry month and order of size")
         groups = []
         for row in await self._db.fetch(_SQL["packs"], "ACTIVE", each):
             group = _group(row)
-            groups.append(group if counted is None else replace(group, expired=counted.get(row["pack_id"], 0)))
+            if counted is not None:
+                of_pack = counted.get(row["pack_id"], {})
+                group = replace(
+                    group, expired=sum(of_pack.values()), outcomes=None if others and not by_rules else of_pack
+                )
+            groups.append(group)
         return groups, notes
 
     async def retiring(self) -> list[PackGroup]:
@@ -75,16 +96,23 @@ class Surveys:
         if len(names) == MOST_NAMES:
             notes.append(f"durable copies: only the {MOST_NAMES:,} most frequent names are looked at")
         due, expired = [], []
-        for row in await self._db.fetch(_SQL["durable_due"], *_rules(names, policies), now):
+        for row in await self._db.fetch(_SQL["durable_due"], now, *_rules(names, policies)):
             if row["expired"]:
                 expired.append(
-                    Expired(tier="durable", policy=row["policy"], snapshots=row["snapshots"], value_bytes=row["bytes"])
+                    Expired(
+                        tier="durable",
+                        policy=row["policy"],
+                        outcome=row["outcome"],
+                        snapshots=row["snapshots"],
+                        value_bytes=row["bytes"],
+                    )
                 )
             else:
                 due.append(
                     Due(
                         tier="durable",
                         policy=row["policy"],
+                        outcome=row["outcome"],
                         bucket=NEVER if row["month"] is None else f"{row['month']:%Y-%m}",
                         snapshots=row["snapshots"],
                         value_bytes=row["bytes"],
@@ -142,18 +170,53 @@ def group_of(pack: Pack) -> PackGroup:
 
 
 def _group(row: Any) -> PackGroup:
-    names = [name for name in PackGroup.__dataclass_fields__ if name != "expired"]
+    names = [name for name in PackGroup.__dataclass_fields__ if name not in ("expired", "outcomes")]
     return PackGroup(**{**{n: row[n] for n in names}, "storage_class": StorageClass(row["storage_class"])})
 
 
-def _rules(names: Sequence[Any], policies: PolicySet) -> tuple[list[Any], ...]:
-    """Columns: saga and step names, statuses, those of sagas' ends, policies, seconds to move and to expire, clocks."""
+def _by_pack(rows: Sequence[Any]) -> dict[int, dict[str, int]]:
+    """Snapshots by pack and outcome."""
+    found: dict[int, dict[str, int]] = {}
+    for row in rows:
+        of_pack, outcome = found.setdefault(row["pack_id"], {}), outcome_of(from_column(row["end_status"]))
+        of_pack[outcome] = of_pack.get(outcome, 0) + row["expired"]
+    return found
+
+
+def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> tuple[list[Any], ...]:
+    return tuple(list(column) for column in zip(*rows, strict=True)) or tuple([] for _ in range(count))
+
+
+def _ruled(row: Any, policies: PolicySet) -> tuple[Policy, str]:
+    """The policy of snapshots with these names, and how their sagas end."""
+    saga_name, step_name, status, end_status = (from_column(row[name]) for name in _NAMES)
+    outcome = outcome_of(end_status)
+    return policies.policy_for(saga_name, step_name, status, outcome), outcome
+
+
+def _ageing(row: Any, policy: Policy, outcome: str) -> tuple[Any, ...]:
+    """Names, outcome, seconds until the end by the policy, and from when they count."""
+    retain = None if policy.lifetime is None else policy.lifetime.total_seconds()
+    return (*(row[name] for name in _NAMES), outcome, retain, policy.clock.value)
+
+
+def _archived_rules(names: Sequence[Any], policies: PolicySet, in_force: PolicySet) -> tuple[list[Any], ...]:
     rows = []
     for row in names:
-        saga_name, step_name, status, end_status = (from_column(row[name]) for name in _NAMES)
-        policy = policies.policy_for(saga_name, step_name, status, outcome_of(end_status))
+        policy, outcome = _ruled(row, policies)
+        before, _ = _ruled(row, in_force)
+        same = (policy.retain, policy.retention, policy.clock) == (before.retain, before.retention, before.clock)
+        rows.append((*_ageing(row, policy, outcome), same))
+    return _columns(rows, 8)
+
+
+def _rules(names: Sequence[Any], policies: PolicySet) -> tuple[list[Any], ...]:
+    rows = []
+    for row in names:
+        policy, outcome = _ruled(row, policies)
         after = policy.move[0].after.total_seconds() if policy.move else None
-        retain = None if policy.lifetime is None else policy.lifetime.total_seconds()
-        rows.append((*(row[name] for name in _NAMES), policy.name, after, retain, policy.clock.value))
-    columns = list(zip(*rows, strict=True)) or [()] * 8
-    return tuple(list(column) for column in columns)
+        bounded = after is not None and outcome == RUNNING and policy.clock is ClockSource.SAGA_END
+        running = max(policy.running_at_most.total_seconds(), after or 0) if bounded else None
+        counts = policy.is_for_ever, policy.asks_snapshot, policy.retention is Retention.LONGEST
+        rows.append((*_ageing(row, policy, outcome), policy.name, after, running, *counts))
+    return _columns(rows, 13)

@@ -10,7 +10,7 @@ from sagaz_tiering.costs.buckets import bucket_end
 from sagaz_tiering.costs.choice import first_class
 from sagaz_tiering.costs.economics import upload_cost
 from sagaz_tiering.costs.inputs import Due, Inputs, PackGroup
-from sagaz_tiering.costs.lines import Line
+from sagaz_tiering.costs.lines import Line, added
 from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.policy import Policy, PolicySet
 
@@ -44,6 +44,8 @@ def age_lines(
     count = -(-size // inputs.pack_target) if ready else size // inputs.pack_target
     going = size if ready else count * inputs.pack_target
     share = going / max(size, 1)
+    outcomes = added({each.outcome: each.snapshots} for each in due)
+    go = {outcome: round(number * share) for outcome, number in outcomes.items()}
     source = "+".join(sorted({each.tier for each in due}))
     if count:
         clock_at = max(each.youngest_clock_at for each in due)
@@ -64,6 +66,7 @@ def age_lines(
             costs_usd=cost.usd,
             month_after_usd=prices.monthly_usd(first.storage_class, object_count=count, total_bytes=going),
             why=first.why,
+            outcomes=go,
         )
     if going < size:
         waits = f"less than a pack of {inputs.pack_target:,} bytes; sealed undersized once it has waited `linger`"
@@ -77,6 +80,7 @@ def age_lines(
             snapshots=rest,
             bytes=size - going,
             why=waits,
+            outcomes={outcome: number - go[outcome] for outcome, number in outcomes.items()},
         )
 
 

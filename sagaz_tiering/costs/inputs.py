@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
+from sagaz_tiering.config.patterns import RUNNING
 from sagaz_tiering.storage_class import StorageClass
 
 
@@ -13,7 +15,7 @@ class PackGroup:
     """Packs that are alike: one pack, or many as an average. Times of a group are means, `next_expiry_at` the first.
 
     `snapshots` are live ones, `packed` those that were ever in; `expired`: live ones past their retention, counted
-    (None: not counted, to be estimated).
+    (None: not counted, to be estimated), and, where each was asked for by the policies of the plan, by `outcomes`.
     """
 
     policy: str
@@ -29,11 +31,12 @@ class PackGroup:
     class_since: datetime
     next_expiry_at: datetime | None
     expired: int | None = None
+    outcomes: Mapping[str, int] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Due:
-    """Snapshots to pack, of one policy and expiry bucket; `tier` is where they are counted: durable or hot.
+    """Snapshots to pack, of one policy, outcome of their sagas and expiry bucket; `tier`: counted as durable or hot.
 
     `value_bytes`: their encoded size, each compressed alone. `since`: when the first of them became due.
     """
@@ -45,6 +48,7 @@ class Due:
     value_bytes: int
     since: datetime
     youngest_clock_at: datetime
+    outcome: str = RUNNING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +59,7 @@ class Expired:
     policy: str
     snapshots: int
     value_bytes: int
+    outcome: str = RUNNING
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from sagaz_tiering.terminal import document
@@ -16,7 +17,8 @@ class Line:
     `action`: age, transition, expire or compact; `state`: "planned", "refused" (costs more than it saves) or
     "waiting" (for its pack to fill). `source` and `to` are storage classes, "hot", "durable" or (expired) None.
     `now_usd` is billed for doing it; `costs_usd` also holds minimum durations beyond the stay, and `saves_usd` is what
-    the monthly bills' difference adds up to over the data's life.
+    the monthly bills' difference adds up to over the data's life. `outcomes`: the snapshots by how their sagas end, as
+    far as they were counted one by one.
     """
 
     action: str
@@ -34,6 +36,7 @@ class Line:
     month_before_usd: float = 0.0
     month_after_usd: float = 0.0
     why: str = ""
+    outcomes: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str, str, str, str | None]:
@@ -70,9 +73,18 @@ def _sum(group: list[Line]) -> Line:
         return group[0]
     first = group[0]
     total: dict[str, Any] = {name: sum(getattr(line, name) for line in group) for name in _SUMMED}
+    total["outcomes"] = added(line.outcomes for line in group)
     reasons = {line.why for line in group}
     why = reasons.pop() if len(reasons) == 1 else figures(Line(**_names(first), **total))
     return Line(**_names(first), **total, why=why)
+
+
+def added(outcomes: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """Snapshots by outcome, of several together."""
+    total: Counter[str] = Counter()
+    for each in outcomes:
+        total.update(each)
+    return dict(total)
 
 
 def _names(line: Line) -> dict[str, Any]:

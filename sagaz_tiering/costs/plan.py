@@ -100,7 +100,7 @@ def plan(
 def _dated(group: PackGroup, policies: PolicySet, in_force: PolicySet) -> PackGroup:
     """The group with the expiry that `policies` give it, where the catalog's was computed by other rules."""
     policy, before = policies.named(group.policy), in_force.named(group.policy)
-    if policy is None or group.retention_revision == policies.retention_revision:
+    if policy is None or group.outcomes is not None or group.retention_revision == policies.retention_revision:
         return group
     same = before is not None and _retention_of(policy) == _retention_of(before)
     if same and group.retention_revision == in_force.retention_revision:
@@ -173,6 +173,7 @@ def _expiries(
             to=None,
             snapshots=near.snapshots,
             bytes=near.value_bytes,
+            outcomes={near.outcome: near.snapshots},
         )
     for group, share in shares:
         whole, expired = share >= 1, round(group.snapshots * min(1.0, share))
@@ -192,6 +193,7 @@ def _expiries(
             now_usd=early if whole else 0.0,
             costs_usd=early if whole else 0.0,
             month_before_usd=_monthly(group, prices) if whole else 0.0,
+            outcomes=group.outcomes or {},
         )
 
 

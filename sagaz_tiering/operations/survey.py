@@ -51,14 +51,14 @@ class _Sample:
     """What a share of the sagas holds; `factor` makes all of them of it."""
 
     factor: float = 1.0
-    sums: dict[tuple[str, str], _Sum] = field(default_factory=dict)
+    sums: dict[tuple[str, str, str], _Sum] = field(default_factory=dict)
 
 
 async def survey(context: JobContext, policies: PolicySet, now: datetime) -> Inputs:
     """What there is to plan with at `now`. Changes nothing; reads no object. Works without Redis, and says so."""
     surveys = context.catalog.surveys
     (packs, notes), durable, hot, rewriting = await asyncio.gather(
-        surveys.packs(now),
+        surveys.packs(policies, now, context.policies),
         surveys.durable(policies, now),
         _hot(context, policies, now),
         compact.forecast(context, policies, now, most=MOST_CANDIDATES),
@@ -99,22 +99,24 @@ async def _hot(context: JobContext, policies: PolicySet, now: datetime) -> tuple
             Due(
                 tier="hot",
                 policy=policy,
+                outcome=outcome,
                 bucket=bucket,
                 snapshots=round(total.snapshots * due.factor),
                 value_bytes=round(total.bytes * due.factor),
                 since=from_micros(total.since_us),
                 youngest_clock_at=from_micros(total.youngest_us),
             )
-            for (policy, bucket), total in due.sums.items()
+            for (policy, outcome, bucket), total in due.sums.items()
         ],
         [
             Expired(
                 tier="hot",
                 policy=policy,
+                outcome=outcome,
                 snapshots=round(total.snapshots * expired.factor),
                 value_bytes=round(total.bytes * expired.factor),
             )
-            for (policy, _), total in expired.sums.items()
+            for (policy, outcome, _), total in expired.sums.items()
         ],
         sorted({*notes, *more}),
     )
@@ -132,7 +134,7 @@ async def _sample(
         ends = await saga_ends(context, sagas[start : start + _AT_ONCE])
         found = [each for page in pages for each in _decided(page, policies, ends, now_us, expiring=expiring)]
         for decision, length in await _hot_only(context, found):
-            key = (decision.policy, "" if expiring else expiry_bucket(decision.expires_us))
+            key = (decision.policy, decision.outcome, "" if expiring else expiry_bucket(decision.expires_us))
             sample.sums.setdefault(key, _Sum()).add(decision, length)
         cut += sum(len(page) >= _PAGE for page in pages)
     notes = []

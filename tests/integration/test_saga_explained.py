@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from collections import Counter
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import pytest
 from support.commands import cli
 from support.snapshots import OTHER_SAGA, SAGA, make
-from support.tiers import DAY, NOW, config, product
+from support.tiers import DAY, NOW, Product, config, product
 from support.yaml_config import write_config
+
+from sagaz_tiering.costs import plan
+from sagaz_tiering.operations.survey import survey
+from sagaz_tiering.policy import Policy, PolicySet
 
 MOVE = [{"to": "STANDARD_IA", "after": "7d"}]
 YEARS, MONTH = 2555 * DAY, 30 * DAY
@@ -140,3 +146,64 @@ async def test_commands_speak_of_the_saga(places: dict[str, Any], tmp_path: Path
     assert (explained["outcome"], explained["asked_saga"]) == ("rolled_back", False)
     assert explained["saga_ended_at"] == saved[1].created_at.isoformat()
     assert explained["saga"]["snapshots"] == 2
+
+
+async def planned(shop: Product, rules: PolicySet, at: datetime) -> dict[tuple[str, str, str], dict[str, int]]:
+    """Snapshots by action, policy and source of the planned lines, each by outcome."""
+    runtime = shop.runtime
+    inputs = await survey(runtime.job_context(), rules, at)
+    found = plan(inputs, rules, runtime.prices, at, in_force=runtime.policies)
+    assert all(sum(line.outcomes.values()) == line.snapshots for line in found.planned if line.action != "transition")
+    return {(line.action, line.policy, line.source): dict(line.outcomes) for line in found.planned}
+
+
+async def test_plan_counts_by_outcome_and_by_the_clock_of_the_saga(places: dict[str, Any]) -> None:
+    """Due and expired in each tier by how sagas end; other policies are asked by outcome, in packs too."""
+    mixed = [{**POLICIES[0], "durability": "hot"}, POLICIES[1]]
+    async with product(config(**places, policies=mixed)) as shop:
+        for saga, statuses in {1: ("executing", "failed"), 2: ("executing", "executing", "completed")}.items():
+            for at, status in enumerate(statuses):
+                key = UUID(int=saga * 100 + at)
+                await shop.storage.save_snapshot(make(at, saga_id=UUID(int=saga), snapshot_id=key, status=status))
+        shop.clock.advance(timedelta(seconds=3))
+        await shop.storage.note_hot_saves()  # the catalog knows by then how each saga ends
+        rules, end = shop.runtime.policies, make(2).created_at
+        assert await planned(shop, rules, end + 6 * DAY) == {}
+        due = await planned(shop, rules, end + 8 * DAY)
+        assert sum((Counter(by) for (_, policy, _), by in due.items() if policy == "failed"), Counter()) == {
+            "failed": 2
+        }
+        assert due["age", "rest", "durable"] == {"completed": 3}
+        gone = await planned(shop, rules, end + MONTH)
+        assert gone["expire", "rest", "durable"] == {"completed": 3}
+        shop.clock.advance(end + 8 * DAY - shop.clock.now())
+        await shop.run("age")
+        assert await planned(shop, rules, end + MONTH) == {("expire", "rest", "STANDARD_IA"): {"completed": 3}}
+        one = PolicySet([Policy.model_validate({**POLICIES[1], "name": "failed"})])
+        both = await planned(shop, one, end + MONTH)
+        assert sum(map(Counter, both.values()), Counter()) == {"completed": 3, "failed": 2}
+        kept = PolicySet([Policy.model_validate({**POLICIES[0], "match": {"outcome": "completed"}, "name": "rest"})])
+        assert await planned(shop, kept, end + MONTH) == {}
+
+
+async def test_plan_of_durable_copies_ends_them_as_the_policies_do(places: dict[str, Any]) -> None:
+    """For ever and by the policy alone whatever their own dates say; a saga that runs moves by `running_at_most`."""
+    own = NOW + DAY
+    policies = [
+        {"name": "ever", "match": {"saga_name": "ever"}, "retain": "forever"},
+        {"name": "alone", "match": {"saga_name": "alone"}, "retain": "9d", "retention": "policy"},
+        {"name": "runs", "match": {"outcome": "running"}, "move": MOVE, "retain": "900d", "running_at_most": "10d"},
+    ]
+    async with product(config(**places, policies=policies)) as shop:
+        for at, name in enumerate(("ever", "alone", "runs")):
+            made = make(at, saga_id=UUID(int=at + 1), saga_name=name, created_at=NOW, retention_until=own)
+            await shop.storage.save_snapshot(made)
+        for day in range(1, 12):
+            key = UUID(int=1000 + day)
+            later = make(day, saga_id=UUID(int=3), snapshot_id=key, saga_name="runs", created_at=NOW + day * DAY)
+            await shop.storage.save_snapshot(later)
+        rules = shop.runtime.policies
+        assert await planned(shop, rules, NOW + 8 * DAY) == {}
+        assert await planned(shop, rules, NOW + 9 * DAY) == {("expire", "alone", "durable"): {"running": 1}}
+        found = await planned(shop, rules, NOW + 11 * DAY)
+        assert found["age", "runs", "durable"] == {"running": 2}

@@ -1,6 +1,8 @@
 -- name: overview
--- How many packs there are, and how many snapshots are in those of which something has expired by $1.
-SELECT count(*) AS packs, coalesce(sum(live_count) FILTER (WHERE next_expiry_at <= $1), 0)::bigint AS expiring
+-- How many packs there are, and how many snapshots in them and in those of which something has expired by $1.
+SELECT count(*) AS packs, coalesce(sum(live_count), 0)::bigint AS live,
+       coalesce(sum(live_count) FILTER (WHERE next_expiry_at <= $1), 0)::bigint AS expiring,
+       (SELECT EXISTS (SELECT 1 FROM sagaz_tiering.sagas WHERE changed)) AS changed
   FROM sagaz_tiering.packs WHERE state = 'ACTIVE'
 
 -- name: packs
@@ -17,16 +19,54 @@ SELECT policy, storage_class, retention_revision, split_part(object_key, '/', 4)
  ORDER BY min(pack_id)
 
 -- name: expired_in_packs
--- Snapshots that have expired by $1 and that no hold keeps, by pack.
-SELECT p.pack_id, count(*) AS expired
+-- Snapshots that have expired by $1 and that no hold keeps, by pack and by how their sagas end; those of sagas that went on
+-- are decided anew before anything goes, and not among them.
+SELECT p.pack_id, coalesce(g.status, t.status) AS end_status, count(*) AS expired
   FROM sagaz_tiering.packs p
   JOIN sagaz_tiering.snapshots s USING (pack_id)
   JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
   JOIN sagaz_tiering.steps t USING (step_id)
- WHERE p.state = 'ACTIVE' AND p.next_expiry_at <= $1 AND s.expires_at <= $1
+  LEFT JOIN sagaz_tiering.sagas g USING (saga_id)
+ WHERE p.state = 'ACTIVE' AND p.next_expiry_at <= $1 AND s.expires_at <= $1 AND g.changed IS NOT TRUE
    AND NOT ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
             AND sagaz_tiering.is_held(f.saga_id, t.saga_name, t.step_name, t.status))
- GROUP BY p.pack_id
+ GROUP BY p.pack_id, end_status
+
+-- name: archived_names
+-- The distinct names that policies look at in packs, with how their sagas end, the most frequent first.
+SELECT t.saga_name, t.step_name, t.status, coalesce(g.status, t.status) AS end_status, count(*) AS snapshots
+  FROM sagaz_tiering.packs p
+  JOIN sagaz_tiering.snapshots s USING (pack_id)
+  JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
+  JOIN sagaz_tiering.steps t USING (step_id)
+  LEFT JOIN sagaz_tiering.sagas g USING (saga_id)
+ WHERE p.state = 'ACTIVE'
+ GROUP BY 1, 2, 3, 4 ORDER BY count(*) DESC LIMIT $1
+
+-- name: archived_by_rules
+-- Snapshots in packs that would have expired by $1 if other rules counted, and that no hold keeps, by pack and outcome: for
+-- each of the names $4-$7 the outcome $8, the seconds $9 until its end (NULL: none), its clock $10, and whether the rules $3
+-- that packs are dated by say the same of it ($11): then, and in packs of the rules $2, the recorded date counts.
+WITH rules AS (
+    SELECT * FROM unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::float8[], $10::text[],
+                         $11::boolean[])
+               AS r (saga_name, step_name, status, end_status, outcome, retain_s, clock, same))
+SELECT p.pack_id, r.outcome AS end_status, count(*) AS expired
+  FROM sagaz_tiering.packs p
+  JOIN sagaz_tiering.snapshots s USING (pack_id)
+  JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
+  JOIN sagaz_tiering.steps t USING (step_id)
+  LEFT JOIN sagaz_tiering.sagas g USING (saga_id)
+  JOIN rules r ON (r.saga_name, r.step_name, r.status, r.end_status)
+                  = (t.saga_name, t.step_name, t.status, coalesce(g.status, t.status))
+ WHERE p.state = 'ACTIVE'
+   AND CASE WHEN p.retention_revision = $2 OR (r.same AND p.retention_revision = $3) THEN s.expires_at
+            ELSE CASE r.clock WHEN 'saved_at' THEN p.max_clock_at
+                              WHEN 'saga_end' THEN greatest(g.ended_at, s.created_at) ELSE s.created_at END
+                 + r.retain_s * interval '1 second' END <= $1
+   AND NOT ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
+            AND sagaz_tiering.is_held(f.saga_id, t.saga_name, t.step_name, t.status))
+ GROUP BY p.pack_id, r.outcome
 
 -- name: durable_names
 -- The distinct names that policies look at, with how their sagas end, the most frequent first.
@@ -35,29 +75,38 @@ SELECT d.saga_name, d.step_name, d.status, coalesce(g.status, d.status) AS end_s
  GROUP BY 1, 2, 3, 4 ORDER BY count(*) DESC LIMIT $1
 
 -- name: durable_due
--- What is due or expired at $9, by policy and month of expiry: for each of the names $1-$4 its policy $5, the seconds
--- until its first move $6 and its end $7 (NULL: none), and its clock $8.
+-- What is due or expired at $1, by policy, outcome and month of expiry: for each of the names $2-$5 its outcome $6, the
+-- seconds until its end $7 (NULL: none) and its clock $8, its policy $9, the seconds until its first move $10, the seconds
+-- after which it moves in a saga that runs $11 (NULL: as all), whether it never ends $12, whether its own date counts $13,
+-- and whether what its saga was promised does $14.
 WITH rules AS (
-    SELECT * FROM unnest($1::text[], $2::text[], $3::text[], $4::text[], $5::text[], $6::float8[], $7::float8[],
-                         $8::text[])
-               AS r (saga_name, step_name, status, end_status, policy, after_s, retain_s, clock)),
+    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::float8[], $8::text[],
+                         $9::text[], $10::float8[], $11::float8[], $12::boolean[], $13::boolean[], $14::boolean[])
+               AS r (saga_name, step_name, status, end_status, outcome, retain_s, clock, policy, after_s, running_s,
+                     is_for_ever, own_counts, promise_counts)),
 aged AS (
-    SELECT r.policy, r.after_s, r.retain_s, octet_length(d.value) AS size, d.retention_until,
+    SELECT r.*, octet_length(d.value) AS size, d.created_at, d.retention_until,
+           CASE WHEN r.promise_counts THEN nullif(g.kept_us, -4611686018427387904) END AS kept_us,
            CASE r.clock WHEN 'saved_at' THEN greatest(d.saved_at, d.created_at)
-                        WHEN 'saga_end' THEN greatest(g.ended_at, d.created_at) ELSE d.created_at END AS clock
+                        WHEN 'saga_end' THEN greatest(g.ended_at, d.created_at) ELSE d.created_at END AS clock_at
       FROM sagaz_tiering.saga_snapshots d
       LEFT JOIN sagaz_tiering.sagas g USING (saga_id)
       JOIN rules r ON (r.saga_name, r.step_name, r.status, r.end_status)
                       = (d.saga_name, d.step_name, d.status, coalesce(g.status, d.status))),
 dated AS (
-    SELECT *, CASE WHEN retain_s IS NULL THEN retention_until
-                   ELSE greatest(clock + retain_s * interval '1 second', retention_until) END AS expires
+    SELECT policy, outcome, size, clock_at,
+           least(clock_at + after_s * interval '1 second', created_at + running_s * interval '1 second') AS due_at,
+           CASE WHEN is_for_ever OR (retain_s IS NULL AND retention_until IS NULL) OR kept_us = 9223372036854775807
+                THEN NULL
+                ELSE greatest(clock_at + retain_s * interval '1 second',
+                              CASE WHEN own_counts THEN retention_until END,
+                              'epoch'::timestamptz + kept_us * interval '1 microsecond') END AS expires
       FROM aged)
-SELECT policy, coalesce(expires <= $9, false) AS expired, date_trunc('month', expires AT TIME ZONE 'UTC') AS month,
-       count(*) AS snapshots, sum(size)::bigint AS bytes, max(clock) AS youngest,
-       min(clock + after_s * interval '1 second') AS since
-  FROM dated WHERE expires <= $9 OR clock + after_s * interval '1 second' <= $9
- GROUP BY policy, expired, month ORDER BY policy, month
+SELECT policy, outcome, coalesce(expires <= $1, false) AS expired,
+       date_trunc('month', expires AT TIME ZONE 'UTC') AS month, count(*) AS snapshots, sum(size)::bigint AS bytes,
+       max(clock_at) AS youngest, min(due_at) AS since
+  FROM dated WHERE expires <= $1 OR due_at <= $1
+ GROUP BY policy, outcome, expired, month ORDER BY policy, month, outcome
 
 -- name: share
 -- A snapshot's pack, and how much of it its frame is.

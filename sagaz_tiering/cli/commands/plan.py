@@ -91,7 +91,7 @@ def _lines(plans: Sequence[Plan], changes: Sequence[Change], notes: Sequence[str
 def _plan_lines(found: Plan, what: str) -> Iterator[Any]:
     title = f"{what} at {show_time(found.at)} (policies {found.revision}, prices {found.region} {found.prices_as_of})"
     columns = (
-        *("do", "policy", "from", "to", "snapshots>", "packs>", "bytes>", "requests>", "$ now>"),
+        *("do", "policy", "from", "to", "snapshots>", "of sagas", "packs>", "bytes>", "requests>", "$ now>"),
         *("$ a month before>", "after>", "pays after"),
     )
     yield from table(columns, map(_row, found.lines), title=title, nothing=f"{title}: nothing to do")
@@ -110,6 +110,7 @@ def _row(line: Line) -> tuple[object, ...]:
     return (
         *_what(line),
         f"{line.snapshots:,}",
+        ", ".join(f"{outcome} {count:,}" for outcome, count in sorted(line.outcomes.items()) if count) or None,
         f"{line.packs:,}",
         show_bytes(line.bytes),
         f"{line.requests:,}",
