@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 from sagaz_tiering.catalog.group_commit import GroupCommit
@@ -41,7 +41,7 @@ FALLBACK_NOTICE = timedelta(seconds=1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedRow:
-    """A due durable row that this job works on."""
+    """A due durable row that this job works on, or would if it were not dry."""
 
     snapshot_id: UUID
     saga_id: UUID
@@ -56,16 +56,6 @@ class DurableRow:
     snapshot_id: UUID
     saved_at: datetime
     byte_length: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DueRow:
-    """A due durable row as a dry run sees it: `head` is enough for the meta."""
-
-    snapshot_id: UUID
-    due_at: datetime
-    byte_length: int
-    head: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,6 +77,11 @@ class Postponement:
     saved_us: int
     due_us: int | None
     expires_us: int | None
+
+    @classmethod
+    def of(cls, meta: SnapshotMeta, due_us: int | None, expires_us: int | None) -> Self:
+        """Of the row of this save."""
+        return cls(snapshot_id=meta.snapshot_id, saved_us=meta.saved_us, due_us=due_us, expires_us=expires_us)
 
 
 class Put(NamedTuple):
@@ -203,6 +198,10 @@ class DurableCopies:
         """All rows, by id, after an id."""
         return [DurableRow(**dict(row)) for row in await self._db.fetch(_SQL["page"], after, limit)]
 
+    async def rows_of(self, ids: Sequence[UUID]) -> list[DurableRow]:
+        """Those of these that there are."""
+        return [DurableRow(**dict(row)) for row in await self._db.fetch(_SQL["rows_of"], list(ids))]
+
     @asynccontextmanager
     async def keeping(self, ids: Sequence[UUID], lease: Lease) -> AsyncIterator[list[tuple[UUID, datetime, bytes]]]:
         """(id, saved_at, value) of those of these rows that nobody is removing; nor can anybody in the block.
@@ -235,9 +234,9 @@ class DurableCopies:
         """Up to `limit` due rows that nobody works on, claimed for `ttl`."""
         return [ClaimedRow(**dict(row)) for row in await self._db.fetch(_SQL["claim_due"], now, limit, ttl)]
 
-    async def peek_due(self, now: datetime, after: tuple[datetime, UUID], limit: int) -> list[DueRow]:
-        """Due rows after a position, without claiming."""
-        return [DueRow(**dict(row)) for row in await self._db.fetch(_SQL["peek_due"], now, *after, limit)]
+    async def peek_due(self, now: datetime | None, after: UUID, limit: int) -> list[ClaimedRow]:
+        """Rows that are due (`now` None: all rows) by id, after an id, without claiming."""
+        return [ClaimedRow(**dict(row)) for row in await self._db.fetch(_SQL["peek_due"], now, after, limit)]
 
     async def postpone(self, rows: Sequence[Postponement]) -> None:
         """Look at these rows again later and let go of them; rows that were saved anew meanwhile are left alone."""

@@ -85,6 +85,10 @@ class HotSaves:
             if lost:
                 await conn.fetchval(_SQL["lose"], *_versions([save.meta for save in lost]), now)
 
+    async def only_there(self, ids: Sequence[UUID]) -> list[HotSave]:
+        """Those of these that are noted, and that PostgreSQL has not got in this save or a newer one."""
+        return [_save(row) for row in await self._db.fetch(_SQL["only_there"], list(ids))]
+
     async def accept(self, saves: Sequence[HotSave], lease: Lease) -> None:
         """These are lost, and somebody knows. Raises LeaseLost."""
         async with self._db.transaction() as conn:

@@ -79,6 +79,15 @@ class HotIdentity:
                         found[snapshot_id] = hot_keys.pointed(snapshot_id, pointer)
         return found
 
+    async def deleted_us(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, int]:
+        """Of these, the ones that were deleted, as far as Redis remembers: older saves are refused; one trip."""
+        if not snapshot_ids:
+            return {}
+        async with self._connection.pool() as client:
+            marks: list[Any] = await client.mget([self.keys.delete_mark(each.hex) for each in snapshot_ids])
+        found = zip(snapshot_ids, marks, strict=True)
+        return {each: hot_keys.read_instant(mark) for each, mark in found if mark is not None}
+
     async def members(self, saga_ids: Sequence[UUID]) -> AsyncIterator[list[UUID]]:
         """The snapshots of these sagas, a page at a time."""
         more, first = list(saga_ids), 0

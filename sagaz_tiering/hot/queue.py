@@ -201,6 +201,20 @@ class HotQueue:
         ended = {saga_id for saga_id, (_gone, left) in zip(called, answers, strict=True) if left == 0}
         return sum(gone for gone, _left in answers), ended
 
+    async def would_evict(self, metas: Sequence[SnapshotMeta]) -> list[SnapshotMeta]:
+        """Of these saves, the ones that `evict_claimed` would remove now (dry runs)."""
+        found = []
+        for start in range(0, len(metas), _PAGE):
+            page = metas[start : start + _PAGE]
+            there = await self._identity.saves([meta.snapshot_id for meta in page])
+            for meta in page:
+                save = there.get(meta.snapshot_id)
+                if save is None or save.saga_id != meta.saga_id:
+                    continue
+                if save.version == meta.version or save.saved_us < meta.saved_us:
+                    found.append(meta)
+        return found
+
     def _queue_keys(self, saga: str) -> list[str]:
         keys, shard = self.keys, saga[0]
         return [keys.index(saga), keys.due(shard), keys.expiry(shard), keys.claim(saga)]

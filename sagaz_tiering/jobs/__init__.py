@@ -12,6 +12,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
+from typing import Protocol
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.migrations import check_schema
@@ -34,83 +35,57 @@ __all__ = ["JOBS", "Job", "JobContext", "JobReport", "run_job", "run_share"]
 _log = Logger(__name__)
 
 
+Run = Callable[[JobContext, Lease, Tally], Awaitable[None]]
+
+
+class JobModule(Protocol):
+    """The module of a job."""
+
+    async def run(self, context: JobContext, lease: Lease, tally: Tally) -> None:
+        """Do it, to the end of the backlog."""
+
+    async def preview(self, context: JobContext, tally: Tally) -> None:
+        """Ask for the same decisions, and count what a run would do."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """A job: `preview` asks for the same decisions as `run`, and counts what that would do.
-
-    As many processes as `slots` may run it at once. `share` is what a worker process does of it, beside the one that
+    """As many processes as `slots` may run it at once. `share` is what a worker process does of it, beside the one that
     runs it. Workers have leases of their own, as many as the runs may have workers: none takes the slot of a daemon.
     """
 
-    name: str
     summary: str
-    run: Callable[[JobContext, Lease, Tally], Awaitable[None]]
-    preview: Callable[[JobContext, Tally], Awaitable[None]]
+    module: JobModule
     slots: int = 1
-    share: Callable[[JobContext, Lease, Tally], Awaitable[None]] | None = None
+    share: Run | None = None
 
 
 JOBS: Mapping[str, Job] = MappingProxyType(
     {
-        job.name: job
-        for job in (
-            Job(
-                name="age",
-                summary="move due snapshots from Redis and PostgreSQL into packs on the object store",
-                run=age.run,
-                preview=age.preview,
-                slots=8,
-                share=age.run_share,
-            ),
-            Job(
-                name="reconcile",
-                summary="put right a Redis that lost its past, so that it is believed again",
-                run=reconcile.run,
-                preview=reconcile.preview,
-            ),
-            Job(
-                name="transition",
-                summary="move packs to the colder storage class that their policy asks for",
-                run=transition.run,
-                preview=transition.preview,
-            ),
-            Job(
-                name="restore",
-                summary="make the packs of restore requests readable and bring their snapshots back",
-                run=restore.run,
-                preview=restore.preview,
-            ),
-            Job(
-                name="expire",
-                summary="remove what is past its retention: Redis, PostgreSQL, catalog, dead packs",
-                run=expire.run,
-                preview=expire.preview,
-            ),
-            Job(
-                name="compact",
-                summary="write packs anew that hold dead bytes, are too small, or hold an erased saga",
-                run=compact.run,
-                preview=compact.preview,
-            ),
-            Job(
-                name="scrub",
-                summary="compare the catalog with the bucket and look into packs",
-                run=scrub.run,
-                preview=scrub.preview,
-            ),
-            Job(
-                name="collect",
-                summary="remove objects under the prefix that no pack row names",
-                run=collect.run,
-                preview=collect.preview,
-            ),
-            Job(
-                name="train",
-                summary="train compression dictionaries for saga names where they pay",
-                run=train.run,
-                preview=train.preview,
-            ),
-        )
+        "age": Job(
+            summary="move due snapshots from Redis and PostgreSQL into packs on the object store",
+            module=age,
+            slots=8,
+            share=age.run_share,
+        ),
+        "reconcile": Job(
+            summary="put right a Redis that lost its past, so that it is believed again", module=reconcile
+        ),
+        "transition": Job(
+            summary="move packs to the colder storage class that their policy asks for", module=transition
+        ),
+        "restore": Job(
+            summary="make the packs of restore requests readable and bring their snapshots back", module=restore
+        ),
+        "expire": Job(
+            summary="remove what is past its retention: Redis, PostgreSQL, catalog, dead packs", module=expire
+        ),
+        "compact": Job(
+            summary="write packs anew that hold dead bytes, are too small, or hold an erased saga", module=compact
+        ),
+        "scrub": Job(summary="compare the catalog with the bucket and look into packs", module=scrub),
+        "collect": Job(summary="remove objects under the prefix that no pack row names", module=collect),
+        "train": Job(summary="train compression dictionaries for saga names where they pay", module=train),
     }
 )
 
@@ -129,13 +104,13 @@ async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> J
     run = context.for_a_run()
     try:
         if dry_run:
-            await job.preview(await with_accepted(run), tally)
+            await job.module.preview(await with_accepted(run), tally)
         else:
             leases = [name] if job.slots == 1 else [f"{name}/{slot}" for slot in range(job.slots)]
             await claim_prefix(run)
             await _publish(run, tally)
             await mark_new_holds(run)
-            report.skipped = not await _run_leased(leases, run, tally, partial(_run_recorded, job))
+            report.skipped = not await _run_leased(leases, run, tally, partial(_run_recorded, name))
     finally:
         report.seconds = time.monotonic() - began
         report.counts, report.notes, report.refused = dict(tally.counts), tally.notes, tally.refused
@@ -172,7 +147,7 @@ async def _run_leased(
     leases: Iterable[str],
     context: JobContext,
     tally: Tally,
-    run: Callable[[JobContext, Lease, Tally], Awaitable[None]],
+    run: Run,
 ) -> bool:
     """Run under the first of the leases that is free; False if all are held."""
     await claim_prefix(context)
@@ -186,18 +161,18 @@ async def _run_leased(
     return False
 
 
-async def _run_recorded(job: Job, context: JobContext, lease: Lease, tally: Tally) -> None:
+async def _run_recorded(name: str, context: JobContext, lease: Lease, tally: Tally) -> None:
     history, stopped = context.catalog.history, ""
-    await history.started(job.name, context.now)
+    await history.started(name, context.now)
     try:
-        await job.run(context, lease, tally)
+        await JOBS[name].module.run(context, lease, tally)
     except BudgetSpent as exc:
         stopped = str(exc)
         tally.add("budget_spent")
         tally.note(f"{exc}; {exc.hint}")
     except SagazTieringError as exc:
         with suppress(CatalogUnavailable):
-            await history.finished(job.name, context.now, error=str(exc), summary=tally.counts)
+            await history.finished(name, context.now, error=str(exc), summary=tally.counts)
         raise
     error = stopped or ("stopped before the end" if context.stopping.is_set() else None)
-    await history.finished(job.name, context.now, error=error, summary=tally.counts)
+    await history.finished(name, context.now, error=error, summary=tally.counts)

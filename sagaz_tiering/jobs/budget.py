@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 from sagaz_tiering import metrics
-from sagaz_tiering.costs import Cost
+from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.costs import Cost, restore_cost
+from sagaz_tiering.costs.economics import THAW_DAYS
 from sagaz_tiering.errors import BudgetSpent
 from sagaz_tiering.jobs.context import JobContext
+from sagaz_tiering.objects.base import RestoreState
+from sagaz_tiering.storage_class import StorageClass
 
 
 async def spend(context: JobContext, kind: str, cost: Cost, *, must: bool = False) -> None:
@@ -25,6 +29,21 @@ async def spend(context: JobContext, kind: str, cost: Cost, *, must: bool = Fals
             f"{cost.requests:,} requests and ${cost.usd:.2g}"
         )
     metrics.spend(kind, cost.requests, cost.usd)
+
+
+async def spend_reads(
+    context: JobContext, kind: str, storage_class: StorageClass, *, requests: int = 1, size: int = 0, must: bool = False
+) -> None:
+    """The same of so many requests that read `size` bytes together."""
+    usd = context.prices.get_usd(storage_class, requests, total_bytes=size)
+    await spend(context, kind, Cost(requests=requests, usd=usd), must=must)
+
+
+async def thaw(context: JobContext, kind: str, pack: Pack, *, must: bool = False) -> RestoreState:
+    """Ask for a readable copy of an archived pack (Bulk costs least), which a later run finds."""
+    cost = restore_cost(context.prices, pack.storage_class, objects=1, total_bytes=pack.byte_size)
+    await spend(context, kind, cost, must=must)
+    return await context.objects.restore(pack.object_key, days=THAW_DAYS, tier="Bulk")
 
 
 def _limits(requests: int | None, usd: float | None) -> str:

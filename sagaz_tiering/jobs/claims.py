@@ -104,6 +104,19 @@ async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[C
                 break
 
 
+async def due_sagas(context: JobContext, *, expiring: bool) -> AsyncIterator[list[UUID]]:
+    """The same sagas without claiming them, for a dry run."""
+    for shard in SHARDS:
+        batch: list[UUID] = []
+        async for saga_id in context.hot.queue.due_sagas(shard, expiring=expiring, now_us=context.now_us):
+            batch.append(saga_id)
+            if len(batch) == context.settings.jobs.batch_sagas:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+
+
 async def headers_of(context: JobContext, saga_ids: Sequence[UUID]) -> AsyncIterator[tuple[int, list[IndexedHeader]]]:
     """Pages of headers of these sagas, each with the position of its saga; two trips for all that are small."""
     positions = {saga_id: position for position, saga_id in enumerate(saga_ids)}

@@ -16,7 +16,7 @@ from uuid import UUID
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
 from sagaz_tiering.jobs.ownership import still_owner
 from sagaz_tiering.jobs.sure_clock import with_sure_clock
 from sagaz_tiering.logs import Logger
@@ -120,8 +120,7 @@ async def _remove(context: JobContext, keys: list[str], tally: Tally) -> None:
     await still_owner(context)
     failures = await context.objects.delete(keys)
     for failure in failures:
-        tally.add("failed")
-        tally.note(f"{failure.key}: {failure.reason}")
+        tally.failed(failure.key, failure.reason)
     gone = sorted(set(keys) - {failure.key for failure in failures})
     await context.catalog.packs.forget_strays(gone)
     tally.add("strays_removed", len(gone))
@@ -129,13 +128,10 @@ async def _remove(context: JobContext, keys: list[str], tally: Tally) -> None:
         _log.info("stray.removed", object_key=key)
 
 
-async def _dead_uploads(context: JobContext) -> AsyncIterator[Pack]:
+def _dead_uploads(context: JobContext) -> AsyncIterator[Pack]:
     """Packs whose upload nobody finished in time."""
-    deadline, last = context.now - context.settings.jobs.upload_deadline, 0
-    while page := await context.catalog.packs.unfinished(deadline, last, _PAGE):
-        for pack in page:
-            yield pack
-        last = page[-1].pack_id
+    deadline = context.now - context.settings.jobs.upload_deadline
+    return each_pack(lambda last: context.catalog.packs.unfinished(deadline, last, _PAGE))
 
 
 async def _planned(context: JobContext, given_up: Collection[UUID] = ()) -> AsyncIterator[ObjectVerdict]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Callable, Generator
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -20,6 +20,7 @@ from sagaz_tiering.tiers import HasTiers, InForce, Tiers
 
 P = ParamSpec("P")
 T = TypeVar("T")
+PackT = TypeVar("PackT", bound="InPack")
 
 
 LEAST_SHARE = 8 * 2**20
@@ -125,6 +126,23 @@ class JobContext(HasTiers):
                 return result
 
 
+class InPack(Protocol):
+    """A row of a pack, or about one."""
+
+    @property
+    def pack_id(self) -> int:
+        """The order in which they are walked through."""
+
+
+async def each_pack(fetch: Callable[[int], Awaitable[Sequence[PackT]]]) -> AsyncIterator[PackT]:
+    """All that `fetch` gives behind a pack's id, from the first on; holds one page."""
+    last = 0
+    while page := await fetch(last):
+        for pack in page:
+            yield pack
+        last = page[-1].pack_id
+
+
 @dataclass(slots=True, kw_only=True)
 class JobReport:
     """What a run did (or, dry, would do). `skipped`: another process holds the job's lease.
@@ -161,6 +179,11 @@ class Tally:
             self.counts[kind] += number
             if self._progress is not None:
                 self._progress(kind, number)
+
+    def failed(self, what: str, why: object) -> None:
+        """One of many could not be done; the rest goes on."""
+        self.add("failed")
+        self.note(f"{what}: {why}")
 
     def note(self, text: str) -> None:
         """Something a person should know; only the first hundred are kept."""

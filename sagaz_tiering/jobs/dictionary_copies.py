@@ -21,12 +21,11 @@ from datetime import timedelta
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.codec.zstd import DICTIONARY_ID_BYTES, Dictionary
-from sagaz_tiering.costs import Cost
 from sagaz_tiering.costs.economics import upload_cost
 from sagaz_tiering.dictionaries.bucket import BucketDictionaries, dictionary_key, digest_in
 from sagaz_tiering.errors import CorruptData, HotTierUnavailable, ObjectNotFound
 from sagaz_tiering.hot.dictionaries import HotDictionaries
-from sagaz_tiering.jobs.budget import spend
+from sagaz_tiering.jobs.budget import spend, spend_reads
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.storage_class import StorageClass
@@ -79,8 +78,7 @@ async def keep(context: JobContext, dictionaries: Iterable[Dictionary]) -> int:
     if not wanted:
         return 0
     bucket, catalog = BucketDictionaries(context.objects), context.catalog.dictionaries
-    usd = context.prices.get_usd(StorageClass.STANDARD, len(wanted), total_bytes=0)
-    await spend(context, "train", Cost(requests=len(wanted), usd=usd), must=True)
+    await spend_reads(context, "train", StorageClass.STANDARD, requests=len(wanted), must=True)
     known = await catalog.digests()
     for dictionary in wanted:
         in_bucket = await bucket.has(dictionary)
@@ -166,8 +164,7 @@ async def look_into_dictionaries(context: JobContext, tally: Tally) -> None:
     """Read every dictionary in the bucket; what is altered or foreign is named in the quarantine."""
     bucket, quarantine = BucketDictionaries(context.objects), context.catalog.quarantine
     async for info in bucket.all():
-        usd = context.prices.get_usd(StorageClass.STANDARD, 1, total_bytes=info.size)
-        await spend(context, "scrub", Cost(requests=1, usd=usd))
+        await spend_reads(context, "scrub", StorageClass.STANDARD, size=info.size)
         digest, what = digest_in(info.key), "foreign"
         detail = f"{info.size} bytes that are not named like a dictionary"
         if digest is not None:

@@ -53,10 +53,15 @@ async def mark_new_holds(context: JobContext) -> None:
         _log.warning("hold.not_marked", error=str(exc), hint=exc.hint)
 
 
+async def vacuum_is_due(context: JobContext) -> bool:
+    """Whether something was erased since the last vacuum, and that was an hour ago."""
+    return await context.catalog.erasures.unvacuumed(context.now, _VACUUM_EVERY)
+
+
 async def vacuum_erased(context: JobContext, tally: Tally) -> None:
     """Give up PostgreSQL's dead rows of what was erased, at most once an hour; a refusal is told once an erasure."""
     erasures = context.catalog.erasures
-    if not await erasures.unvacuumed(context.now, _VACUUM_EVERY):
+    if not await vacuum_is_due(context):
         return
     try:
         refused = await erasures.vacuum(context.now, _VACUUM_TIMEOUT)

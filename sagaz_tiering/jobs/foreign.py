@@ -96,9 +96,12 @@ async def set_due_aside(context: JobContext, index: str, entries: Sequence[bytes
 
 
 async def durable_meta(
-    context: JobContext, snapshot_id: UUID, value: bytes, *, saga_id: UUID | None = None
+    context: JobContext, snapshot_id: UUID, value: bytes, *, saga_id: UUID | None = None, dry: bool = False
 ) -> SnapshotMeta | None:
-    """What the value of a durable row tells, if it is that of the row's own snapshot; another one is quarantined."""
+    """What the value of a durable row tells, if it is that of the row's own snapshot; another one is quarantined.
+
+    `dry`: it is only left out.
+    """
     try:
         meta = read_meta(value)
     except CorruptRecord as exc:
@@ -107,7 +110,8 @@ async def durable_meta(
     try:
         check_answer(meta, snapshot_id=snapshot_id, saga_id=saga_id)
     except CorruptRecord as exc:
-        await _quarantine(context, "snapshot", str(snapshot_id), f"its durable row: {exc}")
+        if not dry:
+            await _quarantine(context, "snapshot", str(snapshot_id), f"its durable row: {exc}")
         return None
     return meta
 

@@ -242,11 +242,6 @@ def first_after(policies: PolicySet) -> timedelta | None:
     return min((policy.move[0].after for policy in policies.policies if policy.move), default=None)
 
 
-def retention_revision(policies: PolicySet) -> str:
-    """Changes exactly when the policies may give a snapshot another expiry."""
-    return policies.retention_revision
-
-
 async def are_in_force(context: JobContext) -> bool:
     """Whether the policies of `context` are those that were last put in force."""
     return await context.catalog.history.newest_revision() == context.policies.revision

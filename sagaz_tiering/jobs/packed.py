@@ -8,7 +8,7 @@ from uuid import UUID
 from sagaz_tiering.catalog.locations import Packed
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.errors import CorruptPack, ObjectStoreError
-from sagaz_tiering.jobs.context import JobContext
+from sagaz_tiering.jobs.context import JobContext, each_pack
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.packs.entries import Footer
 from sagaz_tiering.packs.reader import PackReader
@@ -41,16 +41,14 @@ async def already_packed(context: JobContext, metas: Sequence[SnapshotMeta]) -> 
 
 async def finish_evictions(context: JobContext) -> int:
     """Remove the hot copies of packs whose run was killed after it published them; how many went."""
-    evicted, last = 0, 0
-    while page := await context.catalog.packs.unevicted(last, _PAGE):
-        for pack in page:
-            footer = await _footer(context, pack)
-            if footer is not None:
-                metas = [entry.meta for frame in footer.frames for entry in frame.snapshots]
-                gone, _ended = await context.hot.queue.evict_claimed(metas, {})
-                evicted += gone
-                await context.catalog.packs.evicted(pack.pack_id, context.now)
-        last = page[-1].pack_id
+    evicted = 0
+    async for pack in each_pack(lambda last: context.catalog.packs.unevicted(last, _PAGE)):
+        footer = await _footer(context, pack)
+        if footer is not None:
+            metas = [entry.meta for frame in footer.frames for entry in frame.snapshots]
+            gone, _ended = await context.hot.queue.evict_claimed(metas, {})
+            evicted += gone
+            await context.catalog.packs.evicted(pack.pack_id, context.now)
     return evicted
 
 

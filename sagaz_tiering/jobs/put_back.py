@@ -7,7 +7,7 @@ changes nothing; a newer save in Redis stays.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
 from uuid import UUID
 
@@ -18,6 +18,7 @@ from sagaz_tiering.jobs.age.frames import chunks
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.foreign import durable_meta
 from sagaz_tiering.policy import SagaEnd
+from sagaz_tiering.snapshot import SnapshotMeta
 
 _ROWS = 5_000
 _FIRST = UUID(int=0)
@@ -32,12 +33,11 @@ async def backfill(context: JobContext, lease: Lease) -> int:
     A row that Redis refuses since the snapshot was deleted is about to go, or was to go by a delete that failed: it
     stays a fallback row, so that readers ask for it, until Redis has forgotten the delete.
     """
-    durable, after, copied = context.catalog.durable, _FIRST, 0
-    while rows := await durable.fallback_rows(after, _ROWS):
+    durable, copied = context.catalog.durable, 0
+    async for rows in fallback_rows(context):
         done, _refused = await _copy(context, lease, rows)
         await durable.clear_fallback(done)
         copied += len(done)
-        after = rows[-1].snapshot_id
     await durable.end_fallback()
     return copied
 
@@ -47,22 +47,53 @@ async def put_back(context: JobContext, lease: Lease) -> int:
 
     What Redis refuses is a fallback row from now on, for the reason above.
     """
-    durable, after, copied = context.catalog.durable, _FIRST, 0
-    while not context.stopping.is_set() and (rows := await durable.page(after, _ROWS)):
-        done, refused = await _copy(context, lease, await lacking(context, rows))
+    copied = 0
+    async for rows in all_rows(context):
+        there = await context.hot.identity.saves([row.snapshot_id for row in rows])
+        done, refused = await _copy(context, lease, lacking(rows, there))
         if refused:
-            await durable.mark_fallback(refused)
+            await context.catalog.durable.mark_fallback(refused)
         copied += len(done)
-        after = rows[-1].snapshot_id
     return copied
 
 
-async def lacking(context: JobContext, rows: Sequence[DurableRow]) -> list[DurableRow]:
-    """Of these rows, the ones that Redis does not have in this save or a newer one."""
-    there = await context.hot.identity.saves([row.snapshot_id for row in rows])
+def fallback_rows(context: JobContext) -> AsyncIterator[list[DurableRow]]:
+    """What was saved while Redis was down, a page at a time."""
+    return _pages(context, context.catalog.durable.fallback_rows)
+
+
+def all_rows(context: JobContext) -> AsyncIterator[list[DurableRow]]:
+    """Every durable row, a page at a time."""
+    return _pages(context, context.catalog.durable.page)
+
+
+async def _pages(
+    context: JobContext, fetch: Callable[[UUID, int], Awaitable[list[DurableRow]]]
+) -> AsyncIterator[list[DurableRow]]:
+    after = _FIRST
+    while not context.stopping.is_set() and (rows := await fetch(after, _ROWS)):
+        yield rows
+        after = rows[-1].snapshot_id
+
+
+def lacking(rows: Sequence[DurableRow], there: Mapping[UUID, SnapshotMeta]) -> list[DurableRow]:
+    """Of these rows, the ones that Redis does not have in this save or a newer one, when it has what is `there`."""
     return [
         row for row in rows if row.snapshot_id not in there or there[row.snapshot_id].saved_us < to_micros(row.saved_at)
     ]
+
+
+async def would_copy(context: JobContext, rows: Sequence[DurableRow], there: Mapping[UUID, SnapshotMeta]) -> int:
+    """How many of these `put_back` would copy, if Redis had what is `there`: it refuses what was deleted (dry runs)."""
+    missing = lacking(rows, there)
+    deleted_us = await context.hot.identity.deleted_us([row.snapshot_id for row in missing])
+    return sum(to_micros(row.saved_at) > deleted_us.get(row.snapshot_id, -1) for row in missing)
+
+
+async def would_refill(context: JobContext, rows: Sequence[DurableRow]) -> int:
+    """How many of these `backfill` would find in Redis, or copy (dry runs)."""
+    there = await context.hot.identity.saves([row.snapshot_id for row in rows])
+    return len(rows) - len(lacking(rows, there)) + await would_copy(context, rows, there)
 
 
 _Rows = list[tuple[UUID, datetime]]

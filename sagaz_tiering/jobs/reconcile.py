@@ -4,23 +4,25 @@ From the moment when somebody finds that Redis is another one, or went back to a
 ask PostgreSQL of everything. The order here, and what a crash after each step leaves:
 
 1. what is being saved at that moment comes to its end
-2. of every saga in Redis: what was forgotten goes, what packs hold in the same save or a newer one goes; of a Redis
-   that was whole before deletions are remembered, or before it was ever met, all from then goes aside that PostgreSQL
-   did not note
-3. what was deleted since it was saved goes
+2. of every saga in Redis: what was forgotten or deleted goes, what packs hold in the same save or a newer one goes; of
+   a Redis that was whole before deletions are remembered, or before it was ever met, all from then goes aside that
+   PostgreSQL did not note
+3. what was deleted since it was saved goes, whatever leads to it
 4. what PostgreSQL has and Redis lacks, or has older, is put back, marks of legal holds too
                                                                          -> each step is repeated from its beginning
 5. what Redis alone acknowledged and has not got any more is counted, and marked in Redis, so that reads say so
 6. restores of which Redis lost something are under way again
 7. one transaction: Redis is trusted, unless it changed again meanwhile  -> done, or all of it once more
 
+A dry run goes through the same steps, and leaves what would be gone by then out of what Redis has (`_there`).
 Memory is bounded by a page. Where Redis is trusted, a run costs one look at each server.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
@@ -33,7 +35,7 @@ from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.finish import mark_holds
 from sagaz_tiering.jobs.foreign import mend_due, mended
 from sagaz_tiering.jobs.packed import already_packed
-from sagaz_tiering.jobs.put_back import lacking, put_back
+from sagaz_tiering.jobs.put_back import all_rows, put_back, would_copy
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -53,16 +55,19 @@ _SETTLE_STEP_S = 0.02
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
-    """Count what Redis lacks; nothing where it is trusted."""
+    """Count what a run would change, by the same steps; of a trusted Redis nothing, but for losses to accept."""
+    if await foresee_trust(context, tally) and context.accept_lost:
+        await _accept_lost(context, None, tally)
+
+
+async def foresee_trust(context: JobContext, tally: Tally) -> bool:
+    """For dry runs of jobs that believe Redis: whether it is trusted; counts what a reconciliation would do if not."""
     await context.incarnation.look()
     state = await context.catalog.hot_tier.state()
-    if state.trusted:
-        return
-    tally.note(f"Redis is not trusted: {state.reason}")
-    after = _FIRST
-    while rows := await context.catalog.durable.page(after, _PAGE):
-        tally.add("put_back", len(await lacking(context, rows)))
-        after = rows[-1].snapshot_id
+    if not state.trusted:
+        tally.note(f"Redis is not trusted: {state.reason}")
+        await _agree(await _begin(context, None, state, tally))
+    return state.trusted
 
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
@@ -74,7 +79,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
             if context.accept_lost:
                 await _accept_lost(context, lease, tally)
             return
-        await _agree(context, lease, state, tally)
+        await _agree(await _begin(context, lease, state, tally))
         if context.stopping.is_set():
             return
         look = await context.incarnation.look()
@@ -101,24 +106,59 @@ async def ensure_trusted(context: JobContext, tally: Tally) -> bool:
     return not context.stopping.is_set()
 
 
-async def _agree(context: JobContext, lease: Lease, state: HotTierState, tally: Tally) -> None:
-    await mend_due(context, tally)
-    await mark_holds(context)
-    await _saves_have_ended(context)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Pass:
+    """One go through all steps. `lease` None: a dry run, which counts what they would do and does none of it.
+
+    `since`: Redis has missed nothing before (None: it may have missed anything). `doubted_us`: what was saved before
+    may have been deleted longer ago than is remembered. `packs_left`: packs were published since.
+    """
+
+    context: JobContext
+    lease: Lease | None
+    tally: Tally
+    state: HotTierState
+    since: datetime | None
+    doubted_us: int | None
+    packs_left: bool
+
+    @property
+    def looks_at_all(self) -> bool:
+        """Whether every snapshot in Redis is looked at, or only those of which a deletion is known."""
+        return self.packs_left or self.doubted_us is not None
+
+
+async def _begin(context: JobContext, lease: Lease | None, state: HotTierState, tally: Tally) -> _Pass:
+    if lease is None:
+        tally.add("quarantined", len(await context.hot.queue.broken_due()))
+    else:
+        await mend_due(context, tally)
+        await mark_holds(context)
+        await _saves_have_ended(context)
     since = None if state.good_at is None else state.good_at - _MARGIN
-    packs_left = await context.catalog.packs.any_evicted_since(since)
-    doubted_us = _doubted_until_us(context, state)
-    async for saga_ids in _sagas(context):
-        await _forget(context, saga_ids, tally)
-        if doubted_us is not None:
-            await _set_aside(context, saga_ids, state, doubted_us, tally)
-        if packs_left:
-            await _leave_to_packs(context, saga_ids, tally)
-        await context.hot.identity.be_looked_at(saga_ids, context.now_us)
-    await _remove_deleted(context, since, tally)
-    tally.add("put_back", await put_back(context, lease))
-    await _find_lost(context, lease, tally)
-    await _restore_anew(context, tally)
+    return _Pass(
+        context=context,
+        lease=lease,
+        tally=tally,
+        state=state,
+        since=since,
+        doubted_us=_doubted_until_us(context, state),
+        packs_left=await context.catalog.packs.any_evicted_since(since),
+    )
+
+
+async def _agree(one: _Pass) -> None:
+    context = one.context
+    async for saga_ids in _sagas(one):
+        some = saga_ids if one.looks_at_all else list(await context.catalog.erasures.forgotten(saga_ids))
+        async for ids in context.hot.identity.members(some):
+            await _remove(one, await _leaving(one, (await context.hot.identity.saves(ids)).values()))
+        if one.lease is not None:
+            await context.hot.identity.be_looked_at(saga_ids, context.now_us)
+    await _remove_deleted(one)
+    await _put_back(one)
+    await _find_lost(one)
+    await _restore_anew(one)
 
 
 async def _saves_have_ended(context: JobContext) -> None:
@@ -134,28 +174,26 @@ async def _saves_have_ended(context: JobContext) -> None:
         waited += _SETTLE_STEP_S
 
 
-async def _sagas(context: JobContext) -> AsyncIterator[list[UUID]]:
+async def _sagas(one: _Pass) -> AsyncIterator[list[UUID]]:
     """Every saga in Redis, some twice."""
     batch: list[UUID] = []
-    async for found in context.hot.saga_ids():
+    async for found in one.context.hot.saga_ids():
         batch += found
         while len(batch) >= _SAGAS:
-            if context.stopping.is_set():
+            if one.context.stopping.is_set():
                 return
-            yield await mended(context, batch[:_SAGAS])
+            yield await _whole(one, batch[:_SAGAS])
             del batch[:_SAGAS]
     if batch:
-        yield await mended(context, batch)
+        yield await _whole(one, batch)
 
 
-async def _forget(context: JobContext, saga_ids: Sequence[UUID], tally: Tally) -> None:
-    forgotten = await context.catalog.erasures.forgotten(saga_ids)
-    if not forgotten:
-        return
-    async for ids in context.hot.identity.members(list(forgotten)):
-        saves = (await context.hot.identity.saves(ids)).values()
-        dead = await context.catalog.locations.buried(list(saves))
-        tally.add("forgotten", await _evict(context, [save for save in saves if save.snapshot_id in dead]))
+async def _whole(one: _Pass, saga_ids: Sequence[UUID]) -> list[UUID]:
+    """These sagas with indexes made anew where something else was in their place; dry, without those."""
+    if one.lease is not None:
+        return await mended(one.context, saga_ids)
+    broken = await one.context.hot.queue.broken_indexes(saga_ids)
+    return [saga_id for saga_id in saga_ids if saga_id not in broken]
 
 
 def _doubted_until_us(context: JobContext, state: HotTierState) -> int | None:
@@ -169,57 +207,94 @@ def _doubted_until_us(context: JobContext, state: HotTierState) -> int | None:
     return to_micros(min(state.changed_at, remembered)) if is_old else None
 
 
-async def _set_aside(
-    context: JobContext, saga_ids: Sequence[UUID], state: HotTierState, until_us: int, tally: Tally
-) -> None:
-    """What was saved before and PostgreSQL does not vouch for: nobody remembers whether it was deleted since."""
-    prefix, moved = f"{context.hot.keys.prefix}-aside-{state.changed_at:%Y%m%dT%H%M%S}", 0
-    async for ids in context.hot.identity.members(saga_ids):
-        old = [save for save in (await context.hot.identity.saves(ids)).values() if save.saved_us < until_us]
-        vouched = await context.catalog.hot_saves.noted(old)
-        vouched |= (await context.catalog.restores.pinned([save.snapshot_id for save in old], context.now)).keys()
-        moved += await context.hot.identity.set_aside([save for save in old if save.snapshot_id not in vouched], prefix)
-    tally.add("set_aside", moved)
-    if moved:
+_Leaving = dict[str, list[SnapshotMeta]]
+
+
+async def _leaving(one: _Pass, saves: Iterable[SnapshotMeta]) -> _Leaving:
+    """Of these saves in Redis, those that leave it, by why; each once."""
+    catalog, now = one.context.catalog, one.context.now
+    left = {save.snapshot_id: save for save in saves}
+    dead = await catalog.locations.buried(list(left.values()))
+    forgotten = await catalog.erasures.forgotten([left[each].saga_id for each in dead]) if dead else set()
+    found: _Leaving = {"forgotten": [], "deleted": []}
+    for each in dead:
+        save = left.pop(each)
+        found["forgotten" if save.saga_id in forgotten else "deleted"].append(save)
+    if one.doubted_us is not None:
+        # PostgreSQL does not vouch for these: nobody remembers whether they were deleted since.
+        old = [save for save in left.values() if save.saved_us < one.doubted_us]
+        vouched = await catalog.hot_saves.noted(old)
+        vouched |= (await catalog.restores.pinned([save.snapshot_id for save in old], now)).keys()
+        found["set_aside"] = [left.pop(save.snapshot_id) for save in old if save.snapshot_id not in vouched]
+    if one.packs_left and (packed := await catalog.locations.packs_of(list(left))):
+        pinned = await catalog.restores.pinned(sorted(packed), now)
+        safe = await already_packed(one.context, [left[each] for each in packed if each not in pinned])
+        found["left_to_packs"] = [left.pop(each) for each in safe]
+    return found
+
+
+async def _remove(one: _Pass, leaving: _Leaving) -> None:
+    for why, saves in leaving.items():
+        if one.lease is None or not saves:
+            one.tally.add(why, len(saves))
+        elif why == "set_aside":
+            one.tally.add(why, await _set_aside(one, saves))
+        else:
+            one.tally.add(why, await _evict(one.context, saves))
+
+
+async def _set_aside(one: _Pass, saves: Sequence[SnapshotMeta]) -> int:
+    context, state = one.context, one.state
+    prefix = f"{context.hot.keys.prefix}-aside-{state.changed_at:%Y%m%dT%H%M%S}"
+    if moved := await context.hot.identity.set_aside(saves, prefix):
         when = "before it was first met" if state.good_at is None else f"at {state.good_at.isoformat()}"
         why = f"of a Redis that was whole {when}: they may have been deleted longer ago than deletions are remembered"
         await context.catalog.quarantine.record("hot_tier", prefix, why, context.now, budget=1)
         _log.error("hot_tier.set_aside", snapshots=moved, key_prefix=prefix, why=why)
+    return moved
 
 
-async def _leave_to_packs(context: JobContext, saga_ids: Sequence[UUID], tally: Tally) -> None:
-    async for ids in context.hot.identity.members(saga_ids):
-        packed = await context.catalog.locations.packs_of(ids)
-        if not packed:
-            continue
-        pinned = await context.catalog.restores.pinned(sorted(packed), context.now)
-        saves = list((await context.hot.identity.saves(sorted(packed.keys() - pinned.keys()))).values())
-        safe = await already_packed(context, saves)
-        tally.add("left_to_packs", await _evict(context, [save for save in saves if save.snapshot_id in safe]))
-
-
-async def _remove_deleted(context: JobContext, since: datetime | None, tally: Tally) -> None:
-    after = _FIRST
-    while ids := await context.catalog.locations.tombstones(since, after, _TOMBSTONES):
-        saves = list((await context.hot.identity.saves(ids)).values())
-        dead = await context.catalog.locations.buried(saves)
-        tally.add("deleted", await _evict(context, [save for save in saves if save.snapshot_id in dead]))
+async def _remove_deleted(one: _Pass) -> None:
+    """What was deleted since it was saved, also where no index leads to it."""
+    if one.lease is None and one.looks_at_all:
+        return  # counted already
+    context, after = one.context, _FIRST
+    while ids := await context.catalog.locations.tombstones(one.since, after, _TOMBSTONES):
+        leaving = await _leaving(one, (await context.hot.identity.saves(ids)).values())
+        await _remove(one, leaving if one.lease else {"deleted": leaving["deleted"]})
         after = ids[-1]
         if context.stopping.is_set():
             return
 
 
+async def _there(one: _Pass, ids: Sequence[UUID]) -> dict[UUID, SnapshotMeta]:
+    """Which saves of these Redis has, once all that leaves it has left."""
+    there = await one.context.hot.identity.saves(ids)
+    if one.lease is None:
+        for gone in (await _leaving(one, there.values())).values():
+            for save in gone:
+                del there[save.snapshot_id]
+    return there
+
+
+async def _put_back(one: _Pass) -> None:
+    if one.lease is not None:
+        one.tally.add("put_back", await put_back(one.context, one.lease))
+        return
+    async for rows in all_rows(one.context):
+        there = await _there(one, [row.snapshot_id for row in rows])
+        one.tally.add("put_back", await would_copy(one.context, rows, there))
+
+
 async def _evict(context: JobContext, saves: Sequence[SnapshotMeta]) -> int:
-    if not saves:
-        return 0
     gone, _ended = await context.hot.queue.evict_claimed(saves, {})
     return gone
 
 
-async def _find_lost(context: JobContext, lease: Lease, tally: Tally) -> None:
-    hot_saves, after, found = context.catalog.hot_saves, _FIRST, 0
-    while not context.stopping.is_set() and (page := await hot_saves.page(after, _NOTED)):
-        there = await context.hot.identity.saves([save.meta.snapshot_id for save in page])
+async def _find_lost(one: _Pass) -> None:
+    context, after, found = one.context, _FIRST, 0
+    while not context.stopping.is_set() and (page := await context.catalog.hot_saves.page(after, _NOTED)):
+        there = await _there(one, [save.meta.snapshot_id for save in page])
         missing = [
             save
             for save in page
@@ -228,17 +303,17 @@ async def _find_lost(context: JobContext, lease: Lease, tally: Tally) -> None:
             or there[save.meta.snapshot_id].saved_us < save.meta.saved_us
         ]
         if missing:
-            found += await _mark_lost(context, lease, missing)
+            found += await _mark_lost(one, missing)
         after = page[-1].meta.snapshot_id
-    tally.add("lost", found)
-    if found:
+    one.tally.add("lost", found)
+    if found and one.lease is not None:
         metrics.HOT_SAVES_LOST.inc(found)
         _log.error("hot_tier.lost", snapshots=found, hint="reads of them raise SnapshotLost; see sagaz-tiering status")
 
 
-async def _mark_lost(context: JobContext, lease: Lease, missing: Sequence[HotSave]) -> int:
+async def _mark_lost(one: _Pass, missing: Sequence[HotSave]) -> int:
     """How many of these are lost and were not known to be; the others have expired, or PostgreSQL has them."""
-    hot_saves = context.catalog.hot_saves
+    context, hot_saves = one.context, one.context.catalog.hot_saves
     gone = [save.meta for save in missing if save.expires_us is not None and save.expires_us <= context.now_us]
     asked = [save.meta.snapshot_id for save in missing if save.meta not in gone]
     packed = await context.catalog.locations.packs_of(asked)
@@ -248,8 +323,15 @@ async def _mark_lost(context: JobContext, lease: Lease, missing: Sequence[HotSav
         safe = await already_packed(context, [meta._replace(saved_us=meta.saved_us - 1) for meta in metas])
         gone += [meta for meta in metas if meta.snapshot_id in safe]
     left = sorted(set(asked) - {meta.snapshot_id for meta in gone})
+    if one.lease is None:
+        lost = await hot_saves.only_there(left)
+        if context.accept_lost:
+            one.tally.add("accepted", len(lost))
+            older = await context.catalog.durable.rows_of([save.meta.snapshot_id for save in lost])
+            one.tally.add("put_back", await would_copy(context, older, {}))
+        return sum(save.lost_at is None for save in lost)
     found = 0
-    async with hot_saves.losing(left, lease, context.now) as (noted, lost):
+    async with hot_saves.losing(left, one.lease, context.now) as (noted, lost):
         marked = await context.hot.identity.mark_lost([save.meta for save in noted])
         lost += [save for save, is_marked in zip(noted, marked, strict=True) if is_marked]
         found = sum(save.lost_at is None for save in lost)
@@ -257,35 +339,56 @@ async def _mark_lost(context: JobContext, lease: Lease, missing: Sequence[HotSav
     return found
 
 
-async def _restore_anew(context: JobContext, tally: Tally) -> None:
+async def _restore_anew(one: _Pass) -> None:
     """What restores had brought back and Redis has not got any more is brought back again, by the job `restore`."""
-    restores = context.catalog.restores
+    context, restores = one.context, one.context.catalog.restores
     for request in [*await restores.in_state("READY"), *await restores.in_state("RESTORING")]:
         after, packs = _FIRST, 0
         while request.into_hot and (ids := await restores.brought_back(request.restore_id, after, context.now, _PAGE)):
             if context.stopping.is_set():
                 return
-            there, after = await context.hot.identity.saves(ids), ids[-1]
+            there, after = await _there(one, ids), ids[-1]
             lost = [snapshot_id for snapshot_id in ids if snapshot_id not in there]
-            packs += await restores.reopen(request.restore_id, lost, context.now, context.prices) if lost else 0
+            if lost and one.lease is not None:
+                packs += await restores.reopen(request.restore_id, lost, context.now, context.prices)
+            else:
+                packs += len(lost)
         if packs:
-            tally.add("restored_anew")
-            _log.warning("restore.reopened", restore_id=str(request.restore_id), packs=packs)
+            one.tally.add("restored_anew")
+            if one.lease is not None:
+                _log.warning("restore.reopened", restore_id=str(request.restore_id), packs=packs)
 
 
-async def _accept_lost(context: JobContext, lease: Lease, tally: Tally) -> None:
+async def _accept_lost(context: JobContext, lease: Lease | None, tally: Tally) -> None:
     """Somebody knows: what is lost is not looked for any more, reads answer without it.
 
     An older save that PostgreSQL has of it takes its place in Redis before that, as Redis is believed alone.
     """
     hot_saves, after = context.catalog.hot_saves, _FIRST
     while page := await hot_saves.page(after, _NOTED, only_lost=True):
-        await _evict(context, [save.meta for save in page])
+        if lease is not None:
+            await _evict(context, [save.meta for save in page])
+        else:
+            tally.add("accepted", len(page))
         after = page[-1].meta.snapshot_id
     if after == _FIRST:
+        return
+    if lease is None:
+        await _foresee_put_back(context, tally)
         return
     tally.add("put_back", await put_back(context, lease))
     while page := await hot_saves.page(_FIRST, _NOTED, only_lost=True):
         await hot_saves.accept(page, lease)
         tally.add("accepted", len(page))
         _log.warning("hot_tier.loss_accepted", snapshots=len(page))
+
+
+async def _foresee_put_back(context: JobContext, tally: Tally) -> None:
+    """Count what is put back once the marks of what is lost have left Redis."""
+    async for rows in all_rows(context):
+        ids = [row.snapshot_id for row in rows]
+        there = await context.hot.identity.saves(ids)
+        lost = [save.meta for save in await context.catalog.hot_saves.only_there(ids) if save.lost_at is not None]
+        for gone in await context.hot.queue.would_evict(lost):
+            del there[gone.snapshot_id]
+        tally.add("put_back", await would_copy(context, rows, there))

@@ -22,10 +22,9 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.codec.header import snapshot_id
 from sagaz_tiering.codec.zstd import DICTIONARY_ID_BYTES
-from sagaz_tiering.costs import Cost
 from sagaz_tiering.dictionaries.bucket import dictionary_key
 from sagaz_tiering.errors import CorruptPack, MasterKeyUnavailable, ObjectArchived, ObjectNotFound
-from sagaz_tiering.jobs.budget import spend
+from sagaz_tiering.jobs.budget import spend_reads
 from sagaz_tiering.jobs.collect import pack_of
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.dictionary_copies import keep, look_into_dictionaries, reconcile
@@ -259,7 +258,7 @@ async def _check_bytes(context: JobContext, pack: Pack, budget: Budget, tally: T
     """The footer, after the whole object or a sample of its frames was read and found right."""
     reader = PackReader(context.objects)
     if budget.take(1, pack.byte_size):
-        await _spend(context, pack.storage_class, 2, pack.byte_size)
+        await spend_reads(context, "scrub", pack.storage_class, requests=2, size=pack.byte_size)
         data = await whole(context, pack)
         tally.add("bytes_read", len(data))
         stored = footer_part(data)
@@ -276,7 +275,7 @@ async def _check_bytes(context: JobContext, pack: Pack, budget: Budget, tally: T
     known = await context.dictionaries.need(*{frame.dictionary_id for frame in sample})
     for frame in sample:
         if budget.take(1, 0):
-            await _spend(context, pack.storage_class, 1, frame.length)
+            await spend_reads(context, "scrub", pack.storage_class, size=frame.length)
             payload = await reader.frame_bytes(
                 pack.object_key, frame.offset, frame.length, vouched=frame_digest(frame), key_id=frame.key_id
             )
@@ -288,7 +287,7 @@ async def _check_bytes(context: JobContext, pack: Pack, budget: Budget, tally: T
 async def _check_copy(context: JobContext, lease: Lease, pack: Pack, info: ObjectInfo, tally: Tally) -> Defect | None:
     """What is wrong with the readable copy of an archived pack's footer, which tells nothing of the pack itself."""
     reader, key = PackReader(context.objects), footer_key(pack.pack_uuid)
-    await _spend(context, StorageClass.STANDARD, 2, 0)
+    await spend_reads(context, "scrub", StorageClass.STANDARD, requests=2)
     tally.add("footers_read")
     if info.restore is RestoreState.READABLE and pack.footer_digest is not None:
         await keep_footer_readable(context, pack.pack_uuid, await reader.footer_bytes(pack, thawed=True))
@@ -324,11 +323,6 @@ async def _keys(context: JobContext, pack: Pack, frames: Sequence[FrameEntry], t
         tally.add("frames_not_opened", closed)
         tally.note(f"{pack.object_key}: {closed} encrypted frames were compared by checksum only: {why}")
     return keys
-
-
-async def _spend(context: JobContext, storage_class: StorageClass, requests: int, size: int) -> None:
-    usd = context.prices.get_usd(storage_class, requests, total_bytes=size)
-    await spend(context, "scrub", Cost(requests=requests, usd=usd))
 
 
 async def _keep_dictionaries(context: JobContext, pack: Pack, footer: Footer, tally: Tally) -> None:

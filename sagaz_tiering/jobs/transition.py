@@ -16,8 +16,7 @@ from typing import Any
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.surveys import group_of
-from sagaz_tiering.costs import Cost, judge_pack, restore_cost, transition_cost
-from sagaz_tiering.costs.economics import THAW_DAYS
+from sagaz_tiering.costs import Cost, judge_pack, transition_cost
 from sagaz_tiering.errors import (
     BucketUnusable,
     ColdTierUnavailable,
@@ -27,7 +26,7 @@ from sagaz_tiering.errors import (
     ObjectStoreError,
     SagazTieringError,
 )
-from sagaz_tiering.jobs.budget import spend
+from sagaz_tiering.jobs.budget import spend, thaw
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.ownership import put_policies_in_force, still_owner
 from sagaz_tiering.jobs.upload import keep_footer_readable
@@ -75,8 +74,7 @@ async def preview(context: JobContext, tally: Tally) -> None:
                 _moved(pack, tally)
                 tally.note(f"{pack.object_key}: {pack.storage_class} -> {rule.to}")
         except ObjectNotFound as exc:
-            tally.add("failed")
-            tally.note(f"{pack.object_key}: {exc}")
+            tally.failed(pack.object_key, exc)
 
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
@@ -110,8 +108,7 @@ async def _move_or_follow(context: JobContext, lease: Lease, pack: Pack, to: Sto
 
 
 async def _set_aside(context: JobContext, pack: Pack, exc: SagazTieringError, tally: Tally) -> None:
-    tally.add("failed")
-    tally.note(f"{pack.object_key}: {exc}")
+    tally.failed(pack.object_key, exc)
     _log.error("pack.not_moved", pack_id=pack.pack_id, object_key=pack.object_key, error=str(exc), hint=exc.hint)
     await context.catalog.quarantine.record("pack", pack.object_key, str(exc), context.now)
 
@@ -227,9 +224,7 @@ async def _is_readable(context: JobContext, pack: Pack, to: StorageClass, tally:
     if info.storage_class is to or not info.storage_class.is_archive or state is RestoreState.READABLE:
         return True
     if state is RestoreState.NONE and ask:
-        thaw = restore_cost(context.prices, pack.storage_class, objects=1, total_bytes=pack.byte_size)
-        await spend(context, "transition", thaw)
-        state = await context.objects.restore(pack.object_key, days=THAW_DAYS, tier="Bulk")
+        state = await thaw(context, "transition", pack)
     tally.add("thawing")
     tally.note(f"{pack.object_key}: being restored ({state}) before it can move to {to}")
     return state is RestoreState.READABLE

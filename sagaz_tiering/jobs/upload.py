@@ -8,6 +8,7 @@ from datetime import datetime
 from uuid import UUID
 
 from sagaz_tiering.catalog.frame_index import IndexedFrame
+from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import NewPack
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectExists
 from sagaz_tiering.jobs.context import JobContext
@@ -31,7 +32,8 @@ def pack_key(now: datetime, bucket: str, pack_uuid: UUID) -> str:
 def new_pack(
     sealed: SealedPack,
     *,
-    key: str,
+    now: datetime,
+    bucket: str,
     storage_class: StorageClass,
     policy: str,
     retention_revision: str,
@@ -43,7 +45,7 @@ def new_pack(
     created = [entry.meta.created_us for entry in entries]
     return NewPack(
         pack_uuid=sealed.footer.pack_id,
-        object_key=key,
+        object_key=pack_key(now, bucket, sealed.footer.pack_id),
         storage_class=storage_class,
         policy=policy,
         retention_revision=retention_revision,
@@ -71,6 +73,13 @@ def placed_frames(footer: Footer) -> list[IndexedFrame]:
         )
         for frame in footer.frames
     ]
+
+
+async def store(context: JobContext, lease: Lease, new: NewPack, sealed: SealedPack) -> int:
+    """Have a row of the pack, then upload it; the row's id."""
+    pack_id = await context.catalog.packs.start(new, lease, context.now)
+    await upload(context, new, sealed)
+    return pack_id
 
 
 async def upload(context: JobContext, new: NewPack, sealed: SealedPack) -> None:

@@ -15,9 +15,8 @@ from uuid import UUID
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.scrubbing import FrameRow
-from sagaz_tiering.costs import Cost
 from sagaz_tiering.errors import CorruptPack
-from sagaz_tiering.jobs.budget import spend
+from sagaz_tiering.jobs.budget import spend_reads
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.packs.entries import Footer
 from sagaz_tiering.packs.frame import frame_digest
@@ -69,8 +68,7 @@ async def vouched(context: JobContext, lease: Lease, pack: Pack, job: str) -> Pa
     """
     if pack.footer_digest is not None:
         return pack
-    usd = context.prices.get_usd(pack.storage_class, 1, total_bytes=pack.byte_size)
-    await spend(context, job, Cost(requests=1, usd=usd), must=True)
+    await spend_reads(context, job, pack.storage_class, size=pack.byte_size, must=True)
     data = footer_part(await whole(context, pack))
     footer = await PackReader(context.objects).vouched_footer(pack, data)
     compared = compare_frames(pack, await context.catalog.scrubbing.frames(pack.pack_id), footer)

@@ -89,14 +89,18 @@ class Keyring:
 
         Ask after the snapshots were read: then an erasure in between cannot leave a later save under its old key.
         """
-        rows = await self._keys.writing(saga_ids)
-        missing = [saga_id for saga_id in saga_ids if saga_id not in rows]
+        found = await self._existing(saga_ids)
+        missing = [saga_id for saga_id in saga_ids if saga_id not in found]
         if missing:
             await self._keys.add(await asyncio.gather(*map(self._new, missing)), now)
             # Another daemon may have been first: what counts is what is there.
-            rows |= await self._keys.writing(missing)
-        opened = await asyncio.gather(*map(self.open, rows.values()))
-        return dict(zip(rows, opened, strict=True))
+            found |= await self._existing(missing)
+        return found
+
+    async def for_trial(self, saga_ids: Collection[UUID]) -> dict[UUID, FrameKey]:
+        """The same for what nobody keeps: a saga that has no key yet gets one that is thrown away."""
+        made = {saga_id: FrameKey(key_id=saga_id.bytes, secret=os.urandom(KEY_BYTES)) for saga_id in saga_ids}
+        return made | await self._existing(saga_ids)
 
     async def rotate(self, *, batch: int = ROTATION_BATCH) -> AsyncIterator[int]:
         """Re-wrap every data key under the current master key; yields how many, batch by batch.
@@ -160,6 +164,11 @@ class Keyring:
         self._opened.clear()
         self._signing = None
         await self.masters.close()
+
+    async def _existing(self, saga_ids: Collection[UUID]) -> dict[UUID, FrameKey]:
+        rows = await self._keys.writing(saga_ids)
+        opened = await asyncio.gather(*map(self.open, rows.values()))
+        return dict(zip(rows, opened, strict=True))
 
     async def _new(self, saga_id: UUID) -> WrappedKey:
         async with self._gate:

@@ -9,15 +9,17 @@ from hashlib import sha256
 from pathlib import Path
 from random import Random
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
+import redis.asyncio
 from support.snapshots import make
 from support.tiers import Product, config, product
 
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.errors import LegalHold, MassDelete
+from sagaz_tiering.errors import HotTierUnavailable, LegalHold, MassDelete
+from sagaz_tiering.hot.queue import HotQueue
 from sagaz_tiering.jobs import JOBS, JobReport, run_job
 from sagaz_tiering.storage_class import StorageClass
 
@@ -26,6 +28,8 @@ CLASSES = ("STANDARD_IA", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE")
 ROUNDS = 7
 ONLY_DONE = {"bytes", "bytes_after", "bytes_read", "packs_sound", "footers_read"}
 """The size of packs that are not written yet, and what only looking into one tells."""
+LOOKED_AT = {"hot_tier", "b'sagaz:incarnation'"}
+"""Looks at Redis are counted."""
 
 
 def policy(rnd: Random, name: str, match: dict[str, str]) -> dict[str, Any]:
@@ -61,7 +65,9 @@ class Life:
     rnd: Random
     shop: Product
     places: dict[str, Any]
+    redis_url: str
     saved: list[tuple[UUID, UUID]] = field(default_factory=list)
+    dumped: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
 
     async def save(self) -> None:
         """A saga of a few snapshots, old or new when they are saved."""
@@ -100,7 +106,27 @@ class Life:
 
     async def lose(self) -> None:
         """Redis has lost a copy."""
+        hot = self.shop.runtime.hot
+        there = await hot.identity.saves([self.rnd.choice(self.saved)[1]])
+        await hot.queue.evict_claimed(list(there.values()), {})
+
+    async def half_delete(self) -> None:
+        """A delete of which only Redis knows."""
         await self.shop.runtime.hot.delete(self.rnd.choice(self.saved)[1], until_us=to_micros(self.shop.clock.now()))
+
+    async def go_back(self) -> None:
+        """Redis is as it was some time ago (or empty, the first time); what it is now it may go back to."""
+        async with redis.asyncio.Redis.from_url(self.redis_url) as client:
+            now = {key: (await client.dump(key), await client.pttl(key)) async for key in client.scan_iter()}
+            await client.flushdb()
+            for key, (value, ttl) in self.dumped.items():
+                await client.restore(key, max(0, ttl), value)
+        self.dumped = now
+
+    async def forget(self) -> None:
+        """A saga is erased."""
+        with suppress(LegalHold):
+            await self.shop.storage.forget(self.rnd.choice(self.saved)[0])
 
     async def delete(self) -> None:
         """A delete, which a hold may forbid."""
@@ -116,8 +142,20 @@ class Life:
         """Some of all that; then time passes."""
         for _ in range(self.rnd.randint(1, 12)):
             await self.save()
-        events = (self.reload, self.stray, self.hold, self.release, self.lose, self.delete, self.restore)
-        for event in self.rnd.sample(events, 3):
+        await self.shop.storage._notes.flush()
+        events = (
+            self.reload,
+            self.stray,
+            self.hold,
+            self.release,
+            self.lose,
+            self.half_delete,
+            self.delete,
+            self.restore,
+            self.forget,
+            self.go_back,
+        )
+        for event in self.rnd.sample(events, 4):
             await event()
         self.shop.clock.advance(timedelta(hours=self.rnd.choice([1, 30, 24 * 12, 24 * 45])))
 
@@ -127,10 +165,26 @@ def told(report: JobReport) -> dict[str, int]:
     return {kind: count for kind, count in report.counts.items() if kind not in ONLY_DONE}
 
 
-async def compare(shop: Product, job: str) -> None:
-    """Dry, then not; where it asks first, the same again once an operator said yes."""
-    context = shop.runtime.job_context()
+async def everything(shop: Product, redis_url: str) -> dict[str, Any]:
+    """All that Redis, PostgreSQL and the bucket have, but for what every process moves that looks at Redis."""
+    found: dict[str, Any] = {info.key: info async for info in shop.runtime.objects.list("")}
+    tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'sagaz_tiering'"
+    for row in await shop.runtime.db.fetch(tables):
+        rows = f"SELECT coalesce(array_agg(t::text ORDER BY t::text), '{{}}') FROM sagaz_tiering.{row['tablename']} t"
+        found[row["tablename"]] = await shop.runtime.db.fetchval(rows)
+    async with redis.asyncio.Redis.from_url(redis_url) as client:
+        keys = [key async for key in client.scan_iter()]
+        found |= {str(key): await client.dump(key) for key in keys}
+    return {name: value for name, value in found.items() if name not in LOOKED_AT}
+
+
+async def compare(shop: Product, job: str, redis_url: str, *, accept_lost: bool = False) -> None:
+    """Dry, which changes nothing, then not; where it asks first, the same again once an operator said yes."""
+    context = replace(shop.runtime.job_context(), accept_lost=accept_lost)
+    await context.incarnation.look()  # as every reader does, and notes
+    before = await everything(shop, redis_url)
     dry = await run_job(job, context, dry_run=True)
+    assert await everything(shop, redis_url) == before, job
     if dry.refused is not None:
         with pytest.raises(MassDelete):
             await run_job(job, context)
@@ -147,9 +201,40 @@ async def test_dry_run_counts_what_the_run_does(database: str, redis_url: str, t
     """Whatever happened to a store: what a dry run says of a job is what the run does."""
     rnd, places = Random(seed), {"database": database, "redis_url": redis_url, "cold": tmp_path / "cold"}
     async with product(settings(rnd, places)) as shop:
-        life = Life(rnd, shop, places)
+        life = Life(rnd, shop, places, redis_url)
         for _ in range(ROUNDS):
             await life.go_on()
-            await shop.run("age")
-            for job in [job for job in JOBS if job != "age"]:
-                await compare(shop, job)
+            for job in ("reconcile", *JOBS):  # the others believe Redis, and would reconcile it first
+                await compare(shop, job, redis_url, accept_lost=rnd.random() < 0.3)
+
+
+async def test_dry_run_of_age_tells_what_a_run_puts_right_first(
+    database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a killed run published is evicted, not packed again; rows that Redis could not take come back first."""
+    rules = [{"name": "all", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}], "linger": "0s"}]
+    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=rules)
+    async with product(settings) as shop:
+        hot, durable = shop.runtime.hot, shop.runtime.catalog.durable
+        published, missed = (make(at, saga_id=uuid4(), created_at=shop.clock.now()) for at in range(2))
+        await shop.storage.save_snapshot(published)
+        shop.clock.advance(timedelta(days=8))
+        with monkeypatch.context() as patched:
+            patched.setattr(HotQueue, "evict_claimed", killed)
+            with pytest.raises(HotTierUnavailable):
+                await shop.run("age")
+        await shop.storage.save_snapshot(missed)
+        await hot.queue.evict_claimed(list((await hot.identity.saves([missed.snapshot_id])).values()), {})
+        await durable.mark_fallback([(row.snapshot_id, row.saved_at) for row in await durable.page(UUID(int=0), 9)])
+        before = await everything(shop, redis_url)
+        dry = await shop.run("age", dry_run=True)
+        assert await everything(shop, redis_url) == before
+        real = await shop.run("age")
+        for kind in ("refilled", "snapshots", "raw_bytes", "archived", "packs"):
+            assert dry.counts[kind] == real.counts[kind] > 0, (kind, dry, real)
+        assert (dry.counts["evicted"], real.counts["evicted"]) == (1, 2)  # the one that comes back goes again
+
+
+async def killed(*_: object) -> None:
+    """As Redis, when the process is killed before it answers."""
+    raise HotTierUnavailable("killed")

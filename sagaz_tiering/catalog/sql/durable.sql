@@ -63,6 +63,10 @@ SELECT snapshot_id, saved_at, octet_length(value) AS byte_length FROM sagaz_tier
 SELECT snapshot_id, saved_at, octet_length(value) AS byte_length FROM sagaz_tiering.saga_snapshots
  WHERE snapshot_id > $1 ORDER BY snapshot_id LIMIT $2
 
+-- name: rows_of
+SELECT snapshot_id, saved_at, octet_length(value) AS byte_length FROM sagaz_tiering.saga_snapshots
+ WHERE snapshot_id = ANY($1::uuid[])
+
 -- name: keep
 -- Rows that nobody removes before we commit; those that somebody is removing now are left out.
 SELECT snapshot_id, saved_at, value FROM sagaz_tiering.saga_snapshots
@@ -101,10 +105,11 @@ UPDATE sagaz_tiering.saga_snapshots d
 RETURNING d.snapshot_id, d.saga_id, d.saved_at, d.value
 
 -- name: peek_due
--- The same without claiming, for a dry run: rows after a given (due_at, snapshot_id).
-SELECT snapshot_id, due_at, octet_length(value) AS byte_length, substr(value, 1, 262144) AS head
+-- The same without claiming, for a dry run: due rows (NULL: all rows) after a given id.
+SELECT snapshot_id, saga_id, saved_at, value
   FROM sagaz_tiering.saga_snapshots
- WHERE due_at <= $1 AND (due_at, snapshot_id) > ($2, $3) ORDER BY due_at, snapshot_id LIMIT $4
+ WHERE ($1::timestamptz IS NULL OR due_at <= $1) AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+   AND snapshot_id > $2 ORDER BY snapshot_id LIMIT $3
 
 -- name: postpone
 -- Look again later (NULL: never), unless the row was saved anew meanwhile.

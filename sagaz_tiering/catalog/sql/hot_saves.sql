@@ -45,6 +45,12 @@ SELECT h.* FROM sagaz_tiering.hot_saves h
        SELECT 1 FROM sagaz_tiering.saga_snapshots d WHERE d.snapshot_id = h.snapshot_id AND d.saved_at >= h.saved_at)
  ORDER BY h.snapshot_id FOR UPDATE SKIP LOCKED
 
+-- name: only_there
+-- The same for a dry run, which locks nothing.
+SELECT h.* FROM sagaz_tiering.hot_saves h
+ WHERE h.snapshot_id = ANY($1::uuid[]) AND NOT EXISTS (
+       SELECT 1 FROM sagaz_tiering.saga_snapshots d WHERE d.snapshot_id = h.snapshot_id AND d.saved_at >= h.saved_at)
+
 -- name: lose
 -- These saves are lost; how many of them were not known to be.
 WITH lost AS (UPDATE sagaz_tiering.hot_saves h SET lost_at = $3

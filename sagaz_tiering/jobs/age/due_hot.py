@@ -7,25 +7,24 @@ first. Memory is bounded by the batch, whatever the backlog and however large a 
 from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from uuid import UUID
 
 from sagaz_tiering.codec.header import raw_length, stands_for
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.hot.keys import member
 from sagaz_tiering.hot.values import Gathered, IndexedHeader
-from sagaz_tiering.jobs.age.frames import RETRY_UNREADABLE_US, Work, chunks
-from sagaz_tiering.jobs.claims import Claim, OpenClaims, claims
+from sagaz_tiering.jobs.age.frames import CHUNK_BYTES, RETRY_UNREADABLE_US, Batch, Work, chunks, raw_bytes
+from sagaz_tiering.jobs.age.writes import AgeWrites
+from sagaz_tiering.jobs.claims import Claim, OpenClaims
 from sagaz_tiering.jobs.context import JobContext
-from sagaz_tiering.jobs.foreign import Strange, meta_of, set_aside, sort_out, strange_of
+from sagaz_tiering.jobs.foreign import Strange, meta_of, sort_out, strange_of
 from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _log = Logger(__name__)
-CHUNK_BYTES = 8 * 2**20
-"""Bodies that are decompressed at once, at most (a larger one is alone)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,19 +33,6 @@ class DueSnapshot:
 
     meta: SnapshotMeta
     raw_length: int
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Batch:
-    """Values that may be due. Of the claims in `complete` nothing more follows. `strange` went into quarantine."""
-
-    work: list[Work]
-    complete: Sequence[Claim] = field(default=())
-    strange: int = 0
-
-    @property
-    def values(self) -> list[bytes]:
-        return [value for _, values in self.work for value in values]
 
 
 def plan(
@@ -77,9 +63,9 @@ def plan(
     return due
 
 
-async def batches(context: JobContext, open_claims: OpenClaims) -> AsyncGenerator[Batch, None]:
+async def batches(context: JobContext, open_claims: OpenClaims, writes: AgeWrites) -> AsyncGenerator[Batch, None]:
     """Claimed sagas with their values, until none is due. `open_claims` are those under way; new ones are added."""
-    async for claimed in claims(context, expiring=False):
+    async for claimed in writes.sagas():
         new = open_claims.begin(claimed)
         found = await context.hot.queue.gather([claim.saga.saga_id for claim in new])
         small: list[Work] = []
@@ -92,13 +78,14 @@ async def batches(context: JobContext, open_claims: OpenClaims) -> AsyncGenerato
             present, strange = _present(whole, claim, context.now_us)
             small.append((claim, present))
             if strange:
-                quarantined += await _set_aside(context, claim, strange)
+                quarantined += await _set_aside(context, writes, claim, strange)
         if quarantined:
             yield Batch(work=[], strange=quarantined)
-        for work in chunks(small, _raw_bytes, CHUNK_BYTES):
-            yield Batch(work=work, complete=[claim for claim, _ in work])
+        for work in chunks(small, raw_bytes, CHUNK_BYTES):
+            sagas = sum(bool(values) for _, values in work)
+            yield Batch(work=work, complete=[claim for claim, _ in work], sagas=sagas)
         for claim in large:
-            async for batch in _page_by_page(context, claim):
+            async for batch in _page_by_page(context, writes, claim):
                 yield batch
 
 
@@ -110,9 +97,9 @@ def _present(whole: Gathered, claim: Claim, now_us: int) -> tuple[list[bytes], l
     return present, strange
 
 
-async def _set_aside(context: JobContext, claim: Claim, strange: Sequence[Strange]) -> int:
+async def _set_aside(context: JobContext, writes: AgeWrites, claim: Claim, strange: Sequence[Strange]) -> int:
     """Into quarantine with these; the saga is looked at again some day. How many."""
-    claim.left -= await set_aside(context, claim.saga.saga_id, strange)
+    claim.left -= await writes.set_aside(claim.saga.saga_id, strange)
     if not all(each.extra for each in strange):
         claim.look_at(context.now_us + RETRY_UNREADABLE_US)
     return len(strange)
@@ -133,11 +120,7 @@ def _same(claim: Claim, due: Sequence[DueSnapshot], values: Sequence[bytes | Non
     return found
 
 
-def _raw_bytes(work: Work) -> int:
-    return sum(map(raw_length, work[1]))
-
-
-async def _page_by_page(context: JobContext, claim: Claim) -> AsyncGenerator[Batch, None]:
+async def _page_by_page(context: JobContext, writes: AgeWrites, claim: Claim) -> AsyncGenerator[Batch, None]:
     """A saga that is too large to be read at once. Snapshots that others evict meanwhile may hide some: it is looked
     at again then."""
     strange: list[Strange] = []
@@ -149,5 +132,5 @@ async def _page_by_page(context: JobContext, claim: Claim) -> AsyncGenerator[Bat
             values = await context.hot.fetch(claim.saga.saga_id, ids)
             claim.left -= values.count(None)
             yield Batch(work=[(claim, _same(claim, some, values))])
-    quarantined = await _set_aside(context, claim, strange) if strange else 0
-    yield Batch(work=[], complete=[claim], strange=quarantined)
+    quarantined = await _set_aside(context, writes, claim, strange) if strange else 0
+    yield Batch(work=[], complete=[claim], sagas=1, strange=quarantined)

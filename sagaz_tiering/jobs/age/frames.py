@@ -30,12 +30,32 @@ _DAY_US: Final = 24 * 3600 * 1_000_000
 RETRY_UNREADABLE_US: Final = _DAY_US
 """After so long a saga with a value that cannot be read is looked at again."""
 
+CHUNK_BYTES = 8 * 2**20
+"""Bodies that are decompressed at once, at most (a larger one is alone)."""
+
 _AT_ONCE_BYTES: Final = 256 * 1024
 """Bodies that are decompressed, and frames that are compressed, in one call: few calls, that stay in the caches."""
 
 Work = tuple[Claim, Sequence[bytes]]
 """Values of one saga that may be due."""
 T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Values that may be due. Of the open_claims in `complete` nothing more follows. `strange` went into quarantine.
+
+    `sagas`: of so many of them Redis has something; others left only their places in the due indexes.
+    """
+
+    work: list[Work]
+    complete: Sequence[Claim] = field(default=())
+    sagas: int = 0
+    strange: int = 0
+
+    @property
+    def values(self) -> list[bytes]:
+        return [value for _, values in self.work for value in values]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,7 +90,7 @@ def build(context: JobContext, work: Sequence[Work], supplies: FrameSupplies, ta
     Values that are not due, that a restore brought back, or that need a key which is not there, stay.
     """
     parts: list[Part] = []
-    for some in chunks(work, _raw_bytes, _AT_ONCE_BYTES):
+    for some in chunks(work, raw_bytes, _AT_ONCE_BYTES):
         parts += _build_some(context, some, supplies, tally)
     return parts
 
@@ -209,7 +229,8 @@ def _bucket_of_day(day: int) -> str:
     return f"{from_micros(day * _DAY_US):%Y-%m}"
 
 
-def _raw_bytes(work: Work) -> int:
+def raw_bytes(work: Work) -> int:
+    """Of a saga's values, uncompressed."""
     return sum(map(raw_length, work[1]))
 
 

@@ -1,7 +1,7 @@
 """Age: hot and durable snapshots that are due go into packs on the object store.
 
 Three things go on at once: the next sagas are read (`due_hot`, then `due_durable`), frames are built of the ones
-before on a thread (`frames`), and a full pack is uploaded and published (`archive`, which describes the order of
+before on a thread (`frames`), and a full pack is uploaded and published (`publish`; `writes` has the order of
 writes). Each waits for the next, so memory is bounded by a batch and the open packs, whatever the backlog. Claims only
 keep two daemons from doing the same work, safety does not depend on them.
 """
@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing, suppress
-from datetime import UTC, datetime
 from typing import TypeVar
 from uuid import UUID
 
@@ -20,52 +19,34 @@ from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.header import dictionary_id, is_in_pack, raw_length, snapshot_id
 from sagaz_tiering.codec.value import read_meta
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable, SagazTieringError
-from sagaz_tiering.hot.keys import SHARDS
-from sagaz_tiering.hot.values import ClaimedSaga
 from sagaz_tiering.jobs.age import due_durable, due_hot
-from sagaz_tiering.jobs.age.due_hot import Batch, plan
-from sagaz_tiering.jobs.age.frames import FrameSupplies, build
-from sagaz_tiering.jobs.age.keys import REQUEUE_AFTER_US, RunKeys, needs_key
+from sagaz_tiering.jobs.age.frames import Batch, FrameSupplies, build
+from sagaz_tiering.jobs.age.keys import REQUEUE_AFTER_US, needs_key
 from sagaz_tiering.jobs.age.publish import Packer
-from sagaz_tiering.jobs.claims import Claim, OpenClaims, ack, nack
+from sagaz_tiering.jobs.age.writes import AgeWrites, DryAgeWrites
+from sagaz_tiering.jobs.claims import OpenClaims
 from sagaz_tiering.jobs.context import JobContext, Tally
-from sagaz_tiering.jobs.foreign import mend_due
-from sagaz_tiering.jobs.ownership import put_policies_in_force, secure
-from sagaz_tiering.jobs.packed import already_packed, finish_evictions
-from sagaz_tiering.jobs.put_back import backfill
-from sagaz_tiering.jobs.reconcile import ensure_trusted
-from sagaz_tiering.jobs.saga_ends import SagaEnds, fill_sagas, saga_ends
+from sagaz_tiering.jobs.ownership import secure
+from sagaz_tiering.jobs.packed import already_packed
+from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _log = Logger(__name__)
-_BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
 WORTH_SHARING = 4_000
 """Sagas that are due, from which on several processes are faster than one: each takes a second to begin."""
 T = TypeVar("T")
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
-    """Count what a run would pack (a snapshot that is both hot and durable counts once, as hot)."""
-    for shard in SHARDS:
-        async for saga_id in context.hot.queue.due_sagas(shard, expiring=False, now_us=context.now_us):
-            if await context.hot.queue.broken_indexes([saga_id]):
-                continue
-            claim = Claim(ClaimedSaga(saga_id, ""))
-            async for headers in context.hot.headers(saga_id):
-                ends = await saga_ends(context, [saga_id])
-                due = plan(headers, context.policies, ends, context.now_us, claim)
-                tally.add("snapshots", len(due))
-                tally.add("raw_bytes", sum(d.raw_length for d in due))
-            tally.add("sagas")
-    after = _BEGINNING
-    while rows := await context.catalog.durable.peek_due(context.now, after, due_durable.ROWS):
-        known = await context.hot.owners([row.snapshot_id for row in rows])
-        for row in rows:
-            if row.snapshot_id not in known and await due_durable.to_pack(context, row.head) is not None:
-                tally.add("snapshots")
-                tally.add("durable_only")
-        after = (rows[-1].due_at, rows[-1].snapshot_id)
+    """Count what a run of one process would pack and what waits, by its own decisions (`writes`), packs built and all.
+
+    A snapshot that is both hot and durable counts once, as hot. Raises MasterKeyUnavailable as a run.
+    """
+    writes = DryAgeWrites(context)
+    await writes.prepare(tally)
+    await context.dictionaries.freshen()
+    await _pack_all(context, writes, tally)
 
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
@@ -73,13 +54,8 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
 
     Raises MasterKeyUnavailable after all else, where encrypted policies had to wait for their keys.
     """
-    await mend_due(context, tally)
-    await put_policies_in_force(context)
-    await fill_sagas(context)
-    if not await ensure_trusted(context, tally):
+    if not await AgeWrites(context, lease).prepare(tally):
         return
-    tally.add("refilled", await backfill(context, lease))
-    tally.add("evicted", await finish_evictions(context))
     await context.dictionaries.freshen()
     due = (await context.hot.queue.counts(context.now_us))["sagas_due"]
     workers = context.workers
@@ -98,37 +74,34 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
 
 async def run_share(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Pack what is due and nobody else works on. Raises as `run`."""
-    keys, open_claims, twice = RunKeys(context), OpenClaims(), set[UUID]()
-    await keys.begin()
+    await _pack_all(context, AgeWrites(context, lease), tally)
+
+
+async def _pack_all(context: JobContext, writes: AgeWrites, tally: Tally) -> None:
+    open_claims, twice = OpenClaims(), set[UUID]()
+    await writes.keys.begin()
     try:
-        async with Packer(context, lease, tally) as packer:
-            async with aclosing(_ahead(due_hot.batches(context, open_claims))) as hot:
+        async with Packer(context, writes, tally) as packer:
+            async with aclosing(_ahead(due_hot.batches(context, open_claims, writes))) as hot:
                 async for batch in hot:
-                    tally.add("sagas", len(batch.complete))
-                    await _pack(context, packer, batch, keys, twice, tally)
-            async with aclosing(_ahead(due_durable.batches(context, open_claims, packer.holds))) as durable:
+                    tally.add("sagas", batch.sagas)
+                    await _pack(context, packer, batch, writes, twice, tally)
+            async with aclosing(_ahead(due_durable.batches(context, open_claims, writes, packer.holds))) as durable:
                 async for batch in durable:
                     tally.add("durable_only", len(batch.values))
-                    await _pack(context, packer, batch, keys, twice, tally, durable=True)
+                    await _pack(context, packer, batch, writes, twice, tally)
             if not context.stopping.is_set():
                 await packer.finish()
     finally:
         with suppress(HotTierUnavailable):
-            await nack(context, open_claims.unfinished())
-    keys.check()
+            await writes.nack(open_claims.unfinished())
+    writes.keys.check()
 
 
 async def _pack(
-    context: JobContext,
-    packer: Packer,
-    batch: Batch,
-    keys: RunKeys,
-    twice: set[UUID],
-    tally: Tally,
-    *,
-    durable: bool = False,
+    context: JobContext, packer: Packer, batch: Batch, writes: AgeWrites, twice: set[UUID], tally: Tally
 ) -> None:
-    values = batch.values
+    keys, values = writes.keys, batch.values
     tally.add("quarantined", batch.strange)
     metas = _metas(values) if keys.needed else []
     ends = await saga_ends(context, {claim.saga.saga_id for claim, _ in batch.work})
@@ -141,18 +114,20 @@ async def _pack(
         chosen=context.dictionaries.chosen(),
         pins_us=pins_us,
         ends=ends,
-        evicted=await _evict_packed(context, values, pins_us, ends, tally),
+        evicted=await _evict_packed(context, writes, values, pins_us, ends, tally),
     )
-    if durable:
-        keyless = encrypted - supplies.keys.keys()
-        await context.catalog.durable.postpone(due_durable.waiting(context, metas, keyless, ends))
-        await context.catalog.durable.postpone(due_durable.kept(context, _metas(values), twice_us.keys(), ends))
+    if keyless := encrypted - supplies.keys.keys():
+        await writes.postpone(due_durable.waiting(context, metas, keyless, ends))
+    if twice_us:
+        await writes.postpone(due_durable.kept(context, _metas(values), twice_us.keys(), ends))
     size = sum(map(raw_length, values))
     for part in await context.compute(size, build, context, batch.work, supplies, tally):
+        tally.add("snapshots", len(part.frame.entry.snapshots))
+        tally.add("raw_bytes", part.frame.entry.raw_length)
         await packer.add(part)
     for claim in batch.complete:
         claim.read = True
-    await ack(context, batch.complete)
+    await writes.ack(batch.complete)
 
 
 def _metas(values: Sequence[bytes]) -> list[SnapshotMeta]:
@@ -192,17 +167,22 @@ async def _kept_twice_us(
 
 
 async def _evict_packed(
-    context: JobContext, values: Sequence[bytes], pins_us: Mapping[UUID, int], ends: SagaEnds, tally: Tally
+    context: JobContext,
+    writes: AgeWrites,
+    values: Sequence[bytes],
+    pins_us: Mapping[UUID, int],
+    ends: SagaEnds,
+    tally: Tally,
 ) -> set[UUID]:
     """What a restore brought back, nothing pins any more and a pack holds still leaves Redis again; which."""
-    brought_back = [meta for meta in _metas(list(filter(is_in_pack, values))) if meta.snapshot_id not in pins_us]
+    brought_back = [meta for meta in _metas(writes.maybe_packed(values)) if meta.snapshot_id not in pins_us]
     if not brought_back:
         return set()
     now_us, decide = context.now_us, context.policies.decide
     decided = [(meta, decide(meta, ends.of(meta), now_us)) for meta in brought_back]
     due = [meta for meta, decision in decided if decision.due and not decision.expired]
     packed = await already_packed(context, due)
-    gone, _ended = await context.hot.queue.evict_claimed([meta for meta in due if meta.snapshot_id in packed], {})
+    gone, _ended = await writes.evict([meta for meta in due if meta.snapshot_id in packed], {})
     tally.add("evicted", gone)
     return packed
 

@@ -46,7 +46,7 @@ class RunKeys:
         if not saga_ids or self.failed:
             return _NONE
         try:
-            return await self._context.keys.for_writing(saga_ids, self._context.now)
+            return await self._for_writing(saga_ids)
         except MasterKeyUnavailable as exc:
             self._note(exc)
         await self._check_master()
@@ -67,10 +67,13 @@ class RunKeys:
         found: dict[UUID, FrameKey] = {}
         for saga_id in saga_ids:
             try:
-                found |= await self._context.keys.for_writing([saga_id], self._context.now)
+                found |= await self._for_writing([saga_id])
             except MasterKeyUnavailable as exc:
                 self._note(exc)
         return found
+
+    async def _for_writing(self, saga_ids: Collection[UUID]) -> dict[UUID, FrameKey]:
+        return await self._context.keys.for_writing(saga_ids, self._context.now)
 
     async def _check_master(self) -> None:
         try:
@@ -82,3 +85,10 @@ class RunKeys:
     def _note(self, exc: MasterKeyUnavailable) -> None:
         _log.error("master_key.unavailable", error=str(exc), hint=exc.hint)
         self._error = exc
+
+
+class DryRunKeys(RunKeys):
+    """A dry run makes no keys, and its packs are as large as those of a run."""
+
+    async def _for_writing(self, saga_ids: Collection[UUID]) -> dict[UUID, FrameKey]:
+        return await self._context.keys.for_trial(saga_ids)

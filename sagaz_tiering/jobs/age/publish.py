@@ -1,39 +1,27 @@
 """Fill packs and publish them: the second half of `age`.
 
-The write order, and what a crash after each step leaves:
-
-1. a row `UPLOADING` in the catalog            -> `collect` abandons it after the upload deadline
-2. the object under a fresh key                -> the same, and the object is collected
-3. HEAD and footer read back and compared      -> the same
-4. one transaction: pack `ACTIVE`, places of its snapshots, durable rows gone
-                                               -> readable from both; the next run evicts without packing again
-5. the hot copies, by compare-and-delete       -> as after 4
-6. `evicted_at` on the row                     -> nothing is left to do
+`writes` has the order of writes, and what a crash after each step leaves.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import dataclass, field
 from uuid import UUID, uuid4
 
 from sagaz_tiering.catalog.durable import Postponement
-from sagaz_tiering.catalog.frame_index import AlreadyPacked, IndexedFrame
-from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import NewPack
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.config.units import micros
-from sagaz_tiering.costs import bucket_end, first_class, upload_cost
+from sagaz_tiering.costs import bucket_end, first_class
 from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.jobs.age.frames import Part
-from sagaz_tiering.jobs.budget import spend
-from sagaz_tiering.jobs.claims import Claim, ack
+from sagaz_tiering.jobs.age.writes import AgeWrites
+from sagaz_tiering.jobs.claims import Claim
 from sagaz_tiering.jobs.context import JobContext, Tally
-from sagaz_tiering.jobs.ownership import claim_prefix, retention_revision
-from sagaz_tiering.jobs.packed import already_packed
-from sagaz_tiering.jobs.upload import new_pack, pack_key, placed_frames, upload
+from sagaz_tiering.jobs.upload import new_pack, placed_frames
 from sagaz_tiering.packs.entries import PackedSnapshot, SealedPack
 from sagaz_tiering.packs.format import PackWriter
 from sagaz_tiering.policy import Policy
@@ -82,9 +70,9 @@ class Packer:
     that waits. `async with` waits for what is under way, and raises what went wrong with it.
     """
 
-    def __init__(self, context: JobContext, lease: Lease, tally: Tally) -> None:
+    def __init__(self, context: JobContext, writes: AgeWrites, tally: Tally) -> None:
         self._context = context
-        self._lease = lease
+        self._writes = writes
         self._tally = tally
         self._open: dict[tuple[str, str], _OpenPack] = {}
         self._held: set[int] = set()
@@ -113,7 +101,7 @@ class Packer:
             # One of them was saved again since, under another saga: each version goes into a pack of its own.
             await self._publish_soon(self._open.pop(key))
         if key not in self._open:
-            writer = PackWriter(uuid4(), await claim_prefix(context), context.now_us)
+            writer = PackWriter(uuid4(), await self._writes.owner(), context.now_us)
             self._open[key] = _OpenPack(part.policy, part.bucket, writer)
         pack = self._open[key]
         pack.take(part)
@@ -165,59 +153,38 @@ class Packer:
         self._tally.add("waiting", pack.writer.snapshot_count)
         for held in pack.held:
             held.claim.look_at(look_us)
-        await self._context.catalog.durable.postpone(
-            [
-                Postponement(
-                    snapshot_id=entry.meta.snapshot_id,
-                    saved_us=entry.meta.saved_us,
-                    due_us=look_us,
-                    expires_us=entry.expires_us,
-                )
-                for held in pack.held
-                for entry in held.snapshots
-            ]
+        await self._writes.postpone(
+            [Postponement.of(entry.meta, look_us, entry.expires_us) for held in pack.held for entry in held.snapshots]
         )
         await self._let_go(pack, evicted=False)
 
     async def _publish(self, pack: _OpenPack) -> None:
-        context = self._context
+        writes = self._writes
         sealed, new = await self._seal(pack)
-        await spend(context, "age", upload_cost(context.prices, new.storage_class))
-        pack_id = await context.catalog.packs.start(new, self._lease, context.now)
-        await upload(context, new, sealed)
+        pack_id = await writes.store(new, sealed)
         frames, size = placed_frames(sealed.footer), len(sealed.data)
         del sealed  # tens of megabytes, and the next pack is being filled
-        published = await self._activate(pack_id, frames)
+        published = await writes.activate(pack_id, frames)
         self._tally.add("packs")
         self._tally.add("archived", published)
         self._tally.add("bytes", size)
         metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
         tokens = {held.claim.saga.saga_id: held.claim.saga.token for held in pack.held}
-        gone, ended = await context.hot.queue.evict_claimed(metas, tokens)
+        gone, ended = await writes.evict(metas, tokens)
         self._tally.add("evicted", gone)
-        await context.catalog.packs.evicted(pack_id, context.now)
+        await writes.evicted(pack_id)
         await self._let_go(pack, evicted=True, ended=ended)
-
-    async def _activate(self, pack_id: int, frames: Sequence[IndexedFrame]) -> int:
-        """Publish; what another pack has in the same version or a newer one stays there."""
-        packs, now = self._context.catalog.packs, self._context.now
-        try:
-            return await packs.activate(pack_id, frames, self._lease, now)
-        except AlreadyPacked as exc:
-            taken = [meta for frame in frames for meta, _, _ in frame.snapshots if meta.snapshot_id in exc.snapshot_ids]
-        elsewhere = await already_packed(self._context, taken)
-        return await packs.activate(pack_id, frames, self._lease, now, elsewhere=elsewhere)
 
     async def _seal(self, pack: _OpenPack) -> tuple[SealedPack, NewPack]:
         context = self._context
-        now = context.now
         sealed = await context.compute_in_steps(pack.writer.seal_in_steps())
         return sealed, new_pack(
             sealed,
-            key=pack_key(now, pack.bucket, sealed.footer.pack_id),
+            now=context.now,
+            bucket=pack.bucket,
             storage_class=self._class_for(pack, len(sealed.data)),
             policy=pack.policy.name,
-            retention_revision=retention_revision(context.policies),
+            retention_revision=context.policies.retention_revision,
             max_clock_us=pack.max_clock_us,
         )
 
@@ -238,4 +205,4 @@ class Packer:
             self._held -= {entry.meta.snapshot_id.int for entry in held.snapshots}
             held.claim.open_parts -= 1
             held.claim.left -= len(held.snapshots) if evicted else 0
-        await ack(self._context, [claim for claim in open_claims.values() if claim.saga.saga_id not in ended])
+        await self._writes.ack([claim for claim in open_claims.values() if claim.saga.saga_id not in ended])

@@ -25,17 +25,16 @@ from sagaz_tiering.catalog.compaction import Candidate
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.costs import Cost, Rewriting, restore_cost
-from sagaz_tiering.costs.economics import THAW_DAYS
+from sagaz_tiering.costs import Cost, Rewriting
 from sagaz_tiering.errors import CorruptPack, LeaseLost, MasterKeyUnavailable, ObjectArchived, ObjectStoreError
-from sagaz_tiering.jobs.budget import spend
+from sagaz_tiering.jobs.budget import spend, thaw
 from sagaz_tiering.jobs.compact.frames import live_frames
 from sagaz_tiering.jobs.compact.plan import Merge, expiry_bucket, plan
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.finish import finish_deletions
 from sagaz_tiering.jobs.ownership import claim_prefix
 from sagaz_tiering.jobs.sure_clock import with_sure_clock
-from sagaz_tiering.jobs.upload import new_pack, pack_key, placed_frames, upload
+from sagaz_tiering.jobs.upload import new_pack, placed_frames, store
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import RestoreState
 from sagaz_tiering.packs.format import PackWriter
@@ -134,16 +133,15 @@ async def _work(context: JobContext, lease: Lease, rewrite: Merge, tally: Tally)
     sealed = await asyncio.to_thread(writer.seal)
     new = new_pack(
         sealed,
-        key=pack_key(context.now, expiry_bucket(first), sealed.footer.pack_id),
+        now=context.now,
+        bucket=expiry_bucket(first),
         storage_class=rewrite.to,
         policy=first.policy,
         retention_revision=first.retention_revision,
         max_clock_us=max(to_micros(pack.max_clock_at) for pack in readable),
     )
-    new_id = await context.catalog.packs.start(new, lease, context.now)
-    await upload(context, new, sealed)
     moved = await context.catalog.compaction.replace(
-        new_id,
+        await store(context, lease, new, sealed),
         [pack.pack_id for pack in readable],
         placed_frames(sealed.footer),
         lease,
@@ -168,8 +166,6 @@ async def _is_readable(context: JobContext, rewrite: Merge, pack: Pack, tally: T
     state = (await context.objects.head(pack.object_key)).restore
     if state is RestoreState.NONE:
         if ask:
-            thaw = restore_cost(context.prices, pack.storage_class, objects=1, total_bytes=pack.byte_size)
-            await spend(context, "compact", thaw, must=rewrite.erased)
-            state = await context.objects.restore(pack.object_key, days=THAW_DAYS, tier="Bulk")
+            state = await thaw(context, "compact", pack, must=rewrite.erased)
         tally.add("thawing")
     return state is RestoreState.READABLE

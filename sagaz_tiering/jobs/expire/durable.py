@@ -59,14 +59,7 @@ async def _expire_rows(
         if decision.expired:
             expired.append(meta)
         elif noted_us is not None and noted_us <= context.now_us:
-            later.append(
-                Postponement(
-                    snapshot_id=meta.snapshot_id,
-                    saved_us=meta.saved_us,
-                    due_us=decision.due_us,
-                    expires_us=decision.expires_us,
-                )
-            )
+            later.append(Postponement.of(meta, decision.due_us, decision.expires_us))
     for start in range(0, len(expired), DURABLE_ROWS):
         await _remove(context, lease, expired[start : start + DURABLE_ROWS], ends, tally)
     if later:

@@ -22,10 +22,9 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack, PackLife
 from sagaz_tiering.catalog.sagas import NewDates
 from sagaz_tiering.config.units import micros
-from sagaz_tiering.hot.keys import SHARDS
 from sagaz_tiering.hot.values import ClaimedSaga, IndexedHeader
-from sagaz_tiering.jobs.claims import Claim, ack, claims, headers_of, nack
-from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.claims import Claim, ack, claims, due_sagas, headers_of, nack
+from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
 from sagaz_tiering.jobs.expire.anew import changed, went_on
 from sagaz_tiering.jobs.expire.durable import (
     BEGINNING,
@@ -37,9 +36,9 @@ from sagaz_tiering.jobs.expire.durable import (
 )
 from sagaz_tiering.jobs.expire.mass_delete import accept_policies, durable_rows, keeps_promises, question, readable
 from sagaz_tiering.jobs.expire.recompute import outdated_packs
-from sagaz_tiering.jobs.finish import finish_deletions, mark_holds, vacuum_erased
+from sagaz_tiering.jobs.finish import finish_deletions, mark_holds, vacuum_erased, vacuum_is_due
 from sagaz_tiering.jobs.foreign import Strange, mend_due, set_aside, strange_of
-from sagaz_tiering.jobs.ownership import put_policies_in_force, retention_revision, still_owner
+from sagaz_tiering.jobs.ownership import put_policies_in_force, still_owner
 from sagaz_tiering.jobs.saga_ends import SagaEnds, fill_sagas, saga_ends
 from sagaz_tiering.jobs.sure_clock import with_sure_clock
 from sagaz_tiering.logs import Logger
@@ -71,6 +70,7 @@ def plan(
 async def preview(context: JobContext, tally: Tally) -> None:
     """Count what a run would remove now, and what legal holds keep; where it would stop and ask, it is `refused`, and
     the numbers are those of `--allow-mass-delete`."""
+    tally.add("vacuumed", await vacuum_is_due(context))
     sure = await with_sure_clock(context, tally)
     if sure is None:
         return
@@ -79,7 +79,7 @@ async def preview(context: JobContext, tally: Tally) -> None:
         tally.note(f"a run stops: {error}; {error.hint}")
     promised = sure.policies.before is None or keeps_promises(sure.policies)
     has_changed, context = sure.policies.before is not None, sure.by(sure.policies.own)
-    async for saga_ids in context.hot.saga_ids() if has_changed else _due_sagas(context):
+    async for saga_ids in context.hot.saga_ids() if has_changed else due_sagas(context, expiring=True):
         expired: list[SnapshotMeta] = []
         ends = await _ends(context, saga_ids, promised)
         async for position, headers in headers_of(context, saga_ids):
@@ -91,11 +91,8 @@ async def preview(context: JobContext, tally: Tally) -> None:
     async for metas in _all_metas(context) if has_changed else _expired_metas(context):
         await _preview_durable(context, metas, promised, tally)
     await _preview_archived(context, sure.policies, tally)
-    last = 0
-    while page := await context.catalog.packs.deletable(context.now, last, _PACKS):
-        for pack in page:
-            _count_deleted(pack, tally)
-        last = page[-1].pack_id
+    async for pack in each_pack(lambda last: context.catalog.packs.deletable(context.now, last, _PACKS)):
+        _count_deleted(pack, tally)
 
 
 def _count_deleted(pack: Pack, tally: Tally) -> None:
@@ -149,19 +146,17 @@ async def _metas_beside(context: JobContext, saga_ids: set[UUID]) -> list[Snapsh
 
 async def _preview_archived(context: JobContext, policies: PolicySet, tally: Tally) -> None:
     """By the dates that packs have, or, where those are of other policies, by those that they would get."""
-    packs, last, revision = context.catalog.packs, 0, retention_revision(context.policies)
+    packs, revision = context.catalog.packs, context.policies.retention_revision
     ended: Counter[int] = Counter()  # by pack, of sagas that went on and end now all the same
     async for new in changed(context, None):
         ended += await _unheld(context, new)
-    while page := await packs.expiring(context.now, revision, last, _PACKS):
-        for pack in page:
-            went = [new async for new in went_on(context, None, pack)]
-            gone = ended.pop(pack.pack_id, 0) + sum([(await _unheld(context, new))[pack.pack_id] for new in went])
-            besides = [saga_id for new in went for saga_id in new.seen]
-            gone += await packs.count_expired(pack.pack_id, context.now, besides)
-            tally.add("archived", gone)
-            _count_retired(context, pack, gone, tally)
-        last = page[-1].pack_id
+    async for pack in each_pack(lambda last: packs.expiring(context.now, revision, last, _PACKS)):
+        went = [new async for new in went_on(context, None, pack)]
+        gone = ended.pop(pack.pack_id, 0) + sum([(await _unheld(context, new))[pack.pack_id] for new in went])
+        besides = [saga_id for new in went for saga_id in new.seen]
+        gone += await packs.count_expired(pack.pack_id, context.now, besides)
+        tally.add("archived", gone)
+        _count_retired(context, pack, gone, tally)
     for pack in await packs.active(ended):
         if pack.retention_revision == revision:
             tally.add("archived", ended[pack.pack_id])
@@ -211,19 +206,6 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
         pass  # they are decided
     await _expire_archived(context, lease, tally)
     await _delete_retired(context, lease, tally)
-
-
-async def _due_sagas(context: JobContext) -> AsyncIterator[list[UUID]]:
-    """Sagas in which something may have expired, a batch at a time, without claiming them."""
-    for shard in SHARDS:
-        batch: list[UUID] = []
-        async for saga_id in context.hot.queue.due_sagas(shard, expiring=True, now_us=context.now_us):
-            batch.append(saga_id)
-            if len(batch) == context.settings.jobs.batch_sagas:
-                yield batch
-                batch = []
-        if batch:
-            yield batch
 
 
 async def _expire_hot(context: JobContext, lease: Lease, tally: Tally) -> None:
@@ -304,24 +286,20 @@ async def _remove(
 
 
 async def _expire_archived(context: JobContext, lease: Lease, tally: Tally) -> None:
-    packs, last, revision = context.catalog.packs, 0, retention_revision(context.policies)
-    while page := await packs.expiring(context.now, revision, last, _PACKS):
-        for pack in page:
-            if pack.live_count:
-                async for _ in went_on(context, lease, pack):
-                    pass  # their expiry is decided anew before anything goes
-            life = PackLife.EXPIRING
-            while life is PackLife.EXPIRING:
-                if context.stopping.is_set():
-                    return
-                delete_after = context.now + context.settings.jobs.retire_grace
-                gone, life = await packs.expire(
-                    pack.pack_id, lease, context.now, limit=_PLACES, delete_after=delete_after
-                )
-                tally.add("archived", gone)
-            if life is PackLife.RETIRED:
-                tally.add("packs_retired")
-        last = page[-1].pack_id
+    packs, revision = context.catalog.packs, context.policies.retention_revision
+    async for pack in each_pack(lambda last: packs.expiring(context.now, revision, last, _PACKS)):
+        if pack.live_count:
+            async for _ in went_on(context, lease, pack):
+                pass  # their expiry is decided anew before anything goes
+        life = PackLife.EXPIRING
+        while life is PackLife.EXPIRING:
+            if context.stopping.is_set():
+                return
+            delete_after = context.now + context.settings.jobs.retire_grace
+            gone, life = await packs.expire(pack.pack_id, lease, context.now, limit=_PLACES, delete_after=delete_after)
+            tally.add("archived", gone)
+        if life is PackLife.RETIRED:
+            tally.add("packs_retired")
 
 
 async def _delete_retired(context: JobContext, lease: Lease, tally: Tally) -> None:
@@ -336,8 +314,7 @@ async def _delete_retired(context: JobContext, lease: Lease, tally: Tally) -> No
         failures = await context.objects.delete(list(keys))
         failed = {keys[failure.key].pack_id for failure in failures}
         for failure in failures:
-            tally.add("failed")
-            tally.note(f"{failure.key}: {failure.reason}")
+            tally.failed(failure.key, failure.reason)
             _log.error("object.not_deleted", object_key=failure.key, reason=failure.reason)
         gone = await context.catalog.packs.deleted(
             [pack.pack_id for pack in page if pack.pack_id not in failed], lease, context.now

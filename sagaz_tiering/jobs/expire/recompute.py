@@ -13,7 +13,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.sagas import promised_us
 from sagaz_tiering.errors import CorruptPack, ObjectStoreError
-from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
 from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
 from sagaz_tiering.jobs.vouching import compare_frames, vouched
 from sagaz_tiering.logs import Logger
@@ -58,20 +58,17 @@ async def outdated_packs(
 
     `promised`: what the rules before promised still counts.
     """
-    last = 0
-    while page := await context.catalog.packs.outdated(context.policies.retention_revision, last, _PAGE):
-        for pack in page:
-            if context.stopping.is_set():
-                return
-            try:
-                dates = await _dates(context, lease, pack, promised)
-            except (ObjectStoreError, CorruptPack) as exc:
-                tally.add("failed")
-                tally.note(f"{pack.object_key}: not dated anew, nothing of it expires: {exc}")
-                _log.error("pack.not_redated", pack_id=pack.pack_id, object_key=pack.object_key, error=str(exc))
-                continue
+    revision = context.policies.retention_revision
+    async for pack in each_pack(lambda last: context.catalog.packs.outdated(revision, last, _PAGE)):
+        if context.stopping.is_set():
+            return
+        try:
+            dates = await _dates(context, lease, pack, promised)
+        except (ObjectStoreError, CorruptPack) as exc:
+            tally.failed(pack.object_key, f"not dated anew, nothing of it expires: {exc}")
+            _log.error("pack.not_redated", pack_id=pack.pack_id, object_key=pack.object_key, error=str(exc))
+        else:
             yield dates
-        last = page[-1].pack_id
 
 
 async def recompute_expiry(context: JobContext, lease: Lease, dates: Dates, tally: Tally) -> None:

@@ -25,7 +25,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.restores import HOT_DAYS, AskedFrame, Restore, RestorePack
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import to_value
-from sagaz_tiering.costs import Cost, restore_cost
+from sagaz_tiering.costs import restore_cost
 from sagaz_tiering.errors import (
     BudgetSpent,
     CorruptPack,
@@ -34,8 +34,8 @@ from sagaz_tiering.errors import (
     ObjectArchived,
     ObjectStoreError,
 )
-from sagaz_tiering.jobs.budget import spend
-from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.budget import spend, spend_reads
+from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
 from sagaz_tiering.jobs.restore.notify import ATTEMPTS, tell
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo, RestoreState
@@ -74,8 +74,7 @@ async def _foreseen(context: JobContext, request: Restore, pack: RestorePack, st
         try:
             _, found = await _state(context, request, pack)
         except ObjectStoreError as exc:
-            tally.add("failed")
-            tally.note(f"{pack.object_key}: {exc}")
+            tally.failed(pack.object_key, exc)
             return "FAILED"
         if found is not RestoreState.READABLE:
             tally.add("packs_asked", state == "WAITING" and found is RestoreState.NONE)
@@ -148,8 +147,7 @@ async def _work(context: JobContext, request: Restore, state: str, step: Step, t
             continue
         except (ObjectStoreError, CorruptPack) as exc:
             # One bad pack must not keep the others from those who wait; it is named in the request.
-            tally.add("failed")
-            tally.note(f"{pack.object_key}: {exc}")
+            tally.failed(pack.object_key, exc)
             _log.error("pack.not_restored", object_key=pack.object_key, error=str(exc))
             await context.catalog.restores.set_pack(request.restore_id, pack.pack_id, "FAILED", str(exc))
             continue
@@ -163,12 +161,8 @@ async def _work(context: JobContext, request: Restore, state: str, step: Step, t
             await context.catalog.restores.set_pack(request.restore_id, pack.pack_id, after)
 
 
-async def _packs(context: JobContext, request: Restore, state: str) -> AsyncIterator[RestorePack]:
-    last = 0
-    while page := await context.catalog.restores.packs(request.restore_id, state, last, _PAGE):
-        for pack in page:
-            yield pack
-        last = page[-1].pack_id
+def _packs(context: JobContext, request: Restore, state: str) -> AsyncIterator[RestorePack]:
+    return each_pack(lambda last: context.catalog.restores.packs(request.restore_id, state, last, _PAGE))
 
 
 async def _ask(context: JobContext, request: Restore, pack: RestorePack, tally: Tally) -> str:
@@ -219,8 +213,8 @@ async def _bring_back(context: JobContext, request: Restore, pack: RestorePack, 
             return "DONE" if same else "READABLE"
         for _, group in groupby(left, key=lambda p: (p.object_key, p.byte_offset)):
             frame = list(group)
-            usd = context.prices.get_usd(pack.storage_class, 1, total_bytes=frame[0].byte_length)
-            await spend(context, "restore", Cost(requests=1, usd=usd), must=pack.storage_class.is_archive)
+            thawed = pack.storage_class.is_archive
+            await spend_reads(context, "restore", pack.storage_class, size=frame[0].byte_length, must=thawed)
             try:
                 saved = await _rehydrate(context, frame, until)
             except ObjectArchived:

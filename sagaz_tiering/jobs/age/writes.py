@@ -1,0 +1,215 @@
+"""All that `age` changes in the tiers, one method for each step; a dry run decides the same and changes nothing.
+
+The write order of a pack, and what a crash after each step leaves:
+
+1. a row `UPLOADING` in the catalog            -> `collect` abandons it after the upload deadline
+2. the object under a fresh key                -> the same, and the object is collected
+3. HEAD and footer read back and compared      -> the same
+4. one transaction: pack `ACTIVE`, places of its snapshots, durable rows gone
+                                               -> readable from both; the next run evicts without packing again
+5. the hot copies, by compare-and-delete       -> as after 4
+6. `evicted_at` on the row                     -> nothing is left to do
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequence
+from uuid import UUID, uuid4
+
+from sagaz_tiering.catalog.durable import ClaimedRow, Postponement
+from sagaz_tiering.catalog.frame_index import AlreadyPacked, IndexedFrame
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.catalog.packs import NewPack
+from sagaz_tiering.codec.header import is_in_pack
+from sagaz_tiering.costs import upload_cost
+from sagaz_tiering.hot.values import ClaimedSaga
+from sagaz_tiering.jobs import reconcile
+from sagaz_tiering.jobs.age.keys import DryRunKeys, RunKeys
+from sagaz_tiering.jobs.budget import spend
+from sagaz_tiering.jobs.claims import Claim, ack, claims, due_sagas, nack
+from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.foreign import Strange, durable_meta, mend_due, set_aside
+from sagaz_tiering.jobs.ownership import are_in_force, claim_prefix, put_policies_in_force
+from sagaz_tiering.jobs.packed import already_packed, finish_evictions
+from sagaz_tiering.jobs.put_back import backfill, fallback_rows, would_refill
+from sagaz_tiering.jobs.saga_ends import fill_sagas
+from sagaz_tiering.jobs.upload import store
+from sagaz_tiering.packs.entries import SealedPack
+from sagaz_tiering.snapshot import SnapshotMeta
+
+
+class AgeWrites:
+    """What a run under a lease does."""
+
+    def __init__(self, context: JobContext, lease: Lease) -> None:
+        self.keys = RunKeys(context)
+        self._context = context
+        self._lease = lease
+        self._token = f"{context.owner}/{uuid4().hex}"
+
+    async def prepare(self, tally: Tally) -> bool:
+        """Put the policies in force and Redis right, end what a crash left; False where another process is at that."""
+        await mend_due(self._context, tally)
+        await put_policies_in_force(self._context)
+        await fill_sagas(self._context)
+        if not await reconcile.ensure_trusted(self._context, tally):
+            return False
+        tally.add("refilled", await backfill(self._context, self._lease))
+        tally.add("evicted", await finish_evictions(self._context))
+        return True
+
+    async def owner(self) -> UUID:
+        """Whose packs these are."""
+        return await claim_prefix(self._context)
+
+    def sagas(self) -> AsyncIterator[list[ClaimedSaga]]:
+        """Sagas of Redis that are due, a batch at a time, claimed."""
+        return claims(self._context, expiring=False)
+
+    async def rows(self, most: int) -> AsyncIterator[list[ClaimedRow]]:
+        """Durable rows that are due, a batch at a time, claimed."""
+        context = self._context
+        while not context.stopping.is_set():
+            rows = await context.catalog.durable.claim_due(context.now, most, context.settings.jobs.claim_ttl)
+            if not rows:
+                return
+            yield rows
+
+    async def claim_these(self, saga_ids: Collection[UUID]) -> list[ClaimedSaga]:
+        """Of the sagas of durable rows, those that nobody works on."""
+        ttl = self._context.settings.jobs.claim_ttl
+        mine = await self._context.hot.queue.claim_these(sorted(saga_ids), ttl=ttl, token=self._token)
+        return [ClaimedSaga(saga_id, self._token) for saga_id in mine]
+
+    async def durable_meta(self, row: ClaimedRow) -> SnapshotMeta | None:
+        """What the row's value tells; None, and into quarantine with it, where it cannot be believed."""
+        return await durable_meta(self._context, row.snapshot_id, row.value, saga_id=row.saga_id)
+
+    async def set_aside(self, saga_id: UUID, strange: Sequence[Strange]) -> int:
+        """Into quarantine with these; how many left the saga's index."""
+        return await set_aside(self._context, saga_id, strange)
+
+    def maybe_packed(self, values: Sequence[bytes]) -> Sequence[bytes]:
+        """Those that a pack may have already: what restores brought back."""
+        return list(filter(is_in_pack, values))
+
+    async def postpone(self, rows: Sequence[Postponement]) -> None:
+        """Durable rows are looked at again later."""
+        if rows:
+            await self._context.catalog.durable.postpone(rows)
+
+    async def ack(self, open_claims: Iterable[Claim]) -> None:
+        """Acknowledge the claims that are over."""
+        await ack(self._context, open_claims)
+
+    async def nack(self, open_claims: Iterable[Claim]) -> None:
+        """Give up claims that were not finished."""
+        await nack(self._context, open_claims)
+
+    async def store(self, new: NewPack, sealed: SealedPack) -> int:
+        """A row, the object, and a look at it; the row's id."""
+        context = self._context
+        await spend(context, "age", upload_cost(context.prices, new.storage_class))
+        return await store(context, self._lease, new, sealed)
+
+    async def activate(self, pack_id: int, frames: Sequence[IndexedFrame]) -> int:
+        """Publish; what another pack has in the same version or a newer one stays there. How many snapshots."""
+        packs, now = self._context.catalog.packs, self._context.now
+        try:
+            return await packs.activate(pack_id, frames, self._lease, now)
+        except AlreadyPacked as exc:
+            taken = [meta for meta in _metas(frames) if meta.snapshot_id in exc.snapshot_ids]
+        elsewhere = await already_packed(self._context, taken)
+        return await packs.activate(pack_id, frames, self._lease, now, elsewhere=elsewhere)
+
+    async def evict(self, metas: Sequence[SnapshotMeta], tokens: Mapping[UUID, str]) -> tuple[int, set[UUID]]:
+        """How many of these left Redis, and of which sagas it has nothing any more."""
+        return await self._context.hot.queue.evict_claimed(metas, tokens)
+
+    async def evicted(self, pack_id: int) -> None:
+        """Nothing of the pack is left to do."""
+        await self._context.catalog.packs.evicted(pack_id, self._context.now)
+
+
+class DryAgeWrites(AgeWrites):
+    """What a dry run does: it looks, claims nothing, and gives the numbers that a run would get."""
+
+    def __init__(self, context: JobContext) -> None:
+        self.keys = DryRunKeys(context)
+        self._context = context
+        self._owner = uuid4()
+        self._all_anew = self._unevicted = False
+
+    async def prepare(self, tally: Tally) -> bool:
+        """Tell what a run would do first. It packs what it puts into Redis then, which is counted as durable here."""
+        context = self._context
+        if broken := await context.hot.queue.broken_due():
+            tally.add("quarantined", len(broken))
+            tally.note(f"a run makes {', '.join(broken)} anew first, and may find more snapshots that are due")
+        self._all_anew = not await are_in_force(context)
+        self._unevicted = bool(await context.catalog.packs.unevicted(0, 1))
+        await reconcile.foresee_trust(context, tally)
+        async for rows in fallback_rows(context):
+            tally.add("refilled", await would_refill(context, rows))
+        return True
+
+    async def owner(self) -> UUID:
+        return self._owner
+
+    async def sagas(self) -> AsyncIterator[list[ClaimedSaga]]:
+        """Those that are due; all of them where a run would put other policies in force first."""
+        hot, most = self._context.hot, self._context.settings.jobs.batch_sagas
+        async for found in hot.saga_ids() if self._all_anew else due_sagas(self._context, expiring=False):
+            for start in range(0, len(found), most):
+                some = found[start : start + most]
+                broken = await hot.queue.broken_indexes(some)
+                yield [ClaimedSaga(saga_id, "") for saga_id in some if saga_id not in broken]
+
+    async def rows(self, most: int) -> AsyncIterator[list[ClaimedRow]]:
+        """Those that Redis does not have, as a run meets the others there; all where it looks at all anew."""
+        context, after = self._context, UUID(int=0)
+        due_at = None if self._all_anew else context.now
+        while rows := await context.catalog.durable.peek_due(due_at, after, most):
+            known = await context.hot.owners([row.snapshot_id for row in rows])
+            yield [row for row in rows if row.snapshot_id not in known]
+            after = rows[-1].snapshot_id
+
+    async def claim_these(self, saga_ids: Collection[UUID]) -> list[ClaimedSaga]:
+        return [ClaimedSaga(saga_id, "") for saga_id in saga_ids]
+
+    async def durable_meta(self, row: ClaimedRow) -> SnapshotMeta | None:
+        return await durable_meta(self._context, row.snapshot_id, row.value, saga_id=row.saga_id, dry=True)
+
+    async def set_aside(self, saga_id: UUID, strange: Sequence[Strange]) -> int:
+        return sum(each.extra for each in strange)
+
+    def maybe_packed(self, values: Sequence[bytes]) -> Sequence[bytes]:
+        """Also what a run, before it begins, evicts after one that was killed."""
+        return values if self._unevicted else super().maybe_packed(values)
+
+    async def postpone(self, rows: Sequence[Postponement]) -> None:
+        pass
+
+    async def ack(self, open_claims: Iterable[Claim]) -> None:
+        pass
+
+    async def nack(self, open_claims: Iterable[Claim]) -> None:
+        pass
+
+    async def store(self, new: NewPack, sealed: SealedPack) -> int:
+        return 0
+
+    async def activate(self, pack_id: int, frames: Sequence[IndexedFrame]) -> int:
+        metas = _metas(frames)
+        elsewhere = await already_packed(self._context, metas) | await self._context.catalog.locations.buried(metas)
+        return len(metas) - len(elsewhere)
+
+    async def evict(self, metas: Sequence[SnapshotMeta], tokens: Mapping[UUID, str]) -> tuple[int, set[UUID]]:
+        return len(await self._context.hot.queue.would_evict(metas)), set()
+
+    async def evicted(self, pack_id: int) -> None:
+        pass
+
+
+def _metas(frames: Sequence[IndexedFrame]) -> list[SnapshotMeta]:
+    return [meta for frame in frames for meta, _, _ in frame.snapshots]
