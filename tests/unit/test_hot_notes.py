@@ -9,7 +9,6 @@ from uuid import uuid4
 
 from support.snapshots import make
 
-from sagaz_tiering.catalog.hot_saves import HotSave
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.tiered.hot_notes import HotNotes
@@ -22,8 +21,9 @@ class Saves:
         self.noted: list[int] = []
         self.notes: HotNotes | None = None
 
-    async def note(self, saves: Sequence[HotSave]) -> int:
-        self.noted.append(len(saves))
+    async def note(self, metas: Sequence[SnapshotMeta], expiries_us: Sequence[int | None]) -> int:
+        assert len(metas) == len(expiries_us)
+        self.noted.append(len(metas))
         assert self.notes is not None
         assert len(self.noted) < 10, "flush goes on for as long as saves come"
         self.notes.add(_meta(), None, 1)
