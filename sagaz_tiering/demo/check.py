@@ -105,14 +105,17 @@ class FateTally:
         return {**document(self), "fates": fates}
 
 
-def expected_fate(snapshot: SagaSnapshot, policies: Sequence[Policy], now: datetime) -> str:
-    """`readable in hot`, `readable in CLASS`, `archived in CLASS` or `gone`, by the policies' text."""
+def expected_fate(snapshot: SagaSnapshot, ended_at: datetime, policies: Sequence[Policy], now: datetime) -> str:
+    """`readable in hot`, `readable in CLASS`, `archived in CLASS` or `gone`, by the policies' text.
+
+    Ages count from the newest snapshot of its saga, `ended_at`.
+    """
     policy = next(p for p in policies if any(fnmatchcase(snapshot.saga_name, each) for each in p.match.saga_name))
-    ends = [] if policy.lifetime is None else [snapshot.created_at + policy.lifetime]
+    ends = [] if policy.lifetime is None else [ended_at + policy.lifetime]
     ends += [snapshot.retention_until] if snapshot.retention_until is not None and policy.asks_snapshot else []
     if ends and now >= max(ends):
         return GONE
-    passed = [move.to for move in policy.move if snapshot.created_at + move.after <= now]
+    passed = [move.to for move in policy.move if ended_at + move.after <= now]
     if not passed:
         return "readable in hot"
     return f"{'archived' if passed[-1].is_archive else 'readable'} in {passed[-1]}"
@@ -139,8 +142,9 @@ async def check_fates(
     async def worker() -> None:
         for members in waiting:
             found = await _found_fates(members, storage, objects)
+            ended_at = max(snapshot.created_at for snapshot in members)
             for snapshot in members:
-                tally.add(snapshot, expected_fate(snapshot, policies, now), found[snapshot.snapshot_id])
+                tally.add(snapshot, expected_fate(snapshot, ended_at, policies, now), found[snapshot.snapshot_id])
 
     await asyncio.gather(*(worker() for _ in range(AT_ONCE)))
     return tally

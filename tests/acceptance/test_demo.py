@@ -223,4 +223,4 @@ def test_expected_fate_follows_the_policy_text(age: timedelta, own_end: timedelt
         created_at=made,
         retention_until=None if own_end is None else made + own_end,
     )
-    assert expected_fate(snapshot, [policy], made + age) == fate
+    assert expected_fate(replace(snapshot, created_at=made - timedelta(days=1)), made, [policy], made + age) == fate
