@@ -231,7 +231,7 @@ class DurableCopies:
             return affected(await conn.execute(_SQL["end_fallback"])) == 1
 
     async def claim_due(self, now: datetime, limit: int, ttl: timedelta) -> list[ClaimedRow]:
-        """Up to `limit` due rows that nobody works on, claimed for `ttl`."""
+        """Up to `limit` due rows that nobody works on, and as many others of their sagas, claimed for `ttl`."""
         return [ClaimedRow(**dict(row)) for row in await self._db.fetch(_SQL["claim_due"], now, limit, ttl)]
 
     async def peek_due(self, now: datetime | None, after: UUID, limit: int) -> list[ClaimedRow]:

@@ -18,7 +18,7 @@ from support.stores import until
 from support.tiers import DAY, NOW, Product, adjust, config, product
 
 from sagaz_tiering.clock import from_micros
-from sagaz_tiering.codec.value import encode, to_value
+from sagaz_tiering.codec.value import encode, read_meta, to_value
 from sagaz_tiering.costs import bucket_of
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.hot.queue import GATHERED
@@ -410,3 +410,89 @@ async def test_what_snapshots_say_of_their_retention_does_not_tear_their_saga(ro
     assert await frame_sizes(roomy, saved[0].saga_id) == [6]
     [key] = await roomy.object_keys()
     assert bucket_of(key) == f"{saved[-1].retention_until:%Y-%m}"
+
+
+async def forgotten_by_redis(shop: Product, snapshots: list[SagaSnapshot]) -> None:
+    """Redis does not have these any more, without being known to have lost anything."""
+    hot = shop.runtime.hot
+    for snapshot in snapshots:
+        value = await hot.get(snapshot.snapshot_id)
+        assert isinstance(value, bytes)
+        await hot.queue.evict_claimed([read_meta(value)], {})
+    for snapshot in snapshots:
+        assert await hot.get(snapshot.snapshot_id) is None
+
+
+async def due_rows(shop: Product, saga_id: UUID) -> set[datetime | None]:
+    """When the durable rows of a saga are looked at next."""
+    query = "SELECT due_at FROM sagaz_tiering.saga_snapshots WHERE saga_id = $1"
+    return {row["due_at"] for row in await shop.runtime.db.fetch(query, saga_id)}
+
+
+def ordinary(snapshots: list[SagaSnapshot]) -> list[SagaSnapshot]:
+    """The same of a saga that is kept in PostgreSQL too."""
+    return [replace(each, saga_name="order") for each in snapshots]
+
+
+async def test_durable_rows_go_as_a_saga_whatever_each_save_noted(
+    database: str, redis_url: str, tmp_path: Path
+) -> None:
+    """The rule that ruled the steps when they were saved moves nothing, the one of the end does: one frame of all."""
+    move = [{"to": "STANDARD_IA", "after": "7d"}]
+    rules = [{"name": "failed", "match": {"outcome": "failed"}, "move": move}, {"name": "rest", "match": {}}]
+    async with product(config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=rules)) as shop:
+        await shop.run("age")  # the policies are in force
+        saved = ordinary(days_long(6, uuid4(), "failed"))
+        for snapshot in saved:
+            await shop.storage.save_snapshot(snapshot)
+        assert await due_rows(shop, saved[0].saga_id) == {None, saved[-1].created_at + 7 * DAY}
+        await forgotten_by_redis(shop, saved)
+        shop.clock.advance(14 * DAY)
+        assert (await shop.run("age")).counts["archived"] == 6
+        assert await frame_sizes(shop, saved[0].saga_id) == [6]
+        await check_archived(shop, saved)
+        assert await due_rows(shop, saved[0].saga_id) == set()
+
+
+async def test_durable_rows_of_a_saga_that_is_not_due_wait_for_its_end(roomy: Product) -> None:
+    """One look postpones all of them, those too that were not due by themselves."""
+    await roomy.run("age")  # the policies are in force
+    saved = ordinary(days_long(6, uuid4(), "completed"))
+    for snapshot in saved:
+        await roomy.storage.save_snapshot(snapshot)
+    await forgotten_by_redis(roomy, saved)
+    roomy.clock.advance(8 * DAY)
+    assert not (await roomy.run("age")).counts.get("archived")
+    assert await due_rows(roomy, saved[0].saga_id) == {saved[-1].created_at + 7 * DAY}
+    roomy.clock.advance(6 * DAY)
+    await roomy.run("age")
+    assert await frame_sizes(roomy, saved[0].saga_id) == [6]
+    await check_archived(roomy, saved)
+
+
+@pytest.mark.guarantee("G1", "G2")
+@pytest.mark.parametrize("only", ["redis", "postgresql"])
+async def test_end_that_only_one_of_both_has_counts_for_the_rest(
+    database: str, redis_url: str, tmp_path: Path, only: str
+) -> None:
+    """Nothing moves before the time of the end, which the other one does not know; then all of it does."""
+    short = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", jobs={"claim_ttl": "50ms"})
+    async with product(short) as shop:
+        await shop.run("age")  # the policies are in force
+        saved = ordinary(days_long(6, uuid4(), "completed"))
+        for snapshot in saved:
+            await shop.storage.save_snapshot(snapshot)
+        if only == "redis":
+            await forgotten_by_redis(shop, saved[:-1])
+            query = "DELETE FROM sagaz_tiering.saga_snapshots WHERE snapshot_id = $1"
+            await shop.runtime.db.execute(query, saved[-1].snapshot_id)
+        else:
+            await forgotten_by_redis(shop, saved[-1:])
+        end = saved[-1].created_at
+        shop.clock.advance(end + 7 * DAY - timedelta(microseconds=1) - NOW)
+        assert not (await shop.run("age")).counts.get("archived")
+        assert end + 7 * DAY in {*await due_rows(shop, saved[0].saga_id), await due_at(shop, saved[0].saga_id)}
+        for _ in range(3):  # what one run has of it in a pack that is open yet, another one completes
+            shop.clock.advance(2 * DAY)
+            await shop.run("age")
+        await check_archived(shop, saved)

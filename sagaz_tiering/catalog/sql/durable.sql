@@ -94,14 +94,23 @@ UPDATE sagaz_tiering.spill SET since = NULL
    AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.erasures WHERE hot_done_at IS NULL)
 
 -- name: claim_due
--- A batch of due rows that no other job works on, marked as ours for a while.
+-- A batch of due rows that no other job works on, and as many other rows of their sagas, marked as ours for a while:
+-- what a save noted as due was by the rule at that save, and a saga moves as a whole.
+WITH due AS (
+    SELECT snapshot_id, saga_id FROM sagaz_tiering.saga_snapshots
+     WHERE due_at <= $1 AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
+     ORDER BY due_at LIMIT $2
+       FOR UPDATE SKIP LOCKED),
+others AS (
+    SELECT o.snapshot_id FROM sagaz_tiering.saga_snapshots o
+     WHERE o.saga_id IN (SELECT saga_id FROM due) AND o.snapshot_id NOT IN (SELECT snapshot_id FROM due)
+       AND (o.claimed_until IS NULL OR o.claimed_until < clock_timestamp())
+     ORDER BY o.saga_id, o.created_at DESC, o.step_index DESC LIMIT $2
+       FOR UPDATE SKIP LOCKED)
 UPDATE sagaz_tiering.saga_snapshots d
    SET claimed_until = clock_timestamp() + $3::interval
-  FROM (SELECT snapshot_id FROM sagaz_tiering.saga_snapshots
-         WHERE due_at <= $1 AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
-         ORDER BY due_at LIMIT $2
-           FOR UPDATE SKIP LOCKED) AS due
- WHERE d.snapshot_id = due.snapshot_id
+  FROM (SELECT snapshot_id FROM due UNION ALL SELECT snapshot_id FROM others) AS mine
+ WHERE d.snapshot_id = mine.snapshot_id
 RETURNING d.snapshot_id, d.saga_id, d.saved_at, d.value
 
 -- name: peek_due

@@ -24,7 +24,7 @@ ROWS = 1000
 async def batches(
     context: JobContext, open_claims: OpenClaims, writes: AgeWrites, held: Callable[[UUID], bool]
 ) -> AsyncGenerator[Batch, None]:
-    """Claimed rows, until none is due. `held` tells what waits in an open pack of this run already."""
+    """Claimed rows, whole sagas, until none is due. `held` tells what waits in an open pack of this run already."""
     async for rows in writes.rows(ROWS):
         mine = {saga.saga_id: saga for saga in await writes.claim_these({row.saga_id for row in rows})}
         metas = {row.snapshot_id: await writes.durable_meta(row) for row in rows if row.saga_id in mine}
