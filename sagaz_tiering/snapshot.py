@@ -236,7 +236,7 @@ class SnapshotMeta(NamedTuple):
 
     @property
     def order_key(self) -> tuple[int, int, int]:
-        """Ascending time-travel order (design G5): created_at, step_index, snapshot_id."""
+        """Ascending time-travel order (guarantee G5): created_at, step_index, snapshot_id."""
         return (self.created_us, self.step_index, self.snapshot_id.int)
 
     @classmethod
@@ -280,7 +280,7 @@ class SnapshotRef:
 
     @property
     def order_key(self) -> tuple[datetime, int, int]:
-        """Ascending time-travel order (design G5)."""
+        """Ascending time-travel order (guarantee G5)."""
         return (self.created_at, self.step_index, self.snapshot_id.int)
 
     @classmethod

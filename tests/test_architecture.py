@@ -113,7 +113,7 @@ def test_no_import_goes_in_a_circle() -> None:
 
 
 def test_root_is_small() -> None:
-    """At the root are ten modules and the rooms."""
+    """At the root are these few modules and the rooms."""
     assert {path.stem for path in PACKAGE.glob("*.py")} == ROOT
     rooms = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
     assert rooms == RANK.keys() - ROOT

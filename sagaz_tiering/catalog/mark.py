@@ -1,7 +1,8 @@
 """The mark `owner.json` of a prefix, and how a catalog stands to it.
 
 Mark and catalog carry the same counter and nonce, which move on together, the catalog first. A copy of the database,
-or one that went back to an older dump, meets a nonce that it never gave: it is behind, whatever the cause (design G8).
+or one that went back to an older dump, meets a nonce that it never gave: it is behind, whatever the cause
+(guarantee G8).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where each saga ends: what the rules that hold for a saga as a whole look at (see `snapshot.SagaEnd`).
+"""Where each saga ends: what the rules that hold for a saga as a whole look at (see `policy.SagaEnd`).
 
 Triggers keep the table `sagas`, with every save that PostgreSQL learns of and everything that goes; publishing a pack
 adds what that promises. Sagas of an earlier version are filled in by the jobs;

@@ -1,4 +1,4 @@
-"""What putting, moving and restoring objects costs, and whether a move saves more than it costs (design G10).
+"""What putting, moving and restoring objects costs, and whether a move saves more than it costs (guarantee G10).
 
 A move saves the difference of the two classes' monthly bills for as long as the data stays where it goes: until it
 expires or moves on, and 12 months where it is kept for ever. It costs its requests, the retrieval from the class it

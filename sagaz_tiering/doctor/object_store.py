@@ -67,7 +67,7 @@ async def _reach(store: ObjectStore) -> Finding:
 
 
 async def _owner(parts: Parts, store: ObjectStore) -> Finding:
-    """Whose the prefix is (design G8)."""
+    """Whose the prefix is (guarantee G8)."""
     try:
         present, mark, instead = await _mark(store)
     except SagazTieringError as exc:

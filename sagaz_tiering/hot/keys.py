@@ -2,9 +2,9 @@
 
 Everything of one saga shares the hash tag `{saga}`, so that on Redis Cluster a saga lives in one slot:
 
-    PREFIX:{SAGA}:ID        the value (codec.to_value)
+    PREFIX:{SAGA}:ID        the value (codec.value.to_value)
     PREFIX:{SAGA}           sorted set: score = created_at in microseconds, member = step_index and id,
-                            so that the set's own order is the time-travel order (design G5)
+                            so that the set's own order is the time-travel order (guarantee G5)
     PREFIX:id:ID            the pointer: which saga an id belongs to, its place in the index, which save it is
     PREFIX:gone:ID          when a snapshot was deleted (8 bytes, microseconds; with a time to live of DELETE_MARK):
                             what is saved after it is given a later instant, whatever the clock of its host

@@ -4,7 +4,7 @@ Saves and reads of single snapshots share one connection (`drivers.redis.multipl
 rest a pool (`hot.connection`).
 
 Every multi-key change is one Lua script, so a crash cannot leave a value that no index finds. No value has a
-time to live: Redis alone may hold it. Layout: `hot_keys`.
+time to live: Redis alone may hold it. Layout: `hot.keys`.
 """
 
 from __future__ import annotations

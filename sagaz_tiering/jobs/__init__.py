@@ -1,7 +1,7 @@
 """The jobs: one verb per module or folder, each a plan and an ordered run. `JOBS` is the only registry.
 
-Each docstring lists the order of writes and what a crash after each leaves.
-They never delete a copy before the next one is durable, verified and committed, and never write without the lease.
+What moves data lists the order of writes in its docstring, and what a crash after each leaves.
+They never delete a copy before the next one is durable, verified and committed, and never without the lease.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Who may write under the prefix, and which policies are in force.
 
-The object `owner.json` names the catalog that a prefix belongs to (design G8). Catalog and mark move on together, at
+The object `owner.json` names the catalog that a prefix belongs to (guarantee G8). Catalog and mark move on together, at
 each run that finds the last move a minute old, and each minute by the daemon:
 
 1. one transaction: counter and nonce of the catalog's row, numbers for entries of its journal

@@ -2,7 +2,8 @@
 
 Each run compares every key, size and class (one LIST), then looks into the packs that were looked into longest ago:
 footer against catalog, checksum of the whole object or frames of it, until the budget is spent; over
-`scrub.cycle` every pack has its turn. What is wrong is named in the quarantine (`sagaz-tiering quarantine`). What can
+`jobs.scrub_cycle` every pack has its turn. What is wrong is named in the quarantine (`sagaz-tiering quarantine`). What
+can
 be repaired is: a class that was changed behind our back is noted, places that differ from the footer are corrected
 where the catalog's digests vouch for that footer (nothing changes by the word of an object that anyone could have
 written), and snapshots of a lost pack that Redis or PostgreSQL still has are packed anew. Packs that were published

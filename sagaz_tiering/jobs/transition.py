@@ -178,7 +178,7 @@ async def _note_class(context: JobContext, lease: Lease, pack: Pack, tally: Tall
 
 
 def _worth_it(context: JobContext, rule: Rule, pack: Pack, tally: Tally) -> bool:
-    """Whether moving saves more than it costs; what does not is named, with the figures (design G10)."""
+    """Whether moving saves more than it costs; what does not is named, with the figures (guarantee G10)."""
     verdict = judge_pack(context.prices, rule.policy, rule.move, group_of(pack), context.now)
     if verdict.pays or rule.policy.even_if_costlier:
         return True

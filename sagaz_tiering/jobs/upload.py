@@ -97,7 +97,7 @@ async def upload(context: JobContext, new: NewPack, sealed: SealedPack) -> None:
 
 
 async def keep_footer_readable(context: JobContext, pack_uuid: UUID, data: bytes) -> None:
-    """A copy of the footer in STANDARD, so that nobody has to thaw a pack to know what is in it (design G7).
+    """A copy of the footer in STANDARD, so that nobody has to thaw a pack to know what is in it (guarantee G7).
 
     `data` is vouched for; what is there instead, whoever put it there, goes.
     """

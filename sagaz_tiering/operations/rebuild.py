@@ -1,4 +1,4 @@
-"""A catalog from the bucket: a new one (`catalog rebuild`, design G7), or one that is behind it (`catalog adopt`).
+"""A catalog from the bucket: a new one (`catalog rebuild`, guarantee G7), or one that is behind it (`catalog adopt`).
 
 Order: the catalog takes the identity that the bucket's mark names, if it is new; it catches up with the journal and
 the packs (`catch_up`); at the end it takes the mark, and only then do jobs run. A crash leaves what was done so far;

@@ -27,7 +27,7 @@ class SagaEnd(NamedTuple):
 
     @property
     def order_key(self) -> tuple[int, int, int]:
-        """Ascending time-travel order (design G5)."""
+        """Ascending time-travel order (guarantee G5)."""
         return (self.created_us, self.step_index, self.snapshot_id.int)
 
     @property

@@ -189,7 +189,7 @@ class Packer:
         )
 
     def _class_for(self, pack: _OpenPack, size: int) -> StorageClass:
-        """The policy's class, or the cheapest readable one where that costs less than the policy's (design G10)."""
+        """The policy's class, or the cheapest readable one where that costs less than the policy's (guarantee G10)."""
         context, clock_at = self._context, from_micros(pack.max_clock_us)
         until = bucket_end(pack.bucket)
         chosen = first_class(context.prices, pack.policy, size=size, clock_at=clock_at, until=until, now=context.now)

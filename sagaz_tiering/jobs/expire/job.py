@@ -2,8 +2,9 @@
 
 Readers stop seeing a snapshot at the instant itself; this job removes rows and bytes. Order: other policies than
 those that were accepted before are accepted, or the run stops there (`mass_delete`); packs whose dates come from other
-policies are dated anew; then hot copies, durable rows and places in packs go (only those that the policies call
-expired and no hold keeps), then packs without a live snapshot retire, and after their grace the bytes are deleted.
+policies are dated anew (`recompute`), and sagas that went on since part of them was archived (`anew`); then hot copies,
+durable rows and places in packs go (only those that the policies call expired and no hold keeps), then packs without a
+live snapshot retire, and after their grace the bytes are deleted.
 Each step can be repeated.
 
 All of it goes by the batch: many sagas are looked at in one trip, what expired of them is asked for holds and goes in

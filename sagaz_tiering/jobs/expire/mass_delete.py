@@ -1,4 +1,4 @@
-"""Large deletes stop and ask (designs G9 and G14): nothing ends earlier than it was promised by a slip of the pen.
+"""Large deletes stop and ask (guarantees G9 and G14): nothing ends earlier than it was promised by a slip of the pen.
 
 What goes at the date that was recorded for it needs no question, however much it is. Policies that would end snapshots
 earlier (a shorter `retain`, or a `match` that no longer covers them) are accepted only where that concerns a small

@@ -1,6 +1,6 @@
 """Train: compression dictionaries for saga names whose data have enough in common.
 
-A run first puts back what one of the three places lost (`dictionary_places`), then samples sagas from Redis, and from
+A run first puts back what one of the three places lost (`dictionary_copies`), then samples sagas from Redis, and from
 PostgreSQL the names that Redis has few of. For each name it trains on four fifths of the sample, masked
 (`dictionaries.training`), and compares sizes on the last fifth with what is current; only what saves a tenth is
 published, and at most once a day for each name. Sagas of policies with `encryption: per-saga` are not looked at: a

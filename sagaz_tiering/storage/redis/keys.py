@@ -6,7 +6,7 @@ prefix, X the shard (two hex digits), SAGA and ID 32 hex digits:
 
     P{X}SAGA:ID       the value (codec.to_value)
     P{X}SAGA          sorted set: score = created_at in microseconds, member = step_index and id, so that the set's
-                      own order is the time-travel order (design G5)
+                      own order is the time-travel order (guarantee G5)
     P{X}SAGA:facts    hash: id -> facts, what is known of a snapshot without its value
     P{X}sagas         sorted set of the shard's sagas, by id
     P{X}expiring      sorted set: score = expiry in microseconds, member = saga, id and size
