@@ -74,8 +74,8 @@ class _Rule:
         "running_us",
     )
 
-    def __init__(self, policy: Policy, *, by_outcomes: bool) -> None:
-        """`by_outcomes`: among rules of which some look at outcomes, so that a saga may come under another one."""
+    def __init__(self, policy: Policy, *, of_sagas: bool) -> None:
+        """`of_sagas`: among rules that keep a saga as a whole, so that all of it keeps what part was promised."""
         self.policy = policy
         self.has_saga_name: Callable[[str], bool] = matcher(policy.match.saga_name)
         self.has_step_name: Callable[[str], bool] = matcher(policy.match.step_name)
@@ -89,8 +89,8 @@ class _Rule:
         self.by_snapshot_alone = policy.retention is Retention.SNAPSHOT
         self.by_save = policy.clock is ClockSource.SAVED_AT
         self.by_end = policy.clock is ClockSource.SAGA_END
-        # Else the rule of a snapshot never changes, and each keeps to its own date.
-        self.keeps_promises = by_outcomes and self.by_end and not self.by_policy_alone and not self.by_snapshot_alone
+        # Else each snapshot keeps to its own date.
+        self.keeps_promises = of_sagas and self.by_end and not self.by_policy_alone and not self.by_snapshot_alone
         self.running_us = max(micros(policy.running_at_most), self.first_after_us or 0)
 
     def clock_us(self, meta: SnapshotMeta, saga: SagaEnd) -> int:
@@ -151,9 +151,11 @@ class PolicySet:
             raise PolicyError("; ".join(f"{dotted(('policies', *where))}: {text}" for where, text in clashes))
         self.policies = tuple(policies)
         self.before = before
-        by_outcomes = any(policy.match.outcome != ANY for policy in self.policies)
-        self._rules = tuple(_Rule(policy, by_outcomes=by_outcomes) for policy in self.policies)
-        self._unmatched = _Rule(UNMATCHED, by_outcomes=by_outcomes)
+        matches = [policy.match for policy in self.policies]
+        by_outcome = any(match.outcome != ANY for match in matches)
+        of_sagas = by_outcome or all(match.step_name == match.status == ANY for match in matches)
+        self._rules = tuple(_Rule(policy, of_sagas=of_sagas) for policy in self.policies)
+        self._unmatched = _Rule(UNMATCHED, of_sagas=of_sagas)
         self._revision = _digest(self.policies)
         self._retention_revision = _digest(self.policies, _RETENTION_KEYS)
         # Sagas, steps and statuses are few, snapshots are many: one dictionary look-up instead of patterns.

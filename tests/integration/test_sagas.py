@@ -297,9 +297,27 @@ async def frames_of(shop: Product, saga_id: UUID) -> list[int]:
     return [row["byte_length"] for row in await shop.runtime.db.fetch(query, saga_id)]
 
 
+def asked_of(shop: Product, patch: pytest.MonkeyPatch) -> list[str]:
+    """What the object store is asked from now on."""
+    asked: list[str] = []
+
+    def listening(name: str, real: Any) -> Any:
+        def call(*args: Any, **more: Any) -> Any:
+            asked.append(name)
+            return real(*args, **more)
+
+        return call
+
+    for name in ("get", "get_range", "get_tagged", "head", "list", "put"):
+        patch.setattr(shop.runtime.objects, name, listening(name, getattr(shop.runtime.objects, name)))
+    return asked
+
+
 @pytest.mark.parametrize(("clock", "frames"), [("saga_end", 1), ("created_at", 10)])
-async def test_saga_of_ten_days_is_one_frame(opened: Any, clock: str, frames: int) -> None:
-    """A step a day and `after: 7d`: all of it moves at once, and is as small as a saga of ten minutes."""
+async def test_saga_of_ten_days_is_one_frame(
+    opened: Any, clock: str, frames: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step a day and `after: 7d`: all of it moves at once, is one GET, and as small as a saga of ten minutes."""
     async with opened(clock=clock, linger="0s") as shop:
         steps = [*saga(1), *saga(2)]
 
@@ -318,6 +336,8 @@ async def test_saga_of_ten_days_is_one_frame(opened: Any, clock: str, frames: in
             await shop.run("age")
         long, short = await frames_of(shop, SAGA), await frames_of(shop, OTHER_SAGA)
         assert len(long) == frames
+        asked = asked_of(shop, monkeypatch)
         assert len(await shop.storage.list_snapshots(SAGA)) == 10
+        assert asked == ["get_range"] * frames
         if frames == 1:
             assert sum(long) <= 1.1 * sum(short)

@@ -1,0 +1,313 @@
+"""Any life of a store against a model of it: a saga has one expiry, every read agrees, and no order of jobs matters."""
+
+from __future__ import annotations
+
+import os
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from pathlib import Path
+from random import Random
+from typing import Any
+from uuid import UUID
+
+import pytest
+from support.snapshots import make
+from support.tiers import DAY, Product, config, product
+
+from sagaz_tiering.config.patterns import outcome_of
+from sagaz_tiering.errors import LegalHold, SnapshotArchived
+from sagaz_tiering.jobs import JOBS
+from sagaz_tiering.snapshot import SagaSnapshot, Tier
+
+NAMES = ("payment", "order")
+STATUSES = ("executing", "executing", "completed", "failed", "rolled_back")
+CLASSES = ("STANDARD_IA", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE")
+ROUNDS = int(os.environ.get("SAGAZ_TIERING_TEST_MODEL_ROUNDS", "8"))
+SEEDS = int(os.environ.get("SAGAZ_TIERING_TEST_MODEL_SEEDS", "4"))
+FIRST = int(os.environ.get("SAGAZ_TIERING_TEST_MODEL_FIRST", "0"))
+NEVER = datetime.max.replace(tzinfo=make().created_at.tzinfo)
+OPTIONS: dict[str, Any] = {
+    "dictionaries": {"min_sagas": 20},
+    "jobs": {"expire_max_share": 1.0, "compact_live_share": 0.9, "retire_grace": "0s"},
+}
+
+
+def policies_of(rnd: Random, name: str, *, by_outcome: bool) -> list[dict[str, Any]]:
+    """Two rules by outcome perhaps, then one for the rest: each moves, keeps and bounds what runs in its own way."""
+    alike = {
+        "clock": rnd.choice(["saga_end", "saga_end", "saga_end", "created_at"]),
+        "retention": rnd.choice(["longest", "longest", "longest", "policy", "snapshot"]),
+    }
+    outcomes = rnd.sample(["failed", "rolled_back", "completed", "running"], 3)
+    found: list[dict[str, Any]] = []
+    for at, outcome in enumerate([outcomes[:1], outcomes[1:], None] if by_outcome else [None]):
+        days = sorted(rnd.sample(range(3, 60), rnd.randint(0, 3)))
+        classes = sorted(rnd.sample(range(len(CLASSES)), len(days)))
+        found.append(
+            {
+                "name": f"{name}-{at}",
+                "match": {"saga_name": name} | ({} if outcome is None else {"outcome": outcome}),
+                "move": [{"to": CLASSES[to], "after": f"{after}d"} for to, after in zip(classes, days, strict=True)],
+                "retain": rnd.choice(["forever", f"{(days or [9])[-1] + rnd.randint(1, 30)}d", "200d"]),
+                "running_at_most": rnd.choice(["5d", "30d"]),
+                "durability": rnd.choice(["hot", "durable"]),
+                "linger": "0s",
+                **alike,
+            }
+        )
+    return found
+
+
+@dataclass
+class Model:
+    """What was saved and must be answered. `promised`: per saga (by `created_at`: snapshot), once it is packed."""
+
+    policies: list[dict[str, Any]]
+    saved: dict[UUID, SagaSnapshot] = field(default_factory=dict)
+    purged: set[UUID] = field(default_factory=set)
+    held: set[UUID] = field(default_factory=set)
+    packed: set[UUID] = field(default_factory=set)
+    promised: dict[UUID, datetime] = field(default_factory=dict)
+
+    def of(self, saga_id: UUID) -> list[SagaSnapshot]:
+        """What was ever saved of a saga and not deleted, oldest first."""
+        found = [each for each in self.saved.values() if each.saga_id == saga_id]
+        return sorted(found, key=lambda each: (each.created_at, each.step_index, each.snapshot_id.int))
+
+    def ruled(self, one: SagaSnapshot) -> tuple[dict[str, Any], datetime]:
+        """The rule of a snapshot's saga as it ends now, and until when that keeps the snapshot."""
+        end = self.of(one.saga_id)[-1]
+        matching = [rule for rule in self.policies if rule["match"]["saga_name"] == one.saga_name]
+        outcome = outcome_of(end.status)
+        rule = next(rule for rule in matching if outcome in rule["match"].get("outcome", [outcome]))
+        clock = end.created_at if rule["clock"] == "saga_end" else one.created_at
+        return rule, NEVER if rule["retain"] == "forever" else clock + int(rule["retain"][:-1]) * DAY
+
+    def expiry(self, one: SagaSnapshot) -> datetime:
+        """When a snapshot expires."""
+        rule, kept = self.ruled(one)
+        if rule["retention"] == "snapshot":
+            return one.retention_until or NEVER
+        if rule["retention"] == "policy":
+            return kept
+        return max(kept, one.retention_until or kept, self.promised.get(self.unit(one, rule), kept))
+
+    def unit(self, one: SagaSnapshot, rule: dict[str, Any]) -> UUID:
+        """What a promise is for."""
+        return one.saga_id if rule["clock"] == "saga_end" else one.snapshot_id
+
+    def jobs_ran(self) -> None:
+        """What is packed of a saga keeps all of it as long as the rule says today."""
+        for one in (self.saved[each] for each in self.packed & self.saved.keys()):
+            rule, kept = self.ruled(one)
+            unit = self.unit(one, rule)
+            self.promised[unit] = max(kept, self.promised.get(unit, kept))
+
+    def time_passes(self, now: datetime) -> None:
+        """What has expired by now while no hold kept it never comes back."""
+        self.purged |= {
+            each.snapshot_id
+            for each in self.saved.values()
+            if each.saga_id not in self.held and self.expiry(each) <= now
+        }
+
+    def alive(self, saga_id: UUID) -> list[SagaSnapshot]:
+        """Oldest first."""
+        return [each for each in self.of(saga_id) if each.snapshot_id not in self.purged]
+
+
+@dataclass
+class Life:
+    """What may happen to a store: the same for a seed, whatever the order of jobs."""
+
+    seed: int
+    shop: Product
+    model: Model
+    order: Random
+    rnd: Random = field(init=False)
+    answered: list[Any] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.rnd = Random(self.seed)
+
+    def sagas(self) -> list[UUID]:
+        """Those of which something may be there."""
+        return sorted({each.saga_id for each in self.model.saved.values()})
+
+    def whole(self) -> list[SagaSnapshot]:
+        """Snapshots of sagas of which nothing has expired: of others what is left when is open."""
+        ended = {self.model.saved[each].saga_id for each in self.model.purged}
+        found = [each for each in self.model.saved.values() if each.saga_id not in ended]
+        return sorted(found, key=lambda each: each.snapshot_id)
+
+    def any_of(self, found: list[Any]) -> Any:
+        return self.rnd.choice(found) if found else None
+
+    async def put(self, snapshot: SagaSnapshot) -> None:
+        with suppress(LegalHold):
+            await self.shop.storage.save_snapshot(snapshot)
+            self.model.saved[snapshot.snapshot_id] = snapshot
+            self.model.packed.discard(snapshot.snapshot_id)
+
+    def fresh(self, saga_id: UUID, name: str, created_at: datetime) -> SagaSnapshot:
+        rnd, own = self.rnd, self.rnd.random() < 0.2
+        return make(
+            rnd.randint(0, 9),
+            snapshot_id=UUID(int=rnd.getrandbits(128), version=4),
+            saga_id=saga_id,
+            saga_name=name,
+            status=rnd.choice(STATUSES),
+            created_at=created_at,
+            context={"noise": rnd.randbytes(rnd.choice([20, 2000])).hex()},
+            retention_until=created_at + rnd.randint(1, 150) * DAY if own else None,
+        )
+
+    async def begin(self) -> None:
+        """A saga of some snapshots, that ends in any way."""
+        saga_id, name = UUID(int=self.rnd.getrandbits(128), version=4), self.rnd.choice(NAMES)
+        begun = self.shop.clock.now() - timedelta(minutes=9)
+        for minute in range(self.rnd.randint(1, 5)):
+            await self.put(self.fresh(saga_id, name, begun + timedelta(minutes=minute)))
+
+    async def go_on(self) -> None:
+        """A late compensation, a replay into the same id, or one that is dated back."""
+        if (one := self.any_of(self.whole())) is not None:
+            back = timedelta(hours=self.rnd.choice([0, 0, 0, 1, 24 * 8]))
+            await self.put(self.fresh(one.saga_id, one.saga_name, self.shop.clock.now() - back))
+
+    async def save_anew(self) -> None:
+        """Another outcome, or other bytes, under an id that was saved."""
+        if (one := self.any_of(self.whole())) is not None:
+            await self.put(replace(one, status=self.rnd.choice(STATUSES), context={"anew": self.rnd.random()}))
+
+    async def delete(self) -> None:
+        """One snapshot, the end of its saga perhaps, or all of a saga."""
+        if (one := self.any_of(self.whole())) is None:
+            return
+        gone = [one] if self.rnd.random() < 0.8 else self.model.of(one.saga_id)
+        with suppress(LegalHold):
+            if len(gone) == 1:
+                assert await self.shop.storage.delete_snapshot(one.snapshot_id)
+            else:
+                assert await self.shop.storage.cleanup_saga(one.saga_id) == len(gone)
+            for each in gone:
+                del self.model.saved[each.snapshot_id]
+                self.model.promised.pop(each.snapshot_id, None)
+            if not self.model.of(one.saga_id):
+                self.model.promised.pop(one.saga_id, None)
+
+    async def hold(self) -> None:
+        """A hold is placed, or ends."""
+        one = self.any_of(self.whole())
+        if self.model.held and self.rnd.random() < 0.5:
+            saga_id = self.rnd.choice(sorted(self.model.held))
+            await self.shop.storage.release(saga_id)
+            self.model.held.discard(saga_id)
+            self.model.time_passes(self.shop.clock.now())
+        elif one is not None and one.saga_id not in self.model.held:
+            await self.shop.storage.hold(one.saga_id, "case")
+            self.model.held.add(one.saga_id)
+
+    async def restore(self) -> None:
+        """Somebody wants what may be archived."""
+        if (one := self.any_of(self.whole())) is not None:
+            into, days = self.rnd.choice(["hot", "in-place"]), self.rnd.randint(1, 9)
+            await self.shop.storage.restore(one.saga_id, into=into, days=days)
+
+    async def jobs(self) -> None:
+        """All of them, in any order; what Redis alone acknowledged is told to the catalog first."""
+        await self.told()
+        names = list(JOBS)
+        self.order.shuffle(names)
+        for name in names:
+            report = await self.shop.run(name)
+            assert not report.counts.get("failed"), report
+            await self.look(self.sample())
+        for saga_id in self.sagas():
+            refs = await self.shop.storage.timeline(saga_id)
+            self.model.packed |= {ref.snapshot_id for ref in refs if ref.tier is Tier.COLD}
+        self.model.jobs_ran()
+
+    async def told(self) -> None:
+        """Within seconds the catalog knows what Redis alone acknowledged."""
+        self.shop.clock.advance(timedelta(seconds=3))
+        self.model.time_passes(self.shop.clock.now())
+        await self.shop.storage.note_hot_saves()
+
+    def sample(self) -> list[UUID]:
+        """A few sagas; not of the life's own chance, so that looking changes nothing."""
+        sagas = self.sagas()
+        return self.order.sample(sagas, min(3, len(sagas)))
+
+    async def look(self, sagas: list[UUID]) -> None:
+        """Every read of these sagas says what the model says."""
+        for saga_id in sagas:
+            alive = self.model.alive(saga_id)
+            refs = await self.shop.storage.timeline(saga_id)
+            told = {ref.snapshot_id: ref.expires_at or NEVER for ref in refs}
+            assert list(told.items()) == [(each.snapshot_id, self.model.expiry(each)) for each in alive], alive
+            await self.look_at_reads(saga_id, alive)
+            self.answered.append(sorted(told.items()))
+
+    async def look_at_reads(self, saga_id: UUID, alive: list[SagaSnapshot]) -> None:
+        storage, newest = self.shop.storage, alive[::-1]
+        with suppress(SnapshotArchived):
+            assert await storage.list_snapshots(saga_id) == newest
+        with suppress(SnapshotArchived):
+            assert await storage.get_latest_snapshot(saga_id) == (newest[0] if newest else None)
+        for each in self.model.of(saga_id):
+            with suppress(SnapshotArchived):
+                assert await storage.get_snapshot(each.snapshot_id) == (each if each in alive else None)
+            at_time = next((one for one in newest if one.created_at <= each.created_at), None)
+            with suppress(SnapshotArchived):
+                assert await storage.get_snapshot_at_time(saga_id, each.created_at) == at_time
+
+    async def live(self) -> None:
+        """Rounds of events, jobs and time."""
+        events = (self.begin, self.go_on, self.save_anew, self.delete, self.hold, self.restore)
+        for _ in range(ROUNDS):
+            for event in self.rnd.choices(events, [5, 5, 2, 2, 1, 1], k=self.rnd.randint(1, 7)):
+                await event()
+            await self.look(self.sample())
+            await self.jobs()
+            await self.look(self.sagas())
+            self.shop.clock.advance(timedelta(hours=self.rnd.choice([1, 30, 24 * 5, 24 * 12, 24 * 45])))
+            self.model.time_passes(self.shop.clock.now())
+            await self.look(self.sagas())
+
+
+@pytest.mark.guarantee("G3")
+@pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
+async def test_saga_has_one_expiry_and_all_reads_whatever_happens(
+    database: str, redis_url: str, tmp_path: Path, seed: int
+) -> None:
+    """At every instant, in whatever order the jobs run, the store answers what a model of it does."""
+    chance = Random(seed)
+    by_outcome = chance.random() < 0.75
+    policies = [rule for name in NAMES for rule in policies_of(chance, name, by_outcome=by_outcome)]
+    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=policies, **OPTIONS)
+    async with product(settings) as shop:
+        life = Life(seed, shop, Model(policies), Random(os.environ.get("SAGAZ_TIERING_TEST_MODEL_ORDER", seed)))
+        await life.live()
+
+
+@pytest.mark.guarantee("G3")
+async def test_saga_whose_end_is_deleted_keeps_one_expiry(database: str, redis_url: str, tmp_path: Path) -> None:
+    """Also where no rule looks at outcomes: what is packed keeps its promise, and the rest of the saga with it."""
+    policies = [{"name": "all", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "30d"}]
+    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=policies, **OPTIONS)
+    async with product(settings) as shop:
+        first = make(0, created_at=shop.clock.now())
+        await shop.storage.save_snapshot(first)
+        shop.clock.advance(8 * DAY)
+        assert (await shop.run("age")).counts["archived"] == 1
+        late, end = make(1, created_at=shop.clock.now()), make(2, created_at=shop.clock.now() + DAY)
+        shop.clock.advance(DAY)
+        for each in (late, end):
+            await shop.storage.save_snapshot(each)
+        await shop.run("expire")
+        assert await shop.storage.delete_snapshot(end.snapshot_id)
+        refs = await shop.storage.timeline(first.saga_id)
+        assert {ref.expires_at for ref in refs} == {end.created_at + 30 * DAY}
+        assert {ref.tier for ref in refs} == {Tier.HOT, Tier.COLD}
