@@ -7,10 +7,11 @@ import gzip
 import json
 import tarfile
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import UUID, uuid5
 
 import asyncpg
 import pytest
@@ -21,7 +22,8 @@ from support.exact import exactly
 from sagaz_tiering import FilesystemSnapshotStorage, PostgreSQLSnapshotStorage, RedisSnapshotStorage
 from sagaz_tiering.app.runtime import Runtime, open_runtime
 from sagaz_tiering.catalog.migrations import migrate
-from sagaz_tiering.clock import VirtualClock
+from sagaz_tiering.clock import VirtualClock, to_micros
+from sagaz_tiering.codec.value import encode, to_value
 from sagaz_tiering.config.load import load_config
 from sagaz_tiering.errors import LegalHold
 from sagaz_tiering.jobs import JOBS, run_job
@@ -144,6 +146,76 @@ async def test_store_of_earlier_code_reads_whole_and_ages_on(old: Old, runtime: 
     clock.advance(timedelta(days=20))
     await run_job("expire", runtime.job_context())
     assert await storage.list_snapshots(contents.saga_id("brief-9")) == []
+
+
+class EarlierApplication:
+    """Saves as the code before the table of sagas did: by the same SQL and the same keys, and nothing for sagas."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self.saved: dict[UUID, SagaSnapshot] = {}
+
+    async def save(self, name: str, step: int, *, days: int) -> None:
+        """A late step of the saga of this name; `days`: kept so long after its own time, by the rules of then."""
+        runtime, now = self._runtime, self._runtime.clock.now()
+        late = replace(
+            contents.snapshots(name)[-1],
+            snapshot_id=uuid5(contents.NAMESPACE, f"{name}/late {step}"),
+            step_name="undo",
+            step_index=3 + step,
+            status="rolled_back",
+            created_at=now,
+        )
+        record = encode(late, saved_us=to_micros(now))
+        value, expires_us = to_value(record, level=None), to_micros(now + timedelta(days=days))
+        times = {"due_us": to_micros(now + timedelta(days=7)), "expires_us": expires_us}
+        assert await runtime.hot.save(record.meta, value, **times) is None
+        if name.startswith("fast"):
+            await runtime.catalog.hot_saves.note([record.meta], [None])
+        else:
+            await runtime.catalog.durable.put(record.meta, value, **times, fallback=False)
+        self.saved[late.saga_id] = late
+
+    async def check(self, names: tuple[str, ...]) -> None:
+        """Each of these sagas is whole, ends with its last step, and has the expiry that follows from that."""
+        storage, ends = self._runtime.storage(), self._runtime.catalog.sagas
+        for name in names:
+            saga_id = contents.saga_id(name)
+            late = self.saved[saga_id]
+            refs = await storage.timeline(saga_id)
+            assert [ref.step_index for ref in refs][:3] == [0, 1, 2]
+            assert refs[-1].snapshot_id == late.snapshot_id
+            retain = {"payment": 2555, "brief": 20}.get(late.saga_name)
+            expires_at = None if retain is None else late.created_at + timedelta(days=retain)
+            assert {ref.expires_at for ref in refs} == {expires_at}, name
+            assert (await ends.ends([saga_id]))[saga_id].snapshot_id == late.snapshot_id
+            assert exactly_all([(await storage.list_snapshots(saga_id))[0]]) == exactly_all([late])
+
+
+@pytest.mark.guarantee("G1")
+async def test_applications_of_earlier_code_go_on_after_the_migration(old: Old, runtime: Runtime) -> None:
+    """While sagas are taken in step by step, and after: what they save ends its saga, also for what is packed."""
+    clock, names = runtime.clock, ("payment-9", "secret-1", "fast-9", "brief-9", "bulk-3", "bulk-90")
+    assert isinstance(clock, VirtualClock)
+    app = EarlierApplication(runtime)
+    clock.advance(timedelta(hours=1))
+    for step, name in enumerate(names):
+        await app.save(name, step, days=2555 if name == "payment-9" else 20)
+        await runtime.db.fetchval("SELECT sagaz_tiering.fill_sagas(7)")
+        await app.check(names[: step + 1])
+    clock.advance(timedelta(days=19))
+    for job in ("expire", "age", "expire"):
+        await run_job(job, runtime.job_context())
+        await app.check(names)
+    assert await runtime.db.fetchval("SELECT up_to IS NULL FROM sagaz_tiering.sagas_filled")
+    await app.save("brief-9", 9, days=20)
+    clock.advance(timedelta(days=2))
+    for job in ("expire", "age", "expire"):
+        await run_job(job, runtime.job_context())
+    await app.check(names)
+    clock.advance(timedelta(days=18))
+    await run_job("expire", runtime.job_context())
+    assert await runtime.storage().timeline(contents.saga_id("brief-9")) == []
 
 
 async def test_catalog_of_earlier_code_is_migrated_when_told_to(old: Old) -> None:
