@@ -168,11 +168,14 @@ async def test_block_that_ends_leaves_the_storage_to_others(place: Place) -> Non
     inside, may_leave = threading.Event(), threading.Event()
 
     async def stay() -> SagaSnapshot | None:
-        async with storage:
-            await storage.get_snapshot(number(1))
-            inside.set()
-            await asyncio.to_thread(may_leave.wait)
-            return await storage.get_snapshot(number(1))
+        try:
+            async with storage:
+                await storage.get_snapshot(number(1))
+                inside.set()
+                await asyncio.to_thread(may_leave.wait)
+                return await storage.get_snapshot(number(1))
+        finally:
+            inside.set()  # where it fails, nobody waits for it
 
     async def visit() -> SagaSnapshot | None:
         async with storage:
@@ -180,8 +183,10 @@ async def test_block_that_ends_leaves_the_storage_to_others(place: Place) -> Non
 
     staying = asyncio.create_task(in_thread(stay))
     await asyncio.to_thread(inside.wait)
-    assert await asyncio.gather(*(in_thread(visit) for _ in range(5))) == [make(2)] * 5
-    may_leave.set()
+    try:
+        assert await asyncio.gather(*(in_thread(visit) for _ in range(5))) == [make(2)] * 5
+    finally:
+        may_leave.set()
     assert await staying == make(1)
 
 
