@@ -20,6 +20,15 @@ class Spent:
     usd: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpentOnDay:
+    """Requests and USD of a UTC day."""
+
+    day: date
+    requests: int
+    usd: float
+
+
 class Spending:
     """The table `spending`."""
 
@@ -39,3 +48,7 @@ class Spending:
     async def on(self, day: date) -> list[Spent]:
         """What was spent on a day, by kind."""
         return [Spent(**dict(row)) for row in await self._db.fetch(_SQL["spent_on"], day)]
+
+    async def since(self, day: date) -> list[SpentOnDay]:
+        """What was spent on each day from `day` on, the oldest first; days without are left out."""
+        return [SpentOnDay(**dict(row)) for row in await self._db.fetch(_SQL["spent_since"], day)]

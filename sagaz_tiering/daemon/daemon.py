@@ -34,6 +34,7 @@ from sagaz_tiering.daemon.pings import ping_of_owner, pings_of_servers
 from sagaz_tiering.daemon.reload import changes, needing_restart
 from sagaz_tiering.daemon.schedule import JobSchedule, Times, first_delays
 from sagaz_tiering.daemon.systemd import ServiceManager
+from sagaz_tiering.daemon.totals import TotalsKeeper
 from sagaz_tiering.drivers.server_clock import ServerClock
 from sagaz_tiering.errors import (
     BucketUnusable,
@@ -148,6 +149,7 @@ class _Daemon:
             asyncio.create_task(self._look_at_hot_tier(runtime), name="hot tier"),
             asyncio.create_task(self._note_hot_saves(runtime), name="hot saves"),
             asyncio.create_task(self._look_at_keys(runtime), name="keys"),
+            asyncio.create_task(self._look_at_totals(runtime), name="totals"),
         ]
         waiting: set[asyncio.Task[Any]] = {stop, *tasks}
         try:
@@ -230,6 +232,10 @@ class _Daemon:
                 self._health.note("encryption", [each.warning() for each in locked])
                 metrics.DATA_KEYS_LOCKED.set(sum(each.data_keys for each in locked))
             await asyncio.sleep(_LOOK_AT_KEYS_S)
+
+    async def _look_at_totals(self, runtime: Runtime) -> None:
+        await self._ready.wait()
+        await TotalsKeeper(runtime.job_context()).keep()
 
     # -- work ----------------------------------------------------------------------------------------------
 

@@ -157,6 +157,17 @@ class HotQueue:
         answers = await self._connection.pipelined([*waiting, *due])
         return {"sagas_waiting": sum(answers[: len(waiting)]), "sagas_due": sum(answers[len(waiting) :])}
 
+    async def oldest_due_us(self, now_us: int) -> int | None:
+        """Since when the saga is due that has been for longest; those that are only to be looked at again aside."""
+        first = ("(0", now_us, "WITHSCORES", "LIMIT", 0, 1)
+        answers = await self._connection.pipelined([("ZRANGEBYSCORE", self.keys.due(each), *first) for each in SHARDS])
+        return min((int(float(score)) for answer in answers for score in _scores(answer)), default=None)
+
+    async def untold(self) -> int:
+        """Saves that Redis alone acknowledged and that the catalog was not told of yet."""
+        (count,) = await self._connection.pipelined([("ZCARD", self.keys.unnoted())])
+        return int(count)
+
     async def sample(self, limit: int, *, expiring: bool) -> tuple[list[UUID], int]:
         """About `limit` of the sagas that wait for a move (or an expiry) some day, and how many do.
 
@@ -218,3 +229,8 @@ class HotQueue:
     def _queue_keys(self, saga: str) -> list[str]:
         keys, shard = self.keys, saga[0]
         return [keys.index(saga), keys.due(shard), keys.expiry(shard), keys.claim(saga)]
+
+
+def _scores(answer: Sequence[Any]) -> list[Any]:
+    """Of members with scores: flat by RESP2, in pairs by RESP3."""
+    return [pair[1] for pair in answer] if answer and isinstance(answer[0], list | tuple) else list(answer[1::2])

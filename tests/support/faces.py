@@ -24,6 +24,7 @@ FACES = {
         "sagas",
         "scrubbing",
         "surveys",
+        "totals",
         "verification",
     ),
     "codec": ("crc", "header", "threaded", "typed_json", "typed_json.depth", "unsupported", "value", "zstd"),
@@ -74,7 +75,7 @@ FACES = {
         "s3.records",
         "s3.store",
     ),
-    "operations": ("key_backup", "rebuild", "status", "survey", "verify"),
+    "operations": ("history", "key_backup", "rebuild", "status", "survey", "totals", "verify"),
     "packs": ("entries", "format", "frame", "reader"),
     "sagaz_engine": ("capture", "imports", "replay"),
     "storage": (

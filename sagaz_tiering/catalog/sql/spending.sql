@@ -11,3 +11,8 @@ RETURNING 1
 
 -- name: spent_on
 SELECT kind, requests, usd FROM sagaz_tiering.spending WHERE day = $1 ORDER BY kind
+
+-- name: spent_since
+-- By day, from the day $1 on.
+SELECT day, sum(requests)::bigint AS requests, sum(usd) AS usd
+  FROM sagaz_tiering.spending WHERE day >= $1 GROUP BY day ORDER BY day

@@ -1,25 +1,34 @@
-"""`status`: what is in each tier, what it costs, what the jobs did, who is at work; also with a server down."""
+"""`status`: what is in each tier, what it costs, what the jobs did, who is at work; also with a server down.
+
+`status --history`: how that came to be.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from datetime import datetime
+from collections.abc import Iterator, Sequence
+from datetime import datetime, timedelta
 from typing import Annotated, Any
 
 import typer
 
 from sagaz_tiering.cli.session import Answer, Call, command
-from sagaz_tiering.terminal import make_table, safe, show_bytes, show_usd, show_when
+from sagaz_tiering.terminal import make_table, safe, show_bytes, show_time, show_usd, show_when
 
 _LOST_PRINTED = 10
+_BARS = "▁▂▃▄▅▆▇█"
+_MOST_BARS = 24
 
 
 @command()
 async def status(
     call: Call,
     count: Annotated[bool, typer.Option("--count", help="Count the snapshots in Redis too (walks all keys).")] = False,
+    history: Annotated[bool, typer.Option("--history", help="How it grew, moved and what it cost instead.")] = False,
+    days: Annotated[int, typer.Option("--days", min=1, max=731, help="With --history: so many days.")] = 30,
 ) -> Answer:
     """Snapshots, bytes and dollars per tier, the last run of each job, and the leases that are held."""
+    if history:
+        return await _history(call, days)
     from sagaz_tiering.operations.status import collect
 
     async with call.opened() as runtime:
@@ -93,3 +102,54 @@ def _job_row(run: dict[str, Any], now: datetime) -> tuple[object, ...]:
     done = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in counts.items() if value)
     result = f"failed: {run['error']}" if run["error"] else done or "nothing to do"
     return (run["job"], show_when(datetime.fromisoformat(run["started_at"]), now), result)
+
+
+async def _history(call: Call, days: int) -> Answer:
+    from sagaz_tiering.operations.history import history
+
+    async with call.opened(migrated=True) as runtime:
+        now = runtime.clock.now()
+        document = await history(runtime.catalog, now - timedelta(days=days), now)
+    return Answer(document, _history_lines(document))
+
+
+def _history_lines(document: dict[str, Any]) -> Iterator[Any]:
+    points = document["points"]
+    if not points:
+        yield "no history yet: a daemon (`sagaz-tiering run`) writes it every hour"
+        return
+    when = [datetime.fromisoformat(points[each]["hour"]) for each in (0, -1)]
+    yield f"{show_time(when[0])} to {show_time(when[1])}, {len(points)} points {document['step_hours']} h apart"
+    columns = ("tier", "snapshots>", "came>", "bytes>", "grew>", "$ per month>", "bytes over time")
+    yield make_table(columns, _growth(points, document["came"]))
+    bills = [sum(held["usd_per_month"] or 0 for held in point["holdings"]) for point in points]
+    yield f"storage: {show_usd(bills[0])} a month then, {show_usd(bills[-1])} now {_bars(bills)}"
+    spent = document["spent"]
+    requests, usd = sum(day["requests"] for day in spent), sum(day["usd"] for day in spent)
+    yield f"spent on requests: {show_usd(usd)} for {requests:,} {_bars([day['usd'] for day in spent])}"
+
+
+def _growth(points: Sequence[dict[str, Any]], came: dict[str, int]) -> Iterator[tuple[object, ...]]:
+    """One row for each tier and class that there ever was, from the first point to the last."""
+    held = [{(each["tier"], each["storage_class"]): each for each in point["holdings"]} for point in points]
+    for tier, storage_class in dict.fromkeys(name for at in held for name in at):
+        sizes = [at.get((tier, storage_class), {"bytes": 0})["bytes"] for at in held]
+        last = held[-1].get((tier, storage_class), {"snapshots": 0, "usd_per_month": 0})
+        grew, usd = sizes[-1] - sizes[0], last["usd_per_month"]
+        yield (
+            f"{tier} {storage_class}".strip(),
+            last["snapshots"],
+            came.get(storage_class) if tier == "cold" else None,
+            show_bytes(sizes[-1]),
+            f"{'-' if grew < 0 else '+'}{show_bytes(abs(grew))}",
+            None if usd is None else show_usd(usd),
+            _bars(sizes),
+        )
+
+
+def _bars(values: Sequence[float]) -> str:
+    """A line of bars from nothing to the largest; of more values than fit the largest of each few."""
+    few = -(-len(values) // _MOST_BARS) or 1
+    heights = [max(values[start : start + few]) for start in range(0, len(values), few)]
+    most = max(heights, default=0)
+    return "".join(_BARS[round(value / most * (len(_BARS) - 1)) if most else 0] for value in heights)
