@@ -4,14 +4,17 @@
     metrics.SAVE_FAILURES.labels(reason=type(exc).__name__).inc()
 
 The daemon serves `exposition()` at /metrics; an application can register `REGISTRY` with its own exporter.
-Labels are small closed sets, never ids.
+Labels are small closed sets, never ids. Gauges of the store as a whole are the same in every daemon: aggregate them by
+`max`, all others by `sum`. docs/reference/metrics.md is `python -m sagaz_tiering.metrics`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Final
 
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics import MetricWrapperBase
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 REGISTRY: Final = CollectorRegistry()
@@ -135,6 +138,94 @@ CONFIG_RELOADS: Final = Counter(
     "sagaz_tiering_config_reloads", "Reloads on SIGHUP: accepted or rejected", ["outcome"], registry=REGISTRY
 )
 
+# -- what this process does -------------------------------------------------------------------------------------------
+
+JOB_RETRIES: Final = Counter(
+    "sagaz_tiering_job_retries", "Runs brought forward because the last one failed", ["job"], registry=REGISTRY
+)
+S3_SECONDS: Final = Histogram(
+    "sagaz_tiering_s3_request_seconds",
+    "Requests to S3: their time and, in `_count`, their number; outcome is ok, cut_short or the error class, the "
+    "storage class is that of the object where request or answer tell it",
+    ["operation", "outcome", "storage_class"],
+    buckets=(0.005, 0.025, 0.1, 0.25, 1.0, 2.5, 10.0, 60.0),
+    registry=REGISTRY,
+)
+S3_RETRIES: Final = Counter(
+    "sagaz_tiering_s3_retries", "Requests to S3 that were asked again", ["operation"], registry=REGISTRY
+)
+LEASES_HELD: Final = Gauge(
+    "sagaz_tiering_leases_held", "Leases that this process holds, by job", ["job"], registry=REGISTRY
+)
+DICTIONARY_LOOKUPS: Final = Counter(
+    "sagaz_tiering_dictionary_lookups",
+    "Dictionaries asked for, by use (read, write) and outcome: hit (in memory), loaded, missing; none where new data "
+    "of a saga name have none",
+    ["use", "outcome"],
+    registry=REGISTRY,
+)
+POOL_IN_USE: Final = Gauge(
+    "sagaz_tiering_pool_in_use", "Connections of this process in use, by server", ["server"], registry=REGISTRY
+)
+POOL_LIMIT: Final = Gauge(
+    "sagaz_tiering_pool_limit", "Connections that this process may open, by server", ["server"], registry=REGISTRY
+)
+
+# -- the store as a whole: every daemon says the same ------------------------------------------------------------------
+
+
+def _of_the_store(name: str, says: str, *labels: str) -> Gauge:
+    return Gauge(f"sagaz_tiering_{name}", says, labels, registry=REGISTRY)
+
+
+_PLACE = ("tier", "storage_class")
+STORED_SNAPSHOTS: Final = _of_the_store(
+    "stored_snapshots", "Snapshots by tier (durable, cold, retiring) and storage class; Redis does not tell", *_PLACE
+)
+STORED_PACKS: Final = _of_the_store("stored_packs", "Packs by tier (cold, retiring) and storage class", *_PLACE)
+STORED_BYTES: Final = _of_the_store(
+    "stored_bytes", "Bytes by tier (hot: the memory of Redis) and storage class", *_PLACE
+)
+STORED_USD: Final = _of_the_store(
+    "stored_usd_per_month", "What storing the packs costs a month, by list prices", *_PLACE
+)
+LAG_SECONDS: Final = _of_the_store(
+    "lag_seconds", "Age of the oldest that is due to be archived and is not, 0 for none, by tier (hot, durable)", "tier"
+)
+QUEUE_LENGTH: Final = _of_the_store(
+    "queue_length",
+    "What waits: hot_due, hot_waiting (sagas in Redis), hot_untold (saves that the catalog is not told of), "
+    "durable_due (copies, at most 100,000), journal (entries not in the bucket), erasure_packs, changed_sagas",
+    "queue",
+)
+LAST_ARCHIVED: Final = _of_the_store(
+    "last_archived_timestamp_seconds", "When the newest pack that is still there was begun; 0 where there is none"
+)
+QUARANTINED: Final = _of_the_store(
+    "quarantined", "What failed, by kind and state: failing (tried again) or quarantined (left alone)", "kind", "state"
+)
+RESTORES: Final = _of_the_store("restores", "Restore requests that are remembered, by state", "state")
+RESTORE_OLDEST: Final = _of_the_store(
+    "restore_oldest_open_seconds", "Since when the oldest restore is under way, 0 for none"
+)
+RESTORE_LATE: Final = _of_the_store(
+    "restore_late_seconds", "By how much the latest restore is past the time it was promised for, 0 for none"
+)
+HOLDS: Final = _of_the_store("holds", "Legal holds in force")
+PACK_FILL: Final = _of_the_store("pack_fill_ratio", "Mean size of packs, as a share of the target", "storage_class")
+PACK_LIVE: Final = _of_the_store(
+    "pack_live_ratio", "Share of the snapshots in packs that are live still", "storage_class"
+)
+PACKS_UNDERSIZED: Final = _of_the_store("packs_undersized", "Packs that are too small", "storage_class")
+SPENT_TODAY_USD: Final = _of_the_store("spent_today_usd", "What jobs spent on the object store since midnight, UTC")
+SPENT_TODAY_REQUESTS: Final = _of_the_store("spent_today_requests", "Requests that jobs made since midnight, UTC")
+BUDGET_USD: Final = _of_the_store("budget_usd_per_day", "What jobs may spend a day; +Inf: no limit")
+BUDGET_REQUESTS: Final = _of_the_store("budget_requests_per_day", "Requests that jobs may make a day; +Inf: no limit")
+HOT_MEMORY: Final = _of_the_store("hot_memory_bytes", "Memory that Redis uses")
+HOT_MEMORY_LIMIT: Final = _of_the_store("hot_memory_limit_bytes", "Redis' maxmemory; +Inf: none is set")
+TOTALS_AT: Final = _of_the_store(
+    "totals_timestamp_seconds", "When this daemon last looked at what is said of the store; it does each half minute"
+)
 
 OWNER: Final = Gauge(
     "sagaz_tiering_owner",
@@ -175,3 +266,75 @@ def spent() -> dict[str, tuple[float, float]]:
 def exposition() -> bytes:
     """Every metric in the Prometheus text format (`CONTENT_TYPE`)."""
     return generate_latest(REGISTRY)
+
+
+_AGGREGATES: Final = {
+    f"sagaz_tiering_{name}": aggregate
+    for aggregate, names in {
+        "sum": ("job_running", "leases_held", "pool_in_use", "pool_limit"),
+        "min": ("ready", "server_up", "clock_sure", "hot_tier_trusted"),
+    }.items()
+    for name in names
+}
+"""How gauges are taken together over replicas that are not the same in each of them (by `max`)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Described:
+    """A metric for documents: its name as it is asked for, what to take it together by over replicas, what it says."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    says: str
+    aggregate: str
+
+
+def described() -> list[Described]:
+    """Every metric, by name."""
+    # prometheus-client has no public way to labels and texts of a metric without samples.
+    found = []
+    for metric in {each for each in REGISTRY._names_to_collectors.values() if isinstance(each, MetricWrapperBase)}:
+        name, kind = metric._name, metric._type
+        assert kind is not None
+        found.append(
+            Described(
+                name=f"{name}_total" if kind == "counter" else name,
+                kind=kind,
+                labels=tuple(metric._labelnames),
+                says=metric._documentation,
+                aggregate=_AGGREGATES.get(name, "max") if kind == "gauge" else "sum",
+            )
+        )
+    return sorted(found, key=lambda each: each.name)
+
+
+def reference() -> str:
+    """docs/reference/metrics.md."""
+    rows = [
+        f"| `{each.name}` | {each.kind} | {', '.join(f'`{label}`' for label in each.labels)} | {each.aggregate} "
+        f"| {each.says} |"
+        for each in described()
+    ]
+    return "\n".join([_REFERENCE, *rows, ""])
+
+
+_REFERENCE: Final = """<!-- written by: python -m sagaz_tiering.metrics > docs/reference/metrics.md -->
+# Metrics
+
+The daemon answers `/metrics` on its port; an application registers `sagaz_tiering.metrics.REGISTRY` with its own
+exporter.
+No label holds an id. A histogram `NAME` has `NAME_bucket`, `NAME_sum` and `NAME_count`.
+
+**Over replicas**: what is said of the store as a whole is the same from each daemon, so take `max`:
+`max by (tier, storage_class) (sagaz_tiering_stored_bytes)`. What a process did is added up:
+`sum by (job) (rate(sagaz_tiering_job_errors_total[5m]))`. Of what must be 1 everywhere, take `min`.
+
+A scrape asks no server: each daemon looks at the store every half minute, by a fixed number of sums
+(`sagaz_tiering_totals_timestamp_seconds` says when).
+
+| metric | kind | labels | over replicas | what it says |
+|---|---|---|---|---|"""
+
+if __name__ == "__main__":
+    print(reference(), end="")

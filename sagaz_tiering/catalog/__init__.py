@@ -30,7 +30,7 @@ from sagaz_tiering.catalog.sagas import Sagas
 from sagaz_tiering.catalog.scrubbing import Scrubbing
 from sagaz_tiering.catalog.spending import Spending
 from sagaz_tiering.catalog.surveys import Surveys
-from sagaz_tiering.catalog.totals import Totals
+from sagaz_tiering.catalog.totals import CatalogTotals
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
 
@@ -64,7 +64,7 @@ class Catalog:
         self.scrubbing = Scrubbing(db)
         self.spending = Spending(db)
         self.surveys = Surveys(db)
-        self.totals = Totals(db)
+        self.totals = CatalogTotals(db)
 
     async def identity(self) -> UUID:
         """The id this catalog was born with; packs and the bucket's owner mark carry it."""

@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from sagaz_tiering import metrics
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.errors import CatalogUnavailable, LeaseLost
@@ -72,7 +73,8 @@ class Leases:
             return
         renewal = asyncio.create_task(self._keep(lease, ttl), name=f"renew {name}")
         try:
-            yield lease
+            with metrics.LEASES_HELD.labels(job=name.partition("/")[0]).track_inprogress():
+                yield lease
         finally:
             renewal.cancel()
             with suppress(asyncio.CancelledError):

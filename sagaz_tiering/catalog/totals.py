@@ -70,7 +70,7 @@ class Hour:
     holdings: tuple[Holding, ...]
 
 
-class Totals:
+class CatalogTotals:
     """Aggregates over `packs` and what waits; the table `history`."""
 
     def __init__(self, db: Database) -> None:

@@ -221,6 +221,7 @@ class JobSchedule:
         """Bring the next run forward, where the interval is longer than the back-off."""
         soon = self._backoffs[name].next()
         if not self._stopping and soon < self.due_in()[name]:
+            metrics.JOB_RETRIES.labels(job=name).inc()
             self._scheduler.modify_job(name, next_run_time=self._jobs.now() + soon)
 
 

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from typing import Final, Protocol
 
+from sagaz_tiering import metrics
 from sagaz_tiering.codec.zstd import DICTIONARY_ID_BYTES, NO_DICTIONARIES, Dictionary
 from sagaz_tiering.drivers.process_loop import HomeLoop
 from sagaz_tiering.errors import SagazTieringError, TierUnavailable
@@ -25,6 +26,13 @@ MOST_KEPT: Final = 256
 """Dictionaries in memory at once: 16 MiB at 64 KiB each."""
 
 REFRESH_SECONDS: Final = 60.0
+
+_READ_HIT, _READ_LOADED, _READ_MISSING = (
+    metrics.DICTIONARY_LOOKUPS.labels(use="read", outcome=outcome) for outcome in ("hit", "loaded", "missing")
+)
+_WRITE_HIT, _WRITE_MISSING, _WRITE_NONE = (
+    metrics.DICTIONARY_LOOKUPS.labels(use="write", outcome=outcome) for outcome in ("hit", "missing", "none")
+)
 
 
 class Source(Protocol):
@@ -85,7 +93,10 @@ class Dictionaries(Mapping[bytes, Dictionary]):
         """What `need` answers, without waiting; None where it must be loaded first."""
         if dictionary_id is None:
             return NO_DICTIONARIES
-        return {dictionary_id: self[dictionary_id]} if dictionary_id in self._kept else None
+        if dictionary_id not in self._kept:
+            return None
+        _READ_HIT.inc()
+        return {dictionary_id: self[dictionary_id]}
 
     async def close(self) -> None:
         """End what is under way in the background."""
@@ -102,9 +113,11 @@ class Dictionaries(Mapping[bytes, Dictionary]):
         """
         wanted = {dictionary_id for dictionary_id in dictionary_ids if dictionary_id is not None}
         found = {dictionary_id: self[dictionary_id] for dictionary_id in wanted & self._kept.keys()}
+        _READ_HIT.inc(len(found))
         for dictionary_id in wanted - found.keys():
             # A caller that gives up must not take the load from the others who wait for it.
             loaded = await asyncio.shield(self._load_once(dictionary_id))
+            (_READ_MISSING if loaded is None else _READ_LOADED).inc()
             if loaded is not None:
                 found[dictionary_id] = loaded
         return found
@@ -120,10 +133,13 @@ class Dictionaries(Mapping[bytes, Dictionary]):
             self._refresh_soon()
         dictionary_id = self._current.get(saga_name)
         if dictionary_id is None:
+            _WRITE_NONE.inc()
             return None
         if dictionary_id not in self._kept:
+            _WRITE_MISSING.inc()
             self._load_once(dictionary_id)
             return None
+        _WRITE_HIT.inc()
         return self[dictionary_id]
 
     def chosen(self) -> Mapping[str, Dictionary]:

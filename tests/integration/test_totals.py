@@ -11,10 +11,13 @@ from typing import Any
 import pytest
 from support.commands import cli
 from support.payload import snapshots
+from support.prometheus import needs_promtool, run_promtool
 from support.tiers import DAY, Product, config, product
 from support.yaml_config import write_config
 
+from sagaz_tiering import metrics
 from sagaz_tiering.daemon.totals import TotalsKeeper
+from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.operations.history import history
 from sagaz_tiering.operations.totals import look, note_hour
 
@@ -118,3 +121,96 @@ async def test_status_draws_the_history(shop: Product, database: str, redis_url:
     document = (await cli("status", "--history", "--days", 731, "--json", "--config", path)).document
     assert set(document) == {"since", "until", "step_hours", "points", "came", "spent"}
     assert document["points"][-1]["holdings"][0]["tier"] == "hot"
+
+
+async def test_metrics_tell_the_store_with_four_statements_and_none_for_a_scrape(
+    shop: Product, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However much there is, a look is four statements of few rows; a scrape asks nobody, and answers from memory."""
+    asked: list[int] = []
+    fetch = Database.fetch
+    row = Database.fetchrow
+
+    async def counted(db: Database, query: str, *args: Any) -> list[Any]:
+        found = await fetch(db, query, *args)
+        asked.append(len(found))
+        return found
+
+    async def counted_row(db: Database, query: str, *args: Any) -> Any:
+        asked.append(1)
+        return await row(db, query, *args)
+
+    await save(shop, 3)
+    keeper = TotalsKeeper(shop.runtime.job_context())
+    await keeper.once()
+    assert value("lag_seconds", tier="durable") > 0
+    assert value("queue_length", queue="hot_due") == 3
+    assert value("stored_snapshots", tier="durable", storage_class="") == 15
+    await shop.run("age")
+    await save(shop, 50, start=10)
+    await shop.run("age")
+    monkeypatch.setattr(Database, "fetch", counted)
+    monkeypatch.setattr(Database, "fetchrow", counted_row)
+    await keeper.once()
+    assert len(asked) == 4
+    assert sum(asked) < 20
+    asked.clear()
+    text = metrics.exposition()
+    assert asked == []
+    monkeypatch.undo()
+    assert value("lag_seconds", tier="durable") == value("lag_seconds", tier="hot") == 0
+    place = {"tier": "cold", "storage_class": "STANDARD_IA"}
+    assert value("stored_snapshots", **place) == 265
+    assert value("stored_usd_per_month", **place) > 0
+    assert value("pack_live_ratio", storage_class="STANDARD_IA") == 1
+    assert 0 < value("pack_fill_ratio", storage_class="STANDARD_IA") < 1
+    assert value("packs_undersized", storage_class="STANDARD_IA") == value("stored_packs", **place)
+    assert value("hot_memory_bytes") > 0
+    assert value("spent_today_requests") > 0
+    assert value("budget_usd_per_day") == float("inf")
+    assert value("totals_timestamp_seconds") == shop.clock.now().timestamp()
+    assert value("pool_limit", server="postgresql") >= 1
+    assert b"sagaz_tiering_stored_bytes{" in text
+
+
+async def test_metrics_tell_quarantine_holds_and_restores(shop: Product) -> None:
+    """By kind and state, with the age of the oldest restore; what is resolved is gone from the metrics too."""
+    catalog, keeper = shop.runtime.catalog, TotalsKeeper(shop.runtime.job_context())
+    await save(shop, 1)
+    await shop.run("age")
+    shop.clock.advance(40 * DAY)
+    await shop.run("transition")
+    (one,) = {each.saga_id for each in snapshots(1, created_at=shop.clock.now())}
+    await shop.storage.hold(one, "audit", who="counsel")
+    await shop.storage.restore(one)
+    await catalog.quarantine.record("snapshot", "x", "foreign", shop.clock.now(), budget=1)
+    shop.clock.advance(timedelta(hours=2))
+    await keeper.once()
+    assert value("quarantined", kind="snapshot", state="quarantined") == 1
+    assert value("holds") == 1
+    assert value("restores", state="restoring") == 1
+    assert value("restore_oldest_open_seconds") == 7200
+    assert value("restore_late_seconds") == 0
+    shop.clock.advance(7 * DAY)
+    await catalog.quarantine.resolve("snapshot", "x")
+    await keeper.once()
+    assert value("restore_late_seconds") > 0
+    assert (
+        metrics.REGISTRY.get_sample_value("sagaz_tiering_quarantined", {"kind": "snapshot", "state": "quarantined"})
+        is None
+    )
+
+
+@needs_promtool
+async def test_promtool_accepts_the_metrics_of_a_store(shop: Product) -> None:
+    """`check metrics` on what /metrics answers, with samples of most metrics."""
+    await save(shop, 2)
+    await TotalsKeeper(shop.runtime.job_context()).once()
+    run_promtool("check", "metrics", given=metrics.exposition())
+
+
+def value(name: str, **labels: str) -> float:
+    """What a metric says now."""
+    found = metrics.REGISTRY.get_sample_value(f"sagaz_tiering_{name}", labels)
+    assert found is not None, (name, labels)
+    return found

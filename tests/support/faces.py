@@ -23,6 +23,7 @@ FACES = {
         "saga_keys",
         "sagas",
         "scrubbing",
+        "spending",
         "surveys",
         "totals",
         "verification",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
+from sagaz_tiering import metrics
 from sagaz_tiering.config.sections import CatalogSettings
 from sagaz_tiering.config.urls import postgres_address
 from sagaz_tiering.drivers.postgresql.queries import load
@@ -51,6 +52,9 @@ _UNMADE = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.
 """`catalog migrate` was not run, or by another version."""
 _END_S = 1.0
 """How long a connection that is given back in the middle of something may take to be of use again."""
+
+_IN_USE = metrics.POOL_IN_USE.labels(server="postgresql")
+_LIMIT = metrics.POOL_LIMIT.labels(server="postgresql")
 
 _TIMES_OVERTAKEN = 10
 """So often others may be quicker at the same rows before a statement by itself gives up."""
@@ -174,6 +178,7 @@ class Database:
                 connection_class=_Stateless,
                 **(defaults | given),
             )
+        _LIMIT.inc(self.settings.pool_max)
 
     def translated(self) -> AbstractContextManager[None]:
         """For a block that asks this server: driver errors become ours."""
@@ -184,6 +189,7 @@ class Database:
         pool, self._pool = self._pool, None
         if pool is None:
             return
+        _LIMIT.dec(self.settings.pool_max)
 
         async def end() -> None:
             if self._warming is not None:
@@ -217,6 +223,7 @@ class Database:
         self._home.check()
         with self.translated():
             conn = await pool.acquire(timeout=self.settings.command_timeout.total_seconds())
+            _IN_USE.inc()
             try:
                 yield conn
             except TimeoutError:
@@ -226,6 +233,7 @@ class Database:
                 await pool.expire_connections()
                 raise
             finally:
+                _IN_USE.dec()
                 await pool.release(conn, timeout=_END_S)
         if self._to_warm_up:
             self._warm_up(pool)

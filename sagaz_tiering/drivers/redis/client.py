@@ -21,6 +21,7 @@ import redis.exceptions as driver
 from redis.asyncio.retry import Retry
 from redis.backoff import ExponentialBackoff
 
+from sagaz_tiering import metrics
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.drivers.process_loop import HomeLoop
 from sagaz_tiering.drivers.redis.internals import drop_idle
@@ -44,6 +45,10 @@ _DEADLINES = 4
 """One call may take so many socket timeouts: it may be redirected, or find the next primary."""
 _MANY_DEADLINE_S = 10.0
 """Who asks for many things has time: a server that others keep busy is no reason to stop."""
+
+
+_IN_USE = metrics.POOL_IN_USE.labels(server="redis")
+_LIMIT = metrics.POOL_LIMIT.labels(server="redis")
 
 
 @dataclass(slots=True, kw_only=True)
@@ -91,7 +96,7 @@ class RedisClient:
         """The client, for calls on connections of the pool; waits as the options say; driver errors as ours."""
         opened = self._open()
         async with opened.places:
-            with self._errors():
+            with _IN_USE.track_inprogress(), self._errors():
                 async with asyncio.timeout(self._call_s):
                     if isinstance(opened.client, redis.asyncio.RedisCluster):
                         async with opened.first_use:  # the driver's own first use is not safe for several callers
@@ -130,6 +135,8 @@ class RedisClient:
     async def close(self) -> None:
         """Close every connection; the next use opens again."""
         opened, self._opened = self._opened, None
+        if opened is not None:
+            _LIMIT.dec(self._most)
 
         async def end() -> None:
             if opened is None:
@@ -171,13 +178,18 @@ class RedisClient:
         if self._opened is None:
             client = self._make() if self._given is None else self._given
             self._opened = _Opened(client=client, places=self._places(client))
+            _LIMIT.inc(self._most)
         return self._opened
+
+    @property
+    def _most(self) -> int:
+        return int(self.options.address.options.get("max_connections", self.options.max_connections))
 
     def _places(self, client: Client) -> AbstractAsyncContextManager[Any]:
         """Where callers wait, each for one."""
         if self.options.place_timeout is not None:
             return nullcontext()  # they wait in the pool
-        most = self.options.address.options.get("max_connections", self.options.max_connections)
+        most = self._most
         pool_size = getattr(getattr(client, "connection_pool", None), "max_connections", None)
         return asyncio.Semaphore(min(most, pool_size or most))
 

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 import io
 import random
+import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore import xform_name
 
+from sagaz_tiering import metrics
 from sagaz_tiering.drivers.process_loop import HomeLoop
 from sagaz_tiering.errors import CredentialsUnavailable, SagazTieringError
 from sagaz_tiering.objects.s3.errors import DRIVER_ERRORS, Asked, late, translated
@@ -21,6 +24,9 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 MAX_BACKOFF_SECONDS = 5.0
+_IN_USE = metrics.POOL_IN_USE.labels(server="object_store")
+_TELLING = ("GetObject", "HeadObject")
+"""What these answer tells the class of the object, unless it is STANDARD."""
 
 
 class S3Calls:
@@ -51,7 +57,8 @@ class S3Calls:
             # A file-like body makes the SDK wait for "100 Continue": a store that refuses gets no bytes.
             return await method(**asked, **({} if body is None else {"Body": io.BytesIO(body)}))
 
-        return await self.run(operation, attempt, key=key, attempts=attempts)
+        told = arguments.get("StorageClass", "")
+        return await self.run(operation, attempt, key=key, attempts=attempts, storage_class=told)
 
     async def run(
         self,
@@ -60,6 +67,7 @@ class S3Calls:
         *,
         key: str = "",
         attempts: int | None = None,
+        storage_class: str = "",
     ) -> T:
         """What `attempt` answers, asked up to `attempts` times (default: the options') within one deadline.
 
@@ -72,7 +80,10 @@ class S3Calls:
         asked = Asked(operation=operation, key=key)
         rounds = self.options.attempts if attempts is None else attempts
         async with self._slots:
-            return await self._within_deadline(asked, attempt, rounds)
+            with _IN_USE.track_inprogress():
+                return await self._within_deadline(
+                    asked, partial(self._measured, asked, attempt, storage_class), rounds
+                )
 
     async def _within_deadline(self, asked: Asked, attempt: Callable[[], Awaitable[T]], rounds: int) -> T:
         met: SagazTieringError | None = None
@@ -80,6 +91,7 @@ class S3Calls:
             async with asyncio.timeout(self.options.settings.request_timeout.total_seconds()):
                 for before in range(rounds):
                     if before:
+                        metrics.S3_RETRIES.labels(operation=asked.operation).inc()
                         await asyncio.sleep(self._pause(before))
                     try:
                         return await attempt()
@@ -92,6 +104,26 @@ class S3Calls:
             raise late(asked, self.options, met) from exc
         raise AssertionError("unreachable: the last attempt returns or raises")
 
+    async def _measured(self, asked: Asked, attempt: Callable[[], Awaitable[T]], storage_class: str) -> T:
+        began, outcome = time.perf_counter(), "cut_short"
+        try:
+            answer = await attempt()
+            outcome, storage_class = "ok", storage_class or _class_of(asked.operation, answer)
+        except DRIVER_ERRORS as exc:
+            outcome = type(translated(exc, asked, self.options)).__name__
+            raise
+        finally:
+            labels = {"operation": asked.operation, "outcome": outcome, "storage_class": storage_class}
+            metrics.S3_SECONDS.labels(**labels).observe(time.perf_counter() - began)
+        return answer
+
     def _pause(self, failures: int) -> float:
         ceiling = min(MAX_BACKOFF_SECONDS, self.options.backoff.total_seconds() * 2 ** (failures - 1))
         return random.uniform(0, ceiling)
+
+
+def _class_of(operation: str, answer: Any) -> str:
+    if operation not in _TELLING:
+        return ""
+    head = answer[0] if isinstance(answer, tuple) else answer
+    return str(head.get("StorageClass") or "STANDARD") if isinstance(head, dict) else ""

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from botocore.exceptions import BotoCoreError, ProfileNotFound
 
+from sagaz_tiering import metrics
 from sagaz_tiering.drivers.aws.client import NO_PROFILE_HINT, aws_session
 from sagaz_tiering.errors import (
     BucketUnusable,
@@ -92,6 +93,9 @@ class S3ObjectStore:
                 ) from exc
             calls = S3Calls(client, options)
             calls.home.check()
+            limit = metrics.POOL_LIMIT.labels(server="object_store")
+            limit.inc(options.max_connections)
+            opening.callback(limit.dec, options.max_connections)
             return cls(calls, opening.pop_all())
 
     async def __aenter__(self) -> Self:
