@@ -39,7 +39,7 @@ Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
 RUNNING = "running"
 """The outcome of a saga that has not ended, or of which no end was recorded."""
 
-_UNDER_WAY = frozenset({"pending", "executing", "compensating"})
+_UNDER_WAY = frozenset({"pending", "executing", "compensating", "forward_recovery"})
 
 
 def outcome_of(status: str) -> str:
@@ -69,7 +69,7 @@ class Match(StrictModel):
     """Status of the saga at that step, of each snapshot by itself; to rule whole sagas by how they end: `outcome`."""
     outcome: Outcomes = ANY
     """How the saga ends, for all of its snapshots: the status of its newest one, such as `completed`, `failed` or
-    `rolled_back`; `running` while that is `pending`, `executing` or `compensating`."""
+    `rolled_back`; `running` while that is `pending`, `executing`, `compensating` or `forward_recovery`."""
 
     @property
     def text(self) -> str:

@@ -601,7 +601,7 @@ def test_outcome_rules_every_snapshot_of_the_saga(status: str, name: str) -> Non
     assert decision.due_us == T0 + 10 * DAY
 
 
-@pytest.mark.parametrize("status", ["pending", "executing", "compensating"])
+@pytest.mark.parametrize("status", ["pending", "executing", "compensating", "forward_recovery"])
 def test_saga_under_way_is_running_and_no_other_outcome(status: str) -> None:
     """`running` matches what has no end; a pattern of the status itself is refused, with what to write."""
     running = policies({"name": "r", "match": {"outcome": "running"}})

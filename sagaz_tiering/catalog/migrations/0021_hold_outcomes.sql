@@ -8,7 +8,7 @@ $$;
 
 -- The outcome of a saga whose newest snapshot has that status.
 CREATE FUNCTION sagaz_tiering.outcome_of(status text) RETURNS text LANGUAGE sql IMMUTABLE PARALLEL SAFE AS $$
-    SELECT CASE WHEN $1 IN ('pending', 'executing', 'compensating') THEN 'running' ELSE $1 END
+    SELECT CASE WHEN $1 IN ('pending', 'executing', 'compensating', 'forward_recovery') THEN 'running' ELSE $1 END
 $$;
 
 -- Whether a snapshot is held; `ended`: the status of the end of its saga, where the caller knows better than the tables.
