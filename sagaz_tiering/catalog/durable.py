@@ -15,6 +15,8 @@ from datetime import datetime, timedelta
 from typing import Any, NamedTuple, Self
 from uuid import UUID
 
+import asyncpg
+
 from sagaz_tiering.catalog.group_commit import GroupCommit
 from sagaz_tiering.catalog.holds import Holds, hold_still
 from sagaz_tiering.catalog.leases import Lease, fence
@@ -155,14 +157,24 @@ class DurableCopies:
             raise LegalHold(f"snapshot {meta.snapshot_id} is under a legal hold; it cannot be replaced")
         return done
 
+    async def _put_fallbacks(self, rows: Sequence[tuple[Any, ...]]) -> tuple[Sequence[Any], float]:
+        """In one transaction with their announcement, once more where that and another waited for each other."""
+        for last in (False, False, True):
+            try:
+                async with self._db.transaction() as conn:
+                    stored = await conn.fetch(_SQL["put_many"], *zip(*rows, strict=True))
+                    return stored, float(await conn.fetchval(_SQL["announce_fallback"]))
+            except CatalogUnavailable as exc:
+                if last or not isinstance(exc.__cause__, asyncpg.DeadlockDetectedError):
+                    raise
+        raise AssertionError("unreachable")
+
     async def _put_all(self, rows: Sequence[tuple[Any, ...]]) -> list[Put]:
         """One transaction."""
         ordered = sorted(rows, key=lambda row: row[0].int)  # two processes with the same rows do not lock crosswise
         announced_for_s = None
         if any(row[_SPILLED] for row in rows):
-            async with self._db.transaction() as conn:
-                stored = await conn.fetch(_SQL["put_many"], *zip(*ordered, strict=True))
-                announced_for_s = await conn.fetchval(_SQL["announce_fallback"])
+            stored, announced_for_s = await self._put_fallbacks(ordered)
         elif len(rows) == 1:
             stored = await self._db.fetch(_SQL["put"], *rows[0])
         else:

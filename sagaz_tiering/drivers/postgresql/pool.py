@@ -59,6 +59,9 @@ _LIMIT = metrics.POOL_LIMIT.labels(server="postgresql")
 _TIMES_OVERTAKEN = 10
 """So often others may be quicker at the same rows before a statement by itself gives up."""
 
+_UNDONE = (asyncpg.SerializationError, asyncpg.DeadlockDetectedError)
+"""A statement that lost to another one, or waited for it crosswise, was undone as a whole."""
+
 CONNECT_S = 5.0
 _STATEMENT_CACHE_SIZE = 100
 
@@ -69,7 +72,8 @@ class _Stateless(asyncpg.Connection):
     The driver's own pool asks the server for that whenever a connection is given back, a round trip each time.
 
     Nor is the isolation set, which poolers would not take: where the server's default is stricter than READ COMMITTED,
-    a statement by itself that lost to another's update did nothing, and is run again, as READ COMMITTED would.
+    a statement by itself that lost to another's update did nothing, and is run again, as READ COMMITTED would. So is
+    one that was undone since two waited for each other.
     """
 
     def get_reset_query(self) -> str:
@@ -91,7 +95,7 @@ class _Stateless(asyncpg.Connection):
         for _ in range(_TIMES_OVERTAKEN):
             try:
                 return await run(*args, **kwargs)
-            except asyncpg.SerializationError:
+            except _UNDONE:
                 if self.is_in_transaction():
                     raise
         return await run(*args, **kwargs)
