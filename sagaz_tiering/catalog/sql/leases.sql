@@ -18,10 +18,11 @@ UPDATE sagaz_tiering.leases
  WHERE name = $1 AND owner = $2 AND epoch = $3 AND expires_at > clock_timestamp()
 
 -- name: fence
--- Inside a transaction: the lease is ours now and cannot be taken before we commit.
+-- Inside a transaction: the lease is ours now and cannot be taken before we commit; it can be renewed meanwhile, since
+-- that does not change the key (name, epoch).
 SELECT 1 FROM sagaz_tiering.leases
  WHERE name = $1 AND owner = $2 AND epoch = $3 AND expires_at > clock_timestamp()
-   FOR SHARE
+   FOR KEY SHARE
 
 -- name: held
 -- Who holds what now, for `status`.
