@@ -319,7 +319,7 @@ def reference() -> str:
     return "\n".join([_REFERENCE, *rows, ""])
 
 
-_REFERENCE: Final = """<!-- written by: python -m sagaz_tiering.metrics > docs/reference/metrics.md -->
+_REFERENCE: Final = """<!-- written by: python -m sagaz_tiering.metrics -->
 # Metrics
 
 The daemon answers `/metrics` on its port; an application registers `sagaz_tiering.metrics.REGISTRY` with its own
