@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,55 +9,24 @@ from typing import Any
 from uuid import UUID
 
 import pytest
+from support.outcomes import MONTH, MOVE, POLICIES, YEARS, opener, saga_rows, saved
 from support.snapshots import OTHER_SAGA, SAGA, make
 from support.tiers import DAY, NOW, Product, config, insistent, product
 
 from sagaz_tiering.config.policy import Policy
 from sagaz_tiering.errors import HotTierUnavailable, MassDelete
 from sagaz_tiering.jobs import run_job
-from sagaz_tiering.snapshot import SagaSnapshot
-
-MOVE = [{"to": "STANDARD_IA", "after": "7d"}]
-YEARS, MONTH = 2555 * DAY, 30 * DAY
-POLICIES: Sequence[dict[str, Any]] = (
-    {"name": "failed", "match": {"outcome": ["failed", "rolled_back"]}, "move": MOVE, "retain": "2555d"},
-    {"name": "rest", "match": {}, "move": MOVE, "retain": "30d"},
-)
 
 
 @pytest.fixture
 def opened(database: str, redis_url: str, tmp_path: Path) -> Any:
-    """Open the product with these outcome policies behind others, of a durability."""
-
-    @asynccontextmanager
-    async def open_product(
-        durability: str = "durable", policies: Sequence[dict[str, Any]] = (), **policy: Any
-    ) -> AsyncIterator[Product]:
-        policies = [{**each, "durability": durability, **policy} for each in (*policies, *POLICIES)]
-        settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=policies)
-        async with product(settings) as shop:
-            yield shop
-
-    return open_product
-
-
-async def saved(shop: Product, *statuses: str, saga_id: UUID = SAGA, first: int = 0) -> list[SagaSnapshot]:
-    """One snapshot of each status, a minute apart."""
-    snapshots = [make(first + at, status=status, saga_id=saga_id) for at, status in enumerate(statuses)]
-    for snapshot in snapshots:
-        await shop.storage.save_snapshot(snapshot)
-    return snapshots
+    """Opens the product with policies by outcome."""
+    return opener(database, redis_url, tmp_path)
 
 
 async def expiries(shop: Product, saga_id: UUID = SAGA) -> set[datetime | None]:
     """When the snapshots of a saga expire, as `timeline` tells."""
     return {ref.expires_at for ref in await shop.storage.timeline(saga_id)}
-
-
-async def rows(shop: Product) -> list[dict[str, Any]]:
-    """The catalog's sagas, but for whether they changed."""
-    query = "SELECT saga_id, ended_at, end_step, end_id, status, kept_us FROM sagaz_tiering.sagas ORDER BY saga_id"
-    return [dict(row) for row in await shop.runtime.db.fetch(query)]
 
 
 async def archived_dates(shop: Product) -> set[datetime | None]:
@@ -74,9 +41,9 @@ async def changed(shop: Product) -> int:
 
 async def compared(shop: Product) -> dict[str, int]:
     """What a run of `expire` does, which a dry run says before, without writing anything."""
-    before = await rows(shop), await archived_dates(shop), await changed(shop)
+    before = await saga_rows(shop), await archived_dates(shop), await changed(shop)
     dry = await shop.run("expire", dry_run=True)
-    assert (await rows(shop), await archived_dates(shop), await changed(shop)) == before
+    assert (await saga_rows(shop), await archived_dates(shop), await changed(shop)) == before
     done = await shop.run("expire")
     assert dry.counts == done.counts
     return done.counts
@@ -106,7 +73,7 @@ async def test_expire_decides_archived_parts_anew_when_a_saga_went_on(opened: An
         shop.clock.advance(timedelta(microseconds=1))
         assert (await compared(shop))["archived"] == 3
         if durability == "durable":
-            assert await rows(shop) == []
+            assert await saga_rows(shop) == []
 
 
 @pytest.mark.parametrize("retention", ["longest", "policy"])
@@ -124,7 +91,7 @@ async def test_saga_that_goes_on_to_a_shorter_rule_ends_when_it_was_promised(ope
         assert await archived_dates(shop) == {end}
         shop.clock.advance(end - shop.clock.now())
         assert sum([count for kind, count in (await compared(shop)).items() if kind != "packs_retired"]) == 2
-        assert await rows(shop) == []
+        assert await saga_rows(shop) == []
 
 
 @pytest.mark.guarantee("G3")
@@ -146,7 +113,7 @@ async def test_durable_rows_expire_as_their_saga_ended(opened: Any, in_redis: st
         query = "SELECT saga_id FROM sagaz_tiering.saga_snapshots"
         assert {row["saga_id"] for row in await shop.runtime.db.fetch(query)} == {OTHER_SAGA}
         assert await shop.storage.list_snapshots(OTHER_SAGA) == runs[::-1]
-        assert [row["saga_id"] for row in await rows(shop)] == [OTHER_SAGA]
+        assert [row["saga_id"] for row in await saga_rows(shop)] == [OTHER_SAGA]
 
 
 async def test_rest_of_a_saga_whose_end_expired_is_judged_by_that(opened: Any) -> None:
@@ -162,7 +129,7 @@ async def test_rest_of_a_saga_whose_end_expired_is_judged_by_that(opened: Any) -
         shop.clock.advance(NOW + 60 * DAY - shop.clock.now())
         await compared(shop)
         assert await shop.hot_count() == 0
-        assert await rows(shop) == []
+        assert await saga_rows(shop) == []
 
 
 @pytest.mark.guarantee("G9")
@@ -194,7 +161,7 @@ async def test_shorter_rule_that_was_accepted_is_not_defeated_by_an_old_promise(
         assert await changed(shop) == 0
         shop.clock.advance(end + 100 * DAY - shop.clock.now())
         assert sum((await compared(shop)).values()) >= 3
-        assert await rows(shop) == []
+        assert await saga_rows(shop) == []
 
 
 @pytest.mark.guarantee("G9")

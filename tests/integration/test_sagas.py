@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
@@ -14,9 +12,10 @@ from uuid import UUID
 
 import pytest
 from sagaz.core.saga import Saga as ExecutedSaga
+from support.outcomes import MONTH, YEARS, opener, saga_rows, saved
 from support.payload import saga
 from support.snapshots import BEGUN, OTHER_SAGA, SAGA, make, number
-from support.tiers import DAY, NOW, Product, config, product
+from support.tiers import DAY, NOW, Product
 
 from sagaz_tiering import ReplayConfig, SnapshotStrategy, capture, saga_uuid
 from sagaz_tiering.clock import to_micros
@@ -24,34 +23,11 @@ from sagaz_tiering.codec.value import encode, to_value
 from sagaz_tiering.policy import SagaEnd
 from sagaz_tiering.snapshot import SagaSnapshot, Tier
 
-MOVE = [{"to": "STANDARD_IA", "after": "7d"}]
-YEARS, MONTH = 2555 * DAY, 30 * DAY
-POLICIES: Sequence[dict[str, Any]] = (
-    {"name": "failed", "match": {"outcome": ["failed", "rolled_back"]}, "move": MOVE, "retain": "2555d"},
-    {"name": "rest", "match": {}, "move": MOVE, "retain": "30d"},
-)
-
 
 @pytest.fixture
 def opened(database: str, redis_url: str, tmp_path: Path) -> Any:
-    """Open the product with these outcome policies, of a durability."""
-
-    @asynccontextmanager
-    async def open_product(durability: str = "durable", now: datetime = NOW, **policy: Any) -> AsyncIterator[Product]:
-        policies = [{**each, "durability": durability, **policy} for each in POLICIES]
-        settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=policies)
-        async with product(settings, now=now) as shop:
-            yield shop
-
-    return open_product
-
-
-async def saved(shop: Product, *statuses: str, saga_id: UUID = SAGA, first: int = 0) -> list[SagaSnapshot]:
-    """One snapshot of each status, a minute apart."""
-    snapshots = [make(first + at, status=status, saga_id=saga_id) for at, status in enumerate(statuses)]
-    for snapshot in snapshots:
-        await shop.storage.save_snapshot(snapshot)
-    return snapshots
+    """Opens the product with policies by outcome."""
+    return opener(database, redis_url, tmp_path)
 
 
 async def expiries(shop: Product, saga_id: UUID = SAGA) -> set[datetime | None]:
@@ -61,12 +37,6 @@ async def expiries(shop: Product, saga_id: UUID = SAGA) -> set[datetime | None]:
     explained = {(await shop.storage.explain(ref.snapshot_id)).expires_at for ref in refs}
     assert explained == told
     return told
-
-
-async def rows(shop: Product) -> list[dict[str, Any]]:
-    """The catalog's sagas, but for whether they changed."""
-    query = "SELECT saga_id, ended_at, end_step, end_id, status, kept_us FROM sagaz_tiering.sagas ORDER BY saga_id"
-    return [dict(row) for row in await shop.runtime.db.fetch(query)]
 
 
 @pytest.mark.guarantee("G3")
@@ -155,10 +125,10 @@ async def test_saves_of_a_killed_application_are_told_by_others(opened: Any) -> 
         value = to_value(record, level=None)
         assert await shop.runtime.hot.save(record.meta, value, due_us=None, expires_us=None, alone=True) is None
         await shop.storage.note_hot_saves()
-        assert await rows(shop) == [], "its own application may be about to tell"
+        assert await saga_rows(shop) == [], "its own application may be about to tell"
         shop.clock.advance(timedelta(seconds=3))
         await shop.storage.note_hot_saves()
-        assert [(row["saga_id"], row["status"]) for row in await rows(shop)] == [(SAGA, "failed")]
+        assert [(row["saga_id"], row["status"]) for row in await saga_rows(shop)] == [(SAGA, "failed")]
         [noted] = await shop.runtime.catalog.hot_saves.not_elsewhere(saga_id=SAGA)
         assert (noted.meta.snapshot_id, noted.expires_us) == (number(0), to_micros(snapshot.created_at + YEARS))
         assert await shop.runtime.hot.unnoted(to_micros(shop.clock.now()), 10) == []
@@ -173,7 +143,7 @@ async def test_application_that_lives_tells_of_its_saves_and_empties_the_queue(o
                 if not await shop.runtime.hot.unnoted(to_micros(shop.clock.now() + DAY), 10):
                     break
                 await asyncio.sleep(0.02)
-        assert [row["status"] for row in await rows(shop)] == ["completed"]
+        assert [row["status"] for row in await saga_rows(shop)] == ["completed"]
 
 
 @pytest.mark.parametrize("durability", ["durable", "hot"])
@@ -192,14 +162,14 @@ async def test_sagas_of_an_earlier_version_are_known_before_and_after_they_are_f
             await shop.storage.note_hot_saves()
         told = [await expiries(shop, saga_id) for saga_id in (SAGA, OTHER_SAGA)]
         ends = await shop.runtime.catalog.sagas.ends([SAGA, OTHER_SAGA])
-        before = await rows(shop)
+        before = await saga_rows(shop)
         await shop.runtime.db.execute("DELETE FROM sagaz_tiering.sagas")
         await shop.runtime.db.execute("UPDATE sagaz_tiering.sagas_filled SET up_to = $1", UUID(int=0))
         assert await shop.runtime.catalog.sagas.ends([SAGA, OTHER_SAGA]) == ends
         assert [await expiries(shop, saga_id) for saga_id in (SAGA, OTHER_SAGA)] == told
         while not await shop.runtime.catalog.sagas.fill():
             assert [await expiries(shop, saga_id) for saga_id in (SAGA, OTHER_SAGA)] == told
-        assert await rows(shop) == before
+        assert await saga_rows(shop) == before
         assert [await expiries(shop, saga_id) for saga_id in (SAGA, OTHER_SAGA)] == told
 
 

@@ -33,6 +33,12 @@ def plan(seen: Mapping[UUID, SagaEnd], archived: Iterable[Archived], policies: P
     return NewDates(seen=seen, kept=kept, expiries=expiries)
 
 
+async def decide(dates: AsyncIterator[NewDates]) -> None:
+    """Have all of it decided, and recorded, before anything goes."""
+    async for _ in dates:
+        continue
+
+
 async def changed(context: JobContext, lease: Lease | None) -> AsyncIterator[NewDates]:
     """What is decided of all that the catalog knows to have gone on, a page at a time; recorded with a `lease`."""
     after = FIRST

@@ -26,7 +26,7 @@ from sagaz_tiering.config.units import micros
 from sagaz_tiering.hot.values import ClaimedSaga, IndexedHeader
 from sagaz_tiering.jobs.claims import Claim, ack, claims, due_sagas, headers_of, nack
 from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
-from sagaz_tiering.jobs.expire.anew import changed, went_on
+from sagaz_tiering.jobs.expire.anew import changed, decide, went_on
 from sagaz_tiering.jobs.expire.durable import (
     BEGINNING,
     DURABLE_ROWS,
@@ -203,8 +203,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     await _expire_hot(context, lease, tally)
     await expire_durable(context, lease, tally)
     await expire_lost(context, lease)
-    async for _ in changed(context, lease):
-        pass  # they are decided
+    await decide(changed(context, lease))
     await _expire_archived(context, lease, tally)
     await _delete_retired(context, lease, tally)
 
@@ -290,8 +289,7 @@ async def _expire_archived(context: JobContext, lease: Lease, tally: Tally) -> N
     packs, revision = context.catalog.packs, context.policies.retention_revision
     async for pack in each_pack(lambda last: packs.expiring(context.now, revision, last, _PACKS)):
         if pack.live_count:
-            async for _ in went_on(context, lease, pack):
-                pass  # their expiry is decided anew before anything goes
+            await decide(went_on(context, lease, pack))
         life = PackLife.EXPIRING
         while life is PackLife.EXPIRING:
             if context.stopping.is_set():
