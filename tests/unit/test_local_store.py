@@ -339,6 +339,13 @@ def test_system_errors_become_ours_with_a_hint(number: int, error: type[SagazTie
     assert ours.hint or error in (ObjectNotFound, ObjectExists)
 
 
+def release(fifo: Path) -> None:
+    """Let whoever opens it go on: who waits for a writer meets one, and who comes later finds nothing there."""
+    writer = os.open(fifo, os.O_RDWR)
+    fifo.unlink()
+    os.close(writer)
+
+
 async def test_hanging_disk_is_unavailable_at_the_deadline(root: Path, clock: VirtualClock) -> None:
     """A read that the system never answers costs one deadline."""
     options = LocalOptions(request_timeout=timedelta(seconds=0.2))
@@ -351,7 +358,7 @@ async def test_hanging_disk_is_unavailable_at_the_deadline(root: Path, clock: Vi
             with pytest.raises(ColdTierUnavailable, match=r"0\.2 s"):
                 await store.get("a.pack")
         finally:
-            os.close(os.open(data, os.O_RDWR))
+            release(data)
 
 
 async def test_deadline_of_a_directory_is_that_of_its_section(root: Path, clock: VirtualClock) -> None:
