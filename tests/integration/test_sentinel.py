@@ -19,7 +19,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 from support.commands import cli
-from support.gate import Gate, through
+from support.gate import Gate, hanging_up, through
 from support.payload import saga
 from support.processes import redis_do
 from support.redis_cluster import HOST, PlainRedis, Watched, watched_primary
@@ -292,6 +292,17 @@ async def test_replica_that_a_sentinel_still_names_is_not_read(watched: Watched)
         for ask in (lambda: hot.get(uuid4()), lambda: hot.values(uuid4(), 10)):
             with pytest.raises(HotTierUnavailable, match="no primary"):
                 await ask()
+
+
+async def test_primary_that_hangs_up_is_asked_a_few_times(watched: Watched) -> None:
+    """Each connection is greeted anew, and none of them from within another's greeting."""
+    await watched.ask_sentinel("SENTINEL", "REMOVE", "primary")
+    url = watched.url.replace(f":{watched.primary.password}@", "")
+    async with hanging_up() as server, RedisSnapshotStorage(url) as storage:
+        await watched.watch(server, down_after="600000")
+        with pytest.raises(HotTierUnavailable):
+            await storage.get_snapshot(uuid4())
+        assert 0 < len([said for said in server.said if b"sentinel-" not in said]) < 20
 
 
 async def test_more_callers_than_connections_wait(watched: Watched) -> None:

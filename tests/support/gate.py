@@ -1,9 +1,15 @@
-"""A door in front of a server: shut, it refuses whoever comes and breaks off whoever is inside; it counts both."""
+"""A door in front of a server: shut, it refuses whoever comes and breaks off whoever is inside; it counts both.
+
+And a server that hangs up.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
 
@@ -89,6 +95,30 @@ class Gate:
     async def _answers(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """What the server says, as it comes."""
         await _pump(reader, writer)
+
+
+@dataclass(slots=True)
+class HangingUp:
+    """What each connection that was hung up said first; `port` on 127.0.0.1."""
+
+    port: int = 0
+    said: list[bytes] = field(default_factory=list)
+
+
+@asynccontextmanager
+async def hanging_up() -> AsyncIterator[HangingUp]:
+    """A server that closes each connection once it has said something."""
+    found = HangingUp()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(ConnectionError):
+            found.said.append(await reader.read(65_536))
+        writer.close()
+
+    server = await asyncio.start_server(serve, HOST, 0)
+    found.port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield found
 
 
 async def _pump(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

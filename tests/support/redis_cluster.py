@@ -17,6 +17,7 @@ from redis.backoff import NoBackoff
 from sagaz_tiering.embedded import RedisServer
 from sagaz_tiering.embedded.process import ServerCommand
 from sagaz_tiering.embedded.server import HOST
+from support.gate import HangingUp
 from support.processes import redis_do
 from support.servers import new_folder
 
@@ -119,7 +120,7 @@ class Watched:
         """What the Sentinel answers."""
         return await redis_do(f"redis://{HOST}:{self.sentinel.port}", *command)
 
-    async def watch(self, server: PlainRedis, *, down_after: str = "500") -> None:
+    async def watch(self, server: PlainRedis | HangingUp, *, down_after: str = "500") -> None:
         """Have the Sentinel watch `server` as the primary; it counts as down after so many milliseconds."""
         await self.ask_sentinel("SENTINEL", "MONITOR", SERVICE, HOST, str(server.port), "1")
         # On a busy machine a Sentinel may find no replica good enough: by default it tries again in six minutes.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from contextlib import suppress
 from datetime import timedelta
 from typing import Any
 
@@ -16,6 +17,7 @@ from sagaz_tiering.drivers.redis.internals import drop_idle, reply_reader, trans
 from sagaz_tiering.errors import HotTierUnavailable
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.storage.redis.storage import RedisSnapshotStorage
+from support.gate import hanging_up
 from support.payload import saga
 from support.tiers import NOW
 
@@ -35,6 +37,8 @@ async def check(url: str) -> None:
         assert await storage.list_snapshots(saved[0].saga_id) == saved[::-1]
         pool = storage._get_redis().connection_pool
         await open_connection_is_cut(pool)
+    for scheme in ("redis", "redis+cluster"):
+        await server_that_hangs_up_is_asked_a_few_times(scheme, saved[0])
     reader = reply_reader()
     reader.feed(b"-NOSCRIPT No matching script\r\n")
     assert isinstance(reader.gets(), redis.exceptions.NoScriptError)
@@ -79,6 +83,15 @@ async def open_connection_is_cut(pool: Any) -> None:
     await asyncio.wait((answer,))
     assert isinstance(answer.exception(), redis.exceptions.ConnectionError)
     await connection.disconnect(nowait=True)
+
+
+async def server_that_hangs_up_is_asked_a_few_times(scheme: str, saved: Any) -> None:
+    """And the error tells it: the driver does not connect while it connects, again and again."""
+    async with hanging_up() as server, RedisSnapshotStorage(f"{scheme}://127.0.0.1:{server.port}") as storage:
+        with suppress(HotTierUnavailable):
+            await storage.save_snapshot(saved)
+            raise AssertionError("it was not saved")
+        assert 0 < len(server.said) < 20, scheme
 
 
 if __name__ == "__main__":

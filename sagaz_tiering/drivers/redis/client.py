@@ -24,7 +24,7 @@ from redis.backoff import ExponentialBackoff
 from sagaz_tiering import metrics
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.drivers.process_loop import HomeLoop
-from sagaz_tiering.drivers.redis.internals import drop_idle
+from sagaz_tiering.drivers.redis.internals import NESTS_HEALTH_CHECKS, drop_idle, greet
 from sagaz_tiering.drivers.redis.multiplexed import MultiplexedConnection
 from sagaz_tiering.drivers.redis.refusals import is_demoted, redis_errors
 from sagaz_tiering.drivers.redis.scripts import Script, run_script
@@ -205,6 +205,8 @@ class RedisClient:
         if address.kind == "cluster":
             retry = Retry(ExponentialBackoff(cap=0.5, base=0.02), _CLUSTER_RETRIES)
             common["max_connections"] += _SPARE_CLUSTER_CONNECTIONS
+            if NESTS_HEALTH_CHECKS:
+                common["health_check_interval"] = 0
             nodes = [redis.asyncio.cluster.ClusterNode(host, port) for host, port in address.hosts]
             return redis.asyncio.RedisCluster(startup_nodes=nodes, ssl=address.tls, retry=retry, **common)
         common.setdefault("timeout", self._call_s if place_timeout is None else place_timeout.total_seconds())
@@ -218,7 +220,7 @@ class RedisClient:
         return redis.asyncio.Redis.from_pool(pool)
 
     async def _greet(self, connection: Any) -> None:
-        await connection.on_connect()
+        await greet(connection)
         self._greeted()
 
     def _greeted(self) -> None:

@@ -21,7 +21,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import MasterNotFoundError, Sentinel, SentinelConnectionPool
 from redis.backoff import NoBackoff
 
-from sagaz_tiering.drivers.redis.internals import drop_idle, transport_of
+from sagaz_tiering.drivers.redis.internals import drop_idle, greet, transport_of
 from sagaz_tiering.drivers.redis.url import RedisAddress
 from sagaz_tiering.logs import Logger
 
@@ -155,7 +155,7 @@ def _closed() -> driver.ConnectionError:
 
 async def _greet_primary(greeted: Callable[[], None], connection: Any) -> None:
     """After connecting: Sentinels that were cut off name a primary that is none any more, which would answer reads."""
-    await connection.on_connect()
+    await greet(connection)
     greeted()
     await connection.send_command("ROLE")
     try:
