@@ -31,12 +31,23 @@ ROOMS = (
     ("costs",),
     ("policy", "terminal"),
     ("config",),
-    ("snapshot",),
+    ("snapshot", "attributes"),
     ("errors", "clock", "logs", "metrics"),
     ("storage_class",),
 )
 RANK = {name: rank for rank, line in enumerate(ROOMS) for name in line}
-ROOT = {"__init__", "__main__", "errors", "snapshot", "clock", "storage_class", "logs", "metrics", "terminal"}
+ROOT = {
+    "__init__",
+    "__main__",
+    "attributes",
+    "clock",
+    "errors",
+    "logs",
+    "metrics",
+    "snapshot",
+    "storage_class",
+    "terminal",
+}
 
 
 def modules() -> list[Path]:
