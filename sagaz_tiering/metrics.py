@@ -42,6 +42,12 @@ SAVE_FAILURES: Final = Counter(
 SAVE_SECONDS: Final = Histogram(
     "sagaz_tiering_save_seconds", "Time of a save until it was acknowledged", buckets=_FAST, registry=REGISTRY
 )
+ATTRIBUTES_LEFT_OUT: Final = Counter(
+    "sagaz_tiering_attributes_left_out",
+    "Saves of snapshots that are not found by all values of an attribute, since those were too long or too many",
+    ["attribute", "reason"],
+    registry=REGISTRY,
+)
 STORED_AS_TEXT: Final = Counter(
     "sagaz_tiering_values_stored_as_text",
     "Values in contexts that were replaced by their text, where `on_unsupported` says so, by storage",

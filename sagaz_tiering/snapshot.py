@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -216,7 +216,8 @@ _new, _set, _UNKNOWN = object.__new__, object.__setattr__, SafeUUID.unknown  # t
 class SnapshotMeta(NamedTuple):
     """What a tier knows of a snapshot without decoding its body. Times are microseconds since 1970 UTC.
 
-    `(saved_us, body_crc)` is the version: the same pair means the same bytes of the same save.
+    `(saved_us, body_crc)` is the version: the same pair means the same bytes of the same save. `attributes`: the column
+    of what it can be found by (see `attributes`; "": nothing).
     """
 
     snapshot_id: UUID
@@ -229,6 +230,7 @@ class SnapshotMeta(NamedTuple):
     saved_us: int
     retention_us: int | None
     body_crc: int
+    attributes: str = ""
 
     @property
     def version(self) -> tuple[int, int]:
@@ -240,20 +242,13 @@ class SnapshotMeta(NamedTuple):
         return (self.created_us, self.step_index, self.snapshot_id.int)
 
     @classmethod
-    def of(cls, snapshot: SagaSnapshot, *, saved_us: int, body_crc: int) -> SnapshotMeta:
+    def of(cls, snapshot: SagaSnapshot, *, saved_us: int, body_crc: int, attributes: str = "") -> SnapshotMeta:
         until = snapshot.retention_until
-        return cls(
-            snapshot.snapshot_id,
-            snapshot.saga_id,
-            snapshot.saga_name,
-            snapshot.step_name,
-            snapshot.step_index,
-            snapshot.status,
-            to_micros(snapshot.created_at),
-            saved_us,
-            None if until is None else to_micros(until),
-            body_crc,
-        )
+        until_us = None if until is None else to_micros(until)
+        return cls(*_names(snapshot), to_micros(snapshot.created_at), saved_us, until_us, body_crc, attributes)
+
+
+_names: Callable[[SagaSnapshot], tuple[UUID, UUID, str, str, int, str]] = attrgetter(*SnapshotMeta._fields[:6])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,7 +19,6 @@ from sagaz_tiering.codec.value import (
 )
 from sagaz_tiering.snapshot import uuid_of
 
-_IN_PACK: Final = bytes([FLAG_IN_PACK])
 _SIGN: Final = 0x80
 """Members hold steps so that they sort: the sign is the other way round."""
 _WITH_DICTIONARY: Final = bytes([BODY_ZSTD_DICTIONARY])
@@ -39,7 +38,7 @@ def dictionary_id(value: bytes) -> bytes | None:
 
 def is_in_pack(value: bytes) -> bool:
     """Whether a value says that a pack holds it too."""
-    return value[OFFSET_FLAGS : OFFSET_FLAGS + 1] == _IN_PACK
+    return len(value) > OFFSET_FLAGS and bool(value[OFFSET_FLAGS] & FLAG_IN_PACK)
 
 
 def stands_for(value: bytes, saga: bytes, member: bytes) -> bool:

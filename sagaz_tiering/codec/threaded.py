@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import struct
 from collections.abc import Mapping
+from functools import partial
 
 from sagaz_tiering.codec import value as codec
 from sagaz_tiering.codec.typed_json import LARGE, Shape
@@ -39,38 +40,44 @@ async def encode_value(
     dictionary: Dictionary | None = None,
     max_bytes: int = MAX_SNAPSHOT_BYTES,
     texts: Texts | None = None,
+    attributes: str = "",
 ) -> tuple[SnapshotMeta, bytes]:
     """The meta and the value (`codec.value.to_value`) of a snapshot, saved at `saved_us`; `level` None: not compressed.
 
+    `attributes`: its column of them, kept with both.
     `texts` keeps text in place of what cannot be stored, else that raises NotSerializable. Raises SnapshotTooLarge, or
     InvalidSnapshot if the snapshot is changed meanwhile.
     """
-    record = await encode_record(snapshot, saved_us=saved_us, max_bytes=max_bytes, texts=texts)
+    record = await encode_record(snapshot, saved_us=saved_us, max_bytes=max_bytes, texts=texts, attributes=attributes)
     if len(record.body) >= LARGE_BYTES:
         return record.meta, await asyncio.to_thread(to_value, record, level=level, dictionary=dictionary)
     return record.meta, to_value(record, level=level, dictionary=dictionary)
 
 
 async def encode_record(
-    snapshot: SagaSnapshot, *, saved_us: int, max_bytes: int = MAX_SNAPSHOT_BYTES, texts: Texts | None = None
+    snapshot: SagaSnapshot,
+    *,
+    saved_us: int,
+    max_bytes: int = MAX_SNAPSHOT_BYTES,
+    texts: Texts | None = None,
+    attributes: str = "",
 ) -> Record:
     """The record of a snapshot. Raises what `encode_value` raises."""
     plain = plain_body(snapshot)
     if plain is not None:
-        return encode(snapshot, saved_us=saved_us, max_bytes=max_bytes, plain=plain)
+        return encode(snapshot, saved_us=saved_us, max_bytes=max_bytes, plain=plain, attributes=attributes)
     try:
-        return await _record(snapshot, saved_us, max_bytes)
+        return await _record(snapshot, saved_us, max_bytes, attributes)
     except NotSerializable:
         if texts is None:
             raise
-        return await _record(await texts.instead(snapshot, max_bytes), saved_us, max_bytes)
+        return await _record(await texts.instead(snapshot, max_bytes), saved_us, max_bytes, attributes)
 
 
-async def _record(snapshot: SagaSnapshot, saved_us: int, max_bytes: int) -> Record:
+async def _record(snapshot: SagaSnapshot, saved_us: int, max_bytes: int, attributes: str) -> Record:
     shape = body_shape(snapshot)
-    if shape is Shape.LARGE:
-        return await asyncio.to_thread(encode, snapshot, saved_us=saved_us, max_bytes=max_bytes, shape=shape)
-    return encode(snapshot, saved_us=saved_us, max_bytes=max_bytes, shape=shape)
+    work = partial(encode, snapshot, saved_us=saved_us, max_bytes=max_bytes, shape=shape, attributes=attributes)
+    return await asyncio.to_thread(work) if shape is Shape.LARGE else work()
 
 
 async def decode_value(

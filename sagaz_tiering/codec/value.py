@@ -5,10 +5,11 @@ A value is big-endian, with fields at fixed offsets, since Lua scripts read them
      0  u8   format, 1                           36  u32  length of the raw body
      1  u8   body: 0 raw, 1, 2 zstd (dictionary) 40  u32  crc32 of the raw body
      2  u8   encoding: 0 plain, 1 typed JSON     44  8s   dictionary id, zeros for none
-     3  u8   flags: 1 a pack holds it too        52  16s  snapshot id
-     4  u32  header length (the body's offset)   68  16s  saga id
-     8  i64  saved_us                            84  saga name, step name, status: each u32 length + UTF-8
-    16  i64  created_us                              (surrogatepass), then the body
+     3  u8   flags: 1 a pack holds it too,       52  16s  snapshot id
+             2 attributes after the names        68  16s  saga id
+     4  u32  header length (the body's offset)   84  saga name, step name, status: each u32 length + UTF-8
+     8  i64  saved_us                                (surrogatepass); then, if flagged, attributes and their
+    16  i64  created_us                              u16 length (`codec.names`); then the body
     24  i64  retention_us, 2^63-1 for none
     32  i32  step index
 
@@ -21,11 +22,11 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.codec.crc import body_crc
+from sagaz_tiering.codec.names import read_names, write_names
 from sagaz_tiering.codec.typed_json import Encoding, PastBudget, Shape, dumps, loads, plain_json, shape_of
 from sagaz_tiering.codec.zstd import NO_DICTIONARIES, Dictionary, NotZstd, compress, decompress, decompress_many
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable, SnapshotTooLarge
@@ -38,6 +39,7 @@ BODY_ZSTD_DICTIONARY: Final = 2
 _BODY_CODECS: Final = (BODY_RAW, BODY_ZSTD, BODY_ZSTD_DICTIONARY)
 
 FLAG_IN_PACK: Final = 1
+FLAG_ATTRIBUTES: Final = 2
 
 OFFSET_FORMAT: Final = 0
 OFFSET_BODY_CODEC: Final = 1
@@ -72,7 +74,6 @@ MAX_US: Final = to_micros(MAX_TIME)
 
 _FIXED: Final = struct.Struct(">BBBBIqqqiII8s16s16s")
 _ENCODINGS: Final = {int(encoding): encoding for encoding in Encoding}
-_U32: Final = struct.Struct(">I")
 _I64: Final = struct.Struct(">q")
 _NO_DICTIONARY: Final = bytes(8)
 _BODY_KEYS: Final = ("context", "completed_steps", "external_refs")
@@ -117,8 +118,9 @@ def encode(
     max_bytes: int = MAX_SNAPSHOT_BYTES,
     shape: Shape | None = None,
     plain: bytes | None = None,
+    attributes: str = "",
 ) -> Record:
-    """The record of `snapshot`, saved at `saved_us` (microseconds since 1970 UTC).
+    """The record of `snapshot`, saved at `saved_us` (microseconds since 1970 UTC), with that column of `attributes`.
 
     `plain` is its `plain_body`, `shape` its `body_shape`, where they are known.
     Raises NotSerializable (with the path of the value), SnapshotTooLarge (body over `max_bytes`), or InvalidSnapshot
@@ -138,7 +140,7 @@ def encode(
         raise _too_large(snapshot, f"longer than the limit of {limit} bytes: {exc.where()} goes past it") from None
     if len(body) > limit:
         raise _too_large(snapshot, f"{len(body)} bytes, the limit is {limit}")
-    meta = SnapshotMeta.of(snapshot, saved_us=saved_us, body_crc=body_crc(body))
+    meta = SnapshotMeta.of(snapshot, saved_us=saved_us, body_crc=body_crc(body), attributes=attributes)
     return Record(meta=meta, encoding=encoding, body=body)
 
 
@@ -198,13 +200,12 @@ def to_value(
             body, codec = packed, BODY_ZSTD
             if dictionary is not None:
                 codec, dictionary_id = BODY_ZSTD_DICTIONARY, dictionary.id
-    texts = [text_bytes(text) for text in (meta.saga_name, meta.step_name, meta.status)]
-    names = b"".join([_U32.pack(len(text)) + text for text in texts])
+    names = write_names(meta)
     fixed = _FIXED.pack(
         VALUE_FORMAT,
         codec,
         record.encoding,
-        FLAG_IN_PACK if in_pack else 0,
+        (FLAG_IN_PACK if in_pack else 0) | (FLAG_ATTRIBUTES if meta.attributes else 0),
         OFFSET_NAMES + len(names),
         meta.saved_us,
         meta.created_us,
@@ -348,15 +349,15 @@ def read_header(value: bytes) -> Header:
         )
     if (codec == BODY_ZSTD_DICTIONARY) != (dictionary_id != _NO_DICTIONARY) or codec not in _BODY_CODECS:
         raise CorruptRecord(f"a stored value is compressed in a way (codec {codec}) that this version cannot read")
-    if flags & ~FLAG_IN_PACK or encoding not in _ENCODINGS or raw_length > MAX_BODY_BYTES:
+    if flags & ~(FLAG_IN_PACK | FLAG_ATTRIBUTES) or encoding not in _ENCODINGS or raw_length > MAX_BODY_BYTES:
         raise CorruptRecord("a stored value's header is damaged")
     ends_us = created_us if retention_us == NO_EXPIRY_US else retention_us
     if not (MIN_US <= created_us < MAX_US and MIN_US <= saved_us < MAX_US and MIN_US <= ends_us < MAX_US):
         raise CorruptRecord("a stored value's times are damaged")
     if not OFFSET_NAMES < length <= len(value):
         raise CorruptRecord(f"a stored value of {len(value)} bytes is shorter than its header ({length})")
-    names = value[OFFSET_NAMES:length]
-    saga_name, step_name, status = _known_names(names) if len(names) <= _SHORT_NAMES else _read_names(names)
+    names = read_names(value[OFFSET_NAMES:length], with_attributes=bool(flags & FLAG_ATTRIBUTES))
+    saga_name, step_name, status, attributes = names
     meta = SnapshotMeta(
         snapshot_id=uuid_of(snapshot_id),
         saga_id=uuid_of(saga_id),
@@ -368,6 +369,7 @@ def read_header(value: bytes) -> Header:
         saved_us=saved_us,
         retention_us=None if retention_us == NO_EXPIRY_US else retention_us,
         body_crc=body_crc,
+        attributes=attributes,
     )
     return Header(
         meta=meta,
@@ -377,23 +379,3 @@ def read_header(value: bytes) -> Header:
         length=length,
         raw_length=raw_length,
     )
-
-
-def _read_names(raw: bytes) -> tuple[str, str, str]:
-    """Saga name, step name and status."""
-    names, at = [], 0
-    try:
-        for _ in range(3):
-            start = at + _U32.size
-            at = start + _U32.unpack_from(raw, at)[0]
-            names.append(raw[start:at].decode("utf-8", "surrogatepass"))
-    except (struct.error, UnicodeDecodeError) as exc:
-        raise CorruptRecord("a stored value's names are damaged") from exc
-    if at != len(raw):
-        raise CorruptRecord("a stored value's names do not end where its header does")
-    return names[0], names[1], names[2]
-
-
-_known_names: Final = lru_cache(maxsize=4096)(_read_names)
-"""Few names differ and many values are read: the last ones are remembered, if they are short."""
-_SHORT_NAMES: Final = 512

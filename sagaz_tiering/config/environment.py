@@ -1,7 +1,7 @@
 """Settings from an environment: `SAGAZ_TIERING_TIERS__HOT__URL` is `tiers.hot.url`, and wins over the file.
 
-A value that starts with `{` or `[` is JSON, `null` is null, an empty variable counts as unset. A list (the
-policies) can only be replaced as a whole.
+A value that starts with `{` or `[` is JSON, `null` is null, an empty variable counts as unset. A list (policies,
+attributes) can only be replaced as a whole.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ def overrides(environment: Mapping[str, str], sections: Sequence[str]) -> dict[s
     """
     found: dict[str, Any] = {}
     for name, path, text in sorted(_settings(environment, sections), key=lambda each: each[1]):
-        if path[0] == "policies" and len(path) > 1:
-            raise _unusable(name, f"policies are replaced as a whole; give a JSON list in {PREFIX}POLICIES")
+        if path[0] in ("policies", "attributes") and len(path) > 1:
+            whole = f"{PREFIX}{path[0].upper()}"
+            raise _unusable(name, f"{path[0]} are replaced as a whole; give a JSON list in {whole}")
         target: Any = found
         for part in path[:-1]:
             target = target.setdefault(part, {})

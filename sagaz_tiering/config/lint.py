@@ -31,6 +31,8 @@ def settings_warnings(config: TieringConfig, in_file: Callable[[Location], bool]
                 yield ("tiers", "cold", key), "is not used by a file:// cold tier; remove it, or write an s3:// url"
     if config.embedded is not None and not config.embedded_servers:
         yield ("embedded",), "starts nothing, since no url says embedded; remove it, or write embedded for a url"
+    if config.attribute_hash_key is not None and not any(attribute.hashed for attribute in config.attributes):
+        yield ("attribute_hash_key",), "is not used, since no attribute is hashed; remove it, or write hashed: true"
     for location in _secrets(config):
         if in_file(location):
             yield location, f"is a secret in the file; set {variable_for(location)} in the environment instead"
@@ -39,6 +41,8 @@ def settings_warnings(config: TieringConfig, in_file: Callable[[Location], bool]
 def _secrets(config: TieringConfig) -> Iterator[Location]:
     if config.tiers.cold.secret_access_key is not None:
         yield ("tiers", "cold", "secret_access_key")
+    if config.attribute_hash_key is not None:
+        yield ("attribute_hash_key",)
     if has_password(config.tiers.hot.url.get_secret_value()):
         yield ("tiers", "hot", "url")
     if config.tiers.durable is not None and has_password(config.tiers.durable.url.get_secret_value()):

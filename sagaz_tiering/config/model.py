@@ -10,8 +10,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
-from pydantic import field_validator, model_validator
+from pydantic import SecretStr, field_validator, model_validator
 
+from sagaz_tiering.config.attributes import AttributeSettings, attribute_problems
 from sagaz_tiering.config.policy import UNMATCHED, Durability, FrameEncryption, Policy, name_problems
 from sagaz_tiering.config.schema import Location, StrictModel, refusal
 from sagaz_tiering.config.sections import (
@@ -43,6 +44,10 @@ class TieringConfig(StrictModel):
     """Where the catalog is."""
     policies: tuple[Policy, ...] = ()
     """What happens to which snapshots, first match wins; what none matches stays hot and durable for ever."""
+    attributes: tuple[AttributeSettings, ...] = ()
+    """What sagas can be found and ruled by, beside their names (docs/attributes.md); upgrade all applications first."""
+    attribute_hash_key: SecretStr | None = None
+    """Key of `hashed` attributes, at least 32 bytes; whoever changes it finds only what is saved from then on."""
     schedule: Schedule = Schedule()
     """When the daemon runs its jobs."""
     limits: LimitSettings = LimitSettings()
@@ -86,7 +91,12 @@ class TieringConfig(StrictModel):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        found = [*self._durable_problems(), *self._embedded_problems(), *self._encryption_problems()]
+        found = [
+            *self._durable_problems(),
+            *self._embedded_problems(),
+            *self._encryption_problems(),
+            *attribute_problems(self.attributes, self.attribute_hash_key, self.policies),
+        ]
         if found:
             raise refusal("configuration", found)
         return self

@@ -1,14 +1,15 @@
-"""Which snapshots a policy means: shell-style patterns over saga name, step name and status."""
+"""Which snapshots a policy means: shell-style patterns over names, status, and outcome and attributes of the saga."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase, translate
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import AfterValidator, BeforeValidator
+from pydantic import AfterValidator, BeforeValidator, Field, SerializerFunctionWrapHandler, model_serializer
 
+from sagaz_tiering.attributes import NAME_PATTERN, values_of
 from sagaz_tiering.config.schema import StrictModel, problem
 
 ANY = ("*",)
@@ -58,8 +59,24 @@ Outcomes = Annotated[Patterns, AfterValidator(_outcomes)]
 """Patterns of outcomes."""
 
 
+def _by_attribute(value: object) -> Mapping[object, object]:
+    if not isinstance(value, Mapping):
+        raise problem("must be a mapping of attributes and patterns, such as {tenant: acme, region: [eu-*, us-*]}")
+    for name in value:
+        if not isinstance(name, str) or not re.match(NAME_PATTERN, name):
+            raise problem(f"{name!r:.80} is no name of an attribute: lower-case letters, digits and _, a letter first")
+    return value
+
+
+ByAttribute = Annotated[dict[str, Patterns], BeforeValidator(_by_attribute)]
+"""Patterns by the name of an attribute."""
+
+
 class Match(StrictModel):
-    """A snapshot matches when its names, and the outcome of its saga, each match one of the patterns given for it."""
+    """A snapshot matches when its names, and the outcome of its saga, each match one of the patterns given for it.
+
+    So must some value of each attribute that is named.
+    """
 
     saga_name: Patterns = ANY
     """Name of the saga, such as `payment-*`."""
@@ -70,12 +87,28 @@ class Match(StrictModel):
     outcome: Outcomes = ANY
     """How the saga ends, for all of its snapshots: the status of its newest one, such as `completed`, `failed` or
     `rolled_back`; `running` while that is `pending`, `executing`, `compensating` or `forward_recovery`."""
+    attributes: ByAttribute = Field(default={})
+    """By attribute, such as `{tenant: acme, region: eu-*}`: values that the newest snapshot of the saga has, for all of
+    its snapshots; what has no value of an attribute does not match it. Each is one of `attributes`, and not hashed."""
+
+    def __hash__(self) -> int:
+        return hash((self.saga_name, self.step_name, self.status, self.outcome, *sorted(self.attributes.items())))
+
+    @model_serializer(mode="wrap")
+    def _as_before(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """Without attributes as before there were any, so that versions before can read it."""
+        found: dict[str, Any] = handler(self)
+        if not self.attributes:
+            found.pop("attributes", None)
+        return found
 
     @property
     def text(self) -> str:
-        """`saga_name payment-*, outcome failed or rolled_back`; of nothing: `everything`."""
-        given = {name: getattr(self, name) for name in type(self).model_fields}
-        return ", ".join(f"{name} {' or '.join(each)}" for name, each in given.items() if each != ANY) or "everything"
+        """`saga_name payment-*, outcome failed or rolled_back, tenant acme`; of nothing: `everything`."""
+        given = {name: getattr(self, name) for name in type(self).model_fields if name != "attributes"}
+        named = [f"{name} {' or '.join(each)}" for name, each in given.items() if each != ANY]
+        named += [f"{name} {' or '.join(each)}" for name, each in self.attributes.items()]
+        return ", ".join(named) or "everything"
 
     @property
     def is_catch_all(self) -> bool:
@@ -89,6 +122,10 @@ class Match(StrictModel):
             and patterns_cover(self.step_name, other.step_name)
             and patterns_cover(self.status, other.status)
             and patterns_cover(self.outcome, other.outcome)
+            and all(
+                name in other.attributes and patterns_cover(patterns, other.attributes[name])
+                for name, patterns in self.attributes.items()
+            )
         )
 
 
@@ -113,3 +150,16 @@ def matcher(patterns: Sequence[str]) -> Callable[[str], bool]:
         return lambda _name: True
     expressions = [re.compile(translate(pattern)).match for pattern in patterns]
     return lambda name: any(match(name) for match in expressions)
+
+
+def attributes_matcher(by_attribute: Mapping[str, Sequence[str]]) -> Callable[[str], bool]:
+    """The same of a column of attributes: some value of each that is named must match."""
+    matchers = [(name, matcher(patterns)) for name, patterns in by_attribute.items()]
+    if not matchers:
+        return lambda _column: True
+
+    def matches(column: str) -> bool:
+        values = values_of(column)
+        return all(any(map(match, values.get(name, ()))) for name, match in matchers)
+
+    return matches

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
@@ -31,9 +31,10 @@ line. `config/tiering.yaml` is a commented example to start from, `config/embedd
 - **Relative paths** (`embedded.data_dir`, a `file://` cold tier) start at the directory of the file.
 - **The environment wins over the file.** The variable of a setting is `SAGAZ_TIERING_` and its key in capitals,
   levels joined by two underscores: `{example}`. A value that starts
-  with `{{` or `[` is JSON, `null` is null, an empty variable counts as unset. `policies` can only be replaced as a
-  whole (a JSON list).
-- **Secrets** (passwords in URLs, `secret_access_key`) belong into the environment. They are never printed.
+  with `{{` or `[` is JSON, `null` is null, an empty variable counts as unset. `policies` and `attributes` can only
+  be replaced as a whole (JSON lists).
+- **Secrets** (passwords in URLs, `secret_access_key`, `attribute_hash_key`) belong into the environment. They are never
+  printed.
 - **YAML**: plain values are text, whatever they look like; only an empty value, `~` and `null` are null.
   Duplicate keys and tags are refused, anchors and `<<` work.
 
@@ -62,7 +63,7 @@ def reference() -> str:
         parts.append(f"## `{name}`\n\n{field.description}\n")
         section = section_of(field.annotation)
         if section is not None:
-            parts.append(_table(section, f"{name}[]" if name == "policies" else name))
+            parts.append(_table(section, f"{name}[]" if "tuple" in str(field.annotation) else name))
     return "\n".join(parts)
 
 
@@ -104,6 +105,8 @@ def _kind(bare: Any, metadata: list[Any]) -> str:
         return "size" if _is_size(metadata) else f"number{_range(metadata)}"
     if bare is float:
         return "number"
+    if get_origin(bare) is dict:
+        return "mapping of attributes to patterns"
     return "pattern or list of patterns" if "tuple" in str(bare) else "text"
 
 

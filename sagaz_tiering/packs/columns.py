@@ -38,10 +38,13 @@ def _numbers(count: int) -> Struct:
 
 
 def packed_metas(metas: Sequence[SnapshotMeta], encodings: Iterable[Encoding], strings: StringTable) -> bytes:
-    """The block for `metas`, without the sagas that they belong to. Raises ValueError for what does not fit."""
+    """The block for `metas`, without the sagas that they belong to and without attributes.
+
+    Raises ValueError for what does not fit.
+    """
     if not metas:
         return b""
-    ids, _, _, step_names, steps, statuses, created, saved, retention, crcs = zip(*metas, strict=True)
+    ids, _, _, step_names, steps, statuses, created, saved, retention, crcs, _ = zip(*metas, strict=True)
     return b"".join([snapshot_id.bytes for snapshot_id in ids]) + column(
         _numbers(len(metas)),
         (

@@ -2,7 +2,8 @@
 
 `PolicySet.decide(meta, saga, now_us)` is the whole of it. First match wins; a snapshot that no policy matches gets
 `UNMATCHED`: kept hot and durable, never moved, expired only by its own `retention_until`. `saga` is where its saga ends
-(`SagaEnd`): by that `outcome` is matched and `clock: saga_end` counts, so that all snapshots of a saga have one answer.
+(`SagaEnd`): by that `outcome` and `attributes` are matched and `clock: saga_end` counts, so that all of a saga has one
+answer.
 """
 
 from __future__ import annotations
@@ -12,7 +13,8 @@ import json
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 
-from sagaz_tiering.config.patterns import ANY, RUNNING, Match, matcher, outcome_of
+from sagaz_tiering.attributes import SEPARATOR, tokens_of
+from sagaz_tiering.config.patterns import ANY, RUNNING, Match, attributes_matcher, matcher, outcome_of
 from sagaz_tiering.config.policy import (
     UNMATCHED,
     ClockSource,
@@ -50,7 +52,8 @@ __all__ = [
 _RUNNING_AT_MOST = Policy.model_fields["running_at_most"].default
 _RETENTION_KEYS = {"match", "retain", "retention", "clock"}
 MATCH_CACHE_SIZE = 32_768
-"""Distinct (saga_name, step_name, status, outcome) whose policy is remembered; far more than an application has."""
+"""Distinct (saga_name, step_name, status, outcome, attributes that rule) whose policy is remembered; far more than an
+application has."""
 
 
 class _Rule:
@@ -62,6 +65,7 @@ class _Rule:
         "by_save",
         "by_snapshot_alone",
         "first_after_us",
+        "has_attributes",
         "has_outcome",
         "has_saga_name",
         "has_status",
@@ -81,6 +85,7 @@ class _Rule:
         self.has_step_name: Callable[[str], bool] = matcher(policy.match.step_name)
         self.has_status: Callable[[str], bool] = matcher(policy.match.status)
         self.has_outcome: Callable[[str], bool] = matcher(policy.match.outcome)
+        self.has_attributes = attributes_matcher(policy.match.attributes)
         self.first_after_us = micros(policy.move[0].after) if policy.move else None
         self.lifetime_us = None if policy.lifetime is None else micros(policy.lifetime)
         self.is_for_ever = policy.is_for_ever
@@ -130,8 +135,8 @@ class _Rule:
 class PolicySet:
     """The policies in force, in order. Immutable and safe to share; equal when the policies are.
 
-    `before`: earlier rules that still keep what they promised (see `honouring`). Raises PolicyError where two policies
-    have one name.
+    `before`: earlier rules that still keep what they promised (see `honouring`). `ruling_attributes`: the names of all
+    attributes that some policy looks at, sorted. Raises PolicyError where two policies have one name.
     """
 
     __slots__ = (
@@ -143,6 +148,7 @@ class PolicySet:
         "_unmatched",
         "before",
         "policies",
+        "ruling_attributes",
     )
 
     def __init__(self, policies: Sequence[Policy], *, before: PolicySet | None = None) -> None:
@@ -152,8 +158,8 @@ class PolicySet:
         self.policies = tuple(policies)
         self.before = before
         matches = [policy.match for policy in self.policies]
-        by_outcome = any(match.outcome != ANY for match in matches)
-        of_sagas = by_outcome or all(match.step_name == match.status == ANY for match in matches)
+        self.ruling_attributes = tuple(sorted({name for match in matches for name in match.attributes}))
+        of_sagas = self.has_outcomes or all(match.step_name == match.status == ANY for match in matches)
         self._rules = tuple(_Rule(policy, of_sagas=of_sagas) for policy in self.policies)
         self._unmatched = _Rule(UNMATCHED, of_sagas=of_sagas)
         self._revision = _digest(self.policies)
@@ -177,8 +183,8 @@ class PolicySet:
 
     @property
     def has_outcomes(self) -> bool:
-        """Whether some policy rules sagas by how they end."""
-        return any(policy.match.outcome != ANY for policy in self.policies)
+        """Whether some policy rules sagas by how they end, or by attributes that they end with."""
+        return bool(self.ruling_attributes) or any(policy.match.outcome != ANY for policy in self.policies)
 
     @property
     def own(self) -> PolicySet:
@@ -217,12 +223,22 @@ class PolicySet:
         """The policy of a snapshot: the first that matches, else UNMATCHED."""
         return self._rule(meta, saga).policy
 
-    def policy_for(self, saga_name: str, step_name: str, status: str, outcome: str | None = None) -> Policy:
+    def policy_for(
+        self, saga_name: str, step_name: str, status: str, outcome: str | None = None, attributes: str = ""
+    ) -> Policy:
         """The policy of snapshots with these names, of a saga that ends so (None: so as they are): the first match."""
-        return self._find(saga_name, step_name, status, outcome or outcome_of(status)).policy
+        return self._find(saga_name, step_name, status, outcome or outcome_of(status), self.ruling(attributes)).policy
+
+    def ruling(self, attributes: str) -> str:
+        """What of a column of attributes the policies look at, so that few columns differ."""
+        names = self.ruling_attributes
+        if not names or not attributes:
+            return ""
+        return SEPARATOR.join([one for one in tokens_of(attributes) if one.partition("=")[0] in names])
 
     def _rule(self, meta: SnapshotMeta, saga: SagaEnd) -> _Rule:
-        return self._find(meta.saga_name, meta.step_name, meta.status, outcome_of(saga.status))
+        ruling = self.ruling(saga.attributes) if saga.attributes else ""
+        return self._find(meta.saga_name, meta.step_name, meta.status, outcome_of(saga.status), ruling)
 
     def named(self, policy_name: str) -> Policy | None:
         """The policy of that name (UNMATCHED included), or None where it is not configured (any more)."""
@@ -309,13 +325,14 @@ class PolicySet:
         due = [move.to for move in self.moves(policy_name) if clock_us + micros(move.after) <= now_us]
         return due[-1] if due else None
 
-    def _search(self, saga_name: str, step_name: str, status: str, outcome: str) -> _Rule:
+    def _search(self, saga_name: str, step_name: str, status: str, outcome: str, attributes: str) -> _Rule:
         for rule in self._rules:
             if (
                 rule.has_saga_name(saga_name)
                 and rule.has_step_name(step_name)
                 and rule.has_status(status)
                 and rule.has_outcome(outcome)
+                and rule.has_attributes(attributes)
             ):
                 return rule
         return self._unmatched
@@ -327,7 +344,7 @@ class PolicySet:
             if saga_name is not None:
                 if not rule.has_saga_name(saga_name):
                     continue
-                match = Match(step_name=match.step_name, status=match.status, outcome=match.outcome)
+                match = match.model_copy(update={"saga_name": ANY})
             reachable = not any(earlier.covers(match) for earlier in above)
             if reachable and rule.policy.durability is Durability.HOT:
                 return True

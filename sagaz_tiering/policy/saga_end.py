@@ -16,7 +16,7 @@ class SagaEnd(NamedTuple):
     """What rules look at that hold for a saga as a whole: where it ends as far as is known, its newest snapshot.
 
     `kept_us`: until when what was archived of it was promised to be kept (microseconds since 1970 UTC; None: for ever;
-    NOT_PROMISED: nothing was).
+    NOT_PROMISED: nothing was). `attributes`: its column of attributes.
     """
 
     created_us: int
@@ -24,6 +24,7 @@ class SagaEnd(NamedTuple):
     snapshot_id: UUID
     status: str
     kept_us: int | None = NOT_PROMISED
+    attributes: str = ""
 
     @property
     def order_key(self) -> tuple[int, int, int]:
@@ -38,14 +39,21 @@ class SagaEnd(NamedTuple):
     @classmethod
     def of(cls, meta: SnapshotMeta) -> SagaEnd:
         """That of a saga whose newest snapshot this is."""
-        return cls(meta.created_us, meta.step_index, meta.snapshot_id, meta.status)
+        return cls(meta.created_us, meta.step_index, meta.snapshot_id, meta.status, attributes=meta.attributes)
 
     def and_of(self, other: SagaEnd | SnapshotMeta | None) -> SagaEnd:
-        """The later of both, with all that was promised. A snapshot that both name is as `other` says."""
+        """The later of both, with all that was promised. A snapshot that both name is as `other` says.
+
+        Of a meta without attributes they may not be known, so that those of the same snapshot stay.
+        """
         if other is None:
             return self
         if isinstance(other, SnapshotMeta):
-            return self if other.order_key < self.order_key else SagaEnd.of(other)._replace(kept_us=self.kept_us)
+            if other.order_key < self.order_key:
+                return self
+            unknown = not other.attributes and other.order_key == self.order_key
+            attributes = self.attributes if unknown else other.attributes
+            return SagaEnd.of(other)._replace(kept_us=self.kept_us, attributes=attributes)
         end = self if other.order_key < self.order_key else other
         return end._replace(kept_us=latest(self.kept_us, other.kept_us))
 

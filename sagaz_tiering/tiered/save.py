@@ -35,6 +35,7 @@ from sagaz_tiering.hot.values import FOREIGN_INDEX
 from sagaz_tiering.logs import Logger, Repeated
 from sagaz_tiering.policy import Durability, PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
+from sagaz_tiering.tiered.attributes import AttributeReader
 from sagaz_tiering.tiered.freeze import Freezer
 from sagaz_tiering.tiered.freshness import Freshness
 from sagaz_tiering.tiered.hot_notes import HotNotes
@@ -72,6 +73,7 @@ class Saver:
         self._freshness = freshness
         self._freezer = freezer
         self._notes = notes
+        self._attributes = AttributeReader(in_force)
         self.follow()
         self._hot_pause, self._catalog_pause = Pause(tiers.hot.connection.ping), catalog_pause
         self._fallbacks = Repeated()
@@ -95,6 +97,7 @@ class Saver:
             dictionary=tiers.dictionaries.for_writing(snapshot.saga_name),
             max_bytes=self._in_force.settings.limits.max_snapshot,
             texts=self._texts,
+            attributes=self._attributes.column(snapshot),
         )
         return await self.put(snapshot, meta, value, now_us)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Self
 
+from sagaz_tiering.attributes import Attribute, Attributes
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.config.patterns import matcher
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.dictionaries.cache import Dictionaries
 from sagaz_tiering.hot.incarnation import Incarnation
@@ -36,19 +38,37 @@ class Tiers:
 
 @dataclass(slots=True, kw_only=True)
 class InForce:
-    """The settings that count now, and their policies: who holds it sees both replaced by a reload."""
+    """The settings that count now, with their policies and attributes: who holds it sees all replaced by a reload."""
 
     settings: TieringConfig
     policies: PolicySet
+    attributes: Attributes
 
     @classmethod
     def of(cls, settings: TieringConfig) -> Self:
         """These settings with their own policies."""
-        return cls(settings=settings, policies=PolicySet(settings.policies))
+        return cls(settings=settings, policies=PolicySet(settings.policies), attributes=attributes_of(settings))
 
     def adopt(self, settings: TieringConfig) -> None:
         """Count by these from now on; servers stay the ones that are open."""
         self.settings, self.policies = settings, PolicySet(settings.policies)
+        self.attributes = attributes_of(settings)
+
+
+def attributes_of(settings: TieringConfig) -> Attributes:
+    """The attributes of a configuration, as saves and searches use them."""
+    key = None if settings.attribute_hash_key is None else settings.attribute_hash_key.get_secret_value().encode()
+    return Attributes(
+        [
+            Attribute(
+                name=each.name,
+                path=tuple(each.path.split(".")),
+                of_saga=matcher(each.saga_name),
+                hash_key=key if each.hashed else None,
+            )
+            for each in settings.attributes
+        ]
+    )
 
 
 class HasTiers:

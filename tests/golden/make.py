@@ -28,6 +28,11 @@ def plain_records() -> list[Record]:
     return [encode(snapshot, saved_us=samples.SAVED_US) for snapshot in reversed(samples.PLAIN)]
 
 
+def record_with_attributes() -> Record:
+    """The newest plain sample, found by some values."""
+    return encode(samples.PLAIN[-1], saved_us=samples.SAVED_US, attributes=samples.ATTRIBUTES)
+
+
 def typed_record() -> Record:
     """The record of the sample that holds every type."""
     return encode(samples.every_type(), saved_us=samples.SAVED_US)
@@ -80,6 +85,7 @@ def deterministic() -> dict[str, bytes]:
     return {
         "value-v1-plain.raw": to_value(plain_records()[0], level=None),
         "value-v1-typed.raw": to_value(typed_record(), level=None),
+        "value-v1-attributes.raw": to_value(record_with_attributes(), level=None),
         "frame-v1.raw": frame_content(plain_records()),
     }
 

@@ -15,6 +15,7 @@ CATALOG_ID = UUID("11111111-2222-4333-8444-555555555555")
 KEY_ID = UUID("0badcafe-0000-4000-8000-00000000cafe")
 CREATED_US = 1_772_400_000_000_000
 SAVED_US = 1_772_370_000_123_456
+ATTRIBUTES = "customer=M\u00fcller \\\\ S\u00f6hne\x1forder_id=17\x1forder_id=A-17"
 
 EVERY_TYPE: dict[str, Any] = {
     "json": [None, True, False, 0, -1, 1.5, -0.0, 1e22, "", "Müller 東京 🚚", "nul\0", [], {}, 2**63 - 1],

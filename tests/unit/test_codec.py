@@ -22,6 +22,7 @@ from support.exact import exactly
 
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.codec import value as codec
+from sagaz_tiering.codec.header import is_in_pack
 from sagaz_tiering.codec.typed_json import Encoding
 from sagaz_tiering.codec.value import Record, decode, encode, from_value, read_meta, to_value
 from sagaz_tiering.errors import CorruptRecord, InvalidSnapshot, NotSerializable, SnapshotTooLarge
@@ -52,10 +53,13 @@ def fields(snapshot: SagaSnapshot) -> Any:
 
 
 @settings(max_examples=300, deadline=None, database=None, derandomize=True)
-@given(SNAPSHOTS, st.integers(codec.MIN_US, codec.MAX_US - 1), st.sampled_from([None, 1, 3, 19]))
-def test_snapshot_comes_back_equal_from_its_value(snapshot: SagaSnapshot, saved: int, level: int | None) -> None:
-    """Every field, whatever the compression; the header alone gives the metadata."""
-    record = encode(snapshot, saved_us=saved)
+@given(SNAPSHOTS, st.integers(codec.MIN_US, codec.MAX_US - 1), st.sampled_from([None, 1, 3, 19]), NAMES)
+def test_snapshot_comes_back_equal_from_its_value(
+    snapshot: SagaSnapshot, saved: int, level: int | None, attributes: str
+) -> None:
+    """Every field, whatever the compression; the header alone gives the metadata, attributes with it."""
+    record = encode(snapshot, saved_us=saved, attributes=attributes)
+    assert record.meta.attributes == attributes
     value = to_value(record, level=level)
     assert from_value(value) == record
     assert fields(decode(from_value(value))) == fields(snapshot)
@@ -87,7 +91,31 @@ def test_golden_typed_value_is_still_read() -> None:
     assert fields(decode(record)) == fields(samples.every_type())
 
 
-@pytest.mark.parametrize("name", ["value-v1-plain.raw", "value-v1-typed.raw"])
+def test_golden_value_with_attributes_is_still_read() -> None:
+    """They stand behind the names, and the rest is as without them."""
+    value = (GOLDEN / "value-v1-attributes.raw").read_bytes()
+    record = from_value(value)
+    assert record == make.record_with_attributes()
+    assert record.meta.attributes == samples.ATTRIBUTES
+    assert decode(record) == samples.PLAIN[-1]
+    without = to_value(record._replace(meta=record.meta._replace(attributes="")), level=None)
+    assert without == (GOLDEN / "value-v1-plain.raw").read_bytes()
+    ending = samples.ATTRIBUTES.encode("utf-8", "surrogatepass") + len(samples.ATTRIBUTES.encode()).to_bytes(2, "big")
+    assert len(value) == len(without) + len(ending)
+    assert value.endswith(ending + record.body)
+    assert value[codec.OFFSET_FLAGS] == codec.FLAG_ATTRIBUTES
+
+
+@pytest.mark.parametrize("in_pack", [False, True])
+def test_flags_are_told_apart(in_pack: bool) -> None:
+    """Whether a pack holds a value is known with and without attributes."""
+    for record in (make.record_with_attributes(), make.plain_records()[0]):
+        value = to_value(record, level=None, in_pack=in_pack)
+        assert is_in_pack(value) is in_pack
+        assert read_meta(value) == record.meta
+
+
+@pytest.mark.parametrize("name", ["value-v1-plain.raw", "value-v1-typed.raw", "value-v1-attributes.raw"])
 def test_golden_value_is_still_written(name: str) -> None:
     """The same snapshot gives the same bytes: checksums are versions, across releases too."""
     assert make.deterministic()[name] == (GOLDEN / name).read_bytes()
@@ -220,7 +248,8 @@ def patched(value: bytes, offset: int, code: str, field: Any) -> bytes:
         (codec.OFFSET_BODY_CODEC, "B", codec.BODY_ZSTD, "zstd"),
         (codec.OFFSET_BODY_CODEC, "B", 9, "codec 9"),
         (codec.OFFSET_ENCODING, "B", 2, "header"),
-        (codec.OFFSET_FLAGS, "B", 2, "header"),
+        (codec.OFFSET_FLAGS, "B", 2, "attributes"),
+        (codec.OFFSET_FLAGS, "B", 4, "header"),
         (codec.OFFSET_HEADER_LENGTH, "I", 10, "header"),
         (codec.OFFSET_HEADER_LENGTH, "I", 2**32 - 1, "header"),
         (codec.OFFSET_SAVED_US, "q", 2**62, "times"),
@@ -278,10 +307,18 @@ def test_zstd_without_a_declared_size_is_refused() -> None:
         from_value(patched(header + body, codec.OFFSET_BODY_CODEC, "B", codec.BODY_ZSTD))
 
 
+@pytest.mark.parametrize("length", [0, 1, 36, 200, 65_535])
+def test_damaged_length_of_attributes_is_refused(length: int) -> None:
+    """One that says none, that cuts into the names, or that is longer than there is."""
+    value = to_value(make.record_with_attributes(), level=None)
+    end = struct.unpack_from(">I", value, codec.OFFSET_HEADER_LENGTH)[0]
+    with pytest.raises(CorruptRecord, match=r"attributes|names"):
+        read_meta(patched(value, end - 2, "H", length))
+
+
 def test_truncated_value_is_refused_at_every_length() -> None:
     """No prefix of a value is a value; a prefix with the header still gives the metadata."""
-    record = make.typed_record()
-    for level in (None, 3):
+    for record, level in ((make.typed_record(), None), (make.typed_record(), 3), (make.record_with_attributes(), 3)):
         value = to_value(record, level=level)
         header_length = struct.unpack_from(">I", value, codec.OFFSET_HEADER_LENGTH)[0]
         for length in range(len(value)):

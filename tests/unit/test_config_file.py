@@ -131,6 +131,11 @@ def test_settings_problem_names_line_and_fix(text: str, message: str) -> None:
             ["move:", "- {to: STANDARD_IA, after: 9d}", "retain: 8d"],
             "tiering.yaml:9: policies[0].retain: 8d would delete the snapshots before they move to STANDARD_IA",
         ),
+        (
+            ["match:", "  attributes:", "    tenant: acme"],
+            "tiering.yaml:9: policies[0].match.attributes.tenant: no attribute 'tenant' is defined; add it to the",
+        ),
+        (["match: {attributes: {tenant: }}"], "policies[0].match.attributes.tenant: is empty; leave the key out"),
         (["linger: -1h"], "tiering.yaml:7: policies[0].linger: a duration cannot be negative"),
     ],
 )
@@ -356,6 +361,12 @@ def test_warnings_are_none_for_a_plain_file() -> None:
             "tiering.yaml:3: tiers.cold.connect_timeout: is not used by a file:// cold tier",
         ),
         (HEAD + CATCH_ALL + "embedded: {data_dir: d}\n", "tiering.yaml:6: embedded: starts nothing"),
+        (
+            HEAD
+            + CATCH_ALL
+            + f"attributes:\n  - {{name: a, path: a, hashed: true}}\nattribute_hash_key: {SECRET * 5}\n",
+            "tiering.yaml:8: attribute_hash_key: is a secret in the file; set SAGAZ_TIERING_ATTRIBUTE_HASH_KEY in the",
+        ),
     ],
 )
 def test_warning_names_line_and_fix(text: str, expected: str) -> None:

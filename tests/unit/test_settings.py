@@ -132,6 +132,38 @@ def test_no_durable_copy_needs_hot_policies() -> None:
         ({"embedded": {"data_dir": "~/data"}}, ("embedded", "data_dir"), "no ~"),
         ({"embedded": {"data_dir": ""}}, ("embedded", "data_dir"), "needs a directory"),
         ({"policies": [{"name": "a"}, {"name": "a"}]}, ("policies", 1, "name"), "already the name of policies[0]"),
+        (
+            {"attributes": [{"name": "a", "path": "x"}, {"name": "a", "path": "y"}]},
+            ("attributes", 1, "name"),
+            "'a' is already the name of attributes[0]",
+        ),
+        ({"attributes": [{"name": "A", "path": "x"}]}, ("attributes", 0, "name"), "should match pattern"),
+        ({"attributes": [{"name": "a", "path": "x..y"}]}, ("attributes", 0, "path"), "joined by single dots"),
+        (
+            {"attributes": [{"name": "a", "path": "x", "hashed": True}]},
+            ("attributes", 0, "hashed"),
+            "needs attribute_hash_key, a secret of at least 32 bytes",
+        ),
+        ({"attribute_hash_key": "short"}, ("attribute_hash_key",), "shorter than 32 bytes"),
+        (
+            {"policies": [{"name": "p", "match": {"attributes": {"tenant": "acme"}}}]},
+            ("policies", 0, "match", "attributes", "tenant"),
+            "no attribute 'tenant' is defined; add it to the section attributes (there: none)",
+        ),
+        (
+            {
+                "attributes": [{"name": "tenant", "path": "x", "hashed": True}],
+                "attribute_hash_key": "k" * 32,
+                "policies": [{"name": "p", "match": {"attributes": {"tenant": "acme"}}}],
+            },
+            ("policies", 0, "match", "attributes", "tenant"),
+            "is hashed, so no pattern can look at its values",
+        ),
+        (
+            {"policies": [{"name": "p", "match": {"attributes": ["acme"]}}]},
+            ("policies", 0, "match", "attributes"),
+            "must be a mapping of attributes and patterns",
+        ),
     ],
 )
 def test_settings_refuse_what_cannot_work(changes: dict[str, Any], location: tuple[Any, ...], fix: str) -> None:
@@ -181,12 +213,15 @@ def test_secrets_never_show() -> None:
         catalog__url=f"postgresql://u:{SECRET}@h/db",
         tiers__cold__access_key_id=f"AKIA{SECRET}",
         tiers__cold__secret_access_key=SECRET,
+        attribute_hash_key=SECRET * 5,
     )
     shown = [repr(built), str(built), built.model_dump_json(), str(built.model_dump()), repr(built.tiers.cold)]
     assert [SECRET in text for text in shown] == [False] * len(shown)
     assert built.tiers.hot.url.get_secret_value() == f"redis://:{SECRET}@h/0"
     assert built.tiers.cold.secret_access_key is not None
     assert built.tiers.cold.secret_access_key.get_secret_value() == SECRET
+    assert built.attribute_hash_key is not None
+    assert built.attribute_hash_key.get_secret_value() == SECRET * 5
 
 
 def test_secrets_are_not_in_validation_errors() -> None:
@@ -252,6 +287,7 @@ def test_environment_takes_json_for_sections_and_policies() -> None:
     [
         ({"SAGAZ_TIERING_TIERS": f'{{"hot": "{SECRET}'}, "SAGAZ_TIERING_TIERS", "starts like JSON but cannot be read"),
         ({"SAGAZ_TIERING_POLICIES__0__RETAIN": "7d"}, "SAGAZ_TIERING_POLICIES__0__RETAIN", "replaced as a whole"),
+        ({"SAGAZ_TIERING_ATTRIBUTES__0__PATH": "a"}, "SAGAZ_TIERING_ATTRIBUTES__0__PATH", "replaced as a whole"),
         (
             {"SAGAZ_TIERING_LOG": "x", "SAGAZ_TIERING_LOG__LEVEL": "info"},
             "SAGAZ_TIERING_LOG__LEVEL",

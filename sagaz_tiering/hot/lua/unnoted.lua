@@ -10,7 +10,11 @@ end
 for i = 1, #saves, 2 do
   local both = saves[i]
   local saga = string.format(HEX, string.byte(both, 1, 16))
-  local head = redis.pcall('GETRANGE', ARGV[1] .. ':{' .. saga .. '}:' .. string.format(HEX, string.byte(both, 17, 32)), 0, 1023)
+  local key = ARGV[1] .. ':{' .. saga .. '}:' .. string.format(HEX, string.byte(both, 17, 32))
+  local head = redis.pcall('GETRANGE', key, 0, 1023)
+  if type(head) == 'string' and #head >= 8 and struct.unpack('>I4', string.sub(head, 5, 8)) > #head then
+    head = redis.pcall('GETRANGE', key, 0, struct.unpack('>I4', string.sub(head, 5, 8)) - 1)
+  end
   found[#found + 1] = both
   found[#found + 1] = saves[i + 1]
   found[#found + 1] = type(head) == 'string' and head or ''

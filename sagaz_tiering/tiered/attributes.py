@@ -1,0 +1,42 @@
+"""What a snapshot is found and ruled by, read once as it is saved; what is over the limits is counted and told."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+
+from sagaz_tiering import metrics
+from sagaz_tiering.logs import Logger, Repeated
+from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.tiers import InForce
+
+_log = Logger(__name__)
+
+
+class AttributeReader:
+    """Reads the attributes in force of snapshots, for one storage."""
+
+    def __init__(self, in_force: InForce) -> None:
+        self._in_force = in_force
+        self._told = Repeated()
+
+    def column(self, snapshot: SagaSnapshot) -> str:
+        """The column of the attributes of a snapshot. Nothing in a context makes it fail."""
+        found = self._in_force.attributes.of(snapshot.saga_name, snapshot.context)
+        if found.left_out:
+            self._tell(snapshot, found.left_out)
+        return found.column
+
+    def _tell(self, snapshot: SagaSnapshot, left_out: Collection[tuple[str, str]]) -> None:
+        for attribute, reason in left_out:
+            metrics.ATTRIBUTES_LEFT_OUT.labels(attribute=attribute, reason=reason).inc()
+            times = self._told.due((attribute, reason))
+            if times is not None:
+                _log.warning(
+                    "attribute.left_out",
+                    attribute=attribute,
+                    reason=reason,
+                    snapshot_id=str(snapshot.snapshot_id),
+                    saga_id=str(snapshot.saga_id),
+                    hint="the snapshot is saved, but not found by these values; see the limits of attributes",
+                    **times,
+                )
