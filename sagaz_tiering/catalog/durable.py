@@ -144,6 +144,7 @@ class DurableCopies:
             meta.body_crc,
             fallback,
             value,
+            to_column(meta.attributes) or None,
         )
         seconds = self._deadline_s if deadline_s is None else deadline_s
         try:
@@ -352,4 +353,5 @@ def _meta(row: Any) -> SnapshotMeta:
         saved_us=to_micros(row["saved_at"]),
         retention_us=None if retention is None else to_micros(retention),
         body_crc=row["body_crc"],
+        attributes=from_column(row["attributes"] or ""),
     )

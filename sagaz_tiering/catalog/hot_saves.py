@@ -18,7 +18,7 @@ from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import to_column
+from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load(__package__, "hot_saves")
@@ -54,6 +54,7 @@ class HotSaves:
             [from_micros(meta.created_us) for meta in metas],
             [from_micros(meta.saved_us) for meta in metas],
             list(map(moment, expiries_us)),
+            [to_column(meta.attributes) or None for meta in metas],
         )
         return int(changes)
 
@@ -118,6 +119,7 @@ def _save(row: Any) -> HotSave:
         saved_us=to_micros(row["saved_at"]),
         retention_us=None,
         body_crc=0,
+        attributes=from_column(row["attributes"] or ""),
     )
     expires = row["expires_at"]
     return HotSave(meta=meta, expires_us=None if expires is None else to_micros(expires), lost_at=row["lost_at"])

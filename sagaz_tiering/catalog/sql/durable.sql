@@ -3,9 +3,10 @@
 -- tells whether Redis is still what it was when it took the save.
 INSERT INTO sagaz_tiering.saga_snapshots AS d
     (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, retention_until, saved_at,
-     expires_at, due_at, body_crc, spilled, value)
+     expires_at, due_at, body_crc, spilled, value, attributes)
 SELECT $1::uuid, $2::uuid, $3::text, $4::text, $5::integer, $6::text, $7::timestamptz, $8::timestamptz,
-       $9::timestamptz, $10::timestamptz, $11::timestamptz, $12::bigint, $13::boolean, $14::bytea
+       $9::timestamptz, $10::timestamptz, $11::timestamptz, $12::bigint, $13::boolean, $14::bytea,
+       $15::text
  WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones t WHERE t.snapshot_id = $1 AND t.deleted_at >= $9)
    AND NOT ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds)) AND sagaz_tiering.is_frozen($1))
 ON CONFLICT (snapshot_id) DO UPDATE
@@ -13,7 +14,8 @@ ON CONFLICT (snapshot_id) DO UPDATE
        step_index = excluded.step_index, status = excluded.status, created_at = excluded.created_at,
        retention_until = excluded.retention_until, saved_at = excluded.saved_at,
        expires_at = excluded.expires_at, due_at = excluded.due_at, claimed_until = NULL,
-       body_crc = excluded.body_crc, spilled = excluded.spilled, value = excluded.value
+       body_crc = excluded.body_crc, spilled = excluded.spilled, value = excluded.value,
+       attributes = excluded.attributes
  WHERE excluded.saved_at > d.saved_at OR (excluded.saved_at = d.saved_at AND excluded.value = d.value)
 RETURNING snapshot_id, (SELECT changes FROM sagaz_tiering.hot_tier) AS changes
 
@@ -21,12 +23,12 @@ RETURNING snapshot_id, (SELECT changes FROM sagaz_tiering.hot_tier) AS changes
 -- The same for many rows, each id once, in one statement.
 INSERT INTO sagaz_tiering.saga_snapshots AS d
     (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, retention_until, saved_at,
-     expires_at, due_at, body_crc, spilled, value)
+     expires_at, due_at, body_crc, spilled, value, attributes)
 SELECT v.* FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::timestamptz[],
                        $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::bigint[],
-                       $13::boolean[], $14::bytea[])
+                       $13::boolean[], $14::bytea[], $15::text[])
        AS v (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, retention_until, saved_at,
-             expires_at, due_at, body_crc, spilled, value)
+             expires_at, due_at, body_crc, spilled, value, attributes)
  WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones t
                     WHERE t.snapshot_id = v.snapshot_id AND t.deleted_at >= v.saved_at)
    AND NOT ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds)) AND sagaz_tiering.is_frozen(v.snapshot_id))
@@ -35,7 +37,8 @@ ON CONFLICT (snapshot_id) DO UPDATE
        step_index = excluded.step_index, status = excluded.status, created_at = excluded.created_at,
        retention_until = excluded.retention_until, saved_at = excluded.saved_at,
        expires_at = excluded.expires_at, due_at = excluded.due_at, claimed_until = NULL,
-       body_crc = excluded.body_crc, spilled = excluded.spilled, value = excluded.value
+       body_crc = excluded.body_crc, spilled = excluded.spilled, value = excluded.value,
+       attributes = excluded.attributes
  WHERE excluded.saved_at > d.saved_at OR (excluded.saved_at = d.saved_at AND excluded.value = d.value)
 RETURNING snapshot_id, (SELECT changes FROM sagaz_tiering.hot_tier) AS changes
 
@@ -142,19 +145,19 @@ WITH passed AS (
      WHERE expires_at <= $1 AND (expires_at, snapshot_id) > ($2, $3) ORDER BY expires_at, snapshot_id LIMIT $4),
 last AS (SELECT expires_at AS last_at, snapshot_id AS last_id FROM passed ORDER BY 1 DESC, 2 DESC LIMIT 1)
 SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.saved_at,
-       d.retention_until, d.body_crc, d.expires_at, last.last_at, last.last_id
+       d.retention_until, d.body_crc, d.attributes, d.expires_at, last.last_at, last.last_id
   FROM last, sagaz_tiering.saga_snapshots d
  WHERE d.saga_id = ANY(ARRAY(SELECT DISTINCT saga_id FROM passed))
 
 -- name: of_sagas
 SELECT snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, retention_until, body_crc,
-       expires_at
+       attributes, expires_at
   FROM sagaz_tiering.saga_snapshots WHERE saga_id = ANY($1::uuid[])
 
 -- name: metas
 -- A page of rows by id, after an id, without their values.
 SELECT snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, retention_until, body_crc,
-       expires_at
+       attributes, expires_at
   FROM sagaz_tiering.saga_snapshots WHERE snapshot_id > $1 ORDER BY snapshot_id LIMIT $2
 
 -- name: drop_hot_saves

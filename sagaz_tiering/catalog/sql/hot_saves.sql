@@ -3,10 +3,11 @@
 -- been found to be another one by then.
 WITH noted AS (
 INSERT INTO sagaz_tiering.hot_saves AS h
-    (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, expires_at)
+    (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, expires_at, attributes)
 SELECT v.* FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::timestamptz[],
-                       $8::timestamptz[], $9::timestamptz[])
-       AS v (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, expires_at)
+                       $8::timestamptz[], $9::timestamptz[], $10::text[])
+       AS v (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, expires_at,
+             attributes)
  WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones t
                     WHERE t.snapshot_id = v.snapshot_id AND v.saved_at <= t.deleted_at)
    AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.forgotten f
@@ -15,7 +16,8 @@ SELECT v.* FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integ
 ON CONFLICT (snapshot_id) DO UPDATE
    SET saga_id = excluded.saga_id, saga_name = excluded.saga_name, step_name = excluded.step_name,
        step_index = excluded.step_index, status = excluded.status, created_at = excluded.created_at,
-       saved_at = excluded.saved_at, expires_at = excluded.expires_at, lost_at = NULL
+       saved_at = excluded.saved_at, expires_at = excluded.expires_at, lost_at = NULL,
+       attributes = excluded.attributes
  WHERE excluded.saved_at > h.saved_at)
 SELECT changes FROM sagaz_tiering.hot_tier
 

@@ -5,7 +5,7 @@ SELECT * FROM sagaz_tiering.saga_ends($1::uuid[])
 SELECT sagaz_tiering.note_archived($1, $2, $3, $4, $5, $6)
 
 -- name: fill
-SELECT sagaz_tiering.fill_sagas($1)
+SELECT CASE WHEN sagaz_tiering.fill_sagas($1) THEN sagaz_tiering.fill_found($1) ELSE false END
 
 -- name: note
 -- The newest snapshots that Redis has of these sagas; nothing where the catalog knows newer ones.
