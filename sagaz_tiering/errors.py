@@ -19,6 +19,7 @@
     │   ├── LocalStorageUnavailable     the directory of a FilesystemSnapshotStorage
     │   └── MasterKeyUnavailable        the master key or the KMS that opens encrypted frames
     ├── UnexpectedFailure               something that nobody thought of; its cause is with it
+    ├── NoSuchSnapshot                  a saga has no snapshot of that step, time or id
     ├── Unreadable                      what is there cannot be read (.unreadable; of a list the rest: .readable)
     │   ├── SnapshotArchived            the bytes are in an archive class; restore first
     │   ├── SnapshotLost                an index names a snapshot that no tier holds
@@ -45,8 +46,7 @@
         │   └── AccessRefused           no permission for what was asked
         └── InvalidKey                  a key that escapes the prefix or cannot be stored
 
-`exit_code` is what the CLI exits with (docs: `sagaz-tiering --help`); `permanent` tells a job whether a
-retry can help; `hint` says what to do next and is printed under the message.
+`exit_code` is what the CLI exits with; `permanent` tells a job whether a retry can help; `hint` what to do next.
 """
 
 from __future__ import annotations
@@ -106,10 +106,7 @@ class MissingDependencyError(SagazTieringError):
     exit_code = 2
 
     def __init__(self, package: str, needed_for: str) -> None:
-        super().__init__(
-            f"{needed_for} needs the package {package!r}, which is not installed",
-            hint=f"pip install {package}",
-        )
+        super().__init__(f"{needed_for} needs {package!r}, which is not installed", hint=f"pip install {package}")
         self.package = package
 
 
@@ -200,6 +197,12 @@ class MasterKeyUnavailable(TierUnavailable):
     hint = "check the section `encryption` and, with it, the key file or the KMS key; see: sagaz-tiering keys status"
 
 
+class NoSuchSnapshot(SagazTieringError):
+    """The saga has no snapshot of that step, time or id, or none any more; the hint lists what it has."""
+
+    exit_code = 8
+
+
 class Unreadable(SagazTieringError):
     """Something that is there cannot be read.
 
@@ -228,12 +231,9 @@ class SnapshotArchived(Unreadable):
         how_to_restore: str = "",
     ) -> None:
         shown = ", ".join(str(i) for i in snapshot_ids[:3]) + (" …" if len(snapshot_ids) > 3 else "")
-        ways = "; ".join(map(str, options))
-        super().__init__(
-            f"{len(snapshot_ids)} snapshot(s) ({shown}) are archived in {storage_class}"
-            + (f" (restore {ways})" if ways else ""),
-            hint=how_to_restore,
-        )
+        ways = f" (restore {'; '.join(map(str, options))})" if options else ""
+        message = f"{len(snapshot_ids)} snapshot(s) ({shown}) are archived in {storage_class}{ways}"
+        super().__init__(message, hint=how_to_restore)
         self.storage_class = storage_class
         self.snapshot_ids = tuple(snapshot_ids)
         self.object_keys = tuple(object_keys)

@@ -11,6 +11,7 @@ import typer
 
 from sagaz_tiering.cli.commands import catalog, keys, policy, quarantine, replay
 from sagaz_tiering.cli.commands.demo import demo
+from sagaz_tiering.cli.commands.diff import diff
 from sagaz_tiering.cli.commands.doctor import doctor
 from sagaz_tiering.cli.commands.forget import erasures, forget
 from sagaz_tiering.cli.commands.hold import hold, holds, release
@@ -53,8 +54,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    *(run, demo, doctor, torture, job, plan, status, timeline, show, explain, hold, release, holds, transfer),
-    *(restore, restores, cancel_restore, forget, erasures),
+    *(run, demo, doctor, torture, job, plan, status, timeline, diff, show, explain, hold, release),
+    *(holds, transfer, restore, restores, cancel_restore, forget, erasures),
 )
 for each in _COMMANDS:
     app.command()(each)

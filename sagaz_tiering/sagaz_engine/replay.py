@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sagaz_tiering.errors import ConfigError, MissingDependencyError, SagazTieringError
+from sagaz_tiering.errors import ConfigError, MissingDependencyError, NoSuchSnapshot, SagazTieringError
 from sagaz_tiering.sagaz_engine.capture import COMPENSATED, COMPLETED, STUCK
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.base import SnapshotStorage
@@ -25,12 +25,6 @@ SagaFactory = Callable[[str], Any]
 
 class ReplayFailed(SagazTieringError):
     """The saga was replayed and failed again, or could not be resumed; the replay log says so too."""
-
-
-class NoCheckpoint(SagazTieringError):
-    """The saga has no snapshot of that step."""
-
-    exit_code = 8
 
 
 def load_factory(reference: str) -> SagaFactory:
@@ -69,7 +63,7 @@ async def replay(
     """Resume a saga from its snapshot of `step` with keys of the context replaced; sagaz's ReplayResult.
 
     With `dry_run` nothing is executed, only the snapshot read. Both are written to the replay log. Raises
-    NoCheckpoint, ReplayFailed, and what the storage raises (SnapshotArchived: restore first).
+    NoSuchSnapshot, ReplayFailed, and what the storage raises (SnapshotArchived: restore first).
     """
     try:
         from sagaz.core.replay import SnapshotNotFoundError  # type: ignore[import-untyped]  # sagaz ships no types
@@ -87,7 +81,9 @@ async def replay(
             step, context_override=dict(override) if override else None, dry_run=dry_run
         )
     except SnapshotNotFoundError as exc:
-        raise NoCheckpoint(str(exc), hint=f"see the saga's steps: sagaz-tiering replay list-changes {saga_id}") from exc
+        raise NoSuchSnapshot(
+            str(exc), hint=f"see the saga's steps: sagaz-tiering replay list-changes {saga_id}"
+        ) from exc
     except Exception as exc:  # the engine wraps whatever the saga's code raised
         cause = exc.__cause__
         if isinstance(cause, SagazTieringError):

@@ -4,7 +4,8 @@
 It never moves a snapshot between tiers, and never answers None for what it could not look for.
 """
 
+from sagaz_tiering.tiered.compare import SnapshotDiff, StepChanges, step_labels
 from sagaz_tiering.tiered.explanation import Explanation, SagaExplanation
 from sagaz_tiering.tiered.storage import TieredStorage
 
-__all__ = ["Explanation", "SagaExplanation", "TieredStorage"]
+__all__ = ["Explanation", "SagaExplanation", "SnapshotDiff", "StepChanges", "TieredStorage", "step_labels"]

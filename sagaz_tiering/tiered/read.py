@@ -102,6 +102,10 @@ class Reader:
         """Every copy of one snapshot, the one to read first, expired ones included."""
         return await self._all_copies(snapshot_id, *await self._ask_hot(snapshot_id))
 
+    async def live_copies(self, snapshot_id: UUID) -> list[Copy]:
+        """The copy of one snapshot that is read, if it lives."""
+        return await self._alive((await self.copies(snapshot_id))[:1])
+
     async def _ask_hot(
         self, snapshot_id: UUID
     ) -> tuple[HotValue | Gone | None, Known | None, HotTierUnavailable | None]:

@@ -23,6 +23,7 @@ from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.reporting import measured_read, reported_save
 from sagaz_tiering.tiered import iterate as iterating
 from sagaz_tiering.tiered.cold import ColdTier
+from sagaz_tiering.tiered.compare import Comparer, SnapshotDiff, StepChanges, Which
 from sagaz_tiering.tiered.explain import Explainer
 from sagaz_tiering.tiered.explanation import Explanation, SagaExplanation
 from sagaz_tiering.tiered.freeze import Freezer
@@ -101,6 +102,7 @@ class TieredStorage(AnyLoop):
         self._holder = Holder(tiers.hot, catalog.holds, self._reader, in_force, tiers.clock)
         self._explainer = Explainer(catalog, self._reader, tiers.prices, tiers.clock)
         self._remover = Remover(tiers.hot, catalog, self._reader, tiers.clock)
+        self._comparer = Comparer(self._reader)
 
     async def close(self) -> None:
         """Close what was opened for other event loops; the parts belong to whoever opened them (`from_config`)."""
@@ -200,6 +202,22 @@ class TieredStorage(AnyLoop):
     async def explain_saga(self, saga_id: UUID | str) -> SagaExplanation | None:
         """How a saga ended, and what happens to all of it; None where there is nothing of it that can be read."""
         return await self._explainer.explain_saga(as_uuid(saga_id, "saga_id"))
+
+    async def diff(
+        self, saga_id: UUID | str, a: Which, b: Which = None, *, other: UUID | str | None = None
+    ) -> SnapshotDiff:
+        """How snapshot `a` of a saga became `b` (None: its newest), or how it differs from `b` of another saga.
+
+        Each is a step (its newest snapshot; `charge#2` for its second), an instant, or a snapshot's id. Raises
+        NoSuchSnapshot, whose hint lists what there is, and SnapshotArchived naming both where both are archived.
+        """
+        saga = as_uuid(saga_id, "saga_id")
+        return await self._read(self._comparer.diff(saga, a, b, saga if other is None else as_uuid(other, "other")))
+
+    async def changes(self, saga_id: UUID | str) -> AsyncIterator[StepChanges]:
+        """What each live snapshot of a saga changed since the one before it, oldest first; archived ones say so."""
+        async for each in self._comparer.changes(as_uuid(saga_id, "saga_id")):
+            yield each
 
     async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
         """Remove a snapshot from every tier; False if no tier had it. Bytes in a pack go when the pack does.

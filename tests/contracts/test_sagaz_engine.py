@@ -19,7 +19,8 @@ from support.stores import Place
 
 import sagaz_tiering
 from examples.shop import OrderSaga
-from sagaz_tiering.sagaz_engine.replay import NoCheckpoint, ReplayFailed, replay
+from sagaz_tiering.errors import NoSuchSnapshot
+from sagaz_tiering.sagaz_engine.replay import ReplayFailed, replay
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.base import SnapshotStorage
 
@@ -123,7 +124,7 @@ async def test_replay_log_keeps_the_override(storage: SnapshotStorage) -> None:
 async def test_replay_from_a_step_that_was_never_reached_says_so(storage: SnapshotStorage) -> None:
     """And a factory that raises is a failed replay, not a crash."""
     saga_id = UUID((await run(storage, BAD)).saga_id)
-    with pytest.raises(NoCheckpoint):
+    with pytest.raises(NoSuchSnapshot):
         await replay(storage, saga_id, "book_parcel", factory=lambda _: OrderSaga())
     with pytest.raises(ReplayFailed, match="division"):
         await replay(storage, saga_id, "charge_card", factory=lambda _: 1 // 0)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sagaz_tiering.cli.asking import login_name
-from sagaz_tiering.cli.commands.snapshot import place_of, snapshot_document
+from sagaz_tiering.cli.commands.snapshot import place_of
 from sagaz_tiering.cli.failures import NotFound, UsageError
 from sagaz_tiering.cli.options import MOST, parse_id, parse_time
 from sagaz_tiering.cli.session import Answer, Call, command, fields
@@ -105,6 +105,8 @@ async def time_travel(
             f"no snapshot of saga {wanted} at or before {moment.isoformat()}",
             hint="it began later, or what was there has expired",
         )
+    from sagaz_tiering.codec.document import snapshot_document
+
     document: Any = snapshot_document(found)
     if key is not None:
         if key not in document["context"]:
@@ -213,8 +215,12 @@ def _state(of: SagaSnapshot | Any) -> dict[str, Any]:
 
 def _changed(earlier: dict[str, Any], context: dict[str, Any]) -> list[str]:
     """Keys that were added (+), removed (-) or changed (~)."""
+    from sagaz_tiering.codec.changes import changes
+    from sagaz_tiering.codec.typed_json import tag
+
     added = [f"+{key}" for key in context if key not in earlier]
-    changed = [f"~{key}" for key in context if key in earlier and earlier[key] != context[key]]
+    both = [key for key in context if key in earlier]
+    changed = [f"~{key}" for key in both if changes(tag(earlier[key]), tag(context[key]))]
     return [*added, *changed, *(f"-{key}" for key in earlier if key not in context)]
 
 

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
 import typer
 
+from sagaz_tiering.cli.changes import changes_in_one_line
 from sagaz_tiering.cli.failures import NotFound, UsageError
 from sagaz_tiering.cli.options import parse_id, parse_time
 from sagaz_tiering.cli.session import Answer, Call, command, fields
-from sagaz_tiering.terminal import make_table, plain, safe, show_time, show_usd, show_when
+from sagaz_tiering.terminal import make_console, make_table, plain, safe, show_time, show_usd, show_when
+
+_COLUMNS = ("created at", "step", "name", "status", "tier", "expires", "snapshot")
+_TIME_WIDTH = len("2026-03-01 12:00:00Z")
+_LEAST_WIDTH = 20
 
 if TYPE_CHECKING:
-    from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef
+    from sagaz_tiering.snapshot import SnapshotRef
     from sagaz_tiering.tiered import Explanation, SagaExplanation, TieredStorage
 
 
 @command()
-async def timeline(call: Call, saga_id: Annotated[str, typer.Argument(metavar="SAGA_ID")]) -> Answer:
+async def timeline(
+    call: Call,
+    saga_id: Annotated[str, typer.Argument(metavar="SAGA_ID")],
+    changes: Annotated[
+        bool, typer.Option("--changes", help="Instead of the tier: what each step changed. This reads the bodies.")
+    ] = False,
+) -> Answer:
     """Every snapshot of a saga and the tier it is in, oldest first, and how it ended; needs no archived bytes."""
     saga = parse_id(saga_id, "SAGA_ID")
     async with call.opened(migrated=True) as runtime:
@@ -29,6 +39,7 @@ async def timeline(call: Call, saga_id: Annotated[str, typer.Argument(metavar="S
         refs = sorted(await storage.timeline(saga), key=lambda ref: ref.order_key)
         whole = await storage.explain_saga(saga)
         now = runtime.clock.now()
+        told = await _told(storage, refs, as_json=call.as_json) if changes and refs else {}
     if not refs:
         raise NotFound(f"no snapshots of saga {saga}", hint="it never saved one here, or all have expired")
     document = {
@@ -36,33 +47,60 @@ async def timeline(call: Call, saga_id: Annotated[str, typer.Argument(metavar="S
         "outcome": None if whole is None else whole.outcome,
         "saga_ended_at": None if whole is None else plain(whole.ended_at),
         "saga": None if whole is None else plain(whole),
-        "snapshots": refs,
+        "snapshots": [ref.to_dict() | {"changes": told.get(ref.snapshot_id)} for ref in refs] if changes else refs,
     }
-    return Answer(document, _timeline(saga, refs, whole, now))
+    return Answer(document, _timeline(saga, refs, whole, now, told if changes else None))
 
 
-def _timeline(saga: UUID, refs: list[SnapshotRef], whole: SagaExplanation | None, now: datetime) -> Iterator[Any]:
-    columns = ("created at", "step", "name", "status", "tier", "expires", "snapshot")
-    rows = [
-        (
-            show_time(ref.created_at),
-            ref.step_index,
-            ref.step_name,
-            ref.status if ref.unreadable is None else "unreadable",
-            place_of(ref),
-            show_when(ref.expires_at, now) or "never",
-            ref.snapshot_id,
-        )
-        for ref in refs
-    ]
+async def _told(storage: TieredStorage, refs: Sequence[SnapshotRef], *, as_json: bool) -> dict[UUID, Any]:
+    """What each snapshot changed: for programs all of it, for people a line with the name that `diff` takes."""
+    from sagaz_tiering.tiered import step_labels
+
+    labels, told = {key: safe(label) for key, label in step_labels(refs).items()}, dict[UUID, Any]()
+    of_step = max(map(len, labels.values()))
+    width = max(make_console().width - _TIME_WIDTH - of_step - 2, _LEAST_WIDTH)
+    async for each in storage.changes(refs[0].saga_id):
+        if as_json:
+            told[each.ref.snapshot_id] = [change.to_dict() for change in each.changes] if each.unknown is None else None
+        elif each.ref.snapshot_id in labels:
+            what = each.unknown or changes_in_one_line(each.changes, width)
+            label = labels[each.ref.snapshot_id]
+            told[each.ref.snapshot_id] = f"{show_time(each.ref.created_at)} {label:<{of_step}} {what}"
+    return told
+
+
+def _timeline(
+    saga: UUID,
+    refs: list[SnapshotRef],
+    whole: SagaExplanation | None,
+    now: datetime,
+    told: Mapping[UUID, Any] | None,
+) -> Iterator[Any]:
     name = next((ref.saga_name for ref in refs if ref.unreadable is None), "")
     outcome = "" if whole is None else f": {_outcome(whole, now)}"
-    yield make_table(columns, rows, title=f"saga {saga} ({safe(name)}){outcome}")
+    title = f"saga {saga} ({safe(name)}){outcome}"
+    if told is None:
+        yield make_table(_COLUMNS, (_row(ref, now) for ref in refs), title=title)
+    else:
+        yield title
+        yield from (told[ref.snapshot_id] for ref in refs if ref.snapshot_id in told)
     if whole is not None:
         yield f"its outcome: {whole.why}"
         yield from (f"what happens to it: {each}" for each in _shares(whole, now))
         if whole.promise is not None:
             yield f"promised: {whole.promise}"
+
+
+def _row(ref: SnapshotRef, now: datetime) -> Sequence[object]:
+    return (
+        show_time(ref.created_at),
+        ref.step_index,
+        ref.step_name,
+        ref.status if ref.unreadable is None else "unreadable",
+        place_of(ref),
+        show_when(ref.expires_at, now) or "never",
+        ref.snapshot_id,
+    )
 
 
 def place_of(ref: SnapshotRef) -> str:
@@ -115,6 +153,8 @@ async def show(
         found = await read(runtime.storage())
     if found is None:
         raise NotFound(f"no {what}", hint="it does not exist, or has expired")
+    from sagaz_tiering.codec.document import snapshot_document
+
     return Answer(snapshot_document(found), pretty=True)
 
 
@@ -137,14 +177,6 @@ def _query(
     moment = parse_time(at)
     what = f"snapshot of saga {owner} at or before {moment.isoformat()}"
     return (lambda storage: storage.get_snapshot_at_time(owner, moment)), what
-
-
-def snapshot_document(snapshot: SagaSnapshot) -> dict[str, Any]:
-    """A snapshot as JSON values; what JSON does not know is tagged (`{"~decimal": "1.50"}`)."""
-    from sagaz_tiering.codec.typed_json import dumps
-
-    _, text = dumps(snapshot.context)
-    return {**snapshot.to_dict(), "context": json.loads(text.decode("utf-8", "surrogatepass"))}
 
 
 @command()

@@ -25,9 +25,10 @@ from sagaz_tiering.codec.typed_json.copying import private_copy
 from sagaz_tiering.codec.typed_json.enums import register_enum
 from sagaz_tiering.codec.typed_json.objects import StoredObject, register_type, stored_object
 from sagaz_tiering.codec.typed_json.plain import plain_json
+from sagaz_tiering.codec.typed_json.read import from_tagged
 from sagaz_tiering.codec.typed_json.shape import LARGE, Shape, shape_of
 from sagaz_tiering.codec.typed_json.text import Encoding, dumps, loads
-from sagaz_tiering.codec.typed_json.write import MAX_DEPTH
+from sagaz_tiering.codec.typed_json.write import MAX_DEPTH, tag
 
 __all__ = [
     "LARGE",
@@ -38,6 +39,7 @@ __all__ = [
     "Shape",
     "StoredObject",
     "dumps",
+    "from_tagged",
     "loads",
     "plain_json",
     "private_copy",
@@ -45,4 +47,5 @@ __all__ = [
     "register_type",
     "shape_of",
     "stored_object",
+    "tag",
 ]

@@ -43,6 +43,13 @@ def revive(pairs: list[tuple[str, Any]]) -> Any:
     return value
 
 
+def from_tagged(value: Any) -> Any:
+    """The value that tagged JSON stands for. Raises what `revive` raises."""
+    if type(value) is dict:
+        return revive([(key, from_tagged(item)) for key, item in value.items()])
+    return [from_tagged(item) for item in value] if type(value) is list else value
+
+
 def _typed(value: Any, kind: type[_T]) -> _T:
     if type(value) is not kind:
         raise ValueError(f"a {type(value).__name__} where a {kind.__name__} belongs")

@@ -110,7 +110,7 @@ def _tag_dict(value: dict[Any, Any], depth: int) -> Any:
     except Refused as exc:
         exc.trail.append((id(value), segment(key)))
         raise
-    return dict(out) if plain else {"~dict": out}
+    return dict(out) if plain else {"~dict": [list(pair) for pair in out]}
 
 
 def refuse_colliding(items: Collection[Any]) -> None:
