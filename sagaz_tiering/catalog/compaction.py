@@ -15,6 +15,7 @@ from sagaz_tiering.catalog.packs import Pack, pack_of_row
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.drivers.postgresql.pool import Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import from_column
 from sagaz_tiering.errors import LeaseLost
 
 _SQL = load(__package__, "compaction")
@@ -29,6 +30,14 @@ class Candidate:
     erased: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiveFrame:
+    """Live snapshots of a frame, each with its recorded expiry (microseconds; None: never), and what they carry."""
+
+    expiries: dict[UUID, int | None]
+    attributes: str
+
+
 class Compaction:
     """Candidates, their live snapshots, and the replacement."""
 
@@ -40,13 +49,15 @@ class Compaction:
         rows = await self._db.fetch(_SQL["candidates"], live_share, small_bytes, after, limit)
         return [Candidate(pack=pack_of_row(row), erased=row["erased"]) for row in rows]
 
-    async def live(self, pack_id: int) -> dict[int, dict[UUID, int | None]]:
-        """Live snapshots of a pack, by frame number, each with its recorded expiry (microseconds; None: never)."""
-        found: dict[int, dict[UUID, int | None]] = {}
+    async def live(self, pack_id: int) -> dict[int, LiveFrame]:
+        """What lives of a pack, by frame number."""
+        attributes = {row["frame_no"]: row["attributes"] for row in await self._db.fetch(_SQL["attributes"], pack_id)}
+        found: dict[int, LiveFrame] = {}
         for row in await self._db.fetch(_SQL["live"], pack_id):
-            expires_at = row["expires_at"]
-            expires_us = None if expires_at is None else to_micros(expires_at)
-            found.setdefault(row["frame_no"], {})[row["snapshot_id"]] = expires_us
+            number, expires_at = row["frame_no"], row["expires_at"]
+            if number not in found:
+                found[number] = LiveFrame(expiries={}, attributes=from_column(attributes.get(number, "")))
+            found[number].expiries[row["snapshot_id"]] = None if expires_at is None else to_micros(expires_at)
         return found
 
     async def replace(

@@ -25,6 +25,7 @@ from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import to_column
 from sagaz_tiering.errors import LeaseLost, SagazTieringError
+from sagaz_tiering.packs.attributes import united
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load(__package__, "frame_index")
@@ -139,17 +140,24 @@ async def check_keys(conn: Connection, frames: Sequence[IndexedFrame], left_out:
         raise LeaseLost("a saga was erased and saved again while it was packed; nothing was published, repeat the job")
 
 
-async def insert_frames(conn: Connection, pack_id: int, frames: Sequence[IndexedFrame]) -> None:
-    """Rows for the frames of a pack, numbered in order."""
+async def insert_frames(
+    conn: Connection, pack_id: int, frames: Sequence[IndexedFrame], left_out: Collection[UUID] = ()
+) -> None:
+    """Rows for the frames of a pack, numbered in order, with the attributes of the snapshots that are not left out."""
     await conn.copy_records_to_table(
         "frames",
         schema_name="sagaz_tiering",
-        columns=("saga_id", "pack_id", "frame_no", "byte_offset", "byte_length", "key_id", "digest"),
+        columns=("saga_id", "pack_id", "frame_no", "byte_offset", "byte_length", "key_id", "digest", "attributes"),
         records=[
-            (f.saga_id, pack_id, number, f.offset, f.length, f.key_id, UUID(bytes=f.digest))
+            (f.saga_id, pack_id, number, f.offset, f.length, f.key_id, UUID(bytes=f.digest), _attributes(f, left_out))
             for number, f in enumerate(frames)
         ],
     )
+
+
+def _attributes(frame: IndexedFrame, left_out: Collection[UUID]) -> str | None:
+    carried = [(m.snapshot_id, m.attributes) for m, _, _ in frame.snapshots if m.snapshot_id not in left_out]
+    return to_column(united(carried)) or None
 
 
 async def insert_places(
@@ -165,7 +173,7 @@ async def insert_places(
 
     Those that have a place in another pack: with `replace` it is given up, else PlacesTaken is raised.
     """
-    await insert_frames(conn, pack_id, frames)
+    await insert_frames(conn, pack_id, frames, left_out)
     try:
         async with conn.transaction():
             return await _copy_places(conn, pack_id, frames, steps, left_out)

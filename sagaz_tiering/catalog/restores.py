@@ -97,7 +97,8 @@ class RestorePack:
 class AskedFrame:
     """The frame that an asked snapshot is in now; `key` opens an `encrypted` one (None: it is gone).
 
-    `digest` vouches for it (None: packed before there were any); it has at most so many snapshots.
+    `digest` vouches for it (None: packed before there were any); it has at most so many snapshots. `attributes`: what
+    they can be found by, see `packs.attributes`.
     """
 
     snapshot_id: UUID
@@ -109,6 +110,7 @@ class AskedFrame:
     key: WrappedKey | None = None
     digest: bytes | None = None
     most: int | None = None
+    attributes: str = ""
 
 
 class Restores:
@@ -328,4 +330,5 @@ def _place(row: Any) -> AskedFrame:
         key=wrapped_key(row),
         digest=None if row["digest"] is None else row["digest"].bytes,
         most=row["snapshot_count"],
+        attributes=from_column(row["attributes"] or ""),
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -12,6 +12,7 @@ from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
 from sagaz_tiering.catalog.packs import Pack, pack_of_row
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import to_column
 from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load(__package__, "scrub")
@@ -78,6 +79,19 @@ class Scrubbing:
                 [frame.key_id for frame in frames],
                 [None if frame.digest is None else UUID(bytes=frame.digest) for frame in frames],
             )
+
+    async def set_attributes(self, pack_id: int, texts: Mapping[int, str], lease: Lease) -> None:
+        """What the snapshots of these frames carry, by frame number (see `packs.attributes`); `find` follows."""
+        async with self._db.transaction() as conn:
+            await fence(conn, lease)
+            columns = [to_column(text) or None for text in texts.values()]
+            await conn.execute(_SQL["set_attributes"], pack_id, list(texts), columns)
+
+    async def without_attributes(self, key_ids: Sequence[UUID], limit: int, after: int) -> list[Pack]:
+        """Active packs, by id after an id, with a frame under one of these keys of which no attributes are known."""
+        return [
+            pack_of_row(row) for row in await self._db.fetch(_SQL["without_attributes"], list(key_ids), after, limit)
+        ]
 
     async def dispute(
         self, object_keys: Sequence[str], snapshot_ids: Sequence[UUID], lease: Lease, *, footer: bytes, frame: bytes

@@ -25,6 +25,7 @@ from sagaz_tiering.codec.header import snapshot_id
 from sagaz_tiering.codec.zstd import DICTIONARY_ID_BYTES
 from sagaz_tiering.dictionaries.bucket import dictionary_key
 from sagaz_tiering.errors import CorruptPack, MasterKeyUnavailable, ObjectArchived, ObjectNotFound
+from sagaz_tiering.jobs.attributes import mend
 from sagaz_tiering.jobs.budget import spend_reads
 from sagaz_tiering.jobs.collect import pack_of
 from sagaz_tiering.jobs.context import JobContext, Tally
@@ -356,6 +357,9 @@ async def _check_rows(context: JobContext, lease: Lease, pack: Pack, seen: _Seen
     if compared.wrong:
         tally.add("repaired", len(compared.wrong))
         tally.note(f"{pack.object_key}: {len(compared.wrong)} places corrected from its footer")
+    if seen.vouched:
+        mended = await mend(context, lease, pack, footer, tally, sealed_too=seen.looked_at_all)
+        tally.add("attributes_repaired", mended)
     is_new = pack.footer_digest is None and seen.looked_at_all
     if compared.wrong or is_new or (seen.vouched and not compared.has_all_digests):
         await scrubbing.vouch(pack.pack_id, footer_digest(seen.stored), compared.right, lease)

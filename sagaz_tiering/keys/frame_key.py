@@ -8,9 +8,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Final
 
 from sagaz_tiering.errors import CorruptPack
-from sagaz_tiering.keys.aead import NONCE_BYTES, NotAuthentic, seal, unseal
+from sagaz_tiering.keys.aead import NONCE_BYTES, TAG_BYTES, NotAuthentic, seal, unseal
+
+ADDED_BYTES: Final = NONCE_BYTES + TAG_BYTES
+"""So much longer is what is encrypted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

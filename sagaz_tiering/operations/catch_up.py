@@ -23,6 +23,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import NewPack
 from sagaz_tiering.dictionaries.bucket import dictionary_key
 from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectNotFound
+from sagaz_tiering.jobs.attributes import with_attributes
 from sagaz_tiering.jobs.collect import pack_of
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.dictionary_copies import learn
@@ -160,6 +161,7 @@ async def _take(
         tally.add("foreign")
         tally.note(f"{info.key}: its footer is of pack {footer.pack_id} of catalog {footer.catalog_id}; left out")
         return None
+    footer = (await with_attributes(context, footer, tally)).footer
     settled = await settle(context, footer)
     if settled.contradicts:
         await dispute(context, lease, info, settled, tally)

@@ -1,5 +1,7 @@
 """Backups of data keys, as JSON lines. They are wrapped, so a backup is worth nothing without the master key.
 
+With the keys comes what they seal in the footers of packs: what sagas can be found by.
+
 The first line names the format and the catalog, the last one counts: a backup that was cut off is refused whole.
 What an erasure destroyed stays destroyed: an import leaves it out, as far as the catalog or the bucket's journal know.
 """
@@ -8,22 +10,29 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Any, Final
 from uuid import UUID
 
 import orjson
 
 from sagaz_tiering.catalog.saga_keys import StoredKey
-from sagaz_tiering.errors import ConfigError
-from sagaz_tiering.jobs.context import JobContext
+from sagaz_tiering.errors import ConfigError, CorruptPack, LeaseLost, ObjectStoreError
+from sagaz_tiering.jobs.attributes import mend
+from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
 from sagaz_tiering.jobs.journal import read_journal
 from sagaz_tiering.keys.master import WrappedKey
+from sagaz_tiering.logs import Logger
+from sagaz_tiering.packs.reader import PackReader
 
 _FORMAT: Final = "sagaz_tiering_keys"
 _PAGE: Final = 1000
+_PACKS: Final = 100
+_LEASE: Final = "keys"
+_log = Logger(__name__)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -61,7 +70,25 @@ async def import_keys(context: JobContext, lines: Iterable[bytes]) -> Imported:
         done.added += added
         done.already_there += len(there)
         done.destroyed += len(missing) - added
+    await _open_attributes(context, [one.key.key_id for one in wanted])
     return done
+
+
+async def _open_attributes(context: JobContext, key_ids: Sequence[UUID]) -> None:
+    """A catalog that was rebuilt without these keys could not read what they seal in footers."""
+    reader, tally = PackReader(context.objects), Tally(None)
+    async with context.catalog.leases.hold(_LEASE, context.owner, context.settings.jobs.lease_ttl) as lease:
+        if lease is None:
+            raise LeaseLost("another process imports keys")
+        for start in range(0, len(key_ids), _PAGE):
+            page = key_ids[start : start + _PAGE]
+            async for pack in each_pack(partial(context.catalog.scrubbing.without_attributes, page, _PACKS)):
+                try:
+                    footer = await reader.footer(pack)
+                except (ObjectStoreError, CorruptPack) as exc:
+                    _log.error("footer.unreadable", object_key=pack.object_key, error=str(exc))
+                else:
+                    await mend(context, lease, pack, footer, tally, sealed_too=False)
 
 
 def read_backup(lines: Iterable[bytes]) -> list[StoredKey]:

@@ -50,9 +50,11 @@ class Settlement:
 
 
 def claims(footer: Footer) -> dict[UUID, RivalClaim]:
-    """What a pack says that it has."""
+    """What a pack says that it has; not what that is found by, which a later pack may know more of."""
     return {
-        entry.meta.snapshot_id: RivalClaim(entry.meta, frame.key_id is not None, footer.created_us)
+        entry.meta.snapshot_id: RivalClaim(
+            entry.meta._replace(attributes=""), frame.key_id is not None, footer.created_us
+        )
         for frame in footer.frames
         for entry in frame.snapshots
     }

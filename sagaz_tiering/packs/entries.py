@@ -26,7 +26,8 @@ class FrameEntry:
 
     `offset` and `length` (bytes, frame header included) are one range GET; `raw_length` is the payload before
     compression; `checksum` is 16 bytes of blake2b over the payload as it is stored; `dictionary_id` is 8 bytes,
-    `key_id` 16 (None: not encrypted).
+    `key_id` 16 (None: not encrypted). `sealed_attributes`: those of the snapshots of an encrypted one; their metas have
+    them only where they were opened (`attributes.opened`).
     """
 
     saga_id: UUID
@@ -39,6 +40,7 @@ class FrameEntry:
     dictionary_id: bytes | None
     key_id: bytes | None
     snapshots: tuple[PackedSnapshot, ...]
+    sealed_attributes: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

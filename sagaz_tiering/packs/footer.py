@@ -3,20 +3,24 @@
 Before compression: pack id, catalog id, i64 created_us, string table, u32 count and sha256 of dictionaries, u32
 count of frames, their columns (saga id, saga name index, u64 offset, u32 length, u32 raw length, 16-byte checksum,
 u8 codec, u8 flags, u32 snapshots, then the dictionary ids and key ids of those frames whose flags say so), the
-metadata block of all snapshots, and the column of their effective expiries.
+metadata block of all snapshots, and the column of their effective expiries. In version 2 sections follow, each a u16
+kind, a u32 length and so many bytes; unknown kinds are skipped. Kind 1, attributes: the u32 length of each frame's,
+then their texts (see `attributes`), that of a frame with a key sealed.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Final, NamedTuple
 from uuid import UUID
 
-from sagaz_tiering.codec.value import MAX_NAME_BYTES, MAX_US, MIN_US
+from sagaz_tiering.codec.value import MAX_NAME_BYTES, MAX_US, MIN_US, text_bytes
 from sagaz_tiering.codec.zstd import DICTIONARY_ID_BYTES
+from sagaz_tiering.keys.frame_key import ADDED_BYTES
+from sagaz_tiering.packs.attributes import MOST_BYTES, read_text, text_of
 from sagaz_tiering.packs.columns import MAX_EXPIRY_US, MIN_META_BYTES, MetaBlock, packed_metas, packed_times, read_times
 from sagaz_tiering.packs.entries import Footer, FrameEntry, PackedSnapshot
 from sagaz_tiering.packs.frame import (
@@ -29,9 +33,21 @@ from sagaz_tiering.packs.frame import (
 )
 from sagaz_tiering.packs.wire import Cursor, StringTable, column
 
+VERSION: Final = 1
+VERSION_WITH_SECTIONS: Final = 2
+VERSIONS: Final = (VERSION, VERSION_WITH_SECTIONS)
+
+_ATTRIBUTES: Final = 1
+"""The kind of the section with the attributes of each frame."""
+_SECTION: Final = struct.Struct(">HI")
+
 _FRAME_BYTES: Final = 16 + 4 + 8 + 4 + 4 + 16 + 1 + 1 + 4
 _ROWS: Final = 1024
-_MOST_OF_ONE: Final = _FRAME_BYTES + DICTIONARY_ID_BYTES + KEY_ID_BYTES + MIN_META_BYTES + 8 + 3 * (4 + MAX_NAME_BYTES)
+_MOST_OF_ONE: Final = (
+    (_FRAME_BYTES + DICTIONARY_ID_BYTES + KEY_ID_BYTES + MIN_META_BYTES + 8)
+    + 3 * (4 + MAX_NAME_BYTES)
+    + (4 + MOST_BYTES + ADDED_BYTES)
+)
 _MOST_BESIDE: Final = 2**20
 """Ids, counts and the digests of dictionaries."""
 
@@ -66,8 +82,35 @@ def footer_content(footer: Footer) -> bytes:
             *(frame.key_id or b"" for frame in frames),
             block,
             packed_times(metas, [snapshot.expires_us for snapshot in snapshots]),
+            _sections(frames),
         )
     )
+
+
+def footer_version(footer: Footer) -> int:
+    """The version that says all of it: packs without attributes are those of version 1."""
+    return VERSION_WITH_SECTIONS if any(map(_has_attributes, footer.frames)) else VERSION
+
+
+def _has_attributes(frame: FrameEntry) -> bool:
+    if frame.key_id is None:
+        return any(snapshot.meta.attributes for snapshot in frame.snapshots)
+    return frame.sealed_attributes is not None
+
+
+def _sections(frames: Sequence[FrameEntry]) -> bytes:
+    if not any(map(_has_attributes, frames)):
+        return b""
+    texts = list(map(_attributes, frames))
+    data = column("I", list(map(len, texts))) + b"".join(texts)
+    return _SECTION.pack(_ATTRIBUTES, len(data)) + data
+
+
+def _attributes(frame: FrameEntry) -> bytes:
+    """As the footer has them: sealed where the frame is encrypted."""
+    if frame.key_id is None:
+        return text_bytes(text_of(frame.snapshots))
+    return frame.sealed_attributes or b""
 
 
 def _flags(frame: FrameEntry) -> int:
@@ -101,8 +144,8 @@ class FooterContent(NamedTuple):
         return Footer(**{**self._asdict(), "frames": tuple(self.frames)})
 
 
-def open_footer_content(raw: bytes, most: int | None = None) -> FooterContent:
-    """The footer of `footer_content`, of at most so many snapshots.
+def open_footer_content(raw: bytes, most: int | None = None, *, version: int = VERSION) -> FooterContent:
+    """The footer of `footer_content`, of a version that this code knows and of at most so many snapshots.
 
     Raises CorruptPack, as its frames may when they are read.
     """
@@ -114,8 +157,12 @@ def open_footer_content(raw: bytes, most: int | None = None) -> FooterContent:
     strings = cursor.strings()
     dictionaries = tuple(cursor.blobs(32, cursor.count(32, "dictionaries")))
     columns = _read_frame_columns(cursor, strings, most)
-    frames = _read_frames(cursor, columns, strings, most)
+    block, expiries = _read_snapshots(cursor, columns, most)
+    attributes = [b""] * len(columns.counts)
+    if version == VERSION_WITH_SECTIONS:
+        attributes = _read_sections(cursor, len(columns.counts))
     cursor.end()
+    frames = _frames(cursor, columns, strings, block, expiries, attributes)
     known = {digest[:DICTIONARY_ID_BYTES] for digest in dictionaries}
     if any(used is not None and used not in known for used in columns.dictionary_ids):
         raise cursor.corrupt("a frame uses a dictionary that is not listed")
@@ -173,7 +220,8 @@ def _flagged(cursor: Cursor, flags: bytes, flag: int, width: int) -> list[bytes 
     return [cursor.take(width) if value & flag else None for value in flags]
 
 
-def _read_frames(cursor: Cursor, columns: _FrameColumns, strings: list[str], most: int | None) -> Iterator[FrameEntry]:
+def _read_snapshots(cursor: Cursor, columns: _FrameColumns, most: int | None) -> tuple[MetaBlock, bytes]:
+    """Their metadata, and the column of their expiries."""
     total = sum(columns.counts)
     _check_most(cursor, total, "snapshots", most)
     if total * (MIN_META_BYTES + 8) > cursor.remaining:
@@ -181,11 +229,32 @@ def _read_frames(cursor: Cursor, columns: _FrameColumns, strings: list[str], mos
     block = MetaBlock(cursor, total)
     if block.has_one_twice():
         raise cursor.corrupt("a snapshot is listed twice")
-    return _frames(cursor, columns, strings, block, cursor.take(8 * total))
+    return block, cursor.take(8 * total)
+
+
+def _read_sections(cursor: Cursor, frames: int) -> list[bytes]:
+    """The attributes of each frame, as they are stored; other sections are for later versions."""
+    found: dict[int, bytes] = {}
+    while cursor.remaining or not found:
+        kind, length = cursor.numbers("H", 1)[0], cursor.number("I")
+        if kind in found:
+            raise cursor.corrupt(f"two sections of kind {kind}")
+        found[kind] = cursor.take(length)
+    if _ATTRIBUTES not in found:
+        return [b""] * frames
+    inside = Cursor(found[_ATTRIBUTES], "pack footer, attributes")
+    texts = [inside.take(length) for length in inside.numbers("I", frames)]
+    inside.end()
+    return texts
 
 
 def _frames(
-    cursor: Cursor, columns: _FrameColumns, strings: list[str], block: MetaBlock, expiries: bytes
+    cursor: Cursor,
+    columns: _FrameColumns,
+    strings: list[str],
+    block: MetaBlock,
+    expiries: bytes,
+    attributes: list[bytes],
 ) -> Iterator[FrameEntry]:
     """A thousand snapshots or more at a time."""
     first = row = 0
@@ -201,12 +270,15 @@ def _frames(
         times = read_times(cursor, created, deltas, -MAX_EXPIRY_US + 1, MAX_EXPIRY_US)
         snapshots = map(PackedSnapshot, metas, times, encodings)
         for i in range(first, end):
-            yield _frame(columns, i, tuple(islice(snapshots, columns.counts[i])))
+            yield _frame(columns, i, tuple(islice(snapshots, columns.counts[i])), attributes[i])
         first, row = end, row + count
 
 
-def _frame(columns: _FrameColumns, i: int, snapshots: tuple[PackedSnapshot, ...]) -> FrameEntry:
+def _frame(columns: _FrameColumns, i: int, snapshots: tuple[PackedSnapshot, ...], attributes: bytes) -> FrameEntry:
     saga_id, saga_name = columns.sagas[i]
+    key_id = columns.key_ids[i]
+    if attributes and key_id is None:
+        snapshots = read_text(attributes, snapshots)
     return FrameEntry(
         saga_id=saga_id,
         saga_name=saga_name,
@@ -216,6 +288,7 @@ def _frame(columns: _FrameColumns, i: int, snapshots: tuple[PackedSnapshot, ...]
         checksum=columns.checksums[i],
         codec=columns.codecs[i],
         dictionary_id=columns.dictionary_ids[i],
-        key_id=columns.key_ids[i],
+        key_id=key_id,
         snapshots=snapshots,
+        sealed_attributes=attributes if attributes and key_id is not None else None,
     )

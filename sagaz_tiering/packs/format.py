@@ -1,9 +1,10 @@
-"""The pack format, version 1: bytes in, values out. Layout and rules: docs/pack-format.md.
+"""The pack format, versions 1 and 2: bytes in, values out. Layout and rules: docs/pack-format.md.
 
-    magic "SGZPACK" 0x01 | frames, back to back | footer (zstd)
-    | u32 footer length | 16-byte blake2b of the compressed footer | magic "SGZPEND" 0x01
+    magic "SGZPACK" and version | frames, back to back | footer (zstd)
+    | u32 footer length | 16-byte blake2b of the compressed footer | magic "SGZPEND" and version
 
-Everything is big-endian. A pack is written by PackWriter, which parses back what it wrote before it counts; a
+Everything is big-endian. The versions differ in what the footer may end with; what version 1 can say is written so.
+A pack is written by PackWriter, which parses back what it wrote before it counts; a
 reader fetches the last TAIL_LENGTH bytes, then the footer, then single frames by range, or takes all at once.
 """
 
@@ -20,8 +21,17 @@ from uuid import UUID
 from sagaz_tiering.codec.zstd import NO_DICTIONARIES, Dictionary, NotZstd, compress, declared_size, decompress
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.keys.frame_key import FrameKey
+from sagaz_tiering.packs.attributes import carrying, opened, sealed
 from sagaz_tiering.packs.entries import BuiltFrame, Footer, FrameEntry, PackedSnapshot, SealedPack
-from sagaz_tiering.packs.footer import FooterContent, footer_content, most_footer_bytes, open_footer_content
+from sagaz_tiering.packs.footer import (
+    VERSION,
+    VERSIONS,
+    FooterContent,
+    footer_content,
+    footer_version,
+    most_footer_bytes,
+    open_footer_content,
+)
 from sagaz_tiering.packs.frame import (
     DEFAULT_LEVEL,
     MAX_FRAME_RAW_BYTES,
@@ -54,10 +64,10 @@ __all__ = [
     "parse_pack",
 ]
 
-VERSION: Final = 1
 _NAME: Final = b"SGZPACK"
 _END_NAME: Final = b"SGZPEND"
 MAGIC: Final = _NAME + bytes([VERSION])
+"""Of version 1, as END_MAGIC; of others the last byte differs."""
 END_MAGIC: Final = _END_NAME + bytes([VERSION])
 
 _TAIL: Final = struct.Struct(">I16s8s")
@@ -75,11 +85,12 @@ T = TypeVar("T")
 
 
 class FooterLocation(NamedTuple):
-    """Where the compressed footer is in its object (bytes), and the checksum that it must have."""
+    """Where the compressed footer is in its object (bytes), the checksum that it must have, and the pack's version."""
 
     offset: int
     length: int
     checksum: bytes
+    version: int = VERSION
 
 
 class PackWriter:
@@ -118,7 +129,7 @@ class PackWriter:
         twice = ids & self._ids
         if twice:
             raise ValueError(f"snapshot {UUID(int=min(twice))} is in the pack already")
-        self._frames.append(replace(frame.entry, offset=len(self._data)))
+        self._frames.append(replace(sealed(frame), offset=len(self._data)))
         self._ids |= ids
         self._data += frame.payload
         if frame.key is not None:
@@ -146,9 +157,10 @@ class PackWriter:
             dictionaries=tuple(sorted(dictionary.digest for dictionary in self._dictionaries.values())),
             frames=tuple(self._frames),
         )
-        compressed = compress(footer_content(footer), _FOOTER_LEVEL)
+        compressed, version = compress(footer_content(footer), _FOOTER_LEVEL), bytes([footer_version(footer)])
         data, self._data = self._data, bytearray()  # tens of megabytes: not copied, and not kept
-        data += compressed + _TAIL.pack(len(compressed), digest(compressed), END_MAGIC)
+        data[: len(MAGIC)] = _NAME + version
+        data += compressed + _TAIL.pack(len(compressed), digest(compressed), _END_NAME + version)
         yield from _read_back(data, footer, self._keys, self._dictionaries)
         used = tuple(self._dictionaries.values())
         return SealedPack(data=data, footer=footer, sha256=sha256(data).digest(), dictionaries=used)
@@ -176,8 +188,8 @@ def parse_pack(
 ) -> Footer:
     """The footer of a whole pack, after every frame was opened and compared with it. Raises CorruptPack.
 
-    Of encrypted frames whose key is not in `keys` (by key id) only header and checksum are compared; the dictionaries
-    of the others must be in `dictionaries` (by dictionary id).
+    Of encrypted frames whose key is not in `keys` (by key id) only header and checksum are compared, and their
+    attributes stay sealed; the dictionaries of the others must be in `dictionaries` (by dictionary id).
     """
     content = _open_pack(data)
     return content._replace(frames=_checked(data, content.frames, keys or {}, dictionaries)).whole()
@@ -192,7 +204,7 @@ def _read_back(
     frames = zip_longest(_checked(data, content.frames, keys, dictionaries), footer.frames)
     done = 0
     for found, frame in frames:
-        if not is_same or found is None or found != frame:
+        if not is_same or found is None or frame is None or found != _as_read(frame, keys):
             raise CorruptPack(f"pack {footer.pack_id} does not read back as it was written")
         done += found.raw_length
         if done >= _STEP_BYTES:
@@ -200,11 +212,21 @@ def _read_back(
             done = 0
 
 
+def _as_read(frame: FrameEntry, keys: Mapping[bytes, FrameKey]) -> FrameEntry:
+    """A frame as a pack tells of it: attributes that are known from elsewhere are not in it without the key."""
+    if frame.key_id is None or frame.key_id in keys:
+        return frame
+    return replace(frame, snapshots=carrying(frame.snapshots, ""))
+
+
 def _open_pack(data: bytes | bytearray) -> FooterContent:
     view = memoryview(data)
-    _check_magic(bytes(view[: len(MAGIC)]), _NAME)
+    version = _check_magic(bytes(view[: len(MAGIC)]), _NAME)
     location = locate_footer(bytes(view[-TAIL_LENGTH:]), len(data))
-    content = _open_footer(bytes(view[location.offset : location.offset + location.length]), location.checksum)
+    if location.version != version:
+        raise CorruptPack(f"pack: begins as one of version {version} and ends as one of version {location.version}")
+    compressed = bytes(view[location.offset : location.offset + location.length])
+    content = _open_footer(compressed, location.checksum, version=version)
     return content._replace(frames=_in_place(content.frames, location.offset))
 
 
@@ -218,7 +240,7 @@ def _checked(
     for frame in frames:
         payload = bytes(view[frame.offset : frame.offset + frame.length])
         check_frame(frame, payload, keys=keys, dictionaries=dictionaries)
-        yield frame
+        yield frame if frame.key_id is None else opened(frame, keys.get(frame.key_id))
 
 
 def locate_footer(tail: bytes, object_size: int) -> FooterLocation:
@@ -226,24 +248,26 @@ def locate_footer(tail: bytes, object_size: int) -> FooterLocation:
     if len(tail) < TAIL_LENGTH or object_size < len(MAGIC) + TAIL_LENGTH or len(tail) > object_size:
         raise CorruptPack(f"pack: an object of {object_size} bytes is truncated, or not a pack")
     length, checksum, end_magic = _TAIL.unpack(tail[-TAIL_LENGTH:])
-    _check_magic(end_magic, _END_NAME)
+    version = _check_magic(end_magic, _END_NAME)
     offset = object_size - TAIL_LENGTH - length
     if length == 0 or offset < len(MAGIC):
         raise CorruptPack(f"pack: a footer of {length} bytes cannot be in an object of {object_size}")
-    return FooterLocation(offset, length, checksum)
+    return FooterLocation(offset, length, checksum, version)
 
 
-def parse_footer(data: bytes, checksum: bytes, *, footer_at: int | None = None, most: int | None = None) -> Footer:
-    """The footer from its compressed bytes and the checksum that `locate_footer` told. Raises CorruptPack.
+def parse_footer(
+    data: bytes, checksum: bytes, *, version: int = VERSION, footer_at: int | None = None, most: int | None = None
+) -> Footer:
+    """The footer from its compressed bytes, and the checksum and version that `locate_footer` told. Raises CorruptPack.
 
-    With `footer_at`, where it is in its object, the frames must fill what is before it. With `most` it is of at most so
-    many snapshots, and one that claims more is not unpacked any further.
+    What is sealed stays so. With `footer_at`, where it is in its object, the frames must fill what is before it. With
+    `most` it is of at most so many snapshots, and one that claims more is not unpacked any further.
     """
-    content = _open_footer(data, checksum, most)
+    content = _open_footer(data, checksum, most, version=version)
     return content._replace(frames=_in_place(content.frames, footer_at)).whole()
 
 
-def _open_footer(data: bytes, checksum: bytes, most: int | None = None) -> FooterContent:
+def _open_footer(data: bytes, checksum: bytes, most: int | None = None, *, version: int) -> FooterContent:
     if digest(data) != checksum:
         raise CorruptPack("pack footer: does not match its checksum")
     try:
@@ -253,7 +277,7 @@ def _open_footer(data: bytes, checksum: bytes, most: int | None = None) -> Foote
         raw = decompress(data, raw_length)
     except NotZstd as exc:
         raise CorruptPack(f"pack footer: {exc}") from exc
-    return open_footer_content(raw, most)
+    return open_footer_content(raw, most, version=version)
 
 
 def check_frame(
@@ -291,11 +315,13 @@ def _in_place(frames: Iterator[FrameEntry], footer_at: int | None) -> Iterator[F
         raise CorruptPack("pack: there are bytes between the last frame and the footer")
 
 
-def _check_magic(found: bytes, name: bytes) -> None:
+def _check_magic(found: bytes, name: bytes) -> int:
+    """The version that it names."""
     if found[: len(name)] != name or len(found) != len(name) + 1:
         raise CorruptPack("pack: not an object of sagaz-tiering, or a truncated one")
-    if found[-1] != VERSION:
+    if found[-1] not in VERSIONS:
         raise CorruptPack(
-            f"pack: format version {found[-1]}, this version of sagaz-tiering reads {VERSION}",
+            f"pack: format version {found[-1]}, this version of sagaz-tiering reads {VERSIONS[0]} to {VERSIONS[-1]}",
             hint="it was written by a newer sagaz-tiering: upgrade this one",
         )
+    return found[-1]

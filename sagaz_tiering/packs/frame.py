@@ -332,7 +332,10 @@ def read_frame_content(raw: bytes) -> list[Record]:
 
 
 def check_frame_content(raw: bytes, snapshots: Sequence[PackedSnapshot]) -> bool:
-    """Whether `read_frame_content` would give exactly these, newest first. Raises CorruptPack for what it refuses."""
+    """Whether `read_frame_content` would give exactly these (which may carry attributes), newest first.
+
+    Raises CorruptPack for what it refuses.
+    """
     metas, encodings, lengths, at = _read_frame_table(raw)
     view = memoryview(raw)
     for meta, length in zip(metas, lengths, strict=True):
@@ -341,9 +344,13 @@ def check_frame_content(raw: bytes, snapshots: Sequence[PackedSnapshot]) -> bool
         at += length
     held = zip(metas, encodings, strict=True)
     return len(metas) == len(snapshots) and all(
-        meta == snapshot.meta and encoding == snapshot.encoding
+        meta == _as_in_a_frame(snapshot.meta) and encoding == snapshot.encoding
         for (meta, encoding), snapshot in zip(held, snapshots, strict=True)
     )
+
+
+def _as_in_a_frame(meta: SnapshotMeta) -> SnapshotMeta:
+    return meta._replace(attributes="") if meta.attributes else meta
 
 
 def _read_frame_table(raw: bytes) -> tuple[list[SnapshotMeta], list[Encoding], tuple[int, ...], int]:

@@ -141,7 +141,7 @@ def read_footer(data: bytes, size: int, *, most: int | None = None) -> Footer:
     if most is None:
         most = max(_BELIEVED, size)
     place = locate_footer(data[-TAIL_LENGTH:], size)
-    return parse_footer(data[:-TAIL_LENGTH], place.checksum, footer_at=place.offset, most=most)
+    return parse_footer(data[:-TAIL_LENGTH], place.checksum, version=place.version, footer_at=place.offset, most=most)
 
 
 def footer_part(data: bytes | bytearray) -> bytes:

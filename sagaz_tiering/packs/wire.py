@@ -14,7 +14,7 @@ from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.snapshot import uuid_of
 
 _U32: Final = struct.Struct(">I")
-_WIDTHS: Final = {"i": 4, "I": 4, "q": 8, "Q": 8}
+_WIDTHS: Final = {"H": 2, "i": 4, "I": 4, "q": 8, "Q": 8}
 
 
 class Cursor:

@@ -1,4 +1,4 @@
-"""Writes the golden files of format version 1: `python tests/golden/make.py` (only when a version is added).
+"""Writes the golden files of every version of the formats: `python tests/golden/make.py` (when a version is added).
 
 Files that end in `.raw` hold uncompressed bytes, which encoding must reproduce exactly; compressed bytes may
 differ between zstd releases, so `.bin`, `.pack` and `.zdict` files pin decoding only.
@@ -80,6 +80,24 @@ def pack() -> SealedPack:
     return writer.seal()
 
 
+def records_with_attributes() -> list[Record]:
+    """The plain records, each with attributes."""
+    pairs = zip(plain_records(), reversed(samples.COLUMNS), strict=True)
+    return [record._replace(meta=record.meta._replace(attributes=column)) for record, column in pairs]
+
+
+def pack_with_attributes() -> SealedPack:
+    """A pack of version 2: a frame with attributes, an encrypted one, and one that has none."""
+    records, other = records_with_attributes(), typed_record()
+    secret = [other._replace(meta=other.meta._replace(attributes="order_id=ORD-SECRET"))]
+    third = encode(samples.snapshot(7, saga_id=samples.KEY_ID), saved_us=samples.SAVED_US)
+    writer = PackWriter(samples.PACK_ID, samples.CATALOG_ID, samples.CREATED_US)
+    writer.add(build_frame([(record, samples.EXPIRES_US) for record in records], level=3))
+    writer.add(build_frame([(record, None) for record in secret], level=3, key=frame_key()))
+    writer.add(build_frame([(third, None)], level=3))
+    return writer.seal()
+
+
 def deterministic() -> dict[str, bytes]:
     """Files whose bytes encoding must reproduce."""
     return {
@@ -92,7 +110,7 @@ def deterministic() -> dict[str, bytes]:
 
 def main() -> None:
     """Write every file that is not there yet; existing ones pin the past and are left alone."""
-    sealed = pack()
+    sealed, second = pack(), pack_with_attributes()
     files = {
         **deterministic(),
         "value-v1-zstd.bin": to_value(plain_records()[0], level=3),
@@ -103,6 +121,8 @@ def main() -> None:
         "pack-v1-dictionary.pack": pack_with_dictionary().data,
         "pack-v1.pack": sealed.data,
         "footer-v1.raw": footer_content(sealed.footer),
+        "pack-v2.pack": second.data,
+        "footer-v2.raw": footer_content(second.footer),
     }
     for name, data in files.items():
         if not (HERE / name).exists():

@@ -72,5 +72,11 @@ def every_type() -> SagaSnapshot:
     )
 
 
+COLUMNS = [
+    "customer=Müller & Söhne\x1forder_id=ORD-1",
+    "customer=Müller & Söhne\x1forder_id=ORD-1\x1forder_id=odd \\\\ \\u0001 \ud800",
+    "customer=Müller & Söhne",
+]
+"""Columns of the plain samples, which only the golden files of version 2 have."""
 PLAIN = [snapshot(number) for number in range(3)]
 EXPIRES_US = 1_900_000_000_000_000

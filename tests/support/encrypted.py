@@ -73,7 +73,7 @@ def bucket(folder: Path) -> dict[str, bytes]:
 def frames_of(data: bytes, saga_id: UUID) -> list[tuple[FrameEntry, bytes]]:
     """A saga's frames in a pack, found with no catalog and no key."""
     place = locate_footer(data, len(data))
-    footer = parse_footer(data[place.offset : place.offset + place.length], place.checksum)
+    footer = parse_footer(data[place.offset : place.offset + place.length], place.checksum, version=place.version)
     return [
         (frame, data[frame.offset : frame.offset + frame.length]) for frame in footer.frames if frame.saga_id == saga_id
     ]

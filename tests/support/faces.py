@@ -76,6 +76,7 @@ FACES = {
     "hot": ("dictionaries", "incarnation", "keys", "tier", "values"),
     "jobs": (
         "age.frames",
+        "attributes",
         "collect",
         "compact.job",
         "context",
@@ -99,7 +100,7 @@ FACES = {
         "s3.store",
     ),
     "operations": ("history", "key_backup", "rebuild", "status", "survey", "totals", "verify"),
-    "packs": ("entries", "format", "frame", "reader"),
+    "packs": ("attributes", "entries", "format", "frame", "reader"),
     "sagaz_engine": ("capture", "imports", "replay"),
     "storage": (
         "answers",

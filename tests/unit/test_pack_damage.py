@@ -314,7 +314,7 @@ def test_bytes_between_frames_and_footer_are_refused() -> None:
         (bytes(10_000), "not an object of sagaz-tiering"),
         (MAGIC, "truncated"),
         (MAGIC + bytes(100), "not an object of sagaz-tiering, or a truncated one"),
-        (b"SGZPACK\x02" + bytes(100), "version 2"),
+        (b"SGZPACK\x03" + bytes(100), "version 3"),
     ],
 )
 def test_foreign_object_is_refused_by_name(data: bytes, says: str) -> None:
@@ -326,8 +326,8 @@ def test_foreign_object_is_refused_by_name(data: bytes, says: str) -> None:
 
 def test_newer_version_is_recognised_from_the_tail() -> None:
     """A reader that only fetched the tail learns that it is too old."""
-    tail = struct.pack(">I16s8s", 100, bytes(16), b"SGZPEND\x02")
-    with pytest.raises(CorruptPack, match="version 2") as caught:
+    tail = struct.pack(">I16s8s", 100, bytes(16), b"SGZPEND\x03")
+    with pytest.raises(CorruptPack, match="version 3") as caught:
         locate_footer(tail, 10_000)
     assert "newer" in caught.value.hint
 

@@ -17,6 +17,10 @@ SELECT p.*, e.pack_id IS NOT NULL AS erased
 -- The live snapshots of a pack, by frame.
 SELECT frame_no, snapshot_id, expires_at FROM sagaz_tiering.snapshots WHERE pack_id = $1
 
+-- name: attributes
+-- Of the frames of a pack, those that have some.
+SELECT frame_no, attributes FROM sagaz_tiering.frames WHERE pack_id = $1 AND attributes IS NOT NULL
+
 -- name: erased
 -- Whether one of these sagas has no frame in the old packs any more: an erasure takes them all, nothing adds one.
 SELECT EXISTS (SELECT FROM unnest($2::uuid[]) AS v (saga_id)

@@ -33,6 +33,17 @@ UPDATE sagaz_tiering.frames f
        AS v (frame_no, saga_id, byte_offset, byte_length, key_id, digest)
  WHERE f.pack_id = $1 AND f.frame_no = v.frame_no
 
+-- name: set_attributes
+-- What the snapshots of these frames of a pack can be found by.
+SELECT sagaz_tiering.set_frame_attributes($1, $2, $3)
+
+-- name: without_attributes
+SELECT p.* FROM sagaz_tiering.packs p
+ WHERE p.state = 'ACTIVE' AND p.pack_id > $2
+   AND EXISTS (SELECT 1 FROM sagaz_tiering.frames f
+                WHERE f.pack_id = p.pack_id AND f.key_id = ANY($1::uuid[]) AND f.attributes IS NULL)
+ ORDER BY p.pack_id LIMIT $3
+
 -- name: dispute_packs
 UPDATE sagaz_tiering.packs SET footer_digest = $2 WHERE object_key = ANY($1::text[])
 

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
+from sagaz_tiering.catalog.compaction import LiveFrame
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.codec.value import Record
@@ -15,6 +16,7 @@ from sagaz_tiering.jobs.age.frames import chunks
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.vouching import vouched
 from sagaz_tiering.keys.frame_key import FrameKey
+from sagaz_tiering.packs.attributes import attributed, carrying
 from sagaz_tiering.packs.entries import BuiltFrame, FrameEntry
 from sagaz_tiering.packs.frame import build_frame, frame_digest, open_frame
 from sagaz_tiering.packs.reader import PackReader
@@ -41,11 +43,15 @@ class _Supplies:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _OldFrame:
-    """A frame of an old pack, and what lives of it with the expiry that the catalog has of each by now."""
+    """A frame of an old pack, and what lives of it with the expiry and the attributes that the catalog has by now."""
 
     object_key: str
     entry: FrameEntry
-    expiries: Mapping[UUID, int | None]
+    live: LiveFrame
+
+    @property
+    def expiries(self) -> Mapping[UUID, int | None]:
+        return self.live.expiries
 
     @property
     def newest(self) -> tuple[int, int, int]:
@@ -58,21 +64,21 @@ class _OldFrame:
     def as_it_is(self, payload: bytes, supplies: _Supplies) -> BuiltFrame:
         """Byte for byte."""
         entry, dictionary_id = self.entry, self.entry.dictionary_id
-        dated = tuple(each._replace(expires_us=self.expiries[each.meta.snapshot_id]) for each in entry.snapshots)
+        dated = [each._replace(expires_us=self.expiries[each.meta.snapshot_id]) for each in entry.snapshots]
         return BuiltFrame(
             payload=payload,
-            entry=replace(entry, offset=0, snapshots=dated),
+            entry=replace(entry, offset=0, snapshots=carrying(dated, self.live.attributes)),
             key=supplies.key_of(entry),
             dictionary=None if dictionary_id is None else supplies.known.get(dictionary_id),
         )
 
     def living(self, payload: bytes, supplies: _Supplies) -> list[tuple[Record, int | None]]:
-        """Its records that live, each with its expiry."""
+        """Its records that live, each with its expiry and its attributes."""
         entry = self.entry
         records = open_frame(
             payload, key=supplies.key_of(entry), dictionaries=supplies.known, most=len(entry.snapshots)
         )
-        found = [(record, record.meta.snapshot_id) for record in records]
+        found = [(record, record.meta.snapshot_id) for record in attributed(records, self.live.attributes)]
         return [(record, self.expiries[snapshot_id]) for record, snapshot_id in found if snapshot_id in self.expiries]
 
 
@@ -113,7 +119,7 @@ async def _old_frames(context: JobContext, lease: Lease, pack: Pack) -> list[_Ol
     live = await context.catalog.compaction.live(pack.pack_id)
     footer = await PackReader(context.objects).footer(pack, thawed=True)
     return [
-        _OldFrame(object_key=pack.object_key, entry=entry, expiries=live[number])
+        _OldFrame(object_key=pack.object_key, entry=entry, live=live[number])
         for number, entry in enumerate(footer.frames)
         if number in live
     ]

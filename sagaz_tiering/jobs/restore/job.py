@@ -39,6 +39,7 @@ from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
 from sagaz_tiering.jobs.restore.notify import ATTEMPTS, tell
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo, RestoreState
+from sagaz_tiering.packs.attributes import attributed
 from sagaz_tiering.packs.reader import PackReader
 from sagaz_tiering.policy import SagaEnd
 
@@ -255,7 +256,7 @@ async def _rehydrate(context: JobContext, frame: Sequence[AskedFrame], until: da
     await context.catalog.restores.pin(wanted, until)
     saved: set[UUID] = set()
     async with context.catalog.restores.keeping(first, wanted) as there:
-        for record in records:
+        for record in attributed(records, first.attributes):
             if record.meta.snapshot_id in there:
                 decision = context.policies.decide(record.meta, SagaEnd.of(record.meta), context.now_us)
                 dictionary = context.dictionaries.for_writing(record.meta.saga_name)

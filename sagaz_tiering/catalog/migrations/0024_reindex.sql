@@ -1,0 +1,24 @@
+-- What the snapshots of these frames of a pack carry, by frame number in parallel arrays; `find` follows.
+CREATE FUNCTION sagaz_tiering.set_frame_attributes(pack integer, numbers integer[], texts text[])
+RETURNS void LANGUAGE plpgsql AS $$
+DECLARE
+    ids uuid[];
+    losing uuid[];
+    lost text[];
+BEGIN
+    ids := ARRAY(SELECT DISTINCT f.saga_id FROM sagaz_tiering.frames f WHERE f.pack_id = pack AND f.frame_no = ANY(numbers)
+                  ORDER BY f.saga_id);
+    PERFORM 1 FROM sagaz_tiering.sagas g WHERE g.saga_id = ANY(ids) ORDER BY g.saga_id FOR UPDATE;
+    SELECT array_agg(v.saga_id), array_agg(v.token) INTO losing, lost
+      FROM (SELECT DISTINCT f.saga_id, t.token
+              FROM sagaz_tiering.frames f, sagaz_tiering.tokens_of(f.attributes) AS p (part),
+                   split_part(p.part, U&'\001E', 1) AS t (token)
+             WHERE f.pack_id = pack AND f.frame_no = ANY(numbers) AND f.attributes IS NOT NULL) AS v;
+    UPDATE sagaz_tiering.frames f SET attributes = v.attributes
+      FROM unnest(numbers, texts) AS v (frame_no, attributes)
+     WHERE f.pack_id = pack AND f.frame_no = v.frame_no;
+    IF losing <> '{}' THEN
+        PERFORM sagaz_tiering.drop_tokens(losing, lost);
+    END IF;
+    PERFORM sagaz_tiering.add_tokens(ids);
+END $$;
