@@ -9,6 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    __version__: str
     from sagaz_tiering import errors
     from sagaz_tiering.app.tiered import TieredSnapshotStorage
     from sagaz_tiering.codec.typed_json import StoredObject, register_enum, register_type
@@ -69,6 +70,7 @@ __all__ = [
     "SnapshotStrategy",
     "StoredObject",
     "TieredSnapshotStorage",
+    "__version__",
     "capture",
     "errors",
     "register_enum",
@@ -79,6 +81,10 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("sagaz-tiering")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     module = import_module(_HOMES[name])

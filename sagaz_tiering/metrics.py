@@ -94,7 +94,8 @@ DATA_KEYS_LOCKED: Final = Gauge(
 )
 JOB_RUNS: Final = Counter(
     "sagaz_tiering_job_runs",
-    "Runs of a job: done, failed, budget (used up), skipped (another process held the lease) or cut_short",
+    "Runs of a job: done, failed, budget (used up), closed (its window, before the end), cut_short, outside (of its "
+    "windows, so it did nothing) or skipped (another process held the lease)",
     ["job", "outcome"],
     registry=REGISTRY,
 )
@@ -113,6 +114,12 @@ JOB_ITEMS: Final = Counter(
 JOB_LAST_SUCCESS: Final = Gauge(
     "sagaz_tiering_job_last_success_timestamp_seconds",
     "When a run of the job last ended well",
+    ["job"],
+    registry=REGISTRY,
+)
+JOB_LONGEST_WAIT: Final = Gauge(
+    "sagaz_tiering_job_longest_wait_seconds",
+    "Longest time between two starts of the job that its schedule asks for",
     ["job"],
     registry=REGISTRY,
 )

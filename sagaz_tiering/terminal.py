@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ UNTERMINALED_WIDTH = 160
 """Columns of a table in a pipe or a log, where nothing has to fit a window."""
 
 MAX_CELL = 120
+_WORD = 20
+"""Of a word that is longer so much stays together."""
+_ID = re.compile("[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 
 
 def safe(value: object, *, limit: int = MAX_CELL) -> str:
@@ -81,17 +85,47 @@ def make_console(*, stderr: bool = False) -> Console:
 
 
 def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
-    """A table; a column whose name ends with `>` is aligned right. Cells are made safe."""
+    """A table; a column whose name ends with `>` is aligned right. Cells are made safe; ids stay on one line."""
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
+    found = [tuple("—" if cell is None else safe(cell) for cell in row) for row in rows]
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    for column in columns:
-        table.add_column(column.rstrip(">"), justify="right" if column.endswith(">") else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(Text("—" if cell is None else safe(cell)) for cell in row))
+    for at, column in enumerate(columns):
+        justify: Literal["left", "right"] = "right" if column.endswith(">") else "left"
+        has_ids = any(_ID.search(row[at]) for row in found)
+        table.add_column(column.rstrip(">"), justify=justify, overflow="fold", no_wrap=has_ids)
+    for row in found:
+        table.add_row(*map(Text, row))
     return table
+
+
+def print_table(console: Console, table: Table) -> None:
+    """The table in the width of the console; where ids leave no room for all, the last columns without one drop out.
+
+    What is left out is said.
+    """
+    left_out = []
+    while any(column.no_wrap for column in table.columns) and _least_width(table) > console.width:
+        at = next((at for at in reversed(range(len(table.columns))) if not table.columns[at].no_wrap), None)
+        if at is None:
+            break
+        left_out.append(str(table.columns.pop(at).header))
+    console.print(table)
+    if left_out:
+        console.print(f"no room for: {', '.join(reversed(left_out))}", soft_wrap=True)
+
+
+def _least_width(table: Table) -> int:
+    """What it takes at least: whole ids, of the rest the longest word, but no more than so much of it."""
+    total = 0
+    for column in table.columns:
+        texts = [str(column.header), *map(str, column.cells)]
+        words = texts if column.no_wrap else [word for text in texts for word in text.split()]
+        longest = max(map(len, words), default=0)
+        total += 3 + (longest if column.no_wrap else min(longest, _WORD))
+    return total
 
 
 def show_bytes(count: int) -> str:

@@ -16,6 +16,7 @@ if __name__ == "__main__":
 
 import pytest  # noqa: E402
 from support.documents import document_keys  # noqa: E402
+from support.json_reference import json_reference  # noqa: E402
 from support.servers import fresh_database, new_folder, server_folder  # noqa: E402
 from support.surface import NETS  # noqa: E402
 
@@ -23,6 +24,7 @@ from sagaz_tiering.embedded import PostgresServer, RedisServer  # noqa: E402
 
 FOLDER = HERE / "nets"
 DOCUMENTS = "documents.json"
+REFERENCE = HERE.parent / "docs" / "reference" / "json.md"
 
 
 def compare(name: str, found: str) -> None:
@@ -44,6 +46,12 @@ def test_surface_is_the_recorded_one(name: str) -> None:
     compare(name, NETS[name]())
 
 
+def test_reference_of_documents_is_written_from_what_is_recorded() -> None:
+    """docs/reference/json.md tells the keys of each command's document."""
+    held = REFERENCE.read_text(encoding="utf-8")
+    assert held == json_reference((FOLDER / DOCUMENTS).read_text(encoding="utf-8"))
+
+
 @pytest.mark.slow
 async def test_documents_have_the_recorded_keys(empty_database: str, redis_url: str, tmp_path: Path) -> None:
     """What each command says with `--json` has the same keys, of the same kinds, and the same exit code."""
@@ -62,6 +70,7 @@ async def _record() -> None:
             work = new_folder(folder, "work")
             text = await document_keys(work, database=database, redis_url=redis.url)
             (FOLDER / DOCUMENTS).write_text(text, encoding="utf-8")
+            REFERENCE.write_text(json_reference(text), encoding="utf-8")
 
 
 if __name__ == "__main__":

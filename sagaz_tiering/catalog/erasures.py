@@ -279,9 +279,10 @@ class Erasures:
         found: UUID | None = await self._db.fetchval(_SQL["of_saga"], saga_id)
         return found
 
-    async def newest(self, limit: int) -> list[ErasureReceipt]:
-        """The newest erasures."""
-        return [await self._receipt(row) for row in await self._db.fetch(_SQL["newest"], limit)]
+    async def newest(self, limit: int, behind: tuple[datetime, UUID] | None = None) -> list[ErasureReceipt]:
+        """The newest erasures; `behind` the one that was asked for then and has that id."""
+        rows = await self._db.fetch(_SQL["newest"], limit, *(behind or (None, None)))
+        return [await self._receipt(row) for row in rows]
 
     async def _receipt(self, row: Any) -> ErasureReceipt:
         packs = await self._db.fetch(_SQL["packs"], row["erasure_id"])

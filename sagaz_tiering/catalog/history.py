@@ -25,6 +25,16 @@ class JobRun:
     error: str | None
     summary: dict[str, Any] | None
 
+    @property
+    def is_over(self) -> bool:
+        """Whether it ended, well or not; a run that was killed never did."""
+        return self.finished_at is not None and self.finished_at >= self.started_at
+
+    @property
+    def ended_well(self) -> bool:
+        """Whether it came to its end."""
+        return self.error is None and self.is_over
+
 
 class History:
     """`job_runs`, `policy_revisions` and `accepted_retention`."""

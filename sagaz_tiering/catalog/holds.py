@@ -199,8 +199,11 @@ class Holds:
         """Every hold, or those placed on one saga by its id, oldest first."""
         return [_hold(row) for row in await self._db.fetch(_SQL["in_force"], saga_id)]
 
-    async def entries(self, limit: int) -> list[dict[str, Any]]:
-        """The log, newest first: `hold_id`, `action`, `at`, `who`, `reason`, `saga_id`, `match`."""
+    async def entries(self, limit: int, behind: int | None = None) -> list[dict[str, Any]]:
+        """The log, newest first, `behind` that entry.
+
+        Keys: `entry_id`, `hold_id`, `action`, `at`, `who`, `reason`, `saga_id`, `match`.
+        """
         return [
             {
                 **dict(row),
@@ -208,7 +211,7 @@ class Holds:
                 "reason": from_column(row["reason"]),
                 "match": None if row["match"] is None else orjson.loads(row["match"]),
             }
-            for row in await self._db.fetch(_SQL["entries"], limit)
+            for row in await self._db.fetch(_SQL["entries"], limit, behind)
         ]
 
     async def holding(self, snapshot: Named, ended_as: str | None = None) -> list[Hold]:

@@ -45,9 +45,12 @@ class Quarantine:
         """It works; True if it was listed."""
         return await self._db.execute(_SQL["resolve"], kind, to_column(item)) > 0
 
-    async def items(self, limit: int, *, dropped_too: bool = False) -> list[Quarantined]:
-        """The newest first."""
-        rows = await self._db.fetch(_SQL["items"], dropped_too, limit)
+    async def items(
+        self, limit: int, *, dropped_too: bool = False, behind: tuple[datetime, str] | None = None
+    ) -> list[Quarantined]:
+        """The newest first; `behind` the one that was last seen then and is called that (`kind/item`)."""
+        at, name = behind or (None, None)
+        rows = await self._db.fetch(_SQL["items"], dropped_too, limit, at, None if name is None else to_column(name))
         return [
             Quarantined(**{**dict(row), "item": from_column(row["item"]), "reason": from_column(row["reason"])})
             for row in rows

@@ -165,9 +165,9 @@ class Restores:
             errors=tuple(f"{error['object_key']}: {from_column(error['error'])}" for error in errors),
         )
 
-    async def newest(self, limit: int) -> list[Restore]:
-        """The newest requests, with their progress."""
-        rows = await self._db.fetch(_SQL["newest"], limit)
+    async def newest(self, limit: int, behind: tuple[datetime, UUID] | None = None) -> list[Restore]:
+        """The newest requests, with their progress; `behind` the one that was made then and has that id."""
+        rows = await self._db.fetch(_SQL["newest"], limit, *(behind or (None, None)))
         return [found for row in rows if (found := await self.get(row["restore_id"])) is not None]
 
     async def in_state(self, state: str) -> list[Restore]:

@@ -15,6 +15,7 @@ from sagaz_tiering.cli.commands.diff import diff
 from sagaz_tiering.cli.commands.doctor import doctor
 from sagaz_tiering.cli.commands.forget import erasures, forget
 from sagaz_tiering.cli.commands.hold import hold, holds, release
+from sagaz_tiering.cli.commands.init import init
 from sagaz_tiering.cli.commands.job import job
 from sagaz_tiering.cli.commands.plan import plan
 from sagaz_tiering.cli.commands.restore import cancel_restore, restore, restores
@@ -40,6 +41,7 @@ EXIT_CODES = (
     (11, "today's budget is used up"),
     (12, "the servers' clocks are too far apart to remove anything"),
     (13, "asked for a yes, and none came: nothing was changed"),
+    (14, "no window of the job is open: it did not run"),
 )
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code}  {meaning}" for code, meaning in EXIT_CODES)
 
@@ -54,7 +56,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    *(run, demo, doctor, torture, job, plan, status, timeline, diff, show, explain, hold, release),
+    *(init, run, demo, doctor, torture, job, plan, status, timeline, diff, show, explain, hold, release),
     *(holds, transfer, restore, restores, cancel_restore, forget, erasures),
 )
 for each in _COMMANDS:
@@ -65,9 +67,9 @@ for group in (policy.group, catalog.group, replay.group, quarantine.group, keys.
 
 def _show_version(asked: bool) -> None:
     if asked:
-        from importlib.metadata import version
+        from sagaz_tiering import __version__
 
-        print(f"sagaz-tiering {version('sagaz-tiering')}")
+        print(f"sagaz-tiering {__version__}")
         raise typer.Exit
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from datetime import datetime
+from contextlib import suppress
+from datetime import UTC, date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
@@ -17,6 +18,7 @@ from sagaz_tiering.errors import ConfigError, InvalidSnapshot
 if TYPE_CHECKING:
     from sagaz_tiering.config.patterns import Match
 
+TIME_FORMS = "2026-03-01T12:00:00Z, or 2026-03-01 for its first instant in UTC"
 MATCH_KEYS = ("saga_name", "step_name", "status", "outcome")
 MOST = 2**31 - 1
 """Of anything that is counted: more is a slip of the finger, not a number to hand to a server."""
@@ -66,13 +68,15 @@ def parse_id(text: str, name: str) -> UUID:
 
 
 def parse_time(text: str) -> datetime:
-    """An ISO 8601 time with a zone, as UTC; raises UsageError."""
+    """An ISO 8601 time with a zone, or a day (its first instant in UTC), as UTC; raises UsageError."""
     from sagaz_tiering.snapshot import as_utc
 
+    with suppress(ValueError):  # no day alone
+        text = datetime.combine(date.fromisoformat(text), time(), UTC).isoformat()
     try:
         moment = datetime.fromisoformat(text)
     except ValueError as exc:
-        raise UsageError(f"{text!r:.80} is not a time", hint="write it like 2026-03-01T12:00:00Z") from exc
+        raise UsageError(f"{text!r:.80} is not a time", hint=f"write it like {TIME_FORMS}") from exc
     if moment.utcoffset() is None:
         raise UsageError(f"{text!r:.80} has no time zone", hint=f"write it like {moment.isoformat()}Z for UTC")
     try:

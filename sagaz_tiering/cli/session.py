@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -22,10 +23,11 @@ import typer
 from sagaz_tiering.cli.failures import report, say
 from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, locate_config
 from sagaz_tiering.cli.stopping import INTERRUPTED, TERMINATED
-from sagaz_tiering.terminal import make_console, make_table, pretty_json, print_json, safe
+from sagaz_tiering.terminal import make_console, make_table, pretty_json, print_json, print_table, safe, show_when
 
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
+    from sagaz_tiering.jobs.times import NextRun
     from sagaz_tiering.storage.base import SnapshotStorage
 
 _MAX_LINE = 5_000
@@ -93,8 +95,10 @@ class Answer:
             for line in self.lines:
                 if isinstance(line, str):
                     print(safe(line, limit=_MAX_LINE), flush=True)
+                elif hasattr(line, "columns"):
+                    print_table(make_console(), line)
                 else:
-                    make_console().print(line, soft_wrap=not hasattr(line, "columns"))
+                    make_console().print(line, soft_wrap=True)
         for message, hint in self.problems:
             say(message, hint)
 
@@ -110,6 +114,11 @@ def table(
 def fields(rows: Iterable[tuple[str, object]], *, width: int) -> Iterator[str]:
     """`label:   value` of each, values in one column; what is None is left out."""
     return (f"{label + ':':<{width}}{value}" for label, value in rows if value is not None)
+
+
+def show_next_run(run: NextRun, now: datetime) -> str:
+    """`age at 2026-03-01 02:00:00Z (in 3 h), by cron 0 2 * * * UTC`."""
+    return f"{run.job} at {show_when(run.at, now)}, by {run.times}"
 
 
 def command(*, config: bool = True) -> Callable[[Callable[..., Awaitable[Answer | int]]], Callable[..., None]]:

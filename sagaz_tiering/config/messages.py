@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.config.schema import Location
+from sagaz_tiering.config.schema import Location, keys
 
 _PLAIN = {
     "string_type": "must be text",
@@ -50,7 +50,7 @@ def describe(error: ErrorDetails) -> str:
 
 def _unknown_key(location: Location) -> str:
     key, model = str(location[-1]), section_at(location[:-1])
-    known = list(model.model_fields) if model else []
+    known = list(keys(model)) if model else []
     near = closest(key, known)
     if near:
         return f"unknown key; did you mean {near!r}?"
@@ -79,7 +79,7 @@ def section_at(location: Location) -> type[BaseModel] | None:
     model: type[BaseModel] | None = TieringConfig
     for part in location:
         if isinstance(part, str):
-            field = model.model_fields.get(part) if model else None
+            field = keys(model).get(part) if model else None
             model = section_of(field.annotation) if field else None
     return model
 
@@ -93,7 +93,7 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 
 def _field_help(location: Location) -> str:
     model = section_at(location[:-1])
-    field = model.model_fields.get(str(location[-1])) if model else None
+    field = keys(model).get(str(location[-1])) if model else None
     return f" ({field.description})" if field and field.description else ""
 
 
@@ -108,7 +108,7 @@ def _places_of_key() -> dict[str, list[str]]:
 
 def keys_of(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, FieldInfo]]:
     """Every key of a configuration model as a path (`policies[].move[].after`) with its field, depth first."""
-    for name, field in model.model_fields.items():
+    for name, field in keys(model).items():
         here = f"{path}.{name}" if path else name
         yield here, field
         section = section_of(field.annotation)

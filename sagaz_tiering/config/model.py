@@ -14,6 +14,7 @@ from pydantic import SecretStr, field_validator, model_validator
 
 from sagaz_tiering.config.attributes import AttributeSettings, attribute_problems
 from sagaz_tiering.config.policy import UNMATCHED, Durability, FrameEncryption, Policy, name_problems
+from sagaz_tiering.config.schedule import Schedule
 from sagaz_tiering.config.schema import Location, StrictModel, refusal
 from sagaz_tiering.config.sections import (
     BudgetSettings,
@@ -26,7 +27,6 @@ from sagaz_tiering.config.sections import (
     LimitSettings,
     LogSettings,
     RestoreSettings,
-    Schedule,
 )
 from sagaz_tiering.config.tiers import TierSettings
 from sagaz_tiering.config.urls import EMBEDDED, database_identity

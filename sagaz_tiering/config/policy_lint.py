@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Final
@@ -16,6 +17,8 @@ _ENGINE_STAMPS = (
     "sagaz sets retention_until 30 days ahead unless ReplayConfig(retention_days=…) says otherwise, so what it saves "
     "is deleted after 30 days"
 )
+_EXPRESSION: Final = re.compile(r"^\^|\$$|\\[.\-\w]|[\])]\+|^[^\[]*\|")
+"""What names hardly have: `^` and `$` at the ends, `\\d`, `[a-z]+`, `a|b`."""
 _OUTCOMES: Final = ("completed", "failed", "rolled_back", "partially_committed", "forward_recovery", RUNNING)
 """How sagas of sagaz end."""
 
@@ -31,6 +34,7 @@ def policy_warnings(
     for i, policy in enumerate(policies):
         remarks = (
             *_unreachable(policy, policies[:i]),
+            *_expressions(policy),
             *_single_snapshots(policy),
             *_unknown_outcomes(policy),
             *_running(policy),
@@ -51,6 +55,24 @@ def _unreachable(policy: Policy, above: Sequence[Policy]) -> Iterator[tuple[Loca
             f"policy {policy.name!r} is never used: {earlier.name!r} above it already matches everything it "
             f"could; move it above {earlier.name!r}",
         )
+
+
+def _expressions(policy: Policy) -> Iterator[tuple[Location, str]]:
+    """Patterns that a shell would take another way than they seem to be meant."""
+    for name in type(policy.match).model_fields:
+        for pattern in getattr(policy.match, name):
+            dots = re.sub(r"\.[*+]", "", pattern).count(".")  # com.acme.* is one of dotted names
+            if not _EXPRESSION.search(pattern) and (dots or not re.search(r"\.[*+]", pattern)):
+                continue
+            meant = re.sub(r"\.[*+]", "*", pattern.removeprefix("^").removesuffix("$"))
+            advice = "write a list of patterns"
+            if not set(meant) & set("()|+\\"):
+                advice = f"did you mean {meant}? (a dot or a sign that is meant stands in brackets: [.])"
+            yield (
+                ("match", name),
+                f"{pattern} looks like a regular expression, but patterns are those of a shell (*, ?, [seq]), so "
+                f"each other sign in it stands for itself; {advice}",
+            )
 
 
 def policy_notes(policies: Sequence[Policy]) -> Iterator[str]:

@@ -15,6 +15,7 @@ from sagaz_tiering.config.environment import variable_for
 from sagaz_tiering.config.messages import keys_of, section_of
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.config.schema import DEFAULT_TEXT
+from sagaz_tiering.config.times import parse_days
 from sagaz_tiering.config.units import format_duration, format_size, parse_size
 from sagaz_tiering.config.urls import SecretUrl
 
@@ -69,13 +70,28 @@ def reference() -> str:
 
 def _table(section: type[BaseModel], path: str) -> str:
     rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
+    told, within = dict[type[BaseModel], str](), section.__name__
     for key, field in keys_of(section, path):
-        if section_of(field.annotation) is None:
+        inner = section_of(field.annotation)
+        if key.startswith(f"{within}."):
+            continue
+        if inner is None:
             value, default = _value(field), _default(field, key)
+        elif told.setdefault(inner, key) == key:
+            value, default = ("list" if "tuple" in str(field.annotation) else "section"), _given(field)
         else:
-            value, default = ("list" if "tuple" in str(field.annotation) else "section"), ""
+            value, default, within = f"as `{told[inner]}`", _given(field), key
         rows.append(f"| `{key}` | {value} | {default} | {' '.join((field.description or '').split())} |")
     return "\n".join(rows) + "\n"
+
+
+def _given(field: FieldInfo) -> str:
+    """What the default of a section says, where it says anything beside the defaults of its own keys."""
+    if not isinstance(field.default, BaseModel):
+        return ""
+    return ", ".join(
+        f"`{name}: {_shown(getattr(field.default, name), False)}`" for name in field.default.model_fields_set
+    )
 
 
 def _value(field: FieldInfo) -> str:
@@ -107,6 +123,8 @@ def _kind(bare: Any, metadata: list[Any]) -> str:
         return "number"
     if get_origin(bare) is dict:
         return "mapping of attributes to patterns"
+    if any(getattr(each, "func", None) is parse_days for each in metadata):
+        return "days or list of days"
     return "pattern or list of patterns" if "tuple" in str(bare) else "text"
 
 

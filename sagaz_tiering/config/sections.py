@@ -1,16 +1,15 @@
-"""The sections of the configuration beside `tiers` and `policies`: catalog, schedule, jobs, daemon, log, embedded."""
+"""The sections of the configuration beside `tiers`, `policies` and `schedule`: catalog, jobs, daemon, log, embedded."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, ConfigDict, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from sagaz_tiering.config.schema import DEFAULT_TEXT, StrictModel, problem, refusal
+from sagaz_tiering.config.schema import StrictModel, problem, refusal
 from sagaz_tiering.config.units import ByteSize, Count, Duration, DurationOrZero, format_duration
 from sagaz_tiering.config.urls import PostgresUrl
 
@@ -38,67 +37,6 @@ class CatalogSettings(StrictModel):
         if pool_max < info.data.get("pool_min", 0):
             raise problem(f"{pool_max} is less than pool_min, {info.data['pool_min']}; make it at least that")
         return pool_max
-
-
-def _tenth_of_every(earlier: dict[str, Any]) -> timedelta:
-    every: timedelta = earlier.get("every", timedelta(0))
-    return every / 10
-
-
-class JobTimes(StrictModel):
-    """When a job runs."""
-
-    model_config = ConfigDict(json_schema_extra={"required": []})  # `Schedule` fills in what is not written
-
-    every: Duration
-    """Time between two starts."""
-    jitter: DurationOrZero = Field(
-        default_factory=_tenth_of_every, json_schema_extra={DEFAULT_TEXT: "a tenth of `every`"}
-    )
-    """Random delay of each start, so that replicas do not start together."""
-
-    @field_validator("jitter")
-    @classmethod
-    def _check_jitter(cls, jitter: timedelta, info: ValidationInfo) -> timedelta:
-        every = info.data.get("every")
-        if every is not None and jitter >= every:
-            raise problem(f"{format_duration(jitter)} is not shorter than every, {format_duration(every)}")
-        return jitter
-
-
-class Schedule(StrictModel):
-    """When the daemon runs its jobs."""
-
-    age: JobTimes = JobTimes(every=timedelta(minutes=5))
-    """Moves snapshots that are due from Redis and PostgreSQL into packs."""
-    reconcile: JobTimes = JobTimes(every=timedelta(minutes=1))
-    """Puts right a Redis that went back to an older state, was emptied or replaced; at once when a daemon sees that."""
-    transition: JobTimes = JobTimes(every=timedelta(hours=1))
-    """Moves packs to colder storage classes."""
-    expire: JobTimes = JobTimes(every=timedelta(minutes=15))
-    """Deletes what is past its retention, in every tier."""
-    restore: JobTimes = JobTimes(every=timedelta(minutes=1))
-    """Makes archived packs readable that somebody asked for, and brings their snapshots back."""
-    compact: JobTimes = JobTimes(every=timedelta(hours=6))
-    """Writes packs anew that hold dead bytes, are too small, or hold an erased saga."""
-    scrub: JobTimes = JobTimes(every=timedelta(days=1))
-    """Compares the catalog with the bucket, and looks into packs."""
-    collect: JobTimes = JobTimes(every=timedelta(hours=6))
-    """Removes objects that no catalog row knows."""
-    train: JobTimes = JobTimes(every=timedelta(hours=6))
-    """Trains compression dictionaries where they pay."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _keep_every(cls, given: Any) -> Any:
-        """A job of which only `jitter` is written starts as often as by default."""
-        if not isinstance(given, Mapping):
-            return given
-        own = {name: field.default for name, field in cls.model_fields.items()}
-        return {
-            name: {"every": own[name].every, **times} if name in own and isinstance(times, Mapping) else times
-            for name, times in given.items()
-        }
 
 
 class LimitSettings(StrictModel):

@@ -24,7 +24,7 @@ from sagaz_tiering.app.process import ignore_abandoned_connects, yield_to_others
 from sagaz_tiering.app.runtime import Runtime, open_runtime
 from sagaz_tiering.config.load import load_with_warnings
 from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.config.sections import JobTimes
+from sagaz_tiering.config.schedule import JobTimes
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.costs import minimum_durations
 from sagaz_tiering.daemon.backoff import FullJitter
@@ -32,13 +32,12 @@ from sagaz_tiering.daemon.endpoints import serve
 from sagaz_tiering.daemon.health import Problem, Readiness
 from sagaz_tiering.daemon.pings import ping_of_owner, pings_of_servers
 from sagaz_tiering.daemon.reload import changes, needing_restart
-from sagaz_tiering.daemon.schedule import JobSchedule, Times, first_delays
+from sagaz_tiering.daemon.schedule import JobSchedule, first_delays
 from sagaz_tiering.daemon.systemd import ServiceManager
 from sagaz_tiering.daemon.totals import TotalsKeeper
 from sagaz_tiering.drivers.server_clock import ServerClock
 from sagaz_tiering.errors import (
     BucketUnusable,
-    ConfigError,
     MissingDependencyError,
     PolicyError,
     SagazTieringError,
@@ -183,10 +182,10 @@ class _Daemon:
             self._health.pinged(server, None)
         self._health.check_passed()
         times = _times(self._config)
-        self._schedule.start(times, first_delays(times, last_runs, runtime.clock.now()))
+        self._schedule.start(times, first_delays(times, last_runs, runtime.clock.now()), runtime.clock)
         self._ready.set()
         self._supervisor.ready(self._status())
-        _log.info("daemon.ready", jobs={name: format_duration(when.every) for name, when in times.items()})
+        _log.info("daemon.ready", jobs={name: when.text for name, when in times.items()})
 
     async def _wait_to_check_again(self, error: Exception, hint: str, backoff: FullJitter) -> None:
         """A permanent error, too: an operator can migrate a schema or make a bucket while we wait."""
@@ -352,14 +351,8 @@ def _configure_logs(config: TieringConfig) -> None:
     logs.configure(level=config.log.level, format=config.log.format)
 
 
-def _times(config: TieringConfig) -> dict[str, Times]:
-    found = {}
-    for name in JOBS:
-        when = getattr(config.schedule, name, None)
-        if not isinstance(when, JobTimes):
-            raise ConfigError(f"the job {name!r} has no place in `schedule`", hint="this is a defect; please report it")
-        found[name] = Times(every=when.every, jitter=when.jitter)
-    return found
+def _times(config: TieringConfig) -> dict[str, JobTimes]:
+    return {name: config.schedule.of(name) for name in JOBS}
 
 
 def _exit_at_once() -> None:

@@ -1,14 +1,13 @@
-"""When which job runs: every job by its interval, one run at a time, caught up after downtime.
+"""When which job runs: by its interval or by cron, in its windows, one run at a time, caught up after downtime.
 
-APScheduler keeps them, by the machine's uptime alone: nobody can set it, while the wall clock may jump by years. A
-machine that slept finds what it missed soon after it woke.
+APScheduler keeps them, by the machine's uptime: nobody can set it, while a host's clock may jump by years. Times of day
+are those of the clock that everything goes by. A machine that slept finds what it missed soon after it woke.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from random import uniform
 
@@ -23,11 +22,14 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler  # type: ignore[impo
 
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.history import JobRun
+from sagaz_tiering.clock import Clock, SystemClock
+from sagaz_tiering.config.schedule import JobTimes
 from sagaz_tiering.daemon.backoff import FullJitter
-from sagaz_tiering.daemon.uptime_jobs import UptimeInterval, UptimeJobStore
+from sagaz_tiering.daemon.uptime_jobs import JobTrigger, UptimeJobStore
 from sagaz_tiering.drivers.server_clock import uptime_s
 from sagaz_tiering.errors import SagazTieringError
-from sagaz_tiering.jobs import JobReport
+from sagaz_tiering.jobs import WINDOW_CLOSED, JobReport
+from sagaz_tiering.jobs.times import longest_wait, next_start
 from sagaz_tiering.logs import Logger
 
 _log = Logger(__name__)
@@ -43,37 +45,23 @@ OVERDUE_AFTER = timedelta(minutes=2)
 """A job that should have begun so long ago and has not is told."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Times:
-    """Interval and random delay of one job."""
-
-    every: timedelta
-    jitter: timedelta
-
-
-def first_delays(times: Mapping[str, Times], last_runs: Iterable[JobRun], now: datetime) -> dict[str, timedelta]:
+def first_delays(times: Mapping[str, JobTimes], last_runs: Iterable[JobRun], now: datetime) -> dict[str, timedelta]:
     """How long after `now` each job first runs.
 
-    What never finished, failed or was cut off last, or finished longer ago than its interval, runs at once, one
-    after the other; the rest waits for what is left of its interval. (Where another daemon is at it right now,
-    the lease tells.)
+    What failed or was cut off last, or is late by its times, runs as soon as a window is open, one after the other; so
+    does what never ran, unless it has times of day to wait for. (Where another daemon is at it, the lease tells.)
     """
-    finished = {run.job: run.finished_at for run in last_runs if _ended_well(run)}
+    last = {run.job: run for run in last_runs}
     delays: dict[str, timedelta] = {}
     late = 0
     for job, when in times.items():
-        last = finished.get(job)
-        # A last run in the future (a clock that was wrong) must not stop the job for longer than its interval.
-        left = timedelta(0) if last is None else min(last + when.every - now, when.every)
+        run = last.get(job)
+        left = (next_start(when, run, now) if run is None or run.ended_well else when.opens(now)) - now
         if left <= timedelta(0):
             left = STAGGER * late
             late += 1
         delays[job] = left
     return delays
-
-
-def _ended_well(run: JobRun) -> bool:
-    return run.error is None and run.finished_at is not None and run.finished_at >= run.started_at
 
 
 class JobSchedule:
@@ -85,11 +73,12 @@ class JobSchedule:
         """`uptime` gives seconds that only grow."""
         self._run_job = run_job
         self._uptime = uptime
-        self._times: dict[str, Times] = {}
+        self._times: dict[str, JobTimes] = {}
         self._backoffs: dict[str, FullJitter] = {}
         self._running: dict[str, asyncio.Task[None]] = {}
         self._outlasted: set[str] = set()
         self._stopping = False
+        self._clock: Clock = SystemClock()
         self._next_look: asyncio.TimerHandle | None = None
         self._jobs = UptimeJobStore(uptime)
         self._scheduler = AsyncIOScheduler(
@@ -101,23 +90,27 @@ class JobSchedule:
         self._scheduler.add_listener(self._outlast, EVENT_JOB_MAX_INSTANCES)
         self._scheduler.add_listener(self._follow, EVENT_JOB_EXECUTED | EVENT_JOB_ERROR)
 
-    def start(self, times: Mapping[str, Times], delays: Mapping[str, timedelta]) -> None:
-        """Begin; each job first runs after its delay."""
+    def start(self, times: Mapping[str, JobTimes], delays: Mapping[str, timedelta], clock: Clock) -> None:
+        """Begin; each job first runs after its delay. `clock` tells the times of day."""
         self._times = dict(times)
+        self._clock = clock
+        self._jobs.follow(clock)
         for name, when in times.items():
             jitter_s = uniform(0, when.jitter.total_seconds()) if delays[name] > when.jitter else 0.0
             first = self._jobs.now() + delays[name] + timedelta(seconds=jitter_s)
-            self._scheduler.add_job(self._attempt, _trigger(when), id=name, name=name, args=[name], next_run_time=first)
+            self._scheduler.add_job(
+                self._attempt, self._trigger(name), id=name, name=name, args=[name], next_run_time=first
+            )
             self._backoffs[name] = FullJitter(first=RETRY_FIRST, cap=RETRY_CAP)
         self._scheduler.start()
         self._look()
 
-    def change(self, times: Mapping[str, Times]) -> None:
+    def change(self, times: Mapping[str, JobTimes]) -> None:
         """New intervals; a job whose times stay the same keeps its next run."""
         for name, when in times.items():
             if name in self._times and self._times[name] != when and not self._stopping:
                 self._times[name] = when
-                trigger = _trigger(when)
+                trigger = self._trigger(name)
                 # Not `reschedule_job`, which goes by the wall clock.
                 next_run = trigger.get_next_fire_time(None, self._jobs.now())
                 self._scheduler.modify_job(name, trigger=trigger, next_run_time=next_run)
@@ -164,6 +157,11 @@ class JobSchedule:
             self._scheduler.shutdown(wait=False)
             await asyncio.sleep(0)  # it is done in the loop's next pass
         return not unfinished
+
+    def _trigger(self, name: str) -> JobTrigger:
+        longest = longest_wait(self._times[name], self._clock.now())
+        metrics.JOB_LONGEST_WAIT.labels(job=name).set(longest.total_seconds())
+        return JobTrigger(self._times[name], self._clock)
 
     def _look(self) -> None:
         self._scheduler.wakeup()
@@ -225,10 +223,6 @@ class JobSchedule:
             self._scheduler.modify_job(name, next_run_time=self._jobs.now() + soon)
 
 
-def _trigger(when: Times) -> UptimeInterval:
-    return UptimeInterval(when.every, when.jitter)
-
-
 def _count_failure(name: str, exc: Exception) -> None:
     metrics.JOB_RUNS.labels(job=name, outcome="failed").inc()
     metrics.JOB_ERRORS.labels(job=name, reason=type(exc).__name__).inc()
@@ -239,7 +233,14 @@ def _report(report: JobReport) -> None:
         metrics.JOB_RUNS.labels(job=report.job, outcome="skipped").inc()
         _log.debug("job.skipped", job=report.job, reason="another process holds the lease")
         return
-    outcome = "budget" if report.counts.get("budget_spent") else "done"
+    if report.opens_at is not None:
+        metrics.JOB_RUNS.labels(job=report.job, outcome="outside").inc()
+        _log.debug(
+            "job.skipped", job=report.job, reason="no window of it is open", opens_at=report.opens_at.isoformat()
+        )
+        return
+    counts = report.counts
+    outcome = "budget" if counts.get("budget_spent") else "closed" if counts.get(WINDOW_CLOSED) else "done"
     metrics.JOB_RUNS.labels(job=report.job, outcome=outcome).inc()
     metrics.JOB_LAST_SUCCESS.labels(job=report.job).set_to_current_time()
     for kind, count in report.counts.items():

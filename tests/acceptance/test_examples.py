@@ -116,6 +116,16 @@ SHOWS: dict[str, tuple[set[str], tuple[str, ...]]] = {
             r"in memory: 3 snapshots",
         ),
     ),
+    "quickstart.py": (
+        set(),
+        (
+            r"charge_card +executing +is in the tier hot",
+            r"archived +3",
+            r"__completed__ +completed +is in the tier cold STANDARD_IA",
+            r"read from the pack: .*'charged': 49.9",
+            r"next: sagaz-tiering explain",
+        ),
+    ),
     "shop.py": (set(), (r"rolled_back: .*expired", r"charge_card +executing", r"sagaz-tiering replay run")),
 }
 NOT_SCRIPTS = {"places.py", "test_fixture.py"}

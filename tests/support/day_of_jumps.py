@@ -19,9 +19,9 @@ from types import SimpleNamespace
 from unittest.mock import patch
 
 from sagaz_tiering.catalog.history import JobRun
-from sagaz_tiering.config.sections import Schedule
+from sagaz_tiering.config.schedule import Schedule
 from sagaz_tiering.daemon.health import Problem, Readiness
-from sagaz_tiering.daemon.schedule import JobSchedule, Times, first_delays
+from sagaz_tiering.daemon.schedule import JobSchedule, first_delays
 from sagaz_tiering.jobs import JOBS, JobReport
 from support.virtual_time import VirtualTimeLoop
 
@@ -123,7 +123,7 @@ async def _day(make_wall: Callable[[VirtualTimeLoop], Wall], seed: int) -> Day:
 
 async def _live(loop: VirtualTimeLoop, wall: Wall, chance: random.Random) -> Day:
     day = Day()
-    times = {job: Times(every=(when := getattr(Schedule(), job)).every, jitter=when.jitter) for job in JOBS}
+    times = {job: Schedule().of(job) for job in JOBS}
     running: set[str] = set()
     last: dict[str, JobRun] = {}
 
@@ -132,7 +132,7 @@ async def _live(loop: VirtualTimeLoop, wall: Wall, chance: random.Random) -> Day
         running.add(name)
         day.starts[name].append(loop.time())
         began = wall.now()
-        await asyncio.sleep(min(chance.expovariate(1 / 20), 2 * times[name].every.total_seconds()))
+        await asyncio.sleep(min(chance.expovariate(1 / 20), 2 * (times[name].every or HOUR).total_seconds()))
         last[name] = JobRun(job=name, started_at=began, finished_at=wall.now(), error=None, summary=None)
         day.ends[name].append(loop.time())
         running.discard(name)
@@ -140,7 +140,7 @@ async def _live(loop: VirtualTimeLoop, wall: Wall, chance: random.Random) -> Day
 
     def start() -> tuple[JobSchedule, Readiness]:
         schedule = JobSchedule(run_job, uptime=loop.time)
-        schedule.start(times, first_delays(times, last.values(), wall.now()))
+        schedule.start(times, first_delays(times, last.values(), wall.now()), wall)
         late = [Problem(server="schedule", error="late")]
         health = Readiness(loop.time, lambda: late if schedule.overdue() else [])
         health.check_passed()

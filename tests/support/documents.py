@@ -108,6 +108,8 @@ async def document_keys(folder: Path, *, database: str, redis_url: str) -> str:
         await ask("job", name, "--dry-run")
     await ask("cancel-restore", restore_id)
     await ask("quarantine", "list")
+    await ask("doctor")
+    await ask("status", "--history")
     await ask("keys", "status")
     await ask("keys", "export", folder / "keys.backup")
     await ask("keys", "import", folder / "keys.backup")

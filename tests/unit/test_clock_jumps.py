@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from support.day_of_jumps import DAY_S, LOOK_EVERY_S, STOPPED_S, Day, day_of_jumps
 
-from sagaz_tiering.config.sections import Schedule
+from sagaz_tiering.config.schedule import Schedule
 from sagaz_tiering.daemon.schedule import OVERDUE_AFTER
 from sagaz_tiering.jobs import JOBS
 

@@ -11,15 +11,17 @@ import pytest
 from support.virtual_time import VirtualTimeLoop
 
 from sagaz_tiering.catalog.history import JobRun
+from sagaz_tiering.clock import SystemClock
+from sagaz_tiering.config.schedule import JobTimes
 from sagaz_tiering.daemon.backoff import FullJitter
-from sagaz_tiering.daemon.schedule import OVERDUE_AFTER, STAGGER, JobSchedule, Times, first_delays
+from sagaz_tiering.daemon.schedule import OVERDUE_AFTER, STAGGER, JobSchedule, first_delays
 from sagaz_tiering.errors import CatalogUnavailable, SchemaMismatch
 from sagaz_tiering.jobs import JobReport
 
 NOW = datetime(2026, 3, 1, tzinfo=UTC)
 HOUR = timedelta(hours=1)
-QUICK = Times(every=timedelta(milliseconds=20), jitter=timedelta(0))
-SLOW = Times(every=HOUR, jitter=timedelta(0))
+QUICK = JobTimes(every=timedelta(milliseconds=20), jitter=timedelta(0))
+SLOW = JobTimes(every=HOUR, jitter=timedelta(0))
 NONE = timedelta(0)
 
 
@@ -33,10 +35,10 @@ def report(job: str) -> JobReport:
 
 @asynccontextmanager
 async def scheduled(
-    run_job: Callable[[str], object], times: dict[str, Times], delays: dict[str, timedelta] | None = None
+    run_job: Callable[[str], object], times: dict[str, JobTimes], delays: dict[str, timedelta] | None = None
 ) -> AsyncIterator[JobSchedule]:
     schedule = JobSchedule(run_job)  # type: ignore[arg-type]  # coroutine functions of the tests
-    schedule.start(times, delays or dict.fromkeys(times, NONE))
+    schedule.start(times, delays or dict.fromkeys(times, NONE), SystemClock())
     try:
         yield schedule
     finally:
@@ -182,7 +184,7 @@ async def test_schedule_change_touches_only_what_changed() -> None:
 
     times = {"age": SLOW, "expire": SLOW}
     async with scheduled(run_job, times, dict.fromkeys(times, 10 * HOUR)) as schedule:
-        schedule.change({"age": Times(every=timedelta(minutes=5), jitter=NONE), "expire": SLOW})
+        schedule.change({"age": JobTimes(every=timedelta(minutes=5), jitter=NONE), "expire": SLOW})
         due_in = schedule.due_in()
     assert due_in["expire"] > 9 * HOUR
     assert due_in["age"] <= timedelta(minutes=5)
@@ -226,7 +228,7 @@ async def test_schedule_tells_which_jobs_are_overdue() -> None:
 
     seconds = Seconds()
     schedule = JobSchedule(run_job, uptime=seconds)
-    schedule.start({"age": SLOW, "expire": SLOW}, {"age": NONE, "expire": HOUR})
+    schedule.start({"age": SLOW, "expire": SLOW}, {"age": NONE, "expire": HOUR}, SystemClock())
     async with asyncio.timeout(300):
         await began.wait()
     assert schedule.overdue() == {}
@@ -253,7 +255,7 @@ def test_schedule_finds_soon_what_a_machine_missed_in_its_sleep() -> None:
             return report(name)
 
         schedule = JobSchedule(run_job, uptime=lambda: loop.time() + slept_s)
-        schedule.start({"age": SLOW}, {"age": HOUR})
+        schedule.start({"age": SLOW}, {"age": HOUR}, SystemClock())
         await asyncio.sleep(100)
         assert not began
         slept_s = HOUR.total_seconds()

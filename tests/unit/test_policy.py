@@ -236,6 +236,36 @@ def test_policy_warnings_say_what_happens_without_a_catch_all(given: tuple[dict[
     assert "match: {}" in message
 
 
+LAST = {"name": "last", "match": {}, "retain": "forever"}
+
+
+@pytest.mark.parametrize(
+    ("pattern", "advice"),
+    [
+        ("payment-.*", "did you mean payment-*?"),
+        ("^payment-.+$", "did you mean payment-*?"),
+        ("pay(ment|out)", "write a list of patterns"),
+        ("order|refund", "write a list of patterns"),
+        ("order-[0-9]+", "write a list of patterns"),
+        (r"order-\d", "write a list of patterns"),
+    ],
+)
+def test_policy_warnings_name_patterns_that_look_like_regular_expressions(pattern: str, advice: str) -> None:
+    """They match names with just these signs in them, which hardly any name has."""
+    [(where, text)] = caveats({"name": "a", "match": {"saga_name": pattern}, "retain": "forever"}, LAST)
+    assert where == (0, "match", "saga_name")
+    assert f"{pattern} looks like a regular expression" in text
+    assert advice in text
+
+
+@pytest.mark.parametrize(
+    "pattern", ["payment-*", "order-[0-9]*", "com.acme.*", "v1[.]*", "a?c", "com.acme.Order", "x[|]y"]
+)
+def test_policy_warnings_accept_patterns_of_a_shell(pattern: str) -> None:
+    """Dotted names among them."""
+    assert caveats({"name": "a", "match": {"saga_name": pattern}, "retain": "forever"}, LAST) == []
+
+
 @pytest.mark.guarantee("G3")
 def test_policy_warnings_ask_whether_outcome_was_meant_by_status() -> None:
     """`match.status` tears sagas apart: what it does is said, unless `outcome` beside it says that it is meant."""

@@ -376,10 +376,10 @@ def modules(*without: str) -> dict[str, ast.Module]:
 def test_every_setting_is_read_by_something() -> None:
     """A setting that does nothing would be a lie: some module that has its section to do with reads each by its name.
 
-    `match` of a policy is read by the section's own methods.
+    `match` of a policy and the times of a job are read by the sections' own methods.
     """
     read, named = dict[str, set[str]](), dict[str, set[str]]()
-    trees = {**modules("config"), "config/policy.py": parsed()["config/policy.py"]}
+    trees = modules("config") | {name: parsed()[name] for name in ("config/policy.py", "config/schedule.py")}
     for module, tree in trees.items():
         nodes = list(ast.walk(tree))
         read[module] = {n.attr for n in nodes if isinstance(n, ast.Attribute) and isinstance(n.ctx, ast.Load)}
@@ -416,7 +416,13 @@ def test_default_of_a_setting_stands_in_its_section_alone() -> None:
 def test_default_of_a_setting_is_written_in_its_field() -> None:
     """Who reads a section sees each default: none is a constant somewhere above."""
     aside = []
-    for module in ("config/sections.py", "config/tiers.py", "config/policy.py", "config/model.py"):
+    for module in (
+        "config/sections.py",
+        "config/schedule.py",
+        "config/tiers.py",
+        "config/policy.py",
+        "config/model.py",
+    ):
         tree = parsed()[module]
         constants = {
             each.id

@@ -98,7 +98,10 @@ SELECT erasure_id FROM sagaz_tiering.erasures
  ORDER BY requested_at DESC LIMIT 1
 
 -- name: newest
-SELECT * FROM sagaz_tiering.erasures ORDER BY requested_at DESC, erasure_id LIMIT $1
+-- Behind the erasure of $2 with id $3.
+SELECT * FROM sagaz_tiering.erasures
+ WHERE $2::timestamptz IS NULL OR requested_at < $2 OR requested_at = $2 AND erasure_id > $3::uuid
+ ORDER BY requested_at DESC, erasure_id LIMIT $1
 
 -- name: packs
 -- The packs of an erasure, each with a restore under way that keeps it from being written anew.

@@ -27,8 +27,9 @@ SELECT hold_id, saga_id, sagaz_tiering.whole_match(match, outcome) AS match, rea
  ORDER BY placed_at, hold_id
 
 -- name: entries
-SELECT hold_id, action, at, who, reason, saga_id, match FROM sagaz_tiering.hold_log
- ORDER BY entry_id DESC LIMIT $1
+-- Behind the entry $2.
+SELECT entry_id, hold_id, action, at, who, reason, saga_id, match FROM sagaz_tiering.hold_log
+ WHERE $2::bigint IS NULL OR entry_id < $2 ORDER BY entry_id DESC LIMIT $1
 
 -- name: covering
 -- Of these snapshots, the held ones: ids, sagas, the three names and the statuses of their sagas' ends (NULL: as the

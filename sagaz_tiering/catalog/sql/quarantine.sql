@@ -11,8 +11,11 @@ ON CONFLICT (kind, item) DO UPDATE
 DELETE FROM sagaz_tiering.quarantine WHERE kind = $1 AND item = $2
 
 -- name: items
+-- Behind the item $4 that was last seen at $3.
 SELECT kind, item, reason, attempts, state, first_seen, last_seen FROM sagaz_tiering.quarantine
- WHERE $1 OR state <> 'DROPPED' ORDER BY last_seen DESC, kind, item LIMIT $2
+ WHERE ($1 OR state <> 'DROPPED')
+   AND ($3::timestamptz IS NULL OR last_seen < $3 OR last_seen = $3 AND (kind || '/' || item) > $4::text)
+ ORDER BY last_seen DESC, kind || '/' || item LIMIT $2
 
 -- name: left_alone
 SELECT item FROM sagaz_tiering.quarantine WHERE kind = $1 AND item = ANY($2::text[]) AND state <> 'FAILING'

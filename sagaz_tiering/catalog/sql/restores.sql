@@ -52,7 +52,10 @@ UPDATE sagaz_tiering.restores SET digest = $2, eta_at = $3, cost_usd = $4, snaps
 SELECT * FROM sagaz_tiering.restores WHERE restore_id = $1
 
 -- name: newest
-SELECT * FROM sagaz_tiering.restores ORDER BY requested_at DESC, restore_id LIMIT $1
+-- Behind the request of $2 with id $3.
+SELECT * FROM sagaz_tiering.restores
+ WHERE $2::timestamptz IS NULL OR requested_at < $2 OR requested_at = $2 AND restore_id > $3::uuid
+ ORDER BY requested_at DESC, restore_id LIMIT $1
 
 -- name: in_state
 SELECT * FROM sagaz_tiering.restores WHERE state = $1 ORDER BY requested_at, restore_id

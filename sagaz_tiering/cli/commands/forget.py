@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from datetime import datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
+from uuid import UUID
 
 import typer
 
 from sagaz_tiering.cli.asking import confirm, login_name
 from sagaz_tiering.cli.commands.hold import published
 from sagaz_tiering.cli.failures import NotFound
-from sagaz_tiering.cli.options import MOST, YesOption, parse_id
+from sagaz_tiering.cli.options import YesOption, parse_id
+from sagaz_tiering.cli.paging import CursorOption, LimitOption, at_time, cut, more, read_time
 from sagaz_tiering.cli.session import Answer, Call, command, fields, table
 from sagaz_tiering.terminal import make_table, show_time, show_when
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from sagaz_tiering.catalog.erasures import ErasedPack, ErasureReceipt
 
 
@@ -48,7 +48,8 @@ async def forget(
 async def erasures(
     call: Call,
     erasure_id: Annotated[str | None, typer.Argument(metavar="[ERASURE_ID]")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=MOST, help="The newest so many.")] = 20,
+    limit: LimitOption = 20,
+    cursor: CursorOption = None,
 ) -> Answer:
     """Receipts of erasures as they stand now: what is physically gone, and what waits for which pack."""
     async with call.opened() as runtime:
@@ -58,12 +59,14 @@ async def erasures(
             if one is None:
                 raise NotFound(f"no erasure {erasure_id}", hint="see: sagaz-tiering erasures")
             return Answer(one.to_dict(), _lines(one, now))
-        found = await store.newest(limit)
+        newest = await store.newest(limit + 1, read_time(cursor, UUID))
+    found, following = cut(newest, limit, lambda each: at_time(each.requested_at, each.erasure_id))
     columns = ("erasure", "saga", "requested", "by", "reason", "complete")
     rows = [
         [one.erasure_id, one.saga_id, show_time(one.requested_at), one.who, one.reason, one.complete] for one in found
     ]
-    return Answer({"erasures": found}, table(columns, rows, nothing="no erasures"))
+    lines = chain(table(columns, rows, nothing="no erasures"), more(following))
+    return Answer({"erasures": found, "next": following}, lines)
 
 
 def _nothing(receipt: ErasureReceipt, earlier: UUID | None) -> NotFound:

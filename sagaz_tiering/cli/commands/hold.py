@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated
 from uuid import UUID
 
@@ -10,7 +11,8 @@ import typer
 
 from sagaz_tiering.cli.asking import login_name
 from sagaz_tiering.cli.failures import NotFound, UsageError
-from sagaz_tiering.cli.options import MATCH_KEYS, MOST, parse_id, parse_match
+from sagaz_tiering.cli.options import MATCH_KEYS, parse_id, parse_match
+from sagaz_tiering.cli.paging import CursorOption, LimitOption, cut, more, page_of, read_number
 from sagaz_tiering.cli.session import Answer, Call, command, table
 from sagaz_tiering.terminal import document, safe, show_time
 
@@ -115,18 +117,22 @@ def published(waits: str) -> str:
 async def holds(
     call: Call,
     log: Annotated[bool, typer.Option("--log", help="Every hold and release ever, newest first.")] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=MOST, help="With --log: so many entries.")] = 1000,
+    limit: LimitOption = 1000,
+    cursor: CursorOption = None,
 ) -> Answer:
     """Holds in force, or the log of all."""
     nothing = "no legal holds"
     async with call.opened() as runtime:
         if log:
-            entries = await runtime.catalog.holds.entries(limit)
+            found = await runtime.catalog.holds.entries(limit + 1, read_number(cursor))
+            entries, following = cut(found, limit, lambda entry: entry["entry_id"])
             columns = ("at", "action", "who", "reason", "saga_id", "match", "hold_id")
             shown = [column.removesuffix("_id") for column in columns]
             rows = [[show_time(e["at"]), *(e[name] for name in columns[1:])] for e in entries]
-            return Answer({"log": entries}, table(shown, rows, nothing=nothing))
-        in_force = await runtime.catalog.holds.in_force()
+            return Answer(
+                {"log": entries, "next": following}, chain(table(shown, rows, nothing=nothing), more(following))
+            )
+        in_force, following = page_of(await runtime.catalog.holds.in_force(), limit, cursor, lambda each: each.hold_id)
     titles = ("since", "subject", "by", "reason", "hold")
     held = [[show_time(h.placed_at), h.subject, h.placed_by, h.reason, h.hold_id] for h in in_force]
-    return Answer({"holds": in_force}, table(titles, held, nothing=nothing))
+    return Answer({"holds": in_force, "next": following}, chain(table(titles, held, nothing=nothing), more(following)))

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,13 +15,17 @@ from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.cli.progress import progress
 from sagaz_tiering.cli.session import Answer, Call, command, table
 from sagaz_tiering.cli.stopping import stopped_by_signals
+from sagaz_tiering.terminal import show_time
 
 if TYPE_CHECKING:
-    from sagaz_tiering.app.runtime import Runtime
     from sagaz_tiering.jobs import JobContext, JobReport
 
 SKIPPED = 7
 """Exit code of `--once` where another process was at it: nothing ran, as with any lease conflict."""
+OUTSIDE = 14
+"""Exit code of `--once` where no window of the job is open: nothing ran."""
+_LOOK_EVERY_S = 30.0
+"""Timers stand still while the machine sleeps."""
 
 
 @command()
@@ -39,25 +43,34 @@ async def job(
         bool,
         typer.Option("--allow-mass-delete", help="expire, once: end snapshots earlier than promised."),
     ] = False,
+    any_time: Annotated[
+        bool, typer.Option("--any-time", help="once: run it now although no window of its schedule is open.")
+    ] = False,
     accept_lost: Annotated[
         bool, typer.Option("--accept-lost", help="reconcile, once: do not report what Redis lost any more.")
     ] = False,
 ) -> int:
-    """Run a job: at its scheduled interval until Ctrl-C, or once. --json prints one report a line."""
+    """Run a job: now and by its schedule until Ctrl-C, or once. --json prints one report a line."""
     check_name(name)
     if allow_mass_delete and not (name == "expire" and once):
         raise UsageError("--allow-mass-delete is for: job expire --once", hint="a schedule must not have it")
     if accept_lost and not (name == "reconcile" and once):
         raise UsageError("--accept-lost is for: job reconcile --once", hint="a schedule must not have it")
+    if any_time and not once:
+        raise UsageError("--any-time is for: job NAME --once", hint="a schedule has its windows")
     from sagaz_tiering.app.process import yield_to_others
 
     async with call.opened() as runtime:
         await runtime.check()
         yield_to_others(runtime.config.jobs.nice)
         context = replace(
-            runtime.job_context(), allow_mass_delete=allow_mass_delete, accept_lost=accept_lost, alone=True
+            runtime.job_context(),
+            allow_mass_delete=allow_mass_delete,
+            accept_lost=accept_lost,
+            any_time=any_time,
+            alone=True,
         )
-        return await _repeat(runtime, context, name, once=once or dry_run, dry_run=dry_run, as_json=call.as_json)
+        return await _repeat(context, name, once=once or dry_run, dry_run=dry_run, as_json=call.as_json)
 
 
 def check_name(name: str) -> None:
@@ -73,36 +86,51 @@ def check_name(name: str) -> None:
     raise UsageError(f"no job {name!r:.80}", hint=f"{hint}jobs are: {', '.join(JOBS)}")
 
 
-async def _repeat(runtime: Runtime, context: JobContext, name: str, *, once: bool, dry_run: bool, as_json: bool) -> int:
+async def _repeat(context: JobContext, name: str, *, once: bool, dry_run: bool, as_json: bool) -> int:
     from sagaz_tiering.jobs import run_job
 
-    every = _interval(runtime, name)
+    times = context.settings.schedule.of(name)
     with stopped_by_signals(context.stopping):
         while True:
             with progress(name) as show:
                 context.progress = show
                 report = await run_job(name, context, dry_run=dry_run)
-            Answer(report.to_dict(), _lines(report)).show(as_json=as_json, compact=not once)
+            Answer(report.to_dict(), _lines(report), problems=_problems(report, once=once)).show(
+                as_json=as_json, compact=not once
+            )
             if once:
-                return SKIPPED if report.skipped else 0
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(context.stopping.wait(), every.total_seconds())
+                return OUTSIDE if report.opens_at is not None else SKIPPED if report.skipped else 0
+            await _wait(context, report.opens_at or times.next_after(context.now))
             if context.stopping.is_set():
                 return 0
 
 
-def _interval(runtime: Runtime, name: str) -> timedelta:
-    """The job's own schedule; a job without one runs as often as `age`, which it serves."""
-    schedule: Any = runtime.config.schedule
-    every: timedelta = getattr(schedule, name, schedule.age).every
-    return every
+async def _wait(context: JobContext, until: datetime) -> None:
+    """Until then, or until stopped."""
+    while not context.stopping.is_set() and (left := (until - context.now).total_seconds()) > 0:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(context.stopping.wait(), min(left, _LOOK_EVERY_S))
+
+
+def _problems(report: JobReport, *, once: bool) -> Iterator[tuple[str, str]]:
+    if report.opens_at is not None:
+        said = f"{report.job} did not run: no window of it is open before {show_time(report.opens_at)}"
+        yield said, f"to run it now all the same: sagaz-tiering job {report.job} --once --any-time" if once else ""
+
+
+def _closed(report: JobReport) -> bool:
+    from sagaz_tiering.jobs import WINDOW_CLOSED
+
+    return WINDOW_CLOSED in report.counts
 
 
 def _lines(report: JobReport) -> Iterator[Any]:
+    if report.opens_at is not None:
+        return
     if report.skipped:
         yield f"{report.job}: skipped, another process is running it"
     else:
-        what = "would do" if report.dry_run else "done"
+        what = "would do" if report.dry_run else "stopped as its window closed" if _closed(report) else "done"
         yield f"{report.job}: {what} in {report.seconds:.2f} s"
         counts = [(kind.replace("_", " "), f"{count:,}") for kind, count in report.counts.items() if count]
         if counts or not report.notes:

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
-from datetime import UTC, date, datetime, time
+from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.cli.options import parse_time
-from sagaz_tiering.cli.session import Answer, Call, command, table
-from sagaz_tiering.terminal import make_table, show_bytes, show_time, show_usd
+from sagaz_tiering.cli.session import Answer, Call, command, show_next_run, table
+from sagaz_tiering.terminal import make_table, plain, show_bytes, show_time, show_usd
 
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
@@ -30,36 +28,30 @@ async def plan(
         typer.Option("--policy", metavar="FILE", help="Compare with the policies of this configuration file."),
     ] = None,
     as_of: Annotated[
-        str | None, typer.Option("--as-of", metavar="DATE", help="As if it were then (2027-01-31, or a time).")
+        str | None, typer.Option("--as-of", metavar="TIME", help="As if it were then: a time or a day.")
     ] = None,
 ) -> Answer:
     """What would move, expire and be written anew, what that costs and saves, and which class would be cheapest."""
     from sagaz_tiering.catalog.migrations import check_schema
     from sagaz_tiering.costs import difference
+    from sagaz_tiering.operations.status import upcoming
 
     others = None if policy is None else _policies_of(policy)
     async with call.opened() as runtime:
         await check_schema(runtime.db)
-        now = runtime.clock.now() if as_of is None else parse_day(as_of)
+        at = runtime.clock.now() if as_of is None else parse_time(as_of)
         wanted = [runtime.policies] if others is None else [runtime.policies, others]
-        plans = await asyncio.gather(*(_planned(runtime, policies, now) for policies in wanted))
+        plans = await asyncio.gather(*(_planned(runtime, policies, at) for policies in wanted))
+        now = runtime.clock.now()
+        runs = await upcoming(runtime.job_context(), "age", "transition", "expire", "compact")
         directory = runtime.config.tiers.cold.is_directory
     changes = difference(*plans) if others is not None else ()
     notes = ["the cold tier is a directory, which bills nothing: the figures are those of S3"] if directory else []
-    answer = {**plans[0].to_dict(), "warnings": [*plans[0].warnings, *notes]}
+    answer = {**plans[0].to_dict(), "warnings": [*plans[0].warnings, *notes], "next_runs": plain(runs)}
     if others is not None:
         answer |= {"other": plans[1], "difference": changes}
-    return Answer(answer, _lines(plans, changes, notes))
-
-
-def parse_day(text: str) -> datetime:
-    """A date (its first instant in UTC) or a time with a zone; raises UsageError."""
-    with suppress(ValueError):  # no date alone
-        text = datetime.combine(date.fromisoformat(text), time(), UTC).isoformat()
-    try:
-        return parse_time(text)
-    except UsageError as exc:
-        raise UsageError(str(exc), hint="write it like 2027-01-31 or 2027-01-31T12:00:00Z") from exc
+    lines = (*_lines(plans, changes, notes), *(f"next run: {show_next_run(run, now)}" for run in runs))
+    return Answer(answer, lines)
 
 
 def _policies_of(path: Path) -> PolicySet:

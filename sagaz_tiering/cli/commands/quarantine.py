@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import Annotated
 
 import typer
 
 from sagaz_tiering.cli.failures import NotFound
-from sagaz_tiering.cli.options import MOST
+from sagaz_tiering.cli.paging import CursorOption, LimitOption, at_time, cut, more, read_time
 from sagaz_tiering.cli.session import Answer, Call, command, table
 from sagaz_tiering.terminal import safe, show_time
 
@@ -20,14 +21,18 @@ ItemArgument = Annotated[str, typer.Argument(metavar="ITEM", help="An object key
 async def list_items(
     call: Call,
     dropped: Annotated[bool, typer.Option("--dropped", help="Also what was dropped.")] = False,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=MOST, help="The newest so many.")] = 100,
+    limit: LimitOption = 100,
+    cursor: CursorOption = None,
 ) -> Answer:
     """What is wrong: missing, truncated or altered packs, foreign objects, packs that a job could not move."""
     async with call.opened() as runtime:
-        found = await runtime.catalog.quarantine.items(limit, dropped_too=dropped)
+        behind = read_time(cursor, str)
+        items = await runtime.catalog.quarantine.items(limit + 1, dropped_too=dropped, behind=behind)
+    found, following = cut(items, limit, lambda each: at_time(each.last_seen, f"{each.kind}/{each.item}"))
     columns = ("kind", "item", "state", "attempts>", "last seen", "reason")
     rows = ([o.kind, o.item, o.state, o.attempts, show_time(o.last_seen), o.reason] for o in found)
-    return Answer({"items": found}, table(columns, rows, nothing="nothing in quarantine"))
+    lines = chain(table(columns, rows, nothing="nothing in quarantine"), more(following))
+    return Answer({"items": found, "next": following}, lines)
 
 
 @group.command("retry")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from datetime import datetime
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,6 +16,7 @@ from sagaz_tiering.cli.asking import login_name
 from sagaz_tiering.cli.commands.snapshot import place_of
 from sagaz_tiering.cli.failures import NotFound, UsageError
 from sagaz_tiering.cli.options import MOST, parse_id, parse_time
+from sagaz_tiering.cli.paging import CursorOption, LimitOption, more, page_of
 from sagaz_tiering.cli.session import Answer, Call, command, fields
 from sagaz_tiering.terminal import make_table, show_time
 
@@ -92,7 +95,7 @@ async def run(
 async def time_travel(
     call: Call,
     saga_id: SagaArgument,
-    at: Annotated[str, typer.Option("--at", "-t", metavar="TIME", help="An instant, like 2026-03-01T12:00:00Z.")],
+    at: Annotated[str, typer.Option("--at", "-t", metavar="TIME", help="Like 2026-03-01T12:00:00Z, or a day.")],
     key: Annotated[str | None, typer.Option("--key", "-k", metavar="KEY", help="Only this key of the context.")] = None,
     storage: StorageOption = None,
 ) -> Answer:
@@ -122,7 +125,8 @@ async def list_changes(
     saga_id: SagaArgument,
     after: Annotated[str | None, typer.Option("--after", "-a", metavar="TIME", help="Only from TIME on.")] = None,
     before: Annotated[str | None, typer.Option("--before", "-b", metavar="TIME", help="Only up to TIME.")] = None,
-    limit: Annotated[int, typer.Option("--limit", "-l", min=1, max=MOST, help="The first so many.")] = 100,
+    limit: LimitOption = 100,
+    cursor: CursorOption = None,
     keys: Annotated[
         bool, typer.Option("--keys", help="Also which keys of the context changed; this reads the bodies.")
     ] = False,
@@ -132,10 +136,12 @@ async def list_changes(
     wanted = parse_id(saga_id, "SAGA_ID")
     since, until = (None if text is None else parse_time(text) for text in (after, before))
     async with call.opened_storage(storage) as opened:
-        states = await _states(opened, wanted, since, until, limit, keys=keys)
+        found = await _states(opened, wanted, since, until, keys=keys)
+    states, following = page_of(found, limit, cursor, itemgetter("snapshot_id"))
     if not states:
         raise NotFound(f"no snapshots of saga {wanted} in that time", hint="it has none, or all have expired")
-    return Answer({"saga_id": str(wanted), "changes": states}, _table(wanted, list(states[0]), states))
+    document = {"saga_id": str(wanted), "changes": states, "next": following}
+    return Answer(document, chain(_table(wanted, list(states[0]), states), more(following)))
 
 
 @group.command("history")
@@ -143,17 +149,20 @@ async def list_changes(
 async def history(
     call: Call,
     saga_id: SagaArgument,
-    limit: Annotated[int, typer.Option("--limit", "-l", min=1, max=MOST, help="The newest so many.")] = 100,
+    limit: LimitOption = 100,
+    cursor: CursorOption = None,
     storage: StorageOption = None,
 ) -> Answer:
     """Replays of a saga, newest first: from which step, by whom, with what, and how they ended."""
     wanted = parse_id(saga_id, "SAGA_ID")
     async with call.opened_storage(storage) as opened:
-        records = await opened.list_replays(wanted, limit)
+        found = await opened.list_replays(wanted, MOST)
+    records, following = page_of(found, limit, cursor, itemgetter("replay_id"))
     if not records and not call.as_json:
         raise NotFound(f"saga {wanted} was never replayed")
     names = ("created_at", "checkpoint_step", "replay_status", "initiated_by", "new_saga_id", "error_message")
-    return Answer({"saga_id": str(wanted), "replays": records}, _table(wanted, names, records))
+    document = {"saga_id": str(wanted), "replays": records, "next": following}
+    return Answer(document, chain(_table(wanted, names, records), more(following)))
 
 
 def _table(saga_id: UUID, names: Sequence[str], records: Sequence[dict[str, Any]]) -> Iterator[Any]:
@@ -183,19 +192,17 @@ def _overrides(pairs: list[str], file: Path | None) -> dict[str, Any]:
 
 
 async def _states(
-    storage: SnapshotStorage, saga_id: UUID, after: datetime | None, before: datetime | None, limit: int, *, keys: bool
+    storage: SnapshotStorage, saga_id: UUID, after: datetime | None, before: datetime | None, *, keys: bool
 ) -> list[dict[str, Any]]:
     timeline = getattr(storage, "timeline", None)
     found: list[dict[str, Any]] = []
     if timeline is not None and not keys:
         for ref in await timeline(saga_id):
-            if _within(ref.created_at, after, before) and len(found) < limit:
+            if _within(ref.created_at, after, before):
                 found.append({**_state(ref), "tier": place_of(ref)})
         return found
     earlier: dict[str, Any] = {}
     async for snapshot in storage.iter_snapshots(saga_id):
-        if len(found) == limit:
-            break
         if _within(snapshot.created_at, after, before):
             changed = {"changed": _changed(earlier, snapshot.context)} if keys else {}
             found.append({**_state(snapshot), **changed})

@@ -6,19 +6,20 @@ import asyncio
 import sys
 from collections.abc import Iterator
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated
+from uuid import UUID
 
 import typer
 
 from sagaz_tiering.cli.asking import login_name
 from sagaz_tiering.cli.failures import NotFound, UsageError
-from sagaz_tiering.cli.options import MOST, parse_id, parse_match, parse_time
+from sagaz_tiering.cli.options import parse_id, parse_match, parse_time
+from sagaz_tiering.cli.paging import CursorOption, LimitOption, at_time, cut, more, read_time
 from sagaz_tiering.cli.session import Answer, Call, command, fields, table
 from sagaz_tiering.terminal import show_usd, show_when
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
     from sagaz_tiering.app.runtime import Runtime
     from sagaz_tiering.catalog.restores import Restore
 
@@ -75,7 +76,8 @@ async def restore(
 async def restores(
     call: Call,
     restore_id: Annotated[str | None, typer.Argument(metavar="[RESTORE_ID]")] = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=MOST, help="The newest so many.")] = 20,
+    limit: LimitOption = 20,
+    cursor: CursorOption = None,
 ) -> Answer:
     """The newest restores and how far they are, or one of them."""
     async with call.opened() as runtime:
@@ -85,7 +87,8 @@ async def restores(
             if one is None:
                 raise NotFound(f"no restore {restore_id}", hint="see: sagaz-tiering restores")
             return Answer(one.to_dict(), _lines(one, now))
-        found = await store.newest(limit)
+        newest = await store.newest(limit + 1, read_time(cursor, UUID))
+    found, following = cut(newest, limit, lambda each: at_time(each.requested_at, each.restore_id))
     columns = ("restore", "state", "snapshots>", "packs", "tier", "into", "requested", "by")
     rows = [
         [
@@ -94,7 +97,8 @@ async def restores(
         ]
         for one in found
     ]
-    return Answer({"restores": found}, table(columns, rows, nothing="no restores"))
+    lines = chain(table(columns, rows, nothing="no restores"), more(following))
+    return Answer({"restores": found, "next": following}, lines)
 
 
 @command()

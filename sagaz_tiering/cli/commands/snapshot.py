@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from datetime import datetime
+from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
 from uuid import UUID
 
@@ -12,7 +14,8 @@ import typer
 from sagaz_tiering.cli.changes import changes_in_one_line
 from sagaz_tiering.cli.failures import NotFound, UsageError
 from sagaz_tiering.cli.options import parse_id, parse_time
-from sagaz_tiering.cli.session import Answer, Call, command, fields
+from sagaz_tiering.cli.paging import CursorOption, LimitOption, more, page_of
+from sagaz_tiering.cli.session import Answer, Call, command, fields, show_next_run
 from sagaz_tiering.terminal import make_console, make_table, plain, safe, show_time, show_usd, show_when
 
 _COLUMNS = ("created at", "step", "name", "status", "tier", "expires", "snapshot")
@@ -20,6 +23,7 @@ _TIME_WIDTH = len("2026-03-01 12:00:00Z")
 _LEAST_WIDTH = 20
 
 if TYPE_CHECKING:
+    from sagaz_tiering.jobs.times import NextRun
     from sagaz_tiering.snapshot import SnapshotRef
     from sagaz_tiering.tiered import Explanation, SagaExplanation, TieredStorage
 
@@ -31,6 +35,8 @@ async def timeline(
     changes: Annotated[
         bool, typer.Option("--changes", help="Instead of the tier: what each step changed. This reads the bodies.")
     ] = False,
+    limit: LimitOption = 1000,
+    cursor: CursorOption = None,
 ) -> Answer:
     """Every snapshot of a saga and the tier it is in, oldest first, and how it ended; needs no archived bytes."""
     saga = parse_id(saga_id, "SAGA_ID")
@@ -42,14 +48,17 @@ async def timeline(
         told = await _told(storage, refs, as_json=call.as_json) if changes and refs else {}
     if not refs:
         raise NotFound(f"no snapshots of saga {saga}", hint="it never saved one here, or all have expired")
+    page, following = page_of(refs, limit, cursor, lambda ref: ref.snapshot_id)
     document = {
         "saga_id": str(saga),
         "outcome": None if whole is None else whole.outcome,
         "saga_ended_at": None if whole is None else plain(whole.ended_at),
         "saga": None if whole is None else plain(whole),
-        "snapshots": [ref.to_dict() | {"changes": told.get(ref.snapshot_id)} for ref in refs] if changes else refs,
+        "snapshots": [ref.to_dict() | {"changes": told.get(ref.snapshot_id)} for ref in page] if changes else page,
+        "next": following,
     }
-    return Answer(document, _timeline(saga, refs, whole, now, told if changes else None))
+    lines = _timeline(saga, page, whole, now, told if changes else None)
+    return Answer(document, chain(lines, more(following)))
 
 
 async def _told(storage: TieredStorage, refs: Sequence[SnapshotRef], *, as_json: bool) -> dict[UUID, Any]:
@@ -182,14 +191,23 @@ def _query(
 @command()
 async def explain(call: Call, snapshot_id: Annotated[str, typer.Argument(metavar="SNAPSHOT_ID")]) -> Answer:
     """Where a snapshot is and why, which policy rules it, when it and its saga move and expire; a saga's id will do."""
+    from sagaz_tiering.errors import CatalogUnavailable
+    from sagaz_tiering.operations.status import upcoming
+
     wanted = parse_id(snapshot_id, "SNAPSHOT_ID")
     async with call.opened(migrated=True) as runtime:
         explanation = await runtime.storage().explain(wanted)
         now = runtime.clock.now()
+        moves = "transition" if any(ref.storage_class for ref in explanation.copies[:1]) else "age"
+        runs: list[NextRun] = []
+        with suppress(CatalogUnavailable):  # what Redis alone could explain is explained
+            runs = await upcoming(runtime.job_context(), moves, "expire") if explanation.found else []
+    document = {**plain(explanation), "next_runs": plain(runs)}
     if explanation.found:
-        return Answer(explanation, _explained(wanted, explanation, now))
+        lines = _explained(wanted, explanation, now)
+        return Answer(document, (*lines, *fields([("next run", show_next_run(run, now)) for run in runs], width=17)))
     problem = (f"snapshot {wanted}: {explanation.reason}", "it does not exist, or has expired")
-    return Answer(explanation, (), NotFound.exit_code, () if call.as_json else [problem])
+    return Answer(document, (), NotFound.exit_code, () if call.as_json else [problem])
 
 
 def _cost(explanation: Explanation) -> str | None:

@@ -41,8 +41,10 @@ async def status(
 
 def _lines(document: dict[str, Any], now: datetime) -> Iterator[Any]:
     yield make_table(("tier", "snapshots>", "objects>", "bytes>", "$ per month>", "notes"), _tiers(document))
-    if document.get("jobs"):
-        yield make_table(("job", "last run", "result"), [_job_row(run, now) for run in document["jobs"]])
+    if "next_runs" in document:
+        last = {run["job"]: run for run in document["jobs"]}
+        rows = [_job_row(last.get(run["job"]), run, now) for run in document["next_runs"]]
+        yield make_table(("job", "last run", "next run", "schedule", "result"), rows)
     hot_tier = document.get("hot_tier", {"warnings": (), "lost_snapshots": ()})
     for warning in [*hot_tier["warnings"], *document.get("encryption", {"warnings": ()})["warnings"]]:
         yield f"warning: {warning}"
@@ -97,11 +99,15 @@ def _tiers(document: dict[str, Any]) -> list[tuple[object, ...]]:
     return rows
 
 
-def _job_row(run: dict[str, Any], now: datetime) -> tuple[object, ...]:
-    counts = (run["summary"] or {}).get("counts", run["summary"] or {})
+def _job_row(last: dict[str, Any] | None, following: dict[str, Any], now: datetime) -> tuple[object, ...]:
+    when = show_when(max(datetime.fromisoformat(following["at"]), now), now)
+    if last is None:
+        return (following["job"], "never", when, following["times"], None)
+    counts = (last["summary"] or {}).get("counts", last["summary"] or {})
     done = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in counts.items() if value)
-    result = f"failed: {run['error']}" if run["error"] else done or "nothing to do"
-    return (run["job"], show_when(datetime.fromisoformat(run["started_at"]), now), result)
+    result = f"failed: {last['error']}" if last["error"] else done or "nothing to do"
+    began = show_when(datetime.fromisoformat(last["started_at"]), now)
+    return (following["job"], began, when, following["times"], result)
 
 
 async def _history(call: Call, days: int) -> Answer:

@@ -1,0 +1,76 @@
+"""`init`: a first configuration for what this machine has, and what to do next."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from sagaz_tiering.cli.failures import UsageError
+from sagaz_tiering.cli.options import CONFIG_PLACES
+from sagaz_tiering.cli.session import Answer, Call, command
+
+
+@command(config=False)
+async def init(
+    call: Call,
+    file: Annotated[Path, typer.Argument(metavar="[FILE]", help="File to write.")] = CONFIG_PLACES[0],
+    bucket: Annotated[
+        str | None,
+        typer.Option("--bucket", metavar="NAME[/PREFIX]", help="Packs go to this S3 bucket instead of a folder."),
+    ] = None,
+) -> Answer:
+    """Write a commented configuration for the servers that this machine has, and say what to do next."""
+    from sagaz_tiering.doctor.setup import configuration, look
+
+    _refuse_if_there(file)
+    found = await look(os.environ, Path.home())
+    data = ".sagaz-tiering" if file.parent.name != "config" else "../.sagaz-tiering"
+    _write(file, configuration(found, bucket, data))
+    option = "" if file == CONFIG_PLACES[0] else f" --config {shlex.quote(str(file))}"
+    commands = [f"sagaz-tiering {verb}{option}" for verb in ("catalog migrate", "doctor", "run")]
+    advice = []
+    if not found.embedded and not (found.redis and found.postgresql):
+        advice.append(
+            "start the servers that do not answer, or have them started: pip install 'sagaz-tiering[embedded]', "
+            "and init again"
+        )
+    if found.aws is not None and bucket is None:
+        advice.append("with --bucket NAME packs go to S3")
+    document = {"file": str(file), "found": found, "commands": commands, "advice": advice}
+    return Answer(
+        document,
+        [
+            *found.told(),
+            f"wrote {file}; read it, it is short",
+            *(f"note: {each}" for each in advice),
+            "next:",
+            *(f"  {each}" for each in commands),
+        ],
+    )
+
+
+def _refuse_if_there(file: Path) -> None:
+    if os.path.lexists(file):
+        raise UsageError(f"{file} is there already, and was left as it is", hint="name another FILE, or move that one")
+
+
+def _write(file: Path, text: str) -> None:
+    """Only where nothing is, and only what is a configuration."""
+    from sagaz_tiering.config.load import load_config
+    from sagaz_tiering.errors import ConfigError
+
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with file.open("x", encoding="utf-8") as new:
+            new.write(text)
+    except OSError as exc:
+        raise ConfigError(f"{file}: cannot be written: {exc.strerror or exc}", hint="name another FILE") from exc
+    try:
+        load_config(file)
+    except ConfigError:
+        file.unlink()
+        raise

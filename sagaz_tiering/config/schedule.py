@@ -1,0 +1,228 @@
+"""When jobs run: every so often or by cron, and in which windows. Pure: an instant goes in, an instant comes out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, time, timedelta, tzinfo
+from functools import cache
+from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+from zoneinfo import ZoneInfo
+
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from sagaz_tiering.config.schema import DEFAULT_TEXT, Location, StrictModel, problem, refusal
+from sagaz_tiering.config.times import DAYS, parse_cron, parse_days, parse_time_of_day, parse_timezone
+from sagaz_tiering.config.units import Duration, DurationOrZero, format_duration
+
+if TYPE_CHECKING:
+    from apscheduler.triggers.cron import CronTrigger  # type: ignore[import-untyped]  # ships no types
+
+_SOME_DAY: Final = datetime(2000, 1, 1, tzinfo=UTC)
+"""What a schedule is tried from."""
+_TRIES: Final = 500
+"""Starts by cron that are looked through for one in a window: more than enough leap days for each day of the week."""
+_MOMENT: Final = timedelta(microseconds=1)
+
+Timezone = Annotated[str, AfterValidator(parse_timezone)]
+Cron = Annotated[str, AfterValidator(parse_cron)]
+TimeOfDay = Annotated[time, BeforeValidator(parse_time_of_day)]
+Days = Annotated[tuple[str, ...], BeforeValidator(parse_days)]
+
+
+class Window(StrictModel):
+    """Hours of some days of the week; from late to early it ends on the day after."""
+
+    days: Days = DAYS
+    """Days on which it opens, such as `mon-fri` or `[sat, sun]`."""
+    opens: TimeOfDay = Field(alias="from")
+    """Time of day at which it opens, such as `"20:00"`."""
+    until: TimeOfDay
+    """Time of day at which it closes; not later than `from`: on the day after."""
+    timezone: Timezone | None = None
+    """Whose time of day that is, such as `Europe/Berlin`; null: the job's `timezone`."""
+
+    def is_open(self, local: datetime) -> bool:
+        """Whether `local`, in its zone, is within."""
+        wall, today = local.time(), local.weekday()
+        if self.opens < self.until:
+            return self.opens <= wall < self.until and DAYS[today] in self.days
+        since_yesterday = wall < self.until and DAYS[today - 1] in self.days
+        return since_yesterday or (wall >= self.opens and DAYS[today] in self.days)
+
+    def openings(self, local: datetime) -> Iterator[datetime]:
+        """When it opens on the day of `local`, in its zone, and in the two weeks after: in one it may never come."""
+        for ahead in range(15):
+            day = local.date() + timedelta(days=ahead)
+            if DAYS[day.weekday()] in self.days:
+                yield datetime.combine(day, self.opens, local.tzinfo).astimezone(UTC)
+
+
+def _tenth_of_every(earlier: dict[str, Any]) -> timedelta:
+    return (earlier.get("every") or timedelta(0)) / 10
+
+
+class JobTimes(StrictModel):
+    """When a job runs: `every` so often, or by `cron`; either way only within its `windows`, if it has any."""
+
+    model_config = ConfigDict(json_schema_extra={"required": []})  # `Schedule` fills in what is not written
+
+    every: Duration | None = None
+    """Time between two starts."""
+    cron: Cron | None = None
+    """Instead of `every`, the times of day and days as cron has them: minute, hour, day of the month, month, day of the
+    week, such as `0 2 * * *`."""
+    timezone: Timezone = "UTC"
+    """Whose time of day `cron` and `windows` mean, such as `Europe/Berlin`."""
+    windows: tuple[Window, ...] = ()
+    """When it may run; none: always. A run that is under way when its window closes finishes its step and stops."""
+    jitter: DurationOrZero = Field(
+        default_factory=_tenth_of_every, json_schema_extra={DEFAULT_TEXT: "a tenth of `every`; `0s` with `cron`"}
+    )
+    """Random delay of each start, so that replicas do not start together."""
+
+    @field_validator("jitter")
+    @classmethod
+    def _check_jitter(cls, jitter: timedelta, info: ValidationInfo) -> timedelta:
+        every = info.data.get("every")
+        if every is not None and jitter >= every:
+            raise problem(f"{format_duration(jitter)} is not shorter than every, {format_duration(every)}")
+        return jitter
+
+    @model_validator(mode="after")
+    def _check_together(self) -> Self:
+        found = list(self._problems())
+        if found:
+            raise refusal("schedule", found)
+        return self
+
+    def _problems(self) -> Iterator[tuple[Location, str]]:
+        if self.every is not None and self.cron is not None:
+            yield ("cron",), "is written beside every; remove one of them"
+        elif self.every is None and self.cron is None:
+            yield (), "needs every (such as 5m) or cron (such as 0 2 * * *)"
+        elif self.cron is not None and self._in_window(_SOME_DAY) is None:
+            yield ("windows",), f"are never open when cron, {self.cron}, is due; widen them, or change cron"
+        if not self.by_calendar and self.timezone != "UTC":
+            yield ("timezone",), "counts for cron and windows only, and there are none; remove it"
+
+    @property
+    def text(self) -> str:
+        """`every 5m`, `cron 0 2 * * * Europe/Berlin`; with `, in windows` where it has some."""
+        how = f"cron {self.cron} {self.timezone}" if self.every is None else f"every {format_duration(self.every)}"
+        return f"{how}, in windows" if self.windows else how
+
+    @property
+    def by_calendar(self) -> bool:
+        """Whether the time of day matters."""
+        return self.cron is not None or bool(self.windows)
+
+    def is_open(self, at: datetime) -> bool:
+        """Whether a run may go on at that instant."""
+        return not self.windows or any(each.is_open(at.astimezone(self._zone(each))) for each in self.windows)
+
+    def opens(self, at: datetime) -> datetime:
+        """`at` where it is open then, else when it opens next."""
+        if self.is_open(at):
+            return at
+        ahead = (start for each in self.windows for start in each.openings(at.astimezone(self._zone(each))))
+        return min(start for start in ahead if start > at and self.is_open(start))
+
+    def next_after(self, at: datetime) -> datetime:
+        """The first start after one at `at`, before any jitter; UTC."""
+        if self.every is not None:
+            return self.opens(at + self.every)
+        found = self._in_window(at)
+        assert found is not None  # as a schedule it would not have been accepted
+        return found
+
+    def _in_window(self, at: datetime) -> datetime | None:
+        """The first time of cron after `at` that is in a window; None where none ever is."""
+        assert self.cron is not None
+        for _ in range(_TRIES):
+            found = _next_by_cron(self.cron, _zone(self.timezone), at)
+            if found is None or self.is_open(found):
+                return found
+            at = self.opens(found) - _MOMENT
+        return None
+
+    def _zone(self, window: Window) -> tzinfo:
+        return _zone(window.timezone or self.timezone)
+
+
+_zone = cache(ZoneInfo)
+
+
+def _next_by_cron(cron: str, zone: tzinfo, at: datetime) -> datetime | None:
+    """By APScheduler, which runs what falls into an hour that is left out in spring at the end of that hour.
+
+    What falls into an hour that comes twice in autumn would run twice: the second time counts only where every hour
+    does.
+    """
+    trigger, hourly = _trigger(cron, zone), cron.split()[1].startswith("*")
+    while True:
+        found: datetime | None = trigger.get_next_fire_time(None, at.astimezone(UTC) + _MOMENT)
+        if found is None or hourly or not _is_second(found):
+            return None if found is None else found.astimezone(UTC)
+        at = found
+
+
+def _is_second(moment: datetime) -> bool:
+    """Whether its time of day was there an hour before already."""
+    return bool(moment.fold) and moment.utcoffset() != moment.replace(fold=0).utcoffset()
+
+
+@cache
+def _trigger(cron: str, zone: tzinfo) -> CronTrigger:
+    from apscheduler.triggers.cron import CronTrigger
+
+    return CronTrigger.from_crontab(cron, zone)
+
+
+class Schedule(StrictModel):
+    """When the daemon runs its jobs."""
+
+    age: JobTimes = JobTimes(every=timedelta(minutes=5))
+    """Moves snapshots that are due from Redis and PostgreSQL into packs."""
+    reconcile: JobTimes = JobTimes(every=timedelta(minutes=1))
+    """Puts right a Redis that went back to an older state, was emptied or replaced; at once when a daemon sees that."""
+    transition: JobTimes = JobTimes(every=timedelta(hours=1))
+    """Moves packs to colder storage classes."""
+    expire: JobTimes = JobTimes(every=timedelta(minutes=15))
+    """Deletes what is past its retention, in every tier."""
+    restore: JobTimes = JobTimes(every=timedelta(minutes=1))
+    """Makes archived packs readable that somebody asked for, and brings their snapshots back."""
+    compact: JobTimes = JobTimes(every=timedelta(hours=6))
+    """Writes packs anew that hold dead bytes, are too small, or hold an erased saga."""
+    scrub: JobTimes = JobTimes(every=timedelta(days=1))
+    """Compares the catalog with the bucket, and looks into packs."""
+    collect: JobTimes = JobTimes(every=timedelta(hours=6))
+    """Removes objects that no catalog row knows."""
+    train: JobTimes = JobTimes(every=timedelta(hours=6))
+    """Trains compression dictionaries where they pay."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keep_every(cls, given: Any) -> Any:
+        """A job whose times say neither `every` nor `cron` starts as often as by default."""
+        if not isinstance(given, Mapping):
+            return given
+        own = {name: field.default for name, field in cls.model_fields.items()}
+        return {
+            name: {"every": own[name].every, **times}
+            if name in own and isinstance(times, Mapping) and times.get("cron") is None
+            else times
+            for name, times in given.items()
+        }
+
+    def of(self, job: str) -> JobTimes:
+        """The times of the job of that name."""
+        times: JobTimes = getattr(self, job)
+        return times

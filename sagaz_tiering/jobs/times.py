@@ -1,0 +1,92 @@
+"""When a job starts next, and the end of a run whose window closes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from typing import Final
+
+from sagaz_tiering.catalog.history import JobRun
+from sagaz_tiering.config.schedule import JobTimes, Schedule
+from sagaz_tiering.jobs.context import JobContext
+
+_LOOK_EVERY_S: Final = 1.0
+_STARTS_LOOKED_AT: Final = 300
+_LOOKED_AHEAD: Final = timedelta(days=8)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextRun:
+    """When a job starts next at the earliest, by its `times` (as text) and its last run."""
+
+    job: str
+    times: str
+    at: datetime
+    is_open: bool
+    """Whether one of its windows is open now; without windows always."""
+
+
+def next_runs(schedule: Schedule, last_runs: Iterable[JobRun], now: datetime) -> list[NextRun]:
+    """Of every job of the schedule, as a daemon that runs will start them."""
+    last = {run.job: run for run in last_runs}
+    found = []
+    for job in type(schedule).model_fields:
+        times = schedule.of(job)
+        at = next_start(times, last.get(job), now)
+        found.append(NextRun(job=job, times=times.text, at=at, is_open=times.is_open(now)))
+    return found
+
+
+def next_start(times: JobTimes, last: JobRun | None, now: datetime) -> datetime:
+    """`now` for what is late, unless no window is open.
+
+    By cron it is late if its last run began before a time that has passed; what never ran waits for its time.
+    """
+    if last is None:
+        return times.opens(now) if times.every is not None else times.next_after(now)
+    ended = last.finished_at if last.is_over and times.every is not None else None
+    since = ended or last.started_at
+    # A last run in the future (a clock that was wrong) must not put the next one off for longer than one from now.
+    return times.opens(max(now, min(times.next_after(since), times.next_after(now))))
+
+
+def longest_wait(times: JobTimes, now: datetime) -> timedelta:
+    """The longest time between two starts that the schedule asks for, looked for in the time after `now`."""
+    longest, at = timedelta(), now
+    for _ in range(_STARTS_LOOKED_AT if times.by_calendar else 1):
+        after = times.next_after(at)
+        longest, at = max(longest, after - at), after
+        if at > now + _LOOKED_AHEAD:
+            break
+    return longest
+
+
+@asynccontextmanager
+async def within_window(context: JobContext, times: JobTimes, closed: Callable[[], None]) -> AsyncIterator[JobContext]:
+    """For the length of the block the context of a run that is to stop when no window of `times` is open any more.
+
+    `closed` is called then.
+    """
+    if not times.windows or context.any_time:
+        yield context
+        return
+    stopping = asyncio.Event()
+
+    async def watch() -> None:
+        while times.is_open(context.now):
+            with suppress(TimeoutError):
+                await asyncio.wait_for(context.stopping.wait(), _LOOK_EVERY_S)
+                break
+        else:
+            closed()
+        stopping.set()
+
+    watching = asyncio.create_task(watch(), name="window")
+    try:
+        yield replace(context, stopping=stopping)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)

@@ -1,0 +1,68 @@
+"""The configuration that `init` writes: valid whatever a machine has, and what a machine has is found out."""
+
+from __future__ import annotations
+
+from itertools import product
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+
+from sagaz_tiering.config.load import load_with_warnings
+from sagaz_tiering.costs import minimum_durations
+from sagaz_tiering.doctor import setup
+from sagaz_tiering.doctor.setup import Machine, configuration, look
+
+NOWHERE = ("127.0.0.1", 1)
+
+
+def machine(redis: bool, postgresql: bool, embedded: bool) -> Machine:
+    return Machine(redis=redis, postgresql=postgresql, embedded=embedded, aws=None, region="eu-west-1")
+
+
+@pytest.mark.parametrize("bucket", [None, "acme", "acme/production"])
+def test_configuration_is_valid_on_every_machine(bucket: str | None, tmp_path: Path) -> None:
+    """Without a warning; what answers is used, what does not is started where it can be."""
+    path = tmp_path / "tiering.yaml"
+    for redis, postgresql, embedded in product((False, True), repeat=3):
+        path.write_text(configuration(machine(redis, postgresql, embedded), bucket, "data"), encoding="utf-8")
+        config, warnings = load_with_warnings(path, minimum_durations, {})
+        assert warnings == []
+        missing = {name for name, answers in (("redis", redis), ("postgres", postgresql)) if not answers}
+        assert config.embedded_servers == (missing if embedded else set())
+        assert (config.embedded is None) == (not config.embedded_servers)
+        expected = f"s3://acme/{'production' if bucket and '/' in bucket else 'sagaz'}"
+        assert str(config.tiers.cold.url) == (expected if bucket else (tmp_path / "data" / "cold").as_uri())
+        assert config.tiers.cold.region == ("eu-west-1" if bucket else None)
+
+
+async def test_servers_are_found_by_their_answers(
+    redis_url: str, empty_database: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Redis, also where it wants a password first, and PostgreSQL; each by its own word, not by an open port."""
+    redis, postgresql = urlsplit(redis_url), urlsplit(empty_database)
+    at_redis, at_postgresql = ((url.hostname or "", url.port or 0) for url in (redis, postgresql))
+    for addresses, found in (
+        ((at_redis, at_postgresql), (True, True)),
+        ((at_postgresql, at_redis), (False, False)),
+        ((NOWHERE, NOWHERE), (False, False)),
+    ):
+        for name, address in zip(("_REDIS", "_POSTGRESQL"), addresses, strict=True):
+            monkeypatch.setattr(setup, name, address)
+        monkeypatch.setattr(setup, "_WITHIN_S", 60.0 if any(found) else 1.0)
+        seen = await look({}, tmp_path)
+        assert (seen.redis, seen.postgresql) == found
+        assert (seen.embedded, seen.aws, seen.region) == (True, None, None)
+
+
+async def test_credentials_are_found_and_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In the environment or in the file of the AWS tools; only where they are is told."""
+    monkeypatch.setattr(setup, "_REDIS", NOWHERE)
+    monkeypatch.setattr(setup, "_POSTGRESQL", NOWHERE)
+    seen = await look({"AWS_ACCESS_KEY_ID": "AKIASECRET", "AWS_REGION": "eu-central-1"}, tmp_path)
+    assert (seen.aws, seen.region) == ("AWS_ACCESS_KEY_ID", "eu-central-1")
+    assert "AKIASECRET" not in "".join(seen.told())
+    file = tmp_path / ".aws" / "credentials"
+    file.parent.mkdir()
+    file.write_text("[default]\n")
+    assert (await look({}, tmp_path)).aws == str(file)

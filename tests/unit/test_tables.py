@@ -1,0 +1,49 @@
+"""Tables in windows of any width: ids can be copied, and what has no room is named."""
+
+from __future__ import annotations
+
+from uuid import UUID
+
+import pytest
+
+from sagaz_tiering.terminal import make_console, make_table, print_table
+
+ID = UUID("7f9c2f5e-9a4b-4f0e-8a53-3a2d2d1e9f10")
+COLUMNS = ("created at", "step>", "name", "status", "tier", "expires", "snapshot")
+ROW = ("2026-03-01 12:00:00Z", 1, "reserve_stock", "executing", "cold STANDARD_IA", "never", ID)
+
+
+def printed(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    """The table as a terminal of that width shows it."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    print_table(make_console(), make_table(COLUMNS, [ROW]))
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 132, 200])
+def test_ids_are_whole_at_every_width(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every column is there or named as left out, and no line is longer than the window."""
+    text = printed(width, monkeypatch, capsys)
+    assert str(ID) in text
+    assert all(column.rstrip(">") in text for column in COLUMNS[-1:])
+    table, _, left_out = text.partition("no room for: ")
+    names = {column.rstrip(">") for column in COLUMNS}
+    shown = {name for name in names if all(word in table for word in name.split())}
+    assert shown | set(left_out.strip().split(", ")) >= names
+    assert all(len(line) <= width for line in table.splitlines())
+    assert bool(left_out) if width <= 80 else width < 132 or not left_out
+
+
+def test_table_without_ids_keeps_its_columns(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its words wrap."""
+    monkeypatch.setenv("COLUMNS", "40")
+    print_table(
+        make_console(), make_table(("tier", "notes", "bytes>"), [("hot (Redis)", "several words of it", "3 KiB")])
+    )
+    text = capsys.readouterr().out
+    assert "no room" not in text
+    assert all(word in text for word in ("hot", "several", "words", "3"))
