@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Collection, Iterable, Mapping, Sequen
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, NamedTuple, Self
+from typing import Any, Final, NamedTuple, Self
 from uuid import UUID
 
 import asyncpg
@@ -23,14 +23,17 @@ from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.drivers.postgresql.text import from_column, recordset, to_column
 from sagaz_tiering.errors import CatalogUnavailable, LegalHold
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load(__package__, "durable")
-_SAVED_AT = 8
-_SPILLED = 12
-"""Where a row to put says when it was saved, and whether Redis lacks it."""
+_PUT: Final = (
+    *("snapshot_id", "saga_id", "saga_name", "step_name", "step_index", "status", "created_at", "retention_until"),
+    *("saved_at", "expires_at", "due_at", "body_crc", "spilled", "attributes"),
+)
+"""What a row to put has before its value."""
+_SAVED_AT, _SPILLED = _PUT.index("saved_at"), _PUT.index("spilled")
 
 MOST_DUE = 100_000
 """So many due rows are counted for `status`."""
@@ -143,8 +146,8 @@ class DurableCopies:
             moment(due_us),
             meta.body_crc,
             fallback,
-            value,
             to_column(meta.attributes) or None,
+            value,
         )
         seconds = self._deadline_s if deadline_s is None else deadline_s
         try:
@@ -163,7 +166,7 @@ class DurableCopies:
         for last in (False, False, True):
             try:
                 async with self._db.transaction() as conn:
-                    stored = await conn.fetch(_SQL["put_many"], *zip(*rows, strict=True))
+                    stored = await conn.fetch(_SQL["put_many"], *_many(rows))
                     return stored, float(await conn.fetchval(_SQL["announce_fallback"]))
             except CatalogUnavailable as exc:
                 if last or not isinstance(exc.__cause__, asyncpg.DeadlockDetectedError):
@@ -179,7 +182,7 @@ class DurableCopies:
         elif len(rows) == 1:
             stored = await self._db.fetch(_SQL["put"], *rows[0])
         else:
-            stored = await self._db.fetch(_SQL["put_many"], *zip(*ordered, strict=True))
+            stored = await self._db.fetch(_SQL["put_many"], *_many(ordered))
         there = Put(changes=stored[0]["changes"] if stored else None)
         if len(stored) == len(rows) and announced_for_s is None:
             return [there] * len(rows)
@@ -327,6 +330,11 @@ class DurableCopies:
         """
         row = await self._db.fetchrow(_SQL["estimate"], now, _EXACT_PAGES, MOST_DUE)
         return {} if row is None else dict(row)
+
+
+def _many(rows: Sequence[tuple[Any, ...]]) -> tuple[str, list[bytes]]:
+    """What the statement `put_many` takes."""
+    return recordset(_PUT, rows), [row[-1] for row in rows]
 
 
 def naming(row: Any) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sagaz_tiering.catalog.durable import moment, naming
@@ -18,10 +18,14 @@ from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.drivers.postgresql.text import from_column, recordset, to_column
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load(__package__, "hot_saves")
+_NOTED: Final = (
+    *("snapshot_id", "saga_id", "saga_name", "step_name", "step_index", "status", "created_at", "saved_at"),
+    *("expires_at", "attributes"),
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,19 +47,22 @@ class HotSaves:
 
     async def note(self, metas: Sequence[SnapshotMeta], expiries_us: Sequence[int | None]) -> int:
         """Each snapshot once; an older save than what is noted changes nothing. Returns `HotTierState.changes`."""
-        changes = await self._db.fetchval(
-            _SQL["note"],
-            [meta.snapshot_id for meta in metas],
-            [meta.saga_id for meta in metas],
-            [to_column(meta.saga_name) for meta in metas],
-            [to_column(meta.step_name) for meta in metas],
-            [meta.step_index for meta in metas],
-            [to_column(meta.status) for meta in metas],
-            [from_micros(meta.created_us) for meta in metas],
-            [from_micros(meta.saved_us) for meta in metas],
-            list(map(moment, expiries_us)),
-            [to_column(meta.attributes) or None for meta in metas],
-        )
+        rows = [
+            (
+                meta.snapshot_id,
+                meta.saga_id,
+                to_column(meta.saga_name),
+                to_column(meta.step_name),
+                meta.step_index,
+                to_column(meta.status),
+                from_micros(meta.created_us),
+                from_micros(meta.saved_us),
+                moment(expires_us),
+                to_column(meta.attributes) or None,
+            )
+            for meta, expires_us in zip(metas, expiries_us, strict=True)
+        ]
+        changes = await self._db.fetchval(_SQL["note"], recordset(_NOTED, rows))
         return int(changes)
 
     async def not_elsewhere(self, *, saga_id: UUID | None = None, snapshot_id: UUID | None = None) -> list[HotSave]:

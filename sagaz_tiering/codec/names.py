@@ -20,8 +20,8 @@ _SHORT: Final = 512
 
 def write_names(meta: SnapshotMeta) -> bytes:
     """The bytes; with attributes where the meta has some."""
-    texts = [text.encode("utf-8", "surrogatepass") for text in (meta.saga_name, meta.step_name, meta.status)]
-    names = b"".join([_U32.pack(len(text)) + text for text in texts])
+    texts = meta.saga_name, meta.step_name, meta.status
+    names = _known_bytes(*texts) if sum(map(len, texts)) <= _SHORT else _bytes(*texts)
     if not meta.attributes:
         return names
     attributes = meta.attributes.encode("utf-8", "surrogatepass")
@@ -44,6 +44,11 @@ def read_names(raw: bytes, *, with_attributes: bool) -> tuple[str, str, str, str
     return saga_name, step_name, status, attributes
 
 
+def _bytes(*texts: str) -> bytes:
+    raw = [text.encode("utf-8", "surrogatepass") for text in texts]
+    return b"".join([_U32.pack(len(each)) + each for each in raw])
+
+
 def _read(raw: bytes) -> tuple[str, str, str]:
     names, at = [], 0
     try:
@@ -59,4 +64,5 @@ def _read(raw: bytes) -> tuple[str, str, str]:
 
 
 _known: Final = lru_cache(maxsize=4096)(_read)
-"""Few names differ and many values are read: the last ones are remembered, if they are short."""
+_known_bytes: Final = lru_cache(maxsize=4096)(_bytes)
+"""Few names differ, and many values are written and read: the last ones are remembered, if they are short."""

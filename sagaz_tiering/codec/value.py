@@ -129,10 +129,8 @@ def encode(
     if not MIN_US <= saved_us < MAX_US:
         raise InvalidSnapshot(f"saved_us is not a time between {MIN_TIME.year} and {MAX_TIME.year}: {saved_us}")
     _check_shapes(snapshot)
-    for name in ("saga_name", "step_name", "status"):
-        text = getattr(snapshot, name)
-        if len(text) > MAX_NAME_BYTES // 4 and (size := len(text_bytes(text))) > MAX_NAME_BYTES:
-            raise SnapshotTooLarge(f"{name} is {size} bytes, the limit is {MAX_NAME_BYTES}", hint="shorten it")
+    if len(snapshot.saga_name) + len(snapshot.step_name) + len(snapshot.status) > MAX_NAME_BYTES // 4:
+        _check_names(snapshot)
     limit = min(max_bytes, MAX_BODY_BYTES)
     try:
         encoding, body = (Encoding.PLAIN, plain) if plain is not None else dumps(_body(snapshot), "", shape, limit)
@@ -142,6 +140,12 @@ def encode(
         raise _too_large(snapshot, f"{len(body)} bytes, the limit is {limit}")
     meta = SnapshotMeta.of(snapshot, saved_us=saved_us, body_crc=body_crc(body), attributes=attributes)
     return Record(meta=meta, encoding=encoding, body=body)
+
+
+def _check_names(snapshot: SagaSnapshot) -> None:
+    for name in ("saga_name", "step_name", "status"):
+        if (size := len(text_bytes(getattr(snapshot, name)))) > MAX_NAME_BYTES:
+            raise SnapshotTooLarge(f"{name} is {size} bytes, the limit is {MAX_NAME_BYTES}", hint="shorten it")
 
 
 def _too_large(snapshot: SagaSnapshot, size: str) -> SnapshotTooLarge:
@@ -168,22 +172,27 @@ def _snapshot(record: Record) -> SagaSnapshot:
     meta, body = record.meta, loads(record.encoding, record.body)
     if type(body) is not dict or tuple(body) != _BODY_KEYS:
         raise CorruptRecord(f"snapshot {meta.snapshot_id}: the body is not a snapshot's")
+    ends_us = meta.created_us if meta.retention_us is None else meta.retention_us
+    if not (MIN_US <= meta.created_us < MAX_US and MIN_US <= ends_us < MAX_US):
+        raise CorruptRecord(f"snapshot {meta.snapshot_id}: its times are damaged")
+    snapshot = _known(meta, body)
     try:
-        snapshot = SagaSnapshot(
-            snapshot_id=meta.snapshot_id,
-            saga_id=meta.saga_id,
-            saga_name=meta.saga_name,
-            step_name=meta.step_name,
-            step_index=meta.step_index,
-            status=meta.status,
-            created_at=from_micros(meta.created_us),
-            retention_until=None if meta.retention_us is None else from_micros(meta.retention_us),
-            **body,
-        )
         _check_shapes(snapshot)
-    except (InvalidSnapshot, OverflowError) as exc:
+    except InvalidSnapshot as exc:
         raise CorruptRecord(f"snapshot {meta.snapshot_id}: {exc}") from exc
     return snapshot
+
+
+def _known(meta: SnapshotMeta, body: dict[str, Any]) -> SagaSnapshot:
+    """The snapshot of what was read back and checked: its constructor would look at everything once more."""
+    snapshot, until_us = object.__new__(SagaSnapshot), meta.retention_us
+    times = from_micros(meta.created_us), None if until_us is None else from_micros(until_us)
+    for name, found in zip(_FIELDS, (*meta[:6], *times, *body.values()), strict=True):
+        object.__setattr__(snapshot, name, found)
+    return snapshot
+
+
+_FIELDS: Final = (*SnapshotMeta._fields[:6], "created_at", "retention_until", *_BODY_KEYS)
 
 
 def to_value(
@@ -359,23 +368,17 @@ def read_header(value: bytes) -> Header:
     names = read_names(value[OFFSET_NAMES:length], with_attributes=bool(flags & FLAG_ATTRIBUTES))
     saga_name, step_name, status, attributes = names
     meta = SnapshotMeta(
-        snapshot_id=uuid_of(snapshot_id),
-        saga_id=uuid_of(saga_id),
-        saga_name=saga_name,
-        step_name=step_name,
-        step_index=step_index,
-        status=status,
-        created_us=created_us,
-        saved_us=saved_us,
-        retention_us=None if retention_us == NO_EXPIRY_US else retention_us,
-        body_crc=body_crc,
-        attributes=attributes,
+        uuid_of(snapshot_id),
+        uuid_of(saga_id),
+        saga_name,
+        step_name,
+        step_index,
+        status,
+        created_us,
+        saved_us,
+        None if retention_us == NO_EXPIRY_US else retention_us,
+        body_crc,
+        attributes,
     )
-    return Header(
-        meta=meta,
-        encoding=_ENCODINGS[encoding],
-        body_codec=codec,
-        dictionary_id=dictionary_id if codec == BODY_ZSTD_DICTIONARY else None,
-        length=length,
-        raw_length=raw_length,
-    )
+    dictionary = dictionary_id if codec == BODY_ZSTD_DICTIONARY else None
+    return Header(meta, _ENCODINGS[encoding], codec, dictionary, length, raw_length)

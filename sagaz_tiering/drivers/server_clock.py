@@ -15,6 +15,7 @@ import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any, Final, NamedTuple, Self
 
 from sagaz_tiering import metrics
@@ -63,10 +64,10 @@ class _Measured(NamedTuple):
         return self.error_us + (now_s - self.at_s) * _DRIFT * 1e6
 
 
-def uptime_s() -> float:
-    """Seconds that only grow, also while the machine sleeps where that is known."""
-    clock = getattr(time, "CLOCK_BOOTTIME", None)
-    return time.monotonic() if clock is None else time.clock_gettime(clock)
+uptime_s: Final[Callable[[], float]] = (
+    partial(time.clock_gettime, time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic
+)
+"""Seconds that only grow, also while the machine sleeps where that is known."""
 
 
 async def sampled(ask: Callable[[], Awaitable[datetime]]) -> ClockSample:

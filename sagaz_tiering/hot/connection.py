@@ -96,11 +96,11 @@ class HotConnection:
 
     def ask(self, name: str, keys: Sequence[Any], args: Sequence[Any], *, behind: str | None = None) -> Awaitable[Any]:
         """What a script answers to a short call, on the connection that all share."""
-        return self._opened().ask(load_script(__package__, name, behind=behind), keys, args)
+        return self._opened().ask(load_script(__package__, name, behind), keys, args)
 
     async def run(self, name: str, keys: Sequence[str], args: Sequence[Any], *, behind: str | None = None) -> Any:
         """What a script answers, on a connection of the pool."""
-        return await self._opened().run(load_script(__package__, name, behind=behind), keys, args)
+        return await self._opened().run(load_script(__package__, name, behind), keys, args)
 
     async def run_many(self, name: str, calls: Sequence[tuple[Sequence[str], Sequence[Any]]]) -> list[Any]:
         """The same script many times, pipelined on the jobs' own connection, so that no application waits behind."""

@@ -39,6 +39,7 @@ _STEP_BIAS = 2**31
 _INSTANT = struct.Struct(">q")
 _MEMBER_BYTES = 20
 _HEX_DIGITS = 32
+_MEMBER = struct.Struct(">I16s")
 _POINTER = struct.Struct(">32sqIqI")
 
 
@@ -81,6 +82,21 @@ class HotKeys:
     def unnoted(self) -> str:
         return f"{self.prefix}:unnoted"
 
+    def of_save(self, saga: str, snapshot: str) -> list[str]:
+        """Those that the script `save` takes, in its order."""
+        prefix, shard = self.prefix, saga[0]
+        return [
+            f"{prefix}:{{{saga}}}:{snapshot}",
+            f"{prefix}:{{{saga}}}",
+            f"{prefix}:id:{snapshot}",
+            f"{prefix}:due:{{{shard}}}",
+            f"{prefix}:exp:{{{shard}}}",
+            f"{prefix}:gone:{snapshot}",
+            f"{prefix}:held:{{{saga}}}",
+            f"{prefix}:held-id:{snapshot}",
+            f"{prefix}:unnoted",
+        ]
+
     def incarnation(self) -> str:
         return f"{self.prefix}:incarnation"
 
@@ -104,7 +120,7 @@ def read_instant(raw: bytes) -> int:
 
 def member(step_index: int, snapshot_id: UUID) -> bytes:
     """The member of a saga's index: orders by step_index, then id."""
-    return struct.pack(">I", step_index + _STEP_BIAS) + snapshot_id.bytes
+    return _MEMBER.pack(step_index + _STEP_BIAS, snapshot_id.bytes)
 
 
 def is_member(raw: bytes) -> bool:

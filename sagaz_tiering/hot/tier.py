@@ -80,21 +80,11 @@ class HotTier:
         Without `replacing_too` either nor where Redis has another save of it, which any match may hold. `alone`: nobody
         else is to have it, so the catalog must be told (`unnoted`).
         """
-        saga, snapshot, keys = meta.saga_id.hex, meta.snapshot_id.hex, self.keys
+        saga, snapshot = meta.saga_id.hex, meta.snapshot_id.hex
         run = self.connection.ask if len(value) < _LONG_VALUE else self.connection.run
         answer = await run(
             "save",
-            [
-                keys.value(saga, snapshot),
-                keys.index(saga),
-                keys.pointer(snapshot),
-                keys.due(saga[0]),
-                keys.expiry(saga[0]),
-                keys.delete_mark(snapshot),
-                keys.held_mark(saga),
-                keys.held_id_mark(snapshot),
-                keys.unnoted(),
-            ],
+            self.keys.of_save(saga, snapshot),
             [
                 value,
                 meta.created_us,
@@ -104,7 +94,7 @@ class HotTier:
                 saga,
                 "" if due_us is None else due_us,
                 "" if expires_us is None else expires_us,
-                keys.prefix,
+                self.keys.prefix,
                 snapshot,
                 "1" if held_too else "0" if replacing_too else "2",
                 meta.saga_id.bytes + meta.snapshot_id.bytes if alone else b"",

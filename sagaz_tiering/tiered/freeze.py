@@ -68,6 +68,10 @@ class Freezer:
         """Whether a hold by match was in force when a save was last asked about."""
         return bool(self._held)
 
+    def may_ask(self, policy: Policy) -> bool:
+        """Whether `asks` must be asked about saves by this policy; for most that is all."""
+        return bool(self._freshness.held or self._held) or policy.rewrite is Rewrite.REFUSE
+
     async def asks(self, meta: SnapshotMeta, policy: Policy) -> bool:
         """Whether a save must be looked at first, by the holds that the last look told of."""
         held = self._freshness.held

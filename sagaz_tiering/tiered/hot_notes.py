@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
-from typing import Final
-from uuid import UUID
+from itertools import islice
+from typing import Final, TypeAlias
 
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog import Catalog
@@ -31,6 +31,10 @@ _LEFT_US: Final = 2_000_000
 """What waits for longer in Redis' queue was left by a process that will not tell any more."""
 
 
+_Saves: TypeAlias = dict[int, tuple[SnapshotMeta, int | None, int | None]]
+"""By the integer of the snapshot's id: what `HotNotes.add` is given."""
+
+
 class HotNotes:
     """`add` what was acknowledged; `flush` waits until the catalog knows of all of it."""
 
@@ -39,33 +43,42 @@ class HotNotes:
         self._known = catalog.hot_tier
         self._hot = hot
         self._clock = clock
-        self._waiting: dict[UUID, tuple[SnapshotMeta, int | None, int | None]] = {}
+        self._waiting: _Saves = {}
+        self._under_way: _Saves = {}
         self._telling: asyncio.Task[None] | None = None
         self._one_at_a_time = asyncio.Lock()
 
     def add(self, meta: SnapshotMeta, expires_us: int | None, changes: int | None) -> None:
         """Redis alone acknowledged this save; it had been found to be another one so often before (None: unknown)."""
-        if len(self._waiting) >= _MOST:
+        if len(self._waiting) + len(self._under_way) >= _MOST:
             metrics.HOT_SAVES_UNNOTED.inc()
             return
-        self._waiting[meta.snapshot_id] = meta, expires_us, changes
+        self._waiting[meta.snapshot_id.int] = meta, expires_us, changes
         if self._telling is None:
             self._telling = asyncio.create_task(self._tell())
 
     async def flush(self) -> None:
         """Tell all that waits now. Raises CatalogUnavailable; then it waits on."""
         async with self._one_at_a_time:
-            waiting = list(self._waiting.items())
-            for start in range(0, len(waiting), _AT_ONCE):
-                batch = dict(waiting[start : start + _AT_ONCE])
-                metas, expiries_us, _ = zip(*batch.values(), strict=True)
-                changes = await self._saves.note(metas, expiries_us)
-                with suppress(HotTierUnavailable):
-                    await self._hot.noted([(meta.saga_id, meta.snapshot_id, meta.saved_us) for meta in metas])
-                await self._look_for([meta for meta, _, known in batch.values() if known != changes])
-                for snapshot_id, save in batch.items():
-                    if self._waiting.get(snapshot_id) is save:
-                        del self._waiting[snapshot_id]
+            waiting = self._under_way = self._waiting
+            self._waiting = {}
+            try:
+                while waiting:
+                    batch = dict(islice(waiting.items(), _AT_ONCE))
+                    await self._note(list(batch.values()))
+                    for snapshot_id in batch:
+                        del waiting[snapshot_id]
+            finally:
+                self._waiting, self._under_way = waiting | self._waiting, {}
+
+    async def _note(self, batch: Sequence[tuple[SnapshotMeta, int | None, int | None]]) -> None:
+        metas, expiries_us, _ = zip(*batch, strict=True)
+        changes = await self._saves.note(metas, expiries_us)
+        with suppress(HotTierUnavailable):
+            await self._hot.noted([(meta.saga_id, meta.snapshot_id, meta.saved_us) for meta in metas])
+        late = [meta for meta, _, known in batch if known != changes]
+        if late:
+            await self._look_for(late)
 
     async def tell_others(self, policies: PolicySet) -> None:
         """Tell what other processes left in Redis' queue, since they were killed or PostgreSQL was away."""

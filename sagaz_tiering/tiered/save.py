@@ -23,7 +23,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from uuid import UUID
 
 from sagaz_tiering import metrics
 from sagaz_tiering.clock import from_micros, to_micros
@@ -45,14 +44,20 @@ from sagaz_tiering.tiers import InForce, Tiers
 _log = Logger(__name__)
 
 
-class _IdLock:
-    """Who saves one id, one after the other."""
+class _Turn:
+    """Who saves one id, one after the other; the lock is made where somebody must wait, which is rare."""
 
     __slots__ = ("lock", "users")
 
     def __init__(self) -> None:
-        self.lock = asyncio.Lock()
-        self.users = 0
+        self.lock: asyncio.Lock | None = None
+        self.users = 1
+
+    async def wait(self) -> None:
+        if self.lock is None:
+            self.lock = asyncio.Lock()
+            await self.lock.acquire()  # at once, for who came first
+        await self.lock.acquire()
 
 
 class Saver:
@@ -77,7 +82,7 @@ class Saver:
         self.follow()
         self._hot_pause, self._catalog_pause = Pause(tiers.hot.connection.ping), catalog_pause
         self._fallbacks = Repeated()
-        self._id_locks: dict[UUID, _IdLock] = {}
+        self._turns: dict[int, _Turn] = {}
 
     def follow(self) -> None:
         """Other settings are in force."""
@@ -103,23 +108,31 @@ class Saver:
 
     async def put(self, snapshot: SagaSnapshot, meta: SnapshotMeta, value: bytes, now_us: int) -> Durability:
         """The rest of `save`; `value` is what is stored of `snapshot`."""
-        id_lock = self._id_locks.get(meta.snapshot_id)
-        if id_lock is None:
-            id_lock = self._id_locks[meta.snapshot_id] = _IdLock()
-        id_lock.users += 1
+        turns, id_ = self._turns, meta.snapshot_id.int
+        turn = turns.get(id_)
+        if turn is None:
+            turn = turns[id_] = _Turn()
+        else:
+            turn.users += 1
         try:
-            async with id_lock.lock:
+            if turn.users > 1:
+                await turn.wait()
+            try:
                 return await self._put_unless_frozen(_Save(meta, value, self._in_force.policies, now_us), snapshot)
+            finally:
+                if turn.lock is not None:
+                    turn.lock.release()
         finally:
-            id_lock.users -= 1
-            if not id_lock.users:
-                del self._id_locks[meta.snapshot_id]
+            turn.users -= 1
+            if not turn.users:
+                del turns[id_]
 
     async def _put_unless_frozen(self, save: _Save, snapshot: SagaSnapshot) -> Durability:
         freezer, policy = self._freezer, save.decision.rule
         if self._freshness.is_look_due:
             await self._freshness.look_before_save()
-        save.may_be_held = not await freezer.asks(save.meta, policy)
+        if freezer.may_ask(policy):
+            save.may_be_held = not await freezer.asks(save.meta, policy)
         for last in (False, False, True):
             if not save.may_be_held and not await freezer.may_store(snapshot, save.meta, policy):
                 break
@@ -136,7 +149,9 @@ class Saver:
 
     async def _put(self, save: _Save) -> Durability:
         durability, known = save.decision.rule.durability, self._freshness.changes
-        await _until_taken(self._to_both, save)
+        at_us = await self._to_both(save)
+        if at_us is not None:
+            await _until_taken(self._to_both, save, at_us)
         if save.hot_error is not None:
             self._tell(save.meta, save.hot_error)
             return durability
@@ -151,7 +166,11 @@ class Saver:
         """Redis, then PostgreSQL where the policy wants it or Redis is down."""
         durability = save.decision.rule.durability
         try:
-            await _until_taken(self._to_hot, save)
+            if self._hot_pause.is_on:
+                raise _LeftAlone("Redis failed a moment ago and is left alone until it answers")
+            at_us = await self._to_hot(save)
+            if at_us is not None:
+                await _until_taken(self._to_hot, save, at_us)
             save.hot_error = None
         except HotTierUnavailable as exc:
             save.hot_error = exc
@@ -162,7 +181,9 @@ class Saver:
         except CatalogUnavailable as exc:
             if durability is Durability.HOT and isinstance(save.hot_error, _LeftAlone):
                 try:
-                    await _until_taken(self._to_hot_after_all, save)
+                    at_us = await self._to_hot(save)
+                    if at_us is not None:
+                        await _until_taken(self._to_hot, save, at_us)
                     save.hot_error = None
                     return None
                 except HotTierUnavailable as again:
@@ -170,11 +191,6 @@ class Saver:
             raise _of_both(save.hot_error, exc) from exc
 
     async def _to_hot(self, save: _Save) -> int | None:
-        if self._hot_pause.is_on:
-            raise _LeftAlone("Redis failed a moment ago and is left alone until it answers")
-        return await self._to_hot_after_all(save)
-
-    async def _to_hot_after_all(self, save: _Save) -> int | None:
         try:
             refused = await self._hot.save(
                 save.meta,
@@ -273,9 +289,12 @@ class _Save:
         self.decision = self._policies.decide(self.meta, SagaEnd.of(self.meta), self._now_us)
 
 
-async def _until_taken(put: Callable[[_Save], Awaitable[int | None]], save: _Save) -> None:
-    """Put it; if that is refused, once more an instant later. `put` tells when what is in the way was done."""
-    in_the_way_us = await put(save)
+async def _until_taken(put: Callable[[_Save], Awaitable[int | None]], save: _Save, at_us: int) -> None:
+    """It was refused, since something was done at `at_us`: put it once more, an instant later.
+
+    `put` tells when what is in the way was done.
+    """
+    in_the_way_us: int | None = at_us
     while in_the_way_us is not None:
         save.move_on(in_the_way_us + 1)
         in_the_way_us = await put(save)

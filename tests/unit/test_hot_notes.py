@@ -7,9 +7,11 @@ from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
+import pytest
 from support.snapshots import make
 
 from sagaz_tiering.clock import SystemClock
+from sagaz_tiering.errors import CatalogUnavailable
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.tiered.hot_notes import HotNotes
 
@@ -47,6 +49,33 @@ async def test_flush_tells_what_waits_and_leaves_what_comes_meanwhile_to_the_nex
     await notes.flush()
     assert saves.noted == [3, 1]
     await notes.close()
+
+
+async def test_what_could_not_be_told_waits_on_beside_what_came_meanwhile() -> None:
+    """A save of the same id that was acknowledged in between is the one that is told of then."""
+    first, other = _meta(), _meta()
+    later = first._replace(saved_us=2)
+    told = list[Sequence[SnapshotMeta]]()
+
+    async def note(metas: Sequence[SnapshotMeta], _: Sequence[int | None]) -> int:
+        told.append(metas)
+        if len(told) == 1:
+            notes.add(later, None, 1)
+            raise CatalogUnavailable("away")
+        return 1
+
+    catalog: Any = SimpleNamespace(hot_saves=SimpleNamespace(note=note), hot_tier=None)
+    hot: Any = SimpleNamespace(identity=SimpleNamespace(saves=_none_there), noted=_taken_off)
+    notes = HotNotes(catalog, hot, SystemClock())
+    notes.add(first, None, 1)
+    notes.add(other, None, 1)
+    with pytest.raises(CatalogUnavailable):
+        await notes.flush()
+    await notes.flush()
+    assert [set(each) for each in told] == [{first, other}, {later, other}]
+    await notes.flush()
+    await notes.close()
+    assert len(told) == 2
 
 
 async def _taken_off(saves: Sequence[object]) -> None:

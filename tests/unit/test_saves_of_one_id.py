@@ -48,7 +48,7 @@ class Nothing:
     changes = None
     any_match = is_look_due = False
 
-    async def asks(self, *_: Any) -> bool:
+    def may_ask(self, *_: Any) -> bool:
         """No hold is in force."""
         return False
 

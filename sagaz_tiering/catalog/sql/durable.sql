@@ -3,10 +3,10 @@
 -- tells whether Redis is still what it was when it took the save.
 INSERT INTO sagaz_tiering.saga_snapshots AS d
     (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, retention_until, saved_at,
-     expires_at, due_at, body_crc, spilled, value, attributes)
+     expires_at, due_at, body_crc, spilled, attributes, value)
 SELECT $1::uuid, $2::uuid, $3::text, $4::text, $5::integer, $6::text, $7::timestamptz, $8::timestamptz,
-       $9::timestamptz, $10::timestamptz, $11::timestamptz, $12::bigint, $13::boolean, $14::bytea,
-       $15::text
+       $9::timestamptz, $10::timestamptz, $11::timestamptz, $12::bigint, $13::boolean, $14::text,
+       $15::bytea
  WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones t WHERE t.snapshot_id = $1 AND t.deleted_at >= $9)
    AND NOT ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds)) AND sagaz_tiering.is_frozen($1))
 ON CONFLICT (snapshot_id) DO UPDATE
@@ -20,15 +20,18 @@ ON CONFLICT (snapshot_id) DO UPDATE
 RETURNING snapshot_id, (SELECT changes FROM sagaz_tiering.hot_tier) AS changes
 
 -- name: put_many
--- The same for many rows, each id once, in one statement.
+-- The same for many rows, each id once, in one statement: $1 all but the values, $2 these.
 INSERT INTO sagaz_tiering.saga_snapshots AS d
     (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, retention_until, saved_at,
-     expires_at, due_at, body_crc, spilled, value, attributes)
-SELECT v.* FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::timestamptz[],
-                       $8::timestamptz[], $9::timestamptz[], $10::timestamptz[], $11::timestamptz[], $12::bigint[],
-                       $13::boolean[], $14::bytea[], $15::text[])
+     expires_at, due_at, body_crc, spilled, attributes, value)
+SELECT v.* FROM ROWS FROM (
+         json_to_recordset($1::json)
+           AS (snapshot_id uuid, saga_id uuid, saga_name text, step_name text, step_index integer, status text,
+               created_at timestamptz, retention_until timestamptz, saved_at timestamptz, expires_at timestamptz,
+               due_at timestamptz, body_crc bigint, spilled boolean, attributes text),
+         unnest($2::bytea[]))
        AS v (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, retention_until, saved_at,
-             expires_at, due_at, body_crc, spilled, value, attributes)
+             expires_at, due_at, body_crc, spilled, attributes, value)
  WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones t
                     WHERE t.snapshot_id = v.snapshot_id AND t.deleted_at >= v.saved_at)
    AND NOT ((SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds)) AND sagaz_tiering.is_frozen(v.snapshot_id))

@@ -4,10 +4,9 @@
 WITH noted AS (
 INSERT INTO sagaz_tiering.hot_saves AS h
     (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, expires_at, attributes)
-SELECT v.* FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::timestamptz[],
-                       $8::timestamptz[], $9::timestamptz[], $10::text[])
-       AS v (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, expires_at,
-             attributes)
+SELECT v.* FROM json_to_recordset($1::json)
+       AS v (snapshot_id uuid, saga_id uuid, saga_name text, step_name text, step_index integer, status text,
+             created_at timestamptz, saved_at timestamptz, expires_at timestamptz, attributes text)
  WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones t
                     WHERE t.snapshot_id = v.snapshot_id AND v.saved_at <= t.deleted_at)
    AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.forgotten f

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, TypeAlias
+from weakref import WeakSet
 
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
@@ -53,8 +54,15 @@ _UNMADE = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.
 _END_S = 1.0
 """How long a connection that is given back in the middle of something may take to be of use again."""
 
-_IN_USE = metrics.POOL_IN_USE.labels(server="postgresql")
 _LIMIT = metrics.POOL_LIMIT.labels(server="postgresql")
+_open: WeakSet[Database] = WeakSet()
+
+
+def _in_use() -> float:
+    return sum(min(db.users, db.settings.pool_max) for db in list(_open))
+
+
+metrics.POOL_IN_USE.labels(server="postgresql").set_function(_in_use)
 
 _TIMES_OVERTAKEN = 10
 """So often others may be quicker at the same rows before a statement by itself gives up."""
@@ -78,6 +86,10 @@ class _Stateless(asyncpg.Connection):
 
     def get_reset_query(self) -> str:
         return ""
+
+    async def reset(self, *, timeout: float | None = None) -> None:
+        # A timer for nothing would be a twentieth of a short statement's cost.
+        await super().reset(timeout=timeout if self.is_in_transaction() else None)
 
     async def fetch(self, *args: Any, **kwargs: Any) -> Any:
         return await self._again(super().fetch, args, kwargs)
@@ -153,6 +165,9 @@ class Database:
         self.shown_url = str(settings.url) if shown_url is None else shown_url
         self._driver_options = driver_options or {}
         self._pool: Pool[asyncpg.Record] | None = None
+        self.users = 0
+        """How many have a connection, or wait for one."""
+        self._acquire_s = settings.command_timeout.total_seconds()
         self._home = HomeLoop(self)
         self._to_warm_up = settings.pool_min if settings.pool_min > 1 else 0
         self._warming: asyncio.Task[None] | None = None
@@ -183,6 +198,7 @@ class Database:
                 **(defaults | given),
             )
         _LIMIT.inc(self.settings.pool_max)
+        _open.add(self)
 
     def translated(self) -> AbstractContextManager[None]:
         """For a block that asks this server: driver errors become ours."""
@@ -194,6 +210,7 @@ class Database:
         if pool is None:
             return
         _LIMIT.dec(self.settings.pool_max)
+        _open.discard(self)
 
         async def end() -> None:
             if self._warming is not None:
@@ -226,19 +243,23 @@ class Database:
             raise CatalogUnavailable("the connection pool is closed", hint="open the storage with `async with`")
         self._home.check()
         with self.translated():
-            conn = await pool.acquire(timeout=self.settings.command_timeout.total_seconds())
-            _IN_USE.inc()
+            self.users += 1
             try:
-                yield conn
-            except TimeoutError:
-                conn.terminate()
-                raise
-            except asyncpg.ReadOnlySQLTransactionError:
-                await pool.expire_connections()
-                raise
+                # Where there is one for everybody, at most it must be made, and that has a time-out of its own.
+                is_free = self.users <= self.settings.pool_max
+                conn = await pool.acquire(timeout=None if is_free else self._acquire_s)
+                try:
+                    yield conn
+                except TimeoutError:
+                    conn.terminate()
+                    raise
+                except asyncpg.ReadOnlySQLTransactionError:
+                    await pool.expire_connections()
+                    raise
+                finally:
+                    await pool.release(conn, timeout=_END_S)
             finally:
-                _IN_USE.dec()
-                await pool.release(conn, timeout=_END_S)
+                self.users -= 1
         if self._to_warm_up:
             self._warm_up(pool)
 

@@ -1,4 +1,4 @@
-"""Any Python string in a PostgreSQL text column, and back.
+"""Any Python string in a PostgreSQL text column, and back; many rows as one parameter.
 
 PostgreSQL text cannot hold NUL, and UTF-8 cannot hold lone surrogates; both are written as escapes, and so is
 the backslash that marks them. Strings without any of the three (nearly all) are stored as they are.
@@ -7,6 +7,11 @@ the backslash that marks them. Strings without any of the three (nearly all) are
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Any, Final
+
+import orjson
 
 from sagaz_tiering.errors import ConfigError
 
@@ -17,7 +22,15 @@ _ESCAPE = re.compile(r"\\(\\|u[0-9a-f]{4})")
 
 def to_column(text: str) -> str:
     """`text` as a text column can hold it."""
-    return _SPECIAL.sub(_escape, text)
+    return _known_columns(text) if len(text) <= _SHORT else _escaped(text)
+
+
+def recordset(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """Rows for `json_to_recordset`, by these column names: the driver takes three times as long for arrays of columns.
+
+    Texts as of `to_column`; UUIDs, aware times, numbers and None as they are; no bytes.
+    """
+    return orjson.dumps([dict(zip(names, row, strict=False)) for row in rows], default=str).decode()
 
 
 def checked_text(text: str, name: str) -> str:
@@ -35,6 +48,15 @@ def from_column(text: str) -> str:
     if "\\" not in text:
         return text
     return _ESCAPE.sub(lambda m: "\\" if m[1] == "\\" else chr(int(m[1][1:], 16)), text)
+
+
+def _escaped(text: str) -> str:
+    return _SPECIAL.sub(_escape, text)
+
+
+_SHORT: Final = 256
+_known_columns: Final = lru_cache(maxsize=4096)(_escaped)
+"""Few names differ and many rows are written."""
 
 
 def _escape(match: re.Match[str]) -> str:

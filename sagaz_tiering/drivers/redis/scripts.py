@@ -22,7 +22,7 @@ class Script(NamedTuple):
 
 
 @cache
-def load_script(package: str, name: str, *, behind: str | None = None) -> Script:
+def load_script(package: str, name: str, behind: str | None = None) -> Script:
     """`lua/<name>.lua` of `package`, behind `lua/<behind>.lua` and what its line `-- Behind <another>.lua.` names."""
     folder = files(package).joinpath("lua")
     own = folder.joinpath(f"{name}.lua").read_text(encoding="utf-8")
