@@ -22,6 +22,7 @@ ROOMS = (
     ("tiered", "jobs", "transfer", "sagaz_engine"),
     ("tiers",),
     ("hot",),
+    ("exports",),
     ("catalog", "storage"),
     ("packs",),
     ("dictionaries",),
@@ -151,7 +152,7 @@ def test_module_stays_readable(path: Path) -> None:
 @pytest.mark.parametrize(
     "part",
     [
-        *("jobs", "operations", "catalog", "hot", "packs", "costs", "policy", "tiered", "transfer"),
+        *("jobs", "operations", "catalog", "hot", "packs", "costs", "policy", "tiered", "transfer", "exports"),
         *("sagaz_engine/imports", "storage", "drivers/postgresql", "objects"),
     ],
 )

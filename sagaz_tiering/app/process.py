@@ -22,6 +22,7 @@ _M_ARENA_MAX, _M_TRIM_THRESHOLD = -8, -1  # malloc.h
 def tune_process() -> None:
     """For a process that is ours alone, never for an application that uses the library."""
     gc.set_threshold(*_COLLECTED)
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")  # its own takes twice the memory for an export
     _give_memory_back()
 
 

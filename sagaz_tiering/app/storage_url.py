@@ -8,6 +8,7 @@
                                                       statement_cache_size; and libpq's own
     s3://BUCKET/PREFIX                              region_name, endpoint_url, storage_class, enable_compression, …
     FILE.yaml, tiered:FILE                          none: all is in the file
+    export:///FOLDER export:///FILE.zip             key (a public key's file); an export, only to be read
     sagaz+redis://… sagaz+s3://…                    what sagaz's own storages wrote, only to be read
       sagaz+postgresql://… sagaz+file://…
 
@@ -42,7 +43,8 @@ _SCHEME: Final = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):")
 _PLAIN: Final = {"int_parsing": "must be a whole number", "bool_parsing": "must be true or false"}
 _FORMS: Final = (
     "redis://HOST:6379/0, postgresql://USER@HOST/DATABASE, s3://BUCKET/PREFIX, file:///FOLDER, memory://, the path "
-    "of a configuration (FILE.yaml), or sagaz+redis://… and so on for what sagaz itself wrote"
+    "of a configuration (FILE.yaml), export:///FOLDER for what `sagaz-tiering export` wrote, or sagaz+redis://… and so "
+    "on for what sagaz itself wrote"
 )
 _REDIS_OWN: Final = (
     r"(ssl|sentinel|socket)_\w+|db|username|password|client_name|lib_\w+|protocol|health_check_interval|retry_on_timeout"
@@ -63,7 +65,7 @@ Seconds = Annotated[Duration, BeforeValidator(_seconds)]
 
 _READ_AS: Final[dict[str, Any]] = {
     **dict.fromkeys(("key_prefix", "prefix", "region_name", "endpoint_url", "storage_class"), str),
-    **dict.fromkeys(("kms_key_id", "checksums"), str),
+    **dict.fromkeys(("key", "kms_key_id", "checksums"), str),
     **dict.fromkeys(("access_key_id", "secret_access_key"), SecretStr),
     **dict.fromkeys(("enable_compression", "enable_encryption", "pretty_json"), bool),
     **dict.fromkeys(("max_concurrency", "default_ttl", "compression_level", "max_connections"), int),
@@ -115,6 +117,7 @@ _STORAGES: Final = {
         place="bucket_name",
     ),
     "tiered": _Kind(name="TieredSnapshotStorage"),
+    "export": _Kind(name="ExportSource", options=("key",), place="path"),
 }
 _FOREIGN: Final = {
     "file": _Kind(name="SagazFilesystemSource", place="base_path"),
@@ -127,7 +130,7 @@ _FAMILY: Final = {
     **dict.fromkeys(("redis", "rediss", "unix"), "redis"),
     **dict.fromkeys((f"{s}+{kind}" for s in ("redis", "rediss") for kind in ("cluster", "sentinel")), "redis"),
     **dict.fromkeys(("postgresql", "postgres"), "postgresql"),
-    **{name: name for name in ("memory", "file", "s3", "tiered")},
+    **{name: name for name in ("memory", "file", "s3", "tiered", "export")},
 }
 
 
@@ -153,6 +156,8 @@ async def open_storage(url: str | Path, *, clock: Clock | None = None) -> AsyncI
     Raises ConfigError for what is not such a URL or has options that are not known, and MissingDependencyError.
     """
     address = parse_address(url)
+    if address.family == "export":
+        raise ConfigError(f"{address.shown} can only be read", hint="transfer from it, into a storage")
     if address.is_foreign:
         raise ConfigError(
             f"{address.shown} can only be read: it is in the form of sagaz's own storages",
@@ -164,7 +169,7 @@ async def open_storage(url: str | Path, *, clock: Clock | None = None) -> AsyncI
 
 @asynccontextmanager
 async def open_source(url: str | Path, *, clock: Clock | None = None) -> AsyncIterator[SnapshotSource]:
-    """Like `open_storage`, and what sagaz's own storages wrote (`sagaz+redis://…`) too."""
+    """Like `open_storage`, and an export or what sagaz's own storages wrote (`sagaz+redis://…`) too."""
     async with _opening(parse_address(url), clock) as source:
         yield source
 
@@ -172,6 +177,10 @@ async def open_source(url: str | Path, *, clock: Clock | None = None) -> AsyncIt
 def _opening(address: Address, clock: Clock | None) -> Any:
     if address.family == "tiered":
         return _tiered(address.arguments["config"], clock)
+    if address.family == "export":
+        from sagaz_tiering.exports.source import ExportSource
+
+        return ExportSource(**address.arguments)
     if address.is_foreign:
         from sagaz_tiering.sagaz_engine import imports  # with the drivers of all
 
@@ -206,8 +215,9 @@ def parse_address(url: str | Path) -> Address:
         return Address(family=family, is_foreign=False, shown=path, arguments={"config": path})
     kind = kinds[family]
     bare, query = _split_query(own, kind, shown=redacted(text))
-    if family == "file":
-        bare = f"file://{quote(str(file_path(_checked_url(bare)).absolute()))}"
+    if family in ("file", "export"):
+        path = bare.partition(":")[2]
+        bare = f"{family}://{quote(str(file_path(_checked_url(f'file:{path}')).absolute()))}"
     arguments = {**_place(family, bare, kind), **_checked(query, shown=redacted(text))}
     shown = redacted(bare) + _shown_options(query, joint="&" if "?" in bare else "?")
     return Address(
@@ -218,8 +228,8 @@ def parse_address(url: str | Path) -> Address:
 def _place(family: str, bare: str, kind: _Kind) -> dict[str, Any]:
     if family == "memory":
         return {}
-    if family == "file":
-        path = file_path(_checked_url(bare))
+    if family in ("file", "export"):
+        path = file_path(_checked_url(f"file:{bare.partition(':')[2]}"))
         return {kind.place: str(path)}
     if family == "s3":
         bucket, prefix = bucket_and_prefix(_checked_url(bare))

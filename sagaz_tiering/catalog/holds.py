@@ -204,15 +204,11 @@ class Holds:
 
         Keys: `entry_id`, `hold_id`, `action`, `at`, `who`, `reason`, `saga_id`, `match`.
         """
-        return [
-            {
-                **dict(row),
-                "who": from_column(row["who"]),
-                "reason": from_column(row["reason"]),
-                "match": None if row["match"] is None else orjson.loads(row["match"]),
-            }
-            for row in await self._db.fetch(_SQL["entries"], limit, behind)
-        ]
+        return [_entry(row) for row in await self._db.fetch(_SQL["entries"], limit, behind)]
+
+    async def entries_after(self, number: int, limit: int) -> list[dict[str, Any]]:
+        """The log from its beginning: the next entries behind that one (0: the first ones), with the same keys."""
+        return [_entry(row) for row in await self._db.fetch(_SQL["entries_after"], number, limit)]
 
     async def holding(self, snapshot: Named, ended_as: str | None = None) -> list[Hold]:
         """The holds that cover a snapshot, whose saga ends with that status (None: as PostgreSQL knows)."""
@@ -271,6 +267,15 @@ def subject_columns(on: UUID | Match) -> tuple[Any, ...]:
     outcome = None if on.outcome == ANY else orjson.dumps(on.outcome).decode()
     match = orjson.dumps(on.model_dump(mode="json", exclude={"outcome"})).decode()
     return (None, match, outcome, *map(expression, (on.saga_name, on.step_name, on.status, on.outcome)))
+
+
+def _entry(row: Any) -> dict[str, Any]:
+    return {
+        **dict(row),
+        "who": from_column(row["who"]),
+        "reason": from_column(row["reason"]),
+        "match": None if row["match"] is None else orjson.loads(row["match"]),
+    }
 
 
 def _names(snapshot: Named) -> tuple[str, str, str]:

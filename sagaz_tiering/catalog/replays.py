@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
@@ -58,6 +59,11 @@ class Replays:
     async def of_saga(self, saga_id: UUID, limit: int) -> list[tuple[UUID, Replay | CorruptRecord]]:
         """A saga's records, newest first, each with its id; or why one cannot be read."""
         return [_found(row) for row in await self._db.fetch(_SQL["of_saga"], saga_id, limit)]
+
+    async def of_sagas(self, saga_ids: Sequence[UUID]) -> list[tuple[UUID, Replay | CorruptRecord]]:
+        """All records of these sagas, saga by saga, each with its saga's id; or why one cannot be read."""
+        rows = await self._db.fetch(_SQL["of_sagas"], list(saga_ids))
+        return [(row["original_saga_id"], _found(row)[1]) for row in rows]
 
     async def page(self, after: UUID | None, limit: int) -> list[tuple[UUID, Replay | CorruptRecord]]:
         """The next records behind `after`, ascending by replay_id, each with that; or why one cannot be read."""

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sagaz_tiering.cli.commands import catalog, keys, policy, quarantine, replay
+from sagaz_tiering.cli.commands import catalog, export, keys, policy, quarantine, replay
 from sagaz_tiering.cli.commands.demo import demo
 from sagaz_tiering.cli.commands.diff import diff
 from sagaz_tiering.cli.commands.doctor import doctor
@@ -61,7 +61,7 @@ _COMMANDS: tuple[Callable[..., None], ...] = (
 )
 for each in _COMMANDS:
     app.command()(each)
-for group in (policy.group, catalog.group, replay.group, quarantine.group, keys.group):
+for group in (policy.group, catalog.group, replay.group, quarantine.group, keys.group, export.group):
     app.add_typer(group)
 
 

@@ -1,6 +1,7 @@
 """How far a command is, on stderr.
 
-Of a job: counters, on a terminal. Of a transfer: a bar with rate and time left, elsewhere a line now and then.
+Of a job: counters, on a terminal. Of a transfer or an export: a bar with rate and time left, elsewhere a line now and
+then.
 """
 
 from __future__ import annotations
@@ -10,16 +11,32 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.terminal import make_console, safe, show_span
 
 if TYPE_CHECKING:
+    from sagaz_tiering.exports.report import ExportProgress
     from sagaz_tiering.storage.base import SnapshotSource
     from sagaz_tiering.transfer import TransferProgress
 
 LINE_EVERY_S = 10.0
+
+
+class HowFar(Protocol):
+    """How far something is: a TransferProgress, an ExportProgress."""
+
+    @property
+    def phase(self) -> str: ...
+    @property
+    def found(self) -> int: ...
+    @property
+    def before(self) -> int: ...
+    @property
+    def seconds(self) -> float: ...
+    @property
+    def failed(self) -> int: ...
 
 
 @contextmanager
@@ -69,33 +86,47 @@ async def showing_progress(
     if source is not None and hasattr(source, "health_check"):
         counting = asyncio.create_task(totals.ask(source))
     try:
-        if sys.stderr.isatty():
-            with _bar(totals) as show:
-                yield show
-        else:
-            yield Lines(totals)
+        with showing(totals.of) as show:
+            yield show
     finally:
         if counting is not None:
             counting.cancel()
             await asyncio.wait([counting])
 
 
+@contextmanager
+def showing_export() -> Iterator[Callable[[ExportProgress], None]]:
+    """The callback to give to an export, which knows its total."""
+    with showing(lambda progress: progress.total) as show:
+        yield show
+
+
+@contextmanager
+def showing(total_of: Callable[[Any], int | None]) -> Iterator[Callable[[Any], None]]:
+    """A bar on a terminal, elsewhere lines; `total_of` tells of it how much there is (None: not known)."""
+    if sys.stderr.isatty():
+        with _bar(total_of) as show:
+            yield show
+    else:
+        yield Lines(total_of)
+
+
 class Lines:
     """A line now and then, for logs."""
 
-    def __init__(self, totals: SourceTotals, *, every_s: float = LINE_EVERY_S) -> None:
-        self._totals = totals
+    def __init__(self, total_of: Callable[[Any], int | None], *, every_s: float = LINE_EVERY_S) -> None:
+        self._total_of = total_of
         self._every_s = every_s
         self._said = ("", 0.0)
 
-    def __call__(self, progress: TransferProgress) -> None:
+    def __call__(self, progress: HowFar) -> None:
         phase, seconds = self._said
         if progress.seconds >= self._every_s + (seconds if phase == progress.phase else 0):
             self._said = (progress.phase, progress.seconds)
-            print(describe(progress, self._totals.of(progress)), file=sys.stderr, flush=True)
+            print(describe(progress, self._total_of(progress)), file=sys.stderr, flush=True)
 
 
-def describe(progress: TransferProgress, total: int | None) -> str:
+def describe(progress: HowFar, total: int | None) -> str:
     """`snapshots: 12,000 of about 50,000, 830/s, 46 s left, 2 failed`."""
     parts = [f"{progress.phase}: {progress.found:,}" + ("" if total is None else f" of about {total:,}")]
     rate = _rate(progress)
@@ -107,13 +138,13 @@ def describe(progress: TransferProgress, total: int | None) -> str:
     return ", ".join(parts)
 
 
-def _rate(progress: TransferProgress) -> float:
+def _rate(progress: HowFar) -> float:
     """Items a second, in this run."""
     return (progress.found - progress.before) / progress.seconds if progress.seconds > 0 else 0.0
 
 
 @contextmanager
-def _bar(totals: SourceTotals) -> Iterator[Callable[[TransferProgress], None]]:
+def _bar(total_of: Callable[[Any], int | None]) -> Iterator[Callable[[HowFar], None]]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
@@ -131,8 +162,8 @@ def _bar(totals: SourceTotals) -> Iterator[Callable[[TransferProgress], None]]:
     with Progress(*columns, console=make_console(stderr=True), transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
-        def show(progress: TransferProgress) -> None:
-            total = totals.of(progress)
+        def show(progress: HowFar) -> None:
+            total = total_of(progress)
             if progress.phase not in tasks:
                 tasks[progress.phase] = bars.add_task(progress.phase, total=None, rest="")
             rest = describe(progress, total).split(", ", 1)[1]

@@ -152,6 +152,21 @@ def command(*, config: bool = True) -> Callable[[Callable[..., Awaitable[Answer 
     return decorate
 
 
+def unless_subcommand(run: Callable[..., None]) -> Callable[..., None]:
+    """Of a group that does something by itself: not where one of its subcommands is asked for."""
+    signature = inspect.signature(run)
+    context = inspect.Parameter("context", inspect.Parameter.KEYWORD_ONLY, annotation=typer.Context)
+
+    @wraps(run)
+    def alone(*, context: typer.Context, **given: Any) -> None:
+        if context.invoked_subcommand is None:
+            run(**given)
+
+    alone.__signature__ = signature.replace(parameters=[context, *signature.parameters.values()])  # type: ignore[attr-defined]  # what Typer reads
+    alone.__annotations__ = {"context": typer.Context, **run.__annotations__}
+    return alone
+
+
 def _execute(work: Callable[[], Awaitable[int]], *, as_json: bool, debug: bool) -> NoReturn:
     """Run `work` to its end and leave with its exit code; errors are reported, Ctrl-C is 130."""
     from sagaz_tiering.app.process import tune_process

@@ -76,17 +76,24 @@ class PackReader:
         vouched: bytes | None,
         most: int | None = None,
         frame_key: FrameKey | None = None,
+        payload: bytes | None = None,
     ) -> list[Record]:
         """The records of one frame, which must have the digest `vouched` and be encrypted with `frame_key` (or not).
 
-        At most so many snapshots (None: not known) are in it. A large one is opened on a thread.
+        At most so many snapshots (None: not known) are in it. `payload`: its bytes, if they came with its neighbours'.
+        A large one is opened on a thread.
         """
         key_id = None if frame_key is None else frame_key.key_id
-        payload = await self._objects.get_range(key, offset, length)
+        if payload is None:
+            payload = await self._objects.get_range(key, offset, length)
         header = check_vouched(payload, vouched=vouched, key_id=key_id)
         known = await self._dictionaries.need(header.dictionary_id)
         work = functools.partial(open_frame, payload, key=frame_key, dictionaries=known, most=most)
         return work() if header.raw_length < LARGE else await asyncio.to_thread(work)
+
+    async def neighbours(self, key: str, offset: int, length: int) -> bytes:
+        """The bytes of frames that lie beside each other, in one request; `frame` looks at each of them."""
+        return await self._objects.get_range(key, offset, length)
 
     async def frame_bytes(
         self, key: str, offset: int, length: int, *, vouched: bytes | None, key_id: bytes | None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from uuid import UUID
 
 from sagaz_tiering.catalog import Catalog
@@ -75,6 +75,12 @@ async def only(saga_id: UUID) -> AsyncIterator[UUID]:
     yield saga_id
 
 
+async def each(saga_ids: Iterable[UUID]) -> AsyncIterator[UUID]:
+    """These."""
+    for saga_id in saga_ids:
+        yield saga_id
+
+
 async def replay_log(catalog: Catalog, replay_id: UUID) -> Replay | None:
     """One record. Raises CorruptRecord."""
     found = await catalog.replays.get(replay_id)
@@ -94,8 +100,8 @@ async def replay_logs(catalog: Catalog, after: UUID | None) -> AsyncIterator[Rep
     """Every replay record, ascending by replay id. Raises CorruptRecord where one cannot be read."""
     gaps = Gaps(_KIND)
     while page := await catalog.replays.page(after, _PAGE):
-        for each in page:
-            for record in gaps.readable([each]):
+        for found in page:
+            for record in gaps.readable([found]):
                 yield record
             gaps.check()
         after = page[-1][0]

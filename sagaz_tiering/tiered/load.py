@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from typing import NamedTuple
 from uuid import UUID
 
 from sagaz_tiering import metrics
@@ -27,6 +28,13 @@ from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.merge import Copy, alive
 from sagaz_tiering.tiered.untrusted import UntrustedRedis, nobody_has
+
+
+class Loaded(NamedTuple):
+    """What a snapshot holds, or why it cannot be read; `located` is where PostgreSQL or a pack has it (None: Redis)."""
+
+    record: Record | Unreadable
+    located: SnapshotLocation | None
 
 
 class Loader:
@@ -56,10 +64,11 @@ class Loader:
         one that Redis lost before anybody knew of it: who asks for a timeline anew is told what there is. Raises
         Unreadable, with those that can be read, and TierUnavailable.
         """
-        found, gaps = await self._records(copies), Gaps("tiered")
+        found, gaps = await self.records(copies), Gaps("tiered")
         readable: list[SagaSnapshot] = []
         for copy in copies:
-            record = found.get(copy.ref.snapshot_id)
+            loaded = found.get(copy.ref.snapshot_id)
+            record = None if loaded is None else loaded.record
             if isinstance(record, Unreadable):
                 gaps.add(copy.ref.snapshot_id, record)
             elif record is not None:
@@ -72,16 +81,17 @@ class Loader:
         gaps.check(readable)
         return readable
 
-    async def _records(self, copies: Sequence[Copy]) -> dict[UUID, Record | Unreadable]:
+    async def records(self, copies: Sequence[Copy]) -> dict[UUID, Loaded]:
         """What each of these holds, or why it cannot be read; nothing for one that was deleted meanwhile."""
-        records: dict[UUID, Record | Unreadable] = {}
+        loaded: dict[UUID, Loaded] = {}
         packed: list[SnapshotLocation] = []
         in_redis: dict[UUID, list[Copy]] = {}
         for copy in copies:
             if copy.error is not None:
-                records[copy.ref.snapshot_id] = copy.error
+                loaded[copy.ref.snapshot_id] = Loaded(copy.error, copy.located)
             elif copy.value is not None:
-                records[copy.ref.snapshot_id] = await self._record(copy.value, copy, copy.located)
+                record = await self._record(copy.value, copy, copy.located)
+                loaded[copy.ref.snapshot_id] = Loaded(record, copy.located)
             elif copy.located is not None and copy.located.place is not None:
                 packed.append(copy.located)
             else:
@@ -89,22 +99,30 @@ class Loader:
         for saga_id, some in in_redis.items():
             values = await self._values(saga_id, [copy.ref.snapshot_id for copy in some])
             for copy, value in zip(some, values, strict=True):
-                found: Record | Unreadable | None = None
-                if value is not None:
-                    found = await self._record(value, copy, copy.located)
-                if found is None or (isinstance(found, Record) and not _is_as_new(found.meta.saved_us, copy)):
-                    found = await self._elsewhere(copy, packed)
+                found = await self._of_redis(copy, value) or await self._elsewhere(copy, packed)
                 if found is not None:
-                    records[copy.ref.snapshot_id] = found
-        records.update(await self._cold.read(packed))
-        return records
+                    loaded[copy.ref.snapshot_id] = found
+        in_packs = await self._cold.read(packed)
+        for located in packed:
+            if located.ref.snapshot_id in in_packs:
+                loaded[located.ref.snapshot_id] = Loaded(in_packs[located.ref.snapshot_id], located)
+        return loaded
+
+    async def _of_redis(self, copy: Copy, value: bytes | None) -> Loaded | None:
+        """What Redis has under its id, unless that is an older save or nothing."""
+        if value is None:
+            return None
+        record = await self._record(value, copy, copy.located)
+        if isinstance(record, Record) and not _is_as_new(record.meta.saved_us, copy):
+            return None
+        return Loaded(record, None)
 
     async def _values(self, saga_id: UUID, ids: Sequence[UUID]) -> list[bytes | None]:
         with suppress(HotTierUnavailable):
             return await self._hot.fetch(saga_id, ids)
         return [None] * len(ids)
 
-    async def _elsewhere(self, copy: Copy, packed: list[SnapshotLocation]) -> Record | Unreadable | None:
+    async def _elsewhere(self, copy: Copy, packed: list[SnapshotLocation]) -> Loaded | None:
         """What the durable copy of a snapshot holds whose save Redis has not got any more, or cannot be asked for.
 
         None where it was deleted, or with its place added to `packed`, if that is where it is.
@@ -112,12 +130,13 @@ class Loader:
         located = await self._locations.find(copy.ref.snapshot_id)
         for item in located:
             if item.value is not None and _is_as_new(item.saved_us, copy):
-                return await self._record(item.value, copy, item)
+                return Loaded(await self._record(item.value, copy, item), item)
         for item in located:
             if item.place is not None and await self._pack_is_as_new(copy):
                 packed.append(item)
                 return None
-        return await self._by_id(copy, is_located=bool(located))
+        record = await self._by_id(copy, is_located=bool(located))
+        return None if record is None else Loaded(record, None)
 
     async def _pack_is_as_new(self, copy: Copy) -> bool:
         saved = await self._cold.saved_us(await self._locations.packs_of([copy.ref.snapshot_id]))

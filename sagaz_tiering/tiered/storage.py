@@ -18,7 +18,6 @@ from sagaz_tiering.errors import SnapshotArchived
 from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotRef, as_utc, as_uuid
 from sagaz_tiering.storage.answers import text_ids_find_nothing
-from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.reporting import measured_read, reported_save
 from sagaz_tiering.tiered import iterate as iterating
@@ -26,6 +25,7 @@ from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.compare import Comparer, SnapshotDiff, StepChanges, Which
 from sagaz_tiering.tiered.explain import Explainer
 from sagaz_tiering.tiered.explanation import Explanation, SagaExplanation
+from sagaz_tiering.tiered.export import Exporter
 from sagaz_tiering.tiered.freeze import Freezer
 from sagaz_tiering.tiered.freshness import Freshness
 from sagaz_tiering.tiered.health import check_health
@@ -38,6 +38,7 @@ from sagaz_tiering.tiered.remove import Remover
 from sagaz_tiering.tiered.restore import Restorer
 from sagaz_tiering.tiered.save import Saver
 from sagaz_tiering.tiered.untrusted import UntrustedRedis
+from sagaz_tiering.tiered.whole import ReadWhole
 from sagaz_tiering.tiers import InForce, Tiers
 
 _Answer = TypeVar("_Answer")
@@ -45,7 +46,7 @@ _SAVES = {durability: metrics.SAVES.labels(durability=durability.value) for dura
 
 
 @text_ids_find_nothing
-class TieredStorage(AnyLoop):
+class TieredStorage(ReadWhole):
     """Saga snapshots over Redis, PostgreSQL and packs on an object store. Plugs into `sagaz` as it is.
 
     `async with TieredSnapshotStorage.from_config("config/tiering.yaml") as storage: ...`
@@ -78,6 +79,14 @@ class TieredStorage(AnyLoop):
         self._notes = HotNotes(catalog, tiers.hot, tiers.clock)
         cold = ColdTier(tiers.objects, tiers.prices, tiers.keys, tiers.dictionaries)
         untrusted = UntrustedRedis(catalog.locations, cold, catalog.hot_saves, self._notes)
+        loader = Loader(
+            hot=tiers.hot,
+            locations=catalog.locations,
+            cold=cold,
+            dictionaries=tiers.dictionaries,
+            untrusted=untrusted,
+            clock=tiers.clock,
+        )
         self._reader = Reader(
             hot=tiers.hot,
             locations=catalog.locations,
@@ -86,14 +95,7 @@ class TieredStorage(AnyLoop):
             dictionaries=tiers.dictionaries,
             freshness=self._freshness,
             untrusted=untrusted,
-            loader=Loader(
-                hot=tiers.hot,
-                locations=catalog.locations,
-                cold=cold,
-                dictionaries=tiers.dictionaries,
-                untrusted=untrusted,
-                clock=tiers.clock,
-            ),
+            loader=loader,
             in_force=in_force,
             clock=tiers.clock,
         )
@@ -101,6 +103,7 @@ class TieredStorage(AnyLoop):
         self._saver = Saver(tiers, in_force, self._freshness, freezer, self._notes, pause)
         self._holder = Holder(tiers.hot, catalog.holds, self._reader, in_force, tiers.clock)
         self._explainer = Explainer(catalog, self._reader, tiers.prices, tiers.clock)
+        self._exporter = Exporter(self._reader, loader, catalog, in_force, tiers.clock)
         self._remover = Remover(tiers.hot, catalog, self._reader, tiers.clock)
         self._comparer = Comparer(self._reader)
 
@@ -319,30 +322,6 @@ class TieredStorage(AnyLoop):
             self._tiers.catalog, as_uuid(original_saga_id, "original_saga_id"), checked_limit(limit)
         )
 
-    async def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
-        """Every saga with a live snapshot in any tier, ascending by id, from behind `after` on."""
-        async for saga in self._sagas(after):
-            if await self._reader.timeline(saga, limit=1):
-                yield saga
-
-    async def iter_snapshots(
-        self, saga_id: UUID | str | None = None, *, after: UUID | str | None = None
-    ) -> AsyncIterator[SagaSnapshot]:
-        """Every live snapshot of one saga, oldest first, or of every saga in the order of `saga_ids`.
-
-        Raises SnapshotArchived where it comes to bytes that must be restored first, and at its end Unreadable for
-        what it could not read on the way.
-        """
-        sagas = self._sagas(after) if saga_id is None else iterating.only(as_uuid(saga_id, "saga_id"))
-        async for snapshot in iterating.snapshots(self._reader, sagas):
-            yield snapshot
-
-    async def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """Every replay record, ascending by replay id, from behind `after` on. Raises where one cannot be read."""
-        start = None if after is None else as_uuid(after, "after")
-        async for record in iterating.replay_logs(self._tiers.catalog, start):
-            yield record
-
     async def _read(self, answer: Awaitable[_Answer]) -> _Answer:
         with measured_read("tiered"):
             try:
@@ -350,10 +329,6 @@ class TieredStorage(AnyLoop):
             except SnapshotArchived as exc:
                 await self._restorer.met(exc)
                 raise
-
-    def _sagas(self, after: UUID | str | None) -> AsyncIterator[UUID]:
-        start = None if after is None else as_uuid(after, "after")
-        return iterating.saga_ids(self._tiers.hot, self._tiers.catalog, start)
 
     async def health_check(self) -> Health:
         """Ask every tier; counts snapshots by walking Redis, so not for every second."""

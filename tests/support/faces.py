@@ -74,6 +74,7 @@ FACES = {
         "server_clock",
     ),
     "embedded": ("servers",),
+    "exports": ("draft", "finish", "manifest", "parquet", "report", "rows", "signing", "source", "verify"),
     "hot": ("dictionaries", "incarnation", "keys", "tier", "values"),
     "jobs": (
         "age.frames",
@@ -109,6 +110,7 @@ FACES = {
         "any_loop",
         "base",
         "filesystem.errors",
+        "filesystem.record",
         "filesystem.storage",
         "memory",
         "postgresql.storage",

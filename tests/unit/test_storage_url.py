@@ -14,6 +14,7 @@ import sagaz_tiering
 from sagaz_tiering.app import storage_url
 from sagaz_tiering.app.storage_url import open_source, open_storage, parse_address
 from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.exports.source import ExportSource
 from sagaz_tiering.sagaz_engine import imports as from_sagaz
 
 REDIS = "redis://user:geheim@localhost:6379/0"
@@ -118,6 +119,8 @@ def test_address_never_shows_a_secret(url: str) -> None:
         ("s3://bucket/a", "s3://bucket/b"),
         ("s3://bucket?endpoint_url=http://a", "s3://bucket?endpoint_url=http://b"),
         ("redis://h", "sagaz+redis://h"),
+        ("file:///x", "export:///x"),
+        ("export:///x", "export:///x?key=y"),
     ],
 )
 def test_address_shows_different_places_differently(one: str, other: str) -> None:
@@ -142,7 +145,8 @@ def test_options_are_those_of_the_constructors(home: Any, kinds: dict[str, Any])
     for family, kind in kinds.items():
         if family == "tiered":
             continue
-        taken = set(inspect.signature(getattr(home, kind.name)).parameters)
+        made_by = ExportSource if family == "export" else getattr(home, kind.name)
+        taken = set(inspect.signature(made_by).parameters)
         given = set(kind.options) | {kind.place} - {""}
         assert given <= taken, family
         assert taken - given <= {

@@ -31,6 +31,10 @@ SELECT hold_id, saga_id, sagaz_tiering.whole_match(match, outcome) AS match, rea
 SELECT entry_id, hold_id, action, at, who, reason, saga_id, match FROM sagaz_tiering.hold_log
  WHERE $2::bigint IS NULL OR entry_id < $2 ORDER BY entry_id DESC LIMIT $1
 
+-- name: entries_after
+SELECT entry_id, hold_id, action, at, who, reason, saga_id, match FROM sagaz_tiering.hold_log
+ WHERE entry_id > $1 ORDER BY entry_id LIMIT $2
+
 -- name: covering
 -- Of these snapshots, the held ones: ids, sagas, the three names and the statuses of their sagas' ends (NULL: as the
 -- tables know), in parallel arrays.

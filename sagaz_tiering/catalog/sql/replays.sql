@@ -17,5 +17,10 @@ SELECT * FROM sagaz_tiering.saga_replay_log WHERE replay_id = $1
 SELECT * FROM sagaz_tiering.saga_replay_log WHERE original_saga_id = $1
  ORDER BY created_at DESC, replay_id DESC LIMIT $2
 
+-- name: of_sagas
+-- Of these, saga by saga, oldest first.
+SELECT * FROM sagaz_tiering.saga_replay_log WHERE original_saga_id = ANY($1::uuid[])
+ ORDER BY original_saga_id, created_at, replay_id
+
 -- name: page
 SELECT * FROM sagaz_tiering.saga_replay_log WHERE $1::uuid IS NULL OR replay_id > $1 ORDER BY replay_id LIMIT $2

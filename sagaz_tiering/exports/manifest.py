@@ -1,0 +1,197 @@
+"""What an export says of itself: `manifest.json`, the sums of all its files, and what is wrong with its numbers. Pure.
+
+The manifest has the SHA-256 of every part. `SHA256SUMS` has that of every file, in the form that `sha256sum --check`
+reads; `manifest.sig`, if the export is signed, is the Ed25519 signature of the bytes of the manifest.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from enum import StrEnum
+from hashlib import sha256
+from typing import Any, Final
+from uuid import UUID
+
+from pydantic import TypeAdapter, ValidationError
+
+from sagaz_tiering.errors import CorruptData
+from sagaz_tiering.terminal import document
+
+FORMAT: Final = 1
+MANIFEST: Final = "manifest.json"
+SIGNATURE: Final = "manifest.sig"
+SUMS: Final = "SHA256SUMS"
+MAX_NAMED: Final = 1_000
+"""Snapshots left out that a manifest names; all of them are in the timeline."""
+_NAME: Final = re.compile(r"(snapshots|timeline|replays|holds)-[0-9]{5,9}\.(jsonl|parquet)")
+
+
+class AlteredExport(CorruptData):
+    """An export is not as it was made, or not one of ours; `part` is the file of it (`*`: the whole)."""
+
+    def __init__(self, message: str, *, hint: str = "", part: str = "*") -> None:
+        super().__init__(message, hint=hint)
+        self.part = part
+
+
+class RowKind(StrEnum):
+    """What the rows of a part are."""
+
+    SNAPSHOTS = "snapshots"
+    TIMELINE = "timeline"
+    REPLAYS = "replays"
+    HOLDS = "holds"
+
+
+class LeftOut(StrEnum):
+    """Why a snapshot of the timeline is not in the export."""
+
+    ARCHIVED = "archived"
+    DAMAGED = "damaged"
+    LOST = "lost"
+    ERASED = "erased"
+    EXPIRED = "expired"
+    GONE = "gone"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportPart:
+    """One file. Its rows are of whole sagas, from `first_saga` to `last_saga`; those of later parts are behind them.
+
+    The holds log is by time, and names no sagas here.
+    """
+
+    name: str
+    kind: RowKind
+    rows: int
+    bytes: int
+    sha256: str
+    first_saga: UUID | None
+    last_saga: UUID | None
+
+
+@dataclass(slots=True, kw_only=True)
+class ExportCounts:
+    """What is in it. `selected == sagas + sagas_without`, `found == exported + all that was left out`.
+
+    `sagas_without`: selected, and no snapshot was left when it came to them. `bytes`: of the snapshots' JSON.
+    """
+
+    selected: int = 0
+    sagas: int = 0
+    sagas_without: int = 0
+    found: int = 0
+    exported: int = 0
+    left_out: dict[LeftOut, int] = field(default_factory=dict)
+    replays: int = 0
+    replays_damaged: int = 0
+    holds: int = 0
+    bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeftOutSnapshot:
+    """One that is in the timeline only, and what to do about it."""
+
+    snapshot_id: UUID
+    saga_id: UUID
+    reason: LeftOut
+    why: str
+
+
+@dataclass(slots=True, kw_only=True)
+class Manifest:
+    """What was exported, from where, when and by which rules.
+
+    `who` ordered it, `made_by` is the program. `asked_for`: the filters. `source`: the addresses of the tiers, without
+    secrets. `runs`: more than 1 where it was interrupted and went on. `left_out` names the first MAX_NAMED.
+    `public_key`: 64 hex digits, where it is signed.
+    """
+
+    format: int = FORMAT
+    export_id: UUID
+    form: str
+    made_by: str
+    who: str
+    source: dict[str, str]
+    asked_for: dict[str, Any]
+    policy_revisions: list[str]
+    began_at: datetime
+    finished_at: datetime
+    runs: int
+    counts: ExportCounts
+    left_out: list[LeftOutSnapshot]
+    parts: list[ExportPart]
+    public_key: str | None = None
+
+
+_MANIFEST: Final = TypeAdapter(Manifest)
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """The file: JSON in ASCII, and its own digest as the last key, which tells of a slip of a disk or an editor."""
+    text = json.dumps({**document(manifest), "checksum": f"sha256:{_NO_DIGEST}"}, indent=1) + "\n"
+    return _sealed(text[: -len(_END)].encode("ascii"))
+
+
+def read_manifest(data: bytes) -> Manifest:
+    """The manifest in these bytes, which must have the digest that they end with. Raises AlteredExport."""
+    try:
+        fields = json.loads(data)
+        if fields["format"] != FORMAT:
+            raise ValueError(f"it has format {fields['format']}, this version reads {FORMAT}")
+        manifest = _MANIFEST.validate_python({name: fields[name] for name in fields if name != "checksum"})
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as exc:
+        reason = exc.errors()[0]["msg"] if isinstance(exc, ValidationError) else exc
+        raise AlteredExport(f"it cannot be read: {reason}", part=MANIFEST) from exc
+    if _sealed(data[: -len(_END)]) != data:
+        raise AlteredExport("it does not have the digest that it ends with", part=MANIFEST)
+    return manifest
+
+
+def sums_bytes(digests: Mapping[str, str]) -> bytes:
+    """The file of all sums, by name."""
+    return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())).encode()
+
+
+def problems_of(manifest: Manifest) -> list[str]:
+    """What does not add up in a manifest; [] if all does."""
+    counts, rows, found = manifest.counts, dict.fromkeys(RowKind, 0), list[str]()
+    for part in manifest.parts:
+        rows[part.kind] += part.rows
+        if not _NAME.fullmatch(part.name) or not part.name.startswith(part.kind):
+            found.append(f"{part.name!r:.80} is no name of a part of it")
+    names = [part.name for part in manifest.parts]
+    if len(set(names)) < len(names):
+        found.append("a part is named twice")
+    left_out = sum(counts.left_out.values())
+    for what, told, counted in (
+        ("sagas", counts.selected, counts.sagas + counts.sagas_without),
+        ("snapshots", counts.found, counts.exported + left_out),
+        ("rows of snapshots", counts.exported, rows[RowKind.SNAPSHOTS]),
+        ("rows of the timeline", counts.found, rows[RowKind.TIMELINE]),
+        ("rows of replays", counts.replays, rows[RowKind.REPLAYS]),
+        ("rows of the holds log", counts.holds, rows[RowKind.HOLDS]),
+        ("snapshots left out that are named", min(left_out, MAX_NAMED), len(manifest.left_out)),
+    ):
+        if told != counted:
+            found.append(f"the counts do not add up: {told:,} {what}, but {counted:,} are counted")
+    return found
+
+
+def names_of(parts: Sequence[ExportPart], *, signed: bool) -> set[str]:
+    """Every file of an export but SUMS."""
+    return {MANIFEST, *(part.name for part in parts), *([SIGNATURE] if signed else [])}
+
+
+_NO_DIGEST: Final = "0" * 64
+_END: Final = f'{_NO_DIGEST}"\n}}\n'
+
+
+def _sealed(text: bytes) -> bytes:
+    """The text of a manifest up to its digest, and the digest of just that."""
+    return text + _END.replace(_NO_DIGEST, sha256(text).hexdigest()).encode()

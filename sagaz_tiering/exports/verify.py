@@ -1,0 +1,169 @@
+"""Whether an export is as it was made: every file against the manifest, the manifest against its signature; blocking.
+
+It needs the files alone, and for a signature the package `cryptography`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from sagaz_tiering.exports.files import UNREADABLE, ExportFiles, open_files, read_whole
+from sagaz_tiering.exports.manifest import (
+    MANIFEST,
+    SIGNATURE,
+    SUMS,
+    AlteredExport,
+    ExportPart,
+    Manifest,
+    names_of,
+    problems_of,
+    read_manifest,
+    sums_bytes,
+)
+from sagaz_tiering.exports.signing import is_signed_by, public_key_in
+from sagaz_tiering.terminal import document
+
+_READ_AT_ONCE = 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class ExportProblem:
+    """A file of an export that is not as it should be (`*`: the whole), and how."""
+
+    part: str
+    problem: str
+
+
+@dataclass(slots=True, kw_only=True)
+class ExportVerification:
+    """What was found. `proven`: what follows from it, in sentences. `signed_by`: the public key, 64 hex digits."""
+
+    path: str
+    manifest_sha256: str = ""
+    manifest: Manifest | None = None
+    problems: list[ExportProblem] = field(default_factory=list)
+    signed_by: str | None = None
+    key_was_given: bool = False
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether nothing is wrong with it."""
+        return not self.problems
+
+    @property
+    def proven(self) -> list[str]:
+        """What a reader may rely on, and what not."""
+        if not self.is_intact:
+            return ["nothing: it is not as it was made"]
+        found = ["every file is the one that the manifest names, to the byte, and its counts add up"]
+        if self.signed_by is None:
+            found.append(
+                "not proven: who made it. It has no signature, and whoever can alter a part can write another manifest "
+                f"for it; compare the manifest's SHA-256 with the one that was said when it was made: "
+                f"{self.manifest_sha256}"
+            )
+        elif not self.key_was_given:
+            found.append(
+                f"it is signed by the key {self.signed_by}; whose that is only --key with a key from its owner proves"
+            )
+        else:
+            found.append(f"it was signed by the holder of the given key {self.signed_by}")
+        found.append(
+            "not proven: that the store held nothing else, or that its clock was right; the manifest tells what the "
+            "one who made it found"
+        )
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return document(self, "is_intact", "proven")
+
+
+def verify_export(
+    path: Path, *, key: Path | None = None, progress: Callable[[int, int], None] | None = None
+) -> ExportVerification:
+    """Look at every byte of the export at `path` (a folder or a ZIP file).
+
+    `key`: the PEM file of the public key that it must be signed with. `progress` is told of bytes, done and in all.
+    What is wrong is in `problems`. Raises ConfigError where nothing can be read there, or for a wrong key file.
+    """
+    wanted = None if key is None else public_key_in(key)
+    found = ExportVerification(path=str(path), key_was_given=key is not None)
+    with _noted(found), open_files(path) as files:
+        _look(files, found, wanted, progress or (lambda done, total: None))
+    return found
+
+
+@contextmanager
+def _noted(found: ExportVerification) -> Iterator[None]:
+    try:
+        yield
+    except AlteredExport as exc:
+        found.problems.append(ExportProblem(exc.part, str(exc)))
+
+
+def _look(
+    files: ExportFiles, found: ExportVerification, wanted: str | None, progress: Callable[[int, int], None]
+) -> None:
+    if (problem := files.seal_problem()) is not None:
+        found.problems.append(ExportProblem("*", problem))
+    data = read_whole(files, MANIFEST)
+    manifest = read_manifest(data)
+    found.manifest, found.manifest_sha256 = manifest, sha256(data).hexdigest()
+    found.problems += [ExportProblem(MANIFEST, each) for each in problems_of(manifest)]
+    digests = {MANIFEST: found.manifest_sha256}
+    if manifest.public_key is not None:
+        with _noted(found):
+            signature = read_whole(files, SIGNATURE)
+            digests[SIGNATURE] = sha256(signature).hexdigest()
+            if not is_signed_by(manifest.public_key, signature, data):
+                raise AlteredExport("it is not the signature of the manifest by the key named there", part=SIGNATURE)
+            found.signed_by = manifest.public_key
+    if wanted is not None and wanted != manifest.public_key:
+        signed = "is not signed" if manifest.public_key is None else f"names the key {manifest.public_key}"
+        found.problems.append(ExportProblem(MANIFEST, f"it {signed}, the given key is {wanted}"))
+    _look_at_parts(files, found, manifest, digests, progress)
+
+
+def _look_at_parts(
+    files: ExportFiles,
+    found: ExportVerification,
+    manifest: Manifest,
+    digests: dict[str, str],
+    progress: Callable[[int, int], None],
+) -> None:
+    done, total = 0, sum(part.bytes for part in manifest.parts)
+    for part in manifest.parts:
+        found.problems += [ExportProblem(part.name, each) for each in _problems_of(files, part)]
+        digests[part.name] = part.sha256
+        done += part.bytes
+        progress(done, total)
+    with _noted(found):
+        if read_whole(files, SUMS) != sums_bytes(digests):
+            raise AlteredExport("it is not the list of the digests that the manifest has", part=SUMS)
+    expected = names_of(manifest.parts, signed=manifest.public_key is not None) | {SUMS}
+    for name in sorted(files.names() - expected):
+        found.problems.append(ExportProblem(name, "it is no part of the export"))
+
+
+def _problems_of(files: ExportFiles, part: ExportPart) -> Iterator[str]:
+    digest, size, rows = sha256(), 0, 0
+    try:
+        with files.open(part.name) as file:
+            while size <= part.bytes and (data := file.read(_READ_AT_ONCE)):
+                digest.update(data)
+                size, rows = size + len(data), rows + data.count(b"\n")
+    except UNREADABLE as exc:
+        yield f"it cannot be read: {exc}"
+        return
+    if size != part.bytes:
+        yield f"it has {'more' if size > part.bytes else 'fewer'} than the {part.bytes:,} bytes that the manifest says"
+    elif digest.hexdigest() != part.sha256:
+        yield "its bytes do not have the SHA-256 that the manifest says"
+    elif part.name.endswith(".jsonl") and rows != part.rows:
+        yield f"it has {rows:,} lines, the manifest says {part.rows:,}"
