@@ -251,7 +251,7 @@ class DurableCopies:
         return [ClaimedRow(**dict(row)) for row in await self._db.fetch(_SQL["claim_due"], now, limit, ttl)]
 
     async def peek_due(self, now: datetime | None, after: UUID, limit: int) -> list[ClaimedRow]:
-        """Rows that are due (`now` None: all rows) by id, after an id, without claiming."""
+        """Rows that are due and others of their sagas (`now` None: all) by id, after an id, without claiming."""
         return [ClaimedRow(**dict(row)) for row in await self._db.fetch(_SQL["peek_due"], now, after, limit)]
 
     async def postpone(self, rows: Sequence[Postponement]) -> None:

@@ -78,6 +78,15 @@ class HotSaves:
         """All of them (or of those that are lost), by id, after an id."""
         return [_save(row) for row in await self._db.fetch(_SQL["page"], after, limit, only_lost)]
 
+    async def ended(self, now: datetime, after: tuple[datetime, UUID], limit: int) -> list[HotSave]:
+        """Those whose noted expiry has passed by `now`, in its order, after a position in it."""
+        return [_save(row) for row in await self._db.fetch(_SQL["ended"], now, *after, limit)]
+
+    async def postpone(self, expiries_us: Sequence[tuple[SnapshotMeta, int | None]]) -> None:
+        """These saves expire then (None: never), since their sagas went on."""
+        versions = _versions([meta for meta, _ in expiries_us])
+        await self._db.execute(_SQL["postpone"], *versions, [moment(expires_us) for _, expires_us in expiries_us])
+
     @asynccontextmanager
     async def losing(
         self, ids: Sequence[UUID], lease: Lease, now: datetime

@@ -58,8 +58,8 @@ class SnapshotLocation:
     """A snapshot and its copy: a durable `value` (None if not asked for) or a `place` in a pack.
 
     The expiry in `ref` is the recorded one. Of a durable copy `retention_until` is the snapshot's own date; of one in a
-    pack that is not known, but `dated_by`, the retention revision that its expiry is of, and the youngest clock time of
-    the pack. `saga`: where its saga ends as far as PostgreSQL knows.
+    pack that is not known, but `dated_by`, the retention revision and the policy that its expiry is of, and the
+    youngest clock time of the pack. `saga`: where its saga ends as far as PostgreSQL knows.
     """
 
     ref: SnapshotRef
@@ -68,7 +68,7 @@ class SnapshotLocation:
     place: FrameLocation | None
     saga: SagaEnd
     retention_until: datetime | None = None
-    dated_by: str | None = None
+    dated_by: tuple[str, str] | None = None
     max_clock_at: datetime | None = None
 
 
@@ -268,6 +268,6 @@ def _located(row: Any, saga: SagaEnd | None) -> SnapshotLocation:
         value=row["value"],
         place=place,
         retention_until=row["retention_until"],
-        dated_by=row["dated_by"],
+        dated_by=None if row["dated_by"] is None else (row["dated_by"], row["policy"]),
         max_clock_at=row["max_clock_at"],
     )

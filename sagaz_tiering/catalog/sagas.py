@@ -29,15 +29,19 @@ _AT_ONCE: Final = 1_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Archived:
-    """A snapshot in a pack: its recorded expiry (None: never). `meta`: as far as the catalog knows it, see `packed`."""
+    """A snapshot in a pack: its recorded expiry (None: never), and the retention revision and policy it is `dated` by.
+
+    `meta`: as far as the catalog knows it, see `packed`.
+    """
 
     meta: SnapshotMeta
     pack_id: int
     recorded_us: int | None
+    dated: tuple[str, str]
 
     def expires_us(self, policies: PolicySet, saga: SagaEnd) -> int | None:
         """When it expires, of a saga that ends there."""
-        return policies.expires_at_least_us(self.meta, saga, self.recorded_us)
+        return policies.expires_at_least_us(self.meta, saga, self.recorded_us, self.dated)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +90,7 @@ class Sagas:
             Archived(
                 meta=packed(naming(row), to_micros(row["created_at"]), to_micros(row["max_clock_at"])),
                 pack_id=row["pack_id"],
+                dated=(row["retention_revision"], row["policy"]),
                 recorded_us=None if row["expires_at"] is None else to_micros(row["expires_at"]),
             )
             for row in await self._db.fetch(_SQL["archived_of"], list(saga_ids))

@@ -277,21 +277,31 @@ class PolicySet:
         expires_us = self._rule(meta, saga).expires_us(meta, saga)
         return expires_us if self.before is None else latest(expires_us, self.before.expires_us(meta, saga))
 
-    def expires_at_least_us(self, meta: SnapshotMeta, saga: SagaEnd, recorded_us: int | None) -> int | None:
+    def expires_at_least_us(
+        self, meta: SnapshotMeta, saga: SagaEnd, recorded_us: int | None, dated: tuple[str, str] | None = None
+    ) -> int | None:
         """When an archived snapshot expires whose own date is not known here, but what was recorded by these policies.
 
         The later of that, of what the policies say of its saga today and of what that was promised; under
-        `retention: policy` what the policy says, under `retention: snapshot` what was recorded.
+        `retention: policy` what the policy says, under `retention: snapshot` what was recorded. `dated`: the retention
+        revision and the policy that recorded it, which alone knew when the snapshot was saved.
         """
         rule = self._rule(meta, saga)
-        if rule.by_policy_alone:
-            found = rule.at_least_us(meta, saga)
-        elif rule.by_snapshot_alone:
+        if rule.by_snapshot_alone or (dated == (self._retention_revision, rule.policy.name) and self._is_exact(rule)):
             found = recorded_us
+        elif rule.by_policy_alone:
+            found = rule.at_least_us(meta, saga)
         else:
             found = latest(recorded_us, rule.at_least_us(meta, saga))
             found = latest(found, saga.kept_us) if rule.keeps_promises else found
-        return found if self.before is None else latest(found, self.before.expires_at_least_us(meta, saga, recorded_us))
+        if self.before is None:
+            return found
+        return latest(found, self.before.expires_at_least_us(meta, saga, recorded_us, dated))
+
+    def _is_exact(self, rule: _Rule) -> bool:
+        """Whether what a rule by the time of the save recorded stays. Where the policy alone counts and sagas go from
+        rule to rule, another one may have recorded less since."""
+        return rule.by_save and not (rule.by_policy_alone and self.has_outcomes)
 
     def promise_us(self, meta: SnapshotMeta, saga: SagaEnd) -> int | None:
         """Until when a saga is kept of which that is archived (None: for ever, NOT_PROMISED: nothing says so).

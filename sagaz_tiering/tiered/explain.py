@@ -161,7 +161,8 @@ def _meta_of(copy: Copy, saga: SagaEnd, policies: PolicySet) -> SnapshotMeta:
         return _lost_meta(copy.ref)
     meta, located = located_meta(copy.located), copy.located
     recorded_at = located.ref.expires_at
-    if located.dated_by != policies.retention_revision or recorded_at is None or to_micros(recorded_at) == saga.kept_us:
+    revision, _ = located.dated_by or ("", "")
+    if revision != policies.retention_revision or recorded_at is None or to_micros(recorded_at) == saga.kept_us:
         return meta
     return meta._replace(retention_us=to_micros(recorded_at))
 

@@ -114,7 +114,8 @@ def _expires_us(located: SnapshotLocation, policies: PolicySet, saga: SagaEnd) -
     ref, meta = located.ref, located_meta(located)
     if located.dated_by is None:
         return policies.expires_us(meta, saga)
-    return policies.expires_at_least_us(meta, saga, None if ref.expires_at is None else to_micros(ref.expires_at))
+    recorded_us = None if ref.expires_at is None else to_micros(ref.expires_at)
+    return policies.expires_at_least_us(meta, saga, recorded_us, located.dated_by)
 
 
 def merge(hot: Iterable[Copy], located: Iterable[Copy]) -> list[Copy]:

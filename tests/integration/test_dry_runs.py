@@ -235,6 +235,25 @@ async def test_dry_run_of_age_tells_what_a_run_puts_right_first(
         assert (dry.counts["evicted"], real.counts["evicted"]) == (1, 2)  # the one that comes back goes again
 
 
+async def test_dry_run_of_age_counts_whole_sagas_of_durable_rows(database: str, redis_url: str, tmp_path: Path) -> None:
+    """Also rows that no move was noted for, since the saga ended under another rule than it was saved by."""
+    move = [{"to": "STANDARD_IA", "after": "7d"}]
+    rules = [{"name": "failed", "match": {"outcome": "failed"}, "move": move}, {"name": "rest", "match": {}}]
+    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=rules)
+    async with product(settings) as shop:
+        hot, durable = shop.runtime.hot, shop.runtime.catalog.durable
+        await shop.run("age")  # whose policies are in force then
+        saved = [make(at, status="failed" if at == 3 else "executing") for at in range(4)]
+        for each in saved:
+            await shop.storage.save_snapshot(each)
+        there = await hot.identity.saves([each.snapshot_id for each in saved])
+        await hot.queue.evict_claimed(list(there.values()), {})
+        await durable.mark_fallback([(row.snapshot_id, row.saved_at) for row in await durable.page(UUID(int=0), 9)])
+        shop.clock.advance(timedelta(days=10))
+        dry, real = await shop.run("age", dry_run=True), await shop.run("age")
+        assert dry.counts["snapshots"] == real.counts["snapshots"] == 4
+
+
 async def killed(*_: object) -> None:
     """As Redis, when the process is killed before it answers."""
     raise HotTierUnavailable("killed")

@@ -199,3 +199,45 @@ async def test_hot_and_durable_copies_count_too(places: dict[str, Any]) -> None:
             await shop.run("expire")
         shop.clock.advance(9 * DAY)
         assert UUID(str(saved[0].snapshot_id)) in await ids_of(shop.storage)
+
+
+@pytest.mark.guarantee("G3")
+@pytest.mark.parametrize("retention", ["longest", "policy"])
+async def test_snapshot_that_counts_from_its_save_keeps_its_date_in_a_pack(
+    places: dict[str, Any], retention: str
+) -> None:
+    """Though others in the pack were saved later."""
+    async with product(keeping(places, "30d", clock="saved_at", retention=retention)) as shop:
+        saved = []
+        for at in range(3):
+            saved.append((shop.clock.now(), make(at, saga_id=uuid4())))
+            await shop.storage.save_snapshot(saved[-1][1])
+            shop.clock.advance(DAY)
+        shop.clock.advance(8 * DAY)
+        assert (await shop.run("age")).counts["packs"] == 1
+        for _ in range(2):
+            for saved_at, one in saved:
+                (ref,) = await shop.storage.timeline(one.saga_id)
+                assert ref.expires_at == saved_at + 30 * DAY
+            await shop.run("expire")
+
+
+@pytest.mark.guarantee("G3")
+async def test_own_date_counts_again_after_policies_that_did_not_ask_it(places: dict[str, Any]) -> None:
+    """`retention` goes from `longest` to `policy` and back, accepted each time."""
+    async with product(keeping(places, "50d")) as shop:
+        one = make(0, retention_until=NOW + 200 * DAY)
+        await shop.storage.save_snapshot(one)
+        shop.clock.advance(8 * DAY)
+        assert (await shop.run("age")).counts["archived"] == 1
+
+        async def expiry() -> Any:
+            return (await shop.storage.timeline(SAGA))[0].expires_at
+
+        assert await expiry() == one.retention_until
+        await shop.runtime.reload(keeping(places, "50d", retention="policy"))
+        await allowed(shop)
+        assert await expiry() == one.created_at + 50 * DAY
+        await shop.runtime.reload(keeping(places, "50d"))
+        await allowed(shop)
+        assert await expiry() == one.retention_until

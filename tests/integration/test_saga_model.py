@@ -13,8 +13,9 @@ from uuid import UUID
 
 import pytest
 from support.snapshots import make
-from support.tiers import DAY, Product, config, product
+from support.tiers import DAY, Product, config, product, rebuilt_from_bucket
 
+from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.config.patterns import outcome_of
 from sagaz_tiering.errors import LegalHold, SnapshotArchived
 from sagaz_tiering.jobs import JOBS
@@ -33,21 +34,29 @@ OPTIONS: dict[str, Any] = {
 }
 
 
-def policies_of(rnd: Random, name: str, *, by_outcome: bool) -> list[dict[str, Any]]:
-    """Two rules by outcome perhaps, then one for the rest: each moves, keeps and bounds what runs in its own way."""
+def policies_of(rnd: Random, name: str, *, by: str | None) -> list[dict[str, Any]]:
+    """Two rules by outcome, status or step perhaps, then one for the rest: each moves, keeps and bounds as it likes."""
+    # What asks for another rule later does not know when each snapshot of a pack was saved.
+    clocks = ["saga_end", "saga_end", "saga_end", "created_at", *(["saved_at"] if by != "outcome" else [])]
     alike = {
-        "clock": rnd.choice(["saga_end", "saga_end", "saga_end", "created_at"]),
+        "clock": rnd.choice(clocks),
         "retention": rnd.choice(["longest", "longest", "longest", "policy", "snapshot"]),
     }
-    outcomes = rnd.sample(["failed", "rolled_back", "completed", "running"], 3)
+    kinds = {
+        None: [],
+        "outcome": ["failed", "rolled_back", "completed", "running"],
+        "status": sorted(set(STATUSES)),
+        "step_name": [f"step_{at}" for at in range(8)],
+    }[by]
+    some = rnd.sample(kinds, min(3, len(kinds)))
     found: list[dict[str, Any]] = []
-    for at, outcome in enumerate([outcomes[:1], outcomes[1:], None] if by_outcome else [None]):
+    for at, matched in enumerate([some[:1], some[1:], None] if by else [None]):
         days = sorted(rnd.sample(range(3, 60), rnd.randint(0, 3)))
         classes = sorted(rnd.sample(range(len(CLASSES)), len(days)))
         found.append(
             {
                 "name": f"{name}-{at}",
-                "match": {"saga_name": name} | ({} if outcome is None else {"outcome": outcome}),
+                "match": {"saga_name": name} | ({} if matched is None else {str(by): matched}),
                 "move": [{"to": CLASSES[to], "after": f"{after}d"} for to, after in zip(classes, days, strict=True)],
                 "retain": rnd.choice(["forever", f"{(days or [9])[-1] + rnd.randint(1, 30)}d", "200d"]),
                 "running_at_most": rnd.choice(["5d", "30d"]),
@@ -61,10 +70,16 @@ def policies_of(rnd: Random, name: str, *, by_outcome: bool) -> list[dict[str, A
 
 @dataclass
 class Model:
-    """What was saved and must be answered. `promised`: per saga (by `created_at`: snapshot), once it is packed."""
+    """What was saved and must be answered. `promised`: per saga, or snapshot (see `unit`), once it is packed.
+
+    `of_sagas`: no rule parts the snapshots of a saga. `blurred`: sagas of which only a catalog knew that was lost.
+    """
 
     policies: list[dict[str, Any]]
+    of_sagas: bool
     saved: dict[UUID, SagaSnapshot] = field(default_factory=dict)
+    saved_at: dict[UUID, datetime] = field(default_factory=dict)
+    blurred: set[UUID] = field(default_factory=set)
     purged: set[UUID] = field(default_factory=set)
     held: set[UUID] = field(default_factory=set)
     packed: set[UUID] = field(default_factory=set)
@@ -78,24 +93,54 @@ class Model:
     def ruled(self, one: SagaSnapshot) -> tuple[dict[str, Any], datetime]:
         """The rule of a snapshot's saga as it ends now, and until when that keeps the snapshot."""
         end = self.of(one.saga_id)[-1]
+        about = {"outcome": outcome_of(end.status), "status": one.status, "step_name": one.step_name}
         matching = [rule for rule in self.policies if rule["match"]["saga_name"] == one.saga_name]
-        outcome = outcome_of(end.status)
-        rule = next(rule for rule in matching if outcome in rule["match"].get("outcome", [outcome]))
-        clock = end.created_at if rule["clock"] == "saga_end" else one.created_at
+        rule = next(
+            rule for rule in matching if all(is_ in rule["match"].get(key, [is_]) for key, is_ in about.items())
+        )
+        clock = {
+            "saga_end": end.created_at,
+            "created_at": one.created_at,
+            "saved_at": max(one.created_at, self.saved_at[one.snapshot_id]),
+        }[rule["clock"]]
         return rule, NEVER if rule["retain"] == "forever" else clock + int(rule["retain"][:-1]) * DAY
 
     def expiry(self, one: SagaSnapshot) -> datetime:
         """When a snapshot expires."""
         rule, kept = self.ruled(one)
+        if rule["retention"] in ("snapshot", "policy"):
+            return self.unpromised(one)
+        return max(self.unpromised(one), self.promised.get(self.unit(one, rule), kept))
+
+    def unpromised(self, one: SagaSnapshot) -> datetime:
+        """The same, whatever was promised."""
+        rule, kept = self.ruled(one)
         if rule["retention"] == "snapshot":
             return one.retention_until or NEVER
-        if rule["retention"] == "policy":
-            return kept
-        return max(kept, one.retention_until or kept, self.promised.get(self.unit(one, rule), kept))
+        return kept if rule["retention"] == "policy" else max(kept, one.retention_until or kept)
 
     def unit(self, one: SagaSnapshot, rule: dict[str, Any]) -> UUID:
         """What a promise is for."""
-        return one.saga_id if rule["clock"] == "saga_end" else one.snapshot_id
+        return one.saga_id if rule["clock"] == "saga_end" and self.of_sagas else one.snapshot_id
+
+    def rebuilt(self, saga_id: UUID, told: dict[UUID, datetime], now: datetime) -> None:
+        """A catalog from the bucket alone tells this: nothing is shorter than the rules, nor longer than before."""
+        if any(each.snapshot_id in self.purged for each in self.of(saga_id)):
+            self.blurred.add(saga_id)
+            return
+        alive = self.alive(saga_id)
+        assert told.keys() <= {each.snapshot_id for each in alive}
+        self.purged |= {each.snapshot_id for each in alive} - told.keys()
+        promised: dict[UUID, datetime] = {}
+        for one in alive:
+            least, until = self.unpromised(one), told.get(one.snapshot_id, now)
+            assert least <= until <= max(now, self.expiry(one)), (one, least, until, self.expiry(one))
+            if until > least:
+                unit = self.unit(one, self.ruled(one)[0])
+                promised[unit] = min(until, promised.get(unit, until))
+        for one in alive:
+            self.promised.pop(self.unit(one, self.ruled(one)[0]), None)
+        self.promised |= promised
 
     def jobs_ran(self) -> None:
         """What is packed of a saga keeps all of it as long as the rule says today."""
@@ -119,12 +164,13 @@ class Model:
 
 @dataclass
 class Life:
-    """What may happen to a store: the same for a seed, whatever the order of jobs."""
+    """What may happen to a store: the same for a seed, whatever the order of jobs. `lost`: how often its catalog is."""
 
     seed: int
     shop: Product
     model: Model
     order: Random
+    lost: float
     rnd: Random = field(init=False)
     answered: list[Any] = field(default_factory=list)
 
@@ -133,11 +179,11 @@ class Life:
 
     def sagas(self) -> list[UUID]:
         """Those of which something may be there."""
-        return sorted({each.saga_id for each in self.model.saved.values()})
+        return sorted({each.saga_id for each in self.model.saved.values()} - self.model.blurred)
 
     def whole(self) -> list[SagaSnapshot]:
         """Snapshots of sagas of which nothing has expired: of others what is left when is open."""
-        ended = {self.model.saved[each].saga_id for each in self.model.purged}
+        ended = {self.model.saved[each].saga_id for each in self.model.purged} | self.model.blurred
         found = [each for each in self.model.saved.values() if each.saga_id not in ended]
         return sorted(found, key=lambda each: each.snapshot_id)
 
@@ -148,6 +194,7 @@ class Life:
         with suppress(LegalHold):
             await self.shop.storage.save_snapshot(snapshot)
             self.model.saved[snapshot.snapshot_id] = snapshot
+            self.model.saved_at[snapshot.snapshot_id] = self.shop.clock.now()
             self.model.packed.discard(snapshot.snapshot_id)
 
     def fresh(self, saga_id: UUID, name: str, created_at: datetime) -> SagaSnapshot:
@@ -229,6 +276,19 @@ class Life:
             self.model.packed |= {ref.snapshot_id for ref in refs if ref.tier is Tier.COLD}
         self.model.jobs_ran()
 
+    async def rebuild(self) -> None:
+        """PostgreSQL is gone; a new catalog has the bucket alone, and what Redis has is put right."""
+        await self.told()
+        await self.shop.storage.publish_journal()
+        await self.shop.runtime.db.execute("DROP SCHEMA sagaz_tiering CASCADE")
+        await migrate(self.shop.runtime.db)
+        await rebuilt_from_bucket(self.shop)
+        await self.shop.run("reconcile")
+        for saga_id in self.sagas():
+            refs = await self.shop.storage.timeline(saga_id)
+            told = {ref.snapshot_id: ref.expires_at or NEVER for ref in refs}
+            self.model.rebuilt(saga_id, told, self.shop.clock.now())
+
     async def told(self) -> None:
         """Within seconds the catalog knows what Redis alone acknowledged."""
         self.shop.clock.advance(timedelta(seconds=3))
@@ -275,6 +335,9 @@ class Life:
             self.shop.clock.advance(timedelta(hours=self.rnd.choice([1, 30, 24 * 5, 24 * 12, 24 * 45])))
             self.model.time_passes(self.shop.clock.now())
             await self.look(self.sagas())
+            if self.rnd.random() < self.lost:
+                await self.rebuild()
+                await self.look(self.sagas())
 
 
 @pytest.mark.guarantee("G3")
@@ -284,11 +347,13 @@ async def test_saga_has_one_expiry_and_all_reads_whatever_happens(
 ) -> None:
     """At every instant, in whatever order the jobs run, the store answers what a model of it does."""
     chance = Random(seed)
-    by_outcome = chance.random() < 0.75
-    policies = [rule for name in NAMES for rule in policies_of(chance, name, by_outcome=by_outcome)]
+    by = chance.choice(["outcome", "outcome", "outcome", "status", "step_name", None])
+    policies = [rule for name in NAMES for rule in policies_of(chance, name, by=by)]
     settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=policies, **OPTIONS)
     async with product(settings) as shop:
-        life = Life(seed, shop, Model(policies), Random(os.environ.get("SAGAZ_TIERING_TEST_MODEL_ORDER", seed)))
+        order = Random(os.environ.get("SAGAZ_TIERING_TEST_MODEL_ORDER", seed))
+        model = Model(policies, of_sagas=by in ("outcome", None))
+        life = Life(seed, shop, model, order, lost=chance.choice([0.0, 0.0, 0.2]))
         await life.live()
 
 

@@ -146,6 +146,37 @@ async def test_application_that_lives_tells_of_its_saves_and_empties_the_queue(o
         assert [row["status"] for row in await saga_rows(shop)] == ["completed"]
 
 
+@pytest.mark.guarantee("G3")
+async def test_note_that_comes_after_the_expiry_brings_no_saga_back(opened: Any) -> None:
+    """An application tells of a save that Redis alone had when `expire` has removed it already."""
+    async with opened("hot") as shop:
+        (snapshot,) = await saved(shop, "completed")
+        there = await shop.runtime.hot.identity.saves([snapshot.snapshot_id])
+        await shop.storage._notes.flush()
+        shop.clock.advance(31 * DAY)
+        await shop.run("expire")
+        assert await saga_rows(shop) == []
+        meta = there[snapshot.snapshot_id]
+        await shop.runtime.catalog.hot_saves.note([meta], [to_micros(snapshot.created_at + MONTH)])
+        assert len(await saga_rows(shop)) == 1
+        await shop.run("expire")
+        assert await saga_rows(shop) == []
+
+
+@pytest.mark.guarantee("G3")
+async def test_note_of_an_old_step_stays_while_its_saga_goes_on(opened: Any) -> None:
+    """Its own expiry has passed, that of its saga has not: should Redis lose it, that is told."""
+    async with opened("hot") as shop:
+        await saved(shop, "executing", "executing")
+        shop.clock.advance(20 * DAY)
+        await saved(shop, "completed", first=20 * 24 * 60)
+        await shop.storage._notes.flush()
+        shop.clock.advance(20 * DAY)
+        await shop.run("expire")
+        assert len(await shop.storage.list_snapshots(SAGA)) == 3
+        assert len(await shop.runtime.catalog.hot_saves.page(UUID(int=0), 9)) == 3
+
+
 @pytest.mark.parametrize("durability", ["durable", "hot"])
 async def test_sagas_of_an_earlier_version_are_known_before_and_after_they_are_filled_in(
     opened: Any, durability: str

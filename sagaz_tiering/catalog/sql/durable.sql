@@ -120,11 +120,15 @@ UPDATE sagaz_tiering.saga_snapshots d
 RETURNING d.snapshot_id, d.saga_id, d.saved_at, d.value
 
 -- name: peek_due
--- The same without claiming, for a dry run: due rows (NULL: all rows) after a given id.
-SELECT snapshot_id, saga_id, saved_at, value
-  FROM sagaz_tiering.saga_snapshots
- WHERE ($1::timestamptz IS NULL OR due_at <= $1) AND (claimed_until IS NULL OR claimed_until < clock_timestamp())
-   AND snapshot_id > $2 ORDER BY snapshot_id LIMIT $3
+-- The same without claiming, for a dry run: due rows and the others of their sagas (NULL: all rows) after a given id.
+SELECT d.snapshot_id, d.saga_id, d.saved_at, d.value
+  FROM sagaz_tiering.saga_snapshots d
+ WHERE ($1::timestamptz IS NULL OR d.due_at <= $1
+        OR EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots o
+                    WHERE o.saga_id = d.saga_id AND o.due_at <= $1
+                      AND (o.claimed_until IS NULL OR o.claimed_until < clock_timestamp())))
+   AND (d.claimed_until IS NULL OR d.claimed_until < clock_timestamp())
+   AND d.snapshot_id > $2 ORDER BY d.snapshot_id LIMIT $3
 
 -- name: postpone
 -- Look again later (NULL: never), unless the row was saved anew meanwhile.

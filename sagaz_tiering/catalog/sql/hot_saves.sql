@@ -39,6 +39,17 @@ SELECT h.snapshot_id FROM sagaz_tiering.hot_saves h
 SELECT * FROM sagaz_tiering.hot_saves
  WHERE snapshot_id > $1 AND (NOT $3 OR lost_at IS NOT NULL) ORDER BY snapshot_id LIMIT $2
 
+-- name: ended
+-- A batch of those whose noted expiry has passed, and where it ends.
+SELECT * FROM sagaz_tiering.hot_saves
+ WHERE expires_at <= $1 AND (expires_at, snapshot_id) > ($2, $3) ORDER BY expires_at, snapshot_id LIMIT $4
+
+-- name: postpone
+-- These saves expire then (NULL: never).
+UPDATE sagaz_tiering.hot_saves h SET expires_at = v.expires_at
+  FROM unnest($1::uuid[], $2::timestamptz[], $3::timestamptz[]) AS v (snapshot_id, saved_at, expires_at)
+ WHERE h.snapshot_id = v.snapshot_id AND h.saved_at = v.saved_at
+
 -- name: keep
 -- Those of these that nobody removes before we commit, and that PostgreSQL has not got in this save or a newer one.
 SELECT h.* FROM sagaz_tiering.hot_saves h

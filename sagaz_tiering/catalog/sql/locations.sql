@@ -5,7 +5,7 @@ SELECT found.*, g.ended_at, g.end_step, g.end_id, g.status AS end_status, g.kept
        (SELECT up_to IS NULL FROM sagaz_tiering.sagas_filled) AS filled
   FROM (
   SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.expires_at,
-         d.saved_at, d.retention_until, NULL::timestamptz AS max_clock_at, NULL::text AS dated_by,
+         d.saved_at, d.retention_until, NULL::timestamptz AS max_clock_at, NULL::text AS dated_by, NULL::text AS policy,
          d.value AS value,
          NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS byte_offset,
          NULL::integer AS byte_length, NULL::text AS storage_class, NULL::bigint AS byte_size,
@@ -15,7 +15,7 @@ SELECT found.*, g.ended_at, g.end_step, g.end_id, g.status AS end_status, g.kept
    WHERE d.snapshot_id = $1
   UNION ALL
   SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.step_index, t.status, s.created_at, s.expires_at,
-         NULL, NULL, p.max_clock_at, p.retention_revision, NULL,
+         NULL, NULL, p.max_clock_at, p.retention_revision, p.policy, NULL,
          f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size,
          f.key_id, k.wrapped, k.master_id, f.digest, p.snapshot_count
     FROM sagaz_tiering.snapshots s
@@ -35,7 +35,7 @@ SELECT found.*, g.ended_at, g.end_step, g.end_id, g.status AS end_status, g.kept
   LEFT JOIN sagaz_tiering.sagas g ON g.saga_id = asked
   LEFT JOIN (
  (SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.expires_at,
-         d.saved_at, d.retention_until, NULL::timestamptz AS max_clock_at, NULL::text AS dated_by,
+         d.saved_at, d.retention_until, NULL::timestamptz AS max_clock_at, NULL::text AS dated_by, NULL::text AS policy,
          CASE WHEN $5::boolean THEN d.value END AS value,
          NULL::integer AS pack_id, NULL::text AS object_key, NULL::integer AS byte_offset,
          NULL::integer AS byte_length, NULL::text AS storage_class, NULL::bigint AS byte_size,
@@ -47,7 +47,7 @@ SELECT found.*, g.ended_at, g.end_step, g.end_id, g.status AS end_status, g.kept
    ORDER BY d.created_at DESC, d.step_index DESC, d.snapshot_id DESC LIMIT $4)
  UNION ALL
  (SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.step_index, t.status, s.created_at, s.expires_at,
-         NULL, NULL, p.max_clock_at, p.retention_revision, NULL,
+         NULL, NULL, p.max_clock_at, p.retention_revision, p.policy, NULL,
          f.pack_id, p.object_key, f.byte_offset, f.byte_length, p.storage_class, p.byte_size,
          f.key_id, k.wrapped, k.master_id, f.digest, p.snapshot_count
     FROM sagaz_tiering.frames f

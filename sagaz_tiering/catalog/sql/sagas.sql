@@ -40,7 +40,7 @@ SELECT sagaz_tiering.note_archived(array_agg(e.ended_at), array_agg(e.kept_us), 
 
 -- name: archived_of
 SELECT s.snapshot_id, f.saga_id, t.saga_name, t.step_name, t.step_index, t.status, s.created_at, s.expires_at,
-       s.pack_id, p.max_clock_at
+       s.pack_id, p.max_clock_at, p.retention_revision, p.policy
   FROM sagaz_tiering.frames f
   JOIN sagaz_tiering.snapshots s USING (pack_id, frame_no)
   JOIN sagaz_tiering.packs p USING (pack_id)

@@ -12,13 +12,14 @@ from uuid import UUID
 
 from sagaz_tiering.catalog.durable import Postponement
 from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.clock import from_micros
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
 from sagaz_tiering.snapshot import SnapshotMeta
 
 DURABLE_ROWS = 2_000
 BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
-_LOST_AT_ONCE = 10_000
+_NOTED_AT_ONCE = 10_000
 
 
 async def noted_ends(context: JobContext, saga_ids: Iterable[UUID]) -> SagaEnds:
@@ -79,14 +80,14 @@ async def _remove(
     tally.add("durable", max(gone - evicted, 0))
 
 
-async def expire_lost(context: JobContext, lease: Lease) -> None:
-    """What is known to be lost is not missed any more once it would have expired."""
-    hot_saves, after = context.catalog.hot_saves, UUID(int=0)
-    while not context.stopping.is_set() and (page := await hot_saves.page(after, _LOST_AT_ONCE, only_lost=True)):
-        ended = [save.meta for save in page if save.expires_us is not None and save.expires_us <= context.now_us]
-        ends = await noted_ends(context, {meta.saga_id for meta in ended})
-        expired = [meta for meta in ended if context.policies.decide(meta, ends.of(meta), context.now_us).expired]
-        deleting = context.catalog.durable.deleting_unheld(expired, lease, ended_as=ends.statuses)
-        async with deleting as (_, held):
+async def expire_noted(context: JobContext, lease: Lease) -> None:
+    """What is noted as Redis' alone, and has expired, is gone: it was lost, or was noted after it had been removed."""
+    hot_saves, after = context.catalog.hot_saves, BEGINNING
+    while not context.stopping.is_set() and (page := await hot_saves.ended(context.now, after, _NOTED_AT_ONCE)):
+        ends = await noted_ends(context, {save.meta.saga_id for save in page})
+        decided = [(save.meta, context.policies.decide(save.meta, ends.of(save.meta), context.now_us)) for save in page]
+        expired = [meta for meta, decision in decided if decision.expired]
+        async with context.catalog.durable.deleting_unheld(expired, lease, ended_as=ends.statuses) as (_, held):
             await context.hot.queue.evict_claimed([meta for meta in expired if meta.snapshot_id not in held], {})
-        after = page[-1].meta.snapshot_id
+        await hot_saves.postpone([(meta, decision.expires_us) for meta, decision in decided if not decision.expired])
+        after = (from_micros(page[-1].expires_us or 0), page[-1].meta.snapshot_id)

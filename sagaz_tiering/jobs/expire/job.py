@@ -31,7 +31,7 @@ from sagaz_tiering.jobs.expire.durable import (
     BEGINNING,
     DURABLE_ROWS,
     expire_durable,
-    expire_lost,
+    expire_noted,
     expire_rows_of,
     noted_ends,
 )
@@ -202,7 +202,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
         return
     await _expire_hot(context, lease, tally)
     await expire_durable(context, lease, tally)
-    await expire_lost(context, lease)
+    await expire_noted(context, lease)
     await decide(changed(context, lease))
     await _expire_archived(context, lease, tally)
     await _delete_retired(context, lease, tally)
