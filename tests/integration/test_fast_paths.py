@@ -25,14 +25,19 @@ from sagaz_tiering.config.tiers import HotSettings
 from sagaz_tiering.errors import HotTierUnavailable
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.tiered import freshness
 
 DURABLE, HOT = "payment-order", "fast-order"
 SILENCE = timedelta(milliseconds=300)
 
 
 @pytest.fixture
-async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
+async def shop(
+    database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Product]:
     """The whole product, with nothing in the background that would be counted."""
+    for name in ("_FRESH_SECONDS", "_LOOK_AFTER_SECONDS"):
+        monkeypatch.setattr(freshness, name, 600.0)
     settings = config(database=database, redis_url=redis_url, cold=tmp_path, dictionaries={"enabled": False})
     async with product(settings) as opened:
         yield opened
