@@ -104,6 +104,14 @@ class Storm:
                 group.create_task(self._daemons(number))
             group.create_task(self._faults())
             group.create_task(self._say())
+            group.create_task(self._go_on())
+
+    async def _go_on(self) -> None:
+        """A busy machine gets more time: until a daemon has become ready, ten times as long at most."""
+        last = self.until + 9 * self.seconds
+        while not self.counts["daemon starts that became ready"] and (now := time.monotonic()) < last:
+            self.until = max(self.until, now + self.rest_s[1])
+            await asyncio.sleep(self.rest_s[0])
 
     async def _applications(self, number: int) -> None:
         chance, life = random.Random(f"{self.seed} application {number}"), 0
@@ -184,8 +192,8 @@ class Storm:
 
     async def _until(self, log: Path, word: bytes) -> None:
         """Wait for a process to be at work, as its log says, though not for ever."""
-        until = min(self.until, time.monotonic() + START_S)
-        while time.monotonic() < until and not (log.exists() and word in log.read_bytes()):
+        latest = time.monotonic() + START_S
+        while time.monotonic() < min(self.until, latest) and not (log.exists() and word in log.read_bytes()):
             await asyncio.sleep(0.1)
 
     async def _sleep(self, seconds: float) -> None:
