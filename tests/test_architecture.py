@@ -33,7 +33,7 @@ ROOMS = (
     ("policy", "terminal"),
     ("config",),
     ("snapshot", "attributes"),
-    ("errors", "clock", "logs", "metrics"),
+    ("errors", "clock", "logs", "metrics", "traces"),
     ("storage_class",),
 )
 RANK = {name: rank for rank, line in enumerate(ROOMS) for name in line}
@@ -48,6 +48,7 @@ ROOT = {
     "snapshot",
     "storage_class",
     "terminal",
+    "traces",
 }
 
 

@@ -47,7 +47,11 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
             ],
         ),
         ("Undersized packs", "short", [(f"max by (storage_class) ({S}packs_undersized)", "{{storage_class}}")]),
-        ("Spent by jobs, a day", "currencyUSD+", [(f"sum by (kind) (increase({S}spent_usd_total[1d]))", "{{kind}}")]),
+        (
+            "Spent by jobs, a day",
+            "currencyUSD+",
+            [(f"sum by (kind) (increase({S}spent_usd_total[1d])) or vector(0)", "{{kind}}")],
+        ),
         (
             "Redis: memory and its limit",
             "bytes",
@@ -89,7 +93,7 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
         (
             "Dictionaries asked for",
             "ops",
-            [(f"sum by (use, outcome) (rate({S}dictionary_lookups_total[5m]))", "{{use}} {{outcome}}")],
+            [(f"sum by (use, outcome) (rate({S}dictionary_lookups_total[5m])) or vector(0)", "{{use}} {{outcome}}")],
         ),
     ],
     "Jobs": [
@@ -113,12 +117,15 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
             "Failures and retries",
             "short",
             [
-                (f"sum by (exported_job, reason) (increase({S}job_errors_total[10m]))", "{{exported_job}} {{reason}}"),
+                (
+                    f"sum by (exported_job, reason) (increase({S}job_errors_total[10m])) or vector(0)",
+                    "{{exported_job}} {{reason}}",
+                ),
                 (f"sum by (exported_job) (increase({S}job_retries_total[10m]))", "{{exported_job}} retried"),
             ],
         ),
         ("Queues", "short", [(f"max by (queue) ({S}queue_length)", "{{queue}}")]),
-        ("Quarantine", "short+", [(f"max by (kind, state) ({S}quarantined)", "{{kind}} {{state}}")]),
+        ("Quarantine", "short+", [(f"max by (kind, state) ({S}quarantined) or vector(0)", "{{kind}} {{state}}")]),
         (
             "Restores and holds",
             "short",
@@ -127,7 +134,7 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
         (
             "Leases held",
             "short",
-            [(f"sum by (exported_job, instance) ({S}leases_held)", "{{exported_job}} {{instance}}")],
+            [(f"sum by (exported_job, instance) ({S}leases_held) or vector(0)", "{{exported_job}} {{instance}}")],
         ),
     ],
     "Object store": [
@@ -136,7 +143,7 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
             "ops+",
             [
                 (
-                    f"sum by (operation, storage_class) (rate({S}s3_request_seconds_count[5m]))",
+                    f"sum by (operation, storage_class) (rate({S}s3_request_seconds_count[5m])) or vector(0)",
                     "{{operation}} {{storage_class}}",
                 )
             ],
@@ -146,7 +153,8 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
             "s",
             [
                 (
-                    f"histogram_quantile(0.99, sum by (le, operation) (rate({S}s3_request_seconds_bucket[5m])))",
+                    f"histogram_quantile(0.99, sum by (le, operation) (rate({S}s3_request_seconds_bucket[5m]))) "
+                    "or vector(0)",
                     "{{operation}}",
                 )
             ],
@@ -156,7 +164,8 @@ ROWS: dict[str, list[tuple[str, str, list[tuple[str, str]]]]] = {
             "ops",
             [
                 (
-                    f'sum by (operation, outcome) (rate({S}s3_request_seconds_count{{outcome!="ok"}}[5m]))',
+                    f'sum by (operation, outcome) (rate({S}s3_request_seconds_count{{outcome!="ok"}}[5m])) '
+                    "or vector(0)",
                     "{{operation}} {{outcome}}",
                 ),
                 (f"sum by (operation) (rate({S}s3_retries_total[5m]))", "{{operation}} retried"),

@@ -1,16 +1,17 @@
 """How far a command is, on stderr.
 
-Of a job: counters, on a terminal. Of a transfer or an export: a bar with rate and time left, elsewhere a line now and
-then.
+Of a job: counters with their rates, on a terminal. Of a transfer or an export: a bar, elsewhere a line now and then.
+Where the total is known there is the time that is left.
 """
 
 from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sagaz_tiering.errors import SagazTieringError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from sagaz_tiering.transfer import TransferProgress
 
 LINE_EVERY_S = 10.0
+NOTHING_KNOWN: Mapping[str, int] = MappingProxyType({})
 
 
 class HowFar(Protocol):
@@ -40,23 +42,37 @@ class HowFar(Protocol):
 
 
 @contextmanager
-def progress(name: str) -> Iterator[Callable[[str, int], None] | None]:
-    """Counters that move on stderr while the job runs; nothing where stderr is not a terminal."""
+def progress(name: str, totals: Mapping[str, int] = NOTHING_KNOWN) -> Iterator[Callable[[str, int], None] | None]:
+    """Counters that move on stderr while the job runs; nothing where stderr is not a terminal.
+
+    `totals`: how many there will be, by kind, as far as that is known.
+    """
     if not sys.stderr.isatty():
         yield None
         return
     from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.completed:,.0f}"))
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.fields[rest]}"))
     with Progress(*columns, TimeElapsedColumn(), console=make_console(stderr=True), transient=True) as bars:
         tasks: dict[str, TaskID] = {}
 
         def advance(kind: str, more: int) -> None:
             if kind not in tasks:
-                tasks[kind] = bars.add_task(safe(f"{name}: {kind}"), total=None)
+                tasks[kind] = bars.add_task(safe(f"{name}: {kind}"), total=totals.get(kind), rest="")
             bars.advance(tasks[kind], more)
+            task = bars.tasks[bars.task_ids.index(tasks[kind])]
+            rest = how_far(int(task.completed), totals.get(kind), task.finished_speed or task.speed or 0.0)
+            bars.update(tasks[kind], rest=rest)
 
         yield advance
+
+
+def how_far(done: int, total: int | None, rate: float) -> str:
+    """`12,000 of about 50,000, 830/s, 46 s left`."""
+    parts = [f"{done:,}" + ("" if total is None else f" of about {max(total, done):,}"), f"{rate:,.0f}/s"]
+    if total is not None and rate > 0:
+        parts.append(f"{show_span(timedelta(seconds=max(total - done, 0) / rate))} left")
+    return ", ".join(parts)
 
 
 class SourceTotals:
@@ -128,14 +144,8 @@ class Lines:
 
 def describe(progress: HowFar, total: int | None) -> str:
     """`snapshots: 12,000 of about 50,000, 830/s, 46 s left, 2 failed`."""
-    parts = [f"{progress.phase}: {progress.found:,}" + ("" if total is None else f" of about {total:,}")]
-    rate = _rate(progress)
-    parts.append(f"{rate:,.0f}/s")
-    if total is not None and rate > 0:
-        parts.append(f"{show_span(timedelta(seconds=(total - progress.found) / rate))} left")
-    if progress.failed:
-        parts.append(f"{progress.failed:,} failed")
-    return ", ".join(parts)
+    failed = f", {progress.failed:,} failed" if progress.failed else ""
+    return f"{progress.phase}: {how_far(progress.found, total, _rate(progress))}{failed}"
 
 
 def _rate(progress: HowFar) -> float:

@@ -14,6 +14,7 @@ from functools import partial
 from types import MappingProxyType
 from typing import Protocol
 
+from sagaz_tiering import traces
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.migrations import check_schema
 from sagaz_tiering.config.sections import MOST_PROCESSES
@@ -111,15 +112,16 @@ async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> J
         report.opens_at = times.opens(context.now)
         return report
     try:
-        if dry_run:
-            await job.module.preview(await with_accepted(run), tally)
-        else:
-            leases = [name] if job.slots == 1 else [f"{name}/{slot}" for slot in range(job.slots)]
-            await claim_prefix(run)
-            await _publish(run, tally)
-            await mark_new_holds(run)
-            async with within_window(run, times, partial(tally.add, WINDOW_CLOSED)) as run:
-                report.skipped = not await _run_leased(leases, run, tally, partial(_run_recorded, name))
+        with traces.span(f"job {name}", job=name, dry_run=dry_run):
+            if dry_run:
+                await job.module.preview(await with_accepted(run), tally)
+            else:
+                leases = [name] if job.slots == 1 else [f"{name}/{slot}" for slot in range(job.slots)]
+                await claim_prefix(run)
+                await _publish(run, tally)
+                await mark_new_holds(run)
+                async with within_window(run, times, partial(tally.add, WINDOW_CLOSED)) as run:
+                    report.skipped = not await _run_leased(leases, run, tally, partial(_run_recorded, name))
     finally:
         report.seconds = time.monotonic() - began
         report.counts, report.notes, report.refused = dict(tally.counts), tally.notes, tally.refused

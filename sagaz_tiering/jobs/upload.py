@@ -7,6 +7,7 @@ import hashlib
 from datetime import datetime
 from uuid import UUID
 
+from sagaz_tiering import traces
 from sagaz_tiering.catalog.frame_index import IndexedFrame
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import NewPack
@@ -88,12 +89,16 @@ async def upload(context: JobContext, new: NewPack, sealed: SealedPack) -> None:
     What the frames are compressed with is in bucket and catalog before.
     """
     await keep(context, sealed.dictionaries)
-    async with asyncio.timeout(context.settings.jobs.upload_deadline.total_seconds()):
-        await still_owner(context)
-        await context.objects.put(new.object_key, sealed.data, storage_class=new.storage_class, sha256=sealed.sha256)
-        await _verify(context, new, sealed)
-        if new.storage_class.is_archive:
-            await keep_footer_readable(context, new.pack_uuid, footer_part(sealed.data))
+    about = {"pack_id": str(new.pack_uuid), "storage_class": new.storage_class.value, "policy": new.policy}
+    with traces.span("pack.upload", **about, bytes=new.byte_size, snapshots=new.snapshot_count):
+        async with asyncio.timeout(context.settings.jobs.upload_deadline.total_seconds()):
+            await still_owner(context)
+            await context.objects.put(
+                new.object_key, sealed.data, storage_class=new.storage_class, sha256=sealed.sha256
+            )
+            await _verify(context, new, sealed)
+            if new.storage_class.is_archive:
+                await keep_footer_readable(context, new.pack_uuid, footer_part(sealed.data))
 
 
 async def keep_footer_readable(context: JobContext, pack_uuid: UUID, data: bytes) -> None:

@@ -16,6 +16,7 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from typing import Any, Final, Self, TypeVar
 
+from sagaz_tiering import traces
 from sagaz_tiering.codec.typed_json import private_copy
 from sagaz_tiering.codec.value import MAX_SNAPSHOT_BYTES
 from sagaz_tiering.drivers.process_loop import HomeLoop, Twin, settling
@@ -48,6 +49,7 @@ class AnyLoop:
                 setattr(cls, name, _iterated_anywhere(member))
 
     def __init__(self) -> None:
+        traces.follow()
         self._home = HomeLoop(self, _disconnect)
         self._twin: Twin[Self] | None = None
 

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import Any, Final, NamedTuple, Self, TypeVar
 from uuid import UUID
 
+from sagaz_tiering import traces
 from sagaz_tiering.clock import Clock, SystemClock, to_micros
 from sagaz_tiering.codec.threaded import decode_value, encode_value
 from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
@@ -58,6 +59,7 @@ class InMemorySnapshotStorage(StandaloneStorage):
     _kind = "memory"
 
     def __init__(self, *, clock: Clock | None = None, on_unsupported: OnUnsupported = "refuse") -> None:
+        traces.follow()
         self._texts = texts_for(on_unsupported, self._kind)
         self._clock: Clock = clock or SystemClock()
         self.clear()

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sagaz_tiering import metrics
+from sagaz_tiering import metrics, traces
 from sagaz_tiering.errors import (
     CorruptRecord,
     SagazTieringError,
@@ -35,17 +35,24 @@ class reported_save:  # noqa: N801 - used like a function
     save, and when it is back.
     """
 
-    __slots__ = ("_began", "_snapshot", "_storage")
+    __slots__ = ("_began", "_snapshot", "_span", "_storage")
 
     def __init__(self, snapshot: object, storage: str) -> None:
         self._snapshot = snapshot
         self._storage = storage
+        self._span: AbstractContextManager[Any] | None = None
 
     def __enter__(self) -> None:
+        if traces.tracer is not None:
+            name = getattr(self._snapshot, "saga_name", None)
+            self._span = traces.span("snapshot.save", storage=self._storage, saga_name=name)
+            self._span.__enter__()
         self._began = time.perf_counter()
 
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         metrics.SAVE_SECONDS.observe(time.perf_counter() - self._began)
+        if self._span is not None:
+            self._span.__exit__(kind, error, trace)
         if error is None:
             _recovered(_save_outages, "snapshot.saves_recovered", self._storage)
         elif isinstance(error, Exception):
@@ -63,16 +70,22 @@ class reported_save:  # noqa: N801 - used like a function
 class measured_read:  # noqa: N801 - used like a function
     """Time and failures of a read, in the metrics; a server that is away and the unforeseen in the logs, too."""
 
-    __slots__ = ("_began", "_storage")
+    __slots__ = ("_began", "_span", "_storage")
 
     def __init__(self, storage: str = "") -> None:
         self._storage = storage
+        self._span: AbstractContextManager[Any] | None = None
 
     def __enter__(self) -> None:
+        if traces.tracer is not None:
+            self._span = traces.span("snapshot.read", storage=self._storage)
+            self._span.__enter__()
         self._began = time.perf_counter()
 
-    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
         metrics.READ_SECONDS.observe(time.perf_counter() - self._began)
+        if self._span is not None:
+            self._span.__exit__(kind, error, trace)
         if error is None:
             _recovered(_read_outages, "snapshot.reads_recovered", self._storage)
         elif isinstance(error, Exception) and not isinstance(error, (ValueError, TypeError)):  # a caller's mistake

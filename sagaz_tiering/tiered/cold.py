@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
+from sagaz_tiering import traces
 from sagaz_tiering.catalog.locations import FrameLocation, Packed, SnapshotLocation
 from sagaz_tiering.codec.value import Record
 from sagaz_tiering.costs import PriceList
@@ -54,8 +55,10 @@ class ColdTier:
         gate = asyncio.Semaphore(_AT_ONCE)
 
         async def fetch(run: Sequence[FrameLocation]) -> list[list[Record] | CorruptData | None]:
+            pack_id, storage_class = run[0].object_key.rpartition("/")[2].removesuffix(".pack"), run[0].storage_class
             async with gate:
-                return await self._neighbours(run)
+                with traces.span("pack.read", pack_id=pack_id, storage_class=storage_class.value, frames=len(run)):
+                    return await self._neighbours(run)
 
         runs = neighbours(wanted)
         fetched = await asyncio.gather(*(fetch(run) for run in runs))

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import NamedTuple
 from uuid import UUID
 
-from sagaz_tiering import metrics
+from sagaz_tiering import metrics, traces
 from sagaz_tiering.catalog.locations import Locations, SnapshotLocation
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.codec.threaded import decode_record, record_in
@@ -78,6 +78,8 @@ class Loader:
                     gaps.add(copy.ref.snapshot_id, exc)
                 else:
                     metrics.READS.labels(tier=copy.ref.tier.value).inc()
+                    if traces.tracer is not None:
+                        traces.note(tier=copy.ref.tier.value, storage_class=copy.ref.storage_class)
         gaps.check(readable)
         return readable
 

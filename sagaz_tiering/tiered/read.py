@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import datetime
 from uuid import UUID
 
-from sagaz_tiering import metrics
+from sagaz_tiering import metrics, traces
 from sagaz_tiering.catalog.holds import Holds
 from sagaz_tiering.catalog.locations import Locations
 from sagaz_tiering.catalog.sagas import Sagas
@@ -306,6 +306,8 @@ class Reader:
 
     async def _of_redis(self, value: bytes, header: Header) -> SagaSnapshot:
         _READS_HOT.inc()
+        if traces.tracer is not None:
+            traces.note(tier=Tier.HOT.value)
         known = self._dictionaries.at_hand(header.dictionary_id)
         if known is None:
             known = await self._dictionaries.need(header.dictionary_id)
@@ -320,6 +322,8 @@ class Reader:
             if position % _DECODED_AT_ONCE == 0:
                 await asyncio.sleep(0)
         _READS_HOT.inc(len(snapshots))
+        if traces.tracer is not None:
+            traces.note(tier=Tier.HOT.value)
         return snapshots
 
     async def _alive(self, copies: Sequence[Copy]) -> list[Copy]:

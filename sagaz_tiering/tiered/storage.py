@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar
 from uuid import UUID
 
-from sagaz_tiering import metrics
+from sagaz_tiering import metrics, traces
 from sagaz_tiering.catalog.erasures import ErasureReceipt
 from sagaz_tiering.catalog.holds import Coverage, Hold
 from sagaz_tiering.catalog.restores import Restore, Wanted
@@ -325,10 +325,14 @@ class TieredStorage(ReadWhole):
     async def _read(self, answer: Awaitable[_Answer]) -> _Answer:
         with measured_read("tiered"):
             try:
-                return await answer
+                found = await answer
             except SnapshotArchived as exc:
                 await self._restorer.met(exc)
                 raise
+            if traces.tracer is not None:
+                first = found[0] if isinstance(found, list) and found else found
+                traces.note(saga_name=getattr(first, "saga_name", None))
+            return found
 
     async def health_check(self) -> Health:
         """Ask every tier; counts snapshots by walking Redis, so not for every second."""

@@ -191,7 +191,12 @@ async def verify(
     from sagaz_tiering.operations.verify import verify
 
     async with _opened(call) as runtime:
-        with progress("verify") as show:
+        held = await runtime.catalog.packs.totals()
+        known = {
+            "snapshots": sum(each.snapshots for each in held),
+            "objects": sample or sum(each.packs for each in held),
+        }
+        with progress("verify", known) as show:
             verdict = await verify(runtime.job_context(), sample=sample, progress=show)
     code = 0 if verdict.clean else CorruptData.exit_code
     return Answer({**verdict.to_dict(), "sample": sample}, _verified(verdict), code)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime
@@ -34,7 +35,9 @@ async def job(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="age, reconcile, transition, restore, expire, compact, scrub, collect or train."
+            metavar="NAME",
+            help="age, reconcile, transition, restore, expire, compact, scrub, collect or train.",
+            autocompletion=lambda: names_of_jobs(),
         ),
     ],
     once: Annotated[bool, typer.Option("--once", help="Run once instead of by the schedule until Ctrl-C.")] = False,
@@ -73,6 +76,13 @@ async def job(
         return await _repeat(context, name, once=once or dry_run, dry_run=dry_run, as_json=call.as_json)
 
 
+def names_of_jobs() -> list[str]:
+    """For the completion of a shell."""
+    from sagaz_tiering.jobs import JOBS
+
+    return list(JOBS)
+
+
 def check_name(name: str) -> None:
     """Raise UsageError, with the nearest name, for a job that does not exist."""
     import difflib
@@ -92,7 +102,7 @@ async def _repeat(context: JobContext, name: str, *, once: bool, dry_run: bool, 
     times = context.settings.schedule.of(name)
     with stopped_by_signals(context.stopping):
         while True:
-            with progress(name) as show:
+            with progress(name, await _totals(context, name)) as show:
                 context.progress = show
                 report = await run_job(name, context, dry_run=dry_run)
             Answer(report.to_dict(), _lines(report), problems=_problems(report, once=once)).show(
@@ -103,6 +113,13 @@ async def _repeat(context: JobContext, name: str, *, once: bool, dry_run: bool, 
             await _wait(context, report.opens_at or times.next_after(context.now))
             if context.stopping.is_set():
                 return 0
+
+
+async def _totals(context: JobContext, name: str) -> dict[str, int]:
+    """How much there is to do, by kind of count, where that is known before and somebody looks."""
+    if name != "age" or not sys.stderr.isatty():
+        return {}
+    return {"sagas": (await context.hot.queue.counts(context.now_us))["sagas_due"]}
 
 
 async def _wait(context: JobContext, until: datetime) -> None:

@@ -5,14 +5,22 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.cli.session import Answer, Call, command
+from sagaz_tiering.cli.stopping import stopped_by_signals
 from sagaz_tiering.terminal import make_table, safe, show_bytes, show_time, show_usd, show_when
+
+if TYPE_CHECKING:
+    from sagaz_tiering.app.runtime import Runtime
 
 _LOST_PRINTED = 10
 _BARS = "▁▂▃▄▅▆▇█"
@@ -25,15 +33,39 @@ async def status(
     count: Annotated[bool, typer.Option("--count", help="Count the snapshots in Redis too (walks all keys).")] = False,
     history: Annotated[bool, typer.Option("--history", help="How it grew, moved and what it cost instead.")] = False,
     days: Annotated[int, typer.Option("--days", min=1, max=731, help="With --history: so many days.")] = 30,
-) -> Answer:
+    watch: Annotated[bool, typer.Option("--watch", help="Again and again until Ctrl-C.")] = False,
+    every: Annotated[float, typer.Option("--every", min=0.1, metavar="SECONDS", help="With --watch: how often.")] = 5.0,
+) -> Answer | int:
     """Snapshots, bytes and dollars per tier, the last run of each job, and the leases that are held."""
     if history:
+        if watch:
+            raise UsageError("--history changes by the hour", hint="leave out --watch")
         return await _history(call, days)
+    async with call.opened() as runtime:
+        if watch:
+            return await _watch(call, runtime, every, count=count)
+        return await _now(runtime, count=count)
+
+
+async def _watch(call: Call, runtime: Runtime, every_s: float, *, count: bool) -> int:
+    """On a terminal in one place; with --json a document a line."""
+    stop = asyncio.Event()
+    with stopped_by_signals(stop):
+        while not stop.is_set():
+            answer = await _now(runtime, count=count)
+            if sys.stdout.isatty() and not call.as_json:
+                print("\x1b[H\x1b[2J", end="")
+            answer.show(as_json=call.as_json, compact=True)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(stop.wait(), every_s)
+    return 0
+
+
+async def _now(runtime: Runtime, *, count: bool) -> Answer:
     from sagaz_tiering.operations.status import collect
 
-    async with call.opened() as runtime:
-        now = runtime.clock.now()
-        document, failures = await collect(runtime.job_context(), count=count)
+    now = runtime.clock.now()
+    document, failures = await collect(runtime.job_context(), count=count)
     code = max((failure.exit_code for failure in failures.values()), default=0)
     problems = [(f"{name}: {failure}", failure.hint) for name, failure in failures.items()]
     return Answer(document, _lines(document, now), code, problems)

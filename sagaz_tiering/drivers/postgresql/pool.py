@@ -12,10 +12,10 @@ from weakref import WeakSet
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from sagaz_tiering import metrics
+from sagaz_tiering import metrics, traces
 from sagaz_tiering.config.sections import CatalogSettings
 from sagaz_tiering.config.urls import postgres_address
-from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.queries import load, name_of
 from sagaz_tiering.drivers.postgresql.refusals import CATALOG_SETTING, MIGRATE, missing_grant, reach_hint, refusal_hint
 from sagaz_tiering.drivers.process_loop import HomeLoop
 from sagaz_tiering.drivers.server_clock import ClockSample, sampled
@@ -104,6 +104,14 @@ class _Stateless(asyncpg.Connection):
         return await self._again(super().execute, args, kwargs)
 
     async def _again(self, run: Callable[..., Awaitable[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if traces.tracer is not None:
+            with traces.span(f"sql {name_of(args[0])}", db__system__name="postgresql"):
+                return await self._until_done(run, args, kwargs)
+        return await self._until_done(run, args, kwargs)
+
+    async def _until_done(
+        self, run: Callable[..., Awaitable[Any]], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> Any:
         for _ in range(_TIMES_OVERTAKEN):
             try:
                 return await run(*args, **kwargs)

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import files
 
 _MARK = "-- name: "
+_NAMES: dict[str, str] = {}
 
 
 @cache
@@ -21,4 +22,10 @@ def load(package: str, file_name: str) -> dict[str, str]:
         if name.strip() in statements:
             raise ValueError(f"{file_name}.sql: query {name.strip()!r} is there twice")
         statements[name.strip()] = body.strip()
+        _NAMES[body.strip()] = f"{package.rpartition('.')[2]}.{file_name}.{name.strip()}"
     return statements
+
+
+def name_of(statement: str) -> str:
+    """`catalog.packs.activate` of a statement that was loaded; of another its first word."""
+    return _NAMES.get(statement) or statement.split(maxsplit=1)[0].rstrip(";")

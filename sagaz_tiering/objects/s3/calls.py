@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore import xform_name
 
-from sagaz_tiering import metrics
+from sagaz_tiering import metrics, traces
 from sagaz_tiering.drivers.process_loop import HomeLoop
 from sagaz_tiering.errors import CredentialsUnavailable, SagazTieringError
 from sagaz_tiering.objects.s3.errors import DRIVER_ERRORS, Asked, late, translated
@@ -79,8 +79,9 @@ class S3Calls:
         self.home.check()
         asked = Asked(operation=operation, key=key)
         rounds = self.options.attempts if attempts is None else attempts
+        about = {"rpc__method": operation, "aws__s3__bucket": self.options.bucket, "aws__s3__key": key or None}
         async with self._slots:
-            with _IN_USE.track_inprogress():
+            with _IN_USE.track_inprogress(), traces.span(f"s3 {operation}", **about):
                 return await self._within_deadline(
                     asked, partial(self._measured, asked, attempt, storage_class), rounds
                 )
