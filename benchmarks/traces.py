@@ -1,4 +1,4 @@
-"""What traces cost a save and a read, in processor time: by turns without the hooks, with them and no provider, with a provider.
+"""What traces cost a save and a read, in processor time by turns: hooks cut out, no provider, a provider.
 
 python benchmarks/traces.py [--rounds 15] [--calls 400]
 """
@@ -91,7 +91,7 @@ def turns(work: Callable[[int], Awaitable[None]], calls: int) -> dict[str, Calla
 
 async def main(rounds: int, calls: int) -> None:
     """Saves to Redis alone and reads by id, on servers that it starts."""
-    with throwaway_folder() as folder:
+    with throwaway_folder("sagaz-tiering-traces-") as folder:
         async with EmbeddedServers.start(Path(folder), durable=False, s3=False) as servers:
             config = TieringConfig.model_validate(
                 {
