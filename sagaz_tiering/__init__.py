@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from sagaz_tiering.storage.postgresql.storage import PostgreSQLSnapshotStorage
     from sagaz_tiering.storage.redis.storage import RedisSnapshotStorage
     from sagaz_tiering.storage.s3.storage import S3SnapshotStorage
+    from sagaz_tiering.tiered.found import Page, SagaSummary
     from sagaz_tiering.transfer import transfer_snapshots
 
 _HOMES = {
@@ -35,12 +36,14 @@ _HOMES = {
     "errors": "sagaz_tiering.errors",
     "FilesystemSnapshotStorage": "sagaz_tiering.storage.filesystem.storage",
     "InMemorySnapshotStorage": "sagaz_tiering.storage.memory",
+    "Page": "sagaz_tiering.tiered.found",
     "PostgreSQLSnapshotStorage": "sagaz_tiering.storage.postgresql.storage",
     "RedisSnapshotStorage": "sagaz_tiering.storage.redis.storage",
     "ReplayConfig": "sagaz_tiering.snapshot",
     "ReplayResult": "sagaz_tiering.snapshot",
     "ReplayStatus": "sagaz_tiering.snapshot",
     "S3SnapshotStorage": "sagaz_tiering.storage.s3.storage",
+    "SagaSummary": "sagaz_tiering.tiered.found",
     "SagaSnapshot": "sagaz_tiering.snapshot",
     "SnapshotRef": "sagaz_tiering.snapshot",
     "SnapshotStrategy": "sagaz_tiering.snapshot",
@@ -57,6 +60,7 @@ _HOMES = {
 __all__ = [
     "FilesystemSnapshotStorage",
     "InMemorySnapshotStorage",
+    "Page",
     "PostgreSQLSnapshotStorage",
     "RedisSnapshotStorage",
     "ReplayConfig",
@@ -64,6 +68,7 @@ __all__ = [
     "ReplayStatus",
     "S3SnapshotStorage",
     "SagaSnapshot",
+    "SagaSummary",
     "SnapshotRef",
     "SnapshotSource",
     "SnapshotStorage",

@@ -13,6 +13,7 @@ from sagaz_tiering.catalog.compaction import Compaction
 from sagaz_tiering.catalog.dictionaries import CatalogDictionaries
 from sagaz_tiering.catalog.durable import DurableCopies
 from sagaz_tiering.catalog.erasures import Erasures
+from sagaz_tiering.catalog.find import Find
 from sagaz_tiering.catalog.history import History
 from sagaz_tiering.catalog.holds import Holds
 from sagaz_tiering.catalog.hot_saves import HotSaves
@@ -47,6 +48,7 @@ class Catalog:
         self.dictionaries = CatalogDictionaries(db)
         self.durable = DurableCopies(db)
         self.erasures = Erasures(db)
+        self.find = Find(db)
         self.history = History(db)
         self.holds = Holds(db)
         self.hot_saves = HotSaves(db)

@@ -24,7 +24,7 @@ from sagaz_tiering.snapshot import SnapshotMeta
 _SQL = load(__package__, "hot_saves")
 _NOTED: Final = (
     *("snapshot_id", "saga_id", "saga_name", "step_name", "step_index", "status", "created_at", "saved_at"),
-    *("expires_at", "attributes"),
+    *("expires_at", "attributes", "retention_until"),
 )
 
 
@@ -59,6 +59,7 @@ class HotSaves:
                 from_micros(meta.saved_us),
                 moment(expires_us),
                 to_column(meta.attributes) or None,
+                "infinity" if meta.retention_us is None else from_micros(meta.retention_us),
             )
             for meta, expires_us in zip(metas, expiries_us, strict=True)
         ]

@@ -13,6 +13,7 @@ from sagaz_tiering.cli.commands import catalog, export, keys, policy, quarantine
 from sagaz_tiering.cli.commands.demo import demo
 from sagaz_tiering.cli.commands.diff import diff
 from sagaz_tiering.cli.commands.doctor import doctor
+from sagaz_tiering.cli.commands.find import find
 from sagaz_tiering.cli.commands.forget import erasures, forget
 from sagaz_tiering.cli.commands.hold import hold, holds, release
 from sagaz_tiering.cli.commands.init import init
@@ -56,7 +57,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
-    *(init, run, demo, doctor, torture, job, plan, status, timeline, diff, show, explain, hold, release),
+    *(init, run, demo, doctor, torture, job, plan, status, find, timeline, diff, show, explain, hold, release),
     *(holds, transfer, restore, restores, cancel_restore, forget, erasures),
 )
 for each in _COMMANDS:

@@ -113,9 +113,9 @@ def explain(
     """What `policies` say of a snapshot at `now`. A pack moves when its youngest, `pack_clock_at`, may."""
     decision = policies.decide(meta, saga, to_micros(now)).recorded_as(copies[0].expires_at, to_micros(now))
     storage_class = copies[0].storage_class
-    move, next_move = _next_move(decision, storage_class, pack_clock_at), None
+    move, told = next_move(decision, storage_class, pack_clock_at), None
     if move is not None:
-        next_move = f"to {move[0]} at {move[1].isoformat()}" + (" (due)" if move[1] <= now else "")
+        told = f"to {move[0]} at {move[1].isoformat()}" + (" (due)" if move[1] <= now else "")
     return Explanation(
         snapshot_id=snapshot_id,
         found=True,
@@ -124,11 +124,11 @@ def explain(
         policy_revision=policies.revision,
         matched=decision.rule.match.text,
         clock=decision.rule.clock.value,
-        reason=_reason(decision, storage_class, next_move),
+        reason=_reason(decision, storage_class, told),
         clock_at=from_micros(decision.clock_us),
         due_at=None if decision.due_us is None else from_micros(decision.due_us),
         expires_at=None if decision.expires_us is None else from_micros(decision.expires_us),
-        next_move=next_move,
+        next_move=told,
         outcome=saga.outcome,
         saga_ended_at=_ended_at(saga),
     )
@@ -151,7 +151,7 @@ def explain_whole(
     shares: dict[tuple[str, str | None], list[tuple[datetime | None, datetime | None]]] = {}
     for one in found:
         decision = policies.decide(one.meta, saga, now_us).recorded_as(one.ref.expires_at, now_us)
-        move = _next_move(decision, one.ref.storage_class, one.pack_clock_at)
+        move = next_move(decision, one.ref.storage_class, one.pack_clock_at)
         key = (decision.policy, None if move is None else move[0])
         expires_at = None if decision.expires_us is None else from_micros(decision.expires_us)
         shares.setdefault(key, []).append((None if move is None else move[1], expires_at))
@@ -201,7 +201,7 @@ def _share(policy: str, to: str | None, times: Iterable[tuple[datetime | None, d
     )
 
 
-def _next_move(
+def next_move(
     decision: Decision, storage_class: str | None, pack_clock_at: datetime | None
 ) -> tuple[str, datetime] | None:
     """Where to and when, unless it goes before or is there."""

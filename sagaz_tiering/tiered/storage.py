@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from datetime import datetime, timedelta
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 from uuid import UUID
 
 from sagaz_tiering import metrics, traces
@@ -26,6 +26,8 @@ from sagaz_tiering.tiered.compare import Comparer, SnapshotDiff, StepChanges, Wh
 from sagaz_tiering.tiered.explain import Explainer
 from sagaz_tiering.tiered.explanation import Explanation, SagaExplanation
 from sagaz_tiering.tiered.export import Exporter
+from sagaz_tiering.tiered.find import Finder
+from sagaz_tiering.tiered.found import Page, SagaFilters, SagaSummary
 from sagaz_tiering.tiered.freeze import Freezer
 from sagaz_tiering.tiered.freshness import Freshness
 from sagaz_tiering.tiered.health import check_health
@@ -104,6 +106,7 @@ class TieredStorage(ReadWhole):
         self._holder = Holder(tiers.hot, catalog.holds, self._reader, in_force, tiers.clock)
         self._explainer = Explainer(catalog, self._reader, tiers.prices, tiers.clock)
         self._exporter = Exporter(self._reader, loader, catalog, in_force, tiers.clock)
+        self._finder = Finder(catalog, self._freshness, in_force, tiers.clock)
         self._remover = Remover(tiers.hot, catalog, self._reader, tiers.clock)
         self._comparer = Comparer(self._reader)
 
@@ -221,6 +224,16 @@ class TieredStorage(ReadWhole):
         """What each live snapshot of a saga changed since the one before it, oldest first; archived ones say so."""
         async for each in self._comparer.changes(as_uuid(saga_id, "saga_id")):
             yield each
+
+    async def find(
+        self, *, limit: int = 50, cursor: str | None = None, count: bool = False, **filters: Unpack[SagaFilters]
+    ) -> Page[SagaSummary]:
+        """Sagas that meet all `filters`, the one that began last first, in every tier; never touches archived bytes.
+
+        At most 10,000 sagas are looked at for a page, which may so be short: its `cursor` goes on. `count`: how many
+        there are in all. Raises ConfigError for what cannot be asked, CatalogUnavailable where the answer is unknown.
+        """
+        return await self._finder.page(filters, limit=limit, cursor=cursor, count=count)
 
     async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
         """Remove a snapshot from every tier; False if no tier had it. Bytes in a pack go when the pack does.

@@ -6,6 +6,7 @@ FACES = {
         "compaction",
         "durable",
         "erasures",
+        "find",
         "history",
         "holds",
         "hot_saves",
@@ -118,7 +119,7 @@ FACES = {
         "reporting",
         "s3.storage",
     ),
-    "tiered": ("storage",),
+    "tiered": ("found", "storage"),
     "torture": ("run",),
     "transfer": ("checkpoint",),
 }

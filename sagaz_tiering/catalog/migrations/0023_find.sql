@@ -4,7 +4,8 @@
 -- `name=value` tokens, joined by U+001F (NULL: none). Of a frame: of its snapshots; what not all of them have is followed by
 -- U+001E and the beginnings of the ids, in hexadecimal and joined by commas, of those that do.
 ALTER TABLE sagaz_tiering.saga_snapshots ADD COLUMN attributes text;
-ALTER TABLE sagaz_tiering.hot_saves ADD COLUMN attributes text;
+ALTER TABLE sagaz_tiering.hot_saves ADD COLUMN attributes text,
+                                    ADD COLUMN retention_until timestamptz;  -- infinity: none; NULL: not told
 ALTER TABLE sagaz_tiering.frames ADD COLUMN attributes text;
 
 CREATE TABLE sagaz_tiering.saga_names (
@@ -106,28 +107,30 @@ RETURNS TABLE (saga_id uuid, began_at timestamptz, saga_name text, step_name tex
 $$;
 
 -- Before any row of `sagas` is locked, so that whoever brings a new name waits for nobody who waits for it.
-CREATE FUNCTION sagaz_tiering.add_names(names text[]) RETURNS void LANGUAGE sql AS $$
+CREATE FUNCTION sagaz_tiering.add_names(names text[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO sagaz_tiering.saga_names (digest, saga_name)
-    SELECT DISTINCT sagaz_tiering.name_digest(v.saga_name), v.saga_name FROM unnest($1) AS v (saga_name)
+    SELECT DISTINCT sagaz_tiering.name_digest(v.saga_name), v.saga_name FROM unnest(names) AS v (saga_name)
      WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_names n WHERE n.digest = sagaz_tiering.name_digest(v.saga_name))
      ORDER BY 1
-    ON CONFLICT (digest) DO NOTHING
-$$;
+    ON CONFLICT (digest) DO NOTHING;
+END $$;
 
 -- The tokens that these sagas have by now find them. Their rows of `sagas` are locked already.
-CREATE FUNCTION sagaz_tiering.add_tokens(ids uuid[]) RETURNS void LANGUAGE sql AS $$
+CREATE FUNCTION sagaz_tiering.add_tokens(ids uuid[]) RETURNS void LANGUAGE plpgsql AS $$
+BEGIN
     INSERT INTO sagaz_tiering.saga_attributes (key, place, saga_id)
     SELECT r.key, r.place, r.saga_id
       FROM (SELECT t.saga_id, g.place, sagaz_tiering.attribute_key(t.token) AS key, a.key IS NOT NULL AS there,
                    row_number() OVER (PARTITION BY t.saga_id, split_part(t.token, '=', 1)
                                       ORDER BY a.key IS NULL, t.first_at, t.token) AS number
-              FROM sagaz_tiering.tokens_in_tables($1) t
+              FROM sagaz_tiering.tokens_in_tables(ids) t
               JOIN sagaz_tiering.sagas g ON g.saga_id = t.saga_id
               LEFT JOIN sagaz_tiering.saga_attributes a
                 ON a.key = sagaz_tiering.attribute_key(t.token) AND a.place = g.place AND a.saga_id = t.saga_id
              WHERE g.place IS NOT NULL) AS r
-     WHERE r.number <= 16 AND NOT r.there
-$$;
+     WHERE r.number <= 16 AND NOT r.there;
+END $$;
 
 -- These tokens, in parallel arrays, went with rows of these sagas: they find them no more where no other row has them.
 CREATE FUNCTION sagaz_tiering.drop_tokens(ids uuid[], tokens text[]) RETURNS void LANGUAGE plpgsql AS $$
@@ -189,13 +192,17 @@ BEGIN
        AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.ends_in_tables(ids) e WHERE e.saga_id = g.saga_id);
 END $$;
 
-CREATE OR REPLACE FUNCTION sagaz_tiering.note_saga_ends() RETURNS trigger LANGUAGE plpgsql AS $$
+-- Plans are kept as they were made when tables were small, so none reads a whole table.
+CREATE OR REPLACE FUNCTION sagaz_tiering.note_saga_ends() RETURNS trigger LANGUAGE plpgsql SET enable_seqscan = off AS $$
 DECLARE
     not_filled uuid := (SELECT up_to FROM sagaz_tiering.sagas_filled);
     these uuid[];
     ended bigint;
 BEGIN
-    PERFORM sagaz_tiering.add_names(ARRAY(SELECT n.saga_name FROM saved n));
+    IF EXISTS (SELECT 1 FROM saved n WHERE (SELECT 1 FROM sagaz_tiering.saga_names m
+                                             WHERE m.digest = sagaz_tiering.name_digest(n.saga_name)) IS NULL) THEN
+        PERFORM sagaz_tiering.add_names(ARRAY(SELECT n.saga_name FROM saved n));
+    END IF;
     INSERT INTO sagaz_tiering.sagas AS g (ended_at, end_step, saga_id, end_id, status, place, name_id, step_name)
     SELECT DISTINCT ON (n.saga_id) n.created_at, n.step_index, n.saga_id, n.snapshot_id, n.status,
            sagaz_tiering.place_of(min(n.created_at) OVER (PARTITION BY n.saga_id), n.saga_id), m.name_id, n.step_name
@@ -211,13 +218,21 @@ BEGIN
         PERFORM sagaz_tiering.place_sagas(ARRAY(SELECT DISTINCT n.saga_id FROM saved n WHERE n.saga_id > not_filled), false);
     END IF;
     IF EXISTS (SELECT 1 FROM saved n WHERE n.attributes IS NOT NULL) THEN
-        these := ARRAY(SELECT DISTINCT n.saga_id
-                        FROM saved n
-                        JOIN sagaz_tiering.sagas g USING (saga_id), sagaz_tiering.tokens_of(n.attributes) AS t (token)
-                       WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_attributes a
-                                          WHERE a.key = sagaz_tiering.attribute_key(t.token) AND a.place = g.place
-                                            AND a.saga_id = g.saga_id));
-        IF these <> '{}' THEN
+        WITH tokens AS MATERIALIZED (
+            SELECT sagaz_tiering.attribute_key(t.token) AS key, n.saga_id, n.created_at,
+                   (SELECT g.place FROM sagaz_tiering.sagas g WHERE g.saga_id = n.saga_id) AS place
+              FROM saved n, sagaz_tiering.tokens_of(n.attributes) AS t (token)),
+        missing AS (
+            SELECT k.key, k.place, k.saga_id, k.place = sagaz_tiering.place_of(k.created_at, k.saga_id) AS of_first
+              FROM tokens k
+             WHERE k.place IS NOT NULL
+               AND (SELECT 1 FROM sagaz_tiering.saga_attributes a
+                     WHERE a.key = k.key AND a.place = k.place AND a.saga_id = k.saga_id LIMIT 1) IS NULL),
+        added AS (
+            INSERT INTO sagaz_tiering.saga_attributes (key, place, saga_id)
+            SELECT DISTINCT m.key, m.place, m.saga_id FROM missing m WHERE m.of_first)
+        SELECT array_agg(DISTINCT m.saga_id) INTO these FROM missing m WHERE NOT m.of_first;
+        IF these <> '{}' THEN  -- of a saga that has others: no more than it may have
             PERFORM sagaz_tiering.add_tokens(these);
         END IF;
     END IF;
@@ -316,6 +331,11 @@ BEGIN
     IF TG_TABLE_NAME = 'snapshots' THEN
         touched := ARRAY(SELECT DISTINCT f.saga_id FROM gone o
                            JOIN sagaz_tiering.frames f ON f.pack_id = o.pack_id AND f.frame_no = o.frame_no);
+        PERFORM 1 FROM sagaz_tiering.sagas g
+          WHERE g.saga_id IN (SELECT f.saga_id FROM gone o
+                                JOIN sagaz_tiering.frames f ON f.pack_id = o.pack_id AND f.frame_no = o.frame_no
+                               WHERE f.attributes IS NOT NULL)
+          ORDER BY g.saga_id FOR UPDATE;
         SELECT array_agg(v.saga_id), array_agg(v.token) INTO losing, lost
           FROM (SELECT f.saga_id, t.token
                   FROM gone o
@@ -328,6 +348,12 @@ BEGIN
          WHERE f.pack_id = o.pack_id AND f.frame_no = o.frame_no AND f.attributes IS NOT NULL
            AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s WHERE s.pack_id = f.pack_id AND s.frame_no = f.frame_no);
     ELSE
+        -- Two that remove the last ones with a token see each other; what only moves waits for nobody.
+        PERFORM 1 FROM sagaz_tiering.sagas g
+          WHERE g.saga_id IN (SELECT o.saga_id FROM gone o
+                               WHERE o.attributes IS NOT NULL
+                                 AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s WHERE s.snapshot_id = o.snapshot_id))
+          ORDER BY g.saga_id FOR UPDATE;
         SELECT array_agg(v.saga_id), array_agg(v.token) INTO losing, lost
           FROM (SELECT o.saga_id, t.token FROM gone o, sagaz_tiering.tokens_of(o.attributes) AS t (token)
                 EXCEPT SELECT t.saga_id, t.token

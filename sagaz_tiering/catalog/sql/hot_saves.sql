@@ -3,10 +3,12 @@
 -- been found to be another one by then.
 WITH noted AS (
 INSERT INTO sagaz_tiering.hot_saves AS h
-    (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, expires_at, attributes)
+    (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, expires_at, attributes,
+     retention_until)
 SELECT v.* FROM json_to_recordset($1::json)
        AS v (snapshot_id uuid, saga_id uuid, saga_name text, step_name text, step_index integer, status text,
-             created_at timestamptz, saved_at timestamptz, expires_at timestamptz, attributes text)
+             created_at timestamptz, saved_at timestamptz, expires_at timestamptz, attributes text,
+             retention_until timestamptz)
  WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones t
                     WHERE t.snapshot_id = v.snapshot_id AND v.saved_at <= t.deleted_at)
    AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.forgotten f
@@ -16,7 +18,7 @@ ON CONFLICT (snapshot_id) DO UPDATE
    SET saga_id = excluded.saga_id, saga_name = excluded.saga_name, step_name = excluded.step_name,
        step_index = excluded.step_index, status = excluded.status, created_at = excluded.created_at,
        saved_at = excluded.saved_at, expires_at = excluded.expires_at, lost_at = NULL,
-       attributes = excluded.attributes
+       attributes = excluded.attributes, retention_until = excluded.retention_until
  WHERE excluded.saved_at > h.saved_at)
 SELECT changes FROM sagaz_tiering.hot_tier
 

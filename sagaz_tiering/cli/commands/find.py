@@ -1,0 +1,75 @@
+"""`find`: sagas by name, status, step, time, tier and attributes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from sagaz_tiering.cli.filters import (
+    AttributeOption,
+    FromOption,
+    HeldOption,
+    NameOption,
+    StatusOption,
+    StepOption,
+    TierOption,
+    UntilOption,
+    asked,
+)
+from sagaz_tiering.cli.session import Answer, Call, command
+from sagaz_tiering.terminal import make_table, show_time
+
+if TYPE_CHECKING:
+    from sagaz_tiering.tiered.found import Page, SagaSummary
+
+
+@command()
+async def find(
+    call: Call,
+    attribute: AttributeOption = None,
+    name: NameOption = None,
+    status: StatusOption = None,
+    step: StepOption = None,
+    begun_from: FromOption = None,
+    begun_until: UntilOption = None,
+    tier: TierOption = None,
+    held: HeldOption = None,
+    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="So many at most.")] = 50,
+    cursor: Annotated[str | None, typer.Option("--cursor", help="Go on behind the page that gave it.")] = None,
+    count: Annotated[bool, typer.Option("--count", help="Say how many there are in all.")] = False,
+) -> Answer:
+    """Find sagas by all that is given, the one that began last first, in every tier."""
+    wanted = asked(attribute, name, status, step, begun_from, begun_until, tier, held)
+    async with call.opened(migrated=True) as runtime:
+        page = await runtime.storage().find(**wanted, limit=limit, cursor=cursor, count=count)
+    document: dict[str, Any] = {"sagas": list(page.items), "cursor": page.cursor}
+    if count:
+        document |= {"count": page.count, "count_is_exact": page.count_is_exact}
+    return Answer(document, _lines(page))
+
+
+def _lines(page: Page[SagaSummary]) -> Iterator[Any]:
+    if page.items:
+        columns = ("saga", "began", "name", "status", "where")
+        yield make_table(columns, map(_row, page))
+    elif page.cursor is None:
+        yield "no such saga"
+    else:
+        yield "no such saga among those looked at so far"
+    if page.count is not None:
+        yield f"in all: {page.count:,}" if page.count_is_exact else f"in all: about {page.count:,}"
+    if page.cursor is not None:
+        yield f"there may be more: --cursor {page.cursor}"
+
+
+def _row(one: SagaSummary) -> tuple[object, ...]:
+    where = ", ".join(f"{place} {count}" for place, count in one.snapshots.items())
+    return (
+        one.saga_id,
+        show_time(one.first_at),
+        one.saga_name,
+        f"{one.status} at {one.last_step}",
+        f"{where}, held" if one.held else where,
+    )

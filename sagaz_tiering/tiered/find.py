@@ -1,0 +1,233 @@
+"""`find`: sagas by what people know of them, whatever tier their snapshots are in; asks the catalog alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from operator import itemgetter
+from typing import Final, NamedTuple
+
+from sagaz_tiering.attributes import column as column_of
+from sagaz_tiering.attributes import tokens_of, values_of
+from sagaz_tiering.catalog import Catalog
+from sagaz_tiering.catalog.find import KnownSaga, Position, Present, Question, Route
+from sagaz_tiering.clock import Clock, from_micros, to_micros
+from sagaz_tiering.config.patterns import ANY
+from sagaz_tiering.errors import ConfigError, HotTierUnavailable
+from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.snapshot import Tier, as_utc
+from sagaz_tiering.storage_class import StorageClass
+from sagaz_tiering.tiered.explanation import next_move
+from sagaz_tiering.tiered.found import Page, SagaFilters, SagaSummary, cursor_text, read_cursor
+from sagaz_tiering.tiered.freshness import Freshness
+from sagaz_tiering.tiers import InForce
+
+MOST_LOOKED_AT: Final = 10_000
+"""Sagas of one page: then it is short, and its cursor goes on."""
+MOST_ON_A_PAGE: Final = 1_000
+MOST_VALUES: Final = 100
+"""Values of one attribute in one search."""
+MOST_AT_ONCE: Final = 2_500
+"""Of which names and ends are looked at together."""
+_AT_ONCE: Final = 100
+"""Of which all snapshots are looked at together."""
+_WIDER: Final = 4
+_TIERS: Final = (*Tier, *StorageClass)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Search:
+    """A checked search: what the catalog is asked, and what is looked at afterwards."""
+
+    question: Question
+    tier: str | None
+    held: bool | None
+
+
+class Finder:
+    """Finds sagas."""
+
+    def __init__(self, catalog: Catalog, freshness: Freshness, in_force: InForce, clock: Clock) -> None:
+        self._catalog = catalog
+        self._freshness = freshness
+        self._in_force = in_force
+        self._clock = clock
+
+    def checked(self, filters: SagaFilters) -> Search:
+        """The search as it is asked for. Raises ConfigError, NaiveTimestamp."""
+        created, tier = filters.get("created"), filters.get("tier")
+        begun_from, begun_until = (None if at is None else as_utc(at, "created") for at in created or (None, None))
+        if begun_from is not None and begun_until is not None and begun_from >= begun_until:
+            raise ConfigError(
+                f"created: nothing is from {begun_from.isoformat()} until {begun_until.isoformat()}",
+                hint="give the earlier time first; the later one is not in it any more",
+            )
+        if tier is not None and tier not in _TIERS:
+            raise ConfigError(f"there is no tier {tier!r:.40}", hint=f"tiers: {', '.join(_TIERS)}")
+        tokens = tuple(self._tokens(name, wanted) for name, wanted in sorted((filters.get("attributes") or {}).items()))
+        question = Question(
+            names=_patterns("saga_name", filters.get("saga_name")),
+            statuses=_patterns("status", filters.get("status")),
+            steps=_patterns("step", filters.get("step")),
+            begun_from=begun_from,
+            begun_until=begun_until,
+            tokens=tokens,
+        )
+        return Search(question=question, tier=tier, held=filters.get("held"))
+
+    async def page(self, filters: SagaFilters, *, limit: int, cursor: str | None, count: bool) -> Page[SagaSummary]:
+        """See `TieredStorage.find`."""
+        search = self.checked(filters)
+        if not 1 <= limit <= MOST_ON_A_PAGE:
+            raise ConfigError(
+                f"limit must be from 1 to {MOST_ON_A_PAGE:,}, not {limit!r:.40}",
+                hint="take pages: the cursor of one leads to the next",
+            )
+        question = search.question
+        after = question.top if cursor is None else read_cursor(cursor, question)
+        await self._catalog.find.check_complete()
+        with suppress(HotTierUnavailable):  # then by what was last known of the rules
+            await self._freshness.known()
+        route = await self._catalog.find.route(question)
+        if route is None:
+            return Page(items=(), count=0 if count else None)
+        number, is_exact = await self._count(search, route) if count else (None, True)
+        items: list[SagaSummary] = []
+        walk, last = _Reached(after=after), after
+        async for position, summary in self._walk(search, route, walk, limit + 1):
+            if len(items) == limit:
+                walk.after = last
+                break
+            items.append(summary)
+            last = position
+        more = None if walk.after is None else cursor_text(walk.after, question)
+        return Page(items=items, cursor=more, count=number, count_is_exact=is_exact)
+
+    async def _count(self, search: Search, route: Route) -> tuple[int, bool]:
+        """Of all that is meant: exactly, or as much of what statistics tell as of what was looked at."""
+        walk, found = _Reached(after=search.question.top), 0
+        async for _ in self._walk(search, route, walk, MOST_LOOKED_AT):
+            found += 1
+        if walk.after is None:
+            return found, True
+        share = found / max(walk.looked, 1)
+        return max(found, round(share * await self._catalog.find.estimate(search.question, route))), False
+
+    async def _walk(
+        self, search: Search, route: Route, walk: _Reached, wanted: int
+    ) -> AsyncIterator[tuple[Position, SagaSummary]]:
+        """Sagas that are meant, newest first; `wanted`: so many are probably enough."""
+        batch = min(max(wanted, _AT_ONCE), MOST_AT_ONCE)
+        while walk.after is not None and walk.looked < MOST_LOOKED_AT:
+            most = min(batch, MOST_LOOKED_AT - walk.looked)
+            looked = await self._catalog.find.look(search.question, route, walk.after, most)
+            for start in range(0, len(looked.sagas), _AT_ONCE):
+                for saga, summary in await self._living(search, looked.sagas[start : start + _AT_ONCE]):
+                    yield saga.position, summary
+            walk.looked += looked.looked
+            walk.after = looked.last
+            batch = min(batch * _WIDER, MOST_AT_ONCE)
+
+    async def _living(self, search: Search, sagas: Sequence[KnownSaga]) -> list[tuple[KnownSaga, SagaSummary]]:
+        """Those of these that have not expired, and that are what is meant."""
+        present = await self._catalog.find.present([saga.saga_id for saga in sagas])
+        held = await self._catalog.holds.covering([one.meta for each in present.values() for one in each])
+        rules, now_us = self._freshness.rules(self._in_force.policies), to_micros(self._clock.now())
+        found = []
+        for saga in sagas:
+            alive = [
+                _Dated(one, expires_us, one.meta.snapshot_id in held)
+                for one in present.get(saga.saga_id, ())
+                if (expires_us := one.expires_us(rules, saga.end)) is None
+                or now_us < expires_us
+                or one.meta.snapshot_id in held
+            ]
+            if alive and _is_meant(search, alive):
+                found.append((saga, _summary(saga, alive, rules, now_us)))
+        return found
+
+    def _tokens(self, name: str, wanted: object) -> tuple[str, ...]:
+        """The tokens of one attribute's value, or of a list of them."""
+        values = list(wanted) if isinstance(wanted, list | tuple | set | frozenset) else [wanted]
+        if not 1 <= len(values) <= MOST_VALUES:
+            raise ConfigError(
+                f"attribute {name}: {len(values)} values",
+                hint=f"give from 1 to {MOST_VALUES} values, of which one must match",
+            )
+        return tuple(sorted({self._in_force.attributes.token(name, value) for value in values}))
+
+
+@dataclass(slots=True)
+class _Reached:
+    """How far a walk is: what comes `after` is to be looked at (None: there is nothing more)."""
+
+    after: Position | None
+    looked: int = 0
+
+
+class _Dated(NamedTuple):
+    """A snapshot that is there and counts; when it expires."""
+
+    one: Present
+    expires_us: int | None
+    held: bool
+
+    @property
+    def place(self) -> tuple[str, ...]:
+        """Tier and class that it is read from."""
+        if self.one.storage_class is not None:
+            return (Tier.COLD.value, self.one.storage_class)
+        return (Tier.HOT.value if self.one.in_redis else Tier.DURABLE.value,)
+
+
+def _is_meant(search: Search, alive: Sequence[_Dated]) -> bool:
+    """Whether what has not expired of a saga is what is looked for."""
+    if search.held is not None and search.held != any(each.held for each in alive):
+        return False
+    if search.tier is not None and not any(search.tier in each.place for each in alive):
+        return False
+    if not search.question.tokens:
+        return True
+    tokens = {token for each in alive for token in tokens_of(each.one.meta.attributes)}
+    return all(not tokens.isdisjoint(wanted) for wanted in search.question.tokens)
+
+
+def _summary(saga: KnownSaga, alive: Sequence[_Dated], rules: PolicySet, now_us: int) -> SagaSummary:
+    moves = []
+    for one, expires_us, _ in alive:
+        expires_at = None if expires_us is None else from_micros(expires_us)
+        decision = rules.decide(one.meta, saga.end, now_us).recorded_as(expires_at, now_us)
+        clock_at = None if one.storage_class is None else from_micros(one.meta.saved_us)
+        if (move := next_move(decision, one.storage_class, clock_at)) is not None:
+            moves.append(move)
+    next_at = min(moves, key=itemgetter(1), default=None)
+    expiries = [each.expires_us for each in alive if each.expires_us is not None]
+    return SagaSummary(
+        saga_id=saga.saga_id,
+        saga_name=saga.saga_name,
+        first_at=from_micros(saga.began_us),
+        last_at=from_micros(saga.end.created_us),
+        last_step=saga.step_name,
+        status=saga.end.status,
+        outcome=saga.end.outcome,
+        snapshots=dict(sorted(Counter(" ".join(each.place) for each in alive).items())),
+        next_move=None if next_at is None else f"to {next_at[0]} at {next_at[1].isoformat()}",
+        expires_at=from_micros(max(expiries)) if len(expiries) == len(alive) else None,
+        held=any(each.held for each in alive),
+        attributes=values_of(column_of(token for each in alive for token in tokens_of(each.one.meta.attributes))),
+    )
+
+
+def _patterns(name: str, wanted: str | Sequence[str] | None) -> tuple[str, ...]:
+    """One or more patterns; None: any."""
+    if wanted is None:
+        return ANY
+    found = (wanted,) if isinstance(wanted, str) else tuple(wanted)
+    if not found or not all(isinstance(each, str) and each for each in found):
+        raise ConfigError(
+            f"{name}: {wanted!r:.80} matches nothing",
+            hint="give a name or a pattern such as payment-*, or a list of them",
+        )
+    return found

@@ -1,0 +1,74 @@
+"""`sagaz-tiering find`: a table that fits 80 columns with whole ids, a document, pages, and errors that help."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from support.commands import cli, save, write_config
+from support.payload import saga
+
+from sagaz_tiering.app.runtime import open_runtime
+from sagaz_tiering.config.load import load_config
+from sagaz_tiering.snapshot import SagaSnapshot
+
+POLICIES = """\
+policies:
+  - {name: all, match: {}, move: [{to: STANDARD_IA, after: 7d}], even_if_costlier: true}
+attributes:
+  - {name: order_id, path: order}
+"""
+
+
+@pytest.fixture
+async def shop(tmp_path: Path, database: str, redis_url: str) -> tuple[Path, list[list[SagaSnapshot]]]:
+    """A configuration, and five sagas."""
+    path = write_config(tmp_path, database=database, redis_url=redis_url, policies=POLICIES)
+    begun = datetime.now(UTC) - timedelta(hours=3)
+    sagas = [saga(at, begun=begun + timedelta(minutes=at)) for at in range(5)]
+    async with open_runtime(load_config(path)) as runtime:
+        await save(runtime.storage(), [each for one in sagas for each in one])
+    return path, sagas
+
+
+@pytest.mark.guarantee("G12")
+async def test_find_shows_sagas_in_pages(shop: tuple[Path, list[list[SagaSnapshot]]]) -> None:
+    """A table with whole ids at 80 columns and the cursor of the next page; the same as one document."""
+    path, sagas = shop
+    ids = [str(one[0].saga_id) for one in reversed(sagas)]
+    shown = await cli("find", "--config", path, "--limit", 3, "--count", COLUMNS="80")
+    assert shown.code == 0, shown.err
+    assert max(map(len, shown.out.splitlines()[:-1])) <= 80
+    assert [line.split()[0] for line in shown.out.splitlines() if line[:36] in ids] == ids[:3]
+    assert "in all: 5" in shown.out
+    cursor = shown.out.split("--cursor ")[1].strip()
+    rest = await cli("find", "--config", path, "--limit", 3, "--cursor", cursor, "--json")
+    assert [each["saga_id"] for each in rest.document["sagas"]] == ids[3:]
+    assert rest.document["cursor"] is None
+
+
+@pytest.mark.guarantee("G12")
+async def test_find_takes_what_people_know(shop: tuple[Path, list[list[SagaSnapshot]]]) -> None:
+    """Names, status, times and attributes; what nothing meets is told, what cannot be asked says what to do."""
+    path, sagas = shop
+    wanted = sagas[2][0]
+    today, name = wanted.created_at.date(), wanted.saga_name
+    order = wanted.context["order"]
+    for asked in (
+        ("--attribute", f"order_id={order}"),
+        ("--name", f"{name[:3]}*", "-a", f"order_id={order}", "-a", "order_id=none", "--from", today, "--tier", "hot"),
+    ):
+        found = await cli("find", "--config", path, "--json", *asked)
+        assert [each["saga_id"] for each in found.document["sagas"]] == [str(wanted.saga_id)], found.err
+    none = await cli("find", "--config", path, "--until", "2020-02")
+    assert (none.code, none.out) == (0, "no such saga\n")
+    for arguments, hint in (
+        (("--attribute", "order_id"), "--attribute order_id=A-17"),
+        (("--attribute", "ordre=1"), "those there are: order_id"),
+        (("--from", "2026-13"), "2023-01"),
+        (("--cursor", "x"), "the page before"),
+    ):
+        refused = await cli("find", "--config", path, *arguments)
+        assert refused.code == 2
+        assert hint in refused.err, refused.err

@@ -1,0 +1,415 @@
+"""`find`: each filter, pages that stay in order, what is not found any more, and how it is looked up."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+from support.snapshots import BEGUN, OTHER_SAGA, SAGA, make, number
+from support.tiers import DAY, NOW, Product, config, product
+
+from sagaz_tiering import SagaSummary
+from sagaz_tiering.catalog.find import MOST_NAMES, Question
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.errors import CatalogUnavailable, ConfigError, NaiveTimestamp
+from sagaz_tiering.snapshot import SagaSnapshot
+
+ATTRIBUTES = [
+    {"name": "order_id", "path": "order_id"},
+    {"name": "tag", "path": "tags"},
+    {"name": "card", "path": "card", "hashed": True},
+]
+POLICIES = [
+    {
+        "name": "all",
+        "match": {},
+        "move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "90d"}],
+        "retain": "400d",
+    }
+]
+
+
+@pytest.fixture
+def opened(database: str, redis_url: str, tmp_path: Path) -> Any:
+    """Opens the product with attributes."""
+
+    @asynccontextmanager
+    async def open_product(durability: str = "durable", **sections: Any) -> AsyncIterator[Product]:
+        settings = config(
+            database=database,
+            redis_url=redis_url,
+            cold=tmp_path / "cold",
+            policies=[{**each, "durability": durability} for each in POLICIES],
+            attributes=ATTRIBUTES,
+            attribute_hash_key="k" * 40,
+            **sections,
+        )
+        async with product(settings) as shop:
+            yield shop
+
+    return open_product
+
+
+def saga(at: int) -> UUID:
+    """A saga's id; they sort by `at`."""
+    return UUID(int=0xB0000000_0000_4000_8000_000000000000 + at)
+
+
+def of(at: int, **fields: Any) -> SagaSnapshot:
+    """The only snapshot of saga `at`."""
+    return make(0, **{"snapshot_id": number(1000 + at), "saga_id": saga(at), **fields})
+
+
+async def found(shop: Product, **asked: Any) -> list[UUID]:
+    """The sagas of all pages."""
+    ids, cursor = list[UUID](), None
+    while True:
+        page = await shop.storage.find(**asked, cursor=cursor)
+        ids += [each.saga_id for each in page]
+        cursor = page.cursor
+        if cursor is None:
+            return ids
+
+
+async def save(shop: Product, *snapshots: SagaSnapshot) -> None:
+    """Save these, and have the catalog know them."""
+    for snapshot in snapshots:
+        await shop.storage.save_snapshot(snapshot)
+    shop.clock.advance(timedelta(seconds=3))
+    await shop.storage.note_hot_saves()
+
+
+@pytest.mark.guarantee("G12")
+@pytest.mark.parametrize("durability", ["durable", "hot"])
+async def test_saga_is_found_by_all_that_is_known_of_it(opened: Any, durability: str) -> None:
+    """By name, status and step of its end, time of its beginning, attributes, tier and hold; by others it is not."""
+    async with opened(durability) as shop:
+        context = {"order_id": "A-17", "tags": ["new", "big"], "card": "4111"}
+        await save(shop, make(0, context=context), make(1, status="failed", context={"order_id": 18}))
+        await save(shop, make(5, saga_id=OTHER_SAGA, saga_name="payment-eu", context={"order_id": "A-17"}))
+        matching: list[dict[str, Any]] = [
+            {"saga_name": "order"},
+            {"saga_name": ["or*", "none"]},
+            {"status": "failed"},
+            {"status": ["completed", "fail*"]},
+            {"step": "step_1"},
+            {"created": (BEGUN, BEGUN + timedelta(microseconds=1))},
+            {"attributes": {"order_id": "A-17", "tag": "big"}},
+            {"attributes": {"order_id": 18}},
+            {"attributes": {"order_id": [18, "none"], "card": "4111"}},
+            {"attributes": {"tag": ["new", "old"]}},
+            {"saga_name": "order", "status": "failed", "step": "step_1", "attributes": {"card": "4111"}},
+        ]
+        for asked in matching:
+            assert await found(shop, **asked) == [SAGA], asked
+        for asked in (
+            {"saga_name": "Order"},
+            {"status": "executing", "saga_name": "order"},
+            {"step": "step_0"},
+            {"created": (None, BEGUN)},
+            {"attributes": {"tag": "bi"}},
+            {"attributes": {"order_id": "A-17", "tag": "none"}},
+            {"attributes": {"card": "4112"}},
+            {"tier": "cold"},
+            {"tier": "GLACIER"},
+            {"held": True},
+        ):
+            assert await found(shop, **asked) == [], asked
+        assert await found(shop) == await found(shop, attributes={"order_id": "A-17"}) == [OTHER_SAGA, SAGA]
+        await shop.storage.hold(SAGA, "case 1")
+        assert await found(shop, held=True) == [SAGA]
+        assert await found(shop, held=False) == [OTHER_SAGA]
+        assert await found(shop, tier="hot") == [OTHER_SAGA, SAGA]
+
+
+@pytest.mark.guarantee("G12")
+@pytest.mark.parametrize("durability", ["durable", "hot"])
+async def test_summary_tells_how_a_saga_stands_in_every_tier(opened: Any, durability: str) -> None:
+    """From its first snapshot to its end, where its snapshots are, what comes next; the same once it is archived."""
+    async with opened(durability) as shop:
+        await save(shop, make(0, context={"order_id": 1}), make(1, status="failed", context={"order_id": [1, 2]}))
+        end = make(1).created_at
+        hot = SagaSummary(
+            saga_id=SAGA,
+            saga_name="order",
+            first_at=BEGUN,
+            last_at=end,
+            last_step="step_1",
+            status="failed",
+            outcome="failed",
+            snapshots={"hot": 2},
+            next_move=f"to STANDARD_IA at {(end + 7 * DAY).isoformat()}",
+            expires_at=end + 400 * DAY,
+            held=False,
+            attributes={"order_id": ["1", "2"]},
+        )
+        assert list(await shop.storage.find()) == [hot]
+        shop.clock.advance(8 * DAY)
+        assert (await shop.run("age")).counts["archived"] == 2
+        [cold] = await shop.storage.find(tier="STANDARD_IA")
+        assert (cold.snapshots, cold.attributes) == ({"cold STANDARD_IA": 2}, {"order_id": ["1", "2"]})
+        assert cold.next_move == f"to GLACIER at {(end + 90 * DAY).isoformat()}"
+        assert (cold.first_at, cold.last_at, cold.expires_at) == (BEGUN, end, hot.expires_at)
+        assert await found(shop, attributes={"order_id": 2}) == [SAGA]
+
+
+@pytest.mark.guarantee("G12")
+async def test_pages_stay_in_order_while_sagas_go_on(opened: Any) -> None:
+    """Each saga once, whatever is saved between two pages; of one instant they are in order of their ids."""
+    async with opened() as shop:
+        at_once = [of(at, created_at=BEGUN) for at in range(30)]
+        later = [of(at, created_at=BEGUN + timedelta(seconds=at // 3)) for at in range(30, 60)]
+        await save(shop, *at_once, *later)
+        seen, cursor = list[UUID](), None
+        for step in range(100):
+            page = await shop.storage.find(limit=7, cursor=cursor)
+            seen += [each.saga_id for each in page]
+            cursor = page.cursor
+            if cursor is None:
+                break
+            for number_of, moved in enumerate((at_once[0], at_once[9], later[3])):
+                again = make(step + 1, snapshot_id=number(5000 + 10 * step + number_of), saga_id=moved.saga_id)
+                await shop.storage.save_snapshot(again)
+        expected = [one.saga_id for one in sorted([*at_once, *later], key=lambda one: (one.created_at, one.saga_id))]
+        assert seen == expected[::-1]
+
+
+@pytest.mark.guarantee("G12")
+@pytest.mark.parametrize("durability", ["durable", "hot"])
+async def test_saga_that_expired_or_was_erased_is_not_found(opened: Any, durability: str) -> None:
+    """From the very instant it expires, archived or not; and from its erasure on, by nothing that it was known by."""
+    async with opened(durability) as shop:
+        await save(shop, make(0, context={"order_id": "A"}), of(1, created_at=NOW - DAY, context={"order_id": "B"}))
+        await save(shop, make(5, saga_id=OTHER_SAGA, context={"order_id": ["A", "B"]}))
+        assert len(await found(shop, attributes={"order_id": ["A", "B"]})) == 3
+        await shop.storage.forget(OTHER_SAGA)
+        assert await found(shop, attributes={"order_id": ["A", "B"]}) == [SAGA, saga(1)]
+        shop.clock.advance(8 * DAY)
+        await shop.run("age")
+        shop.clock.advance(NOW - DAY + 400 * DAY - shop.clock.now() - timedelta(microseconds=1))
+        assert await found(shop, attributes={"order_id": "B"}) == [saga(1)]
+        shop.clock.advance(timedelta(microseconds=1))
+        assert await found(shop, attributes={"order_id": "B"}) == []
+        assert await found(shop) == [SAGA]
+        await shop.storage.hold(saga(1), "case 2")
+        assert await found(shop, attributes={"order_id": "B"}) == [saga(1)]
+        await shop.storage.release(saga(1))
+        await shop.run("expire")
+        await shop.storage.cleanup_saga(SAGA)
+        assert await found(shop) == []
+        for table in ("sagas", "saga_attributes"):
+            assert await shop.runtime.db.fetchval(f"SELECT count(*) FROM sagaz_tiering.{table}") == 0
+
+
+@pytest.mark.guarantee("G12")
+async def test_values_follow_each_change_of_a_snapshot(opened: Any) -> None:
+    """Saved anew, moved to another saga, deleted: what no snapshot has any more finds nothing, and no row is left."""
+    async with opened() as shop:
+        await save(shop, make(0, context={"order_id": "A"}), make(1, context={"order_id": "B"}))
+        await save(shop, make(1, context={"order_id": "C"}))
+        assert await found(shop, attributes={"order_id": "B"}) == []
+        assert await found(shop, attributes={"order_id": "C"}) == [SAGA]
+        await save(shop, make(1, saga_id=OTHER_SAGA, context={"order_id": "C"}))
+        assert await found(shop, attributes={"order_id": "C"}) == [OTHER_SAGA]
+        await save(shop, make(2, context={"order_id": "A"}, created_at=BEGUN - DAY))
+        assert [each.first_at for each in await shop.storage.find(attributes={"order_id": "A"})] == [BEGUN - DAY]
+        await shop.storage.delete_snapshot(number(2))
+        assert [each.first_at for each in await shop.storage.find(attributes={"order_id": "A"})] == [BEGUN]
+        await shop.storage.delete_snapshot(number(0))
+        assert await found(shop, attributes={"order_id": "A"}) == []
+        assert await shop.runtime.db.fetchval("SELECT count(*) FROM sagaz_tiering.saga_attributes") == 1
+
+
+async def test_saga_keeps_sixteen_values_of_an_attribute(opened: Any) -> None:
+    """The first ones; one that was beyond them follows where one of them goes."""
+    async with opened() as shop:
+        await save(shop, *(make(at, context={"order_id": at}) for at in range(18)))
+        values = {at for at in range(18) if await found(shop, attributes={"order_id": at})}
+        assert values == set(range(16))
+        await shop.storage.delete_snapshot(number(3))
+        values = {at for at in range(18) if await found(shop, attributes={"order_id": at})}
+        assert values == {*range(17)} - {3}
+
+
+async def test_more_names_than_are_looked_up_by_themselves(opened: Any) -> None:
+    """A pattern that matches very many names finds all of their sagas, and a pattern of few only those."""
+    async with opened() as shop:
+        many = [of(at, saga_name=f"n{at:03}-eu") for at in range(MOST_NAMES + 5)]
+        await asyncio.gather(*map(shop.storage.save_snapshot, many))
+        await save(shop, of(900, saga_name="x" * 3000), of(901, saga_name="other", created_at=BEGUN + DAY))
+        expected = [one.saga_id for one in reversed(many)]
+        assert await found(shop, saga_name="n*", limit=60) == expected
+        assert await found(shop, saga_name=[f"n{at:03}-*" for at in range(3)]) == expected[-3:]
+        assert await found(shop, saga_name="x" * 3000) == [saga(900)]
+
+
+async def test_count_is_exact_or_says_that_it_is_none(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of the whole search, whatever the page; beyond what is looked at by statistics."""
+    async with opened() as shop:
+        await save(shop, *(of(at, status="failed" if at % 2 else "completed") for at in range(40)))
+        page = await shop.storage.find(status="failed", limit=3, count=True)
+        assert (len(page), page.count, page.count_is_exact) == (3, 20, True)
+        page = await shop.storage.find(status="failed", limit=3, count=True, cursor=page.cursor)
+        assert (page.count, page.count_is_exact) == (20, True)
+        await shop.runtime.db.execute("ANALYZE sagaz_tiering.sagas")
+        monkeypatch.setattr("sagaz_tiering.tiered.find.MOST_LOOKED_AT", 20)
+        page = await shop.storage.find(status="failed", limit=30, count=True)
+        assert (page.count, page.count_is_exact) == (20, False)
+        assert len(page) == 10
+        assert page.cursor is not None, "it has looked at no more than it may"
+        rest = await shop.storage.find(status="failed", limit=30, cursor=page.cursor)
+        assert len(rest) == 10
+
+
+async def test_what_cannot_be_asked_says_what_to_do(opened: Any) -> None:
+    """Unknown attributes, values that are none, cursors of another search, limits, tiers and times."""
+    async with opened() as shop:
+        await save(shop, *(of(at) for at in range(3)))
+        cursor = (await shop.storage.find(limit=1)).cursor
+        assert cursor is not None
+        damaged = cursor[:-3] + ("AAA" if cursor[-3:] != "AAA" else "BBB")
+        for asked, hint in (
+            ({"attributes": {"ordre_id": 1}}, "order_id, tag, card"),
+            ({"attributes": {"order_id": None}}, "values are text"),
+            ({"attributes": {"order_id": []}}, "from 1 to 100 values"),
+            ({"cursor": cursor, "status": "failed"}, "same filters"),
+            ({"cursor": damaged}, "same filters"),
+            ({"cursor": "none"}, "as it is"),
+            ({"limit": 0}, "take pages"),
+            ({"limit": 1001}, "take pages"),
+            ({"tier": "warm"}, "hot, durable, cold"),
+            ({"status": []}, "a name or a pattern"),
+            ({"created": (NOW, BEGUN)}, "the earlier time first"),
+        ):
+            with pytest.raises(ConfigError) as told:
+                await shop.storage.find(**asked)
+            assert hint in told.value.hint, asked
+        with pytest.raises(NaiveTimestamp):
+            await shop.storage.find(created=(datetime(2026, 1, 1), None))  # noqa: DTZ001  # what is refused
+        half = UUID("80000000-0000-0000-0000-000000000000")
+        await shop.runtime.db.execute("UPDATE sagaz_tiering.sagas_filled SET found_up_to = $1", half)
+        with pytest.raises(CatalogUnavailable, match="being taken in, 50% so far"):
+            await shop.storage.find()
+
+
+@pytest.mark.guarantee("G2")
+async def test_catalog_that_cannot_be_asked_gives_no_empty_page(
+    own_postgres: Any, redis_url: str, tmp_path: Path
+) -> None:
+    """It raises instead, and answers again when PostgreSQL does."""
+    server = await own_postgres()
+    settings = config(database=server.url, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
+    async with product(settings) as shop:
+        await save(shop, make(0))
+        server.kill()
+        with pytest.raises(CatalogUnavailable):
+            await shop.storage.find()
+
+
+async def test_sagas_of_an_earlier_version_are_found_once_they_are_taken_in(opened: Any) -> None:
+    """As the jobs fill them in; what is saved meanwhile is in the right place at once."""
+    async with opened() as shop:
+        await save(shop, make(0, context={"order_id": "A"}), make(1, context={"order_id": "B"}), of(7))
+        await shop.runtime.db.execute("UPDATE sagaz_tiering.sagas SET place = NULL, name_id = NULL, step_name = NULL")
+        await shop.runtime.db.execute("DELETE FROM sagaz_tiering.saga_attributes")
+        await shop.runtime.db.execute(
+            "UPDATE sagaz_tiering.sagas_filled SET found_up_to = '00000000-0000-0000-0000-000000000000'"
+        )
+        await save(shop, make(2, context={"order_id": "C"}), of(8))
+        with pytest.raises(CatalogUnavailable):
+            await shop.storage.find()
+        await shop.run("expire")
+        assert await found(shop, created=(BEGUN, None)) == [saga(8), saga(7), SAGA]
+        for value in "ABC":
+            assert await found(shop, attributes={"order_id": value}) == [SAGA]
+        assert await found(shop, step="step_2") == [SAGA]
+
+
+@pytest.mark.guarantee("G12")
+async def test_no_search_reads_a_table_from_end_to_end(opened: Any) -> None:
+    """The planner takes an index of every table that grows, for every way in which sagas are looked up."""
+    async with opened() as shop:
+        await _fill(shop)
+        sql, top = load("sagaz_tiering.catalog", "find"), Question().top
+        bounds = (*top, -(2**63), 50)
+        asked: dict[str, tuple[Any, ...]] = {
+            "by_place": (*bounds, "^n1", "^failed$", None),
+            "by_names": (*bounds, None, "^failed$", None, [1, 2, 3]),
+            "by_keys": (*bounds, None, None, None, [1, 2], [0, 0, 1], [3, 4, 5], 2),
+            "rarity": ([1, 2], 100),
+            "names": (0, 1000, "^n1"),
+            "exact_names": (["n1", "n2"],),
+            "present": ([saga(1), saga(2)],),
+        }
+        for name, arguments in asked.items():
+            assert await _scanned(shop, sql[name], arguments) == [], name
+
+
+async def _scanned(shop: Product, query: str, arguments: tuple[Any, ...]) -> list[str]:
+    """Tables that grow of which the plan of a query reads all."""
+
+    def walk(node: dict[str, Any]) -> list[str]:
+        own = [node["Relation Name"]] if node["Node Type"] == "Seq Scan" else []
+        return own + [name for each in node.get("Plans", ()) for name in walk(each)]
+
+    plan = json.loads(await shop.runtime.db.fetchval(f"EXPLAIN (FORMAT JSON) {query}", *arguments))
+    return walk(plan[0]["Plan"])
+
+
+async def _fill(shop: Product) -> None:
+    """Many rows in every table that grows."""
+    await save(shop, *(of(at, saga_name=f"n{at}", context={"order_id": at}) for at in range(3)))
+    async with shop.runtime.db.transaction() as conn:
+        for statement in (*_MANY, "ANALYZE"):
+            await conn.execute(statement, timeout=600)
+
+
+_MANY = (
+    """
+    INSERT INTO sagaz_tiering.saga_names (digest, saga_name)
+    SELECT sagaz_tiering.name_digest('m' || n), 'm' || n FROM generate_series(1, 5000) AS g (n)
+    """,
+    """
+    INSERT INTO sagaz_tiering.hot_saves
+        (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, attributes)
+    SELECT gen_random_uuid(), gen_random_uuid(), 'm' || n % 50, 'step', 0, 'failed', now() - n * interval '1 s',
+           now(), 'order_id=' || n
+      FROM generate_series(1, 4000) AS g (n)
+    """,
+    """
+    INSERT INTO sagaz_tiering.saga_snapshots
+        (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, body_crc, value)
+    SELECT gen_random_uuid(), gen_random_uuid(), 'm' || n % 50, 'step', 0, 'failed', now() - n * interval '1 s',
+           now(), 0, '\\x00'
+      FROM generate_series(1, 4000) AS g (n)
+    """,
+    """
+    INSERT INTO sagaz_tiering.steps (digest, saga_name, step_name, step_index, status)
+    SELECT sha256(n::text::bytea), 'm' || n % 50, 'step' || n, 0, 'failed' FROM generate_series(1, 5000) AS g (n)
+    """,
+    """
+    INSERT INTO sagaz_tiering.packs
+        (pack_uuid, object_key, state, storage_class, policy, retention_revision, byte_size, snapshot_count, live_count,
+         sha256, min_created_at, max_created_at, max_clock_at, lease_name, lease_epoch, created_at, class_since)
+    SELECT gen_random_uuid(), n, 'ACTIVE', 'STANDARD_IA', 'all', '', 1, 1, 1, '', now(), now(), now(), 'age', 1, now(),
+           now()
+      FROM generate_series(1, 5000) AS g (n)
+    """,
+    """
+    INSERT INTO sagaz_tiering.frames (saga_id, pack_id, frame_no, byte_offset, byte_length, attributes)
+    SELECT gen_random_uuid(), p.pack_id, n, 0, 1, 'order_id=' || n
+      FROM sagaz_tiering.packs p, generate_series(0, 3) AS g (n)
+    """,
+    """
+    INSERT INTO sagaz_tiering.snapshots (created_at, pack_id, frame_no, step_id, snapshot_id)
+    SELECT now(), f.pack_id, f.frame_no, (SELECT min(step_id) FROM sagaz_tiering.steps), gen_random_uuid()
+      FROM sagaz_tiering.frames f
+    """,
+)
