@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import getpass
 import os
 import sys
@@ -27,6 +26,8 @@ async def confirm(question: str, *, yes: bool, as_json: bool) -> None:
     Raises Declined for any other answer and for none, UsageError where a program reads the output. Ctrl-C ends it at
     once and is told too: the event loop goes on while it waits.
     """
+    import asyncio
+
     if yes:
         return
     if as_json:
@@ -63,6 +64,8 @@ async def _line(typed: bytes) -> tuple[bytes, bytes]:
 
 async def _read() -> bytes:
     """What comes next on stdin; nothing at its end, or where there is none."""
+    import asyncio
+
     if sys.stdin is None:
         return b""
     loop, there = asyncio.get_running_loop(), asyncio.Event()

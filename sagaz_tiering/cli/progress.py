@@ -6,7 +6,6 @@ Where the total is known there is the time that is left.
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
@@ -97,6 +96,8 @@ async def showing_progress(
     source: SnapshotSource | None,
 ) -> AsyncIterator[Callable[[TransferProgress], None]]:
     """The callback to give to the transfer; `source` is asked for the total (None: the total is not known)."""
+    import asyncio
+
     totals = SourceTotals()
     counting = None
     if source is not None and hasattr(source, "health_check"):

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import inspect
 import logging
 import signal
@@ -169,6 +168,8 @@ def unless_subcommand(run: Callable[..., None]) -> Callable[..., None]:
 
 def _execute(work: Callable[[], Awaitable[int]], *, as_json: bool, debug: bool) -> NoReturn:
     """Run `work` to its end and leave with its exit code; errors are reported, Ctrl-C is 130."""
+    import asyncio
+
     from sagaz_tiering.app.process import tune_process
 
     tune_process()
@@ -186,6 +187,8 @@ def _execute(work: Callable[[], Awaitable[int]], *, as_json: bool, debug: bool) 
 
 async def _until_terminated(work: Callable[[], Awaitable[int]]) -> int:
     """SIGTERM unwinds `work` as Ctrl-C does, so that embedded servers and leases are given up."""
+    import asyncio
+
     from sagaz_tiering.app.process import ignore_abandoned_connects
 
     task, terminated = asyncio.current_task(), False

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import asyncio
 
 INTERRUPTED = 130
 TERMINATED = 143
@@ -16,6 +19,8 @@ class Stopping:
     """What signals asked for: the first one sets `event`, the second one ends the command at once."""
 
     def __init__(self, event: asyncio.Event, notice: str) -> None:
+        import asyncio
+
         self._event, self._notice = event, notice
         self.exit_code = 0
         self.is_cancelled = False
@@ -36,6 +41,8 @@ class Stopping:
 @contextmanager
 def stopped_by_signals(event: asyncio.Event, *, notice: str = "") -> Iterator[Stopping]:
     """Within the block, signals ask for the stop of the task that it is in; the first is answered by `notice`."""
+    import asyncio
+
     loop, stopping = asyncio.get_running_loop(), Stopping(event, notice)
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stopping.ask, number)

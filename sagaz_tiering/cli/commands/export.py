@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -43,6 +42,8 @@ async def export(
     who: Annotated[str | None, typer.Option("--who", metavar="NAME", help="Default: the login name.")] = None,
 ) -> Answer:
     """Write sagas with timeline, replays and holds log into files that prove themselves: see `export verify`."""
+    import asyncio
+
     if out is None:
         raise UsageError("say where to: --out PATH", hint="to look at one: sagaz-tiering export verify PATH")
     ids = [parse_id(each, "--saga") for each in saga] if saga else None
@@ -89,6 +90,8 @@ async def verify(
     ] = None,
 ) -> Answer:
     """Look at every byte of an export: is it as it was made, and who signed it? Needs no server, no configuration."""
+    import asyncio
+
     from sagaz_tiering.exports.verify import verify_export
 
     found = await asyncio.to_thread(verify_export, path, key=key)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sys
 from collections.abc import Iterator
@@ -124,6 +123,8 @@ async def _totals(context: JobContext, name: str) -> dict[str, int]:
 
 async def _wait(context: JobContext, until: datetime) -> None:
     """Until then, or until stopped."""
+    import asyncio
+
     while not context.stopping.is_set() and (left := (until - context.now).total_seconds()) > 0:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(context.stopping.wait(), min(left, _LOOK_EVERY_S))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
@@ -32,6 +31,8 @@ async def plan(
     ] = None,
 ) -> Answer:
     """What would move, expire and be written anew, what that costs and saves, and which class would be cheapest."""
+    import asyncio
+
     from sagaz_tiering.catalog.migrations import check_schema
     from sagaz_tiering.costs import difference
     from sagaz_tiering.operations.status import upcoming

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import Iterator
 from datetime import datetime
@@ -113,6 +112,8 @@ async def cancel_restore(call: Call, restore_id: Annotated[str, typer.Argument(m
 
 async def _wait(runtime: Runtime, found: Restore) -> Restore:
     """Poll until it has ended; a moving line on a terminal."""
+    import asyncio
+
     restore_id: UUID = found.restore_id
     while found.state not in ENDED:
         if sys.stderr.isatty():

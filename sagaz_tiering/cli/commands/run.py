@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from typing import Annotated
 
@@ -18,6 +17,8 @@ def run(
     debug: DebugOption = False,
 ) -> None:
     """Run the daemon: move, transition, expire and collect by the schedule, until SIGTERM."""
+    import asyncio
+
     environ = dict(os.environ)
     if json_logs:
         environ["SAGAZ_TIERING_LOG__FORMAT"] = "json"

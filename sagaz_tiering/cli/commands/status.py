@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
@@ -49,6 +48,8 @@ async def status(
 
 async def _watch(call: Call, runtime: Runtime, every_s: float, *, count: bool) -> int:
     """On a terminal in one place; with --json a document a line."""
+    import asyncio
+
     stop = asyncio.Event()
     with stopped_by_signals(stop):
         while not stop.is_set():

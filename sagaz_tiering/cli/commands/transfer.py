@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import Iterator
 from datetime import timedelta
@@ -50,6 +49,8 @@ async def transfer(
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever the journal says.")] = False,
 ) -> Answer | int:
     """Copy snapshots and replay records that the target does not have; deletes nothing, can be run again."""
+    import asyncio
+
     from sagaz_tiering.app.storage_url import open_source, open_storage, parse_address
     from sagaz_tiering.transfer import transfer_snapshots
 
