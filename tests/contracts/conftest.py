@@ -239,6 +239,7 @@ async def _tiered(ground: Ground) -> Place:
     ground.folder.mkdir()
     url, redis_url = await ground.through_gate(await ground.catalog()), await ground.through_gate(await ground.redis())
     path = write_config(ground.folder, database=url, redis_url=redis_url)
+    path.write_text(path.read_text().replace("hot: {", "hot: {socket_timeout: 60s, "))  # a busy machine is no outage
     levels = [path.with_name(f"level-{level}.yaml") for level in ("1", "null", "19")]
     for each in levels:
         level = each.stem.removeprefix("level-")
