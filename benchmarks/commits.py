@@ -32,8 +32,8 @@ from sagaz_tiering.embedded import PostgresServer, RedisServer
 WORKS = {
     "save-durable": 100,
     "save-durable 64 at once": 384,
-    "save-hot": 200,
-    "save-hot 64 at once": 384,
+    "save-hot": 1000,
+    "save-hot 64 at once": 1920,
     "get": 200,
     "latest": 200,
     "at-time": 200,

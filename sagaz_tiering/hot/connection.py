@@ -37,6 +37,7 @@ class HotConnection:
         """Nothing is connected to. Raises ConfigError for a URL of no use."""
         self.settings = settings
         self.keys = HotKeys(settings.key_prefix)
+        self._incarnation = self.keys.incarnation()
         self.expected = ""
         """The nonce of the incarnation that reads are meant for ("": any)."""
         address = parse_redis_url(settings.url.get_secret_value(), setting=_SETTING)
@@ -119,7 +120,7 @@ class HotConnection:
         self, run: Callable[..., Awaitable[Any]], name: str, keys: Sequence[str], args: Sequence[Any]
     ) -> Any:
         """What a script reads, by `ask` or `run`. That another incarnation answers is noted, for who asks to look."""
-        keys, expected = [*keys, self.keys.incarnation()], self.expected
+        keys, expected = [*keys, self._incarnation], self.expected
         found = await run(name, keys, [*args, expected], behind=_GUARD)
         if isinstance(found, int) and found == _OTHER:
             if self.expected == expected:

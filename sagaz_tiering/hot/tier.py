@@ -28,6 +28,7 @@ from sagaz_tiering.hot.values import (
     end_of,
     headers_of,
     indexed,
+    indexed_one,
     unnoted,
 )
 from sagaz_tiering.policy import SagaEnd
@@ -154,7 +155,7 @@ class HotTier:
                 "0" if step_name is None else "1",
             ],
         )
-        return (indexed(found[:3])[0], found[3]) if found else None
+        return (indexed_one(*found[:3]), found[3]) if found else None
 
     async def unnoted(self, until_us: int, limit: int) -> list[Unnoted]:
         """The oldest saves until then that Redis alone acknowledged and the catalog was not told of; one trip."""

@@ -40,8 +40,12 @@ class Indexed(NamedTuple):
 
 def indexed(raw: Sequence[Any]) -> list[Indexed]:
     """What the script `list` answers."""
-    places = zip(raw[::3], raw[1::3], raw[2::3], strict=True)
-    return [Indexed(member, _micros(score), value) for member, score, value in places]
+    return list(map(indexed_one, raw[::3], raw[1::3], raw[2::3]))
+
+
+def indexed_one(member: bytes, score: bytes, value: bytes | None) -> Indexed:
+    """One of them."""
+    return Indexed(member, _micros(score), value)
 
 
 class HotValue(NamedTuple):

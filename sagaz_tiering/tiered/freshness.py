@@ -164,11 +164,17 @@ class Freshness:
             later = await self.known()
             if not self.believes(later) or later.look.changes != known.look.changes or not self.believes(known):
                 return None
+        return self._since(now_us)
+
+    def _since(self, now_us: int) -> int:
         return _ALWAYS if self._first_after is None else now_us - micros(self._first_after)
 
     async def has_newer(self, known: Known, than_us: int | None, now_us: int) -> bool:
         """Whether Redis, asked since, had every snapshot created after `than_us`; None: every one there ever was."""
-        complete_since = await self.complete_since_us(known, now_us)
+        if uptime_s() - known.seen_at <= _FRESH_SECONDS and self.believes(known):
+            complete_since: int | None = self._since(now_us)
+        else:
+            complete_since = await self.complete_since_us(known, now_us)
         if than_us is None:
             return complete_since == _ALWAYS and not known.look.packed
         return complete_since is not None and than_us > complete_since

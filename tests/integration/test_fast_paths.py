@@ -25,7 +25,7 @@ from sagaz_tiering.config.tiers import HotSettings
 from sagaz_tiering.errors import HotTierUnavailable
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.tiered import freshness
+from sagaz_tiering.tiered import freshness, hot_notes
 
 DURABLE, HOT = "payment-order", "fast-order"
 SILENCE = timedelta(milliseconds=300)
@@ -38,6 +38,7 @@ async def shop(
     """The whole product, with nothing in the background that would be counted."""
     for name in ("_FRESH_SECONDS", "_LOOK_AFTER_SECONDS"):
         monkeypatch.setattr(freshness, name, 600.0)
+    monkeypatch.setattr(hot_notes, "_EVERY_S", 600.0)
     settings = config(database=database, redis_url=redis_url, cold=tmp_path, dictionaries={"enabled": False})
     async with product(settings) as opened:
         yield opened
