@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from by_turns import Outcome, Work, compare, table
 from plots import bars
 from speed_works import (
+    ATTRIBUTES,
     DURABLE,
     HOT,
     Field,
@@ -32,6 +33,7 @@ from speed_works import (
     open_field,
     reads,
     save_durable,
+    save_found,
     save_many,
     save_one,
     whole_saga,
@@ -56,6 +58,7 @@ def works(field: Field, scale: float) -> list[Work]:
         save_one(field, snapshots, times(300)),
         save_many(field, snapshots, times(1920)),
         save_durable(field, snapshots, times(1280)),
+        *save_found(field, snapshots, times(300)),
         *reads(field, snapshots, times(300)),
         list_100(field, snapshots, times(12)),
         whole_saga(field, snapshots, times(60)),
@@ -88,9 +91,10 @@ async def main(asked: argparse.Namespace) -> int:
             redis_url="embedded",
             cold={"url": f"s3://{BUCKET}/bench", "endpoint_url": "embedded", "region": "us-east-1"},
             policies=[
-                {"name": "hot", "match": {"saga_name": HOT}, "durability": "hot", "move": move},
-                {"name": "durable", "match": {"saga_name": DURABLE}, "move": move},
+                {"name": "hot", "match": {"saga_name": f"*{HOT}"}, "durability": "hot", "move": move},
+                {"name": "durable", "match": {"saga_name": f"*{DURABLE}"}, "move": move},
             ],
+            attributes=ATTRIBUTES,
             embedded={"data_dir": f"{folder}/data"},
         )
         async with open_runtime(read_config(settings)) as runtime:

@@ -16,7 +16,7 @@ import asyncpg
 import orjson
 import redis.asyncio
 import zstandard
-from by_turns import OURS, Target, Work, p50_ms, per_second
+from by_turns import OURS, Target, Turn, Work, p50_ms, per_second
 from sagaz.core import replay as peer_values
 from sagaz.core.saga import Saga
 from sagaz.core.storage.backends.postgresql.snapshot import PostgreSQLSnapshotStorage as PeerPostgreSQL
@@ -33,6 +33,11 @@ from sagaz_tiering.jobs import run_job
 from sagaz_tiering.snapshot import ReplayConfig, SagaSnapshot, SnapshotStrategy
 
 HOT, DURABLE = "hot-order", "durable-order"
+FOUND, NOT_FOUND = "with-attributes", "without"
+ATTRIBUTES = [
+    {"name": "order_id", "path": "order", "saga_name": f"{FOUND}-*"},
+    {"name": "customer", "path": "customer.id", "saga_name": f"{FOUND}-*"},
+]
 AT_ONCE = 64
 LEVEL = 3
 PEER, LIMIT = "peer", "limit"
@@ -215,6 +220,45 @@ def save_durable(field: Field, snapshots: Snapshots, count: int) -> Work:
         contenders={PEER: peer, "bare bytea": bare, OURS: ours},
         targets=[Target(other=PEER, times=2)],
     )
+
+
+def save_found(field: Field, snapshots: Snapshots, count: int) -> list[Work]:
+    """With two attributes, beside the same without: one client, and many at once."""
+    storage = field.runtime.storage()
+
+    def one(name: str) -> Turn:
+        async def run() -> float:
+            return await p50_ms(storage.save_snapshot, snapshots.take(count, name))
+
+        return run
+
+    def many(name: str) -> Turn:
+        async def run() -> float:
+            return await per_second(storage.save_snapshot, snapshots.take(4 * count, name), AT_ONCE)
+
+        return run
+
+    hot, durable = f"{FOUND}-{HOT}", f"{FOUND}-{DURABLE}"
+    return [
+        Work(
+            name="save to Redis with two attributes, p50, one client",
+            unit="ms",
+            contenders={NOT_FOUND: one(HOT), OURS: one(hot)},
+            targets=[Target(other=NOT_FOUND, times=1.1)],
+        ),
+        Work(
+            name=f"save to Redis with two attributes, {AT_ONCE} at once",
+            unit="/s",
+            contenders={NOT_FOUND: many(HOT), OURS: many(hot)},
+            targets=[Target(other=NOT_FOUND, times=0.9)],
+        ),
+        Work(
+            name=f"save durable with two attributes, {AT_ONCE} at once",
+            unit="/s",
+            contenders={NOT_FOUND: many(DURABLE), OURS: many(durable)},
+            targets=[Target(other=NOT_FOUND, times=0.9)],
+        ),
+    ]
 
 
 def reads(field: Field, snapshots: Snapshots, count: int) -> list[Work]:

@@ -93,17 +93,19 @@ class Attributes:
         attributes = self._of_saga(saga_name)
         if not attributes:
             return NOTHING
-        tokens = set[str]()
+        tokens = list[str]()
         left_out = list[tuple[str, str]]()
         for attribute in attributes:
             found = _at(context, attribute.path)
             if type(found) is str and 0 < len(found) <= MAX_VALUE_BYTES // 4:
-                tokens.add(attribute.token(found))
+                tokens.append(attribute.token(found))
             elif found is not None:
                 texts, lost = _texts(found)
-                tokens.update(map(attribute.token, texts))
+                tokens += map(attribute.token, texts)
                 left_out += [(attribute.name, why) for why in lost]
-        return _within(tokens, left_out)
+        tokens.sort()  # each is there once: names differ, and so do the texts of one
+        text = SEPARATOR.join(tokens)
+        return Extracted(text, left_out) if len(text) <= MAX_COLUMN_BYTES // 4 else _within(tokens, left_out)
 
     def token(self, name: str, value: object) -> str:
         """What a snapshot with that value of an attribute has in its column.
@@ -161,7 +163,7 @@ def escaped(text: str) -> str:
 
 def token(name: str, text: str) -> str:
     """One text of an attribute's name and a canonical text (or its hash)."""
-    return f"{name}={text if text.isalnum() else escaped(text)}"
+    return f"{name}={text}" if text.isprintable() and "\\" not in text else f"{name}={escaped(text)}"
 
 
 def parse(one: str) -> tuple[str, str]:
@@ -260,18 +262,15 @@ def _elements(found: Any) -> Iterator[Any]:
     return iter(found)
 
 
-def _within(tokens: set[str], left_out: list[tuple[str, str]]) -> Extracted:
-    text = column(tokens)
-    if len(text) <= MAX_COLUMN_BYTES // 4:
-        return Extracted(text, left_out)
+def _within(tokens: Iterable[str], left_out: list[tuple[str, str]]) -> Extracted:
     kept, size = list[str](), 0
-    for one in tokens_of(text):
+    for one in tokens:
         size += len(one.encode("utf-8", "surrogatepass")) + 1
         if size > MAX_COLUMN_BYTES:
             left_out.append((parse(one)[0], TOO_MANY))
         else:
             kept.append(one)
-    return Extracted(column(kept), list(dict.fromkeys(left_out)))
+    return Extracted(SEPARATOR.join(kept), list(dict.fromkeys(left_out)))
 
 
 def _escape(match: re.Match[str]) -> str:

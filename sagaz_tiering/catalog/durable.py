@@ -25,6 +25,7 @@ from sagaz_tiering.drivers.postgresql.pool import Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, recordset, to_column
 from sagaz_tiering.errors import CatalogUnavailable, LegalHold
+from sagaz_tiering.policy import SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load(__package__, "durable")
@@ -296,17 +297,17 @@ class DurableCopies:
 
     @asynccontextmanager
     async def deleting_unheld(
-        self, metas: Sequence[SnapshotMeta], lease: Lease, *, ended_as: Mapping[UUID, str]
+        self, metas: Sequence[SnapshotMeta], lease: Lease, *, ends: Mapping[UUID, SagaEnd]
     ) -> AsyncIterator[tuple[int, set[UUID]]]:
         """Remove exactly these saves, but no held one; yields how many rows went, and the held ids.
 
         The caller removes the same saves from Redis in the block, so that a hold is placed before all of it or
-        after. `ended_as`: see `Holds.covering`. Raises LeaseLost; after any error nothing was removed here.
+        after. `ends`: see `Holds.covering`. Raises LeaseLost; after any error nothing was removed here.
         """
         async with self._db.transaction() as conn:
             await fence(conn, lease)
             await hold_still(conn, expiring=True)
-            held = await self._holds.covering(metas, conn, ended_as=ended_as)
+            held = await self._holds.covering(metas, conn, ends=ends)
             gone = [meta for meta in metas if meta.snapshot_id not in held]
             ids, saves = [meta.snapshot_id for meta in gone], [from_micros(meta.saved_us) for meta in gone]
             await conn.execute(_SQL["drop_hot_saves"], ids, saves)

@@ -16,12 +16,13 @@ from uuid import UUID, uuid4
 import orjson
 
 from sagaz_tiering.catalog.journal import note
-from sagaz_tiering.catalog.patterns import expression
+from sagaz_tiering.catalog.patterns import attributes_expression, expression
 from sagaz_tiering.config.patterns import ANY, Match
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import checked_text, from_column, to_column
 from sagaz_tiering.errors import ConfigError, LegalHold
+from sagaz_tiering.policy import SagaEnd
 from sagaz_tiering.terminal import document
 
 _SQL = load(__package__, "holds")
@@ -70,7 +71,9 @@ class Hold:
         """`saga ID`, or the patterns."""
         if self.saga_id is not None:
             return f"saga {self.saga_id}"
-        shown = {name: patterns for name, patterns in (self.match or {}).items() if tuple(patterns) != ANY}
+        given = {name: patterns for name, patterns in (self.match or {}).items() if name != "attributes"}
+        shown = {name: patterns for name, patterns in given.items() if tuple(patterns) != ANY}
+        shown |= {f"attributes.{name}": each for name, each in (self.match or {}).get("attributes", {}).items()}
         return "; ".join(f"{name}={','.join(patterns)}" for name, patterns in shown.items()) or "everything"
 
     def to_dict(self) -> dict[str, Any]:
@@ -120,7 +123,7 @@ class Holds:
         if not reason.strip():
             raise ConfigError("a legal hold needs a reason", hint="say which case or order asks for it")
         reason, who = checked_text(reason, "the reason"), checked_text(who, "the name of who places it")
-        for pattern in () if isinstance(on, UUID) else (*on.saga_name, *on.step_name, *on.status, *on.outcome):
+        for pattern in () if isinstance(on, UUID) else on.patterns:
             checked_text(pattern, "a pattern")
         saga_id, text = (on, None) if isinstance(on, UUID) else (None, match_text(on))
         match = None if text is None else orjson.loads(text)
@@ -138,7 +141,8 @@ class Holds:
     async def matched(self, match: Match, most: int) -> tuple[Coverage, set[UUID]]:
         """What PostgreSQL knows that matches, at most so many rows of each tier, and the sagas of it."""
         names = [expression(patterns) for patterns in (match.saga_name, match.step_name, match.status)]
-        rows = await self._db.fetch(_SQL["matched"], *names, most, expression(match.outcome))
+        of_end = expression(match.outcome), attributes_expression(match.attributes)
+        rows = await self._db.fetch(_SQL["matched"], *names, most, *of_end)
         counts = {
             tier: sum(row["snapshots"] for row in rows if row["tier"] == tier) for tier in ("durable", "archived")
         }
@@ -210,24 +214,24 @@ class Holds:
         """The log from its beginning: the next entries behind that one (0: the first ones), with the same keys."""
         return [_entry(row) for row in await self._db.fetch(_SQL["entries_after"], number, limit)]
 
-    async def holding(self, snapshot: Named, ended_as: str | None = None) -> list[Hold]:
-        """The holds that cover a snapshot, whose saga ends with that status (None: as PostgreSQL knows)."""
-        names, ended = _names(snapshot), None if ended_as is None else to_column(ended_as)
-        return [_hold(row) for row in await self._db.fetch(_SQL["holding"], snapshot.saga_id, *names, ended)]
+    async def holding(self, snapshot: Named, end: SagaEnd | None = None) -> list[Hold]:
+        """The holds that cover a snapshot, whose saga ends there (None: as PostgreSQL knows)."""
+        names, ended = _names(snapshot), _ended(end)
+        return [_hold(row) for row in await self._db.fetch(_SQL["holding"], snapshot.saga_id, *names, *ended)]
 
     async def covering(
-        self, snapshots: Sequence[Named], conn: Connection | None = None, *, ended_as: Mapping[UUID, str] | None = None
+        self, snapshots: Sequence[Named], conn: Connection | None = None, *, ends: Mapping[UUID, SagaEnd] | None = None
     ) -> set[UUID]:
         """Of these snapshots, the held ones; `conn` of `steady` where something is deleted by the answer.
 
-        `ended_as`: the statuses of their sagas' ends, where Redis may know newer ones than PostgreSQL.
+        `ends`: where their sagas end, of those of which Redis may know newer ends than PostgreSQL.
         """
         if not snapshots:
             return set()
         columns = zip(*(_names(snapshot) for snapshot in snapshots), strict=True)
-        known = ended_as or {}
-        ended = [to_column(known[s.saga_id]) if s.saga_id in known else None for s in snapshots]
-        args = ([s.snapshot_id for s in snapshots], [s.saga_id for s in snapshots], *map(list, columns), ended)
+        ended = zip(*(_ended((ends or {}).get(s.saga_id)) for s in snapshots), strict=True)
+        ids = [s.snapshot_id for s in snapshots], [s.saga_id for s in snapshots]
+        args = (*ids, *map(list, columns), *map(list, ended))
         rows = await (self._db if conn is None else conn).fetch(_SQL["covering"], *args)
         return {row["snapshot_id"] for row in rows}
 
@@ -240,7 +244,7 @@ class Holds:
         held = await self.covering(snapshots, conn)
         for snapshot in snapshots:
             if snapshot.snapshot_id in held:
-                for row in await conn.fetch(_SQL["holding"], snapshot.saga_id, *_names(snapshot), None):
+                for row in await conn.fetch(_SQL["holding"], snapshot.saga_id, *_names(snapshot), *_ended(None)):
                     why = f"({_hold(row).subject}): {from_column(row['reason'])}"
                     raise LegalHold(f"snapshot {snapshot.snapshot_id} is under a legal hold {why}")
         if frozen := await self.frozen([snapshot.snapshot_id for snapshot in snapshots], conn):
@@ -261,12 +265,14 @@ def match_text(match: Match) -> str:
 
 
 def subject_columns(on: UUID | Match) -> tuple[Any, ...]:
-    """Saga, match but for the outcome, the outcome, and the regular expressions of the names and the outcome."""
+    """Saga, match but for what looks at the end, outcome, attributes, and the regular expressions of all."""
     if isinstance(on, UUID):
-        return (on, None, None, None, None, None, None)
+        return (on, *[None] * 8)
     outcome = None if on.outcome == ANY else orjson.dumps(on.outcome).decode()
-    match = orjson.dumps(on.model_dump(mode="json", exclude={"outcome"})).decode()
-    return (None, match, outcome, *map(expression, (on.saga_name, on.step_name, on.status, on.outcome)))
+    attributes = orjson.dumps(on.attributes).decode() if on.attributes else None
+    match = orjson.dumps(on.model_dump(mode="json", exclude={"outcome", "attributes"})).decode()
+    names = map(expression, (on.saga_name, on.step_name, on.status, on.outcome))
+    return (None, match, outcome, attributes, *names, attributes_expression(on.attributes))
 
 
 def _entry(row: Any) -> dict[str, Any]:
@@ -280,6 +286,10 @@ def _entry(row: Any) -> dict[str, Any]:
 
 def _names(snapshot: Named) -> tuple[str, str, str]:
     return to_column(snapshot.saga_name), to_column(snapshot.step_name), to_column(snapshot.status)
+
+
+def _ended(end: SagaEnd | None) -> tuple[str | None, str | None]:
+    return (None, None) if end is None else (to_column(end.status), to_column(end.attributes))
 
 
 def _hold(row: Any) -> Hold:

@@ -25,6 +25,7 @@ from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load(__package__, "locations")
 _ENDS = load(__package__, "sagas")["ends"]
+_END = ("end_status", "end_attributes")
 
 _NOTED_AT_ONCE = 10_000
 """Ids in one entry of the journal."""
@@ -131,11 +132,11 @@ class Locations:
             ends = {row["saga_id"]: end_of(row) for row in await self._db.fetch(_ENDS, list(ids))}
             found = [_located(row, ends.get(row["saga_id"])) for row in rows if row["snapshot_id"] is not None]
             return found, None if saga_id is None else ends.get(saga_id)
-        end = None if not rows or rows[0]["ended_at"] is None else end_of(rows[0], "end_status")
+        end = None if not rows or rows[0]["ended_at"] is None else end_of(rows[0], *_END)
         found = []
         for row in rows:
             if row["snapshot_id"] is not None:
-                own = end if saga_id is not None or row["ended_at"] is None else end_of(row, "end_status")
+                own = end if saga_id is not None or row["ended_at"] is None else end_of(row, *_END)
                 found.append(_located(row, own))
         return found, end
 

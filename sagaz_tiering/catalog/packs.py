@@ -217,15 +217,19 @@ class Packs:
         args = (list(policies), youngest_before, [c.value for c in settled], after, limit)
         return await self._packs("movable_of_others", *args)
 
-    async def names(self, pack_id: int) -> set[tuple[str, str, str, str]]:
-        """What policies look at of all that lives in a pack: names of sagas and steps, statuses, outcomes."""
-        rows = await self._db.fetch(_SQL["names"], pack_id)
+    async def names(self, pack_id: int, ruling: Sequence[str]) -> set[tuple[str, str, str, str, str]]:
+        """What policies look at of all that lives in a pack: names of sagas and steps, statuses, outcomes, attributes.
+
+        Of attributes only the `ruling` ones.
+        """
+        rows = await self._db.fetch(_SQL["names"], pack_id, list(ruling))
         return {
             (
                 from_column(row["saga_name"]),
                 from_column(row["step_name"]),
                 from_column(row["status"]),
                 outcome_of(from_column(row["end_status"])),
+                from_column(row["end_attributes"]),
             )
             for row in rows
         }

@@ -15,7 +15,7 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
-from sagaz_tiering.catalog.patterns import expression
+from sagaz_tiering.catalog.patterns import attributes_expression, expression
 from sagaz_tiering.catalog.saga_keys import wrapped_key
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.costs import PriceList
@@ -273,9 +273,9 @@ async def _select(conn: Connection, restore_id: UUID, wanted: Wanted, classes: l
     names = [expression(patterns) for patterns in (match.saga_name, match.step_name, match.status)]
     sagas = None if wanted.saga_ids is None else list(wanted.saga_ids)
     ids = None if wanted.snapshot_ids is None else list(wanted.snapshot_ids)
-    outcome = expression(match.outcome)
+    of_end = expression(match.outcome), attributes_expression(match.attributes)
     done: str = await conn.execute(
-        _SQL["select_items"], restore_id, sagas, ids, *names, wanted.after, wanted.before, classes, outcome
+        _SQL["select_items"], restore_id, sagas, ids, *names, wanted.after, wanted.before, classes, *of_end
     )
     return done
 

@@ -98,7 +98,7 @@ class Sagas:
 
     async def date_anew(self, new: NewDates, lease: Lease) -> None:
         """Set these dates; what went on since it was `seen` is to be decided anew once more."""
-        ended_at, end_step, saga_id, end_id, status = _columns(new.seen)
+        seen = _columns(new.seen)
         kept_us = [_kept_column(new.kept[one]) for one in new.seen]
         before_us = [_kept_column(end.kept_us) for end in new.seen.values()]
         other = [(one, expires_us) for one, expires_us in new.expiries if expires_us != one.recorded_us]
@@ -108,7 +108,7 @@ class Sagas:
             if ids:
                 await conn.execute(_SQL["date_snapshots"], ids, packs, [moment(us) for _, us in other])
                 await conn.execute(_SQL["date_packs"], sorted(set(packs)))
-            await conn.execute(_SQL["decided"], ended_at, end_step, saga_id, end_id, status, kept_us, before_us)
+            await conn.execute(_SQL["decided"], *seen, kept_us, before_us)
 
     async def fill(self) -> bool:
         """Take in the next sagas that an earlier version left; whether all are there."""
@@ -148,8 +148,8 @@ def _kept_column(kept_us: int | None) -> int:
     return _FOR_EVER if kept_us is None else kept_us
 
 
-def end_of(row: Any, status: str = "status") -> SagaEnd:
-    """What a row says of its saga's end, in a column of that name its status."""
+def end_of(row: Any, status: str = "status", attributes: str = "attributes") -> SagaEnd:
+    """What a row says of its saga's end, in columns of these names its status and attributes."""
     kept_us = row["kept_us"]
     return SagaEnd(
         to_micros(row["ended_at"]),
@@ -157,6 +157,7 @@ def end_of(row: Any, status: str = "status") -> SagaEnd:
         row["end_id"],
         from_column(row[status]),
         NOT_PROMISED if kept_us is None else None if kept_us == _FOR_EVER else kept_us,
+        from_column(row[attributes] or ""),
     )
 
 
@@ -167,4 +168,5 @@ def _columns(ends: Mapping[UUID, SagaEnd]) -> tuple[Sequence[Any], ...]:
         list(ends),
         [end.snapshot_id for end in ends.values()],
         [to_column(end.status) for end in ends.values()],
+        [to_column(end.attributes) or None for end in ends.values()],
     )

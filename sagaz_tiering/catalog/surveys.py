@@ -20,7 +20,7 @@ from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load(__package__, "surveys")
-_NAMES = ("saga_name", "step_name", "status", "end_status")
+_NAMES = ("saga_name", "step_name", "status", "end_status", "end_attributes")
 EXACT_PACKS = 20_000
 """So many packs are looked at one by one; more are put together by day, expiry bucket and size."""
 EXACT_SNAPSHOTS = 200_000
@@ -56,10 +56,11 @@ class Surveys:
         counted: dict[int, dict[str, int]] | None = None
         by_rules = others and each and overview["live"] <= EXACT_SNAPSHOTS
         if by_rules:
-            names = await self._db.fetch(_SQL["archived_names"], MOST_NAMES)
+            ruling = sorted({*policies.ruling_attributes, *in_force.ruling_attributes})
+            names = await self._db.fetch(_SQL["archived_names"], MOST_NAMES, ruling)
             revisions = policies.retention_revision, in_force.retention_revision
             rules = _archived_rules(names, policies, in_force)
-            counted = _by_pack(await self._db.fetch(_SQL["archived_by_rules"], now, *revisions, *rules))
+            counted = _by_pack(await self._db.fetch(_SQL["archived_by_rules"], now, *revisions, ruling, *rules))
         elif each and overview["expiring"] <= EXACT_SNAPSHOTS:
             counted = _by_pack(await self._db.fetch(_SQL["expired_in_packs"], now))
             if overview["changed"]:
@@ -91,12 +92,13 @@ class Surveys:
 
     async def durable(self, policies: PolicySet, now: datetime) -> tuple[list[Due], list[Expired], list[str]]:
         """Durable copies that are due or expired at `now` by these policies."""
-        names = await self._db.fetch(_SQL["durable_names"], MOST_NAMES)
+        ruling = list(policies.ruling_attributes)
+        names = await self._db.fetch(_SQL["durable_names"], MOST_NAMES, ruling)
         notes = []
         if len(names) == MOST_NAMES:
             notes.append(f"durable copies: only the {MOST_NAMES:,} most frequent names are looked at")
         due, expired = [], []
-        for row in await self._db.fetch(_SQL["durable_due"], now, *_rules(names, policies)):
+        for row in await self._db.fetch(_SQL["durable_due"], now, ruling, *_rules(names, policies)):
             if row["expired"]:
                 expired.append(
                     Expired(
@@ -189,9 +191,9 @@ def _columns(rows: Sequence[tuple[Any, ...]], count: int) -> tuple[list[Any], ..
 
 def _ruled(row: Any, policies: PolicySet) -> tuple[Policy, str]:
     """The policy of snapshots with these names, and how their sagas end."""
-    saga_name, step_name, status, end_status = (from_column(row[name]) for name in _NAMES)
+    saga_name, step_name, status, end_status, attributes = (from_column(row[name]) for name in _NAMES)
     outcome = outcome_of(end_status)
-    return policies.policy_for(saga_name, step_name, status, outcome), outcome
+    return policies.policy_for(saga_name, step_name, status, outcome, attributes), outcome
 
 
 def _ageing(row: Any, policy: Policy, outcome: str) -> tuple[Any, ...]:
@@ -207,7 +209,7 @@ def _archived_rules(names: Sequence[Any], policies: PolicySet, in_force: PolicyS
         before, _ = _ruled(row, in_force)
         same = (policy.retain, policy.retention, policy.clock) == (before.retain, before.retention, before.clock)
         rows.append((*_ageing(row, policy, outcome), same))
-    return _columns(rows, 8)
+    return _columns(rows, 9)
 
 
 def _rules(names: Sequence[Any], policies: PolicySet) -> tuple[list[Any], ...]:
@@ -219,4 +221,4 @@ def _rules(names: Sequence[Any], policies: PolicySet) -> tuple[list[Any], ...]:
         running = max(policy.running_at_most.total_seconds(), after or 0) if bounded else None
         counts = policy.is_for_ever, policy.asks_snapshot, policy.retention is Retention.LONGEST
         rows.append((*_ageing(row, policy, outcome), policy.name, after, running, *counts))
-    return _columns(rows, 13)
+    return _columns(rows, 14)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from pathlib import Path
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from sagaz_tiering.config.patterns import Match
 
 TIME_FORMS = "2026-03-01T12:00:00Z, or 2026-03-01 for its first instant in UTC"
-MATCH_KEYS = ("saga_name", "step_name", "status", "outcome")
+MATCH_KEYS = ("saga_name", "step_name", "status", "outcome", "attributes.NAME")
+"""What `--match KEY=PATTERN` takes; NAME is that of an attribute."""
 MOST = 2**31 - 1
 """Of anything that is counted: more is a slip of the finger, not a number to hand to a server."""
 CONFIG_PLACES = (Path("config/tiering.yaml"), Path("/etc/sagaz-tiering/tiering.yaml"))
@@ -87,12 +89,16 @@ def parse_time(text: str) -> datetime:
 
 def parse_match(pairs: list[str]) -> Match:
     """`KEY=PATTERN` options as a match; raises UsageError."""
+    from sagaz_tiering.attributes import NAME_PATTERN
     from sagaz_tiering.config.patterns import Match
 
     found: dict[str, list[str]] = {}
+    attributes: dict[str, list[str]] = {}
     for pair in pairs:
-        key, separator, pattern = pair.partition("=")
-        if key not in MATCH_KEYS or not separator or not pattern:
+        key, _, pattern = pair.partition("=")
+        of_attribute = re.fullmatch(rf"attributes\.({NAME_PATTERN.strip('^$')})", key)
+        if not (of_attribute or key in MATCH_KEYS[:-1]) or not pattern:
             raise UsageError(f"--match {pair!r:.80} is not KEY=PATTERN", hint=f"keys: {', '.join(MATCH_KEYS)}")
-        found.setdefault(key, []).append(pattern)
-    return Match(**found)
+        into, name = (attributes, of_attribute[1]) if of_attribute else (found, key)
+        into.setdefault(name, []).append(pattern)
+    return Match.model_validate({**found, "attributes": attributes})

@@ -25,7 +25,7 @@ def write_names(meta: SnapshotMeta) -> bytes:
     if not meta.attributes:
         return names
     attributes = meta.attributes.encode("utf-8", "surrogatepass")
-    return names + attributes + _U16.pack(len(attributes))
+    return b"".join((names, attributes, _U16.pack(len(attributes))))
 
 
 def read_names(raw: bytes, *, with_attributes: bool) -> tuple[str, str, str, str]:

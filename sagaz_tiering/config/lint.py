@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 
 from sagaz_tiering.config.environment import variable_for
 from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.config.patterns import patterns_cover
 from sagaz_tiering.config.schema import Location
 from sagaz_tiering.config.urls import has_password
 
@@ -31,11 +32,25 @@ def settings_warnings(config: TieringConfig, in_file: Callable[[Location], bool]
                 yield ("tiers", "cold", key), "is not used by a file:// cold tier; remove it, or write an s3:// url"
     if config.embedded is not None and not config.embedded_servers:
         yield ("embedded",), "starts nothing, since no url says embedded; remove it, or write embedded for a url"
+    yield from _attribute_warnings(config)
     if config.attribute_hash_key is not None and not any(attribute.hashed for attribute in config.attributes):
         yield ("attribute_hash_key",), "is not used, since no attribute is hashed; remove it, or write hashed: true"
     for location in _secrets(config):
         if in_file(location):
             yield location, f"is a secret in the file; set {variable_for(location)} in the environment instead"
+
+
+def _attribute_warnings(config: TieringConfig) -> Iterator[tuple[Location, str]]:
+    """Rules by attributes that not all of the sagas which the rule names have."""
+    patterns = {attribute.name: attribute.saga_name for attribute in config.attributes}
+    for i, policy in enumerate(config.policies):
+        for name in policy.match.attributes:
+            if not patterns_cover(patterns[name], policy.match.saga_name):
+                yield (
+                    ("policies", i, "match", "attributes", name),
+                    f"attribute {name!r} is that of saga_name {' or '.join(patterns[name])} alone, so no other saga "
+                    f"matches; name them in the match of {policy.name!r} too, or let others have the attribute",
+                )
 
 
 def _secrets(config: TieringConfig) -> Iterator[Location]:

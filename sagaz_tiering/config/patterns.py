@@ -104,11 +104,17 @@ class Match(StrictModel):
 
     @property
     def text(self) -> str:
-        """`saga_name payment-*, outcome failed or rolled_back, tenant acme`; of nothing: `everything`."""
+        """`saga_name payment-*, outcome failed or rolled_back, attributes.tenant acme`; of nothing: `everything`."""
         given = {name: getattr(self, name) for name in type(self).model_fields if name != "attributes"}
         named = [f"{name} {' or '.join(each)}" for name, each in given.items() if each != ANY]
-        named += [f"{name} {' or '.join(each)}" for name, each in self.attributes.items()]
+        named += [f"attributes.{name} {' or '.join(each)}" for name, each in self.attributes.items()]
         return ", ".join(named) or "everything"
+
+    @property
+    def patterns(self) -> tuple[str, ...]:
+        """All of them."""
+        of_attributes = [pattern for each in self.attributes.values() for pattern in each]
+        return (*self.saga_name, *self.step_name, *self.status, *self.outcome, *of_attributes)
 
     @property
     def is_catch_all(self) -> bool:

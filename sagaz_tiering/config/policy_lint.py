@@ -94,6 +94,13 @@ def policy_notes(policies: Sequence[Policy]) -> Iterator[str]:
             "sagaz_tiering.capture records the end of each"
         )
 
+    by_attribute = [policy for policy in policies if policy.match.attributes]
+    if by_attribute:
+        yield (
+            f"{_names(by_attribute)}: what was saved before an attribute was configured, or by an application that "
+            "does not know it, has no value of it, so such a rule does not see the saga until that is saved again"
+        )
+
 
 def _names(policies: Sequence[Policy]) -> str:
     return ", ".join(repr(policy.name) for policy in policies)

@@ -35,9 +35,9 @@ class SagaEnds:
         return SagaEnds(ends, self.ahead)
 
     @property
-    def statuses(self) -> dict[UUID, str]:
-        """How the sagas end that anything is known of."""
-        return {saga_id: end.status for saga_id, end in self._ends.items()}
+    def known(self) -> Mapping[UUID, SagaEnd]:
+        """Where the sagas end that anything is known of."""
+        return self._ends
 
 
 async def fill_sagas(context: JobContext) -> None:

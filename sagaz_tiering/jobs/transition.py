@@ -135,7 +135,8 @@ async def _due(context: JobContext, tally: Tally) -> AsyncIterator[tuple[Rule, P
     settled = min((rule.settled for rule in rules), key=len)
     names = [policy.name for policy in (*context.policies.policies, UNMATCHED)]
     async for pack in _paged(context, partial(packs.movable_of_others, names, youngest, settled)):
-        ruling = {context.policies.policy_for(*each).name for each in await packs.names(pack.pack_id)}
+        named = await packs.names(pack.pack_id, context.policies.ruling_attributes)
+        ruling = {context.policies.policy_for(*each).name for each in named}
         if len(ruling) > 1:
             tally.add("ruled_by_several")
             tally.note(

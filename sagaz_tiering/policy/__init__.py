@@ -159,7 +159,8 @@ class PolicySet:
         self.before = before
         matches = [policy.match for policy in self.policies]
         self.ruling_attributes = tuple(sorted({name for match in matches for name in match.attributes}))
-        of_sagas = self.has_outcomes or all(match.step_name == match.status == ANY for match in matches)
+        by_end = self.has_outcomes or bool(self.ruling_attributes)
+        of_sagas = by_end or all(match.step_name == match.status == ANY for match in matches)
         self._rules = tuple(_Rule(policy, of_sagas=of_sagas) for policy in self.policies)
         self._unmatched = _Rule(UNMATCHED, of_sagas=of_sagas)
         self._revision = _digest(self.policies)
@@ -183,8 +184,8 @@ class PolicySet:
 
     @property
     def has_outcomes(self) -> bool:
-        """Whether some policy rules sagas by how they end, or by attributes that they end with."""
-        return bool(self.ruling_attributes) or any(policy.match.outcome != ANY for policy in self.policies)
+        """Whether some policy rules sagas by how they end."""
+        return any(policy.match.outcome != ANY for policy in self.policies)
 
     @property
     def own(self) -> PolicySet:

@@ -54,10 +54,14 @@ class Decision(NamedTuple):
 
     @property
     def who(self) -> str:
-        """Which policy rules it, and by which outcome of its saga where that counts; as the beginning of a sentence."""
+        """Which policy rules it, and by what of its saga as a whole if that counts; as the beginning of a sentence."""
         if self.rule is UNMATCHED:
             return "no policy matches"
-        return f"policy {self.policy!r}{'' if self.rule.match.outcome == ANY else f' ({self._ended})'} matches"
+        match = self.rule.match
+        whole = [] if match.outcome == ANY else [self._ended]
+        whole += [f"its newest snapshot has {name} {' or '.join(each)}" for name, each in match.attributes.items()]
+        why = f" ({', '.join(whole)})" if whole else ""
+        return f"policy {self.policy!r}{why} matches"
 
     @property
     def _ended(self) -> str:

@@ -1,10 +1,13 @@
-"""What a snapshot is found and ruled by, read once as it is saved; what is over the limits is counted and told."""
+"""Attributes of snapshots: read once as one is saved, and looked up where a match names some."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
 from sagaz_tiering import metrics
+from sagaz_tiering.config.attributes import rule_problem
+from sagaz_tiering.config.patterns import Match
+from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.logs import Logger, Repeated
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.tiers import InForce
@@ -40,3 +43,11 @@ class AttributeReader:
                     hint="the snapshot is saved, but not found by these values; see the limits of attributes",
                     **times,
                 )
+
+
+def check_match(match: Match | None, in_force: InForce) -> None:
+    """Raise ConfigError where a match looks at an attribute that is not defined, or whose values do not show."""
+    for name in {} if match is None else match.attributes:
+        why = rule_problem(name, in_force.settings.attributes)
+        if why is not None:
+            raise ConfigError(why, hint="see the section `attributes` of the configuration")

@@ -85,7 +85,7 @@ async def explain_copies(
         saga=saga,
         pack_clock_at=None if pack is None else pack.group.max_clock_at,
     )
-    holds = await catalog.holds.holding(first, saga.status)
+    holds = await catalog.holds.holding(first, saga)
     pins = await catalog.restores.pinned([first.snapshot_id], now)
     blockers = [f"legal hold since {h.placed_at.isoformat()} by {h.placed_by}: {h.reason}" for h in holds]
     blockers += [f"a restore keeps it in Redis until {until.isoformat()}" for until in pins.values()]

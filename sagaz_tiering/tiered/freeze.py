@@ -129,9 +129,9 @@ class Freezer:
 
     async def _legal_hold(self, copies: list[Copy]) -> LegalHold:
         ref = copies[0].ref
-        ended_as = await self._reader.ended_as({copy.ref.saga_id for copy in copies})
-        asked = [(copy.ref, ended_as.get(copy.ref.saga_id)) for copy in copies]
-        holds = [hold for ref, ended in asked for hold in await self._catalog.holds.holding(ref, ended)]
+        ends = await self._reader.ends_for_holds({copy.ref.saga_id for copy in copies})
+        asked = [(copy.ref, ends.get(copy.ref.saga_id)) for copy in copies]
+        holds = [hold for ref, end in asked for hold in await self._catalog.holds.holding(ref, end)]
         why = f" ({holds[0].subject}): {holds[0].reason}" if holds else ""
         return LegalHold(
             f"snapshot {ref.snapshot_id} is under a legal hold{why}; it cannot be replaced",

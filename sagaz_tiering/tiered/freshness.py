@@ -141,9 +141,11 @@ class Freshness:
             self._waited.cancel()
 
     @property
-    def held_by_outcome(self) -> bool:
-        """Whether any hold in force looks at how sagas end, as far as the last look told."""
-        return self._last is None or any('"outcome"' in match for match in self._last.look.held)
+    def held_by_end(self) -> bool:
+        """Whether any hold in force looks at where sagas end, as far as the last look told."""
+        if self._last is None:
+            return True
+        return any('"outcome"' in match or '"attributes"' in match for match in self._last.look.held)
 
     def believes(self, known: Known) -> bool:
         """Whether what Redis has answered since is all of its own past, deletions included.

@@ -10,11 +10,12 @@ from uuid import UUID
 from sagaz_tiering.catalog.holds import Coverage, Hold, Holds
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.codec.value import read_meta
-from sagaz_tiering.config.patterns import Match, matcher, outcome_of
+from sagaz_tiering.config.patterns import Match, attributes_matcher, matcher, outcome_of
 from sagaz_tiering.errors import CatalogUnavailable, CorruptRecord, HotTierUnavailable
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta, Tier
+from sagaz_tiering.tiered.attributes import check_match
 from sagaz_tiering.tiered.read import Reader
 from sagaz_tiering.tiers import InForce
 
@@ -36,10 +37,11 @@ class Holder:
         self._clock = clock
 
     async def hold(self, on: UUID | Match, *, reason: str, who: str) -> Hold:
-        """Place one. Raises ConfigError without a reason.
+        """Place one. Raises ConfigError without a reason, or for an attribute that nobody could look at.
 
         What a saga's hold forbids is marked in Redis; where that is away (`not_marked`) the next run of any job does.
         """
+        check_match(on if isinstance(on, Match) else None, self._in_force)
         placed = await self._holds.place(on, reason=reason, who=who, now=self._clock.now())
         return placed if placed.saga_id is None else replace(placed, not_marked=await self._mark([placed.saga_id]))
 
@@ -72,6 +74,7 @@ class Holder:
         Raises TierUnavailable.
         """
         if isinstance(on, Match):
+            check_match(on, self._in_force)
             return await self._matched(on)
         copies = await self._reader.timeline(on, expired_too=True)
         tiers = [copy.ref.tier for copy in copies]
@@ -98,10 +101,10 @@ class Holder:
     async def _only_hot(self, match: Match) -> tuple[int, set[UUID], bool]:
         """Snapshots that match and that Redis alone has, their sagas, and whether all of Redis was looked at."""
         matches = [matcher(patterns) for patterns in (match.saga_name, match.step_name, match.status)]
-        has_outcome = matcher(match.outcome)
+        has_outcome, has_attributes = matcher(match.outcome), attributes_matcher(match.attributes)
 
-        def of_outcome(status: str) -> bool:
-            return has_outcome(outcome_of(status))
+        def ends_so(newest: SnapshotMeta) -> bool:
+            return has_outcome(outcome_of(newest.status)) and has_attributes(newest.attributes)
 
         seen, found, sagas = set[UUID](), 0, set[UUID]()
         async for page in self._hot.saga_ids():
@@ -110,7 +113,7 @@ class Holder:
                     return found, sagas, False
                 seen.add(saga_id)
                 metas = await self._metas(saga_id)
-                if not metas or not of_outcome(max(metas, key=lambda meta: meta.order_key).status):
+                if not metas or not ends_so(max(metas, key=lambda meta: meta.order_key)):
                     continue
                 ids = [meta.snapshot_id for meta in metas if _matches(meta, matches)]
                 if ids and (only := set(ids) - await self._holds.known(ids)):

@@ -337,15 +337,15 @@ class Reader:
 
     async def held(self, refs: Sequence[SnapshotRef]) -> set[UUID]:
         """Of these, those that a legal hold covers."""
-        return await self._holds.covering(refs, ended_as=await self.ended_as({ref.saga_id for ref in refs}))
+        return await self._holds.covering(refs, ends=await self.ends_for_holds({ref.saga_id for ref in refs}))
 
-    async def ended_as(self, saga_ids: Collection[UUID]) -> dict[UUID, str]:
-        """The status of the end of each, where Redis has one that is newer than PostgreSQL knows and a hold may ask."""
-        if not saga_ids or not self._freshness.held_by_outcome:
+    async def ends_for_holds(self, saga_ids: Collection[UUID]) -> dict[UUID, SagaEnd]:
+        """The end of each, where Redis has one that is newer than PostgreSQL knows and a hold may ask."""
+        if not saga_ids or not self._freshness.held_by_end:
             return {}
         with suppress(HotTierUnavailable):
             hot, known = await self._hot.ends(list(saga_ids)), await self._sagas.ends(saga_ids)
-            return {saga_id: end.and_of(known.get(saga_id)).status for saga_id, end in hot.items()}
+            return {saga_id: end.and_of(known.get(saga_id)) for saga_id, end in hot.items()}
         return {}
 
     async def _check_deleted(self, snapshot_id: UUID) -> None:

@@ -10,6 +10,7 @@ from sagaz_tiering.clock import Clock
 from sagaz_tiering.config.sections import OnArchived
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.errors import ConfigError, SnapshotArchived
+from sagaz_tiering.tiered.attributes import check_match
 from sagaz_tiering.tiers import InForce
 
 INTO = ("hot", "in-place")
@@ -30,6 +31,7 @@ class Restorer:
         """The request (a new one, or the same that is under way); None where nothing is archived."""
         if into not in INTO:
             raise ConfigError(f"into={into!r} is not a place to restore into", hint=f"one of {', '.join(INTO)}")
+        check_match(wanted.match, self._in_force)
         usual = self._in_force.settings.restore
         return await self._restores.request(
             wanted,

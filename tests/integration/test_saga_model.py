@@ -15,6 +15,7 @@ import pytest
 from support.snapshots import make
 from support.tiers import DAY, Product, config, product, rebuilt_from_bucket
 
+from sagaz_tiering.attributes import Attribute, Attributes, values_of
 from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.config.patterns import outcome_of
 from sagaz_tiering.errors import LegalHold, SnapshotArchived
@@ -23,21 +24,37 @@ from sagaz_tiering.snapshot import SagaSnapshot, Tier
 
 NAMES = ("payment", "order")
 STATUSES = ("executing", "executing", "completed", "failed", "rolled_back")
+TENANTS = ("acme", "globex", "initech")
 CLASSES = ("STANDARD_IA", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE")
 ROUNDS = int(os.environ.get("SAGAZ_TIERING_TEST_MODEL_ROUNDS", "8"))
 SEEDS = int(os.environ.get("SAGAZ_TIERING_TEST_MODEL_SEEDS", "4"))
 FIRST = int(os.environ.get("SAGAZ_TIERING_TEST_MODEL_FIRST", "0"))
 NEVER = datetime.max.replace(tzinfo=make().created_at.tzinfo)
+ATTRIBUTES = Attributes([Attribute(name="tenant", path=("tenant",), of_saga=lambda _: True)])
 OPTIONS: dict[str, Any] = {
+    "attributes": [{"name": "tenant", "path": "tenant"}],
     "dictionaries": {"min_sagas": 20},
     "jobs": {"expire_max_share": 1.0, "compact_live_share": 0.9, "retire_grace": "0s"},
 }
 
 
+def match_of(by: str | None, matched: list[str] | None) -> dict[str, Any]:
+    """A match by that of these, of nothing by anything."""
+    if matched is None or by is None:
+        return {}
+    return {"attributes": {by: matched}} if by == "tenant" else {by: matched}
+
+
 def policies_of(rnd: Random, name: str, *, by: str | None) -> list[dict[str, Any]]:
-    """Two rules by outcome, status or step perhaps, then one for the rest: each moves, keeps and bounds as it likes."""
+    """Two rules by outcome, tenant, status or step perhaps, then one for the rest: each moves and keeps as it likes."""
     # What asks for another rule later does not know when each snapshot of a pack was saved.
-    clocks = ["saga_end", "saga_end", "saga_end", "created_at", *(["saved_at"] if by != "outcome" else [])]
+    clocks = [
+        "saga_end",
+        "saga_end",
+        "saga_end",
+        "created_at",
+        *(["saved_at"] if by not in ("outcome", "tenant") else []),
+    ]
     alike = {
         "clock": rnd.choice(clocks),
         "retention": rnd.choice(["longest", "longest", "longest", "policy", "snapshot"]),
@@ -47,6 +64,7 @@ def policies_of(rnd: Random, name: str, *, by: str | None) -> list[dict[str, Any
         "outcome": ["failed", "rolled_back", "completed", "running"],
         "status": sorted(set(STATUSES)),
         "step_name": [f"step_{at}" for at in range(8)],
+        "tenant": list(TENANTS),
     }[by]
     some = rnd.sample(kinds, min(3, len(kinds)))
     found: list[dict[str, Any]] = []
@@ -56,7 +74,7 @@ def policies_of(rnd: Random, name: str, *, by: str | None) -> list[dict[str, Any
         found.append(
             {
                 "name": f"{name}-{at}",
-                "match": {"saga_name": name} | ({} if matched is None else {str(by): matched}),
+                "match": {"saga_name": name} | match_of(by, matched),
                 "move": [{"to": CLASSES[to], "after": f"{after}d"} for to, after in zip(classes, days, strict=True)],
                 "retain": rnd.choice(["forever", f"{(days or [9])[-1] + rnd.randint(1, 30)}d", "200d"]),
                 "running_at_most": rnd.choice(["5d", "30d"]),
@@ -95,8 +113,12 @@ class Model:
         end = self.of(one.saga_id)[-1]
         about = {"outcome": outcome_of(end.status), "status": one.status, "step_name": one.step_name}
         matching = [rule for rule in self.policies if rule["match"]["saga_name"] == one.saga_name]
+        tenants = values_of(ATTRIBUTES.of(end.saga_name, end.context).column).get("tenant", [])
         rule = next(
-            rule for rule in matching if all(is_ in rule["match"].get(key, [is_]) for key, is_ in about.items())
+            rule
+            for rule in matching
+            if all(is_ in rule["match"].get(key, [is_]) for key, is_ in about.items())
+            if "attributes" not in rule["match"] or not set(tenants).isdisjoint(rule["match"]["attributes"]["tenant"])
         )
         clock = {
             "saga_end": end.created_at,
@@ -172,10 +194,11 @@ class Life:
     order: Random
     lost: float
     rnd: Random = field(init=False)
+    of_tenants: Random = field(init=False)
     answered: list[Any] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.rnd = Random(self.seed)
+        self.rnd, self.of_tenants = Random(self.seed), Random(self.seed + 1)
 
     def sagas(self) -> list[UUID]:
         """Those of which something may be there."""
@@ -186,6 +209,10 @@ class Life:
         ended = {self.model.saved[each].saga_id for each in self.model.purged} | self.model.blurred
         found = [each for each in self.model.saved.values() if each.saga_id not in ended]
         return sorted(found, key=lambda each: each.snapshot_id)
+
+    def tenant(self) -> Any:
+        """One, several, or none."""
+        return self.of_tenants.choice([*TENANTS, *TENANTS, None, list(TENANTS[1:])])
 
     def any_of(self, found: list[Any]) -> Any:
         return self.rnd.choice(found) if found else None
@@ -206,7 +233,7 @@ class Life:
             saga_name=name,
             status=rnd.choice(STATUSES),
             created_at=created_at,
-            context={"noise": rnd.randbytes(rnd.choice([20, 2000])).hex()},
+            context={"noise": rnd.randbytes(rnd.choice([20, 2000])).hex(), "tenant": self.tenant()},
             retention_until=created_at + rnd.randint(1, 150) * DAY if own else None,
         )
 
@@ -226,7 +253,8 @@ class Life:
     async def save_anew(self) -> None:
         """Another outcome, or other bytes, under an id that was saved."""
         if (one := self.any_of(self.whole())) is not None:
-            await self.put(replace(one, status=self.rnd.choice(STATUSES), context={"anew": self.rnd.random()}))
+            context = {"anew": self.rnd.random(), "tenant": self.tenant()}
+            await self.put(replace(one, status=self.rnd.choice(STATUSES), context=context))
 
     async def delete(self) -> None:
         """One snapshot, the end of its saga perhaps, or all of a saga."""
@@ -341,18 +369,20 @@ class Life:
 
 
 @pytest.mark.guarantee("G3")
+@pytest.mark.parametrize("by_tenant", [False, True])
 @pytest.mark.parametrize("seed", range(FIRST, FIRST + SEEDS))
 async def test_saga_has_one_expiry_and_all_reads_whatever_happens(
-    database: str, redis_url: str, tmp_path: Path, seed: int
+    database: str, redis_url: str, tmp_path: Path, seed: int, by_tenant: bool
 ) -> None:
     """At every instant, in whatever order the jobs run, the store answers what a model of it does."""
     chance = Random(seed)
     by = chance.choice(["outcome", "outcome", "outcome", "status", "step_name", None])
+    by = "tenant" if by_tenant else by
     policies = [rule for name in NAMES for rule in policies_of(chance, name, by=by)]
     settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=policies, **OPTIONS)
     async with product(settings) as shop:
         order = Random(os.environ.get("SAGAZ_TIERING_TEST_MODEL_ORDER", seed))
-        model = Model(policies, of_sagas=by in ("outcome", None))
+        model = Model(policies, of_sagas=by in ("outcome", "tenant", None))
         life = Life(seed, shop, model, order, lost=chance.choice([0.0, 0.0, 0.2]))
         await life.live()
 

@@ -42,6 +42,7 @@ FACES = {
         "zstd",
     ),
     "config": (
+        "attributes",
         "load",
         "model",
         "patterns",

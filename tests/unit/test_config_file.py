@@ -363,6 +363,12 @@ def test_warnings_are_none_for_a_plain_file() -> None:
         (HEAD + CATCH_ALL + "embedded: {data_dir: d}\n", "tiering.yaml:6: embedded: starts nothing"),
         (
             HEAD
+            + "policies:\n  - {name: a, match: {attributes: {b: x}}, retain: 9d}\n  - {name: all, retain: forever}\n"
+            + "attributes: [{name: b, path: b, saga_name: payment-*}]\n",
+            "tiering.yaml:6: policies[0].match.attributes.b: attribute 'b' is that of saga_name payment-* alone",
+        ),
+        (
+            HEAD
             + CATCH_ALL
             + f"attributes:\n  - {{name: a, path: a, hashed: true}}\nattribute_hash_key: {SECRET * 5}\n",
             "tiering.yaml:8: attribute_hash_key: is a secret in the file; set SAGAZ_TIERING_ATTRIBUTE_HASH_KEY in the",

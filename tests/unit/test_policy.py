@@ -12,6 +12,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from sagaz_tiering.attributes import column
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.patterns import matcher, patterns_cover
 from sagaz_tiering.config.policy_lint import policy_notes, policy_warnings
@@ -312,6 +313,8 @@ def test_policy_notes_tell_the_default_clock_and_what_outcomes_need() -> None:
     assert "counts as running, so 'default' may rule it" in outcomes
     assert "sagaz_tiering.capture records the end of each" in outcomes
     assert list(policy_notes([Policy.model_validate({**DEFAULT, "clock": "saga_end"})])) == []
+    (attributes,) = policy_notes([policy(match={"attributes": {"tenant": "acme"}})])
+    assert "'p': what was saved before an attribute was configured" in attributes
 
 
 # --- which policy ----------------------------------------------------------------------------------------------
@@ -643,6 +646,90 @@ def test_saga_under_way_is_running_and_no_other_outcome(status: str) -> None:
             f"{status} is no outcome; a saga whose newest snapshot says so is `running`",
         )
     ]
+
+
+BY_ATTRIBUTE = policies(
+    {"name": "ours", "match": {"attributes": {"tenant": ["acme", "glob*"], "region": "eu-*"}}, "retain": "2555d"},
+    {"name": "any", "match": {"saga_name": "payment-*", "attributes": {"tenant": "*"}}, "retain": "90d"},
+    {"name": "rest", "match": {}, "retain": "30d"},
+)
+
+
+@pytest.mark.guarantee("G3")
+@pytest.mark.parametrize(
+    ("tokens", "name"),
+    [
+        (["tenant=acme", "region=eu-1"], "ours"),
+        (["tenant=other", "tenant=globex", "region=us", "region=eu-1"], "ours"),
+        (["tenant=acme"], "any"),
+        (["tenant=acme", "region=us"], "any"),
+        (["tenant=ACME", "region=eu-1"], "any"),
+        (["tenants=acme", "region=eu-1"], "rest"),
+        (["region=eu-1"], "rest"),
+        ([], "rest"),
+    ],
+)
+def test_attributes_of_the_newest_snapshot_rule_every_snapshot_of_the_saga(tokens: list[str], name: str) -> None:
+    """Of each attribute that is named some value must match; what the snapshot itself has does not count."""
+    end = ended("executing", 3)._replace(attributes=column([*tokens, "order_id=A-17"]))
+    step = meta()._replace(attributes=column(["tenant=acme", "region=eu-1"]))
+    decision = BY_ATTRIBUTE.decide(step, end, T0)
+    assert decision.policy == name
+    assert ("its newest snapshot has tenant acme or glob*, its newest snapshot has region eu-*" in decision.who) is (
+        name == "ours"
+    )
+    assert BY_ATTRIBUTE.policy_for("payment-eu", "charge", "failed", "running", end.attributes).name == name
+
+
+def test_only_attributes_that_rule_tell_sagas_apart() -> None:
+    """A look-up is remembered by what rules look at: order numbers do not fill the memory."""
+    assert BY_ATTRIBUTE.ruling_attributes == ("region", "tenant")
+    assert BY_ATTRIBUTE.ruling(column(["order_id=1", "tenant=acme", "tenant=b"])) == column(["tenant=acme", "tenant=b"])
+    assert OUTCOMES.ruling("tenant=acme") == ""
+    before = BY_ATTRIBUTE._find.cache_info().currsize
+    for order in range(100):
+        BY_ATTRIBUTE.decide(meta(), ended("failed")._replace(attributes=f"order_id={order}"), T0)
+    assert BY_ATTRIBUTE._find.cache_info().currsize <= before + 1
+
+
+def test_rules_by_attribute_may_be_hot_only_and_hide_what_they_cover() -> None:
+    """Whether Redis alone may have one is known whatever its attributes; a rule with fewer covers one with more."""
+    rules = policies({"name": "h", "match": {"attributes": {"tenant": "acme"}}, "durability": "hot"}, DEFAULT)
+    assert rules.may_be_hot_only("payment-eu")
+    wide, narrow = Match(attributes={"tenant": "a*"}), Match(attributes={"tenant": ["acme", "a?"], "region": "eu"})
+    assert wide.covers(narrow)
+    assert not narrow.covers(wide)
+    assert not wide.covers(Match())
+    assert not wide.is_catch_all
+    assert Match(attributes={}).is_catch_all
+    ((where, message),) = (
+        found
+        for found in caveats(
+            {"name": "w", "match": wide, "retain": "9d"}, {"name": "n", "match": narrow, "retain": "9d"}
+        )
+        if "never used" in found[1]
+    )
+    assert where == (1, "match")
+    assert "'n' is never used" in message
+
+
+def test_revisions_and_texts_without_attributes_are_as_they_were() -> None:
+    """A configuration that names none has the revision, and the text in the catalog, that versions before gave it."""
+    assert policies({"name": "p", "retain": "10d", "clock": "created_at"}).retention_revision == "2ce821244bb4"
+    assert "attributes" not in policies(OF_FAILED, DEFAULT).retention_text
+    assert (
+        PolicySet.of_retention_text(BY_ATTRIBUTE.retention_text).retention_revision == BY_ATTRIBUTE.retention_revision
+    )
+    others = policies({"name": "ours", "match": {"attributes": {"tenant": "acme"}}, "retain": "2555d"})
+    assert others.retention_revision != BY_ATTRIBUTE.retention_revision
+
+
+def test_end_keeps_its_attributes_where_the_same_snapshot_is_told_without() -> None:
+    """A pack's place does not tell them; another snapshot, newer than the end, does."""
+    known = SagaEnd.of(meta()._replace(attributes="tenant=acme"))
+    assert known.and_of(meta()) == known
+    assert known.and_of(meta()._replace(attributes="tenant=b")).attributes == "tenant=b"
+    assert known.and_of(meta(created=T0 + 1)).attributes == ""
 
 
 def test_snapshots_made_after_what_is_known_of_a_saga_are_its_end() -> None:

@@ -15,8 +15,9 @@ CREATE TABLE sagaz_tiering.saga_names (
 );
 
 -- `place`: created_at of its first snapshot (microseconds since 1970), then the last eleven bits of its id: sagas are told in
--- this order, which a saga that goes on does not leave. Its name and last step are those of its end.
-ALTER TABLE sagaz_tiering.sagas ADD COLUMN place bigint, ADD COLUMN name_id integer, ADD COLUMN step_name text;
+-- this order, which a saga that goes on does not leave. Its name, last step and attributes are those of its end.
+ALTER TABLE sagaz_tiering.sagas ADD COLUMN place bigint, ADD COLUMN name_id integer, ADD COLUMN step_name text,
+                                ADD COLUMN attributes text;
 CREATE INDEX sagas_place ON sagaz_tiering.sagas (place) WHERE place IS NOT NULL;
 CREATE INDEX sagas_name ON sagaz_tiering.sagas (name_id, place) WHERE place IS NOT NULL;
 
@@ -60,6 +61,58 @@ LANGUAGE sql IMMUTABLE PARALLEL SAFE ROWS 2 AS $$
         OR EXISTS (SELECT 1 FROM unnest(string_to_array(split_part(p, U&'\001E', 2), ',')) AS i (beginning)
                     WHERE starts_with(encode(uuid_send($2), 'hex'), beginning))
 $$;
+
+-- What there is of these sagas says where each ends, and what was promised of it; with the attributes of its end.
+DROP FUNCTION sagaz_tiering.ends_in_tables(uuid[]);
+CREATE FUNCTION sagaz_tiering.ends_in_tables(ids uuid[])
+RETURNS TABLE (saga_id uuid, ended_at timestamptz, end_step integer, end_id uuid, status text, kept_us bigint, attributes text)
+LANGUAGE sql STABLE AS $$
+    WITH archived AS (
+        SELECT f.saga_id, s.created_at, t.step_index, s.snapshot_id, t.status, s.expires_at, f.attributes
+          FROM sagaz_tiering.frames f
+          JOIN sagaz_tiering.snapshots s USING (pack_id, frame_no)
+          JOIN sagaz_tiering.steps t USING (step_id)
+         WHERE f.saga_id = ANY(ids)),
+    found AS (
+        SELECT d.saga_id, d.created_at, d.step_index, d.snapshot_id, d.status, d.attributes
+          FROM sagaz_tiering.saga_snapshots d WHERE d.saga_id = ANY(ids)
+        UNION ALL
+        SELECT h.saga_id, h.created_at, h.step_index, h.snapshot_id, h.status, h.attributes
+          FROM sagaz_tiering.hot_saves h
+         WHERE h.saga_id = ANY(ids)
+           AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d
+                            WHERE d.snapshot_id = h.snapshot_id AND d.saved_at > h.saved_at)
+        UNION ALL
+        SELECT a.saga_id, a.created_at, a.step_index, a.snapshot_id, a.status,
+               (SELECT string_agg(t.token, U&'\001F') FROM sagaz_tiering.tokens_of_one(a.attributes, a.snapshot_id) AS t (token))
+          FROM archived a
+         WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d WHERE d.snapshot_id = a.snapshot_id)
+           AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.hot_saves h WHERE h.snapshot_id = a.snapshot_id)),
+    newest AS (
+        SELECT DISTINCT ON (n.saga_id) n.* FROM found n
+         ORDER BY n.saga_id, n.created_at DESC, n.step_index DESC, n.snapshot_id DESC)
+    SELECT n.saga_id, n.created_at, n.step_index, n.snapshot_id, n.status,
+           (SELECT max(coalesce((extract(epoch FROM a.expires_at) * 1000000)::bigint, 9223372036854775807))
+              FROM archived a WHERE a.saga_id = n.saga_id), n.attributes
+      FROM newest n
+     ORDER BY n.saga_id
+$$;
+
+-- The same, as the table has it where it has them all.
+DROP FUNCTION sagaz_tiering.saga_ends(uuid[]);
+CREATE FUNCTION sagaz_tiering.saga_ends(ids uuid[])
+RETURNS TABLE (saga_id uuid, ended_at timestamptz, end_step integer, end_id uuid, status text, kept_us bigint, attributes text)
+LANGUAGE plpgsql STABLE AS $$
+DECLARE
+    filled uuid := (SELECT coalesce(up_to, 'ffffffff-ffff-ffff-ffff-ffffffffffff') FROM sagaz_tiering.sagas_filled);
+    rest uuid[] := ARRAY(SELECT id FROM unnest(ids) AS u (id) WHERE id > filled);
+BEGIN
+    RETURN QUERY SELECT g.saga_id, g.ended_at, g.end_step, g.end_id, g.status, g.kept_us, g.attributes
+                   FROM sagaz_tiering.sagas g WHERE g.saga_id = ANY(ids) AND g.saga_id <= filled;
+    IF rest <> '{}' THEN
+        RETURN QUERY SELECT * FROM sagaz_tiering.ends_in_tables(rest);
+    END IF;
+END $$;
 
 -- The tokens of these sagas in any row, each with the time of the first snapshot that has it.
 CREATE FUNCTION sagaz_tiering.tokens_in_tables(ids uuid[]) RETURNS TABLE (saga_id uuid, token text, first_at timestamptz)
@@ -179,13 +232,13 @@ CREATE OR REPLACE FUNCTION sagaz_tiering.refresh_sagas(ids uuid[]) RETURNS void 
 BEGIN
     -- Whoever saves one of them now waits for us and adds to it, or was before us and is seen.
     PERFORM 1 FROM sagaz_tiering.sagas g WHERE g.saga_id = ANY(ids) ORDER BY g.saga_id FOR UPDATE;
-    INSERT INTO sagaz_tiering.sagas AS g (ended_at, end_step, saga_id, end_id, status)
-    SELECT e.ended_at, e.end_step, e.saga_id, e.end_id, e.status FROM sagaz_tiering.ends_in_tables(ids) e
+    INSERT INTO sagaz_tiering.sagas AS g (ended_at, end_step, saga_id, end_id, status, attributes)
+    SELECT e.ended_at, e.end_step, e.saga_id, e.end_id, e.status, e.attributes FROM sagaz_tiering.ends_in_tables(ids) e
     ON CONFLICT (saga_id) DO UPDATE
        SET ended_at = excluded.ended_at, end_step = excluded.end_step, end_id = excluded.end_id,
-           status = excluded.status, changed = g.changed OR g.kept_us IS NOT NULL
-     WHERE (excluded.ended_at, excluded.end_step, excluded.end_id, excluded.status)
-           IS DISTINCT FROM (g.ended_at, g.end_step, g.end_id, g.status);
+           status = excluded.status, attributes = excluded.attributes, changed = g.changed OR g.kept_us IS NOT NULL
+     WHERE (excluded.ended_at, excluded.end_step, excluded.end_id, excluded.status, excluded.attributes)
+           IS DISTINCT FROM (g.ended_at, g.end_step, g.end_id, g.status, g.attributes);
     PERFORM sagaz_tiering.place_sagas(ids, true);
     DELETE FROM sagaz_tiering.sagas g
      WHERE g.saga_id = ANY(ids)
@@ -203,14 +256,17 @@ BEGIN
                                              WHERE m.digest = sagaz_tiering.name_digest(n.saga_name)) IS NULL) THEN
         PERFORM sagaz_tiering.add_names(ARRAY(SELECT n.saga_name FROM saved n));
     END IF;
-    INSERT INTO sagaz_tiering.sagas AS g (ended_at, end_step, saga_id, end_id, status, place, name_id, step_name)
+    INSERT INTO sagaz_tiering.sagas AS g
+        (ended_at, end_step, saga_id, end_id, status, place, name_id, step_name, attributes)
     SELECT DISTINCT ON (n.saga_id) n.created_at, n.step_index, n.saga_id, n.snapshot_id, n.status,
-           sagaz_tiering.place_of(min(n.created_at) OVER (PARTITION BY n.saga_id), n.saga_id), m.name_id, n.step_name
+           sagaz_tiering.place_of(min(n.created_at) OVER (PARTITION BY n.saga_id), n.saga_id), m.name_id, n.step_name,
+           n.attributes
       FROM saved n LEFT JOIN sagaz_tiering.saga_names m ON m.digest = sagaz_tiering.name_digest(n.saga_name)
      ORDER BY n.saga_id, n.created_at DESC, n.step_index DESC, n.snapshot_id DESC
     ON CONFLICT (saga_id) DO UPDATE
        SET ended_at = excluded.ended_at, end_step = excluded.end_step, end_id = excluded.end_id,
            status = excluded.status, name_id = excluded.name_id, step_name = excluded.step_name,
+           attributes = excluded.attributes,
            changed = g.changed OR g.kept_us IS NOT NULL
      WHERE (excluded.ended_at, excluded.end_step, excluded.end_id) > (g.ended_at, g.end_step, g.end_id);
     GET DIAGNOSTICS ended = ROW_COUNT;
@@ -248,7 +304,8 @@ BEGIN
                     FROM saved n
                     JOIN sagaz_tiering.sagas g ON g.saga_id = n.saga_id AND g.end_id = n.snapshot_id
                     LEFT JOIN sagaz_tiering.saga_names m USING (name_id)
-                   WHERE (n.created_at, n.step_index, n.status) IS DISTINCT FROM (g.ended_at, g.end_step, g.status)
+                   WHERE (n.created_at, n.step_index, n.status, n.attributes)
+                         IS DISTINCT FROM (g.ended_at, g.end_step, g.status, g.attributes)
                       OR g.place IS NOT NULL AND (n.saga_name, n.step_name) IS DISTINCT FROM (m.saga_name, g.step_name));
     IF these <> '{}' THEN  -- the newest one is archived or told by Redis, and saved anew or told in full
         PERFORM sagaz_tiering.refresh_sagas(these);
@@ -285,22 +342,56 @@ CREATE TRIGGER saved_anew_ends_sagas
           (NEW.saga_id, NEW.created_at, NEW.step_index, NEW.status, NEW.saga_name, NEW.step_name, NEW.attributes))
     EXECUTE FUNCTION sagaz_tiering.refresh_saved_anew();
 
-CREATE OR REPLACE FUNCTION sagaz_tiering.note_archived(ended_at timestamptz[], kept_us bigint[], end_step integer[],
-                                                       saga_id uuid[], end_id uuid[], status text[])
+CREATE FUNCTION sagaz_tiering.note_archived(ended_at timestamptz[], kept_us bigint[], end_step integer[], saga_id uuid[],
+                                            end_id uuid[], status text[], attributes text[])
 RETURNS void LANGUAGE sql AS $$
-    INSERT INTO sagaz_tiering.sagas AS g (ended_at, kept_us, end_step, saga_id, end_id, status)
-    SELECT * FROM unnest($1, $2, $3, $4, $5, $6) AS v (ended_at, kept_us, end_step, saga_id, end_id, status)
+    INSERT INTO sagaz_tiering.sagas AS g (ended_at, kept_us, end_step, saga_id, end_id, status, attributes)
+    SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7)
+               AS v (ended_at, kept_us, end_step, saga_id, end_id, status, attributes)
      ORDER BY v.saga_id
     ON CONFLICT (saga_id) DO UPDATE
-       SET (ended_at, end_step, end_id, status) = (
-               SELECT n.* FROM (VALUES (excluded.ended_at, excluded.end_step, excluded.end_id, excluded.status),
-                                       (g.ended_at, g.end_step, g.end_id, g.status)) AS n (a, b, c, d)
+       SET (ended_at, end_step, end_id, status, attributes) = (
+               SELECT n.* FROM (VALUES (excluded.ended_at, excluded.end_step, excluded.end_id, excluded.status,
+                                        CASE WHEN excluded.end_id = g.end_id THEN coalesce(excluded.attributes, g.attributes)
+                                             ELSE excluded.attributes END),
+                                       (g.ended_at, g.end_step, g.end_id, g.status, g.attributes)) AS n (a, b, c, d, e)
                 ORDER BY a DESC, b DESC, c DESC LIMIT 1),
            kept_us = greatest(g.kept_us, excluded.kept_us),
            changed = g.changed OR (excluded.ended_at, excluded.end_step, excluded.end_id) <> (g.ended_at, g.end_step, g.end_id)
                      OR coalesce(g.kept_us <> excluded.kept_us, false);
     SELECT sagaz_tiering.place_sagas($4, false)
 $$;
+
+-- As applications of an earlier version call it.
+CREATE OR REPLACE FUNCTION sagaz_tiering.note_archived(ended_at timestamptz[], kept_us bigint[], end_step integer[],
+                                                       saga_id uuid[], end_id uuid[], status text[])
+RETURNS void LANGUAGE sql AS $$
+    SELECT sagaz_tiering.note_archived($1, $2, $3, $4, $5, $6, ARRAY[]::text[])
+$$;
+
+CREATE OR REPLACE FUNCTION sagaz_tiering.fill_sagas(most integer) RETURNS boolean LANGUAGE plpgsql AS $$
+DECLARE
+    so_far uuid;
+    ids uuid[];
+BEGIN
+    SELECT up_to INTO so_far FROM sagaz_tiering.sagas_filled FOR UPDATE;
+    IF so_far IS NULL THEN
+        RETURN true;
+    END IF;
+    ids := ARRAY(SELECT f.saga_id FROM (
+        (SELECT DISTINCT d.saga_id FROM sagaz_tiering.saga_snapshots d WHERE d.saga_id > so_far ORDER BY 1 LIMIT most)
+        UNION
+        (SELECT DISTINCT f.saga_id FROM sagaz_tiering.frames f WHERE f.saga_id > so_far ORDER BY 1 LIMIT most)
+        UNION
+        (SELECT DISTINCT h.saga_id FROM sagaz_tiering.hot_saves h WHERE h.saga_id > so_far ORDER BY 1 LIMIT most)
+    ) AS f (saga_id) ORDER BY 1 LIMIT most);
+    PERFORM sagaz_tiering.note_archived(array_agg(e.ended_at), array_agg(e.kept_us), array_agg(e.end_step),
+                                        array_agg(e.saga_id), array_agg(e.end_id), array_agg(e.status),
+                                        array_agg(e.attributes))
+       FROM sagaz_tiering.ends_in_tables(ids) e;
+    UPDATE sagaz_tiering.sagas_filled SET up_to = ids[array_length(ids, 1)];
+    RETURN ids = '{}';
+END $$;
 
 -- The next `most` sagas can be found; whether all can.
 CREATE FUNCTION sagaz_tiering.fill_found(most integer) RETURNS boolean LANGUAGE plpgsql AS $$

@@ -21,4 +21,9 @@ BEGIN
         PERFORM sagaz_tiering.drop_tokens(losing, lost);
     END IF;
     PERFORM sagaz_tiering.add_tokens(ids);
+    -- Rules look at the attributes of a saga's end.
+    PERFORM sagaz_tiering.refresh_sagas(ARRAY(
+        SELECT g.saga_id
+          FROM sagaz_tiering.sagas g JOIN sagaz_tiering.snapshots s ON s.snapshot_id = g.end_id
+         WHERE g.saga_id = ANY(ids) AND s.pack_id = pack AND s.frame_no = ANY(numbers) ORDER BY g.saga_id));
 END $$;

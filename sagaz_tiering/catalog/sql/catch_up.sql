@@ -73,13 +73,14 @@ SELECT $1, $2, $3, $4, $5, $6, $7
 -- name: place_hold
 -- A hold that was released is over, in whatever order the two are told.
 INSERT INTO sagaz_tiering.holds
-    (hold_id, saga_id, match, outcome, saga_name_re, step_name_re, status_re, outcome_re, reason, placed_by, placed_at)
-SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11
+    (hold_id, saga_id, match, outcome, attributes, saga_name_re, step_name_re, status_re, outcome_re, attributes_re, reason,
+     placed_by, placed_at)
+SELECT $1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13
  WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.hold_log WHERE hold_id = $1 AND action = 'release')
 ON CONFLICT (hold_id) DO NOTHING
 
 -- name: release_hold
-DELETE FROM sagaz_tiering.holds WHERE hold_id = $1 RETURNING saga_id, sagaz_tiering.whole_match(match, outcome) AS match
+DELETE FROM sagaz_tiering.holds WHERE hold_id = $1 RETURNING saga_id, sagaz_tiering.whole_match(match, outcome, attributes) AS match
 
 -- name: destroy_keys
 DELETE FROM sagaz_tiering.saga_keys WHERE key_id = ANY($1::uuid[])

@@ -22,7 +22,7 @@ WITH looked AS MATERIALIZED (
 last AS (SELECT place AS last_place, saga_id AS last_id, (SELECT count(*) FROM looked) AS looked
            FROM looked ORDER BY place, saga_id LIMIT 1)
 SELECT last.*, g.* FROM last LEFT JOIN (
-    SELECT l.saga_id, l.place, l.ended_at, l.end_step, l.end_id, l.status, l.kept_us, l.step_name, l.saga_name
+    SELECT l.saga_id, l.place, l.ended_at, l.end_step, l.end_id, l.status, l.kept_us, l.attributes, l.step_name, l.saga_name
       FROM (SELECT *, (SELECT n.saga_name FROM sagaz_tiering.saga_names n WHERE n.name_id = k.name_id) AS saga_name
               FROM looked k OFFSET 0) AS l
      WHERE ($5::text IS NULL OR l.saga_name ~ $5) AND ($6::text IS NULL OR l.status ~ $6)
@@ -40,7 +40,7 @@ WITH looked AS MATERIALIZED (
 last AS (SELECT place AS last_place, saga_id AS last_id, (SELECT count(*) FROM looked) AS looked
            FROM looked ORDER BY place, saga_id LIMIT 1)
 SELECT last.*, g.* FROM last LEFT JOIN (
-    SELECT l.saga_id, l.place, l.ended_at, l.end_step, l.end_id, l.status, l.kept_us, l.step_name, l.saga_name
+    SELECT l.saga_id, l.place, l.ended_at, l.end_step, l.end_id, l.status, l.kept_us, l.attributes, l.step_name, l.saga_name
       FROM (SELECT *, (SELECT n.saga_name FROM sagaz_tiering.saga_names n WHERE n.name_id = k.name_id) AS saga_name
               FROM looked k OFFSET 0) AS l
      WHERE ($5::text IS NULL OR l.saga_name ~ $5) AND ($6::text IS NULL OR l.status ~ $6)
@@ -57,7 +57,7 @@ WITH keyed AS MATERIALIZED (
          ORDER BY b.place DESC, b.saga_id DESC LIMIT $4) AS a
      ORDER BY a.place DESC, a.saga_id DESC LIMIT $4),
 looked AS MATERIALIZED (
-    SELECT k.place, k.saga_id, g.ended_at, g.end_step, g.end_id, g.status, g.kept_us, g.step_name, g.name_id
+    SELECT k.place, k.saga_id, g.ended_at, g.end_step, g.end_id, g.status, g.kept_us, g.attributes, g.step_name, g.name_id
       FROM keyed k LEFT JOIN LATERAL (
            SELECT * FROM sagaz_tiering.sagas s
             WHERE s.saga_id = k.saga_id
@@ -67,7 +67,7 @@ looked AS MATERIALIZED (
 last AS (SELECT place AS last_place, saga_id AS last_id, (SELECT count(*) FROM looked) AS looked
            FROM looked ORDER BY place, saga_id LIMIT 1)
 SELECT last.*, g.* FROM last LEFT JOIN (
-    SELECT l.saga_id, l.place, l.ended_at, l.end_step, l.end_id, l.status, l.kept_us, l.step_name, l.saga_name
+    SELECT l.saga_id, l.place, l.ended_at, l.end_step, l.end_id, l.status, l.kept_us, l.attributes, l.step_name, l.saga_name
       FROM (SELECT *, (SELECT n.saga_name FROM sagaz_tiering.saga_names n WHERE n.name_id = k.name_id) AS saga_name
               FROM looked k OFFSET 0) AS l
      WHERE l.end_id IS NOT NULL AND ($5::text IS NULL OR l.saga_name ~ $5) AND ($6::text IS NULL OR l.status ~ $6)

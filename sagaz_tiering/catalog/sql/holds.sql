@@ -11,17 +11,18 @@ SELECT pg_advisory_xact_lock_shared($1), set_config('sagaz_tiering.expiring', 'o
 
 -- name: place
 INSERT INTO sagaz_tiering.holds
-    (hold_id, saga_id, match, outcome, saga_name_re, step_name_re, status_re, outcome_re, reason, placed_by, placed_at)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11)
+    (hold_id, saga_id, match, outcome, attributes, saga_name_re, step_name_re, status_re, outcome_re, attributes_re, reason,
+     placed_by, placed_at)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 
 -- name: release
-DELETE FROM sagaz_tiering.holds WHERE hold_id = $1 RETURNING saga_id, sagaz_tiering.whole_match(match, outcome) AS match
+DELETE FROM sagaz_tiering.holds WHERE hold_id = $1 RETURNING saga_id, sagaz_tiering.whole_match(match, outcome, attributes) AS match
 
 -- name: append
 INSERT INTO sagaz_tiering.hold_log (hold_id, action, at, who, reason, saga_id, match) VALUES ($1, $2, $3, $4, $5, $6, $7)
 
 -- name: in_force
-SELECT hold_id, saga_id, sagaz_tiering.whole_match(match, outcome) AS match, reason, placed_by, placed_at
+SELECT hold_id, saga_id, sagaz_tiering.whole_match(match, outcome, attributes) AS match, reason, placed_by, placed_at
   FROM sagaz_tiering.holds
  WHERE $1::uuid IS NULL OR saga_id = $1
  ORDER BY placed_at, hold_id
@@ -36,23 +37,26 @@ SELECT entry_id, hold_id, action, at, who, reason, saga_id, match FROM sagaz_tie
  WHERE entry_id > $1 ORDER BY entry_id LIMIT $2
 
 -- name: covering
--- Of these snapshots, the held ones: ids, sagas, the three names and the statuses of their sagas' ends (NULL: as the
--- tables know), in parallel arrays.
+-- Of these snapshots, the held ones: ids, sagas, the three names, and statuses and attributes of their sagas' ends (NULL:
+-- as the tables know), in parallel arrays.
 SELECT v.snapshot_id
-  FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[])
-       AS v (snapshot_id, saga_id, saga_name, step_name, status, ended)
+  FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::text[], $6::text[], $7::text[])
+       AS v (snapshot_id, saga_id, saga_name, step_name, status, ended, ended_with)
  WHERE (SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds))
-   AND sagaz_tiering.is_held(v.saga_id, v.saga_name, v.step_name, v.status, v.ended)
+   AND sagaz_tiering.is_held(v.saga_id, v.saga_name, v.step_name, v.status, v.ended, v.ended_with)
 
 -- name: holding
--- The holds that cover one snapshot: its saga, the three names and the status of its saga's end (NULL: as the tables know).
-SELECT hold_id, saga_id, sagaz_tiering.whole_match(match, outcome) AS match, reason, placed_by, placed_at
+-- The holds that cover one snapshot: its saga, the three names, and status and attributes of its saga's end (NULL: as the
+-- tables know).
+SELECT hold_id, saga_id, sagaz_tiering.whole_match(match, outcome, attributes) AS match, reason, placed_by, placed_at
   FROM sagaz_tiering.holds h
  WHERE (h.saga_id IS NULL OR h.saga_id = $1) AND (h.saga_name_re IS NULL OR $2 ~ h.saga_name_re)
    AND (h.step_name_re IS NULL OR $3 ~ h.step_name_re) AND (h.status_re IS NULL OR $4 ~ h.status_re)
    AND (h.outcome_re IS NULL
         OR sagaz_tiering.outcome_of(coalesce($5, (SELECT e.status FROM sagaz_tiering.saga_ends(ARRAY[$1::uuid]) e), $4))
            ~ h.outcome_re)
+   AND (h.attributes_re IS NULL
+        OR coalesce($6, (SELECT e.attributes FROM sagaz_tiering.saga_ends(ARRAY[$1::uuid]) e), '') ~ h.attributes_re)
  ORDER BY placed_at, hold_id
 
 -- name: any_match
@@ -60,14 +64,13 @@ SELECT hold_id, saga_id, sagaz_tiering.whole_match(match, outcome) AS match, rea
 SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds WHERE saga_id IS NULL)
 
 -- name: matched
--- How many snapshots of which sagas regular expressions over the three names and the outcome ($5) match (NULL: any),
--- durable and archived.
+-- How many snapshots of which sagas regular expressions over the three names, and over outcome ($5) and attributes ($6) of
+-- the sagas match (NULL: any), durable and archived.
 SELECT 'durable' AS tier, saga_id, count(*) AS snapshots FROM (
     SELECT d.saga_id FROM sagaz_tiering.saga_snapshots d
      WHERE ($1::text IS NULL OR d.saga_name ~ $1) AND ($2::text IS NULL OR d.step_name ~ $2)
        AND ($3::text IS NULL OR d.status ~ $3)
-       AND ($5::text IS NULL OR sagaz_tiering.outcome_of(
-               (SELECT e.status FROM sagaz_tiering.saga_ends(ARRAY[d.saga_id]) e)) ~ $5)
+       AND ($5::text IS NULL AND $6::text IS NULL OR sagaz_tiering.ends_so(d.saga_id, $5, $6))
      LIMIT $4) AS durable
  GROUP BY saga_id
 UNION ALL
@@ -77,8 +80,7 @@ SELECT 'archived', saga_id, count(*) FROM (
       JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
      WHERE ($1::text IS NULL OR t.saga_name ~ $1) AND ($2::text IS NULL OR t.step_name ~ $2)
        AND ($3::text IS NULL OR t.status ~ $3)
-       AND ($5::text IS NULL OR sagaz_tiering.outcome_of(
-               (SELECT e.status FROM sagaz_tiering.saga_ends(ARRAY[f.saga_id]) e)) ~ $5)
+       AND ($5::text IS NULL AND $6::text IS NULL OR sagaz_tiering.ends_so(f.saga_id, $5, $6))
        AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d WHERE d.snapshot_id = s.snapshot_id)
      LIMIT $4) AS archived
  GROUP BY saga_id

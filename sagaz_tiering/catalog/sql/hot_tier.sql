@@ -5,7 +5,7 @@ SELECT h.nonce, h.number, h.run_id, h.trusted, h.changes,
        (SELECT min(first_after) FROM sagaz_tiering.policy_revisions) AS first_after,
        EXISTS (SELECT 1 FROM sagaz_tiering.packs) AS packed,
        (SELECT number FROM sagaz_tiering.accepted_retention) AS accepted,
-       ARRAY(SELECT sagaz_tiering.whole_match(match, outcome)::text FROM sagaz_tiering.holds
+       ARRAY(SELECT sagaz_tiering.whole_match(match, outcome, attributes)::text FROM sagaz_tiering.holds
               WHERE saga_id IS NULL ORDER BY placed_at, hold_id) AS held
   FROM sagaz_tiering.hot_tier h
 

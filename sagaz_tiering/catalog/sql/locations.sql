@@ -1,7 +1,7 @@
 -- name: find
 -- Where PostgreSQL knows a snapshot to be: the durable copy, a pack, or both, in one consistent look; and where its saga
 -- ends.
-SELECT found.*, g.ended_at, g.end_step, g.end_id, g.status AS end_status, g.kept_us,
+SELECT found.*, g.ended_at, g.end_step, g.end_id, g.status AS end_status, g.attributes AS end_attributes, g.kept_us,
        (SELECT up_to IS NULL FROM sagaz_tiering.sagas_filled) AS filled
   FROM (
   SELECT d.snapshot_id, d.saga_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.expires_at,
@@ -29,7 +29,7 @@ SELECT found.*, g.ended_at, g.end_step, g.end_id, g.status AS end_status, g.kept
 -- name: find_of_saga
 -- The newest of a saga, durable and archived, expired ones that nobody removed yet included (policies decide that):
 -- $2 not after, $3 step name, $4 limit, $5 values too. Where it ends also if there is none: then in a row without an id.
-SELECT found.*, g.ended_at, g.end_step, g.end_id, g.status AS end_status, g.kept_us,
+SELECT found.*, g.ended_at, g.end_step, g.end_id, g.status AS end_status, g.attributes AS end_attributes, g.kept_us,
        (SELECT up_to IS NULL FROM sagaz_tiering.sagas_filled) AS filled
   FROM (SELECT $1::uuid AS asked) AS question
   LEFT JOIN sagaz_tiering.sagas g ON g.saga_id = asked

@@ -46,8 +46,9 @@ SELECT * FROM sagaz_tiering.packs
  ORDER BY pack_id LIMIT $5
 
 -- name: names
--- What policies look at, of all that lives in a pack.
-SELECT DISTINCT t.saga_name, t.step_name, t.status, coalesce(g.status, t.status) AS end_status
+-- What policies look at, of all that lives in a pack; of attributes those named $2.
+SELECT DISTINCT t.saga_name, t.step_name, t.status, coalesce(g.status, t.status) AS end_status,
+       sagaz_tiering.attributes_named(g.attributes, $2) AS end_attributes
   FROM sagaz_tiering.snapshots s
   JOIN sagaz_tiering.steps t USING (step_id)
   JOIN sagaz_tiering.frames f USING (pack_id, frame_no)

@@ -4,7 +4,7 @@ INSERT INTO sagaz_tiering.restores
 VALUES ($1, 'RESTORING', '', $2, $3, $4, $5, $6, $6, 0, 0)
 
 -- name: select_items
--- What is asked for: sagas, ids, regular expressions over the names, a time span, classes, one over outcomes; NULL: any.
+-- What is asked for: sagas, ids, regular expressions over the names, a time span, classes, one each over outcomes and attributes; NULL: any.
 INSERT INTO sagaz_tiering.restore_items (restore_id, pack_id, snapshot_id)
 SELECT $1, s.pack_id, s.snapshot_id
   FROM sagaz_tiering.snapshots s
@@ -17,8 +17,7 @@ SELECT $1, s.pack_id, s.snapshot_id
    AND ($4::text IS NULL OR t.saga_name ~ $4) AND ($5::text IS NULL OR t.step_name ~ $5)
    AND ($6::text IS NULL OR t.status ~ $6)
    AND ($7::timestamptz IS NULL OR s.created_at >= $7) AND ($8::timestamptz IS NULL OR s.created_at <= $8)
-   AND ($10::text IS NULL OR sagaz_tiering.outcome_of(
-           (SELECT e.status FROM sagaz_tiering.saga_ends(ARRAY[f.saga_id]) e)) ~ $10)
+   AND ($10::text IS NULL AND $11::text IS NULL OR sagaz_tiering.ends_so(f.saga_id, $10, $11))
 
 -- name: select_packs
 INSERT INTO sagaz_tiering.restore_packs (restore_id, pack_id, state)

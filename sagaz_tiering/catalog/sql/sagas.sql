@@ -2,7 +2,7 @@
 SELECT * FROM sagaz_tiering.saga_ends($1::uuid[])
 
 -- name: archived
-SELECT sagaz_tiering.note_archived($1, $2, $3, $4, $5, $6)
+SELECT sagaz_tiering.note_archived($1, $2, $3, $4, $5, $6, $7)
 
 -- name: fill
 SELECT CASE WHEN sagaz_tiering.fill_sagas($1) THEN sagaz_tiering.fill_found($1) ELSE false END
@@ -10,20 +10,20 @@ SELECT CASE WHEN sagaz_tiering.fill_sagas($1) THEN sagaz_tiering.fill_found($1) 
 -- name: note
 -- The newest snapshots that Redis has of these sagas; nothing where the catalog knows newer ones.
 UPDATE sagaz_tiering.sagas g
-   SET ended_at = v.ended_at, end_step = v.end_step, end_id = v.end_id, status = v.status,
+   SET ended_at = v.ended_at, end_step = v.end_step, end_id = v.end_id, status = v.status, attributes = v.attributes,
        changed = g.changed OR g.kept_us IS NOT NULL
-  FROM unnest($1::timestamptz[], $2::integer[], $3::uuid[], $4::uuid[], $5::text[])
-       AS v (ended_at, end_step, saga_id, end_id, status)
+  FROM unnest($1::timestamptz[], $2::integer[], $3::uuid[], $4::uuid[], $5::text[], $6::text[])
+       AS v (ended_at, end_step, saga_id, end_id, status, attributes)
  WHERE g.saga_id = v.saga_id AND (v.ended_at, v.end_step, v.end_id) > (g.ended_at, g.end_step, g.end_id)
 
 -- name: changed
 -- Sagas that went on after part of them was archived, by id, after an id.
-SELECT saga_id, ended_at, end_step, end_id, status, kept_us FROM sagaz_tiering.sagas
+SELECT saga_id, ended_at, end_step, end_id, status, kept_us, attributes FROM sagaz_tiering.sagas
  WHERE changed AND saga_id > $1 ORDER BY saga_id LIMIT $2
 
 -- name: losing
 -- Sagas of which something in pack $1 has expired by $2 and goes, after an id.
-SELECT f.saga_id, g.ended_at, g.end_step, g.end_id, g.status, g.kept_us
+SELECT f.saga_id, g.ended_at, g.end_step, g.end_id, g.status, g.kept_us, g.attributes
   FROM sagaz_tiering.frames f LEFT JOIN sagaz_tiering.sagas g USING (saga_id)
  WHERE f.pack_id = $1 AND f.saga_id > $3 AND g.changed IS NOT TRUE
    AND EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s JOIN sagaz_tiering.steps t USING (step_id)
@@ -35,7 +35,8 @@ SELECT f.saga_id, g.ended_at, g.end_step, g.end_id, g.status, g.kept_us
 -- name: take_in
 -- What an earlier version left of these sagas.
 SELECT sagaz_tiering.note_archived(array_agg(e.ended_at), array_agg(e.kept_us), array_agg(e.end_step),
-                                   array_agg(e.saga_id), array_agg(e.end_id), array_agg(e.status))
+                                   array_agg(e.saga_id), array_agg(e.end_id), array_agg(e.status),
+                                   array_agg(e.attributes))
   FROM sagaz_tiering.ends_in_tables($1::uuid[]) e
 
 -- name: archived_of
@@ -61,10 +62,12 @@ UPDATE sagaz_tiering.packs p
 -- Unless it went on, or was promised more, since it was looked at.
 WITH seen AS (
     SELECT v.saga_id, v.kept_us
-      FROM unnest($1::timestamptz[], $2::integer[], $3::uuid[], $4::uuid[], $5::text[], $6::bigint[], $7::bigint[])
-           AS v (ended_at, end_step, saga_id, end_id, status, kept_us, before_us)
+      FROM unnest($1::timestamptz[], $2::integer[], $3::uuid[], $4::uuid[], $5::text[], $6::text[], $7::bigint[],
+                  $8::bigint[])
+           AS v (ended_at, end_step, saga_id, end_id, status, attributes, kept_us, before_us)
       JOIN sagaz_tiering.sagas g USING (saga_id)
      WHERE (g.ended_at, g.end_step, g.end_id, g.status) = (v.ended_at, v.end_step, v.end_id, v.status)
+       AND g.attributes IS NOT DISTINCT FROM v.attributes
        AND coalesce(g.kept_us, -4611686018427387904) = v.before_us
      ORDER BY saga_id FOR UPDATE OF g)
 UPDATE sagaz_tiering.sagas g SET changed = false, kept_us = seen.kept_us FROM seen WHERE g.saga_id = seen.saga_id

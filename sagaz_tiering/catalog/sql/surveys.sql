@@ -33,32 +33,36 @@ SELECT p.pack_id, coalesce(g.status, t.status) AS end_status, count(*) AS expire
  GROUP BY p.pack_id, end_status
 
 -- name: archived_names
--- The distinct names that policies look at in packs, with how their sagas end, the most frequent first.
-SELECT t.saga_name, t.step_name, t.status, coalesce(g.status, t.status) AS end_status, count(*) AS snapshots
+-- The distinct names that policies look at in packs, with how their sagas end (of attributes those named $2), the most
+-- frequent first.
+SELECT t.saga_name, t.step_name, t.status, coalesce(g.status, t.status) AS end_status,
+       sagaz_tiering.attributes_named(g.attributes, $2) AS end_attributes, count(*) AS snapshots
   FROM sagaz_tiering.packs p
   JOIN sagaz_tiering.snapshots s USING (pack_id)
   JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
   JOIN sagaz_tiering.steps t USING (step_id)
   LEFT JOIN sagaz_tiering.sagas g USING (saga_id)
  WHERE p.state = 'ACTIVE'
- GROUP BY 1, 2, 3, 4 ORDER BY count(*) DESC LIMIT $1
+ GROUP BY 1, 2, 3, 4, 5 ORDER BY count(*) DESC LIMIT $1
 
 -- name: archived_by_rules
 -- Snapshots in packs that would have expired by $1 if other rules counted, and that no hold keeps, by pack and outcome: for
--- each of the names $4-$7 the outcome $8, the seconds $9 until its end (NULL: none), its clock $10, and whether the rules $3
--- that packs are dated by say the same of it ($11): then, and in packs of the rules $2, the recorded date counts.
+-- each of the names $5-$8 and attributes $9 (of those named $4) the outcome $10, the seconds $11 until its end (NULL:
+-- none), its clock $12, and whether the rules $3 that packs are dated by say the same of it ($13): then, and in packs of the
+-- rules $2, the recorded date counts.
 WITH rules AS (
-    SELECT * FROM unnest($4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::float8[], $10::text[],
-                         $11::boolean[])
-               AS r (saga_name, step_name, status, end_status, outcome, retain_s, clock, same))
+    SELECT * FROM unnest($5::text[], $6::text[], $7::text[], $8::text[], $9::text[], $10::text[], $11::float8[],
+                         $12::text[], $13::boolean[])
+               AS r (saga_name, step_name, status, end_status, end_attributes, outcome, retain_s, clock, same))
 SELECT p.pack_id, r.outcome AS end_status, count(*) AS expired
   FROM sagaz_tiering.packs p
   JOIN sagaz_tiering.snapshots s USING (pack_id)
   JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
   JOIN sagaz_tiering.steps t USING (step_id)
   LEFT JOIN sagaz_tiering.sagas g USING (saga_id)
-  JOIN rules r ON (r.saga_name, r.step_name, r.status, r.end_status)
-                  = (t.saga_name, t.step_name, t.status, coalesce(g.status, t.status))
+  JOIN rules r ON (r.saga_name, r.step_name, r.status, r.end_status, r.end_attributes)
+                  = (t.saga_name, t.step_name, t.status, coalesce(g.status, t.status),
+                     sagaz_tiering.attributes_named(g.attributes, $4))
  WHERE p.state = 'ACTIVE'
    AND CASE WHEN p.retention_revision = $2 OR (r.same AND p.retention_revision = $3) THEN s.expires_at
             ELSE CASE r.clock WHEN 'saved_at' THEN p.max_clock_at
@@ -69,21 +73,23 @@ SELECT p.pack_id, r.outcome AS end_status, count(*) AS expired
  GROUP BY p.pack_id, r.outcome
 
 -- name: durable_names
--- The distinct names that policies look at, with how their sagas end, the most frequent first.
-SELECT d.saga_name, d.step_name, d.status, coalesce(g.status, d.status) AS end_status, count(*) AS snapshots
+-- The distinct names that policies look at, with how their sagas end (of attributes those named $2), the most frequent
+-- first.
+SELECT d.saga_name, d.step_name, d.status, coalesce(g.status, d.status) AS end_status,
+       sagaz_tiering.attributes_named(g.attributes, $2) AS end_attributes, count(*) AS snapshots
   FROM sagaz_tiering.saga_snapshots d LEFT JOIN sagaz_tiering.sagas g USING (saga_id)
- GROUP BY 1, 2, 3, 4 ORDER BY count(*) DESC LIMIT $1
+ GROUP BY 1, 2, 3, 4, 5 ORDER BY count(*) DESC LIMIT $1
 
 -- name: durable_due
--- What is due or expired at $1, by policy, outcome and month of expiry: for each of the names $2-$5 its outcome $6, the
--- seconds until its end $7 (NULL: none) and its clock $8, its policy $9, the seconds until its first move $10, the seconds
--- after which it moves in a saga that runs $11 (NULL: as all), whether it never ends $12, whether its own date counts $13,
--- and whether what its saga was promised does $14.
+-- What is due or expired at $1, by policy, outcome and month of expiry: for each of the names $3-$6 and attributes $7 (of
+-- those named $2) its outcome $8, the seconds until its end $9 (NULL: none) and its clock $10, its policy $11, the seconds
+-- until its first move $12, the seconds after which it moves in a saga that runs $13 (NULL: as all), whether it never ends
+-- $14, whether its own date counts $15, and whether what its saga was promised does $16.
 WITH rules AS (
-    SELECT * FROM unnest($2::text[], $3::text[], $4::text[], $5::text[], $6::text[], $7::float8[], $8::text[],
-                         $9::text[], $10::float8[], $11::float8[], $12::boolean[], $13::boolean[], $14::boolean[])
-               AS r (saga_name, step_name, status, end_status, outcome, retain_s, clock, policy, after_s, running_s,
-                     is_for_ever, own_counts, promise_counts)),
+    SELECT * FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::float8[], $10::text[],
+                         $11::text[], $12::float8[], $13::float8[], $14::boolean[], $15::boolean[], $16::boolean[])
+               AS r (saga_name, step_name, status, end_status, end_attributes, outcome, retain_s, clock, policy, after_s,
+                     running_s, is_for_ever, own_counts, promise_counts)),
 aged AS (
     SELECT r.*, octet_length(d.value) AS size, d.created_at, d.retention_until,
            CASE WHEN r.promise_counts THEN nullif(g.kept_us, -4611686018427387904) END AS kept_us,
@@ -91,8 +97,9 @@ aged AS (
                         WHEN 'saga_end' THEN greatest(g.ended_at, d.created_at) ELSE d.created_at END AS clock_at
       FROM sagaz_tiering.saga_snapshots d
       LEFT JOIN sagaz_tiering.sagas g USING (saga_id)
-      JOIN rules r ON (r.saga_name, r.step_name, r.status, r.end_status)
-                      = (d.saga_name, d.step_name, d.status, coalesce(g.status, d.status))),
+      JOIN rules r ON (r.saga_name, r.step_name, r.status, r.end_status, r.end_attributes)
+                      = (d.saga_name, d.step_name, d.status, coalesce(g.status, d.status),
+                         sagaz_tiering.attributes_named(g.attributes, $2))),
 dated AS (
     SELECT policy, outcome, size, clock_at,
            least(clock_at + after_s * interval '1 second', created_at + running_s * interval '1 second') AS due_at,

@@ -13,7 +13,7 @@ import typer
 
 from sagaz_tiering.cli.asking import login_name
 from sagaz_tiering.cli.failures import NotFound, UsageError
-from sagaz_tiering.cli.options import parse_id, parse_match, parse_time
+from sagaz_tiering.cli.options import MATCH_KEYS, parse_id, parse_match, parse_time
 from sagaz_tiering.cli.paging import CursorOption, LimitOption, at_time, cut, more, read_time
 from sagaz_tiering.cli.session import Answer, Call, command, fields, table
 from sagaz_tiering.terminal import show_usd, show_when
@@ -35,7 +35,7 @@ async def restore(
     ] = None,
     match: Annotated[
         list[str] | None,
-        typer.Option("--match", metavar="KEY=PATTERN", help="saga_name, step_name, status or outcome."),
+        typer.Option("--match", metavar="KEY=PATTERN", help=f"{', '.join(MATCH_KEYS)} (repeatable)."),
     ] = None,
     after: Annotated[str | None, typer.Option("--after", metavar="TIME", help="Created at or after.")] = None,
     before: Annotated[str | None, typer.Option("--before", metavar="TIME", help="Created at or before.")] = None,

@@ -71,7 +71,7 @@ async def _remove(
     context: JobContext, lease: Lease, metas: Sequence[SnapshotMeta], ends: SagaEnds, tally: Tally
 ) -> None:
     """Unless held; with their copies in Redis, should it not know yet that they expired."""
-    async with context.catalog.durable.deleting_unheld(metas, lease, ended_as=ends.statuses) as (gone, held):
+    async with context.catalog.durable.deleting_unheld(metas, lease, ends=ends.known) as (gone, held):
         left = [meta for meta in metas if meta.snapshot_id not in held]
         hot = await context.hot.owners([meta.snapshot_id for meta in left])
         copies = [meta for meta in left if meta.snapshot_id in hot]
@@ -87,7 +87,7 @@ async def expire_noted(context: JobContext, lease: Lease) -> None:
         ends = await noted_ends(context, {save.meta.saga_id for save in page})
         decided = [(save.meta, context.policies.decide(save.meta, ends.of(save.meta), context.now_us)) for save in page]
         expired = [meta for meta, decision in decided if decision.expired]
-        async with context.catalog.durable.deleting_unheld(expired, lease, ended_as=ends.statuses) as (_, held):
+        async with context.catalog.durable.deleting_unheld(expired, lease, ends=ends.known) as (_, held):
             await context.hot.queue.evict_claimed([meta for meta in expired if meta.snapshot_id not in held], {})
         await hot_saves.postpone([(meta, decision.expires_us) for meta, decision in decided if not decision.expired])
         after = (from_micros(page[-1].expires_us or 0), page[-1].meta.snapshot_id)

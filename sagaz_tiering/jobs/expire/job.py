@@ -173,15 +173,13 @@ async def _preview_archived(context: JobContext, policies: PolicySet, tally: Tal
 async def _unheld(context: JobContext, new: NewDates) -> Counter[int]:
     """How many of each pack go by these dates."""
     gone = [one for one, us in new.expiries if us is not None and us <= context.now_us]
-    held = await context.catalog.holds.covering(
-        [one.meta for one in gone], ended_as={saga_id: end.status for saga_id, end in new.seen.items()}
-    )
+    held = await context.catalog.holds.covering([one.meta for one in gone], ends=new.seen)
     return Counter(one.pack_id for one in gone if one.meta.snapshot_id not in held)
 
 
 async def _count(context: JobContext, kind: str, expired: Sequence[SnapshotMeta], ends: SagaEnds, tally: Tally) -> int:
     """Count what no hold keeps; how many are held."""
-    held = await context.catalog.holds.covering(expired, ended_as=ends.statuses)
+    held = await context.catalog.holds.covering(expired, ends=ends.known)
     tally.add(kind, len(expired) - len(held))
     return len(held)
 
@@ -274,7 +272,7 @@ async def _remove(
     """Remove these unless held; the sagas of which Redis has nothing any more, and whose claim has ended with that."""
     metas = [meta for _, meta in expired]
     tokens = {claim.saga.saga_id: claim.saga.token for claim, _ in expired}
-    async with context.catalog.durable.deleting_unheld(metas, lease, ended_as=ends.statuses) as (_, held):
+    async with context.catalog.durable.deleting_unheld(metas, lease, ends=ends.known) as (_, held):
         gone, ended = await context.hot.queue.evict_claimed([m for m in metas if m.snapshot_id not in held], tokens)
     tally.add("hot", gone)
     tally.add("held", len(held))
