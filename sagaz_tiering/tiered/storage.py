@@ -233,7 +233,8 @@ class TieredStorage(ReadWhole):
         At most 10,000 sagas are looked at for a page, which may so be short: its `cursor` goes on. `count`: how many
         there are in all. Raises ConfigError for what cannot be asked, CatalogUnavailable where the answer is unknown.
         """
-        return await self._finder.page(filters, limit=limit, cursor=cursor, count=count)
+        with traces.span("saga.find", limit=limit):
+            return await self._finder.page(filters, limit=limit, cursor=cursor, count=count)
 
     async def delete_snapshot(self, snapshot_id: UUID | str) -> bool:
         """Remove a snapshot from every tier; False if no tier had it. Bytes in a pack go when the pack does.

@@ -68,6 +68,8 @@ async def test_walk_through_all_tiers_is_traced(
     assert attributes(saves, "sagaz_tiering.saga_name") == [each.saga_name for each in saved]
     assert attributes(reads, "sagaz_tiering.tier") == ["hot", "cold"]
     assert attributes(reads, "sagaz_tiering.saga_name") == [saved[-1].saga_name] * 2
+    [find] = named(spans, "saga.find")
+    assert "sql catalog.find" in " ".join(span.name for span in descendants(find, spans))
     [job] = named(spans, "job age")
     [upload] = named(spans, "pack.upload")
     pack_id = UUID(str((upload.attributes or {})["sagaz_tiering.pack_id"]))
@@ -92,6 +94,7 @@ async def walk(shop: Product, saga_id: UUID, saved: list[object]) -> None:
     for snapshot in saved:
         await shop.storage.save_snapshot(snapshot)  # type: ignore[arg-type]  # snapshots
     assert await shop.storage.get_latest_snapshot(saga_id) == saved[-1]
+    await shop.storage.find(limit=5)
     shop.clock.advance(14 * DAY)
     await shop.run("age")
     assert await shop.storage.get_latest_snapshot(saga_id) == saved[-1]
