@@ -31,7 +31,7 @@ from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.embedded import PostgresServer, RedisServer
 
 NOW = datetime(2026, 6, 1, tzinfo=UTC)
-NAMES, PER_PACK, PER_SAGA, AT_ONCE = 40, 20_000, 3, 5_000
+NAMES, PER_PACK, PER_SAGA, AT_ONCE = 40, 20_000, 3, 1_000
 POLICIES = [{"name": "all", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}], "retain": "2555d"}]
 ATTRIBUTES = [{"name": "order_id", "path": "order"}, {"name": "customer", "path": "customer"}]
 
