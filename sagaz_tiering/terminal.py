@@ -6,11 +6,12 @@ import json
 import os
 import re
 import sys
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
 from uuid import UUID
 
@@ -167,3 +168,62 @@ def show_when(moment: datetime | None, now: datetime) -> str | None:
         return None
     distance = f"in {show_span(moment - now)}" if moment > now else f"{show_span(now - moment)} ago"
     return f"{show_time(moment)} ({distance})"
+
+
+_BRACKETS = {"~tuple": "()", "~set": "{}", "~frozenset": "{}"}
+
+
+def show_value(value: Any, limit: int = MAX_CELL) -> str:
+    """Tagged JSON as one line of at most `limit` characters: `"text"`, `Decimal 1.50`, `(1, 2)`, `{"a", "b"}`."""
+    shown, length = [], 0
+    for part in _parts(value, limit):
+        shown.append(part)
+        length += len(part)
+        if length > limit:
+            break
+    return safe("".join(shown), limit=limit)
+
+
+def _parts(value: Any, limit: int) -> Iterator[str]:
+    """Never more of a long text, and never more of a list than is asked for."""
+    if isinstance(value, str):
+        yield json.dumps(value[:limit], ensure_ascii=False)
+    elif isinstance(value, list):
+        yield from _listed(value, "[]", limit)
+    elif not isinstance(value, dict):
+        yield json.dumps(value)
+    elif len(value) == 1 and (tag := next(iter(value))).startswith("~"):
+        yield from _tagged(tag, value[tag], limit)
+    else:
+        yield from _mapping(value.items(), limit)
+
+
+def _tagged(tag: str, payload: Any, limit: int) -> Iterator[str]:
+    if tag in _BRACKETS:
+        yield from _listed(payload, _BRACKETS[tag], limit)
+    elif tag == "~dict":
+        yield from _mapping(payload, limit)
+    elif tag == "~object":
+        yield str(payload[0]).rpartition(".")[2]
+        yield from _mapping(payload[1].items(), limit)
+    elif tag == "~enum":
+        yield f"{str(payload[0]).rpartition('.')[2]} "
+        yield from _parts(payload[1], limit)
+    else:
+        yield f"{tag[1:]} {payload[:limit] if isinstance(payload, str) else json.dumps(payload)}"
+
+
+def _listed(items: Iterable[Any], brackets: str, limit: int) -> Iterator[str]:
+    yield brackets[0]
+    for at, item in enumerate(items):
+        yield ", " if at else ""
+        yield from _parts(item, limit)
+    yield brackets[1]
+
+
+def _mapping(items: Iterable[Sequence[Any]], limit: int) -> Iterator[str]:
+    yield "{"
+    for at, (key, value) in enumerate(items):
+        yield ", " if at else ""
+        yield from chain(_parts(key, limit), (": ",), _parts(value, limit))
+    yield "}"

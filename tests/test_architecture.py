@@ -15,6 +15,7 @@ PACKAGE = Path(__file__).parent.parent / "sagaz_tiering"
 ROOMS = (
     ("__main__",),
     ("cli",),
+    ("console",),
     ("torture",),
     ("demo", "doctor", "daemon"),
     ("app",),

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from sagaz_tiering.catalog.audit import Audit
 from sagaz_tiering.catalog.catching_up import CatchingUp
 from sagaz_tiering.catalog.compaction import Compaction
 from sagaz_tiering.catalog.dictionaries import CatalogDictionaries
@@ -22,6 +23,7 @@ from sagaz_tiering.catalog.journal import Journal
 from sagaz_tiering.catalog.leases import Leases
 from sagaz_tiering.catalog.locations import Locations
 from sagaz_tiering.catalog.owner import Ownership
+from sagaz_tiering.catalog.pack_list import PackList
 from sagaz_tiering.catalog.packs import Packs
 from sagaz_tiering.catalog.quarantine import Quarantine
 from sagaz_tiering.catalog.replays import Replays
@@ -43,6 +45,7 @@ class Catalog:
 
     def __init__(self, db: Database) -> None:
         self.db = db
+        self.audit = Audit(db)
         self.catching_up = CatchingUp(db)
         self.compaction = Compaction(db)
         self.dictionaries = CatalogDictionaries(db)
@@ -57,6 +60,7 @@ class Catalog:
         self.leases = Leases(db)
         self.locations = Locations(db)
         self.ownership = Ownership(db)
+        self.pack_list = PackList(db)
         self.packs = Packs(db)
         self.quarantine = Quarantine(db)
         self.replays = Replays(db)

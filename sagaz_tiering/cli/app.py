@@ -10,6 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sagaz_tiering.cli.commands import catalog, export, keys, policy, quarantine, replay
+from sagaz_tiering.cli.commands.console import console_token
 from sagaz_tiering.cli.commands.demo import demo
 from sagaz_tiering.cli.commands.diff import diff
 from sagaz_tiering.cli.commands.doctor import doctor
@@ -58,7 +59,7 @@ app = typer.Typer(
 )
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(init, run, demo, doctor, torture, job, plan, status, find, timeline, diff, show, explain, hold, release),
-    *(holds, transfer, restore, restores, cancel_restore, forget, erasures),
+    *(holds, transfer, restore, restores, cancel_restore, forget, erasures, console_token),
 )
 for each in _COMMANDS:
     app.command()(each)

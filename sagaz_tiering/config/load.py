@@ -106,14 +106,22 @@ class _Origin:
         return not isinstance(part, Mapping) or not self.place.has(location)
 
 
+def config_of(text: str, name: str) -> TieringConfig:
+    """The configuration of a file that says `text`, without an environment; errors name it so. Raises ConfigError."""
+    return _checked(text, name, {})[0]
+
+
 def _load(path: str | os.PathLike[str], environ: Mapping[str, str] | None) -> tuple[TieringConfig, _Origin]:
-    name = os.fspath(path)
-    values, place = parse_yaml(_read(Path(path)), name)
+    config, origin = _checked(_read(Path(path)), os.fspath(path), dict(os.environ if environ is None else environ))
+    return config.anchored_at(Path(os.path.abspath(path)).parent), origin
+
+
+def _checked(text: str, name: str, environ: dict[str, str]) -> tuple[TieringConfig, _Origin]:
+    values, place = parse_yaml(text, name)
     if values is None:
         raise ConfigError(f"{name}: is empty", hint=_LEAST)
     if not isinstance(values, dict):
         raise ConfigError(f"{name}:{place.line}: must be a mapping with the sections tiers, catalog and policies")
-    environ = dict(os.environ if environ is None else environ)
     found = overrides(environ, tuple(TieringConfig.model_fields))
     origin = _Origin(name=name, place=place, environ=environ, overrides=found)
     try:
@@ -121,7 +129,7 @@ def _load(path: str | os.PathLike[str], environ: Mapping[str, str] | None) -> tu
     except ValidationError as exc:
         # Without its cause, whose text can quote a key: {redis://:PASSWORD@host} in braces is one.
         raise _config_error(exc.errors(include_url=False), origin) from None
-    return config.anchored_at(Path(os.path.abspath(path)).parent), origin
+    return config, origin
 
 
 def _read(path: Path) -> str:

@@ -13,6 +13,7 @@ from typing import Any, Self
 from pydantic import SecretStr, field_validator, model_validator
 
 from sagaz_tiering.config.attributes import AttributeSettings, attribute_problems
+from sagaz_tiering.config.console import ConsoleSettings
 from sagaz_tiering.config.policy import UNMATCHED, Durability, FrameEncryption, Policy, name_problems
 from sagaz_tiering.config.schedule import Schedule
 from sagaz_tiering.config.schema import Location, StrictModel, refusal
@@ -64,6 +65,8 @@ class TieringConfig(StrictModel):
     """The master key of encrypted policies; absent: none."""
     daemon: DaemonSettings = DaemonSettings()
     """The daemon's HTTP server and its end."""
+    console: ConsoleSettings = ConsoleSettings()
+    """The console in a browser."""
     log: LogSettings = LogSettings()
     """Logging."""
     embedded: EmbeddedSettings | None = None

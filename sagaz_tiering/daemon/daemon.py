@@ -33,6 +33,7 @@ from sagaz_tiering.daemon.health import Problem, Readiness
 from sagaz_tiering.daemon.pings import ping_of_owner, pings_of_servers
 from sagaz_tiering.daemon.reload import changes, needing_restart
 from sagaz_tiering.daemon.schedule import JobSchedule, first_delays
+from sagaz_tiering.daemon.state import DaemonState, ServeConsole, show
 from sagaz_tiering.daemon.systemd import ServiceManager
 from sagaz_tiering.daemon.totals import TotalsKeeper
 from sagaz_tiering.drivers.server_clock import ServerClock
@@ -59,8 +60,10 @@ _CANCELS, _CANCEL_S = 4, 1.0
 """So often a task is cancelled, and waited for each time in seconds."""
 
 
-async def run(config_path: Path, environ: Mapping[str, str] | None = None) -> int:
+async def run(config_path: Path, environ: Mapping[str, str] | None = None, console: ServeConsole | None = None) -> int:
     """Run the daemon by the configuration file and `environ` (by default the process's) until SIGTERM or SIGINT.
+
+    `console` serves the console, where the configuration enables it.
 
     Returns the exit code. 0: stopped in order. 2: the configuration, the listening address or an embedded server is
     wrong, and nothing was changed. A second signal ends the process at once with 1.
@@ -73,12 +76,14 @@ async def run(config_path: Path, environ: Mapping[str, str] | None = None) -> in
         _log.error("config.rejected", file=str(config_path), error=str(exc), hint=exc.hint)
         return exc.exit_code
     _configure_logs(config)
-    return await _Daemon(config_path, environ, config).run()
+    return await _Daemon(config_path, environ, config, console).run()
 
 
 class _Daemon:
-    def __init__(self, config_path: Path, environ: Mapping[str, str] | None, config: TieringConfig) -> None:
-        self._path, self._environ = config_path, environ
+    def __init__(
+        self, config_path: Path, environ: Mapping[str, str] | None, config: TieringConfig, console: ServeConsole | None
+    ) -> None:
+        self._path, self._environ, self._console = config_path, environ, console
         self._started_with = config
         self._config = config
         self._schedule = JobSchedule(self._run_job)
@@ -113,6 +118,8 @@ class _Daemon:
         settings = self._config.daemon
         host, port = await stack.enter_async_context(serve(settings.host, settings.port, self._health))
         _log.info("daemon.started", pid=os.getpid(), config=str(self._path), host=host, port=port)
+        state = DaemonState(lambda: self._runtime, lambda: self._config, self._health, self._schedule)
+        await show(self._console, state, stack)
 
     async def _open(self, stack: AsyncExitStack) -> bool:
         """Open the runtime (embedded servers may take seconds); False if told to stop meanwhile."""

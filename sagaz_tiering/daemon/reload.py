@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from sagaz_tiering.config.model import TieringConfig
 
-_NEEDS_RESTART = ("tiers", "catalog", "embedded", "encryption", "daemon.host", "daemon.port", "jobs.nice")
+_NEEDS_RESTART = ("tiers", "catalog", "embedded", "encryption", "daemon.host", "daemon.port", "console", "jobs.nice")
 """What is set at start: servers, sockets, and how much the process yields to others, which cannot be taken back."""
 
 

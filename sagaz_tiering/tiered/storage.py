@@ -139,6 +139,11 @@ class TieredStorage(ReadWhole):
         await self._notes.close()
 
     @property
+    def reader(self) -> Reader:
+        """Reads without a measure, and without a restore where one meets archived bytes."""
+        return self._reader
+
+    @property
     def restorer(self) -> Restorer:
         """Asks for what is archived, by match and time span too."""
         return self._restorer

@@ -3,6 +3,7 @@
 FACES = {
     "app": ("process", "runtime", "storage_url", "tiered"),
     "catalog": (
+        "audit",
         "compaction",
         "durable",
         "erasures",
@@ -17,6 +18,7 @@ FACES = {
         "mark",
         "migrations",
         "owner",
+        "pack_list",
         "packs",
         "frame_index",
         "replays",
@@ -43,6 +45,7 @@ FACES = {
     ),
     "config": (
         "attributes",
+        "console",
         "load",
         "model",
         "patterns",
@@ -56,6 +59,7 @@ FACES = {
         "urls",
     ),
     "costs": ("buckets", "difference", "economics", "inputs", "plan"),
+    "daemon": ("listening", "state"),
     "dictionaries": ("bucket", "cache", "training"),
     "doctor": ("finding", "setup"),
     "drivers": (
@@ -120,7 +124,7 @@ FACES = {
         "reporting",
         "s3.storage",
     ),
-    "tiered": ("found", "storage"),
+    "tiered": ("compare", "found", "storage"),
     "torture": ("run",),
     "transfer": ("checkpoint",),
 }

@@ -15,10 +15,11 @@ from golden.samples import EVERY_TYPE
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sagaz_tiering.cli.changes import changes_in_one_line, show_value
+from sagaz_tiering.cli.changes import changes_in_one_line
 from sagaz_tiering.codec import alignment
 from sagaz_tiering.codec.changes import ValueChange, changes, patch
 from sagaz_tiering.codec.typed_json import from_tagged, tag
+from sagaz_tiering.terminal import show_value
 
 KEYS = st.text(st.characters(exclude_categories=()), max_size=3) | st.sampled_from(["~", "~set", "a/b", "a~1b", ""])
 LEAVES = st.one_of(

@@ -8,8 +8,8 @@ from collections.abc import AsyncIterator
 import aiohttp
 import pytest
 
-from sagaz_tiering.daemon import endpoints
-from sagaz_tiering.daemon.endpoints import MOST_CONNECTIONS, serve
+from sagaz_tiering.daemon import listening
+from sagaz_tiering.daemon.endpoints import serve
 from sagaz_tiering.daemon.health import STALE_AFTER, Problem, Readiness
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError
 
@@ -135,10 +135,10 @@ async def half_a_request(address: str) -> tuple[asyncio.StreamReader, asyncio.St
 
 async def test_endpoints_serve_others_while_half_requests_are_held_open(address: str) -> None:
     """More of them than there may be connections: the oldest give way, and no more are kept."""
-    held = [await half_a_request(address) for _ in range(3 * MOST_CONNECTIONS)]
+    held = [await half_a_request(address) for _ in range(3 * listening.MOST_CONNECTIONS)]
     async with aiohttp.ClientSession() as http, http.get(f"{address}/livez") as answer:
         assert answer.status == 200
-    for reader, _ in held[: 2 * MOST_CONNECTIONS]:
+    for reader, _ in held[: 2 * listening.MOST_CONNECTIONS]:
         assert await reader.read() == b""
     for _, writer in held:
         writer.close()
@@ -148,7 +148,7 @@ async def test_endpoints_end_connections_that_send_no_whole_request(
     health: Readiness, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also the only one; one that asks again and again stays."""
-    monkeypatch.setattr(endpoints, "REQUEST_WITHIN_S", 0.2)
+    monkeypatch.setattr(listening, "REQUEST_WITHIN_S", 0.2)
     async with serve("127.0.0.1", 0, health) as (host, port):
         reader, writer = await half_a_request(f"http://{host}:{port}")
         async with aiohttp.ClientSession() as http:

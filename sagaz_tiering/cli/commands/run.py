@@ -28,9 +28,10 @@ def run(
         path = locate_config(config)
         from sagaz_tiering import daemon
         from sagaz_tiering.app.process import tune_process
+        from sagaz_tiering.console import serve_console
 
         tune_process()
-        code = asyncio.run(daemon.run(path, environ))
+        code = asyncio.run(daemon.run(path, environ, serve_console))
     except KeyboardInterrupt:
         code = 130
     except Exception as exc:  # noqa: BLE001  # the CLI ends here

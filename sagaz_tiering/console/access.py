@@ -1,0 +1,199 @@
+"""Who may look and who may change something: tokens, sessions, a trusted proxy.
+
+Tokens are long random texts of which the configuration has hashes. A session lives in this process alone and is named
+by a cookie; what changes something carries a second text that only our own pages know (CSRF). Without a token or a
+proxy everybody on this machine may look, and nobody may change anything.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import StrEnum
+from hashlib import sha256
+from ipaddress import ip_address
+from typing import Final
+from urllib.parse import urlsplit
+
+from aiohttp import web
+
+from sagaz_tiering.config.console import ConsoleSettings, is_loopback
+
+COOKIE: Final = "sagaz_console"
+_MOST_SESSIONS: Final = 10_000
+_FREE_TRIES: Final = 5
+_FORGET_TRIES_S: Final = 300.0
+_MOST_ADDRESSES: Final = 10_000
+_MOST_TOKEN: Final = 512
+
+
+class Role(StrEnum):
+    """What somebody may do."""
+
+    VIEWER = "viewer"
+    OPERATOR = "operator"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Visitor:
+    """Who asks. `csrf`: what a form must carry; None for a program with a token, which no page can make ask."""
+
+    name: str
+    role: Role
+    csrf: str | None = None
+
+    @property
+    def may_change(self) -> bool:
+        """Whether this one may restore, hold, release and forget."""
+        return self.role is Role.OPERATOR
+
+
+@dataclass(slots=True)
+class _Session:
+    name: str
+    role: Role
+    began: float
+    seen: float
+
+
+class TooManyTries(Exception):
+    """From there so many wrong tokens came that the next ones are not looked at for `wait_s` seconds."""
+
+    def __init__(self, wait_s: float) -> None:
+        super().__init__(f"too many wrong tokens; try again in {wait_s:.0f} s")
+        self.wait_s = wait_s
+
+
+class Access:
+    """Answers who a request comes from."""
+
+    def __init__(self, settings: ConsoleSettings, monotonic: Callable[[], float]) -> None:
+        """`monotonic` gives seconds that only grow."""
+        self._settings = settings
+        self._monotonic = monotonic
+        self._secret = secrets.token_bytes(32)
+        self._sessions: OrderedDict[str, _Session] = OrderedDict()
+        self._tries: OrderedDict[str, tuple[int, float]] = OrderedDict()
+
+    def visitor(self, request: web.Request) -> Visitor | None:
+        """Who asks; None: somebody who must log in. Raises TooManyTries."""
+        settings = self._settings
+        if settings.is_open:
+            return Visitor(name="local", role=Role.VIEWER, csrf=self._csrf("local"))
+        if (known := self._of_proxy(request)) is not None:
+            return known
+        kind, _, token = request.headers.get("Authorization", "").partition(" ")
+        if kind.lower() == "bearer":
+            role = self._role_of(token.strip(), _address(request))
+            return None if role is None else Visitor(name=f"{role} token", role=role)
+        return self._of_session(request)
+
+    def log_in(self, request: web.Request, token: str, name: str) -> str | None:
+        """A new session's id, for the cookie; None for a wrong token. Raises TooManyTries."""
+        role = self._role_of(token, _address(request))
+        if role is None:
+            return None
+        self.log_out(request)
+        session, now = secrets.token_urlsafe(32), self._monotonic()
+        while len(self._sessions) >= _MOST_SESSIONS:
+            self._sessions.popitem(last=False)
+        self._sessions[session] = _Session(name=name or f"{role} token", role=role, began=now, seen=now)
+        return session
+
+    def log_out(self, request: web.Request) -> None:
+        """The session is no more."""
+        self._sessions.pop(request.cookies.get(COOKIE, ""), None)
+
+    def is_own_form(self, request: web.Request, visitor: Visitor, sent: str) -> bool:
+        """Whether a request that changes something comes from one of our pages, or from a program with a token."""
+        if visitor.csrf is None:
+            return True
+        return is_same_origin(request) and hmac.compare_digest(visitor.csrf.encode(), sent.encode("utf-8", "replace"))
+
+    def login_form(self, request: web.Request) -> str:
+        """What the login form carries; it holds for whoever has the cookie that goes with it."""
+        return self._csrf(f"login {request.cookies.get(COOKIE, '')}")
+
+    def is_known_host(self, request: web.Request) -> bool:
+        """Where everybody may look only names of this machine count: a page elsewhere may have its name lead here."""
+        return not self._settings.is_open or is_loopback(urlsplit(f"//{request.host}").hostname or "")
+
+    def is_secure(self, request: web.Request) -> bool:
+        """Whether the browser speaks https, to us or to the proxy."""
+        forwarded = request.headers.get("X-Forwarded-Proto", "") if self._from_proxy(request) else ""
+        return request.secure or forwarded.split(",")[0].strip().lower() == "https"
+
+    def _of_proxy(self, request: web.Request) -> Visitor | None:
+        proxy = self._settings.proxy
+        if proxy is None or not self._from_proxy(request):
+            return None
+        named = request.headers.getall(proxy.user_header, [])
+        if len(named) != 1 or not named[0].strip():
+            return None
+        name = named[0].strip()[:200]
+        role = Role.OPERATOR if name in proxy.operators else Role.VIEWER
+        return Visitor(name=name, role=role, csrf=self._csrf(f"proxy {name}"))
+
+    def _from_proxy(self, request: web.Request) -> bool:
+        proxy = self._settings.proxy
+        if proxy is None:
+            return False
+        try:
+            address = ip_address(_address(request).partition("%")[0])
+        except ValueError:
+            return False
+        mapped = getattr(address, "ipv4_mapped", None)
+        return any((mapped or address) in network for network in proxy.addresses)
+
+    def _of_session(self, request: web.Request) -> Visitor | None:
+        named = request.cookies.get(COOKIE, "")
+        session, now = self._sessions.get(named), self._monotonic()
+        if session is None:
+            return None
+        idle, whole = self._settings.idle.total_seconds(), self._settings.session.total_seconds()
+        if now - session.seen > idle or now - session.began > whole:
+            del self._sessions[named]
+            return None
+        session.seen = now
+        return Visitor(name=session.name, role=session.role, csrf=self._csrf(named))
+
+    def _role_of(self, token: str, address: str) -> Role | None:
+        """Wrong tokens of an address are counted, and after some it has to wait, longer each time."""
+        wrong, until = self._tries.get(address, (0, 0.0))
+        now = self._monotonic()
+        if now > until + _FORGET_TRIES_S:
+            wrong = 0
+        if wrong >= _FREE_TRIES and now < until:
+            raise TooManyTries(until - now)
+        digest = sha256(token[:_MOST_TOKEN].encode("utf-8", "replace")).hexdigest()
+        found = None
+        for role, known in (
+            (Role.VIEWER, self._settings.viewer_token_hash),
+            (Role.OPERATOR, self._settings.operator_token_hash),
+        ):
+            if known is not None and hmac.compare_digest(digest, known):
+                found = role
+        self._tries.pop(address, None)
+        if found is None:
+            while len(self._tries) >= _MOST_ADDRESSES:
+                self._tries.popitem(last=False)
+            self._tries[address] = wrong + 1, now + min(2.0 ** (wrong + 1 - _FREE_TRIES), _FORGET_TRIES_S)
+        return found
+
+    def _csrf(self, who: str) -> str:
+        return hmac.new(self._secret, who.encode("utf-8", "surrogatepass"), sha256).hexdigest()
+
+
+def is_same_origin(request: web.Request) -> bool:
+    """Whether a browser says that the request comes from a page of this very server."""
+    if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
+        return False
+    origin = request.headers.get("Origin")
+    return origin is None or urlsplit(origin).netloc == request.host
+
+
+def _address(request: web.Request) -> str:
+    return request.remote or ""

@@ -1,0 +1,171 @@
+"""What operators can do: restore, hold, release, forget, retry; each the same call as the command line's."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+from uuid import UUID
+
+from sagaz_tiering.catalog.holds import Coverage
+from sagaz_tiering.catalog.restores import RETRIEVALS, Wanted
+from sagaz_tiering.console.access import Visitor
+from sagaz_tiering.console.documents import Documents
+from sagaz_tiering.console.planning import compared_document
+from sagaz_tiering.console.routes import Action, Asked, BadQuestion, NotThere, Parameter
+from sagaz_tiering.console.saga_views import SAGA_ID
+from sagaz_tiering.errors import HotTierUnavailable
+from sagaz_tiering.terminal import document
+
+_REASON: Final = Parameter(name="reason", about="the case or order that asks for it", required=True)
+
+
+async def _restore(documents: Documents, asked: Asked, visitor: Visitor) -> dict[str, Any]:
+    snapshot = asked["snapshot_id"]
+    wanted = Wanted(saga_ids=[asked["saga_id"]]) if snapshot is None else Wanted(snapshot_ids=[snapshot])
+    restorer = documents.runtime().storage().restorer
+    found = await restorer.request(wanted, tier=asked["tier"], days=asked["days"], who=visitor.name)
+    if found is None:
+        raise NotThere("nothing of that is in a pack; what is in Redis or PostgreSQL needs no restore")
+    return found.to_dict()
+
+
+async def _cancel_restore(documents: Documents, asked: Asked, _: Visitor) -> dict[str, Any]:
+    if not await documents.runtime().storage().cancel_restore(asked["restore_id"]):
+        raise NotThere(f"no restore {asked['restore_id']} is under way")
+    return {"restore_id": str(asked["restore_id"]), "state": "CANCELLED"}
+
+
+async def _hold(documents: Documents, asked: Asked, visitor: Visitor) -> dict[str, Any]:
+    storage, saga_id = documents.runtime().storage(), asked["saga_id"]
+    try:
+        covered = await storage.covered(saga_id)
+    except HotTierUnavailable:  # a hold must not wait for Redis
+        covered = Coverage(exact=False)
+    if covered.is_nothing:
+        raise NotThere(f"nothing is held: no tier has a snapshot of saga {saga_id}")
+    placed = await storage.holder.hold(saga_id, reason=asked["reason"], who=visitor.name)
+    waits = await storage.publish_journal()
+    return {**placed.to_dict(), "covers": document(covered, "snapshots"), "in_bucket": not waits}
+
+
+async def _release(documents: Documents, asked: Asked, visitor: Visitor) -> dict[str, Any]:
+    runtime, wanted = documents.runtime(), asked["hold_id"]
+    found = [hold for hold in await runtime.catalog.holds.in_force() if hold.hold_id == wanted]
+    if not found:
+        raise NotThere(f"no hold {wanted} is in force")
+    count = await runtime.storage().holder.release(found, reason=asked["reason"], who=visitor.name)
+    waits = await runtime.storage().publish_journal()
+    return {"hold_id": str(wanted), "released": count, "in_bucket": not waits}
+
+
+async def _forget(documents: Documents, asked: Asked, visitor: Visitor) -> dict[str, Any]:
+    saga_id: UUID = asked["saga_id"]
+    if asked["confirm"].strip().lower() != str(saga_id):
+        raise BadQuestion(f"to erase the saga for good, type its id as confirm: {saga_id}")
+    receipt = await documents.runtime().storage().forget(saga_id, reason=asked["reason"], who=visitor.name)
+    return receipt.to_dict()
+
+
+async def _retry(documents: Documents, asked: Asked, _: Visitor) -> dict[str, Any]:
+    if not await documents.runtime().catalog.quarantine.retry(asked["item"]):
+        raise NotThere(f"{asked['item']!r:.200} is not in quarantine")
+    return {"item": asked["item"], "state": "FAILING"}
+
+
+async def _drop(documents: Documents, asked: Asked, _: Visitor) -> dict[str, Any]:
+    if not await documents.runtime().catalog.quarantine.drop(asked["item"]):
+        raise NotThere(f"{asked['item']!r:.200} is not in quarantine")
+    return {"item": asked["item"], "state": "DROPPED"}
+
+
+async def compare(documents: Documents, asked: Asked) -> dict[str, Any]:
+    """What other policies would do; saves nothing, so viewers may ask it too."""
+    return await compared_document(documents.runtime(), asked["policies"])
+
+
+COMPARE_PARAMETERS: Final = (
+    Parameter(name="policies", about="a whole configuration file, as text", kind="file", required=True),
+)
+
+_ITEM: Final = Parameter(name="item", about="object key or snapshot id", required=True)
+
+ACTIONS: Final = (
+    Action(
+        path="/sagas/{saga_id}/restore",
+        name="restore",
+        about="Ask for what is archived of a saga, or for one snapshot, to come back.",
+        command="sagaz-tiering restore {saga_id}",
+        do=_restore,
+        subject=lambda asked: f"saga {asked['saga_id']}",
+        then=lambda _, done: f"/restores/{done['restore_id']}",
+        parameters=(
+            SAGA_ID,
+            Parameter(name="snapshot_id", about="only this snapshot", kind="uuid"),
+            Parameter(name="tier", about="how fast", choices=RETRIEVALS),
+            Parameter(name="days", about="how long it stays", kind="int", least=1, most=3650),
+        ),
+    ),
+    Action(
+        path="/restores/{restore_id}/cancel",
+        name="cancel restore",
+        about="End a restore; what S3 was asked for is billed all the same.",
+        command="sagaz-tiering cancel-restore {restore_id}",
+        do=_cancel_restore,
+        subject=lambda asked: f"restore {asked['restore_id']}",
+        then=lambda asked, _: f"/restores/{asked['restore_id']}",
+        parameters=(Parameter(name="restore_id", about="id of the restore", kind="uuid", required=True),),
+    ),
+    Action(
+        path="/sagas/{saga_id}/hold",
+        name="hold",
+        about="Place a legal hold: nothing of the saga expires or can be deleted until it is released.",
+        command="sagaz-tiering hold {saga_id} --reason TEXT",
+        do=_hold,
+        subject=lambda asked: f"saga {asked['saga_id']}",
+        then=lambda asked, _: f"/sagas/{asked['saga_id']}",
+        parameters=(SAGA_ID, _REASON),
+    ),
+    Action(
+        path="/holds/{hold_id}/release",
+        name="release",
+        about="End a legal hold.",
+        command="sagaz-tiering release {hold_id} --reason TEXT",
+        do=_release,
+        subject=lambda asked: f"hold {asked['hold_id']}",
+        then=lambda *_: "/holds",
+        parameters=(Parameter(name="hold_id", about="id of the hold", kind="uuid", required=True), _REASON),
+    ),
+    Action(
+        path="/sagas/{saga_id}/forget",
+        name="forget",
+        about="Erase a saga: every snapshot and replay log in every tier, for good.",
+        command="sagaz-tiering forget {saga_id} --reason TEXT",
+        do=_forget,
+        subject=lambda asked: f"saga {asked['saga_id']}",
+        then=lambda _, done: f"/erasures/{done['erasure_id']}",
+        parameters=(
+            SAGA_ID,
+            _REASON,
+            Parameter(name="confirm", about="the saga's id once more", required=True),
+        ),
+    ),
+    Action(
+        path="/quarantine/retry",
+        name="retry",
+        about="Have jobs try an item again.",
+        command="sagaz-tiering quarantine retry ITEM",
+        do=_retry,
+        subject=lambda asked: str(asked["item"]),
+        then=lambda *_: "/quarantine",
+        parameters=(_ITEM,),
+    ),
+    Action(
+        path="/quarantine/drop",
+        name="drop",
+        about="Do not report an item any more; nothing is deleted.",
+        command="sagaz-tiering quarantine drop ITEM",
+        do=_drop,
+        subject=lambda asked: str(asked["item"]),
+        then=lambda *_: "/quarantine",
+        parameters=(_ITEM,),
+    ),
+)

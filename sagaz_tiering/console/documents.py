@@ -1,0 +1,198 @@
+"""What the pages show and the API answers: documents of JSON values, made of parts that stand for themselves.
+
+A part that cannot be had (a server is down, still starting, or too slow) says why instead of looking empty.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any, Final
+from uuid import UUID
+
+from sagaz_tiering.app.runtime import Runtime
+from sagaz_tiering.catalog.migrations import check_schema
+from sagaz_tiering.config.units import format_duration
+from sagaz_tiering.daemon.state import DaemonState
+from sagaz_tiering.errors import SagazTieringError, SnapshotArchived, TierUnavailable
+from sagaz_tiering.operations.history import history
+from sagaz_tiering.operations.totals import StoreTotals, look
+from sagaz_tiering.snapshot import SnapshotRef
+from sagaz_tiering.terminal import document, plain
+
+PART_WITHIN_S: Final = 10.0
+_TOTALS_FOR_S: Final = 5.0
+_SHOWN: Final = 10
+_UNDER_WAY: Final = ("RESTORING", "READY")
+
+Part = dict[str, Any]
+"""`value`, or where that cannot be shown (None) the `problem` and a `hint`."""
+
+
+class Documents:
+    """Asks the daemon's parts; changes nothing."""
+
+    def __init__(self, state: DaemonState, monotonic: Callable[[], float]) -> None:
+        self.state = state
+        self._monotonic = monotonic
+        self._totals: tuple[float, StoreTotals] | None = None
+        self._looking = asyncio.Lock()
+
+    def runtime(self) -> Runtime:
+        """The open parts. Raises TierUnavailable while the daemon is still opening them."""
+        found = self.state.runtime()
+        if found is None:
+            raise TierUnavailable(
+                "the daemon has not reached its servers yet", hint="it goes on trying; see the reasons on the overview"
+            )
+        return found
+
+    def now(self) -> datetime:
+        """The time of the catalog's server, as far as it is known."""
+        return self.runtime().clock.now()
+
+    async def part(self, ask: Callable[[], Awaitable[Any]]) -> Part:
+        """What `ask` gives, or why it cannot be shown."""
+        try:
+            async with asyncio.timeout(PART_WITHIN_S):
+                return {"value": plain(await ask()), "problem": None}
+        except SagazTieringError as exc:
+            return problem_of(exc)
+        except TimeoutError:
+            return _unknown(f"no answer within {PART_WITHIN_S:.0f} s", "the servers are slow or away")
+
+    async def overview(self) -> dict[str, Any]:
+        """Tiers, jobs, restores under way, quarantine, health, the last thirty days."""
+        parts = {
+            "tiers": self._tiers,
+            "jobs": self._jobs,
+            "restores": self._restores,
+            "quarantine": lambda: self.runtime().catalog.quarantine.items(_SHOWN),
+            "history": self.history,
+        }
+        found = await asyncio.gather(*(self.part(ask) for ask in parts.values()))
+        return {"health": self.health(), **dict(zip(parts, found, strict=True))}
+
+    def health(self) -> dict[str, Any]:
+        """Whether the daemon is ready, why not, and what somebody should know."""
+        health = self.state.health
+        problems = health.problems()
+        return {
+            "ready": not problems,
+            "reasons": [asdict(each) for each in problems],
+            "degraded": [asdict(each) for each in health.notes()],
+        }
+
+    async def history(self, days: int = 30) -> dict[str, Any]:
+        """What was where, what came and what it cost."""
+        now = self.now()
+        return await history(self.runtime().catalog, now - timedelta(days=days), now)
+
+    async def _tiers(self) -> dict[str, Any]:
+        totals = await self._look()
+        budget = self.runtime().settings.budget
+        waiting = totals.hot.sagas_due if totals.hot else None
+        return {
+            "at": plain(totals.at),
+            "hot": None if totals.hot is None else plain(totals.hot),
+            "holdings": plain(list(totals.holdings)),
+            "due": {"hot_sagas": waiting, "durable_snapshots": totals.durable.due},
+            "open_work": plain(list(totals.open_work)),
+            "spent_today": {
+                "requests": sum(each.requests for each in totals.spent_today),
+                "usd": sum(each.usd for each in totals.spent_today),
+                "requests_per_day": budget.requests_per_day,
+                "usd_per_day": budget.usd_per_day,
+            },
+        }
+
+    async def _look(self) -> StoreTotals:
+        """At most one look in a few seconds, however many people look."""
+        async with self._looking:
+            if self._totals is None or self._monotonic() - self._totals[0] > _TOTALS_FOR_S:
+                await check_schema(self.runtime().db)
+                self._totals = self._monotonic(), await look(self.runtime().job_context())
+            return self._totals[1]
+
+    async def _jobs(self) -> list[dict[str, Any]]:
+        last = {run.job: run for run in await self.runtime().catalog.history.last_runs()}
+        due_in, running, now = self.state.schedule.due_in(), set(self.state.schedule.running), self.now()
+        return [
+            {
+                "job": name,
+                "running": name in running,
+                "last": plain(last.get(name)),
+                "next_at": plain(now + due_in[name]) if name in due_in else None,
+            }
+            for name in sorted({*last, *due_in})
+        ]
+
+    async def _restores(self) -> list[dict[str, Any]]:
+        found = await self.runtime().catalog.restores.newest(_SHOWN)
+        return [one.to_dict() for one in found if one.state in _UNDER_WAY]
+
+    async def saga(self, saga_id: UUID) -> dict[str, Any] | None:
+        """A saga's timeline (oldest first), what happens to it, its holds; None: nothing of it is there."""
+        storage = self.runtime().storage()
+        refs = sorted(await storage.timeline(saga_id), key=lambda ref: ref.order_key)
+        if not refs:
+            return None
+        whole = await storage.explain_saga(saga_id)
+        return {
+            "saga_id": str(saga_id),
+            "saga_name": next((ref.saga_name for ref in refs if ref.unreadable is None), ""),
+            "saga": plain(whole),
+            "snapshots": [ref.to_dict() for ref in refs],
+            "holds": await self.part(lambda: self.runtime().catalog.holds.in_force(saga_id)),
+            "replays": await self.part(lambda: storage.list_replays(saga_id)),
+        }
+
+    async def refs(self, saga_id: UUID) -> list[SnapshotRef]:
+        """A saga's timeline, oldest first."""
+        return sorted(await self.runtime().storage().timeline(saga_id), key=lambda ref: ref.order_key)
+
+    def policies(self) -> dict[str, Any]:
+        """The policies in force, in order, and their revision."""
+        policies = self.runtime().policies
+        return {
+            "revision": policies.revision,
+            "policies": [
+                {
+                    "name": policy.name,
+                    "matches": policy.match.text,
+                    "durability": policy.durability.value,
+                    "moves": [{"to": move.to.value, "after": format_duration(move.after)} for move in policy.move],
+                    "retain": _retain(policy.retain),
+                    "retention": policy.retention.value,
+                    "clock": policy.clock.value,
+                    "encryption": policy.encryption.value,
+                    "rewrite": policy.rewrite.value,
+                }
+                for policy in policies.policies
+            ],
+        }
+
+    async def coverage(self, saga_id: UUID) -> dict[str, Any]:
+        """What a hold or an erasure of this saga covers now."""
+        return document(await self.runtime().storage().covered(saga_id), "snapshots")
+
+
+def problem_of(error: SagazTieringError) -> Part:
+    """An error as a part; of what is archived also in which class, and what bringing it back takes."""
+    found = _unknown(str(error), error.hint)
+    if isinstance(error, SnapshotArchived):
+        options = [
+            {"tier": each.tier, "eta_s": each.eta.total_seconds(), "cost_usd": each.cost_usd} for each in error.options
+        ]
+        found["archived"] = {"storage_class": error.storage_class, "options": options}
+    return found
+
+
+def _unknown(problem: str, hint: str) -> Part:
+    return {"value": None, "problem": problem, "hint": hint}
+
+
+def _retain(value: object) -> str | None:
+    return format_duration(value) if isinstance(value, timedelta) else None if value is None else str(value)

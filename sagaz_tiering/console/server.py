@@ -1,0 +1,335 @@
+"""The console's HTTP server: who may come in, what every answer carries, which path is which page or document.
+
+Every view is a page at its path and the same as JSON behind `/api/v1`. Whatever goes wrong is a page or a document too.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from contextvars import ContextVar
+from typing import Any, Final
+
+from aiohttp import web
+from yarl import URL
+
+from sagaz_tiering.clock import SystemClock
+from sagaz_tiering.config.console import ConsoleSettings
+from sagaz_tiering.console.access import COOKIE, Access, TooManyTries, Visitor, is_same_origin
+from sagaz_tiering.console.actions import ACTIONS, COMPARE_PARAMETERS, compare
+from sagaz_tiering.console.documents import Documents
+from sagaz_tiering.console.openapi import API, openapi
+from sagaz_tiering.console.render import STATIC, Pages
+from sagaz_tiering.console.routes import MOST_FILE, Action, BadQuestion, ConsoleView, NotThere, Parameter, path_names
+from sagaz_tiering.console.tree import tree_of
+from sagaz_tiering.console.views import VIEWS
+from sagaz_tiering.daemon.listening import listening
+from sagaz_tiering.daemon.state import DaemonState
+from sagaz_tiering.errors import ConfigError, InvalidSnapshot, LegalHold, SagazTieringError, TierUnavailable
+from sagaz_tiering.logs import Logger
+
+_log = Logger(__name__)
+_ANSWER_WITHIN_S: Final = 120.0
+_HEADERS: Final = {
+    "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+_VISITOR: Final = ContextVar[Visitor | None]("visitor", default=None)
+_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+@asynccontextmanager
+async def serve_console(settings: ConsoleSettings, state: DaemonState) -> AsyncIterator[tuple[str, int]]:
+    """Answer while the block runs; yields the address listened on. Raises ConfigError if it cannot be had."""
+    console = _Console(settings, state)
+    async with listening(
+        settings.host,
+        settings.port,
+        console.application(),
+        section="console",
+        request_within_s=_ANSWER_WITHIN_S,
+    ) as address:
+        yield address
+
+
+class _Console:
+    def __init__(self, settings: ConsoleSettings, state: DaemonState) -> None:
+        self._access = Access(settings, time.monotonic)
+        self._documents = Documents(state, time.monotonic)
+        self._pages = Pages(settings)
+
+    def application(self) -> web.Application:
+        application = web.Application(middlewares=[self._guard, self._failures], client_max_size=2 * MOST_FILE)
+        routes = [
+            web.get("/static/{name}", self._static),
+            web.get("/login", self._login_page),
+            web.post("/login", self._log_in),
+            web.post("/logout", self._log_out),
+            web.post("/plan", self._compare),
+            web.post(f"{API}/plan", self._compare),
+            web.get(f"{API}/openapi.json", self._openapi),
+        ]
+        for view in VIEWS:
+            routes += [web.get(view.path, self._shows(view)), web.get(_api_path(view.path), self._answers(view))]
+        for action in ACTIONS:
+            does = self._does(action)
+            routes += [web.post(action.path, does), web.post(f"{API}{action.path}", does)]
+        application.add_routes(routes)
+        return application
+
+    # -- who comes in, and what goes wrong -------------------------------------------------------------------
+
+    @web.middleware
+    async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        _VISITOR.set(None)  # a connection asks again and again
+        response = await self._admitted(request, handler)
+        response.headers.update(_HEADERS)
+        if request.path.startswith("/static/") and response.status == 200:
+            response.headers["Cache-Control"] = "private, max-age=3600"
+        return response
+
+    async def _admitted(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        if not self._access.is_known_host(request):
+            return self._failure(request, 421, "this console is asked by its name on this machine, such as localhost")
+        if request.path.startswith("/static/") or request.path == "/login":
+            return await handler(request)
+        try:
+            visitor = self._access.visitor(request)
+        except TooManyTries as exc:
+            return self._failure(request, 429, str(exc), headers={"Retry-After": f"{exc.wait_s:.0f}"})
+        if visitor is None:
+            if _is_api(request):
+                headers = {"WWW-Authenticate": 'Bearer realm="sagaz-tiering"'}
+                return self._failure(request, 401, "a token is needed: Authorization: Bearer TOKEN", headers=headers)
+            target = {"next": str(request.rel_url)} if request.method == "GET" else {}
+            return _see(str(URL("/login").with_query(target)))
+        _VISITOR.set(visitor)
+        return await handler(request)
+
+    @web.middleware
+    async def _failures(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        try:
+            return await handler(request)
+        except web.HTTPException as exc:
+            return self._failure(request, exc.status, exc.reason)
+        except BadQuestion as exc:
+            return self._failure(request, 400, str(exc))
+        except NotThere as exc:
+            return self._failure(request, 404, str(exc))
+        except (ConfigError, InvalidSnapshot) as exc:
+            return self._failure(request, 400, str(exc), exc.hint)
+        except LegalHold as exc:
+            return self._failure(request, 409, str(exc), exc.hint)
+        except TierUnavailable as exc:
+            return self._failure(request, 503, str(exc), exc.hint)
+        except SagazTieringError as exc:
+            return self._failure(request, 409, str(exc), exc.hint)
+        except Exception as exc:  # noqa: BLE001 - a defect: the page says so, the log has all of it
+            _log.exception("console.failed", path=request.path, error=str(exc))
+            return self._failure(
+                request, 500, f"{type(exc).__name__}: this is a defect; the daemon's log has all of it"
+            )
+
+    def _failure(
+        self, request: web.Request, status: int, problem: str, hint: str = "", headers: Mapping[str, str] | None = None
+    ) -> web.Response:
+        if _is_api(request):
+            answer: web.Response = _json({"problem": problem, "hint": hint}, status)
+        else:
+            values = {"status": status, "problem": problem, "hint": hint}
+            answer = self._page(request, "failure.html", "Not shown", "", values, status=status)
+        answer.headers.update(headers or {})
+        return answer
+
+    # -- looking -----------------------------------------------------------------------------------------------
+
+    def _shows(self, view: ConsoleView) -> _Handler:
+        async def show(request: web.Request) -> web.Response:
+            asked = _asked(view.parameters, view.path, request.match_info, request.query)
+            document = await view.document(self._documents, asked)
+            if "_context" in document:
+                document["tree"] = tree_of(document.pop("_context"))
+            command = view.command.format(**{name: asked[name] for name in path_names(view.path)})
+            values = {**document, "asked": asked, "query": request.query}
+            return self._page(request, view.template, view.title, command, values)
+
+        return show
+
+    def _answers(self, view: ConsoleView) -> _Handler:
+        async def answer(request: web.Request) -> web.Response:
+            asked = _asked(view.parameters, view.path, request.match_info, request.query)
+            document = await view.document(self._documents, asked)
+            document.pop("_context", None)
+            return _json(document)
+
+        return answer
+
+    async def _compare(self, request: web.Request) -> web.Response:
+        sent = await self._sent(request)
+        asked = _asked(COMPARE_PARAMETERS, "/plan", {}, sent)
+        document = await compare(self._documents, asked)
+        if _is_api(request):
+            return _json(document)
+        values = {"compared": document, "pasted": asked["policies"], "asked": {}, "query": {}}
+        return self._page(request, "compared.html", "What if", "sagaz-tiering plan --policy FILE", values)
+
+    async def _openapi(self, _: web.Request) -> web.Response:
+        return _json(openapi())
+
+    # -- changing ----------------------------------------------------------------------------------------------
+
+    def _does(self, action: Action) -> _Handler:
+        async def do(request: web.Request) -> web.StreamResponse:
+            visitor = _visitor()
+            sent = await self._sent(request)
+            if not visitor.may_change:
+                return self._failure(request, 403, "to change something the operator's token is needed")
+            asked = _asked(action.parameters, action.path, request.match_info, sent)
+            done = await self._audited(action, asked, visitor, request)
+            return _json(done) if _is_api(request) else _see(action.then(asked, done))
+
+        return do
+
+    async def _audited(
+        self, action: Action, asked: Mapping[str, Any], visitor: Visitor, request: web.Request
+    ) -> dict[str, Any]:
+        """Written down before it is done; what cannot be written down is not done."""
+        audit, subject = self._documents.runtime().catalog.audit, action.subject(asked)
+        entry = await audit.begin(
+            self._documents.now(),
+            who=visitor.name,
+            address=request.remote or "",
+            action=action.name,
+            subject=subject,
+            reason=str(asked.get("reason") or ""),
+        )
+        _log.info("console.asked", action=action.name, subject=subject, who=visitor.name)
+        try:
+            done = await action.do(self._documents, asked, visitor)
+        except Exception as exc:
+            await audit.end(entry, f"not done: {exc}")
+            raise
+        await audit.end(entry, "done")
+        return done
+
+    async def _sent(self, request: web.Request) -> Mapping[str, Any]:
+        """The fields of a form or a JSON object, of a request that is surely meant."""
+        if request.content_type == "application/json":
+            try:
+                sent = await request.json()
+            except (ValueError, RecursionError):
+                raise BadQuestion("the body is not JSON") from None
+            if not isinstance(sent, dict):
+                raise BadQuestion("the body must be a JSON object")
+            fields = {name: _text_of(value) for name, value in sent.items() if value is not None}
+        else:
+            fields = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
+        if not self._access.is_own_form(request, _visitor(), fields.get("csrf", "")):
+            raise BadQuestion("this form is not from a page of this session any more; load the page again")
+        return fields
+
+    # -- coming and going --------------------------------------------------------------------------------------
+
+    async def _login_page(self, request: web.Request) -> web.Response:
+        return self._login(request, 200, "")
+
+    def _login(self, request: web.Request, status: int, problem: str) -> web.Response:
+        values = {"problem": problem, "next": request.query.get("next", "/"), "form": self._access.login_form(request)}
+        return self._page(request, "login.html", "Log in", "", values, status=status)
+
+    async def _log_in(self, request: web.Request) -> web.StreamResponse:
+        sent = await request.post()
+        token, name, target = (str(sent.get(field, "")) for field in ("token", "name", "next"))
+        if not is_same_origin(request):
+            return self._login(request, 400, "this form is not from this page; load it again")
+        try:
+            session = self._access.log_in(request, token, name.strip()[:200])
+        except TooManyTries as exc:
+            return self._login(request, 429, str(exc))
+        if session is None:
+            return self._login(request, 403, "that is not a token of this console")
+        response = _see(target if _is_ours(target) else "/")
+        secure = self._access.is_secure(request)
+        response.set_cookie(COOKIE, session, path="/", httponly=True, samesite="Strict", secure=secure)
+        return response
+
+    async def _log_out(self, request: web.Request) -> web.StreamResponse:
+        await self._sent(request)
+        self._access.log_out(request)
+        response = _see("/login")
+        response.del_cookie(COOKIE, path="/")
+        return response
+
+    async def _static(self, request: web.Request) -> web.Response:
+        found = STATIC.get(request.match_info["name"])
+        if found is None:
+            raise web.HTTPNotFound
+        return web.Response(body=found[1], content_type=found[0], charset="utf-8")
+
+    def _page(
+        self,
+        request: web.Request,
+        template: str,
+        title: str,
+        command: str,
+        values: Mapping[str, Any],
+        *,
+        status: int = 200,
+    ) -> web.Response:
+        runtime, visitor = self._documents.state.runtime(), _VISITOR.get()
+        now = (SystemClock() if runtime is None else runtime.clock).now()
+        common = {"title": title, "command": command, "visitor": visitor, "path": request.path, "now": now}
+        text = self._pages.render(template, **{**values, **common})
+        return web.Response(text=text, content_type="text/html", status=status)
+
+
+def _visitor() -> Visitor:
+    found = _VISITOR.get()
+    assert found is not None  # whoever has none comes no further than the login
+    return found
+
+
+def _see(path: str) -> web.Response:
+    """After a form: go on with that page, by GET."""
+    return web.Response(status=303, headers={"Location": path})
+
+
+def _asked(
+    parameters: tuple[Parameter, ...], path: str, in_path: Mapping[str, str], given: Mapping[str, Any]
+) -> dict[str, Any]:
+    names = path_names(path)
+    return {each.name: each.read((in_path if each.name in names else given).get(each.name)) for each in parameters}
+
+
+def _text_of(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, str | int):
+        return str(value)
+    raise BadQuestion("values must be text, numbers, true or false")
+
+
+def _api_path(path: str) -> str:
+    return f"{API}/overview" if path == "/" else f"{API}{path}"
+
+
+def _is_api(request: web.Request) -> bool:
+    return request.path.startswith("/api/")
+
+
+def _is_ours(target: str) -> bool:
+    """A path of this site, not another site's address in disguise."""
+    return (
+        target.startswith("/") and not target.startswith(("//", "/\\")) and target.isprintable() and "\\" not in target
+    )
+
+
+def _json(document: Any, status: int = 200) -> web.Response:
+    return web.json_response(document, status=status, dumps=lambda value: json.dumps(value, default=str))

@@ -1,0 +1,38 @@
+"""What a daemon tells of itself while it runs, for the console."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager, AsyncExitStack
+from dataclasses import dataclass
+
+from sagaz_tiering.app.runtime import Runtime
+from sagaz_tiering.config.console import ConsoleSettings
+from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.daemon.health import Readiness
+from sagaz_tiering.daemon.schedule import JobSchedule
+from sagaz_tiering.logs import Logger
+
+_log = Logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DaemonState:
+    """`runtime` gives None until the servers could be opened; `config` what is in force now."""
+
+    runtime: Callable[[], Runtime | None]
+    config: Callable[[], TieringConfig]
+    health: Readiness
+    schedule: JobSchedule
+
+
+ServeConsole = Callable[[ConsoleSettings, DaemonState], AbstractAsyncContextManager[tuple[str, int]]]
+"""Serves the console while the block runs; gives the address listened on."""
+
+
+async def show(console: ServeConsole | None, state: DaemonState, stack: AsyncExitStack) -> None:
+    """Serve the console until `stack` ends, if the configuration enables it."""
+    settings = state.config().console
+    if console is not None and settings.enabled:
+        host, port = await stack.enter_async_context(console(settings, state))
+        _log.info("console.started", url=f"http://{f'[{host}]' if ':' in host else host}:{port}/")

@@ -1,0 +1,380 @@
+"""The console over real servers: every page and document, what operators do, what is refused, servers that are down."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import aiohttp
+import pytest
+from support.console import OPEN, OPERATOR, VIEWER, Browser, asked, console, state_of, with_tokens
+from support.snapshots import make
+from support.tiers import DAY, Product, adjust, config, product
+
+from sagaz_tiering import SagaSnapshot
+from sagaz_tiering.config.sections import OnArchived
+from sagaz_tiering.console import serve_console
+from sagaz_tiering.console.openapi import openapi
+from sagaz_tiering.console.tree import MOST_CHILDREN, MOST_NODES, MOST_TEXT, Node, tree_of
+from sagaz_tiering.console.views import VIEWS
+
+HOSTILE = "<script>alert(1)</script>\"'&\u202e\x00\x1b[31m{{7*7}}"
+
+
+@pytest.fixture
+async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
+    settings = config(
+        database=database,
+        redis_url=redis_url,
+        cold=tmp_path / "cold",
+        attributes=[{"name": "order_id", "path": "order.id"}, {"name": "customer", "path": "customer"}],
+    )
+    async with product(settings) as found:
+        yield found
+
+
+async def saved(shop: Product, *, name: str = "payment-card", steps: int = 3, **context: Any) -> list[SagaSnapshot]:
+    """A saga of now, a second a step."""
+    saga, now = uuid4(), shop.clock.now()
+    made = [
+        make(
+            i,
+            snapshot_id=uuid4(),
+            saga_id=saga,
+            saga_name=name,
+            step_name=f"step-{i}",
+            status="completed" if i == steps - 1 else "executing",
+            created_at=now + timedelta(seconds=i),
+            context={"step": i, **context},
+        )
+        for i in range(steps)
+    ]
+    for each in made:
+        await shop.storage.save_snapshot(each)
+    return made
+
+
+async def archived(shop: Product) -> None:
+    """A year goes by, and what there is ends in GLACIER."""
+    for _ in range(2):
+        shop.clock.advance(100 * DAY)
+        for job in ("age", "transition"):
+            await shop.run(job)
+
+
+async def test_every_page_and_document_is_there(shop: Product) -> None:
+    """Each view as a page and as JSON, with nothing and with something to show; the page names its command."""
+    async with console(shop, with_tokens()) as address, Browser(address) as browser:
+        await browser.log_in(VIEWER)
+        for full in (False, True):
+            made = await saved(shop)
+            if full:
+                await archived(shop)
+                await shop.storage.restore(saga_id=made[0].saga_id)
+                await shop.storage.hold(made[0].saga_id, "case 7")
+            receipt = await shop.storage.forget((await saved(shop))[0].saga_id)
+            restores = await shop.runtime.catalog.restores.newest(1)
+            names = {
+                "saga_id": made[0].saga_id,
+                "erasure_id": receipt.erasure_id,
+                "restore_id": restores[0].restore_id if restores else None,
+                "pack_id": 1 if full else None,
+            }
+            for view in VIEWS:
+                path = view.path.format(**names)
+                if "None" in path:
+                    continue
+                page = await browser.get(path)
+                assert browser.status == 200, (path, page)
+                assert view.is_fragment or "on the command line" in page
+                status, document = await asked(address, "/overview" if path == "/" else path, VIEWER)
+                assert status == 200, (path, document)
+                assert "_context" not in document
+
+
+async def test_sagas_are_found_by_what_people_know(shop: Product) -> None:
+    """By an order number, a value of another attribute, a part of the name, an id, filters; page by page."""
+    first, second, third = [
+        await saved(shop, name=name, order={"id": order}, customer="acme")
+        for name, order in (("payment-card", "A-17"), ("payment-sepa", "A-18"), ("order-box", "A-19"))
+    ]
+    await shop.storage.hold(third[0].saga_id, "case 7")
+    async with console(shop, OPEN) as address, Browser(address) as browser:
+        for question, meant in (
+            ("q=A-17", [first]),
+            ("q=order_id=A-18", [second]),
+            ("q=acme", [first, second, third]),
+            ("q=ment-c", [first]),
+            (f"q={second[0].saga_id}", [second]),
+            ("name=payment-*", [first, second]),
+            ("attribute=order_id=A-19,customer=acme", [third]),
+            ("held=true", [third]),
+            ("status=completed&tier=cold", []),
+            ("since=2026-06-02", []),
+            ("q=nobody", []),
+        ):
+            page = await browser.get(f"/sagas?{question}")
+            shown = [one for one in (first, second, third) if f"/sagas/{one[0].saga_id}" in page]
+            assert (browser.status, shown) == (200, meant), (question, page)
+        page, seen = await browser.get("/sagas?limit=1&name=*"), []
+        for _ in range(3):
+            seen += re.findall(r'href="/sagas/([0-9a-f-]{36})"', page)
+            more = re.search(r'href="(/sagas[?][^"]*cursor=[^"]*)"', page)
+            page = await browser.get(more[1].replace("&amp;", "&")) if more else ""
+        assert sorted(seen) == sorted(str(each[0].saga_id) for each in (first, second, third))
+        assert not more
+        assert (await browser.get("/sagas?cursor=nonsense"), browser.status)[1] == 200
+        assert "cannot be shown" in await browser.get("/sagas?attribute=colour=red")
+
+
+async def test_saga_shows_any_state_of_it_and_what_is_archived(shop: Product) -> None:
+    """By number and by instant; a state whose bytes are archived is named with what bringing it back takes."""
+    made = await saved(shop, order={"id": "A-17"})
+    saga = made[0].saga_id
+    async with console(shop, OPEN) as address, Browser(address) as browser:
+        for number, each in enumerate(made):
+            page = await browser.get(f"/sagas/{saga}?n={number}")
+            assert str(each.snapshot_id) in page
+            at = (each.created_at + timedelta(milliseconds=1)).isoformat().replace("+00:00", "Z")
+            status, document = await asked(address, f"/sagas/{saga}?at={at}")
+            assert (status, document["chosen"]) == (200, number)
+            assert document["snapshot"]["value"]["context"] == {"step": number, "order": {"id": "A-17"}}
+        before = (made[0].created_at - DAY).strftime("%Y-%m-%d")
+        assert "had not begun then" in await browser.get(f"/sagas/{saga}?at={before}")
+        await archived(shop)
+        page = await browser.get(f"/sagas/{saga}")
+        assert "archived in GLACIER" in page
+        adjust(shop.runtime.job_context(), restore__on_archived=OnArchived.REQUEST)
+        for path in ("?n=0", "/state?n=1", "/diff?a=0&b=1"):
+            await browser.get(f"/sagas/{saga}{path}")
+        assert await shop.runtime.catalog.restores.newest(1) == []  # a look asks for no restore
+        assert (await browser.get(f"/sagas/{uuid4()}"), browser.status)[1] == 404
+
+
+async def test_operator_restores_holds_releases_and_forgets(shop: Product) -> None:
+    """By the forms on the page, each written to the audit with who, why, from where and what came of it."""
+    made = await saved(shop)
+    saga = made[0].saga_id
+    await archived(shop)
+    async with console(shop, with_tokens()) as address, Browser(address) as browser:
+        await browser.log_in(OPERATOR, "ann")
+        page = await browser.get(f"/sagas/{saga}")
+        assert "RESTORING" in await browser.post(f"/sagas/{saga}/restore", page, tier="Bulk")
+        assert browser.path.startswith("/restores/")
+        page = await browser.post(f"/sagas/{saga}/hold", page, reason="case 7")
+        assert "held" in page
+        refused = await browser.post(f"/sagas/{saga}/forget", page, reason="art. 17", confirm=str(saga))
+        assert (browser.status, "hold" in refused) == (409, True)
+        held = (await shop.runtime.catalog.holds.in_force(saga))[0]
+        assert (held.placed_by, held.reason) == ("ann", "case 7")
+        await browser.post(f"/holds/{held.hold_id}/release", page, reason="case closed")
+        assert browser.path == "/holds"
+        await browser.post(f"/sagas/{saga}/forget", page, reason="art. 17", confirm=str(uuid4()))
+        assert browser.status == 400
+        assert await shop.storage.timeline(saga)
+        page = await browser.post(f"/sagas/{saga}/forget", page, reason="art. 17", confirm=str(saga))
+        assert (browser.status, browser.path.startswith("/erasures/")) == (200, True)
+        assert await shop.storage.timeline(saga) == []
+    entries = await shop.runtime.catalog.audit.page(10)
+    assert [(each.action, each.outcome == "done") for each in entries] == [
+        ("forget", True),
+        ("forget", False),
+        ("release", True),
+        ("forget", False),
+        ("hold", True),
+        ("restore", True),
+    ]
+    assert {(each.who, each.address) for each in entries} == {("ann", "127.0.0.1")}
+
+
+async def test_viewer_and_stranger_change_nothing(shop: Product) -> None:
+    """Without a session, as a viewer, without the form's own text, from another origin: nothing happens."""
+    saga = (await saved(shop))[0].saga_id
+    path, fields = f"/sagas/{saga}/forget", {"reason": "x", "confirm": str(saga)}
+    async with console(shop, with_tokens()) as address, Browser(address) as browser:
+        await browser.get("/")
+        assert browser.path == "/login"
+        await browser.post(path, **fields)
+        assert browser.path == "/login"
+        assert (await asked(address, "/overview"))[0] == 401
+        assert (await asked(address, path, VIEWER, **fields))[0] == 403
+        await browser.log_in(VIEWER)
+        page = await browser.get(f"/sagas/{saga}")
+        assert "Forget for good" not in page
+        await browser.post(path, page, **fields)
+        assert browser.status == 403
+        await browser.log_in(OPERATOR)
+        await browser.post(path, **fields)
+        assert browser.status == 400
+        page = await browser.get(f"/sagas/{saga}")
+        browser.session.headers["Origin"] = "https://evil.test"
+        await browser.post(path, page, **fields)
+        assert browser.status == 400
+        del browser.session.headers["Origin"]
+        await browser.post("/logout", page)
+        await browser.post(path, page, **fields)
+        assert browser.path == "/login"
+    async with console(shop, OPEN) as address, Browser(address) as browser:
+        page = await browser.get(f"/sagas/{saga}")
+        await browser.post(path, page, **fields)
+        assert browser.status in (400, 403)  # no form of ours, and no operator
+        assert (await asked(address, path, **fields))[0] in (400, 403)
+        async with browser.session.get(address, headers={"Host": "evil.test"}) as response:
+            assert response.status == 421
+    assert await shop.storage.timeline(saga)
+    assert await shop.runtime.catalog.audit.page(10) == []
+
+
+async def test_login_leads_to_no_other_site(shop: Product) -> None:
+    """`next` is a path of ours, or it is nothing; the cookie is closed to scripts and other sites."""
+    async with console(shop, with_tokens()) as address, Browser(address) as browser:
+        for target in ("//evil.test/", "https://evil.test/", "/\\evil.test", "\\\\evil.test", "/a\r\nSet-Cookie: x=y"):
+            data = {"token": VIEWER, "next": target}
+            async with browser.session.post(f"{address}/login", data=data, allow_redirects=False) as response:
+                assert (response.status, response.headers["Location"]) == (303, "/")
+                cookie = response.headers["Set-Cookie"]
+                assert "HttpOnly" in cookie
+                assert "SameSite=Strict" in cookie
+        async with browser.session.post(
+            f"{address}/login", data={"token": VIEWER, "next": "/packs?limit=7"}
+        ) as response:
+            assert str(response.url) == f"{address}/packs?limit=7"
+
+
+async def test_every_answer_carries_what_protects_it(shop: Product) -> None:
+    """Pages, documents, files, failures: no inline script, no frame, no guessing of types, no storing."""
+    async with console(shop, OPEN) as address, Browser(address) as browser:
+        for path in (
+            "/",
+            "/nothing",
+            "/static/console.css",
+            "/static/..%2f..%2fserver.py",
+            "/api/v1/overview",
+            "/login",
+        ):
+            async with browser.session.get(address + path) as response:
+                policy = response.headers["Content-Security-Policy"]
+                assert "default-src 'none'" in policy
+                assert "unsafe" not in policy
+                assert "frame-ancestors 'none'" in policy
+                assert response.headers["X-Content-Type-Options"] == "nosniff"
+                page = await response.text()
+                assert "style=" not in page
+                assert not re.search(r"<script(?! src=)", page)
+                assert not re.search(r"\son\w+=", page)
+
+
+async def test_hostile_names_and_contexts_are_text(shop: Product) -> None:
+    """Markup, changes of direction, control characters, templates, in every place that shows them."""
+    made = await saved(shop, name=HOSTILE, **{HOSTILE: HOSTILE, "many": {str(i): i for i in range(3 * MOST_CHILDREN)}})
+    saga = made[0].saga_id
+    async with console(shop, with_tokens()) as address, Browser(address) as browser:
+        await browser.log_in(OPERATOR, HOSTILE)
+        page = await browser.get(f"/sagas/{saga}")
+        await browser.post(f"/sagas/{saga}/hold", page, reason=HOSTILE)
+        await browser.post("/quarantine/drop", page, item=HOSTILE)
+        assert browser.status == 404
+        for path in (f"/sagas/{saga}", f"/sagas/{saga}/diff", "/holds", "/audit", f"/sagas/{saga}/state?n=1"):
+            page = await browser.get(path)
+            assert browser.status == 200
+            assert "<script>alert" not in page
+            assert not re.search("[\u202e\x00\x1b]", page)
+            assert "49" not in page.replace("{{7*7}}", "") or "{{7*7}}" in page
+        assert f"{2 * MOST_CHILDREN:,} more are not shown" in await browser.get(f"/sagas/{saga}/state")
+
+
+def test_tree_is_bounded_whatever_the_context() -> None:
+    """Long texts, many keys, deep nesting: so many nodes, and what is left out is told."""
+    deep: Any = "bottom"
+    for _ in range(5_000):
+        deep = [deep]
+    trees = [
+        tree_of({"text": "x" * 2_000_000, "blob": b"y" * 1_000_000, "huge": 10**5_000}),
+        tree_of({f"k{i}": {"a": [1, 2, {3}]} for i in range(100_000)}),
+        tree_of(deep),
+    ]
+
+    def count(node: Node) -> int:
+        return 1 + sum(map(count, node.children))
+
+    assert max(map(count, trees)) <= MOST_NODES
+    text, blob, huge = trees[0].children
+    assert (len(text.text), text.left_out) == (MOST_TEXT, 2_000_000 - MOST_TEXT)
+    assert blob.left_out == 1_000_000 - MOST_TEXT
+    assert huge.text == "a number of 16,610 bits"
+    assert trees[1].left_out == 100_000 - MOST_CHILDREN
+
+
+async def test_what_cannot_be_asked_is_unknown_not_empty(shop: Product, database: str, tmp_path: Path) -> None:
+    """Redis down: what it holds is unknown, the rest is shown. Before the servers were reached: every page says so."""
+    dead = config(database=database, redis_url="redis://127.0.0.1:1/0", cold=tmp_path / "cold")
+    saga = (await saved(shop))[0].saga_id
+    async with product(dead, schema=False) as broken, console(broken, OPEN) as address, Browser(address) as browser:
+        page = await browser.get("/")
+        assert browser.status == 200
+        assert "what it holds is unknown" in page
+        assert "PostgreSQL" in page
+        page = await browser.get(f"/sagas/{saga}")
+        assert "payment-card" in page  # PostgreSQL has all of it
+    async with serve_console(OPEN, state_of(None, dead)) as (host, port), Browser(f"http://{host}:{port}") as browser:
+        assert "has not reached its servers yet" in await browser.get("/")
+        for view in VIEWS[1:]:
+            path = re.sub(r"\{pack_id\}", "1", re.sub(r"\{\w+_id\}", str(saga), view.path.replace("{pack_id}", "1")))
+            page = await browser.get(path)
+            assert "has not reached its servers yet" in page, path
+
+
+async def test_other_policies_are_compared_and_nothing_is_saved(shop: Product) -> None:
+    """What a pasted file would do instead; a wrong one is refused with its line, a secret in it is not told."""
+    await saved(shop)
+    shop.clock.advance(10 * DAY)
+    other = {
+        "tiers": {"hot": {"url": "redis://:hunter2@nowhere/0"}, "cold": {"url": "s3://bucket/p"}},
+        "catalog": {"url": "postgresql://u@nowhere/d"},
+        "policies": [{"name": "all", "match": {}, "retain": "8d"}],
+    }
+    async with console(shop, OPEN) as address, Browser(address) as browser:
+        page = await browser.get("/plan")
+        compared = await browser.post("/plan", page, policies=json.dumps(other))
+        assert browser.status == 200, compared
+        assert "expire" in compared
+        wrong = await browser.post("/plan", page, policies=json.dumps({**other, "polices": []}))
+        assert (browser.status, "polices" in wrong, "hunter2" in wrong) == (400, True, False)
+    assert [each.name for each in shop.runtime.policies.policies] == ["payments", "fast", "default"]
+
+
+async def test_questions_that_make_no_sense_are_told_so(shop: Product) -> None:
+    """Ids, numbers, times, choices, bodies: 400 with the name of what is wrong, for pages and documents."""
+    async with console(shop, with_tokens()) as address:
+        for path, name in (
+            ("/sagas/7", "saga_id"),
+            ("/packs?limit=0", "limit"),
+            ("/packs?limit=99999999999999999999999", "limit"),
+            ("/packs?storage_class=GOLD", "storage_class"),
+            ("/packs/²", "pack_id"),
+            (f"/sagas/{uuid4()}?at=yesterday", "at"),
+            ("/quarantine?dropped=perhaps", "dropped"),
+        ):
+            status, document = await asked(address, path, VIEWER)
+            assert (status, name in document["problem"]) == (400, True), path
+        headers = {"Authorization": f"Bearer {OPERATOR}", "Content-Type": "application/json"}
+        async with aiohttp.ClientSession(headers=headers) as session:
+            for body in ("[1]", "{", '{"item": {}}', "[" * 100_000):
+                async with session.post(f"{address}/api/v1/quarantine/drop", data=body) as response:
+                    assert response.status == 400
+        assert (await asked(address, "/nothing", VIEWER))[0] == 404
+
+
+def test_openapi_names_every_view_and_action() -> None:
+    """What is served is described, each path parameter too."""
+    document = openapi()
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            named = {each["name"] for each in operation["parameters"] if each["in"] == "path"}
+            assert named == set(re.findall(r"\{(\w+)\}", path))
+    assert len(document["paths"]) >= len(VIEWS)
