@@ -107,6 +107,10 @@ class Attributes:
         text = SEPARATOR.join(tokens)
         return Extracted(text, left_out) if len(text) <= MAX_COLUMN_BYTES // 4 else _within(tokens, left_out)
 
+    def are_of(self, saga_name: str) -> bool:
+        """Whether sagas of a name may have any."""
+        return bool(self._of_saga(saga_name))
+
     def token(self, name: str, value: object) -> str:
         """What a snapshot with that value of an attribute has in its column.
 

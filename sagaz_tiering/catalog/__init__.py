@@ -26,6 +26,7 @@ from sagaz_tiering.catalog.owner import Ownership
 from sagaz_tiering.catalog.pack_list import PackList
 from sagaz_tiering.catalog.packs import Packs
 from sagaz_tiering.catalog.quarantine import Quarantine
+from sagaz_tiering.catalog.reindexing import Reindexed
 from sagaz_tiering.catalog.replays import Replays
 from sagaz_tiering.catalog.restores import Restores
 from sagaz_tiering.catalog.saga_keys import SagaKeys
@@ -63,6 +64,7 @@ class Catalog:
         self.pack_list = PackList(db)
         self.packs = Packs(db)
         self.quarantine = Quarantine(db)
+        self.reindexed = Reindexed(db)
         self.replays = Replays(db)
         self.restores = Restores(db)
         self.saga_keys = SagaKeys(db)

@@ -16,6 +16,7 @@ from sagaz_tiering.catalog.holds import HOLD_LOCK, Holds, match_text, subject_co
 from sagaz_tiering.catalog.journal import JournalEntry, note
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
+from sagaz_tiering.catalog.packs import Pack, pack_of_row
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
@@ -82,6 +83,11 @@ class CatchingUp:
             )
             for row in rows
         }
+
+    async def taken(self, pack_uuid: UUID, revision: str) -> Pack | None:
+        """An active pack whose row says of its retention rules that it was taken from the bucket."""
+        row = await self._db.fetchrow(_SQL["taken"], pack_uuid, revision)
+        return None if row is None else pack_of_row(row)
 
     async def object_is_gone(self, pack_id: int, lease: Lease, now: datetime) -> bool:
         """The row of a pack without its object ends, if nothing that lives is said to be in it; whether it did."""

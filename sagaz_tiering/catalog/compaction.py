@@ -63,7 +63,7 @@ class Compaction:
     async def replace(
         self,
         new_id: int,
-        old_ids: Sequence[int],
+        old: Sequence[Pack],
         frames: Sequence[IndexedFrame],
         lease: Lease,
         *,
@@ -75,11 +75,15 @@ class Compaction:
         Raises LeaseLost (nothing changed) where the lease is gone, a saga in it was erased meanwhile, or an old pack
         holds something that the new one lacks.
         """
+        old_ids = [pack.pack_id for pack in old]
         async with self._db.transaction() as conn:
             await fence(conn, lease)
             await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
             if await conn.fetchval(_SQL["erased"], list(old_ids), [frame.saga_id for frame in frames]):
                 raise LeaseLost("a saga was erased while its pack was written anew; the next run does it again")
+            looked = [pack.attributes_revision for pack in old]
+            if await conn.fetchval(_SQL["reindexed"], old_ids, looked, [pack.attributes_digest for pack in old]):
+                raise LeaseLost("a pack got other attributes while it was written anew; the next run does it again")
             await settle_upload(conn, new_id)
             await insert_frames(conn, new_id, frames)
             ids = [meta.snapshot_id for frame in frames for meta, _, _ in frame.snapshots]

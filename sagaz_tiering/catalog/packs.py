@@ -49,6 +49,7 @@ class NewPack:
     max_created_us: int
     max_clock_us: int
     next_expiry_us: int | None
+    attributes_revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +68,8 @@ class Pack:
     live_count: int
     sha256: bytes
     footer_digest: bytes | None
+    attributes_digest: bytes | None
+    attributes_revision: str | None
     min_created_at: datetime
     max_created_at: datetime
     max_clock_at: datetime
@@ -379,6 +382,7 @@ def _columns(pack: NewPack) -> tuple[Any, ...]:
         from_micros(pack.max_clock_us),
         moment(pack.next_expiry_us),
         pack.footer_digest,
+        pack.attributes_revision,
     )
 
 

@@ -87,6 +87,12 @@ class Scrubbing:
             columns = [to_column(text) or None for text in texts.values()]
             await conn.execute(_SQL["set_attributes"], pack_id, list(texts), columns)
 
+    async def set_attributes_digest(self, pack_id: int, digest: bytes, lease: Lease) -> None:
+        """The object of a pack's attributes has this digest."""
+        async with self._db.transaction() as conn:
+            await fence(conn, lease)
+            await conn.execute(_SQL["set_attributes_digest"], pack_id, digest)
+
     async def without_attributes(self, key_ids: Sequence[UUID], limit: int, after: int) -> list[Pack]:
         """Active packs, by id after an id, with a frame under one of these keys of which no attributes are known."""
         return [

@@ -242,6 +242,15 @@ def saved_at(meta: SnapshotMeta, value: bytes, saved_us: int) -> tuple[SnapshotM
     return meta._replace(saved_us=saved_us), b"".join((head, _I64.pack(saved_us), tail))
 
 
+def attributed(value: bytes, header: Header, attributes: str) -> bytes:
+    """The same value with that column of attributes; the body is not touched."""
+    names = write_names(header.meta._replace(attributes=attributes))
+    flags = value[OFFSET_FLAGS] & ~FLAG_ATTRIBUTES | (FLAG_ATTRIBUTES if attributes else 0)
+    begins = bytes([flags]) + (OFFSET_NAMES + len(names)).to_bytes(4, "big")
+    fixed = value[:OFFSET_FLAGS] + begins + value[OFFSET_SAVED_US:OFFSET_NAMES]
+    return b"".join((fixed, names, value[header.length :]))
+
+
 def from_value(
     value: bytes, header: Header | None = None, dictionaries: Mapping[bytes, Dictionary] = NO_DICTIONARIES
 ) -> Record:

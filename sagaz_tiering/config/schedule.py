@@ -186,6 +186,9 @@ def _trigger(cron: str, zone: tzinfo) -> CronTrigger:
     return CronTrigger.from_crontab(cron, zone)
 
 
+_ORDERED: Final = JobTimes(every=timedelta(days=1))
+
+
 class Schedule(StrictModel):
     """When the daemon runs its jobs."""
 
@@ -223,6 +226,6 @@ class Schedule(StrictModel):
         }
 
     def of(self, job: str) -> JobTimes:
-        """The times of the job of that name."""
-        times: JobTimes = getattr(self, job)
+        """The times of the job of that name; one that only runs when somebody orders it has no window that closes."""
+        times: JobTimes = getattr(self, job, _ORDERED)
         return times

@@ -266,7 +266,7 @@ class _Daemon:
         ]
 
     def _status(self) -> str:
-        return f"ready: {len(self._config.policies)} policies, {len(JOBS)} jobs"
+        return f"ready: {len(self._config.policies)} policies, {len(_times(self._config))} jobs"
 
     # -- reload --------------------------------------------------------------------------------------------
 
@@ -359,7 +359,7 @@ def _configure_logs(config: TieringConfig) -> None:
 
 
 def _times(config: TieringConfig) -> dict[str, JobTimes]:
-    return {name: config.schedule.of(name) for name in JOBS}
+    return {name: config.schedule.of(name) for name, job in JOBS.items() if job.scheduled}
 
 
 def _exit_at_once() -> None:

@@ -226,6 +226,11 @@ class HotQueue:
                     found.append(meta)
         return found
 
+    async def put_headers(self, headers: Sequence[tuple[SnapshotMeta, bytes, bytes]]) -> int:
+        """(meta, header as read, new header) of values: another save in the place of one stays; how many were put."""
+        calls = [([self.keys.value(meta.saga_id.hex, meta.snapshot_id.hex)], [old, new]) for meta, old, new in headers]
+        return sum(await self._connection.run_many("attributes", calls))
+
     def _queue_keys(self, saga: str) -> list[str]:
         keys, shard = self.keys, saga[0]
         return [keys.index(saga), keys.due(shard), keys.expiry(shard), keys.claim(saga)]

@@ -27,6 +27,7 @@ from sagaz_tiering.jobs.expire import job as expire
 from sagaz_tiering.jobs.finish import mark_new_holds
 from sagaz_tiering.jobs.journal import publish_journal
 from sagaz_tiering.jobs.ownership import are_in_force, claim_prefix, with_accepted
+from sagaz_tiering.jobs.reindex import job as reindex
 from sagaz_tiering.jobs.restore import job as restore
 from sagaz_tiering.jobs.times import within_window
 from sagaz_tiering.jobs.train import job as train
@@ -57,12 +58,14 @@ class JobModule(Protocol):
 class Job:
     """As many processes as `slots` may run it at once. `share` is what a worker process does of it, beside the one that
     runs it. Workers have leases of their own, as many as the runs may have workers: none takes the slot of a daemon.
+    What is not `scheduled` runs when somebody orders it.
     """
 
     summary: str
     module: JobModule
     slots: int = 1
     share: Run | None = None
+    scheduled: bool = True
 
 
 JOBS: Mapping[str, Job] = MappingProxyType(
@@ -90,6 +93,11 @@ JOBS: Mapping[str, Job] = MappingProxyType(
         ),
         "scrub": Job(summary="compare the catalog with the bucket and look into packs", module=scrub),
         "collect": Job(summary="remove objects under the prefix that no pack row names", module=collect),
+        "reindex": Job(
+            summary="give what is stored already the attributes that were configured since",
+            module=reindex,
+            scheduled=False,
+        ),
         "train": Job(summary="train compression dictionaries for saga names where they pay", module=train),
     }
 )

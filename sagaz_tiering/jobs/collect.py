@@ -25,7 +25,8 @@ from sagaz_tiering.objects.base import ObjectInfo
 _log = Logger(__name__)
 _PAGE = 500
 _OURS = re.compile(
-    r"(?:packs/\d{4}/\d{2}/(?:never|\d{4}-\d{2})/(?P<pack>[0-9a-f-]{36})\.pack|footers/(?P<footer>[0-9a-f-]{36})\.footer)"
+    r"(?:packs/\d{4}/\d{2}/(?:never|\d{4}-\d{2})/(?P<pack>[0-9a-f-]{36})\.pack|"
+    r"footers/(?P<footer>[0-9a-f-]{36})\.(?:footer|attributes))"
 )
 
 

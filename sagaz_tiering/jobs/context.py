@@ -74,6 +74,7 @@ class JobContext(HasTiers):
     allow_mass_delete: bool = False
     accept_lost: bool = False
     any_time: bool = False
+    thaw: bool = False
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     catalog_id: UUID | None = None
     owned_at: float = -math.inf

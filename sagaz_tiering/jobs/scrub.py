@@ -25,7 +25,7 @@ from sagaz_tiering.codec.header import snapshot_id
 from sagaz_tiering.codec.zstd import DICTIONARY_ID_BYTES
 from sagaz_tiering.dictionaries.bucket import dictionary_key
 from sagaz_tiering.errors import CorruptPack, MasterKeyUnavailable, ObjectArchived, ObjectNotFound
-from sagaz_tiering.jobs.attributes import mend
+from sagaz_tiering.jobs.attributes import mend, write_anew
 from sagaz_tiering.jobs.budget import spend_reads
 from sagaz_tiering.jobs.collect import pack_of
 from sagaz_tiering.jobs.context import JobContext, Tally
@@ -38,7 +38,7 @@ from sagaz_tiering.objects.base import ObjectInfo, RestoreState
 from sagaz_tiering.packs.entries import Footer, FrameEntry
 from sagaz_tiering.packs.format import check_frame, parse_pack
 from sagaz_tiering.packs.frame import frame_digest
-from sagaz_tiering.packs.reader import PackReader, footer_digest, footer_key, footer_part
+from sagaz_tiering.packs.reader import PackReader, attributes_key, footer_digest, footer_key, footer_part
 from sagaz_tiering.storage_class import StorageClass
 
 _log = Logger(__name__)
@@ -358,9 +358,26 @@ async def _check_rows(context: JobContext, lease: Lease, pack: Pack, seen: _Seen
         tally.add("repaired", len(compared.wrong))
         tally.note(f"{pack.object_key}: {len(compared.wrong)} places corrected from its footer")
     if seen.vouched:
-        mended = await mend(context, lease, pack, footer, tally, sealed_too=seen.looked_at_all)
-        tally.add("attributes_repaired", mended)
+        await _check_attributes(context, lease, pack, seen, tally)
     is_new = pack.footer_digest is None and seen.looked_at_all
     if compared.wrong or is_new or (seen.vouched and not compared.has_all_digests):
         await scrubbing.vouch(pack.pack_id, footer_digest(seen.stored), compared.right, lease)
         tally.add("packs_vouched_for", is_new)
+
+
+async def _check_attributes(context: JobContext, lease: Lease, pack: Pack, seen: _Seen, tally: Tally) -> None:
+    """The catalog says of attributes what the newest footer does; an object of them that is not right is made anew."""
+    footer = seen.footer
+    if pack.attributes_digest is not None:
+        try:
+            footer = await PackReader(context.objects).newest_footer(pack)
+        except (CorruptPack, ObjectNotFound) as exc:
+            tally.note(f"{attributes_key(pack.pack_uuid)}: to be written anew from the catalog: {exc}")
+            try:
+                await write_anew(context, lease, pack, footer)
+                tally.add("repaired")
+            except MasterKeyUnavailable as unavailable:
+                tally.failed(attributes_key(pack.pack_uuid), unavailable)
+            return
+    mended = await mend(context, lease, pack, footer, tally, sealed_too=seen.looked_at_all)
+    tally.add("attributes_repaired", mended)

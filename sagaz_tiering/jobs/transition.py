@@ -33,7 +33,7 @@ from sagaz_tiering.jobs.upload import keep_footer_readable
 from sagaz_tiering.jobs.vouching import vouched
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import RestoreState
-from sagaz_tiering.packs.reader import PackReader, footer_key
+from sagaz_tiering.packs.reader import PackReader, attributes_key, footer_key
 from sagaz_tiering.policy import UNMATCHED, Move, Policy, PolicySet
 from sagaz_tiering.storage_class import StorageClass
 
@@ -206,7 +206,8 @@ async def _move(context: JobContext, lease: Lease, pack: Pack, to: StorageClass,
     elif not await context.catalog.packs.live_keys([pack.pack_uuid]):
         # It was deleted while the store copied it, and the copy came after: receipts say already that it is gone.
         await still_owner(context)
-        await context.objects.delete([pack.object_key, footer_key(pack.pack_uuid)])
+        uuid = pack.pack_uuid
+        await context.objects.delete([pack.object_key, footer_key(uuid), attributes_key(uuid)])
         tally.add("deleted_meanwhile")
 
 

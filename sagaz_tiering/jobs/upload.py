@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
@@ -39,6 +40,7 @@ def new_pack(
     policy: str,
     retention_revision: str,
     max_clock_us: int,
+    attributes_revision: str | None,
 ) -> NewPack:
     """The row of a sealed pack."""
     entries = [entry for frame in sealed.footer.frames for entry in frame.snapshots]
@@ -58,7 +60,13 @@ def new_pack(
         max_created_us=max(created),
         max_clock_us=max_clock_us,
         next_expiry_us=min(expiries, default=None),
+        attributes_revision=attributes_revision,
     )
+
+
+def common(revisions: Collection[str | None]) -> str | None:
+    """By which definitions of attributes all parts of a pack are complete; None where that differs, or is not known."""
+    return next(iter(revisions)) if len(set(revisions)) == 1 else None
 
 
 def placed_frames(footer: Footer) -> list[IndexedFrame]:

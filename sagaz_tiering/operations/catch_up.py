@@ -6,7 +6,8 @@ The order, each step repeatable after a crash:
 2. the journal: holds and releases, deletions and erasures, to rows and durable copies that are there
 3. each pack that the catalog does not know: its footer (of archived ones the readable copy) becomes its row, frames and
    places, one transaction a pack, without what was deleted; durable copies that are not newer go
-4. each row whose pack is gone: it ends, if what is said to be in it lives elsewhere by now or has expired
+4. what `reindex` put beside a pack that was taken so: attributes that its own footer does not have
+5. each row whose pack is gone: it ends, if what is said to be in it lives elsewhere by now or has expired
 
 Of a snapshot in several packs the newest save wins, and of the same save the younger pack, as it was before; of packs
 that contradict each other neither is believed (`claims`). Memory holds a few pages, whatever the size of the bucket.
@@ -23,18 +24,28 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import NewPack
 from sagaz_tiering.dictionaries.bucket import dictionary_key
 from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectNotFound
-from sagaz_tiering.jobs.attributes import with_attributes
+from sagaz_tiering.jobs.attributes import mend, with_attributes
 from sagaz_tiering.jobs.collect import pack_of
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.dictionary_copies import learn
 from sagaz_tiering.jobs.journal import Numbers, Told, read_journal
 from sagaz_tiering.jobs.scrub import side_by_side
 from sagaz_tiering.jobs.upload import placed_frames
+from sagaz_tiering.jobs.vouching import compare_frames
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo, RestoreState
 from sagaz_tiering.operations.rival_packs import dispute, settle
 from sagaz_tiering.packs.entries import Footer
-from sagaz_tiering.packs.reader import DISPUTED_FOOTER, PackReader, footer_digest, footer_key, read_footer
+from sagaz_tiering.packs.reader import (
+    DISPUTED_FOOTER,
+    PackReader,
+    attributes_key,
+    footer_digest,
+    footer_key,
+    most_attributes,
+    read_attributes,
+    read_footer,
+)
 from sagaz_tiering.policy import PolicySet, SagaEnd
 
 _log = Logger(__name__)
@@ -59,7 +70,7 @@ class Trust:
 
 
 async def catch_up(context: JobContext, lease: Lease, tally: Tally, trust: Trust) -> int:
-    """All four steps, or as far as it comes before `stopping`; the newest number in the journal."""
+    """All five steps, or as far as it comes before `stopping`; the newest number in the journal."""
     catalog_id = await context.catalog.identity()
     digests = await learn(context, tally)
     newest = await _read_journal(context, lease, tally, catalog_id, trust)
@@ -77,6 +88,7 @@ async def catch_up(context: JobContext, lease: Lease, tally: Tally, trust: Trust
                 await _name_dictionaries(context, footer, digests, tally)
         if context.stopping.is_set():
             return newest
+    await _take_attributes(context, lease, tally)
     await _drop_lost(context, lease, tally)
     return newest
 
@@ -188,6 +200,30 @@ async def _name_dictionaries(context: JobContext, footer: Footer, digests: set[b
     for digest in set(footer.dictionaries) - digests:
         tally.add("dictionaries_missing")
         tally.note(f"pack {footer.pack_id}: {dictionary_key(digest)}, which it needs, is not in the bucket")
+
+
+async def _take_attributes(context: JobContext, lease: Lease, tally: Tally) -> None:
+    """Of packs that were taken from the bucket; of others the catalog knows itself."""
+    async for info in context.objects.list("footers/"):
+        pack_uuid = pack_of(info.key)
+        if pack_uuid is None or info.key != attributes_key(pack_uuid) or context.stopping.is_set():
+            continue
+        pack = await context.catalog.catching_up.taken(pack_uuid, _REVISION)
+        if pack is None:
+            continue
+        try:
+            data = await context.objects.get(info.key, most=most_attributes(pack.byte_size))
+            footer = await asyncio.to_thread(read_attributes, data, pack_uuid, most=pack.snapshot_count)
+            if compare_frames(pack, await context.catalog.scrubbing.frames(pack.pack_id), footer).wrong:
+                raise CorruptPack(f"{info.key}: is of other frames than its pack has")
+        except (CorruptPack, ObjectNotFound) as exc:
+            tally.add("attributes_left_out")
+            tally.note(str(exc))
+            _log.error("attributes.left_out", object_key=info.key, error=str(exc))
+            continue
+        await mend(context, lease, pack, footer, tally, sealed_too=True)
+        await context.catalog.scrubbing.set_attributes_digest(pack.pack_id, footer_digest(data), lease)
+        tally.add("attributes")
 
 
 async def _drop_lost(context: JobContext, lease: Lease, tally: Tally) -> None:

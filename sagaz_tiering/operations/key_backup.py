@@ -21,12 +21,11 @@ import orjson
 
 from sagaz_tiering.catalog.saga_keys import StoredKey
 from sagaz_tiering.errors import ConfigError, CorruptPack, LeaseLost, ObjectStoreError
-from sagaz_tiering.jobs.attributes import mend
+from sagaz_tiering.jobs.attributes import mend, newest_footer
 from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
 from sagaz_tiering.jobs.journal import read_journal
 from sagaz_tiering.keys.master import WrappedKey
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.packs.reader import PackReader
 
 _FORMAT: Final = "sagaz_tiering_keys"
 _PAGE: Final = 1000
@@ -76,7 +75,7 @@ async def import_keys(context: JobContext, lines: Iterable[bytes]) -> Imported:
 
 async def _open_attributes(context: JobContext, key_ids: Sequence[UUID]) -> None:
     """A catalog that was rebuilt without these keys could not read what they seal in footers."""
-    reader, tally = PackReader(context.objects), Tally(None)
+    tally = Tally(None)
     async with context.catalog.leases.hold(_LEASE, context.owner, context.settings.jobs.lease_ttl) as lease:
         if lease is None:
             raise LeaseLost("another process imports keys")
@@ -84,7 +83,7 @@ async def _open_attributes(context: JobContext, key_ids: Sequence[UUID]) -> None
             page = key_ids[start : start + _PAGE]
             async for pack in each_pack(partial(context.catalog.scrubbing.without_attributes, page, _PACKS)):
                 try:
-                    footer = await reader.footer(pack)
+                    footer = await newest_footer(context, pack)
                 except (ObjectStoreError, CorruptPack) as exc:
                     _log.error("footer.unreadable", object_key=pack.object_key, error=str(exc))
                 else:

@@ -58,6 +58,7 @@ __all__ = [
     "SealedPack",
     "build_frame",
     "finished",
+    "footer_bytes",
     "locate_footer",
     "open_frame",
     "parse_footer",
@@ -157,13 +158,19 @@ class PackWriter:
             dictionaries=tuple(sorted(dictionary.digest for dictionary in self._dictionaries.values())),
             frames=tuple(self._frames),
         )
-        compressed, version = compress(footer_content(footer), _FOOTER_LEVEL), bytes([footer_version(footer)])
         data, self._data = self._data, bytearray()  # tens of megabytes: not copied, and not kept
-        data[: len(MAGIC)] = _NAME + version
-        data += compressed + _TAIL.pack(len(compressed), digest(compressed), _END_NAME + version)
+        data[: len(MAGIC)] = _NAME + bytes([footer_version(footer)])
+        data += footer_bytes(footer)
         yield from _read_back(data, footer, self._keys, self._dictionaries)
         used = tuple(self._dictionaries.values())
         return SealedPack(data=data, footer=footer, sha256=sha256(data).digest(), dictionaries=used)
+
+
+def footer_bytes(footer: Footer) -> bytes:
+    """A footer and its tail, as a pack ends with them."""
+    compressed = compress(footer_content(footer), _FOOTER_LEVEL)
+    end_magic = _END_NAME + bytes([footer_version(footer)])
+    return compressed + _TAIL.pack(len(compressed), digest(compressed), end_magic)
 
 
 def _ids(frame: BuiltFrame) -> set[int]:

@@ -19,7 +19,7 @@ from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.packs.entries import Footer
-from sagaz_tiering.packs.format import TAIL_LENGTH, locate_footer, parse_footer
+from sagaz_tiering.packs.format import MAGIC, TAIL_LENGTH, locate_footer, parse_footer
 from sagaz_tiering.packs.frame import DISPUTED, check_vouched, open_frame
 from sagaz_tiering.storage_class import StorageClass
 
@@ -41,6 +41,13 @@ class PublishedPack(Protocol):
     def footer_digest(self) -> bytes | None: ...
 
 
+class AttributedPack(PublishedPack, Protocol):
+    """The same of a pack whose attributes may be told apart: `attributes_digest` None: by its footer."""
+
+    @property
+    def attributes_digest(self) -> bytes | None: ...
+
+
 _BELIEVED: Final = 65_536
 """Snapshots that the footer of even the smallest pack may list where no catalog knows how many there are."""
 DISPUTED_FOOTER: Final = bytes(32)
@@ -50,6 +57,11 @@ DISPUTED_FOOTER: Final = bytes(32)
 def footer_key(pack_uuid: UUID) -> str:
     """Where the readable copy of an archived pack's footer is."""
     return f"footers/{pack_uuid}.footer"
+
+
+def attributes_key(pack_uuid: UUID) -> str:
+    """Where a pack's footer is once more, with the attributes that were found since it was written."""
+    return f"footers/{pack_uuid}.attributes"
 
 
 def footer_digest(data: bytes) -> bytes:
@@ -126,6 +138,16 @@ class PackReader:
             )
         return footer
 
+    async def newest_footer(self, pack: AttributedPack, *, thawed: bool = False) -> Footer:
+        """The footer with the newest attributes. Where those cannot be read, that is CorruptPack or ObjectNotFound."""
+        if pack.attributes_digest is None:
+            return await self.footer(pack, thawed=thawed)
+        key = attributes_key(pack.pack_uuid)
+        data = await self._objects.get(key, most=most_attributes(pack.byte_size))
+        if footer_digest(data) != pack.attributes_digest:
+            raise CorruptPack(f"{key}: not what the catalog vouches for: it was altered or replaced")
+        return await asyncio.to_thread(read_attributes, data, pack.pack_uuid, most=pack.snapshot_count)
+
     async def unvouched_footer_bytes(self, key: str, size: int) -> bytes:
         """Footer and tail of an object of `size` bytes that no catalog knows (yet)."""
         tail = await self._objects.get_range(key, size - TAIL_LENGTH, TAIL_LENGTH)
@@ -149,6 +171,20 @@ def read_footer(data: bytes, size: int, *, most: int | None = None) -> Footer:
         most = max(_BELIEVED, size)
     place = locate_footer(data[-TAIL_LENGTH:], size)
     return parse_footer(data[:-TAIL_LENGTH], place.checksum, version=place.version, footer_at=place.offset, most=most)
+
+
+def read_attributes(data: bytes, pack_uuid: UUID, *, most: int) -> Footer:
+    """The footer in an object of attributes of a pack of so many snapshots. Raises CorruptPack."""
+    place = locate_footer(data[-TAIL_LENGTH:], len(MAGIC) + len(data))
+    footer = parse_footer(data[:-TAIL_LENGTH], place.checksum, version=place.version, most=most)
+    if footer.pack_id != pack_uuid:
+        raise CorruptPack(f"{attributes_key(pack_uuid)}: is of pack {footer.pack_id}")
+    return footer
+
+
+def most_attributes(pack_bytes: int) -> int:
+    """No longer than the pack, where that is of some size: attributes are parts of what is in it."""
+    return max(pack_bytes, _BELIEVED)
 
 
 def footer_part(data: bytes | bytearray) -> bytes:

@@ -77,7 +77,7 @@ def _configured(servers: EmbeddedServers, folder: Path) -> Path:
 
 
 def _settings(servers: EmbeddedServers, folder: Path) -> dict[str, Any]:
-    every = {name: {"every": "1s", "jitter": "200ms"} for name in JOBS}
+    every = {name: {"every": "1s", "jitter": "200ms"} for name, job in JOBS.items() if job.scheduled}
     return {
         "tiers": {
             "hot": {"url": servers.redis_url},

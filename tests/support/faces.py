@@ -21,6 +21,7 @@ FACES = {
         "pack_list",
         "packs",
         "frame_index",
+        "reindexing",
         "replays",
         "restores",
         "saga_keys",
@@ -96,6 +97,7 @@ FACES = {
         "scrub",
         "times",
         "upload",
+        "vouching",
     ),
     "keys": ("frame_key", "key_file", "keyring", "kms", "master", "several"),
     "objects": (

@@ -51,7 +51,7 @@ def test_every_job_runs_as_often_as_the_uptime_allows(day: Day) -> None:
     assert day.wall_span_s > 2 * 365 * DAY_S
     assert len(day.restarts) == 4
     assert day.doubled == 0
-    for job in JOBS:
+    for job in (name for name, each in JOBS.items() if each.scheduled):
         when = getattr(Schedule(), job)
         every_s, jitter_s = when.every.total_seconds(), when.jitter.total_seconds()
         starts, ends = day.starts[job], day.ends[job]

@@ -1,3 +1,16 @@
+-- By which definitions of attributes what is in a pack is known to be complete (NULL: nobody looked), and the sha256 of
+-- footers/<pack id>.attributes, which tells them where the footer of the pack itself does not (NULL: it does).
+ALTER TABLE sagaz_tiering.packs ADD COLUMN attributes_revision text, ADD COLUMN attributes_digest bytea;
+
+-- How far `reindex` came by some definitions. What is saved after it began has its attributes.
+CREATE TABLE sagaz_tiering.reindexing (
+    revision       text PRIMARY KEY,
+    began_at       timestamptz NOT NULL,
+    durable_after  uuid,                  -- durable rows up to this id are done (NULL: all are)
+    hot_done       boolean NOT NULL DEFAULT false,
+    done_at        timestamptz            -- everything is, but for archived packs that could not be read
+);
+
 -- What the snapshots of these frames of a pack carry, by frame number in parallel arrays; `find` follows.
 CREATE FUNCTION sagaz_tiering.set_frame_attributes(pack integer, numbers integer[], texts text[])
 RETURNS void LANGUAGE plpgsql AS $$

@@ -105,3 +105,6 @@ UPDATE sagaz_tiering.packs SET live_count = live_count - (SELECT count(*) FROM g
 -- Nothing of a pack whose object is gone is anybody's any more.
 UPDATE sagaz_tiering.packs SET state = 'DELETED', deleted_at = $2
  WHERE pack_id = $1 AND live_count = 0 AND state IN ('ACTIVE', 'RETIRING')
+
+-- name: taken
+SELECT * FROM sagaz_tiering.packs WHERE pack_uuid = $1 AND state = 'ACTIVE' AND retention_revision = $2

@@ -27,6 +27,12 @@ SELECT EXISTS (SELECT FROM unnest($2::uuid[]) AS v (saga_id)
                 WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.frames f
                                    WHERE f.saga_id = v.saga_id AND f.pack_id = ANY($1::integer[])))
 
+-- name: reindexed
+-- Whether one of these packs was looked into for attributes since it was read.
+SELECT EXISTS (SELECT FROM unnest($1::integer[], $2::text[], $3::bytea[]) AS v (pack_id, revision, digest)
+                 JOIN sagaz_tiering.packs p USING (pack_id)
+                WHERE (p.attributes_revision, p.attributes_digest) IS DISTINCT FROM (v.revision, v.digest))
+
 -- name: move
 -- Places in the old packs become places in the new one; what was deleted meanwhile is not there to be moved.
 UPDATE sagaz_tiering.snapshots s SET pack_id = $1, frame_no = v.frame_no

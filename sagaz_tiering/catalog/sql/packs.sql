@@ -2,8 +2,8 @@
 INSERT INTO sagaz_tiering.packs
     (pack_uuid, object_key, state, storage_class, policy, retention_revision, byte_size, snapshot_count,
      live_count, sha256, min_created_at, max_created_at, max_clock_at, next_expiry_at, lease_name, lease_epoch,
-     created_at, class_since, footer_digest)
-VALUES ($1, $2, 'UPLOADING', $3, $4, $5, $6, $7, 0, $8, $9, $10, $11, $12, $14, $15, $16, $16, $13)
+     created_at, class_since, footer_digest, attributes_revision)
+VALUES ($1, $2, 'UPLOADING', $3, $4, $5, $6, $7, 0, $8, $9, $10, $11, $12, $15, $16, $17, $17, $13, $14)
 RETURNING pack_id
 
 -- name: start_over

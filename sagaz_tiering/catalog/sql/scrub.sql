@@ -37,6 +37,9 @@ UPDATE sagaz_tiering.frames f
 -- What the snapshots of these frames of a pack can be found by.
 SELECT sagaz_tiering.set_frame_attributes($1, $2, $3)
 
+-- name: set_attributes_digest
+UPDATE sagaz_tiering.packs SET attributes_digest = $2 WHERE pack_id = $1
+
 -- name: without_attributes
 SELECT p.* FROM sagaz_tiering.packs p
  WHERE p.state = 'ACTIVE' AND p.pack_id > $2

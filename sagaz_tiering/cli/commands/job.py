@@ -35,7 +35,7 @@ async def job(
         str,
         typer.Argument(
             metavar="NAME",
-            help="age, reconcile, transition, restore, expire, compact, scrub, collect or train.",
+            help="age, reconcile, transition, restore, expire, compact, scrub, collect, reindex or train.",
             autocompletion=lambda: names_of_jobs(),
         ),
     ],
@@ -51,6 +51,9 @@ async def job(
     accept_lost: Annotated[
         bool, typer.Option("--accept-lost", help="reconcile, once: do not report what Redis lost any more.")
     ] = False,
+    thaw: Annotated[
+        bool, typer.Option("--thaw", help="reindex: ask for archived packs; a later run finds them readable.")
+    ] = False,
 ) -> int:
     """Run a job: now and by its schedule until Ctrl-C, or once. --json prints one report a line."""
     check_name(name)
@@ -60,7 +63,10 @@ async def job(
         raise UsageError("--accept-lost is for: job reconcile --once", hint="a schedule must not have it")
     if any_time and not once:
         raise UsageError("--any-time is for: job NAME --once", hint="a schedule has its windows")
+    if thaw and name != "reindex":
+        raise UsageError("--thaw is for: job reindex")
     from sagaz_tiering.app.process import yield_to_others
+    from sagaz_tiering.jobs import JOBS
 
     async with call.opened() as runtime:
         await runtime.check()
@@ -70,9 +76,11 @@ async def job(
             allow_mass_delete=allow_mass_delete,
             accept_lost=accept_lost,
             any_time=any_time,
+            thaw=thaw,
             alone=True,
         )
-        return await _repeat(context, name, once=once or dry_run, dry_run=dry_run, as_json=call.as_json)
+        once = once or dry_run or not JOBS[name].scheduled
+        return await _repeat(context, name, once=once, dry_run=dry_run, as_json=call.as_json)
 
 
 def names_of_jobs() -> list[str]:

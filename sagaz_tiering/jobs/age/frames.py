@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
 
-from sagaz_tiering.clock import from_micros
+from sagaz_tiering.catalog.reindexing import Reindexing
+from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.codec.header import raw_length
-from sagaz_tiering.codec.value import Header, Record, from_values, read_header
+from sagaz_tiering.codec.value import Header, Record, decode, from_values, read_header
 from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.config.tiers import PackSettings
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.jobs.age.keys import REQUEUE_AFTER_US, needs_key
+from sagaz_tiering.jobs.attributes import column_of
 from sagaz_tiering.jobs.claims import Claim
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.saga_ends import SagaEnds
@@ -60,7 +62,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A built frame on its way into a pack: whose claim it belongs to, and when it was due."""
+    """A built frame on its way into a pack: whose claim it belongs to, and when it was due.
+
+    `attributes_revision`: by which definitions its attributes are complete (None: nobody knows).
+    """
 
     policy: Policy
     bucket: str
@@ -68,12 +73,14 @@ class Part:
     claim: Claim
     oldest_due_us: int
     max_clock_us: int
+    attributes_revision: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FrameSupplies:
     """What frames are built with: data keys by saga, dictionaries by id to read, by saga name to write, pins by id,
-    where the sagas end. What is `evicted` was in a pack already, and is not in Redis any more.
+    where the sagas end. What is `evicted` was in a pack already, and is not in Redis any more. What was saved before it
+    was `reindexed` by the definitions in force may lack attributes.
     """
 
     keys: Mapping[UUID, FrameKey] = field(repr=False)
@@ -82,6 +89,7 @@ class FrameSupplies:
     pins_us: Mapping[UUID, int]
     ends: SagaEnds
     evicted: Collection[UUID]
+    reindexed: Reindexing | None = None
 
 
 def build(context: JobContext, work: Sequence[Work], supplies: FrameSupplies, tally: Tally) -> list[Part]:
@@ -103,11 +111,23 @@ def _build_some(context: JobContext, work: Sequence[Work], supplies: FrameSuppli
         if isinstance(record, CorruptRecord):
             _unreadable(record, each.claim, tally, context.now_us)
             continue
-        decision = each.decision
+        decision, record = each.decision, _with_attributes(context, record, supplies)
         group = _Group(each.claim, decision.policy, _own_bucket(decision), record.meta.saga_name)
         groups.setdefault(group, []).append((record, decision))
     whole = {group._replace(bucket=group.bucket or _last_bucket(members)): members for group, members in groups.items()}
     return _parts(whole, context.settings.tiers.cold.pack, supplies)
+
+
+def _with_attributes(context: JobContext, record: Record, supplies: FrameSupplies) -> Record:
+    """With those that its save had not, since they were configured later."""
+    run = supplies.reindexed
+    if run is None or record.meta.saved_us >= to_micros(run.began_at):
+        return record
+    try:
+        column = column_of(context.in_force.attributes, decode(record))
+    except CorruptRecord:
+        return record  # whoever reads it is told
+    return record._replace(meta=record.meta._replace(attributes=column))
 
 
 class _Due(NamedTuple):
@@ -187,7 +207,11 @@ def _parts(
             for _, members in chosen
         ]
         built = build_frames(contents, level=pack.level, dictionary=dictionary)
-        parts += [_part(group, members, frame) for (group, members), frame in zip(chosen, built, strict=True)]
+        revision = None if supplies.reindexed is None else supplies.reindexed.revision
+        parts += [
+            replace(_part(group, members, frame), attributes_revision=revision)
+            for (group, members), frame in zip(chosen, built, strict=True)
+        ]
     return parts
 
 

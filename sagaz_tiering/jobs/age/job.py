@@ -24,6 +24,7 @@ from sagaz_tiering.jobs.age.frames import Batch, FrameSupplies, build
 from sagaz_tiering.jobs.age.keys import REQUEUE_AFTER_US, needs_key
 from sagaz_tiering.jobs.age.publish import Packer
 from sagaz_tiering.jobs.age.writes import AgeWrites, DryAgeWrites
+from sagaz_tiering.jobs.attributes import definitions_revision
 from sagaz_tiering.jobs.claims import OpenClaims
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.ownership import secure
@@ -115,6 +116,7 @@ async def _pack(
         pins_us=pins_us,
         ends=ends,
         evicted=await _evict_packed(context, writes, values, pins_us, ends, tally),
+        reindexed=await context.catalog.reindexed.run(definitions_revision(context.settings)),
     )
     if keyless := encrypted - supplies.keys.keys():
         await writes.postpone(due_durable.waiting(context, metas, keyless, ends))

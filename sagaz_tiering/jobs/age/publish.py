@@ -21,7 +21,7 @@ from sagaz_tiering.jobs.age.frames import Part
 from sagaz_tiering.jobs.age.writes import AgeWrites
 from sagaz_tiering.jobs.claims import Claim
 from sagaz_tiering.jobs.context import JobContext, Tally
-from sagaz_tiering.jobs.upload import new_pack, placed_frames
+from sagaz_tiering.jobs.upload import common, new_pack, placed_frames
 from sagaz_tiering.packs.entries import PackedSnapshot, SealedPack
 from sagaz_tiering.packs.format import PackWriter
 from sagaz_tiering.policy import Policy
@@ -55,12 +55,14 @@ class _OpenPack:
     held: list[_WrittenPart] = field(default_factory=list)
     oldest_due_us: int = 2**63 - 1
     max_clock_us: int = -(2**63)
+    revisions: set[str | None] = field(default_factory=set)
 
     def take(self, part: Part) -> None:
         self.writer.add(part.frame)
         self.held.append(_WrittenPart(part.claim, part.frame.entry.snapshots))
         self.oldest_due_us = min(self.oldest_due_us, part.oldest_due_us)
         self.max_clock_us = max(self.max_clock_us, part.max_clock_us)
+        self.revisions.add(part.attributes_revision)
 
 
 class Packer:
@@ -186,6 +188,7 @@ class Packer:
             policy=pack.policy.name,
             retention_revision=context.policies.retention_revision,
             max_clock_us=pack.max_clock_us,
+            attributes_revision=common(pack.revisions),
         )
 
     def _class_for(self, pack: _OpenPack, size: int) -> StorageClass:

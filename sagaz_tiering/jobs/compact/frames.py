@@ -13,6 +13,7 @@ from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.codec.value import Record
 from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.jobs.age.frames import chunks
+from sagaz_tiering.jobs.attributes import newest_footer
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.vouching import vouched
 from sagaz_tiering.keys.frame_key import FrameKey
@@ -117,7 +118,7 @@ async def live_frames(context: JobContext, lease: Lease, packs: Sequence[Pack]) 
 async def _old_frames(context: JobContext, lease: Lease, pack: Pack) -> list[_OldFrame]:
     pack = await vouched(context, lease, pack, "compact")
     live = await context.catalog.compaction.live(pack.pack_id)
-    footer = await PackReader(context.objects).footer(pack, thawed=True)
+    footer = await newest_footer(context, pack, thawed=True)
     return [
         _OldFrame(object_key=pack.object_key, entry=entry, live=live[number])
         for number, entry in enumerate(footer.frames)

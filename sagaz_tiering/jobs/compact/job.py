@@ -34,7 +34,7 @@ from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.finish import finish_deletions
 from sagaz_tiering.jobs.ownership import claim_prefix
 from sagaz_tiering.jobs.sure_clock import with_sure_clock
-from sagaz_tiering.jobs.upload import new_pack, placed_frames, store
+from sagaz_tiering.jobs.upload import common, new_pack, placed_frames, store
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import RestoreState
 from sagaz_tiering.packs.format import PackWriter
@@ -139,10 +139,11 @@ async def _work(context: JobContext, lease: Lease, rewrite: Merge, tally: Tally)
         policy=first.policy,
         retention_revision=first.retention_revision,
         max_clock_us=max(to_micros(pack.max_clock_at) for pack in readable),
+        attributes_revision=common([pack.attributes_revision for pack in readable]),
     )
     moved = await context.catalog.compaction.replace(
         await store(context, lease, new, sealed),
-        [pack.pack_id for pack in readable],
+        readable,
         placed_frames(sealed.footer),
         lease,
         now=context.now,

@@ -43,7 +43,7 @@ from sagaz_tiering.jobs.ownership import put_policies_in_force, still_owner
 from sagaz_tiering.jobs.saga_ends import SagaEnds, fill_sagas, saga_ends
 from sagaz_tiering.jobs.sure_clock import with_sure_clock
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.packs.reader import footer_key
+from sagaz_tiering.packs.reader import attributes_key, footer_key
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -306,7 +306,8 @@ async def _delete_retired(context: JobContext, lease: Lease, tally: Tally) -> No
             return
         keys: dict[str, Pack] = {}
         for pack in page:
-            keys[pack.object_key] = keys[footer_key(pack.pack_uuid)] = pack
+            for key in (pack.object_key, footer_key(pack.pack_uuid), attributes_key(pack.pack_uuid)):
+                keys[key] = pack
         await still_owner(context)
         failures = await context.objects.delete(list(keys))
         failed = {keys[failure.key].pack_id for failure in failures}

@@ -1,0 +1,138 @@
+"""How far `reindex` came, and what it finds: attributes of rows, of what Redis told of, and of packs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+from sagaz_tiering.catalog.leases import Lease, fence
+from sagaz_tiering.catalog.packs import Pack, pack_of_row
+from sagaz_tiering.clock import from_micros
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
+from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.snapshot import SnapshotMeta
+
+_SQL = load(__package__, "reindexing")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reindexing:
+    """A run by the definitions of `revision`: what is saved after `began_at` has its attributes.
+
+    `durable_after`: durable rows up to this id are done (None: all are); `hot_done`: so is Redis.
+    """
+
+    revision: str
+    began_at: datetime
+    durable_after: UUID | None
+    hot_done: bool
+    done_at: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackWork:
+    """A pack that some definitions did not look into, the names of its sagas, and whether it has attributes."""
+
+    pack: Pack
+    saga_names: Sequence[str]
+    has_attributes: bool
+
+
+class Reindexed:
+    """The table `reindexing`, and what it is about."""
+
+    def __init__(self, db: Database) -> None:
+        self._db = db
+
+    async def run(self, revision: str) -> Reindexing | None:
+        """How far it came by these definitions; None: it never began."""
+        row = await self._db.fetchrow(_SQL["run"], revision)
+        return None if row is None else Reindexing(**dict(row))
+
+    async def begin(self, revision: str, now: datetime) -> Reindexing:
+        """Begin by these definitions, or go on; what others came to is forgotten."""
+        async with self._db.transaction() as conn:
+            await conn.execute(_SQL["forget_others"], revision)
+            await conn.execute(_SQL["begin"], revision, now)
+            [row] = await conn.fetch(_SQL["run"], revision)
+            return Reindexing(**dict(row))
+
+    async def hot_done(self, revision: str) -> None:
+        """Everything in Redis was gone through."""
+        await self._db.execute(_SQL["hot_done"], revision)
+
+    async def done(self, revision: str, now: datetime) -> None:
+        """And every pack that could be read."""
+        await self._db.execute(_SQL["done"], revision, now)
+
+    async def durable_values(self, ids: Sequence[UUID]) -> list[tuple[UUID, datetime, bytes]]:
+        """(id, saved at, value) of those of these rows that are there."""
+        rows = await self._db.fetch(_SQL["durable_values"], list(ids))
+        return [(row["snapshot_id"], row["saved_at"], row["value"]) for row in rows]
+
+    async def set_durable(self, changes: Sequence[tuple[SnapshotMeta, bytes]], lease: Lease) -> int:
+        """These saves, if they are what the rows hold still, with other attributes and values; how many were."""
+        metas = [meta for meta, _ in changes]
+        async with self._db.transaction() as conn:
+            await fence(conn, lease)
+            found = await conn.execute(_SQL["set_durable"], *_saves(metas), [value for _, value in changes])
+            await _decide_anew(conn, metas)
+            return affected(found)
+
+    async def durable_done(self, revision: str, after: UUID | None) -> None:
+        """Durable rows up to this id are done (None: all)."""
+        await self._db.execute(_SQL["durable_done"], revision, after)
+
+    async def set_hot(self, metas: Sequence[SnapshotMeta], lease: Lease) -> int:
+        """What Redis alone has, and told of, has these attributes; how many had others."""
+        async with self._db.transaction() as conn:
+            await fence(conn, lease)
+            found = affected(await conn.execute(_SQL["set_hot"], *_saves(metas)))
+            await _decide_anew(conn, metas)
+            return found
+
+    async def packs(self, revision: str, after: int, limit: int) -> list[PackWork]:
+        """Active packs that were not looked into by these definitions, by id after an id."""
+        return [
+            PackWork(
+                pack=pack_of_row(row),
+                saga_names=list(map(from_column, row["saga_names"])),
+                has_attributes=row["has_attributes"],
+            )
+            for row in await self._db.fetch(_SQL["packs"], revision, after, limit)
+        ]
+
+    async def set_pack(
+        self, pack: Pack, revision: str, texts: Mapping[int, str], digest: bytes | None, lease: Lease
+    ) -> bool:
+        """What the snapshots of these frames carry, by frame number, and the digest of the object that tells it.
+
+        False, and nothing done, where the pack is not as it was any more.
+        """
+        async with self._db.transaction() as conn:
+            await fence(conn, lease)
+            stamped = await conn.execute(
+                _SQL["set_pack"], pack.pack_id, pack.attributes_digest, revision, digest or pack.attributes_digest
+            )
+            if affected(stamped) != 1:
+                return False
+            columns = [to_column(text) or None for text in texts.values()]
+            await conn.execute(_SQL["set_frames"], pack.pack_id, list(texts), columns)
+            await conn.execute(_SQL["frames_changed"], pack.pack_id, list(texts))
+            return True
+
+
+async def _decide_anew(conn: Connection, metas: Sequence[SnapshotMeta]) -> None:
+    """What parts of these sagas in packs were promised may follow from other rules now."""
+    await conn.execute(_SQL["sagas_changed"], list({meta.saga_id for meta in metas}))
+
+
+def _saves(metas: Sequence[SnapshotMeta]) -> tuple[list[UUID], list[datetime], list[str | None]]:
+    return (
+        [meta.snapshot_id for meta in metas],
+        [from_micros(meta.saved_us) for meta in metas],
+        [to_column(meta.attributes) or None for meta in metas],
+    )

@@ -1,0 +1,1 @@
+"""The job that gives what is stored already the attributes that were configured since."""

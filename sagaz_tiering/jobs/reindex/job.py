@@ -1,0 +1,140 @@
+"""Reindex: what was saved before an attribute was configured gets it: durable rows, Redis, packs.
+
+Ordered by an operator, never by a schedule: it reads every pack that has sagas of a configured name. Everything that is
+saved after it began has its attributes by itself, if the applications were configured before it: so `age` packs what is
+older with what it finds in it (`age.frames`), and no pack that comes later need be looked into.
+
+The order, each step repeatable: durable rows, by id; Redis, a value's header at a time; packs (`archived`), by id. A
+run that was stopped goes on where it was, in Redis from the start. One that was done begins anew when it is ordered
+again: packs that were looked into by these definitions are left out. Of packs in archive classes those are read that
+are readable now; with `thaw` the others are asked for, and the next run finds them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Final
+
+from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.catalog.reindexing import PackWork
+from sagaz_tiering.costs import Cost, restore_cost
+from sagaz_tiering.errors import CorruptPack, MasterKeyUnavailable, ObjectStoreError
+from sagaz_tiering.jobs.attributes import definitions_revision
+from sagaz_tiering.jobs.budget import thaw
+from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.reindex.archived import put_cost, reindex_pack
+from sagaz_tiering.jobs.reindex.near import durable_rows, redis
+from sagaz_tiering.logs import Logger
+from sagaz_tiering.objects.base import RestoreState
+from sagaz_tiering.storage_class import StorageClass
+
+_log = Logger(__name__)
+_PAGE: Final = 100
+
+
+@dataclass(slots=True)
+class _Share:
+    """Packs of a class, and what reading them takes."""
+
+    packs: int = 0
+    bytes: int = 0
+    cost: Cost = field(default_factory=Cost)
+
+
+async def preview(context: JobContext, tally: Tally) -> None:
+    """Count what a run would go through, and what reading packs costs; what is archived by its class."""
+    tally.add("sagas", (await context.hot.queue.counts(context.now_us))["sagas_waiting"])
+    tally.add("durable", (await context.catalog.durable.totals(context.now))["snapshots"])
+    found: dict[tuple[StorageClass, bool], _Share] = {}
+    async for work in _left(context):
+        pack = work.pack
+        if not _concerns(context, work):
+            tally.add("packs_without")
+            continue
+        readable = await _is_readable(context, pack)
+        entry = found.setdefault((pack.storage_class, readable), _Share())
+        entry.packs, entry.bytes = entry.packs + 1, entry.bytes + pack.byte_size
+        entry.cost += _cost(context, pack, readable)
+    for (storage_class, readable), each in sorted(found.items()):
+        tally.add("packs" if readable else "packs_archived", each.packs)
+        tally.add("bytes" if readable else "bytes_archived", each.bytes)
+        tally.add("requests", each.cost.requests if readable else 0)
+        what = "to read them and to write their attributes" if readable else "to ask for them (--thaw), else left out"
+        tally.note(
+            f"{each.packs:,} packs in {storage_class}, {each.bytes:,} bytes: {each.cost.requests:,} requests, "
+            f"${each.cost.usd:.4f} {what}"
+        )
+
+
+async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
+    """Go through everything, or what an earlier run left."""
+    revision = definitions_revision(context.settings)
+    progress = await context.catalog.reindexed.begin(revision, context.now)
+    await durable_rows(context, lease, progress, tally)
+    if not progress.hot_done and not context.stopping.is_set():
+        await redis(context, lease, progress, tally)
+    left = 0
+    async for work in _left(context):
+        if context.stopping.is_set():
+            return
+        left += not await _one(context, lease, work, revision, tally)
+    if not left and not context.stopping.is_set():
+        await context.catalog.reindexed.done(revision, context.now)
+
+
+async def _one(context: JobContext, lease: Lease, work: PackWork, revision: str, tally: Tally) -> bool:
+    """Whether a pack need not be looked at again."""
+    pack = work.pack
+    if not _concerns(context, work):
+        tally.add("packs_without")
+        return await context.catalog.reindexed.set_pack(pack, revision, {}, None, lease)
+    try:
+        if not await _is_readable(context, pack):
+            tally.add("packs_archived")
+            tally.add("bytes_archived", pack.byte_size)
+            if context.thaw and (await context.objects.head(pack.object_key)).restore is RestoreState.NONE:
+                await thaw(context, "reindex", pack)
+                tally.add("packs_asked")
+            return False
+        await reindex_pack(context, lease, pack, revision, tally)
+    except MasterKeyUnavailable as exc:
+        tally.add("waiting_for_key")
+        tally.note(f"{pack.object_key}: {exc}")
+        return False
+    except (ObjectStoreError, CorruptPack) as exc:
+        tally.failed(pack.object_key, exc)
+        _log.error("pack.not_reindexed", object_key=pack.object_key, error=str(exc))
+        return False
+    return True
+
+
+async def _left(context: JobContext) -> AsyncIterator[PackWork]:
+    """Packs that nobody looked into by these definitions."""
+    fetch = partial(context.catalog.reindexed.packs, definitions_revision(context.settings))
+    last = 0
+    while page := await fetch(last, _PAGE):
+        for work in page:
+            yield work
+        last = page[-1].pack.pack_id
+
+
+def _concerns(context: JobContext, work: PackWork) -> bool:
+    """Whether what is in a pack may have attributes, or has some."""
+    return work.has_attributes or any(map(context.in_force.attributes.are_of, work.saga_names))
+
+
+async def _is_readable(context: JobContext, pack: Pack) -> bool:
+    if not pack.storage_class.is_archive:
+        return True
+    return (await context.objects.head(pack.object_key)).restore is RestoreState.READABLE
+
+
+def _cost(context: JobContext, pack: Pack, readable: bool) -> Cost:
+    prices, size = context.prices, pack.byte_size
+    if not readable:
+        return restore_cost(prices, pack.storage_class, objects=1, total_bytes=size)
+    reads = Cost(requests=1, usd=prices.get_usd(pack.storage_class, 1, total_bytes=size))
+    return reads + put_cost(prices)
