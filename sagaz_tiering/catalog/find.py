@@ -106,7 +106,8 @@ class Looked:
 class Present:
     """A snapshot that is there, expired or not. `meta`: as far as PostgreSQL knows it, `recorded_us` its noted expiry.
 
-    In a pack that has a `storage_class`; else `in_redis`, or in PostgreSQL alone.
+    In a pack that has a `storage_class`, and was `dated` by a retention revision and a policy; else `in_redis`, or in
+    PostgreSQL alone.
     """
 
     meta: SnapshotMeta
@@ -114,12 +115,13 @@ class Present:
     is_own_date_known: bool
     in_redis: bool
     storage_class: str | None
+    dated: tuple[str, str] | None
 
     def expires_us(self, policies: PolicySet, saga: SagaEnd) -> int | None:
         """When it expires, of a saga that ends there."""
         if self.is_own_date_known:
             return policies.expires_us(self.meta, saga)
-        return policies.expires_at_least_us(self.meta, saga, self.recorded_us)
+        return policies.expires_at_least_us(self.meta, saga, self.recorded_us, self.dated)
 
 
 class Route(NamedTuple):
@@ -228,4 +230,5 @@ def _present(row: Any) -> Present:
         is_own_date_known=row["is_own_date_known"],
         in_redis=row["in_redis"],
         storage_class=row["storage_class"],
+        dated=None if row["dated_by"] is None else (row["dated_by"], row["policy"]),
     )

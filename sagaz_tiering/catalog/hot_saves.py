@@ -80,8 +80,12 @@ class HotSaves:
         return [_save(row) for row in await self._db.fetch(_SQL["page"], after, limit, only_lost)]
 
     async def ended(self, now: datetime, after: tuple[datetime, UUID], limit: int) -> list[HotSave]:
-        """Those whose noted expiry has passed by `now`, in its order, after a position in it."""
-        return [_save(row) for row in await self._db.fetch(_SQL["ended"], now, *after, limit)]
+        """Those whose noted expiry has passed by `now`, in its order, after a position in it, with their own dates."""
+        found = []
+        for row in await self._db.fetch(_SQL["ended"], now, *after, limit):
+            save, own = _save(row), row["own_until"]
+            found.append(replace(save, meta=save.meta._replace(retention_us=None if own is None else to_micros(own))))
+        return found
 
     async def postpone(self, expiries_us: Sequence[tuple[SnapshotMeta, int | None]]) -> None:
         """These saves expire then (None: never), since their sagas went on."""

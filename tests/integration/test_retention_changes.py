@@ -219,6 +219,8 @@ async def test_snapshot_that_counts_from_its_save_keeps_its_date_in_a_pack(
             for saved_at, one in saved:
                 (ref,) = await shop.storage.timeline(one.saga_id)
                 assert ref.expires_at == saved_at + 30 * DAY
+                (found,) = [each for each in (await shop.storage.find()).items if each.saga_id == one.saga_id]
+                assert found.expires_at == ref.expires_at
             await shop.run("expire")
 
 
@@ -241,3 +243,22 @@ async def test_own_date_counts_again_after_policies_that_did_not_ask_it(places: 
         await shop.runtime.reload(keeping(places, "50d"))
         await allowed(shop)
         assert await expiry() == one.retention_until
+
+
+@pytest.mark.guarantee("G3")
+async def test_own_date_of_what_redis_alone_has_counts_though_another_was_noted(places: dict[str, Any]) -> None:
+    """Its note is by policies that did not ask it."""
+    async with product(keeping(places, "10d", durability="hot", retention="policy", move=[])) as shop:
+        one = make(0, retention_until=NOW + 200 * DAY)
+        await shop.storage.save_snapshot(one)
+        await shop.storage._notes.flush()
+        await shop.runtime.reload(keeping(places, "10d", durability="hot", move=[]))
+        await allowed(shop)
+        shop.clock.advance(20 * DAY)
+        await shop.run("expire")
+        assert await shop.storage.get_snapshot(one.snapshot_id) == one
+        assert len(await shop.runtime.catalog.hot_saves.page(UUID(int=0), 9)) == 1  # should Redis lose it, that is told
+        shop.clock.advance(200 * DAY)
+        await shop.run("expire")
+        assert await shop.hot_count() == 0
+        assert await shop.runtime.catalog.hot_saves.page(UUID(int=0), 9) == []

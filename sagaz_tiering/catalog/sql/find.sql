@@ -94,20 +94,21 @@ EXPLAIN (FORMAT JSON) SELECT 1 FROM sagaz_tiering.saga_attributes a
 -- What there is of these sagas, each snapshot once: as it counts, expired ones included.
 SELECT d.saga_id, d.snapshot_id, d.saga_name, d.step_name, d.step_index, d.status, d.created_at, d.saved_at AS clock_at,
        d.retention_until, d.expires_at, true AS is_own_date_known, NOT d.spilled AS in_redis, NULL::text AS storage_class,
-       d.attributes
+       NULL::text AS dated_by, NULL::text AS policy, d.attributes
   FROM sagaz_tiering.saga_snapshots d
  WHERE d.saga_id = ANY($1::uuid[])
    AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.hot_saves h WHERE h.snapshot_id = d.snapshot_id AND h.saved_at > d.saved_at)
 UNION ALL
 SELECT h.saga_id, h.snapshot_id, h.saga_name, h.step_name, h.step_index, h.status, h.created_at, h.saved_at,
-       nullif(h.retention_until, 'infinity'), h.expires_at, h.retention_until IS NOT NULL, true, NULL, h.attributes
+       nullif(h.retention_until, 'infinity'), h.expires_at, h.retention_until IS NOT NULL, true, NULL,
+       NULL, NULL, h.attributes
   FROM sagaz_tiering.hot_saves h
  WHERE h.saga_id = ANY($1::uuid[])
    AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d
                     WHERE d.snapshot_id = h.snapshot_id AND d.saved_at >= h.saved_at)
 UNION ALL
 SELECT f.saga_id, s.snapshot_id, t.saga_name, t.step_name, t.step_index, t.status, s.created_at, p.max_clock_at,
-       NULL, s.expires_at, false, false, p.storage_class,
+       NULL, s.expires_at, false, false, p.storage_class, p.retention_revision, p.policy,
        (SELECT string_agg(o.token, U&'\001F') FROM sagaz_tiering.tokens_of_one(f.attributes, s.snapshot_id) AS o (token))
   FROM sagaz_tiering.frames f
   JOIN sagaz_tiering.snapshots s USING (pack_id, frame_no)

@@ -42,9 +42,10 @@ SELECT * FROM sagaz_tiering.hot_saves
  WHERE snapshot_id > $1 AND (NOT $3 OR lost_at IS NOT NULL) ORDER BY snapshot_id LIMIT $2
 
 -- name: ended
--- A batch of those whose noted expiry has passed, and where it ends.
-SELECT * FROM sagaz_tiering.hot_saves
- WHERE expires_at <= $1 AND (expires_at, snapshot_id) > ($2, $3) ORDER BY expires_at, snapshot_id LIMIT $4
+-- A batch of those whose noted expiry has passed, with their own dates; where that was not told, only what is lost.
+SELECT *, nullif(retention_until, 'infinity') AS own_until FROM sagaz_tiering.hot_saves
+ WHERE expires_at <= $1 AND (expires_at, snapshot_id) > ($2, $3)
+   AND (retention_until IS NOT NULL OR lost_at IS NOT NULL) ORDER BY expires_at, snapshot_id LIMIT $4
 
 -- name: postpone
 -- These saves expire then (NULL: never).

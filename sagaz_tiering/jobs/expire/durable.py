@@ -81,13 +81,21 @@ async def _remove(
 
 
 async def expire_noted(context: JobContext, lease: Lease) -> None:
-    """What is noted as Redis' alone, and has expired, is gone: it was lost, or was noted after it had been removed."""
+    """What is noted as Redis' alone, is not there and has expired, is gone: lost, or noted after it was removed."""
     hot_saves, after = context.catalog.hot_saves, BEGINNING
     while not context.stopping.is_set() and (page := await hot_saves.ended(context.now, after, _NOTED_AT_ONCE)):
+        there = await context.hot.identity.saves([save.meta.snapshot_id for save in page])
+        missing = [save.meta for save in page if not _has(there.get(save.meta.snapshot_id), save.meta)]
         ends = await noted_ends(context, {save.meta.saga_id for save in page})
-        decided = [(save.meta, context.policies.decide(save.meta, ends.of(save.meta), context.now_us)) for save in page]
-        expired = [meta for meta, decision in decided if decision.expired]
+        expired = [meta for meta in missing if context.policies.decide(meta, ends.of(meta), context.now_us).expired]
         async with context.catalog.durable.deleting_unheld(expired, lease, ends=ends.known) as (_, held):
             await context.hot.queue.evict_claimed([meta for meta in expired if meta.snapshot_id not in held], {})
-        await hot_saves.postpone([(meta, decision.expires_us) for meta, decision in decided if not decision.expired])
+        expiries = [(save.meta, context.policies.expires_us(save.meta, ends.of(save.meta))) for save in page]
+        later = [(meta, us) for meta, us in expiries if us is None or us > context.now_us]
+        await hot_saves.postpone(later)
         after = (from_micros(page[-1].expires_us or 0), page[-1].meta.snapshot_id)
+
+
+def _has(there: SnapshotMeta | None, noted: SnapshotMeta) -> bool:
+    """Whether Redis has this save or a newer one: then it expires there."""
+    return there is not None and there.saved_us >= noted.saved_us
