@@ -169,6 +169,7 @@ class _Demo:
         self._story.timeline(refs, self._clock.now())
         reads = [row for name in shown for row in await self._read_rows(name)]
         self._story.reads(reads)
+        await self._find(shown[0], bool(refs))
         if key == "day-8":
             self._compare_with_unpacked(len(snapshots))
         await self._tell_archived(shown)
@@ -186,6 +187,19 @@ class _Demo:
                 "check": tally.to_dict(),
             }
         )
+
+    async def _find(self, saga_name: str, there: bool) -> None:
+        """The example saga of that name by the number that people know it by, wherever it is by now."""
+        from sagaz_tiering.demo.runtime import ATTRIBUTES
+
+        name, example = ATTRIBUTES[saga_name], self._examples[saga_name][0]
+        began = time.perf_counter()
+        found = (await self._storage.find(attributes={name: example.context[name]})).items
+        took = (time.perf_counter() - began) * 1000
+        tiers = ", ".join(f"{count} {tier}" for saga in found for tier, count in saga.snapshots.items())
+        self._story.line(f"find --attribute {name}={example.context[name]}: {tiers or 'nothing'} ({took:.1f} ms)")
+        if [saga.saga_id for saga in found] != ([example.saga_id] if there else []):
+            self._outcome.problems.append(f"{name} {example.context[name]} finds {len(found)} sagas")
 
     async def _check(self, snapshots: Sequence[SagaSnapshot]) -> FateTally:
         from sagaz_tiering.demo.check import check_fates

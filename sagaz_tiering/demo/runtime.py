@@ -15,7 +15,14 @@ from sagaz_tiering.errors import ConfigError
 
 BUCKET = "sagaz-demo"
 
+ATTRIBUTES = {"payment-transfer": "payment", "order-fulfilment": "order", "health-record-export": "export"}
+"""The number that people know each kind of saga by: the name of the attribute, and where it is in the context."""
+
 POLICIES = """\
+attributes:                         # what sagas are found by, in every tier
+  - {name: payment, path: payment, saga_name: "payment-*"}
+  - {name: order, path: order, saga_name: "order-*"}
+  - {name: export, path: export, saga_name: "health-*"}
 policies:
   - name: payments                  # tax law: seven years
     match: {saga_name: "payment-*"}
