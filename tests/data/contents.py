@@ -108,5 +108,11 @@ def configuration(*, database: str, redis_url: str, folder: Path) -> str:
         "encryption": {"key_file": f"{folder}/master.keys"},
         "dictionaries": {"min_sagas": 20, "size": "4KiB"},
         "policies": [{"even_if_costlier": True, **each} for each in policies],
+        "attributes": [
+            {"name": "order", "path": "order"},
+            {"name": "mail", "path": "customer.mail", "hashed": True},
+            {"name": "step", "path": "step"},
+        ],
+        "attribute_hash_key": "a key for what is recorded, no secret",
     }
     return yaml.safe_dump(whole, sort_keys=False)

@@ -17,7 +17,9 @@ import asyncpg
 import pytest
 import redis.asyncio
 from data import contents
+from support.attributes import in_frames
 from support.exact import exactly
+from support.tiers import Product
 
 from sagaz_tiering import FilesystemSnapshotStorage, PostgreSQLSnapshotStorage, RedisSnapshotStorage
 from sagaz_tiering.app.runtime import Runtime, open_runtime
@@ -146,6 +148,25 @@ async def test_store_of_earlier_code_reads_whole_and_ages_on(old: Old, runtime: 
     clock.advance(timedelta(days=20))
     await run_job("expire", runtime.job_context())
     assert await storage.list_snapshots(contents.saga_id("brief-9")) == []
+
+
+async def test_attributes_that_earlier_code_packed_are_found_and_age_on(old: Old, runtime: Runtime) -> None:
+    """By their definitions of then, hashed ones too, and after every job; earlier stores have none."""
+    shop, of = (
+        Product(runtime=runtime, storage=runtime.storage(), clock=VirtualClock(old.now)),
+        runtime.in_force.attributes,
+    )
+    told = {each.snapshot_id: of.of(each.saga_name, each.context).column for each in contents.kept()}
+    packed = await in_frames(shop)
+    assert packed
+    assert packed == {one: told[one] for one in packed}
+    assert isinstance(runtime.clock, VirtualClock)
+    runtime.clock.advance(timedelta(days=9))
+    for name in ("restore", "age", "compact"):
+        await run_job(name, runtime.job_context())
+    later = await in_frames(shop)
+    assert len(later) > len(packed)
+    assert later == {one: told[one] for one in later}
 
 
 class EarlierApplication:
