@@ -2,14 +2,28 @@
 
 from __future__ import annotations
 
+import inspect
 import re
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from functools import wraps
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from sagaz_tiering.cli.failures import UsageError
-from sagaz_tiering.cli.options import parse_time
+from sagaz_tiering.cli.failures import NotFound, UsageError
+from sagaz_tiering.cli.options import parse_id, parse_time
+from sagaz_tiering.terminal import safe, show_time
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from sagaz_tiering.tiered import SagaFilters, SagaSummary, TieredStorage
+
+MOST_ON_A_PAGE: Final = 1_000
+MOST_MEANT: Final = 10_000
+"""Sagas that one command takes by filters at most; a match means any number."""
+_NAMED: Final = 20
 
 AttributeOption = Annotated[
     list[str] | None,
@@ -56,6 +70,96 @@ def asked(
         "held": held,
     }
     return {key: value for key, value in given.items() if value is not None and value not in ([], {})}
+
+
+_OPTIONS: Final[dict[str, Any]] = {
+    "attribute": AttributeOption,
+    "name": NameOption,
+    "status": StatusOption,
+    "step": StepOption,
+    "begun_from": FromOption,
+    "begun_until": UntilOption,
+    "tier": TierOption,
+    "held": HeldOption,
+}
+
+
+def filtered(*, but: str = "") -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]:
+    """For a command that takes sagas by `find`'s options, too: they reach it as `filters`, the arguments of `find`.
+
+    `but` is left out where the command has an option of that name.
+    """
+    options = {name: option for name, option in _OPTIONS.items() if name != but}
+
+    def decorate(work: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+        signature = inspect.signature(
+            work, eval_str=True, locals={"SagaFilters": Any}
+        )  # which takes a facade to import
+
+        @wraps(work)
+        async def run(*args: Any, **given: Any) -> Any:
+            filters = asked(**{name: given.pop(name) for name in options})
+            return await work(*args, **given, filters=filters)
+
+        parameters = [each for each in signature.parameters.values() if each.name != "filters"]
+        parameters += [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
+            for name, option in options.items()
+        ]
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # what `command` reads
+        return run
+
+    return decorate
+
+
+async def sagas_meant(storage: TieredStorage, filters: SagaFilters) -> list[SagaSummary]:
+    """The sagas that these filters mean now, newest first. Raises NotFound where there is none, UsageError for many."""
+    found: list[SagaSummary] = []
+    cursor = None
+    while True:
+        page = await storage.find(**filters, limit=MOST_ON_A_PAGE, cursor=cursor)
+        found += page.items
+        if len(found) > MOST_MEANT:
+            raise UsageError(
+                f"more than {MOST_MEANT:,} sagas are meant, nothing was done",
+                hint="narrow them by --from and --until, or take them by --match where the command has it",
+            )
+        cursor = page.cursor
+        if cursor is None:
+            break
+    if not found:
+        raise NotFound("no saga is what these options mean", hint="see: sagaz-tiering find")
+    return found
+
+
+async def one_meant(storage: TieredStorage, saga_id: str | None, filters: SagaFilters) -> UUID:
+    """The saga that is given by its id, or the only one that the filters mean. Raises UsageError that names several."""
+    check_one_way(saga_id, filters)
+    if saga_id is not None:
+        return parse_id(saga_id, "SAGA_ID")
+    found = await sagas_meant(storage, filters)
+    if len(found) > 1:
+        raise UsageError(f"{len(found):,} sagas are meant; say which:\n{named(found)}", hint="give its SAGA_ID")
+    return found[0].saga_id
+
+
+def check_one_way(given: object, filters: SagaFilters) -> None:
+    """Raise UsageError unless sagas are given by their ids or by filters."""
+    if bool(given) == bool(filters):
+        raise UsageError(
+            "give either a SAGA_ID or what it is found by", hint="--attribute NAME=VALUE, --name PATTERN, --status …"
+        )
+
+
+def named(found: Sequence[SagaSummary]) -> str:
+    """The first of them, a line each."""
+    lines = [
+        safe(f"  {one.saga_id}  {one.saga_name}, began {show_time(one.first_at)}, {one.status} at {one.last_step}")
+        for one in found[:_NAMED]
+    ]
+    if len(found) > _NAMED:
+        lines.append(f"  and {len(found) - _NAMED:,} more")
+    return "\n".join(lines)
 
 
 def _attributes(pairs: list[str]) -> dict[str, list[str]]:

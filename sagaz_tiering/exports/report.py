@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, Final, Self
@@ -36,12 +37,22 @@ class ExportWish:
 
     @classmethod
     def of(
-        cls, store: Mapping[str, Any], out: str | Path, *, form: str, saga_ids: Sequence[UUID] | None, **options: Any
+        cls,
+        store: Mapping[str, Any],
+        out: str | Path,
+        *,
+        form: str,
+        saga_ids: Sequence[UUID] | None,
+        filters: Mapping[str, Any],
+        **options: Any,
     ) -> Self:
-        """The wish for these sagas (None: all) of a store that describes itself so. Raises ConfigError."""
+        """The wish for these sagas (None: for all that meet the filters) of a store that describes itself so.
+
+        Raises ConfigError.
+        """
         if form not in FORMS:
             raise ConfigError(f"{form!r:.40} is no form of an export", hint=f"give one of: {', '.join(FORMS)}")
-        asked_for: dict[str, Any] = {}
+        asked_for: dict[str, Any] = _as_json(filters)
         if saga_ids is not None:
             digest = sha256(b"".join(saga_id.bytes for saga_id in saga_ids)).hexdigest()
             asked_for = {"sagas": len(saga_ids), "saga_ids_sha256": digest}
@@ -118,3 +129,13 @@ class Telling:
                 failed=failed,
             )
         )
+
+
+def _as_json(value: Any) -> Any:
+    """Filters as a manifest has them; what JSON does not know as its text."""
+    if isinstance(value, Mapping):
+        return {str(key): _as_json(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_as_json(each) for each in value]
+    known = value is None or isinstance(value, (str, int, float, bool))
+    return value if known else value.isoformat() if isinstance(value, date) else str(value)

@@ -6,14 +6,17 @@ import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Unpack
 from uuid import UUID
 
+from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.exports.report import ExportProgress, ExportReport, ExportWish
 from sagaz_tiering.snapshot import SagaSnapshot, as_uuid
 from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.tiered import iterate as iterating
 from sagaz_tiering.tiered.export import Exporter
+from sagaz_tiering.tiered.find import MOST_ON_A_PAGE, Finder
+from sagaz_tiering.tiered.found import SagaFilters
 from sagaz_tiering.tiered.read import Reader
 from sagaz_tiering.tiers import Tiers
 
@@ -24,6 +27,7 @@ class ReadWhole(AnyLoop):
     _tiers: Tiers
     _reader: Reader
     _exporter: Exporter
+    _finder: Finder
 
     @abstractmethod
     def get_storage_info(self) -> dict[str, Any]:
@@ -65,19 +69,33 @@ class ReadWhole(AnyLoop):
         restart: bool = False,
         progress: Callable[[ExportProgress], None] | None = None,
         stop: asyncio.Event | None = None,
+        **filters: Unpack[SagaFilters],
     ) -> ExportReport:
-        """Write snapshots, timeline, replays and holds log of sagas (None: of all) to `out`, with a manifest.
+        """Write snapshots, timeline, replays and holds log of sagas to `out`, with a manifest.
 
+        Of those of `saga_ids`, or that `find` finds by `filters`; without either of all.
         `form`: "jsonl" or "parquet" (a folder), "zip" (one file); `sign_with`: a PEM file with a private Ed25519 key.
         What cannot be read is left out and named. The same call goes on where a run before was stopped, unless
         `restart`. Raises ConfigError where `out` is there (unless `overwrite`) or cannot be written, TierUnavailable.
         """
         ids = None if saga_ids is None else sorted({as_uuid(each, "saga_ids") for each in saga_ids})
-        sagas = self._sagas(None) if ids is None else iterating.each(ids)
+        if ids is not None and filters:
+            raise ConfigError("sagas are exported by their ids or by what they are found by", hint="give one of both")
+        sagas = self._found(filters) if filters else self._sagas(None) if ids is None else iterating.each(ids)
         options = {"sign_with": None if sign_with is None else Path(sign_with), "overwrite": overwrite}
         store = self.get_storage_info()
-        wish = ExportWish.of(store, out, form=form, saga_ids=ids, who=who, restart=restart, **options)
+        wish = ExportWish.of(store, out, form=form, saga_ids=ids, filters=filters, who=who, restart=restart, **options)
         return await self._exporter.export(wish, sagas, progress=progress, stop=stop)
+
+    async def _found(self, filters: SagaFilters) -> AsyncIterator[UUID]:
+        cursor = None
+        while True:
+            page = await self._finder.page(filters, limit=MOST_ON_A_PAGE, cursor=cursor, count=False)
+            for one in page:
+                yield one.saga_id
+            cursor = page.cursor
+            if cursor is None:
+                return
 
     def _sagas(self, after: UUID | str | None) -> AsyncIterator[UUID]:
         start = None if after is None else as_uuid(after, "after")

@@ -11,6 +11,7 @@ import typer
 
 from sagaz_tiering.cli.asking import login_name
 from sagaz_tiering.cli.failures import UsageError, say
+from sagaz_tiering.cli.filters import filtered
 from sagaz_tiering.cli.options import parse_id
 from sagaz_tiering.cli.progress import showing_export
 from sagaz_tiering.cli.session import Answer, Call, command, fields, unless_subcommand
@@ -21,6 +22,7 @@ from sagaz_tiering.terminal import make_table, show_bytes, show_time
 if TYPE_CHECKING:
     from sagaz_tiering.exports.report import ExportReport
     from sagaz_tiering.exports.verify import ExportVerification
+    from sagaz_tiering.tiered import SagaFilters
 
 MAX_SHOWN = 20
 group = typer.Typer(name="export")
@@ -29,6 +31,7 @@ group = typer.Typer(name="export")
 @group.callback(invoke_without_command=True)
 @unless_subcommand
 @command()
+@filtered()
 async def export(
     call: Call,
     out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help="A folder, or with zip a file.")] = None,
@@ -40,12 +43,16 @@ async def export(
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there, once it is complete.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever a run before left.")] = False,
     who: Annotated[str | None, typer.Option("--who", metavar="NAME", help="Default: the login name.")] = None,
+    *,
+    filters: SagaFilters,
 ) -> Answer:
     """Write sagas with timeline, replays and holds log into files that prove themselves: see `export verify`."""
     import asyncio
 
     if out is None:
         raise UsageError("say where to: --out PATH", hint="to look at one: sagaz-tiering export verify PATH")
+    if saga and filters:
+        raise UsageError("give either --saga or what sagas are found by")
     ids = [parse_id(each, "--saga") for each in saga] if saga else None
     stop, notice = asyncio.Event(), "stopping: what is being read is finished (a second signal ends it at once)"
     async with call.opened(migrated=True) as runtime, _going_on():
@@ -60,6 +67,7 @@ async def export(
                 restart=restart,
                 progress=progress,
                 stop=stop,
+                **filters,
             )
     if report.stopped:
         say("stopped before the end", hint="the same command goes on from where it stands")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 from itertools import chain
@@ -13,35 +14,73 @@ import typer
 from sagaz_tiering.cli.asking import confirm, login_name
 from sagaz_tiering.cli.commands.hold import published
 from sagaz_tiering.cli.failures import NotFound
+from sagaz_tiering.cli.filters import check_one_way, filtered, named, sagas_meant
 from sagaz_tiering.cli.options import YesOption, parse_id
 from sagaz_tiering.cli.paging import CursorOption, LimitOption, at_time, cut, more, read_time
 from sagaz_tiering.cli.session import Answer, Call, command, fields, table
+from sagaz_tiering.errors import LegalHold
 from sagaz_tiering.terminal import make_table, show_time, show_when
 
 if TYPE_CHECKING:
     from sagaz_tiering.catalog.erasures import ErasedPack, ErasureReceipt
+    from sagaz_tiering.tiered import SagaFilters, TieredStorage
 
 
 @command()
+@filtered()
 async def forget(
     call: Call,
-    saga_id: Annotated[str, typer.Argument(metavar="SAGA_ID")],
+    saga_id: Annotated[str | None, typer.Argument(metavar="[SAGA_ID]")] = None,
+    *,
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="The order or request that asks for it.")],
     yes: YesOption = False,
     who: Annotated[str | None, typer.Option("--who", metavar="NAME", help="Default: the login name.")] = None,
+    filters: SagaFilters,
 ) -> Answer:
-    """Erase a saga: every snapshot and replay log in every tier, for good. Prints the receipt."""
-    wanted = parse_id(saga_id, "SAGA_ID")
+    """Erase a saga, or all that the options find: every snapshot and replay log in every tier, for good."""
+    check_one_way(saga_id, filters)
+    wanted = None if saga_id is None else parse_id(saga_id, "SAGA_ID")
+    order = {"reason": reason, "who": who or login_name()}
     async with call.opened() as runtime:
         storage = runtime.storage()
+        if wanted is None:
+            return await _forget_found(call, storage, filters, yes=yes, order=order)
         covered = "" if yes or call.as_json else await storage.covered(wanted)
         await confirm(f"erase {covered}, saga {wanted}, for good?", yes=yes, as_json=call.as_json)
         earlier = await runtime.catalog.erasures.of_saga(wanted)
-        receipt = await storage.forget(wanted, reason=reason, who=who or login_name())
+        receipt = await storage.forget(wanted, **order)
         now, waits = runtime.clock.now(), await runtime.storage().publish_journal()
     if receipt.found_nothing:
         raise _nothing(receipt, earlier)
     return Answer({**receipt.to_dict(), "in_bucket": not waits}, chain(_lines(receipt, now), [published(waits)]))
+
+
+async def _forget_found(
+    call: Call, storage: TieredStorage, filters: SagaFilters, *, yes: bool, order: dict[str, str]
+) -> Answer:
+    """Erase every saga that is found now, one after the other; a legal hold on one keeps that one alone."""
+    found = await sagas_meant(storage, filters)
+    count = sum(sum(one.snapshots.values()) for one in found)
+    if not yes and not call.as_json:
+        print(named(found), file=sys.stderr)
+    await confirm(f"erase {len(found):,} sagas with {count:,} snapshots, for good?", yes=yes, as_json=call.as_json)
+    erased: list[ErasureReceipt] = []
+    refused: list[tuple[UUID, LegalHold]] = []
+    for one in found:
+        try:
+            erased.append(await storage.forget(one.saga_id, **order))
+        except LegalHold as exc:
+            refused.append((one.saga_id, exc))
+    waits = await storage.publish_journal()
+    document = {
+        "erased": [receipt.to_dict() for receipt in erased],
+        "refused": [{"saga_id": str(saga_id), "error": str(exc)} for saga_id, exc in refused],
+        "in_bucket": not waits,
+    }
+    rows = [[each.erasure_id, each.saga_id, each.snapshots, each.complete] for each in erased]
+    lines = table(("erasure", "saga", "snapshots>", "complete"), rows, nothing="nothing was erased")
+    problems = [(f"saga {saga_id} was not erased: {exc}", exc.hint) for saga_id, exc in refused]
+    return Answer(document, chain(lines, [published(waits)]), LegalHold.exit_code if refused else 0, problems)
 
 
 @command()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated
@@ -9,9 +10,10 @@ from uuid import UUID
 
 import typer
 
-from sagaz_tiering.cli.asking import login_name
+from sagaz_tiering.cli.asking import confirm, login_name
 from sagaz_tiering.cli.failures import NotFound, UsageError
-from sagaz_tiering.cli.options import MATCH_KEYS, parse_id, parse_match
+from sagaz_tiering.cli.filters import check_one_way, filtered, named, sagas_meant
+from sagaz_tiering.cli.options import MATCH_KEYS, YesOption, parse_id, parse_match
 from sagaz_tiering.cli.paging import CursorOption, LimitOption, cut, more, page_of, read_number
 from sagaz_tiering.cli.session import Answer, Call, command, table
 from sagaz_tiering.terminal import document, safe, show_time
@@ -19,12 +21,13 @@ from sagaz_tiering.terminal import document, safe, show_time
 if TYPE_CHECKING:
     from sagaz_tiering.catalog.holds import Coverage, Hold
     from sagaz_tiering.config.patterns import Match
-    from sagaz_tiering.tiered import TieredStorage
+    from sagaz_tiering.tiered import SagaFilters, TieredStorage
 
 WhoOption = Annotated[str | None, typer.Option("--who", metavar="NAME", help="Who orders it. Default: the login name.")]
 
 
 @command()
+@filtered()
 async def hold(
     call: Call,
     saga_id: Annotated[str | None, typer.Argument(metavar="[SAGA_ID]")] = None,
@@ -37,15 +40,25 @@ async def hold(
     ] = None,
     future: Annotated[bool, typer.Option("--future", help="Place it also where nothing is there to hold yet.")] = False,
     who: WhoOption = None,
+    yes: YesOption = False,
+    *,
+    filters: SagaFilters,
 ) -> Answer:
-    """Place a legal hold: what it covers neither expires nor can be deleted until it is released."""
-    if (saga_id is None) == (not match):
-        raise UsageError("give either a SAGA_ID or --match", hint="--match saga_name=payment-*")
+    """Place a legal hold: what it covers neither expires nor can be deleted until it is released.
+
+    By what sagas are found by (--attribute, --name and so on), on each that is found now.
+    """
+    if not match:
+        check_one_way(saga_id, filters)
+    elif saga_id is not None or filters:
+        raise UsageError("give either a SAGA_ID, what it is found by, or --match", hint="--match saga_name=payment-*")
     if not reason.strip():
         raise UsageError("a legal hold needs a reason", hint="--reason TEXT: the case or order that asks for it")
-    on = parse_id(saga_id, "SAGA_ID") if saga_id else parse_match(match or [])
     async with call.opened() as runtime:
         storage = runtime.storage()
+        if filters:
+            return await _hold_found(call, storage, filters, reason=reason, who=who or login_name(), yes=yes)
+        on = parse_id(saga_id, "SAGA_ID") if saga_id else parse_match(match or [])
         if not future and (await _covered(storage, on)).is_nothing:
             raise NotFound(
                 "nothing is held: no tier has a snapshot that this hold covers, so it was not placed",
@@ -55,6 +68,22 @@ async def hold(
         waits, covered = await storage.publish_journal(), await _covered(storage, on)
     told = {"covers": document(covered, "snapshots"), "in_bucket": not waits, "in_redis": not placed.not_marked}
     return Answer({**placed.to_dict(), **told}, _placed(placed, on, covered, waits))
+
+
+async def _hold_found(
+    call: Call, storage: TieredStorage, filters: SagaFilters, *, reason: str, who: str, yes: bool
+) -> Answer:
+    """A hold on every saga that is found now, each by its id; later ones are a matter of --match."""
+    found = await sagas_meant(storage, filters)
+    if len(found) > 1:
+        if not yes and not call.as_json:
+            print(named(found), file=sys.stderr)
+        await confirm(f"place a hold on each of {len(found):,} sagas?", yes=yes, as_json=call.as_json)
+    placed = [await storage.holder.hold(one.saga_id, reason=reason, who=who) for one in found]
+    waits = await storage.publish_journal()
+    document = {"holds": placed, "in_bucket": not waits, "in_redis": not any(each.not_marked for each in placed)}
+    lines = table(("hold", "subject"), [[each.hold_id, each.subject] for each in placed], nothing="")
+    return Answer(document, chain(lines, [published(waits)]))
 
 
 def _placed(placed: Hold, on: UUID | Match, covered: Coverage, waits: str) -> Iterator[str]:

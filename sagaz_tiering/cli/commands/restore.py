@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated
@@ -11,9 +12,10 @@ from uuid import UUID
 
 import typer
 
-from sagaz_tiering.cli.asking import login_name
+from sagaz_tiering.cli.asking import confirm, login_name
 from sagaz_tiering.cli.failures import NotFound, UsageError
-from sagaz_tiering.cli.options import MATCH_KEYS, parse_id, parse_match, parse_time
+from sagaz_tiering.cli.filters import check_one_way, filtered, sagas_meant
+from sagaz_tiering.cli.options import MATCH_KEYS, YesOption, parse_id, parse_match, parse_time
 from sagaz_tiering.cli.paging import CursorOption, LimitOption, at_time, cut, more, read_time
 from sagaz_tiering.cli.session import Answer, Call, command, fields, table
 from sagaz_tiering.terminal import show_usd, show_when
@@ -21,12 +23,14 @@ from sagaz_tiering.terminal import show_usd, show_when
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
     from sagaz_tiering.catalog.restores import Restore
+    from sagaz_tiering.tiered import SagaFilters
 
 POLL_S = 2.0
 ENDED = ("READY", "DONE", "CANCELLED", "FAILED")
 
 
 @command()
+@filtered(but="tier")
 async def restore(
     call: Call,
     saga_ids: Annotated[list[str] | None, typer.Argument(metavar="[SAGA_ID]...")] = None,
@@ -46,10 +50,15 @@ async def restore(
     into: Annotated[str, typer.Option("--into", help="hot: back to Redis, pinned; in-place: read from S3.")] = "hot",
     wait: Annotated[bool, typer.Option("--wait", help="Until it is ready (a daemon must run).")] = False,
     who: Annotated[str | None, typer.Option("--who", metavar="NAME", help="Default: the login name.")] = None,
+    yes: YesOption = False,
+    *,
+    filters: SagaFilters,
 ) -> Answer:
     """Ask for archived snapshots to come back: everything that meets all that is given."""
     from sagaz_tiering.catalog.restores import Wanted
 
+    if saga_ids:
+        check_one_way(saga_ids, filters)
     wanted = Wanted(
         saga_ids=[parse_id(text, "SAGA_ID") for text in saga_ids] if saga_ids else None,
         snapshot_ids=[parse_id(text, "--snapshot") for text in snapshots] if snapshots else None,
@@ -57,9 +66,15 @@ async def restore(
         after=parse_time(after) if after else None,
         before=parse_time(before) if before else None,
     )
-    if wanted == Wanted():
-        raise UsageError("say what to restore", hint="a SAGA_ID, --snapshot ID, --match or --after and --before")
+    if wanted == Wanted() and not filters:
+        raise UsageError("say what to restore", hint="a SAGA_ID, --snapshot ID, --attribute, --match or --after …")
     async with call.opened() as runtime:
+        if filters:
+            meant = await sagas_meant(runtime.storage(), filters)
+            if len(meant) > 1:
+                question = f"ask for {len(meant):,} sagas? what S3 is asked for is billed"
+                await confirm(question, yes=yes, as_json=call.as_json)
+            wanted = replace(wanted, saga_ids=[one.saga_id for one in meant])
         found = await runtime.storage().restorer.request(
             wanted, tier=tier, days=days, into=into, who=who or login_name()
         )

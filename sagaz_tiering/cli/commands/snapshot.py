@@ -13,6 +13,7 @@ import typer
 
 from sagaz_tiering.cli.changes import changes_in_one_line
 from sagaz_tiering.cli.failures import NotFound, UsageError
+from sagaz_tiering.cli.filters import filtered, one_meant
 from sagaz_tiering.cli.options import parse_id, parse_time
 from sagaz_tiering.cli.paging import CursorOption, LimitOption, more, page_of
 from sagaz_tiering.cli.session import Answer, Call, command, fields, show_next_run
@@ -25,23 +26,26 @@ _LEAST_WIDTH = 20
 if TYPE_CHECKING:
     from sagaz_tiering.jobs.times import NextRun
     from sagaz_tiering.snapshot import SnapshotRef
-    from sagaz_tiering.tiered import Explanation, SagaExplanation, TieredStorage
+    from sagaz_tiering.tiered import Explanation, SagaExplanation, SagaFilters, TieredStorage
 
 
 @command()
+@filtered()
 async def timeline(
     call: Call,
-    saga_id: Annotated[str, typer.Argument(metavar="SAGA_ID")],
+    saga_id: Annotated[str | None, typer.Argument(metavar="[SAGA_ID]")] = None,
     changes: Annotated[
         bool, typer.Option("--changes", help="Instead of the tier: what each step changed. This reads the bodies.")
     ] = False,
     limit: LimitOption = 1000,
     cursor: CursorOption = None,
+    *,
+    filters: SagaFilters,
 ) -> Answer:
     """Every snapshot of a saga and the tier it is in, oldest first, and how it ended; needs no archived bytes."""
-    saga = parse_id(saga_id, "SAGA_ID")
     async with call.opened(migrated=True) as runtime:
         storage = runtime.storage()
+        saga = await one_meant(storage, saga_id, filters)
         refs = sorted(await storage.timeline(saga), key=lambda ref: ref.order_key)
         whole = await storage.explain_saga(saga)
         now = runtime.clock.now()
