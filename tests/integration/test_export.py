@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+import sys
 import zipfile
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -297,3 +299,41 @@ async def test_command_exports_and_verifies(shop: Product, database: str, redis_
         assert (await cli("export", "--config", written, *wrong)).code == 2
     (out / "timeline-00001.jsonl").write_bytes(b"\n")
     assert (await cli("export", "verify", out)).code == 6
+
+
+MEASURED = """
+import re, sys
+from pathlib import Path
+from sagaz_tiering.cli.app import run_app
+
+code = run_app(sys.argv[1:])
+print(re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1])
+sys.exit(code)
+"""
+
+
+@pytest.mark.guarantee("G6")
+async def test_memory_of_an_export_does_not_grow_with_it(
+    shop: Product, database: str, redis_url: str, tmp_path: Path
+) -> None:
+    """In a process of its own: twelve times as many snapshots take hardly more, and that is far below 200 MiB."""
+    numbers = range(300)
+    async with asyncio.TaskGroup() as saves:
+        for snapshot in (each for n in numbers for each in saga(n, begun=datetime.now(UTC) - DAY, saga_name="rest")):
+            saves.create_task(shop.storage.save_snapshot(snapshot))
+    written = write_config(tmp_path, database=database, redis_url=redis_url)
+
+    async def peak(name: str, *sagas: UUID) -> int:
+        chosen = [argument for saga_id in sagas for argument in ("--saga", str(saga_id))]
+        arguments = ["export", "--config", str(written), "--out", str(tmp_path / name), *chosen, "--json"]
+        command = [sys.executable, "-c", MEASURED, *arguments]
+        done = await asyncio.to_thread(subprocess.run, command, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+        return int(done.stdout.split()[-1]) // 1024
+
+    few = await peak("few", *(saga(number)[0].saga_id for number in range(25)))
+    many = await peak("many")
+    assert verify_export(tmp_path / "many").problems == []
+    assert len(lines(tmp_path / "many", "snapshots")) == 5 * len(numbers)
+    assert many < few + 40
+    assert many < 200
