@@ -101,6 +101,7 @@ def exported(out: Path, snapshots: Sequence[SagaSnapshot], form: str = "jsonl", 
     write_round(draft, state, snapshots[:half])
     record = replay(1, original_saga_id=snapshots[0].saga_id, context_override={"why": "a test"}).to_dict()
     hold = {
+        "entry_id": 1,
         "hold_id": EXPORT_ID,
         "action": "hold",
         "at": NOW,
