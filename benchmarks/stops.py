@@ -66,6 +66,8 @@ BEGIN, END = "<!-- stops -->", "<!-- end of stops -->"
 DOCUMENT = Path(__file__).parent.parent / "docs" / "reliability.md"
 MARK = "STARTED_BY_STOPS"
 
+_SCHEDULED = [name for name, job in JOBS.items() if job.scheduled]
+
 
 class LateStore(Gate):
     """In front of S3: answers come late, and it can be told when one kind of request is under way."""
@@ -195,7 +197,7 @@ def _own_servers(folder: Path) -> Path:
 
 def _sections() -> dict[str, Any]:
     return {
-        "schedule": {job: {"every": "1s" if job in BUSY else "10s", "jitter": "0s"} for job in JOBS},
+        "schedule": {job: {"every": "1s" if job in BUSY else "10s", "jitter": "0s"} for job in _SCHEDULED},
         "jobs": {"processes": 1, "batch_sagas": 50, "nice": 0},
         "daemon": {"port": 0, "shutdown_grace": f"{GRACE_S}s"},
     }

@@ -333,7 +333,7 @@ async def prepared(folder: Path, seconds: float, seed: int, only: Sequence[str])
         sections = {
             "policies": POLICIES,
             "jobs": LIMITS,
-            "schedule": {name: {"every": "2s", "jitter": "500ms"} for name in JOBS},
+            "schedule": {name: {"every": "2s", "jitter": "500ms"} for name, job in JOBS.items() if job.scheduled},
             "daemon": {"port": 0, "shutdown_grace": "5s"},
         }
         cold = {"url": "s3://storm/p", "region": "us-east-1", "access_key_id": access, "secret_access_key": secret}

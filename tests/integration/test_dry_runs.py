@@ -26,8 +26,8 @@ from sagaz_tiering.storage_class import StorageClass
 NAMES = ("payment-a", "payment-b", "order", "audit")
 CLASSES = ("STANDARD_IA", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE")
 ROUNDS = 7
-ONLY_DONE = {"bytes", "bytes_after", "bytes_read", "packs_sound", "footers_read"}
-"""The size of packs that are not written yet, and what only looking into one tells."""
+ONLY_DONE = {"bytes", "bytes_after", "bytes_read", "packs_sound", "footers_read", "requests"}
+"""The size of packs that are not written yet, what only looking into one tells, and what a dry run expects to pay."""
 LOOKED_AT = {"hot_tier", "b'sagaz:incarnation'"}
 """Looks at Redis are counted."""
 

@@ -90,11 +90,12 @@ LANGUAGE sql STABLE AS $$
            AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.hot_saves h WHERE h.snapshot_id = a.snapshot_id)),
     newest AS (
         SELECT DISTINCT ON (n.saga_id) n.* FROM found n
-         ORDER BY n.saga_id, n.created_at DESC, n.step_index DESC, n.snapshot_id DESC)
-    SELECT n.saga_id, n.created_at, n.step_index, n.snapshot_id, n.status,
-           (SELECT max(coalesce((extract(epoch FROM a.expires_at) * 1000000)::bigint, 9223372036854775807))
-              FROM archived a WHERE a.saga_id = n.saga_id), n.attributes
-      FROM newest n
+         ORDER BY n.saga_id, n.created_at DESC, n.step_index DESC, n.snapshot_id DESC),
+    promised AS (
+        SELECT a.saga_id, max(coalesce((extract(epoch FROM a.expires_at) * 1000000)::bigint, 9223372036854775807)) AS kept_us
+          FROM archived a GROUP BY a.saga_id)
+    SELECT n.saga_id, n.created_at, n.step_index, n.snapshot_id, n.status, p.kept_us, n.attributes
+      FROM newest n LEFT JOIN promised p ON p.saga_id = n.saga_id
      ORDER BY n.saga_id
 $$;
 

@@ -16,10 +16,11 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
+from uuid import UUID
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.catalog.reindexing import PackWork
+from sagaz_tiering.catalog.reindexing import PackWork, Reindexing
 from sagaz_tiering.costs import Cost, restore_cost
 from sagaz_tiering.errors import CorruptPack, MasterKeyUnavailable, ObjectStoreError
 from sagaz_tiering.jobs.attributes import definitions_revision
@@ -45,9 +46,16 @@ class _Share:
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
-    """Count what a run would go through, and what reading packs costs; what is archived by its class."""
-    tally.add("sagas", (await context.hot.queue.counts(context.now_us))["sagas_waiting"])
-    tally.add("durable", (await context.catalog.durable.totals(context.now))["snapshots"])
+    """Count what a run would do, and what reading packs costs; what is archived by its class."""
+    revision = definitions_revision(context.settings)
+    progress = await context.catalog.reindexed.run(revision)
+    if progress is None or progress.done_at is not None:  # it begins, or begins anew
+        progress = Reindexing(
+            revision=revision, began_at=context.now, durable_after=UUID(int=0), hot_done=False, done_at=None
+        )
+    await durable_rows(context, None, progress, tally)
+    if not progress.hot_done:
+        await redis(context, None, progress, tally)
     found: dict[tuple[StorageClass, bool], _Share] = {}
     async for work in _left(context):
         pack = work.pack

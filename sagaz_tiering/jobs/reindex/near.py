@@ -1,4 +1,7 @@
-"""Durable rows and Redis: each value gets the header that a save of today would give it, where it has another."""
+"""Durable rows and Redis: each value gets the header that a save of today would give it, where it has another.
+
+Without a lease it is a dry run: the same is read, decided and counted, and nothing is written.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +33,7 @@ Change = tuple[SnapshotMeta, bytes, bytes]
 """A save with its attributes as they should be, its value's header as it is, and its value as it should be."""
 
 
-async def durable_rows(context: JobContext, lease: Lease, run: Reindexing, tally: Tally) -> None:
+async def durable_rows(context: JobContext, lease: Lease | None, run: Reindexing, tally: Tally) -> None:
     """Every durable row that was saved before the run began, by id, from where an earlier one stopped."""
     after = run.durable_after
     while after is not None and not context.stopping.is_set():
@@ -39,10 +42,11 @@ async def durable_rows(context: JobContext, lease: Lease, run: Reindexing, tally
         for some in chunks(old, _byte_length, CHUNK_BYTES):
             await _durable(context, lease, some, tally)
         after = rows[-1].snapshot_id if rows else None
-        await context.catalog.reindexed.durable_done(run.revision, after)
+        if lease is not None:
+            await context.catalog.reindexed.durable_done(run.revision, after)
 
 
-async def redis(context: JobContext, lease: Lease, run: Reindexing, tally: Tally) -> None:
+async def redis(context: JobContext, lease: Lease | None, run: Reindexing, tally: Tally) -> None:
     """Everything in Redis that was saved before the run began; what was stopped begins anew."""
     before_us = to_micros(run.began_at)
     async for saga_ids in context.hot.saga_ids():
@@ -58,25 +62,31 @@ async def redis(context: JobContext, lease: Lease, run: Reindexing, tally: Tally
                         await _hot(context, lease, [value for value in values if value is not None], before_us, tally)
         if context.stopping.is_set():
             return
-    await context.catalog.reindexed.hot_done(run.revision)
+    if lease is not None:
+        await context.catalog.reindexed.hot_done(run.revision)
 
 
-async def _durable(context: JobContext, lease: Lease, rows: Sequence[DurableRow], tally: Tally) -> None:
+async def _durable(context: JobContext, lease: Lease | None, rows: Sequence[DurableRow], tally: Tally) -> None:
     found = await context.catalog.reindexed.durable_values([row.snapshot_id for row in rows])
     readable = [value for one, _, value in found if await durable_meta(context, one, value) is not None]
     changes = await _changes(context, readable)
     tally.add("durable", len(readable))
-    if changes:
+    if lease is None:
+        tally.add("durable_changed", len(changes))
+    elif changes:
         done = await context.catalog.reindexed.set_durable([(meta, value) for meta, _, value in changes], lease)
         tally.add("durable_changed", done)
         await _look_again(context, [meta for meta, _, _ in changes])
 
 
-async def _hot(context: JobContext, lease: Lease, values: Sequence[bytes], before_us: int, tally: Tally) -> None:
+async def _hot(context: JobContext, lease: Lease | None, values: Sequence[bytes], before_us: int, tally: Tally) -> None:
     metas = {meta.snapshot_id: meta for meta in _metas(values) if meta.saved_us < before_us}
     old = [value for value in values if snapshot_id(value) in metas]
     changes = await _changes(context, old)
     tally.add("hot", len(old))
+    if lease is None:
+        tally.add("hot_changed", len(changes))
+        return
     if changes:
         headers = [(meta, header, value[: read_header(value).length]) for meta, header, value in changes]
         tally.add("hot_changed", await context.hot.queue.put_headers(headers))
