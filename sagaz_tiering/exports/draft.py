@@ -139,8 +139,8 @@ class Draft:
         with open(self._selection, "rb") as file:
             return {saga for saga in sagas if _is_in(file, saga.bytes, self.selected or 0)}
 
-    def add(self, rows: Sequence[Row], number: int) -> int:
-        """Write rows into the parts of round `number`; how many bytes these parts have now."""
+    def add(self, rows: Sequence[Row], number: int) -> None:
+        """Write rows into the parts of round `number`."""
         with writing(self._folder):
             for row in rows:
                 part = self._open.get(row.kind)
@@ -148,7 +148,6 @@ class Draft:
                     name = f"{row.kind}-{number:05}.{'parquet' if self._form == 'parquet' else 'jsonl'}"
                     part = self._open[row.kind] = PartFile(self.files / name, row.kind)
                 part.add(row)
-        return sum(part.bytes for part in self._open.values())
 
     def complete(self, state: DraftState) -> None:
         """The open parts are whole, and in `state`, which a later run begins with."""

@@ -29,11 +29,6 @@ class PartFile:
         self._line = LINES[kind]
         self._parquet = ParquetRows(cast(BinaryIO, self._file), kind) if path.suffix == ".parquet" else None
 
-    @property
-    def bytes(self) -> int:
-        """What is written so far."""
-        return self._file.size
-
     def add(self, row: Row) -> None:
         """One more."""
         if self._parquet is None:

@@ -37,7 +37,7 @@ from sagaz_tiering.tiers import InForce
 LOT: Final = 200
 """Sagas whose timelines are in memory."""
 ROUND_BYTES: Final = 64 * 1024 * 1024
-"""Parts are completed when they have so much, which is what a kill makes a later run read again."""
+"""Parts are completed when so much JSON is in them, which is what a kill makes a later run read again."""
 _AT_ONCE: Final = 8
 _PORTION_BYTES: Final = 6 * 1024 * 1024
 _MOST_IN_PORTION, _FIRST_PORTION = 500, 50
@@ -169,25 +169,26 @@ class _Export:
 
     async def read(self) -> bool:
         """Every saga behind the mark, into parts; False if it was asked to stop."""
-        counts, position = self._state.counts, 0
+        counts, position, read_before = self._state.counts, 0, self._state.counts.bytes
         while not self._stop.is_set():
             page, position = await asyncio.to_thread(self._draft.sagas, self._state.mark, position)
             for start in range(0, len(page), self._exporter.lot):
                 lot = page[start : start + self._exporter.lot]
-                written = await self._read_lot(lot)
+                await self._read_lot(lot)
                 self._state.mark = lot[-1]
                 failed = sum(counts.left_out.values())
                 self._tell("sagas", counts.sagas + counts.sagas_without, counts.selected, failed=failed)
-                if written >= self._exporter.round_bytes or self._stop.is_set():
+                if counts.bytes - read_before >= self._exporter.round_bytes or self._stop.is_set():
                     await asyncio.to_thread(self._draft.complete, self._state)
+                    read_before = counts.bytes
                 if self._stop.is_set():
                     return False
             if position >= counts.selected * 16:
                 return True
         return False
 
-    async def _read_lot(self, lot: Sequence[UUID]) -> int:
-        """Write all of these sagas; how many bytes the open parts have now."""
+    async def _read_lot(self, lot: Sequence[UUID]) -> None:
+        """Write all of these sagas into the open parts."""
         revision = self._exporter.policy_revision
         if revision not in self._state.policy_revisions:
             self._state.policy_revisions.append(revision)
@@ -204,10 +205,10 @@ class _Export:
             entries = await self._exporter.entries(some)
             await writing
             writing = asyncio.create_task(self._write(self._rows(entries)))
-        return await writing
+        await writing
 
-    async def _write(self, rows: Sequence[Row]) -> int:
-        return await asyncio.to_thread(self._draft.add, rows, self._state.rounds + 1)
+    async def _write(self, rows: Sequence[Row]) -> None:
+        await asyncio.to_thread(self._draft.add, rows, self._state.rounds + 1)
 
     def _rows(self, entries: Sequence[tuple[Entry, Record | None]]) -> list[Row]:
         """The rows of these, counted; and how many are read next."""
