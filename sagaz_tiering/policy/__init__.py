@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 
 from sagaz_tiering.attributes import SEPARATOR, tokens_of
-from sagaz_tiering.config.patterns import ANY, RUNNING, Match, attributes_matcher, matcher, outcome_of
+from sagaz_tiering.config.patterns import ANY, Match, outcome_of
 from sagaz_tiering.config.policy import (
     UNMATCHED,
     ClockSource,
@@ -29,6 +29,7 @@ from sagaz_tiering.config.schema import dotted
 from sagaz_tiering.config.units import micros
 from sagaz_tiering.errors import PolicyError
 from sagaz_tiering.policy.decision import Decision
+from sagaz_tiering.policy.rule import PolicyRule
 from sagaz_tiering.policy.saga_end import NOT_PROMISED, SagaEnd, latest
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage_class import StorageClass
@@ -56,82 +57,6 @@ MATCH_CACHE_SIZE = 32_768
 application has."""
 
 
-class _Rule:
-    """A policy with its patterns compiled and its durations in microseconds."""
-
-    __slots__ = (
-        "by_end",
-        "by_policy_alone",
-        "by_save",
-        "by_snapshot_alone",
-        "first_after_us",
-        "has_attributes",
-        "has_outcome",
-        "has_saga_name",
-        "has_status",
-        "has_step_name",
-        "is_for_ever",
-        "keeps_promises",
-        "lifetime_us",
-        "own_counts",
-        "policy",
-        "running_us",
-    )
-
-    def __init__(self, policy: Policy, *, of_sagas: bool) -> None:
-        """`of_sagas`: among rules that keep a saga as a whole, so that all of it keeps what part was promised."""
-        self.policy = policy
-        self.has_saga_name: Callable[[str], bool] = matcher(policy.match.saga_name)
-        self.has_step_name: Callable[[str], bool] = matcher(policy.match.step_name)
-        self.has_status: Callable[[str], bool] = matcher(policy.match.status)
-        self.has_outcome: Callable[[str], bool] = matcher(policy.match.outcome)
-        self.has_attributes = attributes_matcher(policy.match.attributes)
-        self.first_after_us = micros(policy.move[0].after) if policy.move else None
-        self.lifetime_us = None if policy.lifetime is None else micros(policy.lifetime)
-        self.is_for_ever = policy.is_for_ever
-        self.own_counts = policy.asks_snapshot
-        self.by_policy_alone = policy.retention is Retention.POLICY
-        self.by_snapshot_alone = policy.retention is Retention.SNAPSHOT
-        self.by_save = policy.clock is ClockSource.SAVED_AT
-        self.by_end = policy.clock is ClockSource.SAGA_END
-        # Else each snapshot keeps to its own date.
-        self.keeps_promises = of_sagas and self.by_end and not self.by_policy_alone and not self.by_snapshot_alone
-        self.running_us = max(micros(policy.running_at_most), self.first_after_us or 0)
-
-    def clock_us(self, meta: SnapshotMeta, saga: SagaEnd) -> int:
-        if self.by_end:
-            return max(saga.created_us, meta.created_us)
-        return max(meta.saved_us, meta.created_us) if self.by_save else meta.created_us
-
-    def due_us(self, meta: SnapshotMeta, saga: SagaEnd) -> int | None:
-        if self.first_after_us is None:
-            return None
-        due_us = self.clock_us(meta, saga) + self.first_after_us
-        if self.by_end and saga.outcome == RUNNING:
-            return min(due_us, meta.created_us + self.running_us)
-        return due_us
-
-    def expires_us(self, meta: SnapshotMeta, saga: SagaEnd) -> int | None:
-        """By the rule, the snapshot's own date and what its saga was promised."""
-        if self.is_for_ever:
-            return None
-        if self.lifetime_us is None:
-            expiry = meta.retention_us
-        else:
-            expiry = self.clock_us(meta, saga) + self.lifetime_us
-            if meta.retention_us is not None and self.own_counts:
-                expiry = max(expiry, meta.retention_us)
-        if saga.kept_us == NOT_PROMISED or not self.keeps_promises:
-            return expiry
-        return latest(expiry, saga.kept_us)
-
-    def at_least_us(self, meta: SnapshotMeta, saga: SagaEnd) -> int | None:
-        """What the rule says, as far as neither the snapshot's own date nor a promise is asked."""
-        if self.is_for_ever:
-            return None
-        return NOT_PROMISED if self.lifetime_us is None else self.clock_us(meta, saga) + self.lifetime_us
-
-
 class PolicySet:
     """The policies in force, in order. Immutable and safe to share; equal when the policies are.
 
@@ -142,6 +67,7 @@ class PolicySet:
     __slots__ = (
         "_find",
         "_hot_only",
+        "_possible",
         "_retention_revision",
         "_revision",
         "_rules",
@@ -161,12 +87,13 @@ class PolicySet:
         self.ruling_attributes = tuple(sorted({name for match in matches for name in match.attributes}))
         by_end = self.has_outcomes or bool(self.ruling_attributes)
         of_sagas = by_end or all(match.step_name == match.status == ANY for match in matches)
-        self._rules = tuple(_Rule(policy, of_sagas=of_sagas) for policy in self.policies)
-        self._unmatched = _Rule(UNMATCHED, of_sagas=of_sagas)
+        self._rules = tuple(PolicyRule(policy, of_sagas=of_sagas) for policy in self.policies)
+        self._unmatched = PolicyRule(UNMATCHED, of_sagas=of_sagas)
         self._revision = _digest(self.policies)
         self._retention_revision = _digest(self.policies, _RETENTION_KEYS)
         # Sagas, steps and statuses are few, snapshots are many: one dictionary look-up instead of patterns.
         self._find = lru_cache(maxsize=MATCH_CACHE_SIZE)(self._search)
+        self._possible = lru_cache(maxsize=MATCH_CACHE_SIZE)(self._search_possible)
         self._hot_only = lru_cache(maxsize=MATCH_CACHE_SIZE)(self._search_hot_only)
 
     @property
@@ -237,7 +164,7 @@ class PolicySet:
             return ""
         return SEPARATOR.join([one for one in tokens_of(attributes) if one.partition("=")[0] in names])
 
-    def _rule(self, meta: SnapshotMeta, saga: SagaEnd) -> _Rule:
+    def _rule(self, meta: SnapshotMeta, saga: SagaEnd) -> PolicyRule:
         ruling = self.ruling(saga.attributes) if saga.attributes else ""
         return self._find(meta.saga_name, meta.step_name, meta.status, outcome_of(saga.status), ruling)
 
@@ -278,6 +205,15 @@ class PolicySet:
         expires_us = self._rule(meta, saga).expires_us(meta, saga)
         return expires_us if self.before is None else latest(expires_us, self.before.expires_us(meta, saga))
 
+    def expires_not_before_us(self, meta: SnapshotMeta, saga: SagaEnd) -> int | None:
+        """The earliest that the snapshot may expire, of a saga that ends there or later, in any way; None: never."""
+        found = None
+        for rule in self._possible(meta.saga_name, meta.step_name, meta.status):
+            expires_us = rule.expires_us(meta, saga)
+            if expires_us is not None and (found is None or expires_us < found):
+                found = expires_us
+        return found if self.before is None else latest(found, self.before.expires_not_before_us(meta, saga))
+
     def expires_at_least_us(
         self, meta: SnapshotMeta, saga: SagaEnd, recorded_us: int | None, dated: tuple[str, str] | None = None
     ) -> int | None:
@@ -299,7 +235,7 @@ class PolicySet:
             return found
         return latest(found, self.before.expires_at_least_us(meta, saga, recorded_us, dated))
 
-    def _is_exact(self, rule: _Rule) -> bool:
+    def _is_exact(self, rule: PolicyRule) -> bool:
         """Whether what a rule by the time of the save recorded stays. Where the policy alone counts and sagas go from
         rule to rule, another one may have recorded less since."""
         return rule.by_save and not (rule.by_policy_alone and self.has_outcomes)
@@ -336,7 +272,7 @@ class PolicySet:
         due = [move.to for move in self.moves(policy_name) if clock_us + micros(move.after) <= now_us]
         return due[-1] if due else None
 
-    def _search(self, saga_name: str, step_name: str, status: str, outcome: str, attributes: str) -> _Rule:
+    def _search(self, saga_name: str, step_name: str, status: str, outcome: str, attributes: str) -> PolicyRule:
         for rule in self._rules:
             if (
                 rule.has_saga_name(saga_name)
@@ -347,6 +283,16 @@ class PolicySet:
             ):
                 return rule
         return self._unmatched
+
+    def _search_possible(self, saga_name: str, step_name: str, status: str) -> tuple[PolicyRule, ...]:
+        """Those of which one rules such snapshots, whichever way their saga ends."""
+        found = []
+        for rule in self._rules:
+            if rule.has_saga_name(saga_name) and rule.has_step_name(step_name) and rule.has_status(status):
+                found.append(rule)
+                if rule.policy.match.outcome == ANY and not rule.policy.match.attributes:
+                    return tuple(found)
+        return (*found, self._unmatched)
 
     def _search_hot_only(self, saga_name: str | None) -> bool:
         above: list[Match] = []

@@ -143,7 +143,9 @@ class Reader:
         copies = best + [copy for copy in (*hot, *located) if copy not in best]
         ends = {} if end is None or not hot else {hot[0].ref.saga_id: end}
         found_now = self._dated(copies, ends)
-        if len(alive(found_now, self._clock.now())) < len(copies):  # PostgreSQL may know that its saga went on
+        in_redis = [copy.meta for copy in copies if copy.meta is not None]
+        surely = all(self._is_alive(meta, ends.get(meta.saga_id)) for meta in in_redis)
+        if not surely or len(alive(found_now, self._clock.now())) < len(copies):  # PostgreSQL may know that it went on
             for saga_id, known_end in (await self._sagas.ends(copy.ref.saga_id for copy in copies)).items():
                 ends[saga_id] = known_end.and_of(ends.get(saga_id))
             found_now = self._dated(copies, ends)
@@ -297,11 +299,11 @@ class Reader:
         return await self._loader.load(copies)
 
     def _is_alive(self, meta: SnapshotMeta, end: SagaEnd | None) -> bool:
-        """Whether one in Redis surely lives, whose saga ends there (None: unknown); what was archived of the saga may
-        promise more."""
+        """Whether one in Redis surely lives, whose saga ends there or later (None: unknown): what came later may be in
+        a pack or have expired, and rule it in another way. What was archived of the saga may promise more."""
         if end is None:
             return False
-        expires_us = self.rules.expires_us(meta, end)
+        expires_us = self.rules.expires_not_before_us(meta, end)
         return expires_us is None or to_micros(self._clock.now()) < expires_us
 
     async def _of_redis(self, value: bytes, header: Header) -> SagaSnapshot:

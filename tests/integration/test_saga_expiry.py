@@ -16,6 +16,7 @@ from support.tiers import DAY, NOW, Product, config, insistent, product
 from sagaz_tiering.config.policy import Policy
 from sagaz_tiering.errors import HotTierUnavailable, MassDelete
 from sagaz_tiering.jobs import run_job
+from sagaz_tiering.snapshot import SagaSnapshot
 
 
 @pytest.fixture
@@ -27,6 +28,12 @@ def opened(database: str, redis_url: str, tmp_path: Path) -> Any:
 async def expiries(shop: Product, saga_id: UUID = SAGA) -> set[datetime | None]:
     """When the snapshots of a saga expire, as `timeline` tells."""
     return {ref.expires_at for ref in await shop.storage.timeline(saga_id)}
+
+
+async def reads(shop: Product, one: SagaSnapshot) -> list[SagaSnapshot]:
+    """What reads by id, of the newest and of all of its saga find."""
+    found = [await shop.storage.get_snapshot(one.snapshot_id), await shop.storage.get_latest_snapshot(one.saga_id)]
+    return [each for each in found if each is not None] + await shop.storage.list_snapshots(one.saga_id, limit=1)
 
 
 async def archived_dates(shop: Product) -> set[datetime | None]:
@@ -116,17 +123,21 @@ async def test_durable_rows_expire_as_their_saga_ended(opened: Any, in_redis: st
         assert [row["saga_id"] for row in await saga_rows(shop)] == [OTHER_SAGA]
 
 
-async def test_rest_of_a_saga_whose_end_expired_is_judged_by_that(opened: Any) -> None:
-    """A snapshot with a later date of its own goes at that date, not by the rule for sagas that run."""
-    async with opened(policies=[{"name": "running", "match": {"outcome": "running"}, "retain": "forever"}]) as shop:
+@pytest.mark.guarantee("G3")
+@pytest.mark.parametrize("policy", [{}, {"move": []}], ids=["moved", "never moved"])
+async def test_rest_of_a_saga_whose_end_expired_is_judged_by_that(opened: Any, policy: dict[str, Any]) -> None:
+    """A snapshot with a later date of its own goes at that date, not by the rule for sagas that run, in every read."""
+    running = {"name": "running", "match": {"outcome": "running"}, "retain": "forever"}
+    async with opened(policies=[running], **policy) as shop:
         own = make(0, status="executing", retention_until=NOW + 60 * DAY)
         done = make(5, status="completed")
         for snapshot in (own, done):
             await shop.storage.save_snapshot(snapshot)
         shop.clock.advance(NOW + 31 * DAY - shop.clock.now())
         await compared(shop)
-        assert await shop.storage.list_snapshots(SAGA) == [own]
+        assert await reads(shop, own) == [own] * 3
         shop.clock.advance(NOW + 60 * DAY - shop.clock.now())
+        assert await reads(shop, own) == []
         await compared(shop)
         assert await shop.hot_count() == 0
         assert await saga_rows(shop) == []

@@ -681,6 +681,21 @@ def test_attributes_of_the_newest_snapshot_rule_every_snapshot_of_the_saga(token
     assert BY_ATTRIBUTE.policy_for("payment-eu", "charge", "failed", "running", end.attributes).name == name
 
 
+@pytest.mark.guarantee("G3")
+def test_snapshot_lives_surely_as_long_as_the_shortest_rule_that_its_saga_may_come_under() -> None:
+    """Of a saga of which a later end may be elsewhere; rules behind one for any end are none of those."""
+    assert OUTCOMES.expires_not_before_us(meta(), ended("failed", 3)) == T0 + 33 * DAY
+    assert OUTCOMES.expires_not_before_us(meta(until=T0 + 60 * DAY), ended("failed", 3)) == T0 + 60 * DAY
+    assert OUTCOMES.honouring(policies(DEFAULT)).expires_not_before_us(meta(), ended("failed")) is None
+    end = ended("failed", 3)._replace(attributes=column(["tenant=acme", "region=eu-1"]))
+    assert BY_ATTRIBUTE.expires_not_before_us(meta(), end) == T0 + 33 * DAY
+    behind = policies({"name": "all", "retain": "90d"}, {"name": "r", "match": {"outcome": "running"}, "retain": "1d"})
+    assert behind.expires_not_before_us(meta(), ended("failed", 3)) == T0 + 93 * DAY
+    unmatched = policies({"name": "r", "match": {"outcome": "failed"}, "retain": "90d"})
+    assert unmatched.expires_not_before_us(meta(), ended("failed", 3)) == T0 + 93 * DAY
+    assert unmatched.expires_not_before_us(meta(until=T0 + DAY), ended("failed", 3)) == T0 + DAY
+
+
 def test_only_attributes_that_rule_tell_sagas_apart() -> None:
     """A look-up is remembered by what rules look at: order numbers do not fill the memory."""
     assert BY_ATTRIBUTE.ruling_attributes == ("region", "tenant")
