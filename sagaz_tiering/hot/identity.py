@@ -99,9 +99,9 @@ class HotIdentity:
             first += _PAGE
 
     async def be_looked_at(self, saga_ids: Sequence[UUID], now_us: int) -> None:
-        """Have the jobs look at these sagas, as far as they are not due some day anyway."""
+        """Have `age` look at these sagas once more: when they are due was noted by the policies of that time."""
         await self._connection.pipelined(
-            [("ZADD", self.keys.due(saga_id.hex[0]), "NX", now_us, saga_id.hex) for saga_id in saga_ids]
+            [("ZADD", self.keys.due(saga_id.hex[0]), "LT", now_us, saga_id.hex) for saga_id in saga_ids]
         )
 
     async def mark_lost(self, metas: Sequence[SnapshotMeta]) -> list[bool]:

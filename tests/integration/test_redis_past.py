@@ -618,3 +618,31 @@ async def test_loss_of_a_save_that_was_told_after_the_reconciliation_is_found(
         await names_what_is_lost(other, one[:2], 0)
         assert (await other.run("reconcile")).counts["lost"] == 1
         await names_what_is_lost(other, one[:2], 0)
+
+
+@pytest.mark.parametrize("name", [DURABLE, HOT])
+async def test_redis_that_went_back_to_before_other_policies_moves_by_those_of_today(
+    own_redis: Any, database: str, tmp_path: Path, name: str
+) -> None:
+    """When a saga is due was noted by the policies of then; a dry run of `age` knows that too."""
+    server, one = await own_redis(), saga(1, begun=NOW, saga_name=name)[:2]
+    durability = "hot" if name == HOT else "durable"
+
+    def policies(after: str) -> dict[str, Any]:
+        move = [{"to": "STANDARD_IA", "after": after}]
+        return {"policies": [{"name": "all", "match": {}, "move": move, "durability": durability, "linger": "0s"}]}
+
+    async with opened(server.url, database, tmp_path, **policies("90d")) as shop:
+        await shop.run("age")  # whose policies are in force then
+        await saved(shop, one)
+        await told(shop)
+        await redis_do(server.url, "SAVE")
+    async with opened(server.url, database, tmp_path, **policies("7d")) as shop:
+        shop.clock.advance(DAY)
+        assert "snapshots" not in (await shop.run("age")).counts
+    await rolled_back(server)
+    async with opened(server.url, database, tmp_path, **policies("7d")) as shop:
+        shop.clock.advance(8 * DAY)
+        dry, real = await shop.run("age", dry_run=True), await shop.run("age")
+        assert dry.counts["snapshots"] == real.counts["snapshots"] == real.counts["archived"] == 2
+        assert await shop.hot_count() == 0

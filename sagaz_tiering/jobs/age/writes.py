@@ -146,9 +146,9 @@ class DryAgeWrites(AgeWrites):
         if broken := await context.hot.queue.broken_due():
             tally.add("quarantined", len(broken))
             tally.note(f"a run makes {', '.join(broken)} anew first, and may find more snapshots that are due")
-        self._all_anew = not await are_in_force(context)
         self._unevicted = bool(await context.catalog.packs.unevicted(0, 1))
-        await reconcile.foresee_trust(context, tally)
+        trusted = await reconcile.foresee_trust(context, tally)
+        self._all_anew = not (trusted and await are_in_force(context))
         async for rows in fallback_rows(context):
             tally.add("refilled", await would_refill(context, rows))
         return True
@@ -157,7 +157,7 @@ class DryAgeWrites(AgeWrites):
         return self._owner
 
     async def sagas(self) -> AsyncIterator[list[ClaimedSaga]]:
-        """Those that are due; all of them where a run would put other policies in force first."""
+        """Those that are due; all of them where a run would reconcile or put other policies in force first."""
         hot, most = self._context.hot, self._context.settings.jobs.batch_sagas
         async for found in hot.saga_ids() if self._all_anew else due_sagas(self._context, expiring=False):
             for start in range(0, len(found), most):
