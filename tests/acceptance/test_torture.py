@@ -67,13 +67,16 @@ async def _leave_a_stray(runtime: Runtime) -> None:
     ],
 )
 async def test_torture_fails_when_it_does_not_hold(phase: str, interfere: Interference, word: str) -> None:
-    """A snapshot, a row or a pack taken away behind its back, or one put there: exit code 1, and which."""
+    """A snapshot, a row or a pack taken away behind its back, or one put there: exit code 1, and which.
+
+    By this seed the first sagas of both savers are in Redis alone and in packs, however little a busy machine saves.
+    """
 
     async def at(name: str, runtime: Runtime) -> None:
         if name == phase:
             await interfere(runtime)
 
-    outcome = await run_torture(seconds=1, seed=3, snapshots=100, say=lambda _: None, interfere=at)
+    outcome = await run_torture(seconds=1, seed=2, snapshots=100, say=lambda _: None, interfere=at)
     assert outcome.exit_code == 1
     assert word in outcome.difference
     assert outcome.to_dict()["ok"] is False

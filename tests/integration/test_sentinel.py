@@ -41,7 +41,7 @@ from sagaz_tiering.storage.redis.storage import RedisSnapshotStorage
 
 DURABLE, HOT = "payment-order", "fast-order"
 LONG_AGO = datetime.now(UTC) - timedelta(days=30)  # workers and commands have the real clock
-HURRY: dict[str, Any] = {"jobs": {"claim_ttl": "1s", "lease_ttl": "1s"}, "dictionaries": {"enabled": False}}
+HURRY: dict[str, Any] = {"jobs": {"claim_ttl": "1s"}, "dictionaries": {"enabled": False}}
 
 
 @pytest.fixture
