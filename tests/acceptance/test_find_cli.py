@@ -40,7 +40,7 @@ async def test_find_shows_sagas_in_pages(shop: tuple[Path, list[list[SagaSnapsho
     shown = await cli("find", "--config", path, "--limit", 3, "--count", COLUMNS="80")
     assert shown.code == 0, shown.err
     assert max(map(len, shown.out.splitlines()[:-1])) <= 80
-    assert [line.split()[0] for line in shown.out.splitlines() if line[:36] in ids] == ids[:3]
+    assert [line.split()[0] for line in shown.out.splitlines() if line.strip()[:36] in ids] == ids[:3]
     assert "in all: 5" in shown.out
     cursor = shown.out.split("--cursor ")[1].strip()
     rest = await cli("find", "--config", path, "--limit", 3, "--cursor", cursor, "--json")

@@ -8,8 +8,10 @@ import pty
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from support.commands import Answer, clean_environment, cli, write_config
@@ -19,10 +21,13 @@ from support.tiers import DAY, NOW, config, product
 from sagaz_tiering.cli import asking
 
 SAVED = next(iter(snapshots(1, created_at=NOW, saga_name="payment-order")))
+OTHER = replace(SAVED, snapshot_id=uuid4(), saga_id=uuid4())
 COMMANDS: dict[str, tuple[object, ...]] = {
     "forget": ("forget", SAVED.saga_id, "--reason", "order 7"),
     "adopt": ("catalog", "adopt"),
     "rebuild": ("catalog", "rebuild"),
+    "hold": ("hold", "--name", "payment-*", "--reason", "case 7"),
+    "restore": ("restore", "--name", "payment-*"),
 }
 
 
@@ -30,7 +35,8 @@ COMMANDS: dict[str, tuple[object, ...]] = {
 async def world(database: str, redis_url: str, tmp_path: Path) -> Path:
     """The configuration of a catalog that has a pack."""
     async with product(config(database=database, redis_url=redis_url, cold=tmp_path / "cold")) as shop:
-        await shop.storage.save_snapshot(SAVED)
+        for each in (SAVED, OTHER):
+            await shop.storage.save_snapshot(each)
         shop.clock.advance(9 * DAY)
         await shop.run("age")
     return write_config(tmp_path, database=database, redis_url=redis_url)

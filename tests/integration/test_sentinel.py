@@ -206,7 +206,7 @@ async def test_planned_failover_is_followed_at_once(watched: Watched, database: 
 @pytest.mark.usefixtures("_not_asking")
 async def test_primary_that_became_a_replica_is_left_unnoticed(watched: Watched) -> None:
     """It refuses saves on connections that nobody closed: all are dropped, and the calls succeed all the same."""
-    async with hot_tier(watched) as hot:
+    async with hot_tier(watched, socket_timeout=timedelta(minutes=1)) as hot:  # of which a Sentinel has its share
         first = saga(1, begun=NOW, saga_name=HOT)[0]
         assert await save(hot, first)
         assert await save(hot, large(2))

@@ -136,7 +136,8 @@ class Watched:
         await self.ask_sentinel("SENTINEL", "REMOVE", SERVICE)
         await redis_do(self.replica.url, "REPLICAOF", "NO", "ONE")
         await redis_do(self.primary.url, "REPLICAOF", HOST, str(self.replica.port))
-        await self.watch(self.replica)
+        # Not soon: a busy machine lets a server wait for longer than it takes to count as down.
+        await self.watch(self.replica, down_after="60000")
 
 
 @asynccontextmanager
