@@ -85,7 +85,8 @@ async def expire_noted(context: JobContext, lease: Lease) -> None:
     hot_saves, after = context.catalog.hot_saves, BEGINNING
     while not context.stopping.is_set() and (page := await hot_saves.ended(context.now, after, _NOTED_AT_ONCE)):
         there = await context.hot.identity.saves([save.meta.snapshot_id for save in page])
-        missing = [save.meta for save in page if not _has(there.get(save.meta.snapshot_id), save.meta)]
+        # Of what is known to be lost Redis has the mark alone.
+        missing = [save.meta for save in page if save.lost_at or not _has(there.get(save.meta.snapshot_id), save.meta)]
         ends = await noted_ends(context, {save.meta.saga_id for save in page})
         expired = [meta for meta in missing if context.policies.decide(meta, ends.of(meta), context.now_us).expired]
         async with context.catalog.durable.deleting_unheld(expired, lease, ends=ends.known) as (_, held):
