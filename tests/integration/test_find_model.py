@@ -200,9 +200,7 @@ async def test_find_gives_what_there_is_whatever_happens(
         redis_url=redis_url,
         cold=tmp_path / "cold",
         policies=policies,
-        attributes=ATTRIBUTES,
-        attribute_hash_key="k" * 40,
-        **OPTIONS,
+        **{**OPTIONS, "attributes": ATTRIBUTES, "attribute_hash_key": "k" * 40},
     )
     async with product(settings) as shop:
         order = Random(os.environ.get("SAGAZ_TIERING_TEST_MODEL_ORDER", seed))
