@@ -113,10 +113,6 @@ class Access:
             return True
         return is_same_origin(request) and hmac.compare_digest(visitor.csrf.encode(), sent.encode("utf-8", "replace"))
 
-    def login_form(self, request: web.Request) -> str:
-        """What the login form carries; it holds for whoever has the cookie that goes with it."""
-        return self._csrf(f"login {request.cookies.get(COOKIE, '')}")
-
     def is_known_host(self, request: web.Request) -> bool:
         """Where everybody may look only names of this machine count: a page elsewhere may have its name lead here."""
         return not self._settings.is_open or is_loopback(urlsplit(f"//{request.host}").hostname or "")

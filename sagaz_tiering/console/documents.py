@@ -20,7 +20,7 @@ from sagaz_tiering.errors import SagazTieringError, SnapshotArchived, TierUnavai
 from sagaz_tiering.operations.history import history
 from sagaz_tiering.operations.totals import StoreTotals, look
 from sagaz_tiering.snapshot import SnapshotRef
-from sagaz_tiering.terminal import document, plain
+from sagaz_tiering.terminal import plain
 
 PART_WITHIN_S: Final = 10.0
 _TOTALS_FOR_S: Final = 5.0
@@ -136,7 +136,7 @@ class Documents:
     async def saga(self, saga_id: UUID) -> dict[str, Any] | None:
         """A saga's timeline (oldest first), what happens to it, its holds; None: nothing of it is there."""
         storage = self.runtime().storage()
-        refs = sorted(await storage.timeline(saga_id), key=lambda ref: ref.order_key)
+        refs = await self.refs(saga_id)
         if not refs:
             return None
         whole = await storage.explain_saga(saga_id)
@@ -173,10 +173,6 @@ class Documents:
                 for policy in policies.policies
             ],
         }
-
-    async def coverage(self, saga_id: UUID) -> dict[str, Any]:
-        """What a hold or an erasure of this saga covers now."""
-        return document(await self.runtime().storage().covered(saga_id), "snapshots")
 
 
 def problem_of(error: SagazTieringError) -> Part:

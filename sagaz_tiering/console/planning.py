@@ -8,26 +8,19 @@ from typing import Any
 from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.config.load import config_of
 from sagaz_tiering.costs import difference
-from sagaz_tiering.costs import plan as make_plan
-from sagaz_tiering.costs.plan import Plan
-from sagaz_tiering.operations.survey import survey
+from sagaz_tiering.operations.survey import planned
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.terminal import plain
 
 
 async def plan_document(runtime: Runtime) -> dict[str, Any]:
     """What the jobs would do now."""
-    return (await _planned(runtime, runtime.policies)).to_dict()
+    return (await planned(runtime.job_context(), runtime.policies, runtime.clock.now())).to_dict()
 
 
 async def compared_document(runtime: Runtime, text: str) -> dict[str, Any]:
     """What the policies of another configuration file, given as text, would do instead. Raises ConfigError."""
     others = PolicySet((await asyncio.to_thread(config_of, text, "the pasted text")).policies)
-    before, after = [await _planned(runtime, policies) for policies in (runtime.policies, others)]
-    return {"plan": before.to_dict(), "other": after.to_dict(), "difference": plain(difference(before, after))}
-
-
-async def _planned(runtime: Runtime, policies: PolicySet) -> Plan:
     now = runtime.clock.now()
-    inputs = await survey(runtime.job_context(), policies, now)
-    return make_plan(inputs, policies, runtime.prices, now, in_force=runtime.policies)
+    before, after = [await planned(runtime.job_context(), each, now) for each in (runtime.policies, others)]
+    return {"plan": before.to_dict(), "other": after.to_dict(), "difference": plain(difference(before, after))}

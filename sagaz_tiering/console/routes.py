@@ -125,7 +125,7 @@ class Action:
     """Something to do, for operators: a form's POST to `path`, the same behind `/api/v1`.
 
     `do` does it and returns what became of it; `subject` names what it is done to, for the audit; `then` is the page to
-    go on with. `changes` nothing where it only looks.
+    go on with.
     """
 
     path: str

@@ -241,7 +241,7 @@ class _Console:
         return self._login(request, 200, "")
 
     def _login(self, request: web.Request, status: int, problem: str) -> web.Response:
-        values = {"problem": problem, "next": request.query.get("next", "/"), "form": self._access.login_form(request)}
+        values = {"problem": problem, "next": request.query.get("next", "/")}
         return self._page(request, "login.html", "Log in", "", values, status=status)
 
     async def _log_in(self, request: web.Request) -> web.StreamResponse:

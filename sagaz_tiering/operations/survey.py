@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.codec.value import read_meta
-from sagaz_tiering.costs import Due, Expired, Inputs
+from sagaz_tiering.costs import Due, Expired, Inputs, Plan, plan
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
 from sagaz_tiering.hot.values import IndexedHeader
 from sagaz_tiering.jobs.age.frames import expiry_bucket
@@ -52,6 +52,12 @@ class _Sample:
 
     factor: float = 1.0
     sums: dict[tuple[str, str, str], _Sum] = field(default_factory=dict)
+
+
+async def planned(context: JobContext, policies: PolicySet, now: datetime) -> Plan:
+    """What `policies` would have the jobs do at `now`, and what that costs."""
+    inputs = await survey(context, policies, now)
+    return plan(inputs, policies, context.prices, now, in_force=context.policies)
 
 
 async def survey(context: JobContext, policies: PolicySet, now: datetime) -> Inputs:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -14,7 +13,6 @@ from sagaz_tiering.cli.session import Answer, Call, command, show_next_run, tabl
 from sagaz_tiering.terminal import make_table, plain, show_bytes, show_time, show_usd
 
 if TYPE_CHECKING:
-    from sagaz_tiering.app.runtime import Runtime
     from sagaz_tiering.costs import Advice, Change, Line, Plan
     from sagaz_tiering.policy import PolicySet
 
@@ -36,13 +34,14 @@ async def plan(
     from sagaz_tiering.catalog.migrations import check_schema
     from sagaz_tiering.costs import difference
     from sagaz_tiering.operations.status import upcoming
+    from sagaz_tiering.operations.survey import planned
 
     others = None if policy is None else _policies_of(policy)
     async with call.opened() as runtime:
         await check_schema(runtime.db)
         at = runtime.clock.now() if as_of is None else parse_time(as_of)
         wanted = [runtime.policies] if others is None else [runtime.policies, others]
-        plans = await asyncio.gather(*(_planned(runtime, policies, at) for policies in wanted))
+        plans = await asyncio.gather(*(planned(runtime.job_context(), policies, at) for policies in wanted))
         now = runtime.clock.now()
         runs = await upcoming(runtime.job_context(), "age", "transition", "expire", "compact")
         directory = runtime.config.tiers.cold.is_directory
@@ -60,14 +59,6 @@ def _policies_of(path: Path) -> PolicySet:
     from sagaz_tiering.policy import PolicySet
 
     return PolicySet(load_config(path).policies)
-
-
-async def _planned(runtime: Runtime, policies: PolicySet, now: datetime) -> Plan:
-    from sagaz_tiering.costs import plan as make_plan
-    from sagaz_tiering.operations.survey import survey
-
-    inputs = await survey(runtime.job_context(), policies, now)
-    return make_plan(inputs, policies, runtime.prices, now, in_force=runtime.policies)
 
 
 def _lines(plans: Sequence[Plan], changes: Sequence[Change], notes: Sequence[str]) -> Iterator[Any]:
