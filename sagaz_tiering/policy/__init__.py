@@ -65,6 +65,7 @@ class PolicySet:
     """
 
     __slots__ = (
+        "_by_end",
         "_find",
         "_hot_only",
         "_possible",
@@ -85,8 +86,8 @@ class PolicySet:
         self.before = before
         matches = [policy.match for policy in self.policies]
         self.ruling_attributes = tuple(sorted({name for match in matches for name in match.attributes}))
-        by_end = self.has_outcomes or bool(self.ruling_attributes)
-        of_sagas = by_end or all(match.step_name == match.status == ANY for match in matches)
+        self._by_end = self.has_outcomes or bool(self.ruling_attributes)
+        of_sagas = self._by_end or all(match.step_name == match.status == ANY for match in matches)
         self._rules = tuple(PolicyRule(policy, of_sagas=of_sagas) for policy in self.policies)
         self._unmatched = PolicyRule(UNMATCHED, of_sagas=of_sagas)
         self._revision = _digest(self.policies)
@@ -238,7 +239,7 @@ class PolicySet:
     def _is_exact(self, rule: PolicyRule) -> bool:
         """Whether what a rule by the time of the save recorded stays. Where the policy alone counts and sagas go from
         rule to rule, another one may have recorded less since."""
-        return rule.by_save and not (rule.by_policy_alone and self.has_outcomes)
+        return rule.by_save and not (rule.by_policy_alone and self._by_end)
 
     def promise_us(self, meta: SnapshotMeta, saga: SagaEnd) -> int | None:
         """Until when a saga is kept of which that is archived (None: for ever, NOT_PROMISED: nothing says so).

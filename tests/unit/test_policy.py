@@ -784,3 +784,16 @@ def test_promise_of_a_longer_rule_is_kept_unless_the_policy_alone_counts() -> No
     alone = policies({"name": "p", "retain": "30d", "retention": "policy"})
     assert alone.expires_us(meta(), kept) == T0 + 33 * DAY
     assert alone.expires_at_least_us(meta(), kept, T0 + 2555 * DAY) == T0 + 33 * DAY
+
+
+@pytest.mark.guarantee("G14")
+@pytest.mark.parametrize("match", [{"outcome": "completed"}, {"attributes": {"tenant": "acme"}}])
+def test_a_date_by_the_save_is_no_last_word_where_sagas_go_from_rule_to_rule(match: dict[str, Any]) -> None:
+    """Recorded when another rule kept less; the rule that holds now keeps it for as long as it says, at least."""
+    by_save = {"clock": "saved_at", "retention": "policy", "move": MOVES[:1]}
+    rules = policies(
+        {"name": "long", "match": match, "retain": "90d", **by_save}, {"name": "all", "retain": "9d", **by_save}
+    )
+    end = ended("completed", 0)._replace(attributes=column({"tenant=acme"}))
+    told = rules.expires_at_least_us(meta(), end, T0 + 9 * DAY, (rules.retention_revision, "long"))
+    assert told == T0 + 90 * DAY
