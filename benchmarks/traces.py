@@ -16,8 +16,9 @@ from uuid import uuid4
 
 from by_turns import OURS, Target, Work, compare
 
-from sagaz_tiering import SagaSnapshot, TieredSnapshotStorage, traces
+from sagaz_tiering import SagaSnapshot, TieredSnapshotStorage
 from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.drivers import traces
 from sagaz_tiering.embedded import EmbeddedServers, throwaway_folder
 from sagaz_tiering.storage import reporting
 

@@ -34,7 +34,7 @@ ROOMS = (
     ("policy", "terminal"),
     ("config",),
     ("snapshot", "attributes"),
-    ("errors", "clock", "logs", "metrics", "traces"),
+    ("errors", "clock", "logs", "metrics"),
     ("storage_class",),
 )
 RANK = {name: rank for rank, line in enumerate(ROOMS) for name in line}
@@ -49,7 +49,6 @@ ROOT = {
     "snapshot",
     "storage_class",
     "terminal",
-    "traces",
 }
 
 

@@ -14,10 +14,10 @@ from functools import partial
 from types import MappingProxyType
 from typing import Protocol
 
-from sagaz_tiering import traces
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.migrations import check_schema
 from sagaz_tiering.config.sections import MOST_PROCESSES
+from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import BudgetSpent, CatalogUnavailable, ConfigError, MasterKeyUnavailable, SagazTieringError
 from sagaz_tiering.jobs import collect, reconcile, scrub, transition
 from sagaz_tiering.jobs.age import job as age

@@ -8,10 +8,10 @@ from collections.abc import Collection
 from datetime import datetime
 from uuid import UUID
 
-from sagaz_tiering import traces
 from sagaz_tiering.catalog.frame_index import IndexedFrame
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import NewPack
+from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectExists
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.dictionary_copies import keep

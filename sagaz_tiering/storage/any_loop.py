@@ -16,9 +16,9 @@ from collections.abc import AsyncGenerator, Callable
 from contextlib import AbstractAsyncContextManager, aclosing, suppress
 from typing import Any, Final, Self, TypeVar
 
-from sagaz_tiering import traces
 from sagaz_tiering.codec.typed_json import private_copy
 from sagaz_tiering.codec.value import MAX_SNAPSHOT_BYTES
+from sagaz_tiering.drivers import traces
 from sagaz_tiering.drivers.process_loop import HomeLoop, Twin, settling
 from sagaz_tiering.errors import InvalidSnapshot, WrongEventLoop
 from sagaz_tiering.snapshot import SagaSnapshot

@@ -13,10 +13,10 @@ from itertools import islice
 from typing import Any, Final, NamedTuple, Self, TypeVar
 from uuid import UUID
 
-from sagaz_tiering import traces
 from sagaz_tiering.clock import Clock, SystemClock, to_micros
 from sagaz_tiering.codec.threaded import decode_value, encode_value
 from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
+from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.storage import replay_records as replay_log

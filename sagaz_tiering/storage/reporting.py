@@ -9,7 +9,8 @@ from types import MappingProxyType
 from typing import Any, Final, TypeVar
 from uuid import UUID
 
-from sagaz_tiering import metrics, traces
+from sagaz_tiering import metrics
+from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import (
     CorruptRecord,
     SagazTieringError,

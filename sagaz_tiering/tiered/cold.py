@@ -6,11 +6,11 @@ import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from uuid import UUID
 
-from sagaz_tiering import traces
 from sagaz_tiering.catalog.locations import FrameLocation, Packed, SnapshotLocation
 from sagaz_tiering.codec.value import Record
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.dictionaries.cache import Dictionaries
+from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import (
     CorruptData,
     CorruptPack,

@@ -13,12 +13,13 @@ from dataclasses import replace
 from typing import NamedTuple
 from uuid import UUID
 
-from sagaz_tiering import metrics, traces
+from sagaz_tiering import metrics
 from sagaz_tiering.catalog.locations import Locations, SnapshotLocation
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.codec.threaded import decode_record, record_in
 from sagaz_tiering.codec.value import Record, read_header, read_meta
 from sagaz_tiering.dictionaries.cache import Dictionaries
+from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import CorruptData, HotTierUnavailable, Unreadable
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.hot.values import Gone

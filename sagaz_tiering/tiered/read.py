@@ -13,7 +13,7 @@ from contextlib import suppress
 from datetime import datetime
 from uuid import UUID
 
-from sagaz_tiering import metrics, traces
+from sagaz_tiering import metrics
 from sagaz_tiering.catalog.holds import Holds
 from sagaz_tiering.catalog.locations import Locations
 from sagaz_tiering.catalog.sagas import Sagas
@@ -21,6 +21,7 @@ from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.threaded import decode_value
 from sagaz_tiering.codec.value import Header, read_header, read_meta
 from sagaz_tiering.dictionaries.cache import Dictionaries
+from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import CatalogUnavailable, CorruptData, HotTierUnavailable, SnapshotLost
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.hot.values import Gone, HotValue, IndexedHeader, check_indexed, indexed_header

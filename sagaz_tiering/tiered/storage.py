@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 from typing import Any, Self, TypeVar, Unpack
 from uuid import UUID
 
-from sagaz_tiering import metrics, traces
+from sagaz_tiering import metrics
 from sagaz_tiering.catalog.erasures import ErasureReceipt
 from sagaz_tiering.catalog.holds import Coverage, Hold
 from sagaz_tiering.catalog.restores import Restore, Wanted
 from sagaz_tiering.config.patterns import Match
+from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import SnapshotArchived
 from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotRef, as_utc, as_uuid

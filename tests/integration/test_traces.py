@@ -17,7 +17,8 @@ from support.payload import saga
 from support.s3_server import S3Server
 from support.tiers import DAY, NOW, Product, config, product
 
-from sagaz_tiering import InMemorySnapshotStorage, traces
+from sagaz_tiering import InMemorySnapshotStorage
+from sagaz_tiering.drivers import traces
 
 PROVIDER = TracerProvider()
 
@@ -122,7 +123,8 @@ def test_nothing_of_the_api_is_imported_or_called_without_a_provider() -> None:
     """Neither where it is not installed, nor where it is and nobody set one up."""
     script = """
 import asyncio, sys
-from sagaz_tiering import InMemorySnapshotStorage, SagaSnapshot, traces
+from sagaz_tiering import InMemorySnapshotStorage, SagaSnapshot
+from sagaz_tiering.drivers import traces
 from uuid import uuid4
 async def main():
     storage = InMemorySnapshotStorage()

@@ -79,6 +79,7 @@ FACES = {
         "redis.url",
         "scratch",
         "server_clock",
+        "traces",
     ),
     "embedded": ("servers",),
     "exports": ("draft", "finish", "manifest", "parquet", "report", "rows", "signing", "source", "verify"),

@@ -12,9 +12,10 @@ from weakref import WeakSet
 import asyncpg
 from asyncpg.connect_utils import SessionAttribute
 
-from sagaz_tiering import metrics, traces
+from sagaz_tiering import metrics
 from sagaz_tiering.config.sections import CatalogSettings
 from sagaz_tiering.config.urls import postgres_address
+from sagaz_tiering.drivers import traces
 from sagaz_tiering.drivers.postgresql.queries import load, name_of
 from sagaz_tiering.drivers.postgresql.refusals import CATALOG_SETTING, MIGRATE, missing_grant, reach_hint, refusal_hint
 from sagaz_tiering.drivers.process_loop import HomeLoop

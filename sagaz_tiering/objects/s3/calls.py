@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from botocore import xform_name
 
-from sagaz_tiering import metrics, traces
+from sagaz_tiering import metrics
+from sagaz_tiering.drivers import traces
 from sagaz_tiering.drivers.process_loop import HomeLoop
 from sagaz_tiering.errors import CredentialsUnavailable, SagazTieringError
 from sagaz_tiering.objects.s3.errors import DRIVER_ERRORS, Asked, late, translated
