@@ -14,7 +14,7 @@ from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.demo.stages import STAGES, DemoOutcome, Stage
 from sagaz_tiering.errors import MissingDependencyError, SagazTieringError, SnapshotArchived
 from sagaz_tiering.snapshot import SagaSnapshot
-from sagaz_tiering.terminal import plain, show_bytes, show_usd
+from sagaz_tiering.terminal import plain, show_bytes, show_usd, show_value
 
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 GRACE = timedelta(hours=25)
 """Past the day that a dead pack waits for readers that are under way."""
+
+MOST_CHANGES = 6
+"""Of a difference so many lines are shown."""
 
 Interference = Callable[[str, "Runtime"], Awaitable[None]]
 
@@ -170,6 +173,8 @@ class _Demo:
         reads = [row for name in shown for row in await self._read_rows(name)]
         self._story.reads(reads)
         await self._find(shown[0], bool(refs))
+        if key == "day-0":
+            await self._tell_difference(self._examples[shown[0]])
         if key == "day-8":
             self._compare_with_unpacked(len(snapshots))
         await self._tell_archived(shown)
@@ -200,6 +205,17 @@ class _Demo:
         self._story.line(f"find --attribute {name}={example.context[name]}: {tiers or 'nothing'} ({took:.1f} ms)")
         if [saga.saga_id for saga in found] != ([example.saga_id] if there else []):
             self._outcome.problems.append(f"{name} {example.context[name]} finds {len(found)} sagas")
+
+    async def _tell_difference(self, example: Sequence[SagaSnapshot]) -> None:
+        """What a saga changed from its first step to its last."""
+        first, last = example[0], example[-1]
+        found = (await self._storage.diff(first.saga_id, first.snapshot_id, last.snapshot_id)).changes
+        self._story.say(f"What changed from {first.step_name} to {last.step_name}, by `sagaz-tiering diff`:")
+        for each in found[:MOST_CHANGES]:
+            values = [show_value(value, 40) for value in (each.old, each.new) if value is not None]
+            self._story.line(f"{each.kind.value:<8}{each.path}  {' → '.join(values)}")
+        if len(found) > MOST_CHANGES:
+            self._story.line(f"and {len(found) - MOST_CHANGES} more")
 
     async def _check(self, snapshots: Sequence[SagaSnapshot]) -> FateTally:
         from sagaz_tiering.demo.check import check_fates

@@ -73,7 +73,8 @@ async def test_demo_explains_itself(scratch: Path) -> None:
     kept = scratch / "kept"
     answer = await cli("demo", "--sagas", 6, "--keep", kept, TMPDIR=str(scratch))
     assert answer.code == 0, answer.err
-    for text in ("policies:", "8 days later", "restore", "archived in GLACIER", "nothing (expired)", "$", "✓ all"):
+    found = ("find --attribute payment=", "by `sagaz-tiering diff`", "added   /context/")
+    for text in (*found, "8 days later", "restore", "archived in GLACIER", "nothing (expired)", "$", "✓ all"):
         assert text in answer.out
     assert "\x1b" not in answer.out
     again = await cli("demo", "--keep", kept)
