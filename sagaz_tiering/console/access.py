@@ -115,7 +115,7 @@ class Access:
 
     def is_known_host(self, request: web.Request) -> bool:
         """Where everybody may look only names of this machine count: a page elsewhere may have its name lead here."""
-        return not self._settings.is_open or is_loopback(urlsplit(f"//{request.host}").hostname or "")
+        return not self._settings.is_open or is_loopback(_host_of(f"//{request.host}"))
 
     def is_secure(self, request: web.Request) -> bool:
         """Whether the browser speaks https, to us or to the proxy."""
@@ -157,13 +157,9 @@ class Access:
         return Visitor(name=session.name, role=session.role, csrf=self._csrf(named))
 
     def _role_of(self, token: str, address: str) -> Role | None:
-        """Wrong tokens of an address are counted, and after some it has to wait, longer each time."""
-        wrong, until = self._tries.get(address, (0, 0.0))
-        now = self._monotonic()
-        if now > until + _FORGET_TRIES_S:
-            wrong = 0
-        if wrong >= _FREE_TRIES and now < until:
-            raise TooManyTries(until - now)
+        """Wrong tokens of an address are counted, and after some of them the next wrong ones have to wait, longer each
+        time. A right one never has: nobody guesses it, and people share addresses.
+        """
         digest = sha256(token[:_MOST_TOKEN].encode("utf-8", "replace")).hexdigest()
         found = None
         for role, known in (
@@ -172,12 +168,23 @@ class Access:
         ):
             if known is not None and hmac.compare_digest(digest, known):
                 found = role
-        self._tries.pop(address, None)
         if found is None:
-            while len(self._tries) >= _MOST_ADDRESSES:
-                self._tries.popitem(last=False)
-            self._tries[address] = wrong + 1, now + min(2.0 ** (wrong + 1 - _FREE_TRIES), _FORGET_TRIES_S)
+            self._count_wrong(address)
         return found
+
+    def _count_wrong(self, address: str) -> None:
+        wrong, until = self._tries.pop(address, (0, 0.0))
+        now = self._monotonic()
+        if now > until + _FORGET_TRIES_S:
+            wrong = 0
+        waits = wrong >= _FREE_TRIES and now < until
+        while len(self._tries) >= _MOST_ADDRESSES:
+            self._tries.popitem(last=False)
+        if not waits:
+            wrong, until = wrong + 1, now + min(2.0 ** (wrong + 1 - _FREE_TRIES), _FORGET_TRIES_S)
+        self._tries[address] = wrong, until
+        if waits:
+            raise TooManyTries(until - now)
 
     def _csrf(self, who: str) -> str:
         return hmac.new(self._secret, who.encode("utf-8", "surrogatepass"), sha256).hexdigest()
@@ -188,7 +195,22 @@ def is_same_origin(request: web.Request) -> bool:
     if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
         return False
     origin = request.headers.get("Origin")
-    return origin is None or urlsplit(origin).netloc == request.host
+    return origin is None or _place_of(origin) == request.host
+
+
+def _place_of(url: str) -> str:
+    """Host and port; "" where it is no address."""
+    try:
+        return urlsplit(url).netloc
+    except ValueError:
+        return ""
+
+
+def _host_of(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
 
 
 def _address(request: web.Request) -> str:

@@ -20,7 +20,7 @@ _REASON: Final = Parameter(name="reason", about="the case or order that asks for
 
 async def _restore(documents: Documents, asked: Asked, visitor: Visitor) -> dict[str, Any]:
     snapshot = asked["snapshot_id"]
-    wanted = Wanted(saga_ids=[asked["saga_id"]]) if snapshot is None else Wanted(snapshot_ids=[snapshot])
+    wanted = Wanted(saga_ids=[asked["saga_id"]], snapshot_ids=None if snapshot is None else [snapshot])
     restorer = documents.runtime().storage().restorer
     found = await restorer.request(wanted, tier=asked["tier"], days=asked["days"], who=visitor.name)
     if found is None:
@@ -95,7 +95,9 @@ ACTIONS: Final = (
         about="Ask for what is archived of a saga, or for one snapshot, to come back.",
         command="sagaz-tiering restore {saga_id}",
         do=_restore,
-        subject=lambda asked: f"saga {asked['saga_id']}",
+        subject=lambda asked: " ".join(
+            [f"saga {asked['saga_id']}", *([f"snapshot {asked['snapshot_id']}"] if asked["snapshot_id"] else [])]
+        ),
         then=lambda _, done: f"/restores/{done['restore_id']}",
         parameters=(
             SAGA_ID,

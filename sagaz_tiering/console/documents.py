@@ -19,12 +19,13 @@ from sagaz_tiering.daemon.state import DaemonState
 from sagaz_tiering.errors import SagazTieringError, SnapshotArchived, TierUnavailable
 from sagaz_tiering.operations.history import history
 from sagaz_tiering.operations.totals import StoreTotals, look
-from sagaz_tiering.snapshot import SnapshotRef
 from sagaz_tiering.terminal import plain
 
 PART_WITHIN_S: Final = 10.0
 _TOTALS_FOR_S: Final = 5.0
 _SHOWN: Final = 10
+MOST_SNAPSHOTS: Final = 1_000
+"""Of one saga so many are shown."""
 _UNDER_WAY: Final = ("RESTORING", "READY")
 
 Part = dict[str, Any]
@@ -53,11 +54,12 @@ class Documents:
         """The time of the catalog's server, as far as it is known."""
         return self.runtime().clock.now()
 
-    async def part(self, ask: Callable[[], Awaitable[Any]]) -> Part:
-        """What `ask` gives, or why it cannot be shown."""
+    async def part(self, ask: Callable[[], Awaitable[Any]], *, is_plain: bool = False) -> Part:
+        """What `ask` gives, or why it cannot be shown. `is_plain`: that is JSON values already, perhaps very many."""
         try:
             async with asyncio.timeout(PART_WITHIN_S):
-                return {"value": plain(await ask()), "problem": None}
+                value = await ask()
+                return {"value": value if is_plain else plain(value), "problem": None}
         except SagazTieringError as exc:
             return problem_of(exc)
         except TimeoutError:
@@ -136,22 +138,24 @@ class Documents:
     async def saga(self, saga_id: UUID) -> dict[str, Any] | None:
         """A saga's timeline (oldest first), what happens to it, its holds; None: nothing of it is there."""
         storage = self.runtime().storage()
-        refs = await self.refs(saga_id)
+        refs, earlier = await self.refs(saga_id)
         if not refs:
             return None
         whole = await storage.explain_saga(saga_id)
         return {
             "saga_id": str(saga_id),
-            "saga_name": next((ref.saga_name for ref in refs if ref.unreadable is None), ""),
+            "saga_name": next((ref["saga_name"] for ref in refs if ref["unreadable"] is None), ""),
             "saga": plain(whole),
-            "snapshots": [ref.to_dict() for ref in refs],
+            "snapshots": refs,
+            "earlier": earlier,
             "holds": await self.part(lambda: self.runtime().catalog.holds.in_force(saga_id)),
             "replays": await self.part(lambda: storage.list_replays(saga_id)),
         }
 
-    async def refs(self, saga_id: UUID) -> list[SnapshotRef]:
-        """A saga's timeline, oldest first."""
-        return sorted(await self.runtime().storage().timeline(saga_id), key=lambda ref: ref.order_key)
+    async def refs(self, saga_id: UUID) -> tuple[list[dict[str, Any]], int]:
+        """The newest MOST_SNAPSHOTS of a saga's timeline, oldest first, and how many there are before them."""
+        refs = sorted(await self.runtime().storage().timeline(saga_id), key=lambda ref: ref.order_key)
+        return [ref.to_dict() for ref in refs[-MOST_SNAPSHOTS:]], max(0, len(refs) - MOST_SNAPSHOTS)
 
     def policies(self) -> dict[str, Any]:
         """The policies in force, in order, and their revision."""

@@ -34,20 +34,24 @@ async def _found(documents: Documents, asked: Asked, known: Sequence[str]) -> di
     if not text:
         return await _page(documents, filters, asked)
     if (saga_id := _as_uuid(text)) is not None:
-        there = await documents.refs(saga_id)
+        there, _ = await documents.refs(saga_id)
         return {"sagas": [], "saga_id": str(saga_id) if there else None, "cursor": None}
     name, equals, value = text.partition("=")
     if equals and name in known:
         return await _page(documents, {**filters, "attributes": {**filters["attributes"], name: value}}, asked)
-    by_value = [
-        _page(documents, {**filters, "attributes": {**filters["attributes"], name: text}}, asked)
+    by_name = {**filters, "saga_name": text if set(text) & set("*?[") else f"*{text}*"}
+    if asked["cursor"] is not None:  # of a search by name: those by a value go on as `attribute`
+        return await _page(documents, by_name, asked)
+    by_value = {
+        name: await _page(documents, {**filters, "attributes": {**filters["attributes"], name: text}}, asked)
         for name in known[:_MOST_GUESSED]
-    ]
-    found = {saga["saga_id"]: saga for page in await asyncio.gather(*by_value) for saga in page["sagas"]}
-    if found:
-        return {"sagas": sorted(found.values(), key=lambda saga: saga["first_at"], reverse=True), "cursor": None}
-    pattern = text if set(text) & set("*?[") else f"*{text}*"
-    return await _page(documents, {**filters, "saga_name": pattern}, asked)
+    }
+    found = {saga["saga_id"]: saga for page in by_value.values() for saga in page["sagas"]}
+    if not found:
+        return await _page(documents, by_name, asked)
+    sagas = sorted(found.values(), key=lambda saga: saga["first_at"], reverse=True)
+    there_are_more = [f"{name}={text}" for name, page in by_value.items() if page["cursor"] is not None]
+    return {"sagas": sagas, "cursor": None, "more_by": there_are_more}
 
 
 async def _page(documents: Documents, filters: dict[str, Any], asked: Asked) -> dict[str, Any]:
@@ -103,7 +107,7 @@ def _chosen(refs: Sequence[dict[str, Any]], number: int | None, at: datetime | N
 
 
 async def _snapshot(documents: Documents, asked: Asked) -> dict[str, Any]:
-    refs = [ref.to_dict() for ref in await documents.refs(asked["saga_id"])]
+    refs, _ = await documents.refs(asked["saga_id"])
     if not refs:
         raise NotThere(f"no snapshots of saga {asked['saga_id']}")
     number = _chosen(refs, asked["n"], None)
@@ -122,12 +126,12 @@ async def _state(documents: Documents, ref: dict[str, Any]) -> dict[str, Any]:
         kept.append(found)
         return await asyncio.to_thread(snapshot_document, found)
 
-    part = await documents.part(read)
+    part = await documents.part(read, is_plain=True)
     return {"ref": ref, "snapshot": part, "_context": kept[0].context if kept else None}
 
 
 async def _difference(documents: Documents, asked: Asked) -> dict[str, Any]:
-    refs = [ref.to_dict() for ref in await documents.refs(asked["saga_id"])]
+    refs, _ = await documents.refs(asked["saga_id"])
     if not refs:
         raise NotThere(f"no snapshots of saga {asked['saga_id']}")
     last = len(refs) - 1

@@ -5,6 +5,7 @@ Every view is a page at its path and the same as JSON behind `/api/v1`. Whatever
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -64,6 +65,7 @@ class _Console:
         self._access = Access(settings, time.monotonic)
         self._documents = Documents(state, time.monotonic)
         self._pages = Pages(settings)
+        self._comparing = asyncio.Lock()
 
     def application(self) -> web.Application:
         application = web.Application(middlewares=[self._guard, self._failures], client_max_size=2 * MOST_FILE)
@@ -167,14 +169,16 @@ class _Console:
             asked = _asked(view.parameters, view.path, request.match_info, request.query)
             document = await view.document(self._documents, asked)
             document.pop("_context", None)
-            return _json(document)
+            # On a thread: a context of many megabytes must not keep the jobs' leases from being renewed.
+            return web.Response(text=await asyncio.to_thread(_dumped, document), content_type="application/json")
 
         return answer
 
     async def _compare(self, request: web.Request) -> web.Response:
         sent = await self._sent(request)
         asked = _asked(COMPARE_PARAMETERS, "/plan", {}, sent)
-        document = await compare(self._documents, asked)
+        async with self._comparing:  # one at a time: it goes through the catalog
+            document = await compare(self._documents, asked)
         if _is_api(request):
             return _json(document)
         values = {"compared": document, "pasted": asked["policies"], "asked": {}, "query": {}}
@@ -332,4 +336,8 @@ def _is_ours(target: str) -> bool:
 
 
 def _json(document: Any, status: int = 200) -> web.Response:
-    return web.json_response(document, status=status, dumps=lambda value: json.dumps(value, default=str))
+    return web.json_response(document, status=status, dumps=_dumped)
+
+
+def _dumped(document: Any) -> str:
+    return json.dumps(document, default=str)

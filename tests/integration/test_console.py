@@ -18,10 +18,11 @@ from support.tiers import DAY, Product, adjust, config, product
 
 from sagaz_tiering import SagaSnapshot
 from sagaz_tiering.config.sections import OnArchived
-from sagaz_tiering.console import serve_console
+from sagaz_tiering.console import documents, serve_console
 from sagaz_tiering.console.openapi import openapi
 from sagaz_tiering.console.tree import MOST_CHILDREN, MOST_NODES, MOST_TEXT, Node, tree_of
 from sagaz_tiering.console.views import VIEWS
+from sagaz_tiering.tiered import find
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202e\x00\x1b[31m{{7*7}}"
 
@@ -128,8 +129,62 @@ async def test_sagas_are_found_by_what_people_know(shop: Product) -> None:
             page = await browser.get(more[1].replace("&amp;", "&")) if more else ""
         assert sorted(seen) == sorted(str(each[0].saga_id) for each in (first, second, third))
         assert not more
+        page = await browser.get("/sagas?limit=1&q=acme")  # one page of what has the value, then all of it
+        assert "/sagas?limit=1&amp;q=&amp;attribute=customer%3Dacme" in page
+        page, seen = await browser.get("/sagas?limit=1&q=payment"), []  # by a part of the name
+        for _ in range(2):
+            seen += re.findall(r'href="/sagas/([0-9a-f-]{36})"', page)
+            more = re.search(r'href="(/sagas[?][^"]*cursor=[^"]*)"', page)
+            page = await browser.get(more[1].replace("&amp;", "&")) if more else ""
+        assert sorted(seen) == sorted(str(each[0].saga_id) for each in (first, second))
         assert (await browser.get("/sagas?cursor=nonsense"), browser.status)[1] == 200
         assert "cannot be shown" in await browser.get("/sagas?attribute=colour=red")
+
+
+async def test_a_search_that_only_stopped_looking_says_so(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sagas beyond the bound of one page may be what is meant: no page says that there are none."""
+    held = await saved(shop)
+    await shop.storage.hold(held[0].saga_id, "case 7")
+    shop.clock.advance(timedelta(seconds=9))
+    for _ in range(3):
+        await saved(shop)
+        shop.clock.advance(timedelta(seconds=9))
+    monkeypatch.setattr(find, "MOST_LOOKED_AT", 2)
+    async with console(shop, OPEN) as address, Browser(address) as browser:
+        page = await browser.get("/sagas?held=true")
+        assert "No saga is known by that" not in page
+        assert "None among the sagas that were looked at so far" in page
+        more = re.search(r'href="(/sagas[?][^"]*cursor=[^"]*)"', page)
+        assert more
+        assert str(held[0].saga_id) in await browser.get(more[1].replace("&amp;", "&"))
+
+
+async def test_restore_of_another_sagas_snapshot_is_none_of_this_saga(shop: Product) -> None:
+    """What the audit names is what was asked for."""
+    one, other = await saved(shop), await saved(shop)
+    await archived(shop)
+    async with console(shop, with_tokens()) as address:
+        path, snapshot = f"/sagas/{one[0].saga_id}/restore", str(other[0].snapshot_id)
+        assert (await asked(address, path, OPERATOR, snapshot_id=snapshot))[0] == 404
+        mine = str(one[0].snapshot_id)
+        assert (await asked(address, path, OPERATOR, snapshot_id=mine))[0] == 200
+    done, refused = await shop.runtime.catalog.audit.page(2)
+    assert (done.outcome, mine in done.subject) == ("done", True)
+    assert str(refused.outcome).startswith("not done")
+
+
+async def test_large_context_keeps_no_loop(shop: Product) -> None:
+    """A saga of very many values, and a saga of very many snapshots, are shown in part and told so."""
+    made = await saved(shop, steps=1, many=[{"n": n} for n in range(100_000)])
+    async with console(shop, OPEN) as address, Browser(address) as browser:
+        status, document = await asked(address, f"/sagas/{made[0].saga_id}")
+        assert (status, len(document["snapshot"]["value"]["context"]["many"])) == (200, 100_000)
+        long = await saved(shop, steps=7)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(documents, "MOST_SNAPSHOTS", 5)
+            page = await browser.get(f"/sagas/{long[0].saga_id}")
+        assert "2 earlier ones are on the command line" in page
+        assert str(long[-1].snapshot_id) in page
 
 
 async def test_saga_shows_any_state_of_it_and_what_is_archived(shop: Product) -> None:
