@@ -33,6 +33,17 @@ class Reindexing:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Behind:
+    """Packs that these definitions did not look into, and runs of `age` from before, that may publish others."""
+
+    packs: int
+    ageing: int
+
+    def __bool__(self) -> bool:
+        return bool(self.packs or self.ageing)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PackWork:
     """A pack that some definitions did not look into, the names of its sagas, and whether it has attributes."""
 
@@ -57,16 +68,27 @@ class Reindexed:
         async with self._db.transaction() as conn:
             await conn.execute(_SQL["forget_others"], revision)
             await conn.execute(_SQL["begin"], revision, now)
-            [row] = await conn.fetch(_SQL["run"], revision)
-            return Reindexing(**dict(row))
+        # After the commit: whoever ages under another lease than these knows of this run.
+        await self._db.execute(_SQL["note_packing"], revision)
+        [row] = await self._db.fetch(_SQL["run"], revision)
+        return Reindexing(**dict(row))
 
     async def hot_done(self, revision: str) -> None:
         """Everything in Redis was gone through."""
         await self._db.execute(_SQL["hot_done"], revision)
 
-    async def done(self, revision: str, now: datetime) -> None:
-        """And every pack that could be read."""
-        await self._db.execute(_SQL["done"], revision, now)
+    async def done(self, revision: str, now: datetime) -> Behind:
+        """And every pack, where nothing is behind: what is.
+
+        Whoever publishes a pack that these definitions did not look into from now on takes it back.
+        """
+        async with self._db.transaction() as conn:
+            await conn.execute(_SQL["hold_run"], revision)
+            [row] = await conn.fetch(_SQL["behind"], revision)
+            behind = Behind(**dict(row))
+            if not behind:
+                await conn.execute(_SQL["done"], revision, now)
+            return behind
 
     async def durable_values(self, ids: Sequence[UUID]) -> list[tuple[UUID, datetime, bytes]]:
         """(id, saved at, value) of those of these rows that are there."""

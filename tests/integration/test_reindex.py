@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import datetime
@@ -21,6 +22,7 @@ from sagaz_tiering.drivers.postgresql.text import from_column
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import ColdTierUnavailable
 from sagaz_tiering.jobs import run_job
+from sagaz_tiering.jobs.age.writes import AgeWrites
 from sagaz_tiering.operations.key_backup import export_keys, import_keys
 from sagaz_tiering.snapshot import SagaSnapshot
 
@@ -148,6 +150,55 @@ async def without_attributes(shop: Product, snapshot: SagaSnapshot) -> None:
     put = [(header.meta, found[: header.length], bare[: read_header(bare).length])]
     assert await shop.runtime.hot.queue.put_headers(put) == 1
     assert (await in_redis(shop, [snapshot]))[snapshot.snapshot_id] == ""
+
+
+@pytest.mark.parametrize("step", ["sealed", "uploaded"])
+async def test_reindex_is_not_done_before_the_packs_that_were_under_way(
+    before: Shop, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Built before it began, published after it: it says so, and the next run looks into them and into nothing else."""
+    paused, go_on = asyncio.Event(), asyncio.Event()
+    async with product(before.settings(), now=before.now) as shop:
+        where: Any = AgeWrites if step == "sealed" else shop.runtime.objects
+        method = "store" if step == "sealed" else "put"
+        whole: Callable[..., Awaitable[Any]] = getattr(where, method)
+
+        async def at_a_pause(*args: Any, **kwargs: Any) -> Any:
+            if method == "store" or args[0].startswith("packs/"):
+                paused.set()
+                await go_on.wait()
+            return await whole(*args, **kwargs)
+
+        shop.clock.advance(9 * DAY)
+        monkeypatch.setattr(where, method, at_a_pause)
+        ageing = asyncio.create_task(shop.run("age"))
+        await paused.wait()
+        early = await shop.run("reindex")
+        assert early.counts["age_runs_before"] == 1
+        assert any("run reindex again" in note for note in early.notes)
+        go_on.set()
+        assert (await ageing).counts["packs"] == 3
+        assert (await shop.run("reindex", dry_run=True)).counts["packs"] == 3
+        later = await shop.run("reindex")
+        assert later.counts["packs_changed"] == 3
+        assert not {"age_runs_before", "hot", "durable", "packs_left"} & later.counts.keys()
+        assert await in_frames(shop) == columns(before.saved, shop)
+        await everything_found(shop, before.saved)
+
+
+async def test_pack_that_is_published_by_other_definitions_undoes_a_reindex(before: Shop) -> None:
+    """By a daemon that was not told of them: the next run looks into what that packed, and into nothing else."""
+    async with product(before.settings(), now=before.now) as shop:
+        assert "packs_left" not in (await shop.run("reindex")).counts
+    async with product(before.settings(attributes=()), now=before.now) as other:
+        other.clock.advance(9 * DAY)
+        assert (await other.run("age")).counts["packs"] == 3
+        await save_all(other, saga("order-a", 50, other.clock.now(), [{}]))
+    async with product(before.settings(), now=before.now + 10 * DAY) as shop:
+        again = await shop.run("reindex")
+        assert again.counts["packs"] == 3
+        assert not {"hot", "durable"} & again.counts.keys()
+        await everything_found(shop, before.saved)
 
 
 async def test_found_attributes_survive_compaction_and_a_rebuild(before: Shop, postgres_server: PostgresServer) -> None:

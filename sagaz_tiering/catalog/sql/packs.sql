@@ -11,6 +11,11 @@ RETURNING pack_id
 DELETE FROM sagaz_tiering.packs WHERE pack_uuid = $1 AND state = 'UPLOADING'
 
 -- name: activate
+-- A run of `reindex` by other definitions than its frames were built by is not done with this pack.
+WITH behind AS (
+    UPDATE sagaz_tiering.reindexing r SET done_at = NULL
+      FROM sagaz_tiering.packs p
+     WHERE p.pack_id = $1 AND p.attributes_revision IS DISTINCT FROM r.revision)
 UPDATE sagaz_tiering.packs SET state = 'ACTIVE', live_count = $2, class_since = $3
  WHERE pack_id = $1 AND state = 'UPLOADING'
 

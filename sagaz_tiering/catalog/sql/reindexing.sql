@@ -1,5 +1,5 @@
 -- name: run
-SELECT * FROM sagaz_tiering.reindexing WHERE revision = $1
+SELECT revision, began_at, durable_after, hot_done, done_at FROM sagaz_tiering.reindexing WHERE revision = $1
 
 -- name: forget_others
 DELETE FROM sagaz_tiering.reindexing WHERE revision <> $1
@@ -8,14 +8,31 @@ DELETE FROM sagaz_tiering.reindexing WHERE revision <> $1
 INSERT INTO sagaz_tiering.reindexing (revision, began_at, durable_after)
 VALUES ($1, $2, '00000000-0000-0000-0000-000000000000')
 ON CONFLICT (revision) DO UPDATE
-   SET began_at = excluded.began_at, durable_after = excluded.durable_after, hot_done = false, done_at = NULL
+   SET began_at = excluded.began_at, durable_after = excluded.durable_after, hot_done = false, done_at = NULL, packing = '{}'
  WHERE reindexing.done_at IS NOT NULL
+
+-- name: note_packing
+-- Runs of `age` that may have built frames before it began.
+UPDATE sagaz_tiering.reindexing
+   SET packing = ARRAY(SELECT l.name || ' ' || l.epoch FROM sagaz_tiering.leases l
+                        WHERE l.name LIKE 'age/%' AND l.expires_at > clock_timestamp())
+ WHERE revision = $1 AND packing IS NULL
 
 -- name: hot_done
 UPDATE sagaz_tiering.reindexing SET hot_done = true WHERE revision = $1
 
 -- name: durable_done
 UPDATE sagaz_tiering.reindexing SET durable_after = $2 WHERE revision = $1
+
+-- name: hold_run
+SELECT 1 FROM sagaz_tiering.reindexing WHERE revision = $1 FOR UPDATE
+
+-- name: behind
+SELECT (SELECT count(*) FROM sagaz_tiering.packs p
+         WHERE p.state = 'ACTIVE' AND p.live_count > 0 AND p.attributes_revision IS DISTINCT FROM $1) AS packs,
+       (SELECT count(*) FROM sagaz_tiering.reindexing r
+          JOIN sagaz_tiering.leases l ON l.name || ' ' || l.epoch = ANY(r.packing) AND l.expires_at > clock_timestamp()
+         WHERE r.revision = $1) AS ageing
 
 -- name: done
 UPDATE sagaz_tiering.reindexing SET done_at = $2 WHERE revision = $1

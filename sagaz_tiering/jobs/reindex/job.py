@@ -2,7 +2,9 @@
 
 Ordered by an operator, never by a schedule: it reads every pack that has sagas of a configured name. Everything that is
 saved after it began has its attributes by itself, if the applications were configured before it: so `age` packs what is
-older with what it finds in it (`age.frames`), and no pack that comes later need be looked into.
+older with what it finds in it (`age.frames`), and no pack that comes later need be looked into. But runs of `age` that
+were at work as it began may have built frames already: it is not done while one of them goes on, and not any more once
+somebody publishes a pack that was built by other definitions.
 
 The order, each step repeatable: durable rows, by id; Redis, a value's header at a time; packs (`archived`), by id. A
 run that was stopped goes on where it was, in Redis from the start. One that was done begins anew when it is ordered
@@ -84,21 +86,25 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     await durable_rows(context, lease, progress, tally)
     if not progress.hot_done and not context.stopping.is_set():
         await redis(context, lease, progress, tally)
-    left = 0
     async for work in _left(context):
         if context.stopping.is_set():
             return
-        left += not await _one(context, lease, work, revision, tally)
-    if not left and not context.stopping.is_set():
-        await context.catalog.reindexed.done(revision, context.now)
+        await _one(context, lease, work, revision, tally)
+    if not context.stopping.is_set():
+        behind = await context.catalog.reindexed.done(revision, context.now)
+        tally.add("packs_left", behind.packs)
+        if behind.ageing:
+            tally.add("age_runs_before", behind.ageing)
+            tally.note("a run of `age` that began before this one packs still: once it is over, run reindex again")
 
 
-async def _one(context: JobContext, lease: Lease, work: PackWork, revision: str, tally: Tally) -> bool:
-    """Whether a pack need not be looked at again."""
+async def _one(context: JobContext, lease: Lease, work: PackWork, revision: str, tally: Tally) -> None:
+    """Look into a pack, unless it is to be left for a later run."""
     pack = work.pack
     if not _concerns(context, work):
         tally.add("packs_without")
-        return await context.catalog.reindexed.set_pack(pack, revision, {}, None, lease)
+        await context.catalog.reindexed.set_pack(pack, revision, {}, None, lease)
+        return
     try:
         if not await _is_readable(context, pack):
             tally.add("packs_archived")
@@ -106,17 +112,14 @@ async def _one(context: JobContext, lease: Lease, work: PackWork, revision: str,
             if context.thaw and (await context.objects.head(pack.object_key)).restore is RestoreState.NONE:
                 await thaw(context, "reindex", pack)
                 tally.add("packs_asked")
-            return False
+            return
         await reindex_pack(context, lease, pack, revision, tally)
     except MasterKeyUnavailable as exc:
         tally.add("waiting_for_key")
         tally.note(f"{pack.object_key}: {exc}")
-        return False
     except (ObjectStoreError, CorruptPack) as exc:
         tally.failed(pack.object_key, exc)
         _log.error("pack.not_reindexed", object_key=pack.object_key, error=str(exc))
-        return False
-    return True
 
 
 async def _left(context: JobContext) -> AsyncIterator[PackWork]:
