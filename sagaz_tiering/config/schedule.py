@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, time, timedelta, tzinfo
+from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Final, Self
 from zoneinfo import ZoneInfo
@@ -30,6 +31,8 @@ _SOME_DAY: Final = datetime(2000, 1, 1, tzinfo=UTC)
 _TRIES: Final = 500
 """Starts by cron that are looked through for one in a window: more than enough leap days for each day of the week."""
 _MOMENT: Final = timedelta(microseconds=1)
+_AHEAD: Final = 15
+"""Days that are looked through for a window: in one week a change of the clocks may leave it out."""
 
 Timezone = Annotated[str, AfterValidator(parse_timezone)]
 Cron = Annotated[str, AfterValidator(parse_cron)]
@@ -49,20 +52,15 @@ class Window(StrictModel):
     timezone: Timezone | None = None
     """Whose time of day that is, such as `Europe/Berlin`; null: the job's `timezone`."""
 
-    def is_open(self, local: datetime) -> bool:
-        """Whether `local`, in its zone, is within."""
-        wall, today = local.time(), local.weekday()
-        if self.opens < self.until:
-            return self.opens <= wall < self.until and DAYS[today] in self.days
-        since_yesterday = wall < self.until and DAYS[today - 1] in self.days
-        return since_yesterday or (wall >= self.opens and DAYS[today] in self.days)
-
-    def openings(self, local: datetime) -> Iterator[datetime]:
-        """When it opens on the day of `local`, in its zone, and in the two weeks after: in one it may never come."""
-        for ahead in range(15):
-            day = local.date() + timedelta(days=ahead)
+    def spans(self, zone: tzinfo, first: date, days: int) -> Iterator[tuple[datetime, datetime]]:
+        """From when until when (UTC) it is open that opens on the day `first`, by the wall of `zone`, or one of the
+        `days` from there."""
+        for day in (first + timedelta(days=ahead) for ahead in range(days)):
             if DAYS[day.weekday()] in self.days:
-                yield datetime.combine(day, self.opens, local.tzinfo).astimezone(UTC)
+                last = day if self.opens < self.until else day + timedelta(days=1)
+                opens, closes = (_instant(*each, zone) for each in ((day, self.opens), (last, self.until)))
+                if opens < closes:  # the clocks may leave it out
+                    yield opens, closes
 
 
 def _tenth_of_every(earlier: dict[str, Any]) -> timedelta:
@@ -86,7 +84,7 @@ class JobTimes(StrictModel):
     jitter: DurationOrZero = Field(
         default_factory=_tenth_of_every, json_schema_extra={DEFAULT_TEXT: "a tenth of `every`; `0s` with `cron`"}
     )
-    """Random delay of each start, so that replicas do not start together."""
+    """Random delay of each start, within its window, so that replicas do not start together."""
 
     @field_validator("jitter")
     @classmethod
@@ -126,22 +124,49 @@ class JobTimes(StrictModel):
 
     def is_open(self, at: datetime) -> bool:
         """Whether a run may go on at that instant."""
-        return not self.windows or any(each.is_open(at.astimezone(self._zone(each))) for each in self.windows)
+        return not self.windows or any(opens <= at < closes for opens, closes in self._spans(at))
 
     def opens(self, at: datetime) -> datetime:
         """`at` where it is open then, else when it opens next."""
         if self.is_open(at):
             return at
-        ahead = (start for each in self.windows for start in each.openings(at.astimezone(self._zone(each))))
-        return min(start for start in ahead if start > at and self.is_open(start))
+        return min(opens for opens, _ in self._spans(at, ahead=_AHEAD) if opens > at)
 
     def next_after(self, at: datetime) -> datetime:
-        """The first start after one at `at`, before any jitter; UTC."""
-        if self.every is not None:
-            return self.opens(at + self.every)
-        found = self._in_window(at)
-        assert found is not None  # as a schedule it would not have been accepted
-        return found
+        """The first start after one at `at`, before any jitter; UTC.
+
+        The first start in a window is when that opens. Where one does between two starts, it is the opening nearest to
+        when the second is due, after half of `every` at least: so neither a late start nor a change of the clocks
+        passes a window over.
+        """
+        if self.every is None:
+            found = self._in_window(at)
+            assert found is not None  # as a schedule it would not have been accepted
+            return found
+        due = at + self.every
+        if not self.windows:
+            return due
+        opened, opens = self._last_opening(at + self.every / 2, due), self.opens(due)
+        return opens if opened is None or timedelta() < opens - due <= due - opened else opened
+
+    def jittered(self, start: datetime, share: float) -> datetime:
+        """`share` (0 to 1) of the jitter after `start`, but never in the second half of what is left of its window."""
+        room = self.jitter
+        if self.windows:
+            room = min(room, (self._closes(start, start + 2 * room) - start) / 2)
+        return start + share * room
+
+    def _closes(self, at: datetime, latest: datetime) -> datetime:
+        """When it closes after `at`; `latest` where that is later."""
+        spans = list(self._spans(at, ahead=_AHEAD))
+        while at < latest and (later := [closes for opens, closes in spans if opens <= at < closes]):
+            at = max(later)
+        return min(at, latest)
+
+    def _last_opening(self, since: datetime, until: datetime) -> datetime | None:
+        """When it last opened after `since` and up to `until`."""
+        opened = {opens for opens, _ in self._spans(until, back=_AHEAD) if since < opens <= until}
+        return max((opens for opens in opened if not self.is_open(opens - _MOMENT)), default=None)
 
     def _in_window(self, at: datetime) -> datetime | None:
         """The first time of cron after `at` that is in a window; None where none ever is."""
@@ -153,25 +178,63 @@ class JobTimes(StrictModel):
             at = self.opens(found) - _MOMENT
         return None
 
-    def _zone(self, window: Window) -> tzinfo:
-        return _zone(window.timezone or self.timezone)
+    def _spans(self, at: datetime, *, back: int = 1, ahead: int = 0) -> Iterator[tuple[datetime, datetime]]:
+        """Of every window, those that open from `back` days before the day of `at` to `ahead` days after it."""
+        for window in self.windows:
+            zone = _zone(window.timezone or self.timezone)
+            yield from window.spans(zone, at.astimezone(zone).date() - timedelta(days=back), back + 1 + ahead)
 
 
 _zone = cache(ZoneInfo)
 
 
+def _instant(day: date, wall: time, zone: tzinfo) -> datetime:
+    """When (UTC) a wall of `zone` shows that; in an hour that comes twice the first time, in one that is left out when
+    that ends."""
+    before, after = (datetime.combine(day, wall.replace(fold=fold), zone) for fold in (0, 1))
+    first, last = after.astimezone(UTC), before.astimezone(UTC)
+    if last <= first:
+        return last
+
+    def changed(second: int) -> bool:
+        return (first + timedelta(seconds=second)).astimezone(zone).utcoffset() == after.utcoffset()
+
+    return first + timedelta(seconds=bisect_left(range(int((last - first).total_seconds())), True, key=changed))
+
+
 def _next_by_cron(cron: str, zone: tzinfo, at: datetime) -> datetime | None:
-    """By APScheduler, which runs what falls into an hour that is left out in spring at the end of that hour.
+    """By APScheduler, but what falls into an hour that is left out in spring is due when that ends.
 
     What falls into an hour that comes twice in autumn would run twice: the second time counts only where every hour
     does.
     """
-    trigger, hourly = _trigger(cron, zone), cron.split()[1].startswith("*")
+    left_out = _next_left_out(cron, zone, at)
+    if left_out is not None:
+        return left_out
+    trigger = _trigger(cron, zone)
     while True:
         found: datetime | None = trigger.get_next_fire_time(None, at.astimezone(UTC) + _MOMENT)
-        if found is None or hourly or not _is_second(found):
+        if found is None or not _is_second(found) or _is_hourly(cron):
             return None if found is None else found.astimezone(UTC)
         at = found
+
+
+def _next_left_out(cron: str, zone: tzinfo, at: datetime) -> datetime | None:
+    """When that is due which comes next on the wall, if the clocks leave its time out."""
+    wall = at.astimezone(zone).replace(tzinfo=UTC, fold=0)
+    shown: datetime | None = _trigger(cron, UTC).get_next_fire_time(None, wall + _MOMENT)
+    if shown is None:
+        return None
+    due = _instant(shown.date(), shown.time(), zone)
+    return None if due.astimezone(zone).replace(tzinfo=UTC, fold=0) == shown else due
+
+
+@cache
+def _is_hourly(cron: str) -> bool:
+    """Whether its field of hours names every hour, or steps through all of them."""
+    field = cron.split()[1]
+    trigger, hours = _trigger(f"0 {field} * * *", UTC), [_SOME_DAY + timedelta(hours=each) for each in range(24)]
+    return field.startswith("*") or all(trigger.get_next_fire_time(None, hour) == hour for hour in hours)
 
 
 def _is_second(moment: datetime) -> bool:

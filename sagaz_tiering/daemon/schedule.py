@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from random import uniform
+from random import random
 
 from apscheduler.events import (  # type: ignore[import-untyped]  # ships no types
     EVENT_JOB_ERROR,
@@ -96,8 +96,9 @@ class JobSchedule:
         self._clock = clock
         self._jobs.follow(clock)
         for name, when in times.items():
-            jitter_s = uniform(0, when.jitter.total_seconds()) if delays[name] > when.jitter else 0.0
-            first = self._jobs.now() + delays[name] + timedelta(seconds=jitter_s)
+            now = clock.now()
+            jittered = when.jittered(now + delays[name], random() if delays[name] > when.jitter else 0.0)
+            first = self._jobs.now() + (jittered - now)
             self._scheduler.add_job(
                 self._attempt, self._trigger(name), id=name, name=name, args=[name], next_run_time=first
             )
@@ -163,6 +164,11 @@ class JobSchedule:
         metrics.JOB_LONGEST_WAIT.labels(job=name).set(longest.total_seconds())
         return JobTrigger(self._times[name], self._clock)
 
+    def _start_at(self, name: str, at: datetime) -> None:
+        """Its next run is then, as its window opens, whatever its interval."""
+        if not self._stopping:
+            self._scheduler.modify_job(name, next_run_time=self._jobs.now() + (at - self._clock.now()))
+
     def _look(self) -> None:
         self._scheduler.wakeup()
         self._next_look = asyncio.get_running_loop().call_later(_LOOK_EVERY_S, self._look)
@@ -213,6 +219,10 @@ class JobSchedule:
             _count_failure(name, exc)
         else:
             self._backoffs[name].reset()
+            if report.opens_at is not None:
+                self._start_at(name, report.opens_at)
+            elif report.counts.get(WINDOW_CLOSED):
+                self._start_at(name, self._times[name].opens(self._clock.now()))
             _report(report)
 
     def _retry_soon(self, name: str) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from random import random
 from typing import Final
 
 from apscheduler.job import Job  # type: ignore[import-untyped]  # ships no types
@@ -22,7 +23,8 @@ _NOTED: Final = timedelta(seconds=1)
 
 
 class JobTrigger(BaseTrigger):  # type: ignore[misc]  # untyped
-    """Fires when `times` say so by `clock`, and up to their jitter later. What was missed meanwhile is one run."""
+    """Fires when `times` say so by `clock`, and up to their jitter later, within their windows. What was missed
+    meanwhile is one run."""
 
     __slots__ = ("_clock", "times")
 
@@ -33,9 +35,7 @@ class JobTrigger(BaseTrigger):  # type: ignore[misc]  # untyped
     def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
         """As far from `now` as `clock` is from the next start, whenever it should have fired before."""
         at = self._clock.now()
-        fires = now + (self.times.next_after(at) - at)
-        delayed: datetime = self._apply_jitter(fires, self.times.jitter.total_seconds(), now)
-        return delayed
+        return now + (self.times.jittered(self.times.next_after(at), random()) - at)
 
 
 class UptimeJobStore(MemoryJobStore):  # type: ignore[misc]  # untyped

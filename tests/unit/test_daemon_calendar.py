@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -13,8 +14,9 @@ from support.virtual_time import VirtualTimeLoop
 
 from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.config.schedule import JobTimes
+from sagaz_tiering.daemon import schedule as daemon_schedule
 from sagaz_tiering.daemon.schedule import JobSchedule, first_delays
-from sagaz_tiering.jobs import JobReport
+from sagaz_tiering.jobs import WINDOW_CLOSED, JobReport
 
 BERLIN = ZoneInfo("Europe/Berlin")
 HOUR = timedelta(hours=1)
@@ -51,15 +53,23 @@ async def _live(
     lasting: timedelta,
     sleeps: Sequence[tuple[timedelta, timedelta]],
     last: list[JobRun],
+    work: timedelta,
 ) -> list[datetime]:
-    machine, starts = Machine(began), list[datetime]()
+    machine, starts, left = Machine(began), list[datetime](), work
 
-    async def run_job(name: str) -> JobReport:
-        starts.append(machine.now())
+    async def run_job(name: str) -> JobReport:  # as that of `jobs` does
+        nonlocal left
         report = JobReport(job=name, dry_run=False, started_at=machine.now())
-        if not times.is_open(machine.now()):  # as `run_job` does
-            starts.pop()
+        if not times.is_open(machine.now()):
             report.opens_at = times.opens(machine.now())
+            return report
+        starts.append(machine.now())
+        while left:
+            await asyncio.sleep(HOUR.total_seconds())
+            left -= HOUR
+            if not times.is_open(machine.now()):
+                report.counts[WINDOW_CLOSED] = 1
+                break
         return report
 
     schedule = JobSchedule(run_job, uptime=machine.uptime)
@@ -79,15 +89,19 @@ def starts_of(
     *,
     sleeps: Sequence[tuple[timedelta, timedelta]] = (),
     last: str | None = None,
+    work: timedelta = timedelta(),
 ) -> list[str]:
-    """When runs started, as a clock on a wall in Berlin shows it, each within a moment after its time."""
+    """When runs started, as a clock on a wall in Berlin shows it, each within a moment after its time.
+
+    There are whole hours of `work` to do.
+    """
     start = datetime.fromisoformat(began).replace(tzinfo=BERLIN)
     ran: list[JobRun] = []
     if last is not None:
         at = datetime.fromisoformat(last).replace(tzinfo=BERLIN)
         ran = [JobRun(job="age", started_at=at, finished_at=at, error=None, summary=None)]
     with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
-        found = runner.run(_live(JobTimes.model_validate(times), start, lasting, sleeps, ran))
+        found = runner.run(_live(JobTimes.model_validate(times), start, lasting, sleeps, ran, work))
     shown = []
     for each in found:
         whole = each.replace(second=0, microsecond=0)
@@ -146,3 +160,29 @@ def test_machine_that_slept_over_its_window_waits_for_the_next_one() -> None:
     sleeps = [(9 * HOUR, 16 * HOUR)]
     found = starts_of(NIGHTS, "2026-06-01 12:00", 36 * HOUR, sleeps=sleeps)
     assert found == ["Mon 01 20:00 CEST", "Tue 02 20:00 CEST"]
+
+
+def test_run_that_its_window_ended_goes_on_when_the_next_one_opens() -> None:
+    """However long its interval; once it is through, that counts again."""
+    weekly = {**NIGHTS, "every": "7d"}
+    found = starts_of(weekly, "2026-06-01 19:00", 50 * HOUR, work=15 * HOUR)
+    assert found == ["Mon 01 20:00 CEST", "Tue 02 20:00 CEST"]
+
+
+def test_run_that_came_too_late_for_its_window_starts_when_the_next_one_opens() -> None:
+    """A machine that slept over it tries on the day; that start is made up for the same evening, not in a week."""
+    weekly = {**NIGHTS, "every": "7d"}
+    sleeps = [(timedelta(minutes=30), 12 * HOUR)]
+    assert starts_of(weekly, "2026-06-01 19:00", 26 * HOUR, sleeps=sleeps) == ["Tue 02 20:00 CEST"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_first_start_keeps_to_a_window_shorter_than_its_jitter(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten minutes in the night, and a jitter of an hour."""
+    monkeypatch.setattr(daemon_schedule, "random", Random(seed).random)
+    night = {"from": "02:00", "until": "02:10"}
+    times = JobTimes.model_validate({"every": "1d", "jitter": "1h", "timezone": "Europe/Berlin", "windows": [night]})
+    began = datetime(2026, 6, 2, tzinfo=BERLIN)
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        [start] = runner.run(_live(times, began, 4 * HOUR, (), [], timedelta()))
+    assert times.is_open(start)

@@ -83,3 +83,12 @@ def test_trigger_does_not_step_through_what_was_missed() -> None:
     trigger = JobTrigger(JobTimes(every=HOUR, jitter=jitter), VirtualClock(NOON - YEAR))
     for previous in (None, NOON - 100 * YEAR, NOON):
         assert NOON + HOUR <= trigger.get_next_fire_time(previous, NOON) <= NOON + HOUR + jitter
+
+
+def test_trigger_keeps_its_jitter_within_the_window() -> None:
+    """However short that is, in its first half."""
+    night = {"from": "02:00", "until": "02:10"}
+    times = JobTimes.model_validate({"every": "1d", "jitter": "2h", "windows": [night]})
+    fires = [JobTrigger(times, VirtualClock(NOON)).get_next_fire_time(None, NOON) for _ in range(100)]
+    assert all(NOON + 14 * HOUR <= at <= NOON + 14 * HOUR + timedelta(minutes=5) for at in fires)
+    assert len(set(fires)) > 90

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from pathlib import Path
+from random import Random
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -12,6 +13,7 @@ import pytest
 from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.config.load import load_config
 from sagaz_tiering.config.schedule import JobTimes, Schedule
+from sagaz_tiering.config.times import DAYS
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.jobs.times import longest_wait, next_runs, next_start
 
@@ -23,7 +25,7 @@ tiers:
 catalog: {url: "postgresql://localhost/sagaz"}
 """
 NIGHTS = [{"days": "mon-fri", "from": "20:00", "until": "06:00"}]
-DAY, HOUR = timedelta(days=1), timedelta(hours=1)
+DAY, HOUR, MINUTE = timedelta(days=1), timedelta(hours=1), timedelta(minutes=1)
 
 
 def times(**given: Any) -> JobTimes:
@@ -48,12 +50,26 @@ def starts(when: JobTimes, after: datetime, count: int) -> list[str]:
     ("cron", "after", "expected"),
     [
         ("0 2 * * *", "2026-03-28 01:00", ["Sat 28 02:00 CET", "Sun 29 03:00 CEST", "Mon 30 02:00 CEST"]),
-        ("30 2 * * *", "2026-03-28 12:00", ["Sun 29 03:30 CEST", "Mon 30 02:30 CEST"]),
+        ("30 2 * * *", "2026-03-28 12:00", ["Sun 29 03:00 CEST", "Mon 30 02:30 CEST"]),
         ("0 2 * * *", "2026-10-24 12:00", ["Sun 25 02:00 CEST", "Mon 26 02:00 CET"]),
         ("0 * * * *", "2026-10-25 01:30", ["Sun 25 02:00 CEST", "Sun 25 02:00 CET", "Sun 25 03:00 CET"]),
+        ("0 0-23 * * *", "2026-10-25 01:30", ["Sun 25 02:00 CEST", "Sun 25 02:00 CET", "Sun 25 03:00 CET"]),
+        (f"0 {','.join(map(str, range(24)))} * * *", "2026-10-25 02:30", ["Sun 25 02:00 CET", "Sun 25 03:00 CET"]),
+        ("0 1-23 * * *", "2026-10-25 01:30", ["Sun 25 02:00 CEST", "Sun 25 03:00 CET"]),
         ("0 * * * *", "2026-03-29 00:30", ["Sun 29 01:00 CET", "Sun 29 03:00 CEST"]),
+        ("30 2,3 * * *", "2026-03-28 12:00", ["Sun 29 03:00 CEST", "Sun 29 03:30 CEST"]),
     ],
-    ids=["left out", "half past", "twice", "every hour twice", "every hour left out"],
+    ids=[
+        "left out",
+        "half past",
+        "twice",
+        "every hour twice",
+        "a range of every hour",
+        "a list of every hour",
+        "not every hour",
+        "every hour left out",
+        "half left out",
+    ],
 )
 def test_cron_goes_by_the_clock_on_the_wall(cron: str, after: str, expected: list[str]) -> None:
     """What falls into the hour that spring leaves out runs at its end; in autumn once, unless it runs every hour."""
@@ -125,6 +141,71 @@ def test_window_that_a_change_of_the_clocks_leaves_out_opens_in_the_next_week() 
     """From half past two to three on Sundays: on the last one of March that time does not come."""
     when = times(every="5m", timezone="Europe/Berlin", windows=[{"days": "sunday", "from": "02:30", "until": "03:00"}])
     assert when.opens(berlin("2026-03-23 12:00")) == berlin("2026-04-05 02:30")
+
+
+@pytest.mark.parametrize("timing", [{"every": "1d", "jitter": "0s"}, {"cron": "30 2 * * *"}], ids=["every", "cron"])
+def test_window_that_opens_in_the_hour_left_out_opens_at_its_end(timing: dict[str, str]) -> None:
+    """From half past two: in the night without that time at three, and half an hour is left of it."""
+    when = times(timezone="Europe/Berlin", windows=[{"from": "02:30", "until": "03:30"}], **timing)
+    three = berlin("2026-03-29 03:00")
+    assert when.opens(berlin("2026-03-28 04:00")) == three
+    assert [when.is_open(three + minutes * MINUTE) for minutes in (-1, 0, 29, 30)] == [False, True, True, False]
+    assert starts(when, berlin("2026-03-27 12:00"), 3) == [
+        *("Sat 28 02:30 CET", "Sun 29 03:00 CEST", "Mon 30 02:30 CEST"),
+    ]
+
+
+def open_times(window: dict[str, Any], zone: str, first: datetime, days: int) -> list[tuple[datetime, datetime]]:
+    """When a window is open, looked up on a wall every five minutes; what is less than two hours apart is one."""
+    opens, until = time.fromisoformat(window["from"]), time.fromisoformat(window["until"])
+    found: list[tuple[datetime, datetime]] = []
+    for look in range(days * 24 * 12):
+        at = first + look * 5 * MINUTE
+        wall = at.astimezone(ZoneInfo(zone))
+        began = wall if opens < until or wall.time() >= opens else wall - DAY
+        inside = opens <= wall.time() < until if opens < until else not until <= wall.time() < opens
+        if inside and began.strftime("%a").lower() in window.get("days", DAYS):
+            since = found.pop()[0] if found and at - found[-1][1] < 2 * HOUR else at
+            found.append((since, at + 5 * MINUTE))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("every", "jitter", "zone", "window"),
+    [
+        ("1d", None, "UTC", {"from": "02:00", "until": "03:00"}),
+        ("1d", "6h", "Europe/Berlin", {"from": "02:30", "until": "03:30"}),
+        ("1d", "23h", "Europe/Berlin", {"from": "03:00", "until": "03:05"}),
+        ("4h", "3h", "Europe/Berlin", {"days": ["mon", "tue", "wed", "thu", "fri"], "from": "20:00", "until": "06:00"}),
+        ("7d", "3d", "Europe/Berlin", {"days": ["sun"], "from": "02:30", "until": "03:30"}),
+        ("1h", "59m", "America/New_York", {"from": "12:00", "until": "12:10"}),
+        ("26h", None, "America/New_York", {"from": "01:00", "until": "02:30"}),
+    ],
+)
+def test_job_starts_in_every_window_whatever_its_jitter(
+    every: str, jitter: str | None, zone: str, window: dict[str, Any]
+) -> None:
+    """Over 400 days, by starts that come a little late: in each window at least one, and none outside."""
+    draw, first = Random(every + zone), datetime(2026, 3, 1, tzinfo=UTC)
+    when = times(every=every, timezone=zone, windows=[window], **({} if jitter is None else {"jitter": jitter}))
+    windows = open_times(window, zone, first, 400)
+    assert len(windows) > 50
+    found = [when.opens(first)]
+    while found[-1] < windows[-1][1]:
+        late = found[-1] + timedelta(seconds=draw.random())
+        found.append(when.jittered(when.next_after(late), draw.random()))
+    within = [next((each for each in windows if each[0] <= at < each[1]), None) for at in found[:-1]]
+    assert None not in within
+    assert set(within) >= set(windows[:-1])
+
+
+def test_interval_longer_than_from_window_to_window_keeps_its_length() -> None:
+    """Every week is once a week, in the window that opens nearest, also where it opens each night."""
+    when = times(every="7d", windows=[{"from": "02:00", "until": "03:00"}])
+    first = datetime(2026, 3, 2, 2, 20, tzinfo=UTC)
+    assert when.next_after(first) == datetime(2026, 3, 9, 2, tzinfo=UTC)
+    assert when.next_after(first + 2 * HOUR) == datetime(2026, 3, 9, 2, tzinfo=UTC)
+    assert times(every="47h", windows=when.windows).next_after(first) == datetime(2026, 3, 4, 2, tzinfo=UTC)
 
 
 def test_window_may_have_a_zone_of_its_own_and_end_at_midnight() -> None:

@@ -117,7 +117,8 @@ async def _repeat(context: JobContext, name: str, *, once: bool, dry_run: bool, 
             )
             if once:
                 return OUTSIDE if report.opens_at is not None else SKIPPED if report.skipped else 0
-            await _wait(context, report.opens_at or times.next_after(context.now))
+            following = times.opens(context.now) if _closed(report) else times.next_after(context.now)
+            await _wait(context, report.opens_at or following)
             if context.stopping.is_set():
                 return 0
 
