@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import ast
+import builtins
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
+from test_architecture import ROOMS
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "sagaz_tiering"
@@ -16,18 +19,33 @@ PATH = re.compile(r"`(?:\./)?([\w-]+(?:/[\w.-]+)*/?\.?[\w-]*\.(?:py|sql|lua|md|j
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)#\s]+)")
 ELSEWHERE = re.compile(r"[\w-]+\.json")
 """Files of stores, and results that a command writes."""
+MAPS = [ROOT / "CONTRIBUTING.md", ROOT / "docs" / "architecture.md"]
+PART = re.compile(r"\n(?=[|#-]|\d\. |\n)")
+"""Between rows, points and paragraphs."""
+ALONE = re.compile(r"`(_[a-z]\w*|_?[A-Z]\w+(?:\.\w+)?)`")
+"""A private name, a class, a method or a constant, said beside the file that it is in."""
+ROOM_LINE = re.compile(r"^    (\w+(?: \| \w+)*)", re.MULTILINE)
+RAISED = re.compile(r"(?:\b[Rr]aises (?:an? )?|\belse )([A-Z]+[a-z]\w+)")
+"""How docstrings begin to say which error there is."""
 
 
-def defined(path: Path) -> set[str]:
+def named(node: ast.stmt) -> list[str]:
+    """What a statement of a module or a class gives a name."""
+    if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+        return [node.name]
+    targets = node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+    return [each.id for target in targets for each in ast.walk(target) if isinstance(each, ast.Name)]
+
+
+@cache
+def defined(path: Path) -> frozenset[str]:
     """`name` and `Class.name` of a module."""
-    found = set()
+    found = set[str]()
     for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
-            found.add(node.name)
+        found.update(named(node))
         if isinstance(node, ast.ClassDef):
-            functions = (each for each in node.body if isinstance(each, ast.FunctionDef | ast.AsyncFunctionDef))
-            found |= {f"{node.name}.{each.name}" for each in functions}
-    return found
+            found |= {f"{node.name}.{name}" for each in node.body for name in named(each)}
+    return frozenset(found)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
@@ -39,6 +57,51 @@ def test_documents_name_what_is_there(document: Path) -> None:
     paths = {path for path in (*PATH.findall(text), *LINK.findall(text)) if not ELSEWHERE.fullmatch(path)}
     wrong += [path for path in sorted(paths) if not any((home / path).exists() for home in homes)]
     assert not wrong, f"{document.name} names what is not there: {wrong}"
+
+
+@pytest.mark.parametrize("document", MAPS, ids=lambda path: path.name)
+def test_maps_name_what_is_in_a_file_beside_it(document: Path) -> None:
+    """Each private name, class and constant of a row, point or paragraph is in one of the files that it names."""
+    wrong = []
+    for part in PART.split(document.read_text(encoding="utf-8")):
+        files = [PACKAGE / path for path in PATH.findall(part) if (PACKAGE / path).suffix == ".py"]
+        known = {name for path in files if path.exists() for name in defined(path)}
+        known |= {name.partition(".")[2] for name in known}
+        wrong += [f"{name}: {part[:60]}" for name in ALONE.findall(part) if files and name not in known]
+    assert not wrong, "\n".join(wrong)
+
+
+def test_architecture_draws_the_rooms_as_imports_are_kept() -> None:
+    """The list of rooms in docs/architecture.md is ROOMS, line by line."""
+    text = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    drawn = [tuple(line.split(" | ")) for line in ROOM_LINE.findall(text.partition("\n## ")[0])]
+    assert drawn == [line for line in ROOMS if line != ("__main__",)]
+
+
+def test_orders_of_writes_are_where_the_map_says() -> None:
+    """Each file that CONTRIBUTING names for the order of writes has it in its docstring, with what a crash leaves."""
+    lines = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines()
+    files = {path for line in lines if "order of writes" in line for path in PATH.findall(line)}
+    assert len(files) >= 4
+    for path in files:
+        text = ast.get_docstring(ast.parse((PACKAGE / path.removeprefix("sagaz_tiering/")).read_text())) or ""
+        assert re.search(r"[Ww]rite order|->", text), path
+        assert "crash" in text, path
+
+
+def test_docstrings_name_errors_that_are_there() -> None:
+    """What a docstring says is raised is a class of the package or a builtin one."""
+    known, said = set(dir(builtins)), list[tuple[str, str]]()
+    for path in PACKAGE.rglob("*.py"):
+        known |= defined(path)
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom):
+                known.update(each.name for each in node.names)
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                said += [(name, f"{path.name}: {name}") for name in RAISED.findall(node.value)]
+    wrong = [where for name, where in said if name not in known]
+    assert said
+    assert not wrong, "\n".join(wrong)
 
 
 @pytest.mark.parametrize("room", sorted(path.parent.name for path in PACKAGE.glob("*/__init__.py")))

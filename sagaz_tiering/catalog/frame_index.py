@@ -171,7 +171,7 @@ async def insert_places(
 ) -> int:
     """Rows for a pack's frames and snapshots; how many snapshots.
 
-    Those that have a place in another pack: with `replace` it is given up, else PlacesTaken is raised.
+    Those that have a place in another pack: with `replace` it is given up, else AlreadyPacked is raised.
     """
     await insert_frames(conn, pack_id, frames, left_out)
     try:

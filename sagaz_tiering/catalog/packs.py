@@ -129,7 +129,7 @@ class Packs:
 
         Saves that were deleted meanwhile are not published, nor those that are `elsewhere`: in another pack in the same
         version or a newer one. Places of the others in older packs are replaced. Returns the number of snapshots
-        published. Raises PlacesTaken (nothing written) where `elsewhere` is not given and some have a place already;
+        published. Raises AlreadyPacked (nothing written) where `elsewhere` is not given and some have a place already;
         LeaseLost (nothing written) if the lease is gone, the pack was given up, or it holds a save that is only
         readable with a key that was destroyed meanwhile, or that would replace one that is held since.
         """

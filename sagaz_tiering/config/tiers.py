@@ -102,7 +102,7 @@ class ColdSettings(StrictModel):
     secret_access_key: SecretStr | None = None
     """Secret of the access key; belongs into the environment."""
     checksums: Checksums = Checksums.AUTO
-    """`auto` asks the store at start; the others are the AWS SDK's modes."""
+    """`auto`: `when_supported` on AWS, `when_required` with an `endpoint_url`; the others are the AWS SDK's modes."""
     request_timeout: Duration = timedelta(seconds=60)
     """Deadline of each request to the store."""
     connect_timeout: Duration = timedelta(seconds=5)
