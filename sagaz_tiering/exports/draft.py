@@ -28,7 +28,7 @@ from uuid import UUID
 from pydantic import TypeAdapter, ValidationError
 
 from sagaz_tiering.errors import ConfigError, LeaseLost
-from sagaz_tiering.exports.manifest import ExportCounts, ExportPart, LeftOutSnapshot, RowKind
+from sagaz_tiering.exports.manifest import MAX_PARTS, ExportCounts, ExportPart, LeftOutSnapshot, RowKind
 from sagaz_tiering.exports.parts import PartFile, digest_of, flush_folder, new_file
 from sagaz_tiering.exports.rows import Row
 from sagaz_tiering.terminal import document
@@ -152,6 +152,11 @@ class Draft:
     def complete(self, state: DraftState) -> None:
         """The open parts are whole, and in `state`, which a later run begins with."""
         with writing(self._folder):
+            if len(state.parts) + len(self._open) > MAX_PARTS:
+                raise ConfigError(
+                    f"it would have more than {MAX_PARTS:,} parts, and nothing reads such an export",
+                    hint="export it in several, such as by --from and --until",
+                )
             state.parts += [part.finish() for part in self._open.values()]
             self._open = {}
             state.rounds += 1

@@ -5,20 +5,22 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-import zipfile
+import zlib
+from collections.abc import Iterable
+from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final
+from typing import BinaryIO, Final
 from uuid import UUID
 
 from sagaz_tiering.exports.draft import Draft, writing
 from sagaz_tiering.exports.manifest import MANIFEST, SIGNATURE, SUMS, Manifest, manifest_bytes, sums_bytes
-from sagaz_tiering.exports.parts import flush_folder, new_file
+from sagaz_tiering.exports.parts import digest_of_stream, flush_folder, new_file
 from sagaz_tiering.exports.signing import Signer
+from sagaz_tiering.exports.zip_form import SEAL, Member, comment, directory, header, in_order, sealed
 
-SEAL: Final = b"sha256:"
-SEAL_LENGTH: Final = len(SEAL) + 64
-_EPOCH: Final = (1980, 1, 1, 0, 0, 0)
+_LEVEL: Final = 6
+_READ_AT_ONCE: Final = 1024 * 1024
 
 
 def finish(draft: Draft, manifest: Manifest, signer: Signer | None, *, overwrite: bool) -> str:
@@ -39,7 +41,7 @@ def finish(draft: Draft, manifest: Manifest, signer: Signer | None, *, overwrite
         flush_folder(draft.files)
         whole = draft.files
         if manifest.form == "zip":
-            whole = _zipped(draft.files, [*sorted(digests), SUMS])
+            whole = _zipped(draft.files, [*digests, SUMS], signer)
         _put(whole, draft.out, manifest.export_id, overwrite=overwrite)
     draft.discard()
     return digest
@@ -52,37 +54,36 @@ def _write(path: Path, data: bytes) -> None:
         os.fsync(file.fileno())
 
 
-def _zipped(folder: Path, names: list[str]) -> Path:
-    """These files in one ZIP file beside the folder. Its comment is the SHA-256 of all bytes before it.
-
-    The parts themselves can be inflated from bytes that were altered (a deflated stream has bits that mean nothing).
-    """
+def _zipped(folder: Path, names: Iterable[str], signer: Signer | None) -> Path:
+    """These files in one ZIP file beside the folder."""
     path = folder.with_suffix(".zip")
-    with new_file(path) as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED, compresslevel=6) as archive:
-        archive.comment = SEAL + b"0" * 64
-        for name in names:
-            about = zipfile.ZipInfo(name, _EPOCH)
-            about.compress_type, about.external_attr = zipfile.ZIP_DEFLATED, 0o600 << 16
-            about.file_size = (folder / name).stat().st_size
-            with open(folder / name, "rb") as part, archive.open(about, "w") as member:
-                shutil.copyfileobj(part, member, 1024 * 1024)
+    with new_file(path) as file:
+        members = [_add(file, folder / name) for name in in_order(names)]
+        file.write(directory(members) + SEAL)
     with open(path, "r+b") as file:
-        seal = seal_of(file)
-        file.seek(-64, os.SEEK_END)
-        file.write(seal.encode())
+        seal = digest_of_stream(file)[1]
+        file.seek(-len(SEAL), os.SEEK_END)
+        file.write(comment(seal, None if signer is None else signer.sign(sealed(seal))))
         file.flush()
         os.fsync(file.fileno())
     return path
 
 
-def seal_of(file: Any) -> str:
-    """The SHA-256 of a ZIP file without the last 64 bytes."""
-    left, digest = file.seek(0, os.SEEK_END) - 64, sha256()
-    file.seek(0)
-    while left > 0 and (data := file.read(min(left, 1024 * 1024))):
-        digest.update(data)
-        left -= len(data)
-    return digest.hexdigest()
+def _add(file: BinaryIO, path: Path) -> Member:
+    """One file as the next member."""
+    crc, packer = 0, zlib.compressobj(_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS)
+    with open(path, "rb") as part:
+        member = Member(name=path.name, crc=0, size=os.fstat(part.fileno()).st_size, packed=0, offset=file.tell())
+        file.write(header(member))
+        while data := part.read(_READ_AT_ONCE):
+            crc = zlib.crc32(data, crc)
+            file.write(packer.compress(data))
+    file.write(packer.flush())
+    member = replace(member, crc=crc, packed=file.tell() - member.at)
+    file.seek(member.offset)
+    file.write(header(member))
+    file.seek(member.end)
+    return member
 
 
 def _put(whole: Path, out: Path, export_id: UUID, *, overwrite: bool) -> None:

@@ -27,6 +27,10 @@ SIGNATURE: Final = "manifest.sig"
 SUMS: Final = "SHA256SUMS"
 MAX_NAMED: Final = 1_000
 """Snapshots left out that a manifest names; all of them are in the timeline."""
+MAX_MANIFEST: Final = 32 * 1024 * 1024
+"""Bytes; of MAX_PARTS parts."""
+MAX_PARTS: Final = 50_000
+"""A terabyte of JSON and more."""
 _NAME: Final = re.compile(r"(snapshots|timeline|replays|holds)-[0-9]{5,9}\.(jsonl|parquet)")
 
 
@@ -153,6 +157,11 @@ def read_manifest(data: bytes) -> Manifest:
     return manifest
 
 
+def is_name_of_part(name: str) -> bool:
+    """Whether a part may have this name: one in the folder of the export itself."""
+    return _NAME.fullmatch(name) is not None
+
+
 def sums_bytes(digests: Mapping[str, str]) -> bytes:
     """The file of all sums, by name."""
     return "".join(f"{digest}  {name}\n" for name, digest in sorted(digests.items())).encode()
@@ -163,8 +172,13 @@ def problems_of(manifest: Manifest) -> list[str]:
     counts, rows, found = manifest.counts, dict.fromkeys(RowKind, 0), list[str]()
     for part in manifest.parts:
         rows[part.kind] += part.rows
-        if not _NAME.fullmatch(part.name) or not part.name.startswith(part.kind):
+        ending = ".parquet" if manifest.form == "parquet" else ".jsonl"
+        if not is_name_of_part(part.name) or not part.name.startswith(part.kind) or not part.name.endswith(ending):
             found.append(f"{part.name!r:.80} is no name of a part of it")
+        if part.bytes < 0 or part.rows < 0:
+            found.append(f"{part.name!r:.80} is said to have less than nothing in it")
+    if len(manifest.parts) > MAX_PARTS:
+        found.append(f"it has {len(manifest.parts):,} parts, more than any that is written")
     names = [part.name for part in manifest.parts]
     if len(set(names)) < len(names):
         found.append("a part is named twice")

@@ -10,22 +10,24 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from sagaz_tiering.exports.files import UNREADABLE, ExportFiles, open_files, read_whole
 from sagaz_tiering.exports.manifest import (
     MANIFEST,
+    MAX_MANIFEST,
     SIGNATURE,
     SUMS,
     AlteredExport,
     ExportPart,
     Manifest,
+    is_name_of_part,
     names_of,
     problems_of,
     read_manifest,
     sums_bytes,
 )
-from sagaz_tiering.exports.signing import is_signed_by, public_key_in
+from sagaz_tiering.exports.signing import SIGNATURE_BYTES, is_signed_by, public_key_in
 from sagaz_tiering.terminal import document
 
 _READ_AT_ONCE = 1024 * 1024
@@ -37,6 +39,16 @@ class ExportProblem:
 
     part: str
     problem: str
+
+
+class PartReader(Protocol):
+    """Is given what is read of an export while it is verified, so that nothing is read a second time."""
+
+    def begin(self, manifest: Manifest) -> None:
+        """Nothing is wrong with the manifest; its parts follow."""
+
+    def take(self, part: ExportPart, data: bytes) -> None:
+        """The next bytes of a part. Raises AlteredExport for what is no part of an export."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,17 +97,26 @@ class ExportVerification:
 
 
 def verify_export(
-    path: Path, *, key: Path | None = None, progress: Callable[[int, int], None] | None = None
+    path: Path,
+    *,
+    key: Path | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    reader: PartReader | None = None,
 ) -> ExportVerification:
     """Look at every byte of the export at `path` (a folder or a ZIP file).
 
     `key`: the PEM file of the public key that it must be signed with. `progress` is told of bytes, done and in all.
+    `reader` is given all that is read of the parts, which it may believe once nothing is wrong.
     What is wrong is in `problems`. Raises ConfigError where nothing can be read there, or for a wrong key file.
     """
     wanted = None if key is None else public_key_in(key)
     found = ExportVerification(path=str(path), key_was_given=key is not None)
     with _noted(found), open_files(path) as files:
-        _look(files, found, wanted, progress or (lambda done, total: None))
+        manifest, digests = _look(files, found, wanted)
+        if reader is not None and found.is_intact:
+            reader.begin(manifest)
+        _look_at_parts(files, found, manifest, progress or (lambda done, total: None), reader)
+        _look_at_names(files, found, manifest, digests)
     return found
 
 
@@ -107,63 +128,77 @@ def _noted(found: ExportVerification) -> Iterator[None]:
         found.problems.append(ExportProblem(exc.part, str(exc)))
 
 
-def _look(
-    files: ExportFiles, found: ExportVerification, wanted: str | None, progress: Callable[[int, int], None]
-) -> None:
-    if (problem := files.seal_problem()) is not None:
-        found.problems.append(ExportProblem("*", problem))
-    data = read_whole(files, MANIFEST)
+def _look(files: ExportFiles, found: ExportVerification, wanted: str | None) -> tuple[Manifest, dict[str, str]]:
+    """The manifest, and the digests of it and of its signature."""
+    if (seal := files.seal()) is not None and seal.problem is not None:
+        found.problems.append(ExportProblem("*", seal.problem))
+    data = read_whole(files, MANIFEST, MAX_MANIFEST)
     manifest = read_manifest(data)
     found.manifest, found.manifest_sha256 = manifest, sha256(data).hexdigest()
     found.problems += [ExportProblem(MANIFEST, each) for each in problems_of(manifest)]
-    digests = {MANIFEST: found.manifest_sha256}
-    if manifest.public_key is not None:
+    digests, key = {MANIFEST: found.manifest_sha256}, manifest.public_key
+    if key is not None:
         with _noted(found):
-            signature = read_whole(files, SIGNATURE)
+            signature = read_whole(files, SIGNATURE, SIGNATURE_BYTES)
             digests[SIGNATURE] = sha256(signature).hexdigest()
-            if not is_signed_by(manifest.public_key, signature, data):
+            if not is_signed_by(key, signature, data):
                 raise AlteredExport("it is not the signature of the manifest by the key named there", part=SIGNATURE)
-            found.signed_by = manifest.public_key
-    if wanted is not None and wanted != manifest.public_key:
-        signed = "is not signed" if manifest.public_key is None else f"names the key {manifest.public_key}"
+            if seal is not None and not is_signed_by(key, seal.signature, seal.signed):
+                raise AlteredExport("the ZIP file does not end with a signature of its digest by the manifest's key")
+            found.signed_by = key
+    elif seal is not None and any(seal.signature):
+        found.problems.append(ExportProblem("*", "the ZIP file ends with a signature, and the export has none"))
+    if wanted is not None and wanted != key:
+        signed = "is not signed" if key is None else f"names the key {key:.80}"
         found.problems.append(ExportProblem(MANIFEST, f"it {signed}, the given key is {wanted}"))
-    _look_at_parts(files, found, manifest, digests, progress)
+    return manifest, digests
 
 
 def _look_at_parts(
     files: ExportFiles,
     found: ExportVerification,
     manifest: Manifest,
-    digests: dict[str, str],
     progress: Callable[[int, int], None],
+    reader: PartReader | None,
 ) -> None:
     done, total = 0, sum(part.bytes for part in manifest.parts)
     for part in manifest.parts:
-        found.problems += [ExportProblem(part.name, each) for each in _problems_of(files, part)]
-        digests[part.name] = part.sha256
+        if is_name_of_part(part.name):  # of another one the manifest's problems tell
+            with _noted(found):
+                _look_at_part(files, part, reader if found.is_intact else None)
         done += part.bytes
         progress(done, total)
+
+
+def _look_at_part(files: ExportFiles, part: ExportPart, reader: PartReader | None) -> None:
+    """Raises AlteredExport."""
+    digest, size, rows = sha256(), 0, 0
+    try:
+        told, read = files.open(part.name)
+        while told == part.bytes and size <= told and (data := read(_READ_AT_ONCE)):
+            digest.update(data)
+            size, rows = size + len(data), rows + data.count(b"\n")
+            if reader is not None:
+                reader.take(part, data)
+    except UNREADABLE as exc:
+        raise AlteredExport(f"it cannot be read: {exc}", part=part.name) from exc
+    if (differs := size if told == part.bytes else told) != part.bytes:
+        more = "more" if differs > part.bytes else "fewer"
+        problem = f"it has {more} than the {part.bytes:,} bytes that the manifest says"
+    elif digest.hexdigest() != part.sha256:
+        problem = "its bytes do not have the SHA-256 that the manifest says"
+    elif part.name.endswith(".jsonl") and rows != part.rows:
+        problem = f"it has {rows:,} lines, the manifest says {part.rows:,}"
+    else:
+        return
+    raise AlteredExport(problem, part=part.name)
+
+
+def _look_at_names(files: ExportFiles, found: ExportVerification, manifest: Manifest, digests: dict[str, str]) -> None:
+    sums = sums_bytes({part.name: part.sha256 for part in manifest.parts} | digests)
     with _noted(found):
-        if read_whole(files, SUMS) != sums_bytes(digests):
+        if read_whole(files, SUMS, len(sums)) != sums:
             raise AlteredExport("it is not the list of the digests that the manifest has", part=SUMS)
     expected = names_of(manifest.parts, signed=manifest.public_key is not None) | {SUMS}
     for name in sorted(files.names() - expected):
         found.problems.append(ExportProblem(name, "it is no part of the export"))
-
-
-def _problems_of(files: ExportFiles, part: ExportPart) -> Iterator[str]:
-    digest, size, rows = sha256(), 0, 0
-    try:
-        with files.open(part.name) as file:
-            while size <= part.bytes and (data := file.read(_READ_AT_ONCE)):
-                digest.update(data)
-                size, rows = size + len(data), rows + data.count(b"\n")
-    except UNREADABLE as exc:
-        yield f"it cannot be read: {exc}"
-        return
-    if size != part.bytes:
-        yield f"it has {'more' if size > part.bytes else 'fewer'} than the {part.bytes:,} bytes that the manifest says"
-    elif digest.hexdigest() != part.sha256:
-        yield "its bytes do not have the SHA-256 that the manifest says"
-    elif part.name.endswith(".jsonl") and rows != part.rows:
-        yield f"it has {rows:,} lines, the manifest says {part.rows:,}"

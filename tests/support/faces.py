@@ -119,6 +119,7 @@ FACES = {
         "any_loop",
         "base",
         "filesystem.errors",
+        "filesystem.files",
         "filesystem.record",
         "filesystem.storage",
         "memory",
