@@ -13,7 +13,7 @@ WORKERS ?= -n 2 --dist worksteal
 # Targets share .venv, and the servers of the tests share the machine.
 .NOTPARALLEL:
 
-.PHONY: help demo run test check bench format clean
+.PHONY: help demo run test check bench docs format clean
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -41,6 +41,11 @@ check: ## exactly what CI runs: lint, format, types, every test
 bench: ## saves and reads beside sagaz's own storages and bare clients; SUBJECT=volume: ageing, sizes and memory
 	@tools/bootstrap dev
 	@$(BIN)/python benchmarks/$(SUBJECT).py $(ARGS)
+
+docs: ## the documentation site in build/site, offline and strict: open build/site/index.html
+	@tools/bootstrap dev
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build $(ARGS)
+	@echo "· build/site/index.html"
 
 format: ## put the code into its form
 	@tools/bootstrap dev
