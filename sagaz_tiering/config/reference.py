@@ -37,7 +37,7 @@ line. `config/tiering.yaml` is a commented example to start from, `config/embedd
 - **Secrets** (passwords in URLs, `secret_access_key`, `attribute_hash_key`) belong into the environment. They are never
   printed.
 - **YAML**: plain values are text, whatever they look like; only an empty value, `~` and `null` are null.
-  Duplicate keys and tags are refused, anchors and `<<` work.
+  Duplicate keys and tags are refused; anchors and `<<` work, up to 100,000 keys and values with all that they repeat.
 
 Policies are tried in order and the first that matches decides. Patterns are shell-style (`*`, `?`, `[seq]`) and
 case-sensitive. What no policy matches stays in Redis and PostgreSQL, never moves, and expires by its own

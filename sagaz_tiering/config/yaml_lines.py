@@ -2,14 +2,14 @@
 
 Plain scalars are text (only an empty one, `~` and `null` are null), so that `no`, `1:30` and `0644` stay what
 was written; the models give them their types. Duplicate keys, tags, several documents and values that contain
-themselves are refused; anchors, aliases and merge keys (`<<`) work.
+themselves are refused; anchors, aliases and merge keys (`<<`) work, as long as what they say in full is not too much.
 """
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Final, NamedTuple
 
 import yaml
 
@@ -19,6 +19,10 @@ from sagaz_tiering.errors import ConfigError
 
 _NULL, _STR, _MERGE = (f"tag:yaml.org,2002:{kind}" for kind in ("null", "str", "merge"))
 _CONTAINERS = {f"tag:yaml.org,2002:{kind}" for kind in ("map", "seq")}
+
+MOST_VALUES: Final = 100_000
+"""Keys and values of a text, each counted as often as aliases and merge keys repeat it: whoever reads them goes through
+every one."""
 
 
 class _Loader(yaml.SafeLoader):
@@ -73,7 +77,8 @@ def parse_yaml(text: str, name: str) -> tuple[Any, YamlLocation]:
         raise ConfigError(f"{name}: nested too deeply to be a configuration") from None
     if node is None:
         return None, YamlLocation(line=1)
-    return _Builder(name).build(node)
+    value, place, _ = _Builder(name).build(node)
+    return value, place
 
 
 _HINT = (
@@ -87,24 +92,42 @@ def _unquoted(problem: str | None) -> str:
     return re.sub(r"'[^'<]{2,}'", "", problem or "cannot be parsed").strip()
 
 
+class _Built(NamedTuple):
+    value: Any
+    place: YamlLocation
+    size: int
+    """Keys and values in it, itself included."""
+
+
 class _Builder:
     """Turns nodes into values and places; each node once, however many aliases name it."""
 
     def __init__(self, name: str) -> None:
         self._name = name
-        self._built: dict[int, tuple[Any, YamlLocation]] = {}
+        self._built: dict[int, _Built] = {}
         self._open: set[int] = set()
+        self._count = 0
 
-    def build(self, node: yaml.Node) -> tuple[Any, YamlLocation]:
-        if id(node) in self._built:
-            return self._built[id(node)]
+    def build(self, node: yaml.Node, within: yaml.Node | None = None) -> _Built:
+        """The value of a node that stands `within` another."""
+        built = self._built.get(id(node))
+        self._add(1 if built is None else built.size, within or node)
+        if built is not None:
+            return built
         if id(node) in self._open:
             raise self._refused(node, "this value contains itself")
         self._open.add(id(node))
-        built = self._build(node)
+        before = self._count
+        value, place = self._build(node)
         self._open.discard(id(node))
-        self._built[id(node)] = built
+        built = self._built[id(node)] = _Built(value, place, 1 + self._count - before)
         return built
+
+    def _add(self, number: int, node: yaml.Node) -> None:
+        self._count += number
+        if self._count > MOST_VALUES:
+            why = f"with all that aliases (*) and merge keys (<<) repeat, there are more than {MOST_VALUES:,} values"
+            raise self._refused(node, f"{why} up to here; a configuration has fewer")
 
     def _build(self, node: yaml.Node) -> tuple[Any, YamlLocation]:
         line = node.start_mark.line + 1
@@ -113,40 +136,42 @@ class _Builder:
         if node.tag not in _CONTAINERS:
             raise self._refused(node, "tags are not allowed; put a value that starts with ! in quotes")
         if isinstance(node, yaml.SequenceNode):
-            parts = [self.build(item) for item in node.value]
-            places: dict[int | str, YamlLocation] = {i: place for i, (_, place) in enumerate(parts)}
-            return [value for value, _ in parts], YamlLocation(line=line, inside=places)
+            parts = [self.build(item, node) for item in node.value]
+            places: dict[int | str, YamlLocation] = {i: part.place for i, part in enumerate(parts)}
+            return [part.value for part in parts], YamlLocation(line=line, inside=places)
         if not isinstance(node, yaml.MappingNode):
             raise self._refused(node, "this is neither text, a list nor a mapping")
         return self._mapping(node, line)
 
     def _mapping(self, node: yaml.MappingNode, line: int) -> tuple[dict[str, Any], YamlLocation]:
-        values: dict[str, Any] = {}
-        inside: dict[int | str, YamlLocation] = {}
-        merged: list[tuple[Any, YamlLocation]] = []
+        own: dict[str, Any] = {}
+        written: dict[int | str, YamlLocation] = {}
+        bases: list[_Built] = []
         for key_node, value_node in node.value:
             if key_node.tag == _MERGE:
-                merged.extend(self._merged(value_node))
+                bases += self._merged(value_node, key_node)
                 continue
             key, key_line = self._key(key_node), key_node.start_mark.line + 1
-            if key in values:
-                raise self._refused(key_node, f"{redacted(key)} is already set at line {inside[key].line}; keep one")
-            values[key], place = self.build(value_node)
-            inside[key] = YamlLocation(line=key_line, inside=place.inside)
-        for base, place in merged:
-            values = {**base, **values}
-            inside = {**place.inside, **inside}
-        return values, YamlLocation(line=line, inside=inside)
+            if key in own:
+                raise self._refused(key_node, f"{redacted(key)} is already set at line {written[key].line}; keep one")
+            own[key], place, _ = self.build(value_node, key_node)
+            written[key] = YamlLocation(line=key_line, inside=place.inside)
+        values: dict[str, Any] = {}
+        inside: dict[int | str, YamlLocation] = {}
+        for base in reversed(bases):  # the first one counts
+            values |= base.value
+            inside |= base.place.inside
+        return values | own, YamlLocation(line=line, inside=inside | written)
 
-    def _merged(self, node: yaml.Node) -> list[tuple[Any, YamlLocation]]:
+    def _merged(self, node: yaml.Node, key: yaml.Node) -> list[_Built]:
         nodes = node.value if isinstance(node, yaml.SequenceNode) else [node]
-        parts = [self.build(each) for each in nodes]
-        if not all(isinstance(value, dict) for value, _ in parts):
+        parts = [self.build(each, key) for each in nodes]
+        if not all(isinstance(part.value, dict) for part in parts):
             raise self._refused(node, "<< takes a mapping or a list of mappings")
         return parts
 
     def _key(self, node: yaml.Node) -> str:
-        value, _ = self.build(node)
+        value = self.build(node).value
         if not isinstance(value, str):
             raise self._refused(node, "a key must be text")
         return value

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import traceback
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from sagaz_tiering.config.load import load_config, load_with_warnings
+from sagaz_tiering.config import yaml_lines
+from sagaz_tiering.config.load import config_of, load_config, load_with_warnings
 from sagaz_tiering.costs import minimum_durations
 from sagaz_tiering.errors import ConfigError, PolicyError
 from sagaz_tiering.storage_class import StorageClass
@@ -230,10 +232,40 @@ def test_anchors_aliases_and_merge_keys_work() -> None:
     assert [line.split(":")[1] for line in str(error).splitlines()[1:]] == ["8", "8"]
 
 
-def test_aliases_of_aliases_do_not_explode() -> None:
-    """A small file cannot become a huge one."""
-    bomb = "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9) if i else 'lol'}]\n" for i in range(40))
-    assert "unknown key" in str(refusal(bomb))
+LAUGHS = "".join(f"x{i}: &x{i} [{', '.join([f'*x{i - 1}'] * 9) if i else 'lol'}]\n" for i in range(40))
+CHAIN = "".join(f"x{i}: &x{i} {{<<: {f'*x{i - 1}' if i else '{}'}, k{i}: v}}\n" for i in range(2000))
+TWICE = "".join(f"x{i}: &x{i} {{<<: [{f'*x{i - 1}, *x{i - 1}' if i else '{}'}], k{i}: v}}\n" for i in range(60))
+WIDE = "x: &x {" + ", ".join(f"k{i}: v" for i in range(2000)) + "}\ny:\n  <<: [" + ", ".join(["*x"] * 2000) + "]\n"
+
+
+@pytest.mark.parametrize(
+    ("bomb", "line"), [(LAUGHS, 6), (CHAIN, 258), (TWICE, 14), (WIDE, 3)], ids=["laughs", "chain", "twice", "wide"]
+)
+def test_aliases_and_merges_do_not_explode(bomb: str, line: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small text cannot become a huge one: it is refused by its line, before more than the limit was copied."""
+    copied, merged = 0, yaml_lines._Builder._merged
+
+    def counted(self: Any, *args: Any) -> Any:
+        nonlocal copied
+        bases = merged(self, *args)
+        copied += sum(len(base.value) for base in bases)
+        return bases
+
+    monkeypatch.setattr(yaml_lines._Builder, "_merged", counted)
+    with pytest.raises(ConfigError) as caught:
+        config_of(bomb, "pasted")
+    assert f"pasted:{line}: with all that aliases (*) and merge keys (<<) repeat, there are more than 100,000" in str(
+        caught.value
+    )
+    assert copied < yaml_lines.MOST_VALUES
+
+
+def test_merge_keys_take_the_first_that_says_it() -> None:
+    """What is written beside them wins, then the first of a list, then the rest; each with the line that counts."""
+    text = "a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc:\n  z: 3\n  <<: [*a, *b]\n"
+    value, place = yaml_lines.parse_yaml(text, "pasted")
+    assert value["c"] == {"x": "1", "y": "1", "z": "3"}
+    assert [place.line_of(("c", key)) for key in "xyz"] == [1, 1, 4]
 
 
 def test_plain_scalars_are_the_text_that_was_written() -> None:
