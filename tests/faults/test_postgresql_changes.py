@@ -20,6 +20,7 @@ from support.processes import redis_do, sql
 from support.servers import server_folder
 from support.tiers import NOW, Product, config, product
 
+from sagaz_tiering import metrics
 from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.config.sections import CatalogSettings
 from sagaz_tiering.drivers.postgresql.pool import Database
@@ -217,6 +218,25 @@ async def test_pool_opens_as_many_connections_as_it_is_told_to(database: str) ->
             while db._warming is None or not db._warming.done():  # noqa: ASYNC110 - it is a task of the pool's own
                 await asyncio.sleep(0.01)
         assert await sql(database, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'sagaz%'") == 4
+
+
+async def test_connections_that_a_pool_opens_for_itself_count_as_used(database: str) -> None:
+    """Beside those in use only what is missing is opened: whoever comes meanwhile waits its time for one, not for ever."""
+    async with Database(CatalogSettings(url=database, pool_min=4, pool_max=4)) as db, AsyncExitStack() as held:
+        for _ in range(2):
+            conn = await held.enter_async_context(db.connection())
+            assert await conn.fetchval("SELECT 1") == 1
+        assert await db.fetchval("SELECT 1") == 1
+        assert (db.users, pool_in_use()) == (4, 4)
+        assert db._warming is not None
+        async with asyncio.timeout(300):
+            await db._warming
+        assert (db.users, pool_in_use()) == (2, 2)
+        assert await sql(database, "SELECT count(*) FROM pg_stat_activity WHERE application_name LIKE 'sagaz%'") == 4
+
+
+def pool_in_use() -> float | None:
+    return metrics.REGISTRY.get_sample_value("sagaz_tiering_pool_in_use", {"server": "postgresql"})
 
 
 async def test_transactions_are_read_committed_whatever_the_servers_default_is(database: str) -> None:

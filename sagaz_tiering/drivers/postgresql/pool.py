@@ -175,7 +175,7 @@ class Database:
         self._driver_options = driver_options or {}
         self._pool: Pool[asyncpg.Record] | None = None
         self.users = 0
-        """How many have a connection, or wait for one."""
+        """How many have a connection, open one, or wait for one."""
         self._acquire_s = settings.command_timeout.total_seconds()
         self._home = HomeLoop(self)
         self._to_warm_up = settings.pool_min if settings.pool_min > 1 else 0
@@ -273,8 +273,9 @@ class Database:
             self._warm_up(pool)
 
     def _warm_up(self, pool: Pool[asyncpg.Record]) -> None:
-        """The server is there: open as many connections as are wanted, beside whoever came first."""
-        number, self._to_warm_up = self._to_warm_up, 0
+        """The server is there: open as many connections as are wanted, beside those that are in use by now."""
+        number, self._to_warm_up = max(0, self._to_warm_up - self.users), 0
+        self.users += number
 
         async def open_them() -> None:
             opened = await asyncio.gather(
@@ -284,8 +285,13 @@ class Database:
                 if not isinstance(conn, BaseException):
                     await pool.release(conn)
 
+        def end(task: asyncio.Task[None]) -> None:
+            self.users -= number
+            if not task.cancelled():
+                task.exception()
+
         self._warming = asyncio.create_task(open_them())
-        self._warming.add_done_callback(lambda task: None if task.cancelled() else task.exception() and None)
+        self._warming.add_done_callback(end)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Connection]:
