@@ -17,13 +17,17 @@ _SQL = load(__package__, "jobs")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobRun:
-    """The last run of a job; `finished_at` may be older than `started_at` while one is under way."""
+    """The last run of a job; `finished_at` may be older than `started_at` while one is under way.
+
+    `error` is what went wrong, `stopped` what else ended it early: its window, the day's budget, a stop.
+    """
 
     job: str
     started_at: datetime
     finished_at: datetime | None
     error: str | None
     summary: dict[str, Any] | None
+    stopped: str | None = None
 
     @property
     def is_over(self) -> bool:
@@ -33,7 +37,7 @@ class JobRun:
     @property
     def ended_well(self) -> bool:
         """Whether it came to its end."""
-        return self.error is None and self.is_over
+        return self.error is None and self.stopped is None and self.is_over
 
 
 class History:
@@ -46,9 +50,17 @@ class History:
         """A run of `job` began."""
         await self._db.execute(_SQL["started"], job, now)
 
-    async def finished(self, job: str, now: datetime, *, error: str | None, summary: Mapping[str, Any]) -> None:
-        """The run ended, well (`error` None) or not."""
-        await self._db.execute(_SQL["finished"], job, now, error, orjson.dumps(dict(summary)).decode())
+    async def finished(
+        self,
+        job: str,
+        now: datetime,
+        *,
+        error: str | None = None,
+        stopped: str | None = None,
+        summary: Mapping[str, Any],
+    ) -> None:
+        """The run ended: well, by an `error`, or `stopped` before its end."""
+        await self._db.execute(_SQL["finished"], job, now, error, stopped, orjson.dumps(dict(summary)).decode())
 
     async def last_runs(self) -> list[JobRun]:
         """The last run of every job that ever ran, by name."""

@@ -29,17 +29,13 @@ from sagaz_tiering.jobs.journal import publish_journal
 from sagaz_tiering.jobs.ownership import are_in_force, claim_prefix, with_accepted
 from sagaz_tiering.jobs.reindex import job as reindex
 from sagaz_tiering.jobs.restore import job as restore
-from sagaz_tiering.jobs.times import within_window
+from sagaz_tiering.jobs.times import WINDOW_CLOSED, within_window
 from sagaz_tiering.jobs.train import job as train
 from sagaz_tiering.logs import Logger
 
 __all__ = ["JOBS", "WINDOW_CLOSED", "Job", "JobContext", "JobReport", "run_job", "run_share"]
 
 _log = Logger(__name__)
-
-
-WINDOW_CLOSED = "window_closed"
-"""Counted where a run stopped since its window closed."""
 
 Run = Callable[[JobContext, Lease, Tally], Awaitable[None]]
 
@@ -181,7 +177,7 @@ async def _run_leased(
 
 
 async def _run_recorded(name: str, context: JobContext, lease: Lease, tally: Tally) -> None:
-    history, stopped = context.catalog.history, ""
+    history, stopped = context.catalog.history, None
     await history.started(name, context.now)
     try:
         await JOBS[name].module.run(context, lease, tally)
@@ -193,7 +189,6 @@ async def _run_recorded(name: str, context: JobContext, lease: Lease, tally: Tal
         with suppress(CatalogUnavailable):
             await history.finished(name, context.now, error=str(exc), summary=tally.counts)
         raise
-    if context.stopping.is_set() and not stopped:
-        stopped = "its window closed before the end" if tally.counts[WINDOW_CLOSED] else "stopped before the end"
-    error = stopped or None
-    await history.finished(name, context.now, error=error, summary=tally.counts)
+    if context.stopping.is_set() and stopped is None:
+        stopped = "its window closed" if tally.counts[WINDOW_CLOSED] else "it was told to"
+    await history.finished(name, context.now, stopped=stopped, summary=tally.counts)

@@ -13,6 +13,8 @@ from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.config.schedule import JobTimes, Schedule
 from sagaz_tiering.jobs.context import JobContext
 
+WINDOW_CLOSED: Final = "window_closed"
+"""Counted where a run stopped since its window closed."""
 _LOOK_EVERY_S: Final = 1.0
 _STARTS_LOOKED_AT: Final = 300
 _LOOKED_AHEAD: Final = timedelta(days=8)
@@ -43,10 +45,13 @@ def next_runs(schedule: Schedule, last_runs: Iterable[JobRun], now: datetime) ->
 def next_start(times: JobTimes, last: JobRun | None, now: datetime) -> datetime:
     """`now` for what is late, unless no window is open.
 
-    By cron it is late if its last run began before a time that has passed; what never ran waits for its time.
+    By cron it is late if its last run began before a time that has passed; what never ran waits for its time. What its
+    window ended goes on as one opens.
     """
     if last is None:
         return times.opens(now) if times.every is not None else times.next_after(now)
+    if last.is_over and (last.summary or {}).get(WINDOW_CLOSED):
+        return times.opens(now)
     ended = last.finished_at if last.is_over and times.every is not None else None
     since = ended or last.started_at
     # A last run in the future (a clock that was wrong) must not put the next one off for longer than one from now.

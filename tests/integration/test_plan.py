@@ -297,8 +297,9 @@ async def test_budget_stops_each_job_until_tomorrow(database: str, redis_url: st
         assert (report.counts["packs"], report.counts["budget_spent"]) == (2, 1)
         assert "today's budget is used up: 8 requests" in report.notes[-1]
         run = next(run for run in await shop.runtime.catalog.history.last_runs() if run.job == "age")
-        assert run.error is not None
-        assert "budget" in run.error
+        assert (run.error, run.ended_well) == (None, False)
+        assert run.stopped is not None
+        assert "budget" in run.stopped
         spent = await shop.runtime.catalog.spending.on(shop.clock.now().date())
         assert [(s.kind, s.requests) for s in spent] == [("age", 8)]
         assert spent[0].usd == pytest.approx(2 * 0.013 / 1000)

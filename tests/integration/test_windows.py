@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from support.payload import snapshots
 from support.tiers import DAY, NOW, config, product
 
+from sagaz_tiering.cli.commands import status
 from sagaz_tiering.jobs import run_job, times
+from sagaz_tiering.operations.status import collect
 
 NIGHT = {"from": "20:00", "until": "06:00"}
 HOUR = timedelta(hours=1)
@@ -50,7 +53,11 @@ async def test_run_stops_when_its_window_closes_and_goes_on_in_the_next_one(
         assert cut.counts["window_closed"] == 1
         assert 0 < cut.counts["sagas"] < 40
         [last] = await shop.runtime.catalog.history.last_runs()
-        assert last.error == "its window closed before the end"
+        assert (last.error, last.stopped, last.ended_well) == (None, "its window closed", False)
+        document, _ = await collect(context, count=False)
+        [following] = [run for run in document["next_runs"] if run["job"] == "age"]
+        assert following["at"] == (shop.clock.now() + 14 * HOUR).isoformat()
+        assert told(document, shop.clock.now()).startswith("stopped, its window closed: sagas ")
 
         shop.clock.advance(14 * HOUR)
         rest = await run_job("age", context)
@@ -62,3 +69,21 @@ async def test_run_stops_when_its_window_closes_and_goes_on_in_the_next_one(
         shop.clock.advance(12 * HOUR)
         anyway = await run_job("age", replace(context, any_time=True))
         assert (anyway.opens_at, anyway.counts.get("sagas", 0)) == (None, 0)
+
+
+async def test_status_says_what_was_stopped_and_no_failure(database: str, redis_url: str, tmp_path: Path) -> None:
+    """A daemon that ends lets its runs finish their step; nobody has to look into that."""
+    async with product(config(database=database, redis_url=redis_url, cold=tmp_path / "cold")) as shop:
+        context = shop.runtime.job_context()
+        context.stopping.set()
+        await run_job("age", context)
+        document, _ = await collect(context, count=False)
+        [last] = document["jobs"]
+        assert (last["error"], last["stopped"]) == (None, "it was told to")
+        assert told(document, shop.clock.now()) == "stopped, it was told to: nothing to do"
+
+
+def told(document: dict[str, Any], now: datetime) -> str:
+    """What `status` prints of the last run of the only job."""
+    [last] = document["jobs"]
+    return str(status._job_row(last, document["next_runs"][0], now)[-1])

@@ -283,7 +283,7 @@ async def test_budget_that_a_worker_used_up_is_the_outcome_of_the_run(
     assert report.counts["budget_spent"] == 1
     assert 0 < metrics.spent()["age"][0] - before <= 10
     [last] = [run for run in await runtime.catalog.history.last_runs() if run.job == "age"]
-    assert "budget is used up" in (last.error or "")
+    assert "budget is used up" in (last.stopped or "")
 
 
 async def test_workers_finish_where_this_process_only_lacked_keys(runtime: Runtime, saved: list[SagaSnapshot]) -> None:

@@ -6,10 +6,10 @@ INSERT INTO sagaz_tiering.job_runs (job, started_at) VALUES ($1, $2)
 ON CONFLICT (job) DO UPDATE SET started_at = excluded.started_at
 
 -- name: finished
-UPDATE sagaz_tiering.job_runs SET finished_at = $2, error = $3, summary = $4 WHERE job = $1
+UPDATE sagaz_tiering.job_runs SET finished_at = $2, error = $3, stopped = $4, summary = $5 WHERE job = $1
 
 -- name: last_runs
-SELECT job, started_at, finished_at, error, summary FROM sagaz_tiering.job_runs ORDER BY job
+SELECT job, started_at, finished_at, error, stopped, summary FROM sagaz_tiering.job_runs ORDER BY job
 
 -- name: newest_revision
 SELECT revision FROM sagaz_tiering.policy_revisions ORDER BY first_seen DESC LIMIT 1

@@ -137,8 +137,10 @@ def _job_row(last: dict[str, Any] | None, following: dict[str, Any], now: dateti
     if last is None:
         return (following["job"], "never", when, following["times"], None)
     counts = (last["summary"] or {}).get("counts", last["summary"] or {})
-    done = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in counts.items() if value)
-    result = f"failed: {last['error']}" if last["error"] else done or "nothing to do"
+    done = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in counts.items() if value) or "nothing to do"
+    result = f"failed: {last['error']}" if last["error"] else done
+    if last["stopped"]:
+        result = f"stopped, {last['stopped']}: {done}"
     began = show_when(datetime.fromisoformat(last["started_at"]), now)
     return (following["job"], began, when, following["times"], result)
 
