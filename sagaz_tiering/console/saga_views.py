@@ -35,7 +35,7 @@ async def _found(documents: Documents, asked: Asked, known: Sequence[str]) -> di
         return await _page(documents, filters, asked)
     if (saga_id := _as_uuid(text)) is not None:
         there, _ = await documents.refs(saga_id)
-        return {"sagas": [], "saga_id": str(saga_id) if there else None, "cursor": None}
+        return {"sagas": [], "saga_id": str(saga_id) if there else None, "next": None}
     name, equals, value = text.partition("=")
     if equals and name in known:
         return await _page(documents, {**filters, "attributes": {**filters["attributes"], name: value}}, asked)
@@ -50,14 +50,14 @@ async def _found(documents: Documents, asked: Asked, known: Sequence[str]) -> di
     if not found:
         return await _page(documents, by_name, asked)
     sagas = sorted(found.values(), key=lambda saga: saga["first_at"], reverse=True)
-    there_are_more = [f"{name}={text}" for name, page in by_value.items() if page["cursor"] is not None]
-    return {"sagas": sagas, "cursor": None, "more_by": there_are_more}
+    there_are_more = [f"{name}={text}" for name, page in by_value.items() if page["next"] is not None]
+    return {"sagas": sagas, "next": None, "more_by": there_are_more}
 
 
 async def _page(documents: Documents, filters: dict[str, Any], asked: Asked) -> dict[str, Any]:
     given = {name: value for name, value in filters.items() if value not in (None, {}, ())}
     page = await documents.runtime().storage().find(**given, limit=asked["limit"], cursor=asked["cursor"])
-    return {"sagas": plain(list(page.items)), "cursor": page.cursor}
+    return {"sagas": plain(list(page.items)), "next": page.cursor}
 
 
 def _filters(asked: Asked) -> dict[str, Any]:
@@ -180,7 +180,7 @@ SAGA_VIEWS: Final = (
             Parameter(name="tier", about="with a snapshot there", choices=tuple(tier.value for tier in Tier)),
             Parameter(name="held", about="only those under a legal hold", kind="flag", default=False),
             Parameter(name="limit", about="so many", kind="int", default=_PAGE, least=1, most=500),
-            Parameter(name="cursor", about="where the page before ended"),
+            Parameter(name="cursor", about="`next` of the page before"),
         ),
     ),
     ConsoleView(

@@ -43,9 +43,11 @@ async def test_find_shows_sagas_in_pages(shop: tuple[Path, list[list[SagaSnapsho
     assert [line.split()[0] for line in shown.out.splitlines() if line.strip()[:36] in ids] == ids[:3]
     assert "in all: 5" in shown.out
     cursor = shown.out.split("--cursor ")[1].strip()
+    page = await cli("find", "--config", path, "--limit", 3, "--json")
+    assert page.document["next"] == cursor
     rest = await cli("find", "--config", path, "--limit", 3, "--cursor", cursor, "--json")
     assert [each["saga_id"] for each in rest.document["sagas"]] == ids[3:]
-    assert rest.document["cursor"] is None
+    assert rest.document["next"] is None
 
 
 @pytest.mark.guarantee("G12")

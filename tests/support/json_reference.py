@@ -9,9 +9,8 @@ _HEAD = """<!-- written by: python tests/test_public_surface.py -->
 # What commands say with `--json`
 
 One document on stdout, with these keys; a list shows the keys of all of its items, `null` is what was not there in the
-recorded call. An error is `{"error", "type", "hint", "exit_code"}`. Lists have `next` (`find`: `cursor`),
-the `--cursor` of the page behind, or null. Keys are added, and never change their meaning without a word in the
-changelog.
+recorded call. An error is `{"error", "type", "hint", "exit_code"}`. Lists have `next`, the `--cursor` of the page
+behind, or null. Keys are added, and never change their meaning without a word in the changelog.
 """
 
 

@@ -44,7 +44,7 @@ async def find(
     wanted = asked(attribute, name, status, step, begun_from, begun_until, tier, held)
     async with call.opened(migrated=True) as runtime:
         page = await runtime.storage().find(**wanted, limit=limit, cursor=cursor, count=count)
-    document: dict[str, Any] = {"sagas": list(page.items), "cursor": page.cursor}
+    document: dict[str, Any] = {"sagas": list(page.items), "next": page.cursor}
     if count:
         document |= {"count": page.count, "count_is_exact": page.count_is_exact}
     return Answer(document, _lines(page))
