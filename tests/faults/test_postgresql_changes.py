@@ -221,7 +221,7 @@ async def test_pool_opens_as_many_connections_as_it_is_told_to(database: str) ->
 
 
 async def test_connections_that_a_pool_opens_for_itself_count_as_used(database: str) -> None:
-    """Beside those in use only what is missing is opened; whoever comes meanwhile waits its time for one, and no more."""
+    """Beside those in use only what is missing is opened; whoever comes meanwhile waits as long as it may."""
     async with Database(CatalogSettings(url=database, pool_min=4, pool_max=4)) as db, AsyncExitStack() as held:
         for _ in range(2):
             conn = await held.enter_async_context(db.connection())
