@@ -143,9 +143,11 @@ async def one_meant(storage: TieredStorage, saga_id: str | None, filters: SagaFi
     return found[0].saga_id
 
 
-def check_one_way(given: object, filters: SagaFilters) -> None:
-    """Raise UsageError unless sagas are given by their ids or by filters."""
-    if bool(given) == bool(filters):
+def check_one_way(given: str | Sequence[str] | None, filters: SagaFilters) -> None:
+    """Raise UsageError unless sagas are given by their ids or by filters; an empty id is none that was left out."""
+    if "" in ([given] if isinstance(given, str) else given or []):
+        raise UsageError("the SAGA_ID is empty", hint="nothing was done; is a variable of a script not set?")
+    if (given is not None) == bool(filters):
         raise UsageError(
             "give either a SAGA_ID or what it is found by", hint="--attribute NAME=VALUE, --name PATTERN, --status …"
         )

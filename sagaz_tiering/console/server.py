@@ -233,6 +233,8 @@ class _Console:
             if not isinstance(sent, dict):
                 raise BadQuestion("the body must be a JSON object")
             fields = {name: _text_of(value) for name, value in sent.items() if value is not None}
+            if empty := [name for name, value in fields.items() if not value]:  # in a form it is a field left alone
+                raise BadQuestion(f"{', '.join(empty)}: an empty text is no value; leave it out, or give one")
         else:
             fields = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
         if not self._access.is_own_form(request, _visitor(), fields.get("csrf", "")):

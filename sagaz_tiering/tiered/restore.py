@@ -35,8 +35,8 @@ class Restorer:
         usual = self._in_force.settings.restore
         return await self._restores.request(
             wanted,
-            retrieval=tier or usual.tier.value,
-            days=days or usual.days,
+            retrieval=usual.tier.value if tier is None else tier,
+            days=usual.days if days is None else days,
             into_hot=into == "hot",
             who=who,
             now=self._clock.now(),

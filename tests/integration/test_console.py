@@ -419,9 +419,12 @@ async def test_questions_that_make_no_sense_are_told_so(shop: Product) -> None:
             assert (status, name in document["problem"]) == (400, True), path
         headers = {"Authorization": f"Bearer {OPERATOR}", "Content-Type": "application/json"}
         async with aiohttp.ClientSession(headers=headers) as session:
-            for body in ("[1]", "{", '{"item": {}}', "[" * 100_000):
+            for body in ("[1]", "{", '{"item": {}}', '{"item": ""}', "[" * 100_000):
                 async with session.post(f"{address}/api/v1/quarantine/drop", data=body) as response:
                     assert response.status == 400
+        emptied = {"snapshot_id": ""}  # which does not mean the whole saga
+        status, document = await asked(address, f"/sagas/{uuid4()}/restore", OPERATOR, **emptied)
+        assert (status, "snapshot_id" in document["problem"]) == (400, True)
         assert (await asked(address, "/nothing", VIEWER))[0] == 404
 
 

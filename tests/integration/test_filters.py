@@ -12,6 +12,7 @@ from support.payload import saga
 from support.tiers import DAY, Product, config, product
 
 from sagaz_tiering.clock import SystemClock
+from sagaz_tiering.errors import ConfigError, InvalidSnapshot
 from sagaz_tiering.exports.verify import verify_export
 from sagaz_tiering.snapshot import SagaSnapshot
 
@@ -116,3 +117,38 @@ async def test_export_takes_what_is_found(shop: Product, written: Path, tmp_path
     assert manifest.asked_for["attributes"] == {"order_id": "A-1"}
     assert manifest.parts[0].first_saga == saved[1][0].saga_id
     assert (await cli("export", "--config", written, "--out", tmp_path / "x", "--saga", "x", "--name", "y")).code == 2
+
+
+async def test_empty_id_is_no_id_that_was_left_out(shop: Product, written: Path) -> None:
+    """What a script gives of a variable that is not set is refused, and nothing is done by the filters alone."""
+    saved = await filled(shop)
+    because = ("--reason", "a slip", "--yes")
+    for command, *more in (("hold", *because), ("forget", *because), ("restore", "--yes"), ("timeline",)):
+        refused = await cli(command, "", "--name", "*", "--config", written, *more)
+        assert refused.code == 2, (command, refused.err)
+        assert "the SAGA_ID is empty" in refused.err
+    assert (await cli("hold", "", "--match", "saga_name=*", "--config", written, *because)).code == 2
+    assert (await cli("export", "--out", written.parent / "x", "--config", written, "--saga", "")).code == 2
+    for option in ("--after", "--before", "--tier"):
+        given = (saved[0][0].saga_id, option, "")
+        assert (await cli("restore", *given, "--config", written, "--yes")).code == 2, option
+    assert not await shop.runtime.catalog.holds.in_force()
+    assert not (await shop.runtime.catalog.restores.newest(10))
+    assert [len(await shop.storage.timeline(some[0].saga_id)) for some in saved] == [5, 5, 5, 5]
+    for way in ({"saga_name": ""}, {"status": []}, {"attributes": {"order_id": []}}, {"attributes": {"order_id": ""}}):
+        with pytest.raises(ConfigError):
+            await shop.storage.find(**way)
+        with pytest.raises(ConfigError):
+            await shop.storage.export(written.parent / "y", **way)
+    nothing = await shop.storage.export(written.parent / "z", saga_ids=[])
+    assert (nothing.counts.selected, nothing.counts.exported) == (0, 0)
+    for wrong in ("", None):
+        with pytest.raises(InvalidSnapshot):
+            await shop.storage.hold(wrong, "a slip")
+        with pytest.raises(InvalidSnapshot):
+            await shop.storage.forget(wrong, reason="a slip")
+    with pytest.raises(InvalidSnapshot):
+        await shop.storage.restore("")
+    with pytest.raises(ConfigError):
+        await shop.storage.restore()
+    assert await shop.storage.restore(snapshot_ids=[]) is None

@@ -58,7 +58,7 @@ async def hold(
         storage = runtime.storage()
         if filters:
             return await _hold_found(call, storage, filters, reason=reason, who=who or login_name(), yes=yes)
-        on = parse_id(saga_id, "SAGA_ID") if saga_id else parse_match(match or [])
+        on = parse_match(match or []) if saga_id is None else parse_id(saga_id, "SAGA_ID")
         if not future and (await _covered(storage, on)).is_nothing:
             raise NotFound(
                 "nothing is held: no tier has a snapshot that this hold covers, so it was not placed",

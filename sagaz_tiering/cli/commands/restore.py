@@ -63,8 +63,8 @@ async def restore(
         saga_ids=[parse_id(text, "SAGA_ID") for text in saga_ids] if saga_ids else None,
         snapshot_ids=[parse_id(text, "--snapshot") for text in snapshots] if snapshots else None,
         match=parse_match(match) if match else None,
-        after=parse_time(after) if after else None,
-        before=parse_time(before) if before else None,
+        after=None if after is None else parse_time(after),
+        before=None if before is None else parse_time(before),
     )
     if wanted == Wanted() and not filters:
         raise UsageError("say what to restore", hint="a SAGA_ID, --snapshot ID, --attribute, --match or --after …")
