@@ -28,6 +28,7 @@ _FREE_TRIES: Final = 5
 _FORGET_TRIES_S: Final = 300.0
 _MOST_ADDRESSES: Final = 10_000
 _MOST_TOKEN: Final = 512
+_PORTS: Final = {"http": 80, "https": 443}
 
 
 class Role(StrEnum):
@@ -107,11 +108,29 @@ class Access:
         """The session is no more."""
         self._sessions.pop(request.cookies.get(COOKIE, ""), None)
 
-    def is_own_form(self, request: web.Request, visitor: Visitor, sent: str) -> bool:
-        """Whether a request that changes something comes from one of our pages, or from a program with a token."""
+    def why_not_ours(self, request: web.Request, visitor: Visitor, sent: str) -> str | None:
+        """Why a request that changes something is not from one of our pages; None if it is, or of a program's token."""
         if visitor.csrf is None:
-            return True
-        return is_same_origin(request) and hmac.compare_digest(visitor.csrf.encode(), sent.encode("utf-8", "replace"))
+            return None
+        if (reason := self.why_elsewhere(request)) is not None:
+            return reason
+        if not hmac.compare_digest(visitor.csrf.encode(), sent.encode("utf-8", "replace")):
+            return "this form is not from a page of this session any more; load the page again"
+        return None
+
+    def why_elsewhere(self, request: web.Request) -> str | None:
+        """Why a browser says that the request comes from a page of another server; None if it does not."""
+        site, origin, host = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin"), self._host(request)
+        if site is not None:  # which a browser says of itself, whatever names a proxy in between goes by
+            return None if site in ("same-origin", "none") else "the browser says that this form is from another site"
+        if origin is None or _is_at(origin, host):
+            return None
+        return (
+            f"the browser says that this form is from {origin:.200}, and the console was asked for as {host:.200}; if "
+            "both are this console, have the reverse proxy pass on the name that it was asked for (nginx: "
+            "`proxy_set_header Host $http_host;`, Apache: `ProxyPreserveHost On`), or name its address in "
+            "console.proxy.addresses and have it set X-Forwarded-Host"
+        )
 
     def is_known_host(self, request: web.Request) -> bool:
         """Where everybody may look only names of this machine count: a page elsewhere may have its name lead here."""
@@ -121,6 +140,11 @@ class Access:
         """Whether the browser speaks https, to us or to the proxy."""
         forwarded = request.headers.get("X-Forwarded-Proto", "") if self._from_proxy(request) else ""
         return request.secure or forwarded.split(",")[0].strip().lower() == "https"
+
+    def _host(self, request: web.Request) -> str:
+        """Name and port that the browser asked for, as the proxy says if there is one."""
+        forwarded = request.headers.get("X-Forwarded-Host", "") if self._from_proxy(request) else ""
+        return forwarded.split(",")[0].strip() or request.host
 
     def _of_proxy(self, request: web.Request) -> Visitor | None:
         proxy = self._settings.proxy
@@ -190,20 +214,14 @@ class Access:
         return hmac.new(self._secret, who.encode("utf-8", "surrogatepass"), sha256).hexdigest()
 
 
-def is_same_origin(request: web.Request) -> bool:
-    """Whether a browser says that the request comes from a page of this very server."""
-    if request.headers.get("Sec-Fetch-Site", "same-origin") not in ("same-origin", "none"):
-        return False
-    origin = request.headers.get("Origin")
-    return origin is None or _place_of(origin) == request.host
-
-
-def _place_of(url: str) -> str:
-    """Host and port; "" where it is no address."""
+def _is_at(origin: str, host: str) -> bool:
+    """Whether an origin is that name and port."""
     try:
-        return urlsplit(url).netloc
+        found, wanted = urlsplit(origin), urlsplit(f"//{host}")
+        usual = _PORTS.get(found.scheme)
+        return bool(found.hostname) and (found.hostname, found.port or usual) == (wanted.hostname, wanted.port or usual)
     except ValueError:
-        return ""
+        return False
 
 
 def _host_of(url: str) -> str:

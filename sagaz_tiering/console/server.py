@@ -18,7 +18,7 @@ from yarl import URL
 
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.config.console import ConsoleSettings
-from sagaz_tiering.console.access import COOKIE, Access, TooManyTries, Visitor, is_same_origin
+from sagaz_tiering.console.access import COOKIE, Access, TooManyTries, Visitor
 from sagaz_tiering.console.actions import ACTIONS, COMPARE_PARAMETERS, compare
 from sagaz_tiering.console.documents import Documents
 from sagaz_tiering.console.openapi import API, openapi
@@ -237,8 +237,8 @@ class _Console:
                 raise BadQuestion(f"{', '.join(empty)}: an empty text is no value; leave it out, or give one")
         else:
             fields = {name: value for name, value in (await request.post()).items() if isinstance(value, str)}
-        if not self._access.is_own_form(request, _visitor(), fields.get("csrf", "")):
-            raise BadQuestion("this form is not from a page of this session any more; load the page again")
+        if (reason := self._access.why_not_ours(request, _visitor(), fields.get("csrf", ""))) is not None:
+            raise BadQuestion(reason)
         return fields
 
     # -- coming and going --------------------------------------------------------------------------------------
@@ -253,8 +253,8 @@ class _Console:
     async def _log_in(self, request: web.Request) -> web.StreamResponse:
         sent = await request.post()
         token, name, target = (str(sent.get(field, "")) for field in ("token", "name", "next"))
-        if not is_same_origin(request):
-            return self._login(request, 400, "this form is not from this page; load it again")
+        if (reason := self._access.why_elsewhere(request)) is not None:
+            return self._login(request, 400, reason)
         try:
             session = self._access.log_in(request, token, name.strip()[:200])
         except TooManyTries as exc:

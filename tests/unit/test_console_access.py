@@ -10,7 +10,7 @@ from aiohttp.test_utils import make_mocked_request
 from support.console import OPEN, OPERATOR, VIEWER, hashed, with_tokens
 
 from sagaz_tiering.config.console import ConsoleSettings, ProxySettings
-from sagaz_tiering.console.access import COOKIE, Access, Role, TooManyTries, is_same_origin
+from sagaz_tiering.console.access import COOKIE, Access, Role, TooManyTries
 
 
 class _Peer:
@@ -118,15 +118,41 @@ def test_forms_of_elsewhere_change_nothing(seconds: Seconds) -> None:
     assert operator is not None
     assert operator.csrf is not None
     assert other is not None
-    assert access.is_own_form(cookie, operator, operator.csrf)
-    assert not access.is_own_form(cookie, operator, "")
-    assert not access.is_own_form(cookie, operator, str(other.csrf))
+    assert access.why_not_ours(cookie, operator, operator.csrf) is None
+    assert access.why_not_ours(cookie, operator, "")
+    assert access.why_not_ours(cookie, operator, str(other.csrf))
     elsewhere = request(Origin="https://evil.test")
-    assert not access.is_own_form(elsewhere, operator, operator.csrf)
-    assert not is_same_origin(request(Sec_Fetch_Site="cross-site"))
-    assert not is_same_origin(request(Sec_Fetch_Site="same-site"))
-    assert not is_same_origin(request(Origin="http://[bad"))
-    assert is_same_origin(request(Origin="http://console.test", Sec_Fetch_Site="same-origin"))
+    assert access.why_not_ours(elsewhere, operator, operator.csrf)
+    for headers in ({"Sec_Fetch_Site": "cross-site"}, {"Sec_Fetch_Site": "same-site"}, {"Origin": "http://[bad"}):
+        assert access.why_elsewhere(request(**headers))
+    for origin in (
+        "null",
+        "",
+        "http://console.test:81",
+        "https://console.test.evil.test",
+        "http://console.test@evil.test",
+    ):
+        assert access.why_elsewhere(request(Origin=origin)), origin
+    for origin in ("http://console.test", "http://CONSOLE.test:80", "https://console.test"):
+        assert access.why_elsewhere(request(Origin=origin)) is None, origin
+
+
+def test_form_through_a_proxy_that_changes_the_host_is_ours_where_the_browser_or_the_proxy_says_so(
+    seconds: Seconds,
+) -> None:
+    """What nginx does unless it is told otherwise: the refusal says what to tell it."""
+    proxy = ProxySettings(addresses=(ip_network("10.0.0.0/24"),), operators=("ann",))
+    behind = Access(ConsoleSettings(enabled=True, host="0.0.0.0", proxy=proxy), seconds)
+    asked_for = {"Host": "127.0.0.1:9465", "Origin": "https://console.test:8443"}
+    reason = behind.why_elsewhere(request(**asked_for))
+    assert reason is not None
+    for part in ("https://console.test:8443", "127.0.0.1:9465", "proxy_set_header Host $http_host;"):
+        assert part in reason
+    assert behind.why_elsewhere(request(**asked_for, Sec_Fetch_Site="same-origin")) is None
+    forwarded = {**asked_for, "X_Forwarded_Host": "console.test:8443, inner"}
+    assert behind.why_elsewhere(request("10.0.0.9", **forwarded)) is None
+    assert behind.why_elsewhere(request("192.0.2.7", **forwarded))  # anybody may say that
+    assert behind.why_elsewhere(request("10.0.0.9", **{**forwarded, "Origin": "https://evil.test"}))
 
 
 def test_proxy_is_believed_only_from_its_addresses(seconds: Seconds) -> None:
