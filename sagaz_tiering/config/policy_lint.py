@@ -59,8 +59,13 @@ def _unreachable(policy: Policy, above: Sequence[Policy]) -> Iterator[tuple[Loca
 
 def _expressions(policy: Policy) -> Iterator[tuple[Location, str]]:
     """Patterns that a shell would take another way than they seem to be meant."""
-    for name in type(policy.match).model_fields:
-        for pattern in getattr(policy.match, name):
+    match = policy.match
+    places: list[tuple[Location, tuple[str, ...]]] = [
+        (("match", name), getattr(match, name)) for name in type(match).model_fields if name != "attributes"
+    ]
+    places += [(("match", "attributes", name), patterns) for name, patterns in match.attributes.items()]
+    for where, patterns in places:
+        for pattern in patterns:
             dots = re.sub(r"\.[*+]", "", pattern).count(".")  # com.acme.* is one of dotted names
             if not _EXPRESSION.search(pattern) and (dots or not re.search(r"\.[*+]", pattern)):
                 continue
@@ -69,7 +74,7 @@ def _expressions(policy: Policy) -> Iterator[tuple[Location, str]]:
             if not set(meant) & set("()|+\\"):
                 advice = f"did you mean {meant}? (a dot or a sign that is meant stands in brackets: [.])"
             yield (
-                ("match", name),
+                where,
                 f"{pattern} looks like a regular expression, but patterns are those of a shell (*, ?, [seq]), so "
                 f"each other sign in it stands for itself; {advice}",
             )

@@ -12,7 +12,7 @@ import hashlib
 import re
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -366,6 +366,37 @@ async def test_put_that_loses_a_race_while_retrying_is_refused(s3_server: S3Serv
         async with ScriptedServer(script) as server, opened(server.endpoint, bucket) as store:
             with pytest.raises(ObjectExists):
                 await put(store, "a.pack")
+
+
+@pytest.mark.parametrize("code", ["ConditionalRequestConflict", "OperationAborted", "Conflict", ""])
+@pytest.mark.parametrize("taken", [False, True])
+async def test_put_that_meets_a_conflict_is_sent_again(s3_server: S3Server, code: str, taken: bool) -> None:  # noqa: F811
+    """A 409 of any code says that another write is under way: sent again it is stored, or meets what that one left."""
+    bucket = await s3_server.make_bucket()
+    async with opened(s3_server.endpoint, bucket) as other:
+        conflicts = [xml_error(409, code) if code else Answer(status=409)]
+
+        async def script(request: Request) -> Reply:
+            if request.method == "PUT" and conflicts:
+                if taken:
+                    await put(other, "a.pack")
+                return conflicts.pop()
+            return await forward(request, s3_server.endpoint)
+
+        async with ScriptedServer(script) as server, opened(server.endpoint, bucket) as store:
+            with pytest.raises(ObjectExists) if taken else nullcontext():
+                await put(store, "a.pack")
+            assert [request.headers.get("if-none-match") for request in server.seen("PUT")] == ["*", "*"]
+            assert await store.get("a.pack") == DATA
+
+
+async def test_put_that_meets_conflicts_alone_says_that_trying_later_may_help() -> None:
+    """After the attempts of one call it is a transient error with what the store said."""
+    async with scripted(lambda _: xml_error(409, "Conflict", "in the making")) as (store, server):
+        with pytest.raises(ColdTierUnavailable, match=r"Conflict in the making \(HTTP 409\)") as caught:
+            await put(store, "a.pack")
+        assert "something else changes that key" in caught.value.hint
+        assert len(server.seen("PUT")) > 1
 
 
 async def test_store_without_conditional_writes_still_refuses_a_taken_key(s3_server: S3Server) -> None:  # noqa: F811

@@ -253,10 +253,14 @@ LAST = {"name": "last", "match": {}, "retain": "forever"}
 )
 def test_policy_warnings_name_patterns_that_look_like_regular_expressions(pattern: str, advice: str) -> None:
     """They match names with just these signs in them, which hardly any name has."""
-    [(where, text)] = caveats({"name": "a", "match": {"saga_name": pattern}, "retain": "forever"}, LAST)
-    assert where == (0, "match", "saga_name")
-    assert f"{pattern} looks like a regular expression" in text
-    assert advice in text
+    for match, place in (
+        ({"saga_name": pattern}, ("saga_name",)),
+        ({"attributes": {"tenant": ["acme", pattern]}}, ("attributes", "tenant")),
+    ):
+        [(where, text)] = caveats({"name": "a", "match": match, "retain": "forever"}, LAST)
+        assert where == (0, "match", *place)
+        assert f"{pattern} looks like a regular expression" in text
+        assert advice in text
 
 
 @pytest.mark.parametrize(
@@ -264,7 +268,8 @@ def test_policy_warnings_name_patterns_that_look_like_regular_expressions(patter
 )
 def test_policy_warnings_accept_patterns_of_a_shell(pattern: str) -> None:
     """Dotted names among them."""
-    assert caveats({"name": "a", "match": {"saga_name": pattern}, "retain": "forever"}, LAST) == []
+    for match in ({"saga_name": pattern}, {"attributes": {"tenant": pattern}}):
+        assert caveats({"name": "a", "match": match, "retain": "forever"}, LAST) == []
 
 
 @pytest.mark.guarantee("G3")

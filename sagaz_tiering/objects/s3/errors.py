@@ -50,6 +50,9 @@ _REGION = {
     "307",
 }
 _BUSY = {"RequestTimeout", "ConditionalRequestConflict", "OperationAborted", "SlowDown", "InternalError"}
+_WRITES = {"PutObject", "CompleteMultipartUpload", "CopyObject"}
+"""Where 409 says that something else changes the key or the bucket just now, whatever code a store has for it: send it
+again (`If-None-Match` in https://docs.aws.amazon.com/AmazonS3/latest/API/API_PutObject.html)."""
 _INTEGRITY = {"BadDigest", "InvalidDigest", "XAmzContentSHA256Mismatch", "XAmzContentChecksumMismatch"}
 _MISSING_FEATURE = {"NotImplemented", "MissingContentMD5", "MissingContentLength"}
 
@@ -176,6 +179,8 @@ def _refused(exc: ClientError, code: str, said: str, asked: Asked, options: S3Op
             said,
             hint="the store lacks a feature: try encryption: none, checksums: when_required or another class",
         )
+    if status == 409 and asked.operation in _WRITES:
+        return ColdTierUnavailable(f"{said} (HTTP 409)", hint="something else changes that key or bucket: try again")
     if status >= 500 or status == 429 or code in _BUSY or "Throttl" in code:
         return ColdTierUnavailable(f"{said} (HTTP {status})", hint=_reach_hint(options))
     if code in _REGION or status in (301, 307):
