@@ -85,10 +85,10 @@ class CatalogDictionaries:
             await fence(conn, lease)
             return affected(await conn.execute(_SQL["publish"], *values, dictionary.data)) == 1
 
-    async def adopt(self, dictionary: Dictionary, found_at: datetime) -> bool:
+    async def enter(self, dictionary: Dictionary, found_at: datetime) -> bool:
         """Know one that the bucket has, of which saga name is not known; False if it was known."""
         values = (dictionary.id, dictionary.digest, found_at, dictionary.data)
-        return await self._db.execute(_SQL["adopt"], *values) == 1
+        return await self._db.execute(_SQL["enter"], *values) == 1
 
     async def altered(self) -> list[bytes]:
         """The sha256 of those whose content is not what it was."""

@@ -166,7 +166,7 @@ class Packs:
         """Of these packs, the ones that have a row."""
         return {row["pack_uuid"] for row in await self._db.fetch(_SQL["known"], list(pack_uuids))}
 
-    async def adopt(self, pack: NewPack, frames: Sequence[IndexedFrame], lease: Lease, now: datetime) -> int:
+    async def enter(self, pack: NewPack, frames: Sequence[IndexedFrame], lease: Lease, now: datetime) -> int:
         """A pack that is in the bucket already becomes `ACTIVE` with these snapshots; how many. One transaction.
 
         Durable rows that are not newer go. What the catalog knows of an upload of it is forgotten.

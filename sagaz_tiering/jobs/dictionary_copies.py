@@ -86,13 +86,13 @@ async def keep(context: JobContext, dictionaries: Iterable[Dictionary]) -> int:
             await spend(context, "train", upload_cost(context.prices, StorageClass.STANDARD), must=True)
             await bucket.replace(dictionary)
         if not in_bucket or dictionary.digest not in known:
-            await catalog.adopt(dictionary, context.now)
+            await catalog.enter(dictionary, context.now)
             _log.warning("dictionary.put_back", dictionary_id=dictionary.id.hex())
             added += 1
     return added
 
 
-async def reconcile(context: JobContext, tally: Tally) -> None:
+async def put_back_lost(context: JobContext, tally: Tally) -> None:
     """Put back what a place lost: Redis was emptied, the catalog is from an old dump, an object was deleted."""
     in_bucket = await learn(context, tally)
     bucket, catalog = BucketDictionaries(context.objects), context.catalog.dictionaries
@@ -110,7 +110,7 @@ async def reconcile(context: JobContext, tally: Tally) -> None:
             tally.add("put_back")
             tally.note(f"{dictionary_key(digest)} was not in the bucket; put back from the catalog")
     try:
-        await _reconcile_redis(context, known, tally)
+        await _put_back_into_redis(context, known, tally)
     except HotTierUnavailable as exc:
         tally.note(f"dictionaries in Redis were not looked at: {exc}")
 
@@ -122,7 +122,7 @@ async def _in_catalog(context: JobContext, digest: bytes) -> Dictionary | None:
     return found if found is not None and found.digest == digest else None
 
 
-async def _reconcile_redis(context: JobContext, known: Collection[bytes], tally: Tally) -> None:
+async def _put_back_into_redis(context: JobContext, known: Collection[bytes], tally: Tally) -> None:
     redis, catalog = HotDictionaries(context.hot), context.catalog.dictionaries
     told = await redis.current()
     strange = set(told.values()) - {digest[:DICTIONARY_ID_BYTES] for digest in known}
@@ -155,7 +155,7 @@ async def learn(context: JobContext, tally: Tally) -> set[bytes]:
             tally.add("unreadable")
             tally.note(f"not in the catalog: {exc}")
             continue
-        if await catalog.adopt(dictionary, info.modified_at):
+        if await catalog.enter(dictionary, info.modified_at):
             tally.add("dictionaries_learnt")
     return found
 

@@ -29,7 +29,7 @@ from sagaz_tiering.jobs.attributes import mend, write_anew
 from sagaz_tiering.jobs.budget import spend_reads
 from sagaz_tiering.jobs.collect import pack_of
 from sagaz_tiering.jobs.context import JobContext, Tally
-from sagaz_tiering.jobs.dictionary_copies import keep, look_into_dictionaries, reconcile
+from sagaz_tiering.jobs.dictionary_copies import keep, look_into_dictionaries, put_back_lost
 from sagaz_tiering.jobs.upload import keep_footer_readable
 from sagaz_tiering.jobs.vouching import compare_frames, whole
 from sagaz_tiering.keys.frame_key import FrameKey
@@ -101,7 +101,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
             await _report(context, lease, pack, info, finding, tally)
         if context.stopping.is_set():
             return
-    await reconcile(context, tally)
+    await put_back_lost(context, tally)
     await look_into_dictionaries(context, tally)
     budget = Budget(context.settings.jobs.scrub_requests, context.settings.jobs.scrub_bytes)
     before = context.now - context.settings.jobs.scrub_cycle
@@ -331,7 +331,7 @@ async def _keep_dictionaries(context: JobContext, pack: Pack, footer: Footer, ta
     """What its frames need is in bucket and catalog, too; a pack may have been made with what only Redis had."""
     lacking = set(footer.dictionaries) - await context.catalog.dictionaries.digests()
     if not lacking:
-        return  # `reconcile` has compared those with the bucket
+        return  # `put_back_lost` has compared those with the bucket
     found = await context.dictionaries.need(*{digest[:DICTIONARY_ID_BYTES] for digest in lacking})
     right = [dictionary for dictionary in found.values() if dictionary.digest in lacking]
     tally.add("put_back", await keep(context, right))

@@ -182,7 +182,7 @@ async def _take(
         replace(frame, snapshots=[s for s in frame.snapshots if s[0].snapshot_id not in settled.elsewhere])
         for frame in placed_frames(footer)
     ]
-    published = await context.catalog.packs.adopt(
+    published = await context.catalog.packs.enter(
         _new_pack(info, footer, digest, context.policies), frames, lease, context.now
     )
     await context.catalog.quarantine.resolve("object", info.key)

@@ -11,9 +11,8 @@ from support.snapshots import make
 from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable, SnapshotLost
+from sagaz_tiering.jobs import JOBS
 from sagaz_tiering.snapshot import SagaSnapshot
-
-JOBS = ("age", "expire", "train", "scrub", "compact", "restore", "collect", "transition")
 
 
 @pytest.fixture
@@ -141,7 +140,7 @@ async def test_keys_of_another_type_stop_no_job(shop: Product, loses: bool) -> N
     for days in (0, 9, 9):
         shop.clock.advance(days * DAY)
         await shop.runtime.db.execute("UPDATE sagaz_tiering.saga_snapshots SET claimed_until = NULL")
-        for job in ("reconcile", *JOBS):
+        for job in JOBS:
             await shop.run(job)
             await shop.run(job, dry_run=True)
     assert {f"{index}:set-aside" for index in indexes} <= (await quarantined(shop)).keys()

@@ -23,6 +23,7 @@ from support.yaml_config import write_config
 from sagaz_tiering.catalog.mark import OWNER_KEY, Mark, parse
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import CatalogBehind, CatalogUnproven, CorruptPack, ForeignCatalog, WrongBucket
+from sagaz_tiering.jobs import JOBS
 from sagaz_tiering.jobs.context import Tally
 from sagaz_tiering.jobs.ownership import BEAT, BEATS, Beat, look, secure
 from sagaz_tiering.operations.rebuild import Wish, adopt
@@ -38,9 +39,8 @@ POLICIES: list[dict[str, Any]] = [
     },
     {"name": "rest", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}]},
 ]
-JOBS = {"retire_grace": "1d", "expire_max_share": "1.0", "collect_min_age": "1h"}
+OPTIONS = {"retire_grace": "1d", "expire_max_share": "1.0", "collect_min_age": "1h"}
 TAKE_OVER = Wish(take_over=True)
-EVERY_JOB = ("age", "transition", "expire", "compact", "scrub", "collect", "train")
 
 
 @dataclass(slots=True)
@@ -61,7 +61,7 @@ class World:
             redis_url=self.redis_url,
             cold=self.folder / cold,
             policies=POLICIES,
-            jobs=JOBS,
+            jobs=OPTIONS,
             **sections,
         )
         async with product(settings, now=self.now) as shop:
@@ -111,7 +111,7 @@ async def mark_of(shop: Product) -> Mark:
 
 async def refused(shop: Product, error: type[ForeignCatalog]) -> None:
     """Every job stops before it does anything."""
-    for job in EVERY_JOB:
+    for job in JOBS:
         with pytest.raises(error):
             await shop.run(job)
 
@@ -456,12 +456,12 @@ async def test_older_dump_that_was_put_back_is_as_before_after_adopt(world: Worl
         assert sorted((e["hold_id"], e["action"]) for e in await shop.runtime.catalog.holds.entries(99)) == sorted(log)
         verdict = await verify(shop.runtime.job_context())
         assert verdict.clean, verdict.findings
-        for job in EVERY_JOB:
+        for job in JOBS:
             await shop.run(job)
         assert await answers(shop, saved) == before
         shop.clock.advance(40 * DAY)
         for _ in range(2):
-            for job in EVERY_JOB:
+            for job in JOBS:
                 await shop.run(job)
             shop.clock.advance(2 * DAY)
         for name in ("held packed", "held durable", "old", "after"):

@@ -15,6 +15,7 @@ from sagaz_tiering.config.load import load_config
 from sagaz_tiering.config.schedule import JobTimes, Schedule
 from sagaz_tiering.config.times import DAYS
 from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.jobs import JOBS
 from sagaz_tiering.jobs.times import longest_wait, next_runs, next_start
 
 BERLIN = ZoneInfo("Europe/Berlin")
@@ -298,6 +299,11 @@ def test_longest_wait_is_what_a_schedule_leaves_out() -> None:
     assert longest_wait(times(cron="0 2 * * *"), now) == DAY
     nights = times(every="1h", windows=NIGHTS)
     assert 2 * DAY < longest_wait(nights, now) <= 2 * DAY + 15 * HOUR
+
+
+def test_schedule_has_times_for_each_job_that_is_scheduled() -> None:
+    """A job without times there would run once a day, and nobody could say when."""
+    assert set(Schedule.model_fields) == {name for name, job in JOBS.items() if job.scheduled}
 
 
 def test_next_runs_names_every_job() -> None:

@@ -25,7 +25,7 @@ ON CONFLICT (dictionary_id) DO UPDATE
    SET saga_name = excluded.saga_name, trained_at = excluded.trained_at, sagas = excluded.sagas, saves = excluded.saves
  WHERE d.saga_name IS NULL
 
--- name: adopt
+-- name: enter
 INSERT INTO sagaz_tiering.dictionaries (dictionary_id, digest, trained_at, data) VALUES ($1, $2, $3, $4)
 ON CONFLICT (dictionary_id) DO NOTHING
 

@@ -87,7 +87,7 @@ async def _pack_all(context: JobContext, writes: AgeWrites, tally: Tally) -> Non
                 async for batch in hot:
                     tally.add("sagas", batch.sagas)
                     await _pack(context, packer, batch, writes, twice, tally)
-            async with aclosing(_ahead(due_durable.batches(context, open_claims, writes, packer.holds))) as durable:
+            async with aclosing(_ahead(due_durable.batches(context, open_claims, writes, packer.has))) as durable:
                 async for batch in durable:
                     tally.add("durable_only", len(batch.values))
                     await _pack(context, packer, batch, writes, twice, tally)

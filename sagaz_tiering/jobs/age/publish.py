@@ -52,14 +52,14 @@ class _OpenPack:
     policy: Policy
     bucket: str
     writer: PackWriter
-    held: list[_WrittenPart] = field(default_factory=list)
+    parts: list[_WrittenPart] = field(default_factory=list)
     oldest_due_us: int = 2**63 - 1
     max_clock_us: int = -(2**63)
     revisions: set[str | None] = field(default_factory=set)
 
     def take(self, part: Part) -> None:
         self.writer.add(part.frame)
-        self.held.append(_WrittenPart(part.claim, part.frame.entry.snapshots))
+        self.parts.append(_WrittenPart(part.claim, part.frame.entry.snapshots))
         self.oldest_due_us = min(self.oldest_due_us, part.oldest_due_us)
         self.max_clock_us = max(self.max_clock_us, part.max_clock_us)
         self.revisions.add(part.attributes_revision)
@@ -77,7 +77,7 @@ class Packer:
         self._writes = writes
         self._tally = tally
         self._open: dict[tuple[str, str], _OpenPack] = {}
-        self._held: set[int] = set()
+        self._waiting: set[int] = set()
         self._under_way: dict[asyncio.Task[None], int] = {}
 
     async def __aenter__(self) -> Packer:
@@ -92,9 +92,9 @@ class Packer:
                 with suppress(SagazTieringError, asyncio.CancelledError):  # of two errors the first is told
                     task.result()
 
-    def holds(self, snapshot_id: UUID) -> bool:
+    def has(self, snapshot_id: UUID) -> bool:
         """Whether a snapshot waits in a pack of this run (its claim may have run out meanwhile)."""
-        return snapshot_id.int in self._held
+        return snapshot_id.int in self._waiting
 
     async def add(self, part: Part) -> None:
         """Take a frame; begins to publish the pack it fills."""
@@ -107,7 +107,7 @@ class Packer:
             self._open[key] = _OpenPack(part.policy, part.bucket, writer)
         pack = self._open[key]
         pack.take(part)
-        self._held |= {entry.meta.snapshot_id.int for entry in part.frame.entry.snapshots}
+        self._waiting |= {entry.meta.snapshot_id.int for entry in part.frame.entry.snapshots}
         part.claim.open_parts += 1
         target = context.settings.tiers.cold.pack.target
         if pack.writer.size >= target:
@@ -153,10 +153,10 @@ class Packer:
     async def _postpone(self, pack: _OpenPack, deadline_us: int) -> None:
         look_us = min(deadline_us, self._context.now_us + micros(pack.policy.linger) // LOOKS_PER_LINGER)
         self._tally.add("waiting", pack.writer.snapshot_count)
-        for held in pack.held:
-            held.claim.look_at(look_us)
+        for part in pack.parts:
+            part.claim.look_at(look_us)
         await self._writes.postpone(
-            [Postponement.of(entry.meta, look_us, entry.expires_us) for held in pack.held for entry in held.snapshots]
+            [Postponement.of(entry.meta, look_us, entry.expires_us) for part in pack.parts for entry in part.snapshots]
         )
         await self._let_go(pack, evicted=False)
 
@@ -171,7 +171,7 @@ class Packer:
         self._tally.add("archived", published)
         self._tally.add("bytes", size)
         metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
-        tokens = {held.claim.saga.saga_id: held.claim.saga.token for held in pack.held}
+        tokens = {part.claim.saga.saga_id: part.claim.saga.token for part in pack.parts}
         gone, ended = await writes.evict(metas, tokens)
         self._tally.add("evicted", gone)
         await writes.evicted(pack_id)
@@ -203,9 +203,9 @@ class Packer:
 
     async def _let_go(self, pack: _OpenPack, *, evicted: bool, ended: Collection[UUID] = ()) -> None:
         """Its claims go on; those of sagas that have `ended` are over, nobody need acknowledge them."""
-        open_claims = {id(held.claim): held.claim for held in pack.held}
-        for held in pack.held:
-            self._held -= {entry.meta.snapshot_id.int for entry in held.snapshots}
-            held.claim.open_parts -= 1
-            held.claim.left -= len(held.snapshots) if evicted else 0
+        open_claims = {id(part.claim): part.claim for part in pack.parts}
+        for part in pack.parts:
+            self._waiting -= {entry.meta.snapshot_id.int for entry in part.snapshots}
+            part.claim.open_parts -= 1
+            part.claim.left -= len(part.snapshots) if evicted else 0
         await self._writes.ack([claim for claim in open_claims.values() if claim.saga.saga_id not in ended])

@@ -20,7 +20,7 @@ from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.dictionaries.training import train
 from sagaz_tiering.jobs.context import JobContext, Tally
-from sagaz_tiering.jobs.dictionary_copies import AT_MOST_EVERY, Trained, publish, reconcile
+from sagaz_tiering.jobs.dictionary_copies import AT_MOST_EVERY, Trained, publish, put_back_lost
 from sagaz_tiering.jobs.train.samples import SagaSample, masked_contents, samples
 from sagaz_tiering.packs.frame import build_frame
 
@@ -39,7 +39,7 @@ async def preview(context: JobContext, tally: Tally) -> None:
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     """Put back what was lost, then train and publish what pays."""
-    await reconcile(context, tally)
+    await put_back_lost(context, tally)
     async for trained in _candidates(context, tally):
         if await publish(context, lease, trained):
             tally.add("dictionaries")
