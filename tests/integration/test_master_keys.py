@@ -172,6 +172,7 @@ async def test_backup_of_data_keys_after_the_catalog_is_lost(
         context, tally = shop.runtime.job_context(), Tally(None)
         await rebuilt_from_bucket(shop, tally)
         assert tally.counts["encrypted_frames"] == 4
+        assert not await shop.storage.timeline(saved[0].saga_id)
         assert len(await shop.storage.timeline(saved[5].saga_id)) == 5
         with pytest.raises(ErasedData) as lost:
             await shop.storage.get_snapshot(saved[5].snapshot_id)

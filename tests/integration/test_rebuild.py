@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from support.commands import cli
-from support.encrypted import save_all
+from support.encrypted import aged, bucket, encrypted, frames_of, key_file, save_all
 from support.payload import snapshots
 from support.servers import fresh_database
 from support.tiers import DAY, Product, config, product, rebuilt_from_bucket
@@ -19,6 +19,7 @@ from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import ConfigError, ForeignCatalog, SnapshotArchived
 from sagaz_tiering.jobs.context import Tally
+from sagaz_tiering.operations.key_backup import export_keys, import_keys
 from sagaz_tiering.operations.rebuild import Wish, measure, proposed_id, rebuild
 from sagaz_tiering.snapshot import SagaSnapshot
 
@@ -134,6 +135,40 @@ async def test_rebuilt_catalog_gives_equal_answers(
         again = Tally(None)
         await rebuild(context, again, whose, NOW)
         assert not again.counts["packs"]
+
+
+@pytest.mark.parametrize("name", ["plain", "secret"])
+async def test_erased_saga_stays_erased_after_a_rebuild(
+    name: str, database: str, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+) -> None:
+    """The pack still has its bytes, and a backup its data key; the journal in the bucket says that it was erased."""
+    key_file(tmp_path)
+    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+        saved = list(snapshots(2, created_at=shop.clock.now(), saga_name=name))
+        await aged(shop, saved)
+        backup = [line async for line in export_keys(shop.runtime.job_context())]
+        erased, kept = saved[0].saga_id, saved[-1].saga_id
+        await shop.storage.forget(erased)
+        await shop.run("collect")  # takes the journal to the bucket
+        now = shop.clock.now()
+    assert any(frames_of(data, erased) for data in bucket(tmp_path).values())
+    async with (
+        fresh_database(postgres_server) as other,
+        product(encrypted(other, redis_url, tmp_path), now=now) as shop,
+    ):
+        await rebuilt_from_bucket(shop)
+        await import_keys(shop.runtime.job_context(), backup)
+        for jobs in ((), ("age", "expire"), ("compact", "age", "expire")):
+            for job in jobs:
+                await shop.run(job)
+            for snapshot in saved:
+                there = snapshot if snapshot.saga_id == kept else None
+                assert await shop.storage.get_snapshot(snapshot.snapshot_id) == there
+            assert await shop.storage.list_snapshots(erased) == []
+            assert await shop.storage.get_latest_snapshot(erased) is None
+            assert await shop.storage.timeline(erased) == []
+            assert [found.saga_id for found in await shop.storage.find(saga_name=name)] == [kept]
+            shop.clock.advance(2 * DAY)
 
 
 async def test_catalog_dropped_under_a_running_process(database: str, redis_url: str, tmp_path: Path) -> None:
