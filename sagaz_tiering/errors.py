@@ -19,6 +19,7 @@
     │   ├── LocalStorageUnavailable     the directory of a FilesystemSnapshotStorage
     │   └── MasterKeyUnavailable        the master key or the KMS that opens encrypted frames
     ├── UnexpectedFailure               something that nobody thought of; its cause is with it
+    │   └── StatementRefused            PostgreSQL takes no such statement or value, however often it is asked
     ├── NoSuchSnapshot                  a saga has no snapshot of that step, time or id
     ├── Unreadable                      what is there cannot be read (.unreadable; of a list the rest: .readable)
     │   ├── SnapshotArchived            the bytes are in an archive class; restore first
@@ -89,15 +90,9 @@ class PolicyError(ConfigError):
 
 
 class WrongEventLoop(SagazTieringError):
-    """What has open connections was called on another event loop, thread or process than theirs; nothing was sent.
+    """What has open connections was called on another event loop, thread or process than theirs; nothing was sent."""
 
-    Storages made from options, and `TieredSnapshotStorage.from_config`, serve every loop and never raise it.
-    """
-
-    hint = (
-        "use it where it was first used, or close it there before it is used elsewhere; a storage made from options "
-        "(a URL, TieredSnapshotStorage.from_config) can be called from everywhere"
-    )
+    hint = "use or close it where it was first used; storages made from a URL, or by from_config, serve every loop"
 
 
 class MissingDependencyError(SagazTieringError):
@@ -115,6 +110,12 @@ class UnexpectedFailure(SagazTieringError):
 
     hint = "the log has its cause; if it comes again, please report it with that"
     permanent = False
+
+
+class StatementRefused(UnexpectedFailure):
+    """PostgreSQL is there, and takes no such statement or value; asked again it would say the same."""
+
+    permanent = True
 
 
 class InvalidSnapshot(SagazTieringError):
@@ -232,8 +233,8 @@ class SnapshotArchived(Unreadable):
     ) -> None:
         shown = ", ".join(str(i) for i in snapshot_ids[:3]) + (" …" if len(snapshot_ids) > 3 else "")
         ways = f" (restore {'; '.join(map(str, options))})" if options else ""
-        message = f"{len(snapshot_ids)} snapshot(s) ({shown}) are archived in {storage_class}{ways}"
-        super().__init__(message, hint=how_to_restore)
+        what = f"{len(snapshot_ids)} snapshot(s) ({shown}) are archived in {storage_class}{ways}"
+        super().__init__(what, hint=how_to_restore)
         self.storage_class = storage_class
         self.snapshot_ids = tuple(snapshot_ids)
         self.object_keys = tuple(object_keys)
@@ -344,9 +345,7 @@ class CatalogBehind(ForeignCatalog):
 
 class CatalogUnproven(ForeignCatalog):
     """The database is not the one that moved the bucket's mark last: it is a copy, or it was moved or upgraded.
-
-    `nonce` is what the mark carries: a daemon that sees it stand still takes the database for the owner.
-    """
+    `nonce` is what the mark carries: a daemon that sees it stand still takes the database for the owner."""
 
     permanent = False
     hint = (

@@ -12,6 +12,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
 
+from sagaz_tiering.catalog.durable import lock_rows
 from sagaz_tiering.catalog.holds import HOLD_LOCK, Holds, match_text, subject_columns
 from sagaz_tiering.catalog.journal import JournalEntry, note
 from sagaz_tiering.catalog.leases import Lease, fence
@@ -23,6 +24,7 @@ from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load(__package__, "catch_up")
+_ROWS_OF_SAGA = load(__package__, "erasures")["rows_of_saga"]
 _PAGE = 1000
 ERASURE_FIELDS = ("erasure_id", "saga_id", "hot", "durable", "archived", "replays", "snapshots")
 """What the journal tells of an erasure beside who ordered it, why and when."""
@@ -102,6 +104,7 @@ async def _delete(conn: Connection, entries: Sequence[JournalEntry]) -> None:
     pairs = [(snapshot_id, entry.at) for entry in entries for snapshot_id in entry.body["snapshot_ids"]]
     if pairs:
         ids, times = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        await lock_rows(conn, ids)
         for query in ("bury", "delete_durable", "delete_places"):
             await conn.execute(_SQL[query], ids, times)
 
@@ -121,6 +124,7 @@ async def _erase(conn: Connection, entry: JournalEntry) -> None:
     if other is not None:
         await conn.execute(_SQL["pass_on"], other, erasure_id)
         await conn.execute(_SQL["drop_erasure"], other)
+    await lock_rows(conn, [row["snapshot_id"] for row in await conn.fetch(_ROWS_OF_SAGA, saga_id)])
     for query in ("erase_durable", "erase_replays", "erase_places"):
         await conn.execute(_SQL[query], saga_id, at)
     await conn.execute(_SQL["erase_packs"], erasure_id, saga_id, at)

@@ -21,7 +21,7 @@ from sagaz_tiering.catalog.group_commit import GroupCommit
 from sagaz_tiering.catalog.holds import Holds, hold_still
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.clock import from_micros, to_micros
-from sagaz_tiering.drivers.postgresql.pool import Database, affected
+from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, recordset, to_column
 from sagaz_tiering.errors import CatalogUnavailable, LegalHold
@@ -310,6 +310,7 @@ class DurableCopies:
             held = await self._holds.covering(metas, conn, ends=ends)
             gone = [meta for meta in metas if meta.snapshot_id not in held]
             ids, saves = [meta.snapshot_id for meta in gone], [from_micros(meta.saved_us) for meta in gone]
+            await lock_rows(conn, ids)
             await conn.execute(_SQL["drop_hot_saves"], ids, saves)
             yield affected(await conn.execute(_SQL["delete_versions"], ids, saves)), held
 
@@ -331,6 +332,14 @@ class DurableCopies:
         """
         row = await self._db.fetchrow(_SQL["estimate"], now, _EXACT_PAGES, MOST_DUE)
         return {} if row is None else dict(row)
+
+
+async def lock_rows(conn: Connection, ids: Sequence[UUID]) -> None:
+    """In a transaction that removes something of these snapshots by more than one statement, before the first.
+
+    Deleting a row locks the row of its saga, and a save has the snapshot's row when it comes for that.
+    """
+    await conn.execute(_SQL["lock"], list(ids))
 
 
 def _many(rows: Sequence[tuple[Any, ...]]) -> tuple[str, list[bytes]]:

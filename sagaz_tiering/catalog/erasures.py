@@ -197,7 +197,7 @@ class Erasures:
             # Redis may have a later save of these under another saga, so no more than this version is buried.
             found = {row.snapshot_id: row.saved_at for row in rows if row.saved_at is not None and row.saved_at <= now}
             found |= {one.snapshot.snapshot_id: max(one.until, now) for one in known}
-            durable, archived = await remove(conn, sorted(found.items()))
+            durable, archived = await remove(conn, sorted(found.items()), {row.snapshot_id for row in rows})
             places = await conn.fetch(_SQL["drop_places"], saga_id)
             gone = durable | archived.keys() | {row["snapshot_id"] for row in places}
             replays = affected(await conn.execute(_SQL["drop_replays"], saga_id))

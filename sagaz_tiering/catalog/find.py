@@ -31,6 +31,8 @@ _SQL = load(__package__, "find")
 
 PLACE_BITS: Final = 11
 """A place is a time in microseconds and so many bits of the saga's id."""
+_FARTHEST: Final = 2**52 - 1
+"""Microseconds from 1970, until 1827 and 2112: what began beyond has the place of that instant, as `place_of` says."""
 MOST_NAMES: Final = 200
 """So many names are each looked up by themselves; of more, all sagas are looked through."""
 _NAMES_AT_ONCE: Final = 10_000
@@ -65,13 +67,20 @@ class Question:
     @property
     def top(self) -> Position:
         """Before the newest saga that it may mean."""
-        until = self.begun_until
-        return Position(_LAST if until is None else to_micros(until) << PLACE_BITS, _NO_ID)
+        until_us = _FARTHEST + 1 if self.begun_until is None else to_micros(self.begun_until)
+        return Position(_LAST if until_us > _FARTHEST else max(until_us, 1 - _FARTHEST) << PLACE_BITS, _NO_ID)
 
     @property
     def first_place(self) -> int:
         """Of the oldest saga that it may mean."""
-        return _FIRST if self.begun_from is None else to_micros(self.begun_from) << PLACE_BITS
+        from_us = -_FARTHEST if self.begun_from is None else to_micros(self.begun_from)
+        return _FIRST if from_us <= -_FARTHEST else min(from_us, _FARTHEST) << PLACE_BITS
+
+    def means(self, began_us: int) -> bool:
+        """Whether a saga that began then is from the time that is meant."""
+        if self.begun_from is not None and began_us < to_micros(self.begun_from):
+            return False
+        return self.begun_until is None or began_us < to_micros(self.begun_until)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,9 +97,10 @@ class KnownSaga:
         return self.position.saga_id
 
     @property
-    def began_us(self) -> int:
-        """When its first snapshot was made, in microseconds since 1970."""
-        return self.position.place >> PLACE_BITS
+    def began_us(self) -> int | None:
+        """When its first snapshot was made, in microseconds since 1970; None: beyond what places can tell."""
+        began_us = self.position.place >> PLACE_BITS
+        return began_us if abs(began_us) < _FARTHEST else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,6 +16,7 @@ from uuid import UUID
 
 import asyncpg
 
+from sagaz_tiering.catalog.durable import lock_rows
 from sagaz_tiering.catalog.erasures import note_late_pack
 from sagaz_tiering.catalog.locations import buried
 from sagaz_tiering.catalog.saga_keys import keys_there
@@ -182,6 +183,7 @@ async def insert_places(
         if not replace:
             taken = {row["snapshot_id"] for row in await conn.fetch(_SQL["taken"], ids)}
             raise AlreadyPacked(f"{len(taken)} snapshots of pack {pack_id} are in other packs", taken) from exc
+        await lock_rows(conn, ids)  # of which the nearer ones are dropped later on
         await conn.execute(_SQL["drop_superseded"], ids)
         return await _copy_places(conn, pack_id, frames, steps, left_out)
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from sagaz_tiering.catalog.durable import naming
+from sagaz_tiering.catalog.durable import lock_rows, naming
 from sagaz_tiering.catalog.holds import Holds, Named
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves
 from sagaz_tiering.catalog.journal import note
@@ -197,13 +197,16 @@ class Locations:
         return await self._db.execute(_SQL["prune_tombstones"], before)
 
 
-async def remove(conn: Connection, saves: Sequence[tuple[UUID, datetime]]) -> tuple[set[UUID], dict[UUID, int]]:
+async def remove(
+    conn: Connection, saves: Sequence[tuple[UUID, datetime]], others: Collection[UUID] = ()
+) -> tuple[set[UUID], dict[UUID, int]]:
     """Remove snapshots that were saved until an instant, each with its own; what was saved later stays.
 
     (durable ids, archived ids with their packs) that went. No job publishes such a save again. The caller holds
-    ARCHIVE_LOCK, shared, so that what is in packs was saved before.
+    ARCHIVE_LOCK, shared, so that what is in packs was saved before. `others`: of these it removes rows afterwards.
     """
     ids, until = [save[0] for save in saves], [save[1] for save in saves]
+    await lock_rows(conn, [*ids, *others])
     await conn.execute(_SQL["bury"], ids, until)
     await drop_hot_saves(conn, ids, until)
     durable = await conn.fetch(_SQL["delete_durable"], ids, until)

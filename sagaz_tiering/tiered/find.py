@@ -144,7 +144,7 @@ class Finder:
                 or now_us < expires_us
                 or one.meta.snapshot_id in held
             ]
-            if alive and _is_meant(search, alive):
+            if alive and _is_meant(search, saga, alive):
                 found.append((saga, _summary(saga, alive, rules, now_us)))
         return found
 
@@ -182,8 +182,14 @@ class _Dated(NamedTuple):
         return (Tier.HOT.value if self.one.in_redis else Tier.DURABLE.value,)
 
 
-def _is_meant(search: Search, alive: Sequence[_Dated]) -> bool:
+def _began_us(saga: KnownSaga, alive: Sequence[_Dated]) -> int:
+    return min(each.one.meta.created_us for each in alive) if saga.began_us is None else saga.began_us
+
+
+def _is_meant(search: Search, saga: KnownSaga, alive: Sequence[_Dated]) -> bool:
     """Whether what has not expired of a saga is what is looked for."""
+    if not search.question.means(_began_us(saga, alive)):
+        return False
     if search.held is not None and search.held != any(each.held for each in alive):
         return False
     if search.tier is not None and not any(search.tier in each.place for each in alive):
@@ -207,7 +213,7 @@ def _summary(saga: KnownSaga, alive: Sequence[_Dated], rules: PolicySet, now_us:
     return SagaSummary(
         saga_id=saga.saga_id,
         saga_name=saga.saga_name,
-        first_at=from_micros(saga.began_us),
+        first_at=from_micros(_began_us(saga, alive)),
         last_at=from_micros(saga.end.created_us),
         last_step=saga.step_name,
         status=saga.end.status,

@@ -25,7 +25,15 @@ from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.config.sections import CatalogSettings
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.embedded import PostgresServer, postgres
-from sagaz_tiering.errors import CatalogRefused, CatalogUnavailable, ConfigError, HotTierRefused, HotTierUnavailable
+from sagaz_tiering.errors import (
+    CatalogRefused,
+    CatalogUnavailable,
+    ConfigError,
+    HotTierRefused,
+    HotTierUnavailable,
+    StatementRefused,
+    TierUnavailable,
+)
 from sagaz_tiering.snapshot import SagaSnapshot
 
 Servers = tuple[PostgresServer, PostgresServer, Gate]
@@ -266,6 +274,32 @@ async def test_statement_that_lost_to_another_is_run_again_whatever_the_servers_
                 pass
         await asyncio.gather(*asked)
         assert await db.fetchval("SELECT n FROM counted") == 1 + len(asked)
+
+
+@pytest.mark.parametrize(
+    ("query", "value"),
+    [
+        ("SELECT $1::bigint", 2**63),
+        ("SELECT $1::text", "\x00"),
+        ("SELECT $1::text", "\ud800"),
+        ("SELECT 1 / $1::integer", 0),
+        ("SELECT $1::bigint * 2", 2**62),
+        ("SELECT ($1::text)::timestamptz", "never"),
+        ("SELECT no_such_function($1::integer)", 0),
+        ("INSERT INTO sagaz_tiering.owner SELECT * FROM sagaz_tiering.owner WHERE $1", True),
+        ("SELECT $1 FRM", 1),
+    ],
+)
+async def test_fault_in_what_is_asked_is_not_taken_for_a_server_that_is_away(
+    database: str, query: str, value: object
+) -> None:
+    """Asked again it would be refused for ever: it is said at once, and nobody waits for the server."""
+    async with Database(CatalogSettings(url=database)) as db:
+        with pytest.raises(StatementRefused) as told:
+            await db.fetch(query, value)
+        assert told.value.permanent
+        assert not isinstance(told.value, TierUnavailable)
+        assert await db.fetchval("SELECT 1") == 1
 
 
 async def test_server_without_tls_is_told_apart(database: str) -> None:

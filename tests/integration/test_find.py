@@ -6,7 +6,7 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID
@@ -34,6 +34,8 @@ POLICIES = [
         "retain": "400d",
     }
 ]
+
+FAR = datetime(2254, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -266,6 +268,32 @@ async def test_count_is_exact_or_says_that_it_is_none(opened: Any, monkeypatch: 
         assert page.cursor is not None, "it has looked at no more than it may"
         rest = await shop.storage.find(status="failed", limit=30, cursor=page.cursor)
         assert len(rest) == 10
+
+
+@pytest.mark.guarantee("G12")
+@pytest.mark.parametrize("durability", ["durable", "hot"])
+async def test_sagas_of_any_year_are_found_in_order(opened: Any, durability: str) -> None:
+    """Also those that began where a place has no bits for, by time and by all else; with the time at which they did."""
+    years = (1700, 1750, 1826, 1828, 2026, 2111, 2113, 2200, 2254)
+    async with opened(durability) as shop:
+        begun = [datetime(year, 12, 31, 23, 59, 59, 999_999, tzinfo=UTC) for year in years]
+        await save(shop, *(of(at, created_at=each, retention_until=FAR) for at, each in enumerate(begun)))
+        rest = await found(shop)
+        assert set(rest) == {saga(at) for at in range(len(years))}
+        assert [each for each in rest if each in map(saga, range(3, 6))] == [saga(5), saga(4), saga(3)]
+        assert set(rest[:3]) == {saga(6), saga(7), saga(8)}, "beyond 2112 they are together"
+        assert {each.saga_id: each.first_at for each in await shop.storage.find()} == {
+            saga(at): each for at, each in enumerate(begun)
+        }
+        for first in (None, *begun):
+            for last in (None, *begun):
+                if first is None or last is None or first < last:
+                    meant = {saga(at) for at, each in enumerate(begun) if _is_from(each, first, last)}
+                    assert set(await found(shop, created=(first, last), limit=4)) == meant, (first, last)
+
+
+def _is_from(at: datetime, first: datetime | None, last: datetime | None) -> bool:
+    return (first is None or at >= first) and (last is None or at < last)
 
 
 async def test_what_cannot_be_asked_says_what_to_do(opened: Any) -> None:

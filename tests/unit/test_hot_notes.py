@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from support.snapshots import make
 
+from sagaz_tiering import metrics
 from sagaz_tiering.clock import SystemClock
-from sagaz_tiering.errors import CatalogUnavailable
+from sagaz_tiering.errors import CatalogUnavailable, StatementRefused
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.tiered.hot_notes import HotNotes
 
@@ -48,6 +49,28 @@ async def test_flush_tells_what_waits_and_leaves_what_comes_meanwhile_to_the_nex
     assert saves.noted == [3]
     await notes.flush()
     assert saves.noted == [3, 1]
+    await notes.close()
+
+
+async def test_what_postgresql_would_refuse_for_ever_holds_up_nobody() -> None:
+    """It is left out and counted; the others of its batch are told, and it does not come again."""
+    metas, told = [_meta() for _ in range(5)], list[UUID]()
+
+    async def note(given: Sequence[SnapshotMeta], _: Sequence[int | None]) -> int:
+        if metas[2] in given:
+            raise StatementRefused("no such value")
+        told.extend(meta.snapshot_id for meta in given)
+        return 1
+
+    catalog: Any = SimpleNamespace(hot_saves=SimpleNamespace(note=note), hot_tier=None)
+    hot: Any = SimpleNamespace(identity=SimpleNamespace(saves=_none_there), noted=_taken_off)
+    notes, before = HotNotes(catalog, hot, SystemClock()), metrics.HOT_SAVES_UNNOTED._value.get()
+    for meta in metas:
+        notes.add(meta, None, 1)
+    await notes.flush()
+    await notes.flush()
+    assert told == [meta.snapshot_id for meta in metas if meta is not metas[2]]
+    assert metrics.HOT_SAVES_UNNOTED._value.get() - before == 1
     await notes.close()
 
 

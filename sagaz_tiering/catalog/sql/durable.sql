@@ -167,6 +167,19 @@ SELECT snapshot_id, saga_id, saga_name, step_name, step_index, status, created_a
        attributes, expires_at
   FROM sagaz_tiering.saga_snapshots WHERE snapshot_id > $1 ORDER BY snapshot_id LIMIT $2
 
+-- name: lock
+-- Every row of these snapshots, and the packs that they are in, before something of them goes.
+WITH hot AS MATERIALIZED (
+    SELECT 1 FROM sagaz_tiering.hot_saves WHERE snapshot_id = ANY($1::uuid[]) ORDER BY snapshot_id FOR UPDATE),
+durable AS MATERIALIZED (
+    SELECT 1 FROM sagaz_tiering.saga_snapshots WHERE snapshot_id = ANY($1::uuid[]) ORDER BY snapshot_id FOR UPDATE),
+places AS MATERIALIZED (
+    SELECT pack_id FROM sagaz_tiering.snapshots WHERE snapshot_id = ANY($1::uuid[]) ORDER BY snapshot_id FOR UPDATE),
+their_packs AS MATERIALIZED (
+    SELECT 1 FROM sagaz_tiering.packs WHERE pack_id = ANY(ARRAY(SELECT DISTINCT pack_id FROM places))
+     ORDER BY pack_id FOR NO KEY UPDATE)
+SELECT (SELECT count(*) FROM hot), (SELECT count(*) FROM durable), (SELECT count(*) FROM their_packs)
+
 -- name: drop_hot_saves
 DELETE FROM sagaz_tiering.hot_saves h USING unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, saved_at)
  WHERE h.snapshot_id = v.snapshot_id AND h.saved_at <= v.saved_at

@@ -9,11 +9,14 @@ SELECT CASE WHEN sagaz_tiering.fill_sagas($1) THEN sagaz_tiering.fill_found($1) 
 
 -- name: note
 -- The newest snapshots that Redis has of these sagas; nothing where the catalog knows newer ones.
+WITH locked AS MATERIALIZED (
+    SELECT saga_id FROM sagaz_tiering.sagas WHERE saga_id = ANY($3::uuid[]) ORDER BY saga_id FOR UPDATE)
 UPDATE sagaz_tiering.sagas g
    SET ended_at = v.ended_at, end_step = v.end_step, end_id = v.end_id, status = v.status, attributes = v.attributes,
        changed = g.changed OR g.kept_us IS NOT NULL
   FROM unnest($1::timestamptz[], $2::integer[], $3::uuid[], $4::uuid[], $5::text[], $6::text[])
        AS v (ended_at, end_step, saga_id, end_id, status, attributes)
+  JOIN locked USING (saga_id)
  WHERE g.saga_id = v.saga_id AND (v.ended_at, v.end_step, v.end_id) > (g.ended_at, g.end_step, g.end_id)
 
 -- name: changed
@@ -74,9 +77,12 @@ UPDATE sagaz_tiering.sagas g SET changed = false, kept_us = seen.kept_us FROM se
 
 -- name: promise_anew
 -- Pack $1 was dated by other rules. Sagas that have parts in other packs too are decided anew.
+WITH locked AS MATERIALIZED (
+    SELECT saga_id FROM sagaz_tiering.sagas WHERE saga_id = ANY($2::uuid[]) ORDER BY saga_id FOR UPDATE)
 UPDATE sagaz_tiering.sagas g
    SET kept_us = v.kept_us,
        changed = g.changed OR EXISTS (SELECT 1 FROM sagaz_tiering.frames f
                                        WHERE f.saga_id = g.saga_id AND f.pack_id <> $1)
-  FROM (SELECT * FROM unnest($2::uuid[], $3::bigint[]) AS u (saga_id, kept_us) ORDER BY saga_id) AS v
+  FROM unnest($2::uuid[], $3::bigint[]) AS v (saga_id, kept_us)
+  JOIN locked USING (saga_id)
  WHERE g.saga_id = v.saga_id

@@ -20,7 +20,14 @@ from sagaz_tiering.drivers.postgresql.queries import load, name_of
 from sagaz_tiering.drivers.postgresql.refusals import CATALOG_SETTING, MIGRATE, missing_grant, reach_hint, refusal_hint
 from sagaz_tiering.drivers.process_loop import HomeLoop
 from sagaz_tiering.drivers.server_clock import ClockSample, sampled
-from sagaz_tiering.errors import CatalogRefused, CatalogUnavailable, ConfigError, SchemaMismatch
+from sagaz_tiering.errors import (
+    CatalogRefused,
+    CatalogUnavailable,
+    ConfigError,
+    SagazTieringError,
+    SchemaMismatch,
+    StatementRefused,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -52,6 +59,13 @@ _REFUSED = (
 """Such a server does not answer either, and may again once somebody has put it right."""
 _UNMADE = (asyncpg.UndefinedTableError, asyncpg.InvalidSchemaNameError, asyncpg.UndefinedColumnError)
 """`catalog migrate` was not run, or by another version."""
+_OURS = (
+    asyncpg.DataError,  # of the server: a number too large, a character that it cannot hold
+    asyncpg.IntegrityConstraintViolationError,
+    asyncpg.SyntaxOrAccessError,
+    asyncpg.ProgramLimitExceededError,
+)
+"""What no server would take: the fault is in the statement or in its values."""
 _END_S = 1.0
 """How long a connection that is given back in the middle of something may take to be of use again."""
 
@@ -124,35 +138,52 @@ class _Stateless(asyncpg.Connection):
 
 @contextmanager
 def translated(shown_url: str, setting: str = CATALOG_SETTING) -> Iterator[None]:
-    """Driver errors as ours: CatalogUnavailable where asking again may help, ConfigError where it will not."""
+    """Driver errors as ours: CatalogUnavailable where asking again may help, ConfigError where it will not.
+
+    StatementRefused where the fault is our own. What a storage that stands alone is refused it names itself.
+    """
     try:
         yield
-    except _REFUSED as exc:
-        raise CatalogRefused(f"PostgreSQL at {shown_url} refuses: {exc}", hint=refusal_hint(str(exc), setting)) from exc
-    except asyncpg.InsufficientPrivilegeError as exc:
-        raise ConfigError(
-            f"PostgreSQL at {shown_url} refuses: {exc}", hint=missing_grant(str(exc), shown_url, setting)
-        ) from exc
-    except _UNMADE as exc:
-        if setting != CATALOG_SETTING:
+    except (asyncpg.PostgresError, ValueError, *_LOST) as exc:
+        ours = _refusal(exc, shown_url, setting)
+        if ours is None:
+            ours = _absence(exc, shown_url, setting)
+        if ours is None:
             raise
-        raise SchemaMismatch(
-            f"the database at {shown_url} has no catalog for this version: {exc}", hint=MIGRATE
-        ) from exc
-    except asyncpg.UndefinedObjectError as exc:
-        raise ConfigError(f"PostgreSQL at {shown_url} refuses a parameter of {setting}: {exc}") from exc
-    except asyncpg.ClientConfigurationError as exc:
-        raise ConfigError(f"{setting} is not a usable PostgreSQL URL: {shown_url}: {exc}") from exc
-    except _LOST as exc:
+        raise ours from exc
+
+
+def _refusal(exc: Exception, shown_url: str, setting: str) -> SagazTieringError | None:
+    """What a server that answers says no to."""
+    if isinstance(exc, _REFUSED):
+        return CatalogRefused(f"PostgreSQL at {shown_url} refuses: {exc}", hint=refusal_hint(str(exc), setting))
+    if isinstance(exc, asyncpg.InsufficientPrivilegeError):
+        hint = missing_grant(str(exc), shown_url, setting)
+        return ConfigError(f"PostgreSQL at {shown_url} refuses: {exc}", hint=hint)
+    if isinstance(exc, asyncpg.UndefinedObjectError):
+        return ConfigError(f"PostgreSQL at {shown_url} refuses a parameter of {setting}: {exc}")
+    if isinstance(exc, asyncpg.ClientConfigurationError):
+        return ConfigError(f"{setting} is not a usable PostgreSQL URL: {shown_url}: {exc}")
+    if isinstance(exc, ValueError) and isinstance(exc, asyncpg.InterfaceError):  # the driver cannot send a value
+        return StatementRefused(f"what PostgreSQL at {shown_url} is asked has no such value: {exc!s:.200}")
+    if setting != CATALOG_SETTING:
+        return None
+    if isinstance(exc, _UNMADE):
+        return SchemaMismatch(f"the database at {shown_url} has no catalog for this version: {exc}", hint=MIGRATE)
+    if isinstance(exc, _OURS):
+        return StatementRefused(f"PostgreSQL at {shown_url} refuses a statement: {exc!s:.200}")
+    return None
+
+
+def _absence(exc: Exception, shown_url: str, setting: str) -> SagazTieringError | None:
+    """What is said where nobody answers."""
+    if isinstance(exc, _LOST):
         reason = str(exc) or ("no answer in time" if isinstance(exc, TimeoutError) else type(exc).__name__)
-        raise CatalogUnavailable(
-            f"PostgreSQL at {shown_url} cannot be asked: {reason}",
-            hint=reach_hint(reason, setting),
-        ) from exc
-    except ValueError as exc:
-        if "DSN" not in str(exc) and "dsn" not in str(exc):
-            raise
-        raise ConfigError(f"{setting} is not a PostgreSQL URL: {shown_url}") from exc
+        hint = reach_hint(reason, setting)
+        return CatalogUnavailable(f"PostgreSQL at {shown_url} cannot be asked: {reason}", hint=hint)
+    if isinstance(exc, ValueError) and "dsn" in str(exc).lower():
+        return ConfigError(f"{setting} is not a PostgreSQL URL: {shown_url}")
+    return None
 
 
 class Database:
