@@ -67,8 +67,11 @@ class CatchingUp:
         """Every hold in force and every erasure go to the journal once more, for a bucket that may lack them."""
         after = UUID(int=0)
         async with self._db.transaction() as conn:
-            for hold in await self._holds.in_force():
-                await note(conn, "hold", hold.to_dict(), now)
+            cursor: str | None = ""
+            while cursor is not None:
+                holds, cursor = await self._holds.page(_PAGE, cursor or None)
+                for hold in holds:
+                    await note(conn, "hold", hold.to_dict(), now)
             while rows := await conn.fetch(_SQL["erasures"], after, _PAGE):
                 for row in rows:
                     names = {"who": from_column(row["who"]), "reason": from_column(row["reason"])}

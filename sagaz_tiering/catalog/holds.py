@@ -21,8 +21,9 @@ from sagaz_tiering.config.patterns import ANY, Match
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import checked_text, from_column, to_column
-from sagaz_tiering.errors import ConfigError, LegalHold
+from sagaz_tiering.errors import ConfigError, InvalidSnapshot, LegalHold
 from sagaz_tiering.policy import SagaEnd
+from sagaz_tiering.snapshot import as_utc
 from sagaz_tiering.terminal import document
 
 _SQL = load(__package__, "holds")
@@ -199,9 +200,20 @@ class Holds:
                     await note(conn, "release", told, now)
         return released
 
-    async def in_force(self, saga_id: UUID | None = None) -> list[Hold]:
-        """Every hold, or those placed on one saga by its id, oldest first."""
-        return [_hold(row) for row in await self._db.fetch(_SQL["in_force"], saga_id)]
+    async def in_force(self, saga_id: UUID | None = None, most: int | None = None) -> list[Hold]:
+        """Every hold, or those placed on one saga by its id, oldest first, `most` of them."""
+        return [_hold(row) for row in await self._db.fetch(_SQL["in_force"], saga_id, most)]
+
+    async def page(self, limit: int, cursor: str | None = None) -> tuple[list[Hold], str | None]:
+        """The next holds, oldest first, and the cursor of those behind them. Raises ConfigError for another cursor."""
+        behind = (None, None) if cursor is None else _read_cursor(cursor)
+        found = [_hold(row) for row in await self._db.fetch(_SQL["page"], limit + 1, *behind)]
+        page = found[:limit]
+        return page, f"{page[-1].placed_at.isoformat()}/{page[-1].hold_id}" if len(found) > limit else None
+
+    async def named(self, wanted: UUID) -> list[Hold]:
+        """The hold in force with that id, or those on the saga with that id, oldest first."""
+        return [_hold(row) for row in await self._db.fetch(_SQL["named"], wanted)]
 
     async def entries(self, limit: int, behind: int | None = None) -> list[dict[str, Any]]:
         """The log, newest first, `behind` that entry.
@@ -210,9 +222,16 @@ class Holds:
         """
         return [_entry(row) for row in await self._db.fetch(_SQL["entries"], limit, behind)]
 
-    async def entries_after(self, number: int, limit: int) -> list[dict[str, Any]]:
-        """The log from its beginning: the next entries behind that one (0: the first ones), with the same keys."""
-        return [_entry(row) for row in await self._db.fetch(_SQL["entries_after"], number, limit)]
+    async def entries_after(self, number: int, limit: int, sagas: Sequence[UUID] | None = None) -> list[dict[str, Any]]:
+        """The log from its beginning: the next entries behind that one (0: the first ones), with the same keys.
+
+        `sagas`: only what is of these, or by a match, which may mean any.
+        """
+        if sagas is None:
+            rows = await self._db.fetch(_SQL["entries_after"], number, limit)
+        else:
+            rows = await self._db.fetch(_SQL["entries_of"], number, limit, list(sagas))
+        return [_entry(row) for row in rows]
 
     async def holding(self, snapshot: Named, end: SagaEnd | None = None) -> list[Hold]:
         """The holds that cover a snapshot, whose saga ends there (None: as PostgreSQL knows)."""
@@ -273,6 +292,15 @@ def subject_columns(on: UUID | Match) -> tuple[Any, ...]:
     match = orjson.dumps(on.model_dump(mode="json", exclude={"outcome", "attributes"})).decode()
     names = map(expression, (on.saga_name, on.step_name, on.status, on.outcome))
     return (None, match, outcome, attributes, *names, attributes_expression(on.attributes))
+
+
+def _read_cursor(cursor: str) -> tuple[datetime, UUID]:
+    placed_at, _, hold_id = cursor.partition("/")
+    try:
+        return as_utc(datetime.fromisoformat(placed_at), "a cursor"), UUID(hold_id)
+    except (ValueError, InvalidSnapshot) as exc:
+        hint = "take the one that a page ends with, as it is"
+        raise ConfigError(f"{cursor!r:.80} is no cursor of this list", hint=hint) from exc
 
 
 def _entry(row: Any) -> dict[str, Any]:

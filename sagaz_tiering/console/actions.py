@@ -49,7 +49,7 @@ async def _hold(documents: Documents, asked: Asked, visitor: Visitor) -> dict[st
 
 async def _release(documents: Documents, asked: Asked, visitor: Visitor) -> dict[str, Any]:
     runtime, wanted = documents.runtime(), asked["hold_id"]
-    found = [hold for hold in await runtime.catalog.holds.in_force() if hold.hold_id == wanted]
+    found = [hold for hold in await runtime.catalog.holds.named(wanted) if hold.hold_id == wanted]
     if not found:
         raise NotThere(f"no hold {wanted} is in force")
     count = await runtime.storage().holder.release(found, reason=asked["reason"], who=visitor.name)

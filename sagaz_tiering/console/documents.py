@@ -26,6 +26,8 @@ _TOTALS_FOR_S: Final = 5.0
 _SHOWN: Final = 10
 MOST_SNAPSHOTS: Final = 1_000
 """Of one saga so many are shown."""
+MOST_HOLDS: Final = 50
+"""On one saga so many are shown."""
 _UNDER_WAY: Final = ("RESTORING", "READY")
 
 Part = dict[str, Any]
@@ -148,7 +150,7 @@ class Documents:
             "saga": plain(whole),
             "snapshots": refs,
             "earlier": earlier,
-            "holds": await self.part(lambda: self.runtime().catalog.holds.in_force(saga_id)),
+            "holds": await self.part(lambda: self.runtime().catalog.holds.in_force(saga_id, MOST_HOLDS)),
             "replays": await self.part(lambda: storage.list_replays(saga_id)),
         }
 

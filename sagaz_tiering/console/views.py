@@ -44,9 +44,15 @@ async def _restore(documents: Documents, asked: Asked) -> dict[str, Any]:
 
 
 async def _holds(documents: Documents, asked: Asked) -> dict[str, Any]:
-    holds = documents.runtime().catalog.holds
-    in_force = [{**one.to_dict(), "subject": one.subject} for one in await holds.in_force()]
-    return {"holds": in_force, "log": plain(await holds.entries(asked["limit"]))}
+    holds, limit = documents.runtime().catalog.holds, asked["limit"]
+    found, following = await holds.page(limit, asked["cursor"])
+    log = await holds.entries(limit + 1, asked["before"])
+    return {
+        "holds": [{**one.to_dict(), "subject": one.subject} for one in found],
+        "next": following,
+        "log": plain(log[:limit]),
+        "before": log[limit - 1]["entry_id"] if len(log) > limit else None,
+    }
 
 
 async def _erasures(documents: Documents, asked: Asked) -> dict[str, Any]:
@@ -142,7 +148,11 @@ VIEWS: Final = (
         about="Holds in force, and the log of all that were placed and released.",
         command="sagaz-tiering holds --log",
         document=_holds,
-        parameters=(LIMIT,),
+        parameters=(
+            LIMIT,
+            Parameter(name="cursor", about="holds in force behind the `next` of the page before"),
+            Parameter(name="before", about="only older entries of the log", kind="int", most=NEWEST),
+        ),
     ),
     ConsoleView(
         path="/erasures",

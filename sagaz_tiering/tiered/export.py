@@ -107,9 +107,9 @@ class Exporter:
         """The replay records of these sagas, saga by saga; or why one cannot be read."""
         return await self._catalog.replays.of_sagas(sagas)
 
-    async def holds_log(self, after: int) -> list[dict[str, Any]]:
-        """The next entries behind one."""
-        return await self._catalog.holds.entries_after(after, _PAGE)
+    async def holds_log(self, after: int, sagas: Sequence[UUID] | None) -> list[dict[str, Any]]:
+        """The next entries behind one; `sagas`: of these alone, and by match."""
+        return await self._catalog.holds.entries_after(after, _PAGE, sagas)
 
     @property
     def policy_revision(self) -> str:
@@ -270,8 +270,10 @@ class _Export:
 
     async def _write_holds(self) -> None:
         """What was ever held and released of the exported sagas, and by match, which may mean any."""
-        after = 0
-        while page := await self._exporter.holds_log(after):
+        after, few = 0, None
+        if (self._draft.selected or 0) <= _PAGE:
+            few, _ = await asyncio.to_thread(self._draft.sagas, None, 0)
+        while page := await self._exporter.holds_log(after, few):
             after = page[-1]["entry_id"]
             told = [entry["saga_id"] for entry in page if entry["saga_id"] is not None]
             chosen = await asyncio.to_thread(self._draft.chosen, told)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import aiohttp
@@ -245,6 +246,36 @@ async def test_operator_restores_holds_releases_and_forgets(shop: Product) -> No
         ("restore", True),
     ]
     assert {(each.who, each.address) for each in entries} == {("ann", "127.0.0.1")}
+
+
+async def test_holds_are_shown_in_pages(shop: Product) -> None:
+    """Those in force and the log of all, each with a way to the rest; of a saga only some."""
+    saga = (await saved(shop))[0].saga_id
+    for number in range(60):
+        await shop.storage.hold(saga, f"case {number}")
+    async with console(shop, with_tokens()) as address, Browser(address) as browser:
+        seen: list[str] = []
+        cursor: str | None = ""
+        while cursor is not None:
+            _, document = await asked(address, f"/holds?limit=25&cursor={quote(cursor)}", VIEWER)
+            assert len(document["holds"]) <= 25
+            seen += [each["hold_id"] for each in document["holds"]]
+            cursor = document["next"]
+        assert seen == [str(each.hold_id) for each in await shop.runtime.catalog.holds.in_force()]
+        _, document = await asked(address, "/holds?limit=25", VIEWER)
+        _, older = await asked(address, f"/holds?limit=50&before={document['before']}", VIEWER)
+        assert [each["reason"] for each in document["log"] + older["log"]] == [f"case {n}" for n in range(59, -1, -1)]
+        assert older["before"] is None
+        assert (await asked(address, "/holds?cursor=x", VIEWER))[0] == 400
+        await browser.log_in(OPERATOR)
+        page = await browser.get("/holds?limit=25")
+        assert page.count("/release") == 25
+        [later] = re.findall(r'href="(/holds\?[^"]*cursor=[^"]*)"', page)
+        [earlier] = re.findall(r'href="(/holds\?[^"]*before=[^"]*)"', page)
+        assert seen[30] in await browser.get(later.replace("&amp;", "&"))
+        assert "case 30" in await browser.get(earlier.replace("&amp;", "&"))
+        _, document = await asked(address, f"/sagas/{saga}", VIEWER)
+        assert len(document["holds"]["value"]) == 50
 
 
 async def test_viewer_and_stranger_change_nothing(shop: Product) -> None:

@@ -105,8 +105,16 @@ async def test_export_has_every_tier_and_names_what_it_leaves_out(shop: Product,
     assert len(back) == 45
 
 
-async def test_export_of_chosen_sagas_has_their_replays_and_holds(shop: Product, tmp_path: Path) -> None:
-    """Only theirs, and holds by match, which may mean any; a transfer brings snapshots and replays back equal."""
+@pytest.mark.parametrize("are_few", [True, False])
+async def test_export_of_chosen_sagas_has_their_replays_and_holds(
+    shop: Product, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, are_few: bool
+) -> None:
+    """Only theirs, and holds by match, which may mean any; a transfer brings snapshots and replays back equal.
+
+    The log of holds is asked for those of few sagas, and read from its beginning for many.
+    """
+    if not are_few:
+        monkeypatch.setattr("sagaz_tiering.tiered.export._PAGE", 1)
     saved = [saga(number, begun=shop.clock.now(), saga_name="rest") for number in range(3)]
     for snapshot in (each for some in saved for each in some):
         await shop.storage.save_snapshot(snapshot)

@@ -18,6 +18,7 @@ from support.yaml_config import write_config as write_yaml
 
 from sagaz_tiering.catalog import locations
 from sagaz_tiering.config.patterns import Match
+from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.errors import ConfigError, LegalHold
 from sagaz_tiering.snapshot import SagaSnapshot
 
@@ -289,3 +290,61 @@ async def test_hold_tells_what_it_covers(shop: Product, database: str, redis_url
     part = await cli("hold", *match, "--match", "status=completed", "--reason", "audit", "--config", settings)
     assert f"{sum(one.status == 'completed' for one in (*packed, *again, *hot))} snapshots of 2 sagas" in part.out
     assert "of each saga only the snapshots that match" in part.out
+
+
+async def test_holds_are_read_in_pages(shop: Product, database: str, redis_url: str, tmp_path: Path) -> None:
+    """Oldest first, those of one instant too; what is released meanwhile is missed by no page."""
+    holds = shop.runtime.catalog.holds
+    for number in range(12):
+        if number % 4 == 0:
+            shop.clock.advance(DAY)
+        await shop.storage.hold(uuid4(), f"case {number}")
+    everything = await holds.in_force()
+    found, cursor = await holds.page(5)
+    assert (found, await holds.in_force(None, 5)) == (everything[:5], everything[:5])
+    await shop.storage.holder.release(found[-1:], reason="done", who="a court")
+    behind, cursor = await holds.page(5, cursor)
+    last, end = await holds.page(5, cursor)
+    assert (behind + last, end) == (everything[5:], None)
+    assert await holds.named(everything[7].hold_id) == await holds.named(everything[7].saga_id) == [everything[7]]
+    for cursor in ("", "x", "2026-01-01/", f"2026-01-01T00:00:00/{uuid4()}", f"{NOW.isoformat()}/x"):
+        with pytest.raises(ConfigError):
+            await holds.page(5, cursor)
+    written = write_config(tmp_path, database=database, redis_url=redis_url)
+    listed, arguments = [], ["holds", "--config", written, "--limit", 4, "--json"]
+    page = await cli(*arguments)
+    while page.document["next"]:
+        listed += page.document["holds"]
+        page = await cli(*arguments, "--cursor", page.document["next"])
+    assert [each["hold_id"] for each in (*listed, *page.document["holds"])] == [
+        str(each.hold_id) for each in everything if each != found[-1]
+    ]
+    assert (await cli(*arguments, "--cursor", "x")).code == 2
+
+
+async def test_no_list_of_holds_reads_all_of_them(shop: Product) -> None:
+    """PostgreSQL goes by an index for a page, for the holds that an id names, and for the log of some sagas."""
+    db = shop.runtime.db
+    await db.execute(
+        "INSERT INTO sagaz_tiering.hold_log (hold_id, action, at, who, reason, saga_id) "
+        "SELECT gen_random_uuid(), 'hold', now(), 'x', 'x', gen_random_uuid() FROM generate_series(1, 20000)"
+    )
+    await db.execute(
+        "INSERT INTO sagaz_tiering.holds (hold_id, saga_id, reason, placed_by, placed_at) "
+        "SELECT hold_id, saga_id, reason, who, at FROM sagaz_tiering.hold_log"
+    )
+    await db.execute("ANALYZE sagaz_tiering.hold_log, sagaz_tiering.holds")
+    queries = load("sagaz_tiering.catalog", "holds")
+    for name, *arguments in (
+        ("page", 50, NOW, uuid4()),
+        ("page", 50, None, None),
+        ("named", uuid4()),
+        ("entries", 50, 10_000),
+        ("entries_after", 10_000, 50),
+        ("entries_of", 10, 1000, [uuid4() for _ in range(20)]),
+    ):
+        rows = await db.fetch(f"EXPLAIN {queries[name]}", *arguments)
+        plan = "\n".join(row[0] for row in rows)
+        assert "Seq Scan" not in plan, plan
+        if name == "entries_of":
+            assert "hold_log_saga" in plan, plan

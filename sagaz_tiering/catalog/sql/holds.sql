@@ -25,6 +25,20 @@ INSERT INTO sagaz_tiering.hold_log (hold_id, action, at, who, reason, saga_id, m
 SELECT hold_id, saga_id, sagaz_tiering.whole_match(match, outcome, attributes) AS match, reason, placed_by, placed_at
   FROM sagaz_tiering.holds
  WHERE $1::uuid IS NULL OR saga_id = $1
+ ORDER BY placed_at, hold_id LIMIT $2
+
+-- name: page
+-- Oldest first, behind the hold $3 that was placed at $2 (NULL: from the first on).
+SELECT hold_id, saga_id, sagaz_tiering.whole_match(match, outcome, attributes) AS match, reason, placed_by, placed_at
+  FROM sagaz_tiering.holds
+ WHERE (placed_at, hold_id) > (coalesce($2::timestamptz, '-infinity'), coalesce($3::uuid, '00000000-0000-0000-0000-000000000000'))
+ ORDER BY placed_at, hold_id LIMIT $1
+
+-- name: named
+-- The hold of that id, or those that are on the saga of that id.
+SELECT hold_id, saga_id, sagaz_tiering.whole_match(match, outcome, attributes) AS match, reason, placed_by, placed_at
+  FROM sagaz_tiering.holds
+ WHERE hold_id = $1 OR saga_id = $1
  ORDER BY placed_at, hold_id
 
 -- name: entries
@@ -35,6 +49,11 @@ SELECT entry_id, hold_id, action, at, who, reason, saga_id, match FROM sagaz_tie
 -- name: entries_after
 SELECT entry_id, hold_id, action, at, who, reason, saga_id, match FROM sagaz_tiering.hold_log
  WHERE entry_id > $1 ORDER BY entry_id LIMIT $2
+
+-- name: entries_of
+-- Those of these sagas, and those by match.
+SELECT entry_id, hold_id, action, at, who, reason, saga_id, match FROM sagaz_tiering.hold_log
+ WHERE entry_id > $1 AND (saga_id = ANY($3::uuid[]) OR saga_id IS NULL) ORDER BY entry_id LIMIT $2
 
 -- name: covering
 -- Of these snapshots, the held ones: ids, sagas, the three names, and statuses and attributes of their sagas' ends (NULL:

@@ -14,7 +14,7 @@ from sagaz_tiering.cli.asking import confirm, login_name
 from sagaz_tiering.cli.failures import NotFound, UsageError
 from sagaz_tiering.cli.filters import check_one_way, filtered, named, sagas_meant
 from sagaz_tiering.cli.options import MATCH_KEYS, YesOption, parse_id, parse_match
-from sagaz_tiering.cli.paging import CursorOption, LimitOption, cut, more, page_of, read_number
+from sagaz_tiering.cli.paging import CursorOption, LimitOption, cut, more, read_number
 from sagaz_tiering.cli.session import Answer, Call, command, table
 from sagaz_tiering.terminal import document, safe, show_time
 
@@ -123,7 +123,7 @@ async def release(
     """End a hold by its id, or every hold that was placed on a saga by the saga's id."""
     asked = parse_id(wanted, "SAGA_ID|HOLD_ID")
     async with call.opened() as runtime:
-        found = [h for h in await runtime.catalog.holds.in_force() if asked in (h.hold_id, h.saga_id)]
+        found = await runtime.catalog.holds.named(asked)
         if not found:
             raise NotFound(f"no hold in force is or is on {asked}", hint="see: sagaz-tiering holds")
         storage = runtime.storage()
@@ -161,7 +161,7 @@ async def holds(
             return Answer(
                 {"log": entries, "next": following}, chain(table(shown, rows, nothing=nothing), more(following))
             )
-        in_force, following = page_of(await runtime.catalog.holds.in_force(), limit, cursor, lambda each: each.hold_id)
+        in_force, following = await runtime.catalog.holds.page(limit, cursor)
     titles = ("since", "subject", "by", "reason", "hold")
     held = [[show_time(h.placed_at), h.subject, h.placed_by, h.reason, h.hold_id] for h in in_force]
     return Answer({"holds": in_force, "next": following}, chain(table(titles, held, nothing=nothing), more(following)))
