@@ -16,9 +16,9 @@ if __name__ == "__main__":
 
 import pytest  # noqa: E402
 from support.documents import document_keys  # noqa: E402
-from support.json_reference import json_reference  # noqa: E402
+from support.json_reference import NOT_SHOWN, json_reference  # noqa: E402
 from support.servers import fresh_database, new_folder, server_folder  # noqa: E402
-from support.surface import NETS  # noqa: E402
+from support.surface import NETS, commands_with  # noqa: E402
 
 from sagaz_tiering.embedded import PostgresServer, RedisServer  # noqa: E402
 
@@ -50,6 +50,12 @@ def test_reference_of_documents_is_written_from_what_is_recorded() -> None:
     """docs/reference/json.md tells the keys of each command's document."""
     held = REFERENCE.read_text(encoding="utf-8")
     assert held == json_reference((FOLDER / DOCUMENTS).read_text(encoding="utf-8"))
+
+
+def test_reference_of_documents_shows_each_command() -> None:
+    """Each that takes `--json` has its part there, but for those that the page says are not."""
+    page, told = REFERENCE.read_text(encoding="utf-8"), set(commands_with("--json"))
+    assert {name for name in told if f"\n## `{name}`\n" not in page} == NOT_SHOWN
 
 
 @pytest.mark.slow

@@ -123,4 +123,16 @@ async def document_keys(folder: Path, *, database: str, redis_url: str) -> str:
     await ask("forget", secret[0].saga_id, "--reason", "asked", "--yes")
     await ask("erasures")
     await ask("timeline", "not-an-id")
+    await ask("find", "--count")
+    await ask("diff", saga_id, hot[0].step_name, hot[1].step_name)
+    await ask("replay", "run", saga_id, "--from-step", hot[1].step_name, "--dry-run")
+    await ask("export", "--out", folder / "export")
+    await ask("export", "verify", folder / "export", config_option=False)
+    await ask("console-token")
+    await ask("catalog", "adopt", "--take-over", "--yes")
+    async with open_runtime(load_config(config)) as runtime:
+        await runtime.catalog.quarantine.record("object", "stray.pack", "nobody knows it", now, budget=1)
+    await ask("quarantine", "list")
+    await ask("quarantine", "retry", "stray.pack")
+    await ask("quarantine", "drop", "stray.pack")
     return json.dumps(found, indent=1, sort_keys=True) + "\n"

@@ -10,17 +10,20 @@ _HEAD = """<!-- written by: python tests/test_public_surface.py -->
 
 One document on stdout, with these keys; a list shows the keys of all of its items, `null` is what was not there in the
 recorded call. An error is `{"error", "type", "hint", "exit_code"}`. Lists have `next`, the `--cursor` of the page
-behind, or null. Keys are added, and never change their meaning without a word in the changelog.
+behind, or null. Keys are added, and never change their meaning without a word in the changelog. Not here are `init`,
+which tells what is on its machine, `demo` and `torture`; `run` logs as JSON lines.
 """
+_GROUPS = ("catalog", "export", "keys", "policy", "quarantine", "replay")
+NOT_SHOWN = {"demo", "init", "run", "torture"}
 
 
 def json_reference(documents: str) -> str:
     """The page, of the recorded keys: each command once, in the order of its name."""
     shown: dict[str, Any] = {}
     for words, found in json.loads(documents).items():
-        command = _command(words)
-        if found["keys"] and "error" not in found["keys"]:
-            shown[command] = _merged(shown.get(command), found["keys"])
+        command, keys = _command(words), found["keys"]
+        if keys and not ("error" in keys and "type" in keys):
+            shown[command] = _merged(shown.get(command), keys)
     parts = [f"## `{name}`\n\n```json\n{json.dumps(keys, indent=1)}\n```\n" for name, keys in sorted(shown.items())]
     return "\n".join([_HEAD, *parts])
 
@@ -28,8 +31,8 @@ def json_reference(documents: str) -> str:
 def _command(words: str) -> str:
     """The command and its options, without its arguments and the number of the call."""
     _, *parts = words.split()
-    names = [part for part in parts if part.islower() and not part.startswith("file:")]
-    return " ".join(names[: 2 if names[0] in ("keys", "catalog", "policy", "replay", "quarantine") else 1])
+    names = [part for part in parts if part.islower() and not part.startswith(("file:", "--"))]
+    return " ".join(names[: 2 if names[0] in _GROUPS else 1])
 
 
 def _merged(one: Any, other: Any) -> Any:

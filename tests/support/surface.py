@@ -54,6 +54,11 @@ def help_texts() -> str:
     return "\n".join(_help(typer.main.get_command(app), "sagaz-tiering", None))
 
 
+def commands_with(option: str) -> list[str]:
+    """The commands that take an option, by all of their words."""
+    return list(_taking(option, typer.main.get_command(app), ()))
+
+
 def metric_names() -> str:
     """Every metric: its type, its labels, what it says."""
     found = {
@@ -185,6 +190,13 @@ def _help(command: Any, path: str, parent: click.Context | None) -> Iterator[str
     yield f"$ {path} --help\n{command.get_help(context)}\n"
     for name, child in sorted(getattr(command, "commands", {}).items()):
         yield from _help(child, f"{path} {name}", None)
+
+
+def _taking(option: str, command: Any, words: tuple[str, ...]) -> Iterator[str]:
+    if any(option in each.opts for each in command.params):
+        yield " ".join(words)
+    for name, child in getattr(command, "commands", {}).items():
+        yield from _taking(option, child, (*words, name))
 
 
 def _is_log_call(node: ast.AST) -> bool:
