@@ -26,6 +26,8 @@ MAX_CELL = 120
 _WORD = 20
 """Of a word that is longer so much stays together."""
 _ID = re.compile("[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
+_PROSE = 3
+"""Blanks in a cell that make it a sentence, which may be broken although it names an id."""
 
 
 def safe(value: object, *, limit: int = MAX_CELL) -> str:
@@ -95,7 +97,7 @@ def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, titl
     table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
     for at, column in enumerate(columns):
         justify: Literal["left", "right"] = "right" if column.endswith(">") else "left"
-        has_ids = any(_ID.search(row[at]) for row in found)
+        has_ids = any(_ID.search(row[at]) and row[at].count(" ") < _PROSE for row in found)
         table.add_column(column.rstrip(">"), justify=justify, overflow="fold", no_wrap=has_ids)
     for row in found:
         table.add_row(*map(Text, row))

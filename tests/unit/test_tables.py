@@ -47,3 +47,16 @@ def test_table_without_ids_keeps_its_columns(
     text = capsys.readouterr().out
     assert "no room" not in text
     assert all(word in text for word in ("hot", "several", "words", "3"))
+
+
+def test_sentence_that_names_an_id_leaves_the_ids_beside_it_whole(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A reason wraps; the key that a command must be given does not, and keeps its column."""
+    monkeypatch.setenv("COLUMNS", "120")
+    key = f"packs/2026/11/2033-11/{ID}.pack"
+    reason = f"the catalog names an object that the store does not have: s3://acme/production/{key}"
+    print_table(make_console(), make_table(("kind", "item", "reason"), [("pack", key, reason)]))
+    text = capsys.readouterr().out
+    assert key in text
+    assert "no room" not in text

@@ -1,0 +1,28 @@
+"""What pages tell people to type does what they say."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from support.pages import operator
+
+from sagaz_tiering import TieredSnapshotStorage
+
+DOCS = Path(__file__).parents[2] / "docs"
+
+
+async def test_five_minutes_lead_from_nothing_to_own_snapshots_in_a_pack(tmp_path: Path) -> None:
+    """In an empty folder, on servers that the commands start themselves; then they run on, as beside a daemon."""
+    os.chmod(tmp_path, 0o711)  # PostgreSQL's account passes through it
+    made, _, rest = (DOCS / "start.md").read_text(encoding="utf-8").partition("## Save")
+    async with operator(tmp_path, HOME=str(tmp_path)) as newcomer:
+        await newcomer.follow(made)
+        async with TieredSnapshotStorage.from_config(tmp_path / "config" / "tiering.yaml") as storage:
+            await storage.health_check()
+            said = await newcomer.follow(rest)
+    shown = [answer.out for line, answer in said if line.startswith("sagaz-tiering timeline")]
+    assert "+parcel" in shown[0]
+    assert shown[1].count("cold STANDARD") == 3
+    (newest,) = [answer.out for line, answer in said if line.startswith("sagaz-tiering show")]
+    assert '"parcel": "P-1"' in newest
