@@ -12,5 +12,7 @@ RUN pip install --no-cache-dir --no-index --find-links=/wheels "sagaz-tiering[en
 USER 10001
 # Probes and metrics are on daemon.port (9464); set daemon.host to 0.0.0.0 in the configuration to reach them.
 EXPOSE 9464
+HEALTHCHECK --interval=20s --timeout=5s --start-period=60s --start-interval=2s \
+    CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9464/livez', timeout=4)"]
 ENTRYPOINT ["sagaz-tiering"]
 CMD ["run", "--config", "/etc/sagaz-tiering/tiering.yaml"]
