@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 @pytest.fixture(autouse=True)
 def _everything_told_anew() -> None:
     """Each test is told of failures, whatever another one was told a moment ago."""
-    for known in (reporting._unreadable, reporting._save_outages, reporting._read_outages):
+    for known in (reporting._news, reporting._save_outages, reporting._read_outages):
         known.clear()
 
 

@@ -166,7 +166,7 @@ class _Opening(AbstractAsyncContextManager[Runtime]):
         catalog = Catalog(db)
         tiers = Tiers(
             hot=hot,
-            incarnation=Incarnation(catalog.hot_tier, hot, clock),
+            incarnation=Incarnation(catalog.hot_tier, hot, clock, is_ours=config.tiers.hot.url.is_embedded),
             catalog=catalog,
             objects=objects,
             keys=Keyring(catalog.saga_keys, masters),

@@ -29,6 +29,7 @@ from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.costs import minimum_durations
 from sagaz_tiering.daemon.backoff import FullJitter
 from sagaz_tiering.daemon.endpoints import serve
+from sagaz_tiering.daemon.failed_jobs import FailedJobs
 from sagaz_tiering.daemon.health import Problem, Readiness
 from sagaz_tiering.daemon.pings import ping_of_owner, pings_of_servers
 from sagaz_tiering.daemon.reload import changes, needing_restart
@@ -88,6 +89,7 @@ class _Daemon:
         self._config = config
         self._schedule = JobSchedule(self._run_job)
         self._health = Readiness(time.monotonic, self._overdue)
+        self._failed = FailedJobs(self._health)
         self._supervisor = ServiceManager.from_environment(os.environ)
         self._last_resort: threading.Timer | None = None
         self._runtime: Runtime | None = None
@@ -219,6 +221,8 @@ class _Daemon:
                 metrics.HOT_SAVES_MISSING.set(state.lost)
                 if not state.trusted:
                     self._schedule.run_now("reconcile")
+                if self._failed:
+                    self._failed.look(await runtime.catalog.history.last_runs())
             await asyncio.sleep(_LOOK_EVERY_S)
 
     async def _note_hot_saves(self, runtime: Runtime) -> None:
@@ -246,12 +250,14 @@ class _Daemon:
     # -- work ----------------------------------------------------------------------------------------------
 
     async def _run_job(self, name: str) -> JobReport:
+        context = self._opened().job_context()
         try:
-            report = await run_job(name, self._opened().job_context())
+            report = await run_job(name, context)
         except SagazTieringError as exc:
-            self._health.note(f"job {name}", [f"its last run failed: {exc}"])
+            self._failed.add(name, exc, context.now)
             raise
-        self._health.note(f"job {name}", [])
+        if not report.skipped and report.opens_at is None:
+            self._failed.over(name)
         return report
 
     def _opened(self) -> Runtime:

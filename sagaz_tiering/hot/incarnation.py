@@ -23,6 +23,8 @@ from sagaz_tiering.logs import Logger
 _log = Logger(__name__)
 _NOTED_EVERY_S = 1.0
 _MOST_TRIES = 3
+_HINT = "`reconcile` puts it right; reads ask PostgreSQL"
+_RESTARTED = "it was started anew, or another server took over"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +48,9 @@ class Look:
 class Incarnation:
     """Looks at the catalog and Redis together."""
 
-    def __init__(self, known: KnownHotTier, hot: HotTier, clock: Clock) -> None:
-        self._known = known
+    def __init__(self, known: KnownHotTier, hot: HotTier, clock: Clock, *, is_ours: bool = False) -> None:
+        """`is_ours`: Redis starts and ends with processes of ours, so it is no news that it was started anew."""
+        self._known, self._is_ours = known, is_ours
         self._connection, self._identity = hot.connection, hot.identity
         self._clock = clock
         self._last: KnownRedis | None = None
@@ -138,7 +141,12 @@ class Incarnation:
             await self._identity.become(nonce, number, to_micros(now) if trusted else good_us)
         if not trusted:
             metrics.HOT_TIER_CHANGES.inc()
-            _log.error("hot_tier.changed", reason=reason, hint="`reconcile` puts it right; reads ask PostgreSQL")
+            if reason != _RESTARTED:
+                _log.error("hot_tier.changed", reason=reason, hint=_HINT)
+            elif not self._is_ours:
+                _log.warning("hot_tier.changed", reason=reason, hint=_HINT)
+            else:
+                _log.info("hot_tier.changed", reason=reason, hint=_HINT)
 
 
 def _told(known: KnownRedis) -> Look:
@@ -165,5 +173,5 @@ def difference(known: KnownRedis, found: RedisIdentity) -> str | None:
     if looks < known.number:
         return f"it went back to an older state: {looks} looks, where {known.number} were counted"
     if known.run_id and found.run_id and known.run_id != found.run_id:
-        return "it was started anew, or another server took over"
+        return _RESTARTED
     return None

@@ -13,6 +13,7 @@ from sagaz_tiering import metrics
 from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import (
     CorruptRecord,
+    InvalidSnapshot,
     SagazTieringError,
     SnapshotArchived,
     TierUnavailable,
@@ -33,7 +34,7 @@ class reported_save:  # noqa: N801 - used like a function
     """Time of a save; a failed one in logs and metrics, whatever failed. `snapshot` may be anything.
 
     What is no error of ours becomes an UnexpectedFailure. A server that is away is told once in a while, not with every
-    save, and when it is back.
+    save, and when it is back; the same fault in a saga's snapshots, once in a while for that saga.
     """
 
     __slots__ = ("_began", "_snapshot", "_span", "_storage")
@@ -114,6 +115,8 @@ def _tell(
     times: dict[str, int] | None = {}
     if isinstance(error, (TierUnavailable, UnexpectedFailure)):
         times = outages.setdefault(storage, Repeated()).due(type(error))
+    elif isinstance(error, InvalidSnapshot) and not _is_news(storage, (about["saga_id"], str(error))):
+        times = None
     if times is not None:
         kind = type(error).__name__
         _log.error(event, storage=storage, error=str(error), hint=error.hint, error_type=kind, **about, **times)
@@ -125,18 +128,18 @@ def _recovered(outages: dict[str, Repeated], event: str, storage: str) -> None:
         _log.info(event, storage=storage, untold=sum(kinds.values()))
 
 
-_unreadable: dict[tuple[str, UUID], float] = {}
+_news: dict[tuple[str, object], float] = {}
 """When each was told last, of the last MOST_GAPS."""
 _TOLD_EVERY_S: Final = 30.0
 
 
-def _is_news(storage: str, item_id: UUID) -> bool:
-    """Whether this one was not told a moment ago: what cannot be read may be read often."""
-    now, before = time.monotonic(), _unreadable.pop((storage, item_id), None)
+def _is_news(storage: str, item: object) -> bool:
+    """Whether this one was not told a moment ago: what cannot be read may be read often, and each step saves."""
+    now, before = time.monotonic(), _news.pop((storage, item), None)
     is_news = before is None or now - before >= _TOLD_EVERY_S
-    if len(_unreadable) >= MOST_GAPS:
-        del _unreadable[next(iter(_unreadable))]
-    _unreadable[storage, item_id] = now if is_news or before is None else before
+    if len(_news) >= MOST_GAPS:
+        del _news[next(iter(_news))]
+    _news[storage, item] = now if is_news or before is None else before
     return is_news
 
 

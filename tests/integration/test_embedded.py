@@ -19,7 +19,10 @@ import psutil
 import pytest
 import redis.asyncio
 from botocore.exceptions import ClientError
+from structlog.testing import capture_logs
+from support.payload import snapshots
 from support.processes import files_with, mode_of, processes_below, redis_do, send, sql, wait_until_gone, words_of
+from support.tiers import NOW
 from support.yaml_config import write_config
 
 from sagaz_tiering.app.runtime import open_runtime, read_config
@@ -77,6 +80,29 @@ async def test_runtime_signs_with_the_key_of_its_own_s3_server(folder: Path) -> 
     async with open_runtime(config) as first, open_runtime(config) as second:
         for runtime in (first, second):
             assert (await run_job("collect", runtime.job_context())).skipped is False
+
+
+async def test_embedded_redis_that_starts_with_the_product_is_no_news(folder: Path) -> None:
+    """Whoever starts it a second time sees neither an error nor a warning; it is looked into all the same."""
+    config = read_config(
+        write_config(
+            folder / "t.yaml",
+            database="embedded",
+            redis_url="embedded",
+            cold={"url": f"file://{folder}/cold"},
+            policies=[{"name": "all", "match": {}}],
+            embedded={"data_dir": str(folder / "data"), "s3": False},
+        )
+    )
+    levels = list[str]()
+    for trusted in (True, False):
+        async with open_runtime(config) as runtime:
+            with capture_logs() as logs:
+                assert (await runtime.incarnation.look()).trusted is trusted
+            levels += [line["log_level"] for line in logs if line["event"] == "hot_tier.changed"]
+            assert not [line for line in logs if line["log_level"] in ("warning", "error")]
+            await runtime.storage().save_snapshot(next(iter(snapshots(1, created_at=NOW))))
+    assert levels == ["info"]
 
 
 async def test_servers_answer_and_are_gone_afterwards(folder: Path, new_processes: NewProcesses) -> None:

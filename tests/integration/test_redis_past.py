@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 from support.payload import saga
 from support.processes import redis_do
 from support.tiers import DAY, NOW, Product, config, product
@@ -124,15 +125,21 @@ class Past:
 async def test_redis_that_lost_its_past_changes_no_answer(
     own_redis: Any, database: str, tmp_path: Path, lose: Callable[[RedisServer], Any]
 ) -> None:
-    """In the process that was there, in a new one, after `reconcile`, and after all of it was packed."""
+    """In the process that was there, in a new one, after `reconcile`, and after all of it was packed.
+
+    What lost nothing as far as it tells is a warning, else it is an error.
+    """
     server = await own_redis()
     past = Past()
     async with opened(server.url, database, tmp_path) as shop:
         await past.happen(shop, server)
         await past.is_right(shop)
         assert (await shop.runtime.catalog.hot_tier.state()).trusted
-        await lose(server)
-        await past.is_right(shop)
+        with capture_logs() as logs:
+            await lose(server)
+            await past.is_right(shop)
+        [change] = [line for line in logs if line["event"] == "hot_tier.changed"]
+        assert change["log_level"] == ("warning" if lose is kept else "error")
         state = await shop.runtime.catalog.hot_tier.state()
         assert not state.trusted
         assert state.changes == 2

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import aiohttp
 import pytest
 
+from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.daemon import listening
 from sagaz_tiering.daemon.endpoints import serve
+from sagaz_tiering.daemon.failed_jobs import FailedJobs
 from sagaz_tiering.daemon.health import STALE_AFTER, Problem, Readiness
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError
 
@@ -189,3 +193,38 @@ async def test_health_watch_ends_once_the_daemon_stops_though_a_driver_swallows_
             await asyncio.sleep(0)
             watch.cancel()
     assert watch.done()
+
+
+NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+def ran(began: datetime, **ended: Any) -> JobRun:
+    return JobRun(
+        job="scrub", **{"started_at": began, "finished_at": began + HOUR, "error": None, "summary": {}} | ended
+    )
+
+
+def test_failed_job_is_told_until_somebody_ran_it_well(health: Readiness) -> None:
+    """Here, by hand or in another daemon, also where a window ended it; not while it runs, nor as it fails too."""
+    failed = FailedJobs(health)
+    failed.add("age", CatalogUnavailable("PostgreSQL is gone"), NOON)
+    failed.add("scrub", ConfigError("no such bucket"), NOON)
+    assert health.notes() == [
+        Problem(
+            server="job age",
+            error="its last run failed: PostgreSQL is gone (at 2026-03-01 12:00:00Z; it is tried again by itself)",
+        ),
+        Problem(
+            server="job scrub",
+            error="its last run failed: no such bucket "
+            "(at 2026-03-01 12:00:00Z; `sagaz-tiering job scrub --once` tries it now)",
+        ),
+    ]
+    failed.over("age")
+    for still in (ran(NOON - HOUR), ran(NOON + HOUR, finished_at=NOON), ran(NOON + HOUR, error="no such bucket")):
+        failed.look([still])
+        assert [note.server for note in health.notes()] == ["job scrub"]
+    failed.look([ran(NOON + HOUR, stopped="its window closed")])
+    assert health.notes() == []
+    assert not failed

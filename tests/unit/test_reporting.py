@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 import structlog
@@ -61,12 +62,16 @@ def test_saves_of_an_outage_are_counted_each_and_told_once(caplog: pytest.LogCap
     assert "untold=999" in caplog.records[1].getMessage()
 
 
-def test_each_snapshot_that_cannot_be_stored_is_told(caplog: pytest.LogCaptureFixture) -> None:
-    """These are the caller's to mend, each of them."""
-    for _ in range(3):
-        with pytest.raises(InvalidSnapshot), reported_save(object(), "tiered"):
+def test_each_saga_whose_snapshots_cannot_be_stored_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    """These are the caller's to mend: once for each saga and fault, not with every step, while each is counted."""
+    before = save_failures("InvalidSnapshot")
+    for saga_id in (1, 1, 1, 2, 1):
+        with pytest.raises(InvalidSnapshot), reported_save(SimpleNamespace(saga_id=saga_id), "tiered"):
             raise InvalidSnapshot("context.x: a lock")
-    assert len(caplog.records) == 3
+    with pytest.raises(InvalidSnapshot), reported_save(SimpleNamespace(saga_id=1), "tiered"):
+        raise InvalidSnapshot("context.y: a socket")
+    assert [record.getMessage().split("saga_id=")[1] for record in caplog.records] == ["1", "2", "1"]
+    assert save_failures("InvalidSnapshot") == before + 6
 
 
 def test_cancelled_save_is_no_failure(caplog: pytest.LogCaptureFixture) -> None:
