@@ -9,7 +9,6 @@ import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime, timedelta
-from decimal import Decimal
 from enum import Enum
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Literal
@@ -145,6 +144,8 @@ def show_usd(amount: float) -> str:
     """`$12.30`; small amounts keep two significant digits."""
     if amount == 0 or amount >= 0.01:
         return f"${amount:,.2f}"
+    from decimal import Decimal
+
     return f"${Decimal(f'{amount:.2g}'):f}"
 
 

@@ -13,7 +13,7 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 from sagaz_tiering import errors
-from sagaz_tiering.cli.app import EXIT_CODES, app
+from sagaz_tiering.cli.app import EXIT_CODES, make_app
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
@@ -55,7 +55,7 @@ def _pointed_at(files: Files) -> set[str]:
 def commands() -> str:
     """Every command with its arguments and options, as `--help` has them."""
     parts = ["# Commands and options\n\nMade from the program; [Command line](../cli.md) says more of each.\n"]
-    parts += _commands(typer.main.get_command(app), "sagaz-tiering")
+    parts += _commands(typer.main.get_command(make_app()), "sagaz-tiering")
     codes = "\n".join(f"| {code} | {meaning} |" for code, meaning in EXIT_CODES)
     return "\n".join([*parts, f"## Exit codes\n\n| code | meaning |\n|---|---|\n{codes}\n"])
 

@@ -47,24 +47,48 @@ EXIT_CODES = (
 )
 EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code}  {meaning}" for code, meaning in EXIT_CODES)
 
-app = typer.Typer(
-    name="sagaz-tiering",
-    help="Tiered storage for saga snapshots: Redis while hot, packs on S3 as they age, expired by policy.",
-    epilog=EPILOG,
-    no_args_is_help=True,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
-    add_completion=True,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+_COMPLETES = "_SAGAZ_TIERING_COMPLETE"
+"""Set where a shell asks what may come next."""
 _COMMANDS: tuple[Callable[..., None], ...] = (
     *(init, run, demo, doctor, torture, job, plan, status, find, timeline, diff, show, explain, hold, release),
     *(holds, transfer, restore, restores, cancel_restore, forget, erasures, console_token),
 )
-for each in _COMMANDS:
-    app.command()(each)
-for group in (policy.group, catalog.group, replay.group, quarantine.group, keys.group, export.group):
-    app.add_typer(group)
+_GROUPS = (policy.group, catalog.group, replay.group, quarantine.group, keys.group, export.group)
+
+
+def make_app(asked: str | None = None) -> typer.Typer:
+    """The program. Where one command is `asked` for, the others have their name and what they are for alone: to find
+    out what each takes would be a fourth of the work of `--help`."""
+    app = typer.Typer(
+        name="sagaz-tiering",
+        help="Tiered storage for saga snapshots: Redis while hot, packs on S3 as they age, expired by policy.",
+        epilog=EPILOG,
+        no_args_is_help=True,
+        context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+        add_completion=True,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+    )
+    for each in _COMMANDS:
+        app.command()(each if asked in (None, each.__name__.replace("_", "-")) else _named_as(each))
+    for group in _GROUPS:
+        app.add_typer(group if asked in (None, group.info.name) else _named_as_group(group))
+    app.callback()(_top)
+    return app
+
+
+def _named_as(command: Callable[..., Any]) -> Callable[[], None]:
+    def named() -> None: ...
+
+    named.__name__, named.__doc__ = command.__name__, command.__doc__
+    return named
+
+
+def _named_as_group(group: typer.Typer) -> typer.Typer:
+    named = typer.Typer(name=group.info.name, help=group.info.help)
+    if group.registered_callback is not None and group.registered_callback.callback is not None:
+        named.callback()(_named_as(group.registered_callback.callback))
+    return named
 
 
 def _show_version(asked: bool) -> None:
@@ -75,7 +99,6 @@ def _show_version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _top(
     _version: Annotated[
         bool, typer.Option("--version", help="Print the version and exit.", callback=_show_version, is_eager=True)
@@ -87,8 +110,9 @@ def _top(
 def run_app(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
+    asked = None if _COMPLETES in os.environ else next((each for each in given if not each.startswith("-")), "")
     try:
-        code: Any = app(args=given, standalone_mode=False, prog_name="sagaz-tiering")
+        code: Any = make_app(asked)(args=given, standalone_mode=False, prog_name="sagaz-tiering")
         sys.stdout.flush()
     except typer.Abort:
         return 130

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import os
 import sys
 
@@ -86,6 +85,8 @@ async def _read() -> bytes:
 
 def login_name() -> str:
     """Who runs the command; in a container the user often has a number only."""
+    import getpass
+
     try:
         return getpass.getuser()
     except (OSError, KeyError, ImportError):

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import inspect
-import logging
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
@@ -221,6 +220,8 @@ async def _check_schema_if_reachable(runtime: Runtime) -> None:
 
 def _quiet_logs(debug: bool) -> None:
     """Logs on stderr, from warnings up: stdout is for the answer. Libraries do not join in with --debug."""
+    import logging
+
     import structlog
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)

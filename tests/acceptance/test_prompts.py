@@ -115,7 +115,7 @@ def test_every_command_with_a_question_is_tried() -> None:
     """Whatever has --yes is in the table above, and nothing asks but through `confirm`."""
     import typer
 
-    from sagaz_tiering.cli.app import app
+    from sagaz_tiering.cli.app import make_app
 
     asks = set()
 
@@ -125,7 +125,7 @@ def test_every_command_with_a_question_is_tried() -> None:
         if any("--yes" in getattr(each, "opts", ()) for each in command.params):
             asks.add(command.name)
 
-    walk(typer.main.get_command(app))
+    walk(typer.main.get_command(make_app()))
     assert asks == set(COMMANDS)
     folder = Path(asking.__file__).parent
     assert [path.name for path in folder.glob("*.py") if "typer.confirm" in path.read_text()] == []

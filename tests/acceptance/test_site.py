@@ -16,7 +16,7 @@ from support.commands import clean_environment
 
 import sagaz_tiering
 from sagaz_tiering import errors, metrics
-from sagaz_tiering.cli.app import app
+from sagaz_tiering.cli.app import make_app
 from sagaz_tiering.config.model import TieringConfig
 
 ROOT = Path(__file__).parents[2]
@@ -86,7 +86,7 @@ def test_every_command_and_option_is_on_the_site(site: Path) -> None:
     """Each command has its section, and each of its options is in it."""
     parts = re.split(r"^sagaz-tiering(?: |¶|$)", text_of(site, "reference/commands"), flags=re.MULTILINE)
     sections = {part.partition("¶")[0].strip(): set(re.findall(r"(?<!\S)-{1,2}[\w-]+", part)) for part in parts}
-    wanted = dict(options(typer.main.get_command(app), ""))
+    wanted = dict(options(typer.main.get_command(make_app()), ""))
     assert wanted.keys() - sections.keys() == set()
     assert {path: missing for path, names in wanted.items() if (missing := names - sections[path])} == {}
     guide = words_of(site, "cli")

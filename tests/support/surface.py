@@ -19,7 +19,7 @@ import typer
 
 import sagaz_tiering
 from sagaz_tiering import errors, metrics, storage
-from sagaz_tiering.cli.app import app
+from sagaz_tiering.cli.app import make_app
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.config.reference import reference
 
@@ -51,7 +51,7 @@ def error_tree() -> str:
 
 def help_texts() -> str:
     """`--help` of the program and of every command, as it is shown on a terminal of HELP_WIDTH columns."""
-    return "\n".join(_help(typer.main.get_command(app), "sagaz-tiering", None))
+    return "\n".join(_help(typer.main.get_command(make_app()), "sagaz-tiering", None))
 
 
 def commands_with(option: str) -> list[str]:

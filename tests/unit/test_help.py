@@ -6,6 +6,9 @@ import sys
 from subprocess import check_output
 
 import pytest
+import typer
+
+from sagaz_tiering.cli.app import make_app
 
 OF_OTHERS = {"annotated_doc", "click", "shellingham", "typer", "typing_extensions"}
 OURS = {"cli", "config", "errors", "storage_class", "terminal"}
@@ -30,4 +33,17 @@ def test_help_loads_no_driver_no_engine_and_no_server(arguments: list[str]) -> N
     names = {name for name in loaded if "." not in name and not name.startswith("_")} - sys.stdlib_module_names
     assert names - {"sagaz_tiering"} <= OF_OTHERS
     assert {name.split(".")[1] for name in loaded if name.startswith("sagaz_tiering.")} <= OURS
-    assert not {"asyncio", "ssl"} & set(loaded)
+    assert not {"asyncio", "decimal", "getpass", "hashlib", "logging", "secrets", "shlex", "ssl"} & set(loaded)
+
+
+@pytest.mark.parametrize("asked", ["status", "cancel-restore", "export", "keys", ""])
+def test_only_the_command_that_is_asked_for_is_looked_into(asked: str) -> None:
+    """Of the others there is what the list of commands shows, in its order."""
+    one, whole = (typer.main.get_command(make_app(each)).commands for each in (asked, None))  # type: ignore[attr-defined]  # it is a group
+    assert [(name, each.get_short_help_str()) for name, each in one.items()] == [
+        (name, each.get_short_help_str()) for name, each in whole.items()
+    ]
+    assert {name for name, each in one.items() if each.params or getattr(each, "commands", ())} == {asked} - {""}
+    if asked:
+        assert len(one[asked].params) == len(whole[asked].params)
+        assert list(getattr(one[asked], "commands", ())) == list(getattr(whole[asked], "commands", ()))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +23,8 @@ async def init(
     ] = None,
 ) -> Answer:
     """Write a commented configuration for the servers that this machine has, and say what to do next."""
+    import shlex
+
     from sagaz_tiering.doctor.setup import configuration, look
 
     _refuse_if_there(file)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -60,6 +59,8 @@ async def generate(
     name: Annotated[str | None, typer.Option("--name", help="Default: today and four hex digits.")] = None,
 ) -> Answer:
     """Make a master key and put it first in its file; the keys that are there stay behind it."""
+    import secrets
+
     from sagaz_tiering.keys import key_file
 
     path = file if file is not None else _configured_file(call.config)
