@@ -56,7 +56,7 @@ def help_texts() -> str:
 
 def commands_with(option: str) -> list[str]:
     """The commands that take an option, by all of their words."""
-    return list(_taking(option, typer.main.get_command(app), ()))
+    return list(_taking(option, typer.main.get_command(make_app()), ()))
 
 
 def metric_names() -> str:
