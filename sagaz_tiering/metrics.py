@@ -48,6 +48,12 @@ ATTRIBUTES_LEFT_OUT: Final = Counter(
     ["attribute", "reason"],
     registry=REGISTRY,
 )
+SAGAS_OF_MANY_VALUES: Final = Gauge(
+    "sagaz_tiering_sagas_of_many_values",
+    "Sagas that are not found by all values of an attribute, since they have more of them than a saga is found by",
+    ["attribute"],
+    registry=REGISTRY,
+)
 STORED_AS_TEXT: Final = Counter(
     "sagaz_tiering_values_stored_as_text",
     "Values in contexts that were replaced by their text, where `on_unsupported` says so, by storage",

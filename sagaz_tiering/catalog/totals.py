@@ -36,7 +36,8 @@ class ColdTotal:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OpenWork:
     """So many of something wait, the oldest since then: quarantine (kind, state), restore (state), late_restore, hold,
-    journal, erasure (packs), changed_saga, due (durable copies; not counted here)."""
+    journal, erasure (packs), changed_saga, due (durable copies; not counted here), many_values (sagas that have more
+    values of an attribute, the kind, than they are found by)."""
 
     what: str
     kind: str

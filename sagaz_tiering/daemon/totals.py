@@ -7,6 +7,7 @@ import math
 from datetime import datetime
 
 from sagaz_tiering import metrics
+from sagaz_tiering.attributes import MAX_VALUES, TOO_MANY
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.jobs import JobContext
@@ -23,6 +24,7 @@ class TotalsKeeper:
     def __init__(self, context: JobContext) -> None:
         self._context = context
         self._noted: datetime | None = None
+        self._many_values: dict[str, int] = {}
 
     async def keep(self) -> None:
         """For ever. A server that is away is told by its pings; what it said last stays."""
@@ -37,10 +39,26 @@ class TotalsKeeper:
         """One look. Raises CatalogUnavailable."""
         totals = await look(self._context)
         tell(totals, self._context.settings)
+        self._tell_many_values(totals)
         hour = totals.at.replace(minute=0, second=0, microsecond=0)
         if hour != self._noted:
             await note_hour(self._context, totals)
             self._noted = hour
+
+    def _tell_many_values(self, totals: StoreTotals) -> None:
+        """Once for each number."""
+        before, self._many_values = self._many_values, {}
+        for each in totals.open_work:
+            if each.what == "many_values":
+                self._many_values[each.kind] = each.number or 0
+                if self._many_values[each.kind] > before.get(each.kind, 0):
+                    _log.warning(
+                        "attribute.left_out",
+                        attribute=each.kind,
+                        reason=TOO_MANY,
+                        sagas=each.number,
+                        hint=f"these sagas are found by {MAX_VALUES} of their values; see the limits of attributes",
+                    )
 
 
 def tell(totals: StoreTotals, settings: TieringConfig) -> None:
@@ -90,8 +108,8 @@ def _tell_hot(totals: StoreTotals) -> None:
 
 
 def _tell_open_work(totals: StoreTotals) -> None:
-    metrics.QUARANTINED.clear()
-    metrics.RESTORES.clear()
+    for gauge in (metrics.QUARANTINED, metrics.RESTORES, metrics.SAGAS_OF_MANY_VALUES):
+        gauge.clear()
     metrics.RESTORE_OLDEST.set(0)
     metrics.QUEUE_LENGTH.labels(queue="durable_due").set(totals.durable.due)
     queues = {"journal": "journal", "erasure": "erasure_packs", "changed_saga": "changed_sagas"}
@@ -105,6 +123,8 @@ def _tell_open_work(totals: StoreTotals) -> None:
                 metrics.RESTORE_OLDEST.set(_age(totals, each.since))
         elif each.what == "late_restore":
             metrics.RESTORE_LATE.set(_age(totals, each.since))
+        elif each.what == "many_values":
+            metrics.SAGAS_OF_MANY_VALUES.labels(attribute=each.kind).set(number)
         elif each.what == "hold":
             metrics.HOLDS.set(number)
         elif each.what == "due":

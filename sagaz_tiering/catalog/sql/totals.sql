@@ -30,6 +30,8 @@ SELECT 'erasure', '', '', count(*), min(e.requested_at)
 UNION ALL
 SELECT 'changed_saga', '', '', count(*), NULL FROM sagaz_tiering.sagas WHERE changed
 UNION ALL
+SELECT 'many_values', attribute, '', count(*), NULL FROM sagaz_tiering.sagas_of_many_values GROUP BY attribute
+UNION ALL
 -- Not what other policies make due for a look: that has no time.
 SELECT 'due', '', '', NULL, min(due_at) FROM sagaz_tiering.saga_snapshots WHERE due_at <= $1 AND due_at > '-infinity'
 
