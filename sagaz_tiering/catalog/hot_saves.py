@@ -26,6 +26,8 @@ _NOTED: Final = (
     *("snapshot_id", "saga_id", "saga_name", "step_name", "step_index", "status", "created_at", "saved_at"),
     *("expires_at", "attributes", "retention_until"),
 )
+_NOTE_LOCK: Final = 0x5A6A7A04
+"""With a number below 32 by the snapshot's id, transaction-scoped: noting saves shares it, deleting takes it alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,8 +65,9 @@ class HotSaves:
             )
             for meta, expires_us in zip(metas, expiries_us, strict=True)
         ]
-        changes = await self._db.fetchval(_SQL["note"], recordset(_NOTED, rows))
-        return int(changes)
+        async with self._db.transaction() as conn:
+            await conn.execute(_SQL["begin_notes"], _NOTE_LOCK, [meta.snapshot_id for meta in metas])
+            return int(await conn.fetchval(_SQL["note"], recordset(_NOTED, rows)))
 
     async def not_elsewhere(self, *, saga_id: UUID | None = None, snapshot_id: UUID | None = None) -> list[HotSave]:
         """Of a saga or one snapshot, what has no durable copy of this save or a newer one; expired ones included."""
@@ -121,6 +124,11 @@ class HotSaves:
         """These saves are not Redis' alone any more."""
         if metas:
             await self._db.execute(_SQL["drop"], *_versions(metas))
+
+
+async def wait_for_notes(conn: Connection, ids: Sequence[UUID]) -> None:
+    """Notes of saves of these that are under way; later ones see what this transaction does. It has no rows yet."""
+    await conn.execute(_SQL["wait_for_notes"], _NOTE_LOCK, list(ids))
 
 
 async def drop_hot_saves(conn: Connection, ids: Sequence[UUID], until: Sequence[datetime]) -> None:

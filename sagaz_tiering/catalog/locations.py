@@ -10,7 +10,7 @@ from uuid import UUID
 
 from sagaz_tiering.catalog.durable import lock_rows, naming
 from sagaz_tiering.catalog.holds import Holds, Named
-from sagaz_tiering.catalog.hot_saves import drop_hot_saves
+from sagaz_tiering.catalog.hot_saves import drop_hot_saves, wait_for_notes
 from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.catalog.saga_keys import wrapped_key
 from sagaz_tiering.catalog.sagas import end_of
@@ -206,6 +206,7 @@ async def remove(
     ARCHIVE_LOCK, shared, so that what is in packs was saved before. `others`: of these it removes rows afterwards.
     """
     ids, until = [save[0] for save in saves], [save[1] for save in saves]
+    await wait_for_notes(conn, ids)
     await lock_rows(conn, [*ids, *others])
     await conn.execute(_SQL["bury"], ids, until)
     await drop_hot_saves(conn, ids, until)

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from support.commands import cli
 from support.payload import snapshots
@@ -22,6 +23,7 @@ from support.tiers import DAY, NOW, Product, config, product
 from support.yaml_config import write_config
 
 from sagaz_tiering.clock import to_micros
+from sagaz_tiering.codec.value import read_meta
 from sagaz_tiering.errors import HotTierUnavailable
 from sagaz_tiering.packs.reader import PackReader
 from sagaz_tiering.snapshot import SagaSnapshot
@@ -661,3 +663,33 @@ async def test_removal_that_redis_does_not_follow_shows_no_older_save(
             assert await shop.storage.get_latest_snapshot(first.saga_id) is None, job
             await shop.run(job)
         assert await shop.runtime.db.fetchval("SELECT since FROM sagaz_tiering.spill") is None
+
+
+@pytest.mark.guarantee("G3")
+@pytest.mark.parametrize("removal", ["delete", "forget"])
+async def test_note_under_way_brings_back_nothing_that_is_removed(shop: Product, database: str, removal: str) -> None:
+    """What Redis alone has is deleted, or forgotten, while the catalog is being told of it."""
+    _, last = await saved(shop, 2, "fast-saga", saga := uuid4())
+    await shop.storage._notes.flush()
+    await shop.runtime.db.execute("DELETE FROM sagaz_tiering.hot_saves WHERE snapshot_id = $1", last.snapshot_id)
+    value = await shop.runtime.hot.get(last.snapshot_id)
+    assert isinstance(value, bytes)
+    blocked = "SELECT count(*) FROM pg_locks WHERE NOT granted AND locktype IN ('transactionid', 'advisory')"
+    holding = await asyncpg.connect(database)
+    try:
+        async with holding.transaction():
+            await holding.execute("SELECT 1 FROM sagaz_tiering.sagas WHERE saga_id = $1 FOR UPDATE", saga)
+            noting = asyncio.create_task(shop.runtime.catalog.hot_saves.note([read_meta(value)], [None]))
+            while await holding.fetchval(blocked) < 1:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            if removal == "delete":
+                removing: Any = asyncio.create_task(shop.storage.delete_snapshot(last.snapshot_id))
+            else:
+                removing = asyncio.create_task(shop.storage.forget(saga, reason="asked", who="officer"))
+            while not removing.done() and await holding.fetchval(blocked) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        await asyncio.gather(noting, removing)
+    finally:
+        await holding.close()
+    left = await shop.runtime.db.fetch("SELECT snapshot_id FROM sagaz_tiering.hot_saves")
+    assert last.snapshot_id not in {row["snapshot_id"] for row in left}

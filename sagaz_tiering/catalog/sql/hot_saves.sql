@@ -1,3 +1,12 @@
+-- name: begin_notes
+-- Whoever deletes one of these waits until they are noted, or has done it and is seen.
+SELECT pg_advisory_xact_lock_shared($1, v.shard)
+  FROM (SELECT DISTINCT get_byte(uuid_send(u.id), 15) & 31 AS shard FROM unnest($2::uuid[]) AS u (id) ORDER BY 1) AS v
+
+-- name: wait_for_notes
+SELECT pg_advisory_xact_lock($1, v.shard)
+  FROM (SELECT DISTINCT get_byte(uuid_send(u.id), 15) & 31 AS shard FROM unnest($2::uuid[]) AS u (id) ORDER BY 1) AS v
+
 -- name: note
 -- Redis alone acknowledged these. What was deleted or forgotten since is not noted any more. Returns how often Redis had
 -- been found to be another one by then.
