@@ -89,6 +89,8 @@ class Compaction:
             ids = [meta.snapshot_id for frame in frames for meta, _, _ in frame.snapshots]
             numbers = [number for number, frame in enumerate(frames) for _ in frame.snapshots]
             moved = affected(await conn.execute(_SQL["move"], new_id, list(old_ids), ids, numbers))
+            if moved < len(ids):
+                await conn.execute(_SQL["trim_frames"], new_id)
             if await conn.fetchval(_SQL["left_behind"], list(old_ids)):
                 raise LeaseLost("an old pack got a snapshot while it was written anew; the next run does it again")
             if affected(await conn.execute(_PACKS["activate"], new_id, moved, now)) != 1:

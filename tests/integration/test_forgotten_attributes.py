@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import zstandard
-from support.attributes import found_by, saga
+from support.attributes import found_by, in_frames, saga
 from support.encrypted import POLICIES, aged, encrypted, key_file, save_all
 from support.tiers import DAY, Product, product
 
@@ -177,3 +178,60 @@ async def test_receipt_names_archived_packs_whose_footers_show_attributes(
     assert done.packs[0].gone_at is not None
     assert showing(objects(tmp_path), needles(shop)) == set()
     await nothing_shows(shop, caplog)
+
+
+@pytest.mark.parametrize(
+    ("name", "when"),
+    [
+        ("parcel", "alone"),
+        ("order-a", "alone"),
+        ("parcel", "while it is reindexed"),
+        ("order-a", "while it is reindexed"),
+        ("parcel", "while its pack is written anew"),
+    ],
+)
+async def test_deleted_snapshot_leaves_none_of_its_values_in_the_catalog(
+    shop: Product, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str, when: str
+) -> None:
+    """The only one of its saga, and of its frame, that had them; the others keep theirs."""
+    caplog.set_level(logging.DEBUG)
+    rest = {"order": {"id": "REST"}}
+    first, secret, last = saga(name, 1, shop.clock.now(), [rest, {"order": {"id": CANARY}, "email": CANARY}, rest])
+    await aged(shop, [first, secret, last, *others(shop, name)])
+    in_tables = await tables(shop)
+    assert all(needle in in_tables for needle in needles(shop))
+
+    async def delete() -> None:
+        assert await shop.storage.delete_snapshot(secret.snapshot_id)
+
+    if when == "alone":
+        await delete()
+    elif when == "while it is reindexed":
+        await shop.runtime.db.execute(
+            "SELECT sagaz_tiering.set_frame_attributes(f.pack_id, array_agg(f.frame_no), array_agg(NULL::text))"
+            " FROM sagaz_tiering.frames f GROUP BY f.pack_id"
+        )
+        before(monkeypatch, shop.runtime.catalog.reindexed, "set_pack", delete)
+        assert (await shop.run("reindex")).counts["packs_changed"] == 1
+    else:
+        await shop.storage.forget(others(shop, name)[0].saga_id, reason="asked", who="officer")
+        shop.clock.advance(2 * DAY)
+        before(monkeypatch, shop.runtime.catalog.compaction, "replace", delete)
+        assert (await shop.run("compact")).counts["packs"] == 1
+    monkeypatch.undo()
+    await nothing_shows(shop, caplog)
+    assert {text for one, text in (await in_frames(shop)).items() if one in (first.snapshot_id, last.snapshot_id)} == {
+        "order_id=REST"
+    }
+    assert await found_by(shop, "order_id=REST") == {first.saga_id}
+
+
+def before(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, act: Callable[[], Awaitable[None]]) -> None:
+    """Have `act` done right before each call of a method."""
+    whole = getattr(owner, name)
+
+    async def after_it(*args: Any, **kwargs: Any) -> Any:
+        await act()
+        return await whole(*args, **kwargs)
+
+    monkeypatch.setattr(owner, name, after_it)

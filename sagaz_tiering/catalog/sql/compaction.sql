@@ -39,6 +39,12 @@ UPDATE sagaz_tiering.snapshots s SET pack_id = $1, frame_no = v.frame_no
   FROM unnest($3::uuid[], $4::integer[]) AS v (snapshot_id, frame_no)
  WHERE s.snapshot_id = v.snapshot_id AND s.pack_id = ANY($2::integer[])
 
+-- name: trim_frames
+-- What was deleted meanwhile carries nothing.
+UPDATE sagaz_tiering.frames f
+   SET attributes = sagaz_tiering.attributes_of_present(f.pack_id, f.frame_no, f.attributes)
+ WHERE f.pack_id = $1 AND f.attributes IS NOT NULL
+
 -- name: left_behind
 SELECT count(*) FROM sagaz_tiering.snapshots WHERE pack_id = ANY($1::integer[])
 
