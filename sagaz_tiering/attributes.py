@@ -16,12 +16,13 @@ import hmac
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timezone
 from decimal import Decimal
 from enum import Enum
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 from uuid import UUID
+from zoneinfo import ZoneInfo
 
 from sagaz_tiering.errors import ConfigError
 
@@ -44,6 +45,7 @@ _HASH_BYTES: Final = 16
 _MAX_DIGITS: Final = 300
 _SPECIAL: Final = re.compile("[\\\\\x00-\x1f]")
 _ESCAPE: Final = re.compile(r"\\(\\|u[0-9a-f]{4})")
+_ZONES: Final = (type(None), timezone, ZoneInfo)
 _LISTS: Final = (list, tuple, set, frozenset)
 _NAMES_KNOWN: Final = 4096
 
@@ -323,6 +325,8 @@ def _date(value: Any) -> str:
 
 
 def _time(value: Any) -> str | None:
+    if type(value.tzinfo) not in _ZONES:  # one of somebody's own may raise anything, and is never stored
+        return None
     try:
         return str((value if value.utcoffset() is None else value.astimezone(UTC)).isoformat())
     except OverflowError:  # in UTC it is in no year that there is

@@ -11,6 +11,7 @@ import orjson
 
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 
 _SQL = load(__package__, "jobs")
 
@@ -60,14 +61,13 @@ class History:
         summary: Mapping[str, Any],
     ) -> None:
         """The run ended: well, by an `error`, or `stopped` before its end."""
-        await self._db.execute(_SQL["finished"], job, now, error, stopped, orjson.dumps(dict(summary)).decode())
+        texts = (None if text is None else to_column(text) for text in (error, stopped))
+        await self._db.execute(_SQL["finished"], job, now, *texts, orjson.dumps(dict(summary)).decode())
 
     async def last_runs(self) -> list[JobRun]:
         """The last run of every job that ever ran, by name."""
         rows = await self._db.fetch(_SQL["last_runs"])
-        return [
-            JobRun(**{**dict(row), "summary": orjson.loads(row["summary"]) if row["summary"] else None}) for row in rows
-        ]
+        return [_run_of(row) for row in rows]
 
     async def newest_revision(self) -> str | None:
         """The policy revision that was last put in force."""
@@ -99,3 +99,8 @@ class History:
     async def hot_revisions(self) -> dict[str, str]:
         """Revisions, ever in force, that acknowledged something in Redis alone: their policies as JSON text."""
         return {row["revision"]: row["policies"] for row in await self._db.fetch(_SQL["hot_revisions"])}
+
+
+def _run_of(row: Any) -> JobRun:
+    texts = {name: None if row[name] is None else from_column(row[name]) for name in ("error", "stopped")}
+    return JobRun(**{**dict(row), **texts, "summary": orjson.loads(row["summary"]) if row["summary"] else None})

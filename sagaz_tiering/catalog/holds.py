@@ -124,8 +124,6 @@ class Holds:
         if not reason.strip():
             raise ConfigError("a legal hold needs a reason", hint="say which case or order asks for it")
         reason, who = checked_text(reason, "the reason"), checked_text(who, "the name of who places it")
-        for pattern in () if isinstance(on, UUID) else on.patterns:
-            checked_text(pattern, "a pattern")
         saga_id, text = (on, None) if isinstance(on, UUID) else (None, match_text(on))
         match = None if text is None else orjson.loads(text)
         hold = Hold(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
-from datetime import UTC, date, datetime, time, timedelta, timezone
+from datetime import UTC, date, datetime, time, timedelta, timezone, tzinfo
 from decimal import Decimal
 from fnmatch import fnmatchcase
 from typing import Any
@@ -59,6 +59,18 @@ def values_at(path: str, context: dict[str, Any]) -> list[str]:
     return values_of(found.column).get("order_id", [])
 
 
+class _Zone(tzinfo):
+    """A time zone of somebody's own, that says what no zone may."""
+
+    def __init__(self, says: Any) -> None:
+        self._says = says
+
+    def utcoffset(self, _: Any) -> Any:
+        if isinstance(self._says, Exception):
+            raise self._says
+        return self._says
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [
@@ -92,6 +104,7 @@ def test_values_have_one_text_each(value: object, text: str) -> None:
     [
         *(None, "", b"bytes", {}, {"a": 1}, float("nan"), float("-inf"), Decimal("sNaN"), Decimal("Infinity"), time(1)),
         *(datetime.min.replace(tzinfo=timezone(timedelta(hours=14))), object(), 1j),
+        *(datetime(2026, 3, 1, tzinfo=_Zone(says)) for says in (timedelta(hours=25), "one hour", RuntimeError())),
     ],
 )
 def test_what_is_no_value_has_no_text(value: object) -> None:

@@ -13,10 +13,10 @@ from typing import Any, Final
 
 import orjson
 
+from sagaz_tiering.config.patterns import UNWRITABLE
 from sagaz_tiering.errors import ConfigError
 
 _SPECIAL = re.compile("[\\\\\x00\ud800-\udfff]")
-_UNWRITABLE = re.compile("[\ud800-\udfff]")
 _ESCAPE = re.compile(r"\\(\\|u[0-9a-f]{4})")
 
 
@@ -34,11 +34,11 @@ def recordset(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
 
 
 def checked_text(text: str, name: str) -> str:
-    """`text` of a legal record, which goes into JSON too. Raises ConfigError for what is not Unicode text."""
-    if _UNWRITABLE.search(text):
+    """`text` of a legal record, which goes into JSON too. Raises ConfigError for NUL and for what is no Unicode."""
+    if UNWRITABLE.search(text):
         raise ConfigError(
             f"{name} has a character that cannot be recorded: {text!r:.200}",
-            hint="write it in UTF-8: bytes of a command line that are not reach a program as lone surrogates",
+            hint="write it in UTF-8 and without NUL: other bytes of a command line reach a program as lone surrogates",
         )
     return text
 
