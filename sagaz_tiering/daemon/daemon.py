@@ -24,7 +24,6 @@ from sagaz_tiering.app.process import ignore_abandoned_connects, yield_to_others
 from sagaz_tiering.app.runtime import Runtime, open_runtime
 from sagaz_tiering.config.load import load_with_warnings
 from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.config.schedule import JobTimes
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.costs import minimum_durations
 from sagaz_tiering.daemon.backoff import FullJitter
@@ -33,7 +32,7 @@ from sagaz_tiering.daemon.failed_jobs import FailedJobs
 from sagaz_tiering.daemon.health import Problem, Readiness
 from sagaz_tiering.daemon.pings import ping_of_owner, pings_of_servers
 from sagaz_tiering.daemon.reload import changes, needing_restart
-from sagaz_tiering.daemon.schedule import JobSchedule, first_delays
+from sagaz_tiering.daemon.schedule import JobSchedule, first_delays, times_of
 from sagaz_tiering.daemon.state import DaemonState, ServeConsole, show
 from sagaz_tiering.daemon.systemd import ServiceManager
 from sagaz_tiering.daemon.totals import TotalsKeeper
@@ -45,7 +44,7 @@ from sagaz_tiering.errors import (
     SagazTieringError,
     TierUnavailable,
 )
-from sagaz_tiering.jobs import JOBS, JobReport, run_job
+from sagaz_tiering.jobs import JobReport, run_job
 from sagaz_tiering.logs import Logger
 
 _log = Logger(__name__)
@@ -190,7 +189,7 @@ class _Daemon:
         for server in pings_of_servers(runtime):
             self._health.pinged(server, None)
         self._health.check_passed()
-        times = _times(self._config)
+        times = times_of(self._config.schedule)
         self._schedule.start(times, first_delays(times, last_runs, runtime.clock.now()), runtime.clock)
         self._ready.set()
         self._supervisor.ready(self._status())
@@ -272,7 +271,7 @@ class _Daemon:
         ]
 
     def _status(self) -> str:
-        return f"ready: {len(self._config.policies)} policies, {len(_times(self._config))} jobs"
+        return f"ready: {len(self._config.policies)} policies, {len(times_of(self._config.schedule))} jobs"
 
     # -- reload --------------------------------------------------------------------------------------------
 
@@ -315,7 +314,7 @@ class _Daemon:
                 await asyncio.sleep(delay)
         changed, self._config = changes(self._config, config), config
         _configure_logs(config)
-        self._schedule.change(_times(config))
+        self._schedule.change(times_of(config.schedule))
         _log.info("config.reloaded", file=str(self._path), changed=changed)
         later = needing_restart(changes(self._started_with, config))
         if later:
@@ -362,10 +361,6 @@ def _load(path: Path, environ: Mapping[str, str] | None) -> TieringConfig:
 
 def _configure_logs(config: TieringConfig) -> None:
     logs.configure(level=config.log.level, format=config.log.format)
-
-
-def _times(config: TieringConfig) -> dict[str, JobTimes]:
-    return {name: config.schedule.of(name) for name, job in JOBS.items() if job.scheduled}
 
 
 def _exit_at_once() -> None:

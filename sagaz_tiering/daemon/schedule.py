@@ -23,12 +23,12 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler  # type: ignore[impo
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.clock import Clock, SystemClock
-from sagaz_tiering.config.schedule import JobTimes
+from sagaz_tiering.config.schedule import JobTimes, Schedule
 from sagaz_tiering.daemon.backoff import FullJitter
 from sagaz_tiering.daemon.uptime_jobs import JobTrigger, UptimeJobStore
 from sagaz_tiering.drivers.server_clock import uptime_s
 from sagaz_tiering.errors import SagazTieringError
-from sagaz_tiering.jobs import WINDOW_CLOSED, JobReport
+from sagaz_tiering.jobs import JOBS, WINDOW_CLOSED, JobReport
 from sagaz_tiering.jobs.times import longest_wait, next_start
 from sagaz_tiering.logs import Logger
 
@@ -43,6 +43,11 @@ _LOOK_EVERY_S = 30.0
 """Timers of the event loop stand still while the machine sleeps; so often the scheduler is woken."""
 OVERDUE_AFTER = timedelta(minutes=2)
 """A job that should have begun so long ago and has not is told."""
+
+
+def times_of(schedule: Schedule) -> dict[str, JobTimes]:
+    """The times of every job that nobody has to order."""
+    return {name: schedule.of(name) for name, job in JOBS.items() if job.scheduled}
 
 
 def first_delays(times: Mapping[str, JobTimes], last_runs: Iterable[JobRun], now: datetime) -> dict[str, timedelta]:

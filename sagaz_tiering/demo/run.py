@@ -28,12 +28,20 @@ MOST_CHANGES = 6
 """Of a difference so many lines are shown."""
 
 Interference = Callable[[str, "Runtime"], Awaitable[None]]
+LookAround = Callable[["Runtime", VirtualClock, "Story"], Awaitable[None]]
 
 
 async def run_demo(
-    *, sagas: int = 120, keep: Path | None = None, quiet: bool = False, interfere: Interference | None = None
+    *,
+    sagas: int = 120,
+    keep: Path | None = None,
+    quiet: bool = False,
+    interfere: Interference | None = None,
+    look_around: LookAround | None = None,
 ) -> DemoOutcome:
     """Run it all and report. `interfere` (tests) is called with each stage's key before its check.
+
+    `look_around` is waited for at the end, with the servers up and newer sagas in every tier.
 
     Raises MissingDependencyError without the extras `embedded` and `sagaz`, and whatever stops a server or a job.
     """
@@ -55,11 +63,18 @@ async def run_demo(
     async with demo_runtime(keep, clock) as runtime:
         story.line(f"servers are up after {time.monotonic() - began:.1f} s")
         outcome = await _Demo(runtime, clock, story, interfere).run(sagas)
-    outcome.seconds = time.monotonic() - began
-    story.heading("done" if not outcome.problems else "FAILED")
-    for problem in outcome.problems[:20]:
-        story.line(problem)
-    story.line(f"{outcome.seconds:.1f} s for {outcome.acknowledged:,} snapshots and seven years.")
+        outcome.seconds = time.monotonic() - began
+        story.heading("done" if not outcome.problems else "FAILED")
+        for problem in outcome.problems[:20]:
+            story.line(problem)
+        story.line(f"{outcome.seconds:.1f} s for {outcome.acknowledged:,} snapshots and seven years.")
+        if look_around is not None and not outcome.problems:
+            from sagaz_tiering.demo.newer import run_newer
+
+            story.say("Sagas of the last months join them, so that every tier has some …")
+            with _engine_quiet():
+                await run_newer(runtime, clock, sagas, first=sagas)
+            await look_around(runtime, clock, story)
     if keep is not None:
         story.line(f"look around: sagaz-tiering status --config {keep / 'tiering.yaml'}")
     return outcome

@@ -56,6 +56,7 @@ tiers:
     access_key_id: "{access_key_id}"
     secret_access_key: "{secret_access_key}"
 catalog: {{url: "{postgres_url}"}}
+schedule: {{restore: {{every: 5s}}}}
 """
 
 _ON_DISK = """\

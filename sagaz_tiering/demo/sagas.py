@@ -84,10 +84,13 @@ async def _compensate(_result: Any, _context: Any) -> None:
     await asyncio.sleep(0)
 
 
-async def run_sagas(kinds: Sequence[SagaKind], count: int, storage: Any) -> Counter[tuple[str, str]]:
-    """Run `count` sagas, the kinds in turn, `AT_ONCE` at a time; how many of each kind ended in which status."""
+async def run_sagas(kinds: Sequence[SagaKind], count: int, storage: Any, *, first: int = 0) -> Counter[tuple[str, str]]:
+    """Run `count` sagas, the kinds in turn, `AT_ONCE` at a time; how many of each kind ended in which status.
+
+    They are numbered from `first`.
+    """
     ended: Counter[tuple[str, str]] = Counter()
-    numbers = iter(range(count))
+    numbers = iter(range(first, first + count))
 
     async def worker() -> None:
         for number in numbers:

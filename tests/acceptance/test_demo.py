@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
+import re
+import signal
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -11,7 +15,8 @@ from pathlib import Path
 from uuid import uuid4
 
 import pytest
-from support.commands import cli, save, write_config
+from support.commands import DEADLINE_S, cli, save, start_command, write_config
+from support.console import asked
 from support.payload import START, snapshots
 from support.servers import server_folder
 
@@ -83,6 +88,37 @@ async def test_demo_explains_itself(scratch: Path) -> None:
     status = await cli("status", "--json", "--config", kept / "tiering.yaml")
     assert status.code == 0, status.err
     assert [pack["storage_class"] for pack in status.document["packs"]] == ["DEEP_ARCHIVE"]
+
+
+async def test_demo_keeps_the_console_open_until_it_is_interrupted(scratch: Path, tmp_path: Path) -> None:
+    """It says where and with which token, every tier has sagas, an operator may act; Ctrl-C ends it and its servers."""
+    said = tmp_path / "said"
+    said.touch()
+    process = start_command("demo", "--console", "--sagas", 36, out=said, TMPDIR=str(scratch))
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            while not (found := re.search(r"address +(\S+)/\n +token +(\S+)\n", said.read_text("utf-8"))):
+                assert process.exitcode is None, said.read_text("utf-8")
+                await asyncio.sleep(0.1)
+        address, token = found.groups()
+        status, overview = await asked(address, "/overview", token)
+        assert (status, overview["health"]["ready"]) == (200, True)
+        tiers = {(each["tier"], each["storage_class"]) for each in overview["tiers"]["value"]["holdings"]}
+        assert tiers >= {("hot", ""), *(("cold", name) for name in ("STANDARD_IA", "GLACIER", "GLACIER_IR"))}
+        assert len(overview["history"]["value"]["points"]) > 5
+        _, found_sagas = await asked(address, "/sagas?name=payment-*&tier=hot", token)
+        saga = found_sagas["found"]["value"]["sagas"][0]
+        _, by_number = await asked(address, f"/sagas?q={saga['attributes']['payment'][0]}", token)
+        assert [each["saga_id"] for each in by_number["found"]["value"]["sagas"]] == [saga["saga_id"]]
+        assert (await asked(address, f"/sagas/{saga['saga_id']}/hold", token, reason="case 7"))[0] == 200
+        os.kill(process.pid or 0, signal.SIGINT)
+        await asyncio.to_thread(process.join, DEADLINE_S)
+        assert process.exitcode == 0, said.read_text("utf-8")
+    finally:
+        process.terminate()
+        await asyncio.to_thread(process.join, DEADLINE_S)
+    assert left_in(scratch) == []
+    assert (await cli("demo", "--console", "--json")).code == 2
 
 
 async def _delete_packs(runtime: Runtime) -> None:

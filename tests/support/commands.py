@@ -57,11 +57,10 @@ async def in_process(
     return await asyncio.to_thread(_run, target, arguments, cwd, clean_environment(**environment))
 
 
-def start_command(*arguments: object) -> BaseProcess:
-    """A command in a process of its own, to be killed at will; its output goes nowhere."""
-    nowhere = Path(os.devnull)
+def start_command(*arguments: object, out: Path = Path(os.devnull), **environment: str) -> BaseProcess:
+    """A command in a process of its own, to be killed at will; what it says goes to `out`."""
     command = list(map(str, arguments))
-    return start_process(_call, _command, (command,), None, clean_environment(), nowhere, nowhere)
+    return start_process(_call, _command, (command,), None, clean_environment(**environment), out, out)
 
 
 def _run(target: Callable[..., None], arguments: tuple[Any, ...], cwd: Path | None, environ: dict[str, str]) -> Answer:

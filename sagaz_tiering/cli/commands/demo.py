@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.cli.session import Answer, Call, command
+
+if TYPE_CHECKING:
+    from sagaz_tiering.app.runtime import Runtime
+    from sagaz_tiering.clock import VirtualClock
+    from sagaz_tiering.demo.story import Story
+
+_TICK_S = 1.0
 
 
 @command(config=False)
@@ -17,9 +25,42 @@ async def demo(
     keep: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Keep the servers' data and the configuration in DIR.")
     ] = None,
+    console: Annotated[bool, typer.Option("--console", help="Look around in a browser at the end.")] = False,
 ) -> Answer:
     """Run real sagas, let their snapshots age seven years in seconds, and check that none is lost."""
+    if console and call.as_json:
+        raise UsageError("--console tells people where to look", hint="leave out --json")
     from sagaz_tiering.demo import run_demo
 
-    outcome = await run_demo(sagas=sagas, keep=keep, quiet=call.as_json)
+    look_around = _keep_console_open if console else None
+    outcome = await run_demo(sagas=sagas, keep=keep, quiet=call.as_json, look_around=look_around)
     return Answer(outcome.to_dict(), exit_code=outcome.exit_code)
+
+
+async def _keep_console_open(runtime: Runtime, clock: VirtualClock, story: Story) -> None:
+    """Until Ctrl-C; the clock goes on, and so do the jobs."""
+    import asyncio
+    import secrets
+    import signal
+    from datetime import timedelta
+    from hashlib import sha256
+
+    from sagaz_tiering.config.console import ConsoleSettings
+    from sagaz_tiering.console import serve_console
+    from sagaz_tiering.daemon.state import without_daemon
+
+    token, ended, loop = secrets.token_urlsafe(18), asyncio.Event(), asyncio.get_running_loop()
+    settings = ConsoleSettings(enabled=True, port=0, operator_token_hash=sha256(token.encode()).hexdigest())
+    async with without_daemon(runtime) as state, serve_console(settings, state) as (host, port):
+        story.heading("The console: look around in a browser")
+        story.line(f"address   http://{host}:{port}/")
+        story.line(f"token     {token}")
+        story.line("Ctrl-C ends it, and with it the servers.")
+        loop.add_signal_handler(signal.SIGINT, ended.set)
+        while not ended.is_set():
+            try:
+                async with asyncio.timeout(_TICK_S):
+                    await ended.wait()
+            except TimeoutError:
+                clock.advance(timedelta(seconds=_TICK_S))
+        loop.remove_signal_handler(signal.SIGINT)
