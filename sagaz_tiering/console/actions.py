@@ -65,6 +65,15 @@ async def _forget(documents: Documents, asked: Asked, visitor: Visitor) -> dict[
     return receipt.to_dict()
 
 
+async def _export(documents: Documents, asked: Asked, visitor: Visitor) -> dict[str, Any]:
+    """Into the file `out`."""
+    storage, saga_id = documents.runtime().storage(), asked["saga_id"]
+    if not (await documents.refs(saga_id))[0]:
+        raise NotThere(f"no snapshots of saga {saga_id}")
+    report = await storage.export(asked["out"], form="zip", saga_ids=[saga_id], who=visitor.name)
+    return report.to_dict()
+
+
 async def _retry(documents: Documents, asked: Asked, _: Visitor) -> dict[str, Any]:
     if not await documents.runtime().catalog.quarantine.retry(asked["item"]):
         raise NotThere(f"{asked['item']!r:.200} is not in quarantine")
@@ -85,6 +94,18 @@ async def compare(documents: Documents, asked: Asked) -> dict[str, Any]:
 COMPARE_PARAMETERS: Final = (
     Parameter(name="policies", about="a whole configuration file, as text", kind="file", required=True),
 )
+
+EXPORT: Final = Action(
+    path="/sagas/{saga_id}/export",
+    name="export",
+    about="A ZIP file of a saga that proves itself: every snapshot that can be read now, timeline, replays, holds log.",
+    command="sagaz-tiering export --saga {saga_id} --format zip --out FILE",
+    do=_export,
+    subject=lambda asked: f"saga {asked['saga_id']}",
+    then=lambda asked, _: f"/sagas/{asked['saga_id']}",
+    parameters=(SAGA_ID,),
+)
+"""Hands over what viewers may read anyway, so that they may do it too; written down as what operators do."""
 
 _ITEM: Final = Parameter(name="item", about="object key or snapshot id", required=True)
 

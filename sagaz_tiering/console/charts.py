@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from markupsafe import Markup
 
+from sagaz_tiering.clock import to_micros
 from sagaz_tiering.terminal import show_time
 
 WIDTH: Final = 720
 HEIGHT: Final = 120
-_MARGIN: Final = 14
 
 
 def area(values: Sequence[float], label: str, shown: Sequence[str]) -> Markup:
@@ -33,26 +33,35 @@ def area(values: Sequence[float], label: str, shown: Sequence[str]) -> Markup:
 
 
 def timeline_axis(refs: Sequence[dict[str, Any]], chosen: int, link: str) -> Markup:
-    """A saga's snapshots (oldest first) on an axis of time, each a link to `link` with its number behind it."""
-    times = [datetime.fromisoformat(ref["created_at"]).timestamp() for ref in refs]
-    first, span = times[0], (times[-1] - times[0]) or 1.0
-    width = WIDTH - 2 * _MARGIN
-    places = [_MARGIN + (at - first) / span * width if len(times) > 1 else WIDTH / 2 for at in times]
+    """A saga's snapshots (oldest first) on an axis of time, each a link to `link` with its number behind it.
+
+    In percents of its width, so that a slider below it can have the same scale; not stops of the Tab key, which the
+    slider and the table are.
+    """
+    times = [instant_ms(ref["created_at"]) for ref in refs]
+    first, span = times[0], (times[-1] - times[0]) or 1
     marks = Markup("").join(
         Markup(
-            '<a href="{}{}"><circle class="tier-{}{}" cx="{:.1f}" cy="26" r="{}"><title>{} · {} · {} · {}</title>'
-            "</circle></a>"
+            '<a href="{}{}" tabindex="-1" aria-label="{}"><circle class="tier-{}{}" cx="{:.2f}%" cy="20" r="7">'
+            "<title>{}</title></circle></a>"
         ).format(
-            *(link, number, ref["tier"], " chosen" if number == chosen else "", x, 9 if number == chosen else 6),
-            *(ref["step_name"], ref["status"], _place(ref), show_time(datetime.fromisoformat(ref["created_at"]))),
+            *(link, number, text, ref["tier"], " chosen" if number == chosen else ""),
+            *((at - first) / span * 100 if len(times) > 1 else 50.0, text),
         )
-        for number, (ref, x) in enumerate(zip(refs, places, strict=True))
+        for number, (ref, at, text) in enumerate(zip(refs, times, map(_told, refs), strict=True))
     )
     return Markup(
-        '<svg class="axis" viewBox="0 0 {} 52" role="img" aria-label="{} snapshots on an axis of time">'
-        '<line x1="{}" y1="26" x2="{}" y2="26"/>{}</svg>'
-    ).format(WIDTH, len(refs), _MARGIN, WIDTH - _MARGIN, marks)
+        '<svg class="axis" role="group" aria-label="{} snapshots on an axis of time">'
+        '<line x1="0" y1="20" x2="100%" y2="20"/>{}</svg>'
+    ).format(len(refs), marks)
 
 
-def _place(ref: dict[str, Any]) -> str:
-    return " ".join(filter(None, (ref["tier"], ref["storage_class"])))
+def instant_ms(moment: str) -> int:
+    """The first whole millisecond since 1970 at which that instant has come."""
+    return -(-to_micros(datetime.fromisoformat(moment)) // 1000)
+
+
+def _told(ref: dict[str, Any]) -> str:
+    place = " ".join(filter(None, (ref["tier"], ref["storage_class"])))
+    at = show_time(datetime.fromisoformat(ref["created_at"]))
+    return " · ".join(filter(None, (ref["step_name"], ref["status"], place, at)))

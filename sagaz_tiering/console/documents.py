@@ -14,11 +14,13 @@ from uuid import UUID
 
 from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.catalog.migrations import check_schema
+from sagaz_tiering.catalog.totals import Holding
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.daemon.state import DaemonState
 from sagaz_tiering.errors import SagazTieringError, SnapshotArchived, TierUnavailable
 from sagaz_tiering.operations.history import history
 from sagaz_tiering.operations.totals import StoreTotals, look
+from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.terminal import plain
 
 PART_WITHIN_S: Final = 10.0
@@ -101,7 +103,7 @@ class Documents:
         return {
             "at": plain(totals.at),
             "hot": None if totals.hot is None else plain(totals.hot),
-            "holdings": plain(list(totals.holdings)),
+            "holdings": plain(sorted(totals.holdings, key=_warmest_first)),
             "due": {"hot_sagas": waiting, "durable_snapshots": totals.durable.due},
             "open_work": plain(list(totals.open_work)),
             "spent_today": {
@@ -190,6 +192,11 @@ def problem_of(error: SagazTieringError) -> Part:
         ]
         found["archived"] = {"storage_class": error.storage_class, "options": options}
     return found
+
+
+def _warmest_first(held: Holding) -> tuple[int, int]:
+    coldness = StorageClass(held.storage_class).coldness if held.storage_class else 0
+    return ("hot", "durable", "cold", "retiring").index(held.tier), coldness
 
 
 def _unknown(problem: str, hint: str) -> Part:

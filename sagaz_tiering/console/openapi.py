@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any, Final
 
-from sagaz_tiering.console.actions import ACTIONS, COMPARE_PARAMETERS
+from sagaz_tiering.console.actions import ACTIONS, COMPARE_PARAMETERS, EXPORT
 from sagaz_tiering.console.routes import Parameter, path_names
 from sagaz_tiering.console.views import VIEWS
 
@@ -48,6 +48,9 @@ def openapi() -> dict[str, Any]:
     paths["/plan"]["post"] = _post(
         "What other policies would do instead; saves nothing.", COMPARE_PARAMETERS, frozenset()
     )
+    export = _post(EXPORT.about, EXPORT.parameters, path_names(EXPORT.path))
+    export["responses"]["200"]["content"] = {"application/zip": {"schema": {"type": "string", "format": "binary"}}}
+    paths[EXPORT.path] = {"post": export}
     return {
         "openapi": "3.1.0",
         "info": {"title": "sagaz-tiering console", "version": "1"},

@@ -12,7 +12,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from sagaz_tiering.config.console import ConsoleSettings
-from sagaz_tiering.console.charts import area, timeline_axis
+from sagaz_tiering.console.charts import area, instant_ms, timeline_axis
 from sagaz_tiering.terminal import safe, show_bytes, show_span, show_time, show_usd
 
 _MOST_TEXT: Final = 5_000
@@ -65,6 +65,11 @@ def with_query(query: Mapping[str, str], **changes: str) -> str:
     return urlencode({**query, **changes}, errors="surrogatepass")
 
 
+def _about_usd(amount: float) -> str:
+    """To the cent: where amounts stand side by side."""
+    return "< $0.01" if 0 < amount < 0.01 else show_usd(amount)
+
+
 def _optional(show: Any) -> Any:
     return lambda value: "—" if value is None else show(value)
 
@@ -82,7 +87,13 @@ class Pages:
             lstrip_blocks=True,
         )
         self._environment.filters.update(
-            time=time_tag, when=when_tag, count=count, bytes=_optional(show_bytes), usd=_optional(show_usd)
+            time=time_tag,
+            when=when_tag,
+            count=count,
+            bytes=_optional(show_bytes),
+            usd=_optional(show_usd),
+            ms=instant_ms,
+            about_usd=_optional(_about_usd),
         )
         self._environment.globals.update(area=area, axis=timeline_axis, with_query=with_query, is_open=settings.is_open)
 

@@ -105,16 +105,18 @@ Asked = Mapping[str, Any]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConsoleView:
-    """Something to look at: `path` on the site, the same behind `/api/v1`; `command` does it on the command line.
+    """Something to look at: `path` on the site, the same behind `/api/v1`.
 
-    `document` makes what is shown, with whatever of it cannot be had told in its place. Raises NotThere.
+    `document` makes what is shown, with whatever of it cannot be had told in its place, and raises NotThere; names in
+    it that begin with `_` are for the page alone. `command` tells what does the same on the command line, of what was
+    asked and found. `is_fragment`: a part that other pages fetch behind their first paint; alone it is a page too.
     """
 
     path: str
     title: str
     template: str
     about: str
-    command: str
+    command: Callable[[Asked, Mapping[str, Any]], str]
     document: Callable[[Documents, Asked], Awaitable[dict[str, Any]]]
     parameters: tuple[Parameter, ...] = ()
     is_fragment: bool = False
@@ -136,6 +138,11 @@ class Action:
     subject: Callable[[Asked], str]
     then: Callable[[Asked, dict[str, Any]], str]
     parameters: tuple[Parameter, ...]
+
+
+def says(command: str) -> Callable[[Asked, Mapping[str, Any]], str]:
+    """That command, with what was asked for where it names it in braces."""
+    return lambda asked, _: command.format(**asked)
 
 
 def path_names(path: str) -> frozenset[str]:

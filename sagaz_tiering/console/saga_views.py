@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from shlex import quote
+from typing import Any, Final, cast
 from uuid import UUID
 
+from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.changes import ChangeKind, ValueChange
 from sagaz_tiering.codec.document import snapshot_document
 from sagaz_tiering.console.documents import Documents
 from sagaz_tiering.console.routes import Asked, BadQuestion, ConsoleView, NotThere, Parameter
+from sagaz_tiering.console.tree import Node, tree_of
 from sagaz_tiering.snapshot import SagaSnapshot, Tier
 from sagaz_tiering.terminal import plain, show_value
+from sagaz_tiering.tiered import SagaFilters
 from sagaz_tiering.tiered.compare import Comparer
 
 SAGA_ID: Final = Parameter(name="saga_id", about="id of the saga", kind="uuid", required=True)
 _PAGE: Final = 50
+LOOK_AT: Final = 500
+"""Sagas of one page that are looked at, where few of them are meant: nobody waits for more."""
 _MOST_GUESSED: Final = 8
 _MOST_CHANGES: Final = 1_000
 _MOST_VALUE: Final = 1_000
+_MOST_TREES: Final = 50
+_TREE_NODES: Final = 100
 
 
 async def _sagas(documents: Documents, asked: Asked) -> dict[str, Any]:
@@ -55,8 +63,13 @@ async def _found(documents: Documents, asked: Asked, known: Sequence[str]) -> di
 
 
 async def _page(documents: Documents, filters: dict[str, Any], asked: Asked) -> dict[str, Any]:
-    given = {name: value for name, value in filters.items() if value not in (None, {}, ())}
-    page = await documents.runtime().storage().find(**given, limit=asked["limit"], cursor=asked["cursor"])
+    given = cast(SagaFilters, {name: value for name, value in filters.items() if value not in (None, {}, ())})
+    look_at = max(LOOK_AT, asked["limit"])
+    page = (
+        await documents.runtime()
+        .storage()
+        .finder.page(given, limit=asked["limit"], cursor=asked["cursor"], look_at=look_at)
+    )
     return {"sagas": plain(list(page.items)), "next": page.cursor}
 
 
@@ -93,31 +106,35 @@ async def _saga(documents: Documents, asked: Asked) -> dict[str, Any]:
     if found is None:
         raise NotThere(f"no snapshots of saga {asked['saga_id']}: it never saved one here, or all have expired")
     refs = found["snapshots"]
-    number = _chosen(refs, asked["n"], asked["at"])
-    state = {} if number is None else await _state(documents, refs[number])
-    return {**found, "chosen": number, **state}
+    number = _chosen(refs, asked)
+    if number is None or refs[number]["tier"] == Tier.COLD:  # what may have to come from the store comes later
+        return {**found, "chosen": number, "snapshot": None, "later": number is not None}
+    return {**found, **await _state(documents, refs, number), "later": False}
 
 
-def _chosen(refs: Sequence[dict[str, Any]], number: int | None, at: datetime | None) -> int | None:
-    """Which snapshot is looked at: by its number, or the newest at an instant (None: the saga had not begun)."""
-    if at is not None:
-        before = [i for i, ref in enumerate(refs) if datetime.fromisoformat(ref["created_at"]) <= at]
-        return before[-1] if before else None
-    return len(refs) - 1 if number is None else min(number, len(refs) - 1)
+def _chosen(refs: Sequence[dict[str, Any]], asked: Asked) -> int | None:
+    """Which snapshot is looked at: by instant (None: the saga had not begun), by number, or the newest."""
+    if asked["at"] is None and asked["ms"] is None:
+        return len(refs) - 1 if asked["n"] is None else min(asked["n"], len(refs) - 1)
+    at_us = asked["ms"] * 1000 if asked["at"] is None else to_micros(asked["at"])
+    before = [i for i, ref in enumerate(refs) if to_micros(datetime.fromisoformat(ref["created_at"])) <= at_us]
+    return before[-1] if before else None
 
 
 async def _snapshot(documents: Documents, asked: Asked) -> dict[str, Any]:
     refs, _ = await documents.refs(asked["saga_id"])
     if not refs:
         raise NotThere(f"no snapshots of saga {asked['saga_id']}")
-    number = _chosen(refs, asked["n"], None)
-    assert number is not None  # there is one
-    return {"saga_id": str(asked["saga_id"]), "chosen": number, **await _state(documents, refs[number])}
+    number = _chosen(refs, asked)
+    if number is None:
+        raise NotThere("the saga had not begun then")
+    return {"saga_id": str(asked["saga_id"]), "last": len(refs) - 1, **await _state(documents, refs, number)}
 
 
-async def _state(documents: Documents, ref: dict[str, Any]) -> dict[str, Any]:
+async def _state(documents: Documents, refs: Sequence[dict[str, Any]], number: int) -> dict[str, Any]:
     """What a snapshot says; of an archived one how to bring it back, without asking the store for its bytes."""
     kept: list[SagaSnapshot] = []
+    ref = refs[number]
 
     async def read() -> dict[str, Any] | None:
         found = await documents.runtime().storage().reader.get(UUID(ref["snapshot_id"]))
@@ -127,7 +144,7 @@ async def _state(documents: Documents, ref: dict[str, Any]) -> dict[str, Any]:
         return await asyncio.to_thread(snapshot_document, found)
 
     part = await documents.part(read, is_plain=True)
-    return {"ref": ref, "snapshot": part, "_context": kept[0].context if kept else None}
+    return {"chosen": number, "ref": ref, "snapshot": part, "_tree": tree_of(kept[0].context) if kept else None}
 
 
 async def _difference(documents: Documents, asked: Asked) -> dict[str, Any]:
@@ -137,14 +154,27 @@ async def _difference(documents: Documents, asked: Asked) -> dict[str, Any]:
     last = len(refs) - 1
     a = max(0, last - 1) if asked["a"] is None else min(asked["a"], last)
     b = last if asked["b"] is None else min(asked["b"], last)
-    ids = [UUID(refs[number]["snapshot_id"]) for number in (a, b)]
-    found = await documents.part(lambda: _compared(documents, asked["saga_id"], *ids))
-    return {"saga_id": str(asked["saga_id"]), "snapshots": refs, "a": a, "b": b, "difference": found}
+    return {"saga_id": str(asked["saga_id"]), "snapshots": refs, "a": a, "b": b}
 
 
-async def _compared(documents: Documents, saga_id: UUID, a: UUID, b: UUID) -> dict[str, Any]:
-    found = await Comparer(documents.runtime().storage().reader).diff(saga_id, a, b, saga_id)
-    return {"changes": [_change(each) for each in found.changes[:_MOST_CHANGES]], "count": len(found.changes)}
+async def _changes(documents: Documents, asked: Asked) -> dict[str, Any]:
+    found = await _difference(documents, asked)
+    a, b = [UUID(found["snapshots"][found[side]]["snapshot_id"]) for side in ("a", "b")]
+    trees: list[tuple[Node | None, Node | None]] = []
+
+    async def compared() -> dict[str, Any]:
+        diff = await Comparer(documents.runtime().storage().reader).diff(asked["saga_id"], a, b, asked["saga_id"])
+        trees.extend(map(_trees, diff.changes[:_MOST_TREES]))
+        return {"changes": [_change(each) for each in diff.changes[:_MOST_CHANGES]], "count": len(diff.changes)}
+
+    return {**found, "difference": await documents.part(compared), "_trees": trees}
+
+
+def _trees(change: ValueChange) -> tuple[Node | None, Node | None]:
+    """Both sides as trees, where they are more than a single value."""
+    sides = [tree_of(value, "", most=_TREE_NODES) for value in (change.before, change.after)]
+    before, after = [side if side.children else None for side in sides]
+    return before, after
 
 
 def _change(change: ValueChange) -> dict[str, Any]:
@@ -159,7 +189,33 @@ def _change(change: ValueChange) -> dict[str, Any]:
     }
 
 
-_NUMBER: Final = Parameter(name="n", about="number of the snapshot in the timeline, the oldest is 0", kind="int")
+_WHICH: Final = (
+    SAGA_ID,
+    Parameter(name="n", about="number of the snapshot in the timeline, the oldest is 0", kind="int"),
+    Parameter(name="at", about="its state at this instant", kind="time"),
+    Parameter(name="ms", about="the same in milliseconds since 1970", kind="int", most=2**48),
+)
+_TWO: Final = (
+    SAGA_ID,
+    Parameter(name="a", about="number of the one snapshot", kind="int"),
+    Parameter(name="b", about="number of the other", kind="int"),
+)
+
+
+def _find_command(asked: Asked, _: Mapping[str, Any]) -> str:
+    options = [
+        *(f"--{name} {quote(asked[name])}" for name in ("name", "status", "step", "tier") if asked[name]),
+        *(f"--{name} {asked[key]:%Y-%m-%d}" for name, key in (("from", "since"), ("to", "until")) if asked[key]),
+        *(f"--attribute {quote(pair)}" for pair in (asked["attribute"] or asked["q"] or "").split(",") if "=" in pair),
+        *(["--held"] if asked["held"] else []),
+    ]
+    return " ".join(["sagaz-tiering find", *options])
+
+
+def _diff_command(asked: Asked, found: Mapping[str, Any]) -> str:
+    a, b = (found["snapshots"][found[side]]["snapshot_id"] for side in ("a", "b"))
+    return f"sagaz-tiering diff {asked['saga_id']} {a} {b}"
+
 
 SAGA_VIEWS: Final = (
     ConsoleView(
@@ -167,7 +223,7 @@ SAGA_VIEWS: Final = (
         title="Sagas",
         template="sagas.html",
         about="Sagas by what is known of them, the newest first.",
-        command="sagaz-tiering find",
+        command=_find_command,
         document=_sagas,
         parameters=(
             Parameter(name="q", about="a saga's id, a value of one of its attributes, or a part of its name"),
@@ -188,31 +244,37 @@ SAGA_VIEWS: Final = (
         title="Saga",
         template="saga.html",
         about="A saga's timeline across the tiers, its state at any instant, and what happens to it.",
-        command="sagaz-tiering timeline {saga_id}",
+        command=lambda asked, _: f"sagaz-tiering timeline {asked['saga_id']}",
         document=_saga,
-        parameters=(SAGA_ID, _NUMBER, Parameter(name="at", about="its state at this instant", kind="time")),
+        parameters=_WHICH,
     ),
     ConsoleView(
         path="/sagas/{saga_id}/state",
         title="State",
         template="state.html",
-        about="One snapshot of a saga.",
-        command="sagaz-tiering show SNAPSHOT_ID",
+        about="What a saga was like at one of its snapshots; of what is archived, how to bring it back.",
+        command=lambda _, found: f"sagaz-tiering show {found['ref']['snapshot_id']}",
         document=_snapshot,
-        parameters=(SAGA_ID, _NUMBER),
+        parameters=_WHICH,
         is_fragment=True,
     ),
     ConsoleView(
         path="/sagas/{saga_id}/diff",
         title="Difference",
         template="diff.html",
-        about="What changed between two snapshots of a saga.",
-        command="sagaz-tiering diff {saga_id} A B",
+        about="Two snapshots of a saga, chosen to be compared.",
+        command=_diff_command,
         document=_difference,
-        parameters=(
-            SAGA_ID,
-            Parameter(name="a", about="number of the one snapshot", kind="int"),
-            Parameter(name="b", about="number of the other", kind="int"),
-        ),
+        parameters=_TWO,
+    ),
+    ConsoleView(
+        path="/sagas/{saga_id}/changes",
+        title="Changes",
+        template="changes.html",
+        about="What changed between two snapshots of a saga.",
+        command=_diff_command,
+        document=_changes,
+        parameters=_TWO,
+        is_fragment=True,
     ),
 )

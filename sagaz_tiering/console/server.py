@@ -11,6 +11,8 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from contextvars import ContextVar
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Final
 
 from aiohttp import web
@@ -19,12 +21,11 @@ from yarl import URL
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.config.console import ConsoleSettings
 from sagaz_tiering.console.access import COOKIE, Access, TooManyTries, Visitor
-from sagaz_tiering.console.actions import ACTIONS, COMPARE_PARAMETERS, compare
+from sagaz_tiering.console.actions import ACTIONS, COMPARE_PARAMETERS, EXPORT, compare
 from sagaz_tiering.console.documents import Documents
 from sagaz_tiering.console.openapi import API, openapi
 from sagaz_tiering.console.render import STATIC, Pages
 from sagaz_tiering.console.routes import MOST_FILE, Action, BadQuestion, ConsoleView, NotThere, Parameter, path_names
-from sagaz_tiering.console.tree import tree_of
 from sagaz_tiering.console.views import VIEWS
 from sagaz_tiering.daemon.listening import listening
 from sagaz_tiering.daemon.state import DaemonState
@@ -43,6 +44,8 @@ _HEADERS: Final = {
     "Cache-Control": "no-store",
 }
 _VISITOR: Final = ContextVar[Visitor | None]("visitor", default=None)
+_SHOWS: Final = ContextVar[str]("shows", default="")
+"""What a page is of, for the one that says why it cannot be shown."""
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -83,7 +86,9 @@ class _Console:
         for action in ACTIONS:
             does = self._does(action)
             routes += [web.post(action.path, does), web.post(f"{API}{action.path}", does)]
+        routes += [web.post(EXPORT.path, self._export), web.post(f"{API}{EXPORT.path}", self._export)]
         application.add_routes(routes)
+        application.on_response_prepare.append(_protect)
         return application
 
     # -- who comes in, and what goes wrong -------------------------------------------------------------------
@@ -91,13 +96,7 @@ class _Console:
     @web.middleware
     async def _guard(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
         _VISITOR.set(None)  # a connection asks again and again
-        response = await self._admitted(request, handler)
-        response.headers.update(_HEADERS)
-        if request.path.startswith("/static/") and response.status == 200:
-            response.headers["Cache-Control"] = "private, max-age=3600"
-        return response
-
-    async def _admitted(self, request: web.Request, handler: _Handler) -> web.StreamResponse:
+        _SHOWS.set("")
         if not self._access.is_known_host(request):
             return self._failure(request, 421, "this console is asked by its name on this machine, such as localhost")
         if request.path.startswith("/static/") or request.path == "/login":
@@ -145,7 +144,7 @@ class _Console:
         if _is_api(request):
             answer: web.Response = _json({"problem": problem, "hint": hint}, status)
         else:
-            values = {"status": status, "problem": problem, "hint": hint}
+            values = {"status": status, "problem": problem, "hint": hint, "what": _SHOWS.get()}
             answer = self._page(request, "failure.html", "Not shown", "", values, status=status)
         answer.headers.update(headers or {})
         return answer
@@ -154,13 +153,13 @@ class _Console:
 
     def _shows(self, view: ConsoleView) -> _Handler:
         async def show(request: web.Request) -> web.Response:
+            _SHOWS.set(view.title)
             asked = _asked(view.parameters, view.path, request.match_info, request.query)
             document = await view.document(self._documents, asked)
-            if "_context" in document:
-                document["tree"] = tree_of(document.pop("_context"))
-            command = view.command.format(**{name: asked[name] for name in path_names(view.path)})
-            values = {**document, "asked": asked, "query": request.query}
-            return self._page(request, view.template, view.title, command, values)
+            values = {**document, "asked": asked, "query": request.query, "fragment": view.template}
+            alone = view.is_fragment and "HX-Request" not in request.headers
+            template = "fragment.html" if alone else view.template
+            return self._page(request, template, view.title, view.command(asked, document), values)
 
         return show
 
@@ -168,7 +167,7 @@ class _Console:
         async def answer(request: web.Request) -> web.Response:
             asked = _asked(view.parameters, view.path, request.match_info, request.query)
             document = await view.document(self._documents, asked)
-            document.pop("_context", None)
+            document = {name: value for name, value in document.items() if not name.startswith("_")}
             # On a thread: a context of many megabytes must not keep the jobs' leases from being renewed.
             return web.Response(text=await asyncio.to_thread(_dumped, document), content_type="application/json")
 
@@ -200,6 +199,19 @@ class _Console:
             return _json(done) if _is_api(request) else _see(action.then(asked, done))
 
         return do
+
+    async def _export(self, request: web.Request) -> web.StreamResponse:
+        await self._sent(request)
+        asked = _asked(EXPORT.parameters, EXPORT.path, request.match_info, {})
+        with TemporaryDirectory(prefix="sagaz-tiering-export-") as folder:
+            out = Path(folder, f"saga-{asked['saga_id']}.zip")
+            await self._audited(EXPORT, {**asked, "out": out}, _visitor(), request)
+            named = {"Content-Disposition": f'attachment; filename="{out.name}"'}
+            with out.open("rb") as file:  # noqa: ASYNC230 - it is read by a thread
+                answer = web.Response(body=file, headers=named, content_type="application/zip")
+                await answer.prepare(request)
+                await answer.write_eof()
+        return answer
 
     async def _audited(
         self, action: Action, asked: Mapping[str, Any], visitor: Visitor, request: web.Request
@@ -294,6 +306,13 @@ class _Console:
         common = {"title": title, "command": command, "visitor": visitor, "path": request.path, "now": now}
         text = self._pages.render(template, **{**values, **common})
         return web.Response(text=text, content_type="text/html", status=status)
+
+
+async def _protect(request: web.Request, response: web.StreamResponse) -> None:
+    """What every answer carries."""
+    response.headers.update(_HEADERS)
+    if request.path.startswith("/static/") and response.status == 200:
+        response.headers["Cache-Control"] = "private, max-age=3600"
 
 
 def _visitor() -> Visitor:

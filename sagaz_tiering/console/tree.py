@@ -10,7 +10,11 @@ from typing import Any, Final
 MOST_NODES: Final = 2_000
 MOST_CHILDREN: Final = 500
 MOST_TEXT: Final = 4_000
+MOST_ALL_TEXT: Final = 200_000
+"""Characters of all texts together; once they are used up each text still shows a few."""
 MOST_DEPTH: Final = 60
+_MOST_KEY: Final = 200
+_LEAST_TEXT: Final = 40
 
 
 @dataclass(slots=True)
@@ -27,18 +31,19 @@ class Node:
     left_out: int = 0
 
 
-def tree_of(value: Any, key: str = "context") -> Node:
-    """The tree of a context, of at most MOST_NODES nodes, breadth first, so that what is near the top is there."""
-    root = _node(key, value)
-    waiting, made = [(root, value, 1)], 1
+def tree_of(value: Any, key: str = "context", *, most: int = MOST_NODES) -> Node:
+    """The tree of a value, of at most `most` nodes, breadth first, so that what is near the top is there."""
+    root = _node(key, value, MOST_TEXT)
+    waiting, made, room_for_text = [(root, value, 1)], 1, MOST_ALL_TEXT
     for node, whole, depth in waiting:  # grows meanwhile
         if not isinstance(whole, dict | list | tuple | set | frozenset):
             continue
         size = len(whole)
-        room = min(size, MOST_CHILDREN, MOST_NODES - made) if depth < MOST_DEPTH else 0
+        room = min(size, MOST_CHILDREN, most - made) if depth < MOST_DEPTH else 0
         for name, child in islice(_children(whole), room):
             made += 1
-            node.children.append(_node(name, child))
+            node.children.append(_node(name[:_MOST_KEY], child, min(MOST_TEXT, max(room_for_text, _LEAST_TEXT))))
+            room_for_text -= len(node.children[-1].text)
             waiting.append((node.children[-1], child, depth + 1))
         node.left_out = size - room
     return root
@@ -52,14 +57,15 @@ def _children(value: Any) -> Iterable[tuple[str, Any]]:
     return ((str(index), child) for index, child in enumerate(value))
 
 
-def _node(key: str, value: Any) -> Node:
+def _node(key: str, value: Any, most: int) -> Node:
+    """`most`: so many characters of its text (or bytes)."""
     kind = "null" if value is None else type(value).__name__
     if isinstance(value, dict | list | tuple | set | frozenset):
         what = "key" if isinstance(value, dict) else "item"
         return Node(key=key, kind=kind, text=f"{len(value):,} {what}{'' if len(value) == 1 else 's'}")
     if isinstance(value, bytes | bytearray):
-        return Node(key=key, kind=kind, text=value[:MOST_TEXT].hex(" "), left_out=max(0, len(value) - MOST_TEXT))
+        return Node(key=key, kind=kind, text=value[: most // 3].hex(" "), left_out=max(0, len(value) - most // 3))
     if isinstance(value, int) and abs(value) >= 10**1000:
         return Node(key=key, kind=kind, text=f"a number of {value.bit_length():,} bits")
     text = value if isinstance(value, str) else "null" if value is None else str(value)
-    return Node(key=key, kind=kind, text=text[:MOST_TEXT], left_out=max(0, len(text) - MOST_TEXT))
+    return Node(key=key, kind=kind, text=text[:most], left_out=max(0, len(text) - most))

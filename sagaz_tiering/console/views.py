@@ -8,7 +8,7 @@ from sagaz_tiering.catalog.audit import NEWEST
 from sagaz_tiering.catalog.pack_list import NEWEST as NEWEST_PACK
 from sagaz_tiering.console.documents import Documents
 from sagaz_tiering.console.planning import plan_document
-from sagaz_tiering.console.routes import Asked, ConsoleView, NotThere, Parameter
+from sagaz_tiering.console.routes import Asked, ConsoleView, NotThere, Parameter, says
 from sagaz_tiering.console.saga_views import SAGA_VIEWS
 from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.terminal import plain
@@ -25,6 +25,10 @@ async def _overview(documents: Documents, _: Asked) -> dict[str, Any]:
 
 async def _policies(documents: Documents, _: Asked) -> dict[str, Any]:
     return documents.policies()
+
+
+async def _plan_page(_: Documents, __: Asked) -> dict[str, Any]:
+    return {}
 
 
 async def _plan(documents: Documents, _: Asked) -> dict[str, Any]:
@@ -103,7 +107,7 @@ VIEWS: Final = (
         title="Overview",
         template="overview.html",
         about="What is in each tier and what it costs, what the jobs did, what waits, whether all is well.",
-        command="sagaz-tiering status",
+        command=says("sagaz-tiering status"),
         document=_overview,
     ),
     *SAGA_VIEWS,
@@ -112,23 +116,32 @@ VIEWS: Final = (
         title="Policies",
         template="policies.html",
         about="The policies in force, in order: the first that matches rules.",
-        command="sagaz-tiering policy check",
+        command=says("sagaz-tiering policy check"),
         document=_policies,
     ),
     ConsoleView(
         path="/plan",
         title="Plan",
         template="plan.html",
+        about="Where the plan is to be had, and others are compared with it.",
+        command=says("sagaz-tiering plan"),
+        document=_plan_page,
+    ),
+    ConsoleView(
+        path="/plan/now",
+        title="Plan",
+        template="plan_now.html",
         about="What the jobs would do now, what that costs and saves.",
-        command="sagaz-tiering plan",
+        command=says("sagaz-tiering plan"),
         document=_plan,
+        is_fragment=True,
     ),
     ConsoleView(
         path="/restores",
         title="Restores",
         template="restores.html",
         about="Requests to bring archived snapshots back, the newest first.",
-        command="sagaz-tiering restores",
+        command=says("sagaz-tiering restores"),
         document=_restores,
         parameters=(LIMIT,),
     ),
@@ -137,7 +150,7 @@ VIEWS: Final = (
         title="Restore",
         template="restore.html",
         about="One restore, and how far it is.",
-        command="sagaz-tiering restores {restore_id}",
+        command=says("sagaz-tiering restores {restore_id}"),
         document=_restore,
         parameters=(Parameter(name="restore_id", about="id of the restore", kind="uuid", required=True),),
     ),
@@ -146,7 +159,7 @@ VIEWS: Final = (
         title="Legal holds",
         template="holds.html",
         about="Holds in force, and the log of all that were placed and released.",
-        command="sagaz-tiering holds --log",
+        command=says("sagaz-tiering holds --log"),
         document=_holds,
         parameters=(
             LIMIT,
@@ -159,7 +172,7 @@ VIEWS: Final = (
         title="Erasures",
         template="erasures.html",
         about="Sagas that were forgotten, the newest first.",
-        command="sagaz-tiering erasures",
+        command=says("sagaz-tiering erasures"),
         document=_erasures,
         parameters=(LIMIT,),
     ),
@@ -168,7 +181,7 @@ VIEWS: Final = (
         title="Erasure receipt",
         template="erasure.html",
         about="What an erasure removed, and what is physically left until when.",
-        command="sagaz-tiering erasures {erasure_id}",
+        command=says("sagaz-tiering erasures {erasure_id}"),
         document=_erasure,
         parameters=(Parameter(name="erasure_id", about="id of the erasure", kind="uuid", required=True),),
     ),
@@ -177,7 +190,7 @@ VIEWS: Final = (
         title="Quarantine",
         template="quarantine.html",
         about="What jobs found wrong or gave up.",
-        command="sagaz-tiering quarantine list",
+        command=says("sagaz-tiering quarantine list"),
         document=_quarantine,
         parameters=(
             LIMIT,
@@ -189,7 +202,7 @@ VIEWS: Final = (
         title="Packs",
         template="packs.html",
         about="Objects of the cold tier, the newest first.",
-        command="sagaz-tiering status",
+        command=says("sagaz-tiering status"),
         document=_packs,
         parameters=(
             LIMIT,
@@ -203,7 +216,7 @@ VIEWS: Final = (
         title="Pack",
         template="pack.html",
         about="One pack, and the frames in it.",
-        command="sagaz-tiering status",
+        command=says("sagaz-tiering status"),
         document=_pack,
         parameters=(
             Parameter(name="pack_id", about="number of the pack", kind="int", required=True, most=NEWEST_PACK - 1),
@@ -216,7 +229,7 @@ VIEWS: Final = (
         title="Audit",
         template="audit.html",
         about="Who changed something in this console, the newest first.",
-        command="psql -c 'TABLE sagaz_tiering.console_audit'",
+        command=says("psql -c 'TABLE sagaz_tiering.console_audit'"),
         document=_audit,
         parameters=(
             LIMIT,

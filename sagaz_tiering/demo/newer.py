@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -20,11 +21,13 @@ SLOWER: Final = 3_000
 """The engine runs a saga in milliseconds; here its steps lie minutes apart."""
 
 
-async def run_newer(runtime: Runtime, clock: VirtualClock, sagas: int, first: int) -> Recorder:
+async def run_newer(
+    runtime: Runtime, clock: VirtualClock, sagas: int, first: int, *, gaps_days: Sequence[int] = GAPS_DAYS
+) -> Recorder:
     """Let time pass with `sagas` sagas in it, numbered from `first`, and the jobs at their work."""
-    each, storage = max(1, sagas // len(GAPS_DAYS)), _Slower(runtime.storage(), clock)
+    each, storage = max(1, sagas // len(gaps_days)), _Slower(runtime.storage(), clock)
     recorder = Recorder(storage)
-    for days in GAPS_DAYS:
+    for days in gaps_days:
         storage.begin()
         await run_sagas(kinds(), each, recorder, first=first)
         first += each

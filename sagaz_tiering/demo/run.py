@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,7 +26,7 @@ MOST_CHANGES = 6
 """Of a difference so many lines are shown."""
 
 Interference = Callable[[str, "Runtime"], Awaitable[None]]
-LookAround = Callable[["Runtime", VirtualClock, "Story"], Awaitable[None]]
+LookAround = Callable[["Runtime", VirtualClock, Callable[[str], None]], Awaitable[None]]
 
 
 async def run_demo(
@@ -41,7 +39,8 @@ async def run_demo(
 ) -> DemoOutcome:
     """Run it all and report. `interfere` (tests) is called with each stage's key before its check.
 
-    `look_around` is waited for at the end, with the servers up and newer sagas in every tier.
+    `look_around` is waited for at the end, with the servers up and newer sagas in every tier; it is given what prints
+    a line.
 
     Raises MissingDependencyError without the extras `embedded` and `sagaz`, and whatever stops a server or a job.
     """
@@ -72,24 +71,11 @@ async def run_demo(
             from sagaz_tiering.demo.newer import run_newer
 
             story.say("Sagas of the last months join them, so that every tier has some …")
-            with _engine_quiet():
-                await run_newer(runtime, clock, sagas, first=sagas)
-            await look_around(runtime, clock, story)
+            await run_newer(runtime, clock, sagas, first=sagas)
+            await look_around(runtime, clock, story.line)
     if keep is not None:
         story.line(f"look around: sagaz-tiering status --config {keep / 'tiering.yaml'}")
     return outcome
-
-
-@contextmanager
-def _engine_quiet() -> Iterator[None]:
-    """The engine logs every refused step; here they are refused on purpose."""
-    log = logging.getLogger("sagaz")
-    before = log.level
-    log.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        log.setLevel(before)
 
 
 class _Demo:
@@ -130,8 +116,7 @@ class _Demo:
         story.heading(f"Day 0: {sagas} sagas run on the sagaz engine")
         recorder = Recorder(self._storage)
         began = time.monotonic()
-        with _engine_quiet():
-            ended = await run_sagas(kinds(), sagas, recorder)
+        ended = await run_sagas(kinds(), sagas, recorder)
         took = time.monotonic() - began
         # Snapshots are stamped with the machine's time; a clock that stood still would call them future.
         self._clock.advance(max(timedelta(0), datetime.now(UTC) - self._clock.now()))

@@ -77,8 +77,10 @@ class Finder:
         )
         return Search(question=question, tier=tier, held=filters.get("held"))
 
-    async def page(self, filters: SagaFilters, *, limit: int, cursor: str | None, count: bool) -> Page[SagaSummary]:
-        """See `TieredStorage.find`."""
+    async def page(
+        self, filters: SagaFilters, *, limit: int, cursor: str | None, count: bool = False, look_at: int | None = None
+    ) -> Page[SagaSummary]:
+        """See `TieredStorage.find`. After `look_at` sagas (None: MOST_LOOKED_AT) a page ends, however few are meant."""
         search = self.checked(filters)
         if not 1 <= limit <= MOST_ON_A_PAGE:
             raise ConfigError(
@@ -95,7 +97,7 @@ class Finder:
             return Page(items=(), count=0 if count else None)
         number, is_exact = await self._count(search, route) if count else (None, True)
         items: list[SagaSummary] = []
-        walk, last = _Reached(after=after), after
+        walk, last = _Reached(after=after, most=look_at or MOST_LOOKED_AT), after
         async for position, summary in self._walk(search, route, walk, limit + 1):
             if len(items) == limit:
                 walk.after = last
@@ -107,7 +109,7 @@ class Finder:
 
     async def _count(self, search: Search, route: Route) -> tuple[int, bool]:
         """Of all that is meant: exactly, or as much of what statistics tell as of what was looked at."""
-        walk, found = _Reached(after=search.question.top), 0
+        walk, found = _Reached(after=search.question.top, most=MOST_LOOKED_AT), 0
         async for _ in self._walk(search, route, walk, MOST_LOOKED_AT):
             found += 1
         if walk.after is None:
@@ -120,8 +122,8 @@ class Finder:
     ) -> AsyncIterator[tuple[Position, SagaSummary]]:
         """Sagas that are meant, newest first; `wanted`: so many are probably enough."""
         batch = min(max(wanted, _AT_ONCE), MOST_AT_ONCE)
-        while walk.after is not None and walk.looked < MOST_LOOKED_AT:
-            most = min(batch, MOST_LOOKED_AT - walk.looked)
+        while walk.after is not None and walk.looked < walk.most:
+            most = min(batch, walk.most - walk.looked)
             looked = await self._catalog.find.look(search.question, route, walk.after, most)
             for start in range(0, len(looked.sagas), _AT_ONCE):
                 for saga, summary in await self._living(search, looked.sagas[start : start + _AT_ONCE]):
@@ -161,9 +163,10 @@ class Finder:
 
 @dataclass(slots=True)
 class _Reached:
-    """How far a walk is: what comes `after` is to be looked at (None: there is nothing more)."""
+    """How far a walk is: what comes `after` is to be looked at (None: there is nothing more), `most` sagas in all."""
 
     after: Position | None
+    most: int
     looked: int = 0
 
 

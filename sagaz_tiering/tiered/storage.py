@@ -145,6 +145,11 @@ class TieredStorage(ReadWhole):
         return self._reader
 
     @property
+    def finder(self) -> Finder:
+        """Finds sagas without a measure, and as far as it is told."""
+        return self._finder
+
+    @property
     def restorer(self) -> Restorer:
         """Asks for what is archived, by match and time span too."""
         return self._restorer

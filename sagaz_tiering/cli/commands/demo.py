@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -13,7 +14,6 @@ from sagaz_tiering.cli.session import Answer, Call, command
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
     from sagaz_tiering.clock import VirtualClock
-    from sagaz_tiering.demo.story import Story
 
 _TICK_S = 1.0
 
@@ -37,7 +37,7 @@ async def demo(
     return Answer(outcome.to_dict(), exit_code=outcome.exit_code)
 
 
-async def _keep_console_open(runtime: Runtime, clock: VirtualClock, story: Story) -> None:
+async def _keep_console_open(runtime: Runtime, clock: VirtualClock, say: Callable[[str], None]) -> None:
     """Until Ctrl-C; the clock goes on, and so do the jobs."""
     import asyncio
     import secrets
@@ -52,10 +52,10 @@ async def _keep_console_open(runtime: Runtime, clock: VirtualClock, story: Story
     token, ended, loop = secrets.token_urlsafe(18), asyncio.Event(), asyncio.get_running_loop()
     settings = ConsoleSettings(enabled=True, port=0, operator_token_hash=sha256(token.encode()).hexdigest())
     async with without_daemon(runtime) as state, serve_console(settings, state) as (host, port):
-        story.heading("The console: look around in a browser")
-        story.line(f"address   http://{host}:{port}/")
-        story.line(f"token     {token}")
-        story.line("Ctrl-C ends it, and with it the servers.")
+        say("The console is open. Look around in a browser:")
+        say(f"address   http://{host}:{port}/")
+        say(f"token     {token}")
+        say("Ctrl-C ends it, and with it the servers.")
         loop.add_signal_handler(signal.SIGINT, ended.set)
         while not ended.is_set():
             try:

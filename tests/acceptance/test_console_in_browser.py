@@ -1,0 +1,223 @@
+"""The console in a headless Chromium, over sagas of the demonstration: what people do there, and for whom it works."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from support.chromium import IMAGES, Window, axe, chromium, window
+from support.console import OPERATOR, VIEWER, console, with_tokens
+from support.tiers import Product, config, product
+
+from sagaz_tiering.console import serve_console
+from sagaz_tiering.console.views import VIEWS
+from sagaz_tiering.daemon.state import without_daemon
+from sagaz_tiering.demo.newer import GAPS_DAYS, run_newer
+from sagaz_tiering.demo.runtime import POLICIES
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+async def shop(database: str, redis_url: str, tmp_path: Path) -> AsyncIterator[Product]:
+    """Sagas of the last months in every tier."""
+    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", **yaml.safe_load(POLICIES))
+    async with product(settings) as found:
+        gaps_days = GAPS_DAYS if IMAGES in os.environ else (93, 20, 0)
+        sagas = 3 * len(gaps_days)  # one of each kind at a time
+        recorder = await run_newer(found.runtime, found.clock, sagas, first=0, gaps_days=gaps_days)
+        assert recorder.refused == []
+        yield found
+
+
+@pytest.fixture
+async def browser() -> AsyncIterator[Any]:
+    async with chromium() as found:
+        yield found
+
+
+async def log_in(seen: Window, address: str, token: str, name: str) -> None:
+    """By the form, as people do."""
+    await seen.page.goto(f"{address}/")
+    await seen.page.get_by_label("Token").fill(token)
+    await seen.page.get_by_label("Your name").fill(name)
+    await seen.page.get_by_role("button", name="Log in").click()
+    await seen.page.get_by_role("heading", name="Overview").wait_for()
+
+
+async def one_of(shop: Product, **wanted: Any) -> tuple[str, str]:
+    """The id of such a saga, and the number that people know it by."""
+    found = (await shop.storage.find(**wanted, limit=1)).items[0]
+    return str(found.saga_id), next(iter(found.attributes.values()))[0]
+
+
+async def test_from_a_number_to_a_receipt(shop: Product, browser: Any) -> None:
+    """Overview, search, timeline, slider, difference, restore, hold, release, forget: by mouse and keyboard.
+
+    Nothing is refused by the page's policy, no script fails.
+    """
+    hot, _ = await one_of(shop, saga_name="payment-*", tier="hot", status="completed")
+    saga, number = await one_of(shop, saga_name="payment-*", created=(None, shop.clock.now() - timedelta(days=91)))
+    async with console(shop, with_tokens()) as address, window(browser) as seen:
+        page = seen.page
+        await log_in(seen, address, OPERATOR, "ann")
+        await page.goto(f"{address}/sagas/{hot}")
+        await slide(page)
+        await seen.picture("saga")
+        await page.get_by_role("link", name="what it changed").click()
+        await page.locator("table.changes tbody tr").first.wait_for()
+        await seen.picture("difference")
+        await page.get_by_role("link", name="Sagas", exact=True).first.click()
+        await page.get_by_role("searchbox").fill(number)
+        await page.keyboard.press("Enter")
+        await page.get_by_role("link", name="payment-transfer").click()
+        assert page.url.endswith(saga)
+        await page.get_by_text("archived in GLACIER").wait_for()
+        await seen.picture("archived")
+        await restore(page, shop, saga, address)
+        await hold_and_release(page)
+        await forget(seen, saga, address)
+        await page.goto(f"{address}/audit")
+        assert await page.locator("tbody tr").count() == 4
+        assert seen.wrong == []
+    if IMAGES in os.environ:
+        await picture_of_a_daemon(shop, browser)
+    assert await shop.storage.timeline(saga) == []
+
+
+async def picture_of_a_daemon(shop: Product, browser: Any) -> None:
+    """The overview, once every job has run."""
+    async with (
+        without_daemon(shop.runtime) as state,
+        serve_console(with_tokens(), state) as (host, port),
+        window(browser) as seen,
+    ):
+        await log_in(seen, f"http://{host}:{port}", OPERATOR, "ann")
+        while await seen.page.get_by_text("never", exact=True).count() or state.schedule.running:
+            await seen.page.wait_for_timeout(500)
+            await seen.page.reload()
+        shop.clock.advance(timedelta(minutes=4))
+        await seen.page.reload()
+        await seen.picture("overview", full=True)
+
+
+async def slide(page: Any) -> None:
+    """The slider goes to any instant by mouse, and from snapshot to snapshot by keys; the state follows."""
+    slider, state = page.locator("#instant"), page.locator("#state article")
+    await state.wait_for()
+    last = int(await state.get_attribute("data-n"))
+    box = await slider.bounding_box()
+    await page.mouse.click(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    await page.locator(f"#state article:not([data-n='{last}'])").wait_for()
+    middle = int(await state.get_attribute("data-n"))
+    assert 0 <= middle < last
+    instant, made = int(await slider.input_value()), int(await state.get_attribute("data-ms"))
+    assert made < instant
+    await slider.press("ArrowLeft")  # to the snapshot that is shown, then to the one after
+    assert int(await slider.input_value()) == made
+    await slider.press("ArrowRight")
+    await page.locator(f"#state article[data-n='{middle + 1}']").wait_for()
+    assert await page.locator(".axis circle.chosen").count() == 1
+    await page.get_by_role("link", name="← before").click()
+    await page.locator(f"#state article[data-n='{middle}']").wait_for()
+    assert int(await slider.input_value()) == made
+    assert await page.locator("tr.chosen").inner_text() != ""
+    await page.locator(".tree summary").nth(1).click()
+    assert await page.locator(".tree .tree, .tree details[open]").count() >= 2
+
+
+async def restore(page: Any, shop: Product, saga: str, address: str) -> None:
+    """Asked for on the page; READY there once the job brought it, and then it is read."""
+    form = page.locator(f"form[action='/sagas/{saga}/restore']").last
+    await form.get_by_label("How fast").select_option("Standard")
+    await form.get_by_role("button", name="Restore").click()
+    await page.get_by_role("heading", name="RESTORING").wait_for()
+    for _ in range(3):
+        await shop.run("restore")
+        shop.clock.advance(timedelta(hours=6))
+    await page.reload()
+    await page.get_by_role("heading", name="READY").wait_for()
+    await page.goto(f"{address}/sagas/{saga}")
+    await page.locator("#state .tree").wait_for()
+
+
+async def hold_and_release(page: Any) -> None:
+    """Held until it is released, with a reason for each."""
+    await page.get_by_label("Case or order").fill("case 7")
+    await page.get_by_role("button", name="Hold").click()
+    await page.locator(".held-note").wait_for()
+    await page.get_by_label("Why it may go").fill("case closed")
+    await page.get_by_role("button", name="Release").click()
+    await page.get_by_text("Nothing is held.").wait_for()
+
+
+async def forget(seen: Window, saga: str, address: str) -> None:
+    """Only with the id typed again; the receipt says what went."""
+    page = seen.page
+    await page.goto(f"{address}/sagas/{saga}")
+    await page.get_by_label("Order or request").fill("art. 17")
+    await page.get_by_label("The saga's id, typed again").fill(saga)
+    await page.get_by_role("button", name="Forget for good").click()
+    await page.get_by_role("heading", name="Erasure receipt").wait_for()
+    await seen.picture("receipt")
+
+
+async def test_everybody_can_use_every_page(shop: Product, browser: Any, request: pytest.FixtureRequest) -> None:
+    """axe-core finds nothing serious on any page, light and dark; nothing is wider than a narrow screen."""
+    script = axe(request.config.cache.mkdir("axe-core"))
+    saga, _ = await one_of(shop, saga_name="order-*", tier="hot")
+    restored, _ = await one_of(shop, saga_name="payment-*", created=(None, shop.clock.now() - timedelta(days=91)))
+    found = await shop.storage.restore(saga_id=restored)
+    await shop.storage.hold(saga, "case 7")
+    receipt = await shop.storage.forget((await one_of(shop, saga_name="health-*"))[0])
+    names = {"saga_id": saga, "erasure_id": receipt.erasure_id, "restore_id": found.restore_id, "pack_id": 1}
+    paths = ["/login", *(view.path.format(**names) for view in VIEWS), f"/sagas/{restored}", "/nothing"]
+    wrong: list[str] = []
+    async with console(shop, with_tokens()) as address:
+        for theme, width in (("light", 400), ("dark", 1280)):
+            async with window(browser, theme=theme, width=width) as seen:
+                await log_in(seen, address, OPERATOR, "ann")
+                for path in paths:
+                    await seen.page.goto(address + path)
+                    await seen.page.locator(".later").wait_for(state="detached")
+                    wrong += [f"{theme} {path}: {each}" for each in await violations(seen.page, script)]
+                    if await seen.page.evaluate("document.documentElement.scrollWidth > innerWidth"):
+                        wrong.append(f"{width} px {path}: is wider than the screen")
+                    if path == f"/sagas/{saga}":
+                        await seen.picture("narrow" if width < 800 else theme)
+                assert [text for text in seen.wrong if "404" not in text] == []
+    assert wrong == []
+
+
+async def violations(page: Any, script: str) -> list[str]:
+    """What axe-core calls serious or critical."""
+    await page.evaluate(script)
+    found = await page.evaluate("axe.run({resultTypes: ['violations']})")
+    return [
+        f"{each['id']}: {each['help']}: {node['html'][:200]}"
+        for each in found["violations"]
+        if each["impact"] in ("serious", "critical")
+        for node in each["nodes"][:3]
+    ]
+
+
+async def test_reads_without_scripts(shop: Product, browser: Any) -> None:
+    """What is behind the first paint is a link away."""
+    saga, _ = await one_of(shop, saga_name="order-*", tier="cold")
+    async with console(shop, with_tokens()) as address:
+        context = await browser.new_context(java_script_enabled=False)
+        page = await context.new_page()
+        seen = Window(page)
+        await log_in(seen, address, VIEWER, "vic")
+        await page.goto(f"{address}/sagas/{saga}")
+        await page.get_by_role("link", name="Show it").click()
+        assert await page.locator(".tree .key").count() > 5
+        await page.goto(f"{address}/sagas/{saga}/diff")
+        await page.get_by_role("link", name="Show it").click()
+        assert await page.locator("table.changes tbody tr").count() > 0
+        await context.close()
