@@ -34,7 +34,7 @@ SAID = {
     "/erasures/{erasure_id}": "art. 17",
     "/quarantine": "case-7-pack",
     "/packs": "/packs/1",
-    "/packs/{pack_id}": "STANDARD_IA",
+    "/packs/{pack_id}": "next expiry",
     "/audit": "hold",
 }
 """What each page shows of the catalog alone."""
