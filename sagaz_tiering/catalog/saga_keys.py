@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import Any
-from uuid import UUID
+from typing import Any, Final
+from uuid import UUID, uuid4
 
 from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
@@ -15,6 +15,8 @@ from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 from sagaz_tiering.keys.master import KeyTotals, WrappedKey
 
 _SQL = load(__package__, "saga_keys")
+MOST_FRAMES: Final = 2_000
+"""What `status` and health look at, however many there are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +64,13 @@ class SagaKeys:
             frames=frames["encrypted"],
             keyless_frames=frames["keyless"],
         )
+
+    async def sample(self) -> tuple[KeyTotals, bool]:
+        """What `totals` says of frames, of at most MOST_FRAMES of them from a random saga on; whether these are all."""
+        row = await self._db.fetchrow(_SQL["some_frames"], MOST_FRAMES, uuid4())
+        assert row is not None  # as above
+        found = KeyTotals(by_master={}, frames=row["encrypted"], keyless_frames=row["keyless"])
+        return found, row["looked"] < MOST_FRAMES
 
     async def by_master(self) -> dict[str, int]:
         """How many keys each master key wraps; walks all keys."""

@@ -20,7 +20,7 @@ from uuid import UUID, uuid4
 from sagaz_tiering.errors import ErasedData, MasterKeyUnavailable
 from sagaz_tiering.keys.aead import KEY_BYTES
 from sagaz_tiering.keys.frame_key import FrameKey
-from sagaz_tiering.keys.master import KeyTable, MasterKeys, NoMasterKeys, WrappedKey
+from sagaz_tiering.keys.master import KeyTable, KeyTotals, MasterKeys, NoMasterKeys, WrappedKey
 
 CACHE_SIZE: Final = 4096
 CACHE_SECONDS: Final = 30.0
@@ -134,7 +134,10 @@ class Keyring:
         return probe.master_id
 
     async def locked(self) -> list[Locked]:
-        """Which of the catalog's data keys cannot be opened: one under each master key is tried. Walks all keys."""
+        """Which of the catalog's data keys cannot be opened: one under each master key is tried.
+
+        Walks all keys only where there are some.
+        """
         found = []
         for row in await self._keys.one_of_each_master():
             try:
@@ -145,17 +148,19 @@ class Keyring:
         counts = await self._keys.by_master() if found else {}
         return [Locked(master_id=name, data_keys=counts.get(name, 1), error=exc) for name, exc in found]
 
-    async def warnings(self, locked: Sequence[Locked] | None = None) -> list[str]:
+    async def warnings(self, locked: Sequence[Locked] | None = None, totals: KeyTotals | None = None) -> list[str]:
         """What keeps encrypted snapshots from being read, each with what to do; [] while nothing does.
 
-        `locked` is what `locked` answered, where that was asked. Walks all keys and encrypted frames.
+        `locked` and `totals` are what was answered, where that was asked. Else a few thousand frames are looked at,
+        other ones each time, however many there are.
         """
         found = [each.warning() for each in (await self.locked() if locked is None else locked)]
-        totals = await self._keys.totals()
-        if totals.keyless_frames:
+        frames, are_all = (totals, True) if totals is not None else await self._keys.sample()
+        if frames.keyless_frames:
+            of = f"{frames.frames:,} encrypted frames{'' if are_all else ' that were looked at'}"
             found.append(
-                f"{totals.keyless_frames:,} of {totals.frames:,} encrypted frames have lost their data key, reads of "
-                "what is in them raise ErasedData; sagaz-tiering keys import FILE"
+                f"{frames.keyless_frames:,} of {of} have lost their data key, reads of what is in them raise "
+                "ErasedData; sagaz-tiering keys import FILE"
             )
         return found
 

@@ -77,8 +77,8 @@ class KeyTable(Protocol):
         """How many keys each master key wraps; walks all keys."""
         ...
 
-    async def totals(self) -> KeyTotals:
-        """Walks all keys and frames."""
+    async def sample(self) -> tuple[KeyTotals, bool]:
+        """Of some frames, others each time: how many are encrypted, and have lost their key; whether these are all."""
         ...
 
     async def under_others(self, master_id: str, after: UUID, limit: int) -> list[WrappedKey]:

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import aiohttp
 import pytest
 from support.snapshots import make, save_all
 from support.tiers import DAY, NOW, Product, config, product
 
-from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.catalog import durable, saga_keys
+from sagaz_tiering.daemon.endpoints import serve
+from sagaz_tiering.daemon.health import Readiness
+from sagaz_tiering.daemon.totals import TotalsKeeper
+from sagaz_tiering.drivers.postgresql import pool
+from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.drivers.postgresql.queries import load, name_of
+from sagaz_tiering.operations.status import collect
 
 pytestmark = pytest.mark.guarantee("G6")
 
@@ -29,11 +37,13 @@ SELECT sha256(n::text::bytea), 'order', 'step', n, 'completed' FROM generate_ser
 """
 FRAMES = """
 INSERT INTO sagaz_tiering.frames (saga_id, pack_id, frame_no, byte_offset, byte_length)
-SELECT gen_random_uuid(), pack_id, frame_no, 0, 1 FROM sagaz_tiering.packs, generate_series(0, 999) AS frame_no
+SELECT gen_random_uuid(), pack_id, frame_no, 0, 1
+  FROM sagaz_tiering.packs, generate_series($1::integer, $2::integer - 1) AS frame_no
 """
 PLACES = """
 INSERT INTO sagaz_tiering.snapshots (created_at, pack_id, frame_no, step_id, snapshot_id)
 SELECT now(), pack_id, frame_no, step_id, gen_random_uuid() FROM sagaz_tiering.frames, sagaz_tiering.steps
+ WHERE frame_no >= $1::integer
 """
 DURABLE = """
 INSERT INTO sagaz_tiering.saga_snapshots
@@ -41,6 +51,10 @@ INSERT INTO sagaz_tiering.saga_snapshots
 SELECT gen_random_uuid(), gen_random_uuid(), 'order', 'step', 1, 'completed', now(), now(), $2, 1,
        repeat('x', 900)::bytea
   FROM generate_series(1, $1::integer)
+"""
+
+READ = """
+SELECT (SELECT sum(seq_tup_read) FROM pg_stat_user_tables) + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes)
 """
 
 
@@ -65,10 +79,23 @@ async def scanned(shop: Product, query: str, *args: Any) -> set[str]:
     return found
 
 
+async def archive(shop: Product, sagas: int, *, there: int = 0) -> None:
+    """Ten packs of so many sagas with five snapshots each, where `there` are already."""
+    db = shop.runtime.db
+    if not there:
+        await db.execute(PACKS)
+        await db.execute(STEPS)
+    await db.execute(FRAMES, there, sagas)
+    await db.execute(PLACES, there)
+    await db.execute("UPDATE sagaz_tiering.sagas_filled SET up_to = '00000000-0000-0000-0000-000000000000'")
+    while not await db.fetchval("SELECT sagaz_tiering.fill_sagas(10000)"):
+        pass
+    await db.execute("ANALYZE")
+
+
 async def test_lookups_are_index_reads(shop: Product) -> None:
     """By id, of a saga, and where a saga's packs are: no plan reads a table that grows."""
-    for statement in (PACKS, STEPS, FRAMES, PLACES):
-        await shop.runtime.db.execute(statement)
+    await archive(shop, 1000)
     await shop.runtime.db.execute(DURABLE, 5000, NOW)
     await shop.runtime.db.execute("ANALYZE")
     growing = {"snapshots", "frames", "saga_snapshots"}
@@ -86,14 +113,14 @@ async def test_lookups_are_index_reads(shop: Product) -> None:
 
 async def test_status_does_not_count_many_rows(shop: Product) -> None:
     """A few durable rows are counted; of many the statistics tell, about right."""
-    durable, now = shop.runtime.catalog.durable, shop.clock.now()
+    copies, now = shop.runtime.catalog.durable, shop.clock.now()
     await save_all(shop.storage, [make(at) for at in range(3)])
-    exact = await durable.totals(now)
-    assert await durable.estimate(now) == {**exact, "estimated": False}
+    exact = await copies.totals(now)
+    assert await copies.estimate(now) == {**exact, "estimated": False}
     assert exact["snapshots"] == 3
     await shop.runtime.db.execute(DURABLE, 20_000, NOW)
     await shop.runtime.db.execute("ANALYZE sagaz_tiering.saga_snapshots")
-    found = await durable.estimate(now)
+    found = await copies.estimate(now)
     assert found["estimated"]
     assert found["snapshots"] == pytest.approx(20_003, rel=0.02)
     assert found["bytes"] == pytest.approx(20_000 * 1100, rel=0.3)
@@ -103,3 +130,71 @@ async def test_status_does_not_count_many_rows(shop: Product) -> None:
     scans = [line for line in plan if "Seq Scan on saga_snapshots" in line]
     assert scans
     assert all("never executed" in line for line in scans)
+
+
+@pytest.fixture
+def statements(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The names of those that pools run from now on."""
+    found, run = list[str](), pool._Stateless._until_done
+
+    async def noted(self: Any, call: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        found.append(name_of(args[0]))
+        return await run(self, call, args, kwargs)
+
+    monkeypatch.setattr(pool._Stateless, "_until_done", noted)
+    return found
+
+
+async def read(db: Database) -> int:
+    """Entries of tables and indexes that were read so far, by both connections of the pool."""
+    async with db.connection() as one, db.connection() as other:
+        for conn in (one, other):
+            await conn.execute("SELECT pg_stat_force_next_flush()")
+    return int(await db.fetchval(READ))
+
+
+async def test_metrics_and_status_read_no_more_where_there_are_more_snapshots(
+    empty_database: str, redis_url: str, tmp_path: Path, statements: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ten times the snapshots in as many packs are as many statements, and rows below the same limits.
+
+    A scrape asks nothing: what /metrics tells was looked at before.
+    """
+    monkeypatch.setattr(durable, "MOST_DUE", 5_000)
+    monkeypatch.setattr(saga_keys, "MOST_FRAMES", 500)
+    settings = config(database=empty_database, redis_url=redis_url, cold=tmp_path / "cold")
+    settings = settings.model_copy(update={"catalog": settings.catalog.model_copy(update={"pool_max": 2})})
+    async with product(settings) as shop:
+        db, context = shop.runtime.db, shop.runtime.job_context()
+
+        async def status() -> None:
+            assert (await collect(context, count=False))[1] == {}
+
+        async def asked_and_read(ask: Callable[[], Awaitable[None]]) -> tuple[list[str], int]:
+            await ask()  # the first one writes the hour, and reads what is kept from then on
+            before = await read(db)
+            statements.clear()
+            await ask()
+            asked = list(statements)
+            return asked, await read(db) - before
+
+        await shop.runtime.check()  # the bucket is ours from here on
+        found = []
+        for there, sagas, copies in ((0, 50, 0), (50, 500, 15_000), (500, 600, 5_000)):
+            await archive(shop, sagas, there=there)
+            await db.execute(DURABLE, copies, NOW)
+            await db.execute("ANALYZE sagaz_tiering.saga_snapshots")
+            found.append([await asked_and_read(ask) for ask in (TotalsKeeper(context).once, status)])
+        for (look, rows), (shown, more_rows) in found:
+            assert (look, shown) == (found[0][0][0], found[0][1][0])
+            assert rows <= 5_000 + 100
+            assert more_rows <= 5_000 + 2 * 500 + 100
+        assert [len(asked) for asked, _ in found[0]] == [4, 14]
+        statements.clear()
+        async with (
+            serve("127.0.0.1", 0, Readiness(lambda: 0.0)) as (host, port),
+            aiohttp.ClientSession() as session,
+            session.get(f"http://{host}:{port}/metrics") as answer,
+        ):
+            assert "sagaz_tiering_stored_snapshots" in await answer.text()
+        assert statements == []

@@ -18,6 +18,7 @@ from support.tiers import DAY, product, rebuilt_from_bucket
 from support.yaml_config import write_config
 
 from sagaz_tiering.app.runtime import open_runtime
+from sagaz_tiering.catalog import saga_keys
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.config.sections import EncryptionSettings
 from sagaz_tiering.embedded import PostgresServer
@@ -308,6 +309,9 @@ async def test_lost_keys_are_degraded_everywhere(
     async with open_runtime(settings) as runtime:
         await runtime.db.execute("DELETE FROM sagaz_tiering.saga_keys")
         health = await runtime.storage().health_check()
+        monkeypatch.setattr(saga_keys, "MOST_FRAMES", 2)
+        [some] = await runtime.keys.warnings()
+    assert "2 of 2 encrypted frames that were looked at have lost" in some
     assert (health.status, "lost their data key" in health.details["cold"]["warnings"][0]) == ("degraded", True)
     status = await cli("keys", "status", "--config", path)
     assert (status.code, "keys import FILE" in status.out, "degraded" in status.out) == (6, True, True)

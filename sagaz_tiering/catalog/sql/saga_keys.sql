@@ -24,7 +24,16 @@ DELETE FROM sagaz_tiering.saga_keys WHERE saga_id = $1 RETURNING key_id
 SELECT master_id, count(*) AS keys FROM sagaz_tiering.saga_keys GROUP BY master_id ORDER BY master_id
 
 -- name: one_of_each_master
-SELECT DISTINCT ON (master_id) key_id, saga_id, wrapped, master_id FROM sagaz_tiering.saga_keys ORDER BY master_id
+-- From one master key to the next by the index, past the rest of what each wraps.
+WITH RECURSIVE found AS (
+    (SELECT key_id, master_id FROM sagaz_tiering.saga_keys ORDER BY master_id LIMIT 1)
+    UNION ALL
+    SELECT following.key_id, following.master_id FROM found CROSS JOIN LATERAL (
+           SELECT key_id, master_id FROM sagaz_tiering.saga_keys
+            WHERE master_id > found.master_id ORDER BY master_id LIMIT 1) following)
+SELECT k.key_id, k.saga_id, k.wrapped, k.master_id
+  FROM found CROSS JOIN LATERAL (SELECT * FROM sagaz_tiering.saga_keys k WHERE k.key_id = found.key_id LIMIT 1) k
+ ORDER BY k.master_id
 
 -- name: frames
 -- Encrypted frames with a live snapshot: how many, and of how many the key is gone.
@@ -32,6 +41,20 @@ SELECT count(*) AS encrypted, count(*) FILTER (WHERE k.key_id IS NULL) AS keyles
   FROM sagaz_tiering.frames f LEFT JOIN sagaz_tiering.saga_keys k ON k.key_id = f.key_id
  WHERE f.key_id IS NOT NULL
    AND EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s WHERE s.pack_id = f.pack_id AND s.frame_no = f.frame_no)
+
+-- name: some_frames
+-- The same of at most $1 frames, by their sagas from $2 on and around; those that are not encrypted are `looked` at too.
+WITH looked AS (
+    (SELECT pack_id, frame_no, key_id FROM sagaz_tiering.frames WHERE saga_id >= $2 ORDER BY saga_id LIMIT $1)
+    UNION ALL
+    (SELECT pack_id, frame_no, key_id FROM sagaz_tiering.frames WHERE saga_id < $2 ORDER BY saga_id LIMIT $1)
+    LIMIT $1)
+SELECT count(*) AS looked, count(live.there) AS encrypted,
+       count(live.there) FILTER (WHERE key.there IS NULL) AS keyless
+  FROM looked f
+  LEFT JOIN LATERAL (SELECT true AS there FROM sagaz_tiering.snapshots s WHERE f.key_id IS NOT NULL
+                        AND s.pack_id = f.pack_id AND s.frame_no = f.frame_no LIMIT 1) live ON true
+  LEFT JOIN LATERAL (SELECT true AS there FROM sagaz_tiering.saga_keys k WHERE k.key_id = f.key_id LIMIT 1) key ON true
 
 -- name: under_others
 -- Keys that another master key wraps than $1, after a key.

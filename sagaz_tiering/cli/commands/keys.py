@@ -35,7 +35,7 @@ async def status(call: Call) -> Answer:
         totals = await runtime.catalog.saga_keys.totals()
         current, error = await _checked(runtime)
         locked = await runtime.keys.locked()
-        warnings = await runtime.keys.warnings(locked)
+        warnings = await runtime.keys.warnings(locked, totals)
     needed = bool(totals.by_master) or runtime.config.encryption is not None
     failed = [each.error for each in locked] + ([error] if error is not None and needed else [])
     document = {
