@@ -6,7 +6,7 @@ ask PostgreSQL of everything. The order here, and what a crash after each step l
 1. what is being saved at that moment comes to its end
 2. of every saga in Redis: what was forgotten or deleted goes, what packs hold in the same save or a newer one goes; of
    a Redis that was whole before deletions are remembered, or before it was ever met, all from then goes aside that
-   PostgreSQL did not note
+   PostgreSQL did not note; what stays and this catalog, since it is a new one, was never told of, is noted
 3. what was deleted since it was saved goes, whatever leads to it
 4. what PostgreSQL has and Redis lacks, or has older, is put back, marks of legal holds too
                                                                          -> each step is repeated from its beginning
@@ -36,6 +36,7 @@ from sagaz_tiering.jobs.finish import mark_holds
 from sagaz_tiering.jobs.foreign import mend_due, mended
 from sagaz_tiering.jobs.packed import already_packed
 from sagaz_tiering.jobs.put_back import all_rows, put_back, would_copy
+from sagaz_tiering.jobs.untold import tell_untold
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -125,7 +126,7 @@ class _Pass:
     @property
     def looks_at_all(self) -> bool:
         """Whether every snapshot in Redis is looked at, or only those of which a deletion is known."""
-        return self.packs_left or self.doubted_us is not None
+        return self.packs_left or self.doubted_us is not None or self.state.reconciled_at is None
 
 
 async def _begin(context: JobContext, lease: Lease | None, state: HotTierState, tally: Tally) -> _Pass:
@@ -152,7 +153,12 @@ async def _agree(one: _Pass) -> None:
     async for saga_ids in _sagas(one):
         some = saga_ids if one.looks_at_all else list(await context.catalog.erasures.forgotten(saga_ids))
         async for ids in context.hot.identity.members(some):
-            await _remove(one, await _leaving(one, (await context.hot.identity.saves(ids)).values()))
+            saves = await context.hot.identity.saves(ids)
+            leaving = await _leaving(one, saves.values())
+            await _remove(one, leaving)
+            if one.looks_at_all:
+                left = list(set(saves.values()).difference(*leaving.values()))
+                one.tally.add("noted", await tell_untold(context, left, dry=one.lease is None))
         if one.lease is not None:
             await context.hot.identity.be_looked_at(saga_ids, context.now_us)
     await _remove_deleted(one)

@@ -12,6 +12,7 @@ from support.commands import cli
 from support.encrypted import aged, bucket, encrypted, frames_of, key_file, save_all
 from support.payload import snapshots
 from support.servers import fresh_database
+from support.snapshots import make
 from support.tiers import DAY, Product, config, product, rebuilt_from_bucket
 from support.yaml_config import write_config
 
@@ -240,3 +241,38 @@ async def test_damaged_pack_does_not_stop_the_rebuild(
         assert victim.parent.name.removesuffix(".object") in done.document["notes"][0]
         assert done.document["counts"]["packs"] >= count - 1
         assert done.document["cannot_know"]
+
+
+@pytest.mark.guarantee("G12")
+@pytest.mark.parametrize("packed", [False, True], ids=["nothing packed", "packed"])
+@pytest.mark.parametrize("durability", ["hot", "durable"])
+async def test_rebuilt_catalog_finds_what_redis_alone_has(
+    database: str, postgres_server: PostgresServer, redis_url: str, tmp_path: Path, durability: str, packed: bool
+) -> None:
+    """Once it is reconciled with Redis, and before anything is packed or saved again; and knows that it may be lost."""
+    policies = [{**POLICIES[-1], "match": {}, "durability": durability, "clock": "created_at"}]
+
+    def asked(url: str) -> Any:
+        attributes = [{"name": "number", "path": "number"}]
+        cold = {"url": f"file://{tmp_path / 'cold'}", **PACK}
+        return config(database=url, redis_url=redis_url, cold=cold, policies=policies, attributes=attributes)
+
+    async with product(asked(database)) as shop:
+        old = make(0, created_at=shop.clock.now() - 30 * DAY, context={"number": "old"})
+        young = [make(at, created_at=shop.clock.now(), context={"number": at}) for at in (1, 2)]
+        await save_all(shop, [old] * packed)
+        await shop.run("age")
+        await save_all(shop, young)
+        await shop.storage.delete_snapshot(young[1].snapshot_id)
+        now = shop.clock.now() + DAY
+    async with fresh_database(postgres_server) as other, product(asked(other), now=now) as shop:
+        await rebuilt_from_bucket(shop)
+        assert (await shop.run("reconcile", dry_run=True)).counts["noted"] == 1
+        assert (await shop.run("reconcile")).counts["noted"] == 1
+        [found] = await shop.storage.find(attributes={"number": 1})
+        assert found.snapshots == ({"hot": 1, "cold STANDARD_IA": 1} if packed else {"hot": 1})
+        assert len(await shop.storage.find(attributes={"number": "old"})) == packed
+        assert not list(await shop.storage.find(attributes={"number": 2}))
+        noted = await shop.runtime.catalog.hot_saves.not_elsewhere(saga_id=old.saga_id)
+        assert [each.meta.snapshot_id for each in noted] == [young[0].snapshot_id]
+        assert await shop.storage.get_snapshot(young[0].snapshot_id) == young[0]
