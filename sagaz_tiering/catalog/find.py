@@ -8,14 +8,16 @@ attributes may be those of snapshots that have: whoever asks compares them with 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
+from itertools import groupby
+from operator import itemgetter
 from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 from sagaz_tiering.attributes import key_of
-from sagaz_tiering.catalog.durable import naming
 from sagaz_tiering.catalog.patterns import expression
 from sagaz_tiering.catalog.sagas import end_of
 from sagaz_tiering.clock import to_micros
@@ -35,7 +37,12 @@ _FARTHEST: Final = 2**52 - 1
 """Microseconds from 1970, until 1827 and 2112: what began beyond has the place of that instant, as `place_of` says."""
 MOST_NAMES: Final = 200
 """So many names are each looked up by themselves; of more, all sagas are looked through."""
+SINGLY: Final = 200
+"""So many snapshots of a saga, the newest, are each looked at; of the others those that rules see alike together."""
 _NAMES_AT_ONCE: Final = 10_000
+"""Names that begin as a pattern does; of more, all sagas are looked through."""
+_BEGINNING: Final = 64
+_NAMES_GO: Final = timedelta(hours=1)
 _RARE: Final = 10_000
 _ALL: Final = {"by_place": "all_by_place", "by_names": "all_by_names", "by_keys": "all_by_keys"}
 _FIRST: Final = -(2**63)
@@ -104,28 +111,22 @@ class KnownSaga:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Looked:
-    """What a look found; how many sagas it `looked` at, and the last of those (None: it came to the end)."""
-
-    sagas: list[KnownSaga]
-    looked: int
-    last: Position | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Present:
-    """A snapshot that is there, expired or not. `meta`: as far as PostgreSQL knows it, `recorded_us` its noted expiry.
+    """So many `snapshots` of a saga that are there, expired or not, and that rules see alike; mostly one.
 
-    In a pack that has a `storage_class`, and was `dated` by a retention revision and a policy; else `in_redis`, or in
-    PostgreSQL alone.
+    `meta`: as far as PostgreSQL knows it, `recorded_us` its noted expiry; of several the latest times of any. In a pack
+    that has a `storage_class`, and was `dated` by a retention revision and a policy; else `in_redis`, or in PostgreSQL
+    alone. `held`: a legal hold is on it.
     """
 
+    snapshots: int
     meta: SnapshotMeta
     recorded_us: int | None
     is_own_date_known: bool
     in_redis: bool
     storage_class: str | None
     dated: tuple[str, str] | None
+    held: bool
 
     def expires_us(self, policies: PolicySet, saga: SagaEnd) -> int | None:
         """When it expires, of a saga that ends there."""
@@ -134,11 +135,26 @@ class Present:
         return policies.expires_at_least_us(self.meta, saga, self.recorded_us, self.dated)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Looked:
+    """What a look found, each with what there is of it; how many sagas it `looked` at, and the last of those (None: it
+    came to the end)."""
+
+    sagas: list[tuple[KnownSaga, list[Present]]]
+    looked: int
+    last: Position | None
+
+
 class Route(NamedTuple):
     """How a question is looked up: which queries, and what they take beside the bounds."""
 
     name: str
     arguments: tuple[Any, ...] = ()
+
+    def sifts(self, question: Question) -> bool:
+        """Whether names or ends are likely to sift what it leads to."""
+        by_names = self.name == "by_place" and question.names != ANY
+        return by_names or question.statuses != ANY or question.steps != ANY
 
 
 class Find:
@@ -147,37 +163,32 @@ class Find:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def check_complete(self) -> None:
-        """Raise CatalogUnavailable while sagas of an earlier version are not all taken in."""
-        up_to = await self._db.fetchval(_SQL["fill"])
-        if up_to is not None:
-            raise CatalogUnavailable(
-                f"sagas of an earlier version are being taken in, {up_to.int / 2**128:.0%} so far; until then not all "
-                "could be found",
-                hint="the jobs of the daemon do it; at once: sagaz-tiering job expire --once",
-            )
-
     async def route(self, question: Question) -> Route | None:
-        """The shortest way to what a question means; None: nothing is meant."""
+        """The shortest way to what a question means; None: nothing is meant. Raises CatalogUnavailable."""
         if question.tokens:
             return await self._by_keys(question.tokens)
         if question.names == ANY:
             return Route("by_place")
         ids = await self._name_ids(question.names)
-        if not ids:
-            return None
-        return Route("by_names", (ids,)) if len(ids) <= MOST_NAMES else Route("by_place")
+        if ids is None or len(ids) > MOST_NAMES:
+            return Route("by_place")
+        return Route("by_names", (ids,)) if ids else None
 
-    async def look(self, question: Question, route: Route, after: Position, most: int) -> Looked:
-        """The next sagas that a question means, as far as their names and ends tell; at most `most` are looked at."""
+    async def look(self, question: Question, route: Route, after: Position, *, most: int, enough: int) -> Looked:
+        """The next sagas that a question means, as far as their names and ends tell, `enough` of them at most.
+
+        At most `most` are looked at. Raises CatalogUnavailable while sagas of an earlier version are not all taken in.
+        """
         names = None if route.name == "by_names" else expression(question.names)
         ends = (names, expression(question.statuses), expression(question.steps))
-        rows = await self._db.fetch(_SQL[route.name], *after, question.first_place, most, *ends, *route.arguments)
-        if not rows:
+        tokens = [to_column(token) for each in question.tokens for token in each]
+        bounds = (*after, question.first_place, most)
+        rows = await self._db.fetch(_SQL[route.name], *bounds, *ends, enough, SINGLY, tokens, *route.arguments)
+        _check_complete(rows[0]["lacking"])
+        if rows[0]["looked"] is None:
             return Looked(sagas=[], looked=0, last=None)
-        looked = rows[0]["looked"]
-        last = Position(rows[0]["last_place"], rows[0]["last_id"]) if looked == most else None
-        return Looked(sagas=[_known(row) for row in rows if row["saga_id"] is not None], looked=looked, last=last)
+        last = None if rows[0]["is_all"] else Position(rows[0]["last_place"], rows[0]["last_id"])
+        return Looked(sagas=list(_found(rows)), looked=rows[0]["looked"], last=last)
 
     async def estimate(self, question: Question, route: Route) -> int:
         """How many sagas a question may mean by name, time or rarest attribute, as PostgreSQL's statistics tell."""
@@ -185,34 +196,60 @@ class Find:
         plan = await self._db.fetchval(_SQL[_ALL[route.name]], question.top.place, question.first_place, *arguments)
         return int(json.loads(plan)[0]["Plan"]["Plan Rows"])
 
-    async def present(self, saga_ids: Sequence[UUID]) -> dict[UUID, list[Present]]:
-        """What is there of these sagas."""
-        found: dict[UUID, list[Present]] = {}
-        for row in await self._db.fetch(_SQL["present"], list(saga_ids)):
-            found.setdefault(row["saga_id"], []).append(_present(row))
-        return found
+    async def drop_unused_names(self, now: datetime) -> None:
+        """Names that no saga has had for an hour go; others that none has are noted."""
+        after: int | None = 0
+        while after is not None:
+            after = await self._db.fetchval(_SQL["unused_names"], after, _NAMES_AT_ONCE, now, now - _NAMES_GO)
 
     async def _by_keys(self, tokens: Sequence[Sequence[str]]) -> Route:
         """By the attribute that the fewest sagas have."""
         keys = [[key_of(to_column(token)) for token in each] for each in tokens]
         if len(keys) > 1:
-            counts = [await self._db.fetchval(_SQL["rarity"], each, _RARE) for each in keys]
-            keys = [keys[number] for number in sorted(range(len(keys)), key=counts.__getitem__)]
+            pairs = [(number, key) for number, each in enumerate(keys) for key in each]
+            counted = await self._db.fetch(_SQL["rarity"], [one[0] for one in pairs], [one[1] for one in pairs], _RARE)
+            keys = [keys[row["attribute"]] for row in counted]
         others = [(number, key) for number, each in enumerate(keys[1:]) for key in each]
         return Route("by_keys", (keys[0], [one[0] for one in others], [one[1] for one in others], len(keys) - 1))
 
-    async def _name_ids(self, patterns: tuple[str, ...]) -> list[int]:
-        """The names that match; as soon as there are too many, some of them."""
-        if not any(set(pattern) & set("*?[") for pattern in patterns):
-            return list(await self._db.fetchval(_SQL["exact_names"], list(map(to_column, patterns))) or ())
-        found, after = list[int](), 0
-        while len(found) <= MOST_NAMES:
-            row = await self._db.fetchrow(_SQL["names"], after, _NAMES_AT_ONCE, expression(patterns))
-            if row is None or row["last"] is None:
-                break
-            found += row["found"] or ()
-            after = row["last"]
-        return found
+    async def _name_ids(self, patterns: tuple[str, ...]) -> list[int] | None:
+        """The names that match; None: too many begin so."""
+        first, beyond = zip(*map(_beginning, patterns), strict=True)
+        row = await self._db.fetchrow(_SQL["names"], first, beyond, _NAMES_AT_ONCE, expression(patterns))
+        assert row is not None
+        _check_complete(row["lacking"])
+        return None if row["looked"] >= _NAMES_AT_ONCE else list(row["found"] or ())
+
+
+def _check_complete(up_to: UUID | None) -> None:
+    if up_to is not None:
+        raise CatalogUnavailable(
+            f"sagas of an earlier version are being taken in, {up_to.int / 2**128:.0%} so far; until then not all "
+            "could be found",
+            hint="the jobs of the daemon do it; at once: sagaz-tiering job expire --once",
+        )
+
+
+def _beginning(pattern: str) -> tuple[str, str]:
+    """Columns of names that match a pattern begin from the one on, and before the other."""
+    column = to_column(pattern)
+    fixed = re.split(r"[*?[]", column, maxsplit=1)[0]
+    if fixed == column and len(column) <= _BEGINNING:
+        return fixed, f"{fixed}\x01"
+    begins = fixed[:_BEGINNING]
+    kept = begins.rstrip("\U0010ffff")
+    if not kept:
+        return begins, "\U0010ffff" * (_BEGINNING + 1)
+    following = ord(kept[-1]) + 1
+    return begins, kept[:-1] + chr(0xE000 if following == 0xD800 else following)
+
+
+def _found(rows: Sequence[Any]) -> Iterator[tuple[KnownSaga, list[Present]]]:
+    """Rows that follow each other are of one saga, each with something that there is of it, if there is."""
+    for saga_id, of_saga in groupby(rows, key=itemgetter("saga_id")):
+        if saga_id is not None:
+            own = list(of_saga)
+            yield _known(own[0]), [_present(row) for row in own if row["snapshots"] is not None]
 
 
 def _known(row: Any) -> KnownSaga:
@@ -227,18 +264,25 @@ def _known(row: Any) -> KnownSaga:
 def _present(row: Any) -> Present:
     until, recorded = row["retention_until"], row["expires_at"]
     meta = SnapshotMeta(
-        **naming(row),
-        created_us=to_micros(row["created_at"]),
+        snapshot_id=_NO_ID,
+        saga_id=row["saga_id"],
+        saga_name=from_column(row["of_saga"]),
+        step_name=from_column(row["of_step"]),
+        step_index=row["of_index"],
+        status=from_column(row["of_status"]),
+        created_us=to_micros(row["made_at"]),
         saved_us=to_micros(row["clock_at"]),
         retention_us=None if until is None else to_micros(until),
         body_crc=0,
-        attributes=from_column(row["attributes"] or ""),
+        attributes=from_column(row["of_attributes"] or ""),
     )
     return Present(
+        snapshots=row["snapshots"],
         meta=meta,
         recorded_us=None if recorded is None else to_micros(recorded),
         is_own_date_known=row["is_own_date_known"],
         in_redis=row["in_redis"],
         storage_class=row["storage_class"],
         dated=None if row["dated_by"] is None else (row["dated_by"], row["policy"]),
+        held=row["held"],
     )

@@ -104,6 +104,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     await context.catalog.packs.abandoned_gone(context.now - context.settings.jobs.collect_min_age, lease, context.now)
     kept = max(context.settings.jobs.tombstones, 2 * context.settings.jobs.upload_deadline)
     await context.catalog.locations.prune_tombstones(context.now - kept)
+    await context.catalog.find.drop_unused_names(context.now)
 
 
 async def _leave_alone(context: JobContext, verdict: ObjectVerdict, tally: Tally) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from operator import itemgetter
@@ -31,8 +31,11 @@ MOST_VALUES: Final = 100
 """Values of one attribute in one search."""
 MOST_AT_ONCE: Final = 2_500
 """Of which names and ends are looked at together."""
-_AT_ONCE: Final = 100
-"""Of which all snapshots are looked at together."""
+_SIFTED_AT_ONCE: Final = 1_000
+"""As many at first, where names and ends sift them."""
+_FEWEST: Final = 20
+_MOST_FOUND: Final = 250
+"""Of which the snapshots are looked at together."""
 _WIDER: Final = 4
 _TIERS: Final = (*Tier, *StorageClass)
 
@@ -89,7 +92,6 @@ class Finder:
             )
         question = search.question
         after = question.top if cursor is None else read_cursor(cursor, question)
-        await self._catalog.find.check_complete()
         with suppress(HotTierUnavailable):  # then by what was last known of the rules
             await self._freshness.known()
         route = await self._catalog.find.route(question)
@@ -121,34 +123,30 @@ class Finder:
         self, search: Search, route: Route, walk: _Reached, wanted: int
     ) -> AsyncIterator[tuple[Position, SagaSummary]]:
         """Sagas that are meant, newest first; `wanted`: so many are probably enough."""
-        batch = min(max(wanted, _AT_ONCE), MOST_AT_ONCE)
+        question, enough = search.question, min(max(wanted, _FEWEST), _MOST_FOUND)
+        most = _SIFTED_AT_ONCE if route.sifts(question) else min(max(wanted, _FEWEST), MOST_AT_ONCE)
         while walk.after is not None and walk.looked < walk.most:
-            most = min(batch, walk.most - walk.looked)
-            looked = await self._catalog.find.look(search.question, route, walk.after, most)
-            for start in range(0, len(looked.sagas), _AT_ONCE):
-                for saga, summary in await self._living(search, looked.sagas[start : start + _AT_ONCE]):
-                    yield saga.position, summary
+            most = min(most, walk.most - walk.looked)
+            looked = await self._catalog.find.look(question, route, walk.after, most=most, enough=enough)
+            for saga, summary in self._living(search, looked.sagas):
+                yield saga.position, summary
             walk.looked += looked.looked
             walk.after = looked.last
-            batch = min(batch * _WIDER, MOST_AT_ONCE)
+            most, enough = min(most * _WIDER, MOST_AT_ONCE), min(enough * _WIDER, _MOST_FOUND)
 
-    async def _living(self, search: Search, sagas: Sequence[KnownSaga]) -> list[tuple[KnownSaga, SagaSummary]]:
+    def _living(
+        self, search: Search, sagas: Sequence[tuple[KnownSaga, Sequence[Present]]]
+    ) -> Iterator[tuple[KnownSaga, SagaSummary]]:
         """Those of these that have not expired, and that are what is meant."""
-        present = await self._catalog.find.present([saga.saga_id for saga in sagas])
-        held = await self._catalog.holds.covering([one.meta for each in present.values() for one in each])
         rules, now_us = self._freshness.rules(self._in_force.policies), to_micros(self._clock.now())
-        found = []
-        for saga in sagas:
+        for saga, present in sagas:
             alive = [
-                _Dated(one, expires_us, one.meta.snapshot_id in held)
-                for one in present.get(saga.saga_id, ())
-                if (expires_us := one.expires_us(rules, saga.end)) is None
-                or now_us < expires_us
-                or one.meta.snapshot_id in held
+                _Dated(one, expires_us)
+                for one in present
+                if (expires_us := one.expires_us(rules, saga.end)) is None or now_us < expires_us or one.held
             ]
             if alive and _is_meant(search, saga, alive):
-                found.append((saga, _summary(saga, alive, rules, now_us)))
-        return found
+                yield saga, _summary(saga, alive, rules, now_us)
 
     def _tokens(self, name: str, wanted: object) -> tuple[str, ...]:
         """The tokens of one attribute's value, or of a list of them."""
@@ -171,11 +169,10 @@ class _Reached:
 
 
 class _Dated(NamedTuple):
-    """A snapshot that is there and counts; when it expires."""
+    """What is there and counts; when it expires."""
 
     one: Present
     expires_us: int | None
-    held: bool
 
     @property
     def place(self) -> tuple[str, ...]:
@@ -193,7 +190,7 @@ def _is_meant(search: Search, saga: KnownSaga, alive: Sequence[_Dated]) -> bool:
     """Whether what has not expired of a saga is what is looked for."""
     if not search.question.means(_began_us(saga, alive)):
         return False
-    if search.held is not None and search.held != any(each.held for each in alive):
+    if search.held is not None and search.held != any(each.one.held for each in alive):
         return False
     if search.tier is not None and not any(search.tier in each.place for each in alive):
         return False
@@ -205,12 +202,15 @@ def _is_meant(search: Search, saga: KnownSaga, alive: Sequence[_Dated]) -> bool:
 
 def _summary(saga: KnownSaga, alive: Sequence[_Dated], rules: PolicySet, now_us: int) -> SagaSummary:
     moves = []
-    for one, expires_us, _ in alive:
+    for one, expires_us in alive:
         expires_at = None if expires_us is None else from_micros(expires_us)
         decision = rules.decide(one.meta, saga.end, now_us).recorded_as(expires_at, now_us)
         clock_at = None if one.storage_class is None else from_micros(one.meta.saved_us)
         if (move := next_move(decision, one.storage_class, clock_at)) is not None:
             moves.append(move)
+    tiers = Counter[str]()
+    for each in alive:
+        tiers[" ".join(each.place)] += each.one.snapshots
     next_at = min(moves, key=itemgetter(1), default=None)
     expiries = [each.expires_us for each in alive if each.expires_us is not None]
     return SagaSummary(
@@ -221,10 +221,10 @@ def _summary(saga: KnownSaga, alive: Sequence[_Dated], rules: PolicySet, now_us:
         last_step=saga.step_name,
         status=saga.end.status,
         outcome=saga.end.outcome,
-        snapshots=dict(sorted(Counter(" ".join(each.place) for each in alive).items())),
+        snapshots=dict(sorted(tiers.items())),
         next_move=None if next_at is None else f"to {next_at[0]} at {next_at[1].isoformat()}",
         expires_at=from_micros(max(expiries)) if len(expiries) == len(alive) else None,
-        held=any(each.held for each in alive),
+        held=any(each.one.held for each in alive),
         attributes=values_of(column_of(token for each in alive for token in tokens_of(each.one.meta.attributes))),
     )
 

@@ -17,6 +17,7 @@ from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering import SagaSummary
 from sagaz_tiering.catalog.find import MOST_NAMES, Question
+from sagaz_tiering.config.patterns import matcher
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError, NaiveTimestamp
 from sagaz_tiering.snapshot import SagaSnapshot
@@ -252,6 +253,66 @@ async def test_more_names_than_are_looked_up_by_themselves(opened: Any) -> None:
         assert await found(shop, saga_name="x" * 3000) == [saga(900)]
 
 
+async def test_names_that_no_saga_has_go(opened: Any) -> None:
+    """An hour after that was noted, unless one has it again; the same name later is found as any."""
+    async with opened() as shop:
+
+        async def names() -> set[str]:
+            return {row["saga_name"] for row in await shop.runtime.db.fetch("SELECT * FROM sagaz_tiering.saga_names")}
+
+        await save(shop, *(of(at, saga_name=f"n{at}") for at in range(4)))
+        await shop.run("collect")
+        for at in range(3):
+            await shop.storage.cleanup_saga(saga(at))
+        await shop.run("collect")
+        assert await names() == {"n0", "n1", "n2", "n3"}, "a save may be under way that has looked one up"
+        shop.clock.advance(timedelta(minutes=59))
+        await save(shop, of(9, saga_name="n1"))
+        shop.clock.advance(timedelta(minutes=2))
+        await shop.run("collect")
+        assert await names() == {"n1", "n3"}
+        await save(shop, of(10, saga_name="n2"))
+        assert await found(shop, saga_name=["n[12]"]) == [saga(10), saga(9)]
+
+
+async def test_patterns_look_at_the_names_that_begin_so(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever is in a name; of more than may be looked at all sagas are looked through, and the same is found."""
+    top, far = "\U0010ffff", "é" * 70
+    names = ["a", "a\x01", "ab", "a*", f"b{top}", f"b{top}c", "\ud7ff1", top, far, f"{far}é"]
+    async with opened() as shop:
+        await save(shop, *(of(at, saga_name=name) for at, name in enumerate(names)))
+        asked = ["a", "a*", "a?", f"b{top}*", "\ud7ff*", f"{top}*", far, f"{far}*", "*", "[ab]*", "a[*]"]
+        for looked in (10_000, 2):
+            monkeypatch.setattr("sagaz_tiering.catalog.find._NAMES_AT_ONCE", looked)
+            for pattern in asked:
+                expected = [saga(at) for at, name in enumerate(names) if matcher([pattern])(name)]
+                assert sorted(await found(shop, saga_name=pattern)) == expected, pattern
+
+
+async def test_saga_of_very_many_snapshots_is_looked_at_in_few_rows(opened: Any) -> None:
+    """All are counted, and a value of an old one finds it, yet no more than the newest are looked at one by one."""
+    async with opened() as shop:
+        await save(shop, make(0, context={"order_id": "first"}, saga_name="long"))
+        await shop.runtime.db.execute(_LONG, SAGA, BEGUN)
+        rows = await shop.runtime.db.fetch("SELECT * FROM sagaz_tiering.present_of($1, 200, '{}')", SAGA)
+        assert sum(row["snapshots"] for row in rows) == 5001
+        assert len(rows) < 220
+        [one] = await shop.storage.find(attributes={"order_id": "first"})
+        assert (one.saga_id, one.snapshots) == (SAGA, {"hot": 5001})
+        assert one.attributes["order_id"] == ["first"]
+        assert await found(shop, attributes={"order_id": "none"}) == []
+        assert (one.first_at, one.last_at) == (BEGUN, BEGUN + timedelta(minutes=5000))
+
+
+_LONG = """
+INSERT INTO sagaz_tiering.saga_snapshots
+    (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, body_crc, value)
+SELECT gen_random_uuid(), $1::uuid, 'long', 'step_' || n % 7, n, 'executing',
+       $2::timestamptz + n * interval '1 minute', $2::timestamptz, 0, ''
+  FROM generate_series(1, 5000) AS g (n)
+"""
+
+
 async def test_count_is_exact_or_says_that_it_is_none(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of the whole search, whatever the page; beyond what is looked at by statistics."""
     async with opened() as shop:
@@ -366,15 +427,14 @@ async def test_no_search_reads_a_table_from_end_to_end(opened: Any) -> None:
     async with opened() as shop:
         await _fill(shop)
         sql, top = load("sagaz_tiering.catalog", "find"), Question().top
-        bounds = (*top, -(2**63), 50)
+        bounds, found = (*top, -(2**63), 50), (20, 200, ["order_id=1"])
         asked: dict[str, tuple[Any, ...]] = {
-            "by_place": (*bounds, "^n1", "^failed$", None),
-            "by_names": (*bounds, None, "^failed$", None, [1, 2, 3]),
-            "by_keys": (*bounds, None, None, None, [1, 2], [0, 0, 1], [3, 4, 5], 2),
-            "rarity": ([1, 2], 100),
-            "names": (0, 1000, "^n1"),
-            "exact_names": (["n1", "n2"],),
-            "present": ([saga(1), saga(2)],),
+            "by_place": (*bounds, "^n1", "^failed$", None, *found),
+            "by_names": (*bounds, None, "^failed$", None, *found, [1, 2, 3]),
+            "by_keys": (*bounds, None, None, None, *found, [1, 2], [0, 0, 1], [3, 4, 5], 2),
+            "rarity": ([0, 1], [1, 2], 100),
+            "names": (["n1", "m4"], ["n2", "m5"], 1000, "^(?:n1|m4)"),
+            "unused_names": (0, 100, shop.clock.now(), shop.clock.now()),
         }
         for name, arguments in asked.items():
             assert await _scanned(shop, sql[name], arguments) == [], name
@@ -384,11 +444,14 @@ async def _scanned(shop: Product, query: str, arguments: tuple[Any, ...]) -> lis
     """Tables that grow of which the plan of a query reads all."""
 
     def walk(node: dict[str, Any]) -> list[str]:
+        assert node["Node Type"] != "Function Scan" or node.get("Function Name") != "present_of", (
+            "its plan is not shown"
+        )
         own = [node["Relation Name"]] if node["Node Type"] == "Seq Scan" else []
         return own + [name for each in node.get("Plans", ()) for name in walk(each)]
 
     plan = json.loads(await shop.runtime.db.fetchval(f"EXPLAIN (FORMAT JSON) {query}", *arguments))
-    return walk(plan[0]["Plan"])
+    return [name for name in walk(plan[0]["Plan"]) if name not in ("sagas_filled", "holds")]
 
 
 async def _fill(shop: Product) -> None:
