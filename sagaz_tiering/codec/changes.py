@@ -6,7 +6,7 @@ way: `{"when": {"~tuple": [1, 2]}}` has `/when/1` at `/when/~0tuple/1`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence, Sized
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
@@ -16,6 +16,9 @@ from sagaz_tiering.codec.typed_json import from_tagged
 
 _EQUAL_IF_SAME: Final = frozenset({str, int, bool})
 _SETS: Final = frozenset({"~set", "~frozenset"})
+_USUAL_PATH: Final = 200
+_MOST_OF_PATHS: Final = 100_000_000
+"""Characters of paths beyond the usual length: a context may have keys of megabytes, and each path below names them."""
 
 
 class ChangeKind(StrEnum):
@@ -70,6 +73,7 @@ def changes(before: Any, after: Any) -> list[ValueChange]:
     """What turns one JSON value into the other, in the order of a patch.
 
     Of lists as little as can be told in bounded time: seconds for 10 MB, up to half a minute for millions of elements.
+    What is behind keys of kilobytes may be told as a whole.
     """
     walk = _Walk()
     walk.values(before, after, _Place())
@@ -124,6 +128,7 @@ class _Walk:
     def __init__(self) -> None:
         self.found: list[ValueChange] = []
         self._effort = Effort()
+        self._room = _MOST_OF_PATHS
 
     def values(self, old: Any, new: Any, place: _Place) -> None:
         tag = tag_of(old)
@@ -144,7 +149,20 @@ class _Walk:
         elif canonical(old) != canonical(new):
             self._changed(old, new, place)
 
+    def _told_whole(self, old: Sized, new: Sized, place: _Place) -> bool:
+        """Whether these are told as one value, since paths to what is in them would take too much."""
+        path = max(len(place.pointer), len(place.after)) - _USUAL_PATH
+        needed = max(0, path) * (len(old) + len(new))
+        if needed <= self._room:
+            self._room -= needed
+            return False
+        if canonical(old) != canonical(new):
+            self._changed(old, new, place)
+        return True
+
     def _members(self, old: dict[str, Any], new: dict[str, Any], place: _Place) -> None:
+        if self._told_whole(old, new, place):
+            return
         for key, value in old.items():
             if key not in new:
                 self._removed(value, place.member(key))
@@ -155,6 +173,8 @@ class _Walk:
                 self._added(value, place.member(key))
 
     def _elements(self, old: Sequence[Any], new: Sequence[Any], place: _Place) -> None:
+        if self._told_whole(old, new, place):
+            return
         for i, j, kind in _steps(align(old, new, self._effort), len(old), len(new)):
             if kind is ChangeKind.REMOVED:
                 self._removed(old[i], place.element(i, j))
@@ -164,6 +184,8 @@ class _Walk:
                 self.values(old[i], new[j], place.element(i, j))
 
     def _set(self, old: Sequence[Any], new: Sequence[Any], place: _Place) -> None:
+        if self._told_whole(old, new, place):
+            return
         for i, j, kind in _steps(align(old, new, self._effort, equal_only=True), len(old), len(new)):
             if kind is ChangeKind.REMOVED:
                 self._removed(old[i], place.inside(j))
@@ -172,6 +194,8 @@ class _Walk:
 
     def _pairs(self, old: Sequence[Any], new: Sequence[Any], place: _Place) -> None:
         """Of a dict whose keys are not all text."""
+        if self._told_whole(old, new, place):
+            return
         together = align([key for key, _ in old], [key for key, _ in new], self._effort, equal_only=True)
         for i, j, kind in _steps(together, len(old), len(new)):
             key, _ = new[j] if kind is ChangeKind.ADDED else old[i]

@@ -20,7 +20,7 @@ from sagaz_tiering.terminal import plain
 _GROUP_BYTES: Final = 4 * 1024 * 1024
 """Of text in a row group: what is in memory while a part is written."""
 _ROW_BYTES: Final = 500
-"""What a row has beside its context, roughly."""
+"""What a row has beside its text, roughly."""
 
 _ORIGIN: Final = "tier storage_class saved_at:time body_crc32 pack frame_offset:int64 frame_length:int64 frame_digest"
 _NAMING: Final = "saga_id saga_name snapshot_id step_index:int32 step_name status created_at:time"
@@ -50,8 +50,9 @@ class ParquetRows:
     def add(self, row: Any) -> None:
         """Write it, with those that come after it."""
         found = self._row(row)
-        self._waiting.append({name: _cell(kind, found[name]) for name, kind in self._types.items()})
-        self._bytes += _ROW_BYTES + len(found.get("context") or "")
+        cells = {name: _cell(kind, found[name]) for name, kind in self._types.items()}
+        self._waiting.append(cells)
+        self._bytes += _ROW_BYTES + sum(map(_size, cells.values()))
         if self._bytes >= _GROUP_BYTES:
             self._write()
 
@@ -95,6 +96,13 @@ def _cell(kind: str, value: Any) -> Any:
     if isinstance(value, str):
         return datetime.fromisoformat(value) if kind == "time" else _text(value)
     return [_text(each) for each in value] if kind == "list" else value
+
+
+def _size(cell: Any) -> int:
+    """Of its text, and what each element of a list takes beside it."""
+    if isinstance(cell, list):
+        return sum(8 + len(each) for each in cell)
+    return len(cell) if isinstance(cell, str) else 0
 
 
 def _text(value: str) -> str:

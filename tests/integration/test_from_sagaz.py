@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -609,3 +610,19 @@ def nameless_files() -> list[Path]:
     """What this process has open of regular files that were removed."""
     open_files = Path("/proc/self/fd").iterdir()
     return [path for path in open_files if path.is_file() and path.stat().st_nlink == 0]
+
+
+async def test_file_that_is_no_record_is_not_read_whole(make_store: MakeStore, clock: VirtualClock) -> None:
+    """One of terabytes (a hole), a pipe that nobody writes to: told or passed over, and all others are there."""
+    store = await make_store("filesystem")
+    await store.save([make(1), make(2)])
+    assert isinstance(store, InFiles)
+    [folder] = (store.folder / "snapshots").iterdir()
+    large = folder / f"{number(7)}.json"
+    large.touch()
+    os.truncate(large, 2**41)
+    os.mkfifo(folder / f"{number(8)}.json")
+    async with store.source(clock) as source:
+        assert await everything(source) == [make(1), make(2)]
+        assert source.problems.count == 1
+    assert "larger than" in source.problems.messages[0]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from collections.abc import Callable, Iterable
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from random import Random
@@ -121,6 +123,10 @@ def test_patch_is_right_where_effort_ends(pair: tuple[Any, Any]) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(alignment, "_MOST_CELLS", 0)
         check(before, after)
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("sagaz_tiering.codec.changes._USUAL_PATH", 2)
+        patched.setattr("sagaz_tiering.codec.changes._MOST_OF_PATHS", 20)
+        check(before, after)
 
 
 def told(before: Any, after: Any) -> list[str]:
@@ -236,3 +242,19 @@ def test_one_line_says_as_much_as_fits() -> None:
         "~status, and 3 more",
     ]
     assert changes_in_one_line([], 40) == "nothing"
+
+
+@pytest.mark.parametrize("wrap", [list, tuple, set, dict.fromkeys, lambda some: {str(each): each for each in some}])
+def test_long_keys_do_not_multiply(wrap: Callable[[Iterable[int]], Any]) -> None:
+    """A key of fifty kilobytes over some thousand values is not written as often as there are values."""
+    contexts = ({"k" * 50_000: wrap(range(start, start + 3_000))} for start in (0, 2_000))
+    before, after = (tag(each) for each in contexts)
+    tracemalloc.start()
+    try:
+        found = changes(before, after)
+        memory = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert (len(found), len(check(before, after))) == (1, 1)
+    assert memory < 100 * 1024 * 1024
+    assert changes(before, before) == []

@@ -313,6 +313,21 @@ def test_parquet_has_columns_that_can_be_worked_with(tmp_path: Path) -> None:
     assert json.loads(replay["context_override"]) == {"why": "a test"}
 
 
+def test_parquet_keeps_no_more_in_memory_than_a_row_group(tmp_path: Path) -> None:
+    """Whatever column it is that is large."""
+    parquet = pytest.importorskip("pyarrow.parquet")
+    large = ["x" * 100_000] * 20
+    fields: tuple[dict[str, Any], ...] = (
+        {"completed_steps": large},
+        {"external_refs": {str(at): each for at, each in enumerate(large)}},
+        {"context": {"text": large}},
+    )
+    for number_of, each in enumerate(fields):
+        exported(tmp_path / str(number_of), [make(at, **each) for at in range(16)], "parquet")
+        file = parquet.ParquetFile(tmp_path / str(number_of) / "snapshots-00001.parquet")
+        assert file.num_row_groups >= 2, each.keys()
+
+
 OFFLINE = """
 import sys
 from sagaz_tiering.cli.app import run_app

@@ -17,6 +17,7 @@ from sagaz_tiering.errors import ConfigError, LocalStorageUnavailable
 from sagaz_tiering.sagaz_engine.imports.scanned import ScannedRecord, ScannedSource
 from sagaz_tiering.sagaz_engine.imports.source import batches_of
 from sagaz_tiering.storage.filesystem.errors import gone, unavailable
+from sagaz_tiering.storage.filesystem.files import MAX_FILE_BYTES
 
 _SUFFIXES: Final = (".json", ".json.gz")
 _LISTED: Final = 1_000
@@ -89,9 +90,15 @@ class SagazFilesystemSource(ScannedSource):
             with os.scandir(folder) as entries:
                 for entry in entries:
                     about = _stat(entry)
-                    if about is not None:
-                        key = self._key_of(entry.path)
-                        yield ScannedRecord(key, None, written=about.st_mtime_ns, is_replay=is_replay), about.st_size
+                    if about is None:
+                        continue
+                    found = ScannedRecord(
+                        self._key_of(entry.path), None, written=about.st_mtime_ns, is_replay=is_replay
+                    )
+                    if about.st_size > MAX_FILE_BYTES:
+                        yield found._replace(problem=f"it is larger than {MAX_FILE_BYTES:,} bytes"), 0
+                    else:
+                        yield found, about.st_size
         except (FileNotFoundError, NotADirectoryError):
             return
         except OSError as exc:
