@@ -14,6 +14,7 @@ from redis.exceptions import NoPermissionError, RedisError, ResponseError
 from sagaz_tiering.app.runtime import Parts
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.doctor.finding import Finding, error, from_error, ok, warning
+from sagaz_tiering.doctor.hot_rights import check_rights
 from sagaz_tiering.doctor.timing import clock_of, round_trip_of
 from sagaz_tiering.drivers.redis.client import RedisClient, time_of
 from sagaz_tiering.drivers.redis.health import MEMORY_WATERMARK, server_facts, server_warnings
@@ -70,6 +71,7 @@ async def check_hot_tier(parts: Parts) -> AsyncGenerator[Finding, None]:
             if address.kind == "sentinel":
                 yield _failover(server)
         if not redis.is_cluster:
+            yield await check_rights(redis, str(settings.url), prefix=settings.key_prefix, setting=_SETTING)
             yield await _clock(redis, parts.clock)
     finally:
         await redis.close()

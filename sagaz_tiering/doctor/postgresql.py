@@ -81,7 +81,8 @@ async def _schema(db: Database) -> AsyncGenerator[Finding, None]:
     yield ok("postgresql.schema", f"catalog schema {await current_version(db)}")
     missing = await db.fetch(_SQL["missing_rights"])
     for row in missing:
-        hint = f"GRANT {row['privilege']} ON ALL TABLES IN SCHEMA sagaz_tiering TO {user_of(db.shown_url)}"
-        yield warning("postgresql.rights", f"no {row['privilege']} on {row['tables']}", hint)
+        whom = user_of(db.shown_url)
+        hint = f"GRANT {row['privilege']} ON ALL {row['kind']} IN SCHEMA sagaz_tiering TO {whom}"
+        yield warning("postgresql.rights", f"no {row['privilege']} on {row['names']}", hint)
     if not missing:
         yield ok("postgresql.rights", "every table of the catalog can be read and written")

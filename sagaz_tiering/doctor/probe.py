@@ -16,7 +16,7 @@ from sagaz_tiering.doctor.finding import Finding, Level, error, from_error, is_r
 from sagaz_tiering.doctor.timing import compared
 from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectExists, ObjectStoreError, SagazTieringError
 from sagaz_tiering.objects.base import ObjectStore
-from sagaz_tiering.objects.s3.probe import honours_condition, takes_checksum
+from sagaz_tiering.objects.s3.probe import aborts_upload, honours_condition, takes_checksum
 from sagaz_tiering.objects.s3.store import S3ObjectStore
 from sagaz_tiering.storage_class import StorageClass
 
@@ -52,6 +52,7 @@ class Probe:
                 *((f"object_store.class.{each}", self._class(each)) for each in self._classes()),
                 ("object_store.move", self._move()),
                 ("object_store.archive", self._archive()),
+                ("object_store.abort", self._abort()),
             ):
                 async for found in self._guarded(subject, check):
                     yield found
@@ -188,6 +189,11 @@ class Probe:
         else:
             text = f"{archived[0]} can be read without a restore: this store does not archive"
             yield warning(subject, text, "costs and waits of archive classes do not hold here")
+
+    async def _abort(self) -> AsyncGenerator[Finding, None]:
+        if isinstance(self._store, S3ObjectStore):
+            await aborts_upload(self._store.calls, self._key("unfinished"))
+            yield ok("object_store.abort", "an upload that was begun can be aborted")
 
     async def _remove(self) -> Finding:
         subject = "object_store.delete"

@@ -21,13 +21,13 @@ def is_missing_right(error: BaseException | None) -> bool:
     return told_by_script or isinstance(error, driver.NoPermissionError)
 
 
-def missing_right(said: str, where: str, *, setting: str, keys: str) -> str:
+def missing_right(*said: str, where: str, setting: str, keys: str) -> str:
     """The ACL command that gives the user of the URL `where` what Redis says that it lacks; `keys`: a pattern."""
-    named = re.search(r"\bUser (\S+) has no permissions", said)
+    named = re.search(r"\bUser (\S+) has no permissions", said[0])
     user = named[1] if named else unquote(urlsplit(where).username or "") or "default"
-    command = _COMMAND.search(said)
-    right = f"~{keys}" if command is None else f"+{command[1].lower()}"
-    return f"as Redis' administrator: ACL SETUSER {user} {right} (the user of {setting})"
+    commands = [_COMMAND.search(each) for each in said]
+    rights = dict.fromkeys(f"~{keys}" if each is None else f"+{each[1].lower()}" for each in commands)
+    return f"as Redis' administrator: ACL SETUSER {user} {' '.join(rights)} (the user of {setting})"
 
 
 def tls_hint(where: str) -> str:
@@ -68,7 +68,7 @@ def redis_errors(where: str, options: RedisOptions) -> Iterator[None]:
     except driver.RedisError as exc:
         message = f"Redis at {where} refuses: {exc}"
         if is_missing_right(exc):
-            hint = missing_right(str(exc), where, setting=setting, keys=options.keys)
+            hint = missing_right(str(exc), where=where, setting=setting, keys=options.keys)
             raise HotTierRefused(message, hint=hint) from exc
         if "DB index" in str(exc):
             hint = f"that server has fewer databases (its setting `databases`, 16): give a lower number in {setting}"

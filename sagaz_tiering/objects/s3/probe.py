@@ -41,6 +41,13 @@ async def takes_checksum(calls: S3Calls, key: str, data: bytes, *, of: bytes) ->
     return True
 
 
+async def aborts_upload(calls: S3Calls, key: str) -> None:
+    """Begin an upload in parts and abort it, as an upload that fails does; raises what is refused."""
+    path = f"{calls.options.prefix}/{key}".lstrip("/")
+    created = await calls.ask("CreateMultipartUpload", key=path, attempts=1, **calls.options.encryption_arguments())
+    await calls.ask("AbortMultipartUpload", key=path, UploadId=created["UploadId"])
+
+
 async def _put(calls: S3Calls, key: str, data: bytes, **arguments: Any) -> None:
     path = f"{calls.options.prefix}/{key}".lstrip("/")
     await calls.ask("PutObject", key=path, body=data, **calls.options.encryption_arguments(), **arguments)
