@@ -31,7 +31,7 @@ test: ## the quick share of the tests, on real PostgreSQL, Redis and S3 servers 
 	@tools/bootstrap dev
 	@$(BIN)/python -m pytest $(WORKERS) -m "not slow" $(ARGS)
 
-check: ## exactly what CI runs: lint, format, types, every test
+check: ## what CI runs: lint, format, types, every test
 	@tools/bootstrap dev
 	@echo "· ruff check" && $(BIN)/python -m ruff check .
 	@echo "· ruff format --check" && $(BIN)/python -m ruff format --check .
