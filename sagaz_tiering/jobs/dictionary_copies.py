@@ -28,6 +28,7 @@ from sagaz_tiering.hot.dictionaries import HotDictionaries
 from sagaz_tiering.jobs.budget import spend, spend_reads
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.logs import Logger
+from sagaz_tiering.objects.base import ObjectInfo
 from sagaz_tiering.storage_class import StorageClass
 
 _log = Logger(__name__)
@@ -92,25 +93,31 @@ async def keep(context: JobContext, dictionaries: Iterable[Dictionary]) -> int:
     return added
 
 
-async def put_back_lost(context: JobContext, tally: Tally) -> None:
-    """Put back what a place lost: Redis was emptied, the catalog is from an old dump, an object was deleted."""
-    in_bucket = await learn(context, tally)
+async def put_back_lost(context: JobContext, tally: Tally, *, dry_run: bool = False) -> None:
+    """Put back what a place lost: Redis was emptied, the catalog is from an old dump, an object was deleted.
+
+    `dry_run`: count what would be, and write nothing.
+    """
+    seen = await learn(context, tally, dry_run=dry_run)
     bucket, catalog = BucketDictionaries(context.objects), context.catalog.dictionaries
-    for digest in in_bucket.intersection(await catalog.altered()):
+    for digest in seen.in_bucket.intersection(await catalog.altered()):
         with suppress(CorruptData, ObjectNotFound):  # `look_into_dictionaries` names it
-            await catalog.repair(await bucket.get(digest))
+            right = await bucket.get(digest)
+            if not dry_run:
+                await catalog.repair(right)
             tally.add("put_back")
             tally.note(f"{dictionary_key(digest)} was altered in the catalog; put back from the bucket")
     known = await catalog.digests()
-    for digest in sorted(known - in_bucket):
+    for digest in sorted(known - seen.in_bucket):
         found = await _in_catalog(context, digest)
         if found is not None:
-            await spend(context, "train", upload_cost(context.prices, StorageClass.STANDARD))
-            await bucket.put(found)
+            if not dry_run:
+                await spend(context, "train", upload_cost(context.prices, StorageClass.STANDARD))
+                await bucket.put(found)
             tally.add("put_back")
             tally.note(f"{dictionary_key(digest)} was not in the bucket; put back from the catalog")
     try:
-        await _put_back_into_redis(context, known, tally)
+        await _put_back_into_redis(context, known | seen.learnt, tally, dry_run=dry_run)
     except HotTierUnavailable as exc:
         tally.note(f"dictionaries in Redis were not looked at: {exc}")
 
@@ -122,26 +129,37 @@ async def _in_catalog(context: JobContext, digest: bytes) -> Dictionary | None:
     return found if found is not None and found.digest == digest else None
 
 
-async def _put_back_into_redis(context: JobContext, known: Collection[bytes], tally: Tally) -> None:
+async def _put_back_into_redis(context: JobContext, known: Collection[bytes], tally: Tally, *, dry_run: bool) -> None:
     redis, catalog = HotDictionaries(context.hot), context.catalog.dictionaries
     told = await redis.current()
     strange = set(told.values()) - {digest[:DICTIONARY_ID_BYTES] for digest in known}
     if strange:
         tally.add("dictionaries_in_redis_alone", len(strange))
         tally.note(f"Redis alone has {', '.join(sorted(each.hex() for each in strange))}: never used to write")
-    await catalog.name_them({dictionary_id: name for name, dictionary_id in told.items()})
+    if not dry_run:
+        await catalog.name_them({dictionary_id: name for name, dictionary_id in told.items()})
     missing = await redis.missing([digest[:DICTIONARY_ID_BYTES] for digest in sorted(known)])
     for found in (await context.dictionaries.need(*missing)).values():
-        await redis.put(found)
+        if not dry_run:
+            await redis.put(found)
         tally.add("put_back")
-    current = await catalog.current()
-    await redis.name({name: found for name, found in current.items() if told.get(name) != found})
+    if not dry_run:
+        current = await catalog.current()
+        await redis.name({name: found for name, found in current.items() if told.get(name) != found})
 
 
-async def learn(context: JobContext, tally: Tally) -> set[bytes]:
-    """Enter into the catalog what only the bucket has; the sha256 of all that are there, as their names say."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Seen:
+    """The sha256 of all dictionaries in the bucket, as their names say, and of those that the catalog did not know."""
+
+    in_bucket: set[bytes]
+    learnt: set[bytes]
+
+
+async def learn(context: JobContext, tally: Tally, *, dry_run: bool = False) -> Seen:
+    """Enter into the catalog what only the bucket has (`dry_run`: only count that); what the bucket has."""
     bucket, catalog = BucketDictionaries(context.objects), context.catalog.dictionaries
-    known, found = await catalog.digests(), set()
+    known, found, learnt = await catalog.digests(), set[bytes](), set[bytes]()
     async for info in bucket.all():
         digest = digest_in(info.key)
         if digest is None:
@@ -155,9 +173,23 @@ async def learn(context: JobContext, tally: Tally) -> set[bytes]:
             tally.add("unreadable")
             tally.note(f"not in the catalog: {exc}")
             continue
-        if await catalog.enter(dictionary, info.modified_at):
+        if dry_run or await catalog.enter(dictionary, info.modified_at):
+            learnt.add(digest)
             tally.add("dictionaries_learnt")
-    return found
+    return Seen(in_bucket=found, learnt=learnt)
+
+
+async def preview_dictionaries(context: JobContext, tally: Tally) -> None:
+    """What a scrub finds of dictionaries without reading them, and what it puts back."""
+    await put_back_lost(context, tally, dry_run=True)
+    async for info in BucketDictionaries(context.objects).all():
+        if digest_in(info.key) is None:
+            tally.add("foreign")
+            tally.note(f"foreign: {info.key}: {_not_named(info)}")
+
+
+def _not_named(info: ObjectInfo) -> str:
+    return f"{info.size} bytes that are not named like a dictionary"
 
 
 async def look_into_dictionaries(context: JobContext, tally: Tally) -> None:
@@ -166,7 +198,7 @@ async def look_into_dictionaries(context: JobContext, tally: Tally) -> None:
     async for info in bucket.all():
         await spend_reads(context, "scrub", StorageClass.STANDARD, size=info.size)
         digest, what = digest_in(info.key), "foreign"
-        detail = f"{info.size} bytes that are not named like a dictionary"
+        detail = _not_named(info)
         if digest is not None:
             try:
                 await bucket.get(digest)

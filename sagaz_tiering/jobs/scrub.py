@@ -29,7 +29,7 @@ from sagaz_tiering.jobs.attributes import mend, write_anew
 from sagaz_tiering.jobs.budget import spend_reads
 from sagaz_tiering.jobs.collect import pack_of
 from sagaz_tiering.jobs.context import JobContext, Tally
-from sagaz_tiering.jobs.dictionary_copies import keep, look_into_dictionaries, put_back_lost
+from sagaz_tiering.jobs.dictionary_copies import keep, look_into_dictionaries, preview_dictionaries, put_back_lost
 from sagaz_tiering.jobs.upload import keep_footer_readable
 from sagaz_tiering.jobs.vouching import compare_frames, whole
 from sagaz_tiering.keys.frame_key import FrameKey
@@ -76,13 +76,14 @@ class Defect:
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
-    """Compare keys, sizes and classes; say how many packs a run would look into."""
+    """Compare keys, sizes and classes; say what a run would put back, and how many packs it would look into."""
     async for pack, info in side_by_side(context):
         finding = compare(pack, info)
         if finding is not None:
             tally.add(finding.what)
             tally.note(f"{finding.what}: {finding.key}: {finding.detail}")
         tally.add("objects")
+    await preview_dictionaries(context, tally)
     budget = Budget(context.settings.jobs.scrub_requests, context.settings.jobs.scrub_bytes)
     for pack in await context.catalog.scrubbing.oldest(context.now - context.settings.jobs.scrub_cycle, 10_000):
         if not _is_next(context, pack, budget):

@@ -72,7 +72,7 @@ class Trust:
 async def catch_up(context: JobContext, lease: Lease, tally: Tally, trust: Trust) -> int:
     """All five steps, or as far as it comes before `stopping`; the newest number in the journal."""
     catalog_id = await context.catalog.identity()
-    digests = await learn(context, tally)
+    digests = (await learn(context, tally)).in_bucket
     newest = await _read_journal(context, lease, tally, catalog_id, trust)
     gate = asyncio.Semaphore(_AT_ONCE)
 

@@ -296,6 +296,24 @@ async def test_flushed_redis_is_filled_again(shop: Product, redis_url: str) -> N
     assert await redis_do(redis_url, "HLEN", "sagaz:dictionaries") == 1
 
 
+@pytest.mark.parametrize("job", ["scrub", "train"])
+@pytest.mark.parametrize("place", ["bucket", "catalog", "redis"])
+async def test_dry_run_tells_what_is_put_back(shop: Product, redis_url: str, job: str, place: str) -> None:
+    """And puts nothing back: the run after it finds the same."""
+    await trained(shop)
+    if place == "bucket":
+        await shop.runtime.objects.delete(await shop.object_keys("dictionaries/"))
+    elif place == "catalog":
+        await shop.runtime.db.execute("DELETE FROM sagaz_tiering.dictionaries")
+    else:
+        await redis_do(redis_url, "FLUSHALL")
+    kind = "dictionaries_learnt" if place == "catalog" else "put_back"
+    for dry_run in (True, True, False):
+        report = await shop.run(job, dry_run=dry_run)
+        told = {name: report.counts[name] for name in ("put_back", "dictionaries_learnt") if report.counts.get(name)}
+        assert told == {kind: 1}, report
+
+
 async def test_object_that_was_deleted_is_put_back(shop: Product, tmp_path: Path) -> None:
     """From the catalog, byte for byte, under the same key; `scrub` says so."""
     await trained(shop)

@@ -25,9 +25,13 @@ from sagaz_tiering.storage_class import StorageClass
 
 NAMES = ("payment-a", "payment-b", "order", "audit")
 CLASSES = ("STANDARD_IA", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE")
+WORDS = [f"whether_{word}_was_asked_for" for word in range(40)]
 ROUNDS = 7
-ONLY_DONE = {"bytes", "bytes_after", "bytes_read", "packs_sound", "footers_read", "requests"}
-"""The size of packs that are not written yet, what only looking into one tells, and what a dry run expects to pay."""
+ONLY_DONE = {
+    *("bytes", "bytes_after", "bytes_read", "requests"),
+    *("packs_sound", "packs_changed", "footers_read", "dictionaries_sound"),
+}
+"""The size of packs that are not written yet, what a dry run expects to pay, and what only looking into one tells."""
 LOOKED_AT = {"hot_tier", "b'sagaz:incarnation'"}
 """Looks at Redis are counted."""
 
@@ -55,7 +59,8 @@ def settings(rnd: Random, places: dict[str, Any]) -> TieringConfig:
         "retire_grace": rnd.choice(["0s", "1d"]),
         "collect_max_deletes": rnd.choice([1, 1000]),
     }
-    return config(**places, policies=rules, jobs=jobs)
+    attributes = rnd.choice([[], [{"name": "tenant", "path": "tenant"}], [{"name": "tenant", "path": "order.tenant"}]])
+    return config(**places, policies=rules, jobs=jobs, attributes=attributes, dictionaries={"min_sagas": 20})
 
 
 @dataclass(slots=True)
@@ -69,10 +74,10 @@ class Life:
     saved: list[tuple[UUID, UUID]] = field(default_factory=list)
     dumped: dict[bytes, tuple[bytes, int]] = field(default_factory=dict)
 
-    async def save(self) -> None:
+    async def save(self, name: str | None = None) -> None:
         """A saga of a few snapshots, old or new when they are saved."""
         rnd, clock = self.rnd, self.shop.clock
-        saga, name, age = UUID(int=rnd.getrandbits(128), version=4), rnd.choice(NAMES), rnd.randint(0, 200)
+        saga, name, age = UUID(int=rnd.getrandbits(128), version=4), name or rnd.choice(NAMES), rnd.randint(0, 200)
         for step in range(rnd.randint(1, 4)):
             one = make(
                 step,
@@ -80,19 +85,31 @@ class Life:
                 saga_id=saga,
                 saga_name=name,
                 created_at=clock.now() - timedelta(hours=age),
-                context={"noise": rnd.randbytes(rnd.choice([20, 2000])).hex()},
+                context={
+                    "noise": rnd.randbytes(rnd.choice([20, 2000])).hex(),
+                    "tenant": rnd.choice(["acme", "umbrella"]),
+                    "order": {"tenant": "acme", **dict.fromkeys(rnd.sample(WORDS, 20), "no")},
+                },
             )
             await self.shop.storage.save_snapshot(one)
             self.saved.append((saga, one.snapshot_id))
+
+    async def crowd(self) -> None:
+        """So many sagas of one name that a dictionary may pay."""
+        name = self.rnd.choice(NAMES)
+        for _ in range(25):
+            await self.save(name)
 
     async def reload(self) -> None:
         """Other policies and limits."""
         await self.shop.runtime.reload(settings(self.rnd, self.places))
 
     async def stray(self) -> None:
-        """Objects in the bucket: one of somebody else's, and one that is named like ours."""
-        for name in (f"{self.rnd.randint(0, 10**9)}.txt", f"{UUID(int=self.rnd.getrandbits(128), version=4)}.pack"):
-            key, data = f"packs/2026/01/never/{name}", name.encode()
+        """Objects in the bucket: of somebody else's, and one that is named like ours."""
+        foreign, ours = f"{self.rnd.randint(0, 10**9)}.txt", f"{UUID(int=self.rnd.getrandbits(128), version=4)}.pack"
+        packs = "packs/2026/01/never"
+        for key in (f"{packs}/{foreign}", f"{packs}/{ours}", f"dictionaries/{foreign}"):
+            data = key.encode()
             digest = sha256(data).digest()
             await self.shop.runtime.objects.put(key, data, storage_class=StorageClass.STANDARD, sha256=digest)
 
@@ -109,6 +126,14 @@ class Life:
         hot = self.shop.runtime.hot
         there = await hot.identity.saves([self.rnd.choice(self.saved)[1]])
         await hot.queue.evict_claimed(list(there.values()), {})
+
+    async def lose_dictionary(self) -> None:
+        """The bucket or the catalog has lost what it had of them."""
+        if self.rnd.random() < 0.5:
+            objects = self.shop.runtime.objects
+            await objects.delete([info.key async for info in objects.list("dictionaries/") if ".txt" not in info.key])
+        else:
+            await self.shop.runtime.db.execute("DELETE FROM sagaz_tiering.dictionaries")
 
     async def half_delete(self) -> None:
         """A delete of which only Redis knows."""
@@ -136,7 +161,8 @@ class Life:
     async def restore(self) -> None:
         """Somebody wants what may be archived."""
         into, days = self.rnd.choice(["hot", "in-place"]), self.rnd.randint(1, 9)
-        await self.shop.storage.restore(self.rnd.choice(self.saved)[0], into=into, days=days)
+        for saga, _ in self.rnd.sample(self.saved, min(5, len(self.saved))):
+            await self.shop.storage.restore(saga, into=into, days=days)
 
     async def go_on(self) -> None:
         """Some of all that; then time passes."""
@@ -144,11 +170,13 @@ class Life:
             await self.save()
         await self.shop.storage._notes.flush()
         events = (
+            self.crowd,
             self.reload,
             self.stray,
             self.hold,
             self.release,
             self.lose,
+            self.lose_dictionary,
             self.half_delete,
             self.delete,
             self.restore,
@@ -157,6 +185,7 @@ class Life:
         )
         for event in self.rnd.sample(events, 4):
             await event()
+        await self.shop.storage._notes.flush()
         self.shop.clock.advance(timedelta(hours=self.rnd.choice([1, 30, 24 * 12, 24 * 45])))
 
 
@@ -178,9 +207,9 @@ async def everything(shop: Product, redis_url: str) -> dict[str, Any]:
     return {name: value for name, value in found.items() if name not in LOOKED_AT}
 
 
-async def compare(shop: Product, job: str, redis_url: str, *, accept_lost: bool = False) -> None:
+async def compare(shop: Product, job: str, redis_url: str, **wishes: bool) -> None:
     """Dry, which changes nothing, then not; where it asks first, the same again once an operator said yes."""
-    context = replace(shop.runtime.job_context(), accept_lost=accept_lost)
+    context = replace(shop.runtime.job_context(), **wishes)
     await context.incarnation.look()  # as every reader does, and notes
     before = await everything(shop, redis_url)
     dry = await run_job(job, context, dry_run=True)
@@ -205,7 +234,8 @@ async def test_dry_run_counts_what_the_run_does(database: str, redis_url: str, t
         for _ in range(ROUNDS):
             await life.go_on()
             for job in ("reconcile", *JOBS):  # the others believe Redis, and would reconcile it first
-                await compare(shop, job, redis_url, accept_lost=rnd.random() < 0.3)
+                wishes = {"accept_lost": rnd.random() < 0.3, "thaw": rnd.random() < 0.3}
+                await compare(shop, job, redis_url, **wishes)
 
 
 async def test_dry_run_of_age_tells_what_a_run_puts_right_first(

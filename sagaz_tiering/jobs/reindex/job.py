@@ -64,12 +64,15 @@ async def preview(context: JobContext, tally: Tally) -> None:
         if not _concerns(context, work):
             tally.add("packs_without")
             continue
-        readable = await _is_readable(context, pack)
+        state = await _state(context, pack)
+        readable = state is RestoreState.READABLE
+        tally.add("packs_asked", context.thaw and state is RestoreState.NONE)
         entry = found.setdefault((pack.storage_class, readable), _Share())
         entry.packs, entry.bytes = entry.packs + 1, entry.bytes + pack.byte_size
         entry.cost += _cost(context, pack, readable)
     for (storage_class, readable), each in sorted(found.items()):
         tally.add("packs" if readable else "packs_archived", each.packs)
+        tally.add("packs_left", 0 if readable else each.packs)
         tally.add("bytes" if readable else "bytes_archived", each.bytes)
         tally.add("requests", each.cost.requests if readable else 0)
         what = "to read them and to write their attributes" if readable else "to ask for them (--thaw), else left out"
@@ -106,10 +109,10 @@ async def _one(context: JobContext, lease: Lease, work: PackWork, revision: str,
         await context.catalog.reindexed.set_pack(pack, revision, {}, None, lease)
         return
     try:
-        if not await _is_readable(context, pack):
+        if (state := await _state(context, pack)) is not RestoreState.READABLE:
             tally.add("packs_archived")
             tally.add("bytes_archived", pack.byte_size)
-            if context.thaw and (await context.objects.head(pack.object_key)).restore is RestoreState.NONE:
+            if context.thaw and state is RestoreState.NONE:
                 await thaw(context, "reindex", pack)
                 tally.add("packs_asked")
             return
@@ -137,10 +140,10 @@ def _concerns(context: JobContext, work: PackWork) -> bool:
     return work.has_attributes or any(map(context.in_force.attributes.are_of, work.saga_names))
 
 
-async def _is_readable(context: JobContext, pack: Pack) -> bool:
+async def _state(context: JobContext, pack: Pack) -> RestoreState:
     if not pack.storage_class.is_archive:
-        return True
-    return (await context.objects.head(pack.object_key)).restore is RestoreState.READABLE
+        return RestoreState.READABLE
+    return (await context.objects.head(pack.object_key)).restore
 
 
 def _cost(context: JobContext, pack: Pack, readable: bool) -> Cost:

@@ -18,7 +18,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from datetime import datetime, timedelta
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sagaz_tiering.catalog.leases import Lease
@@ -53,7 +53,7 @@ Step = Callable[[JobContext, Restore, RestorePack, Tally], Coroutine[Any, Any, s
 
 async def preview(context: JobContext, tally: Tally) -> None:
     """Count the packs that a run would ask for and bring back, and what would be ready then."""
-    restores = context.catalog.restores
+    restores, copies = context.catalog.restores, dict[int, _Copy]()
     told = len(await restores.unnotified(ATTEMPTS))
     for request in await restores.in_state("RESTORING"):
         tally.add("requests")
@@ -61,24 +61,45 @@ async def preview(context: JobContext, tally: Tally) -> None:
         for state in ("WAITING", "ASKED", "READABLE"):
             async for pack in _packs(context, request, state):
                 packs[state] -= 1
-                packs[await _foreseen(context, request, pack, state, tally)] += 1
+                packs[await _foreseen(context, request, pack, state, copies, tally)] += 1
         told += _is_over(+packs, tally)
     tally.add("ended", len(await _ended(context)))
     tally.add("notified", told)
 
 
-async def _foreseen(context: JobContext, request: Restore, pack: RestorePack, state: str, tally: Tally) -> str:
-    """The state that a run leaves a pack in: the store takes its time where it must be asked."""
+class _Copy(NamedTuple):
+    """The readable copy of an archived pack, and how long it is there."""
+
+    state: RestoreState
+    until: datetime | None
+
+    def for_request(self, context: JobContext, request: Restore) -> RestoreState:
+        """Readable also means long enough: a copy that another request left behind may be about to go."""
+        needed = context.now + (timedelta(hours=1) if request.into_hot else timedelta(days=request.days) / 2)
+        is_short = self.state is RestoreState.READABLE and self.until is not None and self.until < needed
+        return RestoreState.NONE if is_short else self.state
+
+
+async def _foreseen(
+    context: JobContext, request: Restore, pack: RestorePack, state: str, copies: dict[int, _Copy], tally: Tally
+) -> str:
+    """The state that a run leaves a pack in: the store takes its time where it is asked for a copy, and none where it
+    is to keep one longer. `copies`: those that it was asked for by then, for other requests too.
+    """
     if pack.pack_state != "ACTIVE":
         return "DONE"
     if state != "READABLE":
         try:
-            _, found = await _state(context, request, pack)
+            copy = copies.get(pack.pack_id) or _copy_of(await context.objects.head(pack.object_key))
         except ObjectStoreError as exc:
             tally.failed(pack.object_key, exc)
             return "FAILED"
+        found = copy.for_request(context, request)
+        if state == "WAITING" and found is RestoreState.NONE:
+            tally.add("packs_asked")
+            found = RestoreState.IN_PROGRESS if copy.state is RestoreState.NONE else RestoreState.READABLE
+            copies[pack.pack_id] = _Copy(found, context.now + timedelta(days=_days(request)))
         if found is not RestoreState.READABLE:
-            tally.add("packs_asked", state == "WAITING" and found is RestoreState.NONE)
             return "ASKED" if state == "WAITING" or found is not RestoreState.NONE else "WAITING"
     tally.add("packs_readable")
     if request.into_hot:
@@ -169,7 +190,7 @@ def _packs(context: JobContext, request: Restore, state: str) -> AsyncIterator[R
 async def _ask(context: JobContext, request: Restore, pack: RestorePack, tally: Tally) -> str:
     info, found = await _state(context, request, pack)
     if found is RestoreState.NONE:
-        days = HOT_DAYS if request.into_hot else request.days
+        days = _days(request)
         cost = restore_cost(
             context.prices, info.storage_class, objects=1, total_bytes=info.size, tier=request.retrieval, days=days
         )
@@ -187,15 +208,23 @@ async def _look(context: JobContext, request: Restore, pack: RestorePack, tally:
     return "READABLE" if found is RestoreState.READABLE else "ASKED"
 
 
+def _days(request: Restore) -> int:
+    """How long a copy is asked for."""
+    return HOT_DAYS if request.into_hot else request.days
+
+
+def _copy_of(info: ObjectInfo) -> _Copy:
+    """What of an object can be read now; of a class that is no archive it is the object."""
+    return (
+        _Copy(info.restore, info.readable_until)
+        if info.storage_class.is_archive
+        else _Copy(RestoreState.READABLE, None)
+    )
+
+
 async def _state(context: JobContext, request: Restore, pack: RestorePack) -> tuple[ObjectInfo, RestoreState]:
-    """Readable also means long enough: a copy that another request left behind may be about to go."""
     info = await context.objects.head(pack.object_key)
-    if not info.storage_class.is_archive:
-        return info, RestoreState.READABLE
-    needed = context.now + (timedelta(hours=1) if request.into_hot else timedelta(days=request.days) / 2)
-    if info.restore is RestoreState.READABLE and info.readable_until is not None and info.readable_until < needed:
-        return info, RestoreState.NONE
-    return info, info.restore
+    return info, _copy_of(info).for_request(context, request)
 
 
 async def _bring_back(context: JobContext, request: Restore, pack: RestorePack, tally: Tally) -> str:

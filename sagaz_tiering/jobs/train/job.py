@@ -31,7 +31,8 @@ _ONE_OF = 5
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
-    """Train as a run would, and say what it would publish."""
+    """Train as a run would, and say what it would put back and publish."""
+    await put_back_lost(context, tally, dry_run=True)
     async for trained in _candidates(context, tally):
         tally.add("dictionaries")
         tally.note(_told(trained, "would save"))
