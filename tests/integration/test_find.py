@@ -230,6 +230,20 @@ async def test_values_follow_each_change_of_a_snapshot(opened: Any) -> None:
         assert await shop.runtime.db.fetchval("SELECT count(*) FROM sagaz_tiering.saga_attributes") == 1
 
 
+@pytest.mark.guarantee("G12")
+async def test_newer_save_in_redis_alone_says_how_a_saga_stands(opened: Any) -> None:
+    """Though PostgreSQL has an older one of that snapshot, of a later step, from when its policy was another."""
+    async with opened("durable") as shop:
+        await save(shop, make(0, step_index=9, step_name="step_9", status="failed"))
+    async with opened("hot") as shop:
+        shop.clock.advance(DAY)
+        await save(shop, make(0, step_index=2, step_name="step_2", status="executing"))
+        [found_one] = await shop.storage.find()
+        assert (found_one.last_step, found_one.status) == ("step_2", "executing")
+        assert await found(shop, status="failed") == await found(shop, step="step_9") == []
+        assert await found(shop, status="executing", step="step_2") == [SAGA]
+
+
 async def test_saga_keeps_sixteen_values_of_an_attribute(opened: Any) -> None:
     """The first ones; one that was beyond them follows where one of them goes."""
     async with opened() as shop:
