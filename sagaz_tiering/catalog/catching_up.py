@@ -69,7 +69,7 @@ class CatchingUp:
         async with self._db.transaction() as conn:
             cursor: str | None = ""
             while cursor is not None:
-                holds, cursor = await self._holds.page(_PAGE, cursor or None)
+                holds, cursor = await self._holds.page(_PAGE, cursor or None, conn)
                 for hold in holds:
                     await note(conn, "hold", hold.to_dict(), now)
             while rows := await conn.fetch(_SQL["erasures"], after, _PAGE):

@@ -202,10 +202,15 @@ class Holds:
         """Every hold, or those placed on one saga by its id, oldest first, `most` of them."""
         return [_hold(row) for row in await self._db.fetch(_SQL["in_force"], saga_id, most)]
 
-    async def page(self, limit: int, cursor: str | None = None) -> tuple[list[Hold], str | None]:
-        """The next holds, oldest first, and the cursor of those behind them. Raises ConfigError for another cursor."""
+    async def page(
+        self, limit: int, cursor: str | None = None, conn: Connection | None = None
+    ) -> tuple[list[Hold], str | None]:
+        """The next holds, oldest first, and the cursor of those behind them. Raises ConfigError for another cursor.
+
+        Asked by `conn`, where that is given: a transaction must not ask for a second connection.
+        """
         behind = (None, None) if cursor is None else _read_cursor(cursor)
-        found = [_hold(row) for row in await self._db.fetch(_SQL["page"], limit + 1, *behind)]
+        found = [_hold(row) for row in await (conn or self._db).fetch(_SQL["page"], limit + 1, *behind)]
         page = found[:limit]
         return page, f"{page[-1].placed_at.isoformat()}/{page[-1].hold_id}" if len(found) > limit else None
 
