@@ -13,11 +13,11 @@ WORKERS ?= -n 2 --dist worksteal
 # Targets share .venv, and the servers of the tests share the machine.
 .NOTPARALLEL:
 
-.PHONY: help demo run test check bench docs format clean
+.PHONY: help demo run test check bench docs image release-check format clean
 .DEFAULT_GOAL := help
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## the whole product in half a minute, on real servers that it starts and stops itself
 	@tools/bootstrap run
@@ -46,6 +46,13 @@ docs: ## the documentation site in build/site, offline and strict: open build/si
 	@tools/bootstrap dev
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build $(ARGS)
 	@echo "· build/site/index.html"
+
+image: ## the container image sagaz-tiering:VERSION, by buildah where it is there, else by docker
+	@tools/image $(ARGS)
+
+release-check: ## sdist and wheel, installed into an empty environment, the first commands and demo from there
+	@tools/bootstrap dev
+	@tools/release-check $(ARGS)
 
 format: ## put the code into its form
 	@tools/bootstrap dev
