@@ -25,7 +25,10 @@ class StorageClass(StrEnum):
     @property
     def coldness(self) -> int:
         """Position in the only order in which objects may move."""
-        return list(StorageClass).index(self)
+        return _COLDNESS[self]
+
+
+_COLDNESS = {each: position for position, each in enumerate(StorageClass)}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -164,15 +164,17 @@ async def test_summary_tells_how_a_saga_stands_in_every_tier(opened: Any, durabi
 
 
 @pytest.mark.guarantee("G12")
-async def test_pages_stay_in_order_while_sagas_go_on(opened: Any) -> None:
+@pytest.mark.parametrize("asked", [{}, {"saga_name": "ord*"}, {"attributes": {"order_id": "A"}}])
+async def test_pages_stay_in_order_while_sagas_go_on(opened: Any, asked: dict[str, Any]) -> None:
     """Each saga once, whatever is saved between two pages; of one instant they are in order of their ids."""
     async with opened() as shop:
-        at_once = [of(at, created_at=BEGUN) for at in range(30)]
-        later = [of(at, created_at=BEGUN + timedelta(seconds=at // 3)) for at in range(30, 60)]
+        context = {"order_id": "A"}
+        at_once = [of(at, created_at=BEGUN, context=context) for at in range(30)]
+        later = [of(at, created_at=BEGUN + timedelta(seconds=at // 3), context=context) for at in range(30, 60)]
         await save(shop, *at_once, *later)
         seen, cursor = list[UUID](), None
         for step in range(100):
-            page = await shop.storage.find(limit=7, cursor=cursor)
+            page = await shop.storage.find(**asked, limit=7, cursor=cursor)
             seen += [each.saga_id for each in page]
             cursor = page.cursor
             if cursor is None:
@@ -182,6 +184,19 @@ async def test_pages_stay_in_order_while_sagas_go_on(opened: Any) -> None:
                 await shop.storage.save_snapshot(again)
         expected = [one.saga_id for one in sorted([*at_once, *later], key=lambda one: (one.created_at, one.saga_id))]
         assert seen == expected[::-1]
+
+
+@pytest.mark.guarantee("G12")
+async def test_what_is_sifted_is_looked_through_to_its_end(opened: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A few at a time, of which none is meant but the very oldest ones."""
+    for name in ("_SIFTED_AT_ONCE", "MOST_AT_ONCE"):
+        monkeypatch.setattr(f"sagaz_tiering.tiered.find.{name}", 5)
+    async with opened() as shop:
+        context = {"order_id": "A"}
+        ended = {at: "failed" if at in (0, 2) else "completed" for at in range(42)}
+        await save(shop, *(of(at, status=ended[at], created_at=BEGUN, context=context) for at in ended))
+        for asked in ({}, {"saga_name": "ord*"}, {"attributes": {"order_id": "A"}}):
+            assert await found(shop, status="failed", **asked) == [saga(2), saga(0)], asked
 
 
 @pytest.mark.guarantee("G12")

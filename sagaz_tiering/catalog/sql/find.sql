@@ -20,11 +20,10 @@ WITH looked AS MATERIALIZED (
      WHERE (g.place, g.saga_id) < ($1::bigint, $2::uuid) AND g.place >= $3::bigint
      ORDER BY g.place DESC, g.saga_id DESC LIMIT $4),
 matched AS MATERIALIZED (
-    SELECT l.saga_id, l.place, l.ended_at, l.end_step, l.end_id, l.status, l.kept_us, l.attributes, l.step_name, l.saga_name
-      FROM (SELECT *, (SELECT n.saga_name FROM sagaz_tiering.saga_names n WHERE n.name_id = k.name_id) AS saga_name
-              FROM looked k OFFSET 0) AS l
-     WHERE l.end_id IS NOT NULL AND ($5::text IS NULL OR l.saga_name ~ $5) AND ($6::text IS NULL OR l.status ~ $6)
-       AND ($7::text IS NULL OR l.step_name ~ $7)
+    SELECT l.saga_id, l.place, l.ended_at, l.end_step, l.end_id, l.status, l.kept_us, l.attributes, l.step_name, l.name_id
+      FROM looked l
+     WHERE l.end_id IS NOT NULL AND ($6::text IS NULL OR l.status ~ $6) AND ($7::text IS NULL OR l.step_name ~ $7)
+       AND ($5::text IS NULL OR (SELECT n.saga_name FROM sagaz_tiering.saga_names n WHERE n.name_id = l.name_id) ~ $5)
      ORDER BY l.place DESC, l.saga_id DESC LIMIT $8),
 reached AS (
     SELECT r.*, (SELECT count(*) FROM looked l WHERE (l.place, l.saga_id) >= (r.last_place, r.last_id)) AS looked
@@ -34,7 +33,8 @@ reached AS (
              WHERE (SELECT count(*) FROM matched) < $8
                 OR (l.place, l.saga_id) >= (SELECT m.place, m.saga_id FROM matched m ORDER BY m.place, m.saga_id LIMIT 1)
              ORDER BY l.place, l.saga_id LIMIT 1) AS r)
-SELECT filled.lacking, reached.*, m.*, p.*
+SELECT filled.lacking, reached.*, m.*, p.*,
+       (SELECT n.saga_name FROM sagaz_tiering.saga_names n WHERE n.name_id = m.name_id) AS saga_name
   FROM (SELECT CASE WHEN up_to IS NULL THEN found_up_to ELSE '00000000-0000-0000-0000-000000000000' END AS lacking
           FROM sagaz_tiering.sagas_filled) AS filled
   LEFT JOIN reached ON true
@@ -44,18 +44,24 @@ SELECT filled.lacking, reached.*, m.*, p.*
 
 -- name: by_names
 -- The same, of these names alone ($11).
-WITH looked AS MATERIALIZED (
+WITH places AS MATERIALIZED (
+    SELECT g.place FROM unnest($11::integer[]) AS v (name_id) CROSS JOIN LATERAL (
+        SELECT s.place FROM sagaz_tiering.sagas s
+         WHERE s.name_id = v.name_id AND s.place < $1::bigint AND s.place >= $3::bigint
+         ORDER BY s.place DESC LIMIT $4) AS g
+     ORDER BY g.place DESC LIMIT $4),
+looked AS MATERIALIZED (
     SELECT g.* FROM unnest($11::integer[]) AS v (name_id) CROSS JOIN LATERAL (
         SELECT * FROM sagaz_tiering.sagas s
-         WHERE s.name_id = v.name_id AND (s.place, s.saga_id) < ($1::bigint, $2::uuid) AND s.place >= $3::bigint
+         WHERE s.name_id = v.name_id AND (s.place, s.saga_id) < ($1::bigint, $2::uuid)
+           AND s.place >= (SELECT coalesce(min(p.place), $1::bigint) FROM places p)
          ORDER BY s.place DESC, s.saga_id DESC LIMIT $4) AS g
      ORDER BY g.place DESC, g.saga_id DESC LIMIT $4),
 matched AS MATERIALIZED (
-    SELECT l.saga_id, l.place, l.ended_at, l.end_step, l.end_id, l.status, l.kept_us, l.attributes, l.step_name, l.saga_name
-      FROM (SELECT *, (SELECT n.saga_name FROM sagaz_tiering.saga_names n WHERE n.name_id = k.name_id) AS saga_name
-              FROM looked k OFFSET 0) AS l
-     WHERE l.end_id IS NOT NULL AND ($5::text IS NULL OR l.saga_name ~ $5) AND ($6::text IS NULL OR l.status ~ $6)
-       AND ($7::text IS NULL OR l.step_name ~ $7)
+    SELECT l.saga_id, l.place, l.ended_at, l.end_step, l.end_id, l.status, l.kept_us, l.attributes, l.step_name, l.name_id
+      FROM looked l
+     WHERE l.end_id IS NOT NULL AND ($6::text IS NULL OR l.status ~ $6) AND ($7::text IS NULL OR l.step_name ~ $7)
+       AND ($5::text IS NULL OR (SELECT n.saga_name FROM sagaz_tiering.saga_names n WHERE n.name_id = l.name_id) ~ $5)
      ORDER BY l.place DESC, l.saga_id DESC LIMIT $8),
 reached AS (
     SELECT r.*, (SELECT count(*) FROM looked l WHERE (l.place, l.saga_id) >= (r.last_place, r.last_id)) AS looked
@@ -65,7 +71,8 @@ reached AS (
              WHERE (SELECT count(*) FROM matched) < $8
                 OR (l.place, l.saga_id) >= (SELECT m.place, m.saga_id FROM matched m ORDER BY m.place, m.saga_id LIMIT 1)
              ORDER BY l.place, l.saga_id LIMIT 1) AS r)
-SELECT filled.lacking, reached.*, m.*, p.*
+SELECT filled.lacking, reached.*, m.*, p.*,
+       (SELECT n.saga_name FROM sagaz_tiering.saga_names n WHERE n.name_id = m.name_id) AS saga_name
   FROM (SELECT CASE WHEN up_to IS NULL THEN found_up_to ELSE '00000000-0000-0000-0000-000000000000' END AS lacking
           FROM sagaz_tiering.sagas_filled) AS filled
   LEFT JOIN reached ON true
@@ -91,11 +98,10 @@ looked AS MATERIALIZED (
                     WHERE EXISTS (SELECT 1 FROM sagaz_tiering.saga_attributes b
                                    WHERE b.key = o.key AND b.place = k.place AND b.saga_id = k.saga_id)) = $14) AS g ON true),
 matched AS MATERIALIZED (
-    SELECT l.saga_id, l.place, l.ended_at, l.end_step, l.end_id, l.status, l.kept_us, l.attributes, l.step_name, l.saga_name
-      FROM (SELECT *, (SELECT n.saga_name FROM sagaz_tiering.saga_names n WHERE n.name_id = k.name_id) AS saga_name
-              FROM looked k OFFSET 0) AS l
-     WHERE l.end_id IS NOT NULL AND ($5::text IS NULL OR l.saga_name ~ $5) AND ($6::text IS NULL OR l.status ~ $6)
-       AND ($7::text IS NULL OR l.step_name ~ $7)
+    SELECT l.saga_id, l.place, l.ended_at, l.end_step, l.end_id, l.status, l.kept_us, l.attributes, l.step_name, l.name_id
+      FROM looked l
+     WHERE l.end_id IS NOT NULL AND ($6::text IS NULL OR l.status ~ $6) AND ($7::text IS NULL OR l.step_name ~ $7)
+       AND ($5::text IS NULL OR (SELECT n.saga_name FROM sagaz_tiering.saga_names n WHERE n.name_id = l.name_id) ~ $5)
      ORDER BY l.place DESC, l.saga_id DESC LIMIT $8),
 reached AS (
     SELECT r.*, (SELECT count(*) FROM looked l WHERE (l.place, l.saga_id) >= (r.last_place, r.last_id)) AS looked
@@ -105,7 +111,8 @@ reached AS (
              WHERE (SELECT count(*) FROM matched) < $8
                 OR (l.place, l.saga_id) >= (SELECT m.place, m.saga_id FROM matched m ORDER BY m.place, m.saga_id LIMIT 1)
              ORDER BY l.place, l.saga_id LIMIT 1) AS r)
-SELECT filled.lacking, reached.*, m.*, p.*
+SELECT filled.lacking, reached.*, m.*, p.*,
+       (SELECT n.saga_name FROM sagaz_tiering.saga_names n WHERE n.name_id = m.name_id) AS saga_name
   FROM (SELECT CASE WHEN up_to IS NULL THEN found_up_to ELSE '00000000-0000-0000-0000-000000000000' END AS lacking
           FROM sagaz_tiering.sagas_filled) AS filled
   LEFT JOIN reached ON true
