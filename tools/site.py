@@ -16,7 +16,7 @@ from sagaz_tiering import errors
 from sagaz_tiering.cli.app import EXIT_CODES, make_app
 
 ROOT = Path(__file__).parents[1]
-PAGES = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md"}
+PAGES = {"changelog.md": "CHANGELOG.md", "contributing.md": "CONTRIBUTING.md", "reporting.md": "SECURITY.md"}
 """Pages of the site that are files elsewhere."""
 OUTSIDE = re.compile(r"\]\(\.\./(?:\.\./)?(?P<path>[^)#\s]+)\)")
 NAMED = re.compile(r"(?<!\[)`docs/(?P<path>[\w/-]+\.md)`")
@@ -43,13 +43,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _to_copy(found: re.Match[str], up: str) -> str:
+    for name, source in PAGES.items():
+        if found["path"] == source:
+            return f"]({up}{name})"
     return f"]({up}files/{found['path']})" if (ROOT / found["path"]).is_file() else "](#)"
 
 
 def _pointed_at(files: Files) -> set[str]:
     pages = (file.content_string for file in files.documentation_pages())
     named = {found["path"] for text in pages for found in OUTSIDE.finditer(text)}
-    return {path for path in named if (ROOT / path).is_file()}
+    return {path for path in named - set(PAGES.values()) if (ROOT / path).is_file()}
 
 
 def commands() -> str:
