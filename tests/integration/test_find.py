@@ -259,6 +259,21 @@ async def test_newer_save_in_redis_alone_says_how_a_saga_stands(opened: Any) -> 
         assert await found(shop, status="executing", step="step_2") == [SAGA]
 
 
+@pytest.mark.guarantee("G12")
+async def test_expired_end_says_by_which_step_its_saga_is_found(opened: Any) -> None:
+    """Also when the saga is looked at anew, since more of it is packed."""
+    async with opened() as shop:
+        await save(shop, make(0), make(1))
+        shop.clock.advance(9 * DAY)
+        await shop.run("age")
+        async with shop.runtime.db.transaction() as conn:
+            await conn.execute("SET LOCAL sagaz_tiering.expiring = 'on'")
+            await conn.execute("DELETE FROM sagaz_tiering.snapshots WHERE snapshot_id = $1", number(1))
+            await conn.execute("SELECT sagaz_tiering.place_sagas(ARRAY[$1::uuid], false)", SAGA)
+        assert await found(shop, step="step_1") == [SAGA]
+        assert await found(shop, step="step_0") == []
+
+
 async def test_saga_keeps_sixteen_values_of_an_attribute(opened: Any) -> None:
     """The first ones; one that was beyond them follows where one of them goes."""
     async with opened() as shop:
