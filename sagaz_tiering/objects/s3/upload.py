@@ -75,14 +75,21 @@ async def _send(calls: S3Calls, upload: _Upload, condition: dict[str, Any] | Non
         "Metadata": {SHA256_METADATA: upload.sha256.hex(), PUT_METADATA: token, **mark},
         **calls.options.encryption_arguments(),
     }
+    in_parts = len(upload.data) > calls.options.settings.multipart_threshold
     try:
-        if len(upload.data) > calls.options.settings.multipart_threshold:
+        if in_parts:
             await _in_parts(calls, upload, arguments)
         else:
             await _at_once(calls, upload, arguments | (condition or {}))
-    except (ObjectExists, ObjectNotFound):  # not found: an upload that a lost answer had completed
-        if await _token_of(calls, upload.key) != token:
-            raise
+    except (ObjectExists, ObjectNotFound) as exc:  # not found: an upload that a lost answer had completed
+        if await _token_of(calls, upload.key) == token:
+            return
+        if in_parts and isinstance(exc, ObjectNotFound):
+            raise ColdTierUnavailable(
+                f"{upload.key}: the store gave up its upload in parts; nothing was stored",
+                hint="something else changes that key, or ends uploads that are under way: try again",
+            ) from exc
+        raise
 
 
 async def _at_once(calls: S3Calls, upload: _Upload, arguments: dict[str, Any]) -> None:
