@@ -52,9 +52,12 @@ def _warmed_up() -> Wsgi:
     """moto, with all that it loads only when it is needed."""
     for name in ("xml.dom.expatbuilder", "encodings.hex_codec"):  # for uploads in parts
         import_module(name)
+    from moto import backends
     from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
     from werkzeug.test import Client
 
+    modules = tuple(backends.list_of_moto_modules())
+    backends.list_of_moto_modules = lambda: modules  # it would list its folder at each request
     app: Wsgi = DomainDispatcherApplication(create_backend_app)
     client = Client(app)
     scope = "AWS4-HMAC-SHA256 Credential=x/20260101/us-east-1/s3/aws4_request, SignedHeaders=host, Signature=0"

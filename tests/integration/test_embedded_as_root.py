@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import psutil
 import pytest
 from support.processes import mode_of, processes_below, redis_do, sql, wait_until_gone
 
-from sagaz_tiering.embedded import EmbeddedServers, PostgresServer, RedisServer, account, cluster
+from sagaz_tiering.embedded import EmbeddedServers, PostgresServer, RedisServer, S3Server, account, cluster
 from sagaz_tiering.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="about what only root has to do")
@@ -129,6 +130,17 @@ async def test_binaries_under_a_closed_folder_are_copied_once(
     made = copy.stat()
     assert cluster.find_binaries(someone).stat() == made
     assert [path.name for path in account.SHARED_ROOT.iterdir()] == [copy.parents[2].name]
+
+
+async def test_s3_server_under_a_closed_folder_answers(closed_folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With moto under a closed home, as below that of root: what it would read at each request was read before."""
+    installed = importlib.util.find_spec("moto")
+    assert installed is not None
+    assert installed.origin is not None
+    (closed_folder / "moto").symlink_to(Path(installed.origin).parent)
+    monkeypatch.syspath_prepend(str(closed_folder))
+    async with S3Server(closed_folder.parent, bucket="sagas") as s3:
+        assert s3.endpoint
 
 
 def test_foreign_copy_of_binaries_is_not_trusted(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
