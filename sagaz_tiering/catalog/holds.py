@@ -21,7 +21,7 @@ from sagaz_tiering.config.patterns import ANY, Match
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import checked_text, from_column, to_column
-from sagaz_tiering.errors import ConfigError, InvalidSnapshot, LegalHold
+from sagaz_tiering.errors import ConfigError, InvalidSnapshot, LegalHold, StatementRefused
 from sagaz_tiering.policy import SagaEnd
 from sagaz_tiering.snapshot import as_utc
 from sagaz_tiering.terminal import document
@@ -31,6 +31,10 @@ HOLD_LOCK = 0x5A6A7A03
 """Transaction-scoped: placing a hold takes it alone, deletions share it."""
 
 _IDS = 10_000
+MAX_IN_HOLD = 10_000
+"""Characters of all patterns together."""
+_EXPRESSIONS = 4
+"""Where they begin in `subject_columns`."""
 
 
 class Named(Protocol):
@@ -124,6 +128,8 @@ class Holds:
         if not reason.strip():
             raise ConfigError("a legal hold needs a reason", hint="say which case or order asks for it")
         reason, who = checked_text(reason, "the reason"), checked_text(who, "the name of who places it")
+        if isinstance(on, Match):
+            await self._check_patterns(on)
         saga_id, text = (on, None) if isinstance(on, UUID) else (None, match_text(on))
         match = None if text is None else orjson.loads(text)
         hold = Hold(
@@ -136,6 +142,16 @@ class Holds:
             await conn.execute(_SQL["append"], hold.hold_id, "hold", now, who, reason, saga_id, text)
             await note(conn, "hold", hold.to_dict(), now)
         return hold
+
+    async def _check_patterns(self, match: Match) -> None:
+        """A hold that PostgreSQL cannot look for, or not quickly, would do that to every question about holds."""
+        hint = "place several holds, each with fewer or shorter patterns"
+        if (length := sum(map(len, match.patterns))) > MAX_IN_HOLD:
+            raise ConfigError(f"no hold can have patterns of {length:,} characters", hint=hint)
+        try:
+            await self._db.fetch(_SQL["compiled"], [each for each in subject_columns(match)[_EXPRESSIONS:] if each])
+        except StatementRefused as exc:
+            raise ConfigError(f"no hold can have such patterns: {exc}", hint=hint) from exc
 
     async def matched(self, match: Match, most: int) -> tuple[Coverage, set[UUID]]:
         """What PostgreSQL knows that matches, at most so many rows of each tier, and the sagas of it."""

@@ -15,6 +15,8 @@ from sagaz_tiering.config.schema import StrictModel, problem
 ANY = ("*",)
 UNWRITABLE = re.compile("[\x00\ud800-\udfff]")
 """What neither JSON of PostgreSQL nor UTF-8 can hold, so that no record and no pattern may have it."""
+MAX_PATTERN = 1_000
+"""Characters; what compares thousands of wildcards takes PostgreSQL minutes."""
 _PATTERN_FORM = "write a name or a pattern such as payment-*, or a list of them"
 
 
@@ -32,6 +34,8 @@ def _patterns(value: object) -> tuple[str, ...]:
             raise problem(
                 f"an empty pattern matches nothing; leave the key out to match everything, or {_PATTERN_FORM}"
             )
+        if len(pattern) > MAX_PATTERN:
+            raise problem(f"a pattern of {len(pattern):,} characters is too long; * stands for any number of them")
         if UNWRITABLE.search(pattern):
             raise problem(f"{pattern!r:.80} has NUL or a lone surrogate, which no record can have; ? stands for it")
     return tuple(given)

@@ -14,7 +14,7 @@ from sagaz_tiering.attributes import tokens_of, values_of
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.find import KnownSaga, Position, Present, Question, Route
 from sagaz_tiering.clock import Clock, from_micros, to_micros
-from sagaz_tiering.config.patterns import ANY
+from sagaz_tiering.config.patterns import ANY, MAX_PATTERN
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import Tier, as_utc
@@ -238,5 +238,9 @@ def _patterns(name: str, wanted: str | Sequence[str] | None) -> tuple[str, ...]:
         raise ConfigError(
             f"{name}: {wanted!r:.80} matches nothing",
             hint="give a name or a pattern such as payment-*, or a list of them",
+        )
+    if any(len(each) > MAX_PATTERN for each in found):
+        raise ConfigError(
+            f"{name}: a pattern has more than {MAX_PATTERN:,} characters", hint="* stands for any number of them"
         )
     return found

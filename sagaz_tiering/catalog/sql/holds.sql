@@ -9,6 +9,10 @@ SELECT pg_advisory_xact_lock_shared($1)
 -- The same for `expire`: what is the end of its saga stays known as that after it is gone.
 SELECT pg_advisory_xact_lock_shared($1), set_config('sagaz_tiering.expiring', 'on', true)
 
+-- name: compiled
+-- An error if one of these is no regular expression, or one that is too complex.
+SELECT '' ~ re FROM unnest($1::text[]) re
+
 -- name: place
 INSERT INTO sagaz_tiering.holds
     (hold_id, saga_id, match, outcome, attributes, saga_name_re, step_name_re, status_re, outcome_re, attributes_re, reason,
