@@ -78,9 +78,10 @@ class Draft:
         """
         self._check_place(overwrite)
         with writing(self._folder):
-            self.files.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             self._take()
             try:
+                self.files.mkdir(exist_ok=True, mode=0o700)
                 if restart:
                     self._remove(self._selection, self._progress)
                 state = self._read(new)
@@ -190,7 +191,10 @@ class Draft:
             )
 
     def _take(self) -> None:
-        self._lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY)
+        self._lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        if os.fstat(self._lock).st_uid != os.geteuid():
+            self.close()
+            raise ConfigError(f"{self._folder} is of another user; nothing was written", hint="give another --out")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as exc:

@@ -13,8 +13,17 @@ from pathlib import Path
 from typing import BinaryIO, Final
 from uuid import UUID
 
+from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.exports.draft import Draft, writing
-from sagaz_tiering.exports.manifest import MANIFEST, SIGNATURE, SUMS, Manifest, manifest_bytes, sums_bytes
+from sagaz_tiering.exports.manifest import (
+    MANIFEST,
+    MAX_MANIFEST,
+    SIGNATURE,
+    SUMS,
+    Manifest,
+    manifest_bytes,
+    sums_bytes,
+)
 from sagaz_tiering.exports.parts import digest_of_stream, flush_folder, new_file
 from sagaz_tiering.exports.signing import Signer
 from sagaz_tiering.exports.zip_form import SEAL, Member, comment, directory, header, in_order, sealed
@@ -29,6 +38,11 @@ def finish(draft: Draft, manifest: Manifest, signer: Signer | None, *, overwrite
     Raises ConfigError where the disk does not take it, or something came to its place meanwhile.
     """
     data = manifest_bytes(manifest)
+    if len(data) > MAX_MANIFEST:
+        raise ConfigError(
+            f"its manifest would have {len(data):,} bytes, and nothing reads one of more than {MAX_MANIFEST:,}",
+            hint="give a shorter --who and fewer filters, and begin anew with --restart",
+        )
     digest = sha256(data).hexdigest()
     digests = {part.name: part.sha256 for part in manifest.parts} | {MANIFEST: digest}
     with writing(draft.out):

@@ -21,7 +21,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from support.exports import exported, key_files
+from support.exports import begun, exported, key_files
 from support.snapshots import make
 
 from sagaz_tiering.app.storage_url import open_source
@@ -377,3 +377,21 @@ async def test_import_refuses_lines_that_are_none_of_an_export(tmp_path: Path, t
     async with open_source(f"export://{tmp_path}/export") as source:
         with pytest.raises(AlteredExport, match="line"):
             [each async for each in source.iter_snapshots()]
+
+
+def test_draft_is_made_in_a_folder_of_its_own(tmp_path: Path) -> None:
+    """Where somebody put a link to another folder, or it is another user's, nothing is removed or written."""
+    (tmp_path / "home" / "export").mkdir(parents=True)
+    (tmp_path / "home" / "export" / "precious").write_text("not to be removed")
+    (tmp_path / "case.partial").symlink_to(tmp_path / "home")
+    with pytest.raises(ConfigError, match="cannot be written"):
+        begun(tmp_path / "case")
+    assert [path.name for path in (tmp_path / "home").rglob("*")] == ["export", "precious"]
+    if os.geteuid() == 0:
+        (tmp_path / "other.partial").mkdir()
+        os.chown(tmp_path / "other.partial", 65_534, 65_534)
+        with pytest.raises(ConfigError, match="of another user"):
+            begun(tmp_path / "other")
+    draft, _ = begun(tmp_path / "own")
+    assert draft.files.parent.stat().st_mode & 0o777 == 0o700
+    draft.close()
