@@ -7,11 +7,14 @@ from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
+from uuid import uuid4
 
 import pytest
 import yaml
 from support.chromium import IMAGES, Window, axe, chromium, window
 from support.console import OPERATOR, VIEWER, console, with_tokens
+from support.snapshots import make
 from support.tiers import Product, config, product
 
 from sagaz_tiering.console import serve_console
@@ -221,3 +224,48 @@ async def test_reads_without_scripts(shop: Product, browser: Any) -> None:
         await page.get_by_role("link", name="Show it").click()
         assert await page.locator("table.changes tbody tr").count() > 0
         await context.close()
+
+
+HOSTILE = (
+    "<script>document.title = 'taken'</script><img src=x onerror=\"document.title = 'taken'\">"
+    "\" autofocus onfocus=\"document.title = 'taken'\" x='</title></textarea></svg>\u202e\x1b{{7*7}}"
+)
+
+
+async def test_hostile_sagas_are_text_in_a_browser(database: str, redis_url: str, tmp_path: Path, browser: Any) -> None:
+    """Markup in names, steps, contexts, attributes, reasons, questions: none of it runs, and no policy has to refuse it."""
+    settings = config(
+        database=database,
+        redis_url=redis_url,
+        cold=tmp_path / "cold",
+        attributes=[{"name": "order_id", "path": "order"}],
+    )
+    saga = uuid4()
+    async with product(settings) as shop, console(shop, with_tokens()) as address, window(browser) as seen:
+        for n in range(2):
+            made = make(
+                n,
+                snapshot_id=uuid4(),
+                saga_id=saga,
+                saga_name=HOSTILE,
+                step_name=HOSTILE,
+                created_at=shop.clock.now() + timedelta(seconds=n),
+                context={"order": HOSTILE, HOSTILE: {HOSTILE: [n, HOSTILE]}},
+            )
+            await shop.storage.save_snapshot(made)
+        await shop.storage.hold(saga, HOSTILE)
+        await shop.runtime.catalog.quarantine.record("object", HOSTILE, HOSTILE, shop.clock.now())
+        seen.page.on("dialog", lambda dialog: seen.wrong.append(dialog.message))
+        await log_in(seen, address, OPERATOR, HOSTILE)
+        for path in (
+            *("/", "/sagas", f"/sagas?q={quote(HOSTILE)}", f"/sagas?name={quote(HOSTILE)}&step={quote(HOSTILE)}"),
+            *(f"/sagas/{saga}", f"/sagas/{saga}/diff", f"/sagas/{saga}/changes", "/holds", "/quarantine"),
+            f"/{quote(HOSTILE)}",
+        ):
+            await seen.page.goto(address + path)
+            await seen.page.locator(".later").wait_for(state="detached")
+            found = await seen.page.evaluate(
+                "[document.title, document.querySelectorAll('main script, main img, [onerror], [onfocus]').length]"
+            )
+            assert ("taken" in found[0], found[1]) == (False, 0), path
+        assert [text for text in seen.wrong if "404" not in text] == []
