@@ -16,6 +16,7 @@ from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.catalog.migrations import check_schema
 from sagaz_tiering.catalog.totals import Holding
 from sagaz_tiering.config.units import format_duration
+from sagaz_tiering.console.planning import plan_document
 from sagaz_tiering.daemon.state import DaemonState
 from sagaz_tiering.errors import SagazTieringError, SnapshotArchived, TierUnavailable
 from sagaz_tiering.operations.history import history
@@ -24,6 +25,9 @@ from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.terminal import plain
 
 PART_WITHIN_S: Final = 10.0
+PLAN_WITHIN_S: Final = 60.0
+"""It goes through the catalog, behind the first paint of its page."""
+_PLAN_FOR_S: Final = 30.0
 _TOTALS_FOR_S: Final = 5.0
 _SHOWN: Final = 10
 MOST_SNAPSHOTS: Final = 1_000
@@ -44,6 +48,8 @@ class Documents:
         self._monotonic = monotonic
         self._totals: tuple[float, StoreTotals] | None = None
         self._looking = asyncio.Lock()
+        self._plan: tuple[float, str, dict[str, Any]] | None = None
+        self._planning = asyncio.Lock()
 
     def runtime(self) -> Runtime:
         """The open parts. Raises TierUnavailable while the daemon is still opening them."""
@@ -58,16 +64,18 @@ class Documents:
         """The time of the catalog's server, as far as it is known."""
         return self.runtime().clock.now()
 
-    async def part(self, ask: Callable[[], Awaitable[Any]], *, is_plain: bool = False) -> Part:
+    async def part(
+        self, ask: Callable[[], Awaitable[Any]], *, is_plain: bool = False, within_s: float = PART_WITHIN_S
+    ) -> Part:
         """What `ask` gives, or why it cannot be shown. `is_plain`: that is JSON values already, perhaps very many."""
         try:
-            async with asyncio.timeout(PART_WITHIN_S):
+            async with asyncio.timeout(within_s):
                 value = await ask()
                 return {"value": value if is_plain else plain(value), "problem": None}
         except SagazTieringError as exc:
             return problem_of(exc)
         except TimeoutError:
-            return _unknown(f"no answer within {PART_WITHIN_S:.0f} s", "the servers are slow or away")
+            return _unknown(f"no answer within {within_s:.0f} s", "the servers are slow or away")
 
     async def overview(self) -> dict[str, Any]:
         """Tiers, jobs, restores under way, quarantine, health, the last thirty days."""
@@ -121,6 +129,18 @@ class Documents:
                 await check_schema(self.runtime().db)
                 self._totals = self._monotonic(), await look(self.runtime().job_context())
             return self._totals[1]
+
+    async def plan(self) -> Part:
+        """What the jobs would do; made at most once in half a minute for the same policies, however many look."""
+
+        async def planned() -> dict[str, Any]:
+            async with self._planning:
+                known, revision = self._plan, self.runtime().policies.revision
+                if known is None or known[1] != revision or self._monotonic() - known[0] > _PLAN_FOR_S:
+                    known = self._plan = self._monotonic(), revision, await plan_document(self.runtime())
+                return known[2]
+
+        return await self.part(planned, within_s=PLAN_WITHIN_S)
 
     async def _jobs(self) -> list[dict[str, Any]]:
         last = {run.job: run for run in await self.runtime().catalog.history.last_runs()}

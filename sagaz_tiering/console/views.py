@@ -7,7 +7,6 @@ from typing import Any, Final
 from sagaz_tiering.catalog.audit import NEWEST
 from sagaz_tiering.catalog.pack_list import NEWEST as NEWEST_PACK
 from sagaz_tiering.console.documents import Documents
-from sagaz_tiering.console.planning import plan_document
 from sagaz_tiering.console.routes import Asked, ConsoleView, NotThere, Parameter, says
 from sagaz_tiering.console.saga_views import SAGA_VIEWS
 from sagaz_tiering.storage_class import StorageClass
@@ -32,7 +31,7 @@ async def _plan_page(_: Documents, __: Asked) -> dict[str, Any]:
 
 
 async def _plan(documents: Documents, _: Asked) -> dict[str, Any]:
-    return {"plan": await documents.part(lambda: plan_document(documents.runtime()))}
+    return {"plan": await documents.plan()}
 
 
 async def _restores(documents: Documents, asked: Asked) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import tempfile
@@ -19,6 +20,7 @@ from support.snapshots import make
 from support.tiers import DAY, Product, adjust, config, product
 
 from sagaz_tiering import SagaSnapshot
+from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.sections import OnArchived
 from sagaz_tiering.console import documents, saga_views, serve_console
@@ -457,6 +459,23 @@ async def test_what_cannot_be_asked_is_unknown_not_empty(shop: Product, database
             path = re.sub(r"\{pack_id\}", "1", re.sub(r"\{\w+_id\}", str(saga), view.path.replace("{pack_id}", "1")))
             page = await browser.get(path)
             assert "has not reached its servers yet" in page, path
+
+
+async def test_plan_is_made_once_for_all_who_look(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It goes through the catalog: people who look within half a minute see the same one."""
+    await saved(shop)
+    shop.clock.advance(10 * DAY)
+    made, real = [], documents.plan_document
+
+    async def plan(runtime: Runtime) -> dict[str, Any]:
+        made.append(runtime)
+        return await real(runtime)
+
+    monkeypatch.setattr(documents, "plan_document", plan)
+    async with console(shop, OPEN) as address:
+        answers = await asyncio.gather(*(asked(address, "/plan/now") for _ in range(3)))
+    assert len(made) == 1
+    assert all(document["plan"]["value"]["lines"] for _, document in answers)
 
 
 async def test_other_policies_are_compared_and_nothing_is_saved(shop: Product) -> None:
