@@ -21,7 +21,7 @@ from sagaz_tiering.tiered import SagaFilters
 from sagaz_tiering.tiered.compare import Comparer
 
 SAGA_ID: Final = Parameter(name="saga_id", about="id of the saga", kind="uuid", required=True)
-_PAGE: Final = 50
+_PAGE: Final = 30
 LOOK_AT: Final = 500
 """Sagas of one page that are looked at, where few of them are meant: nobody waits for more."""
 _MOST_GUESSED: Final = 8

@@ -17,6 +17,8 @@ NAMES: Final = ("chromium", "chromium-browser", "google-chrome")
 AXE: Final = "axe-core@4.11.0"
 IMAGES: Final = "CONSOLE_IMAGES"
 """A folder in the environment: pictures for the documentation go there."""
+_WITHIN_MS: Final = 300_000
+"""A busy machine is no fault."""
 _COLOURS: Final = 255
 _TELL_VIOLATIONS: Final = """
 document.addEventListener("securitypolicyviolation", (event) =>
@@ -46,6 +48,7 @@ class Window:
     def __init__(self, page: Any) -> None:
         self.page = page
         self.wrong: list[str] = []
+        page.set_default_timeout(_WITHIN_MS)
         page.on("console", lambda said: self.wrong.append(said.text) if said.type in ("error", "warning") else None)
         page.on("pageerror", lambda error: self.wrong.append(str(error)))
 
