@@ -72,7 +72,7 @@ def test_missing_tls_of_postgresql_is_told() -> None:
 def test_refusal_of_redis_names_the_acl_command(said: str, command: str) -> None:
     """In the words of Redis 6 and 7."""
     where = "redis://app:***@cache:6379/0"
-    assert command in missing_right(said, where, setting="tiers.hot.url", keys="sagaz*")
+    assert command in missing_right(said, where=where, setting="tiers.hot.url", keys="sagaz*")
 
 
 @pytest.mark.parametrize(
