@@ -89,6 +89,8 @@ def parse_time(text: str) -> datetime:
 
 def parse_match(pairs: list[str]) -> Match:
     """`KEY=PATTERN` options as a match; raises UsageError."""
+    from pydantic import ValidationError
+
     from sagaz_tiering.attributes import NAME_PATTERN
     from sagaz_tiering.config.patterns import Match
 
@@ -101,4 +103,7 @@ def parse_match(pairs: list[str]) -> Match:
             raise UsageError(f"--match {pair!r:.80} is not KEY=PATTERN", hint=f"keys: {', '.join(MATCH_KEYS)}")
         into, name = (attributes, of_attribute[1]) if of_attribute else (found, key)
         into.setdefault(name, []).append(pattern)
-    return Match.model_validate({**found, "attributes": attributes})
+    try:
+        return Match.model_validate({**found, "attributes": attributes})
+    except ValidationError as exc:
+        raise UsageError(f"--match: {exc.errors()[0]['msg']}", hint="write it like saga_name=payment-*") from exc

@@ -37,7 +37,7 @@ def _patterns(value: object) -> tuple[str, ...]:
         if len(pattern) > MAX_PATTERN:
             raise problem(f"a pattern of {len(pattern):,} characters is too long; * stands for any number of them")
         if UNWRITABLE.search(pattern):
-            raise problem(f"{pattern!r:.80} has NUL or a lone surrogate, which no record can have; ? stands for it")
+            raise problem(f"{pattern!r:.80} has NUL or a lone surrogate, not UTF-8 text; ? stands for one")
     return tuple(given)
 
 
