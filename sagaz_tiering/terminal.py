@@ -140,6 +140,16 @@ def show_bytes(count: int) -> str:
     return f"{count} B" if unit == "B" else f"{size:.1f} {unit}"
 
 
+def show_counts(counts: Mapping[str, Any]) -> str:
+    """What a run of a job did: `packs 2, bytes before 3.1 KiB`; "nothing to do" where all is 0."""
+    done = (
+        f"{name.replace('_', ' ')} {show_bytes(count) if 'bytes' in name.split('_') else count}"
+        for name, count in counts.items()
+        if count
+    )
+    return ", ".join(done) or "nothing to do"
+
+
 def show_usd(amount: float) -> str:
     """`$12.30`; small amounts keep two significant digits."""
     if amount == 0 or amount >= 0.01:

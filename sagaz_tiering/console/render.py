@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from sagaz_tiering.config.console import ConsoleSettings
 from sagaz_tiering.console.charts import area, instant_ms, timeline_axis
-from sagaz_tiering.terminal import safe, show_bytes, show_span, show_time, show_usd
+from sagaz_tiering.terminal import safe, show_bytes, show_counts, show_span, show_time, show_usd
 
 _MOST_TEXT: Final = 5_000
 STATIC: Final[Mapping[str, tuple[str, bytes]]] = {
@@ -91,6 +91,7 @@ class Pages:
             when=when_tag,
             count=count,
             bytes=_optional(show_bytes),
+            done=show_counts,
             usd=_optional(show_usd),
             ms=instant_ms,
             about_usd=_optional(_about_usd),

@@ -13,6 +13,7 @@ from sagaz_tiering.config.patterns import RUNNING
 from sagaz_tiering.policy import Decision, PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef
 from sagaz_tiering.storage_class import StorageClass
+from sagaz_tiering.terminal import show_time
 
 NO_END = "no end was recorded, so it counts as running"
 
@@ -175,11 +176,10 @@ def explain_whole(
 
 
 def _how_it_stands(saga: SagaEnd, policies: PolicySet) -> str:
+    newest = f"its newest snapshot, of {show_time(from_micros(saga.created_us))}, says {saga.status}"
     if saga.outcome != RUNNING:
-        return f"its newest snapshot, of {from_micros(saga.created_us).isoformat()}, says {saga.status}"
-    if policies.has_outcomes:
-        return f"{NO_END}: its newest snapshot, of {from_micros(saga.created_us).isoformat()}, says {saga.status}"
-    return f"its newest snapshot, of {from_micros(saga.created_us).isoformat()}, says {saga.status}, which is no end"
+        return newest
+    return f"{NO_END}: {newest}" if policies.has_outcomes else f"{newest}, which is no end"
 
 
 def _ended_at(saga: SagaEnd) -> datetime | None:

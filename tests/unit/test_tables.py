@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from sagaz_tiering.terminal import make_console, make_table, print_table
+from sagaz_tiering.terminal import make_console, make_table, print_table, show_counts
 
 ID = UUID("7f9c2f5e-9a4b-4f0e-8a53-3a2d2d1e9f10")
 COLUMNS = ("created at", "step>", "name", "status", "tier", "expires", "snapshot")
@@ -60,3 +60,10 @@ def test_sentence_that_names_an_id_leaves_the_ids_beside_it_whole(
     text = capsys.readouterr().out
     assert key in text
     assert "no room" not in text
+
+
+def test_what_a_run_did_has_units() -> None:
+    """Numbers of bytes have units; what is 0 is left out."""
+    counts = {"packs": 2, "raw_bytes": 50_662, "bytes_before": 812, "left_out": 0}
+    assert show_counts(counts) == "packs 2, raw bytes 49.5 KiB, bytes before 812 B"
+    assert show_counts({"packs": 0}) == "nothing to do"

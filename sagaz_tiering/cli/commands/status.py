@@ -16,7 +16,7 @@ import typer
 from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.cli.session import Answer, Call, command
 from sagaz_tiering.cli.stopping import stopped_by_signals
-from sagaz_tiering.terminal import make_table, safe, show_bytes, show_time, show_usd, show_when
+from sagaz_tiering.terminal import make_table, safe, show_bytes, show_counts, show_time, show_usd, show_when
 
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
@@ -136,8 +136,7 @@ def _job_row(last: dict[str, Any] | None, following: dict[str, Any], now: dateti
     when = show_when(max(datetime.fromisoformat(following["at"]), now), now)
     if last is None:
         return (following["job"], "never", when, following["times"], None)
-    counts = (last["summary"] or {}).get("counts", last["summary"] or {})
-    done = ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in counts.items() if value) or "nothing to do"
+    done = show_counts((last["summary"] or {}).get("counts", last["summary"] or {}))
     result = f"failed: {last['error']}" if last["error"] else done
     if last["stopped"]:
         result = f"stopped, {last['stopped']}: {done}"
