@@ -32,6 +32,8 @@ _LEAST = (
 )
 _NOT_SAID_TWICE = "default_factory_not_called"
 """pydantic's note that one value was not computed because another one, reported too, is wrong."""
+_FILLED_IN: Location = ("tiers", "durable", "url")
+"""What is catalog.url where nobody wrote it, so that a wrong one would be told twice."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -90,6 +92,9 @@ class _Origin:
 
     def in_file(self, location: Location) -> bool:
         return self.place.has(location) and not self._in_environment(location)
+
+    def is_filled_in(self, location: Location) -> bool:
+        return location == _FILLED_IN and not self.place.has(location) and not self._in_environment(location)
 
     def source_of(self, location: Location) -> str:
         variable = variable_of(self.environ, location) if self._in_environment(location) else None
@@ -154,7 +159,7 @@ def _read(path: Path) -> str:
 
 
 def _config_error(errors: list[ErrorDetails], origin: _Origin) -> ConfigError:
-    told = [error for error in errors if error["type"] != _NOT_SAID_TWICE]
+    told = [error for error in errors if error["type"] != _NOT_SAID_TWICE and not origin.is_filled_in(error["loc"])]
     told.sort(key=lambda error: origin.place.line_of(error["loc"]))
     lines = [_line(error, origin) for error in told]
     kind = PolicyError if all(error["loc"][:1] == ("policies",) for error in told) else ConfigError

@@ -87,8 +87,8 @@ def policy_notes(policies: Sequence[Policy]) -> Iterator[str]:
     ]
     if silent:
         yield (
-            f"{_names(silent)}: ages count from the end of each saga (clock: saga_end, the default from now on; before "
-            "it was created_at, of each snapshot by itself, which can be written out)"
+            f"{_names(silent)}: ages count from the end of each saga (clock: saga_end; created_at counts for each "
+            "snapshot by itself)"
         )
     if any(policy.match.outcome != ANY for policy in policies):
         ruling = [policy for policy in policies if matcher(policy.match.outcome)(RUNNING)]

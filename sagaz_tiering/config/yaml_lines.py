@@ -69,7 +69,7 @@ def parse_yaml(text: str, name: str) -> tuple[Any, YamlLocation]:
         node = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as exc:
         line = exc.problem_mark.line + 1 if exc.problem_mark else 1
-        raise ConfigError(f"{name}:{line}: not valid YAML: {_unquoted(exc.problem)}", hint=_HINT) from None
+        raise ConfigError(f"{name}:{line}: not valid YAML: {_problem(exc)}", hint=_HINT) from None
     except yaml.reader.ReaderError as exc:
         line = text.count("\n", 0, exc.position) + 1
         raise ConfigError(f"{name}:{line}: not valid YAML: it holds a control character", hint=_HINT) from None
@@ -87,9 +87,15 @@ _HINT = (
 )
 
 
-def _unquoted(problem: str | None) -> str:
-    """The parser's words without the names that it quotes from the file."""
-    return re.sub(r"'[^'<]{2,}'", "", problem or "cannot be parsed").strip()
+_BRACKETS = {"while parsing a flow mapping": "{", "while parsing a flow sequence": "["}
+
+
+def _problem(error: yaml.MarkedYAMLError) -> str:
+    """An open bracket by its line; else the parser's words without the names that it quotes from the file."""
+    bracket = _BRACKETS.get(error.context or "")
+    if bracket and error.context_mark and (error.problem or "").startswith("expected ',' or"):
+        return f"the {bracket} of line {error.context_mark.line + 1} is not closed, or a comma is missing in it"
+    return re.sub(r"'[^'<]{2,}'", "", error.problem or "cannot be parsed").strip()
 
 
 class _Built(NamedTuple):

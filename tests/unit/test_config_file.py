@@ -170,6 +170,17 @@ def test_missing_section_names_the_variable_that_could_set_it() -> None:
     assert "tiering.yaml:1: catalog: is required but missing; add it, or set SAGAZ_TIERING_CATALOG" in str(error)
 
 
+def test_wrong_catalog_url_is_told_once() -> None:
+    """Not again as the durable tier's, which is filled in; one that was written is told by its own line."""
+    wrong = HEAD.replace("postgresql://localhost/db", "mysql://localhost/db") + CATCH_ALL
+    error = refusal(wrong)
+    assert str(error).startswith("tiering.yaml:4: catalog.url: ")
+    assert "durable" not in str(error)
+    both = str(refusal(wrong.replace("tiers:\n", "tiers:\n  durable: {url: mysql://localhost/db}\n")))
+    assert "2 problems:" in both
+    assert "tiering.yaml:2: tiers.durable.url: " in both
+
+
 # --- the file itself -------------------------------------------------------------------------------------------
 
 
@@ -181,6 +192,8 @@ def test_missing_section_names_the_variable_that_could_set_it() -> None:
         (b"- a\n- b\n", "tiering.yaml:1: must be a mapping"),
         (b"just text\n", "tiering.yaml:1: must be a mapping"),
         (b"a: 1\nb: [\n", "tiering.yaml:3: not valid YAML"),
+        (b"a: {b: [1, 2]\nc: 3\n", "tiering.yaml:2: not valid YAML: the { of line 1 is not closed, or a comma is miss"),
+        (b"a: 1\nb: [2\nc: {d: 3}\n", "tiering.yaml:3: not valid YAML: the [ of line 2 is not closed, or a comma is"),
         (b"a: 1\n\tb: 2\n", "tiering.yaml:2: not valid YAML"),
         (b"a: 1\nb: \x00\n", "tiering.yaml:2: not valid YAML: it holds a control character"),
         (b"a: 1\nb: \xff\xfe\n", "tiering.yaml:2: not UTF-8"),

@@ -42,9 +42,10 @@ def test_refusal_of_postgresql_names_the_grant(said: str, word: str) -> None:
         ('no pg_hba.conf entry for host "10.0.0.1", user "app", database "shop", no encryption', "sslmode=require"),
         ('no pg_hba.conf entry for host "10.0.0.1", user "app", database "shop", SSL encryption', "pg_hba.conf"),
         ('password authentication failed for user "app"', "user and password"),
-        ('database "shop" does not exist', "createdb"),
-        ('role "app" does not exist', "CREATE ROLE"),
-        ('role "app" is not permitted to log in', "LOGIN"),
+        ('database "shop" does not exist', "createdb --encoding=UTF8 shop)"),
+        ('role "root" does not exist', "CREATE ROLE root LOGIN,"),
+        ('role "the shop" does not exist', 'CREATE ROLE "the shop" LOGIN,'),
+        ('role "app" is not permitted to log in', "ALTER ROLE app LOGIN,"),
     ],
 )
 def test_login_that_postgresql_refuses_is_told_apart(said: str, word: str) -> None:

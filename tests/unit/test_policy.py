@@ -314,7 +314,10 @@ def test_policy_warnings_name_running_sagas_that_no_policy_matches() -> None:
 def test_policy_notes_tell_the_default_clock_and_what_outcomes_need() -> None:
     """Who counts from the end of sagas without having written it, and which policies rule sagas without an end."""
     clock, outcomes = policy_notes([Policy.model_validate(each) for each in (OF_FAILED, DEFAULT)])
-    assert "'payments', 'default': ages count from the end of each saga" in clock
+    assert clock == (
+        "'payments', 'default': ages count from the end of each saga (clock: saga_end; created_at counts for each "
+        "snapshot by itself)"
+    )
     assert "counts as running, so 'default' may rule it" in outcomes
     assert "sagaz_tiering.capture records the end of each" in outcomes
     assert list(policy_notes([Policy.model_validate({**DEFAULT, "clock": "saga_end"})])) == []

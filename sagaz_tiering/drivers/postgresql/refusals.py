@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from urllib.parse import unquote, urlsplit
 
 CATALOG_SETTING = "catalog.url"
@@ -10,6 +11,7 @@ CATALOG_SCHEMA = "sagaz_tiering"
 MIGRATE = "run: sagaz-tiering catalog migrate --config FILE"
 
 _DENIED = re.compile(r'permission denied for (\w+) "?([^"]+)"?$')
+_LACKING = re.compile(r'(database|role) "(.+)" (does not exist|is not permitted to log in)')
 _NO_TLS_THERE = ("rejected SSL upgrade", "SSL connection is required")
 _PLAIN_REFUSED = ("no encryption", "SSL off")
 
@@ -17,8 +19,10 @@ _PLAIN_REFUSED = ("no encryption", "SSL off")
 def user_of(shown_url: str) -> str:
     """The role that the URL names, as SQL writes it."""
     name = unquote(urlsplit(shown_url).username or "")
-    if not name or "*" in name:
-        return "USER"
+    return "USER" if not name or "*" in name else _as_sql(name)
+
+
+def _as_sql(name: str) -> str:
     return name if re.fullmatch("[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
 
 
@@ -51,10 +55,12 @@ def refusal_hint(said: str, setting: str) -> str:
         return f"pg_hba.conf of the server has no line for this host, user and database of {setting}: add one"
     if "password" in said:
         return f"check user and password in {setting}"
-    if "database" in said and "does not exist" in said:
-        return f"make the database (createdb --encoding=UTF8 NAME), or correct its name in {setting}"
-    if "role" in said:
-        return f"CREATE ROLE NAME LOGIN for the user of {setting}, or correct it there"
+    lacking = _LACKING.search(said)
+    if lacking and lacking[1] == "database":
+        return f"make it (createdb --encoding=UTF8 {shlex.quote(lacking[2])}), or correct its name in {setting}"
+    if lacking:
+        verb = "CREATE" if lacking[3] == "does not exist" else "ALTER"
+        return f"{verb} ROLE {_as_sql(lacking[2])} LOGIN, or name another user in {setting}"
     return f"check user, password and database name in {setting}"
 
 
