@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 TIME_FORMS = "2026-03-01T12:00:00Z, or 2026-03-01 for its first instant in UTC"
 MATCH_KEYS = ("saga_name", "step_name", "status", "outcome", "attributes.NAME")
 """What `--match KEY=PATTERN` takes; NAME is that of an attribute."""
+_ALIKE = 0.5
+"""So much of a key that there is not is enough to think of one that there is."""
 MOST = 2**31 - 1
 """Of anything that is counted: more is a slip of the finger, not a number to hand to a server."""
 CONFIG_PLACES = (Path("config/tiering.yaml"), Path("/etc/sagaz-tiering/tiering.yaml"))
@@ -59,13 +61,13 @@ def locate_config(given: Path | None) -> Path:
 
 def parse_id(text: str, name: str) -> UUID:
     """`text` as a UUID; raises UsageError."""
-    from sagaz_tiering.sagaz_engine.capture import saga_uuid
+    from sagaz_tiering.sagaz_engine.capture import hint_of_saga_id
 
     try:
         return UUID(text)
     except ValueError as exc:
         is_saga = name.startswith("SAGA_ID") or name == "--saga"
-        hint = f"if it is the id that the saga was run with: it is stored under {saga_uuid(text)}" if is_saga else ""
+        hint = hint_of_saga_id(text) if is_saga else ""
         raise UsageError(f"{name} must be a UUID, not {text!r:.80}", hint=hint) from exc
 
 
@@ -98,12 +100,22 @@ def parse_match(pairs: list[str]) -> Match:
     attributes: dict[str, list[str]] = {}
     for pair in pairs:
         key, _, pattern = pair.partition("=")
-        of_attribute = re.fullmatch(rf"attributes\.({NAME_PATTERN.strip('^$')})", key)
-        if not (of_attribute or key in MATCH_KEYS[:-1]) or not pattern:
+        if not pattern:
             raise UsageError(f"--match {pair!r:.80} is not KEY=PATTERN", hint=f"keys: {', '.join(MATCH_KEYS)}")
+        of_attribute = re.fullmatch(rf"attributes\.({NAME_PATTERN.strip('^$')})", key)
+        if not of_attribute and key not in MATCH_KEYS[:-1]:
+            raise UsageError(f"--match {pair!r:.80}: no key {key!r:.80}", hint=_nearest_keys(key))
         into, name = (attributes, of_attribute[1]) if of_attribute else (found, key)
         into.setdefault(name, []).append(pattern)
     try:
         return Match.model_validate({**found, "attributes": attributes})
     except ValidationError as exc:
         raise UsageError(f"--match: {exc.errors()[0]['msg']}", hint="write it like saga_name=payment-*") from exc
+
+
+def _nearest_keys(key: str) -> str:
+    import difflib
+
+    near = difflib.get_close_matches(key.lower(), MATCH_KEYS, n=2, cutoff=_ALIKE)
+    meant = " or ".join(each for each in MATCH_KEYS if each in near)
+    return f"{f'did you mean {meant}? ' if meant else ''}keys: {', '.join(MATCH_KEYS)}"

@@ -10,6 +10,7 @@ from uuid import UUID
 
 from sagaz_tiering.console.access import Visitor
 from sagaz_tiering.console.documents import Documents
+from sagaz_tiering.sagaz_engine.capture import hint_of_saga_id
 
 MOST_TEXT: Final = 1_000
 MOST_FILE: Final = 2**20
@@ -17,6 +18,10 @@ MOST_FILE: Final = 2**20
 
 class BadQuestion(Exception):
     """A parameter is missing or is not what it must be; the text says which, and how to write it."""
+
+    def __init__(self, problem: str, hint: str = "") -> None:
+        super().__init__(problem)
+        self.hint = hint
 
 
 class NotThere(Exception):
@@ -65,7 +70,8 @@ class Parameter:
         try:
             return UUID(given)
         except ValueError:
-            raise BadQuestion(f"{self.name} must be a UUID") from None
+            hint = hint_of_saga_id(given) if self.name == "saga_id" else ""
+            raise BadQuestion(f"{self.name} must be a UUID", hint) from None
 
     def _int(self, given: str) -> int:
         try:

@@ -18,7 +18,7 @@ from sagaz_tiering.console.tree import Node, tree_of
 from sagaz_tiering.snapshot import SagaSnapshot, Tier
 from sagaz_tiering.terminal import plain, show_value
 from sagaz_tiering.tiered import SagaFilters
-from sagaz_tiering.tiered.compare import Comparer
+from sagaz_tiering.tiered.compare import WHY_NONE, Comparer
 
 SAGA_ID: Final = Parameter(name="saga_id", about="id of the saga", kind="uuid", required=True)
 _PAGE: Final = 30
@@ -104,7 +104,7 @@ def _as_uuid(text: str) -> UUID | None:
 async def _saga(documents: Documents, asked: Asked) -> dict[str, Any]:
     found = await documents.saga(asked["saga_id"])
     if found is None:
-        raise NotThere(f"no snapshots of saga {asked['saga_id']}: it never saved one here, or all have expired")
+        raise NotThere(f"no snapshots of saga {asked['saga_id']}: {WHY_NONE}")
     refs = found["snapshots"]
     number = _chosen(refs, asked)
     if number is None or refs[number]["tier"] == Tier.COLD:  # what may have to come from the store comes later

@@ -121,7 +121,7 @@ class _Console:
         except web.HTTPException as exc:
             return self._failure(request, exc.status, exc.reason)
         except BadQuestion as exc:
-            return self._failure(request, 400, str(exc))
+            return self._failure(request, 400, str(exc), exc.hint)
         except NotThere as exc:
             return self._failure(request, 404, str(exc))
         except (ConfigError, InvalidSnapshot) as exc:

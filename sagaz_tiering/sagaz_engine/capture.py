@@ -56,6 +56,11 @@ def saga_uuid(saga_id: UUID | str) -> UUID:
         return uuid5(SAGA_IDS, saga_id)
 
 
+def hint_of_saga_id(text: str) -> str:
+    """For whoever gives that text where the UUID of a saga is asked for."""
+    return f"if it is the id that the saga was run with: it is stored under {saga_uuid(text)}"
+
+
 class SavesSnapshots(Protocol):
     """What of a storage is needed."""
 

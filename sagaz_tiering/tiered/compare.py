@@ -22,6 +22,8 @@ Which = UUID | str | datetime | None
 """A snapshot of a saga: its id, a step (`charge`, or `charge#2`: the second time), an instant (aware, or as ISO 8601),
 None for the newest."""
 
+WHY_NONE: Final = "it never saved one here, all have expired, or it was erased (see: sagaz-tiering erasures)"
+"""Of a saga of which there is no snapshot."""
 _STATE: Final = ("/status", "/context", "/completed_steps", "/external_refs")
 _NOTHING: Final[dict[str, Any]] = {"context": {}, "completed_steps": [], "external_refs": {}}
 _BODIES: Final = 20
@@ -140,9 +142,7 @@ class Comparer:
     async def _nothing(self, saga_id: UUID, which: Which) -> NoSuchSnapshot:
         copies = (await self._reader.timeline(saga_id))[::-1]
         if not copies:
-            return NoSuchSnapshot(
-                f"no snapshots of saga {saga_id}", hint="it never saved one here, or all have expired"
-            )
+            return NoSuchSnapshot(f"no snapshots of saga {saga_id}", hint=WHY_NONE)
         asked = which.isoformat() if isinstance(which, datetime) else repr(str(which))
         return NoSuchSnapshot(f"saga {saga_id} has no snapshot {asked}", hint=f"it has {_listed(copies)}")
 

@@ -333,6 +333,12 @@ async def test_what_does_not_exist_is_exit_code_8(world: World) -> None:
         assert answer.out == ""
         assert answer.err.startswith("error: ")
         assert json.loads((await cli(*command, "--json", "--config", world.config)).out)
+        assert "sagaz-tiering erasures" in answer.err, command
+    saga = world.hot[0].saga_id
+    assert f"show --saga {saga} --latest" in (await cli("show", saga, "--config", world.config)).err
+    unknown = uuid4()
+    told = (await cli("explain", unknown, "--config", world.config)).err
+    assert told.startswith(f"error: no snapshot and no saga {unknown}\n")
 
 
 async def test_show_refuses_contradictions(world: World) -> None:

@@ -66,6 +66,7 @@ async def test_every_list_can_be_paged(tmp_path: Path, database: str, redis_url:
         assert whole["next"] is None
     said = await cli("erasures", "--limit", 2, "--config", file)
     assert "more: --cursor " in said.out
+    assert not {"True", "False"} & set(said.out.split())
     wrong = await cli("timeline", saved[0].saga_id, "--cursor", "elsewhere", "--config", file)
     assert (wrong.code, "is no cursor of this list" in wrong.err) == (2, True)
     wrong = await cli("erasures", "--cursor", "elsewhere", "--config", file)
@@ -86,9 +87,14 @@ def test_status_is_shown_again_and_again_until_ctrl_c(tmp_path: Path, database: 
 
 
 @pytest.mark.parametrize(
-    ("typed", "expected"), [("sagaz-tiering pol", "policy"), ("sagaz-tiering job tr", "transition")]
+    ("typed", "expected"),
+    [
+        ("sagaz-tiering pol", "policy"),
+        ("sagaz-tiering job tr", "transition"),
+        ("sagaz-tiering restore --tier Exp", "Expedited"),
+    ],
 )
-def test_shell_completes_commands_and_names_of_jobs(typed: str, expected: str) -> None:
+def test_shell_completes_commands_and_values(typed: str, expected: str) -> None:
     """As bash asks for it."""
     environ = clean_environment(
         _SAGAZ_TIERING_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(len(typed.split()) - 1)

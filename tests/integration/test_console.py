@@ -19,7 +19,7 @@ from support.console import OPEN, OPERATOR, VIEWER, Browser, asked, console, sta
 from support.snapshots import make
 from support.tiers import DAY, Product, adjust, config, product
 
-from sagaz_tiering import SagaSnapshot
+from sagaz_tiering import SagaSnapshot, saga_uuid
 from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.sections import OnArchived
@@ -511,6 +511,7 @@ async def test_questions_that_make_no_sense_are_told_so(shop: Product) -> None:
         ):
             status, document = await asked(address, path, VIEWER)
             assert (status, name in document["problem"]) == (400, True), path
+            assert (str(saga_uuid("7")) in document["hint"]) == (name == "saga_id"), path
         headers = {"Authorization": f"Bearer {OPERATOR}", "Content-Type": "application/json"}
         async with aiohttp.ClientSession(headers=headers) as session:
             for body in ("[1]", "{", '{"item": {}}', '{"item": ""}', "[" * 100_000):

@@ -212,7 +212,13 @@ async def test_holds_on_the_command_line(shop: Product, database: str, redis_url
     assert (await cli("release", saga_id, "--reason", "over", "--config", settings)).code == 8
     assert (await cli("hold", "--reason", "x", "--config", settings)).code == 2
     assert (await cli("hold", saga_id, "--config", settings)).code == 2
-    assert (await cli("hold", "--match", "name=x", "--reason", "y", "--config", settings)).code == 2
+    for pair, words in (
+        ("name=x", "no key 'name'\nhint: did you mean saga_name or step_name?"),
+        ("outcom=x", "did you mean outcome?"),
+        ("saga_name", "is not KEY=PATTERN"),
+    ):
+        refused = await cli("hold", "--match", pair, "--reason", "y", "--config", settings)
+        assert (refused.code, words in refused.err) == (2, True), refused.err
     log = await cli("holds", "--log", "--json", "--config", settings)
     assert [entry["action"] for entry in log.document["log"]] == ["release", "hold", "hold"]
 

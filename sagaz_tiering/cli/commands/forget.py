@@ -77,7 +77,7 @@ async def _forget_found(
         "refused": [{"saga_id": str(saga_id), "error": str(exc)} for saga_id, exc in refused],
         "in_bucket": not waits,
     }
-    rows = [[each.erasure_id, each.saga_id, each.snapshots, each.complete] for each in erased]
+    rows = [[each.erasure_id, each.saga_id, each.snapshots, _in_a_word(each)] for each in erased]
     lines = table(("erasure", "saga", "snapshots>", "complete"), rows, nothing="nothing was erased")
     problems = [(f"saga {saga_id} was not erased: {exc}", exc.hint) for saga_id, exc in refused]
     return Answer(document, chain(lines, [published(waits)]), LegalHold.exit_code if refused else 0, problems)
@@ -102,7 +102,8 @@ async def erasures(
     found, following = cut(newest, limit, lambda each: at_time(each.requested_at, each.erasure_id))
     columns = ("erasure", "saga", "requested", "by", "reason", "complete")
     rows = [
-        [one.erasure_id, one.saga_id, show_time(one.requested_at), one.who, one.reason, one.complete] for one in found
+        [one.erasure_id, one.saga_id, show_time(one.requested_at), one.who, one.reason, _in_a_word(one)]
+        for one in found
     ]
     lines = chain(table(columns, rows, nothing="no erasures"), more(following))
     return Answer({"erasures": found, "next": following}, lines)
@@ -147,6 +148,10 @@ def _complete(receipt: ErasureReceipt) -> str:
         return "no: Redis was not cleared yet, the job `expire` or `compact` does it"
     waiting = sum(pack.gone_at is None for pack in receipt.packs)
     return f"no: waits for the {waiting} packs below that still hold bytes of it"
+
+
+def _in_a_word(receipt: ErasureReceipt) -> str:
+    return "yes" if receipt.complete else "found nothing" if receipt.found_nothing else "no"
 
 
 def _pack_state(pack: ErasedPack) -> str:

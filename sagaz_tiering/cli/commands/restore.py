@@ -44,7 +44,12 @@ async def restore(
     after: Annotated[str | None, typer.Option("--after", metavar="TIME", help="Created at or after.")] = None,
     before: Annotated[str | None, typer.Option("--before", metavar="TIME", help="Created at or before.")] = None,
     tier: Annotated[
-        str | None, typer.Option("--tier", help="Expedited, Standard or Bulk. Default: restore.tier.")
+        str | None,
+        typer.Option(
+            "--tier",
+            help="Expedited, Standard or Bulk. Default: restore.tier.",
+            autocompletion=lambda: retrievals(),
+        ),
     ] = None,
     days: Annotated[int | None, typer.Option("--days", min=1, help="How long. Default: restore.days.")] = None,
     into: Annotated[str, typer.Option("--into", help="hot: back to Redis, pinned; in-place: read from S3.")] = "hot",
@@ -84,6 +89,13 @@ async def restore(
             found = await _wait(runtime, found)
         now = runtime.clock.now()
     return Answer(found.to_dict(), _lines(found, now), 1 if found.state == "FAILED" else 0)
+
+
+def retrievals() -> list[str]:
+    """For the completion of a shell."""
+    from sagaz_tiering.catalog.restores import RETRIEVALS
+
+    return list(RETRIEVALS)
 
 
 @command()

@@ -22,6 +22,7 @@ from sagaz_tiering.terminal import make_console, make_table, plain, safe, show_t
 _COLUMNS = ("created at", "step", "name", "status", "tier", "expires", "snapshot")
 _TIME_WIDTH = len("2026-03-01 12:00:00Z")
 _LEAST_WIDTH = 20
+_GONE = "it was never saved here, has expired, or was deleted or erased (see: sagaz-tiering erasures)"
 
 if TYPE_CHECKING:
     from sagaz_tiering.jobs.times import NextRun
@@ -51,7 +52,9 @@ async def timeline(
         now = runtime.clock.now()
         told = await _told(storage, refs, as_json=call.as_json) if changes and refs else {}
     if not refs:
-        raise NotFound(f"no snapshots of saga {saga}", hint="it never saved one here, or all have expired")
+        from sagaz_tiering.tiered.compare import WHY_NONE
+
+        raise NotFound(f"no snapshots of saga {saga}", hint=WHY_NONE)
     page, following = page_of(refs, limit, cursor, lambda ref: ref.snapshot_id)
     document = {
         "saga_id": str(saga),
@@ -161,11 +164,11 @@ async def show(
     ] = None,
 ) -> Answer:
     """Print one snapshot as JSON, values that JSON does not know tagged with their type."""
-    read, what = _query(snapshot_id, saga, latest=latest, at=at)
+    read, what, hint = _query(snapshot_id, saga, latest=latest, at=at)
     async with call.opened(migrated=True) as runtime:
         found = await read(runtime.storage())
     if found is None:
-        raise NotFound(f"no {what}", hint="it does not exist, or has expired")
+        raise NotFound(f"no {what}", hint=hint)
     from sagaz_tiering.codec.document import snapshot_document
 
     return Answer(snapshot_document(found), pretty=True)
@@ -173,23 +176,24 @@ async def show(
 
 def _query(
     snapshot_id: str | None, saga: str | None, *, latest: bool, at: str | None
-) -> tuple[Callable[[TieredStorage], Any], str]:
-    """The read that the arguments ask for, and what it looks for in words."""
+) -> tuple[Callable[[TieredStorage], Any], str, str]:
+    """The read that the arguments ask for, what it looks for in words, and a hint for where there is none."""
     if (snapshot_id is None) == (saga is None):
         raise UsageError("give either a SNAPSHOT_ID or --saga SAGA_ID", hint="see: sagaz-tiering show --help")
     if snapshot_id is not None:
         if latest or at is not None:
             raise UsageError("--latest and --at need --saga SAGA_ID instead of a SNAPSHOT_ID")
         wanted = parse_id(snapshot_id, "SNAPSHOT_ID")
-        return (lambda storage: storage.get_snapshot(wanted)), f"snapshot {wanted}"
+        hint = f"{_GONE}; is it a saga's id? sagaz-tiering show --saga {wanted} --latest"
+        return (lambda storage: storage.get_snapshot(wanted)), f"snapshot {wanted}", hint
     if latest and at is not None:
         raise UsageError("--latest and --at exclude each other")
     owner: UUID = parse_id(saga or "", "--saga")
     if at is None:
-        return (lambda storage: storage.get_latest_snapshot(owner)), f"snapshot of saga {owner}"
+        return (lambda storage: storage.get_latest_snapshot(owner)), f"snapshot of saga {owner}", _GONE
     moment = parse_time(at)
     what = f"snapshot of saga {owner} at or before {moment.isoformat()}"
-    return (lambda storage: storage.get_snapshot_at_time(owner, moment)), what
+    return (lambda storage: storage.get_snapshot_at_time(owner, moment)), what, _GONE
 
 
 @command()
@@ -210,7 +214,7 @@ async def explain(call: Call, snapshot_id: Annotated[str, typer.Argument(metavar
     if explanation.found:
         lines = _explained(wanted, explanation, now)
         return Answer(document, (*lines, *fields([("next run", show_next_run(run, now)) for run in runs], width=17)))
-    problem = (f"snapshot {wanted}: {explanation.reason}", "it does not exist, or has expired")
+    problem = (f"no snapshot and no saga {wanted}", _GONE)
     return Answer(document, (), NotFound.exit_code, () if call.as_json else [problem])
 
 
