@@ -233,7 +233,8 @@ class SnapshotArchived(Unreadable):
     ) -> None:
         shown = ", ".join(str(i) for i in snapshot_ids[:3]) + (" …" if len(snapshot_ids) > 3 else "")
         ways = f" (restore {'; '.join(map(str, options))})" if options else ""
-        what = f"{len(snapshot_ids)} snapshot(s) ({shown}) are archived in {storage_class}{ways}"
+        things, are = ("snapshot", "is") if len(snapshot_ids) == 1 else ("snapshots", "are")
+        what = f"{len(snapshot_ids)} {things} ({shown}) {are} archived in {storage_class}{ways}"
         super().__init__(what, hint=how_to_restore)
         self.storage_class = storage_class
         self.snapshot_ids = tuple(snapshot_ids)

@@ -130,6 +130,11 @@ def _least_width(table: Table) -> int:
     return total
 
 
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 pack`, `2,000 packs`; `many` is for words that take more than an `s`."""
+    return f"{count:,} {one if count == 1 else many or one + 's'}"
+
+
 def show_bytes(count: int) -> str:
     """`812 B`, `3.1 KiB`, `2.0 GiB`."""
     size = float(count)
@@ -151,12 +156,13 @@ def show_counts(counts: Mapping[str, Any]) -> str:
 
 
 def show_usd(amount: float) -> str:
-    """`$12.30`; small amounts keep two significant digits."""
-    if amount == 0 or amount >= 0.01:
-        return f"${amount:,.2f}"
+    """`$12.30`, `-$12.30`; small amounts keep two significant digits."""
+    sign, size = "-" if amount < 0 else "", abs(amount)
+    if size == 0 or size >= 0.01:
+        return f"{sign}${size:,.2f}"
     from decimal import Decimal
 
-    return f"${Decimal(f'{amount:.2g}'):f}"
+    return f"{sign}${Decimal(f'{size:.2g}'):f}"
 
 
 def show_time(moment: datetime | None) -> str | None:

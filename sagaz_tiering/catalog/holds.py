@@ -24,7 +24,7 @@ from sagaz_tiering.drivers.postgresql.text import checked_text, from_column, to_
 from sagaz_tiering.errors import ConfigError, InvalidSnapshot, LegalHold, StatementRefused
 from sagaz_tiering.policy import SagaEnd
 from sagaz_tiering.snapshot import as_utc
-from sagaz_tiering.terminal import document
+from sagaz_tiering.terminal import counted, document
 
 _SQL = load(__package__, "holds")
 HOLD_LOCK = 0x5A6A7A03
@@ -112,7 +112,7 @@ class Coverage:
     def __str__(self) -> str:
         by_tier = ", ".join(f"{name} {getattr(self, name)}" for name in ("hot", "durable", "archived"))
         least = "" if self.exact else "at least "
-        return f"{least}{self.snapshots} snapshots of {self.sagas} sagas ({by_tier})"
+        return f"{least}{counted(self.snapshots, 'snapshot')} of {counted(self.sagas, 'saga')} ({by_tier})"
 
 
 class Holds:

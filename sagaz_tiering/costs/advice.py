@@ -11,7 +11,7 @@ from sagaz_tiering.costs.choice import total_usd
 from sagaz_tiering.costs.economics import months, restore_cost
 from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.storage_class import StorageClass
-from sagaz_tiering.terminal import document
+from sagaz_tiering.terminal import document, show_usd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,26 +89,22 @@ def _why(found: Sequence[ClassCost], asked: StorageClass, life: timedelta) -> st
     readable = next(cost for cost in found if not cost.storage_class.is_archive)
     over = f"over {months(life):.0f} months"
     parts = [
-        f"{best.storage_class} is cheapest {over} ({_usd(best.usd_over_life)}; {asked}, which the policy asks for, "
-        f"{_usd(of[asked].usd_over_life)})"
+        f"{best.storage_class} is cheapest {over} ({show_usd(best.usd_over_life)}; {asked}, which the policy asks for, "
+        f"{show_usd(of[asked].usd_over_life)})"
         if best.storage_class is not asked
-        else f"{asked}, which the policy asks for, is cheapest {over} ({_usd(best.usd_over_life)})"
+        else f"{asked}, which the policy asks for, is cheapest {over} ({show_usd(best.usd_over_life)})"
     ]
     if readable is not best:
         extra = readable.usd_over_life - best.usd_over_life
         parts.append(
-            f"{readable.storage_class} costs {_usd(extra)} more in all and is read in milliseconds, where "
-            f"{best.storage_class} takes hours and reading all of it once costs {_usd(best.read_all_usd)}"
+            f"{readable.storage_class} costs {show_usd(extra)} more in all and is read in milliseconds, where "
+            f"{best.storage_class} takes hours and reading all of it once costs {show_usd(best.read_all_usd)}"
         )
     if asked is StorageClass.STANDARD_IA and of[StorageClass.GLACIER_IR].usd_over_life < of[asked].usd_over_life:
         instant = of[StorageClass.GLACIER_IR]
         share = instant.usd_per_month / of[asked].usd_per_month
         parts.append(
             f"GLACIER_IR is as readable as STANDARD_IA at {share:.0%} of its price a month; reading all of it once "
-            f"costs {_usd(instant.read_all_usd)} instead of {_usd(of[asked].read_all_usd)}"
+            f"costs {show_usd(instant.read_all_usd)} instead of {show_usd(of[asked].read_all_usd)}"
         )
     return "; ".join(parts)
-
-
-def _usd(amount: float) -> str:
-    return f"${amount:,.2f}" if amount >= 1 or amount == 0 else f"${amount:.2g}"

@@ -25,7 +25,9 @@ def caveats(
     if now.date() - prices.as_of > OLD_PRICES:
         days = (now.date() - prices.as_of).days
         yield f"the prices are of {prices.as_of.isoformat()}, {days} days before: compare with {prices.source}"
-    if prices.is_estimate:
+    if inputs.in_directory:
+        yield f"the cold tier is a directory, which bills nothing: the figures are those of S3 in {prices.region}"
+    elif prices.is_estimate:
         yield f"there is no price file of this region: these are the prices of {prices.region}, as an estimate"
     if inputs.shortens:
         yield (

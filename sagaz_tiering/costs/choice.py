@@ -12,6 +12,7 @@ from sagaz_tiering.costs.inputs import PackGroup
 from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.policy import Move, Policy
 from sagaz_tiering.storage_class import StorageClass
+from sagaz_tiering.terminal import show_usd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,8 +85,8 @@ def first_class(
     return FirstClass(
         storage_class=chosen,
         why=(
-            f"{size:,} bytes for {months(stay):.1f} months would cost ${figures[0]:.2g} in {asked} and cost "
-            f"${figures[1]:.2g} in {chosen}, so they go there first"
+            f"{size:,} bytes for {months(stay):.1f} months would cost {show_usd(figures[0])} in {asked} and cost "
+            f"{show_usd(figures[1])} in {chosen}, so they go there first"
         ),
     )
 

@@ -13,6 +13,7 @@ from datetime import datetime, timedelta
 
 from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.storage_class import StorageClass
+from sagaz_tiering.terminal import counted, show_usd
 
 MONTH = timedelta(days=30)
 FOR_EVER = timedelta(days=365)
@@ -83,18 +84,12 @@ class Verdict:
         """The figures in one sentence."""
         each = self.bytes // max(self.objects, 1)
         return (
-            f"{self.objects:,} {'object' if self.objects == 1 else 'objects'} of {each:,} bytes "
-            f"{self.current} -> {self.to}: {_usd(self.month_before_usd)} -> {_usd(self.month_after_usd)} a month "
-            f"for {months(self.stay):.1f} months saves {_usd(self.saves_usd)}, costs {_usd(self.costs_usd)} "
-            f"(requests {_usd(self.requests_usd)}, retrieval {_usd(self.retrieval_usd)}, "
-            f"minimum durations {_usd(self.early_usd + self.shortfall_usd)})"
+            f"{counted(self.objects, 'object')} of {each:,} bytes {self.current} -> {self.to}: "
+            f"{show_usd(self.month_before_usd)} -> {show_usd(self.month_after_usd)} a month "
+            f"for {months(self.stay):.1f} months saves {show_usd(self.saves_usd)}, costs {show_usd(self.costs_usd)} "
+            f"(requests {show_usd(self.requests_usd)}, retrieval {show_usd(self.retrieval_usd)}, "
+            f"minimum durations {show_usd(self.early_usd + self.shortfall_usd)})"
         )
-
-
-def _usd(amount: float) -> str:
-    sign = "-" if amount < 0 else ""
-    size = abs(amount)
-    return f"{sign}${size:,.2f}" if size >= 1 or size == 0 else f"{sign}${size:.2g}"
 
 
 def months(span: timedelta) -> float:

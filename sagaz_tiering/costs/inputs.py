@@ -90,7 +90,8 @@ class Rewriting:
 class Inputs:
     """Everything that a plan is made of. `estimates` says in words which figures are not counted, and why.
 
-    `shortens`: some snapshots may end earlier by these policies than by those that `expire` accepted last.
+    `in_directory`: the cold tier is one, which bills nothing. `shortens`: some snapshots may end earlier by these
+    policies than by those that `expire` accepted last.
     """
 
     packs: tuple[PackGroup, ...] = ()
@@ -102,4 +103,5 @@ class Inputs:
     pack_target: int = 32 * 2**20
     budget_requests: int | None = None
     budget_usd: float | None = None
+    in_directory: bool = False
     shortens: bool = False

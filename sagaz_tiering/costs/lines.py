@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sagaz_tiering.terminal import document
+from sagaz_tiering.terminal import counted, document, show_usd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +95,6 @@ def figures(line: Line) -> str:
     """What it saves and costs, in words."""
     each = line.bytes // max(line.packs, 1)
     return (
-        f"{line.packs:,} packs of {each:,} bytes on average: ${line.month_before_usd:.2g} -> "
-        f"${line.month_after_usd:.2g} a month saves ${line.saves_usd:.2g}, costs ${line.costs_usd:.2g}"
+        f"{counted(line.packs, 'pack')} of {each:,} bytes on average: {show_usd(line.month_before_usd)} -> "
+        f"{show_usd(line.month_after_usd)} a month saves {show_usd(line.saves_usd)}, costs {show_usd(line.costs_usd)}"
     )

@@ -20,7 +20,7 @@ from sagaz_tiering.costs.inputs import Inputs, PackGroup
 from sagaz_tiering.costs.lines import Line, merged
 from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.policy import Policy, PolicySet
-from sagaz_tiering.terminal import document
+from sagaz_tiering.terminal import document, show_usd
 
 __all__ = ["Line", "Plan", "plan"]
 
@@ -200,7 +200,8 @@ def _expiries(
 def _compactions(inputs: Inputs) -> Iterator[Line]:
     for each in inputs.rewriting:
         packs = f"{each.packs} packs become one" if each.packs > 1 else "a pack is written anew"
-        money = "needed by an erasure" if each.erased else f"saves ${each.saves_usd:.2g}, costs ${each.costs_usd:.2g}"
+        money = f"saves {show_usd(each.saves_usd)}, costs {show_usd(each.costs_usd)}"
+        money = "needed by an erasure" if each.erased else money
         yield Line(
             action="compact",
             state="planned" if each.pays else "refused",

@@ -46,6 +46,7 @@ from sagaz_tiering.errors import (
 )
 from sagaz_tiering.jobs import JobReport, run_job
 from sagaz_tiering.logs import Logger
+from sagaz_tiering.terminal import counted
 
 _log = Logger(__name__)
 
@@ -271,7 +272,8 @@ class _Daemon:
         ]
 
     def _status(self) -> str:
-        return f"ready: {len(self._config.policies)} policies, {len(times_of(self._config.schedule))} jobs"
+        times = times_of(self._config.schedule)
+        return f"ready: {counted(len(self._config.policies), 'policy', 'policies')}, {counted(len(times), 'job')}"
 
     # -- reload --------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.doctor.finding import Finding, ok, warning
 from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.terminal import counted
 
 OLD_PRICES = timedelta(days=365)
 
@@ -22,7 +23,8 @@ async def check_policies(
         yield warning("policy", str(each), "correct it, or leave it if it is meant; see: sagaz-tiering policy check")
     if not warnings:
         revision = PolicySet(config.policies).revision
-        yield ok("policy", f"{len(config.policies)} policies, nothing doubtful (revision {revision})")
+        policies = counted(len(config.policies), "policy", "policies")
+        yield ok("policy", f"{policies}, nothing doubtful (revision {revision})")
     if config.tiers.cold.is_directory and config.tiers.cold.region is None:
         yield ok("prices", "the cold tier is a directory; costs are shown by the prices of us-east-1")
         return

@@ -83,6 +83,7 @@ async def survey(context: JobContext, policies: PolicySet, now: datetime) -> Inp
         pack_target=context.settings.tiers.cold.pack.target,
         budget_requests=context.settings.budget.requests_per_day,
         budget_usd=context.settings.budget.usd_per_day,
+        in_directory=context.settings.tiers.cold.is_directory,
         shortens=await _shortens(context, policies),
     )
 

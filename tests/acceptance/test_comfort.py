@@ -74,7 +74,7 @@ async def test_every_list_can_be_paged(tmp_path: Path, database: str, redis_url:
 
 
 def test_status_is_shown_again_and_again_until_ctrl_c(tmp_path: Path, database: str, redis_url: str) -> None:
-    """With --json a document a line; the end by a signal is no failure."""
+    """With --json a document a line; the exit code tells the signal that ended it."""
     file = write_config(tmp_path, database=database, redis_url=redis_url)
     command = [sys.executable, "-m", "sagaz_tiering", "status", "--watch", "--every", "0.1", "--json", "--config", file]
     with subprocess.Popen(command, stdout=subprocess.PIPE, env=clean_environment()) as process:
@@ -83,7 +83,7 @@ def test_status_is_shown_again_and_again_until_ctrl_c(tmp_path: Path, database: 
         process.send_signal(signal.SIGINT)
         process.stdout.read()
     assert times == sorted(set(times))
-    assert process.returncode == 0
+    assert process.returncode == 130
 
 
 @pytest.mark.parametrize(

@@ -286,9 +286,9 @@ async def test_hold_tells_what_it_covers(shop: Product, database: str, redis_url
     for snapshot in again:
         await shop.storage.save_snapshot(snapshot)
     hot = await saved(shop, 2, HOT)
-    assert str(await shop.storage.covered(packed[0].saga_id)) == "7 snapshots of 1 sagas (hot 2, durable 0, archived 5)"
+    assert str(await shop.storage.covered(packed[0].saga_id)) == "7 snapshots of 1 saga (hot 2, durable 0, archived 5)"
     told = await cli("hold", packed[0].saga_id, "--reason", "case", "--config", settings)
-    assert "covers now: 7 snapshots of 1 sagas (hot 2, durable 0, archived 5)" in told.out
+    assert "covers now: 7 snapshots of 1 saga (hot 2, durable 0, archived 5)" in told.out
     assert "whole sagas" not in told.out
     match = ["--match", "saga_name=payment-*", "--match", f"saga_name={HOT}"]
     told = await cli("hold", *match, "--reason", "audit", "--json", "--config", settings)

@@ -589,7 +589,7 @@ async def test_receipt_says_what_it_waits_for(
     await shop.runtime.db.execute(left["command"])
     text = (await cli("erasures", receipt.erasure_id, "--config", path)).out
     assert f'psql -c "{left["command"]}"' in text
-    assert "waits for the 1 packs below" in text
+    assert "bytes of it are still in 1 pack below" in text
 
 
 @pytest.mark.guarantee("G14")

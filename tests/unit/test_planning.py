@@ -331,6 +331,10 @@ def test_warnings_name_old_prices_other_regions_lost_policies_and_the_budget() -
     for text in ("214 days before", "as an estimate", "not configured move no more: gone", "usd_per_day", "several"):
         assert text in warnings
     assert planned(rules, [group(rules)]).warnings == ()
+    [only] = plan(
+        Inputs(packs=(group(rules),), in_directory=True), rules, replace(PRICES, is_estimate=True), NOW
+    ).warnings
+    assert "a directory, which bills nothing: the figures are those of S3 in us-east-1" in only
 
 
 def test_compaction_lines_tell_what_pays() -> None:

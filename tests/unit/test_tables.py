@@ -6,7 +6,7 @@ from uuid import UUID
 
 import pytest
 
-from sagaz_tiering.terminal import make_console, make_table, print_table, show_counts
+from sagaz_tiering.terminal import counted, make_console, make_table, print_table, show_counts, show_usd
 
 ID = UUID("7f9c2f5e-9a4b-4f0e-8a53-3a2d2d1e9f10")
 COLUMNS = ("created at", "step>", "name", "status", "tier", "expires", "snapshot")
@@ -67,3 +67,16 @@ def test_what_a_run_did_has_units() -> None:
     counts = {"packs": 2, "raw_bytes": 50_662, "bytes_before": 812, "left_out": 0}
     assert show_counts(counts) == "packs 2, raw bytes 49.5 KiB, bytes before 812 B"
     assert show_counts({"packs": 0}) == "nothing to do"
+
+
+def test_one_thing_is_named_in_the_singular() -> None:
+    """Also words that take more than an s."""
+    assert [counted(count, "pack") for count in (0, 1, 2_000)] == ["0 packs", "1 pack", "2,000 packs"]
+    assert [counted(count, "policy", "policies") for count in (1, 2)] == ["1 policy", "2 policies"]
+
+
+def test_amounts_are_never_in_exponents() -> None:
+    """However small or large, and what is lost has its sign before the currency."""
+    amounts = (0, 12.3, 1e-05, 0.0000018, 1234.5, -0.5, -1e-05)
+    shown = ["$0.00", "$12.30", "$0.00001", "$0.0000018", "$1,234.50", "-$0.50", "-$0.00001"]
+    assert list(map(show_usd, amounts)) == shown

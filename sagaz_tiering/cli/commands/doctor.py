@@ -11,7 +11,7 @@ import typer
 
 from sagaz_tiering.cli.options import locate_config
 from sagaz_tiering.cli.session import Answer, Call, command
-from sagaz_tiering.terminal import safe
+from sagaz_tiering.terminal import counted, safe
 
 if TYPE_CHECKING:
     from sagaz_tiering.doctor import Finding
@@ -49,4 +49,4 @@ def _lines(findings: Sequence[Finding], counts: Counter[str]) -> Iterator[Any]:
         yield line.append(f" {safe(found.subject)}: {safe(found.message, limit=2000)}", style="default")
         if found.hint:
             yield f"{'':<9}{safe(found.hint, limit=2000)}"
-    yield f"{counts['ok']} ok, {counts['warning']} warnings, {counts['error']} errors"
+    yield f"{counts['ok']} ok, {counted(counts['warning'], 'warning')}, {counted(counts['error'], 'error')}"

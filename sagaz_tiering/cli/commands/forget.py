@@ -19,7 +19,7 @@ from sagaz_tiering.cli.options import YesOption, parse_id
 from sagaz_tiering.cli.paging import CursorOption, LimitOption, at_time, cut, more, read_time
 from sagaz_tiering.cli.session import Answer, Call, command, fields, table
 from sagaz_tiering.errors import LegalHold
-from sagaz_tiering.terminal import make_table, show_time, show_when
+from sagaz_tiering.terminal import counted, make_table, show_time, show_when
 
 if TYPE_CHECKING:
     from sagaz_tiering.catalog.erasures import ErasedPack, ErasureReceipt
@@ -63,7 +63,8 @@ async def _forget_found(
     count = sum(sum(one.snapshots.values()) for one in found)
     if not yes and not call.as_json:
         print(named(found), file=sys.stderr)
-    await confirm(f"erase {len(found):,} sagas with {count:,} snapshots, for good?", yes=yes, as_json=call.as_json)
+    question = f"erase {counted(len(found), 'saga')} with {counted(count, 'snapshot')}, for good?"
+    await confirm(question, yes=yes, as_json=call.as_json)
     erased: list[ErasureReceipt] = []
     refused: list[tuple[UUID, LegalHold]] = []
     for one in found:
@@ -119,7 +120,7 @@ def _nothing(receipt: ErasureReceipt, earlier: UUID | None) -> NotFound:
 def _lines(receipt: ErasureReceipt, now: datetime) -> Iterator[Any]:
     removed = f"hot {receipt.hot}, durable {receipt.durable}, archived {receipt.archived}, replays {receipt.replays}"
     if receipt.snapshots is not None:
-        removed = f"{receipt.snapshots} snapshots: {removed}"
+        removed = f"{counted(receipt.snapshots, 'snapshot')}: {removed}"
     rows = (
         ("erasure", receipt.erasure_id),
         ("saga", receipt.saga_id),
@@ -147,7 +148,7 @@ def _complete(receipt: ErasureReceipt) -> str:
     if receipt.hot_done_at is None:
         return "no: Redis was not cleared yet, the job `expire` or `compact` does it"
     waiting = sum(pack.gone_at is None for pack in receipt.packs)
-    return f"no: waits for the {waiting} packs below that still hold bytes of it"
+    return f"no: bytes of it are still in {counted(waiting, 'pack')} below"
 
 
 def _in_a_word(receipt: ErasureReceipt) -> str:
@@ -184,5 +185,5 @@ def _left(receipt: ErasureReceipt) -> list[tuple[str, str | None]]:
 def _shredded(receipt: ErasureReceipt) -> list[tuple[str, str | None]]:
     if receipt.key_destroyed is None:
         return []
-    left = f"{receipt.undecipherable_packs} packs hold bytes of it that nobody can decrypt any more"
+    left = f"bytes of it that nobody can decrypt any more are in {counted(receipt.undecipherable_packs, 'pack')}"
     return [("key destroyed", show_time(receipt.key_destroyed)), ("undecipherable", left)]

@@ -10,7 +10,7 @@ import typer
 
 from sagaz_tiering.cli.options import parse_time
 from sagaz_tiering.cli.session import Answer, Call, command, show_next_run, table
-from sagaz_tiering.terminal import make_table, plain, show_bytes, show_time, show_usd
+from sagaz_tiering.terminal import counted, make_table, plain, show_bytes, show_time, show_usd
 
 if TYPE_CHECKING:
     from sagaz_tiering.costs import Advice, Change, Line, Plan
@@ -44,13 +44,11 @@ async def plan(
         plans = await asyncio.gather(*(planned(runtime.job_context(), policies, at) for policies in wanted))
         now = runtime.clock.now()
         runs = await upcoming(runtime.job_context(), "age", "transition", "expire", "compact")
-        directory = runtime.config.tiers.cold.is_directory
     changes = difference(*plans) if others is not None else ()
-    notes = ["the cold tier is a directory, which bills nothing: the figures are those of S3"] if directory else []
-    answer = {**plans[0].to_dict(), "warnings": [*plans[0].warnings, *notes], "next_runs": plain(runs)}
+    answer = {**plans[0].to_dict(), "next_runs": plain(runs)}
     if others is not None:
         answer |= {"other": plans[1], "difference": changes}
-    lines = (*_lines(plans, changes, notes), *(f"next run: {show_next_run(run, now)}" for run in runs))
+    lines = (*_lines(plans, changes), *(f"next run: {show_next_run(run, now)}" for run in runs))
     return Answer(answer, lines)
 
 
@@ -61,12 +59,12 @@ def _policies_of(path: Path) -> PolicySet:
     return PolicySet(load_config(path).policies)
 
 
-def _lines(plans: Sequence[Plan], changes: Sequence[Change], notes: Sequence[str]) -> Iterator[Any]:
+def _lines(plans: Sequence[Plan], changes: Sequence[Change]) -> Iterator[Any]:
     for found, what in zip(plans, ("plan", "with the other policies"), strict=False):
         yield from _plan_lines(found, what)
     if len(plans) > 1:
         yield from _change_lines(changes, *plans)
-    for warning in dict.fromkeys([*(each for found in plans for each in found.warnings), *notes]):
+    for warning in dict.fromkeys(each for found in plans for each in found.warnings):
         yield f"warning: {warning}"
     for estimate in dict.fromkeys(each for found in plans for each in found.estimates):
         yield f"estimate: {estimate}"
@@ -111,8 +109,7 @@ def _what(line: Line) -> tuple[str | None, ...]:
 
 
 def _advice(advice: Advice) -> str:
-    packs = "1 pack" if advice.packs == 1 else f"{advice.packs:,} packs"
-    return f"{advice.policy} ({packs}, {show_bytes(advice.bytes)}): {advice.why}"
+    return f"{advice.policy} ({counted(advice.packs, 'pack')}, {show_bytes(advice.bytes)}): {advice.why}"
 
 
 def _change_lines(changes: Sequence[Change], found: Plan, other: Plan) -> Iterator[Any]:

@@ -10,7 +10,7 @@ import typer
 
 from sagaz_tiering.cli.options import locate_config
 from sagaz_tiering.cli.session import Answer, Call, command
-from sagaz_tiering.terminal import make_table
+from sagaz_tiering.terminal import counted, make_table
 
 if TYPE_CHECKING:
     from sagaz_tiering.policy import Policy
@@ -58,7 +58,7 @@ def _lines(document: dict[str, Any], policies: Iterable[Policy]) -> Iterator[Any
     for note in document["notes"]:
         yield f"note: {note}"
     count = len(document["warnings"])
-    verdict = "is valid" if not count else f"is valid, with {count} warning{'s' if count > 1 else ''}"
+    verdict = "is valid" if not count else f"is valid, with {counted(count, 'warning')}"
     yield f"{document['file']} {verdict} (policies {document['revision']})"
 
 

@@ -16,7 +16,7 @@ import typer
 from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.cli.session import Answer, Call, command
 from sagaz_tiering.cli.stopping import stopped_by_signals
-from sagaz_tiering.terminal import make_table, safe, show_bytes, show_counts, show_time, show_usd, show_when
+from sagaz_tiering.terminal import counted, make_table, safe, show_bytes, show_counts, show_time, show_usd, show_when
 
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
@@ -51,7 +51,7 @@ async def _watch(call: Call, runtime: Runtime, every_s: float, *, count: bool) -
     import asyncio
 
     stop = asyncio.Event()
-    with stopped_by_signals(stop):
+    with stopped_by_signals(stop) as stopping:
         while not stop.is_set():
             answer = await _now(runtime, count=count)
             if sys.stdout.isatty() and not call.as_json:
@@ -59,7 +59,7 @@ async def _watch(call: Call, runtime: Runtime, every_s: float, *, count: bool) -
             answer.show(as_json=call.as_json, compact=True)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), every_s)
-    return 0
+    return stopping.exit_code
 
 
 async def _now(runtime: Runtime, *, count: bool) -> Answer:
@@ -88,13 +88,13 @@ def _lines(document: dict[str, Any], now: datetime) -> Iterator[Any]:
         yield f"lease {safe(held['name'])} is held by {safe(held['owner'])} (epoch {held['epoch']})"
     for each in document.get("dictionaries", ()):
         name, size = safe(each["saga_name"]), show_bytes(each["bytes"])
-        yield f"dictionary of {name}: {size}, trained from {each['sagas']} sagas, saves {each['saves']:.0%}"
+        yield f"dictionary of {name}: {size}, trained from {counted(each['sagas'], 'saga')}, saves {each['saves']:.0%}"
     if "spending" in document:
         yield _spent(document["spending"])
     owner = document.get("owner")
     if owner is not None:
-        waits = "" if owner["journal_published"] else "; entries of its journal are not in the bucket yet"
-        yield f"this catalog is {safe(owner['standing'])} of the bucket (step {owner['step']}){waits}"
+        waits = "" if owner["journal_published"] else "; entries of its journal are not there yet"
+        yield f"this catalog is {safe(owner['standing'])} of the cold tier{waits}"
     policies = document["policies"]
     names = safe(", ".join(policies["names"]) or "none", limit=500)
     yield f"policies: {names} (revision {policies['revision']})"

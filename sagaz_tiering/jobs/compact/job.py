@@ -39,10 +39,12 @@ from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import RestoreState
 from sagaz_tiering.packs.format import PackWriter
 from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.terminal import counted, show_usd
 
 _log = Logger(__name__)
 _PAGE = 500
 _MAX_CANDIDATES = 20_000
+_NOT_WORTH_IT = "not worth it: "
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
@@ -55,11 +57,15 @@ async def preview(context: JobContext, tally: Tally) -> None:
             tally.add("bytes", rewrite.live_bytes if readable else 0)
         else:
             tally.add("not_worth_it", len(rewrite.packs))
-        why = ", needed by an erasure" if rewrite.erased else ""
-        tally.note(
-            f"{len(rewrite.packs)} packs {rewrite.packs[0].storage_class} -> {rewrite.to}: saves "
-            f"${rewrite.saves_usd:.6f}, costs ${rewrite.costs_usd:.6f}{why}"
-        )
+        tally.note(f"{'' if rewrite.pays else _NOT_WORTH_IT}{_figures(rewrite)}")
+
+
+def _figures(rewrite: Merge) -> str:
+    why = ", needed by an erasure" if rewrite.erased else ""
+    return (
+        f"{counted(len(rewrite.packs), 'pack')} {rewrite.packs[0].storage_class} -> {rewrite.to}: saves "
+        f"{show_usd(rewrite.saves_usd)}, costs {show_usd(rewrite.costs_usd)}{why}"
+    )
 
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
@@ -76,6 +82,7 @@ async def _rewrite_all(context: JobContext, lease: Lease, tally: Tally) -> None:
             return
         if not rewrite.pays:
             tally.add("not_worth_it", len(rewrite.packs))
+            tally.note(f"{_NOT_WORTH_IT}{_figures(rewrite)}")
             continue
         try:
             await _work(context, lease, rewrite, tally)
