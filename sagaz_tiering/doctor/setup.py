@@ -90,18 +90,30 @@ def configuration(machine: Machine, bucket: str | None, data: str) -> str:
 
     A server that does not answer is one from wheels where they are installed; else it is expected at its usual port.
     """
-    starts = [
-        name
-        for name, answers in (("postgres", machine.postgresql), ("redis", machine.redis))
-        if machine.embedded and not answers
-    ]
+    starts = _from_wheels(machine)
     template = Template((files(__package__) / "first.yaml").read_text(encoding="utf-8"))
     return template.substitute(
         hot="embedded" if "redis" in starts else '"redis://localhost:6379/0"',
-        catalog="embedded" if "postgres" in starts else '"postgresql://localhost/sagaz"',
+        catalog="embedded" if "postgres" in starts else '"postgresql://sagaz@localhost/sagaz"',
         cold=_cold(machine, bucket, data),
         embedded=_embedded(starts, data),
     )
+
+
+def preparations(machine: Machine) -> list[str]:
+    """What that configuration needs first, as lines for a shell: the user and the database, but of a server from
+    wheels."""
+    if "postgres" in _from_wheels(machine):
+        return []
+    return [
+        "createuser sagaz; createdb --owner=sagaz --encoding=UTF8 sagaz"
+        "    # once, as PostgreSQL's administrator, unless they are there"
+    ]
+
+
+def _from_wheels(machine: Machine) -> list[str]:
+    answers = {"postgres": machine.postgresql, "redis": machine.redis}
+    return [name for name, found in answers.items() if machine.embedded and not found]
 
 
 def _cold(machine: Machine, bucket: str | None, data: str) -> str:
@@ -120,6 +132,6 @@ def _embedded(starts: list[str], data: str) -> str:
     if not starts:
         return ""
     return (
-        "\n# Started and stopped with each process, their data in one folder: for trying out and small installations.\n"
+        "\n# Started and stopped with a process, shared by those beside it; for trying out and small installations.\n"
         f"embedded: {{data_dir: {data}, s3: false}}\n"
     )

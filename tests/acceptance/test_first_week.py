@@ -16,17 +16,19 @@ from support.tiers import config, product
 import sagaz_tiering
 from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.cli.options import parse_time
+from sagaz_tiering.doctor.setup import Machine, preparations
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(sagaz_tiering.__file__).parent
 
 
 async def test_init_writes_a_configuration_and_never_over_one(tmp_path: Path) -> None:
-    """Where commands look for it by themselves; the three next commands are said, and one of them checks it."""
+    """Where commands look for it by themselves; the next commands are said, and one of them checks it."""
     told = await cli("init", "--json", cwd=tmp_path, HOME=str(tmp_path))
     assert told.code == 0, told.err
     verbs = ("catalog migrate", "doctor", "run")
-    assert told.document["commands"] == [f"sagaz-tiering {verb}" for verb in verbs]
+    first = preparations(Machine(**told.document["found"]))
+    assert told.document["commands"] == [*first, *(f"sagaz-tiering {verb}" for verb in verbs)]
     assert (await cli("policy", "check", "--strict", cwd=tmp_path)).code == 0
     text = (tmp_path / "config" / "tiering.yaml").read_text()
     again = await cli("init", cwd=tmp_path)

@@ -11,9 +11,13 @@ import pytest
 from sagaz_tiering.config.load import load_with_warnings
 from sagaz_tiering.costs import minimum_durations
 from sagaz_tiering.doctor import setup
-from sagaz_tiering.doctor.setup import Machine, configuration, look
+from sagaz_tiering.doctor.setup import Machine, configuration, look, preparations
 
 NOWHERE = ("127.0.0.1", 1)
+PREPARE = (
+    "createuser sagaz; createdb --owner=sagaz --encoding=UTF8 sagaz"
+    "    # once, as PostgreSQL's administrator, unless they are there"
+)
 
 
 def machine(redis: bool, postgresql: bool, embedded: bool) -> Machine:
@@ -22,7 +26,8 @@ def machine(redis: bool, postgresql: bool, embedded: bool) -> Machine:
 
 @pytest.mark.parametrize("bucket", [None, "acme", "acme/production"])
 def test_configuration_is_valid_on_every_machine(bucket: str | None, tmp_path: Path) -> None:
-    """Without a warning; what answers is used, what does not is started where it can be."""
+    """Without a warning; what answers is used, what does not is started where it can be. A server of one's own needs
+    the user and the database that it names."""
     path = tmp_path / "tiering.yaml"
     for redis, postgresql, embedded in product((False, True), repeat=3):
         path.write_text(configuration(machine(redis, postgresql, embedded), bucket, "data"), encoding="utf-8")
@@ -31,8 +36,13 @@ def test_configuration_is_valid_on_every_machine(bucket: str | None, tmp_path: P
         missing = {name for name, answers in (("redis", redis), ("postgres", postgresql)) if not answers}
         assert config.embedded_servers == (missing if embedded else set())
         assert (config.embedded is None) == (not config.embedded_servers)
+        assert preparations(machine(redis, postgresql, embedded)) == (
+            [] if config.catalog.url.is_embedded else [PREPARE]
+        )
         expected = f"s3://acme/{'production' if bucket and '/' in bucket else 'sagaz'}"
         assert str(config.tiers.cold.url) == (expected if bucket else (tmp_path / "data" / "cold").as_uri())
+        if not config.catalog.url.is_embedded:
+            assert config.catalog.url.get_secret_value() == "postgresql://sagaz@localhost/sagaz"
         assert config.tiers.cold.region == ("eu-west-1" if bucket else None)
 
 

@@ -25,14 +25,15 @@ async def init(
     """Write a commented configuration for the servers that this machine has, and say what to do next."""
     import shlex
 
-    from sagaz_tiering.doctor.setup import configuration, look
+    from sagaz_tiering.doctor.setup import configuration, look, preparations
 
     _refuse_if_there(file)
     found = await look(os.environ, Path.home())
     data = ".sagaz-tiering" if file.parent.name != "config" else "../.sagaz-tiering"
     _write(file, configuration(found, bucket, data))
     option = "" if file == CONFIG_PLACES[0] else f" --config {shlex.quote(str(file))}"
-    commands = [f"sagaz-tiering {verb}{option}" for verb in ("catalog migrate", "doctor", "run")]
+    verbs = ("catalog migrate", "doctor", "run")
+    commands = [*preparations(found), *(f"sagaz-tiering {verb}{option}" for verb in verbs)]
     advice = []
     if not found.embedded and not (found.redis and found.postgresql):
         advice.append(
