@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from sagaz_tiering.cli.failures import NotFound, UsageError
-from sagaz_tiering.cli.options import parse_id, parse_time
+from sagaz_tiering.cli.options import parse_id, parse_time, warn_of_expressions
 from sagaz_tiering.terminal import safe, show_time
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ def asked(
 ) -> dict[str, Any]:
     """What these options ask of `TieredStorage.find`; empty where none is given. Raises UsageError."""
     created = (_moment(begun_from), _moment(begun_until))
+    if patterns := [*(name or ()), *(status or ()), *(step or ())]:
+        warn_of_expressions(patterns)
     given = {
         "saga_name": name,
         "status": status,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import sys
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from pathlib import Path
@@ -12,9 +14,10 @@ from uuid import UUID
 
 import typer
 
-from sagaz_tiering.cli.failures import UsageError
+from sagaz_tiering.cli.failures import MAX_MESSAGE, UsageError
 from sagaz_tiering.config import CONFIG_VARIABLE
 from sagaz_tiering.errors import ConfigError, InvalidSnapshot
+from sagaz_tiering.terminal import safe
 
 if TYPE_CHECKING:
     from sagaz_tiering.config.patterns import Match
@@ -108,9 +111,19 @@ def parse_match(pairs: list[str]) -> Match:
         into, name = (attributes, of_attribute[1]) if of_attribute else (found, key)
         into.setdefault(name, []).append(pattern)
     try:
-        return Match.model_validate({**found, "attributes": attributes})
+        match = Match.model_validate({**found, "attributes": attributes})
     except ValidationError as exc:
         raise UsageError(f"--match: {exc.errors()[0]['msg']}", hint="write it like saga_name=payment-*") from exc
+    warn_of_expressions(match.patterns)
+    return match
+
+
+def warn_of_expressions(patterns: Sequence[str]) -> None:
+    """Say on stderr which of these patterns look like regular expressions, which match hardly anything."""
+    from sagaz_tiering.config.policy_lint import expression_warnings
+
+    for warning in expression_warnings(patterns):
+        print(f"warning: {safe(warning, limit=MAX_MESSAGE)}", file=sys.stderr, flush=True)
 
 
 def _nearest_keys(key: str) -> str:

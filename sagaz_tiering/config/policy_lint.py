@@ -65,19 +65,23 @@ def _expressions(policy: Policy) -> Iterator[tuple[Location, str]]:
     ]
     places += [(("match", "attributes", name), patterns) for name, patterns in match.attributes.items()]
     for where, patterns in places:
-        for pattern in patterns:
-            dots = re.sub(r"\.[*+]", "", pattern).count(".")  # com.acme.* is one of dotted names
-            if not _EXPRESSION.search(pattern) and (dots or not re.search(r"\.[*+]", pattern)):
-                continue
-            meant = re.sub(r"\.[*+]", "*", pattern.removeprefix("^").removesuffix("$"))
-            advice = "write a list of patterns"
-            if not set(meant) & set("()|+\\"):
-                advice = f"did you mean {meant}? (a dot or a sign that is meant stands in brackets: [.])"
-            yield (
-                where,
-                f"{pattern} looks like a regular expression, but patterns are those of a shell (*, ?, [seq]), so "
-                f"each other sign in it stands for itself; {advice}",
-            )
+        yield from ((where, text) for text in expression_warnings(patterns))
+
+
+def expression_warnings(patterns: Sequence[str]) -> Iterator[str]:
+    """A warning for each of these patterns that looks like a regular expression."""
+    for pattern in patterns:
+        dots = re.sub(r"\.[*+]", "", pattern).count(".")  # com.acme.* is one of dotted names
+        if not _EXPRESSION.search(pattern) and (dots or not re.search(r"\.[*+]", pattern)):
+            continue
+        meant = re.sub(r"\.[*+]", "*", pattern.removeprefix("^").removesuffix("$")).replace("(*)", "*")
+        advice = "write a list of patterns"
+        if not set(meant) & set("()|+\\"):
+            advice = f"did you mean {meant}? (a dot or a sign that is meant stands in brackets: [.])"
+        yield (
+            f"{pattern} looks like a regular expression, but patterns are those of a shell (*, ?, [seq]), so "
+            f"each other sign in it stands for itself; {advice}"
+        )
 
 
 def policy_notes(policies: Sequence[Policy]) -> Iterator[str]:

@@ -239,6 +239,11 @@ async def test_hold_that_holds_nothing_says_so(shop: Product, database: str, red
         assert "covers now: 0 snapshots of 0 sagas" in ahead.out
         [hold] = await shop.runtime.catalog.holds.in_force()
         await shop.runtime.catalog.holds.release([hold.hold_id], reason="r", who="w", now=shop.clock.now())
+    for more, code in (((), 8), (("--future", "--json"), 0)):
+        told = await cli("hold", "--match", "saga_name=^pay(.*)$", "--reason", "case", *more, "--config", settings)
+        assert told.code == code
+        assert "warning: ^pay(.*)$ looks like a regular expression" in told.err
+        assert "did you mean pay*?" in told.err
 
 
 @pytest.mark.guarantee("G14")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Awaitable
 from contextlib import suppress
 from dataclasses import replace
@@ -579,6 +580,7 @@ async def test_receipt_says_what_it_waits_for(
     assert "Redis was not cleared yet" in text
     [restore] = await shop.runtime.catalog.restores.in_state("RESTORING")
     assert f"waits for restore {restore.restore_id}" in text
+    assert "job compact --once" not in text
     assert "not yet vacuumed" in text
     await shop.run("expire")
     told = (await cli("erasures", receipt.erasure_id, "--json", "--config", path)).document
@@ -590,6 +592,28 @@ async def test_receipt_says_what_it_waits_for(
     text = (await cli("erasures", receipt.erasure_id, "--config", path)).out
     assert f'psql -c "{left["command"]}"' in text
     assert "bytes of it are still in 1 pack below" in text
+
+
+@pytest.mark.guarantee("G14")
+async def test_receipt_says_when_compact_runs_next(
+    shop: Product, database: str, redis_url: str, tmp_path: Path
+) -> None:
+    """And how to have it at once, for as long as a pack waits for that job."""
+    places = {"database": database, "redis_url": redis_url, "cold": f"{tmp_path}/cold"}
+    path = write_config(tmp_path / "t.yaml", **places, policies=POLICIES)
+    saga_id = uuid4()
+    await saved(shop, 2, "payment", saga_id)
+    await saved(shop, 2, "payment", uuid4())
+    shop.clock.advance(9 * DAY)
+    await shop.run("age")
+    said = (await cli("forget", saga_id, "--reason", "r", "--yes", "--config", path)).out
+    [receipt] = await shop.runtime.catalog.erasures.newest(1)
+    for text in (said, (await cli("erasures", receipt.erasure_id, "--config", path)).out):
+        assert "waits for `compact`" in text
+        assert re.search(r"next run: +compact at \d{4}-.* \(.*\), by every ", text), text
+        assert "sagaz-tiering job compact --once" in text
+    await shop.run("compact")
+    assert "job compact --once" not in (await cli("erasures", receipt.erasure_id, "--config", path)).out
 
 
 @pytest.mark.guarantee("G14")

@@ -245,6 +245,7 @@ LAST = {"name": "last", "match": {}, "retain": "forever"}
     [
         ("payment-.*", "did you mean payment-*?"),
         ("^payment-.+$", "did you mean payment-*?"),
+        ("^payment-(.*)$", "did you mean payment-*?"),
         ("pay(ment|out)", "write a list of patterns"),
         ("order|refund", "write a list of patterns"),
         ("order-[0-9]+", "write a list of patterns"),

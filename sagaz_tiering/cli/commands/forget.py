@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated, Any
@@ -17,12 +18,16 @@ from sagaz_tiering.cli.failures import NotFound
 from sagaz_tiering.cli.filters import check_one_way, filtered, named, sagas_meant
 from sagaz_tiering.cli.options import YesOption, parse_id
 from sagaz_tiering.cli.paging import CursorOption, LimitOption, at_time, cut, more, read_time
-from sagaz_tiering.cli.session import Answer, Call, command, fields, table
+from sagaz_tiering.cli.session import Answer, Call, command, fields, show_next_run, table
 from sagaz_tiering.errors import LegalHold
 from sagaz_tiering.terminal import counted, make_table, show_time, show_when
 
+_FOR_COMPACT = "waits for `compact`"
+
 if TYPE_CHECKING:
+    from sagaz_tiering.app.runtime import Runtime
     from sagaz_tiering.catalog.erasures import ErasedPack, ErasureReceipt
+    from sagaz_tiering.jobs.times import NextRun
     from sagaz_tiering.tiered import SagaFilters, TieredStorage
 
 
@@ -50,9 +55,10 @@ async def forget(
         earlier = await runtime.catalog.erasures.of_saga(wanted)
         receipt = await storage.forget(wanted, **order)
         now, waits = runtime.clock.now(), await runtime.storage().publish_journal()
+        run = await _next_compact(runtime, receipt)
     if receipt.found_nothing:
         raise _nothing(receipt, earlier)
-    return Answer({**receipt.to_dict(), "in_bucket": not waits}, chain(_lines(receipt, now), [published(waits)]))
+    return Answer({**receipt.to_dict(), "in_bucket": not waits}, chain(_lines(receipt, now, run), [published(waits)]))
 
 
 async def _forget_found(
@@ -98,7 +104,7 @@ async def erasures(
             one = await store.receipt(parse_id(erasure_id, "ERASURE_ID"))
             if one is None:
                 raise NotFound(f"no erasure {erasure_id}", hint="see: sagaz-tiering erasures")
-            return Answer(one.to_dict(), _lines(one, now))
+            return Answer(one.to_dict(), _lines(one, now, await _next_compact(runtime, one)))
         newest = await store.newest(limit + 1, read_time(cursor, UUID))
     found, following = cut(newest, limit, lambda each: at_time(each.requested_at, each.erasure_id))
     columns = ("erasure", "saga", "requested", "by", "reason", "complete")
@@ -117,7 +123,19 @@ def _nothing(receipt: ErasureReceipt, earlier: UUID | None) -> NotFound:
     return NotFound(message, hint=f"it was erased before: sagaz-tiering erasures {earlier}")
 
 
-def _lines(receipt: ErasureReceipt, now: datetime) -> Iterator[Any]:
+async def _next_compact(runtime: Runtime, receipt: ErasureReceipt) -> NextRun | None:
+    """When the job that packs wait for starts; None where none waits for it alone, or nobody can tell."""
+    from sagaz_tiering.errors import CatalogUnavailable
+    from sagaz_tiering.operations.status import upcoming
+
+    if _FOR_COMPACT not in map(_pack_state, receipt.packs):
+        return None
+    with suppress(CatalogUnavailable):  # the receipt is told all the same
+        return next(iter(await upcoming(runtime.job_context(), "compact")), None)
+    return None
+
+
+def _lines(receipt: ErasureReceipt, now: datetime, run: NextRun | None) -> Iterator[Any]:
     removed = f"hot {receipt.hot}, durable {receipt.durable}, archived {receipt.archived}, replays {receipt.replays}"
     if receipt.snapshots is not None:
         removed = f"{counted(receipt.snapshots, 'snapshot')}: {removed}"
@@ -129,6 +147,7 @@ def _lines(receipt: ErasureReceipt, now: datetime) -> Iterator[Any]:
         ("removed copies", removed),
         *_shredded(receipt),
         ("complete", _complete(receipt)),
+        *_following(run, now),
         *_left(receipt),
     )
     yield from fields(rows, width=18)
@@ -164,7 +183,14 @@ def _pack_state(pack: ErasedPack) -> str:
         return "being uploaded: known once it is published, or given up by `collect`"
     if pack.state == "ABANDONED":
         return "an upload that was given up: waits for `collect`"
-    return f"waits for restore {pack.restore_id}, then `compact`" if pack.restore_id else "waits for `compact`"
+    return f"waits for restore {pack.restore_id}, then `compact`" if pack.restore_id else _FOR_COMPACT
+
+
+def _following(run: NextRun | None, now: datetime) -> list[tuple[str, str]]:
+    """When a daemon gets to it, and how to have it at once."""
+    if run is None:
+        return []
+    return [("next run", show_next_run(run, now)), ("sooner", "sagaz-tiering job compact --once")]
 
 
 def _left(receipt: ErasureReceipt) -> list[tuple[str, str | None]]:
