@@ -137,5 +137,5 @@ def test_user_without_a_name_is_named_by_number(monkeypatch: pytest.MonkeyPatch)
     def nameless() -> str:
         raise OSError("No username set in the environment")
 
-    monkeypatch.setattr(asking.getpass, "getuser", nameless)
+    monkeypatch.setattr("getpass.getuser", nameless)
     assert asking.login_name() == f"uid {os.getuid()}"
