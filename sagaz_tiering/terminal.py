@@ -165,9 +165,18 @@ def show_usd(amount: float) -> str:
     return f"{sign}${Decimal(f'{size:.2g}'):f}"
 
 
-def show_time(moment: datetime | None) -> str | None:
-    """UTC to the second; None stays None."""
-    return None if moment is None else moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+def show_time(moment: datetime | None, *, millis: bool = False) -> str | None:
+    """UTC to the second, or to the millisecond; None stays None."""
+    if moment is None:
+        return None
+    exact = moment.astimezone(UTC)
+    return f"{exact:%Y-%m-%d %H:%M:%S}{f'.{exact.microsecond // 1000:03}' if millis else ''}Z"
+
+
+def need_millis(moments: Iterable[datetime]) -> bool:
+    """Whether some of them would read the same to the second, but are not."""
+    found = set(moments)
+    return len({moment.replace(microsecond=0) for moment in found}) < len(found)
 
 
 def show_span(span: timedelta) -> str:
@@ -181,12 +190,16 @@ def show_span(span: timedelta) -> str:
     return " ".join(parts[:2]) or "0 s"
 
 
-def show_when(moment: datetime | None, now: datetime) -> str | None:
-    """A time with its distance: `2026-03-01 12:00:00Z (in 3 d)`."""
-    if moment is None:
-        return None
-    distance = f"in {show_span(moment - now)}" if moment > now else f"{show_span(now - moment)} ago"
-    return f"{show_time(moment)} ({distance})"
+def show_when(moment: datetime | None, now: datetime, latest: datetime | None = None) -> str | None:
+    """A time with its distance: `2026-03-01 12:00:00Z (in 3 d)`; `latest` is when it comes at the latest."""
+    return None if moment is None else f"{show_time(moment)} ({show_distance(moment, now, latest)})"
+
+
+def show_distance(moment: datetime, now: datetime, latest: datetime | None = None) -> str:
+    """`3 d ago`, `in 3 d`, `in 3 d to 4 d`."""
+    if latest is not None and latest > max(moment, now):
+        return f"in {show_span(max(moment, now) - now)} to {show_span(latest - now)}"
+    return f"in {show_span(moment - now)}" if moment > now else f"{show_span(now - moment)} ago"
 
 
 _BRACKETS = {"~tuple": "()", "~set": "{}", "~frozenset": "{}"}

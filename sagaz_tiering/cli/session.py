@@ -115,8 +115,8 @@ def fields(rows: Iterable[tuple[str, object]], *, width: int) -> Iterator[str]:
 
 
 def show_next_run(run: NextRun, now: datetime) -> str:
-    """`age at 2026-03-01 02:00:00Z (in 3 h), by cron 0 2 * * * UTC`."""
-    return f"{run.job} at {show_when(run.at, now)}, by {run.times}"
+    """`collect at 2026-03-01 02:00:00Z (in 5 h to 5 h 36 min), by every 6h`."""
+    return f"{run.job} at {show_when(run.at, now, run.latest)}, by {run.times}"
 
 
 def command(*, config: bool = True) -> Callable[[Callable[..., Awaitable[Answer | int]]], Callable[..., None]]:

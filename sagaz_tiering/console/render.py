@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
 from importlib.resources import files
 from typing import Any, Final
@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from sagaz_tiering.config.console import ConsoleSettings
 from sagaz_tiering.console.charts import area, instant_ms, timeline_axis
-from sagaz_tiering.terminal import safe, show_bytes, show_counts, show_span, show_time, show_usd
+from sagaz_tiering.terminal import need_millis, safe, show_bytes, show_counts, show_distance, show_time, show_usd
 
 _MOST_TEXT: Final = 5_000
 STATIC: Final[Mapping[str, tuple[str, bytes]]] = {
@@ -38,12 +38,16 @@ def _moment(value: str | datetime | None) -> datetime | None:
     return datetime.fromisoformat(value) if isinstance(value, str) else value
 
 
-def time_tag(value: str | datetime | None, nothing: str = "—") -> Markup:
+def time_tag(value: str | datetime | None, nothing: str = "—", *, millis: bool = False) -> Markup:
     """A time in UTC; the script adds the local one, to be seen on hover."""
     moment = _moment(value)
     if moment is None:
         return escape(nothing)
-    return Markup('<time datetime="{}">{}</time>').format(moment.isoformat(), show_time(moment))
+    return Markup('<time datetime="{}">{}</time>').format(moment.isoformat(), show_time(moment, millis=millis))
+
+
+def _need_millis(values: Iterable[str]) -> bool:
+    return need_millis(map(datetime.fromisoformat, values))
 
 
 def when_tag(value: str | datetime | None, now: datetime, nothing: str = "—") -> Markup:
@@ -51,7 +55,7 @@ def when_tag(value: str | datetime | None, now: datetime, nothing: str = "—") 
     moment = _moment(value)
     if moment is None:
         return escape(nothing)
-    distance = f"in {show_span(moment - now)}" if moment > now else f"{show_span(now - moment)} ago"
+    distance = show_distance(moment, now)
     return Markup('<time datetime="{}" title="{}">{}</time>').format(moment.isoformat(), show_time(moment), distance)
 
 
@@ -88,6 +92,7 @@ class Pages:
         )
         self._environment.filters.update(
             time=time_tag,
+            need_millis=_need_millis,
             when=when_tag,
             count=count,
             bytes=_optional(show_bytes),

@@ -22,11 +22,14 @@ _LOOKED_AHEAD: Final = timedelta(days=8)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextRun:
-    """When a job starts next at the earliest, by its `times` (as text) and its last run."""
+    """When a job starts next, by its `times` (as text) and its last run."""
 
     job: str
     times: str
     at: datetime
+    """At the earliest."""
+    latest: datetime
+    """With all of its jitter."""
     is_open: bool
     """Whether one of its windows is open now; without windows always."""
 
@@ -38,7 +41,8 @@ def next_runs(schedule: Schedule, last_runs: Iterable[JobRun], now: datetime) ->
     for job in type(schedule).model_fields:
         times = schedule.of(job)
         at = next_start(times, last.get(job), now)
-        found.append(NextRun(job=job, times=times.text, at=at, is_open=times.is_open(now)))
+        latest = times.jittered(at, 1.0)
+        found.append(NextRun(job=job, times=times.text, at=at, latest=latest, is_open=times.is_open(now)))
     return found
 
 

@@ -314,5 +314,7 @@ def test_next_runs_names_every_job() -> None:
     found = {run.job: run for run in next_runs(schedule, [], datetime(2026, 3, 4, 12, tzinfo=UTC))}
     assert list(found) == list(Schedule.model_fields)
     assert (found["age"].times, found["age"].is_open) == ("every 5m", True)
+    assert found["age"].latest - found["age"].at == timedelta(seconds=30)
+    assert found["transition"].latest == found["transition"].at
     assert (found["transition"].times, found["transition"].at.hour) == ("cron 0 2 * * * UTC", 2)
     assert (found["scrub"].times, found["scrub"].is_open) == ("every 1d, in windows", False)

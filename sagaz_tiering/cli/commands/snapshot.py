@@ -17,10 +17,9 @@ from sagaz_tiering.cli.filters import filtered, one_meant
 from sagaz_tiering.cli.options import parse_id, parse_time
 from sagaz_tiering.cli.paging import CursorOption, LimitOption, more, page_of
 from sagaz_tiering.cli.session import Answer, Call, command, fields, show_next_run
-from sagaz_tiering.terminal import make_console, make_table, plain, safe, show_time, show_usd, show_when
+from sagaz_tiering.terminal import make_console, make_table, need_millis, plain, safe, show_time, show_usd, show_when
 
 _COLUMNS = ("created at", "step", "name", "status", "tier", "expires", "snapshot")
-_TIME_WIDTH = len("2026-03-01 12:00:00Z")
 _LEAST_WIDTH = 20
 _GONE = "it was never saved here, has expired, or was deleted or erased (see: sagaz-tiering erasures)"
 
@@ -74,14 +73,16 @@ async def _told(storage: TieredStorage, refs: Sequence[SnapshotRef], *, as_json:
 
     labels, told = {key: safe(label) for key, label in step_labels(refs).items()}, dict[UUID, Any]()
     of_step = max(map(len, labels.values()))
-    width = max(make_console().width - _TIME_WIDTH - of_step - 2, _LEAST_WIDTH)
+    millis = need_millis(ref.created_at for ref in refs)
+    times = {ref.snapshot_id: str(show_time(ref.created_at, millis=millis)) for ref in refs}
+    width = max(make_console().width - max(map(len, times.values())) - of_step - 2, _LEAST_WIDTH)
     async for each in storage.changes(refs[0].saga_id):
         if as_json:
             told[each.ref.snapshot_id] = [change.to_dict() for change in each.changes] if each.unknown is None else None
         elif each.ref.snapshot_id in labels:
             what = each.unknown or changes_in_one_line(each.changes, width)
             label = labels[each.ref.snapshot_id]
-            told[each.ref.snapshot_id] = f"{show_time(each.ref.created_at)} {label:<{of_step}} {what}"
+            told[each.ref.snapshot_id] = f"{times[each.ref.snapshot_id]} {label:<{of_step}} {what}"
     return told
 
 
@@ -96,7 +97,8 @@ def _timeline(
     outcome = "" if whole is None else f": {_outcome(whole, now)}"
     title = f"saga {saga} ({safe(name)}){outcome}"
     if told is None:
-        yield make_table(_COLUMNS, (_row(ref, now) for ref in refs), title=title)
+        millis = need_millis(ref.created_at for ref in refs)
+        yield make_table(_COLUMNS, (_row(ref, now, millis=millis) for ref in refs), title=title)
     else:
         yield title
         yield from (told[ref.snapshot_id] for ref in refs if ref.snapshot_id in told)
@@ -107,9 +109,9 @@ def _timeline(
             yield f"promised: {whole.promise}"
 
 
-def _row(ref: SnapshotRef, now: datetime) -> Sequence[object]:
+def _row(ref: SnapshotRef, now: datetime, *, millis: bool) -> Sequence[object]:
     return (
-        show_time(ref.created_at),
+        show_time(ref.created_at, millis=millis),
         ref.step_index,
         ref.step_name,
         ref.status if ref.unreadable is None else "unreadable",

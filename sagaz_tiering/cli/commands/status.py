@@ -16,12 +16,25 @@ import typer
 from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.cli.session import Answer, Call, command
 from sagaz_tiering.cli.stopping import stopped_by_signals
-from sagaz_tiering.terminal import counted, make_table, safe, show_bytes, show_counts, show_time, show_usd, show_when
+from sagaz_tiering.terminal import (
+    counted,
+    make_console,
+    make_table,
+    safe,
+    show_bytes,
+    show_counts,
+    show_distance,
+    show_time,
+    show_usd,
+    show_when,
+)
 
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
 
 _LOST_PRINTED = 10
+_WIDE = 130
+"""Columns; in fewer, times of jobs are told by their distance alone, and no schedule."""
 _BARS = "▁▂▃▄▅▆▇█"
 _MOST_BARS = 24
 
@@ -76,8 +89,9 @@ def _lines(document: dict[str, Any], now: datetime) -> Iterator[Any]:
     yield make_table(("tier", "snapshots>", "objects>", "bytes>", "$ per month>", "notes"), _tiers(document))
     if "next_runs" in document:
         last = {run["job"]: run for run in document["jobs"]}
-        rows = [_job_row(last.get(run["job"]), run, now) for run in document["next_runs"]]
-        yield make_table(("job", "last run", "next run", "schedule", "result"), rows)
+        narrow = make_console().width < _WIDE
+        rows = [_job_row(last.get(run["job"]), run, now, narrow=narrow) for run in document["next_runs"]]
+        yield make_table(("job", "last run", "next run", *([] if narrow else ["schedule"]), "result"), rows)
     hot_tier = document.get("hot_tier", {"warnings": (), "lost_snapshots": ()})
     for warning in [*hot_tier["warnings"], *document.get("encryption", {"warnings": ()})["warnings"]]:
         yield f"warning: {warning}"
@@ -132,16 +146,19 @@ def _tiers(document: dict[str, Any]) -> list[tuple[object, ...]]:
     return rows
 
 
-def _job_row(last: dict[str, Any] | None, following: dict[str, Any], now: datetime) -> tuple[object, ...]:
-    when = show_when(max(datetime.fromisoformat(following["at"]), now), now)
+def _job_row(
+    last: dict[str, Any] | None, following: dict[str, Any], now: datetime, *, narrow: bool = False
+) -> tuple[object, ...]:
+    at = max(datetime.fromisoformat(following["at"]), now)
+    show = show_distance if narrow else show_when
+    when = (show(at, now, datetime.fromisoformat(following["latest"])), *([] if narrow else [following["times"]]))
     if last is None:
-        return (following["job"], "never", when, following["times"], None)
+        return (following["job"], "never", *when, None)
     done = show_counts((last["summary"] or {}).get("counts", last["summary"] or {}))
     result = f"failed: {last['error']}" if last["error"] else done
     if last["stopped"]:
         result = f"stopped, {last['stopped']}: {done}"
-    began = show_when(datetime.fromisoformat(last["started_at"]), now)
-    return (following["job"], began, when, following["times"], result)
+    return (following["job"], show(datetime.fromisoformat(last["started_at"]), now), *when, result)
 
 
 async def _history(call: Call, days: int) -> Answer:
