@@ -65,6 +65,12 @@ async def shop(empty_database: str, redis_url: str, tmp_path: Path) -> AsyncIter
         yield opened
 
 
+async def fill_durable(db: Database, count: int) -> None:
+    """So many more durable rows, each of a saga of its own; all at once would take longer than a statement may."""
+    for start in range(0, count, 1_000):
+        await db.execute(DURABLE, min(1_000, count - start), NOW)
+
+
 async def scanned(shop: Product, query: str, *args: Any) -> set[str]:
     """The tables that a query reads from end to end."""
     found: set[str] = set()
@@ -96,7 +102,7 @@ async def archive(shop: Product, sagas: int, *, there: int = 0) -> None:
 async def test_lookups_are_index_reads(shop: Product) -> None:
     """By id, of a saga, and where a saga's packs are: no plan reads a table that grows."""
     await archive(shop, 1000)
-    await shop.runtime.db.execute(DURABLE, 5000, NOW)
+    await fill_durable(shop.runtime.db, 5_000)
     await shop.runtime.db.execute("ANALYZE")
     growing = {"snapshots", "frames", "saga_snapshots"}
     sql, saga_id = load("sagaz_tiering.catalog", "locations"), UUID(int=5)
@@ -118,7 +124,7 @@ async def test_status_does_not_count_many_rows(shop: Product) -> None:
     exact = await copies.totals(now)
     assert await copies.estimate(now) == {**exact, "estimated": False}
     assert exact["snapshots"] == 3
-    await shop.runtime.db.execute(DURABLE, 20_000, NOW)
+    await fill_durable(shop.runtime.db, 20_000)
     await shop.runtime.db.execute("ANALYZE sagaz_tiering.saga_snapshots")
     found = await copies.estimate(now)
     assert found["estimated"]
@@ -182,7 +188,7 @@ async def test_metrics_and_status_read_no_more_where_there_are_more_snapshots(
         found = []
         for there, sagas, copies in ((0, 50, 0), (50, 500, 15_000), (500, 600, 5_000)):
             await archive(shop, sagas, there=there)
-            await db.execute(DURABLE, copies, NOW)
+            await fill_durable(db, copies)
             await db.execute("ANALYZE sagaz_tiering.saga_snapshots")
             found.append([await asked_and_read(ask) for ask in (TotalsKeeper(context).once, status)])
         for (look, rows), (shown, more_rows) in found:
