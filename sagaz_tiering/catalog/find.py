@@ -23,13 +23,15 @@ from sagaz_tiering.catalog.sagas import end_of
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.patterns import ANY
 from sagaz_tiering.drivers.postgresql.pool import Database
-from sagaz_tiering.drivers.postgresql.queries import load
+from sagaz_tiering.drivers.postgresql.queries import joined, load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 from sagaz_tiering.errors import CatalogUnavailable
 from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load(__package__, "find")
+PAGES: Final = {name: joined(__package__, "find", name, "found") for name in ("by_place", "by_names", "by_keys")}
+"""The ways to a page of sagas."""
 
 PLACE_BITS: Final = 11
 """A place is a time in microseconds and so many bits of the saga's id."""
@@ -183,7 +185,7 @@ class Find:
         ends = (names, expression(question.statuses), expression(question.steps))
         tokens = [to_column(token) for each in question.tokens for token in each]
         bounds = (*after, question.first_place, most)
-        rows = await self._db.fetch(_SQL[route.name], *bounds, *ends, enough, SINGLY, tokens, *route.arguments)
+        rows = await self._db.fetch(PAGES[route.name], *bounds, *ends, enough, SINGLY, tokens, *route.arguments)
         _check_complete(rows[0]["lacking"])
         if rows[0]["looked"] is None:
             return Looked(sagas=[], looked=0, last=None)

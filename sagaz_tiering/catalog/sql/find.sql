@@ -19,28 +19,6 @@ WITH looked AS MATERIALIZED (
     SELECT g.* FROM sagaz_tiering.sagas g
      WHERE (g.place, g.saga_id) < ($1::bigint, $2::uuid) AND g.place >= $3::bigint
      ORDER BY g.place DESC, g.saga_id DESC LIMIT $4),
-matched AS MATERIALIZED (
-    SELECT l.saga_id, l.place, l.ended_at, l.end_step, l.end_id, l.status, l.kept_us, l.attributes, l.step_name, l.name_id
-      FROM looked l
-     WHERE l.end_id IS NOT NULL AND ($6::text IS NULL OR l.status ~ $6) AND ($7::text IS NULL OR l.step_name ~ $7)
-       AND ($5::text IS NULL OR (SELECT n.saga_name FROM sagaz_tiering.saga_names n WHERE n.name_id = l.name_id) ~ $5)
-     ORDER BY l.place DESC, l.saga_id DESC LIMIT $8),
-reached AS (
-    SELECT r.*, (SELECT count(*) FROM looked l WHERE (l.place, l.saga_id) >= (r.last_place, r.last_id)) AS looked
-      FROM (SELECT l.place AS last_place, l.saga_id AS last_id,
-                   (SELECT count(*) FROM looked) < $4 AND (SELECT count(*) FROM matched) < $8 AS is_all
-              FROM looked l
-             WHERE (SELECT count(*) FROM matched) < $8
-                OR (l.place, l.saga_id) >= (SELECT m.place, m.saga_id FROM matched m ORDER BY m.place, m.saga_id LIMIT 1)
-             ORDER BY l.place, l.saga_id LIMIT 1) AS r)
-SELECT filled.lacking, reached.*, m.*, p.*,
-       (SELECT n.saga_name FROM sagaz_tiering.saga_names n WHERE n.name_id = m.name_id) AS saga_name
-  FROM (SELECT CASE WHEN up_to IS NULL THEN found_up_to ELSE '00000000-0000-0000-0000-000000000000' END AS lacking
-          FROM sagaz_tiering.sagas_filled) AS filled
-  LEFT JOIN reached ON true
-  LEFT JOIN matched m ON true
-  LEFT JOIN LATERAL sagaz_tiering.present_of(m.saga_id, $9::integer, $10::text[]) AS p ON true
- ORDER BY m.place DESC, m.saga_id DESC
 
 -- name: by_names
 -- The same, of these names alone ($11).
@@ -57,28 +35,6 @@ looked AS MATERIALIZED (
            AND s.place >= (SELECT coalesce(min(p.place), $1::bigint) FROM places p)
          ORDER BY s.place DESC, s.saga_id DESC LIMIT $4) AS g
      ORDER BY g.place DESC, g.saga_id DESC LIMIT $4),
-matched AS MATERIALIZED (
-    SELECT l.saga_id, l.place, l.ended_at, l.end_step, l.end_id, l.status, l.kept_us, l.attributes, l.step_name, l.name_id
-      FROM looked l
-     WHERE l.end_id IS NOT NULL AND ($6::text IS NULL OR l.status ~ $6) AND ($7::text IS NULL OR l.step_name ~ $7)
-       AND ($5::text IS NULL OR (SELECT n.saga_name FROM sagaz_tiering.saga_names n WHERE n.name_id = l.name_id) ~ $5)
-     ORDER BY l.place DESC, l.saga_id DESC LIMIT $8),
-reached AS (
-    SELECT r.*, (SELECT count(*) FROM looked l WHERE (l.place, l.saga_id) >= (r.last_place, r.last_id)) AS looked
-      FROM (SELECT l.place AS last_place, l.saga_id AS last_id,
-                   (SELECT count(*) FROM looked) < $4 AND (SELECT count(*) FROM matched) < $8 AS is_all
-              FROM looked l
-             WHERE (SELECT count(*) FROM matched) < $8
-                OR (l.place, l.saga_id) >= (SELECT m.place, m.saga_id FROM matched m ORDER BY m.place, m.saga_id LIMIT 1)
-             ORDER BY l.place, l.saga_id LIMIT 1) AS r)
-SELECT filled.lacking, reached.*, m.*, p.*,
-       (SELECT n.saga_name FROM sagaz_tiering.saga_names n WHERE n.name_id = m.name_id) AS saga_name
-  FROM (SELECT CASE WHEN up_to IS NULL THEN found_up_to ELSE '00000000-0000-0000-0000-000000000000' END AS lacking
-          FROM sagaz_tiering.sagas_filled) AS filled
-  LEFT JOIN reached ON true
-  LEFT JOIN matched m ON true
-  LEFT JOIN LATERAL sagaz_tiering.present_of(m.saga_id, $9::integer, $10::text[]) AS p ON true
- ORDER BY m.place DESC, m.saga_id DESC
 
 -- name: by_keys
 -- The same, of those alone that have one of the tokens with these keys ($11), and of each other attribute one too: $12 and $13,
@@ -97,6 +53,9 @@ looked AS MATERIALIZED (
               AND (SELECT count(DISTINCT o.attribute) FROM unnest($12::integer[], $13::bigint[]) AS o (attribute, key)
                     WHERE EXISTS (SELECT 1 FROM sagaz_tiering.saga_attributes b
                                    WHERE b.key = o.key AND b.place = k.place AND b.saga_id = k.saga_id)) = $14) AS g ON true),
+
+-- name: found
+-- How each of the three goes on from the sagas that it `looked` at.
 matched AS MATERIALIZED (
     SELECT l.saga_id, l.place, l.ended_at, l.end_step, l.end_id, l.status, l.kept_us, l.attributes, l.step_name, l.name_id
       FROM looked l

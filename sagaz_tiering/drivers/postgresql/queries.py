@@ -26,6 +26,14 @@ def load(package: str, file_name: str) -> dict[str, str]:
     return statements
 
 
+def joined(package: str, file_name: str, *names: str) -> str:
+    """A statement that the file holds in parts; it is named by the first."""
+    parts = load(package, file_name)
+    statement = "\n".join(parts[name] for name in names)
+    _NAMES[statement] = _NAMES[parts[names[0]]]
+    return statement
+
+
 def name_of(statement: str) -> str:
     """`catalog.packs.activate` of a statement that was loaded; of another its first word."""
     return _NAMES.get(statement) or statement.split(maxsplit=1)[0].rstrip(";")
