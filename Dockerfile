@@ -10,9 +10,10 @@ RUN useradd --system --uid 10001 --no-create-home sagaz-tiering
 COPY --from=build /wheels /wheels
 RUN pip install --no-cache-dir --no-index --find-links=/wheels "sagaz-tiering[encryption]" && rm -rf /wheels
 USER 10001
-# Probes and metrics are on daemon.port (9464); set daemon.host to 0.0.0.0 in the configuration to reach them.
+# Probes and metrics are on daemon.port (9464); set daemon.host to 0.0.0.0 in the configuration to reach them. Where the
+# configuration names another port, the health check needs it too (--health-cmd, or healthcheck in a compose file).
 EXPOSE 9464
-HEALTHCHECK --interval=20s --timeout=5s --start-period=60s --start-interval=2s \
+HEALTHCHECK --interval=20s --timeout=5s --start-period=60s \
     CMD ["python", "-c", "import urllib.request; urllib.request.urlopen('http://127.0.0.1:9464/livez', timeout=4)"]
 ENTRYPOINT ["sagaz-tiering"]
 CMD ["run", "--config", "/etc/sagaz-tiering/tiering.yaml"]
