@@ -24,7 +24,7 @@ COMMENT: Final = len(SEAL) + 64 + len(b" ed25519:") + 128
 _UNSIGNED: Final = bytes(64)
 _WIDE: Final = 0xF000_0000
 """From this size on both sizes of a member are 64 bits: what is deflated may come out a little larger."""
-_MAX_32, _MAX_16 = 0xFFFF_FFFF, 0xFFFF
+_MAX_32, _MAX_16, _MAX_PLACE = 0xFFFF_FFFF, 0xFFFF, 2**63 - 1
 _DEFLATED, _MIDNIGHT, _FIRST_DAY, _UNIX, _OWNER_ONLY = 8, 0, 33, 3 << 8, 0o600 << 16
 _HEADER: Final = Struct("<4s5H3I2H")
 _ENTRY: Final = Struct("<4s6H3I5H2I")
@@ -152,10 +152,13 @@ def _read_entry(data: bytes, place: int) -> tuple[Member, int]:
     place += name_length
     more = data[place : place + more_length]
     wide = [int.from_bytes(more[at : at + 8], "little") for at in range(4, len(more), 8)]
-    if packed == size == _MAX_32 and len(wide) >= 2:
+    is_wide = packed == size == _MAX_32 and len(wide) >= 2
+    if is_wide:
         size, packed, *wide = wide
     if offset == _MAX_32 and wide:
         [offset, *_] = wide
+    if is_wide != (size >= _WIDE) or offset + packed > _MAX_PLACE:
+        raise AlteredExport("its sizes in the ZIP file are not written as an export has them", part=name)
     return Member(name=name, crc=crc, size=size, packed=packed, offset=offset), place + more_length
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tracemalloc
@@ -26,7 +27,14 @@ from support.snapshots import make
 
 from sagaz_tiering.app.storage_url import open_source
 from sagaz_tiering.errors import ConfigError
-from sagaz_tiering.exports.manifest import AlteredExport, Manifest, manifest_bytes, read_manifest, sums_bytes
+from sagaz_tiering.exports.manifest import (
+    MANIFEST,
+    AlteredExport,
+    Manifest,
+    manifest_bytes,
+    read_manifest,
+    sums_bytes,
+)
 from sagaz_tiering.exports.verify import ExportVerification, verify_export
 from sagaz_tiering.exports.zip_form import (
     COMMENT,
@@ -122,6 +130,37 @@ def test_zip_file_is_of_one_form_alone(tmp_path: Path) -> None:
         for member, data in parts_in(whole):
             archive.writestr(member.name, zlib.decompress(data, -15))
     assert verify_export(tmp_path / "again.zip").problems
+
+
+def entry_of(
+    *, size: int = 0xFFFF_FFFF, packed: int = 0xFFFF_FFFF, offset: int = 0, wide: tuple[int, ...] = ()
+) -> bytes:
+    """An entry of a directory that is there first, with these numbers and those of its field of 64 bits."""
+    name, more = MANIFEST.encode(), struct.pack(f"<2H{len(wide)}Q", 1, 8 * len(wide), *wide)
+    fixed = (3 << 8 | 45, 45, 0, 8, 0, 33, 0, packed, size, len(name), len(more), 0, 0, 0, 0o600 << 16, offset)
+    return struct.pack("<4s6H3I5H2I", b"PK\1\2", *fixed) + name + more
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        entry_of(wide=(5, 2**40)),
+        entry_of(wide=(2**40, 2**64 - 1)),
+        entry_of(wide=(2**40, 2**63 - 1, 2**63), offset=0xFFFF_FFFF),
+        entry_of(wide=(0, 0)),
+        entry_of(size=0xF000_0000, packed=7),
+    ],
+    ids=["small as wide", "packed beyond any file", "offset beyond any file", "empty as wide", "large as narrow"],
+)
+def test_sizes_that_no_export_has_are_told_not_raised(tmp_path: Path, entry: bytes) -> None:
+    """Of 64 bits where 32 are enough, the other way round, or beyond any file."""
+    with pytest.raises(AlteredExport, match="sizes"):
+        read_directory(entry, 1)
+    out = tmp_path / "export.zip"
+    body = bytes(30)
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, 1, 1, len(entry), len(body), COMMENT)
+    out.write_bytes(resealed(body + entry + end))
+    assert verify_export(out).problems
 
 
 def edited(whole: bytes, how: str, at: int, draw: Random) -> bytes:
