@@ -22,7 +22,7 @@ from sagaz_tiering.costs import PriceList
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
-from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.errors import ConfigError, StatementRefused
 from sagaz_tiering.keys.master import WrappedKey
 from sagaz_tiering.snapshot import as_utc
 from sagaz_tiering.storage_class import StorageClass
@@ -145,7 +145,9 @@ class Restores:
                 await conn.execute(_SQL["complete"], restore_id, asked["digest"], now + eta, cost, asked["snapshots"])
         except _Nothing:
             return None if same is None else await self.get(same["restore_id"])
-        except asyncpg.UniqueViolationError:
+        except StatementRefused as exc:
+            if not isinstance(exc.__cause__, asyncpg.UniqueViolationError):
+                raise
             # The same was asked for at the same moment; that one is committed now.
             return await self.request(
                 wanted, retrieval=retrieval, days=days, into_hot=into_hot, who=who, now=now, prices=prices

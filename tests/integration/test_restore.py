@@ -24,6 +24,7 @@ from sagaz_tiering.snapshot import SagaSnapshot, Tier
 POLICIES: list[dict[str, Any]] = [
     {"name": "all", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}, {"to": "GLACIER", "after": "90d"}]}
 ]
+WAITS = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 PACK = {"pack": {"target": "64KiB", "max_frame": "64KiB"}}
 
 
@@ -138,6 +139,24 @@ async def test_incident_asks_once_per_pack(shop: Product) -> None:
     for snapshot in saved:
         if snapshot.created_at <= middle:
             assert await shop.storage.get_snapshot(snapshot.snapshot_id) == snapshot
+
+
+async def test_same_asked_for_at_once_is_one_restore(shop: Product) -> None:
+    """Whoever comes second is given the first one's, though it was not there yet when it looked."""
+    saved, db = await frozen(shop, 1), shop.runtime.db
+    first = await shop.storage.restore(saved[0].saga_id)
+    assert first is not None
+    assert await shop.storage.cancel_restore(first.restore_id)
+    async with db.transaction() as conn:
+        again = "UPDATE sagaz_tiering.restores SET state = 'RESTORING' WHERE restore_id = $1"
+        await conn.execute(again, first.restore_id)  # nobody sees it before this ends
+        second = asyncio.create_task(shop.storage.restore(saved[0].saga_id))
+        async with asyncio.timeout(120):
+            while not second.done() and not await db.fetchval(WAITS):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    found = await second
+    assert found is not None
+    assert found.restore_id == first.restore_id
 
 
 async def test_in_place_restore_reads_from_the_pack(shop: Product) -> None:
