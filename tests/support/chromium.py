@@ -19,6 +19,8 @@ IMAGES: Final = "CONSOLE_IMAGES"
 """A folder in the environment: pictures for the documentation go there."""
 _WITHIN_MS: Final = 300_000
 """A busy machine is no fault."""
+_GIVEN_UP: Final = ("htmx:afterRequest", "htmx:sendAbort")
+"""Said of a question whose answer nobody waits for any more; where a server fails, more is said."""
 _COLOURS: Final = 255
 _TELL_VIOLATIONS: Final = """
 document.addEventListener("securitypolicyviolation", (event) =>
@@ -49,8 +51,12 @@ class Window:
         self.page = page
         self.wrong: list[str] = []
         page.set_default_timeout(_WITHIN_MS)
-        page.on("console", lambda said: self.wrong.append(said.text) if said.type in ("error", "warning") else None)
+        page.on("console", self._said)
         page.on("pageerror", lambda error: self.wrong.append(str(error)))
+
+    def _said(self, said: Any) -> None:
+        if said.type in ("error", "warning") and not said.text.startswith(_GIVEN_UP):
+            self.wrong.append(said.text)
 
     async def picture(self, name: str, *, full: bool = False) -> None:
         """Of what is seen, for the documentation where it is asked for."""

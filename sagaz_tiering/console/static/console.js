@@ -32,14 +32,20 @@
     slider.dispatchEvent(new Event("input", { bubbles: true }));
   }
   document.addEventListener("DOMContentLoaded", function () { local(document); });
-  document.addEventListener("htmx:afterSettle", function (event) {
+  document.addEventListener("htmx:afterSwap", function (event) { // before anybody sees the new state
     local(document);
     var slider = document.getElementById("instant"), state = document.querySelector("#state [data-ms]");
-    if (slider && state && chosen(slider) !== Number(state.dataset.n)) {
+    var byLink = event.detail.requestConfig.elt.matches("a"); // else it is as the slider has it, or about to be
+    if (slider && state && byLink && chosen(slider) !== Number(state.dataset.n)) {
       slider.value = state.dataset.ms;
       tell(slider);
     }
   });
   document.addEventListener("keydown", step);
-  document.addEventListener("input", function (event) { if (event.target.id === "instant") { tell(event.target); } });
+  document.addEventListener("input", function (event) {
+    if (event.target.id === "instant") {
+      htmx.trigger("#state", "htmx:abort"); // what was asked for before must not move it back
+      tell(event.target);
+    }
+  });
 })();
