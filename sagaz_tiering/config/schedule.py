@@ -231,10 +231,10 @@ def _next_left_out(cron: str, zone: tzinfo, at: datetime) -> datetime | None:
 
 @cache
 def _is_hourly(cron: str) -> bool:
-    """Whether its field of hours names every hour, or steps through all of them."""
+    """Whether its field of hours names every hour."""
     field = cron.split()[1]
     trigger, hours = _trigger(f"0 {field} * * *", UTC), [_SOME_DAY + timedelta(hours=each) for each in range(24)]
-    return field.startswith("*") or all(trigger.get_next_fire_time(None, hour) == hour for hour in hours)
+    return all(trigger.get_next_fire_time(None, hour) == hour for hour in hours)
 
 
 def _is_second(moment: datetime) -> bool:

@@ -61,7 +61,7 @@ class _Session:
 
 
 class TooManyTries(Exception):
-    """From there so many wrong tokens came that the next ones are not looked at for `wait_s` seconds."""
+    """So many wrong tokens came from there that this one is told to wait `wait_s` seconds. A right one is let in."""
 
     def __init__(self, wait_s: float) -> None:
         super().__init__(f"too many wrong tokens; try again in {wait_s:.0f} s")
@@ -123,13 +123,15 @@ class Access:
         site, origin, host = request.headers.get("Sec-Fetch-Site"), request.headers.get("Origin"), self._host(request)
         if site is not None:  # which a browser says of itself, whatever names a proxy in between goes by
             return None if site in ("same-origin", "none") else "the browser says that this form is from another site"
-        if origin is None or _is_at(origin, host):
+        scheme = self._scheme(request)
+        if origin is None or _is_at(origin, scheme, host):
             return None
+        asked_for = host if scheme is None else f"{scheme}://{host}"
         return (
-            f"the browser says that this form is from {origin:.200}, and the console was asked for as {host:.200}; if "
-            "both are this console, have the reverse proxy pass on the name that it was asked for (nginx: "
-            "`proxy_set_header Host $http_host;`, Apache: `ProxyPreserveHost On`), or name its address in "
-            "console.proxy.addresses and have it set X-Forwarded-Host"
+            f"the browser says that this form is from {origin:.200}, and the console was asked for as "
+            f"{asked_for:.200}; if both are this console, have the reverse proxy pass on the name that it was asked for "
+            "(nginx: `proxy_set_header Host $http_host;`, Apache: `ProxyPreserveHost On`), or name its address in "
+            "console.proxy.addresses and have it set X-Forwarded-Host and X-Forwarded-Proto"
         )
 
     def is_known_host(self, request: web.Request) -> bool:
@@ -138,8 +140,17 @@ class Access:
 
     def is_secure(self, request: web.Request) -> bool:
         """Whether the browser speaks https, to us or to the proxy."""
-        forwarded = request.headers.get("X-Forwarded-Proto", "") if self._from_proxy(request) else ""
-        return request.secure or forwarded.split(",")[0].strip().lower() == "https"
+        return self._scheme(request) == "https"
+
+    def _scheme(self, request: web.Request) -> str | None:
+        """How the browser asked, as the proxy says if there is one; None where a proxy in between may not have said."""
+        if request.secure:
+            return "https"
+        if self._settings.proxy is None:
+            return None
+        if not self._from_proxy(request):
+            return "http"
+        return request.headers.get("X-Forwarded-Proto", "").split(",")[0].strip().lower() or None
 
     def _host(self, request: web.Request) -> str:
         """Name and port that the browser asked for, as the proxy says if there is one."""
@@ -181,8 +192,8 @@ class Access:
         return Visitor(name=session.name, role=session.role, csrf=self._csrf(named))
 
     def _role_of(self, token: str, address: str) -> Role | None:
-        """Wrong tokens of an address are counted, and after some of them the next wrong ones have to wait, longer each
-        time. A right one never has: nobody guesses it, and people share addresses.
+        """Wrong tokens of an address are counted, and after some of them the next wrong ones are told to wait, longer
+        each time. A right one never is: its length keeps it from being guessed, and people share addresses.
         """
         digest = sha256(token[:_MOST_TOKEN].encode("utf-8", "replace")).hexdigest()
         found = None
@@ -214,11 +225,13 @@ class Access:
         return hmac.new(self._secret, who.encode("utf-8", "surrogatepass"), sha256).hexdigest()
 
 
-def _is_at(origin: str, host: str) -> bool:
-    """Whether an origin is that name and port."""
+def _is_at(origin: str, scheme: str | None, host: str) -> bool:
+    """Whether an origin is that scheme (None: any that browsers have for pages), name and port."""
     try:
         found, wanted = urlsplit(origin), urlsplit(f"//{host}")
         usual = _PORTS.get(found.scheme)
+        if usual is None or scheme not in (None, found.scheme):
+            return False
         return bool(found.hostname) and (found.hostname, found.port or usual) == (wanted.hostname, wanted.port or usual)
     except ValueError:
         return False

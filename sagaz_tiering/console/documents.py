@@ -215,7 +215,9 @@ def problem_of(error: SagazTieringError) -> Part:
 
 
 def _warmest_first(held: Holding) -> tuple[int, int]:
-    coldness = StorageClass(held.storage_class).coldness if held.storage_class else 0
+    """A class that is not known here, such as one of a later version, comes behind those that are."""
+    classes = ["", *StorageClass]
+    coldness = classes.index(held.storage_class) if held.storage_class in classes else len(classes)
     return ("hot", "durable", "cold", "retiring").index(held.tier), coldness
 
 

@@ -21,6 +21,7 @@ from support.tiers import DAY, Product, adjust, config, product
 
 from sagaz_tiering import SagaSnapshot, saga_uuid
 from sagaz_tiering.app.runtime import Runtime
+from sagaz_tiering.catalog.totals import Holding
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.sections import OnArchived
 from sagaz_tiering.console import documents, saga_views, serve_console
@@ -414,6 +415,22 @@ async def test_hostile_names_and_contexts_are_text(shop: Product) -> None:
             assert not re.search("[\u202e\x00\x1b]", page)
             assert "49" not in page.replace("{{7*7}}", "") or "{{7*7}}" in page
         assert f"{2 * MOST_CHILDREN:,} more are not shown" in await browser.get(f"/sagas/{saga}/state")
+
+
+def test_holdings_of_a_class_that_is_not_known_come_last() -> None:
+    """Their order is known, whatever class the catalog names."""
+    held = [
+        Holding(tier=tier, storage_class=storage_class, bytes=1)
+        for tier, storage_class in (
+            ("cold", "NEWER"),
+            ("cold", "GLACIER"),
+            ("retiring", ""),
+            ("cold", "STANDARD"),
+            ("hot", ""),
+        )
+    ]
+    found = [each.storage_class or each.tier for each in sorted(held, key=documents._warmest_first)]
+    assert found == ["hot", "STANDARD", "GLACIER", "NEWER", "retiring"]
 
 
 def test_tree_is_bounded_whatever_the_context() -> None:

@@ -92,7 +92,7 @@ async def test_large_contexts_make_no_large_page(shop: Product) -> None:
 
 
 async def test_guessing_has_to_wait(shop: Product) -> None:
-    """After five wrong tokens, by form or header, the next is not even looked at; the right one is."""
+    """After five wrong tokens, by form or header, the next is told to wait; a right one is let in."""
     async with console(shop, with_tokens()) as address, Browser(address) as browser:
         for _ in range(2):
             assert "not a token" in await browser.log_in("guess")

@@ -90,7 +90,7 @@ def test_login_makes_a_new_session(seconds: Seconds) -> None:
 
 
 def test_guessing_is_slowed_down_for_its_address_alone(seconds: Seconds) -> None:
-    """After five wrong tokens each further wrong one has to wait, twice as long each time; the right one never."""
+    """After five wrong tokens each further wrong one is told to wait, twice as long each time; a right one never."""
     access = Access(with_tokens(), seconds)
     for _ in range(5):
         assert access.log_in(request(), "guess", "") is None
@@ -100,6 +100,7 @@ def test_guessing_is_slowed_down_for_its_address_alone(seconds: Seconds) -> None
         access.visitor(request(Authorization="Bearer guess"))
     assert access.log_in(request("192.0.2.8"), "guess", "") is None
     assert access.log_in(request(), VIEWER, "") is not None  # whoever has it is not kept out by who guesses
+    assert access.visitor(request(Authorization=f"Bearer {OPERATOR}")) is not None
     waits = []
     for _ in range(12):
         with pytest.raises(TooManyTries) as found:
@@ -131,6 +132,7 @@ def test_forms_of_elsewhere_change_nothing(seconds: Seconds) -> None:
         "http://console.test:81",
         "https://console.test.evil.test",
         "http://console.test@evil.test",
+        "ftp://console.test",
     ):
         assert access.why_elsewhere(request(Origin=origin)), origin
     for origin in ("http://console.test", "http://CONSOLE.test:80", "https://console.test"):
@@ -153,6 +155,27 @@ def test_form_through_a_proxy_that_changes_the_host_is_ours_where_the_browser_or
     assert behind.why_elsewhere(request("10.0.0.9", **forwarded)) is None
     assert behind.why_elsewhere(request("192.0.2.7", **forwarded))  # anybody may say that
     assert behind.why_elsewhere(request("10.0.0.9", **{**forwarded, "Origin": "https://evil.test"}))
+
+
+def test_form_of_another_scheme_is_from_elsewhere_where_ours_is_known(seconds: Seconds) -> None:
+    """A page over http can be anybody's on the way; a proxy that is named says how the browser asked, nobody else."""
+    proxy = ProxySettings(addresses=(ip_network("10.0.0.0/24"),), operators=("ann",))
+    behind = Access(ConsoleSettings(enabled=True, host="0.0.0.0", proxy=proxy), seconds)
+    for address, said, origin, is_ours in (
+        ("10.0.0.9", "https", "https://console.test", True),
+        ("10.0.0.9", "https, http", "https://console.test", True),
+        ("10.0.0.9", "https", "http://console.test", False),
+        ("10.0.0.9", "https", "http://console.test:443", False),
+        ("10.0.0.9", "http", "http://console.test", True),
+        ("10.0.0.9", "http", "https://console.test", False),
+        ("10.0.0.9", "", "https://console.test", True),  # it does not say
+        ("192.0.2.7", "https", "http://console.test", True),
+        ("192.0.2.7", "https", "https://console.test", False),  # anybody may say that
+    ):
+        reason = behind.why_elsewhere(request(address, Origin=origin, X_Forwarded_Proto=said))
+        assert (reason is None) == is_ours, (address, said, origin)
+    reason = behind.why_elsewhere(request("10.0.0.9", Origin="http://console.test", X_Forwarded_Proto="https"))
+    assert "from http://console.test, and the console was asked for as https://console.test;" in str(reason)
 
 
 def test_proxy_is_believed_only_from_its_addresses(seconds: Seconds) -> None:
