@@ -129,7 +129,7 @@ class Access:
         asked_for = host if scheme is None else f"{scheme}://{host}"
         return (
             f"the browser says that this form is from {origin:.200}, and the console was asked for as "
-            f"{asked_for:.200}; if both are this console, have the reverse proxy pass on the name that it was asked for "
+            f"{asked_for:.200}; if both are it, have the reverse proxy pass on the name that it was asked for "
             "(nginx: `proxy_set_header Host $http_host;`, Apache: `ProxyPreserveHost On`), or name its address in "
             "console.proxy.addresses and have it set X-Forwarded-Host and X-Forwarded-Proto"
         )
