@@ -38,8 +38,10 @@ WORKS = {
     "latest": 200,
     "at-time": 200,
     "list": 6,
+    "job age": 2000,
+    "job expire": 2000,
 }
-"""How many calls a turn has."""
+"""How many calls a turn has; a job is one command that moves or removes so many snapshots."""
 FIGURES = ("cpu_us", "least_us", "wall_us")
 MOVE = [{"to": "STANDARD_IA", "after": "7d"}]
 
@@ -109,6 +111,7 @@ async def both(asked: argparse.Namespace, stack: AsyncExitStack) -> tuple[Side, 
         policies = [
             {"name": "hot", "match": {"saga_name": "hot"}, "durability": "hot", "move": MOVE},
             {"name": "durable", "match": {"saga_name": "durable"}, "move": MOVE},
+            {"name": "brief", "match": {"saga_name": "brief"}, "retain": "1d"},
         ]
         hot, cold = {"url": redis.url, "key_prefix": name}, {"url": f"file://{folder}/{name}"}
         whole = {

@@ -4,7 +4,8 @@
 
 Each line of its input names a work and a number of calls; each line that it answers has, as JSON, the processor time of
 this process and the time that passed for one call, both in microseconds. What the code does in the background for the
-calls is part of its processor time, but not of the least that any few calls took.
+calls is part of its processor time, but not of the least that any few calls took. A job runs as a command, whose start
+counts too, over that many snapshots that are due.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import asyncio
 import gc
 import itertools
 import json
+import resource
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterable
@@ -30,6 +32,8 @@ import sagaz_tiering
 from sagaz_tiering import SagaSnapshot, TieredSnapshotStorage
 
 DURABLE, HOT = "durable", "hot"
+DUE = {"age": ("durable", timedelta(days=8)), "expire": ("brief", timedelta(days=2))}
+"""Of which name, and how old, what a job finds due is."""
 AT_ONCE = 64
 LISTED = 100
 SAVED = 400
@@ -46,8 +50,9 @@ Call = Callable[[Any], Awaitable[Any]]
 class App:
     """The works by their names."""
 
-    def __init__(self, storage: Any) -> None:
+    def __init__(self, storage: Any, config: str) -> None:
         self._storage = storage
+        self._config = config
         begun = datetime.now(UTC) - timedelta(hours=1)
         self._models = itertools.cycle([one for number in range(60) for one in saga(number, begun=begun)])
         self._saved: list[SagaSnapshot] = []
@@ -70,6 +75,8 @@ class App:
     async def work(self, name: str, count: int) -> dict[str, float]:
         """The figures of one call."""
         kind, _, how = name.partition(" ")
+        if kind == "job":
+            return await self._job(how, count)
         call, items = self._calls(kind, count + FIRST)
         at_once = AT_ONCE if how else 1
         gc.collect()
@@ -84,6 +91,21 @@ class App:
             await asyncio.sleep(BACKGROUND_S)
         cpu = (time.process_time() - cpu) / count
         return {"cpu_us": cpu * 1e6, "least_us": min(batches) * 1e6, "wall_us": passed / count * 1e6}
+
+    async def _job(self, job: str, count: int) -> dict[str, float]:
+        """The figures of one snapshot."""
+        name, age = DUE[job]
+        made = datetime.now(UTC) - age
+        await run(self._storage.save_snapshot, [replace(one, created_at=made) for one in self._take(count, name)], AT_ONCE)
+        began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
+        command = [sys.executable, "-m", "sagaz_tiering", "job", job, "--once", "--config", self._config, "--json"]
+        running = await asyncio.create_subprocess_exec(*command, stdout=-1)
+        said, _ = await running.communicate()
+        passed, after = time.perf_counter() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        if running.returncode or str(count).encode() not in said:
+            raise SystemExit(f"{' '.join(command)} ended with {running.returncode} and did not take {count}: {said!r}")
+        cpu = (after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime) / count
+        return {"cpu_us": cpu * 1e6, "least_us": cpu * 1e6, "wall_us": passed / count * 1e6}
 
     def _calls(self, kind: str, count: int) -> tuple[Call, list[Any]]:
         storage, saved = self._storage, list(itertools.islice(itertools.cycle(self._saved), count))
@@ -113,7 +135,7 @@ async def run(call: Call, items: Iterable[Any], at_once: int) -> None:
 async def main(config: str) -> None:
     """Say whose code this is, and work until the input ends."""
     async with TieredSnapshotStorage.from_config(config) as storage:
-        app = App(storage)
+        app = App(storage, config)
         await app.prepare()
         print(json.dumps({"code": str(Path(sagaz_tiering.__file__).parent.parent)}), flush=True)
         while line := await asyncio.to_thread(sys.stdin.readline):
