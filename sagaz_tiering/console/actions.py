@@ -68,7 +68,7 @@ async def _forget(documents: Documents, asked: Asked, visitor: Visitor) -> dict[
 async def _export(documents: Documents, asked: Asked, visitor: Visitor) -> dict[str, Any]:
     """Into the file `out`."""
     storage, saga_id = documents.runtime().storage(), asked["saga_id"]
-    if not (await documents.refs(saga_id))[0]:
+    if not await documents.refs(saga_id):
         raise NotThere(f"no snapshots of saga {saga_id}")
     report = await storage.export(asked["out"], form="zip", saga_ids=[saga_id], who=visitor.name)
     return report.to_dict()

@@ -32,7 +32,7 @@ def area(values: Sequence[float], label: str, shown: Sequence[str]) -> Markup:
     ).format(WIDTH + 8, HEIGHT + 8, label, HEIGHT, Markup(line), WIDTH, HEIGHT, Markup(line), marks)
 
 
-def timeline_axis(refs: Sequence[dict[str, Any]], chosen: int, link: str) -> Markup:
+def timeline_axis(refs: Sequence[dict[str, Any]], chosen: int, link: str, first_number: int = 0) -> Markup:
     """A saga's snapshots (oldest first) on an axis of time, each a link to `link` with its number behind it.
 
     In percents of its width, so that a slider below it can have the same scale; not stops of the Tab key, which the
@@ -48,7 +48,7 @@ def timeline_axis(refs: Sequence[dict[str, Any]], chosen: int, link: str) -> Mar
             *(link, number, text, ref["tier"], " chosen" if number == chosen else ""),
             *((at - first) / span * 100 if len(times) > 1 else 50.0, text),
         )
-        for number, (ref, at, text) in enumerate(zip(refs, times, map(_told, refs), strict=True))
+        for number, (ref, at, text) in enumerate(zip(refs, times, map(_told, refs), strict=True), first_number)
     )
     return Markup(
         '<svg class="axis" role="group" aria-label="{} snapshots on an axis of time">'

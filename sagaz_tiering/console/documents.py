@@ -6,7 +6,7 @@ A part that cannot be had (a server is down, still starting, or too slow) says w
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict
 from datetime import datetime, timedelta
 from typing import Any, Final
@@ -21,6 +21,7 @@ from sagaz_tiering.daemon.state import DaemonState
 from sagaz_tiering.errors import SagazTieringError, SnapshotArchived, TierUnavailable
 from sagaz_tiering.operations.history import history
 from sagaz_tiering.operations.totals import StoreTotals, look
+from sagaz_tiering.snapshot import SnapshotRef, Tier
 from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.terminal import plain
 
@@ -31,7 +32,7 @@ _PLAN_FOR_S: Final = 30.0
 _TOTALS_FOR_S: Final = 5.0
 _SHOWN: Final = 10
 MOST_SNAPSHOTS: Final = 1_000
-"""Of one saga so many are shown."""
+"""Of one saga so many are shown on a page."""
 MOST_HOLDS: Final = 50
 """On one saga so many are shown."""
 _UNDER_WAY: Final = ("RESTORING", "READY")
@@ -159,27 +160,23 @@ class Documents:
         found = await self.runtime().catalog.restores.newest(_SHOWN)
         return [one.to_dict() for one in found if one.state in _UNDER_WAY]
 
-    async def saga(self, saga_id: UUID) -> dict[str, Any] | None:
-        """A saga's timeline (oldest first), what happens to it, its holds; None: nothing of it is there."""
+    async def saga(self, saga_id: UUID, refs: Sequence[SnapshotRef], number: int) -> dict[str, Any]:
+        """The page of a saga's timeline with that number, what happens to the saga, its holds."""
         storage = self.runtime().storage()
-        refs, earlier = await self.refs(saga_id)
-        if not refs:
-            return None
         whole = await storage.explain_saga(saga_id)
         return {
             "saga_id": str(saga_id),
-            "saga_name": next((ref["saga_name"] for ref in refs if ref["unreadable"] is None), ""),
+            "saga_name": next((ref.saga_name for ref in refs if ref.unreadable is None), ""),
             "saga": plain(whole),
-            "snapshots": refs,
-            "earlier": earlier,
+            **timeline_page(refs, number),
+            "_has_cold": any(ref.tier is Tier.COLD for ref in refs),
             "holds": await self.part(lambda: self.runtime().catalog.holds.in_force(saga_id, MOST_HOLDS)),
             "replays": await self.part(lambda: storage.list_replays(saga_id)),
         }
 
-    async def refs(self, saga_id: UUID) -> tuple[list[dict[str, Any]], int]:
-        """The newest MOST_SNAPSHOTS of a saga's timeline, oldest first, and how many there are before them."""
-        refs = sorted(await self.runtime().storage().timeline(saga_id), key=lambda ref: ref.order_key)
-        return [ref.to_dict() for ref in refs[-MOST_SNAPSHOTS:]], max(0, len(refs) - MOST_SNAPSHOTS)
+    async def refs(self, saga_id: UUID) -> list[SnapshotRef]:
+        """All of a saga's timeline, oldest first."""
+        return sorted(await self.runtime().storage().timeline(saga_id), key=lambda ref: ref.order_key)
 
     def policies(self) -> dict[str, Any]:
         """The policies in force, in order, and their revision."""
@@ -201,6 +198,14 @@ class Documents:
                 for policy in policies.policies
             ],
         }
+
+
+def timeline_page(refs: Sequence[SnapshotRef], number: int) -> dict[str, Any]:
+    """The MOST_SNAPSHOTS of a timeline that one is shown with, and how many there are before and behind them."""
+    behind = (len(refs) - 1 - number) // MOST_SNAPSHOTS * MOST_SNAPSHOTS
+    last = len(refs) - behind
+    first = max(0, last - MOST_SNAPSHOTS)
+    return {"snapshots": [ref.to_dict() for ref in refs[first:last]], "earlier": first, "newer": behind}
 
 
 def problem_of(error: SagazTieringError) -> Part:

@@ -17,7 +17,7 @@ _PROBLEMS: Final = {
     "403": "The operator's token is needed.",
     "404": "Nothing of that is there.",
     "409": "Something forbids it, such as a legal hold.",
-    "429": "Too many wrong tokens came from there.",
+    "429": "Too many wrong tokens came from there, or another export is under way.",
     "503": "A server that is needed does not answer.",
 }
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from datetime import datetime
 from shlex import quote
 from typing import Any, Final, cast
 from uuid import UUID
@@ -12,10 +11,10 @@ from uuid import UUID
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.changes import ChangeKind, ValueChange
 from sagaz_tiering.codec.document import snapshot_document
-from sagaz_tiering.console.documents import Documents
+from sagaz_tiering.console.documents import Documents, timeline_page
 from sagaz_tiering.console.routes import Asked, BadQuestion, ConsoleView, NotThere, Parameter
 from sagaz_tiering.console.tree import Node, tree_of
-from sagaz_tiering.snapshot import SagaSnapshot, Tier
+from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef, Tier
 from sagaz_tiering.terminal import plain, show_value
 from sagaz_tiering.tiered import SagaFilters
 from sagaz_tiering.tiered.compare import WHY_NONE, Comparer
@@ -42,7 +41,7 @@ async def _found(documents: Documents, asked: Asked, known: Sequence[str]) -> di
     if not text:
         return await _page(documents, filters, asked)
     if (saga_id := _as_uuid(text)) is not None:
-        there, _ = await documents.refs(saga_id)
+        there = await documents.refs(saga_id)
         return {"sagas": [], "saga_id": str(saga_id) if there else None, "next": None}
     name, equals, value = text.partition("=")
     if equals and name in known:
@@ -102,64 +101,80 @@ def _as_uuid(text: str) -> UUID | None:
 
 
 async def _saga(documents: Documents, asked: Asked) -> dict[str, Any]:
-    found = await documents.saga(asked["saga_id"])
-    if found is None:
+    refs = await documents.refs(asked["saga_id"])
+    if not refs:
         raise NotThere(f"no snapshots of saga {asked['saga_id']}: {WHY_NONE}")
-    refs = found["snapshots"]
     number = _chosen(refs, asked)
-    if number is None or refs[number]["tier"] == Tier.COLD:  # what may have to come from the store comes later
+    found = await documents.saga(asked["saga_id"], refs, number or 0)
+    if number is None or refs[number].tier is Tier.COLD:  # what may have to come from the store comes later
         return {**found, "chosen": number, "snapshot": None, "later": number is not None}
     return {**found, **await _state(documents, refs, number), "later": False}
 
 
-def _chosen(refs: Sequence[dict[str, Any]], asked: Asked) -> int | None:
-    """Which snapshot is looked at: by instant (None: the saga had not begun), by number, or the newest."""
+def _chosen(refs: Sequence[SnapshotRef], asked: Asked) -> int | None:
+    """Which snapshot is looked at: by instant (None: there is none of then), by number, or the newest."""
     if asked["at"] is None and asked["ms"] is None:
         return len(refs) - 1 if asked["n"] is None else min(asked["n"], len(refs) - 1)
     at_us = asked["ms"] * 1000 if asked["at"] is None else to_micros(asked["at"])
-    before = [i for i, ref in enumerate(refs) if to_micros(datetime.fromisoformat(ref["created_at"])) <= at_us]
+    before = [i for i, ref in enumerate(refs) if to_micros(ref.created_at) <= at_us]
     return before[-1] if before else None
 
 
 async def _snapshot(documents: Documents, asked: Asked) -> dict[str, Any]:
-    refs, _ = await documents.refs(asked["saga_id"])
+    refs = await documents.refs(asked["saga_id"])
     if not refs:
         raise NotThere(f"no snapshots of saga {asked['saga_id']}")
     number = _chosen(refs, asked)
     if number is None:
-        raise NotThere("the saga had not begun then")
-    return {"saga_id": str(asked["saga_id"]), "last": len(refs) - 1, **await _state(documents, refs, number)}
+        raise NotThere("the saga had not begun then, or its snapshots of then have expired")
+    return {"saga_id": str(asked["saga_id"]), **await _state(documents, refs, number)}
 
 
-async def _state(documents: Documents, refs: Sequence[dict[str, Any]], number: int) -> dict[str, Any]:
+async def _state(documents: Documents, refs: Sequence[SnapshotRef], number: int) -> dict[str, Any]:
     """What a snapshot says; of an archived one how to bring it back, without asking the store for its bytes."""
     kept: list[SagaSnapshot] = []
     ref = refs[number]
 
     async def read() -> dict[str, Any] | None:
-        found = await documents.runtime().storage().reader.get(UUID(ref["snapshot_id"]))
+        found = await documents.runtime().storage().reader.get(ref.snapshot_id)
         if found is None:
             return None
         kept.append(found)
         return await asyncio.to_thread(snapshot_document, found)
 
     part = await documents.part(read, is_plain=True)
-    return {"chosen": number, "ref": ref, "snapshot": part, "_tree": tree_of(kept[0].context) if kept else None}
+    page = timeline_page(refs, number)
+    return {
+        "chosen": number,
+        "last": len(refs) - 1,
+        "ref": ref.to_dict(),
+        "snapshot": part,
+        "_tree": tree_of(kept[0].context) if kept else None,
+        "_shown": (page["earlier"], page["earlier"] + len(page["snapshots"]) - 1),
+    }
 
 
 async def _difference(documents: Documents, asked: Asked) -> dict[str, Any]:
-    refs, _ = await documents.refs(asked["saga_id"])
+    refs = await documents.refs(asked["saga_id"])
     if not refs:
         raise NotThere(f"no snapshots of saga {asked['saga_id']}")
     last = len(refs) - 1
     a = max(0, last - 1) if asked["a"] is None else min(asked["a"], last)
     b = last if asked["b"] is None else min(asked["b"], last)
-    return {"saga_id": str(asked["saga_id"]), "snapshots": refs, "a": a, "b": b}
+    pages = {side: timeline_page(refs, number) for side, number in (("a", a), ("b", b))}
+    return {
+        "saga_id": str(asked["saga_id"]),
+        **pages["b"],
+        "a": a,
+        "b": b,
+        "compared": {"a": refs[a].to_dict(), "b": refs[b].to_dict()},
+        "_pages": pages,
+    }
 
 
 async def _changes(documents: Documents, asked: Asked) -> dict[str, Any]:
     found = await _difference(documents, asked)
-    a, b = [UUID(found["snapshots"][found[side]]["snapshot_id"]) for side in ("a", "b")]
+    a, b = [UUID(found["compared"][side]["snapshot_id"]) for side in ("a", "b")]
     trees: list[tuple[Node | None, Node | None]] = []
 
     async def compared() -> dict[str, Any]:
@@ -213,7 +228,7 @@ def _find_command(asked: Asked, _: Mapping[str, Any]) -> str:
 
 
 def _diff_command(asked: Asked, found: Mapping[str, Any]) -> str:
-    a, b = (found["snapshots"][found[side]]["snapshot_id"] for side in ("a", "b"))
+    a, b = (found["compared"][side]["snapshot_id"] for side in ("a", "b"))
     return f"sagaz-tiering diff {asked['saga_id']} {a} {b}"
 
 

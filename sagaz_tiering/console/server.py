@@ -34,6 +34,7 @@ from sagaz_tiering.logs import Logger
 
 _log = Logger(__name__)
 _ANSWER_WITHIN_S: Final = 120.0
+_EXPORT_AGAIN_S: Final = 60
 _HEADERS: Final = {
     "Content-Security-Policy": "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
@@ -69,6 +70,7 @@ class _Console:
         self._documents = Documents(state, time.monotonic)
         self._pages = Pages(settings)
         self._comparing = asyncio.Lock()
+        self._exporting = asyncio.Lock()
 
     def application(self) -> web.Application:
         application = web.Application(middlewares=[self._guard, self._failures], client_max_size=2 * MOST_FILE)
@@ -133,6 +135,9 @@ class _Console:
         except SagazTieringError as exc:
             return self._failure(request, 409, str(exc), exc.hint)
         except Exception as exc:  # noqa: BLE001 - a defect: the page says so, the log has all of it
+            if isinstance(exc, ConnectionError) and (request.transport is None or request.transport.is_closing()):
+                _log.info("console.broken_off", path=request.path)
+                return web.Response()  # nobody is there to get it
             _log.exception("console.failed", path=request.path, error=str(exc))
             return self._failure(
                 request, 500, f"{type(exc).__name__}: this is a defect; the daemon's log has all of it"
@@ -203,6 +208,13 @@ class _Console:
     async def _export(self, request: web.Request) -> web.StreamResponse:
         await self._sent(request)
         asked = _asked(EXPORT.parameters, EXPORT.path, request.match_info, {})
+        if self._exporting.locked():
+            problem = "another export is under way, and they are made one at a time; try again in a minute"
+            return self._failure(request, 429, problem, headers={"Retry-After": f"{_EXPORT_AGAIN_S}"})
+        async with self._exporting:  # until it is handed over: its file lies in the daemon's folder for such files
+            return await self._exported(request, asked)
+
+    async def _exported(self, request: web.Request, asked: Mapping[str, Any]) -> web.StreamResponse:
         with TemporaryDirectory(prefix="sagaz-tiering-export-") as folder:
             out = Path(folder, f"saga-{asked['saga_id']}.zip")
             await self._audited(EXPORT, {**asked, "out": out}, _visitor(), request)

@@ -5,19 +5,24 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import socket
 import tempfile
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
+from secrets import token_hex
 from typing import Any
 from urllib.parse import quote
 from uuid import uuid4
 
 import aiohttp
 import pytest
+from structlog.testing import capture_logs
 from support.console import OPEN, OPERATOR, VIEWER, Browser, asked, console, state_of, with_tokens
 from support.snapshots import make
+from support.stores import until
 from support.tiers import DAY, Product, adjust, config, product
+from yarl import URL
 
 from sagaz_tiering import SagaSnapshot, saga_uuid
 from sagaz_tiering.app.runtime import Runtime
@@ -180,17 +185,56 @@ async def test_restore_of_another_sagas_snapshot_is_none_of_this_saga(shop: Prod
 
 
 async def test_large_context_keeps_no_loop(shop: Product) -> None:
-    """A saga of very many values, and a saga of very many snapshots, are shown in part and told so."""
+    """A saga of very many values is shown in part, and its document has them all."""
     made = await saved(shop, steps=1, many=[{"n": n} for n in range(100_000)])
     async with console(shop, OPEN) as address, Browser(address) as browser:
         status, document = await asked(address, f"/sagas/{made[0].saga_id}")
         assert (status, len(document["snapshot"]["value"]["context"]["many"])) == (200, 100_000)
-        long = await saved(shop, steps=7)
-        with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(documents, "MOST_SNAPSHOTS", 5)
-            page = await browser.get(f"/sagas/{long[0].saga_id}")
-        assert "2 earlier ones are on the command line" in page
-        assert str(long[-1].snapshot_id) in page
+        assert len(await browser.get(f"/sagas/{made[0].saga_id}")) < 1_000_000
+
+
+async def test_every_snapshot_of_a_long_saga_is_reached(shop: Product) -> None:
+    """By links, by number, by instant, in differences: numbers count from the oldest of all."""
+    made = await saved(shop, steps=documents.MOST_SNAPSHOTS + 5)
+    saga, last = made[0].saga_id, len(made) - 1
+    async with console(shop, OPEN) as address, Browser(address) as browser:
+        page = await browser.get(f"/sagas/{saga}")
+        assert "Snapshots 6 to 1,005 of 1,005." in page
+        assert (f'data-n="{last}"' in page, f'href="/sagas/{saga}?n=5"' in page, "Later ones" in page) == (
+            True,
+            True,
+            False,
+        )
+        assert (str(made[5].snapshot_id) in page or "step-5<" in page, "step-4<" in page) == (True, False)
+        [earlier] = re.findall(r'href="([^"]*)">Earlier ones', page)
+        page = await browser.get(earlier)
+        assert "Snapshots 1 to 5 of 1,005." in page
+        assert ('data-n="4"' in page, 'data-first="0"' in page, "Earlier ones" in page) == (True, True, False)
+        [later] = re.findall(r'href="([^"]*)">Later ones', page)
+        assert 'data-n="5"' in await browser.get(later)
+        [after] = re.findall(r"<a ([^>]*) rel=\"next\">", page)
+        assert "hx-get" not in after  # it is on another page
+        for number in (2, 700):
+            at = made[number].created_at.isoformat().replace("+00:00", "Z")
+            status, document = await asked(address, f"/sagas/{saga}?at={at}")
+            assert (status, document["chosen"], document["snapshot"]["value"]["context"]) == (
+                200,
+                number,
+                {"step": number},
+            )
+            assert document["snapshots"][number - document["earlier"]]["step_name"] == f"step-{number}"
+            assert document["earlier"] + len(document["snapshots"]) + document["newer"] == last + 1
+            _, document = await asked(
+                address, f"/sagas/{saga}/state?ms={to_micros(made[number].created_at) // 1_000 + 1}"
+            )
+            assert (document["chosen"], document["last"]) == (number, last)
+        assert "had not begun then" in await browser.get(f"/sagas/{saga}?at=2000-01-01")
+        _, document = await asked(address, f"/sagas/{saga}/changes?a=1&b={last}")
+        changes = document["difference"]["value"]["changes"]
+        assert ("1", str(last)) in [(each["before"], each["after"]) for each in changes]
+        page = await browser.get(f"/sagas/{saga}/diff?a=1&b={last}")
+        assert f"diff {saga} {made[1].snapshot_id} {made[last].snapshot_id}" in page
+        assert page.count(" selected>") == 2
 
 
 async def test_saga_shows_any_state_of_it_and_what_is_archived(shop: Product) -> None:
@@ -316,6 +360,52 @@ async def test_export_hands_over_a_saga_that_proves_itself(
     entries = await shop.runtime.catalog.audit.page(10)
     assert [(each.action, each.outcome == "done") for each in entries] == [("export", False), ("export", True)]
     scratch.rmdir()  # it is empty
+
+
+async def test_exports_are_made_one_at_a_time(shop: Product) -> None:
+    """Another is told to come again; one that is broken off makes room, and is no defect."""
+    made = await saved(shop, steps=2, noise=token_hex(6 * 2**20))
+    path = f"/sagas/{made[0].saga_id}/export"
+    with capture_logs() as logs:
+        async with console(shop, with_tokens()) as address:
+            target = URL(address)
+            first = socket.socket()
+            first.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+            first.setblocking(False)
+            await asyncio.get_running_loop().sock_connect(first, (target.host, target.port))
+            reader, writer = await asyncio.open_connection(sock=first, limit=1_024)
+            writer.write(_post(f"/api/v1{path}", "{}"))
+            assert await reader.readline() == b"HTTP/1.1 200 OK\r\n"  # and no more of it
+            headers = {"Authorization": f"Bearer {VIEWER}"}
+            async with (
+                aiohttp.ClientSession(headers=headers) as session,
+                session.post(f"{address}/api/v1{path}", json={}) as response,
+            ):
+                assert (response.status, response.headers["Retry-After"]) == (429, "60")
+                assert "one at a time" in (await response.json())["problem"]
+            writer.transport.abort()
+            _, half = await asyncio.open_connection(target.host, target.port)
+            half.write(_post(f"/api/v1{path}", "{}", length=9))  # a question that is broken off
+            await half.drain()
+            half.transport.abort()
+            await until(lambda: [each["event"] for each in logs].count("console.broken_off") == 2, "two broken off")
+            async with (
+                aiohttp.ClientSession(headers=headers) as session,
+                session.post(f"{address}/api/v1{path}", json={}) as response,
+            ):
+                assert (response.status, (await response.read())[:2]) == (200, b"PK")
+    assert [each for each in logs if each["log_level"] in ("warning", "error")] == []
+
+
+def _post(path: str, body: str, length: int | None = None) -> bytes:
+    lines = (
+        f"POST {path} HTTP/1.1",
+        "Host: localhost",
+        f"Authorization: Bearer {VIEWER}",
+        "Content-Type: application/json",
+        f"Content-Length: {len(body) if length is None else length}",
+    )
+    return ("\r\n".join(lines) + f"\r\n\r\n{body}").encode()
 
 
 async def test_viewer_and_stranger_change_nothing(shop: Product) -> None:

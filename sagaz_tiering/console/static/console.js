@@ -36,7 +36,7 @@
     local(document);
     var slider = document.getElementById("instant"), state = document.querySelector("#state [data-ms]");
     var byLink = event.detail.requestConfig.elt.matches("a"); // else it is as the slider has it, or about to be
-    if (slider && state && byLink && chosen(slider) !== Number(state.dataset.n)) {
+    if (slider && state && byLink && chosen(slider) !== state.dataset.n - slider.dataset.first) {
       slider.value = state.dataset.ms;
       tell(slider);
     }
