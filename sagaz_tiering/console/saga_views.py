@@ -32,32 +32,42 @@ _TREE_NODES: Final = 100
 
 async def _sagas(documents: Documents, asked: Asked) -> dict[str, Any]:
     known = [each.name for each in documents.runtime().settings.attributes]
-    return {"attributes": known, "found": await documents.part(lambda: _found(documents, asked, known))}
+    commands: list[str] = []
+    found = await documents.part(lambda: _found(documents, asked, known, commands))
+    return {"attributes": known, "found": found, "_command": "; ".join(commands)}
 
 
-async def _found(documents: Documents, asked: Asked, known: Sequence[str]) -> dict[str, Any]:
+async def _found(documents: Documents, asked: Asked, known: Sequence[str], commands: list[str]) -> dict[str, Any]:
+    """`commands`: what finds the same is added to it."""
     text = (asked["q"] or "").strip()
     filters = _filters(asked)
-    if not text:
+
+    async def page(filters: dict[str, Any]) -> dict[str, Any]:
+        commands.append(_find_command(filters, asked))
         return await _page(documents, filters, asked)
+
+    def by(name: str, value: str) -> dict[str, Any]:
+        return {**filters, "attributes": {**filters["attributes"], name: value}}
+
+    if not text:
+        return await page(filters)
     if (saga_id := _as_uuid(text)) is not None:
+        commands.append(f"sagaz-tiering timeline {saga_id}")
         there = await documents.refs(saga_id)
         return {"sagas": [], "saga_id": str(saga_id) if there else None, "next": None}
     name, equals, value = text.partition("=")
     if equals and name in known:
-        return await _page(documents, {**filters, "attributes": {**filters["attributes"], name: value}}, asked)
+        return await page(by(name, value))
     by_name = {**filters, "saga_name": text if set(text) & set("*?[") else f"*{text}*"}
     if asked["cursor"] is not None:  # of a search by name: those by a value go on as `attribute`
-        return await _page(documents, by_name, asked)
-    by_value = {
-        name: await _page(documents, {**filters, "attributes": {**filters["attributes"], name: text}}, asked)
-        for name in known[:_MOST_GUESSED]
-    }
-    found = {saga["saga_id"]: saga for page in by_value.values() for saga in page["sagas"]}
+        return await page(by_name)
+    by_value = {name: await _page(documents, by(name, text), asked) for name in known[:_MOST_GUESSED]}
+    found = {saga["saga_id"]: saga for one in by_value.values() for saga in one["sagas"]}
     if not found:
-        return await _page(documents, by_name, asked)
+        return await page(by_name)
+    commands += [_find_command(by(name, text), asked) for name, one in by_value.items() if one["sagas"]]
     sagas = sorted(found.values(), key=lambda saga: saga["first_at"], reverse=True)
-    there_are_more = [f"{name}={text}" for name, page in by_value.items() if page["next"] is not None]
+    there_are_more = [f"{name}={text}" for name, one in by_value.items() if one["next"] is not None]
     return {"sagas": sagas, "next": None, "more_by": there_are_more}
 
 
@@ -217,12 +227,20 @@ _TWO: Final = (
 )
 
 
-def _find_command(asked: Asked, _: Mapping[str, Any]) -> str:
+def _find_command(filters: Mapping[str, Any], asked: Asked) -> str:
+    """`find` by these filters: the page of it that is shown."""
+    begun = zip(("from", "until"), filters["created"] or (None, None), strict=True)
+    given = {
+        "name": filters["saga_name"],
+        **{name: filters[name] for name in ("status", "step", "tier")},
+        **{name: None if at is None else at.isoformat().replace("+00:00", "Z") for name, at in begun},
+    }
     options = [
-        *(f"--{name} {quote(asked[name])}" for name in ("name", "status", "step", "tier") if asked[name]),
-        *(f"--{name} {asked[key]:%Y-%m-%d}" for name, key in (("from", "since"), ("to", "until")) if asked[key]),
-        *(f"--attribute {quote(pair)}" for pair in (asked["attribute"] or asked["q"] or "").split(",") if "=" in pair),
-        *(["--held"] if asked["held"] else []),
+        *(f"--{name} {quote(value)}" for name, value in given.items() if value),
+        *(f"--attribute {quote(f'{name}={value}')}" for name, value in filters["attributes"].items()),
+        *(["--held"] if filters["held"] else []),
+        f"--limit {asked['limit']}",
+        *([] if asked["cursor"] is None else [f"--cursor {quote(asked['cursor'])}"]),
     ]
     return " ".join(["sagaz-tiering find", *options])
 
@@ -238,7 +256,7 @@ SAGA_VIEWS: Final = (
         title="Sagas",
         template="sagas.html",
         about="Sagas by what is known of them, the newest first.",
-        command=_find_command,
+        command=lambda _, found: str(found["_command"]),
         document=_sagas,
         parameters=(
             Parameter(name="q", about="a saga's id, a value of one of its attributes, or a part of its name"),

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import re
+import shlex
 from datetime import UTC, datetime, timedelta
+from html import unescape
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from support.commands import cli, save, write_config
+from support.console import OPEN, Browser, state_of
 from support.payload import saga
 
 from sagaz_tiering.app.runtime import open_runtime
 from sagaz_tiering.config.load import load_config
+from sagaz_tiering.console import serve_console
 from sagaz_tiering.snapshot import SagaSnapshot
 
 POLICIES = """\
@@ -78,3 +84,50 @@ async def test_find_takes_what_people_know(shop: tuple[Path, list[list[SagaSnaps
         refused = await cli("find", "--config", path, *arguments)
         assert refused.code == 2
         assert hint in refused.err, refused.err
+
+
+async def test_command_of_a_console_page_finds_what_the_page_shows(shop: tuple[Path, list[list[SagaSnapshot]]]) -> None:
+    """By every filter, by what is typed into the box, on every page."""
+    path, sagas = shop
+    third = sagas[2][0]
+    order, name, begun = third.context["order"], third.saga_name, sagas[2][0].created_at
+    since, until = (quote(at.isoformat()) for at in (begun, sagas[4][0].created_at))
+    async with (
+        open_runtime(load_config(path)) as runtime,
+        serve_console(OPEN, state_of(runtime, runtime.config)) as (host, port),
+        Browser(f"http://{host}:{port}") as browser,
+    ):
+        await runtime.storage().hold(third.saga_id, "case 7")
+        for question, count in (
+            ("", 5),
+            ("limit=2", 2),
+            (f"since={since}&until={until}", 2),
+            (f"since={since}&name={quote(name[:3])}*&status=completed&tier=hot&step=*", 3),
+            (f"attribute=order_id={quote(order)}", 1),
+            (f"q={quote(order)}", 1),
+            (f"q={quote(order)}&attribute=order_id=none", 1),
+            (f"q=order_id={quote(order)}&held=true", 1),
+            (f"q={quote(name[1:4])}&name=none", 5),
+            (f"q={quote(name[:3])}*", 5),
+            ("held=true", 1),
+            ("q=it's nobody", 0),
+        ):
+            page = await browser.get(f"/sagas?{question}")
+            assert (shown := _shown(page), len(shown)) == (await _found(page, path), count), question
+        more = re.search(r'href="(/sagas[?][^"]*cursor=[^"]*)"', await browser.get("/sagas?limit=2"))
+        assert more
+        page = await browser.get(unescape(more[1]))
+        assert (shown := _shown(page), len(shown)) == (await _found(page, path), 2)
+        assert f"sagaz-tiering timeline {third.saga_id}<" in await browser.get(f"/sagas?q={third.saga_id}")
+
+
+def _shown(page: str) -> list[str]:
+    return re.findall(r'href="/sagas/([0-9a-f-]{36})"', page)
+
+
+async def _found(page: str, path: Path) -> list[str]:
+    """What the command at the foot of a page finds."""
+    told = re.search(r"<code>(sagaz-tiering find[^<]*)</code>", page)
+    assert told
+    answer = await cli(*shlex.split(unescape(told[1]))[1:], "--config", path, "--json")
+    return [each["saga_id"] for each in answer.document["sagas"]]
