@@ -14,6 +14,8 @@ from support.snapshots import make, save_all
 from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.catalog import durable, saga_keys
+from sagaz_tiering.catalog.migrations import migrate
+from sagaz_tiering.config.sections import CatalogSettings
 from sagaz_tiering.daemon.endpoints import serve
 from sagaz_tiering.daemon.health import Readiness
 from sagaz_tiering.daemon.totals import TotalsKeeper
@@ -51,6 +53,13 @@ INSERT INTO sagaz_tiering.saga_snapshots
 SELECT gen_random_uuid(), gen_random_uuid(), 'order', 'step', 1, 'completed', now(), now(), $2, 1,
        repeat('x', 900)::bytea
   FROM generate_series(1, $1::integer)
+"""
+
+NOTED = """
+INSERT INTO sagaz_tiering.hot_saves
+    (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at, attributes)
+SELECT gen_random_uuid(), gen_random_uuid(), 'name' || n % $2::integer, 'step', 0, 'failed', now(), now(), 'order=' || n
+  FROM generate_series(1, $1::integer) AS n
 """
 
 READ = """
@@ -204,3 +213,21 @@ async def test_metrics_and_status_read_no_more_where_there_are_more_snapshots(
         ):
             assert "sagaz_tiering_stored_snapshots" in await answer.text()
         assert statements == []
+
+
+async def test_statement_of_many_rows_does_as_well_after_others_of_one(empty_database: str) -> None:
+    """Plans that a connection keeps, of one row and of empty tables: quadratic, each would take many minutes."""
+    async with Database(CatalogSettings(url=empty_database)) as db:
+        await migrate(db)
+        async with db.connection() as conn:
+            await conn.execute(NOTED, 200, 200)
+            for table in ("hot_saves", "sagas", "saga_names", "saga_attributes"):
+                await conn.execute(f"DELETE FROM sagaz_tiering.{table}")
+            await conn.execute("ANALYZE")
+            for _ in range(7):
+                await conn.execute(NOTED, 1, 1)
+                await conn.execute("UPDATE sagaz_tiering.hot_saves SET expires_at = now()")
+            await conn.execute(NOTED, 10_000, 5_000, timeout=180)
+            await conn.execute(NOTED, 40_000, 50, timeout=180)
+            await conn.execute("UPDATE sagaz_tiering.hot_saves SET expires_at = now()", timeout=180)
+            assert await conn.fetchval("SELECT count(*) FROM sagaz_tiering.sagas WHERE name_id IS NOT NULL") == 50_007

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import pytest
 import structlog
-from support.snapshots import BEGUN, SAGA, make, number
+from support.snapshots import BEGUN, OTHER_SAGA, SAGA, make, number
 from support.tiers import Product, config, product
 
 from sagaz_tiering import metrics
 from sagaz_tiering.attributes import MAX_VALUES
+from sagaz_tiering.catalog.migrations import migrations
 from sagaz_tiering.daemon.totals import TotalsKeeper
 from sagaz_tiering.drivers.postgresql.pool import Connection
 
@@ -125,3 +126,17 @@ async def test_sagas_of_many_values_are_counted_and_told(shop: Product, caplog: 
     await shop.storage.save_snapshot(make(MAX_VALUES + 1, context={"order_id": MAX_VALUES + 1}))
     await shop.storage.cleanup_saga(SAGA)
     assert await shop.runtime.db.fetchval("SELECT count(*) FROM sagaz_tiering.sagas_of_many_values") == 0
+
+
+async def test_sagas_that_had_many_values_before_they_were_noted_are_noted_by_the_migration(shop: Product) -> None:
+    """Those beyond the limit alone."""
+    for at in range(MAX_VALUES + 1):
+        await shop.storage.save_snapshot(make(at, context={"order_id": at}))
+        if at < MAX_VALUES:
+            await shop.storage.save_snapshot(make(100 + at, saga_id=OTHER_SAGA, context={"order_id": at}))
+    db, noted = shop.runtime.db, "SELECT saga_id, attribute FROM sagaz_tiering.sagas_of_many_values"
+    await db.execute("DELETE FROM sagaz_tiering.sagas_of_many_values")
+    [sql] = [each.sql for each in migrations() if each.version == 39]
+    async with db.transaction() as conn:
+        await conn.execute(sql[sql.rindex("INSERT INTO sagaz_tiering.sagas_of_many_values") :])
+    assert [tuple(row) for row in await db.fetch(noted)] == [(SAGA, "order_id")]
