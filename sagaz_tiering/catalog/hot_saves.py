@@ -13,14 +13,18 @@ from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
 
+from sagaz_tiering import metrics
 from sagaz_tiering.catalog.durable import moment, naming
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, recordset, to_column
+from sagaz_tiering.errors import StatementRefused
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 
+_log = Logger(__name__)
 _SQL = load(__package__, "hot_saves")
 _NOTED: Final = (
     *("snapshot_id", "saga_id", "saga_name", "step_name", "step_index", "status", "created_at", "saved_at"),
@@ -68,6 +72,20 @@ class HotSaves:
         async with self._db.transaction() as conn:
             await conn.execute(_SQL["begin_notes"], _NOTE_LOCK, [meta.snapshot_id for meta in metas])
             return int(await conn.fetchval(_SQL["note"], recordset(_NOTED, rows)))
+
+    async def note_each(self, metas: Sequence[SnapshotMeta], expiries_us: Sequence[int | None]) -> int | None:
+        """As `note`. What PostgreSQL would refuse for ever is told in the log, and holds up no other."""
+        try:
+            return await self.note(metas, expiries_us)
+        except StatementRefused as exc:
+            if len(metas) == 1:
+                metrics.HOT_SAVES_UNNOTED.inc()
+                _log.error("hot_saves.refused", snapshot_id=str(metas[0].snapshot_id), error=str(exc), hint=exc.hint)
+                return None
+        half = len(metas) // 2
+        before = await self.note_each(metas[:half], expiries_us[:half])
+        changes = await self.note_each(metas[half:], expiries_us[half:])
+        return before if changes is None else changes
 
     async def not_elsewhere(self, *, saga_id: UUID | None = None, snapshot_id: UUID | None = None) -> list[HotSave]:
         """Of a saga or one snapshot, what has no durable copy of this save or a newer one; expired ones included."""

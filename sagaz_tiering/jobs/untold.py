@@ -52,4 +52,4 @@ async def _tell(context: JobContext, saves: Sequence[SnapshotMeta]) -> None:
     for start in range(0, len(found), _AT_ONCE):
         some = found[start : start + _AT_ONCE]
         expiries_us = [context.policies.expires_us(meta, SagaEnd.of(meta)) for meta in some]
-        await context.catalog.hot_saves.note(some, expiries_us)
+        await context.catalog.hot_saves.note_each(some, expiries_us)

@@ -15,7 +15,7 @@ from typing import Final, TypeAlias
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.clock import Clock, to_micros
-from sagaz_tiering.errors import CatalogUnavailable, ConfigError, HotTierUnavailable, StatementRefused
+from sagaz_tiering.errors import CatalogUnavailable, ConfigError, HotTierUnavailable
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.policy import PolicySet, SagaEnd
@@ -73,24 +73,12 @@ class HotNotes:
 
     async def _note(self, batch: Sequence[tuple[SnapshotMeta, int | None, int | None]]) -> None:
         metas, expiries_us, _ = zip(*batch, strict=True)
-        changes = await self._put(metas, expiries_us)
+        changes = await self._saves.note_each(metas, expiries_us)
         with suppress(HotTierUnavailable):
             await self._hot.noted([(meta.saga_id, meta.snapshot_id, meta.saved_us) for meta in metas])
         late = [meta for meta, _, known in batch if known != changes]
         if late:
             await self._look_for(late)
-
-    async def _put(self, metas: Sequence[SnapshotMeta], expiries_us: Sequence[int | None]) -> int | None:
-        """As `HotSaves.note`. What PostgreSQL would refuse for ever is told in the log, and holds up no other."""
-        try:
-            return await self._saves.note(metas, expiries_us)
-        except StatementRefused as exc:
-            if len(metas) == 1:
-                metrics.HOT_SAVES_UNNOTED.inc()
-                _log.error("hot_saves.refused", snapshot_id=str(metas[0].snapshot_id), error=str(exc), hint=exc.hint)
-                return None
-        changes = [await self._put([meta], [us]) for meta, us in zip(metas, expiries_us, strict=True)]
-        return next((each for each in reversed(changes) if each is not None), None)
 
     async def tell_others(self, policies: PolicySet) -> None:
         """Tell what other processes left in Redis' queue, since they were killed or PostgreSQL was away."""
@@ -98,7 +86,7 @@ class HotNotes:
         while found := await self._hot.unnoted(until_us, _AT_ONCE):
             metas = [each.meta for each in found if each.meta is not None]
             if metas:
-                await self._put(metas, [policies.expires_us(meta, SagaEnd.of(meta)) for meta in metas])
+                await self._saves.note_each(metas, [policies.expires_us(meta, SagaEnd.of(meta)) for meta in metas])
             await self._hot.noted([(each.saga_id, each.snapshot_id, each.saved_us) for each in found])
             if len(found) < _AT_ONCE:
                 return

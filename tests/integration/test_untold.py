@@ -1,0 +1,41 @@
+"""What Redis alone has and a catalog was never told of: `reconcile` notes it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from support.snapshots import make, number
+from support.tiers import config, product
+
+from sagaz_tiering.jobs.untold import tell_untold
+
+POLICIES: list[dict[str, Any]] = [
+    {
+        "name": "all",
+        "match": {},
+        "durability": "hot",
+        "move": [{"to": "STANDARD_IA", "after": "7d"}],
+        "retain": "30d",
+    }
+]
+
+
+async def test_save_that_postgresql_refuses_holds_up_no_other_of_reconcile(
+    database: str, redis_url: str, tmp_path: Path
+) -> None:
+    """The others are noted all the same."""
+    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
+    async with product(settings) as shop:
+        for at in range(6):
+            await shop.storage.save_snapshot(make(at))
+        await shop.storage.note_hot_saves()
+        db = shop.runtime.db
+        await db.execute("DELETE FROM sagaz_tiering.hot_saves")
+        await db.execute("ALTER TABLE sagaz_tiering.hot_saves ADD CONSTRAINT no_third CHECK (step_index <> 3)")
+        context = shop.runtime.job_context()
+        saves = list((await context.hot.identity.saves([number(at) for at in range(6)])).values())
+        assert len(saves) == 6
+        await tell_untold(context, saves, dry=False)
+        rows = await db.fetch("SELECT snapshot_id FROM sagaz_tiering.hot_saves ORDER BY snapshot_id")
+        assert [row["snapshot_id"] for row in rows] == [number(at) for at in range(6) if at != 3]
