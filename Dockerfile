@@ -1,14 +1,15 @@
-# Two stages: wheels are built where there is a compiler, and run where there is none, as an ordinary user.
+# Two stages: installed where there is a compiler, and run where there is none and no pip, as an ordinary user.
 FROM python:3.11-slim AS build
+RUN python -m venv --without-pip /opt/sagaz-tiering
 WORKDIR /src
 COPY pyproject.toml constraints.txt README.md LICENSE ./
 COPY sagaz_tiering ./sagaz_tiering
-RUN pip wheel --no-cache-dir --wheel-dir /wheels -c constraints.txt ".[encryption]"
+RUN pip --python /opt/sagaz-tiering/bin/python install --no-cache-dir -c constraints.txt ".[encryption]"
 
 FROM python:3.11-slim
 RUN useradd --system --uid 10001 --no-create-home sagaz-tiering
-COPY --from=build /wheels /wheels
-RUN pip install --no-cache-dir --no-index --find-links=/wheels "sagaz-tiering[encryption]" && rm -rf /wheels
+COPY --from=build /opt/sagaz-tiering /opt/sagaz-tiering
+ENV PATH=/opt/sagaz-tiering/bin:$PATH
 USER 10001
 # Probes and metrics are on daemon.port (9464); set daemon.host to 0.0.0.0 in the configuration to reach them. Where the
 # configuration names another port, the health check needs it too (--health-cmd, or healthcheck in a compose file).
