@@ -11,13 +11,14 @@ import pytest
 from support.snapshots import make
 
 from sagaz_tiering import metrics
+from sagaz_tiering.catalog.hot_saves import HotSaves
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.errors import CatalogUnavailable, StatementRefused
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.tiered.hot_notes import HotNotes
 
 
-class Saves:
+class Saves(HotSaves):
     """A table in which, whenever something is noted, one more save has just been acknowledged."""
 
     def __init__(self) -> None:
@@ -62,7 +63,7 @@ async def test_what_postgresql_would_refuse_for_ever_holds_up_nobody() -> None:
         told.extend(meta.snapshot_id for meta in given)
         return 1
 
-    catalog: Any = SimpleNamespace(hot_saves=SimpleNamespace(note=note), hot_tier=None)
+    catalog: Any = SimpleNamespace(hot_saves=_saves(note), hot_tier=None)
     hot: Any = SimpleNamespace(identity=SimpleNamespace(saves=_none_there), noted=_taken_off)
     notes, before = HotNotes(catalog, hot, SystemClock()), metrics.HOT_SAVES_UNNOTED._value.get()
     for meta in metas:
@@ -87,7 +88,7 @@ async def test_what_could_not_be_told_waits_on_beside_what_came_meanwhile() -> N
             raise CatalogUnavailable("away")
         return 1
 
-    catalog: Any = SimpleNamespace(hot_saves=SimpleNamespace(note=note), hot_tier=None)
+    catalog: Any = SimpleNamespace(hot_saves=_saves(note), hot_tier=None)
     hot: Any = SimpleNamespace(identity=SimpleNamespace(saves=_none_there), noted=_taken_off)
     notes = HotNotes(catalog, hot, SystemClock())
     notes.add(first, None, 1)
@@ -99,6 +100,13 @@ async def test_what_could_not_be_told_waits_on_beside_what_came_meanwhile() -> N
     await notes.flush()
     await notes.close()
     assert len(told) == 2
+
+
+def _saves(note: Any) -> Any:
+    """The table, with another way to note."""
+    saves: Any = HotSaves.__new__(HotSaves)
+    saves.note = note
+    return saves
 
 
 async def _taken_off(saves: Sequence[object]) -> None:
