@@ -96,7 +96,9 @@ class App:
         """The figures of one snapshot."""
         name, age = DUE[job]
         made = datetime.now(UTC) - age
-        await run(self._storage.save_snapshot, [replace(one, created_at=made) for one in self._take(count, name)], AT_ONCE)
+        await run(
+            self._storage.save_snapshot, [replace(one, created_at=made) for one in self._take(count, name)], AT_ONCE
+        )
         began, before = time.perf_counter(), resource.getrusage(resource.RUSAGE_CHILDREN)
         command = [sys.executable, "-m", "sagaz_tiering", "job", job, "--once", "--config", self._config, "--json"]
         running = await asyncio.create_subprocess_exec(*command, stdout=-1)
