@@ -14,6 +14,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -61,6 +62,9 @@ def section(page: Path, title: str) -> str:
     return found[2].partition("\n## ")[0]
 
 
+_IS_RUNNING = "skipped, another process is running it"
+
+
 @dataclass(slots=True)
 class Operator:
     """Somebody who types what a page says, in one folder, with these variables, and these words in place of others."""
@@ -94,10 +98,12 @@ class Operator:
         return text
 
     async def type(self, line: str) -> None:
-        """One line, which must end as it says."""
+        """One line, which must end as it says; once more where a daemon is at that job at this moment."""
         code = _CODE.search(line)
         command = self.meant(line.partition("  #")[0].strip())
-        answer = await self._run(command)
+        until = time.monotonic() + DEADLINE_S
+        while _IS_RUNNING in (answer := await self._run(command)).out and time.monotonic() < until:
+            continue
         self.said.append((line.strip(), answer))
         assert answer.code == int(code[1] if code else 0), f"{line}\n{answer.out}\n{answer.err}"
 
