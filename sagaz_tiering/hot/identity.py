@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from sagaz_tiering.codec.value import OFFSET_HEADER_LENGTH
 from sagaz_tiering.hot import keys as hot_keys
 from sagaz_tiering.hot.connection import HotConnection
 from sagaz_tiering.logs import Logger
@@ -21,6 +22,8 @@ from sagaz_tiering.snapshot import SnapshotMeta
 _log = Logger(__name__)
 _READ_ONLY, _PUT_ASIDE = 1, 2
 _PAGE = 1000
+_HEAD = 256
+"""So many bytes have most headers in them."""
 _MEMBER = 20
 
 
@@ -78,6 +81,24 @@ class HotIdentity:
                     with suppress(struct.error, ValueError):  # none of ours: nobody will find what it leads to
                         found[snapshot_id] = hot_keys.pointed(snapshot_id, pointer)
         return found
+
+    async def heads(self, saves: Sequence[SnapshotMeta]) -> list[bytes]:
+        """The headers of the values of these saves, b"" where Redis has none (any more); few trips for all."""
+        found: list[bytes] = []
+        for start in range(0, len(saves), _PAGE):
+            keys = [self.keys.value(save.saga_id.hex, save.snapshot_id.hex) for save in saves[start : start + _PAGE]]
+            heads = await self._ranges([(key, _HEAD) for key in keys])
+            lengths = [int.from_bytes(head[OFFSET_HEADER_LENGTH : OFFSET_HEADER_LENGTH + 4], "big") for head in heads]
+            longer = [at for at, length in enumerate(lengths) if length > len(heads[at]) >= _HEAD]
+            for at, head in zip(longer, await self._ranges([(keys[at], lengths[at]) for at in longer]), strict=True):
+                heads[at] = head
+            found += heads
+        return found
+
+    async def _ranges(self, wanted: Sequence[tuple[str, int]]) -> list[bytes]:
+        commands = [("GETRANGE", key, 0, length - 1) for key, length in wanted]
+        answers = await self._connection.pipelined(commands, errors_too=True)
+        return [answer if isinstance(answer, bytes) else b"" for answer in answers]  # else it is none of ours
 
     async def deleted_us(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, int]:
         """Of these, the ones that were deleted, as far as Redis remembers: older saves are refused; one trip."""

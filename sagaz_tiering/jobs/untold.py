@@ -10,9 +10,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from sagaz_tiering.clock import to_micros
+from sagaz_tiering.codec.value import read_meta
 from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.hot.keys import member
+from sagaz_tiering.hot.values import check_indexed
 from sagaz_tiering.jobs.context import JobContext
-from sagaz_tiering.jobs.foreign import meta_of
 from sagaz_tiering.jobs.packed import already_packed
 from sagaz_tiering.policy import SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
@@ -41,15 +43,13 @@ async def _unknown(context: JobContext, saves: Sequence[SnapshotMeta]) -> list[S
 
 async def _tell(context: JobContext, saves: Sequence[SnapshotMeta]) -> None:
     """By what their headers say."""
-    wanted, found = {(save.snapshot_id, save.saved_us) for save in saves}, list[SnapshotMeta]()
-    for saga_id in sorted({save.saga_id for save in saves}):
-        async for headers in context.hot.headers(saga_id):
-            for header in headers:
-                with suppress(CorruptRecord):  # whoever reads it is told
-                    meta = meta_of(saga_id, header)
-                    if (meta.snapshot_id, meta.saved_us) in wanted:
-                        found.append(meta)
-    for start in range(0, len(found), _AT_ONCE):
-        some = found[start : start + _AT_ONCE]
+    for start in range(0, len(saves), _AT_ONCE):
+        page, some = saves[start : start + _AT_ONCE], list[SnapshotMeta]()
+        for save, head in zip(page, await context.hot.identity.heads(page), strict=True):
+            with suppress(CorruptRecord):  # whoever reads it is told
+                meta = read_meta(head)
+                check_indexed(meta, save.saga_id, member(save.step_index, save.snapshot_id), save.created_us)
+                if meta.saved_us == save.saved_us:
+                    some.append(meta)
         expiries_us = [context.policies.expires_us(meta, SagaEnd.of(meta)) for meta in some]
         await context.catalog.hot_saves.note_each(some, expiries_us)

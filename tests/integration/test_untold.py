@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import redis.asyncio
 from support.snapshots import make, number
 from support.tiers import config, product
 
@@ -39,3 +40,25 @@ async def test_save_that_postgresql_refuses_holds_up_no_other_of_reconcile(
         await tell_untold(context, saves, dry=False)
         rows = await db.fetch("SELECT snapshot_id FROM sagaz_tiering.hot_saves ORDER BY snapshot_id")
         assert [row["snapshot_id"] for row in rows] == [number(at) for at in range(6) if at != 3]
+
+
+async def test_reconcile_reads_each_header_once_however_many_pages_a_saga_has(
+    database: str, redis_url: str, tmp_path: Path
+) -> None:
+    """Not all of the saga's for each page, headers longer than most among them; what went meanwhile is left out."""
+    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=POLICIES)
+    async with product(settings) as shop, redis.asyncio.Redis.from_url(redis_url) as client:
+        for at in range(30):
+            await shop.storage.save_snapshot(make(at, step_name="long" * 100) if at % 3 == 0 else make(at))
+        await shop.storage.note_hot_saves()
+        db, context = shop.runtime.db, shop.runtime.job_context()
+        await db.execute("DELETE FROM sagaz_tiering.hot_saves")
+        saves = list((await context.hot.identity.saves([number(at) for at in range(30)])).values())
+        await context.hot.delete(number(7), until_us=saves[7].saved_us)
+        await client.config_resetstat()
+        for start in range(0, 30, 5):
+            await tell_untold(context, saves[start : start + 5], dry=False)
+        assert (await client.info("commandstats"))["cmdstat_getrange"]["calls"] == 30 + 10
+        rows = await db.fetch("SELECT snapshot_id, step_name FROM sagaz_tiering.hot_saves ORDER BY snapshot_id")
+        assert [row["snapshot_id"] for row in rows] == [number(at) for at in range(30) if at != 7]
+        assert [at for at, row in enumerate(rows) if row["step_name"] == "long" * 100] == [0, 3, 6, *range(8, 29, 3)]
