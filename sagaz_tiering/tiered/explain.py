@@ -14,6 +14,7 @@ from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.costs import PriceList, judge_pack, share_cost
 from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
+from sagaz_tiering.terminal import show_time
 from sagaz_tiering.tiered.explanation import (
     CopyPlace,
     Explanation,
@@ -133,7 +134,9 @@ def _waiting(found: Explanation, policies: PolicySet, now: datetime) -> list[str
     policy = policies.named(found.policy or "")
     if policy is None or found.due_at is None or not found.due_at <= now < found.due_at + policy.linger:
         return []
-    return [f"it is due and may wait up to {format_duration(policy.linger)} for its pack to fill up"]
+    until = show_time(found.due_at + policy.linger)
+    linger = f"`linger: {format_duration(policy.linger)}`"
+    return [f"it is due and waits until {until} at the latest for its pack to fill up ({linger})"]
 
 
 def _losing(pack: PackShare, policies: PolicySet, prices: PriceList, now: datetime) -> list[str]:

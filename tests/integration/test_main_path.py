@@ -80,6 +80,9 @@ async def test_small_backlog_waits_for_company(shop: Product) -> None:
     shop.clock.advance(7 * DAY + timedelta(hours=1))
     report = await shop.run("age")
     assert report.counts.get("waiting") == len(SAVED)
+    waits = "waits until 2026-06-09 12:00:03Z at the latest for its pack to fill up"
+    assert report.notes == [f"policy payments: {waits} (`linger`)"]
+    assert (await shop.storage.explain(SAVED[0].snapshot_id)).blockers == (f"it is due and {waits} (`linger: 1d`)",)
     assert await shop.object_keys() == []
     await check_reads(shop, SAVED)
     assert "waiting" not in (await shop.run("age")).counts, "looked at again at once"

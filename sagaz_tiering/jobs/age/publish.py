@@ -26,6 +26,7 @@ from sagaz_tiering.packs.entries import PackedSnapshot, SealedPack
 from sagaz_tiering.packs.format import PackWriter
 from sagaz_tiering.policy import Policy
 from sagaz_tiering.storage_class import StorageClass
+from sagaz_tiering.terminal import show_time
 
 LOOKS_PER_LINGER = 24
 """A pack that is not full is filled anew so many times until its oldest snapshot has waited long enough."""
@@ -141,6 +142,7 @@ class Packer:
 
     async def finish(self) -> None:
         """Publish what has waited long enough; let the rest wait for company."""
+        until_us: dict[str, int] = {}
         for key in list(self._open):
             pack = self._open.pop(key)
             deadline_us = pack.oldest_due_us + micros(pack.policy.linger)
@@ -148,6 +150,10 @@ class Packer:
                 await self._publish_soon(pack)
             else:
                 await self._postpone(pack, deadline_us)
+                until_us[pack.policy.name] = max(until_us.get(pack.policy.name, 0), deadline_us)
+        for name, last_us in until_us.items():
+            until = show_time(from_micros(last_us))
+            self._tally.note(f"policy {name}: waits until {until} at the latest for its pack to fill up (`linger`)")
         await self._all_published()
 
     async def _postpone(self, pack: _OpenPack, deadline_us: int) -> None:
