@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import Enum
 from itertools import chain
@@ -16,14 +16,16 @@ from uuid import UUID
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
 
 UNTERMINALED_WIDTH = 160
 """Columns of a table in a pipe or a log, where nothing has to fit a window."""
 
 MAX_CELL = 120
-_WORD = 20
+_WORD = 24
 """Of a word that is longer so much stays together."""
+_UNIT = re.compile(r"(\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\S*)|\S+")
+_EDGES = 2
+"""Columns of the window that the sides of a table take."""
 _ID = re.compile("[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{12}")
 _PROSE = 3
 """Blanks in a cell that make it a sentence, which may be broken although it names an id."""
@@ -86,48 +88,126 @@ def make_console(*, stderr: bool = False) -> Console:
     return Console(file=stream, width=width, markup=False, emoji=False, highlight=False)
 
 
-def make_table(columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None) -> Table:
-    """A table; a column whose name ends with `>` is aligned right. Cells are made safe; ids stay on one line."""
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """A table of safe texts, and what of it may be left out."""
+
+    columns: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    title: str | None = None
+    spare: tuple[str, ...] = ()
+
+    def without(self, gone: Collection[str]) -> Grid:
+        """Fewer columns."""
+        kept = [at for at, column in enumerate(self.columns) if column.rstrip(">") not in gone]
+        rows = tuple(tuple(row[at] for at in kept) for row in self.rows)
+        return replace(self, columns=tuple(self.columns[at] for at in kept), rows=rows)
+
+
+def make_table(
+    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, spare: Sequence[str] = ()
+) -> Grid:
+    """A table; a column whose name ends with `>` is aligned right. Cells are made safe.
+
+    `spare`: the columns that a narrow window may leave out, in the order in which they go.
+    """
+    found = tuple(tuple("—" if cell is None else safe(cell) for cell in row) for row in rows)
+    return Grid(tuple(columns), found, title, tuple(spare))
+
+
+def print_table(console: Console, table: Grid) -> None:
+    """The table in the width of the console: words wrap, then spare columns drop out, then rows become blocks of lines.
+
+    Ids, times and numbers stay whole. What is left out is said.
+    """
+    from rich.text import Text
+
+    if table.title is not None:
+        console.print(Text(table.title), style="bold")
+    for count in range(len(table.spare) + 1):
+        gone = table.spare[:count]
+        fewer = table.without(gone)
+        if (widths := _widths(fewer, console.width)) is not None:
+            _print_columns(console, fewer, *widths)
+            if gone:
+                console.print(f"no room for: {', '.join(gone)}", soft_wrap=True)
+            return
+    _print_blocks(console, table)
+
+
+def _widths(table: Grid, room: int) -> tuple[list[int], bool] | None:
+    """Of each column its width, and whether gaps are small; None where there is no room for what stays together."""
+    from rich.cells import cell_len
+
+    columns = [(column, [row[at] for row in table.rows]) for at, column in enumerate(table.columns)]
+    most = [max(map(cell_len, (column.rstrip(">"), *cells))) for column, cells in columns]
+    least = [
+        max([cell_len(each) for cell in cells for each in _units(cell, column)] + [_longest_word(column.rstrip(">"))])
+        for column, cells in columns
+    ]
+    gaps = len(columns) - 1
+    if sum(most) + 3 * gaps + _EDGES <= room:
+        return most, False
+    room -= 2 * gaps + _EDGES
+    if sum(least) > room:
+        return None
+    for level in range(max(most), 0, -1):
+        widths = [max(low, min(high, level)) for low, high in zip(least, most, strict=True)]
+        if (left := room - sum(widths)) >= 0:
+            break
+    for at, width in enumerate(widths):
+        if most[at] - width <= left:
+            left -= most[at] - width
+            widths[at] = most[at]
+    return widths, True
+
+
+def _units(cell: str, column: str) -> list[str]:
+    """What of a cell stays on one line: numbers and ids as they are, of a sentence its times and words."""
+    if column.endswith(">") or (_ID.search(cell) and cell.count(" ") < _PROSE):
+        return [cell]
+    return [found[0] if found[1] else found[0][:_WORD] for found in _UNIT.finditer(cell)]
+
+
+def _longest_word(text: str) -> int:
+    return max(map(len, text.split()), default=0)
+
+
+def _print_columns(console: Console, table: Grid, widths: Sequence[int], small_gaps: bool) -> None:
     from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    found = [tuple("—" if cell is None else safe(cell) for cell in row) for row in rows]
-    table = Table(box=box.SIMPLE_HEAD, title=title, title_justify="left", title_style="bold", pad_edge=False)
-    for at, column in enumerate(columns):
+    drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0) if small_gaps else (0, 1))
+    for column, width in zip(table.columns, widths, strict=True):
         justify: Literal["left", "right"] = "right" if column.endswith(">") else "left"
-        has_ids = any(_ID.search(row[at]) and row[at].count(" ") < _PROSE for row in found)
-        table.add_column(column.rstrip(">"), justify=justify, overflow="fold", no_wrap=has_ids)
-    for row in found:
-        table.add_row(*map(Text, row))
-    return table
+        drawn.add_column(column.rstrip(">"), justify=justify, overflow="fold", width=width)
+    for row in table.rows:
+        drawn.add_row(*map(Text, row))
+    console.print(drawn)
 
 
-def print_table(console: Console, table: Table) -> None:
-    """The table in the width of the console; where ids leave no room for all, the last columns without one drop out.
+def _print_blocks(console: Console, table: Grid) -> None:
+    """Each row as `column: value` in lines of its own; words wrap, and none is broken."""
+    from textwrap import wrap
 
-    What is left out is said.
-    """
-    left_out = []
-    while any(column.no_wrap for column in table.columns) and _least_width(table) > console.width:
-        at = next((at for at in reversed(range(len(table.columns))) if not table.columns[at].no_wrap), None)
-        if at is None:
-            break
-        left_out.append(str(table.columns.pop(at).header))
-    console.print(table)
-    if left_out:
-        console.print(f"no room for: {', '.join(reversed(left_out))}", soft_wrap=True)
-
-
-def _least_width(table: Table) -> int:
-    """What it takes at least: whole ids, of the rest the longest word, but no more than so much of it."""
-    total = 0
-    for column in table.columns:
-        texts = [str(column.header), *map(str, column.cells)]
-        words = texts if column.no_wrap else [word for text in texts for word in text.split()]
-        longest = max(map(len, words), default=0)
-        total += 3 + (longest if column.no_wrap else min(longest, _WORD))
-    return total
+    labels = [f"{column.rstrip('>')}:" for column in table.columns]
+    indent = max(map(len, labels)) + 1
+    for row in table.rows:
+        console.print()
+        for label, cell in zip(labels, row, strict=True):
+            if cell == "—":
+                continue
+            begin, rest = f"{label:<{indent}}", " " * indent
+            if _longest_word(cell) > console.width - indent:
+                console.print(label, soft_wrap=True)
+                begin = rest = "  "
+            lines = wrap(
+                cell, console.width, initial_indent=begin, subsequent_indent=rest,
+                break_long_words=False, break_on_hyphens=False,
+            )  # fmt: skip
+            console.print("\n".join(lines), soft_wrap=True)
+    console.print()
 
 
 def counted(count: int, one: str, many: str = "") -> str:

@@ -17,7 +17,7 @@ import typer
 from sagaz_tiering.cli.failures import MAX_MESSAGE, UsageError
 from sagaz_tiering.config import CONFIG_VARIABLE
 from sagaz_tiering.errors import ConfigError, InvalidSnapshot
-from sagaz_tiering.terminal import safe
+from sagaz_tiering.terminal import counted, safe
 
 if TYPE_CHECKING:
     from sagaz_tiering.config.patterns import Match
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 TIME_FORMS = "2026-03-01T12:00:00Z, or 2026-03-01 for its first instant in UTC"
 MATCH_KEYS = ("saga_name", "step_name", "status", "outcome", "attributes.NAME")
 """What `--match KEY=PATTERN` takes; NAME is that of an attribute."""
+_SHAPE_OF_ID = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
+_LEAST_OF_ID = 9
+"""So many characters of a UUID are taken for the beginning of one."""
 _ALIKE = 0.5
 """So much of a key that there is not is enough to think of one that there is."""
 MOST = 2**31 - 1
@@ -70,8 +73,18 @@ def parse_id(text: str, name: str) -> UUID:
         return UUID(text)
     except ValueError as exc:
         is_saga = name.startswith("SAGA_ID") or name == "--saga"
-        hint = hint_of_saga_id(text) if is_saga else ""
+        hint = _hint_of_short_id(text) or (hint_of_saga_id(text) if is_saga else "")
         raise UsageError(f"{name} must be a UUID, not {text!r:.80}", hint=hint) from exc
+
+
+def _hint_of_short_id(text: str) -> str:
+    """For the beginning of a UUID, such as a table that was cut has it; else empty."""
+    short = len(_SHAPE_OF_ID) - len(text)
+    if short <= 0 or len(text) < _LEAST_OF_ID or not re.fullmatch("[0-9a-f-]+", text.lower()):
+        return ""
+    if any((given == "-") != (due == "-") for given, due in zip(text, _SHAPE_OF_ID, strict=False)):
+        return ""
+    return f"this id is {counted(short, 'character')} short"
 
 
 def parse_time(text: str) -> datetime:

@@ -21,7 +21,7 @@ import typer
 from sagaz_tiering.cli.failures import report, say
 from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, locate_config
 from sagaz_tiering.cli.stopping import INTERRUPTED, TERMINATED
-from sagaz_tiering.terminal import make_console, make_table, pretty_json, print_json, print_table, safe, show_when
+from sagaz_tiering.terminal import Grid, make_console, make_table, pretty_json, print_json, print_table, safe, show_when
 
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
@@ -93,7 +93,7 @@ class Answer:
             for line in self.lines:
                 if isinstance(line, str):
                     print(safe(line, limit=_MAX_LINE), flush=True)
-                elif hasattr(line, "columns"):
+                elif isinstance(line, Grid):
                     print_table(make_console(), line)
                 else:
                     make_console().print(line, soft_wrap=True)
@@ -102,11 +102,16 @@ class Answer:
 
 
 def table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, nothing: str, title: str | None = None
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    nothing: str,
+    title: str | None = None,
+    spare: Sequence[str] = (),
 ) -> Iterator[Any]:
-    """The rows, or `nothing` where there is none; made when it is printed."""
+    """The rows, or `nothing` where there is none; made when it is printed. `spare`: see `make_table`."""
     found = list(rows)
-    yield make_table(columns, found, title=title) if found else nothing
+    yield make_table(columns, found, title=title, spare=spare) if found else nothing
 
 
 def fields(rows: Iterable[tuple[str, object]], *, width: int) -> Iterator[str]:

@@ -10,7 +10,17 @@ from typing import Any
 from sagaz_tiering.demo.check import FateTally
 from sagaz_tiering.demo.tiers import PROJECTED_SNAPSHOTS, TierLine
 from sagaz_tiering.snapshot import SnapshotRef
-from sagaz_tiering.terminal import make_console, make_table, safe, show_bytes, show_time, show_usd, show_when
+from sagaz_tiering.terminal import (
+    Grid,
+    make_console,
+    make_table,
+    print_table,
+    safe,
+    show_bytes,
+    show_time,
+    show_usd,
+    show_when,
+)
 
 WIDTH = 100
 MAX_WRONG_SHOWN = 20
@@ -99,5 +109,7 @@ class Story:
             self.line(f"  … and {len(tally.wrong) - MAX_WRONG_SHOWN:,} more")
 
     def _print(self, what: Any = "", style: str | None = None) -> None:
-        if not self._quiet:
+        if isinstance(what, Grid) and not self._quiet:
+            print_table(self._console, what)
+        elif not self._quiet:
             self._console.print(what, style=style, soft_wrap=isinstance(what, str))

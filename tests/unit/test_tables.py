@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 from uuid import UUID
 
 import pytest
 
-from sagaz_tiering.cli.commands import snapshot, status
+from sagaz_tiering.cli.commands import find, plan, policy, snapshot, status
+from sagaz_tiering.cli.failures import UsageError
+from sagaz_tiering.cli.options import parse_id
+from sagaz_tiering.policy import Policy
 from sagaz_tiering.snapshot import SnapshotRef, Tier
 from sagaz_tiering.terminal import (
     counted,
@@ -27,27 +31,149 @@ COLUMNS = ("created at", "step>", "name", "status", "tier", "expires", "snapshot
 ROW = ("2026-03-01 12:00:00Z", 1, "reserve_stock", "executing", "cold STANDARD_IA", "never", ID)
 
 
-def printed(width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+def printed(
+    width: int,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    *tables: Any,
+) -> str:
     """The table as a terminal of that width shows it."""
     monkeypatch.setenv("COLUMNS", str(width))
-    print_table(make_console(), make_table(COLUMNS, [ROW]))
-    return capsys.readouterr().out
+    for table in tables or [make_table(COLUMNS, [ROW], spare=("step", "snapshot"))]:
+        if isinstance(table, str):
+            print(table)
+        else:
+            print_table(make_console(), table)
+    text = capsys.readouterr().out
+    assert all(len(line) <= width for line in text.splitlines() if not line.startswith("no room")), text
+    return text
 
 
-@pytest.mark.parametrize("width", [40, 60, 80, 100, 132, 200])
-def test_ids_are_whole_at_every_width(
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_columns_drop_out_in_the_order_that_the_table_names(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every column is there or named as left out, and no line is longer than the window."""
+    """First the number of the step, then the id, which is whole or not there; what is not there is named."""
     text = printed(width, monkeypatch, capsys)
-    assert str(ID) in text
-    assert all(column.rstrip(">") in text for column in COLUMNS[-1:])
-    table, _, left_out = text.partition("no room for: ")
-    names = {column.rstrip(">") for column in COLUMNS}
-    shown = {name for name in names if all(word in table for word in name.split())}
-    assert shown | set(left_out.strip().split(", ")) >= names
-    assert all(len(line) <= width for line in table.splitlines())
-    assert bool(left_out) if width <= 80 else width < 132 or not left_out
+    gone = text.partition("no room for: ")[2].strip()
+    assert gone == {80: "step, snapshot", 100: "step, snapshot"}.get(width, ""), text
+    assert (str(ID) in text) == ("snapshot" not in gone)
+    assert all(each in text for each in ("reserve_stock", "executing", "STANDARD_IA", "never", "2026-03-01 12:00:00Z"))
+
+
+@pytest.mark.parametrize("width", [40, 80, 120, 160])
+def test_rows_become_blocks_where_no_column_may_go(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Ids are whole at any width, and nothing is left out."""
+    columns = ("since", "subject", "by", "reason", "hold")
+    other = UUID("00000000-9a4b-4f0e-8a53-3a2d2d1e9f10")
+    row = ("2026-03-01 12:00:00Z", ID, "anna.counsel", "case 2026-17, the order of the court of Hamburg", other)
+    text = printed(width, monkeypatch, capsys, make_table(columns, [row, row]))
+    said = " ".join(text.split())
+    assert said.count(str(ID)) == said.count(str(other)) == 2
+    assert said.count("anna.counsel") == said.count("2026-03-01 12:00:00Z") == 2
+    assert ("reason: case 2026-17" in said) == (width < 160), text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_plan_keeps_words_and_amounts_whole(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where there is no room, packs and requests go first, then bytes and how sagas end."""
+    line: Any = SimpleNamespace(
+        action="transition",
+        policy="order-checkout",
+        source="STANDARD",
+        to="STANDARD_IA",
+        snapshots=1_234,
+        outcomes={"completed": 1_000, "failed": 234},
+        packs=3,
+        bytes=50_662,
+        requests=1_000,
+        now_usd=0.0000069,
+        month_before_usd=0.0123,
+        state="planned",
+        month_after_usd=0.0091,
+        break_even_months=3.1,
+    )
+    found: Any = SimpleNamespace(
+        at=datetime(2026, 3, 1, tzinfo=UTC),
+        revision="r",
+        region="r",
+        prices_as_of="p",
+        lines=[line],
+        requests=0,
+        now_usd=0,
+        month_before_usd=0,
+        month_after_usd=0,
+        advice=(),
+    )
+    change: Any = SimpleNamespace(line=line, before=line, after=None)
+    text = printed(width, monkeypatch, capsys, next(plan._plan_lines(found, "plan")))
+    text += printed(width, monkeypatch, capsys, next(plan._change_lines([change], found, found)))
+    assert all(text.split().count(word) == 2 for word in ("transition", "order-checkout", "STANDARD_IA")), text
+    assert all(word in text for word in ("1,234", "$0.0000069", "$0.0091"))
+    gone = [part.splitlines()[0] for part in text.split("no room for: ")[1:]]
+    spare = {80: "packs, requests, bytes, of sagas, pays after, $ a month before", 120: "packs, requests"}
+    assert gone[0].startswith(spare[width]), gone
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_found_sagas_have_their_status_and_place(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whole names and words beside whole ids."""
+    one: Any = SimpleNamespace(saga_id=ID, first_at=datetime(2026, 3, 1, tzinfo=UTC), saga_name="order-checkout")
+    one.status, one.last_step, one.snapshots, one.held = "completed", "ship_order", {"cold": 3}, True
+    page: Any = SimpleNamespace(items=[one], cursor=None, count=None)
+    page = type("Found", (list,), vars(page))([one])
+    text = printed(width, monkeypatch, capsys, *find._lines(page))
+    assert all(word in text for word in (str(ID), "order-checkout", "completed", "ship_order", "held"))
+    assert ("no room for: began" in text) == (width == 80)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_history_is_told_without_broken_amounts(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The amount of a month stays on one line."""
+    held = [{"tier": "cold", "storage_class": "STANDARD_IA", "bytes": 2_000, "snapshots": 72, "usd_per_month": 6e-7}]
+    points = [{"hour": f"2026-03-01T{hour:02}:00:00+00:00", "holdings": held} for hour in range(24)]
+    document = {"points": points, "came": {}, "spent": [], "step_hours": 1}
+    text = printed(width, monkeypatch, capsys, *status._history_lines(document))
+    assert "$0.0000006" in text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_policies_are_shown_by_whole_words(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`retention_until` is a word to look for."""
+    policies = [
+        Policy.model_validate(
+            {
+                "name": "order-checkout",
+                "match": {"saga_name": "order*"},
+                "move": [{"to": "STANDARD_IA", "after": "30d"}],
+            }
+        )
+    ]
+    document = {"warnings": [], "notes": [], "file": "f.yaml", "revision": "r"}
+    text = printed(width, monkeypatch, capsys, *policy._lines(document, policies))
+    assert all(word in text for word in ("order-checkout", "STANDARD_IA", "retention_until")), text
+
+
+def test_id_that_was_cut_is_told_by_how_much() -> None:
+    """Text of another kind is the id that a saga was run with."""
+    for text, hint in ((str(ID)[:-1], "1 character short"), (str(ID)[:20], "16 characters short")):
+        with pytest.raises(UsageError) as found:
+            parse_id(text, "HOLD_ID")
+        assert found.value.hint == f"this id is {hint}"
+    for text in ("order-17", "deadbeef", "cafe-2026-03"):
+        with pytest.raises(UsageError) as found:
+            parse_id(text, "SAGA_ID")
+        assert "it is stored under" in found.value.hint
 
 
 def test_table_without_ids_keeps_its_columns(
@@ -115,7 +241,7 @@ def test_milliseconds_are_shown_where_seconds_do_not_tell_apart() -> None:
 
 
 def test_timeline_tells_the_steps_of_one_second_apart(capsys: pytest.CaptureFixture[str]) -> None:
-    """All of its times to the millisecond then, so that they stand in one column."""
+    """All of its times to the millisecond then, so that they stand in one column, with their day above them."""
     first = datetime(2026, 3, 1, 12, tzinfo=UTC)
     about: dict[str, Any] = {"saga_id": ID, "saga_name": "order", "step_name": "pay", "status": "done"}
     refs = [
@@ -127,6 +253,7 @@ def test_timeline_tells_the_steps_of_one_second_apart(capsys: pytest.CaptureFixt
         print_table(make_console(), table)
         text = capsys.readouterr().out
         assert all(time in text for time in shown), text
+        assert text.count("2026-03-01") == 1
 
 
 @pytest.mark.parametrize("width", [80, 160])

@@ -53,7 +53,7 @@ async def find(
 def _lines(page: Page[SagaSummary]) -> Iterator[Any]:
     if page.items:
         columns = ("saga", "began", "name", "status", "where")
-        yield make_table(columns, map(_row, page))
+        yield make_table(columns, map(_row, page), spare=("began", "where"))
     elif page.cursor is None:
         yield "no such saga"
     else:

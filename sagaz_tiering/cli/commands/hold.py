@@ -82,7 +82,7 @@ async def _hold_found(
     placed = [await storage.holder.hold(one.saga_id, reason=reason, who=who) for one in found]
     waits = await storage.publish_journal()
     document = {"holds": placed, "in_bucket": not waits, "in_redis": not any(each.not_marked for each in placed)}
-    lines = table(("hold", "subject"), [[each.hold_id, each.subject] for each in placed], nothing="")
+    lines = table(("hold", "subject"), [[each.hold_id, each.saga_id or each.subject] for each in placed], nothing="")
     return Answer(document, chain(lines, [published(waits)]))
 
 
@@ -163,5 +163,5 @@ async def holds(
             )
         in_force, following = await runtime.catalog.holds.page(limit, cursor)
     titles = ("since", "subject", "by", "reason", "hold")
-    held = [[show_time(h.placed_at), h.subject, h.placed_by, h.reason, h.hold_id] for h in in_force]
+    held = [[show_time(h.placed_at), h.saga_id or h.subject, h.placed_by, h.reason, h.hold_id] for h in in_force]
     return Answer({"holds": in_force, "next": following}, chain(table(titles, held, nothing=nothing), more(following)))

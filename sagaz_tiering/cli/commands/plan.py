@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from sagaz_tiering.costs import Advice, Change, Line, Plan
     from sagaz_tiering.policy import PolicySet
 
+_SPARE = ("packs", "requests", "bytes", "of sagas", "pays after", "$ a month before", "from")
+
 
 @command()
 async def plan(
@@ -76,7 +78,7 @@ def _plan_lines(found: Plan, what: str) -> Iterator[Any]:
         *("do", "policy", "from", "to", "snapshots>", "of sagas", "packs>", "bytes>", "requests>", "$ now>"),
         *("$ a month before>", "after>", "pays after"),
     )
-    yield from table(columns, map(_row, found.lines), title=title, nothing=f"{title}: nothing to do")
+    yield from table(columns, map(_row, found.lines), title=title, nothing=f"{title}: nothing to do", spare=_SPARE)
     yield (
         f"in all: {found.requests:,} requests and {show_usd(found.now_usd)} now; the bill for storage goes from "
         f"{show_usd(found.month_before_usd)} to {show_usd(found.month_after_usd)} a month"
@@ -127,7 +129,7 @@ def _change_lines(changes: Sequence[Change], found: Plan, other: Plan) -> Iterat
         )
         for change in changes
     ]
-    yield make_table(columns, rows, title="difference (these policies -> the other ones)")
+    yield make_table(columns, rows, title="difference (these policies -> the other ones)", spare=("packs", "from"))
     yield (
         f"now {show_usd(found.now_usd)} -> {show_usd(other.now_usd)}; a month afterwards "
         f"{show_usd(found.month_after_usd)} -> {show_usd(other.month_after_usd)}"

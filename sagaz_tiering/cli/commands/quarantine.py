@@ -31,7 +31,9 @@ async def list_items(
     found, following = cut(items, limit, lambda each: at_time(each.last_seen, f"{each.kind}/{each.item}"))
     columns = ("kind", "item", "state", "attempts>", "last seen", "reason")
     rows = ([o.kind, o.item, o.state, o.attempts, show_time(o.last_seen), o.reason] for o in found)
-    lines = chain(table(columns, rows, nothing="nothing in quarantine"), more(following))
+    lines = chain(
+        table(columns, rows, nothing="nothing in quarantine", spare=("attempts", "last seen")), more(following)
+    )
     return Answer({"items": found, "next": following}, lines)
 
 

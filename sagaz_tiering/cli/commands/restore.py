@@ -123,7 +123,9 @@ async def restores(
         ]
         for one in found
     ]
-    lines = chain(table(columns, rows, nothing="no restores"), more(following))
+    lines = chain(
+        table(columns, rows, nothing="no restores", spare=("into", "by", "tier", "requested")), more(following)
+    )
     return Answer({"restores": found, "next": following}, lines)
 
 

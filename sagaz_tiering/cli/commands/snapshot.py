@@ -19,7 +19,8 @@ from sagaz_tiering.cli.paging import CursorOption, LimitOption, more, page_of
 from sagaz_tiering.cli.session import Answer, Call, command, fields, show_next_run
 from sagaz_tiering.terminal import make_console, make_table, need_millis, plain, safe, show_time, show_usd, show_when
 
-_COLUMNS = ("created at", "step", "name", "status", "tier", "expires", "snapshot")
+_COLUMNS = ("step", "name", "status", "tier", "expires", "snapshot")
+_SPARE = ("step", "snapshot", "expires")
 _LEAST_WIDTH = 20
 _GONE = "it was never saved here, has expired, or was deleted or erased (see: sagaz-tiering erasures)"
 
@@ -97,8 +98,9 @@ def _timeline(
     outcome = "" if whole is None else f": {_outcome(whole, now)}"
     title = f"saga {saga} ({safe(name)}){outcome}"
     if told is None:
-        millis = need_millis(ref.created_at for ref in refs)
-        yield make_table(_COLUMNS, (_row(ref, now, millis=millis) for ref in refs), title=title)
+        created, times = _created(refs)
+        rows = ([time, *_row(ref, now)] for time, ref in zip(times, refs, strict=True))
+        yield make_table((created, *_COLUMNS), rows, title=title, spare=_SPARE)
     else:
         yield title
         yield from (told[ref.snapshot_id] for ref in refs if ref.snapshot_id in told)
@@ -109,9 +111,18 @@ def _timeline(
             yield f"promised: {whole.promise}"
 
 
-def _row(ref: SnapshotRef, now: datetime, *, millis: bool) -> Sequence[object]:
+def _created(refs: Sequence[SnapshotRef]) -> tuple[str, list[str]]:
+    """The name of the column, which has the day where it is the same for all, and the times."""
+    millis = need_millis(ref.created_at for ref in refs)
+    times = [str(show_time(ref.created_at, millis=millis)) for ref in refs]
+    days = {time.partition(" ")[0] for time in times}
+    if len(days) > 1:
+        return "created at", times
+    return f"created {days.pop()}", [time.partition(" ")[2] for time in times]
+
+
+def _row(ref: SnapshotRef, now: datetime) -> Sequence[object]:
     return (
-        show_time(ref.created_at, millis=millis),
         ref.step_index,
         ref.step_name,
         ref.status if ref.unreadable is None else "unreadable",

@@ -178,7 +178,7 @@ def _history_lines(document: dict[str, Any]) -> Iterator[Any]:
     when = [datetime.fromisoformat(points[each]["hour"]) for each in (0, -1)]
     yield f"{show_time(when[0])} to {show_time(when[1])}, {len(points)} points {document['step_hours']} h apart"
     columns = ("tier", "snapshots>", "came>", "bytes>", "grew>", "$ per month>", "bytes over time")
-    yield make_table(columns, _growth(points, document["came"]))
+    yield make_table(columns, _growth(points, document["came"]), spare=("bytes over time", "came"))
     bills = [sum(held["usd_per_month"] or 0 for held in point["holdings"]) for point in points]
     yield f"storage: {show_usd(bills[0])} a month then, {show_usd(bills[-1])} now {_bars(bills)}"
     spent = document["spent"]
