@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 def catalog_settings(config: TieringConfig, endpoints: Endpoints | None) -> CatalogSettings:
     """The section, with the address of the embedded server where it says so."""
     catalog = config.catalog
+    if not catalog.url.is_embedded:
+        return catalog
     url = _resolve(catalog.url, endpoints.postgres_url if endpoints else None, "catalog.url")
     return catalog.model_copy(update={"url": SecretUrl(url)})
 
@@ -30,6 +32,8 @@ def catalog_settings(config: TieringConfig, endpoints: Endpoints | None) -> Cata
 def hot_settings(config: TieringConfig, endpoints: Endpoints | None) -> HotSettings:
     """The section, with the address of the embedded server where it says so."""
     hot = config.tiers.hot
+    if not hot.url.is_embedded:
+        return hot
     url = _resolve(hot.url, endpoints.redis_url if endpoints else None, "tiers.hot.url")
     return hot.model_copy(update={"url": SecretUrl(url)})
 

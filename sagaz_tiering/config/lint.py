@@ -30,7 +30,9 @@ def settings_warnings(config: TieringConfig, in_file: Callable[[Location], bool]
         for key in _S3_ONLY:
             if key in cold.model_fields_set:
                 yield ("tiers", "cold", key), "is not used by a file:// cold tier; remove it, or write an s3:// url"
-    if config.embedded is not None and not config.embedded_servers:
+    # A variable that names a server of one's own for a while takes nothing away from a file that says embedded.
+    of_file = in_file(("tiers", "hot", "url")) and in_file(("catalog", "url"))
+    if config.embedded is not None and not config.embedded_servers and of_file:
         yield ("embedded",), "starts nothing, since no url says embedded; remove it, or write embedded for a url"
     yield from _attribute_warnings(config)
     if config.attribute_hash_key is not None and not any(attribute.hashed for attribute in config.attributes):

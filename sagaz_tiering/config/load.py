@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -97,8 +97,11 @@ class _Origin:
         return location == _FILLED_IN and not self.place.has(location) and not self._in_environment(location)
 
     def source_of(self, location: Location) -> str:
-        variable = variable_of(self.environ, location) if self._in_environment(location) else None
+        variable = self.variable_of(location)
         return f"environment variable {variable}" if variable else f"{self.name}:{self.place.line_of(location)}"
+
+    def variable_of(self, location: Location) -> str | None:
+        return variable_of(self.environ, location) if self._in_environment(location) else None
 
     def _in_environment(self, location: Location) -> bool:
         part: Any = self.overrides
@@ -111,6 +114,24 @@ class _Origin:
         return not isinstance(part, Mapping) or not self.place.has(location)
 
 
+def given_urls(environ: Mapping[str, str], settings: Iterable[str]) -> dict[str, str]:
+    """Which of these settings (`catalog.url`) the environment gives. Raises ConfigError for what cannot be read."""
+    found: dict[str, str] = {}
+    given = overrides(environ, tuple(TieringConfig.model_fields))
+    for name in settings:
+        value: Any = given
+        for part in name.split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if isinstance(value, str):
+            found[name] = value
+    return found
+
+
+def variable_named(setting: str) -> str:
+    """The variable that would set it."""
+    return variable_for(tuple(setting.split(".")))
+
+
 def config_of(text: str, name: str) -> TieringConfig:
     """The configuration of a file that says `text`, without an environment; errors name it so. Raises ConfigError."""
     return _checked(text, name, {})[0]
@@ -118,6 +139,8 @@ def config_of(text: str, name: str) -> TieringConfig:
 
 def _load(path: str | os.PathLike[str], environ: Mapping[str, str] | None) -> tuple[TieringConfig, _Origin]:
     config, origin = _checked(_read(Path(path)), os.fspath(path), dict(os.environ if environ is None else environ))
+    for location, url in ((("catalog", "url"), config.catalog.url), (("tiers", "hot", "url"), config.tiers.hot.url)):
+        url.given_in = origin.variable_of(location)
     return config.anchored_at(Path(os.path.abspath(path)).parent), origin
 
 

@@ -23,6 +23,7 @@ MANY_HOSTS = re.compile(r"(rediss?)\+(cluster|sentinel)://((?:.*@)?)([^/?#]*)(?:
 """A Cluster or Sentinels: scheme, kind, credentials with their `@`, hosts, path without its `/`, query with its `?`."""
 SENTINEL_OPTION: Final = "sentinel_"
 """What the names of options begin with that are for connections to Sentinels."""
+_USER = re.compile(r"[\w.%~-]+")
 _BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,253}[A-Za-z0-9]")
 
 
@@ -36,7 +37,9 @@ def redacted(url: str) -> str:
     if at:
         scheme, slashes, credentials = head.partition("://") if "://" in head else ("", "", head)
         user, colon, _ = credentials.partition(":")
-        url = f"{scheme}{slashes}{user if colon else ''}{colon}{HIDDEN}@{rest}"
+        # What stands alone before the @ is a user with PostgreSQL, but often a password with Redis.
+        alone = not colon and scheme in ("postgresql", "postgres") and _USER.fullmatch(user) is not None
+        url = f"{scheme}{slashes}{user if colon or alone else ''}{colon}{'' if alone else HIDDEN}@{rest}"
     return _SECRET_PARAMETER.sub(rf"\g<1>{HIDDEN}", url)
 
 
@@ -47,8 +50,27 @@ def has_password(url: str) -> bool:
     return bool(at and ":" in credentials) or _SECRET_PARAMETER.search(url) is not None
 
 
+def without_secrets(url: str) -> str:
+    """`url` with its user but without its password, and without query parameters that are secret."""
+    if not has_password(url):
+        return url
+    head, at, rest = url.rpartition("@")
+    scheme, slashes, credentials = head.rpartition("://")
+    user = credentials.partition(":")[0]
+    rest, mark, query = rest.partition("?")
+    kept = "&".join(each for each in query.split("&") if not has_password(f"?{each}"))
+    return f"{scheme}{slashes}{user}{at if user else ''}{rest}{mark if kept else ''}{kept}"
+
+
 class SecretUrl(Secret[str]):
     """A URL that may hold a password: shown redacted everywhere; `get_secret_value()` is the real one."""
+
+    given_in: str | None = None
+    """The environment variable that it comes from."""
+
+    def named(self, setting: str) -> str:
+        """`setting`, with the variable that gave its value; for messages that say what to correct."""
+        return f"{setting} ({self.given_in})" if self.given_in else setting
 
     def _display(self) -> str:
         return redacted(self.get_secret_value())

@@ -40,19 +40,20 @@ class HotConnection:
         self._incarnation = self.keys.incarnation()
         self.expected = ""
         """The nonce of the incarnation that reads are meant for ("": any)."""
-        address = parse_redis_url(settings.url.get_secret_value(), setting=_SETTING)
+        setting = settings.url.named(_SETTING)
+        address = parse_redis_url(settings.url.get_secret_value(), setting=setting)
         if address.kind == "cluster":
-            raise ConfigError(f"{_SETTING} is the URL of a Cluster", hint=_NO_CLUSTER)
+            raise ConfigError(f"{setting} is the URL of a Cluster", hint=_NO_CLUSTER)
         self._redis = RedisClient(
             RedisOptions(
                 address=address,
-                setting=_SETTING,
+                setting=setting,
                 keys=f"{settings.key_prefix}*",
                 max_connections=settings.max_connections,
                 socket_timeout=settings.socket_timeout,
                 place_timeout=max(settings.socket_timeout, _SHORTEST_WAIT),
                 when_full="raise maxmemory or let the age job catch up",
-                when_node=f"{_NO_CLUSTER} in {_SETTING}",
+                when_node=f"{_NO_CLUSTER} in {setting}",
             )
         )
         self._is_open = False

@@ -39,6 +39,11 @@ async def collect(context: JobContext, *, count: bool) -> tuple[dict[str, Any], 
             "revision": context.policies.revision,
             "names": [policy.name for policy in context.policies.policies],
         },
+        "servers": {
+            "redis": str(context.hot.connection.settings.url),
+            "postgresql": context.catalog.db.shown_url,
+            "object store": context.objects.url,
+        },
     }
     failures: Failures = {}
     for name, ask in parts.items():

@@ -264,6 +264,8 @@ async def test_status_survives_a_server_that_is_down(world: World, tmp_path: Pat
     assert answer.code == 4
     document = answer.document
     assert list(document["errors"]) == ["redis"]
+    assert document["servers"]["redis"] == f"redis://{NOWHERE}/0"
+    assert document["servers"]["postgresql"] == str(load_config(down).catalog.url)
     assert document["packs"]
     assert "error: redis: " in answer.err
     assert "tiers.hot.url" in answer.err
@@ -339,6 +341,7 @@ async def test_what_does_not_exist_is_exit_code_8(world: World) -> None:
     unknown = uuid4()
     told = (await cli("explain", unknown, "--config", world.config)).err
     assert told.startswith(f"error: no snapshot and no saga {unknown}\n")
+    assert f"; asked was the catalog at {load_config(world.config).catalog.url}\n" in told
 
 
 async def test_show_refuses_contradictions(world: World) -> None:

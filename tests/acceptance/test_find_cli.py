@@ -69,11 +69,12 @@ async def test_find_takes_what_people_know(shop: tuple[Path, list[list[SagaSnaps
     ):
         found = await cli("find", "--config", path, "--json", *asked)
         assert [each["saga_id"] for each in found.document["sagas"]] == [str(wanted.saga_id)], found.err
+    where = str(load_config(path).catalog.url)
     none = await cli("find", "--config", path, "--until", "2020-02")
-    assert (none.code, none.out, none.err) == (0, "no such saga\n", "")
+    assert (none.code, none.out, none.err) == (0, f"no such saga in the catalog at {where}\n", "")
     for option in ("--name", "--status", "--step"):
         none = await cli("find", "--config", path, option, "check(.*)")
-        assert (none.code, none.out) == (0, "no such saga\n")
+        assert (none.code, none.out) == (0, f"no such saga in the catalog at {where}\n")
         assert "warning: check(.*) looks like a regular expression" in none.err
     for arguments, hint in (
         (("--attribute", "order_id"), "--attribute order_id=A-17"),

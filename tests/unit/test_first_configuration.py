@@ -11,11 +11,11 @@ import pytest
 from sagaz_tiering.config.load import load_with_warnings
 from sagaz_tiering.costs import minimum_durations
 from sagaz_tiering.doctor import setup
-from sagaz_tiering.doctor.setup import Machine, configuration, look, preparations
+from sagaz_tiering.doctor.setup import Machine, configuration, look, password_advice, preparations
 
 NOWHERE = ("127.0.0.1", 1)
 PREPARE = (
-    "createuser sagaz; createdb --owner=sagaz --encoding=UTF8 sagaz"
+    "createuser --pwprompt sagaz; createdb --owner=sagaz --encoding=UTF8 sagaz"
     "    # once, as PostgreSQL's administrator, unless they are there"
 )
 
@@ -63,6 +63,58 @@ async def test_servers_are_found_by_their_answers(
         seen = await look({}, tmp_path)
         assert (seen.redis, seen.postgresql) == found
         assert (seen.embedded, seen.aws, seen.region) == (True, None, None)
+
+
+async def test_urls_of_the_environment_are_written_without_their_passwords(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Instead of servers from wheels and of those at usual ports; a file that names them starts nothing."""
+    monkeypatch.setattr(setup, "_REDIS", NOWHERE)
+    monkeypatch.setattr(setup, "_POSTGRESQL", NOWHERE)
+    environ = {
+        "SAGAZ_TIERING_CATALOG__URL": "postgresql://shop:s3cret@db.example:5433/orders?sslmode=require",
+        "SAGAZ_TIERING_TIERS__HOT__URL": "redis://:s3cret@cache.example:6380/2",
+        "SAGAZ_TIERING_TIERS__COLD__URL": "s3://acme/shop",
+    }
+    seen = await look(environ, tmp_path)
+    told = list(seen.told())
+    catalog = "postgresql://shop@db.example:5433/orders?sslmode=require"
+    assert f"PostgreSQL: {catalog}, from SAGAZ_TIERING_CATALOG__URL" in told
+    assert "Redis: redis://cache.example:6380/2, from SAGAZ_TIERING_TIERS__HOT__URL" in told
+    path = tmp_path / "tiering.yaml"
+    path.write_text(configuration(seen, None, "data"), encoding="utf-8")
+    assert "s3cret" not in path.read_text(encoding="utf-8") + "".join(told) + repr(seen)
+    config, warnings = load_with_warnings(path, minimum_durations, {})
+    assert (config.catalog.url.get_secret_value(), config.embedded, warnings) == (catalog, None, [])
+    assert config.tiers.hot.url.get_secret_value() == "redis://cache.example:6380/2"
+    assert config.tiers.cold.url == "s3://acme/shop"
+    (first,) = preparations(seen)
+    assert first.startswith("createuser --pwprompt shop; createdb --owner=shop --encoding=UTF8 orders ")
+    assert password_advice(seen) is None
+    without = await look({"SAGAZ_TIERING_CATALOG__URL": catalog}, tmp_path)
+    assert "SAGAZ_TIERING_CATALOG__URL=postgresql://shop:PASSWORD@db.example" in (password_advice(without) or "")
+    config, warnings = load_with_warnings(_written(path, without), minimum_durations, {})
+    assert (config.embedded_servers, warnings) == ({"redis"}, [])
+
+
+async def test_variables_over_a_file_that_says_embedded_are_not_warned_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The file is right without them."""
+    monkeypatch.setattr(setup, "_REDIS", NOWHERE)
+    monkeypatch.setattr(setup, "_POSTGRESQL", NOWHERE)
+    path = _written(tmp_path / "tiering.yaml", await look({}, tmp_path))
+    environ = {
+        "SAGAZ_TIERING_CATALOG__URL": "postgresql://sagaz@db/sagaz",
+        "SAGAZ_TIERING_TIERS__HOT__URL": "redis://cache",
+    }
+    config, warnings = load_with_warnings(path, minimum_durations, environ)
+    assert (config.embedded_servers, warnings) == (set(), [])
+
+
+def _written(path: Path, seen: Machine) -> Path:
+    path.write_text(configuration(seen, None, "data"), encoding="utf-8")
+    return path
 
 
 async def test_credentials_are_found_and_never_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,8 +10,11 @@ import pytest
 from botocore.exceptions import ClientError
 
 import sagaz_tiering
+from sagaz_tiering.app.options import catalog_settings, hot_settings
 from sagaz_tiering.cli.options import CONFIG_PLACES
+from sagaz_tiering.config.load import load_config
 from sagaz_tiering.config.tiers import ColdSettings
+from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.refusals import missing_grant, reach_hint, refusal_hint
 from sagaz_tiering.drivers.redis.refusals import missing_right
 from sagaz_tiering.objects.s3.errors import Asked, translated
@@ -42,7 +45,7 @@ def test_refusal_of_postgresql_names_the_grant(said: str, word: str) -> None:
         ('no pg_hba.conf entry for host "10.0.0.1", user "app", database "shop", no encryption', "sslmode=require"),
         ('no pg_hba.conf entry for host "10.0.0.1", user "app", database "shop", SSL encryption', "pg_hba.conf"),
         ('password authentication failed for user "app"', "user and password"),
-        ('database "shop" does not exist', "createdb --encoding=UTF8 shop)"),
+        ('database "shop" does not exist', "createdb --owner=app --encoding=UTF8 shop)"),
         ('role "root" does not exist', "CREATE ROLE root LOGIN,"),
         ('role "the shop" does not exist', 'CREATE ROLE "the shop" LOGIN,'),
         ('role "app" is not permitted to log in', "ALTER ROLE app LOGIN,"),
@@ -50,9 +53,49 @@ def test_refusal_of_postgresql_names_the_grant(said: str, word: str) -> None:
 )
 def test_login_that_postgresql_refuses_is_told_apart(said: str, word: str) -> None:
     """Only a wrong password blames the password."""
-    hint = refusal_hint(said, "catalog.url")
+    hint = refusal_hint(said, "postgresql://app:***@db/shop", "catalog.url")
     assert word in hint
     assert ("password" in hint) is ("password" in said)
+
+
+@pytest.mark.parametrize(
+    ("shown", "setting", "words"),
+    [
+        (
+            "postgresql://app@db/shop",
+            "catalog.url",
+            "gives no password: set SAGAZ_TIERING_CATALOG__URL=postgresql://app:PASSWORD@db/shop,",
+        ),
+        ("postgresql://db/shop", "catalog.url", "SAGAZ_TIERING_CATALOG__URL=postgresql://USER:PASSWORD@HOST/DATABASE,"),
+        ("postgresql://app@db/shop", "connection_string", "whose URL gives no password"),
+    ],
+)
+def test_password_that_nobody_gave_is_not_called_wrong(shown: str, setting: str, words: str) -> None:
+    """The hint says where one goes."""
+    hint = refusal_hint('password authentication failed for user "app"', shown, setting)
+    assert words in hint
+
+
+def test_hints_name_the_variable_that_gave_the_url(tmp_path: Path) -> None:
+    """Not the file, which says something else; grants are the catalog's all the same."""
+    path = tmp_path / "tiering.yaml"
+    path.write_text(
+        "tiers: {hot: {url: redis://cache}, cold: {url: s3://bucket/p}}\n"
+        "catalog: {url: postgresql://db/shop}\n"
+        "policies: [{name: all, match: {}}]\n"
+    )
+    variables = {
+        "SAGAZ_TIERING_CATALOG__URL": "postgresql://app@other/shop",
+        "SAGAZ_TIERING_TIERS__HOT__URL": "redis://elsewhere",
+    }
+    named = "catalog.url (SAGAZ_TIERING_CATALOG__URL)"
+    config = load_config(path, variables)
+    database = Database(catalog_settings(config, None))
+    assert database.setting == named
+    assert Database(catalog_settings(load_config(path, {}), None)).setting == "catalog.url"
+    denied = missing_grant("permission denied for table packs", database.shown_url, database.setting)
+    assert "ON ALL TABLES IN SCHEMA sagaz_tiering TO app" in denied
+    assert hot_settings(config, None).url.named("tiers.hot.url") == "tiers.hot.url (SAGAZ_TIERING_TIERS__HOT__URL)"
 
 
 def test_missing_tls_of_postgresql_is_told() -> None:

@@ -39,6 +39,8 @@ SECRET = "hunter2"
         (f"redis://:{SECRET}@localhost:6379/0", "redis://:***@localhost:6379/0"),
         (f"postgresql://sagaz:{SECRET}@db:5432/sagaz", "postgresql://sagaz:***@db:5432/sagaz"),
         (f"redis://{SECRET}@localhost", "redis://***@localhost"),
+        ("postgresql://sagaz@db:5432/sagaz", "postgresql://sagaz@db:5432/sagaz"),
+        (f"postgresql://a/{SECRET}@db/sagaz", "postgresql://***@db/sagaz"),
         (f"postgresql://u:{SECRET}/x#{SECRET}@db/sagaz", "postgresql://u:***@db/sagaz"),
         (f"postgresql://u:a@{SECRET}@db/sagaz", "postgresql://u:***@db/sagaz"),
         (f"u:{SECRET}@db/sagaz", "u:***@db/sagaz"),

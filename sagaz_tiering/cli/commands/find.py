@@ -44,18 +44,19 @@ async def find(
     wanted = asked(attribute, name, status, step, begun_from, begun_until, tier, held)
     async with call.opened(migrated=True) as runtime:
         page = await runtime.storage().find(**wanted, limit=limit, cursor=cursor, count=count)
+        where = runtime.db.shown_url
     document: dict[str, Any] = {"sagas": list(page.items), "next": page.cursor}
     if count:
         document |= {"count": page.count, "count_is_exact": page.count_is_exact}
-    return Answer(document, _lines(page))
+    return Answer(document, _lines(page, where))
 
 
-def _lines(page: Page[SagaSummary]) -> Iterator[Any]:
+def _lines(page: Page[SagaSummary], where: str) -> Iterator[Any]:
     if page.items:
         columns = ("saga", "began", "name", "status", "where")
         yield make_table(columns, map(_row, page), spare=("began", "where"))
     elif page.cursor is None:
-        yield "no such saga"
+        yield f"no such saga in the catalog at {where}"
     else:
         yield "no such saga among those looked at so far"
     if page.count is not None:

@@ -25,7 +25,7 @@ async def init(
     """Write a commented configuration for the servers that this machine has, and say what to do next."""
     import shlex
 
-    from sagaz_tiering.doctor.setup import configuration, look, preparations
+    from sagaz_tiering.doctor.setup import configuration, look, password_advice, preparations
 
     _refuse_if_there(file)
     found = await look(os.environ, Path.home())
@@ -35,12 +35,15 @@ async def init(
     verbs = ("catalog migrate", "doctor", "run")
     commands = [*preparations(found), *(f"sagaz-tiering {verb}{option}" for verb in verbs)]
     advice = []
-    if not found.embedded and not (found.redis and found.postgresql):
+    answers = {"tiers.hot.url": found.redis, "catalog.url": found.postgresql}
+    if not found.embedded and not all(answers[name] for name in answers if name not in found.urls):
         advice.append(
             "start the servers that do not answer, or have them started: pip install 'sagaz-tiering[embedded]', "
             "and init again"
         )
-    if found.aws is not None and bucket is None:
+    if (password := password_advice(found)) is not None:
+        advice.append(password)
+    if found.aws is not None and bucket is None and "tiers.cold.url" not in found.urls:
         advice.append("with --bucket NAME packs go to S3")
     document = {"file": str(file), "found": found, "commands": commands, "advice": advice}
     return Answer(

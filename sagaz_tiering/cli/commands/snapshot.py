@@ -25,6 +25,7 @@ _LEAST_WIDTH = 20
 _GONE = "it was never saved here, has expired, or was deleted or erased (see: sagaz-tiering erasures)"
 
 if TYPE_CHECKING:
+    from sagaz_tiering.app.runtime import Runtime
     from sagaz_tiering.jobs.times import NextRun
     from sagaz_tiering.snapshot import SnapshotRef
     from sagaz_tiering.tiered import Explanation, SagaExplanation, SagaFilters, TieredStorage
@@ -49,12 +50,12 @@ async def timeline(
         saga = await one_meant(storage, saga_id, filters)
         refs = sorted(await storage.timeline(saga), key=lambda ref: ref.order_key)
         whole = await storage.explain_saga(saga)
-        now = runtime.clock.now()
+        now, asked = runtime.clock.now(), _asked(runtime)
         told = await _told(storage, refs, as_json=call.as_json) if changes and refs else {}
     if not refs:
         from sagaz_tiering.tiered.compare import WHY_NONE
 
-        raise NotFound(f"no snapshots of saga {saga}", hint=WHY_NONE)
+        raise NotFound(f"no snapshots of saga {saga}", hint=f"{WHY_NONE}; {asked}")
     page, following = page_of(refs, limit, cursor, lambda ref: ref.snapshot_id)
     document = {
         "saga_id": str(saga),
@@ -66,6 +67,11 @@ async def timeline(
     }
     lines = _timeline(saga, page, whole, now, told if changes else None)
     return Answer(document, chain(lines, more(following)))
+
+
+def _asked(runtime: Runtime) -> str:
+    """Where was looked, for whoever meant another store."""
+    return f"asked was the catalog at {runtime.db.shown_url}"
 
 
 async def _told(storage: TieredStorage, refs: Sequence[SnapshotRef], *, as_json: bool) -> dict[UUID, Any]:
@@ -179,9 +185,9 @@ async def show(
     """Print one snapshot as JSON, values that JSON does not know tagged with their type."""
     read, what, hint = _query(snapshot_id, saga, latest=latest, at=at)
     async with call.opened(migrated=True) as runtime:
-        found = await read(runtime.storage())
+        found, asked = await read(runtime.storage()), _asked(runtime)
     if found is None:
-        raise NotFound(f"no {what}", hint=hint)
+        raise NotFound(f"no {what}", hint=f"{hint}; {asked}")
     from sagaz_tiering.codec.document import snapshot_document
 
     return Answer(snapshot_document(found), pretty=True)
@@ -218,7 +224,7 @@ async def explain(call: Call, snapshot_id: Annotated[str, typer.Argument(metavar
     wanted = parse_id(snapshot_id, "SNAPSHOT_ID")
     async with call.opened(migrated=True) as runtime:
         explanation = await runtime.storage().explain(wanted)
-        now = runtime.clock.now()
+        now, asked = runtime.clock.now(), _asked(runtime)
         moves = "transition" if any(ref.storage_class for ref in explanation.copies[:1]) else "age"
         runs: list[NextRun] = []
         with suppress(CatalogUnavailable):  # what Redis alone could explain is explained
@@ -227,7 +233,7 @@ async def explain(call: Call, snapshot_id: Annotated[str, typer.Argument(metavar
     if explanation.found:
         lines = _explained(wanted, explanation, now)
         return Answer(document, (*lines, *fields([("next run", show_next_run(run, now)) for run in runs], width=17)))
-    problem = (f"no snapshot and no saga {wanted}", _GONE)
+    problem = (f"no snapshot and no saga {wanted}", f"{_GONE}; {asked}")
     return Answer(document, (), NotFound.exit_code, () if call.as_json else [problem])
 
 

@@ -109,6 +109,7 @@ def _lines(document: dict[str, Any], now: datetime) -> Iterator[Any]:
     if owner is not None:
         waits = "" if owner["journal_published"] else "; entries of its journal are not there yet"
         yield f"this catalog is {safe(owner['standing'])} of the cold tier{waits}"
+    yield f"servers: {safe(', '.join(document['servers'].values()), limit=1000)}"
     policies = document["policies"]
     names = safe(", ".join(policies["names"]) or "none", limit=500)
     yield f"policies: {names} (revision {policies['revision']})"

@@ -17,7 +17,14 @@ from sagaz_tiering.config.sections import CatalogSettings
 from sagaz_tiering.config.urls import postgres_address
 from sagaz_tiering.drivers import traces
 from sagaz_tiering.drivers.postgresql.queries import load, name_of
-from sagaz_tiering.drivers.postgresql.refusals import CATALOG_SETTING, MIGRATE, missing_grant, reach_hint, refusal_hint
+from sagaz_tiering.drivers.postgresql.refusals import (
+    CATALOG_SETTING,
+    MIGRATE,
+    is_catalog,
+    missing_grant,
+    reach_hint,
+    refusal_hint,
+)
 from sagaz_tiering.drivers.process_loop import HomeLoop
 from sagaz_tiering.drivers.server_clock import ClockSample, sampled
 from sagaz_tiering.errors import (
@@ -156,7 +163,9 @@ def translated(shown_url: str, setting: str = CATALOG_SETTING) -> Iterator[None]
 def _refusal(exc: Exception, shown_url: str, setting: str) -> SagazTieringError | None:
     """What a server that answers says no to."""
     if isinstance(exc, _REFUSED):
-        return CatalogRefused(f"PostgreSQL at {shown_url} refuses: {exc}", hint=refusal_hint(str(exc), setting))
+        return CatalogRefused(
+            f"PostgreSQL at {shown_url} refuses: {exc}", hint=refusal_hint(str(exc), shown_url, setting)
+        )
     if isinstance(exc, asyncpg.InsufficientPrivilegeError):
         hint = missing_grant(str(exc), shown_url, setting)
         return ConfigError(f"PostgreSQL at {shown_url} refuses: {exc}", hint=hint)
@@ -166,7 +175,7 @@ def _refusal(exc: Exception, shown_url: str, setting: str) -> SagazTieringError 
         return ConfigError(f"{setting} is not a usable PostgreSQL URL: {shown_url}: {exc}")
     if isinstance(exc, ValueError) and isinstance(exc, asyncpg.InterfaceError):  # the driver cannot send a value
         return StatementRefused(f"what PostgreSQL at {shown_url} is asked has no such value: {exc!s:.200}")
-    if setting != CATALOG_SETTING:
+    if not is_catalog(setting):
         return None
     if isinstance(exc, _UNMADE):
         return SchemaMismatch(f"the database at {shown_url} has no catalog for this version: {exc}", hint=MIGRATE)
@@ -201,7 +210,7 @@ class Database:
         shown_url: str | None = None,
         driver_options: Mapping[str, Any] | None = None,
     ) -> None:
-        self.settings, self.setting = settings, setting
+        self.settings, self.setting = settings, settings.url.named(setting)
         self.shown_url = str(settings.url) if shown_url is None else shown_url
         self._driver_options = driver_options or {}
         self._pool: Pool[asyncpg.Record] | None = None

@@ -6,7 +6,10 @@ import re
 import shlex
 from urllib.parse import unquote, urlsplit
 
+from sagaz_tiering.config.urls import has_password
+
 CATALOG_SETTING = "catalog.url"
+CATALOG_VARIABLE = "SAGAZ_TIERING_CATALOG__URL"
 CATALOG_SCHEMA = "sagaz_tiering"
 MIGRATE = "run: sagaz-tiering catalog migrate --config FILE"
 
@@ -14,6 +17,11 @@ _DENIED = re.compile(r'permission denied for (\w+) "?([^"]+)"?$')
 _LACKING = re.compile(r'(database|role) "(.+)" (does not exist|is not permitted to log in)')
 _NO_TLS_THERE = ("rejected SSL upgrade", "SSL connection is required")
 _PLAIN_REFUSED = ("no encryption", "SSL off")
+
+
+def is_catalog(setting: str) -> bool:
+    """Whether it is the catalog's, with or without the variable that gave it."""
+    return setting.partition(" ")[0] == CATALOG_SETTING
 
 
 def user_of(shown_url: str) -> str:
@@ -30,7 +38,7 @@ def missing_grant(said: str, shown_url: str, setting: str) -> str:
     """The statement that gives what PostgreSQL says is lacking."""
     user, denied = user_of(shown_url), _DENIED.search(said.splitlines()[0] if said else "")
     kind, name = (denied[1], denied[2]) if denied else ("", "")
-    ours = setting == CATALOG_SETTING
+    ours = is_catalog(setting)
     if kind == "schema":
         grant = f"GRANT USAGE ON SCHEMA {name} TO {user}"
     elif kind == "database":
@@ -47,21 +55,35 @@ def missing_grant(said: str, shown_url: str, setting: str) -> str:
     return f"as the owner: {grant}; (user of {setting})"
 
 
-def refusal_hint(said: str, setting: str) -> str:
+def refusal_hint(said: str, shown_url: str, setting: str) -> str:
     """What to correct where PostgreSQL lets nobody in: its words tell the password from all else."""
     if any(words in said for words in _PLAIN_REFUSED):
         return f"the server takes only TLS from here: put sslmode=require (or verify-full) into {setting}"
     if "pg_hba.conf" in said:
         return f"pg_hba.conf of the server has no line for this host, user and database of {setting}: add one"
     if "password" in said:
-        return f"check user and password in {setting}"
+        return _password_hint(shown_url, setting)
     lacking = _LACKING.search(said)
     if lacking and lacking[1] == "database":
-        return f"make it (createdb --encoding=UTF8 {shlex.quote(lacking[2])}), or correct its name in {setting}"
+        user = unquote(urlsplit(shown_url).username or "")
+        owner = "" if not user or "*" in user else f"--owner={shlex.quote(user)} "
+        return f"make it (createdb {owner}--encoding=UTF8 {shlex.quote(lacking[2])}), or correct its name in {setting}"
     if lacking:
         verb = "CREATE" if lacking[3] == "does not exist" else "ALTER"
         return f"{verb} ROLE {_as_sql(lacking[2])} LOGIN, or name another user in {setting}"
     return f"check user, password and database name in {setting}"
+
+
+def _password_hint(shown_url: str, setting: str) -> str:
+    """Whether a wrong one was given, or none."""
+    if has_password(shown_url):
+        return f"check user and password in {setting}"
+    if not is_catalog(setting):
+        return f"check user and password in {setting}, whose URL gives no password"
+    example = (
+        shown_url.replace("@", ":PASSWORD@", 1) if "@" in shown_url else "postgresql://USER:PASSWORD@HOST/DATABASE"
+    )
+    return f"{setting} gives no password: set {CATALOG_VARIABLE}={example}, or PGPASSWORD (where that is set: check it)"
 
 
 def reach_hint(said: str, setting: str) -> str:
