@@ -22,12 +22,15 @@ from sagaz_tiering.catalog.patterns import expression
 from sagaz_tiering.catalog.sagas import end_of
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.patterns import ANY
+from sagaz_tiering.costs.buckets import bucket_of
+from sagaz_tiering.costs.inputs import PackGroup
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import joined, load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 from sagaz_tiering.errors import CatalogUnavailable
 from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
+from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load(__package__, "find")
 PAGES: Final = {name: joined(__package__, "find", name, "found") for name in ("by_place", "by_names", "by_keys")}
@@ -118,7 +121,7 @@ class Present:
 
     `meta`: as far as PostgreSQL knows it, `recorded_us` its noted expiry; of several the latest times of any. In a pack
     that has a `storage_class`, and was `dated` by a retention revision and a policy; else `in_redis`, or in PostgreSQL
-    alone. `held`: a legal hold is on it.
+    alone. `held`: a legal hold is on it. `pack`: of several in packs one, of that class and with the latest time.
     """
 
     snapshots: int
@@ -129,6 +132,7 @@ class Present:
     storage_class: str | None
     dated: tuple[str, str] | None
     held: bool
+    pack: PackGroup | None
 
     def expires_us(self, policies: PolicySet, saga: SagaEnd) -> int | None:
         """When it expires, of a saga that ends there."""
@@ -287,4 +291,24 @@ def _present(row: Any) -> Present:
         storage_class=row["storage_class"],
         dated=None if row["dated_by"] is None else (row["dated_by"], row["policy"]),
         held=row["held"],
+        pack=_pack(row),
+    )
+
+
+def _pack(row: Any) -> PackGroup | None:
+    if row["object_key"] is None:
+        return None
+    return PackGroup(
+        policy=row["policy"],
+        storage_class=StorageClass(row["storage_class"]),
+        bucket=bucket_of(row["object_key"]),
+        retention_revision=row["dated_by"],
+        packs=1,
+        bytes=row["byte_size"],
+        snapshots=row["snapshots"],
+        packed=row["snapshots"],
+        min_created_at=row["made_at"],
+        max_clock_at=row["clock_at"],
+        class_since=row["class_since"],
+        next_expiry_at=row["next_expiry_at"],
     )

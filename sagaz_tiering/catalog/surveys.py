@@ -31,7 +31,10 @@ MOST_NAMES = 50_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PackShare:
-    """A snapshot's pack, and the share of its bytes (0 to 1) that is the snapshot's."""
+    """A snapshot's pack, and the share of its bytes (0 to 1) that is the snapshot's.
+
+    `is_newest`: nothing was saved of it since, so it moves with the pack.
+    """
 
     group: PackGroup
     object_key: str
@@ -39,6 +42,7 @@ class PackShare:
     byte_length: int
     share: float
     written_at: datetime
+    is_newest: bool
 
 
 class Surveys:
@@ -124,32 +128,26 @@ class Surveys:
                 )
         return due, expired, notes
 
+    async def packs_of_saga(self, saga_id: UUID) -> dict[UUID, PackGroup]:
+        """The pack of each snapshot of a saga of which nothing was saved after it was packed."""
+        found: dict[UUID, PackGroup] = {}
+        for row in await self._db.fetch(_SQL["packs_of_saga"], saga_id):
+            found |= dict.fromkeys(row["snapshot_ids"], _pack_group(row))
+        return found
+
     async def share(self, snapshot_id: UUID) -> PackShare | None:
         """The pack of a snapshot, if it is in one."""
         row = await self._db.fetchrow(_SQL["share"], snapshot_id)
         if row is None:
             return None
-        group = PackGroup(
-            policy=row["policy"],
-            storage_class=StorageClass(row["storage_class"]),
-            bucket=bucket_of(row["object_key"]),
-            retention_revision=row["retention_revision"],
-            packs=1,
-            bytes=row["byte_size"],
-            snapshots=row["live_count"],
-            packed=row["snapshot_count"],
-            min_created_at=row["min_created_at"],
-            max_clock_at=row["max_clock_at"],
-            class_since=row["class_since"],
-            next_expiry_at=row["next_expiry_at"],
-        )
         return PackShare(
-            group=group,
+            group=_pack_group(row),
             object_key=row["object_key"],
             byte_offset=row["byte_offset"],
             byte_length=row["byte_length"],
             share=row["byte_length"] / max(row["in_frame"], 1) / max(row["byte_size"], 1),
             written_at=row["created_at"],
+            is_newest=row["is_newest"],
         )
 
 
@@ -168,6 +166,23 @@ def group_of(pack: Pack) -> PackGroup:
         max_clock_at=pack.max_clock_at,
         class_since=pack.class_since,
         next_expiry_at=pack.next_expiry_at,
+    )
+
+
+def _pack_group(row: Any) -> PackGroup:
+    return PackGroup(
+        policy=row["policy"],
+        storage_class=StorageClass(row["storage_class"]),
+        bucket=bucket_of(row["object_key"]),
+        retention_revision=row["retention_revision"],
+        packs=1,
+        bytes=row["byte_size"],
+        snapshots=row["live_count"],
+        packed=row["snapshot_count"],
+        min_created_at=row["min_created_at"],
+        max_clock_at=row["max_clock_at"],
+        class_since=row["class_since"],
+        next_expiry_at=row["next_expiry_at"],
     )
 
 

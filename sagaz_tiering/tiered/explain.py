@@ -11,7 +11,7 @@ from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.surveys import PackShare
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.config.units import format_duration
-from sagaz_tiering.costs import PriceList, judge_pack, share_cost
+from sagaz_tiering.costs import PriceList, share_cost
 from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
 from sagaz_tiering.terminal import show_time
@@ -52,19 +52,27 @@ class Explainer:
         policies, now = self._reader.rules, self._clock.now()
         ends = await self._catalog.sagas.ends([saga_id])
         saga = end_of(copies, ends.get(saga_id))
-        known = [_one(copy, saga, policies) for copy in copies if saga and (copy.meta or copy.located)]
-        if saga is None or not known:
+        readable = [copy for copy in copies if copy.meta or copy.located]
+        if saga is None or not readable:
             return None
-        return explain_whole(known, len(copies) - len(known), policies, now, saga)
+        packs = await self._catalog.surveys.packs_of_saga(saga_id)
+        held = await self._catalog.holds.covering([copy.ref for copy in readable], ends={saga_id: saga})
+        pins = await self._catalog.restores.pinned([copy.ref.snapshot_id for copy in readable], now)
+        known = [
+            OneOfSaga(
+                ref=copy.ref,
+                meta=_meta_of(copy, saga, policies),
+                pack=packs.get(copy.ref.snapshot_id),
+                held=copy.ref.snapshot_id in held,
+                pinned=pins.get(copy.ref.snapshot_id),
+            )
+            for copy in readable
+        ]
+        return explain_whole(known, len(copies) - len(known), policies, self._prices, now, saga)
 
     async def _explained(self, copies: Sequence[Copy], whole: SagaExplanation | None) -> Explanation:
         found = await explain_copies(self._catalog, copies, self._reader.rules, self._prices, self._clock.now())
         return replace(found, saga=whole)
-
-
-def _one(copy: Copy, saga: SagaEnd, policies: PolicySet) -> OneOfSaga:
-    clock_at = None if copy.located is None else copy.located.max_clock_at
-    return OneOfSaga(ref=copy.ref, meta=_meta_of(copy, saga, policies), pack_clock_at=clock_at)
 
 
 async def explain_copies(
@@ -84,7 +92,8 @@ async def explain_copies(
         policies,
         now,
         saga=saga,
-        pack_clock_at=None if pack is None else pack.group.max_clock_at,
+        prices=prices,
+        pack=pack.group if pack is not None and pack.is_newest else None,
     )
     holds = await catalog.holds.holding(first, saga)
     pins = await catalog.restores.pinned([first.snapshot_id], now)
@@ -105,7 +114,7 @@ async def explain_copies(
     return replace(
         found,
         places=_places(copies, pack),
-        blockers=(*_losing(pack, policies, prices, now), *blockers),
+        blockers=(*found.blockers, *blockers),
         usd_per_month=cost.usd_per_month,
         usd_to_date=cost.usd_to_date,
     )
@@ -137,20 +146,6 @@ def _waiting(found: Explanation, policies: PolicySet, now: datetime) -> list[str
     until = show_time(found.due_at + policy.linger)
     linger = f"`linger: {format_duration(policy.linger)}`"
     return [f"it is due and waits until {until} at the latest for its pack to fill up ({linger})"]
-
-
-def _losing(pack: PackShare, policies: PolicySet, prices: PriceList, now: datetime) -> list[str]:
-    """The due move of its pack that would cost more than it saves."""
-    policy, group = policies.named(pack.group.policy), pack.group
-    if policy is None or policy.even_if_costlier:
-        return []
-    for move in reversed(policy.move):
-        if move.to.coldness > group.storage_class.coldness and group.max_clock_at + move.after <= now:
-            verdict = judge_pack(prices, policy, move, group, now)
-            if verdict.pays:
-                return []
-            return [f"moving its pack to {move.to} costs more than it saves: {verdict.why}"]
-    return []
 
 
 def _meta_of(copy: Copy, saga: SagaEnd, policies: PolicySet) -> SnapshotMeta:

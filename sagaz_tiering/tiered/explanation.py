@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.config.patterns import RUNNING
+from sagaz_tiering.costs import PackGroup, PriceList
 from sagaz_tiering.policy import Decision, PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef
-from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.terminal import show_time
+from sagaz_tiering.tiered.next_move import next_move
 
 NO_END = "no end was recorded, so it counts as running"
 
@@ -34,7 +35,8 @@ class CopyPlace:
 class SagaShare:
     """Snapshots of a saga that one policy rules and that go the same way: `to` where (None: nowhere), and when.
 
-    `expires_last` is None where some of them never expire; both are where none does.
+    `expires_last` is None where some of them never expire; both are where none does. `blocked`: why the move is not
+    made though it is due. So many are `held`, by legal holds, and a restore keeps copies in Redis until then, the last.
     """
 
     policy: str
@@ -44,6 +46,9 @@ class SagaShare:
     moves_last: datetime | None
     expires_first: datetime | None
     expires_last: datetime | None
+    blocked: str | None = None
+    held: int = 0
+    in_redis_until: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,14 +114,13 @@ def explain(
     now: datetime,
     *,
     saga: SagaEnd,
-    pack_clock_at: datetime | None = None,
+    prices: PriceList,
+    pack: PackGroup | None,
 ) -> Explanation:
-    """What `policies` say of a snapshot at `now`. A pack moves when its youngest, `pack_clock_at`, may."""
+    """What `policies` say of a snapshot at `now`, which is in `pack` (None: in none, or it was saved anew since)."""
     decision = policies.decide(meta, saga, to_micros(now)).recorded_as(copies[0].expires_at, to_micros(now))
-    storage_class = copies[0].storage_class
-    move, told = next_move(decision, storage_class, pack_clock_at), None
-    if move is not None:
-        told = f"to {move[0]} at {move[1].isoformat()}" + (" (due)" if move[1] <= now else "")
+    move = next_move(decision, pack, policies, prices, now)
+    told = None if move is None else move.told(now)
     return Explanation(
         snapshot_id=snapshot_id,
         found=True,
@@ -125,11 +129,12 @@ def explain(
         policy_revision=policies.revision,
         matched=decision.rule.match.text,
         clock=decision.rule.clock.value,
-        reason=_reason(decision, storage_class, told),
+        reason=_reason(decision, None if pack is None else pack.storage_class, told),
         clock_at=from_micros(decision.clock_us),
         due_at=None if decision.due_us is None else from_micros(decision.due_us),
         expires_at=None if decision.expires_us is None else from_micros(decision.expires_us),
         next_move=told,
+        blockers=(f"moving its pack to {move.to} {move.blocked}: {move.figures}",) if move and move.blocked else (),
         outcome=saga.outcome,
         saga_ended_at=_ended_at(saga),
     )
@@ -137,25 +142,32 @@ def explain(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OneOfSaga:
-    """A snapshot of a saga, as far as is known; `pack_clock_at` of one in a pack (see `explain`)."""
+    """A snapshot of a saga, as far as is known; in which `pack` (see `explain`), `held`, `pinned` until when."""
 
     ref: SnapshotRef
     meta: SnapshotMeta
-    pack_clock_at: datetime | None
+    pack: PackGroup | None
+    held: bool
+    pinned: datetime | None
 
 
 def explain_whole(
-    found: Sequence[OneOfSaga], unreadable: int, policies: PolicySet, now: datetime, saga: SagaEnd
+    found: Sequence[OneOfSaga],
+    unreadable: int,
+    policies: PolicySet,
+    prices: PriceList,
+    now: datetime,
+    saga: SagaEnd,
 ) -> SagaExplanation:
     """What `policies` say of all snapshots of a saga (at least one) at `now`."""
     now_us, promise = to_micros(now), None
-    shares: dict[tuple[str, str | None], list[tuple[datetime | None, datetime | None]]] = {}
+    shares: dict[tuple[str, str | None, str | None], list[tuple[OneOfSaga, datetime | None, datetime | None]]] = {}
     for one in found:
         decision = policies.decide(one.meta, saga, now_us).recorded_as(one.ref.expires_at, now_us)
-        move = next_move(decision, one.ref.storage_class, one.pack_clock_at)
-        key = (decision.policy, None if move is None else move[0])
+        move = next_move(decision, one.pack, policies, prices, now)
+        key = (decision.policy, *((None, None) if move is None else (move.to, move.blocked)))
         expires_at = None if decision.expires_us is None else from_micros(decision.expires_us)
-        shares.setdefault(key, []).append((None if move is None else move[1], expires_at))
+        shares.setdefault(key, []).append((one, None if move is None else move.at, expires_at))
         if decision.is_promised:
             promise = decision.end
     newest = max(found, key=lambda one: one.ref.order_key)
@@ -169,7 +181,7 @@ def explain_whole(
         snapshots=len(found) + unreadable,
         unreadable=unreadable,
         tiers=dict(Counter(" ".join(filter(None, (one.ref.tier.value, one.ref.storage_class))) for one in found)),
-        shares=tuple(_share(policy, to, times) for (policy, to), times in shares.items()),
+        shares=tuple(_share(*key, of_share) for key, of_share in shares.items()),
         promise=promise,
         why=_how_it_stands(saga, policies),
     )
@@ -186,10 +198,14 @@ def _ended_at(saga: SagaEnd) -> datetime | None:
     return None if saga.outcome == RUNNING else from_micros(saga.created_us)
 
 
-def _share(policy: str, to: str | None, times: Iterable[tuple[datetime | None, datetime | None]]) -> SagaShare:
-    found = list(times)
-    moves = [at for at, _ in found if at is not None]
-    expiries = [at for _, at in found if at is not None]
+def _share(
+    policy: str,
+    to: str | None,
+    blocked: str | None,
+    found: Sequence[tuple[OneOfSaga, datetime | None, datetime | None]],
+) -> SagaShare:
+    moves = [at for _, at, _ in found if at is not None]
+    expiries = [at for _, _, at in found if at is not None]
     return SagaShare(
         policy=policy,
         snapshots=len(found),
@@ -198,24 +214,14 @@ def _share(policy: str, to: str | None, times: Iterable[tuple[datetime | None, d
         moves_last=max(moves, default=None),
         expires_first=min(expiries, default=None),
         expires_last=max(expiries) if len(expiries) == len(found) else None,
+        blocked=blocked,
+        held=sum(one.held for one, _, _ in found),
+        in_redis_until=max((one.pinned for one, _, _ in found if one.pinned is not None), default=None),
     )
 
 
-def next_move(
-    decision: Decision, storage_class: str | None, pack_clock_at: datetime | None
-) -> tuple[str, datetime] | None:
-    """Where to and when, unless it goes before or is there."""
-    moves = decision.rule.move
-    ahead = [m for m in moves if storage_class is None or m.to.coldness > StorageClass(storage_class).coldness]
-    if not ahead or decision.expired:
-        return None
-    if storage_class is None and decision.due_us is not None:
-        return ahead[0].to.value, from_micros(decision.due_us)
-    return ahead[0].to.value, max(from_micros(decision.clock_us), pack_clock_at or from_micros(0)) + ahead[0].after
-
-
-def _reason(decision: Decision, storage_class: str | None, next_move: str | None) -> str:
+def _reason(decision: Decision, storage_class: str | None, told: str | None) -> str:
     if storage_class is None or decision.expired:
         return decision.reason
-    move = f"next it moves {next_move}" if next_move else "it moves no further"
+    move = f"next it moves {told}" if told else "it moves no further"
     return f"{decision.who}: it is in a pack in {storage_class}, {move}, and {decision.end}."

@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from operator import itemgetter
 from typing import Final, NamedTuple
 
 from sagaz_tiering.attributes import column as column_of
@@ -15,13 +14,14 @@ from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.find import KnownSaga, Position, Present, Question, Route
 from sagaz_tiering.clock import Clock, from_micros, to_micros
 from sagaz_tiering.config.patterns import ANY, MAX_PATTERN
+from sagaz_tiering.costs import PriceList
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import Tier, as_utc
 from sagaz_tiering.storage_class import StorageClass
-from sagaz_tiering.tiered.explanation import next_move
 from sagaz_tiering.tiered.found import Page, SagaFilters, SagaSummary, cursor_text, read_cursor
 from sagaz_tiering.tiered.freshness import Freshness
+from sagaz_tiering.tiered.next_move import NextMove, next_move
 from sagaz_tiering.tiers import InForce
 
 MOST_LOOKED_AT: Final = 10_000
@@ -52,10 +52,13 @@ class Search:
 class Finder:
     """Finds sagas."""
 
-    def __init__(self, catalog: Catalog, freshness: Freshness, in_force: InForce, clock: Clock) -> None:
+    def __init__(
+        self, catalog: Catalog, freshness: Freshness, in_force: InForce, prices: PriceList, clock: Clock
+    ) -> None:
         self._catalog = catalog
         self._freshness = freshness
         self._in_force = in_force
+        self._prices = prices
         self._clock = clock
 
     def checked(self, filters: SagaFilters) -> Search:
@@ -146,7 +149,7 @@ class Finder:
                 if (expires_us := one.expires_us(rules, saga.end)) is None or now_us < expires_us or one.held
             ]
             if alive and _is_meant(search, saga, alive):
-                yield saga, _summary(saga, alive, rules, now_us)
+                yield saga, _summary(saga, alive, _next_move(saga, alive, rules, self._prices, now_us))
 
     def _tokens(self, name: str, wanted: object) -> tuple[str, ...]:
         """The tokens of one attribute's value, or of a list of them."""
@@ -200,18 +203,25 @@ def _is_meant(search: Search, saga: KnownSaga, alive: Sequence[_Dated]) -> bool:
     return all(not tokens.isdisjoint(wanted) for wanted in search.question.tokens)
 
 
-def _summary(saga: KnownSaga, alive: Sequence[_Dated], rules: PolicySet, now_us: int) -> SagaSummary:
-    moves = []
+def _next_move(
+    saga: KnownSaga, alive: Sequence[_Dated], rules: PolicySet, prices: PriceList, now_us: int
+) -> str | None:
+    """What of it goes first; what is blocked, only where nothing else goes."""
+    moves: list[NextMove] = []
+    now = from_micros(now_us)
     for one, expires_us in alive:
         expires_at = None if expires_us is None else from_micros(expires_us)
         decision = rules.decide(one.meta, saga.end, now_us).recorded_as(expires_at, now_us)
-        clock_at = None if one.storage_class is None else from_micros(one.meta.saved_us)
-        if (move := next_move(decision, one.storage_class, clock_at)) is not None:
+        if (move := next_move(decision, one.pack, rules, prices, now)) is not None:
             moves.append(move)
+    first = min(moves, key=lambda move: (move.blocked is not None, move.at), default=None)
+    return None if first is None else first.told(now)
+
+
+def _summary(saga: KnownSaga, alive: Sequence[_Dated], goes: str | None) -> SagaSummary:
     tiers = Counter[str]()
     for each in alive:
         tiers[" ".join(each.place)] += each.one.snapshots
-    next_at = min(moves, key=itemgetter(1), default=None)
     expiries = [each.expires_us for each in alive if each.expires_us is not None]
     return SagaSummary(
         saga_id=saga.saga_id,
@@ -222,7 +232,7 @@ def _summary(saga: KnownSaga, alive: Sequence[_Dated], rules: PolicySet, now_us:
         status=saga.end.status,
         outcome=saga.end.outcome,
         snapshots=dict(sorted(tiers.items())),
-        next_move=None if next_at is None else f"to {next_at[0]} at {next_at[1].isoformat()}",
+        next_move=goes,
         expires_at=from_micros(max(expiries)) if len(expiries) == len(alive) else None,
         held=any(each.one.held for each in alive),
         attributes=values_of(column_of(token for each in alive for token in tokens_of(each.one.meta.attributes))),

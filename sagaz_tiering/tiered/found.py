@@ -44,8 +44,9 @@ class SagaSummary:
 
     `last_step`, `status` and `outcome` are those of its newest snapshot, which was made at `last_at`; `first_at` is
     when its first one was. `snapshots`: how many are read from where (`hot`, `durable`, `cold GLACIER`, ...), as the
-    catalog knows. `next_move`: where the first of them goes next and when; `expires_at`: when the last one expires
-    (None: never); `held`: a legal hold is on some. `attributes`: the values of each, of a hashed one the hashes.
+    catalog knows. `next_move`: where the first of them goes next and when, with `(due)` or what blocks it;
+    `expires_at`: when the last one expires (None: never); `held`: a legal hold is on some. `attributes`: the values of
+    each, of a hashed one the hashes.
     """
 
     saga_id: UUID

@@ -107,7 +107,7 @@ class TieredStorage(ReadWhole):
         self._holder = Holder(tiers.hot, catalog.holds, self._reader, in_force, tiers.clock)
         self._explainer = Explainer(catalog, self._reader, tiers.prices, tiers.clock)
         self._exporter = Exporter(self._reader, loader, catalog, in_force, tiers.clock)
-        self._finder = Finder(catalog, self._freshness, in_force, tiers.clock)
+        self._finder = Finder(catalog, self._freshness, in_force, tiers.prices, tiers.clock)
         self._remover = Remover(tiers.hot, catalog, self._reader, tiers.clock)
         self._comparer = Comparer(self._reader)
 

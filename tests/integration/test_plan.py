@@ -187,6 +187,11 @@ async def test_losing_transition_is_refused_and_explained(
         dry, report = await shop.run("transition", dry_run=True), await shop.run("transition")
         one = next(iter(snapshots(1, created_at=NOW - 10 * DAY, saga_name="order")))
         explanation = await shop.storage.explain(one.snapshot_id)
+        [summary] = [each for each in await shop.storage.find() if each.saga_id == one.saga_id]
+        assert summary.next_move == explanation.next_move
+        whole = explanation.saga
+        assert whole is not None
+        assert [share.blocked for share in whole.shares] == [None if insists else "costs more than it saves"]
         if insists:
             assert (dry.counts["packs"], report.counts["packs"]) == (1, 1)
             assert explanation.copies[0].storage_class == "GLACIER"
@@ -196,7 +201,9 @@ async def test_losing_transition_is_refused_and_explained(
         assert "STANDARD_IA -> GLACIER" in report.notes[0]
         assert "costs more than it saves" in explanation.blockers[0]
         assert explanation.next_move is not None
-        assert "GLACIER" in explanation.next_move
+        assert explanation.next_move.startswith("to GLACIER at ")
+        assert explanation.next_move.endswith(" (blocked: costs more than it saves)")
+        assert f"next it moves {explanation.next_move}" in explanation.reason
         assert explanation.copies[0].storage_class == "STANDARD_IA"
 
 

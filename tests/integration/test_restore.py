@@ -100,6 +100,10 @@ async def test_restored_saga_is_hot_and_pinned_then_ages_once(shop: Product) -> 
     assert len(asked(shop)) == len(set(asked(shop))) == 1
     assert await shop.storage.list_snapshots(saga_id) == mine[::-1]
     assert {ref.tier for ref in await shop.storage.timeline(saga_id)} == {Tier.HOT}
+    found = await shop.storage.explain(mine[0].snapshot_id)
+    assert (found.next_move, found.saga.shares[0].to) == (None, None), "its pack is where it goes; the copy only ends"
+    pinned = (await shop.runtime.catalog.restores.pinned([mine[0].snapshot_id], shop.clock.now())).values()
+    assert found.saga.shares[0].in_redis_until in pinned
     with pytest.raises(SnapshotArchived):
         await shop.storage.get_snapshot(saved[-1].snapshot_id)
 

@@ -59,6 +59,11 @@ async def test_explanation_tells_outcome_end_rule_and_what_happens_to_the_whole_
         by_saga = await shop.storage.explain(SAGA)
         assert (by_saga.asked_saga, by_saga.snapshot_id, by_saga.saga) == (True, saved[-1].snapshot_id, packed)
         assert "policy 'failed' (the saga is failed) matches: it is in a pack" in by_saga.reason
+        assert [share.held for share in packed.shares] == [0]
+        await shop.storage.hold(SAGA, "case 1")
+        held = await shop.storage.explain_saga(SAGA)
+        assert held is not None
+        assert [share.held for share in held.shares] == [3]
 
 
 async def test_explanation_says_that_no_end_was_recorded(places: dict[str, Any]) -> None:
@@ -129,10 +134,15 @@ async def test_commands_speak_of_the_saga(places: dict[str, Any], tmp_path: Path
     async with product(config(**places, policies=POLICIES)) as shop:
         for snapshot in saved:
             await shop.storage.save_snapshot(snapshot)
+        await shop.storage.hold(SAGA, "case 1")
     mine = write_config(tmp_path / "mine.yaml", **places, policies=POLICIES)
     shown = await cli("timeline", str(SAGA), "--config", mine)
     assert shown.code == 0, shown.err
-    for words in ("rolled_back, ended at", "all 2 of its snapshots by policy 'failed': to STANDARD_IA at"):
+    for words in (
+        "rolled_back, ended at",
+        "all 2 of its snapshots by policy 'failed': to STANDARD_IA at",
+        "; a legal hold is on all of them, and what is held stays until its release",
+    ):
         assert words in shown.out
     document = (await cli("timeline", str(SAGA), "--config", mine, "--json")).document
     assert (document["outcome"], document["saga_ended_at"]) == ("rolled_back", saved[1].created_at.isoformat())

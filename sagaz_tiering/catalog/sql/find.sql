@@ -70,13 +70,19 @@ reached AS (
              WHERE (SELECT count(*) FROM matched) < $8
                 OR (l.place, l.saga_id) >= (SELECT m.place, m.saga_id FROM matched m ORDER BY m.place, m.saga_id LIMIT 1)
              ORDER BY l.place, l.saga_id LIMIT 1) AS r)
-SELECT filled.lacking, reached.*, m.*, p.*,
+SELECT filled.lacking, reached.*, m.*, p.*, k.*,
        (SELECT n.saga_name FROM sagaz_tiering.saga_names n WHERE n.name_id = m.name_id) AS saga_name
   FROM (SELECT CASE WHEN up_to IS NULL THEN found_up_to ELSE '00000000-0000-0000-0000-000000000000' END AS lacking
           FROM sagaz_tiering.sagas_filled) AS filled
   LEFT JOIN reached ON true
   LEFT JOIN matched m ON true
   LEFT JOIN LATERAL sagaz_tiering.present_of(m.saga_id, $9::integer, $10::text[]) AS p ON true
+  LEFT JOIN LATERAL (  -- the pack, of those whose youngest is of one time the one that costs most
+    SELECT o.object_key, o.byte_size, o.class_since, o.next_expiry_at
+      FROM sagaz_tiering.frames f JOIN sagaz_tiering.packs o USING (pack_id)
+     WHERE p.storage_class IS NOT NULL AND f.saga_id = m.saga_id AND o.max_clock_at = p.clock_at AND o.policy = p.policy
+       AND o.storage_class = p.storage_class
+     ORDER BY o.byte_size DESC LIMIT 1) AS k ON true
  ORDER BY m.place DESC, m.saga_id DESC
 
 -- name: rarity

@@ -115,12 +115,27 @@ SELECT policy, outcome, coalesce(expires <= $1, false) AS expired,
   FROM dated WHERE expires <= $1 OR due_at <= $1
  GROUP BY policy, outcome, expired, month ORDER BY policy, month, outcome
 
+-- name: packs_of_saga
+-- Packs that hold snapshots of a saga of which nothing was saved later, with those.
+SELECT p.policy, p.storage_class, p.retention_revision, p.object_key, p.byte_size, p.live_count, p.snapshot_count,
+       p.min_created_at, p.max_clock_at, p.class_since, p.next_expiry_at, i.snapshot_ids
+  FROM (SELECT f.pack_id, array_agg(s.snapshot_id) AS snapshot_ids
+          FROM sagaz_tiering.frames f
+          JOIN sagaz_tiering.snapshots s USING (pack_id, frame_no)
+         WHERE f.saga_id = $1
+           AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d WHERE d.snapshot_id = s.snapshot_id)
+           AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.hot_saves h WHERE h.snapshot_id = s.snapshot_id)
+         GROUP BY f.pack_id) AS i
+  JOIN sagaz_tiering.packs p USING (pack_id)
+
 -- name: share
 -- A snapshot's pack, and how much of it its frame is.
 SELECT p.policy, p.storage_class, p.retention_revision, p.object_key, p.byte_size, p.live_count, p.snapshot_count,
        p.min_created_at, p.max_clock_at, p.class_since, p.next_expiry_at, p.created_at, f.byte_length, f.byte_offset,
        (SELECT count(*) FROM sagaz_tiering.snapshots o WHERE o.pack_id = s.pack_id AND o.frame_no = s.frame_no)
-           AS in_frame
+           AS in_frame,
+       NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d WHERE d.snapshot_id = s.snapshot_id)
+       AND NOT EXISTS (SELECT 1 FROM sagaz_tiering.hot_saves h WHERE h.snapshot_id = s.snapshot_id) AS is_newest
   FROM sagaz_tiering.snapshots s
   JOIN sagaz_tiering.frames f USING (pack_id, frame_no)
   JOIN sagaz_tiering.packs p USING (pack_id)

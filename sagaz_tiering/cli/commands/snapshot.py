@@ -156,13 +156,19 @@ def _shares(whole: SagaExplanation, now: datetime) -> Iterator[str]:
         who = f"{many} of its snapshots" if whole.snapshots > 1 else "its only snapshot"
         moves = "no further move"
         if share.to is not None:
-            moves = f"to {share.to} at {_between(share.moves_first, share.moves_last, now)}"
+            blocked = f" (blocked: {share.blocked})" if share.blocked else ""
+            moves = f"to {share.to} at {_between(share.moves_first, share.moves_last, now)}{blocked}"
+        if share.in_redis_until is not None:
+            moves += f", what a restore brought back stays in Redis until {show_when(share.in_redis_until, now)}"
         expires = "never expires"
         if share.expires_first is not None:
             last = _between(share.expires_first, share.expires_last, now)
             expires = (
                 f"expires at {last}" if share.expires_last else f"expires from {show_when(share.expires_first, now)} on"
             )
+        if share.held:
+            of = "it" if whole.snapshots == 1 else "all of them" if share.held == share.snapshots else f"{share.held}"
+            expires += f"; a legal hold is on {of}, and what is held stays until its release"
         yield f"{who} by policy {share.policy!r}: {moves}, {expires}"
 
 
