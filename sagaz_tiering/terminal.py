@@ -96,6 +96,8 @@ class Grid:
     rows: tuple[tuple[str, ...], ...]
     title: str | None = None
     spare: tuple[str, ...] = ()
+    cut: str | None = None
+    """The column that is cut where rows have to take a line each."""
 
     def without(self, gone: Collection[str]) -> Grid:
         """Fewer columns."""
@@ -105,14 +107,20 @@ class Grid:
 
 
 def make_table(
-    columns: Sequence[str], rows: Iterable[Sequence[object]], *, title: str | None = None, spare: Sequence[str] = ()
+    columns: Sequence[str],
+    rows: Iterable[Sequence[object]],
+    *,
+    title: str | None = None,
+    spare: Sequence[str] = (),
+    cut: str | None = None,
 ) -> Grid:
     """A table; a column whose name ends with `>` is aligned right. Cells are made safe.
 
-    `spare`: the columns that a narrow window may leave out, in the order in which they go.
+    `spare`: the columns that a narrow window may leave out, in the order in which they go. `cut`: each row takes one
+    line, of which this column has what the others leave.
     """
     found = tuple(tuple("—" if cell is None else safe(cell) for cell in row) for row in rows)
-    return Grid(tuple(columns), found, title, tuple(spare))
+    return Grid(tuple(columns), found, title, tuple(spare), cut)
 
 
 def print_table(console: Console, table: Grid) -> None:
@@ -145,6 +153,10 @@ def _widths(table: Grid, room: int) -> tuple[list[int], bool] | None:
         max([cell_len(each) for cell in cells for each in _units(cell, column)] + [_longest_word(column.rstrip(">"))])
         for column, cells in columns
     ]
+    if table.cut is not None:
+        least = [
+            _longest_word(each) if each == table.cut else high for each, high in zip(table.columns, most, strict=True)
+        ]
     gaps = len(columns) - 1
     if sum(most) + 3 * gaps + _EDGES <= room:
         return most, False
@@ -181,7 +193,13 @@ def _print_columns(console: Console, table: Grid, widths: Sequence[int], small_g
     drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0) if small_gaps else (0, 1))
     for column, width in zip(table.columns, widths, strict=True):
         justify: Literal["left", "right"] = "right" if column.endswith(">") else "left"
-        drawn.add_column(column.rstrip(">"), justify=justify, overflow="fold", width=width)
+        drawn.add_column(
+            column.rstrip(">"),
+            justify=justify,
+            overflow="ellipsis" if table.cut else "fold",
+            no_wrap=table.cut is not None,
+            width=width,
+        )
     for row in table.rows:
         drawn.add_row(*map(Text, row))
     console.print(drawn)
@@ -257,6 +275,14 @@ def need_millis(moments: Iterable[datetime]) -> bool:
     """Whether some of them would read the same to the second, but are not."""
     found = set(moments)
     return len({moment.replace(microsecond=0) for moment in found}) < len(found)
+
+
+_ISO_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d+)?(?:Z|[+-]\d\d:\d\d)")
+
+
+def show_times(text: str) -> str:
+    """`text` with its times of ISO 8601 as `show_time` has them."""
+    return _ISO_TIME.sub(lambda found: str(show_time(datetime.fromisoformat(found[0]))), text)
 
 
 def show_span(span: timedelta) -> str:

@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from sagaz_tiering.errors import SagazTieringError
-from sagaz_tiering.terminal import make_console, safe, show_span
+from sagaz_tiering.terminal import make_console, safe, show_counts, show_span
 
 if TYPE_CHECKING:
     from sagaz_tiering.exports.report import ExportProgress
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from sagaz_tiering.transfer import TransferProgress
 
 LINE_EVERY_S = 10.0
+_SILENT_S = 1.0
+"""What takes less shows no counters."""
 NOTHING_KNOWN: Mapping[str, int] = MappingProxyType({})
 
 
@@ -42,28 +44,46 @@ class HowFar(Protocol):
 
 @contextmanager
 def progress(name: str, totals: Mapping[str, int] = NOTHING_KNOWN) -> Iterator[Callable[[str, int], None] | None]:
-    """Counters that move on stderr while the job runs; nothing where stderr is not a terminal.
+    """Counters that move on stderr, in one line, once the job runs for a second; nothing where that is no terminal.
 
     `totals`: how many there will be, by kind, as far as that is known.
     """
     if not sys.stderr.isatty():
         yield None
         return
-    from rich.progress import Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+    import time
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TextColumn("{task.fields[rest]}"))
-    with Progress(*columns, TimeElapsedColumn(), console=make_console(stderr=True), transient=True) as bars:
-        tasks: dict[str, TaskID] = {}
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.table import Column
+
+    class OneLine(Progress):
+        def get_renderables(self) -> Iterator[Any]:
+            if time.monotonic() - began >= _SILENT_S:
+                yield from super().get_renderables()
+
+    began, done = time.monotonic(), dict[str, int]()
+    text = TextColumn("{task.description}", table_column=Column(ratio=1, no_wrap=True, overflow="ellipsis"))
+    columns = (SpinnerColumn(), TimeElapsedColumn(), text)
+    with OneLine(*columns, console=make_console(stderr=True), transient=True, expand=True) as bars:
+        line = bars.add_task(safe(name), total=None)
 
         def advance(kind: str, more: int) -> None:
-            if kind not in tasks:
-                tasks[kind] = bars.add_task(safe(f"{name}: {kind}"), total=totals.get(kind), rest="")
-            bars.advance(tasks[kind], more)
-            task = bars.tasks[bars.task_ids.index(tasks[kind])]
-            rest = how_far(int(task.completed), totals.get(kind), task.finished_speed or task.speed or 0.0)
-            bars.update(tasks[kind], rest=rest)
+            done[kind] = done.get(kind, 0) + more
+            told = counters(name, done, totals, time.monotonic() - began)
+            bars.update(line, description=told)
 
         yield advance
+
+
+def counters(name: str, done: Mapping[str, int], totals: Mapping[str, int], seconds: float) -> str:
+    """`age: sagas 1,200 of about 5,000, 830/s, 4 s left; packs 2, raw bytes 49.5 KiB`."""
+    main = next((kind for kind in done if kind in totals), None)
+    rest = {kind: count for kind, count in done.items() if kind != main}
+    parts = [show_counts(rest)] if rest else []
+    if main is not None:
+        rate = done[main] / seconds if seconds > 0 else 0.0
+        parts.insert(0, f"{main} {how_far(done[main], totals[main], rate)}")
+    return safe(f"{name}: {'; '.join(parts)}")
 
 
 def how_far(done: int, total: int | None, rate: float) -> str:

@@ -100,6 +100,23 @@ class Answer:
         for message, hint in self.problems:
             say(message, hint)
 
+    def show_screen(self) -> None:
+        """On a terminal that is cleared: a line each, as many as the window has; `problems` below."""
+        console, problems = make_console(), list(self.problems)
+        with console.capture() as shown:
+            for line in self.lines:
+                if isinstance(line, Grid):
+                    print_table(console, line)
+                else:
+                    console.print(safe(line, limit=_MAX_LINE), no_wrap=True, overflow="ellipsis")
+        found = [line for line in shown.get().splitlines() if line.strip()]
+        room = max(console.height - 1 - 2 * len(problems), 2)
+        if len(found) > room:
+            found = [*found[: room - 1], f"… {len(found) - room + 1} more lines in a higher window"]
+        print("\x1b[H\x1b[2J" + "\n".join(found), flush=True)
+        for message, hint in problems:
+            say(message, hint)
+
 
 def table(
     columns: Sequence[str],

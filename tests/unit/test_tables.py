@@ -12,6 +12,8 @@ import pytest
 from sagaz_tiering.cli.commands import find, plan, policy, snapshot, status
 from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.cli.options import parse_id
+from sagaz_tiering.cli.progress import counters
+from sagaz_tiering.cli.session import Answer
 from sagaz_tiering.policy import Policy
 from sagaz_tiering.snapshot import SnapshotRef, Tier
 from sagaz_tiering.terminal import (
@@ -23,6 +25,7 @@ from sagaz_tiering.terminal import (
     show_counts,
     show_distance,
     show_time,
+    show_times,
     show_usd,
 )
 
@@ -162,6 +165,71 @@ def test_policies_are_shown_by_whole_words(
     document = {"warnings": [], "notes": [], "file": "f.yaml", "revision": "r"}
     text = printed(width, monkeypatch, capsys, *policy._lines(document, policies))
     assert all(word in text for word in ("order-checkout", "STANDARD_IA", "retention_until")), text
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_watched_status_fits_the_window(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Tiers first, a line for each of them and for each job; what has no room is counted."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    monkeypatch.setenv("LINES", "24")
+    now = datetime(2026, 3, 1, 12, tzinfo=UTC)
+    at = now + timedelta(hours=5, minutes=51)
+    names = [f"verify_hot_{number:02}" for number in range(11)]
+    counts = {"sagas": 12, "snapshots": 36, "packs": 3, "raw_bytes": 102_071, "bytes": 40_000, "requests": 9}
+    runs = [
+        {"job": name, "summary": counts, "error": None, "stopped": None, "started_at": (now - (at - now)).isoformat()}
+        for name in names
+    ]
+    starts = [
+        {"job": name, "times": "every 6h", "at": at.isoformat(), "latest": (at + timedelta(minutes=36)).isoformat()}
+        for name in names
+    ]
+    hot = {
+        "sagas_waiting": 1,
+        "sagas_due": 0,
+        "snapshots": 3,
+        "used_memory": 2_000_000,
+        "maxmemory_policy": "noeviction",
+    }
+    hot["maxmemory_policy"] = "noeviction"
+    pack = {"state": "ACTIVE", "snapshots": 9, "packs": 3, "bytes": 4_000, "usd_per_month": 6.9e-7}
+    packs = [{**pack, "storage_class": name} for name in ("STANDARD", "STANDARD_IA", "GLACIER_IR", "GLACIER")]
+    document: dict[str, Any] = {"hot": hot, "packs": packs, "jobs": runs, "next_runs": starts}
+    document |= {"policies": {"names": ["order"], "revision": "r"}}
+    document |= {"leases": [{"name": f"lease {number}", "owner": "o", "epoch": 1} for number in range(9)]}
+    Answer(document, status._lines(document, now, in_a_line=True)).show_screen()
+    lines = capsys.readouterr().out.removeprefix("\x1b[H\x1b[2J").splitlines()
+    assert len(lines) == 23, lines
+    assert all(len(line) <= width for line in lines)
+    assert lines[0].split()[0] == "tier"
+    assert "1 saga waiting" in lines[2]
+    assert [line.split()[0] for line in lines[9:20]] == names
+    assert all("in 5 h 51 min to 6 h 27 min" in line for line in lines[9:20])
+    assert lines[-1] == "… 8 more lines in a higher window"
+
+
+def test_history_says_what_its_points_are(capsys: pytest.CaptureFixture[str]) -> None:
+    """Not how far apart they are, which nobody knows of the last row of some hours."""
+    point = {"hour": "2026-03-01T13:00:00+00:00", "holdings": []}
+    for step, count, told in ((6, 2, "2 points, the last of each 6 h"), (1, 1, "1 point, one an hour")):
+        document = {"points": [point] * count, "came": {}, "spent": [], "step_hours": step}
+        assert next(status._history_lines(document)).endswith(told)
+
+
+def test_times_in_a_sentence_read_as_all_others() -> None:
+    """Of a move, a hold or a restore, whatever zone they were written in."""
+    told = "to GLACIER at 2026-11-30T13:49:19.319507+00:00 (due), since 2026-11-30T14:00:00+02:00"
+    assert show_times(told) == "to GLACIER at 2026-11-30 13:49:19Z (due), since 2026-11-30 12:00:00Z"
+
+
+def test_counters_of_a_job_are_one_line() -> None:
+    """What there is a total of comes first, with its rate; the rest has units."""
+    done = {"raw_bytes": 102_071, "sagas": 1_200, "packs": 2}
+    told = "age: sagas 1,200 of about 5,000, 600/s, 6 s left; raw bytes 99.7 KiB, packs 2"
+    assert counters("age", done, {"sagas": 5_000}, 2.0) == told
+    assert counters("expire", {"packs": 1}, {}, 0.0) == "expire: packs 1"
 
 
 def test_id_that_was_cut_is_told_by_how_much() -> None:

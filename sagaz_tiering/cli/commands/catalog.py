@@ -13,7 +13,7 @@ from sagaz_tiering.cli.options import MOST, YesOption, locate_config, parse_id
 from sagaz_tiering.cli.progress import progress
 from sagaz_tiering.cli.session import Answer, Call, command
 from sagaz_tiering.errors import ConfigError
-from sagaz_tiering.terminal import show_bytes, show_usd
+from sagaz_tiering.terminal import counted, show_bytes, show_usd
 
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
@@ -45,7 +45,8 @@ async def migrate(call: Call) -> Answer:
     return Answer(
         {"version": version, "applied": [{"version": m.version, "name": m.name} for m in applied]},
         [
-            *(f"applied {m.version:04d} {m.name}" for m in applied),
+            *([f"applied {counted(len(applied), 'step')}"] if applied else []),
+            *(f"  {m.version:04d} {m.name}" for m in applied if call.debug),
             f"the catalog is at schema {version}" + ("" if applied else ", nothing to do"),
         ],
     )
@@ -161,7 +162,7 @@ async def _extent(runtime: Runtime, *, as_json: bool) -> dict[str, Any]:
     seconds = extent.packs * 2 * 0.03 / 8
     if not as_json:
         print(
-            f"{runtime.objects.url}: {extent.packs:,} packs ({extent.archived:,} archived), "
+            f"{runtime.objects.url}: {counted(extent.packs, 'pack')} ({extent.archived:,} archived), "
             f"{show_bytes(extent.bytes)}; reading their footers takes about {seconds:,.0f} s and "
             f"{show_usd(extent.cost_usd)}"
         )

@@ -17,7 +17,7 @@ from sagaz_tiering.cli.progress import showing_export
 from sagaz_tiering.cli.session import Answer, Call, command, fields, unless_subcommand
 from sagaz_tiering.cli.stopping import stopped_by_signals
 from sagaz_tiering.errors import TierUnavailable
-from sagaz_tiering.terminal import make_table, show_bytes, show_time
+from sagaz_tiering.terminal import counted, make_table, show_bytes, show_time
 
 if TYPE_CHECKING:
     from sagaz_tiering.exports.report import ExportReport
@@ -73,7 +73,10 @@ async def export(
         say("stopped before the end", hint="the same command goes on from where it stands")
     code = stopping.exit_code if report.stopped else report.exit_code
     left_out = sum(report.counts.left_out.values())
-    problem = (f"{left_out:,} snapshots are not in it", "its timeline and its manifest name each of them, and why")
+    problem = (
+        f"{left_out:,} snapshots are not in it",
+        "its timeline and its manifest name each of them, and why",
+    )
     problems = [problem] if left_out and not report.stopped and not call.as_json else []
     return Answer({**report.to_dict(), "exit_code": code}, _lines(report), code, problems)
 
@@ -116,7 +119,7 @@ def _lines(report: ExportReport) -> Iterator[Any]:
         ("snapshots", f"{counts.exported:,} of {counts.found:,}, {show_bytes(counts.bytes)} of JSON"),
         ("left out", left_out or None),
         ("replays", f"{counts.replays:,}" + (f", {counts.replays_damaged:,} damaged" * bool(counts.replays_damaged))),
-        ("holds log", f"{counts.holds:,} entries"),
+        ("holds log", f"{counted(counts.holds, 'entry', 'entries')}"),
         ("signed by", report.public_key),
         ("manifest", f"SHA-256 {report.manifest_sha256}" if report.manifest_sha256 else None),
     )
@@ -133,13 +136,16 @@ def _verified(found: ExportVerification) -> Iterator[Any]:
     manifest = found.manifest
     yield f"{found.path}: {'as it was made' if found.is_intact else 'NOT as it was made'}"
     if manifest is not None:
-        counts = manifest.counts
+        counts, runs = manifest.counts, counted(manifest.runs, "run")
         rows = (
             ("export", f"{manifest.export_id}, by {manifest.who} with {manifest.made_by}"),
-            ("made", f"{show_time(manifest.began_at)} to {show_time(manifest.finished_at)}, in {manifest.runs} runs"),
+            (
+                "made",
+                f"{show_time(manifest.began_at)} to {show_time(manifest.finished_at)}, in {runs}",
+            ),
             ("of", ", ".join(manifest.source.values())),
             ("policies", ", ".join(manifest.policy_revisions)),
-            ("snapshots", f"{counts.exported:,} of {counts.found:,} in {counts.sagas:,} sagas"),
+            ("snapshots", f"{counts.exported:,} of {counts.found:,} in {counted(counts.sagas, 'saga')}"),
             ("manifest", f"SHA-256 {found.manifest_sha256}"),
             ("signed by", found.signed_by or "nobody"),
         )

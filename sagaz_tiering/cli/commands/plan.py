@@ -80,8 +80,8 @@ def _plan_lines(found: Plan, what: str) -> Iterator[Any]:
     )
     yield from table(columns, map(_row, found.lines), title=title, nothing=f"{title}: nothing to do", spare=_SPARE)
     yield (
-        f"in all: {found.requests:,} requests and {show_usd(found.now_usd)} now; the bill for storage goes from "
-        f"{show_usd(found.month_before_usd)} to {show_usd(found.month_after_usd)} a month"
+        f"in all: {counted(found.requests, 'request')} and {show_usd(found.now_usd)} now; the bill for storage goes "
+        f"from {show_usd(found.month_before_usd)} to {show_usd(found.month_after_usd)} a month"
     )
     for line in found.lines:
         if line.state == "refused":

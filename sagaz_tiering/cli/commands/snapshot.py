@@ -17,7 +17,17 @@ from sagaz_tiering.cli.filters import filtered, one_meant
 from sagaz_tiering.cli.options import parse_id, parse_time
 from sagaz_tiering.cli.paging import CursorOption, LimitOption, more, page_of
 from sagaz_tiering.cli.session import Answer, Call, command, fields, show_next_run
-from sagaz_tiering.terminal import make_console, make_table, need_millis, plain, safe, show_time, show_usd, show_when
+from sagaz_tiering.terminal import (
+    make_console,
+    make_table,
+    need_millis,
+    plain,
+    safe,
+    show_time,
+    show_times,
+    show_usd,
+    show_when,
+)
 
 _COLUMNS = ("step", "name", "status", "tier", "expires", "snapshot")
 _SPARE = ("step", "snapshot", "expires")
@@ -269,12 +279,12 @@ def _of_snapshot(explanation: Explanation, now: datetime) -> Iterator[tuple[str,
     yield "policy", f"{explanation.policy or 'none matches'} (revision {explanation.policy_revision})"
     yield "because", f"it is the first that matches: {explanation.matched}"
     yield "age counts from", f"{explanation.clock}: {show_when(explanation.clock_at, now)}"
-    yield "next move", explanation.next_move or "none"
+    yield "next move", show_times(explanation.next_move or "none")
     yield "due", show_when(explanation.due_at, now) if explanation.next_move else None
     yield "expires", show_when(explanation.expires_at, now) or "never"
     yield "cost", _cost(explanation)
-    yield "why", explanation.reason
-    yield from (("blocked", blocker) for blocker in explanation.blockers)
+    yield "why", show_times(explanation.reason)
+    yield from (("blocked", show_times(blocker)) for blocker in explanation.blockers)
 
 
 def _of_saga(whole: SagaExplanation | None, now: datetime) -> Iterator[tuple[str, object]]:

@@ -66,32 +66,37 @@ async def _watch(call: Call, runtime: Runtime, every_s: float, *, count: bool) -
     stop = asyncio.Event()
     with stopped_by_signals(stop) as stopping:
         while not stop.is_set():
-            answer = await _now(runtime, count=count)
-            if sys.stdout.isatty() and not call.as_json:
-                print("\x1b[H\x1b[2J", end="")
-            answer.show(as_json=call.as_json, compact=True)
+            on_screen = sys.stdout.isatty() and not call.as_json
+            answer = await _now(runtime, count=count, in_a_line=on_screen)
+            if on_screen:
+                answer.show_screen()
+            else:
+                answer.show(as_json=call.as_json, compact=True)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(stop.wait(), every_s)
     return stopping.exit_code
 
 
-async def _now(runtime: Runtime, *, count: bool) -> Answer:
+async def _now(runtime: Runtime, *, count: bool, in_a_line: bool = False) -> Answer:
     from sagaz_tiering.operations.status import collect
 
     now = runtime.clock.now()
     document, failures = await collect(runtime.job_context(), count=count)
     code = max((failure.exit_code for failure in failures.values()), default=0)
     problems = [(f"{name}: {failure}", failure.hint) for name, failure in failures.items()]
-    return Answer(document, _lines(document, now), code, problems)
+    return Answer(document, _lines(document, now, in_a_line=in_a_line), code, problems)
 
 
-def _lines(document: dict[str, Any], now: datetime) -> Iterator[Any]:
-    yield make_table(("tier", "snapshots>", "objects>", "bytes>", "$ per month>", "notes"), _tiers(document))
+def _lines(document: dict[str, Any], now: datetime, *, in_a_line: bool = False) -> Iterator[Any]:
+    """`in_a_line`: each tier and job takes one, however narrow the window is."""
+    cut = ("notes", "result") if in_a_line else (None, None)
+    columns = ("tier", "snapshots>", "objects>", "bytes>", "$ per month>", "notes")
+    yield make_table(columns, _tiers(document), cut=cut[0])
     if "next_runs" in document:
         last = {run["job"]: run for run in document["jobs"]}
         narrow = make_console().width < _WIDE
         rows = [_job_row(last.get(run["job"]), run, now, narrow=narrow) for run in document["next_runs"]]
-        yield make_table(("job", "last run", "next run", *([] if narrow else ["schedule"]), "result"), rows)
+        yield make_table(("job", "last run", "next run", *([] if narrow else ["schedule"]), "result"), rows, cut=cut[1])
     hot_tier = document.get("hot_tier", {"warnings": (), "lost_snapshots": ()})
     for warning in [*hot_tier["warnings"], *document.get("encryption", {"warnings": ()})["warnings"]]:
         yield f"warning: {warning}"
@@ -132,7 +137,7 @@ def _tiers(document: dict[str, Any]) -> list[tuple[object, ...]]:
     hot, durable = document.get("hot"), document.get("durable")
     if hot is not None:
         memory = show_bytes(hot["bytes"]) if "bytes" in hot else None
-        notes = f"{hot['sagas_waiting']:,} sagas waiting, {hot['sagas_due']:,} due"
+        notes = f"{counted(hot['sagas_waiting'], 'saga')} waiting, {hot['sagas_due']:,} due"
         if "used_memory" in hot:
             notes += f"; memory {show_bytes(hot['used_memory'])}, {hot.get('maxmemory_policy', '')}"
         rows.append(("hot (Redis)", hot.get("snapshots"), None, memory, None, notes))
@@ -176,8 +181,9 @@ def _history_lines(document: dict[str, Any]) -> Iterator[Any]:
     if not points:
         yield "no history yet: a daemon (`sagaz-tiering run`) writes it every hour"
         return
-    when = [datetime.fromisoformat(points[each]["hour"]) for each in (0, -1)]
-    yield f"{show_time(when[0])} to {show_time(when[1])}, {len(points)} points {document['step_hours']} h apart"
+    each = "one an hour" if document["step_hours"] == 1 else f"the last of each {document['step_hours']} h"
+    when = [datetime.fromisoformat(points[at]["hour"]) for at in (0, -1)]
+    yield f"{show_time(when[0])} to {show_time(when[1])}, {counted(len(points), 'point')}, {each}"
     columns = ("tier", "snapshots>", "came>", "bytes>", "grew>", "$ per month>", "bytes over time")
     yield make_table(columns, _growth(points, document["came"]), spare=("bytes over time", "came"))
     bills = [sum(held["usd_per_month"] or 0 for held in point["holdings"]) for point in points]

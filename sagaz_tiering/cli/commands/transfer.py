@@ -16,7 +16,7 @@ from sagaz_tiering.cli.progress import showing_progress
 from sagaz_tiering.cli.session import Answer, Call, command
 from sagaz_tiering.cli.stopping import stopped_by_signals
 from sagaz_tiering.errors import SagazTieringError
-from sagaz_tiering.terminal import make_table, show_bytes
+from sagaz_tiering.terminal import counted, make_table, show_bytes
 
 if TYPE_CHECKING:
     from uuid import UUID
@@ -160,7 +160,8 @@ def _lines(report: TransferReport) -> Iterator[Any]:
     yield f"to    {report.target}"
     yield make_table(columns, [_row(name, counts) for name, counts in kinds])
     yield (
-        f"{report.snapshots.sagas:,} sagas, {show_bytes(report.snapshots.bytes)} of JSON, {report.seconds:,.1f} s"
+        f"{counted(report.snapshots.sagas, 'saga')}, {show_bytes(report.snapshots.bytes)} of JSON"
+        f", {report.seconds:,.1f} s"
         + (f" in all runs, {report.run_seconds:,.1f} s in this one" if report.resumed else "")
         + f", {report.items_per_second:,.0f}/s"
     )
@@ -197,7 +198,7 @@ def _account(report: TransferReport) -> Iterator[str]:
         if count:
             yield f"{count:,} {what}, such as: {'; '.join(messages[:3])}"
     if report.source_expired:
-        yield f"{report.source_expired:,} snapshots left out at the source: past their retention"
+        yield f"{counted(report.source_expired, 'snapshot')} left out at the source: past their retention"
 
 
 def _described(failure: Failure) -> str:
