@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -482,6 +482,47 @@ async def test_no_search_reads_a_table_from_end_to_end(opened: Any) -> None:
         }
         for name, arguments in asked.items():
             assert await _scanned(shop, sql[name], arguments) == [], name
+
+
+@pytest.mark.guarantee("G12")
+async def test_search_by_names_looks_through_those_alone(opened: Any) -> None:
+    """Not through all sagas of that time, once for each name: also where they lie in the order in which they began."""
+    async with opened() as shop:
+        for statement in (
+            """
+            INSERT INTO sagaz_tiering.hot_saves
+                (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at)
+            SELECT gen_random_uuid(), gen_random_uuid(), 'm' || n % 8, 'step', 0, 'failed', now() - n * interval '1 s',
+                   now()
+              FROM generate_series(1, 20000) AS g (n)
+            """,
+            "CREATE INDEX in_order ON sagaz_tiering.sagas (place)",
+            "CLUSTER sagaz_tiering.sagas USING in_order",
+            "DROP INDEX sagaz_tiering.in_order",
+            "VACUUM (ANALYZE) sagaz_tiering.sagas",
+        ):
+            await shop.runtime.db.execute(statement)
+        names = await shop.runtime.db.fetchval(
+            "SELECT array_agg(name_id) FROM sagaz_tiering.saga_names WHERE saga_name ~ '^m[0-3]$'"
+        )
+        query = f"EXPLAIN (ANALYZE, FORMAT JSON) {PAGES['by_names']}"
+        arguments = (*Question().top, -(2**63), 10_000, None, "^completed$", None, 20, 200, [], names)
+        plan = json.loads(await shop.runtime.db.fetchval(query, *arguments))[0]["Plan"]
+        own = await shop.runtime.db.fetchval(
+            "SELECT count(*) FROM sagaz_tiering.sagas WHERE name_id = ANY($1::integer[])", names
+        )
+        seen = sum(
+            node["Actual Loops"] * (node["Actual Rows"] + node.get("Rows Removed by Filter", 0))
+            for node in _nodes(plan)
+            if node.get("Relation Name") == "sagas"
+        )
+        assert own <= seen <= 2 * own + len(names)
+
+
+def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    yield node
+    for each in node.get("Plans", ()):
+        yield from _nodes(each)
 
 
 async def _scanned(shop: Product, query: str, arguments: tuple[Any, ...]) -> list[str]:

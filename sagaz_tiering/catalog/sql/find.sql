@@ -21,7 +21,8 @@ WITH looked AS MATERIALIZED (
      ORDER BY g.place DESC, g.saga_id DESC LIMIT $4),
 
 -- name: by_names
--- The same, of these names alone ($11).
+-- The same, of these names alone ($11). What bounds the places says so of name and place together: so the sagas of each name are
+-- looked through, and not for each name all that began in that time.
 WITH places AS MATERIALIZED (
     SELECT g.place FROM unnest($11::integer[]) AS v (name_id) CROSS JOIN LATERAL (
         SELECT s.place FROM sagaz_tiering.sagas s
@@ -31,9 +32,9 @@ WITH places AS MATERIALIZED (
 looked AS MATERIALIZED (
     SELECT g.* FROM unnest($11::integer[]) AS v (name_id) CROSS JOIN LATERAL (
         SELECT * FROM sagaz_tiering.sagas s
-         WHERE s.name_id = v.name_id AND (s.place, s.saga_id) < ($1::bigint, $2::uuid)
-           AND s.place >= (SELECT coalesce(min(p.place), $1::bigint) FROM places p)
-         ORDER BY s.place DESC, s.saga_id DESC LIMIT $4) AS g
+         WHERE s.place IS NOT NULL AND s.name_id = v.name_id AND (s.name_id, s.place) <= (v.name_id, $1::bigint)
+           AND (s.name_id, s.place) >= (v.name_id, (SELECT coalesce(min(p.place), $1::bigint) FROM places p))
+           AND CASE WHEN s.place = $1::bigint THEN s.saga_id < $2::uuid ELSE true END OFFSET 0) AS g
      ORDER BY g.place DESC, g.saga_id DESC LIMIT $4),
 
 -- name: by_keys
