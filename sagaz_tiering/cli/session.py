@@ -136,6 +136,9 @@ def fields(rows: Iterable[tuple[str, object]], *, width: int) -> Iterator[str]:
     return (f"{label + ':':<{width}}{value}" for label, value in rows if value is not None)
 
 
+NO_DAEMON = "no daemon ran the jobs lately, so nothing happens by itself; start one: sagaz-tiering run"
+
+
 def show_next_run(run: NextRun, now: datetime) -> str:
     """`collect at 2026-03-01 02:00:00Z (in 5 h to 5 h 36 min), by every 6h`."""
     return f"{run.job} at {show_when(run.at, now, run.latest)}, by {run.times}"

@@ -15,6 +15,7 @@ from sagaz_tiering.jobs.context import JobContext
 
 WINDOW_CLOSED: Final = "window_closed"
 """Counted where a run stopped since its window closed."""
+_LATE_BY: Final = timedelta(minutes=1)
 _LOOK_EVERY_S: Final = 1.0
 _STARTS_LOOKED_AT: Final = 300
 _LOOKED_AHEAD: Final = timedelta(days=8)
@@ -44,6 +45,33 @@ def next_runs(schedule: Schedule, last_runs: Iterable[JobRun], now: datetime) ->
         latest = times.jittered(at, 1.0)
         found.append(NextRun(job=job, times=times.text, at=at, latest=latest, is_open=times.is_open(now)))
     return found
+
+
+def are_kept(schedule: Schedule, last_runs: Iterable[JobRun], leased: Iterable[str], now: datetime) -> bool:
+    """Whether some process keeps to the schedule, as the last runs and the leases that are held tell.
+
+    Those that start most often run on time, and no more than half of all are late: what was run by hand is not enough.
+    Of what waits for its time of day nothing can be told.
+    """
+    last, held = {run.job: run for run in last_runs}, {name.partition("/")[0] for name in leased}
+    every: dict[str, timedelta] = {}
+    late = set()
+    for job in type(schedule).model_fields:
+        times = schedule.of(job)
+        if times.every is None or not times.is_open(now):
+            continue
+        every[job] = times.every
+        if job not in held and _is_late(times, last.get(job), now):
+            late.add(job)
+    most_often = {job for job, interval in every.items() if interval == min(every.values())}
+    return not late & most_often and 2 * len(late) <= len(every)
+
+
+def _is_late(times: JobTimes, last: JobRun | None, now: datetime) -> bool:
+    if last is None:
+        return True
+    since = last.finished_at if last.is_over and last.finished_at is not None else last.started_at
+    return times.jittered(times.next_after(since), 1.0) + _LATE_BY < now
 
 
 def next_start(times: JobTimes, last: JobRun | None, now: datetime) -> datetime:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
+from sagaz_tiering.catalog.history import JobRun
+from sagaz_tiering.catalog.leases import HeldLease
 from sagaz_tiering.catalog.mark import MarkLook
 from sagaz_tiering.catalog.migrations import check_schema
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.errors import SagazTieringError, SchemaMismatch, TierUnavailable
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.ownership import look, refuse
-from sagaz_tiering.jobs.times import NextRun, next_runs
+from sagaz_tiering.jobs.times import NextRun, are_kept, next_runs
 from sagaz_tiering.terminal import document, plain
 
 _LOST_SHOWN = 1_000
@@ -63,6 +65,15 @@ async def upcoming(context: JobContext, *jobs: str) -> list[NextRun]:
     return [run for run in found if run.job in jobs]
 
 
+async def daemon_seen(context: JobContext) -> bool:
+    """Whether somebody keeps to the schedule. Raises CatalogUnavailable."""
+    return _is_seen(context, await context.catalog.history.last_runs(), await context.catalog.leases.held())
+
+
+def _is_seen(context: JobContext, last_runs: Sequence[JobRun], held: Sequence[HeldLease]) -> bool:
+    return are_kept(context.settings.schedule, last_runs, (lease.name for lease in held), context.now)
+
+
 async def _hot(context: JobContext, now: datetime, *, count: bool) -> dict[str, Any]:
     hot: dict[str, Any] = await context.hot.queue.counts(to_micros(now))
     info = await context.hot.connection.info()
@@ -94,7 +105,8 @@ async def _catalog(context: JobContext, now: datetime) -> dict[str, Any]:
         "packs": packs,
         "jobs": plain(last_runs := await catalog.history.last_runs()),
         "next_runs": plain(next_runs(context.settings.schedule, last_runs, now)),
-        "leases": plain(await catalog.leases.held()),
+        "leases": plain(held := await catalog.leases.held()),
+        "daemon_seen": _is_seen(context, last_runs, held),
         "dictionaries": plain(await catalog.dictionaries.list_current()),
         "encryption": {"warnings": await context.keys.warnings()},
         "spending": await _spending(context, now),

@@ -255,6 +255,9 @@ async def test_status_shows_every_tier(world: World) -> None:
     packs = {pack["storage_class"]: pack["snapshots"] for pack in document["packs"]}
     assert packs == {"STANDARD_IA": len(world.cold), "GLACIER": len(world.frozen)}
     assert {run["job"] for run in document["jobs"]} >= {"age", "transition"}
+    assert document["daemon_seen"] is False  # those were run by hand
+    for command in (("status",), ("plan",), ("explain", world.cold[0].saga_id)):
+        assert "no daemon ran the jobs lately" in (await cli(*command, "--config", world.config)).out, command
     assert document["errors"] == {}
 
 

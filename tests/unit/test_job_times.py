@@ -16,7 +16,7 @@ from sagaz_tiering.config.schedule import JobTimes, Schedule
 from sagaz_tiering.config.times import DAYS
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.jobs import JOBS
-from sagaz_tiering.jobs.times import longest_wait, next_runs, next_start
+from sagaz_tiering.jobs.times import are_kept, longest_wait, next_runs, next_start
 
 BERLIN = ZoneInfo("Europe/Berlin")
 MINIMAL = """\
@@ -294,6 +294,28 @@ def test_next_start_catches_up_once_and_keeps_to_the_windows() -> None:
     assert next_start(windowed, ran("2026-03-04 20:00", "2026-03-04 20:30"), berlin("2026-03-04 21:00")) == berlin(
         "2026-03-04 21:30"
     )
+
+
+def test_schedule_is_kept_where_jobs_run_on_time() -> None:
+    """Not by what a person ran, nor by what a daemon that has gone ran last; a run under way is seen by its lease."""
+    now, schedule = datetime(2026, 3, 4, 12, tzinfo=UTC), Schedule()
+
+    def runs(ago: timedelta, *jobs: str) -> list[JobRun]:
+        at = now - ago
+        return [JobRun(job=job, started_at=at, finished_at=at, error=None, summary=None) for job in jobs]
+
+    everything = tuple(Schedule.model_fields)
+    lately, hour = timedelta(seconds=30), timedelta(hours=1)
+    assert are_kept(schedule, runs(lately, *everything), (), now)
+    assert not are_kept(schedule, [], (), now)
+    assert not are_kept(schedule, runs(hour, *everything), (), now)
+    by_hand = runs(lately, "age", "reconcile", "restore")
+    assert not are_kept(schedule, by_hand, (), now)
+    others = [run for run in runs(lately, *everything) if run.job != "reconcile"] + runs(hour, "reconcile")
+    assert not are_kept(schedule, others, (), now)
+    assert are_kept(schedule, others, ("reconcile/0",), now)
+    only_at_night = Schedule.model_validate({job: {"cron": "0 2 * * *"} for job in everything})
+    assert are_kept(only_at_night, [], (), now)
 
 
 def test_longest_wait_is_what_a_schedule_leaves_out() -> None:

@@ -131,7 +131,7 @@ def test_found_sagas_have_their_status_and_place(
     one.status, one.last_step, one.snapshots, one.held = "completed", "ship_order", {"cold": 3}, True
     page: Any = SimpleNamespace(items=[one], cursor=None, count=None)
     page = type("Found", (list,), vars(page))([one])
-    text = printed(width, monkeypatch, capsys, *find._lines(page))
+    text = printed(width, monkeypatch, capsys, *find._lines(page, "postgresql://db/sagaz"))
     assert all(word in text for word in (str(ID), "order-checkout", "completed", "ship_order", "held"))
     assert ("no room for: began" in text) == (width == 80)
 

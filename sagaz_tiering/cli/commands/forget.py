@@ -18,7 +18,7 @@ from sagaz_tiering.cli.failures import NotFound
 from sagaz_tiering.cli.filters import check_one_way, filtered, named, sagas_meant
 from sagaz_tiering.cli.options import YesOption, parse_id
 from sagaz_tiering.cli.paging import CursorOption, LimitOption, at_time, cut, more, read_time
-from sagaz_tiering.cli.session import Answer, Call, command, fields, show_next_run, table
+from sagaz_tiering.cli.session import NO_DAEMON, Answer, Call, command, fields, show_next_run, table
 from sagaz_tiering.errors import LegalHold
 from sagaz_tiering.terminal import counted, make_table, show_time, show_when
 
@@ -123,19 +123,21 @@ def _nothing(receipt: ErasureReceipt, earlier: UUID | None) -> NotFound:
     return NotFound(message, hint=f"it was erased before: sagaz-tiering erasures {earlier}")
 
 
-async def _next_compact(runtime: Runtime, receipt: ErasureReceipt) -> NextRun | None:
+async def _next_compact(runtime: Runtime, receipt: ErasureReceipt) -> tuple[NextRun, bool] | None:
     """When the job that packs wait for starts; None where none waits for it alone, or nobody can tell."""
     from sagaz_tiering.errors import CatalogUnavailable
-    from sagaz_tiering.operations.status import upcoming
+    from sagaz_tiering.operations.status import daemon_seen, upcoming
 
     if _FOR_COMPACT not in map(_pack_state, receipt.packs):
         return None
     with suppress(CatalogUnavailable):  # the receipt is told all the same
-        return next(iter(await upcoming(runtime.job_context(), "compact")), None)
+        context = runtime.job_context()
+        [run] = await upcoming(context, "compact")
+        return run, await daemon_seen(context)
     return None
 
 
-def _lines(receipt: ErasureReceipt, now: datetime, run: NextRun | None) -> Iterator[Any]:
+def _lines(receipt: ErasureReceipt, now: datetime, run: tuple[NextRun, bool] | None) -> Iterator[Any]:
     removed = f"hot {receipt.hot}, durable {receipt.durable}, archived {receipt.archived}, replays {receipt.replays}"
     if receipt.snapshots is not None:
         removed = f"{counted(receipt.snapshots, 'snapshot')}: {removed}"
@@ -186,11 +188,13 @@ def _pack_state(pack: ErasedPack) -> str:
     return f"waits for restore {pack.restore_id}, then `compact`" if pack.restore_id else _FOR_COMPACT
 
 
-def _following(run: NextRun | None, now: datetime) -> list[tuple[str, str]]:
+def _following(run: tuple[NextRun, bool] | None, now: datetime) -> list[tuple[str, str]]:
     """When a daemon gets to it, and how to have it at once."""
     if run is None:
         return []
-    return [("next run", show_next_run(run, now)), ("sooner", "sagaz-tiering job compact --once")]
+    following, seen = run
+    note = [] if seen else [("note", NO_DAEMON)]
+    return [("next run", show_next_run(following, now)), *note, ("sooner", "sagaz-tiering job compact --once")]
 
 
 def _left(receipt: ErasureReceipt) -> list[tuple[str, str | None]]:

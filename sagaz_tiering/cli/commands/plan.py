@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sagaz_tiering.cli.options import parse_time
-from sagaz_tiering.cli.session import Answer, Call, command, show_next_run, table
+from sagaz_tiering.cli.session import NO_DAEMON, Answer, Call, command, show_next_run, table
 from sagaz_tiering.terminal import counted, make_table, plain, show_bytes, show_time, show_usd
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ async def plan(
 
     from sagaz_tiering.catalog.migrations import check_schema
     from sagaz_tiering.costs import difference
-    from sagaz_tiering.operations.status import upcoming
+    from sagaz_tiering.operations.status import daemon_seen, upcoming
     from sagaz_tiering.operations.survey import planned
 
     others = None if policy is None else _policies_of(policy)
@@ -46,11 +46,16 @@ async def plan(
         plans = await asyncio.gather(*(planned(runtime.job_context(), policies, at) for policies in wanted))
         now = runtime.clock.now()
         runs = await upcoming(runtime.job_context(), "age", "transition", "expire", "compact")
+        seen = await daemon_seen(runtime.job_context())
     changes = difference(*plans) if others is not None else ()
-    answer = {**plans[0].to_dict(), "next_runs": plain(runs)}
+    answer = {**plans[0].to_dict(), "next_runs": plain(runs), "daemon_seen": seen}
     if others is not None:
         answer |= {"other": plans[1], "difference": changes}
-    lines = (*_lines(plans, changes), *(f"next run: {show_next_run(run, now)}" for run in runs))
+    lines = (
+        *_lines(plans, changes),
+        *(f"next run: {show_next_run(run, now)}" for run in runs),
+        *(() if seen else (NO_DAEMON,)),
+    )
     return Answer(answer, lines)
 
 

@@ -17,7 +17,7 @@ from sagaz_tiering.cli.failures import NotFound, UsageError
 from sagaz_tiering.cli.filters import check_one_way, filtered, sagas_meant
 from sagaz_tiering.cli.options import MATCH_KEYS, YesOption, parse_id, parse_match, parse_time
 from sagaz_tiering.cli.paging import CursorOption, LimitOption, at_time, cut, more, read_time
-from sagaz_tiering.cli.session import Answer, Call, command, fields, table
+from sagaz_tiering.cli.session import NO_DAEMON, Answer, Call, command, fields, table
 from sagaz_tiering.terminal import show_usd, show_when
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sagaz_tiering.tiered import SagaFilters
 
 POLL_S = 2.0
+_NOBODY_ASKS = f"{NO_DAEMON}, or once: sagaz-tiering job restore --once"
 ENDED = ("READY", "DONE", "CANCELLED", "FAILED")
 
 
@@ -85,10 +86,14 @@ async def restore(
         )
         if found is None:
             raise NotFound("nothing of that is in a pack", hint="what is in Redis needs no restore")
+        seen = found.state in ENDED or await _is_daemon_seen(runtime)
         if wait:
+            if not seen:
+                print(f"warning: {_NOBODY_ASKS}", file=sys.stderr, flush=True)
             found = await _wait(runtime, found)
         now = runtime.clock.now()
-    return Answer(found.to_dict(), _lines(found, now), 1 if found.state == "FAILED" else 0)
+    lines = chain(_lines(found, now), () if seen or wait else (_NOBODY_ASKS,))
+    return Answer(found.to_dict(), lines, 1 if found.state == "FAILED" else 0)
 
 
 def retrievals() -> list[str]:
@@ -112,7 +117,8 @@ async def restores(
             one = await store.get(parse_id(restore_id, "RESTORE_ID"))
             if one is None:
                 raise NotFound(f"no restore {restore_id}", hint="see: sagaz-tiering restores")
-            return Answer(one.to_dict(), _lines(one, now))
+            seen = one.state in ENDED or await _is_daemon_seen(runtime)
+            return Answer(one.to_dict(), chain(_lines(one, now), () if seen else (_NOBODY_ASKS,)))
         newest = await store.newest(limit + 1, read_time(cursor, UUID))
     found, following = cut(newest, limit, lambda each: at_time(each.requested_at, each.restore_id))
     columns = ("restore", "state", "snapshots>", "packs", "tier", "into", "requested", "by")
@@ -137,6 +143,12 @@ async def cancel_restore(call: Call, restore_id: Annotated[str, typer.Argument(m
         if not await runtime.catalog.restores.cancel(wanted, runtime.clock.now()):
             raise NotFound(f"no restore {wanted} is under way", hint="see: sagaz-tiering restores")
     return Answer({"restore_id": str(wanted), "state": "CANCELLED"}, [f"cancelled {wanted}"])
+
+
+async def _is_daemon_seen(runtime: Runtime) -> bool:
+    from sagaz_tiering.operations.status import daemon_seen
+
+    return await daemon_seen(runtime.job_context())
 
 
 async def _wait(runtime: Runtime, found: Restore) -> Restore:

@@ -16,7 +16,7 @@ from sagaz_tiering.cli.failures import NotFound, UsageError
 from sagaz_tiering.cli.filters import filtered, one_meant
 from sagaz_tiering.cli.options import parse_id, parse_time
 from sagaz_tiering.cli.paging import CursorOption, LimitOption, more, page_of
-from sagaz_tiering.cli.session import Answer, Call, command, fields, show_next_run
+from sagaz_tiering.cli.session import NO_DAEMON, Answer, Call, command, fields, show_next_run
 from sagaz_tiering.terminal import (
     make_console,
     make_table,
@@ -235,22 +235,29 @@ def _query(
 async def explain(call: Call, snapshot_id: Annotated[str, typer.Argument(metavar="SNAPSHOT_ID")]) -> Answer:
     """Where a snapshot is and why, which policy rules it, when it and its saga move and expire; a saga's id will do."""
     from sagaz_tiering.errors import CatalogUnavailable
-    from sagaz_tiering.operations.status import upcoming
+    from sagaz_tiering.operations.status import daemon_seen, upcoming
 
     wanted = parse_id(snapshot_id, "SNAPSHOT_ID")
     async with call.opened(migrated=True) as runtime:
         explanation = await runtime.storage().explain(wanted)
         now, asked = runtime.clock.now(), _asked(runtime)
         moves = "transition" if any(ref.storage_class for ref in explanation.copies[:1]) else "age"
+        seen = True
         runs: list[NextRun] = []
         with suppress(CatalogUnavailable):  # what Redis alone could explain is explained
             runs = await upcoming(runtime.job_context(), moves, "expire") if explanation.found else []
-    document = {**plain(explanation), "next_runs": plain(runs)}
+            seen = await daemon_seen(runtime.job_context())
+    document = {**plain(explanation), "next_runs": plain(runs), "daemon_seen": seen}
     if explanation.found:
         lines = _explained(wanted, explanation, now)
-        return Answer(document, (*lines, *fields([("next run", show_next_run(run, now)) for run in runs], width=17)))
+        return Answer(document, (*lines, *fields(_next(runs, seen, now), width=17)))
     problem = (f"no snapshot and no saga {wanted}", f"{_GONE}; {asked}")
     return Answer(document, (), NotFound.exit_code, () if call.as_json else [problem])
+
+
+def _next(runs: Sequence[NextRun], seen: bool, now: datetime) -> Iterator[tuple[str, object]]:
+    yield from (("next run", show_next_run(run, now)) for run in runs)
+    yield "note", None if seen or not runs else NO_DAEMON
 
 
 def _cost(explanation: Explanation) -> str | None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from sagaz_tiering.cli.failures import UsageError
-from sagaz_tiering.cli.session import Answer, Call, command
+from sagaz_tiering.cli.session import NO_DAEMON, Answer, Call, command
 from sagaz_tiering.cli.stopping import stopped_by_signals
 from sagaz_tiering.terminal import (
     counted,
@@ -97,6 +97,8 @@ def _lines(document: dict[str, Any], now: datetime, *, in_a_line: bool = False) 
         narrow = make_console().width < _WIDE
         rows = [_job_row(last.get(run["job"]), run, now, narrow=narrow) for run in document["next_runs"]]
         yield make_table(("job", "last run", "next run", *([] if narrow else ["schedule"]), "result"), rows, cut=cut[1])
+    if not document.get("daemon_seen", True):
+        yield f"{NO_DAEMON} (next runs are as it would start them)"
     hot_tier = document.get("hot_tier", {"warnings": (), "lost_snapshots": ()})
     for warning in [*hot_tier["warnings"], *document.get("encryption", {"warnings": ()})["warnings"]]:
         yield f"warning: {warning}"
@@ -114,7 +116,8 @@ def _lines(document: dict[str, Any], now: datetime, *, in_a_line: bool = False) 
     if owner is not None:
         waits = "" if owner["journal_published"] else "; entries of its journal are not there yet"
         yield f"this catalog is {safe(owner['standing'])} of the cold tier{waits}"
-    yield f"servers: {safe(', '.join(document['servers'].values()), limit=1000)}"
+    if "servers" in document:
+        yield f"servers: {safe(', '.join(document['servers'].values()), limit=1000)}"
     policies = document["policies"]
     names = safe(", ".join(policies["names"]) or "none", limit=500)
     yield f"policies: {names} (revision {policies['revision']})"
