@@ -8,7 +8,7 @@ from subprocess import check_output
 import pytest
 import typer
 
-from sagaz_tiering.cli.app import make_app
+from sagaz_tiering.cli.app import make_app, run_app
 
 OF_OTHERS = {"annotated_doc", "click", "shellingham", "typer", "typing_extensions"}
 OURS = {"cli", "config", "errors", "storage_class", "terminal"}
@@ -47,3 +47,15 @@ def test_only_the_command_that_is_asked_for_is_looked_into(asked: str) -> None:
     if asked:
         assert len(one[asked].params) == len(whole[asked].params)
         assert list(getattr(one[asked], "commands", ())) == list(getattr(whole[asked], "commands", ()))
+
+
+@pytest.mark.parametrize("group", [None, "policy", "catalog", "replay", "quarantine", "keys", "export"])
+def test_list_of_commands_has_whole_sentences_in_80_columns(
+    group: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of each command the first one, which says what it is for; none breaks off."""
+    monkeypatch.setenv("COLUMNS", "80")
+    assert run_app([*([] if group is None else [group]), "--help"]) == 0
+    shown = capsys.readouterr().out.partition("Commands:")[2]
+    assert shown
+    assert not [line for line in shown.splitlines() if line.endswith("...")]

@@ -31,7 +31,7 @@ def _catalog() -> None:
 @group.command("migrate")
 @command()
 async def migrate(call: Call) -> Answer:
-    """Apply the migrations that the database lacks; repeating it does nothing."""
+    """Apply the migrations that the database lacks. Repeating it does nothing."""
     path = locate_config(call.config)
     from sagaz_tiering.app.runtime import open_database
     from sagaz_tiering.catalog import migrations
@@ -73,7 +73,7 @@ async def rebuild(
     take_over: TakeOver = False,
     accept_unsigned: Unsigned = False,
 ) -> Answer:
-    """Fill a new, empty catalog from the bucket alone; can be repeated where it stopped."""
+    """Fill a new, empty catalog from the bucket alone. It can be repeated where it stopped."""
     from sagaz_tiering.operations.rebuild import LOST, Wish, proposed_id, rebuild
 
     wanted = None if catalog_id is None else parse_id(catalog_id, "--catalog-id")
@@ -112,7 +112,7 @@ async def adopt(
     take_over: TakeOver = False,
     accept_unsigned: Unsigned = False,
 ) -> Answer:
-    """Let this catalog catch up with the bucket and take it: after an older dump was put back, or a move."""
+    """Let this catalog catch up with the bucket and take it. After an older dump was put back, or a move."""
     from sagaz_tiering.errors import CorruptData
     from sagaz_tiering.jobs.ownership import look
     from sagaz_tiering.operations.rebuild import Wish, adopt

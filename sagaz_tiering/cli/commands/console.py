@@ -16,7 +16,7 @@ async def console_token(
     call: Call,
     operator: Annotated[bool, typer.Option("--operator", help="For who may also restore, hold and forget.")] = False,
 ) -> Answer:
-    """Make a token for the console: give it to people, and its hash to the configuration. Nothing is stored."""
+    """Make a token for the console. Give it to people, and its hash to the configuration; nothing is stored."""
     import secrets
     from hashlib import sha256
 

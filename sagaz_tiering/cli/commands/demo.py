@@ -27,7 +27,7 @@ async def demo(
     ] = None,
     console: Annotated[bool, typer.Option("--console", help="Look around in a browser at the end.")] = False,
 ) -> Answer:
-    """Run real sagas, let their snapshots age seven years in seconds, and check that none is lost."""
+    """See it work: real sagas, seven years in seconds. It checks that no snapshot is lost."""
     if console and call.as_json:
         raise UsageError("--console tells people where to look", hint="leave out --json")
     from sagaz_tiering.demo import run_demo

@@ -35,7 +35,7 @@ async def diff(
         str | None, typer.Option("--with", metavar="SAGA_ID", help="B is of this saga. Without A: the newest of both.")
     ] = None,
 ) -> Answer:
-    """How a saga's state changed from A to B: values that were added, removed and changed, by their path.
+    """How a saga's state changed from A to B. Values that were added, removed and changed, by their path.
 
     With --json an RFC 6902 patch, from what `show` prints of A to what it prints of B.
     """

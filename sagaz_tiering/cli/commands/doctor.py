@@ -26,7 +26,7 @@ async def doctor(
         float, typer.Option("--deadline", metavar="SECONDS", min=0.1, max=3600, help="Of the checks of each server.")
     ] = 30,
 ) -> Answer:
-    """Check everything that a deployment needs; try out the object store; say what to do."""
+    """Check everything that a deployment needs. Try out the object store; say what to do."""
     from sagaz_tiering.doctor import examine
     from sagaz_tiering.doctor.finding import exit_code
 

@@ -46,7 +46,7 @@ async def export(
     *,
     filters: SagaFilters,
 ) -> Answer:
-    """Write sagas with timeline, replays and holds log into files that prove themselves: see `export verify`."""
+    """Write sagas into files that prove themselves. With timeline, replays and holds log; see `export verify`."""
     import asyncio
 
     if out is None:
@@ -100,7 +100,7 @@ async def verify(
         Path | None, typer.Option("--key", metavar="PUBLIC", help="It must be signed by the key of this PEM file.")
     ] = None,
 ) -> Answer:
-    """Look at every byte of an export: is it as it was made, and who signed it? Needs no server, no configuration."""
+    """Look at every byte of an export. Is it as it was made, and who signed it? Needs no server, no configuration."""
     import asyncio
 
     from sagaz_tiering.exports.verify import verify_export

@@ -40,7 +40,7 @@ async def find(
     cursor: Annotated[str | None, typer.Option("--cursor", help="Go on behind the page that gave it.")] = None,
     count: Annotated[bool, typer.Option("--count", help="Say how many there are in all.")] = False,
 ) -> Answer:
-    """Find sagas by all that is given, the one that began last first, in every tier."""
+    """Find sagas in every tier by all that is given. The one that began last comes first."""
     wanted = asked(attribute, name, status, step, begun_from, begun_until, tier, held)
     async with call.opened(migrated=True) as runtime:
         page = await runtime.storage().find(**wanted, limit=limit, cursor=cursor, count=count)

@@ -42,7 +42,7 @@ async def forget(
     who: Annotated[str | None, typer.Option("--who", metavar="NAME", help="Default: the login name.")] = None,
     filters: SagaFilters,
 ) -> Answer:
-    """Erase a saga, or all that the options find: every snapshot and replay log in every tier, for good."""
+    """Erase a saga, or all that the options find, for good. Every snapshot and replay log in every tier."""
     check_one_way(saga_id, filters)
     wanted = None if saga_id is None else parse_id(saga_id, "SAGA_ID")
     order = {"reason": reason, "who": who or login_name()}
@@ -97,7 +97,7 @@ async def erasures(
     limit: LimitOption = 20,
     cursor: CursorOption = None,
 ) -> Answer:
-    """Receipts of erasures as they stand now: what is physically gone, and what waits for which pack."""
+    """Receipts of erasures as they stand now. What is physically gone, and what waits for which pack."""
     async with call.opened() as runtime:
         store, now = runtime.catalog.erasures, runtime.clock.now()
         if erasure_id is not None:

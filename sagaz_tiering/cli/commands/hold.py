@@ -44,7 +44,7 @@ async def hold(
     *,
     filters: SagaFilters,
 ) -> Answer:
-    """Place a legal hold: what it covers neither expires nor can be deleted until it is released.
+    """Place a legal hold. What it covers neither expires nor can be deleted until it is released.
 
     By what sagas are found by (--attribute, --name and so on), on each that is found now.
     """
@@ -120,7 +120,7 @@ async def release(
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why it may go.")],
     who: WhoOption = None,
 ) -> Answer:
-    """End a hold by its id, or every hold that was placed on a saga by the saga's id."""
+    """End a hold, or every hold that was placed on a saga. By the id of the hold, or of the saga."""
     asked = parse_id(wanted, "SAGA_ID|HOLD_ID")
     async with call.opened() as runtime:
         found = await runtime.catalog.holds.named(asked)

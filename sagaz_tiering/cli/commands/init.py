@@ -22,7 +22,7 @@ async def init(
         typer.Option("--bucket", metavar="NAME[/PREFIX]", help="Packs go to this S3 bucket instead of a folder."),
     ] = None,
 ) -> Answer:
-    """Write a commented configuration for the servers that this machine has, and say what to do next."""
+    """Write a configuration for the servers that are here. It is commented; then it says what to do next."""
     import shlex
 
     from sagaz_tiering.doctor.setup import configuration, look, password_advice, preparations

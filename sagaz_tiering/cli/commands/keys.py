@@ -30,7 +30,7 @@ group = typer.Typer(name="keys", help="Keys of policies with `encryption: per-sa
 @group.command("status")
 @command()
 async def status(call: Call) -> Answer:
-    """Which master key is current and whether it works, what each wraps, and what has lost its key."""
+    """Which master key is current and whether it works. Also what each wraps, and what has lost its key."""
     async with call.opened() as runtime:
         totals = await runtime.catalog.saga_keys.totals()
         current, error = await _checked(runtime)
@@ -58,7 +58,7 @@ async def generate(
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: encryption.key_file.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Default: today and four hex digits.")] = None,
 ) -> Answer:
-    """Make a master key and put it first in its file; the keys that are there stay behind it."""
+    """Make a master key and put it first in its file. The keys that are there stay behind it."""
     import secrets
 
     from sagaz_tiering.keys import key_file
@@ -78,7 +78,7 @@ async def generate(
 @group.command("rotate")
 @command()
 async def rotate(call: Call) -> Answer:
-    """Wrap every data key with the current master key; packs stay as they are. May be stopped and repeated."""
+    """Wrap every data key with the current master key. Packs stay as they are; may be stopped and repeated."""
     async with call.opened() as runtime:
         current, done = await runtime.keys.check(), 0
         with progress("rotate") as show:

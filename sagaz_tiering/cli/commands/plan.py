@@ -30,7 +30,7 @@ async def plan(
         str | None, typer.Option("--as-of", metavar="TIME", help="As if it were then: a time or a day.")
     ] = None,
 ) -> Answer:
-    """What would move, expire and be written anew, what that costs and saves, and which class would be cheapest."""
+    """What the jobs would do, what it costs and what it saves. Also which class would be cheapest."""
     import asyncio
 
     from sagaz_tiering.catalog.migrations import check_schema

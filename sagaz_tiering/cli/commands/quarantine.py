@@ -24,7 +24,7 @@ async def list_items(
     limit: LimitOption = 100,
     cursor: CursorOption = None,
 ) -> Answer:
-    """What is wrong: missing, truncated or altered packs, foreign objects, packs that a job could not move."""
+    """What is wrong. Missing, truncated or altered packs, foreign objects, packs that a job could not move."""
     async with call.opened() as runtime:
         behind = read_time(cursor, str)
         items = await runtime.catalog.quarantine.items(limit + 1, dropped_too=dropped, behind=behind)
@@ -40,7 +40,7 @@ async def list_items(
 @group.command("retry")
 @command()
 async def retry(call: Call, item: ItemArgument) -> Answer:
-    """Look at an item again now; a sound pack leaves the quarantine, another stays and jobs try it again."""
+    """Look at an item again now. A sound pack leaves the quarantine, another stays and jobs try it again."""
     from sagaz_tiering.jobs.context import Tally
     from sagaz_tiering.jobs.scrub import Budget, look_into
 

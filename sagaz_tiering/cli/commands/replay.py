@@ -69,7 +69,7 @@ async def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", "-d", help="Check the snapshot, execute nothing.")] = False,
     storage: StorageOption = None,
 ) -> Answer:
-    """Resume a saga from the snapshot of a step, with a corrected context, as a saga with an id of its own."""
+    """Resume a saga from a step, with a corrected context. It becomes a saga with an id of its own."""
     from sagaz_tiering.sagaz_engine.replay import load_factory, replay
 
     wanted, changes = parse_id(saga_id, "SAGA_ID"), _overrides(override or [], override_file)
@@ -99,7 +99,7 @@ async def time_travel(
     key: Annotated[str | None, typer.Option("--key", "-k", metavar="KEY", help="Only this key of the context.")] = None,
     storage: StorageOption = None,
 ) -> Answer:
-    """What a saga's state was at an instant: the newest snapshot at or before it."""
+    """What a saga's state was at an instant. The newest snapshot at or before it."""
     wanted, moment = parse_id(saga_id, "SAGA_ID"), parse_time(at)
     async with call.opened_storage(storage) as opened:
         found = await opened.get_snapshot_at_time(wanted, moment)
@@ -132,7 +132,7 @@ async def list_changes(
     ] = False,
     storage: StorageOption = None,
 ) -> Answer:
-    """Every state a saga was in, oldest first; without --keys it needs no archived bytes."""
+    """Every state a saga was in, oldest first. Without --keys it needs no archived bytes."""
     wanted = parse_id(saga_id, "SAGA_ID")
     since, until = (None if text is None else parse_time(text) for text in (after, before))
     async with call.opened_storage(storage) as opened:
@@ -153,7 +153,7 @@ async def history(
     cursor: CursorOption = None,
     storage: StorageOption = None,
 ) -> Answer:
-    """Replays of a saga, newest first: from which step, by whom, with what, and how they ended."""
+    """Replays of a saga, newest first. From which step, by whom, with what, and how they ended."""
     wanted = parse_id(saga_id, "SAGA_ID")
     async with call.opened_storage(storage) as opened:
         found = await opened.list_replays(wanted, MOST)

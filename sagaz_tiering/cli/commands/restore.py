@@ -60,7 +60,7 @@ async def restore(
     *,
     filters: SagaFilters,
 ) -> Answer:
-    """Ask for archived snapshots to come back: everything that meets all that is given."""
+    """Ask for archived snapshots to come back. Everything is meant that meets all that is given."""
     from sagaz_tiering.catalog.restores import Wanted
 
     if saga_ids:

@@ -16,7 +16,7 @@ def run(
     json_logs: Annotated[bool, typer.Option("--json", help="Log as JSON lines, also on a terminal.")] = False,
     debug: DebugOption = False,
 ) -> None:
-    """Run the daemon: move, transition, expire and collect by the schedule, until SIGTERM."""
+    """Run the daemon: the jobs by the schedule, until SIGTERM. They move, transition, expire and collect."""
     import asyncio
 
     environ = dict(os.environ)

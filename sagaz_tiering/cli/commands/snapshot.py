@@ -54,7 +54,7 @@ async def timeline(
     *,
     filters: SagaFilters,
 ) -> Answer:
-    """Every snapshot of a saga and the tier it is in, oldest first, and how it ended; needs no archived bytes."""
+    """Every snapshot of a saga, oldest first, and how it ended. With the tier of each; needs no archived bytes."""
     async with call.opened(migrated=True) as runtime:
         storage = runtime.storage()
         saga = await one_meant(storage, saga_id, filters)
@@ -198,7 +198,7 @@ async def show(
         str | None, typer.Option("--at", metavar="TIME", help="With --saga: the newest at or before TIME.")
     ] = None,
 ) -> Answer:
-    """Print one snapshot as JSON, values that JSON does not know tagged with their type."""
+    """Print one snapshot as JSON. Values that JSON does not know are tagged with their type."""
     read, what, hint = _query(snapshot_id, saga, latest=latest, at=at)
     async with call.opened(migrated=True) as runtime:
         found, asked = await read(runtime.storage()), _asked(runtime)
@@ -233,7 +233,7 @@ def _query(
 
 @command()
 async def explain(call: Call, snapshot_id: Annotated[str, typer.Argument(metavar="SNAPSHOT_ID")]) -> Answer:
-    """Where a snapshot is and why, which policy rules it, when it and its saga move and expire; a saga's id will do."""
+    """Where a snapshot is and why, when it moves and expires. By which policy, and its saga; a saga's id will do."""
     from sagaz_tiering.errors import CatalogUnavailable
     from sagaz_tiering.operations.status import daemon_seen, upcoming
 

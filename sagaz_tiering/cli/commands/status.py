@@ -48,7 +48,7 @@ async def status(
     watch: Annotated[bool, typer.Option("--watch", help="Again and again until Ctrl-C.")] = False,
     every: Annotated[float, typer.Option("--every", min=0.1, metavar="SECONDS", help="With --watch: how often.")] = 5.0,
 ) -> Answer | int:
-    """Snapshots, bytes and dollars per tier, the last run of each job, and the leases that are held."""
+    """What is in each tier, what it costs, what the jobs did. Also which leases are held."""
     if history:
         if watch:
             raise UsageError("--history changes by the hour", hint="leave out --watch")

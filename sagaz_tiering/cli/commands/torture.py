@@ -21,7 +21,7 @@ async def torture(
     seed: Annotated[int | None, typer.Option("--seed", metavar="S", help="Of what is saved, and when to kill.")] = None,
     snapshots: Annotated[int, typer.Option("--snapshots", metavar="N", min=1, help="About how many to save.")] = 3000,
 ) -> Answer:
-    """Kill savers and daemons at random on servers of its own, then compare every snapshot with what was promised."""
+    """Kill savers and daemons at random, on its own servers. Then compare every snapshot with what was promised."""
     from sagaz_tiering.torture.run import default_seed, run_torture
 
     chosen = default_seed() if seed is None else seed

@@ -48,7 +48,7 @@ async def transfer(
     ] = "60s",
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever the journal says.")] = False,
 ) -> Answer | int:
-    """Copy snapshots and replay records that the target does not have; deletes nothing, can be run again."""
+    """Copy snapshots and replays that the target does not have. It deletes nothing, and can be run again."""
     import asyncio
 
     from sagaz_tiering.app.storage_url import open_source, open_storage, parse_address
