@@ -62,6 +62,16 @@ SELECT gen_random_uuid(), gen_random_uuid(), 'name' || n % $2::integer, 'step', 
   FROM generate_series(1, $1::integer) AS n
 """
 
+MANY_IN_A_FRAME = """
+WITH ids AS (
+    INSERT INTO sagaz_tiering.snapshots (created_at, pack_id, frame_no, step_id, snapshot_id)
+    SELECT now(), 1, 0, 1, gen_random_uuid() FROM generate_series(1, $1::integer)
+    RETURNING replace(snapshot_id::text, '-', '') AS id)
+SELECT string_agg('order=' || i.id || U&'\\001E' || i.id, U&'\\001F' ORDER BY i.id) || U&'\\001F'
+       || 'region=eu' || U&'\\001F' || 'customer=c' || U&'\\001E' || string_agg(i.id, ',' ORDER BY i.id)
+  FROM ids i
+"""
+
 READ = """
 SELECT (SELECT sum(seq_tup_read) FROM pg_stat_user_tables) + (SELECT sum(idx_tup_read) FROM pg_stat_user_indexes)
 """
@@ -231,3 +241,17 @@ async def test_statement_of_many_rows_does_as_well_after_others_of_one(empty_dat
             await conn.execute(NOTED, 40_000, 50, timeout=180)
             await conn.execute("UPDATE sagaz_tiering.hot_saves SET expires_at = now()", timeout=180)
             assert await conn.fetchval("SELECT count(*) FROM sagaz_tiering.sagas WHERE name_id IS NOT NULL") == 50_007
+
+
+async def test_frame_of_many_snapshots_is_trimmed_at_once(empty_database: str) -> None:
+    """What is left of its attributes, where half of its snapshots went; quadratic, it would take many minutes."""
+    async with Database(CatalogSettings(url=empty_database)) as db:
+        await migrate(db)
+        async with db.connection() as conn:
+            text = await conn.fetchval(MANY_IN_A_FRAME, 40_000)
+            await conn.execute("ALTER TABLE sagaz_tiering.snapshots DISABLE TRIGGER USER")
+            await conn.execute("DELETE FROM sagaz_tiering.snapshots WHERE get_byte(uuid_send(snapshot_id), 0) < 128")
+            left = await conn.fetchval("SELECT sagaz_tiering.attributes_of_present(1, 0, $1)", text, timeout=180)
+            kept = [id_ for id_ in text.rpartition("\x1e")[2].split(",") if id_ >= "8"]
+            orders = [f"order={id_}\x1e{id_}" for id_ in kept]
+            assert left == "\x1f".join([*orders, "region=eu", "customer=c\x1e" + ",".join(kept)])
