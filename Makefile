@@ -19,7 +19,7 @@ WORKERS ?= -n 2 --dist worksteal
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: ## the whole product in half a minute, on real servers that it starts and stops itself
+demo: ## the whole product in half a minute (a minute on a busy machine), on real servers that it starts and stops itself
 	@tools/bootstrap run
 	@$(BIN)/sagaz-tiering demo $(ARGS)
 

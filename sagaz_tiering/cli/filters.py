@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import wraps
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from sagaz_tiering.cli.failures import NotFound, UsageError
-from sagaz_tiering.cli.options import parse_id, parse_time, warn_of_expressions
+from sagaz_tiering.cli.options import locate_config, parse_id, parse_time, warn_of_expressions
 from sagaz_tiering.terminal import safe, show_time
 
 if TYPE_CHECKING:
@@ -28,14 +30,24 @@ _NAMED: Final = 20
 AttributeOption = Annotated[
     list[str] | None,
     typer.Option(
-        "--attribute", "-a", metavar="NAME=VALUE", help="Has this value (repeatable; of one NAME any of its values)."
+        "--attribute",
+        "-a",
+        metavar="NAME=VALUE",
+        help="Has this value (repeatable; of one NAME any of its values).",
+        autocompletion=lambda ctx, incomplete: begun(incomplete, _names_of_attributes(ctx)),
     ),
 ]
 NameOption = Annotated[
     list[str] | None, typer.Option("--name", metavar="PATTERN", help="Name of the saga, such as 'payment-*'.")
 ]
 StatusOption = Annotated[
-    list[str] | None, typer.Option("--status", metavar="PATTERN", help="Status of its newest snapshot.")
+    list[str] | None,
+    typer.Option(
+        "--status",
+        metavar="PATTERN",
+        help="Status of its newest snapshot.",
+        autocompletion=lambda incomplete: begun(incomplete, _statuses()),
+    ),
 ]
 StepOption = Annotated[list[str] | None, typer.Option("--step", metavar="PATTERN", help="Step of its newest snapshot.")]
 FromOption = Annotated[
@@ -43,9 +55,44 @@ FromOption = Annotated[
 ]
 UntilOption = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Began before.")]
 TierOption = Annotated[
-    str | None, typer.Option("--tier", help="Something of it is there: hot, durable, cold or a storage class.")
+    str | None,
+    typer.Option(
+        "--tier",
+        help="Something of it is there: hot, durable, cold or a storage class.",
+        autocompletion=lambda incomplete: begun(incomplete, _tiers()),
+    ),
 ]
 HeldOption = Annotated[bool | None, typer.Option("--held/--not-held", help="Whether a legal hold is on it.")]
+
+
+def begun(incomplete: str, words: Iterable[str]) -> list[str]:
+    """Those that begin so, for the completion of a shell."""
+    return [word for word in words if word.startswith(incomplete)]
+
+
+def _names_of_attributes(ctx: typer.Context) -> list[str]:
+    """With the sign behind them; none where no configuration can be read."""
+    from sagaz_tiering.config.load import load_config
+    from sagaz_tiering.errors import SagazTieringError
+
+    given = ctx.params.get("config")
+    with suppress(SagazTieringError):
+        return [f"{each.name}=" for each in load_config(locate_config(given and Path(given))).attributes]
+    return []
+
+
+def _statuses() -> list[str]:
+    from sagaz_tiering.config.patterns import RUNNING, UNDER_WAY
+    from sagaz_tiering.config.policy_lint import OUTCOMES
+
+    return sorted({*UNDER_WAY, *OUTCOMES} - {RUNNING})
+
+
+def _tiers() -> list[str]:
+    from sagaz_tiering.snapshot import Tier
+    from sagaz_tiering.storage_class import StorageClass
+
+    return [*Tier, *StorageClass]
 
 
 def asked(

@@ -48,12 +48,12 @@ Patterns = Annotated[tuple[str, ...], BeforeValidator(_patterns)]
 RUNNING = "running"
 """The outcome of a saga that has not ended, or of which no end was recorded."""
 
-_UNDER_WAY = frozenset({"pending", "executing", "compensating", "forward_recovery"})
+UNDER_WAY = frozenset({"pending", "executing", "compensating", "forward_recovery"})
 
 
 def outcome_of(status: str) -> str:
     """The outcome of a saga whose newest snapshot has that status: the status itself, or `running`."""
-    return RUNNING if status in _UNDER_WAY else status
+    return RUNNING if status in UNDER_WAY else status
 
 
 def _outcomes(patterns: tuple[str, ...]) -> tuple[str, ...]:

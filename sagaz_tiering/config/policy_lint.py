@@ -19,7 +19,7 @@ _ENGINE_STAMPS = (
 )
 _EXPRESSION: Final = re.compile(r"^\^|\$$|\\[.\-\w]|[\])]\+|^[^\[]*\|")
 """What names hardly have: `^` and `$` at the ends, `\\d`, `[a-z]+`, `a|b`."""
-_OUTCOMES: Final = ("completed", "failed", "rolled_back", "partially_committed", "forward_recovery", RUNNING)
+OUTCOMES: Final = ("completed", "failed", "rolled_back", "partially_committed", "forward_recovery", RUNNING)
 """How sagas of sagaz end."""
 
 
@@ -47,8 +47,17 @@ def policy_warnings(
         yield (), _no_catch_all(policies)
 
 
+def used_policies(policies: Sequence[Policy]) -> list[Policy]:
+    """Without those that are surely never used: one above matches everything that they could."""
+    return [policy for number, policy in enumerate(policies) if _covering(policy, policies[:number]) is None]
+
+
+def _covering(policy: Policy, above: Sequence[Policy]) -> Policy | None:
+    return next((other for other in above if other.match.covers(policy.match)), None)
+
+
 def _unreachable(policy: Policy, above: Sequence[Policy]) -> Iterator[tuple[Location, str]]:
-    earlier = next((other for other in above if other.match.covers(policy.match)), None)
+    earlier = _covering(policy, above)
     if earlier is not None:
         yield (
             ("match",),
@@ -120,7 +129,7 @@ def _single_snapshots(policy: Policy) -> Iterator[tuple[Location, str]]:
     match = policy.match
     if match.status == ANY or "outcome" in match.model_fields_set:
         return
-    wanted = [status for status in match.status if status in _OUTCOMES]
+    wanted = [status for status in match.status if status in OUTCOMES]
     meant = f"outcome: [{', '.join(wanted)}]" if wanted else "outcome"
     yield (
         ("match", "status"),
@@ -131,10 +140,10 @@ def _single_snapshots(policy: Policy) -> Iterator[tuple[Location, str]]:
 
 def _unknown_outcomes(policy: Policy) -> Iterator[tuple[Location, str]]:
     for pattern in policy.match.outcome:
-        if not any(map(matcher((pattern,)), _OUTCOMES)):
+        if not any(map(matcher((pattern,)), OUTCOMES)):
             yield (
                 ("match", "outcome"),
-                f"{pattern} is no outcome of a saga of sagaz, which is one of {', '.join(_OUTCOMES)}; right only "
+                f"{pattern} is no outcome of a saga of sagaz, which is one of {', '.join(OUTCOMES)}; right only "
                 "where your own code saves that status",
             )
 

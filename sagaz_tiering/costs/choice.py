@@ -85,8 +85,8 @@ def first_class(
     return FirstClass(
         storage_class=chosen,
         why=(
-            f"{size:,} bytes for {months(stay):.1f} months would cost {show_usd(figures[0])} in {asked} and cost "
-            f"{show_usd(figures[1])} in {chosen}, so they go there first"
+            f"{size:,} bytes for {months(stay):.1f} months would cost {show_usd(figures[0])} in {asked} and "
+            f"{show_usd(figures[1])} in {chosen}, so they go to {chosen} first"
         ),
     )
 

@@ -71,7 +71,7 @@ class ExportVerification:
     def proven(self) -> list[str]:
         """What a reader may rely on, and what not."""
         if not self.is_intact:
-            return ["nothing: it is not as it was made"]
+            return ["nothing is proven: it is not as it was made"]
         found = ["every file is the one that the manifest names, to the byte, and its counts add up"]
         if self.signed_by is None:
             found.append(

@@ -17,6 +17,8 @@ from support.commands import DEADLINE_S, clean_environment, cli, save, write_con
 from support.payload import saga
 
 from sagaz_tiering.app.runtime import open_runtime
+from sagaz_tiering.catalog.mark import MarkStanding
+from sagaz_tiering.cli.commands.status import STANDINGS
 from sagaz_tiering.config.load import load_config
 from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.jobs import run_job
@@ -250,6 +252,8 @@ async def test_status_shows_every_tier(world: World) -> None:
     assert table.code == 0, table.err
     for text in ("hot (Redis)", "durable (PostgreSQL)", "cold STANDARD_IA", "cold GLACIER", "$", "age", "orders"):
         assert text in table.out
+    assert "this catalog owns the cold tier" in table.out
+    assert STANDINGS.keys() == set(MarkStanding)
     document = (await cli("status", "--count", "--json", "--config", world.config)).document
     assert document["hot"]["snapshots"] == len(world.hot)
     packs = {pack["storage_class"]: pack["snapshots"] for pack in document["packs"]}

@@ -92,12 +92,26 @@ def test_status_is_shown_again_and_again_until_ctrl_c(tmp_path: Path, database: 
         ("sagaz-tiering pol", "policy"),
         ("sagaz-tiering job tr", "transition"),
         ("sagaz-tiering restore --tier Exp", "Expedited"),
+        ("sagaz-tiering find --tier dur", "durable"),
+        ("sagaz-tiering find --tier GLACIER_", "GLACIER_IR"),
+        ("sagaz-tiering timeline --status rolled", "rolled_back"),
+        ("sagaz-tiering find --attribute ord", "order_id="),
+        ("sagaz-tiering export --format par", "parquet"),
     ],
 )
-def test_shell_completes_commands_and_values(typed: str, expected: str) -> None:
+def test_shell_completes_commands_and_values(typed: str, expected: str, tmp_path: Path) -> None:
     """As bash asks for it."""
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("""
+tiers: {hot: {url: "redis://localhost:1/0"}, cold: {url: "file:///nowhere"}}
+catalog: {url: "postgresql://localhost/none"}
+attributes: [{name: order_id, path: order_id}]
+""")
     environ = clean_environment(
-        _SAGAZ_TIERING_COMPLETE="complete_bash", COMP_WORDS=typed, COMP_CWORD=str(len(typed.split()) - 1)
+        SAGAZ_TIERING_CONFIG=str(mine),
+        _SAGAZ_TIERING_COMPLETE="complete_bash",
+        COMP_WORDS=typed,
+        COMP_CWORD=str(len(typed.split()) - 1),
     )
     command = [sys.executable, "-c", "from sagaz_tiering.cli import main; main()"]
     said = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)

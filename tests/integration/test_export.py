@@ -306,7 +306,15 @@ async def test_command_exports_and_verifies(shop: Product, database: str, redis_
     for wrong in (["--out", tmp_path / "x", "--format", "csv"], []):
         assert (await cli("export", "--config", written, *wrong)).code == 2
     (out / "timeline-00001.jsonl").write_bytes(b"\n")
-    assert (await cli("export", "verify", out)).code == 6
+    altered = await cli("export", "verify", out)
+    assert altered.code == 6
+    assert "- nothing is proven: it is not as it was made" in altered.out
+    assert (await cli("export", "--config", written, "--out", tmp_path / "mine.zip", "--format", "zip")).code == 0
+    with (tmp_path / "mine.zip").open("ab") as file:
+        file.write(b"more")
+    said = await cli("export", "verify", tmp_path / "mine.zip")
+    assert "error: mine.zip: " in said.err
+    assert "*" not in said.err
 
 
 MEASURED = """

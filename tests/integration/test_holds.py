@@ -204,7 +204,8 @@ async def test_holds_on_the_command_line(shop: Product, database: str, redis_url
     placed = await cli("hold", saga_id, "--reason", "case 7", "--who", "ada", "--json", "--config", settings)
     assert placed.code == 0, placed.err
     assert placed.document["covers"]["snapshots"] == 5
-    await cli("hold", "--match", "saga_name=payment-*", "--reason", "audit", "--config", settings)
+    on_all = await cli("hold", "--match", "saga_name=payment-*", "--reason", "audit", "--config", settings)
+    assert "also written to the bucket, so it survives the loss of PostgreSQL" in on_all.out
     listed = await cli("holds", "--config", settings)
     assert "case 7" in listed.out
     assert "saga_name=payment-*" in listed.out

@@ -106,3 +106,14 @@ def test_what_cannot_end_anything_earlier_is_not_counted(old: dict[str, Any], ne
     """A longer `retain` alone is plain; all else is looked at."""
     before, after = (PolicySet([Policy.model_validate({"name": "p", **each})]) for each in (old, new))
     assert may_shorten(before, after) is may
+
+
+def test_policy_that_is_never_used_ends_nothing_earlier() -> None:
+    """One above it matches everything that it could; with what is kept for ever in front nothing can end earlier."""
+    before = PolicySet([Policy.model_validate({"name": "p", "match": {"saga_name": "a"}, "retain": "7d"})])
+    unused = {"name": "unused", "match": {"saga_name": "a"}, "retain": "1d"}
+    kept = {"name": "all", "match": {}, "retain": "forever"}
+    rules = [{"name": "p", "match": {"saga_name": "a"}, "retain": "7d"}, unused]
+    assert may_shorten(before, PolicySet([Policy.model_validate(each) for each in rules])) is False
+    assert may_shorten(before, PolicySet([Policy.model_validate(each) for each in (kept, unused)])) is False
+    assert may_shorten(before, PolicySet([Policy.model_validate(each) for each in (unused, kept)])) is True

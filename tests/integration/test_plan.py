@@ -84,6 +84,7 @@ async def test_plan_counts_what_the_jobs_then_do(shop: Product) -> None:
     assert report.counts["archived"] == 45
     assert report.counts["packs"] == sum(line.packs for line in found.lines)
     assert report.counts["packs_kept_warmer"] == 1
+    assert any(" in STANDARD, so they go to STANDARD first;" in note for note in report.notes), report.notes
     totals = {total.storage_class: total.snapshots for total in await shop.runtime.catalog.packs.totals()}
     assert totals == {StorageClass.STANDARD: 20, StorageClass.STANDARD_IA: 25}
     after = await planned(shop)

@@ -1,4 +1,4 @@
-"""`demo`: the whole product in half a minute, on real servers that it starts itself."""
+"""`demo`: the whole product in half a minute or, on a busy machine, a minute, on real servers that it starts itself."""
 
 from __future__ import annotations
 

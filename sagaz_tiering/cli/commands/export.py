@@ -11,7 +11,7 @@ import typer
 
 from sagaz_tiering.cli.asking import login_name
 from sagaz_tiering.cli.failures import UsageError, say
-from sagaz_tiering.cli.filters import filtered
+from sagaz_tiering.cli.filters import begun, filtered
 from sagaz_tiering.cli.options import parse_id
 from sagaz_tiering.cli.progress import showing_export
 from sagaz_tiering.cli.session import Answer, Call, command, fields, unless_subcommand
@@ -35,7 +35,15 @@ group = typer.Typer(name="export")
 async def export(
     call: Call,
     out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help="A folder, or with zip a file.")] = None,
-    form: Annotated[str, typer.Option("--format", metavar="FORM", help="jsonl, parquet or zip.")] = "jsonl",
+    form: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            metavar="FORM",
+            help="jsonl, parquet or zip.",
+            autocompletion=lambda incomplete: begun(incomplete, forms()),
+        ),
+    ] = "jsonl",
     saga: Annotated[list[str] | None, typer.Option("--saga", metavar="ID", help="Only this saga; repeatable.")] = None,
     sign: Annotated[
         Path | None, typer.Option("--sign", metavar="KEY", help="Sign with this private Ed25519 key (a PEM file).")
@@ -106,8 +114,15 @@ async def verify(
     from sagaz_tiering.exports.verify import verify_export
 
     found = await asyncio.to_thread(verify_export, path, key=key)
-    problems = [(f"{each.part}: {each.problem}", "") for each in found.problems]
+    problems = [(f"{path.name if each.part == '*' else each.part}: {each.problem}", "") for each in found.problems]
     return Answer(found.to_dict(), _verified(found), 0 if found.is_intact else 6, problems)
+
+
+def forms() -> list[str]:
+    """For the completion of a shell."""
+    from sagaz_tiering.exports.report import FORMS
+
+    return list(FORMS)
 
 
 def _lines(report: ExportReport) -> Iterator[Any]:

@@ -138,8 +138,10 @@ async def release(
 def published(waits: str) -> str:
     """Whether the bucket's journal has it, from which it comes back after a loss of PostgreSQL."""
     if waits:
-        return f"not yet in the bucket's journal, a daemon writes it there: {waits}"
-    return "in the bucket's journal too"
+        return (
+            f"not yet written to the bucket, so a loss of PostgreSQL would lose it; a daemon writes it there: {waits}"
+        )
+    return "also written to the bucket, so it survives the loss of PostgreSQL"
 
 
 @command()

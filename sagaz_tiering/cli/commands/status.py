@@ -9,7 +9,7 @@ import contextlib
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -37,6 +37,17 @@ _WIDE = 130
 """Columns; in fewer, times of jobs are told by their distance alone, and no schedule."""
 _BARS = "▁▂▃▄▅▆▇█"
 _MOST_BARS = 24
+STANDINGS: Final = {
+    "owner": "this catalog owns the cold tier",
+    "unclaimed": "nobody owns the cold tier yet: the first job that writes to it takes it",
+    "unfinished": "this catalog owns the cold tier; the last note of that in the bucket is being completed",
+    "late": "this catalog owns the cold tier, but the note of that in the bucket is some steps behind",
+    "unproven": "this catalog may own the cold tier: its database is a copy, or was moved",
+    "behind": "this catalog does not own the cold tier any more: it is behind what the bucket says",
+    "wrong-bucket": "the cold tier is not where this catalog has its packs",
+    "foreign": "another catalog owns the cold tier",
+}
+"""What `MarkStanding` tells people."""
 
 
 @command()
@@ -115,7 +126,7 @@ def _lines(document: dict[str, Any], now: datetime, *, in_a_line: bool = False) 
     owner = document.get("owner")
     if owner is not None:
         waits = "" if owner["journal_published"] else "; entries of its journal are not there yet"
-        yield f"this catalog is {safe(owner['standing'])} of the cold tier{waits}"
+        yield f"{STANDINGS.get(owner['standing'], safe(owner['standing']))}{waits}"
     if "servers" in document:
         yield f"servers: {safe(', '.join(document['servers'].values()), limit=1000)}"
     policies = document["policies"]

@@ -18,6 +18,7 @@ from uuid import UUID
 from sagaz_tiering.catalog.durable import FALLBACK_NOTICE
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.config.policy import ClockSource, Retention
+from sagaz_tiering.config.policy_lint import used_policies
 from sagaz_tiering.config.sections import JobSettings
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.errors import CorruptRecord, MassDelete
@@ -173,9 +174,12 @@ def keeps_promises(policies: PolicySet) -> bool:
 
 def may_shorten(before: PolicySet, after: PolicySet) -> bool:
     """Whether any snapshot could end earlier by other policies; True where that is not plain. Pure."""
-    if len(before.policies) != len(after.policies):
+    olds, news = used_policies(before.policies), used_policies(after.policies)
+    if all(new.is_for_ever for new in news) and any(new.match.is_catch_all for new in news):
+        return False
+    if len(olds) != len(news):
         return True
-    return any(_may_end_earlier(old, new) for old, new in zip(before.policies, after.policies, strict=True))
+    return any(_may_end_earlier(old, new) for old, new in zip(olds, news, strict=True))
 
 
 def _may_end_earlier(old: Policy, new: Policy) -> bool:
