@@ -133,23 +133,7 @@ class DurableCopies:
         With something in the way nothing was stored, since the snapshot was saved or deleted at the instant of this
         save or later: at that one (microseconds). Raises LegalHold where what is stored of it is held.
         """
-        row = (
-            meta.snapshot_id,
-            meta.saga_id,
-            to_column(meta.saga_name),
-            to_column(meta.step_name),
-            meta.step_index,
-            to_column(meta.status),
-            from_micros(meta.created_us),
-            moment(meta.retention_us),
-            from_micros(meta.saved_us),
-            moment(expires_us),
-            moment(due_us),
-            meta.body_crc,
-            fallback,
-            to_column(meta.attributes) or None,
-            value,
-        )
+        row = row_to_put(meta, value, due_us=due_us, expires_us=expires_us, fallback=fallback)
         seconds = self._deadline_s if deadline_s is None else deadline_s
         try:
             done = await self._saves.put(row, len(value), seconds=seconds)
@@ -167,7 +151,7 @@ class DurableCopies:
         for last in (False, False, True):
             try:
                 async with self._db.transaction() as conn:
-                    stored = await conn.fetch(_SQL["put_many"], *_many(rows))
+                    stored = await put_rows(conn, rows)
                     return stored, float(await conn.fetchval(_SQL["announce_fallback"]))
             except CatalogUnavailable as exc:
                 if last or not isinstance(exc.__cause__, asyncpg.DeadlockDetectedError):
@@ -183,7 +167,7 @@ class DurableCopies:
         elif len(rows) == 1:
             stored = await self._db.fetch(_SQL["put"], *rows[0])
         else:
-            stored = await self._db.fetch(_SQL["put_many"], *_many(ordered))
+            stored = await put_rows(self._db, ordered)
         there = Put(changes=stored[0]["changes"] if stored else None)
         if len(stored) == len(rows) and announced_for_s is None:
             return [there] * len(rows)
@@ -205,6 +189,16 @@ class DurableCopies:
                 in_the_way_us=to_micros(max(found[each]["at"] or saved_at, saved_at)), frozen=found[each]["frozen"]
             )
             for each, saved_at in refused.items()
+        }
+
+    async def blocked(self, metas: Sequence[SnapshotMeta]) -> set[UUID]:
+        """Of these saves, the ones that `put` would not store: for what was done since, or for a hold."""
+        rows = await self._db.fetch(_SQL["in_the_way"], [meta.snapshot_id for meta in metas])
+        found = {row["snapshot_id"]: row for row in rows}
+        return {
+            meta.snapshot_id
+            for meta in metas
+            if (row := found[meta.snapshot_id])["frozen"] or (row["at"] and to_micros(row["at"]) >= meta.saved_us)
         }
 
     async def fallback_rows(self, after: UUID, limit: int) -> list[DurableRow]:
@@ -342,9 +336,32 @@ async def lock_rows(conn: Connection, ids: Sequence[UUID]) -> None:
     await conn.execute(_SQL["lock"], list(ids))
 
 
-def _many(rows: Sequence[tuple[Any, ...]]) -> tuple[str, list[bytes]]:
-    """What the statement `put_many` takes."""
-    return recordset(_PUT, rows), [row[-1] for row in rows]
+def row_to_put(
+    meta: SnapshotMeta, value: bytes, *, due_us: int | None, expires_us: int | None, fallback: bool
+) -> tuple[Any, ...]:
+    """What `_PUT` names, and the value."""
+    return (
+        meta.snapshot_id,
+        meta.saga_id,
+        to_column(meta.saga_name),
+        to_column(meta.step_name),
+        meta.step_index,
+        to_column(meta.status),
+        from_micros(meta.created_us),
+        moment(meta.retention_us),
+        from_micros(meta.saved_us),
+        moment(expires_us),
+        moment(due_us),
+        meta.body_crc,
+        fallback,
+        to_column(meta.attributes) or None,
+        value,
+    )
+
+
+async def put_rows(conn: Connection | Database, rows: Sequence[tuple[Any, ...]]) -> Sequence[Any]:
+    """Store these, each id once and in the order of ids, unless something is in the way; what was stored."""
+    return await conn.fetch(_SQL["put_many"], recordset(_PUT, rows), [row[-1] for row in rows])
 
 
 def naming(row: Any) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from sagaz_tiering import metrics
-from sagaz_tiering.catalog.durable import moment, naming
+from sagaz_tiering.catalog.durable import moment, naming, put_rows, row_to_put
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
@@ -43,6 +43,16 @@ class HotSave:
     expires_us: int | None
     lost_at: datetime | None = None
     packed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What Redis alone has of a save that is to be durable, and what its policy says of it."""
+
+    meta: SnapshotMeta
+    value: bytes
+    due_us: int | None
+    expires_us: int | None
 
 
 class HotSaves:
@@ -86,6 +96,32 @@ class HotSaves:
         before = await self.note_each(metas[:half], expiries_us[:half])
         changes = await self.note_each(metas[half:], expiries_us[half:])
         return before if changes is None else changes
+
+    async def make_durable(self, saves: Sequence[Found]) -> set[UUID]:
+        """Put what Redis alone has of these, each id once, into `saga_snapshots`; the ids of what is there now.
+
+        By the rules of a save, and nothing that was deleted or forgotten since: who does that waits, or is seen.
+        What PostgreSQL would refuse for ever is told in the log, and holds up no other.
+        """
+        some = sorted(saves, key=lambda save: save.meta.snapshot_id.int)
+        ids, times = _versions([save.meta for save in some])
+        try:
+            async with self._db.transaction() as conn:
+                await conn.execute(_SQL["begin_notes"], _NOTE_LOCK, ids)
+                rows = await conn.fetch(_SQL["forgotten"], ids, [save.meta.saga_id for save in some], times)
+                forgotten = {row["snapshot_id"] for row in rows}
+                put = [
+                    row_to_put(one.meta, one.value, due_us=one.due_us, expires_us=one.expires_us, fallback=False)
+                    for one in some
+                    if one.meta.snapshot_id not in forgotten
+                ]
+                return {row["snapshot_id"] for row in await put_rows(conn, put)}
+        except StatementRefused as exc:
+            if len(some) == 1:
+                _log.error("durable.refused", snapshot_id=str(ids[0]), error=str(exc), hint=exc.hint)
+                return set()
+        half = len(some) // 2
+        return await self.make_durable(some[:half]) | await self.make_durable(some[half:])
 
     async def not_elsewhere(self, *, saga_id: UUID | None = None, snapshot_id: UUID | None = None) -> list[HotSave]:
         """Of a saga or one snapshot, what has no durable copy of this save or a newer one; expired ones included."""

@@ -107,6 +107,10 @@ class KnownHotTier:
         """Do not believe Redis alone until it is reconciled, though it is the one that was met last."""
         await self._db.execute(_SQL["doubt"], now, reason)
 
+    async def doubt_all(self, reason: str, now: datetime) -> None:
+        """The same where this catalog is not what it was, so that it may know nothing of anything that Redis has."""
+        await self._db.execute(_SQL["doubt_all"], now, reason)
+
     async def trust(self, changes: int, lease: Lease, now: datetime) -> bool:
         """Believe Redis again; False if it was found to be another one meanwhile. Raises LeaseLost."""
         async with self._db.transaction() as conn:

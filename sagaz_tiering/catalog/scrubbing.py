@@ -44,6 +44,11 @@ class Scrubbing:
         """Active packs that were not looked into since `before`, the longest ago first."""
         return [pack_of_row(row) for row in await self._db.fetch(_SQL["oldest"], before, limit)]
 
+    async def due(self, before: datetime) -> tuple[int, int]:
+        """How many active packs were not looked into since `before`, and how many were."""
+        row = await self._db.fetchrow(_SQL["due"], before)
+        return (0, 0) if row is None else (row["due"], row["done"])
+
     async def by_key(self, key: str) -> Pack | None:
         """The pack of an object."""
         row = await self._db.fetchrow(_SQL["by_key"], key)

@@ -63,7 +63,7 @@ class JobContext(HasTiers):
     `owned_at` is when the prefix was last seen to be ours (`uptime_s`). A job that sees `stopping` set finishes its
     running step and returns. A process that is `alone` with its job works on up to INLINE_BYTES where it stands:
     threads that all want Python's lock take it longer than one. Elsewhere the event loop has others to serve. With
-    `any_time` the windows of the schedule do not count.
+    `any_time` the windows of the schedule do not count, with `all_packs` neither `scrub`'s cycle nor its budget.
     """
 
     tiers: Tiers
@@ -74,6 +74,7 @@ class JobContext(HasTiers):
     allow_mass_delete: bool = False
     accept_lost: bool = False
     any_time: bool = False
+    all_packs: bool = False
     thaw: bool = False
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
     catalog_id: UUID | None = None

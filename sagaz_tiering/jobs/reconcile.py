@@ -6,7 +6,8 @@ ask PostgreSQL of everything. The order here, and what a crash after each step l
 1. what is being saved at that moment comes to its end
 2. of every saga in Redis: what was forgotten or deleted goes, what packs hold in the same save or a newer one goes; of
    a Redis that was whole before deletions are remembered, or before it was ever met, all from then goes aside that
-   PostgreSQL did not note; what stays and this catalog, since it is a new one, was never told of, is noted
+   PostgreSQL did not note; what stays and this catalog, since it is another one, was never told of, is put into
+   PostgreSQL if it was to be durable, and noted if not
 3. what was deleted since it was saved goes, whatever leads to it
 4. what PostgreSQL has and Redis lacks, or has older, is put back, marks of legal holds too
                                                                          -> each step is repeated from its beginning
@@ -15,8 +16,7 @@ ask PostgreSQL of everything. The order here, and what a crash after each step l
 7. one transaction: Redis is trusted, unless it changed again meanwhile  -> done, or all of it once more
 
 A dry run goes through the same steps, and leaves what would be gone by then out of what Redis has (`_there`).
-Memory is bounded by a page. Where Redis is trusted, a run costs one look at each server.
-"""
+Memory is bounded by a page. Where Redis is trusted, a run costs one look at each server."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ async def _agree(one: _Pass) -> None:
             await _remove(one, leaving)
             if one.looks_at_all:
                 left = list(set(saves.values()).difference(*leaving.values()))
-                one.tally.add("noted", await tell_untold(context, left, dry=one.lease is None))
+                await tell_untold(context, left, one.tally, dry=one.lease is None)
         if one.lease is not None:
             await context.hot.identity.be_looked_at(saga_ids, context.now_us)
     await _remove_deleted(one)

@@ -30,6 +30,7 @@ from sagaz_tiering.jobs.budget import spend_reads
 from sagaz_tiering.jobs.collect import pack_of
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.dictionary_copies import keep, look_into_dictionaries, preview_dictionaries, put_back_lost
+from sagaz_tiering.jobs.scrub_budget import Budget, tell_left, what_is_due
 from sagaz_tiering.jobs.upload import keep_footer_readable
 from sagaz_tiering.jobs.vouching import compare_frames, whole
 from sagaz_tiering.keys.frame_key import FrameKey
@@ -45,22 +46,6 @@ _log = Logger(__name__)
 _PAGE = 500
 _SAMPLE = 8
 """Frames that are read of a pack that the byte budget does not cover whole."""
-
-
-@dataclass(slots=True)
-class Budget:
-    """What a run may still spend."""
-
-    requests: int
-    bytes: int
-
-    def take(self, requests: int, size: int) -> bool:
-        """Whether there was so much left; it is gone now."""
-        if self.requests < requests or self.bytes < size:
-            return False
-        self.requests -= requests
-        self.bytes -= size
-        return True
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,9 +69,13 @@ async def preview(context: JobContext, tally: Tally) -> None:
             tally.note(f"{finding.what}: {finding.key}: {finding.detail}")
         tally.add("objects")
     await preview_dictionaries(context, tally)
-    budget = Budget(context.settings.jobs.scrub_requests, context.settings.jobs.scrub_bytes)
-    for pack in await context.catalog.scrubbing.oldest(context.now - context.settings.jobs.scrub_cycle, 10_000):
+    before, budget, due = await what_is_due(context, tally)
+    if context.all_packs:
+        tally.add("packs_to_look_into", due)
+        return
+    for pack in await context.catalog.scrubbing.oldest(before, 10_000):
         if not _is_next(context, pack, budget):
+            tell_left(tally, due)
             return
         if not pack.storage_class.is_archive and not budget.take(1, pack.byte_size):
             budget.take(min(_SAMPLE, len(await context.catalog.scrubbing.frames(pack.pack_id))), 0)
@@ -104,14 +93,14 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
             return
     await put_back_lost(context, tally)
     await look_into_dictionaries(context, tally)
-    budget = Budget(context.settings.jobs.scrub_requests, context.settings.jobs.scrub_bytes)
-    before = context.now - context.settings.jobs.scrub_cycle
+    before, budget, due = await what_is_due(context, tally)
     while page := await context.catalog.scrubbing.oldest(before, 50):
         for pack in page:
             if context.stopping.is_set() or not _is_next(context, pack, budget):
+                tell_left(tally, due)
                 return
             tally.add("packs_to_look_into")
-            await look_into(context, lease, pack, budget, tally)
+            await look_into(context, lease, pack, tally, budget=budget)
 
 
 def _is_next(context: JobContext, pack: Pack, budget: Budget) -> bool:
@@ -124,8 +113,10 @@ def _is_next(context: JobContext, pack: Pack, budget: Budget) -> bool:
     return not waits and budget.take(3, 0)
 
 
-async def look_into(context: JobContext, lease: Lease, pack: Pack, budget: Budget, tally: Tally) -> bool:
-    """One pack: True if it is sound (an archived one: as far as its footer copy tells)."""
+async def look_into(
+    context: JobContext, lease: Lease, pack: Pack, tally: Tally, *, budget: Budget | None = None
+) -> bool:
+    """One pack: True if it is sound (an archived one: as far as its footer copy tells); whole, if the budget allows."""
     try:
         info = await context.objects.head(pack.object_key)
         found = compare(pack, info)
@@ -138,7 +129,7 @@ async def look_into(context: JobContext, lease: Lease, pack: Pack, budget: Budge
         if pack.storage_class.is_archive:
             found = await _check_copy(context, lease, pack, info, tally)
         else:
-            await _check_rows(context, lease, pack, await _check_bytes(context, pack, budget, tally), tally)
+            await _check_rows(context, lease, pack, await _check_bytes(context, pack, budget or Budget(), tally), tally)
     except ObjectNotFound as exc:
         found = Defect(what="missing", key=pack.object_key, detail=str(exc))
     except CorruptPack as exc:

@@ -1,33 +1,47 @@
 """What Redis alone has, and the catalog was never told of, since it is another one than the one that was.
 
 A catalog that was rebuilt from the bucket, or put back from a dump, knows nothing of it: nothing would find it before
-it is packed or its saga is saved again, and nobody could tell that Redis lost it.
+it is packed or its saga is saved again, and nobody could tell that Redis lost it. What was to be durable is put into
+PostgreSQL again: it was acknowledged so.
 """
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from contextlib import suppress
+from typing import Final
+from uuid import UUID
 
+from sagaz_tiering.catalog.hot_saves import Found
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.codec.value import read_meta
+from sagaz_tiering.codec.value import Header, read_header, read_meta
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.hot.keys import member
 from sagaz_tiering.hot.values import check_indexed
-from sagaz_tiering.jobs.context import JobContext
+from sagaz_tiering.jobs.age.frames import chunks
+from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.packed import already_packed
-from sagaz_tiering.policy import SagaEnd
+from sagaz_tiering.policy import Durability, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
 
-_AT_ONCE = 1_000
+_AT_ONCE: Final = 1_000
+_COPIED_BYTES: Final = 4 * 2**20
+_COPIED_ROWS: Final = 200
 
 
-async def tell_untold(context: JobContext, saves: Sequence[SnapshotMeta], *, dry: bool) -> int:
-    """Of these saves in Redis, as pointers tell of them, note what PostgreSQL knows nothing of; how many they are."""
+async def tell_untold(context: JobContext, saves: Sequence[SnapshotMeta], tally: Tally, *, dry: bool) -> None:
+    """Of these saves in Redis, as pointers tell of them, those that PostgreSQL knows nothing of: it is given the ones
+    that are to be durable, and the others are noted."""
     unknown = await _unknown(context, saves)
-    if unknown and not dry:
-        await _tell(context, unknown)
-    return len(unknown)
+    headers = await _headers(context, unknown)
+    durable = await _to_be_durable(context, headers)
+    if not dry:
+        durable = await _make_durable(context, durable)
+        done = {header.meta.snapshot_id for header in durable}
+        await _note(context, [header.meta for header in headers if header.meta.snapshot_id not in done])
+    tally.add("made_durable", len(durable))
+    tally.add("noted", len(unknown) - len(durable))
 
 
 async def _unknown(context: JobContext, saves: Sequence[SnapshotMeta]) -> list[SnapshotMeta]:
@@ -41,15 +55,49 @@ async def _unknown(context: JobContext, saves: Sequence[SnapshotMeta]) -> list[S
     return [save for save in left if save.snapshot_id not in packed]
 
 
-async def _tell(context: JobContext, saves: Sequence[SnapshotMeta]) -> None:
-    """By what their headers say."""
-    for start in range(0, len(saves), _AT_ONCE):
-        page, some = saves[start : start + _AT_ONCE], list[SnapshotMeta]()
-        for save, head in zip(page, await context.hot.identity.heads(page), strict=True):
-            with suppress(CorruptRecord):  # whoever reads it is told
-                meta = read_meta(head)
-                check_indexed(meta, save.saga_id, member(save.step_index, save.snapshot_id), save.created_us)
-                if meta.saved_us == save.saved_us:
-                    some.append(meta)
+async def _headers(context: JobContext, saves: Sequence[SnapshotMeta]) -> list[Header]:
+    """What Redis has before the bodies of these saves."""
+    found: list[Header] = []
+    for save, head in zip(saves, await context.hot.identity.heads(saves), strict=True):
+        with suppress(CorruptRecord):  # whoever reads it is told
+            header = read_header(head)
+            check_indexed(header.meta, save.saga_id, member(save.step_index, save.snapshot_id), save.created_us)
+            if header.meta.saved_us == save.saved_us:
+                found.append(header)
+    return found
+
+
+async def _to_be_durable(context: JobContext, headers: Sequence[Header]) -> list[Header]:
+    """Those whose policy says so, and that PostgreSQL would take."""
+    wanted = [
+        header
+        for header in headers
+        if context.policies.decide(header.meta, SagaEnd.of(header.meta), context.now_us).rule.durability
+        is Durability.DURABLE
+    ]
+    blocked = await context.catalog.durable.blocked([header.meta for header in wanted]) if wanted else set()
+    return [header for header in wanted if header.meta.snapshot_id not in blocked]
+
+
+async def _make_durable(context: JobContext, headers: Sequence[Header]) -> list[Header]:
+    """Copy what Redis has of these to PostgreSQL; those that are there now."""
+    done: set[UUID] = set()
+    for chunk in chunks(headers, lambda header: max(header.raw_length, _COPIED_BYTES // _COPIED_ROWS), _COPIED_BYTES):
+        values = await asyncio.gather(*(context.hot.get(header.meta.snapshot_id) for header in chunk))
+        found: list[Found] = []
+        for header, value in zip(chunk, values, strict=True):
+            with suppress(CorruptRecord):  # as above
+                if isinstance(value, bytes) and read_meta(value) == header.meta:
+                    decision = context.policies.decide(header.meta, SagaEnd.of(header.meta), context.now_us)
+                    due_us, expires_us = decision.due_us, decision.expires_us
+                    found.append(Found(meta=header.meta, value=value, due_us=due_us, expires_us=expires_us))
+        if found:
+            done |= await context.catalog.hot_saves.make_durable(found)
+    return [header for header in headers if header.meta.snapshot_id in done]
+
+
+async def _note(context: JobContext, metas: Sequence[SnapshotMeta]) -> None:
+    for start in range(0, len(metas), _AT_ONCE):
+        some = metas[start : start + _AT_ONCE]
         expiries_us = [context.policies.expires_us(meta, SagaEnd.of(meta)) for meta in some]
         await context.catalog.hot_saves.note_each(some, expiries_us)

@@ -26,9 +26,10 @@ from sagaz_tiering.operations.catch_up import Trust, catch_up, packs_in
 
 _log = Logger(__name__)
 _LEASE = "rebuild"
+_ADOPTED = "this catalog was put back from a dump, or moved: it may know nothing of what was saved since"
 
 LOST = (
-    "durable copies that were not packed yet (Redis still has them, unless it lost them too)",
+    "durable copies that were not packed yet (`reconcile` takes them from Redis, unless it lost them too)",
     "replay logs and restore requests",
     "holds, releases and deletions that were not in the bucket's journal yet",
     "data keys of encrypted sagas, without which their snapshots stay unreadable: `sagaz-tiering keys import FILE`",
@@ -109,6 +110,8 @@ async def adopt(context: JobContext, tally: Tally, wish: Wish = NOTHING_ELSE) ->
         alone, told = seen.standing is not MarkStanding.OWNER, 0
         if alone and seen.mark is not None:
             told = seen.mark.journal
+        if alone:
+            await context.catalog.hot_tier.doubt_all(_ADOPTED, context.now)
         newest = await catch_up(context, lease, tally, Trust(unsigned=wish.unsigned, alone=alone, told=told))
         if context.stopping.is_set():
             tally.note("stopped before the end: run it again, it goes on where it stood")

@@ -14,6 +14,7 @@ from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import (
     CorruptData,
     CorruptPack,
+    ErasedData,
     ObjectArchived,
     ObjectNotFound,
     ObjectStoreError,
@@ -32,6 +33,10 @@ _GAP_BYTES = 64 * 1024
 _RUN_BYTES = 2 * 1024 * 1024
 """Frames that are read together are no more than this, as they are stored."""
 _GONE = "someone deleted it behind our back; restore it from a bucket version or backup"
+_DAMAGED = (
+    "put the object back as docs/recovery.md says, Bucket damaged; `sagaz-tiering job scrub --once --all` names every "
+    "object that is damaged, in `sagaz-tiering quarantine list`"
+)
 
 
 class ColdTier:
@@ -69,7 +74,7 @@ class ColdTier:
         }
         found: dict[UUID, Record | Unreadable] = {}
         for place, refs in wanted.items():
-            found.update(_of_frame(refs, frames[place]))
+            found.update(_of_frame(refs, frames[place], place))
         archived = [place for place in wanted if frames[place] is None]
         if archived:
             ids = [ref.snapshot_id for place in archived for ref in wanted[place]]
@@ -106,8 +111,10 @@ class ColdTier:
             )
         except ObjectArchived:
             return None
-        except CorruptData as exc:
+        except ErasedData as exc:  # the object is as it should be
             return exc
+        except CorruptData as exc:
+            return _placed(exc, place)
         except ObjectNotFound as exc:
             gone = CorruptPack(f"the catalog names an object that the store does not have: {exc}", hint=_GONE)
             gone.__cause__ = exc
@@ -157,7 +164,17 @@ def neighbours(places: Iterable[FrameLocation]) -> list[list[FrameLocation]]:
     return runs
 
 
-def _of_frame(refs: Sequence[SnapshotRef], frame: list[Record] | CorruptData | None) -> dict[UUID, Record | Unreadable]:
+def _placed(error: CorruptData, place: FrameLocation) -> CorruptData:
+    """The same error, with the object and the frame that it was met in, and what to do about it."""
+    where = f"{place.object_key}, the frame at byte {place.offset}"
+    found = type(error)(f"{where}: {error}", hint=error.hint or _DAMAGED)
+    found.__cause__ = error
+    return found
+
+
+def _of_frame(
+    refs: Sequence[SnapshotRef], frame: list[Record] | CorruptData | None, place: FrameLocation
+) -> dict[UUID, Record | Unreadable]:
     """What a frame has of these. It may hold an older save of a snapshot whose place is in another frame."""
     if not isinstance(frame, list):
         return {} if frame is None else dict.fromkeys([ref.snapshot_id for ref in refs], frame)
@@ -166,15 +183,14 @@ def _of_frame(refs: Sequence[SnapshotRef], frame: list[Record] | CorruptData | N
     for ref in refs:
         record = records.get(ref.snapshot_id)
         if record is None:
-            found[ref.snapshot_id] = CorruptPack(
-                f"a frame does not hold snapshot {ref.snapshot_id}, which the catalog places in it"
-            )
+            missing = CorruptPack(f"it does not hold snapshot {ref.snapshot_id}, which the catalog places in it")
+            found[ref.snapshot_id] = _placed(missing, place)
             continue
         try:
             check_place(record.meta, ref)
             found[ref.snapshot_id] = record
         except CorruptData as exc:
-            found[ref.snapshot_id] = exc
+            found[ref.snapshot_id] = _placed(exc, place)
     return found
 
 

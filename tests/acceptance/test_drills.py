@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import re
 from collections.abc import AsyncIterator, Iterator
@@ -81,6 +82,14 @@ class World:
             for snapshot in self.kept:
                 assert await storage.get_snapshot(snapshot.snapshot_id) == snapshot
         await self.who.type("sagaz-tiering catalog verify")
+
+    async def lose_redis_too(self) -> None:
+        """What was durable before the first loss is after it: it outlives the second."""
+        await redis_do(self.redis_url, "FLUSHALL")
+        await self.who.type("sagaz-tiering job reconcile --once")
+        await self.who.type("sagaz-tiering status --json")
+        assert json.loads(self.who.said[-1][1].out)["hot_tier"]["lost"] == 0
+        await self.all_is_there()
 
     async def packs(self, bucket: str = BUCKET) -> list[str]:
         """Keys of packs."""
@@ -185,6 +194,7 @@ async def test_postgresql_lost(world: World) -> None:
     await world.all_is_there()
     await world.who.type("sagaz-tiering holds --json")
     assert str(world.kept[0].saga_id) in world.who.said[-1][1].out
+    await world.lose_redis_too()
 
 
 async def test_postgresql_put_back_from_an_older_dump(world: World) -> None:
@@ -193,6 +203,7 @@ async def test_postgresql_put_back_from_an_older_dump(world: World) -> None:
     await world.save(later)
     await world.save(forgotten, kept=False)
     await world.who.type("sagaz-tiering job age --once")
+    await world.save(saga(9, begun=YOUNG))
     await world.who.type(f"sagaz-tiering hold {later[0].saga_id} --reason case")
     await world.who.type(f"sagaz-tiering forget {forgotten[0].saga_id} --reason asked --yes")
     await follow(world, "PostgreSQL put back from an older dump")
@@ -201,6 +212,7 @@ async def test_postgresql_put_back_from_an_older_dump(world: World) -> None:
         assert await storage.list_snapshots(forgotten[0].saga_id) == []
     await world.who.type("sagaz-tiering holds --json")
     assert str(later[0].saga_id) in world.who.said[-1][1].out
+    await world.lose_redis_too()
 
 
 @pytest.mark.parametrize("harm", ["altered", "deleted"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,8 @@ from support.yaml_config import write_config
 from sagaz_tiering.catalog.mark import parse
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.embedded import PostgresServer
-from sagaz_tiering.errors import CatalogBehind, CorruptData
+from sagaz_tiering.errors import CatalogBehind, CorruptData, CorruptPack
+from sagaz_tiering.jobs import run_job
 from sagaz_tiering.jobs.context import Tally
 from sagaz_tiering.operations.rebuild import adopt
 from sagaz_tiering.snapshot import SagaSnapshot
@@ -81,10 +83,54 @@ async def test_sound_store_has_no_findings(shop: Product) -> None:
     assert packs > 3
     assert report.counts["packs_sound"] == packs
     assert report.notes == []
-    assert "packs_sound" not in (await shop.run("scrub")).counts
+    again = await shop.run("scrub")
+    assert again.counts == {"objects": packs, "packs_looked_into_before": packs}
+    assert f"{packs} packs are not looked into" in again.notes[0]
+    assert (await shop.run("scrub", dry_run=True)).counts == again.counts
     shop.clock.advance(31 * DAY)
     assert (await shop.run("scrub")).counts["packs_sound"] == packs
     assert await quarantined(shop) == {}
+
+
+async def test_damage_after_a_look_is_named_by_a_read_and_by_a_look_at_all(shop: Product, tmp_path: Path) -> None:
+    """A read says which object and frame, and what to do; a scrub that is asked to looks into packs that it knows."""
+    saved = await aged(shop)
+    await shop.run("scrub")
+    [victim, *others] = objects(tmp_path)
+    raw = bytearray((victim / "data").read_bytes())
+    raw[100] ^= 1
+    (victim / "data").write_bytes(bytes(raw))
+    name = victim.relative_to(tmp_path / "cold" / "objects").as_posix().removesuffix(".object")
+    broken = await unreadable(shop, saved)
+    with pytest.raises(CorruptPack, match=rf"{name}, the frame at byte \d+: frame: the payload") as caught:
+        await shop.storage.get_snapshot(min(broken))
+    assert "job scrub --once --all" in caught.value.hint
+
+    assert "altered" not in (await shop.run("scrub")).counts
+    shop.clock.advance(DAY)
+    context = replace(shop.runtime.job_context(), all_packs=True)
+    dry = await run_job("scrub", context, dry_run=True)
+    real = await run_job("scrub", context)
+    assert dry.counts["packs_to_look_into"] == real.counts["packs_to_look_into"] == 1 + len(others)
+    assert (real.counts["altered"], real.counts["packs_sound"]) == (1, len(others))
+    assert list(await quarantined(shop)) == [name]
+
+
+async def test_packs_beyond_the_budget_of_a_scrub_are_counted(database: str, redis_url: str, tmp_path: Path) -> None:
+    """They are left to later runs, and a dry run says how many too."""
+    cold = {"url": f"file://{tmp_path / 'cold'}", **PACK}
+    settings = config(
+        database=database,
+        redis_url=redis_url,
+        cold=cold,
+        policies=POLICIES,
+        jobs={"scrub_requests": 9, "scrub_bytes": 1},
+    )
+    async with product(settings) as shop:
+        await aged(shop)
+        packs = len(await shop.object_keys())
+        dry, real = await shop.run("scrub", dry_run=True), await shop.run("scrub")
+        assert dry.counts["packs_left"] == real.counts["packs_left"] == packs - real.counts["packs_to_look_into"] > 0
 
 
 async def test_planted_damage_is_named_and_harms_no_neighbour(shop: Product, tmp_path: Path) -> None:

@@ -31,6 +31,12 @@ ON CONFLICT (snapshot_id) DO UPDATE
  WHERE excluded.saved_at > h.saved_at)
 SELECT changes FROM sagaz_tiering.hot_tier
 
+-- name: forgotten
+-- Of these saves, the ones whose saga was forgotten afterwards.
+SELECT v.snapshot_id FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS v (snapshot_id, saga_id, saved_at)
+  JOIN sagaz_tiering.forgotten f ON f.saga_hash = sha256(uuid_send(v.saga_id))
+ WHERE v.saved_at <= f.forgotten_at
+
 -- name: not_elsewhere
 -- What Redis alone has, or had, of a saga $1 or of a snapshot $2, expired or not. Of what is `packed` too the
 -- pack tells which save it has: one that was made while the pack was being filled is not in it.

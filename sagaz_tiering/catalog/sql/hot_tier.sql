@@ -41,6 +41,12 @@ UPDATE sagaz_tiering.hot_tier
    SET trusted = false, changes = changes + 1, changed_at = $1, reason = $2,
        good_at = CASE WHEN trusted THEN $1::timestamptz ELSE good_at END
 
+-- name: doubt_all
+-- It may be the same one, but this catalog went back to an older state: all that Redis has is looked at, as by a new one.
+UPDATE sagaz_tiering.hot_tier
+   SET trusted = false, changes = changes + 1, changed_at = $1, reason = $2, good_at = NULL, reconciled_at = NULL
+ WHERE nonce IS NOT NULL
+
 -- name: trust
 UPDATE sagaz_tiering.hot_tier SET trusted = true, reconciled_at = $2
  WHERE NOT trusted AND changes = $1

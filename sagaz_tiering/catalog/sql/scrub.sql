@@ -9,6 +9,11 @@ SELECT * FROM sagaz_tiering.packs
  WHERE state = 'ACTIVE' AND (scrubbed_at IS NULL OR scrubbed_at <= $1)
  ORDER BY scrubbed_at NULLS FIRST, pack_id LIMIT $2
 
+-- name: due
+SELECT count(*) FILTER (WHERE scrubbed_at IS NULL OR scrubbed_at <= $1) AS due,
+       count(*) FILTER (WHERE scrubbed_at > $1) AS done
+  FROM sagaz_tiering.packs WHERE state = 'ACTIVE'
+
 -- name: by_key
 SELECT * FROM sagaz_tiering.packs WHERE object_key = $1
 

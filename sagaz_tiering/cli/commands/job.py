@@ -48,6 +48,9 @@ async def job(
     any_time: Annotated[
         bool, typer.Option("--any-time", help="once: run it now although no window of its schedule is open.")
     ] = False,
+    all_packs: Annotated[
+        bool, typer.Option("--all", help="scrub, once: look into every pack, whole, whenever it was looked into last.")
+    ] = False,
     accept_lost: Annotated[
         bool, typer.Option("--accept-lost", help="reconcile, once: do not report what Redis lost any more.")
     ] = False,
@@ -61,6 +64,8 @@ async def job(
         raise UsageError("--allow-mass-delete is for: job expire --once", hint="a schedule must not have it")
     if accept_lost and not (name == "reconcile" and once):
         raise UsageError("--accept-lost is for: job reconcile --once", hint="a schedule must not have it")
+    if all_packs and not (name == "scrub" and (once or dry_run)):
+        raise UsageError("--all is for: job scrub --once", hint="a schedule has its cycle and its budget")
     if any_time and not once:
         raise UsageError("--any-time is for: job NAME --once", hint="a schedule has its windows")
     if thaw and name != "reindex":
@@ -76,6 +81,7 @@ async def job(
             allow_mass_delete=allow_mass_delete,
             accept_lost=accept_lost,
             any_time=any_time,
+            all_packs=all_packs,
             thaw=thaw,
             alone=True,
         )

@@ -42,7 +42,7 @@ async def list_items(
 async def retry(call: Call, item: ItemArgument) -> Answer:
     """Look at an item again now. A sound pack leaves the quarantine, another stays and jobs try it again."""
     from sagaz_tiering.jobs.context import Tally
-    from sagaz_tiering.jobs.scrub import Budget, look_into
+    from sagaz_tiering.jobs.scrub import look_into
 
     async with call.opened() as runtime:
         catalog, context = runtime.catalog, runtime.job_context()
@@ -52,7 +52,7 @@ async def retry(call: Call, item: ItemArgument) -> Answer:
         ttl = context.settings.jobs.lease_ttl
         async with catalog.leases.hold(f"scrub/{item[-40:]}", context.owner, ttl) as lease:
             if pack is not None and lease is not None:
-                sound = await look_into(context, lease, pack, Budget(1000, 2**40), tally)
+                sound = await look_into(context, lease, pack, tally)
     told = f"{safe(item)}: {'sound, it has left the quarantine' if sound else 'will be tried again'}"
     notes = [f"note: {note}" for note in tally.notes]
     return Answer({"item": item, "sound": sound, "notes": tally.notes}, [told, *notes])
