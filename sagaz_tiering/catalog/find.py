@@ -33,7 +33,9 @@ from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load(__package__, "find")
-PAGES: Final = {name: joined(__package__, "find", name, "found") for name in ("by_place", "by_names", "by_keys")}
+PAGES: Final = {
+    name: joined(__package__, "find", name, "found") for name in ("by_place", "by_names", "by_holds", "by_keys")
+}
 """The ways to a page of sagas."""
 
 PLACE_BITS: Final = 11
@@ -49,7 +51,12 @@ _NAMES_AT_ONCE: Final = 10_000
 _BEGINNING: Final = 64
 _NAMES_GO: Final = timedelta(hours=1)
 _RARE: Final = 10_000
-_ALL: Final = {"by_place": "all_by_place", "by_names": "all_by_names", "by_keys": "all_by_keys"}
+_ALL: Final = {
+    "by_place": "all_by_place",
+    "by_names": "all_by_names",
+    "by_holds": "all_by_holds",
+    "by_keys": "all_by_keys",
+}
 _FIRST: Final = -(2**63)
 _LAST: Final = 2**63 - 1
 _NO_ID: Final = UUID(int=0)
@@ -159,7 +166,7 @@ class Route(NamedTuple):
 
     def sifts(self, question: Question) -> bool:
         """Whether names or ends are likely to sift what it leads to."""
-        by_names = self.name == "by_place" and question.names != ANY
+        by_names = self.name in ("by_place", "by_holds") and question.names != ANY
         return by_names or question.statuses != ANY or question.steps != ANY
 
 
@@ -169,10 +176,15 @@ class Find:
     def __init__(self, db: Database) -> None:
         self._db = db
 
-    async def route(self, question: Question) -> Route | None:
-        """The shortest way to what a question means; None: nothing is meant. Raises CatalogUnavailable."""
+    async def route(self, question: Question, *, held: bool = False) -> Route | None:
+        """The shortest way to what a question means, or to what is `held` of it; None: nothing is meant.
+
+        Raises CatalogUnavailable.
+        """
         if question.tokens:
             return await self._by_keys(question.tokens)
+        if held and not await self._db.fetchval(_SQL["any_by_match"]):
+            return Route("by_holds")
         if question.names == ANY:
             return Route("by_place")
         ids = await self._name_ids(question.names)

@@ -97,7 +97,7 @@ class Finder:
         after = question.top if cursor is None else read_cursor(cursor, question)
         with suppress(HotTierUnavailable):  # then by what was last known of the rules
             await self._freshness.known()
-        route = await self._catalog.find.route(question)
+        route = await self._catalog.find.route(question, held=search.held is True)
         if route is None:
             return Page(items=(), count=0 if count else None)
         number, is_exact = await self._count(search, route) if count else (None, True)

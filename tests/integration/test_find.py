@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import pytest
 from support.snapshots import BEGUN, OTHER_SAGA, SAGA, make, number
@@ -17,7 +17,7 @@ from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering import SagaSummary
 from sagaz_tiering.catalog.find import MOST_NAMES, PAGES, Question
-from sagaz_tiering.config.patterns import matcher
+from sagaz_tiering.config.patterns import Match, matcher
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError, NaiveTimestamp
 from sagaz_tiering.snapshot import SagaSnapshot
@@ -130,6 +130,35 @@ async def test_saga_is_found_by_all_that_is_known_of_it(opened: Any, durability:
         assert await found(shop, held=True) == [SAGA]
         assert await found(shop, held=False) == [OTHER_SAGA]
         assert await found(shop, tier="hot") == [OTHER_SAGA, SAGA]
+
+
+async def test_held_sagas_are_found_at_once_however_many_began_since(opened: Any) -> None:
+    """By their holds; where a hold is by match, sagas are looked through as ever."""
+    async with opened() as shop:
+        await save(
+            shop,
+            make(0),
+            *(of(at, saga_name=f"n{at}", created_at=BEGUN + timedelta(seconds=at)) for at in range(1, 30)),
+        )
+
+        async def first_page(**asked: Any) -> list[UUID]:
+            page = await shop.storage.finder.page({"held": True, **asked}, limit=10, cursor=None, look_at=3)
+            return [one.saga_id for one in page]
+
+        assert await first_page() == []
+        for held in (SAGA, saga(7), uuid4()):
+            await shop.storage.hold(held, "case 1")
+        assert await first_page() == [saga(7), SAGA]
+        assert await first_page(saga_name="n*") == [saga(7)]
+        assert await first_page(saga_name="n8") == []
+        assert await first_page(created=(BEGUN + timedelta(microseconds=1), None)) == [saga(7)]
+        page = await shop.storage.find(held=True, limit=1, count=True)
+        assert (page.count, page.count_is_exact, page.items[0].saga_id) == (2, True, saga(7))
+        assert [one.saga_id for one in await shop.storage.find(held=True, cursor=page.cursor)] == [SAGA]
+        match = Match(saga_name=("n2*",))
+        await shop.runtime.catalog.holds.place(match, reason="case 2", who="x", now=shop.clock.now())
+        assert await first_page() == [saga(29), saga(28), saga(27)]
+        assert len(await found(shop, held=True)) == 13
 
 
 @pytest.mark.guarantee("G12")
@@ -475,6 +504,7 @@ async def test_no_search_reads_a_table_from_end_to_end(opened: Any) -> None:
         asked: dict[str, tuple[Any, ...]] = {
             "by_place": (*bounds, "^n1", "^failed$", None, *found),
             "by_names": (*bounds, None, "^failed$", None, *found, [1, 2, 3]),
+            "by_holds": (*bounds, "^n1", None, None, *found),
             "by_keys": (*bounds, None, None, None, *found, [1, 2], [0, 0, 1], [3, 4, 5], 2),
             "rarity": ([0, 1], [1, 2], 100),
             "names": (["n1", "m4"], ["n2", "m5"], 1000, "^(?:n1|m4)"),

@@ -37,6 +37,15 @@ looked AS MATERIALIZED (
            AND CASE WHEN s.place = $1::bigint THEN s.saga_id < $2::uuid ELSE true END OFFSET 0) AS g
      ORDER BY g.place DESC, g.saga_id DESC LIMIT $4),
 
+-- name: by_holds
+-- The same, of those alone that a hold names.
+WITH looked AS MATERIALIZED (
+    SELECT g.* FROM (SELECT DISTINCT h.saga_id FROM sagaz_tiering.holds h) AS v CROSS JOIN LATERAL (
+        SELECT * FROM sagaz_tiering.sagas s
+         WHERE s.saga_id = v.saga_id AND (s.place, s.saga_id) < ($1::bigint, $2::uuid) AND s.place >= $3::bigint
+        OFFSET 0) AS g
+     ORDER BY g.place DESC, g.saga_id DESC LIMIT $4),
+
 -- name: by_keys
 -- The same, of those alone that have one of the tokens with these keys ($11), and of each other attribute one too: $12 and $13,
 -- in parallel, which attribute and key; $14 how many attributes.
@@ -56,7 +65,7 @@ looked AS MATERIALIZED (
                                    WHERE b.key = o.key AND b.place = k.place AND b.saga_id = k.saga_id)) = $14) AS g ON true),
 
 -- name: found
--- How each of the three goes on from the sagas that it `looked` at.
+-- How each of the four goes on from the sagas that it `looked` at.
 matched AS MATERIALIZED (
     SELECT l.saga_id, l.place, l.ended_at, l.end_step, l.end_id, l.status, l.kept_us, l.attributes, l.step_name, l.name_id
       FROM looked l
@@ -86,6 +95,10 @@ SELECT filled.lacking, reached.*, m.*, p.*, k.*,
      ORDER BY o.byte_size DESC LIMIT 1) AS k ON true
  ORDER BY m.place DESC, m.saga_id DESC
 
+-- name: any_by_match
+-- Whether any hold in force is on what matches, and names no saga.
+SELECT EXISTS (SELECT 1 FROM sagaz_tiering.holds WHERE saga_id IS NULL)
+
 -- name: rarity
 -- How many have one of the keys of each attribute, up to $3 a key: $1 and $2, in parallel, which attribute and key.
 SELECT v.attribute, count(*) FROM unnest($1::integer[], $2::bigint[]) AS v (attribute, key) LEFT JOIN LATERAL (
@@ -98,6 +111,10 @@ EXPLAIN (FORMAT JSON) SELECT 1 FROM sagaz_tiering.sagas g WHERE g.place < $1::bi
 -- name: all_by_names
 EXPLAIN (FORMAT JSON) SELECT 1 FROM sagaz_tiering.sagas g
  WHERE g.name_id = ANY($3::integer[]) AND g.place < $1::bigint AND g.place >= $2::bigint
+
+-- name: all_by_holds
+EXPLAIN (FORMAT JSON) SELECT 1 FROM sagaz_tiering.holds h JOIN sagaz_tiering.sagas g ON g.saga_id = h.saga_id
+ WHERE g.place < $1::bigint AND g.place >= $2::bigint
 
 -- name: all_by_keys
 EXPLAIN (FORMAT JSON) SELECT 1 FROM sagaz_tiering.saga_attributes a
