@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from sagaz_tiering.cli.failures import NotFound, UsageError
-from sagaz_tiering.cli.options import locate_config, parse_id, parse_time, warn_of_expressions
+from sagaz_tiering.cli.options import locate_config, parse_id, parse_time, warn_of_expressions, warn_of_statuses
 from sagaz_tiering.terminal import safe, show_time
 
 if TYPE_CHECKING:
@@ -109,6 +109,7 @@ def asked(
     created = (_moment(begun_from), _moment(begun_until))
     if patterns := [*(name or ()), *(status or ()), *(step or ())]:
         warn_of_expressions(patterns)
+    warn_of_statuses(status or ())
     given = {
         "saga_name": name,
         "status": status,

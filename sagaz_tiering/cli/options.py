@@ -29,6 +29,12 @@ _SHAPE_OF_ID = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
 _LEAST_OF_ID = 9
 """So many characters of a UUID are taken for the beginning of one."""
 _ALIKE = 0.5
+_NEARLY = 0.8
+STATUSES = (
+    *("pending", "executing", "compensating", "forward_recovery", "completed"),
+    *("failed", "rolled_back", "partially_committed"),
+)
+"""Of a snapshot that sagaz saves; other code may have its own."""
 """So much of a key that there is not is enough to think of one that there is."""
 MOST = 2**31 - 1
 """Of anything that is counted: more is a slip of the finger, not a number to hand to a server."""
@@ -137,6 +143,18 @@ def warn_of_expressions(patterns: Sequence[str]) -> None:
 
     for warning in expression_warnings(patterns):
         print(f"warning: {safe(warning, limit=MAX_MESSAGE)}", file=sys.stderr, flush=True)
+
+
+def warn_of_statuses(given: Sequence[str]) -> None:
+    """Say on stderr which of these are nearly a status, and so none that any saga has."""
+    import difflib
+
+    for status in given:
+        near = difflib.get_close_matches(status, STATUSES, n=1, cutoff=_NEARLY)
+        if near and status not in STATUSES and not set(status) & set("*?["):
+            print(
+                f"warning: {safe(status)} is no status of sagaz; did you mean {near[0]}?", file=sys.stderr, flush=True
+            )
 
 
 def _nearest_keys(key: str) -> str:

@@ -250,7 +250,15 @@ def _quiet_logs(debug: bool) -> None:
     import structlog
 
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
+
+    def unless_told_anyway(_: object, __: str, event: Any) -> Any:
+        """Of a clock that could not be measured: a command that needs PostgreSQL ends with the error itself."""
+        if event.get("event") == "clock.not_measured" and not debug:
+            raise structlog.DropEvent
+        return event
+
     structlog.configure(
+        processors=[unless_told_anyway, *structlog.get_config()["processors"]],
         wrapper_class=structlog.make_filtering_bound_logger(logging.DEBUG if debug else logging.WARNING),
         logger_factory=structlog.PrintLoggerFactory(file=sys.stderr),
     )

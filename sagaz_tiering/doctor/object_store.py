@@ -81,8 +81,8 @@ async def _owner(parts: Parts, store: ObjectStore) -> Finding:
     except (SagazTieringError, asyncpg.PostgresError):
         if not present:
             return ok(_OWNER, "nobody has claimed the prefix yet; the first job that runs does")
-        text = f"the prefix belongs to {owner}, and which one this is cannot be asked now"
-        return warning(_OWNER, text, "correct PostgreSQL first; after a loss of it: sagaz-tiering catalog rebuild")
+        text = "whose the prefix is was not looked at: PostgreSQL cannot be asked now"
+        return warning(_OWNER, text, "correct PostgreSQL first, then run this again")
     standing = judge(row, mark, present=present)
     if standing is MarkStanding.UNCLAIMED:
         return ok(_OWNER, "nobody has claimed the prefix yet; the first job that runs does")

@@ -19,7 +19,7 @@ from sagaz_tiering.jobs.times import NextRun, are_kept, next_runs
 from sagaz_tiering.terminal import document, plain
 
 _LOST_SHOWN = 1_000
-INFO_KEYS = ("redis_version", "used_memory", "maxmemory", "maxmemory_policy")
+INFO_KEYS = ("redis_version", "valkey_version", "used_memory", "maxmemory", "maxmemory_policy")
 
 Failures = dict[str, SagazTieringError]
 

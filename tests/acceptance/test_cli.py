@@ -155,6 +155,9 @@ async def test_policy_check_warns(config: Path) -> None:
     assert answer.code == 0
     assert "warning: " in answer.out
     assert "'late' is never used" in answer.out
+    refused = (await cli("policy", "check", config, "--strict")).out
+    assert f"{config} is not accepted: --strict, " in refused
+    assert "is valid" not in refused
     strict = await cli("policy", "check", config, "--strict", "--json")
     assert strict.code == 2
     assert strict.document["ok"] is False
@@ -276,6 +279,10 @@ async def test_status_survives_a_server_that_is_down(world: World, tmp_path: Pat
     assert document["servers"]["postgresql"] == str(load_config(down).catalog.url)
     assert document["packs"]
     assert "error: redis: " in answer.err
+    away = write_config(
+        tmp_path, database=f"postgresql://x@{NOWHERE}/x", redis_url=f"redis://{NOWHERE}/0", name="no.yaml"
+    )
+    assert (await cli("find", "--config", away)).err.startswith("error: PostgreSQL at ")
     assert "tiers.hot.url" in answer.err
 
 

@@ -72,6 +72,8 @@ async def test_find_takes_what_people_know(shop: tuple[Path, list[list[SagaSnaps
     where = str(load_config(path).catalog.url)
     none = await cli("find", "--config", path, "--until", "2020-02")
     assert (none.code, none.out, none.err) == (0, f"no such saga in the catalog at {where}\n", "")
+    nearly = await cli("find", "--config", path, "--status", "complete", "--status", "compl*", "--status", "mine")
+    assert nearly.err == "warning: complete is no status of sagaz; did you mean completed?\n"
     for option in ("--name", "--status", "--step"):
         none = await cli("find", "--config", path, option, "check(.*)")
         assert (none.code, none.out) == (0, f"no such saga in the catalog at {where}\n")

@@ -106,6 +106,9 @@ async def test_restore_asks_for_each_saga_that_is_found(shop: Product, written: 
 async def test_export_takes_what_is_found(shop: Product, written: Path, tmp_path: Path) -> None:
     """By the command line and from code, and the manifest says what was asked for."""
     saved = await filled(shop)
+    none = await cli("export", "--config", written, "--out", tmp_path / "none", "-a", "order_id=NOPE")
+    assert none.code == 0
+    assert "warning: no saga is meant, so the export is complete and has nothing in it" in none.out
     made = await cli("export", "--config", written, "--out", tmp_path / "one", "-a", "order_id=A-0", "--json")
     assert made.code == 0, made.err
     assert made.document["counts"]["exported"] == 5

@@ -139,6 +139,8 @@ def _lines(report: ExportReport) -> Iterator[Any]:
         ("manifest", f"SHA-256 {report.manifest_sha256}" if report.manifest_sha256 else None),
     )
     yield from fields(rows, width=13)
+    if not counts.selected and not report.stopped:
+        yield "warning: no saga is meant, so the export is complete and has nothing in it; see: sagaz-tiering find"
     if report.manifest_sha256 and report.public_key is None:
         yield "it is not signed: keep the SHA-256 of the manifest elsewhere, to prove later that it is this one"
     for each in report.left_out[:MAX_SHOWN]:

@@ -58,7 +58,10 @@ def _lines(document: dict[str, Any], policies: Iterable[Policy]) -> Iterator[Any
     for note in document["notes"]:
         yield f"note: {note}"
     count = len(document["warnings"])
-    verdict = "is valid" if not count else f"is valid, with {counted(count, 'warning')}"
+    if not document["ok"]:
+        verdict = f"is not accepted: --strict, {counted(count, 'warning')}"
+    else:
+        verdict = "is valid" if not count else f"is valid, with {counted(count, 'warning')}"
     yield f"{document['file']} {verdict} (policies {document['revision']})"
 
 
