@@ -12,12 +12,15 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid5
 
+import orjson
+
 from sagaz_tiering.catalog.durable import lock_rows
 from sagaz_tiering.catalog.holds import HOLD_LOCK, Holds, match_text, subject_columns
 from sagaz_tiering.catalog.journal import JournalEntry, note
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
 from sagaz_tiering.catalog.packs import Pack, pack_of_row
+from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
@@ -26,6 +29,7 @@ from sagaz_tiering.storage_class import StorageClass
 _SQL = load(__package__, "catch_up")
 _ROWS_OF_SAGA = load(__package__, "erasures")["rows_of_saga"]
 _PAGE = 1000
+_TOLD = ("hold", "release", "delete", "forget", "keys_created", "key_destroyed")
 ERASURE_FIELDS = ("erasure_id", "saga_id", "hot", "durable", "archived", "replays", "snapshots")
 """What the journal tells of an erasure beside who ordered it, why and when."""
 
@@ -78,6 +82,38 @@ class CatchingUp:
                     body = {name: row[name] for name in ERASURE_FIELDS} | names
                     await note(conn, "forget", body, row["requested_at"])
                 after = rows[-1]["erasure_id"]
+
+    async def doubtful(self, entries: Sequence[JournalEntry], now: datetime) -> list[JournalEntry]:
+        """Of these, those that this catalog, which is the bucket's owner, knows nothing of: told once more, they would
+        change something. Their fields are checked (`jobs.journal_format`)."""
+        of = {kind: [entry for entry in entries if entry.kind == kind] for kind in _TOLD}
+        found = [entry for entry in entries if entry.at > now or entry.kind not in _TOLD]
+        pairs = [(snapshot_id, entry.at) for entry in of["delete"] for snapshot_id in entry.body["snapshot_ids"]]
+        rows = await self._db.fetch(_SQL["still_there"], [each for each, _ in pairs], [at for _, at in pairs])
+        there = {row["snapshot_id"] for row in rows}
+        found += [entry for entry in of["delete"] if not there.isdisjoint(entry.body["snapshot_ids"])]
+        keys = [key_id for entry in of["key_destroyed"] for key_id in entry.body["key_ids"]]
+        left = {row["key_id"] for row in await self._db.fetch(_SQL["keys_there"], keys)}
+        found += [entry for entry in of["key_destroyed"] if not left.isdisjoint(entry.body["key_ids"])]
+        erasures = [(entry.body["erasure_id"], entry.body["saga_id"], entry.at) for entry in of["forget"]]
+        columns = [[each[column] for each in erasures] for column in range(3)]
+        known = {row["place"] for row in await self._db.fetch(_SQL["known_erasures"], *columns)}
+        found += [entry for place, entry in enumerate(of["forget"], start=1) if place not in known]
+        return found + await self._doubtful_holds(of["hold"], of["release"])
+
+    async def _doubtful_holds(
+        self, placed: Sequence[JournalEntry], released: Sequence[JournalEntry]
+    ) -> list[JournalEntry]:
+        ids = [entry.body["hold_id"] for entry in (*placed, *released)]
+        over = {row["hold_id"] for row in await self._db.fetch(_SQL["released"], ids)}
+        on = {
+            row["hold_id"]: row["saga_id"] or Match(**orjson.loads(row["match"]))
+            for row in await self._db.fetch(_SQL["placed"], ids)
+        }
+        return [
+            *(e for e in placed if e.body["hold_id"] not in over and on.get(e.body["hold_id"]) != e.body["on"]),
+            *(e for e in released if e.body["hold_id"] in on or e.body["hold_id"] not in over),
+        ]
 
     async def known(self, pack_uuids: Sequence[UUID]) -> dict[UUID, KnownPack]:
         """Of these packs, those that have a row."""

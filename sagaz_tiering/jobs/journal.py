@@ -1,4 +1,7 @@
-"""The catalog's journal in the bucket: objects `journal/<newest number>-<uuid>.json`, written once, kept."""
+"""The catalog's journal in the bucket: objects `journal/<newest number>-<uuid>.json`, kept.
+
+Their entries are written once; `keys rotate` signs them anew (`operations.journal_signatures`).
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,18 @@ import orjson
 from sagaz_tiering.catalog.journal import JournalEntry
 from sagaz_tiering.errors import CorruptData, MasterKeyUnavailable, ObjectArchived, ObjectNotFound, SagazTieringError
 from sagaz_tiering.jobs.context import JobContext
-from sagaz_tiering.jobs.journal_format import MOST_BYTES, PREFIX, JournalObject, build, check_entry, object_key, parse
+from sagaz_tiering.jobs.journal_format import (
+    MOST_BYTES,
+    PREFIX,
+    JournalObject,
+    build,
+    check_entry,
+    object_key,
+    parse,
+    sign_anew,
+)
 from sagaz_tiering.jobs.ownership import claim_prefix, secure
+from sagaz_tiering.keys.master import WrappedKey
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo
 from sagaz_tiering.storage_class import StorageClass
@@ -103,13 +116,26 @@ class Numbers:
 class Told:
     """An object of the bucket's journal: its good entries, and what is wrong with it or with others of its entries.
 
-    `doubtful`: it is not signed, or not with a key that opens here, although a master key is configured.
+    `doubtful`: it is not signed, or not with a key that opens here, although a master key is configured. `found` is the
+    object as it was read, `tag` names this writing of it; None and "" where it is none of this catalog's.
     """
 
     key: str
     entries: tuple[JournalEntry, ...]
     wrong: tuple[str, ...] = ()
     doubtful: bool = False
+    found: JournalObject | None = None
+    tag: str = ""
+
+    @property
+    def signed_by(self) -> str:
+        """The master key of its signature; "" where nobody signed it."""
+        return "" if self.found is None or self.found.key is None else self.found.key.master_id
+
+    async def sign_anew(self, context: JobContext, signing: tuple[WrappedKey, bytes]) -> bool:
+        """Put the same entries under this signature in its place; False: others changed it. Raises ObjectNotFound."""
+        assert self.found is not None  # who asks has seen that it is ours
+        return await context.objects.swap(self.key, sign_anew(self.found, signing), self.tag)
 
 
 async def read_journal(context: JobContext, catalog_id: UUID, *, behind: int = 0) -> AsyncIterator[Told]:
@@ -134,7 +160,7 @@ async def read_journal(context: JobContext, catalog_id: UUID, *, behind: int = 0
 
 async def _told(context: JobContext, info: ObjectInfo, catalog_id: UUID, *, signs: bool) -> Told:
     try:
-        data, _ = await context.objects.get_tagged(info.key, most=MOST_BYTES)
+        data, tag = await context.objects.get_tagged(info.key, most=MOST_BYTES)
         found = parse(data)
         if found.catalog_id != str(catalog_id):
             raise CorruptData(f"it is of catalog {found.catalog_id!r:.60}")
@@ -147,7 +173,7 @@ async def _told(context: JobContext, info: ObjectInfo, catalog_id: UUID, *, sign
             good.append(check_entry(each, context.now + _AHEAD))
         except CorruptData as exc:
             wrong.append(f"entry {number}: {exc}")
-    return Told(key=info.key, entries=tuple(good), wrong=tuple(wrong), doubtful=doubtful)
+    return Told(key=info.key, entries=tuple(good), wrong=tuple(wrong), doubtful=doubtful, found=found, tag=tag)
 
 
 async def _is_genuine(context: JobContext, found: JournalObject) -> bool:

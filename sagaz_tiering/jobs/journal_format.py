@@ -55,7 +55,15 @@ def object_key(newest: int, name: UUID) -> str:
 def build(catalog_id: UUID, entries: Sequence[JournalEntry], signing: tuple[WrappedKey, bytes] | None) -> bytes:
     """The object for these entries, signed where there is a key and its secret."""
     told = [{"number": e.number, "at": e.at, "kind": e.kind, "body": e.body} for e in entries]
-    text = orjson.dumps(told)
+    return _document(catalog_id, orjson.dumps(told), signing)
+
+
+def sign_anew(found: JournalObject, signing: tuple[WrappedKey, bytes]) -> bytes:
+    """The object with the same entries, to the byte, under another signature."""
+    return _document(UUID(found.catalog_id), found.signed or orjson.dumps(found.entries), signing)
+
+
+def _document(catalog_id: UUID, text: bytes, signing: tuple[WrappedKey, bytes] | None) -> bytes:
     document: dict[str, Any] = {"format": 2, "catalog_id": str(catalog_id), "entries": text.decode()}
     if signing is not None:
         key, secret = signing

@@ -119,10 +119,14 @@ class Keyring:
         return not isinstance(self.masters, NoMasterKeys)
 
     async def signing(self, catalog_id: UUID) -> tuple[WrappedKey, bytes] | None:
-        """What this process signs its part of the journal with, and its secret; None without a master key."""
+        """What this process signs its part of the journal with, and its secret; None without a master key.
+
+        Under the current master key, also where a rotation made it that while the process ran.
+        """
         if not self.signs():
             return None
-        if self._signing is None or self._signing[0].saga_id != catalog_id:
+        made = self._signing
+        if made is None or (made[0].saga_id, made[0].master_id) != (catalog_id, await self.masters.current_id()):
             secret = os.urandom(KEY_BYTES)
             self._signing = (await self.masters.wrap(secret, uuid4(), catalog_id), secret)
         return self._signing

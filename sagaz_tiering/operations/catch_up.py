@@ -121,7 +121,8 @@ async def _read_journal(context: JobContext, lease: Lease, tally: Tally, catalog
 def _complaints(told: Told, *, left_out: bool) -> list[str]:
     if not left_out:
         return list(told.wrong)
-    unsigned = "no master key that is configured signed it; left out (--accept-unsigned takes it)"
+    by = f"{told.signed_by} did" if told.signed_by else "nobody did"
+    unsigned = f"no master key that is configured signed it, {by}; left out (--accept-unsigned takes it): {_MAY_LACK}"
     return [*told.wrong, unsigned]
 
 

@@ -245,6 +245,7 @@ async def test_key_commands(database: str, redis_url: str, tmp_path: Path) -> No
         "data_keys": {"file:a": 3},
         "encrypted_frames": 3,
         "frames_without_key": 0,
+        "journal_entries": {},
         "status": "healthy",
         "warnings": [],
     }

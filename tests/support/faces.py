@@ -111,7 +111,7 @@ FACES = {
         "s3.records",
         "s3.store",
     ),
-    "operations": ("history", "key_backup", "rebuild", "status", "survey", "totals", "verify"),
+    "operations": ("history", "journal_signatures", "key_backup", "rebuild", "status", "survey", "totals", "verify"),
     "packs": ("attributes", "entries", "format", "frame", "reader"),
     "sagaz_engine": ("capture", "imports", "replay"),
     "storage": (

@@ -108,3 +108,26 @@ UPDATE sagaz_tiering.packs SET state = 'DELETED', deleted_at = $2
 
 -- name: taken
 SELECT * FROM sagaz_tiering.packs WHERE pack_uuid = $1 AND state = 'ACTIVE' AND retention_revision = $2
+
+-- name: still_there
+-- Of these snapshots, those that have something that would go if they were deleted at these times.
+SELECT v.snapshot_id FROM unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, at)
+ WHERE EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d WHERE d.snapshot_id = v.snapshot_id AND d.saved_at <= v.at)
+    OR EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s JOIN sagaz_tiering.packs p USING (pack_id)
+                WHERE s.snapshot_id = v.snapshot_id AND p.created_at <= v.at)
+
+-- name: known_erasures
+-- Of these erasures (of the code before: without an id), by their place in the arrays, those that the table has.
+SELECT v.place FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) WITH ORDINALITY AS v (erasure_id, saga_id, at, place)
+ WHERE EXISTS (SELECT 1 FROM sagaz_tiering.erasures e WHERE e.saga_id = v.saga_id AND e.requested_at = v.at
+                  AND (v.erasure_id IS NULL OR e.erasure_id = v.erasure_id))
+
+-- name: placed
+SELECT hold_id, saga_id, sagaz_tiering.whole_match(match, outcome, attributes) AS match
+  FROM sagaz_tiering.holds WHERE hold_id = ANY($1::uuid[])
+
+-- name: released
+SELECT hold_id FROM sagaz_tiering.hold_log WHERE hold_id = ANY($1::uuid[]) AND action = 'release'
+
+-- name: keys_there
+SELECT key_id FROM sagaz_tiering.saga_keys WHERE key_id = ANY($1::uuid[])

@@ -74,6 +74,7 @@ async def rebuild(
     accept_unsigned: Unsigned = False,
 ) -> Answer:
     """Fill a new, empty catalog from the bucket alone. It can be repeated where it stopped."""
+    from sagaz_tiering.errors import CorruptData
     from sagaz_tiering.operations.rebuild import LOST, Wish, proposed_id, rebuild
 
     wanted = None if catalog_id is None else parse_id(catalog_id, "--catalog-id")
@@ -94,10 +95,14 @@ async def rebuild(
         await confirm(f"rebuild it as catalog {whose} ({said})?", yes=yes, as_json=call.as_json)
         with _tally("rebuild") as tally:
             await rebuild(context, tally, whose, Wish(take_over=take_over, unsigned=accept_unsigned))
+    left_out = _left_out(tally)
     return Answer(
         {**document, "counts": dict(tally.counts), "notes": tally.notes, "cannot_know": list(LOST)},
         [*_counted(tally), "what the bucket cannot tell:", *(f"  - {lost}" for lost in LOST)],
-        1 if tally.counts["unreadable"] or tally.counts["contradictions"] else 0,
+        CorruptData.exit_code
+        if left_out
+        else int(any(tally.counts[kind] for kind in ("unreadable", "contradictions"))),
+        left_out,
     )
 
 
@@ -131,6 +136,7 @@ async def adopt(
         {"was": was.value, "counts": dict(tally.counts), "notes": tally.notes},
         [*_counted(tally), end],
         CorruptData.exit_code if any(tally.counts[kind] for kind in _ADOPTED_WITH_LOSS) else 0,
+        _left_out(tally),
     )
 
 
@@ -167,6 +173,21 @@ async def _extent(runtime: Runtime, *, as_json: bool) -> dict[str, Any]:
             f"{show_usd(extent.cost_usd)}"
         )
     return {"packs": extent.packs, "bytes": extent.bytes, "cost_usd": extent.cost_usd}
+
+
+def _left_out(tally: Tally) -> list[tuple[str, str]]:
+    """What it means that entries of the journal were left out."""
+    count = tally.counts["journal_left_out"]
+    if not count:
+        return []
+    return [
+        (
+            f"{counted(count, 'part')} of the bucket's journal left out, as the notes name: holds and erasures may be "
+            "missing, so that what is held can expire, and what was erased is read again",
+            "start no daemon and no application; where a note names a master key, put its line back behind the current "
+            "one and rebuild into a new, empty database (or put the dump back once more); else order them again",
+        )
+    ]
 
 
 def _counted(tally: Tally) -> Iterator[str]:

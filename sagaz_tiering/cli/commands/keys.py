@@ -15,8 +15,8 @@ from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.cli.options import locate_config
 from sagaz_tiering.cli.progress import progress
 from sagaz_tiering.cli.session import Answer, Call, command
-from sagaz_tiering.errors import ConfigError, MasterKeyUnavailable
-from sagaz_tiering.terminal import make_table, safe
+from sagaz_tiering.errors import ConfigError, CorruptData, MasterKeyUnavailable, SagazTieringError
+from sagaz_tiering.terminal import counted, make_table, safe
 
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
@@ -36,18 +36,21 @@ async def status(call: Call) -> Answer:
         current, error = await _checked(runtime)
         locked = await runtime.keys.locked()
         warnings = await runtime.keys.warnings(locked, totals)
+        journal, left_out, unread = await _journal(runtime, works=error is None)
+    warnings += left_out
     needed = bool(totals.by_master) or runtime.config.encryption is not None
-    failed = [each.error for each in locked] + ([error] if error is not None and needed else [])
+    failed = [each.error for each in locked] + ([error] if error is not None and needed else []) + unread
     document = {
         "current": current,
         "error": None if error is None else {"message": str(error), "hint": error.hint},
         "data_keys": totals.by_master,
         "encrypted_frames": totals.frames,
         "frames_without_key": totals.keyless_frames,
+        "journal_entries": journal,
         "status": "degraded" if failed or warnings else "healthy",
         "warnings": warnings,
     }
-    code = max((each.exit_code for each in failed), default=_KEYLESS_EXIT if totals.keyless_frames else 0)
+    code = max((each.exit_code for each in failed), default=_KEYLESS_EXIT if totals.keyless_frames or left_out else 0)
     return Answer(document, _status_lines(document, error), code)
 
 
@@ -78,7 +81,13 @@ async def generate(
 @group.command("rotate")
 @command()
 async def rotate(call: Call) -> Answer:
-    """Wrap every data key with the current master key. Packs stay as they are; may be stopped and repeated."""
+    """Wrap all data keys, and sign the journal, with the current master key. May be stopped and repeated.
+
+    Packs stay as they are. Until it has ended, and keys status shows nothing under it, the old master key must stay.
+    """
+    from sagaz_tiering.jobs.context import Tally
+    from sagaz_tiering.operations.journal_signatures import sign_journal_anew
+
     async with call.opened() as runtime:
         current, done = await runtime.keys.check(), 0
         with progress("rotate") as show:
@@ -86,11 +95,20 @@ async def rotate(call: Call) -> Answer:
                 done += count
                 if show is not None:
                     show("keys", count)
+            tally = Tally(show)
+            await sign_journal_anew(runtime.job_context(), tally)
         totals = await runtime.catalog.saga_keys.totals()
     left = sum(count for master, count in totals.by_master.items() if master != current)
+    signed, unsigned = tally.counts["journal_signed"], tally.counts["journal_left"]
+    document = {"current": current, "rotated": done, "under_other_master_keys": left, "notes": tally.notes}
     return Answer(
-        {"current": current, "rotated": done, "under_other_master_keys": left},
-        [f"{done:,} data keys are now under {safe(current)}, {left:,} under others"],
+        {**document, "journal_signed": signed, "journal_left": unsigned},
+        [
+            f"{done:,} data keys are now under {safe(current)}, {left:,} under others",
+            f"{counted(signed, 'entry', 'entries')} of the bucket's journal signed anew, {unsigned:,} left as before",
+            *(f"note: {note}" for note in tally.notes),
+        ],
+        CorruptData.exit_code if unsigned else 0,
     )
 
 
@@ -146,6 +164,30 @@ def _new_file(path: Path) -> Iterator[BinaryIO]:
             raise
 
 
+async def _journal(
+    runtime: Runtime, *, works: bool
+) -> tuple[dict[str, int] | None, list[str], list[SagazTieringError]]:
+    """Entries of the bucket's journal by who signed them, warnings of what does not count, and why it is not known."""
+    from sagaz_tiering.operations.journal_signatures import UNSIGNED, entries_by_master
+
+    if not runtime.keys.signs() or not works:
+        return None, [], []
+    try:
+        signed, left_out = await entries_by_master(runtime.job_context())
+    except SagazTieringError as exc:
+        return None, [f"who signed the bucket's journal is not known: {exc}"], [exc]
+    return (
+        signed,
+        [
+            f"a rebuild would leave out {counted(count, 'entry', 'entries')} of the bucket's journal, and with them "
+            f"holds and erasures: {'nobody signed them' if by == UNSIGNED else f'{by} signed them and does not open'}; "
+            "sagaz-tiering keys rotate signs what the catalog knows of them"
+            for by, count in left_out.items()
+        ],
+        [],
+    )
+
+
 async def _checked(runtime: Runtime) -> tuple[str | None, MasterKeyUnavailable | None]:
     """The current master key, and why it does not work."""
     try:
@@ -169,8 +211,10 @@ def _status_lines(document: dict[str, Any], error: MasterKeyUnavailable | None) 
     else:
         yield f"no master key: {error}"
         yield f"  {error.hint}"
-    if document["data_keys"]:
-        yield make_table(("master key", "data keys>"), document["data_keys"].items())
+    keys, journal = document["data_keys"], document["journal_entries"] or {}
+    if keys or journal:
+        rows = [(name, keys.get(name, 0), journal.get(name, 0)) for name in sorted({*keys, *journal})]
+        yield make_table(("master key", "data keys>", "journal entries>"), rows)
     yield f"encrypted frames: {document['encrypted_frames']:,}"
     for warning in document["warnings"]:
         yield f"warning: {warning}"

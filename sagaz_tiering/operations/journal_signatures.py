@@ -1,0 +1,82 @@
+"""Who signed the journal in the bucket, and signatures of the current master key in the place of all others.
+
+A rebuild counts only what a configured master key signed. So before an old one goes, what it signed is signed anew:
+only what this catalog, the bucket's owner, knows to be so. What somebody forged with a key that became known stays as
+it is, and is named. Objects are put in place of themselves one by one: stopped and repeated, it goes on with the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from typing import Final
+
+from sagaz_tiering.errors import ObjectNotFound
+from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.journal import Told, read_journal
+from sagaz_tiering.jobs.ownership import claim_prefix
+from sagaz_tiering.keys.master import WrappedKey
+from sagaz_tiering.logs import Logger
+
+UNSIGNED: Final = "unsigned"
+_AT_ONCE: Final = 8
+_log = Logger(__name__)
+
+
+async def entries_by_master(context: JobContext) -> tuple[dict[str, int], dict[str, int]]:
+    """How many entries of the bucket's journal each master key signed, UNSIGNED too; and those that a rebuild would
+    leave out, since that key is not configured. Reads the whole journal."""
+    signed, left_out = Counter[str](), Counter[str]()
+    async for told in read_journal(context, await context.catalog.identity()):
+        master = told.signed_by or UNSIGNED
+        signed[master] += len(told.entries)
+        left_out[master] += len(told.entries) if told.doubtful else 0
+    return dict(sorted((+signed).items())), dict(sorted((+left_out).items()))
+
+
+async def sign_journal_anew(context: JobContext, tally: Tally) -> None:
+    """Every entry that another master key signed, or nobody, under the current one, where this catalog knows it.
+
+    Counts entries: `journal_signed`, and `journal_left` of which a note says why. Raises ForeignCatalog,
+    MasterKeyUnavailable, or what catalog and object store raise.
+    """
+    catalog_id = await claim_prefix(context)
+    signing = await context.keys.signing(catalog_id)
+    if signing is None:
+        return
+    async for page in _pages(read_journal(context, catalog_id)):
+        others = [told for told in page if told.found is not None and told.signed_by != signing[0].master_id]
+        for told, why in zip(
+            others, await asyncio.gather(*(_sign(context, each, signing) for each in others)), strict=True
+        ):
+            tally.add("journal_left" if why else "journal_signed", len(told.entries))
+            if why:
+                tally.note(f"{told.key}: not signed anew: {why}")
+                _log.error("journal.not_signed", object_key=told.key, reason=why)
+
+
+async def _sign(context: JobContext, told: Told, signing: tuple[WrappedKey, bytes]) -> str:
+    """Why it was not; "" where it is signed."""
+    if told.found is None or told.wrong:
+        return "; ".join(told.wrong)
+    doubtful = await context.catalog.catching_up.doubtful(told.entries, context.now)
+    if doubtful:
+        names = ", ".join(f"{entry.kind} of {entry.at.isoformat()}" for entry in doubtful[:3])
+        return f"this catalog does not know what it tells ({names}): forged, unless you know better"
+    try:
+        done = await told.sign_anew(context, signing)
+    except ObjectNotFound as exc:
+        return str(exc)
+    return "" if done else "somebody else changed it at the same time: do it again"
+
+
+async def _pages(journal: AsyncIterator[Told]) -> AsyncIterator[Sequence[Told]]:
+    page: list[Told] = []
+    async for told in journal:
+        page.append(told)
+        if len(page) == _AT_ONCE:
+            yield page
+            page = []
+    if page:
+        yield page

@@ -1,0 +1,180 @@
+"""A master key is replaced: what the bucket's journal tells still counts under the new one alone (G7, G13)."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import orjson
+import pytest
+from support.commands import Answer, cli
+from support.encrypted import POLICIES, aged, encrypted, key_file
+from support.payload import snapshots
+from support.servers import fresh_database
+from support.tiers import DAY, Product, product
+from support.yaml_config import write_config
+
+from sagaz_tiering.catalog.journal import JournalEntry
+from sagaz_tiering.clock import SystemClock
+from sagaz_tiering.embedded import PostgresServer
+from sagaz_tiering.jobs.context import Tally
+from sagaz_tiering.jobs.journal import publish_journal
+from sagaz_tiering.jobs.journal_format import build, object_key
+from sagaz_tiering.operations.journal_signatures import entries_by_master, sign_journal_anew
+from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.storage_class import StorageClass
+
+
+def drop_line(folder: Path, name: str) -> None:
+    """That master key is gone."""
+    path = folder / "master.keys"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(line for line in lines if not line.startswith(f"{name}:")))
+
+
+async def eventful(shop: Product) -> list[SagaSnapshot]:
+    """Five sagas in packs: the first erased, one snapshot of the second deleted, the third held, the fourth no more."""
+    saved = list(snapshots(5, created_at=shop.clock.now()))
+    await aged(shop, saved)
+    await shop.storage.forget(saved[0].saga_id)
+    await shop.storage.delete_snapshot(saved[5].snapshot_id)
+    await shop.storage.hold(saved[10].saga_id, "case 1")
+    await shop.storage.hold(saved[15].saga_id, "case 2")
+    await shop.storage.release(saved[15].saga_id, "done")
+    await publish_journal(shop.runtime.job_context())
+    return saved
+
+
+@pytest.mark.guarantee("G13")
+async def test_holds_and_erasures_survive_a_rotation_and_a_rebuild(
+    database: str, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+) -> None:
+    """As the pages print it: a new key, `rotate`, the old line goes, the catalog is lost. Too early, it is told."""
+
+    async def typed(*arguments: Any, database: str = database) -> Answer:
+        path = write_config(
+            tmp_path / "tiering.yaml",
+            database=database,
+            redis_url=redis_url,
+            cold=tmp_path / "cold",
+            policies=POLICIES,
+            encryption={"key_file": "master.keys"},
+        )
+        return await cli(*arguments, "--config", path)
+
+    key_file(tmp_path)
+    async with product(encrypted(database, redis_url, tmp_path), now=SystemClock().now() - 10 * DAY) as shop:
+        saved = await eventful(shop)
+    key_file(tmp_path, "second")
+    before = (await typed("keys", "status", "--json")).document
+    assert set(before["journal_entries"]) == {"file:first"}
+    with_both = (tmp_path / "master.keys").read_bytes()
+    drop_line(tmp_path, "first")
+    async with fresh_database(postgres_server) as other:
+        assert (await typed("catalog", "migrate", database=other)).code == 0
+        rebuilt = await typed("catalog", "rebuild", "--yes", "--take-over", database=other)
+        assert rebuilt.code == 6, rebuilt.out
+        assert "holds and erasures may be missing" in rebuilt.err
+        assert "file:first" in rebuilt.out
+    status = await typed("keys", "status")
+    assert status.code == 4  # data keys, too
+    assert "a rebuild would leave out" in status.out
+    (tmp_path / "master.keys").write_bytes(with_both)
+    await typed("catalog", "adopt", "--yes", "--take-over")
+    rotated = (await typed("keys", "rotate", "--json")).document
+    assert rotated["journal_left"] == 0, rotated
+    assert rotated["journal_signed"] == before["journal_entries"]["file:first"]
+    after = (await typed("keys", "status", "--json")).document
+    assert set(after["journal_entries"]) == {"file:second"}
+    assert (await typed("keys", "rotate", "--json")).document["journal_signed"] == 0
+    drop_line(tmp_path, "first")
+    async with fresh_database(postgres_server) as other:
+        assert (await typed("catalog", "migrate", database=other)).code == 0
+        rebuilt = await typed("catalog", "rebuild", "--yes", "--take-over", database=other)
+        assert rebuilt.code == 0, rebuilt.out
+        async with product(encrypted(other, redis_url, tmp_path), now=SystemClock().now()) as shop:
+            assert [hold.reason for hold in await shop.runtime.catalog.holds.in_force()] == ["case 1"]
+            assert [each.saga_id for each in await shop.runtime.catalog.erasures.newest(9)] == [saved[0].saga_id]
+            assert await shop.storage.timeline(saved[0].saga_id) == []
+            assert [each.snapshot_id for each in await shop.storage.timeline(saved[5].saga_id)] == [
+                each.snapshot_id for each in saved[6:10]
+            ]
+
+
+@pytest.mark.guarantee("G13")
+async def test_what_was_forged_under_the_old_key_is_not_signed_anew(
+    database: str, redis_url: str, tmp_path: Path
+) -> None:
+    """Whoever has the old key and may write to the bucket gains nothing by it: the catalog does not know these."""
+    key_file(tmp_path)
+    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+        saved = await eventful(shop)
+        context, now = shop.runtime.job_context(), shop.clock.now()
+        whose = await shop.runtime.catalog.identity()
+        signing = await shop.runtime.keys.signing(whose)
+        [hold] = await shop.runtime.catalog.holds.in_force()
+        [erasure] = await shop.runtime.catalog.erasures.newest(1)
+        other, by = saved[20], {"who": "w", "reason": "r"}
+        [alive] = (await shop.runtime.catalog.saga_keys.writing([other.saga_id])).values()
+        forged = {
+            "forget": {"saga_id": other.saga_id, **by},
+            "forget under a known id": {"saga_id": other.saga_id, "erasure_id": erasure.erasure_id, **by},
+            "delete": {"snapshot_ids": [other.snapshot_id]},
+            "release": {"hold_id": hold.hold_id, **by},
+            "hold": {**hold.to_dict(), "hold_id": uuid4()},
+            "hold under a known id": {**hold.to_dict(), "saga_id": other.saga_id},
+            "key_destroyed": {"key_ids": [alive.key_id]},
+            "something": {},
+        }
+        for number, (kind, body) in enumerate(forged.items(), start=1):
+            body = orjson.loads(orjson.dumps(body, default=str))
+            entry = JournalEntry(number=number, at=now, kind=kind.partition(" ")[0], body=body)
+            data = build(whose, [entry], signing)
+            sha256 = hashlib.sha256(data).digest()
+            await shop.runtime.objects.put(
+                object_key(number, uuid4()), data, storage_class=StorageClass.STANDARD, sha256=sha256
+            )
+        key_file(tmp_path, "second")
+        tally = Tally(None)
+        await sign_journal_anew(context, tally)
+        assert tally.counts["journal_left"] == len(forged), tally.notes
+        signed, left_out = await entries_by_master(context)
+        assert (signed["file:first"], left_out) == (len(forged), {})
+        drop_line(tmp_path, "first")
+        shop.runtime.keys._opened.clear()
+        signed, left_out = await entries_by_master(context)
+        assert left_out == {"file:first": len(forged)}
+        assert signed["file:second"] == tally.counts["journal_signed"]
+
+
+async def test_a_running_process_signs_under_the_key_that_became_current(
+    database: str, redis_url: str, tmp_path: Path
+) -> None:
+    """A daemon that signed before the rotation does not go on under the old key."""
+    key_file(tmp_path)
+    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+        await eventful(shop)
+        context = shop.runtime.job_context()
+        key_file(tmp_path, "second")
+        await sign_journal_anew(context, Tally(None))
+        await shop.storage.hold(uuid4(), "case 3")
+        assert set((await entries_by_master(context))[0]) == {"file:second"}
+
+
+async def test_what_nobody_signed_is_signed_once_there_is_a_master_key(
+    database: str, redis_url: str, tmp_path: Path
+) -> None:
+    """A store that is encrypted from some day on; its journal of the days before counts no less."""
+    key_file(tmp_path)
+    plain = encrypted(database, redis_url, tmp_path, encryption=None, policies=POLICIES[1:])
+    async with product(plain) as shop:
+        await eventful(shop)
+        now = shop.clock.now()
+    async with product(encrypted(database, redis_url, tmp_path), now=now) as shop:
+        context, tally = shop.runtime.job_context(), Tally(None)
+        signed, left_out = await entries_by_master(context)
+        assert signed == left_out == {"unsigned": signed["unsigned"]}
+        await sign_journal_anew(context, tally)
+        assert await entries_by_master(context) == ({"file:first": signed["unsigned"]}, {}), tally.notes
