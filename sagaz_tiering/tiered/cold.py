@@ -34,8 +34,8 @@ _RUN_BYTES = 2 * 1024 * 1024
 """Frames that are read together are no more than this, as they are stored."""
 _GONE = "someone deleted it behind our back; restore it from a bucket version or backup"
 _DAMAGED = (
-    "put the object back as docs/recovery.md says, Bucket damaged; `sagaz-tiering job scrub --once --all` names every "
-    "object that is damaged, in `sagaz-tiering quarantine list`"
+    "`sagaz-tiering job scrub --once --all` names every object that is damaged, in `sagaz-tiering quarantine list`; "
+    "put it back under the same key, from a version or a replica; then: sagaz-tiering quarantine retry KEY"
 )
 
 

@@ -158,7 +158,8 @@ async def world(
         await found.save(saga(3, begun=YOUNG))
         await who.follow(section(PAGE, "Before anything happens"))
         yield found
-    await sql(postgres.url, "DROP DATABASE IF EXISTS sagaz WITH (FORCE)")
+    for name in ("sagaz", "sagaz_before"):
+        await sql(postgres.url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
     await drop_bucket(s3_server, BUCKET)
 
 
@@ -200,6 +201,7 @@ async def test_postgresql_lost(world: World) -> None:
 async def test_postgresql_put_back_from_an_older_dump(world: World) -> None:
     """What was packed, held and forgotten since the dump is so afterwards."""
     (later, forgotten) = (saga(5, begun=OLD), saga(6, begun=OLD))
+    await world.save(saga(10, begun=OLD, saga_name="payment-later"))
     await world.save(later)
     await world.save(forgotten, kept=False)
     await world.who.type("sagaz-tiering job age --once")
@@ -218,6 +220,7 @@ async def test_postgresql_put_back_from_an_older_dump(world: World) -> None:
 @pytest.mark.parametrize("harm", ["altered", "deleted"])
 async def test_bucket_damaged(world: World, harm: str) -> None:
     """The object is named and put back from its version."""
+    await world.who.type("sagaz-tiering job scrub --once")  # which found all sound a moment ago
     key = (await world.packs())[0]
     async with world.s3.admin() as client:
         answer = await client.get_object(Bucket=BUCKET, Key=key)
@@ -229,8 +232,8 @@ async def test_bucket_damaged(world: World, harm: str) -> None:
     async with world.storage() as storage:
         answers = [storage.get_snapshot(snapshot.snapshot_id) for snapshot in world.kept]
         found = await asyncio.gather(*answers, return_exceptions=True)
-    assert any(isinstance(each, CorruptPack) for each in found)
     short = key.removeprefix("production/")
+    assert any(isinstance(each, CorruptPack) and short in str(each) for each in found)
     said = await follow(world, "Bucket damaged", KEY=short, VERSION=version)
     assert short in " ".join(answered(said, "sagaz-tiering quarantine list"))
     await world.all_is_there()

@@ -107,10 +107,19 @@ async def test_shorter_retain_counts_only_when_expire_has_accepted_it(places: di
         for each in (shop, other):
             each.clock.advance(40 * DAY)
         for _ in range(2):
-            with pytest.raises(MassDelete, match=r"5 of 5 snapshots of policy 'all'.*retain 400d.*retain 30d"):
+            with pytest.raises(
+                MassDelete, match=r"5 of 5 snapshots of policy 'all'.*retain 400d.*retain 30d"
+            ) as caught:
                 await other.run("expire")
+            assert "or place holds" in caught.value.hint
             for each in (shop, other):
                 assert await ids_of(each.storage) == [snapshot.snapshot_id for snapshot in saved]
+        await shop.storage.hold(SAGA, "wrong policy")
+        with pytest.raises(MassDelete) as caught:
+            await other.run("expire")
+        assert "place holds" not in caught.value.hint
+        assert "holds in force keep" in caught.value.hint
+        await shop.storage.release(SAGA, "right policy")
         explained = await other.storage.explain(saved[0].snapshot_id)
         assert explained.expires_at == saved[-1].created_at + 400 * DAY
         assert (await shop.run("expire")).counts.get(tier) is None  # the old file goes on as before

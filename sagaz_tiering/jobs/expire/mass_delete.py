@@ -42,11 +42,13 @@ class Shortened:
     """Snapshots that policies would end earlier than they were promised to, by the policy that promised it.
 
     `now`: of those, the ones that would go at once. `rules`: which rule becomes which, in words.
+    `held`: holds are in force, which keep what they are on whatever is allowed.
     """
 
     before: PolicySet | None
     after: PolicySet
     now_us: int
+    held: bool = False
     totals: Counter[str] = field(default_factory=Counter)
     earlier: Counter[str] = field(default_factory=Counter)
     now: Counter[str] = field(default_factory=Counter)
@@ -96,7 +98,8 @@ def refusal(shortened: Shortened, options: JobSettings, *, at_least: bool = Fals
         hint=(
             "look at it with: sagaz-tiering job expire --dry-run; if it is meant, run once: "
             "sagaz-tiering job expire --once --allow-mass-delete; else correct `retain` or `match` (a renamed saga or "
-            "policy needs its rule), or place holds"
+            "policy needs its rule)"
+            + ("; holds in force keep what they are on all the same" if shortened.held else ", or place holds")
         ),
     )
 
@@ -141,6 +144,7 @@ async def count_shortened(context: JobContext, tally: Tally, *, lease: Lease | N
     the count stops early once it is too much."""
     own, before = context.by(context.policies.own), context.policies.before
     found = Shortened(before=before, after=own.policies, now_us=context.now_us)
+    found.held = bool(await context.catalog.holds.in_force(most=1))
     found.totals.update(await context.catalog.packs.live_of_policies())
     if before is not None and may_shorten(before, own.policies):
         await _count_hot(context, found)
