@@ -100,6 +100,13 @@ class SagaKeys:
         rows = await self._db.fetch(_SQL["page"], after, limit)
         return [StoredKey(key=_wrapped(row), created_at=row["created_at"]) for row in rows]
 
+    async def lost(self, stored: Sequence[StoredKey]) -> int:
+        """How many keys of a backup are not here, though no erasure destroyed them."""
+        there = await self.by_id([one.key.key_id for one in stored])
+        away = [one for one in stored if one.key.key_id not in there]
+        columns = [one.key.key_id for one in away], [one.key.saga_id for one in away], [one.created_at for one in away]
+        return len(away) - len(await self._db.fetch(_SQL["erased"], *columns))
+
     async def restore(self, stored: Sequence[StoredKey]) -> int:
         """Keys from a backup; how many were missing. Those of sagas erased since they were made are left out."""
         added = 0

@@ -24,6 +24,10 @@ from sagaz_tiering.keys.master import WrappedKey, bound_to
 SCHEME: Final = "file:"
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}")
 _MAX_FILE: Final = 1024 * 1024
+_PUT_BACK: Final = (
+    "put its copy back: a new key opens nothing that is encrypted; only where there never was one, make it with: "
+    "sagaz-tiering keys generate FILE"
+)
 
 
 class _State(NamedTuple):
@@ -83,7 +87,7 @@ class KeyFile:
         except OSError as exc:
             raise MasterKeyUnavailable(
                 f"the master keys in {self._path} cannot be read: {exc.strerror or exc}",
-                hint="check encryption.key_file; make one with: sagaz-tiering keys generate FILE",
+                hint=f"check encryption.key_file; {_PUT_BACK}",
             ) from exc
         return self._keys
 
@@ -95,7 +99,7 @@ def read_key_file(path: Path) -> dict[str, bytes]:
     """
     mode = path.stat().st_mode
     if not stat.S_ISREG(mode) or path.stat().st_size > _MAX_FILE:
-        raise MasterKeyUnavailable(f"{path} is not a key file", hint="make one with: sagaz-tiering keys generate FILE")
+        raise MasterKeyUnavailable(f"{path} is not a key file", hint=_PUT_BACK)
     if mode & (stat.S_IRWXO | stat.S_IWGRP):
         raise MasterKeyUnavailable(
             f"the master keys in {path} are open to others (mode {stat.S_IMODE(mode):04o})",
@@ -109,7 +113,7 @@ def read_key_file(path: Path) -> dict[str, bytes]:
                 raise _wrong(path, number, f"{name!r} is there twice")
             keys[name] = key
     if not keys:
-        raise MasterKeyUnavailable(f"{path} holds no key", hint="make one with: sagaz-tiering keys generate FILE")
+        raise MasterKeyUnavailable(f"{path} holds no key", hint=_PUT_BACK)
     return keys
 
 

@@ -10,22 +10,27 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import AsyncIterator, Iterable, Sequence
+import os
+import secrets
+from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any, Final
+from pathlib import Path
+from typing import Any, BinaryIO, Final
 from uuid import UUID
 
 import orjson
 
 from sagaz_tiering.catalog.saga_keys import StoredKey
-from sagaz_tiering.errors import ConfigError, CorruptPack, LeaseLost, ObjectStoreError
+from sagaz_tiering.errors import ConfigError, CorruptPack, LeaseLost, MasterKeyUnavailable, ObjectStoreError
 from sagaz_tiering.jobs.attributes import mend, newest_footer
 from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
 from sagaz_tiering.jobs.journal import read_journal
 from sagaz_tiering.keys.master import WrappedKey
 from sagaz_tiering.logs import Logger
+from sagaz_tiering.terminal import counted
 
 _FORMAT: Final = "sagaz_tiering_keys"
 _PAGE: Final = 1000
@@ -39,6 +44,7 @@ class Imported:
     """What an import did, in keys."""
 
     added: int = 0
+    replaced: int = 0
     already_there: int = 0
     destroyed: int = 0
 
@@ -55,8 +61,77 @@ async def export_keys(context: JobContext) -> AsyncIterator[bytes]:
     yield orjson.dumps({"keys": count}) + b"\n"
 
 
+async def write_backup(context: JobContext, path: Path, *, force: bool = False) -> int:
+    """The same in a file for its owner alone, all at once and on disk; how many keys.
+
+    It takes the place of an earlier backup of this catalog. Raises ConfigError, and leaves the file as it is, where
+    that is something else, or has keys that are neither here nor erased since, unless with `force`.
+    """
+    if not force and (before := _earlier(path)) is not None:
+        await _check_replaceable(context, path, *before)
+    count = -2  # the first and the last line are no keys
+    with _put_in_place(path) as out:
+        async for line in export_keys(context):
+            out.write(line)
+            count += 1
+    return count
+
+
+def _earlier(path: Path) -> tuple[str, list[StoredKey]] | None:
+    """The catalog of the backup that is there, and its keys."""
+    hint = "name another file, or write over it with --force"
+    try:
+        if not path.exists():
+            return None
+        lines = path.read_bytes().splitlines() if path.is_file() else []
+        return str(_parsed(1, lines[0] if lines else b"").get("catalog_id")), read_backup(lines)
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be read: {exc.strerror or exc}", hint=hint) from exc
+    except ConfigError as exc:
+        raise ConfigError(f"{path} is there, and is no whole key backup", hint=hint) from exc
+
+
+async def _check_replaceable(context: JobContext, path: Path, owner: str, stored: Sequence[StoredKey]) -> None:
+    if owner != str(await context.catalog.identity()):
+        raise ConfigError(
+            f"{path} is a key backup of another catalog", hint="name another file, or write over it with --force"
+        )
+    lost = 0
+    for start in range(0, len(stored), _PAGE):
+        lost += await context.catalog.saga_keys.lost(stored[start : start + _PAGE])
+    if lost:
+        raise ConfigError(
+            f"{path} has {counted(lost, 'data key')} that the catalog lacks",
+            hint=f"put them back first: sagaz-tiering keys import {path}; or write over it with --force",
+        )
+
+
+@contextmanager
+def _put_in_place(path: Path) -> Iterator[BinaryIO]:
+    """A file beside, for its owner alone, that takes this name at the end, on disk. Raises ConfigError."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+            yield out
+            out.flush()
+            os.fsync(out.fileno())
+        os.replace(beside, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be made: {exc.strerror or exc}") from exc
+    finally:
+        beside.unlink(missing_ok=True)
+
+
 async def import_keys(context: JobContext, lines: Iterable[bytes]) -> Imported:
-    """Put back the keys of a backup that are missing. Raises ConfigError (nothing was done) if it is not whole."""
+    """Put back the keys of a backup that are missing, or that no master key opens while the backup's are opened.
+
+    Raises ConfigError (nothing was done) if it is not whole.
+    """
     stored = read_backup(lines)
     gone = await _destroyed(context)
     wanted = [one for one in stored if one.key.key_id not in gone]
@@ -67,10 +142,29 @@ async def import_keys(context: JobContext, lines: Iterable[bytes]) -> Imported:
         missing = [one for one in page if one.key.key_id not in there]
         added = await context.catalog.saga_keys.restore(missing)
         done.added += added
-        done.already_there += len(there)
+        replaced = await _replace(
+            context, [(there[one.key.key_id], one.key) for one in page if one.key.key_id in there]
+        )
+        done.replaced += replaced
+        done.already_there += len(there) - replaced
         done.destroyed += len(missing) - added
     await _open_attributes(context, [one.key.key_id for one in wanted])
     return done
+
+
+async def _replace(context: JobContext, pairs: Sequence[tuple[WrappedKey, WrappedKey]]) -> int:
+    """Of (here, in the backup), how many are taken from the backup: those that open there and not here."""
+    changed = [(old, new) for old, new in pairs if old.wrapped != new.wrapped]
+    better = [(old, new) for old, new in changed if not await _opens(context, old) and await _opens(context, new)]
+    return await context.catalog.saga_keys.rewrap(better) if better else 0
+
+
+async def _opens(context: JobContext, key: WrappedKey) -> bool:
+    try:
+        await context.keys.masters.unwrap(key)
+    except MasterKeyUnavailable:
+        return False
+    return True
 
 
 async def _open_attributes(context: JobContext, key_ids: Sequence[UUID]) -> None:

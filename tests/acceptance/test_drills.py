@@ -156,7 +156,8 @@ async def world(
         await found.save(saga(1, begun=OLD) + saga(2, begun=OLD, saga_name="payment-card"))
         await who.type("sagaz-tiering job age --once")
         await found.save(saga(3, begun=YOUNG))
-        await who.follow(section(PAGE, "Before anything happens"))
+        for _ in ("one day", "the next"):
+            await who.follow(section(PAGE, "Before anything happens"))
         yield found
     for name in ("sagaz", "sagaz_before"):
         await sql(postgres.url, f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
@@ -280,7 +281,12 @@ async def test_key_lost(world: World) -> None:
     world.config.with_name("master.keys").unlink()
     await world.save(saga(8, begun=OLD, saga_name="payment-late"))
     said = await follow(world, "Key lost")
+    assert "put its copy back" in answered(said, "sagaz-tiering keys status")[0]
     assert "second" in answered(said, "sagaz-tiering keys status")[-1]
+    assert "first" not in answered(said, "sagaz-tiering keys status")[-1]
+    assert (world.who.folder / "safe" / "master.keys").read_bytes() == world.config.with_name(
+        "master.keys"
+    ).read_bytes()
     await world.all_is_there()
 
 

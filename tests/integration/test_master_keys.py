@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import ConfigError, ErasedData, MasterKeyUnavailable, MissingDependencyError
 from sagaz_tiering.jobs.context import Tally
 from sagaz_tiering.keys.kms import Kms
-from sagaz_tiering.operations.key_backup import export_keys, import_keys, read_backup
+from sagaz_tiering.operations.key_backup import export_keys, import_keys, read_backup, write_backup
 
 
 @pytest.fixture
@@ -194,6 +195,68 @@ async def test_backup_of_data_keys_after_the_catalog_is_lost(
         assert left == 2
 
 
+async def test_export_takes_the_place_of_an_earlier_one_and_of_nothing_else(
+    database: str, postgres_server: PostgresServer, redis_url: str, tmp_path: Path
+) -> None:
+    """What was forgotten may be missing; what the catalog lost, another catalog's and other files stay."""
+    key_file(tmp_path)
+    file = tmp_path / "sagaz.keys"
+    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+        saved = list(snapshots(3, created_at=shop.clock.now()))
+        await aged(shop, saved)
+        context = shop.runtime.job_context()
+        assert await write_backup(context, file) == 3
+        shop.clock.advance(DAY)
+        await shop.storage.forget(saved[0].saga_id)
+        assert await write_backup(context, file) == 2
+        kept = file.read_bytes()
+        await shop.runtime.db.execute("DELETE FROM sagaz_tiering.saga_keys")
+        with pytest.raises(ConfigError, match="has 2 data keys that the catalog lacks") as refused:
+            await write_backup(context, file)
+        assert f"keys import {file}" in refused.value.hint
+        assert file.read_bytes() == kept
+        await import_keys(context, kept.splitlines())
+        for other in (b"", b"\x00", b"a diary\n", kept[:-5]):
+            file.write_bytes(other)
+            with pytest.raises(ConfigError, match="is no whole key backup"):
+                await write_backup(context, file)
+            assert file.read_bytes() == other
+        assert await write_backup(context, file, force=True) == 2
+        now = shop.clock.now()
+    async with (
+        fresh_database(postgres_server) as elsewhere,
+        product(encrypted(elsewhere, redis_url, tmp_path), now=now) as shop,
+    ):
+        with pytest.raises(ConfigError, match="of another catalog"):
+            await write_backup(shop.runtime.job_context(), file)
+    assert not [name for name in os.listdir(tmp_path) if name.startswith(".")]
+
+
+async def test_backups_imported_in_the_wrong_order(database: str, redis_url: str, tmp_path: Path) -> None:
+    """The one from before a rotation, whose master key is gone, does not keep out the one from after it."""
+    file = key_file(tmp_path)
+    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+        saved = list(snapshots(3, created_at=shop.clock.now()))
+        await aged(shop, saved)
+        context = shop.runtime.job_context()
+        before = [line async for line in export_keys(context)]
+        key_file(tmp_path, "second")
+        assert sum([count async for count in shop.runtime.keys.rotate()]) == 3
+        after = [line async for line in export_keys(context)]
+        file.write_text(file.read_text().splitlines(keepends=True)[0])
+        await shop.runtime.db.execute("DELETE FROM sagaz_tiering.saga_keys")
+        shop.runtime.keys._opened.clear()
+        assert (await import_keys(context, before)).added == 3
+        assert [each.master_id for each in await shop.runtime.keys.locked()] == ["file:first"]
+        done = await import_keys(context, after)
+        assert (done.added, done.replaced, done.already_there) == (0, 3, 0)
+        assert not await shop.runtime.keys.locked()
+        await unharmed(shop, saved)
+        done = await import_keys(context, before)
+        assert (done.replaced, done.already_there) == (0, 3)
+        await unharmed(shop, saved)
+
+
 def _fields(snapshot: Any) -> dict[str, Any]:
     return {name: getattr(snapshot, name) for name in type(snapshot).__dataclass_fields__}
 
@@ -256,13 +319,15 @@ async def test_key_commands(database: str, redis_url: str, tmp_path: Path) -> No
     exported = await cli("keys", "export", tmp_path / "keys.jsonl", "--config", path)
     assert exported.code == 0, exported.err
     assert "3 data keys" in exported.out
-    assert (await cli("keys", "export", tmp_path / "keys.jsonl", "--config", path)).code == 2  # never overwritten
+    again = await cli("keys", "export", tmp_path / "keys.jsonl", "--config", path)  # as each day
+    assert (again.code, "3 data keys" in again.out) == (0, True), again.err
+    assert (tmp_path / "keys.jsonl").stat().st_mode & 0o777 == 0o600
     forgotten = await cli("forget", saved[0].saga_id, "--reason", "r", "--yes", "--config", path)
     assert "key destroyed" in forgotten.out
     assert "nobody can decrypt" in forgotten.out
     assert "yes, nothing readable is left" in forgotten.out
     imported = await cli("keys", "import", tmp_path / "keys.jsonl", "--json", "--config", path)
-    assert imported.document == {"added": 0, "already_there": 2, "destroyed": 1}
+    assert imported.document == {"added": 0, "already_there": 2, "destroyed": 1, "replaced": 0, "warnings": []}
     shown = await cli("show", saved[5].snapshot_id, "--config", path)
     assert shown.code == 0, shown.err
     (tmp_path / "master.keys").chmod(0o644)

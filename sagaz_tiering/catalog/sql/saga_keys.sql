@@ -71,6 +71,11 @@ UPDATE sagaz_tiering.saga_keys k SET wrapped = v.wrapped, master_id = v.master_i
 SELECT key_id, saga_id, wrapped, master_id, created_at FROM sagaz_tiering.saga_keys
  WHERE key_id > $1 ORDER BY key_id LIMIT $2
 
+-- name: erased
+-- Of these keys, those of sagas that were erased since they were made.
+SELECT v.key_id FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS v (key_id, saga_id, created_at)
+ WHERE EXISTS (SELECT 1 FROM sagaz_tiering.erasures e WHERE e.saga_id = v.saga_id AND e.requested_at >= v.created_at)
+
 -- name: import
 -- A key from a backup, unless it is here or its saga was erased since it was made; beside a newer key it is for reading.
 INSERT INTO sagaz_tiering.saga_keys (key_id, saga_id, number, wrapped, master_id, created_at)

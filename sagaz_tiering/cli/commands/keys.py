@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,7 +14,7 @@ from sagaz_tiering.cli.options import locate_config
 from sagaz_tiering.cli.progress import progress
 from sagaz_tiering.cli.session import Answer, Call, command
 from sagaz_tiering.errors import ConfigError, CorruptData, MasterKeyUnavailable, SagazTieringError
-from sagaz_tiering.terminal import counted, make_table, safe
+from sagaz_tiering.terminal import counted, document, make_table, safe
 
 if TYPE_CHECKING:
     from sagaz_tiering.app.runtime import Runtime
@@ -114,16 +112,18 @@ async def rotate(call: Call) -> Answer:
 
 @group.command("export")
 @command()
-async def export(call: Call, file: Annotated[Path, typer.Argument(metavar="FILE", help="Must not exist.")]) -> Answer:
+async def export(
+    call: Call,
+    file: Annotated[
+        Path, typer.Argument(metavar="FILE", help="Takes the place of an earlier backup of the same catalog.")
+    ],
+    force: Annotated[bool, typer.Option("--force", help="Whatever FILE is, or has that the catalog lacks.")] = False,
+) -> Answer:
     """Back up the data keys (wrapped: useless without the master key). The bucket does not have them."""
-    from sagaz_tiering.operations.key_backup import export_keys
+    from sagaz_tiering.operations.key_backup import write_backup
 
     async with call.opened() as runtime:
-        count = -2  # the first and the last line are no keys
-        with _new_file(file) as out:
-            async for line in export_keys(runtime.job_context()):
-                out.write(line)
-                count += 1
+        count = await write_backup(runtime.job_context(), file, force=force)
     return Answer({"file": str(file), "keys": count}, [f"{safe(file)}: {count:,} data keys"])
 
 
@@ -141,27 +141,16 @@ async def import_(
         raise ConfigError(f"{file} cannot be read: {exc.strerror or exc}") from exc
     async with call.opened() as runtime:
         done = await import_keys(runtime.job_context(), lines)
+        locked = await runtime.keys.locked()
+    replaced = f", {done.replaced:,} replaced that no master key opened" if done.replaced else ""
     return Answer(
-        {"added": done.added, "already_there": done.already_there, "destroyed": done.destroyed},
-        [f"{done.added:,} added, {done.already_there:,} already there, {done.destroyed:,} destroyed since"],
+        {**document(done), "warnings": [each.warning() for each in locked]},
+        [
+            f"{done.added:,} added{replaced}, {done.already_there:,} already there, {done.destroyed:,} destroyed since",
+            *(f"warning: {each.warning()}; or import a later backup, which takes their place" for each in locked),
+        ],
+        max((each.error.exit_code for each in locked), default=0),
     )
-
-
-@contextmanager
-def _new_file(path: Path) -> Iterator[BinaryIO]:
-    """A file for the owner alone, on disk at the end; none where writing it failed. Raises ConfigError."""
-    try:
-        out = open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb")  # noqa: SIM115  # closed below
-    except OSError as exc:
-        raise ConfigError(f"{path} cannot be made: {exc.strerror or exc}") from exc
-    with out:
-        try:
-            yield out
-            out.flush()
-            os.fsync(out.fileno())
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
 
 
 async def _journal(
