@@ -34,5 +34,9 @@ async def test_five_minutes_lead_from_nothing_to_own_snapshots_in_a_pack(tmp_pat
     shown = [answer.out for line, answer in said if line.startswith("sagaz-tiering timeline")]
     assert "+parcel" in shown[0]
     assert shown[1].count("cold STANDARD") == 3
+    (ran,) = [answer.out for line, answer in said if line.startswith("python own.py")]
+    assert " checkout completed " in ran
+    (found,) = [answer.out for line, answer in said if "order_id=A-17" in line and "find" in line]
+    assert "checkout" in found
     (newest,) = [answer.out for line, answer in said if line.startswith("sagaz-tiering show")]
     assert '"parcel": "P-1"' in newest
