@@ -79,7 +79,7 @@ async def generate(
 @group.command("rotate")
 @command()
 async def rotate(call: Call) -> Answer:
-    """Wrap all data keys, and sign the journal, with the current master key. May be stopped and repeated.
+    """Wrap data keys and sign the journal with the current master key. May be stopped and repeated.
 
     Packs stay as they are. Until it has ended, and keys status shows nothing under it, the old master key must stay.
     """
