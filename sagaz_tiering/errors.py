@@ -73,6 +73,8 @@ class SagazTieringError(Exception):
         super().__init__(message)
         if hint:
             self.hint = hint
+        if self.hint:
+            self.add_note(f"hint: {self.hint}")  # a traceback says it too
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Comes out of another process as it was there, whatever its class is made from."""

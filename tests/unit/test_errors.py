@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import traceback
 from uuid import uuid4
 
 import pytest
@@ -32,3 +33,10 @@ def test_error_comes_out_of_another_process_as_it_was(error: SagazTieringError) 
     """Message, hint and all that it carries, whatever its class is made from."""
     found = pickle.loads(pickle.dumps(error))
     assert (type(found), str(found), vars(found)) == (type(error), str(error), vars(error))
+
+
+def test_traceback_says_what_to_do() -> None:
+    """As the command line does."""
+    said = "".join(traceback.format_exception(ColdTierUnavailable("no answer", hint="look at the network")))
+    assert said.endswith("no answer\nhint: look at the network\n")
+    assert "hint" not in "".join(traceback.format_exception(SagazTieringError("no")))
