@@ -424,6 +424,7 @@ async def test_sagas_of_any_year_are_found_in_order(opened: Any, durability: str
                 if first is None or last is None or first < last:
                     meant = {saga(at) for at, each in enumerate(begun) if _is_from(each, first, last)}
                     assert set(await found(shop, created=(first, last), limit=4)) == meant, (first, last)
+                    assert set(await found(shop, saga_name="order", created=(first, last), limit=1)) == meant
 
 
 def _is_from(at: datetime, first: datetime | None, last: datetime | None) -> bool:

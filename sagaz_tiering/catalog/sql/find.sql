@@ -21,20 +21,19 @@ WITH looked AS MATERIALIZED (
      ORDER BY g.place DESC, g.saga_id DESC LIMIT $4),
 
 -- name: by_names
--- The same, of these names alone ($11). What bounds the places says so of name and place together: so the sagas of each name are
--- looked through, and not for each name all that began in that time.
+-- The same, of these names alone ($11). Each of their last places is looked up by itself: whichever way the planner took to all of
+-- them at once, for some tables it would lead through all that began in that time, or all that there is of a name.
 WITH places AS MATERIALIZED (
-    SELECT g.place FROM unnest($11::integer[]) AS v (name_id) CROSS JOIN LATERAL (
-        SELECT s.place FROM sagaz_tiering.sagas s
-         WHERE s.name_id = v.name_id AND s.place < $1::bigint AND s.place >= $3::bigint
-         ORDER BY s.place DESC LIMIT $4) AS g
-     ORDER BY g.place DESC LIMIT $4),
+    (SELECT v.name_id, g.place FROM unnest($11::integer[]) AS v (name_id) CROSS JOIN LATERAL (
+         SELECT s.place FROM sagaz_tiering.sagas s
+          WHERE s.name_id = v.name_id AND s.place < $1::bigint AND s.place >= $3::bigint
+          ORDER BY s.place DESC LIMIT $4) AS g
+      ORDER BY g.place DESC LIMIT $4)
+    UNION SELECT v.name_id, $1::bigint FROM unnest($11::integer[]) AS v (name_id)),
 looked AS MATERIALIZED (
-    SELECT g.* FROM unnest($11::integer[]) AS v (name_id) CROSS JOIN LATERAL (
+    SELECT g.* FROM places p CROSS JOIN LATERAL (
         SELECT * FROM sagaz_tiering.sagas s
-         WHERE s.place IS NOT NULL AND s.name_id = v.name_id AND (s.name_id, s.place) <= (v.name_id, $1::bigint)
-           AND (s.name_id, s.place) >= (v.name_id, (SELECT coalesce(min(p.place), $1::bigint) FROM places p))
-           AND CASE WHEN s.place = $1::bigint THEN s.saga_id < $2::uuid ELSE true END OFFSET 0) AS g
+         WHERE s.name_id = p.name_id AND s.place = p.place AND (s.place, s.saga_id) < ($1::bigint, $2::uuid) OFFSET 0) AS g
      ORDER BY g.place DESC, g.saga_id DESC LIMIT $4),
 
 -- name: by_holds
