@@ -71,10 +71,8 @@ class SagazTieringError(Exception):
 
     def __init__(self, message: str, *, hint: str = "") -> None:
         super().__init__(message)
-        if hint:
-            self.hint = hint
-        if self.hint:
-            self.add_note(f"hint: {self.hint}")  # a traceback says it too
+        self.hint = hint or self.hint
+        self.__notes__ = [f"hint: {self.hint}"] if self.hint else []  # a traceback says it too
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Comes out of another process as it was there, whatever its class is made from."""
