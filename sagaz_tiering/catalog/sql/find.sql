@@ -88,7 +88,7 @@ SELECT filled.lacking, reached.*, m.*, p.*, k.*,
   LEFT JOIN LATERAL sagaz_tiering.present_of(m.saga_id, $9::integer, $10::text[]) AS p ON true
   LEFT JOIN LATERAL (  -- the pack, of those whose youngest is of one time the one that costs most
     SELECT o.object_key, o.byte_size, o.class_since, o.next_expiry_at
-      FROM sagaz_tiering.frames f JOIN sagaz_tiering.packs o USING (pack_id)
+      FROM sagaz_tiering.frames f CROSS JOIN LATERAL (SELECT * FROM sagaz_tiering.packs k WHERE k.pack_id = f.pack_id OFFSET 0) AS o
      WHERE p.storage_class IS NOT NULL AND f.saga_id = m.saga_id AND o.max_clock_at = p.clock_at AND o.policy = p.policy
        AND o.storage_class = p.storage_class
      ORDER BY o.byte_size DESC LIMIT 1) AS k ON true
