@@ -84,7 +84,7 @@ async def visit(address: str, asked: argparse.Namespace, sagas: list[str], names
     async with aiohttp.ClientSession() as session:
         for name, where in pages.items():
             times, most, statuses = list[float](), 0, set[int]()
-            for _ in range(3 if name == "/plan/now" else asked.visits):
+            for _ in range(asked.visits):
                 began = time.perf_counter()
                 async with session.get(address + where(), headers={"HX-Request": "true"}) as response:
                     most = max(most, len(await response.read()))
