@@ -28,6 +28,7 @@ from sagaz_tiering import SagaSnapshot, saga_uuid
 from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.catalog.totals import Holding
 from sagaz_tiering.clock import to_micros
+from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.config.sections import OnArchived
 from sagaz_tiering.console import documents, saga_views, serve_console
 from sagaz_tiering.console.openapi import openapi
@@ -154,8 +155,9 @@ async def test_sagas_are_found_by_what_people_know(shop: Product) -> None:
 
 async def test_a_search_that_only_stopped_looking_says_so(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
     """Sagas beyond the bound of one page may be what is meant: no page says that there are none."""
-    held = await saved(shop)
-    await shop.storage.hold(held[0].saga_id, "case 7")
+    held = await saved(shop, name="payment-old")
+    match = Match(saga_name=("payment-old",))
+    await shop.runtime.catalog.holds.place(match, reason="case 7", who="x", now=shop.clock.now())
     shop.clock.advance(timedelta(seconds=9))
     for _ in range(3):
         await saved(shop)
