@@ -6,7 +6,7 @@ bucket again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -83,37 +83,36 @@ class CatchingUp:
                     await note(conn, "forget", body, row["requested_at"])
                 after = rows[-1]["erasure_id"]
 
-    async def doubtful(self, entries: Sequence[JournalEntry], now: datetime) -> list[JournalEntry]:
-        """Of these, those that this catalog, which is the bucket's owner, knows nothing of: told once more, they would
-        change something. Their fields are checked (`jobs.journal_format`)."""
+    async def doubtful(
+        self, entries: Sequence[JournalEntry], now: datetime, in_redis: Collection[UUID]
+    ) -> list[JournalEntry]:
+        """Of these, those that this catalog, which is the bucket's owner, does not know so: told once more, they would
+        change something, or say of somebody else that he did it. Their fields are checked (`jobs.journal_format`);
+        `in_redis`: of the snapshots that they delete those that Redis had before this is asked."""
         of = {kind: [entry for entry in entries if entry.kind == kind] for kind in _TOLD}
         found = [entry for entry in entries if entry.at > now or entry.kind not in _TOLD]
-        pairs = [(snapshot_id, entry.at) for entry in of["delete"] for snapshot_id in entry.body["snapshot_ids"]]
-        rows = await self._db.fetch(_SQL["still_there"], [each for each, _ in pairs], [at for _, at in pairs])
-        there = {row["snapshot_id"] for row in rows}
-        found += [entry for entry in of["delete"] if not there.isdisjoint(entry.body["snapshot_ids"])]
+        deleted = [(snapshot_id, entry) for entry in of["delete"] for snapshot_id in entry.body["snapshot_ids"]]
+        ids, times = [each for each, _ in deleted], [entry.at for _, entry in deleted]
+        rows = await self._db.fetch(_SQL["still_there"], ids, times, list(in_redis))
+        there = {id(deleted[row["place"] - 1][1]) for row in rows}
+        found += [entry for entry in of["delete"] if id(entry) in there]
         keys = [key_id for entry in of["key_destroyed"] for key_id in entry.body["key_ids"]]
         left = {row["key_id"] for row in await self._db.fetch(_SQL["keys_there"], keys)}
         found += [entry for entry in of["key_destroyed"] if not left.isdisjoint(entry.body["key_ids"])]
-        erasures = [(entry.body["erasure_id"], entry.body["saga_id"], entry.at) for entry in of["forget"]]
-        columns = [[each[column] for each in erasures] for column in range(3)]
+        erasures = [
+            (e.body["erasure_id"], e.body["saga_id"], e.at, to_column(e.body["who"]), to_column(e.body["reason"]))
+            for e in of["forget"]
+        ]
+        columns = [[each[column] for each in erasures] for column in range(5)]
         known = {row["place"] for row in await self._db.fetch(_SQL["known_erasures"], *columns)}
         found += [entry for place, entry in enumerate(of["forget"], start=1) if place not in known]
-        return found + await self._doubtful_holds(of["hold"], of["release"])
+        return found + await self._doubtful_holds([*of["hold"], *of["release"]])
 
-    async def _doubtful_holds(
-        self, placed: Sequence[JournalEntry], released: Sequence[JournalEntry]
-    ) -> list[JournalEntry]:
-        ids = [entry.body["hold_id"] for entry in (*placed, *released)]
-        over = {row["hold_id"] for row in await self._db.fetch(_SQL["released"], ids)}
-        on = {
-            row["hold_id"]: row["saga_id"] or Match(**orjson.loads(row["match"]))
-            for row in await self._db.fetch(_SQL["placed"], ids)
-        }
-        return [
-            *(e for e in placed if e.body["hold_id"] not in over and on.get(e.body["hold_id"]) != e.body["on"]),
-            *(e for e in released if e.body["hold_id"] in on or e.body["hold_id"] not in over),
-        ]
+    async def _doubtful_holds(self, entries: Sequence[JournalEntry]) -> list[JournalEntry]:
+        """By the log, which is only ever appended to."""
+        rows = await self._db.fetch(_SQL["logged"], [entry.body["hold_id"] for entry in entries])
+        logged = {(row["hold_id"], row["action"]): row for row in rows}
+        return [entry for entry in entries if not _is_logged(entry, logged.get((entry.body["hold_id"], entry.kind)))]
 
     async def known(self, pack_uuids: Sequence[UUID]) -> dict[UUID, KnownPack]:
         """Of these packs, those that have a row."""
@@ -137,6 +136,17 @@ class CatchingUp:
             await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
             await conn.execute(_SQL["drop_expired"], pack_id, now)
             return affected(await conn.execute(_SQL["drop_pack"], pack_id, now)) == 1
+
+
+def _is_logged(entry: JournalEntry, row: Any) -> bool:
+    """Whether the log says the same of a hold, or of its release; the code before told of a release without a name."""
+    if row is None:
+        return False
+    body, said = entry.body, (from_column(row["who"]), from_column(row["reason"]))
+    if entry.kind == "release":
+        return bool(row["at"] == entry.at) and (body["who"], body["reason"]) in (said, ("", ""))
+    on = row["saga_id"] or Match(**orjson.loads(row["match"]))
+    return (row["at"], on, *said) == (body["placed_at"], body["on"], body["placed_by"], body["reason"])
 
 
 async def _delete(conn: Connection, entries: Sequence[JournalEntry]) -> None:

@@ -55,8 +55,10 @@ def without_secrets(url: str) -> str:
     if not has_password(url):
         return url
     head, at, rest = url.rpartition("@")
-    scheme, slashes, credentials = head.rpartition("://")
+    scheme, slashes, credentials = head.partition("://") if "://" in head else ("", "", head)
     user = credentials.partition(":")[0]
+    if not _USER.fullmatch(user):  # none, or the @ stands behind the host, in a secret
+        user = ""
     rest, mark, query = rest.partition("?")
     kept = "&".join(each for each in query.split("&") if not has_password(f"?{each}"))
     return f"{scheme}{slashes}{user}{at if user else ''}{rest}{mark if kept else ''}{kept}"

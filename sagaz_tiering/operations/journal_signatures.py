@@ -60,7 +60,9 @@ async def _sign(context: JobContext, told: Told, signing: tuple[WrappedKey, byte
     """Why it was not; "" where it is signed."""
     if told.found is None or told.wrong:
         return "; ".join(told.wrong)
-    doubtful = await context.catalog.catching_up.doubtful(told.entries, context.now)
+    deleted = [each for entry in told.entries if entry.kind == "delete" for each in entry.body["snapshot_ids"]]
+    in_redis = await context.hot.owners(deleted)  # first: what leaves Redis is in the catalog before
+    doubtful = await context.catalog.catching_up.doubtful(told.entries, context.now, in_redis)
     if doubtful:
         names = ", ".join(f"{entry.kind} of {entry.at.isoformat()}" for entry in doubtful[:3])
         return f"this catalog does not know what it tells ({names}): forged, unless you know better"

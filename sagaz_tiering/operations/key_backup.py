@@ -65,8 +65,10 @@ async def write_backup(context: JobContext, path: Path, *, force: bool = False) 
     """The same in a file for its owner alone, all at once and on disk; how many keys.
 
     It takes the place of an earlier backup of this catalog. Raises ConfigError, and leaves the file as it is, where
-    that is something else, or has keys that are neither here nor erased since, unless with `force`.
+    that is something else, or has keys that are neither here nor erased since, unless with `force`. A link stays, and
+    what is no file, such as a device, stays whatever `force` says.
     """
+    path = _target(path)
     if not force and (before := _earlier(path)) is not None:
         await _check_replaceable(context, path, *before)
     count = -2  # the first and the last line are no keys
@@ -77,13 +79,23 @@ async def write_backup(context: JobContext, path: Path, *, force: bool = False) 
     return count
 
 
+def _target(path: Path) -> Path:
+    """The file that is meant, also through links. Raises ConfigError for what is none."""
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigError(f"{path} is there, and is no file", hint="name a file")
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be read: {exc.strerror or exc}", hint="name another file") from exc
+    return Path(os.path.realpath(path))
+
+
 def _earlier(path: Path) -> tuple[str, list[StoredKey]] | None:
     """The catalog of the backup that is there, and its keys."""
     hint = "name another file, or write over it with --force"
     try:
         if not path.exists():
             return None
-        lines = path.read_bytes().splitlines() if path.is_file() else []
+        lines = path.read_bytes().splitlines()
         return str(_parsed(1, lines[0] if lines else b"").get("catalog_id")), read_backup(lines)
     except OSError as exc:
         raise ConfigError(f"{path} cannot be read: {exc.strerror or exc}", hint=hint) from exc

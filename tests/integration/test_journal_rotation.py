@@ -18,6 +18,7 @@ from support.yaml_config import write_config
 
 from sagaz_tiering.catalog.journal import JournalEntry
 from sagaz_tiering.clock import SystemClock
+from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.jobs.context import Tally
 from sagaz_tiering.jobs.journal import publish_journal
@@ -116,21 +117,32 @@ async def test_what_was_forged_under_the_old_key_is_not_signed_anew(
         signing = await shop.runtime.keys.signing(whose)
         [hold] = await shop.runtime.catalog.holds.in_force()
         [erasure] = await shop.runtime.catalog.erasures.newest(1)
+        over = next(each for each in await shop.runtime.catalog.holds.entries(9) if each["action"] == "release")
         other, by = saved[20], {"who": "w", "reason": "r"}
         [alive] = (await shop.runtime.catalog.saga_keys.writing([other.saga_id])).values()
+        fresh = next(snapshots(1, start=50, created_at=now))
+        await shop.storage.save_snapshot(fresh)
+        await shop.runtime.db.execute("DELETE FROM sagaz_tiering.saga_snapshots")
+        assert await shop.hot_count() == 1
         forged = {
-            "forget": {"saga_id": other.saga_id, **by},
-            "forget under a known id": {"saga_id": other.saga_id, "erasure_id": erasure.erasure_id, **by},
-            "delete": {"snapshot_ids": [other.snapshot_id]},
-            "release": {"hold_id": hold.hold_id, **by},
-            "hold": {**hold.to_dict(), "hold_id": uuid4()},
-            "hold under a known id": {**hold.to_dict(), "saga_id": other.saga_id},
-            "key_destroyed": {"key_ids": [alive.key_id]},
-            "something": {},
+            "forget": (now, {"saga_id": other.saga_id, **by}),
+            "forget under a known id": (now, {"saga_id": other.saga_id, "erasure_id": erasure.erasure_id, **by}),
+            "forget by another": (erasure.requested_at, {"saga_id": erasure.saga_id, **by}),
+            "delete": (now, {"snapshot_ids": [other.snapshot_id]}),
+            "delete of before its pack": (now - 5 * DAY, {"snapshot_ids": [other.snapshot_id]}),
+            "delete of what Redis alone has": (now, {"snapshot_ids": [fresh.snapshot_id]}),
+            "release": (now, {"hold_id": hold.hold_id, **by}),
+            "release by another": (over["at"], {"hold_id": over["hold_id"], **by}),
+            "hold": (now, {**hold.to_dict(), "hold_id": uuid4()}),
+            "hold under a known id": (now, {**hold.to_dict(), "saga_id": other.saga_id}),
+            "hold by another": (now, {**hold.to_dict(), "placed_by": "w"}),
+            "hold that was released": (now, {**hold.to_dict(), "hold_id": over["hold_id"]}),
+            "key_destroyed": (now, {"key_ids": [alive.key_id]}),
+            "something": (now, {}),
         }
-        for number, (kind, body) in enumerate(forged.items(), start=1):
+        for number, (kind, (at, body)) in enumerate(forged.items(), start=1):
             body = orjson.loads(orjson.dumps(body, default=str))
-            entry = JournalEntry(number=number, at=now, kind=kind.partition(" ")[0], body=body)
+            entry = JournalEntry(number=number, at=at, kind=kind.partition(" ")[0], body=body)
             data = build(whose, [entry], signing)
             sha256 = hashlib.sha256(data).digest()
             await shop.runtime.objects.put(
@@ -170,6 +182,8 @@ async def test_what_nobody_signed_is_signed_once_there_is_a_master_key(
     key_file(tmp_path)
     plain = encrypted(database, redis_url, tmp_path, encryption=None, policies=POLICIES[1:])
     async with product(plain) as shop:
+        match = Match(saga_name=("order-*",), outcome=("failed",), attributes={"region": ("eu",)})
+        await shop.runtime.catalog.holds.place(match, reason="case 0", who="w", now=shop.clock.now())
         await eventful(shop)
         now = shop.clock.now()
     async with product(encrypted(database, redis_url, tmp_path), now=now) as shop:

@@ -222,6 +222,17 @@ async def test_export_takes_the_place_of_an_earlier_one_and_of_nothing_else(
                 await write_backup(context, file)
             assert file.read_bytes() == other
         assert await write_backup(context, file, force=True) == 2
+        link, pipe = tmp_path / "link", tmp_path / "pipe"
+        link.symlink_to(file)
+        file.write_bytes(kept)
+        shop.clock.advance(DAY)
+        assert await write_backup(shop.runtime.job_context(), link) == 2
+        assert link.is_symlink()
+        assert file.read_bytes() != kept  # the time of the export
+        os.mkfifo(pipe)
+        with pytest.raises(ConfigError, match="is no file"):
+            await write_backup(context, pipe, force=True)
+        assert pipe.is_fifo()
         now = shop.clock.now()
     async with (
         fresh_database(postgres_server) as elsewhere,

@@ -23,6 +23,7 @@ from sagaz_tiering.config.urls import (
     has_password,
     postgres_address,
     redacted,
+    without_secrets,
 )
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.redis.sentinels import sentinel_options
@@ -259,3 +260,18 @@ async def test_database_of_an_unchecked_url_is_refused_where_it_was_given() -> N
         with pytest.raises(ConfigError, match=r"^connection_string: ") as caught:
             await Database(settings, setting="connection_string").open()
         assert SECRET not in f"{caught.value}{caught.value.__cause__!r}"
+
+
+@pytest.mark.parametrize(
+    ("url", "written"),
+    [
+        ("postgresql://sagaz:s3@localhost/sagaz", "postgresql://sagaz@localhost/sagaz"),
+        ("postgresql://localhost/sagaz?password=s3&sslmode=require", "postgresql://localhost/sagaz?sslmode=require"),
+        ("postgresql:///sagaz?host=/run/pg&user=sagaz&password=s3@b", "postgresql://b"),
+        ("sagaz:s3@localhost/sagaz", "sagaz@localhost/sagaz"),
+        ("postgresql://sagaz:a://s3@localhost/sagaz", "postgresql://sagaz@localhost/sagaz"),
+    ],
+)
+def test_what_init_writes_has_no_password(url: str, written: str) -> None:
+    """Also where it is not escaped as it should be."""
+    assert without_secrets(url) == written

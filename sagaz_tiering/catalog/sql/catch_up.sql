@@ -110,24 +110,24 @@ UPDATE sagaz_tiering.packs SET state = 'DELETED', deleted_at = $2
 SELECT * FROM sagaz_tiering.packs WHERE pack_uuid = $1 AND state = 'ACTIVE' AND retention_revision = $2
 
 -- name: still_there
--- Of these snapshots, those that have something that would go if they were deleted at these times.
-SELECT v.snapshot_id FROM unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, at)
- WHERE EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d WHERE d.snapshot_id = v.snapshot_id AND d.saved_at <= v.at)
-    OR EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s JOIN sagaz_tiering.packs p USING (pack_id)
-                WHERE s.snapshot_id = v.snapshot_id AND p.created_at <= v.at)
+-- Of these deletions, by their place in the arrays, those that nothing here remembers and by which something would go,
+-- here or ($3) in Redis. What a pack has may have been saved long before the pack was made: a rebuild goes by that time.
+SELECT v.place FROM unnest($1::uuid[], $2::timestamptz[]) WITH ORDINALITY AS v (snapshot_id, at, place)
+ WHERE NOT EXISTS (SELECT 1 FROM sagaz_tiering.tombstones t WHERE t.snapshot_id = v.snapshot_id AND t.deleted_at >= v.at)
+   AND (EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d WHERE d.snapshot_id = v.snapshot_id AND d.saved_at <= v.at)
+        OR EXISTS (SELECT 1 FROM sagaz_tiering.snapshots s WHERE s.snapshot_id = v.snapshot_id)
+        OR v.snapshot_id = ANY($3::uuid[]))
 
 -- name: known_erasures
 -- Of these erasures (of the code before: without an id), by their place in the arrays, those that the table has.
-SELECT v.place FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) WITH ORDINALITY AS v (erasure_id, saga_id, at, place)
+SELECT v.place
+  FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[], $4::text[], $5::text[])
+       WITH ORDINALITY AS v (erasure_id, saga_id, at, who, reason, place)
  WHERE EXISTS (SELECT 1 FROM sagaz_tiering.erasures e WHERE e.saga_id = v.saga_id AND e.requested_at = v.at
-                  AND (v.erasure_id IS NULL OR e.erasure_id = v.erasure_id))
+                  AND (v.erasure_id IS NULL OR e.erasure_id = v.erasure_id) AND e.who = v.who AND e.reason = v.reason)
 
--- name: placed
-SELECT hold_id, saga_id, sagaz_tiering.whole_match(match, outcome, attributes) AS match
-  FROM sagaz_tiering.holds WHERE hold_id = ANY($1::uuid[])
-
--- name: released
-SELECT hold_id FROM sagaz_tiering.hold_log WHERE hold_id = ANY($1::uuid[]) AND action = 'release'
+-- name: logged
+SELECT hold_id, action, at, who, reason, saga_id, match FROM sagaz_tiering.hold_log WHERE hold_id = ANY($1::uuid[])
 
 -- name: keys_there
 SELECT key_id FROM sagaz_tiering.saga_keys WHERE key_id = ANY($1::uuid[])
