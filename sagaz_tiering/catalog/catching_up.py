@@ -14,11 +14,10 @@ from uuid import UUID, uuid5
 
 import orjson
 
-from sagaz_tiering.catalog.durable import lock_rows
+from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, lock_rows
 from sagaz_tiering.catalog.holds import HOLD_LOCK, Holds, match_text, subject_columns
 from sagaz_tiering.catalog.journal import JournalEntry, note
 from sagaz_tiering.catalog.leases import Lease, fence
-from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
 from sagaz_tiering.catalog.packs import Pack, pack_of_row
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from sagaz_tiering.catalog.durable import ARCHIVE_LOCK
 from sagaz_tiering.catalog.erasures import settle_upload
 from sagaz_tiering.catalog.frame_index import IndexedFrame, insert_frames
 from sagaz_tiering.catalog.leases import Lease, fence
-from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
 from sagaz_tiering.catalog.packs import Pack, pack_of_row
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.drivers.postgresql.pool import Database, affected

@@ -36,6 +36,8 @@ _PUT: Final = (
 """What a row to put has before its value."""
 _SAVED_AT, _SPILLED = _PUT.index("saved_at"), _PUT.index("spilled")
 
+ARCHIVE_LOCK = 0x5A6A7A02
+"""Transaction-scoped: publishing a pack takes it alone, deleting snapshots shares it; neither misses the other."""
 MOST_DUE = 100_000
 """So many due rows are counted for `status`."""
 _EXACT_PAGES = 1_000

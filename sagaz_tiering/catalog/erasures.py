@@ -12,9 +12,10 @@ from datetime import datetime, timedelta
 from typing import Any, Protocol, Self
 from uuid import UUID, uuid4
 
+from sagaz_tiering.catalog.durable import ARCHIVE_LOCK
 from sagaz_tiering.catalog.holds import Holds
 from sagaz_tiering.catalog.journal import note
-from sagaz_tiering.catalog.locations import ARCHIVE_LOCK, Doomed, remove
+from sagaz_tiering.catalog.locations import Doomed, remove
 from sagaz_tiering.catalog.saga_keys import destroy
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.value import read_meta

@@ -14,7 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from sagaz_tiering import metrics
-from sagaz_tiering.catalog.durable import moment, naming, put_rows, row_to_put
+from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, moment, naming, put_rows, row_to_put
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
@@ -47,12 +47,16 @@ class HotSave:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Found:
-    """What Redis alone has of a save that is to be durable, and what its policy says of it."""
+    """What Redis alone has of a save that is to be durable, and what its policy says of it.
+
+    `older_in`: the pack that has an older save of it (None: no pack has any).
+    """
 
     meta: SnapshotMeta
     value: bytes
     due_us: int | None
     expires_us: int | None
+    older_in: int | None = None
 
 
 class HotSaves:
@@ -97,23 +101,27 @@ class HotSaves:
         changes = await self.note_each(metas[half:], expiries_us[half:])
         return before if changes is None else changes
 
-    async def make_durable(self, saves: Sequence[Found]) -> set[UUID]:
+    async def make_durable(self, saves: Sequence[Found], lease: Lease) -> set[UUID]:
         """Put what Redis alone has of these, each id once, into `saga_snapshots`; the ids of what is there now.
 
-        By the rules of a save, and nothing that was deleted or forgotten since: who does that waits, or is seen.
-        What PostgreSQL would refuse for ever is told in the log, and holds up no other.
+        By the rules of a save, and nothing that was deleted, forgotten or packed since: who does that waits, or is
+        seen. What PostgreSQL would refuse for ever is told in the log, and holds up no other. Raises LeaseLost.
         """
         some = sorted(saves, key=lambda save: save.meta.snapshot_id.int)
         ids, times = _versions([save.meta for save in some])
         try:
             async with self._db.transaction() as conn:
+                await fence(conn, lease)
+                await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
                 await conn.execute(_SQL["begin_notes"], _NOTE_LOCK, ids)
                 rows = await conn.fetch(_SQL["forgotten"], ids, [save.meta.saga_id for save in some], times)
-                forgotten = {row["snapshot_id"] for row in rows}
+                left_out = {row["snapshot_id"] for row in rows}
+                older = [-1 if save.older_in is None else save.older_in for save in some]
+                left_out |= {row["snapshot_id"] for row in await conn.fetch(_SQL["packed_since"], ids, older)}
                 put = [
                     row_to_put(one.meta, one.value, due_us=one.due_us, expires_us=one.expires_us, fallback=False)
                     for one in some
-                    if one.meta.snapshot_id not in forgotten
+                    if one.meta.snapshot_id not in left_out
                 ]
                 return {row["snapshot_id"] for row in await put_rows(conn, put)}
         except StatementRefused as exc:
@@ -121,7 +129,7 @@ class HotSaves:
                 _log.error("durable.refused", snapshot_id=str(ids[0]), error=str(exc), hint=exc.hint)
                 return set()
         half = len(some) // 2
-        return await self.make_durable(some[:half]) | await self.make_durable(some[half:])
+        return await self.make_durable(some[:half], lease) | await self.make_durable(some[half:], lease)
 
     async def not_elsewhere(self, *, saga_id: UUID | None = None, snapshot_id: UUID | None = None) -> list[HotSave]:
         """Of a saga or one snapshot, what has no durable copy of this save or a newer one; expired ones included."""

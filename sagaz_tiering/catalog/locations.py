@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, Protocol
 from uuid import UUID
 
-from sagaz_tiering.catalog.durable import lock_rows, naming
+from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, lock_rows, naming
 from sagaz_tiering.catalog.holds import Holds, Named
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves, wait_for_notes
 from sagaz_tiering.catalog.journal import note
@@ -29,8 +29,6 @@ _END = ("end_status", "end_attributes")
 
 _NOTED_AT_ONCE = 10_000
 """Ids in one entry of the journal."""
-ARCHIVE_LOCK = 0x5A6A7A02
-"""Transaction-scoped: publishing a pack takes it alone, deleting snapshots shares it; neither misses the other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

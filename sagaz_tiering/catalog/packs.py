@@ -12,13 +12,12 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
-from sagaz_tiering.catalog.durable import moment
+from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, moment
 from sagaz_tiering.catalog.erasures import settle_upload
 from sagaz_tiering.catalog.frame_index import IndexedFrame, Steps, check_keys, dead_among, insert_places
 from sagaz_tiering.catalog.holds import Holds, hold_still
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves
 from sagaz_tiering.catalog.leases import Lease, fence
-from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
 from sagaz_tiering.catalog.sagas import note_archived, promise_anew
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.config.patterns import outcome_of

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from sagaz_tiering.catalog.durable import ARCHIVE_LOCK
 from sagaz_tiering.catalog.leases import Lease, fence
-from sagaz_tiering.catalog.locations import ARCHIVE_LOCK
 from sagaz_tiering.catalog.packs import Pack, pack_of_row
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from uuid import UUID
 
 from sagaz_tiering.catalog.locations import Packed
@@ -18,12 +19,27 @@ _log = Logger(__name__)
 _PAGE = 20
 
 
+@dataclass(frozen=True, slots=True)
+class InPacks:
+    """Saves compared with what packs hold: in the same version or a newer one (`safe`), or in an older one (`older`, by
+    the pack's id). Of the others in `places` it could not be told."""
+
+    places: dict[UUID, Packed] = field(default_factory=dict)
+    safe: set[UUID] = field(default_factory=set)
+    older: dict[UUID, int] = field(default_factory=dict)
+
+
 async def already_packed(context: JobContext, metas: Sequence[SnapshotMeta]) -> set[UUID]:
     """Of these saves, the ones that a pack holds in the same version or a newer one."""
+    return (await compared_with_packs(context, metas)).safe
+
+
+async def compared_with_packs(context: JobContext, metas: Sequence[SnapshotMeta]) -> InPacks:
+    """Which of these saves packs hold, and how new."""
     if not metas:
-        return set()
+        return InPacks()
     places = await context.catalog.locations.packs_of([meta.snapshot_id for meta in metas])
-    safe: set[UUID] = set()
+    found = InPacks(places)
     for pack in {place.pack_id: place for place in places.values()}.values():
         footer = await _footer(context, pack)
         if footer is None:
@@ -35,8 +51,10 @@ async def already_packed(context: JobContext, metas: Sequence[SnapshotMeta]) -> 
             if version is None or place is None or place.pack_id != pack.pack_id:
                 continue
             if version == meta.version or version[0] > meta.saved_us:
-                safe.add(meta.snapshot_id)
-    return safe
+                found.safe.add(meta.snapshot_id)
+            else:
+                found.older[meta.snapshot_id] = pack.pack_id
+    return found
 
 
 async def finish_evictions(context: JobContext) -> int:

@@ -158,7 +158,7 @@ async def _agree(one: _Pass) -> None:
             await _remove(one, leaving)
             if one.looks_at_all:
                 left = list(set(saves.values()).difference(*leaving.values()))
-                await tell_untold(context, left, one.tally, dry=one.lease is None)
+                await tell_untold(context, left, one.tally, one.lease)
         if one.lease is not None:
             await context.hot.identity.be_looked_at(saga_ids, context.now_us)
     await _remove_deleted(one)

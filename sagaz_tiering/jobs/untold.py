@@ -14,14 +14,16 @@ from typing import Final
 from uuid import UUID
 
 from sagaz_tiering.catalog.hot_saves import Found
+from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import Header, read_header, read_meta
-from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.errors import CorruptRecord, ObjectStoreError, TierUnavailable
 from sagaz_tiering.hot.keys import member
 from sagaz_tiering.hot.values import check_indexed
 from sagaz_tiering.jobs.age.frames import chunks
 from sagaz_tiering.jobs.context import JobContext, Tally
-from sagaz_tiering.jobs.packed import already_packed
+from sagaz_tiering.jobs.dictionary_copies import keep
+from sagaz_tiering.jobs.packed import InPacks, compared_with_packs
 from sagaz_tiering.policy import Durability, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -30,29 +32,29 @@ _COPIED_BYTES: Final = 4 * 2**20
 _COPIED_ROWS: Final = 200
 
 
-async def tell_untold(context: JobContext, saves: Sequence[SnapshotMeta], tally: Tally, *, dry: bool) -> None:
+async def tell_untold(context: JobContext, saves: Sequence[SnapshotMeta], tally: Tally, lease: Lease | None) -> None:
     """Of these saves in Redis, as pointers tell of them, those that PostgreSQL knows nothing of: it is given the ones
-    that are to be durable, and the others are noted."""
-    unknown = await _unknown(context, saves)
+    that are to be durable, and the others are noted. `lease` None: a dry run. Raises LeaseLost."""
+    unknown, packs = await _unknown(context, saves)
     headers = await _headers(context, unknown)
-    durable = await _to_be_durable(context, headers)
-    if not dry:
-        durable = await _make_durable(context, durable)
+    durable = await _readable(context, await _to_be_durable(context, headers, packs), dry=lease is None)
+    if lease is not None:
+        durable = await _make_durable(context, durable, packs, lease)
         done = {header.meta.snapshot_id for header in durable}
         await _note(context, [header.meta for header in headers if header.meta.snapshot_id not in done])
     tally.add("made_durable", len(durable))
     tally.add("noted", len(unknown) - len(durable))
 
 
-async def _unknown(context: JobContext, saves: Sequence[SnapshotMeta]) -> list[SnapshotMeta]:
-    """Those that PostgreSQL knows nothing of."""
+async def _unknown(context: JobContext, saves: Sequence[SnapshotMeta]) -> tuple[list[SnapshotMeta], InPacks]:
+    """Those that PostgreSQL knows nothing of, and what packs have of them."""
     catalog, ids = context.catalog, [save.snapshot_id for save in saves]
     known = {(row.snapshot_id, to_micros(row.saved_at)) for row in await catalog.durable.rows_of(ids)}
     left = [save for save in saves if (save.snapshot_id, save.saved_us) not in known]
     noted = await catalog.hot_saves.noted(left)
     left = [save for save in left if save.snapshot_id not in noted]
-    packed = await already_packed(context, left)
-    return [save for save in left if save.snapshot_id not in packed]
+    packs = await compared_with_packs(context, left)
+    return [save for save in left if save.snapshot_id not in packs.safe], packs
 
 
 async def _headers(context: JobContext, saves: Sequence[SnapshotMeta]) -> list[Header]:
@@ -67,19 +69,33 @@ async def _headers(context: JobContext, saves: Sequence[SnapshotMeta]) -> list[H
     return found
 
 
-async def _to_be_durable(context: JobContext, headers: Sequence[Header]) -> list[Header]:
-    """Those whose policy says so, and that PostgreSQL would take."""
+async def _to_be_durable(context: JobContext, headers: Sequence[Header], packs: InPacks) -> list[Header]:
+    """Those whose policy says so, and that PostgreSQL would take; none that hides what a pack may have newer."""
     wanted = [
         header
         for header in headers
         if context.policies.decide(header.meta, SagaEnd.of(header.meta), context.now_us).rule.durability
         is Durability.DURABLE
     ]
-    blocked = await context.catalog.durable.blocked([header.meta for header in wanted]) if wanted else set()
+    blocked = packs.places.keys() - packs.older.keys()
+    blocked |= await context.catalog.durable.blocked([header.meta for header in wanted]) if wanted else set()
     return [header for header in wanted if header.meta.snapshot_id not in blocked]
 
 
-async def _make_durable(context: JobContext, headers: Sequence[Header]) -> list[Header]:
+async def _readable(context: JobContext, headers: Sequence[Header], *, dry: bool) -> list[Header]:
+    """Those that can be read without Redis: dictionaries of them that it alone has are put into bucket and catalog."""
+    wanted, there = {header.dictionary_id for header in headers} - {None}, set[bytes | None]([None])
+    digests = await context.catalog.dictionaries.digests() if wanted else set()
+    for dictionary_id in wanted:
+        with suppress(TierUnavailable, ObjectStoreError):  # then these are noted
+            for found in (await context.dictionaries.need(dictionary_id)).values():
+                if found.digest not in digests and not dry:
+                    await keep(context, [found])
+                there.add(found.id)
+    return [header for header in headers if header.dictionary_id in there]
+
+
+async def _make_durable(context: JobContext, headers: Sequence[Header], packs: InPacks, lease: Lease) -> list[Header]:
     """Copy what Redis has of these to PostgreSQL; those that are there now."""
     done: set[UUID] = set()
     for chunk in chunks(headers, lambda header: max(header.raw_length, _COPIED_BYTES // _COPIED_ROWS), _COPIED_BYTES):
@@ -90,9 +106,12 @@ async def _make_durable(context: JobContext, headers: Sequence[Header]) -> list[
                 if isinstance(value, bytes) and read_meta(value) == header.meta:
                     decision = context.policies.decide(header.meta, SagaEnd.of(header.meta), context.now_us)
                     due_us, expires_us = decision.due_us, decision.expires_us
-                    found.append(Found(meta=header.meta, value=value, due_us=due_us, expires_us=expires_us))
+                    older = packs.older.get(header.meta.snapshot_id)
+                    found.append(
+                        Found(meta=header.meta, value=value, due_us=due_us, expires_us=expires_us, older_in=older)
+                    )
         if found:
-            done |= await context.catalog.hot_saves.make_durable(found)
+            done |= await context.catalog.hot_saves.make_durable(found, lease)
     return [header for header in headers if header.meta.snapshot_id in done]
 
 

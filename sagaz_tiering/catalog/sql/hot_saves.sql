@@ -37,6 +37,12 @@ SELECT v.snapshot_id FROM unnest($1::uuid[], $2::uuid[], $3::timestamptz[]) AS v
   JOIN sagaz_tiering.forgotten f ON f.saga_hash = sha256(uuid_send(v.saga_id))
  WHERE v.saved_at <= f.forgotten_at
 
+-- name: packed_since
+-- Of these, the ones that are in another pack than that.
+SELECT s.snapshot_id FROM sagaz_tiering.snapshots s
+  JOIN unnest($1::uuid[], $2::integer[]) AS v (snapshot_id, pack_id) USING (snapshot_id)
+ WHERE s.pack_id <> v.pack_id
+
 -- name: not_elsewhere
 -- What Redis alone has, or had, of a saga $1 or of a snapshot $2, expired or not. Of what is `packed` too the
 -- pack tells which save it has: one that was made while the pack was being filled is not in it.
