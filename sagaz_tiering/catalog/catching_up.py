@@ -66,21 +66,27 @@ class CatchingUp:
                 elif entry.kind == "hold":
                     await _hold(conn, entry.body)
 
-    async def tell_again(self, now: datetime) -> None:
-        """Every hold in force and every erasure go to the journal once more, for a bucket that may lack them."""
-        after = UUID(int=0)
+    async def tell_again(self, now: datetime, but_for: Collection[UUID] = ()) -> int:
+        """Every hold in force and every erasure, `but_for` those with these ids, go to the journal once more, for a
+        bucket that may lack them; how many."""
+        after, count = UUID(int=0), 0
         async with self._db.transaction() as conn:
             cursor: str | None = ""
             while cursor is not None:
                 holds, cursor = await self._holds.page(_PAGE, cursor or None, conn)
                 for hold in holds:
-                    await note(conn, "hold", hold.to_dict(), now)
+                    if hold.hold_id not in but_for:
+                        await note(conn, "hold", hold.to_dict(), now)
+                        count += 1
             while rows := await conn.fetch(_SQL["erasures"], after, _PAGE):
                 for row in rows:
                     names = {"who": from_column(row["who"]), "reason": from_column(row["reason"])}
-                    body = {name: row[name] for name in ERASURE_FIELDS} | names
-                    await note(conn, "forget", body, row["requested_at"])
+                    if row["erasure_id"] not in but_for:
+                        body = {name: row[name] for name in ERASURE_FIELDS} | names
+                        await note(conn, "forget", body, row["requested_at"])
+                        count += 1
                 after = rows[-1]["erasure_id"]
+        return count
 
     async def doubtful(
         self, entries: Sequence[JournalEntry], now: datetime, in_redis: Collection[UUID]

@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Final
+from uuid import UUID
 
 from sagaz_tiering.errors import ObjectNotFound
 from sagaz_tiering.jobs.context import JobContext, Tally
-from sagaz_tiering.jobs.journal import Told, read_journal
+from sagaz_tiering.jobs.journal import Told, publish_journal, read_journal
 from sagaz_tiering.jobs.ownership import claim_prefix
 from sagaz_tiering.keys.master import WrappedKey
 from sagaz_tiering.logs import Logger
+from sagaz_tiering.terminal import counted
 
 UNSIGNED: Final = "unsigned"
 _AT_ONCE: Final = 8
@@ -38,6 +40,9 @@ async def entries_by_master(context: JobContext) -> tuple[dict[str, int], dict[s
 async def sign_journal_anew(context: JobContext, tally: Tally) -> None:
     """Every entry that another master key signed, or nobody, under the current one, where this catalog knows it.
 
+    Holds in force and erasures that the journal does not tell of then are told again: somebody may have put others in
+    their place. Keeps their ids in memory.
+
     Counts entries: `journal_signed`, and `journal_left` of which a note says why. Raises ForeignCatalog,
     MasterKeyUnavailable, or what catalog and object store raise.
     """
@@ -45,8 +50,11 @@ async def sign_journal_anew(context: JobContext, tally: Tally) -> None:
     signing = await context.keys.signing(catalog_id)
     if signing is None:
         return
+    known: set[UUID] = set()
+    await publish_journal(context)
     async for page in _pages(read_journal(context, catalog_id)):
         others = [told for told in page if told.found is not None and told.signed_by != signing[0].master_id]
+        known |= _ids(told for told in page if told.signed_by == signing[0].master_id and not told.doubtful)
         for told, why in zip(
             others, await asyncio.gather(*(_sign(context, each, signing) for each in others)), strict=True
         ):
@@ -54,6 +62,19 @@ async def sign_journal_anew(context: JobContext, tally: Tally) -> None:
             if why:
                 tally.note(f"{told.key}: not signed anew: {why}")
                 _log.error("journal.not_signed", object_key=told.key, reason=why)
+            else:
+                known |= _ids([told])
+    missing = await context.catalog.catching_up.tell_again(context.now, known)
+    if missing:
+        told_again = counted(missing, "hold or erasure was", "holds and erasures were")
+        tally.note(f"{told_again} missing in the bucket's journal, and told again")
+    await publish_journal(context)
+
+
+def _ids(journal: Iterable[Told]) -> set[UUID]:
+    """Of the holds and erasures that these tell of."""
+    names = {"hold": "hold_id", "forget": "erasure_id"}
+    return {e.body[names[e.kind]] for told in journal for e in told.entries if e.kind in names}
 
 
 async def _sign(context: JobContext, told: Told, signing: tuple[WrappedKey, bytes]) -> str:

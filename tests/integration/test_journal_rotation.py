@@ -21,7 +21,7 @@ from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.jobs.context import Tally
-from sagaz_tiering.jobs.journal import publish_journal
+from sagaz_tiering.jobs.journal import publish_journal, read_journal
 from sagaz_tiering.jobs.journal_format import build, object_key
 from sagaz_tiering.operations.journal_signatures import entries_by_master, sign_journal_anew
 from sagaz_tiering.snapshot import SagaSnapshot
@@ -159,6 +159,30 @@ async def test_what_was_forged_under_the_old_key_is_not_signed_anew(
         signed, left_out = await entries_by_master(context)
         assert left_out == {"file:first": len(forged)}
         assert signed["file:second"] == tally.counts["journal_signed"]
+
+
+@pytest.mark.guarantee("G13")
+async def test_what_was_taken_out_of_the_journal_is_told_again(database: str, redis_url: str, tmp_path: Path) -> None:
+    """Entries of no weight under the old key fill the numbers of those that went, so that a rebuild would miss none."""
+    key_file(tmp_path)
+    async with product(encrypted(database, redis_url, tmp_path)) as shop:
+        saved = await eventful(shop)
+        context, now = shop.runtime.job_context(), shop.clock.now()
+        whose = await shop.runtime.catalog.identity()
+        signing = await shop.runtime.keys.signing(whose)
+        async for told in read_journal(context, whose):
+            if any(entry.kind in ("hold", "forget") for entry in told.entries):
+                filling = [JournalEntry(number=e.number, at=now, kind="keys_created", body={}) for e in told.entries]
+                assert await context.objects.swap(told.key, build(whose, filling, signing), told.tag)
+        key_file(tmp_path, "second")
+        for notes in (["2 holds and erasures were missing in the bucket's journal, and told again"], []):
+            tally = Tally(None)
+            await sign_journal_anew(context, tally)
+            assert tally.notes == notes
+        drop_line(tmp_path, "first")
+        entries = [entry async for told in read_journal(context, whose) for entry in told.entries if not told.doubtful]
+        assert [e.body["on"] for e in entries if e.kind == "hold"] == [saved[10].saga_id]
+        assert [e.body["saga_id"] for e in entries if e.kind == "forget"] == [saved[0].saga_id]
 
 
 async def test_a_running_process_signs_under_the_key_that_became_current(
