@@ -136,7 +136,7 @@ async def _begin(context: JobContext, lease: Lease | None, state: HotTierState, 
         await mend_due(context, tally)
         await mark_holds(context)
         await _saves_have_ended(context)
-    since = None if state.good_at is None else state.good_at - _MARGIN
+    since = None if state.good_at is None or state.reconciled_at is None else state.good_at - _MARGIN
     return _Pass(
         context=context,
         lease=lease,

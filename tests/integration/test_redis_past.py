@@ -293,10 +293,14 @@ async def test_notes_of_what_redis_alone_has_go_with_it(redis_url: str, database
         assert await shop.runtime.db.fetchval(count) == 0
 
 
+@pytest.mark.parametrize("adopted", ["", "before it was met", "after it was met"])
 async def test_redis_that_was_away_for_longer_than_deletions_are_remembered_is_set_aside(
-    own_redis: Any, database: str, tmp_path: Path
+    own_redis: Any, database: str, tmp_path: Path, adopted: str
 ) -> None:
-    """What only it has stays readable under another prefix, and nowhere else; what PostgreSQL knows of is there."""
+    """What only it has stays readable under another prefix, and nowhere else; what PostgreSQL knows of is there.
+
+    Also where PostgreSQL was put back from a dump too, and the catalog adopted.
+    """
     server = await own_redis()
     policies = [
         {"name": "fast", "match": {"saga_name": "fast-*"}, "durability": "hot"},
@@ -312,8 +316,12 @@ async def test_redis_that_was_away_for_longer_than_deletions_are_remembered_is_s
         shop.clock.advance(100 * DAY)
         await shop.run("collect")
         assert await shop.runtime.db.fetchval("SELECT count(*) FROM sagaz_tiering.tombstones") == 0
+        if adopted == "before it was met":
+            await shop.runtime.catalog.hot_tier.doubt_all("adopted", shop.clock.now())
         await rolled_back(server)
         await saved(shop, late[:1])
+        if adopted == "after it was met":
+            await shop.runtime.catalog.hot_tier.doubt_all("adopted", shop.clock.now())
         counts = (await shop.run("reconcile")).counts
         assert (counts["set_aside"], counts["put_back"], counts.get("lost", 0)) == (4, 2, 0)
         for one in (durable, noted):

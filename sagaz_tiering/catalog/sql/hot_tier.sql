@@ -42,9 +42,12 @@ UPDATE sagaz_tiering.hot_tier
        good_at = CASE WHEN trusted THEN $1::timestamptz ELSE good_at END
 
 -- name: doubt_all
--- It may be the same one, but this catalog went back to an older state: all that Redis has is looked at, as by a new one.
+-- It may be the same one, but this catalog went back to an older state: all that Redis has is looked at. That it may be from
+-- before deletions are remembered, or before one was met, stays known, and is learnt of one that is met later.
 UPDATE sagaz_tiering.hot_tier
-   SET trusted = false, changes = changes + 1, changed_at = $1, reason = $2, good_at = NULL, reconciled_at = NULL
+   SET trusted = false, changes = changes + 1, changed_at = $1, reason = $2,
+       good_at = CASE WHEN trusted THEN $1::timestamptz ELSE good_at END,
+       reconciled_at = CASE WHEN trusted OR good_at IS NOT NULL THEN NULL ELSE reconciled_at END
  WHERE nonce IS NOT NULL
 
 -- name: trust
