@@ -36,14 +36,16 @@ async def tell_untold(context: JobContext, saves: Sequence[SnapshotMeta], tally:
     """Of these saves in Redis, as pointers tell of them, those that PostgreSQL knows nothing of: it is given the ones
     that are to be durable, and the others are noted. `lease` None: a dry run. Raises LeaseLost."""
     unknown, packs = await _unknown(context, saves)
-    headers = await _headers(context, unknown)
-    durable = await _readable(context, await _to_be_durable(context, headers, packs), dry=lease is None)
-    if lease is not None:
-        durable = await _make_durable(context, durable, packs, lease)
-        done = {header.meta.snapshot_id for header in durable}
-        await _note(context, [header.meta for header in headers if header.meta.snapshot_id not in done])
-    tally.add("made_durable", len(durable))
-    tally.add("noted", len(unknown) - len(durable))
+    for start in range(0, len(unknown), _AT_ONCE):
+        some = unknown[start : start + _AT_ONCE]
+        headers = await _headers(context, some)
+        durable = await _readable(context, await _to_be_durable(context, headers, packs), dry=lease is None)
+        if lease is not None:
+            durable = await _make_durable(context, durable, packs, lease)
+            done = {header.meta.snapshot_id for header in durable}
+            await _note(context, [header.meta for header in headers if header.meta.snapshot_id not in done])
+        tally.add("made_durable", len(durable))
+        tally.add("noted", len(some) - len(durable))
 
 
 async def _unknown(context: JobContext, saves: Sequence[SnapshotMeta]) -> tuple[list[SnapshotMeta], InPacks]:
@@ -116,7 +118,6 @@ async def _make_durable(context: JobContext, headers: Sequence[Header], packs: I
 
 
 async def _note(context: JobContext, metas: Sequence[SnapshotMeta]) -> None:
-    for start in range(0, len(metas), _AT_ONCE):
-        some = metas[start : start + _AT_ONCE]
-        expiries_us = [context.policies.expires_us(meta, SagaEnd.of(meta)) for meta in some]
-        await context.catalog.hot_saves.note_each(some, expiries_us)
+    if metas:
+        expiries_us = [context.policies.expires_us(meta, SagaEnd.of(meta)) for meta in metas]
+        await context.catalog.hot_saves.note_each(metas, expiries_us)

@@ -24,6 +24,7 @@ from sagaz_tiering.codec.value import encode, read_meta, to_value
 from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.errors import LeaseLost
 from sagaz_tiering.hot.dictionaries import HotDictionaries
+from sagaz_tiering.hot.identity import HotIdentity
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.reconcile import LEASE
 from sagaz_tiering.jobs.untold import tell_untold
@@ -199,3 +200,25 @@ async def test_dictionary_that_redis_alone_has_is_kept_for_what_becomes_durable(
     await redis_do(redis_url, "FLUSHDB")
     async with product(settings) as shop:
         assert await shop.storage.get_snapshot(snapshot.snapshot_id) == snapshot
+
+
+async def test_headers_of_many_snapshots_are_not_all_in_memory_at_once(
+    database: str, redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However many a page of sagas has."""
+    settings = config(database=database, redis_url=redis_url, cold=tmp_path / "cold", policies=DURABLE)
+    async with product(settings) as shop:
+        for at in range(5):
+            await shop.storage.save_snapshot(make(at))
+        await shop.runtime.db.execute("DELETE FROM sagaz_tiering.saga_snapshots")
+        context, sizes, heads = shop.runtime.job_context(), list[int](), HotIdentity.heads
+
+        async def counted(self: HotIdentity, saves: Sequence[SnapshotMeta]) -> list[bytes]:
+            sizes.append(len(saves))
+            return await heads(self, saves)
+
+        monkeypatch.setattr(HotIdentity, "heads", counted)
+        monkeypatch.setattr("sagaz_tiering.jobs.untold._AT_ONCE", 2)
+        saves = list((await context.hot.identity.saves([number(at) for at in range(5)])).values())
+        assert (await told(context, saves)).counts == {"made_durable": 5}
+        assert sizes == [2, 2, 1]
