@@ -162,7 +162,7 @@ def test_policies_are_shown_by_whole_words(
             }
         )
     ]
-    document = {"warnings": [], "notes": [], "file": "f.yaml", "revision": "r"}
+    document = {"ok": True, "warnings": [], "notes": [], "file": "f.yaml", "revision": "r"}
     text = printed(width, monkeypatch, capsys, *policy._lines(document, policies))
     assert all(word in text for word in ("order-checkout", "STANDARD_IA", "retention_until")), text
 
