@@ -8,8 +8,8 @@ SUBJECT ?= speed
 export PYTHON
 
 BIN := .venv/bin
-# Each of two test processes has servers of its own; make test WORKERS= runs one, with readable output as it goes.
-WORKERS ?= -n 2 --dist worksteal
+# Three test processes, each with servers of its own; make test WORKERS= runs one, with readable output as it goes.
+WORKERS ?= -n 3 --dist worksteal
 # Targets share .venv, and the servers of the tests share the machine.
 .NOTPARALLEL:
 
