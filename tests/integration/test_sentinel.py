@@ -111,6 +111,15 @@ async def ours(server: PlainRedis) -> list[str]:
     return [line for line in lines if " lib-name=redis-py" in line and " cmd=client|list " not in line]
 
 
+async def until_left(server: PlainRedis) -> None:
+    """Wait until no connection of the driver is there any more, as that server knows, which may be busy."""
+
+    async def left() -> bool:
+        return await ours(server) == []
+
+    await until(left)
+
+
 async def test_primary_dies_and_saves_and_reads_go_on(watched: Watched, database: str, tmp_path: Path) -> None:
     """Saves succeed all the time; afterwards every connection leads to the new primary, and nothing is missing."""
     durable, fast = (saga(number, begun=NOW, saga_name=name) for number, name in ((1, DURABLE), (2, HOT)))
@@ -197,7 +206,7 @@ async def test_planned_failover_is_followed_at_once(watched: Watched, database: 
         over.set()
         await asyncio.gather(*saving)
         await shop.run("age")
-        assert await ours(old) == []
+        await until_left(old)
         for snapshot in (*before, *saved, *after):
             assert await shop.storage.get_snapshot(snapshot.snapshot_id) == snapshot
         assert (await shop.runtime.hot.connection.info())["tcp_port"] == new.port
@@ -220,7 +229,7 @@ async def test_primary_that_became_a_replica_is_left_unnoticed(watched: Watched)
         assert await asyncio.gather(save(hot, large(3)), *(save(hot, one) for one in some)) == [True] * 51
         await hot.queue.gather([first.saga_id])
         await hot.queue.ack([(ClaimedSaga(first.saga_id, "t", ClaimedFrom.AGE), 51, 5, None)], 1)
-        assert await ours(watched.primary) == []
+        await until_left(watched.primary)
         assert len(await hot.values(first.saga_id, 100)) == 51
         assert (await hot.connection.info())["tcp_port"] == watched.replica.port
 
@@ -237,12 +246,12 @@ async def test_jobs_leave_a_primary_that_became_a_replica(watched: Watched) -> N
         await hot.connection.ping()
         await replicated(watched)
         await watched.hand_over()
-        assert len(await ours(watched.primary)) == 2
+        assert await ours(watched.primary) != []
         ask: dict[str, Any] = {"expiring": False, "now_us": 9, "ttl": timedelta(minutes=1), "token": "t", "count": 9}
         claimed, _ = await hot.queue.claim(shard=first.saga_id.hex[0], **ask)
         assert [each.saga_id for each in claimed] == [first.saga_id]
         await hot.queue.ack(open_claims, 1)
-        assert await ours(watched.primary) == []
+        await until_left(watched.primary)
 
 
 async def test_address_that_follows_its_primary_is_followed(watched: Watched) -> None:
@@ -261,7 +270,7 @@ async def test_address_that_follows_its_primary_is_followed(watched: Watched) ->
         assert await save(hot, large(6))
         assert await save(hot, saga(7, begun=NOW, saga_name=HOT)[0])
         await hot.queue.ack(open_claims, 1)
-        assert await ours(watched.primary) == []
+        await until_left(watched.primary)
 
 
 async def test_storage_on_its_own_follows_such_an_address_too(watched: Watched) -> None:
@@ -277,7 +286,7 @@ async def test_storage_on_its_own_follows_such_an_address_too(watched: Watched) 
         gate.lead_to(HOST, watched.replica.port)
         await storage.save_snapshot(saved[-1])
         assert await storage.list_snapshots(saved[0].saga_id) == saved[::-1]
-        assert await ours(watched.primary) == []
+        await until_left(watched.primary)
 
 
 async def test_replica_that_a_sentinel_still_names_is_not_read(watched: Watched) -> None:
