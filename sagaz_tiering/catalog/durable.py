@@ -338,18 +338,18 @@ async def lock_rows(conn: Connection, ids: Sequence[UUID]) -> None:
     await conn.execute(_SQL["lock"], list(ids))
 
 
+def names_of(meta: SnapshotMeta) -> tuple[Any, ...]:
+    """What tables of single snapshots begin with: its id, saga, name, step, number of the step, status, instant."""
+    saga = (meta.snapshot_id, meta.saga_id, to_column(meta.saga_name))
+    return (*saga, to_column(meta.step_name), meta.step_index, to_column(meta.status), from_micros(meta.created_us))
+
+
 def row_to_put(
     meta: SnapshotMeta, value: bytes, *, due_us: int | None, expires_us: int | None, fallback: bool
 ) -> tuple[Any, ...]:
     """What `_PUT` names, and the value."""
     return (
-        meta.snapshot_id,
-        meta.saga_id,
-        to_column(meta.saga_name),
-        to_column(meta.step_name),
-        meta.step_index,
-        to_column(meta.status),
-        from_micros(meta.created_us),
+        *names_of(meta),
         moment(meta.retention_us),
         from_micros(meta.saved_us),
         moment(expires_us),

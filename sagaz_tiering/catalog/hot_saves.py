@@ -14,7 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from sagaz_tiering import metrics
-from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, moment, naming, put_rows, row_to_put
+from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, moment, names_of, naming, put_rows, row_to_put
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
@@ -69,13 +69,7 @@ class HotSaves:
         """Each snapshot once; an older save than what is noted changes nothing. Returns `HotTierState.changes`."""
         rows = [
             (
-                meta.snapshot_id,
-                meta.saga_id,
-                to_column(meta.saga_name),
-                to_column(meta.step_name),
-                meta.step_index,
-                to_column(meta.status),
-                from_micros(meta.created_us),
+                *names_of(meta),
                 from_micros(meta.saved_us),
                 moment(expires_us),
                 to_column(meta.attributes) or None,

@@ -4,10 +4,9 @@ From the moment when somebody finds that Redis is another one, or went back to a
 ask PostgreSQL of everything. The order here, and what a crash after each step leaves:
 
 1. what is being saved at that moment comes to its end
-2. of every saga in Redis: what was forgotten or deleted goes, what packs hold in the same save or a newer one goes; of
-   a Redis that was whole before deletions are remembered, or before it was ever met, all from then goes aside that
-   PostgreSQL did not note; what stays and this catalog, since it is another one, was never told of, is put into
-   PostgreSQL if it was to be durable, and noted if not
+2. of every saga in Redis, by pages: what was forgotten or deleted goes, what packs hold in the same save or a newer one
+   goes; of a Redis that was whole before deletions are remembered, or before it was ever met, all from then goes aside
+   that PostgreSQL did not note; what stays and this catalog, being another one, was never told of is put into it
 3. what was deleted since it was saved goes, whatever leads to it
 4. what PostgreSQL has and Redis lacks, or has older, is put back, marks of legal holds too
                                                                          -> each step is repeated from its beginning
@@ -15,8 +14,9 @@ ask PostgreSQL of everything. The order here, and what a crash after each step l
 6. restores of which Redis lost something are under way again
 7. one transaction: Redis is trusted, unless it changed again meanwhile  -> done, or all of it once more
 
-A dry run goes through the same steps, and leaves what would be gone by then out of what Redis has (`_there`).
-Memory is bounded by a page. Where Redis is trusted, a run costs one look at each server."""
+A dry run does the same, without what would be gone from Redis by then (`_there`). Where Redis is trusted, a run costs
+one look at each server.
+"""
 
 from __future__ import annotations
 

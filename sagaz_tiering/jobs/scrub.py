@@ -75,7 +75,7 @@ async def preview(context: JobContext, tally: Tally) -> None:
         return
     for pack in await context.catalog.scrubbing.oldest(before, 10_000):
         if not _is_next(context, pack, budget):
-            tell_left(tally, due)
+            tell_left(context, tally, due)
             return
         if not pack.storage_class.is_archive and not budget.take(1, pack.byte_size):
             budget.take(min(_SAMPLE, len(await context.catalog.scrubbing.frames(pack.pack_id))), 0)
@@ -97,7 +97,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     while page := await context.catalog.scrubbing.oldest(before, 50):
         for pack in page:
             if context.stopping.is_set() or not _is_next(context, pack, budget):
-                tell_left(tally, due)
+                tell_left(context, tally, due)
                 return
             tally.add("packs_to_look_into")
             await look_into(context, lease, pack, tally, budget=budget)

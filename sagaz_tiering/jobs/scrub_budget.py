@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.terminal import counted
 
 
 @dataclass(slots=True)
@@ -36,14 +37,16 @@ async def what_is_due(context: JobContext, tally: Tally) -> tuple[datetime, Budg
     if done and not context.all_packs:
         tally.add("packs_looked_into_before", done)
         tally.note(
-            f"{done} packs are not looked into: they were within jobs.scrub_cycle, and damage since then is not seen; "
-            "all of them at once: sagaz-tiering job scrub --once --all"
+            f"{counted(done, 'pack was', 'packs were')} looked into within jobs.scrub_cycle already; damage since then "
+            "is not seen; all of them at once: sagaz-tiering job scrub --once --all"
         )
     return before, budget, due
 
 
-def tell_left(tally: Tally, due: int) -> None:
+def tell_left(context: JobContext, tally: Tally, due: int) -> None:
+    """How many of those that are due it did not come to, and why."""
     left = due - tally.counts["packs_to_look_into"]
     if left > 0:
+        why = "it was stopped" if context.stopping.is_set() else "jobs.scrub_requests or jobs.scrub_bytes is spent"
         tally.add("packs_left", left)
-        tally.note(f"{left} packs are left to later runs: jobs.scrub_requests or jobs.scrub_bytes is spent")
+        tally.note(f"{counted(left, 'pack is', 'packs are')} left to later runs: {why}")

@@ -85,7 +85,7 @@ async def test_sound_store_has_no_findings(shop: Product) -> None:
     assert report.notes == []
     again = await shop.run("scrub")
     assert again.counts == {"objects": packs, "packs_looked_into_before": packs}
-    assert f"{packs} packs are not looked into" in again.notes[0]
+    assert f"{packs} packs were looked into within jobs.scrub_cycle already" in again.notes[0]
     assert (await shop.run("scrub", dry_run=True)).counts == again.counts
     shop.clock.advance(31 * DAY)
     assert (await shop.run("scrub")).counts["packs_sound"] == packs
@@ -131,6 +131,21 @@ async def test_packs_beyond_the_budget_of_a_scrub_are_counted(database: str, red
         packs = len(await shop.object_keys())
         dry, real = await shop.run("scrub", dry_run=True), await shop.run("scrub")
         assert dry.counts["packs_left"] == real.counts["packs_left"] == packs - real.counts["packs_to_look_into"] > 0
+
+
+async def test_scrub_that_is_stopped_says_so_of_what_it_left(shop: Product, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not that its budget is spent."""
+    await aged(shop)
+    context, real = shop.runtime.job_context(), shop.runtime.catalog.scrubbing.oldest
+
+    async def oldest(*asked: Any) -> Any:
+        context.stopping.set()
+        return await real(*asked)
+
+    monkeypatch.setattr(shop.runtime.catalog.scrubbing, "oldest", oldest)
+    report = await run_job("scrub", context)
+    assert report.counts["packs_left"] == len(await shop.object_keys())
+    assert report.notes == [f"{report.counts['packs_left']} packs are left to later runs: it was stopped"]
 
 
 async def test_planted_damage_is_named_and_harms_no_neighbour(shop: Product, tmp_path: Path) -> None:
