@@ -53,7 +53,7 @@ class NewPack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pack:
-    """A row of the table `packs`."""
+    """What is looked at of a row of the table `packs`."""
 
     pack_id: int
     pack_uuid: UUID
@@ -70,15 +70,10 @@ class Pack:
     attributes_digest: bytes | None
     attributes_revision: str | None
     min_created_at: datetime
-    max_created_at: datetime
     max_clock_at: datetime
     next_expiry_at: datetime | None
     created_at: datetime
     class_since: datetime
-    evicted_at: datetime | None
-    retired_at: datetime | None
-    delete_after: datetime | None
-    deleted_at: datetime | None
 
 
 class PackLife(Enum):

@@ -11,11 +11,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from sagaz_tiering.costs.prices import PriceList
+from sagaz_tiering.costs.prices import BILLING_MONTH, PriceList
 from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.terminal import counted, show_usd
 
-MONTH = timedelta(days=30)
 FOR_EVER = timedelta(days=365)
 """So far ahead savings count for data that never expires."""
 THAW_DAYS = 2
@@ -74,12 +73,6 @@ class Verdict:
         return self.saves_usd > self.costs_usd
 
     @property
-    def break_even_months(self) -> float | None:
-        """After how long it has paid; None: never."""
-        monthly = self.month_before_usd - self.month_after_usd
-        return self.costs_usd / monthly if monthly > 0 else None
-
-    @property
     def why(self) -> str:
         """The figures in one sentence."""
         each = self.bytes // max(self.objects, 1)
@@ -94,7 +87,7 @@ class Verdict:
 
 def months(span: timedelta) -> float:
     """In months of 30 days, as S3 bills."""
-    return span / MONTH
+    return span / BILLING_MONTH
 
 
 def life(until: datetime | None, now: datetime) -> timedelta:
@@ -117,7 +110,7 @@ def transition_cost(
 
     A copy reads its source, which the infrequent classes bill per GB; an archive is thawed first, the cheapest way.
     """
-    requests, usd = 4 * objects, prices.transition_usd(to, objects) + prices.get_usd(to, 3 * objects)
+    requests, usd = 4 * objects, prices.put_usd(to, objects) + prices.get_usd(to, 3 * objects)
     if to.is_archive and not current.is_archive:
         requests += 3 * objects
         usd += prices.get_usd(current, 2 * objects) + prices.put_usd(StorageClass.STANDARD, objects)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from sagaz_tiering.config.patterns import RUNNING
+from sagaz_tiering.costs.lines import Line
 from sagaz_tiering.storage_class import StorageClass
 
 
@@ -63,41 +64,17 @@ class Expired:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rewriting:
-    """Packs that `compact` would make one of."""
-
-    policy: str
-    current: StorageClass
-    to: StorageClass
-    packs: int
-    snapshots: int
-    bytes_before: int
-    bytes_after: int
-    requests: int
-    saves_usd: float
-    costs_usd: float
-    month_before_usd: float
-    month_after_usd: float
-    erased: bool
-
-    @property
-    def pays(self) -> bool:
-        """Whether to do it."""
-        return self.erased or self.saves_usd > self.costs_usd
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Inputs:
     """Everything that a plan is made of. `estimates` says in words which figures are not counted, and why.
 
-    `in_directory`: the cold tier is one, which bills nothing. `shortens`: some snapshots may end earlier by these
-    policies than by those that `expire` accepted last.
+    `rewriting`: what `compact` would do. `in_directory`: the cold tier is one, which bills nothing. `shortens`: some
+    snapshots may end earlier by these policies than by those that `expire` accepted last.
     """
 
     packs: tuple[PackGroup, ...] = ()
     due: tuple[Due, ...] = ()
     expired: tuple[Expired, ...] = ()
-    rewriting: tuple[Rewriting, ...] = ()
+    rewriting: tuple[Line, ...] = ()
     retiring: tuple[PackGroup, ...] = ()
     estimates: tuple[str, ...] = ()
     pack_target: int = 32 * 2**20

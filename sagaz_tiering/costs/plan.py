@@ -20,9 +20,7 @@ from sagaz_tiering.costs.inputs import Inputs, PackGroup
 from sagaz_tiering.costs.lines import Line, merged
 from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.policy import Policy, PolicySet
-from sagaz_tiering.terminal import document, show_usd
-
-__all__ = ["Line", "Plan", "plan"]
+from sagaz_tiering.terminal import document
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,7 +78,7 @@ def plan(
         *ageing,
         *(line for group in staying for line in _transitions(group, policies, prices, now)),
         *_expiries(inputs, zip(groups, shares, strict=True), prices, now),
-        *_compactions(inputs),
+        *inputs.rewriting,
     ]
     found = tuple(merged(lines))
     return Plan(
@@ -194,30 +192,6 @@ def _expiries(
             costs_usd=early if whole else 0.0,
             month_before_usd=_monthly(group, prices) if whole else 0.0,
             outcomes=group.outcomes or {},
-        )
-
-
-def _compactions(inputs: Inputs) -> Iterator[Line]:
-    for each in inputs.rewriting:
-        packs = f"{each.packs} packs become one" if each.packs > 1 else "a pack is written anew"
-        money = f"saves {show_usd(each.saves_usd)}, costs {show_usd(each.costs_usd)}"
-        money = "needed by an erasure" if each.erased else money
-        yield Line(
-            action="compact",
-            state="planned" if each.pays else "refused",
-            policy=each.policy,
-            source=each.current.value,
-            to=each.to.value,
-            snapshots=each.snapshots,
-            packs=each.packs,
-            bytes=each.bytes_before,
-            requests=each.requests,
-            now_usd=each.costs_usd,
-            costs_usd=each.costs_usd,
-            saves_usd=each.saves_usd,
-            month_before_usd=each.month_before_usd,
-            month_after_usd=each.month_after_usd,
-            why=f"{packs} of about {each.bytes_after:,} bytes: {money}",
         )
 
 

@@ -97,10 +97,6 @@ class PriceList:
         """`requests` PUT, COPY or LIST requests into the class."""
         return requests * self.classes[storage_class].put_per_1k / 1000
 
-    def transition_usd(self, to: StorageClass, requests: int) -> float:
-        """Moving `requests` objects into the class `to`; leaving an archive class needs a restore besides."""
-        return self.put_usd(to, requests)
-
     def get_usd(self, storage_class: StorageClass, requests: int, *, total_bytes: int = 0) -> float:
         """`requests` GET requests that read `total_bytes` together. In an archive class: after the restore."""
         prices = self.classes[storage_class]
@@ -156,25 +152,14 @@ def _read(region: str, *, is_estimate: bool) -> PriceList:
 
 
 def _class_prices(values: Mapping[str, Any]) -> ClassPrices:
-    return ClassPrices(
-        gb_month=values["gb_month"],
-        put_per_1k=values["put_per_1k"],
-        get_per_1k=values["get_per_1k"],
-        retrieval_gb=values["retrieval_gb"],
-        minimum_billed_bytes=values["minimum_billed_bytes"],
-        overhead_bytes=values["overhead_bytes"],
-        standard_overhead_bytes=values["standard_overhead_bytes"],
-        minimum_duration=timedelta(days=values["minimum_days"]),
-        restore=tuple(
-            RestorePrices(
-                tier=way["tier"],
-                eta=timedelta(minutes=way["eta_minutes"]),
-                per_gb=way["gb"],
-                per_1k=way["per_1k"],
-            )
-            for way in values["restore"]
-        ),
-    )
+    ways = [
+        RestorePrices(
+            tier=way["tier"], eta=timedelta(minutes=way["eta_minutes"]), per_gb=way["gb"], per_1k=way["per_1k"]
+        )
+        for way in values["restore"]
+    ]
+    figures = {name: figure for name, figure in values.items() if name not in ("minimum_days", "restore")}
+    return ClassPrices(**figures, minimum_duration=timedelta(days=values["minimum_days"]), restore=tuple(ways))
 
 
 def minimum_durations(region: str | None) -> Mapping[StorageClass, timedelta]:

@@ -30,19 +30,15 @@ class MasterKeys(Protocol):
 
     async def current_id(self) -> str:
         """Which master key wraps new data keys: `file:NAME` or `kms:ARN`."""
-        ...
 
     async def wrap(self, secret: bytes, key_id: UUID, saga_id: UUID) -> WrappedKey:
         """`secret` under the current master key."""
-        ...
 
     async def unwrap(self, wrapped: WrappedKey) -> bytes:
         """The secret of a data key."""
-        ...
 
     async def close(self) -> None:
         """Let go of connections; the next use opens them again."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,35 +55,27 @@ class KeyTable(Protocol):
 
     async def writing(self, saga_ids: Collection[UUID]) -> dict[UUID, WrappedKey]:
         """The keys that these sagas are encrypted with from now on, of those that have one."""
-        ...
 
     async def add(self, keys: Sequence[WrappedKey], now: datetime) -> None:
         """Keep new keys, but for sagas that have got one meanwhile."""
-        ...
 
     async def by_id(self, key_ids: Collection[UUID]) -> dict[UUID, WrappedKey]:
         """Those of these keys that are there."""
-        ...
 
     async def one_of_each_master(self) -> list[WrappedKey]:
         """A key under each master key."""
-        ...
 
     async def by_master(self) -> dict[str, int]:
         """How many keys each master key wraps; walks all keys."""
-        ...
 
     async def sample(self) -> tuple[KeyTotals, bool]:
         """Of some frames, others each time: how many are encrypted, and have lost their key; whether these are all."""
-        ...
 
     async def under_others(self, master_id: str, after: UUID, limit: int) -> list[WrappedKey]:
         """The next keys behind `after` that another master key wraps."""
-        ...
 
     async def rewrap(self, changes: Sequence[tuple[WrappedKey, WrappedKey]]) -> int:
         """(as read, new) wrappings; how many were still as read."""
-        ...
 
 
 class NoMasterKeys:

@@ -22,7 +22,7 @@ from sagaz_tiering.codec.zstd import NO_DICTIONARIES, Dictionary, NotZstd, compr
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.packs.attributes import carrying, opened, sealed
-from sagaz_tiering.packs.entries import BuiltFrame, Footer, FrameEntry, PackedSnapshot, SealedPack
+from sagaz_tiering.packs.entries import BuiltFrame, Footer, FrameEntry, SealedPack
 from sagaz_tiering.packs.footer import (
     VERSION,
     VERSIONS,
@@ -33,37 +33,12 @@ from sagaz_tiering.packs.footer import (
     open_footer_content,
 )
 from sagaz_tiering.packs.frame import (
-    DEFAULT_LEVEL,
-    MAX_FRAME_RAW_BYTES,
-    build_frame,
     check_frame_content,
     frame_raw,
-    open_frame,
     read_frame_header,
     verified_payload,
 )
 from sagaz_tiering.packs.wire import digest
-
-__all__ = [
-    "DEFAULT_LEVEL",
-    "MAX_FRAME_RAW_BYTES",
-    "TAIL_LENGTH",
-    "BuiltFrame",
-    "Footer",
-    "FooterLocation",
-    "FrameEntry",
-    "FrameKey",
-    "PackWriter",
-    "PackedSnapshot",
-    "SealedPack",
-    "build_frame",
-    "finished",
-    "footer_bytes",
-    "locate_footer",
-    "open_frame",
-    "parse_footer",
-    "parse_pack",
-]
 
 _NAME: Final = b"SGZPACK"
 _END_NAME: Final = b"SGZPEND"

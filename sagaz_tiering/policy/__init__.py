@@ -40,14 +40,12 @@ __all__ = [
     "ClockSource",
     "Decision",
     "Durability",
-    "Match",
     "Move",
     "Policy",
     "PolicySet",
     "Rewrite",
     "SagaEnd",
     "latest",
-    "name_problems",
 ]
 
 _RUNNING_AT_MOST = Policy.model_fields["running_at_most"].default
@@ -63,20 +61,6 @@ class PolicySet:
     `before`: earlier rules that still keep what they promised (see `honouring`). `ruling_attributes`: the names of all
     attributes that some policy looks at, sorted. Raises PolicyError where two policies have one name.
     """
-
-    __slots__ = (
-        "_by_end",
-        "_find",
-        "_hot_only",
-        "_possible",
-        "_retention_revision",
-        "_revision",
-        "_rules",
-        "_unmatched",
-        "before",
-        "policies",
-        "ruling_attributes",
-    )
 
     def __init__(self, policies: Sequence[Policy], *, before: PolicySet | None = None) -> None:
         clashes = name_problems(policies)
@@ -259,18 +243,15 @@ class PolicySet:
         """
         return self._hot_only(saga_name)
 
-    def moves(self, policy_name: str) -> tuple[Move, ...]:
-        """The moves of a policy by name; none where it is not configured (any more)."""
-        policy = self.named(policy_name)
-        return policy.move if policy else ()
-
     def class_at(self, policy_name: str, clock_us: int, now_us: int) -> StorageClass | None:
         """The class that data of that policy and clock time should be in by now.
 
         None: no move is due yet, or no policy has that name (any more), so data already packed stays where
         it is.
         """
-        due = [move.to for move in self.moves(policy_name) if clock_us + micros(move.after) <= now_us]
+        policy = self.named(policy_name)
+        moves = () if policy is None else policy.move
+        due = [move.to for move in moves if clock_us + micros(move.after) <= now_us]
         return due[-1] if due else None
 
     def _search(self, saga_name: str, step_name: str, status: str, outcome: str, attributes: str) -> PolicyRule:

@@ -14,25 +14,6 @@ from sagaz_tiering.snapshot import SnapshotMeta
 class PolicyRule:
     """A policy with its patterns compiled and its durations in microseconds."""
 
-    __slots__ = (
-        "by_end",
-        "by_policy_alone",
-        "by_save",
-        "by_snapshot_alone",
-        "first_after_us",
-        "has_attributes",
-        "has_outcome",
-        "has_saga_name",
-        "has_status",
-        "has_step_name",
-        "is_for_ever",
-        "keeps_promises",
-        "lifetime_us",
-        "own_counts",
-        "policy",
-        "running_us",
-    )
-
     def __init__(self, policy: Policy, *, of_sagas: bool) -> None:
         """`of_sagas`: among rules that keep a saga as a whole, so that all of it keeps what part was promised."""
         self.policy = policy

@@ -17,10 +17,10 @@ from sagaz_tiering.codec.value import Record, encode, to_value  # noqa: E402
 from sagaz_tiering.codec.zstd import Dictionary  # noqa: E402
 from sagaz_tiering.dictionaries.training import train  # noqa: E402
 from sagaz_tiering.keys.frame_key import FrameKey  # noqa: E402
-from sagaz_tiering.packs.entries import BuiltFrame  # noqa: E402
+from sagaz_tiering.packs.entries import BuiltFrame, SealedPack  # noqa: E402
 from sagaz_tiering.packs.footer import footer_content  # noqa: E402
-from sagaz_tiering.packs.format import PackWriter, SealedPack, build_frame  # noqa: E402
-from sagaz_tiering.packs.frame import frame_content  # noqa: E402
+from sagaz_tiering.packs.format import PackWriter  # noqa: E402
+from sagaz_tiering.packs.frame import build_frame, frame_content  # noqa: E402
 
 
 def plain_records() -> list[Record]:

@@ -8,7 +8,9 @@ from uuid import UUID
 from golden import make, samples
 
 from sagaz_tiering.codec.value import Record, encode
-from sagaz_tiering.packs.format import PackWriter, SealedPack, build_frame
+from sagaz_tiering.packs.entries import SealedPack
+from sagaz_tiering.packs.format import PackWriter
+from sagaz_tiering.packs.frame import build_frame
 
 
 def seal(groups: Sequence[Sequence[tuple[Record, int | None]]], level: int = 3) -> SealedPack:

@@ -15,9 +15,10 @@ from golden import make, samples
 from sagaz_tiering.codec.zstd import decompress
 from sagaz_tiering.errors import CorruptPack, ErasedData, MissingDependencyError
 from sagaz_tiering.keys.frame_key import FrameKey
+from sagaz_tiering.packs.entries import SealedPack
 from sagaz_tiering.packs.footer import footer_content
-from sagaz_tiering.packs.format import PackWriter, SealedPack, build_frame, open_frame, parse_pack
-from sagaz_tiering.packs.frame import packed_header, read_frame_header
+from sagaz_tiering.packs.format import PackWriter, parse_pack
+from sagaz_tiering.packs.frame import build_frame, open_frame, packed_header, read_frame_header
 from sagaz_tiering.packs.wire import digest
 
 GOLDEN = Path(__file__).parent.parent / "golden"

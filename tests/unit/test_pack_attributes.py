@@ -22,19 +22,10 @@ from sagaz_tiering.codec.value import Record, encode
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.packs.attributes import attributed, opened, parted, united
-from sagaz_tiering.packs.entries import Footer, FrameEntry
+from sagaz_tiering.packs.entries import Footer, FrameEntry, SealedPack
 from sagaz_tiering.packs.footer import footer_content, most_footer_bytes, open_footer_content
-from sagaz_tiering.packs.format import (
-    PackWriter,
-    SealedPack,
-    build_frame,
-    check_frame,
-    locate_footer,
-    open_frame,
-    parse_footer,
-    parse_pack,
-)
-from sagaz_tiering.packs.frame import frame_digest
+from sagaz_tiering.packs.format import PackWriter, check_frame, locate_footer, parse_footer, parse_pack
+from sagaz_tiering.packs.frame import build_frame, frame_digest, open_frame
 from sagaz_tiering.packs.reader import footer_part, read_footer
 from sagaz_tiering.packs.wire import digest
 

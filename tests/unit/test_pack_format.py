@@ -20,17 +20,8 @@ from sagaz_tiering.codec.value import Record, decode, encode
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.packs import frame as pack_frame
 from sagaz_tiering.packs.footer import footer_content, open_footer_content
-from sagaz_tiering.packs.format import (
-    MAGIC,
-    TAIL_LENGTH,
-    PackWriter,
-    build_frame,
-    locate_footer,
-    open_frame,
-    parse_footer,
-    parse_pack,
-)
-from sagaz_tiering.packs.frame import frame_content, read_frame_content
+from sagaz_tiering.packs.format import MAGIC, TAIL_LENGTH, PackWriter, locate_footer, parse_footer, parse_pack
+from sagaz_tiering.packs.frame import build_frame, frame_content, open_frame, read_frame_content
 from sagaz_tiering.snapshot import MAX_STEP_INDEX
 
 GOLDEN = Path(make.__file__).parent

@@ -7,25 +7,28 @@ from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 
+from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.costs import (
+    Cost,
     Due,
     Expired,
     Inputs,
     PackGroup,
     Plan,
     PriceList,
-    Rewriting,
-    choose_class,
     difference,
-    ends_at,
     first_class,
-    judge_move,
     plan,
     share_cost,
 )
+from sagaz_tiering.costs.buckets import ends_at
+from sagaz_tiering.costs.choice import choose_class
+from sagaz_tiering.costs.economics import judge_move
+from sagaz_tiering.jobs.compact.plan import Merge
 from sagaz_tiering.policy import Policy, PolicySet
 from sagaz_tiering.storage_class import StorageClass
 
@@ -107,7 +110,6 @@ def test_single_small_objects_to_infrequent_access_are_refused_with_the_figures(
         PRICES, current=STANDARD, to=IA, objects=count, total_bytes=count * 3 * KB, in_class=DAY, stay=365 * DAY
     )
     assert not verdict.pays
-    assert verdict.break_even_months is None
     assert round(verdict.month_before_usd, 2) == 6.58
     assert round(verdict.month_after_usd, 2) == 152.59
     assert verdict.requests_usd == pytest.approx(count * (0.01 + 3 * 0.001) / 1000)
@@ -130,7 +132,6 @@ def test_full_pack_to_glacier_pays_by_the_hand_calculation() -> None:
     assert verdict.shortfall_usd == 0
     assert verdict.saves_usd == pytest.approx((before - after) * 365 / 30)
     assert verdict.pays
-    assert verdict.break_even_months == pytest.approx(verdict.costs_usd / (before - after))
 
 
 def test_minimum_duration_makes_a_late_move_lose() -> None:
@@ -339,26 +340,57 @@ def test_warnings_name_old_prices_other_regions_lost_policies_and_the_budget() -
 
 def test_compaction_lines_tell_what_pays() -> None:
     """Paying rewrites are planned, losing ones refused, an erasure's done whatever it costs."""
-    values: dict[str, Any] = {
-        "policy": "all",
-        "current": STANDARD,
-        "to": IA,
-        "packs": 5,
-        "snapshots": 10,
-        "bytes_before": 100,
-        "bytes_after": 90,
-        "requests": 14,
-        "month_before_usd": 1.0,
-        "month_after_usd": 0.5,
-    }
-    rewrites = (
-        Rewriting(**values, saves_usd=2, costs_usd=1, erased=False),
-        Rewriting(**{**values, "to": STANDARD}, saves_usd=1, costs_usd=2, erased=False),
-        Rewriting(**{**values, "current": IA}, saves_usd=1, costs_usd=2, erased=True),
+    pack = Pack(
+        pack_id=1,
+        pack_uuid=uuid4(),
+        object_key="packs/2026/06/never/one.pack",
+        state="ACTIVE",
+        storage_class=IA,
+        policy="all",
+        retention_revision="",
+        byte_size=100,
+        snapshot_count=10,
+        live_count=9,
+        sha256=b"",
+        footer_digest=None,
+        attributes_digest=None,
+        attributes_revision=None,
+        min_created_at=NOW,
+        max_clock_at=NOW,
+        next_expiry_at=None,
+        created_at=NOW,
+        class_since=NOW,
     )
-    found = planned(policies(), rewriting=rewrites)
-    assert [line.state for line in found.lines] == ["planned", "refused", "planned"]
-    assert found.now_usd == 3
+    losing = Merge(
+        packs=(pack, pack),
+        to=GLACIER,
+        erased=False,
+        cost=Cost(requests=14, usd=1.5),
+        thaw=Cost(),
+        early_usd=0.5,
+        shortfall_usd=0,
+        saves_usd=1,
+        month_before_usd=1.0,
+        month_after_usd=0.5,
+    )
+    rewrites = (
+        replace(losing, saves_usd=3),
+        replace(losing, to=IA),
+        replace(losing, packs=(pack,), erased=True, to=IR),
+    )
+    found = planned(policies(), rewriting=tuple(each.to_line() for each in rewrites))
+    assert [(line.state, line.to) for line in found.lines] == [
+        ("planned", "GLACIER"),
+        ("refused", "STANDARD_IA"),
+        ("planned", "GLACIER_IR"),
+    ]
+    assert [(line.packs, line.snapshots, line.bytes, line.requests) for line in found.lines[1:]] == [
+        (2, 18, 200, 14),
+        (1, 9, 100, 14),
+    ]
+    assert found.lines[1].why == "2 packs become one of about 180 bytes: saves $1.00, costs $2.00"
+    assert found.lines[2].why == "a pack is written anew of about 90 bytes: needed by an erasure"
+    assert found.now_usd == 4
 
 
 def test_share_of_a_pack_costs_its_bytes() -> None:

@@ -60,8 +60,8 @@ def test_billed_bytes_hold_minimum_and_overhead() -> None:
 def test_requests_cost_per_thousand() -> None:
     """PUT, transition and GET of each class; reading an infrequent class also per GB."""
     assert PRICES.put_usd(StorageClass.STANDARD, 1000) == pytest.approx(0.005)
-    assert PRICES.transition_usd(StorageClass.GLACIER, 100 * MILLION) == pytest.approx(3000)
-    assert PRICES.transition_usd(StorageClass.GLACIER_IR, 1000) == pytest.approx(0.02)
+    assert PRICES.put_usd(StorageClass.GLACIER, 100 * MILLION) == pytest.approx(3000)
+    assert PRICES.put_usd(StorageClass.GLACIER_IR, 1000) == pytest.approx(0.02)
     assert PRICES.get_usd(StorageClass.STANDARD, 10_000, total_bytes=GB) == pytest.approx(0.004)
     assert PRICES.get_usd(StorageClass.STANDARD_IA, 1000, total_bytes=2 * GB) == pytest.approx(0.021)
     assert PRICES.get_usd(StorageClass.GLACIER_IR, 1000, total_bytes=GB) == pytest.approx(0.04)

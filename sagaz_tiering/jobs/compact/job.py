@@ -25,7 +25,7 @@ from sagaz_tiering.catalog.compaction import Candidate
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.costs import Cost, Rewriting
+from sagaz_tiering.costs import Cost, Line
 from sagaz_tiering.errors import CorruptPack, LeaseLost, MasterKeyUnavailable, ObjectArchived, ObjectStoreError
 from sagaz_tiering.jobs.budget import spend, thaw
 from sagaz_tiering.jobs.compact.frames import live_frames
@@ -105,10 +105,10 @@ async def _rewrite_all(context: JobContext, lease: Lease, tally: Tally) -> None:
                 await context.catalog.quarantine.record("pack", pack.object_key, str(exc), context.now)
 
 
-async def forecast(context: JobContext, policies: PolicySet, now: datetime, *, most: int) -> list[Rewriting]:
+async def forecast(context: JobContext, policies: PolicySet, now: datetime, *, most: int) -> list[Line]:
     """What a run at `now` under these policies would do first: with about `most` of the packs that qualify."""
     found = await _planned(context, policies, now, most)
-    return [rewrite.to_input() for rewrite in found if rewrite.pays or rewrite.changes_anything]
+    return [rewrite.to_line() for rewrite in found if rewrite.pays or rewrite.changes_anything]
 
 
 async def _planned(context: JobContext, policies: PolicySet, now: datetime, most: int = _MAX_CANDIDATES) -> list[Merge]:

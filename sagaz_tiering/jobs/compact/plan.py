@@ -9,20 +9,11 @@ from datetime import datetime, timedelta
 from sagaz_tiering.catalog.compaction import Candidate
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.costs import (
-    Cost,
-    PriceList,
-    Rewriting,
-    bucket_end,
-    bucket_of,
-    life,
-    months,
-    restore_cost,
-    upload_cost,
-)
+from sagaz_tiering.costs import Cost, Line, PriceList, bucket_end, bucket_of, life, months, restore_cost, upload_cost
 from sagaz_tiering.costs.buckets import NEVER
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.storage_class import StorageClass
+from sagaz_tiering.terminal import show_usd
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,22 +55,26 @@ class Merge:
         """About what the new pack will have."""
         return sum(_live_bytes(pack) for pack in self.packs)
 
-    def to_input(self) -> Rewriting:
+    def to_line(self) -> Line:
         """As the planner shows it."""
-        return Rewriting(
+        become = f"{len(self.packs)} packs become one" if len(self.packs) > 1 else "a pack is written anew"
+        money = f"saves {show_usd(self.saves_usd)}, costs {show_usd(self.costs_usd)}"
+        return Line(
+            action="compact",
+            state="planned" if self.pays else "refused",
             policy=self.packs[0].policy,
-            current=self.packs[0].storage_class,
-            to=self.to,
-            packs=len(self.packs),
+            source=self.packs[0].storage_class.value,
+            to=self.to.value,
             snapshots=sum(pack.live_count for pack in self.packs),
-            bytes_before=sum(pack.byte_size for pack in self.packs),
-            bytes_after=self.live_bytes,
+            packs=len(self.packs),
+            bytes=sum(pack.byte_size for pack in self.packs),
             requests=self.cost.requests + self.thaw.requests,
-            saves_usd=self.saves_usd,
+            now_usd=self.costs_usd,
             costs_usd=self.costs_usd,
+            saves_usd=self.saves_usd,
             month_before_usd=self.month_before_usd,
             month_after_usd=self.month_after_usd,
-            erased=self.erased,
+            why=f"{become} of about {self.live_bytes:,} bytes: {'needed by an erasure' if self.erased else money}",
         )
 
 
