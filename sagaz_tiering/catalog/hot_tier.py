@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -18,7 +18,12 @@ _SQL = load(__package__, "hot_tier")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class KnownRedis:
-    """The Redis that the catalog knows. `number` is how far it had come at least;"""
+    """The Redis that the catalog knows, which may be believed alone while it is `trusted` and nothing is a `fallback`.
+
+    `number` is how far it had come at least; `changes` how often Redis was found to be another one; `first_after` the
+    youngest age of a move ever in force; `held` the matches (JSON) of the legal holds in force; `packed` whether there
+    is any pack; `accepted` the number of the retention rules that `expire` accepted last (None: none yet).
+    """
 
     nonce: str | None
     number: int
@@ -27,7 +32,7 @@ class KnownRedis:
     changes: int
     fallback: bool = False
     first_after: timedelta | None = None
-    held: Sequence[str] = ()
+    held: tuple[str, ...] = ()
     packed: bool = True
     accepted: int | None = None
 
@@ -75,7 +80,7 @@ class KnownHotTier:
         """What must be known before Redis alone is believed."""
         row = await self._db.fetchrow(_SQL["look"])
         assert row is not None  # the migration makes it
-        return KnownRedis(**dict(row))
+        return KnownRedis(**{**row, "held": tuple(row["held"])})
 
     async def note(self, nonce: str, number: int) -> None:
         """That Redis has come so far."""

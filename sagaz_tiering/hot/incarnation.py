@@ -9,8 +9,7 @@ no process believes it alone, until the job `reconcile` has put that right.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, replace
-from datetime import timedelta
+from dataclasses import replace
 from uuid import uuid4
 
 from sagaz_tiering import metrics
@@ -25,24 +24,6 @@ _NOTED_EVERY_S = 1.0
 _MOST_TRIES = 3
 _HINT = "`reconcile` puts it right; reads ask PostgreSQL"
 _RESTARTED = "it was started anew, or another server took over"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Look:
-    """What a look found. Redis may be believed alone while it is `trusted` and nothing is a `fallback`.
-
-    `changes` is how often Redis was found to be another one; `first_after` the youngest age of a move ever in force;
-    `held` the matches (JSON) of the legal holds in force; `packed` whether there is any pack;
-    `accepted` the number of the retention rules that `expire` accepted last (None: none yet).
-    """
-
-    trusted: bool
-    fallback: bool
-    changes: int
-    first_after: timedelta | None
-    held: tuple[str, ...] = ()
-    packed: bool = True
-    accepted: int | None = None
 
 
 class Incarnation:
@@ -63,7 +44,7 @@ class Incarnation:
         """Grows whenever what was found of Redis may not hold any more: it was connected to anew."""
         return self._connection.generation
 
-    async def look(self) -> Look:
+    async def look(self) -> KnownRedis:
         """What may be believed now. Raises CatalogUnavailable or HotTierUnavailable."""
         for _ in range(_MOST_TRIES):
             known = await self._known.look()
@@ -73,10 +54,10 @@ class Incarnation:
             self._connection.forget_idle()
             await self._meet()
         else:
-            return replace(_told(known), trusted=False)
+            return replace(known, trusted=False)
         self._remember(known, found)
         await self._note(known, found)
-        return _told(known)
+        return known
 
     async def is_same(self) -> bool:
         """Without the catalog: whether Redis is still what the last look found. Raises HotTierUnavailable."""
@@ -103,13 +84,7 @@ class Incarnation:
 
     def _remember(self, known: KnownRedis, found: RedisIdentity) -> None:
         self._connection.expected = known.nonce or ""
-        self._last = KnownRedis(
-            nonce=known.nonce,
-            number=found.number,
-            run_id=known.run_id,
-            trusted=known.trusted,
-            changes=known.changes,
-        )
+        self._last = replace(known, number=found.number)
 
     async def _note(self, known: KnownRedis, found: RedisIdentity) -> None:
         asked_at = time.monotonic()
@@ -147,18 +122,6 @@ class Incarnation:
                 _log.warning("hot_tier.changed", reason=reason, hint=_HINT)
             else:
                 _log.info("hot_tier.changed", reason=reason, hint=_HINT)
-
-
-def _told(known: KnownRedis) -> Look:
-    return Look(
-        trusted=known.trusted,
-        fallback=known.fallback,
-        changes=known.changes,
-        first_after=known.first_after,
-        held=tuple(known.held),
-        accepted=known.accepted,
-        packed=known.packed,
-    )
 
 
 def difference(known: KnownRedis, found: RedisIdentity) -> str | None:

@@ -23,10 +23,10 @@ from typing import Protocol
 
 from sagaz_tiering.catalog.durable import FALLBACK_NOTICE
 from sagaz_tiering.catalog.history import History
+from sagaz_tiering.catalog.hot_tier import KnownRedis
 from sagaz_tiering.config.units import micros
 from sagaz_tiering.drivers.server_clock import uptime_s
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, PolicyError
-from sagaz_tiering.hot.incarnation import Look
 from sagaz_tiering.policy import Policy, PolicySet
 from sagaz_tiering.tiered.pause import PAUSE_S, Pause
 
@@ -40,7 +40,7 @@ _ALWAYS = -(2**62)
 """Complete since ever: nothing was ever moved away from Redis."""
 _JUST_NOW_SECONDS = 0.1
 """A reader whom Redis did not answer asks it no second time on its further way, each for a whole deadline."""
-_UNKNOWN = Look(trusted=False, fallback=True, changes=-1, first_after=None)
+_UNKNOWN = KnownRedis(nonce=None, number=0, run_id="", trusted=False, fallback=True, changes=-1)
 
 
 class Looking(Protocol):
@@ -50,7 +50,7 @@ class Looking(Protocol):
     def generation(self) -> int: ...
     @property
     def looked_over(self) -> int: ...
-    async def look(self) -> Look: ...
+    async def look(self) -> KnownRedis: ...
     async def is_same(self) -> bool: ...
 
 
@@ -60,7 +60,7 @@ class Known:
     generation.
     """
 
-    look: Look
+    look: KnownRedis
     seen_at: float
     generation: int
 

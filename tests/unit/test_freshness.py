@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from sagaz_tiering.catalog.hot_tier import KnownRedis
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable
-from sagaz_tiering.hot.incarnation import Look
 from sagaz_tiering.tiered import freshness as module
 from sagaz_tiering.tiered.freshness import Freshness
 from sagaz_tiering.tiered.pause import Pause
@@ -28,10 +28,12 @@ class Announcements:
         self.answers = asyncio.Event()
         self.answers.set()
 
-    async def look(self) -> Look:
+    async def look(self) -> KnownRedis:
         """See `Incarnation.look`."""
         self.asked += 1
-        said = Look(trusted=self.trusted, fallback=self.fallback, changes=self.changes, first_after=None)
+        said = KnownRedis(
+            nonce=None, number=0, run_id="", trusted=self.trusted, fallback=self.fallback, changes=self.changes
+        )
         self.looked_over = self.generation
         await self.answers.wait()
         if self.away:
