@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from sagaz_tiering.config.schema import Location, StrictModel, refusal
+from sagaz_tiering.config.schema import Location, StrictModel
 from sagaz_tiering.config.units import Duration
 
 TokenHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
@@ -52,13 +52,7 @@ class ConsoleSettings(StrictModel):
         """Whether everybody who can reach it may look: there is neither a token nor a proxy."""
         return self.viewer_token_hash is None and self.operator_token_hash is None and self.proxy is None
 
-    @model_validator(mode="after")
-    def _check_access(self) -> Self:
-        if found := list(self._access_problems()):
-            raise refusal("console", found)
-        return self
-
-    def _access_problems(self) -> Iterator[tuple[Location, str]]:
+    def _problems(self) -> Iterator[tuple[Location, str]]:
         if self.is_open and not is_loopback(self.host):
             yield (
                 ("host",),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 from pydantic import SecretStr, field_validator, model_validator
 
@@ -92,17 +92,11 @@ class TieringConfig(StrictModel):
             raise refusal("policies", clashes)
         return policies
 
-    @model_validator(mode="after")
-    def _check_together(self) -> Self:
-        found = [
-            *self._durable_problems(),
-            *self._embedded_problems(),
-            *self._encryption_problems(),
-            *attribute_problems(self.attributes, self.attribute_hash_key, self.policies),
-        ]
-        if found:
-            raise refusal("configuration", found)
-        return self
+    def _problems(self) -> Iterator[tuple[Location, str]]:
+        yield from self._durable_problems()
+        yield from self._embedded_problems()
+        yield from self._encryption_problems()
+        yield from attribute_problems(self.attributes, self.attribute_hash_key, self.policies)
 
     def _durable_problems(self) -> Iterator[tuple[Location, str]]:
         durable = self.tiers.durable

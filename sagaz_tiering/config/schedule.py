@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Mapping
 from datetime import UTC, date, datetime, time, timedelta, tzinfo
 from functools import cache
-from typing import TYPE_CHECKING, Annotated, Any, Final, Self
+from typing import TYPE_CHECKING, Annotated, Any, Final
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from sagaz_tiering.config.schema import DEFAULT_TEXT, Location, StrictModel, problem, refusal
+from sagaz_tiering.config.schema import DEFAULT_TEXT, Location, StrictModel, problem
 from sagaz_tiering.config.times import DAYS, parse_cron, parse_days, parse_time_of_day, parse_timezone
 from sagaz_tiering.config.units import Duration, DurationOrZero, format_duration
 
@@ -93,13 +93,6 @@ class JobTimes(StrictModel):
         if every is not None and jitter >= every:
             raise problem(f"{format_duration(jitter)} is not shorter than every, {format_duration(every)}")
         return jitter
-
-    @model_validator(mode="after")
-    def _check_together(self) -> Self:
-        found = list(self._problems())
-        if found:
-            raise refusal("schedule", found)
-        return self
 
     def _problems(self) -> Iterator[tuple[Location, str]]:
         if self.every is not None and self.cron is not None:

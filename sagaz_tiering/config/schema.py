@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
@@ -25,6 +26,16 @@ class StrictModel(BaseModel):
         use_attribute_docstrings=True,
         validate_default=True,
     )
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if found := list(self._problems()):
+            raise refusal(type(self).__name__, found)
+        return self
+
+    def _problems(self) -> Iterable[tuple[Location, str]]:
+        """What cannot be of these values together, each with where it is in the section."""
+        return ()
 
 
 def keys(model: type[BaseModel]) -> dict[str, FieldInfo]:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator, model_validator
+from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 
-from sagaz_tiering.config.schema import StrictModel, problem, refusal
+from sagaz_tiering.config.schema import Location, StrictModel, problem
 from sagaz_tiering.config.units import ByteSize, Count, Duration, DurationOrZero, format_duration
 from sagaz_tiering.config.urls import PostgresUrl
 
@@ -87,13 +88,13 @@ class JobSettings(StrictModel):
     expire_free_count: Annotated[int, Field(ge=0)] = 1000
     """So many may always end earlier, but never more than 1 % of what their policy keeps."""
 
-    @model_validator(mode="after")
-    def _check_ages(self) -> Self:
+    def _problems(self) -> Iterator[tuple[Location, str]]:
         if self.collect_min_age < self.upload_deadline:
             deadline = format_duration(self.upload_deadline)
-            text = f"shorter than upload_deadline, {deadline}: packs still being written would be removed; raise it"
-            raise refusal("jobs", [(("collect_min_age",), text)])
-        return self
+            yield (
+                ("collect_min_age",),
+                f"shorter than upload_deadline, {deadline}: packs still being written would be removed; raise it",
+            )
 
 
 class DictionarySettings(StrictModel):
@@ -160,14 +161,14 @@ class EncryptionSettings(StrictModel):
     kms_endpoint_url: str | None = None
     """Address of KMS; absent: AWS."""
 
-    @model_validator(mode="after")
-    def _check_source(self) -> Self:
-        if self.key_file is None and self.kms_key_id is None:
-            raise problem("names no master key; add key_file: PATH or kms_key_id: ID, or remove the section")
+    def _problems(self) -> Iterator[tuple[Location, str]]:
+        if self.kms_key_id is not None:
+            return
+        if self.key_file is None:
+            yield (), "names no master key; add key_file: PATH or kms_key_id: ID, or remove the section"
         for name in ("kms_region", "kms_endpoint_url"):
-            if getattr(self, name) is not None and self.kms_key_id is None:
-                raise refusal("encryption", [((name,), "is only used with kms_key_id; add that, or remove it")])
-        return self
+            if getattr(self, name) is not None:
+                yield (name,), "is only used with kms_key_id; add that, or remove it"
 
 
 class DaemonSettings(StrictModel):

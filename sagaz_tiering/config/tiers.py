@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated
 
-from pydantic import Field, SecretStr, model_validator
+from pydantic import Field, SecretStr
 
-from sagaz_tiering.config.schema import DEFAULT_TEXT, Location, StrictModel, refusal
+from sagaz_tiering.config.schema import DEFAULT_TEXT, Location, StrictModel
 from sagaz_tiering.config.units import ByteSize, Count, Duration, format_size
 from sagaz_tiering.config.urls import EMBEDDED, ColdUrl, EndpointUrl, PostgresUrl, RedisUrl, file_path
 
@@ -72,16 +73,11 @@ class PackSettings(StrictModel):
     level: ZstdLevel = 1
     """zstd level of frames."""
 
-    @model_validator(mode="after")
-    def _check_sizes(self) -> Self:
-        found: list[tuple[Location, str]] = []
+    def _problems(self) -> Iterator[tuple[Location, str]]:
         if self.target > MAX_OBJECT:
-            found.append((("target",), f"at most {format_size(MAX_OBJECT)}: S3 moves larger objects only in parts"))
+            yield ("target",), f"at most {format_size(MAX_OBJECT)}: S3 moves larger objects only in parts"
         if self.max_frame > self.target:
-            found.append((("max_frame",), f"larger than pack.target, {format_size(self.target)}; make it at most that"))
-        if found:
-            raise refusal("pack", found)
-        return self
+            yield ("max_frame",), f"larger than pack.target, {format_size(self.target)}; make it at most that"
 
 
 class ColdSettings(StrictModel):
@@ -127,21 +123,16 @@ class ColdSettings(StrictModel):
         """Whether the bucket is on the embedded S3 server."""
         return self.endpoint_url == EMBEDDED
 
-    @model_validator(mode="after")
-    def _check_together(self) -> Self:
-        found: list[tuple[Location, str]] = []
+    def _problems(self) -> Iterator[tuple[Location, str]]:
         if self.kms_key_id is not None and self.encryption is not Encryption.SSE_KMS:
-            found.append((("kms_key_id",), "is only used with encryption: sse-kms; set that, or remove the key"))
+            yield ("kms_key_id",), "is only used with encryption: sse-kms; set that, or remove the key"
         if self.access_key_id is not None and self.secret_access_key is None:
-            found.append((("access_key_id",), "needs secret_access_key beside it"))
+            yield ("access_key_id",), "needs secret_access_key beside it"
         if self.secret_access_key is not None and self.access_key_id is None:
-            found.append((("secret_access_key",), "needs access_key_id beside it"))
+            yield ("secret_access_key",), "needs access_key_id beside it"
         if not MIN_MULTIPART <= self.multipart_threshold <= MAX_OBJECT:
             between = f"{format_size(MIN_MULTIPART)} and {format_size(MAX_OBJECT)}"
-            found.append((("multipart_threshold",), f"must be between {between}, the limits of S3"))
-        if found:
-            raise refusal("cold", found)
-        return self
+            yield ("multipart_threshold",), f"must be between {between}, the limits of S3"
 
 
 class TierSettings(StrictModel):
