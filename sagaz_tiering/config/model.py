@@ -87,8 +87,7 @@ class TieringConfig(StrictModel):
     @field_validator("policies")
     @classmethod
     def _check_names(cls, policies: tuple[Policy, ...]) -> tuple[Policy, ...]:
-        clashes = name_problems(policies)
-        if clashes:
+        if clashes := list(name_problems(policies)):
             raise refusal("policies", clashes)
         return policies
 

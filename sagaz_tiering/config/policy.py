@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from enum import StrEnum
 from itertools import pairwise
@@ -114,8 +114,7 @@ class Policy(StrictModel):
     @field_validator("move")
     @classmethod
     def _check_moves(cls, moves: tuple[Move, ...]) -> tuple[Move, ...]:
-        found = [*_standard_moves(moves), *_disordered_moves(moves)]
-        if found:
+        if found := list(_move_problems(moves)):
             raise refusal("move", found)
         return moves
 
@@ -160,51 +159,38 @@ class Policy(StrictModel):
         return retention
 
 
-def _standard_moves(moves: Sequence[Move]) -> list[tuple[Location, str]]:
-    return [
-        (
-            (i, "to"),
-            "packs start at STANDARD_IA, not STANDARD; write STANDARD_IA, or remove this move to stay hot",
-        )
-        for i, move in enumerate(moves)
-        if move.to is StorageClass.STANDARD
-    ]
-
-
-def _disordered_moves(moves: Sequence[Move]) -> list[tuple[Location, str]]:
-    found: list[tuple[Location, str]] = []
+def _move_problems(moves: Sequence[Move]) -> Iterator[tuple[Location, str]]:
+    for i, move in enumerate(moves):
+        if move.to is StorageClass.STANDARD:
+            yield (
+                (i, "to"),
+                "packs start at STANDARD_IA, not STANDARD; write STANDARD_IA, or remove this move to stay hot",
+            )
     for i, (earlier, later) in enumerate(pairwise(moves), start=1):
         if later.after <= earlier.after:
-            found.append(
-                (
-                    (i, "after"),
-                    f"{format_duration(later.after)} is not later than the move before it "
-                    f"({earlier.to} after {format_duration(earlier.after)}); list moves in order of age",
-                )
+            yield (
+                (i, "after"),
+                f"{format_duration(later.after)} is not later than the move before it "
+                f"({earlier.to} after {format_duration(earlier.after)}); list moves in order of age",
             )
         if later.to is not StorageClass.STANDARD and later.to.coldness <= earlier.to.coldness:
-            found.append(
-                (
-                    (i, "to"),
-                    f"{later.to} is not colder than {earlier.to}, the move before it; "
-                    f"objects only get colder: {' -> '.join(StorageClass)}",
-                )
+            yield (
+                (i, "to"),
+                f"{later.to} is not colder than {earlier.to}, the move before it; "
+                f"objects only get colder: {' -> '.join(StorageClass)}",
             )
-    return found
 
 
 UNMATCHED = Policy(name="unmatched")
 """The policy of a snapshot that no configured policy matches."""
 
 
-def name_problems(policies: Sequence[Policy]) -> list[tuple[Location, str]]:
+def name_problems(policies: Sequence[Policy]) -> Iterator[tuple[Location, str]]:
     """Names that are used twice or reserved, located by position."""
-    found: list[tuple[Location, str]] = []
     first: dict[str, int] = {UNMATCHED.name: -1}
     for i, policy in enumerate(policies):
         before = first.setdefault(policy.name, i)
         if before == -1:
-            found.append(((i, "name"), f"{policy.name!r} is reserved for what no policy matches; choose another name"))
+            yield (i, "name"), f"{policy.name!r} is reserved for what no policy matches; choose another name"
         elif before != i:
-            found.append(((i, "name"), f"{policy.name!r} is already the name of policies[{before}]; choose another"))
-    return found
+            yield (i, "name"), f"{policy.name!r} is already the name of policies[{before}]; choose another"

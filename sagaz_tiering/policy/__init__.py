@@ -63,8 +63,7 @@ class PolicySet:
     """
 
     def __init__(self, policies: Sequence[Policy], *, before: PolicySet | None = None) -> None:
-        clashes = name_problems(policies)
-        if clashes:
+        if clashes := list(name_problems(policies)):
             raise PolicyError("; ".join(f"{dotted(('policies', *where))}: {text}" for where, text in clashes))
         self.policies = tuple(policies)
         self.before = before
