@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import wraps
@@ -15,6 +15,7 @@ import typer
 
 from sagaz_tiering.cli.failures import NotFound, UsageError
 from sagaz_tiering.cli.options import locate_config, parse_id, parse_time, warn_of_expressions, warn_of_statuses
+from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.terminal import safe, show_time
 
 if TYPE_CHECKING:
@@ -27,43 +28,6 @@ MOST_MEANT: Final = 10_000
 """Sagas that one command takes by filters at most; a match means any number."""
 _NAMED: Final = 20
 
-AttributeOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--attribute",
-        "-a",
-        metavar="NAME=VALUE",
-        help="Has this value (repeatable; of one NAME any of its values).",
-        autocompletion=lambda ctx, incomplete: begun(incomplete, _names_of_attributes(ctx)),
-    ),
-]
-NameOption = Annotated[
-    list[str] | None, typer.Option("--name", metavar="PATTERN", help="Name of the saga, such as 'payment-*'.")
-]
-StatusOption = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--status",
-        metavar="PATTERN",
-        help="Status of its newest snapshot.",
-        autocompletion=lambda incomplete: begun(incomplete, _statuses()),
-    ),
-]
-StepOption = Annotated[list[str] | None, typer.Option("--step", metavar="PATTERN", help="Step of its newest snapshot.")]
-FromOption = Annotated[
-    str | None, typer.Option("--from", metavar="TIME", help="Began at or after: 2023, 2023-01, a day or a time.")
-]
-UntilOption = Annotated[str | None, typer.Option("--until", metavar="TIME", help="Began before.")]
-TierOption = Annotated[
-    str | None,
-    typer.Option(
-        "--tier",
-        help="Something of it is there: hot, durable, cold or a storage class.",
-        autocompletion=lambda incomplete: begun(incomplete, _tiers()),
-    ),
-]
-HeldOption = Annotated[bool | None, typer.Option("--held/--not-held", help="Whether a legal hold is on it.")]
-
 
 def begun(incomplete: str, words: Iterable[str]) -> list[str]:
     """Those that begin so, for the completion of a shell."""
@@ -73,7 +37,6 @@ def begun(incomplete: str, words: Iterable[str]) -> list[str]:
 def _names_of_attributes(ctx: typer.Context) -> list[str]:
     """With the sign behind them; none where no configuration can be read."""
     from sagaz_tiering.config.load import load_config
-    from sagaz_tiering.errors import SagazTieringError
 
     given = ctx.params.get("config")
     with suppress(SagazTieringError):
@@ -95,68 +58,90 @@ def _tiers() -> list[str]:
     return [*Tier, *StorageClass]
 
 
-def asked(
-    attribute: list[str] | None = None,
-    name: list[str] | None = None,
-    status: list[str] | None = None,
-    step: list[str] | None = None,
-    begun_from: str | None = None,
-    begun_until: str | None = None,
-    tier: str | None = None,
-    held: bool | None = None,
-) -> dict[str, Any]:
+_OPTIONS: Final[dict[str, Any]] = {
+    "attribute": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--attribute",
+            "-a",
+            metavar="NAME=VALUE",
+            help="Has this value (repeatable; of one NAME any of its values).",
+            autocompletion=lambda ctx, incomplete: begun(incomplete, _names_of_attributes(ctx)),
+        ),
+    ],
+    "name": Annotated[
+        list[str] | None, typer.Option("--name", metavar="PATTERN", help="Name of the saga, such as 'payment-*'.")
+    ],
+    "status": Annotated[
+        list[str] | None,
+        typer.Option(
+            "--status",
+            metavar="PATTERN",
+            help="Status of its newest snapshot.",
+            autocompletion=lambda incomplete: begun(incomplete, _statuses()),
+        ),
+    ],
+    "step": Annotated[list[str] | None, typer.Option("--step", metavar="PATTERN", help="Step of its newest snapshot.")],
+    "begun_from": Annotated[
+        str | None, typer.Option("--from", metavar="TIME", help="Began at or after: 2023, 2023-01, a day or a time.")
+    ],
+    "begun_until": Annotated[str | None, typer.Option("--until", metavar="TIME", help="Began before.")],
+    "tier": Annotated[
+        str | None,
+        typer.Option(
+            "--tier",
+            help="Something of it is there: hot, durable, cold or a storage class.",
+            autocompletion=lambda incomplete: begun(incomplete, _tiers()),
+        ),
+    ],
+    "held": Annotated[bool | None, typer.Option("--held/--not-held", help="Whether a legal hold is on it.")],
+}
+"""The options of `find`, by the names of their values in `_asked`."""
+
+
+def _asked(options: Mapping[str, Any]) -> dict[str, Any]:
     """What these options ask of `TieredStorage.find`; empty where none is given. Raises UsageError."""
-    created = (_moment(begun_from), _moment(begun_until))
-    if patterns := [*(name or ()), *(status or ()), *(step or ())]:
+    name, status, step = (options[each] or [] for each in ("name", "status", "step"))
+    created = (_moment(options["begun_from"]), _moment(options["begun_until"]))
+    if patterns := [*name, *status, *step]:
         warn_of_expressions(patterns)
-    warn_of_statuses(status or ())
+    warn_of_statuses(status)
     given = {
         "saga_name": name,
         "status": status,
         "step": step,
         "created": None if created == (None, None) else created,
-        "attributes": _attributes(attribute or []),
-        "tier": tier,
-        "held": held,
+        "attributes": _attributes(options["attribute"] or []),
+        "tier": options.get("tier"),
+        "held": options["held"],
     }
     return {key: value for key, value in given.items() if value is not None and value not in ([], {})}
 
 
-_OPTIONS: Final[dict[str, Any]] = {
-    "attribute": AttributeOption,
-    "name": NameOption,
-    "status": StatusOption,
-    "step": StepOption,
-    "begun_from": FromOption,
-    "begun_until": UntilOption,
-    "tier": TierOption,
-    "held": HeldOption,
-}
-
-
 def filtered(*, but: str = "") -> Callable[[Callable[..., Awaitable[Any]]], Callable[..., Awaitable[Any]]]:
-    """For a command that takes sagas by `find`'s options, too: they reach it as `filters`, the arguments of `find`.
+    """For a command that takes sagas by `find`'s options: where its parameter `filters` stands, which has the arguments
+    of `find` that they make.
 
     `but` is left out where the command has an option of that name.
     """
     options = {name: option for name, option in _OPTIONS.items() if name != but}
 
     def decorate(work: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-        signature = inspect.signature(
-            work, eval_str=True, locals={"SagaFilters": Any}
-        )  # which takes a facade to import
+        # The annotation `SagaFilters` would take a facade to import.
+        signature = inspect.signature(work, eval_str=True, locals={"SagaFilters": Any})
 
         @wraps(work)
         async def run(*args: Any, **given: Any) -> Any:
-            filters = asked(**{name: given.pop(name) for name in options})
+            filters = _asked({name: given.pop(name) for name in options})
             return await work(*args, **given, filters=filters)
 
-        parameters = [each for each in signature.parameters.values() if each.name != "filters"]
-        parameters += [
+        ours = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=option)
             for name, option in options.items()
         ]
-        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]  # what `command` reads
+        own = list(signature.parameters.values())
+        at = list(signature.parameters).index("filters")
+        run.__signature__ = signature.replace(parameters=[*own[:at], *ours, *own[at + 1 :]])  # type: ignore[attr-defined]  # what `command` reads
         return run
 
     return decorate

@@ -29,13 +29,13 @@ _SHAPE_OF_ID = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
 _LEAST_OF_ID = 9
 """So many characters of a UUID are taken for the beginning of one."""
 _ALIKE = 0.5
+"""So much of a key that there is not is enough to think of one that there is."""
 _NEARLY = 0.8
 STATUSES = (
     *("pending", "executing", "compensating", "forward_recovery", "completed"),
     *("failed", "rolled_back", "partially_committed"),
 )
 """Of a snapshot that sagaz saves; other code may have its own."""
-"""So much of a key that there is not is enough to think of one that there is."""
 MOST = 2**31 - 1
 """Of anything that is counted: more is a slip of the finger, not a number to hand to a server."""
 CONFIG_PLACES = (Path("config/tiering.yaml"), Path("/etc/sagaz-tiering/tiering.yaml"))

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime
+from itertools import chain
 from typing import Annotated, Any, TypeVar
 
 import typer
 
 from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.cli.options import MOST
+from sagaz_tiering.cli.session import Answer
 
 T = TypeVar("T")
 _HINT = "pass on what the page before said, as it is: `next` of its JSON"
@@ -59,6 +61,11 @@ def read_number(cursor: str | None) -> int | None:
     if cursor is not None and not cursor.isdecimal():
         raise _not_here(cursor)
     return None if cursor is None else int(cursor)
+
+
+def listed(name: str, page: Sequence[Any], next_page: str | None, lines: Iterable[Any]) -> Answer:
+    """A page of a list, `name` in the document."""
+    return Answer({name: page, "next": next_page}, chain(lines, more(next_page)))
 
 
 def more(next_page: str | None) -> Iterator[Any]:

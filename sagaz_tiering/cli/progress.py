@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.terminal import make_console, safe, show_counts, show_span
@@ -21,25 +21,12 @@ if TYPE_CHECKING:
     from sagaz_tiering.storage.base import SnapshotSource
     from sagaz_tiering.transfer import TransferProgress
 
+    HowFar = TransferProgress | ExportProgress
+
 LINE_EVERY_S = 10.0
 _SILENT_S = 1.0
 """What takes less shows no counters."""
 NOTHING_KNOWN: Mapping[str, int] = MappingProxyType({})
-
-
-class HowFar(Protocol):
-    """How far something is: a TransferProgress, an ExportProgress."""
-
-    @property
-    def phase(self) -> str: ...
-    @property
-    def found(self) -> int: ...
-    @property
-    def before(self) -> int: ...
-    @property
-    def seconds(self) -> float: ...
-    @property
-    def failed(self) -> int: ...
 
 
 @contextmanager
@@ -94,48 +81,32 @@ def how_far(done: int, total: int | None, rate: float) -> str:
     return ", ".join(parts)
 
 
-class SourceTotals:
-    """How many snapshots there are, as far as the source can say without reading them; it may take a while."""
-
-    def __init__(self) -> None:
-        self.snapshots: int | None = None
-
-    def of(self, progress: TransferProgress) -> int | None:
-        """The total of the phase, never less than what was found; None while it is not known."""
-        known = self.snapshots if progress.phase == "snapshots" else None
-        return None if known is None else max(known, progress.found)
-
-    async def ask(self, source: Any) -> None:
-        """Have the source count."""
-        with suppress(SagazTieringError):
-            self.snapshots = (await source.health_check()).snapshot_count or None
-
-
 @asynccontextmanager
 async def showing_progress(
     source: SnapshotSource | None,
 ) -> AsyncIterator[Callable[[TransferProgress], None]]:
-    """The callback to give to the transfer; `source` is asked for the total (None: the total is not known)."""
+    """The callback to give to the transfer; `source` is asked for the total (None: the total is not known), as far as
+    it can say without reading all: it may take a while."""
     import asyncio
 
-    totals = SourceTotals()
-    counting = None
-    if source is not None and hasattr(source, "health_check"):
-        counting = asyncio.create_task(totals.ask(source))
+    snapshots: int | None = None
+
+    async def ask() -> None:
+        nonlocal snapshots
+        if source is not None and hasattr(source, "health_check"):
+            with suppress(SagazTieringError):
+                snapshots = (await source.health_check()).snapshot_count or None
+
+    def total(progress: TransferProgress) -> int | None:
+        return None if snapshots is None or progress.phase != "snapshots" else max(snapshots, progress.found)
+
+    counting = asyncio.create_task(ask())
     try:
-        with showing(totals.of) as show:
+        with showing(total) as show:
             yield show
     finally:
-        if counting is not None:
-            counting.cancel()
-            await asyncio.wait([counting])
-
-
-@contextmanager
-def showing_export() -> Iterator[Callable[[ExportProgress], None]]:
-    """The callback to give to an export, which knows its total."""
-    with showing(lambda progress: progress.total) as show:
-        yield show
+        counting.cancel()
+        await asyncio.wait([counting])
 
 
 @contextmanager
@@ -151,14 +122,13 @@ def showing(total_of: Callable[[Any], int | None]) -> Iterator[Callable[[Any], N
 class Lines:
     """A line now and then, for logs."""
 
-    def __init__(self, total_of: Callable[[Any], int | None], *, every_s: float = LINE_EVERY_S) -> None:
+    def __init__(self, total_of: Callable[[Any], int | None]) -> None:
         self._total_of = total_of
-        self._every_s = every_s
         self._said = ("", 0.0)
 
     def __call__(self, progress: HowFar) -> None:
         phase, seconds = self._said
-        if progress.seconds >= self._every_s + (seconds if phase == progress.phase else 0):
+        if progress.seconds >= LINE_EVERY_S + (seconds if phase == progress.phase else 0):
             self._said = (progress.phase, progress.seconds)
             print(describe(progress, self._total_of(progress)), file=sys.stderr, flush=True)
 
@@ -166,12 +136,8 @@ class Lines:
 def describe(progress: HowFar, total: int | None) -> str:
     """`snapshots: 12,000 of about 50,000, 830/s, 46 s left, 2 failed`."""
     failed = f", {progress.failed:,} failed" if progress.failed else ""
-    return f"{progress.phase}: {how_far(progress.found, total, _rate(progress))}{failed}"
-
-
-def _rate(progress: HowFar) -> float:
-    """Items a second, in this run."""
-    return (progress.found - progress.before) / progress.seconds if progress.seconds > 0 else 0.0
+    rate = (progress.found - progress.before) / progress.seconds if progress.seconds > 0 else 0.0
+    return f"{progress.phase}: {how_far(progress.found, total, rate)}{failed}"
 
 
 @contextmanager

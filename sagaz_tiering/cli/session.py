@@ -9,7 +9,7 @@ import inspect
 import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import wraps
@@ -21,6 +21,7 @@ import typer
 from sagaz_tiering.cli.failures import report, say
 from sagaz_tiering.cli.options import ConfigOption, DebugOption, JsonOption, locate_config
 from sagaz_tiering.cli.stopping import INTERRUPTED, TERMINATED
+from sagaz_tiering.errors import CatalogUnavailable
 from sagaz_tiering.terminal import Grid, make_console, make_table, pretty_json, print_json, print_table, safe, show_when
 
 if TYPE_CHECKING:
@@ -49,24 +50,21 @@ class Call:
         """
         path = locate_config(self.config)
         from sagaz_tiering.app.runtime import open_runtime
+        from sagaz_tiering.catalog.migrations import check_schema
         from sagaz_tiering.config.load import load_config
 
         async with open_runtime(load_config(path)) as runtime:
             if migrated:
-                await _check_schema_if_reachable(runtime)
+                with suppress(CatalogUnavailable):
+                    await check_schema(runtime.db)
             yield runtime
 
-    @asynccontextmanager
-    async def opened_storage(self, url: str | None) -> AsyncIterator[SnapshotStorage]:
+    def opened_storage(self, url: str | None) -> AbstractAsyncContextManager[SnapshotStorage]:
         """The storage that `url` names, else the tiered one of the configuration."""
-        if url is not None:
-            from sagaz_tiering.app.storage_url import open_storage
+        place = f"tiered:{locate_config(self.config)}" if url is None else url
+        from sagaz_tiering.app.storage_url import open_storage
 
-            async with open_storage(url) as storage:
-                yield storage
-            return
-        async with self.opened(migrated=True) as runtime:
-            yield runtime.storage()
+        return open_storage(place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,16 +229,6 @@ async def _until_terminated(work: Callable[[], Awaitable[int]]) -> int:
         if terminated:
             return TERMINATED
         raise
-
-
-async def _check_schema_if_reachable(runtime: Runtime) -> None:
-    from sagaz_tiering.catalog.migrations import check_schema
-    from sagaz_tiering.errors import CatalogUnavailable
-
-    try:
-        await check_schema(runtime.db)
-    except CatalogUnavailable:
-        return
 
 
 def _quiet_logs(debug: bool) -> None:

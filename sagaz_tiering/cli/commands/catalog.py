@@ -12,7 +12,7 @@ from sagaz_tiering.cli.asking import confirm
 from sagaz_tiering.cli.options import MOST, YesOption, locate_config, parse_id
 from sagaz_tiering.cli.progress import progress
 from sagaz_tiering.cli.session import Answer, Call, command
-from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.errors import ConfigError, CorruptData
 from sagaz_tiering.terminal import counted, show_bytes, show_usd
 
 if TYPE_CHECKING:
@@ -21,11 +21,6 @@ if TYPE_CHECKING:
     from sagaz_tiering.operations.verify import VerifyReport
 
 group = typer.Typer(name="catalog", help="The catalog in PostgreSQL.", rich_markup_mode=None)
-
-
-@group.callback()
-def _catalog() -> None:
-    """The catalog in PostgreSQL."""
 
 
 @group.command("migrate")
@@ -66,7 +61,7 @@ async def rebuild(
     call: Call,
     catalog_id: Annotated[
         str | None,
-        typer.Option("--catalog-id", metavar="UUID", help="Whose bucket it is. Default: as owner.json says."),
+        typer.Option(metavar="UUID", help="Whose bucket it is. Default: as owner.json says."),
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what there is, and what it costs.")] = False,
     yes: YesOption = False,
@@ -74,7 +69,6 @@ async def rebuild(
     accept_unsigned: Unsigned = False,
 ) -> Answer:
     """Fill a new, empty catalog from the bucket alone. It can be repeated where it stopped."""
-    from sagaz_tiering.errors import CorruptData
     from sagaz_tiering.operations.rebuild import LOST, Wish, proposed_id, rebuild
 
     wanted = None if catalog_id is None else parse_id(catalog_id, "--catalog-id")
@@ -118,7 +112,6 @@ async def adopt(
     accept_unsigned: Unsigned = False,
 ) -> Answer:
     """Let this catalog catch up with the bucket and take it. After an older dump was put back, or a move."""
-    from sagaz_tiering.errors import CorruptData
     from sagaz_tiering.jobs.ownership import look
     from sagaz_tiering.operations.rebuild import Wish, adopt
 
@@ -203,13 +196,10 @@ async def verify(
     call: Call,
     sample: Annotated[
         int | None,
-        typer.Option(
-            "--sample", metavar="N", min=1, max=MOST, help="Ask the bucket for N packs by chance; default: list all."
-        ),
+        typer.Option(metavar="N", min=1, max=MOST, help="Ask the bucket for N packs by chance; default: list all."),
     ] = None,
 ) -> Answer:
     """Check the catalog against itself and the bucket; changes nothing. Exit code 6 if anything is wrong."""
-    from sagaz_tiering.errors import CorruptData
     from sagaz_tiering.operations.verify import verify
 
     async with _opened(call) as runtime:

@@ -23,7 +23,7 @@ _STYLES = {"ok": "green", "warning": "yellow", "error": "bold red"}
 async def doctor(
     call: Call,
     deadline: Annotated[
-        float, typer.Option("--deadline", metavar="SECONDS", min=0.1, max=3600, help="Of the checks of each server.")
+        float, typer.Option(metavar="SECONDS", min=0.1, max=3600, help="Of the checks of each server.")
     ] = 30,
 ) -> Answer:
     """Check everything that a deployment needs. Try out the object store; say what to do."""

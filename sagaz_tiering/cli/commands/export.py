@@ -13,7 +13,7 @@ from sagaz_tiering.cli.asking import login_name
 from sagaz_tiering.cli.failures import UsageError, say
 from sagaz_tiering.cli.filters import begun, filtered
 from sagaz_tiering.cli.options import parse_id
-from sagaz_tiering.cli.progress import showing_export
+from sagaz_tiering.cli.progress import showing
 from sagaz_tiering.cli.session import Answer, Call, command, fields, unless_subcommand
 from sagaz_tiering.cli.stopping import stopped_by_signals
 from sagaz_tiering.errors import TierUnavailable
@@ -34,7 +34,7 @@ group = typer.Typer(name="export")
 @filtered()
 async def export(
     call: Call,
-    out: Annotated[Path | None, typer.Option("--out", metavar="PATH", help="A folder, or with zip a file.")] = None,
+    out: Annotated[Path | None, typer.Option(metavar="PATH", help="A folder, or with zip a file.")] = None,
     form: Annotated[
         str,
         typer.Option(
@@ -44,13 +44,13 @@ async def export(
             autocompletion=lambda incomplete: begun(incomplete, forms()),
         ),
     ] = "jsonl",
-    saga: Annotated[list[str] | None, typer.Option("--saga", metavar="ID", help="Only this saga; repeatable.")] = None,
+    saga: Annotated[list[str] | None, typer.Option(metavar="ID", help="Only this saga; repeatable.")] = None,
     sign: Annotated[
-        Path | None, typer.Option("--sign", metavar="KEY", help="Sign with this private Ed25519 key (a PEM file).")
+        Path | None, typer.Option(metavar="KEY", help="Sign with this private Ed25519 key (a PEM file).")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what is there, once it is complete.")] = False,
     restart: Annotated[bool, typer.Option("--restart", help="Begin anew, whatever a run before left.")] = False,
-    who: Annotated[str | None, typer.Option("--who", metavar="NAME", help="Default: the login name.")] = None,
+    who: Annotated[str | None, typer.Option(metavar="NAME", help="Default: the login name.")] = None,
     *,
     filters: SagaFilters,
 ) -> Answer:
@@ -64,7 +64,7 @@ async def export(
     ids = [parse_id(each, "--saga") for each in saga] if saga else None
     stop, notice = asyncio.Event(), "stopping: what is being read is finished (a second signal ends it at once)"
     async with call.opened(migrated=True) as runtime, _going_on():
-        with stopped_by_signals(stop, notice=notice) as stopping, showing_export() as progress:
+        with stopped_by_signals(stop, notice=notice) as stopping, showing(lambda told: told.total) as progress:
             report = await runtime.storage().export(
                 out,
                 form=form,
@@ -105,7 +105,7 @@ async def verify(
     call: Call,  # as every command
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A folder or a ZIP file.")],
     key: Annotated[
-        Path | None, typer.Option("--key", metavar="PUBLIC", help="It must be signed by the key of this PEM file.")
+        Path | None, typer.Option(metavar="PUBLIC", help="It must be signed by the key of this PEM file.")
     ] = None,
 ) -> Answer:
     """Look at every byte of an export. Is it as it was made, and who signed it? Needs no server, no configuration."""

@@ -7,43 +7,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from sagaz_tiering.cli.filters import (
-    AttributeOption,
-    FromOption,
-    HeldOption,
-    NameOption,
-    StatusOption,
-    StepOption,
-    TierOption,
-    UntilOption,
-    asked,
-)
+from sagaz_tiering.cli.filters import filtered
 from sagaz_tiering.cli.session import Answer, Call, command
 from sagaz_tiering.terminal import make_table, show_time
 
 if TYPE_CHECKING:
+    from sagaz_tiering.tiered import SagaFilters
     from sagaz_tiering.tiered.found import Page, SagaSummary
 
 
 @command()
+@filtered()
 async def find(
     call: Call,
-    attribute: AttributeOption = None,
-    name: NameOption = None,
-    status: StatusOption = None,
-    step: StepOption = None,
-    begun_from: FromOption = None,
-    begun_until: UntilOption = None,
-    tier: TierOption = None,
-    held: HeldOption = None,
-    limit: Annotated[int, typer.Option("--limit", min=1, max=1000, help="So many at most.")] = 50,
-    cursor: Annotated[str | None, typer.Option("--cursor", help="Go on behind the page that gave it.")] = None,
+    *,
+    filters: SagaFilters,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="So many at most.")] = 50,
+    cursor: Annotated[str | None, typer.Option(help="Go on behind the page that gave it.")] = None,
     count: Annotated[bool, typer.Option("--count", help="Say how many there are in all.")] = False,
 ) -> Answer:
     """Find sagas in every tier by all that is given. The one that began last comes first."""
-    wanted = asked(attribute, name, status, step, begun_from, begun_until, tier, held)
     async with call.opened(migrated=True) as runtime:
-        page = await runtime.storage().find(**wanted, limit=limit, cursor=cursor, count=count)
+        page = await runtime.storage().find(**filters, limit=limit, cursor=cursor, count=count)
         where = runtime.db.shown_url
     document: dict[str, Any] = {"sagas": list(page.items), "next": page.cursor}
     if count:

@@ -17,9 +17,9 @@ from sagaz_tiering.cli.commands.hold import published
 from sagaz_tiering.cli.failures import NotFound
 from sagaz_tiering.cli.filters import check_one_way, filtered, named, sagas_meant
 from sagaz_tiering.cli.options import YesOption, parse_id
-from sagaz_tiering.cli.paging import CursorOption, LimitOption, at_time, cut, more, read_time
+from sagaz_tiering.cli.paging import CursorOption, LimitOption, at_time, cut, listed, read_time
 from sagaz_tiering.cli.session import NO_DAEMON, Answer, Call, command, fields, show_next_run, table
-from sagaz_tiering.errors import LegalHold
+from sagaz_tiering.errors import CatalogUnavailable, LegalHold
 from sagaz_tiering.terminal import counted, make_table, show_time, show_when
 
 _FOR_COMPACT = "waits for `compact`"
@@ -37,9 +37,9 @@ async def forget(
     call: Call,
     saga_id: Annotated[str | None, typer.Argument(metavar="[SAGA_ID]")] = None,
     *,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="The order or request that asks for it.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="The order or request that asks for it.")],
     yes: YesOption = False,
-    who: Annotated[str | None, typer.Option("--who", metavar="NAME", help="Default: the login name.")] = None,
+    who: Annotated[str | None, typer.Option(metavar="NAME", help="Default: the login name.")] = None,
     filters: SagaFilters,
 ) -> Answer:
     """Erase a saga, or all that the options find, for good. Every snapshot and replay log in every tier."""
@@ -112,8 +112,7 @@ async def erasures(
         [one.erasure_id, one.saga_id, show_time(one.requested_at), one.who, one.reason, _in_a_word(one)]
         for one in found
     ]
-    lines = chain(table(columns, rows, nothing="no erasures"), more(following))
-    return Answer({"erasures": found, "next": following}, lines)
+    return listed("erasures", found, following, table(columns, rows, nothing="no erasures"))
 
 
 def _nothing(receipt: ErasureReceipt, earlier: UUID | None) -> NotFound:
@@ -125,7 +124,6 @@ def _nothing(receipt: ErasureReceipt, earlier: UUID | None) -> NotFound:
 
 async def _next_compact(runtime: Runtime, receipt: ErasureReceipt) -> tuple[NextRun, bool] | None:
     """When the job that packs wait for starts; None where none waits for it alone, or nobody can tell."""
-    from sagaz_tiering.errors import CatalogUnavailable
     from sagaz_tiering.operations.status import daemon_seen, upcoming
 
     if _FOR_COMPACT not in map(_pack_state, receipt.packs):

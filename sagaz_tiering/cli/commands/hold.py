@@ -14,8 +14,9 @@ from sagaz_tiering.cli.asking import confirm, login_name
 from sagaz_tiering.cli.failures import NotFound, UsageError
 from sagaz_tiering.cli.filters import check_one_way, filtered, named, sagas_meant
 from sagaz_tiering.cli.options import MATCH_KEYS, YesOption, parse_id, parse_match
-from sagaz_tiering.cli.paging import CursorOption, LimitOption, cut, more, read_number
+from sagaz_tiering.cli.paging import CursorOption, LimitOption, cut, listed, read_number
 from sagaz_tiering.cli.session import Answer, Call, command, table
+from sagaz_tiering.errors import HotTierUnavailable
 from sagaz_tiering.terminal import document, safe, show_time
 
 if TYPE_CHECKING:
@@ -31,12 +32,10 @@ WhoOption = Annotated[str | None, typer.Option("--who", metavar="NAME", help="Wh
 async def hold(
     call: Call,
     saga_id: Annotated[str | None, typer.Argument(metavar="[SAGA_ID]")] = None,
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="The case or order that asks for it.")] = "",
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="The case or order that asks for it.")] = "",
     match: Annotated[
         list[str] | None,
-        typer.Option(
-            "--match", metavar="KEY=PATTERN", help=f"Instead of a saga: {', '.join(MATCH_KEYS)}; now and later ones."
-        ),
+        typer.Option(metavar="KEY=PATTERN", help=f"Instead of a saga: {', '.join(MATCH_KEYS)}; now and later ones."),
     ] = None,
     future: Annotated[bool, typer.Option("--future", help="Place it also where nothing is there to hold yet.")] = False,
     who: WhoOption = None,
@@ -105,7 +104,6 @@ def _placed(placed: Hold, on: UUID | Match, covered: Coverage, waits: str) -> It
 async def _covered(storage: TieredStorage, on: UUID | Match) -> Coverage:
     """Without Redis nobody can tell all; a hold must not wait for that."""
     from sagaz_tiering.catalog.holds import Coverage
-    from sagaz_tiering.errors import HotTierUnavailable
 
     try:
         return await storage.covered(on)
@@ -117,7 +115,7 @@ async def _covered(storage: TieredStorage, on: UUID | Match) -> Coverage:
 async def release(
     call: Call,
     wanted: Annotated[str, typer.Argument(metavar="SAGA_ID|HOLD_ID")],
-    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why it may go.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why it may go.")],
     who: WhoOption = None,
 ) -> Answer:
     """End a hold, or every hold that was placed on a saga. By the id of the hold, or of the saga."""
@@ -160,10 +158,8 @@ async def holds(
             columns = ("at", "action", "who", "reason", "saga_id", "match", "hold_id")
             shown = [column.removesuffix("_id") for column in columns]
             rows = [[show_time(e["at"]), *(e[name] for name in columns[1:])] for e in entries]
-            return Answer(
-                {"log": entries, "next": following}, chain(table(shown, rows, nothing=nothing), more(following))
-            )
+            return listed("log", entries, following, table(shown, rows, nothing=nothing))
         in_force, following = await runtime.catalog.holds.page(limit, cursor)
     titles = ("since", "subject", "by", "reason", "hold")
     held = [[show_time(h.placed_at), h.saga_id or h.subject, h.placed_by, h.reason, h.hold_id] for h in in_force]
-    return Answer({"holds": in_force, "next": following}, chain(table(titles, held, nothing=nothing), more(following)))
+    return listed("holds", in_force, following, table(titles, held, nothing=nothing))

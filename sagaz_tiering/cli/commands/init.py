@@ -11,6 +11,7 @@ import typer
 from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.cli.options import CONFIG_PLACES
 from sagaz_tiering.cli.session import Answer, Call, command
+from sagaz_tiering.errors import ConfigError
 
 
 @command(config=False)
@@ -19,7 +20,7 @@ async def init(
     file: Annotated[Path, typer.Argument(metavar="[FILE]", help="File to write.")] = CONFIG_PLACES[0],
     bucket: Annotated[
         str | None,
-        typer.Option("--bucket", metavar="NAME[/PREFIX]", help="Packs go to this S3 bucket instead of a folder."),
+        typer.Option(metavar="NAME[/PREFIX]", help="Packs go to this S3 bucket instead of a folder."),
     ] = None,
 ) -> Answer:
     """Write a configuration for the servers that are here. It is commented; then it says what to do next."""
@@ -66,7 +67,6 @@ def _refuse_if_there(file: Path) -> None:
 def _write(file: Path, text: str) -> None:
     """Only where nothing is, and only what is a configuration."""
     from sagaz_tiering.config.load import load_config
-    from sagaz_tiering.errors import ConfigError
 
     try:
         file.parent.mkdir(parents=True, exist_ok=True)

@@ -57,7 +57,7 @@ async def status(call: Call) -> Answer:
 async def generate(
     call: Call,
     file: Annotated[Path | None, typer.Argument(metavar="[FILE]", help="Default: encryption.key_file.")] = None,
-    name: Annotated[str | None, typer.Option("--name", help="Default: today and four hex digits.")] = None,
+    name: Annotated[str | None, typer.Option(help="Default: today and four hex digits.")] = None,
 ) -> Answer:
     """Make a master key and put it first in its file. The keys that are there stay behind it."""
     import secrets

@@ -24,11 +24,9 @@ async def plan(
     call: Call,
     policy: Annotated[
         Path | None,
-        typer.Option("--policy", metavar="FILE", help="Compare with the policies of this configuration file."),
+        typer.Option(metavar="FILE", help="Compare with the policies of this configuration file."),
     ] = None,
-    as_of: Annotated[
-        str | None, typer.Option("--as-of", metavar="TIME", help="As if it were then: a time or a day.")
-    ] = None,
+    as_of: Annotated[str | None, typer.Option(metavar="TIME", help="As if it were then: a time or a day.")] = None,
 ) -> Answer:
     """What the jobs would do, what it costs and what it saves. Also which class would be cheapest."""
     import asyncio

@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 group = typer.Typer(name="policy", help="The policies.", rich_markup_mode=None)
 
 
-@group.callback()
-def _policy() -> None:
-    """The policies."""
-
-
 @group.command("check")
 @command()
 async def check(

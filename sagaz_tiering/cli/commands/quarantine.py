@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import chain
 from typing import Annotated
 
 import typer
 
 from sagaz_tiering.cli.failures import NotFound
-from sagaz_tiering.cli.paging import CursorOption, LimitOption, at_time, cut, more, read_time
+from sagaz_tiering.cli.paging import CursorOption, LimitOption, at_time, cut, listed, read_time
 from sagaz_tiering.cli.session import Answer, Call, command, table
 from sagaz_tiering.terminal import safe, show_time
 
@@ -31,10 +30,8 @@ async def list_items(
     found, following = cut(items, limit, lambda each: at_time(each.last_seen, f"{each.kind}/{each.item}"))
     columns = ("kind", "item", "state", "attempts>", "last seen", "reason")
     rows = ([o.kind, o.item, o.state, o.attempts, show_time(o.last_seen), o.reason] for o in found)
-    lines = chain(
-        table(columns, rows, nothing="nothing in quarantine", spare=("attempts", "last seen")), more(following)
-    )
-    return Answer({"items": found, "next": following}, lines)
+    shown = table(columns, rows, nothing="nothing in quarantine", spare=("attempts", "last seen"))
+    return listed("items", found, following, shown)
 
 
 @group.command("retry")

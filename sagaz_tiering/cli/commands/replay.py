@@ -45,11 +45,10 @@ StorageOption = Annotated[
 async def run(
     call: Call,
     saga_id: SagaArgument,
-    from_step: Annotated[str, typer.Option("--from-step", metavar="STEP", help="Resume from this step's snapshot.")],
+    from_step: Annotated[str, typer.Option(metavar="STEP", help="Resume from this step's snapshot.")],
     saga: Annotated[
         str | None,
         typer.Option(
-            "--saga",
             metavar="MODULE:NAME",
             help="What makes the saga: a function (of its name or of nothing, sync or async) or a Saga class.",
         ),
@@ -61,10 +60,10 @@ async def run(
         ),
     ] = None,
     override_file: Annotated[
-        Path | None, typer.Option("--override-file", metavar="FILE", help="A JSON object of keys to replace.")
+        Path | None, typer.Option(metavar="FILE", help="A JSON object of keys to replace.")
     ] = None,
     initiated_by: Annotated[
-        str | None, typer.Option("--initiated-by", metavar="WHO", help="For the replay log. Default: the login name.")
+        str | None, typer.Option(metavar="WHO", help="For the replay log. Default: the login name.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", "-d", help="Check the snapshot, execute nothing.")] = False,
     storage: StorageOption = None,

@@ -16,7 +16,7 @@ from sagaz_tiering.cli.asking import confirm, login_name
 from sagaz_tiering.cli.failures import NotFound, UsageError
 from sagaz_tiering.cli.filters import check_one_way, filtered, sagas_meant
 from sagaz_tiering.cli.options import MATCH_KEYS, YesOption, parse_id, parse_match, parse_time
-from sagaz_tiering.cli.paging import CursorOption, LimitOption, at_time, cut, more, read_time
+from sagaz_tiering.cli.paging import CursorOption, LimitOption, at_time, cut, listed, read_time
 from sagaz_tiering.cli.session import NO_DAEMON, Answer, Call, command, fields, table
 from sagaz_tiering.terminal import show_usd, show_when
 
@@ -40,22 +40,21 @@ async def restore(
     ] = None,
     match: Annotated[
         list[str] | None,
-        typer.Option("--match", metavar="KEY=PATTERN", help=f"{', '.join(MATCH_KEYS)} (repeatable)."),
+        typer.Option(metavar="KEY=PATTERN", help=f"{', '.join(MATCH_KEYS)} (repeatable)."),
     ] = None,
-    after: Annotated[str | None, typer.Option("--after", metavar="TIME", help="Created at or after.")] = None,
-    before: Annotated[str | None, typer.Option("--before", metavar="TIME", help="Created at or before.")] = None,
+    after: Annotated[str | None, typer.Option(metavar="TIME", help="Created at or after.")] = None,
+    before: Annotated[str | None, typer.Option(metavar="TIME", help="Created at or before.")] = None,
     tier: Annotated[
         str | None,
         typer.Option(
-            "--tier",
             help="Expedited, Standard or Bulk. Default: restore.tier.",
             autocompletion=lambda: retrievals(),
         ),
     ] = None,
-    days: Annotated[int | None, typer.Option("--days", min=1, help="How long. Default: restore.days.")] = None,
-    into: Annotated[str, typer.Option("--into", help="hot: back to Redis, pinned; in-place: read from S3.")] = "hot",
+    days: Annotated[int | None, typer.Option(min=1, help="How long. Default: restore.days.")] = None,
+    into: Annotated[str, typer.Option(help="hot: back to Redis, pinned; in-place: read from S3.")] = "hot",
     wait: Annotated[bool, typer.Option("--wait", help="Until it is ready (a daemon must run).")] = False,
-    who: Annotated[str | None, typer.Option("--who", metavar="NAME", help="Default: the login name.")] = None,
+    who: Annotated[str | None, typer.Option(metavar="NAME", help="Default: the login name.")] = None,
     yes: YesOption = False,
     *,
     filters: SagaFilters,
@@ -129,10 +128,8 @@ async def restores(
         ]
         for one in found
     ]
-    lines = chain(
-        table(columns, rows, nothing="no restores", spare=("into", "by", "tier", "requested")), more(following)
-    )
-    return Answer({"restores": found, "next": following}, lines)
+    shown = table(columns, rows, nothing="no restores", spare=("into", "by", "tier", "requested"))
+    return listed("restores", found, following, shown)
 
 
 @command()

@@ -17,6 +17,7 @@ from sagaz_tiering.cli.filters import filtered, one_meant
 from sagaz_tiering.cli.options import parse_id, parse_time
 from sagaz_tiering.cli.paging import CursorOption, LimitOption, more, page_of
 from sagaz_tiering.cli.session import NO_DAEMON, Answer, Call, command, fields, show_next_run
+from sagaz_tiering.errors import CatalogUnavailable
 from sagaz_tiering.terminal import (
     make_console,
     make_table,
@@ -192,11 +193,9 @@ def _between(first: datetime | None, last: datetime | None, now: datetime) -> st
 async def show(
     call: Call,
     snapshot_id: Annotated[str | None, typer.Argument(metavar="[SNAPSHOT_ID]")] = None,
-    saga: Annotated[str | None, typer.Option("--saga", metavar="SAGA_ID", help="A snapshot of this saga.")] = None,
+    saga: Annotated[str | None, typer.Option(metavar="SAGA_ID", help="A snapshot of this saga.")] = None,
     latest: Annotated[bool, typer.Option("--latest", help="With --saga: its newest (the default).")] = False,
-    at: Annotated[
-        str | None, typer.Option("--at", metavar="TIME", help="With --saga: the newest at or before TIME.")
-    ] = None,
+    at: Annotated[str | None, typer.Option(metavar="TIME", help="With --saga: the newest at or before TIME.")] = None,
 ) -> Answer:
     """Print one snapshot as JSON. Values that JSON does not know are tagged with their type."""
     read, what, hint = _query(snapshot_id, saga, latest=latest, at=at)
@@ -234,7 +233,6 @@ def _query(
 @command()
 async def explain(call: Call, snapshot_id: Annotated[str, typer.Argument(metavar="SNAPSHOT_ID")]) -> Answer:
     """Where a snapshot is and why, when it moves and expires. By which policy, and its saga; a saga's id will do."""
-    from sagaz_tiering.errors import CatalogUnavailable
     from sagaz_tiering.operations.status import daemon_seen, upcoming
 
     wanted = parse_id(snapshot_id, "SNAPSHOT_ID")

@@ -55,9 +55,9 @@ async def status(
     call: Call,
     count: Annotated[bool, typer.Option("--count", help="Count the snapshots in Redis too (walks all keys).")] = False,
     history: Annotated[bool, typer.Option("--history", help="How it grew, moved and what it cost instead.")] = False,
-    days: Annotated[int, typer.Option("--days", min=1, max=731, help="With --history: so many days.")] = 30,
+    days: Annotated[int, typer.Option(min=1, max=731, help="With --history: so many days.")] = 30,
     watch: Annotated[bool, typer.Option("--watch", help="Again and again until Ctrl-C.")] = False,
-    every: Annotated[float, typer.Option("--every", min=0.1, metavar="SECONDS", help="With --watch: how often.")] = 5.0,
+    every: Annotated[float, typer.Option(min=0.1, metavar="SECONDS", help="With --watch: how often.")] = 5.0,
 ) -> Answer | int:
     """What is in each tier, what it costs, what the jobs did. Also which leases are held."""
     if history:

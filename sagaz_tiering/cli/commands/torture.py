@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 @command(config=False)
 async def torture(
     call: Call,
-    seconds: Annotated[float, typer.Option("--seconds", min=1, max=86_400, help="How long to kill processes.")] = 20,
-    seed: Annotated[int | None, typer.Option("--seed", metavar="S", help="Of what is saved, and when to kill.")] = None,
-    snapshots: Annotated[int, typer.Option("--snapshots", metavar="N", min=1, help="About how many to save.")] = 3000,
+    seconds: Annotated[float, typer.Option(min=1, max=86_400, help="How long to kill processes.")] = 20,
+    seed: Annotated[int | None, typer.Option(metavar="S", help="Of what is saved, and when to kill.")] = None,
+    snapshots: Annotated[int, typer.Option(metavar="N", min=1, help="About how many to save.")] = 3000,
 ) -> Answer:
     """Kill savers and daemons at random, on its own servers. Then compare every snapshot with what was promised."""
     from sagaz_tiering.torture.run import default_seed, run_torture

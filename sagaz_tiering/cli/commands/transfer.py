@@ -34,7 +34,7 @@ async def transfer(
         str, typer.Option("--from", metavar="URL", help="Where to read: also sagaz+redis://… and so on.")
     ],
     target: Annotated[str, typer.Option("--to", metavar="URL", help="Where to write, such as s3://BUCKET/PREFIX.")],
-    saga: Annotated[list[str] | None, typer.Option("--saga", metavar="ID", help="Only this saga; repeatable.")] = None,
+    saga: Annotated[list[str] | None, typer.Option(metavar="ID", help="Only this saga; repeatable.")] = None,
     no_replay_logs: Annotated[bool, typer.Option("--no-replay-logs", help="Leave the replay records.")] = False,
     concurrency: Annotated[int, typer.Option(min=1, max=1000, help="Items in flight at the same time.")] = 8,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Compare only, and say what it would copy.")] = False,
