@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 from contextlib import AsyncExitStack
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.config.sections import CatalogSettings
 from sagaz_tiering.config.tiers import HotSettings
-from sagaz_tiering.config.urls import EMBEDDED, SecretUrl, bucket_and_prefix, secret_or_none
+from sagaz_tiering.config.urls import SecretUrl, bucket_and_prefix, secret_or_none
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
 from sagaz_tiering.keys.master import MasterKeys, NoMasterKeys
 from sagaz_tiering.keys.several import Several
@@ -19,23 +19,17 @@ from sagaz_tiering.objects.base import ObjectStore
 if TYPE_CHECKING:
     from sagaz_tiering.embedded.servers import Endpoints
 
+_Section = TypeVar("_Section", CatalogSettings, HotSettings)
+
 
 def catalog_settings(config: TieringConfig, endpoints: Endpoints | None) -> CatalogSettings:
     """The section, with the address of the embedded server where it says so."""
-    catalog = config.catalog
-    if not catalog.url.is_embedded:
-        return catalog
-    url = _resolve(catalog.url, endpoints.postgres_url if endpoints else None, "catalog.url")
-    return catalog.model_copy(update={"url": SecretUrl(url)})
+    return _resolved(config.catalog, endpoints.postgres_url if endpoints else None, "catalog.url")
 
 
 def hot_settings(config: TieringConfig, endpoints: Endpoints | None) -> HotSettings:
     """The section, with the address of the embedded server where it says so."""
-    hot = config.tiers.hot
-    if not hot.url.is_embedded:
-        return hot
-    url = _resolve(hot.url, endpoints.redis_url if endpoints else None, "tiers.hot.url")
-    return hot.model_copy(update={"url": SecretUrl(url)})
+    return _resolved(config.tiers.hot, endpoints.redis_url if endpoints else None, "tiers.hot.url")
 
 
 async def open_objects(
@@ -52,7 +46,7 @@ async def open_objects(
     from sagaz_tiering.objects.s3.store import S3ObjectStore
 
     if cold.is_embedded:
-        endpoint = _resolve(EMBEDDED, endpoints.s3_endpoint if endpoints else None, "tiers.cold.endpoint_url")
+        endpoint = _running(endpoints.s3_endpoint if endpoints else None, "tiers.cold.endpoint_url")
         access, secret = (endpoints.s3_access_key_id, endpoints.s3_secret_access_key) if endpoints else (None, None)
         keys = {"access_key_id": secret_or_none(access), "secret_access_key": secret_or_none(secret)}
         cold = cold.model_copy(update={"endpoint_url": endpoint, **keys})
@@ -80,10 +74,13 @@ def master_keys(config: TieringConfig) -> MasterKeys:
     return Several(list(found)[-1], found)
 
 
-def _resolve(given: SecretUrl | str, embedded: str | None, where: str) -> str:
-    url = given.get_secret_value() if isinstance(given, SecretUrl) else given
-    if url != EMBEDDED:
-        return url
-    if embedded is None:
+def _resolved(section: _Section, embedded: str | None, where: str) -> _Section:
+    if not section.url.is_embedded:
+        return section
+    return section.model_copy(update={"url": SecretUrl(_running(embedded, where))})
+
+
+def _running(address: str | None, where: str) -> str:
+    if address is None:
         raise ConfigError(f"{where} is `embedded`, but that embedded server does not run", hint="see `embedded:`")
-    return embedded
+    return address

@@ -216,9 +216,11 @@ def parse_address(url: str | Path) -> Address:
     kind = kinds[family]
     bare, query = _split_query(own, kind, shown=redacted(text))
     if family in ("file", "export"):
-        path = bare.partition(":")[2]
-        bare = f"{family}://{quote(str(file_path(_checked_url(f'file:{path}')).absolute()))}"
-    arguments = {**_place(family, bare, kind), **_checked(query, shown=redacted(text))}
+        path = str(file_path(_checked_url(f"file:{bare.partition(':')[2]}")).absolute())
+        bare, place = f"{family}://{quote(path)}", {kind.place: path}
+    else:
+        place = _place(family, bare, kind)
+    arguments = {**place, **_checked(query, shown=redacted(text))}
     shown = redacted(bare) + _shown_options(query, joint="&" if "?" in bare else "?")
     return Address(
         family=family, is_foreign=is_foreign, shown=(FOREIGN if is_foreign else "") + shown, arguments=arguments
@@ -228,9 +230,6 @@ def parse_address(url: str | Path) -> Address:
 def _place(family: str, bare: str, kind: _Kind) -> dict[str, Any]:
     if family == "memory":
         return {}
-    if family in ("file", "export"):
-        path = file_path(_checked_url(f"file:{bare.partition(':')[2]}"))
-        return {kind.place: str(path)}
     if family == "s3":
         bucket, prefix = bucket_and_prefix(_checked_url(bare))
         return {kind.place: bucket, **({"prefix": f"{prefix}/"} if prefix else {})}

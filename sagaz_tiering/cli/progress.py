@@ -30,13 +30,13 @@ NOTHING_KNOWN: Mapping[str, int] = MappingProxyType({})
 
 
 @contextmanager
-def progress(name: str, totals: Mapping[str, int] = NOTHING_KNOWN) -> Iterator[Callable[[str, int], None] | None]:
+def progress(name: str, totals: Mapping[str, int] = NOTHING_KNOWN) -> Iterator[Callable[[str, int], None]]:
     """Counters that move on stderr, in one line, once the job runs for a second; nothing where that is no terminal.
 
     `totals`: how many there will be, by kind, as far as that is known.
     """
     if not sys.stderr.isatty():
-        yield None
+        yield lambda kind, more: None
         return
     import time
 

@@ -10,7 +10,7 @@ from sagaz_tiering.catalog.restores import RETRIEVALS, Wanted
 from sagaz_tiering.console.access import Visitor
 from sagaz_tiering.console.documents import Documents
 from sagaz_tiering.console.planning import compared_document
-from sagaz_tiering.console.routes import Action, Asked, BadQuestion, NotThere, Parameter
+from sagaz_tiering.console.routes import Action, Asked, BadQuestion, NotThere, Parameter, there
 from sagaz_tiering.console.saga_views import SAGA_ID
 from sagaz_tiering.errors import HotTierUnavailable
 from sagaz_tiering.terminal import document
@@ -23,14 +23,12 @@ async def _restore(documents: Documents, asked: Asked, visitor: Visitor) -> dict
     wanted = Wanted(saga_ids=[asked["saga_id"]], snapshot_ids=None if snapshot is None else [snapshot])
     restorer = documents.runtime().storage().restorer
     found = await restorer.request(wanted, tier=asked["tier"], days=asked["days"], who=visitor.name)
-    if found is None:
-        raise NotThere("nothing of that is in a pack; what is in Redis or PostgreSQL needs no restore")
-    return found.to_dict()
+    return there(found, "nothing of that is in a pack; what is in Redis or PostgreSQL needs no restore").to_dict()
 
 
 async def _cancel_restore(documents: Documents, asked: Asked, _: Visitor) -> dict[str, Any]:
-    if not await documents.runtime().storage().cancel_restore(asked["restore_id"]):
-        raise NotThere(f"no restore {asked['restore_id']} is under way")
+    is_cancelled = await documents.runtime().storage().cancel_restore(asked["restore_id"])
+    there(is_cancelled, f"no restore {asked['restore_id']} is under way")
     return {"restore_id": str(asked["restore_id"]), "state": "CANCELLED"}
 
 
@@ -50,8 +48,7 @@ async def _hold(documents: Documents, asked: Asked, visitor: Visitor) -> dict[st
 async def _release(documents: Documents, asked: Asked, visitor: Visitor) -> dict[str, Any]:
     runtime, wanted = documents.runtime(), asked["hold_id"]
     found = [hold for hold in await runtime.catalog.holds.named(wanted) if hold.hold_id == wanted]
-    if not found:
-        raise NotThere(f"no hold {wanted} is in force")
+    there(found, f"no hold {wanted} is in force")
     count = await runtime.storage().holder.release(found, reason=asked["reason"], who=visitor.name)
     waits = await runtime.storage().publish_journal()
     return {"hold_id": str(wanted), "released": count, "in_bucket": not waits}
@@ -68,21 +65,20 @@ async def _forget(documents: Documents, asked: Asked, visitor: Visitor) -> dict[
 async def _export(documents: Documents, asked: Asked, visitor: Visitor) -> dict[str, Any]:
     """Into the file `out`."""
     storage, saga_id = documents.runtime().storage(), asked["saga_id"]
-    if not await documents.refs(saga_id):
-        raise NotThere(f"no snapshots of saga {saga_id}")
+    there(await documents.refs(saga_id), f"no snapshots of saga {saga_id}")
     report = await storage.export(asked["out"], form="zip", saga_ids=[saga_id], who=visitor.name)
     return report.to_dict()
 
 
 async def _retry(documents: Documents, asked: Asked, _: Visitor) -> dict[str, Any]:
-    if not await documents.runtime().catalog.quarantine.retry(asked["item"]):
-        raise NotThere(f"{asked['item']!r:.200} is not in quarantine")
+    is_there = await documents.runtime().catalog.quarantine.retry(asked["item"])
+    there(is_there, f"{asked['item']!r:.200} is not in quarantine")
     return {"item": asked["item"], "state": "FAILING"}
 
 
 async def _drop(documents: Documents, asked: Asked, _: Visitor) -> dict[str, Any]:
-    if not await documents.runtime().catalog.quarantine.drop(asked["item"]):
-        raise NotThere(f"{asked['item']!r:.200} is not in quarantine")
+    is_there = await documents.runtime().catalog.quarantine.drop(asked["item"])
+    there(is_there, f"{asked['item']!r:.200} is not in quarantine")
     return {"item": asked["item"], "state": "DROPPED"}
 
 
@@ -99,7 +95,6 @@ EXPORT: Final = Action(
     path="/sagas/{saga_id}/export",
     name="export",
     about="A ZIP file of a saga that proves itself: every snapshot that can be read now, timeline, replays, holds log.",
-    command="sagaz-tiering export --saga {saga_id} --format zip --out FILE",
     do=_export,
     subject=lambda asked: f"saga {asked['saga_id']}",
     then=lambda asked, _: f"/sagas/{asked['saga_id']}",
@@ -114,7 +109,6 @@ ACTIONS: Final = (
         path="/sagas/{saga_id}/restore",
         name="restore",
         about="Ask for what is archived of a saga, or for one snapshot, to come back.",
-        command="sagaz-tiering restore {saga_id}",
         do=_restore,
         subject=lambda asked: " ".join(
             [f"saga {asked['saga_id']}", *([f"snapshot {asked['snapshot_id']}"] if asked["snapshot_id"] else [])]
@@ -131,7 +125,6 @@ ACTIONS: Final = (
         path="/restores/{restore_id}/cancel",
         name="cancel restore",
         about="End a restore; what S3 was asked for is billed all the same.",
-        command="sagaz-tiering cancel-restore {restore_id}",
         do=_cancel_restore,
         subject=lambda asked: f"restore {asked['restore_id']}",
         then=lambda asked, _: f"/restores/{asked['restore_id']}",
@@ -141,7 +134,6 @@ ACTIONS: Final = (
         path="/sagas/{saga_id}/hold",
         name="hold",
         about="Place a legal hold: nothing of the saga expires or can be deleted until it is released.",
-        command="sagaz-tiering hold {saga_id} --reason TEXT",
         do=_hold,
         subject=lambda asked: f"saga {asked['saga_id']}",
         then=lambda asked, _: f"/sagas/{asked['saga_id']}",
@@ -151,7 +143,6 @@ ACTIONS: Final = (
         path="/holds/{hold_id}/release",
         name="release",
         about="End a legal hold.",
-        command="sagaz-tiering release {hold_id} --reason TEXT",
         do=_release,
         subject=lambda asked: f"hold {asked['hold_id']}",
         then=lambda *_: "/holds",
@@ -161,7 +152,6 @@ ACTIONS: Final = (
         path="/sagas/{saga_id}/forget",
         name="forget",
         about="Erase a saga: every snapshot and replay log in every tier, for good.",
-        command="sagaz-tiering forget {saga_id} --reason TEXT",
         do=_forget,
         subject=lambda asked: f"saga {asked['saga_id']}",
         then=lambda _, done: f"/erasures/{done['erasure_id']}",
@@ -175,7 +165,6 @@ ACTIONS: Final = (
         path="/quarantine/retry",
         name="retry",
         about="Have jobs try an item again.",
-        command="sagaz-tiering quarantine retry ITEM",
         do=_retry,
         subject=lambda asked: str(asked["item"]),
         then=lambda *_: "/quarantine",
@@ -185,7 +174,6 @@ ACTIONS: Final = (
         path="/quarantine/drop",
         name="drop",
         about="Do not report an item any more; nothing is deleted.",
-        command="sagaz-tiering quarantine drop ITEM",
         do=_drop,
         subject=lambda asked: str(asked["item"]),
         then=lambda *_: "/quarantine",

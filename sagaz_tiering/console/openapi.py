@@ -31,16 +31,7 @@ def openapi() -> dict[str, Any]:
         names = path_names(view.path)
         paths.setdefault(path, {})["get"] = {
             "summary": view.about,
-            "parameters": [
-                {
-                    "name": each.name,
-                    "in": "path" if each.name in names else "query",
-                    "required": each.required,
-                    "description": each.about,
-                    "schema": each.schema(),
-                }
-                for each in view.parameters
-            ],
+            "parameters": [_parameter(each, "path" if each.name in names else "query") for each in view.parameters],
             "responses": _responses(),
         }
     for action in ACTIONS:
@@ -70,6 +61,16 @@ def openapi() -> dict[str, Any]:
     }
 
 
+def _parameter(parameter: Parameter, where: str) -> dict[str, Any]:
+    return {
+        "name": parameter.name,
+        "in": where,
+        "required": parameter.required,
+        "description": parameter.about,
+        "schema": parameter.schema(),
+    }
+
+
 def _post(about: str, parameters: Iterable[Parameter], in_path: frozenset[str]) -> dict[str, Any]:
     fields = [each for each in parameters if each.name not in in_path]
     body = {
@@ -79,11 +80,7 @@ def _post(about: str, parameters: Iterable[Parameter], in_path: frozenset[str]) 
     }
     return {
         "summary": about,
-        "parameters": [
-            {"name": each.name, "in": "path", "required": True, "description": each.about, "schema": each.schema()}
-            for each in parameters
-            if each.name in in_path
-        ],
+        "parameters": [_parameter(each, "path") for each in parameters if each.name in in_path],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
         "responses": _responses(),
     }

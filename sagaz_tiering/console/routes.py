@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 from uuid import UUID
 
 from sagaz_tiering.console.access import Visitor
 from sagaz_tiering.console.documents import Documents
 from sagaz_tiering.sagaz_engine.capture import hint_of_saga_id
 
+_Found = TypeVar("_Found")
 MOST_TEXT: Final = 1_000
 MOST_FILE: Final = 2**20
 
@@ -26,6 +27,13 @@ class BadQuestion(Exception):
 
 class NotThere(Exception):
     """Nothing of that is there; the text says what, and where to look."""
+
+
+def there(found: _Found | None, problem: str) -> _Found:
+    """`found`. Raises NotThere where it is nothing."""
+    if not found:
+        raise NotThere(problem)
+    return found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,8 +66,7 @@ class Parameter:
             "flag": {"type": "boolean"},
             "int": {"type": "integer", "minimum": self.least, "maximum": self.most},
         }
-        most = MOST_FILE if self.kind == "file" else MOST_TEXT
-        found = kinds.get(self.kind, {"type": "string", "maxLength": most})
+        found = kinds.get(self.kind, {"type": "string", "maxLength": self._most_text})
         if self.required and found["type"] == "string":
             found["minLength"] = 1
         if self.choices:
@@ -95,14 +102,15 @@ class Parameter:
         return given != "false"
 
     def _text(self, given: str) -> str:
-        if len(given) > MOST_TEXT:
-            raise BadQuestion(f"{self.name} is longer than {MOST_TEXT} characters")
+        if len(given) > self._most_text:
+            raise BadQuestion(f"{self.name} is longer than {self._most_text} characters")
         return given
 
-    def _file(self, given: str) -> str:
-        if len(given) > MOST_FILE:
-            raise BadQuestion(f"{self.name} is longer than {MOST_FILE} characters")
-        return given
+    _file = _text
+
+    @property
+    def _most_text(self) -> int:
+        return MOST_FILE if self.kind == "file" else MOST_TEXT
 
 
 Asked = Mapping[str, Any]
@@ -139,7 +147,6 @@ class Action:
     path: str
     name: str
     about: str
-    command: str
     do: Callable[[Documents, Asked, Visitor], Awaitable[dict[str, Any]]]
     subject: Callable[[Asked], str]
     then: Callable[[Asked, dict[str, Any]], str]

@@ -12,7 +12,7 @@ from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.changes import ChangeKind, ValueChange
 from sagaz_tiering.codec.document import snapshot_document
 from sagaz_tiering.console.documents import Documents, timeline_page
-from sagaz_tiering.console.routes import Asked, BadQuestion, ConsoleView, NotThere, Parameter
+from sagaz_tiering.console.routes import Asked, BadQuestion, ConsoleView, NotThere, Parameter, there
 from sagaz_tiering.console.tree import Node, tree_of
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef, Tier
 from sagaz_tiering.terminal import plain, show_value
@@ -111,9 +111,7 @@ def _as_uuid(text: str) -> UUID | None:
 
 
 async def _saga(documents: Documents, asked: Asked) -> dict[str, Any]:
-    refs = await documents.refs(asked["saga_id"])
-    if not refs:
-        raise NotThere(f"no snapshots of saga {asked['saga_id']}: {WHY_NONE}")
+    refs = there(await documents.refs(asked["saga_id"]), f"no snapshots of saga {asked['saga_id']}: {WHY_NONE}")
     number = _chosen(refs, asked)
     found = await documents.saga(asked["saga_id"], refs, number or 0)
     if number is None or refs[number].tier is Tier.COLD:  # what may have to come from the store comes later
@@ -131,9 +129,7 @@ def _chosen(refs: Sequence[SnapshotRef], asked: Asked) -> int | None:
 
 
 async def _snapshot(documents: Documents, asked: Asked) -> dict[str, Any]:
-    refs = await documents.refs(asked["saga_id"])
-    if not refs:
-        raise NotThere(f"no snapshots of saga {asked['saga_id']}")
+    refs = there(await documents.refs(asked["saga_id"]), f"no snapshots of saga {asked['saga_id']}")
     number = _chosen(refs, asked)
     if number is None:
         raise NotThere("the saga had not begun then, or its snapshots of then have expired")
@@ -165,9 +161,7 @@ async def _state(documents: Documents, refs: Sequence[SnapshotRef], number: int)
 
 
 async def _difference(documents: Documents, asked: Asked) -> dict[str, Any]:
-    refs = await documents.refs(asked["saga_id"])
-    if not refs:
-        raise NotThere(f"no snapshots of saga {asked['saga_id']}")
+    refs = there(await documents.refs(asked["saga_id"]), f"no snapshots of saga {asked['saga_id']}")
     last = len(refs) - 1
     a = max(0, last - 1) if asked["a"] is None else min(asked["a"], last)
     b = last if asked["b"] is None else min(asked["b"], last)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
 from contextvars import ContextVar
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -29,7 +29,7 @@ from sagaz_tiering.console.routes import MOST_FILE, Action, BadQuestion, Console
 from sagaz_tiering.console.views import VIEWS
 from sagaz_tiering.daemon.listening import listening
 from sagaz_tiering.daemon.state import DaemonState
-from sagaz_tiering.errors import ConfigError, InvalidSnapshot, LegalHold, SagazTieringError, TierUnavailable
+from sagaz_tiering.errors import ConfigError, InvalidSnapshot, SagazTieringError, TierUnavailable
 from sagaz_tiering.logs import Logger
 
 _log = Logger(__name__)
@@ -50,18 +50,10 @@ _SHOWS: Final = ContextVar[str]("shows", default="")
 _Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-@asynccontextmanager
-async def serve_console(settings: ConsoleSettings, state: DaemonState) -> AsyncIterator[tuple[str, int]]:
-    """Answer while the block runs; yields the address listened on. Raises ConfigError if it cannot be had."""
-    console = _Console(settings, state)
-    async with listening(
-        settings.host,
-        settings.port,
-        console.application(),
-        section="console",
-        request_within_s=_ANSWER_WITHIN_S,
-    ) as address:
-        yield address
+def serve_console(settings: ConsoleSettings, state: DaemonState) -> AbstractAsyncContextManager[tuple[str, int]]:
+    """Answer while the block runs; gives the address listened on. Raises ConfigError if it cannot be had."""
+    application = _Console(settings, state).application()
+    return listening(settings.host, settings.port, application, section="console", request_within_s=_ANSWER_WITHIN_S)
 
 
 class _Console:
@@ -76,7 +68,7 @@ class _Console:
         application = web.Application(middlewares=[self._guard, self._failures], client_max_size=2 * MOST_FILE)
         routes = [
             web.get("/static/{name}", self._static),
-            web.get("/login", self._login_page),
+            web.get("/login", self._login),
             web.post("/login", self._log_in),
             web.post("/logout", self._log_out),
             web.post("/plan", self._compare),
@@ -122,14 +114,10 @@ class _Console:
             return await handler(request)
         except web.HTTPException as exc:
             return self._failure(request, exc.status, exc.reason)
-        except BadQuestion as exc:
-            return self._failure(request, 400, str(exc), exc.hint)
         except NotThere as exc:
             return self._failure(request, 404, str(exc))
-        except (ConfigError, InvalidSnapshot) as exc:
+        except (BadQuestion, ConfigError, InvalidSnapshot) as exc:
             return self._failure(request, 400, str(exc), exc.hint)
-        except LegalHold as exc:
-            return self._failure(request, 409, str(exc), exc.hint)
         except TierUnavailable as exc:
             return self._failure(request, 503, str(exc), exc.hint)
         except SagazTieringError as exc:
@@ -267,10 +255,7 @@ class _Console:
 
     # -- coming and going --------------------------------------------------------------------------------------
 
-    async def _login_page(self, request: web.Request) -> web.Response:
-        return self._login(request, 200, "")
-
-    def _login(self, request: web.Request, status: int, problem: str) -> web.Response:
+    async def _login(self, request: web.Request, status: int = 200, problem: str = "") -> web.Response:
         values = {"problem": problem, "next": request.query.get("next", "/")}
         return self._page(request, "login.html", "Log in", "", values, status=status)
 
@@ -278,13 +263,13 @@ class _Console:
         sent = await request.post()
         token, name, target = (str(sent.get(field, "")) for field in ("token", "name", "next"))
         if (reason := self._access.why_elsewhere(request)) is not None:
-            return self._login(request, 400, reason)
+            return await self._login(request, 400, reason)
         try:
             session = self._access.log_in(request, token, name.strip()[:200])
         except TooManyTries as exc:
-            return self._login(request, 429, str(exc))
+            return await self._login(request, 429, str(exc))
         if session is None:
-            return self._login(request, 403, "that is not a token of this console")
+            return await self._login(request, 403, "that is not a token of this console")
         response = _see(target if _is_ours(target) else "/")
         secure = self._access.is_secure(request)
         response.set_cookie(COOKIE, session, path="/", httponly=True, samesite="Strict", secure=secure)

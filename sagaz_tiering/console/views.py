@@ -7,7 +7,7 @@ from typing import Any, Final
 from sagaz_tiering.catalog.audit import NEWEST
 from sagaz_tiering.catalog.pack_list import NEWEST as NEWEST_PACK
 from sagaz_tiering.console.documents import Documents
-from sagaz_tiering.console.routes import Asked, ConsoleView, NotThere, Parameter, says
+from sagaz_tiering.console.routes import Asked, ConsoleView, Parameter, says, there
 from sagaz_tiering.console.saga_views import SAGA_VIEWS
 from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.terminal import plain
@@ -16,10 +16,6 @@ _PAGE: Final = 50
 _FRAMES: Final = 100
 LIMIT: Final = Parameter(name="limit", about="so many", kind="int", default=_PAGE, least=1, most=1000)
 _STATES: Final = ("UPLOADING", "ACTIVE", "RETIRING", "DELETED", "ABANDONED")
-
-
-async def _overview(documents: Documents, _: Asked) -> dict[str, Any]:
-    return await documents.overview()
 
 
 async def _policies(documents: Documents, _: Asked) -> dict[str, Any]:
@@ -41,9 +37,7 @@ async def _restores(documents: Documents, asked: Asked) -> dict[str, Any]:
 
 async def _restore(documents: Documents, asked: Asked) -> dict[str, Any]:
     found = await documents.runtime().catalog.restores.get(asked["restore_id"])
-    if found is None:
-        raise NotThere(f"no restore {asked['restore_id']}")
-    return found.to_dict()
+    return there(found, f"no restore {asked['restore_id']}").to_dict()
 
 
 async def _holds(documents: Documents, asked: Asked) -> dict[str, Any]:
@@ -64,9 +58,7 @@ async def _erasures(documents: Documents, asked: Asked) -> dict[str, Any]:
 
 async def _erasure(documents: Documents, asked: Asked) -> dict[str, Any]:
     found = await documents.runtime().catalog.erasures.receipt(asked["erasure_id"])
-    if found is None:
-        raise NotThere(f"no erasure {asked['erasure_id']}")
-    return found.to_dict()
+    return there(found, f"no erasure {asked['erasure_id']}").to_dict()
 
 
 async def _quarantine(documents: Documents, asked: Asked) -> dict[str, Any]:
@@ -84,9 +76,7 @@ async def _packs(documents: Documents, asked: Asked) -> dict[str, Any]:
 
 async def _pack(documents: Documents, asked: Asked) -> dict[str, Any]:
     runtime, limit = documents.runtime(), asked["limit"]
-    found = await runtime.catalog.pack_list.one(asked["pack_id"])
-    if found is None:
-        raise NotThere(f"no pack {asked['pack_id']}")
+    found = there(await runtime.catalog.pack_list.one(asked["pack_id"]), f"no pack {asked['pack_id']}")
     frames = await runtime.catalog.pack_list.frames(asked["pack_id"], limit, asked["after"])
     usd = runtime.prices.monthly_usd(
         StorageClass(found["storage_class"]), object_count=1, total_bytes=found["byte_size"]
@@ -107,7 +97,7 @@ VIEWS: Final = (
         template="overview.html",
         about="What is in each tier and what it costs, what the jobs did, what waits, whether all is well.",
         command=says("sagaz-tiering status"),
-        document=_overview,
+        document=lambda documents, _: documents.overview(),
     ),
     *SAGA_VIEWS,
     ConsoleView(

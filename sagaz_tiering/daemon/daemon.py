@@ -13,9 +13,10 @@ import os
 import signal
 import threading
 import time
-from collections.abc import AsyncIterator, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, contextmanager, suppress
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,17 +149,16 @@ class _Daemon:
             self._health.clock = runtime.clock
         yield_to_others(self._config.jobs.nice)  # servers that this process started go first, too
         stop = asyncio.create_task(self._stop.wait(), name="stop")
-        tasks = [
-            asyncio.create_task(
-                self._health.watch({**pings_of_servers(runtime), "owner": ping_of_owner(runtime)}), name="pings"
-            ),
-            asyncio.create_task(self._become_ready(runtime), name="check"),
-            asyncio.create_task(self._reload_on_request(runtime), name="reload"),
-            asyncio.create_task(self._look_at_hot_tier(runtime), name="hot tier"),
-            asyncio.create_task(self._note_hot_saves(runtime), name="hot saves"),
-            asyncio.create_task(self._look_at_keys(runtime), name="keys"),
-            asyncio.create_task(self._look_at_totals(runtime), name="totals"),
-        ]
+        work = {
+            "pings": self._health.watch({**pings_of_servers(runtime), "owner": ping_of_owner(runtime)}),
+            "check": self._become_ready(runtime),
+            "reload": self._reload_on_request(runtime),
+            "hot tier": self._every(_LOOK_EVERY_S, partial(self._look_at_hot_tier, runtime)),
+            "hot saves": self._every(_NOTE_EVERY_S, runtime.storage().note_hot_saves),
+            "keys": self._every(_LOOK_AT_KEYS_S, partial(self._look_at_keys, runtime)),
+            "totals": self._look_at_totals(runtime),
+        }
+        tasks = [asyncio.create_task(each, name=name) for name, each in work.items()]
         waiting: set[asyncio.Task[Any]] = {stop, *tasks}
         try:
             while not stop.done():
@@ -203,45 +203,35 @@ class _Daemon:
         text = str(error) if isinstance(error, SagazTieringError) else f"{type(error).__name__}: {error}"
         _log.warning("daemon.not_ready", error=text, hint=hint, kind=type(error).__name__, retry_in_s=round(delay, 1))
         self._supervisor.status(f"not ready: {text}")
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(delay):
                 await self._health.recovered.wait()
-        except TimeoutError:
-            pass
 
-    async def _look_at_hot_tier(self, runtime: Runtime) -> None:
-        """Whether Redis is what it was; if not, `reconcile` runs at once."""
+    async def _every(self, pause_s: float, look: Callable[[], Awaitable[object]]) -> None:
+        """For ever, once the daemon is ready."""
         await self._ready.wait()
         while True:
             with suppress(SagazTieringError):  # a server that is away is told by its pings
-                await runtime.incarnation.look()
-                state = await runtime.catalog.hot_tier.state()
-                self._health.note("redis", state.warnings())
-                metrics.HOT_TIER_TRUSTED.set(state.trusted)
-                metrics.HOT_SAVES_MISSING.set(state.lost)
-                if not state.trusted:
-                    self._schedule.run_now("reconcile")
-                if self._failed:
-                    self._failed.look(await runtime.catalog.history.last_runs())
-            await asyncio.sleep(_LOOK_EVERY_S)
+                await look()
+            await asyncio.sleep(pause_s)
 
-    async def _note_hot_saves(self, runtime: Runtime) -> None:
-        """Tell the catalog what Redis alone acknowledged and the application that saved it cannot tell any more."""
-        await self._ready.wait()
-        while True:
-            with suppress(SagazTieringError):  # as above
-                await runtime.storage().note_hot_saves()
-            await asyncio.sleep(_NOTE_EVERY_S)
+    async def _look_at_hot_tier(self, runtime: Runtime) -> None:
+        """Whether Redis is what it was; if not, `reconcile` runs at once."""
+        await runtime.incarnation.look()
+        state = await runtime.catalog.hot_tier.state()
+        self._health.note("redis", state.warnings())
+        metrics.HOT_TIER_TRUSTED.set(state.trusted)
+        metrics.HOT_SAVES_MISSING.set(state.lost)
+        if not state.trusted:
+            self._schedule.run_now("reconcile")
+        if self._failed:
+            self._failed.look(await runtime.catalog.history.last_runs())
 
     async def _look_at_keys(self, runtime: Runtime) -> None:
         """Whether what is encrypted can be read."""
-        await self._ready.wait()
-        while True:
-            with suppress(SagazTieringError):  # as above
-                locked = await runtime.keys.locked()
-                self._health.note("encryption", [each.warning() for each in locked])
-                metrics.DATA_KEYS_LOCKED.set(sum(each.data_keys for each in locked))
-            await asyncio.sleep(_LOOK_AT_KEYS_S)
+        locked = await runtime.keys.locked()
+        self._health.note("encryption", [each.warning() for each in locked])
+        metrics.DATA_KEYS_LOCKED.set(sum(each.data_keys for each in locked))
 
     async def _look_at_totals(self, runtime: Runtime) -> None:
         await self._ready.wait()

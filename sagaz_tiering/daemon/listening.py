@@ -64,9 +64,7 @@ class _Guests:
 
     def came(self, transport: asyncio.BaseTransport) -> None:
         """A connection, or a request on it: its time begins anew."""
-        timer = self._silent_since.pop(transport, None)
-        if timer is not None:
-            timer.cancel()
+        self.went(transport)
         while len(self._silent_since) >= MOST_CONNECTIONS:
             self._end(next(iter(self._silent_since)))
         later = asyncio.get_running_loop().call_later(self._within_s, self._end, transport)

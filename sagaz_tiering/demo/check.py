@@ -12,7 +12,7 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from datetime import datetime
 from fnmatch import fnmatchcase
-from typing import Any, Protocol
+from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.codec.typed_json import dumps
@@ -21,22 +21,10 @@ from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import Policy
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef, Tier
 from sagaz_tiering.terminal import document
+from sagaz_tiering.tiered import TieredStorage
 
 AT_ONCE = 8
 GONE = "gone"
-
-
-class Readable(Protocol):
-    """What the check asks of a storage."""
-
-    async def get_snapshot(self, snapshot_id: UUID) -> SagaSnapshot | None:
-        """One snapshot."""
-
-    async def list_snapshots(self, saga_id: UUID, limit: int = 100) -> list[SagaSnapshot]:
-        """The newest of a saga."""
-
-    async def timeline(self, saga_id: UUID) -> list[SnapshotRef]:
-        """All of a saga, without contents."""
 
 
 class Recorder:
@@ -123,7 +111,7 @@ def expected_fate(snapshot: SagaSnapshot, ended_at: datetime, policies: Sequence
 
 async def check_fates(
     snapshots: Sequence[SagaSnapshot],
-    storage: Readable,
+    storage: TieredStorage,
     objects: ObjectStore,
     policies: Sequence[Policy],
     now: datetime,
@@ -150,7 +138,9 @@ async def check_fates(
     return tally
 
 
-async def _found_fates(members: Sequence[SagaSnapshot], storage: Readable, objects: ObjectStore) -> dict[UUID, str]:
+async def _found_fates(
+    members: Sequence[SagaSnapshot], storage: TieredStorage, objects: ObjectStore
+) -> dict[UUID, str]:
     """The fate of each snapshot of a saga in the words of `expected_fate`; anything else in words of its own."""
     saga_id, probe = members[0].saga_id, members[len(members) // 2]
     refs = await storage.timeline(saga_id)
@@ -183,11 +173,11 @@ async def _answer(read: Callable[[], Awaitable[dict[UUID, SagaSnapshot]]], objec
         return f"unreadable ({type(exc).__name__}: {exc})"
 
 
-async def _listed(storage: Readable, saga_id: UUID, count: int) -> dict[UUID, SagaSnapshot]:
+async def _listed(storage: TieredStorage, saga_id: UUID, count: int) -> dict[UUID, SagaSnapshot]:
     return {found.snapshot_id: found for found in await storage.list_snapshots(saga_id, limit=count + 1)}
 
 
-async def _got(storage: Readable, snapshot_id: UUID) -> dict[UUID, SagaSnapshot]:
+async def _got(storage: TieredStorage, snapshot_id: UUID) -> dict[UUID, SagaSnapshot]:
     found = await storage.get_snapshot(snapshot_id)
     return {} if found is None else {found.snapshot_id: found}
 

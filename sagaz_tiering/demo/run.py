@@ -6,18 +6,21 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.clock import VirtualClock
+from sagaz_tiering.codec.typed_json import dumps
+from sagaz_tiering.demo.check import Recorder, check_fates
+from sagaz_tiering.demo.runtime import ATTRIBUTES, POLICIES, demo_runtime
 from sagaz_tiering.demo.stages import STAGES, DemoOutcome, Stage
+from sagaz_tiering.demo.story import Story
+from sagaz_tiering.demo.tiers import PROJECTED_SNAPSHOTS, survey, unpacked_usd
 from sagaz_tiering.errors import MissingDependencyError, SagazTieringError, SnapshotArchived
+from sagaz_tiering.jobs import run_job
 from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.terminal import plain, show_bytes, show_usd, show_value
-
-if TYPE_CHECKING:
-    from sagaz_tiering.app.runtime import Runtime
-    from sagaz_tiering.demo.check import FateTally, Recorder
-    from sagaz_tiering.demo.story import Story
 
 GRACE = timedelta(hours=25)
 """Past the day that a dead pack waits for readers that are under way."""
@@ -25,8 +28,8 @@ GRACE = timedelta(hours=25)
 MOST_CHANGES = 6
 """Of a difference so many lines are shown."""
 
-Interference = Callable[[str, "Runtime"], Awaitable[None]]
-LookAround = Callable[["Runtime", VirtualClock, Callable[[str], None]], Awaitable[None]]
+Interference = Callable[[str, Runtime], Awaitable[None]]
+LookAround = Callable[[Runtime, VirtualClock, Callable[[str], None]], Awaitable[None]]
 
 
 async def run_demo(
@@ -49,9 +52,6 @@ async def run_demo(
         import sagaz.core.saga  # type: ignore[import-untyped]  # noqa: F401  # sagaz ships no types
     except ImportError as exc:
         raise MissingDependencyError("sagaz-tiering[embedded,sagaz]", "the demonstration") from exc
-    from sagaz_tiering.demo.runtime import demo_runtime
-    from sagaz_tiering.demo.story import Story
-
     story, clock = Story(quiet=quiet), VirtualClock(datetime.now(UTC))
     story.heading("sagaz-tiering: saga snapshots where they are cheapest, and still findable")
     story.say(
@@ -104,9 +104,6 @@ class _Demo:
         return self._outcome
 
     async def _day_0(self, sagas: int) -> Recorder:
-        from sagaz_tiering.codec.typed_json import dumps
-        from sagaz_tiering.demo.check import Recorder
-        from sagaz_tiering.demo.runtime import POLICIES
         from sagaz_tiering.demo.sagas import kinds, run_sagas
 
         story = self._story
@@ -140,8 +137,6 @@ class _Demo:
         return recorder
 
     async def _stage(self, stage: Stage, snapshots: Sequence[SagaSnapshot]) -> None:
-        from sagaz_tiering.jobs import run_job
-
         story = self._story
         story.heading(stage.title)
         story.say(stage.text)
@@ -162,8 +157,6 @@ class _Demo:
         self, key: str, snapshots: Sequence[SagaSnapshot], reports: Sequence[Any], shown: Sequence[str]
     ) -> None:
         """Table, a timeline, reads, and the check of every snapshot."""
-        from sagaz_tiering.demo.tiers import survey
-
         if self._interfere is not None:
             await self._interfere(key, self._runtime)
         lines = await survey(self._runtime, self._clock)
@@ -178,7 +171,8 @@ class _Demo:
         if key == "day-8":
             self._compare_with_unpacked(len(snapshots))
         await self._tell_archived(shown)
-        tally = await self._check(snapshots)
+        policies = self._runtime.config.policies
+        tally = await check_fates(snapshots, self._storage, self._runtime.objects, policies, self._clock.now())
         self._story.verdict(tally)
         self._outcome.problems += [str(wrong) for wrong in tally.wrong]
         self._outcome.stages.append(
@@ -195,8 +189,6 @@ class _Demo:
 
     async def _find(self, saga_name: str, there: bool) -> None:
         """The example saga of that name by the number that people know it by, wherever it is by now."""
-        from sagaz_tiering.demo.runtime import ATTRIBUTES
-
         name, example = ATTRIBUTES[saga_name], self._examples[saga_name][0]
         began = time.perf_counter()
         found = (await self._storage.find(attributes={name: example.context[name]})).items
@@ -216,12 +208,6 @@ class _Demo:
             self._story.line(f"{each.kind.value:<8}{each.path}  {' → '.join(values)}")
         if len(found) > MOST_CHANGES:
             self._story.line(f"and {len(found) - MOST_CHANGES} more")
-
-    async def _check(self, snapshots: Sequence[SagaSnapshot]) -> FateTally:
-        from sagaz_tiering.demo.check import check_fates
-
-        policies = self._runtime.config.policies
-        return await check_fates(snapshots, self._storage, self._runtime.objects, policies, self._clock.now())
 
     async def _read_rows(self, saga_name: str) -> list[tuple[str, str, str, float]]:
         """The example saga of that name read by id, latest and at a time."""
@@ -261,9 +247,6 @@ class _Demo:
                 return  # told by `_read_rows`
 
     def _compare_with_unpacked(self, count: int) -> None:
-        from sagaz_tiering.demo.tiers import PROJECTED_SNAPSHOTS, unpacked_usd
-        from sagaz_tiering.storage_class import StorageClass
-
         each = self._outcome.json_bytes // count
         cost = unpacked_usd(self._runtime, StorageClass.STANDARD_IA, each)
         self._story.say(

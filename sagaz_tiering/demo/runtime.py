@@ -10,7 +10,8 @@ from sagaz_tiering.app.runtime import Runtime, open_runtime
 from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.config.load import load_config
-from sagaz_tiering.embedded import EmbeddedServers, open_private, throwaway_folder
+from sagaz_tiering.drivers.files import open_private
+from sagaz_tiering.embedded import EmbeddedServers, throwaway_folder
 from sagaz_tiering.errors import ConfigError
 
 BUCKET = "sagaz-demo"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncGenerator, Iterator
 
-from sagaz_tiering.doctor.finding import Finding, error, from_error, is_refusal, ok, warning
+from sagaz_tiering.doctor.finding import Finding, error, guarded, is_refusal, ok, warning
 from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.objects.s3.bucket import LifecycleRule, default_lock, lifecycle_rules, lists_versions, versioning
 from sagaz_tiering.objects.s3.store import S3ObjectStore
@@ -20,11 +20,8 @@ async def check_bucket(store: S3ObjectStore) -> AsyncGenerator[Finding, None]:
         (LOCK, _lock(store)),
         ("object_store.lifecycle", _lifecycle(store)),
     ):
-        try:
-            async for found in check:
-                yield found
-        except SagazTieringError as exc:
-            yield from_error(subject, exc)
+        async for found in guarded(subject, check):
+            yield found
 
 
 async def _versioning(store: S3ObjectStore) -> AsyncGenerator[Finding, None]:

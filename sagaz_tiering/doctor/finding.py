@@ -69,6 +69,15 @@ def from_error(subject: str, exc: Exception) -> Finding:
     return error(subject, str(exc), exc.hint, exit_code=exc.exit_code)
 
 
+async def guarded(subject: str, check: AsyncGenerator[Finding, None]) -> AsyncGenerator[Finding, None]:
+    """What a check finds; an error of ours that stops it is a finding too."""
+    try:
+        async for found in check:
+            yield found
+    except SagazTieringError as exc:
+        yield from_error(subject, exc)
+
+
 def is_refusal(exc: BaseException) -> bool:
     """Whether a server answered that we have no right to ask that."""
     cause = exc.__cause__

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from uuid import uuid4
 
 from sagaz_tiering.clock import Clock
-from sagaz_tiering.doctor.finding import Finding, Level, error, from_error, is_refusal, ok, warning
+from sagaz_tiering.doctor.finding import Finding, Level, error, from_error, guarded, is_refusal, ok, warning
 from sagaz_tiering.doctor.timing import compared
 from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectExists, ObjectStoreError, SagazTieringError
 from sagaz_tiering.objects.base import ObjectStore
@@ -40,9 +40,9 @@ class Probe:
         """Every finding; each check by itself, the removal at the end in any case."""
         try:
             # First: where checksums are refused, so is every write with one.
-            async for found in self._guarded("object_store.checksums", self._checksums()):
+            async for found in guarded("object_store.checksums", self._checksums()):
                 yield found
-            async for found in self._guarded("object_store.write", self._write()):
+            async for found in guarded("object_store.write", self._write()):
                 yield found
                 if found.subject == "object_store.write" and found.level is not Level.OK:
                     return
@@ -54,7 +54,7 @@ class Probe:
                 ("object_store.archive", self._archive()),
                 ("object_store.abort", self._abort()),
             ):
-                async for found in self._guarded(subject, check):
+                async for found in guarded(subject, check):
                     yield found
         finally:
             removal = await self._remove()
@@ -62,13 +62,6 @@ class Probe:
 
     def _classes(self) -> list[StorageClass]:
         return sorted({StorageClass.STANDARD_IA, *self._used}, key=lambda each: each.coldness)
-
-    async def _guarded(self, subject: str, check: AsyncGenerator[Finding, None]) -> AsyncGenerator[Finding, None]:
-        try:
-            async for found in check:
-                yield found
-        except SagazTieringError as exc:
-            yield from_error(subject, exc)
 
     async def _put(self, name: str, storage_class: StorageClass = StorageClass.STANDARD) -> str:
         key = self._key(name)

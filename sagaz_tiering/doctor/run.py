@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
-from sagaz_tiering.app.runtime import Parts, open_parts
+from sagaz_tiering.app.runtime import open_parts
 from sagaz_tiering.clock import Clock, SystemClock
 from sagaz_tiering.config.load import load_with_warnings
 from sagaz_tiering.config.model import TieringConfig
@@ -54,19 +54,16 @@ async def _servers(config: TieringConfig, deadline: timedelta, clock: Clock) -> 
     found: list[Finding] = []
     try:
         async with open_parts(_hurried(config, deadline), clock=clock) as parts:
-            found = await _side_by_side(_checks(parts, caches=config.catalog.statement_cache), deadline)
+            checks: dict[str, Check] = {
+                "redis": partial(check_hot_tier, parts),
+                "postgresql": partial(check_postgresql, parts, caches=config.catalog.statement_cache),
+                "object_store": partial(check_object_store, parts),
+                "encryption": partial(check_encryption, parts),
+            }
+            found = await _side_by_side(checks, deadline)
     except SagazTieringError as exc:
         found.append(from_error("embedded", exc))
     return found
-
-
-def _checks(parts: Parts, *, caches: bool) -> dict[str, Check]:
-    return {
-        "redis": partial(check_hot_tier, parts),
-        "postgresql": partial(check_postgresql, parts, caches=caches),
-        "object_store": partial(check_object_store, parts),
-        "encryption": partial(check_encryption, parts),
-    }
 
 
 def _hurried(config: TieringConfig, deadline: timedelta) -> TieringConfig:

@@ -61,11 +61,6 @@ def _first_account() -> Account | None:
     return None
 
 
-def open_private(path: str, flags: int) -> int:
-    """An `opener` of files that only we may read."""
-    return os.open(path, flags, 0o600)
-
-
 @contextmanager
 def throwaway_folder(prefix: str) -> Iterator[Path]:
     """A folder for servers and their configuration, gone at the end; any account can pass through it, and list none."""

@@ -14,13 +14,13 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
+from sagaz_tiering.drivers.files import open_private
 from sagaz_tiering.embedded.account import (
     Account,
     can_enter,
     give,
     let_pass,
     new_shared_folder,
-    open_private,
     run_as,
     shared_copy,
 )

@@ -10,7 +10,8 @@ import time
 from pathlib import Path
 from typing import BinaryIO
 
-from sagaz_tiering.embedded.account import let_pass, open_private
+from sagaz_tiering.drivers.files import open_private
+from sagaz_tiering.embedded.account import let_pass
 from sagaz_tiering.embedded.server import STOP_GRACE_S
 from sagaz_tiering.errors import ConfigError
 

@@ -22,7 +22,8 @@ import redis.exceptions
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-from sagaz_tiering.embedded.account import Account, give, open_private, run_as, shared_copy, unprivileged_account
+from sagaz_tiering.drivers.files import open_private
+from sagaz_tiering.embedded.account import Account, give, run_as, shared_copy, unprivileged_account
 from sagaz_tiering.embedded.process import ServerCommand
 from sagaz_tiering.embedded.server import EXTRA, HOST, STOP_GRACE_S, EmbeddedServer
 from sagaz_tiering.errors import MissingDependencyError

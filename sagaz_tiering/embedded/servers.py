@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from sagaz_tiering.embedded.account import open_private
+from sagaz_tiering.drivers.files import open_private
 from sagaz_tiering.embedded.lock import hold, is_held
 from sagaz_tiering.embedded.postgres import PostgresServer
 from sagaz_tiering.embedded.redis import RedisServer, find_binary

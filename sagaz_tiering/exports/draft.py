@@ -27,9 +27,10 @@ from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 
+from sagaz_tiering.drivers.files import flush_file, flush_folder, new_file, replace_file
 from sagaz_tiering.errors import ConfigError, LeaseLost
 from sagaz_tiering.exports.manifest import MAX_PARTS, ExportCounts, ExportPart, LeftOutSnapshot, RowKind
-from sagaz_tiering.exports.parts import PartFile, digest_of, flush_folder, new_file
+from sagaz_tiering.exports.parts import PartFile, digest_of
 from sagaz_tiering.exports.rows import Row
 from sagaz_tiering.terminal import document
 
@@ -119,7 +120,8 @@ class Draft:
     def select_done(self) -> None:
         """The selection is whole."""
         with writing(self._folder):
-            _flush(self._choosing)
+            with open(self._choosing, "rb") as file:
+                flush_file(file)
             self._choosing.rename(self._selection)
             flush_folder(self._folder)
 
@@ -166,14 +168,8 @@ class Draft:
 
     def keep(self, state: DraftState) -> None:
         """Have a later run begin with this."""
-        beside = self._progress.with_suffix(".new")
         with writing(self._folder):
-            with new_file(beside) as file:
-                file.write(json.dumps({"format": _FORMAT, **document(state)}, indent=1).encode())
-                file.flush()
-                os.fsync(file.fileno())
-            beside.replace(self._progress)
-            flush_folder(self._folder)
+            replace_file(self._progress, json.dumps({"format": _FORMAT, **document(state)}, indent=1).encode())
 
     def discard(self) -> None:
         """The export is at its place: nothing of the draft is needed any more."""
@@ -267,8 +263,3 @@ def _is_in(file: BinaryIO, wanted: bytes, ids: int) -> bool:
 
 def _is_empty_folder(path: Path) -> bool:
     return path.is_dir() and not any(path.iterdir())
-
-
-def _flush(path: Path) -> None:
-    with open(path, "rb") as file:
-        os.fsync(file.fileno())

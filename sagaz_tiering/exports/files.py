@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager
 from hashlib import sha256
 from itertools import islice
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Protocol
+from typing import BinaryIO, NamedTuple
 
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.exports.manifest import MANIFEST, AlteredExport
@@ -53,21 +53,9 @@ class Seal(NamedTuple):
     signature: bytes
 
 
-class ExportFiles(Protocol):
-    """Files by name."""
-
-    def names(self) -> set[str]:
-        """All that is there, of very many only some."""
-
-    def open(self, name: str) -> OpenPart:
-        """One of them; the one before it is closed. Raises AlteredExport, and UNREADABLE from `read` too."""
-
-    def seal(self) -> Seal | None:
-        """What holds them as it was written; None where that has no bytes of its own."""
-
-
 class FilesInFolder:
-    """A folder."""
+    """Files by name, in a folder. `open` closes the one before; it raises AlteredExport, and UNREADABLE from `read`
+    too."""
 
     def __init__(self, folder: int) -> None:
         self._folder = folder
@@ -99,7 +87,7 @@ class FilesInFolder:
 
 
 class FilesInZip:
-    """A ZIP file."""
+    """The same in a ZIP file."""
 
     def __init__(self, file: BinaryIO) -> None:
         """Raises AlteredExport for one that is not laid out as an export is."""
@@ -137,6 +125,9 @@ class FilesInZip:
 
     def _read(self, start: int, end: int) -> bytes:
         return os.pread(self._file, max(0, end - start), start)
+
+
+ExportFiles = FilesInFolder | FilesInZip
 
 
 class _Inflated:

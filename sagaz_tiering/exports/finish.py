@@ -8,11 +8,12 @@ import shutil
 import zlib
 from collections.abc import Iterable
 from dataclasses import replace
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
 from typing import BinaryIO, Final
 from uuid import UUID
 
+from sagaz_tiering.drivers.files import flush_file, flush_folder, new_file, write_file
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.exports.draft import Draft, writing
 from sagaz_tiering.exports.manifest import (
@@ -24,7 +25,6 @@ from sagaz_tiering.exports.manifest import (
     manifest_bytes,
     sums_bytes,
 )
-from sagaz_tiering.exports.parts import digest_of_stream, flush_folder, new_file
 from sagaz_tiering.exports.signing import Signer
 from sagaz_tiering.exports.zip_form import SEAL, Member, comment, directory, header, in_order, sealed
 
@@ -46,12 +46,12 @@ def finish(draft: Draft, manifest: Manifest, signer: Signer | None, *, overwrite
     digest = sha256(data).hexdigest()
     digests = {part.name: part.sha256 for part in manifest.parts} | {MANIFEST: digest}
     with writing(draft.out):
-        _write(draft.files / MANIFEST, data)
+        write_file(draft.files / MANIFEST, data)
         if signer is not None:
             signature = signer.sign(data)
-            _write(draft.files / SIGNATURE, signature)
+            write_file(draft.files / SIGNATURE, signature)
             digests[SIGNATURE] = sha256(signature).hexdigest()
-        _write(draft.files / SUMS, sums_bytes(digests))
+        write_file(draft.files / SUMS, sums_bytes(digests))
         flush_folder(draft.files)
         whole = draft.files
         if manifest.form == "zip":
@@ -61,13 +61,6 @@ def finish(draft: Draft, manifest: Manifest, signer: Signer | None, *, overwrite
     return digest
 
 
-def _write(path: Path, data: bytes) -> None:
-    with new_file(path) as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-
-
 def _zipped(folder: Path, names: Iterable[str], signer: Signer | None) -> Path:
     """These files in one ZIP file beside the folder."""
     path = folder.with_suffix(".zip")
@@ -75,11 +68,10 @@ def _zipped(folder: Path, names: Iterable[str], signer: Signer | None) -> Path:
         members = [_add(file, folder / name) for name in in_order(names)]
         file.write(directory(members) + SEAL)
     with open(path, "r+b") as file:
-        seal = digest_of_stream(file)[1]
+        seal = file_digest(file, "sha256").hexdigest()
         file.seek(-len(SEAL), os.SEEK_END)
         file.write(comment(seal, None if signer is None else signer.sign(sealed(seal))))
-        file.flush()
-        os.fsync(file.fileno())
+        flush_file(file)
     return path
 
 

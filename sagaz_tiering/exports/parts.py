@@ -5,16 +5,15 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-from hashlib import sha256
+from hashlib import file_digest, sha256
 from pathlib import Path
-from typing import Any, BinaryIO, Final, cast
+from typing import Any, BinaryIO, cast
 from uuid import UUID
 
+from sagaz_tiering.drivers.files import flush_file, new_file
 from sagaz_tiering.exports.manifest import ExportPart, RowKind
 from sagaz_tiering.exports.parquet import ParquetRows
 from sagaz_tiering.exports.rows import LINES, Row
-
-_READ_AT_ONCE: Final = 1024 * 1024
 
 
 class PartFile:
@@ -85,8 +84,7 @@ class _Digesting(io.RawIOBase):
         """By `finish` only: the file has a buffer."""
 
     def finish(self) -> None:
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        flush_file(self._file)
         self.close()
 
     def close(self) -> None:
@@ -96,34 +94,10 @@ class _Digesting(io.RawIOBase):
         super().close()
 
 
-def new_file(path: Path) -> BinaryIO:
-    """An empty file that only its owner may read, whatever was there."""
-    return open(path, "wb", opener=lambda name, flags: os.open(name, flags, 0o600))
-
-
 def digest_of(path: Path) -> tuple[int, str] | None:
     """Size and SHA-256 of a file; None where there is none."""
     try:
         with open(path, "rb") as file:
-            return digest_of_stream(file)
+            return os.fstat(file.fileno()).st_size, file_digest(file, "sha256").hexdigest()
     except FileNotFoundError:
         return None
-
-
-def digest_of_stream(file: BinaryIO | Any) -> tuple[int, str]:
-    """Size and SHA-256 of what is left in an open file."""
-    digest, size = sha256(), 0
-    while data := file.read(_READ_AT_ONCE):
-        digest.update(data)
-        size += len(data)
-    return size, digest.hexdigest()
-
-
-def flush_folder(folder: Path) -> None:
-    """Make a rename last; a file system that cannot flush a folder does it by itself."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -6,7 +6,6 @@ manifest.sig`.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -58,28 +57,19 @@ def is_signed_by(public_key: str, signature: bytes, data: bytes) -> bool:
 def _loaded(path: Path, half: str) -> Any:
     _check_installed()
     from cryptography.exceptions import UnsupportedAlgorithm
-    from cryptography.hazmat.primitives import serialization
-    from cryptography.hazmat.primitives.asymmetric import ed25519
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
-    load: Callable[[bytes], Any] = serialization.load_pem_public_key
-    wanted: type = ed25519.Ed25519PublicKey
-    if half == "private":
-        load, wanted = _private, ed25519.Ed25519PrivateKey
     try:
-        key = load(path.read_bytes())
+        data, is_private = path.read_bytes(), half == "private"
+        key = load_pem_private_key(data, password=None) if is_private else load_pem_public_key(data)
     except OSError as exc:
         raise ConfigError(f"{path} cannot be read: {exc.strerror or exc}", hint="give the path of a PEM file") from exc
     except (ValueError, TypeError, UnsupportedAlgorithm):  # whose messages might show what is in the file
         key = None
-    if not isinstance(key, wanted):
+    if not isinstance(key, Ed25519PrivateKey if half == "private" else Ed25519PublicKey):
         raise ConfigError(f"{path} is not a {half} Ed25519 key in PEM, without a password", hint=f"make one: {_MAKE}")
     return key
-
-
-def _private(data: bytes) -> Any:
-    from cryptography.hazmat.primitives import serialization
-
-    return serialization.load_pem_private_key(data, password=None)
 
 
 def _check_installed() -> None:

@@ -123,7 +123,7 @@ class ExportSource(Scratch):
             self._unpacked = tempfile.TemporaryDirectory(prefix="sagaz-tiering-export-")
         folder = self._path if self._unpacked is None else Path(self._unpacked.name)
         with closing(Stock(db, None if self._unpacked is None else folder)) as stock:
-            found = verify_export(self._path, key=self._key, reader=stock)
+            found = verify_export(self._path, key=self._key, stock=stock)
             if not found.is_intact or found.manifest is None:
                 first = found.problems[0]
                 raise AlteredExport(

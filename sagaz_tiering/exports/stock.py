@@ -35,7 +35,10 @@ _LINES, _BYTES = 100, 1024 * 1024
 
 
 class Stock:
-    """A `PartReader` that fills `pages`, and unpacks what they are of into `folder` (None: it lies in one already)."""
+    """Is given what is read of an export while it is verified, so that nothing is read a second time.
+
+    Fills `pages`, and unpacks what they are of into `folder` (None: it lies in one already).
+    """
 
     def __init__(self, db: Connection, folder: Path | None) -> None:
         self._db, self._folder = db, folder
@@ -45,7 +48,8 @@ class Stock:
         self._id, self._page, self._number, self._place = b"", list[bytes](), 0, 0
 
     def begin(self, manifest: Manifest) -> None:
-        """Raises ConfigError for Parquet, and where there is no room to unpack it."""
+        """Nothing is wrong with the manifest; its parts follow. Raises ConfigError for Parquet, and where there is no
+        room to unpack it."""
         if manifest.form == "parquet":
             raise ConfigError("a Parquet export is not read back", hint="export it as jsonl or zip")
         if self._folder is not None:
@@ -54,7 +58,8 @@ class Stock:
                 raise self._no_room(f"it takes {needed:,} bytes, {free:,} are free")
 
     def take(self, part: ExportPart, data: bytes) -> None:
-        """Raises AlteredExport for a line that is none of an export, ConfigError where there is no room."""
+        """The next bytes of a part. Raises AlteredExport for a line that is none of an export, ConfigError where there
+        is no room."""
         if part.kind not in HEADS:
             return
         if part is not self._part:

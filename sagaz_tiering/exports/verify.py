@@ -5,12 +5,12 @@ It needs the files alone, and for a signature the package `cryptography`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from sagaz_tiering.exports.files import UNREADABLE, ExportFiles, open_files, read_whole
 from sagaz_tiering.exports.manifest import (
@@ -28,6 +28,7 @@ from sagaz_tiering.exports.manifest import (
     sums_bytes,
 )
 from sagaz_tiering.exports.signing import SIGNATURE_BYTES, is_signed_by, public_key_in
+from sagaz_tiering.exports.stock import Stock
 from sagaz_tiering.terminal import document
 
 _READ_AT_ONCE = 1024 * 1024
@@ -39,16 +40,6 @@ class ExportProblem:
 
     part: str
     problem: str
-
-
-class PartReader(Protocol):
-    """Is given what is read of an export while it is verified, so that nothing is read a second time."""
-
-    def begin(self, manifest: Manifest) -> None:
-        """Nothing is wrong with the manifest; its parts follow."""
-
-    def take(self, part: ExportPart, data: bytes) -> None:
-        """The next bytes of a part. Raises AlteredExport for what is no part of an export."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -96,26 +87,23 @@ class ExportVerification:
         return document(self, "is_intact", "proven")
 
 
-def verify_export(
-    path: Path,
-    *,
-    key: Path | None = None,
-    progress: Callable[[int, int], None] | None = None,
-    reader: PartReader | None = None,
-) -> ExportVerification:
+def verify_export(path: Path, *, key: Path | None = None, stock: Stock | None = None) -> ExportVerification:
     """Look at every byte of the export at `path` (a folder or a ZIP file).
 
-    `key`: the PEM file of the public key that it must be signed with. `progress` is told of bytes, done and in all.
-    `reader` is given all that is read of the parts, which it may believe once nothing is wrong.
+    `key`: the PEM file of the public key that it must be signed with. `stock` is given all that is read of the parts,
+    which it may believe once nothing is wrong.
     What is wrong is in `problems`. Raises ConfigError where nothing can be read there, or for a wrong key file.
     """
     wanted = None if key is None else public_key_in(key)
     found = ExportVerification(path=str(path), key_was_given=key is not None)
     with _noted(found), open_files(path) as files:
         manifest, digests = _look(files, found, wanted)
-        if reader is not None and found.is_intact:
-            reader.begin(manifest)
-        _look_at_parts(files, found, manifest, progress or (lambda done, total: None), reader)
+        if stock is not None and found.is_intact:
+            stock.begin(manifest)
+        for part in manifest.parts:
+            if is_name_of_part(part.name):  # of another one the manifest's problems tell
+                with _noted(found):
+                    _look_at_part(files, part, stock if found.is_intact else None)
         _look_at_names(files, found, manifest, digests)
     return found
 
@@ -154,23 +142,7 @@ def _look(files: ExportFiles, found: ExportVerification, wanted: str | None) -> 
     return manifest, digests
 
 
-def _look_at_parts(
-    files: ExportFiles,
-    found: ExportVerification,
-    manifest: Manifest,
-    progress: Callable[[int, int], None],
-    reader: PartReader | None,
-) -> None:
-    done, total = 0, sum(part.bytes for part in manifest.parts)
-    for part in manifest.parts:
-        if is_name_of_part(part.name):  # of another one the manifest's problems tell
-            with _noted(found):
-                _look_at_part(files, part, reader if found.is_intact else None)
-        done += part.bytes
-        progress(done, total)
-
-
-def _look_at_part(files: ExportFiles, part: ExportPart, reader: PartReader | None) -> None:
+def _look_at_part(files: ExportFiles, part: ExportPart, stock: Stock | None) -> None:
     """Raises AlteredExport."""
     digest, size, rows = sha256(), 0, 0
     try:
@@ -178,8 +150,8 @@ def _look_at_part(files: ExportFiles, part: ExportPart, reader: PartReader | Non
         while told == part.bytes and size <= told and (data := read(_READ_AT_ONCE)):
             digest.update(data)
             size, rows = size + len(data), rows + data.count(b"\n")
-            if reader is not None:
-                reader.take(part, data)
+            if stock is not None:
+                stock.take(part, data)
     except UNREADABLE as exc:
         raise AlteredExport(f"it cannot be read: {exc}", part=part.name) from exc
     if (differs := size if told == part.bytes else told) != part.bytes:

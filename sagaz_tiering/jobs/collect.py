@@ -20,7 +20,7 @@ from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
 from sagaz_tiering.jobs.ownership import still_owner
 from sagaz_tiering.jobs.sure_clock import with_sure_clock
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.objects.base import ObjectInfo
+from sagaz_tiering.objects.base import ObjectInfo, in_pages
 
 _log = Logger(__name__)
 _PAGE = 500
@@ -151,15 +151,9 @@ async def _planned(context: JobContext, given_up: Collection[UUID] = ()) -> Asyn
 async def _verdicts(context: JobContext, given_up: Collection[UUID]) -> AsyncIterator[ObjectVerdict]:
     """A verdict on every object under `packs/` and `footers/`, a page at a time."""
     for prefix in ("packs/", "footers/"):
-        page: list[ObjectInfo] = []
-        async for info in context.objects.list(prefix):
-            page.append(info)
-            if len(page) == _PAGE:
-                for verdict in await _judge_page(context, page, given_up):
-                    yield verdict
-                page = []
-        for verdict in await _judge_page(context, page, given_up):
-            yield verdict
+        async for page in in_pages(context.objects.list(prefix), _PAGE):
+            for verdict in await _judge_page(context, page, given_up):
+                yield verdict
 
 
 async def _judge_page(context: JobContext, page: list[ObjectInfo], given_up: Collection[UUID]) -> list[ObjectVerdict]:

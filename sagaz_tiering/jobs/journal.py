@@ -30,7 +30,7 @@ from sagaz_tiering.jobs.journal_format import (
 from sagaz_tiering.jobs.ownership import claim_prefix, secure
 from sagaz_tiering.keys.master import WrappedKey
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.objects.base import ObjectInfo
+from sagaz_tiering.objects.base import ObjectInfo, in_pages
 from sagaz_tiering.storage_class import StorageClass
 
 PUBLISH_WITHIN = timedelta(seconds=5)
@@ -147,15 +147,10 @@ async def read_journal(context: JobContext, catalog_id: UUID, *, behind: int = 0
     signs = context.keys.signs()
     if signs:
         await context.keys.check()
-    page: list[ObjectInfo] = []
-    async for info in context.objects.list(PREFIX, start_after=f"{PREFIX}{behind:020d}~" if behind else ""):
-        page.append(info)
-        if len(page) == _AT_ONCE:
-            for told in await asyncio.gather(*(_told(context, each, catalog_id, signs=signs) for each in page)):
-                yield told
-            page = []
-    for told in await asyncio.gather(*(_told(context, each, catalog_id, signs=signs) for each in page)):
-        yield told
+    listed = context.objects.list(PREFIX, start_after=f"{PREFIX}{behind:020d}~" if behind else "")
+    async for page in in_pages(listed, _AT_ONCE):
+        for told in await asyncio.gather(*(_told(context, each, catalog_id, signs=signs) for each in page)):
+            yield told
 
 
 async def _told(context: JobContext, info: ObjectInfo, catalog_id: UUID, *, signs: bool) -> Told:

@@ -9,9 +9,11 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from sagaz_tiering.storage_class import StorageClass
+
+_Item = TypeVar("_Item")
 
 
 class RestoreState(StrEnum):
@@ -125,3 +127,15 @@ class ObjectStore(Protocol):
 
     async def close(self) -> None:
         """Release connections."""
+
+
+async def in_pages(items: AsyncIterator[_Item], size: int) -> AsyncIterator[list[_Item]]:
+    """What comes one by one, such as a listing, `size` at a time; the last page may have fewer, but never none."""
+    page: list[_Item] = []
+    async for item in items:
+        page.append(item)
+        if len(page) == size:
+            yield page
+            page = []
+    if page:
+        yield page

@@ -33,7 +33,7 @@ from sagaz_tiering.jobs.scrub import side_by_side
 from sagaz_tiering.jobs.upload import placed_frames
 from sagaz_tiering.jobs.vouching import compare_frames
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.objects.base import ObjectInfo, RestoreState
+from sagaz_tiering.objects.base import ObjectInfo, RestoreState, in_pages
 from sagaz_tiering.operations.rival_packs import dispute, settle
 from sagaz_tiering.packs.entries import Footer
 from sagaz_tiering.packs.reader import (
@@ -80,7 +80,7 @@ async def catch_up(context: JobContext, lease: Lease, tally: Tally, trust: Trust
         async with gate:
             return info, await _stored_footer(context, info, tally)
 
-    async for page in _pages(context):
+    async for page in in_pages(packs_in(context), _AT_ONCE * 4):
         todo = await _unknown(context, page, tally, trust)
         for info, stored in await asyncio.gather(*(fetch(info) for info in todo)):
             footer = None if stored is None else await _take(context, lease, info, stored, catalog_id, tally)
@@ -271,14 +271,3 @@ async def packs_in(context: JobContext) -> AsyncIterator[ObjectInfo]:
     async for info in context.objects.list("packs/"):
         if pack_of(info.key) is not None:
             yield info
-
-
-async def _pages(context: JobContext) -> AsyncIterator[list[ObjectInfo]]:
-    page: list[ObjectInfo] = []
-    async for info in packs_in(context):
-        page.append(info)
-        if len(page) == _AT_ONCE * 4:
-            yield page
-            page = []
-    if page:
-        yield page

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable
 from typing import Final
 from uuid import UUID
 
@@ -19,6 +19,7 @@ from sagaz_tiering.jobs.journal import Told, publish_journal, read_journal
 from sagaz_tiering.jobs.ownership import claim_prefix
 from sagaz_tiering.keys.master import WrappedKey
 from sagaz_tiering.logs import Logger
+from sagaz_tiering.objects.base import in_pages
 from sagaz_tiering.terminal import counted
 
 UNSIGNED: Final = "unsigned"
@@ -52,7 +53,7 @@ async def sign_journal_anew(context: JobContext, tally: Tally) -> None:
         return
     known: set[UUID] = set()
     await publish_journal(context)
-    async for page in _pages(read_journal(context, catalog_id)):
+    async for page in in_pages(read_journal(context, catalog_id), _AT_ONCE):
         others = [told for told in page if told.found is not None and told.signed_by != signing[0].master_id]
         known |= _ids(told for told in page if told.signed_by == signing[0].master_id and not told.doubtful)
         for told, why in zip(
@@ -92,14 +93,3 @@ async def _sign(context: JobContext, told: Told, signing: tuple[WrappedKey, byte
     except ObjectNotFound as exc:
         return str(exc)
     return "" if done else "somebody else changed it at the same time: do it again"
-
-
-async def _pages(journal: AsyncIterator[Told]) -> AsyncIterator[Sequence[Told]]:
-    page: list[Told] = []
-    async for told in journal:
-        page.append(told)
-        if len(page) == _AT_ONCE:
-            yield page
-            page = []
-    if page:
-        yield page

@@ -24,6 +24,7 @@ from uuid import UUID
 import orjson
 
 from sagaz_tiering.catalog.saga_keys import StoredKey
+from sagaz_tiering.drivers.files import flush_file, flush_folder, open_private
 from sagaz_tiering.errors import ConfigError, CorruptPack, LeaseLost, MasterKeyUnavailable, ObjectStoreError
 from sagaz_tiering.jobs.attributes import mend, newest_footer
 from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
@@ -123,16 +124,11 @@ def _put_in_place(path: Path) -> Iterator[BinaryIO]:
     """A file beside, for its owner alone, that takes this name at the end, on disk. Raises ConfigError."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as out:
+        with open(beside, "xb", opener=open_private) as out:
             yield out
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(beside, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+            flush_file(out)
+        beside.replace(path)
+        flush_folder(path.parent)
     except OSError as exc:
         raise ConfigError(f"{path} cannot be made: {exc.strerror or exc}") from exc
     finally:

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.catalog.mark import OWNER_KEY, Mark, MarkLook, MarkStanding
@@ -62,7 +61,7 @@ class Wish:
 NOTHING_ELSE = Wish()
 
 
-async def measure(context: JobContext, prices: Any) -> RebuildCost:
+async def measure(context: JobContext) -> RebuildCost:
     """Count the packs and what reading their footers costs: one LIST a thousand, two small GETs a pack."""
     extent = RebuildCost()
     async for info in packs_in(context):
@@ -70,7 +69,7 @@ async def measure(context: JobContext, prices: Any) -> RebuildCost:
         extent.bytes += info.size
         extent.archived += info.storage_class.is_archive
         readable = "STANDARD" if info.storage_class.is_archive else info.storage_class.value
-        extent.cost_usd += prices.get_usd(type(info.storage_class)(readable), 2, total_bytes=64 * 1024)
+        extent.cost_usd += context.prices.get_usd(type(info.storage_class)(readable), 2, total_bytes=64 * 1024)
     return extent
 
 
@@ -116,7 +115,7 @@ async def adopt(context: JobContext, tally: Tally, wish: Wish = NOTHING_ELSE) ->
         if context.stopping.is_set():
             tally.note("stopped before the end: run it again, it goes on where it stood")
             return
-        await _take(context, seen, newest, wish)
+        await _take(context, seen, newest)
     await publish_journal(context)
     _log.warning("catalog.adopted", catalog_id=str(seen.row.catalog_id), was=seen.standing.value)
 
@@ -127,13 +126,9 @@ async def _refuse(context: JobContext, seen: MarkLook, wish: Wish) -> None:
         await refuse(context, seen)
     if seen.standing is MarkStanding.WRONG_BUCKET and not wish.new_bucket and await missing_packs(context):
         await refuse(context, seen)
-    if seen.standing in (MarkStanding.BEHIND, MarkStanding.UNPROVEN) and not wish.take_over:
-        _check_still(seen)
-
-
-def _check_still(seen: MarkLook) -> None:
-    moved = None if seen.mark is None else seen.mark.moved_at
-    if moved is not None and seen.row.now - moved < BEATS * BEAT:
+    moved = None if seen.mark is None or wish.take_over else seen.mark.moved_at
+    behind = seen.standing in (MarkStanding.BEHIND, MarkStanding.UNPROVEN)
+    if behind and moved is not None and seen.row.now - moved < BEATS * BEAT:
         ago = max(seen.row.now - moved, timedelta()).total_seconds()
         raise CatalogBehind(
             f"{OWNER_KEY} was moved {ago:.0f} s ago: the catalog that owns the bucket lives",
@@ -141,7 +136,7 @@ def _check_still(seen: MarkLook) -> None:
         )
 
 
-async def _take(context: JobContext, before: MarkLook, newest: int, wish: Wish) -> None:
+async def _take(context: JobContext, before: MarkLook, newest: int) -> None:
     """The mark becomes ours, if nobody moved it while we caught up."""
     seen = await look(context)
     mark, was = seen.mark, before.mark

@@ -64,7 +64,9 @@ class VerifyReport:
         return document(self, "clean")
 
 
-async def verify(context: JobContext, *, sample: int | None = None, progress: Progress | None = None) -> VerifyReport:
+async def verify(
+    context: JobContext, *, sample: int | None = None, progress: Progress = lambda kind, count: None
+) -> VerifyReport:
     """Everything, or of the bucket only `sample` packs by chance. Raises ForeignCatalog for another's prefix."""
     verdict = VerifyReport()
     try:
@@ -72,17 +74,13 @@ async def verify(context: JobContext, *, sample: int | None = None, progress: Pr
     except (CatalogBehind, CatalogUnproven, WrongBucket) as exc:
         what = {CatalogBehind: "behind", CatalogUnproven: "unproven", WrongBucket: "wrong_bucket"}[type(exc)]
         verdict.add(Contradiction(what=what, item=OWNER_KEY, detail=str(exc)))
-    await _rows(context, verdict, progress or _silent)
+    await _rows(context, verdict, progress)
     if sample is None:
-        await _bucket(context, verdict, progress or _silent)
+        await _bucket(context, verdict, progress)
         await _footers(context, verdict)
     else:
-        await _sample(context, sample, verdict, progress or _silent)
+        await _sample(context, sample, verdict, progress)
     return verdict
-
-
-def _silent(_kind: str, _count: int) -> None:
-    return None
 
 
 async def _rows(context: JobContext, verdict: VerifyReport, progress: Progress) -> None:

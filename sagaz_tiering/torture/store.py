@@ -14,7 +14,8 @@ import orjson
 from sagaz_tiering.app.runtime import Runtime, open_runtime
 from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.config.load import load_config
-from sagaz_tiering.embedded import EmbeddedServers, open_private, throwaway_folder
+from sagaz_tiering.drivers.files import open_private
+from sagaz_tiering.embedded import EmbeddedServers, throwaway_folder
 from sagaz_tiering.jobs import JOBS
 from sagaz_tiering.torture.model import policies
 

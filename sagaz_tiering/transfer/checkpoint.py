@@ -7,7 +7,6 @@ finds it there and copies nothing.
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import hashlib
 import json
@@ -21,6 +20,7 @@ from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 
+from sagaz_tiering.drivers.files import replace_file
 from sagaz_tiering.errors import ConfigError, LeaseLost
 from sagaz_tiering.terminal import document, plain
 from sagaz_tiering.transfer.report import Counts
@@ -115,14 +115,9 @@ class Checkpoint:
 
     def write(self, text: bytes) -> None:
         """Make it what a later run begins with. Blocking. Raises ConfigError if it cannot be written."""
-        beside = self._path.with_name(f"{self._path.name}.new")
         try:
-            with self._writing, open(beside, "wb", opener=_open_private) as file:
-                file.write(text)
-                file.flush()
-                os.fsync(file.fileno())
-                beside.replace(self._path)
-            _flush_folder(self._path.parent)
+            with self._writing:
+                replace_file(self._path, text)
         except OSError as exc:
             raise ConfigError(
                 f"the journal {self._path} cannot be written: {exc}", hint="free space, or give another --journal"
@@ -169,17 +164,3 @@ class Checkpoint:
                 hint="give another file with --journal, or overwrite it with --restart",
             )
         return None if standing.phase == FINISHED else standing
-
-
-def _open_private(path: str, flags: int) -> int:
-    return os.open(path, flags, 0o600)
-
-
-def _flush_folder(folder: Path) -> None:
-    """Make a rename last; a file system that cannot flush a folder does it by itself."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with contextlib.suppress(OSError):
-            os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

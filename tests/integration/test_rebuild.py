@@ -117,7 +117,7 @@ async def test_rebuilt_catalog_gives_equal_answers(
     ):
         monkeypatch.setattr("sagaz_tiering.operations.catch_up._AT_ONCE", 1)  # pages of four packs
         context = shop.runtime.job_context()
-        extent = await measure(context, shop.runtime.prices)
+        extent = await measure(context)
         assert (extent.packs > 4, extent.archived > 0, extent.cost_usd > 0) == (True, True, True)
         context.stopping.set()
         whose = await proposed_id(context)

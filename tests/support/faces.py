@@ -70,6 +70,7 @@ FACES = {
         "postgresql.queries",
         "postgresql.refusals",
         "postgresql.text",
+        "files",
         "process_loop",
         "redis.client",
         "redis.health",

@@ -156,7 +156,7 @@ async def _extent(runtime: Runtime, *, as_json: bool) -> dict[str, Any]:
     """What there is to read."""
     from sagaz_tiering.operations.rebuild import measure
 
-    extent = await measure(runtime.job_context(), runtime.prices)
+    extent = await measure(runtime.job_context())
     # Two round trips a pack, eight packs at a time.
     seconds = extent.packs * 2 * 0.03 / 8
     if not as_json:

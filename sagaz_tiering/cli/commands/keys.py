@@ -91,8 +91,7 @@ async def rotate(call: Call) -> Answer:
         with progress("rotate") as show:
             async for count in runtime.keys.rotate():
                 done += count
-                if show is not None:
-                    show("keys", count)
+                show("keys", count)
             tally = Tally(show)
             await sign_journal_anew(runtime.job_context(), tally)
         totals = await runtime.catalog.saga_keys.totals()
