@@ -62,7 +62,8 @@ SELECT at, at + interval '2555 days', f.pack_id, f.frame_no, t.step_id, gen_rand
  CROSS JOIN generate_series(0, $2::integer - 1) AS b (s)
  CROSS JOIN LATERAL (SELECT $3::timestamptz + f.frame_no * $4::interval + s * interval '1 minute') AS m (at)
   JOIN sagaz_tiering.steps t
-    ON t.digest = sha256((f.frame_no % $5::integer || ':' || s || ':' || least(1, f.frame_no % 20))::bytea)
+    ON t.digest = sha256(
+       (f.frame_no % $5::integer || ':' || s || ':' || least(1, f.frame_no / $5::integer % 20))::bytea)
  WHERE f.pack_id = $1::integer
 """
 _HOT = """
@@ -86,6 +87,7 @@ SELECT (SELECT count(*) FROM sagaz_tiering.sagas) AS sagas,
        pg_relation_size('sagaz_tiering.sagas_pkey') AS by_id,
        pg_relation_size('sagaz_tiering.sagas_place') AS by_place,
        pg_relation_size('sagaz_tiering.sagas_name') AS by_name,
+       pg_relation_size('sagaz_tiering.sagas_status') AS by_status,
        pg_table_size('sagaz_tiering.saga_attributes') AS values_table,
        pg_indexes_size('sagaz_tiering.saga_attributes') AS values_indexes,
        (SELECT avg(pg_column_size(attributes)) FROM sagaz_tiering.frames TABLESAMPLE SYSTEM (1)) AS column_of_a_frame
@@ -136,6 +138,12 @@ async def measure(storage: TieredSnapshotStorage, archived: int, searches: int) 
             "status": "failed",
             "created": month(),
         },
+        "names, month, status of none": lambda: {
+            "saga_name": f"shop-{chance.randint(0, 3)}*",
+            "status": "rolled_back",
+            "created": month(),
+        },
+        "month, status": lambda: {"status": "failed", "created": month()},
         "month": lambda: {"created": month()},
         "newest": dict,
     }

@@ -34,7 +34,8 @@ from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load(__package__, "find")
 PAGES: Final = {
-    name: joined(__package__, "find", name, "found") for name in ("by_place", "by_names", "by_holds", "by_keys")
+    name: joined(__package__, "find", name, "found")
+    for name in ("by_place", "by_names", "by_statuses", "by_holds", "by_keys")
 }
 """The ways to a page of sagas."""
 
@@ -44,6 +45,10 @@ _FARTHEST: Final = 2**52 - 1
 """Microseconds from 1970, until 1827 and 2112: what began beyond has the place of that instant, as `place_of` says."""
 MOST_NAMES: Final = 200
 """So many names are each looked up by themselves; of more, all sagas are looked through."""
+_MOST_PAIRS: Final = 1_000
+"""So many names and statuses are each looked up together; of more, statuses sift what names lead to."""
+_COMMON: Final = "completed"
+"""The status that most sagas have: they are not looked up by it."""
 SINGLY: Final = 200
 """So many snapshots of a saga, the newest, are each looked at; of the others those that rules see alike together."""
 _NAMES_AT_ONCE: Final = 10_000
@@ -54,6 +59,7 @@ _RARE: Final = 10_000
 _ALL: Final = {
     "by_place": "all_by_place",
     "by_names": "all_by_names",
+    "by_statuses": "all_by_statuses",
     "by_holds": "all_by_holds",
     "by_keys": "all_by_keys",
 }
@@ -94,6 +100,13 @@ class Question:
         """Of the oldest saga that it may mean."""
         from_us = -_FARTHEST if self.begun_from is None else to_micros(self.begun_from)
         return _FIRST if from_us <= -_FARTHEST else min(from_us, _FARTHEST) << PLACE_BITS
+
+    @property
+    def rare_statuses(self) -> list[str]:
+        """All statuses that are meant, as columns have them; none, if there are patterns or what most sagas have."""
+        if _COMMON in self.statuses or any(char in status for status in self.statuses for char in "*?["):
+            return []
+        return [to_column(status) for status in self.statuses]
 
     def means(self, began_us: int) -> bool:
         """Whether a saga that began then is from the time that is meant."""
@@ -167,7 +180,8 @@ class Route(NamedTuple):
     def sifts(self, question: Question) -> bool:
         """Whether names or ends are likely to sift what it leads to."""
         by_names = self.name in ("by_place", "by_holds") and question.names != ANY
-        return by_names or question.statuses != ANY or question.steps != ANY
+        by_statuses = self.name != "by_statuses" and question.statuses != ANY
+        return by_names or by_statuses or question.steps != ANY
 
 
 class Find:
@@ -185,12 +199,18 @@ class Find:
             return await self._by_keys(question.tokens)
         if held and not await self._db.fetchval(_SQL["any_by_match"]):
             return Route("by_holds")
-        if question.names == ANY:
+        statuses = question.rare_statuses
+        if question.names == ANY and not statuses:
             return Route("by_place")
         ids = await self._name_ids(question.names)
-        if ids is None or len(ids) > MOST_NAMES:
+        if ids is None:
             return Route("by_place")
-        return Route("by_names", (ids,)) if ids else None
+        if not ids:
+            return None
+        pairs = [(name_id, status) for name_id in ids for status in statuses]
+        if not 0 < len(pairs) <= _MOST_PAIRS:
+            return Route("by_names", (ids,))
+        return Route("by_statuses", tuple(zip(*pairs, strict=True)))
 
     async def look(self, question: Question, route: Route, after: Position, *, most: int, enough: int) -> Looked:
         """The next sagas that a question means, as far as their names and ends tell, `enough` of them at most.
@@ -210,7 +230,7 @@ class Find:
 
     async def estimate(self, question: Question, route: Route) -> int:
         """How many sagas a question may mean by name, time or rarest attribute, as PostgreSQL's statistics tell."""
-        arguments = route.arguments[:1]
+        arguments = route.arguments[:1] if route.name == "by_keys" else route.arguments
         plan = await self._db.fetchval(_SQL[_ALL[route.name]], question.top.place, question.first_place, *arguments)
         return int(json.loads(plan)[0]["Plan"]["Plan Rows"])
 
@@ -231,12 +251,14 @@ class Find:
         return Route("by_keys", (keys[0], [one[0] for one in others], [one[1] for one in others], len(keys) - 1))
 
     async def _name_ids(self, patterns: tuple[str, ...]) -> list[int] | None:
-        """The names that match; None: too many begin so."""
+        """The names that match; None: too many do, or begin so."""
         first, beyond = zip(*map(_beginning, patterns), strict=True)
-        row = await self._db.fetchrow(_SQL["names"], first, beyond, _NAMES_AT_ONCE, expression(patterns))
+        most = MOST_NAMES + 1 if patterns == ANY else _NAMES_AT_ONCE
+        row = await self._db.fetchrow(_SQL["names"], first, beyond, most, expression(patterns))
         assert row is not None
         _check_complete(row["lacking"])
-        return None if row["looked"] >= _NAMES_AT_ONCE else list(row["found"] or ())
+        found = list(row["found"] or ())
+        return None if row["looked"] >= most or len(found) > MOST_NAMES else found
 
 
 def _check_complete(up_to: UUID | None) -> None:

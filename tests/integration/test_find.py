@@ -396,12 +396,14 @@ async def test_count_is_exact_or_says_that_it_is_none(opened: Any, monkeypatch: 
         assert (page.count, page.count_is_exact) == (20, True)
         await shop.runtime.db.execute("ANALYZE sagaz_tiering.sagas")
         monkeypatch.setattr("sagaz_tiering.tiered.find.MOST_LOOKED_AT", 20)
-        page = await shop.storage.find(status="failed", limit=30, count=True)
+        page = await shop.storage.find(status="fail*", limit=30, count=True)
         assert (page.count, page.count_is_exact) == (20, False)
         assert len(page) == 10
         assert page.cursor is not None, "it has looked at no more than it may"
-        rest = await shop.storage.find(status="failed", limit=30, cursor=page.cursor)
+        rest = await shop.storage.find(status="fail*", limit=30, cursor=page.cursor)
         assert len(rest) == 10
+        page = await shop.storage.find(status="failed", limit=30)
+        assert len(page) == 20, "by a status alone no others are looked at"
 
 
 @pytest.mark.guarantee("G12")
@@ -505,6 +507,7 @@ async def test_no_search_reads_a_table_from_end_to_end(opened: Any) -> None:
         asked: dict[str, tuple[Any, ...]] = {
             "by_place": (*bounds, "^n1", "^failed$", None, *found),
             "by_names": (*bounds, None, "^failed$", None, *found, [1, 2, 3]),
+            "by_statuses": (*bounds, None, "^failed$", None, *found, [1, 2, 3], ["failed"] * 3),
             "by_holds": (*bounds, "^n1", None, None, *found),
             "by_keys": (*bounds, None, None, None, *found, [1, 2], [0, 0, 1], [3, 4, 5], 2),
             "rarity": ([0, 1], [1, 2], 100),
@@ -548,6 +551,39 @@ async def test_search_by_names_looks_through_those_alone(opened: Any) -> None:
             if node.get("Relation Name") == "sagas"
         )
         assert own <= seen <= 2 * own + len(names)
+
+
+@pytest.mark.guarantee("G12")
+async def test_few_that_failed_are_found_at_once_behind_many_that_completed(opened: Any) -> None:
+    """By exact statuses those sagas alone count as looked at, under every name; also one too long for an index."""
+    long, statuses = "stuck " * 2_000, ("failed", "rolled_back")
+    async with opened() as shop:
+        await save(shop, of(0, saga_id=saga(1), status="failed"), of(1, saga_id=saga(2), status="rolled_back"))
+        await save(
+            shop, of(2, saga_id=saga(3), saga_name="refund", status=long), of(3, saga_id=saga(4), status="failed")
+        )
+        await shop.runtime.db.execute(
+            """
+            INSERT INTO sagaz_tiering.hot_saves
+                (snapshot_id, saga_id, saga_name, step_name, step_index, status, created_at, saved_at)
+            SELECT gen_random_uuid(), gen_random_uuid(), 'order', 'step', 0, 'completed', $1, $1
+              FROM generate_series(1, 12000)
+            """,
+            shop.clock.now(),
+        )
+        whole = [saga(4), saga(2), saga(1)]
+        for names in ({}, {"saga_name": "or*"}):
+            page = await shop.storage.find(**names, status=statuses, limit=2)
+            assert [each.saga_id for each in page] == whole[:2]
+            assert page.cursor is not None
+            rest = await shop.storage.find(**names, status=statuses, cursor=page.cursor)
+            assert [each.saga_id for each in rest] == whole[2:]
+            assert rest.cursor is None
+            counted = await shop.storage.find(**names, status=statuses, count=True)
+            assert (counted.count, counted.count_is_exact) == (3, True)
+        assert await found(shop, status="stuck *k ") == [saga(3)]
+        assert await found(shop, saga_name="order", status="stuck *") == []
+        assert await found(shop, status=["fail*"], created=(None, shop.clock.now())) == [saga(4), saga(1)]
 
 
 def _nodes(node: dict[str, Any]) -> Iterator[dict[str, Any]]:

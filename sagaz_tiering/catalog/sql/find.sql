@@ -1,12 +1,12 @@
 -- name: names
--- Names that match a regular expression ($4), of those that begin from $1 on and before $2, in parallel; how many were looked
+-- Names that match a regular expression ($4; NULL: all), of those that begin from $1 on and before $2, in parallel; how many were looked
 -- at in each at most ($3), and up to which saga an earlier version's can be found (NULL: all can).
 WITH looked AS MATERIALIZED (
     SELECT n.* FROM unnest($1::text[], $2::text[]) AS v (first, beyond) CROSS JOIN LATERAL (
         SELECT name_id, saga_name FROM sagaz_tiering.saga_names
          WHERE left(saga_name, 64) COLLATE "C" >= v.first AND left(saga_name, 64) COLLATE "C" < v.beyond
          LIMIT $3) AS n)
-SELECT (SELECT array_agg(DISTINCT name_id) FROM looked WHERE saga_name ~ $4) AS found,
+SELECT (SELECT array_agg(DISTINCT name_id) FROM looked WHERE $4::text IS NULL OR saga_name ~ $4) AS found,
        (SELECT count(*) FROM looked) AS looked,
        CASE WHEN up_to IS NULL THEN found_up_to ELSE '00000000-0000-0000-0000-000000000000' END AS lacking
   FROM sagaz_tiering.sagas_filled
@@ -34,6 +34,19 @@ looked AS MATERIALIZED (
     SELECT g.* FROM places p CROSS JOIN LATERAL (
         SELECT * FROM sagaz_tiering.sagas s
          WHERE s.name_id = p.name_id AND s.place = p.place AND (s.place, s.saga_id) < ($1::bigint, $2::uuid) OFFSET 0) AS g
+     ORDER BY g.place DESC, g.saga_id DESC LIMIT $4),
+
+-- name: by_statuses
+-- The same, of these names that have one of these statuses alone, none of which is `completed`: $11 and $12, in parallel, a name
+-- and a status.
+WITH looked AS MATERIALIZED (
+    SELECT g.* FROM (
+        SELECT DISTINCT v.name_id, hashtext(v.status) AS hash FROM unnest($11::integer[], $12::text[]) AS v (name_id, status)) AS e
+     CROSS JOIN LATERAL (
+        SELECT * FROM sagaz_tiering.sagas s
+         WHERE s.name_id = e.name_id AND hashtext(s.status) = e.hash AND s.status <> 'completed'
+           AND s.place <= $1::bigint AND (s.place, s.saga_id) < ($1::bigint, $2::uuid) AND s.place >= $3::bigint
+         ORDER BY s.place DESC, s.saga_id DESC LIMIT $4) AS g
      ORDER BY g.place DESC, g.saga_id DESC LIMIT $4),
 
 -- name: by_holds
@@ -64,7 +77,7 @@ looked AS MATERIALIZED (
                                    WHERE b.key = o.key AND b.place = k.place AND b.saga_id = k.saga_id)) = $14) AS g ON true),
 
 -- name: found
--- How each of the four goes on from the sagas that it `looked` at.
+-- How each of the five goes on from the sagas that it `looked` at.
 matched AS MATERIALIZED (
     SELECT l.saga_id, l.place, l.ended_at, l.end_step, l.end_id, l.status, l.kept_us, l.attributes, l.step_name, l.name_id
       FROM looked l
@@ -110,6 +123,10 @@ EXPLAIN (FORMAT JSON) SELECT 1 FROM sagaz_tiering.sagas g WHERE g.place < $1::bi
 -- name: all_by_names
 EXPLAIN (FORMAT JSON) SELECT 1 FROM sagaz_tiering.sagas g
  WHERE g.name_id = ANY($3::integer[]) AND g.place < $1::bigint AND g.place >= $2::bigint
+
+-- name: all_by_statuses
+EXPLAIN (FORMAT JSON) SELECT 1 FROM sagaz_tiering.sagas g
+ WHERE g.name_id = ANY($3::integer[]) AND g.status = ANY($4::text[]) AND g.place < $1::bigint AND g.place >= $2::bigint
 
 -- name: all_by_holds
 EXPLAIN (FORMAT JSON) SELECT 1 FROM sagaz_tiering.holds h JOIN sagaz_tiering.sagas g ON g.saga_id = h.saga_id
