@@ -12,8 +12,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
-
 from sagaz_tiering.config import CONFIG_VARIABLE
 from sagaz_tiering.config.schema import Location
 from sagaz_tiering.errors import ConfigError
@@ -111,22 +109,26 @@ def _unusable(name: str, why: str) -> ConfigError:
     return ConfigError(f"environment variable {name}: {why}", hint="correct or unset the variable")
 
 
-class _Layers(BaseSettings):
-    model_config = SettingsConfigDict(extra="allow")
-
-    @classmethod
-    def settings_customise_sources(
-        cls,
-        settings_cls: type[BaseSettings],
-        init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
-    ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """What was passed in, the first first: never the process's own environment, no .env files."""
-        return tuple(InitSettingsSource(settings_cls, layer) for layer in init_settings()["layers"])
-
-
 def layered(*layers: dict[str, Any]) -> dict[str, Any]:
     """One nested dict of several, the first wins in each value; nothing is checked."""
-    return dict(_Layers(layers=layers).model_extra or {})
+    said = [layer for layer in layers if layer]
+    if len(said) < 2:
+        return dict(*said)  # what follows takes longer to begin than all else that is done to read a file
+    from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
+
+    class Layers(BaseSettings):
+        model_config = SettingsConfigDict(extra="allow")
+
+        @classmethod
+        def settings_customise_sources(
+            cls,
+            settings_cls: type[BaseSettings],
+            init_settings: PydanticBaseSettingsSource,
+            env_settings: PydanticBaseSettingsSource,
+            dotenv_settings: PydanticBaseSettingsSource,
+            file_secret_settings: PydanticBaseSettingsSource,
+        ) -> tuple[PydanticBaseSettingsSource, ...]:
+            """What was passed in, the first first: never the process's own environment, no .env files."""
+            return tuple(InitSettingsSource(settings_cls, layer) for layer in init_settings()["layers"])
+
+    return dict(Layers(layers=layers).model_extra or {})

@@ -13,7 +13,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.config.schema import Location, keys
+from sagaz_tiering.config.schema import Location, keys, words
 
 _PLAIN = {
     "string_type": "must be text",
@@ -93,24 +93,24 @@ def section_of(annotation: Any) -> type[BaseModel] | None:
 
 def _field_help(location: Location) -> str:
     model = section_at(location[:-1])
-    field = keys(model).get(str(location[-1])) if model else None
-    return f" ({field.description})" if field and field.description else ""
+    said = words(model).get(str(location[-1])) if model else None
+    return f" ({said})" if said else ""
 
 
 @cache
 def _places_of_key() -> dict[str, list[str]]:
     places: dict[str, list[str]] = {}
-    for path, _ in keys_of(TieringConfig):
+    for path, _, _ in keys_of(TieringConfig):
         section, _, key = path.rpartition(".")
         places.setdefault(key, []).append(section or "the top level")
     return places
 
 
-def keys_of(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every key of a configuration model as a path (`policies[].move[].after`) with its field, depth first."""
+def keys_of(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[BaseModel], FieldInfo]]:
+    """Every key of a configuration model as a path (`policies[].move[].after`), with its section and field, depth first."""
     for name, field in keys(model).items():
         here = f"{path}.{name}" if path else name
-        yield here, field
+        yield here, model, field
         section = section_of(field.annotation)
         if section is not None:
             is_list = "tuple" in str(field.annotation)

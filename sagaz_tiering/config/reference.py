@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 from sagaz_tiering.config.environment import variable_for
 from sagaz_tiering.config.messages import keys_of, section_of
 from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.config.schema import DEFAULT_TEXT
+from sagaz_tiering.config.schema import DEFAULT_TEXT, words
 from sagaz_tiering.config.times import parse_days
 from sagaz_tiering.config.units import format_duration, format_size, parse_size
 from sagaz_tiering.config.urls import SecretUrl
@@ -61,7 +61,7 @@ def reference() -> str:
     """The whole reference as Markdown."""
     parts = [_INTRODUCTION.format(example=variable_for(("tiers", "cold", "secret_access_key")))]
     for name, field in TieringConfig.model_fields.items():
-        parts.append(f"## `{name}`\n\n{field.description}\n")
+        parts.append(f"## `{name}`\n\n{words(TieringConfig)[name]}\n")
         section = section_of(field.annotation)
         if section is not None:
             parts.append(_table(section, f"{name}[]" if "tuple" in str(field.annotation) else name))
@@ -71,7 +71,7 @@ def reference() -> str:
 def _table(section: type[BaseModel], path: str) -> str:
     rows = ["| key | value | default | meaning |", "|---|---|---|---|"]
     told, within = dict[type[BaseModel], str](), section.__name__
-    for key, field in keys_of(section, path):
+    for key, owner, field in keys_of(section, path):
         inner = section_of(field.annotation)
         if key.startswith(f"{within}."):
             continue
@@ -81,7 +81,8 @@ def _table(section: type[BaseModel], path: str) -> str:
             value, default = ("list" if "tuple" in str(field.annotation) else "section"), _given(field)
         else:
             value, default, within = f"as `{told[inner]}`", _given(field), key
-        rows.append(f"| `{key}` | {value} | {default} | {' '.join((field.description or '').split())} |")
+        meaning = words(owner).get(key.rpartition(".")[2], "")
+        rows.append(f"| `{key}` | {value} | {default} | {' '.join(meaning.split())} |")
     return "\n".join(rows) + "\n"
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Self
+import ast
+import inspect
+import textwrap
+from collections.abc import Iterable, Mapping
+from functools import cache
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, ValidationError, model_validator
 from pydantic.fields import FieldInfo
-from pydantic_core import InitErrorDetails, PydanticCustomError
+from pydantic_core import CoreSchema, InitErrorDetails, PydanticCustomError
 
 Location = tuple[int | str, ...]
 """Path of a value inside the configuration: keys and list positions, outermost first."""
@@ -23,7 +27,6 @@ class StrictModel(BaseModel):
         extra="forbid",
         frozen=True,
         hide_input_in_errors=True,
-        use_attribute_docstrings=True,
         validate_default=True,
     )
 
@@ -37,10 +40,47 @@ class StrictModel(BaseModel):
         """What cannot be of these values together, each with where it is in the section."""
         return ()
 
+    @classmethod
+    def __get_pydantic_json_schema__(cls, core_schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        found = handler(core_schema)
+        told = words(cls)
+        for key, value in handler.resolve_ref_schema(found).get("properties", {}).items():
+            if key in told:
+                value["description"] = told[key]
+        return found
+
 
 def keys(model: type[BaseModel]) -> dict[str, FieldInfo]:
     """The fields of a section by the keys that they have in a file."""
     return {field.alias or name: field for name, field in model.model_fields.items()}
+
+
+@cache
+def words(model: type[BaseModel]) -> Mapping[str, str]:
+    """What each key of a section is for: the docstring under its field, by the key that it has in a file.
+
+    Read when somebody asks: for each section that costs more than all else that is done to check a file.
+    """
+    told: dict[str, str] = {}
+    for each in reversed(model.__mro__):
+        if issubclass(each, BaseModel) and each is not BaseModel:
+            told |= _docstrings(each)
+    return {field.alias or name: told[name] for name, field in model.model_fields.items() if name in told}
+
+
+def _docstrings(model: type[BaseModel]) -> dict[str, str]:
+    try:
+        source = inspect.getsource(model)
+    except (OSError, TypeError):  # it came without its source
+        return {}
+    section = ast.parse(textwrap.dedent(source)).body[0]
+    assert isinstance(section, ast.ClassDef)
+    found = {}
+    for field, text in zip(section.body, section.body[1:], strict=False):
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
+            if isinstance(text.value, ast.Constant) and isinstance(text.value.value, str):
+                found[field.target.id] = inspect.cleandoc(text.value.value)
+    return found
 
 
 def problem(message: str) -> PydanticCustomError:
