@@ -35,11 +35,11 @@ from sagaz_tiering.jobs.ownership import secure
 from sagaz_tiering.keys.keyring import Keyring
 from sagaz_tiering.keys.master import MasterKeys
 from sagaz_tiering.objects.base import ObjectStore
-from sagaz_tiering.tiered.storage import TieredStorage
 from sagaz_tiering.tiers import HasTiers, InForce, Tiers
 
 if TYPE_CHECKING:
     from sagaz_tiering.embedded.servers import Endpoints
+    from sagaz_tiering.tiered.storage import TieredStorage
 
 
 class Runtime(HasTiers):
@@ -50,11 +50,12 @@ class Runtime(HasTiers):
         tiers: Tiers,
         in_force: InForce,
         *,
-        facade: type[TieredStorage],
+        facade: type[TieredStorage] | None,
         again: Callable[[], AbstractAsyncContextManager[Runtime]],
     ) -> None:
         self.tiers, self.in_force = tiers, in_force
-        self._again = again
+        self._facade, self._again = facade, again
+        self._storage: TieredStorage | None = None
         opened_with = in_force.settings
         self._jobs = JobContext(
             tiers=tiers,
@@ -62,13 +63,6 @@ class Runtime(HasTiers):
             owner=f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}",
             # Worker processes measure for themselves; a clock that was given to us is not theirs.
             workers=WorkerPool(lambda: opened_with) if isinstance(tiers.clock, ServerClock) else None,
-        )
-        self._storage = facade(
-            tiers,
-            in_force,
-            expire=self._expire,
-            publish=partial(try_to_publish, self._jobs),
-            open_again=self._open_again,
         )
 
     @property
@@ -82,8 +76,22 @@ class Runtime(HasTiers):
         return self.catalog.db
 
     def storage(self) -> TieredStorage:
-        """The facade over these parts."""
+        """The facade over these parts, always the same one; made when it is first asked for, which jobs never do."""
+        if self._storage is None:
+            facade = self._facade or _tiered()
+            self._storage = facade(
+                self.tiers,
+                self.in_force,
+                expire=self._expire,
+                publish=partial(try_to_publish, self._jobs),
+                open_again=self._open_again,
+            )
         return self._storage
+
+    async def retire(self) -> None:
+        """The parts are about to be closed: the facade is of no more use."""
+        if self._storage is not None:
+            await self._storage.retire()
 
     def job_context(self) -> JobContext:
         """What jobs run with; one per process."""
@@ -100,7 +108,8 @@ class Runtime(HasTiers):
         """Put the policies and job limits of `config` in force; servers stay the ones that are open."""
         self.in_force.adopt(config)
         self.dictionaries.enabled = config.dictionaries.enabled
-        self._storage.adopt(self.policies)
+        if self._storage is not None:
+            self._storage.adopt(self.policies)
 
     @asynccontextmanager
     async def _open_again(self) -> AsyncIterator[TieredStorage]:
@@ -113,12 +122,18 @@ class Runtime(HasTiers):
         return counts.get("hot", 0) + counts.get("durable", 0) + counts.get("archived", 0)
 
 
+def _tiered() -> type[TieredStorage]:
+    from sagaz_tiering.tiered.storage import TieredStorage
+
+    return TieredStorage
+
+
 def open_runtime(
     config: TieringConfig,
     *,
     clock: Clock | None = None,
     host: Clock | None = None,
-    facade: type[TieredStorage] = TieredStorage,
+    facade: type[TieredStorage] | None = None,
 ) -> AbstractAsyncContextManager[Runtime]:
     """Open everything that `config` names. Embedded servers are started and their catalog migrated (or, where
     another process of ours runs them already, used); other servers need not be up.
@@ -133,7 +148,9 @@ def open_runtime(
 class _Opening(AbstractAsyncContextManager[Runtime]):
     """Not a generator: those are closed with their loop, all at once, while one of them waits for another."""
 
-    def __init__(self, in_force: InForce, clock: Clock | None, host: Clock | None, facade: type[TieredStorage]) -> None:
+    def __init__(
+        self, in_force: InForce, clock: Clock | None, host: Clock | None, facade: type[TieredStorage] | None
+    ) -> None:
         self._in_force, self._clock, self._host, self._facade = in_force, clock, host, facade
         self._home = HomeLoop(self, lambda opening: opening._resources.aclose())
         self._resources = AsyncExitStack()
@@ -148,7 +165,7 @@ class _Opening(AbstractAsyncContextManager[Runtime]):
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._runtime and kind is not GeneratorExit:  # by which a loop's end is told to generators
-            await self._runtime.storage().retire()
+            await self._runtime.retire()
         await self._home.close(self._resources.aclose)
 
     async def _open(self, stack: AsyncExitStack) -> Runtime:

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import asyncio
 import math
-import multiprocessing
 import os
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sagaz_tiering import metrics
 from sagaz_tiering.config.model import TieringConfig
@@ -24,6 +22,9 @@ from sagaz_tiering.errors import BudgetSpent, MasterKeyUnavailable, SagazTiering
 from sagaz_tiering.jobs.context import Tally
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.policy import PolicySet
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 _log = Logger(__name__)
 
@@ -116,7 +117,9 @@ class WorkerPool:
 
     async def _run(self, job: str, config: TieringConfig, enough: asyncio.Event, tally: Tally) -> Exception | None:
         """What stopped it before its end."""
-        ours, theirs = multiprocessing.Pipe()
+        from multiprocessing import Pipe
+
+        ours, theirs = Pipe()
         with ours:
             with theirs:
                 # Not by `multiprocessing`, which runs an application's own script again in each process that it starts.

@@ -5,27 +5,11 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
-from sagaz_tiering.cli.commands import catalog, export, keys, policy, quarantine, replay
-from sagaz_tiering.cli.commands.console import console_token
-from sagaz_tiering.cli.commands.demo import demo
-from sagaz_tiering.cli.commands.diff import diff
-from sagaz_tiering.cli.commands.doctor import doctor
-from sagaz_tiering.cli.commands.find import find
-from sagaz_tiering.cli.commands.forget import erasures, forget
-from sagaz_tiering.cli.commands.hold import hold, holds, release
-from sagaz_tiering.cli.commands.init import init
-from sagaz_tiering.cli.commands.job import job
-from sagaz_tiering.cli.commands.plan import plan
-from sagaz_tiering.cli.commands.restore import cancel_restore, restore, restores
-from sagaz_tiering.cli.commands.run import run
-from sagaz_tiering.cli.commands.snapshot import explain, show, timeline
-from sagaz_tiering.cli.commands.status import status
-from sagaz_tiering.cli.commands.torture import torture
-from sagaz_tiering.cli.commands.transfer import transfer
 from sagaz_tiering.cli.failures import UsageError, report
 
 EXIT_CODES = (
@@ -49,16 +33,40 @@ EPILOG = "\b\nExit codes:\n" + "\n".join(f"  {code}  {meaning}" for code, meanin
 
 _COMPLETES = "_SAGAZ_TIERING_COMPLETE"
 """Set where a shell asks what may come next."""
-_COMMANDS: tuple[Callable[..., None], ...] = (
-    *(init, run, demo, doctor, torture, job, plan, status, find, timeline, diff, show, explain, hold, release),
-    *(holds, transfer, restore, restores, cancel_restore, forget, erasures, console_token),
-)
-_GROUPS = (policy.group, catalog.group, replay.group, quarantine.group, keys.group, export.group)
+_COMMANDS = {
+    "init": "init",
+    "run": "run",
+    "demo": "demo",
+    "doctor": "doctor",
+    "torture": "torture",
+    "job": "job",
+    "plan": "plan",
+    "status": "status",
+    "find": "find",
+    "timeline": "snapshot",
+    "diff": "diff",
+    "show": "snapshot",
+    "explain": "snapshot",
+    "hold": "hold",
+    "release": "hold",
+    "holds": "hold",
+    "transfer": "transfer",
+    "restore": "restore",
+    "restores": "restore",
+    "cancel-restore": "restore",
+    "forget": "forget",
+    "erasures": "forget",
+    "console-token": "console",
+}
+"""Each command and the module of it in `commands`, in the order of `--help`."""
+_GROUPS = ("policy", "catalog", "replay", "quarantine", "keys", "export")
+"""The modules of groups of commands, which have their names."""
 
 
-def make_app(asked: str | None = None) -> typer.Typer:
+def make_app(asked: str | None = None, *, alone: bool = False) -> typer.Typer:
     """The program. Where one command is `asked` for, the others have their name and what they are for alone: to find
-    out what each takes would be a fourth of the work of `--help`."""
+    out what each takes would be a fourth of the work of `--help`. `alone`: the line begins with it, so that nothing is
+    told of the others, and their modules are not needed."""
     app = typer.Typer(
         name="sagaz-tiering",
         help="Tiered storage for saga snapshots: Redis while hot, packs on S3 as they age, expired by policy.",
@@ -69,12 +77,25 @@ def make_app(asked: str | None = None) -> typer.Typer:
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
     )
-    for each in _COMMANDS:
-        app.command()(each if asked in (None, each.__name__.replace("_", "-")) else _named_as(each))
-    for group in _GROUPS:
-        app.add_typer(group if asked in (None, group.info.name) else _named_as_group(group))
+    for name in _COMMANDS:
+        if not alone or name == asked:
+            each = _command(name)
+            app.command()(each if asked in (None, name) else _named_as(each))
+    for name in _GROUPS:
+        if not alone or name == asked:
+            group = _module(name).group
+            app.add_typer(group if asked in (None, name) else _named_as_group(group))
     app.callback()(_top)
     return app
+
+
+def _module(name: str) -> Any:
+    return import_module(f"sagaz_tiering.cli.commands.{name}")
+
+
+def _command(name: str) -> Callable[..., None]:
+    found: Callable[..., None] = getattr(_module(_COMMANDS[name]), name.replace("-", "_"))
+    return found
 
 
 def _named_as(command: Callable[..., Any]) -> Callable[[], None]:
@@ -111,8 +132,9 @@ def run_app(arguments: Sequence[str] | None = None) -> int:
     """Run one command line; the exit code."""
     given = list(sys.argv[1:] if arguments is None else arguments)
     asked = None if _COMPLETES in os.environ else next((each for each in given if not each.startswith("-")), "")
+    alone = bool(given) and given[0] == asked and (asked in _COMMANDS or asked in _GROUPS)
     try:
-        code: Any = make_app(asked)(args=given, standalone_mode=False, prog_name="sagaz-tiering")
+        code: Any = make_app(asked, alone=alone)(args=given, standalone_mode=False, prog_name="sagaz-tiering")
         sys.stdout.flush()
     except typer.Abort:
         return 130

@@ -107,7 +107,7 @@ def _places_of_key() -> dict[str, list[str]]:
 
 
 def keys_of(model: type[BaseModel], path: str = "") -> Iterator[tuple[str, type[BaseModel], FieldInfo]]:
-    """Every key of a configuration model as a path (`policies[].move[].after`), with its section and field, depth first."""
+    """Every key of a configuration model as a path (`policies[].move[].after`), its section and field, depth first."""
     for name, field in keys(model).items():
         here = f"{path}.{name}" if path else name
         yield here, model, field

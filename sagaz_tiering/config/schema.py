@@ -76,10 +76,10 @@ def _docstrings(model: type[BaseModel]) -> dict[str, str]:
     section = ast.parse(textwrap.dedent(source)).body[0]
     assert isinstance(section, ast.ClassDef)
     found = {}
-    for field, text in zip(section.body, section.body[1:], strict=False):
-        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name) and isinstance(text, ast.Expr):
-            if isinstance(text.value, ast.Constant) and isinstance(text.value.value, str):
-                found[field.target.id] = inspect.cleandoc(text.value.value)
+    for each, after in zip(section.body, section.body[1:], strict=False):
+        match each, after:
+            case ast.AnnAssign(target=ast.Name(name)), ast.Expr(value=ast.Constant(value=str(said))):
+                found[name] = inspect.cleandoc(said)
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.config.load import config_of
-from sagaz_tiering.costs import difference
+from sagaz_tiering.costs.difference import difference
 from sagaz_tiering.operations.survey import planned
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.terminal import plain

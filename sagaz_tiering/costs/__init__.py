@@ -5,36 +5,28 @@ Pure: it never asks a server or a clock, and never moves anything; jobs and comm
 
 from __future__ import annotations
 
-from sagaz_tiering.costs.advice import Advice
 from sagaz_tiering.costs.buckets import bucket_end, bucket_of
 from sagaz_tiering.costs.choice import first_class, judge_pack, share_cost
-from sagaz_tiering.costs.difference import Change, difference
 from sagaz_tiering.costs.economics import Cost, life, months, restore_cost, transition_cost, upload_cost
 from sagaz_tiering.costs.inputs import Due, Expired, Inputs, PackGroup
 from sagaz_tiering.costs.lines import Line
-from sagaz_tiering.costs.plan import Plan, plan
 from sagaz_tiering.costs.prices import PriceList, minimum_durations
 
 __all__ = [
-    "Advice",
-    "Change",
     "Cost",
     "Due",
     "Expired",
     "Inputs",
     "Line",
     "PackGroup",
-    "Plan",
     "PriceList",
     "bucket_end",
     "bucket_of",
-    "difference",
     "first_class",
     "judge_pack",
     "life",
     "minimum_durations",
     "months",
-    "plan",
     "restore_cost",
     "share_cost",
     "transition_cost",

@@ -22,6 +22,8 @@ from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.policy import Policy, PolicySet
 from sagaz_tiering.terminal import document
 
+__all__ = ["Advice", "Plan", "plan"]
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:

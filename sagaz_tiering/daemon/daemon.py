@@ -45,7 +45,7 @@ from sagaz_tiering.errors import (
     SagazTieringError,
     TierUnavailable,
 )
-from sagaz_tiering.jobs import JobReport, run_job
+from sagaz_tiering.jobs import JobReport, load_jobs, run_job
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.terminal import counted
 
@@ -100,6 +100,7 @@ class _Daemon:
         self._opening: asyncio.Task[Any] | None = None
 
     async def run(self) -> int:
+        load_jobs()
         try:
             with self._signals():
                 async with AsyncExitStack() as stack:

@@ -19,21 +19,14 @@ from sagaz_tiering.catalog.migrations import check_schema
 from sagaz_tiering.config.sections import MOST_PROCESSES
 from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import BudgetSpent, CatalogUnavailable, ConfigError, MasterKeyUnavailable, SagazTieringError
-from sagaz_tiering.jobs import collect, reconcile, scrub, transition
-from sagaz_tiering.jobs.age import job as age
-from sagaz_tiering.jobs.compact import job as compact
 from sagaz_tiering.jobs.context import JobContext, JobReport, Tally
-from sagaz_tiering.jobs.expire import job as expire
 from sagaz_tiering.jobs.finish import mark_new_holds
 from sagaz_tiering.jobs.journal import publish_journal
 from sagaz_tiering.jobs.ownership import are_in_force, claim_prefix, with_accepted
-from sagaz_tiering.jobs.reindex import job as reindex
-from sagaz_tiering.jobs.restore import job as restore
 from sagaz_tiering.jobs.times import WINDOW_CLOSED, within_window
-from sagaz_tiering.jobs.train import job as train
 from sagaz_tiering.logs import Logger
 
-__all__ = ["JOBS", "WINDOW_CLOSED", "Job", "JobContext", "JobReport", "run_job", "run_share"]
+__all__ = ["JOBS", "WINDOW_CLOSED", "Job", "JobContext", "JobReport", "load_jobs", "run_job", "run_share"]
 
 _log = Logger(__name__)
 
@@ -54,49 +47,121 @@ class JobModule(Protocol):
 class Job:
     """As many processes as `slots` may run it at once. `share` is what a worker process does of it, beside the one that
     runs it. Workers have leases of their own, as many as the runs may have workers: none takes the slot of a daemon.
-    What is not `scheduled` runs when somebody orders it.
+    What is not `scheduled` runs when somebody orders it. What a job needs is imported when that is asked for.
     """
 
     summary: str
-    module: JobModule
+    module: Callable[[], JobModule]
     slots: int = 1
-    share: Run | None = None
+    share: Callable[[], Run] | None = None
     scheduled: bool = True
+
+
+def _age() -> JobModule:
+    from sagaz_tiering.jobs.age import job as age
+
+    return age
+
+
+def _reconcile() -> JobModule:
+    from sagaz_tiering.jobs import reconcile
+
+    return reconcile
+
+
+def _transition() -> JobModule:
+    from sagaz_tiering.jobs import transition
+
+    return transition
+
+
+def _restore() -> JobModule:
+    from sagaz_tiering.jobs.restore import job as restore
+
+    return restore
+
+
+def _expire() -> JobModule:
+    from sagaz_tiering.jobs.expire import job as expire
+
+    return expire
+
+
+def _compact() -> JobModule:
+    from sagaz_tiering.jobs.compact import job as compact
+
+    return compact
+
+
+def _scrub() -> JobModule:
+    from sagaz_tiering.jobs import scrub
+
+    return scrub
+
+
+def _collect() -> JobModule:
+    from sagaz_tiering.jobs import collect
+
+    return collect
+
+
+def _reindex() -> JobModule:
+    from sagaz_tiering.jobs.reindex import job as reindex
+
+    return reindex
+
+
+def _train() -> JobModule:
+    from sagaz_tiering.jobs.train import job as train
+
+    return train
+
+
+def _share_of_age() -> Run:
+    from sagaz_tiering.jobs.age.job import run_share
+
+    return run_share
 
 
 JOBS: Mapping[str, Job] = MappingProxyType(
     {
         "age": Job(
             summary="move due snapshots from Redis and PostgreSQL into packs on the object store",
-            module=age,
+            module=_age,
             slots=8,
-            share=age.run_share,
+            share=_share_of_age,
         ),
         "reconcile": Job(
-            summary="put right a Redis that lost its past, so that it is believed again", module=reconcile
+            summary="put right a Redis that lost its past, so that it is believed again", module=_reconcile
         ),
         "transition": Job(
-            summary="move packs to the colder storage class that their policy asks for", module=transition
+            summary="move packs to the colder storage class that their policy asks for", module=_transition
         ),
         "restore": Job(
-            summary="make the packs of restore requests readable and bring their snapshots back", module=restore
+            summary="make the packs of restore requests readable and bring their snapshots back", module=_restore
         ),
         "expire": Job(
-            summary="remove what is past its retention: Redis, PostgreSQL, catalog, dead packs", module=expire
+            summary="remove what is past its retention: Redis, PostgreSQL, catalog, dead packs", module=_expire
         ),
         "compact": Job(
-            summary="write packs anew that hold dead bytes, are too small, or hold an erased saga", module=compact
+            summary="write packs anew that hold dead bytes, are too small, or hold an erased saga", module=_compact
         ),
-        "scrub": Job(summary="compare the catalog with the bucket and look into packs", module=scrub),
-        "collect": Job(summary="remove objects under the prefix that no pack row names", module=collect),
+        "scrub": Job(summary="compare the catalog with the bucket and look into packs", module=_scrub),
+        "collect": Job(summary="remove objects under the prefix that no pack row names", module=_collect),
         "reindex": Job(
             summary="give what is stored already the attributes that were configured since",
-            module=reindex,
+            module=_reindex,
             scheduled=False,
         ),
-        "train": Job(summary="train compression dictionaries for saga names where they pay", module=train),
+        "train": Job(summary="train compression dictionaries for saga names where they pay", module=_train),
     }
 )
+
+
+def load_jobs() -> None:
+    """Import all that jobs need, for a process that runs for long: a package that is replaced beneath it is no concern."""
+    for job in JOBS.values():
+        job.module()
 
 
 async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> JobReport:
@@ -118,7 +183,7 @@ async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> J
     try:
         with traces.span(f"job {name}", job=name, dry_run=dry_run):
             if dry_run:
-                await job.module.preview(await with_accepted(run), tally)
+                await job.module().preview(await with_accepted(run), tally)
             else:
                 leases = [name] if job.slots == 1 else [f"{name}/{slot}" for slot in range(job.slots)]
                 await claim_prefix(run)
@@ -154,7 +219,7 @@ async def run_share(name: str, context: JobContext, tally: Tally) -> None:
         return
     share = context.shared_by(context.workers.processes)
     leases = [f"{name}/worker/{slot}" for slot in range(job.slots * (MOST_PROCESSES - 1))]
-    if not await _run_leased(leases, share, tally, job.share):
+    if not await _run_leased(leases, share, tally, job.share()):
         tally.note("a worker process did nothing: every lease for workers is held")
 
 
@@ -180,7 +245,7 @@ async def _run_recorded(name: str, context: JobContext, lease: Lease, tally: Tal
     history, stopped = context.catalog.history, None
     await history.started(name, context.now)
     try:
-        await JOBS[name].module.run(context, lease, tally)
+        await JOBS[name].module().run(context, lease, tally)
     except BudgetSpent as exc:
         stopped = str(exc)
         tally.add("budget_spent")

@@ -14,7 +14,7 @@ from support.tiers import DAY, NOW, Product, adjust, config, product
 from support.yaml_config import write_config
 
 from sagaz_tiering.clock import SystemClock
-from sagaz_tiering.costs import Plan, plan
+from sagaz_tiering.costs.plan import Plan, plan
 from sagaz_tiering.operations.survey import survey
 from sagaz_tiering.policy import Policy, PolicySet
 from sagaz_tiering.storage_class import StorageClass

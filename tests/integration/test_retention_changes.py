@@ -14,7 +14,7 @@ from support.tiers import DAY, NOW, Product, config, product
 
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.costs import plan as make_plan
+from sagaz_tiering.costs.plan import plan as make_plan
 from sagaz_tiering.errors import MassDelete
 from sagaz_tiering.jobs import JobReport, run_job
 from sagaz_tiering.operations.survey import survey

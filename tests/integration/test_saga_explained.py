@@ -14,7 +14,7 @@ from support.snapshots import OTHER_SAGA, SAGA, make
 from support.tiers import DAY, NOW, Product, config, product
 from support.yaml_config import write_config
 
-from sagaz_tiering.costs import plan
+from sagaz_tiering.costs.plan import plan
 from sagaz_tiering.operations.survey import survey
 from sagaz_tiering.policy import Policy, PolicySet
 

@@ -18,16 +18,15 @@ from sagaz_tiering.costs import (
     Expired,
     Inputs,
     PackGroup,
-    Plan,
     PriceList,
-    difference,
     first_class,
-    plan,
     share_cost,
 )
 from sagaz_tiering.costs.buckets import ends_at
 from sagaz_tiering.costs.choice import choose_class
+from sagaz_tiering.costs.difference import difference
 from sagaz_tiering.costs.economics import judge_move
+from sagaz_tiering.costs.plan import Plan, plan
 from sagaz_tiering.jobs.compact.plan import Merge
 from sagaz_tiering.policy import Policy, PolicySet
 from sagaz_tiering.storage_class import StorageClass

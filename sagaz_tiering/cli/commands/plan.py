@@ -13,7 +13,9 @@ from sagaz_tiering.cli.session import NO_DAEMON, Answer, Call, command, show_nex
 from sagaz_tiering.terminal import counted, make_table, plain, show_bytes, show_time, show_usd
 
 if TYPE_CHECKING:
-    from sagaz_tiering.costs import Advice, Change, Line, Plan
+    from sagaz_tiering.costs import Line
+    from sagaz_tiering.costs.difference import Change
+    from sagaz_tiering.costs.plan import Advice, Plan
     from sagaz_tiering.policy import PolicySet
 
 _SPARE = ("packs", "requests", "bytes", "of sagas", "pays after", "$ a month before", "from")
@@ -32,7 +34,7 @@ async def plan(
     import asyncio
 
     from sagaz_tiering.catalog.migrations import check_schema
-    from sagaz_tiering.costs import difference
+    from sagaz_tiering.costs.difference import difference
     from sagaz_tiering.operations.status import daemon_seen, upcoming
     from sagaz_tiering.operations.survey import planned
 
