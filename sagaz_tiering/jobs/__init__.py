@@ -159,7 +159,7 @@ JOBS: Mapping[str, Job] = MappingProxyType(
 
 
 def load_jobs() -> None:
-    """Import all that jobs need, for a process that runs for long: a package that is replaced beneath it is no concern."""
+    """Import all that jobs need, for a process that runs for long, whose package may be replaced meanwhile."""
     for job in JOBS.values():
         job.module()
 
