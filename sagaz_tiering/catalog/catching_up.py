@@ -16,6 +16,7 @@ import orjson
 
 from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, lock_rows
 from sagaz_tiering.catalog.holds import HOLD_LOCK, Holds, match_text, subject_columns
+from sagaz_tiering.catalog.hot_saves import drop_hot_saves, wait_for_notes
 from sagaz_tiering.catalog.journal import JournalEntry, note
 from sagaz_tiering.catalog.leases import Lease, fence
 from sagaz_tiering.catalog.packs import Pack, pack_of_row
@@ -158,7 +159,9 @@ async def _delete(conn: Connection, entries: Sequence[JournalEntry]) -> None:
     pairs = [(snapshot_id, entry.at) for entry in entries for snapshot_id in entry.body["snapshot_ids"]]
     if pairs:
         ids, times = [pair[0] for pair in pairs], [pair[1] for pair in pairs]
+        await wait_for_notes(conn, ids)
         await lock_rows(conn, ids)
+        await drop_hot_saves(conn, ids, times)
         for query in ("bury", "delete_durable", "delete_places"):
             await conn.execute(_SQL[query], ids, times)
 
@@ -179,7 +182,7 @@ async def _erase(conn: Connection, entry: JournalEntry) -> None:
         await conn.execute(_SQL["pass_on"], other, erasure_id)
         await conn.execute(_SQL["drop_erasure"], other)
     await lock_rows(conn, [row["snapshot_id"] for row in await conn.fetch(_ROWS_OF_SAGA, saga_id)])
-    for query in ("erase_durable", "erase_replays", "erase_places"):
+    for query in ("erase_hot", "erase_durable", "erase_replays", "erase_places"):
         await conn.execute(_SQL[query], saga_id, at)
     await conn.execute(_SQL["erase_packs"], erasure_id, saga_id, at)
 

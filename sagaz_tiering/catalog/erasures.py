@@ -198,7 +198,7 @@ class Erasures:
             # Redis may have a later save of these under another saga, so no more than this version is buried.
             found = {row.snapshot_id: row.saved_at for row in rows if row.saved_at is not None and row.saved_at <= now}
             found |= {one.snapshot.snapshot_id: max(one.until, now) for one in known}
-            durable, archived = await remove(conn, sorted(found.items()), {row.snapshot_id for row in rows})
+            durable, archived, _ = await remove(conn, sorted(found.items()), {row.snapshot_id for row in rows})
             places = await conn.fetch(_SQL["drop_places"], saga_id)
             gone = durable | archived.keys() | {row["snapshot_id"] for row in places}
             replays = affected(await conn.execute(_SQL["drop_replays"], saga_id))
@@ -245,7 +245,7 @@ class Erasures:
         """In PostgreSQL before in Redis, so that readers of either see the same, and no job publishes one again."""
         async with self._db.transaction() as conn:
             await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
-            _, archived = await remove(conn, [(snapshot_id, erasure.requested_at) for snapshot_id in sorted(ids)])
+            _, archived, _ = await remove(conn, [(snapshot_id, erasure.requested_at) for snapshot_id in sorted(ids)])
             await conn.execute(_SQL["add_packs_of"], erasure.erasure_id, sorted(set(archived.values())))
 
     async def uncleared(self) -> list[Erasure]:

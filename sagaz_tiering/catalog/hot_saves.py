@@ -187,10 +187,11 @@ async def wait_for_notes(conn: Connection, ids: Sequence[UUID]) -> None:
     await conn.execute(_SQL["wait_for_notes"], _NOTE_LOCK, list(ids))
 
 
-async def drop_hot_saves(conn: Connection, ids: Sequence[UUID], until: Sequence[datetime]) -> None:
-    """In the transaction that removes them, or publishes them elsewhere: saves until an instant each."""
-    if await conn.fetchval(_SQL["any"]):
-        await conn.execute(_SQL["drop"], list(ids), list(until))
+async def drop_hot_saves(conn: Connection, ids: Sequence[UUID], until: Sequence[datetime]) -> set[UUID]:
+    """In the transaction that removes them, or publishes them elsewhere: saves until an instant each; which went."""
+    if not await conn.fetchval(_SQL["any"]):
+        return set()
+    return {row["snapshot_id"] for row in await conn.fetch(_SQL["drop"], list(ids), list(until))}
 
 
 def _versions(metas: Sequence[SnapshotMeta]) -> tuple[list[UUID], list[datetime]]:

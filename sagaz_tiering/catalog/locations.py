@@ -160,10 +160,11 @@ class Locations:
             await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
             await self._holds.refuse([one.snapshot for one in doomed], conn)
             saves = sorted((one.snapshot.snapshot_id, one.until) for one in doomed)
-            durable, archived = await remove(conn, saves)
+            durable, archived, hot = await remove(conn, saves)
             known = durable | archived.keys()
-            for until in sorted({until for snapshot_id, until in saves if snapshot_id in known}):
-                gone = [snapshot_id for snapshot_id, own in saves if snapshot_id in known and own == until]
+            told = known | hot
+            for until in sorted({until for snapshot_id, until in saves if snapshot_id in told}):
+                gone = [snapshot_id for snapshot_id, own in saves if snapshot_id in told and own == until]
                 for start in range(0, len(gone), _NOTED_AT_ONCE):
                     await note(conn, "delete", {"snapshot_ids": gone[start : start + _NOTED_AT_ONCE]}, until)
         return known
@@ -197,20 +198,21 @@ class Locations:
 
 async def remove(
     conn: Connection, saves: Sequence[tuple[UUID, datetime]], others: Collection[UUID] = ()
-) -> tuple[set[UUID], dict[UUID, int]]:
+) -> tuple[set[UUID], dict[UUID, int], set[UUID]]:
     """Remove snapshots that were saved until an instant, each with its own; what was saved later stays.
 
-    (durable ids, archived ids with their packs) that went. No job publishes such a save again. The caller holds
-    ARCHIVE_LOCK, shared, so that what is in packs was saved before. `others`: of these it removes rows afterwards.
+    (durable ids, archived ids with their packs, ids noted as Redis' alone) that went. No job publishes such a save
+    again. The caller holds ARCHIVE_LOCK, shared, so that what is in packs was saved before. `others`: of these it
+    removes rows afterwards.
     """
     ids, until = [save[0] for save in saves], [save[1] for save in saves]
     await wait_for_notes(conn, ids)
     await lock_rows(conn, [*ids, *others])
     await conn.execute(_SQL["bury"], ids, until)
-    await drop_hot_saves(conn, ids, until)
+    hot = await drop_hot_saves(conn, ids, until)
     durable = await conn.fetch(_SQL["delete_durable"], ids, until)
     archived = await conn.fetch(_SQL["delete_archived"], ids)
-    return {row["snapshot_id"] for row in durable}, {row["snapshot_id"]: row["pack_id"] for row in archived}
+    return {row["snapshot_id"] for row in durable}, {row["snapshot_id"]: row["pack_id"] for row in archived}, hot
 
 
 class Saved(Protocol):

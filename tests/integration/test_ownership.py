@@ -37,6 +37,12 @@ POLICIES: list[dict[str, Any]] = [
         "move": [{"to": "STANDARD_IA", "after": "7d"}],
         "retain": "40d",
     },
+    {
+        "name": "hot",
+        "match": {"saga_name": "hot*"},
+        "durability": "hot",
+        "move": [{"to": "STANDARD_IA", "after": "7d"}],
+    },
     {"name": "rest", "match": {}, "move": [{"to": "STANDARD_IA", "after": "7d"}]},
 ]
 OPTIONS = {"retire_grace": "1d", "expire_max_share": "1.0", "collect_min_age": "1h"}
@@ -469,6 +475,36 @@ async def test_older_dump_that_was_put_back_is_as_before_after_adopt(world: Worl
         for name in ("expiring", "forgotten packed", "forgotten durable", "deleted packed", "deleted durable"):
             assert {answer[0] for answer in await answers(shop, groups[name])} == {None}, name
         assert (await verify(shop.runtime.job_context())).clean
+
+
+@pytest.mark.guarantee("G14")
+async def test_deletions_since_an_older_dump_are_not_taken_for_losses_of_redis(world: World) -> None:
+    """The dump says of some that Redis alone has them; after adopt they are deleted, and Redis is missed nothing."""
+    async with world.opened() as shop:
+        kept, deleted, erased = [await put(shop, start, name="hot") for start in (0, 100, 200)]
+        shop.clock.advance(DAY)
+        await shop.storage.note_hot_saves()
+        await shop.run("reconcile")
+    dump = await world.copy()
+    async with world.opened() as shop:
+        for snapshot in deleted:
+            assert await shop.storage.delete_snapshot(snapshot.snapshot_id)
+        await shop.storage.forget(erased[0].saga_id, reason="asked")
+        shop.clock.advance(DAY)
+        for job in JOBS:
+            await shop.run(job)
+    async with world.opened(dump) as shop:
+        await adopt(shop.runtime.job_context(), Tally(None), TAKE_OVER)
+        for when in ("adopted", "reconciled"):
+            for snapshot in (*deleted, *(each for each in erased if each.saga_id == erased[0].saga_id)):
+                assert await shop.storage.get_snapshot(snapshot.snapshot_id) is None, when
+                listed = await shop.storage.list_snapshots(snapshot.saga_id)
+                assert snapshot.snapshot_id not in {each.snapshot_id for each in listed}, when
+            for snapshot in kept:
+                assert await shop.storage.get_snapshot(snapshot.snapshot_id) == snapshot, when
+            await shop.run("reconcile")
+        state = await shop.runtime.catalog.hot_tier.state()
+        assert (state.trusted, state.lost, state.lost_ever) == (True, 0, 0)
 
 
 @pytest.mark.guarantee("G8")

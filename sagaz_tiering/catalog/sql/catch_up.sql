@@ -40,6 +40,9 @@ DELETE FROM sagaz_tiering.erasures WHERE erasure_id = $1
 SELECT erasure_id, saga_id, requested_at, who, reason, hot, durable, archived, replays, snapshots
   FROM sagaz_tiering.erasures WHERE erasure_id > $1 ORDER BY erasure_id LIMIT $2
 
+-- name: erase_hot
+DELETE FROM sagaz_tiering.hot_saves WHERE saga_id = $1 AND saved_at <= $2
+
 -- name: erase_durable
 DELETE FROM sagaz_tiering.saga_snapshots WHERE saga_id = $1 AND saved_at <= $2
 

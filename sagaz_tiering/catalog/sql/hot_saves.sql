@@ -100,6 +100,7 @@ SELECT count(*) FROM lost
 -- These saves are not Redis' alone any more.
 DELETE FROM sagaz_tiering.hot_saves h USING unnest($1::uuid[], $2::timestamptz[]) AS v (snapshot_id, saved_at)
  WHERE h.snapshot_id = v.snapshot_id AND h.saved_at <= v.saved_at
+RETURNING h.snapshot_id
 
 -- name: any
 SELECT EXISTS (SELECT 1 FROM sagaz_tiering.hot_saves)
