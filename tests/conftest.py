@@ -82,9 +82,11 @@ def redis_server(servers_folder: Path) -> Iterator[RedisServer]:
 
 
 @pytest.fixture(scope="session")
-def reused_databases(postgres_server: PostgresServer) -> ReusedDatabases:
+def reused_databases(postgres_server: PostgresServer) -> Iterator[ReusedDatabases]:
     """Databases for one test after the other."""
-    return ReusedDatabases(postgres_server)
+    databases = ReusedDatabases(postgres_server)
+    yield databases
+    databases.close()
 
 
 @pytest.fixture

@@ -91,7 +91,8 @@ async def test_connections_of_a_process_are_those_of_two_storages(shop: Product,
     await asyncio.gather(burst(), *(in_thread(burst) for _ in range(4)))
     observer = await asyncpg.connect(database)
     ours = await observer.fetchval(
-        "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        "SELECT count(*) FROM pg_stat_activity"
+        " WHERE datname = current_database() AND application_name = 'sagaz-tiering'"
     )
     await observer.close()
     async with redis.asyncio.Redis.from_url(redis_url) as client:
