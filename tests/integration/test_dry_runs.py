@@ -26,7 +26,7 @@ from sagaz_tiering.storage_class import StorageClass
 NAMES = ("payment-a", "payment-b", "order", "audit")
 CLASSES = ("STANDARD_IA", "GLACIER_IR", "GLACIER", "DEEP_ARCHIVE")
 WORDS = [f"whether_{word}_was_asked_for" for word in range(40)]
-ROUNDS = 7
+ROUNDS = 5
 ONLY_DONE = {
     *("bytes", "bytes_after", "bytes_read", "requests"),
     *("packs_sound", "packs_changed", "footers_read", "dictionaries_sound"),
@@ -197,13 +197,15 @@ def told(report: JobReport) -> dict[str, int]:
 async def everything(shop: Product, redis_url: str) -> dict[str, Any]:
     """All that Redis, PostgreSQL and the bucket have, but for what every process moves that looks at Redis."""
     found: dict[str, Any] = {info.key: info async for info in shop.runtime.objects.list("")}
-    tables = "SELECT tablename FROM pg_tables WHERE schemaname = 'sagaz_tiering'"
-    for row in await shop.runtime.db.fetch(tables):
-        rows = f"SELECT coalesce(array_agg(t::text ORDER BY t::text), '{{}}') FROM sagaz_tiering.{row['tablename']} t"
-        found[row["tablename"]] = await shop.runtime.db.fetchval(rows)
+    tables = await shop.runtime.db.fetch("SELECT tablename FROM pg_tables WHERE schemaname = 'sagaz_tiering'")
+    rows = "SELECT '{0}', coalesce(array_agg(t::text ORDER BY t::text), '{{}}') FROM sagaz_tiering.{0} t"
+    found |= dict(await shop.runtime.db.fetch(" UNION ALL ".join(rows.format(row["tablename"]) for row in tables)))
     async with redis.asyncio.Redis.from_url(redis_url) as client:
-        keys = [key async for key in client.scan_iter()]
-        found |= {str(key): await client.dump(key) for key in keys}
+        keys = [key async for key in client.scan_iter(count=1000)]
+        pipe = client.pipeline(transaction=False)
+        for key in keys:
+            pipe.dump(key)
+        found |= dict(zip(map(str, keys), await pipe.execute(), strict=True))
     return {name: value for name, value in found.items() if name not in LOOKED_AT}
 
 
