@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 LIST = Path(__file__).parent.parent / "durations.json"
-SLOW_S = 0.7
+SLOW_S = 0.5
 """A test that takes longer is left to `make check`."""
 KEPT_S = 0.5
 """Shorter ones are not in the list."""
