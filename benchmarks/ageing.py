@@ -78,12 +78,11 @@ class Backlogs:
 
 async def age_time(backlogs: Backlogs, settings: Path) -> float:
     """Snapshots a second of `sagaz-tiering job age --once`, a process of its own."""
-    runtime, saver = backlogs.runtime, backlogs.runtime.storage()._saver  # with values made before
+    saver = backlogs.runtime.storage()._saver  # with values made before
     taken = backlogs.take()
     for start in range(0, len(taken), AT_ONCE):
-        now_us = runtime.job_context().now_us
         batch = taken[start : start + AT_ONCE]
-        await asyncio.gather(*(saver.put(*each, now_us) for each in batch))
+        await asyncio.gather(*(saver.put(*each) for each in batch))
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "sagaz_tiering", "job", "age", "--once", "--json", "--config", str(settings)),
         stdout=asyncio.subprocess.PIPE,

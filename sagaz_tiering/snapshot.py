@@ -245,7 +245,8 @@ class SnapshotMeta(NamedTuple):
     def of(cls, snapshot: SagaSnapshot, *, saved_us: int, body_crc: int, attributes: str = "") -> SnapshotMeta:
         until = snapshot.retention_until
         until_us = None if until is None else to_micros(until)
-        return cls(*_names(snapshot), to_micros(snapshot.created_at), saved_us, until_us, body_crc, attributes)
+        created_us = to_micros(snapshot.created_at)
+        return tuple.__new__(cls, (*_names(snapshot), created_us, saved_us, until_us, body_crc, attributes))
 
 
 _names: Callable[[SagaSnapshot], tuple[UUID, UUID, str, str, int, str]] = attrgetter(*SnapshotMeta._fields[:6])

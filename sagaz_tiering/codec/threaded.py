@@ -48,9 +48,11 @@ async def encode_value(
     `texts` keeps text in place of what cannot be stored, else that raises NotSerializable. Raises SnapshotTooLarge, or
     InvalidSnapshot if the snapshot is changed meanwhile.
     """
-    record = _plainly(snapshot, saved_us, max_bytes, attributes) or await _long_way(
-        snapshot, saved_us, max_bytes, texts, attributes
-    )
+    plain = plain_body(snapshot)
+    if plain is not None:
+        record = encode(snapshot, saved_us=saved_us, max_bytes=max_bytes, plain=plain, attributes=attributes)
+    else:
+        record = await _long_way(snapshot, saved_us, max_bytes, texts, attributes)
     if len(record.body) >= LARGE_BYTES:
         return record.meta, await asyncio.to_thread(to_value, record, level=level, dictionary=dictionary)
     return record.meta, to_value(record, level=level, dictionary=dictionary)
@@ -65,17 +67,10 @@ async def encode_record(
     attributes: str = "",
 ) -> Record:
     """The record of a snapshot. Raises what `encode_value` raises."""
-    return _plainly(snapshot, saved_us, max_bytes, attributes) or await _long_way(
-        snapshot, saved_us, max_bytes, texts, attributes
-    )
-
-
-def _plainly(snapshot: SagaSnapshot, saved_us: int, max_bytes: int, attributes: str) -> Record | None:
-    """The record of what is light and plain, as most are."""
     plain = plain_body(snapshot)
-    if plain is None:
-        return None
-    return encode(snapshot, saved_us=saved_us, max_bytes=max_bytes, plain=plain, attributes=attributes)
+    if plain is not None:
+        return encode(snapshot, saved_us=saved_us, max_bytes=max_bytes, plain=plain, attributes=attributes)
+    return await _long_way(snapshot, saved_us, max_bytes, texts, attributes)
 
 
 async def _long_way(

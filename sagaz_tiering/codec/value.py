@@ -77,6 +77,8 @@ _ENCODINGS: Final = {int(encoding): encoding for encoding in Encoding}
 _I64: Final = struct.Struct(">q")
 _NO_DICTIONARY: Final = bytes(8)
 _BODY_KEYS: Final = ("context", "completed_steps", "external_refs")
+_made: Final = tuple.__new__
+"""Of a NamedTuple, from a tuple of all its fields: what the class itself does, in half of its time."""
 
 
 class Record(NamedTuple):
@@ -139,7 +141,7 @@ def encode(
     if len(body) > limit:
         raise _too_large(snapshot, f"{len(body)} bytes, the limit is {limit}")
     meta = SnapshotMeta.of(snapshot, saved_us=saved_us, body_crc=body_crc(body), attributes=attributes)
-    return Record(meta=meta, encoding=encoding, body=body)
+    return _made(Record, (meta, encoding, body))
 
 
 def _check_names(snapshot: SagaSnapshot) -> None:
@@ -305,7 +307,7 @@ def _record(header: Header, body: bytes) -> Record:
         raise CorruptRecord(f"snapshot {header.meta.snapshot_id}: {len(body)} bytes, not {header.raw_length}")
     if body_crc(body) != header.meta.body_crc:
         raise CorruptRecord(f"snapshot {header.meta.snapshot_id}: the body does not match its checksum")
-    return Record(header.meta, header.encoding, body)
+    return _made(Record, (header.meta, header.encoding, body))
 
 
 def _dictionary(header: Header, dictionaries: Mapping[bytes, Dictionary]) -> Dictionary | None:
@@ -330,7 +332,11 @@ def text_bytes(text: str) -> bytes:
 
 
 def _body(snapshot: SagaSnapshot) -> dict[str, Any]:
-    return {name: getattr(snapshot, name) for name in _BODY_KEYS}
+    return {
+        "context": snapshot.context,
+        "completed_steps": snapshot.completed_steps,
+        "external_refs": snapshot.external_refs,
+    }
 
 
 def _check_shapes(snapshot: SagaSnapshot) -> None:
@@ -376,18 +382,8 @@ def read_header(value: bytes) -> Header:
         raise CorruptRecord(f"a stored value of {len(value)} bytes is shorter than its header ({length})")
     names = read_names(value[OFFSET_NAMES:length], with_attributes=bool(flags & FLAG_ATTRIBUTES))
     saga_name, step_name, status, attributes = names
-    meta = SnapshotMeta(
-        uuid_of(snapshot_id),
-        uuid_of(saga_id),
-        saga_name,
-        step_name,
-        step_index,
-        status,
-        created_us,
-        saved_us,
-        None if retention_us == NO_EXPIRY_US else retention_us,
-        body_crc,
-        attributes,
-    )
+    until_us = None if retention_us == NO_EXPIRY_US else retention_us
+    ids, times = (uuid_of(snapshot_id), uuid_of(saga_id)), (created_us, saved_us, until_us)
+    meta = _made(SnapshotMeta, (*ids, saga_name, step_name, step_index, status, *times, body_crc, attributes))
     dictionary = dictionary_id if codec == BODY_ZSTD_DICTIONARY else None
-    return Header(meta, _ENCODINGS[encoding], codec, dictionary, length, raw_length)
+    return _made(Header, (meta, _ENCODINGS[encoding], codec, dictionary, length, raw_length))

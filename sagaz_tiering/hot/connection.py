@@ -98,7 +98,8 @@ class HotConnection:
 
     def ask(self, name: str, keys: Sequence[Any], args: Sequence[Any], *, behind: str | None = None) -> Awaitable[Any]:
         """What a script answers to a short call, on the connection that all share."""
-        return self._opened().ask(load_script(__package__, name, behind), keys, args)
+        opened = self._redis if self._is_open else self._opened()
+        return opened.ask(load_script(__package__, name, behind), keys, args)
 
     async def run(self, name: str, keys: Sequence[str], args: Sequence[Any], *, behind: str | None = None) -> Any:
         """What a script answers, on a connection of the pool."""
@@ -117,17 +118,21 @@ class HotConnection:
             answers: list[Any] = await pipe.execute(raise_on_error=not errors_too) if commands else []
         return answers
 
-    async def read(
-        self, run: Callable[..., Awaitable[Any]], name: str, keys: Sequence[str], args: Sequence[Any]
-    ) -> Any:
-        """What a script reads, by `ask` or `run`. That another incarnation answers is noted, for who asks to look."""
-        keys, expected = [*keys, self._incarnation], self.expected
-        found = await run(name, keys, [*args, expected], behind=_GUARD)
-        if isinstance(found, int) and found == _OTHER:
+    async def read(self, run: Callable[..., Awaitable[Any]], name: str, keys: list[str], args: list[Any]) -> Any:
+        """What a script reads, by `ask` or `run`. That another incarnation answers is noted, for who asks to look.
+
+        `keys` and `args` are changed.
+        """
+        expected = self.expected
+        keys.append(self._incarnation)
+        args.append(expected)
+        found = await run(name, keys, args, behind=_GUARD)
+        if found == _OTHER:
             if self.expected == expected:
                 self.expected = ""
                 self._others_met += 1
-            found = await run(name, keys, [*args, ""], behind=_GUARD)
+            args[-1] = ""
+            found = await run(name, keys, args, behind=_GUARD)
         return found
 
     def forget_idle(self) -> None:

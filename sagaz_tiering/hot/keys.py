@@ -140,8 +140,8 @@ def member_step(raw: bytes) -> int:
 
 def pointer(meta: SnapshotMeta) -> bytes:
     """The pointer's value: saga hex (32), created_us (8), biased step_index (4), saved_us (8), body crc (4)."""
-    step_index = meta.step_index + _STEP_BIAS
-    return _POINTER.pack(meta.saga_id.hex.encode(), meta.created_us, step_index, meta.saved_us, meta.body_crc)
+    saga, step = b"%032x" % meta.saga_id.int, meta.step_index + _STEP_BIAS
+    return _POINTER.pack(saga, meta.created_us, step, meta.saved_us, meta.body_crc)
 
 
 def pointed(snapshot_id: UUID, pointer_value: bytes) -> SnapshotMeta:

@@ -9,7 +9,7 @@ time to live: Redis alone may hold it. Layout: `hot.keys`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from typing import Any, Self
 from uuid import UUID
 
@@ -65,6 +65,12 @@ class HotTier:
         await self.connection.close()
 
     async def save(
+        self, meta: SnapshotMeta, value: bytes, *, due_us: int | None, expires_us: int | None, **more: bool
+    ) -> NotTaken | None:
+        """Store one snapshot. None: it is there now, else nothing was changed. `more`: see `store`."""
+        return NotTaken.of(await self.store(meta, value, due_us=due_us, expires_us=expires_us, **more))
+
+    def store(
         self,
         meta: SnapshotMeta,
         value: bytes,
@@ -74,16 +80,17 @@ class HotTier:
         held_too: bool = True,
         replacing_too: bool = True,
         alone: bool = False,
-    ) -> NotTaken | None:
-        """Store one snapshot. None: it is there now, else nothing was changed.
+    ) -> Awaitable[Any]:
+        """The same, as `NotTaken.of` reads it.
 
         Without `held_too` nothing is stored where a hold is on it or its saga: somebody must look first (`held`).
         Without `replacing_too` either nor where Redis has another save of it, which any match may hold. `alone`: nobody
         else is to have it, so the catalog must be told (`unnoted`).
         """
-        saga, snapshot = meta.saga_id.hex, meta.snapshot_id.hex
+        saga_id, snapshot_id = meta.saga_id.bytes, meta.snapshot_id.bytes
+        saga, snapshot = saga_id.hex(), snapshot_id.hex()
         run = self.connection.ask if len(value) < _LONG_VALUE else self.connection.run
-        answer = await run(
+        return run(
             "save",
             self.keys.of_save(saga, snapshot),
             [
@@ -98,15 +105,9 @@ class HotTier:
                 self.keys.prefix,
                 snapshot,
                 "1" if held_too else "0" if replacing_too else "2",
-                meta.saga_id.bytes + meta.snapshot_id.bytes if alone else b"",
+                saga_id + snapshot_id if alone else b"",
             ],
         )
-        if answer == 1:
-            return None
-        if answer[0] in (b"held", b"foreign"):
-            return NotTaken(at_us=0, held=answer[0] == b"held", foreign=answer[0] == b"foreign")
-        why, at = answer
-        return NotTaken(at_us=hot_keys.read_instant(at), deleted=why == b"deleted")
 
     async def mark_held(self, saga_ids: Sequence[UUID], *, held: bool) -> None:
         """Note that a hold is on these sagas, or on none of them any more; a mark too many costs a look, no answer."""

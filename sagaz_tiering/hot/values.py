@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 from uuid import UUID
 
 from sagaz_tiering.codec.value import MAX_US, MIN_US, read_header, read_meta
@@ -104,6 +104,15 @@ class NotTaken:
     deleted: bool = False
     held: bool = False
     foreign: bool = False
+
+    @classmethod
+    def of(cls, answer: Any) -> Self | None:
+        """By what the script `save` answers; None: it is stored."""
+        if answer == 1:
+            return None
+        why, *at = answer
+        at_us = hot_keys.read_instant(at[0]) if at else 0
+        return cls(at_us=at_us, deleted=why == b"deleted", held=why == b"held", foreign=why == b"foreign")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

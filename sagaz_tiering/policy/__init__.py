@@ -156,6 +156,14 @@ class PolicySet:
         """The policy of that name (UNMATCHED included), or None where it is not configured (any more)."""
         return next((p for p in (*self.policies, UNMATCHED) if p.name == policy_name), None)
 
+    def dates(self, meta: SnapshotMeta, saga: SagaEnd) -> tuple[Policy, int | None, int | None]:
+        """Its policy, when its first move is due and when it expires: what `decide` says whatever the time is."""
+        rule = self._rule(meta, saga)
+        expires_us = rule.expires_us(meta, saga)
+        if self.before is not None:
+            expires_us = latest(expires_us, self.before.expires_us(meta, saga))
+        return rule.policy, rule.due_us(meta, saga), expires_us
+
     def decide(self, meta: SnapshotMeta, saga: SagaEnd, now_us: int) -> Decision:
         """What should be true of the snapshot at `now_us`; an instant counts as passed when it is reached."""
         rule = self._rule(meta, saga)

@@ -39,7 +39,8 @@ class SagaEnd(NamedTuple):
     @classmethod
     def of(cls, meta: SnapshotMeta) -> SagaEnd:
         """That of a saga whose newest snapshot this is."""
-        return cls(meta.created_us, meta.step_index, meta.snapshot_id, meta.status, attributes=meta.attributes)
+        at, step = meta.created_us, meta.step_index
+        return tuple.__new__(cls, (at, step, meta.snapshot_id, meta.status, NOT_PROMISED, meta.attributes))
 
     def and_of(self, other: SagaEnd | SnapshotMeta | None) -> SagaEnd:
         """The later of both, with all that was promised. A snapshot that both name is as `other` says.

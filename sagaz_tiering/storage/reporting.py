@@ -56,7 +56,8 @@ class reported_save:  # noqa: N801 - used like a function
         if self._span is not None:
             self._span.__exit__(kind, error, trace)
         if error is None:
-            _recovered(_save_outages, "snapshot.saves_recovered", self._storage)
+            if _save_outages:
+                _recovered(_save_outages, "snapshot.saves_recovered", self._storage)
         elif isinstance(error, Exception):
             typed = _typed(error, "the save failed")
             metrics.SAVE_FAILURES.labels(reason=type(typed).__name__).inc()
@@ -89,7 +90,8 @@ class measured_read:  # noqa: N801 - used like a function
         if self._span is not None:
             self._span.__exit__(kind, error, trace)
         if error is None:
-            _recovered(_read_outages, "snapshot.reads_recovered", self._storage)
+            if _read_outages:
+                _recovered(_read_outages, "snapshot.reads_recovered", self._storage)
         elif isinstance(error, Exception) and not isinstance(error, (ValueError, TypeError)):  # a caller's mistake
             typed = _typed(error, "the read failed")
             metrics.READ_FAILURES.labels(reason=type(typed).__name__).inc()

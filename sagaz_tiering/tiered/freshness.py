@@ -94,16 +94,24 @@ class Freshness:
         Raises CatalogUnavailable if PostgreSQL is down and was not asked once since the start, HotTierUnavailable if
         Redis is down and must be looked at.
         """
+        known = self.known_by_now()
+        if known is not None:
+            return known
+        if self._failed is not None and uptime_s() - self._failed[0] < _JUST_NOW_SECONDS:
+            raise copy(self._failed[1]) from self._failed[1]
+        await self._look_together()
+        if self._age() > _FRESH_SECONDS:  # that one had begun before we came
+            await self._look_together()
+        assert self._last is not None  # a look that fails raises
+        return self._last
+
+    def known_by_now(self) -> Known | None:
+        """What `known` answers, without waiting; None where it must look first."""
         age = self._age()
         if age > _FRESH_SECONDS:
-            if self._failed is not None and uptime_s() - self._failed[0] < _JUST_NOW_SECONDS:
-                raise copy(self._failed[1]) from self._failed[1]
-            await self._look_together()
-            if self._age() > _FRESH_SECONDS:  # that one had begun before we came
-                await self._look_together()
-        elif age > _LOOK_AFTER_SECONDS:
+            return None
+        if age > _LOOK_AFTER_SECONDS:
             self._look_soon()
-        assert self._last is not None  # a look that fails raises
         return self._last
 
     @property
@@ -168,15 +176,18 @@ class Freshness:
                 return None
         return self._since(now_us)
 
+    def complete_by_now(self, known: Known, now_us: int) -> int | None:
+        """What `complete_since_us` answers, without waiting; None where only that can tell."""
+        if uptime_s() - known.seen_at > _FRESH_SECONDS or not self.believes(known):
+            return None
+        return self._since(now_us)
+
     def _since(self, now_us: int) -> int:
         return _ALWAYS if self._first_after is None else now_us - micros(self._first_after)
 
     async def has_newer(self, known: Known, than_us: int | None, now_us: int) -> bool:
         """Whether Redis, asked since, had every snapshot created after `than_us`; None: every one there ever was."""
-        if uptime_s() - known.seen_at <= _FRESH_SECONDS and self.believes(known):
-            complete_since: int | None = self._since(now_us)
-        else:
-            complete_since = await self.complete_since_us(known, now_us)
+        complete_since = await self.complete_since_us(known, now_us)
         if than_us is None:
             return complete_since == _ALWAYS and not known.look.packed
         return complete_since is not None and than_us > complete_since

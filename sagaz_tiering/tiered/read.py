@@ -87,15 +87,13 @@ class Reader:
     async def get(self, snapshot_id: UUID) -> SagaSnapshot | None:
         """One snapshot by id."""
         found, known, hot_error = await self._ask_hot(snapshot_id)
-        if (
-            isinstance(found, HotValue)
-            and known is not None
-            and await self._freshness.complete_since_us(known, 0) is not None
-        ):
-            header = read_header(found.value)
-            check_answer(header.meta, snapshot_id=snapshot_id)
-            if self._is_alive(header.meta, found.end(header.meta)):
-                return await self._of_redis(found.value, header)
+        if isinstance(found, HotValue) and known is not None:
+            since_us = self._freshness.complete_by_now(known, 0)
+            if since_us is not None or await self._freshness.complete_since_us(known, 0) is not None:
+                header = read_header(found.value)
+                check_answer(header.meta, snapshot_id=snapshot_id)
+                if self._is_alive(header.meta, found.end(header.meta), to_micros(self._clock.now())):
+                    return await self._of_redis(found.value, header)
         copies = await self._all_copies(snapshot_id, found, known, hot_error)
         return next(iter(await self.load(await self._alive(copies[:1]))), None)
 
@@ -112,7 +110,7 @@ class Reader:
     ) -> tuple[HotValue | Gone | None, Known | None, HotTierUnavailable | None]:
         """What Redis has, and what was known of Redis before it was asked."""
         try:
-            known = await self._freshness.known()
+            known = self._freshness.known_by_now() or await self._freshness.known()
             return await self._hot.find(snapshot_id), known, None
         except HotTierUnavailable as exc:
             return None, None, exc
@@ -145,8 +143,9 @@ class Reader:
         ends = {} if end is None or not hot else {hot[0].ref.saga_id: end}
         found_now = self._dated(copies, ends)
         in_redis = [copy.meta for copy in copies if copy.meta is not None]
-        surely = all(self._is_alive(meta, ends.get(meta.saga_id)) for meta in in_redis)
-        if not surely or len(alive(found_now, self._clock.now())) < len(copies):  # PostgreSQL may know that it went on
+        now = self._clock.now()
+        surely = all(self._is_alive(meta, ends.get(meta.saga_id), to_micros(now)) for meta in in_redis)
+        if not surely or len(alive(found_now, now)) < len(copies):  # PostgreSQL may know that it went on
             for saga_id, known_end in (await self._sagas.ends(copy.ref.saga_id for copy in copies)).items():
                 ends[saga_id] = known_end.and_of(ends.get(saga_id))
             found_now = self._dated(copies, ends)
@@ -166,15 +165,20 @@ class Reader:
         """The newest live snapshot of a saga, at or before a time, of a step."""
         not_after_us = None if not_after is None else to_micros(not_after)
         try:
-            known = await self._freshness.known()
+            known = self._freshness.known_by_now() or await self._freshness.known()
             found = await self._hot.newest(saga_id, not_after_us=not_after_us, step_name=step_name)
         except HotTierUnavailable:
             found = None
         if found is not None and (value := found[0].value) is not None:
             header = indexed_header(found[0], value, saga_id)
             check_answer(header.meta, step_name=step_name, not_after_us=not_after_us)
-            has_newer = await self._freshness.has_newer(known, header.meta.created_us, to_micros(self._clock.now()))
-            if has_newer and self._is_alive(header.meta, HotValue(value, found[1]).end(header.meta)):
+            now_us = to_micros(self._clock.now())
+            since_us = self._freshness.complete_by_now(known, now_us)
+            if since_us is None:
+                since_us = await self._freshness.complete_since_us(known, now_us)
+            end = HotValue(value, found[1]).end(header.meta)
+            has_newer = since_us is not None and header.meta.created_us > since_us
+            if has_newer and self._is_alive(header.meta, end, now_us):
                 return await self._of_redis(value, header)
         while True:
             timeline = await self.timeline(saga_id, not_after=not_after, step_name=step_name, limit=1)
@@ -213,10 +217,11 @@ class Reader:
             return []
         headers = [indexed_header(each, value, saga_id) for each, value in zip(found, values, strict=True)]
         oldest_us = None if and_all else headers[-1].meta.created_us
-        if not await self._freshness.has_newer(known, oldest_us, to_micros(self._clock.now())):
+        now_us = to_micros(self._clock.now())
+        if not await self._freshness.has_newer(known, oldest_us, now_us):
             return []
         end = SagaEnd.of(headers[0].meta)
-        all_live = all(self._is_alive(header.meta, end) for header in headers)
+        all_live = all(self._is_alive(header.meta, end, now_us) for header in headers)
         return await self._all_of_redis(values, headers) if all_live else []
 
     async def timeline(
@@ -299,13 +304,13 @@ class Reader:
         """See `Loader.load`."""
         return await self._loader.load(copies)
 
-    def _is_alive(self, meta: SnapshotMeta, end: SagaEnd | None) -> bool:
+    def _is_alive(self, meta: SnapshotMeta, end: SagaEnd | None, now_us: int) -> bool:
         """Whether one in Redis surely lives, whose saga ends there or later (None: unknown): what came later may be in
         a pack or have expired, and rule it in another way. What was archived of the saga may promise more."""
         if end is None:
             return False
         expires_us = self.rules.expires_not_before_us(meta, end)
-        return expires_us is None or to_micros(self._clock.now()) < expires_us
+        return expires_us is None or now_us < expires_us
 
     async def _of_redis(self, value: bytes, header: Header) -> SagaSnapshot:
         _READS_HOT.inc()

@@ -30,7 +30,7 @@ from sagaz_tiering.codec.threaded import encode_value
 from sagaz_tiering.codec.unsupported import texts_for
 from sagaz_tiering.codec.value import saved_at
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, LegalHold, TierUnavailable
-from sagaz_tiering.hot.values import FOREIGN_INDEX
+from sagaz_tiering.hot.values import FOREIGN_INDEX, NotTaken
 from sagaz_tiering.logs import Logger, Repeated
 from sagaz_tiering.policy import Durability, PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
@@ -47,11 +47,8 @@ _log = Logger(__name__)
 class _Turn:
     """Who saves one id, one after the other; the lock is made where somebody must wait, which is rare."""
 
-    __slots__ = ("lock", "users")
-
-    def __init__(self) -> None:
-        self.lock: asyncio.Lock | None = None
-        self.users = 1
+    lock: asyncio.Lock | None = None
+    users = 1
 
     async def wait(self) -> None:
         if self.lock is None:
@@ -88,26 +85,24 @@ class Saver:
         """Other settings are in force."""
         self._texts = texts_for(self._in_force.settings.limits.on_unsupported, "tiered")
 
-    async def save(self, snapshot: SagaSnapshot) -> Durability:
-        """Returns when the snapshot is acknowledged, and how; raises TierUnavailable if it is not.
-
-        Raises InvalidSnapshot where it would not come back equal, LegalHold or RewriteRefused where it must not replace
-        what is there.
-        """
-        tiers, now_us = self._tiers, to_micros(self._tiers.clock.now())
-        meta, value = await encode_value(
+    async def encoded(self, snapshot: SagaSnapshot) -> tuple[SnapshotMeta, bytes]:
+        """What to `put`, saved now. Raises InvalidSnapshot where it would not come back equal."""
+        tiers = self._tiers
+        return await encode_value(
             snapshot,
-            saved_us=now_us,
+            saved_us=to_micros(tiers.clock.now()),
             level=tiers.hot.connection.settings.compression_level,
             dictionary=tiers.dictionaries.for_writing(snapshot.saga_name),
             max_bytes=self._in_force.settings.limits.max_snapshot,
             texts=self._texts,
-            attributes=self._attributes.column(snapshot),
+            attributes=self._attributes.column(snapshot) if self._in_force.attributes.names else "",
         )
-        return await self.put(snapshot, meta, value, now_us)
 
-    async def put(self, snapshot: SagaSnapshot, meta: SnapshotMeta, value: bytes, now_us: int) -> Durability:
-        """The rest of `save`; `value` is what is stored of `snapshot`."""
+    async def put(self, snapshot: SagaSnapshot, meta: SnapshotMeta, value: bytes) -> Durability:
+        """Returns when the snapshot, `encoded`, is acknowledged, and how; raises TierUnavailable if it is not.
+
+        Raises LegalHold or RewriteRefused where it must not replace what is there.
+        """
         turns, id_ = self._turns, meta.snapshot_id.int
         turn = turns.get(id_)
         if turn is None:
@@ -118,7 +113,7 @@ class Saver:
             if turn.users > 1:
                 await turn.wait()
             try:
-                return await self._put_unless_frozen(_Save(meta, value, self._in_force.policies, now_us), snapshot)
+                return await self._put_unless_frozen(_Save(meta, value, self._in_force.policies), snapshot)
             finally:
                 if turn.lock is not None:
                     turn.lock.release()
@@ -128,7 +123,7 @@ class Saver:
                 del turns[id_]
 
     async def _put_unless_frozen(self, save: _Save, snapshot: SagaSnapshot) -> Durability:
-        freezer, policy = self._freezer, save.decision.rule
+        freezer, policy = self._freezer, save.policy
         if self._freshness.is_look_due:
             await self._freshness.look_before_save()
         if freezer.may_ask(policy):
@@ -136,8 +131,14 @@ class Saver:
         for last in (False, False, True):
             if not save.may_be_held and not await freezer.may_store(snapshot, save.meta, policy):
                 break
+            known = self._freshness.changes
             try:
-                return await self._put(save)
+                at_us = await self._to_both(save)
+                if at_us is not None:
+                    await _until_taken(self._to_both, save, at_us)
+                if not self._acknowledged(save, known):
+                    await self._save_again(save)
+                break
             except _SagaHeld:
                 save.may_be_held = False
             except LegalHold:  # PostgreSQL has it, and Redis has taken it
@@ -147,24 +148,20 @@ class Saver:
                     raise
         return policy.durability
 
-    async def _put(self, save: _Save) -> Durability:
-        durability, known = save.decision.rule.durability, self._freshness.changes
-        at_us = await self._to_both(save)
-        if at_us is not None:
-            await _until_taken(self._to_both, save, at_us)
+    def _acknowledged(self, save: _Save, known: int | None) -> bool:
+        """Redis had been found to be another one so often before. False: it was since, so it must be asked again."""
         if save.hot_error is not None:
             self._tell(save.meta, save.hot_error)
-            return durability
+            return True
         self._fallbacks.over()
-        if durability is Durability.HOT:
-            self._notes.add(save.meta, save.decision.expires_us, known)
-        elif save.changes not in (None, known):
-            await self._save_again(save)
-        return durability
+        if save.policy.durability is Durability.HOT:
+            self._notes.add(save.meta, save.expires_us, known)
+            return True
+        return save.changes is None or save.changes == known
 
     async def _to_both(self, save: _Save) -> int | None:
         """Redis, then PostgreSQL where the policy wants it or Redis is down."""
-        durability = save.decision.rule.durability
+        durability = save.policy.durability
         try:
             if self._hot_pause.is_on:
                 raise _LeftAlone("Redis failed a moment ago and is left alone until it answers")
@@ -192,19 +189,20 @@ class Saver:
 
     async def _to_hot(self, save: _Save) -> int | None:
         try:
-            refused = await self._hot.save(
+            answer = await self._hot.store(
                 save.meta,
                 save.value,
-                due_us=save.decision.due_us,
-                expires_us=save.decision.expires_us,
+                due_us=save.due_us,
+                expires_us=save.expires_us,
                 held_too=not save.may_be_held,
                 replacing_too=not self._freezer.any_match,
-                alone=save.decision.rule.durability is Durability.HOT,
+                alone=save.policy.durability is Durability.HOT,
             )
         except HotTierUnavailable:
             self._hot_pause.begin()
             raise
         self._hot_pause.end()
+        refused = NotTaken.of(answer)
         if refused is None:
             return None
         if refused.held:
@@ -220,8 +218,8 @@ class Saver:
             put = await self._durable.put(
                 save.meta,
                 save.value,
-                due_us=save.decision.due_us,
-                expires_us=save.decision.expires_us,
+                due_us=save.due_us,
+                expires_us=save.expires_us,
                 fallback=save.hot_error is not None,
                 deadline_s=PAUSE_S if self._catalog_pause.is_on else None,
             )
@@ -234,9 +232,8 @@ class Saver:
 
     async def _save_again(self, save: _Save) -> None:
         """Redis took it, and was found to be another one before PostgreSQL had it: `reconcile` may not have seen it."""
-        decision = save.decision
         try:
-            await self._hot.save(save.meta, save.value, due_us=decision.due_us, expires_us=decision.expires_us)
+            await self._hot.save(save.meta, save.value, due_us=save.due_us, expires_us=save.expires_us)
         except HotTierUnavailable:
             await self._durable.mark_fallback([(save.meta.snapshot_id, from_micros(save.meta.saved_us))])
 
@@ -271,22 +268,19 @@ class _Save:
     `may_be_held`: nobody has looked yet. `hot_error`: why Redis did not take it. `changes`: see `catalog.durable.Put`.
     """
 
-    __slots__ = ("_now_us", "_policies", "changes", "decision", "hot_error", "may_be_held", "meta", "value")
+    may_be_held = True
+    hot_error: HotTierUnavailable | None = None
+    changes: int | None = None
 
-    def __init__(self, meta: SnapshotMeta, value: bytes, policies: PolicySet, now_us: int) -> None:
-        self.meta = meta
-        self.value = value
-        self._policies = policies
-        self._now_us = now_us
-        self.may_be_held = True
-        self.hot_error: HotTierUnavailable | None = None
-        self.changes: int | None = None
-        self.decision = policies.decide(meta, SagaEnd.of(meta), now_us)
+    def __init__(self, meta: SnapshotMeta, value: bytes, policies: PolicySet) -> None:
+        self.meta, self.value, self._policies = meta, value, policies
+        self.policy, self.due_us, self.expires_us = policies.dates(meta, SagaEnd.of(meta))
 
     def move_on(self, to_us: int) -> None:
         """It is saved at that instant (microseconds)."""
-        self.meta, self.value = saved_at(self.meta, self.value, to_us)
-        self.decision = self._policies.decide(self.meta, SagaEnd.of(self.meta), self._now_us)
+        meta, value = saved_at(self.meta, self.value, to_us)
+        self.meta, self.value = meta, value
+        self.policy, self.due_us, self.expires_us = self._policies.dates(meta, SagaEnd.of(meta))
 
 
 async def _until_taken(put: Callable[[_Save], Awaitable[int | None]], save: _Save, at_us: int) -> None:

@@ -175,7 +175,8 @@ class TieredStorage(ReadWhole):
         what is there (the same once more is nothing); all are logged, since the engine swallows them.
         """
         with reported_save(snapshot, "tiered"):
-            durability = await self._saver.save(SagaSnapshot.of(snapshot))
+            ours = SagaSnapshot.of(snapshot)
+            durability = await self._saver.put(ours, *await self._saver.encoded(ours))
             _SAVES[durability].inc()
 
     async def get_snapshot(self, snapshot_id: UUID | str) -> SagaSnapshot | None:

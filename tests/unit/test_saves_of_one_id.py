@@ -27,18 +27,19 @@ class Tier:
         self.open.set()
         self.connection = self
 
-    async def save(self, meta: SnapshotMeta, value: bytes, **_: Any) -> None:
+    async def store(self, meta: SnapshotMeta, value: bytes, **_: Any) -> int:
         """As the hot tier does."""
         gate = self.open
         await gate.wait()
         self.taken.append(value)
+        return 1
 
     async def ping(self) -> None:
         """It answers."""
 
     async def put(self, meta: SnapshotMeta, value: bytes, **_: Any) -> Put:
         """As PostgreSQL does."""
-        await self.save(meta, value)
+        await self.store(meta, value)
         return Put()
 
 
@@ -70,7 +71,7 @@ async def test_saves_of_one_id_take_turns_and_others_do_not_wait() -> None:
     slow = durable.open = asyncio.Event()
 
     def save(value: bytes, of: SnapshotMeta = meta) -> asyncio.Task[Durability]:
-        return asyncio.create_task(saver.put(snapshot, of, value, 1))
+        return asyncio.create_task(saver.put(snapshot, of, value))
 
     first = save(b"first")
     await turns()

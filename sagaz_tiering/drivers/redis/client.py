@@ -108,15 +108,20 @@ class RedisClient:
         async with self.use() as client:
             return await self._followed(partial(run_script, client, script, keys, args))
 
-    def ask(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Awaitable[Any]:
+    async def ask(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         """What a script answers soon, on the connection that all such calls share; not on a Cluster."""
         shared = self._multiplexed("ask", 0)
-        return self._followed(partial(shared.run, script, keys, args), shared)
+        times, link = shared.times_left, shared.link()
+        try:
+            return await link.run(script, keys, args)
+        except (driver.RedisError, OSError) as exc:
+            again = partial(shared.again, exc, link, script, keys, args)
+            return await self._followed(again, shared, times, partial(shared.run, script, keys, args))
 
     async def ask_many(self, script: Script, calls: Sequence[tuple[Sequence[Any], Sequence[Any]]]) -> list[Any]:
         """What a script answers to each of these (keys, args), on one more, so that no `ask` waits behind."""
         shared = self._multiplexed("ask_many", _MANY_DEADLINE_S)
-        return await self._followed(partial(shared.run_many, script, calls), shared)
+        return await self._followed(partial(shared.run_many, script, calls), shared, shared.times_left)
 
     async def time(self) -> ClockSample:
         """What the server's clock says; connecting is not part of the round trip."""
@@ -150,9 +155,17 @@ class RedisClient:
 
         await self._home.close(end)
 
-    async def _followed(self, call: Callable[[], Awaitable[T]], shared: MultiplexedConnection | None = None) -> T:
-        """What `call` answers; it is made again on new connections where it led to a replica, which did nothing."""
-        times = 0 if shared is None else shared.times_left
+    async def _followed(
+        self,
+        call: Callable[[], Awaitable[T]],
+        shared: MultiplexedConnection | None = None,
+        times: int = 0,
+        again: Callable[[], Awaitable[T]] | None = None,
+    ) -> T:
+        """What `call` answers; it is made `again` on new connections where it led to a replica, which did nothing.
+
+        `times`: how often `shared` had been left when the call began.
+        """
         try:
             return await call()
         except (driver.RedisError, OSError) as exc:
@@ -162,12 +175,12 @@ class RedisClient:
                 if shared is not None:
                     await shared.leave(times)
                 self.forget_idle()
-                return await call()
+                return await (again or call)()
 
     def _multiplexed(self, name: str, least_s: float) -> MultiplexedConnection:
-        opened = self._open()
-        shared = opened.multiplexed.get(name)
+        shared = None if self._opened is None else self._opened.multiplexed.get(name)  # which looks at the loop itself
         if shared is None:
+            opened = self._open()
             assert isinstance(opened.client, redis.asyncio.Redis)
             make = opened.client.connection_pool.make_connection
             shared = opened.multiplexed[name] = MultiplexedConnection(make, max(self._deadline_s, least_s))

@@ -13,6 +13,7 @@ import contextlib
 import copy
 from collections import deque
 from collections.abc import Callable, Sequence
+from time import monotonic
 from typing import Any, Final
 
 import hiredis
@@ -47,22 +48,26 @@ class MultiplexedConnection:
     def __init__(self, connect: Connect, deadline_s: float) -> None:
         self._connect = connect
         self._deadline_s = deadline_s
-        self._link: _Link | None = None
+        self._link: Link | None = None
         self._home = HomeLoop(self)
         self.times_left = 0
         """How often `leave` ended the connection."""
 
     async def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> Any:
         """What a script answers. Raises the driver's errors; a cancelled caller's script may run all the same."""
-        link = self._linked()
+        link = self.link()
         try:
-            return await link.ask(("EVALSHA", script.digest, len(keys), *keys, *args))
-        except driver.NoScriptError:
-            pass
-        except driver.ConnectionError:
-            if not link.was_up:
-                raise
-        return await self._linked().ask(("EVAL", script.text, len(keys), *keys, *args))
+            return await link.run(script, keys, args)
+        except driver.RedisError as exc:
+            return await self.again(exc, link, script, keys, args)
+
+    async def again(
+        self, error: Exception, link: Link, script: Script, keys: Sequence[Any], args: Sequence[Any]
+    ) -> Any:
+        """The answer after `link` gave that error, which is raised where asking once more does not help."""
+        if isinstance(error, driver.NoScriptError) or (isinstance(error, driver.ConnectionError) and link.was_up):
+            return await self.link().ask(("EVAL", script.text, len(keys), *keys, *args))
+        raise error
 
     async def run_many(self, script: Script, calls: Sequence[tuple[Sequence[Any], Sequence[Any]]]) -> list[Any]:
         """What a script answers to each of these (keys, args). Raises as `run`, the first error.
@@ -73,9 +78,9 @@ class MultiplexedConnection:
             return []
         first, *others = calls
         answers = [await self.run(script, *first)]  # which teaches the server the script, or finds it away
-        link, waiting = self._linked(), list[asyncio.Future[Any]]()
+        link, waiting = self.link(), list[asyncio.Future[Any]]()
         for keys, args in others:
-            waiting.append(link.ask(("EVALSHA", script.digest, len(keys), *keys, *args)))
+            waiting.append(link.run(script, keys, args))
             if len(waiting) % _FEW == 0 and len(waiting) > _FEW:
                 await asyncio.wait((waiting[-_FEW],))
         if waiting:
@@ -99,17 +104,18 @@ class MultiplexedConnection:
             self.times_left += 1
             await self.close()
 
-    def _linked(self) -> _Link:
+    def link(self) -> Link:
+        """The connection that may be asked now. Raises WrongEventLoop."""
         self._home.check()
         link = self._link
         if link is None or not link.is_fit():
             if link is not None:
                 link.retire()
-            link = self._link = _Link(self._connect(), self._deadline_s)
+            link = self._link = Link(self._connect(), self._deadline_s)
         return link
 
 
-class _Link(asyncio.Protocol):
+class Link(asyncio.Protocol):
     """One connection: questions out, answers in, each in order. Of no use any more once it failed."""
 
     def __init__(self, connection: AbstractConnection, deadline_s: float) -> None:
@@ -124,7 +130,7 @@ class _Link(asyncio.Protocol):
         self._will_flush = False
         self._unsent: list[bytes] = []
         self._unanswered: deque[tuple[asyncio.Future[Any], float]] = deque()
-        self._heard_at = self._loop.time()
+        self._heard_at = monotonic()
         self._watchdog: asyncio.TimerHandle | None = None
         self._looked_twice = False
         self._over = asyncio.Event()
@@ -134,7 +140,11 @@ class _Link(asyncio.Protocol):
         """Whether it may be asked."""
         if self._failed:
             return False
-        return bool(self._unanswered) or self._loop.time() - self._heard_at < IDLE_SECONDS
+        return bool(self._unanswered) or monotonic() - self._heard_at < IDLE_SECONDS
+
+    def run(self, script: Script, keys: Sequence[Any], args: Sequence[Any]) -> asyncio.Future[Any]:
+        """What a script is going to answer, if the server knows it."""
+        return self.ask(("EVALSHA", script.digest, len(keys), *keys, *args))
 
     def ask(self, command: tuple[Any, ...]) -> asyncio.Future[Any]:
         """The answer to come."""
@@ -146,7 +156,7 @@ class _Link(asyncio.Protocol):
             if not self._will_flush and not self._must_wait:
                 self._will_flush = True
                 self._loop.call_soon(self._flush)
-        self._unanswered.append((answer, self._loop.time()))
+        self._unanswered.append((answer, monotonic()))
         if self._watchdog is None:
             self._watchdog = self._loop.call_later(self._deadline_s, self._check_deadline)
         return answer
@@ -190,7 +200,7 @@ class _Link(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         """Answers, some perhaps in part."""
         parser, unanswered = self._parser, self._unanswered
-        self._heard_at = self._loop.time()
+        self._heard_at = monotonic()
         parser.feed(data)
         try:
             while (found := parser.gets()) is not False:
@@ -218,7 +228,7 @@ class _Link(asyncio.Protocol):
         self._watchdog = None
         if not self._unanswered:
             return
-        asked_at, now = self._unanswered[0][1], self._loop.time()
+        asked_at, now = self._unanswered[0][1], monotonic()
         until = min(max(asked_at, self._heard_at) + self._deadline_s, asked_at + _LONGEST_WAIT * self._deadline_s)
         if now >= until and self._looked_twice:
             self._fail(driver.TimeoutError(f"no answer within {self._deadline_s:g} s"))
