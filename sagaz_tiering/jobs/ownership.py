@@ -237,11 +237,6 @@ def check_owner(objects: ObjectStore, owner: str | None, catalog_id: UUID, *, ha
         )
 
 
-def first_after(policies: PolicySet) -> timedelta | None:
-    """The youngest age at which these policies move anything."""
-    return min((policy.move[0].after for policy in policies.policies if policy.move), default=None)
-
-
 async def are_in_force(context: JobContext) -> bool:
     """Whether the policies of `context` are those that were last put in force."""
     return await context.catalog.history.newest_revision() == context.policies.revision
@@ -258,8 +253,8 @@ async def put_policies_in_force(context: JobContext) -> bool:
     await context.catalog.history.accept_first(context.policies.retention_text, context.now)
     await look_at_all_again(context)
     texts = json.dumps([policy.model_dump(mode="json") for policy in context.policies.policies])
-    revision, first = context.policies.revision, first_after(context.policies)
-    await context.catalog.history.remember_revision(revision, texts, first, context.now)
+    revision, first_after = context.policies.revision, context.policies.first_after
+    await context.catalog.history.remember_revision(revision, texts, first_after, context.now)
     await asyncio.sleep(FALLBACK_NOTICE.total_seconds())
     return True
 

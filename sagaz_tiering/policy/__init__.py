@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
+from datetime import timedelta
 from functools import lru_cache
 
 from sagaz_tiering.attributes import SEPARATOR, tokens_of
@@ -97,6 +98,11 @@ class PolicySet:
     def has_outcomes(self) -> bool:
         """Whether some policy rules sagas by how they end."""
         return any(policy.match.outcome != ANY for policy in self.policies)
+
+    @property
+    def first_after(self) -> timedelta | None:
+        """The youngest age at which these policies move anything."""
+        return min((policy.move[0].after for policy in self.policies if policy.move), default=None)
 
     @property
     def own(self) -> PolicySet:

@@ -7,11 +7,10 @@ from dataclasses import replace
 from datetime import datetime
 from uuid import UUID
 
-from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.surveys import PackShare
-from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.units import format_duration
-from sagaz_tiering.costs import PriceList, share_cost
+from sagaz_tiering.costs import share_cost
 from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
 from sagaz_tiering.terminal import show_time
@@ -23,18 +22,19 @@ from sagaz_tiering.tiered.explanation import (
     explain,
     explain_whole,
 )
-from sagaz_tiering.tiered.merge import Copy, end_of, located_meta
+from sagaz_tiering.tiered.merge import Copy, end_of, located_meta, ref_meta
 from sagaz_tiering.tiered.read import Reader
+from sagaz_tiering.tiers import Tiers
 
 
 class Explainer:
     """Explains snapshots and sagas; reads no archived bytes."""
 
-    def __init__(self, catalog: Catalog, reader: Reader, prices: PriceList, clock: Clock) -> None:
-        self._catalog = catalog
+    def __init__(self, tiers: Tiers, reader: Reader) -> None:
+        self._catalog = tiers.catalog
+        self._prices = tiers.prices
+        self._clock = tiers.clock
         self._reader = reader
-        self._prices = prices
-        self._clock = clock
 
     async def explain(self, wanted: UUID) -> Explanation:
         """A snapshot by its id; by a saga's id the saga, and its newest snapshot."""
@@ -71,57 +71,34 @@ class Explainer:
         return explain_whole(known, len(copies) - len(known), policies, self._prices, now, saga)
 
     async def _explained(self, copies: Sequence[Copy], whole: SagaExplanation | None) -> Explanation:
-        found = await explain_copies(self._catalog, copies, self._reader.rules, self._prices, self._clock.now())
-        return replace(found, saga=whole)
-
-
-async def explain_copies(
-    catalog: Catalog, copies: Sequence[Copy], policies: PolicySet, prices: PriceList, now: datetime
-) -> Explanation:
-    """What is true of a snapshot, of which there is at least one copy; the one that is read first comes first."""
-    first = copies[0].ref
-    ends = await catalog.sagas.ends([first.saga_id])
-    known = end_of([copy for copy in copies if copy.ref.saga_id == first.saga_id], ends.get(first.saga_id))
-    saga = known or SagaEnd.of(_lost_meta(first))
-    meta = _meta_of(copies[0], saga, policies)
-    pack = await catalog.surveys.share(first.snapshot_id)
-    found = explain(
-        first.snapshot_id,
-        meta,
-        tuple(copy.ref for copy in copies),
-        policies,
-        now,
-        saga=saga,
-        prices=prices,
-        pack=pack.group if pack is not None and pack.is_newest else None,
-    )
-    holds = await catalog.holds.holding(first, saga)
-    pins = await catalog.restores.pinned([first.snapshot_id], now)
-    blockers = [f"legal hold since {h.placed_at.isoformat()} by {h.placed_by}: {h.reason}" for h in holds]
-    blockers += [f"a restore keeps it in Redis until {until.isoformat()}" for until in pins.values()]
-    if pack is None:
-        return replace(found, places=_places(copies, None), blockers=(*_waiting(found, policies, now), *blockers))
-    if await catalog.quarantine.left_alone("pack", [pack.object_key]):
-        blockers.append(f"its pack is in quarantine and left alone by the jobs: {pack.object_key}")
-    cost = share_cost(
-        prices,
-        policies.named(pack.group.policy),
-        pack.group,
-        share=pack.share,
-        written_at=pack.written_at,
-        now=now,
-    )
-    return replace(
-        found,
-        places=_places(copies, pack),
-        blockers=(*found.blockers, *blockers),
-        usd_per_month=cost.usd_per_month,
-        usd_to_date=cost.usd_to_date,
-    )
-
-
-def _places(copies: Sequence[Copy], pack: PackShare | None) -> tuple[CopyPlace, ...]:
-    return tuple(_place(copy.ref, pack) for copy in copies)
+        """What is true of a snapshot, of which there is at least one copy; the one that is read first comes first."""
+        first, catalog = copies[0].ref, self._catalog
+        policies, prices, now = self._reader.rules, self._prices, self._clock.now()
+        ends = await catalog.sagas.ends([first.saga_id])
+        known = end_of([copy for copy in copies if copy.ref.saga_id == first.saga_id], ends.get(first.saga_id))
+        saga = known or SagaEnd.of(_lost_meta(first))
+        meta = _meta_of(copies[0], saga, policies)
+        pack = await catalog.surveys.share(first.snapshot_id)
+        holds = await catalog.holds.holding(first, saga)
+        pins = await catalog.restores.pinned([first.snapshot_id], now)
+        blockers = [f"legal hold since {h.placed_at.isoformat()} by {h.placed_by}: {h.reason}" for h in holds]
+        blockers += [f"a restore keeps it in Redis until {until.isoformat()}" for until in pins.values()]
+        in_pack = pack.group if pack is not None and pack.is_newest else None
+        refs = tuple(copy.ref for copy in copies)
+        found = explain(first.snapshot_id, meta, refs, policies, now, saga=saga, prices=prices, pack=in_pack)
+        found = replace(found, saga=whole, places=tuple(_place(ref, pack) for ref in refs))
+        if pack is None:
+            return replace(found, blockers=(*_waiting(found, policies, now), *blockers))
+        if await catalog.quarantine.left_alone("pack", [pack.object_key]):
+            blockers.append(f"its pack is in quarantine and left alone by the jobs: {pack.object_key}")
+        policy, group = policies.named(pack.group.policy), pack.group
+        cost = share_cost(prices, policy, group, share=pack.share, written_at=pack.written_at, now=now)
+        return replace(
+            found,
+            blockers=(*found.blockers, *blockers),
+            usd_per_month=cost.usd_per_month,
+            usd_to_date=cost.usd_to_date,
+        )
 
 
 def _place(ref: SnapshotRef, pack: PackShare | None) -> CopyPlace:
@@ -167,16 +144,4 @@ def _meta_of(copy: Copy, saga: SagaEnd, policies: PolicySet) -> SnapshotMeta:
 
 def _lost_meta(ref: SnapshotRef) -> SnapshotMeta:
     """Of one that Redis has lost: what was noted of it."""
-    created_us = to_micros(ref.created_at)
-    return SnapshotMeta(
-        snapshot_id=ref.snapshot_id,
-        saga_id=ref.saga_id,
-        saga_name=ref.saga_name,
-        step_name=ref.step_name,
-        step_index=ref.step_index,
-        status=ref.status,
-        created_us=created_us,
-        saved_us=created_us,
-        retention_us=None,
-        body_crc=0,
-    )
+    return ref_meta(ref, to_micros(ref.created_at))

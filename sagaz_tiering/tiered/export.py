@@ -16,8 +16,6 @@ from importlib.metadata import version
 from typing import Any, Final
 from uuid import UUID, uuid4
 
-from sagaz_tiering.catalog import Catalog
-from sagaz_tiering.clock import Clock
 from sagaz_tiering.codec.value import Record
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.exports.draft import Draft, DraftState, fingerprint
@@ -32,7 +30,7 @@ from sagaz_tiering.tiered.load import Loader
 from sagaz_tiering.tiered.merge import Copy
 from sagaz_tiering.tiered.read import Reader
 from sagaz_tiering.tiered.sorted_ids import SortedIds
-from sagaz_tiering.tiers import InForce
+from sagaz_tiering.tiers import InForce, Tiers
 
 LOT: Final = 200
 """Sagas whose timelines are in memory."""
@@ -48,12 +46,12 @@ _PAGE: Final = 1_000
 class Exporter:
     """Makes exports of one storage."""
 
-    def __init__(self, reader: Reader, loader: Loader, catalog: Catalog, in_force: InForce, clock: Clock) -> None:
+    def __init__(self, tiers: Tiers, in_force: InForce, reader: Reader, loader: Loader) -> None:
+        self.catalog = tiers.catalog
+        self.clock = tiers.clock
+        self.in_force = in_force
         self._reader = reader
         self._loader = loader
-        self._catalog = catalog
-        self._in_force = in_force
-        self._clock = clock
         self.lot, self.round_bytes = LOT, ROUND_BYTES
 
     async def export(
@@ -76,7 +74,7 @@ class Exporter:
         new = DraftState(
             fingerprint=fingerprint(wish.asked_for, wish.source, wish.form),
             export_id=uuid4(),
-            began_at=self._clock.now(),
+            began_at=self.clock.now(),
         )
         begin = asyncio.to_thread(draft.begin, new, restart=wish.restart, overwrite=wish.overwrite)
         try:
@@ -101,25 +99,7 @@ class Exporter:
         """What is read of each, or why it is left out."""
         found = await self._loader.records(copies)
         held = await self._reader.held([copy.ref for copy in copies])
-        return exported(copies, found, held, self._clock.now())
-
-    async def replays(self, sagas: Sequence[UUID]) -> list[tuple[UUID, dict[str, Any] | CorruptRecord]]:
-        """The replay records of these sagas, saga by saga; or why one cannot be read."""
-        return await self._catalog.replays.of_sagas(sagas)
-
-    async def holds_log(self, after: int, sagas: Sequence[UUID] | None) -> list[dict[str, Any]]:
-        """The next entries behind one; `sagas`: of these alone, and by match."""
-        return await self._catalog.holds.entries_after(after, _PAGE, sagas)
-
-    @property
-    def policy_revision(self) -> str:
-        """Of the policies in force."""
-        return self._in_force.policies.revision
-
-    @property
-    def clock(self) -> Clock:
-        """The servers' time."""
-        return self._clock
+        return exported(copies, found, held, self.clock.now())
 
 
 class _Export:
@@ -189,14 +169,14 @@ class _Export:
 
     async def _read_lot(self, lot: Sequence[UUID]) -> None:
         """Write all of these sagas into the open parts."""
-        revision = self._exporter.policy_revision
+        revision = self._exporter.in_force.policies.revision
         if revision not in self._state.policy_revisions:
             self._state.policy_revisions.append(revision)
         timelines = await self._exporter.timelines(lot)
         copies = [copy for timeline in timelines for copy in timeline]
         self._state.counts.sagas += sum(bool(timeline) for timeline in timelines)
         self._state.counts.sagas_without += sum(not timeline for timeline in timelines)
-        rows = [self._replay_row(*each) for each in await self._exporter.replays(lot)]
+        rows = [self._replay_row(*each) for each in await self._exporter.catalog.replays.of_sagas(lot)]
         writing = asyncio.create_task(self._write([row for row in rows if row is not None]))
         start = 0
         while start < len(copies):
@@ -273,7 +253,7 @@ class _Export:
         after, few = 0, None
         if (self._draft.selected or 0) <= _PAGE:
             few, _ = await asyncio.to_thread(self._draft.sagas, None, 0)
-        while page := await self._exporter.holds_log(after, few):
+        while page := await self._exporter.catalog.holds.entries_after(after, _PAGE, few):
             after = page[-1]["entry_id"]
             told = [entry["saga_id"] for entry in page if entry["saga_id"] is not None]
             chosen = await asyncio.to_thread(self._draft.chosen, told)

@@ -16,8 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from uuid import UUID
 
-from sagaz_tiering.catalog import Catalog
-from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.threaded import encode_record
 from sagaz_tiering.codec.value import read_meta
 from sagaz_tiering.config.patterns import Match, matcher
@@ -30,14 +29,13 @@ from sagaz_tiering.errors import (
     SnapshotArchived,
     SnapshotLost,
 )
-from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.policy import Durability, Policy, Rewrite
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.tiered.freshness import Freshness
 from sagaz_tiering.tiered.merge import Copy
 from sagaz_tiering.tiered.read import Reader
-from sagaz_tiering.tiers import InForce
+from sagaz_tiering.tiers import InForce, Tiers
 
 _log = Logger(__name__)
 _ANSWER_SECONDS = 2.0
@@ -47,15 +45,13 @@ _ANSWER_SECONDS = 2.0
 class Freezer:
     """Looks before a save that may replace something."""
 
-    def __init__(
-        self, hot: HotTier, catalog: Catalog, reader: Reader, freshness: Freshness, in_force: InForce, clock: Clock
-    ) -> None:
-        self._hot = hot
-        self._catalog = catalog
+    def __init__(self, tiers: Tiers, in_force: InForce, reader: Reader, freshness: Freshness) -> None:
+        self._hot = tiers.hot
+        self._catalog = tiers.catalog
+        self._clock = tiers.clock
+        self._in_force = in_force
         self._reader = reader
         self._freshness = freshness
-        self._in_force = in_force
-        self._clock = clock
         self._held: tuple[str, ...] = ()
         self._names: list[Callable[[str], bool]] = []
         self._asked: set[UUID] = set()

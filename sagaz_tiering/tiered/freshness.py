@@ -19,7 +19,6 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Protocol
 
 from sagaz_tiering.catalog.durable import FALLBACK_NOTICE
 from sagaz_tiering.catalog.history import History
@@ -27,6 +26,7 @@ from sagaz_tiering.catalog.hot_tier import KnownRedis
 from sagaz_tiering.config.units import micros
 from sagaz_tiering.drivers.server_clock import uptime_s
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, PolicyError
+from sagaz_tiering.hot.incarnation import Incarnation
 from sagaz_tiering.policy import Policy, PolicySet
 from sagaz_tiering.tiered.pause import PAUSE_S, Pause
 
@@ -43,17 +43,6 @@ _JUST_NOW_SECONDS = 0.1
 _UNKNOWN = KnownRedis(nonce=None, number=0, run_id="", trusted=False, fallback=True, changes=-1)
 
 
-class Looking(Protocol):
-    """Looks at the servers: `hot.incarnation.Incarnation`."""
-
-    @property
-    def generation(self) -> int: ...
-    @property
-    def looked_over(self) -> int: ...
-    async def look(self) -> KnownRedis: ...
-    async def is_same(self) -> bool: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Known:
     """What was known at an instant of `uptime_s`, which counts on while the machine sleeps, over the connections of a
@@ -68,7 +57,9 @@ class Known:
 class Freshness:
     """Answers how far Redis alone may be trusted."""
 
-    def __init__(self, looking: Looking, history: History, first_after: timedelta | None, catalog_pause: Pause) -> None:
+    def __init__(
+        self, looking: Incarnation, history: History, first_after: timedelta | None, catalog_pause: Pause
+    ) -> None:
         self._looking_at = looking
         self._catalog_pause = catalog_pause
         self._history = history

@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
 from typing import Any
 
-from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.mark import OWNER_KEY, MarkStanding, look_at_mark
-from sagaz_tiering.clock import Clock
 from sagaz_tiering.errors import ColdTierUnavailable, ObjectStoreError, TierUnavailable
-from sagaz_tiering.hot.tier import HotTier
-from sagaz_tiering.keys.keyring import Keyring
-from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.storage.base import Health
+from sagaz_tiering.tiers import Tiers
 
 _PATIENCE_S = 5
 _REFUSED = {
@@ -24,7 +19,7 @@ _REFUSED = {
 }
 
 
-async def check_health(hot: HotTier, catalog: Catalog, objects: ObjectStore, keys: Keyring, clock: Clock) -> Health:
+async def check_health(tiers: Tiers) -> Health:
     """Ask every tier; counts snapshots by walking Redis.
 
     degraded: a tier cannot be asked, Redis lost something, the bucket is not the one with the packs, or encrypted
@@ -32,21 +27,18 @@ async def check_health(hot: HotTier, catalog: Catalog, objects: ObjectStore, key
     """
     began, details, down = time.monotonic(), dict[str, Any](), 0
     count = size = 0
-    parts: dict[str, Callable[[], Awaitable[dict[str, Any]]]] = {
-        "hot": lambda: _hot(hot),
-        "durable": lambda: _durable(catalog, clock),
-        "cold": lambda: _cold(catalog, objects),
-    }
+    parts = {"hot": _hot, "durable": _durable, "cold": _cold}
     for name, ask in parts.items():
         try:
-            details[name] = await ask()
+            details[name] = await ask(tiers)
             count, size = count + details[name]["snapshots"], size + details[name]["bytes"]
         except TierUnavailable as exc:
             down += 1
             details[name] = {"error": str(exc)}
     status = "healthy" if not down else "degraded" if down < len(parts) else "unhealthy"
     if "error" not in details["durable"]:
-        for name, warnings in (("hot", (await catalog.hot_tier.state()).warnings()), ("cold", await keys.warnings())):
+        of_redis = (await tiers.catalog.hot_tier.state()).warnings()
+        for name, warnings in (("hot", of_redis), ("cold", await tiers.keys.warnings())):
             if warnings:
                 details[name]["warnings"] = [*details[name].get("warnings", []), *warnings]
     if any("warnings" in each for each in details.values()):
@@ -60,24 +52,22 @@ async def check_health(hot: HotTier, catalog: Catalog, objects: ObjectStore, key
     )
 
 
-async def _hot(hot: HotTier) -> dict[str, Any]:
+async def _hot(tiers: Tiers) -> dict[str, Any]:
     snapshots = size = 0
-    async for _saga, _snapshot, length in hot.snapshots():
+    async for _saga, _snapshot, length in tiers.hot.snapshots():
         snapshots, size = snapshots + 1, size + length
     return {"snapshots": snapshots, "bytes": size}
 
 
-async def _durable(catalog: Catalog, clock: Clock) -> dict[str, Any]:
+async def _durable(tiers: Tiers) -> dict[str, Any]:
     """Rows that Redis has too are counted there."""
-    totals = await catalog.durable.totals(clock.now())
+    totals = await tiers.catalog.durable.totals(tiers.clock.now())
     return {"snapshots": totals["spilled"], "bytes": 0, "rows": totals["snapshots"], "row_bytes": totals["bytes"]}
 
 
-async def _cold(catalog: Catalog, objects: ObjectStore) -> dict[str, Any]:
-    totals = [t for t in await catalog.packs.totals() if t.state == "ACTIVE"]
-    warnings: list[str] = []
-    if totals:
-        warnings = await _standing(catalog, objects)
+async def _cold(tiers: Tiers) -> dict[str, Any]:
+    totals = [t for t in await tiers.catalog.packs.totals() if t.state == "ACTIVE"]
+    warnings = await _standing(tiers) if totals else []
     return {
         **({"warnings": warnings} if warnings else {}),
         "snapshots": sum(t.snapshots for t in totals),
@@ -86,15 +76,15 @@ async def _cold(catalog: Catalog, objects: ObjectStore) -> dict[str, Any]:
     }
 
 
-async def _standing(catalog: Catalog, objects: ObjectStore) -> list[str]:
+async def _standing(tiers: Tiers) -> list[str]:
     """Why jobs refuse the bucket, if they do."""
     try:
         async with asyncio.timeout(_PATIENCE_S):
-            seen = await look_at_mark(catalog.ownership, objects)
+            seen = await look_at_mark(tiers.catalog.ownership, tiers.objects)
     except (ColdTierUnavailable, ObjectStoreError) as exc:
         return [f"{OWNER_KEY} cannot be read: {exc}"]
     except TimeoutError:
-        return [f"{objects.url} did not answer within {_PATIENCE_S} s"]
+        return [f"{tiers.objects.url} did not answer within {_PATIENCE_S} s"]
     why = seen.instead or _REFUSED.get(seen.standing)
-    what = f"{objects.url}: {why}; nothing is packed, moved or expired: `sagaz-tiering doctor` says more"
+    what = f"{tiers.objects.url}: {why}; nothing is packed, moved or expired: `sagaz-tiering doctor` says more"
     return [what] if why else []

@@ -7,17 +7,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from uuid import UUID
 
-from sagaz_tiering.catalog.holds import Coverage, Hold, Holds
-from sagaz_tiering.clock import Clock
+from sagaz_tiering.catalog.holds import Coverage, Hold
 from sagaz_tiering.codec.value import read_meta
 from sagaz_tiering.config.patterns import Match, attributes_matcher, matcher, outcome_of
 from sagaz_tiering.errors import CatalogUnavailable, CorruptRecord, HotTierUnavailable
-from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta, Tier
 from sagaz_tiering.tiered.attributes import check_match
 from sagaz_tiering.tiered.read import Reader
-from sagaz_tiering.tiers import InForce
+from sagaz_tiering.tiers import InForce, Tiers
 
 _log = Logger(__name__)
 MOST_MATCHED = 100_000
@@ -29,12 +27,12 @@ MOST_HOT_SAGAS = 20_000
 class Holder:
     """Holds by the id of a saga, and what is covered."""
 
-    def __init__(self, hot: HotTier, holds: Holds, reader: Reader, in_force: InForce, clock: Clock) -> None:
-        self._hot = hot
-        self._holds = holds
-        self._reader = reader
+    def __init__(self, tiers: Tiers, in_force: InForce, reader: Reader) -> None:
+        self._hot = tiers.hot
+        self._holds = tiers.catalog.holds
+        self._clock = tiers.clock
         self._in_force = in_force
-        self._clock = clock
+        self._reader = reader
 
     async def hold(self, on: UUID | Match, *, reason: str, who: str) -> Hold:
         """Place one. Raises ConfigError without a reason, or for an attribute that nobody could look at.

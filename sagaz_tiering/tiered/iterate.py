@@ -70,11 +70,6 @@ async def snapshots(reader: Reader, sagas: AsyncIterator[UUID]) -> AsyncIterator
     gaps.check()
 
 
-async def only(saga_id: UUID) -> AsyncIterator[UUID]:
-    """This one."""
-    yield saga_id
-
-
 async def each(saga_ids: Iterable[UUID]) -> AsyncIterator[UUID]:
     """These."""
     for saga_id in saga_ids:

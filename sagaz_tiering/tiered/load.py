@@ -14,14 +14,11 @@ from typing import NamedTuple
 from uuid import UUID
 
 from sagaz_tiering import metrics
-from sagaz_tiering.catalog.locations import Locations, SnapshotLocation
-from sagaz_tiering.clock import Clock
+from sagaz_tiering.catalog.locations import SnapshotLocation
 from sagaz_tiering.codec.threaded import decode_record, record_in
 from sagaz_tiering.codec.value import Record, read_header, read_meta
-from sagaz_tiering.dictionaries.cache import Dictionaries
 from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import CorruptData, HotTierUnavailable, Unreadable
-from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.hot.values import Gone
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.answers import check_answer, check_place
@@ -29,6 +26,7 @@ from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.merge import Copy, alive
 from sagaz_tiering.tiered.untrusted import UntrustedRedis, nobody_has
+from sagaz_tiering.tiers import Tiers
 
 
 class Loaded(NamedTuple):
@@ -41,22 +39,13 @@ class Loaded(NamedTuple):
 class Loader:
     """Fetches and decodes what copies stand for."""
 
-    def __init__(
-        self,
-        *,
-        hot: HotTier,
-        locations: Locations,
-        cold: ColdTier,
-        dictionaries: Dictionaries,
-        untrusted: UntrustedRedis,
-        clock: Clock,
-    ) -> None:
-        self._hot = hot
-        self._locations = locations
+    def __init__(self, tiers: Tiers, cold: ColdTier, untrusted: UntrustedRedis) -> None:
+        self._hot = tiers.hot
+        self._locations = tiers.catalog.locations
+        self._dictionaries = tiers.dictionaries
+        self._clock = tiers.clock
         self._cold = cold
-        self._dictionaries = dictionaries
         self._untrusted = untrusted
-        self._clock = clock
 
     async def load(self, copies: Sequence[Copy]) -> list[SagaSnapshot]:
         """The snapshots of these copies, in their order; each is the one that its copy stands for, or a newer save.

@@ -100,13 +100,15 @@ def _dated(copy: Copy, policies: PolicySet, saga: SagaEnd) -> Copy:
 def located_meta(located: SnapshotLocation) -> SnapshotMeta:
     """The meta of what PostgreSQL told of; the own date of one in a pack is not known there."""
     ref, until = located.ref, located.retention_until
-    created_us = to_micros(ref.created_at)
-    if located.dated_by is None:
-        clock_us = created_us if located.saved_us is None else located.saved_us
-    else:
-        clock_us = to_micros(located.max_clock_at or ref.created_at)
-    meta = packed({name: getattr(ref, name) for name in _NAMES}, created_us, clock_us)
-    return meta._replace(retention_us=None if until is None else to_micros(until))
+    clock_us = to_micros(located.max_clock_at or ref.created_at)
+    if located.dated_by is None and located.saved_us is not None:
+        clock_us = located.saved_us
+    return ref_meta(ref, clock_us)._replace(retention_us=None if until is None else to_micros(until))
+
+
+def ref_meta(ref: SnapshotRef, clock_us: int) -> SnapshotMeta:
+    """What a ref tells of a snapshot, which was saved then at the latest."""
+    return packed({name: getattr(ref, name) for name in _NAMES}, to_micros(ref.created_at), clock_us)
 
 
 def _expires_us(located: SnapshotLocation, policies: PolicySet, saga: SagaEnd) -> int | None:

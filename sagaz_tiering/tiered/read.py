@@ -14,16 +14,11 @@ from datetime import datetime
 from uuid import UUID
 
 from sagaz_tiering import metrics
-from sagaz_tiering.catalog.holds import Holds
-from sagaz_tiering.catalog.locations import Locations
-from sagaz_tiering.catalog.sagas import Sagas
-from sagaz_tiering.clock import Clock, to_micros
+from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.threaded import decode_value
 from sagaz_tiering.codec.value import Header, read_header, read_meta
-from sagaz_tiering.dictionaries.cache import Dictionaries
 from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import CatalogUnavailable, CorruptData, HotTierUnavailable, SnapshotLost
-from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.hot.values import Gone, HotValue, IndexedHeader, check_indexed, indexed_header
 from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, SnapshotRef, Tier
@@ -43,7 +38,7 @@ from sagaz_tiering.tiered.merge import (
     merge,
 )
 from sagaz_tiering.tiered.untrusted import UntrustedRedis, nameless, nobody_has
-from sagaz_tiering.tiers import InForce
+from sagaz_tiering.tiers import InForce, Tiers
 
 NO_LIMIT = 2**31 - 1
 _DECODED_AT_ONCE = 50
@@ -55,29 +50,16 @@ class Reader:
     """Answers every query of the facade, exactly or with an error."""
 
     def __init__(
-        self,
-        *,
-        hot: HotTier,
-        locations: Locations,
-        sagas: Sagas,
-        holds: Holds,
-        dictionaries: Dictionaries,
-        freshness: Freshness,
-        untrusted: UntrustedRedis,
-        loader: Loader,
-        in_force: InForce,
-        clock: Clock,
+        self, tiers: Tiers, in_force: InForce, freshness: Freshness, untrusted: UntrustedRedis, loader: Loader
     ) -> None:
+        self._hot = tiers.hot
+        self._catalog = tiers.catalog
+        self._dictionaries = tiers.dictionaries
+        self._clock = tiers.clock
         self._in_force = in_force
-        self._hot = hot
-        self._locations = locations
-        self._sagas = sagas
-        self._holds = holds
-        self._dictionaries = dictionaries
         self._freshness = freshness
         self._untrusted = untrusted
         self._loader = loader
-        self._clock = clock
 
     @property
     def rules(self) -> PolicySet:
@@ -128,7 +110,7 @@ class Reader:
             check_answer(meta, snapshot_id=snapshot_id)
             hot.append(hot_copy(meta, found.value))
             end = found.end(meta)
-        located = [located_copy(item) for item in await self._locations.find(snapshot_id)]
+        located = [located_copy(item) for item in await self._catalog.locations.find(snapshot_id)]
         if hot_error is not None:
             await self._check_answerable(located, hot_error)
         if isinstance(found, Gone) and not located:
@@ -146,7 +128,7 @@ class Reader:
         now = self._clock.now()
         surely = all(self._is_alive(meta, ends.get(meta.saga_id), to_micros(now)) for meta in in_redis)
         if not surely or len(alive(found_now, now)) < len(copies):  # PostgreSQL may know that it went on
-            for saga_id, known_end in (await self._sagas.ends(copy.ref.saga_id for copy in copies)).items():
+            for saga_id, known_end in (await self._catalog.sagas.ends(copy.ref.saga_id for copy in copies)).items():
                 ends[saga_id] = known_end.and_of(ends.get(saga_id))
             found_now = self._dated(copies, ends)
         return found_now
@@ -274,7 +256,7 @@ class Reader:
         self, saga_id: UUID, not_after: datetime | None, step_name: str | None, asked: int, *, with_values: bool
     ) -> tuple[list[Copy], tuple[datetime, int, int] | None, SagaEnd | None]:
         """What PostgreSQL has of a saga, from where on that is all of it (None: it is all), and where it ends."""
-        found, end = await self._locations.find_of_saga(
+        found, end = await self._catalog.locations.find_of_saga(
             saga_id, not_after=not_after, step_name=step_name, limit=asked, with_values=with_values and asked < NO_LIMIT
         )
         copies = [located_copy(item) for item in found]
@@ -287,7 +269,7 @@ class Reader:
             if len(lost) == limit:
                 break
             try:
-                if not await self._locations.find(copy.ref.snapshot_id):
+                if not await self._catalog.locations.find(copy.ref.snapshot_id):
                     await self._check_deleted(copy.ref.snapshot_id)
             except SnapshotLost:
                 lost.append(copy)
@@ -345,20 +327,20 @@ class Reader:
 
     async def held(self, refs: Sequence[SnapshotRef]) -> set[UUID]:
         """Of these, those that a legal hold covers."""
-        return await self._holds.covering(refs, ends=await self.ends_for_holds({ref.saga_id for ref in refs}))
+        return await self._catalog.holds.covering(refs, ends=await self.ends_for_holds({ref.saga_id for ref in refs}))
 
     async def ends_for_holds(self, saga_ids: Collection[UUID]) -> dict[UUID, SagaEnd]:
         """The end of each, where Redis has one that is newer than PostgreSQL knows and a hold may ask."""
         if not saga_ids or not self._freshness.held_by_end:
             return {}
         with suppress(HotTierUnavailable):
-            hot, known = await self._hot.ends(list(saga_ids)), await self._sagas.ends(saga_ids)
+            hot, known = await self._hot.ends(list(saga_ids)), await self._catalog.sagas.ends(saga_ids)
             return {saga_id: end.and_of(known.get(saga_id)) for saga_id, end in hot.items()}
         return {}
 
     async def _check_deleted(self, snapshot_id: UUID) -> None:
         """Raise SnapshotLost for what Redis names still, though no tier has it; without Redis there is no telling."""
-        if isinstance(await self._hot.get(snapshot_id), Gone) and not await self._locations.find(snapshot_id):
+        if isinstance(await self._hot.get(snapshot_id), Gone) and not await self._catalog.locations.find(snapshot_id):
             raise nobody_has(snapshot_id)
 
     async def _hot_timeline(

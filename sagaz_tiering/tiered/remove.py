@@ -9,34 +9,31 @@ from __future__ import annotations
 from collections.abc import Sequence
 from uuid import UUID
 
-from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.erasures import ErasureReceipt
 from sagaz_tiering.catalog.locations import Doomed
-from sagaz_tiering.clock import Clock, from_micros, to_micros
+from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import CorruptRecord, SnapshotLost
-from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.snapshot import Tier
 from sagaz_tiering.tiered.merge import Copy, damaged_ref, saved_until
 from sagaz_tiering.tiered.read import Reader
+from sagaz_tiering.tiers import Tiers
 
 
 class Remover:
     """Takes snapshots out of every tier."""
 
-    def __init__(self, hot: HotTier, catalog: Catalog, reader: Reader, clock: Clock) -> None:
-        self._hot = hot
-        self._catalog = catalog
+    def __init__(self, tiers: Tiers, reader: Reader) -> None:
+        self._hot = tiers.hot
+        self._catalog = tiers.catalog
+        self._clock = tiers.clock
         self._reader = reader
-        self._clock = clock
 
     async def delete(self, snapshot_id: UUID) -> bool:
         """One snapshot; False if no tier had it. Raises LegalHold, TierUnavailable."""
         try:
             copies = await self._reader.copies(snapshot_id)
         except (CorruptRecord, SnapshotLost):
-            doomed = self._doomed([await self._damaged(snapshot_id)])
-            known = await self._catalog.locations.delete(doomed)
-            return await self._follow(doomed) > 0 or bool(known)
+            copies = [await self._damaged(snapshot_id)]
         if not copies:
             return False
         until_us = saved_until(copies, self._clock.now())

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from uuid import UUID
-
-from sagaz_tiering.catalog.restores import Restore, Restores, Wanted
-from sagaz_tiering.clock import Clock
+from sagaz_tiering.catalog.restores import Restore, Wanted
 from sagaz_tiering.config.sections import OnArchived
-from sagaz_tiering.costs import PriceList
 from sagaz_tiering.errors import ConfigError, SnapshotArchived
 from sagaz_tiering.tiered.attributes import check_match
-from sagaz_tiering.tiers import InForce
+from sagaz_tiering.tiers import InForce, Tiers
 
 INTO = ("hot", "in-place")
 
@@ -19,10 +14,8 @@ INTO = ("hot", "in-place")
 class Restorer:
     """Requests restores with the configured defaults; `met` does so where a read meets archived bytes."""
 
-    def __init__(self, restores: Restores, prices: PriceList, clock: Clock, in_force: InForce) -> None:
-        self._restores = restores
-        self._prices = prices
-        self._clock = clock
+    def __init__(self, tiers: Tiers, in_force: InForce) -> None:
+        self._tiers = tiers
         self._in_force = in_force
 
     async def request(
@@ -33,21 +26,18 @@ class Restorer:
             raise ConfigError(f"into={into!r} is not a place to restore into", hint=f"one of {', '.join(INTO)}")
         check_match(wanted.match, self._in_force)
         usual = self._in_force.settings.restore
-        return await self._restores.request(
+        return await self._tiers.catalog.restores.request(
             wanted,
             retrieval=usual.tier.value if tier is None else tier,
             days=usual.days if days is None else days,
             into_hot=into == "hot",
             who=who,
-            now=self._clock.now(),
-            prices=self._prices,
+            now=self._tiers.clock.now(),
+            prices=self._tiers.prices,
         )
 
     async def met(self, archived: SnapshotArchived) -> None:
         """A read met this: with `on_archived: request` the restore is asked for, and the error tells its id."""
         if self._in_force.settings.restore.on_archived is OnArchived.REQUEST:
-            archived.restore_id = await self._ask(archived.snapshot_ids)
-
-    async def _ask(self, snapshot_ids: Sequence[UUID]) -> UUID | None:
-        found = await self.request(Wanted(snapshot_ids=snapshot_ids), who="on_archived: request")
-        return None if found is None else found.restore_id
+            asked = await self.request(Wanted(snapshot_ids=archived.snapshot_ids), who="on_archived: request")
+            archived.restore_id = None if asked is None else asked.restore_id

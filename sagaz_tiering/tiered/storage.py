@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any, Self, TypeVar, Unpack
 from uuid import UUID
 
@@ -76,39 +76,21 @@ class TieredStorage(ReadWhole):
         self._expire = expire
         self._publish = publish
         catalog = tiers.catalog
-        self._restorer = Restorer(catalog.restores, tiers.prices, tiers.clock, in_force)
         pause = Pause(catalog.db.time)
-        self._freshness = Freshness(tiers.incarnation, catalog.history, _first_after(in_force.policies), pause)
+        self._freshness = Freshness(tiers.incarnation, catalog.history, in_force.policies.first_after, pause)
         self._notes = HotNotes(catalog, tiers.hot, tiers.clock)
         cold = ColdTier(tiers.objects, tiers.prices, tiers.keys, tiers.dictionaries)
-        untrusted = UntrustedRedis(catalog.locations, cold, catalog.hot_saves, self._notes)
-        loader = Loader(
-            hot=tiers.hot,
-            locations=catalog.locations,
-            cold=cold,
-            dictionaries=tiers.dictionaries,
-            untrusted=untrusted,
-            clock=tiers.clock,
-        )
-        self._reader = Reader(
-            hot=tiers.hot,
-            locations=catalog.locations,
-            sagas=catalog.sagas,
-            holds=catalog.holds,
-            dictionaries=tiers.dictionaries,
-            freshness=self._freshness,
-            untrusted=untrusted,
-            loader=loader,
-            in_force=in_force,
-            clock=tiers.clock,
-        )
-        freezer = Freezer(tiers.hot, catalog, self._reader, self._freshness, in_force, tiers.clock)
+        untrusted = UntrustedRedis(catalog, cold, self._notes)
+        loader = Loader(tiers, cold, untrusted)
+        self._reader = Reader(tiers, in_force, self._freshness, untrusted, loader)
+        freezer = Freezer(tiers, in_force, self._reader, self._freshness)
         self._saver = Saver(tiers, in_force, self._freshness, freezer, self._notes, pause)
-        self._holder = Holder(tiers.hot, catalog.holds, self._reader, in_force, tiers.clock)
-        self._explainer = Explainer(catalog, self._reader, tiers.prices, tiers.clock)
-        self._exporter = Exporter(self._reader, loader, catalog, in_force, tiers.clock)
+        self._restorer = Restorer(tiers, in_force)
+        self._holder = Holder(tiers, in_force, self._reader)
+        self._explainer = Explainer(tiers, self._reader)
+        self._exporter = Exporter(tiers, in_force, self._reader, loader)
         self._finder = Finder(catalog, self._freshness, in_force, tiers.prices, tiers.clock)
-        self._remover = Remover(tiers.hot, catalog, self._reader, tiers.clock)
+        self._remover = Remover(tiers, self._reader)
         self._comparer = Comparer(self._reader)
 
     async def close(self) -> None:
@@ -163,7 +145,7 @@ class TieredStorage(ReadWhole):
         """Work by these policies from now on."""
         self._in_force.policies = policies
         self._saver.follow()
-        self._freshness.follow(_first_after(policies))
+        self._freshness.follow(policies.first_after)
         if self._twin is not None:
             self._twin.tell(lambda other: other.adopt(policies))
 
@@ -362,8 +344,7 @@ class TieredStorage(ReadWhole):
 
     async def health_check(self) -> Health:
         """Ask every tier; counts snapshots by walking Redis, so not for every second."""
-        tiers = self._tiers
-        return await check_health(tiers.hot, tiers.catalog, tiers.objects, tiers.keys, tiers.clock)
+        return await check_health(self._tiers)
 
     def get_storage_info(self) -> dict[str, Any]:
         """What this storage is made of; asks no server."""
@@ -376,7 +357,3 @@ class TieredStorage(ReadWhole):
             "policy_revision": self._in_force.policies.revision,
             "compression_enabled": self._tiers.hot.connection.settings.compression_level is not None,
         }
-
-
-def _first_after(policies: PolicySet) -> timedelta | None:
-    return min((policy.move[0].after for policy in policies.policies if policy.move), default=None)

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from uuid import UUID
 
-from sagaz_tiering.catalog.hot_saves import HotSave, HotSaves
-from sagaz_tiering.catalog.locations import Locations
+from sagaz_tiering.catalog import Catalog
+from sagaz_tiering.catalog.hot_saves import HotSave
 from sagaz_tiering.errors import SnapshotLost
 from sagaz_tiering.hot.values import IndexedHeader
 from sagaz_tiering.snapshot import SnapshotRef, Tier
@@ -30,10 +30,10 @@ class _SaveKey:
 class UntrustedRedis:
     """Sifts copies in Redis by what the catalog and the packs say."""
 
-    def __init__(self, locations: Locations, cold: ColdTier, saves: HotSaves, notes: HotNotes) -> None:
-        self._locations = locations
+    def __init__(self, catalog: Catalog, cold: ColdTier, notes: HotNotes) -> None:
+        self._locations = catalog.locations
+        self._saves = catalog.hot_saves
         self._cold = cold
-        self._saves = saves
         self._notes = notes
 
     async def sift(self, hot: Sequence[Copy], located: Sequence[Copy]) -> tuple[list[Copy], list[Copy]]:

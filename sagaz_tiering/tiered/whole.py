@@ -47,7 +47,7 @@ class ReadWhole(AnyLoop):
         Raises SnapshotArchived where it comes to bytes that must be restored first, and at its end Unreadable for
         what it could not read on the way.
         """
-        sagas = self._sagas(after) if saga_id is None else iterating.only(as_uuid(saga_id, "saga_id"))
+        sagas = self._sagas(after) if saga_id is None else iterating.each([as_uuid(saga_id, "saga_id")])
         async for snapshot in iterating.snapshots(self._reader, sagas):
             yield snapshot
 
