@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
+from sagaz_tiering.catalog.rows import of_row
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.drivers.postgresql.text import to_column
 
 _SQL = load(__package__, "audit")
 NEWEST = 2**63 - 1
@@ -46,7 +47,4 @@ class Audit:
     async def page(self, limit: int, before: int = NEWEST) -> list[AuditEntry]:
         """The newest first, before an id."""
         rows = await self._db.fetch(_SQL["page"], before, limit)
-        return [
-            AuditEntry(**{**dict(row), **{name: row[name] and from_column(row[name]) for name in _TEXTS}})
-            for row in rows
-        ]
+        return [of_row(AuditEntry, row, *_TEXTS) for row in rows]

@@ -18,8 +18,9 @@ from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, lock_rows
 from sagaz_tiering.catalog.holds import HOLD_LOCK, Holds, match_text, subject_columns
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves, wait_for_notes
 from sagaz_tiering.catalog.journal import JournalEntry, note
-from sagaz_tiering.catalog.leases import Lease, fence
-from sagaz_tiering.catalog.packs import Pack, pack_of_row
+from sagaz_tiering.catalog.leases import Lease, fenced
+from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.catalog.rows import of_row
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
@@ -52,8 +53,7 @@ class CatchingUp:
 
     async def apply(self, entries: Sequence[JournalEntry], lease: Lease) -> None:
         """All of these, in one transaction; the fields of `body` are checked (`jobs.journal_format`)."""
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
             await conn.execute("SELECT pg_advisory_xact_lock($1)", HOLD_LOCK)
             await _delete(conn, [entry for entry in entries if entry.kind == "delete"])
@@ -123,22 +123,16 @@ class CatchingUp:
     async def known(self, pack_uuids: Sequence[UUID]) -> dict[UUID, KnownPack]:
         """Of these packs, those that have a row."""
         rows = await self._db.fetch(_SQL["states"], list(pack_uuids))
-        return {
-            row["pack_uuid"]: KnownPack(
-                pack_id=row["pack_id"], state=row["state"], storage_class=StorageClass(row["storage_class"])
-            )
-            for row in rows
-        }
+        return {row["pack_uuid"]: of_row(KnownPack, row) for row in rows}
 
     async def taken(self, pack_uuid: UUID, revision: str) -> Pack | None:
         """An active pack whose row says of its retention rules that it was taken from the bucket."""
         row = await self._db.fetchrow(_SQL["taken"], pack_uuid, revision)
-        return None if row is None else pack_of_row(row)
+        return None if row is None else of_row(Pack, row)
 
     async def object_is_gone(self, pack_id: int, lease: Lease, now: datetime) -> bool:
         """The row of a pack without its object ends, if nothing that lives is said to be in it; whether it did."""
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
             await conn.execute(_SQL["drop_expired"], pack_id, now)
             return affected(await conn.execute(_SQL["drop_pack"], pack_id, now)) == 1

@@ -10,8 +10,9 @@ from uuid import UUID
 from sagaz_tiering.catalog.durable import ARCHIVE_LOCK
 from sagaz_tiering.catalog.erasures import settle_upload
 from sagaz_tiering.catalog.frame_index import IndexedFrame, insert_frames
-from sagaz_tiering.catalog.leases import Lease, fence
-from sagaz_tiering.catalog.packs import Pack, pack_of_row
+from sagaz_tiering.catalog.leases import Lease, fenced
+from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.catalog.rows import of_row
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.drivers.postgresql.pool import Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
@@ -47,7 +48,7 @@ class Compaction:
     async def candidates(self, live_share: float, small_bytes: int, after: int, limit: int) -> list[Candidate]:
         """Active packs of erased sagas, with too many dead bytes, or too small."""
         rows = await self._db.fetch(_SQL["candidates"], live_share, small_bytes, after, limit)
-        return [Candidate(pack=pack_of_row(row), erased=row["erased"]) for row in rows]
+        return [Candidate(pack=of_row(Pack, row), erased=row["erased"]) for row in rows]
 
     async def live(self, pack_id: int) -> dict[int, LiveFrame]:
         """What lives of a pack, by frame number."""
@@ -76,8 +77,7 @@ class Compaction:
         holds something that the new one lacks.
         """
         old_ids = [pack.pack_id for pack in old]
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
             if await conn.fetchval(_SQL["erased"], list(old_ids), [frame.saga_id for frame in frames]):
                 raise LeaseLost("a saga was erased while its pack was written anew; the next run does it again")

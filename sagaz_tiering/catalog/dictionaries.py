@@ -8,11 +8,12 @@ from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
-from sagaz_tiering.catalog.leases import Lease, fence
+from sagaz_tiering.catalog.leases import Lease, fenced
+from sagaz_tiering.catalog.rows import of_row
 from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.drivers.postgresql.pool import Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.drivers.postgresql.text import to_column
 from sagaz_tiering.terminal import document
 
 _SQL = load(__package__, "dictionaries")
@@ -59,7 +60,7 @@ class CatalogDictionaries:
     async def list_current(self) -> list[CurrentDictionary]:
         """The current one of each saga name."""
         rows = await self._db.fetch(_SQL["current"])
-        return [CurrentDictionary(**{**dict(row), "saga_name": from_column(row["saga_name"])}) for row in rows]
+        return [of_row(CurrentDictionary, row, "saga_name") for row in rows]
 
     async def digests(self) -> set[bytes]:
         """The sha256 of every one that the catalog has."""
@@ -81,8 +82,7 @@ class CatalogDictionaries:
         It must be in the bucket. Raises LeaseLost.
         """
         values = (dictionary.id, dictionary.digest, to_column(saga_name), now, sagas, saves, now - at_most_every)
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             return affected(await conn.execute(_SQL["publish"], *values, dictionary.data)) == 1
 
     async def enter(self, dictionary: Dictionary, found_at: datetime) -> bool:

@@ -19,7 +19,7 @@ import asyncpg
 
 from sagaz_tiering.catalog.group_commit import GroupCommit
 from sagaz_tiering.catalog.holds import Holds, hold_still
-from sagaz_tiering.catalog.leases import Lease, fence
+from sagaz_tiering.catalog.leases import Lease, fenced
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
@@ -221,8 +221,7 @@ class DurableCopies:
 
         So that what is copied to Redis in the block is removed there too by whoever removes the row. Raises LeaseLost.
         """
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             rows = await conn.fetch(_SQL["keep"], list(ids))
             yield [(row["snapshot_id"], row["saved_at"], row["value"]) for row in rows]
 
@@ -300,8 +299,7 @@ class DurableCopies:
         The caller removes the same saves from Redis in the block, so that a hold is placed before all of it or
         after. `ends`: see `Holds.covering`. Raises LeaseLost; after any error nothing was removed here.
         """
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             await hold_still(conn, expiring=True)
             held = await self._holds.covering(metas, conn, ends=ends)
             gone = [meta for meta in metas if meta.snapshot_id not in held]

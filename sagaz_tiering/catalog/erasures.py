@@ -9,19 +9,20 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from sagaz_tiering.catalog.durable import ARCHIVE_LOCK
 from sagaz_tiering.catalog.holds import Holds
 from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.catalog.locations import Doomed, remove
+from sagaz_tiering.catalog.rows import of_row
 from sagaz_tiering.catalog.saga_keys import destroy
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.value import read_meta
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import checked_text, from_column, to_column
+from sagaz_tiering.drivers.postgresql.text import checked_text, to_column
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.terminal import document, plain
 
@@ -165,11 +166,6 @@ class _Row:
     status: str
     saved_at: datetime | None
 
-    @classmethod
-    def of(cls, row: Any) -> Self:
-        names = {name: from_column(row[name]) for name in ("saga_name", "step_name", "status")}
-        return cls(snapshot_id=row["snapshot_id"], saga_id=row["saga_id"], saved_at=row["saved_at"], **names)
-
 
 class Erasures:
     """The tables `erasures` and `erasure_packs`."""
@@ -191,7 +187,8 @@ class Erasures:
         async with self._db.transaction() as conn:
             await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
             now = clock.now()  # after the lock: no pack that is there already can hold anything saved later
-            rows = [_Row.of(row) for row in await conn.fetch(_SQL["rows_of_saga"], saga_id)]
+            found_rows = await conn.fetch(_SQL["rows_of_saga"], saga_id)
+            rows = [of_row(_Row, row, "saga_name", "step_name", "status") for row in found_rows]
             disputed = {row["snapshot_id"] for row in await conn.fetch(_SQL["disputed"], saga_id)}
             known = [one for one in known if one.snapshot.snapshot_id not in disputed]
             await self._holds.refuse([*(one.snapshot for one in known), *rows], conn)
@@ -287,23 +284,7 @@ class Erasures:
 
     async def _receipt(self, row: Any) -> ErasureReceipt:
         packs = await self._db.fetch(_SQL["packs"], row["erasure_id"])
-        names = [name for name in ErasureReceipt.__dataclass_fields__ if name != "packs"]
-        values = {name: row[name] for name in names}
-        values |= {"who": from_column(row["who"]), "reason": from_column(row["reason"])}
-        return ErasureReceipt(
-            **values,
-            packs=tuple(
-                ErasedPack(
-                    object_key=pack["object_key"],
-                    storage_class=pack["storage_class"],
-                    state=pack["state"],
-                    gone_at=pack["deleted_at"],
-                    gone_by=pack["deleted_at"] or pack["delete_after"],
-                    restore_id=pack["restore_id"],
-                )
-                for pack in packs
-            ),
-        )
+        return of_row(ErasureReceipt, row, "who", "reason", packs=tuple(of_row(ErasedPack, pack) for pack in packs))
 
 
 async def settle_upload(conn: Connection, pack_id: int) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import orjson
 
+from sagaz_tiering.catalog.rows import of_row
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.drivers.postgresql.text import to_column
 
 _SQL = load(__package__, "jobs")
 
@@ -66,8 +67,7 @@ class History:
 
     async def last_runs(self) -> list[JobRun]:
         """The last run of every job that ever ran, by name."""
-        rows = await self._db.fetch(_SQL["last_runs"])
-        return [_run_of(row) for row in rows]
+        return [_run_of(row) for row in await self._db.fetch(_SQL["last_runs"])]
 
     async def newest_revision(self) -> str | None:
         """The policy revision that was last put in force."""
@@ -102,5 +102,5 @@ class History:
 
 
 def _run_of(row: Any) -> JobRun:
-    texts = {name: None if row[name] is None else from_column(row[name]) for name in ("error", "stopped")}
-    return JobRun(**{**dict(row), **texts, "summary": orjson.loads(row["summary"]) if row["summary"] else None})
+    summary = orjson.loads(row["summary"]) if row["summary"] else None
+    return of_row(JobRun, row, "error", "stopped", summary=summary)

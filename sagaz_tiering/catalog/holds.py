@@ -17,6 +17,7 @@ import orjson
 
 from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.catalog.patterns import attributes_expression, expression
+from sagaz_tiering.catalog.rows import of_row
 from sagaz_tiering.config.patterns import ANY, Match
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load
@@ -340,12 +341,5 @@ def _ended(end: SagaEnd | None) -> tuple[str | None, str | None]:
 
 
 def _hold(row: Any) -> Hold:
-    match = row["match"]
-    return Hold(
-        hold_id=row["hold_id"],
-        saga_id=row["saga_id"],
-        match=None if match is None else orjson.loads(match),
-        reason=from_column(row["reason"]),
-        placed_by=from_column(row["placed_by"]),
-        placed_at=row["placed_at"],
-    )
+    match = None if row["match"] is None else orjson.loads(row["match"])
+    return of_row(Hold, row, "reason", "placed_by", match=match)

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, moment, names_of, naming, put_rows, row_to_put
-from sagaz_tiering.catalog.leases import Lease, fence
+from sagaz_tiering.catalog.leases import Lease, fenced
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load
@@ -104,8 +104,7 @@ class HotSaves:
         some = sorted(saves, key=lambda save: save.meta.snapshot_id.int)
         ids, times = _versions([save.meta for save in some])
         try:
-            async with self._db.transaction() as conn:
-                await fence(conn, lease)
+            async with fenced(self._db, lease) as conn:
                 await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
                 await conn.execute(_SQL["begin_notes"], _NOTE_LOCK, ids)
                 rows = await conn.fetch(_SQL["forgotten"], ids, [save.meta.saga_id for save in some], times)
@@ -159,8 +158,7 @@ class HotSaves:
 
         Raises LeaseLost.
         """
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             noted, lost = [_save(row) for row in await conn.fetch(_SQL["keep"], list(ids))], list[HotSave]()
             yield noted, lost
             if lost:
@@ -172,8 +170,7 @@ class HotSaves:
 
     async def accept(self, saves: Sequence[HotSave], lease: Lease) -> None:
         """These are lost, and somebody knows. Raises LeaseLost."""
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             await drop_hot_saves(conn, *_versions([save.meta for save in saves]))
 
     async def drop(self, metas: Sequence[SnapshotMeta]) -> None:

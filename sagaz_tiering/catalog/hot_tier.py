@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sagaz_tiering.catalog.durable import moment
-from sagaz_tiering.catalog.leases import Lease, fence
+from sagaz_tiering.catalog.leases import Lease, fenced
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
@@ -118,8 +118,7 @@ class KnownHotTier:
 
     async def trust(self, changes: int, lease: Lease, now: datetime) -> bool:
         """Believe Redis again; False if it was found to be another one meanwhile. Raises LeaseLost."""
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             return affected(await conn.execute(_SQL["trust"], changes, now)) == 1
 
 

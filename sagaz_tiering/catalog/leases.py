@@ -1,7 +1,7 @@
 """Leases with a fencing epoch: who may change what now.
 
 A holder renews in the background; a holder that was paused past its lease finds out inside its next
-transaction (`fence`), not after it. The database's clock decides, so hosts may disagree about the time.
+transaction (`fenced`), not after it. The database's clock decides, so hosts may disagree about the time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _log = Logger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lease:
-    """Proof of having been the holder; only `fence` tells whether one still is."""
+    """Proof of having been the holder; only `fenced` tells whether one still is."""
 
     name: str
     owner: str
@@ -93,9 +93,12 @@ class Leases:
                 _log.warning("lease.renewal_failed", lease=lease.name, error=str(exc))
 
 
-async def fence(conn: Connection, lease: Lease) -> None:
-    """Inside a transaction: raise LeaseLost unless `lease` is still ours, and keep it ours until the commit."""
-    if await conn.fetchval(_SQL["fence"], lease.name, lease.owner, lease.epoch) is None:
-        raise LeaseLost(
-            f"lease {lease.name!r} (epoch {lease.epoch}) is not held by {lease.owner} any more; nothing was written"
-        )
+@asynccontextmanager
+async def fenced(db: Database, lease: Lease) -> AsyncIterator[Connection]:
+    """A transaction: raises LeaseLost unless `lease` is still ours, and keeps it ours until the commit."""
+    async with db.transaction() as conn:
+        if await conn.fetchval(_SQL["fence"], lease.name, lease.owner, lease.epoch) is None:
+            raise LeaseLost(
+                f"lease {lease.name!r} (epoch {lease.epoch}) is not held by {lease.owner} any more; nothing was written"
+            )
+        yield conn

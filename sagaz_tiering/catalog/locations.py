@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Protocol
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, lock_rows, naming
 from sagaz_tiering.catalog.holds import Holds, Named
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves, wait_for_notes
 from sagaz_tiering.catalog.journal import note
+from sagaz_tiering.catalog.rows import of_row
 from sagaz_tiering.catalog.saga_keys import wrapped_key
 from sagaz_tiering.catalog.sagas import end_of
 from sagaz_tiering.clock import from_micros, to_micros
@@ -20,7 +21,7 @@ from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import to_column
 from sagaz_tiering.keys.master import WrappedKey
 from sagaz_tiering.policy import SagaEnd
-from sagaz_tiering.snapshot import SnapshotRef, Tier
+from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
 from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load(__package__, "locations")
@@ -93,6 +94,17 @@ class Doomed:
     until: datetime
 
 
+class SaveKey(NamedTuple):
+    """A save of a snapshot of which no more is known."""
+
+    snapshot_id: UUID
+    saga_id: UUID
+    saved_us: int
+
+
+Saved = SnapshotMeta | SaveKey
+
+
 class Locations:
     """Look-ups for the read path, and deletion of single snapshots."""
 
@@ -145,10 +157,7 @@ class Locations:
     async def packs_of(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, Packed]:
         """Which of these are in a pack already."""
         rows = await self._db.fetch(_SQL["packs_of"], list(snapshot_ids))
-        return {
-            row["snapshot_id"]: Packed(**{**dict(row), "storage_class": StorageClass(row["storage_class"])})
-            for row in rows
-        }
+        return {row["snapshot_id"]: of_row(Packed, row) for row in rows}
 
     async def delete(self, doomed: Sequence[Doomed]) -> set[UUID]:
         """Remove durable rows and places, and make sure that no job publishes those saves again; which were known.
@@ -213,17 +222,6 @@ async def remove(
     durable = await conn.fetch(_SQL["delete_durable"], ids, until)
     archived = await conn.fetch(_SQL["delete_archived"], ids)
     return {row["snapshot_id"] for row in durable}, {row["snapshot_id"]: row["pack_id"] for row in archived}, hot
-
-
-class Saved(Protocol):
-    """A save of a snapshot: a SnapshotMeta."""
-
-    @property
-    def snapshot_id(self) -> UUID: ...
-    @property
-    def saga_id(self) -> UUID: ...
-    @property
-    def saved_us(self) -> int: ...
 
 
 async def buried(conn: Connection | Database, saves: Sequence[Saved]) -> set[UUID]:

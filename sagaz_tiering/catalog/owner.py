@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
+from sagaz_tiering.catalog.rows import of_row
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
 
@@ -63,7 +64,8 @@ class Ownership:
         """The row as it is now."""
         row = await self._db.fetchrow(_SQL["look"])
         assert row is not None  # the first migration makes it
-        return _owner_row(row, await self._system(may_ask=row["may_ask"]))
+        system = str(await self._db.fetchval(_SQL["system"])) if row["may_ask"] else ""
+        return _owner_row(row, system)
 
     async def move(self, counter: int, limit: int) -> OwnerRow | None:
         """A step on from `counter`, under a new nonce; None where another process was first.
@@ -98,10 +100,6 @@ class Ownership:
         """Keys of the active packs that were made last."""
         return [row["object_key"] for row in await self._db.fetch(_SQL["newest_packs"], limit)]
 
-    async def _system(self, *, may_ask: bool | None) -> str:
-        return str(await self._db.fetchval(_SQL["system"])) if may_ask else ""
-
 
 def _owner_row(row: Any, system: str) -> OwnerRow:
-    values = {name: row[name] for name in OwnerRow.__dataclass_fields__ if name not in ("nonces", "here_system")}
-    return OwnerRow(**values, nonces=tuple(row["nonces"]), here_system=system)
+    return of_row(OwnerRow, row, nonces=tuple(row["nonces"]), here_system=system)

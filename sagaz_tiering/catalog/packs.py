@@ -17,7 +17,8 @@ from sagaz_tiering.catalog.erasures import settle_upload
 from sagaz_tiering.catalog.frame_index import IndexedFrame, Steps, check_keys, dead_among, insert_places
 from sagaz_tiering.catalog.holds import Holds, hold_still
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves
-from sagaz_tiering.catalog.leases import Lease, fence
+from sagaz_tiering.catalog.leases import Lease, fenced
+from sagaz_tiering.catalog.rows import of_row
 from sagaz_tiering.catalog.sagas import note_archived, promise_anew
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.config.patterns import outcome_of
@@ -106,8 +107,7 @@ class Packs:
 
     async def start(self, pack: NewPack, lease: Lease, now: datetime) -> int:
         """Announce an upload; the pack's id."""
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             return int(await conn.fetchval(_SQL["start"], *_columns(pack), lease.name, lease.epoch, now))
 
     async def activate(
@@ -128,8 +128,7 @@ class Packs:
         readable with a key that was destroyed meanwhile, or that would replace one that is held since.
         """
         steps = await self._steps.of(meta for frame in frames for meta, _, _ in frame.snapshots)
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
             await settle_upload(conn, pack_id)
             dead = await dead_among(conn, frames, pack_id)
@@ -166,8 +165,7 @@ class Packs:
         Durable rows that are not newer go. What the catalog knows of an upload of it is forgotten.
         """
         steps = await self._steps.of(meta for frame in frames for meta, _, _ in frame.snapshots)
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
             await conn.execute(_SQL["start_over"], pack.pack_uuid)
             pack_id = int(await conn.fetchval(_SQL["start"], *_columns(pack), lease.name, lease.epoch, now))
@@ -263,8 +261,7 @@ class Packs:
 
         The last batch notes the next expiry, and retires the pack if nothing in it lives any more.
         """
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             await hold_still(conn, expiring=True)
             gone = int(await conn.fetchval(_SQL["expire_batch"], pack_id, now, limit))
             if gone == limit:
@@ -279,8 +276,7 @@ class Packs:
 
     async def deleted(self, pack_ids: Sequence[int], lease: Lease, now: datetime) -> set[int]:
         """The bytes of these are gone; the rows stay as tombstones. Which of them were not noted before."""
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             return {row["pack_id"] for row in await conn.fetch(_SQL["deleted"], list(pack_ids), now)}
 
     async def outdated(self, retention_revision: str, after: int, limit: int) -> list[Pack]:
@@ -300,8 +296,7 @@ class Packs:
 
         Sagas of which other packs have something are decided anew, so that all of each agrees.
         """
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             ids = [snapshot_id for snapshot_id, _ in expiries]
             await conn.execute(_SQL["recompute_expiry"], pack_id, ids, [moment(us) for _, us in expiries])
             await conn.execute(_SQL["recomputed"], pack_id, retention_revision)
@@ -331,18 +326,14 @@ class Packs:
 
     async def totals(self) -> list[ClassTotals]:
         """Packs, bytes and snapshots per storage class and state, tombstones left out."""
-        return [
-            ClassTotals(**{**dict(row), "storage_class": StorageClass(row["storage_class"])})
-            for row in await self._db.fetch(_SQL["totals"])
-        ]
+        return [of_row(ClassTotals, row) for row in await self._db.fetch(_SQL["totals"])]
 
     async def _change(self, query: str, lease: Lease, *args: Any) -> bool:
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             return affected(await conn.execute(query, *args)) == 1
 
     async def _packs(self, query: str, *args: Any) -> list[Pack]:
-        return [pack_of_row(row) for row in await self._db.fetch(_SQL[query], *args)]
+        return [of_row(Pack, row) for row in await self._db.fetch(_SQL[query], *args)]
 
 
 def _published(frames: Sequence[IndexedFrame], left_out: Collection[UUID]) -> Iterator[tuple[SnapshotMeta, int | None]]:
@@ -378,9 +369,3 @@ def _columns(pack: NewPack) -> tuple[Any, ...]:
         pack.footer_digest,
         pack.attributes_revision,
     )
-
-
-def pack_of_row(row: Any) -> Pack:
-    values = {name: row[name] for name in Pack.__dataclass_fields__}
-    values["storage_class"] = StorageClass(values["storage_class"])
-    return Pack(**values)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from sagaz_tiering.catalog.rows import of_row
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
@@ -51,10 +52,7 @@ class Quarantine:
         """The newest first; `behind` the one that was last seen then and is called that (`kind/item`)."""
         at, name = behind or (None, None)
         rows = await self._db.fetch(_SQL["items"], dropped_too, limit, at, None if name is None else to_column(name))
-        return [
-            Quarantined(**{**dict(row), "item": from_column(row["item"]), "reason": from_column(row["reason"])})
-            for row in rows
-        ]
+        return [of_row(Quarantined, row, "item", "reason") for row in rows]
 
     async def left_alone(self, kind: str, items: Sequence[str]) -> set[str]:
         """Of these, the ones that jobs do not touch."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sagaz_tiering.catalog.leases import Lease, fence
-from sagaz_tiering.catalog.packs import Pack, pack_of_row
+from sagaz_tiering.catalog.leases import Lease, fenced
+from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.catalog.rows import of_row
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
@@ -98,8 +99,7 @@ class Reindexed:
     async def set_durable(self, changes: Sequence[tuple[SnapshotMeta, bytes]], lease: Lease) -> int:
         """These saves, if they are what the rows hold still, with other attributes and values; how many were."""
         metas = [meta for meta, _ in changes]
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             found = await conn.execute(_SQL["set_durable"], *_saves(metas), [value for _, value in changes])
             await _decide_anew(conn, metas)
             return affected(found)
@@ -110,8 +110,7 @@ class Reindexed:
 
     async def set_hot(self, metas: Sequence[SnapshotMeta], lease: Lease) -> int:
         """What Redis alone has, and told of, has these attributes; how many had others."""
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             found = affected(await conn.execute(_SQL["set_hot"], *_saves(metas)))
             await _decide_anew(conn, metas)
             return found
@@ -120,7 +119,7 @@ class Reindexed:
         """Active packs that were not looked into by these definitions, by id after an id."""
         return [
             PackWork(
-                pack=pack_of_row(row),
+                pack=of_row(Pack, row),
                 saga_names=list(map(from_column, row["saga_names"])),
                 has_attributes=row["has_attributes"],
             )
@@ -134,8 +133,7 @@ class Reindexed:
 
         False, and nothing done, where the pack is not as it was any more.
         """
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             stamped = await conn.execute(
                 _SQL["set_pack"], pack.pack_id, pack.attributes_digest, revision, digest or pack.attributes_digest
             )

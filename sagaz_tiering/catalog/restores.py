@@ -16,6 +16,7 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from sagaz_tiering.catalog.patterns import attributes_expression, expression
+from sagaz_tiering.catalog.rows import of_row
 from sagaz_tiering.catalog.saga_keys import wrapped_key
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.costs import PriceList
@@ -161,8 +162,10 @@ class Restores:
             return None
         counts = await self._db.fetch(_SQL["progress"], restore_id)
         errors = await self._db.fetch(_SQL["errors"], restore_id)
-        return _restore(
+        return of_row(
+            Restore,
             row,
+            "requested_by",
             packs={count["state"]: count["packs"] for count in counts},
             errors=tuple(f"{error['object_key']}: {from_column(error['error'])}" for error in errors),
         )
@@ -174,14 +177,12 @@ class Restores:
 
     async def in_state(self, state: str) -> list[Restore]:
         """Requests in a state, oldest first, without their progress."""
-        return [_restore(row) for row in await self._db.fetch(_SQL["in_state"], state)]
+        return [of_row(Restore, row, "requested_by") for row in await self._db.fetch(_SQL["in_state"], state)]
 
     async def packs(self, restore_id: UUID, state: str, after: int, limit: int) -> list[RestorePack]:
         """Packs of a request in a state."""
-        return [
-            RestorePack(**{**dict(row), "storage_class": StorageClass(row["storage_class"])})
-            for row in await self._db.fetch(_SQL["packs"], restore_id, state, after, limit)
-        ]
+        rows = await self._db.fetch(_SQL["packs"], restore_id, state, after, limit)
+        return [of_row(RestorePack, row) for row in rows]
 
     async def set_pack(self, restore_id: UUID, pack_id: int, state: str, error: str | None = None) -> None:
         """A pack is in another state now."""
@@ -259,7 +260,7 @@ class Restores:
 
     async def unnotified(self, attempts: int) -> list[Restore]:
         """Finished ones that nobody was told of, tried fewer than `attempts` times."""
-        return [_restore(row) for row in await self._db.fetch(_SQL["unnotified"], attempts)]
+        return [of_row(Restore, row, "requested_by") for row in await self._db.fetch(_SQL["unnotified"], attempts)]
 
     async def notified(self, restore_id: UUID, at: datetime | None) -> None:
         """One attempt more; `at` None: it failed."""
@@ -316,18 +317,10 @@ HOT_DAYS = 2
 """So long S3 keeps the readable copy of a pack whose snapshots go back to Redis: time enough to copy them."""
 
 
-def _restore(row: Any, **more: Any) -> Restore:
-    names = [name for name in Restore.__dataclass_fields__ if name not in ("packs", "errors")]
-    return Restore(**{**{name: row[name] for name in names}, "requested_by": from_column(row["requested_by"])}, **more)
-
-
 def _place(row: Any) -> AskedFrame:
-    return AskedFrame(
-        snapshot_id=row["snapshot_id"],
-        saga_id=row["saga_id"],
-        object_key=row["object_key"],
-        byte_offset=row["byte_offset"],
-        byte_length=row["byte_length"],
+    return of_row(
+        AskedFrame,
+        row,
         encrypted=row["key_id"] is not None,
         key=wrapped_key(row),
         digest=None if row["digest"] is None else row["digest"].bytes,

@@ -9,6 +9,7 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from sagaz_tiering.catalog.journal import note
+from sagaz_tiering.catalog.rows import of_row
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
@@ -137,9 +138,4 @@ def wrapped_key(row: Any) -> WrappedKey | None:
 
 
 def _wrapped(row: Any) -> WrappedKey:
-    return WrappedKey(
-        key_id=row["key_id"],
-        saga_id=row["saga_id"],
-        wrapped=row["wrapped"],
-        master_id=from_column(row["master_id"]),
-    )
+    return of_row(WrappedKey, row, "master_id")

@@ -14,7 +14,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from sagaz_tiering.catalog.durable import moment, naming
-from sagaz_tiering.catalog.leases import Lease, fence
+from sagaz_tiering.catalog.leases import Lease, fenced
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load
@@ -103,8 +103,7 @@ class Sagas:
         before_us = [_kept_column(end.kept_us) for end in new.seen.values()]
         other = [(one, expires_us) for one, expires_us in new.expiries if expires_us != one.recorded_us]
         ids, packs = [one.meta.snapshot_id for one, _ in other], [one.pack_id for one, _ in other]
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             if ids:
                 await conn.execute(_SQL["date_snapshots"], ids, packs, [moment(us) for _, us in other])
                 await conn.execute(_SQL["date_packs"], sorted(set(packs)))

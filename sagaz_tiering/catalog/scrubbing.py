@@ -8,8 +8,9 @@ from datetime import datetime
 from uuid import UUID
 
 from sagaz_tiering.catalog.durable import ARCHIVE_LOCK
-from sagaz_tiering.catalog.leases import Lease, fence
-from sagaz_tiering.catalog.packs import Pack, pack_of_row
+from sagaz_tiering.catalog.leases import Lease, fenced
+from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.catalog.rows import of_row
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import to_column
@@ -38,11 +39,11 @@ class Scrubbing:
 
     async def pages(self, after: str, limit: int) -> list[Pack]:
         """Packs whose objects must exist, in key order."""
-        return [pack_of_row(row) for row in await self._db.fetch(_SQL["pages"], after, limit)]
+        return [of_row(Pack, row) for row in await self._db.fetch(_SQL["pages"], after, limit)]
 
     async def oldest(self, before: datetime, limit: int) -> list[Pack]:
         """Active packs that were not looked into since `before`, the longest ago first."""
-        return [pack_of_row(row) for row in await self._db.fetch(_SQL["oldest"], before, limit)]
+        return [of_row(Pack, row) for row in await self._db.fetch(_SQL["oldest"], before, limit)]
 
     async def due(self, before: datetime) -> tuple[int, int]:
         """How many active packs were not looked into since `before`, and how many were."""
@@ -52,7 +53,7 @@ class Scrubbing:
     async def by_key(self, key: str) -> Pack | None:
         """The pack of an object."""
         row = await self._db.fetchrow(_SQL["by_key"], key)
-        return None if row is None else pack_of_row(row)
+        return None if row is None else of_row(Pack, row)
 
     async def scrubbed(self, pack_id: int, now: datetime) -> None:
         """It was looked into."""
@@ -71,8 +72,7 @@ class Scrubbing:
 
     async def vouch(self, pack_id: int, footer_digest: bytes, frames: Sequence[FrameRow], lease: Lease) -> None:
         """Write these rows, and the digest of the footer that says so: the caller has seen that it is the true one."""
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             await conn.execute(_SQL["set_footer_digest"], pack_id, footer_digest)
             await conn.execute(
                 _SQL["set_frames"],
@@ -87,29 +87,26 @@ class Scrubbing:
 
     async def set_attributes(self, pack_id: int, texts: Mapping[int, str], lease: Lease) -> None:
         """What the snapshots of these frames carry, by frame number (see `packs.attributes`); `find` follows."""
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             columns = [to_column(text) or None for text in texts.values()]
             await conn.execute(_SQL["set_attributes"], pack_id, list(texts), columns)
 
     async def set_attributes_digest(self, pack_id: int, digest: bytes, lease: Lease) -> None:
         """The object of a pack's attributes has this digest."""
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             await conn.execute(_SQL["set_attributes_digest"], pack_id, digest)
 
     async def without_attributes(self, key_ids: Sequence[UUID], limit: int, after: int) -> list[Pack]:
         """Active packs, by id after an id, with a frame under one of these keys of which no attributes are known."""
         return [
-            pack_of_row(row) for row in await self._db.fetch(_SQL["without_attributes"], list(key_ids), after, limit)
+            of_row(Pack, row) for row in await self._db.fetch(_SQL["without_attributes"], list(key_ids), after, limit)
         ]
 
     async def dispute(
         self, object_keys: Sequence[str], snapshot_ids: Sequence[UUID], lease: Lease, *, footer: bytes, frame: bytes
     ) -> None:
         """Digests that nothing has, for these packs and for the frames that these snapshots are in."""
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             await conn.execute(_SQL["dispute_packs"], list(object_keys), footer)
             await conn.execute(_SQL["dispute_frames"], list(snapshot_ids), UUID(bytes=frame))
 
@@ -123,7 +120,6 @@ class Scrubbing:
 
     async def let_go(self, pack_id: int, snapshot_ids: Sequence[UUID], lease: Lease) -> None:
         """Forget the places of these in a pack whose bytes are gone."""
-        async with self._db.transaction() as conn:
-            await fence(conn, lease)
+        async with fenced(self._db, lease) as conn:
             await conn.execute("SELECT pg_advisory_xact_lock($1)", ARCHIVE_LOCK)
             await conn.execute(_SQL["let_go"], pack_id, list(snapshot_ids))

@@ -9,15 +9,15 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.catalog.rows import of_row
 from sagaz_tiering.config.patterns import RUNNING, outcome_of
 from sagaz_tiering.config.policy import ClockSource, Policy, Retention
-from sagaz_tiering.costs.buckets import NEVER, bucket_of
+from sagaz_tiering.costs.buckets import bucket_of
 from sagaz_tiering.costs.inputs import Due, Expired, PackGroup
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column
 from sagaz_tiering.policy import PolicySet
-from sagaz_tiering.storage_class import StorageClass
 
 _SQL = load(__package__, "surveys")
 _NAMES = ("saga_name", "step_name", "status", "end_status", "end_attributes")
@@ -81,7 +81,7 @@ class Surveys:
             notes.append(f"{overview['packs']:,} packs are put together by day, expiry month and order of size")
         groups = []
         for row in await self._db.fetch(_SQL["packs"], "ACTIVE", each):
-            group = _group(row)
+            group = of_row(PackGroup, row)
             if counted is not None:
                 of_pack = counted.get(row["pack_id"], {})
                 group = replace(
@@ -92,7 +92,7 @@ class Surveys:
 
     async def retiring(self) -> list[PackGroup]:
         """Packs that wait for their deletion; they are billed until then."""
-        return [_group(row) for row in await self._db.fetch(_SQL["packs"], "RETIRING", False)]
+        return [of_row(PackGroup, row) for row in await self._db.fetch(_SQL["packs"], "RETIRING", False)]
 
     async def durable(self, policies: PolicySet, now: datetime) -> tuple[list[Due], list[Expired], list[str]]:
         """Durable copies that are due or expired at `now` by these policies."""
@@ -104,35 +104,16 @@ class Surveys:
         due, expired = [], []
         for row in await self._db.fetch(_SQL["durable_due"], now, ruling, *_rules(names, policies)):
             if row["expired"]:
-                expired.append(
-                    Expired(
-                        tier="durable",
-                        policy=row["policy"],
-                        outcome=row["outcome"],
-                        snapshots=row["snapshots"],
-                        value_bytes=row["bytes"],
-                    )
-                )
+                expired.append(of_row(Expired, row, tier="durable"))
             else:
-                due.append(
-                    Due(
-                        tier="durable",
-                        policy=row["policy"],
-                        outcome=row["outcome"],
-                        bucket=NEVER if row["month"] is None else f"{row['month']:%Y-%m}",
-                        snapshots=row["snapshots"],
-                        value_bytes=row["bytes"],
-                        since=row["since"],
-                        youngest_clock_at=row["youngest"],
-                    )
-                )
+                due.append(of_row(Due, row, tier="durable"))
         return due, expired, notes
 
     async def packs_of_saga(self, saga_id: UUID) -> dict[UUID, PackGroup]:
         """The pack of each snapshot of a saga of which nothing was saved after it was packed."""
         found: dict[UUID, PackGroup] = {}
         for row in await self._db.fetch(_SQL["packs_of_saga"], saga_id):
-            found |= dict.fromkeys(row["snapshot_ids"], _pack_group(row))
+            found |= dict.fromkeys(row["snapshot_ids"], of_row(PackGroup, row))
         return found
 
     async def share(self, snapshot_id: UUID) -> PackShare | None:
@@ -140,15 +121,8 @@ class Surveys:
         row = await self._db.fetchrow(_SQL["share"], snapshot_id)
         if row is None:
             return None
-        return PackShare(
-            group=_pack_group(row),
-            object_key=row["object_key"],
-            byte_offset=row["byte_offset"],
-            byte_length=row["byte_length"],
-            share=row["byte_length"] / max(row["in_frame"], 1) / max(row["byte_size"], 1),
-            written_at=row["created_at"],
-            is_newest=row["is_newest"],
-        )
+        share = row["byte_length"] / max(row["in_frame"], 1) / max(row["bytes"], 1)
+        return of_row(PackShare, row, group=of_row(PackGroup, row), share=share)
 
 
 def group_of(pack: Pack) -> PackGroup:
@@ -167,28 +141,6 @@ def group_of(pack: Pack) -> PackGroup:
         class_since=pack.class_since,
         next_expiry_at=pack.next_expiry_at,
     )
-
-
-def _pack_group(row: Any) -> PackGroup:
-    return PackGroup(
-        policy=row["policy"],
-        storage_class=StorageClass(row["storage_class"]),
-        bucket=bucket_of(row["object_key"]),
-        retention_revision=row["retention_revision"],
-        packs=1,
-        bytes=row["byte_size"],
-        snapshots=row["live_count"],
-        packed=row["snapshot_count"],
-        min_created_at=row["min_created_at"],
-        max_clock_at=row["max_clock_at"],
-        class_since=row["class_since"],
-        next_expiry_at=row["next_expiry_at"],
-    )
-
-
-def _group(row: Any) -> PackGroup:
-    names = [name for name in PackGroup.__dataclass_fields__ if name not in ("expired", "outcomes")]
-    return PackGroup(**{**{n: row[n] for n in names}, "storage_class": StorageClass(row["storage_class"])})
 
 
 def _by_pack(rows: Sequence[Any]) -> dict[int, dict[str, int]]:

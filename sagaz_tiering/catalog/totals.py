@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 import orjson
 
+from sagaz_tiering.catalog.rows import of_row
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.storage_class import StorageClass
@@ -80,7 +81,7 @@ class CatalogTotals:
     async def cold(self, undersized_below: int, hour: datetime) -> list[ColdTotal]:
         """Packs by class; `came` counts up to `hour`."""
         rows = await self._db.fetch(_SQL["cold"], undersized_below, hour)
-        return [ColdTotal(**{**dict(row), "storage_class": StorageClass(row["storage_class"])}) for row in rows]
+        return [of_row(ColdTotal, row) for row in rows]
 
     async def open_work(self, now: datetime) -> list[OpenWork]:
         """What waits for somebody."""

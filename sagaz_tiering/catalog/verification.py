@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
-from sagaz_tiering.catalog.packs import Pack, pack_of_row
+from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.catalog.rows import of_row
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.storage_class import StorageClass
@@ -89,11 +90,11 @@ class Verification:
 
     async def sample(self, seed: str, count: int) -> list[Pack]:
         """Active packs by chance."""
-        return [pack_of_row(row) for row in await self._db.fetch(_SQL["sample"], seed, count)]
+        return [of_row(Pack, row) for row in await self._db.fetch(_SQL["sample"], seed, count)]
 
     async def archived(self, after: UUID, limit: int) -> Sequence[Pack]:
         """Active packs of archive classes, by the name of their footer's copy."""
-        return [pack_of_row(row) for row in await self._db.fetch(_SQL["archived"], _ARCHIVES, after, limit)]
+        return [of_row(Pack, row) for row in await self._db.fetch(_SQL["archived"], _ARCHIVES, after, limit)]
 
 
 def _miscounted(row: Any) -> Contradiction:

@@ -7,24 +7,18 @@ out, and of what a pack holds too it is found out which save is the newer one.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from uuid import UUID
 
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.hot_saves import HotSave
+from sagaz_tiering.catalog.locations import SaveKey
 from sagaz_tiering.errors import SnapshotLost
 from sagaz_tiering.hot.values import IndexedHeader
 from sagaz_tiering.snapshot import SnapshotRef, Tier
 from sagaz_tiering.tiered.cold import ColdTier
 from sagaz_tiering.tiered.hot_notes import HotNotes
 from sagaz_tiering.tiered.merge import Copy, damaged_copy
-
-
-@dataclass(frozen=True, slots=True)
-class _SaveKey:
-    snapshot_id: UUID
-    saga_id: UUID
-    saved_us: int
 
 
 class UntrustedRedis:
@@ -42,7 +36,7 @@ class UntrustedRedis:
         Raises CatalogUnavailable, ColdTierUnavailable.
         """
         # One that cannot be read may be of any save: a deletion of the snapshot counts.
-        saves = [_SaveKey(copy.ref.snapshot_id, copy.ref.saga_id, copy.saved_us or 0) for copy in hot]
+        saves = [SaveKey(copy.ref.snapshot_id, copy.ref.saga_id, copy.saved_us or 0) for copy in hot]
         dead = await self._locations.buried(saves) | await self._locations.moved(saves)
         living = [copy for copy in hot if copy.ref.snapshot_id not in dead]
         both = {copy.ref.snapshot_id for copy in living}

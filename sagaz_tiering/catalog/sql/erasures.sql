@@ -105,7 +105,7 @@ SELECT * FROM sagaz_tiering.erasures
 
 -- name: packs
 -- The packs of an erasure, each with a restore under way that keeps it from being written anew.
-SELECT p.object_key, p.storage_class, p.state, p.delete_after, p.deleted_at,
+SELECT p.object_key, p.storage_class, p.state, p.deleted_at AS gone_at, coalesce(p.deleted_at, p.delete_after) AS gone_by,
        (SELECT r.restore_id FROM sagaz_tiering.restore_packs rp JOIN sagaz_tiering.restores r USING (restore_id)
          WHERE rp.pack_id = p.pack_id AND r.state = 'RESTORING' AND p.state = 'ACTIVE'
          ORDER BY r.requested_at LIMIT 1) AS restore_id

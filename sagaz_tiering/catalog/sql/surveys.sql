@@ -110,15 +110,16 @@ dated AS (
                               'epoch'::timestamptz + kept_us * interval '1 microsecond') END AS expires
       FROM aged)
 SELECT policy, outcome, coalesce(expires <= $1, false) AS expired,
-       date_trunc('month', expires AT TIME ZONE 'UTC') AS month, count(*) AS snapshots, sum(size)::bigint AS bytes,
-       max(clock_at) AS youngest, min(due_at) AS since
+       coalesce(to_char(expires AT TIME ZONE 'UTC', 'YYYY-MM'), 'never') AS bucket, count(*) AS snapshots,
+       sum(size)::bigint AS value_bytes, max(clock_at) AS youngest_clock_at, min(due_at) AS since
   FROM dated WHERE expires <= $1 OR due_at <= $1
- GROUP BY policy, outcome, expired, month ORDER BY policy, month, outcome
+ GROUP BY policy, outcome, expired, bucket ORDER BY policy, bucket, outcome
 
 -- name: packs_of_saga
 -- Packs that hold snapshots of a saga of which nothing was saved later, with those.
-SELECT p.policy, p.storage_class, p.retention_revision, p.object_key, p.byte_size, p.live_count, p.snapshot_count,
-       p.min_created_at, p.max_clock_at, p.class_since, p.next_expiry_at, i.snapshot_ids
+SELECT p.policy, p.storage_class, p.retention_revision, split_part(p.object_key, '/', 4) AS bucket, 1 AS packs,
+       p.byte_size AS bytes, p.live_count AS snapshots, p.snapshot_count AS packed, p.min_created_at, p.max_clock_at,
+       p.class_since, p.next_expiry_at, i.snapshot_ids
   FROM (SELECT f.pack_id, array_agg(s.snapshot_id) AS snapshot_ids
           FROM sagaz_tiering.frames f
           JOIN sagaz_tiering.snapshots s USING (pack_id, frame_no)
@@ -130,8 +131,9 @@ SELECT p.policy, p.storage_class, p.retention_revision, p.object_key, p.byte_siz
 
 -- name: share
 -- A snapshot's pack, and how much of it its frame is.
-SELECT p.policy, p.storage_class, p.retention_revision, p.object_key, p.byte_size, p.live_count, p.snapshot_count,
-       p.min_created_at, p.max_clock_at, p.class_since, p.next_expiry_at, p.created_at, f.byte_length, f.byte_offset,
+SELECT p.policy, p.storage_class, p.retention_revision, split_part(p.object_key, '/', 4) AS bucket, 1 AS packs,
+       p.byte_size AS bytes, p.live_count AS snapshots, p.snapshot_count AS packed, p.min_created_at, p.max_clock_at,
+       p.class_since, p.next_expiry_at, p.object_key, p.created_at AS written_at, f.byte_length, f.byte_offset,
        (SELECT count(*) FROM sagaz_tiering.snapshots o WHERE o.pack_id = s.pack_id AND o.frame_no = s.frame_no)
            AS in_frame,
        NOT EXISTS (SELECT 1 FROM sagaz_tiering.saga_snapshots d WHERE d.snapshot_id = s.snapshot_id)

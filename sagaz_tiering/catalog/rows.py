@@ -1,0 +1,24 @@
+"""Rows as values: a dataclass of the columns that are named like its fields."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sagaz_tiering.drivers.postgresql.text import from_column
+from sagaz_tiering.storage_class import StorageClass
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
+
+
+def of_row(kind: type[T], row: Any, *texts: str, **others: Any) -> T:
+    """`others` are fields of other values than a column's, `texts` those that `to_column` made (or NULL)."""
+    names = {field.name for field in fields(kind)} - others.keys()
+    values = {name: row[name] for name in names if name in row} | others
+    values |= {name: from_column(values[name]) for name in texts if values[name] is not None}
+    if "storage_class" in values:
+        values["storage_class"] = StorageClass(values["storage_class"])
+    return kind(**values)
