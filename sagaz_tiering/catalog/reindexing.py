@@ -52,6 +52,10 @@ class PackWork:
     saga_names: Sequence[str]
     has_attributes: bool
 
+    @property
+    def pack_id(self) -> int:
+        return self.pack.pack_id
+
 
 class Reindexed:
     """The table `reindexing`, and what it is about."""

@@ -248,8 +248,7 @@ async def _run_recorded(name: str, context: JobContext, lease: Lease, tally: Tal
         await JOBS[name].module().run(context, lease, tally)
     except BudgetSpent as exc:
         stopped = str(exc)
-        tally.add("budget_spent")
-        tally.note(f"{exc}; {exc.hint}")
+        tally.add("budget_spent", note=f"{exc}; {exc.hint}")
     except SagazTieringError as exc:
         with suppress(CatalogUnavailable):
             await history.finished(name, context.now, error=str(exc), summary=tally.counts)

@@ -55,13 +55,15 @@ def definitions_revision(settings: TieringConfig) -> str:
     return digest.hexdigest()[:32]
 
 
-async def with_attributes(context: JobContext, footer: Footer, tally: Tally) -> Opened:
-    """The footer with what is sealed in it opened, as far as the keys are there; what does not open is told."""
-    numbers = {number for number, frame in enumerate(footer.frames) if frame.sealed_attributes is not None}
-    return await _with_attributes(context, footer, numbers, tally)
+async def with_attributes(
+    context: JobContext, footer: Footer, tally: Tally, numbers: Collection[int] | None = None
+) -> Opened:
+    """The footer with what is sealed in it opened, as far as the keys are there; what does not open is told.
 
-
-async def _with_attributes(context: JobContext, footer: Footer, numbers: Collection[int], tally: Tally) -> Opened:
+    `numbers`: only in these frames.
+    """
+    if numbers is None:
+        numbers = {number for number, frame in enumerate(footer.frames) if frame.sealed_attributes is not None}
     if not numbers:
         return Opened(footer=footer)
     why = "their keys are not there"
@@ -118,7 +120,7 @@ async def mend(context: JobContext, lease: Lease, pack: Pack, footer: Footer, ta
         for number, entry in there.items()
         if entry.sealed_attributes is not None and (sealed_too or not live[number].attributes)
     }
-    told = await _with_attributes(context, footer, numbers, tally)
+    told = await with_attributes(context, footer, tally, numbers)
     right: dict[int, str] = {}
     for number, entry in there.items():
         if number in told.sealed or (entry.sealed_attributes is not None and number not in numbers):

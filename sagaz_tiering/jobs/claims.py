@@ -12,6 +12,7 @@ from sagaz_tiering.hot.values import ClaimedSaga, IndexedHeader
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.foreign import mended, set_due_aside
 from sagaz_tiering.jobs.saga_ends import SagaEnds
+from sagaz_tiering.objects.base import in_pages
 from sagaz_tiering.policy import Decision
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -107,13 +108,8 @@ async def claims(context: JobContext, *, expiring: bool) -> AsyncIterator[list[C
 async def due_sagas(context: JobContext, *, expiring: bool) -> AsyncIterator[list[UUID]]:
     """The same sagas without claiming them, for a dry run."""
     for shard in SHARDS:
-        batch: list[UUID] = []
-        async for saga_id in context.hot.queue.due_sagas(shard, expiring=expiring, now_us=context.now_us):
-            batch.append(saga_id)
-            if len(batch) == context.settings.jobs.batch_sagas:
-                yield batch
-                batch = []
-        if batch:
+        due = context.hot.queue.due_sagas(shard, expiring=expiring, now_us=context.now_us)
+        async for batch in in_pages(due, context.settings.jobs.batch_sagas):
             yield batch
 
 

@@ -51,20 +51,20 @@ def pack_of(key: str) -> UUID | None:
 
 def judge(
     info: ObjectInfo, *, known: bool, alive: bool, first_seen: datetime | None, now: datetime, oldest: datetime
-) -> ObjectVerdict:
-    """Pure: whether a stray object may go. `oldest`: younger objects may still belong to an upload.
+) -> str:
+    """The action of a verdict, pure. `oldest`: younger objects may still belong to an upload.
 
     Every upload has a row before it begins, and rows stay: an object of ours without any is newer than this
     catalog, which must have been restored from an old dump.
     """
     if pack_of(info.key) is None:
-        return ObjectVerdict(info=info, action="foreign")
+        return "foreign"
     if not known:
-        return ObjectVerdict(info=info, action="unknown")
+        return "unknown"
     if alive:
-        return ObjectVerdict(info=info, action="keep")
+        return "keep"
     seen_before = first_seen is not None and first_seen < now
-    return ObjectVerdict(info=info, action="remove" if seen_before and info.modified_at <= oldest else "watch")
+    return "remove" if seen_before and info.modified_at <= oldest else "watch"
 
 
 async def preview(context: JobContext, tally: Tally) -> None:
@@ -111,8 +111,7 @@ async def _leave_alone(context: JobContext, verdict: ObjectVerdict, tally: Tally
     key, why = verdict.info.key, "not named like an object of ours"
     if verdict.action == "unknown":
         why = "this catalog never knew it: is it an old dump? `sagaz-tiering catalog adopt` reads it in"
-    tally.add(verdict.action)
-    tally.note(f"{verdict.action} object, left alone: {key}: {why}")
+    tally.add(verdict.action, note=f"{verdict.action} object, left alone: {key}: {why}")
     await context.catalog.quarantine.record("object", key, f"{verdict.action}: {why}", context.now, budget=1)
 
 
@@ -166,7 +165,6 @@ async def _judge_page(context: JobContext, page: list[ObjectInfo], given_up: Col
         pack_uuid = named.get(info.key)
         lives = pack_uuid in alive
         first_seen = None if lives or info.key not in named else await context.catalog.packs.stray_since(info.key)
-        verdicts.append(
-            judge(info, known=pack_uuid in known, alive=lives, first_seen=first_seen, now=now, oldest=oldest)
-        )
+        action = judge(info, known=pack_uuid in known, alive=lives, first_seen=first_seen, now=now, oldest=oldest)
+        verdicts.append(ObjectVerdict(info=info, action=action))
     return verdicts

@@ -12,6 +12,9 @@ from datetime import datetime
 from typing import Any, ParamSpec, Protocol, Self, TypeVar
 from uuid import UUID
 
+from sagaz_tiering.catalog.packs import Pack
+from sagaz_tiering.catalog.reindexing import PackWork
+from sagaz_tiering.catalog.restores import RestorePack
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.packs.format import finished
 from sagaz_tiering.policy import PolicySet
@@ -20,7 +23,7 @@ from sagaz_tiering.tiers import HasTiers, InForce, Tiers
 
 P = ParamSpec("P")
 T = TypeVar("T")
-PackT = TypeVar("PackT", bound="InPack")
+PackT = TypeVar("PackT", Pack, RestorePack, PackWork)
 
 
 LEAST_SHARE = 8 * 2**20
@@ -130,14 +133,6 @@ class JobContext(HasTiers):
                 return result
 
 
-class InPack(Protocol):
-    """A row of a pack, or about one."""
-
-    @property
-    def pack_id(self) -> int:
-        """The order in which they are walked through."""
-
-
 async def each_pack(fetch: Callable[[int], Awaitable[Sequence[PackT]]]) -> AsyncIterator[PackT]:
     """All that `fetch` gives behind a pack's id, from the first on; holds one page."""
     last = 0
@@ -179,8 +174,10 @@ class Tally:
         self.refused: str | None = None
         self._progress = progress
 
-    def add(self, kind: str, number: int = 1) -> None:
-        """`number` more of `kind`."""
+    def add(self, kind: str, number: int = 1, *, note: str = "") -> None:
+        """`number` more of `kind`; `note`: what a person should know of it."""
+        if note:
+            self.note(note)
         if number:
             self.counts[kind] += number
             if self._progress is not None:

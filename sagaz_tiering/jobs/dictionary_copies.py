@@ -105,8 +105,7 @@ async def put_back_lost(context: JobContext, tally: Tally, *, dry_run: bool = Fa
             right = await bucket.get(digest)
             if not dry_run:
                 await catalog.repair(right)
-            tally.add("put_back")
-            tally.note(f"{dictionary_key(digest)} was altered in the catalog; put back from the bucket")
+            tally.add("put_back", note=f"{dictionary_key(digest)} was altered in the catalog; put back from the bucket")
     known = await catalog.digests()
     for digest in sorted(known - seen.in_bucket):
         found = await _in_catalog(context, digest)
@@ -114,8 +113,7 @@ async def put_back_lost(context: JobContext, tally: Tally, *, dry_run: bool = Fa
             if not dry_run:
                 await spend(context, "train", upload_cost(context.prices, StorageClass.STANDARD))
                 await bucket.put(found)
-            tally.add("put_back")
-            tally.note(f"{dictionary_key(digest)} was not in the bucket; put back from the catalog")
+            tally.add("put_back", note=f"{dictionary_key(digest)} was not in the bucket; put back from the catalog")
     try:
         await _put_back_into_redis(context, known | seen.learnt, tally, dry_run=dry_run)
     except HotTierUnavailable as exc:
@@ -170,8 +168,7 @@ async def learn(context: JobContext, tally: Tally, *, dry_run: bool = False) -> 
         try:
             dictionary = await bucket.get(digest)
         except (CorruptData, ObjectNotFound) as exc:
-            tally.add("unreadable")
-            tally.note(f"not in the catalog: {exc}")
+            tally.add("unreadable", note=f"not in the catalog: {exc}")
             continue
         if dry_run or await catalog.enter(dictionary, info.modified_at):
             learnt.add(digest)
@@ -184,8 +181,7 @@ async def preview_dictionaries(context: JobContext, tally: Tally) -> None:
     await put_back_lost(context, tally, dry_run=True)
     async for info in BucketDictionaries(context.objects).all():
         if digest_in(info.key) is None:
-            tally.add("foreign")
-            tally.note(f"foreign: {info.key}: {_not_named(info)}")
+            tally.add("foreign", note=f"foreign: {info.key}: {_not_named(info)}")
 
 
 def _not_named(info: ObjectInfo) -> str:
@@ -211,8 +207,7 @@ async def look_into_dictionaries(context: JobContext, tally: Tally) -> None:
                     _log.error("scrub.found", what=what, object_key=info.key, detail="put back from the catalog")
                     await quarantine.resolve("object", info.key)
                     tally.add(what)
-                    tally.add("repaired")
-                    tally.note(f"{exc}; put back from the catalog")
+                    tally.add("repaired", note=f"{exc}; put back from the catalog")
                     continue
             except ObjectNotFound:
                 continue
@@ -220,7 +215,6 @@ async def look_into_dictionaries(context: JobContext, tally: Tally) -> None:
                 await quarantine.resolve("object", info.key)
                 tally.add("dictionaries_sound")
                 continue
-        tally.add(what)
-        tally.note(f"{what}: {info.key}: {detail}")
+        tally.add(what, note=f"{what}: {info.key}: {detail}")
         _log.error("scrub.found", what=what, object_key=info.key, detail=detail)
         await quarantine.record("object", info.key, f"{what}: {detail}", context.now, budget=1)

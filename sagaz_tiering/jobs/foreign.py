@@ -7,7 +7,8 @@ copy of something.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from uuid import UUID
 
@@ -73,6 +74,15 @@ def meta_of(saga_id: UUID, header: IndexedHeader) -> SnapshotMeta:
     meta = read_meta(header.head or b"")
     check_indexed(meta, saga_id, header.member, meta.created_us)
     return meta
+
+
+def readable_metas(values: Iterable[bytes]) -> list[SnapshotMeta]:
+    """Of those that can be read; whoever packs or reads the others tells of them."""
+    metas = []
+    for value in values:
+        with suppress(CorruptRecord):
+            metas.append(read_meta(value))
+    return metas
 
 
 async def set_aside(context: JobContext, saga_id: UUID, strange: Sequence[Strange]) -> int:

@@ -130,10 +130,6 @@ def _mac(catalog_id: str, text: bytes, secret: bytes) -> bytes:
     return hmac.new(secret, b"sagaz-tiering journal 2\n" + catalog_id.encode() + b"\n" + text, hashlib.sha256).digest()
 
 
-def _deleted(body: dict[str, Any]) -> dict[str, Any]:
-    return {"snapshot_ids": [UUID(each) for each in _list(body["snapshot_ids"])]}
-
-
 def _forgotten(body: dict[str, Any]) -> dict[str, Any]:
     counts = {name: int(body.get(name, 0)) for name in ("hot", "durable", "archived", "replays")}
     erasure, snapshots = body.get("erasure_id"), body.get("snapshots")
@@ -165,20 +161,21 @@ def _released(body: dict[str, Any]) -> dict[str, Any]:
     return {"hold_id": UUID(body["hold_id"]), "who": str(body.get("who", "")), "reason": str(body.get("reason", ""))}
 
 
-def _key_destroyed(body: dict[str, Any]) -> dict[str, Any]:
-    return {"key_ids": [UUID(each) for each in _list(body["key_ids"])]}
+def _ids(name: str) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """What checks a body that is a list of ids."""
 
+    def checked(body: dict[str, Any]) -> dict[str, Any]:
+        if not isinstance(body[name], list):
+            raise TypeError("a list is needed")
+        return {name: [UUID(each) for each in body[name]]}
 
-def _list(found: Any) -> list[Any]:
-    if not isinstance(found, list):
-        raise TypeError("a list is needed")
-    return found
+    return checked
 
 
 _KINDS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {
-    "delete": _deleted,
+    "delete": _ids("snapshot_ids"),
     "forget": _forgotten,
     "hold": _held,
     "release": _released,
-    "key_destroyed": _key_destroyed,
+    "key_destroyed": _ids("key_ids"),
 }

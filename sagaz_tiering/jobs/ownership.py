@@ -136,19 +136,22 @@ async def refuse(context: JobContext, seen: MarkLook) -> None:
     if standing is MarkStanding.FOREIGN:
         if mark is None:
             raise ForeignCatalog(f"{where}: {seen.instead}; nothing was written", hint=UNREADABLE)
-        check_owner(context.objects, str(mark.catalog_id), row.catalog_id, has_packs=row.has_packs)
-    elif standing is MarkStanding.WRONG_BUCKET:
+        packs = ", and this one's packs are somewhere else: was tiers.cold.url changed?" if row.has_packs else ""
+        raise ForeignCatalog(
+            f"{where} belongs to catalog {mark.catalog_id}, this one is {row.catalog_id}{packs}; nothing was written"
+        )
+    if standing is MarkStanding.WRONG_BUCKET:
         packs = (
             f"packs of this catalog are not there either, such as {missing[0]}" if missing else "its packs are there"
         )
         raise WrongBucket(f"{where} has no {OWNER_KEY}, which this catalog has put there; {packs}; nothing was written")
-    elif standing is MarkStanding.BEHIND:
+    if standing is MarkStanding.BEHIND:
         there = 0 if mark is None else mark.counter
         raise CatalogBehind(
             f"this catalog is behind: {OWNER_KEY} under {where} (step {there}) was moved on without it (step "
             f"{row.counter}); nothing is written, deleted or expired"
         )
-    elif standing is MarkStanding.UNPROVEN:
+    if standing is MarkStanding.UNPROVEN:
         raise CatalogUnproven(
             f"this database is not the one that moved {OWNER_KEY} under {where} last (system {row.here_system}, "
             f"oid {row.here_oid} instead of {row.system_identifier}, {row.database_oid}); nothing was written",
@@ -226,15 +229,6 @@ class Beat:
             row = await secure(self._context, move=True, forgive=(MarkStanding.UNPROVEN,))
             _log.warning("owner.moved", system=row.here_system, oid=row.here_oid, hint="a restore, or an upgrade")
         self._since = None
-
-
-def check_owner(objects: ObjectStore, owner: str | None, catalog_id: UUID, *, has_packs: bool = False) -> None:
-    """Raise ForeignCatalog unless `owner` is this catalog."""
-    if owner != str(catalog_id):
-        packs = ", and this one's packs are somewhere else: was tiers.cold.url changed?" if has_packs else ""
-        raise ForeignCatalog(
-            f"{objects.url} belongs to catalog {owner}, this one is {catalog_id}{packs}; nothing was written"
-        )
 
 
 async def are_in_force(context: JobContext) -> bool:

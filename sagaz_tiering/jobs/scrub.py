@@ -13,7 +13,6 @@ before there were digests get theirs. Nothing is deleted here, but for a copy of
 from __future__ import annotations
 
 import asyncio
-import functools
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
@@ -38,7 +37,6 @@ from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo, RestoreState
 from sagaz_tiering.packs.entries import Footer, FrameEntry
 from sagaz_tiering.packs.format import check_frame, parse_pack
-from sagaz_tiering.packs.frame import frame_digest
 from sagaz_tiering.packs.reader import PackReader, attributes_key, footer_digest, footer_key, footer_part
 from sagaz_tiering.storage_class import StorageClass
 
@@ -65,8 +63,7 @@ async def preview(context: JobContext, tally: Tally) -> None:
     async for pack, info in side_by_side(context):
         finding = compare(pack, info)
         if finding is not None:
-            tally.add(finding.what)
-            tally.note(f"{finding.what}: {finding.key}: {finding.detail}")
+            tally.add(finding.what, note=f"{finding.what}: {finding.key}: {finding.detail}")
         tally.add("objects")
     await preview_dictionaries(context, tally)
     before, budget, due = await what_is_due(context, tally)
@@ -117,18 +114,15 @@ async def look_into(
     context: JobContext, lease: Lease, pack: Pack, tally: Tally, *, budget: Budget | None = None
 ) -> bool:
     """One pack: True if it is sound (an archived one: as far as its footer copy tells); whole, if the budget allows."""
+    info: ObjectInfo | None = None
     try:
         info = await context.objects.head(pack.object_key)
         found = compare(pack, info)
-        if found is not None:
-            await _report(context, lease, pack, info, found, tally)
-            await context.catalog.scrubbing.scrubbed(pack.pack_id, context.now)
-            return False
-        if info.sha256 is not None and pack.sha256 and info.sha256 != pack.sha256:
+        if found is None and pack.sha256 and info.sha256 not in (None, pack.sha256):
             raise CorruptPack(f"{pack.object_key}: the store's checksum is not that of what was written")
-        if pack.storage_class.is_archive:
+        if found is None and pack.storage_class.is_archive:
             found = await _check_copy(context, lease, pack, info, tally)
-        else:
+        elif found is None:
             await _check_rows(context, lease, pack, await _check_bytes(context, pack, budget or Budget(), tally), tally)
     except ObjectNotFound as exc:
         found = Defect(what="missing", key=pack.object_key, detail=str(exc))
@@ -139,12 +133,11 @@ async def look_into(
         return False
     if found is None:
         await context.catalog.quarantine.resolve("pack", pack.object_key)
-        await context.catalog.scrubbing.scrubbed(pack.pack_id, context.now)
         tally.add("packs_sound")
-        return True
-    await _report(context, lease, pack, None, found, tally)
+    else:
+        await _report(context, lease, pack, info, found, tally)
     await context.catalog.scrubbing.scrubbed(pack.pack_id, context.now)
-    return False
+    return found is None
 
 
 def compare(pack: Pack | None, info: ObjectInfo | None) -> Defect | None:
@@ -196,8 +189,7 @@ async def _rows(context: JobContext) -> AsyncIterator[Pack]:
 async def _report(
     context: JobContext, lease: Lease, pack: Pack | None, info: ObjectInfo | None, found: Defect, tally: Tally
 ) -> None:
-    tally.add(found.what)
-    tally.note(f"{found.what}: {found.key}: {found.detail}")
+    tally.add(found.what, note=f"{found.what}: {found.key}: {found.detail}")
     _log.error("scrub.found", what=found.what, object_key=found.key, detail=found.detail)
     if found.what == "class" and pack is not None and info is not None:
         await context.catalog.scrubbing.set_class(pack.pack_id, info.storage_class, context.now)
@@ -259,7 +251,7 @@ async def _check_bytes(context: JobContext, pack: Pack, budget: Budget, tally: T
         footer = await reader.vouched_footer(pack, stored)
         keys = await _keys(context, pack, footer.frames, tally)
         known = await context.dictionaries.need(*{frame.dictionary_id for frame in footer.frames})
-        await asyncio.to_thread(functools.partial(parse_pack, data, keys=keys, dictionaries=known))
+        await asyncio.to_thread(parse_pack, data, keys=keys, dictionaries=known)
         is_vouched = bool(pack.sha256) or pack.footer_digest is not None
         return _Seen(stored=stored, footer=footer, vouched=is_vouched, looked_at_all=True)
     stored = await reader.footer_bytes(pack)
@@ -270,10 +262,8 @@ async def _check_bytes(context: JobContext, pack: Pack, budget: Budget, tally: T
     for frame in sample:
         if budget.take(1, 0):
             await spend_reads(context, "scrub", pack.storage_class, size=frame.length)
-            payload = await reader.frame_bytes(
-                pack.object_key, frame.offset, frame.length, vouched=frame_digest(frame), key_id=frame.key_id
-            )
-            await asyncio.to_thread(functools.partial(check_frame, frame, payload, keys=keys, dictionaries=known))
+            payload = await reader.frame_bytes(pack.object_key, frame)
+            await asyncio.to_thread(check_frame, frame, payload, keys=keys, dictionaries=known)
             tally.add("bytes_read", frame.length)
     return _Seen(stored=stored, footer=footer, vouched=pack.footer_digest is not None, looked_at_all=False)
 

@@ -48,5 +48,4 @@ def tell_left(context: JobContext, tally: Tally, due: int) -> None:
     left = due - tally.counts["packs_to_look_into"]
     if left > 0:
         why = "it was stopped" if context.stopping.is_set() else "jobs.scrub_requests or jobs.scrub_bytes is spent"
-        tally.add("packs_left", left)
-        tally.note(f"{counted(left, 'pack is', 'packs are')} left to later runs: {why}")
+        tally.add("packs_left", left, note=f"{counted(left, 'pack is', 'packs are')} left to later runs: {why}")

@@ -66,8 +66,7 @@ async def _ahead(context: JobContext) -> dict[str, timedelta]:
 
 
 def _nothing_removed(tally: Tally, why: str) -> None:
-    tally.add("clock_unsure")
-    tally.note(f"nothing was removed: {why}")
+    tally.add("clock_unsure", note=f"nothing was removed: {why}")
     _log.warning("clock.unsure", why=why)
 
 

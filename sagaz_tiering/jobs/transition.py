@@ -183,8 +183,7 @@ def _worth_it(context: JobContext, rule: Rule, pack: Pack, tally: Tally) -> bool
     verdict = judge_pack(context.prices, rule.policy, rule.move, group_of(pack), context.now)
     if verdict.pays or rule.policy.even_if_costlier:
         return True
-    tally.add("not_worth_it")
-    tally.note(f"not worth it: {pack.object_key}: {verdict.why}")
+    tally.add("not_worth_it", note=f"not worth it: {pack.object_key}: {verdict.why}")
     return False
 
 
@@ -227,8 +226,7 @@ async def _is_readable(context: JobContext, pack: Pack, to: StorageClass, tally:
         return True
     if state is RestoreState.NONE and ask:
         state = await thaw(context, "transition", pack)
-    tally.add("thawing")
-    tally.note(f"{pack.object_key}: being restored ({state}) before it can move to {to}")
+    tally.add("thawing", note=f"{pack.object_key}: being restored ({state}) before it can move to {to}")
     return state is RestoreState.READABLE
 
 

@@ -18,9 +18,9 @@ from sagaz_tiering.dictionaries.cache import Dictionaries
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.objects.base import ObjectStore
-from sagaz_tiering.packs.entries import Footer
+from sagaz_tiering.packs.entries import Footer, FrameEntry
 from sagaz_tiering.packs.format import MAGIC, TAIL_LENGTH, locate_footer, parse_footer
-from sagaz_tiering.packs.frame import DISPUTED, check_vouched, open_frame
+from sagaz_tiering.packs.frame import DISPUTED, check_vouched, frame_digest, open_frame
 from sagaz_tiering.storage_class import StorageClass
 
 
@@ -107,12 +107,10 @@ class PackReader:
         """The bytes of frames that lie beside each other, in one request; `frame` looks at each of them."""
         return await self._objects.get_range(key, offset, length)
 
-    async def frame_bytes(
-        self, key: str, offset: int, length: int, *, vouched: bytes | None, key_id: bytes | None
-    ) -> bytes:
-        """A frame as it is stored; its header is the one that is meant, the rest is compared when it is opened."""
-        payload = await self._objects.get_range(key, offset, length)
-        check_vouched(payload, vouched=vouched, key_id=key_id)
+    async def frame_bytes(self, key: str, entry: FrameEntry) -> bytes:
+        """A frame as it is stored; its header is that of the entry, the rest is compared when it is opened."""
+        payload = await self._objects.get_range(key, entry.offset, entry.length)
+        check_vouched(payload, vouched=frame_digest(entry), key_id=entry.key_id)
         return payload
 
     async def footer(self, pack: PublishedPack, *, thawed: bool = False) -> Footer:

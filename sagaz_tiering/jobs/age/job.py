@@ -17,8 +17,7 @@ from uuid import UUID
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.header import dictionary_id, is_in_pack, raw_length, snapshot_id
-from sagaz_tiering.codec.value import read_meta
-from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable, SagazTieringError
+from sagaz_tiering.errors import HotTierUnavailable, SagazTieringError
 from sagaz_tiering.jobs.age import due_durable, due_hot
 from sagaz_tiering.jobs.age.frames import Batch, FrameSupplies, build
 from sagaz_tiering.jobs.age.keys import REQUEUE_AFTER_US, needs_key
@@ -27,11 +26,11 @@ from sagaz_tiering.jobs.age.writes import AgeWrites, DryAgeWrites
 from sagaz_tiering.jobs.attributes import definitions_revision
 from sagaz_tiering.jobs.claims import OpenClaims
 from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.foreign import readable_metas
 from sagaz_tiering.jobs.ownership import secure
 from sagaz_tiering.jobs.packed import already_packed
 from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.snapshot import SnapshotMeta
 
 _log = Logger(__name__)
 WORTH_SHARING = 4_000
@@ -104,7 +103,7 @@ async def _pack(
 ) -> None:
     keys, values = writes.keys, batch.values
     tally.add("quarantined", batch.strange)
-    metas = _metas(values) if keys.needed else []
+    metas = readable_metas(values) if keys.needed else []
     ends = await saga_ends(context, {claim.saga.saga_id for claim, _ in batch.work})
     encrypted = {meta.saga_id for meta in metas if needs_key(context.policies.for_meta(meta, ends.of(meta)))}
     twice_us = await _kept_twice_us(context, values, twice, tally)
@@ -121,7 +120,7 @@ async def _pack(
     if keyless := encrypted - supplies.keys.keys():
         await writes.postpone(due_durable.waiting(context, metas, keyless, ends))
     if twice_us:
-        await writes.postpone(due_durable.kept(context, _metas(values), twice_us.keys(), ends))
+        await writes.postpone(due_durable.kept(context, readable_metas(values), twice_us.keys(), ends))
     size = sum(map(raw_length, values))
     for part in await context.compute(size, build, context, batch.work, supplies, tally):
         tally.add("snapshots", len(part.frame.entry.snapshots))
@@ -130,15 +129,6 @@ async def _pack(
     for claim in batch.complete:
         claim.read = True
     await writes.ack(batch.complete)
-
-
-def _metas(values: Sequence[bytes]) -> list[SnapshotMeta]:
-    """Of those that can be read; the others are reported when they are packed."""
-    metas = []
-    for value in values:
-        with suppress(CorruptRecord):
-            metas.append(read_meta(value))
-    return metas
 
 
 async def _pins_us(context: JobContext, values: Sequence[bytes]) -> dict[UUID, int]:
@@ -158,7 +148,7 @@ async def _kept_twice_us(
     frozen = await context.catalog.holds.frozen_in_packs(ids) if ids else set()
     if not frozen:
         return {}
-    metas = [meta for meta in _metas(values) if meta.snapshot_id in frozen]
+    metas = [meta for meta in readable_metas(values) if meta.snapshot_id in frozen]
     twice = frozen - await already_packed(context, metas)
     for one in sorted(twice - told):
         _log.error("snapshot.kept_twice", snapshot_id=str(one), hint="a save went past a legal hold: both are kept")
@@ -177,7 +167,7 @@ async def _evict_packed(
     tally: Tally,
 ) -> set[UUID]:
     """What a restore brought back, nothing pins any more and a pack holds still leaves Redis again; which."""
-    brought_back = [meta for meta in _metas(writes.maybe_packed(values)) if meta.snapshot_id not in pins_us]
+    brought_back = [meta for meta in readable_metas(writes.maybe_packed(values)) if meta.snapshot_id not in pins_us]
     if not brought_back:
         return set()
     now_us, decide = context.now_us, context.policies.decide

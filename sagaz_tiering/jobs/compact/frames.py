@@ -19,7 +19,7 @@ from sagaz_tiering.jobs.vouching import vouched
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.packs.attributes import attributed, carrying
 from sagaz_tiering.packs.entries import BuiltFrame, FrameEntry
-from sagaz_tiering.packs.frame import build_frame, frame_digest, open_frame
+from sagaz_tiering.packs.frame import build_frame, open_frame
 from sagaz_tiering.packs.reader import PackReader
 
 
@@ -103,7 +103,7 @@ async def live_frames(context: JobContext, lease: Lease, packs: Sequence[Pack]) 
     current = await context.keys.for_writing(merged, context.now) if merged else {}
     reader = PackReader(context.objects)
     for some in groups:
-        payloads = [await _payload(reader, old) for old in some]
+        payloads = [await reader.frame_bytes(old.object_key, old.entry) for old in some]
         supplies = _Supplies(
             keys=keys,
             current=current,
@@ -124,14 +124,6 @@ async def _old_frames(context: JobContext, lease: Lease, pack: Pack) -> list[_Ol
         for number, entry in enumerate(footer.frames)
         if number in live
     ]
-
-
-async def _payload(reader: PackReader, old: _OldFrame) -> bytes:
-    entry = old.entry
-    vouched_for = frame_digest(entry)
-    return await reader.frame_bytes(
-        old.object_key, entry.offset, entry.length, vouched=vouched_for, key_id=entry.key_id
-    )
 
 
 def _kept(frames: Sequence[_OldFrame], payloads: Sequence[bytes], supplies: _Supplies) -> list[BuiltFrame]:

@@ -81,8 +81,7 @@ async def _rewrite_all(context: JobContext, lease: Lease, tally: Tally) -> None:
         if context.stopping.is_set():
             return
         if not rewrite.pays:
-            tally.add("not_worth_it", len(rewrite.packs))
-            tally.note(f"{_NOT_WORTH_IT}{_figures(rewrite)}")
+            tally.add("not_worth_it", len(rewrite.packs), note=f"{_NOT_WORTH_IT}{_figures(rewrite)}")
             continue
         try:
             await _work(context, lease, rewrite, tally)

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Final
 from uuid import UUID
 
@@ -27,7 +26,7 @@ from sagaz_tiering.costs import Cost, restore_cost
 from sagaz_tiering.errors import CorruptPack, MasterKeyUnavailable, ObjectStoreError
 from sagaz_tiering.jobs.attributes import definitions_revision
 from sagaz_tiering.jobs.budget import thaw
-from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
 from sagaz_tiering.jobs.reindex.archived import put_cost, reindex_pack
 from sagaz_tiering.jobs.reindex.near import durable_rows, redis
 from sagaz_tiering.logs import Logger
@@ -118,21 +117,16 @@ async def _one(context: JobContext, lease: Lease, work: PackWork, revision: str,
             return
         await reindex_pack(context, lease, pack, revision, tally)
     except MasterKeyUnavailable as exc:
-        tally.add("waiting_for_key")
-        tally.note(f"{pack.object_key}: {exc}")
+        tally.add("waiting_for_key", note=f"{pack.object_key}: {exc}")
     except (ObjectStoreError, CorruptPack) as exc:
         tally.failed(pack.object_key, exc)
         _log.error("pack.not_reindexed", object_key=pack.object_key, error=str(exc))
 
 
-async def _left(context: JobContext) -> AsyncIterator[PackWork]:
+def _left(context: JobContext) -> AsyncIterator[PackWork]:
     """Packs that nobody looked into by these definitions."""
-    fetch = partial(context.catalog.reindexed.packs, definitions_revision(context.settings))
-    last = 0
-    while page := await fetch(last, _PAGE):
-        for work in page:
-            yield work
-        last = page[-1].pack.pack_id
+    revision = definitions_revision(context.settings)
+    return each_pack(lambda last: context.catalog.reindexed.packs(revision, last, _PAGE))
 
 
 def _concerns(context: JobContext, work: PackWork) -> bool:

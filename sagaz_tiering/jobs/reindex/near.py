@@ -6,7 +6,6 @@ Without a lease it is a dry run: the same is read, decided and counted, and noth
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from typing import Final
 
 from sagaz_tiering.attributes import Attributes
@@ -15,13 +14,13 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.reindexing import Reindexing
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.header import dictionary_id, snapshot_id
-from sagaz_tiering.codec.value import attributed, decode_value, read_header, read_meta
+from sagaz_tiering.codec.value import attributed, decode_value, read_header
 from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.jobs.age.frames import CHUNK_BYTES, chunks
 from sagaz_tiering.jobs.attributes import column_of
 from sagaz_tiering.jobs.context import JobContext, Tally
-from sagaz_tiering.jobs.foreign import durable_meta, sort_out
+from sagaz_tiering.jobs.foreign import durable_meta, readable_metas, sort_out
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -39,7 +38,7 @@ async def durable_rows(context: JobContext, lease: Lease | None, run: Reindexing
     while after is not None and not context.stopping.is_set():
         rows = await context.catalog.durable.page(after, _ROWS)
         old = [row for row in rows if row.saved_at < run.began_at]
-        for some in chunks(old, _byte_length, CHUNK_BYTES):
+        for some in chunks(old, lambda row: row.byte_length, CHUNK_BYTES):
             await _durable(context, lease, some, tally)
         after = rows[-1].snapshot_id if rows else None
         if lease is not None:
@@ -80,7 +79,7 @@ async def _durable(context: JobContext, lease: Lease | None, rows: Sequence[Dura
 
 
 async def _hot(context: JobContext, lease: Lease | None, values: Sequence[bytes], before_us: int, tally: Tally) -> None:
-    metas = {meta.snapshot_id: meta for meta in _metas(values) if meta.saved_us < before_us}
+    metas = {meta.snapshot_id: meta for meta in readable_metas(values) if meta.saved_us < before_us}
     old = [value for value in values if snapshot_id(value) in metas]
     changes = await _changes(context, old)
     tally.add("hot", len(old))
@@ -125,15 +124,3 @@ async def _look_again(context: JobContext, metas: Sequence[SnapshotMeta]) -> Non
         sagas = sorted({meta.saga_id for meta in metas})
         for expiring in (False, True):
             await context.hot.queue.requeue(sagas, expiring=expiring)
-
-
-def _metas(values: Sequence[bytes]) -> list[SnapshotMeta]:
-    found = []
-    for value in values:
-        with suppress(CorruptRecord):
-            found.append(read_meta(value))
-    return found
-
-
-def _byte_length(row: DurableRow) -> int:
-    return row.byte_length

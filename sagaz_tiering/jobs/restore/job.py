@@ -163,8 +163,7 @@ async def _work(context: JobContext, request: Restore, state: str, step: Step, t
                 after = await step(context, request, pack, tally)
         except MasterKeyUnavailable as exc:
             # It may be there again for the next run; packs that need no key go on.
-            tally.add("packs_waiting_for_key")
-            tally.note(f"{pack.object_key}: {exc}")
+            tally.add("packs_waiting_for_key", note=f"{pack.object_key}: {exc}")
             _log.error("pack.waits_for_key", object_key=pack.object_key, error=str(exc), hint=exc.hint)
             continue
         except (ObjectStoreError, CorruptPack) as exc:
@@ -175,8 +174,7 @@ async def _work(context: JobContext, request: Restore, state: str, step: Step, t
             continue
         except BudgetSpent as exc:
             # Whoever asked sees why it waits, instead of only that it does.
-            tally.add("budget_spent")
-            tally.note(f"restore {request.restore_id}: {exc}")
+            tally.add("budget_spent", note=f"restore {request.restore_id}: {exc}")
             await context.catalog.restores.set_pack(request.restore_id, pack.pack_id, state, f"waits: {exc}")
             return
         if after != state:
@@ -250,8 +248,7 @@ async def _bring_back(context: JobContext, request: Restore, pack: RestorePack, 
             except ObjectArchived:
                 return "WAITING"
             except ErasedData as exc:
-                tally.add("erased", len(frame))
-                tally.note(f"{pack.object_key}: saga {frame[0].saga_id}: {exc}")
+                tally.add("erased", len(frame), note=f"{pack.object_key}: saga {frame[0].saga_id}: {exc}")
                 saved = {place.snapshot_id for place in frame}
             else:
                 tally.add("snapshots", len(saved))

@@ -34,8 +34,7 @@ async def preview(context: JobContext, tally: Tally) -> None:
     """Train as a run would, and say what it would put back and publish."""
     await put_back_lost(context, tally, dry_run=True)
     async for trained in _candidates(context, tally):
-        tally.add("dictionaries")
-        tally.note(_told(trained, "would save"))
+        tally.add("dictionaries", note=_told(trained, "would save"))
 
 
 async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
@@ -43,8 +42,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     await put_back_lost(context, tally)
     async for trained in _candidates(context, tally):
         if await publish(context, lease, trained):
-            tally.add("dictionaries")
-            tally.note(_told(trained, "saves"))
+            tally.add("dictionaries", note=_told(trained, "saves"))
         if context.stopping.is_set():
             return
     await context.dictionaries.refresh()
