@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sagaz_tiering.catalog.rows import of_row
-from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import to_column
 
@@ -29,11 +28,8 @@ class AuditEntry:
     outcome: str | None
 
 
-class Audit:
+class Audit(Repository):
     """The table `console_audit`."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def begin(self, at: datetime, *, who: str, address: str, action: str, subject: str, reason: str) -> int:
         """Somebody asks for it; the entry's id. Raises CatalogUnavailable: then it is not to be done."""

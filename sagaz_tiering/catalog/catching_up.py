@@ -20,7 +20,7 @@ from sagaz_tiering.catalog.hot_saves import drop_hot_saves, wait_for_notes
 from sagaz_tiering.catalog.journal import JournalEntry, note
 from sagaz_tiering.catalog.leases import Lease, fenced
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.catalog.rows import of_row
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
@@ -44,11 +44,11 @@ class KnownPack:
     storage_class: StorageClass
 
 
-class CatchingUp:
+class CatchingUp(Repository):
     """Changes that others made while this catalog did not look."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
+        super().__init__(db)
         self._holds = Holds(db)
 
     async def apply(self, entries: Sequence[JournalEntry], lease: Lease) -> None:

@@ -12,9 +12,9 @@ from sagaz_tiering.catalog.erasures import settle_upload
 from sagaz_tiering.catalog.frame_index import IndexedFrame, insert_frames
 from sagaz_tiering.catalog.leases import Lease, fenced
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.catalog.rows import of_row
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.drivers.postgresql.pool import Database, affected
+from sagaz_tiering.drivers.postgresql.pool import affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column
 from sagaz_tiering.errors import LeaseLost
@@ -39,11 +39,8 @@ class LiveFrame:
     attributes: str
 
 
-class Compaction:
+class Compaction(Repository):
     """Candidates, their live snapshots, and the replacement."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def candidates(self, live_share: float, small_bytes: int, after: int, limit: int) -> list[Candidate]:
         """Active packs of erased sagas, with too many dead bytes, or too small."""

@@ -9,9 +9,9 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.catalog.leases import Lease, fenced
-from sagaz_tiering.catalog.rows import of_row
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.codec.zstd import Dictionary
-from sagaz_tiering.drivers.postgresql.pool import Database, affected
+from sagaz_tiering.drivers.postgresql.pool import affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import to_column
 from sagaz_tiering.terminal import document
@@ -40,13 +40,10 @@ class CurrentDictionary:
         return {**shown, "dictionary": self.dictionary_id.hex(), "saves": round(self.saves, 3)}
 
 
-class CatalogDictionaries:
+class CatalogDictionaries(Repository):
     """The table `dictionaries`: a source of the dictionary cache, and the register that tells writers what to use."""
 
     place = "the catalog"
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def fetch(self, dictionary_id: bytes) -> bytes | None:
         """The content of one; None for one that the catalog does not know."""

@@ -20,6 +20,7 @@ import asyncpg
 from sagaz_tiering.catalog.group_commit import GroupCommit
 from sagaz_tiering.catalog.holds import Holds, hold_still
 from sagaz_tiering.catalog.leases import Lease, fenced
+from sagaz_tiering.catalog.rows import Repository
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
 from sagaz_tiering.drivers.postgresql.queries import load
@@ -110,11 +111,11 @@ def moment(micros: int | None) -> datetime | None:
     return None if micros is None else from_micros(micros)
 
 
-class DurableCopies:
+class DurableCopies(Repository):
     """The table `saga_snapshots`."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
+        super().__init__(db)
         self._holds = Holds(db)
         self._deadline_s = db.settings.command_timeout.total_seconds()
         self._saves: GroupCommit[tuple[Any, ...], Put] = GroupCommit(self._put_all)

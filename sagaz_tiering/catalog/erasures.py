@@ -13,10 +13,10 @@ from typing import Any, Protocol
 from uuid import UUID, uuid4
 
 from sagaz_tiering.catalog.durable import ARCHIVE_LOCK
-from sagaz_tiering.catalog.holds import Holds
+from sagaz_tiering.catalog.holds import Holds, NearCopy
 from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.catalog.locations import Doomed, remove
-from sagaz_tiering.catalog.rows import of_row
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.catalog.saga_keys import destroy
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.value import read_meta
@@ -155,23 +155,11 @@ class HotCopies(Protocol):
     async def erase(self, saga_id: UUID, members: Sequence[bytes], until_us: int) -> int: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Row:
-    """A copy in PostgreSQL; `saved_at` None: in a pack."""
-
-    snapshot_id: UUID
-    saga_id: UUID
-    saga_name: str
-    step_name: str
-    status: str
-    saved_at: datetime | None
-
-
-class Erasures:
+class Erasures(Repository):
     """The tables `erasures` and `erasure_packs`."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
+        super().__init__(db)
         self._holds = Holds(db)
 
     async def erase(
@@ -188,7 +176,7 @@ class Erasures:
             await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
             now = clock.now()  # after the lock: no pack that is there already can hold anything saved later
             found_rows = await conn.fetch(_SQL["rows_of_saga"], saga_id)
-            rows = [of_row(_Row, row, "saga_name", "step_name", "status") for row in found_rows]
+            rows = [of_row(NearCopy, row, "saga_name", "step_name", "status") for row in found_rows]
             disputed = {row["snapshot_id"] for row in await conn.fetch(_SQL["disputed"], saga_id)}
             known = [one for one in known if one.snapshot.snapshot_id not in disputed]
             await self._holds.refuse([*(one.snapshot for one in known), *rows], conn)

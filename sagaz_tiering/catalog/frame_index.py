@@ -19,10 +19,11 @@ import asyncpg
 from sagaz_tiering.catalog.durable import lock_rows
 from sagaz_tiering.catalog.erasures import note_late_pack
 from sagaz_tiering.catalog.locations import buried
+from sagaz_tiering.catalog.rows import Repository
 from sagaz_tiering.catalog.saga_keys import keys_there
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.codec.typed_json import Encoding
-from sagaz_tiering.drivers.postgresql.pool import Connection, Database
+from sagaz_tiering.drivers.postgresql.pool import Connection
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import to_column
 from sagaz_tiering.errors import LeaseLost, SagazTieringError
@@ -79,11 +80,8 @@ def step_digest(step: _Step) -> bytes:
     return hashlib.blake2b(packed, digest_size=16).digest()
 
 
-class Steps:
+class Steps(Repository):
     """The table `steps`: the distinct (saga name, step name, step index, status)."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def of(self, metas: Iterable[SnapshotMeta]) -> dict[_Step, int]:
         """Their ids, made where missing.

@@ -9,8 +9,7 @@ from typing import Any
 
 import orjson
 
-from sagaz_tiering.catalog.rows import of_row
-from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import to_column
 
@@ -42,11 +41,8 @@ class JobRun:
         return self.error is None and self.stopped is None and self.is_over
 
 
-class History:
+class History(Repository):
     """`job_runs`, `policy_revisions` and `accepted_retention`."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def started(self, job: str, now: datetime) -> None:
         """A run of `job` began."""

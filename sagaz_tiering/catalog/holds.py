@@ -17,14 +17,14 @@ import orjson
 
 from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.catalog.patterns import attributes_expression, expression
-from sagaz_tiering.catalog.rows import of_row
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.config.patterns import ANY, Match
-from sagaz_tiering.drivers.postgresql.pool import Connection, Database
+from sagaz_tiering.drivers.postgresql.pool import Connection
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import checked_text, from_column, to_column
 from sagaz_tiering.errors import ConfigError, InvalidSnapshot, LegalHold, StatementRefused
 from sagaz_tiering.policy import SagaEnd
-from sagaz_tiering.snapshot import as_utc
+from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, as_utc
 from sagaz_tiering.terminal import counted, document
 
 _SQL = load(__package__, "holds")
@@ -38,19 +38,20 @@ _EXPRESSIONS = 4
 """Where they begin in `subject_columns`."""
 
 
-class Named(Protocol):
-    """What a hold looks at: a SnapshotMeta or a SnapshotRef."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NearCopy:
+    """A copy in PostgreSQL; `saved_at` None: in a pack."""
 
-    @property
-    def snapshot_id(self) -> UUID: ...
-    @property
-    def saga_id(self) -> UUID: ...
-    @property
-    def saga_name(self) -> str: ...
-    @property
-    def step_name(self) -> str: ...
-    @property
-    def status(self) -> str: ...
+    snapshot_id: UUID
+    saga_id: UUID
+    saga_name: str
+    step_name: str
+    status: str
+    saved_at: datetime | None
+
+
+Named = SnapshotMeta | SnapshotRef | NearCopy
+"""What a hold looks at."""
 
 
 class Marks(Protocol):
@@ -116,11 +117,8 @@ class Coverage:
         return f"{least}{counted(self.snapshots, 'snapshot')} of {counted(self.sagas, 'saga')} ({by_tier})"
 
 
-class Holds:
+class Holds(Repository):
     """The tables `holds` and `hold_log`."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def place(
         self, on: UUID | Match, *, reason: str, who: str, now: datetime, hold_id: UUID | None = None

@@ -16,8 +16,9 @@ from uuid import UUID
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, moment, names_of, naming, put_rows, row_to_put
 from sagaz_tiering.catalog.leases import Lease, fenced
+from sagaz_tiering.catalog.rows import Repository
 from sagaz_tiering.clock import from_micros, to_micros
-from sagaz_tiering.drivers.postgresql.pool import Connection, Database
+from sagaz_tiering.drivers.postgresql.pool import Connection
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, recordset, to_column
 from sagaz_tiering.errors import StatementRefused
@@ -59,11 +60,8 @@ class Found:
     older_in: int | None = None
 
 
-class HotSaves:
+class HotSaves(Repository):
     """The table `hot_saves`."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def note(self, metas: Sequence[SnapshotMeta], expiries_us: Sequence[int | None]) -> int:
         """Each snapshot once; an older save than what is noted changes nothing. Returns `HotTierState.changes`."""

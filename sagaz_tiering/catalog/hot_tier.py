@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 
 from sagaz_tiering.catalog.durable import moment
 from sagaz_tiering.catalog.leases import Lease, fenced
+from sagaz_tiering.catalog.rows import Repository
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
+from sagaz_tiering.drivers.postgresql.pool import Connection, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 
 _SQL = load(__package__, "hot_tier")
@@ -70,11 +71,8 @@ class HotTierState:
         return found
 
 
-class KnownHotTier:
+class KnownHotTier(Repository):
     """The table `hot_tier`, which has one row."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def look(self) -> KnownRedis:
         """What must be known before Redis alone is believed."""

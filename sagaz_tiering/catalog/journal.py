@@ -14,7 +14,8 @@ from typing import Any
 
 import orjson
 
-from sagaz_tiering.drivers.postgresql.pool import Connection, Database
+from sagaz_tiering.catalog.rows import Repository
+from sagaz_tiering.drivers.postgresql.pool import Connection
 from sagaz_tiering.drivers.postgresql.queries import load
 
 _SQL = load(__package__, "journal")
@@ -30,11 +31,8 @@ class JournalEntry:
     body: dict[str, Any]
 
 
-class Journal:
+class Journal(Repository):
     """The table `journal`."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def any_unpublished(self) -> bool:
         """Whether the bucket lacks entries."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sagaz_tiering import metrics
+from sagaz_tiering.catalog.rows import Repository
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.errors import CatalogUnavailable, LeaseLost
@@ -41,11 +42,8 @@ class HeldLease:
     expires_at: datetime
 
 
-class Leases:
+class Leases(Repository):
     """Acquire, renew, release, and the check inside transactions."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def acquire(self, name: str, owner: str, ttl: timedelta) -> Lease | None:
         """The lease under a new epoch, or None while somebody holds it."""

@@ -12,7 +12,7 @@ from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, lock_rows, naming
 from sagaz_tiering.catalog.holds import Holds, Named
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves, wait_for_notes
 from sagaz_tiering.catalog.journal import note
-from sagaz_tiering.catalog.rows import of_row
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.catalog.saga_keys import wrapped_key
 from sagaz_tiering.catalog.sagas import end_of
 from sagaz_tiering.clock import from_micros, to_micros
@@ -105,11 +105,11 @@ class SaveKey(NamedTuple):
 Saved = SnapshotMeta | SaveKey
 
 
-class Locations:
+class Locations(Repository):
     """Look-ups for the read path, and deletion of single snapshots."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
+        super().__init__(db)
         self._holds = Holds(db)
 
     async def find(self, snapshot_id: UUID) -> list[SnapshotLocation]:

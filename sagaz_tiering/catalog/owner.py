@@ -7,8 +7,7 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID, uuid4
 
-from sagaz_tiering.catalog.rows import of_row
-from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.drivers.postgresql.queries import load
 
 _SQL = load(__package__, "owner")
@@ -54,11 +53,8 @@ class OwnerRow:
         return self.database_oid != self.here_oid
 
 
-class Ownership:
+class Ownership(Repository):
     """The table `owner`."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def look(self) -> OwnerRow:
         """The row as it is now."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.catalog.rows import Repository
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column
 from sagaz_tiering.terminal import plain
@@ -13,11 +13,8 @@ _SQL = load(__package__, "pack_list")
 NEWEST = 2**31 - 1
 
 
-class PackList:
+class PackList(Repository):
     """`packs` and `frames`, to look at."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def page(
         self, limit: int, before: int = NEWEST, *, storage_class: str | None = None, state: str | None = None

@@ -18,7 +18,7 @@ from sagaz_tiering.catalog.frame_index import IndexedFrame, Steps, check_keys, d
 from sagaz_tiering.catalog.holds import Holds, hold_still
 from sagaz_tiering.catalog.hot_saves import drop_hot_saves
 from sagaz_tiering.catalog.leases import Lease, fenced
-from sagaz_tiering.catalog.rows import of_row
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.catalog.sagas import note_archived, promise_anew
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.config.patterns import outcome_of
@@ -97,11 +97,11 @@ class ClassTotals:
     packed: int
 
 
-class Packs:
+class Packs(Repository):
     """The tables `packs`, `frames`, `snapshots` (for writing) and `strays`."""
 
     def __init__(self, db: Database) -> None:
-        self._db = db
+        super().__init__(db)
         self._steps = Steps(db)
         self._holds = Holds(db)
 

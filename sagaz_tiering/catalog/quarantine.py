@@ -6,8 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from sagaz_tiering.catalog.rows import of_row
-from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 
@@ -32,11 +31,8 @@ class Quarantined:
     last_seen: datetime
 
 
-class Quarantine:
+class Quarantine(Repository):
     """The table `quarantine`."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def record(self, kind: str, item: str, reason: str, now: datetime, *, budget: int = BUDGET) -> None:
         """It failed once more; after `budget` failures it is left alone."""

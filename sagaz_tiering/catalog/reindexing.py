@@ -9,9 +9,9 @@ from uuid import UUID
 
 from sagaz_tiering.catalog.leases import Lease, fenced
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.catalog.rows import of_row
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.clock import from_micros
-from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
+from sagaz_tiering.drivers.postgresql.pool import Connection, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 from sagaz_tiering.snapshot import SnapshotMeta
@@ -57,11 +57,8 @@ class PackWork:
         return self.pack.pack_id
 
 
-class Reindexed:
+class Reindexed(Repository):
     """The table `reindexing`, and what it is about."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def run(self, revision: str) -> Reindexing | None:
         """How far it came by these definitions; None: it never began."""

@@ -9,8 +9,8 @@ from uuid import UUID
 
 import orjson
 
+from sagaz_tiering.catalog.rows import Repository
 from sagaz_tiering.codec import typed_json
-from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 from sagaz_tiering.errors import CorruptRecord
@@ -22,11 +22,8 @@ _ESCAPED = 16
 Replay = dict[str, Any]
 
 
-class Replays:
+class Replays(Repository):
     """Save, get and list replay records."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def save(self, result: ReplayResult) -> None:
         """Insert or replace by replay_id. Accepts sagaz's own ReplayResult too."""

@@ -16,11 +16,11 @@ from uuid import UUID, uuid4
 import asyncpg
 
 from sagaz_tiering.catalog.patterns import attributes_expression, expression
-from sagaz_tiering.catalog.rows import of_row
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.catalog.saga_keys import wrapped_key
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.costs import PriceList
-from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
+from sagaz_tiering.drivers.postgresql.pool import Connection, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 from sagaz_tiering.errors import ConfigError, StatementRefused
@@ -114,11 +114,8 @@ class AskedFrame:
     attributes: str = ""
 
 
-class Restores:
+class Restores(Repository):
     """The tables `restores`, `restore_packs`, `restore_items` and `pins`."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def request(
         self, wanted: Wanted, *, retrieval: str, days: int, into_hot: bool, who: str, now: datetime, prices: PriceList

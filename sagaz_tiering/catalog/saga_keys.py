@@ -9,8 +9,8 @@ from typing import Any, Final
 from uuid import UUID, uuid4
 
 from sagaz_tiering.catalog.journal import note
-from sagaz_tiering.catalog.rows import of_row
-from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
+from sagaz_tiering.catalog.rows import Repository, of_row
+from sagaz_tiering.drivers.postgresql.pool import Connection, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 from sagaz_tiering.keys.master import KeyTotals, WrappedKey
@@ -28,11 +28,8 @@ class StoredKey:
     created_at: datetime
 
 
-class SagaKeys:
+class SagaKeys(Repository):
     """The table `saga_keys`."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def writing(self, saga_ids: Collection[UUID]) -> dict[UUID, WrappedKey]:
         """The keys that these sagas are encrypted with from now on, of those that have one."""

@@ -15,8 +15,9 @@ from uuid import UUID
 
 from sagaz_tiering.catalog.durable import moment, naming
 from sagaz_tiering.catalog.leases import Lease, fenced
+from sagaz_tiering.catalog.rows import Repository
 from sagaz_tiering.clock import from_micros, to_micros
-from sagaz_tiering.drivers.postgresql.pool import Connection, Database
+from sagaz_tiering.drivers.postgresql.pool import Connection
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 from sagaz_tiering.policy import NOT_PROMISED, PolicySet, SagaEnd, latest
@@ -53,11 +54,8 @@ class NewDates:
     expiries: Sequence[tuple[Archived, int | None]]
 
 
-class Sagas:
+class Sagas(Repository):
     """The table `sagas`."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def ends(self, saga_ids: Iterable[UUID]) -> dict[UUID, SagaEnd]:
         """Where these sagas end, as far as PostgreSQL knows any snapshot of them."""

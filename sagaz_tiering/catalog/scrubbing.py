@@ -10,8 +10,7 @@ from uuid import UUID
 from sagaz_tiering.catalog.durable import ARCHIVE_LOCK
 from sagaz_tiering.catalog.leases import Lease, fenced
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.catalog.rows import of_row
-from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import to_column
 from sagaz_tiering.storage_class import StorageClass
@@ -31,11 +30,8 @@ class FrameRow:
     digest: bytes | None
 
 
-class Scrubbing:
+class Scrubbing(Repository):
     """Reads packs in key order and by age of their last look; corrects rows."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def pages(self, after: str, limit: int) -> list[Pack]:
         """Packs whose objects must exist, in key order."""

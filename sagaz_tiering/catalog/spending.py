@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import date
 
-from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.catalog.rows import Repository
 from sagaz_tiering.drivers.postgresql.queries import load
 
 _SQL = load(__package__, "spending")
@@ -29,11 +29,8 @@ class SpentOnDay:
     usd: float
 
 
-class Spending:
+class Spending(Repository):
     """The table `spending`."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def spend(
         self, day: date, kind: str, requests: int, usd: float, *, most_requests: int | None, most_usd: float | None

@@ -9,12 +9,11 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.catalog.rows import of_row
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.config.patterns import RUNNING, outcome_of
 from sagaz_tiering.config.policy import ClockSource, Policy, Retention
 from sagaz_tiering.costs.buckets import bucket_of
 from sagaz_tiering.costs.inputs import Due, Expired, PackGroup
-from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column
 from sagaz_tiering.policy import PolicySet
@@ -45,11 +44,8 @@ class PackShare:
     is_newest: bool
 
 
-class Surveys:
+class Surveys(Repository):
     """Aggregates over `packs` and `saga_snapshots`."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def packs(self, policies: PolicySet, now: datetime, in_force: PolicySet) -> tuple[list[PackGroup], list[str]]:
         """Active packs, and what is estimated of them in words; `in_force`: the policies that packs are dated by."""

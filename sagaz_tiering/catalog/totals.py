@@ -8,8 +8,7 @@ from datetime import datetime, timedelta
 
 import orjson
 
-from sagaz_tiering.catalog.rows import of_row
-from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.storage_class import StorageClass
 
@@ -72,11 +71,8 @@ class Hour:
     holdings: tuple[Holding, ...]
 
 
-class CatalogTotals:
+class CatalogTotals(Repository):
     """Aggregates over `packs` and what waits; the table `history`."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def cold(self, undersized_below: int, hour: datetime) -> list[ColdTotal]:
         """Packs by class; `came` counts up to `hour`."""

@@ -11,8 +11,7 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.catalog.packs import Pack
-from sagaz_tiering.catalog.rows import of_row
-from sagaz_tiering.drivers.postgresql.pool import Database
+from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.storage_class import StorageClass
 
@@ -46,11 +45,8 @@ Range = tuple[int, int | None]
 """After this pack id, up to that one (None: all the rest)."""
 
 
-class Verification:
+class Verification(Repository):
     """Questions about packs, frames, snapshots, steps, keys, restores and erasures."""
-
-    def __init__(self, db: Database) -> None:
-        self._db = db
 
     async def ranges(self) -> AsyncIterator[Range]:
         """The whole catalog, in ranges of about the same number of snapshots; gaps between packs included."""

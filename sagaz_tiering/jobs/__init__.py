@@ -223,12 +223,7 @@ async def run_share(name: str, context: JobContext, tally: Tally) -> None:
         tally.note("a worker process did nothing: every lease for workers is held")
 
 
-async def _run_leased(
-    leases: Iterable[str],
-    context: JobContext,
-    tally: Tally,
-    run: Run,
-) -> bool:
+async def _run_leased(leases: Iterable[str], context: JobContext, tally: Tally, run: Run) -> bool:
     """Run under the first of the leases that is free; False if all are held."""
     await claim_prefix(context)
     await context.dictionaries.freshen()

@@ -19,13 +19,7 @@ from sagaz_tiering.logs import Logger
 from sagaz_tiering.packs.attributes import carrying, opened, parted, sealed, united
 from sagaz_tiering.packs.entries import BuiltFrame, Footer, FrameEntry
 from sagaz_tiering.packs.format import footer_bytes
-from sagaz_tiering.packs.reader import (
-    PackReader,
-    attributes_key,
-    footer_digest,
-    most_attributes,
-    read_attributes,
-)
+from sagaz_tiering.packs.reader import PackReader, attributes_key, footer_digest, most_attributes, read_attributes
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage_class import StorageClass
 

@@ -85,17 +85,12 @@ def placed_frames(footer: Footer) -> list[IndexedFrame]:
 
 
 async def store(context: JobContext, lease: Lease, new: NewPack, sealed: SealedPack) -> int:
-    """Have a row of the pack, then upload it; the row's id."""
-    pack_id = await context.catalog.packs.start(new, lease, context.now)
-    await upload(context, new, sealed)
-    return pack_id
+    """Have a row of the pack, then put it, look, read the footer back; the row's id.
 
-
-async def upload(context: JobContext, new: NewPack, sealed: SealedPack) -> None:
-    """Put, look, read the footer back; of an archive class a readable copy of the footer too.
-
-    What the frames are compressed with is in bucket and catalog before.
+    Of an archive class there is a readable copy of the footer too. What the frames are compressed with is in bucket and
+    catalog before.
     """
+    pack_id = await context.catalog.packs.start(new, lease, context.now)
     await keep(context, sealed.dictionaries)
     about = {"pack_id": str(new.pack_uuid), "storage_class": new.storage_class.value, "policy": new.policy}
     with traces.span("pack.upload", **about, bytes=new.byte_size, snapshots=new.snapshot_count):
@@ -107,6 +102,7 @@ async def upload(context: JobContext, new: NewPack, sealed: SealedPack) -> None:
             await _verify(context, new, sealed)
             if new.storage_class.is_archive:
                 await keep_footer_readable(context, new.pack_uuid, footer_part(sealed.data))
+    return pack_id
 
 
 async def keep_footer_readable(context: JobContext, pack_uuid: UUID, data: bytes) -> None:

@@ -14,7 +14,7 @@ import secrets
 import stat
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 from uuid import UUID
 
 from sagaz_tiering.errors import ConfigError, MasterKeyUnavailable
@@ -30,20 +30,12 @@ _PUT_BACK: Final = (
 )
 
 
-class _State(NamedTuple):
-    """By what a change of the file is noticed."""
-
-    inode: int
-    size: int
-    changed_ns: int
-
-
 class KeyFile:
     """`MasterKeys` in one file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._state: _State | None = None
+        self._state: tuple[int, int, int] | None = None  # by which a change is noticed
         self._keys: dict[str, bytes] = {}
 
     async def current_id(self) -> str:
@@ -80,7 +72,7 @@ class KeyFile:
     def _loaded(self) -> Mapping[str, bytes]:
         try:
             found = self._path.stat()
-            state = _State(found.st_ino, found.st_size, found.st_mtime_ns)
+            state = (found.st_ino, found.st_size, found.st_mtime_ns)
             if state != self._state:
                 self._keys = read_key_file(self._path)
                 self._state = state

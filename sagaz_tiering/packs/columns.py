@@ -91,8 +91,22 @@ class MetaBlock:
     ) -> tuple[list[SnapshotMeta], list[Encoding]]:
         """As many rows as there are `sagas`, from row `start` on. Raises CorruptPack."""
         n = len(sagas)
-        ids = self._ids[16 * start : 16 * (start + n)]
-        return _rows(self._cursor, list(map(uuid_of, blobs(ids, 16))), self._columns(start, n), sagas, strings)
+        ids = map(uuid_of, blobs(self._ids[16 * start : 16 * (start + n)], 16))
+        numbers = self._columns(start, n)
+        created, steps = numbers[:n], numbers[3 * n : 4 * n]
+        names, crcs = numbers[4 * n : 6 * n], numbers[6 * n : 7 * n]
+        _check_range(self._cursor, created, MIN_US, MAX_US)
+        saved = tuple(map(add, created, numbers[n : 2 * n]))
+        _check_range(self._cursor, saved, MIN_US, MAX_US)
+        retention = read_times(self._cursor, created, numbers[2 * n : 3 * n], MIN_US, MAX_US)
+        texts = self._cursor.picked(strings, names)
+        try:
+            encodings = [_ENCODINGS[number] for number in numbers[7 * n :]]
+        except KeyError as exc:
+            raise self._cursor.corrupt("unknown encoding of a body") from exc
+        saga_ids, saga_names = zip(*sagas, strict=True) if n else ((), ())
+        columns = (ids, saga_ids, saga_names, texts[:n], steps, texts[n:], created, saved, retention, crcs)
+        return list(map(SnapshotMeta, *columns)), encodings
 
     def _columns(self, start: int, n: int) -> tuple[int, ...]:
         """The numbers of `n` rows by column, as `_numbers(n)` has them."""
@@ -106,29 +120,6 @@ class MetaBlock:
                 found += unpack_from(f">{n}{code}", self._numbers, at + width * start)
                 at += width * self._count
         return found
-
-
-def _rows(
-    cursor: Cursor,
-    ids: Sequence[UUID],
-    numbers: tuple[int, ...],
-    sagas: Sequence[tuple[UUID, str]],
-    strings: Sequence[str],
-) -> tuple[list[SnapshotMeta], list[Encoding]]:
-    n = len(ids)
-    created, steps, names, crcs = numbers[:n], numbers[3 * n : 4 * n], numbers[4 * n : 6 * n], numbers[6 * n : 7 * n]
-    _check_range(cursor, created, MIN_US, MAX_US)
-    saved = tuple(map(add, created, numbers[n : 2 * n]))
-    _check_range(cursor, saved, MIN_US, MAX_US)
-    retention = read_times(cursor, created, numbers[2 * n : 3 * n], MIN_US, MAX_US)
-    texts = cursor.picked(strings, names)
-    try:
-        encodings = [_ENCODINGS[number] for number in numbers[7 * n :]]
-    except KeyError as exc:
-        raise cursor.corrupt("unknown encoding of a body") from exc
-    saga_ids, saga_names = zip(*sagas, strict=True) if n else ((), ())
-    rows = map(SnapshotMeta, ids, saga_ids, saga_names, texts[:n], steps, texts[n:], created, saved, retention, crcs)
-    return list(rows), encodings
 
 
 def read_times(cursor: Cursor, created: Sequence[int], deltas: Sequence[int], low: int, high: int) -> list[int | None]:

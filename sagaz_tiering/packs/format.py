@@ -32,12 +32,7 @@ from sagaz_tiering.packs.footer import (
     most_footer_bytes,
     open_footer_content,
 )
-from sagaz_tiering.packs.frame import (
-    check_frame_content,
-    frame_raw,
-    read_frame_header,
-    verified_payload,
-)
+from sagaz_tiering.packs.frame import check_frame_content, frame_raw, read_frame_header, verified_payload
 from sagaz_tiering.packs.wire import digest
 
 _NAME: Final = b"SGZPACK"

@@ -14,14 +14,7 @@ from sagaz_tiering.costs import share_cost
 from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier
 from sagaz_tiering.terminal import show_time
-from sagaz_tiering.tiered.explanation import (
-    CopyPlace,
-    Explanation,
-    OneOfSaga,
-    SagaExplanation,
-    explain,
-    explain_whole,
-)
+from sagaz_tiering.tiered.explanation import CopyPlace, Explanation, OneOfSaga, SagaExplanation, explain, explain_whole
 from sagaz_tiering.tiered.merge import Copy, end_of, located_meta, ref_meta
 from sagaz_tiering.tiered.read import Reader
 from sagaz_tiering.tiers import Tiers

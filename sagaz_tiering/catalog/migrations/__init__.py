@@ -56,10 +56,7 @@ async def check_schema(db: Database) -> None:
     have, want = await current_version(db), migrations()[-1].version
     if have < want:
         state = "has no catalog yet" if have == 0 else f"has catalog schema {have}, this version needs {want}"
-        raise SchemaMismatch(
-            f"the database at {db.shown_url} {state}",
-            hint=MIGRATE,
-        )
+        raise SchemaMismatch(f"the database at {db.shown_url} {state}", hint=MIGRATE)
     if have > want:
         raise SchemaMismatch(
             f"the database at {db.shown_url} has catalog schema {have}, this version knows only {want}",

@@ -33,10 +33,7 @@ from sagaz_tiering.packs.attributes import parted, united
 from sagaz_tiering.packs.entries import Footer, FrameEntry
 from sagaz_tiering.packs.format import check_frame
 from sagaz_tiering.packs.frame import open_frame
-from sagaz_tiering.packs.reader import (
-    PackReader,
-    footer_part,
-)
+from sagaz_tiering.packs.reader import PackReader, footer_part
 from sagaz_tiering.storage_class import StorageClass
 
 
