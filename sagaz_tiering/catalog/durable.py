@@ -316,8 +316,8 @@ class DurableCopies(Repository):
 
     async def totals(self, now: datetime) -> dict[str, int]:
         """`snapshots`, `bytes`, `fallback` (only here: Redis could not take them), `due`."""
-        row = await self._db.fetchrow(_SQL["totals"], now)
-        return {} if row is None else dict(row)
+        [row] = await self._db.fetch(_SQL["totals"], now)
+        return dict(row)
 
     async def estimate(self, now: datetime) -> dict[str, int | bool]:
         """`totals` for looking at, however many rows there are.
@@ -325,8 +325,8 @@ class DurableCopies(Repository):
         Where that are many, `estimated` is true: then `snapshots` is by PostgreSQL's statistics and `bytes` what the
         table takes; `due` says MOST_DUE for anything above it.
         """
-        row = await self._db.fetchrow(_SQL["estimate"], now, _EXACT_PAGES, MOST_DUE)
-        return {} if row is None else dict(row)
+        [row] = await self._db.fetch(_SQL["estimate"], now, _EXACT_PAGES, MOST_DUE)
+        return dict(row)
 
 
 async def lock_rows(conn: Connection, ids: Sequence[UUID]) -> None:

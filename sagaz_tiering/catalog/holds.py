@@ -186,17 +186,18 @@ class Holds(Repository):
 
     async def frozen(self, snapshot_ids: Sequence[UUID], conn: Connection | None = None) -> set[UUID]:
         """Of these, those of which PostgreSQL has something that is held: nothing replaces or removes it."""
-        rows = await (self._db if conn is None else conn).fetch(_SQL["frozen"], list(snapshot_ids))
-        return {row["snapshot_id"] for row in rows}
+        return await self._ids("frozen", snapshot_ids, conn)
 
     async def frozen_in_packs(self, snapshot_ids: Sequence[UUID], conn: Connection | None = None) -> set[UUID]:
         """Of these, those that a pack has a held version of."""
-        rows = await (self._db if conn is None else conn).fetch(_SQL["frozen_in_packs"], list(snapshot_ids))
-        return {row["snapshot_id"] for row in rows}
+        return await self._ids("frozen_in_packs", snapshot_ids, conn)
 
     async def known(self, snapshot_ids: Sequence[UUID]) -> set[UUID]:
         """Of these, those that PostgreSQL knows."""
-        return {row["snapshot_id"] for row in await self._db.fetch(_SQL["known"], list(snapshot_ids))}
+        return await self._ids("known", snapshot_ids)
+
+    async def _ids(self, query: str, snapshot_ids: Sequence[UUID], conn: Connection | None = None) -> set[UUID]:
+        return {row["snapshot_id"] for row in await (conn or self._db).fetch(_SQL[query], list(snapshot_ids))}
 
     async def release(self, hold_ids: Sequence[UUID], *, reason: str, who: str, now: datetime) -> int:
         """End these holds; how many were in force. Raises ConfigError for a reason that is no text."""
@@ -269,8 +270,7 @@ class Holds(Repository):
         ended = zip(*(_ended((ends or {}).get(s.saga_id)) for s in snapshots), strict=True)
         ids = [s.snapshot_id for s in snapshots], [s.saga_id for s in snapshots]
         args = (*ids, *map(list, columns), *map(list, ended))
-        rows = await (self._db if conn is None else conn).fetch(_SQL["covering"], *args)
-        return {row["snapshot_id"] for row in rows}
+        return {row["snapshot_id"] for row in await (conn or self._db).fetch(_SQL["covering"], *args)}
 
     async def refuse(self, snapshots: Sequence[Named], conn: Connection) -> None:
         """Raise LegalHold if one of these is held; `conn` of the transaction that deletes them, which then keeps it so.

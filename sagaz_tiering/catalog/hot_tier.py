@@ -76,8 +76,7 @@ class KnownHotTier(Repository):
 
     async def look(self) -> KnownRedis:
         """What must be known before Redis alone is believed."""
-        row = await self._db.fetchrow(_SQL["look"])
-        assert row is not None  # the migration makes it
+        [row] = await self._db.fetch(_SQL["look"])  # the migration makes it
         return KnownRedis(**{**row, "held": tuple(row["held"])})
 
     async def note(self, nonce: str, number: int) -> None:
@@ -86,16 +85,14 @@ class KnownHotTier(Repository):
 
     async def state(self) -> HotTierState:
         """The whole row, and what is lost."""
-        row = await self._db.fetchrow(_SQL["state"])
-        assert row is not None  # as above
+        [row] = await self._db.fetch(_SQL["state"])
         return HotTierState(**dict(row))
 
     @asynccontextmanager
     async def changing(self) -> AsyncIterator[tuple[Connection, KnownRedis]]:
         """A transaction in which nobody else finds Redis to be another one."""
         async with self._db.transaction() as conn:
-            row = await conn.fetchrow(_SQL["lock"])
-            assert row is not None  # as above
+            [row] = await conn.fetch(_SQL["lock"])
             yield conn, KnownRedis(**dict(row))
 
     async def transactions_begun(self) -> int:

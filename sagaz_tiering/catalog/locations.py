@@ -237,29 +237,30 @@ def _columns(saves: Sequence[Saved]) -> tuple[list[UUID], list[UUID], list[datet
     )
 
 
+def frame_location(row: Any) -> FrameLocation:
+    """Of a row of a frame with its pack and its key."""
+    return FrameLocation(
+        pack_id=row["pack_id"],
+        object_key=row["object_key"],
+        offset=row["byte_offset"],
+        length=row["byte_length"],
+        storage_class=StorageClass(row["storage_class"]),
+        object_size=row["byte_size"],
+        encrypted=row["key_id"] is not None,
+        key=wrapped_key(row),
+        digest=None if row["digest"] is None else row["digest"].bytes,
+        most=row["snapshot_count"],
+    )
+
+
 def _located(row: Any, saga: SagaEnd | None) -> SnapshotLocation:
-    cold = row["pack_id"] is not None
-    storage_class = StorageClass(row["storage_class"]) if cold else None
-    place = None
-    if storage_class is not None:
-        place = FrameLocation(
-            pack_id=row["pack_id"],
-            object_key=row["object_key"],
-            offset=row["byte_offset"],
-            length=row["byte_length"],
-            storage_class=storage_class,
-            object_size=row["byte_size"],
-            encrypted=row["key_id"] is not None,
-            key=wrapped_key(row),
-            digest=None if row["digest"] is None else row["digest"].bytes,
-            most=row["snapshot_count"],
-        )
+    place = None if row["pack_id"] is None else frame_location(row)
     ref = SnapshotRef(
         **naming(row),
         created_at=row["created_at"],
         expires_at=row["expires_at"],
-        tier=Tier.COLD if cold else Tier.DURABLE,
-        storage_class=storage_class.value if storage_class else None,
+        tier=Tier.DURABLE if place is None else Tier.COLD,
+        storage_class=None if place is None else place.storage_class.value,
     )
     saved = row["saved_at"]
     if saga is None:  # deleted under our eyes

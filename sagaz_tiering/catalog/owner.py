@@ -58,8 +58,7 @@ class Ownership(Repository):
 
     async def look(self) -> OwnerRow:
         """The row as it is now."""
-        row = await self._db.fetchrow(_SQL["look"])
-        assert row is not None  # the first migration makes it
+        [row] = await self._db.fetch(_SQL["look"])  # the first migration makes it
         system = str(await self._db.fetchval(_SQL["system"])) if row["may_ask"] else ""
         return _owner_row(row, system)
 
@@ -74,8 +73,7 @@ class Ownership(Repository):
             if row is None:
                 return None
             await conn.execute(_SQL["number"], limit)
-            moved = await conn.fetchrow(_SQL["move"], uuid4(), REMEMBERED, system)
-            assert moved is not None  # it is locked
+            [moved] = await conn.fetch(_SQL["move"], uuid4(), REMEMBERED, system)  # it is locked
             return _owner_row(moved, system)
 
     async def confirm(self, row: OwnerRow) -> None:

@@ -15,16 +15,15 @@ from uuid import UUID, uuid4
 
 import asyncpg
 
+from sagaz_tiering.catalog.locations import FrameLocation, frame_location
 from sagaz_tiering.catalog.patterns import attributes_expression, expression
 from sagaz_tiering.catalog.rows import Repository, of_row
-from sagaz_tiering.catalog.saga_keys import wrapped_key
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.drivers.postgresql.pool import Connection, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
 from sagaz_tiering.errors import ConfigError, StatementRefused
-from sagaz_tiering.keys.master import WrappedKey
 from sagaz_tiering.snapshot import as_utc
 from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.terminal import document
@@ -95,23 +94,15 @@ class RestorePack:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AskedFrame:
-    """The frame that an asked snapshot is in now; `key` opens an `encrypted` one (None: it is gone).
-
-    `digest` vouches for it (None: packed before there were any); it has at most so many snapshots. `attributes`: what
-    they can be found by, see `packs.attributes`.
+class AskedSnapshot:
+    """A snapshot that was asked for, and the frame that it is in now. `attributes`: what the snapshots of the frame can
+    be found by, see `packs.attributes`.
     """
 
     snapshot_id: UUID
     saga_id: UUID
-    object_key: str
-    byte_offset: int
-    byte_length: int
-    encrypted: bool = False
-    key: WrappedKey | None = None
-    digest: bytes | None = None
-    most: int | None = None
-    attributes: str = ""
+    frame: FrameLocation
+    attributes: str
 
 
 class Restores(Repository):
@@ -186,18 +177,19 @@ class Restores(Repository):
         text = None if error is None else to_column(error)
         await self._db.execute(_SQL["set_pack"], restore_id, pack_id, state, text)
 
-    async def places(self, restore_id: UUID, pack_id: int) -> list[AskedFrame]:
+    async def places(self, restore_id: UUID, pack_id: int) -> list[AskedSnapshot]:
         """Where the asked snapshots of a pack are, by frame; those deleted meanwhile are left out."""
-        return [_place(row) for row in await self._db.fetch(_SQL["places"], restore_id, pack_id)]
+        rows = await self._db.fetch(_SQL["places"], restore_id, pack_id)
+        return [of_row(AskedSnapshot, row, "attributes", frame=frame_location(row)) for row in rows]
 
     @asynccontextmanager
-    async def keeping(self, frame: AskedFrame, snapshot_ids: Sequence[UUID]) -> AsyncIterator[set[UUID]]:
+    async def keeping(self, frame: FrameLocation, snapshot_ids: Sequence[UUID]) -> AsyncIterator[set[UUID]]:
         """Of these, those that are in that frame still; they stay in the catalog while this is open.
 
         A deletion waits for it, and removes from Redis afterwards what the caller put there. Keep it short.
         """
         async with self._db.transaction() as conn:
-            args = (list(snapshot_ids), frame.object_key, frame.byte_offset)
+            args = (list(snapshot_ids), frame.object_key, frame.offset)
             yield {row["snapshot_id"] for row in await conn.fetch(_SQL["keep_places"], *args)}
 
     async def pin(self, snapshot_ids: Sequence[UUID], until: datetime) -> None:
@@ -312,15 +304,3 @@ def _estimate(
 
 HOT_DAYS = 2
 """So long S3 keeps the readable copy of a pack whose snapshots go back to Redis: time enough to copy them."""
-
-
-def _place(row: Any) -> AskedFrame:
-    return of_row(
-        AskedFrame,
-        row,
-        encrypted=row["key_id"] is not None,
-        key=wrapped_key(row),
-        digest=None if row["digest"] is None else row["digest"].bytes,
-        most=row["snapshot_count"],
-        attributes=from_column(row["attributes"] or ""),
-    )

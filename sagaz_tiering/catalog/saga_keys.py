@@ -55,18 +55,12 @@ class SagaKeys(Repository):
 
     async def totals(self) -> KeyTotals:
         """Walks all keys and frames: for people, not for every second."""
-        frames = await self._db.fetchrow(_SQL["frames"])
-        assert frames is not None  # an aggregate always has a row
-        return KeyTotals(
-            by_master=await self.by_master(),
-            frames=frames["encrypted"],
-            keyless_frames=frames["keyless"],
-        )
+        [frames] = await self._db.fetch(_SQL["frames"])
+        return KeyTotals(by_master=await self.by_master(), frames=frames["encrypted"], keyless_frames=frames["keyless"])
 
     async def sample(self) -> tuple[KeyTotals, bool]:
         """What `totals` says of frames, of at most MOST_FRAMES of them from a random saga on; whether these are all."""
-        row = await self._db.fetchrow(_SQL["some_frames"], MOST_FRAMES, uuid4())
-        assert row is not None  # as above
+        [row] = await self._db.fetch(_SQL["some_frames"], MOST_FRAMES, uuid4())
         found = KeyTotals(by_master={}, frames=row["encrypted"], keyless_frames=row["keyless"])
         return found, row["looked"] < MOST_FRAMES
 

@@ -43,8 +43,8 @@ class Scrubbing(Repository):
 
     async def due(self, before: datetime) -> tuple[int, int]:
         """How many active packs were not looked into since `before`, and how many were."""
-        row = await self._db.fetchrow(_SQL["due"], before)
-        return (0, 0) if row is None else (row["due"], row["done"])
+        [row] = await self._db.fetch(_SQL["due"], before)
+        return row["due"], row["done"]
 
     async def by_key(self, key: str) -> Pack | None:
         """The pack of an object."""

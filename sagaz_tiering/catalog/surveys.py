@@ -49,8 +49,7 @@ class Surveys(Repository):
 
     async def packs(self, policies: PolicySet, now: datetime, in_force: PolicySet) -> tuple[list[PackGroup], list[str]]:
         """Active packs, and what is estimated of them in words; `in_force`: the policies that packs are dated by."""
-        overview = await self._db.fetchrow(_SQL["overview"], now)
-        assert overview is not None  # an aggregate always has a row
+        [overview] = await self._db.fetch(_SQL["overview"], now)
         each, notes = overview["packs"] <= EXACT_PACKS, []
         others = policies.retention_revision != in_force.retention_revision
         counted: dict[int, dict[str, int]] | None = None

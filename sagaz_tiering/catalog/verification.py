@@ -61,8 +61,7 @@ class Verification(Repository):
 
     async def extent(self, span: Range) -> Extent:
         """How much there is."""
-        row = await self._db.fetchrow(_SQL["totals"], *span)
-        assert row is not None  # aggregates always have a row
+        [row] = await self._db.fetch(_SQL["totals"], *span)
         return Extent(**dict(row), empty_frames=await self._db.fetchval(_SQL["empty_frames"], *span))
 
     async def contradictions(self, span: Range, limit: int) -> list[Contradiction]:

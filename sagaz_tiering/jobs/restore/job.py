@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from sagaz_tiering.catalog.leases import Lease
-from sagaz_tiering.catalog.restores import HOT_DAYS, AskedFrame, Restore, RestorePack
+from sagaz_tiering.catalog.restores import HOT_DAYS, AskedSnapshot, Restore, RestorePack
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import to_value
 from sagaz_tiering.costs import restore_cost
@@ -103,8 +103,8 @@ async def _foreseen(
             return "ASKED" if state == "WAITING" or found is not RestoreState.NONE else "WAITING"
     tally.add("packs_readable")
     if request.into_hot:
-        for place in await context.catalog.restores.places(request.restore_id, pack.pack_id):
-            tally.add("erased" if place.encrypted and place.key is None else "snapshots")
+        for asked in await context.catalog.restores.places(request.restore_id, pack.pack_id):
+            tally.add("erased" if asked.frame.encrypted and asked.frame.key is None else "snapshots")
     return "DONE"
 
 
@@ -239,49 +239,42 @@ async def _bring_back(context: JobContext, request: Restore, pack: RestorePack, 
             # A Redis that lost what it was just given is reconciled by what is DONE by then.
             same = (await context.catalog.hot_tier.look()).changes == changes
             return "DONE" if same else "READABLE"
-        for _, group in groupby(left, key=lambda p: (p.object_key, p.byte_offset)):
-            frame = list(group)
-            thawed = pack.storage_class.is_archive
-            await spend_reads(context, "restore", pack.storage_class, size=frame[0].byte_length, must=thawed)
+        for frame, group in groupby(left, key=lambda asked: asked.frame):
+            of_frame, thawed = list(group), pack.storage_class.is_archive
+            await spend_reads(context, "restore", pack.storage_class, size=frame.length, must=thawed)
             try:
-                saved = await _rehydrate(context, frame, until)
+                saved = await _rehydrate(context, of_frame, until)
             except ObjectArchived:
                 return "WAITING"
             except ErasedData as exc:
-                tally.add("erased", len(frame), note=f"{pack.object_key}: saga {frame[0].saga_id}: {exc}")
-                saved = {place.snapshot_id for place in frame}
+                tally.add("erased", len(of_frame), note=f"{pack.object_key}: saga {of_frame[0].saga_id}: {exc}")
+                saved = {place.snapshot_id for place in of_frame}
             else:
                 tally.add("snapshots", len(saved))
             back |= saved
     return "READABLE"
 
 
-async def _rehydrate(context: JobContext, frame: Sequence[AskedFrame], until: datetime) -> set[UUID]:
+async def _rehydrate(context: JobContext, asked: Sequence[AskedSnapshot], until: datetime) -> set[UUID]:
     """Pin the asked snapshots of one frame, then save them to Redis as they were saved then; which.
 
     Those that were deleted since, or are in another frame by now (another version, perhaps), are left out.
     """
-    wanted = sorted(place.snapshot_id for place in frame)
-    first = frame[0]
-    key = await context.keys.for_frame(encrypted=first.encrypted, wrapped=first.key)
+    wanted, first, frame = sorted(each.snapshot_id for each in asked), asked[0], asked[0].frame
+    key = await context.keys.for_frame(encrypted=frame.encrypted, wrapped=frame.key)
     reader = PackReader(context.objects, context.dictionaries)
     records = await reader.frame(
-        first.object_key,
-        first.byte_offset,
-        first.byte_length,
-        vouched=first.digest,
-        most=first.most,
-        frame_key=key,
+        frame.object_key, frame.offset, frame.length, vouched=frame.digest, most=frame.most, frame_key=key
     )
     for record in records:
         if record.meta.saga_id != first.saga_id:
             raise CorruptPack(
-                f"{first.object_key}: a frame of saga {first.saga_id} holds snapshot {record.meta.snapshot_id} "
+                f"{frame.object_key}: a frame of saga {first.saga_id} holds snapshot {record.meta.snapshot_id} "
                 f"of saga {record.meta.saga_id}"
             )
     await context.catalog.restores.pin(wanted, until)
     saved: set[UUID] = set()
-    async with context.catalog.restores.keeping(first, wanted) as there:
+    async with context.catalog.restores.keeping(frame, wanted) as there:
         for record in attributed(records, first.attributes):
             if record.meta.snapshot_id in there:
                 decision = context.policies.decide(record.meta, SagaEnd.of(record.meta), context.now_us)
