@@ -284,12 +284,8 @@ class DurableCopies(Repository):
 
     async def recompute_expiry(self, rows: Sequence[tuple[SnapshotMeta, int | None]]) -> None:
         """These saves expire then (None: never), and `age` looks at them once more."""
-        await self._db.execute(
-            _SQL["recompute_expiry"],
-            [meta.snapshot_id for meta, _ in rows],
-            [from_micros(meta.saved_us) for meta, _ in rows],
-            [moment(expires_us) for _, expires_us in rows],
-        )
+        saves = versions([meta for meta, _ in rows])
+        await self._db.execute(_SQL["recompute_expiry"], *saves, [moment(expires_us) for _, expires_us in rows])
 
     @asynccontextmanager
     async def deleting_unheld(
@@ -303,8 +299,7 @@ class DurableCopies(Repository):
         async with fenced(self._db, lease) as conn:
             await hold_still(conn, expiring=True)
             held = await self._holds.covering(metas, conn, ends=ends)
-            gone = [meta for meta in metas if meta.snapshot_id not in held]
-            ids, saves = [meta.snapshot_id for meta in gone], [from_micros(meta.saved_us) for meta in gone]
+            ids, saves = versions([meta for meta in metas if meta.snapshot_id not in held])
             await lock_rows(conn, ids)
             await conn.execute(_SQL["drop_hot_saves"], ids, saves)
             yield affected(await conn.execute(_SQL["delete_versions"], ids, saves)), held
@@ -327,6 +322,11 @@ class DurableCopies(Repository):
         """
         [row] = await self._db.fetch(_SQL["estimate"], now, _EXACT_PAGES, MOST_DUE)
         return dict(row)
+
+
+def versions(metas: Sequence[SnapshotMeta]) -> tuple[list[UUID], list[datetime]]:
+    """What tells these saves apart, as two columns."""
+    return [meta.snapshot_id for meta in metas], [from_micros(meta.saved_us) for meta in metas]
 
 
 async def lock_rows(conn: Connection, ids: Sequence[UUID]) -> None:
@@ -378,16 +378,17 @@ def naming(row: Any) -> dict[str, Any]:
 
 
 def _with_expiry(row: Any) -> tuple[SnapshotMeta, int | None]:
-    return _meta(row), None if row["expires_at"] is None else to_micros(row["expires_at"])
+    meta = meta_of(row, row["retention_until"], row["body_crc"])
+    return meta, None if row["expires_at"] is None else to_micros(row["expires_at"])
 
 
-def _meta(row: Any) -> SnapshotMeta:
-    retention = row["retention_until"]
+def meta_of(row: Any, retention_until: datetime | None = None, body_crc: int = 0) -> SnapshotMeta:
+    """Of a row of a save, whose own date and checksum not every table has."""
     return SnapshotMeta(
         **naming(row),
         created_us=to_micros(row["created_at"]),
         saved_us=to_micros(row["saved_at"]),
-        retention_us=None if retention is None else to_micros(retention),
-        body_crc=row["body_crc"],
+        retention_us=None if retention_until is None else to_micros(retention_until),
+        body_crc=body_crc,
         attributes=from_column(row["attributes"] or ""),
     )

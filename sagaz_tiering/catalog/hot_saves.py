@@ -14,13 +14,13 @@ from typing import Any, Final
 from uuid import UUID
 
 from sagaz_tiering import metrics
-from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, moment, names_of, naming, put_rows, row_to_put
+from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, meta_of, moment, names_of, put_rows, row_to_put, versions
 from sagaz_tiering.catalog.leases import Lease, fenced
 from sagaz_tiering.catalog.rows import Repository
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection
 from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import from_column, recordset, to_column
+from sagaz_tiering.drivers.postgresql.text import recordset, to_column
 from sagaz_tiering.errors import StatementRefused
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
@@ -100,7 +100,7 @@ class HotSaves(Repository):
         seen. What PostgreSQL would refuse for ever is told in the log, and holds up no other. Raises LeaseLost.
         """
         some = sorted(saves, key=lambda save: save.meta.snapshot_id.int)
-        ids, times = _versions([save.meta for save in some])
+        ids, times = versions([save.meta for save in some])
         try:
             async with fenced(self._db, lease) as conn:
                 await conn.execute("SELECT pg_advisory_xact_lock_shared($1)", ARCHIVE_LOCK)
@@ -129,7 +129,7 @@ class HotSaves(Repository):
 
     async def noted(self, metas: Sequence[SnapshotMeta]) -> set[UUID]:
         """Of these saves, the ones that are noted."""
-        return {row["snapshot_id"] for row in await self._db.fetch(_SQL["noted"], *_versions(metas))}
+        return {row["snapshot_id"] for row in await self._db.fetch(_SQL["noted"], *versions(metas))}
 
     async def page(self, after: UUID, limit: int, *, only_lost: bool = False) -> list[HotSave]:
         """All of them (or of those that are lost), by id, after an id."""
@@ -137,16 +137,12 @@ class HotSaves(Repository):
 
     async def ended(self, now: datetime, after: tuple[datetime, UUID], limit: int) -> list[HotSave]:
         """Those whose noted expiry has passed by `now`, in its order, after a position in it, with their own dates."""
-        found = []
-        for row in await self._db.fetch(_SQL["ended"], now, *after, limit):
-            save, own = _save(row), row["own_until"]
-            found.append(replace(save, meta=save.meta._replace(retention_us=None if own is None else to_micros(own))))
-        return found
+        return [_save(row, row["own_until"]) for row in await self._db.fetch(_SQL["ended"], now, *after, limit)]
 
     async def postpone(self, expiries_us: Sequence[tuple[SnapshotMeta, int | None]]) -> None:
         """These saves expire then (None: never), since their sagas went on."""
-        versions = _versions([meta for meta, _ in expiries_us])
-        await self._db.execute(_SQL["postpone"], *versions, [moment(expires_us) for _, expires_us in expiries_us])
+        saves = versions([meta for meta, _ in expiries_us])
+        await self._db.execute(_SQL["postpone"], *saves, [moment(expires_us) for _, expires_us in expiries_us])
 
     @asynccontextmanager
     async def losing(
@@ -160,7 +156,7 @@ class HotSaves(Repository):
             noted, lost = [_save(row) for row in await conn.fetch(_SQL["keep"], list(ids))], list[HotSave]()
             yield noted, lost
             if lost:
-                await conn.fetchval(_SQL["lose"], *_versions([save.meta for save in lost]), now)
+                await conn.fetchval(_SQL["lose"], *versions([save.meta for save in lost]), now)
 
     async def only_there(self, ids: Sequence[UUID]) -> list[HotSave]:
         """Those of these that are noted, and that PostgreSQL has not got in this save or a newer one."""
@@ -169,12 +165,12 @@ class HotSaves(Repository):
     async def accept(self, saves: Sequence[HotSave], lease: Lease) -> None:
         """These are lost, and somebody knows. Raises LeaseLost."""
         async with fenced(self._db, lease) as conn:
-            await drop_hot_saves(conn, *_versions([save.meta for save in saves]))
+            await drop_hot_saves(conn, *versions([save.meta for save in saves]))
 
     async def drop(self, metas: Sequence[SnapshotMeta]) -> None:
         """These saves are not Redis' alone any more."""
         if metas:
-            await self._db.execute(_SQL["drop"], *_versions(metas))
+            await self._db.execute(_SQL["drop"], *versions(metas))
 
 
 async def wait_for_notes(conn: Connection, ids: Sequence[UUID]) -> None:
@@ -189,18 +185,6 @@ async def drop_hot_saves(conn: Connection, ids: Sequence[UUID], until: Sequence[
     return {row["snapshot_id"] for row in await conn.fetch(_SQL["drop"], list(ids), list(until))}
 
 
-def _versions(metas: Sequence[SnapshotMeta]) -> tuple[list[UUID], list[datetime]]:
-    return [meta.snapshot_id for meta in metas], [from_micros(meta.saved_us) for meta in metas]
-
-
-def _save(row: Any) -> HotSave:
-    meta = SnapshotMeta(
-        **naming(row),
-        created_us=to_micros(row["created_at"]),
-        saved_us=to_micros(row["saved_at"]),
-        retention_us=None,
-        body_crc=0,
-        attributes=from_column(row["attributes"] or ""),
-    )
-    expires = row["expires_at"]
-    return HotSave(meta=meta, expires_us=None if expires is None else to_micros(expires), lost_at=row["lost_at"])
+def _save(row: Any, own_until: datetime | None = None) -> HotSave:
+    expires_us = None if row["expires_at"] is None else to_micros(row["expires_at"])
+    return HotSave(meta=meta_of(row, own_until), expires_us=expires_us, lost_at=row["lost_at"])

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Any
 from uuid import UUID
 
-from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, moment
+from sagaz_tiering.catalog.durable import ARCHIVE_LOCK, moment, versions
 from sagaz_tiering.catalog.erasures import settle_upload
 from sagaz_tiering.catalog.frame_index import IndexedFrame, Steps, check_keys, dead_among, insert_places
 from sagaz_tiering.catalog.holds import Holds, hold_still
@@ -346,7 +346,7 @@ def _published(frames: Sequence[IndexedFrame], left_out: Collection[UUID]) -> It
 async def _drop_nearer(conn: Connection, frames: Sequence[IndexedFrame]) -> None:
     """Durable rows, and notes of hot saves, of what is in a pack now, in that version or an older one."""
     metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
-    ids, saved = [meta.snapshot_id for meta in metas], [from_micros(meta.saved_us) for meta in metas]
+    ids, saved = versions(metas)
     await drop_hot_saves(conn, ids, saved)
     if await conn.fetchval(_SQL["any_durable"]):
         await conn.execute(_SQL["drop_durable"], ids, saved, [meta.body_crc for meta in metas])

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from sagaz_tiering.catalog.durable import versions
 from sagaz_tiering.catalog.leases import Lease, fenced
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.rows import Repository, of_row
-from sagaz_tiering.clock import from_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, affected
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column
@@ -152,8 +152,4 @@ async def _decide_anew(conn: Connection, metas: Sequence[SnapshotMeta]) -> None:
 
 
 def _saves(metas: Sequence[SnapshotMeta]) -> tuple[list[UUID], list[datetime], list[str | None]]:
-    return (
-        [meta.snapshot_id for meta in metas],
-        [from_micros(meta.saved_us) for meta in metas],
-        [to_column(meta.attributes) or None for meta in metas],
-    )
+    return (*versions(metas), [to_column(meta.attributes) or None for meta in metas])

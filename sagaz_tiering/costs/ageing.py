@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
+from functools import partial
 
 from sagaz_tiering.costs.buckets import bucket_end
 from sagaz_tiering.costs.choice import first_class
@@ -46,17 +47,14 @@ def age_lines(
     share = going / max(size, 1)
     outcomes = added({each.outcome: each.snapshots} for each in due)
     go = {outcome: round(number * share) for outcome, number in outcomes.items()}
-    source = "+".join(sorted({each.tier for each in due}))
+    line = partial(Line, action="age", policy=policy.name, source="+".join(sorted({each.tier for each in due})))
     if count:
         clock_at = max(each.youngest_clock_at for each in due)
         until = _until(policy, due[0].bucket, clock_at)
         first = first_class(prices, policy, size=going // count, clock_at=clock_at, until=until, now=now)
         cost = upload_cost(prices, first.storage_class, count)
-        yield Line(
-            action="age",
+        yield line(
             state="planned",
-            policy=policy.name,
-            source=source,
             to=first.storage_class.value,
             snapshots=round(snapshots * share),
             packs=count,
@@ -71,11 +69,8 @@ def age_lines(
     if going < size:
         waits = f"less than a pack of {inputs.pack_target:,} bytes; sealed undersized once it has waited `linger`"
         rest = snapshots - round(snapshots * share)
-        yield Line(
-            action="age",
+        yield line(
             state="waiting",
-            policy=policy.name,
-            source=source,
             to=policy.move[0].to.value,
             snapshots=rest,
             bytes=size - going,

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from sagaz_tiering.costs.advice import Advice, advise
@@ -164,13 +165,11 @@ def _expiries(
     inputs: Inputs, shares: Iterable[tuple[PackGroup, float]], prices: PriceList, now: datetime
 ) -> Iterator[Line]:
     """What goes, by group and the share of it (0 to 1) that has expired; a pack's bytes only go with its last."""
+    line = partial(Line, action="expire", state="planned", to=None)
     for near in inputs.expired:
-        yield Line(
-            action="expire",
-            state="planned",
+        yield line(
             policy=near.policy,
             source=near.tier,
-            to=None,
             snapshots=near.snapshots,
             bytes=near.value_bytes,
             outcomes={near.outcome: near.snapshots},
@@ -181,12 +180,9 @@ def _expiries(
             continue
         age = now - group.class_since
         early = prices.early_deletion_usd(group.storage_class, group.bytes, age, object_count=group.packs)
-        yield Line(
-            action="expire",
-            state="planned",
+        yield line(
             policy=group.policy,
             source=group.storage_class.value,
-            to=None,
             snapshots=expired,
             packs=group.packs if whole else 0,
             bytes=group.bytes if whole else 0,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from datetime import datetime
+from typing import TypeVar
 from uuid import UUID
 
 from sagaz_tiering.catalog.durable import DurableRow
@@ -20,6 +21,7 @@ from sagaz_tiering.jobs.foreign import durable_meta
 from sagaz_tiering.policy import SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
 
+T = TypeVar("T")
 _ROWS = 5_000
 _FIRST = UUID(int=0)
 _COPIED_BYTES = 4 * 2**20
@@ -96,13 +98,18 @@ async def would_refill(context: JobContext, rows: Sequence[DurableRow]) -> int:
     return len(rows) - len(lacking(rows, there)) + await would_copy(context, rows, there)
 
 
+def copied(items: Sequence[T], size: Callable[[T], int]) -> list[list[T]]:
+    """Values of these sizes in bytes, as many together as are copied between Redis and PostgreSQL at once."""
+    return chunks(items, lambda item: max(size(item), _COPIED_BYTES // _COPIED_ROWS), _COPIED_BYTES)
+
+
 _Rows = list[tuple[UUID, datetime]]
 
 
 async def _copy(context: JobContext, lease: Lease, rows: Sequence[DurableRow]) -> tuple[_Rows, _Rows]:
     """Those that are in Redis now in this save or a newer one, and those that it refuses."""
     done: dict[bool, _Rows] = {True: [], False: []}
-    for chunk in chunks(rows, lambda row: max(row.byte_length, _COPIED_BYTES // _COPIED_ROWS), _COPIED_BYTES):
+    for chunk in copied(rows, lambda row: row.byte_length):
         async with context.catalog.durable.keeping([row.snapshot_id for row in chunk], lease) as kept:
             for start in range(0, len(kept), _AT_ONCE):
                 some = kept[start : start + _AT_ONCE]

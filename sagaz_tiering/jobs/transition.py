@@ -45,17 +45,12 @@ _ODD_IN_A_ROW = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rule:
-    """Packs of `policy` whose youngest snapshot is from before `youngest_before` belong in `to`."""
+    """Packs of `policy` whose youngest snapshot is from before `youngest_before` are to make this move."""
 
     policy: Policy
     move: Move
     youngest_before: datetime
     settled: tuple[StorageClass, ...]
-
-    @property
-    def to(self) -> StorageClass:
-        """The class to move to."""
-        return self.move.to
 
 
 def plan(policies: PolicySet, now: datetime) -> Iterator[Rule]:
@@ -70,9 +65,9 @@ async def preview(context: JobContext, tally: Tally) -> None:
     """Count the packs that a run would move, and those that it would ask for first."""
     async for rule, pack in _planned(context, tally):
         try:
-            if await _is_readable(context, pack, rule.to, tally, ask=False):
+            if await _is_readable(context, pack, rule.move.to, tally, ask=False):
                 _moved(pack, tally)
-                tally.note(f"{pack.object_key}: {pack.storage_class} -> {rule.to}")
+                tally.note(f"{pack.object_key}: {pack.storage_class} -> {rule.move.to}")
         except ObjectNotFound as exc:
             tally.failed(pack.object_key, exc)
 
@@ -85,7 +80,7 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
         if context.stopping.is_set():
             return
         try:
-            await _move_or_follow(context, lease, pack, rule.to, tally)
+            await _move_or_follow(context, lease, pack, rule.move.to, tally)
         except BucketUnusable:
             raise  # that is everybody's
         except (ObjectStoreError, CorruptPack, ColdTierUnavailable) as exc:
@@ -144,13 +139,10 @@ async def _due(context: JobContext, tally: Tally) -> AsyncIterator[tuple[Rule, P
             )
             continue
         for rule in rules:
-            if rule.policy.name in ruling and _is_due(rule, pack):
+            is_due = pack.max_clock_at <= rule.youngest_before and pack.storage_class not in rule.settled
+            if is_due and rule.policy.name in ruling:
                 yield rule, pack
                 break
-
-
-def _is_due(rule: Rule, pack: Pack) -> bool:
-    return pack.max_clock_at <= rule.youngest_before and pack.storage_class not in rule.settled
 
 
 async def _paged(

@@ -20,16 +20,14 @@ from sagaz_tiering.codec.value import Header, read_header, read_meta
 from sagaz_tiering.errors import CorruptRecord, ObjectStoreError, TierUnavailable
 from sagaz_tiering.hot.keys import member
 from sagaz_tiering.hot.values import check_indexed
-from sagaz_tiering.jobs.age.frames import chunks
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.dictionary_copies import keep
 from sagaz_tiering.jobs.packed import InPacks, compared_with_packs
+from sagaz_tiering.jobs.put_back import copied
 from sagaz_tiering.policy import Durability, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _AT_ONCE: Final = 1_000
-_COPIED_BYTES: Final = 4 * 2**20
-_COPIED_ROWS: Final = 200
 
 
 async def tell_untold(context: JobContext, saves: Sequence[SnapshotMeta], tally: Tally, lease: Lease | None) -> None:
@@ -100,7 +98,7 @@ async def _readable(context: JobContext, headers: Sequence[Header], *, dry: bool
 async def _make_durable(context: JobContext, headers: Sequence[Header], packs: InPacks, lease: Lease) -> list[Header]:
     """Copy what Redis has of these to PostgreSQL; those that are there now."""
     done: set[UUID] = set()
-    for chunk in chunks(headers, lambda header: max(header.raw_length, _COPIED_BYTES // _COPIED_ROWS), _COPIED_BYTES):
+    for chunk in copied(headers, lambda header: header.raw_length):
         values = await asyncio.gather(*(context.hot.get(header.meta.snapshot_id) for header in chunk))
         found: list[Found] = []
         for header, value in zip(chunk, values, strict=True):

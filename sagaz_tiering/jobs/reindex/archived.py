@@ -65,7 +65,9 @@ async def reindex_pack(context: JobContext, lease: Lease, pack: Pack, revision: 
     digest = None
     if changed:
         newest = await newest_footer(context, pack, thawed=thawed)
-        digest = await _write(context, pack, with_texts(newest, texts, supplies.keys))
+        await spend(context, "reindex", put_cost(context.prices))
+        await still_owner(context)
+        digest = await put_attributes(context, pack, with_texts(newest, texts, supplies.keys))
     if not await context.catalog.reindexed.set_pack(pack, revision, changed, digest, lease):
         tally.add("overtaken")  # written anew meanwhile: the new one is looked into
         return
@@ -113,10 +115,3 @@ def _carried(data: bytes, entry: FrameEntry, live: LiveFrame, supplies: _Content
 def put_cost(prices: PriceList) -> Cost:
     """Of putting attributes beside a pack."""
     return Cost(requests=1, usd=prices.put_usd(StorageClass.STANDARD, 1))
-
-
-async def _write(context: JobContext, pack: Pack, footer: Footer) -> bytes:
-    """Put the attributes beside a pack; the digest of what is there."""
-    await spend(context, "reindex", put_cost(context.prices))
-    await still_owner(context)
-    return await put_attributes(context, pack, footer)
