@@ -9,7 +9,7 @@ from itertools import count
 
 import pytest
 
-from sagaz_tiering.catalog.leases import Leases, fence
+from sagaz_tiering.catalog.leases import Leases, fenced
 from sagaz_tiering.config.sections import CatalogSettings
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.errors import LeaseLost
@@ -30,8 +30,7 @@ async def test_lease_is_renewed_while_a_transaction_of_its_holder_is_under_way(d
     leases = Leases(db)
     lease = await leases.acquire("age", "we", LONG)
     assert lease is not None
-    async with db.transaction() as conn:
-        await fence(conn, lease)
+    async with fenced(db, lease):
         assert await leases.renew(lease, LONG)
 
 
@@ -41,8 +40,7 @@ async def test_expired_lease_is_taken_only_when_the_transactions_of_its_holder_h
     leases = Leases(db)
     lease = await leases.acquire("age", "we", SHORT)
     assert lease is not None
-    async with db.transaction() as conn:
-        await fence(conn, lease)
+    async with fenced(db, lease):
         await asyncio.sleep(SHORT.total_seconds())
         taking = asyncio.create_task(leases.acquire("age", "they", LONG))
         async with asyncio.timeout(120):
@@ -54,6 +52,6 @@ async def test_expired_lease_is_taken_only_when_the_transactions_of_its_holder_h
     taken = await taking
     assert taken is not None
     assert taken.epoch == lease.epoch + 1
-    async with db.transaction() as conn:
-        with pytest.raises(LeaseLost):
-            await fence(conn, lease)
+    with pytest.raises(LeaseLost):
+        async with fenced(db, lease):
+            pytest.fail("somebody else has the lease")
