@@ -141,18 +141,12 @@ async def _planned(context: JobContext, given_up: Collection[UUID] = ()) -> Asyn
     Of what is `given_up` in a run nothing is alive any more.
     """
     room = context.settings.jobs.collect_max_deletes
-    async for verdict in _verdicts(context, given_up):
-        room -= verdict.action == "remove"
-        if verdict.action != "keep" and (verdict.action != "remove" or room >= 0):
-            yield verdict
-
-
-async def _verdicts(context: JobContext, given_up: Collection[UUID]) -> AsyncIterator[ObjectVerdict]:
-    """A verdict on every object under `packs/` and `footers/`, a page at a time."""
     for prefix in ("packs/", "footers/"):
         async for page in in_pages(context.objects.list(prefix), _PAGE):
             for verdict in await _judge_page(context, page, given_up):
-                yield verdict
+                room -= verdict.action == "remove"
+                if verdict.action != "keep" and (verdict.action != "remove" or room >= 0):
+                    yield verdict
 
 
 async def _judge_page(context: JobContext, page: list[ObjectInfo], given_up: Collection[UUID]) -> list[ObjectVerdict]:

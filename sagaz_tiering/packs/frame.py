@@ -90,7 +90,7 @@ def build_frames(
     dictionary: Dictionary | None = None,
 ) -> list[BuiltFrame]:
     """`build_frame` of each (records, key), compressed in one call: what they hold together must fit into memory."""
-    ordered = [sorted(records, key=_order, reverse=True) for records, _key in groups]
+    ordered = [sorted(records, key=lambda pair: pair[0].meta.order_key, reverse=True) for records, _key in groups]
     for pairs in ordered:
         _check_input(pairs)
     raws = [frame_content([record for record, _ in pairs]) for pairs in ordered]
@@ -131,10 +131,6 @@ def _built(
         snapshots=tuple([PackedSnapshot(record.meta, expires_us, record.encoding) for record, expires_us in ordered]),
     )
     return BuiltFrame(payload=payload, entry=entry, key=key, dictionary=dictionary)
-
-
-def _order(pair: tuple[Record, int | None]) -> tuple[int, int, int]:
-    return pair[0].meta.order_key
 
 
 def packed_header(

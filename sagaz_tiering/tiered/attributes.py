@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from sagaz_tiering import metrics
 from sagaz_tiering.config.attributes import rule_problem
 from sagaz_tiering.config.patterns import Match
@@ -25,12 +23,7 @@ class AttributeReader:
     def column(self, snapshot: SagaSnapshot) -> str:
         """The column of the attributes of a snapshot. Nothing in a context makes it fail."""
         found = self._in_force.attributes.of(snapshot.saga_name, snapshot.context)
-        if found.left_out:
-            self._tell(snapshot, found.left_out)
-        return found.column
-
-    def _tell(self, snapshot: SagaSnapshot, left_out: Collection[tuple[str, str]]) -> None:
-        for attribute, reason in left_out:
+        for attribute, reason in found.left_out:
             metrics.ATTRIBUTES_LEFT_OUT.labels(attribute=attribute, reason=reason).inc()
             times = self._told.due((attribute, reason))
             if times is not None:
@@ -43,6 +36,7 @@ class AttributeReader:
                     hint="the snapshot is saved, but not found by these values; see the limits of attributes",
                     **times,
                 )
+        return found.column
 
 
 def check_match(match: Match | None, in_force: InForce) -> None:

@@ -25,6 +25,7 @@ from sagaz_tiering.exports.parquet import check_installed
 from sagaz_tiering.exports.report import ExportProgress, ExportReport, ExportWish, Telling
 from sagaz_tiering.exports.rows import Entry, Row, SnapshotRow
 from sagaz_tiering.exports.signing import Signer
+from sagaz_tiering.objects.base import in_pages
 from sagaz_tiering.tiered.exported import end_of_portion, exported
 from sagaz_tiering.tiered.load import Loader
 from sagaz_tiering.tiered.merge import Copy
@@ -121,31 +122,18 @@ class _Export:
         if self._draft.selected is None:
             await asyncio.to_thread(self._draft.select_anew)
             async with SortedIds() as chosen:
-                page: list[bytes] = []
-                async for saga_id in sagas:
-                    page.append(saga_id.bytes)
-                    if len(page) >= _PAGE:
-                        await chosen.add(page)
-                        self._state.counts.selected += len(page)
-                        self._tell("choosing sagas", self._state.counts.selected, None)
-                        page = []
+                async for page in in_pages(sagas, _PAGE):
+                    await chosen.add(saga_id.bytes for saga_id in page)
+                    self._state.counts.selected += len(page)
+                    self._tell("choosing sagas", self._state.counts.selected, None)
                     if self._stop.is_set():
                         return False
-                await chosen.add(page)
-                await self._write_selection(chosen)
+                async for ids in in_pages(chosen.ids(), _PAGE):
+                    await asyncio.to_thread(self._draft.select, ids)
+                await asyncio.to_thread(self._draft.select_done)
         self._state.counts.selected = self._draft.selected or 0
         await asyncio.to_thread(self._draft.keep, self._state)
         return True
-
-    async def _write_selection(self, chosen: SortedIds) -> None:
-        page: list[bytes] = []
-        async for saga in chosen.ids():
-            page.append(saga)
-            if len(page) >= _PAGE:
-                await asyncio.to_thread(self._draft.select, page)
-                page = []
-        await asyncio.to_thread(self._draft.select, page)
-        await asyncio.to_thread(self._draft.select_done)
 
     async def read(self) -> bool:
         """Every saga behind the mark, into parts; False if it was asked to stop."""

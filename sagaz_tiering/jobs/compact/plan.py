@@ -11,6 +11,7 @@ from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.costs import Cost, Line, PriceList, bucket_end, bucket_of, life, months, restore_cost, upload_cost
 from sagaz_tiering.costs.buckets import NEVER
+from sagaz_tiering.jobs.age.frames import chunks
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.terminal import show_usd
@@ -90,13 +91,8 @@ def plan(
     found = []
     for group in groups.values():
         group.sort(key=lambda candidate: (not candidate.erased, candidate.pack.min_created_at))
-        batch: list[Candidate] = []
-        for candidate in group:
-            if batch and sum(_live_bytes(c.pack) for c in (*batch, candidate)) > target:
-                found.append(_best(batch, target=target, prices=prices, policies=policies, now=now))
-                batch = []
-            batch.append(candidate)
-        found.append(_best(batch, target=target, prices=prices, policies=policies, now=now))
+        for batch in chunks(group, lambda candidate: _live_bytes(candidate.pack), target):
+            found.append(_best(batch, target=target, prices=prices, policies=policies, now=now))
     return found
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from random import Random
@@ -178,12 +178,6 @@ def masked_contents(sagas: Sequence[Sequence[Record]], *, seed: str) -> list[byt
 def _shared_names(sagas: Sequence[Sequence[Record]]) -> frozenset[str]:
     counts: Counter[str] = Counter()
     for saga in sagas:
-        counts.update(set(_names(saga)))
+        counts.update({name for record in saga for name in (record.meta.step_name, record.meta.status)})
     least = enough(len(sagas))
     return frozenset(name for name, count in counts.items() if count >= least)
-
-
-def _names(saga: Sequence[Record]) -> Iterator[str]:
-    for record in saga:
-        yield record.meta.step_name
-        yield record.meta.status
