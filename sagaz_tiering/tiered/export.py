@@ -125,7 +125,8 @@ class _Export:
                 async for page in in_pages(sagas, _PAGE):
                     await chosen.add(saga_id.bytes for saga_id in page)
                     self._state.counts.selected += len(page)
-                    self._tell("choosing sagas", self._state.counts.selected, None)
+                    if len(page) == _PAGE:  # it may take a while
+                        self._tell("choosing sagas", self._state.counts.selected, None)
                     if self._stop.is_set():
                         return False
                 async for ids in in_pages(chosen.ids(), _PAGE):

@@ -65,7 +65,7 @@ async def test_save_that_postgresql_refuses_holds_up_no_other_of_reconcile(
     async with product(settings) as shop:
         for at in range(6):
             await shop.storage.save_snapshot(make(at))
-        await shop.storage.note_hot_saves()
+        await shop.storage._notes.flush()
         db = shop.runtime.db
         await db.execute("DELETE FROM sagaz_tiering.hot_saves")
         await db.execute("ALTER TABLE sagaz_tiering.hot_saves ADD CONSTRAINT no_third CHECK (step_index <> 3)")
@@ -85,7 +85,7 @@ async def test_reconcile_reads_each_header_once_however_many_pages_a_saga_has(
     async with product(settings) as shop, redis.asyncio.Redis.from_url(redis_url) as client:
         for at in range(30):
             await shop.storage.save_snapshot(make(at, step_name="long" * 100) if at % 3 == 0 else make(at))
-        await shop.storage.note_hot_saves()
+        await shop.storage._notes.flush()
         db, context = shop.runtime.db, shop.runtime.job_context()
         await db.execute("DELETE FROM sagaz_tiering.hot_saves")
         saves = list((await context.hot.identity.saves([number(at) for at in range(30)])).values())
