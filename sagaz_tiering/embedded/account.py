@@ -120,6 +120,14 @@ def run_as(account: Account, argv: Sequence[str]) -> bool:
     return done.returncode == 0
 
 
+def can_run(account: Account, binary: Path) -> bool:
+    """Whether the account can run a binary, which knows `--version`."""
+    try:
+        return run_as(account, [str(binary), "--version"])
+    except OSError:
+        return False
+
+
 def can_enter(account: Account, folder: Path) -> bool:
     """Whether the account can go through all the folders down to `folder`. Tried, not computed (ACLs)."""
     return run_as(account, ["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)])

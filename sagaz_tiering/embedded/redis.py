@@ -23,9 +23,9 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from sagaz_tiering.drivers.files import open_private
-from sagaz_tiering.embedded.account import Account, give, run_as, shared_copy, unprivileged_account
+from sagaz_tiering.embedded.account import Account, can_run, give, shared_copy, unprivileged_account
 from sagaz_tiering.embedded.process import ServerCommand
-from sagaz_tiering.embedded.server import EXTRA, HOST, STOP_GRACE_S, EmbeddedServer
+from sagaz_tiering.embedded.server import EXTRA, HOST, EmbeddedServer
 from sagaz_tiering.errors import MissingDependencyError
 
 OLDEST_VERSION = (6, 2)
@@ -79,11 +79,7 @@ class RedisServer(EmbeddedServer):
             argv=[str(self._binary), "/proc/self/cwd/redis.conf" if Path("/proc/self/cwd").exists() else "redis.conf"],
             env={key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ} | {"TZ": "UTC"},
             cwd=self._home,
-            log=self.log,
-            stop_signal=self.stop_signal,
-            grace_s=STOP_GRACE_S,
             account=self._account,
-            hold_fds=self._hold_fds,
         )
 
     def _settings(self) -> dict[str, str]:
@@ -132,13 +128,8 @@ def find_binary() -> Path:
 
 def runnable_by(account: Account | None, binary: Path) -> Path:
     """The binary, or a copy of it where the account cannot run it. Raises ConfigError if there is no place for one."""
-    if account is None:
+    if account is None or can_run(account, binary):
         return binary
-    try:
-        if run_as(account, [str(binary), "--version"]):
-            return binary
-    except OSError:
-        pass
     key = f"embedded-redis-{hashlib.sha256(binary.read_bytes()).hexdigest()[:16]}"
     return shared_copy([binary.parent], key=key, account=account) / binary.parent.name / binary.name
 

@@ -18,7 +18,7 @@ from typing import ClassVar, NamedTuple
 from sagaz_tiering.embedded import s3_app
 from sagaz_tiering.embedded.account import Account, unprivileged_account
 from sagaz_tiering.embedded.process import ServerCommand
-from sagaz_tiering.embedded.server import EXTRA, HOST, STOP_GRACE_S, EmbeddedServer
+from sagaz_tiering.embedded.server import EXTRA, HOST, EmbeddedServer
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
 
 REGION = "us-east-1"
@@ -70,22 +70,10 @@ class S3Server(EmbeddedServer):
             argv=[sys.executable, "-m", s3_app.__name__, str(self.port), str(uid), str(gid)],
             env=env | ours | {"MOTO_PORT": str(self.port), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
             cwd=self.data_dir,
-            log=self.log,
-            stop_signal=self.stop_signal,
-            grace_s=STOP_GRACE_S,
-            hold_fds=self._hold_fds,
         )
 
     async def _talk(self) -> None:
         import aiohttp  # whoever finds the server running needs none of it
-
-        try:
-            await self._greet()
-        except aiohttp.ClientError as exc:
-            raise ConnectionError(f"{type(exc).__name__}: {exc}") from exc
-
-    async def _greet(self) -> None:
-        import aiohttp
 
         from sagaz_tiering.embedded.signatures import signed_headers
 
@@ -94,11 +82,14 @@ class S3Server(EmbeddedServer):
         url = f"{self.endpoint}{path}"
         headers = signed_headers(method, url, key_id=key_id, secret=secret, region=REGION)
         timeout = aiohttp.ClientTimeout(total=_TALK_S)
-        async with (
-            aiohttp.ClientSession(timeout=timeout) as session,
-            session.request(method, url, headers=headers) as answer,
-        ):
-            if answer.status not in (200, 409):
-                said = (await answer.text())[:300]
-                what = "its own key" if self._bucket is None else f"the bucket {self._bucket!r}"
-                raise ConfigError(f"the embedded S3 server refuses {what}: {said}")
+        try:
+            async with (
+                aiohttp.ClientSession(timeout=timeout) as session,
+                session.request(method, url, headers=headers) as answer,
+            ):
+                if answer.status not in (200, 409):
+                    said = (await answer.text())[:300]
+                    what = "its own key" if self._bucket is None else f"the bucket {self._bucket!r}"
+                    raise ConfigError(f"the embedded S3 server refuses {what}: {said}")
+        except aiohttp.ClientError as exc:
+            raise ConnectionError(f"{type(exc).__name__}: {exc}") from exc

@@ -11,7 +11,6 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import TracebackType
 from typing import ClassVar, Self
 
 from sagaz_tiering.embedded.process import ServerCommand, ServerProcess
@@ -44,7 +43,7 @@ class EmbeddedServer(ABC):
     """What `_talk` raises while the server is still starting."""
 
     def __init__(self, data_dir: Path, *, durable: bool = True, hold_fds: Sequence[int] = ()) -> None:
-        """Nothing is started or written yet. `hold_fds`: see ServerCommand."""
+        """Nothing is started or written yet. `hold_fds`: see ServerProcess."""
         self.data_dir = data_dir
         self.durable = durable
         self._hold_fds = tuple(hold_fds)
@@ -82,9 +81,7 @@ class EmbeddedServer(ABC):
             raise
         return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self._end()
 
     async def _end(self) -> None:
@@ -120,7 +117,9 @@ class EmbeddedServer(ABC):
         if self._process is not None:
             self._process.release()
         try:
-            self._process = ServerProcess(self._command())
+            self._process = ServerProcess(
+                self._command(), self.log, stop_signal=self.stop_signal, grace_s=STOP_GRACE_S, hold_fds=self._hold_fds
+            )
         except OSError as exc:
             raise ConfigError(f"the embedded {self.name} cannot be started: {exc}") from exc
         return self._process

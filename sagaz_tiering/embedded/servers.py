@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from sagaz_tiering.drivers.files import open_private
+from sagaz_tiering.drivers.together import together
 from sagaz_tiering.embedded.lock import hold, is_held
 from sagaz_tiering.embedded.postgres import PostgresServer
 from sagaz_tiering.embedded.redis import RedisServer, find_binary
@@ -118,12 +119,7 @@ class EmbeddedServers:
         return [server for server in (self.postgres, self.redis, self.s3) if server is not None]
 
     async def _start_all(self, deadline_s: float) -> None:
-        results = await asyncio.gather(
-            *(server.start(deadline_s=deadline_s) for server in self._all()), return_exceptions=True
-        )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        await together(*(server.start(deadline_s=deadline_s) for server in self._all()))
 
     async def _stop_all(self) -> None:
         for server in self._all():

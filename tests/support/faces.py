@@ -80,6 +80,7 @@ FACES = {
         "redis.url",
         "scratch",
         "server_clock",
+        "together",
         "traces",
     ),
     "embedded": ("servers",),

@@ -64,15 +64,7 @@ class SentinelServer(PlainRedis):
 
     def _command(self) -> ServerCommand:
         command = super()._command()
-        return ServerCommand(
-            argv=[*command.argv, "--sentinel"],
-            env=command.env,
-            cwd=command.cwd,
-            log=command.log,
-            stop_signal=command.stop_signal,
-            grace_s=command.grace_s,
-            hold_fds=command.hold_fds,
-        )
+        return ServerCommand(argv=[*command.argv, "--sentinel"], env=command.env, cwd=command.cwd)
 
     async def _talk(self) -> None:
         await redis_do(f"redis://{HOST}:{self.port}", "PING")

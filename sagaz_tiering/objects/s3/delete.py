@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, TypeVar
 
+from sagaz_tiering.drivers.together import together
 from sagaz_tiering.errors import ObjectExists, ObjectNotFound, ObjectStoreError
 from sagaz_tiering.objects.base import DeleteFailure
 from sagaz_tiering.objects.s3.calls import S3Calls
@@ -121,13 +121,8 @@ async def _is_versioned(calls: S3Calls) -> bool:
 async def _delete_all_versions(calls: S3Calls, keys: Sequence[str]) -> list[DeleteFailure]:
     failures: list[DeleteFailure] = []
     for some in _batches(keys, calls.options.max_connections):
-        found = await asyncio.gather(*(_versions_of(calls, key) for key in some), return_exceptions=True)
-        versions: list[Version] = []
-        for one in found:
-            if isinstance(one, BaseException):
-                raise one
-            versions += one
-        for batch in _batches(versions, BATCH):
+        found = await together(*(_versions_of(calls, key) for key in some))
+        for batch in _batches(chain.from_iterable(found), BATCH):
             failures += (await _delete_batch(calls, batch))[0]
     return list({failure.key: failure for failure in failures}.values())
 
@@ -200,7 +195,7 @@ async def _is_still(calls: S3Calls, key: str, etag: str) -> bool:
     return bool(answer["ETag"] == etag)
 
 
-def _batches(items: Sequence[T] | dict[T, None], size: int) -> Iterator[list[T]]:
+def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
     rest = iter(items)
     while batch := list(islice(rest, size)):
         yield batch

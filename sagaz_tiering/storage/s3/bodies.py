@@ -8,18 +8,18 @@ under way (SETTLED, ABANDONED).
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, TypeVar
+from typing import TypeVar
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.threaded import decode_value
 from sagaz_tiering.codec.value import MAX_BODY_BYTES, read_meta
 from sagaz_tiering.costs import PriceList
+from sagaz_tiering.drivers.together import together
 from sagaz_tiering.errors import (
     CorruptPack,
     CorruptRecord,
@@ -180,15 +180,6 @@ async def take(source: AsyncIterator[T], count: int) -> list[T]:
         except StopAsyncIteration:
             break
     return items
-
-
-async def together(*steps: Any) -> list[Any]:
-    """What all of them give; the first error once all have ended."""
-    results = await asyncio.gather(*steps, return_exceptions=True)
-    for result in results:
-        if isinstance(result, BaseException):
-            raise result
-    return results
 
 
 def _entry(snapshot_id: UUID, found: FoundObject, value: bytes = b"") -> SavedEntry | None:

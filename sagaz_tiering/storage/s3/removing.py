@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
+from sagaz_tiering.drivers.together import together
 from sagaz_tiering.errors import ObjectStoreError
 from sagaz_tiering.storage.s3 import keys as s3_keys
-from sagaz_tiering.storage.s3.bodies import ABANDONED, SETTLED, Body, OpenBucket, take, together
+from sagaz_tiering.storage.s3.bodies import ABANDONED, SETTLED, Body, OpenBucket, take
 from sagaz_tiering.storage.s3.keys import SavedEntry
 
 _AT_ONCE = 200

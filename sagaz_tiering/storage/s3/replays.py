@@ -14,13 +14,14 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.clock import to_micros
+from sagaz_tiering.drivers.together import together
 from sagaz_tiering.errors import CorruptPack, CorruptRecord, ObjectNotFound
 from sagaz_tiering.objects.s3.records import S3RecordStore
 from sagaz_tiering.storage import replay_records as replay_log
 from sagaz_tiering.storage.answers import checked_replay
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.storage.s3 import keys as s3_keys
-from sagaz_tiering.storage.s3.bodies import take, together
+from sagaz_tiering.storage.s3.bodies import take
 from sagaz_tiering.storage.standalone import ReplayRecord
 from sagaz_tiering.storage_class import StorageClass
 

@@ -6,12 +6,13 @@ where each page begins, and then page by page from the last to the first. Most s
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from uuid import UUID
 
+from sagaz_tiering.drivers.together import together
 from sagaz_tiering.storage.s3 import keys as s3_keys
-from sagaz_tiering.storage.s3.bodies import OpenBucket, take, together
+from sagaz_tiering.storage.s3.bodies import OpenBucket, take
 from sagaz_tiering.storage.s3.keys import SavedEntry
 
 _PAGE = 1000
@@ -108,17 +109,12 @@ async def _runs(bucket: OpenBucket, after: UUID | None) -> AsyncGenerator[Run, N
 
 async def _has_live(bucket: OpenBucket, run: Run) -> bool:
     saga_id, listed = run
-    if listed is not None:
-        return await _any_true(bucket, _each(listed))
-    async with aclosing(bucket.entries(s3_keys.saga_prefix(saga_id))) as entries:
-        return await _any_true(bucket, entries)
-
-
-async def _any_true(bucket: OpenBucket, entries: AsyncIterator[SavedEntry]) -> bool:
     now_us = bucket.now_us()
-    async for entry in entries:
-        if await _is_there(bucket, entry, now_us):
-            return True
+    among = bucket.entries(s3_keys.saga_prefix(saga_id)) if listed is None else _each(listed)
+    async with aclosing(among) as entries:
+        async for entry in entries:
+            if await _is_there(bucket, entry, now_us):
+                return True
     return False
 
 
@@ -130,6 +126,6 @@ async def _is_there(bucket: OpenBucket, entry: SavedEntry, now_us: int) -> bool:
     return body is not None and body.is_at(entry) and (body.entry or entry).is_live(now_us)
 
 
-async def _each(entries: list[SavedEntry]) -> AsyncIterator[SavedEntry]:
+async def _each(entries: list[SavedEntry]) -> AsyncGenerator[SavedEntry, None]:
     for entry in entries:
         yield entry
