@@ -164,7 +164,18 @@ def is_too_long(text: str) -> bool:
 
 def escaped(text: str) -> str:
     """A value's text as it is within a token."""
-    return _SPECIAL.sub(_escape, text)
+    return _SPECIAL.sub(escape, text)
+
+
+def escape(match: re.Match[str]) -> str:
+    """A character as \\uXXXX, the backslash as two."""
+    char = match[0]
+    return "\\\\" if char == "\\" else f"\\u{ord(char):04x}"
+
+
+def unescaped(text: str) -> str:
+    """Text in which `escape` was used."""
+    return _ESCAPE.sub(lambda m: "\\" if m[1] == "\\" else chr(int(m[1][1:], 16)), text) if "\\" in text else text
 
 
 def token(name: str, text: str) -> str:
@@ -175,7 +186,7 @@ def token(name: str, text: str) -> str:
 def parse(one: str) -> tuple[str, str]:
     """(name, text) of `token`."""
     name, _, text = one.partition("=")
-    return name, _ESCAPE.sub(_unescape, text) if "\\" in text else text
+    return name, unescaped(text)
 
 
 def column(tokens: Iterable[str]) -> str:
@@ -277,15 +288,6 @@ def _within(tokens: Iterable[str], left_out: list[tuple[str, str]]) -> Extracted
         else:
             kept.append(one)
     return Extracted(SEPARATOR.join(kept), list(dict.fromkeys(left_out)))
-
-
-def _escape(match: re.Match[str]) -> str:
-    char = match[0]
-    return "\\\\" if char == "\\" else f"\\u{ord(char):04x}"
-
-
-def _unescape(match: re.Match[str]) -> str:
-    return "\\" if match[1] == "\\" else chr(int(match[1][1:], 16))
 
 
 def _text(value: Any) -> str | None:

@@ -129,24 +129,19 @@ class HotIdentity:
         """Note where these saves were, for reads to say that they are lost; False for one that is there, or a newer."""
         calls = []
         for meta in metas:
-            saga, snapshot = meta.saga_id.hex, meta.snapshot_id.hex
-            args = [
-                meta.created_us,
-                hot_keys.member(meta.step_index, meta.snapshot_id),
-                hot_keys.pointer(meta),
-                meta.saved_us,
-                self.keys.prefix,
-                snapshot,
-            ]
-            calls.append(([self.keys.index(saga), self.keys.pointer(snapshot)], args))
+            member, pointer = hot_keys.member(meta.step_index, meta.snapshot_id), hot_keys.pointer(meta)
+            args = [meta.created_us, member, pointer, meta.saved_us, self.keys.prefix, meta.snapshot_id.hex]
+            calls.append((self._keys_of(meta), args))
         return [answer == 1 for answer in await self._connection.run_many("lost", calls)]
 
     async def set_aside(self, saves: Sequence[SnapshotMeta], prefix: str) -> int:
         """Move these saves to the same names under another prefix; how many were there still."""
         calls = []
         for meta in saves:
-            saga, snapshot = meta.saga_id.hex, meta.snapshot_id.hex
-            member = hot_keys.member(meta.step_index, meta.snapshot_id)
-            args = [prefix, saga, snapshot, member, meta.created_us, hot_keys.pointer(meta)]
-            calls.append(([self.keys.index(saga), self.keys.pointer(snapshot)], args))
+            member, pointer = hot_keys.member(meta.step_index, meta.snapshot_id), hot_keys.pointer(meta)
+            args = [prefix, meta.saga_id.hex, meta.snapshot_id.hex, member, meta.created_us, pointer]
+            calls.append((self._keys_of(meta), args))
         return sum(await self._connection.run_many("aside", calls))
+
+    def _keys_of(self, save: SnapshotMeta) -> list[str]:
+        return [self.keys.index(save.saga_id.hex), self.keys.pointer(save.snapshot_id.hex)]

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, Final
 
-from sagaz_tiering.codec.typed_json.objects import Unfit, stored_object
+from sagaz_tiering.codec.typed_json.objects import fitting_object
 from sagaz_tiering.codec.typed_json.shape import JSON_LEAVES
 from sagaz_tiering.codec.typed_json.write import MAX_DEPTH, segment
 
@@ -84,10 +84,7 @@ class _Budget:
             self._room -= len(value) + 2
             return
         self._room -= 1
-        try:
-            fields = None if kind in JSON_LEAVES else stored_object(value)
-        except Unfit:  # which the writing tells
-            return
+        fields = None if kind in JSON_LEAVES else fitting_object(value)
         if fields is not None:
             self._dict(fields, levels)
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from sagaz_tiering.codec.typed_json.budget import PastBudget, is_exact_json
-from sagaz_tiering.codec.typed_json.objects import StoredObject, Unfit, stored_object
+from sagaz_tiering.codec.typed_json.objects import fitting_object
 from sagaz_tiering.codec.typed_json.shape import JSON_LEAVES
 from sagaz_tiering.codec.typed_json.write import MAX_DEPTH, Refused, refuse_colliding
 
@@ -58,7 +58,7 @@ class _Copier:
         elif kind is set or kind is bytearray:
             copy = value.copy()  # elements of sets are immutable, or they could not be in it
         else:
-            copy = _stored(value)
+            copy = fitting_object(value)
             if copy is None:
                 return value
             self._copy_inside(copy, copy.items(), levels)
@@ -72,10 +72,3 @@ class _Copier:
         for key, item in pairs:
             if type(item) not in JSON_LEAVES:
                 copy[key] = self.copy(item, levels - 1)  # the key is there, so the loop goes on undisturbed
-
-
-def _stored(value: Any) -> StoredObject | None:
-    try:
-        return stored_object(value)
-    except Unfit:  # which the writing tells
-        return None

@@ -84,6 +84,14 @@ def stored_object(value: Any) -> StoredObject | None:
     return StoredObject(name, _model_fields(value) if _is_model(cls) else _dataclass_fields(value))
 
 
+def fitting_object(value: Any) -> StoredObject | None:
+    """The same; None also for what is unfit, which the writing tells."""
+    try:
+        return stored_object(value)
+    except Unfit:
+        return None
+
+
 def revived_object(name: str, fields: dict[str, Any]) -> Any:
     """The object of `stored_object`."""
     cls = _class_by_name.get(name)

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from enum import Enum
 from typing import Any, Final
 
-from sagaz_tiering.codec.typed_json.objects import StoredObject, Unfit, stored_object
+from sagaz_tiering.codec.typed_json.objects import fitting_object
 from sagaz_tiering.codec.typed_json.write import MAX_DEPTH
 
 LARGE: Final = 256 * 1024
@@ -40,13 +40,6 @@ def shape_of(value: Any) -> Shape:
     return Shape.TYPED if others else Shape.PLAIN
 
 
-def _fields(item: Any) -> StoredObject | None:
-    try:
-        return stored_object(item)
-    except Unfit:  # which the writing tells
-        return None
-
-
 def _room_beside(items: Iterable[Any], levels: int, room: int, others: list[type]) -> int:
     """What `items` leave of `room`, below 0 if they do not fit. Types that are not JSON's are added to `others`."""
     for item in items:
@@ -67,6 +60,6 @@ def _room_beside(items: Iterable[Any], levels: int, room: int, others: list[type
             others.append(kind)
             if kind is bytes or kind is bytearray:
                 room -= len(item)
-            elif levels and (fields := _fields(item)):
+            elif levels and (fields := fitting_object(item)):
                 room = _room_beside(fields.values(), levels - 1, room - ITEM_WEIGHT * len(fields), others)
     return room

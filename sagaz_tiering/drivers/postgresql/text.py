@@ -13,11 +13,11 @@ from typing import Any, Final
 
 import orjson
 
+from sagaz_tiering.attributes import escape, unescaped
 from sagaz_tiering.config.patterns import UNWRITABLE
 from sagaz_tiering.errors import ConfigError
 
 _SPECIAL = re.compile("[\\\\\x00\ud800-\udfff]")
-_ESCAPE = re.compile(r"\\(\\|u[0-9a-f]{4})")
 
 
 def to_column(text: str) -> str:
@@ -45,20 +45,13 @@ def checked_text(text: str, name: str) -> str:
 
 def from_column(text: str) -> str:
     """The string that `to_column` was given."""
-    if "\\" not in text:
-        return text
-    return _ESCAPE.sub(lambda m: "\\" if m[1] == "\\" else chr(int(m[1][1:], 16)), text)
+    return unescaped(text)
 
 
 def _escaped(text: str) -> str:
-    return _SPECIAL.sub(_escape, text)
+    return _SPECIAL.sub(escape, text)
 
 
 _SHORT: Final = 256
 _known_columns: Final = lru_cache(maxsize=4096)(_escaped)
 """Few names differ and many rows are written."""
-
-
-def _escape(match: re.Match[str]) -> str:
-    char = match[0]
-    return "\\\\" if char == "\\" else f"\\u{ord(char):04x}"

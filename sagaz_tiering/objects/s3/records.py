@@ -11,11 +11,10 @@ from sagaz_tiering.errors import ObjectNotFound
 from sagaz_tiering.objects.base import ObjectInfo
 from sagaz_tiering.objects.s3.delete import delete_unchanged
 from sagaz_tiering.objects.s3.store import S3ObjectStore, object_info
-from sagaz_tiering.objects.s3.upload import MARK_METADATA, replace
+from sagaz_tiering.objects.s3.upload import MARK_METADATA, Upload, send
 from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:
-    from types_aiobotocore_s3 import S3Client
     from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef, HeadObjectOutputTypeDef
 
 _HASHED_ASIDE = 1 << 20
@@ -34,11 +33,6 @@ class FoundObject:
 class S3RecordStore(S3ObjectStore):
     """One prefix of one bucket whose keys may be written again; of two puts at once S3 keeps the later."""
 
-    @property
-    def sdk_client(self) -> S3Client:
-        """The SDK's own."""
-        return self._calls.client
-
     async def replace(self, key: str, data: bytes, *, storage_class: StorageClass, mark: str = "") -> None:
         """Store `data` under `key`, all or nothing, in place of what may be there; `mark` is short ASCII.
 
@@ -50,12 +44,12 @@ class S3RecordStore(S3ObjectStore):
             sha256 = hashlib.sha256(data).digest()
         else:
             sha256 = await asyncio.to_thread(lambda: hashlib.sha256(data).digest())
-        await replace(self._calls, path, data, storage_class=storage_class, sha256=sha256, mark=mark)
+        await send(self.calls, Upload(path, data, sha256, storage_class, mark=mark))
 
     async def find(self, key: str) -> FoundObject | None:
         """The object without its bytes, also of an archived one; None without it (or without the bucket)."""
         try:
-            answer = await self._calls.ask("HeadObject", key=self._path(key))
+            answer = await self.calls.ask("HeadObject", key=self._path(key))
         except ObjectNotFound:
             return None
         return _found(key, answer)
@@ -75,7 +69,7 @@ class S3RecordStore(S3ObjectStore):
         these two requests is removed too.
         """
         path = self._path(found.info.key)
-        return await delete_unchanged(self._calls, path, etag=found.etag, version_id=found.version_id)
+        return await delete_unchanged(self.calls, path, etag=found.etag, version_id=found.version_id)
 
 
 def _found(key: str, answer: HeadObjectOutputTypeDef | GetObjectOutputTypeDef) -> FoundObject:

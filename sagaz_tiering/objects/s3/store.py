@@ -36,13 +36,13 @@ from sagaz_tiering.objects.arguments import (
     check_size,
 )
 from sagaz_tiering.objects.base import DeleteFailure, ObjectInfo, RestoreState
-from sagaz_tiering.objects.s3 import upload
 from sagaz_tiering.objects.s3.answers import parse_restore, parse_sha256, parse_storage_class
 from sagaz_tiering.objects.s3.calls import S3Calls
 from sagaz_tiering.objects.s3.delete import delete, drop_replaced
 from sagaz_tiering.objects.s3.errors import error_code, lacks_feature
 from sagaz_tiering.objects.s3.move import change_class
 from sagaz_tiering.objects.s3.options import S3Options
+from sagaz_tiering.objects.s3.upload import SHA256_METADATA, Upload, send, swap
 from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:
@@ -59,7 +59,8 @@ class S3ObjectStore:
     """One prefix of one bucket: `await S3ObjectStore.open(options)`, then `close()` or `async with`."""
 
     def __init__(self, calls: S3Calls, resources: AsyncExitStack) -> None:
-        self._calls = calls
+        self.calls = calls
+        """The client and the rules of its use, for what the contract has no word for (`bucket`, `probe`)."""
         self._resources = resources
         self._base = f"{calls.options.prefix}/" if calls.options.prefix else ""
 
@@ -106,23 +107,18 @@ class S3ObjectStore:
 
     async def close(self) -> None:
         """Release connections."""
-        await self._calls.home.close(self._resources.aclose)
+        await self.calls.home.close(self._resources.aclose)
 
     @property
     def url(self) -> str:
         """`s3://bucket/prefix`."""
-        options = self._calls.options
+        options = self.calls.options
         return f"s3://{options.bucket}/{options.prefix}".rstrip("/")
-
-    @property
-    def calls(self) -> S3Calls:
-        """The client and the rules of its use, for what the contract has no word for (`bucket`, `probe`)."""
-        return self._calls
 
     async def check(self) -> None:
         """See `ObjectStore.check`. On AWS a bucket in another region than the configured is refused too."""
-        options = self._calls.options
-        answer = await self._calls.ask("HeadBucket")
+        options = self.calls.options
+        answer = await self.calls.ask("HeadBucket")
         region, wanted = answer.get("BucketRegion"), options.settings.region
         if options.settings.endpoint_url is None and wanted and region and region != wanted:
             raise BucketUnusable(
@@ -132,7 +128,7 @@ class S3ObjectStore:
 
     async def server_time(self) -> datetime | None:
         """See `ObjectStore.server_time`."""
-        answer = await self._calls.ask("HeadBucket")
+        answer = await self.calls.ask("HeadBucket")
         told = answer["ResponseMetadata"]["HTTPHeaders"].get("date", "")
         try:
             return parsedate_to_datetime(told).astimezone(UTC)
@@ -143,12 +139,12 @@ class S3ObjectStore:
         """See `ObjectStore.put`."""
         path = self._path(key)
         await asyncio.to_thread(check_data, key, data, sha256)
-        await upload.put(self._calls, path, data, storage_class=storage_class, sha256=sha256)
+        await send(self.calls, Upload(path, data, sha256, storage_class, fresh=True))
 
     async def head(self, key: str) -> ObjectInfo:
         """See `ObjectStore.head`."""
         try:
-            answer = await self._calls.ask("HeadObject", key=self._path(key))
+            answer = await self.calls.ask("HeadObject", key=self._path(key))
         except ObjectNotFound:
             await self.check()  # HEAD answers 404 without a reason: BucketUnusable if it is the bucket that is missing
             raise
@@ -183,18 +179,18 @@ class S3ObjectStore:
         """See `ObjectStore.swap`."""
         path, (etag, version) = self._path(key), tag.split(" ")
         try:
-            await upload.swap(self._calls, path, data, sha256=hashlib.sha256(data).digest(), etag=etag)
+            await swap(self.calls, Upload(path, data, hashlib.sha256(data).digest(), StorageClass.STANDARD), etag)
         except ObjectExists:
             return False
         answer, found = await self._read(self._path(key), most=max(len(data), MOST_READ_BACK))
-        await drop_replaced(self._calls, path, old=version, now=answer.get("VersionId"))
+        await drop_replaced(self.calls, path, old=version, now=answer.get("VersionId"))
         return found == data
 
     async def change_class(self, key: str, storage_class: StorageClass) -> None:
         """See `ObjectStore.change_class`."""
         path = self._path(key)
         try:
-            await change_class(self._calls, path, storage_class)
+            await change_class(self.calls, path, storage_class)
         except ObjectNotFound:
             await self.check()  # as in `head`
             raise
@@ -204,7 +200,7 @@ class S3ObjectStore:
         check_restore(days, tier)
         request = {"Days": days, "GlacierJobParameters": {"Tier": tier}}
         try:
-            answer = await self._calls.ask("RestoreObject", key=self._path(key), RestoreRequest=request)
+            answer = await self.calls.ask("RestoreObject", key=self._path(key), RestoreRequest=request)
         except ObjectArchived:  # S3 says "invalid object state" for a class that needs no restore
             if (await self.head(key)).storage_class.is_archive:
                 raise
@@ -221,7 +217,7 @@ class S3ObjectStore:
 
     async def delete(self, keys: Sequence[str]) -> list[DeleteFailure]:
         """See `ObjectStore.delete`."""
-        failures = await delete(self._calls, [self._path(key) for key in keys])
+        failures = await delete(self.calls, [self._path(key) for key in keys])
         return [replace(failure, key=failure.key.removeprefix(self._base)) for failure in failures]
 
     async def list(
@@ -235,7 +231,7 @@ class S3ObjectStore:
         size: dict[str, Any] = {"MaxKeys": max(1, first_page)} if first_page < PAGE else {}
         while True:
             start: dict[str, Any] = {"StartAfter": after} if after else {}
-            page = await self._calls.ask("ListObjectsV2", Prefix=under, **size, **start)
+            page = await self.calls.ask("ListObjectsV2", Prefix=under, **size, **start)
             for entry in page.get("Contents", []):
                 after = entry["Key"]
                 if key := after.removeprefix(self._base):  # consoles create an empty object for a "folder"
@@ -270,7 +266,7 @@ class S3ObjectStore:
         room = room if most is None else most + 1
 
         async def attempt() -> tuple[GetObjectOutputTypeDef, bytes]:
-            answer = await self._calls.client.get_object(Bucket=self._calls.options.bucket, Key=path, **arguments)
+            answer = await self.calls.client.get_object(Bucket=self.calls.options.bucket, Key=path, **arguments)
             async with answer["Body"]:
                 told = answer.get("ContentLength")  # an answer in chunks does not tell
                 if most is not None:
@@ -280,7 +276,7 @@ class S3ObjectStore:
                 check_size(path, len(body), most)
             return answer, body
 
-        return await self._calls.run("GetObject", attempt, key=path)
+        return await self.calls.run("GetObject", attempt, key=path)
 
 
 async def _bytes(body: StreamingBody, told: int | None, room: int | None) -> bytes:
@@ -305,7 +301,7 @@ def object_info(key: str, answer: HeadObjectOutputTypeDef | GetObjectOutputTypeD
         size=answer["ContentLength"],
         modified_at=answer["LastModified"].astimezone(UTC),
         storage_class=parse_storage_class(answer.get("StorageClass")),
-        sha256=parse_sha256(answer["Metadata"].get(upload.SHA256_METADATA, "")),
+        sha256=parse_sha256(answer["Metadata"].get(SHA256_METADATA, "")),
         restore=state,
         readable_until=until,
     )

@@ -7,8 +7,7 @@ import base64
 import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 from sagaz_tiering.errors import ColdTierUnavailable, ObjectExists, ObjectNotFound, ObjectStoreError
@@ -23,48 +22,41 @@ MARK_METADATA = "mark"
 Data = bytes | bytearray
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Upload:
-    """What is stored where. `fresh`: never over another object (with `If-None-Match`, where honoured)."""
+class Upload(NamedTuple):
+    """What is stored under which full key, in place of what may be there, with `mark` in its metadata.
+
+    `fresh`: never over another object (with `If-None-Match`, where honoured).
+    """
 
     key: str
     data: Data
-    storage_class: StorageClass
     sha256: bytes
+    storage_class: StorageClass
     mark: str = ""
     fresh: bool = False
 
 
-async def put(calls: S3Calls, key: str, data: Data, *, storage_class: StorageClass, sha256: bytes) -> None:
-    """Store `data` under the full key `key`, never over another object; see `ObjectStore.put`."""
-    await _send(calls, _Upload(key=key, data=data, storage_class=storage_class, sha256=sha256, fresh=True))
-
-
-async def replace(
-    calls: S3Calls, key: str, data: Data, *, storage_class: StorageClass, sha256: bytes, mark: str
-) -> None:
-    """Store `data` under the full key `key`, in place of what may be there, with `mark` in its metadata."""
-    await _send(calls, _Upload(key=key, data=data, storage_class=storage_class, sha256=sha256, mark=mark))
-
-
-async def swap(calls: S3Calls, key: str, data: bytes, *, sha256: bytes, etag: str) -> None:
-    """Store `data` in place of the put that `etag` names; raises ObjectExists where another one is there.
+async def swap(calls: S3Calls, upload: Upload, etag: str) -> None:
+    """Store it in place of the put that `etag` names; raises ObjectExists where another one is there.
 
     On a store without `If-Match`, or one that compares it with something else, the last look decides.
     """
-    upload = _Upload(key=key, data=data, storage_class=StorageClass.STANDARD, sha256=sha256)
     try:
-        await _send(calls, upload, {"IfMatch": etag})
+        await send(calls, upload, {"IfMatch": etag})
     except ObjectStoreError as exc:
         if not isinstance(exc, ObjectExists) and error_code(exc) != "NotImplemented":
             raise
-        if (await calls.ask("HeadObject", key=key)).get("ETag", "") != etag:
-            raise ObjectExists(f"PutObject of {key}: it was replaced meanwhile; nothing was overwritten") from exc
-        await _send(calls, upload)
+        if (await calls.ask("HeadObject", key=upload.key)).get("ETag", "") != etag:
+            raise ObjectExists(
+                f"PutObject of {upload.key}: it was replaced meanwhile; nothing was overwritten"
+            ) from exc
+        await send(calls, upload)
 
 
-async def _send(calls: S3Calls, upload: _Upload, condition: dict[str, Any] | None = None) -> None:
-    """Each call marks its object with a token of its own: a request whose answer was lost is sent again (by us, and by
+async def send(calls: S3Calls, upload: Upload, condition: dict[str, Any] | None = None) -> None:
+    """Store it, all or nothing; of a fresh one see `ObjectStore.put`.
+
+    Each call marks its object with a token of its own: a request whose answer was lost is sent again (by us, and by
     the HTTP client on a connection that the server had closed) and then meets its own object, which is success, while
     somebody else's, even with the same bytes, is ObjectExists.
     """
@@ -92,7 +84,7 @@ async def _send(calls: S3Calls, upload: _Upload, condition: dict[str, Any] | Non
         raise
 
 
-async def _at_once(calls: S3Calls, upload: _Upload, arguments: dict[str, Any]) -> None:
+async def _at_once(calls: S3Calls, upload: Upload, arguments: dict[str, Any]) -> None:
     checksum = _checksum(upload.sha256) if calls.options.sends_checksums else {}
 
     async def send(condition: dict[str, Any]) -> None:
@@ -101,7 +93,7 @@ async def _at_once(calls: S3Calls, upload: _Upload, arguments: dict[str, Any]) -
     await _conditionally(calls, upload, send)
 
 
-async def _in_parts(calls: S3Calls, upload: _Upload, arguments: dict[str, Any]) -> None:
+async def _in_parts(calls: S3Calls, upload: Upload, arguments: dict[str, Any]) -> None:
     """Create, send the parts one after another, complete; abort on any failure, also on cancellation.
 
     Creating is not repeated: an upload whose id was never learnt cannot be aborted (it holds no bytes;
@@ -139,7 +131,7 @@ async def _send_part(calls: S3Calls, key: str, upload_id: str, number: int, data
     return {"PartNumber": number, "ETag": answer["ETag"], **checksum}
 
 
-async def _conditionally(calls: S3Calls, upload: _Upload, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
+async def _conditionally(calls: S3Calls, upload: Upload, send: Callable[[dict[str, Any]], Awaitable[None]]) -> None:
     """Send a fresh key with `If-None-Match: *`, or on a store without it after a look whether the key is free."""
     if not upload.fresh:
         return await send({})

@@ -48,9 +48,6 @@ class SagazFilesystemSource(ScannedSource):
                 hint="give the base_path that FilesystemSnapshotStorage was made with",
             )
 
-    async def _disconnect(self) -> None:
-        """Nothing is open."""
-
     async def _scan(self) -> AsyncIterator[list[ScannedRecord]]:
         files = self._files()
         while page := await self._run(lambda: list(islice(files, _LISTED))):

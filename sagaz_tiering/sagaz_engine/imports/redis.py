@@ -53,9 +53,6 @@ class SagazRedisSource(ScannedSource):
         self._prefix = key_prefix.encode()
         self._key = re.compile(re.escape(self._prefix) + rb"(replay:)?" + _UUID)
 
-    async def _connect(self) -> None:
-        """The client connects when it is first used."""
-
     async def _disconnect(self) -> None:
         await self._redis.close()
 

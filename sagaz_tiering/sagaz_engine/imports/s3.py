@@ -50,29 +50,24 @@ class SagazS3Source(ScannedSource):
         clock: Clock | None = None,
     ) -> None:
         super().__init__(clock=clock)
-        self._bucket = bucket_name
-        self._prefix = prefix
-        self._region = region_name
-        self._endpoint = endpoint_url
-        self._access_key_id = access_key_id
-        self._secret_access_key = secret_access_key
-        self._store: S3ObjectStore | None = None
-
-    async def _connect(self) -> None:
         settings = ColdSettings.model_construct(
-            url=f"s3://{self._bucket}",
-            region=self._region or "us-east-1",  # sagaz's own default
-            endpoint_url=self._endpoint,
-            access_key_id=secret_or_none(self._access_key_id),
-            secret_access_key=secret_or_none(self._secret_access_key),
+            url=f"s3://{bucket_name}",
+            region=region_name or "us-east-1",  # sagaz's own default
+            endpoint_url=endpoint_url,
+            access_key_id=secret_or_none(access_key_id),
+            secret_access_key=secret_or_none(secret_access_key),
         )
-        options = S3Options(
-            bucket=self._bucket,
+        self._options = S3Options(
+            bucket=bucket_name,
             settings=settings,
             max_connections=_CONNECTIONS,
             names=SettingNames(place="bucket_name", bucket="bucket_name", region="region_name"),
         )
-        self._store = await S3ObjectStore.open(options)
+        self._prefix = prefix
+        self._store: S3ObjectStore | None = None
+
+    async def _connect(self) -> None:
+        self._store = await S3ObjectStore.open(self._options)
 
     async def _disconnect(self) -> None:
         store, self._store = self._store, None
@@ -120,6 +115,6 @@ class SagazS3Source(ScannedSource):
     def _opened_store(self) -> S3ObjectStore:
         if self._store is None:
             raise ColdTierUnavailable(
-                f"s3://{self._bucket}: the source was closed while it was read", hint="close it at the end"
+                f"s3://{self._options.bucket}: the source was closed while it was read", hint="close it at the end"
             )
         return self._store

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Final, Self
-from uuid import UUID
+from typing import ClassVar, Final, Self
 
 from sagaz_tiering.clock import Clock, SystemClock
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.sagaz_engine.imports.inventory import Inventory
 from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.storage.base import SnapshotSource
 
 MESSAGES: Final = 20
 """How many messages a tally keeps; the log has them all."""
@@ -39,8 +39,8 @@ class Remarks:
             self.messages.append(message)
 
 
-class SagazSource(ABC):
-    """Data of a sagaz storage, read only; satisfies `SnapshotSource`. `async with`, or `close()` at the end.
+class SagazSource(SnapshotSource, ABC):
+    """Data of a sagaz storage, read only. `async with`, or `close()` at the end.
 
     Connects when first used. Raises TierUnavailable or ConfigError where the store cannot be read; what is wrong
     with one record never ends a reading. The account covers what was read so far, and starts anew when the source
@@ -72,25 +72,9 @@ class SagazSource(ABC):
             await inventory.close()
         await self._disconnect()
 
-    @abstractmethod
-    def saga_ids(self, *, after: UUID | str | None = None) -> AsyncIterator[UUID]:
-        """Every saga that has a live snapshot, ascending by id, from behind `after` on."""
-
-    @abstractmethod
-    def iter_snapshots(
-        self, saga_id: UUID | str | None = None, *, after: UUID | str | None = None
-    ) -> AsyncIterator[SagaSnapshot]:
-        """Every live snapshot of one saga, oldest first; without `saga_id` of every saga behind `after`, by id."""
-
-    @abstractmethod
-    def iter_replay_logs(self, *, after: UUID | str | None = None) -> AsyncIterator[dict[str, Any]]:
-        """Every replay record in the shape of `ReplayResult.to_dict`, ascending by id, from behind `after` on."""
-
-    @abstractmethod
     async def _connect(self) -> None:
-        """Make the client."""
+        """Make the client, where it does not connect when it is first used."""
 
-    @abstractmethod
     async def _disconnect(self) -> None:
         """Close the client if there is one."""
 

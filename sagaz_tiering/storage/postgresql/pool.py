@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator
 from contextlib import asynccontextmanager
 from typing import Any, Final
 
@@ -30,7 +30,7 @@ _CANNOT_MAKE: Final = (
 class SharedStart:
     """Runs `make` once for all who wait for it; if it fails, the next call tries again, not everyone who waited."""
 
-    def __init__(self, make: Callable[[], Awaitable[None]]) -> None:
+    def __init__(self, make: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self._make = make
         self._task: asyncio.Task[None] | None = None
 
@@ -38,7 +38,7 @@ class SharedStart:
         """Return when it is done; raises what it raises."""
         task = self._task
         if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = self._task = asyncio.create_task(self._run())
+            task = self._task = asyncio.create_task(self._make())
         if not task.done():
             # Not awaited itself: one caller's cancellation must not reach the others.
             await asyncio.wait((task,))
@@ -52,9 +52,6 @@ class SharedStart:
         if task is not None and not task.done():
             task.cancel()
             await asyncio.wait((task,))
-
-    async def _run(self) -> None:
-        await self._make()
 
 
 class SnapshotPool:

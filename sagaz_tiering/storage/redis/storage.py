@@ -20,9 +20,9 @@ from sagaz_tiering.snapshot import MAX_TIME, SagaSnapshot
 from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import as_duration
+from sagaz_tiering.storage.redis import replays
 from sagaz_tiering.storage.redis.cluster import ClusterStore
 from sagaz_tiering.storage.redis.keys import RedisKeys
-from sagaz_tiering.storage.redis.replays import ReplayStore
 from sagaz_tiering.storage.redis.single import PAGE, IndexCursor, NewEntry, SingleServerStore, Stored
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.storage.standalone import ReplayRecord, StandaloneStorage
@@ -104,7 +104,6 @@ class RedisSnapshotStorage(AnyLoop, StandaloneStorage):
         self._redis = RedisClient(self._options, self._client)
         kind = ClusterStore if self._redis.is_cluster else SingleServerStore
         self._store: SingleServerStore = kind(self._redis, RedisKeys(self.key_prefix))
-        self._replay_store = ReplayStore(self._store)
         self._server_clock = ServerClock(self._store.time, server="Redis")
 
     async def _disconnect(self) -> None:
@@ -190,16 +189,16 @@ class RedisSnapshotStorage(AnyLoop, StandaloneStorage):
                     yield await _decoded(stored, saga_id)
 
     async def _save_replay(self, record: ReplayRecord) -> None:
-        await self._replay_store.save(record)
+        await replays.save(self._store, record)
 
     async def _replay(self, replay_id: UUID) -> ReplayRecord | None:
-        return await self._replay_store.get(replay_id)
+        return await replays.get(self._store, replay_id)
 
     async def _replays_of(self, saga_id: UUID, wanted: int, gaps: Gaps) -> list[ReplayRecord]:
-        return await self._replay_store.of_saga(saga_id, wanted, gaps)
+        return await replays.of_saga(self._store, saga_id, wanted, gaps)
 
     async def _replays(self, after: UUID | None) -> AsyncGenerator[tuple[UUID, ReplayRecord | CorruptRecord], None]:
-        async for each in self._replay_store.iterate(after):
+        async for each in replays.iterate(self._store, after):
             yield each
 
     async def _status(self, details: dict[str, Any]) -> str:

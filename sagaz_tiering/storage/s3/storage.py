@@ -258,7 +258,7 @@ class S3SnapshotStorage(AnyLoop, StandaloneStorage):
 
     async def _get_s3_client(self) -> S3Client:
         """The SDK's client, for requests of your own."""
-        return (await self._opened()).store.sdk_client
+        return (await self._opened()).store.calls.client
 
 
 def _options(**values: Any) -> S3Options:
