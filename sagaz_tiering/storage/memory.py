@@ -87,10 +87,12 @@ class InMemorySnapshotStorage(StandaloneStorage):
 
     async def delete_expired_snapshots(self) -> int:
         """Remove what is past its retention; how many."""
+        now_us = to_micros(self._clock.now())
         with _alone:
-            last = bisect_left(self._expiries, (to_micros(self._clock.now()) + 1, 0))
-            expired = [number for _, number in self._expiries[:last]]
-        return await self._remove_all(expired)
+            expired = [number for _, number in self._expiries[: bisect_left(self._expiries, (now_us + 1, 0))]]
+        return await self._remove_all(
+            expired, lambda meta: meta.retention_us is not None and meta.retention_us <= now_us
+        )
 
     def get_storage_info(self) -> dict[str, Any]:
         """What this storage is made of and holds."""
@@ -134,7 +136,7 @@ class InMemorySnapshotStorage(StandaloneStorage):
     async def _delete_saga(self, saga_id: UUID) -> int:
         with _alone:
             keys = list(self._of_saga.get(saga_id.int, ()))
-        return await self._remove_all(key[-1] for key in keys)
+        return await self._remove_all([key[-1] for key in keys], lambda meta: meta.saga_id == saga_id)
 
     async def _sagas(self, after: UUID | None) -> AsyncGenerator[UUID, None]:
         async for number in _ascending(lambda: self._sagas_in_order, -1 if after is None else after.int):
@@ -211,11 +213,12 @@ class InMemorySnapshotStorage(StandaloneStorage):
         self._snapshots[meta.snapshot_id] = stored
         self._bytes += len(stored.value)
 
-    def _remove(self, snapshot_id: UUID) -> bool:
+    def _remove(self, snapshot_id: UUID, unwanted: Callable[[SnapshotMeta], bool] = lambda _: True) -> bool:
         with _alone:
-            stored = self._snapshots.pop(snapshot_id, None)
-            if stored is None:
+            stored = self._snapshots.get(snapshot_id)
+            if stored is None or not unwanted(stored.meta):
                 return False
+            del self._snapshots[snapshot_id]
             meta = stored.meta
             if _drop(self._of_saga, meta.saga_id.int, meta.order_key):
                 del self._sagas_in_order[bisect_left(self._sagas_in_order, meta.saga_id.int)]
@@ -224,11 +227,12 @@ class InMemorySnapshotStorage(StandaloneStorage):
             self._bytes -= len(stored.value)
             return True
 
-    async def _remove_all(self, numbers: Iterable[int]) -> int:
+    async def _remove_all(self, numbers: Iterable[int], unwanted: Callable[[SnapshotMeta], bool]) -> int:
+        """Those that are `unwanted` still when their turn comes: they may be saved anew meanwhile."""
         removed = 0
         for at, number in enumerate(numbers):
             await _yield_to_loop(at)
-            removed += self._remove(UUID(int=number))
+            removed += self._remove(UUID(int=number), unwanted)
         return removed
 
     def _tried_replay(self, number: int) -> tuple[UUID, ReplayRecord | CorruptRecord]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import inspect
 import random
 from datetime import timedelta
@@ -55,6 +56,30 @@ async def test_information_counts_what_is_held() -> None:
     await storage.delete_snapshot(number(1))
     await storage.delete_snapshot(number(2))
     assert storage.get_storage_info() == empty() | {"total_replays": 1}
+
+
+async def test_what_is_saved_anew_while_others_expire_stays() -> None:
+    """An expiry of many gives the event loop its turn; what is saved with a later end by then is not expired."""
+    clock = VirtualClock(NOW)
+    storage, ended = InMemorySnapshotStorage(clock=clock), NOW + timedelta(hours=1)
+    await save_all(storage, [make(each, retention_until=ended) for each in range(1, 201)])
+    clock.advance(timedelta(hours=2))
+    expiry = asyncio.create_task(storage.delete_expired_snapshots())
+    await asyncio.sleep(0)
+    await storage.save_snapshot(make(200, retention_until=NOW + timedelta(days=9)))
+    assert await expiry == 199
+    assert await storage.get_snapshot(number(200)) is not None
+
+
+async def test_what_is_saved_under_another_saga_while_its_saga_goes_stays() -> None:
+    """Removing a large saga removes what is of it, not what has become another's meanwhile."""
+    storage = InMemorySnapshotStorage()
+    await save_all(storage, [make(each) for each in range(1, 201)])
+    removal = asyncio.create_task(storage.cleanup_saga(SAGA))
+    await asyncio.sleep(0)
+    await storage.save_snapshot(make(200, saga_id=number(7)))
+    assert await removal == 199
+    assert await storage.get_snapshot(number(200)) is not None
 
 
 async def test_clear_forgets_everything() -> None:
