@@ -318,14 +318,6 @@ def _decimal(value: Any) -> str | None:
     return text.rstrip("0").rstrip(".") if "." in text else text
 
 
-def _uuid(value: Any) -> str:
-    return str(value)
-
-
-def _date(value: Any) -> str:
-    return str(value.isoformat())
-
-
 def _time(value: Any) -> str | None:
     if type(value.tzinfo) not in _ZONES:  # one of somebody's own may raise anything, and is never stored
         return None
@@ -341,7 +333,7 @@ _CANONICAL: Final[dict[type, Callable[[Any], str | None]]] = {
     int: _integer,
     float: _float,
     Decimal: _decimal,
-    UUID: _uuid,
-    date: _date,
+    UUID: str,
+    date: date.isoformat,
     datetime: _time,
 }

@@ -76,7 +76,7 @@ class EmbeddedServers:
                 s3=S3Server(data_dir, durable=durable, hold_fds=held, bucket=bucket) if s3 else None,
             )
             try:
-                await servers._start_all(deadline_s)
+                await together(*(server.start(deadline_s=deadline_s) for server in servers._all()))
                 with _published(data_dir, servers.endpoints):
                     yield servers
             finally:
@@ -117,9 +117,6 @@ class EmbeddedServers:
 
     def _all(self) -> list[EmbeddedServer]:
         return [server for server in (self.postgres, self.redis, self.s3) if server is not None]
-
-    async def _start_all(self, deadline_s: float) -> None:
-        await together(*(server.start(deadline_s=deadline_s) for server in self._all()))
 
     async def _stop_all(self) -> None:
         for server in self._all():

@@ -11,7 +11,6 @@ import errno
 import functools
 import hashlib
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
@@ -248,21 +247,16 @@ class LocalObjectStore:
         seconds = None if limit is None else limit.total_seconds()
 
         def guarded() -> T:
-            with self._errors_of(key):
+            try:
                 return step()
+            except OSError as exc:
+                raise translated(exc, key, self._root, present=self._tree.is_present()) from exc
 
         try:
             async with asyncio.timeout(seconds):
                 return await asyncio.to_thread(guarded)
         except TimeoutError as exc:
             raise late(key, self._root, seconds or 0.0) from exc
-
-    @contextmanager
-    def _errors_of(self, key: str) -> Iterator[None]:
-        try:
-            yield
-        except OSError as exc:
-            raise translated(exc, key, self._root, present=self._tree.is_present()) from exc
 
 
 def _listed(key: str, record: ObjectRecord) -> ObjectInfo:

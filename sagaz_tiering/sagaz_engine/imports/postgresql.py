@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
-from typing import Any, Final, NamedTuple, TypeVar
+from typing import Any, Final, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -22,8 +21,6 @@ from sagaz_tiering.sagaz_engine.imports import records
 from sagaz_tiering.sagaz_engine.imports.inventory import Inventory
 from sagaz_tiering.sagaz_engine.imports.source import BATCH_BYTES, PAGE, SagazSource
 from sagaz_tiering.snapshot import MAX_TIME, MIN_TIME, SagaSnapshot, as_uuid
-
-Decoded = TypeVar("Decoded", records.Snapshot, records.Replay)
 
 _SQL: Final = load(__package__, "from_sagaz")
 _NIL: Final = UUID(int=0)
@@ -104,7 +101,7 @@ class SagazPostgreSQLSource(SagazSource):
         last: Any = _START
         while last is not None:
             rows, last = await self._rows_of_saga(inventory, saga, last)
-            for readable in await self._read(inventory, rows, _SNAPSHOTS, _snapshot):
+            for readable in await self._read(inventory, _with_keys(rows, _SNAPSHOTS), _snapshot):
                 if await self._is_live(inventory, _key(readable.value.snapshot_id), readable.value):
                     yield readable.value
 
@@ -114,7 +111,7 @@ class SagazPostgreSQLSource(SagazSource):
         start = _NIL if after is None else _next(as_uuid(after, "after"))
         while start is not None:
             rows, last = await self._rows(inventory, _REPLAYS, start, MIN_TIME, MAX_TIME)
-            for readable in await self._read(inventory, rows, _REPLAYS, _replay):
+            for readable in await self._read(inventory, _with_keys(rows, _REPLAYS), _replay):
                 yield readable.value
             start = None if last is None else _next(last["replay_id"])
 
@@ -146,21 +143,6 @@ class SagazPostgreSQLSource(SagazSource):
                 await self._leave_out(inventory, _key(row_id), exc)
         return rows, places[-1] if places else None
 
-    async def _read(
-        self, inventory: Inventory, rows: Sequence[Any], queries: _Queries, decode: Callable[[Any], Decoded]
-    ) -> list[Decoded]:
-        """What can be read of these rows; the rest is accounted for."""
-        readable = list[Decoded]()
-        outcomes = await asyncio.to_thread(lambda: [_outcome(decode, row) for row in rows])
-        for row, outcome in zip(rows, outcomes, strict=True):
-            key = _key(row[queries.id_column])
-            if isinstance(outcome, CorruptRecord):
-                await self._leave_out(inventory, key, outcome)
-            else:
-                await self._remark(inventory, key, outcome.remarks)
-                readable.append(outcome)
-        return readable
-
     async def _fetch(self, query: str, *values: object) -> list[Any]:
         if self._database is None:
             raise CatalogUnavailable(
@@ -190,13 +172,6 @@ def _next(last: UUID) -> UUID | None:
     return UUID(int=last.int + 1) if last.int < 2**128 - 1 else None
 
 
-def _outcome(decode: Callable[[Any], Decoded], row: Any) -> Decoded | CorruptRecord:
-    try:
-        return decode(row)
-    except CorruptRecord as exc:
-        return exc
-
-
 def _snapshot(row: Any) -> records.Snapshot:
     fields = {**row, "context": _json(row["context"]), "completed_steps": _json(row["completed_steps"])}
     return records.snapshot_from(fields)
@@ -212,6 +187,10 @@ def _json(text: str) -> Any:
         return json.loads(text)
     except (ValueError, RecursionError) as exc:
         raise CorruptRecord(f"a JSON column that cannot be read: {exc}") from exc
+
+
+def _with_keys(rows: Sequence[Any], queries: _Queries) -> list[tuple[bytes, Any]]:
+    return [(_key(row[queries.id_column]), row) for row in rows]
 
 
 def _key(row_id: UUID) -> bytes:

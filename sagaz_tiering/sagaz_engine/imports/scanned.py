@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from abc import abstractmethod
 from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
@@ -37,10 +36,9 @@ class _Readable(NamedTuple):
     record: records.Snapshot | records.Replay
     size: int
 
-
-class _Unreadable(NamedTuple):
-    key: bytes
-    reason: str
+    @property
+    def remarks(self) -> tuple[str, ...]:
+        return self.record.remarks
 
 
 class ScannedSource(SagazSource):
@@ -90,14 +88,16 @@ class ScannedSource(SagazSource):
         while page := await inventory.replays(last, PAGE):
             for batch in batches_of([found.size for found in page]):
                 again = await self._fetch([found.key for found in page[batch]])
-                for readable in await self._read(inventory, [stored._replace(is_replay=True) for stored in again]):
+                for readable in await self._read_batch(
+                    inventory, [stored._replace(is_replay=True) for stored in again]
+                ):
                     if isinstance(readable.record, records.Replay):
                         yield readable.record.value
             last = page[-1].replay_id
 
     async def _snapshots(self, inventory: Inventory, page: Sequence[FoundSnapshot]) -> AsyncIterator[SagaSnapshot]:
         sagas = {found.key: found.saga_id for found in page}
-        for readable in await self._read(inventory, await self._fetch(list(sagas))):
+        for readable in await self._read_batch(inventory, await self._fetch(list(sagas))):
             key, snapshot = readable.stored.key, readable.record.value
             # One that was saved again meanwhile, under another saga, has no place here any more.
             if not isinstance(snapshot, SagaSnapshot) or snapshot.saga_id.bytes != sagas[key]:
@@ -108,7 +108,7 @@ class ScannedSource(SagazSource):
     async def _take_stock(self, inventory: Inventory) -> None:
         async for batch in self._scan():
             found, replays = list[FoundSnapshot](), list[FoundReplay]()
-            for readable in await self._read(inventory, batch):
+            for readable in await self._read_batch(inventory, batch):
                 if isinstance(readable.record, records.Replay):
                     replays.append(_place_of_replay(readable, readable.record.value))
                 else:
@@ -116,32 +116,18 @@ class ScannedSource(SagazSource):
             await inventory.add(found, replays)
         self.expired = await inventory.settle(to_micros(self._clock.now()))
 
-    async def _read(self, inventory: Inventory, batch: Sequence[ScannedRecord]) -> list[_Readable]:
-        """What can be read of a batch; the rest is accounted for."""
-        readable = list[_Readable]()
-        for outcome in await asyncio.to_thread(_decoded, batch):
-            if isinstance(outcome, _Unreadable):
-                await self._leave_out(inventory, outcome.key, outcome.reason)
-            else:
-                await self._remark(inventory, outcome.stored.key, outcome.record.remarks)
-                readable.append(outcome)
-        return readable
+    async def _read_batch(self, inventory: Inventory, batch: Sequence[ScannedRecord]) -> list[_Readable]:
+        """What can be read of those that are there; the rest is accounted for."""
+        there = [(stored.key, stored) for stored in batch if stored.problem or stored.data is not None]
+        return await self._read(inventory, there, _decoded)
 
 
-def _decoded(batch: Sequence[ScannedRecord]) -> list[_Readable | _Unreadable]:
-    outcomes = list[_Readable | _Unreadable]()
-    for stored in batch:
-        if stored.problem:
-            outcomes.append(_Unreadable(stored.key, stored.problem))
-        elif stored.data is not None:
-            try:
-                raw = records.unpacked(stored.data)
-                record = records.replay_of(raw) if stored.is_replay else records.snapshot_of(raw)
-            except CorruptRecord as exc:
-                outcomes.append(_Unreadable(stored.key, str(exc)))
-            else:
-                outcomes.append(_Readable(stored, record, len(raw)))
-    return outcomes
+def _decoded(stored: ScannedRecord) -> _Readable:
+    if stored.problem or stored.data is None:
+        raise CorruptRecord(stored.problem)
+    raw = records.unpacked(stored.data)
+    record = records.replay_of(raw) if stored.is_replay else records.snapshot_of(raw)
+    return _Readable(stored, record, len(raw))
 
 
 def _place_of(readable: _Readable, snapshot: SagaSnapshot) -> FoundSnapshot:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final, Protocol, Self, TypeVar
 
 from sagaz_tiering.clock import Clock, SystemClock
+from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.sagaz_engine.imports.inventory import Inventory
 from sagaz_tiering.snapshot import SagaSnapshot
@@ -23,6 +24,17 @@ BATCH_RECORDS: Final = 256
 """Records are asked for together up to this many, or up to this many bytes (a larger one alone)."""
 
 _log = Logger(__name__)
+
+
+class Remarked(Protocol):
+    """What was read of a record, and what had to be taken differently from how it is written."""
+
+    @property
+    def remarks(self) -> Sequence[str]: ...
+
+
+Stored = TypeVar("Stored")
+Decoded = TypeVar("Decoded", bound=Remarked)
 
 
 @dataclass(slots=True)
@@ -104,6 +116,20 @@ class SagazSource(SnapshotSource, ABC):
         self.adjusted = Remarks()
         self.expired = 0
 
+    async def _read(
+        self, inventory: Inventory, stored: Sequence[tuple[bytes, Stored]], decode: Callable[[Stored], Decoded]
+    ) -> list[Decoded]:
+        """What can be read of these records, each given with its key; the rest is accounted for."""
+        readable = list[Decoded]()
+        outcomes = await asyncio.to_thread(lambda: [_outcome(decode, each) for _, each in stored])
+        for (key, _), outcome in zip(stored, outcomes, strict=True):
+            if isinstance(outcome, CorruptRecord):
+                await self._leave_out(inventory, key, outcome)
+            else:
+                await self._remark(inventory, key, outcome.remarks)
+                readable.append(outcome)
+        return readable
+
     async def _leave_out(self, inventory: Inventory, key: bytes, error: object) -> None:
         """Account for a record that cannot be read."""
         if await inventory.note("problem", key):
@@ -138,6 +164,13 @@ def batches_of(sizes: Sequence[int]) -> list[slice]:
     if start < len(sizes):
         groups.append(slice(start, len(sizes)))
     return groups
+
+
+def _outcome(decode: Callable[[Stored], Decoded], stored: Stored) -> Decoded | CorruptRecord:
+    try:
+        return decode(stored)
+    except CorruptRecord as exc:
+        return exc
 
 
 def _shown(key: bytes) -> str:
