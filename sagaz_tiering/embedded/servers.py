@@ -139,8 +139,8 @@ def endpoints_of_running(data_dir: Path) -> Endpoints | None:
         return None
     try:
         return Endpoints(**json.loads((data_dir / "endpoints.json").read_text()))
-    except (OSError, ValueError):
-        return None  # still starting, or already stopping
+    except (OSError, ValueError, TypeError):
+        return None  # still starting, already stopping, or of another version
 
 
 def _asked(server: S | None, name: str) -> S:

@@ -66,15 +66,16 @@ class InMemorySnapshotStorage(StandaloneStorage):
 
     def clear(self) -> None:
         """Forget everything."""
-        self._snapshots: dict[UUID, _Stored] = {}
-        self._replay_records: dict[UUID, _Replay] = {}
-        self._bytes = 0
-        # Sorted lists, searched by bisection: order keys of each saga, saga ids, and (retention_us, snapshot id).
-        self._of_saga: dict[int, list[tuple[int, int, int]]] = {}
-        self._sagas_in_order: list[int] = []
-        self._expiries: list[tuple[int, int]] = []
-        self._replay_ids: list[int] = []
-        self._replays_of_saga: dict[UUID, list[tuple[int, int]]] = {}
+        with _alone:
+            self._snapshots: dict[UUID, _Stored] = {}
+            self._replay_records: dict[UUID, _Replay] = {}
+            self._bytes = 0
+            # Sorted lists, searched by bisection: order keys of each saga, saga ids, and (retention_us, snapshot id).
+            self._of_saga: dict[int, list[tuple[int, int, int]]] = {}
+            self._sagas_in_order: list[int] = []
+            self._expiries: list[tuple[int, int]] = []
+            self._replay_ids: list[int] = []
+            self._replays_of_saga: dict[UUID, list[tuple[int, int]]] = {}
 
     async def __aenter__(self) -> Self:
         return self

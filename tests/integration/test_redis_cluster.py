@@ -88,14 +88,14 @@ async def crash_while(storage: RedisSnapshotStorage, after: int, call: Callable[
     whole = storage._redis
     crashing = Crashing(whole.options)
     crashing.left = after
-    storage._redis = storage._store.redis = storage._replay_store._redis = crashing
+    storage._redis = storage._store.redis = crashing
     try:
         await call()
     except Crash:
         return True
     finally:
         await crashing.close()
-        storage._redis = storage._store.redis = storage._replay_store._redis = whole
+        storage._redis = storage._store.redis = whole
     return False
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import inspect
 import random
-from datetime import timedelta
+import threading
+from datetime import datetime, timedelta
 
 from support.snapshots import BEGUN, SAGA, make, number, replay, save_all
 from support.tiers import NOW
@@ -80,6 +81,27 @@ async def test_what_is_saved_under_another_saga_while_its_saga_goes_stays() -> N
     await storage.save_snapshot(make(200, saga_id=number(7)))
     assert await removal == 199
     assert await storage.get_snapshot(number(200)) is not None
+
+
+async def test_another_thread_that_forgets_everything_waits_for_a_look() -> None:
+    """`clear` comes before a look at several lists or after it, never in the middle."""
+    clearing: list[threading.Thread] = []
+
+    class Watched(VirtualClock):
+        """Asked in the middle of a look, whether a snapshot has ended."""
+
+        def now(self) -> datetime:
+            if clearing and not clearing[0].ident:
+                clearing[0].start()
+                clearing[0].join(0.2)
+            return super().now()
+
+    storage = InMemorySnapshotStorage(clock=Watched(NOW))
+    await save_all(storage, [make(each, retention_until=NOW + timedelta(hours=1)) for each in (1, 2, 3)])
+    clearing.append(threading.Thread(target=storage.clear))
+    assert len(await storage.list_snapshots(SAGA)) == 3
+    clearing[0].join()
+    assert storage.get_storage_info()["total_snapshots"] == 0
 
 
 async def test_clear_forgets_everything() -> None:

@@ -120,7 +120,7 @@ class ClusterStore(SingleServerStore):
         keys = [self.keys.value(place, entry.meta.snapshot_id.hex)]
         for over_forward in (False, True):
             args = self._save_arguments(entry, place, nonce, over_forward=over_forward)
-            target = SagaHome.parse(await self._run("save", keys, args))
+            target = SagaHome.parse(await self.run("save", keys, args))
             if target is None:
                 break
             if await self._has_moved(entry.meta.snapshot_id, place, target):
@@ -136,7 +136,7 @@ class ClusterStore(SingleServerStore):
         pointer = await self._pointer(snapshot_id)
         if pointer is not None and SagaHome.parse(pointer) == old:
             moved = redis_keys.pointer(new, redis_keys.nonce_of(facts), int(pointer.rpartition(b",")[2]))
-            await self._run("point", [self.keys.pointer(snapshot_id.hex)], [moved, "", "1"])
+            await self.run("point", [self.keys.pointer(snapshot_id.hex)], [moved, "", "1"])
         await self._forget(snapshot_id, old, moving_to=new)
         return True
 
@@ -149,28 +149,28 @@ class ClusterStore(SingleServerStore):
         self, snapshot_id: UUID, pointer: str, entry: NewEntry, *, force: bool = False
     ) -> tuple[bytes, bool]:
         args = [pointer, entry.ttl_ms, "1" if force else "0"]
-        old, shorten = await self._run("point", [self.keys.pointer(snapshot_id.hex)], args)
+        old, shorten = await self.run("point", [self.keys.pointer(snapshot_id.hex)], args)
         return old, bool(shorten)
 
     async def _unpoint(self, snapshot_id: UUID, place: SagaHome, facts: bytes) -> None:
         """Remove the pointer that belongs to this very save; another save may have begun."""
         beginning = f"{place.text},{redis_keys.nonce_of(facts)},"
-        await self._run("unpoint", [self.keys.pointer(snapshot_id.hex)], [beginning])
+        await self.run("unpoint", [self.keys.pointer(snapshot_id.hex)], [beginning])
 
     async def _remove_if_garbage(self, snapshot_id: UUID, place: SagaHome, pointer: bytes, now_us: int) -> None:
         saved_us = int(pointer.rpartition(b",")[2])
         async with self.redis.use() as client:
             listed = await client.hexists(self.keys.facts(place), snapshot_id.hex)
         if not listed and now_us - saved_us > _OLD_US:
-            await self._run("unpoint", [self.keys.pointer(snapshot_id.hex)], [pointer])
+            await self.run("unpoint", [self.keys.pointer(snapshot_id.hex)], [pointer])
 
     async def _read(self, snapshot_id: UUID, place: SagaHome, now_us: int) -> tuple[bytes, SagaHome | None] | None:
         keys = [self.keys.facts(place), self.keys.value(place, snapshot_id.hex)]
-        found = await self._run("read", keys, [snapshot_id.hex, now_us])
+        found = await self.run("read", keys, [snapshot_id.hex, now_us])
         return None if found is None else (found[0], SagaHome.parse(found[1]))
 
     async def _forward(self, snapshot_id: UUID, old: SagaHome, new: SagaHome) -> SagaHome | None:
-        noted = await self._run("forward", [self.keys.facts(old)], [snapshot_id.hex, new.text])
+        noted = await self.run("forward", [self.keys.facts(old)], [snapshot_id.hex, new.text])
         return None if noted is None else SagaHome.parse(noted)
 
     async def _forget(self, snapshot_id: UUID, place: SagaHome, *, moving_to: SagaHome | None = None) -> bytes | None:
@@ -180,5 +180,5 @@ class ClusterStore(SingleServerStore):
             snapshot_id.hex,
             "" if moving_to is None else moving_to.text,
         ]
-        facts: bytes | None = await self._run("forget", [self.keys.index(place)], args)
+        facts: bytes | None = await self.run("forget", [self.keys.index(place)], args)
         return facts

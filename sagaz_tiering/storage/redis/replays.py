@@ -11,7 +11,6 @@ from datetime import datetime
 from uuid import UUID
 
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.drivers.redis.scripts import load_script
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.storage import replay_records as replay_log
 from sagaz_tiering.storage.answers import checked_replay
@@ -33,8 +32,7 @@ async def save(store: SingleServerStore, record: ReplayRecord) -> None:
     else:
         keys.append(of_saga)
     args = [place.text.encode() + replay_log.to_bytes(record), replay_id.hex, store.keys.prefix, created_us, member]
-    script = load_script(__package__, "replay", behind="common")
-    old = SagaHome.parse(await store.redis.run(script, keys, args))
+    old = SagaHome.parse(await store.run("replay", keys, args))
     if store.redis.is_cluster and old is not None and old != place:
         async with store.redis.use() as client:
             await client.zrem(store.keys.replays_of(old), member)

@@ -15,7 +15,7 @@ from uuid import UUID
 
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.drivers.redis.client import RedisClient, time_of
-from sagaz_tiering.drivers.redis.scripts import Script, load_script
+from sagaz_tiering.drivers.redis.scripts import load_script
 from sagaz_tiering.drivers.server_clock import ClockSample, sampled
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
@@ -81,10 +81,6 @@ class Totals(NamedTuple):
     with_expired: bool
 
 
-def _script(name: str) -> Script:
-    return load_script(__package__, name, behind="common")
-
-
 class SingleServerStore:
     """Snapshots under one key prefix of one server."""
 
@@ -97,20 +93,20 @@ class SingleServerStore:
         meta, place, nonce = entry.meta, SagaHome.of(entry.meta.saga_id), new_nonce()
         pointer = redis_keys.pointer(place, nonce, meta.saved_us)
         keys = [self.keys.value(place, meta.snapshot_id.hex), self.keys.pointer(meta.snapshot_id.hex)]
-        await self._run("save", keys, self._save_arguments(entry, place, nonce, pointer=pointer))
+        await self.run("save", keys, self._save_arguments(entry, place, nonce, pointer=pointer))
 
     async def time(self) -> ClockSample:
         """What the server's clock says; on a Cluster one node's."""
 
         async def ask() -> datetime:
-            return time_of(await self._run("time", [self.keys.totals(SHARDS[0])], []))
+            return time_of(await self.run("time", [self.keys.totals(SHARDS[0])], []))
 
         return await sampled(ask)
 
     async def get(self, snapshot_id: UUID, now_us: int) -> bytes | None:
         """The value of a live snapshot. Raises CorruptRecord if it cannot be found for damage."""
         args = [self.keys.prefix, snapshot_id.hex, now_us]
-        found = await self._run("get", [self.keys.pointer(snapshot_id.hex)], args)
+        found = await self.run("get", [self.keys.pointer(snapshot_id.hex)], args)
         if found == 0:
             raise damaged_pointer(snapshot_id)
         value: bytes | None = found
@@ -119,7 +115,7 @@ class SingleServerStore:
     async def delete(self, snapshot_id: UUID) -> bool:
         """Remove a snapshot, expired or not; False if there was none."""
         args = [self.keys.prefix, snapshot_id.hex]
-        return bool(await self._run("delete", [self.keys.pointer(snapshot_id.hex)], args))
+        return bool(await self.run("delete", [self.keys.pointer(snapshot_id.hex)], args))
 
     async def page(
         self,
@@ -149,7 +145,7 @@ class SingleServerStore:
             min(limit, PAGE),
             _PAGE_BYTES,
         ]
-        found = await self._run("page", [self.keys.index(place), self.keys.facts(place)], args)
+        found = await self.run("page", [self.keys.index(place), self.keys.facts(place)], args)
         cursor = IndexCursor(found[0], found[1]) if found[0] else None
         return await self._settled(place, found[2:]), cursor
 
@@ -158,7 +154,7 @@ class SingleServerStore:
         place, gone = SagaHome.of(saga_id), 0
         while True:
             args = [self.keys.prefix, place.shard, place.saga, PAGE, self._with_pointers]
-            removed = await self._run("clear", [self.keys.index(place)], args)
+            removed = await self.run("clear", [self.keys.index(place)], args)
             await self._cleared(place, list(zip(removed[::2], removed[1::2], strict=True)))
             gone += len(removed) // 2
             if len(removed) < 2 * PAGE:
@@ -215,12 +211,13 @@ class SingleServerStore:
         async def ask(group: Sequence[str]) -> tuple[Sequence[str], Any]:
             async with gate:
                 keys = [key(shard) for shard in group]
-                return group, await self._run(name, keys, [self.keys.prefix, *args, *group])
+                return group, await self.run(name, keys, [self.keys.prefix, *args, *group])
 
         return await asyncio.gather(*(ask(group) for group in groups))
 
-    async def _run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
-        return await self.redis.run(_script(name), keys, args)
+    async def run(self, name: str, keys: Sequence[str], args: Sequence[Any]) -> Any:
+        """What a script answers."""
+        return await self.redis.run(load_script(__package__, name, behind="common"), keys, args)
 
     def _save_arguments(
         self, entry: NewEntry, place: SagaHome, nonce: str, *, pointer: str = "", over_forward: bool = False

@@ -13,8 +13,7 @@ from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.storage.s3 import keys as s3_keys
-from sagaz_tiering.storage.s3.archived import promise
-from sagaz_tiering.storage.s3.bodies import Body, OpenBucket, take
+from sagaz_tiering.storage.s3.bodies import Body, OpenBucket, promise, take
 from sagaz_tiering.storage.s3.keys import SavedEntry
 
 _LISTED_AT_ONCE = 64
