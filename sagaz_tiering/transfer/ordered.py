@@ -33,49 +33,39 @@ class Unit(Generic[T]):
     finished: bool = False
 
 
+@dataclass(slots=True, kw_only=True, eq=False)
 class OrderedCommitter(Generic[T]):
     """Works on the units of an iterator, `workers` at a time, and commits the finished ones in their order.
 
     At most `window` units are begun and not committed, so that memory stays bounded when one takes long.
     """
 
-    def __init__(
-        self,
-        units: AsyncIterator[T],
-        *,
-        workers: int,
-        window: int,
-        commit: Callable[[Unit[T]], None],
-        committed: Callable[[], Awaitable[None]],
-        is_doubted: Callable[[], bool],
-        stop: asyncio.Event,
-    ) -> None:
-        self._units = units
-        self._workers = workers
-        self._window = window
-        self._commit = commit
-        self._committed = committed
-        self._is_doubted = is_doubted
-        self._stop = stop
-        self._turn = asyncio.Lock()
-        self._room = asyncio.Condition()
-        self._begun: deque[Unit[T]] = deque()
-        self._over = False
+    units: AsyncIterator[T]
+    workers: int
+    window: int
+    commit: Callable[[Unit[T]], None]
+    committed: Callable[[], Awaitable[None]]
+    is_doubted: Callable[[], bool]
+    stop: asyncio.Event
+    _turn: asyncio.Lock = field(init=False, default_factory=asyncio.Lock)
+    _room: asyncio.Condition = field(init=False, default_factory=asyncio.Condition)
+    _begun: deque[Unit[T]] = field(init=False, default_factory=deque)
+    _over: bool = field(init=False, default=False)
 
     async def run(self, work: Callable[[Unit[T]], Awaitable[None]]) -> bool:
         """Work until the units are at their end (True) or the transfer is asked to stop (False).
 
         Raises the first error of `work` or of the units, when all other work has ended.
         """
-        async with closing(self._units):
+        async with closing(self.units):
             try:
                 async with asyncio.TaskGroup() as group:
-                    for _ in range(self._workers):
+                    for _ in range(self.workers):
                         group.create_task(self._work(work))
             except BaseExceptionGroup as errors:
                 raise first_of(errors) from None
         self._commit_finished(trust=True)
-        return not self._begun and not self._stop.is_set()
+        return not self._begun and not self.stop.is_set()
 
     def unfinished(self) -> list[Unit[T]]:
         """What was begun and not committed."""
@@ -86,19 +76,19 @@ class OrderedCommitter(Generic[T]):
             await work(unit)
             unit.finished = not unit.cut
             self._over = self._over or unit.cut
-            self._commit_finished(trust=len(self._begun) >= self._window)
+            self._commit_finished(trust=len(self._begun) >= self.window)
             async with self._room:
                 self._room.notify_all()
-            await self._committed()
+            await self.committed()
 
     async def _next(self) -> Unit[T] | None:
         async with self._turn:  # one at a time, or they would not be in order
             async with self._room:
-                await self._room.wait_for(lambda: self._over or len(self._begun) < self._window)
-            if self._over or self._stop.is_set():
+                await self._room.wait_for(lambda: self._over or len(self._begun) < self.window)
+            if self._over or self.stop.is_set():
                 return None
             try:
-                unit = Unit(await anext(self._units))
+                unit = Unit(await anext(self.units))
             except (StopAsyncIteration, Stopped):
                 self._over = True
                 return None
@@ -107,9 +97,9 @@ class OrderedCommitter(Generic[T]):
 
     def _commit_finished(self, *, trust: bool) -> None:
         while self._begun and self._begun[0].finished:
-            if self._begun[0].doubtful and not trust and self._is_doubted():
+            if self._begun[0].doubtful and not trust and self.is_doubted():
                 return
-            self._commit(self._begun.popleft())
+            self.commit(self._begun.popleft())
 
 
 @asynccontextmanager

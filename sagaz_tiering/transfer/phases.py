@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 from uuid import UUID
@@ -35,29 +36,21 @@ _WINDOW: Final = 64
 """Sagas (or replay records) per worker that may be done while an earlier one is not."""
 
 
+@dataclass(kw_only=True, eq=False)
 class Phases:
     """Moves `standing` forward. `moved` is awaited after each unit, `counted` called after each item."""
 
-    def __init__(
-        self,
-        *,
-        reader: SourceReader,
-        writer: Writer,
-        standing: Standing,
-        concurrency: int,
-        stop: asyncio.Event,
-        moved: Callable[[], Awaitable[None]],
-        counted: Callable[[], None],
-    ) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._standing = standing
-        self._concurrency = concurrency
-        self._stop = stop
-        self._moved = moved
-        self._counted = counted
-        self._slots = asyncio.Semaphore(concurrency)
-        self._outage = Outage(2 * concurrency)
+    reader: SourceReader
+    writer: Writer
+    standing: Standing
+    concurrency: int
+    stop: asyncio.Event
+    moved: Callable[[], Awaitable[None]]
+    counted: Callable[[], None]
+
+    def __post_init__(self) -> None:
+        self._slots = asyncio.Semaphore(self.concurrency)
+        self._outage = Outage(2 * self.concurrency)
         self._unfinished: Callable[[], Sequence[Unit[Any]]] = list
 
     def begun(self) -> Counts:
@@ -69,36 +62,36 @@ class Phases:
 
     async def snapshots(self, selected: Sequence[UUID] | None) -> bool:
         """Every snapshot behind the mark; False if it was stopped before the end."""
-        mark = self._standing.mark
-        sagas = self._reader.saga_ids(mark) if selected is None else _behind(mark, selected)
-        work = OrderedCommitter(sagas, commit=self._commit_saga, **self._limits())
+        mark = self.standing.mark
+        sagas = self.reader.saga_ids(mark) if selected is None else _behind(mark, selected)
+        work = OrderedCommitter(units=sagas, commit=self._commit_saga, **self._limits())
         self._unfinished = work.unfinished
         return await work.run(partial(self._copy_saga, is_selected=selected is not None))
 
     async def replay_logs(self, selected: Sequence[UUID] | None) -> bool:
         """Every replay record behind the mark; False if it was stopped before the end."""
-        records = self._reader.replay_logs(self._standing.mark)
-        work = OrderedCommitter(records, commit=self._commit_replay, **self._limits())
+        records = self.reader.replay_logs(self.standing.mark)
+        work = OrderedCommitter(units=records, commit=self._commit_replay, **self._limits())
         self._unfinished = work.unfinished
         return await work.run(partial(self._copy_replay, of_sagas=None if selected is None else frozenset(selected)))
 
     def _limits(self) -> dict[str, Any]:
         return {
-            "workers": self._concurrency,
-            "window": _WINDOW * self._concurrency,
-            "committed": self._moved,
+            "workers": self.concurrency,
+            "window": _WINDOW * self.concurrency,
+            "committed": self.moved,
             "is_doubted": lambda: self._outage.suspected,
-            "stop": self._stop,
+            "stop": self.stop,
         }
 
     def _commit_saga(self, unit: Unit[UUID]) -> None:
-        self._standing.mark = unit.value
-        self._standing.probe = unit.probe or self._standing.probe
-        self._standing.snapshots.add(unit.counts)
+        self.standing.mark = unit.value
+        self.standing.probe = unit.probe or self.standing.probe
+        self.standing.snapshots.add(unit.counts)
 
     def _commit_replay(self, unit: Unit[NextReplay]) -> None:
-        self._standing.mark = unit.value.replay_id
-        self._standing.replay_logs.add(unit.counts)
+        self.standing.mark = unit.value.replay_id
+        self.standing.replay_logs.add(unit.counts)
 
     async def _copy_saga(self, unit: Unit[UUID], *, is_selected: bool) -> None:
         async with asyncio.TaskGroup() as copies:
@@ -112,12 +105,12 @@ class Phases:
 
         The newest goes first: where a saga ends decides at the target what becomes of the others, from their save on.
         """
-        compare = await self._writer.has_saga(unit.value)
-        newest = await self._reader.newest(unit.value)
+        compare = await self.writer.has_saga(unit.value)
+        newest = await self.reader.newest(unit.value)
         if newest is not None:
             await self._slot()
             await self._copy_snapshot(unit, newest, compare)
-        async with closing(self._reader.snapshots(unit.value, unit.counts)) as found:
+        async with closing(self.reader.snapshots(unit.value, unit.counts)) as found:
             async for snapshot in found:
                 if newest is None or snapshot.snapshot_id != newest.snapshot_id:
                     await self._slot()
@@ -126,13 +119,13 @@ class Phases:
     async def _slot(self) -> None:
         """Wait for one. Raises Stopped."""
         await self._slots.acquire()
-        if self._stop.is_set():
+        if self.stop.is_set():
             self._slots.release()
             raise Stopped
 
     async def _copy_snapshot(self, unit: Unit[UUID], snapshot: SagaSnapshot, compare: bool) -> None:
         async def put() -> None:
-            if await self._writer.put(snapshot, unit.counts, compare=compare):
+            if await self.writer.put(snapshot, unit.counts, compare=compare):
                 unit.probe = snapshot.snapshot_id
             self._outage.over()
 
@@ -140,7 +133,7 @@ class Phases:
             await self._judge(unit, snapshot.snapshot_id, snapshot.saga_id, put)
         finally:
             self._slots.release()
-        self._counted()
+        self.counted()
 
     async def _copy_replay(self, unit: Unit[NextReplay], *, of_sagas: frozenset[UUID] | None) -> None:
         found = unit.value
@@ -148,12 +141,12 @@ class Phases:
 
         async def put(record: dict[str, Any]) -> None:
             if of_sagas is None or as_uuid(record.get("original_saga_id"), "original_saga_id") in of_sagas:
-                await self._writer.put_replay(record, unit.counts)
+                await self.writer.put_replay(record, unit.counts)
                 self._outage.over()
 
         if found.record is not None:
             await self._judge(unit, found.replay_id, None, partial(put, found.record))
-            self._counted()
+            self.counted()
 
     async def _judge(
         self, unit: Unit[Any], item_id: UUID | None, saga_id: UUID | None, work: Callable[[], Awaitable[None]]

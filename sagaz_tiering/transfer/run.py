@@ -15,6 +15,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -87,9 +88,9 @@ async def transfer_snapshots(
     stop = stop or asyncio.Event()
     waits = RetryBudget(patience, stop)
     run = _Run(
-        identity,
-        SourceReader(source, waits),
-        Writer(target, waits, clock or SystemClock(), verify=verify, dry_run=dry_run),
+        identity=identity,
+        reader=SourceReader(source, waits),
+        writer=Writer(target=target, retry_budget=waits, clock=clock or SystemClock(), verify=verify, dry_run=dry_run),
         journal=None if journal is None or dry_run else Checkpoint(journal, identity),
         progress=progress,
     )
@@ -101,23 +102,17 @@ async def transfer_snapshots(
     return _with_account(run.report(dry_run=dry_run, stopped=not done), source)
 
 
+@dataclass(kw_only=True, eq=False)
 class _Run:
     """One run of a transfer: where it stands, and what it tells the journal and the caller."""
 
-    def __init__(
-        self,
-        identity: Identity,
-        reader: SourceReader,
-        writer: Writer,
-        *,
-        journal: Checkpoint | None,
-        progress: Callable[[TransferProgress], None] | None,
-    ) -> None:
-        self._identity = identity
-        self._reader = reader
-        self._writer = writer
-        self._journal = journal
-        self._progress = progress
+    identity: Identity
+    reader: SourceReader
+    writer: Writer
+    journal: Checkpoint | None
+    progress: Callable[[TransferProgress], None] | None
+
+    def __post_init__(self) -> None:
         self._standing = Standing()
         self._behind_mark: Callable[[], Counts] = Counts
         self._before = {SNAPSHOTS: 0, REPLAY_LOGS: 0}
@@ -128,9 +123,9 @@ class _Run:
 
     async def begin(self, *, restart: bool) -> None:
         """Open the journal, and go on from where it stands if the target still has what it says."""
-        if self._journal is None:
+        if self.journal is None:
             return
-        standing = await asyncio.to_thread(self._journal.open, restart=restart)
+        standing = await asyncio.to_thread(self.journal.open, restart=restart)
         if standing is not None and await self._holds(standing):
             self._standing = standing
             self._seconds_before = standing.seconds
@@ -140,7 +135,7 @@ class _Run:
     async def _holds(self, standing: Standing) -> bool:
         """Whether the target still has what the journal says was there; else everything is looked at again."""
         try:
-            if standing.probe is None or await self._writer.has_snapshot(standing.probe):
+            if standing.probe is None or await self.writer.has_snapshot(standing.probe):
                 return True
         except Stopped:
             return True
@@ -149,10 +144,10 @@ class _Run:
 
     async def work(self, concurrency: int, stop: asyncio.Event) -> bool:
         """Both phases, from where it stands; False if it was stopped before the end."""
-        standing, identity = self._standing, self._identity
+        standing, identity = self._standing, self.identity
         phases = Phases(
-            reader=self._reader,
-            writer=self._writer,
+            reader=self.reader,
+            writer=self.writer,
             standing=standing,
             concurrency=concurrency,
             stop=stop,
@@ -174,13 +169,13 @@ class _Run:
 
     async def end(self) -> None:
         """Write the journal a last time, and let it go."""
-        if self._journal is None:
+        if self.journal is None:
             return
         try:
             if self._is_open:
-                await self._write(self._journal)
+                await self._write(self.journal)
         finally:
-            self._journal.close()
+            self.journal.close()
 
     def report(self, *, dry_run: bool, stopped: bool) -> TransferReport:
         """What was done, by this run and those that it goes on from."""
@@ -190,8 +185,8 @@ class _Run:
         if stopped:
             (snapshots if self._standing.phase == SNAPSHOTS else replay_logs).add(self._behind_mark())
         return TransferReport(
-            source=self._identity.source,
-            target=self._identity.target,
+            source=self.identity.source,
+            target=self.identity.target,
             dry_run=dry_run,
             snapshots=snapshots,
             replay_logs=replay_logs,
@@ -208,8 +203,8 @@ class _Run:
     async def _moved(self) -> None:
         """Now and then, bring the journal up to date."""
         due = time.monotonic() >= self._written + _JOURNAL_EVERY_S
-        if self._journal is not None and due and not self._writing.locked():
-            await self._write(self._journal)
+        if self.journal is not None and due and not self._writing.locked():
+            await self._write(self.journal)
 
     async def _write(self, journal: Checkpoint) -> None:
         async with self._writing:
@@ -218,18 +213,18 @@ class _Run:
             self._written = time.monotonic()
 
     def _counted(self) -> None:
-        if self._progress is not None and time.monotonic() >= self._told + _PROGRESS_EVERY_S:
+        if self.progress is not None and time.monotonic() >= self._told + _PROGRESS_EVERY_S:
             self._tell()
 
     def _tell(self) -> None:
-        if self._progress is None:
+        if self.progress is None:
             return
         self._told = time.monotonic()
         in_snapshots = self._standing.phase == SNAPSHOTS
         counts = Counts()
         counts.add(self._standing.snapshots if in_snapshots else self._standing.replay_logs)
         counts.add(self._behind_mark())
-        self._progress(
+        self.progress(
             TransferProgress(
                 phase="snapshots" if in_snapshots else "replay logs",
                 found=counts.found,

@@ -19,10 +19,8 @@ from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.terminal import counted, make_table, show_bytes
 
 if TYPE_CHECKING:
-    from uuid import UUID
-
-    from sagaz_tiering.app.storage_url import Address
     from sagaz_tiering.transfer import Counts, Failure, TransferReport
+    from sagaz_tiering.transfer.checkpoint import Identity
 
 MAX_SHOWN = 20
 
@@ -53,15 +51,17 @@ async def transfer(
 
     from sagaz_tiering.app.storage_url import open_source, open_storage, parse_address
     from sagaz_tiering.transfer import transfer_snapshots
+    from sagaz_tiering.transfer.checkpoint import Identity
 
     places = parse_address(source), parse_address(target)
     options: dict[str, Any] = {
-        "saga_ids": [parse_id(each, "--saga") for each in saga] if saga else None,
+        "saga_ids": sorted({parse_id(each, "--saga") for each in saga}) if saga else None,
         "replay_logs": not no_replay_logs,
         "verify": not no_verify,
     }
     wait = _duration(patience)
-    path = None if dry_run else _journal_path(journal, *places, **options)
+    identity = Identity(source=places[0].shown, target=places[1].shown, **options)
+    path = None if dry_run else _journal_path(journal, identity, ends_with_us=places[1].is_memory)
     stop, notice = asyncio.Event(), "stopping: what is in flight is finished (a second signal ends it at once)"
     with stopped_by_signals(stop, notice=notice) as stopping:
         async with open_source(source) as reading, open_storage(target) as writing:
@@ -78,8 +78,8 @@ async def transfer(
                         patience=wait,
                         progress=progress,
                         stop=stop,
-                        source_name=places[0].shown,
-                        target_name=places[1].shown,
+                        source_name=identity.source,
+                        target_name=identity.target,
                     )
             except asyncio.CancelledError:
                 if not stopping.is_cancelled:
@@ -98,31 +98,14 @@ async def transfer(
     return Answer(document, _lines(report), code, [problem] if report.failed and not report.stopped else ())
 
 
-def _journal_path(
-    given: Path | None,
-    source: Address,
-    target: Address,
-    *,
-    saga_ids: list[UUID] | None,
-    replay_logs: bool,
-    verify: bool,
-) -> Path | None:
+def _journal_path(given: Path | None, identity: Identity, *, ends_with_us: bool) -> Path | None:
     """The file that says how far this transfer is; none where the target ends with this process."""
-    from sagaz_tiering.transfer.checkpoint import Identity
-
-    if target.is_memory:
+    if ends_with_us:
         if given is not None:
             raise UsageError("a target in memory ends with this process: there is nothing to go on from")
         return None
     if given is not None:
         return given
-    identity = Identity(
-        source=source.shown,
-        target=target.shown,
-        saga_ids=None if saga_ids is None else sorted(set(saga_ids)),
-        replay_logs=replay_logs,
-        verify=verify,
-    )
     return state_home() / "sagaz-tiering" / "transfers" / f"{identity.fingerprint}.json"
 
 
