@@ -1,4 +1,4 @@
-"""Settings of the process that jobs need: how often garbage is looked for, what is given back, and who goes first."""
+"""The process that jobs run in: how often garbage is looked for, what is given back, who goes first, what it reads."""
 
 from __future__ import annotations
 
@@ -45,6 +45,16 @@ def _give_memory_back() -> None:
         libc = ctypes.CDLL(None)
         libc.mallopt(_M_ARENA_MAX, 2)
         libc.mallopt(_M_TRIM_THRESHOLD, 128 * 1024)
+
+
+async def readable(file: int) -> None:
+    """Wait until there is something to read, or nothing will ever be. Raises PermissionError where one cannot wait."""
+    loop, there = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_reader(file, there.set)
+    try:
+        await there.wait()
+    finally:
+        loop.remove_reader(file)
 
 
 def yield_to_others(niceness: int) -> None:

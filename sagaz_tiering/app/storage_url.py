@@ -29,7 +29,6 @@ from typing import Annotated, Any, Final
 from urllib.parse import quote, unquote_plus
 
 from pydantic import BeforeValidator, SecretStr, TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 
 from sagaz_tiering import storage
 from sagaz_tiering.clock import Clock
@@ -283,15 +282,12 @@ def _checked(query: dict[str, str], *, shown: str) -> dict[str, Any]:
         try:
             value = TypeAdapter(_READ_AS[name]).validate_python(text)
         except ValidationError as exc:
-            reason = _reason(exc.errors(include_input=False)[0])
+            error = exc.errors(include_input=False)[0]
+            reason = _PLAIN.get(error["type"], error["msg"])
             # The cause would carry the value, which may be a secret.
             raise ConfigError(f"{shown}: {name} {reason}", hint="correct it in the URL") from None
         values[name] = value.get_secret_value() if isinstance(value, SecretStr) else value
     return values
-
-
-def _reason(error: ErrorDetails) -> str:
-    return _PLAIN.get(error["type"], str(error["msg"]))
 
 
 def _shown_options(query: dict[str, str], *, joint: str) -> str:

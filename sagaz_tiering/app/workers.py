@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from sagaz_tiering import metrics
+from sagaz_tiering.app.process import readable
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.errors import BudgetSpent, MasterKeyUnavailable, SagazTieringError
 from sagaz_tiering.jobs.context import Tally
@@ -152,16 +153,6 @@ async def _tell(worker: Connection, given: tuple[str, TieringConfig], enough: as
         worker.send("stop")
 
 
-async def _readable(file: int) -> None:
-    """Until there is something to read, or nothing will ever be."""
-    loop, there = asyncio.get_running_loop(), asyncio.Event()
-    loop.add_reader(file, there.set)
-    try:
-        await there.wait()
-    finally:
-        loop.remove_reader(file)
-
-
 async def _end(process: asyncio.subprocess.Process) -> None:
     """It has a moment to give back what it claimed; a kill loses nothing either."""
     with suppress(ProcessLookupError):
@@ -193,7 +184,7 @@ async def _listen(worker: Connection, tally: Tally) -> Exception | None:
     error: Exception | None = ChildProcessError("it ended without a word")
     with suppress(EOFError, ConnectionError):
         while True:
-            await _readable(worker.fileno())
+            await readable(worker.fileno())
             said = worker.recv()
             for kind, number in said.get("counts", {}).items():
                 tally.add(kind, number)

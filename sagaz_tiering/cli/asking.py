@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 
 from sagaz_tiering.cli.failures import UsageError, say
 from sagaz_tiering.errors import SagazTieringError
@@ -63,21 +64,14 @@ async def _line(typed: bytes) -> tuple[bytes, bytes]:
 
 async def _read() -> bytes:
     """What comes next on stdin; nothing at its end, or where there is none."""
-    import asyncio
+    from sagaz_tiering.app.process import readable
 
     if sys.stdin is None:
         return b""
-    loop, there = asyncio.get_running_loop(), asyncio.Event()
     try:
         descriptor = sys.stdin.fileno()
-        try:
-            loop.add_reader(descriptor, there.set)
-        except PermissionError:  # a file or /dev/null, which never lets wait
-            return os.read(descriptor, _BYTES)
-        try:
-            await there.wait()
-        finally:
-            loop.remove_reader(descriptor)
+        with suppress(PermissionError):  # a file or /dev/null, which never lets wait
+            await readable(descriptor)
         return os.read(descriptor, _BYTES)
     except (OSError, ValueError):  # closed, or no file at all
         return b""

@@ -116,21 +116,20 @@ def showing(total_of: Callable[[Any], int | None]) -> Iterator[Callable[[Any], N
         with _bar(total_of) as show:
             yield show
     else:
-        yield Lines(total_of)
+        yield _lines(total_of)
 
 
-class Lines:
+def _lines(total_of: Callable[[Any], int | None]) -> Callable[[HowFar], None]:
     """A line now and then, for logs."""
+    phase, seconds = "", 0.0
 
-    def __init__(self, total_of: Callable[[Any], int | None]) -> None:
-        self._total_of = total_of
-        self._said = ("", 0.0)
-
-    def __call__(self, progress: HowFar) -> None:
-        phase, seconds = self._said
+    def show(progress: HowFar) -> None:
+        nonlocal phase, seconds
         if progress.seconds >= LINE_EVERY_S + (seconds if phase == progress.phase else 0):
-            self._said = (progress.phase, progress.seconds)
-            print(describe(progress, self._total_of(progress)), file=sys.stderr, flush=True)
+            phase, seconds = progress.phase, progress.seconds
+            print(describe(progress, total_of(progress)), file=sys.stderr, flush=True)
+
+    return show
 
 
 def describe(progress: HowFar, total: int | None) -> str:

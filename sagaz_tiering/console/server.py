@@ -183,12 +183,11 @@ class _Console:
 
     def _does(self, action: Action) -> _Handler:
         async def do(request: web.Request) -> web.StreamResponse:
-            visitor = _visitor()
             sent = await self._sent(request)
-            if not visitor.may_change:
+            if not _visitor().may_change:
                 return self._failure(request, 403, "to change something the operator's token is needed")
             asked = _asked(action.parameters, action.path, request.match_info, sent)
-            done = await self._audited(action, asked, visitor, request)
+            done = await self._audited(action, asked, request)
             return _json(done) if _is_api(request) else _see(action.then(asked, done))
 
         return do
@@ -200,23 +199,19 @@ class _Console:
             problem = "another export is under way, and they are made one at a time; try again in a minute"
             return self._failure(request, 429, problem, headers={"Retry-After": f"{_EXPORT_AGAIN_S}"})
         async with self._exporting:  # until it is handed over: its file lies in the daemon's folder for such files
-            return await self._exported(request, asked)
+            with TemporaryDirectory(prefix="sagaz-tiering-export-") as folder:
+                out = Path(folder, f"saga-{asked['saga_id']}.zip")
+                await self._audited(EXPORT, {**asked, "out": out}, request)
+                named = {"Content-Disposition": f'attachment; filename="{out.name}"'}
+                with out.open("rb") as file:  # noqa: ASYNC230 - it is read by a thread
+                    answer = web.Response(body=file, headers=named, content_type="application/zip")
+                    await answer.prepare(request)
+                    await answer.write_eof()
+            return answer
 
-    async def _exported(self, request: web.Request, asked: Mapping[str, Any]) -> web.StreamResponse:
-        with TemporaryDirectory(prefix="sagaz-tiering-export-") as folder:
-            out = Path(folder, f"saga-{asked['saga_id']}.zip")
-            await self._audited(EXPORT, {**asked, "out": out}, _visitor(), request)
-            named = {"Content-Disposition": f'attachment; filename="{out.name}"'}
-            with out.open("rb") as file:  # noqa: ASYNC230 - it is read by a thread
-                answer = web.Response(body=file, headers=named, content_type="application/zip")
-                await answer.prepare(request)
-                await answer.write_eof()
-        return answer
-
-    async def _audited(
-        self, action: Action, asked: Mapping[str, Any], visitor: Visitor, request: web.Request
-    ) -> dict[str, Any]:
+    async def _audited(self, action: Action, asked: Mapping[str, Any], request: web.Request) -> dict[str, Any]:
         """Written down before it is done; what cannot be written down is not done."""
+        visitor = _visitor()
         audit, subject = self._documents.runtime().catalog.audit, action.subject(asked)
         entry = await audit.begin(
             self._documents.now(),

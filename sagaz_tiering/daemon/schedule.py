@@ -114,12 +114,11 @@ class JobSchedule:
     def change(self, times: Mapping[str, JobTimes]) -> None:
         """New intervals; a job whose times stay the same keeps its next run."""
         for name, when in times.items():
-            if name in self._times and self._times[name] != when and not self._stopping:
+            if name in self._times and self._times[name] != when:
                 self._times[name] = when
-                trigger = self._trigger(name)
+                trigger, now = self._trigger(name), self._jobs.now()
                 # Not `reschedule_job`, which goes by the wall clock.
-                next_run = trigger.get_next_fire_time(None, self._jobs.now())
-                self._scheduler.modify_job(name, trigger=trigger, next_run_time=next_run)
+                self._run_in(name, trigger.get_next_fire_time(None, now) - now, trigger=trigger)
 
     @property
     def running(self) -> list[str]:
@@ -139,8 +138,8 @@ class JobSchedule:
 
     def run_now(self, name: str) -> None:
         """Bring the next run of a job forward to now, unless it runs already."""
-        if name in self._times and name not in self._running and not self._stopping:
-            self._scheduler.modify_job(name, next_run_time=self._jobs.now())
+        if name in self._times and name not in self._running:
+            self._run_in(name, timedelta())
 
     async def stop(self, grace: timedelta) -> bool:
         """Start nothing any more, wait up to `grace` for what runs, cancel the rest; whether all ended by itself."""
@@ -169,10 +168,10 @@ class JobSchedule:
         metrics.JOB_LONGEST_WAIT.labels(job=name).set(longest.total_seconds())
         return JobTrigger(self._times[name], self._clock)
 
-    def _start_at(self, name: str, at: datetime) -> None:
-        """Its next run is then, as its window opens, whatever its interval."""
+    def _run_in(self, name: str, delay: timedelta, **changes: JobTrigger) -> None:
+        """Its next run is after that, whatever its interval."""
         if not self._stopping:
-            self._scheduler.modify_job(name, next_run_time=self._jobs.now() + (at - self._clock.now()))
+            self._scheduler.modify_job(name, next_run_time=self._jobs.now() + delay, **changes)
 
     def _look(self) -> None:
         self._scheduler.wakeup()
@@ -224,10 +223,11 @@ class JobSchedule:
             _count_failure(name, exc)
         else:
             self._backoffs[name].reset()
-            if report.opens_at is not None:
-                self._start_at(name, report.opens_at)
-            elif report.counts.get(WINDOW_CLOSED):
-                self._start_at(name, self._times[name].opens(self._clock.now()))
+            now, opens_at = self._clock.now(), report.opens_at
+            if report.counts.get(WINDOW_CLOSED):
+                opens_at = self._times[name].opens(now)
+            if opens_at is not None:
+                self._run_in(name, opens_at - now)
             _report(report)
 
     def _retry_soon(self, name: str) -> None:
@@ -235,7 +235,7 @@ class JobSchedule:
         soon = self._backoffs[name].next()
         if not self._stopping and soon < self.due_in()[name]:
             metrics.JOB_RETRIES.labels(job=name).inc()
-            self._scheduler.modify_job(name, next_run_time=self._jobs.now() + soon)
+            self._run_in(name, soon)
 
 
 def _count_failure(name: str, exc: Exception) -> None:

@@ -19,7 +19,7 @@ from sagaz_tiering.codec.typed_json import dumps
 from sagaz_tiering.errors import SagazTieringError, SnapshotArchived
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import Policy
-from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef, Tier
+from sagaz_tiering.snapshot import SagaSnapshot, Tier
 from sagaz_tiering.terminal import document
 from sagaz_tiering.tiered import TieredStorage
 
@@ -144,7 +144,7 @@ async def _found_fates(
     """The fate of each snapshot of a saga in the words of `expected_fate`; anything else in words of its own."""
     saga_id, probe = members[0].saga_id, members[len(members) // 2]
     refs = await storage.timeline(saga_id)
-    places = {ref.snapshot_id: _place(ref) for ref in refs}
+    places = {ref.snapshot_id: str(ref.storage_class) if ref.tier is Tier.COLD else "hot" for ref in refs}
     counts = Counter(ref.snapshot_id for ref in refs)
     by_list = await _answer(lambda: _listed(storage, saga_id, len(members)), objects)
     by_id = await _answer(lambda: _got(storage, probe.snapshot_id), objects)
@@ -180,10 +180,6 @@ async def _listed(storage: TieredStorage, saga_id: UUID, count: int) -> dict[UUI
 async def _got(storage: TieredStorage, snapshot_id: UUID) -> dict[UUID, SagaSnapshot]:
     found = await storage.get_snapshot(snapshot_id)
     return {} if found is None else {found.snapshot_id: found}
-
-
-def _place(ref: SnapshotRef) -> str:
-    return str(ref.storage_class) if ref.tier is Tier.COLD else "hot"
 
 
 def _fate(snapshot: SagaSnapshot, place: str | None, answer: Answer) -> str:

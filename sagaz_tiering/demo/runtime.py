@@ -10,7 +10,7 @@ from sagaz_tiering.app.runtime import Runtime, open_runtime
 from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.config.load import load_config
-from sagaz_tiering.drivers.files import open_private
+from sagaz_tiering.drivers.files import open_private, refusing
 from sagaz_tiering.embedded import EmbeddedServers, throwaway_folder
 from sagaz_tiering.errors import ConfigError
 
@@ -124,11 +124,9 @@ def _folder(keep: Path | None) -> Iterator[Path]:
         with throwaway_folder("sagaz-tiering-demo-") as folder:
             yield folder
         return
-    try:
+    hint = "give --keep a new or empty folder"
+    with refusing(f"{keep} cannot be used", hint):
         keep.mkdir(mode=0o711, parents=True, exist_ok=True)
-        occupied = any(keep.iterdir())
-    except OSError as exc:
-        raise ConfigError(f"{keep} cannot be used: {exc.strerror}", hint="give --keep a new or empty folder") from exc
-    if occupied:
-        raise ConfigError(f"{keep} is not empty", hint="give --keep a new or empty folder")
+        if any(keep.iterdir()):
+            raise ConfigError(f"{keep} is not empty", hint=hint)
     yield keep.resolve()

@@ -57,6 +57,7 @@ async def check_hot_tier(parts: Parts) -> AsyncGenerator[Finding, None]:
             return
         async with redis.use() as client:
             servers = await server_facts(client)
+        hot_only = [policy.name for policy in parts.config.policies if policy.durability is Durability.HOT]
         if not servers:
             yield warning(
                 "redis.info", "INFO is refused: eviction, persistence and memory cannot be seen", "grant +info"
@@ -64,7 +65,7 @@ async def check_hot_tier(parts: Parts) -> AsyncGenerator[Finding, None]:
         for server in servers:
             for found in (
                 *_server(server),
-                *_kept(server, hot_only=_hot_only(parts)),
+                *_kept(server, hot_only=hot_only),
                 *_role(server, is_cluster=redis.is_cluster),
             ):
                 yield found
@@ -94,19 +95,16 @@ def _server(server: dict[str, Any]) -> Iterator[Finding]:
         yield ok("redis.version", f"{name} {text}")
 
 
-def _hot_only(parts: Parts) -> list[str]:
-    """Policies under which Redis alone acknowledges."""
-    return [policy.name for policy in parts.config.policies if policy.durability is Durability.HOT]
-
-
 def _kept(server: dict[str, Any], *, hot_only: Sequence[str]) -> Iterator[Finding]:
-    """Eviction, persistence and memory, each named whether good or bad."""
+    """Eviction, persistence and memory, each named whether good or bad. `hot_only`: policies under which Redis alone
+    acknowledges."""
     found = {each.what: each for each in server_warnings(server)}
     saves = server.get("save", "unknown")
+    shown = saves.decode() if isinstance(saves, bytes) else str(saves)
     used, limit = server.get("used_memory", 0), server.get("maxmemory") or server.get("total_system_memory") or 0
     good = {
         "eviction": f"maxmemory-policy is {server.get('maxmemory_policy', 'noeviction')}",
-        "persistence": "append-only file" if server.get("aof_enabled") else f"RDB saves: {_text(saves)}",
+        "persistence": "append-only file" if server.get("aof_enabled") else f"RDB saves: {shown}",
         "memory": f"{show_bytes(used)} of {show_bytes(limit)} used, watermark {MEMORY_WATERMARK:.0%}",
     }
     for what, text in good.items():
@@ -190,7 +188,3 @@ async def _clock(redis: RedisClient, clock: Clock) -> Finding:
             return await clock_of("redis.clock", "Redis", clock, ask)
     except (NoPermissionError, ResponseError):
         return ok("redis.clock", "TIME is not offered: not compared")
-
-
-def _text(value: object) -> str:
-    return value.decode() if isinstance(value, bytes) else str(value)

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
+
+from sagaz_tiering.errors import ConfigError
+
+
+@contextmanager
+def refusing(what: str, hint: str = "") -> Iterator[None]:
+    """An OSError within the block becomes a ConfigError that says `what` could not be done, and the system's reason."""
+    try:
+        yield
+    except OSError as exc:
+        raise ConfigError(f"{what}: {exc.strerror or exc}", hint=hint) from exc
 
 
 def open_private(path: str, flags: int) -> int:

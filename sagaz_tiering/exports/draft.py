@@ -16,8 +16,8 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from hashlib import sha256
@@ -27,7 +27,7 @@ from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 
-from sagaz_tiering.drivers.files import flush_file, flush_folder, new_file, replace_file
+from sagaz_tiering.drivers.files import flush_file, flush_folder, new_file, refusing, replace_file
 from sagaz_tiering.errors import ConfigError, LeaseLost
 from sagaz_tiering.exports.manifest import MAX_PARTS, ExportCounts, ExportPart, LeftOutSnapshot, RowKind
 from sagaz_tiering.exports.parts import PartFile, digest_of
@@ -178,7 +178,8 @@ class Draft:
             shutil.rmtree(self._folder)
 
     def _check_place(self, overwrite: bool) -> None:
-        is_free = not self.out.exists() or (self._form != "zip" and _is_empty_folder(self.out))
+        is_empty_folder = self.out.is_dir() and not any(self.out.iterdir())
+        is_free = not self.out.exists() or (self._form != "zip" and is_empty_folder)
         is_taken = self.out.is_symlink() or not is_free
         if is_taken and not overwrite:
             raise ConfigError(
@@ -231,16 +232,10 @@ class Draft:
             path.unlink(missing_ok=True)
 
 
-@contextmanager
-def writing(place: Path) -> Iterator[None]:
+def writing(place: Path) -> AbstractContextManager[None]:
     """What a disk refuses within the block becomes a ConfigError that says what to do."""
-    try:
-        yield
-    except OSError as exc:
-        raise ConfigError(
-            f"the export cannot be written to {place}: {exc.strerror or exc}",
-            hint="make room, or give another --out; the same command goes on from where it stands",
-        ) from exc
+    hint = "make room, or give another --out; the same command goes on from where it stands"
+    return refusing(f"the export cannot be written to {place}", hint)
 
 
 def fingerprint(asked_for: dict[str, Any], source: dict[str, str], form: str) -> str:
@@ -259,7 +254,3 @@ def _is_in(file: BinaryIO, wanted: bytes, ids: int) -> bool:
             return True
         low, high = (middle + 1, high) if found < wanted else (low, middle)
     return False
-
-
-def _is_empty_folder(path: Path) -> bool:
-    return path.is_dir() and not any(path.iterdir())

@@ -16,7 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.drivers.files import refusing
 from sagaz_tiering.exports.manifest import MANIFEST, AlteredExport
 from sagaz_tiering.exports.zip_form import (
     COMMENT,
@@ -165,12 +165,9 @@ class _Inflated:
 @contextmanager
 def open_files(path: Path) -> Iterator[ExportFiles]:
     """The files of the export at `path`. Raises ConfigError where nothing is, AlteredExport for no export."""
-    try:
+    with refusing(f"{path} cannot be read", "give a folder or a ZIP file"):
         folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY) if path.is_dir() else None
         file = _regular_file(path) if folder is None else None
-    except OSError as exc:
-        reason = exc.strerror or exc
-        raise ConfigError(f"{path} cannot be read: {reason}", hint="give a folder or a ZIP file") from exc
     if file is not None:
         with file:
             yield FilesInZip(file)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
@@ -195,11 +195,6 @@ def problems_of(manifest: Manifest) -> list[str]:
         if told != counted:
             found.append(f"the counts do not add up: {told:,} {what}, but {counted:,} are counted")
     return found
-
-
-def names_of(parts: Sequence[ExportPart], *, signed: bool) -> set[str]:
-    """Every file of an export but SUMS."""
-    return {MANIFEST, *(part.name for part in parts), *([SIGNATURE] if signed else [])}
 
 
 _NO_DIGEST: Final = "0" * 64

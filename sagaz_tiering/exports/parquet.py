@@ -14,7 +14,7 @@ import orjson
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.errors import MissingDependencyError
 from sagaz_tiering.exports.manifest import RowKind
-from sagaz_tiering.exports.rows import Entry, SnapshotRow
+from sagaz_tiering.exports.rows import SnapshotRow
 from sagaz_tiering.terminal import plain
 
 _GROUP_BYTES: Final = 4 * 1024 * 1024
@@ -134,18 +134,6 @@ def _body(body: bytes) -> dict[str, Any]:
         }
 
 
-def _entry(row: Entry) -> Mapping[str, Any]:
-    return row.to_dict()
-
-
-def _replay(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {**row, "context_override": _json(row["context_override"])}
-
-
-def _hold(row: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {**plain(row), "match": _json(row["match"])}
-
-
 def _json(value: Any) -> str | None:
     from sagaz_tiering.codec import typed_json
 
@@ -154,7 +142,7 @@ def _json(value: Any) -> str | None:
 
 _ROWS: Final[dict[RowKind, Callable[[Any], Mapping[str, Any]]]] = {
     RowKind.SNAPSHOTS: _snapshot,
-    RowKind.TIMELINE: _entry,
-    RowKind.REPLAYS: _replay,
-    RowKind.HOLDS: _hold,
+    RowKind.TIMELINE: lambda entry: entry.to_dict(),
+    RowKind.REPLAYS: lambda row: {**row, "context_override": _json(row["context_override"])},
+    RowKind.HOLDS: lambda row: {**plain(row), "match": _json(row["match"])},
 }

@@ -9,6 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sagaz_tiering.drivers.files import refusing
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
 
 if TYPE_CHECKING:
@@ -60,11 +61,10 @@ def _loaded(path: Path, half: str) -> Any:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key, load_pem_public_key
 
-    try:
+    with refusing(f"{path} cannot be read", "give the path of a PEM file"):
         data, is_private = path.read_bytes(), half == "private"
+    try:
         key = load_pem_private_key(data, password=None) if is_private else load_pem_public_key(data)
-    except OSError as exc:
-        raise ConfigError(f"{path} cannot be read: {exc.strerror or exc}", hint="give the path of a PEM file") from exc
     except (ValueError, TypeError, UnsupportedAlgorithm):  # whose messages might show what is in the file
         key = None
     if not isinstance(key, Ed25519PrivateKey if half == "private" else Ed25519PublicKey):

@@ -22,7 +22,6 @@ from sagaz_tiering.exports.manifest import (
     ExportPart,
     Manifest,
     is_name_of_part,
-    names_of,
     problems_of,
     read_manifest,
     sums_bytes,
@@ -167,10 +166,11 @@ def _look_at_part(files: ExportFiles, part: ExportPart, stock: Stock | None) -> 
 
 
 def _look_at_names(files: ExportFiles, found: ExportVerification, manifest: Manifest, digests: dict[str, str]) -> None:
-    sums = sums_bytes({part.name: part.sha256 for part in manifest.parts} | digests)
+    expected = {part.name: part.sha256 for part in manifest.parts} | digests
+    sums = sums_bytes(expected)
     with _noted(found):
         if read_whole(files, SUMS, len(sums)) != sums:
             raise AlteredExport("it is not the list of the digests that the manifest has", part=SUMS)
-    expected = names_of(manifest.parts, signed=manifest.public_key is not None) | {SUMS}
-    for name in sorted(files.names() - expected):
+    signature = set() if manifest.public_key is None else {SIGNATURE}
+    for name in sorted(files.names() - expected.keys() - {SUMS} - signature):
         found.problems.append(ExportProblem(name, "it is no part of the export"))

@@ -24,7 +24,7 @@ from uuid import UUID
 import orjson
 
 from sagaz_tiering.catalog.saga_keys import StoredKey
-from sagaz_tiering.drivers.files import flush_file, flush_folder, open_private
+from sagaz_tiering.drivers.files import flush_file, flush_folder, open_private, refusing
 from sagaz_tiering.errors import ConfigError, CorruptPack, LeaseLost, MasterKeyUnavailable, ObjectStoreError
 from sagaz_tiering.jobs.attributes import mend, newest_footer
 from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
@@ -82,24 +82,21 @@ async def write_backup(context: JobContext, path: Path, *, force: bool = False) 
 
 def _target(path: Path) -> Path:
     """The file that is meant, also through links. Raises ConfigError for what is none."""
-    try:
+    with refusing(f"{path} cannot be read", "name another file"):
         if path.exists() and not path.is_file():
             raise ConfigError(f"{path} is there, and is no file", hint="name a file")
-    except OSError as exc:
-        raise ConfigError(f"{path} cannot be read: {exc.strerror or exc}", hint="name another file") from exc
     return Path(os.path.realpath(path))
 
 
 def _earlier(path: Path) -> tuple[str, list[StoredKey]] | None:
     """The catalog of the backup that is there, and its keys."""
     hint = "name another file, or write over it with --force"
-    try:
+    with refusing(f"{path} cannot be read", hint):
         if not path.exists():
             return None
         lines = path.read_bytes().splitlines()
+    try:
         return str(_parsed(1, lines[0] if lines else b"").get("catalog_id")), read_backup(lines)
-    except OSError as exc:
-        raise ConfigError(f"{path} cannot be read: {exc.strerror or exc}", hint=hint) from exc
     except ConfigError as exc:
         raise ConfigError(f"{path} is there, and is no whole key backup", hint=hint) from exc
 
@@ -124,13 +121,12 @@ def _put_in_place(path: Path) -> Iterator[BinaryIO]:
     """A file beside, for its owner alone, that takes this name at the end, on disk. Raises ConfigError."""
     beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
-        with open(beside, "xb", opener=open_private) as out:
-            yield out
-            flush_file(out)
-        beside.replace(path)
-        flush_folder(path.parent)
-    except OSError as exc:
-        raise ConfigError(f"{path} cannot be made: {exc.strerror or exc}") from exc
+        with refusing(f"{path} cannot be made"):
+            with open(beside, "xb", opener=open_private) as out:
+                yield out
+                flush_file(out)
+            beside.replace(path)
+            flush_folder(path.parent)
     finally:
         beside.unlink(missing_ok=True)
 

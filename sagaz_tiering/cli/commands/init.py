@@ -67,13 +67,12 @@ def _refuse_if_there(file: Path) -> None:
 def _write(file: Path, text: str) -> None:
     """Only where nothing is, and only what is a configuration."""
     from sagaz_tiering.config.load import load_config
+    from sagaz_tiering.drivers.files import refusing
 
-    try:
+    with refusing(f"{file}: cannot be written", "name another FILE"):
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("x", encoding="utf-8") as new:
             new.write(text)
-    except OSError as exc:
-        raise ConfigError(f"{file}: cannot be written: {exc.strerror or exc}", hint="name another FILE") from exc
     try:
         load_config(file)
     except ConfigError:

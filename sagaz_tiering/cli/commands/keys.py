@@ -13,7 +13,7 @@ from sagaz_tiering.cli.failures import UsageError
 from sagaz_tiering.cli.options import locate_config
 from sagaz_tiering.cli.progress import progress
 from sagaz_tiering.cli.session import Answer, Call, command
-from sagaz_tiering.errors import ConfigError, CorruptData, MasterKeyUnavailable, SagazTieringError
+from sagaz_tiering.errors import CorruptData, MasterKeyUnavailable, SagazTieringError
 from sagaz_tiering.terminal import counted, document, make_table, safe
 
 if TYPE_CHECKING:
@@ -132,12 +132,11 @@ async def import_(
     call: Call, file: Annotated[Path, typer.Argument(metavar="FILE", help="What `keys export` wrote.")]
 ) -> Answer:
     """Put data keys back from a backup, after `catalog rebuild`. What was erased stays erased."""
+    from sagaz_tiering.drivers.files import refusing
     from sagaz_tiering.operations.key_backup import import_keys
 
-    try:
+    with refusing(f"{file} cannot be read"):
         lines = file.read_bytes().splitlines()
-    except OSError as exc:
-        raise ConfigError(f"{file} cannot be read: {exc.strerror or exc}") from exc
     async with call.opened() as runtime:
         done = await import_keys(runtime.job_context(), lines)
         locked = await runtime.keys.locked()

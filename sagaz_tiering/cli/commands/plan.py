@@ -15,8 +15,7 @@ from sagaz_tiering.terminal import counted, make_table, plain, show_bytes, show_
 if TYPE_CHECKING:
     from sagaz_tiering.costs import Line
     from sagaz_tiering.costs.difference import Change
-    from sagaz_tiering.costs.plan import Advice, Plan
-    from sagaz_tiering.policy import PolicySet
+    from sagaz_tiering.costs.plan import Plan
 
 _SPARE = ("packs", "requests", "bytes", "of sagas", "pays after", "$ a month before", "from")
 
@@ -34,11 +33,13 @@ async def plan(
     import asyncio
 
     from sagaz_tiering.catalog.migrations import check_schema
+    from sagaz_tiering.config.load import load_config
     from sagaz_tiering.costs.difference import difference
     from sagaz_tiering.operations.status import daemon_seen, upcoming
     from sagaz_tiering.operations.survey import planned
+    from sagaz_tiering.policy import PolicySet
 
-    others = None if policy is None else _policies_of(policy)
+    others = None if policy is None else PolicySet(load_config(policy).policies)
     async with call.opened() as runtime:
         await check_schema(runtime.db)
         at = runtime.clock.now() if as_of is None else parse_time(as_of)
@@ -57,13 +58,6 @@ async def plan(
         *(() if seen else (NO_DAEMON,)),
     )
     return Answer(answer, lines)
-
-
-def _policies_of(path: Path) -> PolicySet:
-    from sagaz_tiering.config.load import load_config
-    from sagaz_tiering.policy import PolicySet
-
-    return PolicySet(load_config(path).policies)
 
 
 def _lines(plans: Sequence[Plan], changes: Sequence[Change]) -> Iterator[Any]:
@@ -91,7 +85,8 @@ def _plan_lines(found: Plan, what: str) -> Iterator[Any]:
     for line in found.lines:
         if line.state == "refused":
             yield f"refused: {line.action} {line.policy}: {line.why}"
-    yield from map(_advice, found.advice)
+    for each in found.advice:
+        yield f"{each.policy} ({counted(each.packs, 'pack')}, {show_bytes(each.bytes)}): {each.why}"
 
 
 def _row(line: Line) -> tuple[object, ...]:
@@ -113,10 +108,6 @@ def _row(line: Line) -> tuple[object, ...]:
 def _what(line: Line) -> tuple[str | None, ...]:
     action = line.action if line.state == "planned" else f"{line.action} ({line.state})"
     return (action, line.policy, line.source, line.to)
-
-
-def _advice(advice: Advice) -> str:
-    return f"{advice.policy} ({counted(advice.packs, 'pack')}, {show_bytes(advice.bytes)}): {advice.why}"
 
 
 def _change_lines(changes: Sequence[Change], found: Plan, other: Plan) -> Iterator[Any]:

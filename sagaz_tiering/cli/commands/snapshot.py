@@ -247,8 +247,9 @@ async def explain(call: Call, snapshot_id: Annotated[str, typer.Argument(metavar
             seen = await daemon_seen(runtime.job_context())
     document = {**plain(explanation), "next_runs": plain(runs), "daemon_seen": seen}
     if explanation.found:
-        lines = _explained(wanted, explanation, now)
-        return Answer(document, (*lines, *fields(_next(runs, seen, now), width=17)))
+        asked_for = f"{wanted} is the id of a saga; this is its newest snapshot, and what happens to all of it"
+        told = (*_of_snapshot(explanation, now), *_of_saga(explanation.saga, now), *_next(runs, seen, now))
+        return Answer(document, (*([asked_for] if explanation.asked_saga else []), *fields(told, width=17)))
     problem = (f"no snapshot and no saga {wanted}", f"{_GONE}; {asked}")
     return Answer(document, (), NotFound.exit_code, () if call.as_json else [problem])
 
@@ -266,12 +267,6 @@ def _cost(explanation: Explanation) -> str | None:
         f"{show_usd(explanation.usd_per_month)} a month, {show_usd(explanation.usd_to_date)} so far "
         "(its share of its pack, by list prices)"
     )
-
-
-def _explained(wanted: UUID, explanation: Explanation, now: datetime) -> Iterator[str]:
-    if explanation.asked_saga:
-        yield f"{wanted} is the id of a saga; this is its newest snapshot, and what happens to all of it"
-    yield from fields([*_of_snapshot(explanation, now), *_of_saga(explanation.saga, now)], width=17)
 
 
 def _of_snapshot(explanation: Explanation, now: datetime) -> Iterator[tuple[str, object]]:
