@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, Final
 from uuid import UUID
 
 from sagaz_tiering.catalog.holds import Coverage
 from sagaz_tiering.catalog.restores import RETRIEVALS, Wanted
+from sagaz_tiering.config.load import config_of
 from sagaz_tiering.console.access import Visitor
 from sagaz_tiering.console.documents import Documents
-from sagaz_tiering.console.planning import compared_document
 from sagaz_tiering.console.routes import Action, Asked, BadQuestion, NotThere, Parameter, there
 from sagaz_tiering.console.saga_views import SAGA_ID
+from sagaz_tiering.costs.difference import difference
 from sagaz_tiering.errors import HotTierUnavailable
-from sagaz_tiering.terminal import document
+from sagaz_tiering.operations.survey import planned
+from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.terminal import document, plain
 
 _REASON: Final = Parameter(name="reason", about="the case or order that asks for it", required=True)
 
@@ -83,8 +87,11 @@ async def _drop(documents: Documents, asked: Asked, _: Visitor) -> dict[str, Any
 
 
 async def compare(documents: Documents, asked: Asked) -> dict[str, Any]:
-    """What other policies would do; saves nothing, so viewers may ask it too."""
-    return await compared_document(documents.runtime(), asked["policies"])
+    """What other policies would do instead; saves nothing, so viewers may ask it too. Raises ConfigError."""
+    runtime, now = documents.runtime(), documents.now()
+    others = PolicySet((await asyncio.to_thread(config_of, asked["policies"], "the pasted text")).policies)
+    before, after = [await planned(runtime.job_context(), each, now) for each in (runtime.policies, others)]
+    return {"plan": before.to_dict(), "other": after.to_dict(), "difference": plain(difference(before, after))}
 
 
 COMPARE_PARAMETERS: Final = (

@@ -16,10 +16,10 @@ from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.catalog.migrations import check_schema
 from sagaz_tiering.catalog.totals import Holding
 from sagaz_tiering.config.units import format_duration
-from sagaz_tiering.console.planning import plan_document
 from sagaz_tiering.daemon.state import DaemonState
 from sagaz_tiering.errors import SagazTieringError, SnapshotArchived, TierUnavailable
 from sagaz_tiering.operations.history import history
+from sagaz_tiering.operations.survey import planned
 from sagaz_tiering.operations.totals import StoreTotals, look
 from sagaz_tiering.snapshot import SnapshotRef, Tier
 from sagaz_tiering.storage_class import StorageClass
@@ -134,14 +134,16 @@ class Documents:
     async def plan(self) -> Part:
         """What the jobs would do; made at most once in half a minute for the same policies, however many look."""
 
-        async def planned() -> dict[str, Any]:
+        async def made() -> dict[str, Any]:
             async with self._planning:
-                known, revision = self._plan, self.runtime().policies.revision
-                if known is None or known[1] != revision or self._monotonic() - known[0] > _PLAN_FOR_S:
-                    known = self._plan = self._monotonic(), revision, await plan_document(self.runtime())
+                known, context = self._plan, self.runtime().job_context()
+                policies = context.policies
+                if known is None or known[1] != policies.revision or self._monotonic() - known[0] > _PLAN_FOR_S:
+                    plan = await planned(context, policies, self.now())
+                    known = self._plan = self._monotonic(), policies.revision, plan.to_dict()
                 return known[2]
 
-        return await self.part(planned, within_s=PLAN_WITHIN_S)
+        return await self.part(made, within_s=PLAN_WITHIN_S)
 
     async def _jobs(self) -> list[dict[str, Any]]:
         last = {run.job: run for run in await self.runtime().catalog.history.last_runs()}

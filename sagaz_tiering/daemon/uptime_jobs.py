@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from random import random
-from typing import Final
+from typing import Final, cast
 
 from apscheduler.job import Job  # type: ignore[import-untyped]  # ships no types
 from apscheduler.jobstores.memory import MemoryJobStore  # type: ignore[import-untyped]  # as above
@@ -71,8 +71,7 @@ class UptimeJobStore(MemoryJobStore):  # type: ignore[misc]  # untyped
                 if corrected and job.trigger.times.by_calendar:
                     job.next_run_time = self._by_clock(job, corrected, now)
                 self.update_job(job)
-        due: list[Job] = super().get_due_jobs(now)
-        return due
+        return cast(list[Job], super().get_due_jobs(now))
 
     def _corrected(self) -> timedelta:
         """By how much the clock was put right since the last look."""
@@ -85,7 +84,5 @@ class UptimeJobStore(MemoryJobStore):  # type: ignore[misc]  # untyped
     def _by_clock(self, job: Job, corrected: timedelta, now: datetime) -> datetime:
         """Forward: a time that was skipped is late. Back: the clock was wrong before, and so was what it said."""
         if corrected > timedelta():
-            moved: datetime = job.next_run_time - corrected
-            return moved
-        fires: datetime = job.trigger.get_next_fire_time(None, now)
-        return fires
+            return cast(datetime, job.next_run_time - corrected)
+        return cast(datetime, job.trigger.get_next_fire_time(None, now))

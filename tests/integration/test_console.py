@@ -25,7 +25,6 @@ from support.tiers import DAY, Product, adjust, config, product
 from yarl import URL
 
 from sagaz_tiering import SagaSnapshot, saga_uuid
-from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.catalog.totals import Holding
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.patterns import Match
@@ -34,6 +33,7 @@ from sagaz_tiering.console import documents, saga_views, serve_console
 from sagaz_tiering.console.openapi import openapi
 from sagaz_tiering.console.tree import MOST_ALL_TEXT, MOST_CHILDREN, MOST_NODES, MOST_TEXT, Node, tree_of
 from sagaz_tiering.console.views import VIEWS
+from sagaz_tiering.costs.plan import Plan
 from sagaz_tiering.exports.verify import verify_export
 
 HOSTILE = "<script>alert(1)</script>\"'&\u202e\x00\x1b[31m{{7*7}}"
@@ -574,13 +574,13 @@ async def test_plan_is_made_once_for_all_who_look(shop: Product, monkeypatch: py
     """It goes through the catalog: people who look within half a minute see the same one."""
     await saved(shop)
     shop.clock.advance(10 * DAY)
-    made, real = [], documents.plan_document
+    made, real = [], documents.planned
 
-    async def plan(runtime: Runtime) -> dict[str, Any]:
-        made.append(runtime)
-        return await real(runtime)
+    async def plan(*asked: Any) -> Plan:
+        made.append(asked)
+        return await real(*asked)
 
-    monkeypatch.setattr(documents, "plan_document", plan)
+    monkeypatch.setattr(documents, "planned", plan)
     async with console(shop, OPEN) as address:
         answers = await asyncio.gather(*(asked(address, "/plan/now") for _ in range(3)))
     assert len(made) == 1
