@@ -53,13 +53,10 @@ async def confirm(question: str, *, yes: bool, as_json: bool) -> None:
 
 async def _line(typed: bytes) -> tuple[bytes, bytes]:
     """The next line (empty at the end of the input) and what was typed behind it."""
-    while b"\n" not in typed:
-        more = await _read()
-        if not more:
-            return typed, b""
+    while b"\n" not in typed and (more := await _read()):
         typed += more
-    line, _, rest = typed.partition(b"\n")
-    return line + b"\n", rest
+    line, end, rest = typed.partition(b"\n")
+    return line + end, rest
 
 
 async def _read() -> bytes:
