@@ -20,8 +20,9 @@ class Declined(SagazTieringError):
     hint = _YES_HINT
 
 
-async def confirm(question: str, *, yes: bool, as_json: bool) -> None:
-    """Return if `yes` (the option `--yes`) or the answer says so; to be called before anything is changed.
+async def confirm(question: str, *, yes: bool, as_json: bool, about: str = "") -> None:
+    """Return if `yes` (the option `--yes`) or the answer says so; to be called before anything is changed. `about`
+    stands above the question.
 
     Raises Declined for any other answer and for none, UsageError where a program reads the output. Ctrl-C ends it at
     once and is told too: the event loop goes on while it waits.
@@ -32,6 +33,8 @@ async def confirm(question: str, *, yes: bool, as_json: bool) -> None:
         return
     if as_json:
         raise UsageError("nothing was changed: --json needs --yes, there is nobody to ask")
+    if about:
+        print(about, file=sys.stderr)
     typed = b""
     try:
         while True:

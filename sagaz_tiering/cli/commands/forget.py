@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import datetime
@@ -67,10 +66,8 @@ async def _forget_found(
     """Erase every saga that is found now, one after the other; a legal hold on one keeps that one alone."""
     found = await sagas_meant(storage, filters)
     count = sum(sum(one.snapshots.values()) for one in found)
-    if not yes and not call.as_json:
-        print(named(found), file=sys.stderr)
     question = f"erase {counted(len(found), 'saga')} with {counted(count, 'snapshot')}, for good?"
-    await confirm(question, yes=yes, as_json=call.as_json)
+    await confirm(question, yes=yes, as_json=call.as_json, about=named(found))
     erased: list[ErasureReceipt] = []
     refused: list[tuple[UUID, LegalHold]] = []
     for one in found:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Annotated
@@ -75,9 +74,8 @@ async def _hold_found(
     """A hold on every saga that is found now, each by its id; later ones are a matter of --match."""
     found = await sagas_meant(storage, filters)
     if len(found) > 1:
-        if not yes and not call.as_json:
-            print(named(found), file=sys.stderr)
-        await confirm(f"place a hold on each of {len(found):,} sagas?", yes=yes, as_json=call.as_json)
+        question = f"place a hold on each of {len(found):,} sagas?"
+        await confirm(question, yes=yes, as_json=call.as_json, about=named(found))
     placed = [await storage.holder.hold(one.saga_id, reason=reason, who=who) for one in found]
     waits = await storage.publish_journal()
     document = {"holds": placed, "in_bucket": not waits, "in_redis": not any(each.not_marked for each in placed)}
