@@ -27,7 +27,7 @@ from sagaz_tiering.jobs.claims import headers_of
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.expire.recompute import Dates, ends_earlier, outdated_packs, recompute_expiry
 from sagaz_tiering.jobs.foreign import meta_of
-from sagaz_tiering.jobs.saga_ends import saga_ends
+from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
 from sagaz_tiering.policy import Policy, PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
 
@@ -65,6 +65,15 @@ class Shortened:
         old, new = None if self.before is None else self.before.named(policy), self.after.for_meta(meta, saga)
         said = f"{_named(policy, old)} -> {_named(new.name, new)}"
         self.rules.setdefault(policy, Counter())[said] += 1
+
+    def add_unpacked(self, meta: SnapshotMeta, ends: SagaEnds) -> None:
+        """The same of one that is in no pack, and of the total of its policy."""
+        assert self.before is not None  # who promised it
+        saga = ends.of(meta)
+        policy = self.before.for_meta(meta, saga).name
+        self.totals[policy] += 1
+        expires_us = self.after.expires_us(meta, ends.of(meta, promised=False))
+        self.add(policy, meta, saga, self.before.expires_us(meta, saga), expires_us)
 
 
 def too_much(shortened: Shortened, options: JobSettings) -> dict[str, int]:
@@ -199,35 +208,23 @@ def _may_end_earlier(old: Policy, new: Policy) -> bool:
 
 
 async def _count_hot(context: JobContext, found: Shortened) -> None:
-    before, own = context.policies.before, context.policies.own
-    assert before is not None
     async for saga_ids in context.hot.saga_ids():
         for start in range(0, len(saga_ids), context.settings.jobs.batch_sagas):
             batch = saga_ids[start : start + context.settings.jobs.batch_sagas]
             ends = await saga_ends(context, batch)
             async for position, headers in headers_of(context, batch):
                 for meta in readable(batch[position], headers):
-                    saga = ends.of(meta)
-                    policy = before.for_meta(meta, saga).name
-                    found.totals[policy] += 1
-                    new_us = own.expires_us(meta, ends.of(meta, promised=False))
-                    found.add(policy, meta, saga, before.expires_us(meta, saga), new_us)
+                    found.add_unpacked(meta, ends)
 
 
 async def _count_durable(context: JobContext, found: Shortened) -> None:
     """Rows that Redis does not have; the others were counted there."""
-    before, own = context.policies.before, context.policies.own
-    assert before is not None
     async for rows in durable_rows(context):
         hot = await context.hot.owners([meta.snapshot_id for meta, _ in rows])
         ends = await saga_ends(context, {meta.saga_id for meta, _ in rows})
         for meta, _ in rows:
             if meta.snapshot_id not in hot:
-                saga = ends.of(meta)
-                policy = before.for_meta(meta, saga).name
-                found.totals[policy] += 1
-                new_us = own.expires_us(meta, ends.of(meta, promised=False))
-                found.add(policy, meta, saga, before.expires_us(meta, saga), new_us)
+                found.add_unpacked(meta, ends)
 
 
 async def durable_rows(context: JobContext) -> AsyncIterator[list[tuple[SnapshotMeta, int | None]]]:
