@@ -137,7 +137,8 @@ class ServerClock:
 
     def now(self) -> datetime:
         """The current instant, aware UTC."""
-        now_us = self._micros_now()
+        offset_us = self._offset_us
+        now_us = self._micros_now() if offset_us is None else offset_us + int(self._uptime() * 1e6)
         if 0 < self._latest_us - now_us <= _HELD_US:
             now_us = self._latest_us
         self._latest_us = now_us

@@ -63,7 +63,7 @@ class Freshness:
         self._looking_at = looking
         self._catalog_pause = catalog_pause
         self._history = history
-        self._first_after = first_after
+        self._first_after_us = None if first_after is None else micros(first_after)
         self._last: Known | None = None
         self._failed: tuple[float, HotTierUnavailable] | None = None
         self._revisions: dict[str, PolicySet | None] = {}
@@ -76,7 +76,7 @@ class Freshness:
 
     def follow(self, first_after: timedelta | None) -> None:
         """This process has other policies now; `first_after` is the age of their youngest move."""
-        self._first_after = first_after
+        self._first_after_us = None if first_after is None else micros(first_after)
         self._last = None
 
     async def known(self) -> Known:
@@ -174,7 +174,7 @@ class Freshness:
         return self._since(now_us)
 
     def _since(self, now_us: int) -> int:
-        return _ALWAYS if self._first_after is None else now_us - micros(self._first_after)
+        return _ALWAYS if self._first_after_us is None else now_us - self._first_after_us
 
     async def has_newer(self, known: Known, than_us: int | None, now_us: int) -> bool:
         """Whether Redis, asked since, had every snapshot created after `than_us`; None: every one there ever was."""
@@ -233,9 +233,9 @@ class Freshness:
             asked_at = uptime_s()
             found = self._last.look if await self._looking_at.is_same() else _UNKNOWN
         self._last = Known(found, asked_at, self._looking_at.looked_over)
-        first_after = found.first_after
-        if first_after is not None and (self._first_after is None or first_after < self._first_after):
-            self._first_after = first_after
+        if found.first_after is not None:
+            after_us = micros(found.first_after)
+            self._first_after_us = after_us if self._first_after_us is None else min(after_us, self._first_after_us)
 
     async def _learn_rules(self, number: int | None) -> None:
         if number is None or number == self._accepted_number:

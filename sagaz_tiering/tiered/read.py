@@ -291,7 +291,8 @@ class Reader:
         a pack or have expired, and rule it in another way. What was archived of the saga may promise more."""
         if end is None:
             return False
-        expires_us = self.rules.expires_not_before_us(meta, end)
+        rules = self._freshness.rules(self._in_force.policies)
+        expires_us = rules.expires_not_before_us(meta, end)
         return expires_us is None or now_us < expires_us
 
     async def _of_redis(self, value: bytes, header: Header) -> SagaSnapshot:
