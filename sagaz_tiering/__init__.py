@@ -31,31 +31,22 @@ if TYPE_CHECKING:
     from sagaz_tiering.tiered.found import Page, SagaSummary
     from sagaz_tiering.transfer import transfer_snapshots
 
-_HOMES = {
-    "capture": "sagaz_tiering.sagaz_engine.capture",
-    "errors": "sagaz_tiering.errors",
-    "FilesystemSnapshotStorage": "sagaz_tiering.storage.filesystem.storage",
-    "InMemorySnapshotStorage": "sagaz_tiering.storage.memory",
-    "Page": "sagaz_tiering.tiered.found",
-    "PostgreSQLSnapshotStorage": "sagaz_tiering.storage.postgresql.storage",
-    "RedisSnapshotStorage": "sagaz_tiering.storage.redis.storage",
-    "ReplayConfig": "sagaz_tiering.snapshot",
-    "ReplayResult": "sagaz_tiering.snapshot",
-    "ReplayStatus": "sagaz_tiering.snapshot",
-    "S3SnapshotStorage": "sagaz_tiering.storage.s3.storage",
-    "SagaSummary": "sagaz_tiering.tiered.found",
-    "SagaSnapshot": "sagaz_tiering.snapshot",
-    "SnapshotRef": "sagaz_tiering.snapshot",
-    "SnapshotStrategy": "sagaz_tiering.snapshot",
-    "SnapshotSource": "sagaz_tiering.storage.base",
-    "SnapshotStorage": "sagaz_tiering.storage.base",
-    "TieredSnapshotStorage": "sagaz_tiering.app.tiered",
-    "StoredObject": "sagaz_tiering.codec.typed_json",
-    "register_enum": "sagaz_tiering.codec.typed_json",
-    "register_type": "sagaz_tiering.codec.typed_json",
-    "saga_uuid": "sagaz_tiering.sagaz_engine.capture",
-    "transfer_snapshots": "sagaz_tiering.transfer",
+_MODULES = {
+    "app.tiered": ["TieredSnapshotStorage"],
+    "codec.typed_json": ["StoredObject", "register_enum", "register_type"],
+    "errors": ["errors"],
+    "sagaz_engine.capture": ["capture", "saga_uuid"],
+    "snapshot": ["ReplayConfig", "ReplayResult", "ReplayStatus", "SagaSnapshot", "SnapshotRef", "SnapshotStrategy"],
+    "storage.base": ["SnapshotSource", "SnapshotStorage"],
+    "storage.filesystem.storage": ["FilesystemSnapshotStorage"],
+    "storage.memory": ["InMemorySnapshotStorage"],
+    "storage.postgresql.storage": ["PostgreSQLSnapshotStorage"],
+    "storage.redis.storage": ["RedisSnapshotStorage"],
+    "storage.s3.storage": ["S3SnapshotStorage"],
+    "tiered.found": ["Page", "SagaSummary"],
+    "transfer": ["transfer_snapshots"],
 }
+_HOMES = {name: f"sagaz_tiering.{module}" for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "FilesystemSnapshotStorage",

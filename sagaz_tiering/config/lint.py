@@ -10,25 +10,16 @@ from sagaz_tiering.config.patterns import patterns_cover
 from sagaz_tiering.config.schema import Location
 from sagaz_tiering.config.urls import has_password
 
-_S3_ONLY = (
-    "region",
-    "endpoint_url",
-    "encryption",
-    "kms_key_id",
-    "access_key_id",
-    "secret_access_key",
-    "checksums",
-    "connect_timeout",
-    "multipart_threshold",
-)
+_OF_DIRECTORIES = {"url", "request_timeout", "pack"}
+"""What a file:// cold tier uses; all else is for S3."""
 
 
 def settings_warnings(config: TieringConfig, in_file: Callable[[Location], bool]) -> Iterator[tuple[Location, str]]:
     """Every warning about the settings; `in_file` tells whether a value comes from the file."""
     cold = config.tiers.cold
     if cold.is_directory:
-        for key in _S3_ONLY:
-            if key in cold.model_fields_set:
+        for key in type(cold).model_fields:
+            if key in cold.model_fields_set - _OF_DIRECTORIES:
                 yield ("tiers", "cold", key), "is not used by a file:// cold tier; remove it, or write an s3:// url"
     # A variable that names a server of one's own for a while takes nothing away from a file that says embedded.
     of_file = in_file(("tiers", "hot", "url")) and in_file(("catalog", "url"))
