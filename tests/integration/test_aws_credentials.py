@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from support.listening import listening
 from support.payload import snapshots
 from support.s3_server import (
     Answer,
@@ -260,9 +261,7 @@ async def test_server_without_tls_is_told_apart(home: Path) -> None:
         writer.close()
 
     keys_file(home, "AKIA")
-    async with await asyncio.start_server(plain, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
-        async with await store_at(f"https://127.0.0.1:{port}") as store:
-            with pytest.raises(ColdTierUnavailable, match="speaks no TLS") as caught:
-                await store.get("a.pack")
+    async with listening(plain) as port, await store_at(f"https://127.0.0.1:{port}") as store:
+        with pytest.raises(ColdTierUnavailable, match="speaks no TLS") as caught:
+            await store.get("a.pack")
     assert "http://" in caught.value.hint

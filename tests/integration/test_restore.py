@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import AsyncExitStack
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 from support.commands import cli
+from support.listening import listening
 from support.payload import snapshots
 from support.processes import redis_do
 from support.s3_server import S3Server
@@ -335,17 +337,17 @@ async def test_webhook_and_command_are_told(database: str, redis_url: str, tmp_p
         await writer.drain()
         writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
     told = tmp_path / "told.json"
-    settings = config(
-        database=database,
-        redis_url=redis_url,
-        cold=tmp_path / "cold",
-        policies=POLICIES,
-        restore={"webhook": f"http://127.0.0.1:{port}/hook", "command": ["/bin/sh", "-c", f"cat >> {told}"]},
-    )
-    async with server, product(settings) as shop:
+    async with AsyncExitStack() as stack:
+        port = await stack.enter_async_context(listening(serve))
+        settings = config(
+            database=database,
+            redis_url=redis_url,
+            cold=tmp_path / "cold",
+            policies=POLICIES,
+            restore={"webhook": f"http://127.0.0.1:{port}/hook", "command": ["/bin/sh", "-c", f"cat >> {told}"]},
+        )
+        shop = await stack.enter_async_context(product(settings))
         saved = await frozen(shop, 1)
         request = await shop.storage.restore(saved[0].saga_id)
         await until_ready(shop, request.restore_id)

@@ -194,12 +194,17 @@ async def test_storm_without_end_stops_at_the_budget() -> None:
 async def test_deadline_bounds_the_retries_too() -> None:
     """However many attempts are allowed, all of them together end at the deadline and name the last failure."""
     reply = replies(xml_error(503, "SlowDown"))
-    changes: dict[str, Any] = {"attempts": 10_000, "backoff": timedelta(seconds=1), "request_timeout": QUICK}
-    async with scripted(reply, **changes) as (store, _):
-        started = time.monotonic()
-        with pytest.raises(ColdTierUnavailable, match=r"0\.4 s.*SlowDown"):
-            await store.get("a.pack")
-        assert time.monotonic() - started < 120
+    changes: dict[str, Any] = {"attempts": 10_000, "backoff": timedelta(seconds=1)}
+    for seconds in (0.4, 4, 40):  # on a busy machine there may be no failure to name so soon
+        async with scripted(reply, **changes, request_timeout=timedelta(seconds=seconds)) as (store, server):
+            started = time.monotonic()
+            with pytest.raises(ColdTierUnavailable, match=rf"{seconds} s") as caught:
+                await store.get("a.pack")
+            assert time.monotonic() - started < 120
+        if "SlowDown" in str(caught.value):
+            break
+    assert "SlowDown" in str(caught.value)
+    assert 0 < len(server.requests) < 10_000
 
 
 async def test_cancelled_call_is_cancelled() -> None:

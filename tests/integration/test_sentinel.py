@@ -20,6 +20,7 @@ from redis.exceptions import ResponseError
 from structlog.testing import capture_logs
 from support.commands import cli
 from support.gate import Gate, hanging_up, through
+from support.listening import listening
 from support.payload import saga
 from support.processes import redis_do
 from support.redis_cluster import HOST, PlainRedis, Watched, watched_primary
@@ -385,8 +386,8 @@ async def test_closing_tells_who_waits_for_the_sentinels(watched: Watched, heard
         await reader.read()
         writer.close()
 
-    async with await asyncio.start_server(say_nothing, HOST, 0) as silent:
-        url = watched.url.replace(f":{watched.sentinel.port}/", f":{silent.sockets[0].getsockname()[1]}/")
+    async with listening(say_nothing, HOST) as silent:
+        url = watched.url.replace(f":{watched.sentinel.port}/", f":{silent}/")
         before = asyncio.all_tasks()
         async with hot_tier(watched, url=url, max_connections=1, socket_timeout=timedelta(seconds=600)) as hot:
             calls = [asyncio.create_task(hot.values(uuid4(), 10)) for _ in range(3)]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Self
 from urllib.parse import urlsplit
 
+from support.listening import close, listening
 from support.s3_server import free_port
 
 HOST = "127.0.0.1"
@@ -50,7 +51,7 @@ class Gate:
         """Refuse connections and break off those that are open."""
         server, self._server = self._server, None
         if server is not None:
-            server.close()
+            await close(server)
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -115,9 +116,7 @@ async def hanging_up() -> AsyncIterator[HangingUp]:
             found.said.append(await reader.read(65_536))
         writer.close()
 
-    server = await asyncio.start_server(serve, HOST, 0)
-    found.port = server.sockets[0].getsockname()[1]
-    async with server:
+    async with listening(serve, HOST) as found.port:
         yield found
 
 

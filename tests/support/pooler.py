@@ -12,6 +12,8 @@ import struct
 from dataclasses import dataclass
 from typing import Self
 
+from support.listening import end
+
 HOST = "127.0.0.1"
 _PROTOCOL = 196608
 _TERMINATE = b"X"
@@ -40,6 +42,7 @@ class TransactionPooler:
         self._free: list[_Session] = []
         self._available = asyncio.Condition()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
         self.port = 0
         self.switches = 0
@@ -52,10 +55,7 @@ class TransactionPooler:
 
     async def __aexit__(self, *_: object) -> None:
         assert self._server is not None
-        self._server.close()
-        for task in list(self._tasks):
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await end(self._server, self._tasks, self._clients)
         for session in self._free:
             session.writer.transport.abort()
 
@@ -71,6 +71,7 @@ class TransactionPooler:
         return _Session(reader=reader, writer=writer, greeting=greeting + message)
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._clients.add(writer)
         task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -25,6 +25,7 @@ from yarl import URL
 from sagaz_tiering.config.tiers import ColdSettings
 from sagaz_tiering.drivers.aws.client import aws_session
 from sagaz_tiering.objects.s3.options import S3Options
+from support.listening import end
 
 START_SECONDS = 300
 
@@ -166,6 +167,7 @@ class ScriptedServer:
     def __init__(self, script: Script) -> None:
         self._script = script
         self._tasks: set[asyncio.Task[None]] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
         self._failures: list[BaseException] = []
         self._server: asyncio.Server | None = None
         self.requests: list[Request] = []
@@ -178,11 +180,7 @@ class ScriptedServer:
 
     async def __aexit__(self, *exc_info: object) -> None:
         assert self._server is not None
-        self._server.close()
-        tasks = list(self._tasks)
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._server, self._tasks, self._clients)
         await self._server.wait_closed()
         for failure in self._failures:
             raise failure  # a script that broke must not look like a server that closed the connection
@@ -192,6 +190,7 @@ class ScriptedServer:
         return [request for request in self.requests if request.method == method and part in request.target]
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._clients.add(writer)
         task = asyncio.create_task(self._serve(reader, writer))
         self._tasks.add(task)
         task.add_done_callback(lambda _: writer.close())  # of one that was cancelled before it began, too

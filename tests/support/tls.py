@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
+from support.listening import listening
+
 BAD = ("another name", "expired", "self-signed", "another authority")
 HOST = x509.IPAddress(ip_address("127.0.0.1"))
 
@@ -95,9 +97,7 @@ async def tls_server(context: ssl.SSLContext, *, answer: bytes = b"", before: st
         finally:
             writer.close()
 
-    server = await asyncio.start_server(serve, "127.0.0.1", 0)
-    found.port = server.sockets[0].getsockname()[1]
-    async with server:
+    async with listening(serve) as found.port:
         yield found
 
 

@@ -11,6 +11,7 @@ from subprocess import check_output
 
 import asyncpg
 import pytest
+from support.listening import listening
 
 from sagaz_tiering.app.process import ignore_abandoned_connects
 
@@ -66,8 +67,7 @@ async def test_a_connect_that_is_cancelled_leaves_nothing_to_tell(caplog: pytest
         await reader.read()
         writer.close()
 
-    async with await asyncio.start_server(say_nothing, "127.0.0.1", 0) as server:
-        port = server.sockets[0].getsockname()[1]
+    async with listening(say_nothing) as port:
         for passes in range(20):
             connect = asyncio.create_task(asyncpg.connect(f"postgresql://me:word@127.0.0.1:{port}/db", timeout=60))
             for _ in range(passes):
