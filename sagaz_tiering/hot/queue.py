@@ -72,13 +72,18 @@ class HotQueue:
         return await self._broken(indexes)
 
     async def broken_indexes(self, saga_ids: Sequence[UUID]) -> list[UUID]:
-        """Of these sagas, those that something else is in the place of the index of; one trip."""
+        """Of these sagas, those that something else is in the place of the index of; few trips for all."""
         broken = set(await self._broken([self.keys.index(saga_id.hex) for saga_id in saga_ids]))
         return [saga_id for saga_id in saga_ids if self.keys.index(saga_id.hex) in broken]
 
     async def _broken(self, indexes: Sequence[str]) -> list[str]:
-        kinds = await self._connection.pipelined([("TYPE", index) for index in indexes])
-        return [index for index, kind in zip(indexes, kinds, strict=True) if kind not in (b"zset", b"none")]
+        return [indexes[at] for at in await self._places("broken", indexes, [])]
+
+    async def _places(self, script: str, keys: Sequence[str], args: Sequence[Any]) -> list[int]:
+        """Where among the keys those are that a script names, which is given a page of them at a time."""
+        starts = range(0, len(keys), _PAGE)
+        answers = await self._connection.run_many(script, [(keys[start : start + _PAGE], args) for start in starts])
+        return [start + place - 1 for start, places in zip(starts, answers, strict=True) for place in places]
 
     async def renew_index(self, saga_id: UUID) -> str:
         """Move what is in the place of a saga's index aside (where to), and enter every save of the saga anew, by SCAN.
@@ -120,9 +125,8 @@ class HotQueue:
     async def claim_these(self, saga_ids: Sequence[UUID], *, ttl: timedelta, token: str) -> set[UUID]:
         """Of these sagas, the ones that nobody worked on; they are ours now."""
         ms = int(ttl.total_seconds() * 1000)
-        claims = [("SET", self.keys.claim(saga_id.hex), token, "NX", "PX", ms) for saga_id in saga_ids]
-        answers = await self._connection.pipelined(claims)
-        return {saga_id for saga_id, ok in zip(saga_ids, answers, strict=True) if ok}
+        claims = [self.keys.claim(saga_id.hex) for saga_id in saga_ids]
+        return {saga_ids[at] for at in await self._places("claim_these", claims, [ms, token])}
 
     async def ack(self, open_claims: Sequence[tuple[ClaimedSaga, int, int | None, int | None]], now_us: int) -> None:
         """For each (saga, snapshots left, next due, next expiry): note when it is due next and let go of it."""

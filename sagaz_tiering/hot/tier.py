@@ -39,6 +39,8 @@ __all__ = ["FIRST_HEADERS", "HEADERS_PAGE", "HotTier"]
 _PAGE = 500
 HEADERS_PAGE = 500
 """So many headers of a saga are asked for at once."""
+_ENDS_PAGE = 50
+"""Of so many sagas one call asks, which applications wait for."""
 _LONG_VALUE = 256 * 1024
 """A value from this size on is sent by itself, so that none waits behind it."""
 
@@ -170,7 +172,9 @@ class HotTier:
 
     async def ends(self, saga_ids: Sequence[UUID]) -> dict[UUID, SagaEnd]:
         """Where these sagas end in Redis, those of which it has something that can be read; few trips for all."""
-        heads = await self.connection.run_many("ends", [([self.keys.index(saga_id.hex)], []) for saga_id in saga_ids])
+        indexes = [self.keys.index(saga_id.hex) for saga_id in saga_ids]
+        calls = [(indexes[start : start + _ENDS_PAGE], ()) for start in range(0, len(indexes), _ENDS_PAGE)]
+        heads = [head for page in await self.connection.run_many("ends", calls) for head in page]
         found = {saga: end_of(saga, head) for saga, head in zip(saga_ids, heads, strict=True) if head is not None}
         return {saga_id: end for saga_id, end in found.items() if end is not None}
 

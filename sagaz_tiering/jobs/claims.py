@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 from sagaz_tiering.hot.keys import SHARDS
 from sagaz_tiering.hot.tier import FIRST_HEADERS
-from sagaz_tiering.hot.values import ClaimedSaga, IndexedHeader
+from sagaz_tiering.hot.values import ClaimedSaga, IndexedHeader, end_of
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.foreign import mended, set_due_aside
 from sagaz_tiering.jobs.saga_ends import SagaEnds
 from sagaz_tiering.objects.base import in_pages
-from sagaz_tiering.policy import Decision
+from sagaz_tiering.policy import Decision, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
 
 UNKNOWN = -1
@@ -113,18 +113,41 @@ async def due_sagas(context: JobContext, *, expiring: bool) -> AsyncIterator[lis
             yield batch
 
 
-async def headers_of(context: JobContext, saga_ids: Sequence[UUID]) -> AsyncIterator[tuple[int, list[IndexedHeader]]]:
-    """Pages of headers of these sagas, each with the position of its saga; two trips for all that are small."""
-    positions = {saga_id: position for position, saga_id in enumerate(saga_ids)}
-    broken = set(await context.hot.queue.broken_indexes(saga_ids))  # whoever claims it makes it anew
-    saga_ids = [saga_id for saga_id in saga_ids if saga_id not in broken]
-    for saga_id, page in zip(saga_ids, await context.hot.queue.first_headers(saga_ids), strict=True):
-        position = positions[saga_id]
-        if len(page) < FIRST_HEADERS:
-            yield position, page
-            continue
-        async for headers in context.hot.headers(saga_id):
-            yield position, headers
+class FirstHeaders:
+    """The first headers of some sagas, which are all that most of them have."""
+
+    __slots__ = ("_pages",)
+
+    def __init__(self, pages: Mapping[UUID, list[IndexedHeader]]) -> None:
+        self._pages = pages
+
+    def newest(self) -> dict[UUID, SagaEnd | None]:
+        """Where in Redis those sagas end of which these are all headers; None where that cannot be told."""
+        whole = {saga_id: page for saga_id, page in self._pages.items() if len(page) < FIRST_HEADERS}
+        return {saga_id: end_of(saga_id, page[-1].head or b"") if page else None for saga_id, page in whole.items()}
+
+    async def pages(self, context: JobContext) -> AsyncIterator[tuple[UUID, list[IndexedHeader]]]:
+        """All headers of them, page by page."""
+        for saga_id, page in self._pages.items():
+            if len(page) < FIRST_HEADERS:
+                yield saga_id, page
+                continue
+            async for headers in context.hot.headers(saga_id):
+                yield saga_id, headers
+
+
+async def first_headers(context: JobContext, saga_ids: Iterable[UUID]) -> FirstHeaders:
+    """Those of these sagas, few trips for all; not of one whose index is broken: whoever claims it makes it anew."""
+    ids = list(dict.fromkeys(saga_ids))
+    broken = set(await context.hot.queue.broken_indexes(ids))
+    whole = [saga_id for saga_id in ids if saga_id not in broken]
+    return FirstHeaders(dict(zip(whole, await context.hot.queue.first_headers(whole), strict=True)))
+
+
+async def headers_of(context: JobContext, saga_ids: Sequence[UUID]) -> AsyncIterator[tuple[UUID, list[IndexedHeader]]]:
+    """Pages of headers of these sagas; two trips for all that are small."""
+    async for saga_id, headers in (await first_headers(context, saga_ids)).pages(context):
+        yield saga_id, headers
 
 
 async def ack(context: JobContext, open_claims: Iterable[Claim]) -> None:

@@ -60,13 +60,21 @@ def sort_out(saga_id: UUID, whole: Gathered) -> tuple[list[bytes], list[UUID], l
 
 def strange_of(saga_id: UUID, headers: Sequence[IndexedHeader]) -> list[Strange]:
     """The same of headers. Pure."""
+    saga = saga_id.bytes
+    if all(map(IndexedHeader.is_ours, headers)) and all(_stands(saga, header) for header in headers):
+        return []
     members = [header.member for header in headers]
     found = [_no_entry(header.member) for header in headers if not header.is_ours()]
     for header in filter(IndexedHeader.is_ours, headers):
-        head = header.head or b""
-        if len(head) >= OFFSET_NAMES and not stands_for(head, saga_id.bytes, header.member):
-            found.append(_of_another(saga_id, header.member, head, members))
+        if not _stands(saga, header):
+            found.append(_of_another(saga_id, header.member, header.head or b"", members))
     return found
+
+
+def _stands(saga: bytes, header: IndexedHeader) -> bool:
+    """Whether an entry stands for what it leads to, as far as that can be told."""
+    head = header.head
+    return not head or len(head) < OFFSET_NAMES or stands_for(head, saga, header.member)
 
 
 def meta_of(saga_id: UUID, header: IndexedHeader) -> SnapshotMeta:

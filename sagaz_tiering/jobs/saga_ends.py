@@ -47,12 +47,20 @@ async def fill_sagas(context: JobContext) -> None:
             return
 
 
-async def saga_ends(context: JobContext, saga_ids: Iterable[UUID]) -> SagaEnds:
-    """Raises HotTierUnavailable: without Redis nobody knows whether a saga went on."""
-    ids = list(set(saga_ids))
+async def saga_ends(
+    context: JobContext, saga_ids: Iterable[UUID], seen: Mapping[UUID, SagaEnd | None] | None = None
+) -> SagaEnds:
+    """Raises HotTierUnavailable: without Redis nobody knows whether a saga went on.
+
+    `seen`: the ends in Redis of some of them, as it just told (None: nothing of it that can be read), so that it is not
+    asked again.
+    """
+    ids, seen = list(set(saga_ids)), seen or {}
     ends = await context.catalog.sagas.ends(ids)
+    hot = {saga_id: end for saga_id, end in seen.items() if end is not None}
+    hot |= await context.hot.ends([saga_id for saga_id in ids if saga_id not in seen])
     ahead = {}
-    for saga_id, end in (await context.hot.ends(ids)).items():
+    for saga_id, end in hot.items():
         known = ends.get(saga_id)
         if known is not None and end.order_key > known.order_key:
             ahead[saga_id] = end

@@ -50,13 +50,17 @@ class SagaEnd(NamedTuple):
         if other is None:
             return self
         if isinstance(other, SnapshotMeta):
-            if other.order_key < self.order_key:
+            ours, theirs = self.order_key, other.order_key
+            if theirs < ours:
                 return self
-            unknown = not other.attributes and other.order_key == self.order_key
+            unknown = not other.attributes and theirs == ours
             attributes = self.attributes if unknown else other.attributes
+            if theirs == ours and (self.status, self.attributes) == (other.status, attributes):
+                return self
             return SagaEnd.of(other)._replace(kept_us=self.kept_us, attributes=attributes)
         end = self if other.order_key < self.order_key else other
-        return end._replace(kept_us=latest(self.kept_us, other.kept_us))
+        kept_us = latest(self.kept_us, other.kept_us)
+        return end if kept_us == end.kept_us else end._replace(kept_us=kept_us)
 
 
 def latest(one_us: int | None, other_us: int | None) -> int | None:

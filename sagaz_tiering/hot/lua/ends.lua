@@ -1,5 +1,9 @@
--- Where a saga ends: the header of its newest snapshot.
--- KEYS  1 saga index
--- Returns it, '' if it cannot be told, nil if there is no such saga.
+-- Where sagas end: the headers of their newest snapshots.
+-- KEYS  saga indexes
+-- Returns for each the header, '' if it cannot be told, nil if there is no such saga.
 -- Behind members.lua.
-return redis.call('EXISTS', KEYS[1]) == 1 and newest_but(KEYS[1], '')
+local found = {}
+for i, index in ipairs(KEYS) do
+  found[i] = redis.call('EXISTS', index) == 1 and newest_but(index, '')
+end
+return found

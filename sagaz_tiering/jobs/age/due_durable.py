@@ -25,7 +25,8 @@ async def batches(
     context: JobContext, open_claims: OpenClaims, writes: AgeWrites, waiting: Callable[[UUID], bool]
 ) -> AsyncGenerator[Batch, None]:
     """Claimed rows, whole sagas, until none is due. `waiting` tells what waits in an open pack of this run already."""
-    async for rows in writes.rows(ROWS):
+    async for claimed in writes.rows(ROWS):
+        rows = [row for row in claimed if not waiting(row.snapshot_id)]
         mine = {saga.saga_id: saga for saga in await writes.claim_these({row.saga_id for row in rows})}
         metas = {row.snapshot_id: await writes.durable_meta(row) for row in rows if row.saga_id in mine}
         ends = await saga_ends(context, {meta.saga_id for meta in metas.values() if meta is not None})
@@ -40,7 +41,7 @@ async def batches(
             row
             for row in sorted(rows, key=lambda row: row.saga_id)
             if row.snapshot_id in due and row.snapshot_id not in safe and row.saga_id in new
-            if not waiting(row.snapshot_id)
+            if not waiting(row.snapshot_id)  # meanwhile it was put into one
         ]
         for chunk in chunks(todo, lambda row: raw_length(row.value), CHUNK_BYTES):
             yield Batch(

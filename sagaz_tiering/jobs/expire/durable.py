@@ -6,7 +6,7 @@ its newest row tells, or Redis.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from uuid import UUID
 
@@ -15,6 +15,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
+from sagaz_tiering.policy import SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
 
 DURABLE_ROWS = 2_000
@@ -22,9 +23,14 @@ BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
 _NOTED_AT_ONCE = 10_000
 
 
-async def noted_ends(context: JobContext, saga_ids: Iterable[UUID]) -> SagaEnds:
-    """Where these sagas end; the catalog knows it from now on, also when the snapshot that says so is gone."""
-    ends = await saga_ends(context, saga_ids)
+async def noted_ends(
+    context: JobContext, saga_ids: Iterable[UUID], seen: Mapping[UUID, SagaEnd | None] | None = None
+) -> SagaEnds:
+    """Where these sagas end; the catalog knows it from now on, also when the snapshot that says so is gone.
+
+    `seen` as for `saga_ends`.
+    """
+    ends = await saga_ends(context, saga_ids, seen)
     if ends.ahead:
         await context.catalog.sagas.note(ends.ahead)
     return ends

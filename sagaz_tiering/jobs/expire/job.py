@@ -24,7 +24,7 @@ from sagaz_tiering.catalog.packs import Pack, PackLife
 from sagaz_tiering.catalog.sagas import NewDates
 from sagaz_tiering.config.units import micros
 from sagaz_tiering.hot.values import ClaimedSaga, IndexedHeader
-from sagaz_tiering.jobs.claims import Claim, ack, claims, due_sagas, headers_of, nack
+from sagaz_tiering.jobs.claims import Claim, ack, claims, due_sagas, first_headers, headers_of, nack
 from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
 from sagaz_tiering.jobs.expire.anew import changed, decide, went_on
 from sagaz_tiering.jobs.expire.durable import (
@@ -83,8 +83,8 @@ async def preview(context: JobContext, tally: Tally) -> None:
     async for saga_ids in context.hot.saga_ids() if has_changed else due_sagas(context, expiring=True):
         expired: list[SnapshotMeta] = []
         ends = await _ends(context, saga_ids, promised)
-        async for position, headers in headers_of(context, saga_ids):
-            expired += plan(saga_ids[position], headers, context.policies, ends, context.now_us)[0]
+        async for saga_id, headers in headers_of(context, saga_ids):
+            expired += plan(saga_id, headers, context.policies, ends, context.now_us)[0]
         tally.add("held", await _count(context, "hot", expired, ends, tally))
         if not has_changed:
             beside = await _metas_beside(context, {meta.saga_id for meta in expired})
@@ -248,16 +248,19 @@ async def _look(context: JobContext, open_claims: Sequence[Claim]) -> tuple[list
     """What has expired of these sagas, and where they end; notes when what has not needs a look again."""
     found: list[tuple[Claim, SnapshotMeta]] = []
     strange: dict[Claim, list[Strange]] = {claim: [] for claim in open_claims}
-    ends = await noted_ends(context, [claim.saga.saga_id for claim in open_claims])
-    async for position, headers in headers_of(context, [claim.saga.saga_id for claim in open_claims]):
-        claim = open_claims[position]
-        strange[claim] += strange_of(claim.saga.saga_id, headers)
-        gone, alive = plan(claim.saga.saga_id, headers, context.policies, ends, context.now_us)
+    by_saga = {claim.saga.saga_id: claim for claim in open_claims}
+    first = await first_headers(context, by_saga)
+    # In Redis first: what leaves it meanwhile is in the catalog by then.
+    ends, now_us = await noted_ends(context, by_saga, first.newest()), context.now_us
+    async for saga_id, headers in first.pages(context):
+        claim = by_saga[saga_id]
+        strange[claim] += strange_of(saga_id, headers)
+        gone, alive = plan(saga_id, headers, context.policies, ends, now_us)
         found += [(claim, meta) for meta in gone]
         unreadable = len(headers) - len(gone) - len(alive)
         claim.left += len(alive) + unreadable
         if unreadable:
-            claim.expire_at(context.now_us + _HELD_US)
+            claim.expire_at(now_us + _HELD_US)
         for meta in alive:
             claim.keep(context, meta, ends)
     for claim, entries in strange.items():

@@ -212,8 +212,8 @@ async def _count_hot(context: JobContext, found: Shortened) -> None:
         for start in range(0, len(saga_ids), context.settings.jobs.batch_sagas):
             batch = saga_ids[start : start + context.settings.jobs.batch_sagas]
             ends = await saga_ends(context, batch)
-            async for position, headers in headers_of(context, batch):
-                for meta in readable(batch[position], headers):
+            async for saga_id, headers in headers_of(context, batch):
+                for meta in readable(saga_id, headers):
                     found.add_unpacked(meta, ends)
 
 
