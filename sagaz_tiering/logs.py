@@ -12,11 +12,14 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Mapping, MutableMapping
-from typing import Any, TextIO
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TextIO
 
 import orjson
-import structlog
+
+if TYPE_CHECKING:
+    from structlog.typing import Processor
 
 _HIDDEN = "***"
 _SECRET_NAME = re.compile(r"password|passwd|secret|credential|access_key|authorization", re.IGNORECASE)
@@ -39,28 +42,21 @@ _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 class Logger:
     """What modules log with: `Logger(__name__).warning("pack.sealed", snapshots=3)`."""
 
-    __slots__ = ("_ours", "_theirs")
+    __slots__ = ("_name", "_ours")
 
     def __init__(self, name: str) -> None:
-        self._theirs = structlog.get_logger(name)
-        self._ours = structlog.wrap_logger(
-            logging.getLogger(name),
-            processors=[
-                structlog.stdlib.filter_by_level,
-                structlog.contextvars.merge_contextvars,
-                without_secrets,
-                _as_message,
-            ],
-            wrapper_class=structlog.stdlib.BoundLogger,
-        )
+        self._name = name
+        self._ours: Any = None
 
     def debug(self, event: str, **fields: Any) -> None:
         """For who looks for a fault."""
-        self._current.debug(event, **fields)
+        if _least <= logging.DEBUG:
+            self._current.debug(event, **fields)
 
     def info(self, event: str, **fields: Any) -> None:
         """Something went as it should."""
-        self._current.info(event, **fields)
+        if _least <= logging.INFO:
+            self._current.info(event, **fields)
 
     def warning(self, event: str, **fields: Any) -> None:
         """Somebody should look at it some day."""
@@ -76,7 +72,53 @@ class Logger:
 
     @property
     def _current(self) -> Any:
-        return self._theirs if structlog.is_configured() else self._ours
+        # Imported with the first event: that takes longer than most commands, which have none, do altogether.
+        import structlog
+
+        configure_now()
+        if structlog.is_configured():
+            return structlog.get_logger(self._name)
+        if self._ours is None:
+            self._ours = structlog.wrap_logger(
+                logging.getLogger(self._name),
+                processors=[
+                    structlog.stdlib.filter_by_level,
+                    structlog.contextvars.merge_contextvars,
+                    without_secrets,
+                    _as_message,
+                ],
+                wrapper_class=structlog.stdlib.BoundLogger,
+            )
+        return self._ours
+
+
+_least = logging.NOTSET
+"""Events below are of no use to anybody in this process."""
+_later: Callable[[], None] | None = None
+"""Configures logging, which nobody needed yet."""
+
+
+def configure_now() -> None:
+    """Before code of others runs, which may use structlog by itself, and should find it configured."""
+    if _later is not None:
+        _later()
+
+
+@contextmanager
+def configured_when_used(configure: Callable[[], None], *, level: int) -> Iterator[None]:
+    """Within the block logging is configured before the first event from `level` on; others are left out."""
+    global _least, _later  # as logging itself, one for the process
+
+    def once() -> None:
+        global _later
+        _later = None
+        configure()
+
+    _least, _later = level, once
+    try:
+        yield
+    finally:
+        _least, _later = logging.NOTSET, None
 
 
 def _as_message(_: object, __: str, event: MutableMapping[str, Any]) -> tuple[tuple[str], dict[str, Any]]:
@@ -138,9 +180,13 @@ def configure(*, level: str = "info", format: str = "auto", stream: TextIO | Non
     `format` is `json`, `console`, or `auto`: console on a terminal, JSON elsewhere. Under systemd each line
     starts with its priority, so that `journalctl -p warning` works.
     """
+    import structlog
+
+    global _least, _later
+    _least, _later = logging.NOTSET, None
     out = stream if stream is not None else sys.stderr
     as_json = format == "json" or (format == "auto" and not out.isatty())
-    shared: list[structlog.typing.Processor] = [
+    shared: list[Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -222,6 +268,8 @@ def _is_journal(out: TextIO) -> bool:
 
 
 def _configure_libraries(level: int, out: TextIO, shared: list[Any], ending: list[Any]) -> None:
+    import structlog
+
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -50,6 +50,8 @@ class SagaEnd(NamedTuple):
         if other is None:
             return self
         if isinstance(other, SnapshotMeta):
+            if other.created_us < self.created_us:
+                return self
             ours, theirs = self.order_key, other.order_key
             if theirs < ours:
                 return self

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Final, NamedTuple, TypeVar
 from uuid import UUID
@@ -208,10 +208,7 @@ def _parts(
         ]
         built = build_frames(contents, level=pack.level, dictionary=dictionary)
         revision = None if supplies.reindexed is None else supplies.reindexed.revision
-        parts += [
-            replace(_part(group, members, frame), attributes_revision=revision)
-            for (group, members), frame in zip(chosen, built, strict=True)
-        ]
+        parts += [_part(group, members, frame, revision) for (group, members), frame in zip(chosen, built, strict=True)]
     return parts
 
 
@@ -220,7 +217,7 @@ def _key(members: Sequence[tuple[Record, Decision]], supplies: FrameSupplies) ->
     return supplies.keys[record.meta.saga_id] if needs_key(decision.rule) else None
 
 
-def _part(group: _Group, members: Sequence[tuple[Record, Decision]], frame: BuiltFrame) -> Part:
+def _part(group: _Group, members: Sequence[tuple[Record, Decision]], frame: BuiltFrame, revision: str | None) -> Part:
     for _, decision in members:
         group.claim.expire_at(decision.expires_us)  # until it is evicted it is hot
     return Part(
@@ -230,6 +227,7 @@ def _part(group: _Group, members: Sequence[tuple[Record, Decision]], frame: Buil
         claim=group.claim,
         oldest_due_us=min(decision.due_us or 0 for _, decision in members),
         max_clock_us=max(decision.clock_us for _, decision in members),
+        attributes_revision=revision,
     )
 
 
