@@ -80,10 +80,15 @@ def frames_of(data: bytes, saga_id: UUID) -> list[tuple[FrameEntry, bytes]]:
 
 
 async def copy_database(url: str, server_url: str, name: str) -> str:
-    """A copy of a database that nobody is connected to, as a dump would give it back; its URL."""
+    """A copy of a database, whose sessions end with that, as a dump would give it back; its URL."""
+    copied = url.rsplit("/", 1)[1].partition("?")[0]
     connection = await asyncpg.connect(server_url)
     try:
-        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {url.rsplit('/', 1)[1].partition('?')[0]}")
+        await connection.execute(
+            f"SELECT pg_terminate_backend(pid, 60000) FROM pg_stat_activity WHERE datname = '{copied}'"
+        )
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {copied}")
     finally:
         await connection.close()
-    return url.replace(url.rsplit("/", 1)[1].partition("?")[0], name)
+    server, _, options = url.rpartition(copied)  # a role may have the same name
+    return f"{server}{name}{options}"
