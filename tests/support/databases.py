@@ -96,7 +96,7 @@ class ReusedDatabases:
     async def _made_empty(self) -> str:
         if self._empty is None:
             self._empty = await self._new("template1")
-        used, name = self._empty, _name()
+        used, name = self._empty, _name("user")
         await used.session.execute(
             f"{_ALONE}; DROP SCHEMA public CASCADE; CREATE SCHEMA public; ALTER ROLE {used.role} RENAME TO {name}"
         )
@@ -116,7 +116,7 @@ class ReusedDatabases:
 
     async def _made_as_new(self, used: _Reused) -> _Reused | None:
         """None where a test changed its definitions, or dropped it; it is gone then."""
-        name = _name()
+        name = _name("user")
         try:
             await used.session.execute(f"{_ALONE}; ALTER ROLE {used.role} RENAME TO {name}")
             if await _definitions(used.session) == self._definitions:
@@ -124,7 +124,7 @@ class ReusedDatabases:
                 for (table,) in await used.session.fetch(_BLOATED):
                     await used.session.execute(f"VACUUM {table}")
                 return replace(used, role=name)
-        except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError):
+        except (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError, OSError):
             pass
         used.session.terminate()
         admin = await self._administrator()
@@ -132,10 +132,10 @@ class ReusedDatabases:
         return None
 
     async def _new(self, template: str) -> _Reused:
-        admin, name = await self._administrator(), _name()
+        admin, name, role = await self._administrator(), _name("test"), _name("user")
         await admin.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
-        await admin.execute(f"CREATE ROLE {name} SUPERUSER LOGIN PASSWORD '{urlsplit(self._server.url).password}'")
-        return _Reused(name, name, await self._connected(name))
+        await admin.execute(f"CREATE ROLE {role} SUPERUSER LOGIN PASSWORD '{urlsplit(self._server.url).password}'")
+        return _Reused(name, role, await self._connected(name))
 
     async def _make_template(self) -> None:
         admin = await self._administrator()
@@ -167,8 +167,8 @@ class ReusedDatabases:
         await asyncio.sleep(0)
 
 
-def _name() -> str:
-    return f"test_{secrets.token_hex(6)}"
+def _name(kind: str) -> str:
+    return f"{kind}_{secrets.token_hex(6)}"
 
 
 async def _definitions(connection: asyncpg.Connection[asyncpg.Record]) -> list[tuple[int, ...]]:
