@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 from uuid import UUID, uuid4
 
 from sagaz_tiering.hot.keys import SHARDS
 from sagaz_tiering.hot.tier import FIRST_HEADERS
 from sagaz_tiering.hot.values import ClaimedSaga, IndexedHeader, end_of
 from sagaz_tiering.jobs.context import JobContext
-from sagaz_tiering.jobs.foreign import mended, set_due_aside
+from sagaz_tiering.jobs.foreign import mended, readable, set_due_aside
 from sagaz_tiering.jobs.saga_ends import SagaEnds
 from sagaz_tiering.objects.base import in_pages
 from sagaz_tiering.policy import Decision, SagaEnd
@@ -113,27 +114,51 @@ async def due_sagas(context: JobContext, *, expiring: bool) -> AsyncIterator[lis
             yield batch
 
 
+class HeadersPage(NamedTuple):
+    """Headers of a saga, oldest first, and what those tell that can be read."""
+
+    saga_id: UUID
+    headers: Sequence[IndexedHeader]
+    metas: Sequence[SnapshotMeta]
+
+    @property
+    def end(self) -> SagaEnd | None:
+        """Where the saga ends, if these are its last; None where that cannot be told."""
+        if not self.headers:
+            return None
+        last = self.headers[-1]
+        if self.metas and self.metas[-1].snapshot_id == last.snapshot_id:
+            return SagaEnd.of(self.metas[-1])
+        return end_of(self.saga_id, last.head or b"")
+
+
+def _page(saga_id: UUID, headers: Sequence[IndexedHeader]) -> HeadersPage:
+    return HeadersPage(saga_id, headers, readable(saga_id, headers))
+
+
 class FirstHeaders:
     """The first headers of some sagas, which are all that most of them have."""
 
-    __slots__ = ("_pages",)
+    def __init__(self, found: Iterable[tuple[UUID, list[IndexedHeader]]]) -> None:
+        self._whole: list[HeadersPage] = []
+        self._large: list[UUID] = []
+        for saga_id, headers in found:
+            if len(headers) < FIRST_HEADERS:
+                self._whole.append(_page(saga_id, headers))
+            else:
+                self._large.append(saga_id)
 
-    def __init__(self, pages: Mapping[UUID, list[IndexedHeader]]) -> None:
-        self._pages = pages
-
-    def newest(self) -> dict[UUID, SagaEnd | None]:
+    def ends(self) -> dict[UUID, SagaEnd | None]:
         """Where in Redis those sagas end of which these are all headers; None where that cannot be told."""
-        whole = {saga_id: page for saga_id, page in self._pages.items() if len(page) < FIRST_HEADERS}
-        return {saga_id: end_of(saga_id, page[-1].head or b"") if page else None for saga_id, page in whole.items()}
+        return {page.saga_id: page.end for page in self._whole}
 
-    async def pages(self, context: JobContext) -> AsyncIterator[tuple[UUID, list[IndexedHeader]]]:
-        """All headers of them, page by page."""
-        for saga_id, page in self._pages.items():
-            if len(page) < FIRST_HEADERS:
-                yield saga_id, page
-                continue
+    async def pages(self, context: JobContext) -> AsyncIterator[HeadersPage]:
+        """All headers of all of them."""
+        for page in self._whole:
+            yield page
+        for saga_id in self._large:
             async for headers in context.hot.headers(saga_id):
-                yield saga_id, headers
+                yield _page(saga_id, headers)
 
 
 async def first_headers(context: JobContext, saga_ids: Iterable[UUID]) -> FirstHeaders:
@@ -141,13 +166,13 @@ async def first_headers(context: JobContext, saga_ids: Iterable[UUID]) -> FirstH
     ids = list(dict.fromkeys(saga_ids))
     broken = set(await context.hot.queue.broken_indexes(ids))
     whole = [saga_id for saga_id in ids if saga_id not in broken]
-    return FirstHeaders(dict(zip(whole, await context.hot.queue.first_headers(whole), strict=True)))
+    return FirstHeaders(zip(whole, await context.hot.queue.first_headers(whole), strict=True))
 
 
-async def headers_of(context: JobContext, saga_ids: Sequence[UUID]) -> AsyncIterator[tuple[UUID, list[IndexedHeader]]]:
-    """Pages of headers of these sagas; two trips for all that are small."""
-    async for saga_id, headers in (await first_headers(context, saga_ids)).pages(context):
-        yield saga_id, headers
+async def headers_of(context: JobContext, saga_ids: Iterable[UUID]) -> AsyncIterator[HeadersPage]:
+    """All headers of these sagas; two trips for all that are small."""
+    async for page in (await first_headers(context, saga_ids)).pages(context):
+        yield page
 
 
 async def ack(context: JobContext, open_claims: Iterable[Claim]) -> None:

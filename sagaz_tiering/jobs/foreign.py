@@ -93,6 +93,16 @@ def readable_metas(values: Iterable[bytes]) -> list[SnapshotMeta]:
     return metas
 
 
+def readable(saga_id: UUID, headers: Iterable[IndexedHeader]) -> list[SnapshotMeta]:
+    """The metas of those that are there, are what the index says and can be read; `age` reports the others."""
+    found = []
+    for header in headers:
+        if header.head is not None and header.is_ours():
+            with suppress(CorruptRecord):
+                found.append(meta_of(saga_id, header))
+    return found
+
+
 async def set_aside(context: JobContext, saga_id: UUID, strange: Sequence[Strange]) -> int:
     """Name these in the quarantine; how many of them were taken out of the saga's index."""
     index = context.hot.keys.index(saga_id.hex)

@@ -23,7 +23,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack, PackLife
 from sagaz_tiering.catalog.sagas import NewDates
 from sagaz_tiering.config.units import micros
-from sagaz_tiering.hot.values import ClaimedSaga, IndexedHeader
+from sagaz_tiering.hot.values import ClaimedSaga
 from sagaz_tiering.jobs.claims import Claim, ack, claims, due_sagas, first_headers, headers_of, nack
 from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
 from sagaz_tiering.jobs.expire.anew import changed, decide, went_on
@@ -35,7 +35,7 @@ from sagaz_tiering.jobs.expire.durable import (
     expire_rows_of,
     noted_ends,
 )
-from sagaz_tiering.jobs.expire.mass_delete import accept_policies, durable_rows, keeps_promises, question, readable
+from sagaz_tiering.jobs.expire.mass_delete import accept_policies, durable_rows, keeps_promises, question
 from sagaz_tiering.jobs.expire.recompute import outdated_packs
 from sagaz_tiering.jobs.finish import finish_deletions, mark_holds, vacuum_erased, vacuum_is_due
 from sagaz_tiering.jobs.foreign import Strange, mend_due, set_aside, strange_of
@@ -58,12 +58,12 @@ _HELD_US = micros(timedelta(hours=1))
 
 
 def plan(
-    saga_id: UUID, headers: Sequence[IndexedHeader], policies: PolicySet, ends: SagaEnds, now_us: int
+    metas: Iterable[SnapshotMeta], policies: PolicySet, ends: SagaEnds, now_us: int
 ) -> tuple[list[SnapshotMeta], list[SnapshotMeta]]:
-    """(expired, alive) of a saga's hot snapshots. Pure; what cannot be read is left to `age`, which reports it."""
+    """(expired, alive) of hot snapshots. Pure."""
     expired: list[SnapshotMeta] = []
     alive: list[SnapshotMeta] = []
-    for meta in readable(saga_id, headers):
+    for meta in metas:
         (expired if policies.decide(meta, ends.of(meta), now_us).expired else alive).append(meta)
     return expired, alive
 
@@ -83,8 +83,8 @@ async def preview(context: JobContext, tally: Tally) -> None:
     async for saga_ids in context.hot.saga_ids() if has_changed else due_sagas(context, expiring=True):
         expired: list[SnapshotMeta] = []
         ends = await _ends(context, saga_ids, promised)
-        async for saga_id, headers in headers_of(context, saga_ids):
-            expired += plan(saga_id, headers, context.policies, ends, context.now_us)[0]
+        async for page in headers_of(context, saga_ids):
+            expired += plan(page.metas, context.policies, ends, context.now_us)[0]
         tally.add("held", await _count(context, "hot", expired, ends, tally))
         if not has_changed:
             beside = await _metas_beside(context, {meta.saga_id for meta in expired})
@@ -251,13 +251,13 @@ async def _look(context: JobContext, open_claims: Sequence[Claim]) -> tuple[list
     by_saga = {claim.saga.saga_id: claim for claim in open_claims}
     first = await first_headers(context, by_saga)
     # In Redis first: what leaves it meanwhile is in the catalog by then.
-    ends, now_us = await noted_ends(context, by_saga, first.newest()), context.now_us
-    async for saga_id, headers in first.pages(context):
-        claim = by_saga[saga_id]
-        strange[claim] += strange_of(saga_id, headers)
-        gone, alive = plan(saga_id, headers, context.policies, ends, now_us)
+    ends, now_us = await noted_ends(context, by_saga, first.ends()), context.now_us
+    async for page in first.pages(context):
+        claim = by_saga[page.saga_id]
+        strange[claim] += strange_of(page.saga_id, page.headers)
+        gone, alive = plan(page.metas, context.policies, ends, now_us)
         found += [(claim, meta) for meta in gone]
-        unreadable = len(headers) - len(gone) - len(alive)
+        unreadable = len(page.headers) - len(page.metas)
         claim.left += len(alive) + unreadable
         if unreadable:
             claim.expire_at(now_us + _HELD_US)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable
-from contextlib import suppress
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
@@ -21,12 +20,10 @@ from sagaz_tiering.config.policy import ClockSource, Retention
 from sagaz_tiering.config.policy_lint import used_policies
 from sagaz_tiering.config.sections import JobSettings
 from sagaz_tiering.config.units import format_duration
-from sagaz_tiering.errors import CorruptRecord, MassDelete
-from sagaz_tiering.hot.values import IndexedHeader
+from sagaz_tiering.errors import MassDelete
 from sagaz_tiering.jobs.claims import headers_of
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.expire.recompute import Dates, ends_earlier, outdated_packs, recompute_expiry
-from sagaz_tiering.jobs.foreign import meta_of
 from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
 from sagaz_tiering.policy import Policy, PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta
@@ -212,8 +209,8 @@ async def _count_hot(context: JobContext, found: Shortened) -> None:
         for start in range(0, len(saga_ids), context.settings.jobs.batch_sagas):
             batch = saga_ids[start : start + context.settings.jobs.batch_sagas]
             ends = await saga_ends(context, batch)
-            async for saga_id, headers in headers_of(context, batch):
-                for meta in readable(saga_id, headers):
+            async for page in headers_of(context, batch):
+                for meta in page.metas:
                     found.add_unpacked(meta, ends)
 
 
@@ -233,16 +230,6 @@ async def durable_rows(context: JobContext) -> AsyncIterator[list[tuple[Snapshot
     while rows := await context.catalog.durable.metas(after, _ROWS):
         yield rows
         after = rows[-1][0].snapshot_id
-
-
-def readable(saga_id: UUID, headers: Iterable[IndexedHeader]) -> list[SnapshotMeta]:
-    """The metas of those that are there, are what the index says and can be read; `age` reports the others."""
-    found = []
-    for header in headers:
-        if header.head is not None and header.is_ours():
-            with suppress(CorruptRecord):
-                found.append(meta_of(saga_id, header))
-    return found
 
 
 def _named(name: str, policy: Policy | None) -> str:
