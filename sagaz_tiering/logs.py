@@ -12,14 +12,11 @@ import os
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, TextIO
+from collections.abc import Callable, Mapping, MutableMapping
+from typing import Any, TextIO
 
 import orjson
-
-if TYPE_CHECKING:
-    from structlog.typing import Processor
+import structlog
 
 _HIDDEN = "***"
 _SECRET_NAME = re.compile(r"password|passwd|secret|credential|access_key|authorization", re.IGNORECASE)
@@ -42,21 +39,28 @@ _PRIORITIES = {"debug": 7, "info": 6, "warning": 4, "error": 3, "critical": 2}
 class Logger:
     """What modules log with: `Logger(__name__).warning("pack.sealed", snapshots=3)`."""
 
-    __slots__ = ("_name", "_ours")
+    __slots__ = ("_ours", "_theirs")
 
     def __init__(self, name: str) -> None:
-        self._name = name
-        self._ours: Any = None
+        self._theirs = structlog.get_logger(name)
+        self._ours = structlog.wrap_logger(
+            logging.getLogger(name),
+            processors=[
+                structlog.stdlib.filter_by_level,
+                structlog.contextvars.merge_contextvars,
+                without_secrets,
+                _as_message,
+            ],
+            wrapper_class=structlog.stdlib.BoundLogger,
+        )
 
     def debug(self, event: str, **fields: Any) -> None:
         """For who looks for a fault."""
-        if _least <= logging.DEBUG:
-            self._current.debug(event, **fields)
+        self._current.debug(event, **fields)
 
     def info(self, event: str, **fields: Any) -> None:
         """Something went as it should."""
-        if _least <= logging.INFO:
-            self._current.info(event, **fields)
+        self._current.info(event, **fields)
 
     def warning(self, event: str, **fields: Any) -> None:
         """Somebody should look at it some day."""
@@ -72,53 +76,7 @@ class Logger:
 
     @property
     def _current(self) -> Any:
-        # Imported with the first event: that takes longer than most commands, which have none, do altogether.
-        import structlog
-
-        configure_now()
-        if structlog.is_configured():
-            return structlog.get_logger(self._name)
-        if self._ours is None:
-            self._ours = structlog.wrap_logger(
-                logging.getLogger(self._name),
-                processors=[
-                    structlog.stdlib.filter_by_level,
-                    structlog.contextvars.merge_contextvars,
-                    without_secrets,
-                    _as_message,
-                ],
-                wrapper_class=structlog.stdlib.BoundLogger,
-            )
-        return self._ours
-
-
-_least = logging.NOTSET
-"""Events below are of no use to anybody in this process."""
-_later: Callable[[], None] | None = None
-"""Configures logging, which nobody needed yet."""
-
-
-def configure_now() -> None:
-    """Before code of others runs, which may use structlog by itself, and should find it configured."""
-    if _later is not None:
-        _later()
-
-
-@contextmanager
-def configured_when_used(configure: Callable[[], None], *, level: int) -> Iterator[None]:
-    """Within the block logging is configured before the first event from `level` on; others are left out."""
-    global _least, _later  # as logging itself, one for the process
-
-    def once() -> None:
-        global _later
-        _later = None
-        configure()
-
-    _least, _later = level, once
-    try:
-        yield
-    finally:
-        _least, _later = logging.NOTSET, None
+        return self._theirs if structlog.is_configured() else self._ours
 
 
 def _as_message(_: object, __: str, event: MutableMapping[str, Any]) -> tuple[tuple[str], dict[str, Any]]:
@@ -180,13 +138,9 @@ def configure(*, level: str = "info", format: str = "auto", stream: TextIO | Non
     `format` is `json`, `console`, or `auto`: console on a terminal, JSON elsewhere. Under systemd each line
     starts with its priority, so that `journalctl -p warning` works.
     """
-    import structlog
-
-    global _least, _later
-    _least, _later = logging.NOTSET, None
     out = stream if stream is not None else sys.stderr
     as_json = format == "json" or (format == "auto" and not out.isatty())
-    shared: list[Processor] = [
+    shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.stdlib.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
@@ -268,8 +222,6 @@ def _is_journal(out: TextIO) -> bool:
 
 
 def _configure_libraries(level: int, out: TextIO, shared: list[Any], ending: list[Any]) -> None:
-    import structlog
-
     handler = logging.StreamHandler(out)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import partial, wraps
+from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -191,17 +191,13 @@ def unless_subcommand(run: Callable[..., None]) -> Callable[..., None]:
 def _execute(work: Callable[[], Awaitable[int]], *, as_json: bool, debug: bool) -> NoReturn:
     """Run `work` to its end and leave with its exit code; errors are reported, Ctrl-C is 130."""
     import asyncio
-    import logging
 
     from sagaz_tiering.app.process import tune_process
-    from sagaz_tiering.logs import configured_when_used
 
     tune_process()
-    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
-    quiet = partial(_quiet_logs, debug)
+    _quiet_logs(debug)
     try:
-        with configured_when_used(quiet, level=logging.DEBUG if debug else logging.WARNING):
-            code = asyncio.run(_until_terminated(work))
+        code = asyncio.run(_until_terminated(work))
     except KeyboardInterrupt:
         code = INTERRUPTED
     except BrokenPipeError:
@@ -240,6 +236,8 @@ def _quiet_logs(debug: bool) -> None:
     import logging
 
     import structlog
+
+    logging.basicConfig(stream=sys.stderr, level=logging.WARNING)
 
     def unless_told_anyway(_: object, __: str, event: Any) -> Any:
         """Of a clock that could not be measured: a command that needs PostgreSQL ends with the error itself."""

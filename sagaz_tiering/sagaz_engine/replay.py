@@ -15,7 +15,6 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.errors import ConfigError, MissingDependencyError, NoSuchSnapshot, SagazTieringError
-from sagaz_tiering.logs import configure_now
 from sagaz_tiering.sagaz_engine.capture import COMPENSATED, COMPLETED, STUCK
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage.base import SnapshotStorage
@@ -36,7 +35,6 @@ def load_factory(reference: str) -> SagaFactory:
     module_name, separator, path = reference.partition(":")
     if not separator or not module_name or not path:
         raise ConfigError(f"{reference!r:.200} is not a factory", hint="write it like shop.sagas:make_saga")
-    configure_now()
     if os.getcwd() not in sys.path:
         sys.path.insert(0, os.getcwd())
     try:
@@ -67,7 +65,6 @@ async def replay(
     With `dry_run` nothing is executed, only the snapshot read. Both are written to the replay log. Raises
     NoSuchSnapshot, ReplayFailed, and what the storage raises (SnapshotArchived: restore first).
     """
-    configure_now()
     try:
         from sagaz.core.replay import SnapshotNotFoundError  # type: ignore[import-untyped]  # sagaz ships no types
         from sagaz.core.replay.saga_replay import SagaReplay  # type: ignore[import-untyped]

@@ -167,32 +167,3 @@ def test_repeated_event_is_told_once_in_a_while_and_counted() -> None:
     assert repeated.over() == {"redis": 1, "postgresql": 0}
     assert repeated.over() == {}
     assert repeated.due("redis") == {}
-
-
-def test_logs_of_a_command_are_configured_with_its_first_event() -> None:
-    """Events that nobody is told of need no structlog; outside the block nothing is left of it."""
-    structlog.reset_defaults()
-    out, log, times = io.StringIO(), logs.Logger("sagaz_tiering.somewhere"), list[int]()
-
-    def configure() -> None:
-        times.append(1)
-        structlog.configure(
-            processors=[structlog.processors.JSONRenderer()], logger_factory=structlog.PrintLoggerFactory(out)
-        )
-
-    with logs.configured_when_used(configure, level=logging.WARNING):
-        log.debug("not.told")
-        log.info("not.told")
-        assert not times
-        log.warning("clock.jumped")
-        log.error("clock.jumped_back")
-        assert times == [1]
-    assert [line["event"] for line in lines(out)] == ["clock.jumped", "clock.jumped_back"]
-    with logs.configured_when_used(configure, level=logging.WARNING):
-        logs.configure_now()
-        assert times == [1, 1]
-    with logs.configured_when_used(configure, level=logging.WARNING):
-        pass
-    log.info("told.again")
-    assert times == [1, 1]
-    assert lines(out)[-1]["event"] == "told.again"
