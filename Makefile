@@ -8,8 +8,8 @@ SUBJECT ?= speed
 export PYTHON
 
 BIN := .venv/bin
-# Three test processes, each with servers of its own; make test WORKERS= runs one, with readable output as it goes.
-WORKERS ?= -n 3 --dist worksteal
+# Four test processes, which often wait, each with servers of its own; make test WORKERS= runs one, with readable output as it goes.
+WORKERS ?= -n 4 --dist worksteal
 # Targets share .venv, and the servers of the tests share the machine.
 .NOTPARALLEL:
 

@@ -246,6 +246,7 @@ async def test_job_repeats_until_terminated(config: Path) -> None:
     finally:
         if process.returncode is None:
             process.kill()
+            await process.wait()
     assert process.returncode == 0
 
 

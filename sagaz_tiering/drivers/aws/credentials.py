@@ -136,6 +136,7 @@ class _Process:
         finally:
             if self._process.returncode is None:
                 self._process.kill()
+                await self._process.wait()
 
 
 _PROVIDERS: Final = {
