@@ -32,7 +32,9 @@ class Scratch:
         await asyncio.to_thread(self._close)
 
     async def run(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Do `work` on a thread. Raises ConfigError where the disk is full, RuntimeError if it is not open."""
+        """Do `work` on a thread; a cursor that it returns is closed. Raises ConfigError where the disk is full,
+        RuntimeError if it is not open.
+        """
         try:
             return await asyncio.to_thread(self._locked, work)
         except sqlite3.OperationalError as exc:
@@ -45,7 +47,10 @@ class Scratch:
         with self._lock:
             if self._db is None:
                 raise RuntimeError("the source was closed while it was read")
-            return work(self._db)
+            found = work(self._db)
+            if isinstance(found, sqlite3.Cursor):
+                found.close()  # freed on the caller's thread it would reset a statement that the next call is using
+            return found
 
     def _open(self) -> None:
         with self._lock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from random import Random
 
 import pytest
@@ -17,6 +18,19 @@ async def test_ids_come_in_order_and_once() -> None:
         for _ in range(2):
             await ids.add(Random(1).sample(saved, len(saved)))
         assert [each async for each in ids.ids()] == saved
+
+
+async def test_calls_that_follow_each_other_do_not_meet() -> None:
+    """Each is on a thread of its own, and what one leaves is freed by another: SQLite called that misuse."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        async with SortedIds() as ids:
+            for first in range(0, 60_000, 20):
+                await ids.add(number.to_bytes(16) for number in range(first, first + 20))
+            assert sum([1 async for _ in ids.ids()]) == 60_000
+    finally:
+        sys.setswitchinterval(before)
 
 
 async def test_disk_without_room_is_told_with_what_to_do() -> None:
