@@ -11,8 +11,9 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from importlib import import_module
 from types import MappingProxyType
-from typing import Protocol
+from typing import Protocol, cast
 
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.migrations import check_schema
@@ -43,117 +44,60 @@ class JobModule(Protocol):
         """Ask for the same decisions, and count what a run would do."""
 
 
+class SharedJobModule(JobModule, Protocol):
+    """Of a job of which worker processes do a share."""
+
+    async def run_share(self, context: JobContext, lease: Lease, tally: Tally) -> None:
+        """What one of them does, beside the process that runs it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """As many processes as `slots` may run it at once. `share` is what a worker process does of it, beside the one that
-    runs it. Workers have leases of their own, as many as the runs may have workers: none takes the slot of a daemon.
-    What is not `scheduled` runs when somebody orders it. What a job needs is imported when that is asked for.
+    """As many processes as `slots` may run it at once. Workers, which do a share of a run, have leases of their
+    own, as many as the runs may have workers: none takes the slot of a daemon. What is not `scheduled` runs when
+    somebody orders it. Its `module`, of this room, is imported by `load`.
     """
 
     summary: str
-    module: Callable[[], JobModule]
+    module: str
     slots: int = 1
-    share: Callable[[], Run] | None = None
     scheduled: bool = True
 
-
-def _age() -> JobModule:
-    from sagaz_tiering.jobs.age import job as age
-
-    return age
-
-
-def _reconcile() -> JobModule:
-    from sagaz_tiering.jobs import reconcile
-
-    return reconcile
-
-
-def _transition() -> JobModule:
-    from sagaz_tiering.jobs import transition
-
-    return transition
-
-
-def _restore() -> JobModule:
-    from sagaz_tiering.jobs.restore import job as restore
-
-    return restore
-
-
-def _expire() -> JobModule:
-    from sagaz_tiering.jobs.expire import job as expire
-
-    return expire
-
-
-def _compact() -> JobModule:
-    from sagaz_tiering.jobs.compact import job as compact
-
-    return compact
-
-
-def _scrub() -> JobModule:
-    from sagaz_tiering.jobs import scrub
-
-    return scrub
-
-
-def _collect() -> JobModule:
-    from sagaz_tiering.jobs import collect
-
-    return collect
-
-
-def _reindex() -> JobModule:
-    from sagaz_tiering.jobs.reindex import job as reindex
-
-    return reindex
-
-
-def _train() -> JobModule:
-    from sagaz_tiering.jobs.train import job as train
-
-    return train
-
-
-def _share_of_age() -> Run:
-    from sagaz_tiering.jobs.age.job import run_share
-
-    return run_share
+    def load(self) -> JobModule:
+        """The module, and all that it needs."""
+        return cast(JobModule, import_module(f"{__name__}.{self.module}"))
 
 
 JOBS: Mapping[str, Job] = MappingProxyType(
     {
         "age": Job(
             summary="move due snapshots from Redis and PostgreSQL into packs on the object store",
-            module=_age,
+            module="age.job",
             slots=8,
-            share=_share_of_age,
         ),
         "reconcile": Job(
-            summary="put right a Redis that lost its past, so that it is believed again", module=_reconcile
+            summary="put right a Redis that lost its past, so that it is believed again", module="reconcile"
         ),
         "transition": Job(
-            summary="move packs to the colder storage class that their policy asks for", module=_transition
+            summary="move packs to the colder storage class that their policy asks for", module="transition"
         ),
         "restore": Job(
-            summary="make the packs of restore requests readable and bring their snapshots back", module=_restore
+            summary="make the packs of restore requests readable and bring their snapshots back", module="restore.job"
         ),
         "expire": Job(
-            summary="remove what is past its retention: Redis, PostgreSQL, catalog, dead packs", module=_expire
+            summary="remove what is past its retention: Redis, PostgreSQL, catalog, dead packs", module="expire.job"
         ),
         "compact": Job(
-            summary="write packs anew that hold dead bytes, are too small, or hold an erased saga", module=_compact
+            summary="write packs anew that hold dead bytes, are too small, or hold an erased saga", module="compact.job"
         ),
-        "scrub": Job(summary="compare the catalog with the bucket and look into packs", module=_scrub),
-        "collect": Job(summary="remove objects under the prefix that no pack row names", module=_collect),
+        "scrub": Job(summary="compare the catalog with the bucket and look into packs", module="scrub"),
+        "collect": Job(summary="remove objects under the prefix that no pack row names", module="collect"),
         "reindex": Job(
             summary="give what is stored already the attributes that were configured since",
-            module=_reindex,
+            module="reindex.job",
             scheduled=False,
         ),
-        "train": Job(summary="train compression dictionaries for saga names where they pay", module=_train),
+        "train": Job(summary="train compression dictionaries for saga names where they pay", module="train.job"),
     }
 )
 
@@ -161,7 +105,7 @@ JOBS: Mapping[str, Job] = MappingProxyType(
 def load_jobs() -> None:
     """Import all that jobs need, for a process that runs for long, whose package may be replaced meanwhile."""
     for job in JOBS.values():
-        job.module()
+        job.load()
 
 
 async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> JobReport:
@@ -183,7 +127,7 @@ async def run_job(name: str, context: JobContext, *, dry_run: bool = False) -> J
     try:
         with traces.span(f"job {name}", job=name, dry_run=dry_run):
             if dry_run:
-                await job.module().preview(await with_accepted(run), tally)
+                await job.load().preview(await with_accepted(run), tally)
             else:
                 leases = [name] if job.slots == 1 else [f"{name}/{slot}" for slot in range(job.slots)]
                 await claim_prefix(run)
@@ -212,14 +156,13 @@ async def run_share(name: str, context: JobContext, tally: Tally) -> None:
     Nothing, and a note, where other policies than those of the run were put in force meanwhile.
     """
     job = JOBS[name]
-    assert job.share is not None
     assert context.workers is not None
     if not await are_in_force(context):
         tally.note("a worker process did nothing: other policies were put in force after the run began")
         return
     share = context.shared_by(context.workers.processes)
     leases = [f"{name}/worker/{slot}" for slot in range(job.slots * (MOST_PROCESSES - 1))]
-    if not await _run_leased(leases, share, tally, job.share()):
+    if not await _run_leased(leases, share, tally, cast(SharedJobModule, job.load()).run_share):
         tally.note("a worker process did nothing: every lease for workers is held")
 
 
@@ -240,7 +183,7 @@ async def _run_recorded(name: str, context: JobContext, lease: Lease, tally: Tal
     history, stopped = context.catalog.history, None
     await history.started(name, context.now)
     try:
-        await JOBS[name].module().run(context, lease, tally)
+        await JOBS[name].load().run(context, lease, tally)
     except BudgetSpent as exc:
         stopped = str(exc)
         tally.add("budget_spent", note=f"{exc}; {exc.hint}")

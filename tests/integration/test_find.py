@@ -516,6 +516,9 @@ async def test_no_search_reads_a_table_from_end_to_end(opened: Any) -> None:
         }
         for name, arguments in asked.items():
             assert await _scanned(shop, sql[name], arguments) == [], name
+        plan = await shop.runtime.db.fetchval(f"EXPLAIN (FORMAT JSON) {sql['by_statuses']}", *asked["by_statuses"])
+        of_sagas = [node for node in _nodes(json.loads(plan)[0]["Plan"]) if node.get("Relation Name") == "sagas"]
+        assert [node.get("Index Name") for node in of_sagas] == ["sagas_status"]
 
 
 @pytest.mark.guarantee("G12")
