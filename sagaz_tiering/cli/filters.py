@@ -45,8 +45,8 @@ def _names_of_attributes(ctx: typer.Context) -> list[str]:
 
 
 def _statuses() -> list[str]:
+    from sagaz_tiering.config.lint import OUTCOMES
     from sagaz_tiering.config.patterns import RUNNING, UNDER_WAY
-    from sagaz_tiering.config.policy_lint import OUTCOMES
 
     return sorted({*UNDER_WAY, *OUTCOMES} - {RUNNING})
 

@@ -139,7 +139,7 @@ def parse_match(pairs: list[str]) -> Match:
 
 def warn_of_expressions(patterns: Sequence[str]) -> None:
     """Say on stderr which of these patterns look like regular expressions, which match hardly anything."""
-    from sagaz_tiering.config.policy_lint import expression_warnings
+    from sagaz_tiering.config.lint import expression_warnings
 
     for warning in expression_warnings(patterns):
         print(f"warning: {safe(warning, limit=MAX_MESSAGE)}", file=sys.stderr, flush=True)

@@ -12,14 +12,14 @@ from typing import Any
 
 from pydantic import SecretStr, field_validator, model_validator
 
-from sagaz_tiering.config.attributes import AttributeSettings, attribute_problems
-from sagaz_tiering.config.console import ConsoleSettings
 from sagaz_tiering.config.policy import UNMATCHED, Durability, FrameEncryption, Policy, name_problems
 from sagaz_tiering.config.schedule import Schedule
 from sagaz_tiering.config.schema import Location, StrictModel, refusal
 from sagaz_tiering.config.sections import (
+    AttributeSettings,
     BudgetSettings,
     CatalogSettings,
+    ConsoleSettings,
     DaemonSettings,
     DictionarySettings,
     EmbeddedSettings,
@@ -28,6 +28,7 @@ from sagaz_tiering.config.sections import (
     LimitSettings,
     LogSettings,
     RestoreSettings,
+    attribute_problems,
 )
 from sagaz_tiering.config.tiers import TierSettings
 from sagaz_tiering.config.urls import EMBEDDED, database_identity

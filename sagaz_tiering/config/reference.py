@@ -11,13 +11,13 @@ from pydantic import BaseModel, SecretStr
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from sagaz_tiering.config.environment import variable_for
-from sagaz_tiering.config.messages import keys_of, section_of
+from sagaz_tiering.config.load import keys_of, section_of
 from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.config.schedule import parse_days
 from sagaz_tiering.config.schema import DEFAULT_TEXT, words
-from sagaz_tiering.config.times import parse_days
 from sagaz_tiering.config.units import format_duration, format_size, parse_size
 from sagaz_tiering.config.urls import SecretUrl
+from sagaz_tiering.config.written import variable_for
 
 _INTRODUCTION = """\
 # Configuration

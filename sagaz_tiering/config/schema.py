@@ -23,12 +23,7 @@ DEFAULT_TEXT = "default_text"
 class StrictModel(BaseModel):
     """A section of the configuration: unknown keys are refused and nothing changes after it was checked."""
 
-    model_config = ConfigDict(
-        extra="forbid",
-        frozen=True,
-        hide_input_in_errors=True,
-        validate_default=True,
-    )
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True, validate_default=True)
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -1,15 +1,19 @@
-"""The sections of the configuration beside `tiers`, `policies` and `schedule`: catalog, jobs, daemon, log, embedded."""
+"""The sections beside `tiers`, `policies` and `schedule`: catalog, attributes, jobs, daemon, console, log, embedded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
 from enum import StrEnum
+from ipaddress import IPv4Network, IPv6Network, ip_address
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, SecretStr, ValidationInfo, field_validator
 
+from sagaz_tiering.attributes import MIN_HASH_KEY_BYTES, NAME_PATTERN
+from sagaz_tiering.config.patterns import ANY, Patterns
+from sagaz_tiering.config.policy import Policy
 from sagaz_tiering.config.schema import Location, StrictModel, problem
 from sagaz_tiering.config.units import ByteSize, Count, Duration, DurationOrZero, format_duration
 from sagaz_tiering.config.urls import PostgresUrl
@@ -228,3 +232,118 @@ class EmbeddedSettings(StrictModel):
     """Start Redis for `tiers.hot.url: embedded`."""
     s3: bool = True
     """Start an S3 server for `tiers.cold.endpoint_url: embedded`."""
+
+
+def _dotted(path: str) -> str:
+    if not all(path.split(".")):
+        raise problem("needs keys joined by single dots, such as order.id")
+    return path
+
+
+class AttributeSettings(StrictModel):
+    """A value that sagas can be found by, and ruled by (`match: {attributes: ...}`)."""
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN)]
+    """Unique name: lower-case letters, digits and `_`, a letter first, at most 63."""
+    path: Annotated[str, AfterValidator(_dotted)]
+    """Where the value is in a context: keys joined by dots, such as `order.id`; of a list each element counts."""
+    saga_name: Patterns = ANY
+    """Sagas that have it."""
+    hashed: bool = False
+    """Keep only a keyed hash (`attribute_hash_key`), so that neither catalog nor bucket shows the value."""
+
+
+def attribute_problems(
+    attributes: Sequence[AttributeSettings], hash_key: SecretStr | None, policies: Sequence[Policy]
+) -> Iterator[tuple[Location, str]]:
+    """What cannot be of these together, each with where it is."""
+    first: dict[str, int] = {}
+    for i, attribute in enumerate(attributes):
+        before = first.setdefault(attribute.name, i)
+        if before != i:
+            yield (
+                ("attributes", i, "name"),
+                f"{attribute.name!r} is already the name of attributes[{before}]; choose another, or let "
+                "saga_name be a list",
+            )
+        if attribute.hashed and hash_key is None:
+            yield ("attributes", i, "hashed"), "needs attribute_hash_key, a secret of at least 32 bytes"
+    if hash_key is not None and len(hash_key.get_secret_value().encode()) < MIN_HASH_KEY_BYTES:
+        yield ("attribute_hash_key",), f"is shorter than {MIN_HASH_KEY_BYTES} bytes; `openssl rand -hex 32` makes one"
+    for i, policy in enumerate(policies):
+        for name in policy.match.attributes:
+            why = rule_problem(name, attributes)
+            if why is not None:
+                yield ("policies", i, "match", "attributes", name), why
+
+
+def rule_problem(name: str, attributes: Sequence[AttributeSettings]) -> str | None:
+    """Why no rule, hold or request can look at an attribute; None: one can."""
+    found = next((attribute for attribute in attributes if attribute.name == name), None)
+    if found is None:
+        known = ", ".join(attribute.name for attribute in attributes) or "none"
+        return f"no attribute {name!r} is defined; add it to the section attributes (there: {known})"
+    if found.hashed:
+        return f"attribute {name!r} is hashed, so no pattern can look at its values; define one that is not"
+    return None
+
+
+TokenHash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""SHA-256 of a token, as `sagaz-tiering console-token` prints it."""
+
+
+class ProxySettings(StrictModel):
+    """A reverse proxy that has asked people who they are; nobody else must be able to ask from its addresses."""
+
+    addresses: Annotated[tuple[IPv4Network | IPv6Network, ...], Field(min_length=1)]
+    """Addresses or networks that the proxy asks from, such as `10.0.0.5` or `10.1.0.0/16`."""
+    user_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] = "X-Forwarded-User"
+    """Header in which it names the person; without it nobody is let in."""
+    operators: tuple[str, ...] = ()
+    """Names that may change something; the others may look."""
+
+
+class ConsoleSettings(StrictModel):
+    """The console in a browser. Without a token or a proxy it listens on this machine only, and changes nothing."""
+
+    enabled: bool = False
+    """Whether the daemon serves it."""
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address to listen on."""
+    port: Annotated[int, Field(ge=0, le=65535)] = 9465
+    """Port; 0 for any free one."""
+    viewer_token_hash: TokenHash | None = None
+    """Hash of the token with which one may look."""
+    operator_token_hash: TokenHash | None = None
+    """Hash of the token with which one may look, restore, hold, release and forget."""
+    proxy: ProxySettings | None = None
+    """A reverse proxy that says who asks."""
+    idle: Duration = timedelta(minutes=30)
+    """After so long without a request one has to log in again."""
+    session: Duration = timedelta(hours=12)
+    """After so long in any case."""
+
+    @property
+    def is_open(self) -> bool:
+        """Whether everybody who can reach it may look: there is neither a token nor a proxy."""
+        return self.viewer_token_hash is None and self.operator_token_hash is None and self.proxy is None
+
+    def _problems(self) -> Iterator[tuple[Location, str]]:
+        if self.is_open and not is_loopback(self.host):
+            yield (
+                ("host",),
+                f"{self.host} can be reached from elsewhere, but anybody could look; set viewer_token_hash and "
+                "operator_token_hash (see `sagaz-tiering console-token`) or proxy, or listen on 127.0.0.1",
+            )
+        if self.viewer_token_hash is not None and self.viewer_token_hash == self.operator_token_hash:
+            yield ("operator_token_hash",), "is that of the viewer's token; whoever may look could change things"
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine reaches that address."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False

@@ -135,9 +135,7 @@ Duration = Annotated[
 """A duration above zero."""
 
 DurationOrZero = Annotated[
-    timedelta,
-    BeforeValidator(parse_duration),
-    PlainSerializer(format_duration, return_type=str, when_used="json"),
+    timedelta, BeforeValidator(parse_duration), PlainSerializer(format_duration, return_type=str, when_used="json")
 ]
 """A duration that may be zero."""
 

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from sagaz_tiering.config.console import ConsoleSettings, is_loopback
+from sagaz_tiering.config.sections import ConsoleSettings, is_loopback
 
 COOKIE: Final = "sagaz_console"
 _MOST_SESSIONS: Final = 10_000

@@ -11,7 +11,7 @@ from urllib.parse import urlencode
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
-from sagaz_tiering.config.console import ConsoleSettings
+from sagaz_tiering.config.sections import ConsoleSettings
 from sagaz_tiering.console.charts import area, instant_ms, timeline_axis
 from sagaz_tiering.terminal import need_millis, safe, show_bytes, show_counts, show_distance, show_time, show_usd
 

@@ -19,7 +19,7 @@ from aiohttp import web
 from yarl import URL
 
 from sagaz_tiering.clock import SystemClock
-from sagaz_tiering.config.console import ConsoleSettings
+from sagaz_tiering.config.sections import ConsoleSettings
 from sagaz_tiering.console.access import COOKIE, Access, TooManyTries, Visitor
 from sagaz_tiering.console.actions import ACTIONS, COMPARE_PARAMETERS, EXPORT, compare
 from sagaz_tiering.console.documents import Documents

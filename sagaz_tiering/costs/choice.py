@@ -106,13 +106,7 @@ def judge_pack(prices: PriceList, policy: Policy, move: Move, group: PackGroup, 
 
 
 def share_cost(
-    prices: PriceList,
-    policy: Policy | None,
-    group: PackGroup,
-    *,
-    share: float,
-    written_at: datetime,
-    now: datetime,
+    prices: PriceList, policy: Policy | None, group: PackGroup, *, share: float, written_at: datetime, now: datetime
 ) -> Share:
     """What a snapshot that has `share` (0 to 1) of a pack's bytes costs.
 

@@ -113,9 +113,7 @@ class PriceList:
         copies = size_gb * self.classes[StorageClass.STANDARD].gb_month * (timedelta(days=days) / BILLING_MONTH)
         return [
             RestoreOption(
-                tier=way.tier,
-                eta=way.eta,
-                cost_usd=size_gb * way.per_gb + objects * way.per_1k / 1000 + copies,
+                tier=way.tier, eta=way.eta, cost_usd=size_gb * way.per_gb + objects * way.per_1k / 1000 + copies
             )
             for way in self.classes[storage_class].restore
         ]

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from sagaz_tiering.app.runtime import Runtime
-from sagaz_tiering.config.console import ConsoleSettings
 from sagaz_tiering.config.model import TieringConfig
+from sagaz_tiering.config.sections import ConsoleSettings
 from sagaz_tiering.daemon.health import Readiness
 from sagaz_tiering.daemon.schedule import JobSchedule, first_delays, times_of
 from sagaz_tiering.jobs import run_job

@@ -200,11 +200,7 @@ def _result(random: Random, step: str) -> dict[str, Any]:
         "fee": _money(random, 3),
         "digest": hashlib.sha256(random.randbytes(8)).digest(),
         "checks": [{"check": name, "passed": True, "ms": round(random.uniform(0.1, 9), 3)} for name in checks],
-        "operator": {
-            "service": f"{step.replace('_', '-')}-service",
-            "version": "4.12.1",
-            "node": random.randint(1, 8),
-        },
+        "operator": {"service": f"{step.replace('_', '-')}-service", "version": "4.12.1", "node": random.randint(1, 8)},
     }
 
 

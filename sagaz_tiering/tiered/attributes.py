@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from sagaz_tiering import metrics
-from sagaz_tiering.config.attributes import rule_problem
 from sagaz_tiering.config.patterns import Match
+from sagaz_tiering.config.sections import rule_problem
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.logs import Logger, Repeated
 from sagaz_tiering.snapshot import SagaSnapshot

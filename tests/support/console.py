@@ -11,7 +11,7 @@ from typing import Any
 import aiohttp
 
 from sagaz_tiering.app.runtime import Runtime
-from sagaz_tiering.config.console import ConsoleSettings
+from sagaz_tiering.config.sections import ConsoleSettings
 from sagaz_tiering.console import serve_console
 from sagaz_tiering.daemon.health import Readiness
 from sagaz_tiering.daemon.schedule import JobSchedule

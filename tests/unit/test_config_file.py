@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sagaz_tiering.config import yaml_lines
+from sagaz_tiering.config import written
 from sagaz_tiering.config.load import config_of, load_config, load_with_warnings
 from sagaz_tiering.costs import minimum_durations
 from sagaz_tiering.errors import ConfigError, PolicyError
@@ -256,7 +256,7 @@ WIDE = "x: &x {" + ", ".join(f"k{i}: v" for i in range(2000)) + "}\ny:\n  <<: ["
 )
 def test_aliases_and_merges_do_not_explode(bomb: str, line: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """A small text cannot become a huge one: it is refused by its line, before more than the limit was copied."""
-    copied, merged = 0, yaml_lines._Builder._merged
+    copied, merged = 0, written._Builder._merged
 
     def counted(self: Any, *args: Any) -> Any:
         nonlocal copied
@@ -264,19 +264,19 @@ def test_aliases_and_merges_do_not_explode(bomb: str, line: int, monkeypatch: py
         copied += sum(len(base.value) for base in bases)
         return bases
 
-    monkeypatch.setattr(yaml_lines._Builder, "_merged", counted)
+    monkeypatch.setattr(written._Builder, "_merged", counted)
     with pytest.raises(ConfigError) as caught:
         config_of(bomb, "pasted")
     assert f"pasted:{line}: with all that aliases (*) and merge keys (<<) repeat, there are more than 100,000" in str(
         caught.value
     )
-    assert copied < yaml_lines.MOST_VALUES
+    assert copied < written.MOST_VALUES
 
 
 def test_merge_keys_take_the_first_that_says_it() -> None:
     """What is written beside them wins, then the first of a list, then the rest; each with the line that counts."""
     text = "a: &a {x: 1, y: 1}\nb: &b {y: 2, z: 2}\nc:\n  z: 3\n  <<: [*a, *b]\n"
-    value, place = yaml_lines.parse_yaml(text, "pasted")
+    value, place = written.parse_yaml(text, "pasted")
     assert value["c"] == {"x": "1", "y": "1", "z": "3"}
     assert [place.line_of(("c", key)) for key in "xyz"] == [1, 1, 4]
 

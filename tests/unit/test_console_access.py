@@ -9,7 +9,7 @@ import pytest
 from aiohttp.test_utils import make_mocked_request
 from support.console import OPEN, OPERATOR, VIEWER, hashed, with_tokens
 
-from sagaz_tiering.config.console import ConsoleSettings, ProxySettings
+from sagaz_tiering.config.sections import ConsoleSettings, ProxySettings
 from sagaz_tiering.console.access import COOKIE, Access, Role, TooManyTries
 
 

@@ -12,8 +12,7 @@ import pytest
 
 from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.config.load import load_config
-from sagaz_tiering.config.schedule import JobTimes, Schedule
-from sagaz_tiering.config.times import DAYS
+from sagaz_tiering.config.schedule import DAYS, JobTimes, Schedule
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.jobs import JOBS
 from sagaz_tiering.jobs.times import are_kept, longest_wait, next_runs, next_start

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from sagaz_tiering.config.environment import ignored_variables, layered, overrides
-from sagaz_tiering.config.messages import section_of
+from sagaz_tiering.config.load import section_of
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.config.reference import reference
 from sagaz_tiering.config.tiers import ColdSettings
 from sagaz_tiering.config.urls import bucket_and_prefix
+from sagaz_tiering.config.written import ignored_variables, layered, overrides
 from sagaz_tiering.errors import ConfigError
 
 ROOT = Path(__file__).parents[2]

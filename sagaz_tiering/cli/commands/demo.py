@@ -45,7 +45,7 @@ async def _keep_console_open(runtime: Runtime, clock: VirtualClock, say: Callabl
     from datetime import timedelta
     from hashlib import sha256
 
-    from sagaz_tiering.config.console import ConsoleSettings
+    from sagaz_tiering.config.sections import ConsoleSettings
     from sagaz_tiering.console import serve_console
     from sagaz_tiering.daemon.state import without_daemon
 

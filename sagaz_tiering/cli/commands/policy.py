@@ -26,8 +26,8 @@ async def check(
     strict: Annotated[bool, typer.Option("--strict", help="Warnings count as errors (exit 2).")] = False,
 ) -> Answer:
     """Check a configuration without touching any server. Errors and warnings with their lines, and its policies."""
+    from sagaz_tiering.config.lint import policy_notes
     from sagaz_tiering.config.load import load_with_warnings
-    from sagaz_tiering.config.policy_lint import policy_notes
     from sagaz_tiering.costs import minimum_durations
     from sagaz_tiering.policy import PolicySet
 

@@ -16,8 +16,8 @@ from uuid import UUID
 
 from sagaz_tiering.catalog.durable import FALLBACK_NOTICE
 from sagaz_tiering.catalog.leases import Lease
+from sagaz_tiering.config.lint import used_policies
 from sagaz_tiering.config.policy import ClockSource, Retention
-from sagaz_tiering.config.policy_lint import used_policies
 from sagaz_tiering.config.sections import JobSettings
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.errors import MassDelete
