@@ -20,7 +20,7 @@ from uuid import UUID
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
 from sagaz_tiering.jobs.age.frames import expiry_bucket
-from sagaz_tiering.jobs.upload import pack_key
+from sagaz_tiering.jobs.pack_objects import pack_key
 from sagaz_tiering.objects.local.tree import ObjectRecord, ObjectTree
 from sagaz_tiering.storage_class import StorageClass
 

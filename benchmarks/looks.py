@@ -32,8 +32,7 @@ from support.tiers import Product, config, product
 
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.config.sections import CatalogSettings
-from sagaz_tiering.daemon.endpoints import serve
-from sagaz_tiering.daemon.health import Readiness
+from sagaz_tiering.daemon.health import Readiness, serve
 from sagaz_tiering.daemon.totals import TotalsKeeper
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.embedded import PostgresServer, RedisServer

@@ -186,7 +186,7 @@ def test_every_sql_query_is_used() -> None:
     ("words", "allowed"),
     [
         ("get_range(", ("objects/", "doctor/probe.py", "packs/reader.py")),
-        ("open_frame(", ("packs/", "jobs/compact/frames.py", "jobs/reindex/archived.py")),
+        ("open_frame(", ("packs/", "jobs/compact/job.py", "jobs/reindex.py")),
         ("aioboto3.Session", ("drivers/aws/client.py",)),
         ("AioConfig", ("drivers/aws/client.py",)),
         ("_available_connections", ("drivers/redis/internals.py",)),

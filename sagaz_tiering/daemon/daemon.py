@@ -20,6 +20,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+
 from sagaz_tiering import logs, metrics
 from sagaz_tiering.app.process import ignore_abandoned_connects, yield_to_others
 from sagaz_tiering.app.runtime import Runtime, open_runtime
@@ -27,24 +29,13 @@ from sagaz_tiering.config.load import load_with_warnings
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.costs import minimum_durations
-from sagaz_tiering.daemon.backoff import FullJitter
-from sagaz_tiering.daemon.endpoints import serve
-from sagaz_tiering.daemon.failed_jobs import FailedJobs
-from sagaz_tiering.daemon.health import Problem, Readiness
-from sagaz_tiering.daemon.pings import ping_of_owner, pings_of_servers
-from sagaz_tiering.daemon.reload import changes, needing_restart
-from sagaz_tiering.daemon.schedule import JobSchedule, first_delays, times_of
+from sagaz_tiering.daemon.health import FailedJobs, Problem, Readiness, ping_of_owner, pings_of_servers, serve
+from sagaz_tiering.daemon.schedule import FullJitter, JobSchedule, first_delays, times_of
 from sagaz_tiering.daemon.state import DaemonState, ServeConsole, show
 from sagaz_tiering.daemon.systemd import ServiceManager
 from sagaz_tiering.daemon.totals import TotalsKeeper
 from sagaz_tiering.drivers.server_clock import ServerClock
-from sagaz_tiering.errors import (
-    BucketUnusable,
-    MissingDependencyError,
-    PolicyError,
-    SagazTieringError,
-    TierUnavailable,
-)
+from sagaz_tiering.errors import BucketUnusable, MissingDependencyError, PolicyError, SagazTieringError, TierUnavailable
 from sagaz_tiering.jobs import JobReport, load_jobs, run_job
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.terminal import counted
@@ -134,7 +125,7 @@ class _Daemon:
                 try:
                     self._runtime = await stack.enter_async_context(open_runtime(self._config))
                 except (TierUnavailable, BucketUnusable) as exc:
-                    await self._wait_to_check_again(exc, exc.hint, backoff)
+                    await self._wait_to_check_again(exc, backoff)
         except asyncio.CancelledError:
             if not self._stop.is_set() or self._opening is None:
                 raise
@@ -184,10 +175,8 @@ class _Daemon:
                 break
             except (MissingDependencyError, PolicyError):
                 raise
-            except SagazTieringError as exc:
-                await self._wait_to_check_again(exc, exc.hint, backoff)
             except Exception as exc:  # noqa: BLE001 - a wrong server can break a driver in any way; it may be replaced
-                await self._wait_to_check_again(exc, "is this the right server?", backoff)
+                await self._wait_to_check_again(exc, backoff)
         for server in pings_of_servers(runtime):
             self._health.pinged(server, None)
         self._health.check_passed()
@@ -197,11 +186,10 @@ class _Daemon:
         self._supervisor.ready(self._status())
         _log.info("daemon.ready", jobs={name: when.text for name, when in times.items()})
 
-    async def _wait_to_check_again(self, error: Exception, hint: str, backoff: FullJitter) -> None:
+    async def _wait_to_check_again(self, error: Exception, backoff: FullJitter) -> None:
         """A permanent error, too: an operator can migrate a schema or make a bucket while we wait."""
-        self._health.check_failed(error)
+        text, hint = self._health.check_failed(error).error, getattr(error, "hint", "is this the right server?")
         delay = backoff.next().total_seconds()
-        text = str(error) if isinstance(error, SagazTieringError) else f"{type(error).__name__}: {error}"
         _log.warning("daemon.not_ready", error=text, hint=hint, kind=type(error).__name__, retry_in_s=round(delay, 1))
         self._supervisor.status(f"not ready: {text}")
         with suppress(TimeoutError):
@@ -385,3 +373,26 @@ async def _background(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
         yield
     finally:
         await _end(task)
+
+
+_NEEDS_RESTART = ("tiers", "catalog", "embedded", "encryption", "daemon.host", "daemon.port", "console", "jobs.nice")
+"""What is set at start: servers, sockets, and how much the process yields to others, which cannot be taken back."""
+
+
+def changes(old: TieringConfig, new: TieringConfig) -> list[str]:
+    """Names of the settings that differ, such as `tiers.hot.url`; never their values. Policies count as one."""
+    return list(_differing(old, new, ""))
+
+
+def needing_restart(names: list[str]) -> list[str]:
+    """Those of `names` that a reload does not put in force."""
+    return [name for name in names if any(name == part or name.startswith(part + ".") for part in _NEEDS_RESTART)]
+
+
+def _differing(old: BaseModel, new: BaseModel, prefix: str) -> Iterator[str]:
+    for field in type(old).model_fields:
+        before, after = getattr(old, field), getattr(new, field)
+        if isinstance(before, BaseModel) and isinstance(after, BaseModel):
+            yield from _differing(before, after, f"{prefix}{field}.")
+        elif before != after:
+            yield f"{prefix}{field}"

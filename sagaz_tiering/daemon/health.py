@@ -1,17 +1,29 @@
-"""Whether the daemon can do its work: the check at start, and a ping of each server ever since."""
+"""Whether the daemon can do its work, and who is told so: the check at start, a ping of each server ever since, jobs
+that failed; `/livez`, `/readyz` and `/metrics` over HTTP, for Kubernetes, load balancers and Prometheus.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import asdict, dataclass
+from datetime import datetime, timedelta
 from random import uniform
+from typing import Any
+
+from aiohttp import web
 
 from sagaz_tiering import metrics
+from sagaz_tiering.app.runtime import Runtime
+from sagaz_tiering.catalog.history import JobRun
+from sagaz_tiering.catalog.migrations import check_schema
+from sagaz_tiering.daemon.listening import listening
 from sagaz_tiering.drivers.server_clock import ServerClock
-from sagaz_tiering.errors import SagazTieringError
+from sagaz_tiering.errors import ForeignCatalog, SagazTieringError
+from sagaz_tiering.jobs.ownership import Beat
 from sagaz_tiering.logs import Logger
+from sagaz_tiering.terminal import show_time
 
 _log = Logger(__name__)
 
@@ -65,9 +77,10 @@ class Readiness:
         """What is no reason for not being ready."""
         return [Problem(server=server, error=text) for server, texts in self._notes.items() for text in texts]
 
-    def check_failed(self, error: Exception) -> None:
+    def check_failed(self, error: Exception) -> Problem:
         """The check at start found this."""
         self._start = problem_of("start", error)
+        return self._start
 
     def check_passed(self) -> None:
         """The check at start found nothing wrong."""
@@ -127,3 +140,96 @@ class Readiness:
         except Exception as exc:  # noqa: BLE001 - a ping ends here: whatever happened is its result
             return exc
         return None
+
+
+class FailedJobs:
+    """Notes of `health`, one for each job whose last run here failed and that nobody has run well since."""
+
+    def __init__(self, health: Readiness) -> None:
+        self._health = health
+        self._failed: dict[str, datetime] = {}
+
+    def __bool__(self) -> bool:
+        return bool(self._failed)
+
+    def add(self, job: str, error: SagazTieringError, at: datetime) -> None:
+        """A run of it failed at that time."""
+        self._failed[job] = at
+        then = f"`sagaz-tiering job {job} --once` tries it now" if error.permanent else "it is tried again by itself"
+        self._health.note(_noted_as(job), [f"its last run failed: {error} (at {show_time(at)}; {then})"])
+
+    def over(self, job: str) -> None:
+        """A run of it went well."""
+        self._failed.pop(job, None)
+        self._health.note(_noted_as(job), [])
+
+    def look(self, last_runs: Iterable[JobRun]) -> None:
+        """What others ran well since, as the catalog has it, is over."""
+        for run in last_runs:
+            at = self._failed.get(run.job)
+            if at is not None and run.started_at > at and run.is_over and run.error is None:
+                self.over(run.job)
+
+
+def _noted_as(job: str) -> str:
+    return f"job {job}"
+
+
+def pings_of_servers(runtime: Runtime) -> dict[str, Ping]:
+    """By server; each raises unless it answers, and Redis and PostgreSQL unless they take writes."""
+
+    async def redis() -> None:
+        await runtime.hot.connection.ping()
+        await runtime.incarnation.is_same()  # which writes: one that is full or a replica answers pings
+
+    async def postgresql() -> None:
+        await check_schema(runtime.catalog.db)  # a rolling deploy may have migrated it under us
+        await runtime.catalog.db.check_writable()
+
+    return {"redis": redis, "postgresql": postgresql, "object_store": runtime.objects.check}
+
+
+def ping_of_owner(runtime: Runtime) -> Ping:
+    """The bucket is still ours, and copies of our catalog learn that they are not its owner."""
+    beat = Beat(runtime.job_context())
+
+    async def owner() -> None:
+        try:
+            await check_schema(runtime.catalog.db)
+            await beat()
+        except ForeignCatalog:
+            raise
+        except SagazTieringError as exc:  # that server's own ping tells
+            _log.info("owner.not_looked_at", error=str(exc))
+            return
+        await runtime.storage().publish_journal()
+
+    return owner
+
+
+def serve(host: str, port: int, health: Readiness) -> AbstractAsyncContextManager[tuple[str, int]]:
+    """Answer while the block runs; gives the address listened on. Raises ConfigError if it cannot be had."""
+    return listening(host, port, _application(health), section="daemon")
+
+
+def _application(health: Readiness) -> web.Application:
+    async def livez(_: web.Request) -> web.Response:
+        # Being answered at all is the answer: the event loop turns.
+        return web.json_response({"alive": True})
+
+    async def readyz(_: web.Request) -> web.Response:
+        problems = health.problems()
+        answer: dict[str, Any] = {"ready": not problems, "reasons": [asdict(problem) for problem in problems]}
+        if health.clock is not None:
+            answer["clock"] = health.clock.to_dict()
+        if notes := health.notes():
+            answer["degraded"] = [asdict(note) for note in notes]
+        return web.json_response(answer, status=503 if problems else 200)
+
+    async def show_metrics(_: web.Request) -> web.Response:
+        health.problems()  # brings sagaz_tiering_ready up to date
+        return web.Response(body=metrics.exposition(), headers={"Content-Type": metrics.CONTENT_TYPE})
+
+    application = web.Application()
+    application.add_routes([web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", show_metrics)])
+    return application

@@ -2,6 +2,10 @@
 
 APScheduler keeps them, by the machine's uptime: nobody can set it, while a host's clock may jump by years. Times of day
 are those of the clock that everything goes by. A machine that slept finds what it missed soon after it woke.
+
+APScheduler compares instants of the host's clock, and steps through every interval that has passed by it; both go wrong
+where that clock jumps. After a failure the next run comes soon, each time later and at random, so that many daemons do
+not come back in step.
 """
 
 from __future__ import annotations
@@ -9,7 +13,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from random import random
+from random import random, uniform
+from typing import Final, cast
 
 from apscheduler.events import (  # type: ignore[import-untyped]  # ships no types
     EVENT_JOB_ERROR,
@@ -18,14 +23,15 @@ from apscheduler.events import (  # type: ignore[import-untyped]  # ships no typ
     JobExecutionEvent,
     JobSubmissionEvent,
 )
+from apscheduler.job import Job  # type: ignore[import-untyped]  # ships no types
+from apscheduler.jobstores.memory import MemoryJobStore  # type: ignore[import-untyped]  # as above
 from apscheduler.schedulers.asyncio import AsyncIOScheduler  # type: ignore[import-untyped]  # as above
+from apscheduler.triggers.base import BaseTrigger  # type: ignore[import-untyped]  # as above
 
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.clock import Clock, SystemClock
 from sagaz_tiering.config.schedule import JobTimes, Schedule
-from sagaz_tiering.daemon.backoff import FullJitter
-from sagaz_tiering.daemon.uptime_jobs import JobTrigger, UptimeJobStore
 from sagaz_tiering.drivers.server_clock import uptime_s
 from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.jobs import JOBS, WINDOW_CLOSED, JobReport
@@ -262,3 +268,97 @@ def _report(report: JobReport) -> None:
         metrics.JOB_ITEMS.labels(job=report.job, kind=kind).inc(max(count, 0))
     notes = {"notes": report.notes} if report.notes else {}
     _log.info("job.finished", job=report.job, seconds=round(report.seconds, 3), **report.counts, **notes)
+
+
+_NOTED: Final = timedelta(seconds=1)
+"""A correction of the clock by less is waited for, so that its noise moves nothing."""
+
+
+class JobTrigger(BaseTrigger):  # type: ignore[misc]  # untyped
+    """Fires when `times` say so by `clock`, and up to their jitter later, within their windows. What was missed
+    meanwhile is one run."""
+
+    __slots__ = ("_clock", "times")
+
+    def __init__(self, times: JobTimes, clock: Clock) -> None:
+        self.times = times
+        self._clock = clock
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime:
+        """As far from `now` as `clock` is from the next start, whenever it should have fired before."""
+        at = self._clock.now()
+        return now + (self.times.jittered(self.times.next_after(at), random()) - at)
+
+
+class UptimeJobStore(MemoryJobStore):  # type: ignore[misc]  # untyped
+    """Jobs in memory, due by the uptime; those with times of day also where `clock` is corrected against it.
+
+    Whenever the scheduler asks what is due, they are first moved by as much as the host's clock has run away from the
+    uptime since it last asked, by the very instant that it then compares with.
+    """
+
+    def __init__(self, uptime: Callable[[], float]) -> None:
+        """`uptime` gives seconds that only grow."""
+        super().__init__()
+        self._uptime = uptime
+        self._booted = datetime.now(UTC) - timedelta(seconds=uptime())
+        self.follow(SystemClock())
+
+    def follow(self, clock: Clock) -> None:
+        """Times of day are those of `clock` from now on."""
+        self._clock = clock
+        self._clock_booted = clock.now() - timedelta(seconds=self._uptime())
+
+    def now(self) -> datetime:
+        """What the host's clock would show had it not jumped since the last look: what an interval is counted from."""
+        return self._booted + timedelta(seconds=self._uptime())
+
+    def get_due_jobs(self, now: datetime) -> list[Job]:
+        booted = now - timedelta(seconds=self._uptime())
+        jumped, self._booted = booted - self._booted, booted
+        corrected = self._corrected()
+        for job in self.get_all_jobs():
+            if job.next_run_time is not None:
+                job.next_run_time += jumped
+                if corrected and job.trigger.times.by_calendar:
+                    job.next_run_time = self._by_clock(job, corrected, now)
+                self.update_job(job)
+        return cast(list[Job], super().get_due_jobs(now))
+
+    def _corrected(self) -> timedelta:
+        """By how much the clock was put right since the last look."""
+        by = self._clock.now() - timedelta(seconds=self._uptime()) - self._clock_booted
+        if abs(by) < _NOTED:
+            return timedelta()
+        self._clock_booted += by
+        return by
+
+    def _by_clock(self, job: Job, corrected: timedelta, now: datetime) -> datetime:
+        """Forward: a time that was skipped is late. Back: the clock was wrong before, and so was what it said."""
+        if corrected > timedelta():
+            return cast(datetime, job.next_run_time - corrected)
+        return cast(datetime, job.trigger.get_next_fire_time(None, now))
+
+
+class FullJitter:
+    """Delays drawn from 0 to `first`, then 0 to twice that, … at most `cap`.
+
+    Full jitter: https://aws.amazon.com/blogs/architecture/exponential-backoff-and-jitter/
+    """
+
+    def __init__(self, *, first: timedelta, cap: timedelta, draw: Callable[[float, float], float] = uniform) -> None:
+        """`draw(low, high)` gives seconds between the two."""
+        self._first = first
+        self._cap = cap
+        self._draw = draw
+        self._failures = 0
+
+    def next(self) -> timedelta:
+        """The delay after one more failure."""
+        ceiling = min(self._cap, self._first * 2 ** min(self._failures, 32))
+        self._failures += 1
+        return timedelta(seconds=self._draw(0, ceiling.total_seconds()))
+
+    def reset(self) -> None:
+        """It worked; the next failure is the first again."""
+        self._failures = 0

@@ -82,7 +82,7 @@ JOBS: Mapping[str, Job] = MappingProxyType(
             summary="move packs to the colder storage class that their policy asks for", module="transition"
         ),
         "restore": Job(
-            summary="make the packs of restore requests readable and bring their snapshots back", module="restore.job"
+            summary="make the packs of restore requests readable and bring their snapshots back", module="restore"
         ),
         "expire": Job(
             summary="remove what is past its retention: Redis, PostgreSQL, catalog, dead packs", module="expire.job"
@@ -94,10 +94,10 @@ JOBS: Mapping[str, Job] = MappingProxyType(
         "collect": Job(summary="remove objects under the prefix that no pack row names", module="collect"),
         "reindex": Job(
             summary="give what is stored already the attributes that were configured since",
-            module="reindex.job",
+            module="reindex",
             scheduled=False,
         ),
-        "train": Job(summary="train compression dictionaries for saga names where they pay", module="train.job"),
+        "train": Job(summary="train compression dictionaries for saga names where they pay", module="train"),
     }
 )
 

@@ -18,7 +18,7 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
 from sagaz_tiering.jobs.ownership import still_owner
-from sagaz_tiering.jobs.sure_clock import with_sure_clock
+from sagaz_tiering.jobs.times import with_sure_clock
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo, in_pages
 

@@ -133,6 +133,20 @@ class JobContext(HasTiers):
                 return result
 
 
+def chunks(items: Sequence[T], size: Callable[[T], int], limit: int) -> list[list[T]]:
+    """Consecutive runs of `items` of at most `limit` together (a larger one is alone)."""
+    found: list[list[T]] = []
+    total = 0
+    for item in items:
+        weight = size(item)
+        if not found or total + weight > limit:
+            found.append([])
+            total = 0
+        found[-1].append(item)
+        total += weight
+    return found
+
+
 async def each_pack(fetch: Callable[[int], Awaitable[Sequence[PackT]]]) -> AsyncIterator[PackT]:
     """All that `fetch` gives behind a pack's id, from the first on; holds one page."""
     last = 0

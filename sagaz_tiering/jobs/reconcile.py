@@ -34,9 +34,8 @@ from sagaz_tiering.clock import to_micros
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.finish import mark_holds
 from sagaz_tiering.jobs.foreign import mend_due, mended
-from sagaz_tiering.jobs.packed import already_packed
-from sagaz_tiering.jobs.put_back import all_rows, put_back, would_copy
-from sagaz_tiering.jobs.untold import tell_untold
+from sagaz_tiering.jobs.pack_objects import already_packed
+from sagaz_tiering.jobs.put_back import all_rows, put_back, tell_untold, would_copy
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta
 

@@ -25,13 +25,11 @@ from sagaz_tiering.codec.zstd import DICTIONARY_ID_BYTES
 from sagaz_tiering.dictionaries.bucket import dictionary_key
 from sagaz_tiering.errors import CorruptPack, MasterKeyUnavailable, ObjectArchived, ObjectNotFound
 from sagaz_tiering.jobs.attributes import mend, write_anew
-from sagaz_tiering.jobs.budget import spend_reads
+from sagaz_tiering.jobs.budget import Budget, spend_reads, tell_left, what_is_due
 from sagaz_tiering.jobs.collect import pack_of
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.dictionary_copies import keep, look_into_dictionaries, preview_dictionaries, put_back_lost
-from sagaz_tiering.jobs.scrub_budget import Budget, tell_left, what_is_due
-from sagaz_tiering.jobs.upload import keep_footer_readable
-from sagaz_tiering.jobs.vouching import compare_frames, whole
+from sagaz_tiering.jobs.pack_objects import compare_frames, keep_footer_readable, whole
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo, RestoreState

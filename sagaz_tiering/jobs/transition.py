@@ -29,8 +29,7 @@ from sagaz_tiering.errors import (
 from sagaz_tiering.jobs.budget import spend, thaw
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.ownership import put_policies_in_force, still_owner
-from sagaz_tiering.jobs.upload import keep_footer_readable
-from sagaz_tiering.jobs.vouching import vouched
+from sagaz_tiering.jobs.pack_objects import keep_footer_readable, vouched
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import RestoreState
 from sagaz_tiering.packs.reader import PackReader, attributes_key, footer_key

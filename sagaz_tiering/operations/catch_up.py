@@ -29,9 +29,8 @@ from sagaz_tiering.jobs.collect import pack_of
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.dictionary_copies import learn
 from sagaz_tiering.jobs.journal import Numbers, Told, read_journal
+from sagaz_tiering.jobs.pack_objects import compare_frames, placed_frames
 from sagaz_tiering.jobs.scrub import side_by_side
-from sagaz_tiering.jobs.upload import placed_frames
-from sagaz_tiering.jobs.vouching import compare_frames
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo, RestoreState, in_pages
 from sagaz_tiering.operations.rival_packs import dispute, settle

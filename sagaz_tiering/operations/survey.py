@@ -15,11 +15,11 @@ from sagaz_tiering.costs.plan import Plan, plan
 from sagaz_tiering.errors import CorruptRecord, HotTierUnavailable
 from sagaz_tiering.hot.values import IndexedHeader
 from sagaz_tiering.jobs.age.frames import expiry_bucket
+from sagaz_tiering.jobs.claims import SagaEnds, saga_ends
 from sagaz_tiering.jobs.compact import job as compact
 from sagaz_tiering.jobs.context import JobContext
 from sagaz_tiering.jobs.expire.mass_delete import may_shorten
 from sagaz_tiering.jobs.ownership import with_accepted
-from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
 from sagaz_tiering.policy import Decision, PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
 

@@ -18,7 +18,7 @@ from support.tiers import Product, product, rebuilt_from_bucket
 from sagaz_tiering.catalog.journal import JournalEntry
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.jobs.context import Tally
-from sagaz_tiering.jobs.journal_format import MOST_BYTES, build, object_key, parse
+from sagaz_tiering.jobs.journal import MOST_BYTES, build, object_key, parse
 from sagaz_tiering.keys.master import WrappedKey
 from sagaz_tiering.operations.rebuild import Wish, proposed_id, rebuild
 from sagaz_tiering.storage_class import StorageClass

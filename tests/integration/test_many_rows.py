@@ -16,8 +16,7 @@ from support.tiers import DAY, NOW, Product, config, product
 from sagaz_tiering.catalog import durable, saga_keys
 from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.config.sections import CatalogSettings
-from sagaz_tiering.daemon.endpoints import serve
-from sagaz_tiering.daemon.health import Readiness
+from sagaz_tiering.daemon.health import Readiness, serve
 from sagaz_tiering.daemon.totals import TotalsKeeper
 from sagaz_tiering.drivers.postgresql import pool
 from sagaz_tiering.drivers.postgresql.pool import Database

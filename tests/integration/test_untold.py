@@ -26,8 +26,8 @@ from sagaz_tiering.errors import LeaseLost
 from sagaz_tiering.hot.dictionaries import HotDictionaries
 from sagaz_tiering.hot.identity import HotIdentity
 from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.put_back import tell_untold
 from sagaz_tiering.jobs.reconcile import LEASE
-from sagaz_tiering.jobs.untold import tell_untold
 from sagaz_tiering.snapshot import SnapshotMeta
 
 POLICIES: list[dict[str, Any]] = [
@@ -218,7 +218,7 @@ async def test_headers_of_many_snapshots_are_not_all_in_memory_at_once(
             return await heads(self, saves)
 
         monkeypatch.setattr(HotIdentity, "heads", counted)
-        monkeypatch.setattr("sagaz_tiering.jobs.untold._AT_ONCE", 2)
+        monkeypatch.setattr("sagaz_tiering.jobs.put_back._TOLD_AT_ONCE", 2)
         saves = list((await context.hot.identity.saves([number(at) for at in range(5)])).values())
         assert (await told(context, saves)).counts == {"made_durable": 5}
         assert sizes == [2, 2, 1]

@@ -94,11 +94,10 @@ FACES = {
         "expire.mass_delete",
         "journal",
         "ownership",
-        "saga_ends",
+        "claims",
         "scrub",
         "times",
-        "upload",
-        "vouching",
+        "pack_objects",
     ),
     "keys": ("frame_key", "key_file", "keyring", "kms", "master", "several"),
     "objects": (

@@ -23,7 +23,7 @@ from sagaz_tiering.dictionaries import cache as shelf_module
 from sagaz_tiering.dictionaries.cache import Dictionaries
 from sagaz_tiering.dictionaries.training import disguised, enough, mask, train
 from sagaz_tiering.errors import CatalogUnavailable, CorruptPack, HotTierUnavailable
-from sagaz_tiering.jobs.train.samples import masked_contents
+from sagaz_tiering.jobs.train import masked_contents
 from sagaz_tiering.packs.format import check_frame, parse_pack
 from sagaz_tiering.packs.frame import open_frame
 

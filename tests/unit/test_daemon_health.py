@@ -12,9 +12,7 @@ import pytest
 
 from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.daemon import listening
-from sagaz_tiering.daemon.endpoints import serve
-from sagaz_tiering.daemon.failed_jobs import FailedJobs
-from sagaz_tiering.daemon.health import STALE_AFTER, Problem, Readiness
+from sagaz_tiering.daemon.health import STALE_AFTER, FailedJobs, Problem, Readiness, serve
 from sagaz_tiering.errors import CatalogUnavailable, ConfigError
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from sagaz_tiering.config.load import load_config
 from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.daemon.reload import changes, needing_restart
+from sagaz_tiering.daemon.daemon import changes, needing_restart
 
 BASE = """
 tiers:

@@ -13,8 +13,7 @@ from support.virtual_time import VirtualTimeLoop
 from sagaz_tiering.catalog.history import JobRun
 from sagaz_tiering.clock import SystemClock
 from sagaz_tiering.config.schedule import JobTimes
-from sagaz_tiering.daemon.backoff import FullJitter
-from sagaz_tiering.daemon.schedule import OVERDUE_AFTER, STAGGER, JobSchedule, first_delays
+from sagaz_tiering.daemon.schedule import OVERDUE_AFTER, STAGGER, FullJitter, JobSchedule, first_delays
 from sagaz_tiering.errors import CatalogUnavailable, SchemaMismatch
 from sagaz_tiering.jobs import JobReport
 

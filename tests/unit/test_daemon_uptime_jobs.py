@@ -9,7 +9,7 @@ from apscheduler.schedulers.asyncio import AsyncIOScheduler  # type: ignore[impo
 
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.config.schedule import JobTimes
-from sagaz_tiering.daemon.uptime_jobs import JobTrigger, UptimeJobStore
+from sagaz_tiering.daemon.schedule import JobTrigger, UptimeJobStore
 
 HOUR, YEAR = timedelta(hours=1), timedelta(days=365)
 NOON = datetime(2026, 3, 1, 12, tzinfo=UTC)

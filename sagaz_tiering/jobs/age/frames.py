@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 from uuid import UUID
 
 from sagaz_tiering.catalog.reindexing import Reindexing
@@ -15,11 +15,10 @@ from sagaz_tiering.codec.value import Header, Record, decode, from_values, read_
 from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.config.tiers import PackSettings
 from sagaz_tiering.errors import CorruptRecord
-from sagaz_tiering.jobs.age.keys import REQUEUE_AFTER_US, needs_key
+from sagaz_tiering.jobs.age.writes import REQUEUE_AFTER_US, needs_key
 from sagaz_tiering.jobs.attributes import column_of
-from sagaz_tiering.jobs.claims import Claim
-from sagaz_tiering.jobs.context import JobContext, Tally
-from sagaz_tiering.jobs.saga_ends import SagaEnds
+from sagaz_tiering.jobs.claims import Claim, SagaEnds
+from sagaz_tiering.jobs.context import JobContext, Tally, chunks
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.packs.entries import BuiltFrame
@@ -40,7 +39,6 @@ _AT_ONCE_BYTES: Final = 256 * 1024
 
 Work = tuple[Claim, Sequence[bytes]]
 """Values of one saga that may be due."""
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -258,17 +256,3 @@ def raw_bytes(work: Work) -> int:
 
 def _body_size(member: tuple[Record, Decision]) -> int:
     return len(member[0].body)
-
-
-def chunks(items: Sequence[T], size: Callable[[T], int], limit: int) -> list[list[T]]:
-    """Consecutive runs of `items` of at most `limit` together (a larger one is alone)."""
-    found: list[list[T]] = []
-    total = 0
-    for item in items:
-        weight = size(item)
-        if not found or total + weight > limit:
-            found.append([])
-            total = 0
-        found[-1].append(item)
-        total += weight
-    return found

@@ -1,6 +1,6 @@
 """Age: hot and durable snapshots that are due go into packs on the object store.
 
-Three things go on at once: the next sagas are read (`due_hot`, then `due_durable`), frames are built of the ones
+Three things go on at once: the next sagas are read (`due`), frames are built of the ones
 before on a thread (`frames`), and a full pack is uploaded and published (`publish`; `writes` has the order of
 writes). Each waits for the next, so memory is bounded by a batch and the open packs, whatever the backlog. Claims only
 keep two daemons from doing the same work, safety does not depend on them.
@@ -18,18 +18,16 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.header import dictionary_id, is_in_pack, raw_length, snapshot_id
 from sagaz_tiering.errors import HotTierUnavailable, SagazTieringError
-from sagaz_tiering.jobs.age import due_durable, due_hot
+from sagaz_tiering.jobs.age.due import durable_batches, hot_batches, kept, waiting
 from sagaz_tiering.jobs.age.frames import Batch, FrameSupplies, build
-from sagaz_tiering.jobs.age.keys import REQUEUE_AFTER_US, needs_key
 from sagaz_tiering.jobs.age.publish import Packer
-from sagaz_tiering.jobs.age.writes import AgeWrites, DryAgeWrites
+from sagaz_tiering.jobs.age.writes import REQUEUE_AFTER_US, AgeWrites, DryAgeWrites, needs_key
 from sagaz_tiering.jobs.attributes import definitions_revision
-from sagaz_tiering.jobs.claims import OpenClaims
+from sagaz_tiering.jobs.claims import OpenClaims, SagaEnds, saga_ends
 from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.foreign import readable_metas
 from sagaz_tiering.jobs.ownership import secure
-from sagaz_tiering.jobs.packed import already_packed
-from sagaz_tiering.jobs.saga_ends import SagaEnds, saga_ends
+from sagaz_tiering.jobs.pack_objects import already_packed
 from sagaz_tiering.logs import Logger
 
 _log = Logger(__name__)
@@ -82,11 +80,11 @@ async def _pack_all(context: JobContext, writes: AgeWrites, tally: Tally) -> Non
     await writes.keys.begin()
     try:
         async with Packer(context, writes, tally) as packer:
-            async with aclosing(_ahead(due_hot.batches(context, open_claims, writes))) as hot:
+            async with aclosing(_ahead(hot_batches(context, open_claims, writes))) as hot:
                 async for batch in hot:
                     tally.add("sagas", batch.sagas)
                     await _pack(context, packer, batch, writes, twice, tally)
-            async with aclosing(_ahead(due_durable.batches(context, open_claims, writes, packer.has))) as durable:
+            async with aclosing(_ahead(durable_batches(context, open_claims, writes, packer.has))) as durable:
                 async for batch in durable:
                     tally.add("durable_only", len(batch.values))
                     await _pack(context, packer, batch, writes, twice, tally)
@@ -118,9 +116,9 @@ async def _pack(
         reindexed=await context.catalog.reindexed.run(definitions_revision(context.settings)),
     )
     if keyless := encrypted - supplies.keys.keys():
-        await writes.postpone(due_durable.waiting(context, metas, keyless, ends))
+        await writes.postpone(waiting(context, metas, keyless, ends))
     if twice_us:
-        await writes.postpone(due_durable.kept(context, readable_metas(values), twice_us.keys(), ends))
+        await writes.postpone(kept(context, readable_metas(values), twice_us.keys(), ends))
     size = sum(map(raw_length, values))
     for part in await context.compute(size, build, context, batch.work, supplies, tally):
         tally.add("snapshots", len(part.frame.entry.snapshots))

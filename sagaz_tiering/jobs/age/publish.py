@@ -21,7 +21,7 @@ from sagaz_tiering.jobs.age.frames import Part
 from sagaz_tiering.jobs.age.writes import AgeWrites
 from sagaz_tiering.jobs.claims import Claim
 from sagaz_tiering.jobs.context import JobContext, Tally
-from sagaz_tiering.jobs.upload import common, new_pack, placed_frames
+from sagaz_tiering.jobs.pack_objects import common, new_pack, placed_frames
 from sagaz_tiering.packs.entries import PackedSnapshot, SealedPack
 from sagaz_tiering.packs.format import PackWriter
 from sagaz_tiering.policy import Policy

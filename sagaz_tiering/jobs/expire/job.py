@@ -24,24 +24,41 @@ from sagaz_tiering.catalog.packs import Pack, PackLife
 from sagaz_tiering.catalog.sagas import NewDates
 from sagaz_tiering.config.units import micros
 from sagaz_tiering.hot.values import ClaimedSaga
-from sagaz_tiering.jobs.claims import Claim, ack, claims, due_sagas, first_headers, headers_of, nack
+from sagaz_tiering.jobs.claims import (
+    Claim,
+    SagaEnds,
+    ack,
+    claims,
+    due_sagas,
+    fill_sagas,
+    first_headers,
+    headers_of,
+    nack,
+    saga_ends,
+)
 from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
-from sagaz_tiering.jobs.expire.anew import changed, decide, went_on
-from sagaz_tiering.jobs.expire.durable import (
+from sagaz_tiering.jobs.expire.mass_delete import (
+    accept_policies,
+    durable_rows,
+    keeps_promises,
+    outdated_packs,
+    question,
+)
+from sagaz_tiering.jobs.expire.near import (
     BEGINNING,
     DURABLE_ROWS,
+    changed,
+    decide,
     expire_durable,
     expire_noted,
     expire_rows_of,
     noted_ends,
+    went_on,
 )
-from sagaz_tiering.jobs.expire.mass_delete import accept_policies, durable_rows, keeps_promises, question
-from sagaz_tiering.jobs.expire.recompute import outdated_packs
 from sagaz_tiering.jobs.finish import finish_deletions, mark_holds, vacuum_erased, vacuum_is_due
 from sagaz_tiering.jobs.foreign import Strange, mend_due, set_aside, strange_of
 from sagaz_tiering.jobs.ownership import put_policies_in_force, still_owner
-from sagaz_tiering.jobs.saga_ends import SagaEnds, fill_sagas, saga_ends
-from sagaz_tiering.jobs.sure_clock import with_sure_clock
+from sagaz_tiering.jobs.times import with_sure_clock
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.packs.reader import attributes_key, footer_key
 from sagaz_tiering.policy import PolicySet

@@ -9,6 +9,8 @@ Per pack of a request, each step noted only after it is done, so that a crash re
 A pin is written before its snapshot goes to Redis, and the age job leaves pinned snapshots alone, so nothing is
 evicted between. When nothing is left to wait for the request is READY until its days are over, then DONE: its pins
 end, and the age job evicts the copies (their packs hold them all the time).
+
+Who waits is told by a webhook (POST of JSON) or a command (JSON on its stdin).
 """
 
 from __future__ import annotations
@@ -21,10 +23,13 @@ from itertools import groupby
 from typing import Any, NamedTuple
 from uuid import UUID
 
+import orjson
+
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.restores import HOT_DAYS, AskedSnapshot, Restore, RestorePack
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.value import to_value
+from sagaz_tiering.config.sections import RestoreSettings
 from sagaz_tiering.costs import restore_cost
 from sagaz_tiering.errors import (
     BudgetSpent,
@@ -36,7 +41,6 @@ from sagaz_tiering.errors import (
 )
 from sagaz_tiering.jobs.budget import spend, spend_reads
 from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
-from sagaz_tiering.jobs.restore.notify import ATTEMPTS, tell
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.objects.base import ObjectInfo, RestoreState
 from sagaz_tiering.packs.attributes import attributed
@@ -296,3 +300,53 @@ async def _finish(context: JobContext, request: Restore, tally: Tally) -> None:
     until = context.now + timedelta(days=request.days)
     await context.catalog.restores.ready(request.restore_id, context.now, until, failed="DONE" not in packs)
     _log.info("restore.ready", restore_id=str(request.restore_id), failed_packs=packs.get("FAILED", 0))
+
+
+_DEADLINE_S = 30.0
+ATTEMPTS = 5
+"""So often somebody who cannot be told is told again, a run of the job each."""
+
+
+async def tell(settings: RestoreSettings, restore: Restore) -> bool:
+    """True when everybody who should know was told; False is to be tried again."""
+    document = orjson.dumps({"event": "restore.ended", **restore.to_dict()})
+    told = True
+    if settings.webhook is not None:
+        told = await _post(settings.webhook.get_secret_value(), document) and told
+    if settings.command:
+        told = await _run(settings.command, document) and told
+    return told
+
+
+async def _post(url: str, document: bytes) -> bool:
+    import aiohttp  # few processes ever get here, and it takes a tenth of a second and ten megabytes
+
+    try:
+        timeout = aiohttp.ClientTimeout(total=_DEADLINE_S)
+        async with (
+            aiohttp.ClientSession(timeout=timeout) as session,
+            session.post(url, data=document, headers={"Content-Type": "application/json"}) as answer,
+        ):
+            if answer.status < 300:
+                return True
+            _log.warning("webhook.refused", status=answer.status)
+    except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as exc:
+        _log.warning("webhook.failed", error=str(exc) or type(exc).__name__)
+    return False
+
+
+async def _run(command: tuple[str, ...], document: bytes) -> bool:
+    try:
+        process = await asyncio.create_subprocess_exec(*command, stdin=asyncio.subprocess.PIPE)
+    except OSError as exc:
+        _log.warning("notify_command.failed", command=command[0], error=str(exc))
+        return False
+    try:
+        async with asyncio.timeout(_DEADLINE_S):
+            await process.communicate(document)
+    except TimeoutError:
+        process.kill()
+        await process.wait()
+    if process.returncode:
+        _log.warning("notify_command.failed", command=command[0], code=process.returncode)
+    return process.returncode == 0

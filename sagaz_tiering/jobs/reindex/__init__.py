@@ -1,1 +1,0 @@
-"""The job that gives what is stored already the attributes that were configured since."""

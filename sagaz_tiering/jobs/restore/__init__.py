@@ -1,1 +1,0 @@
-"""The job that makes archived packs readable, and tells who asked."""
