@@ -18,9 +18,8 @@ from sagaz_tiering.catalog.totals import Holding
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.daemon.state import DaemonState
 from sagaz_tiering.errors import SagazTieringError, SnapshotArchived, TierUnavailable
-from sagaz_tiering.operations.history import history
+from sagaz_tiering.operations.status import StoreTotals, history, take_stock
 from sagaz_tiering.operations.survey import planned
-from sagaz_tiering.operations.totals import StoreTotals, look
 from sagaz_tiering.snapshot import SnapshotRef, Tier
 from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.terminal import plain
@@ -128,7 +127,7 @@ class Documents:
         async with self._looking:
             if self._totals is None or self._monotonic() - self._totals[0] > _TOTALS_FOR_S:
                 await check_schema(self.runtime().db)
-                self._totals = self._monotonic(), await look(self.runtime().job_context())
+                self._totals = self._monotonic(), await take_stock(self.runtime().job_context())
             return self._totals[1]
 
     async def plan(self) -> Part:

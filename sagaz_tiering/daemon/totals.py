@@ -12,7 +12,7 @@ from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.jobs import JobContext
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.operations.totals import StoreTotals, look, note_hour
+from sagaz_tiering.operations.status import StoreTotals, note_hour, take_stock
 
 _log = Logger(__name__)
 LOOK_EVERY_S = 30.0
@@ -37,7 +37,7 @@ class TotalsKeeper:
 
     async def once(self) -> None:
         """One look. Raises CatalogUnavailable."""
-        totals = await look(self._context)
+        totals = await take_stock(self._context)
         tell(totals, self._context.settings)
         self._tell_many_values(totals)
         hour = totals.at.replace(minute=0, second=0, microsecond=0)

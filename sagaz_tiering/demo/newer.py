@@ -12,7 +12,7 @@ from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.demo.check import Recorder
 from sagaz_tiering.demo.sagas import kinds, run_sagas
 from sagaz_tiering.jobs import run_job
-from sagaz_tiering.operations.totals import look, note_hour
+from sagaz_tiering.operations.status import note_hour, take_stock
 from sagaz_tiering.snapshot import SagaSnapshot
 
 GAPS_DAYS: Final = (60, 40, 25, *(3,) * 9, 1, 0)
@@ -34,7 +34,7 @@ async def run_newer(
         clock.advance(timedelta(days=days))
         for name in ("age", "transition", "expire"):
             await run_job(name, runtime.job_context())
-        await note_hour(runtime.job_context(), await look(runtime.job_context()))
+        await note_hour(runtime.job_context(), await take_stock(runtime.job_context()))
     return recorder
 
 

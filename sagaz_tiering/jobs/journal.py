@@ -7,7 +7,7 @@ master key wraps, both there only where the configuration names one. Format 1, o
 `id`, as they are, and no signature.
 
 They are kept under `journal/<newest number>-<uuid>.json`. Their entries are written once; `keys rotate` signs them anew
-(`operations.journal_signatures`).
+(`operations.keys`).
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from sagaz_tiering.jobs.context import JobContext, Tally
 from sagaz_tiering.jobs.journal import publish_journal
 from sagaz_tiering.jobs.ownership import BEAT, BEATS, look, missing_packs, refuse, secure
 from sagaz_tiering.logs import Logger
-from sagaz_tiering.operations.catch_up import Trust, catch_up, packs_in
+from sagaz_tiering.operations.catch_up import catch_up, packs_in
 
 _log = Logger(__name__)
 _LEASE = "rebuild"
@@ -106,12 +106,11 @@ async def adopt(context: JobContext, tally: Tally, wish: Wish = NOTHING_ELSE) ->
             raise LeaseLost("another process is rebuilding this catalog")
         seen = await look(context)
         await _refuse(context, seen, wish)
-        alone, told = seen.standing is not MarkStanding.OWNER, 0
-        if alone and seen.mark is not None:
-            told = seen.mark.journal
+        alone = seen.standing is not MarkStanding.OWNER
+        told = seen.mark.journal if alone and seen.mark is not None else 0
         if alone:
             await context.catalog.hot_tier.doubt_all(_ADOPTED, context.now)
-        newest = await catch_up(context, lease, tally, Trust(unsigned=wish.unsigned, alone=alone, told=told))
+        newest = await catch_up(context, lease, tally, unsigned=wish.unsigned, alone=alone, told=told)
         if context.stopping.is_set():
             tally.note("stopped before the end: run it again, it goes on where it stood")
             return

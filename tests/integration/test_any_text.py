@@ -22,7 +22,7 @@ from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import SagazTieringError, StatementRefused
 from sagaz_tiering.exports.verify import verify_export
-from sagaz_tiering.operations.totals import look
+from sagaz_tiering.operations.status import take_stock
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage import PostgreSQLSnapshotStorage
 
@@ -179,7 +179,7 @@ async def look_at_everything(shop: Product) -> None:
     await catalog.quarantine.items(1000, dropped_too=True)
     await catalog.audit.page(1000)
     await catalog.history.last_runs()
-    await look(shop.runtime.job_context())
+    await take_stock(shop.runtime.job_context())
     page = await storage.find(limit=1000)
     for one in page:
         await storage.timeline(one.saga_id)

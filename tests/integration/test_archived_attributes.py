@@ -16,7 +16,7 @@ from sagaz_tiering.codec.value import read_meta
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.jobs.context import Tally
-from sagaz_tiering.operations.key_backup import export_keys, import_keys
+from sagaz_tiering.operations.keys import export_keys, import_keys
 from sagaz_tiering.packs.reader import footer_part
 from sagaz_tiering.snapshot import SagaSnapshot
 

@@ -31,7 +31,7 @@ from sagaz_tiering.codec.value import encode
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.jobs.context import Tally
-from sagaz_tiering.operations.rival_packs import RivalClaim, contradict
+from sagaz_tiering.operations.catch_up import RivalClaim, contradict
 from sagaz_tiering.packs.entries import Footer
 from sagaz_tiering.packs.frame import build_frame
 from sagaz_tiering.policy import Policy, PolicySet

@@ -22,7 +22,7 @@ from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.jobs.context import Tally
 from sagaz_tiering.jobs.journal import build, object_key, publish_journal, read_journal
-from sagaz_tiering.operations.journal_signatures import entries_by_master, sign_journal_anew
+from sagaz_tiering.operations.keys import entries_by_master, sign_journal_anew
 from sagaz_tiering.snapshot import SagaSnapshot
 from sagaz_tiering.storage_class import StorageClass
 

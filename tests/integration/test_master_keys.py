@@ -26,7 +26,7 @@ from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import ConfigError, ErasedData, MasterKeyUnavailable, MissingDependencyError
 from sagaz_tiering.jobs.context import Tally
 from sagaz_tiering.keys.kms import Kms
-from sagaz_tiering.operations.key_backup import export_keys, import_keys, read_backup, write_backup
+from sagaz_tiering.operations.keys import export_keys, import_keys, read_backup, write_backup
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import ConfigError, ForeignCatalog, SnapshotArchived
 from sagaz_tiering.jobs.context import Tally
-from sagaz_tiering.operations.key_backup import export_keys, import_keys
+from sagaz_tiering.operations.keys import export_keys, import_keys
 from sagaz_tiering.operations.rebuild import Wish, measure, proposed_id, rebuild
 from sagaz_tiering.snapshot import SagaSnapshot
 

@@ -23,7 +23,7 @@ from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import ColdTierUnavailable
 from sagaz_tiering.jobs import run_job
 from sagaz_tiering.jobs.age.writes import AgeWrites
-from sagaz_tiering.operations.key_backup import export_keys, import_keys
+from sagaz_tiering.operations.keys import export_keys, import_keys
 from sagaz_tiering.snapshot import SagaSnapshot
 
 FAST = {

@@ -18,8 +18,7 @@ from support.yaml_config import write_config
 from sagaz_tiering import metrics
 from sagaz_tiering.daemon.totals import TotalsKeeper
 from sagaz_tiering.drivers.postgresql.pool import Database
-from sagaz_tiering.operations.history import history
-from sagaz_tiering.operations.totals import look, note_hour
+from sagaz_tiering.operations.status import history, note_hour, take_stock
 
 POLICIES: list[dict[str, Any]] = [
     {
@@ -55,7 +54,7 @@ async def test_totals_tell_what_is_where_and_what_is_late(shop: Product) -> None
     """Before ageing all is durable and due; after it all is in packs with a price, and nothing waits."""
     context = shop.runtime.job_context()
     await save(shop, 3)
-    before = await look(context)
+    before = await take_stock(context)
     assert before.hot is not None
     assert (before.durable.snapshots, before.hot.sagas_due, before.hot.untold) == (15, 3, 0)
     assert before.hot.memory > 0
@@ -65,9 +64,9 @@ async def test_totals_tell_what_is_where_and_what_is_late(shop: Product) -> None
     assert due.since is not None
     assert due.since <= before.at
     await shop.runtime.db.execute("UPDATE sagaz_tiering.saga_snapshots SET due_at = '-infinity' WHERE step_index > 0")
-    assert (await look(context)).open_work == before.open_work, "a look that other policies ask for is not late"
+    assert (await take_stock(context)).open_work == before.open_work, "a look that other policies ask for is not late"
     await shop.run("age")
-    after = await look(context)
+    after = await take_stock(context)
     assert after.hot is not None
     assert (after.durable.snapshots, after.hot.sagas_due, after.hot.due_since) == (0, 0, None)
     assert next(each for each in after.open_work if each.what == "due").since is None
@@ -88,7 +87,9 @@ async def test_history_has_one_row_an_hour_and_keeps_two_years(shop: Product) ->
     first = shop.clock.now()
     await shop.run("age")
     await hour_passes(shop)
-    assert not await note_hour(shop.runtime.job_context(), await look(shop.runtime.job_context())), "it is written"
+    assert not await note_hour(shop.runtime.job_context(), await take_stock(shop.runtime.job_context())), (
+        "it is written"
+    )
     shop.clock.advance(40 * DAY)
     await shop.run("transition")
     await hour_passes(shop)

@@ -110,7 +110,7 @@ FACES = {
         "s3.records",
         "s3.store",
     ),
-    "operations": ("history", "journal_signatures", "key_backup", "rebuild", "status", "survey", "totals", "verify"),
+    "operations": ("keys", "rebuild", "status", "survey", "verify"),
     "packs": ("attributes", "entries", "format", "frame", "reader"),
     "sagaz_engine": ("capture", "imports", "replay"),
     "storage": (

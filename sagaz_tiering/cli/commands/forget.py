@@ -121,14 +121,13 @@ def _nothing(receipt: ErasureReceipt, earlier: UUID | None) -> NotFound:
 
 async def _next_compact(runtime: Runtime, receipt: ErasureReceipt) -> tuple[NextRun, bool] | None:
     """When the job that packs wait for starts; None where none waits for it alone, or nobody can tell."""
-    from sagaz_tiering.operations.status import daemon_seen, upcoming
+    from sagaz_tiering.operations.status import upcoming
 
     if _FOR_COMPACT not in map(_pack_state, receipt.packs):
         return None
     with suppress(CatalogUnavailable):  # the receipt is told all the same
-        context = runtime.job_context()
-        [run] = await upcoming(context, "compact")
-        return run, await daemon_seen(context)
+        [run], seen = await upcoming(runtime.job_context(), "compact")
+        return run, seen
     return None
 
 

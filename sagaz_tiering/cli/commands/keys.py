@@ -84,7 +84,7 @@ async def rotate(call: Call) -> Answer:
     Packs stay as they are. Until it has ended, and keys status shows nothing under it, the old master key must stay.
     """
     from sagaz_tiering.jobs.context import Tally
-    from sagaz_tiering.operations.journal_signatures import sign_journal_anew
+    from sagaz_tiering.operations.keys import sign_journal_anew
 
     async with call.opened() as runtime:
         current, done = await runtime.keys.check(), 0
@@ -119,7 +119,7 @@ async def export(
     force: Annotated[bool, typer.Option("--force", help="Whatever FILE is, or has that the catalog lacks.")] = False,
 ) -> Answer:
     """Back up the data keys (wrapped: useless without the master key). The bucket does not have them."""
-    from sagaz_tiering.operations.key_backup import write_backup
+    from sagaz_tiering.operations.keys import write_backup
 
     async with call.opened() as runtime:
         count = await write_backup(runtime.job_context(), file, force=force)
@@ -133,7 +133,7 @@ async def import_(
 ) -> Answer:
     """Put data keys back from a backup, after `catalog rebuild`. What was erased stays erased."""
     from sagaz_tiering.drivers.files import refusing
-    from sagaz_tiering.operations.key_backup import import_keys
+    from sagaz_tiering.operations.keys import import_keys
 
     with refusing(f"{file} cannot be read"):
         lines = file.read_bytes().splitlines()
@@ -155,7 +155,7 @@ async def _journal(
     runtime: Runtime, *, works: bool
 ) -> tuple[dict[str, int] | None, list[str], list[SagazTieringError]]:
     """Entries of the bucket's journal by who signed them, warnings of what does not count, and why it is not known."""
-    from sagaz_tiering.operations.journal_signatures import UNSIGNED, entries_by_master
+    from sagaz_tiering.operations.keys import UNSIGNED, entries_by_master
 
     if not runtime.keys.signs() or not works:
         return None, [], []

@@ -35,7 +35,7 @@ async def plan(
     from sagaz_tiering.catalog.migrations import check_schema
     from sagaz_tiering.config.load import load_config
     from sagaz_tiering.costs.difference import difference
-    from sagaz_tiering.operations.status import daemon_seen, upcoming
+    from sagaz_tiering.operations.status import upcoming
     from sagaz_tiering.operations.survey import planned
     from sagaz_tiering.policy import PolicySet
 
@@ -46,8 +46,7 @@ async def plan(
         wanted = [runtime.policies] if others is None else [runtime.policies, others]
         plans = await asyncio.gather(*(planned(runtime.job_context(), policies, at) for policies in wanted))
         now = runtime.clock.now()
-        runs = await upcoming(runtime.job_context(), "age", "transition", "expire", "compact")
-        seen = await daemon_seen(runtime.job_context())
+        runs, seen = await upcoming(runtime.job_context(), "age", "transition", "expire", "compact")
     changes = difference(*plans) if others is not None else ()
     answer = {**plans[0].to_dict(), "next_runs": plain(runs), "daemon_seen": seen}
     if others is not None:

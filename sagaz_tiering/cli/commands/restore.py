@@ -143,9 +143,9 @@ async def cancel_restore(call: Call, restore_id: Annotated[str, typer.Argument(m
 
 
 async def _is_daemon_seen(runtime: Runtime) -> bool:
-    from sagaz_tiering.operations.status import daemon_seen
+    from sagaz_tiering.operations.status import upcoming
 
-    return await daemon_seen(runtime.job_context())
+    return (await upcoming(runtime.job_context()))[1]
 
 
 async def _wait(runtime: Runtime, found: Restore) -> Restore:

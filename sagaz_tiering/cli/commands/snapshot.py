@@ -233,7 +233,7 @@ def _query(
 @command()
 async def explain(call: Call, snapshot_id: Annotated[str, typer.Argument(metavar="SNAPSHOT_ID")]) -> Answer:
     """Where a snapshot is and why, when it moves and expires. By which policy, and its saga; a saga's id will do."""
-    from sagaz_tiering.operations.status import daemon_seen, upcoming
+    from sagaz_tiering.operations.status import upcoming
 
     wanted = parse_id(snapshot_id, "SNAPSHOT_ID")
     async with call.opened(migrated=True) as runtime:
@@ -243,8 +243,7 @@ async def explain(call: Call, snapshot_id: Annotated[str, typer.Argument(metavar
         seen = True
         runs: list[NextRun] = []
         with suppress(CatalogUnavailable):  # what Redis alone could explain is explained
-            runs = await upcoming(runtime.job_context(), moves, "expire") if explanation.found else []
-            seen = await daemon_seen(runtime.job_context())
+            runs, seen = await upcoming(runtime.job_context(), *((moves, "expire") if explanation.found else ()))
     document = {**plain(explanation), "next_runs": plain(runs), "daemon_seen": seen}
     if explanation.found:
         asked_for = f"{wanted} is the id of a saga; this is its newest snapshot, and what happens to all of it"

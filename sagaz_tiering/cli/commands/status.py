@@ -182,7 +182,7 @@ def _job_row(
 
 
 async def _history(call: Call, days: int) -> Answer:
-    from sagaz_tiering.operations.history import history
+    from sagaz_tiering.operations.status import history
 
     async with call.opened(migrated=True) as runtime:
         now = runtime.clock.now()

@@ -1,17 +1,23 @@
-"""Backups of data keys, as JSON lines. They are wrapped, so a backup is worth nothing without the master key.
+"""Backups of data keys, and signatures of the bucket's journal by the current master key.
 
-With the keys comes what they seal in the footers of packs: what sagas can be found by.
+A backup is JSON lines. Its keys are wrapped, so it is worth nothing without the master key. With the keys comes what
+they seal in the footers of packs: what sagas can be found by. The first line names the format and the catalog, the last
+one counts: a backup that was cut off is refused whole. What an erasure destroyed stays destroyed: an import leaves it
+out, as far as the catalog or the bucket's journal know.
 
-The first line names the format and the catalog, the last one counts: a backup that was cut off is refused whole.
-What an erasure destroyed stays destroyed: an import leaves it out, as far as the catalog or the bucket's journal know.
+A rebuild counts only what a configured master key signed. So before an old one goes, what it signed is signed anew:
+only what this catalog, the bucket's owner, knows to be so. What somebody forged with a key that became known stays as
+it is, and is named. Objects are put in place of themselves one by one: stopped and repeated, it goes on with the rest.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import os
 import secrets
+from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,18 +31,30 @@ import orjson
 
 from sagaz_tiering.catalog.saga_keys import StoredKey
 from sagaz_tiering.drivers.files import flush_file, flush_folder, open_private, refusing
-from sagaz_tiering.errors import ConfigError, CorruptPack, LeaseLost, MasterKeyUnavailable, ObjectStoreError
+from sagaz_tiering.errors import (
+    ConfigError,
+    CorruptPack,
+    LeaseLost,
+    MasterKeyUnavailable,
+    ObjectNotFound,
+    ObjectStoreError,
+)
 from sagaz_tiering.jobs.attributes import mend, newest_footer
 from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
-from sagaz_tiering.jobs.journal import read_journal
+from sagaz_tiering.jobs.journal import Told, publish_journal, read_journal
+from sagaz_tiering.jobs.ownership import claim_prefix
 from sagaz_tiering.keys.master import WrappedKey
 from sagaz_tiering.logs import Logger
+from sagaz_tiering.objects.base import in_pages
 from sagaz_tiering.terminal import counted
 
 _FORMAT: Final = "sagaz_tiering_keys"
 _PAGE: Final = 1000
 _PACKS: Final = 100
 _LEASE: Final = "keys"
+_OTHER_FILE: Final = "name another file, or write over it with --force"
+UNSIGNED: Final = "unsigned"
+_AT_ONCE: Final = 8
 _log = Logger(__name__)
 
 
@@ -90,22 +108,19 @@ def _target(path: Path) -> Path:
 
 def _earlier(path: Path) -> tuple[str, list[StoredKey]] | None:
     """The catalog of the backup that is there, and its keys."""
-    hint = "name another file, or write over it with --force"
-    with refusing(f"{path} cannot be read", hint):
+    with refusing(f"{path} cannot be read", _OTHER_FILE):
         if not path.exists():
             return None
         lines = path.read_bytes().splitlines()
     try:
         return str(_parsed(1, lines[0] if lines else b"").get("catalog_id")), read_backup(lines)
     except ConfigError as exc:
-        raise ConfigError(f"{path} is there, and is no whole key backup", hint=hint) from exc
+        raise ConfigError(f"{path} is there, and is no whole key backup", hint=_OTHER_FILE) from exc
 
 
 async def _check_replaceable(context: JobContext, path: Path, owner: str, stored: Sequence[StoredKey]) -> None:
     if owner != str(await context.catalog.identity()):
-        raise ConfigError(
-            f"{path} is a key backup of another catalog", hint="name another file, or write over it with --force"
-        )
+        raise ConfigError(f"{path} is a key backup of another catalog", hint=_OTHER_FILE)
     lost = 0
     for start in range(0, len(stored), _PAGE):
         lost += await context.catalog.saga_keys.lost(stored[start : start + _PAGE])
@@ -146,9 +161,8 @@ async def import_keys(context: JobContext, lines: Iterable[bytes]) -> Imported:
         missing = [one for one in page if one.key.key_id not in there]
         added = await context.catalog.saga_keys.restore(missing)
         done.added += added
-        replaced = await _replace(
-            context, [(there[one.key.key_id], one.key) for one in page if one.key.key_id in there]
-        )
+        both = [(there[one.key.key_id], one.key) for one in page if one.key.key_id in there]
+        replaced = await _replace(context, both)
         done.replaced += replaced
         done.already_there += len(there) - replaced
         done.destroyed += len(missing) - added
@@ -220,14 +234,9 @@ async def _destroyed(context: JobContext) -> set[UUID]:
 
 def _line(stored: StoredKey) -> bytes:
     key = stored.key
-    document = {
-        "key_id": key.key_id,
-        "saga_id": key.saga_id,
-        "wrapped": base64.b64encode(key.wrapped).decode(),
-        "master_id": key.master_id,
-        "created_at": stored.created_at,
-    }
-    return orjson.dumps(document, default=str) + b"\n"
+    wrapped = base64.b64encode(key.wrapped).decode()
+    document = {"key_id": key.key_id, "saga_id": key.saga_id, "wrapped": wrapped, "master_id": key.master_id}
+    return orjson.dumps(document | {"created_at": stored.created_at}, default=str) + b"\n"
 
 
 def _parsed(number: int, line: bytes) -> dict[str, Any]:
@@ -255,3 +264,70 @@ def _stored(number: int, document: dict[str, Any]) -> StoredKey:
 
 def _wrong(number: int, reason: str) -> ConfigError:
     return ConfigError(f"line {number} of the key backup {reason}; nothing was imported")
+
+
+async def entries_by_master(context: JobContext) -> tuple[dict[str, int], dict[str, int]]:
+    """How many entries of the bucket's journal each master key signed, UNSIGNED too; and those that a rebuild would
+    leave out, since that key is not configured. Reads the whole journal."""
+    signed, left_out = Counter[str](), Counter[str]()
+    async for told in read_journal(context, await context.catalog.identity()):
+        master = told.signed_by or UNSIGNED
+        signed[master] += len(told.entries)
+        left_out[master] += len(told.entries) if told.doubtful else 0
+    return dict(sorted((+signed).items())), dict(sorted((+left_out).items()))
+
+
+async def sign_journal_anew(context: JobContext, tally: Tally) -> None:
+    """Every entry that another master key signed, or nobody, under the current one, where this catalog knows it.
+
+    Holds in force and erasures that the journal does not tell of then are told again: somebody may have put others in
+    their place. Keeps their ids in memory.
+
+    Counts entries: `journal_signed`, and `journal_left` of which a note says why. Raises ForeignCatalog,
+    MasterKeyUnavailable, or what catalog and object store raise.
+    """
+    catalog_id = await claim_prefix(context)
+    signing = await context.keys.signing(catalog_id)
+    if signing is None:
+        return
+    known: set[UUID] = set()
+    await publish_journal(context)
+    async for page in in_pages(read_journal(context, catalog_id), _AT_ONCE):
+        others = [told for told in page if told.found is not None and told.signed_by != signing[0].master_id]
+        known |= _ids(told for told in page if told.signed_by == signing[0].master_id and not told.doubtful)
+        reasons = await asyncio.gather(*(_sign(context, each, signing) for each in others))
+        for told, why in zip(others, reasons, strict=True):
+            tally.add("journal_left" if why else "journal_signed", len(told.entries))
+            if why:
+                tally.note(f"{told.key}: not signed anew: {why}")
+                _log.error("journal.not_signed", object_key=told.key, reason=why)
+            else:
+                known |= _ids([told])
+    missing = await context.catalog.catching_up.tell_again(context.now, known)
+    if missing:
+        told_again = counted(missing, "hold or erasure was", "holds and erasures were")
+        tally.note(f"{told_again} missing in the bucket's journal, and told again")
+    await publish_journal(context)
+
+
+def _ids(journal: Iterable[Told]) -> set[UUID]:
+    """Of the holds and erasures that these tell of."""
+    names = {"hold": "hold_id", "forget": "erasure_id"}
+    return {e.body[names[e.kind]] for told in journal for e in told.entries if e.kind in names}
+
+
+async def _sign(context: JobContext, told: Told, signing: tuple[WrappedKey, bytes]) -> str:
+    """Why it was not; "" where it is signed."""
+    if told.found is None or told.wrong:
+        return "; ".join(told.wrong)
+    deleted = [each for entry in told.entries if entry.kind == "delete" for each in entry.body["snapshot_ids"]]
+    in_redis = await context.hot.owners(deleted)  # first: what leaves Redis is in the catalog before
+    doubtful = await context.catalog.catching_up.doubtful(told.entries, context.now, in_redis)
+    if doubtful:
+        names = ", ".join(f"{entry.kind} of {entry.at.isoformat()}" for entry in doubtful[:3])
+        return f"this catalog does not know what it tells ({names}): forged, unless you know better"
+    try:
+        done = await told.sign_anew(context, signing)
+    except ObjectNotFound as exc:
+        return str(exc)
+    return "" if done else "somebody else changed it at the same time: do it again"
