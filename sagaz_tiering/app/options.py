@@ -37,11 +37,10 @@ async def open_objects(
 ) -> ObjectStore:
     cold = config.tiers.cold
     if cold.is_directory:
-        from sagaz_tiering.objects.local.options import LocalOptions
         from sagaz_tiering.objects.local.store import LocalObjectStore
 
-        local = LocalOptions(request_timeout=cold.request_timeout)
-        return await stack.enter_async_context(await LocalObjectStore.open(cold.directory, clock, local))
+        local = await LocalObjectStore.open(cold.directory, clock, cold.request_timeout)
+        return await stack.enter_async_context(local)
     from sagaz_tiering.objects.s3.options import S3Options
     from sagaz_tiering.objects.s3.store import S3ObjectStore
 

@@ -16,7 +16,7 @@ from sagaz_tiering.doctor.finding import Finding, Level, error, from_error, guar
 from sagaz_tiering.doctor.timing import compared
 from sagaz_tiering.errors import CorruptPack, ObjectArchived, ObjectExists, ObjectStoreError, SagazTieringError
 from sagaz_tiering.objects.base import ObjectStore
-from sagaz_tiering.objects.s3.probe import aborts_upload, honours_condition, takes_checksum
+from sagaz_tiering.objects.s3.bucket import aborts_upload, honours_condition, takes_checksum
 from sagaz_tiering.objects.s3.store import S3ObjectStore
 from sagaz_tiering.storage_class import StorageClass
 

@@ -23,7 +23,6 @@ from sagaz_tiering.errors import (
     ObjectStoreError,
 )
 from sagaz_tiering.objects.base import ObjectStore, RestoreState
-from sagaz_tiering.objects.local.options import LocalOptions
 from sagaz_tiering.objects.local.store import LocalObjectStore
 from sagaz_tiering.objects.s3.store import S3ObjectStore
 from sagaz_tiering.storage_class import StorageClass
@@ -425,10 +424,10 @@ async def test_missing_bucket_is_unusable_for_every_call(
 ) -> None:
     """No bucket is never mistaken for no object: each call says which bucket is missing and what to do."""
     if kind == "local":
+        (tmp_path / "absent").write_bytes(b"")
         with pytest.raises(BucketUnusable) as caught:
-            await LocalObjectStore.open(tmp_path / "absent", clock, LocalOptions(create=False))
+            await LocalObjectStore.open(tmp_path / "absent", clock)
         assert "absent" in caught.value.hint
-        assert not (tmp_path / "absent").exists()
         return
     async with await S3ObjectStore.open(s3_options(s3_server.endpoint, "no-such-bucket")) as store:
         calls = [

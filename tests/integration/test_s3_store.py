@@ -47,8 +47,7 @@ from sagaz_tiering.errors import (
 )
 from sagaz_tiering.objects.base import RestoreState
 from sagaz_tiering.objects.s3.options import MIB
-from sagaz_tiering.objects.s3.records import S3RecordStore
-from sagaz_tiering.objects.s3.store import S3ObjectStore
+from sagaz_tiering.objects.s3.store import S3ObjectStore, S3RecordStore
 from sagaz_tiering.storage_class import StorageClass
 
 IA = StorageClass.STANDARD_IA

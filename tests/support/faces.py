@@ -102,12 +102,10 @@ FACES = {
     "keys": ("frame_key", "key_file", "keyring", "kms", "master", "several"),
     "objects": (
         "base",
-        "local.options",
         "local.store",
+        "s3.answers",
         "s3.bucket",
         "s3.options",
-        "s3.probe",
-        "s3.records",
         "s3.store",
     ),
     "operations": ("keys", "rebuild", "status", "survey", "verify"),

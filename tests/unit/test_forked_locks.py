@@ -53,7 +53,7 @@ def test_record_lock_is_free_though_a_child_was_forked_under_it(tmp_path: Path) 
 def test_object_lock_is_free_though_a_child_was_forked_under_it(tmp_path: Path) -> None:
     """Of the local object store."""
     tree = ObjectTree(tmp_path)
-    tree.open(create=True)
+    tree.open()
     record = ObjectRecord(size=1, sha256="00" * 32, storage_class=StorageClass.STANDARD, modified_at=0)
     tree.write("a", b"x", record)
     opened = tree.opened("a")

@@ -35,9 +35,7 @@ from sagaz_tiering.errors import (
     SagazTieringError,
 )
 from sagaz_tiering.objects.base import ObjectStore, RestoreState
-from sagaz_tiering.objects.local.errors import translated
-from sagaz_tiering.objects.local.options import LocalOptions
-from sagaz_tiering.objects.local.store import LocalObjectStore
+from sagaz_tiering.objects.local.store import LocalObjectStore, translated
 from sagaz_tiering.storage_class import StorageClass
 
 IA = StorageClass.STANDARD_IA
@@ -139,15 +137,6 @@ async def test_restore_that_the_class_does_not_offer_is_refused(store: LocalObje
         await store.restore("a.pack", days=1, tier="Expedited")
 
 
-async def test_restore_delays_can_be_chosen(root: Path, clock: VirtualClock) -> None:
-    """A demo need not wait hours: without a delay a restore is readable at once."""
-    options = LocalOptions(restore_delays={(GLACIER, "Standard"): timedelta(0)})
-    async with await LocalObjectStore.open(root, clock, options) as store:
-        await put(store, "a.pack", storage_class=GLACIER)
-        assert await store.restore("a.pack", days=1, tier="Standard") is RestoreState.READABLE
-        assert await store.get("a.pack") == DATA
-
-
 async def test_modified_at_is_the_clocks(store: LocalObjectStore, clock: VirtualClock) -> None:
     """The age of an object is told by the given clock, from its put or its last change of class."""
     await put(store, "a.pack")
@@ -186,13 +175,13 @@ def crash_at(point):
 
 for point in range(200):
     tree = ObjectTree(base / str(point))
-    tree.open(create=True)
+    tree.open()
     if action != "put":
         tree.write("packs/01/a.pack", b"DATA", record)
     child = os.fork()
     if child == 0:
         own = ObjectTree(base / str(point))
-        own.open(create=True)
+        own.open()
         crash_at(point)
         if action == "put":
             own.write("packs/01/a.pack", b"DATA", record)
@@ -348,8 +337,7 @@ def release(fifo: Path) -> None:
 
 async def test_hanging_disk_is_unavailable_at_the_deadline(root: Path, clock: VirtualClock) -> None:
     """A read that the system never answers costs one deadline."""
-    options = LocalOptions(request_timeout=timedelta(seconds=0.2))
-    async with await LocalObjectStore.open(root, clock, options) as store:
+    async with await LocalObjectStore.open(root, clock, timedelta(seconds=0.2)) as store:
         await put(store, "a.pack")
         data = root / "objects/a.pack.object/data"
         data.unlink()
@@ -367,7 +355,7 @@ async def test_deadline_of_a_directory_is_that_of_its_section(root: Path, clock:
     config = TieringConfig(tiers={"hot": {"url": "redis://h/0"}, "cold": cold}, catalog={"url": "postgresql://h/db"})
     async with open_parts(config, clock=clock) as parts, parts.objects() as store:
         assert isinstance(store, LocalObjectStore)
-        assert store._options.request_timeout == timedelta(seconds=7)
+        assert store._timeout_s == 7
 
 
 async def test_vanished_volume_is_not_an_empty_store(store: LocalObjectStore, root: Path) -> None:
@@ -396,10 +384,9 @@ async def test_vanished_volume_is_not_an_empty_store(store: LocalObjectStore, ro
 async def test_directory_that_may_not_be_used_is_unusable(root: Path, clock: VirtualClock) -> None:
     """A path that is a file, or below one, is said at opening."""
     os.mknod(root)
-    for options in (LocalOptions(), LocalOptions(create=False)):
-        with pytest.raises(BucketUnusable) as caught:
-            await LocalObjectStore.open(root, clock, options)
-        assert str(root) in caught.value.hint
+    with pytest.raises(BucketUnusable) as caught:
+        await LocalObjectStore.open(root, clock)
+    assert str(root) in caught.value.hint
     with pytest.raises(BucketUnusable):
         await LocalObjectStore.open(root / "below", clock)
 
@@ -551,7 +538,7 @@ async def test_closed_store_refuses_and_can_be_opened_again(root: Path, clock: V
     await store.close()
     with pytest.raises(ColdTierUnavailable):
         await put(store, "b.pack")
-    async with await LocalObjectStore.open(root, clock, LocalOptions(create=False)) as again:
+    async with await LocalObjectStore.open(root, clock) as again:
         assert await keys(again) == ["a.pack"]
 
 

@@ -10,28 +10,26 @@ import asyncio
 import errno
 import functools
 import hashlib
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Final, Self, TypeVar
 
 from sagaz_tiering.clock import Clock, from_micros, to_micros
-from sagaz_tiering.errors import ObjectArchived, ObjectNotFound, ObjectStoreError
-from sagaz_tiering.objects.arguments import (
-    MOST_READ_BACK,
-    check_data,
-    check_key,
-    check_length,
-    check_list_prefix,
-    check_range,
-    check_restore,
-    check_size,
+from sagaz_tiering.errors import (
+    AccessRefused,
+    BucketUnusable,
+    ColdTierUnavailable,
+    ObjectArchived,
+    ObjectExists,
+    ObjectNotFound,
+    ObjectStoreError,
+    SagazTieringError,
 )
+from sagaz_tiering.objects import arguments
 from sagaz_tiering.objects.base import DeleteFailure, ObjectInfo, RestoreState
-from sagaz_tiering.objects.local.errors import gone, late, translated, unopenable
-from sagaz_tiering.objects.local.options import LocalOptions
 from sagaz_tiering.objects.local.tree import ObjectRecord, ObjectTree
 from sagaz_tiering.storage_class import StorageClass
 
@@ -39,20 +37,36 @@ T = TypeVar("T")
 
 LIST_PAGE = 1000
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS}
+_MISSING = {errno.ENOENT, errno.ENOTDIR}
+
+_RESTORE_DELAYS: Final[Mapping[tuple[StorageClass, str], timedelta]] = {
+    (StorageClass.GLACIER, "Expedited"): timedelta(minutes=5),
+    (StorageClass.GLACIER, "Standard"): timedelta(hours=5),
+    (StorageClass.GLACIER, "Bulk"): timedelta(hours=12),
+    (StorageClass.DEEP_ARCHIVE, "Standard"): timedelta(hours=12),
+    (StorageClass.DEEP_ARCHIVE, "Bulk"): timedelta(hours=48),
+}
+"""The upper end of what S3 promises (S3 user guide, "Archive retrieval options")."""
+
 
 class LocalObjectStore:
     """Objects under one directory: `await LocalObjectStore.open(root, clock)`, then `close()` or `async with`."""
 
-    def __init__(self, root: Path, clock: Clock, options: LocalOptions | None = None) -> None:
+    def __init__(self, root: Path, clock: Clock, request_timeout: timedelta | None = None) -> None:
         self._root = root.absolute()
         self._clock = clock
-        self._options = options or LocalOptions()
+        self._timeout_s = None if request_timeout is None else request_timeout.total_seconds()
         self._tree = ObjectTree(self._root)
 
     @classmethod
-    async def open(cls, root: Path, clock: Clock, options: LocalOptions | None = None) -> Self:
-        """An open store; raises BucketUnusable or ColdTierUnavailable where the directory cannot be used."""
-        store = cls(root, clock, options)
+    async def open(cls, root: Path, clock: Clock, request_timeout: timedelta | None = None) -> Self:
+        """An open store, each of whose requests has that deadline (None: no limit); makes the directory.
+
+        Raises BucketUnusable or ColdTierUnavailable where it cannot be used.
+        """
+        store = cls(root, clock, request_timeout)
         await store._run("", store._open_tree)
         return store
 
@@ -84,18 +98,18 @@ class LocalObjectStore:
 
     async def put(self, key: str, data: bytes | bytearray, *, storage_class: StorageClass, sha256: bytes) -> None:
         """See `ObjectStore.put`."""
-        check_key(key)
+        arguments.check_key(key)
         record = self._new_record(data, sha256, storage_class)
 
         def write() -> None:
-            check_data(key, data, sha256)
+            arguments.check_data(key, data, sha256)
             self._tree.write(key, data, record)
 
         await self._run(key, write)
 
     async def head(self, key: str) -> ObjectInfo:
         """See `ObjectStore.head`."""
-        record = await self._run(check_key(key), lambda: self._record(key))
+        record = await self._run(arguments.check_key(key), lambda: self._record(key))
         state = self._restore_state(record)
         until = record.readable_until if state is RestoreState.READABLE else None
         return replace(
@@ -107,16 +121,16 @@ class LocalObjectStore:
 
     async def get(self, key: str, *, most: int | None = None) -> bytes:
         """See `ObjectStore.get`."""
-        data = await self._run(check_key(key), lambda: self._read(key, 0, None if most is None else most + 1))
+        data = await self._run(arguments.check_key(key), lambda: self._read(key, 0, None if most is None else most + 1))
         if most is not None:
-            check_size(key, len(data), most)
+            arguments.check_size(key, len(data), most)
         return data
 
     async def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `ObjectStore.get_range`."""
-        check_range(offset, length)
-        data = await self._run(check_key(key), lambda: self._read(key, offset, length))
-        return check_length(key, data, offset, length)
+        arguments.check_range(offset, length)
+        data = await self._run(arguments.check_key(key), lambda: self._read(key, offset, length))
+        return arguments.check_length(key, data, offset, length)
 
     async def get_tagged(self, key: str, *, most: int) -> tuple[bytes, str]:
         """See `ObjectStore.get_tagged`."""
@@ -126,9 +140,9 @@ class LocalObjectStore:
     async def swap(self, key: str, data: bytes, tag: str) -> bool:
         """See `ObjectStore.swap`."""
         record = self._new_record(data, hashlib.sha256(data).digest(), StorageClass.STANDARD)
-        if not await self._run(check_key(key), lambda: self._tree.swap(key, data, record, tag)):
+        if not await self._run(arguments.check_key(key), lambda: self._tree.swap(key, data, record, tag)):
             return False
-        return await self.get(key, most=max(len(data), MOST_READ_BACK)) == data
+        return await self.get(key, most=max(len(data), arguments.MOST_READ_BACK)) == data
 
     async def change_class(self, key: str, storage_class: StorageClass) -> None:
         """See `ObjectStore.change_class`. Like S3's copy in place it is a new object: restored copies end."""
@@ -140,11 +154,11 @@ class LocalObjectStore:
             now = to_micros(self._clock.now())
             return replace(record, storage_class=storage_class, modified_at=now, ready_at=None, readable_until=None)
 
-        await self._run(check_key(key), lambda: self._tree.update(key, moved))
+        await self._run(arguments.check_key(key), lambda: self._tree.update(key, moved))
 
     async def restore(self, key: str, *, days: int, tier: str) -> RestoreState:
         """See `ObjectStore.restore`. The copy is readable after the tier's delay, until a midnight (UTC)."""
-        check_restore(days, tier)
+        arguments.check_restore(days, tier)
 
         def restored(record: ObjectRecord) -> ObjectRecord:
             state = self._restore_state(record)
@@ -153,25 +167,23 @@ class LocalObjectStore:
             now = self._clock.now()
             if state is RestoreState.READABLE:
                 return replace(record, readable_until=to_micros(_midnight_after(now, days)))
-            delay = self._options.restore_delays.get((record.storage_class, tier))
+            delay = _RESTORE_DELAYS.get((record.storage_class, tier))
             if delay is None:
                 raise ObjectStoreError(
                     f"{record.storage_class} has no {tier} restore", hint="use the tier Standard or Bulk"
                 )
             return replace(
-                record,
-                ready_at=to_micros(now + delay),
-                readable_until=to_micros(_midnight_after(now + delay, days)),
+                record, ready_at=to_micros(now + delay), readable_until=to_micros(_midnight_after(now + delay, days))
             )
 
-        record = await self._run(check_key(key), lambda: self._tree.update(key, restored))
+        record = await self._run(arguments.check_key(key), lambda: self._tree.update(key, restored))
         return self._restore_state(record) if record.storage_class.is_archive else RestoreState.READABLE
 
     async def delete(self, keys: Sequence[str]) -> list[DeleteFailure]:
         """See `ObjectStore.delete`."""
         wanted = list(dict.fromkeys(keys))
         for key in wanted:
-            self._tree.path(check_key(key))
+            self._tree.path(arguments.check_key(key))
         failures: list[DeleteFailure] = []
         for key in wanted:
             try:
@@ -184,7 +196,7 @@ class LocalObjectStore:
 
     async def list(self, prefix: str = "", *, start_after: str = "") -> AsyncIterator[ObjectInfo]:
         """See `ObjectStore.list`."""
-        keys = self._tree.walk(check_list_prefix(prefix), start_after)
+        keys = self._tree.walk(arguments.check_list_prefix(prefix), start_after)
         while True:
             seen, page = await self._run("", lambda: self._page(keys))
             for info in page:
@@ -198,13 +210,16 @@ class LocalObjectStore:
 
     def _open_tree(self) -> None:
         try:
-            self._tree.open(create=self._options.create)
+            self._tree.open()
         except (FileNotFoundError, FileExistsError, NotADirectoryError) as exc:
-            raise unopenable(self._root) from exc
+            raise BucketUnusable(
+                f"{self._root.as_uri()} is not the directory of a store",
+                hint=f"create {self._root}, mount its volume, or correct the path",
+            ) from exc
 
     def _check_tree(self) -> None:
         if not self._tree.is_present():
-            raise gone(self._root)
+            raise _gone(self._root)
         if not self._tree.is_writable():
             raise PermissionError(errno.EACCES, "not readable and writable")
 
@@ -243,8 +258,6 @@ class LocalObjectStore:
 
     async def _run(self, key: str, step: Callable[[], T]) -> T:
         """Run blocking `step` in a thread, within the deadline, with the system's errors made ours."""
-        limit = self._options.request_timeout
-        seconds = None if limit is None else limit.total_seconds()
 
         def guarded() -> T:
             try:
@@ -253,18 +266,18 @@ class LocalObjectStore:
                 raise translated(exc, key, self._root, present=self._tree.is_present()) from exc
 
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout(self._timeout_s):
                 return await asyncio.to_thread(guarded)
         except TimeoutError as exc:
-            raise late(key, self._root, seconds or 0.0) from exc
+            raise ColdTierUnavailable(
+                f"{self._root.as_uri()}/{key} was not answered within {self._timeout_s:g} s",
+                hint=f"the disk or network mount behind {self._root} hangs",
+            ) from exc
 
 
 def _listed(key: str, record: ObjectRecord) -> ObjectInfo:
     return ObjectInfo(
-        key=key,
-        size=record.size,
-        modified_at=from_micros(record.modified_at),
-        storage_class=record.storage_class,
+        key=key, size=record.size, modified_at=from_micros(record.modified_at), storage_class=record.storage_class
     )
 
 
@@ -272,3 +285,26 @@ def _midnight_after(moment: datetime, days: int) -> datetime:
     """S3 adds the days and rounds up to the next midnight UTC (API reference, RestoreObject)."""
     end = moment.astimezone(UTC) + timedelta(days=days)
     return (end + timedelta(days=1)).replace(hour=0, minute=0, second=0, microsecond=0)
+
+
+def translated(exc: OSError, key: str, root: Path, *, present: bool) -> SagazTieringError:
+    """Our error for one of the system's; `present` tells whether the store's tree is still there."""
+    where = f"{root.as_uri()}/{key}".rstrip("/")
+    if exc.errno == errno.EEXIST:
+        return ObjectExists(f"{where}: the key is taken; nothing was overwritten")
+    if exc.errno in _MISSING:
+        # An unmounted volume must not look like an empty store.
+        return ObjectNotFound(f"{where}: no such object") if present else _gone(root)
+    if exc.errno in _FULL:
+        return ColdTierUnavailable(
+            f"{where} cannot be written: {exc.strerror}; nothing was stored",
+            hint=f"make room on the filesystem of {root} (or raise its quota or file size limit)",
+        )
+    if exc.errno in _REFUSED:
+        return AccessRefused(f"{where}: {exc.strerror}", hint=f"let this user read and write below {root}")
+    return ColdTierUnavailable(f"{where}: {exc}", hint=f"check the filesystem of {root}")
+
+
+def _gone(root: Path) -> ColdTierUnavailable:
+    """The error for a directory that was there when the store was opened."""
+    return ColdTierUnavailable(f"{root.as_uri()} is not there any more", hint=f"is the volume of {root} mounted?")

@@ -124,11 +124,10 @@ class ObjectTree:
         self._own: Path | None = None
         self._own_fd = -1
 
-    def open(self, *, create: bool) -> None:
+    def open(self) -> None:
         """Make or find the tree, clear what dead processes left, and take a staging directory."""
-        if create:
-            os.makedirs(self.objects, 0o700, exist_ok=True)  # snapshots are nobody else's business
-            os.makedirs(self._staging, 0o700, exist_ok=True)
+        os.makedirs(self.objects, 0o700, exist_ok=True)  # snapshots are nobody else's business
+        os.makedirs(self._staging, 0o700, exist_ok=True)
         with _opened(self._staging) as staging_fd:
             fcntl.flock(staging_fd, fcntl.LOCK_EX)  # nobody sweeps between our mkdir and our lock
             for name in os.listdir(self._staging):

@@ -16,7 +16,7 @@ from sagaz_tiering import metrics
 from sagaz_tiering.drivers import traces
 from sagaz_tiering.drivers.process_loop import HomeLoop
 from sagaz_tiering.errors import CredentialsUnavailable, SagazTieringError
-from sagaz_tiering.objects.s3.errors import DRIVER_ERRORS, Asked, late, translated
+from sagaz_tiering.objects.s3.answers import DRIVER_ERRORS, Asked, late, translated
 from sagaz_tiering.objects.s3.options import S3Options
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class S3Calls:
         Only failures that asking again may cure are repeated, with full jitter. More callers than connections
         wait for a slot; the wait is outside the deadline, so that load alone fails nobody.
 
-        Raises WrongEventLoop, and the errors of `s3.errors`; ColdTierUnavailable once the deadline has passed.
+        Raises WrongEventLoop, and the errors of `s3.answers`; ColdTierUnavailable once the deadline has passed.
         """
         self.home.check()
         asked = Asked(operation=operation, key=key)

@@ -10,8 +10,8 @@ from typing import Any, TypeVar
 from sagaz_tiering.drivers.together import together
 from sagaz_tiering.errors import ObjectExists, ObjectNotFound, ObjectStoreError
 from sagaz_tiering.objects.base import DeleteFailure
+from sagaz_tiering.objects.s3.answers import error_code
 from sagaz_tiering.objects.s3.calls import S3Calls
-from sagaz_tiering.objects.s3.errors import error_code
 
 BATCH = 1000
 """S3's limit on the keys of one DeleteObjects, and on the entries of one listing page."""

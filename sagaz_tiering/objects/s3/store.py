@@ -24,33 +24,22 @@ from sagaz_tiering.errors import (
     ObjectNotFound,
     ObjectStoreError,
 )
-from sagaz_tiering.objects.arguments import (
-    MAX_KEY_BYTES,
-    MOST_READ_BACK,
-    check_data,
-    check_key,
-    check_length,
-    check_list_prefix,
-    check_range,
-    check_restore,
-    check_size,
-)
+from sagaz_tiering.objects import arguments
 from sagaz_tiering.objects.base import DeleteFailure, ObjectInfo, RestoreState
-from sagaz_tiering.objects.s3.answers import parse_restore, parse_sha256, parse_storage_class
+from sagaz_tiering.objects.s3.answers import FoundObject, error_code, lacks_feature, object_info, storage_class_of
 from sagaz_tiering.objects.s3.calls import S3Calls
-from sagaz_tiering.objects.s3.delete import delete, drop_replaced
-from sagaz_tiering.objects.s3.errors import error_code, lacks_feature
-from sagaz_tiering.objects.s3.move import change_class
+from sagaz_tiering.objects.s3.delete import delete, delete_unchanged, drop_replaced
 from sagaz_tiering.objects.s3.options import S3Options
-from sagaz_tiering.objects.s3.upload import SHA256_METADATA, Upload, send, swap
+from sagaz_tiering.objects.s3.upload import Upload, change_class, send, swap
 from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:
     from aiobotocore.response import StreamingBody
     from types_aiobotocore_s3 import S3Client
-    from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef, HeadObjectOutputTypeDef
+    from types_aiobotocore_s3.type_defs import GetObjectOutputTypeDef
 
 _PIECE = 2**20
+_HASHED_ASIDE = 2**20
 PAGE = 1000
 """S3's limit on the keys of one listing page."""
 
@@ -74,10 +63,7 @@ class S3ObjectStore:
         region = options.settings.region or ("us-east-1" if options.settings.endpoint_url else None)
         async with AsyncExitStack() as opening:
             try:
-                session = aws_session(
-                    region=region,
-                    **options.credentials(),
-                )
+                session = aws_session(region=region, **options.credentials())
                 client: S3Client = await opening.enter_async_context(
                     session.client(
                         "s3",
@@ -122,8 +108,7 @@ class S3ObjectStore:
         region, wanted = answer.get("BucketRegion"), options.settings.region
         if options.settings.endpoint_url is None and wanted and region and region != wanted:
             raise BucketUnusable(
-                f"bucket {options.bucket} is in {region}, not in {wanted}",
-                hint=f"set {options.names.region}: {region}",
+                f"bucket {options.bucket} is in {region}, not in {wanted}", hint=f"set {options.names.region}: {region}"
             )
 
     async def server_time(self) -> datetime | None:
@@ -138,7 +123,7 @@ class S3ObjectStore:
     async def put(self, key: str, data: bytes | bytearray, *, storage_class: StorageClass, sha256: bytes) -> None:
         """See `ObjectStore.put`."""
         path = self._path(key)
-        await asyncio.to_thread(check_data, key, data, sha256)
+        await asyncio.to_thread(arguments.check_data, key, data, sha256)
         await send(self.calls, Upload(path, data, sha256, storage_class, fresh=True))
 
     async def head(self, key: str) -> ObjectInfo:
@@ -156,7 +141,7 @@ class S3ObjectStore:
 
     async def get_range(self, key: str, offset: int, length: int) -> bytes:
         """See `ObjectStore.get_range`."""
-        check_range(offset, length)
+        arguments.check_range(offset, length)
         path = self._path(key)
         try:
             asked = f"bytes={offset}-{offset + length - 1}"
@@ -168,7 +153,7 @@ class S3ObjectStore:
         # A store, or a proxy before it, that ignores Range sends everything.
         if answer["ResponseMetadata"]["HTTPStatusCode"] == 200:
             data = data[offset : offset + length]
-        return check_length(path, data, offset, length)
+        return arguments.check_length(path, data, offset, length)
 
     async def get_tagged(self, key: str, *, most: int) -> tuple[bytes, str]:
         """See `ObjectStore.get_tagged`."""
@@ -182,7 +167,7 @@ class S3ObjectStore:
             await swap(self.calls, Upload(path, data, hashlib.sha256(data).digest(), StorageClass.STANDARD), etag)
         except ObjectExists:
             return False
-        answer, found = await self._read(self._path(key), most=max(len(data), MOST_READ_BACK))
+        answer, found = await self._read(self._path(key), most=max(len(data), arguments.MOST_READ_BACK))
         await drop_replaced(self.calls, path, old=version, now=answer.get("VersionId"))
         return found == data
 
@@ -197,7 +182,7 @@ class S3ObjectStore:
 
     async def restore(self, key: str, *, days: int, tier: str) -> RestoreState:
         """See `ObjectStore.restore`."""
-        check_restore(days, tier)
+        arguments.check_restore(days, tier)
         request = {"Days": days, "GlacierJobParameters": {"Tier": tier}}
         try:
             answer = await self.calls.ask("RestoreObject", key=self._path(key), RestoreRequest=request)
@@ -227,7 +212,7 @@ class S3ObjectStore:
 
         The first request asks for `first_page` keys, later ones for as many as there may be.
         """
-        under, after = self._base + check_list_prefix(prefix), self._base + start_after if start_after else ""
+        under, after = self._base + arguments.check_list_prefix(prefix), self._base + start_after if start_after else ""
         size: dict[str, Any] = {"MaxKeys": max(1, first_page)} if first_page < PAGE else {}
         while True:
             start: dict[str, Any] = {"StartAfter": after} if after else {}
@@ -239,7 +224,7 @@ class S3ObjectStore:
                         key=key,
                         size=entry["Size"],
                         modified_at=entry["LastModified"].astimezone(UTC),
-                        storage_class=parse_storage_class(entry.get("StorageClass")),
+                        storage_class=storage_class_of(entry.get("StorageClass")),
                     )
             if not page.get("IsTruncated") or not page.get("Contents"):
                 return
@@ -254,10 +239,10 @@ class S3ObjectStore:
         return True
 
     def _path(self, key: str) -> str:
-        return self._base + check_key(key, room=MAX_KEY_BYTES - len(self._base.encode()))
+        return self._base + arguments.check_key(key, room=arguments.MAX_KEY_BYTES - len(self._base.encode()))
 
     async def _read(
-        self, path: str, *, most: int | None = None, room: int | None = None, **arguments: Any
+        self, path: str, *, most: int | None = None, room: int | None = None, **more: Any
     ) -> tuple[GetObjectOutputTypeDef, bytes]:
         """Answer and body, of a longer body the first `room` bytes; one that is cut short is asked for again.
 
@@ -266,17 +251,59 @@ class S3ObjectStore:
         room = room if most is None else most + 1
 
         async def attempt() -> tuple[GetObjectOutputTypeDef, bytes]:
-            answer = await self.calls.client.get_object(Bucket=self.calls.options.bucket, Key=path, **arguments)
+            answer = await self.calls.client.get_object(Bucket=self.calls.options.bucket, Key=path, **more)
             async with answer["Body"]:
                 told = answer.get("ContentLength")  # an answer in chunks does not tell
                 if most is not None:
-                    check_size(path, told or 0, most)
+                    arguments.check_size(path, told or 0, most)
                 body = await _bytes(answer["Body"], told, room)
             if most is not None:
-                check_size(path, len(body), most)
+                arguments.check_size(path, len(body), most)
             return answer, body
 
         return await self.calls.run("GetObject", attempt, key=path)
+
+
+class S3RecordStore(S3ObjectStore):
+    """One prefix of one bucket whose keys may be written again; of two puts at once S3 keeps the later."""
+
+    async def replace(self, key: str, data: bytes, *, storage_class: StorageClass, mark: str = "") -> None:
+        """Store `data` under `key`, all or nothing, in place of what may be there; `mark` is short ASCII.
+
+        After an error the object may or may not appear, even later. In a bucket that keeps versions the one that was
+        there stays below, until `delete` removes them all.
+        """
+        path = self._path(key)
+        if len(data) < _HASHED_ASIDE:
+            sha256 = hashlib.sha256(data).digest()
+        else:
+            sha256 = await asyncio.to_thread(lambda: hashlib.sha256(data).digest())
+        await send(self.calls, Upload(path, data, sha256, storage_class, mark=mark))
+
+    async def find(self, key: str) -> FoundObject | None:
+        """The object without its bytes, also of an archived one; None without it (or without the bucket)."""
+        try:
+            answer = await self.calls.ask("HeadObject", key=self._path(key))
+        except ObjectNotFound:
+            return None
+        return FoundObject.of(key, answer)
+
+    async def fetch(self, key: str, *, most: int) -> tuple[FoundObject, bytes]:
+        """The whole object; raises ObjectNotFound, ObjectArchived.
+
+        Raises CorruptPack where its checksum is wrong, or where it has more than `most` bytes, which are not read.
+        """
+        answer, data = await self._read(self._path(key), most=most)
+        return FoundObject.of(key, answer), data
+
+    async def delete_unchanged(self, found: FoundObject) -> bool:
+        """Remove an object with its versions, unless it was replaced or removed since it was found; whether it was.
+
+        It is looked at right before. Where the store knows neither versions nor `If-Match`, only a replacement between
+        these two requests is removed too.
+        """
+        path = self._path(found.info.key)
+        return await delete_unchanged(self.calls, path, etag=found.etag, version_id=found.version_id)
 
 
 async def _bytes(body: StreamingBody, told: int | None, room: int | None) -> bytes:
@@ -289,19 +316,3 @@ async def _bytes(body: StreamingBody, told: int | None, room: int | None) -> byt
         if len(found) == room:
             break
     return bytes(found)
-
-
-def object_info(key: str, answer: HeadObjectOutputTypeDef | GetObjectOutputTypeDef) -> ObjectInfo:
-    """What the headers of an object's HEAD or GET tell."""
-    state, until = parse_restore(answer.get("Restore", ""))
-    if "ContentLength" not in answer or "LastModified" not in answer:
-        raise ObjectStoreError(f"{key}: answered without length or time", hint="what answers there is not S3")
-    return ObjectInfo(
-        key=key,
-        size=answer["ContentLength"],
-        modified_at=answer["LastModified"].astimezone(UTC),
-        storage_class=parse_storage_class(answer.get("StorageClass")),
-        sha256=parse_sha256(answer["Metadata"].get(SHA256_METADATA, "")),
-        restore=state,
-        readable_until=until,
-    )

@@ -1,4 +1,4 @@
-"""Writing one object to S3: in one request, or in parts above a size."""
+"""Writing one object to S3: in one request, in parts above a size, or by a copy in place that changes its class."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import base64
 import contextlib
 import hashlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Any, NamedTuple
 from uuid import uuid4
 
+from botocore.exceptions import ClientError
+
 from sagaz_tiering.errors import ColdTierUnavailable, ObjectExists, ObjectNotFound, ObjectStoreError
+from sagaz_tiering.objects.s3.answers import MARK_METADATA, SHA256_METADATA, error_code, storage_class_of
 from sagaz_tiering.objects.s3.calls import S3Calls
-from sagaz_tiering.objects.s3.errors import error_code
+from sagaz_tiering.objects.s3.delete import drop_old_versions, drop_replaced
 from sagaz_tiering.storage_class import StorageClass
 
-SHA256_METADATA = "sha256"
 PUT_METADATA = "put"
-MARK_METADATA = "mark"
 
 Data = bytes | bytearray
 
@@ -160,3 +162,53 @@ async def _token_of(calls: S3Calls, key: str) -> str | None:
 
 def _checksum(sha256: bytes) -> dict[str, Any]:
     return {"ChecksumSHA256": base64.b64encode(sha256).decode()}
+
+
+async def change_class(calls: S3Calls, key: str, storage_class: StorageClass) -> None:
+    """See `ObjectStore.change_class`; `key` is the full one.
+
+    The object is copied onto itself (metadata and so the sha256 stay), the new class is read back, and only
+    then does a versioned bucket lose the old version. A crash in between leaves the object whole in one of the
+    two classes; calling again finishes, old versions included.
+    """
+    old, several = await calls.run("CopyObject", partial(_copy_in_place, calls, key, storage_class), key=key)
+    now = await calls.ask("HeadObject", key=key)
+    if (stayed := storage_class_of(now.get("StorageClass"))) is not storage_class:
+        raise ObjectStoreError(
+            f"{key} stayed in {stayed} when asked to move to {storage_class}",
+            hint="this store ignores storage classes; plan no moves on it",
+        )
+    if several:
+        await drop_old_versions(calls, key)
+    else:
+        await drop_replaced(calls, key, old=old, now=now.get("VersionId"))
+
+
+async def _copy_in_place(calls: S3Calls, key: str, storage_class: StorageClass) -> tuple[str | None, bool]:
+    """Copy unless the class is right already. What is to be cleaned up: a version, or whether some must be looked for.
+
+    A copy may happen twice: an answer is lost and we repeat, or the HTTP client does, which sends a PUT again on
+    its own when a kept connection breaks. The second then finds its object archived by the first, or names the
+    first's result as the old version. Hence HEAD before every copy, and HEAD again where the copy is refused.
+    """
+    bucket = calls.options.bucket
+    before = await calls.client.head_object(Bucket=bucket, Key=key)
+    if storage_class_of(before.get("StorageClass")) is storage_class:
+        return None, "VersionId" in before  # which only buckets tell that keep versions, or have kept them
+    try:
+        answer = await calls.client.copy_object(
+            Bucket=bucket,
+            Key=key,
+            CopySource={"Bucket": bucket, "Key": key},
+            MetadataDirective="COPY",
+            StorageClass=storage_class.value,
+            **calls.options.encryption_arguments(),
+        )
+    except ClientError:
+        after = await calls.client.head_object(Bucket=bucket, Key=key)
+        if storage_class_of(after.get("StorageClass")) is storage_class:
+            return None, "VersionId" in after
+        raise
+    # Some stores do not tell here what was copied.
+    known = before.get("VersionId")
+    return (known, False) if answer.get("CopySourceVersionId", known) == known else (None, True)

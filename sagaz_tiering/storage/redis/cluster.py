@@ -174,11 +174,6 @@ class ClusterStore(SingleServerStore):
         return None if noted is None else SagaHome.parse(noted)
 
     async def _forget(self, snapshot_id: UUID, place: SagaHome, *, moving_to: SagaHome | None = None) -> bytes | None:
-        args = [
-            self.keys.base(place.shard),
-            place.saga,
-            snapshot_id.hex,
-            "" if moving_to is None else moving_to.text,
-        ]
+        args = [self.keys.base(place.shard), place.saga, snapshot_id.hex, "" if moving_to is None else moving_to.text]
         facts: bytes | None = await self.run("forget", [self.keys.index(place)], args)
         return facts

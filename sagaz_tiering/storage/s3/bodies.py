@@ -30,8 +30,9 @@ from sagaz_tiering.errors import (
     SnapshotArchived,
     TierUnavailable,
 )
+from sagaz_tiering.objects.s3.answers import FoundObject
 from sagaz_tiering.objects.s3.options import S3Options
-from sagaz_tiering.objects.s3.records import FoundObject, S3RecordStore
+from sagaz_tiering.objects.s3.store import S3RecordStore
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.storage.s3 import keys as s3_keys

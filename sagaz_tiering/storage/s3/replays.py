@@ -16,7 +16,7 @@ from uuid import UUID
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.drivers.together import together
 from sagaz_tiering.errors import CorruptPack, CorruptRecord, ObjectNotFound
-from sagaz_tiering.objects.s3.records import S3RecordStore
+from sagaz_tiering.objects.s3.store import S3RecordStore
 from sagaz_tiering.storage import replay_records as replay_log
 from sagaz_tiering.storage.answers import checked_replay
 from sagaz_tiering.storage.reporting import Gaps

@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from sagaz_tiering.drivers.together import together
 from sagaz_tiering.errors import ObjectStoreError, TierUnavailable
-from sagaz_tiering.objects.s3.records import FoundObject
+from sagaz_tiering.objects.s3.answers import FoundObject
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.s3 import keys as s3_keys
 from sagaz_tiering.storage.s3.bodies import SETTLED, OpenBucket

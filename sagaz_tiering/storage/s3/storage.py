@@ -37,7 +37,7 @@ from sagaz_tiering.config.urls import secret_or_none
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.errors import ConfigError, CorruptRecord, InvalidKey
 from sagaz_tiering.objects.s3.options import S3Options, SettingNames
-from sagaz_tiering.objects.s3.records import S3RecordStore
+from sagaz_tiering.objects.s3.store import S3RecordStore
 from sagaz_tiering.snapshot import SagaSnapshot, as_uuid
 from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import as_duration
