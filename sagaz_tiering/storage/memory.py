@@ -5,12 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import threading
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, insort
 from collections.abc import AsyncGenerator, Callable, Iterable, Iterator
-from dataclasses import dataclass
 from datetime import datetime
 from itertools import islice
-from typing import Any, Final, NamedTuple, Self, TypeVar
+from typing import Any, Final, NamedTuple, Self
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, SystemClock, to_micros
@@ -19,10 +18,9 @@ from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
 from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
-from sagaz_tiering.storage import replay_records as replay_log
 from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.storage.reporting import Gaps
-from sagaz_tiering.storage.standalone import ReplayRecord, StandaloneStorage
+from sagaz_tiering.storage.standalone import ReplayRecord, StandaloneStorage, attempted, replay_bytes, replay_of_bytes
 
 _AT_ONCE: Final = 64
 """Small records worked on before the event loop gets its turn."""
@@ -32,21 +30,19 @@ _alone: Final = threading.RLock()
 os.register_at_fork(before=_alone.acquire, after_in_parent=_alone.release, after_in_child=_alone.release)
 
 
-_Key = TypeVar("_Key", int, tuple[int, int, int])
-
-
 class _Stored(NamedTuple):
     """A snapshot as bytes, so that nobody else's changes reach it, and what is asked of it without decoding."""
 
     meta: SnapshotMeta
     value: bytes
 
+    def is_live(self, now_us: int) -> bool:
+        return self.meta.retention_us is None or now_us < self.meta.retention_us
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Replay:
-    replay_id: UUID
-    saga_id: UUID
+
+class _Replay(NamedTuple):
     created_us: int
+    saga_id: UUID
     data: bytes
 
 
@@ -70,12 +66,8 @@ class InMemorySnapshotStorage(StandaloneStorage):
             self._snapshots: dict[UUID, _Stored] = {}
             self._replay_records: dict[UUID, _Replay] = {}
             self._bytes = 0
-            # Sorted lists, searched by bisection: order keys of each saga, saga ids, and (retention_us, snapshot id).
-            self._of_saga: dict[int, list[tuple[int, int, int]]] = {}
-            self._sagas_in_order: list[int] = []
-            self._expiries: list[tuple[int, int]] = []
-            self._replay_ids: list[int] = []
-            self._replays_of_saga: dict[UUID, list[tuple[int, int]]] = {}
+            self._of_saga: dict[UUID, list[tuple[int, int, int]]] = {}
+            """The order keys of each saga's snapshots, sorted."""
 
     async def __aenter__(self) -> Self:
         return self
@@ -88,18 +80,16 @@ class InMemorySnapshotStorage(StandaloneStorage):
 
     async def delete_expired_snapshots(self) -> int:
         """Remove what is past its retention; how many."""
-        now_us = to_micros(self._clock.now())
+        now_us = self._now_us()
         with _alone:
-            expired = [number for _, number in self._expiries[: bisect_left(self._expiries, (now_us + 1, 0))]]
-        return await self._remove_all(
-            expired, lambda meta: meta.retention_us is not None and meta.retention_us <= now_us
-        )
+            expired = [each for each, stored in self._snapshots.items() if not stored.is_live(now_us)]
+        return await self._remove_all(expired, lambda stored: not stored.is_live(now_us))
 
     def get_storage_info(self) -> dict[str, Any]:
         """What this storage is made of and holds."""
         return {
             "storage_type": self._kind,
-            "total_sagas": len(self._sagas_in_order),
+            "total_sagas": len(self._of_saga),
             "total_snapshots": len(self._snapshots),
             "total_replays": len(self._replay_records),
             "total_size_bytes": self._bytes,
@@ -107,15 +97,14 @@ class InMemorySnapshotStorage(StandaloneStorage):
         }
 
     async def _save(self, snapshot: SagaSnapshot) -> None:
-        saved_us = to_micros(self._clock.now())
-        meta, value = await encode_value(snapshot, saved_us=saved_us, level=None, texts=self._texts)
+        meta, value = await encode_value(snapshot, saved_us=self._now_us(), level=None, texts=self._texts)
         with _alone:
             self._remove(meta.snapshot_id)
             self._add(_Stored(meta, value))
 
     async def _get(self, snapshot_id: UUID) -> SagaSnapshot | None:
         stored = self._snapshots.get(snapshot_id)
-        return await _decoded(stored) if stored and self._is_live(stored.meta) else None
+        return await _decoded(stored) if stored and stored.is_live(self._now_us()) else None
 
     async def _newest(self, saga_id: UUID, step_name: str | None, not_after_us: int | None) -> SagaSnapshot | None:
         with _alone:
@@ -136,67 +125,65 @@ class InMemorySnapshotStorage(StandaloneStorage):
 
     async def _delete_saga(self, saga_id: UUID) -> int:
         with _alone:
-            keys = list(self._of_saga.get(saga_id.int, ()))
-        return await self._remove_all([key[-1] for key in keys], lambda meta: meta.saga_id == saga_id)
+            ids = [UUID(int=key[-1]) for key in self._of_saga.get(saga_id, ())]
+        return await self._remove_all(ids, lambda stored: stored.meta.saga_id == saga_id)
 
     async def _sagas(self, after: UUID | None) -> AsyncGenerator[UUID, None]:
-        async for number in _ascending(lambda: self._sagas_in_order, -1 if after is None else after.int):
-            if self._some(UUID(int=number), 1):
-                yield UUID(int=number)
+        async for saga_id in _ascending(self._of_saga, after):
+            if self._some(saga_id, 1):
+                yield saga_id
 
     async def _walk(self, saga_id: UUID, gaps: Gaps) -> AsyncGenerator[SagaSnapshot, None]:
-        async for key in _ascending(lambda: self._of_saga.get(saga_id.int, []), (-(2**63), 0, 0)):
+        with _alone:
+            keys = list(self._of_saga.get(saga_id, ()))
+        for at, key in enumerate(keys):
+            await _yield_to_loop(at)
             stored = self._snapshots.get(UUID(int=key[-1]))
-            if stored is not None and self._is_live(stored.meta):
+            # Else it was saved anew meanwhile, in another place.
+            is_here = stored is not None and (stored.meta.saga_id, stored.meta.order_key) == (saga_id, key)
+            if stored is not None and is_here and stored.is_live(self._now_us()):
                 with gaps.passing_over(stored.meta.snapshot_id):
                     yield await _decoded(stored)
 
     async def _save_replay(self, record: ReplayRecord) -> None:
-        replay = _Replay(
-            replay_id=UUID(record["replay_id"]),
-            saga_id=UUID(record["original_saga_id"]),
-            created_us=to_micros(datetime.fromisoformat(record["created_at"])),
-            data=replay_log.to_bytes(record),
-        )
+        created_us = to_micros(datetime.fromisoformat(record["created_at"]))
+        replay = _Replay(created_us, UUID(record["original_saga_id"]), replay_bytes(record))
         with _alone:
-            old = self._replay_records.get(replay.replay_id)
-            if old is None:
-                insort(self._replay_ids, replay.replay_id.int)
-            else:
-                _drop(self._replays_of_saga, old.saga_id, (old.created_us, old.replay_id.int))
-            insort(self._replays_of_saga.setdefault(replay.saga_id, []), (replay.created_us, replay.replay_id.int))
-            self._replay_records[replay.replay_id] = replay
+            self._replay_records[UUID(record["replay_id"])] = replay
 
     async def _replay(self, replay_id: UUID) -> ReplayRecord | None:
         replay = self._replay_records.get(replay_id)
-        return None if replay is None else replay_log.from_bytes(replay.data)
+        return None if replay is None else replay_of_bytes(replay.data)
 
     async def _replays_of(self, saga_id: UUID, wanted: int, gaps: Gaps) -> list[ReplayRecord]:
         with _alone:
-            newest_first = self._replays_of_saga.get(saga_id, [])[::-1]
+            of_saga = [
+                (each.created_us, i, each) for i, each in self._replay_records.items() if each.saga_id == saga_id
+            ]
         found = []
-        for at, (_, number) in enumerate(islice(newest_first, wanted)):
+        for at, (_, replay_id, replay) in enumerate(sorted(of_saga, reverse=True)[:wanted]):
             await _yield_to_loop(at)
-            found += gaps.readable([self._tried_replay(number)])
+            found += gaps.readable([attempted(replay_id, replay_of_bytes, replay.data)])
         return found
 
     async def _replays(self, after: UUID | None) -> AsyncGenerator[tuple[UUID, ReplayRecord | CorruptRecord], None]:
-        async for number in _ascending(lambda: self._replay_ids, -1 if after is None else after.int):
-            yield self._tried_replay(number)
+        async for replay_id in _ascending(self._replay_records, after):
+            if (replay := self._replay_records.get(replay_id)) is not None:
+                yield attempted(replay_id, replay_of_bytes, replay.data)
 
     async def _totals(self, details: dict[str, Any]) -> tuple[int, int]:
-        details |= {"sagas": len(self._sagas_in_order), "replays": len(self._replay_records)}
+        details |= {"sagas": len(self._of_saga), "replays": len(self._replay_records)}
         return len(self._snapshots), self._bytes
 
-    def _is_live(self, meta: SnapshotMeta) -> bool:
-        return meta.retention_us is None or to_micros(self._clock.now()) < meta.retention_us
+    def _now_us(self) -> int:
+        return to_micros(self._clock.now())
 
     def _newest_first(self, saga_id: UUID, not_after_us: int = 2**63) -> Iterator[_Stored]:
         """The live snapshots of a saga; only with the lock, and not to be held over an await: saves change the list."""
-        keys = self._of_saga.get(saga_id.int, [])
+        keys, now_us = self._of_saga.get(saga_id, []), self._now_us()
         for at in range(bisect_left(keys, (not_after_us + 1, -(2**31), 0)) - 1, -1, -1):
             stored = self._snapshots[UUID(int=keys[at][-1])]
-            if self._is_live(stored.meta):
+            if stored.is_live(now_us):
                 yield stored
 
     def _some(self, saga_id: UUID, count: int) -> list[_Stored]:
@@ -205,40 +192,30 @@ class InMemorySnapshotStorage(StandaloneStorage):
             return list(islice(self._newest_first(saga_id), count))
 
     def _add(self, stored: _Stored) -> None:
-        meta = stored.meta
-        if meta.saga_id.int not in self._of_saga:
-            insort(self._sagas_in_order, meta.saga_id.int)
-        insort(self._of_saga.setdefault(meta.saga_id.int, []), meta.order_key)
-        if meta.retention_us is not None:
-            insort(self._expiries, (meta.retention_us, meta.snapshot_id.int))
-        self._snapshots[meta.snapshot_id] = stored
+        insort(self._of_saga.setdefault(stored.meta.saga_id, []), stored.meta.order_key)
+        self._snapshots[stored.meta.snapshot_id] = stored
         self._bytes += len(stored.value)
 
-    def _remove(self, snapshot_id: UUID, unwanted: Callable[[SnapshotMeta], bool] = lambda _: True) -> bool:
+    def _remove(self, snapshot_id: UUID, unwanted: Callable[[_Stored], bool] = lambda _: True) -> bool:
         with _alone:
             stored = self._snapshots.get(snapshot_id)
-            if stored is None or not unwanted(stored.meta):
+            if stored is None or not unwanted(stored):
                 return False
             del self._snapshots[snapshot_id]
-            meta = stored.meta
-            if _drop(self._of_saga, meta.saga_id.int, meta.order_key):
-                del self._sagas_in_order[bisect_left(self._sagas_in_order, meta.saga_id.int)]
-            if meta.retention_us is not None:
-                del self._expiries[bisect_left(self._expiries, (meta.retention_us, snapshot_id.int))]
+            keys = self._of_saga[stored.meta.saga_id]
+            del keys[bisect_left(keys, stored.meta.order_key)]
+            if not keys:
+                del self._of_saga[stored.meta.saga_id]
             self._bytes -= len(stored.value)
             return True
 
-    async def _remove_all(self, numbers: Iterable[int], unwanted: Callable[[SnapshotMeta], bool]) -> int:
+    async def _remove_all(self, ids: Iterable[UUID], unwanted: Callable[[_Stored], bool]) -> int:
         """Those that are `unwanted` still when their turn comes: they may be saved anew meanwhile."""
         removed = 0
-        for at, number in enumerate(numbers):
+        for at, snapshot_id in enumerate(ids):
             await _yield_to_loop(at)
-            removed += self._remove(UUID(int=number), unwanted)
+            removed += self._remove(snapshot_id, unwanted)
         return removed
-
-    def _tried_replay(self, number: int) -> tuple[UUID, ReplayRecord | CorruptRecord]:
-        replay = self._replay_records[UUID(int=number)]
-        return replay_log.attempted(replay.replay_id, replay_log.from_bytes, replay.data)
 
 
 async def _decoded(stored: _Stored) -> SagaSnapshot:
@@ -254,24 +231,10 @@ async def _yield_to_loop(worked_on: int) -> None:
         await asyncio.sleep(0)
 
 
-async def _ascending(keys: Callable[[], list[_Key]], last: _Key) -> AsyncGenerator[_Key, None]:
-    """The keys behind `last`, of a list that may change meanwhile."""
-    passed = 0
-    while True:
-        with _alone:
-            now = keys()
-            at = bisect_right(now, last)
-            if at == len(now):
-                return
-            last, passed = now[at], passed + 1
-        await _yield_to_loop(passed)
-        yield last
-
-
-def _drop(lists: dict[Any, list[Any]], owner: Any, key: Any) -> bool:
-    """Take a key out of its owner's sorted list; whether that was the last one."""
-    keys = lists[owner]
-    del keys[bisect_left(keys, key)]
-    if not keys:
-        del lists[owner]
-    return not keys
+async def _ascending(ids: Iterable[UUID], after: UUID | None) -> AsyncGenerator[UUID, None]:
+    """Those behind `after` of the keys of a dict that may change meanwhile."""
+    with _alone:
+        found = sorted(each for each in ids if after is None or each > after)
+    for at, each in enumerate(found):
+        await _yield_to_loop(at)
+        yield each

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any, ClassVar, ParamSpec, TypeVar
 from uuid import UUID
 
 from sagaz_tiering.clock import to_micros
+from sagaz_tiering.codec import typed_json
 from sagaz_tiering.errors import CorruptRecord, SagazTieringError
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, as_utc, as_uuid, replay_record
 from sagaz_tiering.storage.answers import check_answer, checked_replay, text_ids_find_nothing
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.reporting import Gaps, measured_read, reported_save
 
+P = ParamSpec("P")
+T = TypeVar("T")
 ReplayRecord = dict[str, Any]
 """In the shape of `ReplayResult.to_dict`."""
 
@@ -222,3 +225,31 @@ class StandaloneStorage(ABC):
 
 def _start(after: UUID | str | None) -> UUID | None:
     return None if after is None else as_uuid(after, "after")
+
+
+def attempted(
+    replay_id: UUID, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs
+) -> tuple[UUID, T | CorruptRecord]:
+    """What `read` gives, or why it cannot, with whose record it is."""
+    try:
+        return replay_id, read(*args, **kwargs)
+    except CorruptRecord as exc:
+        return replay_id, exc
+
+
+def replay_bytes(record: dict[str, Any]) -> bytes:
+    """A record as bytes: one byte for the encoding, then typed JSON. Raises NotSerializable."""
+    encoding, body = typed_json.dumps(record, path="")
+    return bytes([encoding]) + body
+
+
+def replay_of_bytes(data: bytes) -> dict[str, Any]:
+    """The record of `replay_bytes`. Raises CorruptRecord."""
+    try:
+        encoding = typed_json.Encoding(data[0])
+    except (IndexError, ValueError) as exc:
+        raise CorruptRecord("a stored replay record is empty or of an unknown encoding") from exc
+    record = typed_json.loads(encoding, data[1:])
+    if type(record) is not dict or "replay_id" not in record:
+        raise CorruptRecord("a stored replay record is not one")
+    return record

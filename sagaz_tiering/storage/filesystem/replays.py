@@ -18,7 +18,7 @@ from sagaz_tiering.storage.filesystem import record as form
 from sagaz_tiering.storage.filesystem.files import make_folder, opened_top
 from sagaz_tiering.storage.filesystem.layout import PLAIN, Layout, canonical
 from sagaz_tiering.storage.filesystem.locks import Lock, Locks
-from sagaz_tiering.storage.replay_records import attempted
+from sagaz_tiering.storage.standalone import attempted
 
 Replay = dict[str, Any]
 

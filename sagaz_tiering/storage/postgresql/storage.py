@@ -25,9 +25,8 @@ from sagaz_tiering.storage.base import as_duration
 from sagaz_tiering.storage.postgresql.pool import SnapshotPool
 from sagaz_tiering.storage.postgresql.rows import Row, replay_of, replay_row_of, row_of, snapshot_of, step_as_stored
 from sagaz_tiering.storage.postgresql.url import checked_options, shown_url
-from sagaz_tiering.storage.replay_records import attempted
 from sagaz_tiering.storage.reporting import Gaps
-from sagaz_tiering.storage.standalone import ReplayRecord, StandaloneStorage
+from sagaz_tiering.storage.standalone import ReplayRecord, StandaloneStorage, attempted
 
 _SQL: Final = load(__package__, "standalone")
 

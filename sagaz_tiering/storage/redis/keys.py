@@ -12,7 +12,7 @@ prefix, X the shard (two hex digits), SAGA and ID 32 hex digits:
     P{X}expiring      sorted set: score = expiry in microseconds, member = saga, id and size
     P{X}totals        hash: how many snapshots are held, expired ones included, and the bytes of their values
     Pwhere:ID         pointer: shard and saga of a snapshot, nonce of its save, time of its save (in a slot of its own)
-    P{X}replay:ID     a replay record: shard and saga (34 bytes), then replay_log.to_bytes
+    P{X}replay:ID     a replay record: shard and saga (34 bytes), then standalone.replay_bytes
     P{X}replays       sorted set of the shard's replay records, by id
     P{X}SAGA:replays  sorted set: score = created_at in microseconds, member = replay id and its shard
 

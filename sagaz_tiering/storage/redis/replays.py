@@ -12,12 +12,11 @@ from uuid import UUID
 
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.errors import CorruptRecord
-from sagaz_tiering.storage import replay_records as replay_log
 from sagaz_tiering.storage.answers import checked_replay
 from sagaz_tiering.storage.redis.keys import PLACE_BYTES, SagaHome, shard_of
 from sagaz_tiering.storage.redis.single import PAGE, SingleServerStore
 from sagaz_tiering.storage.reporting import Gaps
-from sagaz_tiering.storage.standalone import ReplayRecord
+from sagaz_tiering.storage.standalone import ReplayRecord, attempted, replay_bytes, replay_of_bytes
 
 
 async def save(store: SingleServerStore, record: ReplayRecord) -> None:
@@ -31,7 +30,7 @@ async def save(store: SingleServerStore, record: ReplayRecord) -> None:
             await client.zadd(of_saga, {member: created_us})
     else:
         keys.append(of_saga)
-    args = [place.text.encode() + replay_log.to_bytes(record), replay_id.hex, store.keys.prefix, created_us, member]
+    args = [place.text.encode() + replay_bytes(record), replay_id.hex, store.keys.prefix, created_us, member]
     old = SagaHome.parse(await store.run("replay", keys, args))
     if store.redis.is_cluster and old is not None and old != place:
         async with store.redis.use() as client:
@@ -82,13 +81,13 @@ async def _read(
     for replay_id, data in zip(replay_ids, values, strict=True):
         if data is None or (place is not None and SagaHome.parse(data) not in (place, None)):
             continue
-        found.append(replay_log.attempted(replay_id, _decoded, data, replay_id, saga_id))
+        found.append(attempted(replay_id, _decoded, data, replay_id, saga_id))
     return found
 
 
 def _decoded(data: bytes, replay_id: UUID, saga_id: UUID | None) -> ReplayRecord:
     """Raises CorruptRecord."""
-    return checked_replay(replay_log.from_bytes(data[PLACE_BYTES:]), replay_id=replay_id, saga_id=saga_id)
+    return checked_replay(replay_of_bytes(data[PLACE_BYTES:]), replay_id=replay_id, saga_id=saga_id)
 
 
 def _member(replay_id: UUID) -> str:

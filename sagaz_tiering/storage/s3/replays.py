@@ -17,12 +17,11 @@ from sagaz_tiering.clock import to_micros
 from sagaz_tiering.drivers.together import together
 from sagaz_tiering.errors import CorruptPack, CorruptRecord, ObjectNotFound
 from sagaz_tiering.objects.s3.store import S3RecordStore
-from sagaz_tiering.storage import replay_records as replay_log
 from sagaz_tiering.storage.answers import checked_replay
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.storage.s3 import keys as s3_keys
 from sagaz_tiering.storage.s3.bodies import take
-from sagaz_tiering.storage.standalone import ReplayRecord
+from sagaz_tiering.storage.standalone import ReplayRecord, replay_bytes, replay_of_bytes
 from sagaz_tiering.storage_class import StorageClass
 
 _AT_ONCE = 16
@@ -30,7 +29,7 @@ _AT_ONCE = 16
 
 async def save(store: S3RecordStore, record: ReplayRecord) -> None:
     """Insert or replace; always in STANDARD, since nobody waits hours for an audit log."""
-    data = await asyncio.to_thread(replay_log.to_bytes, record)
+    data = await asyncio.to_thread(replay_bytes, record)
     await store.replace(_entry_key(record), b"", storage_class=StorageClass.STANDARD)
     key = s3_keys.replay_key(UUID(record["replay_id"]))
     await store.replace(key, data, storage_class=StorageClass.STANDARD)
@@ -44,7 +43,7 @@ async def get(store: S3RecordStore, replay_id: UUID) -> ReplayRecord | None:
         return None
     except CorruptPack as exc:
         raise CorruptRecord(f"replay {replay_id}: {exc}") from exc
-    record = await asyncio.to_thread(replay_log.from_bytes, data)
+    record = await asyncio.to_thread(replay_of_bytes, data)
     try:
         checked_replay(record, replay_id=replay_id)
         _entry_key(record)
