@@ -22,8 +22,7 @@ from sagaz_tiering.catalog.patterns import expression
 from sagaz_tiering.catalog.sagas import end_of
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.patterns import ANY
-from sagaz_tiering.costs.buckets import bucket_of
-from sagaz_tiering.costs.inputs import PackGroup
+from sagaz_tiering.costs import PackGroup, bucket_of
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import joined, load
 from sagaz_tiering.drivers.postgresql.text import from_column, to_column

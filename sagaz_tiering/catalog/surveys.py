@@ -12,8 +12,7 @@ from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.config.patterns import RUNNING, outcome_of
 from sagaz_tiering.config.policy import ClockSource, Policy, Retention
-from sagaz_tiering.costs.buckets import bucket_of
-from sagaz_tiering.costs.inputs import Due, Expired, PackGroup
+from sagaz_tiering.costs import Due, Expired, PackGroup, bucket_of
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.postgresql.text import from_column
 from sagaz_tiering.policy import PolicySet

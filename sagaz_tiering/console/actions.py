@@ -13,7 +13,7 @@ from sagaz_tiering.console.access import Visitor
 from sagaz_tiering.console.documents import Documents
 from sagaz_tiering.console.routes import Action, Asked, BadQuestion, NotThere, Parameter, there
 from sagaz_tiering.console.saga_views import SAGA_ID
-from sagaz_tiering.costs.difference import difference
+from sagaz_tiering.costs.lines import difference
 from sagaz_tiering.errors import HotTierUnavailable
 from sagaz_tiering.operations.survey import planned
 from sagaz_tiering.policy import PolicySet
@@ -91,7 +91,11 @@ async def compare(documents: Documents, asked: Asked) -> dict[str, Any]:
     runtime, now = documents.runtime(), documents.now()
     others = PolicySet((await asyncio.to_thread(config_of, asked["policies"], "the pasted text")).policies)
     before, after = [await planned(runtime.job_context(), each, now) for each in (runtime.policies, others)]
-    return {"plan": before.to_dict(), "other": after.to_dict(), "difference": plain(difference(before, after))}
+    return {
+        "plan": before.to_dict(),
+        "other": after.to_dict(),
+        "difference": plain(difference(before.lines, after.lines)),
+    }
 
 
 COMPARE_PARAMETERS: Final = (

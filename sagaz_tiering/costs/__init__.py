@@ -5,11 +5,20 @@ Pure: it never asks a server or a clock, and never moves anything; jobs and comm
 
 from __future__ import annotations
 
-from sagaz_tiering.costs.buckets import bucket_end, bucket_of
-from sagaz_tiering.costs.choice import first_class, judge_pack, share_cost
-from sagaz_tiering.costs.economics import Cost, life, months, restore_cost, transition_cost, upload_cost
-from sagaz_tiering.costs.inputs import Due, Expired, Inputs, PackGroup
-from sagaz_tiering.costs.lines import Line
+from sagaz_tiering.costs.economics import (
+    Cost,
+    bucket_end,
+    bucket_of,
+    first_class,
+    judge_pack,
+    life,
+    months,
+    restore_cost,
+    share_cost,
+    transition_cost,
+    upload_cost,
+)
+from sagaz_tiering.costs.lines import Due, Expired, Inputs, Line, PackGroup
 from sagaz_tiering.costs.prices import PriceList, minimum_durations
 
 __all__ = [

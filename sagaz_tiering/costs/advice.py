@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from sagaz_tiering.costs.choice import total_usd
-from sagaz_tiering.costs.economics import months, restore_cost
+from sagaz_tiering.costs.economics import months, restore_cost, total_usd
 from sagaz_tiering.costs.prices import PriceList
 from sagaz_tiering.storage_class import StorageClass
 from sagaz_tiering.terminal import document, show_usd

@@ -57,7 +57,7 @@ FACES = {
         "units",
         "urls",
     ),
-    "costs": ("buckets", "difference", "economics", "inputs", "plan"),
+    "costs": ("economics", "lines", "plan"),
     "daemon": ("listening", "state"),
     "dictionaries": ("bucket", "cache", "training"),
     "doctor": ("finding", "setup"),

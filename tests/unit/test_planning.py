@@ -22,10 +22,8 @@ from sagaz_tiering.costs import (
     first_class,
     share_cost,
 )
-from sagaz_tiering.costs.buckets import ends_at
-from sagaz_tiering.costs.choice import choose_class
-from sagaz_tiering.costs.difference import difference
-from sagaz_tiering.costs.economics import judge_move
+from sagaz_tiering.costs.economics import choose_class, ends_at, judge_move
+from sagaz_tiering.costs.lines import difference
 from sagaz_tiering.costs.plan import Plan, plan
 from sagaz_tiering.jobs.compact.plan import Merge
 from sagaz_tiering.policy import Policy, PolicySet
@@ -293,12 +291,12 @@ def test_other_policies_give_packs_other_expiries() -> None:
     before = planned(mine, [pack])
     after = plan(Inputs(packs=(pack,)), other, PRICES, NOW, in_force=mine)
     assert actions(after) == [("expire", "planned", "STANDARD_IA", None)]
-    changes = difference(before, after)
+    changes = difference(before.lines, after.lines)
     assert [(c.line.action, c.before is None, c.after is None) for c in changes] == [
         ("expire", True, False),
         ("transition", False, True),
     ]
-    assert difference(before, before) == ()
+    assert difference(before.lines, before.lines) == ()
     assert actions(plan(Inputs(packs=(group(other),)), mine, PRICES, NOW, in_force=other))[0][0] == "transition"
 
 
@@ -408,7 +406,9 @@ def test_end_of_a_pack_is_that_of_its_youngest_snapshot() -> None:
     """By the policy's `retain`, by the month in its key where only snapshots say, or never."""
     retains, silent = policies({"retain": "400d"}).policies[0], policies().policies[0]
     clock, first = NOW - 10 * DAY, NOW + 5 * DAY
-    assert ends_at(retains, "2028-01", clock, first) == clock + 400 * DAY
-    assert ends_at(silent, "2026-12", clock, first) == datetime(2027, 1, 1, tzinfo=UTC)
-    assert ends_at(silent, "never", clock, None) is None
-    assert ends_at(None, "2026-12", clock, first) == datetime(2027, 1, 1, tzinfo=UTC)
+    pack = group(policies(), bucket="2026-12", max_clock_at=clock, next_expiry_at=first)
+    assert ends_at(retains, replace(pack, bucket="2028-01")) == clock + 400 * DAY
+    assert ends_at(silent, pack) == datetime(2027, 1, 1, tzinfo=UTC)
+    assert ends_at(silent, replace(pack, bucket="never")) == first
+    assert ends_at(silent, replace(pack, bucket="never", next_expiry_at=None)) is None
+    assert ends_at(None, pack) == datetime(2027, 1, 1, tzinfo=UTC)

@@ -13,8 +13,7 @@ from sagaz_tiering.cli.session import NO_DAEMON, Answer, Call, command, show_nex
 from sagaz_tiering.terminal import counted, make_table, plain, show_bytes, show_time, show_usd
 
 if TYPE_CHECKING:
-    from sagaz_tiering.costs import Line
-    from sagaz_tiering.costs.difference import Change
+    from sagaz_tiering.costs.lines import Change, Line
     from sagaz_tiering.costs.plan import Plan
 
 _SPARE = ("packs", "requests", "bytes", "of sagas", "pays after", "$ a month before", "from")
@@ -34,7 +33,7 @@ async def plan(
 
     from sagaz_tiering.catalog.migrations import check_schema
     from sagaz_tiering.config.load import load_config
-    from sagaz_tiering.costs.difference import difference
+    from sagaz_tiering.costs.lines import difference
     from sagaz_tiering.operations.status import upcoming
     from sagaz_tiering.operations.survey import planned
     from sagaz_tiering.policy import PolicySet
@@ -47,7 +46,7 @@ async def plan(
         plans = await asyncio.gather(*(planned(runtime.job_context(), policies, at) for policies in wanted))
         now = runtime.clock.now()
         runs, seen = await upcoming(runtime.job_context(), "age", "transition", "expire", "compact")
-    changes = difference(*plans) if others is not None else ()
+    changes = difference(plans[0].lines, plans[1].lines) if others is not None else ()
     answer = {**plans[0].to_dict(), "next_runs": plain(runs), "daemon_seen": seen}
     if others is not None:
         answer |= {"other": plans[1], "difference": changes}
