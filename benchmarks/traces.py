@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from uuid import uuid4
 
@@ -19,7 +20,7 @@ from by_turns import OURS, Target, Work, compare
 from sagaz_tiering import SagaSnapshot, TieredSnapshotStorage
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.drivers import traces
-from sagaz_tiering.embedded import EmbeddedServers, throwaway_folder
+from sagaz_tiering.embedded import EmbeddedServers
 from sagaz_tiering.storage import reporting
 
 CONTEXT = {f"key {number}": "value " * 8 for number in range(100)}
@@ -92,7 +93,7 @@ def turns(work: Callable[[int], Awaitable[None]], calls: int) -> dict[str, Calla
 
 async def main(rounds: int, calls: int) -> None:
     """Saves to Redis alone and reads by id, on servers that it starts."""
-    with throwaway_folder("sagaz-tiering-traces-") as folder:
+    with TemporaryDirectory(prefix="sagaz-tiering-traces-", ignore_cleanup_errors=True) as folder:
         async with EmbeddedServers.start(Path(folder), durable=False, s3=False) as servers:
             config = TieringConfig.model_validate(
                 {

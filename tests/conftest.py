@@ -64,7 +64,6 @@ def postgres_server(servers_folder: Path, postgres_template: Path) -> Iterator[P
     run_apart(server.start)
     yield server
     run_apart(server.stop)
-    server.discard()
 
 
 @pytest.fixture(scope="session")

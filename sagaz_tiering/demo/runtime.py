@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from sagaz_tiering.app.runtime import Runtime, open_runtime
 from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.config.load import load_config
 from sagaz_tiering.drivers.files import open_private, refusing
-from sagaz_tiering.embedded import EmbeddedServers, throwaway_folder
+from sagaz_tiering.embedded import EmbeddedServers
 from sagaz_tiering.errors import ConfigError
 
 BUCKET = "sagaz-demo"
@@ -119,14 +120,14 @@ def _write(path: Path, text: str) -> Path:
 
 @contextmanager
 def _folder(keep: Path | None) -> Iterator[Path]:
-    """An empty folder that PostgreSQL's account can pass through."""
+    """An empty folder, which is gone at the end unless it is to be kept."""
     if keep is None:
-        with throwaway_folder("sagaz-tiering-demo-") as folder:
-            yield folder
+        with TemporaryDirectory(prefix="sagaz-tiering-demo-", ignore_cleanup_errors=True) as folder:
+            yield Path(folder)
         return
     hint = "give --keep a new or empty folder"
     with refusing(f"{keep} cannot be used", hint):
-        keep.mkdir(mode=0o711, parents=True, exist_ok=True)
+        keep.mkdir(mode=0o700, parents=True, exist_ok=True)
         if any(keep.iterdir()):
             raise ConfigError(f"{keep} is not empty", hint=hint)
     yield keep.resolve()

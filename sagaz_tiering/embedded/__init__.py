@@ -4,7 +4,6 @@ A supervisor of each server ends it with the process that started it; a lock kee
 It never listens beyond this machine, and is never what production data should rest on.
 """
 
-from sagaz_tiering.embedded.account import throwaway_folder
 from sagaz_tiering.embedded.postgres import PostgresServer
 from sagaz_tiering.embedded.redis import RedisServer
 from sagaz_tiering.embedded.s3 import S3Credentials, S3Server
@@ -20,5 +19,4 @@ __all__ = [
     "S3Credentials",
     "S3Server",
     "endpoints_of_running",
-    "throwaway_folder",
 ]

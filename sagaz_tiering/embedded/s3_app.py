@@ -3,18 +3,25 @@
     python -m sagaz_tiering.embedded.s3_app PORT UID GID     (UID 0: as we are)
 
 The key comes in the environment (`KEY_ID`, `SECRET`). An unprivileged account may not be able to read the files of this
-interpreter, so all that is needed is loaded before the process becomes that account.
+interpreter, so all that is needed is loaded before the process becomes that account. Signatures (AWS version 4) are
+made by us, and looked at for every request; botocore signs.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hmac
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
+from http.client import HTTPMessage
 from importlib import import_module
 from typing import Any
+
+from botocore.auth import S3SigV4Auth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 
 KEY_ID, SECRET = "SAGAZ_EMBEDDED_S3_KEY_ID", "SAGAZ_EMBEDDED_S3_SECRET"
 _PR_SET_PDEATHSIG = 1
@@ -26,9 +33,42 @@ _FORBIDDEN = (
 Wsgi = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
-def only_signed(app: Wsgi, key_id: str, secret: str) -> Wsgi:
+def signed_headers(method: str, url: str, *, key_id: str, secret: str, region: str) -> dict[str, str]:
+    """The headers of a request without body."""
+    request = AWSRequest(method, url)
+    S3SigV4Auth(Credentials(key_id, secret), "s3", region).add_auth(request)
+    return dict(request.headers.items())
+
+
+def _is_signed(method: str, path: str, query: str, headers: Mapping[str, str], *, key_id: str, secret: str) -> bool:
+    """Whether the request is signed with this key.
+
+    `path` and `query` are as they were sent, names of headers in lower case. The body is not compared with the signed
+    header `x-amz-content-sha256`.
+    """
+    scheme, _, rest = headers.get("authorization", "").partition(" ")
+    parts = dict(part.strip().partition("=")[::2] for part in rest.split(","))
+    signer, *scope = parts.get("Credential", "").split("/")
+    names = parts.get("SignedHeaders", "").split(";")
+    if scheme != "AWS4-HMAC-SHA256" or signer != key_id or "host" not in names or len(scope) != 4:
+        return False
+    signing = _AsSigned(Credentials(key_id, secret), service_name=scope[2], region_name=scope[1])
+    url = f"http://{headers.get('host', '')}{path}?{query}"
+    request = AWSRequest(method, url, {name: headers.get(name, "") for name in names})
+    request.context["timestamp"] = headers.get("x-amz-date", "")
+    found = signing.signature(signing.string_to_sign(request, signing.canonical_request(request)), request)
+    return hmac.compare_digest(found.encode(), parts.get("Signature", "").encode())
+
+
+class _AsSigned(S3SigV4Auth):
+    """Takes the headers that the request says it signed, whatever botocore itself would sign."""
+
+    def headers_to_sign(self, request: AWSRequest) -> HTTPMessage:
+        return request.headers
+
+
+def _only_signed(app: Wsgi, key_id: str, secret: str) -> Wsgi:
     """`app` for requests that are signed with this key; all others are answered 403."""
-    from sagaz_tiering.embedded.signatures import is_signed  # not of use to who only starts this process
 
     def guarded(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         headers = {
@@ -37,7 +77,7 @@ def only_signed(app: Wsgi, key_id: str, secret: str) -> Wsgi:
             if name.startswith("HTTP_") or name in ("CONTENT_TYPE", "CONTENT_LENGTH")
         }
         path, _, query = environ["REQUEST_URI"].partition("?")
-        if is_signed(environ["REQUEST_METHOD"], path, query, headers, key_id=key_id, secret=secret):
+        if _is_signed(environ["REQUEST_METHOD"], path, query, headers, key_id=key_id, secret=secret):
             return app(environ, start_response)
         ours = f"Credential={key_id}/" in headers.get("authorization", "")
         body = _FORBIDDEN % (b"SignatureDoesNotMatch" if ours else b"InvalidAccessKeyId")
@@ -80,7 +120,7 @@ def _warmed_up() -> Wsgi:
     return app
 
 
-def become(uid: int, gid: int) -> None:
+def _become(uid: int, gid: int) -> None:
     """Be that account from now on, and still end with our parent."""
     parent = os.getppid()
     os.setgroups([])
@@ -100,10 +140,10 @@ def main() -> None:
     port, uid, gid = map(int, sys.argv[1:])
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit(0))
-    app = only_signed(_warmed_up(), os.environ.pop(KEY_ID), os.environ.pop(SECRET))
+    app = _only_signed(_warmed_up(), os.environ.pop(KEY_ID), os.environ.pop(SECRET))
     server = make_server("127.0.0.1", port, app, threaded=True, request_handler=MotoRequestHandler)
     if uid:
-        become(uid, gid)
+        _become(uid, gid)
     server.serve_forever()
 
 

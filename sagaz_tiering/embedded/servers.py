@@ -1,27 +1,37 @@
-"""All servers of one data folder: one lock, started together, stopped together."""
+"""All servers of one data folder: one lock, started together, stopped together.
+
+One process at a time has a data folder, and its servers count as that process.
+"""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import fcntl
 import importlib.util
 import json
+import os
+import pwd
+import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import TypeVar
 
-from sagaz_tiering.drivers.files import open_private
+from sagaz_tiering.drivers.files import open_private, refusing, replace_file
 from sagaz_tiering.drivers.together import together
-from sagaz_tiering.embedded.lock import hold, is_held
 from sagaz_tiering.embedded.postgres import PostgresServer
 from sagaz_tiering.embedded.redis import RedisServer, find_binary
 from sagaz_tiering.embedded.s3 import S3Credentials, S3Server
-from sagaz_tiering.embedded.server import START_DEADLINE_S, EmbeddedServer
+from sagaz_tiering.embedded.server import START_DEADLINE_S, STOP_GRACE_S, EmbeddedServer
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
 
 S = TypeVar("S", bound=EmbeddedServer)
+
+_POLL_S = 0.05
+_DYING_S = 1.0
+"""How long a killed process may need to be gone; a living one is waited for no longer."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,8 +78,9 @@ class EmbeddedServers:
         Raises ConfigError if another process uses `data_dir` or a server does not come up, and
         MissingDependencyError if a server is not installed.
         """
+        data_dir = await asyncio.to_thread(data_dir.absolute)
         with await asyncio.to_thread(hold, data_dir) as lock:
-            data_dir, held = lock.data_dir, [lock.fileno()]
+            held = [lock.fileno()]
             servers = cls(
                 postgres=PostgresServer(data_dir, durable=durable, hold_fds=held) if postgres else None,
                 redis=RedisServer(data_dir, durable=durable, hold_fds=held) if redis else None,
@@ -80,10 +91,9 @@ class EmbeddedServers:
                 with _published(data_dir, servers.endpoints):
                     yield servers
             finally:
-                await servers._stop_all()
-                if not durable:
-                    for server in servers._all():
-                        server.discard()
+                for server in servers._all():
+                    server.begin_stop()  # first all, so that also an interrupted wait leaves none behind
+                await asyncio.gather(*(server.stop() for server in servers._all()))
 
     @property
     def postgres_url(self) -> str:
@@ -118,11 +128,6 @@ class EmbeddedServers:
     def _all(self) -> list[EmbeddedServer]:
         return [server for server in (self.postgres, self.redis, self.s3) if server is not None]
 
-    async def _stop_all(self) -> None:
-        for server in self._all():
-            server.begin_stop()  # first all, so that also an interrupted wait leaves none behind
-        await asyncio.gather(*(server.stop() for server in self._all()))
-
 
 def are_installed() -> bool:
     """Whether PostgreSQL and Redis can be started here."""
@@ -153,13 +158,91 @@ def _asked(server: S | None, name: str) -> S:
 def _published(data_dir: Path, endpoints: Endpoints) -> Iterator[None]:
     """Let other processes of this user find the servers, while they run."""
     path = data_dir / "endpoints.json"
-    unfinished = data_dir / "endpoints.json.new"
-    unfinished.unlink(missing_ok=True)
-    with open(unfinished, "x", opener=open_private) as file:
-        json.dump(asdict(endpoints), file)
-    unfinished.replace(path)
+    replace_file(path, json.dumps(asdict(endpoints)).encode())
     try:
         yield
     finally:
-        with contextlib.suppress(FileNotFoundError):
-            path.unlink()
+        path.unlink(missing_ok=True)
+
+
+def hold(data_dir: Path) -> FileIO:
+    """Create the folder if there is none, and hold it until the file is closed. Blocking.
+
+    Servers inherit the descriptor: after our death the folder is free when the last of them is gone.
+    Raises ConfigError if another process holds it (naming it), if it belongs to another user, or if it cannot
+    be used. Waits only for servers whose parent is dead, since these are about to end.
+    """
+    mine = "choose a folder that this user owns"
+    with refusing(f"{data_dir} cannot be created", mine):
+        data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with refusing(f"{data_dir} cannot be used", mine):
+        held = FileIO(data_dir / "lock", "r+", opener=lambda path, flags: open_private(path, flags | os.O_CREAT))
+    try:
+        _refuse_foreign(data_dir, data_dir.stat().st_uid, os.fstat(held.fileno()).st_uid)
+        _acquire(held, data_dir)
+    except BaseException:
+        held.close()
+        raise
+    held.truncate(0)
+    held.write(f"{os.getpid()}\n".encode())
+    return held
+
+
+def is_held(data_dir: Path) -> bool:
+    """Whether a process (or servers that it left behind) holds the folder; False if we may not look."""
+    try:
+        with (data_dir / "lock").open("rb") as lock:
+            found = not _try(lock, fcntl.LOCK_SH)
+            fcntl.flock(lock, fcntl.LOCK_UN)  # a process that is forked meanwhile has it open, too
+            return found
+    except OSError:
+        return False
+
+
+def _refuse_foreign(data_dir: Path, *owners: int) -> None:
+    """Root could use anybody's, but would leave files behind that their owner cannot read."""
+    owner = next((uid for uid in owners if uid != os.geteuid()), None)
+    if owner is None:
+        return
+    try:
+        name = pwd.getpwuid(owner).pw_name
+    except KeyError:
+        name = str(owner)
+    raise ConfigError(f"{data_dir} belongs to the user {name}", hint=f"run as {name}, or use another folder")
+
+
+def _acquire(held: FileIO, data_dir: Path) -> None:
+    begun = time.monotonic()
+    while not _try(held, fcntl.LOCK_EX):
+        holder = os.pread(held.fileno(), 32, 0).decode(errors="replace").strip()
+        lives = _lives(holder)
+        if time.monotonic() - begun > (_DYING_S if lives else STOP_GRACE_S + _DYING_S):
+            by = f"by process {holder or '(starting)'}" if lives else "by servers that do not end"
+            raise ConfigError(
+                f"{data_dir} is already used {by}", hint="stop that one first, or use another data folder"
+            )
+        time.sleep(_POLL_S)
+
+
+def _try(lock: BufferedReader | FileIO, kind: int) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lives(pid: str) -> bool:
+    """Whether the process exists and is more than a zombie. Empty: a holder that has not written its pid yet."""
+    if not pid.isdigit():
+        return True
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except (OSError, IndexError):
+        return True

@@ -2,9 +2,9 @@
 
     python -I -S supervise.py          (standard library only, so that it starts in milliseconds)
 
-stdin: one line of JSON (the spec, see `process.py`), then one command a line: `signal N` (to the server and
-its children) or `keep` (do not remove anything at the end). End of file means that the parent stopped us or
-died, also by SIGKILL: the server gets its stop signal, and SIGKILL after the grace.
+stdin: one line of JSON (the spec, see `server.py`), then `signal N` (to the server and its children) as often as that
+is wanted. End of file means that the parent stopped us or died, also by SIGKILL: the server gets its stop signal, and
+SIGKILL after the grace.
 stdout: the server's pid, then `done` after each `signal`. stderr: the server's log.
 Exits when no process of the server is left.
 
@@ -19,7 +19,6 @@ import ctypes
 import json
 import os
 import select
-import shutil
 import signal
 import subprocess
 import sys
@@ -78,7 +77,6 @@ class Supervisor:
     def __init__(self, spec: dict[str, Any]) -> None:
         self.spec = spec
         self.parent = os.getppid()
-        self.keep = False
         self.stopping_until: float | None = None
         self.exit_code: int | None = None
         self.ended_at = 0.0
@@ -126,13 +124,9 @@ class Supervisor:
             _send(pid, number)
 
     def obey(self, line: str) -> None:
-        verb, _, number = line.partition(" ")
-        if verb == "keep":
-            self.keep = True
-        elif verb == "signal":
-            if self.exit_code is None:
-                self.signal_tree(int(number))
-            _report("done")
+        if self.exit_code is None:
+            self.signal_tree(int(line.removeprefix("signal ")))
+        _report("done")
 
     def reap(self) -> bool:
         """Collect ended children; True when none is left."""
@@ -174,8 +168,6 @@ class Supervisor:
             if os.getppid() != self.parent:
                 self.stop()
             self.enforce_deadlines()
-        if not self.keep and self.spec["remove"]:
-            shutil.rmtree(self.spec["remove"], ignore_errors=True)
         code = self.exit_code if self.exit_code is not None else 1
         return code if code >= 0 else 128 - code
 

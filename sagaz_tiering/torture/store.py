@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import orjson
@@ -15,7 +16,7 @@ from sagaz_tiering.app.runtime import Runtime, open_runtime
 from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.config.load import load_config
 from sagaz_tiering.drivers.files import open_private
-from sagaz_tiering.embedded import EmbeddedServers, throwaway_folder
+from sagaz_tiering.embedded import EmbeddedServers
 from sagaz_tiering.jobs import JOBS
 from sagaz_tiering.torture.model import policies
 
@@ -61,7 +62,8 @@ class Store:
 async def open_store() -> AsyncIterator[Store]:
     """PostgreSQL, Redis and a directory as cold tier, empty. Raises what the servers' start raises."""
     clock = ShiftedClock()
-    with throwaway_folder("sagaz-tiering-torture-") as folder:
+    with TemporaryDirectory(prefix="sagaz-tiering-torture-", ignore_cleanup_errors=True) as name:
+        folder = Path(name)
         async with EmbeddedServers.start(folder / "servers", s3=False, durable=False) as servers:
             config = _configured(servers, folder)
             async with open_runtime(load_config(config, {}), clock=clock) as runtime:

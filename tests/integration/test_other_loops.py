@@ -19,7 +19,7 @@ from sagaz_tiering.app.tiered import TieredSnapshotStorage
 from sagaz_tiering.catalog.restores import Wanted
 from sagaz_tiering.clock import VirtualClock
 from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.embedded.lock import is_held
+from sagaz_tiering.embedded.servers import is_held
 from sagaz_tiering.errors import WrongEventLoop
 from sagaz_tiering.jobs import run_job
 from sagaz_tiering.objects.s3.store import S3ObjectStore

@@ -15,8 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
 from sagaz_tiering.embedded import RedisServer
-from sagaz_tiering.embedded.process import ServerCommand
-from sagaz_tiering.embedded.server import HOST
+from sagaz_tiering.embedded.server import HOST, ServerCommand
 from support.gate import HangingUp
 from support.processes import redis_do
 from support.servers import new_folder
