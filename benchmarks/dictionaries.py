@@ -164,7 +164,7 @@ async def in_packs(runtime: Runtime) -> tuple[int, int]:
 
 async def peer_bytes(client: redis.asyncio.Redis, saved: Sequence[SagaSnapshot], runtime: Runtime) -> float:
     """What sagaz's own storage takes of Redis for the same snapshots, a snapshot."""
-    running = endpoints_of_running(Path(runtime.config.embedded.data_dir))  # type: ignore[union-attr]  # it is set
+    running = endpoints_of_running(Path(runtime.settings.embedded.data_dir))  # type: ignore[union-attr]  # it is set
     assert running is not None
     await client.execute_command("FLUSHALL", "SYNC")  # else what is freed later is counted
     before = await used(client)

@@ -75,7 +75,7 @@ SELECT gen_random_uuid(), gen_random_uuid(), format('saga-%s-x', n % 5), 'step-'
 async def fill(runtime: Runtime, rows: int, per_pack: int, durable: int, sagas: int) -> None:
     """Make everything; prints how long it took."""
     began, db = time.monotonic(), runtime.db
-    revision = PolicySet(runtime.config.policies).retention_revision
+    revision = PolicySet(runtime.settings.policies).retention_revision
     async with db.transaction() as conn:
         for query, arguments in (
             (PACKS, (revision, rows, per_pack)),

@@ -88,7 +88,7 @@ async def made(runtime: Runtime, folder: Path, snapshots: int) -> dict[str, floa
     for change in ("SET fsync = off", "SET max_wal_size = '8GB'"):
         await db.execute(f"ALTER SYSTEM {change}")
     await db.execute("SELECT pg_reload_conf()")
-    revision = PolicySet(runtime.config.policies).retention_revision
+    revision = PolicySet(runtime.settings.policies).retention_revision
     wal_before = await db.fetchval("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn")
     rates = await fill(db, folder / "cold", Wanted(snapshots=snapshots, now=SystemClock().now()), revision)
     wal = await db.fetchval("SELECT pg_current_wal_lsn() - '0/0'::pg_lsn") - wal_before

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sagaz_tiering.storage.postgresql.storage import PostgreSQLSnapshotStorage
     from sagaz_tiering.storage.redis.storage import RedisSnapshotStorage
     from sagaz_tiering.storage.s3.storage import S3SnapshotStorage
-    from sagaz_tiering.tiered.found import Page, SagaSummary
+    from sagaz_tiering.tiered.find import Page, SagaSummary
     from sagaz_tiering.transfer import transfer_snapshots
 
 _MODULES = {
@@ -43,7 +43,7 @@ _MODULES = {
     "storage.postgresql.storage": ["PostgreSQLSnapshotStorage"],
     "storage.redis.storage": ["RedisSnapshotStorage"],
     "storage.s3.storage": ["S3SnapshotStorage"],
-    "tiered.found": ["Page", "SagaSummary"],
+    "tiered.find": ["Page", "SagaSummary"],
     "transfer": ["transfer_snapshots"],
 }
 _HOMES = {name: f"sagaz_tiering.{module}" for module, names in _MODULES.items() for name in names}

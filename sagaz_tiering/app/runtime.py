@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -35,40 +36,29 @@ from sagaz_tiering.jobs.ownership import secure
 from sagaz_tiering.keys.keyring import Keyring
 from sagaz_tiering.keys.master import MasterKeys
 from sagaz_tiering.objects.base import ObjectStore
-from sagaz_tiering.tiers import HasTiers, InForce, Tiers
+from sagaz_tiering.tiers import InForce, Tiers
 
 if TYPE_CHECKING:
     from sagaz_tiering.embedded.servers import Endpoints
     from sagaz_tiering.tiered.storage import TieredStorage
 
 
-class Runtime(HasTiers):
+@dataclass(kw_only=True, eq=False)
+class Runtime(Tiers):
     """The open parts of one process. `open_runtime` makes and closes it."""
 
-    def __init__(
-        self,
-        tiers: Tiers,
-        in_force: InForce,
-        *,
-        facade: type[TieredStorage] | None,
-        again: Callable[[], AbstractAsyncContextManager[Runtime]],
-    ) -> None:
-        self.tiers, self.in_force = tiers, in_force
-        self._facade, self._again = facade, again
+    facade: type[TieredStorage] | None
+    again: Callable[[], AbstractAsyncContextManager[Runtime]]
+
+    def __post_init__(self) -> None:
         self._storage: TieredStorage | None = None
-        opened_with = in_force.settings
+        opened_with = self.settings
         self._jobs = JobContext(
-            tiers=tiers,
-            in_force=in_force,
+            **{each.name: getattr(self, each.name) for each in fields(Tiers)},
             owner=f"{socket.gethostname()}/{os.getpid()}/{uuid4().hex[:8]}",
             # Worker processes measure for themselves; a clock that was given to us is not theirs.
-            workers=WorkerPool(lambda: opened_with) if isinstance(tiers.clock, ServerClock) else None,
+            workers=WorkerPool(opened_with) if isinstance(self.clock, ServerClock) else None,
         )
-
-    @property
-    def config(self) -> TieringConfig:
-        """The configuration in force."""
-        return self.settings
 
     @property
     def db(self) -> Database:
@@ -78,14 +68,9 @@ class Runtime(HasTiers):
     def storage(self) -> TieredStorage:
         """The facade over these parts, always the same one; made when it is first asked for, which jobs never do."""
         if self._storage is None:
-            facade = self._facade or _tiered()
-            self._storage = facade(
-                self.tiers,
-                self.in_force,
-                expire=self._expire,
-                publish=partial(try_to_publish, self._jobs),
-                open_again=self._open_again,
-            )
+            publish = partial(try_to_publish, self._jobs)
+            facade = self.facade or _tiered()
+            self._storage = facade(self, expire=self._expire, publish=publish, open_again=self._open_again)
         return self._storage
 
     async def retire(self) -> None:
@@ -114,7 +99,7 @@ class Runtime(HasTiers):
     @asynccontextmanager
     async def _open_again(self) -> AsyncIterator[TieredStorage]:
         """The same storage for another event loop; embedded servers are those that run."""
-        async with self._again() as runtime:
+        async with self.again() as runtime:
             yield runtime.storage()
 
     async def _expire(self) -> int:
@@ -181,19 +166,21 @@ class _Opening(AbstractAsyncContextManager[Runtime]):
         masters = master_keys(config)
         stack.push_async_callback(masters.close)
         catalog = Catalog(db)
-        tiers = Tiers(
+        dictionaries = _dictionaries(config, hot, catalog, objects)
+        stack.push_async_callback(dictionaries.close)
+        return Runtime(
             hot=hot,
             incarnation=Incarnation(catalog.hot_tier, hot, clock, is_ours=config.tiers.hot.url.is_embedded),
             catalog=catalog,
             objects=objects,
             keys=Keyring(catalog.saga_keys, masters),
-            dictionaries=_dictionaries(config, hot, catalog, objects),
+            dictionaries=dictionaries,
             prices=PriceList.load(config.tiers.cold.region),
             clock=clock,
+            in_force=self._in_force,
+            facade=self._facade,
+            again=partial(_Opening, self._in_force, self._clock, self._host, self._facade),
         )
-        stack.push_async_callback(tiers.dictionaries.close)
-        again = partial(_Opening, self._in_force, self._clock, self._host, self._facade)
-        return Runtime(tiers, self._in_force, facade=self._facade, again=again)
 
 
 @asynccontextmanager

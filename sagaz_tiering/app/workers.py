@@ -11,7 +11,7 @@ import asyncio
 import math
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -59,15 +59,15 @@ def process_count(configured: int) -> int:
 
 
 class WorkerPool:
-    """Starts them. `config` gives the configuration that this process was opened with."""
+    """Starts them. `config` is what this process was opened with."""
 
-    def __init__(self, config: Callable[[], TieringConfig]) -> None:
+    def __init__(self, config: TieringConfig) -> None:
         self._config = config
 
     @property
     def processes(self) -> int:
         """How many work on a large backlog, this one included."""
-        return process_count(self._config().jobs.processes)
+        return process_count(self._config.jobs.processes)
 
     @asynccontextmanager
     async def share(self, job: str, stopping: asyncio.Event, tally: Tally, policies: PolicySet) -> AsyncIterator[None]:
@@ -80,7 +80,7 @@ class WorkerPool:
         """
         enough = asyncio.Event()
         # The servers that this process has open, and the policies of this run, whatever was reloaded since.
-        config = self._config().model_copy(update={"policies": tuple(policies.policies)})
+        config = self._config.model_copy(update={"policies": tuple(policies.policies)})
         children = [asyncio.create_task(self._child(job, config, enough, tally)) for _ in range(self.processes - 1)]
         telling = asyncio.create_task(_pass_on(stopping, enough))
         try:

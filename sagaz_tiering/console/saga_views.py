@@ -17,7 +17,7 @@ from sagaz_tiering.console.tree import Node, tree_of
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef, Tier
 from sagaz_tiering.terminal import plain, show_value
 from sagaz_tiering.tiered import SagaFilters
-from sagaz_tiering.tiered.compare import WHY_NONE, Comparer
+from sagaz_tiering.tiered.compare import WHY_NONE, diff
 
 SAGA_ID: Final = Parameter(name="saga_id", about="id of the saga", kind="uuid", required=True)
 _PAGE: Final = 30
@@ -182,9 +182,9 @@ async def _changes(documents: Documents, asked: Asked) -> dict[str, Any]:
     trees: list[tuple[Node | None, Node | None]] = []
 
     async def compared() -> dict[str, Any]:
-        diff = await Comparer(documents.runtime().storage().reader).diff(asked["saga_id"], a, b, asked["saga_id"])
-        trees.extend(map(_trees, diff.changes[:_MOST_TREES]))
-        return {"changes": [_change(each) for each in diff.changes[:_MOST_CHANGES]], "count": len(diff.changes)}
+        it = await diff(documents.runtime().storage().reader, asked["saga_id"], a, b, asked["saga_id"])
+        trees.extend(map(_trees, it.changes[:_MOST_TREES]))
+        return {"changes": [_change(each) for each in it.changes[:_MOST_CHANGES]], "count": len(it.changes)}
 
     return {**found, "difference": await documents.part(compared), "_trees": trees}
 

@@ -36,13 +36,13 @@ ServeConsole = Callable[[ConsoleSettings, DaemonState], AbstractAsyncContextMana
 @asynccontextmanager
 async def without_daemon(runtime: Runtime) -> AsyncIterator[DaemonState]:
     """Run the jobs by their schedule while the block runs, where no daemon does. Nobody pings the servers."""
-    health, times = Readiness(time.monotonic), times_of(runtime.config.schedule)
+    health, times = Readiness(time.monotonic), times_of(runtime.settings.schedule)
     health.check_passed()
     schedule = JobSchedule(lambda name: run_job(name, runtime.job_context()))
     last_runs = await runtime.catalog.history.last_runs()
     schedule.start(times, first_delays(times, last_runs, runtime.clock.now()), runtime.clock)
     try:
-        yield DaemonState(lambda: runtime, lambda: runtime.config, health, schedule)
+        yield DaemonState(lambda: runtime, lambda: runtime.settings, health, schedule)
     finally:
         await schedule.stop(timedelta(seconds=5))
 

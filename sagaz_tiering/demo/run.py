@@ -171,7 +171,7 @@ class _Demo:
         if key == "day-8":
             self._compare_with_unpacked(len(snapshots))
         await self._tell_archived(shown)
-        policies = self._runtime.config.policies
+        policies = self._runtime.settings.policies
         tally = await check_fates(snapshots, self._storage, self._runtime.objects, policies, self._clock.now())
         self._story.verdict(tally)
         self._outcome.problems += [str(wrong) for wrong in tally.wrong]

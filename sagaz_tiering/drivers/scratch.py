@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable
-from typing import TypeVar
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Self, TypeVar
 
 from sagaz_tiering.errors import ConfigError
 
 T = TypeVar("T")
+_PAGE = 5_000
 
 
 class Scratch:
@@ -63,3 +64,37 @@ class Scratch:
             if self._db is not None:
                 self._db.close()
             self._db = None
+
+
+class SortedIds(Scratch):
+    """Ids in order, gathered in any order, for what a server can only give unordered (Redis SCAN).
+
+    A set in a temporary file that goes with it: `async with SortedIds() as ids`.
+    """
+
+    def __init__(self) -> None:
+        super().__init__("CREATE TABLE found (id BLOB PRIMARY KEY) WITHOUT ROWID")
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def add(self, ids: Iterable[bytes]) -> None:
+        """Add ids; one that is there already stays once. Raises ConfigError where the disk is full."""
+        found = [(each,) for each in ids]
+        await self.run(lambda db: db.executemany("INSERT OR IGNORE INTO found VALUES (?)", found))
+
+    async def ids(self) -> AsyncIterator[bytes]:
+        """Every id, ascending."""
+        query, last = "SELECT id FROM found WHERE id > ? ORDER BY id LIMIT ?", b""
+
+        def page(db: sqlite3.Connection) -> list[bytes]:
+            return [row[0] for row in db.execute(query, (last, _PAGE))]
+
+        while found := await self.run(page):
+            for each in found:
+                yield each
+            last = found[-1]

@@ -19,7 +19,7 @@ from sagaz_tiering.clock import to_micros
 from sagaz_tiering.packs.format import finished
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.terminal import document
-from sagaz_tiering.tiers import HasTiers, InForce, Tiers
+from sagaz_tiering.tiers import Tiers
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -59,7 +59,7 @@ class Workers(Protocol):
 
 
 @dataclass(slots=True, kw_only=True)
-class JobContext(HasTiers):
+class JobContext(Tiers):
     """The tiers, and what is in force. One per process; jobs keep no state of their own.
 
     `upload_bytes`: most of the packs that are sealed and not published yet. `owner` names this process in leases.
@@ -69,8 +69,6 @@ class JobContext(HasTiers):
     `any_time` the windows of the schedule do not count, with `all_packs` neither `scrub`'s cycle nor its budget.
     """
 
-    tiers: Tiers
-    in_force: InForce
     owner: str
     upload_bytes: int = UPLOAD_BYTES
     progress: Callable[[str, int], None] | None = None

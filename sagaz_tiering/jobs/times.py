@@ -155,7 +155,7 @@ async def with_sure_clock(context: JobContext, tally: Tally) -> JobContext | Non
             tally, f"the time of PostgreSQL's server is not known for sure before {AGREEING} answers agree"
         )
         return None
-    fixed = replace(context, tiers=replace(context.tiers, clock=clock.fixed()))
+    fixed = replace(context, clock=clock.fixed())
     ahead = await _ahead(fixed)
     if not ahead:
         _nothing_removed(tally, "neither Redis nor the object store tells its time, to compare PostgreSQL's with")

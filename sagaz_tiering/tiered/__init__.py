@@ -5,8 +5,8 @@ It never moves a snapshot between tiers, and never answers None for what it coul
 """
 
 from sagaz_tiering.tiered.compare import SnapshotDiff, StepChanges, step_labels
-from sagaz_tiering.tiered.explanation import Explanation, SagaExplanation
-from sagaz_tiering.tiered.found import SagaFilters, SagaSummary
+from sagaz_tiering.tiered.explain import Explanation, SagaExplanation
+from sagaz_tiering.tiered.find import SagaFilters, SagaSummary
 from sagaz_tiering.tiered.storage import TieredStorage
 
 __all__ = [

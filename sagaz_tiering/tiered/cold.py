@@ -1,17 +1,21 @@
-"""Snapshots out of packs: frames fetched once each, a few at a time, archived ones answered with the promise."""
+"""Snapshots out of packs: frames fetched once each, a few at a time, archived ones answered with the promise.
+
+And the restore that such an answer names: asking for archived snapshots to come back.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from uuid import UUID
 
-from sagaz_tiering.catalog.locations import FrameLocation, Packed, SnapshotLocation
+from sagaz_tiering.catalog.locations import FrameLocation, SnapshotLocation
+from sagaz_tiering.catalog.restores import Restore, Wanted
 from sagaz_tiering.codec.value import Record
-from sagaz_tiering.costs import PriceList
-from sagaz_tiering.dictionaries.cache import Dictionaries
+from sagaz_tiering.config.sections import OnArchived
 from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import (
+    ConfigError,
     CorruptData,
     CorruptPack,
     ErasedData,
@@ -21,17 +25,17 @@ from sagaz_tiering.errors import (
     SnapshotArchived,
     Unreadable,
 )
-from sagaz_tiering.keys.keyring import Keyring
-from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.packs.reader import PackReader
 from sagaz_tiering.snapshot import SnapshotRef
 from sagaz_tiering.storage.answers import check_place
+from sagaz_tiering.tiers import Tiers
 
 _AT_ONCE = 8
 _GAP_BYTES = 64 * 1024
 """Bytes between two frames that are read along: in STANDARD_IA about 100 KB cost what another request does."""
 _RUN_BYTES = 2 * 1024 * 1024
 """Frames that are read together are no more than this, as they are stored."""
+_INTO = ("hot", "in-place")
 _GONE = "someone deleted it behind our back; restore it from a bucket version or backup"
 _DAMAGED = (
     "`sagaz-tiering job scrub --once --all` names every object that is damaged, in `sagaz-tiering quarantine list`; "
@@ -42,10 +46,9 @@ _DAMAGED = (
 class ColdTier:
     """Reads archived snapshots by their places."""
 
-    def __init__(self, objects: ObjectStore, prices: PriceList, keys: Keyring, dictionaries: Dictionaries) -> None:
-        self._prices = prices
-        self._keys = keys
-        self._reader = PackReader(objects, dictionaries)
+    def __init__(self, tiers: Tiers) -> None:
+        self._prices, self._keys, self._locations = tiers.prices, tiers.keys, tiers.catalog.locations
+        self._reader = PackReader(tiers.objects, tiers.dictionaries)
 
     async def read(self, located: Sequence[SnapshotLocation]) -> dict[UUID, Record | Unreadable]:
         """The records of these archived snapshots, by id, or why one cannot be read; one GET a frame or neighbours.
@@ -120,11 +123,13 @@ class ColdTier:
             gone.__cause__ = exc
             return gone
 
-    async def saved_us(self, packed: Mapping[UUID, Packed]) -> dict[UUID, int]:
+    async def saved_us(self, snapshot_ids: Sequence[UUID]) -> dict[UUID, int]:
         """When the packed save of each of these was made, as the footers tell; archived bytes are not needed.
 
-        What a footer that cannot be read holds is left out. Raises ColdTierUnavailable.
+        What is in no pack, or in one whose footer cannot be read, is left out. Raises CatalogUnavailable,
+        ColdTierUnavailable.
         """
+        packed = await self._locations.packs_of(snapshot_ids) if snapshot_ids else {}
         found: dict[UUID, int] = {}
         for pack in {each.pack_id: each for each in packed.values()}.values():
             try:
@@ -147,6 +152,37 @@ class ColdTier:
             options=self._prices.restore_options(storage_class, size, len(keys)),
             how_to_restore=_how_to_restore(snapshot_ids),
         )
+
+
+class Restorer:
+    """Requests restores with the configured defaults; `met` does so where a read meets archived bytes."""
+
+    def __init__(self, tiers: Tiers) -> None:
+        self._tiers = tiers
+
+    async def request(
+        self, wanted: Wanted, *, tier: str | None = None, days: int | None = None, into: str = "hot", who: str
+    ) -> Restore | None:
+        """The request (a new one, or the same that is under way); None where nothing is archived."""
+        if into not in _INTO:
+            raise ConfigError(f"into={into!r} is not a place to restore into", hint=f"one of {', '.join(_INTO)}")
+        self._tiers.in_force.check_match(wanted.match)
+        usual = self._tiers.settings.restore
+        return await self._tiers.catalog.restores.request(
+            wanted,
+            retrieval=usual.tier.value if tier is None else tier,
+            days=usual.days if days is None else days,
+            into_hot=into == "hot",
+            who=who,
+            now=self._tiers.clock.now(),
+            prices=self._tiers.prices,
+        )
+
+    async def met(self, archived: SnapshotArchived) -> None:
+        """A read met this: with `on_archived: request` the restore is asked for, and the error tells its id."""
+        if self._tiers.settings.restore.on_archived is OnArchived.REQUEST:
+            asked = await self.request(Wanted(snapshot_ids=archived.snapshot_ids), who="on_archived: request")
+            archived.restore_id = None if asked is None else asked.restore_id
 
 
 def neighbours(places: Iterable[FrameLocation]) -> list[list[FrameLocation]]:

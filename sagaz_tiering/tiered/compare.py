@@ -53,98 +53,92 @@ class StepChanges:
     unknown: str | None = None
 
 
-class Comparer:
-    """Finds snapshots as people name them, and compares them."""
+async def diff(reader: Reader, saga_id: UUID, a: Which, b: Which, other_id: UUID) -> SnapshotDiff:
+    """`a` of one saga and `b` of the other, or of the same."""
+    while True:
+        copies = [await _find(reader, saga_id, a), await _find(reader, other_id, b)]
+        once = {copy.ref.snapshot_id: copy for copy in copies}
+        found = {each.snapshot_id: each for each in await reader.load(list(once.values()))}
+        before, after = (found.get(copy.ref.snapshot_id) for copy in copies)
+        if _is_still(before, copies[0].ref) and _is_still(after, copies[1].ref):
+            return await asyncio.to_thread(_compared, before, after)
 
-    def __init__(self, reader: Reader) -> None:
-        self._reader = reader
 
-    async def diff(self, saga_id: UUID, a: Which, b: Which, other_id: UUID) -> SnapshotDiff:
-        """`a` of one saga and `b` of the other, or of the same."""
-        while True:
-            copies = [await self._find(saga_id, a), await self._find(other_id, b)]
-            once = {copy.ref.snapshot_id: copy for copy in copies}
-            found = {each.snapshot_id: each for each in await self._reader.load(list(once.values()))}
-            before, after = (found.get(copy.ref.snapshot_id) for copy in copies)
-            if _is_still(before, copies[0].ref) and _is_still(after, copies[1].ref):
-                return await asyncio.to_thread(_compared, before, after)
-
-    async def changes(self, saga_id: UUID) -> AsyncIterator[StepChanges]:
-        """What each live snapshot of a saga changed, oldest first; a few bodies are in memory at a time."""
-        copies = (await self._reader.timeline(saga_id))[::-1]
-        before: SagaSnapshot | None = None
-        for start in range(0, len(copies), _BODIES):
-            page = copies[start : start + _BODIES]
-            errors: dict[UUID, Unreadable] = {}
-            try:
-                loaded: Sequence[SagaSnapshot] = await self._reader.load(page)
-            except Unreadable as exc:
-                loaded, errors = exc.readable, dict(exc.unreadable)
-            found = {each.snapshot_id: each for each in loaded}
-            for copy in page:
-                snapshot, error = found.get(copy.ref.snapshot_id), errors.get(copy.ref.snapshot_id)
-                if error is not None:
-                    yield StepChanges(ref=copy.ref, unknown=_why(error))
-                elif snapshot is None:  # deleted meanwhile
-                    continue
-                elif before is None and copy is not copies[0]:
-                    yield StepChanges(ref=copy.ref, unknown="the one before it cannot be read")
-                else:
-                    yield StepChanges(ref=copy.ref, changes=await asyncio.to_thread(_changed, before, snapshot))
-                before = snapshot
-
-    async def _find(self, saga_id: UUID, which: Which) -> Copy:
-        if which is None:
-            found = await self._reader.timeline(saga_id, limit=1)
-        elif isinstance(which, UUID):
-            found = await self._by_id(saga_id, which)
-        elif isinstance(which, datetime):
-            found = await self._reader.timeline(saga_id, not_after=as_utc(which, "a time"), limit=1)
-        else:
-            found = await self._by_text(saga_id, which)
-        if found:
-            return found[0]
-        raise await self._nothing(saga_id, which)
-
-    async def _by_id(self, saga_id: UUID, snapshot_id: UUID) -> list[Copy]:
-        found = await self._reader.live_copies(snapshot_id)
-        for copy in found:
-            if copy.ref.saga_id != saga_id:
-                raise NoSuchSnapshot(
-                    f"snapshot {snapshot_id} is of saga {copy.ref.saga_id}, not of {saga_id}",
-                    hint="name both sagas to compare one with the other",
-                )
-        return found
-
-    async def _by_text(self, saga_id: UUID, text: str) -> list[Copy]:
-        """A step of that name counts first, whatever else the name looks like."""
-        if found := await self._reader.timeline(saga_id, step_name=text, limit=1):
-            return found
-        if (numbered := re.fullmatch(r"(.+)#(\d{1,9})", text, re.DOTALL)) is not None:
-            times = (await self._reader.timeline(saga_id, step_name=numbered[1]))[::-1]
-            if 0 < int(numbered[2]) <= len(times):
-                return [times[int(numbered[2]) - 1]]
-            if times:
-                raise NoSuchSnapshot(f"saga {saga_id} has no {text}", hint=f"it has {_listed(times)}")
-        if is_uuid(text):
-            return await self._by_id(saga_id, UUID(text))
+async def step_changes(reader: Reader, saga_id: UUID) -> AsyncIterator[StepChanges]:
+    """What each live snapshot of a saga changed, oldest first; a few bodies are in memory at a time."""
+    copies = (await reader.timeline(saga_id))[::-1]
+    before: SagaSnapshot | None = None
+    for start in range(0, len(copies), _BODIES):
+        page = copies[start : start + _BODIES]
+        errors: dict[UUID, Unreadable] = {}
         try:
-            moment = datetime.fromisoformat(text)
-        except ValueError:
-            return []
-        if moment.utcoffset() is None:
-            raise NoSuchSnapshot(
-                f"saga {saga_id} has no step {text!r}, and as a time it has no zone",
-                hint=f"write it like {moment.isoformat()}Z for UTC",
-            )
-        return await self._reader.timeline(saga_id, not_after=as_utc(moment, "a time"), limit=1)
+            loaded: Sequence[SagaSnapshot] = await reader.load(page)
+        except Unreadable as exc:
+            loaded, errors = exc.readable, dict(exc.unreadable)
+        found = {each.snapshot_id: each for each in loaded}
+        for copy in page:
+            snapshot, error = found.get(copy.ref.snapshot_id), errors.get(copy.ref.snapshot_id)
+            if error is not None:
+                yield StepChanges(ref=copy.ref, unknown=_why(error))
+            elif snapshot is None:  # deleted meanwhile
+                continue
+            elif before is None and copy is not copies[0]:
+                yield StepChanges(ref=copy.ref, unknown="the one before it cannot be read")
+            else:
+                yield StepChanges(ref=copy.ref, changes=await asyncio.to_thread(_changed, before, snapshot))
+            before = snapshot
 
-    async def _nothing(self, saga_id: UUID, which: Which) -> NoSuchSnapshot:
-        copies = (await self._reader.timeline(saga_id))[::-1]
-        if not copies:
-            return NoSuchSnapshot(f"no snapshots of saga {saga_id}", hint=WHY_NONE)
-        asked = which.isoformat() if isinstance(which, datetime) else repr(str(which))
-        return NoSuchSnapshot(f"saga {saga_id} has no snapshot {asked}", hint=f"it has {_listed(copies)}")
+
+async def _find(reader: Reader, saga_id: UUID, which: Which) -> Copy:
+    if isinstance(which, UUID):
+        found = await _by_id(reader, saga_id, which)
+    elif isinstance(which, str):
+        found = await _by_text(reader, saga_id, which)
+    else:
+        not_after = None if which is None else as_utc(which, "a time")
+        found = await reader.timeline(saga_id, not_after=not_after, limit=1)
+    if found:
+        return found[0]
+    copies = (await reader.timeline(saga_id))[::-1]
+    if not copies:
+        raise NoSuchSnapshot(f"no snapshots of saga {saga_id}", hint=WHY_NONE)
+    asked = which.isoformat() if isinstance(which, datetime) else repr(str(which))
+    raise NoSuchSnapshot(f"saga {saga_id} has no snapshot {asked}", hint=f"it has {_listed(copies)}")
+
+
+async def _by_id(reader: Reader, saga_id: UUID, snapshot_id: UUID) -> list[Copy]:
+    found = await reader.live_copies(snapshot_id)
+    for copy in found:
+        if copy.ref.saga_id != saga_id:
+            raise NoSuchSnapshot(
+                f"snapshot {snapshot_id} is of saga {copy.ref.saga_id}, not of {saga_id}",
+                hint="name both sagas to compare one with the other",
+            )
+    return found
+
+
+async def _by_text(reader: Reader, saga_id: UUID, text: str) -> list[Copy]:
+    """A step of that name counts first, whatever else the name looks like."""
+    if found := await reader.timeline(saga_id, step_name=text, limit=1):
+        return found
+    if (numbered := re.fullmatch(r"(.+)#(\d{1,9})", text, re.DOTALL)) is not None:
+        times = (await reader.timeline(saga_id, step_name=numbered[1]))[::-1]
+        if 0 < int(numbered[2]) <= len(times):
+            return [times[int(numbered[2]) - 1]]
+        if times:
+            raise NoSuchSnapshot(f"saga {saga_id} has no {text}", hint=f"it has {_listed(times)}")
+    if is_uuid(text):
+        return await _by_id(reader, saga_id, UUID(text))
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return []
+    if moment.utcoffset() is None:
+        raise NoSuchSnapshot(
+            f"saga {saga_id} has no step {text!r}, and as a time it has no zone",
+            hint=f"write it like {moment.isoformat()}Z for UTC",
+        )
+    return await reader.timeline(saga_id, not_after=as_utc(moment, "a time"), limit=1)
 
 
 def step_labels(refs: Iterable[SnapshotRef]) -> dict[UUID, str]:

@@ -12,12 +12,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
+from datetime import datetime
 from importlib.metadata import version
 from typing import Any, Final
 from uuid import UUID, uuid4
 
+from sagaz_tiering.clock import from_micros
 from sagaz_tiering.codec.value import Record
-from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.drivers.scratch import SortedIds
+from sagaz_tiering.errors import CorruptRecord, ErasedData, SnapshotArchived, SnapshotLost, Unreadable
 from sagaz_tiering.exports.draft import Draft, DraftState, fingerprint
 from sagaz_tiering.exports.finish import finish
 from sagaz_tiering.exports.manifest import MAX_NAMED, LeftOut, LeftOutSnapshot, Manifest, RowKind
@@ -26,12 +29,10 @@ from sagaz_tiering.exports.report import ExportProgress, ExportReport, ExportWis
 from sagaz_tiering.exports.rows import Entry, Row, SnapshotRow
 from sagaz_tiering.exports.signing import Signer
 from sagaz_tiering.objects.base import in_pages
-from sagaz_tiering.tiered.exported import end_of_portion, exported
-from sagaz_tiering.tiered.load import Loader
+from sagaz_tiering.snapshot import SnapshotRef, Tier
+from sagaz_tiering.tiered.load import Loaded, Loader
 from sagaz_tiering.tiered.merge import Copy
 from sagaz_tiering.tiered.read import Reader
-from sagaz_tiering.tiered.sorted_ids import SortedIds
-from sagaz_tiering.tiers import InForce, Tiers
 
 LOT: Final = 200
 """Sagas whose timelines are in memory."""
@@ -47,12 +48,8 @@ _PAGE: Final = 1_000
 class Exporter:
     """Makes exports of one storage."""
 
-    def __init__(self, tiers: Tiers, in_force: InForce, reader: Reader, loader: Loader) -> None:
-        self.catalog = tiers.catalog
-        self.clock = tiers.clock
-        self.in_force = in_force
-        self._reader = reader
-        self._loader = loader
+    def __init__(self, reader: Reader, loader: Loader) -> None:
+        self.tiers, self._reader, self._loader = reader.tiers, reader, loader
         self.lot, self.round_bytes = LOT, ROUND_BYTES
 
     async def export(
@@ -75,7 +72,7 @@ class Exporter:
         new = DraftState(
             fingerprint=fingerprint(wish.asked_for, wish.source, wish.form),
             export_id=uuid4(),
-            began_at=self.clock.now(),
+            began_at=self.tiers.clock.now(),
         )
         begin = asyncio.to_thread(draft.begin, new, restart=wish.restart, overwrite=wish.overwrite)
         try:
@@ -97,10 +94,13 @@ class Exporter:
         return await asyncio.gather(*map(timeline, sagas))
 
     async def entries(self, copies: Sequence[Copy]) -> list[tuple[Entry, Record | None]]:
-        """What is read of each, or why it is left out."""
+        """What is read of each, None with why where it is left out."""
         found = await self._loader.records(copies)
-        held = await self._reader.held([copy.ref for copy in copies])
-        return exported(copies, found, held, self.clock.now())
+        refs = [copy.ref for copy in copies]
+        held = await self._reader.held(refs)
+        now = self.tiers.clock.now()
+        marked = [replace(ref, held=ref.snapshot_id in held) for ref in refs]
+        return [_entry(ref, found.get(ref.snapshot_id), now) for ref in marked]
 
 
 class _Export:
@@ -109,12 +109,8 @@ class _Export:
     def __init__(
         self, exporter: Exporter, draft: Draft, state: DraftState, wish: ExportWish, tell: Telling, stop: asyncio.Event
     ) -> None:
-        self._exporter = exporter
-        self._draft = draft
-        self._state = state
-        self._wish = wish
-        self._tell = tell
-        self._stop = stop
+        self._exporter, self._draft, self._state, self._wish = exporter, draft, state, wish
+        self._tell, self._stop = tell, stop
         self._portion = _FIRST_PORTION
 
     async def choose(self, sagas: AsyncIterator[UUID]) -> bool:
@@ -158,18 +154,18 @@ class _Export:
 
     async def _read_lot(self, lot: Sequence[UUID]) -> None:
         """Write all of these sagas into the open parts."""
-        revision = self._exporter.in_force.policies.revision
+        revision = self._exporter.tiers.policies.revision
         if revision not in self._state.policy_revisions:
             self._state.policy_revisions.append(revision)
         timelines = await self._exporter.timelines(lot)
         copies = [copy for timeline in timelines for copy in timeline]
         self._state.counts.sagas += sum(bool(timeline) for timeline in timelines)
         self._state.counts.sagas_without += sum(not timeline for timeline in timelines)
-        rows = [self._replay_row(*each) for each in await self._exporter.catalog.replays.of_sagas(lot)]
+        rows = [self._replay_row(*each) for each in await self._exporter.tiers.catalog.replays.of_sagas(lot)]
         writing = asyncio.create_task(self._write([row for row in rows if row is not None]))
         start = 0
         while start < len(copies):
-            some = copies[start : end_of_portion(copies, start, self._portion)]
+            some = copies[start : _end_of_portion(copies, start, self._portion)]
             start += len(some)
             entries = await self._exporter.entries(some)
             await writing
@@ -227,7 +223,7 @@ class _Export:
             asked_for=wish.asked_for,
             policy_revisions=state.policy_revisions,
             began_at=state.began_at,
-            finished_at=self._exporter.clock.now(),
+            finished_at=self._exporter.tiers.clock.now(),
             runs=state.runs,
             counts=state.counts,
             left_out=state.left_out,
@@ -242,7 +238,7 @@ class _Export:
         after, few = 0, None
         if (self._draft.selected or 0) <= _PAGE:
             few, _ = await asyncio.to_thread(self._draft.sagas, None, 0)
-        while page := await self._exporter.catalog.holds.entries_after(after, _PAGE, few):
+        while page := await self._exporter.tiers.catalog.holds.entries_after(after, _PAGE, few):
             after = page[-1]["entry_id"]
             told = [entry["saga_id"] for entry in page if entry["saga_id"] is not None]
             chosen = await asyncio.to_thread(self._draft.chosen, told)
@@ -261,3 +257,58 @@ class _Export:
             counts=self._state.counts,
             left_out=self._state.left_out,
         )
+
+
+def _end_of_portion(copies: Sequence[Copy], start: int, most: int) -> int:
+    """Up to where to read from `start` on: no more than so many, and no saga or frame in parts, if it is not larger."""
+    end = min(start + most, len(copies))
+    whole = end
+    while start < whole < len(copies) and _together(copies[whole - 1]) == _together(copies[whole]):
+        whole -= 1
+    return end if whole == start else whole
+
+
+def _together(copy: Copy) -> tuple[object, ...]:
+    return (copy.ref.saga_id, None if copy.located is None else copy.located.place)
+
+
+def _entry(ref: SnapshotRef, loaded: Loaded | None, now: datetime) -> tuple[Entry, Record | None]:
+    """What is exported of a snapshot, that was read at `now`: where it came from, or why it is left out."""
+    if ref.expires_at is not None and ref.expires_at <= now and not ref.held:
+        return Entry(ref=ref, left_out=LeftOut.EXPIRED, why="it expired while the export was made"), None
+    if loaded is None:
+        return Entry(ref=ref, left_out=LeftOut.GONE, why="it was deleted while the export was made"), None
+    if isinstance(loaded.record, Unreadable):
+        reason, why = _reason(ref, loaded.record)
+        return Entry(ref=ref, left_out=reason, why=why, **_place(loaded)), None
+    meta, located = loaded.record.meta, loaded.located
+    tier, storage_class = (Tier.HOT, None) if located is None else (located.ref.tier, located.ref.storage_class)
+    read = SnapshotRef.of(meta, expires_us=None, tier=tier, storage_class=storage_class)
+    entry = Entry(
+        ref=replace(read, expires_at=ref.expires_at, held=ref.held),
+        saved_at=from_micros(meta.saved_us),
+        body_crc32=f"{meta.body_crc:08x}",
+        **_place(loaded),
+    )
+    return entry, loaded.record
+
+
+def _place(loaded: Loaded) -> dict[str, Any]:
+    place = None if loaded.located is None else loaded.located.place
+    if place is None:
+        return {}
+    return {
+        "pack": place.object_key,
+        "frame_offset": place.offset,
+        "frame_length": place.length,
+        "frame_digest": None if place.digest is None else place.digest.hex(),
+    }
+
+
+def _reason(ref: SnapshotRef, error: Unreadable) -> tuple[LeftOut, str]:
+    if isinstance(error, SnapshotArchived):
+        restore = f"sagaz-tiering restore --snapshot {ref.snapshot_id}"
+        return LeftOut.ARCHIVED, f"in {error.storage_class}, and not restored; first: {restore}"
+    if isinstance(error, ErasedData):
+        return LeftOut.ERASED, str(error)
+    return LeftOut.LOST if isinstance(error, SnapshotLost) else LeftOut.DAMAGED, str(error)

@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
+import base64
+import binascii
+import struct
+import zlib
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from datetime import datetime
+from typing import Any, Final, Generic, NamedTuple, TypedDict, TypeVar
+from uuid import UUID
 
 from sagaz_tiering.attributes import column as column_of
 from sagaz_tiering.attributes import tokens_of, values_of
-from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.catalog.find import KnownSaga, Position, Present, Question, Route
-from sagaz_tiering.clock import Clock, from_micros, to_micros
+from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.config.patterns import ANY, MAX_PATTERN
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.errors import ConfigError, HotTierUnavailable
 from sagaz_tiering.policy import PolicySet
 from sagaz_tiering.snapshot import Tier, as_utc
 from sagaz_tiering.storage_class import StorageClass
-from sagaz_tiering.tiered.found import Page, SagaFilters, SagaSummary, cursor_text, read_cursor
+from sagaz_tiering.terminal import document
+from sagaz_tiering.tiered.explain import NextMove, next_move
 from sagaz_tiering.tiered.freshness import Freshness
-from sagaz_tiering.tiered.next_move import NextMove, next_move
-from sagaz_tiering.tiers import InForce
+from sagaz_tiering.tiers import Tiers
 
 MOST_LOOKED_AT: Final = 10_000
 """Sagas of one page: then it is short, and its cursor goes on."""
@@ -38,6 +43,75 @@ _MOST_FOUND: Final = 250
 """Of which the snapshots are looked at together."""
 _WIDER: Final = 4
 _TIERS: Final = (*Tier, *StorageClass)
+_Item = TypeVar("_Item")
+_CURSOR: Final = struct.Struct(">q16sI")
+
+
+class SagaFilters(TypedDict, total=False):
+    """What sagas are looked for by; a saga must meet all that is given.
+
+    Names, statuses and steps are patterns such as `payment-*`, or lists of them; status and step are those of the
+    newest snapshot. `created`: when the first one was made, (from, until), either may be None. `attributes`: by name a
+    value or a list of values; a saga must have one of each. `tier`: hot, durable, cold or a storage class, in which
+    something of it is. `held`: whether a legal hold is on any of it.
+    """
+
+    saga_name: str | Sequence[str] | None
+    status: str | Sequence[str] | None
+    step: str | Sequence[str] | None
+    created: tuple[datetime | None, datetime | None] | None
+    attributes: Mapping[str, object] | None
+    tier: str | None
+    held: bool | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SagaSummary:
+    """A saga that was found, by all of its snapshots that have not expired.
+
+    `last_step`, `status` and `outcome` are those of its newest snapshot, which was made at `last_at`; `first_at` is
+    when its first one was. `snapshots`: how many are read from where (`hot`, `durable`, `cold GLACIER`, ...), as the
+    catalog knows. `next_move`: where the first of them goes next and when, with `(due)` or what blocks it;
+    `expires_at`: when the last one expires (None: never); `held`: a legal hold is on some. `attributes`: the values of
+    each, of a hashed one the hashes.
+    """
+
+    saga_id: UUID
+    saga_name: str
+    first_at: datetime
+    last_at: datetime
+    last_step: str
+    status: str
+    outcome: str
+    snapshots: dict[str, int]
+    next_move: str | None
+    expires_at: datetime | None
+    held: bool
+    attributes: dict[str, list[str]]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-ready."""
+        return document(self)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page(Generic[_Item]):
+    """Some of what was asked for. `cursor`: asked with it, `find` goes on behind them; None: these are the last.
+
+    A page may be short, or empty, and have a cursor: then much was looked at of which little was meant. `count`: of how
+    many in all, where that was asked, an estimate unless `count_is_exact`.
+    """
+
+    items: Sequence[_Item]
+    cursor: str | None = None
+    count: int | None = None
+    count_is_exact: bool = True
+
+    def __iter__(self) -> Iterator[_Item]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return len(self.items)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,14 +126,8 @@ class Search:
 class Finder:
     """Finds sagas."""
 
-    def __init__(
-        self, catalog: Catalog, freshness: Freshness, in_force: InForce, prices: PriceList, clock: Clock
-    ) -> None:
-        self._catalog = catalog
-        self._freshness = freshness
-        self._in_force = in_force
-        self._prices = prices
-        self._clock = clock
+    def __init__(self, tiers: Tiers, freshness: Freshness) -> None:
+        self._tiers, self._find, self._freshness = tiers, tiers.catalog.find, freshness
 
     def checked(self, filters: SagaFilters) -> Search:
         """The search as it is asked for. Raises ConfigError, NaiveTimestamp."""
@@ -94,10 +162,10 @@ class Finder:
                 hint="take pages: the cursor of one leads to the next",
             )
         question = search.question
-        after = question.top if cursor is None else read_cursor(cursor, question)
+        after = question.top if cursor is None else _read_cursor(cursor, question)
         with suppress(HotTierUnavailable):  # then by what was last known of the rules
             await self._freshness.known()
-        route = await self._catalog.find.route(question, held=search.held is True)
+        route = await self._find.route(question, held=search.held is True)
         if route is None:
             return Page(items=(), count=0 if count else None)
         number, is_exact = await self._count(search, route) if count else (None, True)
@@ -109,7 +177,7 @@ class Finder:
                 break
             items.append(summary)
             last = position
-        more = None if walk.after is None else cursor_text(walk.after, question)
+        more = None if walk.after is None else _cursor_text(walk.after, question)
         return Page(items=items, cursor=more, count=number, count_is_exact=is_exact)
 
     async def _count(self, search: Search, route: Route) -> tuple[int, bool]:
@@ -120,7 +188,7 @@ class Finder:
         if walk.after is None:
             return found, True
         share = found / max(walk.looked, 1)
-        return max(found, round(share * await self._catalog.find.estimate(search.question, route))), False
+        return max(found, round(share * await self._find.estimate(search.question, route))), False
 
     async def _walk(
         self, search: Search, route: Route, walk: _Reached, wanted: int
@@ -130,7 +198,7 @@ class Finder:
         most = _SIFTED_AT_ONCE if route.sifts(question) else min(max(wanted, _FEWEST), MOST_AT_ONCE)
         while walk.after is not None and walk.looked < walk.most:
             most = min(most, walk.most - walk.looked)
-            looked = await self._catalog.find.look(question, route, walk.after, most=most, enough=enough)
+            looked = await self._find.look(question, route, walk.after, most=most, enough=enough)
             for saga, summary in self._living(search, looked.sagas):
                 yield saga.position, summary
             walk.looked += looked.looked
@@ -141,7 +209,7 @@ class Finder:
         self, search: Search, sagas: Sequence[tuple[KnownSaga, Sequence[Present]]]
     ) -> Iterator[tuple[KnownSaga, SagaSummary]]:
         """Those of these that have not expired, and that are what is meant."""
-        rules, now_us = self._freshness.rules(self._in_force.policies), to_micros(self._clock.now())
+        rules, now_us = self._freshness.rules(self._tiers.in_force.policies), to_micros(self._tiers.clock.now())
         for saga, present in sagas:
             alive = [
                 _Dated(one, expires_us)
@@ -149,7 +217,7 @@ class Finder:
                 if (expires_us := one.expires_us(rules, saga.end)) is None or now_us < expires_us or one.held
             ]
             if alive and _is_meant(search, saga, alive):
-                yield saga, _summary(saga, alive, _next_move(saga, alive, rules, self._prices, now_us))
+                yield saga, _summary(saga, alive, _next_move(saga, alive, rules, self._tiers.prices, now_us))
 
     def _tokens(self, name: str, wanted: object) -> tuple[str, ...]:
         """The tokens of one attribute's value, or of a list of them."""
@@ -159,7 +227,7 @@ class Finder:
                 f"attribute {name}: {len(values)} values",
                 hint=f"give from 1 to {MOST_VALUES} values, of which one must match",
             )
-        return tuple(sorted({self._in_force.attributes.token(name, value) for value in values}))
+        return tuple(sorted({self._tiers.in_force.attributes.token(name, value) for value in values}))
 
 
 @dataclass(slots=True)
@@ -254,3 +322,31 @@ def _patterns(name: str, wanted: str | Sequence[str] | None) -> tuple[str, ...]:
             f"{name}: a pattern has more than {MAX_PATTERN:,} characters", hint="* stands for any number of them"
         )
     return found
+
+
+def _cursor_text(after: Position, question: Question) -> str:
+    """Where the next page of a question begins, as text that says nothing to people."""
+    packed = _CURSOR.pack(after.place, after.saga_id.bytes, _cursor_check(after, question))
+    return base64.urlsafe_b64encode(packed).decode().rstrip("=")
+
+
+def _read_cursor(text: str, question: Question) -> Position:
+    """The position in a text of `_cursor_text`. Raises ConfigError for another text, or one of another question."""
+    try:
+        place, saga_id, check = _CURSOR.unpack(base64.b64decode(text + "=" * (-len(text) % 4), b"-_", validate=True))
+    except (struct.error, binascii.Error, ValueError, TypeError, AttributeError):
+        raise ConfigError(
+            f"{text!r:.60} is no cursor of find",
+            hint="pass the cursor of the page before as it is, or none for the first page",
+        ) from None
+    after = Position(place, UUID(bytes=saga_id))
+    if check != _cursor_check(after, question):
+        raise ConfigError(
+            "the cursor is damaged, or of another search",
+            hint="ask with the same filters as for the page before; only the limit may differ",
+        )
+    return after
+
+
+def _cursor_check(after: Position, question: Question) -> int:
+    return zlib.crc32(repr((after.place, after.saga_id.int, question)).encode("utf-8", "backslashreplace"))

@@ -16,7 +16,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from uuid import UUID
 
-from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.threaded import encode_record
 from sagaz_tiering.codec.value import read_meta
 from sagaz_tiering.config.patterns import Match, matcher
@@ -35,7 +34,6 @@ from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
 from sagaz_tiering.tiered.freshness import Freshness
 from sagaz_tiering.tiered.merge import Copy
 from sagaz_tiering.tiered.read import Reader
-from sagaz_tiering.tiers import InForce, Tiers
 
 _log = Logger(__name__)
 _ANSWER_SECONDS = 2.0
@@ -45,13 +43,9 @@ _ANSWER_SECONDS = 2.0
 class Freezer:
     """Looks before a save that may replace something."""
 
-    def __init__(self, tiers: Tiers, in_force: InForce, reader: Reader, freshness: Freshness) -> None:
-        self._hot = tiers.hot
-        self._catalog = tiers.catalog
-        self._clock = tiers.clock
-        self._in_force = in_force
-        self._reader = reader
-        self._freshness = freshness
+    def __init__(self, reader: Reader, freshness: Freshness) -> None:
+        self._tiers, self._catalog = reader.tiers, reader.tiers.catalog
+        self._reader, self._freshness = reader, freshness
         self._held: tuple[str, ...] = ()
         self._names: list[Callable[[str], bool]] = []
         self._asked: set[UUID] = set()
@@ -145,12 +139,12 @@ class Freezer:
     async def put_back(self, meta: SnapshotMeta) -> None:
         """A save that PostgreSQL refused leaves Redis again, and what PostgreSQL has returns there."""
         try:
-            gone, _ended = await self._hot.queue.evict_claimed([meta], {})
+            gone, _ended = await self._tiers.hot.queue.evict_claimed([meta], {})
         except HotTierUnavailable:
             return  # it is away, so it took nothing
         for located in await self._catalog.locations.find(meta.snapshot_id) if gone else ():
             if located.value is not None:
                 stored = read_meta(located.value)
-                decision = self._in_force.policies.decide(stored, located.saga, to_micros(self._clock.now()))
-                await self._hot.save(stored, located.value, due_us=decision.due_us, expires_us=decision.expires_us)
+                _, due_us, expires_us = self._tiers.policies.dates(stored, located.saga)
+                await self._tiers.hot.save(stored, located.value, due_us=due_us, expires_us=expires_us)
         _log.warning("snapshot.not_replaced", snapshot_id=str(meta.snapshot_id), put_back=bool(gone))

@@ -13,9 +13,7 @@ from sagaz_tiering.config.patterns import Match, attributes_matcher, matcher, ou
 from sagaz_tiering.errors import CatalogUnavailable, CorruptRecord, HotTierUnavailable
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.snapshot import SnapshotMeta, Tier
-from sagaz_tiering.tiered.attributes import check_match
 from sagaz_tiering.tiered.read import Reader
-from sagaz_tiering.tiers import InForce, Tiers
 
 _log = Logger(__name__)
 MOST_MATCHED = 100_000
@@ -27,26 +25,23 @@ MOST_HOT_SAGAS = 20_000
 class Holder:
     """Holds by the id of a saga, and what is covered."""
 
-    def __init__(self, tiers: Tiers, in_force: InForce, reader: Reader) -> None:
-        self._hot = tiers.hot
-        self._holds = tiers.catalog.holds
-        self._clock = tiers.clock
-        self._in_force = in_force
-        self._reader = reader
+    def __init__(self, reader: Reader) -> None:
+        self._tiers, self._reader = reader.tiers, reader
+        self._hot, self._holds = reader.tiers.hot, reader.tiers.catalog.holds
 
     async def hold(self, on: UUID | Match, *, reason: str, who: str) -> Hold:
         """Place one. Raises ConfigError without a reason, or for an attribute that nobody could look at.
 
         What a saga's hold forbids is marked in Redis; where that is away (`not_marked`) the next run of any job does.
         """
-        check_match(on if isinstance(on, Match) else None, self._in_force)
-        placed = await self._holds.place(on, reason=reason, who=who, now=self._clock.now())
+        self._tiers.in_force.check_match(on if isinstance(on, Match) else None)
+        placed = await self._holds.place(on, reason=reason, who=who, now=self._tiers.clock.now())
         return placed if placed.saga_id is None else replace(placed, not_marked=await self._mark([placed.saga_id]))
 
     async def release(self, holds: Sequence[Hold], *, reason: str, who: str) -> int:
         """End these; how many were in force."""
         ids = [hold.hold_id for hold in holds]
-        count = await self._holds.release(ids, reason=reason, who=who, now=self._clock.now())
+        count = await self._holds.release(ids, reason=reason, who=who, now=self._tiers.clock.now())
         sagas = {hold.saga_id for hold in holds if hold.saga_id is not None}
         await self._unmark([saga_id for saga_id in sagas if not await self._holds.in_force(saga_id)])
         await self._mark([saga_id for saga_id in sagas if await self._holds.in_force(saga_id)])  # placed meanwhile
@@ -72,7 +67,7 @@ class Holder:
         Raises TierUnavailable.
         """
         if isinstance(on, Match):
-            check_match(on, self._in_force)
+            self._tiers.in_force.check_match(on)
             return await self._matched(on)
         copies = await self._reader.timeline(on, expired_too=True)
         tiers = [copy.ref.tier for copy in copies]
@@ -85,7 +80,7 @@ class Holder:
         except CatalogUnavailable as exc:  # too many to count in the time that a statement has
             _log.warning("hold.not_counted", error=str(exc))
             return Coverage(exact=False)
-        if not any(policy.durability == "hot" for policy in self._in_force.policies.policies):
+        if not any(policy.durability == "hot" for policy in self._tiers.policies.policies):
             return known
         hot, hot_sagas, whole = await self._only_hot(match)
         return Coverage(

@@ -2,7 +2,8 @@
 
 Between the look at a timeline and the fetch of its values a snapshot may leave Redis for a pack, be saved anew or be
 deleted; Redis may go away, or lose what it had. Where it has not got the save any more PostgreSQL and the packs are
-asked, and an older save that they or Redis may have is no answer.
+asked, and an older save that they or Redis may have is no answer. Which copies in Redis stand for anything while it is
+not believed says `UntrustedRedis`.
 """
 
 from __future__ import annotations
@@ -14,18 +15,20 @@ from typing import NamedTuple
 from uuid import UUID
 
 from sagaz_tiering import metrics
-from sagaz_tiering.catalog.locations import SnapshotLocation
+from sagaz_tiering.catalog import Catalog
+from sagaz_tiering.catalog.hot_saves import HotSave
+from sagaz_tiering.catalog.locations import SaveKey, SnapshotLocation
 from sagaz_tiering.codec.threaded import decode_record, record_in
 from sagaz_tiering.codec.value import Record, read_header, read_meta
 from sagaz_tiering.drivers import traces
-from sagaz_tiering.errors import CorruptData, HotTierUnavailable, Unreadable
-from sagaz_tiering.hot.values import Gone
-from sagaz_tiering.snapshot import SagaSnapshot
+from sagaz_tiering.errors import CorruptData, HotTierUnavailable, SnapshotLost, Unreadable
+from sagaz_tiering.hot.values import Gone, IndexedHeader
+from sagaz_tiering.snapshot import SagaSnapshot, SnapshotRef, Tier
 from sagaz_tiering.storage.answers import check_answer, check_place
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.tiered.cold import ColdTier
-from sagaz_tiering.tiered.merge import Copy, alive
-from sagaz_tiering.tiered.untrusted import UntrustedRedis, nobody_has
+from sagaz_tiering.tiered.hot_notes import HotNotes
+from sagaz_tiering.tiered.merge import Copy, alive, damaged_copy
 from sagaz_tiering.tiers import Tiers
 
 
@@ -36,16 +39,71 @@ class Loaded(NamedTuple):
     located: SnapshotLocation | None
 
 
+class UntrustedRedis:
+    """Sifts copies in a Redis that is not believed: it may have gone back to an older state, or be another server.
+
+    PostgreSQL is asked of everything: what was deleted, forgotten or put under another saga since it was saved is left
+    out, and of what a pack holds too it is found out which save is the newer one.
+    """
+
+    def __init__(self, catalog: Catalog, cold: ColdTier, notes: HotNotes) -> None:
+        self._locations = catalog.locations
+        self._saves = catalog.hot_saves
+        self._cold = cold
+        self._notes = notes
+
+    async def sift(self, hot: Sequence[Copy], located: Sequence[Copy]) -> tuple[list[Copy], list[Copy]]:
+        """The copies in Redis that live, and the `located` ones, with when they were saved where that decides.
+
+        Raises CatalogUnavailable, ColdTierUnavailable.
+        """
+        # One that cannot be read may be of any save: a deletion of the snapshot counts.
+        saves = [SaveKey(copy.ref.snapshot_id, copy.ref.saga_id, copy.saved_us or 0) for copy in hot]
+        dead = await self._locations.buried(saves) | await self._locations.moved(saves)
+        living = [copy for copy in hot if copy.ref.snapshot_id not in dead]
+        both = {copy.ref.snapshot_id for copy in living}
+        packed = [copy.ref.snapshot_id for copy in located if copy.ref.snapshot_id in both and copy.value is None]
+        saved = await self._cold.saved_us(packed)
+        known = [c if c.saved_us is not None else replace(c, saved_us=saved.get(c.ref.snapshot_id)) for c in located]
+        return living, known
+
+    async def lost(
+        self, hot: Sequence[Copy], *, saga_id: UUID | None = None, snapshot_id: UUID | None = None
+    ) -> list[Copy]:
+        """Of a saga or one snapshot: what Redis alone acknowledged, and has not got any more, each with its `error`."""
+        await self._notes.flush()
+        saved = {copy.ref.snapshot_id: copy.saved_us for copy in hot}
+        noted = await self._saves.not_elsewhere(saga_id=saga_id, snapshot_id=snapshot_id)
+        missing = [each for each in noted if (saved.get(each.meta.snapshot_id) or -1) < each.meta.saved_us]
+        in_packs = await self._cold.saved_us([each.meta.snapshot_id for each in missing if each.packed])
+        return [_lost(each) for each in missing if in_packs.get(each.meta.snapshot_id, -1) < each.meta.saved_us]
+
+
+def _lost(save: HotSave) -> Copy:
+    meta = save.meta
+    error = SnapshotLost(
+        f"snapshot {meta.snapshot_id} (step {meta.step_name!r} of saga {meta.saga_id}) was acknowledged by Redis "
+        "alone, which has lost it"
+    )
+    ref = replace(SnapshotRef.of(meta, expires_us=save.expires_us, tier=Tier.HOT), unreadable=str(error))
+    return Copy(ref=ref, saved_us=meta.saved_us, error=error)
+
+
+def nameless(saga_id: UUID, header: IndexedHeader) -> Copy:
+    """What an index in Redis tells of a snapshot whose value is gone."""
+    return damaged_copy(saga_id, header, nobody_has(header.snapshot_id))
+
+
+def nobody_has(snapshot_id: UUID) -> SnapshotLost:
+    """Of a snapshot that only the index in Redis tells of."""
+    return SnapshotLost(f"Redis names snapshot {snapshot_id}, but neither Redis nor PostgreSQL has it")
+
+
 class Loader:
     """Fetches and decodes what copies stand for."""
 
     def __init__(self, tiers: Tiers, cold: ColdTier, untrusted: UntrustedRedis) -> None:
-        self._hot = tiers.hot
-        self._locations = tiers.catalog.locations
-        self._dictionaries = tiers.dictionaries
-        self._clock = tiers.clock
-        self._cold = cold
-        self._untrusted = untrusted
+        self._tiers, self._cold, self._untrusted = tiers, cold, untrusted
 
     async def load(self, copies: Sequence[Copy]) -> list[SagaSnapshot]:
         """The snapshots of these copies, in their order; each is the one that its copy stands for, or a newer save.
@@ -89,7 +147,9 @@ class Loader:
             else:
                 in_redis.setdefault(copy.ref.saga_id, []).append(copy)
         for saga_id, some in in_redis.items():
-            values = await self._values(saga_id, [copy.ref.snapshot_id for copy in some])
+            values: Sequence[bytes | None] = [None] * len(some)
+            with suppress(HotTierUnavailable):
+                values = await self._tiers.hot.fetch(saga_id, [copy.ref.snapshot_id for copy in some])
             for copy, value in zip(some, values, strict=True):
                 found = await self._of_redis(copy, value) or await self._elsewhere(copy, packed)
                 if found is not None:
@@ -109,30 +169,22 @@ class Loader:
             return None
         return Loaded(record, None)
 
-    async def _values(self, saga_id: UUID, ids: Sequence[UUID]) -> list[bytes | None]:
-        with suppress(HotTierUnavailable):
-            return await self._hot.fetch(saga_id, ids)
-        return [None] * len(ids)
-
     async def _elsewhere(self, copy: Copy, packed: list[SnapshotLocation]) -> Loaded | None:
         """What the durable copy of a snapshot holds whose save Redis has not got any more, or cannot be asked for.
 
         None where it was deleted, or with its place added to `packed`, if that is where it is.
         """
-        located = await self._locations.find(copy.ref.snapshot_id)
+        wanted = copy.ref.snapshot_id
+        located = await self._tiers.catalog.locations.find(wanted)
         for item in located:
             if item.value is not None and _is_as_new(item.saved_us, copy):
                 return Loaded(await self._record(item.value, copy, item), item)
         for item in located:
-            if item.place is not None and await self._pack_is_as_new(copy):
+            if item.place is not None and _is_as_new((await self._cold.saved_us([wanted])).get(wanted, -1), copy):
                 packed.append(item)
                 return None
         record = await self._by_id(copy, is_located=bool(located))
         return None if record is None else Loaded(record, None)
-
-    async def _pack_is_as_new(self, copy: Copy) -> bool:
-        saved = await self._cold.saved_us(await self._locations.packs_of([copy.ref.snapshot_id]))
-        return _is_as_new(saved.get(copy.ref.snapshot_id, -1), copy)
 
     async def _by_id(self, copy: Copy, *, is_located: bool) -> Record | Unreadable | None:
         """What Redis has of a snapshot whose save no other tier has, or that it is lost.
@@ -140,7 +192,7 @@ class Loader:
         None where it was deleted, or is of another saga now, or nobody knew of the save that Redis lost. Raises
         HotTierUnavailable: without Redis there is no telling.
         """
-        found, left = await self._hot.get(copy.ref.snapshot_id), list[Copy]()
+        found, left = await self._tiers.hot.get(copy.ref.snapshot_id), list[Copy]()
         if isinstance(found, bytes):
             try:
                 meta = read_meta(found)
@@ -150,7 +202,7 @@ class Loader:
             if _is_as_new(meta.saved_us, copy):
                 return await self._record(found, copy, None) if meta.saga_id == copy.ref.saga_id else None
             left.append(replace(copy, saved_us=meta.saved_us))
-        for lost in alive(await self._untrusted.lost(left, snapshot_id=copy.ref.snapshot_id), self._clock.now()):
+        for lost in alive(await self._untrusted.lost(left, snapshot_id=copy.ref.snapshot_id), self._tiers.clock.now()):
             return lost.error
         return nobody_has(copy.ref.snapshot_id) if isinstance(found, Gone) and not is_located else None
 
@@ -162,9 +214,9 @@ class Loader:
                 check_answer(header.meta, snapshot_id=copy.ref.snapshot_id, saga_id=copy.ref.saga_id)
             else:
                 check_place(header.meta, located.ref)
-            known = self._dictionaries.at_hand(header.dictionary_id)
+            known = self._tiers.dictionaries.at_hand(header.dictionary_id)
             if known is None:
-                known = await self._dictionaries.need(header.dictionary_id)
+                known = await self._tiers.dictionaries.need(header.dictionary_id)
             return await record_in(value, header, known)
         except CorruptData as exc:
             return exc

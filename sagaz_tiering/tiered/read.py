@@ -24,7 +24,7 @@ from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta, SnapshotRef, Tier
 from sagaz_tiering.storage.answers import check_answer
 from sagaz_tiering.tiered.freshness import Freshness, Known
-from sagaz_tiering.tiered.load import Loader
+from sagaz_tiering.tiered.load import Loader, UntrustedRedis, nameless, nobody_has
 from sagaz_tiering.tiered.merge import (
     Copy,
     alive,
@@ -37,8 +37,7 @@ from sagaz_tiering.tiered.merge import (
     matches,
     merge,
 )
-from sagaz_tiering.tiered.untrusted import UntrustedRedis, nameless, nobody_has
-from sagaz_tiering.tiers import InForce, Tiers
+from sagaz_tiering.tiers import Tiers
 
 NO_LIMIT = 2**31 - 1
 _DECODED_AT_ONCE = 50
@@ -49,17 +48,11 @@ _READS_HOT = metrics.READS.labels(tier=Tier.HOT.value)
 class Reader:
     """Answers every query of the facade, exactly or with an error."""
 
-    def __init__(
-        self, tiers: Tiers, in_force: InForce, freshness: Freshness, untrusted: UntrustedRedis, loader: Loader
-    ) -> None:
-        self._hot = tiers.hot
-        self._catalog = tiers.catalog
+    def __init__(self, tiers: Tiers, freshness: Freshness, untrusted: UntrustedRedis, loader: Loader) -> None:
+        self.tiers = tiers
+        self._hot, self._catalog, self._clock, self._in_force = tiers.hot, tiers.catalog, tiers.clock, tiers.in_force
         self._dictionaries = tiers.dictionaries
-        self._clock = tiers.clock
-        self._in_force = in_force
-        self._freshness = freshness
-        self._untrusted = untrusted
-        self._loader = loader
+        self._freshness, self._untrusted, self._loader = freshness, untrusted, loader
 
     @property
     def rules(self) -> PolicySet:

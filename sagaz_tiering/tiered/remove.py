@@ -16,16 +16,13 @@ from sagaz_tiering.errors import CorruptRecord, SnapshotLost
 from sagaz_tiering.snapshot import Tier
 from sagaz_tiering.tiered.merge import Copy, damaged_ref, saved_until
 from sagaz_tiering.tiered.read import Reader
-from sagaz_tiering.tiers import Tiers
 
 
 class Remover:
     """Takes snapshots out of every tier."""
 
-    def __init__(self, tiers: Tiers, reader: Reader) -> None:
-        self._hot = tiers.hot
-        self._catalog = tiers.catalog
-        self._clock = tiers.clock
+    def __init__(self, reader: Reader) -> None:
+        self._hot, self._catalog, self._clock = reader.tiers.hot, reader.tiers.catalog, reader.tiers.clock
         self._reader = reader
 
     async def delete(self, snapshot_id: UUID) -> bool:

@@ -22,7 +22,6 @@ process.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
 
 from sagaz_tiering import metrics
 from sagaz_tiering.clock import from_micros, to_micros
@@ -34,12 +33,10 @@ from sagaz_tiering.hot.values import FOREIGN_INDEX, NotTaken
 from sagaz_tiering.logs import Logger, Repeated
 from sagaz_tiering.policy import Durability, PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SagaSnapshot, SnapshotMeta
-from sagaz_tiering.tiered.attributes import AttributeReader
 from sagaz_tiering.tiered.freeze import Freezer
-from sagaz_tiering.tiered.freshness import Freshness
+from sagaz_tiering.tiered.freshness import PAUSE_S, Freshness, Pause
 from sagaz_tiering.tiered.hot_notes import HotNotes
-from sagaz_tiering.tiered.pause import PAUSE_S, Pause
-from sagaz_tiering.tiers import InForce, Tiers
+from sagaz_tiering.tiers import Tiers
 
 _log = Logger(__name__)
 
@@ -63,22 +60,17 @@ class Saver:
     def __init__(
         self,
         tiers: Tiers,
-        in_force: InForce,
         freshness: Freshness,
         freezer: Freezer,
         notes: HotNotes,
         catalog_pause: Pause,
     ) -> None:
-        self._tiers = tiers
+        self._tiers, self._in_force = tiers, tiers.in_force
         self._hot, self._durable = tiers.hot, tiers.catalog.durable
-        self._in_force = in_force
-        self._freshness = freshness
-        self._freezer = freezer
-        self._notes = notes
-        self._attributes = AttributeReader(in_force)
+        self._freshness, self._freezer, self._notes = freshness, freezer, notes
         self.follow()
         self._hot_pause, self._catalog_pause = Pause(tiers.hot.connection.ping), catalog_pause
-        self._fallbacks = Repeated()
+        self._fallbacks, self._left_out = Repeated(), Repeated()
         self._turns: dict[int, _Turn] = {}
 
     def follow(self) -> None:
@@ -95,8 +87,26 @@ class Saver:
             dictionary=tiers.dictionaries.for_writing(snapshot.saga_name),
             max_bytes=self._in_force.settings.limits.max_snapshot,
             texts=self._texts,
-            attributes=self._attributes.column(snapshot) if self._in_force.attributes.names else "",
+            attributes=self._column(snapshot) if self._in_force.attributes.names else "",
         )
+
+    def _column(self, snapshot: SagaSnapshot) -> str:
+        """The column of the attributes in force of a snapshot. Nothing in a context makes it fail."""
+        found = self._in_force.attributes.of(snapshot.saga_name, snapshot.context)
+        for attribute, reason in found.left_out:
+            metrics.ATTRIBUTES_LEFT_OUT.labels(attribute=attribute, reason=reason).inc()
+            times = self._left_out.due((attribute, reason))
+            if times is not None:
+                _log.warning(
+                    "attribute.left_out",
+                    attribute=attribute,
+                    reason=reason,
+                    snapshot_id=str(snapshot.snapshot_id),
+                    saga_id=str(snapshot.saga_id),
+                    hint="the snapshot is saved, but not found by these values; see the limits of attributes",
+                    **times,
+                )
+        return found.column
 
     async def put(self, snapshot: SagaSnapshot, meta: SnapshotMeta, value: bytes) -> Durability:
         """Returns when the snapshot, `encoded`, is acknowledged, and how; raises TierUnavailable if it is not.
@@ -135,7 +145,7 @@ class Saver:
             try:
                 at_us = await self._to_both(save)
                 if at_us is not None:
-                    await _until_taken(self._to_both, save, at_us)
+                    await self._until_taken(save, at_us)
                 if not self._acknowledged(save, known):
                     await self._save_again(save)
                 break
@@ -165,10 +175,7 @@ class Saver:
         try:
             if self._hot_pause.is_on:
                 raise _LeftAlone("Redis failed a moment ago and is left alone until it answers")
-            at_us = await self._to_hot(save)
-            if at_us is not None:
-                await _until_taken(self._to_hot, save, at_us)
-            save.hot_error = None
+            await self._to_hot(save)
         except HotTierUnavailable as exc:
             save.hot_error = exc
         if durability is Durability.HOT and save.hot_error is None:
@@ -178,40 +185,49 @@ class Saver:
         except CatalogUnavailable as exc:
             if durability is Durability.HOT and isinstance(save.hot_error, _LeftAlone):
                 try:
-                    at_us = await self._to_hot(save)
-                    if at_us is not None:
-                        await _until_taken(self._to_hot, save, at_us)
-                    save.hot_error = None
+                    await self._to_hot(save)
                     return None
                 except HotTierUnavailable as again:
                     save.hot_error = again
             raise _of_both(save.hot_error, exc) from exc
 
-    async def _to_hot(self, save: _Save) -> int | None:
-        try:
-            answer = await self._hot.store(
-                save.meta,
-                save.value,
-                due_us=save.due_us,
-                expires_us=save.expires_us,
-                held_too=not save.may_be_held,
-                replacing_too=not self._freezer.any_match,
-                alone=save.policy.durability is Durability.HOT,
-            )
-        except HotTierUnavailable:
-            self._hot_pause.begin()
-            raise
-        self._hot_pause.end()
-        refused = NotTaken.of(answer)
-        if refused is None:
-            return None
-        if refused.held:
-            raise _SagaHeld
-        if refused.foreign:
-            raise HotTierUnavailable(
-                f"Redis has something else in the place of the index of saga {save.meta.saga_id}", hint=FOREIGN_INDEX
-            )
-        return refused.at_us
+    async def _until_taken(self, save: _Save, at_us: int | None) -> None:
+        """PostgreSQL refused it, since something was done at `at_us`: put it once more, an instant later."""
+        while at_us is not None:
+            save.move_on(at_us + 1)
+            at_us = await self._to_both(save)
+            if at_us != save.meta.saved_us:
+                return  # stored, or replaced by a save that is later still; of two of the same instant both go on
+
+    async def _to_hot(self, save: _Save) -> None:
+        """Until Redis takes it, an instant later where something is in its way, or has a save that is later still."""
+        moved_on = False
+        while True:
+            try:
+                answer = await self._hot.store(
+                    save.meta,
+                    save.value,
+                    due_us=save.due_us,
+                    expires_us=save.expires_us,
+                    held_too=not save.may_be_held,
+                    replacing_too=not self._freezer.any_match,
+                    alone=save.policy.durability is Durability.HOT,
+                )
+            except HotTierUnavailable:
+                self._hot_pause.begin()
+                raise
+            self._hot_pause.end()
+            refused = NotTaken.of(answer)
+            if refused is not None and refused.held:
+                raise _SagaHeld
+            if refused is not None and refused.foreign:
+                what = f"Redis has something else in the place of the index of saga {save.meta.saga_id}"
+                raise HotTierUnavailable(what, hint=FOREIGN_INDEX)
+            if refused is None or (moved_on and refused.at_us != save.meta.saved_us):
+                save.hot_error = None
+                return
+            save.move_on(refused.at_us + 1)
+            moved_on = True
 
     async def _to_durable(self, save: _Save) -> int | None:
         try:
@@ -281,16 +297,3 @@ class _Save:
         meta, value = saved_at(self.meta, self.value, to_us)
         self.meta, self.value = meta, value
         self.policy, self.due_us, self.expires_us = self._policies.dates(meta, SagaEnd.of(meta))
-
-
-async def _until_taken(put: Callable[[_Save], Awaitable[int | None]], save: _Save, at_us: int) -> None:
-    """It was refused, since something was done at `at_us`: put it once more, an instant later.
-
-    `put` tells when what is in the way was done.
-    """
-    in_the_way_us: int | None = at_us
-    while in_the_way_us is not None:
-        save.move_on(in_the_way_us + 1)
-        in_the_way_us = await put(save)
-        if in_the_way_us != save.meta.saved_us:
-            return  # stored, or replaced by a save that is later still; of two of the same instant both go on

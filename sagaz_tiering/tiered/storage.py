@@ -21,28 +21,22 @@ from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot, SnapshotRef, as_u
 from sagaz_tiering.storage.answers import text_ids_find_nothing
 from sagaz_tiering.storage.base import Health, checked_limit
 from sagaz_tiering.storage.reporting import measured_read, reported_save
-from sagaz_tiering.tiered import iterate as iterating
-from sagaz_tiering.tiered.cold import ColdTier
-from sagaz_tiering.tiered.compare import Comparer, SnapshotDiff, StepChanges, Which
-from sagaz_tiering.tiered.explain import Explainer
-from sagaz_tiering.tiered.explanation import Explanation, SagaExplanation
+from sagaz_tiering.tiered.cold import ColdTier, Restorer
+from sagaz_tiering.tiered.compare import SnapshotDiff, StepChanges, Which, diff, step_changes
+from sagaz_tiering.tiered.explain import Explanation, SagaExplanation, explain, explain_saga
 from sagaz_tiering.tiered.export import Exporter
-from sagaz_tiering.tiered.find import Finder
-from sagaz_tiering.tiered.found import Page, SagaFilters, SagaSummary
+from sagaz_tiering.tiered.find import Finder, Page, SagaFilters, SagaSummary
 from sagaz_tiering.tiered.freeze import Freezer
-from sagaz_tiering.tiered.freshness import Freshness
+from sagaz_tiering.tiered.freshness import Freshness, Pause
 from sagaz_tiering.tiered.health import check_health
 from sagaz_tiering.tiered.hold import Holder
 from sagaz_tiering.tiered.hot_notes import HotNotes
-from sagaz_tiering.tiered.load import Loader
-from sagaz_tiering.tiered.pause import Pause
+from sagaz_tiering.tiered.load import Loader, UntrustedRedis
 from sagaz_tiering.tiered.read import Reader
 from sagaz_tiering.tiered.remove import Remover
-from sagaz_tiering.tiered.restore import Restorer
 from sagaz_tiering.tiered.save import Saver
-from sagaz_tiering.tiered.untrusted import UntrustedRedis
 from sagaz_tiering.tiered.whole import ReadWhole
-from sagaz_tiering.tiers import InForce, Tiers
+from sagaz_tiering.tiers import Tiers
 
 _Answer = TypeVar("_Answer")
 _SAVES = {durability: metrics.SAVES.labels(durability=durability.value) for durability in Durability}
@@ -62,7 +56,6 @@ class TieredStorage(ReadWhole):
     def __init__(
         self,
         tiers: Tiers,
-        in_force: InForce,
         *,
         expire: Callable[[], Awaitable[int]] | None = None,
         publish: Callable[[], Awaitable[str]] | None = None,
@@ -72,26 +65,23 @@ class TieredStorage(ReadWhole):
         super().__init__()
         self._home.check()
         self._open_again = open_again
-        self._tiers, self._in_force = tiers, in_force
+        self._tiers = tiers
         self._expire = expire
         self._publish = publish
         catalog = tiers.catalog
         pause = Pause(catalog.db.time)
-        self._freshness = Freshness(tiers.incarnation, catalog.history, in_force.policies.first_after, pause)
+        self._freshness = Freshness(tiers.incarnation, catalog.history, tiers.policies.first_after, pause)
         self._notes = HotNotes(catalog, tiers.hot, tiers.clock)
-        cold = ColdTier(tiers.objects, tiers.prices, tiers.keys, tiers.dictionaries)
+        cold = ColdTier(tiers)
         untrusted = UntrustedRedis(catalog, cold, self._notes)
         loader = Loader(tiers, cold, untrusted)
-        self._reader = Reader(tiers, in_force, self._freshness, untrusted, loader)
-        freezer = Freezer(tiers, in_force, self._reader, self._freshness)
-        self._saver = Saver(tiers, in_force, self._freshness, freezer, self._notes, pause)
-        self._restorer = Restorer(tiers, in_force)
-        self._holder = Holder(tiers, in_force, self._reader)
-        self._explainer = Explainer(tiers, self._reader)
-        self._exporter = Exporter(tiers, in_force, self._reader, loader)
-        self._finder = Finder(catalog, self._freshness, in_force, tiers.prices, tiers.clock)
-        self._remover = Remover(tiers, self._reader)
-        self._comparer = Comparer(self._reader)
+        self._reader = Reader(tiers, self._freshness, untrusted, loader)
+        self._saver = Saver(tiers, self._freshness, Freezer(self._reader, self._freshness), self._notes, pause)
+        self._restorer = Restorer(tiers)
+        self._holder = Holder(self._reader)
+        self._exporter = Exporter(self._reader, loader)
+        self._finder = Finder(tiers, self._freshness)
+        self._remover = Remover(self._reader)
 
     async def close(self) -> None:
         """Close what was opened for other event loops; the parts belong to whoever opened them (`from_config`)."""
@@ -102,7 +92,7 @@ class TieredStorage(ReadWhole):
 
         Applications tell of their own saves within a second; the daemon calls this each second. Raises TierUnavailable.
         """
-        await self._notes.tell_others(self._in_force.policies)
+        await self._notes.tell_others(self._tiers.policies)
 
     async def retire(self) -> None:
         """The parts are about to be closed by whoever opened them: it is of no more use on any loop."""
@@ -116,7 +106,7 @@ class TieredStorage(ReadWhole):
         return self._open_again
 
     def _most_bytes(self) -> int:
-        return self._in_force.settings.limits.max_snapshot
+        return self._tiers.settings.limits.max_snapshot
 
     async def _disconnect(self) -> None:
         await self._notes.close()
@@ -143,7 +133,7 @@ class TieredStorage(ReadWhole):
 
     def adopt(self, policies: PolicySet) -> None:
         """Work by these policies from now on."""
-        self._in_force.policies = policies
+        self._tiers.in_force.policies = policies
         self._saver.follow()
         self._freshness.follow(policies.first_after)
         if self._twin is not None:
@@ -197,11 +187,11 @@ class TieredStorage(ReadWhole):
 
     async def explain(self, snapshot_id: UUID | str) -> Explanation:
         """Where a snapshot is, by which policy, and what happens to it and its saga; by a saga's id, of its newest."""
-        return await self._explainer.explain(as_uuid(snapshot_id, "snapshot_id"))
+        return await explain(self._reader, as_uuid(snapshot_id, "snapshot_id"))
 
     async def explain_saga(self, saga_id: UUID | str) -> SagaExplanation | None:
         """How a saga ended, and what happens to all of it; None where there is nothing of it that can be read."""
-        return await self._explainer.explain_saga(as_uuid(saga_id, "saga_id"))
+        return await explain_saga(self._reader, as_uuid(saga_id, "saga_id"))
 
     async def diff(
         self, saga_id: UUID | str, a: Which, b: Which = None, *, other: UUID | str | None = None
@@ -212,11 +202,11 @@ class TieredStorage(ReadWhole):
         NoSuchSnapshot, whose hint lists what there is, and SnapshotArchived naming both where both are archived.
         """
         saga = as_uuid(saga_id, "saga_id")
-        return await self._read(self._comparer.diff(saga, a, b, saga if other is None else as_uuid(other, "other")))
+        return await self._read(diff(self._reader, saga, a, b, saga if other is None else as_uuid(other, "other")))
 
     async def changes(self, saga_id: UUID | str) -> AsyncIterator[StepChanges]:
         """What each live snapshot of a saga changed since the one before it, oldest first; archived ones say so."""
-        async for each in self._comparer.changes(as_uuid(saga_id, "saga_id")):
+        async for each in step_changes(self._reader, as_uuid(saga_id, "saga_id")):
             yield each
 
     async def find(
@@ -320,16 +310,6 @@ class TieredStorage(ReadWhole):
         """Insert or replace the record of a replay (ours or sagaz's)."""
         await self._tiers.catalog.replays.save(replay_result)
 
-    async def get_replay_log(self, replay_id: UUID | str) -> dict[str, Any] | None:
-        """The record of a replay in the shape of `ReplayResult.to_dict`, or None."""
-        return await iterating.replay_log(self._tiers.catalog, as_uuid(replay_id, "replay_id"))
-
-    async def list_replays(self, original_saga_id: UUID | str, limit: int = 100) -> list[dict[str, Any]]:
-        """Records of replays of a saga, newest first."""
-        return await iterating.replays_of(
-            self._tiers.catalog, as_uuid(original_saga_id, "original_saga_id"), checked_limit(limit)
-        )
-
     async def _read(self, answer: Awaitable[_Answer]) -> _Answer:
         with measured_read("tiered"):
             try:
@@ -353,7 +333,7 @@ class TieredStorage(ReadWhole):
             "hot": str(self._tiers.hot.connection.settings.url),
             "catalog": self._tiers.catalog.db.shown_url,
             "cold": self._tiers.objects.url,
-            "policies": [policy.name for policy in self._in_force.policies.policies],
-            "policy_revision": self._in_force.policies.revision,
+            "policies": [policy.name for policy in self._tiers.policies.policies],
+            "policy_revision": self._tiers.policies.revision,
             "compression_enabled": self._tiers.hot.connection.settings.compression_level is not None,
         }

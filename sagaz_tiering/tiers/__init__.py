@@ -1,4 +1,4 @@
-"""The open tiers of a process as one value, and what is in force there: given to the facade, to jobs and operations.
+"""The open tiers of a process and what is in force there as one value: given to the facade, to jobs and operations.
 
 `app` makes both, and closes what is open. It never asks a server, and decides nothing.
 """
@@ -12,28 +12,16 @@ from sagaz_tiering.attributes import Attribute, Attributes
 from sagaz_tiering.catalog import Catalog
 from sagaz_tiering.clock import Clock
 from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.config.patterns import matcher
+from sagaz_tiering.config.patterns import Match, matcher
+from sagaz_tiering.config.sections import rule_problem
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.dictionaries.cache import Dictionaries
+from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.hot.incarnation import Incarnation
 from sagaz_tiering.hot.tier import HotTier
 from sagaz_tiering.keys.keyring import Keyring
 from sagaz_tiering.objects.base import ObjectStore
 from sagaz_tiering.policy import PolicySet
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tiers:
-    """What is open. Whoever opened it closes it."""
-
-    hot: HotTier
-    incarnation: Incarnation
-    catalog: Catalog
-    objects: ObjectStore
-    keys: Keyring
-    dictionaries: Dictionaries
-    prices: PriceList
-    clock: Clock
 
 
 @dataclass(slots=True, kw_only=True)
@@ -54,6 +42,38 @@ class InForce:
         self.settings, self.policies = settings, PolicySet(settings.policies)
         self.attributes = attributes_of(settings)
 
+    def check_match(self, match: Match | None) -> None:
+        """Raise ConfigError where a match looks at an attribute that is not defined, or whose values do not show."""
+        for name in {} if match is None else match.attributes:
+            why = rule_problem(name, self.settings.attributes)
+            if why is not None:
+                raise ConfigError(why, hint="see the section `attributes` of the configuration")
+
+
+@dataclass(slots=True, kw_only=True, eq=False)
+class Tiers:
+    """What is open, and what is in force. Whoever opened it closes it."""
+
+    hot: HotTier
+    incarnation: Incarnation
+    catalog: Catalog
+    objects: ObjectStore
+    keys: Keyring
+    dictionaries: Dictionaries
+    prices: PriceList
+    clock: Clock
+    in_force: InForce
+
+    @property
+    def policies(self) -> PolicySet:
+        """The policies in force."""
+        return self.in_force.policies
+
+    @property
+    def settings(self) -> TieringConfig:
+        """The settings in force."""
+        return self.in_force.settings
+
 
 def attributes_of(settings: TieringConfig) -> Attributes:
     """The attributes of a configuration, as saves and searches use them."""
@@ -69,62 +89,3 @@ def attributes_of(settings: TieringConfig) -> Attributes:
             for each in settings.attributes
         ]
     )
-
-
-class HasTiers:
-    """Shows the tiers under their own names, for one who hands them on."""
-
-    __slots__ = ()
-
-    tiers: Tiers
-    in_force: InForce
-
-    @property
-    def hot(self) -> HotTier:
-        """Redis."""
-        return self.tiers.hot
-
-    @property
-    def incarnation(self) -> Incarnation:
-        """Whether Redis is the one that it was."""
-        return self.tiers.incarnation
-
-    @property
-    def catalog(self) -> Catalog:
-        """What is where."""
-        return self.tiers.catalog
-
-    @property
-    def objects(self) -> ObjectStore:
-        """Packs."""
-        return self.tiers.objects
-
-    @property
-    def keys(self) -> Keyring:
-        """Data keys of sagas."""
-        return self.tiers.keys
-
-    @property
-    def dictionaries(self) -> Dictionaries:
-        """Compression dictionaries."""
-        return self.tiers.dictionaries
-
-    @property
-    def prices(self) -> PriceList:
-        """What S3 costs in the region."""
-        return self.tiers.prices
-
-    @property
-    def clock(self) -> Clock:
-        """The servers' time."""
-        return self.tiers.clock
-
-    @property
-    def policies(self) -> PolicySet:
-        """The policies in force."""
-        return self.in_force.policies
-
-    @property
-    def settings(self) -> TieringConfig:
-        """The settings in force."""
-        return self.in_force.settings

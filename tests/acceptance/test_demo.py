@@ -175,7 +175,7 @@ class Shop:
 
     async def check(self) -> FateTally:
         """The demonstration's check."""
-        config, objects = self.runtime.config, self.runtime.objects
+        config, objects = self.runtime.settings, self.runtime.objects
         return await check_fates(self.made, self.runtime.storage(), objects, config.policies, self.clock.now())
 
 

@@ -97,7 +97,7 @@ async def test_command_of_a_console_page_finds_what_the_page_shows(shop: tuple[P
     since, until = (quote(at.isoformat()) for at in (begun, sagas[4][0].created_at))
     async with (
         open_runtime(load_config(path)) as runtime,
-        serve_console(OPEN, state_of(runtime, runtime.config)) as (host, port),
+        serve_console(OPEN, state_of(runtime, runtime.settings)) as (host, port),
         Browser(f"http://{host}:{port}") as browser,
     ):
         await runtime.storage().hold(third.saga_id, "case 7")

@@ -222,7 +222,7 @@ async def test_new_retention_rules_apply_to_packs(database: str, redis_url: str,
 async def test_reload_puts_limits_and_the_usual_restore_in_force(shop: Product) -> None:
     """What is not set at start counts from a reload on, for the facade as for jobs."""
     changed = {"limits": LimitSettings(max_snapshot=1), "restore": RestoreSettings(days=3)}
-    await shop.runtime.reload(shop.runtime.config.model_copy(update=changed))
+    await shop.runtime.reload(shop.runtime.settings.model_copy(update=changed))
     assert shop.runtime.job_context().settings.restore.days == 3
     with pytest.raises(SnapshotTooLarge):
         await shop.storage.save_snapshot(SAVED[0])

@@ -73,7 +73,7 @@ async def test_open_object_store_refuses_every_other_loop() -> None:
 
 async def test_storage_of_open_tiers_serves_its_own_loop_alone(shop: Product) -> None:
     """Made by hand it cannot be opened a second time, and says what can."""
-    storage = TieredSnapshotStorage(shop.runtime.tiers, shop.runtime.in_force)
+    storage = TieredSnapshotStorage(shop.runtime)
     await storage.save_snapshot(make(1))
     with pytest.raises(WrongEventLoop) as caught:
         await in_thread(lambda: storage.get_snapshot(number(1)))
@@ -105,7 +105,7 @@ async def test_policies_that_are_reloaded_rule_on_every_loop(shop: Product) -> N
     """Also what is open for other loops already."""
     await in_thread(lambda: shop.storage.save_snapshot(make(1)))
     hot_only = tuple(Policy.model_validate({**policy, "durability": "hot"}) for policy in insistent(DEFAULT_POLICIES))
-    await shop.runtime.reload(shop.runtime.config.model_copy(update={"policies": hot_only}))
+    await shop.runtime.reload(shop.runtime.settings.model_copy(update={"policies": hot_only}))
     before = await shop.runtime.catalog.durable.totals(shop.clock.now())
     await in_thread(lambda: shop.storage.save_snapshot(make(2)))
     assert await shop.runtime.catalog.durable.totals(shop.clock.now()) == before

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,7 +203,7 @@ async def test_rebuild_needs_an_empty_catalog_and_a_bucket_of_ours(
         await shop.run("age")
         context = shop.runtime.job_context()
         async with product(settings(other, redis_url, tmp_path), schema=False) as there:
-            context.tiers = replace(context.tiers, objects=there.runtime.objects)
+            context.objects = there.runtime.objects
             whose = await proposed_id(context)
             assert whose is not None
             with pytest.raises(ConfigError, match="belongs to"):

@@ -200,7 +200,7 @@ async def test_object_that_only_begins_like_a_dictionary_hides_none(shop: Produc
     await keep(shop.runtime.job_context(), [alien()])
     await overwrite(shop, f"dictionaries/{alien().id.hex()}{'0' * 48}", b"something else", StorageClass.STANDARD)
     await shop.runtime.db.execute("DELETE FROM sagaz_tiering.dictionaries")
-    await redis_do(shop.runtime.config.tiers.hot.url.get_secret_value(), "FLUSHALL")
+    await redis_do(shop.runtime.settings.tiers.hot.url.get_secret_value(), "FLUSHALL")
     shop.runtime.dictionaries._kept.clear()
     assert alien().id in await shop.runtime.dictionaries.need(alien().id)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
-from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -65,7 +64,7 @@ async def shop(database: str, redis_url: str, tmp_path: Path):
     async with product(config(database=database, redis_url=redis_url, cold=cold, policies=POLICIES)) as opened:
         context = opened.runtime.job_context()
         counting: Any = Counting(opened.runtime.objects)
-        context.tiers = replace(context.tiers, objects=counting)
+        context.objects = counting
         yield opened
 
 

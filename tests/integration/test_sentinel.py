@@ -437,7 +437,7 @@ async def test_workers_and_commands_find_the_primary(watched: Watched, database:
         for snapshot in saved:
             await shop.storage.save_snapshot(snapshot)
         tally = Tally(None)
-        async with WorkerPool(lambda: shop.runtime.config).share("age", asyncio.Event(), tally, shop.runtime.policies):
+        async with WorkerPool(shop.runtime.settings).share("age", asyncio.Event(), tally, shop.runtime.policies):
             pass
         assert tally.notes == []
         assert tally.counts["archived"] == len(saved)

@@ -105,7 +105,7 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
 async def test_workers_do_it_all_if_this_process_does_nothing(runtime: Runtime, saved: list[SagaSnapshot]) -> None:
     """Every snapshot goes into packs by the worker, and its counts come to the one who asked."""
     tally = Tally(None)
-    async with WorkerPool(lambda: runtime.config).share("age", asyncio.Event(), tally, runtime.policies):
+    async with WorkerPool(runtime.settings).share("age", asyncio.Event(), tally, runtime.policies):
         pass
     assert tally.counts["archived"] == tally.counts["evicted"] == len(saved)
     assert tally.notes == []
@@ -182,7 +182,7 @@ async def test_workers_stop_when_they_are_told(runtime: Runtime) -> None:
     """They finish their step and give back what they had claimed."""
     saved = await backlog(runtime, MANY)
     stopping, tally = asyncio.Event(), Tally(None)
-    async with WorkerPool(lambda: runtime.config).share("age", stopping, tally, runtime.policies):
+    async with WorkerPool(runtime.settings).share("age", stopping, tally, runtime.policies):
         await eventually(lambda: _are_taken(runtime, len(saved)))
         stopping.set()
     assert children() == []
@@ -205,13 +205,13 @@ async def test_worker_ends_with_the_process_that_started_it(runtime: Runtime) ->
         "config = pickle.load(sys.stdin.buffer)\n"
         "async def main():\n"
         "    policies = PolicySet(config.policies)\n"
-        "    async with WorkerPool(lambda: config).share('age', asyncio.Event(), Tally(None), policies):\n"
+        "    async with WorkerPool(config).share('age', asyncio.Event(), Tally(None), policies):\n"
         "        await asyncio.sleep(600)\n"
         "asyncio.run(main())\n"
     )
     parent = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdin=asyncio.subprocess.PIPE)
     assert parent.stdin is not None
-    parent.stdin.write(pickle.dumps(runtime.config))
+    parent.stdin.write(pickle.dumps(runtime.settings))
     await parent.stdin.drain()
     parent.stdin.close()
     await eventually(lambda: _are_taken(runtime, len(saved)))
@@ -242,10 +242,10 @@ async def test_workers_use_the_servers_that_are_open(
     runtime: Runtime, saved: list[SagaSnapshot], tmp_path: Path
 ) -> None:
     """A reload puts policies in force; another object store only after a restart, for every process."""
-    tiers = runtime.config.tiers
+    tiers = runtime.settings.tiers
     cold = tiers.cold.model_copy(update={"url": f"file://{tmp_path / 'elsewhere'}"})
     await runtime.reload(
-        runtime.config.model_copy(update={"tiers": tiers.model_copy(update={"cold": cold}), "policies": ()})
+        runtime.settings.model_copy(update={"tiers": tiers.model_copy(update={"cold": cold}), "policies": ()})
     )
     policies = PolicySet(config(database="postgresql://x", redis_url="redis://x", cold=tmp_path).policies)
     opened = runtime.job_context().workers
@@ -260,12 +260,12 @@ async def test_error_of_a_worker_is_told(
 ) -> None:
     """One that cannot work says why, and holds up nobody."""
     url = "redis://127.0.0.1:1/0"
-    hot = runtime.config.tiers.hot.model_copy(update={"url": type(runtime.config.tiers.hot.url)(url)})
-    broken = runtime.config.model_copy(update={"tiers": runtime.config.tiers.model_copy(update={"hot": hot})})
+    hot = runtime.settings.tiers.hot.model_copy(update={"url": type(runtime.settings.tiers.hot.url)(url)})
+    broken = runtime.settings.model_copy(update={"tiers": runtime.settings.tiers.model_copy(update={"hot": hot})})
     tally = Tally(None)
     own_work = asyncio.Event()
     with pytest.raises(HotTierUnavailable, match="Redis") as caught:
-        async with WorkerPool(lambda: broken).share("age", asyncio.Event(), tally, runtime.policies):
+        async with WorkerPool(broken).share("age", asyncio.Event(), tally, runtime.policies):
             own_work.set()
     assert own_work.is_set()
     assert caught.value.hint.startswith(HotTierUnavailable.hint)
@@ -280,14 +280,14 @@ async def test_budget_that_a_worker_used_up_is_the_outcome_of_the_run(
 ) -> None:
     """As if this process had met it; and what the worker spent is in the metrics of this process."""
     monkeypatch.setattr(age, "WORTH_SHARING", SAGAS)
-    limited = runtime.config.model_copy(update={"budget": BudgetSettings(requests_per_day=10)})
+    limited = runtime.settings.model_copy(update={"budget": BudgetSettings(requests_per_day=10)})
     before = metrics.spent().get("age", (0, 0))[0]
 
     async def leave_it_to_the_worker(*_args: object) -> None:
         return
 
     monkeypatch.setattr(age, "run_share", leave_it_to_the_worker)
-    report = await run_job("age", replace(runtime.job_context(), workers=WorkerPool(lambda: limited)))
+    report = await run_job("age", replace(runtime.job_context(), workers=WorkerPool(limited)))
     assert report.counts["budget_spent"] == 1
     spent = metrics.spent()["age"][0] - before
     assert 0 < spent <= 20, "10, and what this process, which no budget holds, spends beside it in a long run"
@@ -299,7 +299,7 @@ async def test_workers_finish_where_this_process_only_lacked_keys(runtime: Runti
     """A missing master key is told at the end of a share; what others can still do they do."""
     tally = Tally(None)
     with pytest.raises(MasterKeyUnavailable):
-        async with WorkerPool(lambda: runtime.config).share("age", asyncio.Event(), tally, runtime.policies):
+        async with WorkerPool(runtime.settings).share("age", asyncio.Event(), tally, runtime.policies):
             raise MasterKeyUnavailable("no key")
     assert tally.notes == []
     await check_archived(runtime, saved, every=10)
@@ -314,7 +314,7 @@ async def test_workers_stop_where_this_process_must(runtime: Runtime) -> None:
         raise LeaseLost("gone")
 
     with pytest.raises(LeaseLost):
-        async with WorkerPool(lambda: runtime.config).share("age", asyncio.Event(), Tally(None), runtime.policies):
+        async with WorkerPool(runtime.settings).share("age", asyncio.Event(), Tally(None), runtime.policies):
             await lose_the_lease()
     assert children() == []
     assert await left(runtime) > 0
@@ -331,14 +331,14 @@ async def test_defect_on_the_way_to_a_worker_leaves_nothing_running(
 
     monkeypatch.setattr(workers, "_listen", fail)
     tasks, tally = asyncio.all_tasks(), Tally(None)
-    three = runtime.config.model_copy(update={"jobs": runtime.config.jobs.model_copy(update={"processes": 3})})
+    three = runtime.settings.model_copy(update={"jobs": runtime.settings.jobs.model_copy(update={"processes": 3})})
 
     async def work() -> None:
         if own is not None:
             raise own
 
     with pytest.raises(type(own or KeyError())):
-        async with WorkerPool(lambda: three).share("age", asyncio.Event(), tally, runtime.policies):
+        async with WorkerPool(three).share("age", asyncio.Event(), tally, runtime.policies):
             await work()
     assert children() == []
     assert asyncio.all_tasks() <= tasks
@@ -350,7 +350,7 @@ async def test_workers_that_are_cancelled_end(runtime: Runtime, saved: list[Saga
     before = asyncio.all_tasks()
 
     async def share() -> None:
-        async with WorkerPool(lambda: runtime.config).share("age", asyncio.Event(), Tally(None), runtime.policies):
+        async with WorkerPool(runtime.settings).share("age", asyncio.Event(), Tally(None), runtime.policies):
             pass
 
     sharing = asyncio.create_task(share())
@@ -372,7 +372,7 @@ async def test_workers_take_no_slot_of_a_daemon(runtime: Runtime, saved: list[Sa
     for slot in range(JOBS["age"].slots):
         assert await leases.acquire(f"age/{slot}", "another daemon", minute) is not None
     tally = Tally(None)
-    async with WorkerPool(lambda: runtime.config).share("age", asyncio.Event(), tally, runtime.policies):
+    async with WorkerPool(runtime.settings).share("age", asyncio.Event(), tally, runtime.policies):
         pass
     assert tally.notes == []
     await check_archived(runtime, saved, every=10)
@@ -383,11 +383,11 @@ async def test_workers_follow_the_policies_of_the_run(runtime: Runtime) -> None:
     """Whatever the configuration of this process says meanwhile."""
     saved = await backlog(runtime, 5)
     policies = PolicySet(
-        [policy.model_copy(update={"name": f"run-{policy.name}"}) for policy in runtime.config.policies]
+        [policy.model_copy(update={"name": f"run-{policy.name}"}) for policy in runtime.settings.policies]
     )
     await put_policies_in_force(runtime.job_context().by(policies))
     tally = Tally(None)
-    async with WorkerPool(lambda: runtime.config).share("age", asyncio.Event(), tally, policies):
+    async with WorkerPool(runtime.settings).share("age", asyncio.Event(), tally, policies):
         pass
     assert tally.notes == []
     assert {row["policy"] for row in await runtime.db.fetch("SELECT policy FROM sagaz_tiering.packs")} == {"run-fast"}
@@ -397,9 +397,9 @@ async def test_workers_follow_the_policies_of_the_run(runtime: Runtime) -> None:
 async def test_workers_do_nothing_by_policies_that_were_replaced(runtime: Runtime) -> None:
     """Another daemon put others in force after the run began."""
     saved = await backlog(runtime, 5)
-    await put_policies_in_force(runtime.job_context().by(PolicySet(runtime.config.policies[:2])))
+    await put_policies_in_force(runtime.job_context().by(PolicySet(runtime.settings.policies[:2])))
     tally = Tally(None)
-    async with WorkerPool(lambda: runtime.config).share("age", asyncio.Event(), tally, runtime.policies):
+    async with WorkerPool(runtime.settings).share("age", asyncio.Event(), tally, runtime.policies):
         pass
     [note] = tally.notes
     assert "other policies were put in force" in note

@@ -52,7 +52,7 @@ def state_of(runtime: Runtime | None, settings: Any, health: Readiness | None = 
 @asynccontextmanager
 async def console(shop: Product, settings: ConsoleSettings) -> AsyncIterator[str]:
     """Serve it; yields the address."""
-    async with serve_console(settings, state_of(shop.runtime, shop.runtime.config)) as (host, port):
+    async with serve_console(settings, state_of(shop.runtime, shop.runtime.settings)) as (host, port):
         yield f"http://{host}:{port}"
 
 

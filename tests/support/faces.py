@@ -125,7 +125,7 @@ FACES = {
         "reporting",
         "s3.storage",
     ),
-    "tiered": ("compare", "found", "storage"),
+    "tiered": ("compare", "find", "storage"),
     "torture": ("run",),
     "transfer": ("checkpoint",),
 }

@@ -12,8 +12,7 @@ import pytest
 from sagaz_tiering.catalog.hot_tier import KnownRedis
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable
 from sagaz_tiering.tiered import freshness as module
-from sagaz_tiering.tiered.freshness import Freshness
-from sagaz_tiering.tiered.pause import Pause
+from sagaz_tiering.tiered.freshness import Freshness, Pause
 
 
 class Announcements:

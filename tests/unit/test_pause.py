@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from sagaz_tiering.errors import HotTierUnavailable
-from sagaz_tiering.tiered import pause as module
-from sagaz_tiering.tiered.pause import Pause
+from sagaz_tiering.tiered import freshness as module
+from sagaz_tiering.tiered.freshness import Pause
 
 
 class Server:

@@ -14,7 +14,7 @@ from sagaz_tiering.codec.value import encode
 from sagaz_tiering.config.sections import LimitSettings
 from sagaz_tiering.policy import Durability, PolicySet
 from sagaz_tiering.snapshot import SnapshotMeta
-from sagaz_tiering.tiered.pause import Pause
+from sagaz_tiering.tiered.freshness import Pause
 from sagaz_tiering.tiered.save import Saver
 
 
@@ -62,10 +62,10 @@ async def turns() -> None:
 async def test_saves_of_one_id_take_turns_and_others_do_not_wait() -> None:
     """Even where the tier would take the later one first; a cancelled save passes its turn on."""
     hot, durable = Tier(), Tier()
-    tiers = SimpleNamespace(hot=hot, catalog=SimpleNamespace(durable=durable))
-    in_force: Any = SimpleNamespace(policies=PolicySet([]), settings=SimpleNamespace(limits=LimitSettings()))
+    in_force = SimpleNamespace(policies=PolicySet([]), settings=SimpleNamespace(limits=LimitSettings()))
+    tiers = SimpleNamespace(hot=hot, catalog=SimpleNamespace(durable=durable), in_force=in_force)
     nothing: Any = Nothing()
-    saver = Saver(_as_any(tiers), in_force, nothing, nothing, nothing, Pause(durable.ping))
+    saver = Saver(_as_any(tiers), nothing, nothing, nothing, Pause(durable.ping))
     snapshot = saga(1)[0]
     meta = encode(snapshot, saved_us=1).meta
     slow = durable.open = asyncio.Event()

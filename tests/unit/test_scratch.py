@@ -7,8 +7,8 @@ from random import Random
 
 import pytest
 
+from sagaz_tiering.drivers.scratch import SortedIds
 from sagaz_tiering.errors import ConfigError
-from sagaz_tiering.tiered.sorted_ids import SortedIds
 
 
 async def test_ids_come_in_order_and_once() -> None:

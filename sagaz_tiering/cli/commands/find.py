@@ -13,7 +13,7 @@ from sagaz_tiering.terminal import make_table, show_time
 
 if TYPE_CHECKING:
     from sagaz_tiering.tiered import SagaFilters
-    from sagaz_tiering.tiered.found import Page, SagaSummary
+    from sagaz_tiering.tiered.find import Page, SagaSummary
 
 
 @command()

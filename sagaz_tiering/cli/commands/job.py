@@ -75,7 +75,7 @@ async def job(
 
     async with call.opened() as runtime:
         await runtime.check()
-        yield_to_others(runtime.config.jobs.nice)
+        yield_to_others(runtime.settings.jobs.nice)
         context = replace(
             runtime.job_context(),
             allow_mass_delete=allow_mass_delete,

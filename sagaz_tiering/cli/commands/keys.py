@@ -36,7 +36,7 @@ async def status(call: Call) -> Answer:
         warnings = await runtime.keys.warnings(locked, totals)
         journal, left_out, unread = await _journal(runtime, works=error is None)
     warnings += left_out
-    needed = bool(totals.by_master) or runtime.config.encryption is not None
+    needed = bool(totals.by_master) or runtime.settings.encryption is not None
     failed = [each.error for each in locked] + ([error] if error is not None and needed else []) + unread
     document = {
         "current": current,
