@@ -12,8 +12,7 @@ from sagaz_tiering.config.sections import CatalogSettings
 from sagaz_tiering.config.tiers import HotSettings
 from sagaz_tiering.config.urls import SecretUrl, bucket_and_prefix, secret_or_none
 from sagaz_tiering.errors import ConfigError, MissingDependencyError
-from sagaz_tiering.keys.master import MasterKeys, NoMasterKeys
-from sagaz_tiering.keys.several import Several
+from sagaz_tiering.keys.master import MasterKeys, NoMasterKeys, Several
 from sagaz_tiering.objects.base import ObjectStore
 
 if TYPE_CHECKING:

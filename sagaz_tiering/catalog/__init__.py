@@ -8,33 +8,26 @@ from __future__ import annotations
 
 from uuid import UUID
 
-from sagaz_tiering.catalog.audit import Audit
-from sagaz_tiering.catalog.catching_up import CatchingUp
+from sagaz_tiering.catalog.catching_up import CatchingUp, Scrubbing
 from sagaz_tiering.catalog.compaction import Compaction
 from sagaz_tiering.catalog.dictionaries import CatalogDictionaries
 from sagaz_tiering.catalog.durable import DurableCopies
 from sagaz_tiering.catalog.erasures import Erasures
 from sagaz_tiering.catalog.find import Find
-from sagaz_tiering.catalog.history import History
+from sagaz_tiering.catalog.history import Audit, History, Quarantine, Spending
 from sagaz_tiering.catalog.holds import Holds
-from sagaz_tiering.catalog.hot_saves import HotSaves
-from sagaz_tiering.catalog.hot_tier import KnownHotTier
+from sagaz_tiering.catalog.hot_saves import HotSaves, KnownHotTier
 from sagaz_tiering.catalog.journal import Journal
 from sagaz_tiering.catalog.leases import Leases
 from sagaz_tiering.catalog.locations import Locations
-from sagaz_tiering.catalog.owner import Ownership
-from sagaz_tiering.catalog.pack_list import PackList
+from sagaz_tiering.catalog.mark import Ownership
 from sagaz_tiering.catalog.packs import Packs
-from sagaz_tiering.catalog.quarantine import Quarantine
 from sagaz_tiering.catalog.reindexing import Reindexed
 from sagaz_tiering.catalog.replays import Replays
 from sagaz_tiering.catalog.restores import Restores
 from sagaz_tiering.catalog.saga_keys import SagaKeys
 from sagaz_tiering.catalog.sagas import Sagas
-from sagaz_tiering.catalog.scrubbing import Scrubbing
-from sagaz_tiering.catalog.spending import Spending
-from sagaz_tiering.catalog.surveys import Surveys
-from sagaz_tiering.catalog.totals import CatalogTotals
+from sagaz_tiering.catalog.surveys import CatalogTotals, PackList, Surveys
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
 

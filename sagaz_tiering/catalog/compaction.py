@@ -15,8 +15,7 @@ from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.drivers.postgresql.pool import affected
-from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import from_column
+from sagaz_tiering.drivers.postgresql.queries import from_column, load
 from sagaz_tiering.errors import LeaseLost
 
 _SQL = load(__package__, "compaction")

@@ -12,8 +12,7 @@ from sagaz_tiering.catalog.leases import Lease, fenced
 from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.codec.zstd import Dictionary
 from sagaz_tiering.drivers.postgresql.pool import affected
-from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import to_column
+from sagaz_tiering.drivers.postgresql.queries import load, to_column
 from sagaz_tiering.terminal import document
 
 _SQL = load(__package__, "dictionaries")

@@ -23,8 +23,7 @@ from sagaz_tiering.catalog.leases import Lease, fenced
 from sagaz_tiering.catalog.rows import Repository
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
-from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import from_column, recordset, to_column
+from sagaz_tiering.drivers.postgresql.queries import from_column, load, recordset, to_column
 from sagaz_tiering.errors import CatalogUnavailable, LegalHold
 from sagaz_tiering.policy import SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta

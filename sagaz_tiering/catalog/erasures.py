@@ -21,8 +21,7 @@ from sagaz_tiering.catalog.saga_keys import destroy
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.codec.value import read_meta
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
-from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import checked_text, to_column
+from sagaz_tiering.drivers.postgresql.queries import checked_text, load, to_column
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.terminal import document, plain
 

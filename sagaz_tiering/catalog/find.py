@@ -24,8 +24,7 @@ from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.patterns import ANY
 from sagaz_tiering.costs import PackGroup, bucket_of
 from sagaz_tiering.drivers.postgresql.pool import Database
-from sagaz_tiering.drivers.postgresql.queries import joined, load
-from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.drivers.postgresql.queries import from_column, joined, load, to_column
 from sagaz_tiering.errors import CatalogUnavailable
 from sagaz_tiering.policy import PolicySet, SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta

@@ -24,8 +24,7 @@ from sagaz_tiering.catalog.saga_keys import keys_there
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.codec.typed_json import Encoding
 from sagaz_tiering.drivers.postgresql.pool import Connection
-from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import to_column
+from sagaz_tiering.drivers.postgresql.queries import load, to_column
 from sagaz_tiering.errors import LeaseLost, SagazTieringError
 from sagaz_tiering.packs.attributes import united
 from sagaz_tiering.snapshot import SnapshotMeta

@@ -1,19 +1,29 @@
-"""What the jobs and the operators did: last runs per job, and which policy texts were in force since when."""
+"""What the jobs and the operators did, and what came of it.
+
+Last runs per job, and which policy texts were in force since when; what failed again and again; what was spent; and who
+changed something in the console.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Any
 
 import orjson
 
 from sagaz_tiering.catalog.rows import Repository, of_row
-from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import to_column
+from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
 
 _SQL = load(__package__, "jobs")
+_AUDIT = load(__package__, "audit")
+NEWEST = 2**63 - 1
+_TEXTS = ("who", "address", "action", "subject", "reason", "outcome")
+_QUARANTINE = load(__package__, "quarantine")
+BUDGET = 5
+"""Failures after which an item is left alone."""
+_SPENDING = load(__package__, "spending")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,3 +110,128 @@ class History(Repository):
 def _run_of(row: Any) -> JobRun:
     summary = orjson.loads(row["summary"]) if row["summary"] else None
     return of_row(JobRun, row, "error", "stopped", summary=summary)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AuditEntry:
+    """One change. `outcome` is what came of it; None: the process ended before it was known."""
+
+    audit_id: int
+    at: datetime
+    who: str
+    address: str
+    action: str
+    subject: str
+    reason: str
+    outcome: str | None
+
+
+class Audit(Repository):
+    """The table `console_audit`."""
+
+    async def begin(self, at: datetime, *, who: str, address: str, action: str, subject: str, reason: str) -> int:
+        """Somebody asks for it; the entry's id. Raises CatalogUnavailable: then it is not to be done."""
+        texts = map(to_column, (who, address, action, subject, reason))
+        return int(await self._db.fetchval(_AUDIT["begin"], at, *texts))
+
+    async def end(self, audit_id: int, outcome: str) -> None:
+        """What came of it."""
+        await self._db.execute(_AUDIT["end"], audit_id, to_column(outcome))
+
+    async def page(self, limit: int, before: int = NEWEST) -> list[AuditEntry]:
+        """The newest first, before an id."""
+        rows = await self._db.fetch(_AUDIT["page"], before, limit)
+        return [of_row(AuditEntry, row, *_TEXTS) for row in rows]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quarantined:
+    """`kind`: pack, object, snapshot or claim (of a pack that contradicts another).
+
+    `state`: FAILING (tried again), QUARANTINED (left alone) or DROPPED.
+    """
+
+    kind: str
+    item: str
+    reason: str
+    attempts: int
+    state: str
+    first_seen: datetime
+    last_seen: datetime
+
+
+class Quarantine(Repository):
+    """The table `quarantine`."""
+
+    async def record(self, kind: str, item: str, reason: str, now: datetime, *, budget: int = BUDGET) -> None:
+        """It failed once more; after `budget` failures it is left alone."""
+        await self._db.execute(_QUARANTINE["record"], kind, to_column(item), to_column(reason), now, budget)
+
+    async def resolve(self, kind: str, item: str) -> bool:
+        """It works; True if it was listed."""
+        return await self._db.execute(_QUARANTINE["resolve"], kind, to_column(item)) > 0
+
+    async def items(
+        self, limit: int, *, dropped_too: bool = False, behind: tuple[datetime, str] | None = None
+    ) -> list[Quarantined]:
+        """The newest first; `behind` the one that was last seen then and is called that (`kind/item`)."""
+        at, name = behind or (None, None)
+        rows = await self._db.fetch(
+            _QUARANTINE["items"], dropped_too, limit, at, None if name is None else to_column(name)
+        )
+        return [of_row(Quarantined, row, "item", "reason") for row in rows]
+
+    async def left_alone(self, kind: str, items: Sequence[str]) -> set[str]:
+        """Of these, the ones that jobs do not touch."""
+        rows = (
+            await self._db.fetch(_QUARANTINE["left_alone"], kind, [to_column(item) for item in items]) if items else []
+        )
+        return {from_column(row["item"]) for row in rows}
+
+    async def retry(self, item: str) -> bool:
+        """Try it again; False if it is not listed."""
+        return await self._db.execute(_QUARANTINE["set_state"], to_column(item), "FAILING") > 0
+
+    async def drop(self, item: str) -> bool:
+        """Do not report it any more; nothing is deleted. False if it is not listed."""
+        return await self._db.execute(_QUARANTINE["set_state"], to_column(item), "DROPPED") > 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Spent:
+    """Requests and USD of one kind of work on one UTC day."""
+
+    kind: str
+    requests: int
+    usd: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SpentOnDay:
+    """Requests and USD of a UTC day."""
+
+    day: date
+    requests: int
+    usd: float
+
+
+class Spending(Repository):
+    """The table `spending`."""
+
+    async def spend(
+        self, day: date, kind: str, requests: int, usd: float, *, most_requests: int | None, most_usd: float | None
+    ) -> bool:
+        """Count it, unless the day's total would be more than the limits (None: no limit); False if it was not.
+
+        Processes that ask in the same instant may together exceed a limit by what they ask for.
+        """
+        counted = await self._db.fetchval(_SPENDING["spend"], day, kind, requests, usd, most_requests, most_usd)
+        return counted is not None
+
+    async def on(self, day: date) -> list[Spent]:
+        """What was spent on a day, by kind."""
+        return [Spent(**dict(row)) for row in await self._db.fetch(_SPENDING["spent_on"], day)]
+
+    async def since(self, day: date) -> list[SpentOnDay]:
+        """What was spent on each day from `day` on, the oldest first; days without are left out."""
+        return [SpentOnDay(**dict(row)) for row in await self._db.fetch(_SPENDING["spent_since"], day)]

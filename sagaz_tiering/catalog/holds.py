@@ -20,8 +20,7 @@ from sagaz_tiering.catalog.patterns import attributes_expression, expression
 from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.config.patterns import ANY, Match
 from sagaz_tiering.drivers.postgresql.pool import Connection
-from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import checked_text, from_column, to_column
+from sagaz_tiering.drivers.postgresql.queries import checked_text, from_column, load, to_column
 from sagaz_tiering.errors import ConfigError, InvalidSnapshot, LegalHold, StatementRefused
 from sagaz_tiering.policy import SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, as_utc

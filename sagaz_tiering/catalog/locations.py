@@ -17,8 +17,7 @@ from sagaz_tiering.catalog.saga_keys import wrapped_key
 from sagaz_tiering.catalog.sagas import end_of
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database
-from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import to_column
+from sagaz_tiering.drivers.postgresql.queries import load, to_column
 from sagaz_tiering.keys.master import WrappedKey
 from sagaz_tiering.policy import SagaEnd
 from sagaz_tiering.snapshot import SnapshotMeta, SnapshotRef, Tier

@@ -23,8 +23,7 @@ from sagaz_tiering.catalog.sagas import note_archived, promise_anew
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.config.patterns import outcome_of
 from sagaz_tiering.drivers.postgresql.pool import Connection, Database, affected
-from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import from_column
+from sagaz_tiering.drivers.postgresql.queries import from_column, load
 from sagaz_tiering.errors import LeaseLost
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage_class import StorageClass

@@ -12,7 +12,7 @@ from typing import Final
 
 from sagaz_tiering.attributes import SEPARATOR, escaped
 from sagaz_tiering.config.patterns import ANY
-from sagaz_tiering.drivers.postgresql.text import to_column
+from sagaz_tiering.drivers.postgresql.queries import to_column
 
 _NEVER: Final = "(?!x)x"
 _HALVES: Final = 0xD800, 0xDFFF

@@ -12,8 +12,7 @@ from sagaz_tiering.catalog.leases import Lease, fenced
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.drivers.postgresql.pool import Connection, affected
-from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _SQL = load(__package__, "reindexing")

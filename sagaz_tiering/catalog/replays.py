@@ -11,8 +11,7 @@ import orjson
 
 from sagaz_tiering.catalog.rows import Repository
 from sagaz_tiering.codec import typed_json
-from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.snapshot import ReplayResult, replay_record
 

@@ -21,8 +21,7 @@ from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.costs import PriceList
 from sagaz_tiering.drivers.postgresql.pool import Connection, affected
-from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
 from sagaz_tiering.errors import ConfigError, StatementRefused
 from sagaz_tiering.snapshot import as_utc
 from sagaz_tiering.storage_class import StorageClass

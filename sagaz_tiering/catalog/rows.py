@@ -6,7 +6,7 @@ from dataclasses import fields
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sagaz_tiering.drivers.postgresql.pool import Database
-from sagaz_tiering.drivers.postgresql.text import from_column
+from sagaz_tiering.drivers.postgresql.queries import from_column
 from sagaz_tiering.storage_class import StorageClass
 
 if TYPE_CHECKING:

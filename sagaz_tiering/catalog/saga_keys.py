@@ -11,8 +11,7 @@ from uuid import UUID, uuid4
 from sagaz_tiering.catalog.journal import note
 from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.drivers.postgresql.pool import Connection, affected
-from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
 from sagaz_tiering.keys.master import KeyTotals, WrappedKey
 
 _SQL = load(__package__, "saga_keys")

@@ -18,8 +18,7 @@ from sagaz_tiering.catalog.leases import Lease, fenced
 from sagaz_tiering.catalog.rows import Repository
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.drivers.postgresql.pool import Connection
-from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.drivers.postgresql.queries import from_column, load, to_column
 from sagaz_tiering.policy import NOT_PROMISED, PolicySet, SagaEnd, latest
 from sagaz_tiering.snapshot import SnapshotMeta
 

@@ -1,21 +1,27 @@
-"""Sums over the catalog for the planner: memory and time grow with what is alike, not with how many there are."""
+"""Sums over the catalog: for the planner, for people (with their hourly history), and packs page by page.
+
+Memory and time grow with what is alike, not with how many there are.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
+from dataclasses import asdict, dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
+
+import orjson
 
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.rows import Repository, of_row
 from sagaz_tiering.config.patterns import RUNNING, outcome_of
 from sagaz_tiering.config.policy import ClockSource, Policy, Retention
 from sagaz_tiering.costs import Due, Expired, PackGroup, bucket_of
-from sagaz_tiering.drivers.postgresql.queries import load
-from sagaz_tiering.drivers.postgresql.text import from_column
+from sagaz_tiering.drivers.postgresql.queries import from_column, load
 from sagaz_tiering.policy import PolicySet
+from sagaz_tiering.storage_class import StorageClass
+from sagaz_tiering.terminal import plain
 
 _SQL = load(__package__, "surveys")
 _NAMES = ("saga_name", "step_name", "status", "end_status", "end_attributes")
@@ -25,6 +31,12 @@ EXACT_SNAPSHOTS = 200_000
 """So many snapshots of packs that have begun to expire are counted; of more, the share is estimated."""
 MOST_NAMES = 50_000
 """Distinct (saga, step, status) of the durable copies that are looked at."""
+_TOTALS = load(__package__, "totals")
+KEPT = timedelta(days=731)
+"""So long the history is kept."""
+HOUR = timedelta(hours=1)
+_PACK_LIST = load(__package__, "pack_list")
+NEWEST = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,3 +195,105 @@ def _rules(names: Sequence[Any], policies: PolicySet) -> tuple[list[Any], ...]:
         counts = policy.is_for_ever, policy.asks_snapshot, policy.retention is Retention.LONGEST
         rows.append((*_ageing(row, policy, outcome), policy.name, after, running, *counts))
     return _columns(rows, 14)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ColdTotal:
+    """Packs of a class; `packed` counts what is dead in them too, `came` what came since the last row."""
+
+    storage_class: StorageClass
+    retiring: bool
+    packs: int
+    bytes: int
+    snapshots: int
+    packed: int
+    undersized: int
+    came: int
+    newest_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenWork:
+    """So many of something wait, the oldest since then: quarantine (kind, state), restore (state), late_restore, hold,
+    journal, erasure (packs), changed_saga, due (durable copies; not counted here), many_values (sagas that have more
+    values of an attribute, the kind, than they are found by)."""
+
+    what: str
+    kind: str
+    state: str
+    number: int | None
+    since: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holding:
+    """What one tier has of one storage class. None: not known without counting one by one (snapshots in Redis), or not
+    ours to price.
+
+    `tier`: hot, durable, cold or retiring (packs that nothing needs any more, billed until they are deleted).
+    """
+
+    tier: str
+    storage_class: str = ""
+    snapshots: int | None = None
+    packs: int | None = None
+    bytes: int
+    usd_per_month: float | None = None
+    came: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hour:
+    """The row of an hour."""
+
+    hour: datetime
+    holdings: tuple[Holding, ...]
+
+
+class CatalogTotals(Repository):
+    """Aggregates over `packs` and what waits; the table `history`."""
+
+    async def cold(self, undersized_below: int, hour: datetime) -> list[ColdTotal]:
+        """Packs by class; `came` counts up to `hour`."""
+        rows = await self._db.fetch(_TOTALS["cold"], undersized_below, hour)
+        return [of_row(ColdTotal, row) for row in rows]
+
+    async def open_work(self, now: datetime) -> list[OpenWork]:
+        """What waits for somebody."""
+        return [OpenWork(**dict(row)) for row in await self._db.fetch(_TOTALS["open_work"], now)]
+
+    async def note_hour(self, hour: datetime, holdings: Sequence[Holding]) -> bool:
+        """Write the row of an hour; False where another process has."""
+        document = orjson.dumps([asdict(each) for each in holdings]).decode()
+        return await self._db.execute(_TOTALS["note_hour"], hour, document, hour - KEPT) == 1
+
+    async def hours(self, since: datetime, step: timedelta) -> list[Hour]:
+        """The last row of each `step` since then, the oldest first."""
+        return [
+            Hour(hour=row["hour"], holdings=tuple(Holding(**each) for each in orjson.loads(row["holdings"])))
+            for row in await self._db.fetch(_TOTALS["hours"], since, step)
+        ]
+
+    async def came(self, since: datetime) -> dict[str, int]:
+        """Snapshots that came into each storage class since then."""
+        return {row["storage_class"]: row["came"] for row in await self._db.fetch(_TOTALS["came"], since)}
+
+
+class PackList(Repository):
+    """`packs` and `frames`, to look at."""
+
+    async def page(
+        self, limit: int, before: int = NEWEST, *, storage_class: str | None = None, state: str | None = None
+    ) -> list[dict[str, Any]]:
+        """The newest first, before an id."""
+        rows = await self._db.fetch(_PACK_LIST["page"], before, limit, storage_class, state)
+        return [plain({**dict(row), "object_key": from_column(row["object_key"])}) for row in rows]
+
+    async def one(self, pack_id: int) -> dict[str, Any] | None:
+        """A pack by its id."""
+        found = await self.page(1, pack_id + 1)
+        return found[0] if found and found[0]["pack_id"] == pack_id else None
+
+    async def frames(self, pack_id: int, limit: int, after: int = -1) -> list[dict[str, Any]]:
+        """Its frames in order, after one: of which saga, where (bytes), how many snapshots are read from it."""
+        return [plain(dict(row)) for row in await self._db.fetch(_PACK_LIST["frames"], pack_id, after, limit)]

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from sagaz_tiering.app.runtime import Runtime
 from sagaz_tiering.catalog.migrations import check_schema
-from sagaz_tiering.catalog.totals import Holding
+from sagaz_tiering.catalog.surveys import Holding
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.daemon.state import DaemonState
 from sagaz_tiering.errors import SagazTieringError, SnapshotArchived, TierUnavailable

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from sagaz_tiering.catalog.audit import NEWEST
-from sagaz_tiering.catalog.pack_list import NEWEST as NEWEST_PACK
+from sagaz_tiering.catalog.history import NEWEST
+from sagaz_tiering.catalog.surveys import NEWEST as NEWEST_PACK
 from sagaz_tiering.console.documents import Documents
 from sagaz_tiering.console.routes import Asked, ConsoleView, Parameter, says, there
 from sagaz_tiering.console.saga_views import SAGA_VIEWS

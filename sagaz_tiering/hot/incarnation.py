@@ -13,7 +13,7 @@ from dataclasses import replace
 from uuid import uuid4
 
 from sagaz_tiering import metrics
-from sagaz_tiering.catalog.hot_tier import KnownHotTier, KnownRedis, change, knows_nothing
+from sagaz_tiering.catalog.hot_saves import KnownHotTier, KnownRedis, change, knows_nothing
 from sagaz_tiering.clock import Clock, to_micros
 from sagaz_tiering.hot.identity import RedisIdentity
 from sagaz_tiering.hot.tier import HotTier

@@ -24,8 +24,16 @@ from uuid import UUID
 
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.durable import FALLBACK_NOTICE
-from sagaz_tiering.catalog.mark import MOST_BYTES, OWNER_KEY, UNREADABLE, MarkLook, MarkStanding, look_at_mark, mark_of
-from sagaz_tiering.catalog.owner import OwnerRow
+from sagaz_tiering.catalog.mark import (
+    MOST_BYTES,
+    OWNER_KEY,
+    UNREADABLE,
+    MarkLook,
+    MarkStanding,
+    OwnerRow,
+    look_at_mark,
+    mark_of,
+)
 from sagaz_tiering.drivers.server_clock import uptime_s
 from sagaz_tiering.errors import (
     CatalogBehind,

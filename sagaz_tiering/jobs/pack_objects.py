@@ -13,11 +13,11 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
 
+from sagaz_tiering.catalog.catching_up import FrameRow
 from sagaz_tiering.catalog.frame_index import IndexedFrame
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.locations import Packed
 from sagaz_tiering.catalog.packs import NewPack, Pack
-from sagaz_tiering.catalog.scrubbing import FrameRow
 from sagaz_tiering.drivers import traces
 from sagaz_tiering.errors import ColdTierUnavailable, CorruptPack, ObjectExists, ObjectStoreError
 from sagaz_tiering.jobs.budget import spend_reads

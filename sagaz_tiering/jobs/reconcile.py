@@ -27,8 +27,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from sagaz_tiering import metrics
-from sagaz_tiering.catalog.hot_saves import HotSave
-from sagaz_tiering.catalog.hot_tier import HotTierState
+from sagaz_tiering.catalog.hot_saves import HotSave, HotTierState
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.jobs.context import JobContext, Tally

@@ -1,6 +1,7 @@
-"""Encryption of one frame's payload: AES-256-GCM with a random nonce, the frame's header authenticated with it.
+"""AES-256-GCM, in the only place that knows the library, and the encryption of one frame's payload with it.
 
-The stored payload is the 12-byte nonce, then the ciphertext of the compressed payload with its 16-byte tag.
+The stored payload is the random 12-byte nonce, then the ciphertext of the compressed payload with its 16-byte tag; the
+frame's header is authenticated with it.
 """
 
 from __future__ import annotations
@@ -8,11 +9,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from sagaz_tiering.errors import CorruptPack
-from sagaz_tiering.keys.aead import NONCE_BYTES, TAG_BYTES, NotAuthentic, seal, unseal
+from sagaz_tiering.errors import CorruptPack, MissingDependencyError
 
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+KEY_BYTES: Final = 32
+NONCE_BYTES: Final = 12
+TAG_BYTES: Final = 16
 ADDED_BYTES: Final = NONCE_BYTES + TAG_BYTES
 """So much longer is what is encrypted."""
 
@@ -43,3 +49,37 @@ def decrypt(key: FrameKey, header: bytes, payload: bytes) -> bytes:
         raise CorruptPack(
             f"frame: does not decrypt under key {key.key_id.hex()}: its bytes were altered, or the key is another one"
         ) from exc
+
+
+class NotAuthentic(Exception):
+    """Altered, bound to something else, or sealed with another key; which of these cannot be told."""
+
+
+def seal(key: bytes, data: bytes, bound_to: bytes, *, nonce: bytes | None = None) -> bytes:
+    """`data` so that it opens only with `key` and `bound_to` (which is authenticated, not stored).
+
+    A nonce must never be used twice with one key: leave it out, and it is random. Raises MissingDependencyError.
+    """
+    nonce = os.urandom(NONCE_BYTES) if nonce is None else nonce
+    return nonce + _cipher(key).encrypt(nonce, data, bound_to)
+
+
+def unseal(key: bytes, sealed: bytes, bound_to: bytes) -> bytes:
+    """What `seal` was given. Raises NotAuthentic, MissingDependencyError."""
+    cipher = _cipher(key)
+    from cryptography.exceptions import InvalidTag
+
+    if len(sealed) < NONCE_BYTES + TAG_BYTES:
+        raise NotAuthentic(f"{len(sealed)} bytes are too few")
+    try:
+        return cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], bound_to)
+    except InvalidTag as exc:
+        raise NotAuthentic("the tag does not match") from exc
+
+
+def _cipher(key: bytes) -> AESGCM:
+    try:
+        from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+    except ImportError as exc:
+        raise MissingDependencyError("cryptography", "`encryption: per-saga`") from exc
+    return AESGCM(key)

@@ -18,7 +18,7 @@ from typing import Final
 from uuid import UUID
 
 from sagaz_tiering.errors import ConfigError, MasterKeyUnavailable
-from sagaz_tiering.keys.aead import KEY_BYTES, NotAuthentic, seal, unseal
+from sagaz_tiering.keys.frame_key import KEY_BYTES, NotAuthentic, seal, unseal
 from sagaz_tiering.keys.master import WrappedKey, bound_to
 
 SCHEME: Final = "file:"

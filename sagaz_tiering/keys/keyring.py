@@ -18,8 +18,7 @@ from typing import Final
 from uuid import UUID, uuid4
 
 from sagaz_tiering.errors import ErasedData, MasterKeyUnavailable
-from sagaz_tiering.keys.aead import KEY_BYTES
-from sagaz_tiering.keys.frame_key import FrameKey
+from sagaz_tiering.keys.frame_key import KEY_BYTES, FrameKey
 from sagaz_tiering.keys.master import KeyTable, KeyTotals, MasterKeys, NoMasterKeys, WrappedKey
 
 CACHE_SIZE: Final = 4096

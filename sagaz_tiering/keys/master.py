@@ -1,4 +1,7 @@
-"""The contract of a master key, and a data key as it is stored: wrapped."""
+"""The contract of a master key, and a data key as it is stored: wrapped.
+
+Beside master keys of several kinds together, and where the configuration names none.
+"""
 
 from __future__ import annotations
 
@@ -103,3 +106,34 @@ class NoMasterKeys:
 def bound_to(key_id: UUID, saga_id: UUID) -> bytes:
     """What a wrapping is authenticated with."""
     return b"sagaz-tiering data key 1" + key_id.bytes + saga_id.bytes
+
+
+class Several:
+    """`MasterKeys` by scheme; `current` is one of them."""
+
+    def __init__(self, current: str, by_scheme: dict[str, MasterKeys]) -> None:
+        self._current = by_scheme[current]
+        self._by_scheme = by_scheme
+
+    async def current_id(self) -> str:
+        """Of the current one."""
+        return await self._current.current_id()
+
+    async def wrap(self, secret: bytes, key_id: UUID, saga_id: UUID) -> WrappedKey:
+        """Under the current one."""
+        return await self._current.wrap(secret, key_id, saga_id)
+
+    async def unwrap(self, wrapped: WrappedKey) -> bytes:
+        """Under the one that wrapped it."""
+        scheme = wrapped.master_id.partition(":")[0] + ":"
+        if scheme not in self._by_scheme:
+            raise MasterKeyUnavailable(
+                f"the data key of saga {wrapped.saga_id} was wrapped by {wrapped.master_id}, which is not configured",
+                hint="name that master key in `encryption` too, until: sagaz-tiering keys rotate",
+            )
+        return await self._by_scheme[scheme].unwrap(wrapped)
+
+    async def close(self) -> None:
+        """Close all."""
+        for one in self._by_scheme.values():
+            await one.close()

@@ -14,12 +14,11 @@ from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.catalog import Catalog
-from sagaz_tiering.catalog.history import JobRun
+from sagaz_tiering.catalog.history import JobRun, Spent
 from sagaz_tiering.catalog.leases import HeldLease
 from sagaz_tiering.catalog.mark import MarkLook
 from sagaz_tiering.catalog.migrations import check_schema
-from sagaz_tiering.catalog.spending import Spent
-from sagaz_tiering.catalog.totals import HOUR, ColdTotal, Holding, OpenWork
+from sagaz_tiering.catalog.surveys import HOUR, ColdTotal, Holding, OpenWork
 from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.errors import HotTierUnavailable, SagazTieringError, SchemaMismatch, TierUnavailable
 from sagaz_tiering.jobs.context import JobContext

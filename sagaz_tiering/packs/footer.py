@@ -21,7 +21,6 @@ from sagaz_tiering.codec.value import MAX_NAME_BYTES, MAX_US, MIN_US, text_bytes
 from sagaz_tiering.codec.zstd import DICTIONARY_ID_BYTES
 from sagaz_tiering.keys.frame_key import ADDED_BYTES
 from sagaz_tiering.packs.attributes import MOST_BYTES, read_text, text_of
-from sagaz_tiering.packs.columns import MAX_EXPIRY_US, MIN_META_BYTES, MetaBlock, packed_metas, packed_times, read_times
 from sagaz_tiering.packs.entries import Footer, FrameEntry, PackedSnapshot
 from sagaz_tiering.packs.frame import (
     CODEC_ZSTD,
@@ -31,7 +30,17 @@ from sagaz_tiering.packs.frame import (
     MAX_FRAME_RAW_BYTES,
     MIN_FRAME_BYTES,
 )
-from sagaz_tiering.packs.wire import Cursor, StringTable, column
+from sagaz_tiering.packs.wire import (
+    MAX_EXPIRY_US,
+    MIN_META_BYTES,
+    Cursor,
+    MetaBlock,
+    StringTable,
+    column,
+    packed_metas,
+    packed_times,
+    read_times,
+)
 
 VERSION: Final = 1
 VERSION_WITH_SECTIONS: Final = 2

@@ -28,9 +28,18 @@ from sagaz_tiering.codec.zstd import (
 )
 from sagaz_tiering.errors import CorruptPack, ErasedData
 from sagaz_tiering.keys.frame_key import FrameKey, decrypt, encrypt
-from sagaz_tiering.packs.columns import MAX_EXPIRY_US, MIN_META_BYTES, packed_metas, read_metas
 from sagaz_tiering.packs.entries import BuiltFrame, FrameEntry, PackedSnapshot
-from sagaz_tiering.packs.wire import Cursor, StringTable, column, digest, packed_text
+from sagaz_tiering.packs.wire import (
+    MAX_EXPIRY_US,
+    MIN_META_BYTES,
+    Cursor,
+    StringTable,
+    column,
+    digest,
+    packed_metas,
+    packed_text,
+    read_metas,
+)
 from sagaz_tiering.snapshot import SnapshotMeta
 
 FRAME_MAGIC: Final = b"SF"

@@ -23,7 +23,7 @@ from typing import Final
 
 from sagaz_tiering.catalog.durable import FALLBACK_NOTICE
 from sagaz_tiering.catalog.history import History
-from sagaz_tiering.catalog.hot_tier import KnownRedis
+from sagaz_tiering.catalog.hot_saves import KnownRedis
 from sagaz_tiering.config.units import micros
 from sagaz_tiering.drivers.server_clock import uptime_s
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable, PolicyError, SagazTieringError

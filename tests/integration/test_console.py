@@ -25,7 +25,7 @@ from support.tiers import DAY, Product, adjust, config, product
 from yarl import URL
 
 from sagaz_tiering import SagaSnapshot, saga_uuid
-from sagaz_tiering.catalog.totals import Holding
+from sagaz_tiering.catalog.surveys import Holding
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.config.patterns import Match
 from sagaz_tiering.config.sections import OnArchived

@@ -14,7 +14,7 @@ from support.tiers import Product, config, product
 from sagaz_tiering.attributes import token
 from sagaz_tiering.catalog.patterns import attributes_expression, expression
 from sagaz_tiering.config.patterns import Match
-from sagaz_tiering.drivers.postgresql.text import to_column
+from sagaz_tiering.drivers.postgresql.queries import to_column
 from sagaz_tiering.errors import ConfigError
 
 ODD = (

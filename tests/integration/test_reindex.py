@@ -18,7 +18,7 @@ from support.tiers import DAY, Product, product, rebuilt_from_bucket
 
 from sagaz_tiering.codec.value import attributed, read_header, read_meta
 from sagaz_tiering.config.model import TieringConfig
-from sagaz_tiering.drivers.postgresql.text import from_column
+from sagaz_tiering.drivers.postgresql.queries import from_column
 from sagaz_tiering.embedded import PostgresServer
 from sagaz_tiering.errors import ColdTierUnavailable
 from sagaz_tiering.jobs import run_job

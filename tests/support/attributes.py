@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID, uuid5
 
 from sagaz_tiering.attributes import key_of
-from sagaz_tiering.drivers.postgresql.text import from_column, to_column
+from sagaz_tiering.drivers.postgresql.queries import from_column, to_column
 from sagaz_tiering.packs.attributes import parted
 from sagaz_tiering.snapshot import SagaSnapshot
 from support.tiers import Product

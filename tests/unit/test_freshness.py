@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from sagaz_tiering.catalog.hot_tier import KnownRedis
+from sagaz_tiering.catalog.hot_saves import KnownRedis
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable
 from sagaz_tiering.tiered import freshness as module
 from sagaz_tiering.tiered.freshness import Freshness, Pause

@@ -22,13 +22,12 @@ from sagaz_tiering.codec.value import Record
 from sagaz_tiering.errors import CorruptPack
 from sagaz_tiering.packs import format as pack_format
 from sagaz_tiering.packs import frame as pack_frame
-from sagaz_tiering.packs.columns import MIN_META_BYTES
 from sagaz_tiering.packs.entries import Footer
 from sagaz_tiering.packs.footer import footer_content, open_footer_content
 from sagaz_tiering.packs.format import END_MAGIC, MAGIC, TAIL_LENGTH, locate_footer, parse_footer, parse_pack
 from sagaz_tiering.packs.frame import build_frame, frame_content, open_frame, read_frame_content
 from sagaz_tiering.packs.reader import footer_part, read_footer
-from sagaz_tiering.packs.wire import digest
+from sagaz_tiering.packs.wire import MIN_META_BYTES, digest
 
 
 def renamed(record: Record, other: Record) -> Record:

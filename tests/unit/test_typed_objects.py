@@ -18,7 +18,7 @@ import sagaz_tiering
 from sagaz_tiering import StoredObject, register_type
 from sagaz_tiering.codec.typed_json import Encoding, Shape, dumps, loads, objects, private_copy, shape_of
 from sagaz_tiering.errors import NotSerializable
-from sagaz_tiering.storage.postgresql.jsonb import queryable_value
+from sagaz_tiering.storage.postgresql.rows import queryable_value
 
 T = TypeVar("T")
 

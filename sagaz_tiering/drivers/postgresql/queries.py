@@ -1,15 +1,30 @@
-"""Loads named SQL from the folder `sql` of the package that asks.
+"""Named SQL from the folder `sql` of the package that asks, and values as its parameters and columns have them.
 
-A file holds blocks of `-- name: some_name` followed by `-- ` comment lines that describe it and one statement.
+A file of SQL holds blocks of `-- name: some_name` followed by `-- ` comment lines that describe it and one statement.
+
+Any Python string goes into a text column and back: PostgreSQL text cannot hold NUL, and UTF-8 cannot hold lone
+surrogates; both are written as escapes, and so is the backslash that marks them. Strings without any of the three
+(nearly all) are stored as they are.
 """
 
 from __future__ import annotations
 
-from functools import cache
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache, lru_cache
 from importlib.resources import files
+from typing import Any, Final
+
+import orjson
+
+from sagaz_tiering.attributes import escape, unescaped
+from sagaz_tiering.config.patterns import UNWRITABLE
+from sagaz_tiering.errors import ConfigError
 
 _MARK = "-- name: "
 _NAMES: dict[str, str] = {}
+_SPECIAL = re.compile("[\\\\\x00\ud800-\udfff]")
+_SHORT: Final = 256
 
 
 @cache
@@ -37,3 +52,44 @@ def joined(package: str, file_name: str, *names: str) -> str:
 def name_of(statement: str) -> str:
     """`catalog.packs.activate` of a statement that was loaded; of another its first word."""
     return _NAMES.get(statement) or statement.split(maxsplit=1)[0].rstrip(";")
+
+
+def to_column(text: str) -> str:
+    """`text` as a text column can hold it."""
+    return _known_columns(text) if len(text) <= _SHORT else _escaped(text)
+
+
+def recordset(names: Sequence[str], rows: Iterable[Iterable[Any]]) -> str:
+    """`json_rows` of rows without their names, which are these."""
+    return json_rows([dict(zip(names, row, strict=False)) for row in rows])
+
+
+def json_rows(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows for `json_to_recordset`, by column names: the driver takes three times as long for arrays of columns.
+
+    Texts as of `to_column`; UUIDs, aware times, numbers and None as they are; no bytes.
+    """
+    return orjson.dumps(rows, default=str).decode()
+
+
+def checked_text(text: str, name: str) -> str:
+    """`text` of a legal record, which goes into JSON too. Raises ConfigError for NUL and for what is no Unicode."""
+    if UNWRITABLE.search(text):
+        raise ConfigError(
+            f"{name} has a character that cannot be recorded: {text!r:.200}",
+            hint="write it in UTF-8 and without NUL: other bytes of a command line reach a program as lone surrogates",
+        )
+    return text
+
+
+def from_column(text: str) -> str:
+    """The string that `to_column` was given."""
+    return unescaped(text)
+
+
+def _escaped(text: str) -> str:
+    return _SPECIAL.sub(escape, text)
+
+
+_known_columns: Final = lru_cache(maxsize=4096)(_escaped)
+"""Few names differ and many rows are written."""

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from contextlib import aclosing
 from datetime import UTC, datetime, timedelta
+from types import MappingProxyType
 from typing import Any, ClassVar, Final
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, from_micros, to_micros
 from sagaz_tiering.codec.unsupported import OnUnsupported, texts_for
 from sagaz_tiering.config.sections import CatalogSettings
-from sagaz_tiering.config.urls import SecretUrl
+from sagaz_tiering.config.urls import SecretUrl, postgres_address, redacted
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.drivers.postgresql.queries import load
 from sagaz_tiering.drivers.server_clock import ServerClock
@@ -24,7 +25,6 @@ from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import as_duration
 from sagaz_tiering.storage.postgresql.pool import SnapshotPool
 from sagaz_tiering.storage.postgresql.rows import Row, replay_of, replay_row_of, row_of, snapshot_of, step_as_stored
-from sagaz_tiering.storage.postgresql.url import checked_options, shown_url
 from sagaz_tiering.storage.reporting import Gaps
 from sagaz_tiering.storage.standalone import ReplayRecord, StandaloneStorage, attempted
 
@@ -44,6 +44,14 @@ _LAST: Final = (datetime(9999, 12, 31, tzinfo=UTC), MAX_STEP_INDEX, UUID(int=2**
 _MICROSECOND: Final = timedelta(microseconds=1)
 
 _Place = tuple[datetime, int, UUID]
+_HINT = "give a URL such as postgresql://USER:PASSWORD@HOST:5432/DATABASE, or set PGHOST, PGDATABASE and so on"
+_SAYS_WHERE = ("PGHOST", "PGPORT", "PGDATABASE", "PGUSER", "PGSERVICE")
+_WHERE: Final = ("host", "port", "database", "user")
+_POOL_OPTIONS: Final = frozenset(
+    {*_WHERE, "password", "passfile", "ssl", "direct_tls", "krbsrvname", "gsslib", "timeout", "server_settings"}
+    | {"target_session_attrs", "max_cached_statement_lifetime", "max_cacheable_statement_size"}
+    | {"max_queries", "max_inactive_connection_lifetime", "init", "setup"}
+)
 
 
 class PostgreSQLSnapshotStorage(AnyLoop, StandaloneStorage):
@@ -266,3 +274,45 @@ async def _readable(page: list[Row], saga_id: UUID, gaps: Gaps) -> AsyncGenerato
             snapshot = await snapshot_of(row)
             check_answer(snapshot, saga_id=saga_id)
             yield snapshot
+
+
+def checked_options(pool_kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Options for the driver. Raises ConfigError for one that it does not know, or that the storage sets itself."""
+    for name in pool_kwargs:
+        if name not in _POOL_OPTIONS:
+            raise ConfigError(
+                f"PostgreSQLSnapshotStorage does not take the option {name!r:.80}",
+                hint=f"beside its own it takes these of asyncpg.create_pool: {', '.join(sorted(_POOL_OPTIONS))}",
+            )
+    return dict(pool_kwargs)
+
+
+def shown_url(
+    connection_string: str | None, environment: Mapping[str, str], pool_kwargs: Mapping[str, Any] = MappingProxyType({})
+) -> str:
+    """The URL without its password, and what goes before it; what libpq's environment says where there is none.
+
+    Raises ConfigError.
+    """
+    where = ", ".join(f"{name}={pool_kwargs[name]}" for name in _WHERE if name in pool_kwargs)
+    shown = _shown_url(connection_string, environment, says_where=bool(where))
+    return f"{shown} ({where})" if where else shown
+
+
+def _shown_url(connection_string: str | None, environment: Mapping[str, str], *, says_where: bool) -> str:
+    if connection_string is None:
+        if not says_where and not any(environment.get(name) for name in _SAYS_WHERE):
+            raise ConfigError(
+                "connection_string is not given, nor does the environment say where PostgreSQL is", hint=_HINT
+            )
+        host, port = environment.get("PGHOST", "localhost"), environment.get("PGPORT", "5432")
+        return f"{host}:{port}/{environment.get('PGDATABASE', '')} (from the environment)"
+    if not isinstance(connection_string, str):
+        raise ConfigError(f"connection_string must be a URL, not {type(connection_string).__name__}", hint=_HINT)
+    if not connection_string.startswith(("postgresql://", "postgres://")):
+        raise ConfigError(f"connection_string is not a PostgreSQL URL: {redacted(connection_string)}", hint=_HINT)
+    try:
+        postgres_address(connection_string)
+    except ValueError as exc:
+        raise ConfigError(f"connection_string: {exc}", hint=_HINT) from None
+    return redacted(connection_string)
