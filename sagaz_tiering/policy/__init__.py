@@ -30,8 +30,7 @@ from sagaz_tiering.config.schema import dotted
 from sagaz_tiering.config.units import micros
 from sagaz_tiering.errors import PolicyError
 from sagaz_tiering.policy.decision import Decision
-from sagaz_tiering.policy.rule import PolicyRule
-from sagaz_tiering.policy.saga_end import NOT_PROMISED, SagaEnd, latest
+from sagaz_tiering.policy.rule import NOT_PROMISED, PolicyRule, SagaEnd, latest
 from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage_class import StorageClass
 
@@ -74,17 +73,13 @@ class PolicySet:
         of_sagas = self._by_end or all(match.step_name == match.status == ANY for match in matches)
         self._rules = tuple(PolicyRule(policy, of_sagas=of_sagas) for policy in self.policies)
         self._unmatched = PolicyRule(UNMATCHED, of_sagas=of_sagas)
-        self._revision = _digest(self.policies)
+        self.revision = _digest(self.policies)
+        """12 hex digits that change exactly when the content of the policies does, not with their layout."""
         self._retention_revision = _digest(self.policies, _RETENTION_KEYS)
         # Sagas, steps and statuses are few, snapshots are many: one dictionary look-up instead of patterns.
         self._find = lru_cache(maxsize=MATCH_CACHE_SIZE)(self._search)
         self._possible = lru_cache(maxsize=MATCH_CACHE_SIZE)(self._search_possible)
         self._hot_only = lru_cache(maxsize=MATCH_CACHE_SIZE)(self._search_hot_only)
-
-    @property
-    def revision(self) -> str:
-        """12 hex digits that change exactly when the content of the policies does, not with their layout."""
-        return self._revision
 
     @property
     def retention_revision(self) -> str:
@@ -269,13 +264,7 @@ class PolicySet:
 
     def _search(self, saga_name: str, step_name: str, status: str, outcome: str, attributes: str) -> PolicyRule:
         for rule in self._rules:
-            if (
-                rule.has_saga_name(saga_name)
-                and rule.has_step_name(step_name)
-                and rule.has_status(status)
-                and rule.has_outcome(outcome)
-                and rule.has_attributes(attributes)
-            ):
+            if rule.has_names(saga_name, step_name, status) and rule.has_end(outcome, attributes):
                 return rule
         return self._unmatched
 
@@ -283,7 +272,7 @@ class PolicySet:
         """Those of which one rules such snapshots, whichever way their saga ends."""
         found = []
         for rule in self._rules:
-            if rule.has_saga_name(saga_name) and rule.has_step_name(step_name) and rule.has_status(status):
+            if rule.has_names(saga_name, step_name, status):
                 found.append(rule)
                 if rule.policy.match.outcome == ANY and not rule.policy.match.attributes:
                     return tuple(found)
@@ -309,10 +298,10 @@ class PolicySet:
         return self.policies == other.policies and self.before == other.before
 
     def __hash__(self) -> int:
-        return hash(self._revision)
+        return hash(self.revision)
 
     def __repr__(self) -> str:
-        return f"PolicySet({[policy.name for policy in self.policies]}, revision={self._revision!r})"
+        return f"PolicySet({[policy.name for policy in self.policies]}, revision={self.revision!r})"
 
 
 def _digest(policies: Sequence[Policy], keys: set[str] | None = None) -> str:

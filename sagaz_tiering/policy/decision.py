@@ -9,7 +9,7 @@ from sagaz_tiering.clock import from_micros, to_micros
 from sagaz_tiering.config.patterns import ANY, RUNNING
 from sagaz_tiering.config.policy import UNMATCHED, ClockSource, Policy, Retention
 from sagaz_tiering.config.units import format_duration, micros
-from sagaz_tiering.policy.saga_end import NOT_PROMISED
+from sagaz_tiering.policy.rule import NOT_PROMISED
 
 _PROMISED = "as its saga was promised when part of it was packed, later than these policies say"
 

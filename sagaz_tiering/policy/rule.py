@@ -1,14 +1,76 @@
-"""One policy, ready to be asked of many snapshots. Times are microseconds since 1970 UTC."""
+"""One policy asked of many snapshots, and the end of a saga that it looks at. Times are microseconds since 1970 UTC."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
+from uuid import UUID
 
-from sagaz_tiering.config.patterns import RUNNING, attributes_matcher, matcher
+from sagaz_tiering.config.patterns import RUNNING, attributes_matcher, matcher, outcome_of
 from sagaz_tiering.config.policy import ClockSource, Policy, Retention
 from sagaz_tiering.config.units import micros
-from sagaz_tiering.policy.saga_end import NOT_PROMISED, SagaEnd, latest
 from sagaz_tiering.snapshot import SnapshotMeta
+
+NOT_PROMISED = -(2**62)
+"""As `SagaEnd.kept_us`: nothing was promised."""
+
+
+class SagaEnd(NamedTuple):
+    """What rules look at that hold for a saga as a whole: where it ends as far as is known, its newest snapshot.
+
+    `kept_us`: until when what was archived of it was promised to be kept (microseconds since 1970 UTC; None: for ever;
+    NOT_PROMISED: nothing was). `attributes`: its column of attributes.
+    """
+
+    created_us: int
+    step_index: int
+    snapshot_id: UUID
+    status: str
+    kept_us: int | None = NOT_PROMISED
+    attributes: str = ""
+
+    @property
+    def order_key(self) -> tuple[int, int, int]:
+        """Ascending time-travel order (guarantee G5)."""
+        return (self.created_us, self.step_index, self.snapshot_id.int)
+
+    @property
+    def outcome(self) -> str:
+        """`completed`, `failed`, `rolled_back`, ..., or `running`."""
+        return outcome_of(self.status)
+
+    @classmethod
+    def of(cls, meta: SnapshotMeta) -> SagaEnd:
+        """That of a saga whose newest snapshot this is."""
+        at, step = meta.created_us, meta.step_index
+        return tuple.__new__(cls, (at, step, meta.snapshot_id, meta.status, NOT_PROMISED, meta.attributes))
+
+    def and_of(self, other: SagaEnd | SnapshotMeta | None) -> SagaEnd:
+        """The later of both, with all that was promised. A snapshot that both name is as `other` says.
+
+        Of a meta without attributes they may not be known, so that those of the same snapshot stay.
+        """
+        if other is None:
+            return self
+        if isinstance(other, SnapshotMeta):
+            if other.created_us < self.created_us:
+                return self
+            ours, theirs = self.order_key, other.order_key
+            if theirs < ours:
+                return self
+            unknown = not other.attributes and theirs == ours
+            attributes = self.attributes if unknown else other.attributes
+            if theirs == ours and (self.status, self.attributes) == (other.status, attributes):
+                return self
+            return SagaEnd.of(other)._replace(kept_us=self.kept_us, attributes=attributes)
+        end = self if other.order_key < self.order_key else other
+        kept_us = latest(self.kept_us, other.kept_us)
+        return end if kept_us == end.kept_us else end._replace(kept_us=kept_us)
+
+
+def latest(one_us: int | None, other_us: int | None) -> int | None:
+    """The later of two expiries; None: never."""
+    return None if one_us is None or other_us is None else max(one_us, other_us)
 
 
 class PolicyRule:
@@ -17,11 +79,10 @@ class PolicyRule:
     def __init__(self, policy: Policy, *, of_sagas: bool) -> None:
         """`of_sagas`: among rules that keep a saga as a whole, so that all of it keeps what part was promised."""
         self.policy = policy
-        self.has_saga_name: Callable[[str], bool] = matcher(policy.match.saga_name)
-        self.has_step_name: Callable[[str], bool] = matcher(policy.match.step_name)
-        self.has_status: Callable[[str], bool] = matcher(policy.match.status)
-        self.has_outcome: Callable[[str], bool] = matcher(policy.match.outcome)
-        self.has_attributes = attributes_matcher(policy.match.attributes)
+        match = policy.match
+        self.has_saga_name: Callable[[str], bool] = matcher(match.saga_name)
+        self._has_step_name, self._has_status = matcher(match.step_name), matcher(match.status)
+        self._has_outcome, self._has_attributes = matcher(match.outcome), attributes_matcher(match.attributes)
         self.first_after_us = micros(policy.move[0].after) if policy.move else None
         self.lifetime_us = None if policy.lifetime is None else micros(policy.lifetime)
         self.is_for_ever = policy.is_for_ever
@@ -33,6 +94,14 @@ class PolicyRule:
         # Else each snapshot keeps to its own date.
         self.keeps_promises = of_sagas and self.by_end and not self.by_policy_alone and not self.by_snapshot_alone
         self.running_us = max(micros(policy.running_at_most), self.first_after_us or 0)
+
+    def has_names(self, saga_name: str, step_name: str, status: str) -> bool:
+        """Whether the policy is for such snapshots, if their saga ends as it says."""
+        return self.has_saga_name(saga_name) and self._has_step_name(step_name) and self._has_status(status)
+
+    def has_end(self, outcome: str, attributes: str) -> bool:
+        """Whether it is for sagas that end so."""
+        return self._has_outcome(outcome) and self._has_attributes(attributes)
 
     def clock_us(self, meta: SnapshotMeta, saga: SagaEnd) -> int:
         if self.by_end:
