@@ -6,7 +6,7 @@ Secrets are `SecretStr` or `SecretUrl`: never in `repr`, `str` or a JSON dump.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,26 +153,28 @@ class TieringConfig(StrictModel):
         """The embedded servers that some URL asks for: of `postgres`, `redis`, `s3`."""
         return frozenset(server for server, _ in self._embedded_urls())
 
-    def with_pack_target(self, target: int) -> TieringConfig:
-        """The same, with packs that are sealed at `target` bytes."""
-        pack = self.tiers.cold.pack.model_copy(update={"target": target})
-        cold = self.tiers.cold.model_copy(update={"pack": pack})
-        return self.model_copy(update={"tiers": self.tiers.model_copy(update={"cold": cold})})
+    def with_settings(self, changes: Mapping[str, Any]) -> TieringConfig:
+        """The same but for some settings, by their names (`tiers.cold.pack.target`); they are not checked."""
+        found = self
+        for name, value in changes.items():
+            found = _with_setting(found, name.split("."), value)
+        return found
 
     def anchored_at(self, directory: Path) -> TieringConfig:
         """The same with relative paths starting at `directory`: data_dir, key_file, a `file://` cold tier."""
         changes: dict[str, Any] = {}
         if self.embedded is not None:
-            data_dir = _absolute(directory, self.embedded.data_dir)
-            changes["embedded"] = self.embedded.model_copy(update={"data_dir": data_dir})
+            changes["embedded.data_dir"] = _absolute(directory, self.embedded.data_dir)
         if self.encryption is not None and self.encryption.key_file is not None:
-            key_file = _absolute(directory, self.encryption.key_file)
-            changes["encryption"] = self.encryption.model_copy(update={"key_file": key_file})
+            changes["encryption.key_file"] = _absolute(directory, self.encryption.key_file)
         if self.tiers.cold.is_directory:
-            path = _absolute(directory, self.tiers.cold.directory)
-            cold = self.tiers.cold.model_copy(update={"url": path.as_uri()})
-            changes["tiers"] = self.tiers.model_copy(update={"cold": cold})
-        return self.model_copy(update=changes)
+            changes["tiers.cold.url"] = _absolute(directory, self.tiers.cold.directory).as_uri()
+        return self.with_settings(changes)
+
+
+def _with_setting(section: Any, name: Sequence[str], value: Any) -> Any:
+    key, *inside = name
+    return section.model_copy(update={key: _with_setting(getattr(section, key), inside, value) if inside else value})
 
 
 def _absolute(directory: Path, path: Path) -> Path:

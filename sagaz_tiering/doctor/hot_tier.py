@@ -1,28 +1,34 @@
-"""Redis: whether it answers, and whether it keeps what it acknowledges."""
+"""Redis: whether it answers, keeps what it acknowledges, and lets us send what we send.
+
+Every command that the product sends is queued in a transaction that is never ended: Redis looks at rights when a
+command is queued, so nothing of it is ever carried out.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import partial
-from typing import Any
+from typing import Any, Final
 
 from redis.asyncio import Redis
 from redis.exceptions import NoPermissionError, RedisError, ResponseError
 
 from sagaz_tiering.app.runtime import Parts
 from sagaz_tiering.clock import Clock
-from sagaz_tiering.doctor.finding import Finding, error, from_error, ok, warning
-from sagaz_tiering.doctor.hot_rights import check_rights
-from sagaz_tiering.doctor.timing import clock_of, round_trip_of
+from sagaz_tiering.doctor.finding import Findings
 from sagaz_tiering.drivers.redis.client import RedisClient, time_of
 from sagaz_tiering.drivers.redis.health import MEMORY_WATERMARK, server_facts, server_warnings
+from sagaz_tiering.drivers.redis.refusals import missing_right
 from sagaz_tiering.drivers.redis.sentinels import sentinel_options
 from sagaz_tiering.drivers.redis.url import RedisAddress, RedisOptions, parse_redis_url
 from sagaz_tiering.errors import HotTierUnavailable, SagazTieringError
+from sagaz_tiering.logs import Logger
 from sagaz_tiering.policy import Durability
 from sagaz_tiering.terminal import show_bytes
+
+_log = Logger(__name__)
 
 OLDEST = (6, 2)
 _SOCKET_TIMEOUT = timedelta(seconds=5)
@@ -30,8 +36,29 @@ _SOCKET_TIMEOUT = timedelta(seconds=5)
 _SETTING = "tiers.hot.url"
 _NOBODY = "no primary"
 
+ON_A_KEY: Final[dict[str, tuple[str, ...]]] = {
+    **dict.fromkeys(("DEL", "EXISTS", "GET", "HGETALL", "MGET", "PERSIST", "PTTL", "STRLEN", "TYPE", "ZCARD"), ()),
+    **dict.fromkeys(("GETRANGE", "ZCOUNT", "ZRANGE", "ZRANGEBYSCORE", "ZREVRANGE"), ("0", "1")),
+    **dict.fromkeys(("HDEL", "HGET", "HMGET"), ("f",)),
+    **dict.fromkeys(("MSET", "SET"), ("v",)),
+    **dict.fromkeys(("ZREM", "ZSCORE"), ("m",)),
+    "HINCRBY": ("f", "1"),
+    "HSET": ("f", "v"),
+    "PEXPIRE": ("1",),
+    "ZADD": ("1", "m"),
+    "ZRANGEBYLEX": ("-", "+"),
+    "ZREVRANGEBYSCORE": ("1", "0"),
+}
+"""Commands by name, with what follows their first key."""
+WITHOUT_A_KEY: Final[dict[str, tuple[str, ...]]] = {
+    "EVAL": ("return 1", "0"),
+    "EVALSHA": ("0" * 40, "0"),
+    "SCAN": ("0",),
+    "TIME": (),
+}
 
-async def check_hot_tier(parts: Parts) -> AsyncGenerator[Finding, None]:
+
+async def check_hot_tier(parts: Parts, found: Findings) -> None:
     """The address, the server's answer, and what its INFO tells."""
     settings = parts.hot_settings()
     # A URL that asks for decode_responses is refused here.
@@ -48,32 +75,28 @@ async def check_hot_tier(parts: Parts) -> AsyncGenerator[Finding, None]:
     )
     try:
         if address.kind == "sentinel":
-            yield await _sentinels(address, settings.socket_timeout)
+            await _sentinels(found, address, settings.socket_timeout)
         try:
             hint = "every save and read waits so long: bring Redis nearer to the applications"
-            yield await round_trip_of("redis.reachable", str(settings.url), partial(_ping, redis), hint)
+            await found.round_trip("redis.reachable", str(settings.url), partial(_ping, redis), hint)
         except SagazTieringError as exc:
-            yield from_error("redis.reachable", exc)
+            found.failed("redis.reachable", exc)
             return
         async with redis.use() as client:
             servers = await server_facts(client)
         hot_only = [policy.name for policy in parts.config.policies if policy.durability is Durability.HOT]
         if not servers:
-            yield warning(
-                "redis.info", "INFO is refused: eviction, persistence and memory cannot be seen", "grant +info"
-            )
+            text = "INFO is refused: eviction, persistence and memory cannot be seen"
+            found.warning("redis.info", text, "grant +info")
         for server in servers:
-            for found in (
-                *_server(server),
-                *_kept(server, hot_only=hot_only),
-                *_role(server, is_cluster=redis.is_cluster),
-            ):
-                yield found
+            _version(found, server)
+            _kept(found, server, hot_only=hot_only)
+            _role(found, server, is_cluster=redis.is_cluster)
             if address.kind == "sentinel":
-                yield _failover(server)
+                _failover(found, server)
         if not redis.is_cluster:
-            yield await check_rights(redis, str(settings.url), prefix=settings.key_prefix, setting=_SETTING)
-            yield await _clock(redis, parts.clock)
+            await _rights(found, redis, str(settings.url), settings.key_prefix)
+            await _clock(found, redis, parts.clock)
     finally:
         await redis.close()
 
@@ -83,22 +106,21 @@ async def _ping(redis: RedisClient) -> None:
         await client.ping()
 
 
-def _server(server: dict[str, Any]) -> Iterator[Finding]:
+def _version(found: Findings, server: dict[str, Any]) -> None:
     name = "valkey" if "valkey_version" in server else "redis"
     text = str(server.get(f"{name}_version", "?"))
     numbers = re.match(r"(\d+)\.(\d+)", text)
     if numbers and (int(numbers[1]), int(numbers[2])) < OLDEST:
-        yield warning(
-            "redis.version", f"{name} {text}", f"use {OLDEST[0]}.{OLDEST[1]} or newer: older ones are not tested"
-        )
+        hint = f"use {OLDEST[0]}.{OLDEST[1]} or newer: older ones are not tested"
+        found.warning("redis.version", f"{name} {text}", hint)
     else:
-        yield ok("redis.version", f"{name} {text}")
+        found.ok("redis.version", f"{name} {text}")
 
 
-def _kept(server: dict[str, Any], *, hot_only: Sequence[str]) -> Iterator[Finding]:
+def _kept(found: Findings, server: dict[str, Any], *, hot_only: Sequence[str]) -> None:
     """Eviction, persistence and memory, each named whether good or bad. `hot_only`: policies under which Redis alone
     acknowledges."""
-    found = {each.what: each for each in server_warnings(server)}
+    warnings = {each.what: each for each in server_warnings(server)}
     saves = server.get("save", "unknown")
     shown = saves.decode() if isinstance(saves, bytes) else str(saves)
     used, limit = server.get("used_memory", 0), server.get("maxmemory") or server.get("total_system_memory") or 0
@@ -108,36 +130,33 @@ def _kept(server: dict[str, Any], *, hot_only: Sequence[str]) -> Iterator[Findin
         "memory": f"{show_bytes(used)} of {show_bytes(limit)} used, watermark {MEMORY_WATERMARK:.0%}",
     }
     for what, text in good.items():
-        subject, each = f"redis.{what}", found.get(what)
+        subject, each = f"redis.{what}", warnings.get(what)
         if each is not None:
-            make = error if what == "eviction" else warning
-            yield make(subject, each.text, each.hint)
+            tell = found.error if what == "eviction" else found.warning
+            tell(subject, each.text, each.hint)
         elif what == "persistence" and not server.get("aof_enabled") and saves == "unknown":
             hint = "grant +config|get, or look there: appendonly yes, or save"
-            yield warning(subject, "no append-only file, and CONFIG GET save is refused", hint)
+            found.warning(subject, "no append-only file, and CONFIG GET save is refused", hint)
         elif what == "persistence" and not server.get("aof_enabled") and hot_only:
             text += f": a crash loses what was saved since, of policies with durability hot ({', '.join(hot_only)})"
-            yield warning(
-                subject, text, "set appendonly yes (appendfsync always loses nothing), or durability: durable"
-            )
+            hint = "set appendonly yes (appendfsync always loses nothing), or durability: durable"
+            found.warning(subject, text, hint)
         else:
-            yield ok(subject, text)
+            found.ok(subject, text)
     if server.get("aof_last_write_status", "ok") != "ok" or server.get("rdb_last_bgsave_status", "ok") != "ok":
-        yield error("redis.persistence", "the last write to disk failed", "look into Redis' log: is its disk full?")
+        found.error("redis.persistence", "the last write to disk failed", "look into Redis' log: is its disk full?")
 
 
-def _role(server: dict[str, Any], *, is_cluster: bool) -> Iterator[Finding]:
+def _role(found: Findings, server: dict[str, Any], *, is_cluster: bool) -> None:
     if not is_cluster and (server.get("redis_mode") == "cluster" or server.get("cluster_enabled")):
-        yield error(
-            "redis.cluster",
-            f"the server is a node of a Cluster, but {_SETTING} is the URL of one server",
-            "give one primary, or redis+sentinel://HOST,HOST/NAME: the hot tier does not run on a Cluster",
-        )
+        text = f"the server is a node of a Cluster, but {_SETTING} is the URL of one server"
+        hint = "give one primary, or redis+sentinel://HOST,HOST/NAME: the hot tier does not run on a Cluster"
+        found.error("redis.cluster", text, hint)
     if server.get("role") == "slave":
-        yield error("redis.role", "the server is a replica: it refuses saves", f"give the primary in {_SETTING}")
+        found.error("redis.role", "the server is a replica: it refuses saves", f"give the primary in {_SETTING}")
 
 
-async def _sentinels(address: RedisAddress, deadline: timedelta) -> Finding:
+async def _sentinels(found: Findings, address: RedisAddress, deadline: timedelta) -> None:
     """Whether each of them answers, and names the same primary."""
     named: dict[str, list[str]] = {}
     lost: dict[str, list[str]] = {}
@@ -145,21 +164,21 @@ async def _sentinels(address: RedisAddress, deadline: timedelta) -> Finding:
         async with Redis(host=host, port=port, **sentinel_options(address, deadline.total_seconds())) as sentinel:
             try:
                 states: Any = await sentinel.sentinel_masters()  # redis-py 6 cannot read the answer about one
-                found = _named(states.get(address.service))
+                said = _named(states.get(address.service))
             except (RedisError, OSError) as exc:
-                found = f"{_NOBODY} ({type(exc).__name__})"
-        into = lost if found.startswith(_NOBODY) else named
-        into.setdefault(found, []).append(f"{host}:{port}")
-    text = "; ".join(f"{', '.join(who)}: {primary}" for primary, who in (named | lost).items())
+                said = f"{_NOBODY} ({type(exc).__name__})"
+        into = lost if said.startswith(_NOBODY) else named
+        into.setdefault(said, []).append(f"{host}:{port}")
+    subject, text = "redis.sentinels", "; ".join(f"{', '.join(who)}: {said}" for said, who in (named | lost).items())
     if not named:
-        hint = (
-            f"check hosts, name and sentinel_password in {_SETTING}, and that the Sentinels are running and reachable"
-        )
-        return error("redis.sentinels", text, hint, exit_code=HotTierUnavailable.exit_code)
-    if len(named) == 1 and not lost:
-        return ok("redis.sentinels", text)
-    hint = "look at the Sentinels: while they are gone or disagree, a fail-over may not happen, or not be noticed"
-    return warning("redis.sentinels", text, hint)
+        look = f"check hosts, name and sentinel_password in {_SETTING}"
+        hint = f"{look}, and that the Sentinels are running and reachable"
+        found.error(subject, text, hint, exit_code=HotTierUnavailable.exit_code)
+    elif len(named) == 1 and not lost:
+        found.ok(subject, text)
+    else:
+        hint = "look at the Sentinels: while they are gone or disagree, a fail-over may not happen, or not be noticed"
+        found.warning(subject, text, hint)
 
 
 def _named(state: dict[str, Any] | None) -> str:
@@ -169,22 +188,64 @@ def _named(state: dict[str, Any] | None) -> str:
     return f"{_NOBODY} ({primary} is down)" if state["is_sdown"] or state["is_odown"] else primary
 
 
-def _failover(server: dict[str, Any]) -> Finding:
+def _failover(found: Findings, server: dict[str, Any]) -> None:
     """What a primary that is cut off from its replicas does; INFO tells only where it is told to refuse saves."""
-    if not server.get("connected_slaves"):
-        return warning("redis.failover", "no replica is connected", "start one, or nothing takes over from the primary")
-    if "min_slaves_good_slaves" not in server:
+    subject, replicas = "redis.failover", server.get("connected_slaves")
+    if not replicas:
+        found.warning(subject, "no replica is connected", "start one, or nothing takes over from the primary")
+    elif "min_slaves_good_slaves" not in server:
         text = "a primary that is cut off goes on taking saves, which are forgotten when it comes back"
-        return warning("redis.failover", text, "set min-replicas-to-write 1 and min-replicas-max-lag 10")
-    return ok("redis.failover", f"{server['connected_slaves']} replicas, without which the primary takes no saves")
+        found.warning(subject, text, "set min-replicas-to-write 1 and min-replicas-max-lag 10")
+    else:
+        found.ok(subject, f"{replicas} replicas, without which the primary takes no saves")
 
 
-async def _clock(redis: RedisClient, clock: Clock) -> Finding:
+async def _clock(found: Findings, redis: RedisClient, clock: Clock) -> None:
     async def ask() -> datetime:
         return time_of(await client.time())
 
     try:
         async with redis.use() as client:
-            return await clock_of("redis.clock", "Redis", clock, ask)
+            await found.clock("redis.clock", "Redis", clock, ask)
     except (NoPermissionError, ResponseError):
-        return ok("redis.clock", "TIME is not offered: not compared")
+        found.ok("redis.clock", "TIME is not offered: not compared")
+
+
+async def _rights(found: Findings, redis: RedisClient, where: str, prefix: str) -> None:
+    """What is refused, with the ACL command that grants it."""
+    key = f"{prefix}:doctor"
+    commands = [(name, key, *more) for name, more in sorted(ON_A_KEY.items())]
+    commands += [("RENAME", key, key), *((name, *more) for name, more in WITHOUT_A_KEY.items())]
+    async with redis.use() as client:
+        refused = await _refused(client, commands)
+    if not refused:
+        found.ok("redis.rights", f"every command that is needed may be sent, on keys {prefix}*")
+        return
+    hint = missing_right(*refused.values(), where=where, setting=_SETTING, keys=f"{prefix}*")
+    found.warning("redis.rights", f"refused: {', '.join(refused)}", hint)
+
+
+async def _refused(client: Any, commands: list[tuple[str, ...]]) -> dict[str, str]:
+    """What Redis says to each command that it does not let us send.
+
+    By the driver's own connection, whose answers nobody parses: to a queued command they are no values.
+    """
+    refused = {}
+    connection = await client.connection_pool.get_connection()
+    try:
+        for command in (("MULTI",), *commands):
+            try:
+                await connection.send_command(*command)
+                await connection.read_response()
+            except NoPermissionError as exc:
+                refused[command[0].lower()] = str(exc)
+            except ResponseError as exc:  # full, a replica: not a matter of rights, and told elsewhere
+                _log.debug("doctor.not_queued", command=command[0], error=str(exc))
+            else:
+                continue
+            if command == ("MULTI",):  # without it what follows would be carried out
+                break
+    finally:
+        await connection.disconnect()  # and with it goes what was queued
+        await client.connection_pool.release(connection)
+    return refused

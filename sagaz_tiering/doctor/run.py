@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing
+from collections.abc import Awaitable
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -15,13 +14,11 @@ from sagaz_tiering.clock import Clock, SystemClock
 from sagaz_tiering.config.load import load_with_warnings
 from sagaz_tiering.config.model import TieringConfig
 from sagaz_tiering.costs import minimum_durations
-from sagaz_tiering.doctor.encryption import check_encryption
-from sagaz_tiering.doctor.finding import Check, Finding, Level, error, from_error
+from sagaz_tiering.doctor.finding import Check, Finding, Findings, Level
 from sagaz_tiering.doctor.hot_tier import check_hot_tier
-from sagaz_tiering.doctor.machine import check_folders, check_packages
+from sagaz_tiering.doctor.machine import check_folders, check_packages, check_policies
 from sagaz_tiering.doctor.object_store import check_object_store
-from sagaz_tiering.doctor.policies import check_policies
-from sagaz_tiering.doctor.postgresql import check_postgresql
+from sagaz_tiering.doctor.postgresql import check_encryption, check_postgresql
 from sagaz_tiering.errors import SagazTieringError, TierUnavailable
 
 DEADLINE = timedelta(seconds=30)
@@ -41,18 +38,13 @@ async def examine(path: Path, *, deadline: timedelta = DEADLINE, clock: Clock | 
     try:
         config, warnings = await asyncio.to_thread(load_with_warnings, path, minimum_durations)
     except SagazTieringError as exc:
-        return [*findings, from_error("configuration", exc)]
+        findings.failed("configuration", exc)
+        return findings
     findings += await _side_by_side(
         {"policy": partial(check_policies, config, warnings, clock.now()), "folders": partial(check_folders, config)},
         deadline,
     )
-    return findings + await _servers(config, deadline, clock)
-
-
-async def _servers(config: TieringConfig, deadline: timedelta, clock: Clock) -> list[Finding]:
-    """Redis, PostgreSQL, the object store and the keys."""
-    found: list[Finding] = []
-    try:
+    with findings.guarded("embedded"):
         async with open_parts(_hurried(config, deadline), clock=clock) as parts:
             checks: dict[str, Check] = {
                 "redis": partial(check_hot_tier, parts),
@@ -60,26 +52,21 @@ async def _servers(config: TieringConfig, deadline: timedelta, clock: Clock) -> 
                 "object_store": partial(check_object_store, parts),
                 "encryption": partial(check_encryption, parts),
             }
-            found = await _side_by_side(checks, deadline)
-    except SagazTieringError as exc:
-        found.append(from_error("embedded", exc))
-    return found
+            findings += await _side_by_side(checks, deadline)
+    return findings
 
 
 def _hurried(config: TieringConfig, deadline: timedelta) -> TieringConfig:
     """The same with shorter deadlines for single calls, and without what a pooler may break: that is to be told."""
     most = min(_CALL, deadline / 2)
-    cold = config.tiers.cold.model_copy(
-        update={
-            "request_timeout": min(config.tiers.cold.request_timeout, most),
-            "connect_timeout": min(config.tiers.cold.connect_timeout, most),
+    return config.with_settings(
+        {
+            "tiers.cold.request_timeout": min(config.tiers.cold.request_timeout, most),
+            "tiers.cold.connect_timeout": min(config.tiers.cold.connect_timeout, most),
+            "catalog.command_timeout": min(config.catalog.command_timeout, most),
+            "catalog.statement_cache": False,
         }
     )
-    catalog = config.catalog.model_copy(
-        update={"command_timeout": min(config.catalog.command_timeout, most), "statement_cache": False}
-    )
-    tiers = config.tiers.model_copy(update={"cold": cold})
-    return config.model_copy(update={"tiers": tiers, "catalog": catalog})
 
 
 async def _side_by_side(checks: dict[str, Check], deadline: timedelta) -> list[Finding]:
@@ -102,20 +89,20 @@ def _is_unreached(subject: str, findings: list[Finding]) -> bool:
     return [each.subject for each in bad] == [f"{subject}.reachable"]
 
 
-async def _carried_out(subject: str, check: Check, deadline: timedelta) -> list[Finding]:
+async def _carried_out(subject: str, check: Check, deadline: timedelta) -> Findings:
     """What a check finds; what stops it is a finding beside those that came before."""
-    found: list[Finding] = []
+    found = Findings()
     try:
-        await _within(deadline.total_seconds(), _collect(check(), found))
+        await _within(deadline.total_seconds(), check(found))
     except TimeoutError:
         text = f"not answered within {deadline.total_seconds():g} s"
-        found.append(error(f"{subject}.deadline", text, "is the server overloaded, or behind a firewall?", exit_code=4))
+        found.error(f"{subject}.deadline", text, "is the server overloaded, or behind a firewall?", exit_code=4)
     except Exception as exc:  # noqa: BLE001  # a check ends here: whatever happened is its result
-        found.append(from_error(subject if found else f"{subject}.reachable", exc))
+        found.failed(subject if found else f"{subject}.reachable", exc)
     return found
 
 
-async def _within(seconds: float, work: Coroutine[None, None, None]) -> None:
+async def _within(seconds: float, work: Awaitable[None]) -> None:
     """Raise TimeoutError once `work` has had so many seconds in which this process looked at it.
 
     Only time in which the event loop runs counts: a machine that is busy or asleep says nothing of a server.
@@ -135,9 +122,3 @@ async def _within(seconds: float, work: Coroutine[None, None, None]) -> None:
             task.exception()  # of its clean-up; it is looked at, so that the loop does not tell of it
         raise TimeoutError
     task.result()
-
-
-async def _collect(findings: AsyncGenerator[Finding, None], into: list[Finding]) -> None:
-    async with aclosing(findings):
-        async for finding in findings:
-            into.append(finding)

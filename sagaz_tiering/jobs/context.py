@@ -100,7 +100,7 @@ class JobContext(Tiers):
         if processes == 1:
             return self
         target, upload_bytes = share_of(self.settings.tiers.cold.pack.target, self.upload_bytes, processes)
-        share = replace(self.in_force, settings=self.settings.with_pack_target(target))
+        share = replace(self.in_force, settings=self.settings.with_settings({"tiers.cold.pack.target": target}))
         return replace(self, in_force=share, upload_bytes=upload_bytes)
 
     @property

@@ -27,14 +27,12 @@ from support.yaml_config import write_config
 from sagaz_tiering.app.runtime import open_database, open_parts
 from sagaz_tiering.catalog.migrations import migrate
 from sagaz_tiering.clock import SystemClock
-from sagaz_tiering.doctor import Finding, Level, examine
-from sagaz_tiering.doctor.finding import from_error
-from sagaz_tiering.doctor.hot_rights import ON_A_KEY, WITHOUT_A_KEY
-from sagaz_tiering.doctor.hot_tier import check_hot_tier
+from sagaz_tiering.doctor import Level, examine
+from sagaz_tiering.doctor.finding import Findings
+from sagaz_tiering.doctor.hot_tier import ON_A_KEY, WITHOUT_A_KEY, check_hot_tier
 from sagaz_tiering.doctor.object_store import check_object_store
 from sagaz_tiering.doctor.postgresql import check_postgresql
 from sagaz_tiering.embedded import PostgresServer, RedisServer
-from sagaz_tiering.errors import SagazTieringError
 from sagaz_tiering.jobs import JOBS
 
 ROOT = Path(__file__).parents[2]
@@ -233,12 +231,10 @@ async def test_doctor_names_every_right_that_is_missing(place: Place, s3_server:
 
     async def told(check: Any) -> str:
         async with open_parts(config(**place.settings), clock=SystemClock()) as parts:
-            found: list[Finding] = []
-            try:
-                found += [each async for each in check(parts) if each.level is not Level.OK]
-            except SagazTieringError as exc:
-                found.append(from_error("server", exc))
-        return " ".join(f"{each.message} {each.hint}" for each in found)
+            found = Findings()
+            with found.guarded("server"):
+                await check(parts, found)
+        return " ".join(f"{each.message} {each.hint}" for each in found if each.level is not Level.OK)
 
     checks = (check_object_store, check_hot_tier, partial(check_postgresql, caches=True))
     assert [said for check in checks if "grant" in (said := await told(check)).lower() or "ACL" in said] == []

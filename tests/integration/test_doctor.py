@@ -9,7 +9,7 @@ import json
 import os
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -36,8 +36,8 @@ from sagaz_tiering.clock import SystemClock, VirtualClock
 from sagaz_tiering.config.load import load_config
 from sagaz_tiering.config.sections import CatalogSettings
 from sagaz_tiering.doctor import Finding, Level, examine, run
-from sagaz_tiering.doctor.finding import exit_code
-from sagaz_tiering.doctor.machine import requirement
+from sagaz_tiering.doctor.finding import Findings, exit_code
+from sagaz_tiering.doctor.machine import check_requirement
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.embedded import PostgresServer, RedisServer
 
@@ -167,12 +167,12 @@ async def test_busy_machine_is_no_dead_server(deployment: Callable[..., Path], m
     """What holds the event loop up for longer than the deadline, and than each call's, makes nothing unreachable."""
     calls = []
 
-    async def busy(_: object) -> AsyncGenerator[Finding, None]:
+    async def busy(_: object, found: Findings) -> None:
         calls.append("busy")
         for _ in range(4):
             time.sleep(1)  # noqa: ASYNC251  # that is the point
             await asyncio.sleep(0.001)
-        yield Finding(level=Level.OK, subject="busy", message="done")
+        found.ok("busy", "done")
 
     monkeypatch.setattr(run, "check_encryption", busy)
     findings = await examine(deployment(), deadline=timedelta(seconds=1.5))
@@ -660,4 +660,6 @@ async def test_no_secret_is_shown(tmp_path: Path) -> None:
 )
 def test_package_that_lacks_is_named(text: str, level: Level | None) -> None:
     """Missing ones are errors, others than asked for warnings; those of extras are not asked for."""
-    assert [found.level for found in requirement(text)] == ([] if level is None else [level])
+    found = Findings()
+    check_requirement(text, found)
+    assert [each.level for each in found] == ([] if level is None else [level])
