@@ -36,7 +36,7 @@ from sagaz_tiering.app.storage_url import open_source, open_storage
 from sagaz_tiering.embedded import EmbeddedServers
 from sagaz_tiering.snapshot import ReplayResult, SagaSnapshot
 from sagaz_tiering.storage.base import SnapshotSource
-from sagaz_tiering.transfer.equality import record_of
+from sagaz_tiering.transfer.target import record_of
 
 BUCKET = "legs"
 POLL_S = 0.02

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from sagaz_tiering.errors import ConfigError
+from sagaz_tiering.errors import ConfigError, LeaseLost
 
 
 @contextmanager
@@ -18,6 +19,14 @@ def refusing(what: str, hint: str = "") -> Iterator[None]:
         yield
     except OSError as exc:
         raise ConfigError(f"{what}: {exc.strerror or exc}", hint=hint) from exc
+
+
+def take_lock(descriptor: int, refused: str) -> None:
+    """Have the lock of an open file or folder, until it is closed. Raises LeaseLost (`refused`) if another has it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as exc:
+        raise LeaseLost(refused, hint="wait for it, or stop it") from exc
 
 
 def open_private(path: str, flags: int) -> int:

@@ -12,7 +12,6 @@ draft is removed. What stands at the place is never replaced unless that is aske
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -27,8 +26,8 @@ from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 
-from sagaz_tiering.drivers.files import flush_file, flush_folder, new_file, refusing, replace_file
-from sagaz_tiering.errors import ConfigError, LeaseLost
+from sagaz_tiering.drivers.files import flush_file, flush_folder, new_file, refusing, replace_file, take_lock
+from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.exports.manifest import MAX_PARTS, ExportCounts, ExportPart, LeftOutSnapshot, RowKind
 from sagaz_tiering.exports.parts import PartFile, digest_of
 from sagaz_tiering.exports.rows import Row
@@ -80,8 +79,8 @@ class Draft:
         self._check_place(overwrite)
         with writing(self._folder):
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._take()
             try:
+                self._take()
                 self.files.mkdir(exist_ok=True, mode=0o700)
                 if restart:
                     self._remove(self._selection, self._progress)
@@ -190,15 +189,8 @@ class Draft:
     def _take(self) -> None:
         self._lock = os.open(self._folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         if os.fstat(self._lock).st_uid != os.geteuid():
-            self.close()
             raise ConfigError(f"{self._folder} is of another user; nothing was written", hint="give another --out")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as exc:
-            self.close()
-            raise LeaseLost(
-                f"another process makes this export (it holds {self._folder})", hint="wait for it, or stop it"
-            ) from exc
+        take_lock(self._lock, f"another process makes this export (it holds {self._folder})")
 
     def _read(self, new: DraftState) -> DraftState:
         try:

@@ -1,6 +1,6 @@
 """Snapshots and replay records from any storage to any other: all of them or of chosen sagas, checked, resumable.
 
-`run` is the whole, `ordered` commits in order what was copied side by side, `checkpoint` is where it goes on.
+`run` is the whole, `phases` commits in order what was copied side by side, `checkpoint` is where it goes on.
 It needs no tier, catalog or driver, only two storages, and never deletes anything at the source.
 """
 

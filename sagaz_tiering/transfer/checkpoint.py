@@ -7,7 +7,6 @@ finds it there and copies nothing.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -15,13 +14,13 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Final, Literal
 from uuid import UUID
 
 from pydantic import TypeAdapter, ValidationError
 
-from sagaz_tiering.drivers.files import replace_file
-from sagaz_tiering.errors import ConfigError, LeaseLost
+from sagaz_tiering.drivers.files import refusing, replace_file, take_lock
+from sagaz_tiering.errors import ConfigError, SagazTieringError
 from sagaz_tiering.terminal import document, plain
 from sagaz_tiering.transfer.report import Counts
 
@@ -29,6 +28,7 @@ FORMAT = 1
 SNAPSHOTS: Final = "snapshots"
 REPLAY_LOGS: Final = "replay_logs"
 FINISHED: Final = "finished"
+_ANOTHER: Final = "give another file with --journal, or overwrite it with --restart"
 
 
 @dataclass(slots=True, kw_only=True)
@@ -87,51 +87,20 @@ class Checkpoint:
         (`restart` overwrites it), LeaseLost if another process has it open.
         """
         try:
-            self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._lock = os.open(self._path.with_name(f"{self._path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600)
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            text = None if restart else self._path.read_bytes()
-        except BlockingIOError as exc:
-            self.close()
-            raise LeaseLost(
-                f"another process is at this transfer (it holds {self._path})", hint="wait for it, or stop it"
-            ) from exc
-        except FileNotFoundError:
-            text = None
-        except OSError as exc:
-            self.close()
-            raise ConfigError(
-                f"the journal {self._path} cannot be used: {exc}", hint="give another file with --journal"
-            ) from exc
-        try:
+            with refusing(f"the journal {self._path} cannot be used", "give another file with --journal"):
+                self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+                self._lock = os.open(self._path.with_name(f"{self._path.name}.lock"), os.O_CREAT | os.O_RDWR, 0o600)
+                take_lock(self._lock, f"another process is at this transfer (it holds {self._path})")
+                text = None if restart or not self._path.exists() else self._path.read_bytes()
             return None if text is None else self._read(text)
-        except ConfigError:
+        except SagazTieringError:
             self.close()
             raise
 
     def render(self, standing: Standing) -> bytes:
         """What `write` takes; `standing` may change while that works."""
-        return json.dumps(self._document(standing), indent=1).encode()
-
-    def write(self, text: bytes) -> None:
-        """Make it what a later run begins with. Blocking. Raises ConfigError if it cannot be written."""
-        try:
-            with self._writing:
-                replace_file(self._path, text)
-        except OSError as exc:
-            raise ConfigError(
-                f"the journal {self._path} cannot be written: {exc}", hint="free space, or give another --journal"
-            ) from exc
-
-    def close(self) -> None:
-        """Let other processes have it."""
-        if self._lock >= 0:
-            os.close(self._lock)
-            self._lock = -1
-
-    def _document(self, standing: Standing) -> dict[str, Any]:
         identity = self._identity
-        return {
+        found = {
             "format": FORMAT,
             "transfer": identity.fingerprint,
             "source": identity.source,
@@ -141,6 +110,19 @@ class Checkpoint:
             "witness": plain(standing.probe),
             "seconds": round(standing.seconds, 3),
         }
+        return json.dumps(found, indent=1).encode()
+
+    def write(self, text: bytes) -> None:
+        """Make it what a later run begins with. Blocking. Raises ConfigError if it cannot be written."""
+        hint = "free space, or give another --journal"
+        with self._writing, refusing(f"the journal {self._path} cannot be written", hint):
+            replace_file(self._path, text)
+
+    def close(self) -> None:
+        """Let other processes have it."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
 
     def _read(self, text: bytes) -> Standing | None:
         try:
@@ -153,14 +135,11 @@ class Checkpoint:
                 raise ValueError("something is missing")
         except (ValueError, KeyError, TypeError, AttributeError) as exc:
             reason = exc.errors()[0]["msg"] if isinstance(exc, ValidationError) else exc
-            raise ConfigError(
-                f"{self._path} is not a journal of a transfer: {reason}",
-                hint="give another file with --journal, or overwrite it with --restart",
-            ) from exc
+            raise ConfigError(f"{self._path} is not a journal of a transfer: {reason}", hint=_ANOTHER) from exc
         if of != self._identity.fingerprint:
             raise ConfigError(
                 f"{self._path} is the journal of another transfer (from {between[0]} to {between[1]}, "
                 "or with other sagas or options)",
-                hint="give another file with --journal, or overwrite it with --restart",
+                hint=_ANOTHER,
             )
         return None if standing.phase == FINISHED else standing

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from enum import StrEnum
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 from sagaz_tiering.errors import SagazTieringError
@@ -14,14 +13,8 @@ MAX_NAMED = 100
 """Failures and notes that a report names; all of them are counted, and all failures are in the log."""
 
 
-class Outcome(StrEnum):
-    """What became of one item; also the column of `Counts` that it is in."""
-
-    COPIED = "copied"
-    ALREADY_THERE = "already_there"
-    FAILED = "failed"
-    ARCHIVED = "archived"
-    EXPIRED = "expired"
+Outcome = Literal["copied", "already_there", "failed", "archived", "expired"]
+"""What became of one item; also the column of `Counts` that it is in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,22 +61,17 @@ class Counts:
     def count(self, outcome: Outcome, *, size: int = 0) -> None:
         """One more item, of `size` bytes of JSON."""
         self.found += 1
-        setattr(self, outcome.value, getattr(self, outcome.value) + 1)
+        setattr(self, outcome, getattr(self, outcome) + 1)
         self.bytes += size
 
-    def fail(self, error: SagazTieringError, *, item_id: UUID | str | None, saga_id: UUID | None) -> None:
+    def fail(self, error: SagazTieringError, *, item_id: UUID | None, saga_id: UUID | None) -> None:
         """One more item that did not arrive."""
-        self.count(Outcome.FAILED)
+        self.count("failed")
         if error.exit_code not in self.exit_codes:
             self.exit_codes.append(error.exit_code)
         if len(self.failures) < MAX_NAMED:
-            failure = Failure(
-                item_id=None if item_id is None else str(item_id),
-                saga_id=None if saga_id is None else str(saga_id),
-                error_type=type(error).__name__,
-                error=str(error),
-            )
-            self.failures.append(failure)
+            item, saga = (None if each is None else str(each) for each in (item_id, saga_id))
+            self.failures.append(Failure(item_id=item, saga_id=saga, error_type=type(error).__name__, error=str(error)))
 
     def note(self, text: str) -> None:
         """Something that a person should know; said once."""

@@ -1,11 +1,12 @@
-"""How long an item is tried while a server cannot be asked, and when so many got no answer that it is an outage."""
+"""How long an item is tried while a server cannot be asked."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
 from datetime import timedelta
 from typing import TypeVar
 
@@ -15,6 +16,8 @@ T = TypeVar("T")
 
 _FIRST_PAUSE_S = 0.05
 _LONGEST_PAUSE_S = 5.0
+_DOUBLED = 7
+"""Times that the pause is doubled: more than it takes to be the longest."""
 
 
 class Stopped(Exception):
@@ -22,67 +25,56 @@ class Stopped(Exception):
 
 
 class RetryBudget:
-    """Retries for one transfer. `limit` is the time that one item is tried at most."""
+    """Retries for one transfer. `limit` is the time that one item is tried at most.
+
+    While a server cannot be asked (TierUnavailable) there are ever longer pauses; then that is raised. Raises Stopped
+    when the transfer is asked to stop meanwhile.
+    """
 
     def __init__(self, limit: timedelta, stop: asyncio.Event) -> None:
         self._limit_s = limit.total_seconds()
         self._stop = stop
 
     async def ask(self, question: Callable[[], Awaitable[T]]) -> T:
-        """The answer; asked again while TierUnavailable. Raises it when the budget is spent, Stopped at a stop."""
-        waiting = self.wait()
+        """The answer."""
+        until, attempt = time.monotonic() + self._limit_s, 0
         while True:
             try:
                 return await question()
             except TierUnavailable as exc:
-                await waiting.after(exc)
+                await self._pause(exc, until, attempt)
+                attempt += 1
 
-    def wait(self) -> Wait:
-        """The pauses of one item."""
-        return Wait(self._limit_s, self._stop)
+    async def walk(self, begin: Callable[[], AsyncIterator[T]]) -> AsyncIterator[T]:
+        """What an iteration gives; `begin` begins it, and again behind what it gave last."""
+        until, attempt = time.monotonic() + self._limit_s, 0
+        while True:
+            try:
+                async with closing(begin()) as found:
+                    async for each in found:
+                        yield each
+                        until, attempt = time.monotonic() + self._limit_s, 0
+                return
+            except TierUnavailable as exc:
+                await self._pause(exc, until, attempt)
+                attempt += 1
 
-
-class Wait:
-    """Ever longer pauses between the attempts at one item."""
-
-    def __init__(self, limit_s: float, stop: asyncio.Event) -> None:
-        self._until = time.monotonic() + limit_s
-        self._stop = stop
-        self._pause_s = _FIRST_PAUSE_S
-
-    async def after(self, error: TierUnavailable) -> None:
-        """Pause after a failed attempt. Raises `error` when the time is up, Stopped when asked to stop."""
+    async def _pause(self, error: TierUnavailable, until: float, attempt: int) -> None:
+        pause_s = min(_FIRST_PAUSE_S * 2 ** min(attempt, _DOUBLED), _LONGEST_PAUSE_S) * random.uniform(0.5, 1.0)
+        if not self._stop.is_set() and time.monotonic() + pause_s > until:
+            raise error
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stop.wait(), pause_s)
         if self._stop.is_set():
             raise Stopped from error
-        pause_s = self._pause_s * random.uniform(0.5, 1.0)
-        if time.monotonic() + pause_s > self._until:
-            raise error
-        try:
-            await asyncio.wait_for(self._stop.wait(), pause_s)
-        except TimeoutError:
-            self._pause_s = min(self._pause_s * 2, _LONGEST_PAUSE_S)
-        else:
-            raise Stopped from error
 
 
-class Outage:
-    """Counts items in a row for which a server could not be asked: over `limit`, it is not the item's fault."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._in_a_row = 0
-
-    @property
-    def suspected(self) -> bool:
-        """Whether the last item got no answer."""
-        return self._in_a_row > 0
-
-    def over(self) -> None:
-        """A server answered."""
-        self._in_a_row = 0
-
-    def gave_up(self, error: TierUnavailable) -> None:
-        """The retry budget ended without an answer. Raises `error` when that happened too often in a row."""
-        self._in_a_row += 1
-        if self._in_a_row >= self._limit:
-            raise error
+@asynccontextmanager
+async def closing(iterator: AsyncIterator[T]) -> AsyncIterator[AsyncIterator[T]]:
+    """Close a generator when the block ends, also before its end; other iterators have nothing to close."""
+    try:
+        yield iterator
+    finally:
+        close = getattr(iterator, "aclose", None)
+        if close is not None:
+            await close()

@@ -99,7 +99,7 @@ async def transfer_snapshots(
         done = await run.work(concurrency, stop)
     finally:
         await run.end()
-    return _with_account(run.report(dry_run=dry_run, stopped=not done), source)
+    return run.report(source, dry_run=dry_run, stopped=not done)
 
 
 @dataclass(kw_only=True, eq=False)
@@ -177,25 +177,36 @@ class _Run:
         finally:
             self.journal.close()
 
-    def report(self, *, dry_run: bool, stopped: bool) -> TransferReport:
-        """What was done, by this run and those that it goes on from."""
-        snapshots, replay_logs = Counts(), Counts()
-        snapshots.add(self._standing.snapshots)
-        replay_logs.add(self._standing.replay_logs)
+    def report(self, source: Any, *, dry_run: bool, stopped: bool) -> TransferReport:
+        """What was done, by this run and those that it goes on from.
+
+        With what a reader of foreign data could not read, took differently, and left out as expired.
+        """
+        standing, before = self._standing, sum(self._before.values())
         if stopped:
-            (snapshots if self._standing.phase == SNAPSHOTS else replay_logs).add(self._behind_mark())
-        return TransferReport(
+            self._counts().add(self._behind_mark())
+        report = TransferReport(
             source=self.identity.source,
             target=self.identity.target,
             dry_run=dry_run,
-            snapshots=snapshots,
-            replay_logs=replay_logs,
+            snapshots=standing.snapshots,
+            replay_logs=standing.replay_logs,
             seconds=self._seconds(),
             run_seconds=self._seconds() - self._seconds_before,
-            run_items=snapshots.found + replay_logs.found - sum(self._before.values()),
-            resumed=sum(self._before.values()) > 0,
+            run_items=standing.snapshots.found + standing.replay_logs.found - before,
+            resumed=before > 0,
             stopped=stopped,
+            source_expired=int(getattr(source, "expired", 0)),
         )
+        if (problems := getattr(source, "problems", None)) is not None:
+            report.source_problems, report.source_problem_count = list(problems.messages), problems.count
+        if (adjusted := getattr(source, "adjusted", None)) is not None:
+            report.source_adjusted, report.source_adjusted_count = list(adjusted.messages), adjusted.count
+        return report
+
+    def _counts(self) -> Counts:
+        """Of the running phase, up to the mark."""
+        return self._standing.snapshots if self._standing.phase == SNAPSHOTS else self._standing.replay_logs
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._began
@@ -220,34 +231,18 @@ class _Run:
         if self.progress is None:
             return
         self._told = time.monotonic()
-        in_snapshots = self._standing.phase == SNAPSHOTS
         counts = Counts()
-        counts.add(self._standing.snapshots if in_snapshots else self._standing.replay_logs)
+        counts.add(self._counts())
         counts.add(self._behind_mark())
+        columns = ("found", "copied", "already_there", "failed", "skipped", "bytes")
         self.progress(
             TransferProgress(
-                phase="snapshots" if in_snapshots else "replay logs",
-                found=counts.found,
-                copied=counts.copied,
-                already_there=counts.already_there,
-                failed=counts.failed,
-                skipped=counts.skipped,
-                bytes=counts.bytes,
+                phase="snapshots" if self._standing.phase == SNAPSHOTS else "replay logs",
                 before=self._before[self._standing.phase],
-                seconds=time.monotonic() - self._phase_began,
+                seconds=self._told - self._phase_began,
+                **{name: getattr(counts, name) for name in columns},
             )
         )
-
-
-def _with_account(report: TransferReport, source: Any) -> TransferReport:
-    """What a reader of foreign data could not read, what it took differently, and what it left out as expired."""
-    problems, adjusted = getattr(source, "problems", None), getattr(source, "adjusted", None)
-    if problems is not None:
-        report.source_problems, report.source_problem_count = list(problems.messages), problems.count
-    if adjusted is not None:
-        report.source_adjusted, report.source_adjusted_count = list(adjusted.messages), adjusted.count
-    report.source_expired = int(getattr(source, "expired", 0))
-    return report
 
 
 def _name_of(storage: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import reduce
@@ -621,9 +622,7 @@ async def test_transfer_counts_replay_records_that_cannot_be_read() -> None:
     source, target = await filled(sagas=0, logs=5), Store()
     for at in (1, 4):
         stored = source._replay_records[number(at)]
-        source._replay_records[number(at)] = type(stored)(
-            replay_id=stored.replay_id, saga_id=stored.saga_id, created_us=stored.created_us, data=b"\x07"
-        )
+        source._replay_records[number(at)] = stored._replace(data=b"\x07")
     report = await move(source, target)
     assert (report.replay_logs.found, report.replay_logs.copied, report.replay_logs.failed) == (5, 3, 2)
 
@@ -685,6 +684,17 @@ async def test_transfer_reads_on_after_an_outage_of_the_source(sagas: int) -> No
     report = await move(source, target, patience=SHORT)
     assert (report.snapshots.copied, report.replay_logs.copied) == (6 * sagas, 5)
     assert len(target.saves) == len(set(target.saves))
+
+
+async def test_transfer_does_not_count_the_time_of_the_target_as_an_outage_of_the_source() -> None:
+    """A source that breaks off once in a while is asked again, however long the target took before."""
+    source, target = Breaking(), Store()
+    for snapshot in snapshots(4, each=1):
+        await source.save_snapshot(snapshot)
+    patience = timedelta(seconds=1)
+    target.before_save = lambda _: time.sleep(1.5 * patience.total_seconds() * (len(target.saves) == 1))
+    report = await move(source, target, patience=patience, concurrency=1)
+    assert report.snapshots.copied == 4
 
 
 async def test_transfer_counts_a_saga_that_cannot_be_read() -> None:
