@@ -108,7 +108,6 @@ FACES = {
         "answers",
         "any_loop",
         "base",
-        "filesystem.errors",
         "filesystem.files",
         "filesystem.record",
         "filesystem.storage",

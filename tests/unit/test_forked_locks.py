@@ -12,7 +12,7 @@ from uuid import UUID
 import pytest
 
 from sagaz_tiering.objects.local.tree import ObjectRecord, ObjectTree
-from sagaz_tiering.storage.filesystem.locks import Lock, Locks
+from sagaz_tiering.storage.filesystem.layout import Lock, Locks
 from sagaz_tiering.storage_class import StorageClass
 
 pytestmark = pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")

@@ -16,8 +16,7 @@ from sagaz_tiering.clock import Clock
 from sagaz_tiering.errors import ConfigError, LocalStorageUnavailable
 from sagaz_tiering.sagaz_engine.imports.scanned import ScannedRecord, ScannedSource
 from sagaz_tiering.sagaz_engine.imports.source import batches_of
-from sagaz_tiering.storage.filesystem.errors import gone, unavailable
-from sagaz_tiering.storage.filesystem.files import MAX_FILE_BYTES
+from sagaz_tiering.storage.filesystem.files import MAX_FILE_BYTES, gone, unavailable
 
 _SUFFIXES: Final = (".json", ".json.gz")
 _LISTED: Final = 1_000

@@ -1,7 +1,8 @@
 """One directory at a time, blocking: regular files only, replaced whole, durable when a call says so.
 
 Symbolic links are never followed below the base directory, and nothing but regular files is read: what else lies
-in a directory is another's. Everything raises OSError as the system does.
+in a directory is another's. Everything raises OSError as the system does; `translated` is the one place where that
+becomes an error of ours.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Final, NamedTuple
 
-from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.errors import CorruptRecord, LocalStorageUnavailable
 
 MAX_FILE_BYTES: Final = 2**30
 """Largest file that is read: no snapshot is that large, whatever its form."""
@@ -24,6 +25,25 @@ _READ: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC  # a F
 _WRITE: Final = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _ID_CHARS: Final = 36
+
+FULL: Final = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+REFUSED: Final = frozenset({errno.EACCES, errno.EPERM, errno.EROFS})
+_MEANS: Final = (
+    (
+        FULL,
+        "; nothing was stored, what was stored before is intact",
+        "make room on the filesystem of {base} (or raise the quota or file size limit of this process); "
+        "enable_compression=True and delete_expired_snapshots() save space",
+    ),
+    (REFUSED, "", "let this user read, write and enter the directories below {base}"),
+    (
+        {errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.ELOOP, errno.ESTALE},
+        ", where the directory of a snapshot storage belongs",
+        "mount the volume of {base}, correct base_path, or move away what is in the way",
+    ),
+    ({errno.EMFILE, errno.ENFILE}, "", "raise the limit of open files (ulimit -n) of this process"),
+)
+"""Errors of the system, what they mean, and what to do."""
 
 
 class FileState(NamedTuple):
@@ -79,7 +99,7 @@ class Folder:
 
         The bytes are durable before the block, the name after it. One writer at a time for one id.
         """
-        temporary = temporary_name(name[:_ID_CHARS])
+        temporary = f".{name[:_ID_CHARS]}.tmp"
         fd = os.open(temporary, _WRITE, 0o600, dir_fd=self._fd)
         try:
             try:
@@ -154,6 +174,27 @@ def make_folder(path: Path) -> None:
         parent.sync()
 
 
-def temporary_name(text_id: str) -> str:
-    """The name under which a file of this id is written."""
-    return f".{text_id}.tmp"
+@contextmanager
+def translated(base: Path) -> Iterator[None]:
+    """Make OSError of the block ours."""
+    try:
+        yield
+    except OSError as exc:
+        raise unavailable(exc, base) from exc
+
+
+def unavailable(exc: OSError, base: Path) -> LocalStorageUnavailable:
+    """Our error for one of the system's."""
+    what = f"{exc.filename or base}: {exc.strerror or exc}"
+    for numbers, meaning, hint in _MEANS:
+        if exc.errno in numbers:
+            return LocalStorageUnavailable(what + meaning, hint=hint.format(base=base))
+    return LocalStorageUnavailable(what, hint=f"check the filesystem of {base}")
+
+
+def gone(folder: Path) -> LocalStorageUnavailable:
+    """The error for a directory that was there when the storage was opened: it must not look like an empty one."""
+    return LocalStorageUnavailable(
+        f"{folder} is not there any more",
+        hint="mount its volume again; if it was removed on purpose, close the storage, and the next call begins anew",
+    )

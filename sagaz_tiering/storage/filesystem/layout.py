@@ -1,4 +1,4 @@
-"""Where the files of a `FilesystemSnapshotStorage` are, and the names that count as ours.
+"""Where the files of a `FilesystemSnapshotStorage` are, the names that count as ours, and the locks on them.
 
     BASE/snapshots/<saga id>/<snapshot id>.json    or .json.gz: the snapshots; nothing else is truth
     BASE/indexes/<saga id>.json                    a saga's snapshots with their times, newest first (derived)
@@ -7,7 +7,7 @@
         <xy>/<snapshot id>                         the id of its saga; xy is a checksum of the id
         moves/<snapshot id>                        a file changes its name or saga at this moment, see `tree`
         replays/<saga id>/<replay id>              empty: this saga has this replay
-        locks/                                     see `locks`; never removed
+        locks/                                     see `Locks`; never removed
         complete, replays-complete                 empty: every snapshot (replay) has its entry here
 
 A temporary file is `.<id>.tmp` beside the file that it becomes. Whatever has another name, or is not a regular file
@@ -16,14 +16,21 @@ in a real directory, is not ours: it is neither read nor removed.
 
 from __future__ import annotations
 
+import fcntl
 import os
+import threading
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from enum import StrEnum
 from pathlib import Path
 from typing import Final
 from uuid import UUID
 from zlib import crc32
 
-from sagaz_tiering.storage.filesystem.errors import gone
-from sagaz_tiering.storage.filesystem.files import opened_top
+from sagaz_tiering.errors import LocalStorageUnavailable
+from sagaz_tiering.storage.filesystem.files import Folder, gone, opened_top
 
 PLAIN: Final = ".json"
 GZIPPED: Final = ".json.gz"
@@ -32,6 +39,9 @@ SUFFIXES: Final = (PLAIN, GZIPPED, PLAIN)
 
 _UUID_CHARS: Final = 36
 _SHARDS: Final = "??"
+_FLAGS: Final = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_FIRST_PAUSE_S: Final = 0.0005
+_LONGEST_PAUSE_S: Final = 0.004
 
 
 class Layout:
@@ -120,11 +130,6 @@ def snapshot_of(name: str) -> tuple[UUID, str] | None:
     return (found, suffix) if found is not None and suffix in (PLAIN, GZIPPED) else None
 
 
-def temporary_of(name: str) -> UUID | None:
-    """The id in a temporary file's name."""
-    return canonical(name[1:-4]) if name.startswith(".") and name.endswith(".tmp") else None
-
-
 def canonical(name: str) -> UUID | None:
     """The id whose text is exactly this."""
     try:
@@ -132,3 +137,79 @@ def canonical(name: str) -> UUID | None:
     except ValueError:
         return None
     return found if str(found) == name else None
+
+
+class Lock(StrEnum):
+    """What is locked. Who holds a RECORD's lock takes no other; who holds a SAGA's may take a RECORD's."""
+
+    RECORD = "record"
+    SAGA = "saga"
+
+
+class Locks:
+    """Locks among threads and processes of one tree: `flock` on files that stay for ever.
+
+    The system releases one when its owner dies. Each kind has 256 locks, shared by the ids of one checksum, so that a
+    hundred thousand sagas need no hundred thousand files. `wait`: how long a call waits for another's work to end.
+    """
+
+    def __init__(self, folder: Path, *, wait: timedelta) -> None:
+        self._folder = folder
+        self._wait_s = wait.total_seconds()
+        self._threads: dict[str, threading.Lock] = {}
+
+    @contextmanager
+    def held(self, kind: Lock, uuid: UUID) -> Iterator[None]:
+        """Alone among all threads and processes. Raises OSError, or LocalStorageUnavailable after the wait."""
+        with self.tried(kind, uuid, wait_s=self._wait_s) as free:
+            if not free:
+                path = self._folder / f"{kind}-{stripe(uuid)}"
+                raise LocalStorageUnavailable(
+                    f"{path} was not free within {self._wait_s:g} s",
+                    hint=f"another process works on the same record and does not end: `fuser {path}` names it",
+                )
+            yield
+
+    @contextmanager
+    def tried(self, kind: Lock, uuid: UUID, *, wait_s: float = 0) -> Iterator[bool]:
+        """Yield whether the lock was free within `wait_s` seconds, and is ours now."""
+        until = time.monotonic() + wait_s
+        name = f"{kind}-{stripe(uuid)}"
+        ours = self._threads.setdefault(name, threading.Lock())
+        if not ours.acquire(timeout=wait_s):
+            yield False
+            return
+        try:
+            fd = os.open(self._folder / name, _FLAGS, 0o600)
+            try:
+                yield _locked(fd, until)
+            finally:
+                with suppress(OSError):  # closing is not enough: a process that was forked meanwhile has it open, too
+                    fcntl.flock(fd, fcntl.LOCK_UN)
+                os.close(fd)
+        finally:
+            ours.release()
+
+    def remove_left(self, folder: Folder, kind: Lock, names: Iterable[str]) -> None:
+        """Remove the temporary files among these unless their writers live, which have the lock then."""
+        for name in names:
+            left = canonical(name[1:-4]) if name.startswith(".") and name.endswith(".tmp") else None
+            if left is not None:
+                with suppress(OSError), self.tried(kind, left) as free:
+                    if free:
+                        folder.unlink(name)
+
+
+def _locked(fd: int, until: float) -> bool:
+    # A blocking flock has no deadline, and a process that was stopped holds its locks.
+    pause_s = _FIRST_PAUSE_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until:
+                return False
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+        else:
+            return True

@@ -10,17 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
 from uuid import UUID
 
 from sagaz_tiering.errors import CorruptRecord
 from sagaz_tiering.storage.filesystem import record as form
 from sagaz_tiering.storage.filesystem.files import make_folder, opened_top
-from sagaz_tiering.storage.filesystem.layout import PLAIN, Layout, canonical
-from sagaz_tiering.storage.filesystem.locks import Lock, Locks
-from sagaz_tiering.storage.standalone import attempted
-
-Replay = dict[str, Any]
+from sagaz_tiering.storage.filesystem.layout import PLAIN, Layout, Lock, Locks, canonical
+from sagaz_tiering.storage.standalone import ReplayRecord, attempted
 
 
 class ReplayFiles:
@@ -40,7 +36,7 @@ class ReplayFiles:
         ):
             self._enter(replay_id, saga_id, durable=True)
 
-    def get(self, replay_id: UUID) -> Replay | None:
+    def get(self, replay_id: UUID) -> ReplayRecord | None:
         """One record. Raises CorruptRecord."""
         try:
             with opened_top(self._layout.replays) as folder:
@@ -50,7 +46,7 @@ class ReplayFiles:
             return None
         return form.read_replay(data, replay_id=replay_id, where=str(self._layout.replays / _name(replay_id)))
 
-    def read(self, replay_ids: Sequence[UUID]) -> list[tuple[UUID, Replay | CorruptRecord | None]]:
+    def read(self, replay_ids: Sequence[UUID]) -> list[tuple[UUID, ReplayRecord | CorruptRecord | None]]:
         """A page of records; None for what is gone."""
         return [attempted(replay_id, self.get, replay_id) for replay_id in replay_ids]
 
@@ -89,7 +85,7 @@ class ReplayFiles:
                     folder.sync()
 
 
-def order_key(record: Replay) -> tuple[datetime, UUID]:
+def order_key(record: ReplayRecord) -> tuple[datetime, UUID]:
     """Ascending by time."""
     return datetime.fromisoformat(record["created_at"]), UUID(record["replay_id"])
 

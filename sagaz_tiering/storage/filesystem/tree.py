@@ -24,26 +24,36 @@ permission) leaves the version that was there before; one in 4 is logged and not
 **Delete**: remove the file, fsync; remove the pointer (crash: a pointer to nothing); write the index, or remove it
 with the saga's directory if nothing is left (crash: an index of what is gone, which no reader believes).
 
-A directory that `sagaz` wrote has no pointers: opening it makes all of them, once (`pointers`). A program that adds
-files beside us is seen by all queries of a saga at once, and by id after the first of them.
+From a snapshot's id to its saga leads a pointer, one small file for each. A directory that `sagaz` wrote, or whose
+`ids/` was lost, gets all of them when it is opened. Until then (they were removed meanwhile) and where that is not
+allowed, each look-up of an id without one looks into every saga's directory for its name: no file is read, but it takes
+as long as there are sagas. A program that adds files beside us is seen by all queries of a saga at once, and by id
+after the first of them.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Final
+from typing import Final, NamedTuple
 from uuid import UUID
 
 import orjson
 
-from sagaz_tiering.storage.filesystem.errors import FULL, REFUSED
-from sagaz_tiering.storage.filesystem.files import FileState, Folder, make_folder, opened, opened_top
-from sagaz_tiering.storage.filesystem.layout import SUFFIXES, Layout, canonical, snapshot_name, snapshot_of
-from sagaz_tiering.storage.filesystem.locks import Lock, Locks
-from sagaz_tiering.storage.filesystem.pointers import FileCopy, Pointers
+from sagaz_tiering.errors import CorruptRecord
+from sagaz_tiering.storage.filesystem.files import FULL, REFUSED, FileState, Folder, make_folder, opened, opened_top
+from sagaz_tiering.storage.filesystem.layout import (
+    SUFFIXES,
+    Layout,
+    Lock,
+    Locks,
+    canonical,
+    snapshot_name,
+    snapshot_of,
+)
 
 _ATTEMPTS: Final = 100
 """How often a save makes the saga's directory anew when deletes keep removing it as empty."""
@@ -53,13 +63,20 @@ _Place = tuple[UUID, str]
 """Saga and suffix of a snapshot's file."""
 
 
+class FileCopy(NamedTuple):
+    """A snapshot's file."""
+
+    saga_id: UUID
+    suffix: str
+    state: FileState
+
+
 class SnapshotTree:
     """The snapshot files of one directory tree. Blocking; raises OSError as the system does."""
 
     def __init__(self, layout: Layout, locks: Locks) -> None:
         self._layout = layout
         self._locks = locks
-        self.pointers = Pointers(layout, locks)
 
     def save(self, snapshot_id: UUID, saga_id: UUID, suffix: str, data: bytes) -> tuple[FileState, set[UUID]]:
         """Store or replace; the new file's state, and the sagas that it was taken from."""
@@ -79,7 +96,7 @@ class SnapshotTree:
             if found := self._look(snapshot_id):
                 return found
             self._layout.check_present()
-            if self.pointers.saga_of(snapshot_id) is None and not self._is_moving(snapshot_id):
+            if self._saga_of(snapshot_id) is None and not self._is_moving(snapshot_id):
                 return None
         with self._settled(snapshot_id):  # someone is at work on it, or a crash left a move or a pointer to nothing
             return self._look(snapshot_id)
@@ -101,13 +118,14 @@ class SnapshotTree:
         self._layout.prepare()
         with self._locks.held(Lock.RECORD, snapshot_id):
             self._finish_move(snapshot_id)
-            pointed = self.pointers.saga_of(snapshot_id)
-            found = self.pointers.copies(snapshot_id, [pointed, in_saga])
+            pointed = self._saga_of(snapshot_id)
+            found = self._copies(snapshot_id, [pointed, in_saga])
             if found and (in_saga not in (None, found[-1].saga_id) or unchanged not in (None, found[-1].state)):
                 return set()
             self._remove(snapshot_id, found)
             if pointed is not None:
-                self.pointers.forget(snapshot_id)
+                with suppress(FileNotFoundError), opened_top(self._layout.pointers(snapshot_id)) as pointers:
+                    pointers.unlink(str(snapshot_id))
         return {copy.saga_id for copy in found}
 
     def finish_moves(self) -> None:
@@ -136,27 +154,88 @@ class SnapshotTree:
                 size += sum(each for _, each in files)
         return sagas, snapshots, size
 
+    def heal(self, snapshot_id: UUID, saga_id: UUID) -> None:
+        """Point to a snapshot that is in a saga, unless it is pointed to (a pointer to nothing does not count)."""
+        if self._leads_somewhere(snapshot_id):
+            return
+        with self._locks.held(Lock.RECORD, snapshot_id):
+            if not self._leads_somewhere(snapshot_id) and self._copies(snapshot_id, [saga_id]):
+                self._point(snapshot_id, saga_id, durable=False)
+
+    def adopt(self, saga_names: Sequence[str]) -> None:
+        """Make the missing pointers to the snapshots of these sagas."""
+        for saga_id in map(UUID, saga_names):
+            with suppress(FileNotFoundError, NotADirectoryError), opened(self._layout.saga(saga_id)) as folder:
+                for snapshot_id in {parts[0] for file, _ in folder.files() if (parts := snapshot_of(file))}:
+                    self.heal(snapshot_id, saga_id)
+
     def _save(self, folder: Folder, new: _Place, snapshot_id: UUID, data: bytes) -> tuple[FileState, set[UUID]]:
         self._finish_move(snapshot_id)
-        pointed = self.pointers.saga_of(snapshot_id)
+        pointed = self._saga_of(snapshot_id)
         with folder.replacing(snapshot_name(snapshot_id, new[1]), data, durable=True) as state:
-            found = self.pointers.copies(snapshot_id, [pointed, new[0]])
+            found = self._copies(snapshot_id, [pointed, new[0]])
             self._remove(snapshot_id, found[:-1])
             old = found[-1][:2] if found else new
             if old != new:
                 self._note_move(snapshot_id, old, new)
             elif pointed != new[0]:
-                self.pointers.point(snapshot_id, new[0])
+                self._point(snapshot_id, new[0])
         if old != new:
             self._finish_move(snapshot_id)
         return state, {copy.saga_id for copy in found} - {new[0]}
 
     def _look(self, snapshot_id: UUID) -> tuple[FileCopy, bytes] | None:
-        for copy in reversed(self.pointers.copies(snapshot_id, [self.pointers.saga_of(snapshot_id)])):
+        for copy in reversed(self._copies(snapshot_id, [self._saga_of(snapshot_id)])):
             data = self.read(copy.saga_id, snapshot_id, copy.suffix)
             if data is not None:
                 return copy, data
         return None
+
+    def _saga_of(self, snapshot_id: UUID) -> UUID | None:
+        """The saga that may have the snapshot; None: no saga has it."""
+        text = self._pointer(snapshot_id)
+        if text is None and self._layout.complete.exists():
+            return None
+        found = canonical(text or "")
+        if found is None:  # there is none, or power was lost while it was written
+            with os.scandir(self._layout.snapshots) as entries:
+                names = [canonical(entry.name) for entry in entries]
+            copies = self._copies(snapshot_id, names)
+            return copies[-1].saga_id if copies else None
+        return found
+
+    def _pointer(self, snapshot_id: UUID) -> str | None:
+        """What it says; None: there is no pointer."""
+        try:
+            with opened_top(self._layout.pointers(snapshot_id)) as folder:
+                return folder.read(str(snapshot_id)).decode("ascii", "replace").strip()
+        except FileNotFoundError:
+            return None
+        except CorruptRecord:
+            return ""
+
+    def _leads_somewhere(self, snapshot_id: UUID) -> bool:
+        return bool(self._copies(snapshot_id, [canonical(self._pointer(snapshot_id) or "")]))
+
+    def _point(self, snapshot_id: UUID, saga_id: UUID, *, durable: bool = True) -> None:
+        """With the snapshot's lock: let it be looked for in a saga."""
+        path = self._layout.pointers(snapshot_id)
+        make_folder(path)
+        with opened_top(path) as folder:
+            # The text need not be durable: a pointer that power loss left empty makes its reader search.
+            folder.replace(str(snapshot_id), f"{saga_id}\n".encode(), durable=False)
+            if durable:
+                folder.sync()
+
+    def _copies(self, snapshot_id: UUID, sagas: Sequence[UUID | None]) -> list[FileCopy]:
+        """The files of a snapshot in these sagas, oldest first. More than one only after another program's work."""
+        found = list[FileCopy]()
+        for saga_id in dict.fromkeys(filter(None, sagas)):
+            with suppress(FileNotFoundError, NotADirectoryError), opened(self._layout.saga(saga_id)) as folder:
+                looked = ((suffix, folder.state(snapshot_name(snapshot_id, suffix))) for suffix in SUFFIXES)
+                states = {suffix: state for suffix, state in looked if state is not None}
+                found += [FileCopy(saga_id, suffix, state) for suffix, state in states.items()]
+        return sorted(found, key=lambda copy: (copy.state.mtime_ns, copy.suffix))
 
     def _remove(self, snapshot_id: UUID, places: Sequence[FileCopy | _Place]) -> None:
         for saga_id, suffix, *_ in places:
@@ -192,8 +271,8 @@ class SnapshotTree:
             return
         with opened_top(self._layout.moves) as folder:
             old, new = _move_in(folder.read(str(snapshot_id)))
-            if old != new and any(each[:2] == new for each in self.pointers.copies(snapshot_id, [new[0]])):
-                self.pointers.point(snapshot_id, new[0])
+            if old != new and any(each[:2] == new for each in self._copies(snapshot_id, [new[0]])):
+                self._point(snapshot_id, new[0])
                 self._remove(snapshot_id, [old])
             folder.unlink(str(snapshot_id))
 
