@@ -39,8 +39,8 @@ from sagaz_tiering.errors import (
     ObjectStoreError,
     SnapshotArchived,
 )
+from sagaz_tiering.storage.s3 import reading as s3_reading
 from sagaz_tiering.storage.s3 import storage as s3_storage
-from sagaz_tiering.storage.s3 import walking as s3_walking
 from sagaz_tiering.storage.s3.keys import SavedEntry, data_key
 
 PREFIX = "snapshots"
@@ -277,7 +277,7 @@ async def test_saga_of_many_pages_is_walked_oldest_first(
     relay: Relay, s3_server: S3Server, bucket: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Against the order in which S3 lists, a page in memory; ids alone cost one look at a large saga's newest."""
-    monkeypatch.setattr(s3_walking, "_PAGE", 5)
+    monkeypatch.setattr(s3_reading, "_PAGE", 5)
     sagas = {number(1): 5, OTHER_SAGA: 6, SAGA: 23, UUID(int=2**128 - 1): 10}
     snapshots = [make(100 * n + at, saga_id=saga) for n, saga in enumerate(sagas) for at in range(sagas[saga])]
     await plant(s3_server, bucket, snapshots)

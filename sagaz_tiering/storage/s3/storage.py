@@ -4,13 +4,13 @@ There is no index object that writers would have to share: the listing of a saga
 objects whose keys hold all that is needed to order, expire and filter. Any number of writers and of snapshots; no
 method lists more of the bucket than what it is asked for.
 
-Save (`saving`), each step done before the next:
+Save (`changing`), each step done before the next:
     1. PUT the entries                a crash leaves entries without a body: reads pass them over
     2. PUT the body, all or nothing   from here on the snapshot is saved, and listed
     3. remove the replaced entries    a crash leaves untrue entries: reads see that the body is of another save
 Of two saves of one snapshot at once S3 keeps the later body, and its entries are there.
 
-Delete, clean up, expire (`removing`):
+Delete, clean up, expire (`changing`):
     1. DELETE the body                from here on the snapshot is gone; expiry only if it is still the one that ended
     2. DELETE the entries             a crash leaves entries without a body
 
@@ -23,10 +23,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from contextlib import aclosing
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 from uuid import UUID
 
 from sagaz_tiering.clock import Clock, SystemClock, to_micros
@@ -42,11 +42,9 @@ from sagaz_tiering.snapshot import SagaSnapshot, as_uuid
 from sagaz_tiering.storage.any_loop import AnyLoop
 from sagaz_tiering.storage.base import as_duration
 from sagaz_tiering.storage.reporting import Gaps
+from sagaz_tiering.storage.s3 import changing, reading, replays
 from sagaz_tiering.storage.s3 import keys as s3_keys
-from sagaz_tiering.storage.s3 import reading, removing, replays, walking
 from sagaz_tiering.storage.s3.bodies import OpenBucket
-from sagaz_tiering.storage.s3.saving import save
-from sagaz_tiering.storage.s3.sdk_options import sdk_options
 from sagaz_tiering.storage.standalone import ReplayRecord, StandaloneStorage
 from sagaz_tiering.storage_class import StorageClass
 
@@ -60,6 +58,15 @@ COUNTED = 10_000
 _MIB = 1024 * 1024
 _PART = 8 * _MIB
 _NEEDS = "S3SnapshotStorage"
+_SDK_NAMES: Final = {
+    "aws_access_key_id": "access_key_id",
+    "aws_secret_access_key": "secret_access_key",
+    "aws_session_token": "session_token",
+    "config": "sdk_config",
+    "verify": "trusts",
+}
+_SDK_NEEDLESS: Final = ("api_version",)
+_SDK_KNOWN: Final = ("endpoint_url", *_SDK_NAMES, "use_ssl", *_SDK_NEEDLESS)
 _ALIASES = {"GLACIER_DEEP_ARCHIVE": StorageClass.DEEP_ARCHIVE}
 
 
@@ -110,7 +117,7 @@ class S3SnapshotStorage(AnyLoop, StandaloneStorage):
         self.enable_compression, self.compression_level = enable_compression, compression_level
         self.enable_encryption, self.storage_class, self.s3_kwargs = enable_encryption, storage_class, s3_kwargs
         keys = {"access_key_id": access_key_id, "secret_access_key": secret_access_key}
-        given: dict[str, Any] = keys | sdk_options(s3_kwargs, endpoint_url)
+        given: dict[str, Any] = keys | _sdk_options(s3_kwargs, endpoint_url)
         bucket = bucket_name or os.environ.get(BUCKET_VARIABLE, "")
         settings = ColdSettings.model_construct(
             url=f"s3://{bucket}/{prefix}",
@@ -147,12 +154,12 @@ class S3SnapshotStorage(AnyLoop, StandaloneStorage):
 
     async def delete_expired_snapshots(self) -> int:
         """Remove what is past its retention; how many. Lists only what is."""
-        return await removing.remove_expired(await self._opened())
+        return await changing.remove_expired(await self._opened())
 
     async def snapshot_ids(self, saga_id: UUID | str) -> AsyncIterator[UUID]:
         """Every live snapshot of a saga, oldest first, without reading it: archived ones too."""
         saga = as_uuid(saga_id, "saga_id")
-        async with aclosing(walking.ids_of(await self._opened(), saga)) as ids:
+        async with aclosing(reading.ids_of(await self._opened(), saga)) as ids:
             async for snapshot_id in ids:
                 yield snapshot_id
 
@@ -175,7 +182,7 @@ class S3SnapshotStorage(AnyLoop, StandaloneStorage):
     async def _save(self, snapshot: SagaSnapshot) -> None:
         saved_us = to_micros(self._clock.now())
         meta, value = await encode_value(snapshot, saved_us=saved_us, level=self._level, texts=self._texts)
-        await save(await self._opened(), meta, value, self._class)
+        await changing.save(await self._opened(), meta, value, self._class)
 
     async def _get(self, snapshot_id: UUID) -> SagaSnapshot | None:
         return await reading.one(await self._opened(), snapshot_id)
@@ -190,19 +197,19 @@ class S3SnapshotStorage(AnyLoop, StandaloneStorage):
         return await reading.newest(await self._opened(), saga_id, wanted, gaps)
 
     async def _delete(self, snapshot_id: UUID) -> bool:
-        return await removing.remove_one(await self._opened(), snapshot_id)
+        return await changing.remove_one(await self._opened(), snapshot_id)
 
     async def _delete_saga(self, saga_id: UUID) -> int:
-        return await removing.remove_saga(await self._opened(), saga_id)
+        return await changing.remove_saga(await self._opened(), saga_id)
 
     async def _sagas(self, after: UUID | None) -> AsyncGenerator[UUID, None]:
-        async with aclosing(walking.saga_ids(await self._opened(), after)) as sagas:
+        async with aclosing(reading.saga_ids(await self._opened(), after)) as sagas:
             async for saga_id in sagas:
                 yield saga_id
 
     async def _walk(self, saga_id: UUID, gaps: Gaps) -> AsyncGenerator[SagaSnapshot, None]:
         bucket = await self._opened()
-        async with aclosing(walking.entries_of(bucket, saga_id)) as entries:
+        async with aclosing(reading.entries_of(bucket, saga_id)) as entries:
             async for snapshot in reading.snapshots(bucket, entries, gaps):
                 yield snapshot
 
@@ -211,7 +218,7 @@ class S3SnapshotStorage(AnyLoop, StandaloneStorage):
         place is behind or was listed before; a walk that began after that save has it.
         """
         bucket = await self._opened()
-        async with aclosing(walking.entries_of_all(bucket, after)) as entries:
+        async with aclosing(reading.entries_of_all(bucket, after)) as entries:
             async for snapshot in reading.snapshots(bucket, entries, gaps):
                 yield snapshot
 
@@ -295,3 +302,29 @@ def _level(level: int) -> int:
     if type(level) is not int or not 1 <= level <= 22:
         raise ConfigError(f"compression_level must be from 1 to 22, not {level!r}", hint="3 is a good one")
     return level
+
+
+def _sdk_options(given: Mapping[str, Any], endpoint_url: str | None) -> dict[str, Any]:
+    """Arguments of the SDK's client, as sagaz's storage hands them on, as fields of `S3Options`.
+
+    Raises ConfigError for what the storage does not know or cannot work with.
+    """
+    options = {name: value for name, value in given.items() if value is not None and name not in _SDK_NEEDLESS}
+    if options.pop("use_ssl", True) is False and not (endpoint_url or "").startswith("http://"):
+        raise ConfigError(
+            "use_ssl=False would send credentials and data in the clear", hint="name an http:// endpoint_url"
+        )
+    if options.get("verify") is True:
+        del options["verify"]
+    elif options.get("verify") is False:
+        raise ConfigError(
+            "verify=False cannot be used: anybody could answer in place of the bucket",
+            hint="give the file of your certificate authority, as verify or in AWS_CA_BUNDLE",
+        )
+    for name in options:
+        if name not in _SDK_NAMES:
+            raise ConfigError(
+                f"S3SnapshotStorage does not know the option {name!r:.80}",
+                hint=f"beside its own it takes these of the SDK's client: {', '.join(_SDK_KNOWN)}",
+            )
+    return {_SDK_NAMES[name]: value for name, value in options.items()}

@@ -1,19 +1,23 @@
-"""Removing snapshots from S3: the body first, so that a crash leaves entries without a body and never the reverse."""
+"""Writing snapshots to S3 and removing them: entries first, then the body, so that no body is ever unlisted; and
+removed the body first, so that a crash leaves entries without a body and never the reverse.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
-from contextlib import aclosing
-from dataclasses import dataclass
+from contextlib import aclosing, suppress
 from datetime import datetime
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from sagaz_tiering.drivers.together import together
-from sagaz_tiering.errors import ObjectStoreError
+from sagaz_tiering.errors import ObjectStoreError, TierUnavailable
+from sagaz_tiering.objects.s3.answers import FoundObject
+from sagaz_tiering.snapshot import SnapshotMeta
 from sagaz_tiering.storage.s3 import keys as s3_keys
 from sagaz_tiering.storage.s3.bodies import ABANDONED, SETTLED, Body, OpenBucket, take
 from sagaz_tiering.storage.s3.keys import SavedEntry
+from sagaz_tiering.storage_class import StorageClass
 
 _AT_ONCE = 200
 
@@ -21,13 +25,33 @@ Doomed = tuple[Body, list[str]]
 """A body and the keys of its entries."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Ended:
-    """An expiry entry whose time has come."""
+async def save(bucket: OpenBucket, meta: SnapshotMeta, value: bytes, storage_class: StorageClass) -> None:
+    """Store a snapshot, in place of an earlier save of it."""
+    store, standard = bucket.store, StorageClass.STANDARD
+    entry, key = SavedEntry.of(meta, uuid4().hex[:16]), s3_keys.data_key(meta.snapshot_id)
+    entries = (store.replace(each, b"", storage_class=standard) for each in entry.keys)
+    before, *_ = await together(_find(bucket, key), *entries)
+    await store.replace(key, value, storage_class=storage_class, mark=entry.key)
+    await _remove_replaced(bucket, before)
 
-    key: str
-    snapshot_id: UUID
-    listed_at: datetime
+
+async def _find(bucket: OpenBucket, key: str) -> FoundObject | None:
+    """What is there now, if we may ask: a role that can only write can save too."""
+    with suppress(ObjectStoreError, TierUnavailable):
+        return await bucket.store.find(key)
+    return None
+
+
+async def _remove_replaced(bucket: OpenBucket, before: FoundObject | None) -> None:
+    """Remove the entries of the save that was replaced, unless it is so young that it may not have ended.
+
+    A put whose answer was lost is sent again and may land after ours: it must find its entries. What stays is
+    passed over by reads, and removed by them later.
+    """
+    entry = None if before is None else SavedEntry.parse(before.mark)
+    if before is not None and entry is not None and bucket.is_older(before.info.modified_at, SETTLED):
+        with suppress(ObjectStoreError, TierUnavailable):  # the snapshot is saved, this is housekeeping
+            await bucket.store.delete(entry.keys)
 
 
 async def remove_one(bucket: OpenBucket, snapshot_id: UUID) -> bool:
@@ -48,7 +72,9 @@ async def remove_saga(bucket: OpenBucket, saga_id: UUID) -> int:
     async with aclosing(bucket.entries(s3_keys.saga_prefix(saga_id))) as entries:
         while batch := await take(entries, _AT_ONCE):
             bodies = await _looked_up(bucket, [entry.snapshot_id for entry in batch])
-            removed += await _remove(bucket, _true(batch, bodies))
+            found = ((entry, bodies[entry.snapshot_id]) for entry in batch)
+            true = {body.snapshot_id: (body, entry.keys) for entry, body in found if body and body.belongs_to(entry)}
+            removed += await _remove(bucket, list(true.values()))
             await bucket.remove_untrue(batch, bodies, missing_for=SETTLED)
     return removed
 
@@ -58,29 +84,29 @@ async def remove_expired(bucket: OpenBucket) -> int:
     removed = 0
     async with aclosing(_ended(bucket, bucket.now_us())) as ended:
         while batch := await take(ended, _AT_ONCE):
-            bodies = await _looked_up(bucket, [each.snapshot_id for each in batch])
+            bodies = await _looked_up(bucket, [snapshot_id for snapshot_id, _, _ in batch])
             true, untrue = list[Doomed](), list[str]()
-            for each in batch:
-                body = bodies[each.snapshot_id]
-                if body is not None and body.entry is not None and body.entry.has_expiry_key(each.key):
-                    true.append((body, [each.key, *await _keys_of(bucket, body.entry)]))
-                elif bucket.is_older(each.listed_at, ABANDONED if body is None else SETTLED):
-                    untrue.append(each.key)
+            for snapshot_id, key, listed_at in batch:
+                body = bodies[snapshot_id]
+                if body is not None and body.entry is not None and body.entry.has_expiry_key(key):
+                    true.append((body, [key, *await _keys_of(bucket, body.entry)]))
+                elif bucket.is_older(listed_at, ABANDONED if body is None else SETTLED):
+                    untrue.append(key)
             removed += await _remove(bucket, true)
             await _drop(bucket, untrue)
     return removed
 
 
-async def _ended(bucket: OpenBucket, now_us: int) -> AsyncGenerator[_Ended, None]:
-    """Expiry entries whose time has come, the oldest first."""
+async def _ended(bucket: OpenBucket, now_us: int) -> AsyncGenerator[tuple[UUID, str, datetime], None]:
+    """Expiry entries whose time has come, the oldest first: snapshot, key, and when it was written."""
     async with aclosing(bucket.store.list(s3_keys.EXPIRY)) as infos:
         async for info in infos:
-            parsed = s3_keys.parse_expiry(info.key)
-            if parsed is None:
+            retention_us, snapshot_id = s3_keys.parse_expiry(info.key) or (None, None)
+            if retention_us is None or snapshot_id is None:
                 continue
-            if parsed[0] > now_us:
+            if retention_us > now_us:
                 return
-            yield _Ended(key=info.key, snapshot_id=parsed[1], listed_at=info.modified_at)
+            yield snapshot_id, info.key, info.modified_at
 
 
 async def _looked_up(bucket: OpenBucket, snapshot_ids: Sequence[UUID]) -> dict[UUID, Body | None]:
@@ -114,13 +140,3 @@ async def _drop(bucket: OpenBucket, keys: Sequence[str]) -> None:
             f" {failures[0].key}: {failures[0].reason}",
             hint="grant s3:DeleteObject (and s3:DeleteObjectVersion where the bucket keeps versions), then repeat",
         )
-
-
-def _true(entries: Sequence[SavedEntry], bodies: dict[UUID, Body | None]) -> list[Doomed]:
-    """One for each body that is there and belongs to one of the entries."""
-    found: dict[UUID, Doomed] = {}
-    for entry in entries:
-        body = bodies[entry.snapshot_id]
-        if body is not None and body.belongs_to(entry):
-            found[entry.snapshot_id] = (body, entry.keys)
-    return list(found.values())
