@@ -187,8 +187,8 @@ def test_every_sql_query_is_used() -> None:
     [
         ("get_range(", ("objects/", "doctor/probe.py", "packs/reader.py")),
         ("open_frame(", ("packs/", "jobs/compact/job.py", "jobs/reindex.py")),
-        ("aioboto3.Session", ("drivers/aws/client.py",)),
-        ("AioConfig", ("drivers/aws/client.py",)),
+        ("aioboto3.Session", ("drivers/aws.py",)),
+        ("AioConfig", ("drivers/aws.py",)),
         ("_available_connections", ("drivers/redis/internals.py",)),
         ("_writer.transport", ("drivers/redis/internals.py",)),
         ("DefaultParser", ("drivers/redis/internals.py",)),

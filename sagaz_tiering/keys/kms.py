@@ -11,16 +11,7 @@ from uuid import UUID
 from botocore.exceptions import BotoCoreError, ClientError, ProfileNotFound
 
 from sagaz_tiering.config.sections import EncryptionSettings
-from sagaz_tiering.drivers.aws.client import (
-    CERTIFICATE_HINT,
-    NO_PROFILE_HINT,
-    NO_TLS_HINT,
-    AwsConfig,
-    aws_session,
-    refused_certificate,
-    speaks_no_tls,
-)
-from sagaz_tiering.drivers.aws.credentials import NoIdentity
+from sagaz_tiering.drivers.aws import NO_PROFILE_HINT, AwsConfig, NoIdentity, aws_session, tls_fault
 from sagaz_tiering.drivers.process_loop import HomeLoop
 from sagaz_tiering.errors import MasterKeyUnavailable
 from sagaz_tiering.keys.master import WrappedKey
@@ -98,11 +89,8 @@ class Kms:
         except NoIdentity as exc:
             raise MasterKeyUnavailable(f"{where}: {exc}", hint=exc.hint) from exc
         except (BotoCoreError, OSError, TimeoutError, ValueError) as exc:
-            if speaks_no_tls(exc):
-                raise MasterKeyUnavailable(f"{where}: speaks no TLS: {exc}", hint=NO_TLS_HINT) from exc
-            if (refused := refused_certificate(exc)) is not None:
-                reason = f"the server's TLS certificate is refused: {refused.verify_message or refused}"
-                raise MasterKeyUnavailable(f"{where}: {reason}", hint=CERTIFICATE_HINT) from exc
+            if (fault := tls_fault(exc, place)) is not None:
+                raise MasterKeyUnavailable(f"{where}: {fault.what}", hint=fault.hint) from exc
             if isinstance(exc, ProfileNotFound):
                 raise MasterKeyUnavailable(f"{where}: {exc}", hint=NO_PROFILE_HINT) from exc
             reason = str(exc) or f"no answer within {_DEADLINE_S:g} s"

@@ -31,7 +31,7 @@ from support.s3_server import (
 from support.tiers import config, product
 
 from sagaz_tiering.config.sections import EncryptionSettings
-from sagaz_tiering.drivers.aws import credentials as aws_credentials
+from sagaz_tiering.drivers import aws as aws_driver
 from sagaz_tiering.errors import ColdTierUnavailable, CredentialsUnavailable, MasterKeyUnavailable
 from sagaz_tiering.keys.kms import Kms
 from sagaz_tiering.objects.s3.store import S3ObjectStore
@@ -66,7 +66,7 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
     monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "config"))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "credentials"))
-    monkeypatch.setattr(aws_credentials, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(aws_driver, "_PAUSE_S", 0.0)
     (tmp_path / "config").write_text(CONFIG)
     return tmp_path
 
@@ -230,7 +230,7 @@ async def test_credentials_that_hang_are_given_up(home: Path, monkeypatch: pytes
     script.write_text(f"#!/bin/sh\necho $$ > {home}/pid\nexec sleep 600\n")
     script.chmod(0o700)
     (home / "config").write_text(f"[default]\ncredential_process = {script}\n")
-    monkeypatch.setattr(aws_credentials, "_SEARCH_S", 2.0)
+    monkeypatch.setattr(aws_driver, "_SEARCH_S", 2.0)
     async with await store_at(f"http://127.0.0.1:{free_port()}") as store:
         with pytest.raises(CredentialsUnavailable, match=r"within 2 s"):
             await store.check()

@@ -14,7 +14,7 @@ from support.tls import BAD, Authority, authority, server_context, tls_server
 
 from sagaz_tiering.config.sections import CatalogSettings, EncryptionSettings
 from sagaz_tiering.config.tiers import HotSettings
-from sagaz_tiering.drivers.aws.client import aws_session
+from sagaz_tiering.drivers.aws import aws_session
 from sagaz_tiering.drivers.postgresql.pool import Database
 from sagaz_tiering.errors import BucketUnusable, CatalogUnavailable, HotTierUnavailable, MasterKeyUnavailable
 from sagaz_tiering.hot.tier import HotTier

@@ -56,8 +56,7 @@ FACES = {
     "dictionaries": ("bucket", "cache", "training"),
     "doctor": ("finding", "setup"),
     "drivers": (
-        "aws.client",
-        "aws.credentials",
+        "aws",
         "postgresql.pool",
         "postgresql.queries",
         "postgresql.refusals",

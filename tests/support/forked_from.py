@@ -12,7 +12,7 @@ import sagaz_tiering.storage.filesystem.storage
 import sagaz_tiering.storage.postgresql.storage
 import sagaz_tiering.storage.redis.storage
 import sagaz_tiering.storage.s3.storage  # noqa: F401
-from sagaz_tiering.drivers.aws.client import aws_session
+from sagaz_tiering.drivers.aws import aws_session
 from support import saver, stores, tiers  # noqa: F401
 
 

@@ -23,7 +23,7 @@ from pydantic import SecretStr
 from yarl import URL
 
 from sagaz_tiering.config.tiers import ColdSettings
-from sagaz_tiering.drivers.aws.client import aws_session
+from sagaz_tiering.drivers.aws import aws_session
 from sagaz_tiering.objects.s3.options import S3Options
 from support.listening import end
 

@@ -20,8 +20,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from sagaz_tiering.config.tiers import Encryption
-from sagaz_tiering.drivers.aws.client import CERTIFICATE_HINT, NO_TLS_HINT, refused_certificate, speaks_no_tls
-from sagaz_tiering.drivers.aws.credentials import NoIdentity
+from sagaz_tiering.drivers.aws import NoIdentity, tls_fault
 from sagaz_tiering.errors import (
     AccessRefused,
     BucketUnusable,
@@ -193,17 +192,9 @@ def translated(exc: BaseException, asked: Asked, options: S3Options) -> SagazTie
         return CredentialsUnavailable(f"{where}: {exc}", hint=exc.hint)
     if isinstance(exc, FlexibleChecksumError):
         return CorruptPack(f"{where}: the bytes read do not have the checksum that S3 keeps for them ({exc})")
-    certificate = refused_certificate(exc)
-    if certificate is not None:
-        target = options.settings.endpoint_url or "AWS S3"
-        return BucketUnusable(
-            f"{where}: the TLS certificate of {target} is refused: {certificate.verify_message or certificate}",
-            hint=CERTIFICATE_HINT,
-        )
-    if speaks_no_tls(exc):
-        return ColdTierUnavailable(
-            f"{where}: {options.settings.endpoint_url or 'AWS S3'} speaks no TLS ({exc})", hint=NO_TLS_HINT
-        )
+    if (fault := tls_fault(exc, options.settings.endpoint_url or "AWS S3")) is not None:
+        kind = BucketUnusable if fault.permanent else ColdTierUnavailable
+        return kind(f"{where}: {fault.what}", hint=fault.hint)
     if isinstance(exc, ResponseParserError):
         hint = f"what answers there is not S3, but a proxy, a login page or a web server say; {_reach_hint(options)}"
         return ColdTierUnavailable(f"{where} was answered with what is no answer of S3 ({exc})", hint=hint)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any, Literal
 
 from sagaz_tiering.config.tiers import Checksums, ColdSettings, Encryption
-from sagaz_tiering.drivers.aws.client import AwsConfig
+from sagaz_tiering.drivers.aws import AwsConfig
 from sagaz_tiering.errors import ConfigError
 from sagaz_tiering.objects.arguments import MAX_KEY_BYTES, check_key
 

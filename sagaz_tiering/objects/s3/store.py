@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 from botocore.exceptions import BotoCoreError, ProfileNotFound
 
 from sagaz_tiering import metrics
-from sagaz_tiering.drivers.aws.client import NO_PROFILE_HINT, aws_session
+from sagaz_tiering.drivers.aws import NO_PROFILE_HINT, aws_session
 from sagaz_tiering.errors import (
     BucketUnusable,
     ConfigError,

@@ -1,22 +1,32 @@
-"""Credentials of AWS that may come late: looked for when a request is signed, and again as long as there are none.
+"""The AWS SDK's clients, made so that TLS means the right server: its certificate must name the host that was asked.
 
-The SDK looks once, when a client is made, and remembers that it found nothing. Pod Identity, the ECS agent, STS, a
+aiobotocore takes botocore's TLS context, which leaves the host's name to urllib3; but it is aiohttp that connects, and
+so nobody looks. Through a proxy it looks at no certificate at all.
+
+Credentials may come late: they are looked for when a request is signed, and again as long as there are none. The SDK
+looks once, when a client is made, and remembers that it found nothing. Pod Identity, the ECS agent, STS, a
 `credential_process` or somebody's SSO login may be there a minute later.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable, Mapping
-from typing import Any, Final
+from functools import cache
+from typing import Any, Final, NamedTuple
 
+import aioboto3  # type: ignore[import-untyped]  # ships no types
 import aiohttp
+from aiobotocore.config import AioConfig
 from aiobotocore.credentials import (
     AioCredentials,
     AioProcessProvider,
     AioRefreshableCredentials,
     create_credential_resolver,
 )
+from aiobotocore.httpsession import AIOHTTPSession
+from aiobotocore.session import get_session
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
@@ -29,6 +39,17 @@ from botocore.exceptions import (
     SSOError,
     TokenRetrievalError,
 )
+from botocore.loaders import create_loader
+
+NO_PROFILE_HINT = "correct or unset AWS_PROFILE, or add the profile to ~/.aws/config (or what AWS_CONFIG_FILE names)"
+_CERTIFICATE_HINT: Final = (
+    "someone else may be answering there: if not, the endpoint must have a name of the certificate, and a private "
+    "certificate authority belongs into AWS_CA_BUNDLE"
+)
+_NO_TLS: Final = {
+    *("WRONG_VERSION_NUMBER", "RECORD_LAYER_FAILURE", "PACKET_LENGTH_TOO_LONG", "UNKNOWN_PROTOCOL", "HTTP_REQUEST"),
+}
+_NO_TLS_HINT: Final = "a server without TLS answers there: is the endpoint http://, or does TLS have another port?"
 
 _SEARCH_S: Final = 10.0
 """What signing one request waits for credentials: the SDK sets no limit to a `credential_process`."""
@@ -48,6 +69,92 @@ _NO_LONGER: Final = {
 }
 _MAYBE_NO_LONGER: Final = {"400", "401", "403"}
 """All that an answer to HEAD says."""
+
+
+class _CheckedSession(AIOHTTPSession):
+    """What botocore trusts (AWS_CA_BUNDLE, `ca_bundle` of the profile, else its own list), and the host's name."""
+
+    def _get_ssl_context(self) -> ssl.SSLContext:
+        context: ssl.SSLContext = super()._get_ssl_context()  # type: ignore[misc]  # not in the stubs
+        context.verify_mode = ssl.CERT_REQUIRED
+        context.check_hostname = True
+        return context
+
+    def _setup_proxy_ssl_context(self, proxy_url: str) -> ssl.SSLContext:
+        context: ssl.SSLContext | None = super()._setup_proxy_ssl_context(proxy_url)  # type: ignore[misc]  # as above
+        return context or self._get_ssl_context()
+
+
+class AwsConfig(AioConfig):
+    """A client's settings, as the SDK's own."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(http_session_cls=_CheckedSession, **options)
+
+    def merge(self, other_config: Any) -> Any:
+        """These with those of another laid over them; the SDK's own would lose the class of the session."""
+        merged: Any = super().merge(other_config)
+        merged.http_session_cls = _CheckedSession
+        return merged
+
+
+def aws_session(
+    *,
+    region: str | None = None,
+    access_key_id: str | None = None,
+    secret_access_key: str | None = None,
+    session_token: str | None = None,
+) -> Any:
+    """A session of the SDK, every client of which (those that fetch credentials too) knows the server that it asks.
+
+    Without an access key its clients find credentials as the SDK does, but when they need them (`aws_credentials`).
+    """
+    core = _new_core()
+    if access_key_id is None:
+        late = LateCredentials(_new_core, region)
+        core.register_component("credential_provider", late)
+        core.register("after-call", late.heard)
+    return aioboto3.Session(
+        botocore_session=core,
+        region_name=region,
+        aws_access_key_id=access_key_id,
+        aws_secret_access_key=secret_access_key,
+        aws_session_token=session_token,
+    )
+
+
+def _new_core() -> Any:
+    core = get_session()
+    # Reading and parsing the descriptions of a service takes longer than all else that a client needs.
+    core.lazy_register_component("data_loader", lambda: _descriptions(core.get_config_variable("data_path")))
+    core.set_default_client_config(AwsConfig())
+    return core
+
+
+@cache
+def _descriptions(data_path: str | None) -> Any:
+    """What the SDK knows of each service, read once in a process."""
+    return create_loader(data_path)
+
+
+class TlsFault(NamedTuple):
+    """What is wrong with the TLS of a server, and what to do; `permanent`: its certificate was refused."""
+
+    what: str
+    hint: str
+    permanent: bool
+
+
+def tls_fault(exc: BaseException, server: str) -> TlsFault | None:
+    """What is behind an error of the SDK, if it is that: a refused certificate, or an answer without TLS."""
+    cause: object = getattr(exc, "kwargs", {}).get("error") or exc
+    cause = getattr(cause, "certificate_error", None) or getattr(cause, "os_error", None) or cause
+    if isinstance(cause, ssl.SSLCertVerificationError):
+        why = cause.verify_message or cause
+        return TlsFault(f"the TLS certificate of {server} is refused: {why}", _CERTIFICATE_HINT, permanent=True)
+    if isinstance(cause, ssl.SSLError) and getattr(cause, "reason", None) in _NO_TLS:
+        return TlsFault(f"{server} speaks no TLS ({exc})", _NO_TLS_HINT, permanent=False)
+    return None
 
 
 class NoIdentity(BotoCoreError):
