@@ -26,28 +26,24 @@ _FILLED_AT_ONCE = 500
 class SagaEnds:
     """The ends of some sagas."""
 
-    __slots__ = ("_ends", "ahead")
+    __slots__ = ("ahead", "known")
 
-    def __init__(self, ends: Mapping[UUID, SagaEnd], ahead: Mapping[UUID, SagaEnd]) -> None:
-        self._ends = ends
+    def __init__(self, known: Mapping[UUID, SagaEnd], ahead: Mapping[UUID, SagaEnd]) -> None:
+        self.known = known
+        """Where the sagas end that anything is known of."""
         self.ahead = ahead
         """Of those that the catalog knows, the ends that Redis alone has."""
 
     def of(self, meta: SnapshotMeta, *, promised: bool = True) -> SagaEnd:
         """That of a snapshot's saga, which may go on with it; unless `promised`, without what was promised of it."""
-        known = self._ends.get(meta.saga_id)
+        known = self.known.get(meta.saga_id)
         end = SagaEnd.of(meta) if known is None else known.and_of(meta)
         return end if promised else end._replace(kept_us=NOT_PROMISED)
 
     def unpromised(self) -> SagaEnds:
         """The same without what was promised of them."""
-        ends = {saga_id: end._replace(kept_us=NOT_PROMISED) for saga_id, end in self._ends.items()}
+        ends = {saga_id: end._replace(kept_us=NOT_PROMISED) for saga_id, end in self.known.items()}
         return SagaEnds(ends, self.ahead)
-
-    @property
-    def known(self) -> Mapping[UUID, SagaEnd]:
-        """Where the sagas end that anything is known of."""
-        return self._ends
 
 
 async def fill_sagas(context: JobContext) -> None:
@@ -106,12 +102,8 @@ class Claim:
         if due_us is not None and (self.next_due_us is None or due_us < self.next_due_us):
             self.next_due_us = due_us
 
-    def keep(self, context: JobContext, meta: SnapshotMeta, ends: SagaEnds) -> None:
-        """A snapshot that stays hot: its own next times count."""
-        self.follow(context.policies.decide(meta, ends.of(meta), context.now_us))
-
     def follow(self, decision: Decision) -> None:
-        """The same, decided already. What has expired is the expire job's alone: `age` would meet it without end."""
+        """Its own next times count. What has expired is the expire job's alone: `age` would meet it without end."""
         self.look_at(None if decision.expired else decision.due_us)
         self.expire_at(decision.expires_us)
 

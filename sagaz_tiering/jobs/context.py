@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -23,6 +23,7 @@ from sagaz_tiering.tiers import Tiers
 
 P = ParamSpec("P")
 T = TypeVar("T")
+KeyT = TypeVar("KeyT")
 PackT = TypeVar("PackT", Pack, RestorePack, PackWork)
 
 
@@ -145,13 +146,28 @@ def chunks(items: Sequence[T], size: Callable[[T], int], limit: int) -> list[lis
     return found
 
 
+def batched(items: Sequence[T], most: int) -> Iterator[Sequence[T]]:
+    """Consecutive runs of so many items; the last may be shorter."""
+    return (items[start : start + most] for start in range(0, len(items), most))
+
+
+async def pages(
+    fetch: Callable[[KeyT], Awaitable[Sequence[T]]],
+    after: KeyT,
+    key: Callable[[T], KeyT],
+    stopping: asyncio.Event | None = None,
+) -> AsyncIterator[Sequence[T]]:
+    """All that `fetch` gives behind a key, from `after` on, page by page; no more of them once it is `stopping`."""
+    while not (stopping is not None and stopping.is_set()) and (page := await fetch(after)):
+        yield page
+        after = key(page[-1])
+
+
 async def each_pack(fetch: Callable[[int], Awaitable[Sequence[PackT]]]) -> AsyncIterator[PackT]:
     """All that `fetch` gives behind a pack's id, from the first on; holds one page."""
-    last = 0
-    while page := await fetch(last):
+    async for page in pages(fetch, 0, lambda pack: pack.pack_id):
         for pack in page:
             yield pack
-        last = page[-1].pack_id
 
 
 @dataclass(slots=True, kw_only=True)

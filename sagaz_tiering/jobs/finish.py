@@ -7,11 +7,12 @@ began it and works on.
 from __future__ import annotations
 
 from datetime import timedelta
+from functools import partial
 
 from sagaz_tiering.catalog.erasures import VACUUM_COMMAND
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.errors import CatalogUnavailable, HotTierUnavailable
-from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.context import JobContext, Tally, pages
 from sagaz_tiering.jobs.foreign import mended
 from sagaz_tiering.logs import Logger
 
@@ -39,10 +40,9 @@ async def mark_holds(context: JobContext, *, unmarked: bool = False) -> None:
 
     Only where it was away (`unmarked`), or all.
     """
-    after = None
-    while sagas := await context.catalog.holds.held_sagas(after, _HELD, unmarked=unmarked):
+    fetch = partial(context.catalog.holds.held_sagas, limit=_HELD, unmarked=unmarked)
+    async for sagas in pages(fetch, None, lambda saga_id: saga_id):
         await context.catalog.holds.mark(sagas, context.hot)
-        after = sagas[-1]
 
 
 async def mark_new_holds(context: JobContext) -> None:

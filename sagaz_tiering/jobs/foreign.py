@@ -103,15 +103,17 @@ def readable(saga_id: UUID, headers: Iterable[IndexedHeader]) -> list[SnapshotMe
     return found
 
 
-async def set_aside(context: JobContext, saga_id: UUID, strange: Sequence[Strange]) -> int:
-    """Name these in the quarantine; how many of them were taken out of the saga's index."""
+async def set_aside(context: JobContext, saga_id: UUID, strange: Sequence[Strange], *, dry: bool = False) -> int:
+    """Name these in the quarantine; how many of them were taken out of the saga's index. `dry`: neither is done."""
     index = context.hot.keys.index(saga_id.hex)
+    extra = [each.member for each in strange if each.extra]
+    if dry:
+        return len(extra)
     for each in strange:
         if each.extra:
             await _quarantine(context, "entry", f"{index} {each.member.hex()}", each.reason)
         else:
             await _quarantine(context, "snapshot", str(member_id(each.member)), each.reason)
-    extra = [each.member for each in strange if each.extra]
     return await context.hot.queue.drop_members(saga_id, extra) if extra else 0
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from uuid import UUID
@@ -49,9 +49,9 @@ def new_pack(
     policy: str,
     retention_revision: str,
     max_clock_us: int,
-    attributes_revision: str | None,
+    attributes_revisions: set[str | None],
 ) -> NewPack:
-    """The row of a sealed pack."""
+    """The row of a sealed pack. `attributes_revisions`: by which definitions of attributes its parts are complete."""
     entries = [entry for frame in sealed.footer.frames for entry in frame.snapshots]
     expiries = [entry.expires_us for entry in entries if entry.expires_us is not None]
     created = [entry.meta.created_us for entry in entries]
@@ -69,13 +69,8 @@ def new_pack(
         max_created_us=max(created),
         max_clock_us=max_clock_us,
         next_expiry_us=min(expiries, default=None),
-        attributes_revision=attributes_revision,
+        attributes_revision=next(iter(attributes_revisions)) if len(attributes_revisions) == 1 else None,
     )
-
-
-def common(revisions: Collection[str | None]) -> str | None:
-    """By which definitions of attributes all parts of a pack are complete; None where that differs, or is not known."""
-    return next(iter(revisions)) if len(set(revisions)) == 1 else None
 
 
 def placed_frames(footer: Footer) -> list[IndexedFrame]:

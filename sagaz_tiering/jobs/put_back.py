@@ -13,9 +13,10 @@ it was acknowledged so.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import Final, TypeVar
 from uuid import UUID
 
@@ -27,7 +28,7 @@ from sagaz_tiering.codec.value import Header, read_header, read_meta
 from sagaz_tiering.errors import CorruptRecord, ObjectStoreError, TierUnavailable
 from sagaz_tiering.hot.keys import member
 from sagaz_tiering.hot.values import check_indexed
-from sagaz_tiering.jobs.context import JobContext, Tally, chunks
+from sagaz_tiering.jobs.context import JobContext, Tally, batched, chunks, pages
 from sagaz_tiering.jobs.dictionary_copies import keep
 from sagaz_tiering.jobs.foreign import durable_meta
 from sagaz_tiering.jobs.pack_objects import InPacks, compared_with_packs
@@ -72,23 +73,16 @@ async def put_back(context: JobContext, lease: Lease) -> int:
     return copied
 
 
-def fallback_rows(context: JobContext) -> AsyncIterator[list[DurableRow]]:
+def fallback_rows(context: JobContext) -> AsyncIterator[Sequence[DurableRow]]:
     """What was saved while Redis was down, a page at a time."""
-    return _pages(context, context.catalog.durable.fallback_rows)
+    fetch = partial(context.catalog.durable.fallback_rows, limit=_ROWS)
+    return pages(fetch, _FIRST, lambda row: row.snapshot_id, context.stopping)
 
 
-def all_rows(context: JobContext) -> AsyncIterator[list[DurableRow]]:
+def all_rows(context: JobContext) -> AsyncIterator[Sequence[DurableRow]]:
     """Every durable row, a page at a time."""
-    return _pages(context, context.catalog.durable.page)
-
-
-async def _pages(
-    context: JobContext, fetch: Callable[[UUID, int], Awaitable[list[DurableRow]]]
-) -> AsyncIterator[list[DurableRow]]:
-    after = _FIRST
-    while not context.stopping.is_set() and (rows := await fetch(after, _ROWS)):
-        yield rows
-        after = rows[-1].snapshot_id
+    fetch = partial(context.catalog.durable.page, limit=_ROWS)
+    return pages(fetch, _FIRST, lambda row: row.snapshot_id, context.stopping)
 
 
 def lacking(rows: Sequence[DurableRow], there: Mapping[UUID, SnapshotMeta]) -> list[DurableRow]:
@@ -124,8 +118,7 @@ async def _copy(context: JobContext, lease: Lease, rows: Sequence[DurableRow]) -
     done: dict[bool, _Rows] = {True: [], False: []}
     for chunk in copied(rows, lambda row: row.byte_length):
         async with context.catalog.durable.keeping([row.snapshot_id for row in chunk], lease) as kept:
-            for start in range(0, len(kept), _AT_ONCE):
-                some = kept[start : start + _AT_ONCE]
+            for some in batched(kept, _AT_ONCE):
                 taken = await asyncio.gather(*(_save(context, snapshot_id, value) for snapshot_id, _, value in some))
                 for (snapshot_id, saved_at, _), is_there in zip(some, taken, strict=True):
                     if is_there is not None:
@@ -150,8 +143,7 @@ async def tell_untold(context: JobContext, saves: Sequence[SnapshotMeta], tally:
     """Of these saves in Redis, as pointers tell of them, those that PostgreSQL knows nothing of: it is given the ones
     that are to be durable, and the others are noted. `lease` None: a dry run. Raises LeaseLost."""
     unknown, packs = await _unknown(context, saves)
-    for start in range(0, len(unknown), _TOLD_AT_ONCE):
-        some = unknown[start : start + _TOLD_AT_ONCE]
+    for some in batched(unknown, _TOLD_AT_ONCE):
         headers = await _headers(context, some)
         durable = await _readable(context, await _to_be_durable(context, headers, packs), dry=lease is None)
         if lease is not None:

@@ -24,18 +24,20 @@ import asyncio
 from collections.abc import AsyncIterator, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from uuid import UUID
 
 from sagaz_tiering import metrics
 from sagaz_tiering.catalog.hot_saves import HotSave, HotTierState
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import to_micros
-from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.context import JobContext, Tally, pages
 from sagaz_tiering.jobs.finish import mark_holds
 from sagaz_tiering.jobs.foreign import mend_due, mended
 from sagaz_tiering.jobs.pack_objects import already_packed
 from sagaz_tiering.jobs.put_back import all_rows, put_back, tell_untold, would_copy
 from sagaz_tiering.logs import Logger
+from sagaz_tiering.objects.base import in_pages
 from sagaz_tiering.snapshot import SnapshotMeta
 
 _log = Logger(__name__)
@@ -179,25 +181,15 @@ async def _saves_have_ended(context: JobContext) -> None:
 
 
 async def _sagas(one: _Pass) -> AsyncIterator[list[UUID]]:
-    """Every saga in Redis, some twice."""
-    batch: list[UUID] = []
-    async for found in one.context.hot.saga_ids():
-        batch += found
-        while len(batch) >= _SAGAS:
-            if one.context.stopping.is_set():
-                return
-            yield await _whole(one, batch[:_SAGAS])
-            del batch[:_SAGAS]
-    if batch:
-        yield await _whole(one, batch)
-
-
-async def _whole(one: _Pass, saga_ids: Sequence[UUID]) -> list[UUID]:
-    """These sagas with indexes made anew where something else was in their place; dry, without those."""
-    if one.lease is not None:
-        return await mended(one.context, saga_ids)
-    broken = await one.context.hot.queue.broken_indexes(saga_ids)
-    return [saga_id for saga_id in saga_ids if saga_id not in broken]
+    """Every saga in Redis, some twice, with indexes made anew where something else was in their place; dry, without
+    those."""
+    hot, stopping = one.context.hot, one.context.stopping
+    async for some in in_pages((saga_id async for found in hot.saga_ids() for saga_id in found), _SAGAS):
+        if stopping.is_set():
+            return
+        broken = [] if one.lease is not None else await hot.queue.broken_indexes(some)
+        whole = [saga_id for saga_id in some if saga_id not in broken]
+        yield whole if one.lease is None else await mended(one.context, some)
 
 
 def _doubted_until_us(context: JobContext, state: HotTierState) -> int | None:
@@ -244,7 +236,7 @@ async def _remove(one: _Pass, leaving: _Leaving) -> None:
         elif why == "set_aside":
             one.tally.add(why, await _set_aside(one, saves))
         else:
-            one.tally.add(why, await _evict(one.context, saves))
+            one.tally.add(why, (await one.context.hot.queue.evict_claimed(saves, {}))[0])
 
 
 async def _set_aside(one: _Pass, saves: Sequence[SnapshotMeta]) -> int:
@@ -262,13 +254,11 @@ async def _remove_deleted(one: _Pass) -> None:
     """What was deleted since it was saved, also where no index leads to it."""
     if one.lease is None and one.looks_at_all:
         return  # counted already
-    context, after = one.context, _FIRST
-    while ids := await context.catalog.locations.tombstones(one.since, after, _TOMBSTONES):
+    context, tombstones = one.context, one.context.catalog.locations.tombstones
+    fetch = partial(tombstones, one.since, limit=_TOMBSTONES)
+    async for ids in pages(fetch, _FIRST, lambda snapshot_id: snapshot_id, context.stopping):
         leaving = await _leaving(one, (await context.hot.identity.saves(ids)).values())
         await _remove(one, leaving if one.lease else {"deleted": leaving["deleted"]})
-        after = ids[-1]
-        if context.stopping.is_set():
-            return
 
 
 async def _there(one: _Pass, ids: Sequence[UUID]) -> dict[UUID, SnapshotMeta]:
@@ -290,14 +280,9 @@ async def _put_back(one: _Pass) -> None:
         one.tally.add("put_back", await would_copy(one.context, rows, there))
 
 
-async def _evict(context: JobContext, saves: Sequence[SnapshotMeta]) -> int:
-    gone, _ended = await context.hot.queue.evict_claimed(saves, {})
-    return gone
-
-
 async def _find_lost(one: _Pass) -> None:
-    context, after, found = one.context, _FIRST, 0
-    while not context.stopping.is_set() and (page := await context.catalog.hot_saves.page(after, _NOTED)):
+    context, found = one.context, 0
+    async for page in _noted(context, stopping=context.stopping):
         there = await _there(one, [save.meta.snapshot_id for save in page])
         missing = [
             save
@@ -308,7 +293,6 @@ async def _find_lost(one: _Pass) -> None:
         ]
         if missing:
             found += await _mark_lost(one, missing)
-        after = page[-1].meta.snapshot_id
     one.tally.add("lost", found)
     if found and one.lease is not None:
         metrics.HOT_SAVES_LOST.inc(found)
@@ -368,23 +352,28 @@ async def _accept_lost(context: JobContext, lease: Lease | None, tally: Tally) -
 
     An older save that PostgreSQL has of it takes its place in Redis before that, as Redis is believed alone.
     """
-    hot_saves, after = context.catalog.hot_saves, _FIRST
-    while page := await hot_saves.page(after, _NOTED, only_lost=True):
+    hot_saves, lost = context.catalog.hot_saves, 0
+    async for page in _noted(context, only_lost=True):
+        lost += len(page)
         if lease is not None:
-            await _evict(context, [save.meta for save in page])
-        else:
-            tally.add("accepted", len(page))
-        after = page[-1].meta.snapshot_id
-    if after == _FIRST:
-        return
-    if lease is None:
+            await context.hot.queue.evict_claimed([save.meta for save in page], {})
+    if lost and lease is None:
+        tally.add("accepted", lost)
         await _foresee_put_back(context, tally)
-        return
-    tally.add("put_back", await put_back(context, lease))
-    while page := await hot_saves.page(_FIRST, _NOTED, only_lost=True):
-        await hot_saves.accept(page, lease)
-        tally.add("accepted", len(page))
-        _log.warning("hot_tier.loss_accepted", snapshots=len(page))
+    elif lost and lease is not None:
+        tally.add("put_back", await put_back(context, lease))
+        async for page in _noted(context, only_lost=True):
+            await hot_saves.accept(page, lease)
+            tally.add("accepted", len(page))
+            _log.warning("hot_tier.loss_accepted", snapshots=len(page))
+
+
+def _noted(
+    context: JobContext, *, only_lost: bool = False, stopping: asyncio.Event | None = None
+) -> AsyncIterator[Sequence[HotSave]]:
+    """What is noted as Redis' alone, a page at a time."""
+    fetch = partial(context.catalog.hot_saves.page, limit=_NOTED, only_lost=only_lost)
+    return pages(fetch, _FIRST, lambda save: save.meta.snapshot_id, stopping)
 
 
 async def _foresee_put_back(context: JobContext, tally: Tally) -> None:

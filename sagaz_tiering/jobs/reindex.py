@@ -46,7 +46,7 @@ from sagaz_tiering.errors import CorruptPack, CorruptRecord, MasterKeyUnavailabl
 from sagaz_tiering.jobs.age.frames import CHUNK_BYTES
 from sagaz_tiering.jobs.attributes import column_of, definitions_revision, newest_footer, put_attributes, with_texts
 from sagaz_tiering.jobs.budget import spend, spend_reads, thaw
-from sagaz_tiering.jobs.context import JobContext, Tally, chunks, each_pack
+from sagaz_tiering.jobs.context import JobContext, Tally, batched, chunks, each_pack
 from sagaz_tiering.jobs.foreign import durable_meta, readable_metas, sort_out
 from sagaz_tiering.jobs.ownership import still_owner
 from sagaz_tiering.jobs.pack_objects import vouched, whole
@@ -200,8 +200,7 @@ async def redis(context: JobContext, lease: Lease | None, run: Reindexing, tally
     """Everything in Redis that was saved before the run began; what was stopped begins anew."""
     before_us = to_micros(run.began_at)
     async for saga_ids in context.hot.saga_ids():
-        for start in range(0, len(saga_ids), _SAGAS):
-            some = saga_ids[start : start + _SAGAS]
+        for some in batched(saga_ids, _SAGAS):
             for saga_id, gathered in zip(some, await context.hot.queue.gather(some), strict=True):
                 if gathered is not None:
                     await _hot(context, lease, sort_out(saga_id, gathered)[0], before_us, tally)

@@ -16,6 +16,7 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from uuid import UUID
 
 from sagaz_tiering.catalog.leases import Lease
@@ -27,7 +28,7 @@ from sagaz_tiering.errors import CorruptPack, MasterKeyUnavailable, ObjectArchiv
 from sagaz_tiering.jobs.attributes import mend, write_anew
 from sagaz_tiering.jobs.budget import Budget, spend_reads, tell_left, what_is_due
 from sagaz_tiering.jobs.collect import pack_of
-from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.context import JobContext, Tally, batched, pages
 from sagaz_tiering.jobs.dictionary_copies import keep, look_into_dictionaries, preview_dictionaries, put_back_lost
 from sagaz_tiering.jobs.pack_objects import compare_frames, keep_footer_readable, whole
 from sagaz_tiering.keys.frame_key import FrameKey
@@ -177,11 +178,9 @@ async def side_by_side(context: JobContext) -> AsyncIterator[tuple[Pack | None, 
 
 
 async def _rows(context: JobContext) -> AsyncIterator[Pack]:
-    after = ""
-    while page := await context.catalog.scrubbing.pages(after, _PAGE):
+    async for page in pages(partial(context.catalog.scrubbing.pages, limit=_PAGE), "", lambda pack: pack.object_key):
         for pack in page:
             yield pack
-        after = page[-1].object_key
 
 
 async def _report(
@@ -209,8 +208,7 @@ async def _save_what_is_near(context: JobContext, lease: Lease, pack: Pack) -> t
     """(snapshots that Redis or PostgreSQL has, the rest): the places of the former are forgotten."""
     scrubbing, saved, rest = context.catalog.scrubbing, 0, 0
     ids = await scrubbing.snapshot_ids(pack.pack_id)
-    for start in range(0, len(ids), _PAGE):
-        page = ids[start : start + _PAGE]
+    for page in batched(ids, _PAGE):
         near = await _in_redis(context, page) | await scrubbing.durable_of(page)
         if near:
             await scrubbing.let_go(pack.pack_id, sorted(near), lease)

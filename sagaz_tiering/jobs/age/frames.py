@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Final, NamedTuple
+from typing import Final
 from uuid import UUID
 
 from sagaz_tiering.catalog.reindexing import Reindexing
@@ -103,17 +103,17 @@ def build(context: JobContext, work: Sequence[Work], supplies: FrameSupplies, ta
 
 def _build_some(context: JobContext, work: Sequence[Work], supplies: FrameSupplies, tally: Tally) -> list[Part]:
     due = _due(context, work, supplies, tally)
-    records = from_values([(each.value, each.header) for each in due], supplies.known)
-    groups: dict[_Group, list[tuple[Record, Decision]]] = {}
-    for each, record in zip(due, records, strict=True):
+    records = from_values([(value, header) for _, value, header, _ in due], supplies.known)
+    groups: dict[_Group, _Members] = {}
+    for (claim, _, _, decision), record in zip(due, records, strict=True):
         if isinstance(record, CorruptRecord):
-            _unreadable(record, each.claim, tally, context.now_us)
+            _unreadable(record, claim, tally, context.now_us)
             continue
-        decision, record = each.decision, _with_attributes(context, record, supplies)
-        group = _Group(each.claim, decision.policy, _own_bucket(decision), record.meta.saga_name)
-        groups.setdefault(group, []).append((record, decision))
-    whole = {group._replace(bucket=group.bucket or _last_bucket(members)): members for group, members in groups.items()}
-    return _parts(whole, context.settings.tiers.cold.pack, supplies)
+        record = _with_attributes(context, record, supplies)
+        # Where a saga expires as a whole, what its snapshots ask for themselves does not part them.
+        bucket = "" if decision.rule.clock is ClockSource.SAGA_END else expiry_bucket(decision.expires_us)
+        groups.setdefault((claim, decision.policy, bucket, record.meta.saga_name), []).append((record, decision))
+    return _parts(groups, context.settings.tiers.cold.pack, supplies)
 
 
 def _with_attributes(context: JobContext, record: Record, supplies: FrameSupplies) -> Record:
@@ -128,27 +128,17 @@ def _with_attributes(context: JobContext, record: Record, supplies: FrameSupplie
     return record._replace(meta=record.meta._replace(attributes=column))
 
 
-class _Due(NamedTuple):
-    """A value that is to be packed."""
-
-    claim: Claim
-    value: bytes
-    header: Header
-    decision: Decision
-
-
-class _Group(NamedTuple):
-    """What goes into the same frame, if it is not too much. No `bucket`: that of the last one to expire."""
-
-    claim: Claim
-    policy: str
-    bucket: str
-    saga_name: str
+_Due = tuple[Claim, bytes, Header, Decision]
+"""A value that is to be packed."""
+_Group = tuple[Claim, str, str, str]
+"""Claim, policy, expiry bucket ("": that of the last one to expire) and saga name of what goes into the same frame, if
+it is not too much."""
+_Members = list[tuple[Record, Decision]]
 
 
 def _due(context: JobContext, work: Sequence[Work], supplies: FrameSupplies, tally: Tally) -> list[_Due]:
     """The values that are to be packed; of the others the claims are told when to look again."""
-    found, now_us, decide = [], context.now_us, context.policies.decide
+    found, now_us, decide = list[_Due](), context.now_us, context.policies.decide
     for claim, values in work:
         for value in values:
             try:
@@ -162,7 +152,7 @@ def _due(context: JobContext, work: Sequence[Work], supplies: FrameSupplies, tal
             elif _stays(header.meta, decision, claim, supplies, now_us):
                 tally.add("waiting_for_key", _lacks_key(header.meta, decision, supplies))
             else:
-                found.append(_Due(claim, value, header, decision))
+                found.append((claim, value, header, decision))
     return found
 
 
@@ -191,50 +181,44 @@ def _unreadable(error: CorruptRecord, claim: Claim, tally: Tally, now_us: int) -
     claim.look_at(now_us + RETRY_UNREADABLE_US)
 
 
-def _parts(
-    groups: Mapping[_Group, Sequence[tuple[Record, Decision]]], pack: PackSettings, supplies: FrameSupplies
-) -> list[Part]:
-    frames = [
-        (group, members) for group, whole in groups.items() for members in chunks(whole, _body_size, pack.max_frame)
-    ]
+def _parts(groups: Mapping[_Group, _Members], pack: PackSettings, supplies: FrameSupplies) -> list[Part]:
+    frames: dict[Dictionary | None, list[tuple[Claim, str, _Members]]] = {}
+    for (claim, _, bucket, saga_name), whole in groups.items():
+        split = chunks(whole, lambda member: len(member[0].body), pack.max_frame)
+        chosen = frames.setdefault(supplies.chosen.get(saga_name), [])
+        chosen += [(claim, bucket or _last_bucket(whole), members) for members in split]
     parts = []
-    for dictionary in {supplies.chosen.get(group.saga_name) for group, _ in frames}:
-        chosen = [frame for frame in frames if supplies.chosen.get(frame[0].saga_name) is dictionary]
+    revision = None if supplies.reindexed is None else supplies.reindexed.revision
+    for dictionary, some in frames.items():
         contents = [
             ([(record, decision.expires_us) for record, decision in members], _key(members, supplies))
-            for _, members in chosen
+            for _, _, members in some
         ]
         built = build_frames(contents, level=pack.level, dictionary=dictionary)
-        revision = None if supplies.reindexed is None else supplies.reindexed.revision
-        parts += [_part(group, members, frame, revision) for (group, members), frame in zip(chosen, built, strict=True)]
+        parts += [_part(*about, frame, revision) for about, frame in zip(some, built, strict=True)]
     return parts
 
 
-def _key(members: Sequence[tuple[Record, Decision]], supplies: FrameSupplies) -> FrameKey | None:
+def _key(members: _Members, supplies: FrameSupplies) -> FrameKey | None:
     record, decision = members[0]
     return supplies.keys[record.meta.saga_id] if needs_key(decision.rule) else None
 
 
-def _part(group: _Group, members: Sequence[tuple[Record, Decision]], frame: BuiltFrame, revision: str | None) -> Part:
+def _part(claim: Claim, bucket: str, members: _Members, frame: BuiltFrame, revision: str | None) -> Part:
     for _, decision in members:
-        group.claim.expire_at(decision.expires_us)  # until it is evicted it is hot
+        claim.expire_at(decision.expires_us)  # until it is evicted it is hot
     return Part(
         policy=members[0][1].rule,
-        bucket=group.bucket,
+        bucket=bucket,
         frame=frame,
-        claim=group.claim,
+        claim=claim,
         oldest_due_us=min(decision.due_us or 0 for _, decision in members),
         max_clock_us=max(decision.clock_us for _, decision in members),
         attributes_revision=revision,
     )
 
 
-def _own_bucket(decision: Decision) -> str:
-    """None where a saga expires as a whole: what its snapshots ask for themselves does not part them."""
-    return "" if decision.rule.clock is ClockSource.SAGA_END else expiry_bucket(decision.expires_us)
-
-
-def _last_bucket(members: Sequence[tuple[Record, Decision]]) -> str:
+def _last_bucket(members: _Members) -> str:
     expiries = [decision.expires_us for _, decision in members]
     return expiry_bucket(None if None in expiries else max(each for each in expiries if each is not None))
 
@@ -252,7 +236,3 @@ def _bucket_of_day(day: int) -> str:
 def raw_bytes(work: Work) -> int:
     """Of a saga's values, uncompressed."""
     return sum(map(raw_length, work[1]))
-
-
-def _body_size(member: tuple[Record, Decision]) -> int:
-    return len(member[0].body)

@@ -18,10 +18,10 @@ from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.clock import to_micros
 from sagaz_tiering.codec.header import dictionary_id, is_in_pack, raw_length, snapshot_id
 from sagaz_tiering.errors import HotTierUnavailable, SagazTieringError
-from sagaz_tiering.jobs.age.due import durable_batches, hot_batches, kept, waiting
+from sagaz_tiering.jobs.age.due import durable_batches, hot_batches, later
 from sagaz_tiering.jobs.age.frames import Batch, FrameSupplies, build
 from sagaz_tiering.jobs.age.publish import Packer
-from sagaz_tiering.jobs.age.writes import REQUEUE_AFTER_US, AgeWrites, DryAgeWrites, needs_key
+from sagaz_tiering.jobs.age.writes import REQUEUE_AFTER_US, AgeWrites, needs_key
 from sagaz_tiering.jobs.attributes import definitions_revision
 from sagaz_tiering.jobs.claims import OpenClaims, SagaEnds, saga_ends
 from sagaz_tiering.jobs.context import JobContext, Tally
@@ -41,7 +41,7 @@ async def preview(context: JobContext, tally: Tally) -> None:
 
     A snapshot that is both hot and durable counts once, as hot. Raises MasterKeyUnavailable as a run.
     """
-    writes = DryAgeWrites(context)
+    writes = AgeWrites(context, None)
     await writes.prepare(tally)
     await context.dictionaries.freshen()
     await _pack_all(context, writes, tally)
@@ -103,11 +103,11 @@ async def _pack(
     tally.add("quarantined", batch.strange)
     metas = readable_metas(values) if keys.needed else []
     ends = await saga_ends(context, {claim.saga.saga_id for claim, _ in batch.work})
-    encrypted = {meta.saga_id for meta in metas if needs_key(context.policies.for_meta(meta, ends.of(meta)))}
+    encrypted = [meta for meta in metas if needs_key(context.policies.for_meta(meta, ends.of(meta)))]
     twice_us = await _kept_twice_us(context, values, twice, tally)
     pins_us = {**await _pins_us(context, values), **twice_us}
     supplies = FrameSupplies(
-        keys=await keys.of(encrypted),
+        keys=await keys.of({meta.saga_id for meta in encrypted}),
         known=await context.dictionaries.need(*set(map(dictionary_id, values))),
         chosen=context.dictionaries.chosen(),
         pins_us=pins_us,
@@ -115,10 +115,10 @@ async def _pack(
         evicted=await _evict_packed(context, writes, values, pins_us, ends, tally),
         reindexed=await context.catalog.reindexed.run(definitions_revision(context.settings)),
     )
-    if keyless := encrypted - supplies.keys.keys():
-        await writes.postpone(waiting(context, metas, keyless, ends))
+    stay = [meta for meta in encrypted if meta.saga_id not in supplies.keys]
     if twice_us:
-        await writes.postpone(kept(context, readable_metas(values), twice_us.keys(), ends))
+        stay += [meta for meta in readable_metas(values) if meta.snapshot_id in twice_us]
+    await writes.postpone(later(context, stay, ends))
     size = sum(map(raw_length, values))
     for part in await context.compute(size, build, context, batch.work, supplies, tally):
         tally.add("snapshots", len(part.frame.entry.snapshots))

@@ -21,7 +21,8 @@ from sagaz_tiering.jobs.age.frames import Part
 from sagaz_tiering.jobs.age.writes import AgeWrites
 from sagaz_tiering.jobs.claims import Claim
 from sagaz_tiering.jobs.context import JobContext, Tally
-from sagaz_tiering.jobs.pack_objects import common, new_pack, placed_frames
+from sagaz_tiering.jobs.ownership import claim_prefix
+from sagaz_tiering.jobs.pack_objects import new_pack, placed_frames
 from sagaz_tiering.packs.entries import PackedSnapshot, SealedPack
 from sagaz_tiering.packs.format import PackWriter
 from sagaz_tiering.policy import Policy
@@ -40,27 +41,19 @@ MAX_UPLOADS = 4
 alone."""
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class _WrittenPart:
-    """What is remembered of a part once its bytes are in the writer."""
-
-    claim: Claim
-    snapshots: tuple[PackedSnapshot, ...]
-
-
 @dataclass(slots=True)
 class _OpenPack:
     policy: Policy
     bucket: str
     writer: PackWriter
-    parts: list[_WrittenPart] = field(default_factory=list)
+    parts: list[tuple[Claim, tuple[PackedSnapshot, ...]]] = field(default_factory=list)
     oldest_due_us: int = 2**63 - 1
     max_clock_us: int = -(2**63)
     revisions: set[str | None] = field(default_factory=set)
 
     def take(self, part: Part) -> None:
         self.writer.add(part.frame)
-        self.parts.append(_WrittenPart(part.claim, part.frame.entry.snapshots))
+        self.parts.append((part.claim, part.frame.entry.snapshots))
         self.oldest_due_us = min(self.oldest_due_us, part.oldest_due_us)
         self.max_clock_us = max(self.max_clock_us, part.max_clock_us)
         self.revisions.add(part.attributes_revision)
@@ -104,7 +97,8 @@ class Packer:
             # One of them was saved again since, under another saga: each version goes into a pack of its own.
             await self._publish_soon(self._open.pop(key))
         if key not in self._open:
-            writer = PackWriter(uuid4(), await self._writes.owner(), context.now_us)
+            owner = uuid4() if self._writes.dry else await claim_prefix(context)
+            writer = PackWriter(uuid4(), owner, context.now_us)
             self._open[key] = _OpenPack(part.policy, part.bucket, writer)
         pack = self._open[key]
         pack.take(part)
@@ -120,13 +114,10 @@ class Packer:
     async def _publish_soon(self, pack: _OpenPack) -> None:
         """Publish in the background, once there is room for it."""
         size = pack.writer.size
-        while self._under_way and not self._has_room(size):
+        most, under_way = self._context.upload_bytes, self._under_way
+        while under_way and (len(under_way) >= MAX_UPLOADS or sum(under_way.values()) + size > most):
             await self._some_published()
-        self._under_way[asyncio.create_task(self._publish(pack))] = size
-
-    def _has_room(self, size: int) -> bool:
-        most = self._context.upload_bytes
-        return len(self._under_way) < MAX_UPLOADS and sum(self._under_way.values()) + size <= most
+        under_way[asyncio.create_task(self._publish(pack))] = size
 
     async def _some_published(self) -> None:
         """Wait for one of the packs under way. Raises what went wrong with it."""
@@ -159,10 +150,10 @@ class Packer:
     async def _postpone(self, pack: _OpenPack, deadline_us: int) -> None:
         look_us = min(deadline_us, self._context.now_us + micros(pack.policy.linger) // LOOKS_PER_LINGER)
         self._tally.add("waiting", pack.writer.snapshot_count)
-        for part in pack.parts:
-            part.claim.look_at(look_us)
+        for claim, _ in pack.parts:
+            claim.look_at(look_us)
         await self._writes.postpone(
-            [Postponement.of(entry.meta, look_us, entry.expires_us) for part in pack.parts for entry in part.snapshots]
+            [Postponement.of(each.meta, look_us, each.expires_us) for _, entries in pack.parts for each in entries]
         )
         await self._let_go(pack, evicted=False)
 
@@ -177,7 +168,7 @@ class Packer:
         self._tally.add("archived", published)
         self._tally.add("bytes", size)
         metas = [meta for frame in frames for meta, _, _ in frame.snapshots]
-        tokens = {part.claim.saga.saga_id: part.claim.saga.token for part in pack.parts}
+        tokens = {claim.saga.saga_id: claim.saga.token for claim, _ in pack.parts}
         gone, ended = await writes.evict(metas, tokens)
         self._tally.add("evicted", gone)
         await writes.evicted(pack_id)
@@ -194,7 +185,7 @@ class Packer:
             policy=pack.policy.name,
             retention_revision=context.policies.retention_revision,
             max_clock_us=pack.max_clock_us,
-            attributes_revision=common(pack.revisions),
+            attributes_revisions=pack.revisions,
         )
 
     def _class_for(self, pack: _OpenPack, size: int) -> StorageClass:
@@ -209,9 +200,9 @@ class Packer:
 
     async def _let_go(self, pack: _OpenPack, *, evicted: bool, ended: Collection[UUID] = ()) -> None:
         """Its claims go on; those of sagas that have `ended` are over, nobody need acknowledge them."""
-        open_claims = {id(part.claim): part.claim for part in pack.parts}
-        for part in pack.parts:
-            self._waiting -= {entry.meta.snapshot_id.int for entry in part.snapshots}
-            part.claim.open_parts -= 1
-            part.claim.left -= len(part.snapshots) if evicted else 0
+        open_claims = {id(claim): claim for claim, _ in pack.parts}
+        for claim, entries in pack.parts:
+            self._waiting -= {entry.meta.snapshot_id.int for entry in entries}
+            claim.open_parts -= 1
+            claim.left -= len(entries) if evicted else 0
         await self._writes.ack([claim for claim in open_claims.values() if claim.saga.saga_id not in ended])

@@ -38,7 +38,7 @@ from sagaz_tiering.jobs.compact.plan import Merge, expiry_bucket, plan
 from sagaz_tiering.jobs.context import JobContext, Tally, chunks
 from sagaz_tiering.jobs.finish import finish_deletions
 from sagaz_tiering.jobs.ownership import claim_prefix
-from sagaz_tiering.jobs.pack_objects import common, new_pack, placed_frames, store, vouched
+from sagaz_tiering.jobs.pack_objects import new_pack, placed_frames, store, vouched
 from sagaz_tiering.jobs.times import with_sure_clock
 from sagaz_tiering.keys.frame_key import FrameKey
 from sagaz_tiering.logs import Logger
@@ -155,7 +155,7 @@ async def _work(context: JobContext, lease: Lease, rewrite: Merge, tally: Tally)
         policy=first.policy,
         retention_revision=first.retention_revision,
         max_clock_us=max(to_micros(pack.max_clock_at) for pack in readable),
-        attributes_revision=common([pack.attributes_revision for pack in readable]),
+        attributes_revisions={pack.attributes_revision for pack in readable},
     )
     moved = await context.catalog.compaction.replace(
         await store(context, lease, new, sealed),

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from datetime import timedelta
 from uuid import UUID
 
@@ -36,7 +36,7 @@ from sagaz_tiering.jobs.claims import (
     nack,
     saga_ends,
 )
-from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
+from sagaz_tiering.jobs.context import JobContext, Tally, batched, each_pack, pages
 from sagaz_tiering.jobs.expire.mass_delete import (
     accept_policies,
     durable_rows,
@@ -45,13 +45,11 @@ from sagaz_tiering.jobs.expire.mass_delete import (
     question,
 )
 from sagaz_tiering.jobs.expire.near import (
-    BEGINNING,
-    DURABLE_ROWS,
     changed,
-    decide,
     expire_durable,
     expire_noted,
     expire_rows_of,
+    expired_rows,
     noted_ends,
     went_on,
 )
@@ -74,17 +72,6 @@ _HELD_US = micros(timedelta(hours=1))
 """After so long a saga with held or unreadable snapshots is looked at again."""
 
 
-def plan(
-    metas: Iterable[SnapshotMeta], policies: PolicySet, ends: SagaEnds, now_us: int
-) -> tuple[list[SnapshotMeta], list[SnapshotMeta]]:
-    """(expired, alive) of hot snapshots. Pure."""
-    expired: list[SnapshotMeta] = []
-    alive: list[SnapshotMeta] = []
-    for meta in metas:
-        (expired if policies.decide(meta, ends.of(meta), now_us).expired else alive).append(meta)
-    return expired, alive
-
-
 async def preview(context: JobContext, tally: Tally) -> None:
     """Count what a run would remove now, and what legal holds keep; where it would stop and ask, it is `refused`, and
     the numbers are those of `--allow-mass-delete`."""
@@ -101,13 +88,15 @@ async def preview(context: JobContext, tally: Tally) -> None:
         expired: list[SnapshotMeta] = []
         ends = await _ends(context, saga_ids, promised)
         async for page in headers_of(context, saga_ids):
-            expired += plan(page.metas, context.policies, ends, context.now_us)[0]
+            expired += _expired(context, page.metas, ends)
         tally.add("held", await _count(context, "hot", expired, ends, tally))
-        if not has_changed:
-            beside = await _metas_beside(context, {meta.saga_id for meta in expired})
-            await _preview_durable(context, beside, promised, tally)
-    async for metas in _all_metas(context) if has_changed else _expired_metas(context):
-        await _preview_durable(context, metas, promised, tally)
+        if not has_changed and expired:
+            # Durable rows of sagas that end by what Redis has of them, where no noted expiry says so.
+            beside = await context.catalog.durable.of_sagas({meta.saga_id for meta in expired})
+            noted = {meta.saga_id for meta, us in beside if us is not None and us <= context.now_us}
+            await _preview_durable(context, [row for row in beside if row[0].saga_id not in noted], promised, tally)
+    async for rows in durable_rows(context) if has_changed else expired_rows(context):
+        await _preview_durable(context, rows, promised, tally)
     await _preview_archived(context, sure.policies, tally)
     async for pack in each_pack(lambda last: context.catalog.packs.deletable(context.now, last, _PACKS)):
         _count_deleted(pack, tally)
@@ -126,40 +115,25 @@ def _count_retired(context: JobContext, pack: Pack, gone: int, tally: Tally) -> 
             _count_deleted(pack, tally)
 
 
-async def _preview_durable(context: JobContext, metas: Sequence[SnapshotMeta], promised: bool, tally: Tally) -> None:
+def _expired(context: JobContext, metas: Iterable[SnapshotMeta], ends: SagaEnds) -> list[SnapshotMeta]:
+    decide, now_us = context.policies.decide, context.now_us
+    return [meta for meta in metas if decide(meta, ends.of(meta), now_us).expired]
+
+
+async def _preview_durable(
+    context: JobContext, rows: Sequence[tuple[SnapshotMeta, int | None]], promised: bool, tally: Tally
+) -> None:
     """Rows of saves that Redis has too go with them, and were counted there."""
-    hot = await context.hot.owners([meta.snapshot_id for meta in metas])
-    alone = [meta for meta in metas if meta.snapshot_id not in hot]
+    hot = await context.hot.owners([meta.snapshot_id for meta, _ in rows])
+    alone = [meta for meta, _ in rows if meta.snapshot_id not in hot]
     ends = await _ends(context, {meta.saga_id for meta in alone}, promised)
-    gone = [meta for meta in alone if context.policies.decide(meta, ends.of(meta), context.now_us).expired]
-    await _count(context, "durable", gone, ends, tally)
+    await _count(context, "durable", _expired(context, alone, ends), ends, tally)
 
 
 async def _ends(context: JobContext, saga_ids: Iterable[UUID], promised: bool) -> SagaEnds:
     """Where sagas end; without what earlier rules promised where a run will have dated their packs anew."""
     ends = await saga_ends(context, saga_ids)
     return ends if promised else ends.unpromised()
-
-
-async def _all_metas(context: JobContext) -> AsyncIterator[list[SnapshotMeta]]:
-    """Of all durable rows, since a run dates them anew."""
-    async for rows in durable_rows(context):
-        yield [meta for meta, _ in rows]
-
-
-async def _expired_metas(context: JobContext) -> AsyncIterator[list[SnapshotMeta]]:
-    """Of the durable rows of sagas in which a noted expiry has passed."""
-    after = BEGINNING
-    while page := await context.catalog.durable.expired(context.now, after, DURABLE_ROWS):
-        yield [meta for meta, _ in page.rows]
-        after = page.last
-
-
-async def _metas_beside(context: JobContext, saga_ids: set[UUID]) -> list[SnapshotMeta]:
-    """Durable rows of sagas that end by what Redis has of them, where no noted expiry says so."""
-    rows = await context.catalog.durable.of_sagas(saga_ids) if saga_ids else []
-    noted = {meta.saga_id for meta, expires_us in rows if expires_us is not None and expires_us <= context.now_us}
-    return [meta for meta, _ in rows if meta.saga_id not in noted]
 
 
 async def _preview_archived(context: JobContext, policies: PolicySet, tally: Tally) -> None:
@@ -218,7 +192,8 @@ async def run(context: JobContext, lease: Lease, tally: Tally) -> None:
     await _expire_hot(context, lease, tally)
     await expire_durable(context, lease, tally)
     await expire_noted(context, lease)
-    await decide(changed(context, lease))
+    async for _ in changed(context, lease):
+        pass  # each is decided, and recorded, before anything goes
     await _expire_archived(context, lease, tally)
     await _delete_retired(context, lease, tally)
 
@@ -251,8 +226,8 @@ async def _expire_batch(context: JobContext, lease: Lease, claimed: Sequence[Cla
     open_claims = [Claim(saga) for saga in claimed]
     try:
         (expired, ends), ended = await _look(context, open_claims), set[UUID]()
-        for start in range(0, len(expired), _HOT_AT_ONCE):
-            ended |= await _remove(context, lease, expired[start : start + _HOT_AT_ONCE], ends, tally)
+        for some in batched(expired, _HOT_AT_ONCE):
+            ended |= await _remove(context, lease, some, ends, tally)
         await expire_rows_of(context, lease, {meta.saga_id for _, meta in expired}, ends, tally)
         for claim in open_claims:
             claim.read = True
@@ -268,18 +243,20 @@ async def _look(context: JobContext, open_claims: Sequence[Claim]) -> tuple[list
     by_saga = {claim.saga.saga_id: claim for claim in open_claims}
     first = await first_headers(context, by_saga)
     # In Redis first: what leaves it meanwhile is in the catalog by then.
-    ends, now_us = await noted_ends(context, by_saga, first.ends()), context.now_us
+    ends, now_us, decide = await noted_ends(context, by_saga, first.ends()), context.now_us, context.policies.decide
     async for page in first.pages(context):
         claim = by_saga[page.saga_id]
         strange[claim] += strange_of(page.saga_id, page.headers)
-        gone, alive = plan(page.metas, context.policies, ends, now_us)
-        found += [(claim, meta) for meta in gone]
-        unreadable = len(page.headers) - len(page.metas)
-        claim.left += len(alive) + unreadable
-        if unreadable:
+        if unreadable := len(page.headers) - len(page.metas):
+            claim.left += unreadable
             claim.expire_at(now_us + _HELD_US)
-        for meta in alive:
-            claim.keep(context, meta, ends)
+        for meta in page.metas:
+            decision = decide(meta, ends.of(meta), now_us)
+            if decision.expired:
+                found.append((claim, meta))
+            else:
+                claim.left += 1
+                claim.follow(decision)
     for claim, entries in strange.items():
         if entries:
             claim.left -= await set_aside(context, claim.saga.saga_id, entries)
@@ -307,7 +284,8 @@ async def _expire_archived(context: JobContext, lease: Lease, tally: Tally) -> N
     packs, revision = context.catalog.packs, context.policies.retention_revision
     async for pack in each_pack(lambda last: packs.expiring(context.now, revision, last, _PACKS)):
         if pack.live_count:
-            await decide(went_on(context, lease, pack))
+            async for _ in went_on(context, lease, pack):
+                pass
         life = PackLife.EXPIRING
         while life is PackLife.EXPIRING:
             if context.stopping.is_set():
@@ -320,8 +298,8 @@ async def _expire_archived(context: JobContext, lease: Lease, tally: Tally) -> N
 
 
 async def _delete_retired(context: JobContext, lease: Lease, tally: Tally) -> None:
-    last = 0
-    while page := await context.catalog.packs.deletable(context.now, last, _PACKS):
+    packs = context.catalog.packs
+    async for page in pages(lambda last: packs.deletable(context.now, last, _PACKS), 0, lambda pack: pack.pack_id):
         if context.stopping.is_set():
             return
         keys: dict[str, Pack] = {}
@@ -334,10 +312,7 @@ async def _delete_retired(context: JobContext, lease: Lease, tally: Tally) -> No
         for failure in failures:
             tally.failed(failure.key, failure.reason)
             _log.error("object.not_deleted", object_key=failure.key, reason=failure.reason)
-        gone = await context.catalog.packs.deleted(
-            [pack.pack_id for pack in page if pack.pack_id not in failed], lease, context.now
-        )
+        gone = await packs.deleted([pack.pack_id for pack in page if pack.pack_id not in failed], lease, context.now)
         for pack in page:
             if pack.pack_id in gone:
                 _count_deleted(pack, tally)
-        last = page[-1].pack_id

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 from sagaz_tiering.catalog.durable import FALLBACK_NOTICE
@@ -27,7 +28,7 @@ from sagaz_tiering.config.sections import JobSettings
 from sagaz_tiering.config.units import format_duration
 from sagaz_tiering.errors import CorruptPack, MassDelete, ObjectStoreError
 from sagaz_tiering.jobs.claims import SagaEnds, headers_of, saga_ends
-from sagaz_tiering.jobs.context import JobContext, Tally, each_pack
+from sagaz_tiering.jobs.context import JobContext, Tally, batched, each_pack, pages
 from sagaz_tiering.jobs.pack_objects import compare_frames, vouched
 from sagaz_tiering.logs import Logger
 from sagaz_tiering.packs.reader import PackReader
@@ -212,8 +213,7 @@ def _may_end_earlier(old: Policy, new: Policy) -> bool:
 
 async def _count_hot(context: JobContext, found: Shortened) -> None:
     async for saga_ids in context.hot.saga_ids():
-        for start in range(0, len(saga_ids), context.settings.jobs.batch_sagas):
-            batch = saga_ids[start : start + context.settings.jobs.batch_sagas]
+        for batch in batched(saga_ids, context.settings.jobs.batch_sagas):
             ends = await saga_ends(context, batch)
             async for page in headers_of(context, batch):
                 for meta in page.metas:
@@ -230,12 +230,10 @@ async def _count_durable(context: JobContext, found: Shortened) -> None:
                 found.add_unpacked(meta, ends)
 
 
-async def durable_rows(context: JobContext) -> AsyncIterator[list[tuple[SnapshotMeta, int | None]]]:
+def durable_rows(context: JobContext) -> AsyncIterator[Sequence[tuple[SnapshotMeta, int | None]]]:
     """Pages of all durable rows, each with its recorded expiry (None: never)."""
-    after = UUID(int=0)
-    while rows := await context.catalog.durable.metas(after, _ROWS):
-        yield rows
-        after = rows[-1][0].snapshot_id
+    fetch = partial(context.catalog.durable.metas, limit=_ROWS)
+    return pages(fetch, UUID(int=0), lambda row: row[0].snapshot_id)
 
 
 def _named(name: str, policy: Policy | None) -> str:

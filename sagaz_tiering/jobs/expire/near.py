@@ -13,20 +13,22 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from uuid import UUID
 
 from sagaz_tiering.catalog.durable import Postponement
+from sagaz_tiering.catalog.hot_saves import HotSave
 from sagaz_tiering.catalog.leases import Lease
 from sagaz_tiering.catalog.packs import Pack
 from sagaz_tiering.catalog.sagas import Archived, NewDates
 from sagaz_tiering.clock import from_micros
 from sagaz_tiering.jobs.claims import SagaEnds, saga_ends
-from sagaz_tiering.jobs.context import JobContext, Tally
+from sagaz_tiering.jobs.context import JobContext, Tally, batched, pages
 from sagaz_tiering.policy import NOT_PROMISED, PolicySet, SagaEnd, latest
 from sagaz_tiering.snapshot import SnapshotMeta
 
-DURABLE_ROWS = 2_000
-BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
+_DURABLE_ROWS = 2_000
+_BEGINNING = (datetime(1, 1, 1, tzinfo=UTC), UUID(int=0))
 _NOTED_AT_ONCE = 10_000
 
 
@@ -43,16 +45,21 @@ async def noted_ends(
     return ends
 
 
-async def expire_durable(context: JobContext, lease: Lease, tally: Tally) -> None:
-    """Every saga in which a noted expiry has passed."""
-    after = BEGINNING
+async def expired_rows(context: JobContext) -> AsyncIterator[list[tuple[SnapshotMeta, int | None]]]:
+    """Pages of the durable rows of sagas in which a noted expiry has passed, each row with its own."""
+    after = _BEGINNING
     while not context.stopping.is_set():
-        page = await context.catalog.durable.expired(context.now, after, DURABLE_ROWS)
+        page = await context.catalog.durable.expired(context.now, after, _DURABLE_ROWS)
         if page is None:
             return
-        ends = await noted_ends(context, {meta.saga_id for meta, _ in page.rows})
-        await _expire_rows(context, lease, page.rows, ends, tally)
+        yield page.rows
         after = page.last
+
+
+async def expire_durable(context: JobContext, lease: Lease, tally: Tally) -> None:
+    """Every saga in which a noted expiry has passed."""
+    async for rows in expired_rows(context):
+        await _expire_rows(context, lease, rows, await noted_ends(context, {meta.saga_id for meta, _ in rows}), tally)
 
 
 async def expire_rows_of(
@@ -74,8 +81,8 @@ async def _expire_rows(
             expired.append(meta)
         elif noted_us is not None and noted_us <= context.now_us:
             later.append(Postponement.of(meta, decision.due_us, decision.expires_us))
-    for start in range(0, len(expired), DURABLE_ROWS):
-        await _remove(context, lease, expired[start : start + DURABLE_ROWS], ends, tally)
+    for some in batched(expired, _DURABLE_ROWS):
+        await _remove(context, lease, some, ends, tally)
     if later:
         await context.catalog.durable.postpone(later)
 
@@ -95,8 +102,9 @@ async def _remove(
 
 async def expire_noted(context: JobContext, lease: Lease) -> None:
     """What is noted as Redis' alone, is not there and has expired, is gone: lost, or noted after it was removed."""
-    hot_saves, after = context.catalog.hot_saves, BEGINNING
-    while not context.stopping.is_set() and (page := await hot_saves.ended(context.now, after, _NOTED_AT_ONCE)):
+    hot_saves = context.catalog.hot_saves
+    fetch = partial(hot_saves.ended, context.now, limit=_NOTED_AT_ONCE)
+    async for page in pages(fetch, _BEGINNING, _place, context.stopping):
         there = await context.hot.identity.saves([save.meta.snapshot_id for save in page])
         # Of what is known to be lost Redis has the mark alone.
         missing = [save.meta for save in page if save.lost_at or not _has(there.get(save.meta.snapshot_id), save.meta)]
@@ -105,9 +113,11 @@ async def expire_noted(context: JobContext, lease: Lease) -> None:
         async with context.catalog.durable.deleting_unheld(expired, lease, ends=ends.known) as (_, held):
             await context.hot.queue.evict_claimed([meta for meta in expired if meta.snapshot_id not in held], {})
         expiries = [(save.meta, context.policies.expires_us(save.meta, ends.of(save.meta))) for save in page]
-        later = [(meta, us) for meta, us in expiries if us is None or us > context.now_us]
-        await hot_saves.postpone(later)
-        after = (from_micros(page[-1].expires_us or 0), page[-1].meta.snapshot_id)
+        await hot_saves.postpone([(meta, us) for meta, us in expiries if us is None or us > context.now_us])
+
+
+def _place(save: HotSave) -> tuple[datetime, UUID]:
+    return from_micros(save.expires_us or 0), save.meta.snapshot_id
 
 
 def _has(there: SnapshotMeta | None, noted: SnapshotMeta) -> bool:
@@ -117,7 +127,7 @@ def _has(there: SnapshotMeta | None, noted: SnapshotMeta) -> bool:
 
 _DECIDED_AT_ONCE = 200
 _ASKED_AT_ONCE = 1_000
-FIRST = UUID(int=0)
+_FIRST = UUID(int=0)
 
 
 def plan(seen: Mapping[UUID, SagaEnd], archived: Iterable[Archived], policies: PolicySet) -> NewDates:
@@ -132,15 +142,9 @@ def plan(seen: Mapping[UUID, SagaEnd], archived: Iterable[Archived], policies: P
     return NewDates(seen=seen, kept=kept, expiries=expiries)
 
 
-async def decide(dates: AsyncIterator[NewDates]) -> None:
-    """Have all of it decided, and recorded, before anything goes."""
-    async for _ in dates:
-        continue
-
-
 async def changed(context: JobContext, lease: Lease | None) -> AsyncIterator[NewDates]:
     """What is decided of all that the catalog knows to have gone on, a page at a time; recorded with a `lease`."""
-    after = FIRST
+    after = _FIRST
     while not context.stopping.is_set() and (page := await context.catalog.sagas.changed(after, _DECIDED_AT_ONCE)):
         yield await _decided(context, lease, page, await _ahead(context, page))
         after = max(page)
@@ -148,7 +152,7 @@ async def changed(context: JobContext, lease: Lease | None) -> AsyncIterator[New
 
 async def went_on(context: JobContext, lease: Lease | None, pack: Pack) -> AsyncIterator[NewDates]:
     """The same of sagas that would lose something of a pack now, though by Redis they went on."""
-    after, sagas = FIRST, context.catalog.sagas
+    after, sagas = _FIRST, context.catalog.sagas
     while page := await sagas.losing(pack.pack_id, context.now, after, _ASKED_AT_ONCE):
         unknown = [saga_id for saga_id, end in page.items() if end is None]
         known = {saga_id: end for saga_id, end in page.items() if end is not None}
